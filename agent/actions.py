@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Carrying out what was decided. Each action is a task of its own; its outcome is kept for
+the next observation, so the beat never waits for any of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import assert_never
+
+from agent.ports import FenceDevices, Hypervisor, Leases
+from scoring.decision import (
+    Action,
+    AskLease,
+    AskPower,
+    DropFenceLease,
+    FreeHostId,
+    MigrateEngine,
+    PowerOffEngine,
+    ShutdownEngine,
+    StartEngine,
+    TakeFenceLease,
+)
+from scoring.observation import Outcome
+
+log = logging.getLogger("ha-agent.actions")
+
+
+class Hands:
+    """Runs actions through the ports. `news` is set whenever an outcome has come.
+
+    `system_uuids`, `hostnames`: by host id, brought up to date each beat.
+    """
+
+    def __init__(self, hypervisor: Hypervisor, leases: Leases, fence: FenceDevices) -> None:
+        self._hypervisor = hypervisor
+        self._leases = leases
+        self._fence = fence
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._outcomes: list[Outcome] = []
+        self.news = asyncio.Event()
+        self.system_uuids: Mapping[int, str] = {}
+        self.hostnames: Mapping[int, str] = {}
+
+    @property
+    def fence_held(self) -> bool:
+        return self._leases.fence_held
+
+    @property
+    def fence_hosts(self) -> frozenset[int]:
+        return self._fence.hosts
+
+    @property
+    def busy(self) -> bool:
+        """Whether any action is under way."""
+        return bool(self._tasks)
+
+    def take_outcomes(self) -> tuple[Outcome, ...]:
+        """What has ended since the last call, in order."""
+        outcomes, self._outcomes = tuple(self._outcomes), []
+        self.news.clear()
+        return outcomes
+
+    def begin(self, action: Action) -> None:
+        """Start carrying out an action."""
+        task = asyncio.get_running_loop().create_task(self._run(action), name=str(action))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, action: Action) -> None:
+        log.info("begin %s", action)
+        outcome = await self._do(action)
+        if outcome is not None:
+            log.info("ended %s", outcome)
+            self._outcomes.append(outcome)
+            self.news.set()
+
+    async def _do(self, action: Action) -> Outcome | None:
+        match action:
+            case StartEngine():
+                return await self._hypervisor.start()
+            case ShutdownEngine():
+                return await self._hypervisor.shut_down()
+            case PowerOffEngine():
+                return await self._hypervisor.power_off()
+            case MigrateEngine(target=target):
+                return await self._hypervisor.migrate(target, self.hostnames.get(target, ""))
+            case AskLease():
+                return await self._leases.ask_engine()
+            case AskPower(host_id=host):
+                return await self._fence.read_power(host, self.system_uuids.get(host, ""))
+            case TakeFenceLease():
+                return await self._leases.take_fence()
+            case DropFenceLease():
+                await self._leases.drop_fence()
+                return None
+            case FreeHostId():
+                return await self._leases.free_host_id(action)
+            case _:
+                assert_never(action)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The agent's beat: one observation from the broker, one decision, its actions begun, the
+report handed back. Sooner than a beat when an action has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from agent.actions import Hands
+from broker.client import BrokerDown, BrokerRefused
+from broker.wire import PenaltyOnWire, ReasonOnWire, Report, View
+from scoring.decide import decide
+from scoring.decision import Decision
+from scoring.observation import Observation
+from scoring.rules import Rules
+from scoring.state import AgentState, StateName
+
+log = logging.getLogger("ha-agent")
+
+#: How long an agent that was told to end waits for a start or stop under way.
+STOP_PATIENCE_S = 10.0
+
+
+class BrokerLink(Protocol):
+    """Port to the broker."""
+
+    async def exchange(self, report: Report) -> View:
+        """Hand over a report, get the newest view; BrokerDown or BrokerRefused."""
+
+
+class Agent:
+    """Decides for one host. `stop()` ends it; the VM stays as it is."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        link: BrokerLink,
+        hands: Hands,
+        domain_type: str,
+        migration_possible: bool,
+    ) -> None:
+        self._link = link
+        self._hands = hands
+        self._domain_type = domain_type
+        self._migration_possible = migration_possible
+        self._state = AgentState(rules)
+        self._report = Report(
+            score=0,
+            state=StateName.REINITIALIZE_FSM.value,
+            penalties=(),
+            reasons=(),
+            last_ran=0,
+            domain_type=domain_type,
+        )
+        self._beat = 0
+        self._stopping = False
+        self._broker_problem = ""
+        self.last: Decision | None = None
+
+    def stop(self) -> None:
+        """Ask it to end: AgentStopped is published, then `run` returns."""
+        self._stopping = True
+        self._hands.news.set()
+
+    async def run(self) -> None:
+        """Beat until stopped."""
+        loop = asyncio.get_running_loop()
+        beat_s = self._state.rules.timing.beat
+        next_s, end_s = loop.time(), float("inf")
+        while True:
+            await self.beat()
+            if self._state.name is StateName.AGENT_STOPPED:
+                return
+            if self._stopping:
+                end_s = min(end_s, loop.time() + STOP_PATIENCE_S)
+                if loop.time() >= end_s or not self._hands.busy:
+                    return
+            now_s = loop.time()
+            while next_s <= now_s:
+                next_s += beat_s
+            try:
+                async with asyncio.timeout_at(next_s):
+                    await self._hands.news.wait()
+            except TimeoutError:
+                pass
+
+    async def beat(self) -> None:
+        """One turn. A broker that does not answer leaves everything as it is."""
+        try:
+            view = await self._link.exchange(self._report)
+        except (BrokerDown, BrokerRefused) as error:
+            self._tell_broker_problem(str(error))
+            # News that cannot be judged now must not make this loop spin.
+            self._hands.news.clear()
+            return
+        self._tell_broker_problem("")
+        before = self._state.name
+        decision = self._decide(view)
+        for action in decision.actions:
+            self._hands.begin(action)
+        if decision.state.name is not before:
+            why = decision.reasons[0] if decision.reasons else None
+            log.info("%s -> %s because %s", before, decision.state.name, _because(decision))
+            assert why is not None, "a transition without a reason"
+            try:
+                await self._link.exchange(self._report)
+            except (BrokerDown, BrokerRefused) as error:
+                self._tell_broker_problem(str(error))
+
+    def _decide(self, view: View) -> Decision:
+        self._beat += 1
+        self._hands.system_uuids = view.system_uuids
+        self._hands.hostnames = view.hostnames
+        observation = Observation(
+            local=view.local,
+            peers=view.peers,
+            storage_good_since_s=view.storage_good_since_s,
+            sweep=view.sweep,
+            global_maintenance=view.global_maintenance,
+            newer_versions=view.newer_versions,
+            lockspace_joined=view.lockspace_joined,
+            fence_devices=self._hands.fence_hosts,
+            fence_lease_held=self._hands.fence_held,
+            migration_possible=self._migration_possible,
+            outcomes=self._hands.take_outcomes(),
+            stopping=self._stopping,
+        )
+        decision = decide(self._state, observation, asyncio.get_running_loop().time())
+        self._state, self.last = decision.state, decision
+        self._report = Report(
+            score=decision.score.value,
+            state=decision.state.name.value,
+            penalties=tuple(
+                PenaltyOnWire(p.name, p.points, p.why) for p in decision.score.penalties
+            ),
+            # The last reason belongs to the state the beat ended in: it goes first.
+            reasons=tuple(ReasonOnWire(r.code.value, r.text) for r in decision.reasons[::-1]),
+            last_ran=decision.state.last_ran,
+            stopped=decision.state.name is StateName.AGENT_STOPPED,
+            beat=self._beat,
+            domain_type=self._domain_type,
+        )
+        return decision
+
+    def _tell_broker_problem(self, problem: str) -> None:
+        """Say it once when it begins and once when it ends."""
+        if problem and not self._broker_problem:
+            log.warning("%s; nothing is decided meanwhile", problem)
+        elif self._broker_problem and not problem:
+            log.info("the broker answers again")
+        self._broker_problem = problem
+
+
+def _because(decision: Decision) -> str:
+    return "; ".join(f"{reason.code}: {reason.text}" for reason in decision.reasons)

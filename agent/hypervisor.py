@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The engine VM through libvirt: started only under its lease, and checked to hold it.
+
+A start goes in steps, so that no instruction of the guest runs unprotected:
+
+    define -> create paused -> sanlock knows the process? -> resume (takes the lease)
+           -> the process holds the lease? -> started
+
+libvirt's sanlock lock driver registers the process before QEMU runs and acquires the
+lease when the CPUs are started. A process that sanlock does not know means that libvirt
+runs without the lock driver: it is ended at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import libvirt
+import sanlock
+
+from agent.definition import Definition
+from agent.leases import SanlockLeases, process_leases
+from broker.config import Config
+from broker.worker import Hung, Worker
+from scoring.observation import (
+    EngineMigrationEnded,
+    EngineStartEnded,
+    EngineStopEnded,
+    StartResult,
+)
+
+log = logging.getLogger("ha-agent.hypervisor")
+
+START_DEADLINE_S = 60.0
+STOP_DEADLINE_S = 30.0
+MIGRATE_DEADLINE_S = 300.0
+_PID_WAIT_S = 2.0
+
+
+class Unprotected(Exception):
+    """The VM's process does not hold its lease."""
+
+
+class LibvirtHypervisor:
+    """The real Hypervisor."""
+
+    def __init__(self, config: Config, definition: Definition, leases: SanlockLeases) -> None:
+        self._config = config
+        self._definition = definition
+        self._leases = leases
+        self._worker = Worker("libvirt")
+
+    async def check(self) -> None:
+        """Define the VM; libvirt.libvirtError or Hung where libvirt does not take it."""
+        await self._worker.call("defining the VM", STOP_DEADLINE_S, self._define)
+
+    async def start(self) -> EngineStartEnded:
+        try:
+            await self._worker.call("starting the VM", START_DEADLINE_S, self._start)
+        except libvirt.libvirtError as error:
+            # Whose fault it was is asked of the lease, never read from the message.
+            answer = await self._leases.ask_engine()
+            other = answer.known and answer.owner not in (None, self._config.host.id)
+            if other:
+                text = f"host {answer.owner} owns it"
+                return EngineStartEnded(StartResult.LEASE_HELD, text)
+            return EngineStartEnded(StartResult.FAILED, f"libvirt: {error}")
+        except (Unprotected, Hung, OSError, sanlock.SanlockException) as error:
+            return EngineStartEnded(StartResult.FAILED, str(error))
+        return EngineStartEnded(StartResult.STARTED)
+
+    async def shut_down(self) -> EngineStopEnded:
+        return await self._stop("asking the guest to shut down", lambda domain: domain.shutdown())
+
+    async def power_off(self) -> EngineStopEnded:
+        return await self._stop("ending the VM", lambda domain: domain.destroy())
+
+    async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
+        given = self._config.libvirt
+        uri = given.migration_uri.format(host=hostname)
+        data_uri = given.migration_data_uri.format(host=hostname)
+        try:
+            await self._worker.call(
+                "migrating the VM", MIGRATE_DEADLINE_S, self._migrate, uri, data_uri
+            )
+        except (libvirt.libvirtError, Hung) as error:
+            return EngineMigrationEnded(target, False, str(error))
+        return EngineMigrationEnded(target, True)
+
+    # --- in the thread -----------------------------------------------------------------
+
+    def _connect(self) -> libvirt.virConnect:
+        return libvirt.open(self._config.libvirt.uri)
+
+    def _define(self) -> None:
+        connection = self._connect()
+        try:
+            connection.defineXML(self._definition.xml)
+        finally:
+            connection.close()
+
+    def _start(self) -> None:
+        connection = self._connect()
+        try:
+            domain = connection.defineXML(self._definition.xml)
+            domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+            try:
+                pid = self._pid()
+                if process_leases(pid) is None:
+                    raise Unprotected(
+                        "sanlock does not know the VM's process: libvirt runs without the "
+                        f'sanlock lock driver; set lock_manager = "sanlock" in '
+                        f"{self._config.libvirt.qemu_conf} and restart libvirt"
+                    )
+                domain.resume()
+                wanted = (self._config.storage.lockspace, self._config.storage.resource)
+                if wanted not in (process_leases(pid) or ()):
+                    raise Unprotected(f"the VM's process {pid} does not hold lease {wanted[1]}")
+            except BaseException:
+                with contextlib.suppress(libvirt.libvirtError):
+                    domain.destroy()
+                raise
+        finally:
+            connection.close()
+
+    def _pid(self) -> int:
+        """The QEMU process's id from libvirt's pid file, which is there soon after create."""
+        path = Path(self._config.libvirt.pid_dir) / f"{self._definition.name}.pid"
+        until_s = time.monotonic() + _PID_WAIT_S
+        while True:
+            try:
+                return int(path.read_text())
+            except (OSError, ValueError):
+                if time.monotonic() > until_s:
+                    raise Unprotected(
+                        f"{path}: no process id, the lease cannot be checked"
+                    ) from None
+                time.sleep(0.02)
+
+    async def _stop(self, what: str, act: Callable[[libvirt.virDomain], object]) -> EngineStopEnded:
+        def in_thread() -> None:
+            connection = self._connect()
+            try:
+                domain = connection.lookupByName(self._definition.name)
+                if domain.isActive():
+                    act(domain)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
+            finally:
+                connection.close()
+
+        try:
+            await self._worker.call(what, STOP_DEADLINE_S, in_thread)
+        except (libvirt.libvirtError, Hung) as error:
+            return EngineStopEnded(False, str(error))
+        return EngineStopEnded(True)
+
+    def _migrate(self, uri: str, data_uri: str) -> None:
+        connection = self._connect()
+        try:
+            domain = connection.lookupByName(self._definition.name)
+            parameters = {libvirt.VIR_MIGRATE_PARAM_URI: data_uri} if data_uri else {}
+            flags = (
+                libvirt.VIR_MIGRATE_PEER2PEER
+                | libvirt.VIR_MIGRATE_LIVE
+                | libvirt.VIR_MIGRATE_PERSIST_DEST
+                | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+            )
+            domain.migrateToURI3(uri, parameters, flags)
+        finally:
+            connection.close()

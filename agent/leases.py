@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The agent's side of sanlock: who owns the engine lease, the fence lease, and the freeing
+of a dead host's id.
+
+Layout of the lease volume: the lockspace at offset 0, `engine` one alignment unit
+further, `fence` two. sanlock's daemon answers through its library; only the two
+`sanlock direct` calls have no library call and are a short process each, at a takeover.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+
+import sanlock
+
+from broker.config import Config
+from broker.worker import Hung, Worker
+from scoring.decision import FreeHostId
+from scoring.observation import FenceLeaseAnswer, HostIdFreed, LeaseAnswer, Standing
+
+log = logging.getLogger("ha-agent.leases")
+
+ASK_DEADLINE_S = 10.0
+ACQUIRE_DEADLINE_S = 20.0
+DIRECT_DEADLINE_S = 5.0
+FENCE_RESOURCE = "fence"
+#: sanlock's default time for a watchdog to reset a host (sanlock(8), watchdog_fire_timeout).
+WATCHDOG_FIRE_S = 60.0
+_ESRCH = 3
+
+_STANDING = {
+    sanlock.HOST_FREE: Standing.FREE,
+    sanlock.HOST_LIVE: Standing.LIVE,
+    sanlock.HOST_FAIL: Standing.FAIL,
+    sanlock.HOST_DEAD: Standing.DEAD,
+}
+
+
+def process_leases(pid: int) -> tuple[tuple[str, str], ...] | None:
+    """(lockspace, resource) of each lease a process holds; None when sanlock does not know it.
+
+    Blocking; raises sanlock.SanlockException where sanlock does not answer.
+    """
+    try:
+        held = sanlock.inquire(pid=pid)
+    except sanlock.SanlockException as error:
+        if abs(error.errno) == _ESRCH:
+            return None
+        raise
+    return tuple((item["lockspace"].decode(), item["resource"].decode()) for item in held)
+
+
+class SanlockLeases:
+    """The real Leases."""
+
+    def __init__(self, config: Config, engine_offset: int) -> None:
+        self._storage = config.storage
+        self._host_id = config.host.id
+        self._engine_offset = engine_offset
+        self._worker = Worker("sanlock")
+        self._fence_fd: int | None = None
+        self.fence_held = False
+        self._renewals: dict[int, tuple[int, int, float]] = {}
+
+    @property
+    def _lockspace(self) -> bytes:
+        return self._storage.lockspace.encode()
+
+    async def ask_engine(self) -> LeaseAnswer:
+        asked_s = asyncio.get_running_loop().time()
+        try:
+            owners, hosts = await self._worker.call(
+                "reading the engine lease", ASK_DEADLINE_S, self._ask
+            )
+        except (Hung, sanlock.SanlockException) as error:
+            return LeaseAnswer(False, asked_s, detail=_text(error))
+        if not owners:
+            return LeaseAnswer(True, asked_s)
+        owner = owners[0]
+        host = hosts[0] if hosts else None
+        if host is None:
+            return LeaseAnswer(
+                True, asked_s, owner["host_id"], owner["generation"], detail="no standing known"
+            )
+        return LeaseAnswer(
+            known=True,
+            asked_s=asked_s,
+            owner=owner["host_id"],
+            owner_generation=owner["generation"],
+            current_generation=host["generation"],
+            owner_timestamp=host["timestamp"],
+            standing=_STANDING.get(host["flags"], Standing.UNKNOWN),
+            dead_in_s=self._dead_in_s(host, asked_s),
+        )
+
+    def _ask(self) -> tuple[list[dict[str, int]], list[dict[str, int]]]:
+        disks = [(self._storage.leases, self._engine_offset)]
+        owners = sanlock.read_resource_owners(
+            self._lockspace, self._storage.resource.encode(), disks
+        )
+        hosts = sanlock.get_hosts(self._lockspace, owners[0]["host_id"]) if owners else []
+        return owners, hosts
+
+    def _dead_in_s(self, host: dict[str, int], now_s: float) -> float:
+        """At most so long until sanlock calls the host dead, counted from when we first saw
+        its present renewal."""
+        key = (host["generation"], host["timestamp"])
+        old = self._renewals.get(host["host_id"])
+        if old is None or old[:2] != key:
+            old = (*key, now_s)
+            self._renewals[host["host_id"]] = old
+        return 8 * self._storage.io_timeout + WATCHDOG_FIRE_S - (now_s - old[2])
+
+    # --- the fence lease ----------------------------------------------------------------
+
+    async def take_fence(self) -> FenceLeaseAnswer:
+        loop = asyncio.get_running_loop()
+        try:
+            await self._worker.call("taking the fence lease", ACQUIRE_DEADLINE_S, self._take_fence)
+        except (Hung, sanlock.SanlockException) as error:
+            return FenceLeaseAnswer(False, loop.time(), _text(error))
+        self.fence_held = True
+        return FenceLeaseAnswer(True, loop.time())
+
+    def _fence_disks(self) -> list[tuple[str, int]]:
+        return [(self._storage.leases, 2 * sanlock.get_alignment(self._storage.leases))]
+
+    def _take_fence(self) -> None:
+        if self._fence_fd is None:
+            self._fence_fd = sanlock.register()
+        sanlock.acquire(
+            self._lockspace, FENCE_RESOURCE.encode(), self._fence_disks(), slkfd=self._fence_fd
+        )
+
+    async def drop_fence(self) -> None:
+        try:
+            await self._worker.call(
+                "dropping the fence lease", ACQUIRE_DEADLINE_S, self._drop_fence
+            )
+        except (Hung, sanlock.SanlockException) as error:
+            log.warning("the fence lease could not be given back: %s", _text(error))
+        else:
+            self.fence_held = False
+
+    def _drop_fence(self) -> None:
+        if self._fence_fd is None:
+            return
+        # Closing the connection unregisters the process: sanlock releases what it held.
+        os.close(self._fence_fd)
+        self._fence_fd = None
+
+    # --- the dangerous act --------------------------------------------------------------
+
+    async def free_host_id(self, act: FreeHostId) -> HostIdFreed:
+        refused = await self._refusal(act)
+        if refused:
+            log.error("host id %d is not freed: %s", act.host_id, refused)
+            return HostIdFreed(act.host_id, False, refused)
+        where = f"{self._storage.lockspace}:{act.host_id}:{self._storage.leases}:0"
+        code, text = await _sanlock_direct("release_id", "-s", where)
+        if code != 0:
+            return HostIdFreed(act.host_id, False, f"sanlock direct release_id: {text}")
+        # A command that returned 0 is not a fact: a free id has timestamp 0 on disk.
+        after = await self._read_delta(act.host_id)
+        if after is None or after[1] != 0:
+            return HostIdFreed(act.host_id, False, f"the id is not free on disk: {after}")
+        log.warning(
+            "freed host id %d (generation %d): proven off, fence lease held",
+            act.host_id,
+            act.generation,
+        )
+        return HostIdFreed(act.host_id, True)
+
+    async def _refusal(self, act: FreeHostId) -> str:
+        """Why the id must not be freed now; empty when all of it holds. Checked last thing."""
+        if act.host_id == self._host_id:
+            return "it is this host's own id"
+        if not self.fence_held:
+            return "the fence lease is not held"
+        on_disk = await self._read_delta(act.host_id)
+        if on_disk != (act.generation, act.timestamp):
+            return (
+                f"its lease on disk shows generation and timestamp {on_disk}, "
+                f"expected {(act.generation, act.timestamp)}"
+            )
+        age_s = asyncio.get_running_loop().time() - act.off_read_s
+        if age_s > self._storage.io_timeout:
+            return f"the power reading is {age_s:.1f} s old"
+        return ""
+
+    async def _read_delta(self, host_id: int) -> tuple[int, int] | None:
+        """(generation, timestamp) of a host's delta lease on disk; None when not readable."""
+        where = f"{self._storage.lockspace}:{host_id}:{self._storage.leases}:0"
+        code, text = await _sanlock_direct("read_leader", "-s", where)
+        generation = re.search(r"^owner_generation\s+(\d+)", text, re.MULTILINE)
+        timestamp = re.search(r"^timestamp\s+(\d+)", text, re.MULTILINE)
+        if code != 0 or generation is None or timestamp is None:
+            return None
+        return int(generation.group(1)), int(timestamp.group(1))
+
+
+async def _sanlock_direct(*arguments: str) -> tuple[int, str]:
+    """Run `sanlock direct …`; its exit code and output; -1 where it did not end in time."""
+    process = await asyncio.create_subprocess_exec(
+        "sanlock",
+        "direct",
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), DIRECT_DEADLINE_S)
+    except TimeoutError:
+        process.kill()
+        return -1, f"no end within {DIRECT_DEADLINE_S:g} s"
+    assert process.returncode is not None
+    return process.returncode, output.decode(errors="replace").strip()
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, sanlock.SanlockException):
+        return f"sanlock: {error.args[-1]} ({error.errno})"
+    return str(error)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The command `ha-agent`. What a subcommand needs is imported by that subcommand alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import NoReturn
+
+from broker.exit_codes import ExitCode
+
+_EPILOG = """\
+exit codes:
+  0 fine   1 failed   2 usage   3 a file cannot be read   4 not configured, or wrongly
+  5 the broker does not answer   6 the VM is down everywhere   7 storage   8 lockspace
+  9 VM definition   10 libvirt without the sanlock lock driver   11 refused by the broker
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    from broker.config import default_path
+
+    parser = argparse.ArgumentParser(
+        prog="ha-agent",
+        description="Keeps one virtual machine up on hosts that share storage.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", default=default_path(), help="default: %(default)s")
+    parser.add_argument("--status", action="store_true", help="the same as: ha-agent status")
+    parser.add_argument("--json", action="store_true", help="with --status: as JSON")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    verbs.add_parser("run", help="run the agent (the service does this)")
+    status = verbs.add_parser("status", help="the cluster as this host sees it")
+    status.add_argument("--json", action="store_true", dest="json_here")
+    maintenance = verbs.add_parser("maintenance", help="set or end a maintenance mode")
+    maintenance.add_argument(
+        "mode",
+        choices=("global", "local", "none"),
+        help="global: nothing is touched; local: this host is drained; none: end both",
+    )
+    whiteboard = verbs.add_parser("whiteboard", help="look at a whiteboard volume")
+    dump = whiteboard.add_subparsers(dest="what", metavar="dump", required=True).add_parser("dump")
+    dump.add_argument("file")
+    dump.add_argument("--json", action="store_true", dest="json_here")
+    return parser
+
+
+def main() -> NoReturn:
+    """Parse, run the subcommand, exit with its code; every error is one line."""
+    parser = _parser()
+    arguments = parser.parse_args()
+    as_json = arguments.json or getattr(arguments, "json_here", False)
+    try:
+        code = _run(parser, arguments, as_json)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output has gone: nothing more to say, and nothing to flush.
+        sys.stderr.close()
+        code = ExitCode.OK
+    sys.exit(code)
+
+
+def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as_json: bool) -> int:
+    from broker.config import ConfigError
+
+    try:
+        return _dispatch(parser, arguments, as_json)
+    except ConfigError as error:
+        return _say(ExitCode.CONFIG, "not-configured", str(error), as_json)
+    except Exception as error:
+        code = _known(error)
+        if code is None:
+            raise
+        return _say(code, code.name.lower().replace("_", "-"), str(error), as_json)
+
+
+def _known(error: Exception) -> ExitCode | None:
+    """The exit code of an error that has one; None is a bug and keeps its traceback."""
+    from agent.errors import CommandError
+    from broker.client import BrokerDown, BrokerRefused
+
+    match error:
+        case CommandError():
+            return error.code
+        case BrokerDown():
+            return ExitCode.BROKER_DOWN
+        case BrokerRefused():
+            return ExitCode.REFUSED
+        case _:
+            return None
+
+
+def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as_json: bool) -> int:
+    if arguments.verb == "whiteboard":
+        from agent import whiteboard_dump
+
+        return whiteboard_dump.run(arguments.file, as_json)
+    if arguments.verb == "run":
+        from agent.run import run
+
+        return run(arguments.config)
+    if arguments.verb == "status" or (arguments.verb is None and arguments.status):
+        from agent import status
+        from broker.config import load
+
+        return status.run(load(arguments.config).daemon.socket, as_json)
+    if arguments.verb == "maintenance":
+        from agent import maintenance
+        from broker.config import load
+
+        return maintenance.run(load(arguments.config).daemon.socket, arguments.mode)
+    parser.print_help()
+    return ExitCode.USAGE
+
+
+def _say(code: ExitCode, name: str, message: str, as_json: bool) -> int:
+    """One line on standard error; with --json also a JSON object on standard output."""
+    if as_json:
+        import json
+
+        print(json.dumps({"version": 1, "error": {"code": name, "message": message}}))
+    print(f"ha-agent: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

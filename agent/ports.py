@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The ports through which the agent acts. Each has a real adapter and a simulated one.
+
+An adapter never raises for what the outside world does: a failure is an outcome with its
+detail, and every call ends within its own deadline.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from scoring.decision import FreeHostId
+from scoring.observation import (
+    EngineMigrationEnded,
+    EngineStartEnded,
+    EngineStopEnded,
+    FenceLeaseAnswer,
+    HostIdFreed,
+    LeaseAnswer,
+    PowerAnswer,
+)
+
+
+class Hypervisor(Protocol):
+    """Starts, stops and moves the engine VM on this host."""
+
+    async def start(self) -> EngineStartEnded:
+        """Start it under its lease; running means that its process holds the lease."""
+
+    async def shut_down(self) -> EngineStopEnded:
+        """Ask the guest to shut down; does not wait for it."""
+
+    async def power_off(self) -> EngineStopEnded:
+        """End its process; ok when it is gone, or was not there."""
+
+    async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
+        """Live-migrate it to another host."""
+
+
+class Leases(Protocol):
+    """The sanlock leases, as far as the agent touches them."""
+
+    fence_held: bool
+
+    async def ask_engine(self) -> LeaseAnswer:
+        """Who owns the engine lease, and how that host stands."""
+
+    async def take_fence(self) -> FenceLeaseAnswer:
+        """Take the fence lease for this process; it goes with the process."""
+
+    async def drop_fence(self) -> None:
+        """Give it back."""
+
+    async def free_host_id(self, act: FreeHostId) -> HostIdFreed:
+        """Release a dead host's id, if everything that allows it is still true."""
+
+
+class FenceDevices(Protocol):
+    """The BMCs of all hosts."""
+
+    hosts: frozenset[int]
+
+    async def read_power(self, host_id: int, system_uuid: str) -> PowerAnswer:
+        """The chassis power of a host whose published machine UUID is `system_uuid`."""

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent run`: checks what can be checked, wires the real adapters, beats until told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import signal
+from pathlib import Path
+
+import libvirt
+
+from agent.actions import Hands
+from agent.beat import Agent
+from agent.definition import Definition, DefinitionError, load_definition
+from agent.errors import CommandError
+from agent.fence_ipmi import IpmiDevices
+from agent.hypervisor import LibvirtHypervisor
+from agent.leases import SanlockLeases
+from broker.client import Link
+from broker.config import Config, load, load_fence_passwords
+from broker.exit_codes import ExitCode
+from broker.worker import Hung
+
+log = logging.getLogger("ha-agent")
+
+LIBVIRT_RETRY_S = 2.0
+
+
+def check_lock_driver(config: Config) -> None:
+    """CommandError where libvirt's own configuration does not name the sanlock lock driver.
+
+    A file that cannot be read proves nothing: each start checks the process itself.
+    """
+    path = Path(config.libvirt.qemu_conf)
+    try:
+        text = path.read_text()
+    except OSError as error:
+        log.warning("%s: %s; the lock driver is checked at each start", path, error.strerror)
+        return
+    if not re.search(r'^\s*lock_manager\s*=\s*"sanlock"', text, re.MULTILINE):
+        raise CommandError(
+            ExitCode.LOCK_DRIVER,
+            f'{path}: libvirt runs without the sanlock lock driver; set lock_manager = "sanlock" '
+            "and restart libvirt",
+        )
+
+
+async def check_definition(config: Config, hypervisor: LibvirtHypervisor) -> None:
+    """Let libvirt take the definition; CommandError where it refuses, patience where it is away."""
+    while True:
+        try:
+            await hypervisor.check()
+        except libvirt.libvirtError as error:
+            if error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE):
+                log.warning("libvirt does not answer at %s: %s", config.libvirt.uri, error)
+            else:
+                raise CommandError(
+                    ExitCode.DEFINITION, f"{config.vm.definition}: libvirt rejects it: {error}"
+                ) from None
+        except Hung as error:
+            log.warning("%s", error)
+        else:
+            return
+        await asyncio.sleep(LIBVIRT_RETRY_S)
+
+
+async def beat_until_stopped(config: Config, definition: Definition) -> None:
+    """Run the agent until SIGTERM or SIGINT."""
+    leases = SanlockLeases(config, definition.lease_offset)
+    hypervisor = LibvirtHypervisor(config, definition, leases)
+    devices = {d.host: d for d in config.fence.device if d.host != config.host.id}
+    fence = IpmiDevices(devices, load_fence_passwords(config), config.fence.timeout)
+    link = Link(config.daemon.socket)
+    agent = Agent(
+        config.rules(definition.memory_mb),
+        link,
+        Hands(hypervisor, leases, fence),
+        definition.domain_type,
+        migration_possible=bool(config.libvirt.migration_uri),
+    )
+    loop = asyncio.get_running_loop()
+    checking = asyncio.ensure_future(check_definition(config, hypervisor))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _end, agent, checking)
+    try:
+        await checking
+        log.info(
+            "agent of host %d is up, VM %s (%s)",
+            config.host.id,
+            definition.name,
+            definition.domain_type,
+        )
+        await agent.run()
+    except asyncio.CancelledError:
+        log.info("asked to end before libvirt answered")
+    finally:
+        await link.close()
+    log.info("agent ends; the VM stays as it is")
+
+
+def _end(agent: Agent, checking: asyncio.Future[None]) -> None:
+    agent.stop()
+    checking.cancel()
+
+
+def run(path: str) -> int:
+    """The command; CommandError or ConfigError where it cannot run."""
+    config = load(path)
+    logging.basicConfig(
+        level=config.daemon.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    # libvirt prints each error on standard error by itself unless told not to.
+    libvirt.registerErrorHandler(lambda context, error: None, None)
+    try:
+        definition = load_definition(config)
+    except DefinitionError as error:
+        raise CommandError(ExitCode.DEFINITION, f"{path}: {error}") from None
+    check_lock_driver(config)
+    asyncio.run(beat_until_stopped(config, definition))
+    return ExitCode.OK

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent --status`: the cluster as this host's broker sees it, for people or as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from broker.client import ask
+from broker.exit_codes import ExitCode
+from broker.wire import HostStatus, Status
+
+_HEAD = ("", "ID", "HOST", "STATE", "SCORE", "ENGINE", "AGE", "WHY")
+
+
+def run(socket_path: str, as_json: bool) -> int:
+    """Print it; OK, or ENGINE_DOWN when no live host has the VM up. Raises as `ask` does."""
+    status = ask(socket_path, "GET", "/v1/status", Status)
+    if as_json:
+        import msgspec
+
+        print(msgspec.json.format(msgspec.json.encode(status), indent=2).decode())
+    else:
+        print(as_text(status))
+    return ExitCode.OK if status.engine.up else ExitCode.ENGINE_DOWN
+
+
+def as_text(status: Status) -> str:
+    """The first lines answer: is it up, where, is anything wrong; then a line for each host."""
+    lines = [_engine_line(status)]
+    if status.global_maintenance:
+        lines.append(
+            "GLOBAL MAINTENANCE: nothing starts, stops or moves (ha-agent maintenance none)"
+        )
+    elif status.global_maintenance is None:
+        lines.append("whether global maintenance is set has not been read yet")
+    if status.storage.problem:
+        lines.append(f"STORAGE: {status.storage.problem}")
+    if status.lockspace != "joined":
+        lines.append(f"LOCKSPACE: {status.lockspace}")
+    lines += [f"BAD SLOT {slot}: {cause}" for slot, cause in status.bad_slots.items()]
+    lines.append("")
+    lines += _table([_HEAD, *(_row(host) for host in status.hosts.values())])
+    if status.reasons:
+        lines.append("")
+        lines.append("this host: " + "; ".join(reason.text for reason in status.reasons))
+    return "\n".join(lines)
+
+
+def _engine_line(status: Status) -> str:
+    engine = status.engine
+    if not engine.up:
+        return f"{status.cluster}: the engine is DOWN: no live host has it up"
+    health = "up and healthy" if engine.healthy else "up, not healthy"
+    return f"{status.cluster}: the engine is {health} on {engine.hostname} (id {engine.host})"
+
+
+def _row(host: HostStatus) -> tuple[str, ...]:
+    why = [f"{part.name} -{part.points}" for part in host.penalties]
+    if host.liveness != "live":
+        why.insert(0, host.liveness.upper())
+    if host.maintenance:
+        why.insert(0, "local maintenance")
+    if host.agent not in ("", "ok"):
+        why.append(f"agent {host.agent}")
+    status = host.engine_status
+    engine = f"{status.vm.value}/{status.health.value}"
+    if host.domain_type and status.vm == "up":
+        engine += f" ({host.domain_type})"
+    age = "?" if host.age_s is None else f"{host.age_s:.0f} s"
+    return (
+        "*" if host.local else "",
+        str(host.host_id),
+        _printable(host.hostname),
+        host.state or "?",
+        str(host.score),
+        engine,
+        age,
+        _printable(", ".join(why)),
+    )
+
+
+def _printable(text: str) -> str:
+    """A peer's text must not steer this terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The whiteboard as this host lives with it: publish, read, remember, never give up.
+
+Rules of this file:
+
+1. A bad slot costs that slot: its last good report stays, with a timestamp that stands
+   still, so that its host falls silent by itself if it does not write a good one again.
+2. An unreadable cluster slot keeps its last good value and says so.
+3. A read or write that fails or is late resets `storage_good_since_s`, is reported, and is
+   tried again at the next beat. It ends nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from broker.slot_plan import SlotPlan
+from broker.volume import Volume, VolumeError
+from broker.whiteboard import (
+    EMPTY_SLOT,
+    BadSlot,
+    SlotFault,
+    SlotReport,
+    decode_slot,
+    decode_sweep,
+    encode_cluster,
+    encode_slot,
+)
+from broker.worker import Hung, Worker
+
+
+class StorageTrouble(Exception):
+    """A read or write of the whiteboard failed or did not come back in time."""
+
+
+class SlotStore(Protocol):
+    """Port to the whiteboard volume; both raise StorageTrouble."""
+
+    async def write(self, slot: int, data: bytes) -> None:
+        """Write one slot of 4096 bytes."""
+
+    async def read(self, slots: Sequence[int]) -> Mapping[int, bytes]:
+        """Read slots; those beyond the end are missing, one cut by the end is short."""
+
+
+class VolumeStore:
+    """The real SlotStore: a file or block device, one thread, a deadline for each call."""
+
+    def __init__(self, path: str, deadline_s: float) -> None:
+        self.path = path
+        self.deadline_s = deadline_s
+        self._worker = Worker("whiteboard")
+        self._volume: Volume | None = None
+
+    async def write(self, slot: int, data: bytes) -> None:
+        await self._call(f"writing slot {slot}", lambda: self._opened().write_slot(slot, data))
+
+    async def read(self, slots: Sequence[int]) -> Mapping[int, bytes]:
+        found: dict[int, bytes] = {}
+        await self._call("reading slots", lambda: found.update(self._opened().read_slots(slots)))
+        return found
+
+    async def _call(self, what: str, function: object) -> None:
+        assert callable(function)
+        try:
+            await self._worker.call(what, self.deadline_s, self._guarded, function)
+        except (Hung, VolumeError) as error:
+            raise StorageTrouble(str(error)) from error
+
+    def _guarded(self, function: object) -> None:
+        """Runs in the thread: after a failure the volume is opened anew by the next call."""
+        assert callable(function)
+        try:
+            function()
+        except VolumeError:
+            if self._volume is not None:
+                self._volume.close()
+                self._volume = None
+            raise
+
+    def _opened(self) -> Volume:
+        if self._volume is None:
+            self._volume = Volume(self.path)
+        return self._volume
+
+
+class Board:
+    """What this host knows from the whiteboard, brought up to date by `beat`.
+
+    `reports`: the last good report of every other host. `bad`: slot -> why it cannot be
+    read now. `global_maintenance`: None until slot 0 was readable once. Times are of the
+    monotonic clock that is passed in.
+    """
+
+    def __init__(self, store: SlotStore, host_id: int) -> None:
+        self._store = store
+        self.host_id = host_id
+        self._plan = SlotPlan({host_id})
+        self.reports: dict[int, SlotReport] = {}
+        self.bad: dict[int, BadSlot] = {}
+        self.newer_versions: tuple[int, ...] = ()
+        self.global_maintenance: bool | None = None
+        self.storage_good_since_s: float | None = None
+        self.sweep = 0
+        self.last_read_s: float | None = None
+        self.last_write_s: float | None = None
+        self.read_problem = ""
+        self.write_problem = ""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the storage now; empty when nothing is."""
+        return self.write_problem or self.read_problem
+
+    async def read_own(self) -> SlotReport | None:
+        """This host's slot as it was left, None when it is empty or not readable as ours."""
+        data = (await self._store.read([self.host_id])).get(self.host_id, EMPTY_SLOT)
+        try:
+            return decode_slot(self.host_id, data)
+        except BadSlot:
+            return None
+
+    async def write(self, report: SlotReport, now_s: float) -> None:
+        """Publish this host; trouble is remembered, not raised."""
+        try:
+            await self._store.write(self.host_id, encode_slot(report))
+        except StorageTrouble as error:
+            self.write_problem = str(error)
+        else:
+            self.write_problem = ""
+            self.last_write_s = now_s
+
+    async def read(self, now_s: float) -> None:
+        """Read the slots of this beat; trouble is remembered, not raised."""
+        try:
+            slots = await self._store.read(self._plan.next_beat())
+        except StorageTrouble as error:
+            self.read_problem = str(error)
+            self.storage_good_since_s = None
+            return
+        self._learn(slots)
+        self.sweep += 1
+        self.last_read_s = now_s
+        if 0 not in slots:
+            self.read_problem = "the whiteboard is empty or was cut off: slot 0 is not there"
+            self.storage_good_since_s = None
+            return
+        self.read_problem = ""
+        if self.storage_good_since_s is None:
+            self.storage_good_since_s = now_s
+
+    async def set_global_maintenance(self, on: bool) -> None:
+        """Write the cluster slot; StorageTrouble when that fails."""
+        await self._store.write(0, encode_cluster(on))
+        self.global_maintenance = on
+
+    def _learn(self, slots: Mapping[int, bytes]) -> None:
+        self._plan.learn(slots)
+        sweep = decode_sweep(slots)
+        for slot in slots:
+            self.bad.pop(slot, None)
+            if slot not in sweep.reports and slot not in sweep.bad:
+                self.reports.pop(slot, None)
+        self.bad.update(sweep.bad)
+        self.reports.update(sweep.reports)
+        self.reports.pop(self.host_id, None)
+        self.newer_versions = tuple(h for h in sweep.newer_versions if h != self.host_id)
+        if sweep.cluster_fault is not None:
+            self.bad[0] = sweep.cluster_fault
+        elif self.global_maintenance and slots.get(0) == EMPTY_SLOT:
+            # Nobody ends a maintenance by wiping the slot: who ends one writes a 0.
+            self.bad[0] = BadSlot(
+                0, SlotFault.MAINTENANCE_MISSING, "was emptied while global maintenance was set"
+            )
+        elif sweep.cluster is not None:
+            self.global_maintenance = sweep.cluster.maintenance

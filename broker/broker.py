@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The broker's own life: each beat it publishes this host and reads all others.
+
+It publishes as long as it lives, agent or not: a host whose agent is silent is a live host
+with score 0, and says so. What a slot says of the VM is the broker's own sample, never
+the agent's word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from broker.board import Board, StorageTrouble
+from broker.config import Config, system_uuid
+from broker.lockspace import Lockspace
+from broker.monitors import MonitorRunner
+from broker.whiteboard import SlotReport
+from broker.wire import (
+    STATUS_VERSION,
+    EngineSummary,
+    HostStatus,
+    Maintenance,
+    PenaltyOnWire,
+    Report,
+    Status,
+    StorageStatus,
+    View,
+)
+from scoring.liveness import Liveness, liveness, look
+from scoring.observation import EngineStatus, Health, LocalHost, PeerReport, VmStatus
+from scoring.state import Seen
+
+log = logging.getLogger("ha-broker")
+
+#: An agent that has not reported for so long is silent: its host gets score 0.
+AGENT_SILENT_S = 5.0
+#: An engine sample older than this says nothing any more.
+SAMPLE_OLD_S = 15.0
+
+
+class EngineSampler(Protocol):
+    """What the engine monitor tells beside its status."""
+
+    lease_held: bool | None
+
+
+class Broker:
+    """Everything a host knows and publishes; the API and the beat work on it."""
+
+    def __init__(
+        self,
+        config: Config,
+        board: Board,
+        lockspace: Lockspace,
+        monitors: MonitorRunner,
+        engine: EngineSampler,
+    ) -> None:
+        self.config = config
+        self.board = board
+        self.lockspace = lockspace
+        self.monitors = monitors
+        self._engine = engine
+        self._timing = config.timing_rules()
+        self._system_uuid = system_uuid(config)
+        self._boot_id = _boot_id()
+        self._timestamp = 0
+        self._last_ran = 0
+        self._seen: dict[int, Seen] = {}
+        self._report: Report | None = None
+        self._reported_s = float("-inf")
+        self._maintenance_file = Path(config.daemon.state_dir) / "local-maintenance.json"
+        self.local_maintenance = self._load_maintenance()
+        self.started = False
+        self.changed = asyncio.Event()
+
+    # --- the beat ---------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Publish and read once a beat, for ever; sooner when the agent has news."""
+        loop = asyncio.get_running_loop()
+        next_s = loop.time()
+        while True:
+            await self.beat(loop.time())
+            next_s = max(next_s + self._timing.beat, loop.time())
+            try:
+                async with asyncio.timeout_at(next_s):
+                    await self.changed.wait()
+                next_s = loop.time()
+            except TimeoutError:
+                pass
+            self.changed.clear()
+
+    async def beat(self, now_s: float) -> None:
+        """One turn: this host's slot out, everybody's slots in."""
+        if not self.started and not await self._take_up():
+            return
+        await self.board.write(self._own_slot(now_s), now_s)
+        await self.board.read(now_s)
+        self._seen = look(self._seen, self._peers(), now_s)
+
+    async def _take_up(self) -> bool:
+        """Go on where this host's slot left off, so that its timestamp never goes back."""
+        try:
+            own = await self.board.read_own()
+        except StorageTrouble as error:
+            self.board.read_problem = str(error)
+            return False
+        if own is not None:
+            self._timestamp = own.timestamp
+            self._last_ran = _number(own.extra.get("last-ran", "")) if own.extra_trusted else 0
+        self.started = True
+        return True
+
+    # --- what goes out ------------------------------------------------------------------
+
+    def take_report(self, report: Report, now_s: float) -> None:
+        """What the agent wants published; a new state is published at once."""
+        old = self._report
+        self._report, self._reported_s = report, now_s
+        self._last_ran = max(self._last_ran, report.last_ran)
+        if old is None or (old.state, old.stopped) != (report.state, report.stopped):
+            self.changed.set()
+
+    def agent_silent_s(self, now_s: float) -> float | None:
+        """For how long the agent has been silent; None while it reports or was stopped."""
+        if self._report is not None and self._report.stopped:
+            return None
+        silent_s = now_s - self._reported_s
+        return silent_s if silent_s > AGENT_SILENT_S else None
+
+    def _own_slot(self, now_s: float) -> SlotReport:
+        # Grows with each write, whatever the clock does; starts from the time since boot as
+        # the reference's does, so that a person can read it.
+        self._timestamp = max(self._timestamp + 1, int(now_s))
+        status = self._own_status(now_s)
+        extra = {
+            "state": status.state,
+            "agent": status.agent,
+            "boot-id": self._boot_id,
+            "system-uuid": self._system_uuid,
+            "last-ran": str(self._last_ran),
+            "domain-type": status.domain_type,
+            "reason": status.reason,
+            **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},
+        }
+        return SlotReport(
+            host_id=self.config.host.id,
+            timestamp=self._timestamp,
+            score=status.score,
+            engine_status=status.engine_status,
+            hostname=status.hostname,
+            maintenance=status.maintenance,
+            stopped=status.stopped,
+            conf_on_shared_storage=self.config.vm.shared_definition is not None,
+            local_conf_timestamp=0,
+            extra=extra,
+        )
+
+    def _own_status(self, now_s: float) -> HostStatus:
+        report = self._report
+        silent_s = self.agent_silent_s(now_s)
+        penalties: tuple[PenaltyOnWire, ...] = ()
+        score, agent = 0, "ok"
+        if report is None or silent_s is not None:
+            agent = "silent" if report is None else f"silent for {silent_s:.0f} s"
+            why = "the agent on this host does not report"
+            penalties = (PenaltyOnWire("agent", self.config.score.base_score, why),)
+        else:
+            score, penalties = report.score, report.penalties
+            agent = "stopped" if report.stopped else "ok"
+        return HostStatus(
+            host_id=self.config.host.id,
+            hostname=self.config.host_name,
+            liveness=Liveness.LIVE.value,
+            score=score,
+            state=report.state if report is not None else "",
+            penalties=penalties,
+            reason=report.reasons[0].text if report is not None and report.reasons else "",
+            engine_status=self._engine_status(now_s)[0],
+            age_s=None if self.board.last_write_s is None else now_s - self.board.last_write_s,
+            maintenance=self.local_maintenance,
+            stopped=report.stopped if report is not None else False,
+            local=True,
+            agent=agent,
+            domain_type=report.domain_type if report is not None else "",
+        )
+
+    def _engine_status(self, now_s: float) -> tuple[EngineStatus, float]:
+        """The engine as this host sees it, and when that was."""
+        sample = self.monitors.latest.get("engine")
+        if sample is None:
+            reason = "not sampled yet"
+        elif sample.value is None:
+            reason = sample.problem or "no answer"
+        elif now_s - sample.taken_s > SAMPLE_OLD_S:
+            reason = f"the last sample is {now_s - sample.taken_s:.0f} s old"
+        else:
+            assert isinstance(sample.value, EngineStatus)
+            return sample.value, sample.taken_s
+        return EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN, "unknown", reason), now_s
+
+    # --- what comes in ------------------------------------------------------------------
+
+    def _peers(self) -> tuple[PeerReport, ...]:
+        return tuple(_peer(report) for _, report in sorted(self.board.reports.items()))
+
+    def view(self, now_s: float) -> View:
+        """What the agent decides on."""
+        engine, taken_s = self._engine_status(now_s)
+        value = self.monitors.value
+        return View(
+            local=LocalHost(
+                host_id=self.config.host.id,
+                engine=engine,
+                engine_taken_s=taken_s,
+                lease_held=self._engine.lease_held,
+                network=value("network"),
+                bridge_up=value("bridge"),
+                mem_free_mb=value("memory"),
+                cpu_load=value("cpu_load"),
+                config_up_to_date=value("definition"),
+                maintenance=self.local_maintenance,
+                last_ran=self._last_ran,
+            ),
+            peers=self._peers(),
+            storage_good_since_s=self.board.storage_good_since_s if self.started else None,
+            sweep=self.board.sweep,
+            global_maintenance=self.board.global_maintenance,
+            newer_versions=self.board.newer_versions,
+            lockspace_joined=self.lockspace.joined,
+            system_uuids={
+                host: report.extra.get("system-uuid", "")
+                for host, report in self.board.reports.items()
+                if report.extra_trusted
+            },
+            hostnames={host: report.hostname for host, report in self.board.reports.items()},
+        )
+
+    def status(self, now_s: float) -> Status:
+        """The cluster for people and scripts."""
+        hosts = {self.config.host.id: self._own_status(now_s)}
+        for host_id, report in self.board.reports.items():
+            hosts[host_id] = self._peer_status(report, now_s)
+        up = [
+            host
+            for host in hosts.values()
+            if host.engine_status.vm is VmStatus.UP and host.liveness == Liveness.LIVE.value
+        ]
+        good = next((host for host in up if host.engine_status.health is Health.GOOD), None)
+        where = good or (up[0] if up else None)
+        return Status(
+            version=STATUS_VERSION,
+            cluster=self.config.cluster.name,
+            host_id=self.config.host.id,
+            engine=EngineSummary(
+                up=where is not None,
+                healthy=good is not None,
+                host=where.host_id if where else None,
+                hostname=where.hostname if where else None,
+            ),
+            global_maintenance=self.board.global_maintenance,
+            hosts=dict(sorted(hosts.items())),
+            bad_slots={slot: fault.cause for slot, fault in sorted(self.board.bad.items())},
+            storage=StorageStatus(
+                whiteboard=self.config.storage.whiteboard,
+                last_read_age_s=_age(self.board.last_read_s, now_s),
+                last_write_age_s=_age(self.board.last_write_s, now_s),
+                problem=self.board.problem,
+            ),
+            lockspace="joined" if self.lockspace.joined else self.lockspace.problem,
+            reasons=self._report.reasons if self._report is not None else (),
+        )
+
+    def _peer_status(self, report: SlotReport, now_s: float) -> HostStatus:
+        seen = self._seen.get(report.host_id)
+        kind = Liveness.UNCERTAIN
+        if seen is not None:
+            kind = liveness(seen, now_s, self._timing.suspect_after)
+        extra = report.extra if report.extra_trusted else {}
+        return HostStatus(
+            host_id=report.host_id,
+            hostname=report.hostname,
+            liveness=kind.value,
+            score=report.score,
+            state=extra.get("state", ""),
+            penalties=tuple(_penalties(extra)),
+            reason=extra.get("reason", ""),
+            engine_status=report.engine_status,
+            age_s=now_s - seen.since_s if seen is not None and seen.changed else None,
+            maintenance=report.maintenance,
+            stopped=report.stopped,
+            agent=extra.get("agent", ""),
+            domain_type=extra.get("domain-type", ""),
+        )
+
+    # --- maintenance --------------------------------------------------------------------
+
+    def _load_maintenance(self) -> bool:
+        """The local mode as it was left; a file that cannot be read counts as set."""
+        try:
+            return msgspec.json.decode(self._maintenance_file.read_bytes(), type=Maintenance).on
+        except FileNotFoundError:
+            return False
+        except (OSError, msgspec.DecodeError) as error:
+            log.error("%s: %s; taking local maintenance as set", self._maintenance_file, error)
+            return True
+
+    def set_local_maintenance(self, on: bool) -> None:
+        """Set or clear it, kept over restarts; OSError when it cannot be written."""
+        path = self._maintenance_file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".new")
+        temporary.write_bytes(msgspec.json.encode(Maintenance(on)))
+        temporary.replace(path)
+        self.local_maintenance = on
+        self.changed.set()
+
+
+def _peer(report: SlotReport) -> PeerReport:
+    extra = report.extra if report.extra_trusted else {}
+    return PeerReport(
+        host_id=report.host_id,
+        timestamp=report.timestamp,
+        score=report.score,
+        engine=report.engine_status,
+        hostname=report.hostname,
+        maintenance=report.maintenance,
+        stopped=report.stopped,
+        state=extra.get("state", ""),
+        boot_id=extra.get("boot-id", ""),
+        last_ran=_number(extra.get("last-ran", "")),
+    )
+
+
+def _penalties(extra: Mapping[str, str]) -> list[PenaltyOnWire]:
+    parts = []
+    for key, value in extra.items():
+        name, _, why = value.partition(" ")
+        if key.startswith("penalty-"):
+            parts.append(PenaltyOnWire(key.removeprefix("penalty-"), _number(name), why))
+    return parts
+
+
+def _number(text: str) -> int:
+    """A count another host wrote, 0 where it is none; at most 2**53 like a timestamp."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else 0
+
+
+def _age(at_s: float | None, now_s: float) -> float | None:
+    return None if at_s is None else now_s - at_s
+
+
+def _boot_id() -> str:
+    """This boot's id (random(4), /proc/sys/kernel/random/boot_id)."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The configuration file: `/etc/ha-agent/ha-agent.toml`, the same for both daemons.
+
+Every key, its type, its default and its range stand here and nowhere else. What does not
+fit is a ConfigError that names the file and the key and says what would fit; an unknown
+key is an error with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import platform
+import re
+import stat
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from scoring.rules import Rules, Weights
+from scoring.timing import Timing
+
+DEFAULT_PATH = "/etc/ha-agent/ha-agent.toml"
+PATH_VARIABLE = "HA_AGENT_CONFIG"
+
+HostId = Annotated[int, Meta(ge=1, le=2000)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Name = Annotated[str, Meta(min_length=1, max_length=255)]
+AbsolutePath = Annotated[str, Meta(pattern="^/", max_length=4096)]
+Points = Annotated[int, Meta(ge=0, le=10000)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used: the message names the file, the key and the way out."""
+
+
+class _Section(Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
+    """A table of the file."""
+
+
+class ClusterSection(_Section, frozen=True, kw_only=True):
+    """`name` shows up in status and notifications."""
+
+    name: Name = "ha"
+
+
+class HostSection(_Section, frozen=True, kw_only=True):
+    """`id`: this host's id in lockspace and whiteboard. `name`: default the host's own.
+
+    `system-uuid`: default the SMBIOS UUID; a peer's fence device must show the same.
+    """
+
+    id: HostId
+    name: str = ""
+    system_uuid: Annotated[str, Meta(pattern=r"^$|^[0-9A-Fa-f-]{32,36}$")] = ""
+
+
+class StorageSection(_Section, frozen=True, kw_only=True):
+    """Files on shared storage, or block devices. `io-timeout`: sanlock's in seconds, the same
+    on all hosts."""
+
+    whiteboard: AbsolutePath
+    leases: AbsolutePath
+    lockspace: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,48}$")] = "hosted-engine"
+    resource: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,48}$")] = "engine"
+    io_timeout: Annotated[int, Meta(ge=1, le=60)] = 10
+
+
+class VmSection(_Section, frozen=True, kw_only=True):
+    """`definition`: the libvirt domain XML, with its `<lease>`. `shared-definition`: the copy
+    on shared storage that this host's must not be older than."""
+
+    name: Name = "HostedEngine"
+    definition: AbsolutePath = "/etc/ha-agent/engine.xml"
+    shared_definition: AbsolutePath | None = None
+
+
+class LibvirtSection(_Section, frozen=True, kw_only=True):
+    """`migration-uri`, `migration-data-uri`: templates, `{host}` is the target's host name."""
+
+    uri: Name = "qemu:///system"
+    qemu_conf: AbsolutePath = "/etc/libvirt/qemu.conf"
+    pid_dir: AbsolutePath = "/run/libvirt/qemu"
+    migration_uri: str = ""
+    migration_data_uri: str = ""
+
+
+class NetworkSection(_Section, frozen=True, kw_only=True):
+    """`test`: `ping` or `none`. `targets`: addresses to ping, the gateway as a rule."""
+
+    test: Annotated[str, Meta(pattern="^(ping|none)$")] = "ping"
+    targets: tuple[Name, ...] = ()
+    bridge: str = "ovirtmgmt"
+
+
+class HealthSection(_Section, frozen=True, kw_only=True):
+    """The engine's health page; `expect` is a regular expression searched in its body."""
+
+    url: str = ""
+    expect: str = "DB Up"
+    timeout: Seconds = 5.0
+
+
+class FenceDevice(_Section, frozen=True, kw_only=True):
+    """How to read the power of host `host`."""
+
+    host: HostId
+    type: Annotated[str, Meta(pattern="^ipmi$")] = "ipmi"
+    address: Name
+    port: Port = 623
+    username: str = ""
+
+
+class FenceSection(_Section, frozen=True, kw_only=True):
+    """`device`: at most one per host. `timeout`: for one question to a device."""
+
+    device: tuple[FenceDevice, ...] = ()
+    timeout: Seconds = 8.0
+
+
+class DaemonSection(_Section, frozen=True, kw_only=True):
+    """Where the daemons keep and find things on this host."""
+
+    socket: AbsolutePath = "/run/ha-agent/broker.sock"
+    state_dir: AbsolutePath = "/var/lib/ha-agent"
+    secrets: AbsolutePath = "/etc/ha-agent/secrets.toml"
+    log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+
+
+class ScoreSection(_Section, frozen=True, kw_only=True):
+    """Weights under the reference's key names; see scoring/rules.py."""
+
+    base_score: Points = 3400
+    network_score_penalty: Points = 1600
+    not_uptodate_config_penalty: Points = 1000
+    mgmt_bridge_score_penalty: Points = 600
+    free_memory_score_penalty: Points = 400
+    cpu_load_score_penalty: Points = 1000
+    engine_retry_score_penalty: Points = 50
+    cpu_load_penalty_min: Fraction = 0.4
+    cpu_load_penalty_max: Fraction = 0.9
+
+
+class TimingSection(_Section, frozen=True, kw_only=True):
+    """Seconds; what is not set keeps the default of scoring/timing.py."""
+
+    beat: Seconds | UnsetType = UNSET
+    suspect_after: Seconds | UnsetType = UNSET
+    fence_after: Seconds | UnsetType = UNSET
+    tie_follow: Seconds | UnsetType = UNSET
+    takeover_follow: Seconds | UnsetType = UNSET
+    power_reread: Seconds | UnsetType = UNSET
+    takeover_retry: Seconds | UnsetType = UNSET
+    migrate_retry: Seconds | UnsetType = UNSET
+    move_dwell: Seconds | UnsetType = UNSET
+    engine_starting: Seconds | UnsetType = UNSET
+    bad_health: Seconds | UnsetType = UNSET
+    stop_grace: Seconds | UnsetType = UNSET
+    maybe_away: Seconds | UnsetType = UNSET
+    unexpected_down: Seconds | UnsetType = UNSET
+    retry_expiry: Seconds | UnsetType = UNSET
+    load_window: Seconds | UnsetType = UNSET
+
+
+class Config(_Section, frozen=True, kw_only=True):
+    """The whole file."""
+
+    host: HostSection
+    storage: StorageSection
+    cluster: ClusterSection = ClusterSection()
+    vm: VmSection = VmSection()
+    libvirt: LibvirtSection = LibvirtSection()
+    network: NetworkSection = NetworkSection()
+    health: HealthSection = HealthSection()
+    fence: FenceSection = FenceSection()
+    daemon: DaemonSection = DaemonSection()
+    score: ScoreSection = ScoreSection()
+    timing: TimingSection = TimingSection()
+
+    @property
+    def host_name(self) -> str:
+        """This host's name: configured, or the system's."""
+        return self.host.name or platform.node()
+
+    def timing_rules(self) -> Timing:
+        """The configured durations; ValueError where a relation between them does not hold."""
+        given = msgspec.structs.asdict(self.timing)
+        return Timing(**{name: value for name, value in given.items() if value is not UNSET})
+
+    def rules(self, vm_memory_mb: float) -> Rules:
+        """All settings of the decision core."""
+        return Rules(
+            weights=Weights(**msgspec.structs.asdict(self.score)),
+            timing=self.timing_rules(),
+            vm_memory_mb=vm_memory_mb,
+            io_timeout_s=float(self.storage.io_timeout),
+        )
+
+
+def default_path() -> str:
+    """The file in HA_AGENT_CONFIG, else the usual one."""
+    return os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
+
+
+def load(path: str) -> Config:
+    """Read and check the file; ConfigError where it cannot be used."""
+    try:
+        data = tomllib.loads(Path(path).read_bytes().decode())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file; write one (see ha-agent.toml(5)) or set {PATH_VARIABLE}"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; check its mode") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from None
+    try:
+        config = msgspec.convert(data, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(str(error))}") from None
+    _check_relations(path, config)
+    return config
+
+
+def _check_relations(path: str, config: Config) -> None:
+    """What no single key can tell."""
+    try:
+        config.timing_rules()
+    except ValueError as error:
+        raise ConfigError(f"{path}: timing: {error}") from None
+    if config.score.cpu_load_penalty_min > config.score.cpu_load_penalty_max:
+        raise ConfigError(f"{path}: score.cpu-load-penalty-min is above score.cpu-load-penalty-max")
+    try:
+        re.compile(config.health.expect)
+    except re.error as error:
+        raise ConfigError(f"{path}: health.expect: not a regular expression: {error}") from None
+    if config.health.url and not re.match(r"https?://[^/\s]+", config.health.url):
+        raise ConfigError(f"{path}: health.url: {config.health.url!r} is no http(s) address")
+    hosts = [device.host for device in config.fence.device]
+    for host in set(hosts):
+        if hosts.count(host) > 1:
+            raise ConfigError(f"{path}: fence.device: host {host} has two; one is possible")
+    places = [(device.address, device.port) for device in config.fence.device]
+    for place in set(places):
+        if places.count(place) > 1:
+            raise ConfigError(
+                f"{path}: fence.device: {place[0]} port {place[1]} stands for two hosts"
+            )
+    if config.storage.whiteboard == config.storage.leases:
+        raise ConfigError(f"{path}: storage.whiteboard and storage.leases are the same")
+    for name in ("migration_uri", "migration_data_uri"):
+        try:
+            getattr(config.libvirt, name).format(host="x")
+        except (KeyError, IndexError, ValueError):
+            raise ConfigError(
+                f"{path}: libvirt.{name.replace('_', '-')}: only {{host}} may stand in braces"
+            ) from None
+
+
+def _explain(message: str) -> str:
+    """msgspec's message with the key in the file's own words and a suggestion."""
+    text, _, where = message.partition(" - at `$")
+    key = where.rstrip("`").lstrip(".").replace("[...]", "")
+    unknown = re.search(r"unknown field `(.*)`", text)
+    if unknown is not None:
+        name = unknown.group(1)
+        near = difflib.get_close_matches(name, _known_keys(key), 1)
+        full = f"{key}.{name}" if key else name
+        return f"unknown key {full}" + (f"; did you mean {near[0]}?" if near else "")
+    missing = re.search(r"missing required field `(.*)`", text)
+    if missing is not None:
+        full = f"{key}.{missing.group(1)}" if key else missing.group(1)
+        return f"{full} is missing"
+    return f"{key or 'the file'}: {text}"
+
+
+def _known_keys(section: str) -> list[str]:
+    """The keys a table of the file may have."""
+    kind: Any = Config
+    for part in filter(None, section.split(".")):
+        kind = get_type_hints(kind).get(part.replace("-", "_"))
+        kind = next((a for a in get_args(kind) if isinstance(a, type)), kind)
+    if not (isinstance(kind, type) and issubclass(kind, Struct)):
+        return []
+    return [item.encode_name for item in msgspec.structs.fields(kind)]
+
+
+class _Secrets(Struct, forbid_unknown_fields=True, rename="kebab"):
+    fence_passwords: dict[str, str] = {}
+
+
+def load_fence_passwords(config: Config) -> dict[int, str]:
+    """Passwords of the fence devices by host id; the file must not be readable by others.
+
+    A missing file is no password at all (ConfigError only where devices are configured).
+    """
+    path = Path(config.daemon.secrets)
+    if not config.fence.device:
+        return {}
+    try:
+        mode = path.stat().st_mode
+        if mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IRGRP:
+            raise ConfigError(f"{path}: others may read it; chmod 0600 {path}")
+        secrets = msgspec.convert(tomllib.loads(path.read_text()), _Secrets)
+        return {int(host): password for host, password in secrets.fence_passwords.items()}
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}; it holds [fence-passwords]"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError, msgspec.ValidationError):
+        # The text of the error could hold a password.
+        raise ConfigError(
+            f'{path}: is not the TOML it should be: [fence-passwords] with "HOST ID" = "password"'
+        ) from None
+
+
+def system_uuid(config: Config) -> str:
+    """This machine's UUID in lower case, or "" where it is not to be had."""
+    if config.host.system_uuid:
+        return config.host.system_uuid.lower()
+    try:
+        return Path("/sys/class/dmi/id/product_uuid").read_text().strip().lower()
+    except OSError:
+        return ""

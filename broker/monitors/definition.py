@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whether this host's VM definition is at least as new as the one on shared storage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from broker.worker import Worker
+
+
+class DefinitionMonitor:
+    """True: same text, or newer here, or nothing shared. False: older. None: not readable."""
+
+    name = "definition"
+    interval_s = 30.0
+    deadline_s = 10.0
+
+    def __init__(self, local: str, shared: str | None) -> None:
+        self._local, self._shared = Path(local), Path(shared) if shared else None
+        self._worker = Worker("definition")
+
+    async def sample(self) -> bool | None:
+        if self._shared is None:
+            return True
+        return await self._worker.call("comparing definitions", 5.0, self._compare, self._shared)
+
+    def _compare(self, shared: Path) -> bool | None:
+        try:
+            if self._local.read_bytes() == shared.read_bytes():
+                return True
+            return self._local.stat().st_mtime >= shared.stat().st_mtime
+        except OSError:
+            return None

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The engine VM on this host: what libvirt says of it, what its health page says, and
+whether its process holds the engine lease.
+
+A page that does not answer is "bad" only after BAD_AFTER failures in a row.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import aiohttp
+import libvirt
+import sanlock
+
+from broker.config import Config
+from broker.worker import Hung, Worker
+from scoring.observation import (
+    DETAIL_MIGRATION_SOURCE,
+    DETAIL_PAUSED,
+    EngineStatus,
+    Health,
+    VmStatus,
+)
+
+BAD_AFTER = 2
+BODY_BYTES_MAX = 65_536
+LIBVIRT_DEADLINE_S = 3.0
+
+_NOT_HERE = "vm not running on this host"
+
+#: libvirt's reasons of a domain that is off (libvirt-domain.h, virDomainShutoffReason).
+_SHUTOFF: dict[int, tuple[VmStatus, str]] = {
+    libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: (VmStatus.DOWN, "shut down"),
+    libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: (VmStatus.DOWN, "powered off"),
+    libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: (VmStatus.DOWN_UNEXPECTED, "its process died"),
+    libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED: (VmStatus.DOWN, "migrated"),
+    libvirt.VIR_DOMAIN_SHUTOFF_SAVED: (VmStatus.DOWN, "saved"),
+    libvirt.VIR_DOMAIN_SHUTOFF_FAILED: (VmStatus.DOWN, "failed to start"),
+}
+#: Paused by somebody or something, as opposed to not running yet (virDomainPausedReason).
+_REALLY_PAUSED = {
+    libvirt.VIR_DOMAIN_PAUSED_USER,
+    libvirt.VIR_DOMAIN_PAUSED_IOERROR,
+    libvirt.VIR_DOMAIN_PAUSED_WATCHDOG,
+    libvirt.VIR_DOMAIN_PAUSED_CRASHED,
+    libvirt.VIR_DOMAIN_PAUSED_SAVE,
+    libvirt.VIR_DOMAIN_PAUSED_DUMP,
+    libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT,
+    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED,
+}
+
+
+class EngineMonitor:
+    """EngineStatus of this host. `pid` and `lease_held` belong to the last sample."""
+
+    name = "engine"
+    interval_s = 1.0
+    deadline_s = 10.0
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._expect = re.compile(config.health.expect)
+        self._libvirt = Worker("libvirt")
+        self._sanlock = Worker("sanlock inquire")
+        self._connection: libvirt.virConnect | None = None
+        self._failures = 0
+        self._was_up = False
+        self.pid: int | None = None
+        self.lease_held: bool | None = None
+
+    async def sample(self) -> EngineStatus:
+        vm, detail, reason = await self._vm()
+        if vm is not VmStatus.UP:
+            self._failures, self.pid, self.lease_held = 0, None, None
+            if vm is not VmStatus.UNKNOWN:
+                self._was_up = False
+            health = Health.UNKNOWN if vm is VmStatus.UNKNOWN else Health.BAD
+            return EngineStatus(vm, health, detail, reason)
+        self._was_up = True
+        self.pid = self._read_pid()
+        self.lease_held = await self._holds_lease(self.pid)
+        health, reason = await self._health()
+        return EngineStatus(vm, health, detail, reason)
+
+    async def _vm(self) -> tuple[VmStatus, str, str | None]:
+        """Up, down or unknown, with libvirt's detail."""
+        try:
+            found = await self._libvirt.call("asking for the VM", LIBVIRT_DEADLINE_S, self._state)
+        except Hung as error:
+            return VmStatus.UNKNOWN, "unknown", str(error)
+        except libvirt.libvirtError as error:
+            return VmStatus.UNKNOWN, "unknown", f"libvirt: {error}"
+        if found is None:
+            if self._was_up:
+                return VmStatus.DOWN_MISSING, "vanished", "libvirt no longer knows the VM"
+            return VmStatus.DOWN, "unknown", _NOT_HERE
+        return _translate(*found)
+
+    def _state(self) -> tuple[int, int, bool] | None:
+        """Runs in the thread: (state, reason, being migrated away); None without a domain."""
+        try:
+            if self._connection is None:
+                self._connection = libvirt.open(self._config.libvirt.uri)
+            domain = self._connection.lookupByName(self._config.vm.name)
+            state, reason = domain.state()
+            leaving = False
+            if state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_PAUSED):
+                leaving = _is_migrating(domain)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            raise
+        return state, reason, leaving
+
+    def _read_pid(self) -> int | None:
+        path = Path(self._config.libvirt.pid_dir) / f"{self._config.vm.name}.pid"
+        try:
+            return int(path.read_text())
+        except (OSError, ValueError):
+            return None
+
+    async def _holds_lease(self, pid: int | None) -> bool | None:
+        if pid is None:
+            return None
+        try:
+            return await self._sanlock.call(
+                "inquire", LIBVIRT_DEADLINE_S, holds_lease, pid, self._config
+            )
+        except (Hung, sanlock.SanlockException):
+            return None
+
+    async def _health(self) -> tuple[Health, str | None]:
+        problem = await self._page()
+        if problem is None:
+            self._failures = 0
+            return Health.GOOD, None
+        self._failures += 1
+        return (Health.BAD if self._failures >= BAD_AFTER else Health.UNKNOWN), problem
+
+    async def _page(self) -> str | None:
+        """Why the health page is not good; None when it is."""
+        given = self._config.health
+        if not given.url:
+            return None
+        timeout = aiohttp.ClientTimeout(total=given.timeout)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.get(given.url, allow_redirects=False) as answer,
+            ):
+                if answer.status != 200:
+                    return f"the health page answers {answer.status}"
+                body = await answer.content.read(BODY_BYTES_MAX)
+        except TimeoutError:
+            return f"the health page does not answer within {given.timeout:g} s"
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return f"the health page does not answer: {type(error).__name__}"
+        if self._expect.search(body.decode(errors="replace")) is None:
+            return f"the health page does not say {given.expect!r}"
+        return None
+
+
+def holds_lease(pid: int, config: Config) -> bool:
+    """Whether the process holds the engine lease; blocking; SanlockException when not told.
+
+    A process that sanlock does not know (ESRCH, sanlock_rv.h) holds nothing.
+    """
+    try:
+        held = sanlock.inquire(pid=pid)
+    except sanlock.SanlockException as error:
+        if error.errno == 3:
+            return False
+        raise
+    wanted = (config.storage.lockspace.encode(), config.storage.resource.encode())
+    return any((item["lockspace"], item["resource"]) == wanted for item in held)
+
+
+def _is_migrating(domain: libvirt.virDomain) -> bool:
+    """Whether an outgoing migration is under way (job statistics, libvirt-domain.h)."""
+    stats = domain.jobStats()
+    operation = stats.get(libvirt.VIR_DOMAIN_JOB_OPERATION)
+    return bool(operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)
+
+
+def _translate(state: int, reason: int, leaving: bool) -> tuple[VmStatus, str, str | None]:
+    if leaving:
+        return VmStatus.UP, DETAIL_MIGRATION_SOURCE, None
+    match state:
+        case libvirt.VIR_DOMAIN_RUNNING | libvirt.VIR_DOMAIN_BLOCKED:
+            return VmStatus.UP, "up", None
+        case libvirt.VIR_DOMAIN_SHUTDOWN:
+            return VmStatus.UP, "powering down", None
+        case libvirt.VIR_DOMAIN_PMSUSPENDED:
+            return VmStatus.UP, DETAIL_PAUSED, "the guest suspended itself"
+        case libvirt.VIR_DOMAIN_PAUSED if reason in _REALLY_PAUSED:
+            why = "an I/O error" if reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR else f"{reason}"
+            return VmStatus.UP, DETAIL_PAUSED, f"paused by libvirt's reason {why}"
+        case libvirt.VIR_DOMAIN_PAUSED:
+            # Starting, or the receiving end of a migration: no instruction of the guest ran.
+            return VmStatus.DOWN, "not running yet", "the VM is being started or received"
+        case libvirt.VIR_DOMAIN_CRASHED:
+            return VmStatus.DOWN_UNEXPECTED, "crashed", "the guest crashed"
+        case libvirt.VIR_DOMAIN_SHUTOFF:
+            vm, detail = _SHUTOFF.get(reason, (VmStatus.DOWN, "off"))
+            return vm, detail, f"{_NOT_HERE}: {detail}"
+        case _:
+            return VmStatus.UNKNOWN, "unknown", f"libvirt state {state}, reason {reason}"

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The broker's HTTP API on its UNIX socket. `curl --unix-socket PATH http://ha/v1/status` works.
+
+Who may change things is told by the peer's credentials (unix(7), SO_PEERCRED): root and
+the user the broker runs as. Errors are problem+json (RFC 9457).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from broker.board import StorageTrouble
+from broker.broker import Broker
+from broker.wire import Maintenance, Problem, Report
+
+BODY_BYTES_MAX = 262_144
+SOCKET_MODE = 0o660
+
+_BROKER: web.AppKey[Broker] = web.AppKey("broker", Broker)
+_encode = msgspec.json.Encoder().encode
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _json(value: Any, status: int = 200, kind: str = "application/json") -> web.Response:
+    return web.Response(body=_encode(value), status=status, content_type=kind)
+
+
+def _problem(status: int, title: str, detail: str = "") -> web.Response:
+    return _json(Problem(title, status, detail), status, "application/problem+json")
+
+
+@web.middleware
+async def _as_problems(request: web.Request, handler: Any) -> web.StreamResponse:
+    """Whatever goes wrong is answered in the same shape."""
+    try:
+        response = await handler(request)
+        assert isinstance(response, web.StreamResponse)
+        return response
+    except web.HTTPException as error:
+        return _problem(error.status, error.reason)
+    except msgspec.MsgspecError as error:
+        return _problem(400, "the body does not fit", str(error))
+
+
+def _may_change(request: web.Request) -> bool:
+    """Root, or the broker's own user."""
+    sock = request.transport.get_extra_info("socket") if request.transport else None
+    if sock is None:
+        return False
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("3i", raw)
+    return uid in (0, os.getuid())
+
+
+async def _get_status(request: web.Request) -> web.Response:
+    return _json(request.app[_BROKER].status(_now_s()))
+
+
+async def _get_view(request: web.Request) -> web.Response:
+    return _json(request.app[_BROKER].view(_now_s()))
+
+
+async def _put_report(request: web.Request) -> web.Response:
+    """The agent's report; answered with the newest view, so that a beat is one round trip."""
+    if not _may_change(request):
+        return _problem(403, "not allowed", "only root and the broker's user may report")
+    report = msgspec.json.decode(await request.read(), type=Report)
+    broker = request.app[_BROKER]
+    broker.take_report(report, _now_s())
+    return _json(broker.view(_now_s()))
+
+
+async def _put_maintenance(request: web.Request) -> web.Response:
+    if not _may_change(request):
+        return _problem(403, "not allowed", "only root and the broker's user may set maintenance")
+    wanted = msgspec.json.decode(await request.read(), type=Maintenance)
+    broker = request.app[_BROKER]
+    try:
+        if request.match_info["mode"] == "global":
+            await broker.board.set_global_maintenance(wanted.on)
+        else:
+            broker.set_local_maintenance(wanted.on)
+    except (StorageTrouble, OSError) as error:
+        return _problem(503, "maintenance was not changed", str(error))
+    return _json(wanted)
+
+
+def application(broker: Broker) -> web.Application:
+    """The API over one broker."""
+    app = web.Application(middlewares=[_as_problems], client_max_size=BODY_BYTES_MAX)
+    app[_BROKER] = broker
+    app.router.add_get("/v1/status", _get_status)
+    app.router.add_get("/v1/view", _get_view)
+    app.router.add_put("/v1/report", _put_report)
+    app.router.add_put("/v1/maintenance/{mode:global|local}", _put_maintenance)
+    return app
+
+
+def _answers(path: str) -> bool:
+    """Whether somebody listens on the UNIX socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(path) == 0
+
+
+async def serve(broker: Broker, path: str) -> web.AppRunner:
+    """Listen on the UNIX socket `path`, replacing what an ended broker left there.
+
+    Raises OSError where the socket cannot be made.
+    """
+    runner = web.AppRunner(application(broker), access_log=None, handle_signals=False)
+    await runner.setup()
+    place = Path(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if _answers(path):
+        raise OSError(errno.EADDRINUSE, "another ha-broker answers there; stop it first")
+    place.unlink(missing_ok=True)
+    # The mode must be right from the first moment on.
+    old = os.umask(0o777 & ~SOCKET_MODE)
+    try:
+        await web.UnixSite(runner, path).start()
+    finally:
+        os.umask(old)
+    return runner

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What crosses the broker's socket, as JSON: typed on both sides.
+
+`View` goes from the broker to the agent each beat, `Report` back; `Status` is for people
+and scripts, its shape is documented in docs/status.md and carries a version.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from scoring.observation import EngineStatus, LocalHost, PeerReport
+
+STATUS_VERSION = 1
+
+
+class View(Struct, frozen=True):
+    """Everything the broker knows that a decision needs; fields as in scoring.Observation.
+
+    `system_uuids`: what each peer published as its machine's UUID, lower case.
+    """
+
+    local: LocalHost
+    peers: tuple[PeerReport, ...]
+    storage_good_since_s: float | None
+    sweep: int
+    global_maintenance: bool | None
+    newer_versions: tuple[int, ...]
+    lockspace_joined: bool | None
+    system_uuids: dict[int, str]
+    hostnames: dict[int, str]
+
+
+class PenaltyOnWire(Struct, frozen=True):
+    """A part of what the score lacks."""
+
+    name: str
+    points: int
+    why: str
+
+
+class ReasonOnWire(Struct, frozen=True):
+    """A reason of the last decision."""
+
+    code: str
+    text: str
+
+
+class Report(Struct, frozen=True):
+    """What the agent wants published of this host."""
+
+    score: int
+    state: str
+    penalties: tuple[PenaltyOnWire, ...]
+    reasons: tuple[ReasonOnWire, ...]
+    last_ran: int
+    stopped: bool = False
+    beat: int = 0
+    domain_type: str = ""
+
+
+class Maintenance(Struct, frozen=True, forbid_unknown_fields=True):
+    """Set or clear a maintenance mode."""
+
+    on: bool
+
+
+class HostStatus(Struct, frozen=True):
+    """One host in `Status`. `liveness`: live, silent or uncertain; `age_s`: since its data
+    last changed, None when that was not seen."""
+
+    host_id: int
+    hostname: str
+    liveness: str
+    score: int
+    state: str
+    penalties: tuple[PenaltyOnWire, ...]
+    reason: str
+    engine_status: EngineStatus
+    age_s: float | None
+    maintenance: bool
+    stopped: bool
+    local: bool = False
+    agent: str = ""
+    domain_type: str = ""
+
+
+class EngineSummary(Struct, frozen=True):
+    """Where the engine is: `host` and `hostname` of the live host that has it up."""
+
+    up: bool
+    healthy: bool
+    host: int | None = None
+    hostname: str | None = None
+
+
+class StorageStatus(Struct, frozen=True):
+    """The whiteboard as this host sees it. Ages in seconds; `problem` empty when fine."""
+
+    whiteboard: str
+    last_read_age_s: float | None
+    last_write_age_s: float | None
+    problem: str = ""
+
+
+class Status(Struct, frozen=True):
+    """The cluster as one host sees it. `bad_slots`: host id -> cause."""
+
+    version: int
+    cluster: str
+    host_id: int
+    engine: EngineSummary
+    global_maintenance: bool | None
+    hosts: dict[int, HostStatus]
+    bad_slots: dict[int, str]
+    storage: StorageStatus
+    lockspace: str
+    reasons: tuple[ReasonOnWire, ...] = ()
+
+
+class Problem(Struct, frozen=True):
+    """An error as the API answers it (RFC 9457)."""
+
+    title: str
+    status: int
+    detail: str = ""
+    type: str = "about:blank"

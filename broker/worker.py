@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Blocking library calls, off the event loop, with a deadline.
+
+A Worker is one named daemon thread that runs one call at a time. A call that misses its
+deadline is left running (a thread in a hung system call cannot be ended) and reported as
+hung with its age; until it comes back no other call is accepted, so nothing piles up. The
+thread does not keep the process from ending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Hung(Exception):
+    """A call did not come back in time, or an earlier one still has not.
+
+    `what`: the call that hangs. `age_s`: for how long, in seconds.
+    """
+
+    def __init__(self, worker: str, what: str, age_s: float) -> None:
+        super().__init__(f"{worker}: {what} has not answered for {age_s:.1f} s")
+        self.what = what
+        self.age_s = age_s
+
+
+class Worker:
+    """One thread for the blocking calls of one library or device."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._running: tuple[str, float] | None = None
+
+    def hung_s(self, now_s: float) -> float:
+        """For how long the call under way has been running; 0 when there is none."""
+        return 0.0 if self._running is None else now_s - self._running[1]
+
+    async def call(self, what: str, timeout_s: float, function: Callable[..., T], *args: Any) -> T:
+        """Run `function(*args)` in the thread; its result or its exception.
+
+        Raises Hung when it takes longer than `timeout_s`, or when an earlier call still runs.
+        """
+        loop = asyncio.get_running_loop()
+        if self._running is not None:
+            raise Hung(self.name, self._running[0], loop.time() - self._running[1])
+        future: asyncio.Future[T] = loop.create_future()
+        self._running = (what, loop.time())
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
+            self._thread.start()
+        self._calls.put(lambda: self._run(loop, future, function, args))
+        try:
+            return await asyncio.wait_for(asyncio.shield(future), timeout_s)
+        except TimeoutError:
+            if future.done():
+                return future.result()
+            # Whoever comes too late is not waited for, but an error must not be shouted
+            # about as "never retrieved".
+            future.add_done_callback(lambda late: late.cancelled() or late.exception())
+            raise Hung(self.name, what, timeout_s) from None
+
+    def _work(self) -> None:
+        while True:
+            self._calls.get()()
+
+    def _run(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        future: asyncio.Future[T],
+        function: Callable[..., T],
+        args: tuple[Any, ...],
+    ) -> None:
+        try:
+            result = function(*args)
+        except BaseException as error:
+            failure = error
+            done: Callable[[], None] = lambda: self._end(future, failure=failure)  # noqa: E731
+        else:
+            done = lambda: self._end(future, result=result)  # noqa: E731
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            loop.call_soon_threadsafe(done)
+
+    def _end(
+        self, future: asyncio.Future[T], result: Any = None, failure: BaseException | None = None
+    ) -> None:
+        self._running = None
+        if future.cancelled():
+            return
+        if failure is not None:
+            future.set_exception(failure)
+        else:
+            future.set_result(result)

@@ -1,0 +1,873 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The decision: `decide(state, observation, now_s) -> Decision(state, actions, reasons, score)`.
+
+Rules of this file:
+
+1. No clock, no I/O, no logging. The same arguments give the same decision, always.
+2. A state is a function. It returns the next state's name, or stays; it may emit actions
+   and always says why. Within one beat the machine walks on until a state stays, at most
+   once through every state.
+3. An action that starts, stops or moves the VM is emitted once; until its outcome came
+   (`acting`) no other such action is. An engine sample older than that outcome is stale,
+   and nothing is concluded from it.
+4. Before any state: the agent is asked to end, global maintenance, a whiteboard newer than
+   this version, an unknown local VM, local maintenance; in this order. Where a VM runs
+   here, local maintenance does not leave it alone: EngineUp drains it first.
+5. Nothing is started while anything needed for it is unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar, assert_never
+
+from scoring import placement, takeover
+from scoring.decision import (
+    Action,
+    AskLease,
+    Code,
+    Decision,
+    DropFenceLease,
+    MigrateEngine,
+    PowerOffEngine,
+    Reason,
+    ShutdownEngine,
+    StartEngine,
+)
+from scoring.liveness import Liveness, liveness, look
+from scoring.observation import (
+    DETAIL_ALREADY_LOCKED,
+    DETAIL_MIGRATION_SOURCE,
+    DETAIL_PAUSED,
+    EngineMigrationEnded,
+    EngineStartEnded,
+    EngineStopEnded,
+    FenceLeaseAnswer,
+    Health,
+    HostIdFreed,
+    LeaseAnswer,
+    Observation,
+    Outcome,
+    PeerReport,
+    PowerAnswer,
+    Standing,
+    StartResult,
+    VmStatus,
+)
+from scoring.score import Penalty, Score, ScoreInput, score
+from scoring.state import TRANSITIONS, AgentState, StateName, Takeover
+from scoring.timing import START_RETRIES_MAX
+
+_S = StateName
+
+#: Published states of a peer that is about to have, or still has, the VM in its hands.
+_BUSY_STATES = frozenset(
+    {
+        _S.ENGINE_START,
+        _S.ENGINE_STARTING,
+        _S.ENGINE_STOP,
+        _S.ENGINE_FORCE_STOP,
+        _S.ENGINE_MIGRATING_AWAY,
+    }
+)
+
+
+_Ended = TypeVar("_Ended", EngineStartEnded, EngineStopEnded, EngineMigrationEnded)
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One call of `decide`: the inputs, what was found out from them, and what it emits.
+
+    Private to this module and thrown away when `decide` returns; `state` is replaced, never
+    changed.
+    """
+
+    state: AgentState
+    observation: Observation
+    now_s: float
+    ended: list[Outcome]
+    live: tuple[PeerReport, ...] = ()
+    uncertain: tuple[PeerReport, ...] = ()
+    pursuing: bool = False
+    actions: list[Action] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)
+
+    def because(self, code: Code, text: str) -> None:
+        self.reasons.append(Reason(code, text))
+
+    def act(self, action: Action) -> None:
+        """Emit an action on the VM; it is under way until its outcome comes."""
+        assert not self.state.acting, "one action on the VM at a time"
+        self.actions.append(action)
+        self.state = replace(self.state, acting=True)
+
+    @property
+    def in_state_s(self) -> float:
+        assert self.state.since_s is not None
+        return self.now_s - self.state.since_s
+
+    @property
+    def vm(self) -> VmStatus:
+        return self.observation.local.engine.vm
+
+    @property
+    def vm_up_here(self) -> bool:
+        return self.vm is VmStatus.UP
+
+    @property
+    def sample_is_stale(self) -> bool:
+        """The engine sample was taken before the last action on the VM had ended."""
+        return self.state.acting or self.observation.local.engine_taken_s <= self.state.acted_s
+
+    def take(self, kind: type[_Ended]) -> _Ended | None:
+        """The outcome of this kind, once: a later state of the same beat does not see it."""
+        for outcome in self.ended:
+            if isinstance(outcome, kind):
+                self.ended.remove(outcome)
+                return outcome
+        return None
+
+    def up_elsewhere(self) -> PeerReport | None:
+        """A live peer that reports the engine up."""
+        return next((p for p in self.live if p.engine.vm is VmStatus.UP), None)
+
+
+def decide(state: AgentState, observation: Observation, now_s: float) -> Decision:
+    """One beat: take in the observation, walk the machine until a state stays, say why."""
+    turn = _Turn(state, observation, now_s, list(observation.outcomes))
+    if state.since_s is None:
+        turn.state = replace(
+            state, since_s=now_s, last_ran=max(state.last_ran, observation.local.last_ran)
+        )
+    _take_in(turn)
+    visited: set[StateName] = set()
+    while turn.state.name not in visited:
+        before = turn.state.name
+        visited.add(before)
+        after = _HANDLERS[before](turn)
+        if after is not before:
+            assert after in TRANSITIONS[before], f"{before} -> {after} is no transition"
+            turn.state = _entered(turn, after)
+    _drop_what_is_not_needed(turn)
+    return Decision(turn.state, tuple(turn.actions), tuple(turn.reasons), _score(turn))
+
+
+# --- taking in ---------------------------------------------------------------------------
+
+
+def _take_in(turn: _Turn) -> None:
+    """Bring memory up to date with what was seen and with what ended, before any state acts."""
+    state, observation, now_s = turn.state, turn.observation, turn.now_s
+    timing = state.rules.timing
+    if observation.storage_good_since_s is not None:
+        seen = look(state.seen, observation.peers, now_s)
+        by_liveness: dict[Liveness, list[PeerReport]] = {kind: [] for kind in Liveness}
+        for peer in observation.peers:
+            kind = liveness(seen[peer.host_id], now_s, timing.suspect_after)
+            by_liveness[kind].append(peer)
+        turn.live = tuple(by_liveness[Liveness.LIVE])
+        turn.uncertain = tuple(by_liveness[Liveness.UNCERTAIN])
+    else:
+        seen = {}
+    if state.retries and now_s - state.last_failure_s >= timing.retry_expiry:
+        state = replace(state, retries=0)
+    state = replace(state, seen=seen)
+    for outcome in turn.ended:
+        state = _with_outcome(state, outcome, now_s)
+    up = observation.local.engine.vm is VmStatus.UP or any(
+        p.engine.vm is VmStatus.UP for p in turn.live
+    )
+    if up or observation.storage_good_since_s is None:
+        state = replace(state, missing_since_s=None)
+    elif state.missing_since_s is None:
+        state = replace(state, missing_since_s=now_s)
+    turn.state = state
+
+
+def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentState:
+    """What an ended action changes in memory; the states read the outcome itself as well."""
+    match outcome:
+        case EngineStartEnded(result=StartResult.FAILED):
+            return replace(
+                state, acting=False, acted_s=now_s, retries=state.retries + 1, last_failure_s=now_s
+            )
+        case EngineStartEnded(result=StartResult.STARTED):
+            return replace(state, acting=False, acted_s=now_s, retries=0)
+        case EngineStartEnded() | EngineStopEnded():
+            return replace(state, acting=False, acted_s=now_s, lease=None)
+        case EngineMigrationEnded(ok=ok):
+            not_before_s = now_s + (0 if ok else state.rules.timing.migrate_retry)
+            return replace(state, acting=False, acted_s=now_s, move_not_before_s=not_before_s)
+        case LeaseAnswer():
+            return replace(state, lease=outcome, asking_lease=False)
+        case PowerAnswer():
+            if state.takeover is None or state.takeover.host_id != outcome.host_id:
+                return state
+            return replace(
+                state, takeover=takeover.with_power(state.takeover, outcome, state.rules.timing)
+            )
+        case FenceLeaseAnswer():
+            if state.takeover is None:
+                return state
+            step = replace(state.takeover, taking_fence=False)
+            if outcome.held:
+                step = replace(step, fence_since_s=outcome.since_s)
+            else:
+                step = _paused(
+                    step, f"the fence lease was not given: {outcome.detail}", state, now_s
+                )
+            return replace(state, takeover=step)
+        case HostIdFreed():
+            if state.takeover is None or state.takeover.host_id != outcome.host_id:
+                return state
+            step = replace(state.takeover, freeing=False, freed=outcome.ok)
+            if not outcome.ok:
+                step = _paused(step, f"its id was not freed: {outcome.detail}", state, now_s)
+            return replace(state, takeover=step)
+        case _:
+            assert_never(outcome)
+
+
+def _paused(step: Takeover, problem: str, state: AgentState, now_s: float) -> Takeover:
+    """Start the protocol over after a pause: nothing read before it counts."""
+    return replace(
+        step, offs=(), problem=problem, not_before_s=now_s + state.rules.timing.takeover_retry
+    )
+
+
+def _entered(turn: _Turn, name: StateName) -> AgentState:
+    """The memory on entering a state: its clock starts, what belonged to the old one ends."""
+    state = replace(
+        turn.state, name=name, since_s=turn.now_s, better_since_s=None, stop_asked=False
+    )
+    if name is _S.ENGINE_UP and turn.state.name is not _S.ENGINE_UP_BAD_HEALTH:
+        newest = max((p.last_ran for p in turn.observation.peers), default=0)
+        if state.last_ran <= newest or state.last_ran == 0:
+            state = replace(state, last_ran=newest + 1)
+    return state
+
+
+def _drop_what_is_not_needed(turn: _Turn) -> None:
+    """A takeover is remembered only while it is pursued; the fence lease goes with it."""
+    if not turn.pursuing or turn.state.name is not _S.ENGINE_DOWN:
+        turn.state = replace(turn.state, takeover=None)
+    if turn.state.takeover is None and turn.observation.fence_lease_held:
+        turn.actions.append(DropFenceLease())
+
+
+def _score(turn: _Turn) -> Score:
+    """This host's score in the state the beat ended in; a host that is asked to be kept
+    out of the way is in LocalMaintenance for its peers, whatever its machine still does."""
+    local, state = turn.observation.local, turn.state
+    name = _S.LOCAL_MAINTENANCE if local.maintenance else state.name
+    if state.name is _S.AGENT_STOPPED:
+        name = state.name
+    elif turn.observation.lockspace_joined is False and not turn.vm_up_here:
+        # It could not start the VM: nobody must wait for it.
+        why = "this host has not joined the lockspace"
+        return Score(0, (Penalty("lockspace", state.rules.weights.base_score, why),))
+    return score(
+        ScoreInput(
+            state=name,
+            network=local.network,
+            bridge_up=local.bridge_up,
+            mem_free_mb=local.mem_free_mb,
+            vm_memory_mb=state.rules.vm_memory_mb,
+            cpu_load=local.cpu_load,
+            config_up_to_date=local.config_up_to_date,
+            retries=state.retries,
+        ),
+        state.rules.weights,
+    )
+
+
+# --- what comes before any state -----------------------------------------------------------
+
+
+def _stopping(turn: _Turn) -> StateName | None:
+    if turn.observation.stopping:
+        turn.because(Code.STOPPING, "the agent was asked to end; the VM stays as it is")
+        return _S.AGENT_STOPPED
+    return None
+
+
+def _global_maintenance(turn: _Turn) -> StateName | None:
+    """GlobalMaintenance while it is set; hold still while it is not known or not readable."""
+    if turn.observation.global_maintenance:
+        turn.because(Code.GLOBAL_MAINTENANCE, "global maintenance: nothing starts, stops or moves")
+        return _S.GLOBAL_MAINTENANCE
+    if turn.observation.newer_versions:
+        hosts = ", ".join(map(str, turn.observation.newer_versions))
+        turn.because(
+            Code.NEWER_METADATA,
+            f"host(s) {hosts} write a newer whiteboard than this version reads: upgrade this host",
+        )
+        return turn.state.name
+    if turn.observation.global_maintenance is None:
+        turn.because(
+            Code.GLOBAL_MAINTENANCE_UNKNOWN,
+            "whether global maintenance is set could not be read yet: holding still",
+        )
+        return turn.state.name
+    return None
+
+
+def _vm_unknown(turn: _Turn) -> StateName | None:
+    if turn.vm is VmStatus.UNKNOWN:
+        reason = turn.observation.local.engine.reason or "no answer"
+        turn.because(Code.LOCAL_VM_UNKNOWN, f"the state of the VM here is unknown: {reason}")
+        return _S.UNKNOWN_LOCAL_VM_STATE
+    return None
+
+
+def _local_maintenance(turn: _Turn) -> StateName | None:
+    if turn.observation.local.maintenance and not turn.vm_up_here:
+        turn.because(Code.LOCAL_MAINTENANCE, "this host is in local maintenance")
+        return _S.LOCAL_MAINTENANCE
+    return None
+
+
+def _before(turn: _Turn, *checks: Callable[[_Turn], StateName | None]) -> StateName | None:
+    """The first check that has something to say decides."""
+    for check in checks:
+        name = check(turn)
+        if name is not None:
+            return name
+    return None
+
+
+def _usual(turn: _Turn) -> StateName | None:
+    return _before(turn, _stopping, _global_maintenance, _vm_unknown, _local_maintenance)
+
+
+def _fresh(turn: _Turn) -> bool:
+    """Whether the engine sample may be judged; says so when not."""
+    if turn.sample_is_stale:
+        turn.because(Code.AWAITING_SAMPLE, "waiting for the VM's state after the last action")
+        return False
+    return True
+
+
+# --- the states, in the order of a life -----------------------------------------------------
+
+
+def _reinitialize(turn: _Turn) -> StateName:
+    if (name := _usual(turn)) is not None:
+        return name
+    if turn.vm_up_here:
+        turn.because(Code.VM_FOUND_HERE, "the VM runs here")
+        return _S.ENGINE_STARTING
+    turn.because(Code.VM_NOT_HERE, "the VM does not run here")
+    return _S.ENGINE_DOWN
+
+
+def _engine_down(turn: _Turn) -> StateName:
+    """Stays while the VM runs elsewhere, while too little is known, while a better host is
+    there or the lease is not free; otherwise EngineStart."""
+    if (name := _usual(turn)) is not None:
+        return name
+    if turn.vm_up_here:
+        if not _fresh(turn):
+            return _S.ENGINE_DOWN
+        turn.because(Code.VM_FOUND_HERE, "the VM runs here")
+        return _S.ENGINE_STARTING
+    if (up := turn.up_elsewhere()) is not None:
+        turn.because(Code.UP_ELSEWHERE, f"the VM runs on {_name(up)}")
+        return _S.ENGINE_DOWN
+    if _may_start_here(turn) and _lease_allows(turn):
+        return _S.ENGINE_START
+    return _S.ENGINE_DOWN
+
+
+def _engine_start(turn: _Turn) -> StateName:
+    if (outcome := turn.take(EngineStartEnded)) is not None:
+        return _start_ended(turn, outcome)
+    if turn.state.acting:
+        # Leaving now would forget that a start is under way.
+        turn.because(Code.STARTING, f"starting the VM for {turn.in_state_s:.0f} s")
+        return _S.ENGINE_START
+    if (name := _usual(turn)) is not None:
+        return name
+    turn.because(Code.STARTING, "starting the VM here")
+    turn.act(StartEngine())
+    return _S.ENGINE_START
+
+
+def _start_ended(turn: _Turn, outcome: EngineStartEnded) -> StateName:
+    match outcome.result:
+        case StartResult.STARTED:
+            turn.because(Code.STARTED, "the VM was started and holds its lease")
+            return _S.ENGINE_STARTING
+        case StartResult.LEASE_HELD:
+            turn.because(Code.START_LOST_RACE, f"another host holds the lease: {outcome.detail}")
+            return _S.ENGINE_DOWN
+        case StartResult.FAILED:
+            turn.because(
+                Code.START_FAILED,
+                f"start number {turn.state.retries} failed: {outcome.detail}",
+            )
+            return _S.ENGINE_DOWN
+        case _:
+            assert_never(outcome.result)
+
+
+def _engine_starting(turn: _Turn) -> StateName:
+    if (name := _before(turn, _stopping, _global_maintenance, _vm_unknown)) is not None:
+        return name
+    if not _fresh(turn):
+        return _S.ENGINE_STARTING
+    engine = turn.observation.local.engine
+    if turn.vm_up_here and engine.health is Health.GOOD:
+        turn.because(Code.ENGINE_HEALTHY, "the VM is up and healthy")
+        return _S.ENGINE_UP
+    if not turn.vm_up_here:
+        if engine.detail == DETAIL_ALREADY_LOCKED:
+            turn.because(Code.LEASE_LOST_RACE, "another host took the lease, cleaning up here")
+            return _S.ENGINE_FORCE_STOP
+        return _gone(turn)
+    if turn.in_state_s >= turn.state.rules.timing.engine_starting:
+        turn.because(
+            Code.STARTING_TIMEOUT,
+            f"not healthy {turn.in_state_s:.0f} s after its start, stopping it",
+        )
+        return _S.ENGINE_STOP
+    turn.because(Code.ENGINE_BOOTING, f"the VM boots, {engine.reason or 'not healthy yet'}")
+    return _S.ENGINE_STARTING
+
+
+def _engine_up(turn: _Turn) -> StateName:
+    if (name := _before(turn, _stopping, _global_maintenance, _vm_unknown)) is not None:
+        return name
+    if not _fresh(turn):
+        return turn.state.name
+    local = turn.observation.local
+    if not turn.vm_up_here:
+        return _gone(turn)
+    if local.engine.detail == DETAIL_MIGRATION_SOURCE:
+        turn.because(Code.MIGRATING, "the VM is being migrated away")
+        return _S.ENGINE_MIGRATING_AWAY
+    if (other := turn.up_elsewhere()) is not None:
+        # Ours holds the lease: whatever the other one claims, it is not the VM.
+        if local.lease_held is not True:
+            turn.because(Code.VM_TWICE, f"{_name(other)} runs the VM too, stopping it here")
+            return _S.ENGINE_STOP
+        turn.because(
+            Code.VM_TWICE_CLAIMED,
+            f"{_name(other)} says that it runs the VM too, but the lease is held here",
+        )
+    if (name := _move(turn)) is not None:
+        return name
+    return _judge_health(turn)
+
+
+def _judge_health(turn: _Turn) -> StateName:
+    engine = turn.observation.local.engine
+    if engine.health is Health.BAD:
+        if turn.state.name is not _S.ENGINE_UP_BAD_HEALTH:
+            turn.because(
+                Code.ENGINE_BAD_HEALTH, f"the VM is up, but {engine.reason or 'unhealthy'}"
+            )
+            return _S.ENGINE_UP_BAD_HEALTH
+        grace_s = turn.state.rules.timing.bad_health
+        if turn.in_state_s >= grace_s:
+            turn.because(
+                Code.BAD_HEALTH_TIMEOUT, f"unhealthy for {turn.in_state_s:.0f} s, restarting"
+            )
+            return _S.ENGINE_STOP
+        turn.because(
+            Code.ENGINE_BAD_HEALTH,
+            f"unhealthy ({engine.reason or 'no reason'}), "
+            f"stopping it in {grace_s - turn.in_state_s:.0f} s",
+        )
+        return _S.ENGINE_UP_BAD_HEALTH
+    if engine.health is Health.GOOD:
+        turn.because(Code.ENGINE_HEALTHY, "the VM is up and healthy here")
+        return _S.ENGINE_UP
+    turn.because(Code.ENGINE_HEALTHY, "the VM is up here, its health is not known now")
+    return turn.state.name
+
+
+def _engine_stop(turn: _Turn) -> StateName:
+    if (
+        name := _before(turn, _stopping, _global_maintenance, _local_maintenance, _vm_unknown)
+    ) is not None:
+        return name
+    outcome = turn.take(EngineStopEnded)
+    if outcome is not None and not outcome.ok:
+        turn.because(Code.STOP_FAILED, f"the guest was not asked to shut down: {outcome.detail}")
+        return _S.REINITIALIZE_FSM
+    if not turn.sample_is_stale and not turn.vm_up_here:
+        turn.because(Code.VM_STOPPED, "the VM has stopped")
+        return _S.ENGINE_DOWN
+    if turn.observation.local.engine.detail == DETAIL_PAUSED and not turn.state.acting:
+        turn.because(Code.VM_PAUSED, "the VM is paused and cannot shut down, ending it")
+        return _S.ENGINE_FORCE_STOP
+    grace_s = turn.state.rules.timing.stop_grace
+    if turn.in_state_s >= grace_s and not turn.state.acting:
+        turn.because(Code.STOP_TIMEOUT, f"not down after {grace_s:.0f} s, ending it")
+        return _S.ENGINE_FORCE_STOP
+    if not turn.state.stop_asked:
+        turn.state = replace(turn.state, stop_asked=True)
+        turn.because(Code.STOP_REQUESTED, "asking the guest to shut down")
+        turn.act(ShutdownEngine())
+        return _S.ENGINE_STOP
+    turn.because(Code.STOP_WAITING, f"shutting down, {grace_s - turn.in_state_s:.0f} s left")
+    return _S.ENGINE_STOP
+
+
+def _engine_force_stop(turn: _Turn) -> StateName:
+    if (outcome := turn.take(EngineStopEnded)) is not None:
+        if outcome.ok:
+            turn.because(Code.VM_STOPPED, "the VM's process is gone")
+            return _S.ENGINE_DOWN
+        turn.because(Code.STOP_FAILED, f"the VM could not be ended: {outcome.detail}")
+        return _S.REINITIALIZE_FSM
+    if turn.state.acting:
+        turn.because(Code.STOP_WAITING, "ending the VM")
+        return _S.ENGINE_FORCE_STOP
+    if (
+        name := _before(turn, _stopping, _global_maintenance, _local_maintenance, _vm_unknown)
+    ) is not None:
+        return name
+    turn.because(Code.STOP_REQUESTED, "ending the VM's process")
+    turn.act(PowerOffEngine())
+    return _S.ENGINE_FORCE_STOP
+
+
+def _engine_maybe_away(turn: _Turn) -> StateName:
+    if (name := _usual(turn)) is not None:
+        return name
+    if turn.vm_up_here:
+        turn.because(Code.VM_FOUND_HERE, "the VM runs here again")
+        return _S.ENGINE_STARTING
+    if (up := turn.up_elsewhere()) is not None:
+        turn.because(Code.UP_ELSEWHERE, f"the VM runs on {_name(up)}")
+        return _S.ENGINE_DOWN
+    left_s = turn.state.rules.timing.maybe_away - turn.in_state_s
+    if left_s <= 0:
+        turn.because(Code.AWAY_TIMEOUT, "the VM did not show up on another host")
+        return _S.ENGINE_UNEXPECTEDLY_DOWN
+    turn.because(Code.AWAY_WAITING, f"the VM left, {left_s:.0f} s for it to show up elsewhere")
+    return _S.ENGINE_MAYBE_AWAY
+
+
+def _engine_unexpectedly_down(turn: _Turn) -> StateName:
+    if (name := _usual(turn)) is not None:
+        return name
+    if turn.vm_up_here:
+        turn.because(Code.VM_FOUND_HERE, "the VM runs here again")
+        return _S.ENGINE_STARTING
+    left_s = turn.state.rules.timing.unexpected_down - turn.in_state_s
+    if left_s <= 0:
+        turn.because(Code.UNEXPECTED_DOWN_OVER, "long enough since the VM died here")
+        return _S.ENGINE_DOWN
+    if _nobody_else_can(turn):
+        turn.because(Code.LAST_HOST, "no other live host can run the VM: not waiting for nobody")
+        return _S.ENGINE_DOWN
+    turn.because(
+        Code.UNEXPECTED_DOWN_WAITING,
+        f"the VM died here: another host should take it, score 0 for {left_s:.0f} s",
+    )
+    return _S.ENGINE_UNEXPECTEDLY_DOWN
+
+
+def _engine_migrating_away(turn: _Turn) -> StateName:
+    if (outcome := turn.take(EngineMigrationEnded)) is not None:
+        if outcome.ok:
+            turn.because(Code.MIGRATED, f"the VM runs on host {outcome.target} now")
+            return _S.ENGINE_DOWN
+        turn.because(Code.MIGRATION_FAILED, f"the migration failed: {outcome.detail}")
+        return _S.REINITIALIZE_FSM
+    if turn.state.acting:
+        turn.because(Code.MIGRATING, f"migrating for {turn.in_state_s:.0f} s")
+        return _S.ENGINE_MIGRATING_AWAY
+    if (name := _before(turn, _stopping, _global_maintenance, _vm_unknown)) is not None:
+        return name
+    if not turn.vm_up_here:
+        turn.because(Code.VM_GONE, "the VM has left")
+        return _S.ENGINE_MAYBE_AWAY
+    if turn.observation.local.engine.detail != DETAIL_MIGRATION_SOURCE:
+        turn.because(Code.MIGRATION_FAILED, "the migration is over and the VM is still here")
+        return _S.REINITIALIZE_FSM
+    turn.because(Code.MIGRATING, "somebody migrates the VM away")
+    return _S.ENGINE_MIGRATING_AWAY
+
+
+def _in_local_maintenance(turn: _Turn) -> StateName:
+    if (name := _before(turn, _stopping, _global_maintenance, _vm_unknown)) is not None:
+        return name
+    if turn.observation.local.maintenance and not turn.vm_up_here:
+        turn.because(Code.LOCAL_MAINTENANCE, "this host is in local maintenance")
+        return _S.LOCAL_MAINTENANCE
+    if turn.observation.local.maintenance:
+        turn.because(Code.VM_FOUND_HERE, "the VM runs here in spite of local maintenance")
+    else:
+        turn.because(Code.LOCAL_MAINTENANCE_OVER, "local maintenance is over")
+    return _S.REINITIALIZE_FSM
+
+
+def _in_global_maintenance(turn: _Turn) -> StateName:
+    if (name := _before(turn, _stopping, _global_maintenance, _local_maintenance)) is not None:
+        return name
+    turn.because(Code.GLOBAL_MAINTENANCE_OVER, "global maintenance is over")
+    return _S.REINITIALIZE_FSM
+
+
+def _in_unknown_local_vm_state(turn: _Turn) -> StateName:
+    if (name := _usual(turn)) is not None:
+        return name
+    turn.because(Code.LOCAL_VM_KNOWN, "the state of the VM here is known again")
+    return _S.REINITIALIZE_FSM
+
+
+def _agent_stopped(turn: _Turn) -> StateName:
+    turn.because(Code.STOPPING, "the agent has ended its work")
+    return _S.AGENT_STOPPED
+
+
+_HANDLERS: Mapping[StateName, Callable[[_Turn], StateName]] = {
+    _S.REINITIALIZE_FSM: _reinitialize,
+    _S.ENGINE_DOWN: _engine_down,
+    _S.ENGINE_START: _engine_start,
+    _S.ENGINE_STARTING: _engine_starting,
+    _S.ENGINE_UP: _engine_up,
+    _S.ENGINE_UP_BAD_HEALTH: _engine_up,
+    _S.ENGINE_STOP: _engine_stop,
+    _S.ENGINE_FORCE_STOP: _engine_force_stop,
+    _S.ENGINE_MAYBE_AWAY: _engine_maybe_away,
+    _S.ENGINE_UNEXPECTEDLY_DOWN: _engine_unexpectedly_down,
+    _S.ENGINE_MIGRATING_AWAY: _engine_migrating_away,
+    _S.LOCAL_MAINTENANCE: _in_local_maintenance,
+    _S.GLOBAL_MAINTENANCE: _in_global_maintenance,
+    _S.UNKNOWN_LOCAL_VM_STATE: _in_unknown_local_vm_state,
+    _S.AGENT_STOPPED: _agent_stopped,
+}
+
+
+# --- questions that several states ask ------------------------------------------------------
+
+
+def _name(peer: PeerReport) -> str:
+    return f"{peer.hostname or 'host'} (id {peer.host_id})"
+
+
+def _gone(turn: _Turn) -> StateName:
+    """The VM is not up here any more: died, or gone in a way that may be a move."""
+    engine = turn.observation.local.engine
+    if engine.vm is VmStatus.DOWN_UNEXPECTED:
+        turn.because(Code.VM_DIED, f"the VM died: {engine.detail or 'unexpectedly'}")
+        return _S.ENGINE_UNEXPECTEDLY_DOWN
+    turn.because(Code.VM_GONE, f"the VM is gone from here: {engine.detail or engine.vm.value}")
+    return _S.ENGINE_MAYBE_AWAY
+
+
+def _others(turn: _Turn) -> list[placement.Candidate]:
+    """Live peers that may run the VM; one that does not know its own VM cannot start it."""
+    return [
+        placement.Candidate(p.host_id, p.score, p.last_ran, p.hostname)
+        for p in turn.live
+        if p.score > 0
+        and not p.maintenance
+        and not p.stopped
+        and p.engine.vm is not VmStatus.UNKNOWN
+    ]
+
+
+def _own(turn: _Turn) -> placement.Candidate:
+    return placement.Candidate(
+        turn.observation.local.host_id, _score(turn).value, turn.state.last_ran
+    )
+
+
+def _nobody_else_can(turn: _Turn) -> bool:
+    """No other live host scores above 0; known for sure only when nothing is uncertain."""
+    looked_s = _looked_s(turn)
+    return (
+        looked_s >= turn.state.rules.timing.suspect_after
+        and not turn.uncertain
+        and not _others(turn)
+    )
+
+
+def _looked_s(turn: _Turn) -> float:
+    """How long this host has read the whiteboard without a gap."""
+    since_s = turn.observation.storage_good_since_s
+    return 0.0 if since_s is None else turn.now_s - since_s
+
+
+def _may_start_here(turn: _Turn) -> bool:
+    """Whether it is this host's turn to start the VM; says why when it is not."""
+    state, timing = turn.state, turn.state.rules.timing
+    if turn.observation.storage_good_since_s is None:
+        turn.because(Code.STORAGE_UNREADABLE, "the whiteboard cannot be read: nothing is known")
+        return False
+    if not turn.observation.lockspace_joined:
+        turn.because(Code.LOCKSPACE_NOT_JOINED, "this host has not joined the lockspace yet")
+        return False
+    if _looked_s(turn) < timing.suspect_after + timing.beat or turn.uncertain:
+        turn.because(Code.NOT_ENOUGH_DATA, "not enough seen yet to know which hosts live")
+        return False
+    busy = next((p for p in turn.live if p.state in _BUSY_STATES), None)
+    if busy is not None:
+        turn.because(Code.BUSY_ELSEWHERE, f"{_name(busy)} is in {busy.state}")
+        return False
+    if state.retries > START_RETRIES_MAX:
+        left_s = timing.retry_expiry - (turn.now_s - state.last_failure_s)
+        turn.because(
+            Code.RETRIES_EXHAUSTED,
+            f"{state.retries} failed starts here, pausing for {left_s:.0f} s",
+        )
+        return False
+    own, others = _own(turn), _others(turn)
+    better = next((c for c in placement.ranked(others) if c.score > own.score), None)
+    if better is not None:
+        turn.because(
+            Code.BETTER_HOST,
+            f"{better.name or 'host'} (id {better.host_id}) is better: "
+            f"{better.score} points, {own.score} here",
+        )
+        return False
+    place = placement.turn([*others, own], own.host_id)
+    missing_s = turn.now_s - state.missing_since_s if state.missing_since_s is not None else 0.0
+    if missing_s < place * timing.tie_follow:
+        turn.because(Code.EQUAL_HOST_FIRST, f"{place} equally good host(s) may start it first")
+        return False
+    return True
+
+
+def _lease_allows(turn: _Turn) -> bool:
+    """Whether the engine lease can be had now; asks, takes over from a dead owner, or waits."""
+    state, timing = turn.state, turn.state.rules.timing
+    if state.takeover is not None and state.takeover.freed:
+        turn.because(Code.HOST_ID_FREED, f"the id of host {state.takeover.host_id} is freed")
+        return True
+    lease = state.lease
+    is_old = lease is None or turn.now_s - lease.asked_s >= 2 * timing.beat
+    if is_old and not state.asking_lease:
+        turn.actions.append(AskLease())
+        turn.state = state = replace(state, asking_lease=True)
+    if lease is None or (
+        state.missing_since_s is not None and lease.asked_s < state.missing_since_s
+    ):
+        turn.because(Code.LEASE_ASKED, "asking who owns the engine lease")
+        return False
+    if not lease.known:
+        turn.because(Code.LEASE_UNKNOWN, f"who owns the engine lease is not known: {lease.detail}")
+        return False
+    if lease.owner is None:
+        turn.because(Code.LEASE_FREE, "the engine lease is free")
+        return True
+    if lease.owner == turn.observation.local.host_id:
+        turn.because(Code.LEASE_FREE, "the engine lease is this host's own")
+        return True
+    if (
+        lease.standing in (Standing.DEAD, Standing.FREE)
+        or lease.current_generation > lease.owner_generation
+    ):
+        turn.because(
+            Code.LEASE_OWNER_GONE,
+            f"host {lease.owner} took the engine lease, but is {_standing(lease)}",
+        )
+        return True
+    return _wait_for_owner(turn, lease)
+
+
+def _standing(lease: LeaseAnswer) -> str:
+    if lease.current_generation > lease.owner_generation:
+        return "another generation now"
+    return lease.standing.value
+
+
+def _wait_for_owner(turn: _Turn, lease: LeaseAnswer) -> bool:
+    """The lease is owned: by a live host (wait), by a silent one (its power may prove it dead)."""
+    state, timing = turn.state, turn.state.rules.timing
+    assert lease.owner is not None
+    owner = next((p for p in turn.live if p.host_id == lease.owner), None)
+    if owner is not None:
+        turn.because(Code.LEASE_OWNER_LIVE, f"{_name(owner)} lives and owns the engine lease")
+        return False
+    missing_s = turn.now_s - state.missing_since_s if state.missing_since_s is not None else 0.0
+    place = placement.turn([*_others(turn), _own(turn)], turn.observation.local.host_id)
+    if missing_s < place * timing.takeover_follow:
+        turn.because(
+            Code.TAKEOVER_TURN, f"{place} host(s) may take over from host {lease.owner} first"
+        )
+        return False
+    if lease.owner not in turn.observation.fence_devices:
+        turn.because(
+            Code.LEASE_WAIT, _countdown(turn, lease, "no fence device is configured for it")
+        )
+        return False
+    current = state.takeover
+    if current is None or current.host_id != lease.owner:
+        current = Takeover(lease.owner, turn.now_s)
+    current, actions, reasons = takeover.step(
+        current,
+        lease,
+        turn.observation.fence_lease_held,
+        turn.observation.global_maintenance,
+        turn.now_s,
+        state.rules,
+    )
+    turn.state = replace(state, takeover=current)
+    turn.pursuing = True
+    turn.actions.extend(actions)
+    turn.reasons.extend(reasons)
+    if not current.offs and not current.freeing:
+        turn.because(Code.LEASE_WAIT, _countdown(turn, lease, "its death is not proven"))
+    return False
+
+
+def _countdown(turn: _Turn, lease: LeaseAnswer, why: str) -> str:
+    if lease.dead_in_s is None:
+        return f"host {lease.owner} is silent and owns the engine lease; {why}"
+    left_s = max(0.0, lease.dead_in_s - (turn.now_s - lease.asked_s))
+    return f"host {lease.owner} is silent and owns the engine lease; {why}: free in {left_s:.0f} s"
+
+
+def _move(turn: _Turn) -> StateName | None:
+    """Whether the VM should be migrated: this host drains, or another is better for long enough."""
+    state, rules = turn.state, turn.state.rules
+    candidates = placement.ranked(_others(turn))
+    best = candidates[0] if candidates else None
+    draining = turn.observation.local.maintenance
+    if draining:
+        if best is None:
+            turn.because(
+                Code.DRAIN_WAITING, "local maintenance: no other live host can take the VM"
+            )
+            return None
+    else:
+        gap = best.score - _own(turn).score if best is not None else 0
+        if gap < rules.move_threshold:
+            turn.state = replace(state, better_since_s=None)
+            return None
+        since_s = turn.now_s if state.better_since_s is None else state.better_since_s
+        turn.state = state = replace(state, better_since_s=since_s)
+        left_s = rules.timing.move_dwell - (turn.now_s - since_s)
+        if left_s > 0:
+            turn.because(
+                Code.MOVE_DWELL,
+                f"{_of(best)} is {gap} points better, moving there in {left_s:.0f} s",
+            )
+            return None
+    assert best is not None
+    if not turn.observation.migration_possible:
+        turn.because(
+            Code.MOVE_IMPOSSIBLE, f"would move to {_of(best)}, but libvirt.migration-uri is not set"
+        )
+        return None
+    if turn.now_s < state.move_not_before_s:
+        left_s = state.move_not_before_s - turn.now_s
+        turn.because(Code.MOVE_DWELL, f"the last migration failed, next try in {left_s:.0f} s")
+        return None
+    turn.because(Code.MOVE_STARTED, f"migrating the VM to {_of(best)}")
+    turn.act(MigrateEngine(best.host_id))
+    return _S.ENGINE_MIGRATING_AWAY
+
+
+def _of(candidate: placement.Candidate | None) -> str:
+    assert candidate is not None
+    return f"{candidate.name or 'host'} (id {candidate.host_id})"

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What `decide` gives back: the next state, what to do (data, nothing is done here), and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from scoring.score import Score
+from scoring.state import AgentState
+
+
+@dataclass(frozen=True, slots=True)
+class StartEngine:
+    """Start the engine VM here, under its lease. Outcome: EngineStartEnded."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownEngine:
+    """Ask the guest to shut down. Outcome: EngineStopEnded once the request is passed on."""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerOffEngine:
+    """End the engine VM's process here. Outcome: EngineStopEnded once it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class MigrateEngine:
+    """Live-migrate the engine VM to `target`. Outcome: EngineMigrationEnded."""
+
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskLease:
+    """Read who owns the engine lease. Outcome: LeaseAnswer."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskPower:
+    """Read the chassis power of `host_id` from its fence device. Outcome: PowerAnswer."""
+
+    host_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class TakeFenceLease:
+    """Take the fence lease for this agent. Outcome: FenceLeaseAnswer."""
+
+
+@dataclass(frozen=True, slots=True)
+class DropFenceLease:
+    """Give the fence lease back. No outcome; `fence_lease_held` tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class FreeHostId:
+    """Release the dead host's id in the lockspace: the one dangerous act of this product.
+
+    Carried out only while all of it is still true: the last "off" was read at
+    `off_read_s`, less than io_timeout ago, the fence lease is held, and the host id on
+    disk still has this generation and timestamp. Outcome: HostIdFreed.
+    """
+
+    host_id: int
+    generation: int
+    timestamp: int
+    off_read_s: float
+
+
+Action = (
+    StartEngine
+    | ShutdownEngine
+    | PowerOffEngine
+    | MigrateEngine
+    | AskLease
+    | AskPower
+    | TakeFenceLease
+    | DropFenceLease
+    | FreeHostId
+)
+
+
+class Code(StrEnum):
+    """Why; stable names for scripts, one page each in docs/reasons.md."""
+
+    STOPPING = "stopping"
+    GLOBAL_MAINTENANCE = "global-maintenance"
+    GLOBAL_MAINTENANCE_UNKNOWN = "global-maintenance-unknown"
+    GLOBAL_MAINTENANCE_OVER = "global-maintenance-over"
+    LOCAL_MAINTENANCE = "local-maintenance"
+    LOCAL_MAINTENANCE_OVER = "local-maintenance-over"
+    DRAIN_WAITING = "drain-waiting"
+    NEWER_METADATA = "newer-metadata"
+    LOCAL_VM_UNKNOWN = "local-vm-unknown"
+    LOCAL_VM_KNOWN = "local-vm-known"
+    AWAITING_SAMPLE = "awaiting-sample"
+    LOCKSPACE_NOT_JOINED = "lockspace-not-joined"
+    STORAGE_UNREADABLE = "storage-unreadable"
+    NOT_ENOUGH_DATA = "not-enough-data"
+    VM_FOUND_HERE = "vm-found-here"
+    VM_NOT_HERE = "vm-not-here"
+    UP_ELSEWHERE = "up-elsewhere"
+    BUSY_ELSEWHERE = "busy-elsewhere"
+    BETTER_HOST = "better-host"
+    EQUAL_HOST_FIRST = "equal-host-first"
+    RETRIES_EXHAUSTED = "retries-exhausted"
+    LEASE_ASKED = "lease-asked"
+    LEASE_UNKNOWN = "lease-unknown"
+    LEASE_FREE = "lease-free"
+    LEASE_OWNER_GONE = "lease-owner-gone"
+    LEASE_OWNER_LIVE = "lease-owner-live"
+    LEASE_WAIT = "lease-wait"
+    TAKEOVER_TURN = "takeover-turn"
+    TAKEOVER_PAUSED = "takeover-paused"
+    POWER_ASKED = "power-asked"
+    POWER_ON = "power-on"
+    POWER_UNKNOWN = "power-unknown"
+    POWER_OFF_ONCE = "power-off-once"
+    FENCE_LEASE_ASKED = "fence-lease-asked"
+    PROVEN_OFF = "proven-off"
+    HOST_ID_FREED = "host-id-freed"
+    STARTING = "starting"
+    STARTED = "started"
+    START_FAILED = "start-failed"
+    START_LOST_RACE = "start-lost-race"
+    ENGINE_HEALTHY = "engine-healthy"
+    ENGINE_BOOTING = "engine-booting"
+    ENGINE_BAD_HEALTH = "engine-bad-health"
+    STARTING_TIMEOUT = "starting-timeout"
+    BAD_HEALTH_TIMEOUT = "bad-health-timeout"
+    VM_DIED = "vm-died"
+    VM_GONE = "vm-gone"
+    VM_TWICE = "vm-twice"
+    VM_TWICE_CLAIMED = "vm-twice-claimed"
+    MOVE_DWELL = "move-dwell"
+    MOVE_STARTED = "move-started"
+    MOVE_IMPOSSIBLE = "move-impossible"
+    MIGRATING = "migrating"
+    MIGRATED = "migrated"
+    MIGRATION_FAILED = "migration-failed"
+    STOP_REQUESTED = "stop-requested"
+    STOP_WAITING = "stop-waiting"
+    STOP_FAILED = "stop-failed"
+    STOP_TIMEOUT = "stop-timeout"
+    VM_PAUSED = "vm-paused"
+    VM_STOPPED = "vm-stopped"
+    LEASE_LOST_RACE = "lease-lost-race"
+    AWAY_WAITING = "away-waiting"
+    AWAY_TIMEOUT = "away-timeout"
+    UNEXPECTED_DOWN_WAITING = "unexpected-down-waiting"
+    UNEXPECTED_DOWN_OVER = "unexpected-down-over"
+    LAST_HOST = "last-host"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """A stable code, and the sentence a person reads."""
+
+    code: Code
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The next state, what to do now, why, and this host's score in that state."""
+
+    state: AgentState
+    actions: tuple[Action, ...]
+    reasons: tuple[Reason, ...]
+    score: Score

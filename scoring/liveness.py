@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Who lives, told from timestamps that change.
+
+No clock of another host is ever read: a peer's timestamp is a counter, and a peer lives
+as long as this host sees it change, by this host's own clock, while this host's own
+reads are fine. A peer that was not seen to change yet is UNCERTAIN until it had the time
+to: it may be a slot that a host left behind years ago, or one that beats in a moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+
+from scoring.observation import PeerReport
+from scoring.state import Seen
+
+
+class Liveness(Enum):
+    """What a peer's slot says of it."""
+
+    LIVE = "live"
+    SILENT = "silent"
+    UNCERTAIN = "uncertain"
+
+
+def look(seen: Mapping[int, Seen], peers: Sequence[PeerReport], now_s: float) -> dict[int, Seen]:
+    """Bring the table of last changes up to date; peers whose slot is gone fall out."""
+    table: dict[int, Seen] = {}
+    for peer in peers:
+        old = seen.get(peer.host_id)
+        if old is None:
+            table[peer.host_id] = Seen(peer.timestamp, now_s)
+        elif old.timestamp != peer.timestamp:
+            table[peer.host_id] = Seen(peer.timestamp, now_s, changed=True)
+        else:
+            table[peer.host_id] = old
+    return table
+
+
+def liveness(seen: Seen, now_s: float, suspect_after_s: float) -> Liveness:
+    """Whether the peer lives, by how long its timestamp has stood still."""
+    if now_s - seen.since_s >= suspect_after_s:
+        return Liveness.SILENT
+    return Liveness.LIVE if seen.changed else Liveness.UNCERTAIN

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Everything `decide` may look at: one frozen picture of the world, taken once a beat.
+
+Rules of this file:
+
+1. Nothing here does anything. Strings and dictionaries of the outside become these types
+   once, at the edge (broker/wire.py, broker/whiteboard.py), and stay these types.
+2. Unknown is a value of its own: `None` or `UNKNOWN`, never `False` and never 0.
+3. All times are seconds of this host's monotonic clock, as floats, and end in `_s`.
+   A peer's timestamp is a counter, not a time: it is only ever compared with its own
+   earlier value.
+4. What became of an action is an `Outcome` in a later observation. Nothing else tells
+   `decide` that something it asked for has happened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class VmStatus(StrEnum):
+    """What a host says of the engine VM on itself (the reference's words)."""
+
+    UP = "up"
+    DOWN = "down"
+    DOWN_UNEXPECTED = "down_unexpected"
+    DOWN_MISSING = "down_missing"
+    UNKNOWN = "unknown"
+
+
+class Health(StrEnum):
+    """What the engine's health page says."""
+
+    GOOD = "good"
+    BAD = "bad"
+    UNKNOWN = "unknown"
+
+
+#: `EngineStatus.detail` of a VM that is being sent to another host.
+DETAIL_MIGRATION_SOURCE = "migration source"
+#: `EngineStatus.detail` of a VM whose CPUs stand still.
+DETAIL_PAUSED = "paused"
+#: `EngineStatus.detail` of a VM that lost the lease to another host while it started.
+DETAIL_ALREADY_LOCKED = "already_locked"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """The engine VM as one host sees it on itself; `reason` says why when it is not good."""
+
+    vm: VmStatus
+    health: Health
+    detail: str = ""
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalHost:
+    """This host's samples, as the broker's monitors took them.
+
+    `engine_taken_s`: when the engine status was sampled. `lease_held`: the engine VM's
+    process here holds the engine lease (None: not looked up). `network`: fraction
+    of network tests passed, 0..1. `mem_free_mb`: MiB a new VM could get. `cpu_load`: mean load
+    per CPU over the load window without the engine VM's own share; None until the first
+    full window. `last_ran`: see PeerReport.
+    """
+
+    host_id: int
+    engine: EngineStatus
+    engine_taken_s: float
+    lease_held: bool | None = None
+    network: float | None = None
+    bridge_up: bool | None = None
+    mem_free_mb: float | None = None
+    cpu_load: float | None = None
+    config_up_to_date: bool | None = None
+    maintenance: bool = False
+    last_ran: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerReport:
+    """Another host's slot on the whiteboard, decoded.
+
+    `state` and `boot_id` are empty where the peer does not publish them (the reference).
+    `last_ran` grows by one over the whole cluster each time the engine comes up somewhere:
+    the host with the largest number ran it last. 0: never, or not published.
+    """
+
+    host_id: int
+    timestamp: int
+    score: int
+    engine: EngineStatus
+    hostname: str = ""
+    maintenance: bool = False
+    stopped: bool = False
+    state: str = ""
+    boot_id: str = ""
+    last_ran: int = 0
+
+
+class Standing(StrEnum):
+    """How a host id stands in the lockspace (sanlock_admin.h, SANLK_HOST_*)."""
+
+    FREE = "free"
+    LIVE = "live"
+    FAIL = "fail"
+    DEAD = "dead"
+    UNKNOWN = "unknown"
+
+
+class Power(StrEnum):
+    """Chassis power as a fence device reads it."""
+
+    ON = "on"
+    OFF = "off"
+    UNKNOWN = "unknown"
+
+
+class StartResult(StrEnum):
+    """How a start of the engine VM ended."""
+
+    STARTED = "started"
+    LEASE_HELD = "lease_held"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStartEnded:
+    """StartEngine is over. LEASE_HELD: another host was faster, which costs nothing."""
+
+    result: StartResult
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStopEnded:
+    """ShutdownEngine (the request was passed on) or PowerOffEngine (it is gone) is over."""
+
+    ok: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineMigrationEnded:
+    """MigrateEngine is over. `ok`: the VM runs at the target."""
+
+    target: int
+    ok: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAnswer:
+    """Who owns the engine lease on disk, and how that owner's host id stands.
+
+    `known` False: the question was not answered, the rest means nothing. `owner` None:
+    nobody. `owner_generation`: the generation of its host id with which the owner took the
+    lease; `current_generation`: its generation now (0: not known); a larger one means that
+    whatever took the lease is gone. `owner_timestamp`: its last renewal. `dead_in_s`: at
+    most that long until sanlock calls the owner dead (None: not known).
+    """
+
+    known: bool
+    asked_s: float
+    owner: int | None = None
+    owner_generation: int = 0
+    current_generation: int = 0
+    owner_timestamp: int = 0
+    standing: Standing = Standing.UNKNOWN
+    dead_in_s: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerAnswer:
+    """What the fence device of `host_id` read at `read_s`.
+
+    `identity_proven`: the device's system GUID is the one the host published.
+    """
+
+    host_id: int
+    power: Power
+    read_s: float
+    identity_proven: bool = False
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FenceLeaseAnswer:
+    """TakeFenceLease is over: `held` from `since_s` on, or why not."""
+
+    held: bool
+    since_s: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostIdFreed:
+    """FreeHostId is over."""
+
+    host_id: int
+    ok: bool
+    detail: str = ""
+
+
+Outcome = (
+    EngineStartEnded
+    | EngineStopEnded
+    | EngineMigrationEnded
+    | LeaseAnswer
+    | PowerAnswer
+    | FenceLeaseAnswer
+    | HostIdFreed
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One beat's picture.
+
+    `storage_good_since_s`: since when every read of the whiteboard by this host succeeded
+    in time; None while they fail. `sweep`: number of the last read, grows with each good
+    one. `global_maintenance` None: never read. `newer_versions`: hosts whose slots this
+    version cannot read because they are newer. `lockspace_joined`: this host's id is held.
+    `fence_devices`: peers a fence device is
+    configured for. `fence_lease_held`: this agent holds the fence lease now. `stopping`:
+    the agent was asked to end.
+    """
+
+    local: LocalHost
+    peers: tuple[PeerReport, ...] = ()
+    storage_good_since_s: float | None = None
+    sweep: int = 0
+    global_maintenance: bool | None = None
+    newer_versions: tuple[int, ...] = ()
+    lockspace_joined: bool | None = None
+    fence_devices: frozenset[int] = frozenset()
+    fence_lease_held: bool = False
+    migration_possible: bool = False
+    outcomes: tuple[Outcome, ...] = field(default=())
+    stopping: bool = False

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which host is best, and whose turn it is.
+
+The highest score wins. Equal hosts are ordered: the one that ran the engine last, then
+the lowest host id. The reference lets equal hosts race for the lease; here the second
+waits for the first, so that nobody loses a race that need not be run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A live host that may run the engine."""
+
+    host_id: int
+    score: int
+    last_ran: int
+    name: str = ""
+
+
+def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """All candidates, the best first."""
+    return sorted(candidates, key=lambda c: (-c.score, -c.last_ran, c.host_id))
+
+
+def turn(candidates: Sequence[Candidate], host_id: int) -> int:
+    """How many candidates come before this host; it must be one of them."""
+    for place, candidate in enumerate(ranked(candidates)):
+        if candidate.host_id == host_id:
+            return place
+    raise AssertionError(f"host {host_id} is not among the candidates")

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What an administrator may set about the decisions; the same on every host of a cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from scoring.timing import Timing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """Penalties in points under the reference's key names (`base-score` is base_score, …)."""
+
+    base_score: int = 3400
+    network_score_penalty: int = 1600
+    not_uptodate_config_penalty: int = 1000
+    mgmt_bridge_score_penalty: int = 600
+    free_memory_score_penalty: int = 400
+    cpu_load_score_penalty: int = 1000
+    engine_retry_score_penalty: int = 50
+    cpu_load_penalty_min: float = 0.4
+    cpu_load_penalty_max: float = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """All settings of `decide`.
+
+    `vm_memory_mb`: memory of the engine VM in MiB. `move_threshold`: a healthy VM moves
+    only to a host that scores this much more (the reference's 800 points).
+    `io_timeout_s`: sanlock's; a host that was off
+    needs at least twice as long to join the lockspace again, so that a power reading no
+    older than this still proves its host id unused.
+    """
+
+    weights: Weights = field(default_factory=Weights)
+    timing: Timing = field(default_factory=Timing)
+    vm_memory_mb: float = 0
+    move_threshold: int = 800
+    io_timeout_s: float = 10.0

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the agent carries from one beat to the next, and which state may follow which.
+
+The state names are oVirt hosted engine's. TRANSITIONS is the whole truth about the
+machine's shape: `decide` refuses (asserts) any other step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from scoring.observation import LeaseAnswer, PowerAnswer
+from scoring.rules import Rules
+
+
+class StateName(StrEnum):
+    """The reference's state names; the value is what is published on the whiteboard."""
+
+    REINITIALIZE_FSM = "ReinitializeFSM"
+    ENGINE_DOWN = "EngineDown"
+    ENGINE_START = "EngineStart"
+    ENGINE_STARTING = "EngineStarting"
+    ENGINE_UP = "EngineUp"
+    ENGINE_UP_BAD_HEALTH = "EngineUpBadHealth"
+    ENGINE_STOP = "EngineStop"
+    ENGINE_FORCE_STOP = "EngineForceStop"
+    ENGINE_MAYBE_AWAY = "EngineMaybeAway"
+    ENGINE_UNEXPECTEDLY_DOWN = "EngineUnexpectedlyDown"
+    ENGINE_MIGRATING_AWAY = "EngineMigratingAway"
+    LOCAL_MAINTENANCE = "LocalMaintenance"
+    GLOBAL_MAINTENANCE = "GlobalMaintenance"
+    UNKNOWN_LOCAL_VM_STATE = "UnknownLocalVmState"
+    AGENT_STOPPED = "AgentStopped"
+
+
+_S = StateName
+_EVERYWHERE = {_S.GLOBAL_MAINTENANCE, _S.UNKNOWN_LOCAL_VM_STATE, _S.AGENT_STOPPED}
+
+#: state -> states that may follow (staying is always possible).
+TRANSITIONS: Mapping[StateName, frozenset[StateName]] = {
+    name: frozenset((_EVERYWHERE | after) - {name})
+    for name, after in {
+        _S.REINITIALIZE_FSM: {_S.LOCAL_MAINTENANCE, _S.ENGINE_STARTING, _S.ENGINE_DOWN},
+        _S.ENGINE_DOWN: {_S.LOCAL_MAINTENANCE, _S.ENGINE_STARTING, _S.ENGINE_START},
+        _S.ENGINE_START: {_S.ENGINE_STARTING, _S.ENGINE_DOWN, _S.LOCAL_MAINTENANCE},
+        _S.ENGINE_STARTING: {
+            _S.ENGINE_UP,
+            _S.ENGINE_FORCE_STOP,
+            _S.ENGINE_MAYBE_AWAY,
+            _S.ENGINE_UNEXPECTEDLY_DOWN,
+            _S.ENGINE_STOP,
+        },
+        _S.ENGINE_UP: {
+            _S.ENGINE_MAYBE_AWAY,
+            _S.ENGINE_UNEXPECTEDLY_DOWN,
+            _S.ENGINE_STOP,
+            _S.ENGINE_MIGRATING_AWAY,
+            _S.ENGINE_UP_BAD_HEALTH,
+        },
+        _S.ENGINE_UP_BAD_HEALTH: {
+            _S.ENGINE_UP,
+            _S.ENGINE_MAYBE_AWAY,
+            _S.ENGINE_UNEXPECTEDLY_DOWN,
+            _S.ENGINE_STOP,
+            _S.ENGINE_MIGRATING_AWAY,
+        },
+        _S.ENGINE_STOP: {
+            _S.LOCAL_MAINTENANCE,
+            _S.ENGINE_FORCE_STOP,
+            _S.ENGINE_DOWN,
+            _S.REINITIALIZE_FSM,
+        },
+        _S.ENGINE_FORCE_STOP: {_S.LOCAL_MAINTENANCE, _S.ENGINE_DOWN, _S.REINITIALIZE_FSM},
+        _S.ENGINE_MAYBE_AWAY: {
+            _S.LOCAL_MAINTENANCE,
+            _S.ENGINE_STARTING,
+            _S.ENGINE_DOWN,
+            _S.ENGINE_UNEXPECTEDLY_DOWN,
+        },
+        _S.ENGINE_UNEXPECTEDLY_DOWN: {
+            _S.LOCAL_MAINTENANCE,
+            _S.ENGINE_STARTING,
+            _S.ENGINE_DOWN,
+        },
+        _S.ENGINE_MIGRATING_AWAY: {
+            _S.ENGINE_DOWN,
+            _S.ENGINE_MAYBE_AWAY,
+            _S.REINITIALIZE_FSM,
+        },
+        _S.LOCAL_MAINTENANCE: {_S.REINITIALIZE_FSM},
+        _S.GLOBAL_MAINTENANCE: {_S.LOCAL_MAINTENANCE, _S.REINITIALIZE_FSM},
+        _S.UNKNOWN_LOCAL_VM_STATE: {_S.LOCAL_MAINTENANCE, _S.REINITIALIZE_FSM},
+        _S.AGENT_STOPPED: set(),
+    }.items()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A peer's timestamp, and when this host first saw it at that value.
+
+    `changed`: it was seen to change at least once, so the peer lived at `since_s`. A peer
+    that never changed since we look may have been dead all along.
+    """
+
+    timestamp: int
+    since_s: float
+    changed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """How far the taking over from one silent, lease-owning host has come.
+
+    `offs`: the last power readings that all say "off" from a proven device, at most two,
+    at least Timing.power_reread apart. `asking_power`, `taking_fence`, `freeing`: that
+    action is under way, its outcome has not come. `not_before_s`: pause after a failure.
+    """
+
+    host_id: int
+    since_s: float
+    offs: tuple[PowerAnswer, ...] = ()
+    power: PowerAnswer | None = None
+    fence_since_s: float | None = None
+    asking_power: bool = False
+    taking_fence: bool = False
+    freeing: bool = False
+    freed: bool = False
+    not_before_s: float = 0.0
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentState:
+    """The memory of the state machine. `AgentState(rules)` is the first one.
+
+    `since_s`: when `name` was entered. `acted_s`: when the last start, stop or migration
+    of the VM ended; engine samples older than that are stale. `acting`: such an action is
+    under way. `stop_asked`: the guest was asked to shut down in this state.
+    `missing_since_s`: since when no live host reports the engine up. `better_since_s`:
+    since when some live host scores enough more to move the VM there.
+    """
+
+    rules: Rules = field(default_factory=Rules)
+    name: StateName = StateName.REINITIALIZE_FSM
+    since_s: float | None = None
+    acted_s: float = float("-inf")
+    acting: bool = False
+    stop_asked: bool = False
+    seen: Mapping[int, Seen] = field(default_factory=dict)
+    missing_since_s: float | None = None
+    better_since_s: float | None = None
+    move_not_before_s: float = float("-inf")
+    lease: LeaseAnswer | None = None
+    asking_lease: bool = False
+    takeover: Takeover | None = None
+    retries: int = 0
+    last_failure_s: float = float("-inf")
+    last_ran: int = 0

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Every duration the decisions know, in seconds, in one place.
+
+What happens when the engine's host loses power (defaults, a fence device is configured):
+
+    T+0.0   power is gone; the host's slot stands still
+    T+3     suspect_after: its peers no longer call it live; the best placed one asks who
+            owns the engine lease, and the dead host's fence device
+    T+3.5   first "off"; the fence lease is taken
+    T+4.5   power_reread later: second "off", read while the fence lease is held
+    T+4.6   the dead host id is freed, the VM is started
+    T+6     QEMU runs; the page answers when the guest has booted
+
+Without a fence device the start waits until sanlock calls the owner dead:
+8 * io_timeout + watchdog_fire_timeout (sanlock's src/timeouts.h; 140 s at io_timeout 10).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Durations in seconds; a relation that does not hold raises ValueError.
+
+    `beat`: one turn of the daemons. `suspect_after`: a slot unchanged for so long is
+    silent. `tie_follow`: how long the next of several equal hosts waits for the one before.
+    `takeover_follow`: the same for the one that takes over from a dead host.
+    `power_reread`: least time between two power readings that count. `takeover_retry`:
+    pause after a takeover step failed. `migrate_retry`: pause after a failed migration.
+    """
+
+    beat: float = 1.0
+    suspect_after: float = 3.0
+    fence_after: float = 10.0
+    tie_follow: float = 2.0
+    takeover_follow: float = 10.0
+    power_reread: float = 1.0
+    takeover_retry: float = 5.0
+    migrate_retry: float = 60.0
+    move_dwell: float = 30.0
+    engine_starting: float = 600.0
+    bad_health: float = 300.0
+    stop_grace: float = 300.0
+    maybe_away: float = 40.0
+    unexpected_down: float = 560.0
+    retry_expiry: float = 600.0
+    load_window: float = 900.0
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if not 0 < value <= 86_400:
+                raise ValueError(
+                    f"{name.replace('_', '-')} is {value}: must be above 0 and at most 86400 s"
+                )
+        # A peer that writes every beat must be able to miss one without being suspected.
+        if self.suspect_after < 2 * self.beat:
+            raise ValueError("suspect-after must be at least two beats")
+        if self.fence_after < self.suspect_after:
+            raise ValueError("fence-after must not be shorter than suspect-after")
+
+
+#: After more failed starts than this within retry_expiry the host's score is 0.
+START_RETRIES_MAX = 3

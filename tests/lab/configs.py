@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The configuration files of a host: libvirt's, ours, and the VM's definition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .guest import CPU_MODEL, HEALTH_PATH, GuestImage
+from .layout import (
+    BMC_PORT,
+    BMC_USER,
+    ENGINE_LEASE_OFFSET,
+    GATEWAY,
+    GUEST_ADDRESS,
+    GUEST_MAC,
+    HOST_BRIDGE,
+    LOCKSPACE,
+    VM_NAME,
+    VM_UUID,
+    HostLayout,
+    Layout,
+)
+from .settings import Settings
+
+QEMU_CONF = """lock_manager = "sanlock"
+security_driver = "none"
+user = "root"
+group = "root"
+dynamic_ownership = 0
+cgroup_controllers = [ ]
+namespaces = [ ]
+remember_owner = 0
+stdio_handler = "file"
+"""
+
+QEMU_SANLOCK_CONF = """auto_disk_leases = 0
+require_lease_for_disks = 0
+host_id = {host_id}
+user = "root"
+group = "root"
+"""
+
+# A distinct host_uuid: a migration between hosts with equal ones is refused.
+LIBVIRTD_CONF = """host_uuid = "{uuid}"
+auth_unix_ro = "none"
+auth_unix_rw = "none"
+unix_sock_rw_perms = "0700"
+log_outputs = "2:stderr"
+"""
+
+AGENT_CONFIG = """[cluster]
+name = "lab"
+
+[host]
+id = {id}
+name = "{name}"
+system-uuid = "{uuid}"
+
+[storage]
+whiteboard = "{lab.whiteboard}"
+leases = "{lab.leases}"
+lockspace = "{lockspace}"
+io-timeout = {io_timeout_s}
+
+[vm]
+name = "{vm_name}"
+definition = "{definition}"
+
+[libvirt]
+uri = "qemu:///system"
+qemu-conf = "/etc/libvirt/qemu.conf"
+migration-uri = "qemu+unix:///system?socket={lab.directory}/hosts/{{host}}/run/libvirt/libvirt-sock"
+migration-data-uri = "unix://{lab.shared}/migrate-{{host}}.sock"
+
+[network]
+test = "ping"
+targets = ["{gateway}"]
+bridge = "{bridge}"
+
+[health]
+url = "http://{guest_address}{health_path}"
+expect = "DB Up"
+
+[daemon]
+socket = "/run/ha-agent/broker.sock"
+state-dir = "{directory}/state"
+secrets = "{secrets}"
+"""
+
+FENCE_DEVICE = """
+[[fence.device]]
+host = {id}
+type = "ipmi"
+address = "{address}"
+port = {port}
+username = "{user}"
+"""
+
+# <shareable/> keeps QEMU from locking the image file: on this one machine that lock
+# would also keep a second QEMU out, and hide whether the lease does.
+DOMAIN = """<domain type='{accelerator}'>
+  <name>{vm_name}</name>
+  <uuid>{vm_uuid}</uuid>
+  <memory unit='MiB'>256</memory>
+  <vcpu>1</vcpu>
+  <cpu mode='custom' match='minimum' check='none'><model fallback='allow'>{cpu}</model></cpu>
+  <os>
+    <type arch='x86_64' machine='pc'>hvm</type>
+    <kernel>{image.kernel}</kernel>
+    <initrd>{image.initramfs}</initrd>
+    <cmdline>{cmdline}</cmdline>
+  </os>
+  <features><acpi/><apic/></features>
+  <on_poweroff>destroy</on_poweroff>
+  <on_reboot>restart</on_reboot>
+  <on_crash>destroy</on_crash>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <lease>
+      <lockspace>{lockspace}</lockspace>
+      <key>engine</key>
+      <target path='{lab.leases}' offset='{lease_offset}'/>
+    </lease>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw' cache='none'/>
+      <source file='{lab.engine_disk}'/>
+      <target dev='vda' bus='virtio'/>
+      <shareable/>
+    </disk>
+    <interface type='bridge'>
+      <mac address='{mac}'/>
+      <source bridge='{bridge}'/>
+      <model type='virtio'/>
+      <rom enabled='no'/>
+    </interface>
+    <serial type='file'><source path='{lab.engine_console}' append='on'/></serial>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+
+# The mitigations guard against other guests of a real CPU and cost a second of boot
+# under emulation; KASLR costs half of one.
+GUEST_CMDLINE = (
+    "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check "
+    f"lab.addr={GUEST_ADDRESS} lab.gateway={GATEWAY}"
+)
+
+
+def write(host: HostLayout, settings: Settings, image: GuestImage) -> None:
+    """Write all configuration of one host."""
+    layout = host.lab
+    for folder in (host.log, host.etc / "libvirt", host.directory / "state"):
+        folder.mkdir(parents=True, exist_ok=True)
+    libvirt = host.etc / "libvirt"
+    (libvirt / "qemu.conf").write_text(QEMU_CONF)
+    (libvirt / "qemu-sanlock.conf").write_text(QEMU_SANLOCK_CONF.format(host_id=host.id))
+    (libvirt / "libvirtd.conf").write_text(LIBVIRTD_CONF.format(uuid=host.system_uuid))
+    peers = [layout.host(host_id) for host_id in settings.host_ids()]
+    names = ["127.0.0.1 localhost", *(f"{peer.address} {peer.name}" for peer in peers)]
+    (host.etc / "hosts").write_text("\n".join(names) + "\n")
+    # No name server is reachable; an empty list fails at once instead of after 5 s.
+    (host.etc / "resolv.conf").write_text("")
+    host.definition.write_text(domain(layout, settings, image))
+    host.config.write_text(agent_config(host, settings, peers))
+    host.secrets.touch(mode=0o600)
+    passwords = (f'{peer.id} = "{settings.bmc_password}"\n' for peer in peers if settings.bmc)
+    host.secrets.write_text("[fence-passwords]\n" + "".join(passwords))
+
+
+def agent_config(host: HostLayout, settings: Settings, peers: Iterable[HostLayout]) -> str:
+    """The daemons' own configuration file."""
+    text = AGENT_CONFIG.format(
+        id=host.id,
+        name=host.name,
+        uuid=host.system_uuid,
+        lab=host.lab,
+        lockspace=LOCKSPACE,
+        io_timeout_s=settings.io_timeout_s,
+        vm_name=VM_NAME,
+        definition=host.definition,
+        gateway=GATEWAY,
+        bridge=HOST_BRIDGE,
+        guest_address=GUEST_ADDRESS,
+        health_path=HEALTH_PATH,
+        directory=host.directory,
+        secrets=host.secrets,
+    )
+    if settings.bmc:
+        for peer in peers:
+            text += FENCE_DEVICE.format(
+                id=peer.id, address=peer.bmc_address, port=BMC_PORT, user=BMC_USER
+            )
+    return text
+
+
+def domain(layout: Layout, settings: Settings, image: GuestImage) -> str:
+    """The VM's definition; the same on every host, so that a migration finds all paths."""
+    return DOMAIN.format(
+        accelerator=settings.accelerator,
+        vm_name=VM_NAME,
+        vm_uuid=VM_UUID,
+        cpu=CPU_MODEL,
+        image=image,
+        cmdline=GUEST_CMDLINE,
+        lockspace=LOCKSPACE,
+        lab=layout,
+        lease_offset=ENGINE_LEASE_OFFSET,
+        mac=GUEST_MAC,
+        bridge=HOST_BRIDGE,
+    )

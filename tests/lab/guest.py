@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The engine VM's inside: a stock cloud kernel and a BusyBox initramfs.
+
+The guest answers its health page, counts its boots in a journal on its disk
+(one 512-byte record per boot, the count is served at /boots), and powers off when
+the ACPI power button is pressed, which is what ``virsh shutdown`` does.
+
+Both files are cached, keyed by everything that goes into them, and renamed into
+place whole: two labs may build them at the same time.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import LabError
+
+CACHE = Path("/var/cache/ha-agent-lab")
+KERNEL_METAPACKAGE = "linux-image-cloud-amd64"
+BUSYBOX = Path("/bin/busybox")
+HEALTH_PATH = "/ovirt-engine/services/health"
+HEALTH_TEXT = "DB Up!Welcome to Health Status!"
+BOOTS_PATH = "/boots"
+# The least common CPU, so that any host may take the guest over by live migration.
+CPU_MODEL = "qemu64"
+JOURNAL_RECORD_BYTES = 512
+JOURNAL_RECORDS_MAX = 2048
+
+# In load order: each needs those before it.
+MODULES = (
+    "drivers/virtio/virtio_ring",
+    "drivers/virtio/virtio",
+    "drivers/virtio/virtio_pci_legacy_dev",
+    "drivers/virtio/virtio_pci_modern_dev",
+    "drivers/virtio/virtio_pci",
+    "net/core/failover",
+    "drivers/net/net_failover",
+    "drivers/net/virtio_net",
+    "drivers/block/virtio_blk",
+    "drivers/input/evdev",
+    "drivers/acpi/button",
+)
+
+# The kernel command line carries lab.addr and lab.gateway: the image is the same for
+# every lab, what differs is said at boot.
+INIT = f"""#!/bin/busybox sh
+b=/bin/busybox
+$b mount -t proc proc /proc
+$b mount -t sysfs sysfs /sys
+$b mount -t devtmpfs dev /dev
+for m in $($b cat /modules/order); do $b insmod /modules/$m.ko; done
+for w in $($b cat /proc/cmdline); do
+  case $w in lab.addr=*) addr=${{w#*=}};; lab.gateway=*) gateway=${{w#*=}};; esac
+done
+$b echo LAB-GUEST-RUNS
+$b ip link set lo up
+$b ip link set eth0 up
+$b ip addr add $addr/24 dev eth0
+$b ip route add default via $gateway
+boots=0
+if [ -b /dev/vda ]; then
+  boots=$($b dd if=/dev/vda bs={JOURNAL_RECORD_BYTES} count={JOURNAL_RECORDS_MAX} 2>/dev/null |
+    $b tr -d '\\0' | $b wc -l)
+  read -r up rest < /proc/uptime
+  $b echo "boot $((boots + 1)) uptime $up" |
+    $b dd of=/dev/vda bs={JOURNAL_RECORD_BYTES} seek=$boots conv=notrunc,sync,fsync 2>/dev/null
+  boots=$((boots + 1))
+fi
+$b mkdir -p /www{os.path.dirname(HEALTH_PATH)}
+$b printf '%s' '{HEALTH_TEXT}' > /www{HEALTH_PATH}
+$b echo $boots > /www{BOOTS_PATH}
+$b httpd -p 80 -h /www
+# Tells the switch where this MAC lives now; without it the first request after a
+# takeover would wait for the switch to learn it.
+$b arping -q -c 1 -A -I eth0 $addr &
+for e in /sys/class/input/event*; do
+  [ "$($b cat $e/device/name)" = "Power Button" ] || continue
+  ( $b dd if=/dev/input/${{e##*/}} of=/dev/null bs=24 count=1 2>/dev/null
+    $b echo LAB-GUEST-POWER-BUTTON; $b sync; $b poweroff -f ) &
+done
+$b echo LAB-GUEST-UP boots=$boots
+while :; do $b sleep 3600; done
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestImage:
+    """What QEMU boots directly: paths of kernel and initramfs."""
+
+    kernel: Path
+    initramfs: Path
+
+
+def build(cache: Path = CACHE) -> GuestImage:
+    """The guest image, from the cache or built (one package download, about 3 s)."""
+    package = _cached_kernel_package(cache) or _fetch_kernel(cache)
+    kernel = cache / package / "vmlinuz"
+    initramfs = cache / package / f"initramfs-{_recipe()}.gz"
+    if not initramfs.exists():
+        content = gzip.compress(_initramfs(cache / package / "modules"), compresslevel=1)
+        _write_whole(initramfs, content)
+    return GuestImage(kernel, initramfs)
+
+
+def _recipe() -> str:
+    """A hash over all that goes into the initramfs besides the kernel's modules."""
+    digest = hashlib.sha256(INIT.encode())
+    digest.update("\n".join(MODULES).encode())
+    digest.update(BUSYBOX.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _cached_kernel_package(cache: Path) -> str | None:
+    # The newest cached kernel will do: a lab must come up without the network once
+    # it has come up with it.
+    found = sorted(cache.glob("linux-image-*/vmlinuz"), key=lambda path: path.stat().st_mtime)
+    return found[-1].parent.name if found else None
+
+
+def _fetch_kernel(cache: Path) -> str:
+    cache.mkdir(parents=True, exist_ok=True)
+    package = _newest_kernel_package()
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as text:
+        scratch = Path(text)
+        # _apt, the user that apt downloads as, must be able to write here.
+        scratch.chmod(0o755)
+        _run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package], scratch)
+        [deb] = scratch.glob("*.deb")
+        _run(["dpkg-deb", "-x", str(deb), "unpacked"], scratch)
+        [kernel] = (scratch / "unpacked/boot").glob("vmlinuz-*")
+        [tree] = (scratch / "unpacked").glob("lib/modules/*/kernel")
+        whole = scratch / "whole"
+        (whole / "modules").mkdir(parents=True)
+        kernel.rename(whole / "vmlinuz")
+        for module in MODULES:
+            source = tree / f"{module}.ko"
+            source.rename(whole / "modules" / source.name)
+        target = cache / deb.name.removesuffix(".deb")
+        try:
+            whole.rename(target)
+        except OSError:
+            # Another lab was faster; what it made is the same. A half-made folder
+            # cannot be there, for a rename is all or nothing.
+            if not (target / "vmlinuz").exists():
+                raise
+        return target.name
+
+
+def _newest_kernel_package() -> str:
+    text = _run(["apt-cache", "depends", KERNEL_METAPACKAGE], Path("/"))
+    match = re.search(r"Depends: (linux-image-\S+)", text)
+    if match is None:
+        raise LabError(
+            f"guest kernel: apt knows no {KERNEL_METAPACKAGE}; run scripts/setup (apt-get update)"
+        )
+    return match.group(1)
+
+
+def _run(argv: list[str], cwd: Path) -> str:
+    try:
+        done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, timeout=300)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LabError(f"guest kernel: {error}; run scripts/setup") from error
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise LabError(f"guest kernel: {' '.join(argv)}: {last}; run scripts/setup")
+    return done.stdout
+
+
+def _initramfs(modules: Path) -> bytes:
+    names = [module.rsplit("/", 1)[1] for module in MODULES]
+    entries: list[tuple[str, int, bytes]] = [
+        (folder, 0o040755, b"") for folder in ("bin", "proc", "sys", "dev", "modules", "www")
+    ]
+    entries.append(("init", 0o100755, INIT.encode()))
+    entries.append(("bin/busybox", 0o100755, BUSYBOX.read_bytes()))
+    entries.append(("modules/order", 0o100644, "\n".join(names).encode()))
+    entries += [
+        (f"modules/{name}.ko", 0o100644, (modules / f"{name}.ko").read_bytes()) for name in names
+    ]
+    return cpio(entries)
+
+
+def cpio(entries: list[tuple[str, int, bytes]]) -> bytes:
+    """A "newc" cpio archive, the format of an initramfs, of (path, mode, content)."""
+    archive = bytearray()
+    for inode, (name, mode, content) in enumerate([*entries, ("TRAILER!!!", 0, b"")], start=1):
+        encoded = name.encode() + b"\0"
+        # magic, ino, mode, uid, gid, nlink, mtime, filesize, dev (2), rdev (2),
+        # namesize, check: each 8 hex digits.
+        fields = (inode, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(encoded), 0)
+        archive += b"070701" + b"".join(b"%08x" % field for field in fields)
+        archive += encoded
+        archive += bytes(-len(archive) % 4)
+        archive += content
+        archive += bytes(-len(archive) % 4)
+    return bytes(archive)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.rename(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def accelerator(image: GuestImage, cache: Path = CACHE, seconds_max: float = 6.0) -> str:
+    """``kvm`` if a guest really runs under KVM here, else ``qemu`` (emulation).
+
+    /dev/kvm opening proves nothing: there are machines where guests then hang. So a
+    guest is run, once per boot of this machine.
+    """
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "qemu"
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    verdict_file = cache / f"accelerator-{boot_id}"
+    if verdict_file.exists():
+        return verdict_file.read_text().strip()
+    verdict = "kvm" if _runs_under_kvm(image, seconds_max) else "qemu"
+    for old in cache.glob("accelerator-*"):
+        old.unlink(missing_ok=True)
+    _write_whole(verdict_file, f"{verdict}\n".encode())
+    return verdict
+
+
+def _runs_under_kvm(image: GuestImage, seconds_max: float) -> bool:
+    qemu = shutil.which("qemu-system-x86_64")
+    if qemu is None:
+        return False
+    argv = [qemu, "-accel", "kvm", "-cpu", CPU_MODEL, "-m", "256", "-nodefaults", "-display", "none"]
+    argv += ["-no-user-config", "-serial", "stdio", "-no-reboot"]
+    argv += ["-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
+    argv += ["-append", "console=ttyS0 quiet panic=-1 lab.addr=192.0.2.1 lab.gateway=192.0.2.2"]
+    with subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        try:
+            return _saw(process.stdout.fileno(), b"LAB-GUEST-RUNS", seconds_max)
+        finally:
+            process.kill()
+
+
+def _saw(descriptor: int, marker: bytes, seconds_max: float) -> bool:
+    import select
+    import time
+
+    deadline = time.monotonic() + seconds_max
+    seen = b""
+    while (left := deadline - time.monotonic()) > 0:
+        if not select.select([descriptor], [], [], left)[0]:
+            return False
+        chunk = os.read(descriptor, 4096)
+        if not chunk:
+            return False
+        seen += chunk
+        if marker in seen:
+            return True
+    return False

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The first process of a host: its mounts, its network, its service manager, its watchdog.
+
+Services are restarted a second after they ended, as their systemd units do, except
+sanlock: a real host's hardware watchdog, fed by wdmd on sanlock's behalf, resets the
+machine when sanlock is gone while it may still hold a lockspace. No watchdog device is
+here, so this process plays it: when sanlock ends other than by a clean exit (it exits
+cleanly only without a lockspace), the host is powered off after WATCHDOG_S. Unlike a
+real one it stays off, so that a test sees what happened. It is quicker than a real
+watchdog (60 s after the last renewal), which only shortens tests: peers count on the
+latest moment, not on the earliest.
+
+Run by the switch: ``python -m tests.lab.host_init RUN-DIRECTORY HOST``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+from .environment import clean
+from .layout import CHECKOUT, DAEMONS, GATEWAY, HOST_BRIDGE, OUR_DAEMONS, HostLayout, Layout
+from .layout import host_id_of
+from .links import ip
+from .namespaces import MS_BIND, make_mounts_private, mount
+from .settings import Settings
+from .supervisor import Program, Supervisor, say
+
+WATCHDOG_S = 10.0
+
+
+def main() -> None:
+    """Never returns; the end of this process is the end of the host."""
+    layout = Layout(Path(sys.argv[1]))
+    host = layout.host(host_id_of(sys.argv[2]))
+    settings = Settings.load(layout)
+    socket.sethostname(host.name)
+    set_up_mounts(host)
+    set_up_network(host)
+    supervisor = Supervisor(host.control)
+    for name in DAEMONS:
+        program = service(host, name)
+        program.held = name in OUR_DAEMONS and not settings.daemons
+        if name == "sanlock":
+            program.restart = False
+            program.on_exit = lambda code: arm_watchdog(supervisor, code)
+        supervisor.add(program)
+    say(f"{host.name} up")
+    supervisor.run()
+
+
+def set_up_mounts(host: HostLayout) -> None:
+    """Private folders where two hosts would otherwise meet. Nothing shows outside.
+
+    A per-host view of the shared storage (one that fails on demand) would be mounted
+    here, over ``host.lab.shared``: every config names that path.
+    """
+    make_mounts_private()
+    mount("proc", "/proc", "proc")
+    # sysfs shows the network namespace it was mounted in.
+    mount("sysfs", "/sys", "sysfs")
+    for source, target in private_folders(host).items():
+        source.mkdir(parents=True, exist_ok=True)
+        mount(str(source), target, flags=MS_BIND)
+    for name in ("hosts", "resolv.conf"):
+        target = os.path.realpath(f"/etc/{name}")
+        if os.path.exists(target):
+            mount(str(host.etc / name), target, flags=MS_BIND)
+    for name in ("sanlock", "libvirt", "ha-agent"):
+        Path("/run", name).mkdir(exist_ok=True)
+
+
+def private_folders(host: HostLayout) -> dict[Path, str]:
+    """Folder in the run directory -> where the host sees it."""
+    return {
+        host.etc / "libvirt": "/etc/libvirt",
+        host.directory / "lib-libvirt": "/var/lib/libvirt",
+        host.directory / "cache-libvirt": "/var/cache/libvirt",
+        host.log / "libvirt": "/var/log/libvirt",
+        host.run: "/run",
+    }
+
+
+def set_up_network(host: HostLayout) -> None:
+    """eth0 (the switch put it here) in the management bridge that carries the address."""
+    ip(
+        [
+            "link set lo up",
+            f"link add {HOST_BRIDGE} type bridge forward_delay 0 stp_state 0",
+            # Without an address of its own a bridge takes its ports' lowest, and changes
+            # it when the VM's tap comes and goes.
+            f"link set {HOST_BRIDGE} address 52:54:00:4e:01:{host.id:02x}",
+            f"link set eth0 master {HOST_BRIDGE}",
+            "link set eth0 up",
+            f"addr add {host.address}/24 dev {HOST_BRIDGE}",
+            f"link set {HOST_BRIDGE} up",
+            f"route add default via {GATEWAY}",
+        ]
+    )
+
+
+def service(host: HostLayout, name: str) -> Program:
+    """One of DAEMONS, as its unit would run it."""
+    environment = clean(host)
+    match name:
+        case "sanlock":
+            # -w 0: no watchdog device. -l 0 -h 0: no mlockall, no real-time priority;
+            # both would starve the emulated guests.
+            argv = ["sanlock", "daemon", "-D", "-w", "0", "-l", "0", "-h", "0"]
+            argv += ["-U", "root", "-G", "root", "-e", host.name]
+            environment["SANLOCK_PRIVILEGED"] = "0"
+        case "libvirtd":
+            argv = ["libvirtd"]
+        case "broker":
+            argv = [f"{sys.prefix}/bin/ha-broker"]
+        case "agent":
+            argv = [f"{sys.prefix}/bin/ha-agent", "run"]
+        case _:
+            raise AssertionError(name)
+    return Program(name, argv, host.log / f"{name}.log", environment, CHECKOUT)
+
+
+def arm_watchdog(supervisor: Supervisor, code: int) -> None:
+    """sanlock ended: power the host off unless it ended cleanly."""
+    if code == 0:
+        return
+    say(f"watchdog: sanlock ended with {code}; power off in {WATCHDOG_S:.0f} s")
+
+    def power_off() -> None:
+        say("watchdog: power off")
+        os._exit(1)
+
+    supervisor.alarms.append((time.monotonic() + WATCHDOG_S, power_off))
+
+
+if __name__ == "__main__":
+    main()

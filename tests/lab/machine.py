@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whether this machine can run a lab at all; said before anything is started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from .errors import MachineError
+from .guest import BUSYBOX
+from .namespaces import HOST_NAMESPACES, unshare
+
+# Program (or file) -> the Debian package that has it.
+NEEDED = {
+    "sanlock": "sanlock",
+    "libvirtd": "libvirt-daemon",
+    "virsh": "libvirt-clients",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "ipmi_sim": "openipmi",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "/usr/lib/x86_64-linux-gnu/libvirt/lock-driver/sanlock.so": "libvirt-sanlock",
+    "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so": (
+        "libvirt-daemon-driver-qemu"
+    ),
+    str(BUSYBOX): "busybox-static",
+}
+# Administrators' programs lie where a user's PATH does not look.
+SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def check() -> None:
+    """MachineError naming what is missing and the next step."""
+    if os.geteuid() != 0:
+        raise MachineError("the lab needs root (namespaces, taps, libvirtd); run it as root")
+    missing = sorted({package for name, package in NEEDED.items() if not _is_there(name)})
+    if missing:
+        raise MachineError(f"missing packages: {' '.join(missing)}; run scripts/setup")
+    if not os.path.exists("/dev/net/tun"):
+        raise MachineError("/dev/net/tun is not there; load the tun module (modprobe tun)")
+    _check_namespaces()
+
+
+def _is_there(name: str) -> bool:
+    return Path(name).exists() if name[0] == "/" else shutil.which(name, path=SEARCH_PATH) is not None
+
+
+def _check_namespaces() -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            unshare(HOST_NAMESPACES)
+            os._exit(0)
+        except OSError as error:
+            os._exit(error.errno or 1)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    if code := os.waitstatus_to_exitcode(status):
+        raise MachineError(
+            f"namespaces are not to be had here ({os.strerror(code)}); "
+            "run on a machine or container with CAP_SYS_ADMIN"
+        )

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The switch: the lab's first process, and what a real rack has outside its hosts.
+
+It owns the network (a bridge, the gateway's address), the mains (it starts hosts), and
+the BMCs, which live on while a host is off. Everything of a lab descends from it, so
+its death is the end of all of it.
+
+Run by cluster.py as the first process of its own namespaces:
+``python -m tests.lab.switch RUN-DIRECTORY``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from . import bmc
+from .environment import clean
+from .layout import CHECKOUT, GATEWAY, SWITCH_BRIDGE, HostLayout, Layout, host_id_of
+from .links import ip
+from .namespaces import make_mounts_private, mount, spawn_first
+from .processes import FirstProcess
+from .settings import Settings
+from .supervisor import Supervisor, say
+
+
+class Switch:
+    """Carries out the orders that need the switch's place in the namespaces."""
+
+    def __init__(self, layout: Layout, settings: Settings) -> None:
+        self.layout = layout
+        self.settings = settings
+        self.unplugged: set[int] = set()
+        self.supervisor = Supervisor(layout.control)
+        self.supervisor.orders["power_on"] = self.power_on
+        self.supervisor.orders["cable"] = self.cable
+
+    def host(self, order: dict[str, Any]) -> HostLayout:
+        return self.layout.host(host_id_of(str(order["host"])))
+
+    def prepare(self) -> None:
+        """Mounts, bridge and BMCs."""
+        make_mounts_private()
+        mount("proc", "/proc", "proc")
+        mount("sysfs", "/sys", "sysfs")
+        socket.sethostname("switch")
+        hosts = [self.layout.host(host_id) for host_id in self.settings.host_ids()]
+        ip(
+            [
+                "link set lo up",
+                f"link add {SWITCH_BRIDGE} type bridge forward_delay 0 stp_state 0",
+                f"addr add {GATEWAY}/24 dev {SWITCH_BRIDGE}",
+                *(f"addr add {host.bmc_address}/24 dev {SWITCH_BRIDGE}" for host in hosts),
+                f"link set {SWITCH_BRIDGE} up",
+            ]
+        )
+        if self.settings.bmc:
+            for host in hosts:
+                self.supervisor.add(bmc.program(host, self.settings))
+
+    def power_on(self, order: dict[str, Any]) -> bool:
+        """Start the host; False if it is on already."""
+        host = self.host(order)
+        if power_is_on(host):
+            return False
+        empty(host.run)
+        host.control.unlink(missing_ok=True)
+
+        def record_and_plug_in(pid: int) -> None:
+            host.power_record.write_text(FirstProcess.of(pid).to_text())
+            # The kernel deletes a dead host's interface a moment later; be first.
+            ip([f"link del {host.name}"], may_fail=True)
+            ip(
+                [
+                    f"link add {host.name} type veth peer name eth0 netns {pid}",
+                    f"link set {host.name} master {SWITCH_BRIDGE}",
+                    f"link set {host.name} {'down' if host.id in self.unplugged else 'up'}",
+                ]
+            )
+
+        pid = spawn_first(
+            [sys.executable, "-m", "tests.lab.host_init", str(self.layout.directory), host.name],
+            log=host.log / "init.log",
+            cwd=CHECKOUT,
+            environment=clean(host),
+            before_start=record_and_plug_in,
+        )
+        say(f"{host.name} on (pid {pid})")
+        return True
+
+    def cable(self, order: dict[str, Any]) -> list[int]:
+        """Plug or unplug the host's network cable; the host ids now unplugged.
+
+        It stays so over a power cycle. The BMC has a cable of its own.
+        """
+        if "host" in order:
+            host = self.host(order)
+            plugged = bool(order["plugged"])
+            (self.unplugged.discard if plugged else self.unplugged.add)(host.id)
+            state = "up" if plugged else "down"
+            ip([f"link set {host.name} {state}"], may_fail=not power_is_on(host))
+        return sorted(self.unplugged)
+
+
+def power_is_on(host: HostLayout) -> bool:
+    """Whether the host's first process lives, seen from the switch's PID namespace."""
+    record = FirstProcess.from_file(host.power_record)
+    return record is not None and record.here() is not None
+
+
+def empty(directory: Path) -> None:
+    """Remove what is inside, as a reboot does to /run."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for entry in directory.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def main() -> None:
+    """Never returns."""
+    layout = Layout(Path(sys.argv[1]))
+    switch = Switch(layout, Settings.load(layout))
+    switch.prepare()
+    say("switch up")
+    switch.supervisor.run()
+
+
+if __name__ == "__main__":
+    main()
+
