@@ -69,10 +69,11 @@ class Hands:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, action: Action) -> None:
-        log.info("begin %s", action)
+        level = logging.DEBUG if isinstance(action, AskLease | AskPower) else logging.INFO
+        log.log(level, "begin %s", action)
         outcome = await self._do(action)
         if outcome is not None:
-            log.info("ended %s", outcome)
+            log.log(level, "ended %s", outcome)
             self._outcomes.append(outcome)
             self.news.set()
 

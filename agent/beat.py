@@ -57,6 +57,7 @@ class Agent:
         self._beat = 0
         self._stopping = False
         self._broker_problem = ""
+        self._told: tuple[str, ...] = ()
         self.last: Decision | None = None
 
     def stop(self) -> None:
@@ -100,10 +101,8 @@ class Agent:
         decision = self._decide(view)
         for action in decision.actions:
             self._hands.begin(action)
+        self._tell_reasons(before, decision)
         if decision.state.name is not before:
-            why = decision.reasons[0] if decision.reasons else None
-            log.info("%s -> %s because %s", before, decision.state.name, _because(decision))
-            assert why is not None, "a transition without a reason"
             try:
                 await self._link.exchange(self._report)
             except (BrokerDown, BrokerRefused) as error:
@@ -143,6 +142,15 @@ class Agent:
             domain_type=self._domain_type,
         )
         return decision
+
+    def _tell_reasons(self, before: StateName, decision: Decision) -> None:
+        """One line for each change of state, and one when the reasons to stay have changed."""
+        codes = tuple(reason.code for reason in decision.reasons)
+        if decision.state.name is not before:
+            log.info("%s -> %s because %s", before, decision.state.name, _because(decision))
+        elif codes != self._told:
+            log.info("%s stays because %s", before, _because(decision))
+        self._told = codes
 
     def _tell_broker_problem(self, problem: str) -> None:
         """Say it once when it begins and once when it ends."""

@@ -47,9 +47,12 @@ class IpmiDevices:
         except Hung as error:
             return PowerAnswer(host_id, Power.UNKNOWN, now_s(), detail=str(error))
         except Exception as error:  # pyghmi raises what it likes
-            text = f"{type(error).__name__}: {error}"
+            text = str(error)
+            if text in ("", "None"):
+                text = "no answer"
             if password:
                 text = text.replace(password, "***")
+            text = f"{device.address} port {device.port}: {text} ({type(error).__name__})"
             return PowerAnswer(host_id, Power.UNKNOWN, now_s(), detail=text)
         proven, detail = _same_machine(guid, system_uuid)
         power = _POWER.get(state, Power.UNKNOWN)
@@ -62,8 +65,11 @@ def _read(device: FenceDevice, password: str) -> tuple[bytes, str]:
 
     session = command.Command(
         bmc=device.address,
-        userid=device.username,
-        password=password,
+        # As bytes: pyghmi (1.6.19) remembers half-made sessions under these values as given,
+        # and forgets them under their bytes; given as text, a logged-out session stays and
+        # the next login gets it back.
+        userid=device.username.encode(),
+        password=password.encode(),
         port=device.port,
         keepalive=False,
     )

@@ -250,7 +250,7 @@ class Broker:
         up = [
             host
             for host in hosts.values()
-            if host.engine_status.vm is VmStatus.UP and host.liveness == Liveness.LIVE.value
+            if host.engine_status.vm is VmStatus.UP and host.liveness != Liveness.SILENT.value
         ]
         good = next((host for host in up if host.engine_status.health is Health.GOOD), None)
         where = good or (up[0] if up else None)

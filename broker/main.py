@@ -12,6 +12,8 @@ import signal
 import sys
 from pathlib import Path
 
+import libvirt
+
 from broker.board import Board, VolumeStore
 from broker.broker import Broker
 from broker.config import Config, ConfigError, default_path, load
@@ -128,6 +130,8 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         config = load(arguments.config)
+        # libvirt prints each error on standard error by itself unless told not to.
+        libvirt.registerErrorHandler(lambda context, error: None, None)
         set_up_logging(config.daemon.log_level)
         asyncio.run(run(config))
     except ConfigError as error:

@@ -39,6 +39,7 @@ class Worker:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._running: tuple[str, float] | None = None
+        self._turn = asyncio.Lock()
 
     def hung_s(self, now_s: float) -> float:
         """For how long the call under way has been running; 0 when there is none."""
@@ -47,8 +48,15 @@ class Worker:
     async def call(self, what: str, timeout_s: float, function: Callable[..., T], *args: Any) -> T:
         """Run `function(*args)` in the thread; its result or its exception.
 
-        Raises Hung when it takes longer than `timeout_s`, or when an earlier call still runs.
+        Callers take turns. Raises Hung when it takes longer than `timeout_s`, or when an earlier
+        call has missed its deadline and still runs.
         """
+        async with self._turn:
+            return await self._call(what, timeout_s, function, args)
+
+    async def _call(
+        self, what: str, timeout_s: float, function: Callable[..., T], args: tuple[Any, ...]
+    ) -> T:
         loop = asyncio.get_running_loop()
         if self._running is not None:
             raise Hung(self.name, self._running[0], loop.time() - self._running[1])

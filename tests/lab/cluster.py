@@ -204,6 +204,25 @@ class Cluster:
             self.power_on(host)
         for host in self.hosts:
             self.wait_booted(host)
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        # libvirtd asks a QEMU it has not met what it can do, for a second, at its first
+        # start of a VM, and keeps the answer in its cache. A host in service has it.
+        asking = []
+        for host in self.hosts:
+            command, environment = self.sh_command(host, ["virsh", "-q", "domcapabilities"])
+            asking.append(
+                subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+            )
+        for process in asking:
+            process.wait(UP_SECONDS_MAX)
 
     def down(self) -> bool:
         """Remove every trace of the lab; whether there was any. Safe at any time."""

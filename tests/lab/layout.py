@@ -29,6 +29,7 @@ GUEST_MAC = "52:54:00:4e:67:01"
 BMC_PORT = 623
 BMC_USER = "admin"
 SWITCH_BRIDGE = "switch"
+SWITCH_MAC = "52:54:00:4e:00:01"
 HOST_BRIDGE = "ovirtmgmt"
 
 VM_NAME = "HostedEngine"

@@ -19,7 +19,7 @@ from typing import Any
 
 from . import bmc
 from .environment import clean
-from .layout import CHECKOUT, GATEWAY, SWITCH_BRIDGE, HostLayout, Layout, host_id_of
+from .layout import CHECKOUT, GATEWAY, SWITCH_BRIDGE, SWITCH_MAC, HostLayout, Layout, host_id_of
 from .links import ip
 from .namespaces import make_mounts_private, mount, spawn_first
 from .processes import FirstProcess
@@ -52,6 +52,9 @@ class Switch:
             [
                 "link set lo up",
                 f"link add {SWITCH_BRIDGE} type bridge forward_delay 0 stp_state 0",
+                # Fixed: else the address changes with the ports, and everyone's ARP entry
+                # for gateway and BMCs is wrong for a minute after a power cut.
+                f"link set {SWITCH_BRIDGE} address {SWITCH_MAC}",
                 f"addr add {GATEWAY}/24 dev {SWITCH_BRIDGE}",
                 *(f"addr add {host.bmc_address}/24 dev {SWITCH_BRIDGE}" for host in hosts),
                 f"link set {SWITCH_BRIDGE} up",

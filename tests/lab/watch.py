@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A witness of law 1: watches every QEMU process of the engine, all the time.
+
+libvirt starts QEMU with its CPUs stopped and takes the lease only when it lets them
+run. So a start that the lease refuses shows a QEMU process for half a second without
+breaking the law, and so does the target of a live migration. What must never be two
+is processes that *ran the guest*; that is told by the CPU time of their vCPU threads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .cluster import Cluster
+from .layout import VM_NAME
+from .processes import FirstProcess, command_line, is_engine, pid_namespace, pids
+
+SAMPLE_S = 0.02
+# A stopped vCPU thread uses well under a millisecond to set itself up; one that runs a
+# booting guest uses all of every sample.
+RAN_CPU_NS = 10_000_000
+
+
+@dataclass(slots=True)
+class EngineProcess:
+    """One QEMU process of the engine; times are time.monotonic(), in seconds."""
+
+    host: str
+    pid: int
+    incoming: bool
+    appeared: float
+    vanished: float | None = None
+    ran_at: float | None = None
+    _vcpus: list[Path] = field(default_factory=list, repr=False)
+
+    @property
+    def ran(self) -> bool:
+        """Whether it was ever seen to execute guest code."""
+        return self.ran_at is not None
+
+
+class EngineWatcher:
+    """Samples in a thread of its own from ``start`` to ``stop``; a context manager too."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._seen: set[int] = set()
+        self._processes: list[EngineProcess] = []
+        self._most = 0
+        self._most_running = 0
+        self._samples = 0
+        self._failure: BaseException | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="engine-watcher", daemon=True)
+
+    def __enter__(self) -> EngineWatcher:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Returns after the first sample."""
+        self._sample()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the watch; raises what broke it, for a blind witness proves nothing."""
+        self._stopping.set()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def most_at_once(self) -> int:
+        """The most engine processes of any one sample, stopped ones included."""
+        return self._most
+
+    def most_running_at_once(self) -> int:
+        """The most engine processes alive at once that had run the guest by then.
+
+        A live migration's source is counted until it ends, though it is stopped.
+        """
+        return self._most_running
+
+    def history(self) -> list[EngineProcess]:
+        """All engine processes seen, in the order they appeared."""
+        return list(self._processes)
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.wait(SAMPLE_S):
+                self._sample()
+        except BaseException as error:  # noqa: BLE001 - told by stop()
+            self._failure = error
+
+    def _sample(self) -> None:
+        now = time.monotonic()
+        self._samples += 1
+        here = set(pids())
+        for process in self._processes:
+            if process.vanished is None and not _alive(process, here):
+                process.vanished = now
+        # A pid that ended may come back as another process: forget it.
+        self._seen &= here
+        for pid in here - self._seen:
+            self._look_at(pid, now)
+        living = [process for process in self._processes if process.vanished is None]
+        for process in living:
+            if process.ran_at is None and _vcpu_time_ns(process) > RAN_CPU_NS:
+                process.ran_at = now
+        self._most = max(self._most, len(living))
+        self._most_running = max(self._most_running, sum(process.ran for process in living))
+
+    def _look_at(self, pid: int, now: float) -> None:
+        argv = command_line(pid)
+        if not argv or os.path.basename(argv[0]) in ("libvirtd", "python3", "sh"):
+            # Not yet exec'ed: look again next time. Kernel threads stay in this branch,
+            # at the price of one empty read each.
+            return
+        self._seen.add(pid)
+        if not is_engine(argv, VM_NAME):
+            return
+        host = self._host_of(pid)
+        if host is not None:
+            incoming = "-incoming" in argv
+            self._processes.append(EngineProcess(host, pid, incoming, appeared=now))
+
+    def _host_of(self, pid: int) -> str | None:
+        try:
+            namespace = pid_namespace(pid)
+        except OSError:
+            return None
+        layout = self._cluster.layout
+        for host_id in self._cluster.settings.host_ids():
+            record = FirstProcess.from_file(layout.host(host_id).power_record)
+            if record is not None and record.namespace == namespace:
+                return layout.host(host_id).name
+        return None
+
+
+def _alive(process: EngineProcess, here: set[int]) -> bool:
+    # A zombie has no command line: it runs nothing and holds nothing.
+    return process.pid in here and is_engine(command_line(process.pid), VM_NAME)
+
+
+def _vcpu_time_ns(process: EngineProcess) -> int:
+    try:
+        if not process._vcpus:
+            for task in Path(f"/proc/{process.pid}/task").iterdir():
+                # libvirt has QEMU name its threads: "CPU 0/TCG", "CPU 0/KVM".
+                if (task / "comm").read_text().startswith("CPU "):
+                    process._vcpus.append(task / "schedstat")
+        return sum(int(path.read_text().split()[0]) for path in process._vcpus)
+    except (OSError, ValueError, IndexError):
+        return 0
