@@ -28,7 +28,8 @@ log = logging.getLogger("ha-agent.actions")
 
 
 class Hands:
-    """Runs actions through the ports. `news` is set whenever an outcome has come.
+    """Runs actions through the ports. `news` is set whenever an outcome has come (and by
+    whoever else has some).
 
     `system_uuids`, `hostnames`: by host id, brought up to date each beat.
     """
@@ -59,7 +60,6 @@ class Hands:
     def take_outcomes(self) -> tuple[Outcome, ...]:
         """What has ended since the last call, in order."""
         outcomes, self._outcomes = tuple(self._outcomes), []
-        self.news.clear()
         return outcomes
 
     def begin(self, action: Action) -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The agent's beat: one observation from the broker, one decision, its actions begun, the
-report handed back. Sooner than a beat when an action has ended."""
+"""The agent's beat: one view from the broker, one decision, its actions begun, the report
+handed back. The broker's beat drives it; news and ended actions make it sooner."""
 
 from __future__ import annotations
 
@@ -21,13 +21,18 @@ log = logging.getLogger("ha-agent")
 
 #: How long an agent that was told to end waits for a start or stop under way.
 STOP_PATIENCE_S = 10.0
+#: Pause before a broker that does not answer is asked again.
+BROKER_RETRY_S = 0.5
 
 
 class BrokerLink(Protocol):
     """Port to the broker."""
 
-    async def exchange(self, report: Report) -> View:
-        """Hand over a report, get the newest view; BrokerDown or BrokerRefused."""
+    async def exchange(self, report: Report, newer_than: int | None = None) -> View:
+        """Hand over a report, get the view, if asked when it is newer than that version.
+
+        Raises BrokerDown or BrokerRefused.
+        """
 
 
 class Agent:
@@ -56,6 +61,8 @@ class Agent:
         )
         self._beat = 0
         self._stopping = False
+        self._view: View | None = None
+        self._wake_s = float("inf")
         self._broker_problem = ""
         self._told: tuple[str, ...] = ()
         self.last: Decision | None = None
@@ -66,45 +73,62 @@ class Agent:
         self._hands.news.set()
 
     async def run(self) -> None:
-        """Beat until stopped."""
+        """Decide whenever there is something new, until stopped."""
+        watching = asyncio.create_task(self._watch(), name="watch the broker")
         loop = asyncio.get_running_loop()
-        beat_s = self._state.rules.timing.beat
-        next_s, end_s = loop.time(), float("inf")
-        while True:
-            await self.beat()
-            if self._state.name is StateName.AGENT_STOPPED:
-                return
-            if self._stopping:
-                end_s = min(end_s, loop.time() + STOP_PATIENCE_S)
-                if loop.time() >= end_s or not self._hands.busy:
-                    return
-            now_s = loop.time()
-            while next_s <= now_s:
-                next_s += beat_s
-            try:
-                async with asyncio.timeout_at(next_s):
-                    await self._hands.news.wait()
-            except TimeoutError:
-                pass
-
-    async def beat(self) -> None:
-        """One turn. A broker that does not answer leaves everything as it is."""
+        end_s = float("inf")
         try:
-            view = await self._link.exchange(self._report)
-        except (BrokerDown, BrokerRefused) as error:
-            self._tell_broker_problem(str(error))
-            # News that cannot be judged now must not make this loop spin.
-            self._hands.news.clear()
+            while self._state.name is not StateName.AGENT_STOPPED:
+                await self._news(min(self._wake_s, end_s))
+                if self._stopping:
+                    end_s = min(end_s, loop.time() + STOP_PATIENCE_S)
+                    if loop.time() >= end_s or (self._view is None and not self._hands.busy):
+                        return
+                await self.step()
+        finally:
+            watching.cancel()
+
+    async def _news(self, until_s: float) -> None:
+        """Wait for a view, an outcome or a stop, but not beyond `until_s`."""
+        try:
+            async with asyncio.timeout_at(None if until_s == float("inf") else until_s):
+                await self._hands.news.wait()
+        except TimeoutError:
+            pass
+        self._hands.news.clear()
+
+    async def _watch(self) -> None:
+        """Keep the newest view; what the broker does not answer leaves everything as it is."""
+        newer_than = 0
+        while True:
+            try:
+                self._view = await self._link.exchange(self._report, newer_than)
+                newer_than = self._view.version
+                self._tell_broker_problem("")
+                self._hands.news.set()
+            except (BrokerDown, BrokerRefused) as error:
+                self._view, newer_than = None, 0
+                self._tell_broker_problem(str(error))
+                self._hands.news.set()
+                await asyncio.sleep(BROKER_RETRY_S)
+
+    async def step(self) -> None:
+        """One decision on the newest view. Without a broker nothing is decided."""
+        if self._view is None:
+            self._wake_s = float("inf")
             return
-        self._tell_broker_problem("")
         before = self._state.name
-        decision = self._decide(view)
+        decision = self._decide(self._view)
+        now_s = asyncio.get_running_loop().time()
+        later = decision.wake_s is not None and decision.wake_s > now_s
+        self._wake_s = decision.wake_s if later and decision.wake_s else float("inf")
         for action in decision.actions:
             self._hands.begin(action)
         self._tell_reasons(before, decision)
         if decision.state.name is not before:
+            # A new state is published at once, not with the next beat.
             try:
-                await self._link.exchange(self._report)
+                self._view = await self._link.exchange(self._report)
             except (BrokerDown, BrokerRefused) as error:
                 self._tell_broker_problem(str(error))
 

@@ -10,6 +10,7 @@ least significant byte first), so each of these orders is the same machine.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import uuid
 from collections.abc import Mapping
@@ -36,6 +37,9 @@ class IpmiDevices:
         self._timeout_s = timeout_s
         self._worker = Worker("ipmi")
         self.hosts = frozenset(devices)
+        if devices:
+            # Now, not in the middle of a takeover: it takes a tenth of a second.
+            importlib.import_module("pyghmi.ipmi.command")
 
     async def read_power(self, host_id: int, system_uuid: str) -> PowerAnswer:
         now_s = asyncio.get_running_loop().time

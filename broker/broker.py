@@ -76,8 +76,12 @@ class Broker:
         self._reported_s = float("-inf")
         self._maintenance_file = Path(config.daemon.state_dir) / "local-maintenance.json"
         self.local_maintenance = self._load_maintenance()
-        self.started = False
-        self.changed = asyncio.Event()
+        self._started = False
+        self._silent: frozenset[int] = frozenset()
+        self._changed = asyncio.Event()
+        self._version = 0
+        self._news = asyncio.Event()
+        monitors.on_change = self._monitor_changed
 
     # --- the beat ---------------------------------------------------------------------
 
@@ -88,21 +92,64 @@ class Broker:
         while True:
             await self.beat(loop.time())
             next_s = max(next_s + self._timing.beat, loop.time())
-            try:
-                async with asyncio.timeout_at(next_s):
-                    await self.changed.wait()
-                next_s = loop.time()
-            except TimeoutError:
-                pass
-            self.changed.clear()
+            if not await self._changed_before(next_s - self._timing.beat / 2):
+                # Half a beat later the peers' slots are read once more: who is silent is
+                # known half a beat sooner.
+                await self.read(loop.time())
+                if not await self._changed_before(next_s):
+                    continue
+            next_s = loop.time()
+
+    async def _changed_before(self, until_s: float) -> bool:
+        """Whether something to be published at once came up before `until_s`."""
+        try:
+            async with asyncio.timeout_at(until_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        self._changed.clear()
+        return True
 
     async def beat(self, now_s: float) -> None:
         """One turn: this host's slot out, everybody's slots in."""
-        if not self.started and not await self._take_up():
-            return
-        await self.board.write(self._own_slot(now_s), now_s)
+        if self._started or await self._take_up():
+            await self.board.write(self._own_slot(now_s), now_s)
+            await self.read(now_s)
+        self._tell_news()
+
+    async def read(self, now_s: float) -> None:
+        """Read everybody's slots; a peer that falls silent or comes back is news."""
         await self.board.read(now_s)
         self._seen = look(self._seen, self._peers(), now_s)
+        silent = frozenset(
+            host
+            for host, seen in self._seen.items()
+            if liveness(seen, now_s, self._timing.suspect_after) is Liveness.SILENT
+        )
+        if silent != self._silent:
+            self._silent = silent
+            self._tell_news()
+
+    def _monitor_changed(self, name: str) -> None:
+        if name == "engine":
+            self._changed.set()
+
+    def _tell_news(self) -> None:
+        self._version += 1
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def newer_view(self, than: int, patience_s: float) -> View:
+        """The view as soon as it is newer than version `than`, or after `patience_s`."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + patience_s
+        try:
+            async with asyncio.timeout_at(until_s):
+                while self._version <= than:
+                    await self._news.wait()
+        except TimeoutError:
+            pass
+        return self.view(loop.time())
 
     async def _take_up(self) -> bool:
         """Go on where this host's slot left off, so that its timestamp never goes back."""
@@ -114,7 +161,7 @@ class Broker:
         if own is not None:
             self._timestamp = own.timestamp
             self._last_ran = _number(own.extra.get("last-ran", "")) if own.extra_trusted else 0
-        self.started = True
+        self._started = True
         return True
 
     # --- what goes out ------------------------------------------------------------------
@@ -125,7 +172,7 @@ class Broker:
         self._report, self._reported_s = report, now_s
         self._last_ran = max(self._last_ran, report.last_ran)
         if old is None or (old.state, old.stopped) != (report.state, report.stopped):
-            self.changed.set()
+            self._changed.set()
 
     def agent_silent_s(self, now_s: float) -> float | None:
         """For how long the agent has been silent; None while it reports or was stopped."""
@@ -208,13 +255,17 @@ class Broker:
     # --- what comes in ------------------------------------------------------------------
 
     def _peers(self) -> tuple[PeerReport, ...]:
-        return tuple(_peer(report) for _, report in sorted(self.board.reports.items()))
+        return tuple(
+            _peer(report, self._seen.get(host))
+            for host, report in sorted(self.board.reports.items())
+        )
 
     def view(self, now_s: float) -> View:
         """What the agent decides on."""
         engine, taken_s = self._engine_status(now_s)
         value = self.monitors.value
         return View(
+            version=self._version,
             local=LocalHost(
                 host_id=self.config.host.id,
                 engine=engine,
@@ -229,7 +280,7 @@ class Broker:
                 last_ran=self._last_ran,
             ),
             peers=self._peers(),
-            storage_good_since_s=self.board.storage_good_since_s if self.started else None,
+            storage_good_since_s=self.board.storage_good_since_s if self._started else None,
             sweep=self.board.sweep,
             global_maintenance=self.board.global_maintenance,
             newer_versions=self.board.newer_versions,
@@ -319,10 +370,10 @@ class Broker:
         temporary.write_bytes(msgspec.json.encode(Maintenance(on)))
         temporary.replace(path)
         self.local_maintenance = on
-        self.changed.set()
+        self._changed.set()
 
 
-def _peer(report: SlotReport) -> PeerReport:
+def _peer(report: SlotReport, seen: Seen | None) -> PeerReport:
     extra = report.extra if report.extra_trusted else {}
     return PeerReport(
         host_id=report.host_id,
@@ -335,6 +386,7 @@ def _peer(report: SlotReport) -> PeerReport:
         state=extra.get("state", ""),
         boot_id=extra.get("boot-id", ""),
         last_ran=_number(extra.get("last-ran", "")),
+        read_s=seen.since_s if seen is not None and seen.timestamp == report.timestamp else None,
     )
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ASK_TIMEOUT_S = 5.0
-#: The agent's beat must not wait longer for a broker that hangs.
-LINK_TIMEOUT_S = 2.0
+#: More than the broker holds back an answer for (server.PATIENCE_S).
+LINK_TIMEOUT_S = 7.0
 ANSWER_BYTES_MAX = 32 * 1024 * 1024
 
 
@@ -82,8 +82,11 @@ class Link:
         self._path = path
         self._session: aiohttp.ClientSession | None = None
 
-    async def exchange(self, report: Report) -> View:
-        """Hand over this beat's report, get the newest view. BrokerDown or BrokerRefused."""
+    async def exchange(self, report: Report, newer_than: int | None = None) -> View:
+        """Hand over a report, get the view: at once, or when it is newer than that version.
+
+        BrokerDown or BrokerRefused.
+        """
         import aiohttp  # the command line must not pay for it
 
         if self._session is None:
@@ -93,7 +96,10 @@ class Link:
             )
         try:
             body = msgspec.json.encode(report)
-            async with self._session.put("http://ha/v1/report", data=body) as answer:
+            where = "http://ha/v1/report"
+            if newer_than is not None:
+                where += f"?newer-than={newer_than}"
+            async with self._session.put(where, data=body) as answer:
                 raw = await answer.read()
                 if answer.status != 200:
                     raise BrokerRefused(_refusal(answer.status, raw))

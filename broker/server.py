@@ -24,6 +24,8 @@ from broker.wire import Maintenance, Problem, Report
 
 BODY_BYTES_MAX = 262_144
 SOCKET_MODE = 0o660
+#: Longer than any beat that makes sense to wait for, shorter than the agent's own patience.
+PATIENCE_S = 5.0
 
 _BROKER: web.AppKey[Broker] = web.AppKey("broker", Broker)
 _encode = msgspec.json.Encoder().encode
@@ -73,12 +75,18 @@ async def _get_view(request: web.Request) -> web.Response:
 
 
 async def _put_report(request: web.Request) -> web.Response:
-    """The agent's report; answered with the newest view, so that a beat is one round trip."""
+    """The agent's report; answered with a view, so that a beat is one round trip.
+
+    With `?newer-than=N` the answer waits for a view of a later version, PATIENCE_S at most.
+    """
     if not _may_change(request):
         return _problem(403, "not allowed", "only root and the broker's user may report")
     report = msgspec.json.decode(await request.read(), type=Report)
     broker = request.app[_BROKER]
     broker.take_report(report, _now_s())
+    than = request.query.get("newer-than", "")
+    if than.isascii() and than.isdigit():
+        return _json(await broker.newer_view(int(than), PATIENCE_S))
     return _json(broker.view(_now_s()))
 
 

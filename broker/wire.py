@@ -17,9 +17,11 @@ STATUS_VERSION = 1
 class View(Struct, frozen=True):
     """Everything the broker knows that a decision needs; fields as in scoring.Observation.
 
-    `system_uuids`: what each peer published as its machine's UUID, lower case.
+    `version` grows whenever there is something new to decide on. `system_uuids`: what each
+    peer published as its machine's UUID, lower case.
     """
 
+    version: int
     local: LocalHost
     peers: tuple[PeerReport, ...]
     storage_good_since_s: float | None

@@ -151,7 +151,9 @@ def decide(state: AgentState, observation: Observation, now_s: float) -> Decisio
             assert after in TRANSITIONS[before], f"{before} -> {after} is no transition"
             turn.state = _entered(turn, after)
     _drop_what_is_not_needed(turn)
-    return Decision(turn.state, tuple(turn.actions), tuple(turn.reasons), _score(turn))
+    return Decision(
+        turn.state, tuple(turn.actions), tuple(turn.reasons), _score(turn), _wake_s(turn)
+    )
 
 
 # --- taking in ---------------------------------------------------------------------------
@@ -250,11 +252,36 @@ def _entered(turn: _Turn, name: StateName) -> AgentState:
 
 
 def _drop_what_is_not_needed(turn: _Turn) -> None:
-    """A takeover is remembered only while it is pursued; the fence lease goes with it."""
-    if not turn.pursuing or turn.state.name is not _S.ENGINE_DOWN:
-        turn.state = replace(turn.state, takeover=None)
-    if turn.state.takeover is None and turn.observation.fence_lease_held:
+    """A takeover is remembered only while it is pursued; the fence lease goes with it.
+
+    What it has under way is waited for: no device is asked twice at once, and the fence
+    lease outlasts a freeing.
+    """
+    if turn.pursuing and turn.state.name is _S.ENGINE_DOWN:
+        return
+    step = turn.state.takeover
+    if step is not None:
+        step = Takeover(
+            step.host_id,
+            step.since_s,
+            power=step.power,
+            asking_power=step.asking_power,
+            taking_fence=step.taking_fence,
+            freeing=step.freeing,
+        )
+        if not (step.asking_power or step.taking_fence or step.freeing):
+            step = None
+        turn.state = replace(turn.state, takeover=step)
+    if turn.observation.fence_lease_held and not (step is not None and step.freeing):
         turn.actions.append(DropFenceLease())
+
+
+def _wake_s(turn: _Turn) -> float | None:
+    """When the next power reading may count, while one is waited for."""
+    step = turn.state.takeover
+    if step is None or step.asking_power or step.freeing or not step.offs:
+        return None
+    return step.offs[-1].read_s + turn.state.rules.timing.power_reread
 
 
 def _score(turn: _Turn) -> Score:
@@ -368,9 +395,9 @@ def _engine_down(turn: _Turn) -> StateName:
     there or the lease is not free; otherwise EngineStart."""
     if (name := _usual(turn)) is not None:
         return name
+    if not _fresh(turn):
+        return _S.ENGINE_DOWN
     if turn.vm_up_here:
-        if not _fresh(turn):
-            return _S.ENGINE_DOWN
         turn.because(Code.VM_FOUND_HERE, "the VM runs here")
         return _S.ENGINE_STARTING
     if (up := turn.up_elsewhere()) is not None:
@@ -427,7 +454,8 @@ def _engine_starting(turn: _Turn) -> StateName:
             turn.because(Code.LEASE_LOST_RACE, "another host took the lease, cleaning up here")
             return _S.ENGINE_FORCE_STOP
         return _gone(turn)
-    if turn.in_state_s >= turn.state.rules.timing.engine_starting:
+    overdue = turn.in_state_s >= turn.state.rules.timing.engine_starting
+    if overdue and engine.health is Health.BAD:
         turn.because(
             Code.STARTING_TIMEOUT,
             f"not healthy {turn.in_state_s:.0f} s after its start, stopping it",
@@ -449,14 +477,13 @@ def _engine_up(turn: _Turn) -> StateName:
         turn.because(Code.MIGRATING, "the VM is being migrated away")
         return _S.ENGINE_MIGRATING_AWAY
     if (other := turn.up_elsewhere()) is not None:
-        # Ours holds the lease: whatever the other one claims, it is not the VM.
-        if local.lease_held is not True:
+        if local.lease_held is False:
             turn.because(Code.VM_TWICE, f"{_name(other)} runs the VM too, stopping it here")
             return _S.ENGINE_STOP
-        turn.because(
-            Code.VM_TWICE_CLAIMED,
-            f"{_name(other)} says that it runs the VM too, but the lease is held here",
-        )
+        # Ours holds the lease: whatever the other one claims, it is not the VM. And while
+        # nobody told whether ours does, nothing is done to it: unknown is not "no".
+        held = "but the lease is held here" if local.lease_held else "who holds it is not known"
+        turn.because(Code.VM_TWICE_CLAIMED, f"{_name(other)} says that it runs the VM too, {held}")
     if (name := _move(turn)) is not None:
         return name
     return _judge_health(turn)
@@ -485,7 +512,7 @@ def _judge_health(turn: _Turn) -> StateName:
     if engine.health is Health.GOOD:
         turn.because(Code.ENGINE_HEALTHY, "the VM is up and healthy here")
         return _S.ENGINE_UP
-    turn.because(Code.ENGINE_HEALTHY, "the VM is up here, its health is not known now")
+    turn.because(Code.ENGINE_HEALTH_UNKNOWN, "the VM is up here, its health is not known now")
     return turn.state.name
 
 
@@ -501,7 +528,7 @@ def _engine_stop(turn: _Turn) -> StateName:
     if not turn.sample_is_stale and not turn.vm_up_here:
         turn.because(Code.VM_STOPPED, "the VM has stopped")
         return _S.ENGINE_DOWN
-    if turn.observation.local.engine.detail == DETAIL_PAUSED and not turn.state.acting:
+    if not turn.sample_is_stale and turn.observation.local.engine.detail == DETAIL_PAUSED:
         turn.because(Code.VM_PAUSED, "the VM is paused and cannot shut down, ending it")
         return _S.ENGINE_FORCE_STOP
     grace_s = turn.state.rules.timing.stop_grace
@@ -729,12 +756,26 @@ def _may_start_here(turn: _Turn) -> bool:
             f"{better.score} points, {own.score} here",
         )
         return False
-    place = placement.turn([*others, own], own.host_id)
-    missing_s = turn.now_s - state.missing_since_s if state.missing_since_s is not None else 0.0
-    if missing_s < place * timing.tie_follow:
+    place, waited_s = _queue(turn, [*others, own])
+    if waited_s < place * timing.tie_follow:
         turn.because(Code.EQUAL_HOST_FIRST, f"{place} equally good host(s) may start it first")
         return False
     return True
+
+
+def _queue(turn: _Turn, candidates: list[placement.Candidate]) -> tuple[int, float]:
+    """How many candidates come before this host, and for how long they have had the chance.
+
+    Counted anew when other hosts come first: one that has only just become able to start
+    the VM gets its chance as well.
+    """
+    own_id = turn.observation.local.host_id
+    ahead = placement.ahead(candidates, own_id)
+    if ahead != turn.state.ahead:
+        turn.state = replace(turn.state, ahead=ahead, ahead_since_s=turn.now_s)
+    missing_since_s = turn.state.missing_since_s
+    since_s = turn.now_s if missing_since_s is None else missing_since_s
+    return len(ahead), turn.now_s - max(since_s, turn.state.ahead_since_s)
 
 
 def _lease_allows(turn: _Turn) -> bool:
@@ -788,9 +829,9 @@ def _wait_for_owner(turn: _Turn, lease: LeaseAnswer) -> bool:
     if owner is not None:
         turn.because(Code.LEASE_OWNER_LIVE, f"{_name(owner)} lives and owns the engine lease")
         return False
-    missing_s = turn.now_s - state.missing_since_s if state.missing_since_s is not None else 0.0
-    place = placement.turn([*_others(turn), _own(turn)], turn.observation.local.host_id)
-    if missing_s < place * timing.takeover_follow:
+    place, waited_s = _queue(turn, [*_others(turn), _own(turn)])
+    state = turn.state
+    if waited_s < place * timing.takeover_follow:
         turn.because(
             Code.TAKEOVER_TURN, f"{place} host(s) may take over from host {lease.owner} first"
         )
@@ -801,8 +842,16 @@ def _wait_for_owner(turn: _Turn, lease: LeaseAnswer) -> bool:
         )
         return False
     current = state.takeover
-    if current is None or current.host_id != lease.owner:
+    if current is None:
         current = Takeover(lease.owner, turn.now_s)
+    elif current.host_id != lease.owner:
+        # The fence lease is one for all hosts; what was read of the other host is not.
+        current = Takeover(
+            lease.owner,
+            turn.now_s,
+            fence_since_s=current.fence_since_s,
+            taking_fence=current.taking_fence,
+        )
     current, actions, reasons = takeover.step(
         current,
         lease,
@@ -840,8 +889,8 @@ def _move(turn: _Turn) -> StateName | None:
             )
             return None
     else:
-        gap = best.score - _own(turn).score if best is not None else 0
-        if gap < rules.move_threshold:
+        gap = 0 if best is None else best.score - _own(turn).score
+        if best is None or gap < rules.move_threshold:
             turn.state = replace(state, better_since_s=None)
             return None
         since_s = turn.now_s if state.better_since_s is None else state.better_since_s
@@ -853,7 +902,6 @@ def _move(turn: _Turn) -> StateName | None:
                 f"{_of(best)} is {gap} points better, moving there in {left_s:.0f} s",
             )
             return None
-    assert best is not None
     if not turn.observation.migration_possible:
         turn.because(
             Code.MOVE_IMPOSSIBLE, f"would move to {_of(best)}, but libvirt.migration-uri is not set"
@@ -868,6 +916,5 @@ def _move(turn: _Turn) -> StateName | None:
     return _S.ENGINE_MIGRATING_AWAY
 
 
-def _of(candidate: placement.Candidate | None) -> str:
-    assert candidate is not None
+def _of(candidate: placement.Candidate) -> str:
     return f"{candidate.name or 'host'} (id {candidate.host_id})"

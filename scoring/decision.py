@@ -128,6 +128,7 @@ class Code(StrEnum):
     ENGINE_HEALTHY = "engine-healthy"
     ENGINE_BOOTING = "engine-booting"
     ENGINE_BAD_HEALTH = "engine-bad-health"
+    ENGINE_HEALTH_UNKNOWN = "engine-health-unknown"
     STARTING_TIMEOUT = "starting-timeout"
     BAD_HEALTH_TIMEOUT = "bad-health-timeout"
     VM_DIED = "vm-died"
@@ -164,9 +165,13 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The next state, what to do now, why, and this host's score in that state."""
+    """The next state, what to do now, why, and this host's score in that state.
+
+    `wake_s`: when to decide again even if no beat and no news has come by then.
+    """
 
     state: AgentState
     actions: tuple[Action, ...]
     reasons: tuple[Reason, ...]
     score: Score
+    wake_s: float | None = None

@@ -29,10 +29,11 @@ def look(seen: Mapping[int, Seen], peers: Sequence[PeerReport], now_s: float) ->
     table: dict[int, Seen] = {}
     for peer in peers:
         old = seen.get(peer.host_id)
+        read_s = now_s if peer.read_s is None else min(peer.read_s, now_s)
         if old is None:
-            table[peer.host_id] = Seen(peer.timestamp, now_s)
+            table[peer.host_id] = Seen(peer.timestamp, read_s)
         elif old.timestamp != peer.timestamp:
-            table[peer.host_id] = Seen(peer.timestamp, now_s, changed=True)
+            table[peer.host_id] = Seen(peer.timestamp, read_s, changed=True)
         else:
             table[peer.host_id] = old
     return table

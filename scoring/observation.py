@@ -84,8 +84,9 @@ class PeerReport:
     """Another host's slot on the whiteboard, decoded.
 
     `state` and `boot_id` are empty where the peer does not publish them (the reference).
-    `last_ran` grows by one over the whole cluster each time the engine comes up somewhere:
-    the host with the largest number ran it last. 0: never, or not published.
+    `read_s`: when this host first read this timestamp; None: now. `last_ran` grows by one
+    over the whole cluster each time the engine comes up somewhere: the host with the
+    largest number ran it last. 0: never, or not published.
     """
 
     host_id: int
@@ -98,6 +99,7 @@ class PeerReport:
     state: str = ""
     boot_id: str = ""
     last_ran: int = 0
+    read_s: float | None = None
 
 
 class Standing(StrEnum):

@@ -27,9 +27,8 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda c: (-c.score, -c.last_ran, c.host_id))
 
 
-def turn(candidates: Sequence[Candidate], host_id: int) -> int:
-    """How many candidates come before this host; it must be one of them."""
-    for place, candidate in enumerate(ranked(candidates)):
-        if candidate.host_id == host_id:
-            return place
-    raise AssertionError(f"host {host_id} is not among the candidates")
+def ahead(candidates: Sequence[Candidate], host_id: int) -> tuple[int, ...]:
+    """The ids of the candidates that come before this host, which must be one of them."""
+    order = [candidate.host_id for candidate in ranked(candidates)]
+    assert host_id in order, f"host {host_id} is not among the candidates"
+    return tuple(order[: order.index(host_id)])

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isfinite
 
 from scoring.rules import Weights
 from scoring.state import StateName
@@ -84,9 +85,11 @@ def load_penalty(load: float, weights: Weights) -> int:
         weights.cpu_load_penalty_max,
         weights.cpu_load_score_penalty,
     )
-    if high == low:
-        return 0 if load < low else most
-    return max(0, min(most, int((load - low) / (high - low) * most)))
+    if load >= high:
+        return most
+    if load <= low:
+        return 0
+    return int((load - low) / (high - low) * most)
 
 
 def mean_load(points: Sequence[tuple[float, float]]) -> float | None:
@@ -125,11 +128,13 @@ def score(given: ScoreInput, weights: Weights) -> Score:
             )
         )
 
-    if given.network is None:
+    network = _number(given.network)
+    if network is None:
         unknown.append("network")
     else:
-        points = int((1 - given.network) * weights.network_score_penalty)
-        parts.append(Penalty("network", points, f"{given.network:.0%} of the network tests pass"))
+        passed = max(0.0, min(1.0, network))
+        points = int((1 - passed) * weights.network_score_penalty)
+        parts.append(Penalty("network", points, f"{passed:.0%} of the network tests pass"))
 
     if given.bridge_up is None:
         unknown.append("bridge")
@@ -138,23 +143,23 @@ def score(given: ScoreInput, weights: Weights) -> Score:
             Penalty("bridge", weights.mgmt_bridge_score_penalty, "the management bridge is down")
         )
 
-    if given.cpu_load is None:
+    load = _number(given.cpu_load)
+    if load is None:
         unknown.append("load")
     else:
-        points = load_penalty(given.cpu_load, weights)
-        parts.append(
-            Penalty("load", points, f"mean load {given.cpu_load:.2f} per CPU without the engine VM")
-        )
+        points = load_penalty(load, weights)
+        parts.append(Penalty("load", points, f"mean load {load:.2f} per CPU without the engine VM"))
 
     if given.state not in _MEMORY_NOT_ASKED:
-        if given.mem_free_mb is None:
+        free_mb = _number(given.mem_free_mb)
+        if free_mb is None:
             unknown.append("memory")
-        elif given.mem_free_mb < given.vm_memory_mb:
+        elif free_mb < given.vm_memory_mb:
             parts.append(
                 Penalty(
                     "memory",
                     weights.free_memory_score_penalty,
-                    f"{given.mem_free_mb:.0f} MiB free, the VM needs {given.vm_memory_mb:.0f}",
+                    f"{free_mb:.0f} MiB free, the VM needs {given.vm_memory_mb:.0f}",
                 )
             )
 
@@ -167,6 +172,11 @@ def score(given: ScoreInput, weights: Weights) -> Score:
         parts.append(Penalty("retries", points, f"{given.retries} failed start(s)"))
 
     return _cut_at_zero(parts, weights.base_score, tuple(unknown))
+
+
+def _number(sample: float | None) -> float | None:
+    """The sample; None where it is no number (NaN, infinite), which says as little."""
+    return sample if sample is not None and isfinite(sample) else None
 
 
 def _cut_at_zero(parts: list[Penalty], base: int, unknown: tuple[str, ...]) -> Score:

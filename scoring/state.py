@@ -140,7 +140,8 @@ class AgentState:
     of the VM ended; engine samples older than that are stale. `acting`: such an action is
     under way. `stop_asked`: the guest was asked to shut down in this state.
     `missing_since_s`: since when no live host reports the engine up. `better_since_s`:
-    since when some live host scores enough more to move the VM there.
+    since when some live host scores enough more to move the VM there. `ahead`: the hosts
+    whose turn to start the VM is before this one's, since `ahead_since_s`.
     """
 
     rules: Rules = field(default_factory=Rules)
@@ -156,6 +157,8 @@ class AgentState:
     lease: LeaseAnswer | None = None
     asking_lease: bool = False
     takeover: Takeover | None = None
+    ahead: tuple[int, ...] = ()
+    ahead_since_s: float = float("-inf")
     retries: int = 0
     last_failure_s: float = float("-inf")
     last_ran: int = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,10 +38,14 @@ class Sample:
 
 
 class MonitorRunner:
-    """Keeps every monitor's latest sample; none of them can delay another."""
+    """Keeps every monitor's latest sample; none of them can delay another.
+
+    `on_change`: called with a monitor's name when its value differs from the one before.
+    """
 
     def __init__(self, monitors: Sequence[Monitor]) -> None:
         self._monitors = monitors
+        self.on_change: Callable[[str], None] = lambda name: None
         self.latest: dict[str, Sample] = {}
 
     def value(self, name: str) -> Any:
@@ -73,4 +77,6 @@ class MonitorRunner:
             now_s = loop.time()
             # The moment the question was asked: what happened after it may not be in it.
             self.latest[monitor.name] = Sample(value, started_s, now_s - started_s, problem)
+            if old is None or old.value != value:
+                self.on_change(monitor.name)
             await asyncio.sleep(max(0.0, started_s + monitor.interval_s - now_s))

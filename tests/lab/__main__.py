@@ -30,7 +30,9 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 failed or timed out, 2 usage, "
         "3 this machine cannot run the lab, 130 interrupted.",
     )
-    top.add_argument("--dir", type=Path, help="run directory (default: HA_LAB_DIR, or /var/tmp/...)")
+    top.add_argument(
+        "--dir", type=Path, help="run directory (default: HA_LAB_DIR, or /var/tmp/...)"
+    )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     up = verbs.add_parser("up", help="bring the lab up and wait for the engine")
@@ -148,9 +150,10 @@ def become_shell(cluster: Cluster, host: str, command: list[str]) -> NoReturn:
 def table(status: dict[str, Any]) -> str:
     """The status for people."""
     engine = status["engine"]
+    guests = "under KVM" if status["accelerator"] == "kvm" else "emulated (no usable KVM)"
     lines = [
         f"lab        {status['directory']}{'' if status['up'] else ' (not up)'}",
-        f"guests     {'under KVM' if status['accelerator'] == 'kvm' else 'emulated (no usable KVM)'}",
+        f"guests     {guests}",
         f"engine     {'healthy' if engine['healthy'] else 'not healthy'}"
         f" on {engine['host'] or 'no single host'}, boots {engine['boots'] or '?'}",
         f"whiteboard {status['whiteboard']}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import secrets
 import shutil
@@ -249,7 +250,9 @@ class Cluster:
                 "for UNIX sockets; choose a shorter one"
             )
         if any(self.directory.is_relative_to(taken) for taken in ("/run", "/var/run", "/proc")):
-            raise UsageError(f"--dir {self.directory}: a host has a /run of its own; choose /var/tmp")
+            raise UsageError(
+                f"--dir {self.directory}: a host has a /run of its own; choose /var/tmp"
+            )
         if self._switch_or_none() is not None:
             raise LabError(f"a lab is up in {self.directory} already; run: down")
         if self.directory.exists() and not self.directory.is_dir():
@@ -317,7 +320,7 @@ class Cluster:
         ):
             self._wait(
                 f"{host}: {daemon} to take connections",
-                lambda path=path: _accepts(path),
+                functools.partial(_accepts, path),
                 layout.log / f"{daemon}.log",
                 seconds_max,
             )

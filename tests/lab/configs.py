@@ -9,6 +9,7 @@ from .guest import CPU_MODEL, HEALTH_PATH, GuestImage
 from .layout import (
     BMC_PORT,
     BMC_USER,
+    DISK_EXPORT,
     ENGINE_LEASE_OFFSET,
     GATEWAY,
     GUEST_ADDRESS,
@@ -96,8 +97,10 @@ port = {port}
 username = "{user}"
 """
 
-# <shareable/> keeps QEMU from locking the image file: on this one machine that lock
-# would also keep a second QEMU out, and hide whether the lease does.
+# The disk comes over NBD because libvirt refuses to migrate a VM whose disk is a file on
+# a local file system, which all of this machine's are. And QEMU's own lock on an image
+# file, which would keep a second QEMU out and hide whether the lease does, stays with
+# the one server.
 DOMAIN = """<domain type='{accelerator}'>
   <name>{vm_name}</name>
   <uuid>{vm_uuid}</uuid>
@@ -121,9 +124,11 @@ DOMAIN = """<domain type='{accelerator}'>
       <key>engine</key>
       <target path='{lab.leases}' offset='{lease_offset}'/>
     </lease>
-    <disk type='file' device='disk'>
+    <disk type='network' device='disk'>
       <driver name='qemu' type='raw' cache='none'/>
-      <source file='{lab.engine_disk}'/>
+      <source protocol='nbd' name='{disk_export}'>
+        <host transport='unix' socket='{lab.disk_socket}'/>
+      </source>
       <target dev='vda' bus='virtio'/>
       <shareable/>
     </disk>
@@ -202,6 +207,7 @@ def domain(layout: Layout, settings: Settings, image: GuestImage) -> str:
         vm_uuid=VM_UUID,
         cpu=CPU_MODEL,
         image=image,
+        disk_export=DISK_EXPORT,
         cmdline=GUEST_CMDLINE,
         lockspace=LOCKSPACE,
         lab=layout,

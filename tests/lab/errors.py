@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """How the lab fails: one line for a person, one exit code for a script.
 
-    LabError            1  a step failed or a deadline passed
-    +-- UsageError      2  asked for something that does not exist (a host, a daemon)
-    +-- MachineError    3  this machine cannot run the lab (not root, packages missing)
+- LabError, 1: a step failed or a deadline passed
+  - UsageError, 2: asked for something that does not exist (a host, a daemon)
+  - MachineError, 3: this machine cannot run the lab (not root, packages missing)
 """
 
 from __future__ import annotations

@@ -15,9 +15,11 @@ import gzip
 import hashlib
 import os
 import re
+import select
 import shutil
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -216,7 +218,7 @@ def _write_whole(path: Path, content: bytes) -> None:
         raise
 
 
-def accelerator(image: GuestImage, cache: Path = CACHE, seconds_max: float = 6.0) -> str:
+def accelerator(image: GuestImage, cache: Path = CACHE, seconds_max: float = 5.0) -> str:
     """``kvm`` if a guest really runs under KVM here, else ``qemu`` (emulation).
 
     /dev/kvm opening proves nothing: there are machines where guests then hang. So a
@@ -239,7 +241,8 @@ def _runs_under_kvm(image: GuestImage, seconds_max: float) -> bool:
     qemu = shutil.which("qemu-system-x86_64")
     if qemu is None:
         return False
-    argv = [qemu, "-accel", "kvm", "-cpu", CPU_MODEL, "-m", "256", "-nodefaults", "-display", "none"]
+    argv = [qemu, "-accel", "kvm", "-cpu", CPU_MODEL, "-m", "256", "-nodefaults"]
+    argv += ["-display", "none"]
     argv += ["-no-user-config", "-serial", "stdio", "-no-reboot"]
     argv += ["-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
     argv += ["-append", "console=ttyS0 quiet panic=-1 lab.addr=192.0.2.1 lab.gateway=192.0.2.2"]
@@ -254,9 +257,6 @@ def _runs_under_kvm(image: GuestImage, seconds_max: float) -> bool:
 
 
 def _saw(descriptor: int, marker: bytes, seconds_max: float) -> bool:
-    import select
-    import time
-
     deadline = time.monotonic() + seconds_max
     seen = b""
     while (left := deadline - time.monotonic()) > 0:

@@ -22,8 +22,16 @@ import time
 from pathlib import Path
 
 from .environment import clean
-from .layout import CHECKOUT, DAEMONS, GATEWAY, HOST_BRIDGE, OUR_DAEMONS, HostLayout, Layout
-from .layout import host_id_of
+from .layout import (
+    CHECKOUT,
+    DAEMONS,
+    GATEWAY,
+    HOST_BRIDGE,
+    OUR_DAEMONS,
+    HostLayout,
+    Layout,
+    host_id_of,
+)
 from .links import ip
 from .namespaces import MS_BIND, make_mounts_private, mount
 from .settings import Settings

@@ -34,6 +34,7 @@ HOST_BRIDGE = "ovirtmgmt"
 
 VM_NAME = "HostedEngine"
 VM_UUID = "6e67696e-0000-4000-8000-000000000001"
+DISK_EXPORT = "engine"
 LOCKSPACE = "hosted-engine"
 SLOT_BYTES = 4096
 WHITEBOARD_BYTES = 2001 * SLOT_BYTES
@@ -159,6 +160,11 @@ class Layout:
     @property
     def engine_disk(self) -> Path:
         return self.shared / "engine.disk"
+
+    @property
+    def disk_socket(self) -> Path:
+        """Where the disk server serves ``engine_disk`` to all hosts."""
+        return self.shared / "engine.disk.sock"
 
     @property
     def engine_console(self) -> Path:

@@ -17,6 +17,7 @@ NEEDED = {
     "libvirtd": "libvirt-daemon",
     "virsh": "libvirt-clients",
     "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-nbd": "qemu-utils",
     "ipmi_sim": "openipmi",
     "ip": "iproute2",
     "nsenter": "util-linux",
@@ -43,7 +44,9 @@ def check() -> None:
 
 
 def _is_there(name: str) -> bool:
-    return Path(name).exists() if name[0] == "/" else shutil.which(name, path=SEARCH_PATH) is not None
+    if name.startswith("/"):
+        return Path(name).exists()
+    return shutil.which(name, path=SEARCH_PATH) is not None
 
 
 def _check_namespaces() -> None:

@@ -143,11 +143,21 @@ def command_line(pid: int) -> list[str]:
     return [part.decode(errors="replace") for part in raw.split(b"\0")[:-1]]
 
 
+def is_kernel_thread(pid: int) -> bool:
+    """Whether it is a thread of the kernel's own, which has no command line ever."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    # Field 9 are the flags; PF_KTHREAD, include/linux/sched.h.
+    return int(text[text.rindex(")") + 2 :].split()[6]) & 0x00200000 != 0
+
+
 def is_engine(argv: list[str], vm_name: str) -> bool:
     """Whether this is a QEMU process of that VM (libvirt writes ``-name guest=NAME,...``)."""
-    return bool(argv) and "qemu" in argv[0] and any(
-        part.split(",")[0] == f"guest={vm_name}" for part in argv[1:]
-    )
+    if not argv or "qemu" not in argv[0]:
+        return False
+    return any(part.split(",")[0] == f"guest={vm_name}" for part in argv[1:])
 
 
 def of_namespace(namespace: int) -> list[int]:

@@ -8,9 +8,12 @@ import os
 import subprocess
 from pathlib import Path
 
+from .environment import clean
 from .errors import LabError, MachineError
 from .guest import JOURNAL_RECORD_BYTES, JOURNAL_RECORDS_MAX
 from .layout import (
+    CHECKOUT,
+    DISK_EXPORT,
     ENGINE_LEASE_OFFSET,
     FENCE_LEASE_OFFSET,
     LOCKSPACE,
@@ -18,6 +21,10 @@ from .layout import (
     WHITEBOARD_BYTES,
     Layout,
 )
+from .supervisor import Program
+
+# A live migration has two QEMUs connected at once; a refused start is a third.
+DISK_CLIENTS_MAX = 16
 
 
 def create(layout: Layout, io_timeout_s: int) -> None:
@@ -38,6 +45,15 @@ def create(layout: Layout, io_timeout_s: int) -> None:
     direct_init(["-s", f"{LOCKSPACE}:0:{leases}:0"], io_timeout_s)
     for name, offset in (("engine", ENGINE_LEASE_OFFSET), ("fence", FENCE_LEASE_OFFSET)):
         direct_init(["-r", f"{LOCKSPACE}:{name}:{leases}:{offset}"], io_timeout_s)
+
+
+def disk_server(layout: Layout) -> Program:
+    """The server of the guest's disk, to run under the switch: the storage array's part."""
+    argv = ["qemu-nbd", "--persistent", "--format=raw", "--cache=none", "--aio=threads"]
+    argv += [f"--shared={DISK_CLIENTS_MAX}", f"--export-name={DISK_EXPORT}"]
+    argv += [f"--socket={layout.disk_socket}", str(layout.engine_disk)]
+    log = layout.directory / "disk-server.log"
+    return Program("disk-server", argv, log, clean(), CHECKOUT)
 
 
 def direct_init(what: list[str], io_timeout_s: int) -> None:

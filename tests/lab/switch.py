@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import bmc
+from . import bmc, storage
 from .environment import clean
 from .layout import CHECKOUT, GATEWAY, SWITCH_BRIDGE, SWITCH_MAC, HostLayout, Layout, host_id_of
 from .links import ip
@@ -60,6 +60,7 @@ class Switch:
                 f"link set {SWITCH_BRIDGE} up",
             ]
         )
+        self.supervisor.add(storage.disk_server(self.layout))
         if self.settings.bmc:
             for host in hosts:
                 self.supervisor.add(bmc.program(host, self.settings))
@@ -135,4 +136,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-

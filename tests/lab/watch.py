@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .cluster import Cluster
 from .layout import VM_NAME
-from .processes import FirstProcess, command_line, is_engine, pid_namespace, pids
+from .processes import FirstProcess, command_line, is_engine, is_kernel_thread, pid_namespace, pids
 
 SAMPLE_S = 0.02
 # A stopped vCPU thread uses well under a millisecond to set itself up; one that runs a
@@ -35,6 +35,8 @@ class EngineProcess:
     appeared: float
     vanished: float | None = None
     ran_at: float | None = None
+    # The vCPU time at which a migration's source stopped for good; see _sample.
+    _stopped_at_ns: int | None = field(default=None, repr=False)
     _vcpus: list[Path] = field(default_factory=list, repr=False)
 
     @property
@@ -83,7 +85,8 @@ class EngineWatcher:
     def most_running_at_once(self) -> int:
         """The most engine processes alive at once that had run the guest by then.
 
-        A live migration's source is counted until it ends, though it is stopped.
+        A live migration's source, which lives on stopped for a moment after its target
+        runs, is not counted in that moment, unless it runs on.
         """
         return self._most_running
 
@@ -95,7 +98,7 @@ class EngineWatcher:
         try:
             while not self._stopping.wait(SAMPLE_S):
                 self._sample()
-        except BaseException as error:  # noqa: BLE001 - told by stop()
+        except BaseException as error:
             self._failure = error
 
     def _sample(self) -> None:
@@ -111,16 +114,30 @@ class EngineWatcher:
             self._look_at(pid, now)
         living = [process for process in self._processes if process.vanished is None]
         for process in living:
-            if process.ran_at is None and _vcpu_time_ns(process) > RAN_CPU_NS:
+            used_ns = _vcpu_time_ns(process)
+            if process.ran_at is None and used_ns > RAN_CPU_NS:
                 process.ran_at = now
+                if process.incoming:
+                    for other in living:
+                        if other is not process:
+                            other._stopped_at_ns = _vcpu_time_ns(other)
+            stopped = process._stopped_at_ns
+            if stopped is not None and used_ns > stopped + RAN_CPU_NS:
+                process._stopped_at_ns = None
         self._most = max(self._most, len(living))
-        self._most_running = max(self._most_running, sum(process.ran for process in living))
+        running = sum(p.ran and p._stopped_at_ns is None for p in living)
+        self._most_running = max(self._most_running, running)
 
     def _look_at(self, pid: int, now: float) -> None:
         argv = command_line(pid)
-        if not argv or os.path.basename(argv[0]) in ("libvirtd", "python3", "sh"):
-            # Not yet exec'ed: look again next time. Kernel threads stay in this branch,
-            # at the price of one empty read each.
+        if not argv:
+            # A kernel thread will never have one; anything else is between fork and
+            # exec, or dead: look again next time.
+            if is_kernel_thread(pid):
+                self._seen.add(pid)
+            return
+        if os.path.basename(argv[0]) == "libvirtd":
+            # Perhaps a QEMU to be, still with its parent's command line.
             return
         self._seen.add(pid)
         if not is_engine(argv, VM_NAME):
