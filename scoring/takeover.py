@@ -112,16 +112,13 @@ def step(
         text = f"{takeover.problem}; next try in {takeover.not_before_s - now_s:.0f} s"
         return takeover, (), (Reason(Code.TAKEOVER_PAUSED, text),)
 
-    if all(
-        condition.holds
-        for condition in may_free(
-            takeover, lease, fence_lease_held, global_maintenance, now_s, rules
-        )
-    ):
+    conditions = may_free(takeover, lease, fence_lease_held, global_maintenance, now_s, rules)
+    if all(condition.holds for condition in conditions):
         act = FreeHostId(
             host, lease.owner_generation, lease.owner_timestamp, takeover.offs[-1].read_s
         )
-        text = f"host {host} read off twice while this agent holds the fence lease, freeing its id"
+        values = "; ".join(f"{condition.name}: {condition.value}" for condition in conditions)
+        text = f"host {host} is proven off, freeing its id ({values})"
         return replace(takeover, freeing=True), (act,), (Reason(Code.PROVEN_OFF, text),)
 
     actions: list[Action] = []

@@ -21,6 +21,8 @@ from .cluster import HEALTHY_SECONDS_MAX, KILLABLE, Cluster
 from .errors import EXIT_INTERRUPTED, EXIT_OK, LabError
 from .layout import DAEMONS, default_run_directory
 
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
@@ -133,7 +135,7 @@ def run(options: argparse.Namespace) -> int:
             # Imported late: the other verbs do without it.
             from . import demo
 
-            return int(demo.main(cluster))
+            return demo.run(cluster, say)
         case _:
             raise AssertionError(options.verb)
     return EXIT_OK
@@ -173,10 +175,15 @@ def main() -> int:
     options = parser().parse_args()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        # Once is enough: a second one would interrupt the cleaning up after the first.
+        for repeated in INTERRUPTS:
+            signal.signal(repeated, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+    for number in INTERRUPTS:
+        # SIGINT too: a shell starts background jobs with it ignored. nohup's wish stands.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, interrupt)
     try:
         return run(options)
     except LabError as error:

@@ -103,7 +103,14 @@ class GuestImage:
 
 def build(cache: Path = CACHE) -> GuestImage:
     """The guest image, from the cache or built (one package download, about 3 s)."""
-    package = _cached_kernel_package(cache) or _fetch_kernel(cache)
+    package = _cached_kernel_package(cache)
+    if package is None:
+        try:
+            package = _fetch_kernel(cache)
+        except LabError:
+            # The package lists may be missing or older than the archive.
+            _run(["apt-get", "-q", "update"], Path("/"))
+            package = _fetch_kernel(cache)
     kernel = cache / package / "vmlinuz"
     initramfs = cache / package / f"initramfs-{_recipe()}.gz"
     if not initramfs.exists():

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Questions the lab's tests ask as an administrator would: by the command line."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .cluster import Cluster
+
+POLL_S = 0.2
+
+
+def status(cluster: Cluster, host: str) -> dict[str, Any]:
+    """`ha-agent --status --json` on a host."""
+    shown = cluster.sh(host, ["ha-agent", "--status", "--json"])
+    answer: dict[str, Any] = json.loads(shown.stdout)
+    return answer
+
+
+def state(cluster: Cluster, host: str) -> str:
+    """The host's own state, "" while its broker does not answer."""
+    answer = status(cluster, host)
+    own = answer.get("hosts", {}).get(str(answer.get("host_id")), {})
+    return str(own.get("state", ""))
+
+
+def until(what: str, within_s: float, holds: Callable[[], object]) -> None:
+    """Wait until it holds; AssertionError naming it when it does not in time."""
+    deadline_s = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline_s, f"not within {within_s:.0f} s: {what}"
+        time.sleep(POLL_S)
+
+
+def during(what: str, for_s: float, holds: Callable[[], object]) -> None:
+    """Watch that it holds all the time; AssertionError naming it when it does not."""
+    until_s = time.monotonic() + for_s
+    while time.monotonic() < until_s:
+        assert holds(), f"no longer: {what}"
+        time.sleep(POLL_S)
+
+
+def lease_holders(cluster: Cluster, host: str) -> set[int]:
+    """Pids (as the host counts them) that sanlock on the host says hold the engine lease."""
+    shown = cluster.sh(host, ["sanlock", "client", "status"])
+    holders = set()
+    for line in shown.stdout.splitlines():
+        words = line.split()
+        if words[:1] == ["r"] and ":engine:" in words[1] and words[-1].isdigit():
+            holders.add(int(words[-1]))
+    return holders

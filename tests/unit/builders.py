@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Plain makers of what `decide` takes in: a healthy host 1 in a quiet cluster, unless told
+otherwise. Each test then says only what is different in its story."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from scoring.decide import decide
+from scoring.decision import Action, Code, Decision
+from scoring.observation import (
+    EngineStatus,
+    Health,
+    LeaseAnswer,
+    LocalHost,
+    Observation,
+    Outcome,
+    PeerReport,
+    Power,
+    PowerAnswer,
+    Standing,
+    VmStatus,
+)
+from scoring.rules import Rules
+from scoring.state import AgentState, Seen, StateName
+
+#: A moment in the middle of a long life; a whole number, so that sums of it are exact.
+NOW_S = 10_000.0
+#: Storage has been read without a gap for long enough before NOW_S.
+LONG_S = 1_000.0
+#: The shortest time that counts as "just before".
+MOMENT_S = 0.001
+
+RULES = Rules(vm_memory_mb=4096)
+TIMING = RULES.timing
+
+UP = EngineStatus(VmStatus.UP, Health.GOOD, "up")
+BOOTING = EngineStatus(VmStatus.UP, Health.BAD, "up", "the health page does not answer")
+SICK = BOOTING
+UNANSWERED = EngineStatus(VmStatus.UP, Health.UNKNOWN, "up", "the health page was late")
+DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "shut down", "vm not running on this host")
+MISSING = EngineStatus(VmStatus.DOWN_MISSING, Health.BAD, "vanished", "libvirt forgot it")
+DIED = EngineStatus(VmStatus.DOWN_UNEXPECTED, Health.BAD, "crashed", "the guest crashed")
+UNKNOWN = EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN, "unknown", "libvirt hangs")
+
+
+def local(engine: EngineStatus = DOWN, **changed: Any) -> LocalHost:
+    """Host 1 with every sample fine; its engine was sampled at NOW_S."""
+    host = LocalHost(
+        host_id=1,
+        engine=engine,
+        engine_taken_s=NOW_S,
+        network=1.0,
+        bridge_up=True,
+        mem_free_mb=8192,
+        cpu_load=0.1,
+        config_up_to_date=True,
+    )
+    return replace(host, **changed)
+
+
+def peer(
+    host_id: int, score: int = 3400, engine: EngineStatus = DOWN, **changed: Any
+) -> PeerReport:
+    """Another host's slot, by default as good as host 1."""
+    report = PeerReport(
+        host_id=host_id,
+        timestamp=500,
+        score=score,
+        engine=engine,
+        hostname=f"host{host_id}",
+        state=StateName.ENGINE_DOWN.value,
+    )
+    return replace(report, **changed)
+
+
+def observe(here: LocalHost | None = None, **changed: Any) -> Observation:
+    """A beat's picture in which nothing forbids anything."""
+    observation = Observation(
+        local=here or local(),
+        storage_good_since_s=NOW_S - LONG_S,
+        sweep=1000,
+        global_maintenance=False,
+        lockspace_joined=True,
+        migration_possible=True,
+    )
+    return replace(observation, **changed)
+
+
+def seen(
+    live: Sequence[PeerReport] = (),
+    silent: Sequence[PeerReport] = (),
+    uncertain: Sequence[PeerReport] = (),
+    now_s: float = NOW_S,
+) -> dict[int, Seen]:
+    """The memory of the beat before, so that at `now_s` the peers look as they are named."""
+    table = {p.host_id: Seen(p.timestamp - 1, now_s - 1, changed=True) for p in live}
+    table |= {
+        p.host_id: Seen(p.timestamp, now_s - TIMING.suspect_after, changed=True) for p in silent
+    }
+    return table | {p.host_id: Seen(p.timestamp, now_s - 1) for p in uncertain}
+
+
+def in_state(
+    name: StateName,
+    here: LocalHost | None = None,
+    *,
+    for_s: float = 0.0,
+    live: Sequence[PeerReport] = (),
+    silent: Sequence[PeerReport] = (),
+    uncertain: Sequence[PeerReport] = (),
+    remembered: dict[str, Any] | None = None,
+    **observed: Any,
+) -> Decision:
+    """What is decided at NOW_S by a host that has been in state `name` for `for_s`.
+
+    `remembered`: other fields of its AgentState; `observed`: of the Observation.
+    """
+    fields: dict[str, Any] = {
+        "rules": RULES,
+        "missing_since_s": NOW_S - LONG_S,
+        "seen": seen(live, silent, uncertain),
+        **(remembered or {}),
+    }
+    state = AgentState(name=name, since_s=NOW_S - for_s, **fields)
+    return decide(state, observe(here, peers=(*live, *silent, *uncertain), **observed), NOW_S)
+
+
+def free_lease(asked_s: float = NOW_S) -> LeaseAnswer:
+    """Nobody owns the engine lease."""
+    return LeaseAnswer(known=True, asked_s=asked_s)
+
+
+def lease_of(owner: int, asked_s: float = NOW_S, **changed: Any) -> LeaseAnswer:
+    """The engine lease is owned by a host that still renewed its id when sanlock looked."""
+    answer = LeaseAnswer(
+        known=True,
+        asked_s=asked_s,
+        owner=owner,
+        owner_generation=5,
+        current_generation=5,
+        owner_timestamp=77,
+        standing=Standing.LIVE,
+        dead_in_s=140.0,
+    )
+    return replace(answer, **changed)
+
+
+def off(host_id: int, read_s: float, proven: bool = True) -> PowerAnswer:
+    """A power reading "off"."""
+    return PowerAnswer(host_id, Power.OFF, read_s, identity_proven=proven)
+
+
+def codes(decision: Decision) -> list[Code]:
+    """The codes of a decision's reasons, in order."""
+    return [reason.code for reason in decision.reasons]
+
+
+def kinds(decision: Decision) -> set[type[Action]]:
+    """The kinds of actions a decision emits."""
+    return {type(action) for action in decision.actions}
+
+
+@dataclass
+class Life:
+    """One agent through virtual time: each `beat` is one decision on the world as set.
+
+    `here`, `peers` and `world` are what the next observation shows; peers in `beating` change
+    their timestamp with each beat, the others stand still.
+    """
+
+    here: LocalHost = field(default_factory=local)
+    peers: tuple[PeerReport, ...] = ()
+    beating: set[int] = field(default_factory=set)
+    world: dict[str, Any] = field(default_factory=dict)
+    now_s: float = 0.0
+    state: AgentState = field(default_factory=lambda: AgentState(RULES))
+    history: list[Decision] = field(default_factory=list)
+
+    def beat(self, *outcomes: Outcome, after_s: float = 1.0) -> Decision:
+        """Let time pass, then decide on what is there, with these outcomes delivered."""
+        self.now_s += after_s
+        self.here = replace(self.here, engine_taken_s=self.now_s)
+        self.peers = tuple(
+            replace(p, timestamp=p.timestamp + 1) if p.host_id in self.beating else p
+            for p in self.peers
+        )
+        world: dict[str, Any] = {"storage_good_since_s": 0.0, **self.world}
+        observation = observe(self.here, peers=self.peers, outcomes=outcomes, **world)
+        decision = decide(self.state, observation, self.now_s)
+        self.state = decision.state
+        self.history.append(decision)
+        return decision
+
+    def change_peer(self, host_id: int, **changed: Any) -> None:
+        """Let a peer's slot show something else from the next beat on."""
+        self.peers = tuple(replace(p, **changed) if p.host_id == host_id else p for p in self.peers)

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The broker's API over its real socket, on simulated storage."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from agent.status import as_text
+from broker.board import Board
+from broker.broker import AGENT_SILENT_S, Broker
+from broker.client import BrokerDown, BrokerRefused, Link, ask
+from broker.config import load
+from broker.monitors import MonitorRunner, Sample
+from broker.server import BODY_BYTES_MAX, serve
+from broker.whiteboard import SLOT_BYTES, decode_slot
+from broker.wire import Maintenance, PenaltyOnWire, ReasonOnWire, Report, Status
+from scoring.observation import EngineStatus, Health, VmStatus
+from tests.fakes.lockspace import FakeLockspace
+from tests.fakes.slot_store import MemoryStore, MemoryVolume
+
+
+class Engine:
+    lease_held: bool | None = True
+
+
+def make_broker(tmp_path: Path, volume: MemoryVolume, host_id: int = 1) -> Broker:
+    path = tmp_path / f"{host_id}.toml"
+    path.write_text(
+        f'[host]\nid = {host_id}\nname = "host{host_id}"\n'
+        '[storage]\nwhiteboard = "/w"\nleases = "/l"\n'
+        f'[daemon]\nstate-dir = "{tmp_path}/{host_id}"\n'
+        f'socket = "{tmp_path}/{host_id}.sock"\n'
+    )
+    monitors = MonitorRunner([])
+    return Broker(
+        load(str(path)),
+        Board(MemoryStore(volume), host_id),
+        FakeLockspace(),
+        monitors,
+        Engine(),
+    )
+
+
+def report(state: str = "EngineUp", score: int = 3400, stopped: bool = False) -> Report:
+    return Report(
+        score=score,
+        state=state,
+        penalties=(PenaltyOnWire("load", 7, "mean load 0.40"),),
+        reasons=(ReasonOnWire("engine-healthy", "the VM is up and healthy here"),),
+        last_ran=3,
+        stopped=stopped,
+    )
+
+
+def up(broker: Broker, now_s: float) -> None:
+    status = EngineStatus(VmStatus.UP, Health.GOOD, "up")
+    broker.monitors.latest["engine"] = Sample(status, now_s)
+
+
+def served(
+    tmp_path: Path, test: Callable[[Broker, str, aiohttp.ClientSession], Awaitable[None]]
+) -> None:
+    async def run() -> None:
+        broker = make_broker(tmp_path, MemoryVolume())
+        path = broker.config.daemon.socket
+        runner = await serve(broker, path)
+        try:
+            async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as session:
+                await test(broker, path, session)
+        finally:
+            await runner.cleanup()
+
+    asyncio.run(run())
+
+
+async def in_thread(path: str, *arguments: Any) -> Any:
+    return await asyncio.to_thread(ask, path, *arguments)
+
+
+def test_two_hosts_see_each_other(tmp_path: Path) -> None:
+    async def run() -> None:
+        volume = MemoryVolume()
+        one, two = make_broker(tmp_path, volume, 1), make_broker(tmp_path, volume, 2)
+        for now_s in (1.0, 2.0):
+            up(one, now_s)
+            one.take_report(report(), now_s)
+            await one.beat(now_s)
+            await two.beat(now_s)
+        status = two.status(2.5)
+        assert status.engine.hostname == "host1"
+        assert status.engine.healthy
+        host1 = status.hosts[1]
+        assert (host1.state, host1.score, host1.liveness) == ("EngineUp", 3400, "live")
+        assert host1.penalties == report().penalties
+        assert host1.reason == "the VM is up and healthy here"
+        assert "host1" in as_text(status)
+        view = two.view(2.5)
+        assert view.peers[0].last_ran == 3
+        assert view.peers[0].read_s == 2.0
+        # Nobody writes any more: silence, then no engine.
+        for now_s in (4.0, 5.0, 6.0):
+            await two.read(now_s)
+        assert two.status(6.0).hosts[1].liveness == "silent"
+        assert not two.status(6.0).engine.up
+
+    asyncio.run(run())
+
+
+def test_a_silent_agent_makes_score_0_and_a_stopped_one_says_so(tmp_path: Path) -> None:
+    async def run() -> None:
+        broker = make_broker(tmp_path, MemoryVolume())
+        broker.take_report(report(), 10.0)
+        assert broker.status(11.0).hosts[1].score == 3400
+        late = broker.status(10.0 + AGENT_SILENT_S + 1).hosts[1]
+        assert late.score == 0
+        assert late.agent.startswith("silent")
+        broker.take_report(report("AgentStopped", 0, stopped=True), 20.0)
+        stopped = broker.status(99.0).hosts[1]
+        assert stopped.stopped
+        assert stopped.agent == "stopped"
+
+    asyncio.run(run())
+
+
+def test_a_restarted_broker_goes_on_where_its_slot_left_off(tmp_path: Path) -> None:
+    async def run() -> None:
+        volume = MemoryVolume()
+        first = make_broker(tmp_path, volume)
+        first.take_report(report(), 1000.0)
+        await first.beat(1000.0)
+        second = make_broker(tmp_path, volume)
+        await second.beat(5.0)
+        slot = decode_slot(1, bytes(volume.data[SLOT_BYTES : 2 * SLOT_BYTES]))
+        assert slot is not None
+        assert slot.timestamp == 1001
+        assert second.view(5.0).local.last_ran == 3
+
+    asyncio.run(run())
+
+
+def test_an_old_engine_sample_is_unknown(tmp_path: Path) -> None:
+    async def run() -> None:
+        broker = make_broker(tmp_path, MemoryVolume())
+        up(broker, 1.0)
+        assert broker.view(2.0).local.engine.vm is VmStatus.UP
+        assert broker.view(99.0).local.engine.vm is VmStatus.UNKNOWN
+
+    asyncio.run(run())
+
+
+def test_status_and_maintenance_over_the_socket(tmp_path: Path) -> None:
+    async def test(broker: Broker, path: str, session: aiohttp.ClientSession) -> None:
+        await broker.beat(1.0)
+        status = await in_thread(path, "GET", "/v1/status", Status)
+        assert status.version == 1
+        for mode in ("global", "local"):
+            where = f"/v1/maintenance/{mode}"
+            await in_thread(path, "PUT", where, Maintenance, Maintenance(True))
+        assert broker.board.global_maintenance
+        assert broker.local_maintenance
+        assert make_broker(tmp_path, MemoryVolume()).local_maintenance, "kept over a restart"
+
+    served(tmp_path, test)
+
+
+def test_a_view_is_held_back_until_there_is_news(tmp_path: Path) -> None:
+    async def test(broker: Broker, path: str, session: aiohttp.ClientSession) -> None:
+        link = Link(path)
+        await broker.beat(1.0)
+        view = await link.exchange(report(), 0)
+        waiting = asyncio.create_task(link.exchange(report(), view.version))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await broker.beat(2.0)
+        assert (await waiting).version > view.version
+        await link.close()
+
+    served(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    ("method", "resource", "body", "status"),
+    [
+        ("GET", "/v1/nothing", b"", 404),
+        ("POST", "/v1/status", b"", 405),
+        ("PUT", "/v1/maintenance/some", b'{"on":true}', 404),
+        ("PUT", "/v1/maintenance/local", b'{"on":3}', 400),
+        ("PUT", "/v1/maintenance/local", b'{"on":true,"off":1}', 400),
+        ("PUT", "/v1/maintenance/local", b"\xff\xff", 400),
+        ("PUT", "/v1/report", b"[" * 5000, 400),
+        ("PUT", "/v1/report", b"{}", 400),
+        ("PUT", "/v1/report", b"x" * (BODY_BYTES_MAX + 1), 413),
+    ],
+)
+def test_bad_requests_are_answered_as_problems(
+    tmp_path: Path, method: str, resource: str, body: bytes, status: int
+) -> None:
+    async def test(broker: Broker, path: str, session: aiohttp.ClientSession) -> None:
+        async with session.request(method, f"http://ha{resource}", data=body) as answer:
+            assert answer.status == status
+            assert answer.content_type == "application/problem+json"
+            assert msgspec.json.decode(await answer.read())["status"] == status
+        assert not broker.local_maintenance
+
+    served(tmp_path, test)
+
+
+def test_a_second_broker_on_the_same_socket_is_refused(tmp_path: Path) -> None:
+    async def test(broker: Broker, path: str, session: aiohttp.ClientSession) -> None:
+        with pytest.raises(OSError, match="another ha-broker"):
+            await serve(broker, path)
+        await in_thread(path, "GET", "/v1/status", Status)
+
+    served(tmp_path, test)
+
+
+def test_what_does_not_answer_is_broker_down(tmp_path: Path) -> None:
+    path = str(tmp_path / "sock")
+    with pytest.raises(BrokerDown, match="is ha-broker running"):
+        ask(path, "GET", "/v1/status", Status)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        with pytest.raises(BrokerDown, match=path):
+            ask(path, "GET", "/v1/status", Status)
+
+
+def test_trouble_with_the_storage_is_told_to_who_asked(tmp_path: Path) -> None:
+    async def test(broker: Broker, path: str, session: aiohttp.ClientSession) -> None:
+        store = broker.board._store
+        assert isinstance(store, MemoryStore)
+        store.fault = "eio"
+        with pytest.raises(BrokerRefused, match="Input/output error"):
+            await in_thread(path, "PUT", "/v1/maintenance/global", Maintenance, Maintenance(True))
+
+    served(tmp_path, test)

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The whiteboard as a host lives with it, on the real volume and on the simulated one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from broker.board import Board, SlotStore, StorageTrouble, VolumeStore
+from broker.whiteboard import SLOT_BYTES, SlotFault, SlotReport, encode_cluster, encode_slot
+from scoring.observation import EngineStatus, Health, VmStatus
+from tests.fakes.slot_store import MemoryStore, MemoryVolume
+
+Poke = Callable[[int, bytes], None]
+
+
+def report(host_id: int, timestamp: int = 1) -> SlotReport:
+    status = EngineStatus(VmStatus.DOWN, Health.BAD)
+    return SlotReport(host_id, timestamp, 3400, status, f"host{host_id}", extra={"state": "x"})
+
+
+@pytest.fixture(params=["memory", "file"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[SlotStore, Poke]:
+    """A store of each kind, and a way to change its bytes behind its back."""
+    if request.param == "memory":
+        volume = MemoryVolume()
+
+        def poke(slot: int, data: bytes) -> None:
+            volume.data[slot * SLOT_BYTES : slot * SLOT_BYTES + len(data)] = data
+
+        return MemoryStore(volume), poke
+    path = tmp_path / "whiteboard"
+    path.write_bytes(bytes(2001 * SLOT_BYTES))
+
+    def poke_file(slot: int, data: bytes) -> None:
+        with path.open("r+b") as file:
+            file.seek(slot * SLOT_BYTES)
+            file.write(data)
+
+    return VolumeStore(str(path), 2.0), poke_file
+
+
+def test_what_one_host_writes_the_other_reads(store: tuple[SlotStore, Poke]) -> None:
+    async def run() -> None:
+        one, two = Board(store[0], 1), Board(store[0], 2)
+        await one.write(report(1), 10.0)
+        await two.read(11.0)
+        assert two.reports[1].hostname == "host1"
+        assert two.storage_good_since_s == 11.0
+        assert two.global_maintenance is False
+        assert not two.problem
+
+    asyncio.run(run())
+
+
+def test_a_bad_slot_costs_that_slot_and_keeps_its_last_good_report(
+    store: tuple[SlotStore, Poke],
+) -> None:
+    async def run() -> None:
+        board = Board(store[0], 3)
+        store[1](1, encode_slot(report(1, 7)))
+        store[1](2, encode_slot(report(2, 8)))
+        await board.read(1.0)
+        store[1](1, b"\xff" * SLOT_BYTES)
+        await board.read(2.0)
+        assert board.bad[1].fault is SlotFault.NOT_UTF8
+        assert board.reports[1].timestamp == 7
+        assert board.reports[2].timestamp == 8
+        assert board.storage_good_since_s == 1.0
+        store[1](1, encode_slot(report(1, 9)))
+        await board.read(3.0)
+        assert board.reports[1].timestamp == 9
+        assert not board.bad
+
+    asyncio.run(run())
+
+
+def test_an_emptied_slot_is_a_host_that_left(store: tuple[SlotStore, Poke]) -> None:
+    async def run() -> None:
+        board = Board(store[0], 3)
+        store[1](1, encode_slot(report(1)))
+        await board.read(1.0)
+        store[1](1, bytes(SLOT_BYTES))
+        await board.read(2.0)
+        assert board.reports == {}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("damage", [b"\xff" * SLOT_BYTES, b"x", bytes(SLOT_BYTES)])
+def test_an_unreadable_cluster_slot_never_ends_a_global_maintenance(
+    store: tuple[SlotStore, Poke], damage: bytes
+) -> None:
+    async def run() -> None:
+        board = Board(store[0], 1)
+        await board.set_global_maintenance(True)
+        await board.read(1.0)
+        store[1](0, damage)
+        await board.read(2.0)
+        assert board.global_maintenance is True
+        assert 0 in board.bad
+        store[1](0, encode_cluster(False))
+        await board.read(3.0)
+        assert board.global_maintenance is False
+        assert not board.bad
+
+    asyncio.run(run())
+
+
+def test_a_peer_of_a_newer_version_is_named(store: tuple[SlotStore, Poke]) -> None:
+    async def run() -> None:
+        board = Board(store[0], 1)
+        store[1](9, b"2|2|whatever".ljust(SLOT_BYTES, b"\0"))
+        await board.read(1.0)
+        assert board.newer_versions == (9,)
+
+    asyncio.run(run())
+
+
+def test_storage_trouble_is_remembered_and_ends_with_the_trouble() -> None:
+    async def run() -> None:
+        store = MemoryStore(MemoryVolume())
+        board = Board(store, 1)
+        await board.read(1.0)
+        store.fault = "eio"
+        await board.write(report(1), 2.0)
+        await board.read(2.0)
+        assert "Input/output error" in board.problem
+        assert board.storage_good_since_s is None
+        with pytest.raises(StorageTrouble):
+            await board.set_global_maintenance(True)
+        store.fault = ""
+        await board.write(report(1), 3.0)
+        await board.read(3.0)
+        assert not board.problem
+        assert board.storage_good_since_s == 3.0
+
+    asyncio.run(run())
+
+
+def test_a_volume_that_lost_its_end_or_its_all_is_survived(tmp_path: Path) -> None:
+    async def run() -> None:
+        path = tmp_path / "whiteboard"
+        path.write_bytes(encode_cluster(False) + encode_slot(report(1)) + encode_slot(report(2)))
+        board = Board(VolumeStore(str(path), 2.0), 1)
+        await board.read(1.0)
+        assert board.reports[2].host_id == 2
+        with path.open("r+b") as file:
+            file.truncate(2 * SLOT_BYTES + 100)
+        await board.read(2.0)
+        assert board.bad[2].fault is SlotFault.SHORT
+        with path.open("r+b") as file:
+            file.truncate(0)
+        await board.read(3.0)
+        assert board.storage_good_since_s is None
+        assert "slot 0" in board.problem
+        path.unlink()
+        path.mkdir()
+        await board.read(4.0)
+        assert board.storage_good_since_s is None
+
+    asyncio.run(run())
+
+
+def test_a_whiteboard_that_is_not_there_says_where(tmp_path: Path) -> None:
+    async def run() -> None:
+        board = Board(VolumeStore(str(tmp_path / "gone"), 2.0), 1)
+        await board.read(1.0)
+        assert str(tmp_path / "gone") in board.problem
+
+    asyncio.run(run())

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Blocking calls: deadlines, turns, and nothing that piles up."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from broker.worker import Hung, Worker
+
+
+def test_results_and_errors_come_back() -> None:
+    async def run() -> None:
+        worker = Worker("test")
+        assert await worker.call("adding", 5.0, lambda a, b: a + b, 1, 2) == 3
+        with pytest.raises(ZeroDivisionError):
+            await worker.call("dividing", 5.0, lambda: 1 // 0)
+
+    asyncio.run(run())
+
+
+def test_callers_take_turns() -> None:
+    async def run() -> None:
+        worker = Worker("test")
+        running: list[int] = []
+
+        def once() -> int:
+            running.append(1)
+            most = len(running)
+            threading.Event().wait(0.01)
+            running.pop()
+            return most
+
+        seen = await asyncio.gather(*(worker.call("once", 5.0, once) for _ in range(5)))
+        assert seen == [1] * 5
+
+    asyncio.run(run())
+
+
+def test_a_hung_call_is_reported_with_its_name_and_nothing_is_piled_on_it() -> None:
+    async def run() -> None:
+        worker = Worker("storage")
+        let_go = threading.Event()
+        begun: list[str] = []
+
+        def hang() -> None:
+            begun.append("hang")
+            let_go.wait(30)
+
+        with pytest.raises(Hung, match="storage: reading has not answered"):
+            await worker.call("reading", 0.05, hang)
+        for _ in range(3):
+            with pytest.raises(Hung, match="reading"):
+                await worker.call("writing", 0.05, begun.append, "second")
+        assert begun == ["hang"]
+        let_go.set()
+        for _ in range(200):
+            await asyncio.sleep(0.01)
+            try:
+                assert await worker.call("again", 1.0, lambda: "free") == "free"
+                break
+            except Hung:
+                continue
+        else:
+            pytest.fail("the worker never came back")
+
+    asyncio.run(run())
+
+
+def test_a_late_error_is_swallowed() -> None:
+    async def run() -> None:
+        worker = Worker("test")
+        let_go = threading.Event()
+
+        def fail_late() -> None:
+            let_go.wait(30)
+            raise OSError("late")
+
+        with pytest.raises(Hung):
+            await worker.call("failing", 0.05, fail_late)
+        let_go.set()
+        await asyncio.sleep(0.1)
+        assert await worker.call("next", 1.0, lambda: 1) == 1
+
+    asyncio.run(run())
