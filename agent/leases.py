@@ -16,6 +16,7 @@ import re
 
 import sanlock
 
+from agent.freeing import free_host_id
 from broker.config import Config
 from broker.worker import Hung, Worker
 from scoring.decision import FreeHostId
@@ -155,51 +156,26 @@ class SanlockLeases:
     # --- the dangerous act --------------------------------------------------------------
 
     async def free_host_id(self, act: FreeHostId) -> HostIdFreed:
-        refused = await self._refusal(act)
-        if refused:
-            log.error("host id %d is not freed: %s", act.host_id, refused)
-            return HostIdFreed(act.host_id, False, refused)
-        where = f"{self._storage.lockspace}:{act.host_id}:{self._storage.leases}:0"
-        code, text = await _sanlock_direct("release_id", "-s", where)
-        if code != 0:
-            return HostIdFreed(act.host_id, False, f"sanlock direct release_id: {text}")
-        # A command that returned 0 is not a fact: a free id has timestamp 0 on disk.
-        after = await self._read_delta(act.host_id)
-        if after is None or after[1] != 0:
-            return HostIdFreed(act.host_id, False, f"the id is not free on disk: {after}")
-        log.warning(
-            "freed host id %d (generation %d): proven off, fence lease held",
-            act.host_id,
-            act.generation,
+        return await free_host_id(
+            act, self._host_id, self._storage.io_timeout, lambda: self.fence_held, self
         )
-        return HostIdFreed(act.host_id, True)
 
-    async def _refusal(self, act: FreeHostId) -> str:
-        """Why the id must not be freed now; empty when all of it holds. Checked last thing."""
-        if act.host_id == self._host_id:
-            return "it is this host's own id"
-        if not self.fence_held:
-            return "the fence lease is not held"
-        on_disk = await self._read_delta(act.host_id)
-        if on_disk != (act.generation, act.timestamp):
-            return (
-                f"its lease on disk shows generation and timestamp {on_disk}, "
-                f"expected {(act.generation, act.timestamp)}"
-            )
-        age_s = asyncio.get_running_loop().time() - act.off_read_s
-        if age_s > self._storage.io_timeout:
-            return f"the power reading is {age_s:.1f} s old"
-        return ""
+    async def release_id(self, host_id: int) -> str:
+        """DeltaLeases: mark a host id as free on disk; why not, or empty."""
+        code, text = await _sanlock_direct("release_id", "-s", self._delta(host_id))
+        return "" if code == 0 else f"sanlock direct release_id: {text}"
 
-    async def _read_delta(self, host_id: int) -> tuple[int, int] | None:
-        """(generation, timestamp) of a host's delta lease on disk; None when not readable."""
-        where = f"{self._storage.lockspace}:{host_id}:{self._storage.leases}:0"
-        code, text = await _sanlock_direct("read_leader", "-s", where)
+    async def read_delta(self, host_id: int) -> tuple[int, int] | None:
+        """DeltaLeases: (generation, timestamp) of a host id on disk; None when not readable."""
+        code, text = await _sanlock_direct("read_leader", "-s", self._delta(host_id))
         generation = re.search(r"^owner_generation\s+(\d+)", text, re.MULTILINE)
         timestamp = re.search(r"^timestamp\s+(\d+)", text, re.MULTILINE)
         if code != 0 or generation is None or timestamp is None:
             return None
         return int(generation.group(1)), int(timestamp.group(1))
+
+    def _delta(self, host_id: int) -> str:
+        return f"{self._storage.lockspace}:{host_id}:{self._storage.leases}:0"
 
 
 async def _sanlock_direct(*arguments: str) -> tuple[int, str]:

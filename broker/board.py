@@ -88,9 +88,9 @@ class VolumeStore:
 class Board:
     """What this host knows from the whiteboard, brought up to date by `beat`.
 
-    `reports`: the last good report of every other host. `bad`: slot -> why it cannot be
-    read now. `global_maintenance`: None until slot 0 was readable once. Times are of the
-    monotonic clock that is passed in.
+    `reports`: the last good report of every other host. `own`: this host's slot as read.
+    `bad`: slot -> why it cannot be read now. `global_maintenance`: None until slot 0 was
+    readable once. Times are of the monotonic clock that is passed in.
     """
 
     def __init__(self, store: SlotStore, host_id: int) -> None:
@@ -98,7 +98,9 @@ class Board:
         self.host_id = host_id
         self._plan = SlotPlan({host_id})
         self.reports: dict[int, SlotReport] = {}
+        self.own: SlotReport | None = None
         self.bad: dict[int, BadSlot] = {}
+        self._raw: dict[int, bytes] = {}
         self.newer_versions: tuple[int, ...] = ()
         self.global_maintenance: bool | None = None
         self.storage_good_since_s: float | None = None
@@ -157,18 +159,26 @@ class Board:
 
     def _learn(self, slots: Mapping[int, bytes]) -> None:
         self._plan.learn(slots)
-        sweep = decode_sweep(slots)
-        for slot in slots:
+        # Most slots are as they were read half a beat ago: only the others are decoded.
+        changed = {slot: data for slot, data in slots.items() if self._raw.get(slot) != data}
+        for slot, data in changed.items():
+            self._raw[slot] = EMPTY_SLOT if data == EMPTY_SLOT else data
+        sweep = decode_sweep(changed)
+        for slot in changed:
             self.bad.pop(slot, None)
             if slot not in sweep.reports and slot not in sweep.bad:
                 self.reports.pop(slot, None)
         self.bad.update(sweep.bad)
         self.reports.update(sweep.reports)
         self.reports.pop(self.host_id, None)
-        self.newer_versions = tuple(h for h in sweep.newer_versions if h != self.host_id)
+        self.newer_versions = tuple(
+            host
+            for host, bad in sorted(self.bad.items())
+            if bad.fault is SlotFault.NEWER_VERSION and host != self.host_id
+        )
         if sweep.cluster_fault is not None:
             self.bad[0] = sweep.cluster_fault
-        elif self.global_maintenance and slots.get(0) == EMPTY_SLOT:
+        elif self.global_maintenance and changed.get(0) == EMPTY_SLOT:
             # Nobody ends a maintenance by wiping the slot: who ends one writes a 0.
             self.bad[0] = BadSlot(
                 0, SlotFault.MAINTENANCE_MISSING, "was emptied while global maintenance was set"

@@ -18,7 +18,7 @@ import msgspec
 
 from broker.board import Board, StorageTrouble
 from broker.config import Config, system_uuid
-from broker.lockspace import Lockspace
+from broker.lockspace import Lockspace, LockspaceError
 from broker.monitors import MonitorRunner
 from broker.whiteboard import SlotReport
 from broker.wire import (
@@ -60,7 +60,9 @@ class Broker:
         lockspace: Lockspace,
         monitors: MonitorRunner,
         engine: EngineSampler,
+        boot_id: str | None = None,
     ) -> None:
+        """`boot_id`: of this boot of the host; None: the kernel's."""
         self.config = config
         self.board = board
         self.lockspace = lockspace
@@ -68,7 +70,7 @@ class Broker:
         self._engine = engine
         self._timing = config.timing_rules()
         self._system_uuid = system_uuid(config)
-        self._boot_id = _boot_id()
+        self._boot_id = _boot_id() if boot_id is None else boot_id
         self._timestamp = 0
         self._last_ran = 0
         self._seen: dict[int, Seen] = {}
@@ -77,6 +79,7 @@ class Broker:
         self._maintenance_file = Path(config.daemon.state_dir) / "local-maintenance.json"
         self.local_maintenance = self._load_maintenance()
         self._started = False
+        self._owns_slot = False
         self._silent: frozenset[int] = frozenset()
         self._changed = asyncio.Event()
         self._version = 0
@@ -112,14 +115,20 @@ class Broker:
 
     async def beat(self, now_s: float) -> None:
         """One turn: this host's slot out, everybody's slots in."""
+        # Before sanlock has given us this id the slot may be another host's.
+        self._owns_slot = self._owns_slot or self.lockspace.joined is True
         if self._started or await self._take_up():
-            await self.board.write(self._own_slot(now_s), now_s)
+            if self._owns_slot:
+                await self.board.write(self._own_slot(now_s), now_s)
             await self.read(now_s)
         self._tell_news()
 
     async def read(self, now_s: float) -> None:
         """Read everybody's slots; a peer that falls silent or comes back is news."""
+        before = self.board.own
         await self.board.read(now_s)
+        if not self._owns_slot:
+            self._check_nobody_writes_our_slot(before, self.board.own)
         self._seen = look(self._seen, self._peers(), now_s)
         silent = frozenset(
             host
@@ -129,6 +138,19 @@ class Broker:
         if silent != self._silent:
             self._silent = silent
             self._tell_news()
+
+    def _check_nobody_writes_our_slot(
+        self, before: SlotReport | None, after: SlotReport | None
+    ) -> None:
+        """Raise LockspaceError when a slot that we do not write yet changes.
+
+        sanlock comes to the same verdict, but watches the id for minutes before it does.
+        """
+        if before is not None and after is not None and before.timestamp != after.timestamp:
+            raise LockspaceError(
+                f"host id {self.config.host.id} is in use by {after.hostname}, which writes its "
+                f"slot on {self.config.storage.whiteboard}; give this host its own host.id"
+            )
 
     def _monitor_changed(self, name: str) -> None:
         if name == "engine":

@@ -18,7 +18,7 @@ from broker.board import Board, VolumeStore
 from broker.broker import Broker
 from broker.config import Config, ConfigError, default_path, load
 from broker.exit_codes import ExitCode
-from broker.lockspace import LockspaceError, SanlockLockspace
+from broker.lockspace import LockspaceError
 from broker.monitors import Monitor, MonitorRunner
 from broker.monitors.bridge import BridgeMonitor
 from broker.monitors.cpu_load import CpuLoadMonitor
@@ -26,6 +26,7 @@ from broker.monitors.definition import DefinitionMonitor
 from broker.monitors.engine import EngineMonitor
 from broker.monitors.memory import MemoryMonitor
 from broker.monitors.network import NetworkMonitor
+from broker.sanlock_lockspace import SanlockLockspace
 from broker.server import serve
 from broker.volume import Volume, VolumeError
 

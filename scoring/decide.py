@@ -91,6 +91,7 @@ class _Turn:
     live: tuple[PeerReport, ...] = ()
     uncertain: tuple[PeerReport, ...] = ()
     pursuing: bool = False
+    start_allowed: bool = False
     actions: list[Action] = field(default_factory=list)
     reasons: list[Reason] = field(default_factory=list)
 
@@ -118,8 +119,12 @@ class _Turn:
 
     @property
     def sample_is_stale(self) -> bool:
-        """The engine sample was taken before the last action on the VM had ended."""
-        return self.state.acting or self.observation.local.engine_taken_s <= self.state.acted_s
+        """The engine sample was taken before the last action on the VM had ended.
+
+        None is younger than now: in the beat in which an action ended nothing is judged.
+        """
+        taken_s = min(self.observation.local.engine_taken_s, self.now_s)
+        return self.state.acting or taken_s <= self.state.acted_s
 
     def take(self, kind: type[_Ended]) -> _Ended | None:
         """The outcome of this kind, once: a later state of the same beat does not see it."""
@@ -404,6 +409,7 @@ def _engine_down(turn: _Turn) -> StateName:
         turn.because(Code.UP_ELSEWHERE, f"the VM runs on {_name(up)}")
         return _S.ENGINE_DOWN
     if _may_start_here(turn) and _lease_allows(turn):
+        turn.start_allowed = True
         return _S.ENGINE_START
     return _S.ENGINE_DOWN
 
@@ -417,6 +423,10 @@ def _engine_start(turn: _Turn) -> StateName:
         return _S.ENGINE_START
     if (name := _usual(turn)) is not None:
         return name
+    if not turn.start_allowed:
+        # What EngineDown found in an earlier beat allows nothing now.
+        turn.because(Code.START_FAILED, "the start ended without a result, looking anew")
+        return _S.ENGINE_DOWN
     turn.because(Code.STARTING, "starting the VM here")
     turn.act(StartEngine())
     return _S.ENGINE_START
@@ -767,7 +777,8 @@ def _queue(turn: _Turn, candidates: list[placement.Candidate]) -> tuple[int, flo
     """How many candidates come before this host, and for how long they have had the chance.
 
     Counted anew when other hosts come first: one that has only just become able to start
-    the VM gets its chance as well.
+    the VM gets its chance as well. And not from before EngineDown was entered: after a
+    global maintenance all hosts enter it at once, with a VM that has long been missing.
     """
     own_id = turn.observation.local.host_id
     ahead = placement.ahead(candidates, own_id)
@@ -775,7 +786,8 @@ def _queue(turn: _Turn, candidates: list[placement.Candidate]) -> tuple[int, flo
         turn.state = replace(turn.state, ahead=ahead, ahead_since_s=turn.now_s)
     missing_since_s = turn.state.missing_since_s
     since_s = turn.now_s if missing_since_s is None else missing_since_s
-    return len(ahead), turn.now_s - max(since_s, turn.state.ahead_since_s)
+    waited_s = min(turn.now_s - max(since_s, turn.state.ahead_since_s), turn.in_state_s)
+    return len(ahead), waited_s
 
 
 def _lease_allows(turn: _Turn) -> bool:

@@ -40,7 +40,8 @@ _EVERYWHERE = {_S.GLOBAL_MAINTENANCE, _S.UNKNOWN_LOCAL_VM_STATE, _S.AGENT_STOPPE
 
 #: state -> states that may follow (staying is always possible).
 TRANSITIONS: Mapping[StateName, frozenset[StateName]] = {
-    name: frozenset((_EVERYWHERE | after) - {name})
+    # AgentStopped is the end: where nothing may follow, nothing does.
+    name: frozenset((_EVERYWHERE | after) - {name} if after else ())
     for name, after in {
         _S.REINITIALIZE_FSM: {_S.LOCAL_MAINTENANCE, _S.ENGINE_STARTING, _S.ENGINE_DOWN},
         _S.ENGINE_DOWN: {_S.LOCAL_MAINTENANCE, _S.ENGINE_STARTING, _S.ENGINE_START},

@@ -5,6 +5,7 @@ everything that may happen to its host. Each test's fixture watches law 1 at 20 
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from . import ask
 from .cluster import Cluster
@@ -67,14 +68,26 @@ def test_killed_daemons_do_not_disturb_the_vm(lab: Cluster) -> None:
     for daemon in ("agent", "broker", "libvirtd"):
         lab.kill(host, daemon)
         ask.during("the same one QEMU", 4, lambda: same_engine(lab, host, before))
-        ask.until(f"{daemon} is back", 20, lambda d=daemon: lab.census().daemon(host, d))
+        ask.until(f"{daemon} is back", 20, partial(lab_daemon, lab, host, daemon))
     ask.until("all is well", 30, lambda: ask.state(lab, host) == "EngineUp")
     assert same_engine(lab, host, before)
     assert lab.page_answers()
 
 
 def same_engine(lab: Cluster, host: str, before: dict[str, object]) -> bool:
-    return lab.status()["hosts"][host]["engine_pids"] == before["engine_pids"]
+    return bool(lab.status()["hosts"][host]["engine_pids"] == before["engine_pids"])
+
+
+def lab_daemon(lab: Cluster, host: str, daemon: str) -> int | None:
+    return lab.census().daemon(host, daemon)
+
+
+def has_reason(lab: Cluster, host: str, code: str) -> bool:
+    return any(reason["code"] == code for reason in ask.status(lab, host)["reasons"])
+
+
+def is_in(lab: Cluster, host: str, state: str) -> bool:
+    return ask.state(lab, host) == state
 
 
 def test_daemons_that_stay_away_do_not_make_peers_take_over(lab: Cluster) -> None:
@@ -95,7 +108,7 @@ def test_global_maintenance_holds_everything(lab: Cluster) -> None:
     host = lab.wait_healthy(TAKEOVER_S)
     assert lab.sh(host, ["ha-agent", "maintenance", "global"]).returncode == 0
     for name in lab.hosts:
-        ask.until(f"{name} is in it", 10, lambda n=name: ask.state(lab, n) == "GlobalMaintenance")
+        ask.until(f"{name} is in it", 10, partial(is_in, lab, name, "GlobalMaintenance"))
     lab.kill(host, "qemu")
     ask.during("no engine anywhere", 15, lambda: lab.engine_host() is None)
     witness = others(lab, host)[0]
@@ -110,16 +123,17 @@ def test_corrupted_slots_cost_only_themselves(lab: Cluster) -> None:
     host = lab.wait_healthy(TAKEOVER_S)
     before = lab.status()["hosts"][host]
     whiteboard = lab.status()["whiteboard"]
-    for slot in (int(host.removeprefix("host")), 77, 0):
+    unused = 12
+    for slot in (int(host.removeprefix("host")), unused, 0):
         poke(whiteboard, slot, os.urandom(4096))
     witness = others(lab, host)[0]
     ask.until(
         "the unused slot and the cluster slot are reported",
         10,
-        lambda: {"0", "77"} <= set(ask.status(lab, witness)["bad_slots"]),
+        lambda: {"0", str(unused)} <= set(ask.status(lab, witness)["bad_slots"]),
     )
     ask.during("the same one QEMU", 10, lambda: same_engine(lab, host, before))
-    for slot in (77, 0):
+    for slot in (unused, 0):
         poke(whiteboard, slot, bytes(4096))
     ask.until("all is well", 15, lambda: not ask.status(lab, witness)["bad_slots"])
     assert lab.page_answers()
@@ -139,7 +153,7 @@ def test_without_a_bmc_sanlock_s_own_verdict_is_waited_for(lab_without_bmc: Clus
     ask.until(
         "the wait is shown as a countdown",
         20,
-        lambda: any(r["code"] == "lease-wait" for r in ask.status(lab, heir)["reasons"]),
+        partial(has_reason, lab, heir, "lease-wait"),
     )
     # 8 * io_timeout + 60 s of sanlock, and the time to notice and to boot.
     assert lab.wait_healthy(68 + 40) == heir

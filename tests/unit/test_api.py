@@ -18,6 +18,7 @@ from broker.board import Board
 from broker.broker import AGENT_SILENT_S, Broker
 from broker.client import BrokerDown, BrokerRefused, Link, ask
 from broker.config import load
+from broker.lockspace import LockspaceError
 from broker.monitors import MonitorRunner, Sample
 from broker.server import BODY_BYTES_MAX, serve
 from broker.whiteboard import SLOT_BYTES, decode_slot
@@ -241,3 +242,21 @@ def test_trouble_with_the_storage_is_told_to_who_asked(tmp_path: Path) -> None:
             await in_thread(path, "PUT", "/v1/maintenance/global", Maintenance, Maintenance(True))
 
     served(tmp_path, test)
+
+
+def test_a_slot_that_another_host_writes_is_neither_written_nor_shared(tmp_path: Path) -> None:
+    async def run() -> None:
+        volume = MemoryVolume()
+        owner = make_broker(tmp_path, volume)
+        late = make_broker(tmp_path, volume)
+        late.lockspace.joined = False
+        await owner.beat(1.0)
+        await late.beat(1.5)
+        await owner.beat(2.0)
+        with pytest.raises(LockspaceError, match="host id 1 is in use by host1"):
+            await late.beat(2.5)
+        slot = decode_slot(1, bytes(volume.data[SLOT_BYTES : 2 * SLOT_BYTES]))
+        assert slot is not None
+        assert slot.timestamp == 2
+
+    asyncio.run(run())

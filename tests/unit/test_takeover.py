@@ -14,7 +14,7 @@ from scoring.decision import AskPower, Code, FreeHostId, TakeFenceLease
 from scoring.observation import Power, PowerAnswer
 from scoring.state import Takeover
 from scoring.takeover import OFFS_NEEDED, may_free, step, with_power
-from tests.unit.builders import NOW_S, RULES, TIMING, lease_of, off
+from tests.unit.builders import NOW_S, RULES, TIMING, free_lease, lease_of, off
 
 DEAD = 2
 START = Takeover(DEAD, NOW_S - 10)
@@ -126,7 +126,7 @@ def test_a_host_id_may_be_freed_when_all_is_proven() -> None:
         ),
         ("lease-owner-known", PROVEN, {"lease": lease_of(3)}),
         ("lease-owner-known", PROVEN, {"lease": lease_of(DEAD, known=False)}),
-        ("lease-owner-known", PROVEN, {"lease": lease_of(DEAD, owner=None)}),
+        ("lease-owner-known", PROVEN, {"lease": free_lease()}),
         ("lease-owner-known", PROVEN, {"lease": lease_of(DEAD, owner_generation=0)}),
     ],
 )

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The one dangerous act: freeing a dead host's id. Every condition is checked last thing.
+
+The decision has checked its own (scoring/takeover.py); these are of the moment of the act.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from scoring.decision import FreeHostId
+from scoring.observation import HostIdFreed
+
+log = logging.getLogger("ha-agent.freeing")
+
+
+class DeltaLeases(Protocol):
+    """Port to the host ids on the lease volume, past sanlock's daemon."""
+
+    async def read_delta(self, host_id: int) -> tuple[int, int] | None:
+        """(generation, timestamp) of a host id on disk; None when not readable."""
+
+    async def release_id(self, host_id: int) -> str:
+        """Mark a host id as free on disk; why not, or empty."""
+
+
+async def free_host_id(
+    act: FreeHostId,
+    own_host_id: int,
+    io_timeout_s: float,
+    fence_held: Callable[[], bool],
+    disk: DeltaLeases,
+) -> HostIdFreed:
+    """Free it if all of it still holds; ok only when the disk shows it free afterwards."""
+    refused = await _refusal(act, own_host_id, io_timeout_s, fence_held, disk)
+    if refused:
+        log.error("host id %d is not freed: %s", act.host_id, refused)
+        return HostIdFreed(act.host_id, False, refused)
+    problem = await disk.release_id(act.host_id)
+    if problem:
+        return HostIdFreed(act.host_id, False, problem)
+    # A command that returned 0 is not a fact: a free id has timestamp 0 on disk.
+    after = await disk.read_delta(act.host_id)
+    if after is None or after[1] != 0:
+        return HostIdFreed(act.host_id, False, f"the id is not free on disk: {after}")
+    log.warning(
+        "freed host id %d (generation %d): proven off, fence lease held",
+        act.host_id,
+        act.generation,
+    )
+    return HostIdFreed(act.host_id, True)
+
+
+async def _refusal(
+    act: FreeHostId,
+    own_host_id: int,
+    io_timeout_s: float,
+    fence_held: Callable[[], bool],
+    disk: DeltaLeases,
+) -> str:
+    """Why the id must not be freed now; empty when all of it holds."""
+    if act.host_id == own_host_id:
+        return "it is this host's own id"
+    on_disk = await disk.read_delta(act.host_id)
+    if on_disk != (act.generation, act.timestamp):
+        return (
+            f"its lease on disk shows generation and timestamp {on_disk}, "
+            f"expected {(act.generation, act.timestamp)}"
+        )
+    # Nothing is awaited from here on: these two are true at the moment of the act.
+    if not fence_held():
+        return "the fence lease is not held"
+    age_s = asyncio.get_running_loop().time() - act.off_read_s
+    if age_s > io_timeout_s:
+        return f"the power reading is {age_s:.1f} s old"
+    return ""

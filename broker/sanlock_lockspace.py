@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""This host's id in the sanlock lockspace: joined once, kept for as long as the host lives.
+
+The broker joins and never leaves by itself: the lease that the engine VM's process holds
+hangs on it, and a stopped broker must not stop the VM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+
+import sanlock
+
+from broker.lockspace import LockspaceError
+from broker.worker import Hung, Worker
+
+log = logging.getLogger("ha-broker.lockspace")
+
+RETRY_S = 2.0
+#: sanlock watches an id that somebody may still use for up to 8 * io_timeout + 60 s, and
+#: needs 21 s at io_timeout 10 for a free one; a minute on top for slow storage.
+JOIN_EXTRA_S = 120.0
+
+#: sanlock_rv.h
+SANLK_HOSTID_BUSY = -262
+#: What a volume without a lockspace answers: wrong magic, version, checksum, lockspace.
+NOT_A_LOCKSPACE = frozenset({-223, -224, -226, -229})
+
+
+class SanlockLockspace:
+    """The real one. `joined`: None until sanlock answered."""
+
+    def __init__(self, name: str, host_id: int, path: str, io_timeout: int) -> None:
+        self._name, self._host_id, self._path = name, host_id, path
+        self._io_timeout = io_timeout
+        self._worker = Worker("sanlock")
+        self.joined: bool | None = None
+        self.problem = "not joined yet"
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except Hung as error:
+                self.problem = str(error)
+            except sanlock.SanlockException as error:
+                self.joined, self.problem = False, _text(error)
+                if error.errno == SANLK_HOSTID_BUSY:
+                    raise LockspaceError(
+                        f"host id {self._host_id} is in use by another host in lockspace "
+                        f"{self._name!r} ({self._path}); give this host its own host.id"
+                    ) from None
+            await asyncio.sleep(RETRY_S)
+
+    async def _look(self) -> None:
+        """One look; joins when not joined."""
+        where = (self._name.encode(), self._host_id, self._path)
+        deadline_s = 8 * self._io_timeout + 60 + JOIN_EXTRA_S
+        try:
+            is_ours = await self._worker.call("inq_lockspace", 5.0, sanlock.inq_lockspace, *where)
+            if is_ours:
+                if not self.joined:
+                    log.info("host id %d is joined in lockspace %s", self._host_id, self._name)
+                self.joined, self.problem = True, ""
+                return
+            if is_ours is None:
+                self.joined, self.problem = False, "joining"
+                return
+            self.joined, self.problem = False, "joining"
+            await self._worker.call("get_lockspaces", 5.0, self._check_own_id)
+            await self._worker.call("read_lockspace", 30.0, self._check_volume)
+            log.info("joining lockspace %s with host id %d", self._name, self._host_id)
+            await self._worker.call("add_lockspace", deadline_s, self._add)
+            self.joined, self.problem = True, ""
+            log.info("joined lockspace %s with host id %d", self._name, self._host_id)
+        except sanlock.SanlockException as error:
+            # Somebody else on this host was faster: the next look will tell.
+            if error.errno not in (errno.EEXIST, errno.EINPROGRESS):
+                raise
+
+    def _check_own_id(self) -> None:
+        """Raise LockspaceError when this host's sanlock is in the lockspace as another id."""
+        for found in sanlock.get_lockspaces():
+            if found["lockspace"] == self._name.encode() and found["host_id"] != self._host_id:
+                raise LockspaceError(
+                    f"sanlock on this host is in lockspace {self._name!r} as host id "
+                    f"{found['host_id']}, but host.id is {self._host_id}"
+                )
+
+    def _check_volume(self) -> None:
+        """Raise LockspaceError when the lease volume is not this lockspace's; in the thread."""
+        try:
+            found = sanlock.read_lockspace(self._path)
+        except sanlock.SanlockException as error:
+            if error.errno not in NOT_A_LOCKSPACE:
+                raise
+            raise LockspaceError(
+                f"{self._path}: holds no sanlock lockspace ({_text(error)}); make one with: "
+                f"sanlock direct init -s {self._name}:0:{self._path}:0"
+            ) from None
+        name = found["lockspace"].decode(errors="replace")
+        if name != self._name:
+            raise LockspaceError(
+                f"{self._path}: holds the lockspace {name!r}, storage.lockspace is {self._name!r}"
+            )
+
+    def _add(self) -> None:
+        sanlock.add_lockspace(
+            self._name.encode(), self._host_id, self._path, iotimeout=self._io_timeout, wait=True
+        )
+
+
+def _text(error: sanlock.SanlockException) -> str:
+    code = error.errno
+    if code in (errno.ENOENT, errno.ECONNREFUSED, errno.EPIPE, errno.ECONNRESET):
+        return "sanlock does not answer: is it running?"
+    return f"sanlock error {code}: {error.args[-1]}"

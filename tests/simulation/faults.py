@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What goes wrong by chance: a schedule of faults drawn from one random source.
+
+Each fault is a kind by name, begins at some time, lasts for some time, and is mended. Two
+and more may overlap. A kind that leaves work behind (a hung guest must be noticed, shut
+down, killed and started again) says how much longer than usual all may take.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from broker.config import ScoreSection
+from broker.whiteboard import EMPTY_SLOT
+from scoring.observation import VmStatus
+from scoring.timing import Timing
+from tests.simulation.host import Host
+from tests.simulation.world import World
+
+_TIMING = Timing()
+#: A sick guest is noticed, shut down, killed, and started elsewhere.
+SICK_BOUND_S = _TIMING.bad_health + _TIMING.stop_grace + _TIMING.engine_starting
+#: Starts that failed are tried again only when they are forgotten.
+RETRY_BOUND_S = _TIMING.retry_expiry
+#: A host whose VM died stands back for the others, which may all have failed.
+STAND_BACK_BOUND_S = _TIMING.unexpected_down
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One kind: `begin(world, host, chance)` breaks something and returns how to mend it.
+
+    `lasts_s`: shortest and longest time until it is mended. `extra_bound_s`: see the head.
+    `weight`: how often, compared with the others.
+    """
+
+    name: str
+    begin: Callable[[World, Host, random.Random], Callable[[], None]]
+    lasts_s: tuple[float, float] = (0.0, 0.0)
+    extra_bound_s: float = 0.0
+    weight: float = 1.0
+
+
+def _nothing() -> None:
+    """There is nothing to mend."""
+
+
+def _power_cut(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    if chance.random() < 0.2 and host.power:
+        # The BMC says "off" a little before it is: two readings a second apart still hold.
+        host.bmc.early_off = True
+
+        def off() -> None:
+            host.bmc.early_off = False
+            host.power_off("cut, seen early")
+
+        world.timeline.after(chance.uniform(0.1, 0.9), off)
+        return host.power_on
+    host.power_off("cut")
+    return host.power_on
+
+
+def _site_power(world: World, _: Host, chance: random.Random) -> Callable[[], None]:
+    for host in world.hosts.values():
+        host.power_off("site")
+        host.bmc_network_up = False
+
+    def back() -> None:
+        for host in world.hosts.values():
+            host.bmc_network_up = True
+        world.power_all_on(chance.choice([1.0, 60.0, 300.0]))
+
+    return back
+
+
+def _reset(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    host.reset("kernel panic")
+    return _nothing
+
+
+def _freeze(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    host.freeze(chance.choice([2.0, 4.5, 12.0, 40.0, 300.0]))
+    return _nothing
+
+
+def _crash(name: str) -> Callable[[World, Host, random.Random], Callable[[], None]]:
+    def begin(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+        host.crash(name)
+        return _nothing
+
+    return begin
+
+
+def _both_daemons(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    host.crash("agent")
+    host.crash("broker")
+    return _nothing
+
+
+def _sanlock(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    host.crash_sanlock()
+    return _nothing
+
+
+def _libvirtd(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    host.libvirt_up = False
+    world.tell(host.name, "libvirtd died")
+
+    def back() -> None:
+        if host.up:
+            host.libvirt_up = True
+
+    return back
+
+
+def _libvirt_hangs(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    host.libvirt_hangs = True
+    world.tell(host.name, "libvirtd hangs")
+
+    def back() -> None:
+        host.libvirt_hangs = False
+        world.tell(host.name, "libvirtd answers")
+
+    return back
+
+
+def _qemu(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    owner = world.owner()
+    if owner is not None:
+        owner.end_qemu("crashed", VmStatus.DOWN_UNEXPECTED, "its process died")
+    return _nothing
+
+
+def _guest_hangs(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    owner = world.owner()
+    if owner is not None and owner.qemu is not None:
+        owner.qemu.is_hung = True
+        world.tell(owner.name, "the guest hangs")
+    return _nothing
+
+
+def _guest_off(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    owner = world.owner()
+    if owner is not None:
+        owner.end_qemu("the guest powered itself off", VmStatus.DOWN, "shut down")
+    return _nothing
+
+
+def _storage(fault: str) -> Callable[[World, Host, random.Random], Callable[[], None]]:
+    def begin(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+        delay_s = chance.uniform(0.2, 3.0) if fault == "slow" else 0.0
+        host.break_storage(fault, delay_s)
+        return lambda: host.break_storage("")
+
+    return begin
+
+
+def _storage_of_all(world: World, _: Host, chance: random.Random) -> Callable[[], None]:
+    fault = chance.choice(["hang", "error"])
+    for host in world.hosts.values():
+        host.break_storage(fault)
+
+    def back() -> None:
+        for host in world.hosts.values():
+            host.break_storage("")
+
+    return back
+
+
+def _bad_slot(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """Flip bits of any slot, the cluster's too, or put another host's report there."""
+    board = world.board
+    used = sorted(board.slots)
+    if not used:
+        return _nothing
+    slot = chance.choice(used)
+    if chance.random() < 0.3 and slot != 0:
+        board.put(slot, board.slots[chance.choice(used)])
+    elif slot != 0 or world.global_maintenance_since_s is not None:
+        data = bytearray(board.slots[slot])
+        for _ in range(chance.randint(1, 8)):
+            data[chance.randrange(600)] ^= 1 << chance.randrange(8)
+        # A first digit turned into a higher one is a newer version, a fault of its own.
+        data[0] = board.slots[slot][0]
+        board.put(slot, bytes(data))
+    if slot == 0:
+        before = world.board.before[0]
+
+        def mend() -> None:
+            if world.cluster_slot_is_bad():
+                board.put(0, before)
+
+        return mend
+    return _nothing
+
+
+def _newer_version(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """A host that was upgraded writes a newer version into a slot of its own."""
+    slot = 1 + max(world.hosts)
+    world.board.put(slot, b"2|1|77|".ljust(4096, b"\0"))
+    world.tell("board", f"slot {slot} is of a newer version")
+    return lambda: world.board.put(slot, EMPTY_SLOT)
+
+
+def _torn(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    host.storage.torn_writes += chance.randint(1, 3)
+    return _nothing
+
+
+def _stale(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    host.storage.stale_reads += chance.randint(1, 5)
+    return _nothing
+
+
+def _stray(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """A broken path puts a write of this host where another host's slot is."""
+    host.storage.stray_writes.append(chance.choice(sorted(world.hosts)))
+    return _nothing
+
+
+def _network(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    host.network_up = False
+    host.gateway_answers = 0.0
+    world.tell(host.name, "network down")
+
+    def back() -> None:
+        host.network_up = True
+        host.gateway_answers = 1.0
+        world.tell(host.name, "network up")
+
+    return back
+
+
+def _link(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """One way between two hosts is cut."""
+    other = chance.choice(sorted(world.hosts))
+    world.cut_links.add((host.host_id, other))
+    return lambda: world.cut_links.discard((host.host_id, other))
+
+
+def _gateway(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    hosts = list(world.hosts.values()) if chance.random() < 0.3 else [host]
+    part = chance.choice([0.0, 0.2, 0.6])
+    for each in hosts:
+        each.gateway_answers = part
+
+    def back() -> None:
+        for each in hosts:
+            each.gateway_answers = 1.0 if each.network_up else 0.0
+
+    return back
+
+
+def _load(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    host.load = chance.uniform(0.3, 1.0)
+
+    def back() -> None:
+        host.load = 0.1
+
+    return back
+
+
+def _memory(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    host.memory_mb = 1000.0
+
+    def back() -> None:
+        host.memory_mb = 16_384.0
+
+    return back
+
+
+def _weights(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """This host's configuration differs; it is read when the daemons start."""
+    world.score[host.host_id] = ScoreSection(base_score=chance.choice([2400, 3000, 4400]))
+    host.crash("agent")
+
+    def back() -> None:
+        world.score.pop(host.host_id, None)
+        host.crash("agent")
+
+    return back
+
+
+def _bmc(fault: str) -> Callable[[World, Host, random.Random], Callable[[], None]]:
+    def begin(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+        host.bmc.fault = fault
+
+        def back() -> None:
+            host.bmc.fault = ""
+
+        return back
+
+    return begin
+
+
+def _starts_fail(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    hosts = list(world.hosts.values()) if chance.random() < 0.3 else [host]
+    for each in hosts:
+        each.starts_fail = True
+
+    def back() -> None:
+        for each in hosts:
+            each.starts_fail = False
+
+    return back
+
+
+def _unkillable(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """QEMU cannot be ended (its disk hangs): the watchdog must do it."""
+    host.qemu_unkillable = True
+    host.break_storage("hang")
+
+    def back() -> None:
+        host.qemu_unkillable = False
+        host.break_storage("")
+
+    return back
+
+
+def _global(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    world.set_global_maintenance(True)
+    return lambda: world.set_global_maintenance(False)
+
+
+def _local(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    world.set_local_maintenance(host, True)
+
+    def back() -> None:
+        if host.local_maintenance_since_s is not None:
+            world.set_local_maintenance(host, False)
+            if host.local_maintenance_since_s is not None:
+                world.timeline.after(10.0, back)
+
+    return back
+
+
+#: Every kind. What a schedule draws from.
+FAULTS: tuple[Fault, ...] = (
+    Fault("power cut", _power_cut, (3.0, 400.0), weight=4),
+    Fault("site power", _site_power, (10.0, 300.0), 300.0, weight=0.7),
+    Fault("reset", _reset),
+    Fault("frozen host", _freeze, (300.0, 301.0), STAND_BACK_BOUND_S),
+    Fault("agent crash", _crash("agent"), weight=2),
+    Fault("broker crash", _crash("broker"), weight=2),
+    Fault("agent and broker crash", _both_daemons),
+    Fault("sanlock crash", _sanlock, (140.0, 141.0), weight=0.5),
+    Fault("libvirtd crash", _libvirtd, (1.0, 3.0)),
+    Fault("libvirtd hangs", _libvirt_hangs, (5.0, 120.0)),
+    Fault("QEMU crash", _qemu, extra_bound_s=STAND_BACK_BOUND_S, weight=2),
+    Fault("hung guest", _guest_hangs, extra_bound_s=SICK_BOUND_S, weight=0.7),
+    Fault("guest power off", _guest_off, extra_bound_s=STAND_BACK_BOUND_S),
+    Fault("storage hangs", _storage("hang"), (3.0, 200.0), SICK_BOUND_S, weight=2),
+    Fault("storage errors", _storage("error"), (3.0, 200.0), SICK_BOUND_S, weight=2),
+    Fault("storage slow", _storage("slow"), (3.0, 200.0), SICK_BOUND_S),
+    Fault("storage of all", _storage_of_all, (3.0, 200.0), SICK_BOUND_S),
+    Fault("bad slot", _bad_slot, (5.0, 20.0)),
+    Fault("newer version", _newer_version, (10.0, 120.0), 40.0, weight=0.5),
+    Fault("torn write", _torn),
+    Fault("stale read", _stale),
+    Fault("stray write", _stray),
+    Fault("network", _network, (5.0, 200.0), SICK_BOUND_S),
+    Fault("cut link", _link, (5.0, 200.0), SICK_BOUND_S),
+    Fault("gateway", _gateway, (5.0, 200.0)),
+    Fault("load", _load, (30.0, 300.0)),
+    Fault("low memory", _memory, (30.0, 300.0)),
+    Fault("other weights", _weights, (60.0, 300.0)),
+    Fault("BMC silent", _bmc("silent"), (30.0, 300.0)),
+    Fault("BMC slow", _bmc("slow"), (30.0, 300.0)),
+    Fault("BMC refuses", _bmc("refuses"), (30.0, 300.0)),
+    Fault("BMC says on", _bmc("says-on"), (30.0, 300.0)),
+    Fault("BMC of another", _bmc("foreign"), (30.0, 300.0)),
+    Fault("starts fail", _starts_fail, (30.0, 300.0), RETRY_BOUND_S + STAND_BACK_BOUND_S),
+    Fault("unkillable QEMU", _unkillable, (100.0, 200.0), SICK_BOUND_S, weight=0.5),
+    Fault("global maintenance", _global, (5.0, 300.0), SICK_BOUND_S, weight=1.5),
+    Fault("local maintenance", _local, (5.0, 300.0), SICK_BOUND_S, weight=1.5),
+)
+
+
+def schedule(world: World, chance: random.Random, first_s: float, last_s: float) -> None:
+    """Queue faults between two true times, one to several minutes apart, sometimes together."""
+    apart_s = chance.choice([30.0, 90.0, 200.0, 400.0])
+    at_s = first_s
+    weights = [fault.weight for fault in FAULTS]
+    while at_s < last_s:
+        for _ in range(chance.choice([1, 1, 1, 2, 3])):
+            fault = chance.choices(FAULTS, weights)[0]
+            host_id = chance.randint(1, world.settings.hosts)
+            lasts_s = chance.uniform(*fault.lasts_s)
+            began_s = at_s + chance.uniform(0.0, 5.0)
+            world.timeline.at(began_s, _begin, world, fault, host_id, chance.random(), lasts_s)
+        at_s += chance.expovariate(1 / apart_s)
+
+
+def _begin(world: World, fault: Fault, host_id: int, draw: float, lasts_s: float) -> None:
+    # Its own source: what a fault draws must not depend on what happened before it.
+    chance = random.Random(draw)
+    owner = world.owner()
+    host = world.hosts[host_id]
+    if owner is not None and chance.random() < 0.4:
+        host = owner
+    if not host.power:
+        return
+    world.fault_began(fault.name)
+    world.tell("fault", f"{fault.name} ({host.name}) for {lasts_s:.0f} s")
+    mend = fault.begin(world, host, chance)
+    world.timeline.after(lasts_s, _end, world, fault, host, mend)
+
+
+def _end(world: World, fault: Fault, host: Host, mend: Callable[[], None]) -> None:
+    world.tell("mended", f"{fault.name} ({host.name})")
+    mend()
+    world.fault_ended(fault.extra_bound_s)

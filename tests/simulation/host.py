@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A simulated host: power, BMC, storage path, network, daemons, QEMU and its guest.
+
+Rules of this file:
+
+1. Only the world and the adapters (ports.py) change a host; the product never sees one.
+2. QEMU runs on when agent, broker or libvirtd die. It ends with its power, by its own crash,
+   by its guest, by libvirt's order, or by sanlock when the host id was not renewed.
+3. Each change of what runs is told to `watch` at the moment it happens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from scoring.observation import VmStatus
+from tests.simulation.lockspace import Daemon, LeaseVolume, Refused
+from tests.simulation.timeline import HostLoop, Process, Timeline
+
+#: wdmd(8) feeds the watchdog every ten seconds, which fires 60 s after the last feeding.
+WATCHDOG_FROZEN_S = 55.0
+#: A guest whose disk does not answer for so long serves no page any more.
+GUEST_PATIENCE_S = 8.0
+
+
+@dataclass(slots=True)
+class Qemu:
+    """A QEMU process. `running`: its CPUs run, which needs `has_lease`."""
+
+    running: bool = False
+    has_lease: bool = False
+    healthy_from_s: float = float("inf")
+    is_hung: bool = False
+    leaving: bool = False
+    received: bool = False
+    user_paused: bool = False
+
+
+@dataclass(slots=True)
+class Bmc:
+    """A host's BMC. `fault`: "", "silent", "refuses", "slow", "says-on", "says-off", "foreign"."""
+
+    guid: str
+    fault: str = ""
+    early_off: bool = False
+
+
+class Watch(Protocol):
+    """Who is told what happens to a host."""
+
+    def tell(self, who: str, what: str) -> None:
+        """A line for the trace."""
+
+    def vm_changed(self, host: Host) -> None:
+        """What runs on the host has changed."""
+
+    def vm_ended(self, host: Host, why: str) -> None:
+        """Its QEMU has ended."""
+
+    def booted(self, host: Host) -> None:
+        """The operating system is up, the daemons may be started."""
+
+    def daemon_ended(self, host: Host, name: str) -> None:
+        """A daemon was killed."""
+
+
+@dataclass(slots=True)
+class Storage:
+    """A host's way to the shared storage. `fault`: "", "hang", "error" or "slow"."""
+
+    fault: str = ""
+    since_s: float = 0.0
+    delay_s: float = 0.0
+    stale_reads: int = 0
+    torn_writes: int = 0
+    stray_writes: list[int] = field(default_factory=list)
+
+
+class Host:
+    """One machine. Times are true times."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        leases: LeaseVolume,
+        watch: Watch,
+        host_id: int,
+        *,
+        io_timeout_s: float,
+        rate: float,
+        clock_s: float,
+        boot_s: float,
+        guest_boot_s: float,
+        system_uuid: str,
+    ) -> None:
+        self.timeline = timeline
+        self.leases = leases
+        self.watch = watch
+        self.host_id = host_id
+        self.name = f"host{host_id}"
+        self.io_timeout_s = io_timeout_s
+        self.rate = rate
+        self.first_clock_s = clock_s
+        self.boot_s = boot_s
+        self.guest_boot_s = guest_boot_s
+        self.system_uuid = system_uuid
+        self.bmc = Bmc(system_uuid)
+        self.power = False
+        self.off_since_s = 0.0
+        self.on_since_s = 0.0
+        self.sick_until_s = 0.0
+        self.boots = 0
+        self.up = False
+        self.loop: HostLoop | None = None
+        self.processes: dict[str, Process] = {}
+        self.sanlock: Daemon | None = None
+        self.libvirt_up = False
+        self.libvirt_hangs = False
+        self.qemu: Qemu | None = None
+        self.last_end: tuple[VmStatus, str] = (VmStatus.DOWN, "unknown")
+        self.fence_held = False
+        self.storage = Storage()
+        self.network_up = True
+        self.bmc_network_up = True
+        self.broker_since_s = 0.0
+        self.agent_since_s = 0.0
+        self.frozen_until_s = 0.0
+        self.gateway_answers = 1.0
+        self.bridge_up = True
+        self.load = 0.1
+        self.memory_mb = 16_384.0
+        self.config_up_to_date = True
+        self.starts_fail = False
+        self.qemu_unkillable = False
+        self.local_maintenance_since_s: float | None = None
+        self.boot_is_set = 0
+        self.doomed = False
+
+    # --- power ----------------------------------------------------------------------------
+
+    def power_on(self) -> None:
+        """Switch it on; nothing where it is on."""
+        if self.power:
+            return
+        self.power = True
+        self.on_since_s = self.timeline.now_s
+        self.watch.tell(self.name, "power on")
+        self._boot()
+
+    def _boot(self) -> None:
+        self.boot_is_set += 1
+        self.timeline.after(self.boot_s, self._booted, self.boot_is_set)
+
+    def _booted(self, boot: int) -> None:
+        if not self.power or boot != self.boot_is_set:
+            return
+        self.boots += 1
+        # The first clock is anything; a boot resets it (CLOCK_MONOTONIC counts from boot).
+        clock_s = self.first_clock_s if self.boots == 1 else self.boot_s
+        self.loop = HostLoop(self.timeline, clock_s, self.rate)
+        self.up = True
+        self.last_end = (VmStatus.DOWN, "unknown")
+        self.doomed = False
+        self.libvirt_up, self.libvirt_hangs = True, False
+        self.watch.tell(self.name, f"booted, boot {self.boots}")
+        self.start_sanlock()
+        self.watch.booted(self)
+
+    def power_off(self, why: str) -> None:
+        """Its power is gone, and with it all that ran."""
+        if not self.power:
+            return
+        self._all_gone(f"power off: {why}")
+        self.power = False
+        self.off_since_s = self.timeline.now_s
+
+    def reset(self, why: str) -> None:
+        """It starts anew without having been off."""
+        if not self.power:
+            return
+        self._all_gone(f"reset: {why}")
+        self._boot()
+
+    def _all_gone(self, why: str) -> None:
+        self.watch.tell(self.name, why)
+        self.up = False
+        self.boot_is_set += 1
+        if self.qemu is not None:
+            self.end_qemu(why, VmStatus.DOWN, "unknown", release=False)
+        self.fence_held = False
+        for name in list(self.processes):
+            self.crash(name)
+        self.libvirt_up = False
+        if self.sanlock is not None:
+            self.sanlock.stop_running()
+            self.sanlock = None
+        loop = self.loop
+        if loop is not None:
+            loop.frozen_until_s = 0.0
+            # The killed tasks must still come to their end.
+            self.timeline.after(0.0, setattr, loop, "ended", True)
+
+    def freeze(self, for_s: float) -> None:
+        """Nothing on it runs for so long; the watchdog resets it when that is too long."""
+        if self.loop is None or not self.up:
+            return
+        self.loop.frozen_until_s = self.frozen_until_s = self.timeline.now_s + for_s
+        self.watch.tell(self.name, f"frozen for {for_s:.0f} s")
+        if for_s > WATCHDOG_FROZEN_S:
+            self.timeline.after(WATCHDOG_FROZEN_S, self._watchdog, self.boots)
+
+    def _watchdog(self, boot: int) -> None:
+        if self.boots == boot and self.frozen:
+            self.reset("watchdog: the host was frozen")
+
+    @property
+    def daemons_since_s(self) -> float:
+        """Since when both daemons run."""
+        return max(self.broker_since_s, self.agent_since_s)
+
+    @property
+    def storage_bad_until_s(self) -> float:
+        """When its storage was last in trouble; now while it is."""
+        return self.timeline.now_s if self.storage.fault else self.storage.since_s
+
+    @property
+    def free_memory_mb(self) -> float:
+        """Memory a new VM could get."""
+        return self.memory_mb
+
+    @property
+    def frozen(self) -> bool:
+        """Whether nothing on it runs at this moment."""
+        return self.loop is not None and self.loop.frozen_until_s > self.timeline.now_s
+
+    def clock_s(self) -> float:
+        """What its own clock shows."""
+        return 0.0 if self.loop is None else self.loop.time()
+
+    # --- storage --------------------------------------------------------------------------
+
+    def break_storage(self, fault: str, delay_s: float = 0.0) -> None:
+        """From now on its storage hangs, fails or is slow; "" mends it."""
+        if fault != self.storage.fault:
+            self.storage.since_s = self.sick_until_s = self.timeline.now_s
+        self.storage.fault, self.storage.delay_s = fault, delay_s
+        self.watch.tell(self.name, f"storage {fault or 'fine'}")
+
+    def reach(self) -> str:
+        """How its sanlock reaches the lease volume; "" when it does."""
+        if self.frozen:
+            return "hang"
+        return self.storage.fault if self.storage.fault in ("hang", "error") else ""
+
+    # --- sanlock --------------------------------------------------------------------------
+
+    def start_sanlock(self) -> None:
+        """The daemon is started, in no lockspace yet; for nothing where the watchdog will fire."""
+        if not self.up or self.doomed or (self.sanlock is not None and self.sanlock.running):
+            return
+        boot = self.boots
+
+        def doom(why: str) -> None:
+            if self.boots == boot and self.up:
+                self.reset(f"watchdog: {why}")
+
+        self.sanlock = Daemon(
+            self.timeline,
+            self.leases,
+            f"{self.name}.{self.boots}",
+            self.host_id,
+            self.io_timeout_s,
+            self.rate,
+            self.reach,
+            self.clock_s,
+            self._kill_holders,
+            doom,
+        )
+
+    def crash_sanlock(self) -> None:
+        """The daemon dies. Who was in the lockspace is reset by the watchdog in the end."""
+        daemon = self.sanlock
+        if daemon is None or not daemon.running:
+            return
+        self.watch.tell(self.name, "sanlock died")
+        if daemon.generation and daemon.membership.value in ("in", "failed"):
+            daemon.doom_after_crash()
+            self.doomed = True
+        else:
+            self.timeline.after(1.0, self.start_sanlock)
+        daemon.stop_running()
+
+    def _kill_holders(self, why: str) -> bool:
+        if self.frozen:
+            return False
+        if self.fence_held:
+            self.fence_held = False
+            self.crash("agent")
+        if self.qemu is None or not self.qemu.has_lease:
+            return True
+        if self.qemu_unkillable:
+            self.watch.tell(self.name, "QEMU does not end")
+            return False
+        self.end_qemu(why, VmStatus.DOWN_UNEXPECTED, "its process died", release=False)
+        return True
+
+    def sanlock_answers(self) -> Daemon:
+        """The running daemon; Refused where there is none."""
+        if self.sanlock is None or not self.sanlock.running:
+            raise Refused("sanlock does not answer: is it running?")
+        return self.sanlock
+
+    # --- the VM ---------------------------------------------------------------------------
+
+    def create_qemu(self, received: bool = False) -> None:
+        """A QEMU process that does not run yet."""
+        assert self.qemu is None and self.up
+        self.qemu = Qemu(received=received)
+        self.watch.vm_changed(self)
+
+    def resume_qemu(self, healthy_from_s: float) -> None:
+        """Take the lease and let the CPUs run; Refused where the lease is not had."""
+        assert self.qemu is not None
+        self.sanlock_answers().acquire("engine")
+        self.qemu.running = self.qemu.has_lease = True
+        self.qemu.received = self.qemu.user_paused = False
+        self.qemu.healthy_from_s = healthy_from_s
+        self.watch.vm_changed(self)
+
+    def pause_qemu(self) -> None:
+        """Stop its CPUs; libvirt's lock driver gives the lease back."""
+        assert self.qemu is not None
+        self.qemu.running = False
+        if self.qemu.has_lease:
+            self.qemu.has_lease = False
+            if self.sanlock is not None:
+                self.sanlock.release("engine")
+        self.watch.vm_changed(self)
+
+    def end_qemu(self, why: str, vm: VmStatus, detail: str, release: bool = True) -> None:
+        """The process is gone; `release`: its sanlock gives its lease back."""
+        qemu, self.qemu = self.qemu, None
+        if qemu is None:
+            return
+        self.last_end = (vm, detail)
+        if release and qemu.has_lease and self.sanlock is not None:
+            self.sanlock.release("engine")
+        self.watch.vm_ended(self, why)
+        self.watch.vm_changed(self)
+
+    @property
+    def runs_vm(self) -> bool:
+        """Whether its QEMU executes the guest."""
+        return self.qemu is not None and self.qemu.running
+
+    @property
+    def vm_healthy(self) -> bool:
+        """Whether the guest serves its page."""
+        qemu = self.qemu
+        if qemu is None or not qemu.running or qemu.is_hung or self.frozen:
+            return False
+        now_s = self.timeline.now_s
+        if self.storage.fault in ("hang", "error"):
+            return now_s - self.storage.since_s < GUEST_PATIENCE_S
+        return now_s >= qemu.healthy_from_s
+
+    def crash(self, name: str) -> None:
+        """Kill a daemon (SIGKILL); who watches starts it again."""
+        process = self.processes.pop(name, None)
+        if process is None:
+            return
+        if name == "agent" and self.fence_held:
+            self.fence_held = False
+            if self.sanlock is not None:
+                self.sanlock.release("fence")
+        process.kill()
+        self.watch.tell(self.name, f"{name} is killed")
+        self.watch.daemon_ended(self, name)

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What must hold at every moment of every simulated run. Looks at the world, never at the
+product's own word.
+
+    one-vm          at most one QEMU executes the guest, over all hosts
+    leased          a QEMU that executes the guest holds its lease
+    freed-off       a host id is freed only when its host was off at the proof read, and
+                    nothing of that host uses the id
+    global          global maintenance: nothing is started, stopped, moved or freed by a host
+                    that had two beats to read it
+    local           a host in local maintenance does not start the VM
+    healthy         a VM that is healthy is not shut down or ended by an agent
+    blameless       sanlock ends no VM on a host whose storage was fine
+    two-up          no two agents call themselves EngineUp for longer than five seconds
+    quiet           without faults for longer than the bound nothing is started, stopped, moved
+    up              that long after the last fault the VM is up and healthy, if a host can run it
+    clean           no exception in a task or in a loop, no task left at the end
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.wire import Report
+from scoring.decision import FreeHostId
+from scoring.state import StateName
+from tests.simulation.lockspace import Membership
+
+if TYPE_CHECKING:
+    from tests.simulation.host import Host
+    from tests.simulation.world import World
+
+#: Beats a host has to notice what was written, and a second for the half beat and the call.
+NOTICE_BEATS = 2
+NOTICE_EXTRA_S = 1.0
+TWO_UP_S = 5.0
+HEALTHY_FOR_S = 10.0
+_UP = (StateName.ENGINE_UP.value, StateName.ENGINE_UP_BAD_HEALTH.value)
+
+
+class Broken(Exception):
+    """A law does not hold: which, when, and what was seen."""
+
+    def __init__(self, law: str, at_s: float, text: str) -> None:
+        super().__init__(f"law {law!r} broken at {at_s:.3f}: {text}")
+        self.law = law
+        self.at_s = at_s
+        self.text = text
+
+
+class Laws:
+    """The checkers of one world. The first breach is kept in `broken`, and time stops."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.broken: Broken | None = None
+        self._up: dict[int, bool] = {}
+        self._two_up_since_s: float | None = None
+
+    def breach(self, law: str, text: str) -> None:
+        """Keep the first one and stop time."""
+        if self.broken is None:
+            self.broken = Broken(law, self._world.timeline.now_s, text)
+            self._world.tell("law", f"{law} is broken: {text}")
+            self._world.timeline.halted = True
+
+    # --- moments --------------------------------------------------------------------------
+
+    def vm_changed(self) -> None:
+        """What runs has changed somewhere."""
+        running = [host for host in self._world.hosts.values() if host.runs_vm]
+        if len(running) > 1:
+            self.breach("one-vm", "the VM runs on " + " and ".join(h.name for h in running))
+        for host in running:
+            assert host.qemu is not None
+            if not host.qemu.has_lease:
+                self.breach("leased", f"the VM runs on {host.name} without its lease")
+
+    def vm_ended(self, host: Host, why: str) -> None:
+        """A QEMU is gone."""
+        now_s = self._world.timeline.now_s
+        if (
+            why.startswith("sanlock")
+            and now_s - max(host.storage_bad_until_s, host.frozen_until_s) > 1.0
+        ):
+            self.breach("blameless", f"sanlock ended the VM on {host.name}, its storage is fine")
+
+    def began(self, host: Host, act: str | FreeHostId) -> None:
+        """An agent begins an action."""
+        world, now_s = self._world, self._world.timeline.now_s
+        name = act if isinstance(act, str) else f"free host id {act.host_id}"
+        notice_s = NOTICE_BEATS * world.beat_s + NOTICE_EXTRA_S
+        since_s = world.global_maintenance_since_s
+        if since_s is not None:
+            known_s = max(since_s, host.storage_bad_until_s, host.daemons_since_s)
+            if now_s - max(known_s, host.frozen_until_s) > notice_s:
+                self.breach("global", f"{host.name} begins to {name} in global maintenance")
+        local_s = host.local_maintenance_since_s
+        if name == "start" and local_s is not None:
+            known_s = max(local_s, host.daemons_since_s, host.frozen_until_s)
+            if now_s - known_s > notice_s:
+                self.breach("local", f"{host.name} starts the VM in local maintenance")
+        if name in ("shut down", "power off") and host.vm_healthy:
+            assert host.qemu is not None
+            well_s = now_s - max(host.qemu.healthy_from_s, host.sick_until_s)
+            if well_s > HEALTHY_FOR_S:
+                self.breach("healthy", f"{host.name}: {name} of a healthy VM")
+        if name != "power off" and world.is_quiet():
+            self.breach("quiet", f"{host.name} begins to {name} though nothing is wrong")
+
+    def freeing(self, host: Host, act: FreeHostId) -> None:
+        """An agent writes "free" into another host's delta lease, now."""
+        target = self._world.hosts[act.host_id]
+        assert host.loop is not None
+        read_s = host.loop.true_s(act.off_read_s)
+        was_off = target.off_since_s <= read_s and (not target.power or target.on_since_s > read_s)
+        if not was_off:
+            self.breach(
+                "freed-off",
+                f"{host.name} frees the id of {target.name}, which was not off at {read_s:.2f}",
+            )
+        daemon = target.sanlock
+        if daemon is not None and daemon.running and daemon.membership is not Membership.OUT:
+            self.breach("freed-off", f"{host.name} frees the id {target.name} uses")
+        if target.qemu is not None:
+            self.breach("freed-off", f"{host.name} frees the id of {target.name}, a QEMU is there")
+
+    def reported(self, host: Host, report: Report) -> None:
+        """An agent tells its state."""
+        self._up[host.host_id] = report.state in _UP
+        self.two_up()
+
+    def agent_gone(self, host: Host) -> None:
+        """An agent has ended."""
+        self._up[host.host_id] = False
+        self.two_up()
+
+    def two_up(self) -> None:
+        """Whether two agents call themselves EngineUp."""
+        now_s = self._world.timeline.now_s
+        hosts = self._world.hosts
+        up = [
+            i
+            for i, is_up in self._up.items()
+            if is_up and not hosts[i].frozen and "agent" in hosts[i].processes
+        ]
+        if len(up) < 2:
+            self._two_up_since_s = None
+        elif self._two_up_since_s is None:
+            self._two_up_since_s = now_s
+        elif now_s - self._two_up_since_s > TWO_UP_S:
+            self.breach("two-up", f"the agents of hosts {sorted(up)} are both in EngineUp")
+
+    # --- at rest --------------------------------------------------------------------------
+
+    def must_be_up(self) -> None:
+        """The bound is over: the VM must be healthy now."""
+        world = self._world
+        if world.may_be_down():
+            return
+        if not any(host.vm_healthy for host in world.hosts.values()):
+            self.breach("up", f"the VM is not healthy {world.bound_s():.0f} s after the last fault")
+
+    def clean(self) -> None:
+        """No daemon failed, nothing is left."""
+        for problem in self._world.problems():
+            self.breach("clean", problem)

@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""sanlock's rules on a simulated lease volume: delta leases, resources, expiry, host-dead time.
+
+What is modelled (sanlock's src/delta_lease.c, paxos_lease.c, lockspace.c, timeouts.h):
+
+    joining a free id, or one this same daemon had          2 * io_timeout
+    joining an id that somebody used                        8 * io_timeout + 60 of standstill
+    renewing                                                every 2 * io_timeout
+    no renewal for 8 * io_timeout                           lease holders are killed
+    no end to them 60 s later                               the watchdog resets the host
+    an owner's renewal stands still 8 * io_timeout + 60     it is dead, its resources are free
+
+A daemon sees the others' renewals only when it makes its own: what it tells of them may be
+2 * io_timeout old. All its durations are of its host's clock.
+
+A daemon that dies while it is in the lockspace dooms its host: the watchdog is no longer
+fed when the last renewal is 8 * io_timeout old, whatever is started meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from scoring.observation import Standing
+from tests.simulation.timeline import Timeline
+
+WATCHDOG_FIRE_S = 60.0
+
+
+@dataclass(slots=True)
+class DeltaLease:
+    """A host id on disk. `daemon`: whose; `timestamp` 0: free."""
+
+    daemon: str = ""
+    generation: int = 0
+    timestamp: int = 0
+
+
+@dataclass(slots=True)
+class Resource:
+    """A resource on disk; `owner` 0: nobody."""
+
+    owner: int = 0
+    generation: int = 0
+
+
+@dataclass(slots=True)
+class LeaseVolume:
+    """What is on the shared lease volume."""
+
+    deltas: dict[int, DeltaLease] = field(default_factory=dict)
+    resources: dict[str, Resource] = field(
+        default_factory=lambda: {"engine": Resource(), "fence": Resource()}
+    )
+
+    def delta(self, host_id: int) -> DeltaLease:
+        """The delta lease of a host id."""
+        return self.deltas.setdefault(host_id, DeltaLease())
+
+
+class Refused(Exception):
+    """sanlock says no: `held_elsewhere` when another host owns the resource."""
+
+    def __init__(self, text: str, held_elsewhere: bool = False) -> None:
+        super().__init__(text)
+        self.held_elsewhere = held_elsewhere
+
+
+class Membership(Enum):
+    """How a daemon stands in the lockspace. FAILED: expired, and its holders do not end."""
+
+    OUT = "out"
+    JOINING = "joining"
+    IN = "in"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Sighting:
+    """Another host id as this daemon saw it at its last renewal; moments are true times."""
+
+    generation: int
+    timestamp: int
+    first_s: float
+    last_s: float
+    changed_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class HostInfo:
+    """An answer of get_hosts."""
+
+    host_id: int
+    generation: int
+    timestamp: int
+    standing: Standing
+
+
+class Daemon:
+    """sanlock on one host, from its start to its end.
+
+    `reach`: "" when the lease volume can be reached, else how not ("hang", "error").
+    `clock_s`: the host's clock. `kill_holders(why)`: end all processes that hold a lease; False
+    when they cannot be ended. `doom`: let the watchdog reset the host. `refused`: why the
+    last try to join failed; `busy`: because another host uses this id.
+    """
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        volume: LeaseVolume,
+        name: str,
+        host_id: int,
+        io_timeout_s: float,
+        rate: float,
+        reach: Callable[[], str],
+        clock_s: Callable[[], float],
+        kill_holders: Callable[[str], bool],
+        doom: Callable[[str], None],
+    ) -> None:
+        self.name = name
+        self.host_id = host_id
+        self.membership = Membership.OUT
+        self.generation = 0
+        self.running = True
+        self.refused = ""
+        self.busy = False
+        self.last_renewal_s = 0.0
+        self.join_began_s = 0.0
+        self._timeline = timeline
+        self._volume = volume
+        self._io_s = io_timeout_s / rate
+        self._dead_s = (8 * io_timeout_s + WATCHDOG_FIRE_S) / rate
+        self._reach = reach
+        self._clock_s = clock_s
+        self._kill_holders = kill_holders
+        self._doom = doom
+        self._seen: dict[int, Sighting] = {}
+        self._timestamp = 0
+        self._expiring = False
+        self._to_release: dict[str, None] = {}
+
+    # --- the lockspace --------------------------------------------------------------------
+
+    def join(self) -> None:
+        """Begin to join the lockspace; `membership` tells how it goes."""
+        assert self.running and self.membership is Membership.OUT
+        if self._reach():
+            self.refused = "the lease volume cannot be reached"
+            return
+        self.membership, self.refused, self.busy = Membership.JOINING, "", False
+        self.join_began_s = self._timeline.now_s
+        delta = self._volume.delta(self.host_id)
+        if delta.timestamp == 0 or delta.daemon == self.name:
+            self._write_first()
+        else:
+            until_s = self._timeline.now_s + self._dead_s
+            self._stand_by(delta.generation, delta.timestamp, until_s)
+
+    def _stand_by(self, generation: int, timestamp: int, until_s: float) -> None:
+        """Watch an id that somebody used until it stood still for long enough."""
+        if not self._is_joining():
+            return
+        delta = self._volume.delta(self.host_id)
+        if self._reach():
+            self._not_joined("the lease volume cannot be reached")
+        elif delta.timestamp == 0:
+            self._write_first()
+        elif (delta.generation, delta.timestamp) != (generation, timestamp):
+            self._not_joined(f"host id {self.host_id} is in use by another host")
+            self.busy = True
+        elif self._timeline.now_s >= until_s:
+            self._write_first()
+        else:
+            next_s = min(until_s, self._timeline.now_s + 2 * self._io_s)
+            self._timeline.at(next_s, self._stand_by, generation, timestamp, until_s)
+
+    def _write_first(self) -> None:
+        delta = self._volume.delta(self.host_id)
+        self.generation = delta.generation + 1
+        delta.daemon, delta.generation = self.name, self.generation
+        delta.timestamp = self._timestamp = self._stamp()
+        self._timeline.after(2 * self._io_s, self._joined, self.generation, self._timestamp)
+
+    def _joined(self, generation: int, timestamp: int) -> None:
+        if not self._is_joining():
+            return
+        delta = self._volume.delta(self.host_id)
+        mine = (delta.daemon, delta.generation, delta.timestamp)
+        if self._reach():
+            self._not_joined("the lease volume cannot be reached")
+        elif mine != (self.name, generation, timestamp):
+            self._not_joined(f"host id {self.host_id} was taken by another host meanwhile")
+        else:
+            self.membership, self._expiring = Membership.IN, False
+            self.last_renewal_s = self._timeline.now_s
+            self._renew(generation)
+
+    def _is_joining(self) -> bool:
+        return self.running and self.membership is Membership.JOINING
+
+    def _not_joined(self, why: str) -> None:
+        self.membership, self.refused = Membership.OUT, why
+
+    def _stamp(self) -> int:
+        return max(self._timestamp + 1, int(self._clock_s()))
+
+    def _renew(self, generation: int) -> None:
+        """One renewal, and a look at all others."""
+        if not self.running or self.membership is not Membership.IN:
+            return
+        if self.generation != generation:
+            return
+        delta = self._volume.delta(self.host_id)
+        mine = (self.name, self.generation, self._timestamp)
+        if self._reach() or (delta.daemon, delta.generation, delta.timestamp) != mine:
+            self._renewal_failed(generation)
+            return
+        delta.timestamp = self._timestamp = self._stamp()
+        self.last_renewal_s = self._timeline.now_s
+        self._expiring = False
+        self._look()
+        for resource in list(self._to_release):
+            self._release_on_disk(resource)
+        self._timeline.after(2 * self._io_s, self._renew, generation)
+
+    def _renewal_failed(self, generation: int) -> None:
+        if not self._expiring:
+            self._expiring = True
+            self._timeline.at(self.last_renewal_s + 8 * self._io_s, self._expired, generation)
+        self._timeline.after(max(0.5, self._io_s / 4), self._renew, generation)
+
+    def _expired(self, generation: int) -> None:
+        """8 * io_timeout without a renewal: whoever holds a lease must end now."""
+        if not self.running or self.membership is not Membership.IN or not self._expiring:
+            return
+        if self.generation != generation:
+            return
+        self.membership = Membership.FAILED
+        self._to_release.clear()
+        if self._kill_holders("sanlock: its host id was not renewed"):
+            self.membership, self.refused = Membership.OUT, "its host id was not renewed"
+        else:
+            until_s = self.last_renewal_s + self._dead_s
+            self._timeline.at(until_s, self._doom, "its processes could not be ended")
+
+    def _look(self) -> None:
+        now_s = self._timeline.now_s
+        for host_id in sorted(self._volume.deltas):
+            delta = self._volume.deltas[host_id]
+            old = self._seen.get(host_id)
+            if old is None:
+                self._seen[host_id] = Sighting(
+                    delta.generation, delta.timestamp, now_s, now_s, None
+                )
+                continue
+            if (old.generation, old.timestamp) != (delta.generation, delta.timestamp):
+                old.generation, old.timestamp = delta.generation, delta.timestamp
+                old.changed_s = now_s
+            old.last_s = now_s
+
+    def stop_running(self) -> None:
+        """The daemon dies (crash, or its host's power is gone)."""
+        self.running = False
+        self.membership = Membership.OUT
+
+    def doom_after_crash(self) -> None:
+        """What the watchdog does after the daemon died while it was in the lockspace."""
+        self._timeline.at(self.last_renewal_s + self._dead_s, self._doom, "sanlock died")
+
+    # --- questions ------------------------------------------------------------------------
+
+    def host(self, host_id: int) -> HostInfo | None:
+        """get_hosts for one id, as of this daemon's last look; Refused outside the lockspace."""
+        if not self.running:
+            raise Refused("sanlock does not answer")
+        if self.membership is not Membership.IN:
+            raise Refused("no such lockspace")
+        seen = self._seen.get(host_id)
+        if seen is None:
+            return None
+        return HostInfo(host_id, seen.generation, seen.timestamp, self._standing(seen))
+
+    def _standing(self, seen: Sighting) -> Standing:
+        if seen.timestamp == 0:
+            return Standing.FREE
+        now_s = self._timeline.now_s
+        if seen.changed_s is None:
+            return Standing.DEAD if now_s - seen.first_s > self._dead_s else Standing.UNKNOWN
+        age_s = now_s - seen.changed_s
+        if age_s < 8 * self._io_s:
+            return Standing.LIVE
+        return Standing.FAIL if age_s < self._dead_s else Standing.DEAD
+
+    # --- resources ------------------------------------------------------------------------
+
+    def acquire(self, name: str) -> None:
+        """Take a resource for a process of this host; Refused says why not."""
+        if not self.running:
+            raise Refused("sanlock does not answer")
+        if self.membership is not Membership.IN:
+            raise Refused("the lockspace is not joined")
+        if self._reach():
+            raise Refused("the lease volume cannot be reached")
+        resource = self._volume.resources[name]
+        if not self._may_take(resource):
+            raise Refused(f"host {resource.owner} owns it", held_elsewhere=True)
+        resource.owner, resource.generation = self.host_id, self.generation
+        self._to_release.pop(name, None)
+
+    def _may_take(self, resource: Resource) -> bool:
+        if resource.owner in (0, self.host_id):
+            return True
+        delta = self._volume.delta(resource.owner)
+        if delta.timestamp == 0 or delta.generation > resource.generation:
+            return True
+        seen = self._seen.get(resource.owner)
+        if seen is None or seen.timestamp != delta.timestamp:
+            return False
+        return self._standing(seen) is Standing.DEAD
+
+    def release(self, name: str) -> None:
+        """The holder has ended; what cannot be written now is written with a later renewal."""
+        if self.running and self.membership is Membership.IN:
+            self._release_on_disk(name)
+
+    def _release_on_disk(self, name: str) -> None:
+        resource = self._volume.resources[name]
+        if (resource.owner, resource.generation) != (self.host_id, self.generation):
+            self._to_release.pop(name, None)
+        elif self._reach():
+            self._to_release[name] = None
+        else:
+            resource.owner = resource.generation = 0
+            self._to_release.pop(name, None)

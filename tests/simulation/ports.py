@@ -1,0 +1,522 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The product's ports on a simulated host. One adapter per port, held to the real one's contract.
+
+A killed process changes nothing any more: all its tasks are cancelled, and a cancelled task
+does not come back from its await. What libvirt or the kernel does for it goes on (`at` of the
+timeline), as in life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from agent.freeing import free_host_id
+from broker.board import StorageTrouble
+from broker.client import BrokerDown
+from broker.whiteboard import EMPTY_SLOT, SLOT_BYTES
+from broker.wire import Report, View
+from scoring.decision import FreeHostId
+from scoring.observation import (
+    DETAIL_MIGRATION_SOURCE,
+    DETAIL_PAUSED,
+    EngineMigrationEnded,
+    EngineStartEnded,
+    EngineStatus,
+    EngineStopEnded,
+    FenceLeaseAnswer,
+    Health,
+    HostIdFreed,
+    LeaseAnswer,
+    Power,
+    PowerAnswer,
+    StartResult,
+    VmStatus,
+)
+from tests.simulation.host import Host
+from tests.simulation.lockspace import WATCHDOG_FIRE_S, Membership, Refused
+from tests.simulation.timeline import PROCESS
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+#: Deadlines of the real adapters (broker/main.py, agent/leases.py, agent/hypervisor.py, …).
+STORAGE_DEADLINE_S = 2.0
+LINK_PATIENCE_S = 5.0
+ASK_DEADLINE_S = 10.0
+ACQUIRE_DEADLINE_S = 20.0
+DIRECT_DEADLINE_S = 5.0
+LIBVIRT_DEADLINE_S = 3.0
+START_DEADLINE_S = 60.0
+STOP_DEADLINE_S = 30.0
+MIGRATE_DEADLINE_S = 300.0
+POWER_DEADLINE_S = 8.0
+LOCKSPACE_RETRY_S = 2.0
+PAGE_TIMEOUT_S = 5.0
+BAD_AFTER = 2
+
+_NOT_HERE = "vm not running on this host"
+
+
+_takes = asyncio.sleep
+
+
+@dataclass(slots=True)
+class Whiteboard:
+    """The shared whiteboard volume; slots that are not here are empty."""
+
+    slots: dict[int, bytes] = field(default_factory=dict)
+    before: dict[int, bytes] = field(default_factory=dict)
+
+    def put(self, slot: int, data: bytes) -> None:
+        """Replace a slot."""
+        assert len(data) == SLOT_BYTES
+        self.before[slot] = self.slots.get(slot, EMPTY_SLOT)
+        self.slots[slot] = data
+
+
+class SimStore:
+    """SlotStore of one broker process. A write that hung is done when the storage is back."""
+
+    def __init__(self, host: Host, board: Whiteboard, latency_s: float) -> None:
+        self._host = host
+        self._board = board
+        self._latency_s = latency_s
+        self._hangs_since_s: float | None = None
+
+    async def write(self, slot: int, data: bytes) -> None:
+        await self._reach(f"writing slot {slot}", lambda: self._put(slot, data))
+        self._put(slot, data)
+
+    def _put(self, slot: int, data: bytes) -> None:
+        storage = self._host.storage
+        if storage.torn_writes > 0:
+            # Sectors are whole, the write is not: the tail is still the old one.
+            storage.torn_writes -= 1
+            data = data[:512] + self._board.slots.get(slot, EMPTY_SLOT)[512:]
+        if storage.stray_writes:
+            slot = storage.stray_writes.pop(0)
+        self._board.put(slot, data)
+
+    async def read(self, slots: Sequence[int]) -> Mapping[int, bytes]:
+        await self._reach("reading slots", None)
+        found = self._board.slots
+        if self._host.storage.stale_reads > 0:
+            self._host.storage.stale_reads -= 1
+            found = {**found, **self._board.before}
+        answer = dict.fromkeys(slots, EMPTY_SLOT)
+        for slot, data in found.items():
+            if slot in answer:
+                answer[slot] = data
+        return answer
+
+    async def _reach(self, what: str, late: Any) -> None:
+        storage = self._host.storage
+        loop = asyncio.get_running_loop()
+        if self._hangs_since_s is not None:
+            if storage.fault == "hang":
+                age_s = loop.time() - self._hangs_since_s
+                raise StorageTrouble(f"whiteboard: {what} has not answered for {age_s:.1f} s")
+            self._hangs_since_s = None
+        if storage.fault == "error":
+            raise StorageTrouble(f"{what}: Input/output error")
+        wait_s = self._latency_s + storage.delay_s
+        if storage.fault == "hang" or wait_s > STORAGE_DEADLINE_S:
+            self._hangs_since_s = loop.time()
+            if late is not None:
+                self._host.timeline.after(0.25, self._late, late, self._host.boots)
+            await _takes(STORAGE_DEADLINE_S)
+            raise StorageTrouble(f"{what} has not answered for {STORAGE_DEADLINE_S} s")
+        if wait_s > 0:
+            await _takes(wait_s)
+
+    def _late(self, write: Any, boot: int) -> None:
+        """The kernel still has the write: it is done as soon as the storage answers."""
+        if self._host.boots != boot or not self._host.up:
+            return
+        if self._host.storage.fault == "hang":
+            self._host.timeline.after(0.25, self._late, write, boot)
+        elif self._host.storage.fault != "error":
+            write()
+
+
+class IdInUse(Exception):
+    """Another host uses this host's id: the broker ends (broker.lockspace.LockspaceError)."""
+
+
+class SimLockspace:
+    """Lockspace port: looks every two seconds and joins when not joined."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.joined: bool | None = None
+        self.problem = "not joined yet"
+
+    async def run(self) -> None:
+        while True:
+            self._look()
+            await _takes(LOCKSPACE_RETRY_S)
+
+    def _look(self) -> None:
+        try:
+            daemon = self._host.sanlock_answers()
+        except Refused as error:
+            self.joined, self.problem = False, str(error)
+            return
+        if daemon.busy:
+            daemon.busy = False
+            raise IdInUse(daemon.refused)
+        self.joined = daemon.membership is Membership.IN
+        self.problem = "" if self.joined else daemon.refused or "joining"
+        if daemon.membership is Membership.OUT:
+            daemon.join()
+
+
+class SimEngineMonitor:
+    """What broker.monitors.engine does, on a simulated libvirt and guest."""
+
+    name = "engine"
+    interval_s = 1.0
+    deadline_s = 10.0
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._failures = 0
+        self._was_up = False
+        self.lease_held: bool | None = None
+
+    async def sample(self) -> EngineStatus:
+        host = self._host
+        if host.libvirt_hangs:
+            await _takes(LIBVIRT_DEADLINE_S)
+            return self._unknown("libvirt: asking for the VM has not answered")
+        if not host.libvirt_up:
+            return self._unknown("libvirt: connection refused")
+        qemu = host.qemu
+        if qemu is None or not (qemu.running or qemu.user_paused):
+            self._failures, self.lease_held, self._was_up = 0, None, False
+            if qemu is not None:
+                return EngineStatus(
+                    VmStatus.DOWN, Health.BAD, "not running yet", "the VM is being started"
+                )
+            vm, detail = host.last_end
+            return EngineStatus(vm, Health.BAD, detail, _NOT_HERE)
+        self._was_up = True
+        running = host.sanlock is not None and host.sanlock.running
+        self.lease_held = qemu.has_lease if running else None
+        detail = "up"
+        if qemu.leaving:
+            detail = DETAIL_MIGRATION_SOURCE
+        elif qemu.user_paused:
+            detail = DETAIL_PAUSED
+        health, reason = await self._health()
+        return EngineStatus(VmStatus.UP, health, detail, reason)
+
+    def _unknown(self, why: str) -> EngineStatus:
+        self._failures, self.lease_held = 0, None
+        return EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN, "unknown", why)
+
+    async def _health(self) -> tuple[Health, str | None]:
+        host = self._host
+        if host.vm_healthy:
+            self._failures = 0
+            return Health.GOOD, None
+        booted = host.qemu is not None and host.timeline.now_s >= host.qemu.healthy_from_s
+        if booted:
+            await _takes(PAGE_TIMEOUT_S)
+        self._failures += 1
+        health = Health.BAD if self._failures >= BAD_AFTER else Health.UNKNOWN
+        return health, "the health page does not answer"
+
+
+class SimSample:
+    """Any other monitor: reads one value of the simulated host."""
+
+    deadline_s = 5.0
+
+    def __init__(self, name: str, interval_s: float, host: Host, attribute: str) -> None:
+        self.name = name
+        self.interval_s = interval_s
+        self._host = host
+        self._attribute = attribute
+
+    async def sample(self) -> Any:
+        return getattr(self._host, self._attribute)
+
+
+class SimLink:
+    """BrokerLink: a direct call into the broker of the same host, cut when that dies.
+
+    `on_wire`: each report and view goes through JSON as over the real socket.
+    """
+
+    def __init__(self, world: World, host: Host, on_wire: bool) -> None:
+        self._world = world
+        self._host = host
+        self._on_wire = on_wire
+        self._waiting: dict[asyncio.Task[Any], None] = {}
+        self._cut: dict[asyncio.Task[Any], None] = {}
+
+    async def exchange(self, report: Report, newer_than: int | None = None) -> View:
+        broker = self._world.brokers.get(self._host.host_id)
+        loop = asyncio.get_running_loop()
+        if broker is None:
+            await _takes(0.001)
+            raise BrokerDown("no answer: connection refused")
+        if self._on_wire:
+            report = msgspec.json.decode(msgspec.json.encode(report), type=Report)
+        self._world.reported(self._host, report)
+        broker.take_report(report, loop.time())
+        if newer_than is None:
+            view = broker.view(loop.time())
+        else:
+            task = asyncio.current_task()
+            assert task is not None
+            self._waiting[task] = None
+            try:
+                view = await broker.newer_view(newer_than, LINK_PATIENCE_S)
+            except asyncio.CancelledError:
+                process = PROCESS.get()
+                if task not in self._cut or (process is not None and not process.alive):
+                    raise
+                task.uncancel()
+                raise BrokerDown("no answer: connection reset") from None
+            finally:
+                self._waiting.pop(task, None)
+                self._cut.pop(task, None)
+        if self._on_wire:
+            view = msgspec.json.decode(msgspec.json.encode(view), type=View)
+        return view
+
+    def cut(self) -> None:
+        """The broker died: whoever waits for it is told."""
+        for task in list(self._waiting):
+            self._cut[task] = None
+            task.cancel()
+
+
+class SimLeases:
+    """Leases port, and agent.freeing's DeltaLeases, on the simulated sanlock."""
+
+    def __init__(self, world: World, host: Host) -> None:
+        self._world = world
+        self._host = host
+        self._renewals: dict[int, tuple[int, int, float]] = {}
+
+    @property
+    def fence_held(self) -> bool:
+        """Whether this agent holds the fence lease."""
+        return self._host.fence_held
+
+    @fence_held.setter
+    def fence_held(self, value: bool) -> None:
+        self._host.fence_held = value
+
+    async def ask_engine(self) -> LeaseAnswer:
+        asked_s = asyncio.get_running_loop().time()
+        reach = self._host.reach()
+        await _takes(ASK_DEADLINE_S if reach == "hang" else 0.02)
+        if reach:
+            return LeaseAnswer(False, asked_s, detail="sanlock: the volume cannot be read")
+        resource = self._host.leases.resources["engine"]
+        if resource.owner == 0:
+            return LeaseAnswer(True, asked_s)
+        owner, generation = resource.owner, resource.generation
+        try:
+            found = self._host.sanlock_answers().host(owner)
+        except Refused as error:
+            return LeaseAnswer(False, asked_s, detail=f"sanlock: {error}")
+        if found is None:
+            return LeaseAnswer(True, asked_s, owner, generation, detail="no standing known")
+        key = (found.generation, found.timestamp)
+        old = self._renewals.get(owner)
+        if old is None or old[:2] != key:
+            old = self._renewals[owner] = (*key, asked_s)
+        return LeaseAnswer(
+            known=True,
+            asked_s=asked_s,
+            owner=owner,
+            owner_generation=generation,
+            current_generation=found.generation,
+            owner_timestamp=found.timestamp,
+            standing=found.standing,
+            dead_in_s=8 * self._host.io_timeout_s + WATCHDOG_FIRE_S - (asked_s - old[2]),
+        )
+
+    async def take_fence(self) -> FenceLeaseAnswer:
+        loop = asyncio.get_running_loop()
+        await _takes(ACQUIRE_DEADLINE_S if self._host.reach() == "hang" else 0.1)
+        try:
+            self._host.sanlock_answers().acquire("fence")
+        except Refused as error:
+            return FenceLeaseAnswer(False, loop.time(), f"sanlock: {error}")
+        self.fence_held = True
+        self._world.tell(self._host.name, "took the fence lease")
+        return FenceLeaseAnswer(True, loop.time())
+
+    async def drop_fence(self) -> None:
+        await _takes(0.05)
+        if self.fence_held:
+            self.fence_held = False
+            if self._host.sanlock is not None:
+                self._host.sanlock.release("fence")
+
+    async def free_host_id(self, act: FreeHostId) -> HostIdFreed:
+        self._world.began(self._host, act)
+        return await free_host_id(
+            act,
+            self._host.host_id,
+            self._host.io_timeout_s,
+            lambda: self.fence_held,
+            _Direct(self._world, self._host, act),
+        )
+
+
+@dataclass(slots=True)
+class _Direct:
+    """`sanlock direct`: works on the volume itself, whatever sanlock's daemon does."""
+
+    world: World
+    host: Host
+    act: FreeHostId
+
+    async def read_delta(self, host_id: int) -> tuple[int, int] | None:
+        reach = self.host.reach()
+        await _takes(DIRECT_DEADLINE_S if reach == "hang" else 0.03)
+        if reach:
+            return None
+        delta = self.host.leases.delta(host_id)
+        return delta.generation, delta.timestamp
+
+    async def release_id(self, host_id: int) -> str:
+        if self.host.reach():
+            await _takes(DIRECT_DEADLINE_S)
+            return "sanlock direct release_id: no answer"
+        self.world.freeing(self.host, self.act)
+        self.host.leases.delta(host_id).timestamp = 0
+        await _takes(0.03)
+        return ""
+
+
+class SimFence:
+    """FenceDevices port: the other hosts' BMCs over the management network."""
+
+    def __init__(self, world: World, host: Host, hosts: frozenset[int]) -> None:
+        self._world = world
+        self._host = host
+        self.hosts = hosts
+
+    async def read_power(self, host_id: int, system_uuid: str) -> PowerAnswer:
+        # As the real adapter: a reading is as old as its question.
+        asked_s = asyncio.get_running_loop().time()
+        target = self._world.hosts[host_id]
+        fault = target.bmc.fault
+        if fault == "silent" or not self._world.reaches(self._host, target, bmc=True):
+            await _takes(POWER_DEADLINE_S)
+            return PowerAnswer(host_id, Power.UNKNOWN, asked_s, detail="no answer")
+        is_on = target.power and not target.bmc.early_off
+        await _takes(6.0 if fault == "slow" else 0.15)
+        if fault == "refuses":
+            return PowerAnswer(host_id, Power.UNKNOWN, asked_s, detail="wrong password")
+        if fault == "says-on":
+            is_on = True
+        elif fault == "says-off":
+            is_on = False
+        proven = system_uuid == (target.bmc.guid if fault != "foreign" else "another machine")
+        power = Power.ON if is_on else Power.OFF
+        self._world.tell(
+            self._host.name,
+            f"reads power {power.value} of host {host_id}{'' if proven else ', not proven its'}",
+        )
+        return PowerAnswer(host_id, power, asked_s, proven, "" if proven else "another GUID")
+
+
+class SimHypervisor:
+    """Hypervisor port: libvirt with sanlock's lock driver on a simulated host."""
+
+    def __init__(self, world: World, host: Host, leases: SimLeases) -> None:
+        self._world = world
+        self._host = host
+        self._leases = leases
+
+    async def start(self) -> EngineStartEnded:
+        host = self._host
+        self._world.began(host, "start")
+        if not await self._libvirt(START_DEADLINE_S):
+            return await self._start_failed("libvirt does not answer")
+        await _takes(0.2)
+        if host.qemu is not None:
+            return await self._start_failed("domain is already active")
+        if host.starts_fail:
+            return await self._start_failed("QEMU ended while starting")
+        host.create_qemu()
+        await _takes(0.15)
+        if host.qemu is None:
+            return await self._start_failed("QEMU ended while starting")
+        if not host.libvirt_up:
+            return await self._start_failed("libvirt went away")
+        try:
+            host.resume_qemu(host.timeline.now_s + host.guest_boot_s)
+        except Refused as error:
+            host.end_qemu(f"not started: {error}", VmStatus.DOWN, "failed to start")
+            return await self._start_failed(str(error))
+        self._world.tell(host.name, "started the VM")
+        return EngineStartEnded(StartResult.STARTED)
+
+    async def _start_failed(self, why: str) -> EngineStartEnded:
+        answer = await self._leases.ask_engine()
+        if answer.known and answer.owner not in (None, self._host.host_id):
+            return EngineStartEnded(StartResult.LEASE_HELD, f"host {answer.owner} owns it")
+        return EngineStartEnded(StartResult.FAILED, why)
+
+    async def _libvirt(self, deadline_s: float) -> bool:
+        if self._host.libvirt_hangs:
+            await _takes(deadline_s)
+            return False
+        return self._host.libvirt_up
+
+    async def shut_down(self) -> EngineStopEnded:
+        host = self._host
+        self._world.began(host, "shut down")
+        if not await self._libvirt(STOP_DEADLINE_S):
+            return EngineStopEnded(False, "libvirt does not answer")
+        await _takes(0.05)
+        qemu = host.qemu
+        if qemu is not None and qemu.running and not qemu.is_hung:
+            host.timeline.after(8.0, self._guest_ends, qemu)
+        return EngineStopEnded(True)
+
+    def _guest_ends(self, qemu: Any) -> None:
+        host = self._host
+        if host.qemu is qemu and qemu.running and not qemu.is_hung and not host.frozen:
+            host.end_qemu("the guest shut down", VmStatus.DOWN, "shut down")
+
+    async def power_off(self) -> EngineStopEnded:
+        host = self._host
+        self._world.began(host, "power off")
+        if not await self._libvirt(STOP_DEADLINE_S):
+            return EngineStopEnded(False, "libvirt does not answer")
+        await _takes(0.3)
+        if host.qemu is not None:
+            if host.qemu_unkillable:
+                return EngineStopEnded(False, "the process does not end")
+            host.end_qemu("ended by the agent", VmStatus.DOWN, "powered off")
+        return EngineStopEnded(True)
+
+    async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
+        self._world.began(self._host, "migrate")
+        loop = asyncio.get_running_loop()
+        if not await self._libvirt(MIGRATE_DEADLINE_S):
+            return EngineMigrationEnded(target, False, "libvirt does not answer")
+        await _takes(0.1)
+        move = self._world.migrate(self._host, hostname)
+        until_s = loop.time() + MIGRATE_DEADLINE_S
+        while move.result is None and loop.time() < until_s:
+            await _takes(0.2)
+        if move.result is None:
+            return EngineMigrationEnded(target, False, "no end")
+        return EngineMigrationEnded(target, move.result == "", move.result)

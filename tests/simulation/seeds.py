@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Many runs by chance: one seed, one run; what they add up to; the first broken law."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import multiprocessing
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from broker import whiteboard
+from tests.simulation.faults import schedule
+from tests.simulation.laws import Broken
+from tests.simulation.timeline import Stuck
+from tests.simulation.world import Outage, Settings, World
+
+#: Lines of the timeline that are shown for a broken law.
+SHOWN_LINES = 60
+
+
+# Decoding is pure and all hosts of a simulation read the same bytes: once is enough.
+whiteboard.decode_slot = functools.lru_cache(256)(whiteboard.decode_slot)
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of one seed. `fingerprint`: of the whole trace."""
+
+    seed: int
+    hosts: int
+    simulated_s: float
+    cpu_s: float
+    faults: Counter[str]
+    outages: list[Outage]
+    fingerprint: str
+    broken: str = ""
+    trace: list[str] = field(default_factory=list)
+
+
+def settings_of(chance: random.Random, hosts: tuple[int, int]) -> Settings:
+    """A cluster by chance."""
+    return Settings(
+        hosts=chance.randint(*hosts),
+        io_timeout_s=chance.choice([10, 10, 10, 5]),
+        fence=chance.random() < 0.8,
+        migration=chance.random() < 0.8,
+        host_boot_s=chance.choice([30.0, 60.0, 150.0]),
+        guest_boot_s=chance.choice([5.0, 20.0, 60.0]),
+        latency_s=chance.choice([0.0, 0.004, 0.05]),
+        drift=chance.choice([0.0, 0.0002]),
+    )
+
+
+def run_seed(seed: int, hosts: tuple[int, int], minutes: float, keep_trace: bool = False) -> Result:
+    """One run: cold start, faults for so long, then the bound, in which all must come well."""
+    logging.disable(logging.CRITICAL)
+    began_s = time.process_time()
+    chance = random.Random(seed)
+    settings = settings_of(chance, hosts)
+    world = World(settings, chance)
+    broken = ""
+    try:
+        world.fault_began("cold start")
+        on_within_s = chance.choice([1.0, 30.0])
+        world.power_all_on(on_within_s)
+        world.timeline.after(on_within_s + 1.2 * settings.host_boot_s, world.fault_ended)
+        faults_from_s = chance.choice([5.0, 300.0, 600.0])
+        schedule(world, random.Random(seed + 1), faults_from_s, minutes * 60.0)
+        world.run(minutes * 60.0)
+        while not world.is_quiet():
+            world.run(10.0)
+        world.laws.must_be_up()
+        world.run(60.0)
+        world.stop()
+    except Broken as error:
+        broken = str(error)
+    except Stuck as error:
+        broken = f"law 'clean' broken: {error}"
+    finally:
+        world.close()
+    lines = [f"{at_s:10.3f}  {who:9} {what}" for at_s, who, what in world.trace]
+    fingerprint = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return Result(
+        seed,
+        settings.hosts,
+        world.timeline.now_s,
+        time.process_time() - began_s,
+        world.faults,
+        world.outages,
+        fingerprint,
+        broken,
+        lines if keep_trace else lines[-SHOWN_LINES:] if broken else [],
+    )
+
+
+def _one(job: tuple[int, tuple[int, int], float]) -> Result:
+    return run_seed(*job)
+
+
+def run_seeds(
+    seeds: range, hosts: tuple[int, int], minutes: float, processes: int
+) -> Iterator[Result]:
+    """All seeds, in order, on several processors."""
+    jobs = [(seed, hosts, minutes) for seed in seeds]
+    if processes <= 1:
+        yield from map(_one, jobs)
+        return
+    context = multiprocessing.get_context("fork")
+    with context.Pool(processes) as pool:
+        yield from pool.imap(_one, jobs)
+
+
+def percentile(values: list[float], part: float) -> float:
+    """The smallest value that is not below `part` of all values."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else 0.0
+
+
+@dataclass(slots=True)
+class Sum:
+    """What many runs add up to."""
+
+    seeds: int = 0
+    simulated_s: float = 0.0
+    host_s: float = 0.0
+    cpu_s: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter)
+    outages: list[Outage] = field(default_factory=list)
+
+    def add(self, result: Result) -> None:
+        """One more."""
+        self.seeds += 1
+        self.simulated_s += result.simulated_s
+        self.host_s += result.simulated_s * result.hosts
+        self.cpu_s += result.cpu_s
+        self.faults.update(result.faults)
+        self.outages += result.outages
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        hours = self.simulated_s / 3600
+        yield (
+            f"{self.seeds} seeds, {hours:.1f} cluster-hours ({self.host_s / 3600:.1f} host-hours), "
+            f"{hours / max(self.cpu_s / 60, 1e-9):.1f} cluster-hours per CPU-minute"
+        )
+        yield "faults: " + ", ".join(
+            f"{name} {count}" for name, count in sorted(self.faults.items())
+        )
+        by_cause: dict[str, list[float]] = {}
+        for outage in self.outages:
+            by_cause.setdefault(outage.cause, []).append(outage.ended_s - outage.began_s)
+        yield "no healthy VM, in seconds, by what ended it:"
+        for cause, times in sorted(by_cause.items()):
+            yield (
+                f"  {cause:36} {len(times):5} times  p50 {percentile(times, 0.5):6.1f}  "
+                f"p99 {percentile(times, 0.99):7.1f}  max {max(times):7.1f}"
+            )

@@ -1,0 +1,507 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A simulated cluster: hosts, shared volumes, links, and the product's daemons on each host."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import tempfile
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.actions import Hands
+from agent.beat import Agent
+from broker.board import Board
+from broker.broker import Broker
+from broker.config import (
+    Config,
+    DaemonSection,
+    HostSection,
+    ScoreSection,
+    StorageSection,
+    TimingSection,
+)
+from broker.monitors import MonitorRunner
+from broker.whiteboard import EMPTY_SLOT, BadSlot, decode_cluster, encode_cluster
+from broker.wire import Report
+from scoring.decision import FreeHostId
+from scoring.observation import VmStatus
+from scoring.state import StateName
+from tests.simulation.host import Host
+from tests.simulation.laws import Laws
+from tests.simulation.lockspace import WATCHDOG_FIRE_S, LeaseVolume, Refused
+from tests.simulation.ports import (
+    IdInUse,
+    SimEngineMonitor,
+    SimFence,
+    SimHypervisor,
+    SimLeases,
+    SimLink,
+    SimLockspace,
+    SimSample,
+    SimStore,
+    Whiteboard,
+)
+from tests.simulation.timeline import Process, Timeline
+
+RESTART_S = 1.5
+VM_MEMORY_MB = 4096.0
+SAFETY_S = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a cluster is made of. Times in seconds."""
+
+    hosts: int = 3
+    io_timeout_s: int = 10
+    beat_s: float = 1.0
+    fence: bool = True
+    migration: bool = True
+    host_boot_s: float = 40.0
+    guest_boot_s: float = 20.0
+    latency_s: float = 0.004
+    #: Largest difference of a host's clock from true time, as a fraction.
+    drift: float = 0.0002
+    on_wire: bool = False
+    timing: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Move:
+    """A live migration under way; `result` "" once it went well, else why not."""
+
+    result: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A time in which no healthy VM was there, true times."""
+
+    began_s: float
+    ended_s: float
+    cause: str
+
+
+class World:
+    """One cluster. The same settings and the same `random` give the same run.
+
+    `trace`: (true time, who, what). Call `close` when done.
+    """
+
+    def __init__(self, settings: Settings, chance: random.Random) -> None:
+        self.settings = settings
+        self.chance = chance
+        self.timeline = Timeline()
+        self.trace: list[tuple[float, str, str]] = []
+        self.laws = Laws(self)
+        self.leases = LeaseVolume()
+        self.board = Whiteboard()
+        self.hosts: dict[int, Host] = {}
+        self.brokers: dict[int, Broker] = {}
+        self.agents: dict[int, Agent] = {}
+        self.links: dict[int, SimLink] = {}
+        self.cut_links: set[tuple[int, int]] = set()
+        self.score: dict[int, ScoreSection] = {}
+        self.global_maintenance_since_s: float | None = None
+        self.faults: Counter[str] = Counter()
+        self.open_faults = 0
+        self.calm_since_s = 0.0
+        self.extra_bound_s = 0.0
+        self.down_wanted = False
+        self.outages: list[Outage] = []
+        self.beat_s = settings.beat_s
+        self._well = False
+        self._down_since_s = 0.0
+        self._down_cause = "first start"
+        self._failures: list[str] = []
+        self._all_processes: list[Process] = []
+        self._states: dict[int, str] = {}
+        self._state_dir = Path(tempfile.mkdtemp(prefix="ha-simulation-"))
+        for host_id in range(1, settings.hosts + 1):
+            self._make_host(host_id)
+        self.timeline.after(1.0, self._look)
+
+    def _make_host(self, host_id: int) -> None:
+        chance, settings = self.chance, self.settings
+        host = Host(
+            self.timeline,
+            self.leases,
+            self,
+            host_id,
+            io_timeout_s=settings.io_timeout_s,
+            rate=1.0 + chance.uniform(-settings.drift, settings.drift),
+            clock_s=chance.uniform(50.0, 5_000_000.0),
+            boot_s=settings.host_boot_s * chance.uniform(0.9, 1.1),
+            guest_boot_s=settings.guest_boot_s,
+            system_uuid=str(uuid.UUID(int=chance.getrandbits(128))),
+        )
+        self.hosts[host_id] = host
+
+    # --- the product on a host --------------------------------------------------------------
+
+    def config(self, host_id: int) -> Config:
+        """The configuration of a host."""
+        timing = {"beat": self.settings.beat_s, **self.settings.timing}
+        return Config(
+            host=HostSection(
+                id=host_id,
+                name=f"host{host_id}",
+                system_uuid=self.hosts[host_id].system_uuid,
+            ),
+            storage=StorageSection(
+                whiteboard="/simulated/whiteboard",
+                leases="/simulated/leases",
+                io_timeout=self.settings.io_timeout_s,
+            ),
+            daemon=DaemonSection(state_dir=str(self._state_dir / f"host{host_id}")),
+            score=self.score.get(host_id, ScoreSection()),
+            timing=TimingSection(**timing),
+        )
+
+    def booted(self, host: Host) -> None:
+        order = ["broker", "agent"]
+        self.chance.shuffle(order)
+        for name in order:
+            self._restart(host, name, self.chance.uniform(0.2, 1.0))
+
+    def daemon_ended(self, host: Host, name: str) -> None:
+        if name == "broker":
+            self.brokers.pop(host.host_id, None)
+            self.links[host.host_id].cut()
+        else:
+            self.laws.agent_gone(host)
+        self._restart(host, name, RESTART_S)
+
+    def _restart(self, host: Host, name: str, after_s: float) -> None:
+        self.timeline.after(after_s, self._start, host, name, host.boots)
+
+    def _start(self, host: Host, name: str, boot: int) -> None:
+        """Start a daemon unless the host is not what it was, or the daemon runs."""
+        if not host.up or host.boots != boot or name in host.processes:
+            return
+        loop = host.loop
+        assert loop is not None
+
+        def on_end(process: Process, error: BaseException | None) -> None:
+            if host.processes.get(name) is process:
+                del host.processes[name]
+                self._daemon_gave_up(host, name, error)
+
+        process = Process(loop, f"{host.name} {name}", on_end)
+        host.processes[name] = process
+        self._all_processes.append(process)
+        if name == "broker":
+            process.start(self._broker(host))
+        else:
+            process.start(self._agent(host))
+
+    async def _broker(self, host: Host) -> None:
+        engine = SimEngineMonitor(host)
+        runner = MonitorRunner(
+            [
+                engine,
+                SimSample("network", 10.0, host, "gateway_answers"),
+                SimSample("bridge", 10.0, host, "bridge_up"),
+                SimSample("memory", 10.0, host, "free_memory_mb"),
+                SimSample("cpu_load", 10.0, host, "load"),
+                SimSample("definition", 10.0, host, "config_up_to_date"),
+            ]
+        )
+        config = self.config(host.host_id)
+        store = SimStore(host, self.board, self.settings.latency_s)
+        boot_id = f"{host.name}-boot-{host.boots}"
+        lockspace = SimLockspace(host)
+        broker = Broker(
+            config, Board(store, host.host_id), lockspace, runner, engine, boot_id=boot_id
+        )
+        host.broker_since_s = self.timeline.now_s
+        self.brokers[host.host_id] = broker
+        async with asyncio.TaskGroup() as group:
+            group.create_task(broker.run(), name="beat")
+            group.create_task(lockspace.run(), name="lockspace")
+            group.create_task(runner.run(), name="monitors")
+
+    async def _agent(self, host: Host) -> None:
+        leases = SimLeases(self, host)
+        others = frozenset(self.hosts) - {host.host_id}
+        fence = SimFence(self, host, others if self.settings.fence else frozenset())
+        link = self.links.get(host.host_id)
+        if link is None:
+            link = self.links[host.host_id] = SimLink(self, host, self.settings.on_wire)
+        agent = Agent(
+            self.config(host.host_id).rules(VM_MEMORY_MB),
+            link,
+            Hands(SimHypervisor(self, host, leases), leases, fence),
+            "kvm",
+            migration_possible=self.settings.migration,
+        )
+        host.agent_since_s = self.timeline.now_s
+        self.agents[host.host_id] = agent
+        await agent.run()
+
+    def _daemon_gave_up(self, host: Host, name: str, error: BaseException | None) -> None:
+        if name == "broker":
+            self.brokers.pop(host.host_id, None)
+            self.links[host.host_id].cut()
+        else:
+            self.laws.agent_gone(host)
+        if error is not None and not _only(error, IdInUse):
+            self._failures.append(f"{name} of {host.name} failed: {error!r}")
+            self.laws.clean()
+        self.tell(host.name, f"{name} ended" + (f": {_first(error)}" if error else ""))
+        if error is not None:
+            self._restart(host, name, RESTART_S)
+
+    # --- what happens -----------------------------------------------------------------------
+
+    def tell(self, who: str, what: str) -> None:
+        self.trace.append((self.timeline.now_s, who, what))
+
+    def vm_changed(self, host: Host) -> None:
+        self.laws.vm_changed()
+
+    def vm_ended(self, host: Host, why: str) -> None:
+        self.tell(host.name, f"QEMU ended: {why}")
+        if self._well:
+            self._down_cause = why.partition(":")[0]
+        self.laws.vm_ended(host, why)
+
+    def began(self, host: Host, act: str | FreeHostId) -> None:
+        """An agent begins an action on the VM or on a host id."""
+        self.tell(host.name, f"agent: {act}" if isinstance(act, str) else f"agent: frees {act}")
+        self.laws.began(host, act)
+
+    def freeing(self, host: Host, act: FreeHostId) -> None:
+        """A host id is about to be freed on disk."""
+        self.tell(host.name, f"frees host id {act.host_id}")
+        self.laws.freeing(host, act)
+
+    def reported(self, host: Host, report: Report) -> None:
+        """An agent reports to its broker."""
+        old = self._states.get(host.host_id)
+        if old != report.state:
+            self._states[host.host_id] = report.state
+            why = report.reasons[0].text if report.reasons else ""
+            self.tell(host.name, f"{report.state}, score {report.score}: {why}")
+        self.laws.reported(host, report)
+
+    def state(self, host_id: int) -> str:
+        """The state a host's agent last reported; "" while it has not."""
+        return self._states.get(host_id, "") if host_id in self.brokers else ""
+
+    def _look(self) -> None:
+        """Once a second: how the VM is, for the outage times and for the two-up law."""
+        well = any(host.vm_healthy for host in self.hosts.values())
+        if well != self._well:
+            now_s = self.timeline.now_s
+            if well:
+                self.tell("guest", "healthy")
+                self.outages.append(Outage(self._down_since_s, now_s, self._down_cause))
+            else:
+                self.tell("guest", "not healthy")
+                self._down_since_s = now_s
+            self._well = well
+        if well:
+            self._down_cause = "sick"
+        self.laws.two_up()
+        self.timeline.after(1.0, self._look)
+
+    # --- links ------------------------------------------------------------------------------
+
+    def reaches(self, asker: Host, target: Host, bmc: bool = False) -> bool:
+        """Whether packets go from one host to another, or to its BMC, and back."""
+        if not asker.network_up or not asker.power:
+            return False
+        if bmc:
+            return target.bmc_network_up
+        ways = {(asker.host_id, target.host_id), (target.host_id, asker.host_id)}
+        return target.network_up and target.power and not (ways & self.cut_links)
+
+    def migrate(self, source: Host, hostname: str) -> Move:
+        """Begin a live migration; its result comes later."""
+        move = Move()
+        target = next((h for h in self.hosts.values() if h.name == hostname), None)
+        if target is None or not target.up or not self.reaches(source, target):
+            self.timeline.after(2.0, setattr, move, "result", f"{hostname!r} does not answer")
+        elif not target.libvirt_up or target.libvirt_hangs or target.qemu is not None:
+            self.timeline.after(2.0, setattr, move, "result", f"{hostname!r} cannot receive it")
+        elif source.qemu is None or not source.qemu.running or source.qemu.leaving:
+            move.result = "the domain is not running"
+        else:
+            source.qemu.leaving = True
+            target.create_qemu(received=True)
+            self.tell(source.name, f"migrates the VM to {target.name}")
+            self.timeline.after(
+                5.0, self._switch_over, move, source, source.qemu, target, target.qemu
+            )
+        return move
+
+    def _switch_over(self, move: Move, source: Host, old: Any, target: Host, new: Any) -> None:
+        if source.qemu is not old or not old.running:
+            move.result = "the source has ended"
+        elif target.qemu is not new or source.frozen or target.frozen:
+            move.result = "the target has ended"
+        elif not self.reaches(source, target):
+            move.result = "the connection broke"
+        if move.result is not None:
+            if source.qemu is old:
+                old.leaving = False
+            if target.qemu is new:
+                target.end_qemu("the migration failed", VmStatus.DOWN, "failed to start")
+            return
+        source.pause_qemu()
+        try:
+            target.resume_qemu(old.healthy_from_s)
+        except Refused as error:
+            move.result = f"the target did not get the lease: {error}"
+            target.end_qemu("the migration failed", VmStatus.DOWN, "failed to start")
+            old.leaving = False
+            try:
+                source.resume_qemu(old.healthy_from_s)
+            except Refused:
+                old.user_paused = True
+            return
+        new.is_hung = old.is_hung
+        source.end_qemu("migrated", VmStatus.DOWN, "migrated", release=False)
+        move.result = ""
+
+    # --- maintenance ------------------------------------------------------------------------
+
+    def set_global_maintenance(self, on: bool) -> None:
+        """As an operator does through a broker; written at once."""
+        self.board.put(0, encode_cluster(on))
+        self.global_maintenance_since_s = self.timeline.now_s if on else None
+        self.tell("operator", f"global maintenance {'on' if on else 'off'}")
+
+    def set_local_maintenance(self, host: Host, on: bool) -> None:
+        """The same for one host; nothing where no broker answers."""
+        broker = self.brokers.get(host.host_id)
+        if broker is None or host.loop is None:
+            return
+        self.timeline.call_within(host.loop, broker.set_local_maintenance, on)
+        host.local_maintenance_since_s = self.timeline.now_s if on else None
+        self.tell("operator", f"local maintenance of {host.name} {'on' if on else 'off'}")
+
+    # --- faults -----------------------------------------------------------------------------
+
+    def fault_began(self, kind: str) -> None:
+        """Something goes wrong, or is changed from outside."""
+        self.faults[kind] += 1
+        self.open_faults += 1
+
+    def fault_ended(self, extra_bound_s: float = 0.0) -> None:
+        """It is mended; `extra_bound_s`: more than the usual bound until all is well again."""
+        self.open_faults -= 1
+        if self.is_calm_for() > self.bound_s():
+            self.extra_bound_s = 0.0
+        self.calm_since_s = self.timeline.now_s
+        self.extra_bound_s = max(self.extra_bound_s, extra_bound_s)
+
+    def is_calm_for(self) -> float:
+        """For how long nothing has been wrong; 0 while something is."""
+        return 0.0 if self.open_faults else self.timeline.now_s - self.calm_since_s
+
+    def bound_s(self) -> float:
+        """How long after the last fault the VM must be healthy again.
+
+        A dead host's time (8 * io_timeout + 60) twice, since a host that came back waits as
+        long for its own id; the boot of a host and of the guest; the 40 s in which it may
+        show up elsewhere; and SAFETY_S. `extra_bound_s` comes on top.
+        """
+        dead_s = 8 * self.settings.io_timeout_s + WATCHDOG_FIRE_S
+        boot_s = 1.1 * self.settings.host_boot_s + self.settings.guest_boot_s
+        return 2 * dead_s + boot_s + 40.0 + SAFETY_S + self.extra_bound_s
+
+    def is_quiet(self) -> bool:
+        """Nothing has been wrong for longer than anything may take."""
+        return self.is_calm_for() > self.bound_s()
+
+    def may_be_down(self) -> bool:
+        """Whether nobody is expected to run the VM."""
+        if self.down_wanted or self.global_maintenance_since_s is not None:
+            return True
+        return not any(
+            host.power and host.local_maintenance_since_s is None for host in self.hosts.values()
+        )
+
+    # --- running ----------------------------------------------------------------------------
+
+    def power_all_on(self, within_s: float = 0.0) -> None:
+        """Switch all hosts on, in any order."""
+        for host in self.hosts.values():
+            self.timeline.after(self.chance.uniform(0.0, within_s), host.power_on)
+
+    def run(self, for_s: float) -> None:
+        """Let time pass; raises the breach of a law."""
+        self.timeline.run_until(self.timeline.now_s + for_s)
+        self.laws.clean()
+        if self.laws.broken is not None:
+            raise self.laws.broken
+
+    def problems(self) -> list[str]:
+        """What failed in a daemon or a loop."""
+        found = list(self._failures)
+        for process in self._all_processes:
+            found += process.failures
+        for host in self.hosts.values():
+            if host.loop is not None:
+                found += host.loop.problems
+        return found
+
+    def stop(self) -> None:
+        """End every daemon; what is left of them is a breach."""
+        for host in self.hosts.values():
+            for name in list(host.processes):
+                host.processes.pop(name).kill()
+        self.timeline.run_until(self.timeline.now_s + 0.001)
+        left = [t.get_name() for p in self._all_processes for t in p.tasks]
+        if left and self.laws.broken is None:
+            self.laws.breach("clean", f"tasks left: {left}")
+        self.laws.clean()
+        if self.laws.broken is not None:
+            raise self.laws.broken
+
+    def close(self) -> None:
+        """Take the world down for good, whatever state it is in."""
+        self.timeline.halted = False
+        for host in self.hosts.values():
+            for process in host.processes.values():
+                process.kill()
+            if host.loop is not None:
+                host.loop.frozen_until_s = 0.0
+        self.timeline.run_until(self.timeline.now_s + 0.001)
+        shutil.rmtree(self._state_dir, ignore_errors=True)
+
+    def cluster_slot_is_bad(self) -> bool:
+        """Whether slot 0 cannot be read."""
+        try:
+            decode_cluster(self.board.slots.get(0, EMPTY_SLOT))
+        except BadSlot:
+            return True
+        return False
+
+    def owner(self) -> Host | None:
+        """The host that runs the VM now."""
+        return next((host for host in self.hosts.values() if host.runs_vm), None)
+
+    def host_state(self, host_id: int) -> StateName | None:
+        """The state of a host's agent as an enumeration."""
+        name = self.state(host_id)
+        return StateName(name) if name else None
+
+
+def _only(error: BaseException, kind: type[BaseException]) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(_only(inner, kind) for inner in error.exceptions)
+    return isinstance(error, kind)
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

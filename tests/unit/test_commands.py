@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The commands from outside, with everything wrong that a user may do: one line, the right
+exit code, no traceback, nothing started."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from broker.exit_codes import ExitCode
+
+BIN = Path(sys.executable).parent
+DOMAIN = """<domain type='qemu'><name>HostedEngine</name><memory unit='MiB'>256</memory>
+<devices><lease><lockspace>hosted-engine</lockspace><key>engine</key>
+<target path='{leases}' offset='1048576'/></lease></devices></domain>"""
+
+
+def run(
+    program: str, *arguments: str, config: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HA_AGENT_CONFIG": str(config) if config else ""}
+    return subprocess.run(
+        [BIN / program, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=30,
+    )
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A configuration whose files are all there; what a test breaks is broken on purpose."""
+    (tmp_path / "whiteboard").write_bytes(bytes(4096 * 2001))
+    (tmp_path / "leases").write_bytes(bytes(8 << 20))
+    (tmp_path / "engine.xml").write_text(DOMAIN.format(leases=tmp_path / "leases"))
+    (tmp_path / "qemu.conf").write_text('lock_manager = "sanlock"\n')
+    config = tmp_path / "ha-agent.toml"
+    config.write_text(
+        "[host]\nid = 1\n"
+        f'[storage]\nwhiteboard = "{tmp_path}/whiteboard"\nleases = "{tmp_path}/leases"\n'
+        f'[vm]\ndefinition = "{tmp_path}/engine.xml"\n'
+        f'[libvirt]\nqemu-conf = "{tmp_path}/qemu.conf"\n'
+        f'uri = "qemu+unix:///system?socket={tmp_path}/no-libvirt"\n'
+        f'[daemon]\nsocket = "{tmp_path}/broker.sock"\nstate-dir = "{tmp_path}/state"\n'
+    )
+    return config
+
+
+def refused(result: subprocess.CompletedProcess[str], code: ExitCode, *words: str) -> None:
+    assert result.returncode == code, (result.returncode, result.stderr)
+    lines = [line for line in result.stderr.splitlines() if " INFO " not in line]
+    assert len(lines) == 1, result.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize("program", ["ha-broker", "ha-agent"])
+def test_a_missing_config(program: str, tmp_path: Path) -> None:
+    arguments = ["run"] if program == "ha-agent" else []
+    missing = tmp_path / "gone.toml"
+    refused(run(program, *arguments, config=missing), ExitCode.CONFIG, str(missing), "no such file")
+
+
+@pytest.mark.parametrize("program", ["ha-broker", "ha-agent"])
+def test_an_unknown_key(program: str, site: Path) -> None:
+    site.write_text(site.read_text() + "[scores]\n")
+    arguments = ["run"] if program == "ha-agent" else []
+    result = run(program, *arguments, config=site)
+    refused(result, ExitCode.CONFIG, str(site), "scores", "did you mean score?")
+
+
+def test_a_whiteboard_that_is_not_there(site: Path) -> None:
+    (site.parent / "whiteboard").unlink()
+    refused(run("ha-broker", config=site), ExitCode.STORAGE, "storage.whiteboard", "whiteboard")
+
+
+def test_a_whiteboard_that_is_a_directory(site: Path) -> None:
+    (site.parent / "whiteboard").unlink()
+    (site.parent / "whiteboard").mkdir()
+    refused(run("ha-broker", config=site), ExitCode.STORAGE, "storage.whiteboard")
+
+
+def test_a_lease_volume_that_is_not_there(site: Path) -> None:
+    (site.parent / "leases").unlink()
+    refused(run("ha-broker", config=site), ExitCode.STORAGE, "storage.leases", "mounted?")
+
+
+def test_a_definition_that_is_not_there_not_xml_or_without_lease(site: Path) -> None:
+    definition = site.parent / "engine.xml"
+    good = definition.read_text()
+    for text, word in (
+        ("<domain", "not XML"),
+        ("<network/>", "not a libvirt <domain>"),
+        (good.replace("HostedEngine", "Other"), "vm.name"),
+        (good.replace("engine</key>", "other</key>"), "no <lease>"),
+        (good.replace("MiB", "parsecs"), "<memory>"),
+    ):
+        definition.write_text(text)
+        refused(run("ha-agent", "run", config=site), ExitCode.DEFINITION, str(definition), word)
+    definition.unlink()
+    refused(run("ha-agent", "run", config=site), ExitCode.DEFINITION, "is not there")
+
+
+def test_a_libvirt_without_the_sanlock_lock_driver(site: Path) -> None:
+    (site.parent / "qemu.conf").write_text('#lock_manager = "sanlock"\nlock_manager = "lockd"\n')
+    result = run("ha-agent", "run", config=site)
+    refused(result, ExitCode.LOCK_DRIVER, "qemu.conf", 'lock_manager = "sanlock"')
+
+
+def test_secrets_that_others_may_read(site: Path) -> None:
+    secrets = site.parent / "secrets.toml"
+    secrets.write_text('[fence-passwords]\n2 = "hunter2"\n')
+    secrets.chmod(0o644)
+    site.write_text(
+        site.read_text()
+        + f'secrets = "{secrets}"\n[[fence.device]]\nhost = 2\naddress = "127.0.0.1"\n'
+    )
+    result = run("ha-agent", "run", config=site)
+    refused(result, ExitCode.CONFIG, "secrets.toml", "chmod 0600")
+    assert "hunter2" not in result.stderr + result.stdout
+
+
+def test_status_without_a_broker_is_valid_json_and_has_its_code(site: Path) -> None:
+    for arguments in (["--status", "--json"], ["status", "--json"]):
+        result = run("ha-agent", *arguments, config=site)
+        assert result.returncode == ExitCode.BROKER_DOWN
+        answer = json.loads(result.stdout)
+        assert answer["version"] == 1
+        assert answer["error"]["code"] == "broker-down"
+        assert "broker.sock" in answer["error"]["message"]
+    refused(run("ha-agent", "--status", config=site), ExitCode.BROKER_DOWN, "broker.sock")
+
+
+def test_status_that_is_not_configured_has_another_code(tmp_path: Path) -> None:
+    result = run("ha-agent", "--status", "--json", config=tmp_path / "gone")
+    assert result.returncode == ExitCode.CONFIG
+    assert json.loads(result.stdout)["error"]["code"] == "not-configured"
+
+
+@pytest.mark.parametrize("arguments", [["maintenance"], ["maintenance", "loca"], ["statsu"]])
+def test_usage_errors(arguments: list[str], site: Path) -> None:
+    result = run("ha-agent", *arguments, config=site)
+    assert result.returncode == ExitCode.USAGE
+    assert "usage:" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_dump_of_a_fresh_volume(site: Path) -> None:
+    result = run("ha-agent", "whiteboard", "dump", str(site.parent / "whiteboard"), "--json")
+    assert result.returncode == 0
+    assert json.loads(result.stdout) == {"cluster": {"maintenance": False}, "hosts": {}, "bad": {}}
+
+
+def test_a_dump_of_what_is_not_there(tmp_path: Path) -> None:
+    result = run("ha-agent", "whiteboard", "dump", str(tmp_path / "gone"))
+    assert result.returncode == ExitCode.FILE
+    assert "gone" in result.stderr
+
+
+def test_output_into_a_closed_pipe_is_quiet(site: Path) -> None:
+    dump = f"{BIN}/ha-agent whiteboard dump {site.parent}/whiteboard"
+    result = subprocess.run(
+        ["bash", "-c", f"{dump} | true"], capture_output=True, text=True, timeout=30
+    )
+    assert result.stderr == ""

@@ -1,0 +1,1694 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The state machine: each exit of each state with its timeout, the guards before them, whose
+turn it is to start the VM, and whom it is taken over from.
+
+A test that names a state asks one decision of a host that has been in it for a while. A
+test with a `Life` lives through a story, beat by beat, in virtual time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from scoring.decide import decide
+from scoring.decision import (
+    AskLease,
+    AskPower,
+    Code,
+    Decision,
+    DropFenceLease,
+    FreeHostId,
+    MigrateEngine,
+    PowerOffEngine,
+    ShutdownEngine,
+    StartEngine,
+    TakeFenceLease,
+)
+from scoring.observation import (
+    DETAIL_ALREADY_LOCKED,
+    DETAIL_MIGRATION_SOURCE,
+    DETAIL_PAUSED,
+    EngineMigrationEnded,
+    EngineStartEnded,
+    EngineStatus,
+    EngineStopEnded,
+    FenceLeaseAnswer,
+    Health,
+    HostIdFreed,
+    LeaseAnswer,
+    LocalHost,
+    Power,
+    PowerAnswer,
+    Standing,
+    StartResult,
+    VmStatus,
+)
+from scoring.state import TRANSITIONS, AgentState, Seen, StateName, Takeover
+from tests.unit.builders import (
+    BOOTING,
+    DIED,
+    DOWN,
+    MISSING,
+    MOMENT_S,
+    NOW_S,
+    RULES,
+    SICK,
+    TIMING,
+    UNANSWERED,
+    UNKNOWN,
+    UP,
+    Life,
+    codes,
+    free_lease,
+    in_state,
+    kinds,
+    lease_of,
+    local,
+    observe,
+    off,
+    peer,
+    seen,
+)
+
+S = StateName
+LEAVING = EngineStatus(VmStatus.UP, Health.UNKNOWN, DETAIL_MIGRATION_SOURCE)
+PAUSED = EngineStatus(VmStatus.UP, Health.BAD, DETAIL_PAUSED, "paused by an I/O error")
+LOCKED_OUT = EngineStatus(VmStatus.DOWN, Health.BAD, DETAIL_ALREADY_LOCKED)
+VM_ACTIONS = {StartEngine, ShutdownEngine, PowerOffEngine, MigrateEngine}
+
+#: States in which the agent has nothing under way and looks at the guards first.
+GUARDED = [
+    name
+    for name in StateName
+    if name not in (S.AGENT_STOPPED, S.GLOBAL_MAINTENANCE, S.LOCAL_MAINTENANCE)
+]
+
+
+def may_start(**remembered: Any) -> dict[str, Any]:
+    """The memory of a host that has just been told that the engine lease is free."""
+    return {"lease": free_lease(), **remembered}
+
+
+def acting(**remembered: Any) -> dict[str, Any]:
+    """The memory of a host whose last action on the VM has not ended."""
+    return {"acting": True, **remembered}
+
+
+# --- the guards -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_an_agent_that_is_asked_to_end_ends_and_leaves_the_vm_alone(name: StateName) -> None:
+    for engine in (UP, DOWN, DIED, UNKNOWN):
+        decision = in_state(name, local(engine), stopping=True, global_maintenance=True)
+        assert decision.state.name is S.AGENT_STOPPED
+        assert decision.actions == ()
+        assert decision.score.value == 0
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_global_maintenance_comes_before_an_unknown_vm_and_local_maintenance(
+    name: StateName,
+) -> None:
+    here = local(UNKNOWN, maintenance=True)
+    decision = in_state(name, here, global_maintenance=True)
+    assert decision.state.name is S.GLOBAL_MAINTENANCE
+    assert codes(decision)[0] is Code.GLOBAL_MAINTENANCE
+
+
+@pytest.mark.parametrize("name", [*GUARDED, S.LOCAL_MAINTENANCE])
+def test_an_unknown_vm_comes_before_local_maintenance(name: StateName) -> None:
+    """(EngineForceStop and EngineStop look at local maintenance first, as the reference.)"""
+    here = local(UNKNOWN, maintenance=True)
+    first = name in (S.ENGINE_STOP, S.ENGINE_FORCE_STOP)
+    decision = in_state(name, here)
+    assert codes(decision)[0] is (Code.LOCAL_MAINTENANCE if first else Code.LOCAL_VM_UNKNOWN)
+    # From LocalMaintenance, too, the unknown VM is what counts in the end.
+    assert decision.state.name is S.UNKNOWN_LOCAL_VM_STATE
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_local_maintenance_of_a_host_without_the_vm_ends_in_local_maintenance(
+    name: StateName,
+) -> None:
+    decision = in_state(name, local(DOWN, maintenance=True))
+    assert decision.state.name is S.LOCAL_MAINTENANCE
+    assert decision.score.value == 0
+    assert not kinds(decision) & VM_ACTIONS
+
+
+@pytest.mark.parametrize("name", GUARDED)
+@pytest.mark.parametrize("unknown", ["global_maintenance", "newer_versions"])
+def test_what_must_be_known_first_holds_every_state_where_it_is(
+    name: StateName, unknown: str
+) -> None:
+    """Global maintenance never read, or a whiteboard newer than this version."""
+    observed: dict[str, Any] = {unknown: None if unknown == "global_maintenance" else (3, 7)}
+    for engine in (UP, DOWN, DIED, UNKNOWN, SICK):
+        decision = in_state(name, local(engine, maintenance=True), for_s=9999, **observed)
+        assert decision.state.name is name
+        assert decision.actions == ()
+        expected = {
+            "global_maintenance": Code.GLOBAL_MAINTENANCE_UNKNOWN,
+            "newer_versions": Code.NEWER_METADATA,
+        }[unknown]
+        assert codes(decision) == [expected]
+
+
+def test_newer_metadata_names_the_hosts_that_write_it() -> None:
+    decision = in_state(S.ENGINE_DOWN, newer_versions=(3, 7))
+    assert "3, 7" in decision.reasons[0].text
+
+
+def test_global_maintenance_that_is_set_counts_in_spite_of_newer_metadata() -> None:
+    decision = in_state(S.ENGINE_UP, local(UP), global_maintenance=True, newer_versions=(3,))
+    assert decision.state.name is S.GLOBAL_MAINTENANCE
+
+
+def test_an_unknown_vm_tells_why_it_is_unknown() -> None:
+    assert "libvirt hangs" in in_state(S.ENGINE_UP, local(UNKNOWN)).reasons[0].text
+    silent = EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN)
+    assert "no answer" in in_state(S.ENGINE_UP, local(silent)).reasons[0].text
+
+
+# --- ReinitializeFSM, the maintenances, UnknownLocalVmState, AgentStopped -------------------
+
+
+def first_beat(here: LocalHost, **observed: Any) -> Decision:
+    return decide(AgentState(RULES), observe(here, **observed), NOW_S)
+
+
+def test_a_new_agent_that_finds_the_vm_here_watches_over_it() -> None:
+    decision = first_beat(local(BOOTING))
+    assert decision.state.name is S.ENGINE_STARTING
+    assert decision.state.since_s == NOW_S
+    assert decision.actions == ()
+
+
+def test_a_new_agent_that_finds_a_healthy_vm_here_is_in_engine_up_at_once() -> None:
+    decision = first_beat(local(UP))
+    assert decision.state.name is S.ENGINE_UP
+    assert codes(decision)[:2] == [Code.VM_FOUND_HERE, Code.ENGINE_HEALTHY]
+
+
+def test_a_new_agent_without_the_vm_goes_to_engine_down() -> None:
+    decision = first_beat(local(DOWN), storage_good_since_s=NOW_S)
+    assert decision.state.name is S.ENGINE_DOWN
+    assert decision.state.missing_since_s == NOW_S
+    assert codes(decision) == [Code.VM_NOT_HERE, Code.NOT_ENOUGH_DATA]
+
+
+def test_a_new_agent_remembers_the_last_run_that_its_own_slot_tells() -> None:
+    assert first_beat(local(DOWN, last_ran=7)).state.last_ran == 7
+
+
+def test_local_maintenance_lasts_while_it_is_set() -> None:
+    decision = in_state(S.LOCAL_MAINTENANCE, local(DOWN, maintenance=True), for_s=9999)
+    assert decision.state.name is S.LOCAL_MAINTENANCE
+    assert codes(decision) == [Code.LOCAL_MAINTENANCE]
+
+
+def test_local_maintenance_ends_when_it_is_cleared() -> None:
+    decision = in_state(S.LOCAL_MAINTENANCE, local(DOWN))
+    assert decision.state.name is S.ENGINE_DOWN
+    assert codes(decision)[0] is Code.LOCAL_MAINTENANCE_OVER
+
+
+def test_a_vm_that_appears_on_a_host_in_local_maintenance_is_watched_over() -> None:
+    decision = in_state(S.LOCAL_MAINTENANCE, local(BOOTING, maintenance=True))
+    assert decision.state.name is S.ENGINE_STARTING
+    assert decision.score.value == 0
+
+
+def test_local_maintenance_gives_way_to_global_maintenance() -> None:
+    decision = in_state(S.LOCAL_MAINTENANCE, local(DOWN, maintenance=True), global_maintenance=True)
+    assert decision.state.name is S.GLOBAL_MAINTENANCE
+    assert decision.score.value == 0, "a host in local maintenance is no candidate in either"
+
+
+@pytest.mark.parametrize("engine", [UP, BOOTING, DOWN, DIED, UNKNOWN])
+def test_global_maintenance_lasts_while_it_is_set(engine: EngineStatus) -> None:
+    decision = in_state(S.GLOBAL_MAINTENANCE, local(engine), for_s=99999, global_maintenance=True)
+    assert decision.state.name is S.GLOBAL_MAINTENANCE
+    assert decision.actions == ()
+
+
+@pytest.mark.parametrize(
+    ("engine", "maintenance", "after"),
+    [
+        (UP, False, S.ENGINE_UP),
+        (BOOTING, False, S.ENGINE_STARTING),
+        (DOWN, False, S.ENGINE_DOWN),
+        (DOWN, True, S.LOCAL_MAINTENANCE),
+        (UNKNOWN, False, S.UNKNOWN_LOCAL_VM_STATE),
+    ],
+)
+def test_after_global_maintenance_the_host_looks_around_anew(
+    engine: EngineStatus, maintenance: bool, after: StateName
+) -> None:
+    decision = in_state(
+        S.GLOBAL_MAINTENANCE,
+        local(engine, maintenance=maintenance),
+        remembered={"missing_since_s": None},
+        storage_good_since_s=NOW_S,
+    )
+    assert decision.state.name is after
+
+
+def test_an_unknown_vm_is_waited_for_however_long_it_takes() -> None:
+    decision = in_state(S.UNKNOWN_LOCAL_VM_STATE, local(UNKNOWN), for_s=99999)
+    assert decision.state.name is S.UNKNOWN_LOCAL_VM_STATE
+    assert decision.actions == ()
+
+
+@pytest.mark.parametrize(("engine", "after"), [(UP, S.ENGINE_UP), (DOWN, S.ENGINE_DOWN)])
+def test_a_vm_that_is_known_again_is_looked_at_anew(engine: EngineStatus, after: StateName) -> None:
+    decision = in_state(S.UNKNOWN_LOCAL_VM_STATE, local(engine), storage_good_since_s=None)
+    assert decision.state.name is after
+    assert codes(decision)[0] is Code.LOCAL_VM_KNOWN
+
+
+@pytest.mark.parametrize("engine", [UP, DOWN, UNKNOWN])
+def test_a_stopped_agent_does_nothing_any_more(engine: EngineStatus) -> None:
+    decision = in_state(
+        S.AGENT_STOPPED, local(engine, maintenance=True), global_maintenance=True, for_s=9999
+    )
+    assert decision.state.name is S.AGENT_STOPPED
+    assert decision.actions == ()
+    assert decision.score.penalties[0].name == "stopped"
+
+
+# --- EngineDown: whether to start -----------------------------------------------------------
+
+
+def starts(decision: Decision) -> bool:
+    """Whether the decision starts the VM here, and is in EngineStart for it."""
+    started = StartEngine in kinds(decision)
+    assert started == (decision.state.name is S.ENGINE_START)
+    assert started == decision.state.acting
+    return started
+
+
+def down(here: LocalHost | None = None, **given: Any) -> Decision:
+    """A decision in EngineDown, the lease being free unless `remembered` says otherwise."""
+    given.setdefault("remembered", may_start())
+    return in_state(S.ENGINE_DOWN, here, for_s=given.pop("for_s", 100.0), **given)
+
+
+def test_a_host_alone_starts_the_vm() -> None:
+    decision = down()
+    assert starts(decision)
+    assert codes(decision) == [Code.LEASE_FREE, Code.STARTING]
+
+
+def test_the_best_host_starts_the_vm() -> None:
+    assert starts(down(live=[peer(2, 3399), peer(3, 0)]))
+
+
+def test_a_better_live_host_is_left_to_start_the_vm() -> None:
+    decision = down(live=[peer(2, 3401)])
+    assert not starts(decision)
+    assert codes(decision) == [Code.BETTER_HOST]
+    assert "host2 (id 2) is better: 3401 points, 3400 here" in decision.reasons[0].text
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        {"stopped": True},
+        {"maintenance": True},
+        {"engine": UNKNOWN},
+        {"score": 0},
+    ],
+)
+def test_a_better_host_that_cannot_run_the_vm_is_not_waited_for(unfit: dict[str, Any]) -> None:
+    assert starts(down(live=[replace(peer(2, 9000), **unfit)]))
+
+
+def test_a_better_host_that_is_silent_is_not_waited_for() -> None:
+    assert starts(down(silent=[peer(2, 9000)]))
+
+
+def test_a_vm_that_runs_on_a_live_host_is_left_there() -> None:
+    decision = down(live=[peer(2, 0, UP)])
+    assert codes(decision) == [Code.UP_ELSEWHERE]
+    assert decision.state.name is S.ENGINE_DOWN
+    assert decision.state.missing_since_s is None
+
+
+def test_a_vm_that_a_silent_host_says_it_runs_is_not_believed() -> None:
+    assert starts(down(silent=[peer(2, 3400, UP)]))
+
+
+def test_a_vm_that_shows_up_here_is_watched_over() -> None:
+    decision = down(local(BOOTING))
+    assert decision.state.name is S.ENGINE_STARTING
+    assert decision.actions == ()
+
+
+@pytest.mark.parametrize("since_s", [None, NOW_S])
+def test_nothing_is_started_while_the_storage_is_unreadable_or_just_back(
+    since_s: float | None,
+) -> None:
+    decision = down(storage_good_since_s=since_s)
+    assert not starts(decision)
+    code = Code.STORAGE_UNREADABLE if since_s is None else Code.NOT_ENOUGH_DATA
+    assert codes(decision) == [code]
+
+
+def test_a_host_looks_for_as_long_as_a_silent_peer_needs_to_be_told_from_a_live_one() -> None:
+    looks_s = TIMING.suspect_after + TIMING.beat
+    assert not starts(down(storage_good_since_s=NOW_S - looks_s + MOMENT_S))
+    assert starts(down(storage_good_since_s=NOW_S - looks_s))
+
+
+def test_a_peer_that_may_be_alive_is_waited_for() -> None:
+    decision = down(uncertain=[peer(2, 10)])
+    assert codes(decision) == [Code.NOT_ENOUGH_DATA]
+
+
+@pytest.mark.parametrize("joined", [False, None])
+def test_nothing_is_started_before_the_lockspace_is_joined(joined: bool | None) -> None:
+    decision = down(lockspace_joined=joined)
+    assert codes(decision) == [Code.LOCKSPACE_NOT_JOINED]
+    # Who is known to be unable to start it is no candidate; who does not know yet may be.
+    assert decision.score.value == (0 if joined is False else 3400)
+
+
+def test_a_host_that_left_the_lockspace_but_runs_the_vm_keeps_its_score() -> None:
+    decision = in_state(S.ENGINE_UP, local(UP), lockspace_joined=False)
+    assert decision.score.value == 3400
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        S.ENGINE_START,
+        S.ENGINE_STARTING,
+        S.ENGINE_STOP,
+        S.ENGINE_FORCE_STOP,
+        S.ENGINE_MIGRATING_AWAY,
+    ],
+)
+def test_a_host_that_has_the_vm_in_its_hands_is_waited_for(state: StateName) -> None:
+    decision = down(live=[peer(2, 10, state=state.value)])
+    assert codes(decision) == [Code.BUSY_ELSEWHERE]
+    assert starts(down(silent=[peer(2, 10, state=state.value)]))
+
+
+@pytest.mark.parametrize("state", ["", S.ENGINE_DOWN.value, S.ENGINE_UP.value, "of a later age"])
+def test_a_host_in_any_other_state_is_not_waited_for(state: str) -> None:
+    assert starts(down(live=[peer(2, 10, state=state)]))
+
+
+def test_a_last_host_starts_the_vm_with_no_points_left() -> None:
+    poor = local(network=0.0, bridge_up=False, config_up_to_date=False, cpu_load=2.0)
+    decision = down(poor)
+    assert starts(decision)
+
+
+def test_a_sample_taken_before_the_last_action_ended_is_not_judged() -> None:
+    """A start that has just ended would be begun once more on the VM's state before it."""
+    for engine in (DOWN, UP):
+        decision = down(local(engine), remembered=may_start(acted_s=NOW_S))
+        assert decision.state.name is S.ENGINE_DOWN
+        assert codes(decision) == [Code.AWAITING_SAMPLE]
+    assert starts(down(remembered=may_start(acted_s=NOW_S - MOMENT_S)))
+
+
+def test_a_sample_that_claims_to_be_from_the_future_is_no_younger_than_now() -> None:
+    decision = down(local(engine_taken_s=NOW_S + 99), remembered=may_start(acted_s=NOW_S))
+    assert codes(decision) == [Code.AWAITING_SAMPLE]
+
+
+def test_nothing_is_started_while_another_action_is_under_way() -> None:
+    decision = down(remembered=may_start(acting=True))
+    assert codes(decision) == [Code.AWAITING_SAMPLE]
+    assert decision.actions == ()
+
+
+# --- ties -----------------------------------------------------------------------------------
+
+
+def lives_of(*hosts: int, last_ran: int = 0, waiting: dict[int, Any] | None = None) -> Life:
+    """Host 1 with live equals, the VM down everywhere and its lease free."""
+    life = Life(peers=tuple(peer(h) for h in hosts), beating=set(hosts))
+    for host_id, changed in (waiting or {}).items():
+        life.change_peer(host_id, **changed)
+    life.here = replace(life.here, last_ran=last_ran)
+    return life
+
+
+def start_moment(life: Life, beats: int = 40) -> float | None:
+    """When host 1 starts the VM, its questions after the lease being answered at once."""
+    outcomes: tuple[LeaseAnswer, ...] = ()
+    for _ in range(beats):
+        decision = life.beat(*outcomes)
+        if StartEngine in kinds(decision):
+            return life.now_s
+        asked = AskLease in kinds(decision)
+        outcomes = (free_lease(life.now_s),) if asked else ()
+    return None
+
+
+def test_the_lowest_host_id_of_equals_starts_first() -> None:
+    first = start_moment(lives_of(2, 3))
+    assert first is not None
+    assert first <= TIMING.suspect_after + 3 * TIMING.beat
+
+
+def test_the_host_that_ran_the_vm_last_comes_before_a_lower_id() -> None:
+    alone = start_moment(lives_of())
+    assert start_moment(lives_of(2, last_ran=3, waiting={2: {"last_ran": 2}})) == alone
+    follower = start_moment(lives_of(2, last_ran=2, waiting={2: {"last_ran": 3}}))
+    assert alone is not None
+    assert follower is not None
+    assert follower >= alone + TIMING.tie_follow
+
+
+def test_each_host_follows_a_while_after_the_one_before_it() -> None:
+    """Also in a cold start, where all of them see the same things from the same moment on."""
+    alone = start_moment(lives_of())
+    assert alone is not None
+    ahead = {2: {"last_ran": 3}, 3: {"last_ran": 2}}
+    one = start_moment(lives_of(2, waiting={2: ahead[2]}))
+    two = start_moment(lives_of(2, 3, waiting=ahead))
+    assert one is not None
+    assert two is not None
+    assert one >= alone + TIMING.tie_follow
+    assert two >= alone + 2 * TIMING.tie_follow
+    assert two <= alone + 2 * TIMING.tie_follow + TIMING.beat
+
+
+def test_a_follower_says_how_many_come_first() -> None:
+    decision = down(live=[peer(2, last_ran=9), peer(3, last_ran=8)])
+    assert codes(decision) == [Code.EQUAL_HOST_FIRST]
+    assert decision.reasons[0].text.startswith("2 equally good host(s)")
+
+
+def test_equals_are_counted_anew_after_a_global_maintenance() -> None:
+    """The VM has been missing for long when it ends, and all hosts notice at once."""
+
+    def started_after_s(last_ran_there: int) -> float:
+        life = lives_of(2, last_ran=2, waiting={2: {"last_ran": last_ran_there}})
+        for _ in range(4):
+            life.beat()
+        life.world = {"global_maintenance": True}
+        life.beat(free_lease(life.now_s))
+        for _ in range(100):
+            life.beat()
+        assert life.state.name is S.GLOBAL_MAINTENANCE
+        life.world = {}
+        ended_s = life.now_s
+        started_s = start_moment(life)
+        assert started_s is not None
+        return started_s - ended_s
+
+    assert started_after_s(3) >= started_after_s(1) + TIMING.tie_follow
+
+
+# --- who owns the lease ---------------------------------------------------------------------
+
+
+def test_the_lease_is_asked_for_before_a_start() -> None:
+    decision = down(remembered={})
+    assert decision.actions == (AskLease(),)
+    assert codes(decision) == [Code.LEASE_ASKED]
+    assert decision.state.asking_lease
+
+
+def test_the_lease_is_not_asked_for_twice_at_once() -> None:
+    decision = down(remembered={"asking_lease": True})
+    assert decision.actions == ()
+    assert codes(decision) == [Code.LEASE_ASKED]
+
+
+def test_an_answer_from_before_the_vm_went_missing_is_not_used() -> None:
+    since_s = NOW_S - 1
+    old = free_lease(since_s - MOMENT_S)
+    decision = down(remembered={"lease": old, "missing_since_s": since_s})
+    assert codes(decision) == [Code.LEASE_ASKED]
+    assert starts(down(remembered={"lease": free_lease(since_s), "missing_since_s": since_s}))
+
+
+def test_the_lease_is_asked_for_again_every_second_beat_while_it_is_owned() -> None:
+    live = [peer(2)]
+    fresh = lease_of(2, NOW_S - 2 * TIMING.beat + MOMENT_S)
+    assert down(live=live, remembered={"lease": fresh}).actions == ()
+    old = lease_of(2, NOW_S - 2 * TIMING.beat)
+    assert down(live=live, remembered={"lease": old}).actions == (AskLease(),)
+
+
+def test_an_unanswered_question_after_the_lease_starts_nothing() -> None:
+    decision = down(remembered={"lease": LeaseAnswer(False, NOW_S, detail="sanlock hangs")})
+    assert not starts(decision)
+    assert codes(decision) == [Code.LEASE_UNKNOWN]
+    assert "sanlock hangs" in decision.reasons[0].text
+
+
+def test_a_lease_that_is_this_hosts_own_may_be_used() -> None:
+    assert starts(down(remembered={"lease": lease_of(1)}))
+
+
+@pytest.mark.parametrize(
+    ("changed", "gone"),
+    [
+        ({"standing": Standing.DEAD}, True),
+        ({"standing": Standing.FREE}, True),
+        ({"current_generation": 6}, True),
+        ({"standing": Standing.LIVE}, False),
+        ({"standing": Standing.FAIL}, False),
+        ({"standing": Standing.UNKNOWN}, False),
+        ({"current_generation": 0}, False),
+    ],
+)
+def test_a_lease_may_be_used_when_sanlock_says_that_its_owner_is_gone(
+    changed: dict[str, Any], gone: bool
+) -> None:
+    decision = down(silent=[peer(2)], remembered={"lease": lease_of(2, **changed)})
+    assert starts(decision) == gone
+    assert (Code.LEASE_OWNER_GONE in codes(decision)) == gone
+    if "current_generation" in changed and gone:
+        assert "another generation now" in decision.reasons[0].text
+
+
+def test_a_host_that_came_back_anew_does_not_hold_what_it_held_before() -> None:
+    """Its slot beats again, but with a newer generation: its old VM is gone."""
+    rebooted = lease_of(2, current_generation=6)
+    assert starts(down(live=[peer(2, 10)], remembered={"lease": rebooted}))
+
+
+def test_a_live_owner_is_waited_for_and_never_asked_its_power() -> None:
+    decision = down(
+        live=[peer(2, 10)], remembered={"lease": lease_of(2)}, fence_devices=frozenset({2})
+    )
+    assert codes(decision) == [Code.LEASE_OWNER_LIVE]
+    assert decision.actions == ()
+    assert decision.state.takeover is None
+
+
+def test_a_silent_owner_without_a_fence_device_is_waited_for_until_sanlock_calls_it_dead() -> None:
+    lease = lease_of(2, NOW_S - 1, dead_in_s=140.0)
+    decision = down(silent=[peer(2)], remembered={"lease": lease})
+    assert codes(decision) == [Code.LEASE_WAIT]
+    assert "free in 139 s" in decision.reasons[0].text
+    assert decision.actions == ()
+
+
+def test_a_wait_whose_end_is_not_known_says_none() -> None:
+    lease = lease_of(2, dead_in_s=None)
+    decision = down(silent=[peer(2)], remembered={"lease": lease})
+    assert "free in" not in decision.reasons[0].text
+
+
+def test_a_wait_that_should_be_over_counts_no_further_than_to_zero() -> None:
+    lease = lease_of(2, NOW_S - 1, dead_in_s=0.5)
+    decision = down(silent=[peer(2)], remembered={"lease": lease})
+    assert "free in 0 s" in decision.reasons[0].text
+
+
+def test_a_silent_owner_with_a_fence_device_is_asked_its_power() -> None:
+    decision = down(
+        silent=[peer(2)], remembered={"lease": lease_of(2)}, fence_devices=frozenset({2})
+    )
+    assert decision.actions == (AskPower(2),)
+    assert codes(decision) == [Code.POWER_ASKED, Code.LEASE_WAIT]
+    assert decision.state.takeover is not None
+
+
+def test_an_owner_without_a_slot_is_as_silent_as_any() -> None:
+    decision = down(remembered={"lease": lease_of(9)}, fence_devices=frozenset({9}))
+    assert decision.actions == (AskPower(9),)
+
+
+# --- taking over ----------------------------------------------------------------------------
+
+DEAD = 2
+
+
+class Fall:
+    """Host 2 ran the VM and falls silent at second 20; host 1 watches, one beat at a time.
+
+    The questions of host 1 are answered at the next beat as the fields say.
+    """
+
+    def __init__(self, *others: int, device: bool = True) -> None:
+        self.life = Life(
+            peers=(peer(DEAD, 3400, UP), *(peer(h) for h in others)),
+            beating={DEAD, *others},
+            world={"fence_devices": frozenset({DEAD} if device else ())},
+        )
+        self.power = Power.OFF
+        self.proven = True
+        self.fence_given = True
+        self.freed = True
+        self.start = StartResult.STARTED
+        self.lease: dict[str, Any] = {}
+        self.actions: list[object] = []
+        for _ in range(20):
+            self.beat()
+        assert self.life.state.name is S.ENGINE_DOWN
+        assert not self.actions
+        self.life.beating.discard(DEAD)
+
+    def beat(self, *extra: Any) -> Decision:
+        outcomes = [self.answer(action) for action in self.pending()]
+        given = [outcome for outcome in outcomes if outcome is not None]
+        decision = self.life.beat(*given, *extra)
+        self.actions.extend(decision.actions)
+        return decision
+
+    def pending(self) -> tuple[object, ...]:
+        return self.life.history[-1].actions if self.life.history else ()
+
+    def answer(self, action: object) -> Any:
+        """What became of an action of the last beat; None: no outcome, or none yet."""
+        now_s = self.life.now_s + 0.5
+        match action:
+            case AskLease():
+                return lease_of(DEAD, now_s, **self.lease)
+            case AskPower(host_id=host_id):
+                return PowerAnswer(host_id, self.power, now_s, self.proven, "as read")
+            case TakeFenceLease():
+                self.life.world["fence_lease_held"] = self.fence_given
+                return FenceLeaseAnswer(self.fence_given, now_s, "" if self.fence_given else "no")
+            case DropFenceLease():
+                self.life.world["fence_lease_held"] = False
+                return None
+            case FreeHostId(host_id=host_id):
+                return HostIdFreed(host_id, self.freed, "" if self.freed else "still there")
+            case StartEngine():
+                if self.start is StartResult.STARTED:
+                    self.life.here = replace(self.life.here, engine=UP)
+                return EngineStartEnded(self.start, "so it ended")
+        raise AssertionError(action)
+
+    def run(self, beats: int) -> None:
+        for _ in range(beats):
+            self.beat()
+
+    def until(self, kind: type, beats: int = 60) -> Decision:
+        """Beat until an action of this kind is emitted."""
+        for _ in range(beats):
+            decision = self.beat()
+            if kind in kinds(decision):
+                return decision
+        raise AssertionError(f"no {kind.__name__} within {beats} beats: {self.actions}")
+
+    def did(self, kind: type) -> int:
+        return sum(isinstance(action, kind) for action in self.actions)
+
+
+def test_the_whole_way_from_a_host_that_fell_silent_to_the_vm_here() -> None:
+    fall = Fall()
+    fell_s = fall.life.now_s
+    fall.until(FreeHostId)
+    assert [a for a in fall.actions if not isinstance(a, AskLease)] == [
+        AskPower(DEAD),
+        TakeFenceLease(),
+        AskPower(DEAD),
+        FreeHostId(DEAD, 5, 77, fall.life.now_s - 0.5),
+    ]
+    decision = fall.until(StartEngine)
+    assert Code.HOST_ID_FREED in codes(decision)
+    assert decision.state.takeover is None
+    assert DropFenceLease in kinds(decision)
+    # suspect_after, and a beat each for: lease, power, power again, freed, start.
+    assert fall.life.now_s - fell_s <= TIMING.suspect_after + 6 * TIMING.beat
+    # The VM's state is judged from the first sample on that is younger than the start.
+    assert fall.beat().state.name is S.ENGINE_STARTING
+    after = fall.beat()
+    assert after.state.name is S.ENGINE_UP
+    assert after.state.last_ran == 1
+    assert fall.did(FreeHostId) == 1
+
+
+def test_a_second_reading_at_its_earliest_is_woken_up_for() -> None:
+    """A beat may be long: the next reading is due power_reread after the last one."""
+    fall = Fall()
+    fall.until(TakeFenceLease)
+    decision = fall.life.history[-1]
+    assert decision.wake_s is not None
+    assert decision.state.takeover is not None
+    assert decision.wake_s == decision.state.takeover.offs[-1].read_s + TIMING.power_reread
+
+
+@pytest.mark.parametrize(
+    ("power", "proven"), [(Power.ON, True), (Power.UNKNOWN, True), (Power.OFF, False)]
+)
+def test_a_host_that_is_not_proven_off_is_never_taken_over_from(power: Power, proven: bool) -> None:
+    fall = Fall()
+    fall.power, fall.proven = power, proven
+    fall.run(130)
+    assert fall.did(AskPower) > 10
+    assert not fall.did(TakeFenceLease)
+    assert not fall.did(FreeHostId)
+    assert not fall.did(StartEngine)
+    # The broken device slows it down to sanlock's own verdict, and blocks nothing.
+    fall.lease = {"standing": Standing.DEAD}
+    fall.until(StartEngine, beats=5)
+
+
+def test_an_off_followed_by_an_on_proves_nothing() -> None:
+    fall = Fall()
+    fall.until(TakeFenceLease)
+    fall.power = Power.ON
+    fall.run(30)
+    assert not fall.did(FreeHostId)
+    assert fall.life.state.takeover is not None
+    assert fall.life.state.takeover.offs == ()
+
+
+def test_a_device_that_does_not_answer_is_asked_once() -> None:
+    fall = Fall()
+    fall.until(AskPower)
+    for _ in range(100):
+        fall.life.beat(*([lease_of(DEAD, fall.life.now_s)]))
+    assert sum(AskPower in kinds(d) for d in fall.life.history) == 1
+
+
+def test_a_device_that_still_owes_an_answer_is_not_asked_again_after_an_interruption() -> None:
+    """The storage flickers while a BMC thinks: BMCs bear few sessions."""
+    fall = Fall()
+    fall.until(AskPower)
+    fall.life.world["storage_good_since_s"] = None
+    fall.life.beat()
+    fall.life.world["storage_good_since_s"] = 0.0
+    for _ in range(20):
+        fall.life.beat(lease_of(DEAD, fall.life.now_s))
+    assert sum(AskPower in kinds(d) for d in fall.life.history) == 1
+    fall.life.beat(off(DEAD, fall.life.now_s), lease_of(DEAD, fall.life.now_s))
+    fall.life.beat()
+    assert sum(AskPower in kinds(d) for d in fall.life.history) == 2
+
+
+def test_without_the_fence_lease_nothing_is_freed_and_it_is_asked_for_again() -> None:
+    fall = Fall()
+    fall.fence_given = False
+    fall.until(TakeFenceLease)
+    refused = fall.beat()
+    assert Code.TAKEOVER_PAUSED in codes(refused)
+    again = fall.until(TakeFenceLease)
+    assert again.state.takeover is not None
+    assert len(again.state.takeover.offs) == 1, "what was read before the pause does not count"
+    fall.run(60)
+    assert not fall.did(FreeHostId)
+    assert fall.did(TakeFenceLease) <= 70 / TIMING.takeover_retry
+
+
+def test_a_host_id_that_could_not_be_freed_is_proven_off_anew_before_the_next_try() -> None:
+    fall = Fall()
+    fall.freed = False
+    fall.until(FreeHostId)
+    freed_s = fall.life.now_s
+    paused = fall.beat()
+    assert Code.TAKEOVER_PAUSED in codes(paused)
+    assert "still there" in paused.reasons[0].text
+    fall.freed = True
+    fall.until(FreeHostId)
+    assert fall.life.now_s - freed_s >= TIMING.takeover_retry + TIMING.power_reread
+    fall.until(StartEngine)
+
+
+def test_a_proof_that_grew_old_is_read_again() -> None:
+    """The second "off" is there, but its owner was read at a time long ago."""
+    old_s = NOW_S - RULES.io_timeout_s - MOMENT_S
+    takeover = Takeover(
+        DEAD,
+        NOW_S - 30,
+        offs=(off(DEAD, old_s - 2), off(DEAD, old_s)),
+        power=off(DEAD, old_s),
+        fence_since_s=old_s - 1,
+    )
+    decision = down(
+        silent=[peer(DEAD)],
+        remembered={"lease": lease_of(DEAD), "takeover": takeover},
+        fence_devices=frozenset({DEAD}),
+        fence_lease_held=True,
+    )
+    assert decision.actions == (AskPower(DEAD),)
+
+
+@pytest.mark.parametrize("value", [True, None])
+def test_global_maintenance_in_the_middle_ends_a_takeover(value: bool | None) -> None:
+    fall = Fall()
+    fall.until(TakeFenceLease)
+    fall.life.world["global_maintenance"] = value
+    fall.run(20)
+    assert not fall.did(FreeHostId)
+    assert fall.life.state.takeover is None
+    assert fall.life.world["fence_lease_held"] is False
+
+
+def test_an_owner_that_beats_again_ends_a_takeover() -> None:
+    fall = Fall()
+    fall.until(TakeFenceLease)
+    fall.life.beating.add(DEAD)
+    fall.run(20)
+    assert not fall.did(FreeHostId)
+    assert fall.life.state.takeover is None
+    assert fall.life.world["fence_lease_held"] is False
+
+
+def test_an_owner_that_beats_again_without_the_vm_is_waited_for() -> None:
+    fall = Fall()
+    fall.until(TakeFenceLease)
+    fall.life.beating.add(DEAD)
+    fall.life.change_peer(DEAD, engine=DOWN, score=0)
+    decision = fall.beat()
+    assert Code.LEASE_OWNER_LIVE in codes(decision)
+    assert decision.state.takeover is None
+    fall.run(20)
+    assert not fall.did(FreeHostId)
+    assert not fall.did(StartEngine)
+
+
+def test_storage_that_becomes_unreadable_ends_a_takeover() -> None:
+    fall = Fall()
+    fall.until(TakeFenceLease)
+    fall.life.world["storage_good_since_s"] = None
+    fall.run(20)
+    assert not fall.did(FreeHostId)
+    assert fall.life.state.takeover is None
+
+
+def test_the_fence_lease_outlasts_a_freeing_that_is_under_way() -> None:
+    fall = Fall()
+    fall.until(FreeHostId)
+    fall.life.world["global_maintenance"] = True
+    during = fall.life.beat()
+    assert during.state.name is S.GLOBAL_MAINTENANCE
+    assert DropFenceLease not in kinds(during)
+    after = fall.life.beat(HostIdFreed(DEAD, True))
+    assert DropFenceLease in kinds(after)
+    assert after.state.takeover is None
+
+
+def test_a_fence_lease_that_was_lost_in_between_must_be_taken_again_and_the_power_read() -> None:
+    fall = Fall()
+    fall.until(TakeFenceLease)
+    fall.beat()
+    fall.life.world["fence_lease_held"] = False
+    decision = fall.beat()
+    assert FreeHostId not in kinds(decision)
+    assert TakeFenceLease in kinds(decision)
+    fall.until(FreeHostId)
+
+
+def test_another_owner_starts_the_proof_anew_but_keeps_the_fence_lease() -> None:
+    old = Takeover(
+        3,
+        NOW_S - 30,
+        offs=(off(3, NOW_S - 3), off(3, NOW_S - 1)),
+        power=off(3, NOW_S - 1),
+        fence_since_s=NOW_S - 2,
+    )
+    decision = down(
+        silent=[peer(DEAD), peer(3)],
+        remembered={"lease": lease_of(DEAD), "takeover": old},
+        fence_devices=frozenset({DEAD, 3}),
+        fence_lease_held=True,
+    )
+    assert decision.actions == (AskPower(DEAD),)
+    step = decision.state.takeover
+    assert step is not None
+    assert (step.host_id, step.offs, step.fence_since_s) == (DEAD, (), NOW_S - 2)
+
+
+def test_answers_about_a_host_that_is_not_taken_over_from_change_nothing() -> None:
+    for outcome in (
+        off(9, NOW_S),
+        HostIdFreed(9, True),
+        FenceLeaseAnswer(True, NOW_S),
+    ):
+        assert down(live=[peer(2, 0, UP)], outcomes=(outcome,)).state.takeover is None
+    pursued = Takeover(DEAD, NOW_S - 5, asking_power=True)
+    decision = down(
+        silent=[peer(DEAD)],
+        remembered={"lease": lease_of(DEAD), "takeover": pursued},
+        fence_devices=frozenset({DEAD}),
+        outcomes=(off(9, NOW_S), HostIdFreed(9, True)),
+    )
+    assert decision.state.takeover == pursued
+
+
+def test_a_fence_lease_that_nobody_needs_is_given_back() -> None:
+    for name, engine in ((S.ENGINE_UP, UP), (S.ENGINE_DOWN, DOWN)):
+        decision = in_state(
+            name,
+            local(engine),
+            live=[peer(2, 9999)],
+            fence_lease_held=True,
+            migration_possible=False,
+        )
+        assert DropFenceLease() in decision.actions
+
+
+def test_the_second_host_asks_a_dead_hosts_power_a_while_after_the_first() -> None:
+    fall = Fall(3)
+    fall.life.change_peer(3, last_ran=9)
+    fell_s = fall.life.now_s
+    fall.until(AskPower)
+    waited_s = fall.life.now_s - fell_s
+    assert waited_s >= TIMING.suspect_after + TIMING.takeover_follow
+    assert waited_s <= TIMING.suspect_after + TIMING.takeover_follow + 3 * TIMING.beat
+    told = {code for decision in fall.life.history for code in codes(decision)}
+    assert Code.TAKEOVER_TURN in told
+
+
+def test_a_start_lost_to_a_faster_host_costs_nothing_and_asks_anew() -> None:
+    fall = Fall()
+    fall.start = StartResult.LEASE_HELD
+    fall.until(StartEngine)
+    decision = fall.beat()
+    assert decision.state.name is S.ENGINE_DOWN
+    assert Code.START_LOST_RACE in codes(decision)
+    assert decision.state.retries == 0
+    assert decision.state.lease is None
+
+
+# --- EngineStart ----------------------------------------------------------------------------
+
+
+def test_a_start_under_way_is_waited_for_whatever_else_happens() -> None:
+    """Leaving would forget it: the VM may come up at any moment."""
+    for observed in (
+        {"stopping": True},
+        {"global_maintenance": True},
+        {"newer_versions": (3,)},
+        {"storage_good_since_s": None},
+    ):
+        decision = in_state(
+            S.ENGINE_START, local(UNKNOWN), for_s=500, remembered=acting(), **observed
+        )
+        assert decision.state.name is S.ENGINE_START
+        assert decision.actions == ()
+        assert codes(decision) == [Code.STARTING]
+
+
+def test_a_start_that_went_well_leads_to_engine_starting() -> None:
+    outcome = EngineStartEnded(StartResult.STARTED)
+    decision = in_state(S.ENGINE_START, for_s=3, remembered=acting(retries=2), outcomes=(outcome,))
+    assert decision.state.name is S.ENGINE_STARTING
+    assert decision.state.retries == 0
+    assert not decision.state.acting
+    assert decision.state.acted_s == NOW_S
+    # The sample in this beat was taken before the start had ended: it says nothing yet.
+    assert codes(decision) == [Code.STARTED, Code.AWAITING_SAMPLE]
+
+
+@pytest.mark.parametrize(
+    ("result", "retries"), [(StartResult.FAILED, 1), (StartResult.LEASE_HELD, 0)]
+)
+def test_a_start_that_failed_leads_back_to_engine_down(result: StartResult, retries: int) -> None:
+    decision = in_state(
+        S.ENGINE_START, for_s=3, remembered=acting(), outcomes=(EngineStartEnded(result, "why"),)
+    )
+    assert decision.state.name is S.ENGINE_DOWN
+    assert decision.state.retries == retries
+    assert decision.actions == ()
+    assert "why" in decision.reasons[0].text
+
+
+def test_a_start_not_yet_asked_for_gives_way_to_the_guards() -> None:
+    decision = in_state(S.ENGINE_START, local(maintenance=True))
+    assert decision.state.name is S.LOCAL_MAINTENANCE
+    assert decision.actions == ()
+
+
+def test_a_start_is_begun_in_the_beat_that_allowed_it_or_not_at_all() -> None:
+    """However the host came to be in EngineStart without one under way."""
+    decision = in_state(S.ENGINE_START, for_s=5, live=[peer(2, 9000)])
+    assert decision.state.name is S.ENGINE_DOWN
+    assert decision.actions == ()
+    assert codes(decision) == [Code.START_FAILED, Code.BETTER_HOST]
+
+
+def test_failed_starts_cost_50_each_then_everything_for_600_seconds() -> None:
+    """Four failures in a row: 3350, 3300, 3250, 0; a full score again 600 s after the last."""
+    life = Life()
+    scores: list[int] = []
+    outcomes: tuple[Any, ...] = ()
+    while len(scores) < 4:
+        decision = life.beat(*outcomes)
+        outcomes = ()
+        if AskLease in kinds(decision):
+            outcomes = (free_lease(life.now_s),)
+        if StartEngine in kinds(decision):
+            decision = life.beat(EngineStartEnded(StartResult.FAILED, "no such disk"))
+            assert Code.START_FAILED in codes(decision)
+            scores.append(decision.score.value)
+        assert life.now_s < 100
+    assert scores == [3350, 3300, 3250, 0]
+    failed_s = life.now_s
+    assert life.state.last_failure_s == failed_s
+    while life.now_s < failed_s + 599:
+        decision = life.beat()
+        assert StartEngine not in kinds(decision)
+        assert decision.score.value == 0
+        assert Code.RETRIES_EXHAUSTED in codes(decision)
+    decision = life.beat()
+    assert decision.score.value == 3400
+    assert decision.state.retries == 0
+
+
+def test_retries_expire_exactly_600_seconds_after_the_last_failure() -> None:
+    def remembered(ago_s: float) -> dict[str, Any]:
+        return may_start(retries=4, last_failure_s=NOW_S - ago_s)
+
+    waiting = down(remembered=remembered(600 - MOMENT_S))
+    assert codes(waiting) == [Code.RETRIES_EXHAUSTED]
+    assert not starts(waiting)
+    assert starts(down(remembered=remembered(600)))
+
+
+def test_up_to_three_failed_starts_leave_a_host_in_the_race() -> None:
+    decision = down(remembered=may_start(retries=3, last_failure_s=NOW_S - 10))
+    assert starts(decision)
+    assert decision.score.value == 3250
+
+
+# --- EngineStarting -------------------------------------------------------------------------
+
+
+def test_a_vm_that_gets_healthy_is_up() -> None:
+    decision = in_state(S.ENGINE_STARTING, local(UP), for_s=20)
+    assert decision.state.name is S.ENGINE_UP
+    assert decision.state.since_s == NOW_S
+    assert codes(decision) == [Code.ENGINE_HEALTHY, Code.ENGINE_HEALTHY]
+
+
+def test_a_vm_that_boots_is_given_600_seconds() -> None:
+    waiting = in_state(S.ENGINE_STARTING, local(BOOTING), for_s=600 - MOMENT_S)
+    assert waiting.state.name is S.ENGINE_STARTING
+    assert waiting.actions == ()
+    assert codes(waiting) == [Code.ENGINE_BOOTING]
+    over = in_state(S.ENGINE_STARTING, local(BOOTING), for_s=600)
+    assert over.state.name is S.ENGINE_STOP
+    assert over.actions == (ShutdownEngine(),)
+    assert codes(over) == [Code.STARTING_TIMEOUT, Code.STOP_REQUESTED]
+
+
+def test_a_vm_whose_health_was_not_answered_is_not_stopped_for_it() -> None:
+    """Law 7: unknown is not down."""
+    decision = in_state(S.ENGINE_STARTING, local(UNANSWERED), for_s=9999)
+    assert decision.state.name is S.ENGINE_STARTING
+    assert decision.actions == ()
+
+
+def test_a_vm_that_gets_healthy_at_the_last_moment_is_not_stopped() -> None:
+    assert in_state(S.ENGINE_STARTING, local(UP), for_s=600).state.name is S.ENGINE_UP
+
+
+@pytest.mark.parametrize("engine", [DOWN, MISSING])
+def test_a_vm_that_vanishes_while_it_starts_may_be_away(engine: EngineStatus) -> None:
+    assert in_state(S.ENGINE_STARTING, local(engine)).state.name is S.ENGINE_MAYBE_AWAY
+
+
+def test_a_vm_that_dies_while_it_starts_is_unexpectedly_down() -> None:
+    decision = in_state(S.ENGINE_STARTING, local(DIED), live=[peer(2)])
+    assert decision.state.name is S.ENGINE_UNEXPECTEDLY_DOWN
+
+
+def test_a_vm_that_lost_its_lease_to_another_host_is_cleaned_up() -> None:
+    decision = in_state(S.ENGINE_STARTING, local(LOCKED_OUT))
+    assert decision.state.name is S.ENGINE_FORCE_STOP
+    assert decision.actions == (PowerOffEngine(),)
+    assert codes(decision)[0] is Code.LEASE_LOST_RACE
+
+
+def test_a_stale_sample_is_not_judged_while_the_vm_starts() -> None:
+    for engine in (UP, DOWN, DIED, LOCKED_OUT):
+        decision = in_state(
+            S.ENGINE_STARTING, local(engine), for_s=9999, remembered={"acted_s": NOW_S}
+        )
+        assert decision.state.name is S.ENGINE_STARTING
+        assert codes(decision) == [Code.AWAITING_SAMPLE]
+
+
+def test_local_maintenance_lets_a_vm_that_boots_go_on_booting() -> None:
+    decision = in_state(S.ENGINE_STARTING, local(BOOTING, maintenance=True), live=[peer(2)])
+    assert decision.state.name is S.ENGINE_STARTING
+    assert decision.actions == ()
+
+
+# --- EngineUp -------------------------------------------------------------------------------
+
+
+def test_a_healthy_vm_is_left_in_peace() -> None:
+    decision = in_state(S.ENGINE_UP, local(UP), for_s=9999, live=[peer(2, 3400)])
+    assert decision.state.name is S.ENGINE_UP
+    assert decision.actions == ()
+    assert codes(decision) == [Code.ENGINE_HEALTHY]
+
+
+@pytest.mark.parametrize("name", [S.ENGINE_UP, S.ENGINE_UP_BAD_HEALTH])
+@pytest.mark.parametrize(
+    ("engine", "after", "code"),
+    [
+        (DOWN, S.ENGINE_MAYBE_AWAY, Code.VM_GONE),
+        (MISSING, S.ENGINE_MAYBE_AWAY, Code.VM_GONE),
+        (DIED, S.ENGINE_UNEXPECTEDLY_DOWN, Code.VM_DIED),
+    ],
+)
+def test_a_vm_that_is_gone_left_cleanly_or_died(
+    name: StateName, engine: EngineStatus, after: StateName, code: Code
+) -> None:
+    decision = in_state(name, local(engine), for_s=50, live=[peer(2)])
+    assert decision.state.name is after
+    assert codes(decision)[0] is code
+    assert decision.state.since_s == NOW_S
+    assert not kinds(decision) & VM_ACTIONS
+
+
+@pytest.mark.parametrize("name", [S.ENGINE_UP, S.ENGINE_UP_BAD_HEALTH])
+def test_a_vm_that_runs_elsewhere_too_is_stopped_where_it_holds_no_lease(name: StateName) -> None:
+    decision = in_state(name, local(UP, lease_held=False), live=[peer(2, 100, UP)])
+    assert decision.state.name is S.ENGINE_STOP
+    assert decision.actions == (ShutdownEngine(),)
+    assert codes(decision)[0] is Code.VM_TWICE
+
+
+@pytest.mark.parametrize("held", [True, None])
+def test_a_claim_to_run_the_vm_too_does_not_stop_one_that_may_hold_the_lease(
+    held: bool | None,
+) -> None:
+    """A slot may lag behind a migration, and unknown is not "no"."""
+    decision = in_state(S.ENGINE_UP, local(UP, lease_held=held), live=[peer(2, 100, UP)])
+    assert decision.state.name is S.ENGINE_UP
+    assert decision.actions == ()
+    assert codes(decision) == [Code.VM_TWICE_CLAIMED, Code.ENGINE_HEALTHY]
+
+
+def test_a_silent_hosts_claim_to_run_the_vm_too_is_not_heard() -> None:
+    decision = in_state(S.ENGINE_UP, local(UP, lease_held=False), silent=[peer(2, 100, UP)])
+    assert codes(decision) == [Code.ENGINE_HEALTHY]
+
+
+def test_an_unhealthy_vm_is_watched_in_engine_up_bad_health() -> None:
+    decision = in_state(S.ENGINE_UP, local(SICK), for_s=9999)
+    assert decision.state.name is S.ENGINE_UP_BAD_HEALTH
+    assert decision.state.since_s == NOW_S
+    assert decision.actions == ()
+
+
+def test_a_health_that_is_not_answered_changes_nothing() -> None:
+    for name in (S.ENGINE_UP, S.ENGINE_UP_BAD_HEALTH):
+        decision = in_state(name, local(UNANSWERED), for_s=9999)
+        assert decision.state.name is name
+        assert decision.actions == ()
+        assert codes(decision) == [Code.ENGINE_HEALTH_UNKNOWN]
+
+
+def test_an_unhealthy_vm_is_stopped_after_300_seconds() -> None:
+    waiting = in_state(S.ENGINE_UP_BAD_HEALTH, local(SICK), for_s=300 - MOMENT_S)
+    assert waiting.state.name is S.ENGINE_UP_BAD_HEALTH
+    assert waiting.actions == ()
+    over = in_state(S.ENGINE_UP_BAD_HEALTH, local(SICK), for_s=300)
+    assert over.state.name is S.ENGINE_STOP
+    assert over.actions == (ShutdownEngine(),)
+    assert codes(over) == [Code.BAD_HEALTH_TIMEOUT, Code.STOP_REQUESTED]
+
+
+def test_a_vm_that_gets_well_again_is_up_and_its_next_illness_counts_anew() -> None:
+    life = Life(here=local(UP))
+    life.beat()
+    life.here = replace(life.here, engine=SICK)
+    life.beat()
+    life.beat(after_s=299.0)
+    assert life.state.name is S.ENGINE_UP_BAD_HEALTH
+    life.here = replace(life.here, engine=UP)
+    assert life.beat().state.name is S.ENGINE_UP
+    life.here = replace(life.here, engine=SICK)
+    life.beat()
+    assert life.beat(after_s=299.0).state.name is S.ENGINE_UP_BAD_HEALTH
+    assert life.beat().state.name is S.ENGINE_STOP
+
+
+def test_a_stale_sample_is_not_judged_while_the_vm_is_up() -> None:
+    for name in (S.ENGINE_UP, S.ENGINE_UP_BAD_HEALTH):
+        decision = in_state(name, local(DIED), for_s=999, remembered={"acted_s": NOW_S})
+        assert decision.state.name is name
+        assert codes(decision) == [Code.AWAITING_SAMPLE]
+
+
+def test_a_migration_that_somebody_else_began_is_followed() -> None:
+    decision = in_state(S.ENGINE_UP, local(LEAVING))
+    assert decision.state.name is S.ENGINE_MIGRATING_AWAY
+    assert decision.actions == ()
+
+
+def test_who_comes_up_counts_one_higher_than_all_that_ran_before() -> None:
+    peers = [peer(2, last_ran=4), peer(3, last_ran=9)]
+    assert in_state(S.ENGINE_STARTING, local(UP), live=peers).state.last_ran == 10
+    alone = in_state(S.ENGINE_STARTING, local(UP))
+    assert alone.state.last_ran == 1
+    own = in_state(S.ENGINE_STARTING, local(UP), live=peers, remembered={"last_ran": 12})
+    assert own.state.last_ran == 12, "it has been the last one already"
+    well_again = in_state(S.ENGINE_UP_BAD_HEALTH, local(UP), live=peers)
+    assert well_again.state.last_ran == 0, "it did not come up anew"
+
+
+# --- moving a healthy VM --------------------------------------------------------------------
+
+
+def test_a_much_better_host_gets_the_vm_after_the_dwell_by_live_migration() -> None:
+    better = [peer(2, 4200)]
+    since_s = NOW_S - TIMING.move_dwell
+    waiting = in_state(
+        S.ENGINE_UP, local(UP), live=better, remembered={"better_since_s": since_s + MOMENT_S}
+    )
+    assert waiting.actions == ()
+    assert codes(waiting) == [Code.MOVE_DWELL, Code.ENGINE_HEALTHY]
+    moving = in_state(S.ENGINE_UP, local(UP), live=better, remembered={"better_since_s": since_s})
+    assert moving.actions == (MigrateEngine(2),)
+    assert moving.state.name is S.ENGINE_MIGRATING_AWAY
+    assert codes(moving) == [Code.MOVE_STARTED, Code.MIGRATING]
+
+
+def test_the_dwell_begins_when_a_host_is_800_better_and_ends_when_it_is_not() -> None:
+    begun = in_state(S.ENGINE_UP, local(UP), live=[peer(2, 4200)])
+    assert begun.state.better_since_s == NOW_S
+    for others in ([peer(2, 4199)], []):
+        ended = in_state(
+            S.ENGINE_UP, local(UP), live=others, remembered={"better_since_s": NOW_S - 29}
+        )
+        assert ended.state.better_since_s is None
+        assert codes(ended) == [Code.ENGINE_HEALTHY]
+
+
+def test_a_score_that_flickers_around_the_threshold_never_moves_the_vm() -> None:
+    life = Life(here=local(UP), peers=(peer(2),), beating={2})
+    for beat in range(200):
+        life.change_peer(2, score=4200 if beat % 29 else 4199)
+        assert not kinds(life.beat()) & VM_ACTIONS
+
+
+def test_the_vm_moves_once_and_is_followed_to_its_new_host() -> None:
+    life = Life(here=local(UP), peers=(peer(2, 4200),), beating={2})
+    # The first beat cannot tell yet that host 2 lives; the dwell begins with the second.
+    for _ in range(1 + int(TIMING.move_dwell)):
+        assert life.beat().state.name is S.ENGINE_UP
+    assert MigrateEngine(2) in life.beat().actions
+    life.here = replace(life.here, engine=LEAVING)
+    for _ in range(30):
+        assert life.beat().actions == ()
+    life.here = replace(life.here, engine=DOWN)
+    life.change_peer(2, engine=UP)
+    decision = life.beat(EngineMigrationEnded(2, ok=True))
+    assert decision.state.name is S.ENGINE_DOWN
+    assert codes(life.beat()) == [Code.UP_ELSEWHERE]
+
+
+def test_a_threshold_of_zero_moves_the_vm_to_nobody_when_nobody_is_there() -> None:
+    decision = in_state(
+        S.ENGINE_UP, local(UP), remembered={"rules": replace(RULES, move_threshold=0)}
+    )
+    assert codes(decision) == [Code.ENGINE_HEALTHY]
+
+
+def test_without_migration_a_healthy_vm_stays_whatever_the_scores() -> None:
+    decision = in_state(
+        S.ENGINE_UP,
+        local(UP),
+        live=[peer(2, 9000)],
+        remembered={"better_since_s": NOW_S - 999},
+        migration_possible=False,
+    )
+    assert decision.state.name is S.ENGINE_UP
+    assert decision.actions == ()
+    assert codes(decision) == [Code.MOVE_IMPOSSIBLE, Code.ENGINE_HEALTHY]
+
+
+@pytest.mark.parametrize("unfit", [{"stopped": True}, {"maintenance": True}, {"engine": UNKNOWN}])
+def test_the_vm_never_moves_to_a_host_that_cannot_take_it(unfit: dict[str, Any]) -> None:
+    for draining in (False, True):
+        decision = in_state(
+            S.ENGINE_UP,
+            local(UP, maintenance=draining),
+            live=[replace(peer(2, 9000), **unfit)],
+            silent=[peer(3, 9000)],
+            uncertain=[peer(4, 9000)],
+            remembered={"better_since_s": NOW_S - 999},
+        )
+        assert decision.actions == ()
+
+
+@pytest.mark.parametrize("name", [S.ENGINE_UP, S.ENGINE_UP_BAD_HEALTH])
+def test_local_maintenance_drains_the_host_at_once_without_a_dwell(name: StateName) -> None:
+    decision = in_state(name, local(UP, maintenance=True), live=[peer(2, 5), peer(3, 4)])
+    assert decision.state.name is S.ENGINE_MIGRATING_AWAY
+    assert decision.actions == (MigrateEngine(2),)
+    assert decision.score.value == 0
+
+
+def test_a_host_that_cannot_be_drained_keeps_the_vm_and_says_so() -> None:
+    decision = in_state(S.ENGINE_UP, local(UP, maintenance=True), for_s=9999)
+    assert decision.state.name is S.ENGINE_UP
+    assert decision.actions == ()
+    assert codes(decision) == [Code.DRAIN_WAITING, Code.ENGINE_HEALTHY]
+
+
+def test_after_a_failed_migration_the_next_waits_for_migrate_retry() -> None:
+    life = Life(here=local(UP, maintenance=True), peers=(peer(2),), beating={2})
+    life.beat()
+    assert MigrateEngine(2) in life.beat().actions
+    failed = life.beat(EngineMigrationEnded(2, ok=False, detail="refused"))
+    failed_s = life.now_s
+    assert failed.actions == ()
+    assert codes(failed)[0] is Code.MIGRATION_FAILED
+    while MigrateEngine not in kinds(life.beat()):
+        assert life.state.name is S.ENGINE_UP
+        assert life.now_s < failed_s + 100
+    assert life.now_s == failed_s + TIMING.migrate_retry
+
+
+# --- EngineStop, EngineForceStop ------------------------------------------------------------
+
+
+def stopping_vm(engine: EngineStatus = SICK, **given: Any) -> Decision:
+    """A decision in EngineStop, the guest having been asked to shut down."""
+    given.setdefault("remembered", {"stop_asked": True, "acted_s": NOW_S - 1})
+    return in_state(S.ENGINE_STOP, local(engine), **given)
+
+
+def test_a_guest_is_asked_to_shut_down_once() -> None:
+    asked = in_state(S.ENGINE_STOP, local(SICK))
+    assert asked.actions == (ShutdownEngine(),)
+    assert asked.state.stop_asked
+    assert stopping_vm(for_s=299).actions == ()
+
+
+def test_a_guest_that_shut_down_is_down() -> None:
+    decision = stopping_vm(DOWN, for_s=10, live=[peer(2, 9999)])
+    assert decision.state.name is S.ENGINE_DOWN
+    assert codes(decision) == [Code.VM_STOPPED, Code.BETTER_HOST]
+
+
+def test_a_guest_that_does_not_shut_down_is_ended_after_300_seconds() -> None:
+    assert stopping_vm(for_s=300 - MOMENT_S).state.name is S.ENGINE_STOP
+    over = stopping_vm(for_s=300)
+    assert over.state.name is S.ENGINE_FORCE_STOP
+    assert over.actions == (PowerOffEngine(),)
+    assert codes(over) == [Code.STOP_TIMEOUT, Code.STOP_REQUESTED]
+
+
+def test_a_guest_that_is_paused_cannot_shut_down_and_is_ended() -> None:
+    decision = stopping_vm(PAUSED, for_s=1)
+    assert decision.state.name is S.ENGINE_FORCE_STOP
+    assert decision.actions == (PowerOffEngine(),)
+    assert codes(decision)[0] is Code.VM_PAUSED
+
+
+def test_a_guest_is_not_ended_while_asking_it_is_still_under_way() -> None:
+    for engine in (SICK, PAUSED, DOWN):
+        decision = stopping_vm(engine, for_s=9999, remembered={"stop_asked": True, "acting": True})
+        assert decision.state.name is S.ENGINE_STOP
+        assert decision.actions == ()
+
+
+def test_a_sample_from_before_the_request_is_not_judged() -> None:
+    remembered = {"stop_asked": True, "acted_s": NOW_S}
+    for engine in (PAUSED, DOWN):
+        assert stopping_vm(engine, remembered=remembered).state.name is S.ENGINE_STOP
+
+
+def test_a_guest_that_could_not_be_asked_is_looked_at_anew() -> None:
+    decision = stopping_vm(
+        SICK,
+        remembered={"stop_asked": True, "acting": True},
+        outcomes=(EngineStopEnded(False, "no libvirt"),),
+    )
+    assert codes(decision)[0] is Code.STOP_FAILED
+    assert decision.state.name is S.ENGINE_STARTING
+    assert decision.actions == ()
+
+
+def test_a_request_that_was_passed_on_leaves_the_guest_its_time() -> None:
+    decision = stopping_vm(
+        SICK,
+        for_s=5,
+        remembered={"stop_asked": True, "acting": True},
+        outcomes=(EngineStopEnded(True),),
+    )
+    assert decision.state.name is S.ENGINE_STOP
+    assert codes(decision) == [Code.STOP_WAITING]
+
+
+def test_ending_the_vm_is_begun_once_and_waited_for() -> None:
+    begun = in_state(S.ENGINE_FORCE_STOP, local(SICK))
+    assert begun.actions == (PowerOffEngine(),)
+    guards: list[dict[str, Any]] = [{"global_maintenance": True}, {"stopping": True}, {}]
+    for observed in guards:
+        waiting = in_state(
+            S.ENGINE_FORCE_STOP, local(SICK), for_s=9999, remembered=acting(), **observed
+        )
+        assert waiting.state.name is S.ENGINE_FORCE_STOP
+        assert waiting.actions == ()
+        assert codes(waiting) == [Code.STOP_WAITING]
+
+
+@pytest.mark.parametrize(
+    ("ok", "after", "code"),
+    [
+        (True, S.ENGINE_DOWN, Code.VM_STOPPED),
+        (False, S.ENGINE_STARTING, Code.STOP_FAILED),
+    ],
+)
+def test_an_end_of_the_vm_is_believed_as_it_is_told(ok: bool, after: StateName, code: Code) -> None:
+    decision = in_state(
+        S.ENGINE_FORCE_STOP,
+        local(SICK),
+        remembered=acting(),
+        outcomes=(EngineStopEnded(ok, "because"),),
+    )
+    assert decision.state.name is after
+    assert codes(decision) == [code, *codes(decision)[1:]]
+    assert codes(decision)[-1] is Code.AWAITING_SAMPLE
+
+
+# --- EngineMaybeAway, EngineUnexpectedlyDown ------------------------------------------------
+
+
+def test_a_vm_that_left_has_40_seconds_to_show_up_elsewhere() -> None:
+    waiting = in_state(S.ENGINE_MAYBE_AWAY, for_s=40 - MOMENT_S, live=[peer(2)])
+    assert waiting.state.name is S.ENGINE_MAYBE_AWAY
+    assert codes(waiting) == [Code.AWAY_WAITING]
+    over = in_state(S.ENGINE_MAYBE_AWAY, for_s=40, live=[peer(2)])
+    assert over.state.name is S.ENGINE_UNEXPECTEDLY_DOWN
+    assert over.state.since_s == NOW_S
+    assert codes(over)[0] is Code.AWAY_TIMEOUT
+
+
+def test_a_vm_that_shows_up_elsewhere_has_moved() -> None:
+    decision = in_state(S.ENGINE_MAYBE_AWAY, for_s=40, live=[peer(2, 3400, UP)])
+    assert decision.state.name is S.ENGINE_DOWN
+    assert codes(decision)[0] is Code.UP_ELSEWHERE
+
+
+@pytest.mark.parametrize("name", [S.ENGINE_MAYBE_AWAY, S.ENGINE_UNEXPECTEDLY_DOWN])
+def test_a_vm_that_is_here_again_is_watched_over(name: StateName) -> None:
+    decision = in_state(name, local(BOOTING), for_s=9999)
+    assert decision.state.name is S.ENGINE_STARTING
+
+
+def test_a_host_where_the_vm_died_stays_away_from_it_for_560_seconds() -> None:
+    waiting = in_state(
+        S.ENGINE_UNEXPECTEDLY_DOWN, local(DIED), for_s=560 - MOMENT_S, live=[peer(2)]
+    )
+    assert waiting.state.name is S.ENGINE_UNEXPECTEDLY_DOWN
+    assert waiting.score.value == 0
+    assert codes(waiting) == [Code.UNEXPECTED_DOWN_WAITING]
+    over = in_state(S.ENGINE_UNEXPECTEDLY_DOWN, local(DIED), for_s=560, live=[peer(2, 3399)])
+    assert over.state.name is S.ENGINE_DOWN
+    assert over.score.value == 3400
+    assert codes(over)[0] is Code.UNEXPECTED_DOWN_OVER
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {},
+        {"live": [peer(2, 0)]},
+        {"live": [peer(2, stopped=True), peer(3, maintenance=True)]},
+        {"live": [peer(2, engine=UNKNOWN)]},
+        {"silent": [peer(2, 3400)]},
+    ],
+)
+def test_the_last_host_does_not_wait_for_nobody(others: dict[str, Any]) -> None:
+    decision = in_state(S.ENGINE_UNEXPECTEDLY_DOWN, local(DIED), **others)
+    assert decision.state.name is S.ENGINE_DOWN
+    assert codes(decision)[0] is Code.LAST_HOST
+
+
+@pytest.mark.parametrize(
+    "not_sure",
+    [
+        {"uncertain": [peer(2)]},
+        {"storage_good_since_s": None},
+        {"storage_good_since_s": NOW_S - TIMING.suspect_after + MOMENT_S},
+    ],
+)
+def test_a_host_that_is_not_sure_to_be_the_last_one_waits(not_sure: dict[str, Any]) -> None:
+    decision = in_state(S.ENGINE_UNEXPECTEDLY_DOWN, local(DIED), **not_sure)
+    assert decision.state.name is S.ENGINE_UNEXPECTEDLY_DOWN
+
+
+# --- EngineMigratingAway --------------------------------------------------------------------
+
+
+def test_a_migration_under_way_is_waited_for_whatever_else_happens() -> None:
+    for observed in ({"stopping": True}, {"global_maintenance": True}, {"newer_versions": (9,)}):
+        for engine in (LEAVING, UNKNOWN, DOWN):
+            decision = in_state(
+                S.ENGINE_MIGRATING_AWAY, local(engine), for_s=999, remembered=acting(), **observed
+            )
+            assert decision.state.name is S.ENGINE_MIGRATING_AWAY
+            assert codes(decision) == [Code.MIGRATING]
+
+
+def test_a_migration_that_went_well_ends_in_engine_down() -> None:
+    decision = in_state(
+        S.ENGINE_MIGRATING_AWAY,
+        local(LEAVING),
+        live=[peer(2)],
+        remembered=acting(),
+        outcomes=(EngineMigrationEnded(2, ok=True),),
+    )
+    assert decision.state.name is S.ENGINE_DOWN
+    assert decision.actions == ()
+    assert codes(decision) == [Code.MIGRATED, Code.AWAITING_SAMPLE]
+
+
+def test_a_migration_that_failed_leaves_the_vm_to_be_watched_over_here() -> None:
+    decision = in_state(
+        S.ENGINE_MIGRATING_AWAY,
+        local(LEAVING),
+        live=[peer(2)],
+        remembered=acting(),
+        outcomes=(EngineMigrationEnded(2, ok=False, detail="no route"),),
+    )
+    assert decision.state.name is S.ENGINE_STARTING
+    assert decision.state.move_not_before_s == NOW_S + TIMING.migrate_retry
+    assert "no route" in decision.reasons[0].text
+
+
+@pytest.mark.parametrize(
+    ("engine", "after", "code"),
+    [
+        (LEAVING, S.ENGINE_MIGRATING_AWAY, Code.MIGRATING),
+        (DOWN, S.ENGINE_MAYBE_AWAY, Code.VM_GONE),
+        (UP, S.ENGINE_UP, Code.MIGRATION_FAILED),
+    ],
+)
+def test_somebody_elses_migration_is_followed_to_its_end(
+    engine: EngineStatus, after: StateName, code: Code
+) -> None:
+    decision = in_state(S.ENGINE_MIGRATING_AWAY, local(engine), for_s=9)
+    assert decision.state.name is after
+    assert codes(decision)[0] is code
+    assert not kinds(decision) & VM_ACTIONS
+
+
+def test_a_host_drained_by_migration_is_in_local_maintenance_in_the_end() -> None:
+    life = Life(here=local(UP, maintenance=True), peers=(peer(2),), beating={2})
+    life.beat()
+    assert MigrateEngine(2) in life.beat().actions
+    life.here = replace(life.here, engine=DOWN)
+    life.change_peer(2, engine=UP)
+    life.beat(EngineMigrationEnded(2, ok=True))
+    assert life.beat().state.name is S.LOCAL_MAINTENANCE
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+
+def test_the_clock_of_a_state_starts_when_it_is_entered_and_is_not_kept_for_the_next_visit() -> (
+    None
+):
+    """Half of bad-health, a while in UnknownLocalVmState, and the whole time counts anew."""
+    life = Life(here=local(UP))
+    life.beat()
+    life.here = replace(life.here, engine=SICK)
+    life.beat()
+    life.beat(after_s=200.0)
+    life.here = replace(life.here, engine=UNKNOWN)
+    assert life.beat().state.name is S.UNKNOWN_LOCAL_VM_STATE
+    life.here = replace(life.here, engine=SICK)
+    decision = life.beat()
+    assert decision.state.name is S.ENGINE_STARTING
+    assert decision.state.since_s == life.now_s
+    assert life.beat(after_s=250.0).state.name is S.ENGINE_STARTING
+
+
+@pytest.mark.parametrize("name", [S.ENGINE_UP, S.ENGINE_STOP])
+def test_what_belonged_to_a_state_is_forgotten_when_it_is_left(name: StateName) -> None:
+    decision = in_state(
+        name,
+        local(UNKNOWN),
+        remembered={"better_since_s": NOW_S - 10, "stop_asked": True},
+    )
+    assert decision.state.name is S.UNKNOWN_LOCAL_VM_STATE
+    assert decision.state.better_since_s is None
+    assert not decision.state.stop_asked
+    assert decision.state.since_s == NOW_S
+
+
+def test_unreadable_storage_forgets_who_lived_and_since_when_the_vm_is_missing() -> None:
+    decision = in_state(S.ENGINE_DOWN, live=[peer(2, engine=UP)], storage_good_since_s=None)
+    assert decision.state.seen == {}
+    assert decision.state.missing_since_s is None
+
+
+def test_a_vm_is_missing_from_the_first_beat_on_that_no_live_host_reports_it() -> None:
+    life = Life(peers=(peer(2, engine=UP),), beating={2})
+    life.beat()
+    life.beat()
+    assert life.state.missing_since_s is None
+    life.beating.clear()
+    life.beat(after_s=TIMING.suspect_after - MOMENT_S)
+    assert life.state.missing_since_s is None
+    life.beat(after_s=MOMENT_S)
+    assert life.state.missing_since_s == pytest.approx(life.now_s)
+
+
+def test_the_same_inputs_give_the_same_decision() -> None:
+    peers = [peer(2, 4200), peer(3, engine=UP)]
+    state = AgentState(RULES, S.ENGINE_UP, since_s=NOW_S - 5, seen=seen(live=peers))
+    observation = observe(local(UP), peers=tuple(peers))
+    assert decide(state, observation, NOW_S) == decide(state, observation, NOW_S)
+
+
+def test_what_comes_in_is_not_changed() -> None:
+    memory = {2: Seen(499, NOW_S - 1, changed=True)}
+    state = AgentState(RULES, S.ENGINE_DOWN, since_s=NOW_S - 5, seen=memory)
+    observation = observe(peers=(peer(2),), outcomes=(free_lease(),))
+    decide(state, observation, NOW_S)
+    assert memory == {2: Seen(499, NOW_S - 1, changed=True)}
+    assert observation.outcomes == (free_lease(),)
+
+
+def test_an_outcome_that_belongs_to_no_state_any_more_only_ends_its_action() -> None:
+    decision = in_state(
+        S.GLOBAL_MAINTENANCE,
+        local(UP),
+        remembered=acting(),
+        global_maintenance=True,
+        outcomes=(EngineStopEnded(True),),
+    )
+    assert not decision.state.acting
+    assert decision.state.name is S.GLOBAL_MAINTENANCE
+
+
+def test_every_state_has_its_row_in_the_table_and_none_may_be_left_for_itself() -> None:
+    assert set(TRANSITIONS) == set(StateName)
+    for name, after in TRANSITIONS.items():
+        assert name not in after
+    assert not TRANSITIONS[S.AGENT_STOPPED]
+
+
+def test_the_only_way_into_a_start_leads_through_engine_down() -> None:
+    assert [n for n, after in TRANSITIONS.items() if S.ENGINE_START in after] == [S.ENGINE_DOWN]

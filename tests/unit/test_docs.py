@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The documents say what the code does: every key, field, exit code, reason and state is in
+its page, with the code's own type, default and range; every relative link leads somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import inspect
+
+from broker.config import Config
+from broker.exit_codes import ExitCode
+from broker.wire import (
+    STATUS_VERSION,
+    EngineSummary,
+    HostStatus,
+    PenaltyOnWire,
+    ReasonOnWire,
+    Status,
+    StorageStatus,
+)
+from scoring.decision import Code
+from scoring.observation import EngineStatus
+from scoring.state import StateName
+from scoring.timing import Timing
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+
+#: Heading in docs/status.md -> the structure whose fields its table lists.
+STATUS_TABLES: dict[str, type] = {
+    "The whole": Status,
+    "engine": EngineSummary,
+    "hosts": HostStatus,
+    "engine_status": EngineStatus,
+    "penalties": PenaltyOnWire,
+    "reasons": ReasonOnWire,
+    "storage": StorageStatus,
+}
+
+
+def sections(page: Path) -> dict[str, str]:
+    """The text below each heading of a page, by the heading without its ticks."""
+    parts = re.split(r"^#+ +(.*)$", page.read_text(), flags=re.MULTILINE)
+    return {
+        title.replace("`", ""): text for title, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the first table's rows, its head and rule left out."""
+    table = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    lines = table.group().splitlines() if table is not None else []
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+# --- docs/configuration.md -----------------------------------------------------------------
+
+
+def settings() -> dict[str, list[list[str]]]:
+    """Key, type, default and range of every setting, by its table of the file."""
+    found: dict[str, list[list[str]]] = {}
+    whole = inspect.type_info(Config)
+    assert isinstance(whole, inspect.StructType)
+    for section in whole.fields:
+        assert isinstance(section.type, inspect.StructType)
+        _collect(found, section.encode_name, section.type)
+    return found
+
+
+def _collect(
+    found: dict[str, list[list[str]]], name: str, table: inspect.StructType, repeated: bool = False
+) -> None:
+    mine = found.setdefault(f"[[{name}]]" if repeated else f"[{name}]", [])
+    for field in table.fields:
+        kind = _without_none(field.type)
+        if isinstance(kind, inspect.VarTupleType) and isinstance(
+            kind.item_type, inspect.StructType
+        ):
+            _collect(found, f"{name}.{field.encode_name}", kind.item_type, repeated=True)
+            continue
+        default = field.default
+        if default is msgspec.NODEFAULT and not field.required:
+            # UNSET in the file: what scoring/timing.py says.
+            default = getattr(Timing(), field.name)
+        mine.append([f"`{field.encode_name}`", _type(kind), _default(default), _range(kind)])
+
+
+def _without_none(kind: inspect.Type) -> inspect.Type:
+    if not isinstance(kind, inspect.UnionType):
+        return kind
+    (only,) = (part for part in kind.types if not isinstance(part, inspect.NoneType))
+    return only
+
+
+def _type(kind: inspect.Type) -> str:
+    match kind:
+        case inspect.IntType():
+            return "integer"
+        case inspect.FloatType():
+            return "number"
+        case inspect.VarTupleType():
+            return "list of strings"
+        case inspect.StrType():
+            return "string"
+    raise AssertionError(f"a kind of setting that the page has no word for: {kind}")
+
+
+def _default(value: object) -> str:
+    if value is msgspec.NODEFAULT:
+        return "required"
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"`{json.dumps(value)}`" if isinstance(value, str | list) else f"{value}"
+
+
+def _range(kind: inspect.Type) -> str:
+    match kind:
+        case inspect.IntType(ge=low, le=high) | inspect.FloatType(gt=None, ge=low, le=high):
+            return f"{low}..{high}"
+        case inspect.FloatType(gt=low, le=high):
+            return f"above {low}, up to {high}"
+        case inspect.VarTupleType(item_type=item):
+            return f"each {_range(item)}"
+        case inspect.StrType(pattern="^/"):
+            return "an absolute path"
+        case inspect.StrType(pattern=str(pattern)) if re.fullmatch(r"\^\(?[a-z|]+\)?\$", pattern):
+            return " or ".join(f"`{word}`" for word in re.findall("[a-z]+", pattern))
+        case inspect.StrType(pattern=str(pattern)) if "{1,48}" in pattern:
+            return "1..48 of `A-Z a-z 0-9 . _ -`"
+        case inspect.StrType(pattern=str(pattern)) if "{32,36}" in pattern:
+            return "a UUID, or empty"
+        case inspect.StrType(min_length=int(low), max_length=int(high)):
+            return f"{low}..{high} characters"
+        case inspect.StrType(pattern=None):
+            return ""
+    raise AssertionError(f"a range that the page has no word for: {kind}")
+
+
+@pytest.mark.parametrize("table", settings())
+def test_every_setting_is_described_with_its_type_default_and_range(table: str) -> None:
+    text = sections(DOCS / "configuration.md").get(table, "")
+    assert [row[:4] for row in rows(text)] == settings()[table]
+
+
+def test_no_table_of_settings_is_described_that_does_not_exist() -> None:
+    described = {name for name in sections(DOCS / "configuration.md") if name.startswith("[")}
+    assert described == set(settings())
+
+
+# --- docs/status.md ------------------------------------------------------------------------
+
+
+def field_names(structure: type) -> list[str]:
+    info = inspect.type_info(structure)
+    assert isinstance(info, inspect.StructType | inspect.DataclassType)
+    return [field.encode_name for field in info.fields]
+
+
+@pytest.mark.parametrize("heading", STATUS_TABLES)
+def test_every_field_of_the_status_is_described_in_order(heading: str) -> None:
+    text = sections(DOCS / "status.md")[heading]
+    assert [row[0] for row in rows(text)] == [
+        f"`{name}`" for name in field_names(STATUS_TABLES[heading])
+    ]
+
+
+def test_the_example_status_has_the_documented_shape_and_version() -> None:
+    (example,) = re.findall(r"```json\n(\{\n.*?\n\})\n```", (DOCS / "status.md").read_text(), re.S)
+    status = msgspec.json.decode(example, type=Status)
+    assert status.version == STATUS_VERSION
+    assert json.loads(example) == json.loads(msgspec.json.encode(status)), "no field left out"
+
+
+def test_every_exit_code_is_described() -> None:
+    table = rows(sections(DOCS / "status.md")["Exit codes"])
+    described = {row[0]: row[1] for row in table}
+    wanted = {str(code.value): f"`{code.name}`" for code in ExitCode}
+    assert wanted.items() <= described.items()
+
+
+# --- docs/reasons.md, docs/states.md ----------------------------------------------------------
+
+
+def test_every_reason_has_its_entry_and_no_other_is_there() -> None:
+    found = re.findall(r"^### (.*)$", (DOCS / "reasons.md").read_text(), re.MULTILINE)
+    assert sorted(found) == sorted(code.value for code in Code)
+
+
+@pytest.mark.parametrize("code", Code)
+def test_every_reason_says_what_to_do(code: Code) -> None:
+    assert "*What to do:*" in sections(DOCS / "reasons.md")[code.value]
+
+
+def test_every_state_is_described() -> None:
+    table = rows(sections(DOCS / "states.md")["What each state does"])
+    assert sorted(row[0] for row in table) == sorted(f"`{state}`" for state in StateName)
+
+
+def test_the_state_diagram_is_current() -> None:
+    made: dict[str, Any] = runpy.run_path(str(DOCS / "generate_states.py"))
+    page = (DOCS / "states.md").read_text()
+    assert made["rewritten"](page) == page, "run: python docs/generate_states.py"
+
+
+# --- all pages -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        place = (page.parent / path) if path else page
+        assert place.exists(), f"{target}: is not there"
+        if anchor:
+            names = {_anchor(title) for title in sections(place)}
+            assert anchor in names, f"{target}: no such heading"
+
+
+def _anchor(title: str) -> str:
+    """A heading's anchor, as the usual forges make it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def test_decision_records_are_numbered_without_a_gap() -> None:
+    names = sorted(path.name for path in (DOCS / "decisions").glob("*.md"))
+    assert [name[:4] for name in names] == [f"{n:04}" for n in range(1, len(names) + 1)]
+    for name in names:
+        chapters = sections(DOCS / "decisions" / name)
+        assert {"Context", "Decision", "Alternatives", "Consequences"} <= set(chapters), name
