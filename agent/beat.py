@@ -164,6 +164,7 @@ class Agent:
             stopped=decision.state.name is StateName.AGENT_STOPPED,
             beat=self._beat,
             domain_type=self._domain_type,
+            unknown=decision.score.unknown,
         )
         return decision
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,8 @@ START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
 MIGRATE_DEADLINE_S = 300.0
 _PID_WAIT_S = 2.0
+#: RFC 1123, 2.1
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 
 
 class Unprotected(Exception):
@@ -81,6 +84,10 @@ class LibvirtHypervisor:
 
     async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
         given = self._config.libvirt
+        if not _HOST_NAME.fullmatch(hostname):
+            # It comes from the whiteboard: nothing of it may become part of the URI's meaning.
+            text = f"host {target} calls itself {hostname!r}, which is no host name"
+            return EngineMigrationEnded(target, False, text)
         uri = given.migration_uri.format(host=hostname)
         data_uri = given.migration_data_uri.format(host=hostname)
         try:

@@ -162,7 +162,11 @@ class SanlockLeases:
 
     async def release_id(self, host_id: int) -> str:
         """DeltaLeases: mark a host id as free on disk; why not, or empty."""
-        code, text = await _sanlock_direct("release_id", "-s", self._delta(host_id))
+        # The proof is at most io_timeout old; ended io_timeout later, the write has come before
+        # a host that was off then can have joined again (2 * io_timeout at the least).
+        code, text = await _sanlock_direct(
+            "release_id", "-s", self._delta(host_id), deadline_s=self._storage.io_timeout
+        )
         return "" if code == 0 else f"sanlock direct release_id: {text}"
 
     async def read_delta(self, host_id: int) -> tuple[int, int] | None:
@@ -178,7 +182,9 @@ class SanlockLeases:
         return f"{self._storage.lockspace}:{host_id}:{self._storage.leases}:0"
 
 
-async def _sanlock_direct(*arguments: str) -> tuple[int, str]:
+async def _sanlock_direct(
+    *arguments: str, deadline_s: float = DIRECT_DEADLINE_S
+) -> tuple[int, str]:
     """Run `sanlock direct …`; its exit code and output; -1 where it did not end in time."""
     process = await asyncio.create_subprocess_exec(
         "sanlock",
@@ -189,10 +195,10 @@ async def _sanlock_direct(*arguments: str) -> tuple[int, str]:
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), DIRECT_DEADLINE_S)
+        output, _ = await asyncio.wait_for(process.communicate(), deadline_s)
     except TimeoutError:
         process.kill()
-        return -1, f"no end within {DIRECT_DEADLINE_S:g} s"
+        return -1, f"no end within {deadline_s:g} s"
     assert process.returncode is not None
     return process.returncode, output.decode(errors="replace").strip()
 

@@ -7,7 +7,7 @@ Exit codes: 0 the volume could be read, bad slots or not; 3 it could not.
 
 JSON: {"cluster": {"maintenance": bool | null}, "hosts": {"ID": {...}}, "bad": {"ID": "cause"}},
 maintenance null and "0" in bad where the cluster slot cannot be read; or, with exit code 3,
-{"error": {"code": "...", "message": "..."}}.
+{"version": 1, "error": {"code": "...", "message": "..."}}.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def run(path: str, as_json: bool) -> int:
     except VolumeError as err:
         _print(f"ha-agent: {err}\n", to_stderr=True)
         if as_json:
-            _print(json.dumps({"error": {"code": err.fault, "message": str(err)}}) + "\n")
+            _print(
+                json.dumps({"version": 1, "error": {"code": err.fault, "message": str(err)}}) + "\n"
+            )
         return EXIT_UNREADABLE
     if as_json:
         _print(json.dumps(as_dict(sweep), indent=2) + "\n")

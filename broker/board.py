@@ -170,7 +170,8 @@ class Board:
                 self.reports.pop(slot, None)
         self.bad.update(sweep.bad)
         self.reports.update(sweep.reports)
-        self.reports.pop(self.host_id, None)
+        if self.host_id in changed:
+            self.own = self.reports.pop(self.host_id, None)
         self.newer_versions = tuple(
             host
             for host, bad in sorted(self.bad.items())

@@ -38,8 +38,8 @@ from scoring.state import Seen
 
 log = logging.getLogger("ha-broker")
 
-#: An agent that has not reported for so long is silent: its host gets score 0.
-AGENT_SILENT_S = 5.0
+#: An agent that has not reported for so many beats is silent: its host gets score 0.
+AGENT_SILENT_BEATS = 5
 #: An engine sample older than this says nothing any more.
 SAMPLE_OLD_S = 15.0
 
@@ -201,7 +201,7 @@ class Broker:
         if self._report is not None and self._report.stopped:
             return None
         silent_s = now_s - self._reported_s
-        return silent_s if silent_s > AGENT_SILENT_S else None
+        return silent_s if silent_s > AGENT_SILENT_BEATS * self._timing.beat else None
 
     def _own_slot(self, now_s: float) -> SlotReport:
         # Grows with each write, whatever the clock does; starts from the time since boot as
@@ -215,6 +215,8 @@ class Broker:
             "system-uuid": self._system_uuid,
             "last-ran": str(self._last_ran),
             "domain-type": status.domain_type,
+            "unknown": ",".join(status.unknown),
+            "beat": str(self._report.beat) if self._report is not None else "",
             "reason": status.reason,
             **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},
         }
@@ -258,6 +260,7 @@ class Broker:
             local=True,
             agent=agent,
             domain_type=report.domain_type if report is not None else "",
+            unknown=report.unknown if report is not None else (),
         )
 
     def _engine_status(self, now_s: float) -> tuple[EngineStatus, float]:
@@ -370,6 +373,7 @@ class Broker:
             stopped=report.stopped,
             agent=extra.get("agent", ""),
             domain_type=extra.get("domain-type", ""),
+            unknown=tuple(filter(None, extra.get("unknown", "").split(","))),
         )
 
     # --- maintenance --------------------------------------------------------------------

@@ -91,7 +91,10 @@ class LibvirtSection(_Section, frozen=True, kw_only=True):
 
 
 class NetworkSection(_Section, frozen=True, kw_only=True):
-    """`test`: `ping` or `none`. `targets`: addresses to ping, the gateway as a rule."""
+    """`test`: `ping` or `none`. `targets`: addresses to ping, the gateway as a rule.
+
+    `bridge`: the management bridge; empty: not checked.
+    """
 
     test: Annotated[str, Meta(pattern="^(ping|none)$")] = "ping"
     targets: tuple[Name, ...] = ()
@@ -213,7 +216,8 @@ def load(path: str) -> Config:
         data = tomllib.loads(Path(path).read_bytes().decode())
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: no such file; write one (see ha-agent.toml(5)) or set {PATH_VARIABLE}"
+            f"{path}: no such file; write one (docs/configuration.md has every key) "
+            f"or set {PATH_VARIABLE}"
         ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}; check its mode") from None
@@ -305,7 +309,7 @@ def load_fence_passwords(config: Config) -> dict[int, str]:
     try:
         mode = path.stat().st_mode
         if mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IRGRP:
-            raise ConfigError(f"{path}: others may read it; chmod 0600 {path}")
+            raise ConfigError(f"{path}: others may read it; chmod 0600 (or 0640) {path}")
         secrets = msgspec.convert(tomllib.loads(path.read_text()), _Secrets)
         return {int(host): password for host, password in secrets.fence_passwords.items()}
     except OSError as error:

@@ -24,6 +24,7 @@ from broker.monitors.bridge import BridgeMonitor
 from broker.monitors.cpu_load import CpuLoadMonitor
 from broker.monitors.definition import DefinitionMonitor
 from broker.monitors.engine import EngineMonitor
+from broker.monitors.health_page import HealthPageMonitor
 from broker.monitors.memory import MemoryMonitor
 from broker.monitors.network import NetworkMonitor
 from broker.sanlock_lockspace import SanlockLockspace
@@ -68,14 +69,17 @@ def check_storage(config: Config) -> None:
 
 def make_broker(config: Config) -> Broker:
     """The broker on its real adapters."""
-    engine = EngineMonitor(config)
+    page = HealthPageMonitor(config.health)
+    engine = EngineMonitor(config, page)
     monitors: list[Monitor] = [
         engine,
+        page,
         MemoryMonitor(),
-        BridgeMonitor(config.network.bridge),
         CpuLoadMonitor(config.timing_rules().load_window, lambda: engine.pid),
         DefinitionMonitor(config.vm.definition, config.vm.shared_definition),
     ]
+    if config.network.bridge:
+        monitors.append(BridgeMonitor(config.network.bridge))
     if config.network.test == "ping":
         monitors.append(NetworkMonitor(config.network.targets))
     return Broker(

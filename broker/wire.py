@@ -49,7 +49,7 @@ class ReasonOnWire(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """What the agent wants published of this host."""
+    """What the agent wants published of this host. `unknown`: samples the score lacks."""
 
     score: int
     state: str
@@ -59,6 +59,7 @@ class Report(Struct, frozen=True):
     stopped: bool = False
     beat: int = 0
     domain_type: str = ""
+    unknown: tuple[str, ...] = ()
 
 
 class Maintenance(Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,7 +70,8 @@ class Maintenance(Struct, frozen=True, forbid_unknown_fields=True):
 
 class HostStatus(Struct, frozen=True):
     """One host in `Status`. `liveness`: live, silent or uncertain; `age_s`: since its data
-    last changed, None when that was not seen."""
+    last changed, None when that was not seen. `unknown`: samples that were not to be had
+    when it was scored."""
 
     host_id: int
     hostname: str
@@ -85,6 +87,7 @@ class HostStatus(Struct, frozen=True):
     local: bool = False
     agent: str = ""
     domain_type: str = ""
+    unknown: tuple[str, ...] = ()
 
 
 class EngineSummary(Struct, frozen=True):

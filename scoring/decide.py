@@ -251,7 +251,7 @@ def _entered(turn: _Turn, name: StateName) -> AgentState:
     )
     if name is _S.ENGINE_UP and turn.state.name is not _S.ENGINE_UP_BAD_HEALTH:
         newest = max((p.last_ran for p in turn.observation.peers), default=0)
-        if state.last_ran <= newest or state.last_ran == 0:
+        if state.last_ran <= newest:
             state = replace(state, last_ran=newest + 1)
     return state
 
@@ -545,7 +545,7 @@ def _engine_stop(turn: _Turn) -> StateName:
     if turn.in_state_s >= grace_s and not turn.state.acting:
         turn.because(Code.STOP_TIMEOUT, f"not down after {grace_s:.0f} s, ending it")
         return _S.ENGINE_FORCE_STOP
-    if not turn.state.stop_asked:
+    if not turn.state.stop_asked and not turn.state.acting:
         turn.state = replace(turn.state, stop_asked=True)
         turn.because(Code.STOP_REQUESTED, "asking the guest to shut down")
         turn.act(ShutdownEngine())

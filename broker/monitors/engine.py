@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The engine VM on this host: what libvirt says of it, what its health page says, and
-whether its process holds the engine lease.
-
-A page that does not answer is "bad" only after BAD_AFTER failures in a row.
-"""
+"""The engine VM on this host: what libvirt says of it, and whether its process holds the
+engine lease."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-import aiohttp
 import libvirt
 import sanlock
 
 from broker.config import Config
+from broker.monitors.health_page import HealthPageMonitor
 from broker.worker import Hung, Worker
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
@@ -24,8 +20,6 @@ from scoring.observation import (
     VmStatus,
 )
 
-BAD_AFTER = 2
-BODY_BYTES_MAX = 65_536
 LIBVIRT_DEADLINE_S = 3.0
 
 _NOT_HERE = "vm not running on this host"
@@ -53,19 +47,21 @@ _REALLY_PAUSED = {
 
 
 class EngineMonitor:
-    """EngineStatus of this host. `pid` and `lease_held` belong to the last sample."""
+    """EngineStatus of this host. `pid` and `lease_held` belong to the last sample.
+
+    The health in it is the page monitor's last word: a page that hangs delays nothing here.
+    """
 
     name = "engine"
     interval_s = 1.0
     deadline_s = 10.0
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, page: HealthPageMonitor) -> None:
         self._config = config
-        self._expect = re.compile(config.health.expect)
+        self._page = page
         self._libvirt = Worker("libvirt")
         self._sanlock = Worker("sanlock inquire")
         self._connection: libvirt.virConnect | None = None
-        self._failures = 0
         self._was_up = False
         self.pid: int | None = None
         self.lease_held: bool | None = None
@@ -73,7 +69,8 @@ class EngineMonitor:
     async def sample(self) -> EngineStatus:
         vm, detail, reason = await self._vm()
         if vm is not VmStatus.UP:
-            self._failures, self.pid, self.lease_held = 0, None, None
+            self.pid, self.lease_held = None, None
+            self._page.ask(False)
             if vm is not VmStatus.UNKNOWN:
                 self._was_up = False
             health = Health.UNKNOWN if vm is VmStatus.UNKNOWN else Health.BAD
@@ -81,8 +78,9 @@ class EngineMonitor:
         self._was_up = True
         self.pid = self._read_pid()
         self.lease_held = await self._holds_lease(self.pid)
-        health, reason = await self._health()
-        return EngineStatus(vm, health, detail, reason)
+        self._page.ask(True)
+        health, problem = self._page.verdict
+        return EngineStatus(vm, health, detail, problem or reason)
 
     async def _vm(self) -> tuple[VmStatus, str, str | None]:
         """Up, down or unknown, with libvirt's detail."""
@@ -133,36 +131,6 @@ class EngineMonitor:
             )
         except (Hung, sanlock.SanlockException):
             return None
-
-    async def _health(self) -> tuple[Health, str | None]:
-        problem = await self._page()
-        if problem is None:
-            self._failures = 0
-            return Health.GOOD, None
-        self._failures += 1
-        return (Health.BAD if self._failures >= BAD_AFTER else Health.UNKNOWN), problem
-
-    async def _page(self) -> str | None:
-        """Why the health page is not good; None when it is."""
-        given = self._config.health
-        if not given.url:
-            return None
-        timeout = aiohttp.ClientTimeout(total=given.timeout)
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
-                session.get(given.url, allow_redirects=False) as answer,
-            ):
-                if answer.status != 200:
-                    return f"the health page answers {answer.status}"
-                body = await answer.content.read(BODY_BYTES_MAX)
-        except TimeoutError:
-            return f"the health page does not answer within {given.timeout:g} s"
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            return f"the health page does not answer: {type(error).__name__}"
-        if self._expect.search(body.decode(errors="replace")) is None:
-            return f"the health page does not say {given.expect!r}"
-        return None
 
 
 def holds_lease(pid: int, config: Config) -> bool:

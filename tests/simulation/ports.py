@@ -18,6 +18,7 @@ import msgspec
 from agent.freeing import free_host_id
 from broker.board import StorageTrouble
 from broker.client import BrokerDown
+from broker.lockspace import LockspaceError
 from broker.whiteboard import EMPTY_SLOT, SLOT_BYTES
 from broker.wire import Report, View
 from scoring.decision import FreeHostId
@@ -144,10 +145,6 @@ class SimStore:
             write()
 
 
-class IdInUse(Exception):
-    """Another host uses this host's id: the broker ends (broker.lockspace.LockspaceError)."""
-
-
 class SimLockspace:
     """Lockspace port: looks every two seconds and joins when not joined."""
 
@@ -169,7 +166,7 @@ class SimLockspace:
             return
         if daemon.busy:
             daemon.busy = False
-            raise IdInUse(daemon.refused)
+            raise LockspaceError(daemon.refused)
         self.joined = daemon.membership is Membership.IN
         self.problem = "" if self.joined else daemon.refused or "joining"
         if daemon.membership is Membership.OUT:

@@ -247,6 +247,8 @@ class HostLoop(asyncio.AbstractEventLoop):
 class Process:
     """A daemon: the tasks it is made of. `on_end(process, error)`: its main task is over.
 
+    `expected`: what may end it; anything else that ends a task of its is in `failures`.
+
     `kill`: SIGKILL. Its tasks are cancelled and never get a word in: adapters must ask
     `alive` before they change anything in the world.
     """
@@ -262,6 +264,7 @@ class Process:
         self.alive = True
         self.tasks: dict[asyncio.Task[Any], None] = {}
         self.failures: list[str] = []
+        self.expected: tuple[type[BaseException], ...] = ()
         self._on_end = on_end
         self._main: asyncio.Task[Any] | None = None
 
@@ -285,7 +288,7 @@ class Process:
                 self._on_end(self, error)
                 for other in list(self.tasks):
                     other.cancel()
-        elif error is not None and self.alive:
+        elif error is not None and self.alive and not isinstance(error, self.expected):
             self.failures.append(f"task {task.get_name()} of {self.name}: {error!r}")
 
     def kill(self) -> None:

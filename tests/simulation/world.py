@@ -25,6 +25,7 @@ from broker.config import (
     StorageSection,
     TimingSection,
 )
+from broker.lockspace import LockspaceError
 from broker.monitors import MonitorRunner
 from broker.whiteboard import EMPTY_SLOT, BadSlot, decode_cluster, encode_cluster
 from broker.wire import Report
@@ -35,7 +36,6 @@ from tests.simulation.host import Host
 from tests.simulation.laws import Laws
 from tests.simulation.lockspace import WATCHDOG_FIRE_S, LeaseVolume, Refused
 from tests.simulation.ports import (
-    IdInUse,
     SimEngineMonitor,
     SimFence,
     SimHypervisor,
@@ -193,6 +193,7 @@ class World:
                 self._daemon_gave_up(host, name, error)
 
         process = Process(loop, f"{host.name} {name}", on_end)
+        process.expected = (LockspaceError,)
         host.processes[name] = process
         self._all_processes.append(process)
         if name == "broker":
@@ -250,7 +251,7 @@ class World:
             self.links[host.host_id].cut()
         else:
             self.laws.agent_gone(host)
-        if error is not None and not _only(error, IdInUse):
+        if error is not None and not _only(error, LockspaceError):
             self._failures.append(f"{name} of {host.name} failed: {error!r}")
             self.laws.clean()
         self.tell(host.name, f"{name} ended" + (f": {_first(error)}" if error else ""))

@@ -15,7 +15,7 @@ import pytest
 
 from agent.status import as_text
 from broker.board import Board
-from broker.broker import AGENT_SILENT_S, Broker
+from broker.broker import AGENT_SILENT_BEATS, Broker
 from broker.client import BrokerDown, BrokerRefused, Link, ask
 from broker.config import load
 from broker.lockspace import LockspaceError
@@ -120,7 +120,7 @@ def test_a_silent_agent_makes_score_0_and_a_stopped_one_says_so(tmp_path: Path) 
         broker = make_broker(tmp_path, MemoryVolume())
         broker.take_report(report(), 10.0)
         assert broker.status(11.0).hosts[1].score == 3400
-        late = broker.status(10.0 + AGENT_SILENT_S + 1).hosts[1]
+        late = broker.status(10.0 + AGENT_SILENT_BEATS + 1).hosts[1]
         assert late.score == 0
         assert late.agent.startswith("silent")
         broker.take_report(report("AgentStopped", 0, stopped=True), 20.0)

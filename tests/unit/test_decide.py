@@ -489,6 +489,38 @@ def test_a_follower_says_how_many_come_first() -> None:
     assert decision.reasons[0].text.startswith("2 equally good host(s)")
 
 
+@pytest.mark.parametrize(
+    ("lease", "follow_s", "code"),
+    [
+        (free_lease(), TIMING.tie_follow, Code.EQUAL_HOST_FIRST),
+        (lease_of(2), TIMING.takeover_follow, Code.TAKEOVER_TURN),
+    ],
+)
+@pytest.mark.parametrize("since", ["ahead_since_s", "missing_since_s", "for_s"])
+def test_a_follower_waits_exactly_its_time_from_the_last_of_three_moments(
+    lease: LeaseAnswer, follow_s: float, code: Code, since: str
+) -> None:
+    """Since the other came first, the VM went missing and EngineDown was entered."""
+
+    def decision(waited_s: float) -> Decision:
+        remembered = may_start(lease=lease, ahead=(3,), ahead_since_s=NOW_S - 500)
+        for_s = waited_s if since == "for_s" else 500.0
+        if since != "for_s":
+            remembered[since] = NOW_S - waited_s
+        return down(
+            live=[peer(3, last_ran=9)],
+            silent=[peer(2)],
+            remembered=remembered,
+            for_s=for_s,
+            fence_devices=frozenset({2}),
+        )
+
+    waiting = decision(follow_s - MOMENT_S)
+    assert codes(waiting) == [code]
+    assert not waiting.actions
+    assert kinds(decision(follow_s)) == {StartEngine if lease.owner is None else AskPower}
+
+
 def test_equals_are_counted_anew_after_a_global_maintenance() -> None:
     """The VM has been missing for long when it ends, and all hosts notice at once."""
 
@@ -571,8 +603,9 @@ def test_a_lease_may_be_used_when_sanlock_says_that_its_owner_is_gone(
     decision = down(silent=[peer(2)], remembered={"lease": lease_of(2, **changed)})
     assert starts(decision) == gone
     assert (Code.LEASE_OWNER_GONE in codes(decision)) == gone
-    if "current_generation" in changed and gone:
-        assert "another generation now" in decision.reasons[0].text
+    if gone:
+        how = changed.get("standing", "another generation now")
+        assert decision.reasons[0].text.endswith(f"but is {how}")
 
 
 def test_a_host_that_came_back_anew_does_not_hold_what_it_held_before() -> None:
@@ -724,6 +757,19 @@ def test_the_whole_way_from_a_host_that_fell_silent_to_the_vm_here() -> None:
     assert after.state.name is S.ENGINE_UP
     assert after.state.last_ran == 1
     assert fall.did(FreeHostId) == 1
+
+
+def test_each_step_of_a_takeover_says_what_it_waits_for() -> None:
+    """Sanlock's countdown is told as long as nothing better is in sight."""
+    fall = Fall()
+    told = {}
+    for kind in (AskPower, TakeFenceLease, FreeHostId):
+        told[kind] = codes(fall.until(kind))
+    assert told == {
+        AskPower: [Code.POWER_ASKED, Code.LEASE_WAIT],
+        TakeFenceLease: [Code.POWER_OFF_ONCE, Code.FENCE_LEASE_ASKED],
+        FreeHostId: [Code.PROVEN_OFF],
+    }
 
 
 def test_a_second_reading_at_its_earliest_is_woken_up_for() -> None:
@@ -1059,6 +1105,7 @@ def test_retries_expire_exactly_600_seconds_after_the_last_failure() -> None:
     def remembered(ago_s: float) -> dict[str, Any]:
         return may_start(retries=4, last_failure_s=NOW_S - ago_s)
 
+    assert "pausing for 200 s" in down(remembered=remembered(400)).reasons[0].text
     waiting = down(remembered=remembered(600 - MOMENT_S))
     assert codes(waiting) == [Code.RETRIES_EXHAUSTED]
     assert not starts(waiting)
@@ -1246,6 +1293,9 @@ def test_who_comes_up_counts_one_higher_than_all_that_ran_before() -> None:
     assert in_state(S.ENGINE_STARTING, local(UP), live=peers).state.last_ran == 10
     alone = in_state(S.ENGINE_STARTING, local(UP))
     assert alone.state.last_ran == 1
+    for earlier in (3, 9):
+        again = in_state(S.ENGINE_STARTING, local(UP), live=peers, remembered={"last_ran": earlier})
+        assert again.state.last_ran == 10
     own = in_state(S.ENGINE_STARTING, local(UP), live=peers, remembered={"last_ran": 12})
     assert own.state.last_ran == 12, "it has been the last one already"
     well_again = in_state(S.ENGINE_UP_BAD_HEALTH, local(UP), live=peers)
@@ -1516,6 +1566,7 @@ def test_a_host_where_the_vm_died_stays_away_from_it_for_560_seconds() -> None:
         {"live": [peer(2, stopped=True), peer(3, maintenance=True)]},
         {"live": [peer(2, engine=UNKNOWN)]},
         {"silent": [peer(2, 3400)]},
+        {"storage_good_since_s": NOW_S - TIMING.suspect_after},
     ],
 )
 def test_the_last_host_does_not_wait_for_nobody(others: dict[str, Any]) -> None:
@@ -1529,6 +1580,7 @@ def test_the_last_host_does_not_wait_for_nobody(others: dict[str, Any]) -> None:
     [
         {"uncertain": [peer(2)]},
         {"storage_good_since_s": None},
+        {"live": [peer(2, 1)]},
         {"storage_good_since_s": NOW_S - TIMING.suspect_after + MOMENT_S},
     ],
 )
@@ -1561,6 +1613,7 @@ def test_a_migration_that_went_well_ends_in_engine_down() -> None:
     assert decision.state.name is S.ENGINE_DOWN
     assert decision.actions == ()
     assert codes(decision) == [Code.MIGRATED, Code.AWAITING_SAMPLE]
+    assert decision.state.move_not_before_s <= NOW_S
 
 
 def test_a_migration_that_failed_leaves_the_vm_to_be_watched_over_here() -> None:
@@ -1669,6 +1722,43 @@ def test_what_comes_in_is_not_changed() -> None:
     decide(state, observation, NOW_S)
     assert memory == {2: Seen(499, NOW_S - 1, changed=True)}
     assert observation.outcomes == (free_lease(),)
+
+
+@pytest.mark.parametrize(
+    ("decision", "text"),
+    [
+        (in_state(S.ENGINE_UP_BAD_HEALTH, local(SICK), for_s=100), "stopping it in 200 s"),
+        (in_state(S.ENGINE_MAYBE_AWAY, for_s=30, live=[peer(2)]), "10 s for it to show up"),
+        (
+            in_state(S.ENGINE_STOP, local(SICK), for_s=100, remembered={"stop_asked": True}),
+            "shutting down, 200 s left",
+        ),
+        (
+            in_state(S.ENGINE_UNEXPECTEDLY_DOWN, local(DIED), for_s=500, live=[peer(2)]),
+            "score 0 for 60 s",
+        ),
+        (
+            in_state(
+                S.ENGINE_UP,
+                local(UP),
+                live=[peer(2, 4300)],
+                remembered={"better_since_s": NOW_S - 10},
+            ),
+            "host2 (id 2) is 900 points better, moving there in 20 s",
+        ),
+        (
+            in_state(
+                S.ENGINE_UP,
+                local(UP, maintenance=True),
+                live=[peer(2)],
+                remembered={"move_not_before_s": NOW_S + 15},
+            ),
+            "the last migration failed, next try in 15 s",
+        ),
+    ],
+)
+def test_who_waits_says_for_how_long(decision: Decision, text: str) -> None:
+    assert text in decision.reasons[0].text
 
 
 def test_an_outcome_that_belongs_to_no_state_any_more_only_ends_its_action() -> None:

@@ -311,6 +311,7 @@ def test_points_of_one_moment_have_their_plain_mean() -> None:
 def test_the_mean_is_weighted_by_time() -> None:
     """10 s from 0 to 1 (area 5) and 30 s at 1 (area 30), over 40 s."""
     assert mean_load([(0.0, 0.0), (10.0, 1.0), (40.0, 1.0)]) == pytest.approx(35 / 40)
+    assert mean_load([(0.0, 0.0), (0.5, 1.0), (1.0, 1.0)]) == pytest.approx(0.75)
 
 
 @given(st.floats(0, 100), st.lists(st.floats(0.001, 1000), min_size=1, max_size=20))

@@ -139,6 +139,10 @@ def test_each_missing_precondition_alone_forbids_the_freeing(
     assert not any(isinstance(action, FreeHostId) for action in actions)
 
 
+def test_a_hosts_first_generation_counts_as_one() -> None:
+    assert holds(lease=lease_of(DEAD, owner_generation=1))["lease-owner-known"]
+
+
 def test_nothing_read_proves_nothing() -> None:
     values = holds(START)
     failing = {"power-off-read-twice", "read-while-holding", "read-fresh", "device-proven-its"}
@@ -219,6 +223,8 @@ def test_a_stale_proof_is_read_again_and_never_used() -> None:
 def test_after_a_failure_nothing_is_done_until_the_pause_is_over() -> None:
     paused = replace(START, not_before_s=NOW_S + 5, problem="the fence lease was not given")
     assert walk(paused) == (paused, (), [Code.TAKEOVER_PAUSED])
+    _, _, reasons = step(paused, LEASE, False, False, NOW_S + 2, RULES)
+    assert reasons[0].text == "the fence lease was not given; next try in 3 s"
     assert walk(paused, now_s=NOW_S + 5)[1] == (AskPower(DEAD),)
 
 

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Figures of the pure parts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from broker.whiteboard import SlotReport, decode_sweep, encode_cluster, encode_slot
+from scoring.decide import decide
+from scoring.observation import EngineStatus, Health, LocalHost, Observation, PeerReport, VmStatus
+from scoring.state import AgentState
+
+RUNS = 9
+CALLS = 300
+
+_DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "unknown", "vm not running on this host")
+_UP = EngineStatus(VmStatus.UP, Health.GOOD, "up")
+
+
+def _per_call_us(call: Callable[[int], object]) -> list[float]:
+    """Microseconds per call, one value a run."""
+    values = []
+    for run in range(RUNS):
+        started = time.perf_counter()
+        for number in range(CALLS):
+            call(run * CALLS + number)
+        values.append((time.perf_counter() - started) / CALLS * 1e6)
+    return values
+
+
+def noise_ms() -> list[float]:
+    """What the same work takes from run to run: the machine's own spread."""
+    return [us / 1000 for us in _per_call_us(lambda _: sum(range(10_000)))]
+
+
+def decide_us(hosts: int) -> list[float]:
+    """One decision in the steady state: the engine up here, all peers live."""
+    state = AgentState()
+    peers = tuple(PeerReport(n, 1, 3400, _DOWN, f"host{n}") for n in range(2, hosts + 1))
+    observation = Observation(
+        local=LocalHost(1, _UP, 0.0, True, 1.0, True, 8000.0, 0.2, True),
+        peers=peers,
+        storage_good_since_s=0.0,
+        global_maintenance=False,
+        lockspace_joined=True,
+    )
+
+    def one(number: int) -> None:
+        nonlocal state
+        now_s = float(number)
+        seen = replace(
+            observation,
+            sweep=number,
+            local=replace(observation.local, engine_taken_s=now_s),
+            peers=tuple(replace(peer, timestamp=number) for peer in peers),
+        )
+        started = time.perf_counter()
+        state = decide(state, seen, now_s).state
+        spent[0] += time.perf_counter() - started
+
+    values = []
+    spent = [0.0]
+    for run in range(RUNS):
+        spent[0] = 0.0
+        for number in range(CALLS):
+            one(run * CALLS + number)
+        values.append(spent[0] / CALLS * 1e6)
+    return values
+
+
+def decode_us(hosts: int) -> list[float]:
+    """One sweep of the slots in use, decoded."""
+    slots = {0: encode_cluster(False)}
+    for number in range(1, hosts + 1):
+        slots[number] = encode_slot(
+            SlotReport(number, 5, 3400, _DOWN, f"host{number}", extra={"state": "EngineDown"})
+        )
+    return _per_call_us(lambda _: decode_sweep(slots))
