@@ -42,14 +42,15 @@ class IpmiDevices:
             importlib.import_module("pyghmi.ipmi.command")
 
     async def read_power(self, host_id: int, system_uuid: str) -> PowerAnswer:
-        now_s = asyncio.get_running_loop().time
+        # A reading is as old as its question: what a slow device answers may be, too.
+        asked_s = asyncio.get_running_loop().time()
         device = self._devices[host_id]
         password = self._passwords.get(host_id, "")
         what = f"asking the BMC of host {host_id}"
         try:
             guid, state = await self._worker.call(what, self._timeout_s, _read, device, password)
         except Hung as error:
-            return PowerAnswer(host_id, Power.UNKNOWN, now_s(), detail=str(error))
+            return PowerAnswer(host_id, Power.UNKNOWN, asked_s, detail=str(error))
         except Exception as error:  # pyghmi raises what it likes
             text = str(error)
             if text in ("", "None"):
@@ -57,10 +58,10 @@ class IpmiDevices:
             if password:
                 text = text.replace(password, "***")
             text = f"{device.address} port {device.port}: {text} ({type(error).__name__})"
-            return PowerAnswer(host_id, Power.UNKNOWN, now_s(), detail=text)
+            return PowerAnswer(host_id, Power.UNKNOWN, asked_s, detail=text)
         proven, detail = _same_machine(guid, system_uuid)
         power = _POWER.get(state, Power.UNKNOWN)
-        return PowerAnswer(host_id, power, now_s(), proven, detail)
+        return PowerAnswer(host_id, power, asked_s, proven, detail)
 
 
 def _read(device: FenceDevice, password: str) -> tuple[bytes, str]:

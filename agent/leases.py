@@ -86,14 +86,22 @@ class SanlockLeases:
             return LeaseAnswer(
                 True, asked_s, owner["host_id"], owner["generation"], detail="no standing known"
             )
+        standing = _STANDING.get(host["flags"], Standing.UNKNOWN)
+        now_on_disk = host["generation"], host["timestamp"]
+        if owner["host_id"] != self._host_id:
+            # get_hosts tells what sanlock's daemon saw at its own last renewal, up to
+            # 2 * io_timeout ago; a freeing compares with the disk, and so must we.
+            now_on_disk = await self.read_delta(owner["host_id"]) or now_on_disk
+        if now_on_disk[1] == 0:
+            standing = Standing.FREE
         return LeaseAnswer(
             known=True,
             asked_s=asked_s,
             owner=owner["host_id"],
             owner_generation=owner["generation"],
-            current_generation=host["generation"],
-            owner_timestamp=host["timestamp"],
-            standing=_STANDING.get(host["flags"], Standing.UNKNOWN),
+            current_generation=now_on_disk[0],
+            owner_timestamp=now_on_disk[1],
+            standing=standing,
             dead_in_s=self._dead_in_s(host, asked_s),
         )
 
@@ -130,8 +138,9 @@ class SanlockLeases:
         return [(self._storage.leases, 2 * sanlock.get_alignment(self._storage.leases))]
 
     def _take_fence(self) -> None:
-        if self._fence_fd is None:
-            self._fence_fd = sanlock.register()
+        # A connection of an earlier try may hold what its caller no longer waited for.
+        self._drop_fence()
+        self._fence_fd = sanlock.register()
         sanlock.acquire(
             self._lockspace, FENCE_RESOURCE.encode(), self._fence_disks(), slkfd=self._fence_fd
         )

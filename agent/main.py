@@ -39,6 +39,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=("global", "local", "none"),
         help="global: nothing is touched; local: this host is drained; none: end both",
     )
+    score = verbs.add_parser("score", help="what score given samples would make, and why")
+    score.add_argument("file", help="JSON; -: standard input")
+    score.add_argument("--json", action="store_true", dest="json_here")
     whiteboard = verbs.add_parser("whiteboard", help="look at a whiteboard volume")
     dump = whiteboard.add_subparsers(dest="what", metavar="dump", required=True).add_parser("dump")
     dump.add_argument("file")
@@ -98,6 +101,10 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
         from agent import whiteboard_dump
 
         return whiteboard_dump.run(arguments.file, as_json)
+    if arguments.verb == "score":
+        from agent import what_if
+
+        return what_if.run(arguments.file, as_json)
     if arguments.verb == "run":
         from agent.run import run
 

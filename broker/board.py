@@ -158,11 +158,11 @@ class Board:
         self.global_maintenance = on
 
     def _learn(self, slots: Mapping[int, bytes]) -> None:
-        self._plan.learn(slots)
         # Most slots are as they were read half a beat ago: only the others are decoded.
         changed = {slot: data for slot, data in slots.items() if self._raw.get(slot) != data}
         for slot, data in changed.items():
             self._raw[slot] = EMPTY_SLOT if data == EMPTY_SLOT else data
+        self._plan.learn(changed)
         sweep = decode_sweep(changed)
         for slot in changed:
             self.bad.pop(slot, None)

@@ -200,8 +200,6 @@ def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentSta
             return replace(
                 state, acting=False, acted_s=now_s, retries=state.retries + 1, last_failure_s=now_s
             )
-        case EngineStartEnded(result=StartResult.STARTED):
-            return replace(state, acting=False, acted_s=now_s, retries=0)
         case EngineStartEnded() | EngineStopEnded():
             return replace(state, acting=False, acted_s=now_s, lease=None)
         case EngineMigrationEnded(ok=ok):
@@ -253,6 +251,7 @@ def _entered(turn: _Turn, name: StateName) -> AgentState:
         newest = max((p.last_ran for p in turn.observation.peers), default=0)
         if state.last_ran <= newest:
             state = replace(state, last_ran=newest + 1)
+        state = replace(state, retries=0)
     return state
 
 
@@ -408,10 +407,13 @@ def _engine_down(turn: _Turn) -> StateName:
     if (up := turn.up_elsewhere()) is not None:
         turn.because(Code.UP_ELSEWHERE, f"the VM runs on {_name(up)}")
         return _S.ENGINE_DOWN
-    if _may_start_here(turn) and _lease_allows(turn):
-        turn.start_allowed = True
-        return _S.ENGINE_START
-    return _S.ENGINE_DOWN
+    if not (_may_start_here(turn) and _lease_allows(turn)):
+        turn.state = replace(turn.state, startable_since_s=None)
+        return _S.ENGINE_DOWN
+    if not _first_in_line(turn):
+        return _S.ENGINE_DOWN
+    turn.start_allowed = True
+    return _S.ENGINE_START
 
 
 def _engine_start(turn: _Turn) -> StateName:
@@ -450,6 +452,10 @@ def _start_ended(turn: _Turn, outcome: EngineStartEnded) -> StateName:
             assert_never(outcome.result)
 
 
+def _count_failed_start(turn: _Turn) -> None:
+    turn.state = replace(turn.state, retries=turn.state.retries + 1, last_failure_s=turn.now_s)
+
+
 def _engine_starting(turn: _Turn) -> StateName:
     if (name := _before(turn, _stopping, _global_maintenance, _vm_unknown)) is not None:
         return name
@@ -463,6 +469,9 @@ def _engine_starting(turn: _Turn) -> StateName:
         if engine.detail == DETAIL_ALREADY_LOCKED:
             turn.because(Code.LEASE_LOST_RACE, "another host took the lease, cleaning up here")
             return _S.ENGINE_FORCE_STOP
+        if turn.vm is VmStatus.DOWN_UNEXPECTED:
+            # It died before it was ever healthy: that start has failed.
+            _count_failed_start(turn)
         return _gone(turn)
     overdue = turn.in_state_s >= turn.state.rules.timing.engine_starting
     if overdue and engine.health is Health.BAD:
@@ -757,20 +766,39 @@ def _may_start_here(turn: _Turn) -> bool:
             f"{state.retries} failed starts here, pausing for {left_s:.0f} s",
         )
         return False
+    return _is_our_turn(turn)
+
+
+def _is_our_turn(turn: _Turn) -> bool:
+    """Whether every better host has had its time (takeover_follow each).
+
+    They are not waited for any longer: what keeps a live host from its work for so long
+    must not keep the VM down. Equal hosts are ordered later, by `_first_in_line`.
+    """
     own, others = _own(turn), _others(turn)
-    better = next((c for c in placement.ranked(others) if c.score > own.score), None)
-    if better is not None:
-        turn.because(
-            Code.BETTER_HOST,
-            f"{better.name or 'host'} (id {better.host_id}) is better: "
-            f"{better.score} points, {own.score} here",
-        )
-        return False
-    place, waited_s = _queue(turn, [*others, own])
-    if waited_s < place * timing.tie_follow:
-        turn.because(Code.EQUAL_HOST_FIRST, f"{place} equally good host(s) may start it first")
-        return False
-    return True
+    _, waited_s = _queue(turn, [*others, own])
+    better = [c for c in placement.ranked(others) if c.score > own.score]
+    if waited_s >= len(better) * turn.state.rules.timing.takeover_follow:
+        return True
+    best = better[0]
+    turn.because(Code.BETTER_HOST, f"{_of(best)} is better: {best.score} points, {own.score} here")
+    return False
+
+
+def _first_in_line(turn: _Turn) -> bool:
+    """Whether the hosts that come first have left the lease to us (tie_follow each).
+
+    Counted from when the lease could be had: after a long wait for a dead owner all hosts
+    see it come free at once and would race for it.
+    """
+    state = turn.state
+    since_s = turn.now_s if state.startable_since_s is None else state.startable_since_s
+    turn.state = replace(state, startable_since_s=since_s)
+    place, waited_s = _queue(turn, [*_others(turn), _own(turn)])
+    if min(waited_s, turn.now_s - since_s) >= place * state.rules.timing.tie_follow:
+        return True
+    turn.because(Code.EQUAL_HOST_FIRST, f"{place} equally good host(s) may start it first")
+    return False
 
 
 def _queue(turn: _Turn, candidates: list[placement.Candidate]) -> tuple[int, float]:
@@ -807,6 +835,8 @@ def _lease_allows(turn: _Turn) -> bool:
         turn.because(Code.LEASE_ASKED, "asking who owns the engine lease")
         return False
     if not lease.known:
+        # One question without an answer ends nothing that has begun.
+        turn.pursuing = state.takeover is not None
         turn.because(Code.LEASE_UNKNOWN, f"who owns the engine lease is not known: {lease.detail}")
         return False
     if lease.owner is None:

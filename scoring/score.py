@@ -92,20 +92,19 @@ def load_penalty(load: float, weights: Weights) -> int:
     return int((load - low) / (high - low) * most)
 
 
-def mean_load(points: Sequence[tuple[float, float]]) -> float | None:
+def mean_load(points: Sequence[tuple[float, float | None]]) -> float | None:
     """Time-weighted (trapezoidal) mean of (seconds, load) points in order of time.
 
-    One point, or points all of one moment, count as their plain mean; none gives None.
+    An interval counts only when the load at both its ends is known; without any such
+    interval the mean is not known (None). Summed from the newest to the oldest, as the
+    reference does: the last bit may decide about a point.
     """
-    if not points:
-        return None
-    span = points[-1][0] - points[0][0]
-    if span <= 0:
-        return sum(load for _, load in points) / len(points)
-    area = 0.0
-    for (t0, a), (t1, b) in pairwise(points):
-        area += (t1 - t0) * (a + b) / 2
-    return area / span
+    area = span_s = 0.0
+    for (t0, a), (t1, b) in pairwise(reversed(points)):
+        if a is not None and b is not None:
+            area += (t0 - t1) * (a + b) / 2
+            span_s += t0 - t1
+    return area / span_s if span_s > 0 else None
 
 
 def score(given: ScoreInput, weights: Weights) -> Score:

@@ -143,6 +143,7 @@ class AgentState:
     `missing_since_s`: since when no live host reports the engine up. `better_since_s`:
     since when some live host scores enough more to move the VM there. `ahead`: the hosts
     whose turn to start the VM is before this one's, since `ahead_since_s`.
+    `startable_since_s`: since when nothing but their turn keeps this host from a start.
     """
 
     rules: Rules = field(default_factory=Rules)
@@ -160,6 +161,7 @@ class AgentState:
     takeover: Takeover | None = None
     ahead: tuple[int, ...] = ()
     ahead_since_s: float = float("-inf")
+    startable_since_s: float | None = None
     retries: int = 0
     last_failure_s: float = float("-inf")
     last_ran: int = 0

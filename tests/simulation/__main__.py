@@ -5,7 +5,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
+from tests.simulation import demo
+from tests.simulation.laws import Broken
+from tests.simulation.scenario import BadScenario, Disappointed, Player, load
 from tests.simulation.seeds import Sum, run_seed, run_seeds
 
 
@@ -25,13 +29,46 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--minutes", type=float, default=30.0, help="of faults in each run")
     run.add_argument("--processes", type=int, default=2)
     run.add_argument("--trace", action="store_true", help="print what happens")
+    scenario = verbs.add_parser("scenario", help="play scenario files")
+    scenario.add_argument("files", type=Path, nargs="+")
+    scenario.add_argument("--trace", action="store_true", help="print what happens")
+    verbs.add_parser("demo", help="a power cut and what follows, told in virtual time")
     return parser
 
 
 def main() -> int:
     """The command; 0 when all held, 1 when a law was broken."""
     arguments = _parser().parse_args()
-    return _run(arguments)
+    match arguments.verb:
+        case "scenario":
+            return _scenarios(arguments.files, arguments.trace)
+        case "demo":
+            return demo.tell(print)
+        case _:
+            return _run(arguments)
+
+
+def _scenarios(files: list[Path], trace: bool) -> int:
+    failed = 0
+    for path in files:
+        player = None
+        try:
+            player = Player(load(path))
+            player.play()
+        except (BadScenario, Disappointed, Broken) as error:
+            failed += 1
+            print(f"{path}: {error}")
+            if player is not None and not trace:
+                _print_trace(player.world.trace[-40:])
+        if player is not None and trace:
+            _print_trace(player.world.trace)
+    print(f"{len(files) - failed} of {len(files)} scenarios held")
+    return 1 if failed else 0
+
+
+def _print_trace(trace: list[tuple[float, str, str]]) -> None:
+    for at_s, who, what in trace:
+        print(f"{at_s:10.3f}  {who:9} {what}")
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -236,8 +236,8 @@ def _network(world: World, host: Host, chance: random.Random) -> Callable[[], No
 def _link(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
     """One way between two hosts is cut."""
     other = chance.choice(sorted(world.hosts))
-    world.cut_links.add((host.host_id, other))
-    return lambda: world.cut_links.discard((host.host_id, other))
+    world.cut_links.add((host.number, other))
+    return lambda: world.cut_links.discard((host.number, other))
 
 
 def _gateway(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
@@ -273,11 +273,11 @@ def _memory(world: World, host: Host, chance: random.Random) -> Callable[[], Non
 
 def _weights(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
     """This host's configuration differs; it is read when the daemons start."""
-    world.score[host.host_id] = ScoreSection(base_score=chance.choice([2400, 3000, 4400]))
+    world.score[host.number] = ScoreSection(base_score=chance.choice([2400, 3000, 4400]))
     host.crash("agent")
 
     def back() -> None:
-        world.score.pop(host.host_id, None)
+        world.score.pop(host.number, None)
         host.crash("agent")
 
     return back
@@ -389,7 +389,7 @@ def schedule(world: World, chance: random.Random, first_s: float, last_s: float)
             host_id = chance.randint(1, world.settings.hosts)
             lasts_s = chance.uniform(*fault.lasts_s)
             began_s = at_s + chance.uniform(0.0, 5.0)
-            world.timeline.at(began_s, _begin, world, fault, host_id, chance.random(), lasts_s)
+            world.timeline.plan(began_s, _begin, world, fault, host_id, chance.random(), lasts_s)
         at_s += chance.expovariate(1 / apart_s)
 
 
@@ -405,7 +405,7 @@ def _begin(world: World, fault: Fault, host_id: int, draw: float, lasts_s: float
     world.fault_began(fault.name)
     world.tell("fault", f"{fault.name} ({host.name}) for {lasts_s:.0f} s")
     mend = fault.begin(world, host, chance)
-    world.timeline.after(lasts_s, _end, world, fault, host, mend)
+    world.timeline.plan(world.timeline.now_s + lasts_s, _end, world, fault, host, mend)
 
 
 def _end(world: World, fault: Fault, host: Host, mend: Callable[[], None]) -> None:

@@ -85,7 +85,7 @@ class Host:
         timeline: Timeline,
         leases: LeaseVolume,
         watch: Watch,
-        host_id: int,
+        number: int,
         *,
         io_timeout_s: float,
         rate: float,
@@ -97,8 +97,10 @@ class Host:
         self.timeline = timeline
         self.leases = leases
         self.watch = watch
-        self.host_id = host_id
-        self.name = f"host{host_id}"
+        self.number = number
+        #: As configured; two hosts with one id are a fault to be simulated.
+        self.host_id = number
+        self.name = f"host{number}"
         self.io_timeout_s = io_timeout_s
         self.rate = rate
         self.first_clock_s = clock_s
@@ -136,6 +138,7 @@ class Host:
         self.local_maintenance_since_s: float | None = None
         self.boot_is_set = 0
         self.doomed = False
+        self.agent_wanted = True
 
     # --- power ----------------------------------------------------------------------------
 
@@ -158,7 +161,7 @@ class Host:
         self.boots += 1
         # The first clock is anything; a boot resets it (CLOCK_MONOTONIC counts from boot).
         clock_s = self.first_clock_s if self.boots == 1 else self.boot_s
-        self.loop = HostLoop(self.timeline, clock_s, self.rate)
+        self.loop = HostLoop(self.timeline, clock_s, self.rate)  # type: ignore[abstract]
         self.up = True
         self.last_end = (VmStatus.DOWN, "unknown")
         self.doomed = False

@@ -79,10 +79,10 @@ class Laws:
     def vm_ended(self, host: Host, why: str) -> None:
         """A QEMU is gone."""
         now_s = self._world.timeline.now_s
-        if (
-            why.startswith("sanlock")
-            and now_s - max(host.storage_bad_until_s, host.frozen_until_s) > 1.0
-        ):
+        # After the storage is back the next try to renew may come too late.
+        retry_s = 0.5 * host.io_timeout_s
+        bad_until_s = max(host.storage_bad_until_s, host.frozen_until_s)
+        if why.startswith("sanlock") and now_s - bad_until_s > retry_s:
             self.breach("blameless", f"sanlock ended the VM on {host.name}, its storage is fine")
 
     def began(self, host: Host, act: str | FreeHostId) -> None:
@@ -127,12 +127,12 @@ class Laws:
 
     def reported(self, host: Host, report: Report) -> None:
         """An agent tells its state."""
-        self._up[host.host_id] = report.state in _UP
+        self._up[host.number] = report.state in _UP
         self.two_up()
 
     def agent_gone(self, host: Host) -> None:
         """An agent has ended."""
-        self._up[host.host_id] = False
+        self._up[host.number] = False
         self.two_up()
 
     def two_up(self) -> None:

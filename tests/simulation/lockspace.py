@@ -261,6 +261,15 @@ class Daemon:
                 old.changed_s = now_s
             old.last_s = now_s
 
+    def leapt(self, by_s: float) -> None:
+        """The timeline leapt: every renewal is seen that much later."""
+        self.last_renewal_s += by_s
+        for seen in self._seen.values():
+            seen.first_s += by_s
+            seen.last_s += by_s
+            if seen.changed_s is not None:
+                seen.changed_s += by_s
+
     def stop_running(self) -> None:
         """The daemon dies (crash, or its host's power is gone)."""
         self.running = False

@@ -35,10 +35,11 @@ from scoring.observation import (
     LeaseAnswer,
     Power,
     PowerAnswer,
+    Standing,
     StartResult,
     VmStatus,
 )
-from tests.simulation.host import Host
+from tests.simulation.host import Host, Qemu
 from tests.simulation.lockspace import WATCHDOG_FIRE_S, Membership, Refused
 from tests.simulation.timeline import PROCESS
 
@@ -259,7 +260,7 @@ class SimLink:
         self._cut: dict[asyncio.Task[Any], None] = {}
 
     async def exchange(self, report: Report, newer_than: int | None = None) -> View:
-        broker = self._world.brokers.get(self._host.host_id)
+        broker = self._world.brokers.get(self._host.number)
         loop = asyncio.get_running_loop()
         if broker is None:
             await _takes(0.001)
@@ -333,14 +334,16 @@ class SimLeases:
         old = self._renewals.get(owner)
         if old is None or old[:2] != key:
             old = self._renewals[owner] = (*key, asked_s)
+        # As the real adapter: what sanlock's daemon saw is old, the disk is not.
+        disk = self._host.leases.delta(owner)
         return LeaseAnswer(
             known=True,
             asked_s=asked_s,
             owner=owner,
             owner_generation=generation,
-            current_generation=found.generation,
-            owner_timestamp=found.timestamp,
-            standing=found.standing,
+            current_generation=disk.generation,
+            owner_timestamp=disk.timestamp,
+            standing=Standing.FREE if disk.timestamp == 0 else found.standing,
             dead_in_s=8 * self._host.io_timeout_s + WATCHDOG_FIRE_S - (asked_s - old[2]),
         )
 
@@ -487,7 +490,7 @@ class SimHypervisor:
             host.timeline.after(8.0, self._guest_ends, qemu)
         return EngineStopEnded(True)
 
-    def _guest_ends(self, qemu: Any) -> None:
+    def _guest_ends(self, qemu: Qemu) -> None:
         host = self._host
         if host.qemu is qemu and qemu.running and not qemu.is_hung and not host.frozen:
             host.end_qemu("the guest shut down", VmStatus.DOWN, "shut down")

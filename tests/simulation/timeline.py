@@ -7,7 +7,10 @@ Rules of this file:
 2. Order is by (time, number of arrival): the same program gives the same run on any machine.
 3. There is one true time. Each host has a clock of its own (its loop's `time()`) that starts
    at its boot, where it likes, and runs a little fast or slow.
-4. A loop that is ended runs nothing any more; one that is frozen runs later what it missed.
+4. What is due is either a plan of the run's author (`plan`: a fault, a verb of a scenario)
+   or a consequence. `leap` passes over a stretch in which only the same consequences would
+   come again and again: it moves all of these, and the hosts' clocks, to its end.
+5. A loop that is ended runs nothing any more; one that is frozen runs later what it missed.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import Callable, Coroutine
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -32,7 +35,7 @@ class Stuck(Exception):
 class Handle:
     """A callback that waits for its turn; what asyncio calls Handle and TimerHandle."""
 
-    __slots__ = ("args", "call", "context", "dropped", "loop", "when_s")
+    __slots__ = ("args", "call", "context", "dropped", "loop", "planned", "when_s")
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Handle:
         self.loop = loop
         self.when_s = when_s
         self.dropped = False
+        self.planned = False
 
     def cancel(self) -> None:
         """Do not run it."""
@@ -69,6 +73,7 @@ class Timeline:
         self.now_s = 0.0
         self.events = 0
         self.halted = False
+        self.leapt_s = 0.0
         self._number = 0
         self._heap: list[tuple[float, int, Handle]] = []
         self._ready: deque[Handle] = deque()
@@ -82,6 +87,31 @@ class Timeline:
     def after(self, delay_s: float, call: Callable[..., object], *args: Any) -> Handle:
         """The same, counted from now."""
         return self.at(self.now_s + delay_s, call, *args)
+
+    def plan(self, when_s: float, call: Callable[..., object], *args: Any) -> Handle:
+        """Let something be done from outside at a true time; a leap does not move it."""
+        handle = self.at(when_s, call, *args)
+        handle.planned = True
+        return handle
+
+    def next_plan_s(self) -> float:
+        """When the next plan is due; infinity without one."""
+        due = (s for s, _, handle in self._heap if handle.planned and not handle.dropped)
+        return min(due, default=float("inf"))
+
+    def leap(self, by_s: float) -> None:
+        """Pass over a stretch of time: everything but plans comes that much later."""
+        assert by_s >= 0 and not self._ready
+        # The order of all consequences stays as it is, and so does the heap's of each kind.
+        moved = [
+            (s if handle.planned else s + by_s, n, handle)
+            for s, n, handle in self._heap
+            if not handle.dropped
+        ]
+        heapify(moved)
+        self._heap[:] = moved
+        self.now_s += by_s
+        self.leapt_s += by_s
 
     def push(self, true_s: float, handle: Handle) -> None:
         """Queue a handle for a true time."""
@@ -158,6 +188,9 @@ class Timeline:
 class HostLoop(asyncio.AbstractEventLoop):
     """The event loop of everything that runs on a host from one boot to its end.
 
+    Only what a program without sockets, threads and signals asks of a loop is there; the
+    rest raises NotImplementedError (asyncio.AbstractEventLoop).
+
     `rate`: seconds of its clock per true second. `problems`: what reached the loop's
     exception handler; it must stay empty.
     """
@@ -178,43 +211,43 @@ class HostLoop(asyncio.AbstractEventLoop):
         now_s = self._clock_s + (self._timeline.now_s - self._began_s) * self.rate
         return now_s if now_s > self.floor_s else self.floor_s
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]
         self,
         callback: Callable[..., object],
         *args: Any,
         context: contextvars.Context | None = None,
-    ) -> Handle:  # type: ignore[override]
+    ) -> Handle:
         handle = Handle(callback, args, context or contextvars.copy_context(), self)
         self._timeline._ready.append(handle)
         return handle
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self,
         when: float,
         callback: Callable[..., object],
         *args: Any,
         context: contextvars.Context | None = None,
-    ) -> Handle:  # type: ignore[override]
+    ) -> Handle:
         handle = Handle(callback, args, context or contextvars.copy_context(), self, when)
         self._timeline.push(max(self.true_s(when), self._timeline.now_s), handle)
         return handle
 
-    def call_later(
+    def call_later(  # type: ignore[override]
         self,
         delay: float,
         callback: Callable[..., object],
         *args: Any,
         context: contextvars.Context | None = None,
-    ) -> Handle:  # type: ignore[override]
+    ) -> Handle:
         return self.call_at(self.time() + delay, callback, *args, context=context)
 
-    def create_task(
+    def create_task(  # type: ignore[override]
         self,
         coro: Coroutine[Any, Any, T],
         *,
         name: str | None = None,
         context: contextvars.Context | None = None,
-    ) -> asyncio.Task[T]:  # type: ignore[override]
+    ) -> asyncio.Task[T]:
         task = asyncio.Task(coro, loop=self, name=name, context=context)
         process = (contextvars.copy_context() if context is None else context).get(PROCESS)
         if process is not None:
@@ -238,6 +271,11 @@ class HostLoop(asyncio.AbstractEventLoop):
         self.problems.append(f"{context.get('message')}: {error!r}")
 
     # --- what the world uses ------------------------------------------------------------
+
+    def leapt(self, by_s: float) -> None:
+        """The timeline leapt: this clock did not."""
+        self._began_s += by_s
+        self.frozen_until_s += by_s
 
     def true_s(self, clock_s: float) -> float:
         """The true time at which this host's clock shows `clock_s`."""

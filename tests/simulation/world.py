@@ -32,9 +32,9 @@ from broker.wire import Report
 from scoring.decision import FreeHostId
 from scoring.observation import VmStatus
 from scoring.state import StateName
-from tests.simulation.host import Host
+from tests.simulation.host import Host, Qemu
 from tests.simulation.laws import Laws
-from tests.simulation.lockspace import WATCHDOG_FIRE_S, LeaseVolume, Refused
+from tests.simulation.lockspace import WATCHDOG_FIRE_S, LeaseVolume, Membership, Refused
 from tests.simulation.ports import (
     SimEngineMonitor,
     SimFence,
@@ -49,6 +49,21 @@ from tests.simulation.ports import (
 from tests.simulation.timeline import Process, Timeline
 
 RESTART_S = 1.5
+#: A stretch that is passed over is at least so long, begins after so long a rest, and ends so
+#: long before the next thing that is planned.
+LEAP_MIN_S = 30.0
+LEAP_REST_S = 25.0
+LEAP_MARGIN_S = 10.0
+#: States that wait for a change of the world and for no time to pass.
+AT_REST = frozenset(
+    s.value
+    for s in (
+        StateName.ENGINE_UP,
+        StateName.ENGINE_DOWN,
+        StateName.LOCAL_MAINTENANCE,
+        StateName.GLOBAL_MAINTENANCE,
+    )
+)
 VM_MEMORY_MB = 4096.0
 SAFETY_S = 90.0
 
@@ -116,23 +131,25 @@ class World:
         self.outages: list[Outage] = []
         self.beat_s = settings.beat_s
         self._well = False
+        self._changed_s = 0.0
         self._down_since_s = 0.0
         self._down_cause = "first start"
         self._failures: list[str] = []
         self._all_processes: list[Process] = []
         self._states: dict[int, str] = {}
+        self._scores: dict[int, int] = {}
         self._state_dir = Path(tempfile.mkdtemp(prefix="ha-simulation-"))
-        for host_id in range(1, settings.hosts + 1):
-            self._make_host(host_id)
+        for number in range(1, settings.hosts + 1):
+            self._make_host(number)
         self.timeline.after(1.0, self._look)
 
-    def _make_host(self, host_id: int) -> None:
+    def _make_host(self, number: int) -> None:
         chance, settings = self.chance, self.settings
         host = Host(
             self.timeline,
             self.leases,
             self,
-            host_id,
+            number,
             io_timeout_s=settings.io_timeout_s,
             rate=1.0 + chance.uniform(-settings.drift, settings.drift),
             clock_s=chance.uniform(50.0, 5_000_000.0),
@@ -140,26 +157,26 @@ class World:
             guest_boot_s=settings.guest_boot_s,
             system_uuid=str(uuid.UUID(int=chance.getrandbits(128))),
         )
-        self.hosts[host_id] = host
+        self.hosts[number] = host
 
     # --- the product on a host --------------------------------------------------------------
 
-    def config(self, host_id: int) -> Config:
+    def config(self, host: Host) -> Config:
         """The configuration of a host."""
         timing = {"beat": self.settings.beat_s, **self.settings.timing}
         return Config(
             host=HostSection(
-                id=host_id,
-                name=f"host{host_id}",
-                system_uuid=self.hosts[host_id].system_uuid,
+                id=host.host_id,
+                name=host.name,
+                system_uuid=host.system_uuid,
             ),
             storage=StorageSection(
                 whiteboard="/simulated/whiteboard",
                 leases="/simulated/leases",
                 io_timeout=self.settings.io_timeout_s,
             ),
-            daemon=DaemonSection(state_dir=str(self._state_dir / f"host{host_id}")),
-            score=self.score.get(host_id, ScoreSection()),
+            daemon=DaemonSection(state_dir=str(self._state_dir / host.name)),
+            score=self.score.get(host.number, ScoreSection()),
             timing=TimingSection(**timing),
         )
 
@@ -171,11 +188,16 @@ class World:
 
     def daemon_ended(self, host: Host, name: str) -> None:
         if name == "broker":
-            self.brokers.pop(host.host_id, None)
-            self.links[host.host_id].cut()
+            self.brokers.pop(host.number, None)
+            self._cut(host)
         else:
             self.laws.agent_gone(host)
         self._restart(host, name, RESTART_S)
+
+    def _cut(self, host: Host) -> None:
+        link = self.links.get(host.number)
+        if link is not None:
+            link.cut()
 
     def _restart(self, host: Host, name: str, after_s: float) -> None:
         self.timeline.after(after_s, self._start, host, name, host.boots)
@@ -183,6 +205,8 @@ class World:
     def _start(self, host: Host, name: str, boot: int) -> None:
         """Start a daemon unless the host is not what it was, or the daemon runs."""
         if not host.up or host.boots != boot or name in host.processes:
+            return
+        if name == "agent" and not host.agent_wanted:
             return
         loop = host.loop
         assert loop is not None
@@ -213,7 +237,7 @@ class World:
                 SimSample("definition", 10.0, host, "config_up_to_date"),
             ]
         )
-        config = self.config(host.host_id)
+        config = self.config(host)
         store = SimStore(host, self.board, self.settings.latency_s)
         boot_id = f"{host.name}-boot-{host.boots}"
         lockspace = SimLockspace(host)
@@ -221,7 +245,7 @@ class World:
             config, Board(store, host.host_id), lockspace, runner, engine, boot_id=boot_id
         )
         host.broker_since_s = self.timeline.now_s
-        self.brokers[host.host_id] = broker
+        self.brokers[host.number] = broker
         async with asyncio.TaskGroup() as group:
             group.create_task(broker.run(), name="beat")
             group.create_task(lockspace.run(), name="lockspace")
@@ -231,30 +255,34 @@ class World:
         leases = SimLeases(self, host)
         others = frozenset(self.hosts) - {host.host_id}
         fence = SimFence(self, host, others if self.settings.fence else frozenset())
-        link = self.links.get(host.host_id)
+        link = self.links.get(host.number)
         if link is None:
-            link = self.links[host.host_id] = SimLink(self, host, self.settings.on_wire)
+            link = self.links[host.number] = SimLink(self, host, self.settings.on_wire)
         agent = Agent(
-            self.config(host.host_id).rules(VM_MEMORY_MB),
+            self.config(host).rules(VM_MEMORY_MB),
             link,
             Hands(SimHypervisor(self, host, leases), leases, fence),
             "kvm",
             migration_possible=self.settings.migration,
         )
         host.agent_since_s = self.timeline.now_s
-        self.agents[host.host_id] = agent
+        self.agents[host.number] = agent
         await agent.run()
 
     def _daemon_gave_up(self, host: Host, name: str, error: BaseException | None) -> None:
         if name == "broker":
-            self.brokers.pop(host.host_id, None)
-            self.links[host.host_id].cut()
+            self.brokers.pop(host.number, None)
+            self._cut(host)
         else:
             self.laws.agent_gone(host)
         if error is not None and not _only(error, LockspaceError):
             self._failures.append(f"{name} of {host.name} failed: {error!r}")
             self.laws.clean()
         self.tell(host.name, f"{name} ended" + (f": {_first(error)}" if error else ""))
+        if name == "agent" and host.fence_held:
+            host.fence_held = False
+            if host.sanlock is not None:
+                host.sanlock.release("fence")
         if error is not None:
             self._restart(host, name, RESTART_S)
 
@@ -269,7 +297,7 @@ class World:
     def vm_ended(self, host: Host, why: str) -> None:
         self.tell(host.name, f"QEMU ended: {why}")
         if self._well:
-            self._down_cause = why.partition(":")[0]
+            self._down_cause = why
         self.laws.vm_ended(host, why)
 
     def began(self, host: Host, act: str | FreeHostId) -> None:
@@ -284,16 +312,22 @@ class World:
 
     def reported(self, host: Host, report: Report) -> None:
         """An agent reports to its broker."""
-        old = self._states.get(host.host_id)
+        self._scores[host.number] = report.score
+        old = self._states.get(host.number)
         if old != report.state:
-            self._states[host.host_id] = report.state
+            self._changed_s = self.timeline.now_s
+            self._states[host.number] = report.state
             why = report.reasons[0].text if report.reasons else ""
             self.tell(host.name, f"{report.state}, score {report.score}: {why}")
         self.laws.reported(host, report)
 
-    def state(self, host_id: int) -> str:
-        """The state a host's agent last reported; "" while it has not."""
-        return self._states.get(host_id, "") if host_id in self.brokers else ""
+    def state(self, host: Host) -> str:
+        """The state a host's agent last reported; "" while there is no agent or no broker."""
+        return self._states.get(host.number, "") if len(host.processes) == 2 else ""
+
+    def score_of(self, host: Host) -> int | None:
+        """The score a host's agent last reported."""
+        return self._scores.get(host.number) if self.state(host) else None
 
     def _look(self) -> None:
         """Once a second: how the VM is, for the outage times and for the two-up law."""
@@ -312,6 +346,14 @@ class World:
         self.laws.two_up()
         self.timeline.after(1.0, self._look)
 
+    def wish_agent(self, host: Host, running: bool) -> None:
+        """Stop a host's agent in good order (as the service manager does), or start it."""
+        host.agent_wanted = running
+        if running:
+            self._start(host, "agent", host.boots)
+        elif "agent" in host.processes and host.loop is not None:
+            self.timeline.call_within(host.loop, self.agents[host.number].stop)
+
     # --- links ------------------------------------------------------------------------------
 
     def reaches(self, asker: Host, target: Host, bmc: bool = False) -> bool:
@@ -320,7 +362,7 @@ class World:
             return False
         if bmc:
             return target.bmc_network_up
-        ways = {(asker.host_id, target.host_id), (target.host_id, asker.host_id)}
+        ways = {(asker.number, target.number), (target.number, asker.number)}
         return target.network_up and target.power and not (ways & self.cut_links)
 
     def migrate(self, source: Host, hostname: str) -> Move:
@@ -342,7 +384,7 @@ class World:
             )
         return move
 
-    def _switch_over(self, move: Move, source: Host, old: Any, target: Host, new: Any) -> None:
+    def _switch_over(self, move: Move, source: Host, old: Qemu, target: Host, new: Qemu) -> None:
         if source.qemu is not old or not old.running:
             move.result = "the source has ended"
         elif target.qemu is not new or source.frozen or target.frozen:
@@ -381,7 +423,7 @@ class World:
 
     def set_local_maintenance(self, host: Host, on: bool) -> None:
         """The same for one host; nothing where no broker answers."""
-        broker = self.brokers.get(host.host_id)
+        broker = self.brokers.get(host.number)
         if broker is None or host.loop is None:
             return
         self.timeline.call_within(host.loop, broker.set_local_maintenance, on)
@@ -437,12 +479,54 @@ class World:
         for host in self.hosts.values():
             self.timeline.after(self.chance.uniform(0.0, within_s), host.power_on)
 
-    def run(self, for_s: float) -> None:
-        """Let time pass; raises the breach of a law."""
-        self.timeline.run_until(self.timeline.now_s + for_s)
-        self.laws.clean()
-        if self.laws.broken is not None:
-            raise self.laws.broken
+    def run(self, for_s: float, leaps: bool = False) -> None:
+        """Let time pass; raises the breach of a law. `leaps`: pass over what is quiet."""
+        until_s = self.timeline.now_s + for_s
+        while self.timeline.now_s < until_s:
+            step_s = 10.0 if leaps else for_s
+            self.timeline.run_until(min(until_s, self.timeline.now_s + step_s))
+            self.laws.clean()
+            if self.laws.broken is not None:
+                raise self.laws.broken
+            if leaps:
+                self.leap_until(until_s)
+
+    # --- passing over what is quiet ---------------------------------------------------------
+
+    def leap_until(self, until_s: float) -> None:
+        """Pass over the time up to the next plan, but not beyond `until_s`, if all is at rest.
+
+        At rest: nothing is wrong, the VM is healthy, each agent is in a state that waits for
+        nothing but a change and has waited for it a while, each host is in the lockspace, and
+        so the next beat would be like the last one.
+        """
+        end_s = min(until_s, self.timeline.next_plan_s()) - LEAP_MARGIN_S
+        by_s = end_s - self.timeline.now_s
+        if by_s < LEAP_MIN_S or not self._at_rest():
+            return
+        self.timeline.leap(by_s)
+        for host in self.hosts.values():
+            if host.loop is not None:
+                host.loop.leapt(by_s)
+            if host.sanlock is not None:
+                host.sanlock.leapt(by_s)
+
+    def _at_rest(self) -> bool:
+        now_s = self.timeline.now_s
+        if self.open_faults or not self._well or now_s - self._changed_s < LEAP_REST_S:
+            return False
+        return all(
+            not host.power
+            or (
+                self._states.get(host.number) in AT_REST
+                and host.sanlock is not None
+                and host.sanlock.membership is Membership.IN
+                and not host.frozen
+                and len(host.processes) == 2
+                and _waits_for_nothing(self.agents[host.number], host.clock_s())
+            )
+            for host in self.hosts.values()
+        )
 
     def problems(self) -> list[str]:
         """What failed in a daemon or a loop."""
@@ -490,10 +574,20 @@ class World:
         """The host that runs the VM now."""
         return next((host for host in self.hosts.values() if host.runs_vm), None)
 
-    def host_state(self, host_id: int) -> StateName | None:
-        """The state of a host's agent as an enumeration."""
-        name = self.state(host_id)
-        return StateName(name) if name else None
+
+def _waits_for_nothing(agent: Agent, now_s: float) -> bool:
+    """Whether an agent has nothing under way and no time of its own running."""
+    if agent.last is None:
+        return False
+    state = agent.last.state
+    return (
+        not state.acting
+        and not state.asking_lease
+        and state.takeover is None
+        and state.retries == 0
+        and state.better_since_s is None
+        and state.move_not_before_s <= now_s
+    )
 
 
 def _only(error: BaseException, kind: type[BaseException]) -> bool:

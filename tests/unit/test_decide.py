@@ -485,8 +485,8 @@ def test_each_host_follows_a_while_after_the_one_before_it() -> None:
 
 def test_a_follower_says_how_many_come_first() -> None:
     decision = down(live=[peer(2, last_ran=9), peer(3, last_ran=8)])
-    assert codes(decision) == [Code.EQUAL_HOST_FIRST]
-    assert decision.reasons[0].text.startswith("2 equally good host(s)")
+    assert codes(decision)[-1] is Code.EQUAL_HOST_FIRST
+    assert decision.reasons[-1].text.startswith("2 equally good host(s)")
 
 
 @pytest.mark.parametrize(
@@ -503,7 +503,9 @@ def test_a_follower_waits_exactly_its_time_from_the_last_of_three_moments(
     """Since the other came first, the VM went missing and EngineDown was entered."""
 
     def decision(waited_s: float) -> Decision:
-        remembered = may_start(lease=lease, ahead=(3,), ahead_since_s=NOW_S - 500)
+        remembered = may_start(
+            lease=lease, ahead=(3,), ahead_since_s=NOW_S - 500, startable_since_s=NOW_S - 500
+        )
         for_s = waited_s if since == "for_s" else 500.0
         if since != "for_s":
             remembered[since] = NOW_S - waited_s
@@ -516,9 +518,58 @@ def test_a_follower_waits_exactly_its_time_from_the_last_of_three_moments(
         )
 
     waiting = decision(follow_s - MOMENT_S)
-    assert codes(waiting) == [code]
+    assert codes(waiting)[-1] is code
     assert not waiting.actions
     assert kinds(decision(follow_s)) == {StartEngine if lease.owner is None else AskPower}
+
+
+def test_a_lease_that_comes_free_after_a_long_wait_starts_no_race() -> None:
+    """All hosts see it at once; who comes second still gives the first its time."""
+    first_seen = down(
+        live=[peer(3, last_ran=9)],
+        remembered=may_start(ahead=(3,), ahead_since_s=NOW_S - 500),
+        for_s=500.0,
+    )
+    assert codes(first_seen) == [Code.LEASE_FREE, Code.EQUAL_HOST_FIRST]
+    assert first_seen.state.startable_since_s == NOW_S
+
+
+@pytest.mark.parametrize("better_hosts", [1, 2])
+def test_a_better_host_that_does_not_start_is_not_waited_for_for_ever(better_hosts: int) -> None:
+    peers = [peer(2 + n, score=3400) for n in range(better_hosts)]
+    ahead = tuple(p.host_id for p in peers)
+    given_s = better_hosts * TIMING.takeover_follow
+
+    def decision(waited_s: float) -> Decision:
+        return down(
+            live=peers,
+            here=local(bridge_up=False),
+            remembered=may_start(
+                ahead=ahead, ahead_since_s=NOW_S - waited_s, startable_since_s=NOW_S - 500
+            ),
+            for_s=500.0,
+        )
+
+    assert codes(decision(given_s - MOMENT_S)) == [Code.BETTER_HOST]
+    assert kinds(decision(given_s)) == {StartEngine}
+
+
+def test_a_death_before_health_is_a_failed_start_and_health_forgives() -> None:
+    remembered = {"retries": 2, "last_failure_s": NOW_S - 10}
+    died = in_state(S.ENGINE_STARTING, local(DIED), remembered=remembered)
+    assert died.state.retries == 3
+    assert died.state.last_failure_s == NOW_S
+    healthy = in_state(S.ENGINE_STARTING, local(UP), remembered=remembered)
+    assert healthy.state.name is S.ENGINE_UP
+    assert healthy.state.retries == 0
+
+
+def test_an_unanswered_question_does_not_forget_a_takeover() -> None:
+    lease = LeaseAnswer(known=False, asked_s=NOW_S)
+    pursued = Takeover(2, NOW_S - 2)
+    decision = down(silent=[peer(2)], remembered={"lease": lease, "takeover": pursued})
+    assert decision.state.takeover == pursued
+    assert codes(decision) == [Code.LEASE_UNKNOWN]
 
 
 def test_equals_are_counted_anew_after_a_global_maintenance() -> None:
