@@ -35,6 +35,15 @@ class BrokerLink(Protocol):
         """
 
 
+class Notes(Protocol):
+    """Port to the journal."""
+
+    def note(
+        self, before: AgentState, observation: Observation, now_s: float, decision: Decision
+    ) -> None:
+        """Take in one decision; never blocks, never raises."""
+
+
 class Agent:
     """Decides for one host. `stop()` ends it; the VM stays as it is."""
 
@@ -45,7 +54,9 @@ class Agent:
         hands: Hands,
         domain_type: str,
         migration_possible: bool,
+        journal: Notes | None = None,
     ) -> None:
+        self._journal = journal
         self._link = link
         self._hands = hands
         self._domain_type = domain_type
@@ -150,7 +161,10 @@ class Agent:
             outcomes=self._hands.take_outcomes(),
             stopping=self._stopping,
         )
-        decision = decide(self._state, observation, asyncio.get_running_loop().time())
+        now_s = asyncio.get_running_loop().time()
+        decision = decide(self._state, observation, now_s)
+        if self._journal is not None:
+            self._journal.note(self._state, observation, now_s, decision)
         self._state, self.last = decision.state, decision
         self._report = Report(
             score=decision.score.value,

@@ -39,6 +39,10 @@ def _parser() -> argparse.ArgumentParser:
         choices=("global", "local", "none"),
         help="global: nothing is touched; local: this host is drained; none: end both",
     )
+    verbs.add_parser("why", help="why the VM is where it is, and what would change that")
+    replay = verbs.add_parser("replay", help="run the decisions of a journal again and compare")
+    replay.add_argument("file", help="STATE-DIR/journal/journal.jsonl, or an older one")
+    replay.add_argument("--json", action="store_true", dest="json_here")
     score = verbs.add_parser("score", help="what score given samples would make, and why")
     score.add_argument("file", help="JSON; -: standard input")
     score.add_argument("--json", action="store_true", dest="json_here")
@@ -105,6 +109,15 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
         from agent import what_if
 
         return what_if.run(arguments.file, as_json)
+    if arguments.verb == "replay":
+        from agent import replay
+
+        return replay.run(arguments.file, as_json)
+    if arguments.verb == "why":
+        from agent import why
+        from broker.config import load
+
+        return why.run(load(arguments.config))
     if arguments.verb == "run":
         from agent.run import run
 

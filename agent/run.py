@@ -17,6 +17,7 @@ from agent.definition import Definition, DefinitionError, load_definition
 from agent.errors import CommandError
 from agent.fence_ipmi import IpmiDevices
 from agent.hypervisor import LibvirtHypervisor
+from agent.journal import Journal
 from agent.leases import SanlockLeases
 from broker.client import Link
 from broker.config import Config, load, load_fence_passwords
@@ -26,6 +27,7 @@ from broker.worker import Hung
 log = logging.getLogger("ha-agent")
 
 LIBVIRT_RETRY_S = 2.0
+JOURNAL_PATIENCE_S = 2.0
 
 
 def check_lock_driver(config: Config) -> None:
@@ -73,12 +75,14 @@ async def beat_until_stopped(config: Config, definition: Definition) -> None:
     devices = {d.host: d for d in config.fence.device if d.host != config.host.id}
     fence = IpmiDevices(devices, load_fence_passwords(config), config.fence.timeout)
     link = Link(config.daemon.socket)
+    journal = Journal(Path(config.daemon.state_dir) / "journal")
     agent = Agent(
         config.rules(definition.memory_mb),
         link,
         Hands(hypervisor, leases, fence),
         definition.domain_type,
         migration_possible=bool(config.libvirt.migration_uri),
+        journal=journal,
     )
     loop = asyncio.get_running_loop()
     checking = asyncio.ensure_future(check_definition(config, hypervisor))
@@ -97,6 +101,7 @@ async def beat_until_stopped(config: Config, definition: Definition) -> None:
         log.info("asked to end before libvirt answered")
     finally:
         await link.close()
+        journal.flush(JOURNAL_PATIENCE_S)
     log.info("agent ends; the VM stays as it is")
 
 

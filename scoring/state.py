@@ -98,6 +98,10 @@ TRANSITIONS: Mapping[StateName, frozenset[StateName]] = {
 }
 
 
+#: Before any time a monotonic clock shows; finite, so that a state can be written as JSON.
+NEVER_S = -1.0e12
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A peer's timestamp, and when this host first saw it at that value.
@@ -149,19 +153,19 @@ class AgentState:
     rules: Rules = field(default_factory=Rules)
     name: StateName = StateName.REINITIALIZE_FSM
     since_s: float | None = None
-    acted_s: float = float("-inf")
+    acted_s: float = NEVER_S
     acting: bool = False
     stop_asked: bool = False
     seen: Mapping[int, Seen] = field(default_factory=dict)
     missing_since_s: float | None = None
     better_since_s: float | None = None
-    move_not_before_s: float = float("-inf")
+    move_not_before_s: float = NEVER_S
     lease: LeaseAnswer | None = None
     asking_lease: bool = False
     takeover: Takeover | None = None
     ahead: tuple[int, ...] = ()
-    ahead_since_s: float = float("-inf")
+    ahead_since_s: float = NEVER_S
     startable_since_s: float | None = None
     retries: int = 0
-    last_failure_s: float = float("-inf")
+    last_failure_s: float = NEVER_S
     last_ran: int = 0

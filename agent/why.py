@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent why`: why the VM is where it is, and what would change that."""
+
+from __future__ import annotations
+
+from broker.client import ask
+from broker.config import Config
+from broker.exit_codes import ExitCode
+from broker.wire import HostStatus, Status
+from scoring.rules import Rules
+from scoring.timing import Timing
+
+
+def run(config: Config) -> int:
+    """Print it; OK, or ENGINE_DOWN when the VM is down everywhere. Raises as `ask` does."""
+    status = ask(config.daemon.socket, "GET", "/v1/status", Status)
+    print("\n".join(explain(status, config.rules(0))))
+    return ExitCode.OK if status.engine.up else ExitCode.ENGINE_DOWN
+
+
+def explain(status: Status, rules: Rules) -> list[str]:
+    """The sentences: where it is, what this host decided last and why, what would change it."""
+    here = status.hosts[status.host_id]
+    lines = [_where(status)]
+    reasons = "; ".join(reason.text for reason in status.reasons) or "no decision yet"
+    lines.append(f"{here.hostname} is in {here.state or 'no state yet'}: {reasons}.")
+    if status.global_maintenance:
+        return [*lines, "Nothing would change it while global maintenance lasts."]
+    running = status.hosts.get(status.engine.host) if status.engine.host is not None else None
+    if running is None:
+        return [*lines, *_while_down(status)]
+    return [*lines, *_while_up(status, running, rules)]
+
+
+def _where(status: Status) -> str:
+    if not status.engine.up:
+        return "The VM is down on every live host."
+    health = "healthy" if status.engine.healthy else "not healthy"
+    return f"The VM is up and {health} on {status.engine.hostname}."
+
+
+def _while_down(status: Status) -> list[str]:
+    """Each host's own word on why it does not start the VM."""
+    lines = []
+    for host in status.hosts.values():
+        if host.liveness == "live":
+            lines.append(f"{host.hostname} ({host.score} points): {host.reason or 'says nothing'}.")
+        else:
+            lines.append(f"{host.hostname} is {host.liveness}: its word does not count.")
+    return lines
+
+
+def _while_up(status: Status, running: HostStatus, rules: Rules) -> list[str]:
+    timing: Timing = rules.timing
+    lines = []
+    for host in status.hosts.values():
+        if host.host_id == running.host_id:
+            continue
+        lines.append(f"{host.hostname}: {_compared(host, running, rules)}.")
+    lines.append(
+        f"If {running.hostname} falls silent for {timing.suspect_after:g} s its peers ask who "
+        "owns the lease and whether its power is off."
+    )
+    if running.engine_status.health != "good":
+        lines.append(
+            f"If it stays unhealthy for {timing.bad_health:g} s it is stopped and started anew."
+        )
+    return lines
+
+
+def _compared(host: HostStatus, running: HostStatus, rules: Rules) -> str:
+    if host.liveness != "live":
+        return f"{host.liveness}, it cannot take the VM"
+    if host.maintenance:
+        return "in local maintenance, it cannot take the VM"
+    gap = host.score - running.score
+    needed = f"{rules.move_threshold} for {rules.timing.move_dwell:g} s would move the VM there"
+    if gap > 0:
+        return f"{gap} points better; {needed}"
+    if gap == 0:
+        return f"equally good; {needed}"
+    return f"{-gap} points worse; to move the VM there it would have to be better: {needed}"

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The flight recorder: what was decided comes out again, bit for bit, or it is said where not."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from agent import journal as journal_module
+from agent.journal import FILE_NAME, Journal, read, told
+from agent.main import _parser
+from agent.replay import run
+from broker.exit_codes import ExitCode
+from scoring.decide import decide
+from scoring.observation import (
+    EngineMigrationEnded,
+    EngineStartEnded,
+    EngineStopEnded,
+    FenceLeaseAnswer,
+    HostIdFreed,
+    Observation,
+    Outcome,
+    StartResult,
+)
+from scoring.state import AgentState
+from tests.unit.builders import (
+    BOOTING,
+    DIED,
+    DOWN,
+    NOW_S,
+    RULES,
+    UNKNOWN,
+    UP,
+    free_lease,
+    lease_of,
+    local,
+    observe,
+    off,
+    peer,
+)
+
+
+def observation(chance: random.Random, now_s: float) -> Observation:
+    """Anything at all, outcomes of every kind among it."""
+    outcomes: list[Outcome] = [
+        EngineStartEnded(chance.choice(list(StartResult)), "détail"),
+        EngineStopEnded(chance.random() < 0.5),
+        EngineMigrationEnded(2, chance.random() < 0.5),
+        free_lease(now_s),
+        lease_of(2, now_s),
+        off(2, now_s),
+        FenceLeaseAnswer(True, now_s),
+        HostIdFreed(2, True),
+    ]
+    return observe(
+        local(chance.choice([UP, DOWN, DOWN, DIED, BOOTING, UNKNOWN]), engine_taken_s=now_s),
+        peers=(peer(2, timestamp=chance.randrange(3)), peer(3, timestamp=int(now_s))),
+        global_maintenance=chance.choice([False, False, False, True, None]),
+        fence_devices=frozenset({2, 3}),
+        outcomes=tuple(chance.sample(outcomes, chance.randrange(3))),
+    )
+
+
+def write(directory: Path, beats: int, seed: int = 1) -> Path:
+    """A journal of so many beats of a restless world."""
+    chance, journal, state = random.Random(seed), Journal(directory), AgentState(RULES)
+    for number in range(beats):
+        now_s = NOW_S + number
+        seen = observation(chance, now_s)
+        decision = decide(state, seen, now_s)
+        journal.note(state, seen, now_s, decision)
+        state = decision.state
+        if number % 100 == 0:
+            journal.flush(5)
+    journal.flush(5)
+    assert not journal.lost
+    return directory / FILE_NAME
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_was_recorded_replays_bit_for_bit(
+    tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, 300, seed)
+    assert run(str(path), as_json=False) == ExitCode.OK
+    assert "0 came out differently" in capsys.readouterr().out
+
+
+def test_a_record_survives_the_way_through_json(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    state = AgentState(RULES)
+    for number in range(100):
+        seen = observation(chance, NOW_S + number)
+        decision = decide(state, seen, NOW_S + number)
+        record = journal_module.Record(1.0, NOW_S + number, seen, told(decision), state)
+        again = journal_module.decode(journal_module.encode(record))
+        assert again.observation == seen
+        assert again.state == state
+        state = decision.state
+
+
+def test_a_changed_decision_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, 50)
+    lines = path.read_bytes().splitlines(keepends=True)
+    record = json.loads(lines[10])
+    record["decision"]["score"] += 1
+    lines[10] = json.dumps(record).encode() + b"\n"
+    path.write_bytes(b"".join(lines))
+    assert run(str(path), as_json=False) == ExitCode.FAILED
+    out = capsys.readouterr().out
+    assert out.count("DIFFERS") == 1
+    assert "1 came out differently" in out
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"{}\n", b"[" * 9999 + b"\n", b'{"v": 9}\n'])
+def test_a_damaged_journal_is_replayed_up_to_the_damage(
+    tmp_path: Path, damage: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, 50)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:20]) + damage + b"".join(lines[20:]))
+    assert run(str(path), as_json=False) == ExitCode.FILE
+    captured = capsys.readouterr()
+    assert "20 decisions replayed" in captured.out
+    assert "line 21" in captured.err
+
+
+def test_a_journal_cut_short_is_replayed_up_to_the_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, 50)
+    data = path.read_bytes()
+    path.write_bytes(data[:-10])
+    assert run(str(path), as_json=False) == ExitCode.FILE
+    assert "cut short" in capsys.readouterr().err
+
+
+def test_quiet_beats_are_written_once_a_minute(tmp_path: Path) -> None:
+    """And each of them can be checked by itself, whatever lies between."""
+    journal, state = Journal(tmp_path), AgentState(RULES)
+    for number in range(600):
+        now_s = NOW_S + number
+        seen = observe(local(UP, engine_taken_s=now_s), peers=(peer(2, timestamp=number),))
+        decision = decide(state, seen, now_s)
+        journal.note(state, seen, now_s, decision)
+        state = decision.state
+    journal.flush(5)
+    records = list(read(tmp_path / FILE_NAME))
+    assert 10 <= len(records) <= 16
+    assert run(str(tmp_path / FILE_NAME), as_json=True) == ExitCode.OK
+
+
+def test_files_are_bounded_and_each_can_be_read_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "FILE_BYTES_MAX", 20_000)
+    write(tmp_path, 400)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == journal_module.FILES_MAX
+    for file in files:
+        assert file.stat().st_size <= 30_000
+        assert run(str(file), as_json=True) == ExitCode.OK
+
+
+def test_a_disk_that_cannot_be_written_loses_records_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    journal, state = Journal(tmp_path / "file"), AgentState(RULES)
+    seen = observe()
+    journal.note(state, seen, NOW_S, decide(state, seen, NOW_S))
+    journal.flush(5)
+    assert journal.lost == 1
+
+
+def test_the_command_line_knows_replay() -> None:
+    assert _parser().parse_args(["replay", "file", "--json"]).file == "file"
