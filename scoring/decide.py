@@ -503,6 +503,12 @@ def _engine_up(turn: _Turn) -> StateName:
         # nobody told whether ours does, nothing is done to it: unknown is not "no".
         held = "but the lease is held here" if local.lease_held else "who holds it is not known"
         turn.because(Code.VM_TWICE_CLAIMED, f"{_name(other)} says that it runs the VM too, {held}")
+    if local.lease_held is False:
+        turn.because(
+            Code.VM_UNPROTECTED,
+            "the VM runs here without its lease: nothing keeps another host from starting it; "
+            "was it started or suspended by hand?",
+        )
     if (name := _move(turn)) is not None:
         return name
     return _judge_health(turn)

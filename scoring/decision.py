@@ -134,6 +134,7 @@ class Code(StrEnum):
     VM_DIED = "vm-died"
     VM_GONE = "vm-gone"
     VM_TWICE = "vm-twice"
+    VM_UNPROTECTED = "vm-unprotected"
     VM_TWICE_CLAIMED = "vm-twice-claimed"
     MOVE_DWELL = "move-dwell"
     MOVE_STARTED = "move-started"

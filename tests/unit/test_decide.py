@@ -564,6 +564,12 @@ def test_a_death_before_health_is_a_failed_start_and_health_forgives() -> None:
     assert healthy.state.retries == 0
 
 
+def test_a_vm_without_its_lease_is_said_to_be_unprotected() -> None:
+    assert Code.VM_UNPROTECTED in codes(in_state(S.ENGINE_UP, local(UP, lease_held=False)))
+    for held in (True, None):
+        assert Code.VM_UNPROTECTED not in codes(in_state(S.ENGINE_UP, local(UP, lease_held=held)))
+
+
 def test_an_unanswered_question_does_not_forget_a_takeover() -> None:
     lease = LeaseAnswer(known=False, asked_s=NOW_S)
     pursued = Takeover(2, NOW_S - 2)
@@ -1283,7 +1289,8 @@ def test_a_claim_to_run_the_vm_too_does_not_stop_one_that_may_hold_the_lease(
 
 def test_a_silent_hosts_claim_to_run_the_vm_too_is_not_heard() -> None:
     decision = in_state(S.ENGINE_UP, local(UP, lease_held=False), silent=[peer(2, 100, UP)])
-    assert codes(decision) == [Code.ENGINE_HEALTHY]
+    assert decision.state.name is S.ENGINE_UP
+    assert codes(decision) == [Code.VM_UNPROTECTED, Code.ENGINE_HEALTHY]
 
 
 def test_an_unhealthy_vm_is_watched_in_engine_up_bad_health() -> None:

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Each checker sees a breach of its law: a bug is planted in product or world, and found."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from broker.wire import Report
+from scoring import decide
+from scoring.decision import FreeHostId
+from scoring.state import StateName
+from tests.simulation.host import Host
+from tests.simulation.laws import Broken
+from tests.simulation.lockspace import Daemon
+from tests.simulation.world import Settings, World
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """Three hosts, the VM up and healthy on one of them for half a minute."""
+    world = World(Settings(hosts=3), random.Random(1))
+    world.fault_began("test")
+    world.power_all_on(1.0)
+    world.run(150.0)
+    assert owner(world).vm_healthy
+    yield world
+    world.close()
+
+
+def owner(world: World) -> Host:
+    host = world.owner()
+    assert host is not None
+    return host
+
+
+def other(world: World) -> Host:
+    return next(host for host in world.hosts.values() if host is not owner(world))
+
+
+def broken(world: World, law: str, within_s: float = 300.0) -> None:
+    """Time passes until that law is broken."""
+    with pytest.raises(Broken) as caught:
+        world.run(within_s)
+    assert caught.value.law == law, caught.value
+
+
+def test_one_vm(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sanlock gives the lease to everyone: the second QEMU is seen the moment it runs."""
+    monkeypatch.setattr(Daemon, "_may_take", lambda self, resource: True)
+    monkeypatch.setattr(decide, "_lease_allows", lambda turn: True)
+    owner(world).freeze(30.0)
+    broken(world, "one-vm")
+
+
+def test_leased(world: World) -> None:
+    """A guest that executes while its QEMU has lost the lease."""
+    qemu = owner(world).qemu
+    assert qemu is not None
+    qemu.has_lease = False
+    world.laws.vm_changed()
+    broken(world, "leased", 1.0)
+
+
+def test_freed_off_while_it_is_on(world: World) -> None:
+    """A BMC of the right machine that lies "off" is beyond what the product can see; we do."""
+    victim = owner(world)
+    victim.bmc.fault = "says-off"
+    victim.break_storage("hang")
+    broken(world, "freed-off")
+
+
+def test_freed_off_looks_at_the_moment_of_the_proof(world: World) -> None:
+    """Off now is not enough: it must have been off when it was read."""
+    asker, target = owner(world), other(world)
+    assert asker.loop is not None
+    target.power_off("test")
+    early_s = asker.loop.time() - 5.0
+    world.freeing(asker, FreeHostId(target.host_id, 1, 1, early_s))
+    broken(world, "freed-off", 1.0)
+
+
+def test_global(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A core that does not look at global maintenance."""
+    monkeypatch.setattr(decide, "_global_maintenance", lambda turn: None)
+    monkeypatch.setattr(decide, "_usual", lambda turn: None)
+    world.set_global_maintenance(True)
+    world.run(10.0)
+    owner(world).power_off("test")
+    broken(world, "global")
+
+
+def test_local(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A core that does not look at local maintenance."""
+    monkeypatch.setattr(decide, "_local_maintenance", lambda turn: None)
+    for host in world.hosts.values():
+        if host is not owner(world):
+            world.set_local_maintenance(host, True)
+    monkeypatch.setattr(decide, "_others", lambda turn: [])
+    world.run(10.0)
+    owner(world).power_off("test")
+    broken(world, "local")
+
+
+def test_healthy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A core that shuts the VM down as soon as another host scores more."""
+    monkeypatch.setattr(decide, "_move", lambda turn: StateName.ENGINE_STOP)
+    broken(world, "healthy")
+
+
+def test_blameless(world: World) -> None:
+    """A host id that is freed under a living host: sanlock ends its VM."""
+    world.leases.delta(owner(world).host_id).timestamp = 0
+    broken(world, "blameless")
+
+
+def test_two_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that says EngineUp all the time."""
+    host = other(world)
+    report = Report(3400, StateName.ENGINE_UP.value, (), (), 1)
+    for _ in range(3):
+        world.laws.reported(host, report)
+    monkeypatch.setattr(world, "reported", lambda host, report: None)
+    broken(world, "two-up", 30.0)
+
+
+def test_quiet(world: World) -> None:
+    """Something is started long after the last fault."""
+    world.fault_ended()
+    world.run(world.bound_s() + 5.0, leaps=True)
+    world.began(owner(world), "migrate")
+    broken(world, "quiet", 1.0)
+
+
+def test_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody ever starts the VM again."""
+    monkeypatch.setattr(decide, "_may_start_here", lambda turn: False)
+    owner(world).power_off("test")
+    world.fault_ended()
+    world.run(world.bound_s() + 5.0)
+    world.laws.must_be_up()
+    broken(world, "up", 1.0)
+
+
+def test_clean_sees_a_failed_daemon(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decision that raises ends the agent: a bug, whoever starts it again."""
+
+    def fails(turn: object) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(decide, "_judge_health", fails)
+    broken(world, "clean", 20.0)
+
+
+def test_clean_sees_a_task_that_is_left(world: World) -> None:
+    """A task that does not end with its process."""
+    import asyncio
+
+    async def stays() -> None:
+        while True:
+            try:
+                await asyncio.sleep(3600.0)
+            except asyncio.CancelledError:
+                continue
+
+    host = owner(world)
+    process = host.processes["agent"]
+    task = host.loop.create_task(stays()) if host.loop else None
+    assert task is not None
+    process.own(task)
+    world.run(1.0)
+    with pytest.raises(Broken, match="tasks left"):
+        world.stop()
+    task.get_coro().close()

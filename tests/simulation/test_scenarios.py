@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Every scenario holds, with all laws checked; and one with a mistake is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.scenario import BadScenario, Disappointed, Player, load, parse
+
+FILES = sorted((Path(__file__).parents[1] / "scenarios").glob("*.txt"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_scenario(path: Path) -> None:
+    """Its expectations come true and no law is broken on the way."""
+    Player(load(path)).play()
+
+
+def test_there_are_enough_of_them() -> None:
+    """A glob that finds nothing would pass every test."""
+    assert len(FILES) >= 60
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("hosts 2\nexpect engine healthy within 9\n", "first line must be a comment"),
+        ("# a\nwait 3\nexpect engine healthy within 9\n", "first verb must be"),
+        ("# a\nhosts 2\nwait 3\n", "expects nothing"),
+        ("# a\nhosts 2\nexplode host1\nexpect engine healthy within 9\n", "'explode' is no verb"),
+    ],
+)
+def test_a_text_that_is_no_scenario_is_refused(text: str, complaint: str) -> None:
+    """The message says which line and what would fit."""
+    with pytest.raises(BadScenario, match=complaint):
+        parse("x.txt", text)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["power off host9", "power up host1", "expect engine healthy", "wait", "set mood good host1"],
+)
+def test_a_line_that_does_not_fit_is_named(line: str) -> None:
+    """Found while it is played, with its number."""
+    scenario = parse("x.txt", f"# a\nhosts 1\n{line}\nexpect engine healthy within 1\n")
+    with pytest.raises(BadScenario, match=r"x\.txt:3: "):
+        Player(scenario).play()
+
+
+def test_an_expectation_that_does_not_hold_is_an_error() -> None:
+    """A runner that is always content proves nothing."""
+    scenario = parse("x.txt", "# a\nhosts 1\nexpect engine healthy within 5\n")
+    with pytest.raises(Disappointed, match=r"x\.txt:3: .* not so at 5\.0 s"):
+        Player(scenario).play()

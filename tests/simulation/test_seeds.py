@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A fixed set of seeds holds every law; and a seed is one run, wherever it is run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.seeds import run_seed
+
+ROOT = Path(__file__).parents[2]
+HOSTS = (2, 7)
+MINUTES = 8.0
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_seed(seed: int) -> None:
+    """Random faults on a random cluster: no law is broken."""
+    result = run_seed(seed, HOSTS, MINUTES)
+    assert not result.broken, "\n".join([*result.trace, result.broken])
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    """Twice in one process, and once in another with another hash seed."""
+    first = run_seed(5, HOSTS, MINUTES).fingerprint
+    assert run_seed(5, HOSTS, MINUTES).fingerprint == first
+    code = (
+        "from tests.simulation.seeds import run_seed;"
+        f"print(run_seed(5, {HOSTS}, {MINUTES}).fingerprint)"
+    )
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
+        other = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert other.stdout.strip() == first
+
+
+def test_another_seed_is_another_run() -> None:
+    """Otherwise the fingerprint says nothing."""
+    assert run_seed(5, HOSTS, MINUTES).fingerprint != run_seed(6, HOSTS, MINUTES).fingerprint
