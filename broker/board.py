@@ -103,6 +103,7 @@ class Board:
         self._raw: dict[int, bytes] = {}
         self.newer_versions: tuple[int, ...] = ()
         self.global_maintenance: bool | None = None
+        self._maintenance_ends = False
         self.storage_good_since_s: float | None = None
         self.sweep = 0
         self.last_read_s: float | None = None
@@ -185,4 +186,11 @@ class Board:
                 0, SlotFault.MAINTENANCE_MISSING, "was emptied while global maintenance was set"
             )
         elif sweep.cluster is not None:
-            self.global_maintenance = sweep.cluster.maintenance
+            ends = bool(self.global_maintenance) and not sweep.cluster.maintenance
+            if ends and not self._maintenance_ends:
+                # What one read returned may be old; only two in a row end a maintenance.
+                self._maintenance_ends = True
+                del self._raw[0]
+            else:
+                self._maintenance_ends = False
+                self.global_maintenance = sweep.cluster.maintenance

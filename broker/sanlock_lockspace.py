@@ -40,6 +40,13 @@ class SanlockLockspace:
         self.problem = "not joined yet"
 
     async def run(self) -> None:
+        try:
+            await self._keep()
+        except asyncio.CancelledError:
+            await self._abandon()
+            raise
+
+    async def _keep(self) -> None:
         while True:
             try:
                 await self._look()
@@ -80,10 +87,32 @@ class SanlockLockspace:
             if error.errno not in (errno.EEXIST, errno.EINPROGRESS):
                 raise
 
+    async def _abandon(self) -> None:
+        """End a join that is still under way: sanlock would go on with it for minutes.
+
+        A lockspace that is joined is never left here: the VM's lease hangs on it.
+        """
+        if self.joined is not False:
+            return
+        try:
+            # The other worker's thread is the one that waits for the join.
+            await Worker("sanlock abandon").call("rem_lockspace", 10.0, self._end_join)
+        except (Hung, sanlock.SanlockException) as error:
+            log.warning("the join of the lockspace could not be ended: %s", error)
+
+    def _end_join(self) -> None:
+        name = self._name.encode()
+        for found in sanlock.get_lockspaces():
+            ours = (found["lockspace"], found["host_id"]) == (name, self._host_id)
+            if ours and found["flags"] & sanlock.LSFLAG_ADD:
+                # unused: refused (EBUSY) if any process held a lease in it after all.
+                sanlock.rem_lockspace(name, self._host_id, self._path, unused=True)
+
     def _check_own_id(self) -> None:
         """Raise LockspaceError when this host's sanlock is in the lockspace as another id."""
         for found in sanlock.get_lockspaces():
-            if found["lockspace"] == self._name.encode() and found["host_id"] != self._host_id:
+            other = found["host_id"] != self._host_id and not found["flags"] & sanlock.LSFLAG_ADD
+            if found["lockspace"] == self._name.encode() and other:
                 raise LockspaceError(
                     f"sanlock on this host is in lockspace {self._name!r} as host id "
                     f"{found['host_id']}, but host.id is {self._host_id}"

@@ -61,6 +61,9 @@ class Worker:
         if self._running is not None:
             raise Hung(self.name, self._running[0], loop.time() - self._running[1])
         future: asyncio.Future[T] = loop.create_future()
+        # Whoever comes too late, or after the caller was cancelled, is not waited for; an
+        # error of his must not be shouted about as "never retrieved".
+        future.add_done_callback(lambda late: late.cancelled() or late.exception())
         self._running = (what, loop.time())
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
@@ -71,9 +74,6 @@ class Worker:
         except TimeoutError:
             if future.done():
                 return future.result()
-            # Whoever comes too late is not waited for, but an error must not be shouted
-            # about as "never retrieved".
-            future.add_done_callback(lambda late: late.cancelled() or late.exception())
             raise Hung(self.name, what, timeout_s) from None
 
     def _work(self) -> None:

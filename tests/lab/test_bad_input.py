@@ -5,10 +5,12 @@ own exit code, and nothing is started."""
 from __future__ import annotations
 
 import subprocess
+from functools import partial
 
 from broker.exit_codes import ExitCode
 from broker.whiteboard import SLOT_BYTES, SlotReport, decode_slot
 
+from . import ask
 from .cluster import Cluster
 from .layout import LOCKSPACE
 
@@ -56,6 +58,12 @@ def test_a_host_id_in_use_is_refused_by_sanlock(lab: Cluster) -> None:
     finally:
         lab.start(host, "broker")
         lab.start(host, "agent")
+    # The refused join was ended: the host is back with its own id within seconds.
+    ask.until("the host is back", 30, partial(is_back, lab, host))
+
+
+def is_back(lab: Cluster, host: str) -> bool:
+    return ask.status(lab, host).get("lockspace") == "joined"
 
 
 def slot(lab: Cluster, host_id: int) -> SlotReport:

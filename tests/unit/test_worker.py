@@ -4,11 +4,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 
 import pytest
 
 from broker.worker import Hung, Worker
+
+
+async def free(worker: Worker) -> None:
+    """Wait until the worker takes calls again."""
+    for _ in range(200):
+        try:
+            assert await worker.call("again", 1.0, lambda: "free") == "free"
+            return
+        except Hung:
+            await asyncio.sleep(0.01)
+    pytest.fail("the worker never came back")
 
 
 def test_results_and_errors_come_back() -> None:
@@ -56,15 +68,7 @@ def test_a_hung_call_is_reported_with_its_name_and_nothing_is_piled_on_it() -> N
                 await worker.call("writing", 0.05, begun.append, "second")
         assert begun == ["hang"]
         let_go.set()
-        for _ in range(200):
-            await asyncio.sleep(0.01)
-            try:
-                assert await worker.call("again", 1.0, lambda: "free") == "free"
-                break
-            except Hung:
-                continue
-        else:
-            pytest.fail("the worker never came back")
+        await free(worker)
 
     asyncio.run(run())
 
@@ -85,3 +89,27 @@ def test_a_late_error_is_swallowed() -> None:
         assert await worker.call("next", 1.0, lambda: 1) == 1
 
     asyncio.run(run())
+
+
+def test_an_error_after_the_caller_was_cancelled_is_swallowed() -> None:
+    shouted: list[object] = []
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: shouted.append(what))
+        worker, let_go = Worker("test"), threading.Event()
+
+        def fail_late() -> None:
+            let_go.wait(30)
+            raise OSError("late")
+
+        caller = asyncio.create_task(worker.call("failing", 30.0, fail_late))
+        await asyncio.sleep(0.05)
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        let_go.set()
+        await free(worker)
+
+    asyncio.run(run())
+    gc.collect()
+    assert not shouted
