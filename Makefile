@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Every target sets itself up; on a prepared machine that takes no time.
 PYTHON := .venv/bin/python
+HOSTS ?= 2..7
+SEEDS ?= 200
 
-.PHONY: help setup check lint fast test lab-test demo bench lab-down clean
+.PHONY: help setup check lint fast test simulation-test lab-test demo demo-sim simulate \
+	mutation bench lab-down clean
 
 help:
-	@echo "make check   lint, strict types, fast tests (under a minute)"
-	@echo "make test    everything, the lab with real sanlock, libvirt, QEMU and BMCs included"
-	@echo "make demo    watch an engine VM survive a power cut"
-	@echo "make bench   the figures, measured here"
+	@echo "make check     lint, strict types, fast tests (under a minute)"
+	@echo "make test      everything, the lab with real sanlock, libvirt, QEMU and BMCs included"
+	@echo "make demo      watch an engine VM survive a power cut"
+	@echo "make demo-sim  the same story in virtual time, with Python alone"
+	@echo "make simulate  SEEDS=1000 HOSTS=2..7: whole clusters, faults by chance, in virtual time"
+	@echo "               SEED=n TRACE=1: one of them, told"
+	@echo "make bench     the figures, measured here"
+	@echo "make mutation  does every line of scoring/ matter to some test? (minutes)"
 
 setup:
 	@scripts/setup
@@ -19,17 +26,33 @@ lint: setup
 	@.venv/bin/mypy -p scoring -p broker -p agent -p tests
 
 fast: setup
-	@$(PYTHON) -m pytest -q tests --ignore=tests/lab
+	@$(PYTHON) -m pytest -q tests/unit
 
 check: lint fast
+
+simulation-test: setup
+	@$(PYTHON) -m pytest -q tests/simulation
 
 lab-test: setup
 	@$(PYTHON) -m pytest -q tests/lab
 
-test: check lab-test
+test: check simulation-test lab-test
 
 demo: setup
 	@$(PYTHON) -m tests.lab demo
+
+demo-sim:
+	@[ -x $(PYTHON) ] || scripts/setup --python-only
+	@$(PYTHON) -m tests.simulation demo
+
+simulate:
+	@[ -x $(PYTHON) ] || scripts/setup --python-only
+	@$(PYTHON) -m tests.simulation run --hosts $(HOSTS) \
+		$(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(if $(TRACE),--trace)
+
+mutation: setup
+	@.venv/bin/mutmut run
+	@.venv/bin/mutmut results
 
 bench: setup
 	@$(PYTHON) -m tests.bench
@@ -38,4 +61,4 @@ lab-down:
 	@$(PYTHON) -m tests.lab down
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis mutants *.egg-info

@@ -163,6 +163,10 @@ class Reason:
     code: Code
     text: str
 
+    def __post_init__(self) -> None:
+        assert isinstance(self.code, Code), self.code
+        assert isinstance(self.text, str) and self.text, self.code
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:

@@ -27,6 +27,8 @@ NEEDED = {
     ),
     str(BUSYBOX): "busybox-static",
 }
+# What is left to see where no lab can run.
+WITHOUT = "make demo-sim tells the same story in virtual time, without root"
 # Administrators' programs lie where a user's PATH does not look.
 SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
@@ -34,7 +36,7 @@ SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 def check() -> None:
     """MachineError naming what is missing and the next step."""
     if os.geteuid() != 0:
-        raise MachineError("the lab needs root (namespaces, taps, libvirtd); run it as root")
+        raise MachineError(f"the lab needs root (namespaces, taps, libvirtd): {WITHOUT}")
     missing = sorted({package for name, package in NEEDED.items() if not _is_there(name)})
     if missing:
         raise MachineError(f"missing packages: {' '.join(missing)}; run scripts/setup")
@@ -63,5 +65,5 @@ def _check_namespaces() -> None:
     if code := os.waitstatus_to_exitcode(status):
         raise MachineError(
             f"namespaces are not to be had here ({os.strerror(code)}); "
-            "run on a machine or container with CAP_SYS_ADMIN"
+            f"run on a machine or container with CAP_SYS_ADMIN; {WITHOUT}"
         )

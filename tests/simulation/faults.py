@@ -210,7 +210,7 @@ def _torn(world: World, host: Host, chance: random.Random) -> Callable[[], None]
 
 
 def _stale(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
-    host.storage.stale_reads += chance.randint(1, 5)
+    host.storage.stale_reads = 1
     return _nothing
 
 

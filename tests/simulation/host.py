@@ -115,6 +115,7 @@ class Host:
         self.boots = 0
         self.up = False
         self.loop: HostLoop | None = None
+        self.ended_loops: list[HostLoop] = []
         self.processes: dict[str, Process] = {}
         self.sanlock: Daemon | None = None
         self.libvirt_up = False
@@ -200,15 +201,19 @@ class Host:
             self.sanlock = None
         loop = self.loop
         if loop is not None:
+            # The killed tasks must still come to their end, and what a freeze has put off.
+            last_s = max(self.timeline.now_s, loop.frozen_until_s)
             loop.frozen_until_s = 0.0
-            # The killed tasks must still come to their end.
-            self.timeline.after(0.0, setattr, loop, "ended", True)
+            self.timeline.at(last_s, setattr, loop, "ended", True)
+            self.ended_loops.append(loop)
+            self.loop = None
 
     def freeze(self, for_s: float) -> None:
         """Nothing on it runs for so long; the watchdog resets it when that is too long."""
         if self.loop is None or not self.up:
             return
-        self.loop.frozen_until_s = self.frozen_until_s = self.timeline.now_s + for_s
+        until_s = max(self.loop.frozen_until_s, self.timeline.now_s + for_s)
+        self.loop.frozen_until_s = self.frozen_until_s = until_s
         self.watch.tell(self.name, f"frozen for {for_s:.0f} s")
         if for_s > WATCHDOG_FROZEN_S:
             self.timeline.after(WATCHDOG_FROZEN_S, self._watchdog, self.boots)

@@ -11,7 +11,8 @@ product's own word.
     local           a host in local maintenance does not start the VM
     healthy         a VM that is healthy is not shut down or ended by an agent
     blameless       sanlock ends no VM on a host whose storage was fine
-    two-up          no two agents call themselves EngineUp for longer than five seconds
+    two-up          no two agents that can read the storage call themselves EngineUp for
+                    longer than five seconds
     quiet           without faults for longer than the bound nothing is started, stopped, moved
     up              that long after the last fault the VM is up and healthy, if a host can run it
     clean           no exception in a task or in a loop, no task left at the end
@@ -142,7 +143,11 @@ class Laws:
         up = [
             i
             for i, is_up in self._up.items()
-            if is_up and not hosts[i].frozen and "agent" in hosts[i].processes
+            if is_up
+            and not hosts[i].frozen
+            # Without storage an agent may hold still in the state it is in.
+            and not hosts[i].storage.fault
+            and "agent" in hosts[i].processes
         ]
         if len(up) < 2:
             self._two_up_since_s = None

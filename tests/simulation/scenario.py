@@ -81,7 +81,8 @@ def parse(name: str, text: str) -> Scenario:
         if not words:
             continue
         if words[0] not in VERBS:
-            raise BadScenario(f"{name}:{number}: {words[0]!r} is no verb; known: {', '.join(VERBS)}")
+            known = ", ".join(VERBS)
+            raise BadScenario(f"{name}:{number}: {words[0]!r} is no verb; known: {known}")
         steps.append(Step(number, words[0], tuple(words[1:])))
     if not sentence:
         raise BadScenario(f"{name}:1: the first line must be a comment that tells the story")
@@ -305,7 +306,7 @@ class Player:
             elif how == "torn":
                 host.storage.torn_writes += 1
             elif how == "stale":
-                host.storage.stale_reads += 3
+                host.storage.stale_reads += 1
             elif how == "stray":
                 other = next(h for h in self.world.hosts.values() if h is not host)
                 host.storage.stray_writes.append(other.host_id)

@@ -11,7 +11,6 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from agent.actions import Hands
 from agent.beat import Agent
@@ -534,8 +533,8 @@ class World:
         for process in self._all_processes:
             found += process.failures
         for host in self.hosts.values():
-            if host.loop is not None:
-                found += host.loop.problems
+            for loop in (*host.ended_loops, host.loop):
+                found += loop.problems if loop is not None else []
         return found
 
     def stop(self) -> None:

@@ -564,6 +564,59 @@ def test_a_death_before_health_is_a_failed_start_and_health_forgives() -> None:
     assert healthy.state.retries == 0
 
 
+@pytest.mark.parametrize(
+    ("sample", "part"),
+    [
+        ({"network": 0.0}, "network"),
+        ({"bridge_up": False}, "bridge"),
+        ({"mem_free_mb": 1.0}, "memory"),
+        ({"cpu_load": 0.9}, "load"),
+        ({"config_up_to_date": False}, "config"),
+    ],
+)
+def test_every_sample_of_this_host_reaches_its_score(sample: dict[str, Any], part: str) -> None:
+    fine = {"network": 1.0, "bridge_up": True, "mem_free_mb": 8000.0, "cpu_load": 0.1}
+    here = local(DOWN, **{**fine, "config_up_to_date": True, **sample})
+    decision = in_state(S.ENGINE_DOWN, here, live=[peer(2, engine=UP)])
+    assert [penalty.name for penalty in decision.score.penalties] == [part]
+
+
+def test_a_host_outside_the_lockspace_scores_0_and_says_so() -> None:
+    decision = in_state(S.ENGINE_DOWN, lockspace_joined=False)
+    assert decision.score.value == 0
+    (penalty,) = decision.score.penalties
+    assert (penalty.name, penalty.points) == ("lockspace", RULES.weights.base_score)
+    assert penalty.why
+
+
+@pytest.mark.parametrize("name", sorted(set(S) - {S.AGENT_STOPPED}))
+@pytest.mark.parametrize("engine", [UP, DOWN])
+def test_every_state_ends_when_the_agent_is_asked_to(name: StateName, engine: EngineStatus) -> None:
+    decision = in_state(name, local(engine), stopping=True)
+    assert decision.state.name is S.AGENT_STOPPED
+    assert decision.actions == ()
+
+
+def test_a_lease_that_is_lost_again_is_waited_for_anew() -> None:
+    decision = down(
+        silent=[peer(2)], remembered=may_start(lease=lease_of(2), startable_since_s=1.0)
+    )
+    assert decision.state.startable_since_s is None
+
+
+def test_the_next_power_reading_wakes_the_agent_only_when_it_is_waited_for() -> None:
+    first = off(2, NOW_S - 0.5)
+    waiting = {"takeover": Takeover(2, NOW_S - 1, offs=(first,), power=first, taking_fence=True)}
+    asking = {"takeover": replace(waiting["takeover"], asking_power=True)}
+    for remembered, wake_s in ((waiting, first.read_s + TIMING.power_reread), (asking, None)):
+        decision = down(
+            silent=[peer(2)],
+            remembered=may_start(lease=lease_of(2), **remembered),
+            fence_devices=frozenset({2}),
+        )
+        assert decision.wake_s == wake_s
+
+
 def test_a_vm_without_its_lease_is_said_to_be_unprotected() -> None:
     assert Code.VM_UNPROTECTED in codes(in_state(S.ENGINE_UP, local(UP, lease_held=False)))
     for held in (True, None):
