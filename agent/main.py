@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs.add_parser("why", help="why the VM is where it is, and what would change that")
     replay = verbs.add_parser("replay", help="run the decisions of a journal again and compare")
     replay.add_argument("file", help="STATE-DIR/journal/journal.jsonl, or an older one")
+    replay.add_argument("--scenario", metavar="OUT", help="also write the incident as a scenario")
     replay.add_argument("--json", action="store_true", dest="json_here")
     score = verbs.add_parser("score", help="what score given samples would make, and why")
     score.add_argument("file", help="JSON; -: standard input")
@@ -112,7 +113,7 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
     if arguments.verb == "replay":
         from agent import replay
 
-        return replay.run(arguments.file, as_json)
+        return replay.run(arguments.file, as_json, arguments.scenario)
     if arguments.verb == "why":
         from agent import why
         from broker.config import load

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from agent import incident
 from agent.errors import CommandError
 from agent.journal import Damaged, Record, read, told
 from broker.exit_codes import ExitCode
@@ -16,8 +17,8 @@ from scoring.decide import decide
 from scoring.state import AgentState
 
 
-def run(path: str, as_json: bool) -> int:
-    """Print each decision with its reasons.
+def run(path: str, as_json: bool, scenario_path: str | None = None) -> int:
+    """Print each decision with its reasons; `scenario_path`: write the incident there.
 
     OK when all came out as recorded, FAILED when one did not, FILE when the journal could be
     read only up to some damage (what is before it is replayed).
@@ -25,6 +26,7 @@ def run(path: str, as_json: bool) -> int:
     code = ExitCode.OK
     state: AgentState | None = None
     count = different = 0
+    records: list[Record] = []
     try:
         for record in read(Path(path)):
             state = record.state if record.state is not None else state
@@ -32,6 +34,7 @@ def run(path: str, as_json: bool) -> int:
                 raise Damaged(f"{path}: its first record has no state to begin with")
             state, again = _again(state, record)
             count += 1
+            records.append(record)
             differs = again != record.decision
             different += differs
             _print(record, again, differs, as_json)
@@ -40,6 +43,13 @@ def run(path: str, as_json: bool) -> int:
         code = ExitCode.FILE
     except OSError as error:
         raise CommandError(ExitCode.FILE, f"{path}: cannot be read: {error.strerror}") from None
+    if scenario_path is not None and state is not None:
+        text = incident.scenario(records, state.rules.timing.suspect_after)
+        try:
+            Path(scenario_path).write_text(text)
+        except OSError as error:
+            text = f"{scenario_path}: cannot be written: {error.strerror}"
+            raise CommandError(ExitCode.FILE, text) from None
     if not as_json:
         print(f"{count} decisions replayed, {different} came out differently")
     return ExitCode.FAILED if different else code

@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, help="only this one")
     run.add_argument("--hosts", type=_hosts, default=(2, 7), help="N or N..M")
     run.add_argument("--minutes", type=float, default=30.0, help="of faults in each run")
+    run.add_argument("--apart", type=float, help="mean seconds between faults; default: drawn")
     run.add_argument("--processes", type=int, default=2)
     run.add_argument("--trace", action="store_true", help="print what happens")
     scenario = verbs.add_parser("scenario", help="play scenario files")
@@ -75,20 +76,34 @@ def _run(arguments: argparse.Namespace) -> int:
     total = Sum()
     if arguments.seed is not None:
         results = iter(
-            [run_seed(arguments.seed, arguments.hosts, arguments.minutes, arguments.trace)]
+            [
+                run_seed(
+                    arguments.seed,
+                    arguments.hosts,
+                    arguments.minutes,
+                    arguments.trace,
+                    apart_s=arguments.apart,
+                )
+            ]
         )
     else:
         seeds = range(arguments.first, arguments.first + arguments.seeds)
-        results = run_seeds(seeds, arguments.hosts, arguments.minutes, arguments.processes)
+        results = run_seeds(
+            seeds, arguments.hosts, arguments.minutes, arguments.processes, arguments.apart
+        )
     for result in results:
         total.add(result)
+        if total.seeds % 50 == 0:
+            print(f"{total.seeds} seeds", file=sys.stderr, flush=True)
         if result.trace:
             print("\n".join(result.trace))
         if result.broken:
             print(f"seed {result.seed} with {result.hosts} hosts: {result.broken}")
+            apart = "" if arguments.apart is None else f" --apart {arguments.apart}"
             print(
                 f"replay: python -m tests.simulation run --seed {result.seed} --trace "
-                f"--hosts {arguments.hosts[0]}..{arguments.hosts[1]} --minutes {arguments.minutes}"
+                f"--hosts {arguments.hosts[0]}..{arguments.hosts[1]} "
+                f"--minutes {arguments.minutes}{apart}"
             )
             return 1
     print("\n".join(total.lines()))

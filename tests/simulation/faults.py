@@ -378,9 +378,16 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 
-def schedule(world: World, chance: random.Random, first_s: float, last_s: float) -> None:
-    """Queue faults between two true times, one to several minutes apart, sometimes together."""
-    apart_s = chance.choice([30.0, 90.0, 200.0, 400.0])
+def schedule(
+    world: World,
+    chance: random.Random,
+    first_s: float,
+    last_s: float,
+    apart_s: float | None = None,
+) -> None:
+    """Queue faults between two true times, sometimes two or three together."""
+    drawn_s = chance.choice([30.0, 90.0, 200.0, 400.0])
+    apart_s = drawn_s if apart_s is None else apart_s
     at_s = first_s
     weights = [fault.weight for fault in FAULTS]
     while at_s < last_s:

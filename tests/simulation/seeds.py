@@ -63,8 +63,12 @@ def run_seed(
     minutes: float,
     keep_trace: bool = False,
     leaps: bool = True,
+    apart_s: float | None = None,
 ) -> Result:
-    """One run: cold start, faults for so long, then the bound, in which all must come well."""
+    """One run: cold start, faults for so long, then the bound, in which all must come well.
+
+    `apart_s`: mean time between faults; None: drawn from the seed, half a minute to seven.
+    """
     logging.disable(logging.CRITICAL)
     began_s = time.process_time()
     chance = random.Random(seed)
@@ -77,7 +81,7 @@ def run_seed(
         world.power_all_on(on_within_s)
         world.timeline.after(on_within_s + 1.2 * settings.host_boot_s, world.fault_ended)
         faults_from_s = chance.choice([5.0, 300.0, 600.0])
-        schedule(world, random.Random(seed + 1), faults_from_s, minutes * 60.0)
+        schedule(world, random.Random(seed + 1), faults_from_s, minutes * 60.0, apart_s)
         world.run(minutes * 60.0, leaps)
         while not world.is_quiet():
             world.run(max(1.0, world.bound_s() - world.is_calm_for()), leaps)
@@ -106,15 +110,20 @@ def run_seed(
     )
 
 
-def _one(job: tuple[int, tuple[int, int], float]) -> Result:
-    return run_seed(*job)
+def _one(job: tuple[int, tuple[int, int], float, float | None]) -> Result:
+    seed, hosts, minutes, apart_s = job
+    return run_seed(seed, hosts, minutes, apart_s=apart_s)
 
 
 def run_seeds(
-    seeds: range, hosts: tuple[int, int], minutes: float, processes: int
+    seeds: range,
+    hosts: tuple[int, int],
+    minutes: float,
+    processes: int,
+    apart_s: float | None = None,
 ) -> Iterator[Result]:
     """All seeds, in order, on several processors."""
-    jobs = [(seed, hosts, minutes) for seed in seeds]
+    jobs = [(seed, hosts, minutes, apart_s) for seed in seeds]
     if processes <= 1:
         yield from map(_one, jobs)
         return
