@@ -473,6 +473,11 @@ def _engine_starting(turn: _Turn) -> StateName:
             # It died before it was ever healthy: that start has failed.
             _count_failed_start(turn)
         return _gone(turn)
+    if engine.detail == DETAIL_PAUSED and turn.observation.local.lease_held is False:
+        # No CPU of it runs: an agent that ended in the middle of a start left it there, and
+        # it would block every other start.
+        turn.because(Code.VM_PAUSED, "the VM is paused and without its lease, ending it")
+        return _S.ENGINE_FORCE_STOP
     overdue = turn.in_state_s >= turn.state.rules.timing.engine_starting
     if overdue and engine.health is Health.BAD:
         turn.because(

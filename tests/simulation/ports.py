@@ -195,11 +195,11 @@ class SimEngineMonitor:
         if not host.libvirt_up:
             return self._unknown("libvirt: connection refused")
         qemu = host.qemu
-        if qemu is None or not (qemu.running or qemu.user_paused):
+        if qemu is None or qemu.received:
             self._failures, self.lease_held, self._was_up = 0, None, False
             if qemu is not None:
                 return EngineStatus(
-                    VmStatus.DOWN, Health.BAD, "not running yet", "the VM is being started"
+                    VmStatus.DOWN, Health.BAD, "not running yet", "the VM is being received"
                 )
             vm, detail = host.last_end
             return EngineStatus(vm, Health.BAD, detail, _NOT_HERE)
@@ -209,7 +209,8 @@ class SimEngineMonitor:
         detail = "up"
         if qemu.leaving:
             detail = DETAIL_MIGRATION_SOURCE
-        elif qemu.user_paused:
+        elif not qemu.running:
+            # libvirt gives a domain created paused the same reason as one that a user paused.
             detail = DETAIL_PAUSED
         health, reason = await self._health()
         return EngineStatus(VmStatus.UP, health, detail, reason)
