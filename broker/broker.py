@@ -40,6 +40,8 @@ log = logging.getLogger("ha-broker")
 
 #: An agent that has not reported for so many beats is silent: its host gets score 0.
 AGENT_SILENT_BEATS = 5
+#: So many changes of our slot by somebody else mean that he has our host id.
+FOREIGN_WRITES_MAX = 2
 #: An engine sample older than this says nothing any more.
 SAMPLE_OLD_S = 15.0
 
@@ -80,6 +82,7 @@ class Broker:
         self.local_maintenance = self._load_maintenance()
         self._started = False
         self._owns_slot = False
+        self._foreign_writes = 0
         self._silent: frozenset[int] = frozenset()
         self._changed = asyncio.Event()
         self._version = 0
@@ -142,11 +145,18 @@ class Broker:
     def _check_nobody_writes_our_slot(
         self, before: SlotReport | None, after: SlotReport | None
     ) -> None:
-        """Raise LockspaceError when a slot that we do not write yet changes.
+        """Raise LockspaceError when another host writes the slot that we do not write yet.
 
         sanlock comes to the same verdict, but watches the id for minutes before it does.
+        One change may be a late write or a stale read, and this boot's own earlier broker
+        is no other host.
         """
-        if before is not None and after is not None and before.timestamp != after.timestamp:
+        if before is None or after is None or after.timestamp <= before.timestamp:
+            return
+        if after.extra_trusted and after.extra.get("boot-id") == self._boot_id:
+            return
+        self._foreign_writes += 1
+        if self._foreign_writes >= FOREIGN_WRITES_MAX:
             raise LockspaceError(
                 f"host id {self.config.host.id} is in use by {after.hostname}, which writes its "
                 f"slot on {self.config.storage.whiteboard}; give this host its own host.id"

@@ -32,7 +32,9 @@ class Engine:
     lease_held: bool | None = True
 
 
-def make_broker(tmp_path: Path, volume: MemoryVolume, host_id: int = 1) -> Broker:
+def make_broker(
+    tmp_path: Path, volume: MemoryVolume, host_id: int = 1, boot_id: str | None = None
+) -> Broker:
     path = tmp_path / f"{host_id}.toml"
     path.write_text(
         f'[host]\nid = {host_id}\nname = "host{host_id}"\n'
@@ -47,6 +49,7 @@ def make_broker(tmp_path: Path, volume: MemoryVolume, host_id: int = 1) -> Broke
         FakeLockspace(),
         monitors,
         Engine(),
+        boot_id,
     )
 
 
@@ -247,16 +250,30 @@ def test_trouble_with_the_storage_is_told_to_who_asked(tmp_path: Path) -> None:
 def test_a_slot_that_another_host_writes_is_neither_written_nor_shared(tmp_path: Path) -> None:
     async def run() -> None:
         volume = MemoryVolume()
-        owner = make_broker(tmp_path, volume)
+        owner = make_broker(tmp_path, volume, boot_id="another boot")
         late = make_broker(tmp_path, volume)
         late.lockspace.joined = False
         await owner.beat(1.0)
         await late.beat(1.5)
         await owner.beat(2.0)
+        await late.beat(2.5)
+        await owner.beat(3.0)
         with pytest.raises(LockspaceError, match="host id 1 is in use by host1"):
-            await late.beat(2.5)
+            await late.beat(3.5)
         slot = decode_slot(1, bytes(volume.data[SLOT_BYTES : 2 * SLOT_BYTES]))
         assert slot is not None
-        assert slot.timestamp == 2
+        assert slot.timestamp == 3
+
+    asyncio.run(run())
+
+
+def test_what_this_boot_s_earlier_broker_writes_late_is_no_other_host_s(tmp_path: Path) -> None:
+    async def run() -> None:
+        volume = MemoryVolume()
+        earlier, late = make_broker(tmp_path, volume), make_broker(tmp_path, volume)
+        late.lockspace.joined = False
+        for now_s in (1.0, 2.0, 3.0, 4.0):
+            await earlier.beat(now_s)
+            await late.beat(now_s + 0.5)
 
     asyncio.run(run())

@@ -617,6 +617,16 @@ def test_the_next_power_reading_wakes_the_agent_only_when_it_is_waited_for() -> 
         assert decision.wake_s == wake_s
 
 
+def test_what_a_killed_agent_left_in_mid_start_is_ended() -> None:
+    """QEMU is there, paused and without the lease: it would block every other start."""
+    left = in_state(S.ENGINE_STARTING, local(PAUSED, lease_held=False))
+    assert left.state.name is S.ENGINE_FORCE_STOP
+    assert kinds(left) == {PowerOffEngine}
+    for held in (True, None):
+        kept = in_state(S.ENGINE_STARTING, local(PAUSED, lease_held=held))
+        assert kept.state.name is S.ENGINE_STARTING
+
+
 def test_a_vm_without_its_lease_is_said_to_be_unprotected() -> None:
     assert Code.VM_UNPROTECTED in codes(in_state(S.ENGINE_UP, local(UP, lease_held=False)))
     for held in (True, None):
