@@ -24,8 +24,9 @@ import libvirt
 import sanlock
 
 from agent.definition import Definition
-from agent.leases import SanlockLeases, process_leases
+from agent.leases import SanlockLeases
 from broker.config import Config
+from broker.process_leases import process_leases
 from broker.worker import Hung, Worker
 from scoring.observation import (
     EngineMigrationEnded,

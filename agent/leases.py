@@ -30,7 +30,6 @@ DIRECT_DEADLINE_S = 5.0
 FENCE_RESOURCE = "fence"
 #: sanlock's default time for a watchdog to reset a host (sanlock(8), watchdog_fire_timeout).
 WATCHDOG_FIRE_S = 60.0
-_ESRCH = 3
 
 _STANDING = {
     sanlock.HOST_FREE: Standing.FREE,
@@ -38,20 +37,6 @@ _STANDING = {
     sanlock.HOST_FAIL: Standing.FAIL,
     sanlock.HOST_DEAD: Standing.DEAD,
 }
-
-
-def process_leases(pid: int) -> tuple[tuple[str, str], ...] | None:
-    """(lockspace, resource) of each lease a process holds; None when sanlock does not know it.
-
-    Blocking; raises sanlock.SanlockException where sanlock does not answer.
-    """
-    try:
-        held = sanlock.inquire(pid=pid)
-    except sanlock.SanlockException as error:
-        if abs(error.errno) == _ESRCH:
-            return None
-        raise
-    return tuple((item["lockspace"].decode(), item["resource"].decode()) for item in held)
 
 
 class SanlockLeases:

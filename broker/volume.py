@@ -28,7 +28,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from broker.slot_plan import slots_of_beat
 from broker.whiteboard import HOST_ID_MAX, SLOT_BYTES
 
 #: The most that one read asks for.
@@ -176,11 +175,6 @@ class Volume:
             if len(slots.get(run[-1], b"")) < SLOT_BYTES:
                 break  # the volume ends here; all others lie behind
         return slots
-
-    def read_in_use(self, known: set[int], sweep_from: int) -> dict[int, bytes]:
-        """The slots of a beat (see slot_plan.slots_of_beat): those known to be in use, the
-        ones always read, and a window from `sweep_from` in which new hosts are found."""
-        return self.read_slots(slots_of_beat(known, sweep_from))
 
     @property
     def size_bytes(self) -> int:

@@ -41,10 +41,6 @@ class Worker:
         self._running: tuple[str, float] | None = None
         self._turn = asyncio.Lock()
 
-    def hung_s(self, now_s: float) -> float:
-        """For how long the call under way has been running; 0 when there is none."""
-        return 0.0 if self._running is None else now_s - self._running[1]
-
     async def call(self, what: str, timeout_s: float, function: Callable[..., T], *args: Any) -> T:
         """Run `function(*args)` in the thread; its result or its exception.
 

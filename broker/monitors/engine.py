@@ -11,6 +11,7 @@ import sanlock
 
 from broker.config import Config
 from broker.monitors.health_page import HealthPageMonitor
+from broker.process_leases import process_leases
 from broker.worker import Hung, Worker
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
@@ -126,26 +127,11 @@ class EngineMonitor:
         if pid is None:
             return None
         try:
-            return await self._sanlock.call(
-                "inquire", LIBVIRT_DEADLINE_S, holds_lease, pid, self._config
-            )
+            held = await self._sanlock.call("inquire", LIBVIRT_DEADLINE_S, process_leases, pid)
         except (Hung, sanlock.SanlockException):
             return None
-
-
-def holds_lease(pid: int, config: Config) -> bool:
-    """Whether the process holds the engine lease; blocking; SanlockException when not told.
-
-    A process that sanlock does not know (ESRCH, sanlock_rv.h) holds nothing.
-    """
-    try:
-        held = sanlock.inquire(pid=pid)
-    except sanlock.SanlockException as error:
-        if error.errno == 3:
-            return False
-        raise
-    wanted = (config.storage.lockspace.encode(), config.storage.resource.encode())
-    return any((item["lockspace"], item["resource"]) == wanted for item in held)
+        wanted = (self._config.storage.lockspace, self._config.storage.resource)
+        return wanted in (held or ())
 
 
 def _is_migrating(domain: libvirt.virDomain) -> bool:

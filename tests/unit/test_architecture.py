@@ -13,7 +13,16 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: What the agent may use of the broker: client, wire types, and pieces without a life of
 #: their own.
-BROKER_DOORS = {"client", "wire", "config", "exit_codes", "worker", "whiteboard", "volume"}
+BROKER_DOORS = {
+    "client",
+    "wire",
+    "config",
+    "exit_codes",
+    "worker",
+    "process_leases",
+    "whiteboard",
+    "volume",
+}
 #: Nothing in scoring/ may know the time, the outside world, or who listens.
 NOT_IN_SCORING = {"time", "datetime", "asyncio", "logging", "os", "socket", "random", "threading"}
 
