@@ -148,12 +148,13 @@ class Broker:
         """Raise LockspaceError when another host writes the slot that we do not write yet.
 
         sanlock comes to the same verdict, but watches the id for minutes before it does.
-        One change may be a late write or a stale read, and this boot's own earlier broker
-        is no other host.
+        One change may be a late write or a stale read, and the earlier broker of this boot of
+        this machine is no other host.
         """
         if before is None or after is None or after.timestamp <= before.timestamp:
             return
-        if after.extra_trusted and after.extra.get("boot-id") == self._boot_id:
+        ours = {"boot-id": self._boot_id, "system-uuid": self._system_uuid}
+        if after.extra_trusted and ours.items() <= after.extra.items():
             return
         self._foreign_writes += 1
         if self._foreign_writes >= FOREIGN_WRITES_MAX:
