@@ -130,9 +130,8 @@ class Agent:
             return
         before = self._state.name
         decision = self._decide(self._view)
-        now_s = asyncio.get_running_loop().time()
-        later = decision.wake_s is not None and decision.wake_s > now_s
-        self._wake_s = decision.wake_s if later and decision.wake_s else float("inf")
+        now_s, wake_s = asyncio.get_running_loop().time(), decision.wake_s
+        self._wake_s = wake_s if wake_s is not None and wake_s > now_s else float("inf")
         for action in decision.actions:
             self._hands.begin(action)
         self._tell_reasons(before, decision)

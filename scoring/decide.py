@@ -706,8 +706,12 @@ _HANDLERS: Mapping[StateName, Callable[[_Turn], StateName]] = {
 # --- questions that several states ask ------------------------------------------------------
 
 
+def _titled(name: str, host_id: int) -> str:
+    return f"{name or 'host'} (id {host_id})"
+
+
 def _name(peer: PeerReport) -> str:
-    return f"{peer.hostname or 'host'} (id {peer.host_id})"
+    return _titled(peer.hostname, peer.host_id)
 
 
 def _gone(turn: _Turn) -> StateName:
@@ -970,4 +974,4 @@ def _move(turn: _Turn) -> StateName | None:
 
 
 def _of(candidate: placement.Candidate) -> str:
-    return f"{candidate.name or 'host'} (id {candidate.host_id})"
+    return _titled(candidate.name, candidate.host_id)
