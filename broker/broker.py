@@ -76,6 +76,7 @@ class Broker:
         self._timestamp = 0
         self._last_ran = 0
         self._seen: dict[int, Seen] = {}
+        self._known_peers: dict[int, tuple[SlotReport, Seen | None, PeerReport]] = {}
         self._report: Report | None = None
         self._reported_s = float("-inf")
         self._maintenance_file = Path(config.daemon.state_dir) / "local-maintenance.json"
@@ -291,10 +292,15 @@ class Broker:
     # --- what comes in ------------------------------------------------------------------
 
     def _peers(self) -> tuple[PeerReport, ...]:
-        return tuple(
-            _peer(report, self._seen.get(host))
-            for host, report in sorted(self.board.reports.items())
-        )
+        """Every other host's report; one that is as it was is not made anew."""
+        known, self._known_peers = self._known_peers, {}
+        for host, report in sorted(self.board.reports.items()):
+            seen = self._seen.get(host)
+            old = known.get(host)
+            if old is None or old[0] is not report or old[1] is not seen:
+                old = (report, seen, _peer(report, seen))
+            self._known_peers[host] = old
+        return tuple(peer for _, _, peer in self._known_peers.values())
 
     def view(self, now_s: float) -> View:
         """What the agent decides on."""

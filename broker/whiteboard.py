@@ -284,6 +284,8 @@ def _percent(char: str) -> str:
 
 def _cut_bytes(text: str, bytes_max: int) -> str:
     """The longest beginning of `text` of at most `bytes_max` UTF-8 bytes, whole characters."""
+    if 4 * len(text) <= bytes_max:
+        return text
     return text.encode()[:bytes_max].decode("utf-8", "ignore")
 
 
@@ -303,7 +305,10 @@ def _engine_status_json(status: EngineStatus, room: int) -> str:
             value["reason"] = reason
         return _json(value)
 
-    if len(text(detail, reason)) > room and reason is not None:
+    whole = text(detail, reason)
+    if len(whole) <= room:
+        return whole
+    if reason is not None:
         reason = _cut_escaped(reason, room - len(text(detail, "")))
     if len(text(detail, reason)) > room:
         detail = _cut_escaped(detail, room - len(text("", reason)))

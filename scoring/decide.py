@@ -180,17 +180,17 @@ def _take_in(turn: _Turn) -> None:
         seen = {}
     if state.retries and now_s - state.last_failure_s >= timing.retry_expiry:
         state = replace(state, retries=0)
-    state = replace(state, seen=seen)
     for outcome in turn.ended:
         state = _with_outcome(state, outcome, now_s)
     up = observation.local.engine.vm is VmStatus.UP or any(
         p.engine.vm is VmStatus.UP for p in turn.live
     )
+    missing_since_s = state.missing_since_s
     if up or observation.storage_good_since_s is None:
-        state = replace(state, missing_since_s=None)
-    elif state.missing_since_s is None:
-        state = replace(state, missing_since_s=now_s)
-    turn.state = state
+        missing_since_s = None
+    elif missing_since_s is None:
+        missing_since_s = now_s
+    turn.state = replace(state, seen=seen, missing_since_s=missing_since_s)
 
 
 def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentState:

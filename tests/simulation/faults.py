@@ -33,7 +33,7 @@ class Fault:
     """One kind: `begin(world, host, chance)` breaks something and returns how to mend it.
 
     `lasts_s`: shortest and longest time until it is mended. `extra_bound_s`: see the head.
-    `weight`: how often, compared with the others.
+    `weight`: how often, compared with the others. `lies_still`: see World.fault_began.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Fault:
     lasts_s: tuple[float, float] = (0.0, 0.0)
     extra_bound_s: float = 0.0
     weight: float = 1.0
+    lies_still: bool = False
 
 
 def _nothing() -> None:
@@ -338,7 +339,7 @@ def _local(world: World, host: Host, chance: random.Random) -> Callable[[], None
 
 #: Every kind. What a schedule draws from.
 FAULTS: tuple[Fault, ...] = (
-    Fault("power cut", _power_cut, (3.0, 400.0), weight=4),
+    Fault("power cut", _power_cut, (3.0, 400.0), weight=4, lies_still=True),
     Fault("site power", _site_power, (10.0, 300.0), 300.0, weight=0.7),
     Fault("reset", _reset),
     Fault("frozen host", _freeze, (300.0, 301.0), STAND_BACK_BOUND_S),
@@ -356,25 +357,31 @@ FAULTS: tuple[Fault, ...] = (
     Fault("storage slow", _storage("slow"), (3.0, 200.0), SICK_BOUND_S),
     Fault("storage of all", _storage_of_all, (3.0, 200.0), SICK_BOUND_S),
     Fault("bad slot", _bad_slot, (5.0, 20.0)),
-    Fault("newer version", _newer_version, (10.0, 120.0), 40.0, weight=0.5),
+    Fault("newer version", _newer_version, (10.0, 120.0), 40.0, weight=0.5, lies_still=True),
     Fault("torn write", _torn),
     Fault("stale read", _stale),
     Fault("stray write", _stray),
     Fault("network", _network, (5.0, 200.0), SICK_BOUND_S),
-    Fault("cut link", _link, (5.0, 200.0), SICK_BOUND_S),
+    Fault("cut link", _link, (5.0, 200.0), SICK_BOUND_S, lies_still=True),
     Fault("gateway", _gateway, (5.0, 200.0)),
     Fault("load", _load, (30.0, 300.0)),
-    Fault("low memory", _memory, (30.0, 300.0)),
+    Fault("low memory", _memory, (30.0, 300.0), lies_still=True),
     Fault("other weights", _weights, (60.0, 300.0)),
-    Fault("BMC silent", _bmc("silent"), (30.0, 300.0)),
-    Fault("BMC slow", _bmc("slow"), (30.0, 300.0)),
-    Fault("BMC refuses", _bmc("refuses"), (30.0, 300.0)),
-    Fault("BMC says on", _bmc("says-on"), (30.0, 300.0)),
-    Fault("BMC of another", _bmc("foreign"), (30.0, 300.0)),
-    Fault("starts fail", _starts_fail, (30.0, 300.0), RETRY_BOUND_S + STAND_BACK_BOUND_S),
+    Fault("BMC silent", _bmc("silent"), (30.0, 300.0), lies_still=True),
+    Fault("BMC slow", _bmc("slow"), (30.0, 300.0), lies_still=True),
+    Fault("BMC refuses", _bmc("refuses"), (30.0, 300.0), lies_still=True),
+    Fault("BMC says on", _bmc("says-on"), (30.0, 300.0), lies_still=True),
+    Fault("BMC of another", _bmc("foreign"), (30.0, 300.0), lies_still=True),
+    Fault(
+        "starts fail",
+        _starts_fail,
+        (30.0, 300.0),
+        RETRY_BOUND_S + STAND_BACK_BOUND_S,
+        lies_still=True,
+    ),
     Fault("unkillable QEMU", _unkillable, (100.0, 200.0), SICK_BOUND_S, weight=0.5),
-    Fault("global maintenance", _global, (5.0, 300.0), SICK_BOUND_S, weight=1.5),
-    Fault("local maintenance", _local, (5.0, 300.0), SICK_BOUND_S, weight=1.5),
+    Fault("global maintenance", _global, (5.0, 300.0), SICK_BOUND_S, weight=1.5, lies_still=True),
+    Fault("local maintenance", _local, (5.0, 300.0), SICK_BOUND_S, weight=1.5, lies_still=True),
 )
 
 
@@ -409,7 +416,7 @@ def _begin(world: World, fault: Fault, host_id: int, draw: float, lasts_s: float
         host = owner
     if not host.power:
         return
-    world.fault_began(fault.name)
+    world.fault_began(fault.name, fault.lies_still)
     world.tell("fault", f"{fault.name} ({host.name}) for {lasts_s:.0f} s")
     mend = fault.begin(world, host, chance)
     world.timeline.plan(world.timeline.now_s + lasts_s, _end, world, fault, host, mend)
@@ -418,4 +425,4 @@ def _begin(world: World, fault: Fault, host_id: int, draw: float, lasts_s: float
 def _end(world: World, fault: Fault, host: Host, mend: Callable[[], None]) -> None:
     world.tell("mended", f"{fault.name} ({host.name})")
     mend()
-    world.fault_ended(fault.extra_bound_s)
+    world.fault_ended(fault.extra_bound_s, fault.lies_still)

@@ -24,7 +24,7 @@ SHOWN_LINES = 60
 
 
 # Decoding is pure and all hosts of a simulation read the same bytes: once is enough.
-whiteboard.decode_slot = functools.lru_cache(256)(whiteboard.decode_slot)
+whiteboard.decode_slot = functools.lru_cache(4096)(whiteboard.decode_slot)
 
 
 @dataclass(slots=True)

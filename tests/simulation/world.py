@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import uuid
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent.actions import Hands
@@ -50,10 +50,12 @@ from tests.simulation.timeline import Process, Timeline
 RESTART_S = 1.5
 #: A stretch that is passed over is at least so long, begins after so long a rest, and ends so
 #: long before the next thing that is planned.
-LEAP_MIN_S = 30.0
-LEAP_REST_S = 25.0
-LEAP_MARGIN_S = 10.0
-#: States that wait for a change of the world and for no time to pass.
+LEAP_MIN_S = 15.0
+LEAP_REST_S = 12.0
+LEAP_MARGIN_S = 4.0
+#: How often it is asked whether all is at rest.
+LEAP_LOOK_S = 5.0
+#: States that wait for a change of the world, and one that only waits for its time to end.
 AT_REST = frozenset(
     s.value
     for s in (
@@ -61,6 +63,7 @@ AT_REST = frozenset(
         StateName.ENGINE_DOWN,
         StateName.LOCAL_MAINTENANCE,
         StateName.GLOBAL_MAINTENANCE,
+        StateName.ENGINE_UNEXPECTEDLY_DOWN,
     )
 )
 VM_MEMORY_MB = 4096.0
@@ -124,6 +127,7 @@ class World:
         self.global_maintenance_since_s: float | None = None
         self.faults: Counter[str] = Counter()
         self.open_faults = 0
+        self.busy_faults = 0
         self.calm_since_s = 0.0
         self.extra_bound_s = 0.0
         self.down_wanted = False
@@ -431,14 +435,20 @@ class World:
 
     # --- faults -----------------------------------------------------------------------------
 
-    def fault_began(self, kind: str) -> None:
-        """Something goes wrong, or is changed from outside."""
+    def fault_began(self, kind: str, lies_still: bool = False) -> None:
+        """Something goes wrong, or is changed from outside.
+
+        `lies_still`: once its effects are there it has no more of them while it lasts.
+        """
         self.faults[kind] += 1
         self.open_faults += 1
+        self.busy_faults += not lies_still
 
-    def fault_ended(self, extra_bound_s: float = 0.0) -> None:
+    def fault_ended(self, extra_bound_s: float = 0.0, lies_still: bool = False) -> None:
         """It is mended; `extra_bound_s`: more than the usual bound until all is well again."""
         self.open_faults -= 1
+        self.busy_faults -= not lies_still
+        self._changed_s = self.timeline.now_s
         if self.is_calm_for() > self.bound_s():
             self.extra_bound_s = 0.0
         self.calm_since_s = self.timeline.now_s
@@ -482,7 +492,7 @@ class World:
         """Let time pass; raises the breach of a law. `leaps`: pass over what is quiet."""
         until_s = self.timeline.now_s + for_s
         while self.timeline.now_s < until_s:
-            step_s = 10.0 if leaps else for_s
+            step_s = LEAP_LOOK_S if leaps else for_s
             self.timeline.run_until(min(until_s, self.timeline.now_s + step_s))
             self.laws.clean()
             if self.laws.broken is not None:
@@ -495,37 +505,39 @@ class World:
     def leap_until(self, until_s: float) -> None:
         """Pass over the time up to the next plan, but not beyond `until_s`, if all is at rest.
 
-        At rest: nothing is wrong, the VM is healthy, each agent is in a state that waits for
-        nothing but a change and has waited for it a while, each host is in the lockspace, and
-        so the next beat would be like the last one.
+        At rest: nothing is wrong that is still having its effects, the VM is healthy, each
+        agent is in a state that waits for nothing but a change or its own end and has waited
+        for it a while, each host is in the lockspace, and so the next beat would be like the
+        last one. What an agent remembers of the past grows older by the leap.
         """
-        end_s = min(until_s, self.timeline.next_plan_s()) - LEAP_MARGIN_S
-        by_s = end_s - self.timeline.now_s
-        if by_s < LEAP_MIN_S or not self._at_rest():
+        if self.busy_faults or not self._well:
+            return
+        if self.timeline.now_s - self._changed_s < LEAP_REST_S:
+            return
+        end_s = min(until_s, self.timeline.next_plan_s())
+        waiting_s = [self._waits_s(host) for host in self.hosts.values() if host.power]
+        by_s = min(end_s - self.timeline.now_s, *waiting_s) - LEAP_MARGIN_S
+        if by_s < LEAP_MIN_S:
             return
         self.timeline.leap(by_s)
         for host in self.hosts.values():
             if host.loop is not None:
                 host.loop.leapt(by_s)
+                _age(self.agents[host.number], by_s)
             if host.sanlock is not None:
                 host.sanlock.leapt(by_s)
 
-    def _at_rest(self) -> bool:
-        now_s = self.timeline.now_s
-        if self.open_faults or not self._well or now_s - self._changed_s < LEAP_REST_S:
-            return False
-        return all(
-            not host.power
-            or (
-                self._states.get(host.number) in AT_REST
-                and host.sanlock is not None
-                and host.sanlock.membership is Membership.IN
-                and not host.frozen
-                and len(host.processes) == 2
-                and _waits_for_nothing(self.agents[host.number], host.clock_s())
-            )
-            for host in self.hosts.values()
-        )
+    def _waits_s(self, host: Host) -> float:
+        """How long a host's beats would all be like the last one; 0 while they are not."""
+        if (
+            self._states.get(host.number) not in AT_REST
+            or host.sanlock is None
+            or host.sanlock.membership is not Membership.IN
+            or host.frozen
+            or len(host.processes) != 2
+        ):
+            return 0.0
+        return _waits_s(self.agents[host.number], host.clock_s())
 
     def problems(self) -> list[str]:
         """What failed in a daemon or a loop."""
@@ -574,18 +586,35 @@ class World:
         return next((host for host in self.hosts.values() if host.runs_vm), None)
 
 
-def _waits_for_nothing(agent: Agent, now_s: float) -> bool:
-    """Whether an agent has nothing under way and no time of its own running."""
+def _waits_s(agent: Agent, now_s: float) -> float:
+    """How long an agent waits for nothing but time to pass; 0 while anything is under way."""
     if agent.last is None:
-        return False
+        return 0.0
     state = agent.last.state
-    return (
-        not state.acting
-        and not state.asking_lease
-        and state.takeover is None
-        and state.retries == 0
-        and state.better_since_s is None
-        and state.move_not_before_s <= now_s
+    if (
+        state.acting
+        or state.asking_lease
+        or state.takeover is not None
+        or state.better_since_s is not None
+        or state.move_not_before_s > now_s
+    ):
+        return 0.0
+    timing, ends_s = state.rules.timing, float("inf")
+    if state.retries:
+        ends_s = state.last_failure_s + timing.retry_expiry
+    if state.name is StateName.ENGINE_UNEXPECTEDLY_DOWN:
+        assert state.since_s is not None
+        ends_s = min(ends_s, state.since_s + timing.unexpected_down)
+    return ends_s - now_s
+
+
+def _age(agent: Agent, by_s: float) -> None:
+    """Its clock stood still in a leap: what it remembers is that much longer ago."""
+    state = agent._state
+    agent._state = replace(
+        state,
+        since_s=None if state.since_s is None else state.since_s - by_s,
+        last_failure_s=state.last_failure_s - by_s,
     )
 
 
