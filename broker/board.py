@@ -134,10 +134,14 @@ class Board:
             self.write_problem = ""
             self.last_write_s = now_s
 
-    async def read(self, now_s: float) -> None:
-        """Read the slots of this beat; trouble is remembered, not raised."""
+    async def read(self, now_s: float, second_look: bool = False) -> None:
+        """Read the slots of this beat; trouble is remembered, not raised.
+
+        `second_look`: within the same beat; new hosts are not looked for.
+        """
+        wanted = self._plan.in_use() if second_look else self._plan.next_beat()
         try:
-            slots = await self._store.read(self._plan.next_beat())
+            slots = await self._store.read(wanted)
         except StorageTrouble as error:
             self.read_problem = str(error)
             self.storage_good_since_s = None

@@ -102,7 +102,7 @@ class Broker:
             if not await self._changed_before(next_s - self._timing.beat / 2):
                 # Half a beat later the peers' slots are read once more: who is silent is
                 # known half a beat sooner.
-                await self.read(loop.time())
+                await self.read(loop.time(), second_look=True)
                 if not await self._changed_before(next_s):
                     continue
             next_s = loop.time()
@@ -127,10 +127,10 @@ class Broker:
             await self.read(now_s)
         self._tell_news()
 
-    async def read(self, now_s: float) -> None:
+    async def read(self, now_s: float, second_look: bool = False) -> None:
         """Read everybody's slots; a peer that falls silent or comes back is news."""
         before = self.board.own
-        await self.board.read(now_s)
+        await self.board.read(now_s, second_look)
         if not self._owns_slot:
             self._check_nobody_writes_our_slot(before, self.board.own)
         self._seen = look(self._seen, self._peers(), now_s)

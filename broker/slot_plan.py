@@ -6,10 +6,10 @@ Rules of this file:
 1. Slots 0..16 are read each beat: the cluster's, and those nearly every cluster uses. They
    lie side by side, so they are one read.
 2. Slots in use are read each beat.
-3. New hosts are found by a window of 64 slots that moves on each beat: all 2000 are covered
-   within `SWEEP_BEATS` beats.
-4. So a beat reads at most `ALWAYS` + slots in use + `WINDOW` slots, never all 2001 at once
-   unless all are in use.
+3. New hosts are found by a window of 32 slots that moves on each beat: all 2000 are covered
+   within `SWEEP_BEATS` beats. A second look within a beat has none.
+4. So a read is of at most `ALWAYS` + slots in use + `WINDOW` slots, never of all 2001 at
+   once unless all are in use.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from broker.whiteboard import EMPTY_SLOT, HOST_ID_MAX
 
 #: Slots 0..16.
 ALWAYS = 17
-#: 64 slots are 256 KiB: one read, well under a millisecond on any storage fit for the job.
-WINDOW = 64
+#: 32 slots are 128 KiB: one read, well under a millisecond on any storage fit for the job.
+WINDOW = 32
 #: Beats until the window has been everywhere.
 SWEEP_BEATS = -(-(HOST_ID_MAX + 1 - ALWAYS) // WINDOW)
 
 assert SWEEP_BEATS * WINDOW >= HOST_ID_MAX + 1 - ALWAYS
-assert SWEEP_BEATS == 31
+assert SWEEP_BEATS == 62
 
 
 def slots_of_beat(known: Collection[int], sweep_from: int) -> list[int]:
@@ -57,6 +57,10 @@ class SlotPlan:
         if self.sweep_from > HOST_ID_MAX:
             self.sweep_from = ALWAYS
         return slots
+
+    def in_use(self) -> list[int]:
+        """The slots of a second look within a beat, ascending: no window."""
+        return sorted({*range(ALWAYS), *self.known})
 
     def learn(self, slots: Mapping[int, bytes]) -> None:
         """Take in what a read returned. Slot 0 is read always and never counted."""

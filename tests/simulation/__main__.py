@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.simulation import demo
 from tests.simulation.laws import Broken
 from tests.simulation.scenario import BadScenario, Disappointed, Player, load
-from tests.simulation.seeds import Sum, run_seed, run_seeds
+from tests.simulation.seeds import MOMENTS, Sum, run_seed, run_seeds
 
 
 def _hosts(text: str) -> tuple[int, int]:
@@ -26,7 +26,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--first", type=int, default=0, help="the first seed")
     run.add_argument("--seed", type=int, help="only this one")
     run.add_argument("--hosts", type=_hosts, default=(2, 7), help="N or N..M")
-    run.add_argument("--minutes", type=float, default=30.0, help="of faults in each run")
+    run.add_argument("--minutes", type=float, help="of faults in each run; default: drawn")
+    run.add_argument("--moments", type=int, default=MOMENTS, help="of faults in each run")
     run.add_argument("--apart", type=float, help="mean seconds between faults; default: drawn")
     run.add_argument("--processes", type=int, default=2)
     run.add_argument("--trace", action="store_true", help="print what happens")
@@ -83,13 +84,19 @@ def _run(arguments: argparse.Namespace) -> int:
                     arguments.minutes,
                     arguments.trace,
                     apart_s=arguments.apart,
+                    moments=arguments.moments,
                 )
             ]
         )
     else:
         seeds = range(arguments.first, arguments.first + arguments.seeds)
         results = run_seeds(
-            seeds, arguments.hosts, arguments.minutes, arguments.processes, arguments.apart
+            seeds,
+            arguments.hosts,
+            arguments.processes,
+            arguments.minutes,
+            arguments.apart,
+            arguments.moments,
         )
     for result in results:
         total.add(result)
@@ -99,11 +106,12 @@ def _run(arguments: argparse.Namespace) -> int:
             print("\n".join(result.trace))
         if result.broken:
             print(f"seed {result.seed} with {result.hosts} hosts: {result.broken}")
+            minutes = "" if arguments.minutes is None else f" --minutes {arguments.minutes}"
+            moments = "" if arguments.moments == MOMENTS else f" --moments {arguments.moments}"
             apart = "" if arguments.apart is None else f" --apart {arguments.apart}"
             print(
                 f"replay: python -m tests.simulation run --seed {result.seed} --trace "
-                f"--hosts {arguments.hosts[0]}..{arguments.hosts[1]} "
-                f"--minutes {arguments.minutes}{apart}"
+                f"--hosts {arguments.hosts[0]}..{arguments.hosts[1]}{minutes}{apart}{moments}"
             )
             return 1
     print("\n".join(total.lines()))

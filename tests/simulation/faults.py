@@ -9,6 +9,7 @@ down, killed and started again) says how much longer than usual all may take.
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -205,6 +206,18 @@ def _newer_version(world: World, host: Host, chance: random.Random) -> Callable[
     return lambda: world.board.put(slot, EMPTY_SLOT)
 
 
+def _older_version(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """A host of a time before metadata version 1 comes into the cluster."""
+    slot = 1 + max(world.hosts)
+    before = world.board.slots.get(slot, EMPTY_SLOT)
+    fields = [b"0", b"0", b"77", b"%d" % slot, b"3400", b'{"vm": "up", "health": "good"}']
+    fields += [b"an-old-one", b"0", b"0", b"00000000"]
+    fields[-1] = b"%08x" % zlib.crc32(b"|".join(fields))
+    world.board.put(slot, b"|".join(fields).ljust(4096, b"\0"))
+    world.tell("board", f"slot {slot} is of an older version")
+    return lambda: world.board.put(slot, before)
+
+
 def _torn(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
     host.storage.torn_writes += chance.randint(1, 3)
     return _nothing
@@ -239,6 +252,29 @@ def _link(world: World, host: Host, chance: random.Random) -> Callable[[], None]
     other = chance.choice(sorted(world.hosts))
     world.cut_links.add((host.number, other))
     return lambda: world.cut_links.discard((host.number, other))
+
+
+def _loss(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """Packets of this host get lost: a part of what it asks or is asked has no answer."""
+    host.packet_loss = chance.choice([0.1, 0.3, 0.7])
+    host.gateway_answers = 1.0 - host.packet_loss
+    world.tell(host.name, f"loses {100 * host.packet_loss:.0f} % of its packets")
+
+    def back() -> None:
+        host.packet_loss = 0.0
+        host.gateway_answers = 1.0 if host.network_up else 0.0
+
+    return back
+
+
+def _delay(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """Packets of this host are slow."""
+    host.packet_delay_s = chance.choice([0.3, 2.0, 7.0])
+
+    def back() -> None:
+        host.packet_delay_s = 0.0
+
+    return back
 
 
 def _gateway(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
@@ -358,11 +394,14 @@ FAULTS: tuple[Fault, ...] = (
     Fault("storage of all", _storage_of_all, (3.0, 200.0), SICK_BOUND_S),
     Fault("bad slot", _bad_slot, (5.0, 20.0)),
     Fault("newer version", _newer_version, (10.0, 120.0), 40.0, weight=0.5, lies_still=True),
+    Fault("older version", _older_version, (10.0, 120.0), weight=0.5, lies_still=True),
     Fault("torn write", _torn),
     Fault("stale read", _stale),
     Fault("stray write", _stray),
     Fault("network", _network, (5.0, 200.0), SICK_BOUND_S),
     Fault("cut link", _link, (5.0, 200.0), SICK_BOUND_S, lies_still=True),
+    Fault("packet loss", _loss, (5.0, 200.0), SICK_BOUND_S),
+    Fault("packet delay", _delay, (5.0, 200.0), SICK_BOUND_S, lies_still=True),
     Fault("gateway", _gateway, (5.0, 200.0)),
     Fault("load", _load, (30.0, 300.0)),
     Fault("low memory", _memory, (30.0, 300.0), lies_still=True),
@@ -390,11 +429,9 @@ def schedule(
     chance: random.Random,
     first_s: float,
     last_s: float,
-    apart_s: float | None = None,
+    apart_s: float,
 ) -> None:
     """Queue faults between two true times, sometimes two or three together."""
-    drawn_s = chance.choice([30.0, 90.0, 200.0, 400.0])
-    apart_s = drawn_s if apart_s is None else apart_s
     at_s = first_s
     weights = [fault.weight for fault in FAULTS]
     while at_s < last_s:

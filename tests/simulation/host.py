@@ -126,6 +126,8 @@ class Host:
         self.storage = Storage()
         self.network_up = True
         self.bmc_network_up = True
+        self.packet_loss = 0.0
+        self.packet_delay_s = 0.0
         self.broker_since_s = 0.0
         self.agent_since_s = 0.0
         self.frozen_until_s = 0.0

@@ -420,7 +420,11 @@ class SimFence:
             await _takes(POWER_DEADLINE_S)
             return PowerAnswer(host_id, Power.UNKNOWN, asked_s, detail="no answer")
         is_on = target.power and not target.bmc.early_off
-        await _takes(6.0 if fault == "slow" else 0.15)
+        delay_s = 2 * self._host.packet_delay_s
+        if delay_s >= POWER_DEADLINE_S:
+            await _takes(POWER_DEADLINE_S)
+            return PowerAnswer(host_id, Power.UNKNOWN, asked_s, detail="no answer")
+        await _takes((6.0 if fault == "slow" else 0.15) + delay_s)
         if fault == "refuses":
             return PowerAnswer(host_id, Power.UNKNOWN, asked_s, detail="wrong password")
         if fault == "says-on":

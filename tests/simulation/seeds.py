@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import logging
 import multiprocessing
+import os
 import random
 import time
 from collections import Counter
@@ -21,6 +23,11 @@ from tests.simulation.world import Outage, Settings, World
 
 #: Lines of the timeline that are shown for a broken law.
 SHOWN_LINES = 60
+#: Mean times between faults that a run may have, and faults in a run, give or take.
+APART_S = (30.0, 90.0, 200.0, 400.0, 1800.0, 7200.0, 28800.0)
+MOMENTS = 12
+#: Nothing of a run is a cycle that has to be found often.
+GC_THRESHOLD = 50_000
 
 
 # Decoding is pure and all hosts of a simulation read the same bytes: once is enough.
@@ -60,18 +67,24 @@ def settings_of(chance: random.Random, hosts: tuple[int, int]) -> Settings:
 def run_seed(
     seed: int,
     hosts: tuple[int, int],
-    minutes: float,
+    minutes: float | None = None,
     keep_trace: bool = False,
     leaps: bool = True,
     apart_s: float | None = None,
+    moments: int = MOMENTS,
 ) -> Result:
     """One run: cold start, faults for so long, then the bound, in which all must come well.
 
-    `apart_s`: mean time between faults; None: drawn from the seed, half a minute to seven.
+    `apart_s`: mean time between faults; None: drawn from the seed, one of APART_S. `minutes`:
+    how long; None: long enough for about so many `moments` of faults, each of one to three.
     """
     logging.disable(logging.CRITICAL)
     began_s = time.process_time()
+    files = _open_files()
     chance = random.Random(seed)
+    drawn_s = random.Random(seed + 2).choice(APART_S)
+    apart_s = drawn_s if apart_s is None else apart_s
+    faults_s = apart_s * moments if minutes is None else minutes * 60.0
     settings = settings_of(chance, hosts)
     world = World(settings, chance)
     broken = ""
@@ -81,8 +94,8 @@ def run_seed(
         world.power_all_on(on_within_s)
         world.timeline.after(on_within_s + 1.2 * settings.host_boot_s, world.fault_ended)
         faults_from_s = chance.choice([5.0, 300.0, 600.0])
-        schedule(world, random.Random(seed + 1), faults_from_s, minutes * 60.0, apart_s)
-        world.run(minutes * 60.0, leaps)
+        schedule(world, random.Random(seed + 1), faults_from_s, faults_s, apart_s)
+        world.run(faults_s, leaps)
         while not world.is_quiet():
             world.run(max(1.0, world.bound_s() - world.is_calm_for()), leaps)
         world.laws.must_be_up()
@@ -94,6 +107,9 @@ def run_seed(
         broken = f"law 'clean' broken: {error}"
     finally:
         world.close()
+    left = _open_files() - files
+    if left and not broken:
+        broken = f"law 'clean' broken: {left} files are left open"
     lines = [f"{at_s:10.3f}  {who:9} {what}" for at_s, who, what in world.trace]
     fingerprint = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return Result(
@@ -110,26 +126,32 @@ def run_seed(
     )
 
 
-def _one(job: tuple[int, tuple[int, int], float, float | None]) -> Result:
-    seed, hosts, minutes, apart_s = job
-    return run_seed(seed, hosts, minutes, apart_s=apart_s)
+def _open_files() -> int:
+    """How many files this process has open; 0 where the system does not tell."""
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return 0
 
 
 def run_seeds(
     seeds: range,
     hosts: tuple[int, int],
-    minutes: float,
     processes: int,
+    minutes: float | None = None,
     apart_s: float | None = None,
+    moments: int = MOMENTS,
 ) -> Iterator[Result]:
-    """All seeds, in order, on several processors."""
-    jobs = [(seed, hosts, minutes, apart_s) for seed in seeds]
+    """All seeds, in order, on several processors; the rest as for `run_seed`."""
+    one = functools.partial(
+        run_seed, hosts=hosts, minutes=minutes, apart_s=apart_s, moments=moments
+    )
     if processes <= 1:
-        yield from map(_one, jobs)
+        yield from map(one, seeds)
         return
-    context = multiprocessing.get_context("fork")
-    with context.Pool(processes) as pool:
-        yield from pool.imap(_one, jobs)
+    context = multiprocessing.get_context("forkserver")
+    with context.Pool(processes, gc.set_threshold, (GC_THRESHOLD,)) as pool:
+        yield from pool.imap(one, seeds)
 
 
 def percentile(values: list[float], part: float) -> float:
@@ -165,7 +187,8 @@ class Sum:
         hours = self.simulated_s / 3600
         yield (
             f"{self.seeds} seeds, {hours:.1f} cluster-hours ({self.host_s / 3600:.1f} host-hours), "
-            f"{hours / max(self.cpu_s / 60, 1e-9):.1f} cluster-hours per CPU-minute "
+            f"{hours / max(self.cpu_s, 1e-9):.2f} cluster-hours simulated per CPU-second, "
+            f"{hours / max(self.cpu_s / 60, 1e-9):.0f} per CPU-minute "
             f"({100 * self.leapt_s / max(self.simulated_s, 1e-9):.0f} % of the time was quiet and "
             f"passed over)"
         )

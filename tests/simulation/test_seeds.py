@@ -10,18 +10,35 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.seeds import run_seed
+from tests.simulation.faults import FAULTS
+from tests.simulation.seeds import Result, run_seed, run_seeds
 
 ROOT = Path(__file__).parents[2]
 HOSTS = (2, 7)
+SEEDS = range(200)
+#: Moments of faults in each run, of one to three faults.
+MOMENTS = 3
 MINUTES = 8.0
 
 
-@pytest.mark.parametrize("seed", range(24))
-def test_seed(seed: int) -> None:
+@pytest.fixture(scope="module")
+def results() -> dict[int, Result]:
+    """What became of each seed."""
+    all_of_them = run_seeds(SEEDS, HOSTS, os.cpu_count() or 1, moments=MOMENTS)
+    return {result.seed: result for result in all_of_them}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_seed(results: dict[int, Result], seed: int) -> None:
     """Random faults on a random cluster: no law is broken."""
-    result = run_seed(seed, HOSTS, MINUTES)
+    result = results[seed]
     assert not result.broken, "\n".join([*result.trace, result.broken])
+
+
+def test_the_seeds_meet_every_kind_of_fault(results: dict[int, Result]) -> None:
+    """A kind that never comes is not searched."""
+    met = {kind for result in results.values() for kind in result.faults}
+    assert met >= {fault.name for fault in FAULTS}
 
 
 def test_the_same_seed_is_the_same_run() -> None:

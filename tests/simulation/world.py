@@ -363,6 +363,9 @@ class World:
         """Whether packets go from one host to another, or to its BMC, and back."""
         if not asker.network_up or not asker.power:
             return False
+        loss = asker.packet_loss if bmc else max(asker.packet_loss, target.packet_loss)
+        if loss and self.chance.random() < loss:
+            return False
         if bmc:
             return target.bmc_network_up
         ways = {(asker.number, target.number), (target.number, asker.number)}
@@ -382,8 +385,9 @@ class World:
             source.qemu.leaving = True
             target.create_qemu(received=True)
             self.tell(source.name, f"migrates the VM to {target.name}")
+            took_s = 5.0 + 10.0 * max(source.packet_delay_s, target.packet_delay_s)
             self.timeline.after(
-                5.0, self._switch_over, move, source, source.qemu, target, target.qemu
+                took_s, self._switch_over, move, source, source.qemu, target, target.qemu
             )
         return move
 
