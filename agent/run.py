@@ -19,9 +19,9 @@ from agent.fence_ipmi import IpmiDevices
 from agent.hypervisor import LibvirtHypervisor
 from agent.journal import Journal
 from agent.leases import SanlockLeases
-from broker.client import Link
 from broker.config import Config, load, load_fence_passwords
 from broker.exit_codes import ExitCode
+from broker.link import Link
 from broker.worker import Hung
 
 log = logging.getLogger("ha-agent")

@@ -1,24 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Talking to the broker's socket: `ask` for commands (no event loop), `Link` for the agent."""
+"""A command's question to the broker's socket; no event loop. The agent's way is link.py."""
 
 from __future__ import annotations
 
 import http.client
 import socket
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from broker.wire import Problem, Report, View
-
-if TYPE_CHECKING:
-    import aiohttp
+from broker.wire import Problem
 
 T = TypeVar("T")
 
 ASK_TIMEOUT_S = 5.0
-#: More than the broker holds back an answer for (server.PATIENCE_S).
-LINK_TIMEOUT_S = 7.0
 ANSWER_BYTES_MAX = 32 * 1024 * 1024
 
 
@@ -60,58 +55,17 @@ def ask(path: str, method: str, resource: str, kind: type[T], body: Any = None) 
     finally:
         connection.close()
     if answer.status != 200:
-        raise BrokerRefused(_refusal(answer.status, raw))
+        raise BrokerRefused(refusal(answer.status, raw))
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.MsgspecError as error:
         raise BrokerRefused(f"an answer that does not fit: {error}") from None
 
 
-def _refusal(status: int, raw: bytes) -> str:
+def refusal(status: int, raw: bytes) -> str:
+    """What an answer that is not 200 says."""
     try:
         problem = msgspec.json.decode(raw, type=Problem)
     except msgspec.MsgspecError:
         return f"the broker answers {status}"
     return f"{problem.title}: {problem.detail}" if problem.detail else problem.title
-
-
-class Link:
-    """The agent's connection, kept open from beat to beat."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._session: aiohttp.ClientSession | None = None
-
-    async def exchange(self, report: Report, newer_than: int | None = None) -> View:
-        """Hand over a report, get the view: at once, or when it is newer than that version.
-
-        BrokerDown or BrokerRefused.
-        """
-        import aiohttp  # the command line must not pay for it
-
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(self._path),
-                timeout=aiohttp.ClientTimeout(total=LINK_TIMEOUT_S),
-            )
-        try:
-            body = msgspec.json.encode(report)
-            where = "http://ha/v1/report"
-            if newer_than is not None:
-                where += f"?newer-than={newer_than}"
-            async with self._session.put(where, data=body) as answer:
-                raw = await answer.read()
-                if answer.status != 200:
-                    raise BrokerRefused(_refusal(answer.status, raw))
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise BrokerDown(f"no answer on {self._path}: {type(error).__name__}") from None
-        try:
-            return msgspec.json.decode(raw, type=View)
-        except msgspec.MsgspecError as error:
-            raise BrokerRefused(f"an answer that does not fit: {error}") from None
-
-    async def close(self) -> None:
-        """Close the connection."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None

@@ -16,8 +16,9 @@ import pytest
 from agent.status import as_text
 from broker.board import Board
 from broker.broker import AGENT_SILENT_BEATS, Broker
-from broker.client import BrokerDown, BrokerRefused, Link, ask
+from broker.client import BrokerDown, BrokerRefused, ask
 from broker.config import load
+from broker.link import Link
 from broker.lockspace import LockspaceError
 from broker.monitors import MonitorRunner, Sample
 from broker.server import BODY_BYTES_MAX, serve

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 #: their own.
 BROKER_DOORS = {
     "client",
+    "link",
     "wire",
     "config",
     "exit_codes",
