@@ -39,6 +39,11 @@ def _parser() -> argparse.ArgumentParser:
         choices=("global", "local", "none"),
         help="global: nothing is touched; local: this host is drained; none: end both",
     )
+    maintenance.add_argument(
+        "--for", metavar="TIME", dest="lasts", help="ends by itself: 30m, 2h, 1d; default 8h"
+    )
+    maintenance.add_argument("--no-expiry", action="store_true", help="until somebody ends it")
+    maintenance.add_argument("--reason", metavar="TEXT", help="shown on every host")
     verbs.add_parser("why", help="why the VM is where it is, and what would change that")
     replay = verbs.add_parser("replay", help="run the decisions of a journal again and compare")
     replay.add_argument("file", help="STATE-DIR/journal/journal.jsonl, or an older one")
@@ -132,7 +137,13 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
         from agent import maintenance
         from broker.config import load
 
-        return maintenance.run(load(arguments.config).daemon.socket, arguments.mode)
+        return maintenance.run(
+            load(arguments.config).daemon.socket,
+            arguments.mode,
+            arguments.lasts,
+            arguments.no_expiry,
+            arguments.reason,
+        )
     parser.print_help()
     return ExitCode.USAGE
 

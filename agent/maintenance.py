@@ -1,24 +1,62 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent maintenance global|local|none`."""
+"""`ha-agent maintenance global|local|none [--for TIME | --no-expiry] [--reason TEXT]`."""
 
 from __future__ import annotations
 
+import re
+import time
+
+from agent.errors import CommandError
 from broker.client import ask
 from broker.exit_codes import ExitCode
+from broker.maintenance import LASTS_MAX_S, REASON_CHARS_MAX
 from broker.wire import Maintenance
 
+#: A working day: who says nothing about the end has forgotten it by then.
+DEFAULT_FOR = "8h"
+_UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
+_DURATION = re.compile(r"([0-9]{1,9})(s|min|m|h|d)")
 
-def run(socket_path: str, mode: str) -> int:
+
+def duration_s(text: str) -> int:
+    """Seconds of `90s`, `30m`, `2h`, `1d` or several of them together; CommandError."""
+    parts = _DURATION.findall(text)
+    seconds = sum(int(number) * _UNITS_S[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or not 0 < seconds <= LASTS_MAX_S:
+        raise CommandError(
+            ExitCode.USAGE,
+            f"--for {text!r}: give a time with its unit, such as 90s, 30m, 2h, 1d or 1h30m,"
+            " at most ten years",
+        )
+    return seconds
+
+
+def run(socket_path: str, mode: str, lasts: str | None, no_expiry: bool, reason: str | None) -> int:
     """Set a mode, or end both; setting one leaves the other as it is. Raises as `ask` does."""
     if mode == "none":
+        if lasts is not None or no_expiry or reason is not None:
+            raise CommandError(ExitCode.USAGE, "maintenance none takes no --for and no --reason")
         ask(socket_path, "PUT", "/v1/maintenance/local", Maintenance, Maintenance(False))
         ask(socket_path, "PUT", "/v1/maintenance/global", Maintenance, Maintenance(False))
         print("no maintenance: neither global nor local on this host")
         return ExitCode.OK
-    ask(socket_path, "PUT", f"/v1/maintenance/{mode}", Maintenance, Maintenance(True))
+    if lasts is not None and no_expiry:
+        raise CommandError(ExitCode.USAGE, "--for and --no-expiry exclude each other")
+    if reason is not None and len(reason) > REASON_CHARS_MAX:
+        raise CommandError(ExitCode.USAGE, f"--reason: at most {REASON_CHARS_MAX} characters")
+    for_s = None if no_expiry else duration_s(lasts or DEFAULT_FOR)
+    wanted = Maintenance(True, reason or "", for_s)
+    ask(socket_path, "PUT", f"/v1/maintenance/{mode}", Maintenance, wanted)
     what = {
         "global": "nothing starts, stops or moves on any host",
         "local": "this host does not start the VM and is drained",
     }
-    print(f"{mode} maintenance is set: {what[mode]}; end it with: ha-agent maintenance none")
+    print(f"{mode} maintenance is set: {what[mode]}")
+    if for_s is None:
+        print("it has no end; end it with: ha-agent maintenance none")
+    else:
+        end = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time.time() + for_s))
+        print(f"it ends by itself at {end}, or with: ha-agent maintenance none")
+        if lasts is None:
+            print(f"no end was given, {DEFAULT_FOR} was taken; say it by --for TIME or --no-expiry")
     return ExitCode.OK

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from broker.client import ask
 from broker.exit_codes import ExitCode
-from broker.wire import HostStatus, Status
+from broker.wire import HostStatus, ModeStatus, Status
 
 _HEAD = ("", "ID", "HOST", "STATE", "SCORE", "ENGINE", "AGE", "WHY")
 
@@ -29,10 +30,16 @@ def as_text(status: Status) -> str:
     lines = [_engine_line(status)]
     if status.global_maintenance:
         lines.append(
-            "GLOBAL MAINTENANCE: nothing starts, stops or moves (ha-agent maintenance none)"
+            "GLOBAL MAINTENANCE: nothing starts, stops or moves"
+            f"{_mode(status.global_mode)} (ha-agent maintenance none)"
         )
     elif status.global_maintenance is None:
         lines.append("whether global maintenance is set has not been read yet")
+    lines += [
+        f"LOCAL MAINTENANCE on {_printable(host.hostname)}{_mode(host.mode)}"
+        for host in status.hosts.values()
+        if host.maintenance
+    ]
     if status.storage.problem:
         lines.append(f"STORAGE: {status.storage.problem}")
     if status.lockspace != "joined":
@@ -52,6 +59,35 @@ def _engine_line(status: Status) -> str:
         return f"{status.cluster}: the engine is DOWN: no live host has it up"
     health = "up and healthy" if engine.healthy else "up, not healthy"
     return f"{status.cluster}: the engine is {health} on {engine.hostname} (id {engine.host})"
+
+
+def _mode(mode: ModeStatus | None) -> str:
+    """Who set it, when, why, and until when."""
+    if mode is None:
+        return ""
+    text = ""
+    if mode.owner:
+        text += f"; set by {_printable(mode.owner)}"
+    if mode.since is not None:
+        text += time.strftime(" at %Y-%m-%d %H:%M UTC", time.gmtime(mode.since))
+    if mode.reason:
+        text += f": {_printable(mode.reason)}"
+    if mode.left_s is None:
+        return f"{text}; it has no end"
+    return f"{text}; ends in {duration(mode.left_s)}{', SOON' if mode.ends_soon else ''}"
+
+
+def duration(seconds: float) -> str:
+    """For people: the two largest units."""
+    whole = int(seconds)
+    for unit_s, unit, next_s, next_unit in (
+        (86_400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= unit_s:
+            return f"{whole // unit_s} {unit} {whole % unit_s // next_s} {next_unit}"
+    return f"{whole} s"
 
 
 def _row(host: HostStatus) -> tuple[str, ...]:

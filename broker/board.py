@@ -15,19 +15,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from broker.maintenance import Mode, count, from_lines, to_lines
 from broker.slot_plan import SlotPlan
 from broker.volume import Volume, VolumeError
 from broker.whiteboard import (
     EMPTY_SLOT,
     BadSlot,
+    ClusterSlot,
     SlotFault,
     SlotReport,
+    decode_cluster,
     decode_slot,
     decode_sweep,
     encode_cluster,
     encode_slot,
 )
 from broker.worker import Hung, Worker
+
+#: A read of the storage that is older than this is no stale read any more.
+OLD_SERIAL_S = 60.0
 
 
 class StorageTrouble(Exception):
@@ -90,7 +96,8 @@ class Board:
 
     `reports`: the last good report of every other host. `own`: this host's slot as read.
     `bad`: slot -> why it cannot be read now. `global_maintenance`: None until slot 0 was
-    readable once. Times are of the monotonic clock that is passed in.
+    readable once; `global_mode`: what is known of it while it is set. Times are of the
+    monotonic clock that is passed in.
     """
 
     def __init__(self, store: SlotStore, host_id: int) -> None:
@@ -103,7 +110,9 @@ class Board:
         self._raw: dict[int, bytes] = {}
         self.newer_versions: tuple[int, ...] = ()
         self.global_maintenance: bool | None = None
-        self._maintenance_ends = False
+        self.global_mode: Mode | None = None
+        self._serial = 0
+        self._ends_since_s: float | None = None
         self.storage_good_since_s: float | None = None
         self.sweep = 0
         self.last_read_s: float | None = None
@@ -146,7 +155,7 @@ class Board:
             self.read_problem = str(error)
             self.storage_good_since_s = None
             return
-        self._learn(slots)
+        self._learn(slots, now_s)
         self.sweep += 1
         self.last_read_s = now_s
         if 0 not in slots:
@@ -157,12 +166,31 @@ class Board:
         if self.storage_good_since_s is None:
             self.storage_good_since_s = now_s
 
-    async def set_global_maintenance(self, on: bool) -> None:
-        """Write the cluster slot; StorageTrouble when that fails."""
-        await self._store.write(0, encode_cluster(on))
-        self.global_maintenance = on
+    async def set_global_maintenance(self, mode: Mode | None) -> None:
+        """Write the cluster slot, None: no maintenance; StorageTrouble when that fails."""
+        serial = self._serial + 1
+        lines = {"serial": str(serial)} | ({} if mode is None else to_lines(mode))
+        await self._store.write(0, encode_cluster(mode is not None, lines))
+        self._serial = serial
+        self.global_maintenance, self.global_mode = mode is not None, mode
 
-    def _learn(self, slots: Mapping[int, bytes]) -> None:
+    async def end_global_maintenance(self, mode: Mode) -> bool:
+        """End this very mode; False where another one, or none, is set by now.
+
+        StorageTrouble where that cannot be told or written.
+        """
+        data = (await self._store.read([0])).get(0, EMPTY_SLOT)
+        try:
+            slot = decode_cluster(data)
+        except BadSlot as error:
+            raise StorageTrouble(str(error)) from None
+        if not slot.maintenance or from_lines(slot.extra) != mode:
+            return False
+        self._serial = max(self._serial, count(slot.extra.get("serial", "")) or 0)
+        await self.set_global_maintenance(None)
+        return True
+
+    def _learn(self, slots: Mapping[int, bytes], now_s: float) -> None:
         # Most slots are as they were read half a beat ago: only the others are decoded.
         changed = {slot: data for slot, data in slots.items() if self._raw.get(slot) != data}
         for slot, data in changed.items():
@@ -189,12 +217,30 @@ class Board:
             self.bad[0] = BadSlot(
                 0, SlotFault.MAINTENANCE_MISSING, "was emptied while global maintenance was set"
             )
-        elif sweep.cluster is not None:
-            ends = bool(self.global_maintenance) and not sweep.cluster.maintenance
-            if ends and not self._maintenance_ends:
-                # What one read returned may be old; only two in a row end a maintenance.
-                self._maintenance_ends = True
-                del self._raw[0]
-            else:
-                self._maintenance_ends = False
-                self.global_maintenance = sweep.cluster.maintenance
+        elif sweep.cluster is not None and not self._may_be_old(sweep.cluster, now_s):
+            on = self.global_maintenance = sweep.cluster.maintenance
+            self.global_mode = from_lines(sweep.cluster.extra) if on else None
+
+    def _may_be_old(self, slot: ClusterSlot, now_s: float) -> bool:
+        """Whether what says that a maintenance is over may be older than the maintenance.
+
+        One read is not enough to end one. Where the slot's serial is lower than one seen
+        before, it must have stayed so for OLD_SERIAL_S: by then it is another volume.
+        """
+        serial = count(slot.extra.get("serial", ""))
+        if not self.global_maintenance or slot.maintenance:
+            self._ends_since_s = None
+        elif self._ends_since_s is None or (
+            serial is not None
+            and serial < self._serial
+            and now_s - self._ends_since_s < OLD_SERIAL_S
+        ):
+            if self._ends_since_s is None:
+                self._ends_since_s = now_s
+            del self._raw[0]
+            return True
+        else:
+            self._ends_since_s = None
+            self._serial = 0
+        self._serial = max(self._serial, serial or 0)
+        return False

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
+from broker import local_mode
 from broker.board import Board, StorageTrouble
 from broker.config import Config, system_uuid
 from broker.lockspace import Lockspace, LockspaceError
+from broker.maintenance import Countdown, Mode, count, from_lines, to_lines
 from broker.monitors import MonitorRunner
 from broker.whiteboard import SlotReport
 from broker.wire import (
@@ -26,6 +28,7 @@ from broker.wire import (
     EngineSummary,
     HostStatus,
     Maintenance,
+    ModeStatus,
     PenaltyOnWire,
     Report,
     Status,
@@ -63,8 +66,10 @@ class Broker:
         monitors: MonitorRunner,
         engine: EngineSampler,
         boot_id: str | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        """`boot_id`: of this boot of the host; None: the kernel's."""
+        """`boot_id`: of this boot of the host; None: the kernel's. `wall`: UTC seconds since
+        1970."""
         self.config = config
         self.board = board
         self.lockspace = lockspace
@@ -79,8 +84,10 @@ class Broker:
         self._known_peers: dict[int, tuple[SlotReport, Seen | None, PeerReport]] = {}
         self._report: Report | None = None
         self._reported_s = float("-inf")
+        self._wall = wall
         self._maintenance_file = Path(config.daemon.state_dir) / "local-maintenance.json"
-        self.local_maintenance = self._load_maintenance()
+        self._local_mode = local_mode.load(self._maintenance_file)
+        self._local_countdown, self._global_countdown = Countdown(), Countdown()
         self._started = False
         self._owns_slot = False
         self._foreign_writes = 0
@@ -125,6 +132,7 @@ class Broker:
             if self._owns_slot:
                 await self.board.write(self._own_slot(now_s), now_s)
             await self.read(now_s)
+        await self._end_what_is_over(now_s)
         self._tell_news()
 
     async def read(self, now_s: float, second_look: bool = False) -> None:
@@ -230,6 +238,7 @@ class Broker:
             "unknown": ",".join(status.unknown),
             "beat": str(self._report.beat) if self._report is not None else "",
             "reason": status.reason,
+            **self._mode_lines(now_s),
             **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},
         }
         return SlotReport(
@@ -268,6 +277,7 @@ class Broker:
             engine_status=self._engine_status(now_s)[0],
             age_s=None if self.board.last_write_s is None else now_s - self.board.last_write_s,
             maintenance=self.local_maintenance,
+            mode=self._mode_status(self._local_countdown, now_s),
             stopped=report.stopped if report is not None else False,
             local=True,
             agent=agent,
@@ -358,6 +368,7 @@ class Broker:
                 hostname=where.hostname if where else None,
             ),
             global_maintenance=self.board.global_maintenance,
+            global_mode=self._mode_status(self._global_countdown, now_s),
             hosts=dict(sorted(hosts.items())),
             bad_slots={slot: fault.cause for slot, fault in sorted(self.board.bad.items())},
             storage=StorageStatus(
@@ -387,6 +398,7 @@ class Broker:
             engine_status=report.engine_status,
             age_s=now_s - seen.since_s if seen is not None and seen.changed else None,
             maintenance=report.maintenance,
+            mode=_mode_of(report),
             stopped=report.stopped,
             agent=extra.get("agent", ""),
             domain_type=extra.get("domain-type", ""),
@@ -395,25 +407,93 @@ class Broker:
 
     # --- maintenance --------------------------------------------------------------------
 
-    def _load_maintenance(self) -> bool:
-        """The local mode as it was left; a file that cannot be read counts as set."""
-        try:
-            return msgspec.json.decode(self._maintenance_file.read_bytes(), type=Maintenance).on
-        except FileNotFoundError:
-            return False
-        except (OSError, msgspec.DecodeError) as error:
-            log.error("%s: %s; taking local maintenance as set", self._maintenance_file, error)
-            return True
+    @property
+    def local_maintenance(self) -> bool:
+        """Whether this host is in local maintenance."""
+        return self._local_mode is not None
 
-    def set_local_maintenance(self, on: bool) -> None:
-        """Set or clear it, kept over restarts; OSError when it cannot be written."""
-        path = self._maintenance_file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".new")
-        temporary.write_bytes(msgspec.json.encode(Maintenance(on)))
-        temporary.replace(path)
-        self.local_maintenance = on
+    async def set_global_maintenance(self, mode: Mode | None) -> None:
+        """Set or end it for all hosts; StorageTrouble when it cannot be written."""
+        await self.board.set_global_maintenance(mode)
+        self._global_countdown.look(mode, asyncio.get_running_loop().time(), self._wall())
+
+    def set_local_maintenance(self, mode: Mode | None) -> None:
+        """Set or end it for this host, kept over restarts; OSError when it cannot be written."""
+        local_mode.save(self._maintenance_file, mode)
+        self._local_mode = mode
+        self._local_countdown.look(mode, asyncio.get_running_loop().time(), self._wall())
         self._changed.set()
+
+    def mode(self, wanted: Maintenance, owner: str) -> Mode | None:
+        """What was asked for as a mode that begins now."""
+        if not wanted.on:
+            return None
+        mode = Mode(owner, wanted.reason, int(self._wall()), wanted.for_s)
+        return from_lines(to_lines(mode))
+
+    async def _end_what_is_over(self, now_s: float) -> None:
+        """Maintenance ends by itself. What cannot be written ended stays set."""
+        wall_s = self._wall()
+        self._local_countdown.look(self._local_mode, now_s, wall_s)
+        self._global_countdown.look(self.board.global_mode, now_s, wall_s)
+        both = {"local": self._local_countdown, "global": self._global_countdown}
+        for name, countdown in both.items():
+            if countdown.tell_soon(now_s):
+                log.warning("%s maintenance ends in %.0f s", name, countdown.left_s(now_s))
+        try:
+            if self._local_countdown.is_over(now_s):
+                self.set_local_maintenance(None)
+                log.warning("local maintenance has ended by itself")
+            mode = self._global_countdown.mode
+            if (
+                mode is not None
+                and self._global_countdown.is_over(now_s)
+                and self._others_see_it_over()
+                and await self.board.end_global_maintenance(mode)
+            ):
+                self._global_countdown.look(None, now_s, wall_s)
+                log.warning("global maintenance has ended by itself")
+        except (StorageTrouble, OSError) as error:
+            log.error("maintenance is over and could not be ended: %s", error)
+
+    def _others_see_it_over(self) -> bool:
+        """No live host counts longer: one wall clock that is wrong ends nothing early."""
+        return not any(
+            (_number(report.extra.get("global-left", "")) if report.extra_trusted else 0) > 0
+            for host, report in self.board.reports.items()
+            if host in self._seen and host not in self._silent
+        )
+
+    def _mode_status(self, countdown: Countdown, now_s: float) -> ModeStatus | None:
+        mode = countdown.mode
+        if mode is None:
+            return None
+        left_s, soon = countdown.left_s(now_s), countdown.ends_soon(now_s)
+        return ModeStatus(mode.owner, mode.reason, mode.since_epoch_s, left_s, soon)
+
+    def _mode_lines(self, now_s: float) -> dict[str, str]:
+        """What the other hosts show of this one's local mode, and how long it sees the global
+        one last."""
+        lines = {}
+        if (mode := self._local_countdown.mode) is not None:
+            lines = {f"mode-{key}": value for key, value in to_lines(mode).items()}
+            if (left_s := self._local_countdown.left_s(now_s)) is not None:
+                lines["mode-left"] = f"{left_s:.0f}"
+        if (left_s := self._global_countdown.left_s(now_s)) is not None:
+            lines["global-left"] = str(math.ceil(left_s))
+        return lines
+
+
+def _mode_of(report: SlotReport) -> ModeStatus | None:
+    """Another host's local mode as it published it."""
+    if not report.maintenance:
+        return None
+    extra = report.extra if report.extra_trusted else {}
+    mode = from_lines({key.removeprefix("mode-"): value for key, value in extra.items()})
+    left = count(extra.get("mode-left", ""))
+    return ModeStatus(
+        mode.owner, mode.reason, mode.since_epoch_s, None if left is None else float(left)
+    )
 
 
 def _peer(report: SlotReport, seen: Seen | None) -> PeerReport:

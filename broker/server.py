@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import pwd
 import socket
 import struct
 from pathlib import Path
@@ -56,14 +57,29 @@ async def _as_problems(request: web.Request, handler: Any) -> web.StreamResponse
         return _problem(400, "the body does not fit", str(error))
 
 
-def _may_change(request: web.Request) -> bool:
-    """Root, or the broker's own user."""
+def _user_id(request: web.Request) -> int | None:
+    """Whose process asks."""
     sock = request.transport.get_extra_info("socket") if request.transport else None
     if sock is None:
-        return False
+        return None
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _, uid, _ = struct.unpack("3i", raw)
-    return uid in (0, os.getuid())
+    return int(uid)
+
+
+def _may_change(request: web.Request) -> bool:
+    """Root, or the broker's own user."""
+    return _user_id(request) in (0, os.getuid())
+
+
+def _owner(request: web.Request) -> str:
+    """The asking user's name, or number."""
+    uid = _user_id(request)
+    assert uid is not None
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 async def _get_status(request: web.Request) -> web.Response:
@@ -95,11 +111,12 @@ async def _put_maintenance(request: web.Request) -> web.Response:
         return _problem(403, "not allowed", "only root and the broker's user may set maintenance")
     wanted = msgspec.json.decode(await request.read(), type=Maintenance)
     broker = request.app[_BROKER]
+    mode = broker.mode(wanted, f"{_owner(request)}@{broker.config.host_name}")
     try:
         if request.match_info["mode"] == "global":
-            await broker.board.set_global_maintenance(wanted.on)
+            await broker.set_global_maintenance(mode)
         else:
-            broker.set_local_maintenance(wanted.on)
+            broker.set_local_maintenance(mode)
     except (StorageTrouble, OSError) as error:
         return _problem(503, "maintenance was not changed", str(error))
     return _json(wanted)

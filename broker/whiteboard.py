@@ -239,13 +239,19 @@ def encode_slot(report: SlotReport) -> bytes:
     return slot.ljust(SLOT_BYTES, b"\0")
 
 
-def encode_cluster(maintenance: bool) -> bytes:
-    """The 4096 bytes of the cluster slot.
+def encode_cluster(maintenance: bool, extra: Mapping[str, str] | None = None) -> bytes:
+    """The 4096 bytes of the cluster slot. `extra`: further lines; none holds "=" in its value.
 
     No newline behind the line: the reference splits at newlines and then takes every piece
     apart at "=", the empty one behind a last newline included, and fails.
     """
-    return f"maintenance={_flag(maintenance)}".encode().ljust(SLOT_BYTES, b"\0")
+    lines = [f"maintenance={_flag(maintenance)}"]
+    for key, value in (extra or {}).items():
+        assert "=" not in key + value and key.isascii(), key
+        lines.append(f"{key}={_clean_text(value)}")
+    data = "\n".join(lines).encode()
+    assert len(data) <= SLOT_BYTES, len(data)
+    return data.ljust(SLOT_BYTES, b"\0")
 
 
 def fit_hostname(name: str) -> str:

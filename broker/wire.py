@@ -7,8 +7,11 @@ and scripts, its shape is documented in docs/status.md and carries a version.
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated
 
+from msgspec import Meta, Struct
+
+from broker.maintenance import LASTS_MAX_S, REASON_CHARS_MAX
 from scoring.observation import EngineStatus, LocalHost, PeerReport
 
 STATUS_VERSION = 1
@@ -62,16 +65,29 @@ class Report(Struct, frozen=True):
     unknown: tuple[str, ...] = ()
 
 
-class Maintenance(Struct, frozen=True, forbid_unknown_fields=True):
-    """Set or clear a maintenance mode."""
+class Maintenance(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Set or clear a maintenance mode. `for_s`: seconds until it ends by itself, None: never."""
 
     on: bool
+    reason: Annotated[str, Meta(max_length=REASON_CHARS_MAX)] = ""
+    for_s: Annotated[int, Meta(ge=1, le=LASTS_MAX_S)] | None = None
+
+
+class ModeStatus(Struct, frozen=True):
+    """A maintenance mode that is set. `since`: UTC seconds since 1970, None when not known;
+    `left_s`: until it ends by itself, None when it does not."""
+
+    owner: str
+    reason: str
+    since: int | None
+    left_s: float | None
+    ends_soon: bool = False
 
 
 class HostStatus(Struct, frozen=True):
     """One host in `Status`. `liveness`: live, silent or uncertain; `age_s`: since its data
     last changed, None when that was not seen. `unknown`: samples that were not to be had
-    when it was scored."""
+    when it was scored. `mode`: its local maintenance."""
 
     host_id: int
     hostname: str
@@ -88,6 +104,7 @@ class HostStatus(Struct, frozen=True):
     agent: str = ""
     domain_type: str = ""
     unknown: tuple[str, ...] = ()
+    mode: ModeStatus | None = None
 
 
 class EngineSummary(Struct, frozen=True):
@@ -109,7 +126,8 @@ class StorageStatus(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """The cluster as one host sees it. `bad_slots`: host id -> cause."""
+    """The cluster as one host sees it. `bad_slots`: host id -> cause. `global_mode`: the global
+    maintenance, None while it is not set."""
 
     version: int
     cluster: str
@@ -121,6 +139,7 @@ class Status(Struct, frozen=True):
     storage: StorageStatus
     lockspace: str
     reasons: tuple[ReasonOnWire, ...] = ()
+    global_mode: ModeStatus | None = None
 
 
 class Problem(Struct, frozen=True):

@@ -27,6 +27,8 @@ SICK_BOUND_S = _TIMING.bad_health + _TIMING.stop_grace + _TIMING.engine_starting
 RETRY_BOUND_S = _TIMING.retry_expiry
 #: A host whose VM died stands back for the others, which may all have failed.
 STAND_BACK_BOUND_S = _TIMING.unexpected_down
+#: A maintenance that ends by itself lasts so long at most.
+MODE_LASTS_S = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,6 +375,28 @@ def _local(world: World, host: Host, chance: random.Random) -> Callable[[], None
     return back
 
 
+def _global_expiring(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """Set and forgotten."""
+    world.set_global_maintenance(True, chance.randint(20, MODE_LASTS_S))
+    return _nothing
+
+
+def _local_expiring(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    world.set_local_maintenance(host, True, chance.randint(20, MODE_LASTS_S))
+    return _nothing
+
+
+def _wall_clock(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """The wall clock jumps, and is set right later; the monotonic clock does not care."""
+    host.wall_offset_s = chance.choice([-86_400.0, -600.0, -30.0, 30.0, 600.0, 86_400.0])
+    world.tell(host.name, f"its wall clock jumps by {host.wall_offset_s:.0f} s")
+
+    def back() -> None:
+        host.wall_offset_s = 0.0
+
+    return back
+
+
 #: Every kind. What a schedule draws from.
 FAULTS: tuple[Fault, ...] = (
     Fault("power cut", _power_cut, (3.0, 400.0), weight=4, lies_still=True),
@@ -420,6 +444,9 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault("unkillable QEMU", _unkillable, (100.0, 200.0), SICK_BOUND_S, weight=0.5),
     Fault("global maintenance", _global, (5.0, 300.0), SICK_BOUND_S, weight=1.5, lies_still=True),
+    Fault("global maintenance expiring", _global_expiring, (200.0, 201.0), SICK_BOUND_S),
+    Fault("local maintenance expiring", _local_expiring, (200.0, 201.0), SICK_BOUND_S),
+    Fault("wall clock", _wall_clock, (30.0, 600.0), 2.0 * MODE_LASTS_S, lies_still=True),
     Fault("local maintenance", _local, (5.0, 300.0), SICK_BOUND_S, weight=1.5, lies_still=True),
 )
 

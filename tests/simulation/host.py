@@ -22,6 +22,8 @@ from tests.simulation.timeline import HostLoop, Process, Timeline
 WATCHDOG_FROZEN_S = 55.0
 #: A guest whose disk does not answer for so long serves no page any more.
 GUEST_PATIENCE_S = 8.0
+#: The wall clock's time when a simulation begins.
+WALL_EPOCH_S = 1_800_000_000.0
 
 
 @dataclass(slots=True)
@@ -139,6 +141,10 @@ class Host:
         self.starts_fail = False
         self.qemu_unkillable = False
         self.local_maintenance_since_s: float | None = None
+        #: What its wall clock is ahead of the right time.
+        self.wall_offset_s = 0.0
+        #: When its broker was last started under a wall clock that was wrong.
+        self.wrong_start_s = float("-inf")
         self.boot_is_set = 0
         self.doomed = False
         self.agent_wanted = True
@@ -247,6 +253,10 @@ class Host:
     def clock_s(self) -> float:
         """What its own clock shows."""
         return 0.0 if self.loop is None else self.loop.time()
+
+    def wall_s(self) -> float:
+        """What its wall clock shows, UTC seconds since 1970."""
+        return WALL_EPOCH_S + self.timeline.now_s + self.wall_offset_s
 
     # --- storage --------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ product's own word.
     global          global maintenance: nothing is started, stopped, moved or freed by a host
                     that had two beats to read it
     local           a host in local maintenance does not start the VM
+                    (a mode that ends by itself may end early where a broker was started
+                    meanwhile whose wall clock is wrong: nobody else may know better)
     healthy         a VM that is healthy is not shut down or ended by an agent
     blameless       sanlock ends no VM on a host whose storage was fine
     two-up          no two agents that can read the storage call themselves EngineUp for
@@ -92,12 +94,12 @@ class Laws:
         name = act if isinstance(act, str) else f"free host id {act.host_id}"
         notice_s = NOTICE_BEATS * world.beat_s + NOTICE_EXTRA_S
         since_s = world.global_maintenance_since_s
-        if since_s is not None:
+        if since_s is not None and not world.wall_is_in_doubt(since_s):
             known_s = max(since_s, host.storage_bad_until_s, host.daemons_since_s)
             if now_s - max(known_s, host.frozen_until_s) > notice_s:
                 self.breach("global", f"{host.name} begins to {name} in global maintenance")
         local_s = host.local_maintenance_since_s
-        if name == "start" and local_s is not None:
+        if name == "start" and local_s is not None and host.wrong_start_s <= local_s:
             known_s = max(local_s, host.daemons_since_s, host.frozen_until_s)
             if now_s - known_s > notice_s:
                 self.breach("local", f"{host.name} starts the VM in local maintenance")

@@ -251,14 +251,17 @@ class Player:
         else:
             raise ValueError(how)
 
-    def _maintenance(self, step: Step, kind: str, how: str, who: str = "all") -> None:
-        if kind == "global":
-            self.world.set_global_maintenance(_yes(how))
+    def _maintenance(self, step: Step, kind: str, how: str, *rest: str) -> None:
+        lasts_s = None
+        if len(rest) >= 2 and rest[-2] == "for":
+            lasts_s, rest = int(rest[-1]), rest[:-2]
+        if kind == "global" and not rest:
+            self.world.set_global_maintenance(_yes(how), lasts_s)
             return
-        if kind != "local":
+        if kind != "local" or len(rest) > 1:
             raise ValueError(kind)
-        for host in self._who(who):
-            self.world.set_local_maintenance(host, _yes(how))
+        for host in self._who(*rest or ("all",)):
+            self.world.set_local_maintenance(host, _yes(how), lasts_s)
 
     def _set(self, step: Step, what: str, value: str, who: str) -> None:
         for host in self._who(who):
@@ -277,6 +280,8 @@ class Player:
                     host.starts_fail = not _yes(value)
                 case "libvirt":
                     host.libvirt_hangs = not _yes(value)
+                case "clock":
+                    host.wall_offset_s = float(value)
                 case "killable":
                     host.qemu_unkillable = not _yes(value)
                 case "id":

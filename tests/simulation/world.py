@@ -25,13 +25,14 @@ from broker.config import (
     TimingSection,
 )
 from broker.lockspace import LockspaceError
+from broker.maintenance import Mode, to_lines
 from broker.monitors import MonitorRunner
 from broker.whiteboard import EMPTY_SLOT, BadSlot, decode_cluster, encode_cluster
-from broker.wire import Report
+from broker.wire import Maintenance, Report
 from scoring.decision import FreeHostId
 from scoring.observation import VmStatus
 from scoring.state import StateName
-from tests.simulation.host import Host, Qemu
+from tests.simulation.host import WALL_EPOCH_S, Host, Qemu
 from tests.simulation.laws import Laws
 from tests.simulation.lockspace import WATCHDOG_FIRE_S, LeaseVolume, Membership, Refused
 from tests.simulation.ports import (
@@ -128,6 +129,8 @@ class World:
         self.faults: Counter[str] = Counter()
         self.open_faults = 0
         self.busy_faults = 0
+        self.modes_with_end = 0
+        self._serial = 0
         self.calm_since_s = 0.0
         self.extra_bound_s = 0.0
         self.down_wanted = False
@@ -245,9 +248,17 @@ class World:
         boot_id = f"{host.name}-boot-{host.boots}"
         lockspace = SimLockspace(host)
         broker = Broker(
-            config, Board(store, host.host_id), lockspace, runner, engine, boot_id=boot_id
+            config,
+            Board(store, host.host_id),
+            lockspace,
+            runner,
+            engine,
+            boot_id=boot_id,
+            wall=host.wall_s,
         )
         host.broker_since_s = self.timeline.now_s
+        if host.wall_offset_s != 0.0:
+            host.wrong_start_s = self.timeline.now_s
         self.brokers[host.number] = broker
         async with asyncio.TaskGroup() as group:
             group.create_task(broker.run(), name="beat")
@@ -422,20 +433,57 @@ class World:
 
     # --- maintenance ------------------------------------------------------------------------
 
-    def set_global_maintenance(self, on: bool) -> None:
-        """As an operator does through a broker; written at once."""
-        self.board.put(0, encode_cluster(on))
+    def set_global_maintenance(self, on: bool, lasts_s: int | None = None) -> None:
+        """As an operator does through a broker with a right clock; written at once."""
+        self._serial += 1
+        lines = {"serial": str(self._next_serial())}
+        if on:
+            since_s = int(WALL_EPOCH_S + self.timeline.now_s)
+            lines |= to_lines(Mode("operator", "", since_s, lasts_s))
+        self.board.put(0, encode_cluster(on, lines))
         self.global_maintenance_since_s = self.timeline.now_s if on else None
-        self.tell("operator", f"global maintenance {'on' if on else 'off'}")
+        ends = f" for {lasts_s} s" if lasts_s is not None else ""
+        self.tell("operator", f"global maintenance {'on' if on else 'off'}{ends}")
+        if on and lasts_s is not None:
+            self.modes_with_end += 1
+            self.timeline.after(lasts_s, self._global_is_over, self._serial)
 
-    def set_local_maintenance(self, host: Host, on: bool) -> None:
+    def _next_serial(self) -> int:
+        """What a broker that reads slot 0 would write next."""
+        try:
+            return 1 + int(decode_cluster(self.board.slots[0]).extra["serial"])
+        except (BadSlot, KeyError):
+            return 1
+
+    def _global_is_over(self, serial: int) -> None:
+        self.modes_with_end -= 1
+        if serial == self._serial:
+            self.global_maintenance_since_s = None
+            self.tell("operator", "global maintenance should end now")
+
+    def wall_is_in_doubt(self, since_s: float) -> bool:
+        """Whether a broker was started since then on a host whose wall clock is wrong."""
+        return any(host.wrong_start_s > since_s for host in self.hosts.values())
+
+    def set_local_maintenance(self, host: Host, on: bool, lasts_s: int | None = None) -> None:
         """The same for one host; nothing where no broker answers."""
         broker = self.brokers.get(host.number)
         if broker is None or host.loop is None:
             return
-        self.timeline.call_within(host.loop, broker.set_local_maintenance, on)
-        host.local_maintenance_since_s = self.timeline.now_s if on else None
-        self.tell("operator", f"local maintenance of {host.name} {'on' if on else 'off'}")
+        mode = broker.mode(Maintenance(on, for_s=lasts_s), "operator")
+        self.timeline.call_within(host.loop, broker.set_local_maintenance, mode)
+        since_s = host.local_maintenance_since_s = self.timeline.now_s if on else None
+        ends = f" for {lasts_s} s" if lasts_s is not None else ""
+        self.tell("operator", f"local maintenance of {host.name} {'on' if on else 'off'}{ends}")
+        if since_s is not None and lasts_s is not None:
+            self.modes_with_end += 1
+            self.timeline.after(lasts_s, self._local_is_over, host, since_s)
+
+    def _local_is_over(self, host: Host, since_s: float) -> None:
+        self.modes_with_end -= 1
+        if host.local_maintenance_since_s == since_s:
+            host.local_maintenance_since_s = None
+            self.tell("operator", f"local maintenance of {host.name} should end now")
 
     # --- faults -----------------------------------------------------------------------------
 
@@ -514,7 +562,8 @@ class World:
         for it a while, each host is in the lockspace, and so the next beat would be like the
         last one. What an agent remembers of the past grows older by the leap.
         """
-        if self.busy_faults or not self._well:
+        # A mode with an end is counted down by clocks that stand still in a leap.
+        if self.busy_faults or self.modes_with_end or not self._well:
             return
         if self.timeline.now_s - self._changed_s < LEAP_REST_S:
             return

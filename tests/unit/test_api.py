@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pwd
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -168,7 +170,12 @@ def test_status_and_maintenance_over_the_socket(tmp_path: Path) -> None:
         assert status.version == 1
         for mode in ("global", "local"):
             where = f"/v1/maintenance/{mode}"
-            await in_thread(path, "PUT", where, Maintenance, Maintenance(True))
+            wanted = Maintenance(True, "a test", 3600)
+            assert await in_thread(path, "PUT", where, Maintenance, wanted) == wanted
+        status = await in_thread(path, "GET", "/v1/status", Status)
+        for mode in (status.global_mode, status.hosts[1].mode):
+            assert mode is not None and mode.reason == "a test"
+            assert mode.owner == f"{pwd.getpwuid(os.getuid()).pw_name}@host1"
         assert broker.board.global_maintenance
         assert broker.local_maintenance
         assert make_broker(tmp_path, MemoryVolume()).local_maintenance, "kept over a restart"
@@ -200,6 +207,9 @@ def test_a_view_is_held_back_until_there_is_news(tmp_path: Path) -> None:
         ("PUT", "/v1/maintenance/local", b'{"on":3}', 400),
         ("PUT", "/v1/maintenance/local", b'{"on":true,"off":1}', 400),
         ("PUT", "/v1/maintenance/local", b"\xff\xff", 400),
+        ("PUT", "/v1/maintenance/local", b'{"on":true,"for_s":0}', 400),
+        ("PUT", "/v1/maintenance/local", b'{"on":true,"for_s":1e300}', 400),
+        ("PUT", "/v1/maintenance/global", b'{"on":true,"reason":"' + b"x" * 201 + b'"}', 400),
         ("PUT", "/v1/report", b"[" * 5000, 400),
         ("PUT", "/v1/report", b"{}", 400),
         ("PUT", "/v1/report", b"x" * (BODY_BYTES_MAX + 1), 413),

@@ -18,6 +18,7 @@ BROKER_DOORS = {
     "link",
     "wire",
     "config",
+    "maintenance",
     "exit_codes",
     "worker",
     "process_leases",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from broker.board import Board, SlotStore, StorageTrouble, VolumeStore
+from broker.maintenance import Mode
 from broker.whiteboard import SLOT_BYTES, SlotFault, SlotReport, encode_cluster, encode_slot
 from scoring.observation import EngineStatus, Health, VmStatus
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
@@ -96,7 +97,7 @@ def test_an_unreadable_cluster_slot_never_ends_a_global_maintenance(
 ) -> None:
     async def run() -> None:
         board = Board(store[0], 1)
-        await board.set_global_maintenance(True)
+        await board.set_global_maintenance(Mode())
         await board.read(1.0)
         store[1](0, damage)
         await board.read(2.0)
@@ -133,7 +134,7 @@ def test_storage_trouble_is_remembered_and_ends_with_the_trouble() -> None:
         assert "Input/output error" in board.problem
         assert board.storage_good_since_s is None
         with pytest.raises(StorageTrouble):
-            await board.set_global_maintenance(True)
+            await board.set_global_maintenance(Mode())
         store.fault = ""
         await board.write(report(1), 3.0)
         await board.read(3.0)
