@@ -52,6 +52,10 @@ class Hands:
     def fence_hosts(self) -> frozenset[int]:
         return self._fence.hosts
 
+    def use_fence(self, fence: FenceDevices) -> None:
+        """Ask these from now on; a question under way is answered by the old ones."""
+        self._fence = fence
+
     @property
     def busy(self) -> bool:
         """Whether any action is under way."""

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Protocol
 
 from agent.actions import Hands
+from agent.ports import FenceDevices
 from broker.client import BrokerDown, BrokerRefused
 from broker.wire import PenaltyOnWire, ReasonOnWire, Report, View
 from scoring.decide import decide
@@ -81,6 +83,12 @@ class Agent:
     def stop(self) -> None:
         """Ask it to end: AgentStopped is published, then `run` returns."""
         self._stopping = True
+        self._hands.news.set()
+
+    def reconfigure(self, rules: Rules, fence: FenceDevices) -> None:
+        """Go by other rules and fence devices from the next decision on."""
+        self._state = replace(self._state, rules=rules)
+        self._hands.use_fence(fence)
         self._hands.news.set()
 
     async def run(self) -> None:

@@ -19,9 +19,10 @@ from agent.fence_ipmi import IpmiDevices
 from agent.hypervisor import LibvirtHypervisor
 from agent.journal import Journal
 from agent.leases import SanlockLeases
-from broker.config import Config, load, load_fence_passwords
+from broker.config import Config, ConfigError, load, load_fence_passwords
 from broker.exit_codes import ExitCode
 from broker.link import Link
+from broker.reload import needs_restart, refusal
 from broker.worker import Hung
 
 log = logging.getLogger("ha-agent")
@@ -68,12 +69,42 @@ async def check_definition(config: Config, hypervisor: LibvirtHypervisor) -> Non
         await asyncio.sleep(LIBVIRT_RETRY_S)
 
 
-async def beat_until_stopped(config: Config, definition: Definition) -> None:
+class Reload:
+    """SIGHUP: go by the configuration file as it is now; a bad one changes nothing."""
+
+    def __init__(self, path: str, config: Config, definition: Definition, agent: Agent) -> None:
+        self._path = path
+        self._config = config
+        self._memory_mb = definition.memory_mb
+        self._agent = agent
+
+    def __call__(self) -> None:
+        try:
+            config = load(self._path)
+            keys = needs_restart(self._config, config)
+            if keys:
+                raise ConfigError(refusal(self._path, keys))
+            fence = fence_devices(config)
+        except ConfigError as error:
+            log.error("the configuration stays as it was: %s", error)
+            return
+        self._config = config
+        self._agent.reconfigure(config.rules(self._memory_mb), fence)
+        logging.getLogger().setLevel(config.daemon.log_level.upper())
+        log.info("%s is read anew", self._path)
+
+
+def fence_devices(config: Config) -> IpmiDevices:
+    """The other hosts' fence devices; ConfigError where their passwords cannot be read."""
+    devices = {d.host: d for d in config.fence.device if d.host != config.host.id}
+    return IpmiDevices(devices, load_fence_passwords(config), config.fence.timeout)
+
+
+async def beat_until_stopped(path: str, config: Config, definition: Definition) -> None:
     """Run the agent until SIGTERM or SIGINT."""
     leases = SanlockLeases(config, definition.lease_offset)
     hypervisor = LibvirtHypervisor(config, definition, leases)
-    devices = {d.host: d for d in config.fence.device if d.host != config.host.id}
-    fence = IpmiDevices(devices, load_fence_passwords(config), config.fence.timeout)
+    fence = fence_devices(config)
     link = Link(config.daemon.socket)
     journal = Journal(Path(config.daemon.state_dir) / "journal")
     agent = Agent(
@@ -88,6 +119,7 @@ async def beat_until_stopped(config: Config, definition: Definition) -> None:
     checking = asyncio.ensure_future(check_definition(config, hypervisor))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _end, agent, checking)
+    loop.add_signal_handler(signal.SIGHUP, Reload(path, config, definition, agent))
     try:
         await checking
         log.info(
@@ -124,5 +156,5 @@ def run(path: str) -> int:
     except DefinitionError as error:
         raise CommandError(ExitCode.DEFINITION, f"{path}: {error}") from None
     check_lock_driver(config)
-    asyncio.run(beat_until_stopped(config, definition))
+    asyncio.run(beat_until_stopped(path, config, definition))
     return ExitCode.OK

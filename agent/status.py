@@ -10,6 +10,8 @@ from broker.client import ask
 from broker.exit_codes import ExitCode
 from broker.wire import HostStatus, ModeStatus, Status
 
+#: Monitors whose silence is worth a line; the others say little by being unknown.
+_MATTERS = frozenset({"engine", "memory", "definition"})
 _HEAD = ("", "ID", "HOST", "STATE", "SCORE", "ENGINE", "AGE", "WHY")
 
 
@@ -40,8 +42,25 @@ def as_text(status: Status) -> str:
         for host in status.hosts.values()
         if host.maintenance
     ]
+    if status.config_problem:
+        lines.append(f"CONFIGURATION: an older one is in force: {status.config_problem}")
+    if status.network:
+        lines.append(f"NETWORK: {_printable(status.network)}")
+    lines += [
+        f"MONITOR {name} is {monitor.verdict}: {_printable(monitor.problem)}"
+        for name, monitor in status.monitors.items()
+        if monitor.verdict == "bad" or (monitor.verdict == "unknown" and name in _MATTERS)
+    ]
     if status.storage.problem:
-        lines.append(f"STORAGE: {status.storage.problem}")
+        storage = status.storage
+        since = "" if storage.trouble_s is None else f" for {storage.trouble_s:.0f} s"
+        lines.append(f"STORAGE {storage.state}{since}: {storage.problem}")
+    budget_s = status.lockspace_budget_s
+    if budget_s is not None and budget_s < status.lockspace_budget_max_s / 2:
+        lines.append(
+            f"LEASE: this host's id was not renewed for long; sanlock ends the VM here in"
+            f" {budget_s:.0f} s"
+        )
     if status.lockspace != "joined":
         lines.append(f"LOCKSPACE: {status.lockspace}")
     lines += [f"BAD SLOT {slot}: {cause}" for slot, cause in status.bad_slots.items()]

@@ -12,9 +12,11 @@ Rules of this file:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from broker.histogram import Histogram
 from broker.maintenance import Mode, count, from_lines, to_lines
 from broker.slot_plan import SlotPlan
 from broker.volume import Volume, VolumeError
@@ -37,7 +39,11 @@ OLD_SERIAL_S = 60.0
 
 
 class StorageTrouble(Exception):
-    """A read or write of the whiteboard failed or did not come back in time."""
+    """A read or write of the whiteboard failed or, `hung`, did not come back in time."""
+
+    def __init__(self, text: str, hung: bool = False) -> None:
+        super().__init__(text)
+        self.hung = hung
 
 
 class SlotStore(Protocol):
@@ -72,7 +78,7 @@ class VolumeStore:
         try:
             await self._worker.call(what, self.deadline_s, self._guarded, function)
         except (Hung, VolumeError) as error:
-            raise StorageTrouble(str(error)) from error
+            raise StorageTrouble(str(error), isinstance(error, Hung)) from error
 
     def _guarded(self, function: object) -> None:
         """Runs in the thread: after a failure the volume is opened anew by the next call."""
@@ -119,6 +125,17 @@ class Board:
         self.last_write_s: float | None = None
         self.read_problem = ""
         self.write_problem = ""
+        self.read_times, self.write_times = Histogram(), Histogram()
+        self.errors = 0
+        self.trouble_since_s: float | None = None
+        self.is_hung = False
+
+    def _failed(self, error: StorageTrouble, began_s: float) -> None:
+        """Count it; trouble began with the first question that was not answered well."""
+        self.errors += 1
+        self.is_hung = error.hung
+        if self.trouble_since_s is None:
+            self.trouble_since_s = began_s
 
     @property
     def problem(self) -> str:
@@ -135,13 +152,17 @@ class Board:
 
     async def write(self, report: SlotReport, now_s: float) -> None:
         """Publish this host; trouble is remembered, not raised."""
+        clock = asyncio.get_running_loop().time
+        began_s = clock()
         try:
             await self._store.write(self.host_id, encode_slot(report))
         except StorageTrouble as error:
             self.write_problem = str(error)
+            self._failed(error, began_s)
         else:
             self.write_problem = ""
             self.last_write_s = now_s
+            self.write_times.add(clock() - began_s)
 
     async def read(self, now_s: float, second_look: bool = False) -> None:
         """Read the slots of this beat; trouble is remembered, not raised.
@@ -149,12 +170,18 @@ class Board:
         `second_look`: within the same beat; new hosts are not looked for.
         """
         wanted = self._plan.in_use() if second_look else self._plan.next_beat()
+        clock = asyncio.get_running_loop().time
+        began_s = clock()
         try:
             slots = await self._store.read(wanted)
         except StorageTrouble as error:
             self.read_problem = str(error)
             self.storage_good_since_s = None
+            self._failed(error, began_s)
             return
+        self.read_times.add(clock() - began_s)
+        if not self.write_problem:
+            self.trouble_since_s, self.is_hung = None, False
         self._learn(slots, now_s)
         self.sweep += 1
         self.last_read_s = now_s

@@ -14,14 +14,17 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from broker import local_mode
 from broker.board import Board, StorageTrouble
 from broker.config import Config, system_uuid
+from broker.histogram import Histogram
 from broker.lockspace import Lockspace, LockspaceError
 from broker.maintenance import Countdown, Mode, count, from_lines, to_lines
 from broker.monitors import MonitorRunner
+from broker.monitors.shown import shown_monitors
+from broker.network_verdict import NetworkVerdict, publish, published, verdict
 from broker.whiteboard import SlotReport
 from broker.wire import (
     STATUS_VERSION,
@@ -33,8 +36,10 @@ from broker.wire import (
     Report,
     Status,
     StorageStatus,
+    Times,
     View,
 )
+from broker.witness import BUDGET_IO_TIMEOUTS, budget_s
 from scoring.liveness import Liveness, liveness, look
 from scoring.observation import EngineStatus, Health, LocalHost, PeerReport, VmStatus
 from scoring.state import Seen
@@ -75,6 +80,10 @@ class Broker:
         self.lockspace = lockspace
         self.monitors = monitors
         self._engine = engine
+        #: Why the configuration file as it is now is not gone by; empty when it is.
+        self.config_problem = ""
+        #: How late each beat began, against its plan.
+        self.lateness = Histogram()
         self._timing = config.timing_rules()
         self._system_uuid = system_uuid(config)
         self._boot_id = _boot_id() if boot_id is None else boot_id
@@ -97,22 +106,31 @@ class Broker:
         self._news = asyncio.Event()
         monitors.on_change = self._monitor_changed
 
+    def reconfigure(self, config: Config) -> None:
+        """Go by another configuration from the next beat on."""
+        self.config, self.config_problem = config, ""
+        self._timing = config.timing_rules()
+        self._changed.set()
+
     # --- the beat ---------------------------------------------------------------------
 
     async def run(self) -> None:
         """Publish and read once a beat, for ever; sooner when the agent has news."""
         loop = asyncio.get_running_loop()
-        next_s = loop.time()
+        next_s = planned_s = loop.time()
         while True:
+            self.lateness.add(loop.time() - planned_s)
             await self.beat(loop.time())
-            next_s = max(next_s + self._timing.beat, loop.time())
+            planned_s = next_s + self._timing.beat
+            next_s = max(planned_s, loop.time())
             if not await self._changed_before(next_s - self._timing.beat / 2):
                 # Half a beat later the peers' slots are read once more: who is silent is
                 # known half a beat sooner.
                 await self.read(loop.time(), second_look=True)
                 if not await self._changed_before(next_s):
                     continue
-            next_s = loop.time()
+            # Brought forward by news: that is the plan now.
+            next_s = planned_s = loop.time()
 
     async def _changed_before(self, until_s: float) -> bool:
         """Whether something to be published at once came up before `until_s`."""
@@ -238,6 +256,7 @@ class Broker:
             "unknown": ",".join(status.unknown),
             "beat": str(self._report.beat) if self._report is not None else "",
             "reason": status.reason,
+            "net-failed": publish(self.monitors.value("network") or ()),
             **self._mode_lines(now_s),
             **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},
         }
@@ -278,6 +297,7 @@ class Broker:
             age_s=None if self.board.last_write_s is None else now_s - self.board.last_write_s,
             maintenance=self.local_maintenance,
             mode=self._mode_status(self._local_countdown, now_s),
+            **self._sanlock(self.config.host.id, now_s),
             stopped=report.stopped if report is not None else False,
             local=True,
             agent=agent,
@@ -323,7 +343,7 @@ class Broker:
                 engine=engine,
                 engine_taken_s=taken_s,
                 lease_held=self._engine.lease_held,
-                network=value("network"),
+                network=self._network().fraction,
                 bridge_up=value("bridge"),
                 mem_free_mb=value("memory"),
                 cpu_load=value("cpu_load"),
@@ -369,6 +389,9 @@ class Broker:
             ),
             global_maintenance=self.board.global_maintenance,
             global_mode=self._mode_status(self._global_countdown, now_s),
+            monitors=shown_monitors(self.monitors.latest, now_s),
+            network=self._network().text,
+            config_problem=self.config_problem,
             hosts=dict(sorted(hosts.items())),
             bad_slots={slot: fault.cause for slot, fault in sorted(self.board.bad.items())},
             storage=StorageStatus(
@@ -376,10 +399,45 @@ class Broker:
                 last_read_age_s=_age(self.board.last_read_s, now_s),
                 last_write_age_s=_age(self.board.last_write_s, now_s),
                 problem=self.board.problem,
+                state=self._storage_state(),
+                trouble_s=_age(self.board.trouble_since_s, now_s),
+                errors=self.board.errors,
+                read_times=_times(self.board.read_times),
+                write_times=_times(self.board.write_times),
             ),
+            lockspace_budget_s=self.lockspace_budget_s(now_s),
+            lockspace_budget_max_s=BUDGET_IO_TIMEOUTS * float(self.config.storage.io_timeout),
+            beat=_times(self.lateness),
             lockspace="joined" if self.lockspace.joined else self.lockspace.problem,
             reasons=self._report.reasons if self._report is not None else (),
         )
+
+    def lockspace_budget_s(self, now_s: float) -> float | None:
+        """How long the storage may still stay away before sanlock ends the VM here."""
+        if not self.lockspace.joined:
+            return None
+        return budget_s(self.lockspace.renewed_s, float(self.config.storage.io_timeout), now_s)
+
+    def _sanlock(self, host_id: int, now_s: float) -> dict[str, Any]:
+        """sanlock's word on a host, as fields of its status."""
+        witness = self.lockspace.witnesses.get(host_id)
+        if witness is None:
+            return {}
+        return {"sanlock_state": witness.state, "sanlock_age_s": now_s - witness.changed_s}
+
+    def _storage_state(self) -> str:
+        if not self.board.problem:
+            return "ok"
+        return "hung" if self.board.is_hung else "error"
+
+    def _network(self) -> NetworkVerdict:
+        """What the network tests here and on the live peers mean together."""
+        peers = [
+            published(report.extra.get("net-failed") if report.extra_trusted else None)
+            for host, report in self.board.reports.items()
+            if host in self._seen and self._seen[host].changed and host not in self._silent
+        ]
+        return verdict(self.monitors.value("network") or (), peers)
 
     def _peer_status(self, report: SlotReport, now_s: float) -> HostStatus:
         seen = self._seen.get(report.host_id)
@@ -399,6 +457,7 @@ class Broker:
             age_s=now_s - seen.since_s if seen is not None and seen.changed else None,
             maintenance=report.maintenance,
             mode=_mode_of(report),
+            **self._sanlock(report.host_id, now_s),
             stopped=report.stopped,
             agent=extra.get("agent", ""),
             domain_type=extra.get("domain-type", ""),
@@ -428,7 +487,8 @@ class Broker:
         """What was asked for as a mode that begins now."""
         if not wanted.on:
             return None
-        mode = Mode(owner, wanted.reason, int(self._wall()), wanted.for_s)
+        # Rounded up: it may end a little late, and never early.
+        mode = Mode(owner, wanted.reason, math.ceil(self._wall()), wanted.for_s)
         return from_lines(to_lines(mode))
 
     async def _end_what_is_over(self, now_s: float) -> None:
@@ -520,6 +580,15 @@ def _penalties(extra: Mapping[str, str]) -> list[PenaltyOnWire]:
         if key.startswith("penalty-"):
             parts.append(PenaltyOnWire(key.removeprefix("penalty-"), _number(name), why))
     return parts
+
+
+def _times(histogram: Histogram) -> Times:
+    return Times(
+        histogram.count,
+        histogram.quantile_s(0.5),
+        histogram.quantile_s(0.99),
+        histogram.max_s,
+    )
 
 
 def _number(text: str) -> int:

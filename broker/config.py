@@ -20,6 +20,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from broker.page_search import finder
 from scoring.rules import Rules, Weights
 from scoring.timing import Timing
 
@@ -33,6 +34,7 @@ AbsolutePath = Annotated[str, Meta(pattern="^/", max_length=4096)]
 Points = Annotated[int, Meta(ge=0, le=10000)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
+Interval = Annotated[float, Meta(ge=0.5, le=3600)]
 
 
 class ConfigError(Exception):
@@ -91,22 +93,46 @@ class LibvirtSection(_Section, frozen=True, kw_only=True):
 
 
 class NetworkSection(_Section, frozen=True, kw_only=True):
-    """`test`: `ping` or `none`. `targets`: addresses to ping, the gateway as a rule.
+    """`test`: `ping`, `dns`, `tcp` or `none`. `targets`: addresses to ping, the gateway as a
+    rule; resolvers to ask; `host:port` to connect to.
 
-    `bridge`: the management bridge; empty: not checked.
+    `dns-server`: asked instead of the system's resolver. `dns-name`: what is asked for; empty:
+    the root. `bridge`: the management bridge; empty: not checked.
     """
 
-    test: Annotated[str, Meta(pattern="^(ping|none)$")] = "ping"
+    test: Annotated[str, Meta(pattern="^(ping|dns|tcp|none)$")] = "ping"
     targets: tuple[Name, ...] = ()
+    dns_server: str = ""
+    dns_port: Port = 53
+    dns_name: str = ""
     bridge: str = "ovirtmgmt"
 
 
+class MonitorsSection(_Section, frozen=True, kw_only=True):
+    """How often each monitor looks, seconds."""
+
+    engine: Interval = 1.0
+    health: Interval = 1.0
+    network: Interval = 10.0
+    bridge: Interval = 2.0
+    memory: Interval = 5.0
+    cpu_load: Interval = 10.0
+    pressure: Interval = 10.0
+    definition: Interval = 30.0
+
+
 class HealthSection(_Section, frozen=True, kw_only=True):
-    """The engine's health page; `expect` is a regular expression searched in its body."""
+    """How the engine is asked: `url` (its page, in which the regular expression `expect` must be
+    found), or `tcp`, or `guest-agent`. `failures` in a row before it is bad."""
 
     url: str = ""
     expect: str = "DB Up"
+    ca_file: AbsolutePath | None = None
+    verify: bool = True
+    tcp: str = ""
+    guest_agent: bool = False
     timeout: Seconds = 5.0
+    failures: Annotated[int, Meta(ge=1, le=100)] = 2
 
 
 class FenceDevice(_Section, frozen=True, kw_only=True):
@@ -180,6 +206,7 @@ class Config(_Section, frozen=True, kw_only=True):
     libvirt: LibvirtSection = LibvirtSection()
     network: NetworkSection = NetworkSection()
     health: HealthSection = HealthSection()
+    monitors: MonitorsSection = MonitorsSection()
     fence: FenceSection = FenceSection()
     daemon: DaemonSection = DaemonSection()
     score: ScoreSection = ScoreSection()
@@ -240,11 +267,17 @@ def _check_relations(path: str, config: Config) -> None:
     if config.score.cpu_load_penalty_min > config.score.cpu_load_penalty_max:
         raise ConfigError(f"{path}: score.cpu-load-penalty-min is above score.cpu-load-penalty-max")
     try:
-        re.compile(config.health.expect)
-    except re.error as error:
+        finder(config.health.expect)
+    except ValueError as error:
         raise ConfigError(f"{path}: health.expect: not a regular expression: {error}") from None
     if config.health.url and not re.match(r"https?://[^/\s]+", config.health.url):
         raise ConfigError(f"{path}: health.url: {config.health.url!r} is no http(s) address")
+    asked = [bool(config.health.url), bool(config.health.tcp), config.health.guest_agent]
+    if sum(asked) > 1:
+        raise ConfigError(f"{path}: health: url, tcp and guest-agent exclude each other")
+    _check_address(path, "health.tcp", config.health.tcp)
+    for target in config.network.targets if config.network.test == "tcp" else ():
+        _check_address(path, "network.targets", target)
     hosts = [device.host for device in config.fence.device]
     for host in set(hosts):
         if hosts.count(host) > 1:
@@ -264,6 +297,13 @@ def _check_relations(path: str, config: Config) -> None:
             raise ConfigError(
                 f"{path}: libvirt.{name.replace('_', '-')}: only {{host}} may stand in braces"
             ) from None
+
+
+def _check_address(path: str, key: str, address: str) -> None:
+    """Raise ConfigError where it is not empty and no address with its port."""
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s]+):([0-9]{1,5})", address)
+    if address and (found is None or not 1 <= int(found.group(2)) <= 65_535):
+        raise ConfigError(f"{path}: {key}: {address!r} is not host:port or [v6]:port")
 
 
 def _explain(message: str) -> str:

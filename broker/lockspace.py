@@ -5,16 +5,24 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from broker.witness import Witness
+
 
 class LockspaceError(Exception):
     """The lockspace cannot be joined, and trying again will not help: what and why."""
 
 
 class Lockspace(Protocol):
-    """Port to the lockspace."""
+    """Port to the lockspace.
+
+    `witnesses`: what sanlock knows of each host id. `renewed_s`: when this host's own id was
+    last renewed on disk, by this host's monotonic clock; None while that is not known.
+    """
 
     joined: bool | None
     problem: str
+    witnesses: dict[int, Witness]
+    renewed_s: float | None
 
     async def run(self) -> None:
         """Keep the id joined for ever; LockspaceError where only a person can help."""

@@ -18,15 +18,11 @@ from broker.board import Board, VolumeStore
 from broker.broker import Broker
 from broker.config import Config, ConfigError, default_path, load
 from broker.exit_codes import ExitCode
+from broker.host_monitors import HostMonitors
 from broker.lockspace import LockspaceError
-from broker.monitors import Monitor, MonitorRunner
-from broker.monitors.bridge import BridgeMonitor
-from broker.monitors.cpu_load import CpuLoadMonitor
-from broker.monitors.definition import DefinitionMonitor
-from broker.monitors.engine import EngineMonitor
-from broker.monitors.health_page import HealthPageMonitor
-from broker.monitors.memory import MemoryMonitor
-from broker.monitors.network import NetworkMonitor
+from broker.monitors.bridge import LinkEvents
+from broker.monitors.domain_events import DomainEvents
+from broker.reload import needs_restart, refusal
 from broker.sanlock_lockspace import SanlockLockspace
 from broker.server import serve
 from broker.volume import Volume, VolumeError
@@ -67,21 +63,8 @@ def check_storage(config: Config) -> None:
         raise StartError(ExitCode.STORAGE, f"storage.leases: {leases} cannot be written")
 
 
-def make_broker(config: Config) -> Broker:
+def make_broker(config: Config, monitors: HostMonitors) -> Broker:
     """The broker on its real adapters."""
-    page = HealthPageMonitor(config.health)
-    engine = EngineMonitor(config, page)
-    monitors: list[Monitor] = [
-        engine,
-        page,
-        MemoryMonitor(),
-        CpuLoadMonitor(config.timing_rules().load_window, lambda: engine.pid),
-        DefinitionMonitor(config.vm.definition, config.vm.shared_definition),
-    ]
-    if config.network.bridge:
-        monitors.append(BridgeMonitor(config.network.bridge))
-    if config.network.test == "ping":
-        monitors.append(NetworkMonitor(config.network.targets))
     return Broker(
         config,
         Board(VolumeStore(config.storage.whiteboard, STORAGE_DEADLINE_S), config.host.id),
@@ -91,25 +74,50 @@ def make_broker(config: Config) -> Broker:
             config.storage.leases,
             config.storage.io_timeout,
         ),
-        MonitorRunner(monitors),
-        engine,
+        monitors.runner,
+        monitors.engine,
     )
 
 
-async def run(config: Config) -> None:
+def reload(path: str, broker: Broker, monitors: HostMonitors) -> None:
+    """Go by the configuration file as it is now; a bad one changes nothing and is told."""
+    try:
+        config = load(path)
+        keys = needs_restart(broker.config, config)
+        if keys:
+            raise ConfigError(refusal(path, keys))
+        monitors.reload(config)
+    except (ConfigError, OSError) as error:
+        broker.config_problem = str(error)
+        log.error("the configuration stays as it was: %s", error)
+        return
+    broker.reconfigure(config)
+    logging.getLogger().setLevel(config.daemon.log_level.upper())
+    log.info("%s is read anew", path)
+
+
+async def run(path: str, config: Config) -> None:
     """Run until SIGTERM or SIGINT; StartError and LockspaceError where that cannot be."""
     check_storage(config)
-    broker = make_broker(config)
+    try:
+        monitors = HostMonitors(config)
+    except OSError as error:
+        raise StartError(ExitCode.CONFIG, f"health.ca-file: {error}") from None
+    broker = make_broker(config, monitors)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, reload, path, broker, monitors)
     try:
         server = await serve(broker, config.daemon.socket)
     except OSError as error:
         raise StartError(
             ExitCode.CONFIG, f"daemon.socket: {config.daemon.socket}: {error.strerror}"
         ) from None
+    wake = monitors.runner.wake
+    changes = DomainEvents(config.libvirt.uri, config.vm.name, lambda: wake("engine"))
+    links = LinkEvents(lambda: wake("bridge"))
     log.info("broker of host %d (%s) is up", config.host.id, config.host_name)
     try:
         async with asyncio.TaskGroup() as group:
@@ -122,6 +130,8 @@ async def run(config: Config) -> None:
             for task in tasks:
                 task.cancel()
     finally:
+        changes.close()
+        links.close()
         await server.cleanup()
     log.info("broker ends; the host id stays joined and the VM untouched")
 
@@ -138,7 +148,7 @@ def main() -> None:
         # libvirt prints each error on standard error by itself unless told not to.
         libvirt.registerErrorHandler(lambda context, error: None, None)
         set_up_logging(config.daemon.log_level)
-        asyncio.run(run(config))
+        asyncio.run(run(arguments.config, config))
     except ConfigError as error:
         _fail(ExitCode.CONFIG, str(error))
     except StartError as error:

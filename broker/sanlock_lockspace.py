@@ -10,10 +10,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import struct
+from collections.abc import Mapping
 
 import sanlock
 
 from broker.lockspace import LockspaceError
+from broker.volume import Volume, VolumeError
+from broker.whiteboard import SLOT_BYTES
+from broker.witness import HostRenewal, Witness, look
 from broker.worker import Hung, Worker
 
 log = logging.getLogger("ha-broker.lockspace")
@@ -27,6 +32,18 @@ JOIN_EXTRA_S = 120.0
 SANLK_HOSTID_BUSY = -262
 #: What a volume without a lockspace answers: wrong magic, version, checksum, lockspace.
 NOT_A_LOCKSPACE = frozenset({-223, -224, -226, -229})
+#: sanlock's src/leader.h, little endian: struct leader_record of a delta lease.
+DELTA_MAGIC = 0x12212010
+_MAGIC = _SECTOR_SIZE = struct.Struct("<I")
+_NUMBER = struct.Struct("<Q")
+_SECTOR_SIZE_AT, _OWNER_AT, _TIMESTAMP_AT = 12, 32, 152
+#: sanlock_admin.h, SANLK_HOST_*.
+_STATES = {
+    sanlock.HOST_FREE: "free",
+    sanlock.HOST_LIVE: "live",
+    sanlock.HOST_FAIL: "fail",
+    sanlock.HOST_DEAD: "dead",
+}
 
 
 class SanlockLockspace:
@@ -36,8 +53,12 @@ class SanlockLockspace:
         self._name, self._host_id, self._path = name, host_id, path
         self._io_timeout = io_timeout
         self._worker = Worker("sanlock")
+        self._disk = Worker("own renewal")
+        self._lease_volume: Volume | None = None
         self.joined: bool | None = None
         self.problem = "not joined yet"
+        self.witnesses: dict[int, Witness] = {}
+        self.renewed_s: float | None = None
 
     async def run(self) -> None:
         try:
@@ -50,6 +71,7 @@ class SanlockLockspace:
         while True:
             try:
                 await self._look()
+                await self._look_around()
             except Hung as error:
                 self.problem = str(error)
             except sanlock.SanlockException as error:
@@ -86,6 +108,43 @@ class SanlockLockspace:
             # Somebody else on this host was faster: the next look will tell.
             if error.errno not in (errno.EEXIST, errno.EINPROGRESS):
                 raise
+
+    async def _look_around(self) -> None:
+        """What sanlock knows of all hosts, and this host's own renewal as it is on disk."""
+        if not self.joined:
+            self.witnesses = {}
+            return
+        hosts = await self._worker.call("get_hosts", 5.0, sanlock.get_hosts, self._name.encode())
+        now_s = asyncio.get_running_loop().time()
+        self.witnesses = look(self.witnesses, map(_renewal, hosts), now_s)
+        try:
+            timestamp = await self._disk.call("reading the own host id", 5.0, self._own_timestamp)
+        except (Hung, VolumeError):
+            return  # the last renewal that is known grows older: that is what the budget says
+        if timestamp:
+            # The renewing host's CLOCK_MONOTONIC in seconds, which is this host's own clock.
+            self.renewed_s = float(timestamp)
+
+    def _own_timestamp(self) -> int | None:
+        """The timestamp in this host's delta lease (sanlock's src/leader.h), 0: free."""
+        if self._lease_volume is None:
+            self._lease_volume = Volume(self._path)
+        try:
+            first = self._lease_volume.read_slots([0])[0]
+            sector = _SECTOR_SIZE.unpack_from(first, _SECTOR_SIZE_AT)[0]
+            if sector not in (512, 4096):
+                return None
+            place = (self._host_id - 1) * sector
+            block = self._lease_volume.read_slots([place // SLOT_BYTES])[place // SLOT_BYTES]
+            record = block[place % SLOT_BYTES :][:sector]
+            magic, owner = _MAGIC.unpack_from(record)[0], _NUMBER.unpack_from(record, _OWNER_AT)[0]
+            if magic != DELTA_MAGIC or owner != self._host_id:
+                return None
+            return int(_NUMBER.unpack_from(record, _TIMESTAMP_AT)[0])
+        except (VolumeError, KeyError, struct.error):
+            self._lease_volume.close()
+            self._lease_volume = None
+            return None
 
     async def _abandon(self) -> None:
         """End a join that is still under way: sanlock would go on with it for minutes.
@@ -139,6 +198,11 @@ class SanlockLockspace:
         sanlock.add_lockspace(
             self._name.encode(), self._host_id, self._path, iotimeout=self._io_timeout, wait=True
         )
+
+
+def _renewal(host: Mapping[str, int]) -> HostRenewal:
+    state = _STATES.get(host["flags"], "unknown")
+    return HostRenewal(host["host_id"], host["generation"], host["timestamp"], state)
 
 
 def _text(error: sanlock.SanlockException) -> str:

@@ -87,7 +87,8 @@ class ModeStatus(Struct, frozen=True):
 class HostStatus(Struct, frozen=True):
     """One host in `Status`. `liveness`: live, silent or uncertain; `age_s`: since its data
     last changed, None when that was not seen. `unknown`: samples that were not to be had
-    when it was scored. `mode`: its local maintenance."""
+    when it was scored. `mode`: its local maintenance. `sanlock_state`, `sanlock_age_s`: how
+    its host id stands, and since when its last renewal is known."""
 
     host_id: int
     hostname: str
@@ -105,6 +106,8 @@ class HostStatus(Struct, frozen=True):
     domain_type: str = ""
     unknown: tuple[str, ...] = ()
     mode: ModeStatus | None = None
+    sanlock_state: str = "unknown"
+    sanlock_age_s: float | None = None
 
 
 class EngineSummary(Struct, frozen=True):
@@ -116,18 +119,50 @@ class EngineSummary(Struct, frozen=True):
     hostname: str | None = None
 
 
+class Times(Struct, frozen=True):
+    """How long something took since the broker started, in seconds: upper bounds of the buckets
+    in which the quantiles lie, and the longest."""
+
+    count: int
+    p50_s: float | None
+    p99_s: float | None
+    max_s: float
+
+
 class StorageStatus(Struct, frozen=True):
-    """The whiteboard as this host sees it. Ages in seconds; `problem` empty when fine."""
+    """The whiteboard as this host sees it. Ages in seconds; `problem` empty when fine. `state`:
+    ok, error or hung; `trouble_s`: for how long it has not been ok."""
 
     whiteboard: str
     last_read_age_s: float | None
     last_write_age_s: float | None
     problem: str = ""
+    state: str = "ok"
+    trouble_s: float | None = None
+    errors: int = 0
+    read_times: Times | None = None
+    write_times: Times | None = None
+
+
+class MonitorStatus(Struct, frozen=True):
+    """A monitor's latest sample. `verdict`: ok, bad or unknown; `problem`: why it is not ok.
+    Ages and durations in seconds."""
+
+    value: bool | float | str | dict[str, float] | None
+    unit: str
+    age_s: float
+    took_s: float
+    verdict: str
+    problem: str
+    interval_s: float
 
 
 class Status(Struct, frozen=True):
     """The cluster as one host sees it. `bad_slots`: host id -> cause. `global_mode`: the global
-    maintenance, None while it is not set."""
+    maintenance, None while it is not set. `monitors`: by name. `network`: what is wrong with the
+    network's targets, empty when nothing is. `config_problem`: why the configuration file as it is
+    now is not gone by. `lockspace_budget_s`: how long the storage may stay away before sanlock
+    ends the VM here, of `lockspace_budget_max_s`. `beat`: how late beats begin."""
 
     version: int
     cluster: str
@@ -140,6 +175,12 @@ class Status(Struct, frozen=True):
     lockspace: str
     reasons: tuple[ReasonOnWire, ...] = ()
     global_mode: ModeStatus | None = None
+    monitors: dict[str, MonitorStatus] = {}
+    network: str = ""
+    config_problem: str = ""
+    lockspace_budget_s: float | None = None
+    lockspace_budget_max_s: float = 0.0
+    beat: Times | None = None
 
 
 class Problem(Struct, frozen=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One small file per monitor. A monitor has a name, an interval and an `async sample()`.
+"""One small file per monitor. A monitor has a name, a unit, an interval and an `async sample()`.
 
 `sample()` returns its value; None is "unknown". What it raises is an unknown with the
 error as its reason; what does not come back in time is an unknown that says so.
@@ -8,33 +8,68 @@ error as its reason; what does not come back in time is an unknown that says so.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
 log = logging.getLogger("ha-broker.monitors")
 
+#: A monitor that fails is asked less and less often, but at least so often.
+BACK_OFF_MAX_S = 60.0
+
+
+class Verdict(StrEnum):
+    """What a value means."""
+
+    OK = "ok"
+    BAD = "bad"
+    UNKNOWN = "unknown"
+
+
+class Unknown(Exception):
+    """A monitor cannot tell: the message says why. Nothing is wrong with the monitor."""
+
 
 class Monitor(Protocol):
-    """What the runner needs of a monitor; durations in seconds."""
+    """What the runner needs of a monitor; durations in seconds, `unit` of its value."""
 
     name: str
+    unit: str
     interval_s: float
     deadline_s: float
 
     async def sample(self) -> Any:
-        """The value now, None when it is not known."""
+        """The value now; None, or Unknown with its reason, when it is not known."""
+
+    def judge(self, value: Any) -> str:
+        """Why a known value is bad; empty when it is not."""
+
+
+class Sampled:
+    """What most monitors are: no value of theirs is bad by itself."""
+
+    def judge(self, value: Any) -> str:
+        """Never bad."""
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One result: `value` None is unknown, then `problem` may say why."""
+    """One result: `value` None is unknown. `problem`: why it is unknown or bad.
+
+    `taken_s`: when the question was asked, `took_s`: how long the answer took.
+    """
 
     value: Any
     taken_s: float
     took_s: float = 0.0
     problem: str = ""
+    unit: str = ""
+    verdict: Verdict = Verdict.OK
+    interval_s: float = 0.0
 
 
 class MonitorRunner:
@@ -44,7 +79,8 @@ class MonitorRunner:
     """
 
     def __init__(self, monitors: Sequence[Monitor]) -> None:
-        self._monitors = monitors
+        self._monitors = {monitor.name: monitor for monitor in monitors}
+        self._wake = {name: asyncio.Event() for name in self._monitors}
         self.on_change: Callable[[str], None] = lambda name: None
         self.latest: dict[str, Sample] = {}
 
@@ -53,30 +89,63 @@ class MonitorRunner:
         sample = self.latest.get(name)
         return None if sample is None else sample.value
 
+    def wake(self, name: str) -> None:
+        """Sample now, whatever the interval; nothing where there is no such monitor."""
+        if name in self._wake:
+            self._wake[name].set()
+
+    def replace(self, monitor: Monitor) -> None:
+        """From its next turn on this one is asked in place of the one of that name."""
+        assert monitor.name in self._monitors, monitor.name
+        self._monitors[monitor.name] = monitor
+        self.wake(monitor.name)
+
     async def run(self) -> None:
         """Sample for ever; ends only by cancellation."""
         async with asyncio.TaskGroup() as group:
-            for monitor in self._monitors:
-                group.create_task(self._repeat(monitor), name=f"monitor {monitor.name}")
+            for name in self._monitors:
+                group.create_task(self._repeat(name), name=f"monitor {name}")
 
-    async def _repeat(self, monitor: Monitor) -> None:
+    async def _repeat(self, name: str) -> None:
         loop = asyncio.get_running_loop()
+        failures = 0
         while True:
+            monitor = self._monitors[name]
+            self._wake[name].clear()
             started_s = loop.time()
-            value, problem = None, ""
-            try:
-                async with asyncio.timeout(monitor.deadline_s):
-                    value = await monitor.sample()
-            except TimeoutError:
-                problem = f"no answer within {monitor.deadline_s:g} s"
-            except Exception as error:  # a monitor must never end the broker
-                problem = f"{type(error).__name__}: {error}"
-            old = self.latest.get(monitor.name)
-            if problem and (old is None or old.problem != problem):
-                log.warning("monitor %s: %s", monitor.name, problem)
-            now_s = loop.time()
-            # The moment the question was asked: what happened after it may not be in it.
-            self.latest[monitor.name] = Sample(value, started_s, now_s - started_s, problem)
-            if old is None or old.value != value:
-                self.on_change(monitor.name)
-            await asyncio.sleep(max(0.0, started_s + monitor.interval_s - now_s))
+            sample, failed = await self._sample(monitor)
+            failures = failures + 1 if failed else 0
+            old = self.latest.get(name)
+            if sample.problem and (old is None or old.problem != sample.problem):
+                log.warning("monitor %s: %s", name, sample.problem)
+            self.latest[name] = sample
+            if old is None or old.value != sample.value:
+                self.on_change(name)
+            pause_s = monitor.interval_s
+            if failures > 1:
+                pause_s = max(pause_s, min(BACK_OFF_MAX_S, pause_s * 2 ** min(failures - 1, 10)))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(max(started_s + pause_s, loop.time())):
+                    await self._wake[name].wait()
+
+    @staticmethod
+    async def _sample(monitor: Monitor) -> tuple[Sample, bool]:
+        """One sample, and whether the monitor itself failed."""
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        value, problem, failed = None, "", False
+        try:
+            async with asyncio.timeout(monitor.deadline_s):
+                value = await monitor.sample()
+            problem = "" if value is None else monitor.judge(value)
+        except Unknown as error:
+            problem = str(error)
+        except TimeoutError:
+            problem, failed = f"no answer within {monitor.deadline_s:g} s", True
+        except Exception as error:  # a monitor must never end the broker
+            value, problem, failed = None, f"{type(error).__name__}: {error}", True
+        verdict = Verdict.UNKNOWN if value is None else Verdict.BAD if problem else Verdict.OK
+        # The moment the question was asked: what happened after it may not be in it.
+        took_s = loop.time() - started_s
+        interval_s = monitor.interval_s
+        return Sample(value, started_s, took_s, problem, monitor.unit, verdict, interval_s), failed

@@ -1,66 +1,103 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Load per CPU without the engine VM's own share, as a mean over the load window.
 
-Both are differences between two looks: busy ticks of the machine (proc(5), /proc/stat) and
-CPU time of the VM's process. A mean exists only once a full window was seen: half a
-window after a restart would punish a host for the restart.
+Both are differences between two looks: ticks of the machine (proc(5), /proc/stat) and CPU
+time of the VM as libvirt tells it. Busy is everything but idle and iowait; time that a
+hypervisor above us stole was not ours to use either. The ticks of all CPUs together are
+the denominator, so a CPU that goes offline takes its share with it. A mean exists only
+once a full window was seen: half a window after a restart would punish a host for the
+restart.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
 
-import psutil
-
+from broker.monitors import Sampled, Unknown
 from scoring.score import mean_load
 
+#: user, nice, system, idle, iowait, irq, softirq, steal (proc(5)); guest time is in user.
+_FIELDS = 8
+_IDLE = (3, 4)
 
-class CpuLoadMonitor:
-    """Mean load per CPU, 0..1; None until the first full window."""
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """CPU time since the boot, over all CPUs that are online, in ticks."""
+
+    busy: int
+    total: int
+
+
+def parse_ticks(text: str) -> Ticks:
+    """The first line of /proc/stat; Unknown where it is none."""
+    words = text.split("\n", 1)[0].split()
+    if len(words) < 1 + 4 or words[0] != "cpu" or not all(w.isdigit() for w in words[1:]):
+        raise Unknown("/proc/stat does not begin with the ticks of all CPUs")
+    ticks = [int(word) for word in words[1 : 1 + _FIELDS]]
+    idle = sum(ticks[index] for index in _IDLE if index < len(ticks))
+    return Ticks(sum(ticks) - idle, sum(ticks))
+
+
+class CpuLoadMonitor(Sampled):
+    """Mean load per CPU, 0..1; Unknown until the first full window.
+
+    `engine_cpu_s`: whose CPU time the VM's is, and its seconds so far; None without a VM.
+    """
 
     name = "cpu_load"
-    interval_s = 10.0
+    unit = "fraction"
     deadline_s = 5.0
 
-    def __init__(self, window_s: float, engine_pid: Callable[[], int | None]) -> None:
-        self._window_s = window_s
-        self._engine_pid = engine_pid
+    def __init__(
+        self,
+        window_s: float,
+        engine_cpu_s: Callable[[], tuple[Hashable, float] | None],
+        interval_s: float = 10.0,
+        proc: Path = Path("/proc"),
+        ticks_per_s: int = os.sysconf("SC_CLK_TCK"),
+    ) -> None:
+        self.interval_s = interval_s
+        self.window_s = window_s
+        self._engine_cpu_s = engine_cpu_s
+        self._proc = proc
+        self._ticks_per_s = ticks_per_s
         self._points: deque[tuple[float, float]] = deque()
-        self._last: tuple[float, float, int | None, float] | None = None
+        self._last: tuple[Ticks, tuple[Hashable, float] | None] | None = None
 
-    async def sample(self) -> float | None:
+    async def sample(self) -> float:
         self._add(time.monotonic())
         points = list(self._points)
-        if not points or points[-1][0] - points[0][0] < self._window_s - self.interval_s:
-            return None
-        return mean_load(points)
+        seen_s = points[-1][0] - points[0][0] if points else 0.0
+        if seen_s < self.window_s - self.interval_s:
+            raise Unknown(f"{seen_s:.0f} of {self.window_s:.0f} s seen")
+        mean = mean_load(points)
+        if mean is None:
+            raise Unknown("no time has passed between two looks")
+        return mean
 
     def _add(self, now_s: float) -> None:
-        busy_s, pid, engine_s = self._busy_s(), *self._engine_s()
-        last, self._last = self._last, (now_s, busy_s, pid, engine_s)
-        if last is None or now_s <= last[0]:
-            return
-        own_s = max(0.0, engine_s - last[3]) if pid is not None and pid == last[2] else 0.0
-        cpus = psutil.cpu_count() or 1
-        load = (busy_s - last[1] - own_s) / (now_s - last[0]) / cpus
-        self._points.append((now_s, min(1.0, max(0.0, load))))
-        while self._points[0][0] < now_s - self._window_s:
-            self._points.popleft()
-
-    @staticmethod
-    def _busy_s() -> float:
-        times = psutil.cpu_times()
-        # guest time is part of user time (proc(5)); waiting for disks is not load.
-        return float(times.user + times.nice + times.system + times.irq + times.softirq)
-
-    def _engine_s(self) -> tuple[int | None, float]:
-        pid = self._engine_pid()
-        if pid is None:
-            return None, 0.0
         try:
-            times = psutil.Process(pid).cpu_times()
-        except psutil.Error:
-            return None, 0.0
-        return pid, float(times.user + times.system)
+            text = (self._proc / "stat").read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            self._last = None
+            raise Unknown(f"{self._proc / 'stat'}: {error}") from None
+        now = (parse_ticks(text), self._engine_cpu_s())
+        last, self._last = self._last, now
+        if last is None:
+            return
+        passed = now[0].total - last[0].total
+        busy: float = now[0].busy - last[0].busy
+        if passed <= 0 or busy < 0:
+            # A CPU went, and its ticks with it: the next look has a fair pair again.
+            return
+        if now[1] is not None and last[1] is not None and now[1][0] == last[1][0]:
+            busy -= max(0.0, now[1][1] - last[1][1]) * self._ticks_per_s
+        self._points.append((now_s, min(1.0, max(0.0, busy / passed))))
+        while self._points[0][0] < now_s - self.window_s:
+            self._points.popleft()

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from broker.monitors import Sampled
 from broker.worker import Worker
 
 
-class DefinitionMonitor:
+class DefinitionMonitor(Sampled):
     """True: same text, or newer here, or nothing shared. False: older. None: not readable."""
 
     name = "definition"
-    interval_s = 30.0
+    unit = ""
     deadline_s = 10.0
 
-    def __init__(self, local: str, shared: str | None) -> None:
+    def __init__(self, local: str, shared: str | None, interval_s: float = 30.0) -> None:
+        self.interval_s = interval_s
         self._local, self._shared = Path(local), Path(shared) if shared else None
         self._worker = Worker("definition")
 

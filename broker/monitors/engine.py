@@ -10,7 +10,8 @@ import libvirt
 import sanlock
 
 from broker.config import Config
-from broker.monitors.health_page import HealthPageMonitor
+from broker.monitors import Sampled
+from broker.monitors.health import HealthMonitor
 from broker.process_leases import process_leases
 from broker.worker import Hung, Worker
 from scoring.observation import (
@@ -47,31 +48,37 @@ _REALLY_PAUSED = {
 }
 
 
-class EngineMonitor:
-    """EngineStatus of this host. `pid` and `lease_held` belong to the last sample.
+class EngineMonitor(Sampled):
+    """EngineStatus of this host. `pid`, `lease_held` and `cpu_s` belong to the last sample.
 
-    The health in it is the page monitor's last word: a page that hangs delays nothing here.
+    The health in it is the health monitor's last word: a page that hangs delays nothing here.
     """
 
     name = "engine"
-    interval_s = 1.0
+    unit = ""
     deadline_s = 10.0
 
-    def __init__(self, config: Config, page: HealthPageMonitor) -> None:
+    def __init__(self, config: Config, health: HealthMonitor, interval_s: float = 1.0) -> None:
+        self.interval_s = interval_s
         self._config = config
-        self._page = page
+        self.health = health
         self._libvirt = Worker("libvirt")
         self._sanlock = Worker("sanlock inquire")
         self._connection: libvirt.virConnect | None = None
         self._was_up = False
         self.pid: int | None = None
         self.lease_held: bool | None = None
+        self._cpu: tuple[int | None, float] | None = None
+
+    def cpu_s(self) -> tuple[int | None, float] | None:
+        """Whose CPU time it is, and the VM's seconds so far; None while it does not run here."""
+        return self._cpu
 
     async def sample(self) -> EngineStatus:
         vm, detail, reason = await self._vm()
         if vm is not VmStatus.UP:
-            self.pid, self.lease_held = None, None
-            self._page.ask(False)
+            self.pid, self.lease_held, self._cpu = None, None, None
+            self.health.ask(False)
             if vm is not VmStatus.UNKNOWN:
                 self._was_up = False
             health = Health.UNKNOWN if vm is VmStatus.UNKNOWN else Health.BAD
@@ -79,8 +86,8 @@ class EngineMonitor:
         self._was_up = True
         self.pid = self._read_pid()
         self.lease_held = await self._holds_lease(self.pid)
-        self._page.ask(True)
-        health, problem = self._page.verdict
+        self.health.ask(True)
+        health, problem = self.health.verdict
         return EngineStatus(vm, health, detail, problem or reason)
 
     async def _vm(self) -> tuple[VmStatus, str, str | None]:
@@ -95,18 +102,22 @@ class EngineMonitor:
             if self._was_up:
                 return VmStatus.DOWN_MISSING, "vanished", "libvirt no longer knows the VM"
             return VmStatus.DOWN, "unknown", _NOT_HERE
-        return _translate(*found)
+        state, reason, leaving, cpu_s = found
+        self._cpu = (self.pid, cpu_s)
+        return _translate(state, reason, leaving)
 
-    def _state(self) -> tuple[int, int, bool] | None:
-        """Runs in the thread: (state, reason, being migrated away); None without a domain."""
+    def _state(self) -> tuple[int, int, bool, float] | None:
+        """Runs in the thread: (state, reason, being migrated away, CPU seconds so far); None
+        without a domain."""
         try:
             if self._connection is None:
                 self._connection = libvirt.open(self._config.libvirt.uri)
             domain = self._connection.lookupByName(self._config.vm.name)
             state, reason = domain.state()
-            leaving = False
+            leaving, cpu_s = False, 0.0
             if state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_PAUSED):
                 leaving = _is_migrating(domain)
+                cpu_s = domain.info()[4] / 1e9  # virDomainInfo.cpuTime, nanoseconds
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
@@ -114,7 +125,7 @@ class EngineMonitor:
                 self._connection.close()
                 self._connection = None
             raise
-        return state, reason, leaving
+        return state, reason, leaving, cpu_s
 
     def _read_pid(self) -> int | None:
         path = Path(self._config.libvirt.pid_dir) / f"{self._config.vm.name}.pid"
@@ -152,8 +163,10 @@ def _translate(state: int, reason: int, leaving: bool) -> tuple[VmStatus, str, s
         case libvirt.VIR_DOMAIN_PMSUSPENDED:
             return VmStatus.UP, DETAIL_PAUSED, "the guest suspended itself"
         case libvirt.VIR_DOMAIN_PAUSED if reason in _REALLY_PAUSED:
-            why = "an I/O error" if reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR else f"{reason}"
-            return VmStatus.UP, DETAIL_PAUSED, f"paused by libvirt's reason {why}"
+            why = f"by libvirt's reason {reason}"
+            if reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR:
+                why = "after an I/O error of its disk: is the storage full or gone?"
+            return VmStatus.UP, DETAIL_PAUSED, f"paused {why}"
         case libvirt.VIR_DOMAIN_PAUSED:
             # Starting, or the receiving end of a migration: no instruction of the guest ran.
             return VmStatus.DOWN, "not running yet", "the VM is being started or received"

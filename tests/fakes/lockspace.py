@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 
+from broker.witness import Witness
+
 
 class FakeLockspace:
     """Lockspace port."""
@@ -12,6 +14,8 @@ class FakeLockspace:
     def __init__(self, joined: bool | None = True) -> None:
         self.joined = joined
         self.problem = "" if joined else "not joined yet"
+        self.witnesses: dict[int, Witness] = {}
+        self.renewed_s: float | None = None
 
     async def run(self) -> None:
         await asyncio.Event().wait()

@@ -19,8 +19,11 @@ from agent.freeing import free_host_id
 from broker.board import StorageTrouble
 from broker.client import BrokerDown
 from broker.lockspace import LockspaceError
+from broker.monitors import Sampled
+from broker.network_verdict import TargetResult, Windows
 from broker.whiteboard import EMPTY_SLOT, SLOT_BYTES
 from broker.wire import Report, View
+from broker.witness import HostRenewal, Witness, look
 from scoring.decision import FreeHostId
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
@@ -40,7 +43,7 @@ from scoring.observation import (
     VmStatus,
 )
 from tests.simulation.host import Host, Qemu
-from tests.simulation.lockspace import WATCHDOG_FIRE_S, Membership, Refused
+from tests.simulation.lockspace import WATCHDOG_FIRE_S, Daemon, Membership, Refused
 from tests.simulation.timeline import PROCESS
 
 if TYPE_CHECKING:
@@ -153,6 +156,8 @@ class SimLockspace:
         self._host = host
         self.joined: bool | None = None
         self.problem = "not joined yet"
+        self.witnesses: dict[int, Witness] = {}
+        self.renewed_s: float | None = None
 
     async def run(self) -> None:
         while True:
@@ -172,12 +177,29 @@ class SimLockspace:
         self.problem = "" if self.joined else daemon.refused or "joining"
         if daemon.membership is Membership.OUT:
             daemon.join()
+        self._look_around(daemon)
+
+    def _look_around(self, daemon: Daemon) -> None:
+        if not self.joined:
+            self.witnesses = {}
+            return
+        now_s = asyncio.get_running_loop().time()
+        renewals = []
+        for host_id in sorted(self._host.leases.deltas):
+            found = daemon.host(host_id)
+            if found is not None:
+                state = found.standing.value
+                renewals.append(HostRenewal(host_id, found.generation, found.timestamp, state))
+        self.witnesses = look(self.witnesses, renewals, now_s)
+        ago_s = self._host.timeline.now_s - daemon.last_renewal_s
+        self.renewed_s = now_s - ago_s * self._host.rate
 
 
-class SimEngineMonitor:
+class SimEngineMonitor(Sampled):
     """What broker.monitors.engine does, on a simulated libvirt and guest."""
 
     name = "engine"
+    unit = ""
     interval_s = 1.0
     deadline_s = 10.0
 
@@ -232,9 +254,26 @@ class SimEngineMonitor:
         return health, "the health page does not answer"
 
 
-class SimSample:
+class SimNetwork(Sampled):
+    """The network test of one target, the gateway."""
+
+    name = "network"
+    unit = "fraction"
+    interval_s = 10.0
+    deadline_s = 5.0
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._windows = Windows()
+
+    async def sample(self) -> tuple[TargetResult, ...]:
+        return self._windows.take({"gateway": (self._host.gateway_answers, "")})
+
+
+class SimSample(Sampled):
     """Any other monitor: reads one value of the simulated host."""
 
+    unit = ""
     deadline_s = 5.0
 
     def __init__(self, name: str, interval_s: float, host: Host, attribute: str) -> None:

@@ -18,6 +18,7 @@ BROKER_DOORS = {
     "link",
     "wire",
     "config",
+    "reload",
     "maintenance",
     "exit_codes",
     "worker",

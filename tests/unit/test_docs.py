@@ -104,6 +104,8 @@ def _without_none(kind: inspect.Type) -> inspect.Type:
 
 def _type(kind: inspect.Type) -> str:
     match kind:
+        case inspect.BoolType():
+            return "true or false"
         case inspect.IntType():
             return "integer"
         case inspect.FloatType():
@@ -122,6 +124,8 @@ def _default(value: object) -> str:
         return "none"
     if isinstance(value, tuple):
         value = list(value)
+    if isinstance(value, bool):
+        return f"`{json.dumps(value)}`"
     if isinstance(value, float):
         return f"{value:g}"
     return f"`{json.dumps(value)}`" if isinstance(value, str | list) else f"{value}"
@@ -129,6 +133,8 @@ def _default(value: object) -> str:
 
 def _range(kind: inspect.Type) -> str:
     match kind:
+        case inspect.BoolType():
+            return ""
         case inspect.IntType(ge=low, le=high) | inspect.FloatType(gt=None, ge=low, le=high):
             return f"{low}..{high}"
         case inspect.FloatType(gt=low, le=high):

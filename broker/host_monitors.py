@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""All monitors of this host, made from the configuration, and made over from a new one."""
+
+from __future__ import annotations
+
+from broker.config import Config, MonitorsSection
+from broker.monitors import Monitor, MonitorRunner
+from broker.monitors.bridge import BridgeMonitor
+from broker.monitors.cpu_load import CpuLoadMonitor
+from broker.monitors.definition import DefinitionMonitor
+from broker.monitors.engine import EngineMonitor
+from broker.monitors.health import HealthMonitor
+from broker.monitors.memory import MemoryMonitor, hugepage_kb
+from broker.monitors.network import NetworkMonitor
+from broker.monitors.pressure import PressureMonitor
+
+
+class HostMonitors:
+    """Wires the monitors together. `runner` samples them, `engine` tells of the VM here.
+
+    Raises OSError where a file that the configuration names cannot be used.
+    """
+
+    def __init__(self, config: Config) -> None:
+        every = config.monitors
+        health = HealthMonitor(config, every.health)
+        self.engine = EngineMonitor(config, health, every.engine)
+        self._network = NetworkMonitor(config.network, every.network)
+        self._cpu_load = CpuLoadMonitor(
+            config.timing_rules().load_window, self.engine.cpu_s, every.cpu_load
+        )
+        kept: list[Monitor] = [self.engine, health, self._network, self._cpu_load]
+        self.runner = MonitorRunner([*kept, *_made_anew(config, every)])
+
+    def reload(self, config: Config) -> None:
+        """Go by another configuration; what was seen so far is kept."""
+        every = config.monitors
+        health = HealthMonitor(config, every.health)
+        network = NetworkMonitor(config.network, every.network, self._network.windows)
+        health.go_on_from(self.engine.health)
+        self.engine.health, self._network = health, network
+        self.engine.interval_s = every.engine
+        self._cpu_load.interval_s = every.cpu_load
+        self._cpu_load.window_s = config.timing_rules().load_window
+        changed: list[Monitor] = [health, network, *_made_anew(config, every)]
+        for monitor in changed:
+            self.runner.replace(monitor)
+
+
+def _made_anew(config: Config, every: MonitorsSection) -> list[Monitor]:
+    """Those that remember nothing."""
+    return [
+        BridgeMonitor(config.network.bridge, every.bridge),
+        MemoryMonitor(hugepage_kb(config.vm.definition), every.memory),
+        PressureMonitor(every.pressure),
+        DefinitionMonitor(config.vm.definition, config.vm.shared_definition, every.definition),
+    ]

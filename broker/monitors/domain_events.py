@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""libvirt's events of the engine VM: a start, a stop, a crash, a pause, a migration is known
+at once and not with the next look. What an event says is only logged; it wakes the engine
+monitor, which asks.
+
+libvirt's own event loop runs in one thread of its own, with a connection of its own: what
+hangs there delays neither the beat nor the questions of the monitor (decision 19).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import libvirt
+
+log = logging.getLogger("ha-broker.events")
+
+RETRY_S = 5.0
+#: A connection whose other end says nothing for so long is given up (virConnectSetKeepAlive).
+KEEPALIVE_S, KEEPALIVE_COUNT = 5, 3
+
+#: virDomainEventType (libvirt-domain.h).
+_LIFECYCLE = {
+    libvirt.VIR_DOMAIN_EVENT_STARTED: "started",
+    libvirt.VIR_DOMAIN_EVENT_SUSPENDED: "paused",
+    libvirt.VIR_DOMAIN_EVENT_RESUMED: "resumed",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED: "stopped",
+    libvirt.VIR_DOMAIN_EVENT_SHUTDOWN: "shutting down",
+    libvirt.VIR_DOMAIN_EVENT_PMSUSPENDED: "suspended by its guest",
+    libvirt.VIR_DOMAIN_EVENT_CRASHED: "crashed",
+}
+#: virDomainEventStoppedDetailType and virDomainEventSuspendedDetailType.
+_STOPPED = {
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN: "it shut down",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED: "it was powered off",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED: "it crashed",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED: "it was migrated",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_SAVED: "it was saved",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_FAILED: "its process failed",
+}
+_PAUSED = {
+    libvirt.VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED: "for a migration",
+    libvirt.VIR_DOMAIN_EVENT_SUSPENDED_IOERROR: "after an I/O error of its disk",
+    libvirt.VIR_DOMAIN_EVENT_SUSPENDED_WATCHDOG: "by its watchdog",
+}
+
+
+class DomainEvents:
+    """Calls `changed` on the loop it was made on for each event of the VM, until closed."""
+
+    def __init__(self, uri: str, vm_name: str, changed: Callable[[], None]) -> None:
+        self._uri = uri
+        self._vm_name = vm_name
+        self._changed = changed
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+        self._alive = False
+        # Before any connection of this process is opened (virEventRegisterDefaultImpl).
+        libvirt.virEventRegisterDefaultImpl()
+        thread = threading.Thread(target=self._run, name="libvirt events", daemon=True)
+        thread.start()
+
+    def close(self) -> None:
+        """Tell nobody any more. The thread ends with the process: it may hang in libvirt."""
+        self._closed = True
+
+    def _run(self) -> None:
+        while not self._closed:
+            connection = None
+            try:
+                connection = libvirt.open(self._uri)
+                self._watch(connection)
+            except libvirt.libvirtError as error:
+                log.debug("no events: %s", error)
+            if connection is not None:
+                with contextlib.suppress(libvirt.libvirtError):
+                    connection.close()
+            time.sleep(RETRY_S)
+
+    def _watch(self, connection: libvirt.virConnect) -> None:
+        connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
+        connection.registerCloseCallback(self._lost, None)
+        for kind, callback in (
+            (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle),
+            (libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, self._io_error),
+        ):
+            connection.domainEventRegisterAny(None, kind, callback, None)
+        self._alive = True
+        log.info("libvirt tells of the VM's changes")
+        # What happened before this connection is told by no event.
+        self._tell("")
+        while self._alive and not self._closed:
+            # Returns after each event and each keepalive timer.
+            libvirt.virEventRunDefaultImpl()
+
+    def _lost(self, connection: Any, reason: int, opaque: Any) -> None:
+        log.warning("libvirt's events are lost (reason %d), asking it anew", reason)
+        self._alive = False
+        self._tell("")
+
+    def _lifecycle(
+        self, connection: Any, domain: libvirt.virDomain, event: int, detail: int, opaque: Any
+    ) -> None:
+        if domain.name() != self._vm_name:
+            return
+        text = _LIFECYCLE.get(event, f"event {event}")
+        if event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
+            text = f"{text}: {_STOPPED.get(detail, f'reason {detail}')}"
+        elif event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED and detail in _PAUSED:
+            text = f"{text} {_PAUSED[detail]}"
+        self._tell(text)
+
+    def _io_error(
+        self,
+        connection: Any,
+        domain: libvirt.virDomain,
+        path: str,
+        alias: str,
+        action: int,
+        reason: str,
+        opaque: Any,
+    ) -> None:
+        if domain.name() == self._vm_name:
+            self._tell(f"I/O error on {path or alias} ({reason or 'no reason given'})")
+
+    def _tell(self, text: str) -> None:
+        if text:
+            log.info("libvirt: %s %s", self._vm_name, text)
+        if not self._closed:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._changed)

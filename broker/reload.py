@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A changed configuration file in a daemon that runs on: what may change, and what may not.
+Pure."""
+
+from __future__ import annotations
+
+from broker.config import Config
+
+#: Tables that a running daemon has built itself upon, and keys of others.
+_FIXED_TABLES = ("host", "storage", "vm", "libvirt")
+_FIXED_KEYS = (("daemon", "socket"), ("daemon", "state_dir"))
+
+
+def needs_restart(old: Config, new: Config) -> list[str]:
+    """The keys that differ and that a running daemon cannot change."""
+    keys: list[str] = []
+    for table in _FIXED_TABLES:
+        before, after = getattr(old, table), getattr(new, table)
+        for name in before.__struct_fields__:
+            if getattr(before, name) != getattr(after, name):
+                keys.append(_key(table, name))
+    for table, name in _FIXED_KEYS:
+        if getattr(getattr(old, table), name) != getattr(getattr(new, table), name):
+            keys.append(_key(table, name))
+    return keys
+
+
+def refusal(path: str, keys: list[str]) -> str:
+    """What to say of them."""
+    return f"{path}: {', '.join(keys)} cannot change while the daemons run; restart them"
+
+
+def _key(table: str, name: str) -> str:
+    return f"{table}.{name.replace('_', '-')}"

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The management bridge, with real interfaces and with made-up ones."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.monitors import MonitorRunner, Sample, Unknown, Verdict
+from broker.monitors.bridge import BridgeMonitor, LinkEvents
+
+BRIDGE, UPLINK, FAR = "ovirtmgmt", "uplink", "far"
+CLONE_NEWNET = 0x40000000  # linux/sched.h
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Iterator[Path]:
+    """/sys/class/net of a network namespace in which this thread is for the time of a test."""
+    if os.geteuid() != 0:
+        pytest.skip("a network namespace needs root")
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    sysfs = tmp_path / "sys"
+    sysfs.mkdir()
+    assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+    try:
+        # A sysfs shows the interfaces of the namespace it was mounted from.
+        subprocess.run(["mount", "-t", "sysfs", "sysfs", str(sysfs)], check=True)
+        ip("link", "add", BRIDGE, "type", "bridge")
+        yield sysfs / "class/net"
+    finally:
+        subprocess.run(["umount", str(sysfs)], check=False)
+        libc.setns(before, CLONE_NEWNET)
+        os.close(before)
+
+
+def sample(monitor: BridgeMonitor) -> tuple[bool, str]:
+    value = asyncio.run(monitor.sample())
+    return value, monitor.judge(value)
+
+
+def test_a_bridge_through_its_life(net: Path) -> None:
+    monitor = BridgeMonitor(BRIDGE, net=net)
+    value, why = sample(monitor)
+    assert not value and "administratively down" in why
+    ip("link", "add", UPLINK, "type", "veth", "peer", "name", FAR)
+    ip("link", "set", UPLINK, "master", BRIDGE, "up")
+    ip("link", "set", BRIDGE, "up")
+    value, why = sample(monitor)
+    assert not value and why == f"{BRIDGE}: no carrier on {UPLINK}"
+    ip("link", "set", FAR, "up")
+    assert sample(monitor) == (True, "")
+    ip("link", "set", FAR, "down")
+    assert not sample(monitor)[0]
+    ip("link", "del", UPLINK)
+    ip("link", "del", BRIDGE)
+    value, why = sample(monitor)
+    assert not value and why == f"{BRIDGE} is not there"
+    ip("link", "add", BRIDGE, "type", "bridge")
+    ip("link", "set", BRIDGE, "up")
+    why = sample(monitor)[1]
+    assert why in ("", f"{BRIDGE} is down"), "to have no uplink is no fault by itself"
+
+
+def test_a_change_wakes_the_monitor(net: Path) -> None:
+    """Long before its interval is over."""
+
+    async def run() -> None:
+        runner = MonitorRunner([BridgeMonitor(BRIDGE, 3600.0, net)])
+        changed = asyncio.Event()
+        runner.on_change = lambda name: changed.set()
+        events = LinkEvents(lambda: runner.wake("bridge"))
+        task = asyncio.create_task(runner.run())
+        try:
+            async with asyncio.timeout(10.0):
+                await changed.wait()
+                assert runner.value("bridge") is False
+                for words in (
+                    ("add", UPLINK, "type", "veth", "peer", "name", FAR),
+                    ("set", UPLINK, "master", BRIDGE, "up"),
+                    ("set", FAR, "up"),
+                    ("set", BRIDGE, "up"),
+                ):
+                    await asyncio.to_thread(ip, "link", *words)
+                while runner.value("bridge") is not True:
+                    changed.clear()
+                    await changed.wait()
+        finally:
+            task.cancel()
+            events.close()
+        latest: Sample = runner.latest["bridge"]
+        assert latest.verdict is Verdict.OK and latest.problem == ""
+
+    asyncio.run(run())
+
+
+def test_no_bridge_is_configured() -> None:
+    with pytest.raises(Unknown, match=r"network\.bridge"):
+        asyncio.run(BridgeMonitor("").sample())
+
+
+def card(net: Path, name: str, bridge: str, *, kind: str = "", carrier: str = "1") -> None:
+    """An interface as sysfs shows it."""
+    (net / name).mkdir(parents=True)
+    (net / name / "carrier").write_text(carrier)
+    (net / name / "uevent").write_text(f"DEVTYPE={kind}\nINTERFACE={name}\n" if kind else "")
+    (net / bridge / "brif" / name).mkdir(parents=True)
+
+
+def made(net: Path) -> Path:
+    (net / "br0").mkdir(parents=True)
+    (net / "br0" / "flags").write_text("0x1003\n")
+    (net / "br0" / "operstate").write_text("up\n")
+    return net
+
+
+def test_taps_and_veths_are_no_way_out_where_there_is_a_card(tmp_path: Path) -> None:
+    net = made(tmp_path)
+    card(net, "bond0", "br0", kind="bond", carrier="0")
+    card(net, "vnet0", "br0")
+    (net / "vnet0" / "tun_flags").write_text("0x1002")
+    card(net, "veth0", "br0")
+    assert sample(BridgeMonitor("br0", net=net)) == (False, "br0: no carrier on bond0")
+    (net / "bond0" / "carrier").write_text("1\n")
+    assert sample(BridgeMonitor("br0", net=net)) == (True, "")
+
+
+def test_a_bridge_with_only_taps_has_no_uplink_to_lose(tmp_path: Path) -> None:
+    net = made(tmp_path)
+    card(net, "vnet0", "br0", carrier="0")
+    (net / "vnet0" / "tun_flags").write_text("0x1002")
+    assert sample(BridgeMonitor("br0", net=net)) == (True, "")
+
+
+@pytest.mark.parametrize("flags", ["", "zz", "0x"])
+def test_garbage_is_a_bridge_that_goes_away(tmp_path: Path, flags: str) -> None:
+    net = made(tmp_path)
+    (net / "br0" / "flags").write_text(flags)
+    assert sample(BridgeMonitor("br0", net=net)) == (False, "br0 is going away")
