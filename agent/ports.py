@@ -7,6 +7,7 @@ detail, and every call ends within its own deadline.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from scoring.decision import FreeHostId
@@ -18,6 +19,8 @@ from scoring.observation import (
     HostIdFreed,
     LeaseAnswer,
     PowerAnswer,
+    PowerOffEnded,
+    PowerOnEnded,
 )
 
 
@@ -55,10 +58,34 @@ class Leases(Protocol):
         """Release a dead host's id, if everything that allows it is still true."""
 
 
+@dataclass(frozen=True, slots=True)
+class FencePath:
+    """What a rehearsal found. `ok`: this host could be switched off that way now."""
+
+    host_id: int
+    ok: bool
+    detail: str = ""
+
+
 class FenceDevices(Protocol):
-    """The BMCs of all hosts."""
+    """The fence devices of all hosts. `system_uuid`: what the host published of its machine.
+
+    No device that is not proven to be that machine's (or trusted by name in the
+    configuration) is ever told to switch anything.
+    """
 
     hosts: frozenset[int]
 
     async def read_power(self, host_id: int, system_uuid: str) -> PowerAnswer:
-        """The chassis power of a host whose published machine UUID is `system_uuid`."""
+        """The chassis power, from the first level of devices that can tell it."""
+
+    async def power_off(self, host_id: int, system_uuid: str, attempt: int) -> PowerOffEnded:
+        """Hard off, never cycle, reset or soft-off. `attempt` 0, 1, …: begins at another level
+        each time, round and round. A host that is off already is a success."""
+
+    async def power_on(self, host_id: int, system_uuid: str) -> PowerOnEnded:
+        """Switch it on."""
+
+    async def rehearse(self, host_id: int, system_uuid: str) -> FencePath:
+        """Prove the way to a host's first device: login, privilege, identity, power; changes
+        nothing."""

@@ -87,6 +87,12 @@ class PeerReport:
     `read_s`: when this host first read this timestamp; None: now. `last_ran` grows by one
     over the whole cluster each time the engine comes up somewhere: the host with the
     largest number ran it last. 0: never, or not published.
+
+    The other witnesses of its life. `heartbeat_s`: when the last question over the network
+    that it answered was asked (None: none was). `unanswered_since_s`: when the first of the
+    questions was asked that have gone unanswered since (None: the last one was answered, or
+    none was asked). `renewal_s`: when this host first saw the present renewal of its host id
+    on disk (None: not seen).
     """
 
     host_id: int
@@ -100,6 +106,9 @@ class PeerReport:
     boot_id: str = ""
     last_ran: int = 0
     read_s: float | None = None
+    heartbeat_s: float | None = None
+    unanswered_since_s: float | None = None
+    renewal_s: float | None = None
 
 
 class Standing(StrEnum):
@@ -201,6 +210,24 @@ class FenceLeaseAnswer:
 @dataclass(frozen=True, slots=True)
 class HostIdFreed:
     """FreeHostId is over."""
+
+    host_id: int
+    ok: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerOffEnded:
+    """PowerOffHost is over. `ok`: a device took the order, which proves nothing by itself."""
+
+    host_id: int
+    ok: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerOnEnded:
+    """PowerOnHost is over. `ok`: a device took the order."""
 
     host_id: int
     ok: bool

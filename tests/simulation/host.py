@@ -41,11 +41,14 @@ class Qemu:
 
 @dataclass(slots=True)
 class Bmc:
-    """A host's BMC. `fault`: "", "silent", "refuses", "slow", "says-on", "says-off", "foreign"."""
+    """A host's BMC. `fault`: "", "silent", "refuses", "slow", "says-on", "says-off", "foreign",
+    "off-fails" (the order is answered with an error), "off-ignored" (it is taken, and nothing
+    happens). `off_takes_s`: from the order until the power is gone."""
 
     guid: str
     fault: str = ""
     early_off: bool = False
+    off_takes_s: float = 1.0
 
 
 class Watch(Protocol):

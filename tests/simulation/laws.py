@@ -6,6 +6,8 @@ product's own word.
     leased          a QEMU that executes the guest holds its lease
     freed-off       a host id is freed only when its host was off at the proof read, and
                     nothing of that host uses the id
+    fenced          nobody is switched off without the fence lease, nor a host whose daemons and
+                    storage are well
     global          global maintenance: nothing is started, stopped, moved or freed by a host
                     that had two beats to read it
     local           a host in local maintenance does not start the VM
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 NOTICE_BEATS = 2
 NOTICE_EXTRA_S = 1.0
 TWO_UP_S = 5.0
+WELL_S = 5.0
 HEALTHY_FOR_S = 10.0
 _UP = (StateName.ENGINE_UP.value, StateName.ENGINE_UP_BAD_HEALTH.value)
 
@@ -127,6 +130,16 @@ class Laws:
             self.breach("freed-off", f"{host.name} frees the id {target.name} uses")
         if target.qemu is not None:
             self.breach("freed-off", f"{host.name} frees the id of {target.name}, a QEMU is there")
+
+    def shoots(self, host: Host, target: Host) -> None:
+        """A host is about to be switched off by another one."""
+        now_s = self._world.timeline.now_s
+        if not host.fence_held:
+            self.breach("fenced", f"{host.name} shoots {target.name} without the fence lease")
+        bad_until_s = max(target.storage_bad_until_s, target.frozen_until_s, target.on_since_s)
+        # Before its daemons ran for long enough nobody could know that it lives.
+        if len(target.processes) == 2 and now_s - max(bad_until_s, target.daemons_since_s) > WELL_S:
+            self.breach("fenced", f"{host.name} shoots {target.name}, which is well")
 
     def reported(self, host: Host, report: Report) -> None:
         """An agent tells its state."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agent.freeing import free_host_id
+from agent.ports import FencePath
 from broker.board import StorageTrouble
 from broker.client import BrokerDown
 from broker.lockspace import LockspaceError
@@ -38,6 +39,8 @@ from scoring.observation import (
     LeaseAnswer,
     Power,
     PowerAnswer,
+    PowerOffEnded,
+    PowerOnEnded,
     Standing,
     StartResult,
     VmStatus,
@@ -454,29 +457,66 @@ class SimFence:
         # As the real adapter: a reading is as old as its question.
         asked_s = asyncio.get_running_loop().time()
         target = self._world.hosts[host_id]
-        fault = target.bmc.fault
-        if fault == "silent" or not self._world.reaches(self._host, target, bmc=True):
-            await _takes(POWER_DEADLINE_S)
-            return PowerAnswer(host_id, Power.UNKNOWN, asked_s, detail="no answer")
         is_on = target.power and not target.bmc.early_off
-        delay_s = 2 * self._host.packet_delay_s
-        if delay_s >= POWER_DEADLINE_S:
-            await _takes(POWER_DEADLINE_S)
-            return PowerAnswer(host_id, Power.UNKNOWN, asked_s, detail="no answer")
-        await _takes((6.0 if fault == "slow" else 0.15) + delay_s)
-        if fault == "refuses":
-            return PowerAnswer(host_id, Power.UNKNOWN, asked_s, detail="wrong password")
+        problem = await self._reach(target)
+        if problem:
+            return PowerAnswer(host_id, Power.UNKNOWN, asked_s, detail=problem)
+        fault = target.bmc.fault
         if fault == "says-on":
             is_on = True
         elif fault == "says-off":
             is_on = False
-        proven = system_uuid == (target.bmc.guid if fault != "foreign" else "another machine")
+        proven = self._is_its(target, system_uuid)
         power = Power.ON if is_on else Power.OFF
         self._world.tell(
             self._host.name,
             f"reads power {power.value} of host {host_id}{'' if proven else ', not proven its'}",
         )
         return PowerAnswer(host_id, power, asked_s, proven, "" if proven else "another GUID")
+
+    async def power_off(self, host_id: int, system_uuid: str, attempt: int) -> PowerOffEnded:
+        target = self._world.hosts[host_id]
+        problem = await self._reach(target)
+        if problem:
+            return PowerOffEnded(host_id, False, problem)
+        if not self._is_its(target, system_uuid):
+            return PowerOffEnded(host_id, False, "another GUID")
+        if not target.power:
+            return PowerOffEnded(host_id, True, "it was off")
+        if target.bmc.fault == "off-fails":
+            return PowerOffEnded(host_id, False, "the BMC answers with an error")
+        self._world.shoots(self._host, target)
+        if target.bmc.fault != "off-ignored":
+            self._host.timeline.after(target.bmc.off_takes_s, target.power_off, "by its BMC")
+        return PowerOffEnded(host_id, True)
+
+    async def power_on(self, host_id: int, system_uuid: str) -> PowerOnEnded:
+        target = self._world.hosts[host_id]
+        problem = await self._reach(target)
+        if problem or not self._is_its(target, system_uuid):
+            return PowerOnEnded(host_id, False, problem or "another GUID")
+        target.power_on()
+        return PowerOnEnded(host_id, True)
+
+    async def rehearse(self, host_id: int, system_uuid: str) -> FencePath:
+        answer = await self.read_power(host_id, system_uuid)
+        is_fine = answer.power is not Power.UNKNOWN and answer.identity_proven
+        return FencePath(host_id, is_fine, answer.detail)
+
+    async def _reach(self, target: Host) -> str:
+        """Wait as long as the BMC's answer takes; why it gives none, or empty."""
+        fault = target.bmc.fault
+        delay_s = 2 * self._host.packet_delay_s + (6.0 if fault == "slow" else 0.15)
+        reached = fault != "silent" and self._world.reaches(self._host, target, bmc=True)
+        if not reached or delay_s >= POWER_DEADLINE_S:
+            await _takes(POWER_DEADLINE_S)
+            return "no answer"
+        await _takes(delay_s)
+        return "wrong password" if fault == "refuses" else ""
+
+    @staticmethod
+    def _is_its(target: Host, system_uuid: str) -> bool:
+        return target.bmc.fault != "foreign" and system_uuid == target.bmc.guid
 
 
 class SimHypervisor:

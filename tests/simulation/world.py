@@ -328,6 +328,11 @@ class World:
         self.tell(host.name, f"frees host id {act.host_id}")
         self.laws.freeing(host, act)
 
+    def shoots(self, host: Host, target: Host) -> None:
+        """A BMC takes the order to switch a host off that is on."""
+        self.tell(host.name, f"switches host {target.host_id} off")
+        self.laws.shoots(host, target)
+
     def reported(self, host: Host, report: Report) -> None:
         """An agent reports to its broker."""
         self._scores[host.number] = report.score
