@@ -15,7 +15,8 @@ from agent.actions import Hands
 from agent.beat import Agent
 from agent.definition import Definition, DefinitionError, load_definition
 from agent.errors import CommandError
-from agent.fence_ipmi import IpmiDevices
+from agent.fence_ipmi import IpmiDriver
+from agent.fence_levels import FenceLevels, GuardedDevice
 from agent.hypervisor import LibvirtHypervisor
 from agent.journal import Journal
 from agent.leases import SanlockLeases
@@ -94,10 +95,25 @@ class Reload:
         log.info("%s is read anew", self._path)
 
 
-def fence_devices(config: Config) -> IpmiDevices:
-    """The other hosts' fence devices; ConfigError where their passwords cannot be read."""
-    devices = {d.host: d for d in config.fence.device if d.host != config.host.id}
-    return IpmiDevices(devices, load_fence_passwords(config), config.fence.timeout)
+def fence_devices(config: Config) -> FenceLevels:
+    """The fence devices of all hosts; ConfigError where their passwords cannot be read."""
+    passwords = load_fence_passwords(config)
+    return FenceLevels(
+        [
+            GuardedDevice(
+                device.host,
+                f"{device.address} port {device.port}",
+                IpmiDriver(
+                    device.address, device.port, device.username, passwords.get(device.host, "")
+                ),
+                timeout_s=config.fence.timeout,
+                username=device.username,
+                secret=passwords.get(device.host, ""),
+            )
+            for device in config.fence.device
+        ],
+        config.host.id,
+    )
 
 
 async def beat_until_stopped(path: str, config: Config, definition: Definition) -> None:

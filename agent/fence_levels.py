@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The fence devices of all hosts, level by level: the real FenceDevices.
+
+1. Devices of one level belong together, like the two supplies of one machine: off is what
+   all of them read, on is what any of them reads, an order must be taken by all.
+2. A device's word counts, and an order is given to it, only when its GUID is the UUID that
+   the host published, or the configuration trusts it by name. The GUID is read in the same
+   login as the power, before the order.
+3. A device that shows another machine's GUID is not asked again until the configuration is
+   read anew or the host publishes another UUID.
+4. Each device has its own thread and its own deadline, and one question at a time: one
+   that hangs holds up no other.
+5. No text that leaves this file holds a password.
+
+Firmware disagrees on the byte order of a GUID (SMBIOS 7.2.1 has its first three fields
+little-endian, IPMI sends the whole least significant byte first), so each of these orders
+is the same machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import time
+import urllib.parse
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+from agent.fence_driver import DeviceError, Driver, Login, Pointless
+from agent.ports import FencePath
+from broker.worker import Hung, Worker
+from scoring.observation import Power, PowerAnswer, PowerOffEnded, PowerOnEnded
+
+log = logging.getLogger("ha-agent.fence")
+
+T = TypeVar("T")
+
+ERROR_CHARS_MAX = 300
+#: A driver keeps its deadline itself; one that is this late is hung.
+GRACE_S = 0.5
+
+
+class Identity(StrEnum):
+    """Whose machine a device is, as far as this host can tell."""
+
+    PROVEN = "proven"
+    TRUSTED = "trusted"
+    UNKNOWN = "unknown"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a device said. `detail`: what is wrong with it, empty when nothing is. `ordered`: it
+    took an order; `lacks`: what its login lacks to switch the power."""
+
+    power: Power
+    identity: Identity
+    detail: str = ""
+    ordered: bool = False
+    lacks: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether its word counts."""
+        return self.identity in (Identity.PROVEN, Identity.TRUSTED)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTest:
+    """What a test of one device found. `took_s`: seconds, login included."""
+
+    device: str
+    host_id: int
+    level: int
+    ok: bool
+    power: Power
+    identity: Identity
+    detail: str
+    took_s: float
+
+
+class GuardedDevice:
+    """One device with its thread, its deadline, its identity and its secret.
+
+    `name`: how people know it. `secret`: what no text may hold. `timeout_s`: for one question,
+    login and `retries` included.
+    """
+
+    def __init__(
+        self,
+        host_id: int,
+        name: str,
+        driver: Driver,
+        *,
+        level: int = 1,
+        trusted: bool = False,
+        timeout_s: float = 8.0,
+        retries: int = 0,
+        username: str = "",
+        secret: str = "",
+    ) -> None:
+        self.host_id = host_id
+        self.name = name
+        self.level = level
+        self._driver = driver
+        self._trusted = trusted
+        self._timeout_s = timeout_s
+        self._retries = retries
+        self._secrets = _forms(username, secret)
+        self._worker = Worker(name)
+        self._other: tuple[str, str] | None = None
+
+    async def read(self, system_uuid: str) -> Finding:
+        """Its power and whose machine it is."""
+        return await self._ask(system_uuid, _look)
+
+    async def check(self, system_uuid: str) -> Finding:
+        """The same, and whether the login would be allowed to switch the power."""
+
+        def check(login: Login, found: Finding) -> Finding:
+            lacks = login.lacks()
+            found = _look(login, found)
+            return Finding(found.power, found.identity, lacks or found.detail, lacks=lacks)
+
+        return await self._ask(system_uuid, check)
+
+    async def switch(self, system_uuid: str, on: bool) -> Finding:
+        """Order it on or hard off, unless it is already, or is not proven to be the host's."""
+        wanted = Power.ON if on else Power.OFF
+
+        def switch(login: Login, found: Finding) -> Finding:
+            found = _look(login, found)
+            if not found.usable or found.power is wanted:
+                return found
+            try:
+                login.switch(on)
+            except Exception:
+                # The goal is a power, not an answer: some refuse to switch off what is off.
+                if login.power() is not wanted:
+                    raise
+            return Finding(found.power, found.identity, ordered=True)
+
+        return await self._ask(system_uuid, switch)
+
+    async def _ask(self, system_uuid: str, then: Callable[[Login, Finding], Finding]) -> Finding:
+        """Log in, tell whose machine it is, and go on from there."""
+        if self._other is not None and self._other[0] == system_uuid:
+            return Finding(Power.UNKNOWN, Identity.OTHER, self._other[1])
+
+        def ask() -> Finding:
+            deadline_s = time.monotonic() + self._timeout_s
+            for left in range(self._retries, -1, -1):
+                try:
+                    with self._driver.login(deadline_s - time.monotonic()) as login:
+                        return then(login, self._identify(login, system_uuid))
+                except Pointless:
+                    raise
+                except Exception:
+                    if not left or time.monotonic() >= deadline_s:
+                        raise
+            raise AssertionError("one attempt at least")
+
+        try:
+            found = await self._worker.call(f"host {self.host_id}", self._timeout_s + GRACE_S, ask)
+        except Hung as error:
+            return Finding(Power.UNKNOWN, Identity.UNKNOWN, str(error))
+        except Exception as error:  # pyghmi raises what it likes
+            return Finding(Power.UNKNOWN, Identity.UNKNOWN, f"{self.name}: {self._say(error)}")
+        if found.identity is Identity.OTHER:
+            self._other = (system_uuid, found.detail)
+            log.error("%s; it is not used until the configuration is read anew", found.detail)
+        return found
+
+    def _identify(self, login: Login, system_uuid: str) -> Finding:
+        if self._trusted:
+            return Finding(Power.UNKNOWN, Identity.TRUSTED)
+        guid = login.guid()
+        if guid is None:
+            detail = 'it cannot tell whose machine it is; identity = "trusted" would take it as is'
+            return Finding(Power.UNKNOWN, Identity.UNKNOWN, f"{self.name}: {detail}")
+        identity, detail = whose(guid, system_uuid)
+        return Finding(Power.UNKNOWN, identity, detail and f"{self.name}: {detail}")
+
+    def _say(self, error: Exception) -> str:
+        text = str(error)
+        if text in ("", "None"):
+            text = "no answer"
+        for form in self._secrets:
+            text = text.replace(form, "***")
+        kind = "" if isinstance(error, DeviceError) else f" ({type(error).__name__})"
+        return text[:ERROR_CHARS_MAX] + kind
+
+
+def _look(login: Login, found: Finding) -> Finding:
+    return Finding(login.power(), found.identity, found.detail)
+
+
+def _forms(username: str, secret: str) -> tuple[str, ...]:
+    """Every way in which a library or a device may write a password, the longest first."""
+    if not secret:
+        return ()
+    forms = {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], repr(secret.encode())[2:-1]}
+    forms |= {urllib.parse.quote(secret, safe=""), urllib.parse.quote_plus(secret)}
+    forms |= {base64.b64encode(t.encode()).decode() for t in (secret, f"{username}:{secret}")}
+    return tuple(sorted(forms, key=len, reverse=True))
+
+
+def whose(guid: bytes, system_uuid: str) -> tuple[Identity, str]:
+    """Whether a GUID and a published UUID are one machine's, and what to say when not."""
+    if not system_uuid:
+        return Identity.UNKNOWN, "the host published no machine UUID to compare with"
+    try:
+        published = uuid.UUID(system_uuid)
+    except ValueError:
+        return Identity.UNKNOWN, f"the host published {system_uuid!r}, which is no UUID"
+    orders = {published.bytes, published.bytes_le, published.bytes[::-1], published.bytes_le[::-1]}
+    if guid in orders:
+        return Identity.PROVEN, ""
+    return Identity.OTHER, f"its GUID is {guid.hex()}, the host published {published}"
+
+
+class FenceLevels:
+    """The real FenceDevices. `own_host` is never switched, but its devices can be rehearsed."""
+
+    def __init__(self, devices: Iterable[GuardedDevice], own_host: int) -> None:
+        levels: dict[int, dict[int, list[GuardedDevice]]] = {}
+        for device in devices:
+            levels.setdefault(device.host_id, {}).setdefault(device.level, []).append(device)
+        self._levels = {
+            host: [by_number[number] for number in sorted(by_number)]
+            for host, by_number in levels.items()
+        }
+        self.hosts = frozenset(self._levels) - {own_host}
+
+    async def read_power(self, host_id: int, system_uuid: str) -> PowerAnswer:
+        loop = asyncio.get_running_loop()
+        details: list[str] = []
+        unproven: PowerAnswer | None = None
+        asked_s = loop.time()
+        for level in self._levels[host_id]:
+            # A reading is as old as its question: what a slow device answers may be, too.
+            asked_s = loop.time()
+            found = await asyncio.gather(*(device.read(system_uuid) for device in level))
+            power, proven = together(found)
+            details += [finding.detail for finding in found if finding.detail]
+            if power is not Power.UNKNOWN:
+                answer = PowerAnswer(host_id, power, asked_s, proven, "; ".join(details))
+                if proven:
+                    return answer
+                unproven = unproven or answer
+        return unproven or PowerAnswer(host_id, Power.UNKNOWN, asked_s, detail="; ".join(details))
+
+    async def power_off(self, host_id: int, system_uuid: str, attempt: int) -> PowerOffEnded:
+        assert host_id in self.hosts, host_id
+        levels = self._levels[host_id]
+        first = attempt % len(levels)
+        details: list[str] = []
+        for level in levels[first:] + levels[:first]:
+            found = await asyncio.gather(*(device.switch(system_uuid, False) for device in level))
+            done = all(f.usable and (f.ordered or f.power is Power.OFF) for f in found)
+            details += [_told(device, f, "off") for device, f in zip(level, found, strict=True)]
+            if done:
+                return PowerOffEnded(host_id, True, "; ".join(details))
+        return PowerOffEnded(host_id, False, "; ".join(details))
+
+    async def power_on(self, host_id: int, system_uuid: str) -> PowerOnEnded:
+        assert host_id in self.hosts, host_id
+        # From the last level to the first: a BMC answers only once its supply is on again.
+        details: list[str] = []
+        ok = False
+        for level in reversed(self._levels[host_id]):
+            found = await asyncio.gather(*(device.switch(system_uuid, True) for device in level))
+            details += [_told(device, f, "on") for device, f in zip(level, found, strict=True)]
+            already = all(f.usable and f.power is Power.ON for f in found)
+            ok = ok or any(f.ordered for f in found)
+            ok = ok or (already and level is self._levels[host_id][0])
+        return PowerOnEnded(host_id, ok, "; ".join(details))
+
+    async def rehearse(self, host_id: int, system_uuid: str) -> FencePath:
+        tests = await self.test(host_id, system_uuid)
+        by_level: dict[int, bool] = {}
+        for test in tests:
+            by_level[test.level] = by_level.get(test.level, True) and test.ok
+        detail = "; ".join(test.detail for test in tests if test.detail)
+        return FencePath(host_id, any(by_level.values()), detail)
+
+    async def test(self, host_id: int, system_uuid: str) -> Sequence[DeviceTest]:
+        """Every device of a host: login, privilege, identity, power; changes nothing."""
+        devices = [device for level in self._levels.get(host_id, []) for device in level]
+        return await asyncio.gather(*(_test(device, system_uuid) for device in devices))
+
+
+def together(found: Sequence[Finding]) -> tuple[Power, bool]:
+    """The power that the devices of one level read together, and whether it counts."""
+    on = [finding for finding in found if finding.power is Power.ON]
+    if on:
+        return Power.ON, any(finding.usable for finding in on)
+    if all(finding.power is Power.OFF for finding in found):
+        return Power.OFF, all(finding.usable for finding in found)
+    return Power.UNKNOWN, False
+
+
+def _told(device: GuardedDevice, found: Finding, order: str) -> str:
+    if found.ordered:
+        return f"{device.name} took the order {order}"
+    return found.detail or f"{device.name} reads {found.power}"
+
+
+async def _test(device: GuardedDevice, system_uuid: str) -> DeviceTest:
+    loop = asyncio.get_running_loop()
+    begun_s = loop.time()
+    found = await device.check(system_uuid)
+    ok = found.usable and not found.lacks and found.power is not Power.UNKNOWN
+    return DeviceTest(
+        device.name,
+        device.host_id,
+        device.level,
+        ok,
+        found.power,
+        found.identity,
+        found.detail if found.detail or ok else "its power is not known",
+        loop.time() - begun_s,
+    )
