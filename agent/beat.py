@@ -78,6 +78,8 @@ class Agent:
         self._wake_s = float("inf")
         self._broker_problem = ""
         self._told: tuple[str, ...] = ()
+        #: Why the configuration file as it is now is not gone by; empty when it is.
+        self.config_problem = ""
         self.last: Decision | None = None
 
     def stop(self) -> None:
@@ -87,6 +89,7 @@ class Agent:
 
     def reconfigure(self, rules: Rules, fence: FenceDevices) -> None:
         """Go by other rules and fence devices from the next decision on."""
+        self.config_problem = ""
         self._state = replace(self._state, rules=rules)
         self._hands.use_fence(fence)
         self._hands.news.set()
@@ -186,6 +189,7 @@ class Agent:
             beat=self._beat,
             domain_type=self._domain_type,
             unknown=decision.score.unknown,
+            config_problem=self.config_problem,
         )
         return decision
 

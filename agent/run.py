@@ -87,6 +87,7 @@ class Reload:
                 raise ConfigError(refusal(self._path, keys))
             fence = fence_devices(config)
         except ConfigError as error:
+            self._agent.config_problem = str(error)
             log.error("the configuration stays as it was: %s", error)
             return
         self._config = config

@@ -49,6 +49,7 @@ def as_text(status: Status) -> str:
     lines += [
         f"MONITOR {name} is {monitor.verdict}: {_printable(monitor.problem)}"
         for name, monitor in status.monitors.items()
+        if name != "network"  # it has its line above, with the other hosts' word in it
         if monitor.verdict == "bad" or (monitor.verdict == "unknown" and name in _MATTERS)
     ]
     if status.storage.problem:

@@ -256,7 +256,7 @@ class Broker:
             "unknown": ",".join(status.unknown),
             "beat": str(self._report.beat) if self._report is not None else "",
             "reason": status.reason,
-            "net-failed": publish(self.monitors.value("network") or ()),
+            "network": publish(self.monitors.value("network") or ()),
             **self._mode_lines(now_s),
             **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},
         }
@@ -391,7 +391,8 @@ class Broker:
             global_mode=self._mode_status(self._global_countdown, now_s),
             monitors=shown_monitors(self.monitors.latest, now_s),
             network=self._network().text,
-            config_problem=self.config_problem,
+            config_problem=self.config_problem
+            or (self._report.config_problem if self._report is not None else ""),
             hosts=dict(sorted(hosts.items())),
             bad_slots={slot: fault.cause for slot, fault in sorted(self.board.bad.items())},
             storage=StorageStatus(
@@ -433,7 +434,7 @@ class Broker:
     def _network(self) -> NetworkVerdict:
         """What the network tests here and on the live peers mean together."""
         peers = [
-            published(report.extra.get("net-failed") if report.extra_trusted else None)
+            published(report.extra.get("network", "") if report.extra_trusted else "")
             for host, report in self.board.reports.items()
             if host in self._seen and self._seen[host].changed and host not in self._silent
         ]

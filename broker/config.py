@@ -26,6 +26,8 @@ from scoring.timing import Timing
 
 DEFAULT_PATH = "/etc/ha-agent/ha-agent.toml"
 PATH_VARIABLE = "HA_AGENT_CONFIG"
+#: Where an oVirt engine tells its health.
+OVIRT_PAGE = "http://{}/ovirt-engine/services/health"
 
 HostId = Annotated[int, Meta(ge=1, le=2000)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -123,9 +125,11 @@ class MonitorsSection(_Section, frozen=True, kw_only=True):
 
 class HealthSection(_Section, frozen=True, kw_only=True):
     """How the engine is asked: `url` (its page, in which the regular expression `expect` must be
-    found), or `tcp`, or `guest-agent`. `failures` in a row before it is bad."""
+    found), or `fqdn` (the name of an oVirt engine, which has its page at a known place), or
+    `tcp`, or `guest-agent`. `failures` in a row before it is bad."""
 
     url: str = ""
+    fqdn: str = ""
     expect: str = "DB Up"
     ca_file: AbsolutePath | None = None
     verify: bool = True
@@ -133,6 +137,11 @@ class HealthSection(_Section, frozen=True, kw_only=True):
     guest_agent: bool = False
     timeout: Seconds = 5.0
     failures: Annotated[int, Meta(ge=1, le=100)] = 2
+
+    @property
+    def page(self) -> str:
+        """The page to ask; empty: none."""
+        return self.url or (OVIRT_PAGE.format(self.fqdn) if self.fqdn else "")
 
 
 class FenceDevice(_Section, frozen=True, kw_only=True):
@@ -248,7 +257,7 @@ def load(path: str) -> Config:
         ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}; check its mode") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from None
     try:
         config = msgspec.convert(data, Config)
@@ -272,9 +281,13 @@ def _check_relations(path: str, config: Config) -> None:
         raise ConfigError(f"{path}: health.expect: not a regular expression: {error}") from None
     if config.health.url and not re.match(r"https?://[^/\s]+", config.health.url):
         raise ConfigError(f"{path}: health.url: {config.health.url!r} is no http(s) address")
-    asked = [bool(config.health.url), bool(config.health.tcp), config.health.guest_agent]
-    if sum(asked) > 1:
-        raise ConfigError(f"{path}: health: url, tcp and guest-agent exclude each other")
+    given = config.health
+    if sum(map(bool, (given.url, given.fqdn, given.tcp, given.guest_agent))) > 1:
+        raise ConfigError(f"{path}: health: url, fqdn, tcp and guest-agent exclude each other")
+    if not re.fullmatch(r"[A-Za-z0-9.-]{0,255}", given.fqdn):
+        raise ConfigError(f"{path}: health.fqdn: {given.fqdn!r} is no host name")
+    if config.monitors.cpu_load > config.timing_rules().load_window / 2:
+        raise ConfigError(f"{path}: monitors.cpu-load must be at most half of timing.load-window")
     _check_address(path, "health.tcp", config.health.tcp)
     for target in config.network.targets if config.network.test == "tcp" else ():
         _check_address(path, "network.targets", target)

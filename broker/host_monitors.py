@@ -18,7 +18,8 @@ from broker.monitors.pressure import PressureMonitor
 class HostMonitors:
     """Wires the monitors together. `runner` samples them, `engine` tells of the VM here.
 
-    Raises OSError where a file that the configuration names cannot be used.
+    Making and reloading them raise ConfigError where a file that the configuration names cannot
+    be used; nothing has changed then.
     """
 
     def __init__(self, config: Config) -> None:
@@ -36,7 +37,9 @@ class HostMonitors:
         """Go by another configuration; what was seen so far is kept."""
         every = config.monitors
         health = HealthMonitor(config, every.health)
-        network = NetworkMonitor(config.network, every.network, self._network.windows)
+        is_same_test = config.network.test == self._network.given.test
+        windows = self._network.windows if is_same_test else None
+        network = NetworkMonitor(config.network, every.network, windows)
         health.go_on_from(self.engine.health)
         self.engine.health, self._network = health, network
         self.engine.interval_s = every.engine

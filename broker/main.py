@@ -86,8 +86,11 @@ def reload(path: str, broker: Broker, monitors: HostMonitors) -> None:
         keys = needs_restart(broker.config, config)
         if keys:
             raise ConfigError(refusal(path, keys))
-        monitors.reload(config)
-    except (ConfigError, OSError) as error:
+        try:
+            monitors.reload(config)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+    except ConfigError as error:
         broker.config_problem = str(error)
         log.error("the configuration stays as it was: %s", error)
         return
@@ -101,8 +104,8 @@ async def run(path: str, config: Config) -> None:
     check_storage(config)
     try:
         monitors = HostMonitors(config)
-    except OSError as error:
-        raise StartError(ExitCode.CONFIG, f"health.ca-file: {error}") from None
+    except ConfigError as error:
+        raise StartError(ExitCode.CONFIG, str(error)) from None
     broker = make_broker(config, monitors)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -4,10 +4,14 @@
 Rules of this file:
 
 1. A target counts with the best of its last WINDOWS windows: one bad window costs nothing,
-   a target that stays away costs all of it.
-2. A target that fails for every live host is at fault itself: it is left out, and nobody is
-   penalised for it. That takes two hosts at least, and each of them must say so.
-3. What a peer publishes is text of a stranger: it can only leave targets out that fail here.
+   a target that stays away costs all of it. Until so many were seen, a target that was
+   never fine is not known, and not counted.
+2. A target that fails here is at fault itself where other live hosts say that it fails for
+   them too and none says that it answers: it is left out, and nobody is penalised for it.
+   Who does not test it, or has not yet, says nothing.
+3. A host says of a target what its last window was: all hosts see a dead gateway within one
+   window, long before it costs any of them a point.
+4. What a peer publishes is text of a stranger: it can only leave targets out that fail here.
 """
 
 from __future__ import annotations
@@ -26,19 +30,28 @@ PUBLISHED_CHARS_MAX = 200
 
 @dataclass(frozen=True, slots=True)
 class TargetResult:
-    """One target: the best fraction of its last windows, how many of them were bad, and what
-    went wrong last."""
+    """One target: the best fraction of its last windows (None: not known yet), that of the last
+    one, how many of them were bad, and what went wrong last."""
 
     target: str
-    fraction: float
+    fraction: float | None
+    last: float
     bad_windows: int = 0
     windows: int = 1
     detail: str = ""
 
     @property
     def fails(self) -> bool:
-        """Whether the target does not answer."""
-        return self.fraction < FAILS_BELOW
+        """Whether the target has not answered for all of its windows."""
+        return self.fraction is not None and self.fraction < FAILS_BELOW
+
+    @property
+    def text(self) -> str:
+        """What is wrong with it, for people; empty when nothing is."""
+        if not self.bad_windows:
+            return ""
+        text = f"{self.target}: {self.bad_windows} of {self.windows} windows bad"
+        return f"{text} ({self.detail})" if self.detail else text
 
 
 class Windows:
@@ -55,7 +68,10 @@ class Windows:
             seen = self._seen[target]
             seen.append(fraction)
             bad = sum(one < 1.0 for one in seen)
-            results.append(TargetResult(target, max(seen), bad, len(seen), detail))
+            best = max(seen)
+            is_known = best == 1.0 or len(seen) == WINDOWS
+            known = best if is_known else None
+            results.append(TargetResult(target, known, fraction, bad, len(seen), detail))
         return tuple(results)
 
 
@@ -70,39 +86,37 @@ class NetworkVerdict:
 
 
 def verdict(
-    results: Sequence[TargetResult], peers: Collection[frozenset[str] | None]
+    results: Sequence[TargetResult], peers: Collection[Mapping[str, bool]]
 ) -> NetworkVerdict:
-    """`peers`: of each live peer the targets that fail for it, None: it does not say."""
-    at_fault = tuple(
-        result.target
-        for result in results
-        if result.fails and peers and all(failed and result.target in failed for failed in peers)
-    )
-    parts = [f"{target} answers no host: not counted" for target in at_fault]
+    """`peers`: of each live peer the targets it speaks of, and whether they answer it."""
+    at_fault = []
+    for result in results:
+        others = [peer[result.target] for peer in peers if result.target in peer]
+        if result.fails and others and not any(others):
+            at_fault.append(result.target)
     counted = [result for result in results if result.target not in at_fault]
-    for result in counted:
-        if result.bad_windows:
-            text = f"{result.target}: {result.bad_windows} of {result.windows} windows bad"
-            parts.append(f"{text} ({result.detail})" if result.detail else text)
-    fraction = sum(result.fraction for result in counted) / len(counted) if counted else None
-    return NetworkVerdict(fraction, at_fault, "; ".join(parts))
+    parts = [f"{target} answers no host: not counted" for target in at_fault]
+    parts += [result.text for result in counted if result.text]
+    known = [result.fraction for result in counted if result.fraction is not None]
+    fraction = sum(known) / len(known) if known else None
+    return NetworkVerdict(fraction, tuple(at_fault), "; ".join(parts))
 
 
 def publish(results: Sequence[TargetResult]) -> str:
-    """The failing targets as one line for the slot; "-" when none fails."""
+    """What this host says of its targets, one line for the slot: `+` answers, `-` fails."""
     line = ""
     for result in results:
-        if result.fails:
-            word = quote(result.target, ":[].")
-            if len(line) + len(word) + 1 > PUBLISHED_CHARS_MAX:
-                break
-            line = f"{line} {word}".strip()
-    return line or "-"
+        sign = "-" if result.last < FAILS_BELOW else "+"
+        word = sign + quote(result.target, ":[].")
+        if len(line) + len(word) + 1 > PUBLISHED_CHARS_MAX:
+            break
+        line = f"{line} {word}".strip()
+    return line
 
 
-def published(line: str | None) -> frozenset[str] | None:
-    """What a peer's line says; None: it says nothing."""
-    if not line:
-        return None
+def published(line: str) -> dict[str, bool]:
+    """What a peer's line says: target -> whether it answers; what cannot be read says nothing."""
     words = line[:PUBLISHED_CHARS_MAX].split()
-    return frozenset(unquote(word, errors="replace") for word in words if word != "-")
+    return {
+        unquote(word[1:], errors="replace"): word[0] == "+" for word in words if word[0] in "+-"
+    }

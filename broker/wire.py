@@ -52,7 +52,8 @@ class ReasonOnWire(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """What the agent wants published of this host. `unknown`: samples the score lacks."""
+    """What the agent wants published of this host. `unknown`: samples the score lacks.
+    `config_problem`: why it does not go by the configuration file as it is now."""
 
     score: int
     state: str
@@ -63,6 +64,7 @@ class Report(Struct, frozen=True):
     beat: int = 0
     domain_type: str = ""
     unknown: tuple[str, ...] = ()
+    config_problem: str = ""
 
 
 class Maintenance(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

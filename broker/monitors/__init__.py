@@ -15,10 +15,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from broker.worker import Hung
+
 log = logging.getLogger("ha-broker.monitors")
 
 #: A monitor that fails is asked less and less often, but at least so often.
 BACK_OFF_MAX_S = 60.0
+#: However often it is woken, a monitor is asked at most this often.
+APART_S = 0.1
 
 
 class Verdict(StrEnum):
@@ -116,17 +120,16 @@ class MonitorRunner:
             sample, failed = await self._sample(monitor)
             failures = failures + 1 if failed else 0
             old = self.latest.get(name)
-            if sample.problem and (old is None or old.problem != sample.problem):
-                log.warning("monitor %s: %s", name, sample.problem)
+            _tell(name, old, sample, failed)
             self.latest[name] = sample
             if old is None or old.value != sample.value:
                 self.on_change(name)
-            pause_s = monitor.interval_s
-            if failures > 1:
-                pause_s = max(pause_s, min(BACK_OFF_MAX_S, pause_s * 2 ** min(failures - 1, 10)))
+            next_s = started_s + back_off_s(monitor.interval_s, failures)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(max(started_s + pause_s, loop.time())):
+                async with asyncio.timeout_at(max(next_s, loop.time())):
                     await self._wake[name].wait()
+            if loop.time() < started_s + APART_S:
+                await asyncio.sleep(started_s + APART_S - loop.time())
 
     @staticmethod
     async def _sample(monitor: Monitor) -> tuple[Sample, bool]:
@@ -142,6 +145,14 @@ class MonitorRunner:
             problem = str(error)
         except TimeoutError:
             problem, failed = f"no answer within {monitor.deadline_s:g} s", True
+        except Hung as error:
+            problem, failed = str(error), True
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Not we are to end: something within the monitor was.
+            problem, failed = "it was cancelled from within", True
         except Exception as error:  # a monitor must never end the broker
             value, problem, failed = None, f"{type(error).__name__}: {error}", True
         verdict = Verdict.UNKNOWN if value is None else Verdict.BAD if problem else Verdict.OK
@@ -149,3 +160,22 @@ class MonitorRunner:
         took_s = loop.time() - started_s
         interval_s = monitor.interval_s
         return Sample(value, started_s, took_s, problem, monitor.unit, verdict, interval_s), failed
+
+
+def back_off_s(interval_s: float, failures: int) -> float:
+    """How long after its last turn a monitor has the next one: the interval after the first
+    failure in a row, then twice as long each time, up to BACK_OFF_MAX_S."""
+    if failures < 2:
+        return interval_s
+    return max(interval_s, min(BACK_OFF_MAX_S, interval_s * 2.0 ** min(failures - 1, 10)))
+
+
+def _tell(name: str, old: Sample | None, new: Sample, failed: bool) -> None:
+    """To the log, when the verdict has changed: a reason may change with each sample."""
+    if old is not None and old.verdict is new.verdict:
+        return
+    if new.verdict is Verdict.OK:
+        log.log(logging.DEBUG if old is None else logging.INFO, "monitor %s: ok", name)
+    else:
+        level = logging.WARNING if failed or new.verdict is Verdict.BAD else logging.INFO
+        log.log(level, "monitor %s is %s: %s", name, new.verdict.value, new.problem)

@@ -17,6 +17,8 @@ from broker.monitors import Unknown
 _IFF_UP = 0x1
 #: Multicast group of link changes (linux/rtnetlink.h).
 _RTMGRP_LINK = 0x1
+#: Messages taken at once; what is left makes the loop call again.
+_READS_MAX = 100
 #: operstate of an interface that cannot carry anything (RFC 2863, ifOperStatus).
 _NOT_UP = frozenset({"down", "lowerlayerdown", "notpresent", "dormant", "testing"})
 
@@ -101,8 +103,8 @@ class LinkEvents:
 
     def _read(self) -> None:
         try:
-            while self._socket.recv(65_536):
-                pass
+            for _ in range(_READS_MAX):
+                self._socket.recv(65_536)
         except BlockingIOError:
             pass
         except OSError:

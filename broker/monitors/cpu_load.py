@@ -37,7 +37,7 @@ class Ticks:
 def parse_ticks(text: str) -> Ticks:
     """The first line of /proc/stat; Unknown where it is none."""
     words = text.split("\n", 1)[0].split()
-    if len(words) < 1 + 4 or words[0] != "cpu" or not all(w.isdigit() for w in words[1:]):
+    if len(words) < 1 + 4 or words[0] != "cpu" or not "".join(words[1:]).isdecimal():
         raise Unknown("/proc/stat does not begin with the ticks of all CPUs")
     ticks = [int(word) for word in words[1 : 1 + _FIELDS]]
     idle = sum(ticks[index] for index in _IDLE if index < len(ticks))
@@ -48,6 +48,7 @@ class CpuLoadMonitor(Sampled):
     """Mean load per CPU, 0..1; Unknown until the first full window.
 
     `engine_cpu_s`: whose CPU time the VM's is, and its seconds so far; None without a VM.
+    Raises Unknown where it cannot be told: the next look then spans the time in between.
     """
 
     name = "cpu_load"
@@ -87,7 +88,7 @@ class CpuLoadMonitor(Sampled):
         except (OSError, UnicodeDecodeError) as error:
             self._last = None
             raise Unknown(f"{self._proc / 'stat'}: {error}") from None
-        now = (parse_ticks(text), self._engine_cpu_s())
+        now = (parse_ticks(text), self._engine_cpu_s())  # Unknown keeps the last look
         last, self._last = self._last, now
         if last is None:
             return

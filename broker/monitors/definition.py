@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from broker.monitors import Sampled
+from broker.monitors import Unknown
 from broker.worker import Worker
 
 
-class DefinitionMonitor(Sampled):
-    """True: same text, or newer here, or nothing shared. False: older. None: not readable."""
+class DefinitionMonitor:
+    """True: same text, or newer here, or nothing shared. False: older. Unknown: not readable."""
 
     name = "definition"
     unit = ""
@@ -21,15 +21,19 @@ class DefinitionMonitor(Sampled):
         self._local, self._shared = Path(local), Path(shared) if shared else None
         self._worker = Worker("definition")
 
-    async def sample(self) -> bool | None:
+    def judge(self, value: bool) -> str:
+        """Why the definition here is not good."""
+        return "" if value else f"{self._local} is older than {self._shared}"
+
+    async def sample(self) -> bool:
         if self._shared is None:
             return True
         return await self._worker.call("comparing definitions", 5.0, self._compare, self._shared)
 
-    def _compare(self, shared: Path) -> bool | None:
+    def _compare(self, shared: Path) -> bool:
         try:
             if self._local.read_bytes() == shared.read_bytes():
                 return True
             return self._local.stat().st_mtime >= shared.stat().st_mtime
-        except OSError:
-            return None
+        except OSError as error:
+            raise Unknown(str(error)) from None

@@ -10,7 +10,7 @@ import libvirt
 import sanlock
 
 from broker.config import Config
-from broker.monitors import Sampled
+from broker.monitors import Unknown
 from broker.monitors.health import HealthMonitor
 from broker.process_leases import process_leases
 from broker.worker import Hung, Worker
@@ -48,10 +48,15 @@ _REALLY_PAUSED = {
 }
 
 
-class EngineMonitor(Sampled):
-    """EngineStatus of this host. `pid`, `lease_held` and `cpu_s` belong to the last sample.
+#: What is worth a word beside its being down: it was not meant to.
+_BAD = frozenset({VmStatus.DOWN_UNEXPECTED, VmStatus.DOWN_MISSING})
 
-    The health in it is the health monitor's last word: a page that hangs delays nothing here.
+
+class EngineMonitor:
+    """EngineStatus of this host; Unknown where libvirt does not tell.
+
+    `pid`, `lease_held` and `cpu_s` belong to the last sample. The health in it is the
+    health monitor's last word: a page that hangs delays nothing here.
     """
 
     name = "engine"
@@ -70,8 +75,19 @@ class EngineMonitor(Sampled):
         self.lease_held: bool | None = None
         self._cpu: tuple[int | None, float] | None = None
 
+    def judge(self, value: EngineStatus) -> str:
+        """What is wrong with the VM here; nothing is where it is simply not here."""
+        if value.vm in _BAD or value.detail == DETAIL_PAUSED:
+            return value.reason or value.detail
+        return ""
+
     def cpu_s(self) -> tuple[int | None, float] | None:
-        """Whose CPU time it is, and the VM's seconds so far; None while it does not run here."""
+        """Whose CPU time it is, and the VM's seconds so far; None while it does not run here.
+
+        Unknown where it did and libvirt does not tell any more.
+        """
+        if self._cpu is None and self._was_up:
+            raise Unknown("the VM's own share is not known")
         return self._cpu
 
     async def sample(self) -> EngineStatus:
@@ -81,14 +97,14 @@ class EngineMonitor(Sampled):
             self.health.ask(False)
             if vm is not VmStatus.UNKNOWN:
                 self._was_up = False
-            health = Health.UNKNOWN if vm is VmStatus.UNKNOWN else Health.BAD
-            return EngineStatus(vm, health, detail, reason)
+                return EngineStatus(vm, Health.BAD, detail, reason)
+            raise Unknown(reason or detail)
         self._was_up = True
         self.pid = self._read_pid()
         self.lease_held = await self._holds_lease(self.pid)
         self.health.ask(True)
         health, problem = self.health.verdict
-        return EngineStatus(vm, health, detail, problem or reason)
+        return EngineStatus(vm, health, detail, "; ".join(filter(None, (reason, problem))) or None)
 
     async def _vm(self) -> tuple[VmStatus, str, str | None]:
         """Up, down or unknown, with libvirt's detail."""

@@ -2,19 +2,23 @@
 """Whether the engine in the VM is well: its health page, a TCP port, or QEMU's guest agent.
 
 Asked while the VM is up here; "bad" after `failures` in a row, "unknown" before the first
-answer.
+answer, and while the monitor itself fails.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 
 import aiohttp
 import libvirt
+from aiohttp.abc import AbstractResolver, ResolveResult
 
-from broker.config import Config, HealthSection
-from broker.monitors import Sampled
+from broker.config import Config, ConfigError, HealthSection
+from broker.monitors import Unknown
+from broker.monitors.network import connect
+from broker.name_lookup import NameLookup
 from broker.page_search import SEARCH_S, finder, is_plain
 from broker.worker import Hung, Worker
 from scoring.observation import Health
@@ -23,8 +27,11 @@ BODY_BYTES_MAX = 65_536
 SHOWN_CHARS = 80
 
 
-class HealthMonitor(Sampled):
-    """`verdict`: the health, and why it is not good."""
+class HealthMonitor:
+    """`verdict`: the health, and why it is not good.
+
+    Making one raises ConfigError where health.ca-file cannot be used.
+    """
 
     name = "health"
     unit = ""
@@ -39,8 +46,10 @@ class HealthMonitor(Sampled):
         self.deadline_s = given.timeout + 5.0
         self.verdict: tuple[Health, str | None] = (Health.UNKNOWN, None)
         self._libvirt = Worker("guest agent")
+        self._connection: libvirt.virConnect | None = None
         self._found = finder(given.expect)
         self._search = Worker("search in the health page")
+        self._lookup = NameLookup("health test")
         self._tls = _tls(given)
 
     def ask(self, on: bool) -> None:
@@ -51,15 +60,20 @@ class HealthMonitor(Sampled):
 
     def go_on_from(self, other: HealthMonitor) -> None:
         """Take the place of one with other settings: what it knew still holds."""
-        self._asked, self.verdict = other._asked, other.verdict
+        self._asked, self._failures, self.verdict = other._asked, other._failures, other.verdict
 
-    async def sample(self) -> str | None:
-        """The health in a word; None while the VM is not up here."""
+    async def sample(self) -> str:
+        """The health in a word; Unknown while the VM is not up here."""
+        problem = None
+        if self._asked:
+            try:
+                problem = await self._problem()
+            except BaseException as error:  # the deadline's too: what was known holds no more
+                why = "no answer in time" if isinstance(error, asyncio.CancelledError) else error
+                self.verdict = (Health.UNKNOWN, f"the health monitor failed: {why}")
+                raise
         if not self._asked:
-            return None
-        problem = await self._problem()
-        if not self._asked:
-            return None
+            raise Unknown("the VM is not up here")
         if problem is None:
             self._failures = 0
             self.verdict = (Health.GOOD, None)
@@ -76,22 +90,29 @@ class HealthMonitor(Sampled):
     async def _problem(self) -> str | None:
         """Why the engine is not well; None when it is, or when nothing is to be asked."""
         given = self._given
-        if given.url:
-            return await self._page()
+        if given.page:
+            return await self._page(given.page)
         if given.tcp:
-            return await _port(given.tcp, given.timeout)
+            return await self._port(given.tcp)
         if given.guest_agent:
             return await self._agent()
         return None
 
-    async def _page(self) -> str | None:
+    async def _page(self, url: str) -> str | None:
         given = self._given
         timeout = aiohttp.ClientTimeout(total=given.timeout)
+        # Nothing packed: a small answer must not become a large text.
+        headers = {"Accept-Encoding": "identity"}
+        connector = aiohttp.TCPConnector(
+            resolver=_Resolver(self._lookup), ssl=self._tls, force_close=True
+        )
         body = bytearray()
         try:
             async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
-                session.get(given.url, allow_redirects=False, ssl=self._tls) as answer,
+                aiohttp.ClientSession(
+                    connector=connector, timeout=timeout, headers=headers, auto_decompress=False
+                ) as session,
+                session.get(url, allow_redirects=False) as answer,
             ):
                 if 300 <= answer.status < 400:
                     where = _shown(answer.headers.get("Location", "nowhere"))
@@ -104,6 +125,8 @@ class HealthMonitor(Sampled):
                     body += part
         except TimeoutError:
             return f"the health page does not answer within {given.timeout:g} s"
+        except Hung as error:
+            return f"the health page does not answer: {error}"
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return f"the health page does not answer: {_shown(f'{type(error).__name__}: {error}')}"
         text = body.decode(errors="replace")
@@ -130,34 +153,67 @@ class HealthMonitor(Sampled):
         """Runs in the thread."""
         import libvirt_qemu
 
-        connection = libvirt.open(self._config.libvirt.uri)
         try:
-            domain = connection.lookupByName(self._config.vm.name)
+            if self._connection is None:
+                self._connection = libvirt.open(self._config.libvirt.uri)
+            domain = self._connection.lookupByName(self._config.vm.name)
             seconds = max(1, int(self._given.timeout))
             libvirt_qemu.qemuAgentCommand(domain, '{"execute":"guest-ping"}', seconds, 0)
-        finally:
-            connection.close()
+        except libvirt.libvirtError:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            raise
+
+    async def _port(self, target: str) -> str | None:
+        timeout_s = self._given.timeout
+        try:
+            async with asyncio.timeout(timeout_s):
+                await connect(self._lookup, target)
+        except TimeoutError:
+            return f"{target} does not answer within {timeout_s:g} s"
+        except (OSError, Hung) as error:
+            return f"{target} does not answer: {_shown(str(error))}"
+        return None
 
 
-async def _port(address: str, timeout_s: float) -> str | None:
-    host, _, port = address.rpartition(":")
-    try:
-        async with asyncio.timeout(timeout_s):
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-            writer.close()
-            await writer.wait_closed()
-    except TimeoutError:
-        return f"{address} does not answer within {timeout_s:g} s"
-    except OSError as error:
-        return f"{address} does not answer: {_shown(str(error))}"
-    return None
+class _Resolver(AbstractResolver):
+    """aiohttp's door to name lookups."""
+
+    def __init__(self, lookup: NameLookup) -> None:
+        self._lookup = lookup
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """As aiohttp wants it."""
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in await self._lookup.addresses(host)
+        ]
+
+    async def close(self) -> None:
+        """Nothing to close: the lookup outlives the request."""
 
 
 def _tls(given: HealthSection) -> ssl.SSLContext | bool:
-    """How a https page is verified; OSError where the CA file cannot be used."""
+    """How a https page is verified; ConfigError where the CA file cannot be used."""
     if not given.verify:
         return False
-    return ssl.create_default_context(cafile=given.ca_file) if given.ca_file else True
+    if given.ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=given.ca_file)
+    except OSError as error:
+        why = error.strerror or error
+        raise ConfigError(f"health.ca-file: {given.ca_file} cannot be used: {why}") from None
 
 
 def _shown(text: str) -> str:

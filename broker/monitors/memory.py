@@ -55,8 +55,8 @@ def hugepage_kb(definition: str, proc: Path = Path("/proc")) -> int | None:
     """
     try:
         root = ElementTree.parse(definition).getroot()  # noqa: S314  (root's own file)
-    except (OSError, ElementTree.ParseError):
-        return None
+    except (OSError, ElementTree.ParseError, ValueError, LookupError):
+        return None  # the last two: an encoding that is not known
     wanted = root.find("memoryBacking/hugepages")
     if wanted is None:
         return None

@@ -12,7 +12,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from broker.config import NetworkSection
-from broker.monitors import Sampled, Unknown
+from broker.monitors import Unknown
+from broker.name_lookup import NameLookup
 from broker.network_verdict import TargetResult, Windows
 
 COUNT = 5
@@ -21,94 +22,136 @@ TIMEOUT_S = 5.0
 #: Asked of the resolver where `network.dns-name` is empty: the root's name servers, which
 #: every resolver can tell (RFC 8109).
 DNS_NAME = "."
+#: What is tested where the test is `dns` and no target is configured.
+RESOLVER = "resolver"
+#: At most so many of the system's name servers are asked (resolv.conf(5), MAXNS).
+NAME_SERVERS_MAX = 3
+#: Of a library's error text.
+WHY_CHARS = 120
 
 #: One probe; raises OSError or a library's error when it is not answered.
 Probe = Callable[[str], Awaitable[None]]
 
 
-class NetworkMonitor(Sampled):
+class NetworkMonitor:
     """The result of each target; Unknown where nothing is to be tested."""
 
     name = "network"
     unit = "fraction"
 
     def __init__(
-        self, given: NetworkSection, interval_s: float = 10.0, windows: Windows | None = None
+        self,
+        given: NetworkSection,
+        interval_s: float = 10.0,
+        windows: Windows | None = None,
+        apart_s: float = APART_S,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         """`windows`: what an earlier monitor has seen."""
         self.interval_s = interval_s
-        self.deadline_s = COUNT * (APART_S + TIMEOUT_S) + 5.0
+        self.deadline_s = COUNT * (apart_s + timeout_s) + 5.0
         self.windows = Windows() if windows is None else windows
-        self._given = given
+        self._apart_s, self._timeout_s = apart_s, timeout_s
+        self.given = given
+        self._lookup = NameLookup("network test")
         self._targets = given.targets
         if given.test == "dns" and not given.targets:
-            self._targets = ("resolver",)
+            self._targets = (RESOLVER,)
 
     async def sample(self) -> tuple[TargetResult, ...]:
-        if self._given.test == "none" or not self._targets:
+        if self.given.test == "none" or not self._targets:
             raise Unknown("no network test is configured (network.test, network.targets)")
         found = await asyncio.gather(*(self._window(target) for target in self._targets))
         return self.windows.take(dict(zip(self._targets, found, strict=True)))
 
+    def judge(self, value: tuple[TargetResult, ...]) -> str:
+        """Which targets have not answered well for all of their windows."""
+        away = (one for one in value if one.fraction is not None and one.fraction < 1.0)
+        return "; ".join(one.text for one in away)
+
     async def _window(self, target: str) -> tuple[float, str]:
         """One window: the fraction of answered probes, and why the last one was not."""
-        if self._given.test == "ping":
-            return await _pings(target)
-        probe = self._dns if self._given.test == "dns" else _connect
+        probes: dict[str, Probe] = {"ping": self._ping, "dns": self._dns, "tcp": self._connect}
+        probe = probes[self.given.test]
         answered, why = 0, ""
         for number in range(COUNT):
             if number:
-                await asyncio.sleep(APART_S)
+                await asyncio.sleep(self._apart_s)
             try:
-                async with asyncio.timeout(TIMEOUT_S):
+                async with asyncio.timeout(self._timeout_s):
                     await probe(target)
                 answered += 1
             except TimeoutError:
-                why = f"no answer within {TIMEOUT_S:g} s"
+                why = f"no answer within {self._timeout_s:g} s"
             except Exception as error:  # what a library raises is its own affair
-                why = str(error).split("\n")[0][:120] or type(error).__name__
+                why = str(error).split("\n")[0][:WHY_CHARS] or type(error).__name__
         return answered / COUNT, why
 
+    async def _ping(self, target: str) -> None:
+        from icmplib import SocketPermissionError, async_ping
+
+        address = (await self._lookup.addresses(target))[0]
+        try:
+            host = await async_ping(address, 1, timeout=self._timeout_s, privileged=False)
+        except SocketPermissionError:
+            host = await async_ping(address, 1, timeout=self._timeout_s, privileged=True)
+        if not host.packets_sent:
+            raise OSError("the ping cannot be sent: is there a route?")
+        if not host.is_alive:
+            raise TimeoutError
+
     async def _dns(self, target: str) -> None:
-        """Ask a resolver over TCP; any answer that is one counts, NXDOMAIN too."""
-        from dns import asyncquery, asyncresolver, message
+        """Ask over TCP; any answer that is one counts, an error of the name server's too."""
+        from dns import asyncquery, message
 
-        server, port = self._given.dns_server, self._given.dns_port
-        if target != "resolver":
-            server = target
-        if not server:
-            resolver = asyncresolver.get_default_resolver()
-            if not resolver.nameservers:
-                raise OSError("no name server is configured in /etc/resolv.conf")
-            server = str(resolver.nameservers[0])
-        query = message.make_query(self._given.dns_name or DNS_NAME, "NS")
-        await asyncquery.tcp(query, server, timeout=TIMEOUT_S, port=port)
+        if target != RESOLVER:
+            servers = await self._lookup.addresses(target)
+        elif self.given.dns_server:
+            servers = await self._lookup.addresses(self.given.dns_server)
+        else:
+            servers = _name_servers()
+        query = message.make_query(self.given.dns_name or DNS_NAME, "NS")
+        each_s = self._timeout_s / len(servers)
+        for server in servers[:-1]:
+            try:
+                await asyncquery.tcp(query, server, timeout=each_s, port=self.given.dns_port)
+            except Exception:  # noqa: S112  the next one is asked
+                continue
+            return
+        await asyncquery.tcp(query, servers[-1], timeout=each_s, port=self.given.dns_port)
+
+    async def _connect(self, target: str) -> None:
+        """Open a TCP connection to `host:port` or `[v6]:port`, and close it."""
+        await connect(self._lookup, target)
 
 
-async def _connect(target: str) -> None:
-    """Open a TCP connection to `host:port` or `[v6]:port`, and close it."""
-    host, _, port = target.rpartition(":")
-    _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-    writer.close()
-    await writer.wait_closed()
-
-
-async def _pings(target: str) -> tuple[float, str]:
-    from icmplib import ICMPLibError, NameLookupError, SocketPermissionError, async_ping
-
-    async def ask(privileged: bool) -> float:
-        host = await async_ping(
-            target, count=COUNT, interval=APART_S, timeout=TIMEOUT_S, privileged=privileged
-        )
-        return float(host.packets_received) / COUNT
+def _name_servers() -> list[str]:
+    """The system's, as resolv.conf(5) has them at this moment; OSError where there are none."""
+    from dns import resolver
 
     try:
+        servers = resolver.Resolver().nameservers
+    except resolver.NoResolverConfiguration:
+        servers = []
+    if not servers:
+        raise OSError("no name server is configured in /etc/resolv.conf")
+    return [str(server) for server in servers[:NAME_SERVERS_MAX]]
+
+
+async def connect(lookup: NameLookup, target: str) -> None:
+    """Open a TCP connection to an address of `host:port` or `[v6]:port`, and close it.
+
+    OSError where none of its addresses takes it. Without a deadline of its own.
+    """
+    name, _, port = target.rpartition(":")
+    failure: OSError | None = None
+    for address in await lookup.addresses(name.strip("[]")):
         try:
-            fraction = await ask(False)
-        except SocketPermissionError:
-            fraction = await ask(True)
-    except NameLookupError:
-        return 0.0, "its name cannot be resolved"
-    except (ICMPLibError, OSError) as error:
-        return 0.0, str(error).split("\n")[0][:120] or type(error).__name__
-    return fraction, "" if fraction == 1.0 else f"{fraction:.0%} of the pings answered"
+            _, writer = await asyncio.open_connection(address, int(port))
+        except OSError as error:
+            failure = error
+            continue
+        # Taken is answered; how the other end closes is nobody's business.
+        writer.transport.abort()
+        return
+    raise failure or OSError(f"{name} has no address")

@@ -33,7 +33,7 @@ def _plain(value: Any) -> bool | float | str | dict[str, float] | None:
     if isinstance(value, EngineStatus):
         return f"{value.vm.value}/{value.health.value}"
     if isinstance(value, tuple) and all(isinstance(each, TargetResult) for each in value):
-        return {each.target: each.fraction for each in value}
+        return {each.target: each.last for each in value}
     if value is None or isinstance(value, bool | int | float | str | dict):
         return value
     return str(value)

@@ -21,10 +21,12 @@ from broker.wire import (
     EngineSummary,
     HostStatus,
     ModeStatus,
+    MonitorStatus,
     PenaltyOnWire,
     ReasonOnWire,
     Status,
     StorageStatus,
+    Times,
 )
 from scoring.decision import Code
 from scoring.observation import EngineStatus
@@ -45,6 +47,8 @@ STATUS_TABLES: dict[str, type] = {
     "penalties": PenaltyOnWire,
     "reasons": ReasonOnWire,
     "storage": StorageStatus,
+    "monitors": MonitorStatus,
+    "times": Times,
 }
 
 
