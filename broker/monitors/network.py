@@ -9,6 +9,7 @@ hold for us, a raw socket is tried. `dns`: a query over TCP. `tcp`: a connection
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 
 from broker.config import NetworkSection
@@ -144,14 +145,14 @@ async def connect(lookup: NameLookup, target: str) -> None:
     OSError where none of its addresses takes it. Without a deadline of its own.
     """
     name, _, port = target.rpartition(":")
-    failure: OSError | None = None
+    why = f"{name} has no address"
     for address in await lookup.addresses(name.strip("[]")):
         try:
             _, writer = await asyncio.open_connection(address, int(port))
         except OSError as error:
-            failure = error
+            why = os.strerror(error.errno) if error.errno else str(error)
             continue
         # Taken is answered; how the other end closes is nobody's business.
         writer.transport.abort()
         return
-    raise failure or OSError(f"{name} has no address")
+    raise OSError(why)

@@ -4,44 +4,15 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from broker.monitors import MonitorRunner, Sample, Unknown, Verdict
 from broker.monitors.bridge import BridgeMonitor, LinkEvents
+from tests.unit.namespace import BRIDGE, ip
 
-BRIDGE, UPLINK, FAR = "ovirtmgmt", "uplink", "far"
-CLONE_NEWNET = 0x40000000  # linux/sched.h
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
-
-
-@pytest.fixture
-def net(tmp_path: Path) -> Iterator[Path]:
-    """/sys/class/net of a network namespace in which this thread is for the time of a test."""
-    if os.geteuid() != 0:
-        pytest.skip("a network namespace needs root")
-    libc = ctypes.CDLL(None, use_errno=True)
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    sysfs = tmp_path / "sys"
-    sysfs.mkdir()
-    assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-    try:
-        # A sysfs shows the interfaces of the namespace it was mounted from.
-        subprocess.run(["mount", "-t", "sysfs", "sysfs", str(sysfs)], check=True)
-        ip("link", "add", BRIDGE, "type", "bridge")
-        yield sysfs / "class/net"
-    finally:
-        subprocess.run(["umount", str(sysfs)], check=False)
-        libc.setns(before, CLONE_NEWNET)
-        os.close(before)
+UPLINK, FAR = "uplink", "far"
 
 
 def sample(monitor: BridgeMonitor) -> tuple[bool, str]:
