@@ -73,7 +73,7 @@ async def stuck_in_a_thread() -> None:
 def running(*monitors: Scripted) -> Iterator[tuple[Timeline, MonitorRunner]]:
     """The runner of these, at second 0; nothing may have reached the loop or ended a task."""
     timeline = Timeline()
-    loop = HostLoop(timeline, 0.0, 1.0)
+    loop = HostLoop(timeline, 0.0, 1.0)  # type: ignore[abstract]
     ends: list[BaseException | None] = []
     process = Process(loop, "broker", lambda _, error: ends.append(error))
     runner = timeline.call_within(loop, MonitorRunner, monitors)
