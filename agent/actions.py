@@ -9,7 +9,8 @@ import logging
 from collections.abc import Mapping
 from typing import assert_never
 
-from agent.ports import FenceDevices, Hypervisor, Leases
+from agent.fencing import note_failed, power_off_host, power_on_host
+from agent.ports import FenceDevices, FenceLog, Hypervisor, Leases
 from scoring.decision import (
     Action,
     AskLease,
@@ -17,12 +18,15 @@ from scoring.decision import (
     DropFenceLease,
     FreeHostId,
     MigrateEngine,
+    NoteFenceFailed,
     PowerOffEngine,
+    PowerOffHost,
+    PowerOnHost,
     ShutdownEngine,
     StartEngine,
     TakeFenceLease,
 )
-from scoring.observation import Outcome
+from scoring.observation import FenceStep, HostIdFreed, Outcome
 
 log = logging.getLogger("ha-agent.actions")
 
@@ -31,18 +35,23 @@ class Hands:
     """Runs actions through the ports. `news` is set whenever an outcome has come (and by
     whoever else has some).
 
-    `system_uuids`, `hostnames`: by host id, brought up to date each beat.
+    `system_uuids`, `hostnames`, `slots` (timestamps): by host id, brought up to date with each
+    view.
     """
 
-    def __init__(self, hypervisor: Hypervisor, leases: Leases, fence: FenceDevices) -> None:
+    def __init__(
+        self, hypervisor: Hypervisor, leases: Leases, fence: FenceDevices, fence_log: FenceLog
+    ) -> None:
         self._hypervisor = hypervisor
         self._leases = leases
         self._fence = fence
+        self._fence_log = fence_log
         self._tasks: set[asyncio.Task[None]] = set()
         self._outcomes: list[Outcome] = []
         self.news = asyncio.Event()
         self.system_uuids: Mapping[int, str] = {}
         self.hostnames: Mapping[int, str] = {}
+        self.slots: Mapping[int, int] = {}
 
     @property
     def fence_held(self) -> bool:
@@ -101,6 +110,33 @@ class Hands:
                 await self._leases.drop_fence()
                 return None
             case FreeHostId():
-                return await self._leases.free_host_id(action)
+                return await self._free(action)
+            case PowerOffHost(host_id=host):
+                uuid = self.system_uuids.get(host, "")
+                return await power_off_host(
+                    action,
+                    uuid,
+                    lambda number: self.slots.get(number),
+                    self._leases,
+                    self._fence,
+                    self._fence_log,
+                )
+            case PowerOnHost(host_id=host):
+                uuid = self.system_uuids.get(host, "")
+                return await power_on_host(action, uuid, self._leases, self._fence, self._fence_log)
+            case NoteFenceFailed():
+                await note_failed(action, self._fence_log)
+                return None
             case _:
                 assert_never(action)
+
+    async def _free(self, act: FreeHostId) -> HostIdFreed:
+        """Free it, and tell the log: who wonders later why a host is gone finds it there."""
+        freed = await self._leases.free_host_id(act)
+        if freed.ok:
+            problem = await self._fence_log.note(
+                FenceStep.DEAD, act.host_id, act.ordered, act.evidence
+            )
+            if problem:
+                log.error("the fence log could not be written: %s", problem)
+        return freed

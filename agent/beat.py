@@ -126,6 +126,7 @@ class Agent:
             try:
                 self._view = await self._link.exchange(self._report, newer_than)
                 newer_than = self._view.version
+                self._hands.slots = {peer.host_id: peer.timestamp for peer in self._view.peers}
                 self._tell_broker_problem("")
                 self._hands.news.set()
             except (BrokerDown, BrokerRefused) as error:
@@ -168,6 +169,7 @@ class Agent:
             fence_devices=self._hands.fence_hosts,
             fence_lease_held=self._hands.fence_held,
             migration_possible=self._migration_possible,
+            fence_log=view.fence_log,
             outcomes=self._hands.take_outcomes(),
             stopping=self._stopping,
         )
@@ -190,6 +192,7 @@ class Agent:
             domain_type=self._domain_type,
             unknown=decision.score.unknown,
             config_problem=self.config_problem,
+            intent=_intent(decision.state),
         )
         return decision
 
@@ -209,6 +212,18 @@ class Agent:
         elif self._broker_problem and not problem:
             log.info("the broker answers again")
         self._broker_problem = problem
+
+
+def _intent(state: AgentState) -> str:
+    """What the others should know before it happens."""
+    if state.moving_to is not None:
+        return f"migrate {state.moving_to}"
+    if state.switching_on is not None:
+        return f"switch on {state.switching_on}"
+    step = state.takeover
+    if step is None or not (step.switching_off or step.ordered_s or step.freeing or step.freed):
+        return ""
+    return f"fence {step.host_id}"
 
 
 def _because(decision: Decision) -> str:

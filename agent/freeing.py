@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The one dangerous act: freeing a dead host's id. Every condition is checked last thing.
 
-The decision has checked its own (scoring/takeover.py); these are of the moment of the act.
+The decision has checked its own (scoring/evidence.py); these are of the moment of the act.
 """
 
 from __future__ import annotations

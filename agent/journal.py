@@ -40,6 +40,8 @@ from scoring.observation import (
     Observation,
     Outcome,
     PowerAnswer,
+    PowerOffEnded,
+    PowerOnEnded,
 )
 from scoring.state import AgentState
 
@@ -62,6 +64,8 @@ _OUTCOMES: dict[str, type[Outcome]] = {
         PowerAnswer,
         FenceLeaseAnswer,
         HostIdFreed,
+        PowerOffEnded,
+        PowerOnEnded,
     )
 }
 

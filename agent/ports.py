@@ -16,6 +16,7 @@ from scoring.observation import (
     EngineStartEnded,
     EngineStopEnded,
     FenceLeaseAnswer,
+    FenceStep,
     HostIdFreed,
     LeaseAnswer,
     PowerAnswer,
@@ -54,8 +55,18 @@ class Leases(Protocol):
     async def drop_fence(self) -> None:
         """Give it back."""
 
+    async def read_delta(self, host_id: int) -> tuple[int, int] | None:
+        """(generation, timestamp) of a host id on disk; None when not readable."""
+
     async def free_host_id(self, act: FreeHostId) -> HostIdFreed:
         """Release a dead host's id, if everything that allows it is still true."""
+
+
+class FenceLog(Protocol):
+    """The cluster's fence log on the shared storage; only for who holds the fence lease."""
+
+    async def note(self, step: FenceStep, target: int, ordered: bool, text: str) -> str:
+        """Add a record; why it is not there, or empty."""
 
 
 @dataclass(frozen=True, slots=True)

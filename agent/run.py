@@ -13,6 +13,7 @@ import libvirt
 
 from agent.actions import Hands
 from agent.beat import Agent
+from agent.broker_fence_log import BrokerFenceLog
 from agent.definition import Definition, DefinitionError, load_definition
 from agent.errors import CommandError
 from agent.fence_ipmi import IpmiDriver
@@ -127,7 +128,7 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
     agent = Agent(
         config.rules(definition.memory_mb),
         link,
-        Hands(hypervisor, leases, fence),
+        Hands(hypervisor, leases, fence, BrokerFenceLog(link)),
         definition.domain_type,
         migration_possible=bool(config.libvirt.migration_uri),
         journal=journal,

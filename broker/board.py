@@ -13,15 +13,18 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from broker.fence_log import AHEAD, FenceLog, LogRecord, encode, slot_of
 from broker.histogram import Histogram
 from broker.maintenance import Mode, count, from_lines, to_lines
 from broker.slot_plan import SlotPlan
 from broker.volume import Volume, VolumeError
 from broker.whiteboard import (
     EMPTY_SLOT,
+    HOST_ID_MAX,
     BadSlot,
     ClusterSlot,
     SlotFault,
@@ -106,8 +109,15 @@ class Board:
     monotonic clock that is passed in.
     """
 
-    def __init__(self, store: SlotStore, host_id: int) -> None:
+    def __init__(
+        self, store: SlotStore, host_id: int, wall: Callable[[], float] = time.time
+    ) -> None:
+        """`wall`: UTC seconds since 1970."""
         self._store = store
+        self._wall = wall
+        self.fence_log = FenceLog()
+        #: Called with each record of the fence log that another host, or this one, adds.
+        self.on_fence_record: Callable[[LogRecord], None] = lambda record: None
         self.host_id = host_id
         self._plan = SlotPlan({host_id})
         self.reports: dict[int, SlotReport] = {}
@@ -170,6 +180,7 @@ class Board:
         `second_look`: within the same beat; new hosts are not looked for.
         """
         wanted = self._plan.in_use() if second_look else self._plan.next_beat()
+        wanted += self.fence_log.slots_to_read()
         clock = asyncio.get_running_loop().time
         began_s = clock()
         try:
@@ -182,7 +193,8 @@ class Board:
         self.read_times.add(clock() - began_s)
         if not self.write_problem:
             self.trouble_since_s, self.is_hung = None, False
-        self._learn(slots, now_s)
+        self._learn_log(slots, now_s)
+        self._learn({slot: data for slot, data in slots.items() if slot <= HOST_ID_MAX}, now_s)
         self.sweep += 1
         self.last_read_s = now_s
         if 0 not in slots:
@@ -216,6 +228,26 @@ class Board:
         self._serial = max(self._serial, count(slot.extra.get("serial", "")) or 0)
         await self.set_global_maintenance(None)
         return True
+
+    def _learn_log(self, slots: Mapping[int, bytes], now_s: float) -> None:
+        for record in self.fence_log.learn(slots, now_s, self._wall()):
+            self.on_fence_record(record)
+
+    async def append_to_log(self, make: Callable[[int], LogRecord], now_s: float) -> LogRecord:
+        """Add a record to the fence log; `make`: the record of a number.
+
+        Only for who holds the fence lease. StorageTrouble where it is not there afterwards.
+        """
+        ahead = self.fence_log.slots_to_read(AHEAD)
+        self._learn_log(await self._store.read(ahead), now_s)
+        record = make(self.fence_log.next_number)
+        slot, data = slot_of(record.number), encode(record)
+        await self._store.write(slot, data)
+        slots = await self._store.read([slot])
+        if slots.get(slot) != data:
+            raise StorageTrouble("the fence log does not show what was written to it")
+        self._learn_log(slots, now_s)
+        return record
 
     def _learn(self, slots: Mapping[int, bytes], now_s: float) -> None:
         # Most slots are as they were read half a beat ago: only the others are decoded.

@@ -19,16 +19,19 @@ from typing import Any, Protocol
 from broker import local_mode
 from broker.board import Board, StorageTrouble
 from broker.config import Config, system_uuid
+from broker.fence_log import LogRecord
 from broker.histogram import Histogram
 from broker.lockspace import Lockspace, LockspaceError
 from broker.maintenance import Countdown, Mode, count, from_lines, to_lines
 from broker.monitors import MonitorRunner
 from broker.monitors.shown import shown_monitors
 from broker.network_verdict import NetworkVerdict, publish, published, verdict
-from broker.whiteboard import SlotReport
+from broker.whiteboard import SlotReport, fit_hostname
 from broker.wire import (
     STATUS_VERSION,
     EngineSummary,
+    FenceLogEntry,
+    FenceNote,
     HostStatus,
     Maintenance,
     ModeStatus,
@@ -50,6 +53,8 @@ log = logging.getLogger("ha-broker")
 AGENT_SILENT_BEATS = 5
 #: So many changes of our slot by somebody else mean that he has our host id.
 FOREIGN_WRITES_MAX = 2
+#: Records of the fence log that the status shows.
+FENCE_LOG_SHOWN = 10
 #: An engine sample older than this says nothing any more.
 SAMPLE_OLD_S = 15.0
 
@@ -87,6 +92,7 @@ class Broker:
         self._timing = config.timing_rules()
         self._system_uuid = system_uuid(config)
         self._boot_id = _boot_id() if boot_id is None else boot_id
+        self._previous_boot_id = ""
         self._timestamp = 0
         self._last_ran = 0
         self._seen: dict[int, Seen] = {}
@@ -220,7 +226,11 @@ class Broker:
             return False
         if own is not None:
             self._timestamp = own.timestamp
-            self._last_ran = _number(own.extra.get("last-ran", "")) if own.extra_trusted else 0
+            extra = own.extra if own.extra_trusted else {}
+            self._last_ran = _number(extra.get("last-ran", ""))
+            boot_id = extra.get("boot-id", "")
+            is_same = boot_id == self._boot_id
+            self._previous_boot_id = extra.get("previous-boot-id", "") if is_same else boot_id
         self._started = True
         return True
 
@@ -250,6 +260,7 @@ class Broker:
             "state": status.state,
             "agent": status.agent,
             "boot-id": self._boot_id,
+            "previous-boot-id": self._previous_boot_id,
             "system-uuid": self._system_uuid,
             "last-ran": str(self._last_ran),
             "domain-type": status.domain_type,
@@ -257,6 +268,7 @@ class Broker:
             "beat": str(self._report.beat) if self._report is not None else "",
             "reason": status.reason,
             "network": publish(self.monitors.value("network") or ()),
+            "intent": status.intent,
             **self._mode_lines(now_s),
             **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},
         }
@@ -303,6 +315,7 @@ class Broker:
             agent=agent,
             domain_type=report.domain_type if report is not None else "",
             unknown=report.unknown if report is not None else (),
+            intent=report.intent if report is not None and silent_s is None else "",
         )
 
     def _engine_status(self, now_s: float) -> tuple[EngineStatus, float]:
@@ -363,6 +376,7 @@ class Broker:
                 if report.extra_trusted
             },
             hostnames={host: report.hostname for host, report in self.board.reports.items()},
+            fence_log=self.board.fence_log.recent(now_s),
         )
 
     def status(self, now_s: float) -> Status:
@@ -411,7 +425,37 @@ class Broker:
             beat=_times(self.lateness),
             lockspace="joined" if self.lockspace.joined else self.lockspace.problem,
             reasons=self._report.reasons if self._report is not None else (),
+            fence_log=tuple(map(_entry, self.board.fence_log.last(FENCE_LOG_SHOWN))),
+            switched_off=_entry_or_none(
+                self.board.fence_log.certificate(self.config.host.id, self._previous_boot_id)
+            ),
         )
+
+    # --- the fence log ------------------------------------------------------------------
+
+    async def note_fence(self, note: FenceNote) -> LogRecord:
+        """Write to the fence log for this host's agent; StorageTrouble where that fails."""
+        target = self.board.reports.get(note.target)
+        trusted = target is not None and target.extra_trusted
+
+        def record(number: int) -> LogRecord:
+            return LogRecord(
+                number=number,
+                step=note.step,
+                by=self.config.host.id,
+                by_name=fit_hostname(self.config.host_name),
+                target=note.target,
+                target_name=fit_hostname(target.hostname) if target is not None else "",
+                boot_id=target.extra.get("boot-id", "") if target and trusted else "",
+                wall_s=self._wall(),
+                ordered=note.ordered,
+                text=note.text,
+            )
+
+        now_s = asyncio.get_running_loop().time()
+        written = await self.board.append_to_log(record, now_s)
+        self._tell_news()
+        return written
 
     def lockspace_budget_s(self, now_s: float) -> float | None:
         """How long the storage may still stay away before sanlock ends the VM here."""
@@ -463,6 +507,7 @@ class Broker:
             agent=extra.get("agent", ""),
             domain_type=extra.get("domain-type", ""),
             unknown=tuple(filter(None, extra.get("unknown", "").split(","))),
+            intent=extra.get("intent", ""),
         )
 
     # --- maintenance --------------------------------------------------------------------
@@ -543,6 +588,24 @@ class Broker:
         if (left_s := self._global_countdown.left_s(now_s)) is not None:
             lines["global-left"] = str(math.ceil(left_s))
         return lines
+
+
+def _entry(record: LogRecord) -> FenceLogEntry:
+    return FenceLogEntry(
+        record.number,
+        record.step.value,
+        record.by,
+        record.by_name,
+        record.target,
+        record.target_name,
+        record.wall_s,
+        record.ordered,
+        record.text,
+    )
+
+
+def _entry_or_none(record: LogRecord | None) -> FenceLogEntry | None:
+    return None if record is None else _entry(record)
 
 
 def _mode_of(report: SlotReport) -> ModeStatus | None:

@@ -155,10 +155,15 @@ class FenceDevice(_Section, frozen=True, kw_only=True):
 
 
 class FenceSection(_Section, frozen=True, kw_only=True):
-    """`device`: at most one per host. `timeout`: for one question to a device."""
+    """`device`: at most one per host. `timeout`: for one question to a device. `power-off`: a
+    silent host that is still on is switched off; `power-on`: and on again afterwards;
+    `per-hour`: so many over the whole cluster."""
 
     device: tuple[FenceDevice, ...] = ()
     timeout: Seconds = 8.0
+    power_off: bool = True
+    power_on: bool = True
+    per_hour: Annotated[int, Meta(ge=1, le=100)] = 3
 
 
 class DaemonSection(_Section, frozen=True, kw_only=True):
@@ -193,6 +198,9 @@ class TimingSection(_Section, frozen=True, kw_only=True):
     tie_follow: Seconds | UnsetType = UNSET
     takeover_follow: Seconds | UnsetType = UNSET
     power_reread: Seconds | UnsetType = UNSET
+    power_off_patience: Seconds | UnsetType = UNSET
+    power_on_retry: Seconds | UnsetType = UNSET
+    fence_backoff: Seconds | UnsetType = UNSET
     takeover_retry: Seconds | UnsetType = UNSET
     migrate_retry: Seconds | UnsetType = UNSET
     move_dwell: Seconds | UnsetType = UNSET
@@ -238,6 +246,9 @@ class Config(_Section, frozen=True, kw_only=True):
             timing=self.timing_rules(),
             vm_memory_mb=vm_memory_mb,
             io_timeout_s=float(self.storage.io_timeout),
+            fence_power_off=self.fence.power_off,
+            fence_power_on=self.fence.power_on,
+            fences_per_hour=self.fence.per_hour,
         )
 
 

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from broker.board import StorageTrouble
 from broker.broker import Broker
-from broker.wire import Maintenance, Problem, Report
+from broker.wire import FenceNote, Maintenance, Problem, Report
 
 BODY_BYTES_MAX = 262_144
 SOCKET_MODE = 0o660
@@ -106,6 +106,17 @@ async def _put_report(request: web.Request) -> web.Response:
     return _json(broker.view(_now_s()))
 
 
+async def _post_fence_log(request: web.Request) -> web.Response:
+    if not _may_change(request):
+        return _problem(403, "not allowed", "only root and the broker's user may write it")
+    note = msgspec.json.decode(await request.read(), type=FenceNote)
+    try:
+        record = await request.app[_BROKER].note_fence(note)
+    except StorageTrouble as error:
+        return _problem(503, "the fence log was not written", str(error))
+    return _json(record)
+
+
 async def _put_maintenance(request: web.Request) -> web.Response:
     if not _may_change(request):
         return _problem(403, "not allowed", "only root and the broker's user may set maintenance")
@@ -129,6 +140,7 @@ def application(broker: Broker) -> web.Application:
     app.router.add_get("/v1/status", _get_status)
     app.router.add_get("/v1/view", _get_view)
     app.router.add_put("/v1/report", _put_report)
+    app.router.add_post("/v1/fence-log", _post_fence_log)
     app.router.add_put("/v1/maintenance/{mode:global|local}", _put_maintenance)
     return app
 

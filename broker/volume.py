@@ -28,8 +28,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from broker.whiteboard import HOST_ID_MAX, SLOT_BYTES
+from broker.whiteboard import SLOT_BYTES
 
+#: The last slot that may be read or written: the whiteboard's 0..2000 and the fence log's 256.
+SLOT_MAX = 2256
 #: The most that one read asks for.
 READ_BYTES_MAX = 1024 * 1024
 
@@ -138,7 +140,7 @@ class Volume:
 
         On return it is on the storage. A file that shrank grows again as far as this slot.
         """
-        assert 0 <= host_id <= HOST_ID_MAX, host_id
+        assert 0 <= host_id <= SLOT_MAX, host_id
         assert len(data) == SLOT_BYTES, len(data)
         doing = f"writing slot {host_id}"
         if self.read_only:
@@ -168,7 +170,7 @@ class Volume:
         answer. Neighbouring slots are read in one call.
         """
         wanted = sorted(set(ids))
-        assert not wanted or (wanted[0] >= 0 and wanted[-1] <= HOST_ID_MAX), wanted
+        assert not wanted or (wanted[0] >= 0 and wanted[-1] <= SLOT_MAX), wanted
         slots: dict[int, bytes] = {}
         for run in _runs(wanted, READ_BYTES_MAX // SLOT_BYTES):
             slots |= self._read_run(run)

@@ -12,7 +12,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from broker.maintenance import LASTS_MAX_S, REASON_CHARS_MAX
-from scoring.observation import EngineStatus, LocalHost, PeerReport
+from scoring.observation import EngineStatus, FenceRecord, FenceStep, LocalHost, PeerReport
 
 STATUS_VERSION = 1
 
@@ -34,6 +34,17 @@ class View(Struct, frozen=True):
     lockspace_joined: bool | None
     system_uuids: dict[int, str]
     hostnames: dict[int, str]
+    fence_log: tuple[FenceRecord, ...] | None = None
+
+
+class FenceNote(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the agent wants written to the fence log; fields as in FenceRecord. `text`: the
+    evidence, or what went wrong."""
+
+    step: FenceStep
+    target: int
+    ordered: bool = False
+    text: str = ""
 
 
 class PenaltyOnWire(Struct, frozen=True):
@@ -53,7 +64,8 @@ class ReasonOnWire(Struct, frozen=True):
 
 class Report(Struct, frozen=True):
     """What the agent wants published of this host. `unknown`: samples the score lacks.
-    `config_problem`: why it does not go by the configuration file as it is now."""
+    `config_problem`: why it does not go by the configuration file as it is now. `intent`: what
+    it is about to do to another host or with the VM, in words; empty: nothing."""
 
     score: int
     state: str
@@ -65,6 +77,7 @@ class Report(Struct, frozen=True):
     domain_type: str = ""
     unknown: tuple[str, ...] = ()
     config_problem: str = ""
+    intent: str = ""
 
 
 class Maintenance(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -90,7 +103,8 @@ class HostStatus(Struct, frozen=True):
     """One host in `Status`. `liveness`: live, silent or uncertain; `age_s`: since its data
     last changed, None when that was not seen. `unknown`: samples that were not to be had
     when it was scored. `mode`: its local maintenance. `sanlock_state`, `sanlock_age_s`: how
-    its host id stands, and since when its last renewal is known."""
+    its host id stands, and since when its last renewal is known. `intent`: what it is about to
+    do, in words."""
 
     host_id: int
     hostname: str
@@ -110,6 +124,7 @@ class HostStatus(Struct, frozen=True):
     mode: ModeStatus | None = None
     sanlock_state: str = "unknown"
     sanlock_age_s: float | None = None
+    intent: str = ""
 
 
 class EngineSummary(Struct, frozen=True):
@@ -159,12 +174,30 @@ class MonitorStatus(Struct, frozen=True):
     interval_s: float
 
 
+class FenceLogEntry(Struct, frozen=True):
+    """A record of the fence log. `step`: intent, dead, failed or back. `at`: UTC seconds since
+    1970, by the clock of the host that wrote it. `ordered`: it was switched off by that host,
+    not found off. `text`: the evidence, or what went wrong."""
+
+    number: int
+    step: str
+    by: int
+    by_name: str
+    target: int
+    target_name: str
+    at: float
+    ordered: bool
+    text: str
+
+
 class Status(Struct, frozen=True):
     """The cluster as one host sees it. `bad_slots`: host id -> cause. `global_mode`: the global
     maintenance, None while it is not set. `monitors`: by name. `network`: what is wrong with the
     network's targets, empty when nothing is. `config_problem`: why the configuration file as it is
     now is not gone by. `lockspace_budget_s`: how long the storage may stay away before sanlock
-    ends the VM here, of `lockspace_budget_max_s`. `beat`: how late beats begin."""
+    ends the VM here, of `lockspace_budget_max_s`. `beat`: how late beats begin. `fence_log`: its
+    newest records, newest first. `switched_off`: why this host was switched off in its last
+    boot, None where it was not."""
 
     version: int
     cluster: str
@@ -183,6 +216,8 @@ class Status(Struct, frozen=True):
     lockspace_budget_s: float | None = None
     lockspace_budget_max_s: float = 0.0
     beat: Times | None = None
+    fence_log: tuple[FenceLogEntry, ...] = ()
+    switched_off: FenceLogEntry | None = None
 
 
 class Problem(Struct, frozen=True):

@@ -31,10 +31,12 @@ from scoring.decision import (
     DropFenceLease,
     MigrateEngine,
     PowerOffEngine,
+    PowerOnHost,
     Reason,
     ShutdownEngine,
     StartEngine,
 )
+from scoring.evidence import Evidence
 from scoring.liveness import Liveness, liveness, look
 from scoring.observation import (
     DETAIL_ALREADY_LOCKED,
@@ -44,6 +46,8 @@ from scoring.observation import (
     EngineStartEnded,
     EngineStopEnded,
     FenceLeaseAnswer,
+    FenceRecord,
+    FenceStep,
     Health,
     HostIdFreed,
     LeaseAnswer,
@@ -51,12 +55,14 @@ from scoring.observation import (
     Outcome,
     PeerReport,
     PowerAnswer,
+    PowerOffEnded,
+    PowerOnEnded,
     Standing,
     StartResult,
     VmStatus,
 )
 from scoring.score import Penalty, Score, ScoreInput, score
-from scoring.state import TRANSITIONS, AgentState, StateName, Takeover
+from scoring.state import NEVER_S, TRANSITIONS, AgentState, StateName, Takeover
 from scoring.timing import START_RETRIES_MAX
 
 _S = StateName
@@ -72,6 +78,8 @@ _BUSY_STATES = frozenset(
     }
 )
 
+#: A host that was switched off longer ago is left to people.
+SWITCH_ON_WITHIN_S = 3600.0
 
 _Ended = TypeVar("_Ended", EngineStartEnded, EngineStopEnded, EngineMigrationEnded)
 
@@ -206,7 +214,10 @@ def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentSta
             not_before_s = now_s + (0 if ok else state.rules.timing.migrate_retry)
             return replace(state, acting=False, acted_s=now_s, move_not_before_s=not_before_s)
         case LeaseAnswer():
-            return replace(state, lease=outcome, asking_lease=False)
+            step = state.takeover
+            if step is not None:
+                step = takeover.with_lease(step, outcome)
+            return replace(state, lease=outcome, asking_lease=False, takeover=step)
         case PowerAnswer():
             if state.takeover is None or state.takeover.host_id != outcome.host_id:
                 return state
@@ -231,6 +242,13 @@ def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentSta
             if not outcome.ok:
                 step = _paused(step, f"its id was not freed: {outcome.detail}", state, now_s)
             return replace(state, takeover=step)
+        case PowerOffEnded():
+            if state.takeover is None or state.takeover.host_id != outcome.host_id:
+                return state
+            return replace(state, takeover=takeover.with_order(state.takeover, outcome, now_s))
+        case PowerOnEnded(host_id=host):
+            switched_on_s = {**state.switched_on_s, host: now_s}
+            return replace(state, switching_on=None, switched_on_s=switched_on_s)
         case _:
             assert_never(outcome)
 
@@ -247,6 +265,8 @@ def _entered(turn: _Turn, name: StateName) -> AgentState:
     state = replace(
         turn.state, name=name, since_s=turn.now_s, better_since_s=None, stop_asked=False
     )
+    if name is not _S.ENGINE_MIGRATING_AWAY:
+        state = replace(state, moving_to=None)
     if name is _S.ENGINE_UP and turn.state.name is not _S.ENGINE_UP_BAD_HEALTH:
         newest = max((p.last_ran for p in turn.observation.peers), default=0)
         if state.last_ran <= newest:
@@ -259,7 +279,7 @@ def _drop_what_is_not_needed(turn: _Turn) -> None:
     """A takeover is remembered only while it is pursued; the fence lease goes with it.
 
     What it has under way is waited for: no device is asked twice at once, and the fence
-    lease outlasts a freeing.
+    lease outlasts a freeing and the switching off or on of a host.
     """
     if turn.pursuing and turn.state.name is _S.ENGINE_DOWN:
         return
@@ -271,19 +291,23 @@ def _drop_what_is_not_needed(turn: _Turn) -> None:
             power=step.power,
             asking_power=step.asking_power,
             taking_fence=step.taking_fence,
+            switching_off=step.switching_off,
             freeing=step.freeing,
         )
-        if not (step.asking_power or step.taking_fence or step.freeing):
+        if not (step.asking_power or step.taking_fence or step.switching_off or step.freeing):
             step = None
         turn.state = replace(turn.state, takeover=step)
-    if turn.observation.fence_lease_held and not (step is not None and step.freeing):
+    in_use = turn.state.switching_on is not None or (
+        step is not None and (step.freeing or step.switching_off)
+    )
+    if turn.observation.fence_lease_held and not in_use:
         turn.actions.append(DropFenceLease())
 
 
 def _wake_s(turn: _Turn) -> float | None:
     """When the next power reading may count, while one is waited for."""
     step = turn.state.takeover
-    if step is None or step.asking_power or step.freeing or not step.offs:
+    if step is None or step.asking_power or step.freeing or step.switching_off or not step.offs:
         return None
     return step.offs[-1].read_s + turn.state.rules.timing.power_reread
 
@@ -514,9 +538,38 @@ def _engine_up(turn: _Turn) -> StateName:
             "the VM runs here without its lease: nothing keeps another host from starting it; "
             "was it started or suspended by hand?",
         )
+    _switch_on_again(turn)
     if (name := _move(turn)) is not None:
         return name
     return _judge_health(turn)
+
+
+def _switch_on_again(turn: _Turn) -> None:
+    """A host that was switched off is switched on again by the one that runs its VM now."""
+    state, timing = turn.state, turn.state.rules.timing
+    if not state.rules.fence_power_on or state.switching_on is not None:
+        return
+    last: dict[int, FenceRecord] = {}
+    for record in turn.observation.fence_log or ():
+        # Found off, and not by us: whoever switched it off may not want it on.
+        if record.step is not FenceStep.DEAD or record.ordered:
+            last[record.target] = record
+    alive = {p.host_id for p in (*turn.live, *turn.uncertain)} | {turn.observation.local.host_id}
+    for target, record in last.items():
+        tried_s = state.switched_on_s.get(target, NEVER_S)
+        if (
+            record.step is FenceStep.DEAD
+            and target not in alive
+            and target in turn.observation.fence_devices
+            and turn.now_s - record.at_s < SWITCH_ON_WITHIN_S
+            and turn.now_s - tried_s >= timing.power_on_retry
+        ):
+            turn.because(
+                Code.POWER_ON_ORDERED, f"host {target} was switched off, switching it on again"
+            )
+            turn.actions.append(PowerOnHost(target))
+            turn.state = replace(state, switching_on=target)
+            return
 
 
 def _judge_health(turn: _Turn) -> StateName:
@@ -909,21 +962,33 @@ def _wait_for_owner(turn: _Turn, lease: LeaseAnswer) -> bool:
             fence_since_s=current.fence_since_s,
             taking_fence=current.taking_fence,
         )
+    current = takeover.with_lease(current, lease)
     current, actions, reasons = takeover.step(
-        current,
-        lease,
-        turn.observation.fence_lease_held,
-        turn.observation.global_maintenance,
-        turn.now_s,
-        state.rules,
+        current, _evidence(turn, lease), turn.now_s, state.rules
     )
     turn.state = replace(state, takeover=current)
     turn.pursuing = True
     turn.actions.extend(actions)
     turn.reasons.extend(reasons)
-    if not current.offs and not current.freeing:
+    if not current.offs and not current.freeing and not current.switching_off:
         turn.because(Code.LEASE_WAIT, _countdown(turn, lease, "its death is not proven"))
     return False
+
+
+def _evidence(turn: _Turn, lease: LeaseAnswer) -> Evidence:
+    """What is known in this beat of the silent owner of the lease."""
+    observation = turn.observation
+    peer = next((p for p in observation.peers if p.host_id == lease.owner), None)
+    seen = turn.state.seen.get(lease.owner) if lease.owner is not None else None
+    return Evidence(
+        lease=lease,
+        peer=peer,
+        slot_since_s=None if seen is None else seen.since_s,
+        looked_since_s=observation.storage_good_since_s,
+        fence_lease_held=observation.fence_lease_held,
+        global_maintenance=observation.global_maintenance,
+        fence_log=observation.fence_log,
+    )
 
 
 def _countdown(turn: _Turn, lease: LeaseAnswer, why: str) -> str:
@@ -970,6 +1035,7 @@ def _move(turn: _Turn) -> StateName | None:
         return None
     turn.because(Code.MOVE_STARTED, f"migrating the VM to {_of(best)}")
     turn.act(MigrateEngine(best.host_id))
+    turn.state = replace(turn.state, moving_to=best.host_id)
     return _S.ENGINE_MIGRATING_AWAY
 
 

@@ -60,13 +60,48 @@ class FreeHostId:
 
     Carried out only while all of it is still true: the last "off" was read at
     `off_read_s`, less than io_timeout ago, the fence lease is held, and the host id on
-    disk still has this generation and timestamp. Outcome: HostIdFreed.
+    disk still has this generation and timestamp. `ordered`: it was switched off by us.
+    `evidence`: the preconditions with their values, for the log. Outcome: HostIdFreed.
     """
 
     host_id: int
     generation: int
     timestamp: int
     off_read_s: float
+    ordered: bool = False
+    evidence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerOffHost:
+    """Switch a silent host off, hard. Written to the fence log before it is done.
+
+    Carried out only while the fence lease is held and the host's slot still shows `slot` and
+    its host id on disk still this generation and timestamp. `evidence`: the preconditions with
+    their values, for the log. Outcome: PowerOffEnded.
+    """
+
+    host_id: int
+    attempt: int
+    slot: int
+    generation: int
+    timestamp: int
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoteFenceFailed:
+    """Write to the fence log that a host could not be switched off. No outcome."""
+
+    host_id: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PowerOnHost:
+    """Switch a host on again that was switched off. Outcome: PowerOnEnded."""
+
+    host_id: int
 
 
 Action = (
@@ -79,6 +114,9 @@ Action = (
     | TakeFenceLease
     | DropFenceLease
     | FreeHostId
+    | PowerOffHost
+    | NoteFenceFailed
+    | PowerOnHost
 )
 
 
@@ -118,6 +156,13 @@ class Code(StrEnum):
     POWER_ON = "power-on"
     POWER_UNKNOWN = "power-unknown"
     POWER_OFF_ONCE = "power-off-once"
+    OWNER_ANSWERS = "owner-answers"
+    OWNER_RENEWS = "owner-renews"
+    FENCE_WAITING = "fence-waiting"
+    FENCE_FORBIDDEN = "fence-forbidden"
+    FENCE_HELD_BACK = "fence-held-back"
+    POWER_OFF_ORDERED = "power-off-ordered"
+    POWER_ON_ORDERED = "power-on-ordered"
     FENCE_LEASE_ASKED = "fence-lease-asked"
     PROVEN_OFF = "proven-off"
     HOST_ID_FREED = "host-id-freed"

@@ -91,8 +91,8 @@ class PeerReport:
     The other witnesses of its life. `heartbeat_s`: when the last question over the network
     that it answered was asked (None: none was). `unanswered_since_s`: when the first of the
     questions was asked that have gone unanswered since (None: the last one was answered, or
-    none was asked). `renewal_s`: when this host first saw the present renewal of its host id
-    on disk (None: not seen).
+    none was asked). `renewal_s`: when this host first saw the renewal `renewal_timestamp` of
+    its host id on disk (None: not seen).
     """
 
     host_id: int
@@ -109,6 +109,7 @@ class PeerReport:
     heartbeat_s: float | None = None
     unanswered_since_s: float | None = None
     renewal_s: float | None = None
+    renewal_timestamp: int = 0
 
 
 class Standing(StrEnum):
@@ -234,6 +235,36 @@ class PowerOnEnded:
     detail: str = ""
 
 
+class FenceStep(StrEnum):
+    """What a record of the fence log tells.
+
+    INTENT: the host is about to be switched off. DEAD: it was read off twice and its host id
+    was freed. FAILED: it was not switched off after all. BACK: it was switched on again.
+    """
+
+    INTENT = "intent"
+    DEAD = "dead"
+    FAILED = "failed"
+    BACK = "back"
+
+
+@dataclass(frozen=True, slots=True)
+class FenceRecord:
+    """A record of the cluster's fence log, in the log's order by `number`.
+
+    `at_s`: when, by this host's clock. `ordered`: the host was switched off by us, not found
+    off. `boot_id`: of the host's boot that ended.
+    """
+
+    number: int
+    step: FenceStep
+    by: int
+    target: int
+    at_s: float
+    ordered: bool = False
+    boot_id: str = ""
+
+
 Outcome = (
     EngineStartEnded
     | EngineStopEnded
@@ -242,6 +273,8 @@ Outcome = (
     | PowerAnswer
     | FenceLeaseAnswer
     | HostIdFreed
+    | PowerOffEnded
+    | PowerOnEnded
 )
 
 
@@ -255,7 +288,8 @@ class Observation:
     version cannot read because they are newer. `lockspace_joined`: this host's id is held.
     `fence_devices`: peers a fence device is
     configured for. `fence_lease_held`: this agent holds the fence lease now. `stopping`:
-    the agent was asked to end.
+    the agent was asked to end. `fence_log`: what of the fence log still matters, oldest first;
+    None where it cannot be read.
     """
 
     local: LocalHost
@@ -268,5 +302,6 @@ class Observation:
     fence_devices: frozenset[int] = frozenset()
     fence_lease_held: bool = False
     migration_possible: bool = False
+    fence_log: tuple[FenceRecord, ...] | None = None
     outcomes: tuple[Outcome, ...] = field(default=())
     stopping: bool = False

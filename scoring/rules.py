@@ -31,7 +31,9 @@ class Rules:
     only to a host that scores this much more (the reference's 800 points).
     `io_timeout_s`: sanlock's; a host that was off
     needs at least twice as long to join the lockspace again, so that a power reading no
-    older than this still proves its host id unused.
+    older than this still proves its host id unused. `fence_power_off`: a silent host that is
+    still on is switched off; `fence_power_on`: and on again once its VM runs elsewhere.
+    `fences_per_hour`: so many over the whole cluster, at most.
     """
 
     weights: Weights = field(default_factory=Weights)
@@ -39,3 +41,6 @@ class Rules:
     vm_memory_mb: float = 0
     move_threshold: int = 800
     io_timeout_s: float = 10.0
+    fence_power_off: bool = True
+    fence_power_on: bool = True
+    fences_per_hour: int = 3

@@ -120,8 +120,11 @@ class Takeover:
     """How far the taking over from one silent, lease-owning host has come.
 
     `offs`: the last power readings that all say "off" from a proven device, at most two,
-    at least Timing.power_reread apart. `asking_power`, `taking_fence`, `freeing`: that
-    action is under way, its outcome has not come. `not_before_s`: pause after a failure.
+    at least Timing.power_reread apart. `asking_power`, `taking_fence`, `switching_off`,
+    `freeing`: that action is under way, its outcome has not come. `not_before_s`: pause after a
+    failure. `not_off`: readings in a row that were not "off". `attempts`: orders to switch it
+    off; `ordered_s`: when the last one was taken; `gave_up`: the log was told. `renewal`: its
+    host id's generation and timestamp on disk, first seen so at `renewal_since_s`.
     """
 
     host_id: int
@@ -131,10 +134,17 @@ class Takeover:
     fence_since_s: float | None = None
     asking_power: bool = False
     taking_fence: bool = False
+    switching_off: bool = False
     freeing: bool = False
     freed: bool = False
     not_before_s: float = 0.0
     problem: str = ""
+    not_off: int = 0
+    attempts: int = 0
+    ordered_s: float | None = None
+    gave_up: bool = False
+    renewal: tuple[int, int] | None = None
+    renewal_since_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +158,8 @@ class AgentState:
     since when some live host scores enough more to move the VM there. `ahead`: the hosts
     whose turn to start the VM is before this one's, since `ahead_since_s`.
     `startable_since_s`: since when nothing but their turn keeps this host from a start.
+    `switching_on`: the host that is being switched on again; `switched_on_s`: when each host
+    was last told to be. `moving_to`: the host that the VM is being migrated to.
     """
 
     rules: Rules = field(default_factory=Rules)
@@ -169,3 +181,6 @@ class AgentState:
     retries: int = 0
     last_failure_s: float = NEVER_S
     last_ran: int = 0
+    switching_on: int | None = None
+    switched_on_s: Mapping[int, float] = field(default_factory=dict)
+    moving_to: int | None = None

@@ -3,139 +3,236 @@
 
     silent -> ask its power --off--> take the fence lease -> ask again --off--> free its id
                  |  ^                                            |
-                 on/unknown: nothing is proven, wait for sanlock's own verdict
+                 |  +-- on, unknown: nothing is proven, sanlock's own verdict is waited for
+                 on, and every witness silent for fence_after:
+                 +-> take the fence lease -> ask again --on--> switch it off -> ask again
 
 Rules:
 
-1. Asking harms nobody and is quick. Freeing a host id is the one dangerous act, and
-   `may_free` lists everything that must be true for it, in one place.
+1. Asking harms nobody and is quick. Freeing a host id and switching a host off are the two
+   acts that cannot be taken back: `evidence.may_free` and `evidence.may_power_off` list
+   everything that must be true for them, each in one place.
 2. One "on" or "unknown", or a device that is not proven to be that host's, undoes all
    "off" readings before it.
 3. The readings that count are at least power_reread apart, and the last one was taken
    while this agent held the fence lease.
 4. A broken fence device slows a takeover down to sanlock's host-dead time; it never
    blocks it.
+5. An order to switch off proves nothing: what counts is "off", read twice.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from scoring.decision import Action, AskPower, Code, FreeHostId, Reason, TakeFenceLease
-from scoring.observation import LeaseAnswer, Power, PowerAnswer
+from scoring.decision import (
+    Action,
+    AskPower,
+    Code,
+    FreeHostId,
+    NoteFenceFailed,
+    PowerOffHost,
+    Reason,
+    TakeFenceLease,
+)
+from scoring.evidence import (
+    OFFS_NEEDED,
+    Evidence,
+    Precondition,
+    fence_wait,
+    may_free,
+    may_power_off,
+)
+from scoring.observation import LeaseAnswer, Power, PowerAnswer, PowerOffEnded
 from scoring.rules import Rules
 from scoring.state import Takeover
 from scoring.timing import Timing
 
-#: Readings of "off" that prove a power-off.
-OFFS_NEEDED = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Precondition:
-    """One thing that must be true before a host id is freed, and its value now."""
-
-    name: str
-    holds: bool
-    value: str
+#: A host that reads on although it was switched off is switched off once more, so often.
+ATTEMPTS_MAX = 3
+#: A device that keeps saying "on" or nothing is asked less and less often, at least so often.
+ASK_PAUSE_MAX_S = 8.0
+#: Readings before it is asked less often.
+ASKS_AT_FULL_RATE = 10
+#: What this host's own next steps bring about; the rest has to come from outside.
+_OWN_STEPS = frozenset({"fence-lease-held", "reads-on-while-holding"})
+#: What time alone may still bring.
+_WAITED_FOR = frozenset(
+    {"does-not-answer", "own-storage-fine", "slot-stands-still", "does-not-renew"}
+)
 
 
 def with_power(takeover: Takeover, answer: PowerAnswer, timing: Timing) -> Takeover:
-    """The takeover after one more power reading (rule 2 and 3)."""
+    """The takeover after one more power reading (rules 2 and 3)."""
     takeover = replace(takeover, asking_power=False, power=answer)
     if answer.power is not Power.OFF or not answer.identity_proven:
-        return replace(takeover, offs=())
+        return replace(takeover, offs=(), not_off=takeover.not_off + 1)
+    takeover = replace(takeover, not_off=0)
     offs = takeover.offs
     if offs and answer.read_s - offs[-1].read_s < timing.power_reread:
         return takeover
     return replace(takeover, offs=(*offs, answer)[-OFFS_NEEDED:])
 
 
-def may_free(
-    takeover: Takeover,
-    lease: LeaseAnswer,
-    fence_lease_held: bool,
-    global_maintenance: bool | None,
-    now_s: float,
-    rules: Rules,
-) -> tuple[Precondition, ...]:
-    """Everything that must be true before the host id may be freed; the order is the log's."""
-    offs = takeover.offs
-    last_s = offs[-1].read_s if offs else None
-    fence_since_s = takeover.fence_since_s
-    return (
-        Precondition("no-global-maintenance", global_maintenance is False, str(global_maintenance)),
-        Precondition("fence-lease-held", fence_lease_held, str(fence_lease_held)),
-        Precondition(
-            "power-off-read-twice", len(offs) >= OFFS_NEEDED, f"{len(offs)} of {OFFS_NEEDED}"
-        ),
-        Precondition(
-            "read-while-holding",
-            last_s is not None and fence_since_s is not None and last_s >= fence_since_s,
-            f"last read at {last_s}, fence lease held since {fence_since_s}",
-        ),
-        Precondition(
-            "read-fresh",
-            last_s is not None and now_s - last_s <= rules.io_timeout_s,
-            f"last read at {last_s}, now {now_s}, at most {rules.io_timeout_s} s ago",
-        ),
-        Precondition(
-            "device-proven-its",
-            bool(offs) and all(off.identity_proven for off in offs),
-            "system GUID equals the published one" if offs else "no reading",
-        ),
-        Precondition(
-            "lease-owner-known",
-            lease.known and lease.owner == takeover.host_id and lease.owner_generation > 0,
-            f"owner {lease.owner}, generation {lease.owner_generation}",
-        ),
-    )
+def with_lease(takeover: Takeover, answer: LeaseAnswer) -> Takeover:
+    """The takeover after one more look at the owner's host id on disk."""
+    if not answer.known or answer.owner != takeover.host_id:
+        return takeover
+    renewal = (answer.current_generation, answer.owner_timestamp)
+    if renewal == takeover.renewal:
+        return takeover
+    return replace(takeover, renewal=renewal, renewal_since_s=answer.asked_s)
+
+
+def with_order(takeover: Takeover, outcome: PowerOffEnded, now_s: float) -> Takeover:
+    """The takeover after an order to switch the host off has ended."""
+    takeover = replace(takeover, switching_off=False, attempts=takeover.attempts + 1, not_off=0)
+    if outcome.ok:
+        # What was read before it says nothing any more.
+        return replace(takeover, ordered_s=now_s, offs=(), power=None, problem="")
+    return replace(takeover, problem=outcome.detail)
 
 
 def step(
-    takeover: Takeover,
-    lease: LeaseAnswer,
-    fence_lease_held: bool,
-    global_maintenance: bool | None,
-    now_s: float,
-    rules: Rules,
+    takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules
 ) -> tuple[Takeover, tuple[Action, ...], tuple[Reason, ...]]:
     """The next step of the protocol for a silent owner that has a fence device."""
-    host, timing = takeover.host_id, rules.timing
+    host = takeover.host_id
     if takeover.freeing:
         return (
             takeover,
             (),
             (Reason(Code.PROVEN_OFF, f"host {host} is proven off, freeing its id"),),
         )
+    if takeover.switching_off:
+        return takeover, (), (Reason(Code.POWER_OFF_ORDERED, f"switching host {host} off"),)
     if now_s < takeover.not_before_s:
         text = f"{takeover.problem}; next try in {takeover.not_before_s - now_s:.0f} s"
         return takeover, (), (Reason(Code.TAKEOVER_PAUSED, text),)
 
-    conditions = may_free(takeover, lease, fence_lease_held, global_maintenance, now_s, rules)
-    if all(condition.holds for condition in conditions):
-        act = FreeHostId(
-            host, lease.owner_generation, lease.owner_timestamp, takeover.offs[-1].read_s
-        )
-        values = "; ".join(f"{condition.name}: {condition.value}" for condition in conditions)
-        text = f"host {host} is proven off, freeing its id ({values})"
-        return replace(takeover, freeing=True), (act,), (Reason(Code.PROVEN_OFF, text),)
+    free = may_free(takeover, evidence, now_s, rules)
+    if all(condition.holds for condition in free):
+        return _free(takeover, evidence, free)
+    shoot, reasons = _power_off_is_due(takeover, evidence, now_s, rules)
+    if shoot is not None:
+        return replace(takeover, switching_off=True), (shoot,), tuple(reasons)
 
     actions: list[Action] = []
-    reasons: list[Reason] = [_power_reason(takeover)]
-    if takeover.offs and not fence_lease_held and not takeover.taking_fence:
+    if takeover.attempts >= ATTEMPTS_MAX and not takeover.gave_up:
+        actions.append(NoteFenceFailed(host, takeover.problem or "it still reads on"))
+        takeover = replace(takeover, gave_up=True)
+    reasons.insert(0, _power_reason(takeover))
+    wants_fence = bool(takeover.offs) or _is_ripe(takeover, evidence, now_s, rules)
+    if wants_fence and not evidence.fence_lease_held and not takeover.taking_fence:
         actions.append(TakeFenceLease())
         takeover = replace(takeover, taking_fence=True)
         reasons.append(Reason(Code.FENCE_LEASE_ASKED, "asking for the fence lease"))
-    if not takeover.asking_power and _may_ask(takeover, now_s, timing):
+    at_once = wants_fence and evidence.fence_lease_held
+    if not takeover.asking_power and _may_ask(takeover, now_s, rules.timing, at_once):
         actions.append(AskPower(host))
         takeover = replace(takeover, asking_power=True)
     return takeover, tuple(actions), tuple(reasons)
 
 
-def _may_ask(takeover: Takeover, now_s: float, timing: Timing) -> bool:
-    """Not before power_reread after the last answer: a reading nearer than that cannot count."""
-    return takeover.power is None or now_s - takeover.power.read_s >= timing.power_reread
+def _free(
+    takeover: Takeover, evidence: Evidence, conditions: tuple[Precondition, ...]
+) -> tuple[Takeover, tuple[Action, ...], tuple[Reason, ...]]:
+    lease, values = evidence.lease, _told(conditions)
+    act = FreeHostId(
+        takeover.host_id,
+        lease.owner_generation,
+        lease.owner_timestamp,
+        takeover.offs[-1].read_s,
+        ordered=takeover.ordered_s is not None,
+        evidence=values,
+    )
+    text = f"host {takeover.host_id} is proven off, freeing its id ({values})"
+    return replace(takeover, freeing=True), (act,), (Reason(Code.PROVEN_OFF, text),)
+
+
+def _told(conditions: tuple[Precondition, ...]) -> str:
+    return "; ".join(f"{condition.name}: {condition.value}" for condition in conditions)
+
+
+def _power_off_is_due(
+    takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules
+) -> tuple[PowerOffHost | None, list[Reason]]:
+    """The order to switch the host off, where everything for it is true; or why not yet."""
+    host, timing = takeover.host_id, rules.timing
+    power = takeover.power
+    if power is None or power.power is not Power.ON or not power.identity_proven:
+        return None, []
+    if takeover.attempts >= ATTEMPTS_MAX:
+        text = f"host {host} still reads on after {takeover.attempts} orders to switch it off"
+        return None, [Reason(Code.FENCE_FORBIDDEN, f"{text}: {takeover.problem or 'no error'}")]
+    if takeover.ordered_s is not None and now_s - takeover.ordered_s < timing.power_off_patience:
+        return None, [
+            Reason(Code.POWER_OFF_ORDERED, f"host {host} was switched off, reads on still")
+        ]
+    conditions = may_power_off(takeover, evidence, now_s, rules)
+    missing = [condition for condition in conditions if not condition.holds]
+    if not missing:
+        lease, peer = evidence.lease, evidence.peer
+        assert peer is not None
+        order = PowerOffHost(
+            host,
+            takeover.attempts,
+            peer.timestamp,
+            lease.owner_generation,
+            lease.owner_timestamp,
+            _told(conditions),
+        )
+        text = f"host {host} hangs with its power on, switching it off ({_told(conditions)})"
+        return order, [Reason(Code.POWER_OFF_ORDERED, text)]
+    first = missing[0]
+    if evidence.answers:
+        return None, [
+            Reason(
+                Code.OWNER_ANSWERS,
+                f"host {host} answers on the network: its storage is in trouble, not the host; "
+                "its own sanlock ends its VM",
+            )
+        ]
+    if first.name == "does-not-renew":
+        text = f"host {host} is silent, but its host id was renewed: {first.value}"
+        return None, [Reason(Code.OWNER_RENEWS, text)]
+    if first.name in ("not-too-often", "fence-log-readable"):
+        wait_s = fence_wait(evidence, now_s, rules)[0] if evidence.peer is not None else 0.0
+        text = f"host {host} is not switched off now: {first.value}"
+        left = f", in {wait_s:.0f} s at the earliest" if wait_s > 0 else ""
+        return None, [Reason(Code.FENCE_HELD_BACK, text + left)]
+    if first.name in _WAITED_FOR:
+        text = f"host {host} is switched off when nothing has spoken for it long enough"
+        return None, [Reason(Code.FENCE_WAITING, f"{text}: {first.name} ({first.value})")]
+    if first.name in _OWN_STEPS:
+        return None, []
+    text = f"host {host} must not be switched off: {first.name} ({first.value})"
+    return None, [Reason(Code.FENCE_FORBIDDEN, text)]
+
+
+def _is_ripe(takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules) -> bool:
+    """Whether nothing but this host's own steps is missing before the host is switched off."""
+    if takeover.power is None:
+        # Asked again after an order: the fence lease stays.
+        return takeover.ordered_s is not None
+    if takeover.power.power is not Power.ON or takeover.attempts >= ATTEMPTS_MAX:
+        return False
+    missing = {c.name for c in may_power_off(takeover, evidence, now_s, rules) if not c.holds}
+    return missing <= _OWN_STEPS
+
+
+def _may_ask(takeover: Takeover, now_s: float, timing: Timing, at_once: bool) -> bool:
+    """Not before power_reread after the last answer: a reading nearer than that cannot count.
+
+    A device that says nothing new for long is spared, but not while something waits for it.
+    """
+    if takeover.power is None:
+        return True
+    pause_s = timing.power_reread
+    if not at_once and takeover.not_off > ASKS_AT_FULL_RATE:
+        doublings = min(takeover.not_off - ASKS_AT_FULL_RATE, 10)
+        pause_s = min(ASK_PAUSE_MAX_S, pause_s * 2**doublings)
+    return now_s - takeover.power.read_s >= pause_s
 
 
 def _power_reason(takeover: Takeover) -> Reason:

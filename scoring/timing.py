@@ -11,6 +11,15 @@ What happens when the engine's host loses power (defaults, a fence device is con
     T+4.6   the dead host id is freed, the VM is started
     T+6     QEMU runs; the page answers when the guest has booted
 
+What happens when it hangs instead, with its power on and io_timeout 10:
+
+    T+0     it stands still: no slot, no answer, no renewal of its host id
+    T+3     as above; its power reads on
+    T+10    fence_after: slot and network have been silent for so long
+    T+10..25  its host id was last renewed 2.5 * io_timeout ago: sanlock there is silent too
+    +0.1    the fence lease is held, the power was read on once more: hard power off
+    +2      "off" is read twice, and all goes on as above
+
 Without a fence device the start waits until sanlock calls the owner dead:
 8 * io_timeout + watchdog_fire_timeout (sanlock's src/timeouts.h; 140 s at io_timeout 10).
 """
@@ -27,7 +36,11 @@ class Timing:
     `beat`: one turn of the daemons. `suspect_after`: a slot unchanged for so long is
     silent. `tie_follow`: how long the next of several equal hosts waits for the one before.
     `takeover_follow`: the same for the one that takes over from a dead host.
-    `power_reread`: least time between two power readings that count. `takeover_retry`:
+    `fence_after`: how long all witnesses of a host's life must be silent before it is switched
+    off. `power_reread`: least time between two power readings that count.
+    `power_off_patience`: how long a host may still read on after it was switched off.
+    `power_on_retry`: pause before a host is switched on once more. `fence_backoff`: pause after
+    a host was switched off, doubled with each within the hour. `takeover_retry`:
     pause after a takeover step failed. `migrate_retry`: pause after a failed migration.
     """
 
@@ -37,6 +50,9 @@ class Timing:
     tie_follow: float = 2.0
     takeover_follow: float = 10.0
     power_reread: float = 1.0
+    power_off_patience: float = 10.0
+    power_on_retry: float = 60.0
+    fence_backoff: float = 60.0
     takeover_retry: float = 5.0
     migrate_retry: float = 60.0
     move_dwell: float = 30.0

@@ -23,7 +23,7 @@ from broker.lockspace import LockspaceError
 from broker.monitors import Sampled
 from broker.network_verdict import TargetResult, Windows
 from broker.whiteboard import EMPTY_SLOT, SLOT_BYTES
-from broker.wire import Report, View
+from broker.wire import FenceNote, Report, View
 from broker.witness import HostRenewal, Witness, look
 from scoring.decision import FreeHostId
 from scoring.observation import (
@@ -34,6 +34,7 @@ from scoring.observation import (
     EngineStatus,
     EngineStopEnded,
     FenceLeaseAnswer,
+    FenceStep,
     Health,
     HostIdFreed,
     LeaseAnswer,
@@ -408,6 +409,14 @@ class SimLeases:
             if self._host.sanlock is not None:
                 self._host.sanlock.release("fence")
 
+    async def read_delta(self, host_id: int) -> tuple[int, int] | None:
+        reach = self._host.reach()
+        await _takes(DIRECT_DEADLINE_S if reach == "hang" else 0.03)
+        if reach:
+            return None
+        delta = self._host.leases.delta(host_id)
+        return delta.generation, delta.timestamp
+
     async def free_host_id(self, act: FreeHostId) -> HostIdFreed:
         self._world.began(self._host, act)
         return await free_host_id(
@@ -415,7 +424,7 @@ class SimLeases:
             self._host.host_id,
             self._host.io_timeout_s,
             lambda: self.fence_held,
-            _Direct(self._world, self._host, act),
+            _Direct(self, self._world, self._host, act),
         )
 
 
@@ -423,17 +432,13 @@ class SimLeases:
 class _Direct:
     """`sanlock direct`: works on the volume itself, whatever sanlock's daemon does."""
 
+    leases: SimLeases
     world: World
     host: Host
     act: FreeHostId
 
     async def read_delta(self, host_id: int) -> tuple[int, int] | None:
-        reach = self.host.reach()
-        await _takes(DIRECT_DEADLINE_S if reach == "hang" else 0.03)
-        if reach:
-            return None
-        delta = self.host.leases.delta(host_id)
-        return delta.generation, delta.timestamp
+        return await self.leases.read_delta(host_id)
 
     async def release_id(self, host_id: int) -> str:
         if self.host.reach():
@@ -442,6 +447,26 @@ class _Direct:
         self.world.freeing(self.host, self.act)
         self.host.leases.delta(host_id).timestamp = 0
         await _takes(0.03)
+        return ""
+
+
+class SimFenceLog:
+    """FenceLog port: by way of the host's broker, as in life."""
+
+    def __init__(self, world: World, host: Host) -> None:
+        self._world = world
+        self._host = host
+
+    async def note(self, step: FenceStep, target: int, ordered: bool, text: str) -> str:
+        broker = self._world.brokers.get(self._host.number)
+        if broker is None:
+            await _takes(0.001)
+            return "no answer: connection refused"
+        try:
+            await broker.note_fence(FenceNote(step, target, ordered, text))
+        except StorageTrouble as error:
+            return str(error)
+        self._world.tell(self._host.name, f"notes {step.value} of host {target}")
         return ""
 
 

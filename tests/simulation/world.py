@@ -39,6 +39,7 @@ from tests.simulation.lockspace import WATCHDOG_FIRE_S, LeaseVolume, Membership,
 from tests.simulation.ports import (
     SimEngineMonitor,
     SimFence,
+    SimFenceLog,
     SimHypervisor,
     SimLeases,
     SimLink,
@@ -253,7 +254,7 @@ class World:
         lockspace = SimLockspace(host)
         broker = Broker(
             config,
-            Board(store, host.host_id),
+            Board(store, host.host_id, host.wall_s),
             lockspace,
             runner,
             engine,
@@ -279,7 +280,7 @@ class World:
         agent = Agent(
             self.config(host).rules(VM_MEMORY_MB),
             link,
-            Hands(SimHypervisor(self, host, leases), leases, fence),
+            Hands(SimHypervisor(self, host, leases), leases, fence, SimFenceLog(self, host)),
             "kvm",
             migration_possible=self.settings.migration,
         )
@@ -331,6 +332,7 @@ class World:
     def shoots(self, host: Host, target: Host) -> None:
         """A BMC takes the order to switch a host off that is on."""
         self.tell(host.name, f"switches host {target.host_id} off")
+        self.laws.began(host, "switch a host off")
         self.laws.shoots(host, target)
 
     def reported(self, host: Host, report: Report) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from scoring.decide import decide
 from scoring.decision import Action, Code, Decision
+from scoring.evidence import Evidence
 from scoring.observation import (
     EngineStatus,
     Health,
@@ -146,6 +147,32 @@ def lease_of(owner: int, asked_s: float = NOW_S, **changed: Any) -> LeaseAnswer:
         dead_in_s=140.0,
     )
     return replace(answer, **changed)
+
+
+def evidence(owner: int = 2, **changed: Any) -> Evidence:
+    """All witnesses of a hanging owner have been silent for long; it was alive before.
+
+    `peer`: fields of its slot that differ.
+    """
+    slot = {
+        "timestamp": 500,
+        "boot_id": "its-boot",
+        "heartbeat_s": NOW_S - 60,
+        "unanswered_since_s": NOW_S - 59,
+        "renewal_s": NOW_S - 60,
+        "renewal_timestamp": 77,
+        **changed.pop("peer", {}),
+    }
+    found = Evidence(
+        lease=lease_of(owner),
+        peer=peer(owner, **slot),
+        slot_since_s=NOW_S - 58,
+        looked_since_s=NOW_S - LONG_S,
+        fence_lease_held=True,
+        global_maintenance=False,
+        fence_log=(),
+    )
+    return replace(found, **changed)
 
 
 def off(host_id: int, read_s: float, proven: bool = True) -> PowerAnswer:

@@ -22,7 +22,10 @@ from scoring.decision import (
     DropFenceLease,
     FreeHostId,
     MigrateEngine,
+    NoteFenceFailed,
     PowerOffEngine,
+    PowerOffHost,
+    PowerOnHost,
     ShutdownEngine,
     StartEngine,
     TakeFenceLease,
@@ -36,12 +39,16 @@ from scoring.observation import (
     EngineStatus,
     EngineStopEnded,
     FenceLeaseAnswer,
+    FenceRecord,
+    FenceStep,
     Health,
     HostIdFreed,
     LeaseAnswer,
     LocalHost,
     Power,
     PowerAnswer,
+    PowerOffEnded,
+    PowerOnEnded,
     Standing,
     StartResult,
     VmStatus,
@@ -798,6 +805,7 @@ class Fall:
         self.proven = True
         self.fence_given = True
         self.freed = True
+        self.order_works = True
         self.start = StartResult.STARTED
         self.lease: dict[str, Any] = {}
         self.actions: list[object] = []
@@ -825,6 +833,12 @@ class Fall:
                 return lease_of(DEAD, now_s, **self.lease)
             case AskPower(host_id=host_id):
                 return PowerAnswer(host_id, self.power, now_s, self.proven, "as read")
+            case NoteFenceFailed():
+                return None
+            case PowerOffHost(host_id=host_id):
+                if self.order_works:
+                    self.power = Power.OFF
+                return PowerOffEnded(host_id, self.order_works, "as ordered")
             case TakeFenceLease():
                 self.life.world["fence_lease_held"] = self.fence_given
                 return FenceLeaseAnswer(self.fence_given, now_s, "" if self.fence_given else "no")
@@ -859,12 +873,10 @@ def test_the_whole_way_from_a_host_that_fell_silent_to_the_vm_here() -> None:
     fall = Fall()
     fell_s = fall.life.now_s
     fall.until(FreeHostId)
-    assert [a for a in fall.actions if not isinstance(a, AskLease)] == [
-        AskPower(DEAD),
-        TakeFenceLease(),
-        AskPower(DEAD),
-        FreeHostId(DEAD, 5, 77, fall.life.now_s - 0.5),
-    ]
+    *asked, freed = [a for a in fall.actions if not isinstance(a, AskLease)]
+    assert asked == [AskPower(DEAD), TakeFenceLease(), AskPower(DEAD)]
+    assert isinstance(freed, FreeHostId)
+    assert replace(freed, evidence="") == FreeHostId(DEAD, 5, 77, fall.life.now_s - 0.5)
     decision = fall.until(StartEngine)
     assert Code.HOST_ID_FREED in codes(decision)
     assert decision.state.takeover is None
@@ -1098,7 +1110,9 @@ def test_answers_about_a_host_that_is_not_taken_over_from_change_nothing() -> No
         fence_devices=frozenset({DEAD}),
         outcomes=(off(9, NOW_S), HostIdFreed(9, True)),
     )
-    assert decision.state.takeover == pursued
+    after = decision.state.takeover
+    assert after is not None
+    assert replace(after, renewal=None, renewal_since_s=None) == pursued
 
 
 def test_a_fence_lease_that_nobody_needs_is_given_back() -> None:
@@ -1903,3 +1917,152 @@ def test_every_state_has_its_row_in_the_table_and_none_may_be_left_for_itself() 
 
 def test_the_only_way_into_a_start_leads_through_engine_down() -> None:
     assert [n for n, after in TRANSITIONS.items() if S.ENGINE_START in after] == [S.ENGINE_DOWN]
+
+
+# --- a host that hangs with its power on ----------------------------------------------------
+
+
+def hang(**given: Any) -> Fall:
+    """Host 2 hangs: it reads on, and has not answered since it fell silent."""
+    fall = Fall(**given)
+    fall.power = Power.ON
+    fall.life.world["fence_log"] = ()
+    fell_s = fall.life.now_s
+    fall.life.change_peer(
+        DEAD,
+        heartbeat_s=fell_s - 1,
+        unanswered_since_s=fell_s + 1,
+        renewal_s=fell_s - 5,
+        renewal_timestamp=77,
+    )
+    return fall
+
+
+def test_the_whole_way_from_a_host_that_hangs_to_the_vm_here() -> None:
+    fall = hang()
+    fell_s = fall.life.now_s
+    order = fall.until(PowerOffHost)
+    assert fall.life.now_s - fell_s >= max(TIMING.fence_after, 2.5 * RULES.io_timeout_s - 5)
+    assert Code.POWER_OFF_ORDERED in codes(order)
+    fall.until(FreeHostId)
+    freed = fall.actions[-1]
+    assert isinstance(freed, FreeHostId) and freed.ordered
+    fall.until(StartEngine)
+    assert fall.did(PowerOffHost) == 1
+
+
+def test_a_host_that_answers_is_waited_for() -> None:
+    """Its storage is in trouble: its own sanlock ends its VM."""
+    fall = hang()
+    for _ in range(120):
+        fall.life.change_peer(DEAD, heartbeat_s=fall.life.now_s, unanswered_since_s=None)
+        decision = fall.beat()
+    assert fall.did(PowerOffHost) == 0
+    assert {Code.OWNER_ANSWERS, Code.LEASE_WAIT} <= set(codes(decision))
+
+
+def test_a_host_whose_sanlock_renews_is_left_alone() -> None:
+    """Only its broker is dead: its VM runs on under its lease."""
+    fall = hang()
+    fall.life.change_peer(DEAD, renewal_s=fall.life.now_s)
+    for beat in range(120):
+        if beat % 20 == 0:
+            fall.lease = {"owner_timestamp": 77 + beat}
+        decision = fall.beat()
+    assert fall.did(PowerOffHost) == 0
+    assert Code.OWNER_RENEWS in codes(decision)
+
+
+def test_global_maintenance_forbids_to_switch_a_host_off() -> None:
+    fall = hang()
+    fall.life.world["global_maintenance"] = True
+    for _ in range(60):
+        fall.beat()
+    assert fall.did(PowerOffHost) == 0
+
+
+def test_an_order_that_fails_is_given_again_and_then_given_up() -> None:
+    fall = hang()
+    fall.order_works = False
+    for _ in range(200):
+        fall.beat()
+    assert fall.did(PowerOffHost) == 3
+    assert fall.did(NoteFenceFailed) == 1
+    assert fall.did(FreeHostId) == fall.did(StartEngine) == 0
+
+
+def test_the_owner_that_beats_again_in_the_middle_of_an_order_ends_the_takeover() -> None:
+    """The order is under way: its outcome is waited for, and with it the fence lease held."""
+    fall = hang()
+    fall.until(PowerOffHost)
+    fall.life.beating.add(DEAD)
+    order, fall.life.history[-1] = fall.life.history[-1], replace(fall.life.history[-1], actions=())
+    decision = fall.beat()
+    assert decision.state.takeover is not None and decision.state.takeover.switching_off
+    assert DropFenceLease not in kinds(decision)
+    (act,) = [a for a in order.actions if isinstance(a, PowerOffHost)]
+    decision = fall.beat(PowerOffEnded(act.host_id, True))
+    assert decision.state.takeover is None
+    assert DropFenceLease in kinds(decision)
+
+
+# --- and is switched on again ---------------------------------------------------------------
+
+SHOT = FenceRecord(7, FenceStep.DEAD, 1, DEAD, NOW_S - 30, ordered=True, boot_id="b")
+
+
+def up_with(*log: FenceRecord, **given: Any) -> Decision:
+    given.setdefault("silent", [peer(DEAD)])
+    given.setdefault("fence_devices", frozenset({DEAD}))
+    return in_state(S.ENGINE_UP, local(UP, lease_held=True), fence_log=log, **given)
+
+
+def test_the_host_that_runs_the_vm_switches_the_fenced_one_on_again() -> None:
+    decision = up_with(SHOT)
+    assert PowerOnHost(DEAD) in decision.actions
+    assert decision.state.switching_on == DEAD
+    assert Code.POWER_ON_ORDERED in codes(decision)
+
+
+@pytest.mark.parametrize(
+    ("log", "given"),
+    [
+        ((), {}),
+        ((replace(SHOT, ordered=False),), {}),
+        ((replace(SHOT, step=FenceStep.INTENT),), {}),
+        ((replace(SHOT, step=FenceStep.FAILED),), {}),
+        ((SHOT, replace(SHOT, number=8, step=FenceStep.BACK)), {}),
+        ((replace(SHOT, at_s=NOW_S - 3600),), {}),
+        ((replace(SHOT, target=1),), {}),
+        ((SHOT,), {"silent": (), "live": [peer(DEAD)]}),
+        ((SHOT,), {"silent": (), "uncertain": [peer(DEAD)]}),
+        ((SHOT,), {"fence_devices": frozenset()}),
+        ((SHOT,), {"remembered": {"rules": replace(RULES, fence_power_on=False)}}),
+        ((SHOT,), {"remembered": {"switching_on": DEAD}}),
+        ((SHOT,), {"remembered": {"switched_on_s": {DEAD: NOW_S - 59}}}),
+        ((SHOT,), {"global_maintenance": True}),
+    ],
+)
+def test_nobody_is_switched_on_who_was_not_switched_off_by_us_or_is_back(
+    log: tuple[FenceRecord, ...], given: dict[str, Any]
+) -> None:
+    assert PowerOnHost not in kinds(up_with(*log, **given))
+
+
+def test_it_is_tried_again_after_a_while() -> None:
+    tried = up_with(SHOT, outcomes=(PowerOnEnded(DEAD, False, "no answer"),))
+    assert tried.state.switched_on_s == {DEAD: NOW_S} and PowerOnHost not in kinds(tried)
+    again = {"switched_on_s": {DEAD: NOW_S - TIMING.power_on_retry}}
+    assert PowerOnHost(DEAD) in up_with(SHOT, remembered=again).actions
+
+
+def test_the_fence_lease_is_kept_while_a_host_is_switched_on_and_then_dropped() -> None:
+    during = up_with(SHOT, remembered={"switching_on": DEAD}, fence_lease_held=True)
+    assert DropFenceLease not in kinds(during)
+    after = up_with(
+        SHOT,
+        remembered={"switching_on": DEAD},
+        fence_lease_held=True,
+        outcomes=(PowerOnEnded(DEAD, True),),
+    )
+    assert DropFenceLease in kinds(after)

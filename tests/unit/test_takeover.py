@@ -10,15 +10,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoring.decision import AskPower, Code, FreeHostId, TakeFenceLease
-from scoring.observation import Power, PowerAnswer
+from scoring.decision import (
+    AskPower,
+    Code,
+    FreeHostId,
+    NoteFenceFailed,
+    PowerOffHost,
+    TakeFenceLease,
+)
+from scoring.evidence import OFFS_NEEDED, may_free
+from scoring.observation import LeaseAnswer, Power, PowerAnswer, PowerOffEnded
 from scoring.state import Takeover
-from scoring.takeover import OFFS_NEEDED, may_free, step, with_power
-from tests.unit.builders import NOW_S, RULES, TIMING, free_lease, lease_of, off
+from scoring.takeover import (
+    ASK_PAUSE_MAX_S,
+    ASKS_AT_FULL_RATE,
+    ATTEMPTS_MAX,
+    step,
+    with_lease,
+    with_order,
+    with_power,
+)
+from tests.unit.builders import NOW_S, RULES, TIMING, evidence, free_lease, lease_of, off
 
 DEAD = 2
 START = Takeover(DEAD, NOW_S - 10)
-LEASE = lease_of(DEAD)
 #: Everything is proven: off before the fence lease was given, and once more after.
 PROVEN = replace(
     START,
@@ -34,15 +49,8 @@ def power(status: Power, read_s: float = NOW_S, proven: bool = True) -> PowerAns
 
 def walk(takeover: Takeover, **changed: Any) -> tuple[Takeover, tuple[object, ...], list[Code]]:
     """One step with the fence lease held, unless told otherwise."""
-    given: dict[str, Any] = {
-        "lease": LEASE,
-        "fence_lease_held": True,
-        "global_maintenance": False,
-        "now_s": NOW_S,
-        "rules": RULES,
-        **changed,
-    }
-    after, actions, reasons = step(takeover, **given)
+    now_s, rules = changed.pop("now_s", NOW_S), changed.pop("rules", RULES)
+    after, actions, reasons = step(takeover, evidence(DEAD, **changed), now_s, rules)
     assert reasons, "always say why"
     return after, actions, [reason.code for reason in reasons]
 
@@ -94,15 +102,9 @@ def test_an_answer_ends_the_asking() -> None:
 
 
 def holds(takeover: Takeover = PROVEN, **changed: Any) -> dict[str, bool]:
-    given: dict[str, Any] = {
-        "lease": LEASE,
-        "fence_lease_held": True,
-        "global_maintenance": False,
-        "now_s": NOW_S,
-        "rules": RULES,
-        **changed,
-    }
-    return {c.name: c.holds for c in may_free(takeover, **given)}
+    now_s = changed.pop("now_s", NOW_S)
+    conditions = may_free(takeover, evidence(DEAD, **changed), now_s, RULES)
+    return {c.name: c.holds for c in conditions}
 
 
 def test_a_host_id_may_be_freed_when_all_is_proven() -> None:
@@ -124,6 +126,8 @@ def test_a_host_id_may_be_freed_when_all_is_proven() -> None:
             replace(PROVEN, offs=(off(DEAD, NOW_S - 3, proven=False), PROVEN.offs[1])),
             {},
         ),
+        ("no-sign-of-life-since", PROVEN, {"slot_since_s": NOW_S - 3}),
+        ("no-sign-of-life-since", PROVEN, {"peer": {"heartbeat_s": NOW_S - 2.5}}),
         ("lease-owner-known", PROVEN, {"lease": lease_of(3)}),
         ("lease-owner-known", PROVEN, {"lease": lease_of(DEAD, known=False)}),
         ("lease-owner-known", PROVEN, {"lease": free_lease()}),
@@ -133,9 +137,8 @@ def test_a_host_id_may_be_freed_when_all_is_proven() -> None:
 def test_each_missing_precondition_alone_forbids_the_freeing(
     broken: str, takeover: Takeover, changed: dict[str, Any]
 ) -> None:
-    given = {"lease": LEASE, "fence_lease_held": True, "global_maintenance": False, **changed}
-    assert [name for name, value in holds(takeover, **given).items() if not value] == [broken]
-    _, actions, _ = walk(takeover, **given)
+    assert [name for name, value in holds(takeover, **changed).items() if not value] == [broken]
+    _, actions, _ = walk(takeover, **changed)
     assert not any(isinstance(action, FreeHostId) for action in actions)
 
 
@@ -160,7 +163,7 @@ def test_a_reading_taken_the_moment_the_fence_lease_was_given_counts() -> None:
 
 
 def test_preconditions_say_their_value() -> None:
-    for condition in may_free(START, LEASE, False, None, NOW_S, RULES):
+    for condition in may_free(START, evidence(DEAD, global_maintenance=None), NOW_S, RULES):
         assert condition.value
 
 
@@ -204,7 +207,11 @@ def test_two_offs_before_the_fence_lease_was_given_need_a_third() -> None:
 
 def test_the_proof_frees_the_host_id_with_what_must_still_be_true_on_disk() -> None:
     after, actions, codes = walk(PROVEN)
-    assert actions == (FreeHostId(DEAD, generation=5, timestamp=77, off_read_s=NOW_S - 1),)
+    (act,) = actions
+    assert isinstance(act, FreeHostId)
+    assert "power-off-read-twice: 2 of 2" in act.evidence
+    bare = FreeHostId(DEAD, generation=5, timestamp=77, off_read_s=NOW_S - 1)
+    assert replace(act, evidence="") == bare, "found off, not switched off by us"
     assert after.freeing
     assert codes == [Code.PROVEN_OFF]
 
@@ -223,7 +230,7 @@ def test_a_stale_proof_is_read_again_and_never_used() -> None:
 def test_after_a_failure_nothing_is_done_until_the_pause_is_over() -> None:
     paused = replace(START, not_before_s=NOW_S + 5, problem="the fence lease was not given")
     assert walk(paused) == (paused, (), [Code.TAKEOVER_PAUSED])
-    _, _, reasons = step(paused, LEASE, False, False, NOW_S + 2, RULES)
+    _, _, reasons = step(paused, evidence(DEAD), NOW_S + 2, RULES)
     assert reasons[0].text == "the fence lease was not given; next try in 3 s"
     assert walk(paused, now_s=NOW_S + 5)[1] == (AskPower(DEAD),)
 
@@ -241,10 +248,154 @@ def test_an_answer_that_proves_nothing_is_told_and_asked_again(
     answer: PowerAnswer, code: Code
 ) -> None:
     takeover = with_power(START, answer, TIMING)
-    after, actions, codes = walk(takeover, fence_lease_held=False, now_s=NOW_S + 1)
+    # Not switched off itself: that is another matter.
+    rules = replace(RULES, fence_power_off=False)
+    after, actions, codes = walk(takeover, fence_lease_held=False, now_s=NOW_S + 1, rules=rules)
     assert actions == (AskPower(DEAD),)
-    assert codes == [code]
+    assert codes[0] is code
     assert after.offs == ()
+
+
+# --- switching off a host that hangs with its power on --------------------------------------
+
+#: It reads on, and did so while the fence lease was held.
+HANGS = replace(
+    START, power=power(Power.ON, NOW_S - 1), fence_since_s=NOW_S - 2, renewal=(5, 77), not_off=3
+)
+QUICK = replace(RULES, io_timeout_s=2.0)
+
+
+def order(**changed: Any) -> PowerOffHost | None:
+    _, actions, _ = walk(changed.pop("takeover", HANGS), **changed)
+    return next((a for a in actions if isinstance(a, PowerOffHost)), None)
+
+
+def test_a_host_that_hangs_is_switched_off_with_what_must_still_be_true() -> None:
+    after, actions, codes = walk(HANGS)
+    (act,) = actions
+    assert isinstance(act, PowerOffHost)
+    assert (act.host_id, act.attempt, act.slot) == (DEAD, 0, 500)
+    assert (act.generation, act.timestamp) == (5, 77)
+    assert "does-not-renew" in act.evidence
+    assert after.switching_off and codes == [Code.POWER_OFF_ORDERED]
+    assert walk(after) == (after, (), [Code.POWER_OFF_ORDERED])
+
+
+def test_before_it_is_switched_off_the_fence_lease_is_taken_and_its_power_read_once_more() -> None:
+    early = replace(HANGS, fence_since_s=None)
+    after, actions, codes = walk(early, fence_lease_held=False)
+    assert TakeFenceLease() in actions
+    assert Code.FENCE_LEASE_ASKED in codes
+    held = replace(after, taking_fence=False, fence_since_s=NOW_S, asking_power=False)
+    assert walk(held)[1] == (AskPower(DEAD),)
+    assert order(takeover=with_power(held, power(Power.ON, NOW_S), TIMING)) is not None
+
+
+def test_what_comes_of_an_order() -> None:
+    asked, _, _ = walk(HANGS)
+    taken = with_order(asked, PowerOffEnded(DEAD, True), NOW_S)
+    assert not taken.switching_off and taken.attempts == 1 and taken.ordered_s == NOW_S
+    assert walk(taken)[1] == (AskPower(DEAD),), "an order proves nothing"
+    first = with_power(replace(taken, asking_power=False), off(DEAD, NOW_S + 1), TIMING)
+    both = with_power(first, off(DEAD, NOW_S + 2), TIMING)
+    _, actions, _ = walk(both, now_s=NOW_S + 2)
+    (act,) = actions
+    assert isinstance(act, FreeHostId) and act.ordered
+
+
+def test_a_host_that_still_reads_on_is_given_time_and_then_another_order() -> None:
+    taken = with_order(walk(HANGS)[0], PowerOffEnded(DEAD, True), NOW_S)
+    patience_s = TIMING.power_off_patience
+    late_s = NOW_S + patience_s
+    soon = with_power(taken, power(Power.ON, late_s - 1), TIMING)
+    _, actions, codes = walk(soon, now_s=late_s - 0.001)
+    assert not any(isinstance(a, PowerOffHost) for a in actions)
+    assert Code.POWER_OFF_ORDERED in codes
+    again = order(takeover=soon, now_s=late_s)
+    assert again is not None and again.attempt == 1
+
+
+def test_after_the_last_attempt_it_is_given_up_and_told_once() -> None:
+    tired = replace(HANGS, attempts=ATTEMPTS_MAX, problem="the BMC answers with an error")
+    after, actions, codes = walk(tired)
+    assert NoteFenceFailed(DEAD, "the BMC answers with an error") in actions
+    assert Code.FENCE_FORBIDDEN in codes
+    _, actions, _ = walk(after)
+    assert not any(isinstance(a, NoteFenceFailed | PowerOffHost) for a in actions)
+    last = replace(HANGS, attempts=ATTEMPTS_MAX - 1)
+    assert order(takeover=last) is not None
+
+
+def test_an_order_that_failed_leaves_what_was_read() -> None:
+    failed = with_order(walk(HANGS)[0], PowerOffEnded(DEAD, False, "no answer"), NOW_S)
+    assert failed.power == HANGS.power and failed.problem == "no answer"
+    assert failed.ordered_s is None and failed.attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        ({"peer": {"unanswered_since_s": None}}, Code.OWNER_ANSWERS),
+        ({"peer": {"renewal_s": NOW_S - 24}}, Code.OWNER_RENEWS),
+        ({"peer": {"heartbeat_s": None}}, Code.FENCE_FORBIDDEN),
+        ({"peer": {"stopped": True}}, Code.FENCE_FORBIDDEN),
+        ({"peer": {"maintenance": True}}, Code.FENCE_FORBIDDEN),
+        ({"rules": replace(RULES, fence_power_off=False)}, Code.FENCE_FORBIDDEN),
+        ({"slot_since_s": NOW_S - 9.9}, Code.FENCE_WAITING),
+        ({"looked_since_s": NOW_S - 9.9}, Code.FENCE_WAITING),
+        ({"peer": {"unanswered_since_s": NOW_S - 9.9}}, Code.FENCE_WAITING),
+        ({"fence_log": None}, Code.FENCE_HELD_BACK),
+        ({"global_maintenance": True}, Code.FENCE_FORBIDDEN),
+        ({"global_maintenance": None}, Code.FENCE_FORBIDDEN),
+    ],
+)
+def test_what_keeps_a_host_from_being_switched_off_is_told(
+    changed: dict[str, Any], code: Code
+) -> None:
+    assert order(**dict(changed)) is None
+    assert code in walk(HANGS, **dict(changed))[2]
+
+
+def test_a_host_without_a_slot_is_not_switched_off() -> None:
+    assert order(peer={}) is not None
+    _, actions, codes = step(HANGS, replace(evidence(DEAD), peer=None), NOW_S, RULES)[:3]
+    assert not any(isinstance(a, PowerOffHost) for a in actions) and codes
+
+
+def test_the_renewal_counts_from_when_it_was_first_seen_as_it_is_on_disk() -> None:
+    """The broker's word counts for the renewal it speaks of, and for no other."""
+    stale = {"peer": {"renewal_s": NOW_S - 60, "renewal_timestamp": 70}}
+    late = replace(HANGS, renewal_since_s=NOW_S - 24)
+    assert order(takeover=late, **dict(stale)) is None
+    long = replace(HANGS, renewal_since_s=NOW_S - 25)
+    assert order(takeover=long, **dict(stale)) is not None
+    assert order(takeover=replace(HANGS, renewal=None)) is None, "never looked at"
+
+
+def test_looks_at_the_lease_tell_when_the_owner_renewed() -> None:
+    first = with_lease(START, lease_of(DEAD, NOW_S - 30))
+    assert (first.renewal, first.renewal_since_s) == ((5, 77), NOW_S - 30)
+    assert with_lease(first, lease_of(DEAD, NOW_S - 10)) == first
+    renewed = with_lease(first, lease_of(DEAD, NOW_S - 5, owner_timestamp=97))
+    assert (renewed.renewal, renewed.renewal_since_s) == ((5, 97), NOW_S - 5)
+    unknown = LeaseAnswer(False, NOW_S)
+    assert with_lease(first, unknown) == first
+    assert with_lease(first, lease_of(3)) == first
+
+
+def test_a_device_that_says_nothing_new_is_spared() -> None:
+    """Several hosts may ask it for minutes; but nothing waits when its word is needed."""
+    rules = replace(RULES, fence_power_off=False)
+    told = replace(START, power=power(Power.ON, NOW_S), not_off=ASKS_AT_FULL_RATE)
+    assert walk(told, now_s=NOW_S + 1, rules=rules)[1] == (AskPower(DEAD),)
+    often = replace(told, not_off=ASKS_AT_FULL_RATE + 1)
+    assert walk(often, now_s=NOW_S + 1.9, rules=rules)[1] == ()
+    assert walk(often, now_s=NOW_S + 2, rules=rules)[1] == (AskPower(DEAD),)
+    ever = replace(told, not_off=1000)
+    assert walk(ever, now_s=NOW_S + ASK_PAUSE_MAX_S - 0.1, rules=rules)[1] == ()
+    assert walk(ever, now_s=NOW_S + ASK_PAUSE_MAX_S, rules=rules)[1] == (AskPower(DEAD),)
+    old = replace(HANGS, power=power(Power.ON, NOW_S - 4), fence_since_s=NOW_S - 2, not_off=1000)
+    assert walk(old)[1] == (AskPower(DEAD),)
 
 
 answers = st.builds(
@@ -273,6 +424,11 @@ def test_whatever_was_read_a_host_id_is_freed_only_under_proof(
     for reading in readings:
         takeover = with_power(takeover, reading, TIMING)
     _, actions, _ = walk(takeover, fence_lease_held=held, global_maintenance=global_maintenance)
+    ordered = [action for action in actions if isinstance(action, PowerOffHost)]
+    if ordered:
+        assert held and global_maintenance is False
+        assert takeover.power is not None and takeover.power.power is Power.ON
+        assert fence_since_s is not None and takeover.power.read_s >= fence_since_s
     freed = [action for action in actions if isinstance(action, FreeHostId)]
     if not freed:
         return

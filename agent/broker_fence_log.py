@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The fence log by way of the broker, which has the shared storage in its hand."""
+
+from __future__ import annotations
+
+from broker.client import BrokerDown, BrokerRefused
+from broker.link import Link
+from broker.wire import FenceNote
+from scoring.observation import FenceStep
+
+
+class BrokerFenceLog:
+    """The real FenceLog."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def note(self, step: FenceStep, target: int, ordered: bool, text: str) -> str:
+        try:
+            await self._link.note_fence(FenceNote(step, target, ordered, text))
+        except (BrokerDown, BrokerRefused) as error:
+            return str(error)
+        return ""

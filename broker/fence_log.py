@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The fence log: who switched which host off, why, and what came of it. On the shared storage,
+behind the whiteboard's last slot, where the reference never looks. Pure.
+
+Rules of this file:
+
+1. Only who holds the fence lease writes. A record is a slot of its own, RECORDS of them in a
+   ring, numbered from 1 on: nothing is ever changed, the oldest is written over.
+2. A record is JSON in one line, and behind it "end=" with the CRC-32 of that line in 8 hex
+   digits, NUL padded to 4096 bytes. What does not read as that costs that record alone.
+3. A reader looks at the whole ring once and then only where the next record will be.
+4. When something was is told by its wall clock; who sees it happen goes by his own
+   monotonic one.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping
+
+import msgspec
+
+from broker.whiteboard import EMPTY_SLOT, HOST_ID_MAX, SLOT_BYTES
+from scoring.observation import FenceRecord, FenceStep
+
+#: First slot of the ring, and how many records it holds: 1 MiB.
+FIRST_SLOT = HOST_ID_MAX + 1
+RECORDS = 256
+#: Records that are handed on to decisions: so new, and so many.
+RECENT_S = 86_400.0
+RECENT_MAX = 32
+#: A writer looks at so many records ahead first, for those it has not seen yet.
+AHEAD = 4
+TEXT_CHARS_MAX = 2000
+_END = re.compile(rb"end=([0-9a-f]{8})\n?")
+
+
+class LogRecord(msgspec.Struct, frozen=True):
+    """One record. `wall_s`: UTC seconds since 1970 by the writer's clock. `boot_id`: of the boot
+    that the target was in, "" where it published none. `text`: the evidence, or the problem."""
+
+    number: int
+    step: FenceStep
+    by: int
+    by_name: str
+    target: int
+    target_name: str
+    boot_id: str
+    wall_s: float
+    ordered: bool = False
+    text: str = ""
+
+
+def slot_of(number: int) -> int:
+    """Where the record of that number stands."""
+    assert number >= 1, number
+    return FIRST_SLOT + (number - 1) % RECORDS
+
+
+def encode(record: LogRecord) -> bytes:
+    """The 4096 bytes of a record; a text that is too long is cut."""
+    text = record.text[:TEXT_CHARS_MAX]
+    while True:
+        line = msgspec.json.encode(msgspec.structs.replace(record, text=text)) + b"\n"
+        data = line + b"end=%08x\n" % zlib.crc32(line)
+        if len(data) <= SLOT_BYTES:
+            return data.ljust(SLOT_BYTES, b"\0")
+        assert text, "names are at most 253 bytes each"
+        text = text[: len(text) // 2]
+
+
+def decode(data: bytes) -> LogRecord | None:
+    """The record in a slot; None where there is none, or none that can be read."""
+    line, newline, rest = data.rstrip(b"\0").partition(b"\n")
+    found = _END.fullmatch(rest)
+    if found is None or int(found.group(1), 16) != zlib.crc32(line + newline):
+        return None
+    try:
+        return msgspec.json.decode(line, type=LogRecord)
+    except msgspec.MsgspecError:
+        return None
+
+
+class FenceLog:
+    """What this host knows of the log. `known`: the whole ring was read once."""
+
+    def __init__(self) -> None:
+        self.known = False
+        self.records: dict[int, LogRecord] = {}
+        self._at_s: dict[int, float] = {}
+
+    @property
+    def next_number(self) -> int:
+        """The number of the record that comes next."""
+        return max(self.records, default=0) + 1
+
+    def slots_to_read(self, ahead: int = 1) -> list[int]:
+        """What a read has to bring."""
+        if not self.known:
+            return list(range(FIRST_SLOT, FIRST_SLOT + RECORDS))
+        return sorted({slot_of(self.next_number + more) for more in range(ahead)})
+
+    def learn(self, slots: Mapping[int, bytes], now_s: float, wall_s: float) -> list[LogRecord]:
+        """Take in what a read of `slots_to_read` brought; the new records.
+
+        Slots of the whiteboard are ignored. A volume that ends before the ring holds none yet.
+        """
+        mine = {slot: data for slot, data in slots.items() if slot >= FIRST_SLOT}
+        first_look = not self.known
+        new = []
+        for data in mine.values():
+            record = None if data == EMPTY_SLOT else decode(data)
+            if record is None or record.number < 1 or record.number in self.records:
+                continue
+            if not first_look and record.number < self.next_number:
+                continue
+            new.append(record)
+        for record in sorted(new, key=lambda one: one.number):
+            self.records[record.number] = record
+            # What happened before we looked is as old as its wall clock says.
+            age_s = max(0.0, wall_s - record.wall_s) if first_look else 0.0
+            self._at_s[record.number] = now_s - age_s
+        for number in sorted(self.records)[:-RECORDS]:
+            del self.records[number], self._at_s[number]
+        self.known = True
+        return [] if first_look else new
+
+    def recent(self, now_s: float) -> tuple[FenceRecord, ...] | None:
+        """What decisions have to know, oldest first; None while the log is not known."""
+        if not self.known:
+            return None
+        found = [
+            FenceRecord(
+                number, one.step, one.by, one.target, self._at_s[number], one.ordered, one.boot_id
+            )
+            for number, one in sorted(self.records.items())
+            if now_s - self._at_s[number] < RECENT_S
+        ]
+        return tuple(found[-RECENT_MAX:])
+
+    def last(self, count: int) -> list[LogRecord]:
+        """The newest records, newest first."""
+        return [self.records[number] for number in sorted(self.records)[::-1][:count]]
+
+    def certificate(self, host_id: int, boot_id: str) -> LogRecord | None:
+        """Why that boot of a host ended: the newest record that somebody switched it off, or
+        meant to; None where nobody did."""
+        if not boot_id:
+            return None
+        found = [
+            record
+            for record in self.records.values()
+            if (record.target, record.boot_id) == (host_id, boot_id)
+            and record.step in (FenceStep.INTENT, FenceStep.DEAD)
+        ]
+        return max(found, key=lambda one: one.number, default=None)

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What speaks for the life or death of a silent host that owns the engine lease.
+
+The witnesses: its slot on the whiteboard, the renewals of its host id by its sanlock, its
+answers on the network, the power that its fence device reads. The first two go over the
+storage: before anybody is switched off the network, a way of its own, must be silent too.
+One that speaks for its life outweighs all that are silent: a host without a broker keeps
+its VM, and its sanlock renews; a host without storage answers on the network until its own
+sanlock ends its VM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scoring.observation import FenceRecord, FenceStep, LeaseAnswer, PeerReport, Power
+from scoring.rules import Rules
+from scoring.state import Takeover
+
+#: Readings of "off" that prove a power-off.
+OFFS_NEEDED = 2
+#: A reading of "on" that is older says nothing about now.
+READING_OLD_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Precondition:
+    """One thing that must be true before an act that cannot be taken back, and its value now."""
+
+    name: str
+    holds: bool
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One beat's knowledge of a silent owner. Times are of this host's monotonic clock.
+
+    `peer`: its slot, None where it has none. `slot_since_s`: since when that stands still.
+    `looked_since_s`: since when this host reads the whiteboard without a gap. `fence_log`: see
+    Observation. The rest is as in Observation.
+    """
+
+    lease: LeaseAnswer
+    peer: PeerReport | None
+    slot_since_s: float | None
+    looked_since_s: float | None
+    fence_lease_held: bool
+    global_maintenance: bool | None
+    fence_log: tuple[FenceRecord, ...] | None
+
+    @property
+    def heartbeat_s(self) -> float | None:
+        """When it was last asked over the network and answered."""
+        return None if self.peer is None else self.peer.heartbeat_s
+
+    @property
+    def answers(self) -> bool:
+        """Whether it answered the last question over the network."""
+        return self.heartbeat_s is not None and (
+            self.peer is not None and self.peer.unanswered_since_s is None
+        )
+
+
+def renewal_patience_s(rules: Rules) -> float:
+    """How long a host id must stand still before sanlock on that host counts as silent.
+
+    It renews every 2 * io_timeout (sanlock's src/timeouts.h, id_renewal_seconds); half an
+    io_timeout is left for the writing.
+    """
+    return max(rules.timing.fence_after, 2.5 * rules.io_timeout_s)
+
+
+def renewal_since_s(takeover: Takeover, evidence: Evidence) -> float | None:
+    """Since when its host id stands still as it is on disk; None where it was not read yet."""
+    peer = evidence.peer
+    if (
+        takeover.renewal is not None
+        and peer is not None
+        and peer.renewal_s is not None
+        and peer.renewal_timestamp == takeover.renewal[1]
+    ):
+        return peer.renewal_s
+    return takeover.renewal_since_s
+
+
+def may_free(
+    takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules
+) -> tuple[Precondition, ...]:
+    """Everything that must be true before the host id may be freed; the order is the log's."""
+    offs, lease = takeover.offs, evidence.lease
+    first_s, last_s = (offs[0].read_s, offs[-1].read_s) if offs else (None, None)
+    fence_since_s = takeover.fence_since_s
+    signs = [
+        at_s
+        for at_s in (evidence.slot_since_s, evidence.heartbeat_s)
+        if at_s is not None and first_s is not None and at_s >= first_s
+    ]
+    return (
+        _no_global_maintenance(evidence),
+        _fence_lease_held(evidence),
+        Precondition(
+            "power-off-read-twice", len(offs) >= OFFS_NEEDED, f"{len(offs)} of {OFFS_NEEDED}"
+        ),
+        Precondition(
+            "read-while-holding",
+            last_s is not None and fence_since_s is not None and last_s >= fence_since_s,
+            f"last read at {last_s}, fence lease held since {fence_since_s}",
+        ),
+        Precondition(
+            "read-fresh",
+            last_s is not None and now_s - last_s <= rules.io_timeout_s,
+            f"last read at {last_s}, now {now_s}, at most {rules.io_timeout_s} s ago",
+        ),
+        Precondition(
+            "device-proven-its",
+            bool(offs) and all(off.identity_proven for off in offs),
+            "system GUID equals the published one" if offs else "no reading",
+        ),
+        Precondition(
+            "no-sign-of-life-since",
+            not signs,
+            f"first read at {first_s}, slot changed at {evidence.slot_since_s}, "
+            f"answered at {evidence.heartbeat_s}",
+        ),
+        _lease_owner_known(takeover, lease),
+    )
+
+
+def may_power_off(
+    takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules
+) -> tuple[Precondition, ...]:
+    """Everything that must be true before a host is switched off; the order is the log's.
+
+    Those that only time or this host's own next step brings stand last.
+    """
+    timing, peer = rules.timing, evidence.peer
+    after_s = timing.fence_after
+    renewed_s = renewal_since_s(takeover, evidence)
+    unanswered_s = None if peer is None else peer.unanswered_since_s
+    looked_s = evidence.looked_since_s
+    return (
+        Precondition("allowed", rules.fence_power_off, "fence.power-off is set"),
+        _no_global_maintenance(evidence),
+        Precondition(
+            "not-stopped-in-order", peer is not None and not peer.stopped, "what its slot says"
+        ),
+        Precondition(
+            "not-in-maintenance", peer is not None and not peer.maintenance, "what its slot says"
+        ),
+        _lease_owner_known(takeover, evidence.lease),
+        Precondition(
+            "network-witness",
+            evidence.heartbeat_s is not None,
+            "it has answered on the network" if evidence.heartbeat_s is not None else "none",
+        ),
+        Precondition(
+            "does-not-answer",
+            unanswered_s is not None and now_s - unanswered_s >= after_s,
+            f"last answered at {evidence.heartbeat_s}, without answer since {unanswered_s}",
+        ),
+        Precondition(
+            "own-storage-fine",
+            looked_s is not None and now_s - looked_s >= after_s,
+            f"read without a gap since {looked_s}, at least {after_s:g} s",
+        ),
+        Precondition(
+            "slot-stands-still",
+            evidence.slot_since_s is not None and now_s - evidence.slot_since_s >= after_s,
+            f"since {evidence.slot_since_s}, at least {after_s:g} s",
+        ),
+        Precondition(
+            "does-not-renew",
+            renewed_s is not None and now_s - renewed_s >= renewal_patience_s(rules),
+            f"host id renewed at {renewed_s}, at least {renewal_patience_s(rules):g} s ago",
+        ),
+        _log_allows(evidence, now_s, rules),
+        _fence_lease_held(evidence),
+        _reads_on(takeover, now_s),
+    )
+
+
+def _reads_on(takeover: Takeover, now_s: float) -> Precondition:
+    power, fence_since_s = takeover.power, takeover.fence_since_s
+    holds = (
+        power is not None
+        and power.power is Power.ON
+        and power.identity_proven
+        and fence_since_s is not None
+        and fence_since_s <= power.read_s
+        and now_s - power.read_s <= READING_OLD_S
+    )
+    value = "not read" if power is None else f"{power.power.value} at {power.read_s}"
+    return Precondition("reads-on-while-holding", holds, value)
+
+
+def _no_global_maintenance(evidence: Evidence) -> Precondition:
+    value = evidence.global_maintenance
+    return Precondition("no-global-maintenance", value is False, str(value))
+
+
+def _fence_lease_held(evidence: Evidence) -> Precondition:
+    return Precondition(
+        "fence-lease-held", evidence.fence_lease_held, str(evidence.fence_lease_held)
+    )
+
+
+def _lease_owner_known(takeover: Takeover, lease: LeaseAnswer) -> Precondition:
+    return Precondition(
+        "lease-owner-known",
+        lease.known and lease.owner == takeover.host_id and lease.owner_generation > 0,
+        f"owner {lease.owner}, generation {lease.owner_generation}",
+    )
+
+
+# --- how often hosts may be switched off -----------------------------------------------------
+
+HOUR_S = 3600.0
+
+
+def _log_allows(evidence: Evidence, now_s: float, rules: Rules) -> Precondition:
+    if evidence.fence_log is None or evidence.peer is None:
+        return Precondition("fence-log-readable", False, "the fence log was not read")
+    wait_s, why = fence_wait(evidence, now_s, rules)
+    return Precondition("not-too-often", wait_s <= 0, why)
+
+
+def fence_wait(evidence: Evidence, now_s: float, rules: Rules) -> tuple[float, str]:
+    """How long until this host may be switched off, seconds, and why.
+
+    After the n-th act within an hour, over the whole cluster, fence_backoff doubled n - 1 times;
+    after fences_per_hour of them none until the oldest is an hour ago: a fault that all have is
+    not cured by switching off. One that somebody began on this very boot of the host is this
+    same act: who finishes it needs no new leave.
+    """
+    assert evidence.peer is not None
+    this_act = (evidence.peer.host_id, evidence.peer.boot_id)
+    acts: dict[tuple[int, str], float] = {}
+    for record in evidence.fence_log or ():
+        act = (record.target, record.boot_id)
+        if record.step is FenceStep.INTENT and now_s - record.at_s < HOUR_S and act != this_act:
+            acts[act] = max(record.at_s, acts.get(act, record.at_s))
+    shots = sorted(acts.values())
+    if not shots:
+        return 0.0, "nobody else was switched off within the hour"
+    if len(shots) >= rules.fences_per_hour:
+        wait_s = shots[-rules.fences_per_hour] + HOUR_S - now_s
+        return wait_s, f"{len(shots)} others were switched off within the hour: a fault of all?"
+    wait_s = shots[-1] + rules.timing.fence_backoff * 2 ** (len(shots) - 1) - now_s
+    why = f"{len(shots)} other(s) within the hour, the last {now_s - shots[-1]:.0f} s ago"
+    return wait_s, why

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Everything that must be true before a host is switched off, and how often that may be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scoring.evidence import fence_wait, may_power_off, renewal_patience_s
+from scoring.observation import FenceRecord, FenceStep, Power, PowerAnswer
+from scoring.state import Takeover
+from tests.unit.builders import NOW_S, RULES, TIMING, evidence, lease_of
+
+TARGET = 2
+ON = PowerAnswer(TARGET, Power.ON, NOW_S - 1, identity_proven=True)
+HANGS = Takeover(TARGET, NOW_S - 60, power=ON, fence_since_s=NOW_S - 2, renewal=(5, 77))
+
+
+def missing(takeover: Takeover = HANGS, now_s: float = NOW_S, **changed: Any) -> list[str]:
+    rules = changed.pop("rules", RULES)
+    conditions = may_power_off(takeover, evidence(TARGET, **changed), now_s, rules)
+    assert all(condition.value for condition in conditions), "each says its value"
+    return [condition.name for condition in conditions if not condition.holds]
+
+
+def test_a_host_whose_every_witness_is_silent_may_be_switched_off() -> None:
+    assert missing() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("allowed", {"rules": replace(RULES, fence_power_off=False)}),
+        ("no-global-maintenance", {"global_maintenance": True}),
+        ("no-global-maintenance", {"global_maintenance": None}),
+        ("not-stopped-in-order", {"peer": {"stopped": True}}),
+        ("not-in-maintenance", {"peer": {"maintenance": True}}),
+        ("lease-owner-known", {"lease": lease_of(3)}),
+        ("lease-owner-known", {"lease": lease_of(TARGET, known=False)}),
+        ("network-witness", {"peer": {"heartbeat_s": None}}),
+        ("does-not-answer", {"peer": {"unanswered_since_s": None}}),
+        ("does-not-answer", {"peer": {"unanswered_since_s": NOW_S - 9.999}}),
+        ("own-storage-fine", {"looked_since_s": None}),
+        ("own-storage-fine", {"looked_since_s": NOW_S - 9.999}),
+        ("slot-stands-still", {"slot_since_s": None}),
+        ("slot-stands-still", {"slot_since_s": NOW_S - 9.999}),
+        ("does-not-renew", {"peer": {"renewal_s": NOW_S - 24.999}}),
+        ("fence-lease-held", {"fence_lease_held": False}),
+        ("reads-on-while-holding", {"takeover": replace(HANGS, power=None)}),
+        (
+            "reads-on-while-holding",
+            {"takeover": replace(HANGS, power=replace(ON, power=Power.UNKNOWN))},
+        ),
+        (
+            "reads-on-while-holding",
+            {"takeover": replace(HANGS, power=replace(ON, identity_proven=False))},
+        ),
+        ("reads-on-while-holding", {"takeover": replace(HANGS, fence_since_s=None)}),
+        ("reads-on-while-holding", {"takeover": replace(HANGS, fence_since_s=NOW_S - 0.999)}),
+        (
+            "reads-on-while-holding",
+            {
+                "takeover": replace(
+                    HANGS, power=replace(ON, read_s=NOW_S - 10.001), fence_since_s=NOW_S - 20
+                )
+            },
+        ),
+    ],
+)
+def test_each_of_them_alone_forbids_it(name: str, changed: dict[str, Any]) -> None:
+    given = dict(changed)
+    assert missing(given.pop("takeover", HANGS), **given) == [name]
+
+
+def test_the_times_count_from_exactly_fence_after_on() -> None:
+    at_s = NOW_S - TIMING.fence_after
+    assert missing(peer={"unanswered_since_s": at_s}, slot_since_s=at_s, looked_since_s=at_s) == []
+    assert missing(peer={"renewal_s": NOW_S - 25}) == []
+    old = replace(HANGS, power=replace(ON, read_s=NOW_S - 10), fence_since_s=NOW_S - 10)
+    assert missing(old) == []
+
+
+def test_sanlock_is_given_the_time_of_a_renewal_and_never_less_than_fence_after() -> None:
+    """It renews every 2 * io_timeout: 20 s by default."""
+    assert renewal_patience_s(RULES) == 25
+    assert renewal_patience_s(replace(RULES, io_timeout_s=2.0)) == TIMING.fence_after
+    assert renewal_patience_s(replace(RULES, io_timeout_s=4.0)) == TIMING.fence_after
+
+
+def test_a_log_that_cannot_be_read_forbids_it() -> None:
+    assert missing(fence_log=None) == ["fence-log-readable"]
+
+
+# --- how often ----------------------------------------------------------------------------
+
+
+def intent(ago_s: float, target: int = 3, boot_id: str = "a") -> FenceRecord:
+    return FenceRecord(1, FenceStep.INTENT, 1, target, NOW_S - ago_s, True, boot_id)
+
+
+def wait_s(*log: FenceRecord) -> float:
+    return fence_wait(evidence(TARGET, fence_log=log), NOW_S, RULES)[0]
+
+
+def test_after_each_host_the_next_one_is_left_alone_for_twice_as_long() -> None:
+    first_s = TIMING.fence_backoff
+    assert wait_s(intent(10)) == first_s - 10
+    assert wait_s(intent(first_s)) == 0
+    assert wait_s(intent(300), intent(10, boot_id="b")) == 2 * first_s - 10
+    assert missing(fence_log=(intent(10),)) == ["not-too-often"]
+    assert missing(fence_log=(intent(first_s),)) == []
+
+
+def test_so_many_within_an_hour_and_no_more() -> None:
+    log = tuple(intent(ago_s, boot_id=str(ago_s)) for ago_s in (3000, 2000, 1000))
+    assert wait_s(*log) == 600
+    assert missing(fence_log=log) == ["not-too-often"]
+    assert wait_s(*log[1:]) <= 0
+    many = tuple(intent(ago_s, boot_id=str(ago_s)) for ago_s in (3500, 3000, 2000, 1000))
+    assert wait_s(*many) == 600, "the third last one must be an hour ago"
+
+
+def test_the_hour_is_over_after_an_hour() -> None:
+    assert wait_s(intent(3600)) == 0
+    assert wait_s(intent(3599.9), intent(70, boot_id="b")) == 50
+
+
+def test_only_intents_count() -> None:
+    for step in (FenceStep.DEAD, FenceStep.BACK, FenceStep.FAILED):
+        assert wait_s(replace(intent(1), step=step)) == 0
+
+
+def test_orders_that_repeat_one_act_count_once() -> None:
+    assert wait_s(intent(200), intent(150), intent(100)) <= 0
+
+
+def test_who_finishes_what_another_host_began_needs_no_new_leave() -> None:
+    """The fencer died between its intent and its order."""
+    assert wait_s(intent(1, TARGET, "its-boot")) == 0
+    assert wait_s(intent(1, TARGET, "an earlier boot")) == TIMING.fence_backoff - 1
+
+
+@given(st.lists(st.tuples(st.floats(0, 7200), st.integers(3, 9)), max_size=12))
+def test_never_more_than_so_many_within_any_hour(shots: list[tuple[float, int]]) -> None:
+    """Whatever is in the log: with leave now, at most fences_per_hour - 1 were before."""
+    log = tuple(intent(ago_s, target, f"boot {ago_s}") for ago_s, target in shots)
+    if wait_s(*log) <= 0:
+        within = {(r.target, r.boot_id) for r in log if NOW_S - r.at_s < 3600}
+        assert len(within) < RULES.fences_per_hour

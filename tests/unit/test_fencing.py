@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is checked last thing before a host is switched off, and what the log is told."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import pytest
+
+from agent.fencing import note_failed, power_off_host, power_on_host
+from agent.ports import FenceDevices, Leases
+from scoring.decision import NoteFenceFailed, PowerOffHost, PowerOnHost
+from scoring.observation import FenceLeaseAnswer, FenceStep, PowerOffEnded, PowerOnEnded
+
+ACT = PowerOffHost(2, attempt=0, slot=500, generation=5, timestamp=77, evidence="all silent")
+
+
+@dataclass
+class World:
+    """Leases, fence devices and fence log in one; `told`: what happened, in order."""
+
+    fence_held: bool = True
+    on_disk: tuple[int, int] | None = (5, 77)
+    slot: int | None = 500
+    log_problem: str = ""
+    device_ok: bool = True
+    fence_given: bool = True
+    told: list[str] = field(default_factory=list)
+
+    async def read_delta(self, host_id: int) -> tuple[int, int] | None:
+        return self.on_disk
+
+    async def take_fence(self) -> FenceLeaseAnswer:
+        self.fence_held = self.fence_given
+        return FenceLeaseAnswer(self.fence_given, 1.0, "" if self.fence_given else "taken")
+
+    async def note(self, step: FenceStep, target: int, ordered: bool, text: str) -> str:
+        if not self.log_problem:
+            self.told.append(f"{step.value} {target}: {text}")
+        return self.log_problem
+
+    async def power_off(self, host_id: int, system_uuid: str, attempt: int) -> PowerOffEnded:
+        self.told.append(f"off {host_id} {system_uuid} {attempt}")
+        return PowerOffEnded(host_id, self.device_ok)
+
+    async def power_on(self, host_id: int, system_uuid: str) -> PowerOnEnded:
+        self.told.append(f"on {host_id} {system_uuid}")
+        return PowerOnEnded(host_id, self.device_ok)
+
+
+def switch_off(world: World, act: PowerOffHost = ACT) -> PowerOffEnded:
+    leases, devices = cast(Leases, world), cast(FenceDevices, world)
+    return asyncio.run(power_off_host(act, "uuid", lambda host: world.slot, leases, devices, world))
+
+
+def test_the_log_is_told_before_the_device() -> None:
+    world = World()
+    assert switch_off(world).ok
+    assert world.told == ["intent 2: all silent", "off 2 uuid 0"]
+
+
+@pytest.mark.parametrize(
+    ("world", "why"),
+    [
+        (World(log_problem="the storage hangs"), "could not be written"),
+        (World(on_disk=(6, 77)), "host id on disk"),
+        (World(on_disk=(5, 78)), "host id on disk"),
+        (World(on_disk=None), "host id on disk"),
+        (World(slot=501), "it lives"),
+        (World(slot=None), "it lives"),
+        (World(fence_held=False), "fence lease"),
+    ],
+)
+def test_what_has_changed_since_the_decision_forbids_the_order(world: World, why: str) -> None:
+    ended = switch_off(world)
+    assert not ended.ok and why in ended.detail
+    assert not any(line.startswith("off") for line in world.told)
+
+
+def test_a_device_that_refuses_is_told() -> None:
+    assert not switch_off(World(device_ok=False), replace(ACT, attempt=2)).ok
+
+
+def switch_on(world: World) -> PowerOnEnded:
+    leases, devices = cast(Leases, world), cast(FenceDevices, world)
+    return asyncio.run(power_on_host(PowerOnHost(2), "uuid", leases, devices, world))
+
+
+def test_a_host_is_switched_on_under_the_fence_lease_and_noted() -> None:
+    world = World(fence_held=False)
+    assert switch_on(world).ok
+    assert world.told == ["on 2 uuid", "back 2: switched on again"]
+    held = World()
+    assert switch_on(held).ok and held.told == world.told
+
+
+def test_a_host_is_not_switched_on_without_the_fence_lease() -> None:
+    world = World(fence_held=False, fence_given=False)
+    assert not switch_on(world).ok and world.told == []
+
+
+def test_what_failed_is_not_noted_as_back_and_what_was_not_noted_failed() -> None:
+    world = World(device_ok=False)
+    assert not switch_on(world).ok and world.told == ["on 2 uuid"]
+    assert not switch_on(World(log_problem="no")).ok
+
+
+def test_a_failed_act_is_noted(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    asyncio.run(note_failed(NoteFenceFailed(2, "it still reads on"), world))
+    assert world.told == ["failed 2: it still reads on"]
+    asyncio.run(note_failed(NoteFenceFailed(2, "x"), World(log_problem="the disk hangs")))
+    assert "the disk hangs" in caplog.text
