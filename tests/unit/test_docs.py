@@ -19,6 +19,7 @@ from broker.exit_codes import ExitCode
 from broker.wire import (
     STATUS_VERSION,
     EngineSummary,
+    FenceLogEntry,
     HostStatus,
     ModeStatus,
     MonitorStatus,
@@ -47,6 +48,7 @@ STATUS_TABLES: dict[str, type] = {
     "penalties": PenaltyOnWire,
     "reasons": ReasonOnWire,
     "storage": StorageStatus,
+    "fence_log": FenceLogEntry,
     "monitors": MonitorStatus,
     "times": Times,
 }

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from agent import whiteboard_dump
 from broker.slot_plan import ALWAYS, SWEEP_BEATS, WINDOW, SlotPlan, slots_of_beat
-from broker.volume import Volume, VolumeError, VolumeFault
+from broker.volume import SLOT_MAX, Volume, VolumeError, VolumeFault
 from broker.whiteboard import (
     EMPTY_SLOT,
     HOST_ID_MAX,
@@ -136,7 +136,7 @@ class TestReadAndWrite:
 
     def test_wrong_arguments_are_bugs(self, path: Path) -> None:
         with Volume(path) as volume:
-            for slot in (-1, 2001):
+            for slot in (-1, SLOT_MAX + 1):
                 with pytest.raises(AssertionError):
                     volume.write_slot(slot, EMPTY_SLOT)
                 with pytest.raises(AssertionError):
