@@ -10,9 +10,11 @@ from dataclasses import replace
 from typing import Protocol
 
 from agent.actions import Hands
+from agent.measured import Measured
 from agent.ports import FenceDevices
+from agent.rehearsal import Rehearsals
 from broker.client import BrokerDown, BrokerRefused
-from broker.wire import PenaltyOnWire, ReasonOnWire, Report, View
+from broker.wire import MeasuredOnWire, PenaltyOnWire, ReasonOnWire, Report, View
 from scoring.decide import decide
 from scoring.decision import Decision
 from scoring.observation import Observation
@@ -57,8 +59,12 @@ class Agent:
         domain_type: str,
         migration_possible: bool,
         journal: Notes | None = None,
+        rehearsals: Rehearsals | None = None,
+        measured: Measured | None = None,
     ) -> None:
         self._journal = journal
+        self._rehearsals = rehearsals
+        self._measured = measured
         self._link = link
         self._hands = hands
         self._domain_type = domain_type
@@ -92,6 +98,8 @@ class Agent:
         self.config_problem = ""
         self._state = replace(self._state, rules=rules)
         self._hands.use_fence(fence)
+        if self._rehearsals is not None:
+            self._rehearsals.devices = fence
         self._hands.news.set()
 
     async def run(self) -> None:
@@ -157,6 +165,8 @@ class Agent:
     def _decide(self, view: View) -> Decision:
         self._beat += 1
         self._hands.system_uuids = view.system_uuids
+        if self._rehearsals is not None:
+            self._rehearsals.system_uuids = view.system_uuids
         self._hands.hostnames = view.hostnames
         observation = Observation(
             local=view.local,
@@ -177,6 +187,8 @@ class Agent:
         decision = decide(self._state, observation, now_s)
         if self._journal is not None:
             self._journal.note(self._state, observation, now_s, decision)
+        if self._measured is not None:
+            self._measured.look(self._state.name, decision, now_s)
         self._state, self.last = decision.state, decision
         self._report = Report(
             score=decision.score.value,
@@ -193,6 +205,8 @@ class Agent:
             unknown=decision.score.unknown,
             config_problem=self.config_problem,
             intent=_intent(decision.state),
+            fence_paths={} if self._rehearsals is None else dict(self._rehearsals.paths),
+            measured=MeasuredOnWire() if self._measured is None else self._measured.on_wire,
         )
         return decision
 

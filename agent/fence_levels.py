@@ -236,7 +236,8 @@ class FenceLevels:
             host: [by_number[number] for number in sorted(by_number)]
             for host, by_number in levels.items()
         }
-        self.hosts = frozenset(self._levels) - {own_host}
+        self.rehearsed = frozenset(self._levels)
+        self.hosts = self.rehearsed - {own_host}
 
     async def read_power(self, host_id: int, system_uuid: str) -> PowerAnswer:
         loop = asyncio.get_running_loop()

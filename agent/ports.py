@@ -82,10 +82,12 @@ class FenceDevices(Protocol):
     """The fence devices of all hosts. `system_uuid`: what the host published of its machine.
 
     No device that is not proven to be that machine's (or trusted by name in the
-    configuration) is ever told to switch anything.
+    configuration) is ever told to switch anything. `rehearsed`: the hosts whose devices are
+    proven now and then, this host's own among them.
     """
 
     hosts: frozenset[int]
+    rehearsed: frozenset[int]
 
     async def read_power(self, host_id: int, system_uuid: str) -> PowerAnswer:
         """The chassis power, from the first level of devices that can tell it."""

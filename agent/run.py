@@ -21,7 +21,9 @@ from agent.fence_levels import FenceLevels, GuardedDevice
 from agent.hypervisor import LibvirtHypervisor
 from agent.journal import Journal
 from agent.leases import SanlockLeases
-from broker.config import Config, ConfigError, load, load_fence_passwords
+from agent.measured import Measured
+from agent.rehearsal import Rehearsals
+from broker.config import Config, ConfigError, load, load_fence_passwords, system_uuid
 from broker.exit_codes import ExitCode
 from broker.link import Link
 from broker.reload import needs_restart, refusal
@@ -124,7 +126,15 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
     hypervisor = LibvirtHypervisor(config, definition, leases)
     fence = fence_devices(config)
     link = Link(config.daemon.socket)
-    journal = Journal(Path(config.daemon.state_dir) / "journal")
+    state_dir = Path(config.daemon.state_dir)
+    journal = Journal(state_dir / "journal")
+    rehearsals = Rehearsals(
+        state_dir / "fence-paths.json",
+        config.host.id,
+        system_uuid(config),
+        config.fence.rehearse_every,
+        fence,
+    )
     agent = Agent(
         config.rules(definition.memory_mb),
         link,
@@ -132,6 +142,8 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
         definition.domain_type,
         migration_possible=bool(config.libvirt.migration_uri),
         journal=journal,
+        rehearsals=rehearsals,
+        measured=Measured(state_dir / "measured.json"),
     )
     loop = asyncio.get_running_loop()
     checking = asyncio.ensure_future(check_definition(config, hypervisor))
@@ -146,7 +158,9 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
             definition.name,
             definition.domain_type,
         )
+        rehearsing = asyncio.create_task(rehearsals.run(), name="rehearsals")
         await agent.run()
+        rehearsing.cancel()
     except asyncio.CancelledError:
         log.info("asked to end before libvirt answered")
     finally:

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 from broker.client import ask
 from broker.exit_codes import ExitCode
-from broker.wire import HostStatus, ModeStatus, Status
+from broker.wire import Bound, FenceLogEntry, HostStatus, ModeStatus, Status
 
 #: Monitors whose silence is worth a line; the others say little by being unknown.
 _MATTERS = frozenset({"engine", "memory", "definition"})
+#: A way to a fence device that was not proven for so long is worth a line.
+FENCE_PATH_OLD_S = 86_400.0
 _HEAD = ("", "ID", "HOST", "STATE", "SCORE", "ENGINE", "AGE", "WHY")
 
 
@@ -42,6 +44,14 @@ def as_text(status: Status) -> str:
         for host in status.hosts.values()
         if host.maintenance
     ]
+    if status.switched_off is not None:
+        lines.append(f"SWITCHED OFF: {switched_off(status.switched_off)} (ha-agent why)")
+    lines += [
+        f"NOW: {_printable(host.hostname)} is about to {_printable(host.intent)}"
+        for host in status.hosts.values()
+        if host.intent and host.liveness == "live"
+    ]
+    lines += _fence_paths(status)
     if status.config_problem:
         lines.append(f"CONFIGURATION: an older one is in force: {status.config_problem}")
     if status.network:
@@ -65,12 +75,49 @@ def as_text(status: Status) -> str:
     if status.lockspace != "joined":
         lines.append(f"LOCKSPACE: {status.lockspace}")
     lines += [f"BAD SLOT {slot}: {cause}" for slot, cause in status.bad_slots.items()]
+    if status.bound is not None:
+        lines.append(as_sentence(status.bound, status.engine.hostname or ""))
     lines.append("")
     lines += _table([_HEAD, *(_row(host) for host in status.hosts.values())])
     if status.reasons:
         lines.append("")
         lines.append("this host: " + "; ".join(reason.text for reason in status.reasons))
     return "\n".join(lines)
+
+
+def _fence_paths(status: Status) -> list[str]:
+    """A line for each way to a fence device that was not proven for long."""
+    lines = []
+    for path in status.fence_paths:
+        if path.proven_age_s is not None and path.proven_age_s < FENCE_PATH_OLD_S and path.ok:
+            continue
+        since = "never" if path.proven_age_s is None else f"{duration(path.proven_age_s)} ago"
+        who = "itself" if path.by == path.host else f"by host {path.by}"
+        lines.append(
+            f"FENCE PATH of host {path.host} {who}: last proven {since}: "
+            f"{_printable(path.detail) or 'not tried for long'}"
+        )
+    return lines
+
+
+def switched_off(entry: FenceLogEntry) -> str:
+    """Why this host was switched off, in a sentence."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(entry.at))
+    by = f"{_printable(entry.by_name)} (id {entry.by})"
+    if entry.ordered:
+        return f"{by} switched this host off at {when}: it hung while the VM was its own"
+    return f"{by} found this host without power at {when} and freed its host id"
+
+
+def as_sentence(found: Bound, hostname: str) -> str:
+    """What would become of the VM if its host died now."""
+    parts = f"detect {found.detect_s:.1f} + prove {found.prove_s:.1f} + lease {found.lease_s:.1f}"
+    if found.total_s is None:
+        text = f"{parts} s + the boot, which was not measured yet"
+    else:
+        text = f"about {found.total_s:.0f} s: {parts} + boot {found.boot_s:.1f}"
+    where = _printable(hostname)
+    return f"if {where} dies now, the VM answers in {text} (proof by {found.by})"
 
 
 def _engine_line(status: Status) -> str:

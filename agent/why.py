@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from agent.status import as_sentence, switched_off
 from broker.client import ask
 from broker.config import Config
 from broker.exit_codes import ExitCode
@@ -24,6 +25,8 @@ def explain(status: Status, rules: Rules) -> list[str]:
     lines = [_where(status)]
     reasons = "; ".join(reason.text for reason in status.reasons) or "no decision yet"
     lines.append(f"{here.hostname} is in {here.state or 'no state yet'}: {reasons}.")
+    if status.switched_off is not None:
+        lines.append(f"{switched_off(status.switched_off)}: {status.switched_off.text}.")
     if status.global_maintenance:
         return [*lines, "Nothing would change it while global maintenance lasts."]
     running = status.hosts.get(status.engine.host) if status.engine.host is not None else None
@@ -57,6 +60,9 @@ def _while_up(status: Status, running: HostStatus, rules: Rules) -> list[str]:
         if host.host_id == running.host_id:
             continue
         lines.append(f"{host.hostname}: {_compared(host, running, rules)}.")
+    if status.bound is not None:
+        sentence = as_sentence(status.bound, running.hostname)
+        lines.append(f"{sentence[0].upper()}{sentence[1:]}.")
     lines.append(
         f"If {running.hostname} falls silent for {timing.suspect_after:g} s its peers ask who "
         "owns the lease and whether its power is off."

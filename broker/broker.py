@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from broker import local_mode
 from broker.board import Board, StorageTrouble
+from broker.bound import bound
 from broker.config import Config, system_uuid
 from broker.fence_log import LogRecord
 from broker.histogram import Histogram
@@ -29,11 +31,15 @@ from broker.network_verdict import NetworkVerdict, publish, published, verdict
 from broker.whiteboard import SlotReport, fit_hostname
 from broker.wire import (
     STATUS_VERSION,
+    Bound,
     EngineSummary,
     FenceLogEntry,
     FenceNote,
+    FencePathOnWire,
+    FencePathStatus,
     HostStatus,
     Maintenance,
+    MeasuredOnWire,
     ModeStatus,
     PenaltyOnWire,
     Report,
@@ -55,6 +61,8 @@ AGENT_SILENT_BEATS = 5
 FOREIGN_WRITES_MAX = 2
 #: Records of the fence log that the status shows.
 FENCE_LOG_SHOWN = 10
+#: A way to a fence device in a slot: verdict, proven and tried (UTC seconds), seconds it took.
+_PATH = re.compile(r"(ok|bad) (-|[0-9]{1,12}) ([0-9]{1,12}) ([0-9]{1,6}\.[0-9]{2}) ?(.*)")
 #: An engine sample older than this says nothing any more.
 SAMPLE_OLD_S = 15.0
 
@@ -270,6 +278,7 @@ class Broker:
             "network": publish(self.monitors.value("network") or ()),
             "intent": status.intent,
             **self._mode_lines(now_s),
+            **self._fence_lines(),
             **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},
         }
         return SlotReport(
@@ -363,6 +372,7 @@ class Broker:
                 config_up_to_date=value("definition"),
                 maintenance=self.local_maintenance,
                 last_ran=self._last_ran,
+                fence_path_ok=self._own_fence_path(),
             ),
             peers=self._peers(),
             storage_good_since_s=self.board.storage_good_since_s if self._started else None,
@@ -391,6 +401,7 @@ class Broker:
         ]
         good = next((host for host in up if host.engine_status.health is Health.GOOD), None)
         where = good or (up[0] if up else None)
+        paths = self._fence_paths()
         return Status(
             version=STATUS_VERSION,
             cluster=self.config.cluster.name,
@@ -426,9 +437,61 @@ class Broker:
             lockspace="joined" if self.lockspace.joined else self.lockspace.problem,
             reasons=self._report.reasons if self._report is not None else (),
             fence_log=tuple(map(_entry, self.board.fence_log.last(FENCE_LOG_SHOWN))),
+            fence_paths=tuple(paths),
+            bound=self._bound(where, paths),
             switched_off=_entry_or_none(
                 self.board.fence_log.certificate(self.config.host.id, self._previous_boot_id)
             ),
+        )
+
+    # --- fencing ------------------------------------------------------------------------
+
+    def _own_fence_path(self) -> bool | None:
+        paths = self._report.fence_paths if self._report is not None else {}
+        own = paths.get(self.config.host.id)
+        return None if own is None else own.ok
+
+    def _fence_lines(self) -> dict[str, str]:
+        """What this host proved and measured, for the others."""
+        report = self._report
+        if report is None:
+            return {}
+        lines = {
+            f"fence-path-{host}": f"{'ok' if path.ok else 'bad'} {_whole(path.proven)}"
+            f" {_whole(path.tried)} {path.took_s:.2f} {path.detail[:80]}".strip()
+            for host, path in report.fence_paths.items()
+        }
+        for name, value in (("start", report.measured.start_s), ("boot", report.measured.boot_s)):
+            if value is not None:
+                lines[f"{name}-s"] = f"{value:.2f}"
+        return lines
+
+    def _fence_paths(self) -> list[FencePathStatus]:
+        """Who could switch whom off, as each host says."""
+        here, wall_s = self.config.host.id, self._wall()
+        own = self._report.fence_paths if self._report is not None else {}
+        found = [_path_status(here, host, path, wall_s) for host, path in own.items()]
+        for by, report in self.board.reports.items():
+            for key, value in report.extra.items() if report.extra_trusted else ():
+                host = _number(key.removeprefix("fence-path-"))
+                path = fence_path_of(value) if key.startswith("fence-path-") and host else None
+                if path is not None:
+                    found.append(_path_status(by, host, path, wall_s))
+        return sorted(found, key=lambda path: (path.host, path.by))
+
+    def _bound(self, owner: HostStatus | None, paths: Sequence[FencePathStatus]) -> Bound | None:
+        """How long the VM would be away if its host lost power now."""
+        if owner is None:
+            return None
+        proven = [p.took_s for p in paths if p.host == owner.host_id != p.by and p.ok]
+        extras = [r.extra for r in self.board.reports.values() if r.extra_trusted]
+        own = self._report.measured if self._report is not None else MeasuredOnWire()
+        return bound(
+            self._timing,
+            float(self.config.storage.io_timeout),
+            max(proven, default=None),
+            [own.start_s, *(_seconds(extra.get("start-s")) for extra in extras)],
+            [own.boot_s, *(_seconds(extra.get("boot-s")) for extra in extras)],
         )
 
     # --- the fence log ------------------------------------------------------------------
@@ -588,6 +651,33 @@ class Broker:
         if (left_s := self._global_countdown.left_s(now_s)) is not None:
             lines["global-left"] = str(math.ceil(left_s))
         return lines
+
+
+def _whole(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.0f}"
+
+
+def _seconds(text: str | None) -> float | None:
+    """A duration another host wrote; None where it is none."""
+    found = re.fullmatch(r"[0-9]{1,6}\.[0-9]{2}", text or "")
+    return None if found is None else float(found.group())
+
+
+def fence_path_of(line: str) -> FencePathOnWire | None:
+    """What another host published of one of its ways; None where it is nothing of the kind."""
+    found = _PATH.fullmatch(line)
+    if found is None:
+        return None
+    ok, proven, tried, took, detail = found.groups()
+    return FencePathOnWire(
+        ok == "ok", None if proven == "-" else float(proven), float(tried), float(took), detail
+    )
+
+
+def _path_status(by: int, host: int, path: FencePathOnWire, wall_s: float) -> FencePathStatus:
+    proven_age_s = None if path.proven is None else max(0.0, wall_s - path.proven)
+    tried_age_s = max(0.0, wall_s - path.tried)
+    return FencePathStatus(by, host, path.ok, proven_age_s, tried_age_s, path.took_s, path.detail)
 
 
 def _entry(record: LogRecord) -> FenceLogEntry:

@@ -157,13 +157,15 @@ class FenceDevice(_Section, frozen=True, kw_only=True):
 class FenceSection(_Section, frozen=True, kw_only=True):
     """`device`: at most one per host. `timeout`: for one question to a device. `power-off`: a
     silent host that is still on is switched off; `power-on`: and on again afterwards;
-    `per-hour`: so many over the whole cluster."""
+    `per-hour`: so many over the whole cluster. `rehearse-every`: how often the way to each
+    device is proven."""
 
     device: tuple[FenceDevice, ...] = ()
     timeout: Seconds = 8.0
     power_off: bool = True
     power_on: bool = True
     per_hour: Annotated[int, Meta(ge=1, le=100)] = 3
+    rehearse_every: Annotated[float, Meta(ge=10, le=86400)] = 3600.0
 
 
 class DaemonSection(_Section, frozen=True, kw_only=True):
@@ -185,6 +187,7 @@ class ScoreSection(_Section, frozen=True, kw_only=True):
     free_memory_score_penalty: Points = 400
     cpu_load_score_penalty: Points = 1000
     engine_retry_score_penalty: Points = 50
+    fence_path_score_penalty: Points = 0
     cpu_load_penalty_min: Fraction = 0.4
     cpu_load_penalty_max: Fraction = 0.9
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from broker.atomic_file import write_atomically
 from broker.maintenance import Mode
 
 log = logging.getLogger("ha-broker")
@@ -42,7 +43,4 @@ def save(path: Path, mode: Mode | None) -> None:
     kept = _File(False)
     if mode is not None:
         kept = _File(True, mode.owner, mode.reason, mode.since_epoch_s, mode.lasts_s)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    temporary.write_bytes(msgspec.json.encode(kept))
-    temporary.replace(path)
+    write_atomically(path, msgspec.json.encode(kept))

@@ -62,10 +62,30 @@ class ReasonOnWire(Struct, frozen=True):
     text: str
 
 
+class FencePathOnWire(Struct, frozen=True):
+    """What the last rehearsal of a host's fence device found. `proven`, `tried`: UTC seconds
+    since 1970, `proven` None: never yet. `took_s`: how long it took, login included."""
+
+    ok: bool
+    proven: float | None
+    tried: float
+    took_s: float
+    detail: str = ""
+
+
+class MeasuredOnWire(Struct, frozen=True):
+    """Medians of what this host measured, seconds, None: nothing yet. `start_s`: a start of the
+    VM under its lease; `boot_s`: from then until the engine is healthy."""
+
+    start_s: float | None = None
+    boot_s: float | None = None
+
+
 class Report(Struct, frozen=True):
     """What the agent wants published of this host. `unknown`: samples the score lacks.
     `config_problem`: why it does not go by the configuration file as it is now. `intent`: what
-    it is about to do to another host or with the VM, in words; empty: nothing."""
+    it is about to do to another host or with the VM, in words; empty: nothing. `fence_paths`:
+    by host id, this host's own among them."""
 
     score: int
     state: str
@@ -78,6 +98,8 @@ class Report(Struct, frozen=True):
     unknown: tuple[str, ...] = ()
     config_problem: str = ""
     intent: str = ""
+    fence_paths: dict[int, FencePathOnWire] = {}
+    measured: MeasuredOnWire = MeasuredOnWire()
 
 
 class Maintenance(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -190,6 +212,31 @@ class FenceLogEntry(Struct, frozen=True):
     text: str
 
 
+class FencePathStatus(Struct, frozen=True):
+    """Whether host `by` could switch host `host` off. Ages in seconds; `proven_age_s` None: it
+    was never proven. `took_s`: how long the device took to answer."""
+
+    by: int
+    host: int
+    ok: bool
+    proven_age_s: float | None
+    tried_age_s: float
+    took_s: float
+    detail: str
+
+
+class Bound(Struct, frozen=True):
+    """How long the VM would be away if its host lost power now, in seconds: the sum of the
+    parts, None while the boot was never measured. `by`: what proves the host dead."""
+
+    total_s: float | None
+    detect_s: float
+    prove_s: float
+    lease_s: float
+    boot_s: float | None
+    by: str
+
+
 class Status(Struct, frozen=True):
     """The cluster as one host sees it. `bad_slots`: host id -> cause. `global_mode`: the global
     maintenance, None while it is not set. `monitors`: by name. `network`: what is wrong with the
@@ -197,7 +244,8 @@ class Status(Struct, frozen=True):
     now is not gone by. `lockspace_budget_s`: how long the storage may stay away before sanlock
     ends the VM here, of `lockspace_budget_max_s`. `beat`: how late beats begin. `fence_log`: its
     newest records, newest first. `switched_off`: why this host was switched off in its last
-    boot, None where it was not."""
+    boot, None where it was not. `fence_paths`: which host could switch which off. `bound`: how
+    long the VM would be away if its host lost power now, None while it runs nowhere."""
 
     version: int
     cluster: str
@@ -218,6 +266,8 @@ class Status(Struct, frozen=True):
     beat: Times | None = None
     fence_log: tuple[FenceLogEntry, ...] = ()
     switched_off: FenceLogEntry | None = None
+    fence_paths: tuple[FencePathStatus, ...] = ()
+    bound: Bound | None = None
 
 
 class Problem(Struct, frozen=True):

@@ -333,6 +333,7 @@ def _score(turn: _Turn) -> Score:
             cpu_load=local.cpu_load,
             config_up_to_date=local.config_up_to_date,
             retries=state.retries,
+            fence_path_ok=local.fence_path_ok,
         ),
         state.rules.weights,
     )

@@ -63,7 +63,8 @@ class LocalHost:
     process here holds the engine lease (None: not looked up). `network`: fraction
     of network tests passed, 0..1. `mem_free_mb`: MiB a new VM could get. `cpu_load`: mean load
     per CPU over the load window without the engine VM's own share; None until the first
-    full window. `last_ran`: see PeerReport.
+    full window. `last_ran`: see PeerReport. `fence_path_ok`: the last rehearsal of this host's
+    own fence device (None: it has none, or none was yet).
     """
 
     host_id: int
@@ -77,6 +78,7 @@ class LocalHost:
     config_up_to_date: bool | None = None
     maintenance: bool = False
     last_ran: int = 0
+    fence_path_ok: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,10 @@ from scoring.timing import Timing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """Penalties in points under the reference's key names (`base-score` is base_score, …)."""
+    """Penalties in points under the reference's key names (`base-score` is base_score, …).
+
+    `fence_path_score_penalty` is ours: this host's own fence device cannot be reached.
+    """
 
     base_score: int = 3400
     network_score_penalty: int = 1600
@@ -19,6 +22,7 @@ class Weights:
     free_memory_score_penalty: int = 400
     cpu_load_score_penalty: int = 1000
     engine_retry_score_penalty: int = 50
+    fence_path_score_penalty: int = 0
     cpu_load_penalty_min: float = 0.4
     cpu_load_penalty_max: float = 0.9
 

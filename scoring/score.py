@@ -41,6 +41,7 @@ class ScoreInput:
     cpu_load: float | None = None
     config_up_to_date: bool | None = None
     retries: int = 0
+    fence_path_ok: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,10 @@ def score(given: ScoreInput, weights: Weights) -> Score:
                     f"{free_mb:.0f} MiB free, the VM needs {given.vm_memory_mb:.0f}",
                 )
             )
+
+    if given.fence_path_ok is False and weights.fence_path_score_penalty:
+        why = "the fence device of this host cannot be reached"
+        parts.append(Penalty("fence-path", weights.fence_path_score_penalty, why))
 
     if given.retries > START_RETRIES_MAX:
         parts.append(

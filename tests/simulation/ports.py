@@ -476,7 +476,7 @@ class SimFence:
     def __init__(self, world: World, host: Host, hosts: frozenset[int]) -> None:
         self._world = world
         self._host = host
-        self.hosts = hosts
+        self.hosts = self.rehearsed = hosts
 
     async def read_power(self, host_id: int, system_uuid: str) -> PowerAnswer:
         # As the real adapter: a reading is as old as its question.

@@ -20,6 +20,7 @@ BROKER_DOORS = {
     "config",
     "reload",
     "maintenance",
+    "atomic_file",
     "exit_codes",
     "worker",
     "process_leases",

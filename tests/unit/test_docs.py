@@ -18,8 +18,10 @@ from broker.config import Config
 from broker.exit_codes import ExitCode
 from broker.wire import (
     STATUS_VERSION,
+    Bound,
     EngineSummary,
     FenceLogEntry,
+    FencePathStatus,
     HostStatus,
     ModeStatus,
     MonitorStatus,
@@ -49,6 +51,8 @@ STATUS_TABLES: dict[str, type] = {
     "reasons": ReasonOnWire,
     "storage": StorageStatus,
     "fence_log": FenceLogEntry,
+    "fence_paths": FencePathStatus,
+    "bound": Bound,
     "monitors": MonitorStatus,
     "times": Times,
 }

@@ -341,3 +341,12 @@ def test_the_mean_lies_between_the_lowest_and_the_highest_load(
         return
     loads = [load for _, load in line]
     assert min(loads) - 1e-6 <= mean <= max(loads) + 1e-6
+
+
+def test_a_fence_device_that_cannot_be_reached_costs_what_is_configured() -> None:
+    """Nothing by default: it is ours, not the reference's."""
+    weights = replace(W, fence_path_score_penalty=200)
+    for ok, points in ((True, 0), (None, 0), (False, 200)):
+        given = ScoreInput(StateName.ENGINE_DOWN, fence_path_ok=ok)
+        assert score(given, weights).value == weights.base_score - points
+        assert score(given, W).value == W.base_score

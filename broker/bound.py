@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How long the VM would be away if its host lost power now, from measured figures. Pure.
+
+detect   its slot stands still for suspect_after, seen at the next look half a beat later
+prove    its fence device is asked twice, power_reread apart; without a proven way to it
+         sanlock's host-dead time, 8 * io_timeout + 60 s (src/timeouts.h)
+lease    its host id is freed and the VM started under its lease
+boot     the guest boots until the engine is healthy
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from broker.wire import Bound
+from scoring.timing import Timing
+
+#: sanlock's host-dead time.
+_DEAD_IO_TIMEOUTS, _WATCHDOG_FIRE_S = 8, 60
+#: Where nothing was measured yet: a start under libvirt.
+START_S = 1.0
+
+
+def bound(
+    timing: Timing,
+    io_timeout_s: float,
+    read_s: float | None,
+    starts_s: Iterable[float | None],
+    boots_s: Iterable[float | None],
+) -> Bound:
+    """`read_s`: how long its fence device takes to answer, None: the way to it is not proven.
+    `starts_s`, `boots_s`: what the other hosts measured; the slowest counts."""
+    detect_s = timing.suspect_after + timing.beat / 2
+    if read_s is not None:
+        # The second question is asked power_reread after the first one was.
+        prove_s = max(timing.power_reread, read_s) + read_s
+        by = "its fence device"
+    else:
+        prove_s = _DEAD_IO_TIMEOUTS * io_timeout_s + _WATCHDOG_FIRE_S - detect_s
+        by = "sanlock's host-dead time"
+    lease_s = max((s for s in starts_s if s is not None), default=START_S)
+    boot_s = max((s for s in boots_s if s is not None), default=None)
+    total_s = None if boot_s is None else detect_s + prove_s + lease_s + boot_s
+    return Bound(total_s, detect_s, prove_s, lease_s, boot_s, by)

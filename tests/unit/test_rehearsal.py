@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The way to each fence device is proven again and again, and what came of it is shown."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from agent.ports import FenceDevices, FencePath
+from agent.rehearsal import Rehearsals
+
+OWN = "own-uuid"
+
+
+class Devices:
+    """A host's devices by what they say; `asked`: whom, with which UUID."""
+
+    def __init__(self, **problems: str) -> None:
+        self.problems = {int(host[1:]): text for host, text in problems.items()}
+        self.rehearsed = frozenset(self.problems)
+        self.asked: list[tuple[int, str]] = []
+
+    async def rehearse(self, host_id: int, system_uuid: str) -> FencePath:
+        self.asked.append((host_id, system_uuid))
+        return FencePath(host_id, not self.problems[host_id], self.problems[host_id])
+
+
+def rehearsals(tmp_path: Path, devices: Devices, wall_s: float = 1000.0) -> Rehearsals:
+    file = tmp_path / "fence-paths.json"
+    made = Rehearsals(file, 1, OWN, 3600.0, cast(FenceDevices, devices), lambda: wall_s)
+    made.system_uuids = {2: "uuid-2"}
+    return made
+
+
+def test_every_device_is_asked_this_host_s_own_too(tmp_path: Path) -> None:
+    devices = Devices(h1="", h2="", h3="")
+    one = rehearsals(tmp_path, devices)
+    assert asyncio.run(one.round())
+    assert devices.asked == [(1, OWN), (2, "uuid-2"), (3, "")]
+    assert {host: (path.ok, path.proven) for host, path in one.paths.items()} == {
+        1: (True, 1000.0),
+        2: (True, 1000.0),
+        3: (True, 1000.0),
+    }
+
+
+def test_a_way_that_is_no_more_keeps_when_it_was_last_proven_over_a_restart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asyncio.run(rehearsals(tmp_path, Devices(h2="")).round())
+    later = rehearsals(tmp_path, Devices(h2="wrong password"), 5000.0)
+    assert not asyncio.run(later.round())
+    path = later.paths[2]
+    assert (path.ok, path.proven, path.tried) == (False, 1000.0, 5000.0)
+    assert "host 2 could not be switched off now: wrong password" in caplog.text
+    again = rehearsals(tmp_path, Devices(h2=""))
+    assert again.paths == later.paths
+
+
+def test_a_device_that_is_configured_no_more_is_forgotten(tmp_path: Path) -> None:
+    asyncio.run(rehearsals(tmp_path, Devices(h2="", h3="")).round())
+    later = rehearsals(tmp_path, Devices(h2=""))
+    asyncio.run(later.round())
+    assert list(later.paths) == [2]
+
+
+def test_a_file_that_cannot_be_read_counts_as_nothing_proven(tmp_path: Path) -> None:
+    (tmp_path / "fence-paths.json").write_bytes(b"{nonsense")
+    assert rehearsals(tmp_path, Devices()).paths == {}
+
+
+def test_a_file_that_cannot_be_written_is_told_and_nothing_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "fence-paths.json.new").mkdir()
+    one = rehearsals(tmp_path, Devices(h2=""))
+    assert asyncio.run(one.round())
+    assert one.paths[2].ok and "forgotten at a restart" in caplog.text
