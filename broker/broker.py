@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from broker import local_mode
+from broker.addresses import advertised
 from broker.board import Board, StorageTrouble
 from broker.bound import bound
 from broker.config import Config, system_uuid
 from broker.fence_log import LogRecord
+from broker.heartbeat import Heartbeat, signed
+from broker.heartbeats import Heartbeats
 from broker.histogram import Histogram
 from broker.lockspace import Lockspace, LockspaceError
 from broker.maintenance import Countdown, Mode, count, from_lines, to_lines
@@ -47,6 +50,7 @@ from broker.wire import (
     StorageStatus,
     Times,
     View,
+    WitnessStatus,
 )
 from broker.witness import BUDGET_IO_TIMEOUTS, budget_s
 from scoring.liveness import Liveness, liveness, look
@@ -65,6 +69,13 @@ FENCE_LOG_SHOWN = 10
 _PATH = re.compile(r"(ok|bad) (-|[0-9]{1,12}) ([0-9]{1,12}) ([0-9]{1,6}\.[0-9]{2}) ?(.*)")
 #: An engine sample older than this says nothing any more.
 SAMPLE_OLD_S = 15.0
+#: A slot that stands still for so long is looked at more closely, before it is suspected.
+QUIET_BEATS = 1.5
+#: One that has stood still for longer is asked over the network no more often than others.
+QUIET_MAX_S = 600.0
+
+#: heartbeat_s, unanswered_since_s and renewal_s of a PeerReport.
+_Others = tuple[float | None, float | None, float | None]
 
 
 class EngineSampler(Protocol):
@@ -85,14 +96,16 @@ class Broker:
         engine: EngineSampler,
         boot_id: str | None = None,
         wall: Callable[[], float] = time.time,
+        heartbeats: Heartbeats | None = None,
     ) -> None:
         """`boot_id`: of this boot of the host; None: the kernel's. `wall`: UTC seconds since
-        1970."""
+        1970. `heartbeats`: None: no question is asked over the network, and none answered."""
         self.config = config
         self.board = board
         self.lockspace = lockspace
         self.monitors = monitors
         self._engine = engine
+        self.heartbeats = heartbeats or Heartbeats(config.host.id, None, None)
         #: Why the configuration file as it is now is not gone by; empty when it is.
         self.config_problem = ""
         #: How late each beat began, against its plan.
@@ -104,7 +117,8 @@ class Broker:
         self._timestamp = 0
         self._last_ran = 0
         self._seen: dict[int, Seen] = {}
-        self._known_peers: dict[int, tuple[SlotReport, Seen | None, PeerReport]] = {}
+        self._known_peers: dict[int, tuple[SlotReport, Seen | None, _Others, PeerReport]] = {}
+        self._advertised = config.advertised()
         self._report: Report | None = None
         self._reported_s = float("-inf")
         self._wall = wall
@@ -119,6 +133,7 @@ class Broker:
         self._version = 0
         self._news = asyncio.Event()
         monitors.on_change = self._monitor_changed
+        self.heartbeats.on_change = self._tell_news
 
     def reconfigure(self, config: Config) -> None:
         """Go by another configuration from the next beat on."""
@@ -182,6 +197,33 @@ class Broker:
         if silent != self._silent:
             self._silent = silent
             self._tell_news()
+        still_since_s = now_s - QUIET_BEATS * self._timing.beat
+        quiet = frozenset(host for host, seen in self._seen.items() if seen.since_s < still_since_s)
+        if quiet != self.lockspace.renewals.watch or not second_look:
+            self._look_elsewhere(quiet, now_s)
+
+    def _look_elsewhere(self, quiet: frozenset[int], now_s: float) -> None:
+        """Let the other witnesses look more closely at those whose slots stand still."""
+        self.lockspace.renewals.watch = quiet
+        asked = {
+            host: advertised(report.extra.get("api", "")) if report.extra_trusted else None
+            for host, report in self.board.reports.items()
+        }
+        quick = {host for host in quiet if now_s - self._seen[host].since_s < QUIET_MAX_S}
+        self.heartbeats.look(asked, quick, self._timing.beat, now_s)
+
+    def heartbeat(self, nonce: str, now_s: float) -> bytes | None:
+        """The answer to who asks for a sign of life; None: there is no key to sign it with."""
+        if self.heartbeats.key is None:
+            return None
+        heartbeat = Heartbeat(
+            self.config.host.id,
+            self._boot_id,
+            self._timestamp,
+            self._engine_status(now_s)[0].vm,
+            nonce,
+        )
+        return signed(self.heartbeats.key, heartbeat)
 
     def _check_nobody_writes_our_slot(
         self, before: SlotReport | None, after: SlotReport | None
@@ -277,6 +319,7 @@ class Broker:
             "reason": status.reason,
             "network": publish(self.monitors.value("network") or ()),
             "intent": status.intent,
+            "api": ",".join(self._advertised),
             **self._mode_lines(now_s),
             **self._fence_lines(),
             **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},
@@ -348,11 +391,12 @@ class Broker:
         known, self._known_peers = self._known_peers, {}
         for host, report in sorted(self.board.reports.items()):
             seen = self._seen.get(host)
+            others = (*self.heartbeats.times(host), self.lockspace.renewals.renewal_s(host))
             old = known.get(host)
-            if old is None or old[0] is not report or old[1] is not seen:
-                old = (report, seen, _peer(report, seen))
+            if old is None or old[0] is not report or old[1] is not seen or old[2] != others:
+                old = (report, seen, others, _peer(report, seen, others))
             self._known_peers[host] = old
-        return tuple(peer for _, _, peer in self._known_peers.values())
+        return tuple(old[3] for old in self._known_peers.values())
 
     def view(self, now_s: float) -> View:
         """What the agent decides on."""
@@ -533,6 +577,23 @@ class Broker:
             return {}
         return {"sanlock_state": witness.state, "sanlock_age_s": now_s - witness.changed_s}
 
+    def _witnesses(self, host_id: int, now_s: float) -> WitnessStatus:
+        """Each way in which this host sees whether a peer lives."""
+        seen, pulse = self._seen.get(host_id), self.heartbeats.pulses.get(host_id)
+        known = self.lockspace.witnesses.get(host_id)
+        renewal = self.lockspace.renewals.table.get(host_id)
+        return WitnessStatus(
+            whiteboard_age_s=now_s - seen.since_s if seen is not None and seen.changed else None,
+            heartbeat=self.heartbeats.word(host_id).value,
+            heartbeat_age_s=_age(pulse.heartbeat_s, now_s) if pulse is not None else None,
+            unanswered_s=_age(pulse.unanswered_since_s, now_s) if pulse is not None else None,
+            heartbeat_problem=pulse.problem if pulse is not None else "",
+            bad_answers=pulse.bad_answers if pulse is not None else {},
+            renewal_age_s=_age(self.lockspace.renewals.renewal_s(host_id), now_s),
+            sanlock_state=known.state if known is not None else "unknown",
+            generation=renewal.generation if renewal is not None else None,
+        )
+
     def _storage_state(self) -> str:
         if not self.board.problem:
             return "ok"
@@ -566,6 +627,7 @@ class Broker:
             maintenance=report.maintenance,
             mode=_mode_of(report),
             **self._sanlock(report.host_id, now_s),
+            witnesses=self._witnesses(report.host_id, now_s),
             stopped=report.stopped,
             agent=extra.get("agent", ""),
             domain_type=extra.get("domain-type", ""),
@@ -710,7 +772,8 @@ def _mode_of(report: SlotReport) -> ModeStatus | None:
     )
 
 
-def _peer(report: SlotReport, seen: Seen | None) -> PeerReport:
+def _peer(report: SlotReport, seen: Seen | None, others: _Others) -> PeerReport:
+    heartbeat_s, unanswered_since_s, renewal_s = others
     extra = report.extra if report.extra_trusted else {}
     return PeerReport(
         host_id=report.host_id,
@@ -724,6 +787,9 @@ def _peer(report: SlotReport, seen: Seen | None) -> PeerReport:
         boot_id=extra.get("boot-id", ""),
         last_ran=_number(extra.get("last-ran", "")),
         read_s=seen.since_s if seen is not None and seen.timestamp == report.timestamp else None,
+        heartbeat_s=heartbeat_s,
+        unanswered_since_s=unanswered_since_s,
+        renewal_s=renewal_s,
     )
 
 

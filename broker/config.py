@@ -20,6 +20,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from broker import addresses
 from broker.page_search import finder
 from scoring.rules import Rules, Weights
 from scoring.timing import Timing
@@ -177,6 +178,16 @@ class DaemonSection(_Section, frozen=True, kw_only=True):
     log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
 
 
+class ApiSection(_Section, frozen=True, kw_only=True):
+    """`listen`: where this host answers over TCP, `host:port` or `[v6]:port`; empty: nowhere.
+
+    `advertise`: where the others reach that; default: what can be told from `listen`.
+    """
+
+    listen: tuple[Name, ...] = ("127.0.0.1:8765",)
+    advertise: tuple[Name, ...] | None = None
+
+
 class ScoreSection(_Section, frozen=True, kw_only=True):
     """Weights under the reference's key names; see scoring/rules.py."""
 
@@ -228,6 +239,7 @@ class Config(_Section, frozen=True, kw_only=True):
     health: HealthSection = HealthSection()
     monitors: MonitorsSection = MonitorsSection()
     fence: FenceSection = FenceSection()
+    api: ApiSection = ApiSection()
     daemon: DaemonSection = DaemonSection()
     score: ScoreSection = ScoreSection()
     timing: TimingSection = TimingSection()
@@ -236,6 +248,12 @@ class Config(_Section, frozen=True, kw_only=True):
     def host_name(self) -> str:
         """This host's name: configured, or the system's."""
         return self.host.name or platform.node()
+
+    def advertised(self) -> tuple[str, ...]:
+        """Where other hosts reach this one's API."""
+        if self.api.advertise is not None:
+            return self.api.advertise
+        return addresses.to_advertise(self.api.listen, self.host_name)
 
     def timing_rules(self) -> Timing:
         """The configured durations; ValueError where a relation between them does not hold."""
@@ -303,6 +321,12 @@ def _check_relations(path: str, config: Config) -> None:
     if config.monitors.cpu_load > config.timing_rules().load_window / 2:
         raise ConfigError(f"{path}: monitors.cpu-load must be at most half of timing.load-window")
     _check_address(path, "health.tcp", config.health.tcp)
+    for address in config.api.listen:
+        _check_address(path, "api.listen", address)
+    for address in config.api.advertise or ():
+        _check_address(path, "api.advertise", address)
+    if len(config.advertised()) > addresses.ADDRESSES_MAX:
+        raise ConfigError(f"{path}: api.advertise: more than {addresses.ADDRESSES_MAX} addresses")
     for target in config.network.targets if config.network.test == "tcp" else ():
         _check_address(path, "network.targets", target)
     hosts = [device.host for device in config.fence.device]

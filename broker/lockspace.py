@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from broker.renewals import Renewals
 from broker.witness import Witness
 
 
@@ -15,13 +16,15 @@ class LockspaceError(Exception):
 class Lockspace(Protocol):
     """Port to the lockspace.
 
-    `witnesses`: what sanlock knows of each host id. `renewed_s`: when this host's own id was
-    last renewed on disk, by this host's monotonic clock; None while that is not known.
+    `witnesses`: what sanlock knows of each host id. `renewals`: when each was last renewed, from
+    that and from disk; it is run by itself. `renewed_s`: when this host's own id was last
+    renewed on disk, by this host's monotonic clock; None while that is not known.
     """
 
     joined: bool | None
     problem: str
     witnesses: dict[int, Witness]
+    renewals: Renewals
     renewed_s: float | None
 
     async def run(self) -> None:

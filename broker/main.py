@@ -127,6 +127,8 @@ async def run(path: str, config: Config) -> None:
             tasks = [
                 group.create_task(broker.run(), name="beat"),
                 group.create_task(broker.lockspace.run(), name="lockspace"),
+                group.create_task(broker.lockspace.renewals.run(), name="renewals"),
+                group.create_task(broker.heartbeats.run(), name="heartbeats"),
                 group.create_task(broker.monitors.run(), name="monitors"),
             ]
             await stop.wait()

@@ -11,11 +11,12 @@ import asyncio
 import errno
 import logging
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import sanlock
 
 from broker.lockspace import LockspaceError
+from broker.renewals import Renewals
 from broker.volume import Volume, VolumeError
 from broker.whiteboard import SLOT_BYTES
 from broker.witness import HostRenewal, Witness, look
@@ -27,6 +28,8 @@ RETRY_S = 2.0
 #: sanlock watches an id that somebody may still use for up to 8 * io_timeout + 60 s, and
 #: needs 21 s at io_timeout 10 for a free one; a minute on top for slow storage.
 JOIN_EXTRA_S = 120.0
+#: For one reading of delta leases.
+DISK_DEADLINE_S = 2.0
 
 #: sanlock_rv.h
 SANLK_HOSTID_BUSY = -262
@@ -35,7 +38,8 @@ NOT_A_LOCKSPACE = frozenset({-223, -224, -226, -229})
 #: sanlock's src/leader.h, little endian: struct leader_record of a delta lease.
 DELTA_MAGIC = 0x12212010
 _MAGIC = _SECTOR_SIZE = struct.Struct("<I")
-_NUMBER = struct.Struct("<Q")
+_OWNER_GENERATION = struct.Struct("<QQ")
+_TIMESTAMP = struct.Struct("<Q")
 _SECTOR_SIZE_AT, _OWNER_AT, _TIMESTAMP_AT = 12, 32, 152
 #: sanlock_admin.h, SANLK_HOST_*.
 _STATES = {
@@ -53,11 +57,12 @@ class SanlockLockspace:
         self._name, self._host_id, self._path = name, host_id, path
         self._io_timeout = io_timeout
         self._worker = Worker("sanlock")
-        self._disk = Worker("own renewal")
+        self._disk = Worker("renewals")
         self._lease_volume: Volume | None = None
         self.joined: bool | None = None
         self.problem = "not joined yet"
         self.witnesses: dict[int, Witness] = {}
+        self.renewals = Renewals(self._renewals_on_disk)
         self.renewed_s: float | None = None
 
     async def run(self) -> None:
@@ -110,41 +115,43 @@ class SanlockLockspace:
                 raise
 
     async def _look_around(self) -> None:
-        """What sanlock knows of all hosts, and this host's own renewal as it is on disk."""
+        """What sanlock knows of all hosts."""
         if not self.joined:
             self.witnesses = {}
             return
         hosts = await self._worker.call("get_hosts", 5.0, sanlock.get_hosts, self._name.encode())
         now_s = asyncio.get_running_loop().time()
         self.witnesses = look(self.witnesses, map(_renewal, hosts), now_s)
+        known = {host: (w.generation, w.timestamp) for host, w in self.witnesses.items()}
+        self.renewals.learn(known, now_s)
+
+    async def _renewals_on_disk(self, host_ids: Iterable[int]) -> Mapping[int, tuple[int, int]]:
+        """Of these hosts and this one, and of all in the same blocks; what cannot be read is
+        missing."""
+        wanted = {self._host_id, *host_ids}
         try:
-            timestamp = await self._disk.call("reading the own host id", 5.0, self._own_timestamp)
-        except (Hung, VolumeError):
-            return  # the last renewal that is known grows older: that is what the budget says
+            found = await self._disk.call(
+                "reading host ids", DISK_DEADLINE_S, self._read_leases, wanted
+            )
+        except Hung:
+            return {}
+        _, timestamp = found.get(self._host_id, (0, 0))
         if timestamp:
             # The renewing host's CLOCK_MONOTONIC in seconds, which is this host's own clock.
             self.renewed_s = float(timestamp)
+        return found
 
-    def _own_timestamp(self) -> int | None:
-        """The timestamp in this host's delta lease (sanlock's src/leader.h), 0: free."""
-        if self._lease_volume is None:
-            self._lease_volume = Volume(self._path)
+    def _read_leases(self, host_ids: Iterable[int]) -> dict[int, tuple[int, int]]:
+        """Delta leases as they are on disk; in the thread, empty where it cannot be read."""
         try:
-            first = self._lease_volume.read_slots([0])[0]
-            sector = _SECTOR_SIZE.unpack_from(first, _SECTOR_SIZE_AT)[0]
-            if sector not in (512, 4096):
-                return None
-            place = (self._host_id - 1) * sector
-            block = self._lease_volume.read_slots([place // SLOT_BYTES])[place // SLOT_BYTES]
-            record = block[place % SLOT_BYTES :][:sector]
-            magic, owner = _MAGIC.unpack_from(record)[0], _NUMBER.unpack_from(record, _OWNER_AT)[0]
-            if magic != DELTA_MAGIC or owner != self._host_id:
-                return None
-            return int(_NUMBER.unpack_from(record, _TIMESTAMP_AT)[0])
+            if self._lease_volume is None:
+                self._lease_volume = Volume(self._path)
+            return read_delta_leases(self._lease_volume, host_ids)
         except (VolumeError, KeyError, struct.error):
-            self._lease_volume.close()
-            self._lease_volume = None
-            return None
+            if self._lease_volume is not None:
+                self._lease_volume.close()
+                self._lease_volume = None
+            return {}
 
     async def _abandon(self) -> None:
         """End a join that is still under way: sanlock would go on with it for minutes.
@@ -198,6 +205,28 @@ class SanlockLockspace:
         sanlock.add_lockspace(
             self._name.encode(), self._host_id, self._path, iotimeout=self._io_timeout, wait=True
         )
+
+
+def read_delta_leases(volume: Volume, host_ids: Iterable[int]) -> dict[int, tuple[int, int]]:
+    """Host id -> (generation, timestamp), of these hosts and of all in the same 4096 bytes.
+
+    Raises VolumeError, and KeyError or struct.error where the volume ends before. A sector that
+    is no delta lease of its place's host id is left out.
+    """
+    first = volume.read_slots([0])[0]
+    sector = _SECTOR_SIZE.unpack_from(first, _SECTOR_SIZE_AT)[0]
+    if sector not in (512, 4096):
+        return {}
+    blocks = {(host_id - 1) * sector // SLOT_BYTES for host_id in host_ids}
+    found: dict[int, tuple[int, int]] = {}
+    for number, block in {0: first, **volume.read_slots(blocks - {0})}.items():
+        for offset in range(0, SLOT_BYTES, sector):
+            record = block[offset : offset + sector]
+            owner, generation = _OWNER_GENERATION.unpack_from(record, _OWNER_AT)
+            its_id = (number * SLOT_BYTES + offset) // sector + 1
+            if _MAGIC.unpack_from(record)[0] == DELTA_MAGIC and owner == its_id:
+                found[its_id] = (generation, _TIMESTAMP.unpack_from(record, _TIMESTAMP_AT)[0])
+    return found
 
 
 def _renewal(host: Mapping[str, int]) -> HostRenewal:

@@ -121,12 +121,31 @@ class ModeStatus(Struct, frozen=True):
     ends_soon: bool = False
 
 
+class WitnessStatus(Struct, frozen=True):
+    """What this host sees of another one's life. `whiteboard_age_s`: since its slot changed.
+    `heartbeat`: answered, unanswered, not-asked, not-advertised or no-key; `heartbeat_age_s`:
+    since the last question that was answered, `unanswered_s`: since the first that was not since
+    then; `heartbeat_problem`: why the last one that was not; `bad_answers`: how many so far by
+    what was wrong with them. `renewal_age_s`: since its host id's last renewal was first seen;
+    `generation`: its host id's."""
+
+    whiteboard_age_s: float | None
+    heartbeat: str
+    heartbeat_age_s: float | None
+    unanswered_s: float | None
+    heartbeat_problem: str
+    bad_answers: dict[str, int]
+    renewal_age_s: float | None
+    sanlock_state: str
+    generation: int | None
+
+
 class HostStatus(Struct, frozen=True):
     """One host in `Status`. `liveness`: live, silent or uncertain; `age_s`: since its data
     last changed, None when that was not seen. `unknown`: samples that were not to be had
     when it was scored. `mode`: its local maintenance. `sanlock_state`, `sanlock_age_s`: how
     its host id stands, and since when its last renewal is known. `intent`: what it is about to
-    do, in words."""
+    do, in words. `witnesses`: None for the host itself."""
 
     host_id: int
     hostname: str
@@ -147,6 +166,7 @@ class HostStatus(Struct, frozen=True):
     sanlock_state: str = "unknown"
     sanlock_age_s: float | None = None
     intent: str = ""
+    witnesses: WitnessStatus | None = None
 
 
 class EngineSummary(Struct, frozen=True):

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Mapping
 
+from broker.renewals import Renewals
 from broker.witness import Witness
 
 
@@ -15,7 +17,12 @@ class FakeLockspace:
         self.joined = joined
         self.problem = "" if joined else "not joined yet"
         self.witnesses: dict[int, Witness] = {}
+        self.on_disk: dict[int, tuple[int, int]] = {}
+        self.renewals = Renewals(self._read)
         self.renewed_s: float | None = None
 
     async def run(self) -> None:
         await asyncio.Event().wait()
+
+    async def _read(self, host_ids: Iterable[int]) -> Mapping[int, tuple[int, int]]:
+        return self.on_disk

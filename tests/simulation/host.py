@@ -249,6 +249,11 @@ class Host:
         return self.memory_mb
 
     @property
+    def address(self) -> str:
+        """Where its broker listens."""
+        return f"{self.name}:8765"
+
+    @property
     def frozen(self) -> bool:
         """Whether nothing on it runs at this moment."""
         return self.loop is not None and self.loop.frozen_until_s > self.timeline.now_s

@@ -9,7 +9,7 @@ timeline), as in life.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from broker.client import BrokerDown
 from broker.lockspace import LockspaceError
 from broker.monitors import Sampled
 from broker.network_verdict import TargetResult, Windows
+from broker.renewals import Renewals
 from broker.whiteboard import EMPTY_SLOT, SLOT_BYTES
 from broker.wire import FenceNote, Report, View
 from broker.witness import HostRenewal, Witness, look
@@ -65,8 +66,13 @@ STOP_DEADLINE_S = 30.0
 MIGRATE_DEADLINE_S = 300.0
 POWER_DEADLINE_S = 8.0
 LOCKSPACE_RETRY_S = 2.0
+DISK_DEADLINE_S = 2.0
 PAGE_TIMEOUT_S = 5.0
 BAD_AFTER = 2
+#: Delta leases of 512 bytes that are read at once.
+LEASES_PER_BLOCK = 8
+#: What a packet takes between two hosts.
+WIRE_S = 0.0002
 
 _NOT_HERE = "vm not running on this host"
 
@@ -161,6 +167,7 @@ class SimLockspace:
         self.joined: bool | None = None
         self.problem = "not joined yet"
         self.witnesses: dict[int, Witness] = {}
+        self.renewals = Renewals(self._on_disk)
         self.renewed_s: float | None = None
 
     async def run(self) -> None:
@@ -195,8 +202,57 @@ class SimLockspace:
                 state = found.standing.value
                 renewals.append(HostRenewal(host_id, found.generation, found.timestamp, state))
         self.witnesses = look(self.witnesses, renewals, now_s)
+        known = {host: (w.generation, w.timestamp) for host, w in self.witnesses.items()}
+        self.renewals.learn(known, now_s)
         ago_s = self._host.timeline.now_s - daemon.last_renewal_s
         self.renewed_s = now_s - ago_s * self._host.rate
+
+    async def _on_disk(self, host_ids: Iterable[int]) -> Mapping[int, tuple[int, int]]:
+        reach = self._host.reach()
+        if reach:
+            if reach == "hang":
+                await _takes(DISK_DEADLINE_S)
+            return {}
+        blocks = {(host_id - 1) // LEASES_PER_BLOCK for host_id in (self._host.host_id, *host_ids)}
+        return {
+            host_id: (delta.generation, delta.timestamp)
+            for host_id, delta in self._host.leases.deltas.items()
+            if (host_id - 1) // LEASES_PER_BLOCK in blocks
+        }
+
+
+class SimHeartbeats:
+    """Transport of the questions: packets between the hosts, and the broker that answers.
+
+    A lost packet is sent again only after a second or more, which is too late for a question.
+    """
+
+    def __init__(self, world: World, host: Host) -> None:
+        self._world = world
+        self._host = host
+
+    async def ask(self, address: str, nonce: str) -> bytes:
+        target = next((h for h in self._world.hosts.values() if address == h.address), None)
+        if target is None:
+            raise OSError(f"{address}: no such name")
+        # Two packets there for the connection and the request, two back.
+        way_s = 2.0 * max(self._host.packet_delay_s, target.packet_delay_s)
+        await self._travel(target, way_s)
+        while target.frozen:
+            await _takes(max(0.001, target.frozen_until_s - self._host.timeline.now_s))
+        broker = self._world.brokers.get(target.number)
+        answer = None if broker is None else broker.heartbeat(nonce, target.clock_s())
+        await self._travel(target, way_s + WIRE_S)
+        if answer is None:
+            raise ConnectionRefusedError(f"{address}: connection refused")
+        return answer
+
+    async def _travel(self, target: Host, way_s: float) -> None:
+        """Wait until a packet is there; for ever where it does not arrive."""
+        if not self._world.reaches(self._host, target, chance=self._world.network_chance):
+            await asyncio.Event().wait()
+        if way_s > 0:
+            await _takes(way_s)
 
 
 class SimEngineMonitor(Sampled):

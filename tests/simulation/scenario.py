@@ -104,6 +104,7 @@ _SWITCHES: dict[str, Callable[[str], dict[str, Any]]] = {
     "io-timeout": lambda v: {"io_timeout_s": int(v)},
     "host-boot": lambda v: {"host_boot_s": float(v)},
     "guest-boot": lambda v: {"guest_boot_s": float(v)},
+    "heartbeat": lambda v: {"heartbeat": _yes(v)},
     "power": lambda v: {"power": _yes(v)},
 }
 

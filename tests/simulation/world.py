@@ -18,6 +18,7 @@ from agent.beat import Agent
 from broker.board import Board
 from broker.broker import Broker
 from broker.config import (
+    ApiSection,
     Config,
     DaemonSection,
     HostSection,
@@ -25,6 +26,7 @@ from broker.config import (
     StorageSection,
     TimingSection,
 )
+from broker.heartbeats import Heartbeats
 from broker.lockspace import LockspaceError
 from broker.maintenance import Mode, to_lines
 from broker.monitors import MonitorRunner
@@ -40,6 +42,7 @@ from tests.simulation.ports import (
     SimEngineMonitor,
     SimFence,
     SimFenceLog,
+    SimHeartbeats,
     SimHypervisor,
     SimLeases,
     SimLink,
@@ -71,6 +74,7 @@ AT_REST = frozenset(
     )
 )
 VM_MEMORY_MB = 4096.0
+CLUSTER_KEY = b"the simulated cluster's own key."
 #: So much earlier may a mode end that is counted by clocks which run a little fast.
 DRIFT_S = 0.5
 SAFETY_S = 90.0
@@ -92,6 +96,8 @@ class Settings:
     drift: float = 0.0002
     on_wire: bool = False
     timing: dict[str, float] = field(default_factory=dict)
+    #: Whether the cluster has a key, so that the brokers ask each other over the network.
+    heartbeat: bool = True
 
 
 @dataclass(slots=True)
@@ -119,6 +125,8 @@ class World:
     def __init__(self, settings: Settings, chance: random.Random) -> None:
         self.settings = settings
         self.chance = chance
+        #: Packets of questions are lost without a change of any other draw.
+        self.network_chance = random.Random(settings.hosts)
         self.timeline = Timeline()
         self.trace: list[tuple[float, str, str]] = []
         self.laws = Laws(self)
@@ -186,6 +194,7 @@ class World:
                 leases="/simulated/leases",
                 io_timeout=self.settings.io_timeout_s,
             ),
+            api=ApiSection(advertise=(host.address,)),
             daemon=DaemonSection(state_dir=str(self._state_dir / host.name)),
             score=self.score.get(host.number, ScoreSection()),
             timing=TimingSection(**timing),
@@ -260,6 +269,11 @@ class World:
             engine,
             boot_id=boot_id,
             wall=host.wall_s,
+            heartbeats=Heartbeats(
+                host.host_id,
+                CLUSTER_KEY if self.settings.heartbeat else None,
+                SimHeartbeats(self, host),
+            ),
         )
         host.broker_since_s = self.timeline.now_s
         if host.wall_offset_s != 0.0:
@@ -268,6 +282,8 @@ class World:
         async with asyncio.TaskGroup() as group:
             group.create_task(broker.run(), name="beat")
             group.create_task(lockspace.run(), name="lockspace")
+            group.create_task(lockspace.renewals.run(), name="renewals")
+            group.create_task(broker.heartbeats.run(), name="heartbeats")
             group.create_task(runner.run(), name="monitors")
 
     async def _agent(self, host: Host) -> None:
@@ -381,12 +397,15 @@ class World:
 
     # --- links ------------------------------------------------------------------------------
 
-    def reaches(self, asker: Host, target: Host, bmc: bool = False) -> bool:
+    def reaches(
+        self, asker: Host, target: Host, bmc: bool = False, chance: random.Random | None = None
+    ) -> bool:
         """Whether packets go from one host to another, or to its BMC, and back."""
+        chance = chance or self.chance
         if not asker.network_up or not asker.power:
             return False
         loss = asker.packet_loss if bmc else max(asker.packet_loss, target.packet_loss)
-        if loss and self.chance.random() < loss:
+        if loss and chance.random() < loss:
             return False
         if bmc:
             return target.bmc_network_up

@@ -30,6 +30,7 @@ from broker.wire import (
     Status,
     StorageStatus,
     Times,
+    WitnessStatus,
 )
 from scoring.decision import Code
 from scoring.observation import EngineStatus
@@ -45,6 +46,7 @@ STATUS_TABLES: dict[str, type] = {
     "The whole": Status,
     "engine": EngineSummary,
     "hosts": HostStatus,
+    "witnesses": WitnessStatus,
     "mode": ModeStatus,
     "engine_status": EngineStatus,
     "penalties": PenaltyOnWire,

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`host:port` and `[v6]:port`: where a broker listens, and where others find it. Pure."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import re
+
+#: What a host may advertise; more of them are not looked at.
+ADDRESSES_MAX = 4
+#: The longest DNS name in text form (RFC 1035) and its port.
+ADDRESS_CHARS_MAX = 260
+
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
+
+
+def split(address: str) -> tuple[str, int]:
+    """Host (a v6 address without its brackets) and port; ValueError where it is no address."""
+    found = _ADDRESS.fullmatch(address) if len(address) <= ADDRESS_CHARS_MAX else None
+    if found is None or not 1 <= int(found[3]) <= 65_535:
+        raise ValueError(f"{address[:ADDRESS_CHARS_MAX]!r} is not host:port or [v6]:port")
+    if found[1]:
+        ipaddress.IPv6Address(found[1])
+    return found[1] or found[2], int(found[3])
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this host itself can reach it."""
+    host, _ = split(address)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@functools.lru_cache(4096)
+def advertised(text: str) -> tuple[str, ...]:
+    """The addresses in what a host published; foreign text: what is no address is left out."""
+    good = []
+    for address in text.split(",")[:ADDRESSES_MAX]:
+        try:
+            split(address)
+        except ValueError:
+            continue
+        good.append(address)
+    return tuple(dict.fromkeys(good))
+
+
+def to_advertise(listen: tuple[str, ...], host_name: str) -> tuple[str, ...]:
+    """Where others reach what listens there, as far as that can be told.
+
+    An address stands for itself and needs no name service when the others ask; for all
+    addresses of the host stands its name.
+    """
+    found = []
+    for address in listen:
+        host, port = split(address)
+        if is_loopback(address):
+            continue
+        found.append(f"{host_name}:{port}" if host in ("0.0.0.0", "::") else address)  # noqa: S104
+    return tuple(dict.fromkeys(found))[:ADDRESSES_MAX]

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Asking the other brokers, in virtual time: when, how often, and what an answer is worth."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from broker.heartbeat import Heartbeat, signed
+from broker.heartbeats import QUESTION_S, STEADY_S, Heartbeats, Word
+from scoring.observation import VmStatus
+from tests.simulation.timeline import HostLoop, Process, Timeline
+
+KEY = b"k" * 32
+BEAT_S = 1.0
+FAR_FUTURE_S = 1e9
+
+
+class Network:
+    """Transport: each address has a host, and what becomes of a question to it.
+
+    `faults`: "" answers, "silent", "refused", "replays", "junk". `asked`: (when, address).
+    """
+
+    def __init__(self, **hosts: int) -> None:
+        self.hosts = hosts
+        self.faults: dict[str, str] = {}
+        self.keys: dict[str, bytes] = {}
+        self.takes_s = 0.01
+        self.asked: list[tuple[float, str]] = []
+        self.open: Counter[str] = Counter()
+        self.open_most = 0
+        self._old = b""
+
+    async def ask(self, address: str, nonce: str) -> bytes:
+        self.asked.append((asyncio.get_running_loop().time(), address))
+        self.open[address] += 1
+        self.open_most = max(self.open_most, *self.open.values())
+        try:
+            return await self._answer(address, nonce)
+        finally:
+            self.open[address] -= 1
+
+    async def _answer(self, address: str, nonce: str) -> bytes:
+        name = address.partition(":")[0]
+        fault = self.faults.get(name, "")
+        if fault == "silent":
+            await asyncio.sleep(FAR_FUTURE_S)
+        await asyncio.sleep(self.takes_s)
+        if fault == "refused":
+            raise ConnectionRefusedError(111, "Connection refused")
+        if fault == "junk":
+            return b"<html>"
+        if fault == "replays":
+            return self._old
+        heartbeat = Heartbeat(self.hosts[name], "boot", 1, VmStatus.UP, nonce)
+        self._old = signed(self.keys.get(name, KEY), heartbeat)
+        return self._old
+
+
+class Asker:
+    """Host 1's Heartbeats on a clock that shows 0 at the beginning."""
+
+    def __init__(self, network: Network, key: bytes | None = KEY) -> None:
+        self.network = network
+        self.timeline = Timeline()
+        self.loop = HostLoop(self.timeline, 0.0, 1.0)  # type: ignore[abstract]
+        self.heartbeats = Heartbeats(1, key, network)
+        self.news = 0
+        self.heartbeats.on_change = self._count
+        self.addresses: dict[int, tuple[str, ...] | None] = {}
+        self.quiet: set[int] = set()
+        self.process = Process(self.loop, "asker", lambda process, error: None)
+        self.process.start(self.heartbeats.run())
+        self.timeline.run_until(0.0)
+
+    def _count(self) -> None:
+        self.news += 1
+
+    def run(self, for_s: float) -> None:
+        """Let time pass; each beat says whom to ask, as the broker does."""
+        until_s = self.timeline.now_s + for_s
+        while self.timeline.now_s < until_s:
+            now_s = self.timeline.now_s
+            look: Callable[..., None] = self.heartbeats.look
+            self.timeline.call_within(
+                self.loop, look, self.addresses, self.quiet, BEAT_S, self.loop.time()
+            )
+            self.timeline.run_until(min(until_s, now_s + BEAT_S))
+
+    def close(self) -> None:
+        """End it; nothing may be left, and at no time was an address asked twice at once."""
+        assert not self.process.failures and not self.loop.problems
+        assert self.network.open_most <= 1
+        self.process.kill()
+        self.timeline.run_until(self.timeline.now_s + 1.0)
+        assert not self.process.tasks
+
+    def times(self, host_id: int = 2) -> tuple[float | None, float | None]:
+        return self.heartbeats.times(host_id)
+
+
+@pytest.fixture
+def asker() -> Iterator[Asker]:
+    asker = Asker(Network(two=2, second=2, three=3))
+    asker.addresses = {2: ("two:1",)}
+    yield asker
+    asker.close()
+
+
+def test_a_peer_of_whom_nothing_is_feared_is_asked_every_ten_seconds(asker: Asker) -> None:
+    asker.run(100.0)
+    times = [at_s for at_s, _ in asker.network.asked]
+    assert len(times) == 10
+    gaps = [b - a for a, b in itertools.pairwise(times)]
+    assert gaps == pytest.approx([STEADY_S] * 9)
+    assert asker.times() == (times[-1], None), "counted from when the question was asked"
+    assert asker.heartbeats.word(2) is Word.ANSWERED
+
+
+def test_many_peers_are_asked_at_different_times() -> None:
+    hosts = range(2, 101)
+    asker = Asker(Network(**{f"h{host}": host for host in hosts}))
+    asker.addresses = {host: (f"h{host}:1",) for host in hosts}
+    asker.run(STEADY_S)
+    by_second = Counter(int(at_s) for at_s, _ in asker.network.asked)
+    assert sum(by_second.values()) == 99
+    assert max(by_second.values()) <= 12
+    asker.close()
+
+
+def test_the_next_question_of_a_silent_peer_comes_at_once_and_then_every_beat(asker: Asker) -> None:
+    asker.run(22.0)
+    asker.network.asked.clear()
+    asker.quiet = {2}
+    asker.run(4.5)
+    assert [at_s for at_s, _ in asker.network.asked] == pytest.approx([22, 23, 24, 25, 26])
+    asker.quiet = set()
+    asker.run(30.0)
+    assert len(asker.network.asked) == 5 + 3
+
+
+def test_unanswered_counts_from_the_first_question_in_a_row(asker: Asker) -> None:
+    asker.run(20.0)
+    before_s, _ = asker.times()
+    asker.network.faults["two"] = "silent"
+    asker.quiet = {2}
+    asker.run(0.5)
+    assert asker.times() == (before_s, None), "the question is still under way"
+    asker.run(0.6)
+    assert asker.times() == (before_s, 20.0)
+    asker.run(5.0)
+    assert asker.times() == (before_s, 20.0)
+    assert asker.heartbeats.word(2) is Word.UNANSWERED
+    assert asker.news == 1
+    asker.network.faults.clear()
+    asker.run(2.0)
+    heartbeat_s, unanswered_s = asker.times()
+    assert unanswered_s is None
+    assert heartbeat_s is not None and heartbeat_s > 25.0
+    assert asker.news == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"), [("junk", "unreadable"), ("replays", "replayed"), ("refused", None)]
+)
+def test_a_bad_answer_is_no_sign_of_life_and_is_counted(
+    asker: Asker, fault: str, cause: str | None
+) -> None:
+    asker.run(20.0)
+    before_s, _ = asker.times()
+    asker.network.faults["two"] = fault
+    asker.quiet = {2}
+    asker.run(3.0)
+    pulse = asker.heartbeats.pulses[2]
+    assert asker.times() == (before_s, 20.0)
+    assert pulse.bad_answers == ({cause: 3} if cause is not None else {})
+    assert pulse.problem.startswith("two:1: ")
+
+
+def test_another_key_and_another_host_s_address_prove_nothing(asker: Asker) -> None:
+    asker.network.keys["two"] = b"x" * 32
+    asker.addresses = {2: ("two:1",), 3: ("second:1",)}
+    asker.run(20.0)
+    assert asker.times(2)[0] is None and asker.times(3)[0] is None
+    assert asker.heartbeats.pulses[2].bad_answers == {"wrong-mac": 2}
+    assert asker.heartbeats.pulses[3].bad_answers == {"wrong-host": 2}
+
+
+def test_an_answer_over_the_second_network_is_as_good(asker: Asker) -> None:
+    asker.addresses = {2: ("two:1", "second:1")}
+    asker.network.faults["two"] = "silent"
+    asker.quiet = {2}
+    asker.run(10.5)
+    heartbeat_s, unanswered_s = asker.times()
+    assert unanswered_s is None
+    assert heartbeat_s is not None and heartbeat_s >= 10.5 - BEAT_S - QUESTION_S
+    assert asker.heartbeats.word(2) is Word.ANSWERED
+
+
+def test_a_host_that_stood_still_itself_says_nothing_of_the_others(asker: Asker) -> None:
+    asker.run(20.0)
+    asker.network.faults["two"] = "silent"
+    asker.quiet = {2}
+    asker.run(3.0)
+    assert asker.times()[1] == 20.0
+    asker.loop.frozen_until_s = asker.timeline.now_s + 30.0
+    asker.timeline.run_until(53.5)
+    assert asker.times()[1] is None, "nobody was asked for thirty seconds"
+    asker.run(3.0)
+    assert asker.times()[1] == pytest.approx(53.0, abs=2.0)
+
+
+def test_without_a_key_nobody_is_asked() -> None:
+    asker = Asker(Network(two=2), key=None)
+    asker.addresses = {2: ("two:1",)}
+    asker.run(30.0)
+    assert asker.network.asked == []
+    assert asker.times() == (None, None)
+    assert asker.heartbeats.word(2) is Word.NO_KEY
+    asker.close()
+
+
+def test_a_peer_without_an_address_is_not_asked_and_a_torn_slot_keeps_the_old_one(
+    asker: Asker,
+) -> None:
+    asker.addresses = {2: ()}
+    asker.run(20.0)
+    assert asker.network.asked == [] and asker.heartbeats.word(2) is Word.NOT_ADVERTISED
+    asker.addresses = {2: ("two:1",)}
+    asker.run(11.0)
+    asker.addresses = {2: None}
+    asker.run(11.0)
+    assert len(asker.network.asked) >= 2
+
+
+def test_a_peer_whose_slot_is_gone_is_forgotten(asker: Asker) -> None:
+    asker.run(20.0)
+    asker.addresses = {}
+    asker.run(1.0)
+    asker.network.asked.clear()
+    asker.run(30.0)
+    assert asker.network.asked == [] and asker.heartbeats.pulses == {}
