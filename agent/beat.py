@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -87,6 +88,8 @@ class Agent:
         #: Why the configuration file as it is now is not gone by; empty when it is.
         self.config_problem = ""
         self.last: Decision | None = None
+        #: Called after each step, one without a broker too.
+        self.on_step: Callable[[], None] = lambda: None
 
     def stop(self) -> None:
         """Ask it to end: AgentStopped is published, then `run` returns."""
@@ -115,6 +118,7 @@ class Agent:
                     if loop.time() >= end_s or (self._view is None and not self._hands.busy):
                         return
                 await self.step()
+                self.on_step()
         finally:
             watching.cancel()
 
@@ -209,6 +213,12 @@ class Agent:
             measured=MeasuredOnWire() if self._measured is None else self._measured.on_wire,
         )
         return decision
+
+    def line(self) -> str:
+        """What it is at, in one line, for the service manager."""
+        if self._broker_problem:
+            return f"{self._state.name}, nothing is decided: {self._broker_problem}"
+        return f"{self._state.name}, score {self._report.score}"
 
     def _tell_reasons(self, before: StateName, decision: Decision) -> None:
         """One line for each change of state, and one when the reasons to stay have changed."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import re
 import signal
@@ -23,6 +24,7 @@ from agent.journal import Journal
 from agent.leases import SanlockLeases
 from agent.measured import Measured
 from agent.rehearsal import Rehearsals
+from broker import service_manager
 from broker.config import Config, ConfigError, load, load_fence_passwords, system_uuid
 from broker.exit_codes import ExitCode
 from broker.link import Link
@@ -57,6 +59,7 @@ def check_lock_driver(config: Config) -> None:
 async def check_definition(config: Config, hypervisor: LibvirtHypervisor) -> None:
     """Let libvirt take the definition; CommandError where it refuses, patience where it is away."""
     while True:
+        service_manager.alive("waiting for libvirt")
         try:
             await hypervisor.check()
         except libvirt.libvirtError as error:
@@ -83,6 +86,7 @@ class Reload:
         self._agent = agent
 
     def __call__(self) -> None:
+        service_manager.reloading()
         try:
             config = load(self._path)
             keys = needs_restart(self._config, config)
@@ -145,6 +149,7 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
         rehearsals=rehearsals,
         measured=Measured(state_dir / "measured.json"),
     )
+    agent.on_step = lambda: service_manager.alive(agent.line())
     loop = asyncio.get_running_loop()
     checking = asyncio.ensure_future(check_definition(config, hypervisor))
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -170,6 +175,7 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
 
 
 def _end(agent: Agent, checking: asyncio.Future[None]) -> None:
+    service_manager.stopping()
     agent.stop()
     checking.cancel()
 
@@ -181,6 +187,8 @@ def run(path: str) -> int:
         level=config.daemon.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    # The service manager's watchdog ends a hung daemon by SIGABRT: say where it hung.
+    faulthandler.enable()
     # libvirt prints each error on standard error by itself unless told not to.
     libvirt.registerErrorHandler(lambda context, error: None, None)
     try:

@@ -110,6 +110,8 @@ class Broker:
         self.config_problem = ""
         #: How late each beat began, against its plan.
         self.lateness = Histogram()
+        #: Called after each completed beat.
+        self.on_beat: Callable[[], None] = lambda: None
         self._timing = config.timing_rules()
         self._system_uuid = system_uuid(config)
         self._boot_id = _boot_id() if boot_id is None else boot_id
@@ -150,6 +152,7 @@ class Broker:
         while True:
             self.lateness.add(loop.time() - planned_s)
             await self.beat(loop.time())
+            self.on_beat()
             planned_s = next_s + self._timing.beat
             next_s = max(planned_s, loop.time())
             if not await self._changed_before(next_s - self._timing.beat / 2):
@@ -383,6 +386,18 @@ class Broker:
             assert isinstance(sample.value, EngineStatus)
             return sample.value, sample.taken_s
         return EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN, "unknown", reason), now_s
+
+    def line(self, now_s: float) -> str:
+        """This host in one line, for the service manager."""
+        own = self._own_status(now_s)
+        parts = [
+            f"host {own.host_id}",
+            "lockspace joined" if self.lockspace.joined else self.lockspace.problem,
+            f"agent {own.agent}",
+            f"storage: {self.board.problem}" if self.board.problem else "storage ok",
+            self.config_problem,
+        ]
+        return ", ".join(filter(None, parts))
 
     # --- what comes in ------------------------------------------------------------------
 

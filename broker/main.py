@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import libvirt
 
+from broker import service_manager
 from broker.board import Board, VolumeStore
 from broker.broker import Broker
 from broker.config import Config, ConfigError, default_path, load
@@ -81,6 +83,7 @@ def make_broker(config: Config, monitors: HostMonitors) -> Broker:
 
 def reload(path: str, broker: Broker, monitors: HostMonitors) -> None:
     """Go by the configuration file as it is now; a bad one changes nothing and is told."""
+    service_manager.reloading()
     try:
         config = load(path)
         keys = needs_restart(broker.config, config)
@@ -118,6 +121,7 @@ async def run(path: str, config: Config) -> None:
         raise StartError(
             ExitCode.CONFIG, f"daemon.socket: {config.daemon.socket}: {error.strerror}"
         ) from None
+    broker.on_beat = lambda: service_manager.alive(broker.line(loop.time()))
     wake = monitors.runner.wake
     changes = DomainEvents(config.libvirt.uri, config.vm.name, lambda: wake("engine"))
     links = LinkEvents(lambda: wake("bridge"))
@@ -132,6 +136,7 @@ async def run(path: str, config: Config) -> None:
                 group.create_task(broker.monitors.run(), name="monitors"),
             ]
             await stop.wait()
+            service_manager.stopping()
             for task in tasks:
                 task.cancel()
     finally:
@@ -141,17 +146,23 @@ async def run(path: str, config: Config) -> None:
     log.info("broker ends; the host id stays joined and the VM untouched")
 
 
-def main() -> None:
-    """The command `ha-broker`; exit codes in broker/exit_codes.py."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ha-broker", description="Samples this host and lives on the shared whiteboard."
     )
     parser.add_argument("--config", default=default_path(), help="default: %(default)s")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """The command `ha-broker`; exit codes in broker/exit_codes.py."""
+    arguments = _parser().parse_args()
     try:
         config = load(arguments.config)
         # libvirt prints each error on standard error by itself unless told not to.
         libvirt.registerErrorHandler(lambda context, error: None, None)
+        # The service manager's watchdog ends a hung daemon by SIGABRT: say where it hung.
+        faulthandler.enable()
         set_up_logging(config.daemon.log_level)
         asyncio.run(run(arguments.config, config))
     except ConfigError as error:

@@ -24,6 +24,7 @@ BROKER_DOORS = {
     "exit_codes",
     "worker",
     "process_leases",
+    "service_manager",
     "whiteboard",
     "volume",
 }
