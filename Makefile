@@ -5,7 +5,7 @@ HOSTS ?= 2..7
 SEEDS ?= 200
 
 .PHONY: help setup check lint fast test simulation-test lab-test demo demo-sim simulate \
-	mutation bench lab-down clean
+	mutation bench lab-down clean package-build-test package-test deb rpm release
 
 help:
 	@echo "make check     lint, strict types, fast tests (under a minute)"
@@ -14,6 +14,9 @@ help:
 	@echo "make demo-sim  the same story in virtual time, with Python alone"
 	@echo "make simulate  SEEDS=1000 HOSTS=2..7: whole clusters, faults by chance, in virtual time"
 	@echo "               SEED=n TRACE=1: one of them, told"
+	@echo "make deb rpm   the packages of the commit that is HEAD, in build/packages"
+	@echo "make package-test  them, installed in clean roots with systemd (minutes)"
+	@echo "make release   is the commit fit to be tagged?"
 	@echo "make bench     the figures, measured here"
 	@echo "make mutation  does every line of scoring/ matter to some test? (minutes)"
 
@@ -24,6 +27,7 @@ lint: setup
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy -p scoring -p broker -p agent -p tests
+	@.venv/bin/mypy packaging/build.py docs/generate_man.py
 
 fast: setup
 	@$(PYTHON) -m pytest -q tests/unit
@@ -36,7 +40,23 @@ simulation-test: setup
 lab-test: setup
 	@$(PYTHON) -m pytest -q tests/lab
 
-test: check simulation-test lab-test
+package-build-test: setup
+	@$(PYTHON) -m pytest -q tests/packaging/test_build.py
+
+# Installs in clean roots and boots them: minutes, so not a part of `make test`.
+package-test: setup
+	@$(PYTHON) -m pytest -q tests/packaging
+
+test: check simulation-test package-build-test lab-test
+
+deb: setup
+	@$(PYTHON) packaging/build.py deb debian12 debian13
+
+rpm: setup
+	@$(PYTHON) packaging/build.py rpm
+
+release: setup
+	@$(PYTHON) packaging/build.py release
 
 demo: setup
 	@$(PYTHON) -m tests.lab demo
@@ -61,4 +81,4 @@ lab-down:
 	@$(PYTHON) -m tests.lab down
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis mutants *.egg-info
+	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis mutants *.egg-info

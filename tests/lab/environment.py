@@ -3,14 +3,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from .layout import HostLayout
 
+#: Names the folder with the ha-broker and ha-agent of another installation.
+COMMANDS_VARIABLE = "HA_LAB_COMMANDS"
+
+
+def commands() -> str:
+    """Where the product's commands are: the checkout's own unless HA_LAB_COMMANDS says else."""
+    return os.environ.get(COMMANDS_VARIABLE) or f"{sys.prefix}/bin"
+
 
 def search_path() -> str:
-    """PATH with the console scripts of this interpreter's environment first."""
-    return f"{sys.prefix}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    """PATH with the product's commands and this interpreter's environment first."""
+    return f"{commands()}:{sys.prefix}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def clean(host: HostLayout | None = None) -> dict[str, str]:
@@ -21,6 +30,8 @@ def clean(host: HostLayout | None = None) -> dict[str, str]:
         "HOME": "/root",
         "PYTHONUNBUFFERED": "1",
     }
+    if COMMANDS_VARIABLE in os.environ:
+        environment[COMMANDS_VARIABLE] = os.environ[COMMANDS_VARIABLE]
     if host is not None:
         environment["HA_AGENT_CONFIG"] = str(host.config)
     return environment

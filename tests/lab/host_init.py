@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-from .environment import clean
+from .environment import clean, commands
 from .layout import (
     CHECKOUT,
     DAEMONS,
@@ -123,9 +123,9 @@ def service(host: HostLayout, name: str) -> Program:
         case "libvirtd":
             argv = ["libvirtd"]
         case "broker":
-            argv = [f"{sys.prefix}/bin/ha-broker"]
+            argv = [f"{commands()}/ha-broker"]
         case "agent":
-            argv = [f"{sys.prefix}/bin/ha-agent", "run"]
+            argv = [f"{commands()}/ha-agent", "run"]
         case _:
             raise AssertionError(name)
     return Program(name, argv, host.log / f"{name}.log", environment, CHECKOUT)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`python3 packaging/install.py ROOT TARGET`: puts what a package contains under ROOT.
+
+Run in an unpacked source archive (packaging/build.py makes one), which holds the wheels that
+TARGET bundles and the generated pages. Needs nothing but Python: the RPM's %install runs
+it as well as the deb's build. Every mode is set here, whatever the umask.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+ROOMS = ("scoring", "broker", "agent")
+PRIVATE = "usr/lib/ha-agent"
+#: Isolated (-I): neither a user's PYTHONPATH nor the current folder gets into a daemon that
+#: may be run by root. The place is taken from this file's own, so that a tree that lies
+#: elsewhere runs too.
+START = """\
+#!/usr/bin/python3 -I
+# SPDX-License-Identifier: LGPL-2.1-or-later
+import sys
+from pathlib import Path
+
+LIBRARY = Path(__file__).resolve().parents[1] / "lib" / "ha-agent"
+sys.path[:0] = [str(LIBRARY), str(LIBRARY / "bundled")]
+
+from {room}.main import main  # noqa: E402
+
+main()
+"""
+#: File in the archive -> where it goes.
+FILES = {
+    "packaging/systemd/ha-broker.service": "usr/lib/systemd/system/ha-broker.service",
+    "packaging/systemd/ha-agent.service": "usr/lib/systemd/system/ha-agent.service",
+    "packaging/systemd/sysusers.conf": "usr/lib/sysusers.d/ha-agent.conf",
+    "packaging/systemd/tmpfiles.conf": "usr/lib/tmpfiles.d/ha-agent.conf",
+    "packaging/firewalld/ha-agent.xml": "usr/lib/firewalld/services/ha-agent.xml",
+    "generated/ha-agent.toml": "etc/ha-agent/ha-agent.toml",
+    "generated/ha-agent.bash": "usr/share/bash-completion/completions/ha-agent",
+    "generated/ha-broker.bash": "usr/share/bash-completion/completions/ha-broker",
+}
+MANUALS = ("ha-agent.8", "ha-broker.8", "ha-agent.toml.5")
+#: Debian alone: elsewhere systemd's own default allows ping (docs/privileges.md).
+DEBIAN_FILES = {"packaging/systemd/sysctl.conf": "usr/lib/sysctl.d/60-ha-agent.conf"}
+#: Not needed to run: the headers, type stubs and sources of compiled wheels, and their tests.
+UNWANTED = (".pxd", ".pyx", ".pyi", ".c", ".h", ".hash", "py.typed")
+
+
+def put(root: Path, place: str, content: bytes, mode: int = 0o644) -> None:
+    """Write one file below `root`."""
+    path = root / place
+    for folder in reversed(path.relative_to(root).parents):
+        (root / folder).mkdir(mode=0o755, exist_ok=True, parents=True)
+        (root / folder).chmod(0o755)
+    path.write_bytes(content)
+    path.chmod(mode)
+
+
+def install(source: Path, root: Path, target: str) -> None:
+    """All files of the package for `target`."""
+    for room in ROOMS:
+        for path in sorted((source / room).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                put(root, f"{PRIVATE}/{path.relative_to(source)}", path.read_bytes())
+        if (source / room / "main.py").exists():
+            put(root, f"usr/bin/ha-{room}", START.format(room=room).encode(), 0o755)
+    for wheel in sorted((source / "wheels").glob("*.whl")):
+        unpack(wheel, root)
+    debian = DEBIAN_FILES if target.startswith("debian") else {}
+    for name, place in {**FILES, **debian}.items():
+        put(root, place, (source / name).read_bytes())
+    for name in MANUALS:
+        section = name[-1]
+        page = gzip.compress((source / "generated" / name).read_bytes(), 9, mtime=0)
+        put(root, f"usr/share/man/man{section}/{name}.gz", page)
+    for path in sorted((source / "packaging" / "selinux").iterdir()):
+        put(root, f"usr/share/ha-agent/selinux/{path.name}", path.read_bytes())
+    sbom = (source / "generated" / "sbom.cdx.json").read_bytes()
+    put(root, "usr/share/ha-agent/sbom.cdx.json", sbom)
+
+
+def unpack(wheel: Path, root: Path) -> None:
+    """A wheel is a zip file (PEP 427); none that we bundle has scripts or data to move."""
+    with zipfile.ZipFile(wheel) as archive:
+        for item in archive.infolist():
+            name = item.filename
+            if item.is_dir() or name.endswith(UNWANTED) or ".data/" in name:
+                continue
+            put(root, f"{PRIVATE}/bundled/{name}", archive.read(item))
+
+
+def main() -> None:
+    """Into the root that is named."""
+    if len(sys.argv) != 3:
+        raise SystemExit("usage: python3 packaging/install.py ROOT TARGET")
+    source = Path(__file__).resolve().parents[1]
+    root = Path(sys.argv[1])
+    shutil.rmtree(root / PRIVATE, ignore_errors=True)
+    install(source, root, sys.argv[2])
+
+
+if __name__ == "__main__":
+    main()

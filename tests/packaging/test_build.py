@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The packages as files: nothing to complain about, the same bytes each time, everything in
+them, and what is in them runs without the checkout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT, build
+
+UNITS = ("ha-broker.service", "ha-agent.service")
+EXPOSURE_MAX = 3.0
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(
+        shutil.which(program) is None, reason=f"{program} is not installed; scripts/setup does it"
+    )
+
+
+def said(*command: str | Path, cwd: Path | None = None) -> str:
+    """What a command printed; it must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def digests(paths: list[Path]) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+@needs("lintian")
+@pytest.mark.parametrize("target", ["debian12", "debian13"])
+def test_lintian_is_content(target: str, debs: dict[str, Path]) -> None:
+    command = ["lintian", "--allow-root", "--fail-on", "error,warning", str(debs[target])]
+    assert said(*command) == ""
+
+
+@needs("rpmbuild")
+@needs("rpmlint")
+def test_rpmlint_is_content(rpms: dict[str, Path]) -> None:
+    packaging = ROOT / "packaging" / "rpm"
+    text = said(
+        "rpmlint", "-r", packaging / "rpmlintrc", *rpms.values(), packaging / "ha-agent.spec"
+    )
+    assert "0 errors, 0 warnings" in text, text
+
+
+@needs("rpmbuild")
+def test_the_same_commit_makes_the_same_bytes(debs: dict[str, Path], rpms: dict[str, Path]) -> None:
+    first = digests([*debs.values(), *rpms.values()])
+    before = os.umask(0o077)
+    try:
+        second = digests([*build("deb", *debs), *build("rpm")])
+    finally:
+        os.umask(before)
+    assert first == second
+
+
+@needs("systemd-analyze")
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_units_leave_little_open(unit: str) -> None:
+    path = ROOT / "packaging" / "systemd" / unit
+    text = said("systemd-analyze", "security", "--no-pager", "--offline=true", path)
+    (level,) = re.findall(r"exposure level for .*: ([0-9.]+)", text)
+    assert float(level) <= EXPOSURE_MAX
+
+
+@needs("checkmodule")
+def test_the_selinux_module_compiles(tmp_path: Path) -> None:
+    source = ROOT / "packaging" / "selinux"
+    module = tmp_path / "ha_agent.mod"
+    said("checkmodule", "-M", "-m", "-o", module, source / "ha_agent.te")
+    package = ("-o", tmp_path / "ha_agent.pp", "-m", module, "-f", source / "ha_agent.fc")
+    said("semodule_package", *package)
+
+
+def test_what_is_bundled_is_pinned_named_and_licensed(debs: dict[str, Path]) -> None:
+    for target, package in debs.items():
+        pins = (ROOT / "packaging" / f"vendor-requirements.{target}.txt").read_text()
+        pinned = set(re.findall(r"^([\w.-]+==\S+)", pins, re.MULTILINE))
+        raw = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE)
+        sbom = subprocess.run(
+            ["tar", "-xO", "./usr/share/ha-agent/sbom.cdx.json"],
+            input=raw.stdout,
+            capture_output=True,
+            check=True,
+        )
+        components = json.loads(sbom.stdout)["components"]
+        assert {f"{c['name'].lower()}=={c['version']}" for c in components} == pinned
+        assert all(c["licenses"][0]["license"]["name"] for c in components)
+        names = said("dpkg-deb", "--contents", package)
+        for component in components:
+            folder = rf"bundled/{component['name']}-{component['version']}\.dist-info/.*LICENSE"
+            assert re.search(folder, names, re.IGNORECASE), component["name"]
+
+
+def test_every_file_of_the_rooms_is_in_the_package(debs: dict[str, Path]) -> None:
+    names = said("dpkg-deb", "--contents", debs["debian13"])
+    for path in said("git", "ls-files", "scoring", "broker", "agent", cwd=ROOT).splitlines():
+        assert f"./usr/lib/ha-agent/{path}\n" in names
+    assert "__pycache__" not in names
+
+
+@pytest.fixture(scope="session")
+def installed(rpms: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The RPM's tree, its commands started by this environment's Python.
+
+    That has the libraries which the RPM takes from EL's and Fedora's own packages. The
+    folder with the commands.
+    """
+    root = tmp_path_factory.mktemp("rpm")
+    archive = root / "content.cpio"
+    with archive.open("wb") as out:
+        subprocess.run(["rpm2cpio", rpms["noarch"]], stdout=out, check=True)
+    with archive.open("rb") as content:
+        subprocess.run(["cpio", "-idm", "--quiet"], stdin=content, cwd=root, check=True)
+    commands = root / "usr" / "bin"
+    for path in commands.iterdir():
+        first, rest = path.read_text().split("\n", 1)
+        assert first == "#!/usr/bin/python3 -I"
+        path.write_text(f"#!{sys.executable}\n{rest}")
+    return commands
+
+
+@needs("rpmbuild")
+@needs("cpio")
+def test_the_installed_tree_runs_without_the_checkout(installed: Path, tmp_path: Path) -> None:
+    for program in ("ha-agent", "ha-broker"):
+        told = subprocess.run(
+            [sys.executable, "-v", installed / program, "--help"],
+            capture_output=True,
+            text=True,
+            cwd="/",
+        )
+        assert told.returncode == 0
+        assert f"usage: {program}" in told.stdout
+        mine = re.findall(r"from '?(\S*/(?:scoring|broker|agent)/\w+\.py)", told.stderr)
+        assert mine
+        assert all(Path(path).is_relative_to(installed.parent) for path in mine), mine
+    whiteboard = tmp_path / "whiteboard"
+    whiteboard.write_bytes(bytes(4096 * 2001))
+    assert json.loads(said(installed / "ha-agent", "whiteboard", "dump", whiteboard, "--json"))
+
+
+@needs("rpmbuild")
+def test_the_source_package_builds_by_itself(rpms: dict[str, Path], tmp_path: Path) -> None:
+    """Without a checkout and without a network: everything is in the archive."""
+    top = f"_topdir {tmp_path}"
+    said("rpmbuild", "--rebuild", "--nodeps", "-D", top, rpms["src"], cwd=tmp_path)
+    assert list(tmp_path.glob("RPMS/noarch/*.rpm"))
+
+
+def test_the_source_archive_is_complete(rpms: dict[str, Path]) -> None:
+    (archive,) = (ROOT / "build" / "rpm" / "SOURCES").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    assert {"LICENSE", "packaging/install.py", "generated/ha-agent.8", "wheels"} <= names
+
+
+@needs("rpmbuild")
+def test_a_power_cut_is_survived_by_the_installed_tree(installed: Path) -> None:
+    """The lab's own test, with its hosts running what was installed."""
+    test = "tests/lab/test_takeover.py::test_a_power_cut_is_survived_and_the_host_comes_back"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test],
+        cwd=ROOT,
+        env={**os.environ, "HA_LAB_COMMANDS": str(installed)},
+        capture_output=True,
+        text=True,
+    )
+    if "1 skipped" in done.stdout:
+        pytest.skip("the lab cannot run here")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
