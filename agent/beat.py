@@ -218,7 +218,8 @@ class Agent:
         """What it is at, in one line, for the service manager."""
         if self._broker_problem:
             return f"{self._state.name}, nothing is decided: {self._broker_problem}"
-        return f"{self._state.name}, score {self._report.score}"
+        problem = f", {self.config_problem}" if self.config_problem else ""
+        return f"{self._state.name}, score {self._report.score}{problem}"
 
     def _tell_reasons(self, before: StateName, decision: Decision) -> None:
         """One line for each change of state, and one when the reasons to stay have changed."""
