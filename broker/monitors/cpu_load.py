@@ -11,8 +11,8 @@ restart.
 
 from __future__ import annotations
 
+import asyncio
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ class CpuLoadMonitor(Sampled):
         self._last: tuple[Ticks, tuple[Hashable, float] | None] | None = None
 
     async def sample(self) -> float:
-        self._add(time.monotonic())
+        self._add(asyncio.get_running_loop().time())
         points = list(self._points)
         seen_s = points[-1][0] - points[0][0] if points else 0.0
         if seen_s < self.window_s - self.interval_s:
