@@ -84,13 +84,19 @@ class DomainEvents:
             time.sleep(RETRY_S)
 
     def _watch(self, connection: libvirt.virConnect) -> None:
-        connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
+        try:
+            connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+                raise  # a driver within this process has no other end that could be silent
         connection.registerCloseCallback(self._lost, None)
-        for kind, callback in (
-            (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle),
-            (libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, self._io_error),
-        ):
+        registered = [
             connection.domainEventRegisterAny(None, kind, callback, None)
+            for kind, callback in (
+                (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle),
+                (libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, self._io_error),
+            )
+        ]
         self._alive = True
         log.info("libvirt tells of the VM's changes")
         # What happened before this connection is told by no event.
@@ -98,6 +104,11 @@ class DomainEvents:
         while self._alive and not self._closed:
             # Returns after each event and each keepalive timer.
             libvirt.virEventRunDefaultImpl()
+        with contextlib.suppress(libvirt.libvirtError):
+            # Else they keep the dead connection in memory.
+            for number in registered:
+                connection.domainEventDeregisterAny(number)
+            connection.unregisterCloseCallback()
 
     def _lost(self, connection: Any, reason: int, opaque: Any) -> None:
         log.warning("libvirt's events are lost (reason %d), asking it anew", reason)
@@ -130,8 +141,9 @@ class DomainEvents:
             self._tell(f"I/O error on {path or alias} ({reason or 'no reason given'})")
 
     def _tell(self, text: str) -> None:
+        if self._closed:
+            return
         if text:
             log.info("libvirt: %s %s", self._vm_name, text)
-        if not self._closed:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._changed)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._changed)

@@ -120,7 +120,7 @@ class EngineMonitor:
             return VmStatus.DOWN, "unknown", _NOT_HERE
         state, reason, leaving, cpu_s = found
         self._cpu = (self.pid, cpu_s)
-        return _translate(state, reason, leaving)
+        return translate(state, reason, leaving)
 
     def _state(self) -> tuple[int, int, bool, float] | None:
         """Runs in the thread: (state, reason, being migrated away, CPU seconds so far); None
@@ -163,12 +163,21 @@ class EngineMonitor:
 
 def _is_migrating(domain: libvirt.virDomain) -> bool:
     """Whether an outgoing migration is under way (job statistics, libvirt-domain.h)."""
-    stats = domain.jobStats()
+    try:
+        stats = domain.jobStats()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+            return False  # a driver without jobs migrates nothing
+        raise
     operation = stats.get(libvirt.VIR_DOMAIN_JOB_OPERATION)
     return bool(operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)
 
 
-def _translate(state: int, reason: int, leaving: bool) -> tuple[VmStatus, str, str | None]:
+def translate(state: int, reason: int, leaving: bool) -> tuple[VmStatus, str, str | None]:
+    """libvirt's state and reason: the VM, a word for it, and a sentence where it is not well.
+
+    `leaving`: it is being migrated away.
+    """
     if leaving:
         return VmStatus.UP, DETAIL_MIGRATION_SOURCE, None
     match state:

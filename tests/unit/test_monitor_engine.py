@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The VM on this host as libvirt tells it: libvirt's own test driver plays the hypervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import libvirt
+import pytest
+from msgspec.structs import replace
+
+from broker.config import Config, HostSection, LibvirtSection, StorageSection, VmSection
+from broker.monitors import Unknown
+from broker.monitors.domain_events import DomainEvents
+from broker.monitors.engine import EngineMonitor, translate
+from broker.monitors.health import HealthMonitor
+from scoring.observation import DETAIL_MIGRATION_SOURCE, DETAIL_PAUSED, Health, VmStatus
+
+URI, VM = "test:///default", "test"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return Config(
+        host=HostSection(id=1),
+        storage=StorageSection(whiteboard="/w", leases="/l"),
+        vm=VmSection(name=VM),
+        libvirt=LibvirtSection(uri=URI, pid_dir=str(tmp_path)),
+    )
+
+
+@pytest.fixture
+def domain() -> Iterator[libvirt.virDomain]:
+    """The test driver's one domain; it runs before and after each test."""
+    connection = libvirt.open(URI)
+    found = connection.lookupByName(VM)
+    xml = found.XMLDesc()
+    yield found
+    try:
+        found = connection.lookupByName(VM)
+    except libvirt.libvirtError:
+        found = connection.defineXML(xml)
+    if not found.isActive():
+        found.create()
+    if found.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
+        found.resume()
+    connection.close()
+
+
+def made(config: Config) -> EngineMonitor:
+    return EngineMonitor(config, HealthMonitor(config))
+
+
+def test_a_running_vm_is_up_and_its_health_is_asked_for(
+    config: Config, domain: libvirt.virDomain
+) -> None:
+    async def run() -> None:
+        monitor = made(config)
+        status = await monitor.sample()
+        assert (status.vm, status.health) == (VmStatus.UP, Health.UNKNOWN)
+        assert status.reason == "the engine has not answered yet"
+        await monitor.health.sample()
+        status = await monitor.sample()
+        assert (status.vm, status.health, status.reason) == (VmStatus.UP, Health.GOOD, None)
+        assert monitor.judge(status) == ""
+        owner = monitor.cpu_s()
+        assert owner is not None and owner[1] > 0
+
+    asyncio.run(run())
+
+
+def test_a_vm_that_was_powered_off_is_down_and_nothing_is_asked_of_it(
+    config: Config, domain: libvirt.virDomain
+) -> None:
+    async def run() -> None:
+        monitor = made(config)
+        await monitor.sample()
+        domain.destroy()
+        status = await monitor.sample()
+        assert (status.vm, status.detail) == (VmStatus.DOWN, "powered off")
+        assert monitor.judge(status) == ""
+        assert (monitor.pid, monitor.lease_held, monitor.cpu_s()) == (None, None, None)
+        with pytest.raises(Unknown):
+            await monitor.health.sample()
+
+    asyncio.run(run())
+
+
+def test_a_vm_that_libvirt_forgot_has_vanished_once(
+    config: Config, domain: libvirt.virDomain
+) -> None:
+    async def run() -> None:
+        monitor = made(config)
+        await monitor.sample()
+        domain.destroy()
+        domain.undefine()
+        status = await monitor.sample()
+        assert (status.vm, status.detail) == (VmStatus.DOWN_MISSING, "vanished")
+        assert monitor.judge(status) == "libvirt no longer knows the VM"
+        assert (await monitor.sample()).vm is VmStatus.DOWN
+
+    asyncio.run(run())
+
+
+def test_why_a_vm_is_paused_is_not_hidden_by_its_page(
+    config: Config, domain: libvirt.virDomain
+) -> None:
+    async def run() -> None:
+        monitor = made(config)
+        await monitor.sample()
+        monitor.health.verdict = (Health.BAD, "the health page does not answer")
+        domain.suspend()
+        status = await monitor.sample()
+        assert (status.vm, status.detail) == (VmStatus.UP, DETAIL_PAUSED)
+        assert status.reason is not None
+        first, second = status.reason.split("; ")
+        assert first.startswith("paused by") and second == "the health page does not answer"
+        assert monitor.judge(status) == status.reason
+
+    asyncio.run(run())
+
+
+def test_the_pid_is_libvirt_s_and_a_lease_without_a_sanlock_is_not_known(
+    config: Config, domain: libvirt.virDomain, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        monitor = made(config)
+        for text, pid in (("4711\n", 4711), ("?", None), ("", None)):
+            (tmp_path / f"{VM}.pid").write_text(text)
+            await monitor.sample()
+            assert monitor.pid == pid
+            assert not monitor.lease_held
+
+    asyncio.run(run())
+
+
+def test_a_libvirt_that_does_not_answer_makes_the_vm_unknown_and_not_down(
+    config: Config, domain: libvirt.virDomain
+) -> None:
+    nowhere = LibvirtSection(uri="qemu+unix:///system?socket=/nowhere/socket")
+
+    async def run() -> None:
+        monitor = made(config)
+        await monitor.sample()
+        monitor._connection = None
+        monitor._config = replace(config, libvirt=nowhere)
+        with pytest.raises(Unknown, match="/nowhere/socket"):
+            await monitor.sample()
+        with pytest.raises(Unknown):
+            monitor.cpu_s()
+        monitor._config = config
+        assert (await monitor.sample()).vm is VmStatus.UP
+
+    asyncio.run(run())
+
+
+def test_a_libvirt_that_hangs_is_told_with_its_age_and_asked_no_second_time(
+    config: Config, domain: libvirt.virDomain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go, asked = threading.Event(), []
+
+    def hang() -> None:
+        asked.append(1)
+        let_go.wait(30)
+
+    async def run() -> None:
+        monkeypatch.setattr("broker.monitors.engine.LIBVIRT_DEADLINE_S", 0.05)
+        monitor = made(config)
+        monitor._state = hang  # type: ignore[method-assign]
+        for _ in range(3):
+            with pytest.raises(Unknown, match="asking for the VM has not answered for"):
+                await monitor.sample()
+        assert len(asked) == 1
+        let_go.set()
+
+    asyncio.run(run())
+
+
+L = libvirt
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "vm", "detail", "word"),
+    [
+        (L.VIR_DOMAIN_RUNNING, 1, VmStatus.UP, "up", None),
+        (L.VIR_DOMAIN_SHUTDOWN, 1, VmStatus.UP, "powering down", None),
+        (L.VIR_DOMAIN_PMSUSPENDED, 0, VmStatus.UP, DETAIL_PAUSED, "suspended itself"),
+        (L.VIR_DOMAIN_PAUSED, L.VIR_DOMAIN_PAUSED_USER, VmStatus.UP, DETAIL_PAUSED, "paused by"),
+        (
+            L.VIR_DOMAIN_PAUSED,
+            L.VIR_DOMAIN_PAUSED_IOERROR,
+            VmStatus.UP,
+            DETAIL_PAUSED,
+            "after an I/O error of its disk",
+        ),
+        (
+            L.VIR_DOMAIN_PAUSED,
+            L.VIR_DOMAIN_PAUSED_STARTING_UP,
+            VmStatus.DOWN,
+            "not running yet",
+            "being started or received",
+        ),
+        (L.VIR_DOMAIN_CRASHED, 0, VmStatus.DOWN_UNEXPECTED, "crashed", "the guest crashed"),
+        (
+            L.VIR_DOMAIN_SHUTOFF,
+            L.VIR_DOMAIN_SHUTOFF_CRASHED,
+            VmStatus.DOWN_UNEXPECTED,
+            "its process died",
+            "its process died",
+        ),
+        (
+            L.VIR_DOMAIN_SHUTOFF,
+            L.VIR_DOMAIN_SHUTOFF_MIGRATED,
+            VmStatus.DOWN,
+            "migrated",
+            "migrated",
+        ),
+        (L.VIR_DOMAIN_SHUTOFF, 99, VmStatus.DOWN, "off", "not running"),
+        (L.VIR_DOMAIN_NOSTATE, 0, VmStatus.UNKNOWN, "unknown", "libvirt state 0"),
+        (77, 7, VmStatus.UNKNOWN, "unknown", "libvirt state 77, reason 7"),
+    ],
+)
+def test_what_libvirt_s_states_mean(
+    state: int, reason: int, vm: VmStatus, detail: str, word: str | None
+) -> None:
+    found, said, why = translate(state, reason, leaving=False)
+    assert (found, said) == (vm, detail)
+    assert (why is None) if word is None else (why is not None and word in why)
+
+
+def test_a_vm_that_leaves_is_up_until_it_is_gone() -> None:
+    found = translate(L.VIR_DOMAIN_PAUSED, L.VIR_DOMAIN_PAUSED_MIGRATION, leaving=True)
+    assert found == (VmStatus.UP, DETAIL_MIGRATION_SOURCE, None)
+
+
+# --- events -----------------------------------------------------------------------------------
+
+
+def test_each_change_of_the_vm_is_told_at_once(
+    config: Config, domain: libvirt.virDomain, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All in one: libvirt's event loop is one for the whole process."""
+    caplog.set_level(logging.INFO, "ha-broker.events")
+
+    async def run() -> None:
+        told = asyncio.Event()
+        events = DomainEvents(URI, VM, told.set)
+        try:
+            async with asyncio.timeout(20.0):
+                await told.wait()  # of the connection itself: nobody knows what was before
+                for act, text in (
+                    (domain.suspend, "paused"),
+                    (domain.resume, "resumed"),
+                    (domain.destroy, "stopped: it was powered off"),
+                    (domain.create, "started"),
+                ):
+                    await tells(told, act, text)
+            events._io_error(None, domain, "/shared/disk", "vda", 1, "enospc", None)
+            assert "I/O error on /shared/disk (enospc)" in caplog.text
+            paused = (L.VIR_DOMAIN_EVENT_SUSPENDED, L.VIR_DOMAIN_EVENT_SUSPENDED_IOERROR)
+            events._lifecycle(None, domain, *paused, None)
+            assert "paused after an I/O error of its disk" in caplog.text
+            events._lifecycle(None, domain, 999, 0, None)
+            assert "event 999" in caplog.text
+        finally:
+            events.close()
+        await asyncio.sleep(0)  # what was told before arrives
+        told.clear()
+        caplog.clear()
+        events._lifecycle(None, domain, L.VIR_DOMAIN_EVENT_STARTED, 0, None)
+        await asyncio.sleep(0)
+        assert not told.is_set() and not caplog.records, "closed: nobody is told any more"
+
+    async def tells(told: asyncio.Event, act: Callable[[], object], text: str) -> None:
+        told.clear()
+        act()
+        while f"libvirt: {VM} {text}" not in caplog.text:
+            await told.wait()
+            told.clear()
+
+    asyncio.run(run())
