@@ -130,15 +130,15 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
         return run(arguments.config)
     if arguments.verb == "status" or (arguments.verb is None and arguments.status):
         from agent import status
-        from broker.config import load
+        from broker.config import socket_path
 
-        return status.run(load(arguments.config).daemon.socket, as_json)
+        return status.run(socket_path(arguments.config, _warn), as_json)
     if arguments.verb == "maintenance":
         from agent import maintenance
-        from broker.config import load
+        from broker.config import socket_path
 
         return maintenance.run(
-            load(arguments.config).daemon.socket,
+            socket_path(arguments.config, _warn),
             arguments.mode,
             arguments.lasts,
             arguments.no_expiry,
@@ -146,6 +146,11 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
         )
     parser.print_help()
     return ExitCode.USAGE
+
+
+def _warn(message: str) -> None:
+    """Of the configuration file, where the broker can be asked all the same."""
+    print(f"ha-agent: {message}; asking the broker all the same", file=sys.stderr)
 
 
 def _say(code: ExitCode, name: str, message: str, as_json: bool) -> int:

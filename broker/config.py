@@ -14,6 +14,7 @@ import platform
 import re
 import stat
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -276,6 +277,28 @@ class Config(_Section, frozen=True, kw_only=True):
 def default_path() -> str:
     """The file in HA_AGENT_CONFIG, else the usual one."""
     return os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
+
+
+def socket_path(path: str, warn: Callable[[str], None]) -> str:
+    """The broker's socket, for those who only ask it.
+
+    A mistake in a file that is there does not hide a broker that runs on with an older one: it
+    goes to `warn`, and the socket is the one that the file names all the same, or the default
+    one. ConfigError where the file, or that socket, is not there.
+    """
+    try:
+        return load(path).daemon.socket
+    except ConfigError as error:
+        try:
+            text = Path(path).read_text(errors="replace")
+        except OSError:
+            raise error from None
+        named = re.search(r'^socket\s*=\s*"(/[^"]+)"', text, re.MULTILINE)
+        socket = named.group(1) if named is not None else DaemonSection().socket
+        if not Path(socket).is_socket():
+            raise
+        warn(str(error))
+        return socket
 
 
 def load(path: str) -> Config:

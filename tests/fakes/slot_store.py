@@ -47,4 +47,4 @@ class MemoryStore:
             raise StorageTrouble(f"{what}: Input/output error")
         if self.fault == "hang":
             await asyncio.sleep(self.deadline_s)
-            raise StorageTrouble(f"{what} has not answered for {self.deadline_s} s")
+            raise StorageTrouble(f"{what} has not answered for {self.deadline_s} s", hung=True)

@@ -175,3 +175,45 @@ def test_a_whiteboard_that_is_not_there_says_where(tmp_path: Path) -> None:
         assert str(tmp_path / "gone") in board.problem
 
     asyncio.run(run())
+
+
+def test_how_long_reads_and_writes_take_is_counted_and_so_are_failures() -> None:
+    async def run() -> None:
+        store = MemoryStore(MemoryVolume())
+        board = Board(store, 1)
+        await board.write(report(1), 1.0)
+        await board.read(1.0)
+        await board.read(1.5, second_look=True)
+        assert (board.write_times.count, board.read_times.count, board.errors) == (1, 2, 0)
+        store.fault = "eio"
+        await board.write(report(1), 2.0)
+        await board.read(2.0)
+        assert (board.write_times.count, board.read_times.count, board.errors) == (1, 2, 2)
+        assert board.trouble_since_s is not None and not board.is_hung
+
+    asyncio.run(run())
+
+
+def test_a_storage_that_hangs_is_another_trouble_than_one_that_fails() -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        store = MemoryStore(MemoryVolume(), deadline_s=0.01)
+        board = Board(store, 1)
+        began_s = loop.time()
+        store.fault = "hang"
+        await board.read(1.0)
+        assert board.is_hung and board.trouble_since_s is not None
+        since_s = board.trouble_since_s
+        assert since_s - began_s < 0.01, "from the question on, not from its deadline on"
+        store.fault = "eio"
+        await board.write(report(1), 2.0)
+        assert not board.is_hung
+        assert board.trouble_since_s == since_s, "one trouble, whatever its face"
+        store.fault = ""
+        await board.read(3.0)
+        assert board.trouble_since_s == since_s, "what is read well is not yet written well"
+        await board.write(report(1), 4.0)
+        await board.read(4.0)
+        assert (board.trouble_since_s, board.is_hung, board.problem) == (None, False, "")
+
+    asyncio.run(run())

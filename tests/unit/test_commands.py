@@ -15,9 +15,6 @@ import pytest
 from broker.exit_codes import ExitCode
 
 BIN = Path(sys.executable).parent
-DOMAIN = """<domain type='qemu'><name>HostedEngine</name><memory unit='MiB'>256</memory>
-<devices><lease><lockspace>hosted-engine</lockspace><key>engine</key>
-<target path='{leases}' offset='1048576'/></lease></devices></domain>"""
 
 
 def run(
@@ -31,25 +28,6 @@ def run(
         env=environment,
         timeout=30,
     )
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
-    """A configuration whose files are all there; what a test breaks is broken on purpose."""
-    (tmp_path / "whiteboard").write_bytes(bytes(4096 * 2001))
-    (tmp_path / "leases").write_bytes(bytes(8 << 20))
-    (tmp_path / "engine.xml").write_text(DOMAIN.format(leases=tmp_path / "leases"))
-    (tmp_path / "qemu.conf").write_text('lock_manager = "sanlock"\n')
-    config = tmp_path / "ha-agent.toml"
-    config.write_text(
-        "[host]\nid = 1\n"
-        f'[storage]\nwhiteboard = "{tmp_path}/whiteboard"\nleases = "{tmp_path}/leases"\n'
-        f'[vm]\ndefinition = "{tmp_path}/engine.xml"\n'
-        f'[libvirt]\nqemu-conf = "{tmp_path}/qemu.conf"\n'
-        f'uri = "qemu+unix:///system?socket={tmp_path}/no-libvirt"\n'
-        f'[daemon]\nsocket = "{tmp_path}/broker.sock"\nstate-dir = "{tmp_path}/state"\n'
-    )
-    return config
 
 
 def refused(result: subprocess.CompletedProcess[str], code: ExitCode, *words: str) -> None:
