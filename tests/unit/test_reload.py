@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import socket
@@ -15,14 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from broker.client import BrokerDown, ask
 from broker.config import Config, ConfigError, load, socket_path
 from broker.host_monitors import HostMonitors
 from broker.network_verdict import Windows
 from broker.reload import needs_restart, refusal
+from broker.wire import MonitorStatus, Status
 from scoring.observation import Health
 
 BIN = Path(sys.executable).parent
@@ -152,15 +152,12 @@ def broker(site: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.wait(WITHIN_S)
 
 
-def status(site: Path) -> dict[str, Any]:
-    shown = subprocess.run(
-        [BIN / "ha-agent", "--status", "--json"],
-        capture_output=True,
-        env={**os.environ, "HA_AGENT_CONFIG": str(site)},
-        timeout=WITHIN_S,
-    )
-    answer: dict[str, Any] = json.loads(shown.stdout)
-    return answer
+def status(site: Path) -> Status | None:
+    """What the broker says; None while it does not answer."""
+    try:
+        return ask(str(site.parent / "broker.sock"), "GET", "/v1/status", Status)
+    except BrokerDown:
+        return None
 
 
 def until(holds: Callable[[], bool], log: Path) -> None:
@@ -172,8 +169,8 @@ def until(holds: Callable[[], bool], log: Path) -> None:
 
 def is_told(site: Path, words: str) -> bool:
     answer = status(site)
-    assert answer["host_id"] == 1
-    return words in answer["config_problem"]
+    assert answer is not None and answer.host_id == 1
+    return words in answer.config_problem
 
 
 def test_a_running_broker_reads_its_file_anew_and_refuses_a_bad_one(site: Path) -> None:
@@ -181,13 +178,22 @@ def test_a_running_broker_reads_its_file_anew_and_refuses_a_bad_one(site: Path) 
     site.write_text(good)
     log = site.parent / "broker.log"
 
-    def monitor(name: str) -> dict[str, Any]:
-        found: dict[str, Any] = status(site).get("monitors", {}).get(name, {})
-        return found
+    def monitor(name: str) -> MonitorStatus | None:
+        answer = status(site)
+        return answer.monitors.get(name) if answer is not None else None
+
+    def knows_the_load() -> bool:
+        found = monitor("cpu_load")
+        return found is not None and found.verdict == "ok"
+
+    def looks_rarely_at_the_bridge() -> bool:
+        found = monitor("bridge")
+        return found is not None and found.interval_s == 77.0
 
     with broker(site) as process:
-        until(lambda: monitor("cpu_load").get("verdict") == "ok", log)
-        assert status(site)["config_problem"] == ""
+        until(knows_the_load, log)
+        answer = status(site)
+        assert answer is not None and answer.config_problem == ""
 
         for bad, words in (
             (good + "[scores]\n", "did you mean score?"),
@@ -211,9 +217,10 @@ def test_a_running_broker_reads_its_file_anew_and_refuses_a_bad_one(site: Path) 
 
         site.write_text(good.replace("cpu-load = 0.5", "cpu-load = 0.5\nbridge = 77"))
         process.send_signal(signal.SIGHUP)
-        until(lambda: monitor("bridge").get("interval_s") == 77.0, log)
-        assert status(site)["config_problem"] == ""
-        assert monitor("cpu_load")["verdict"] == "ok", "what was seen before is kept"
+        until(looks_rarely_at_the_bridge, log)
+        answer = status(site)
+        assert answer is not None and answer.config_problem == ""
+        assert knows_the_load(), "what was seen before is kept"
         assert process.poll() is None
     assert "Traceback" not in log.read_text()
 
@@ -221,11 +228,11 @@ def test_a_running_broker_reads_its_file_anew_and_refuses_a_bad_one(site: Path) 
 def test_a_flood_of_signals_is_survived(site: Path) -> None:
     log = site.parent / "broker.log"
     with broker(site) as process:
-        until(lambda: "version" in status(site) and "error" not in status(site), log)
+        until(lambda: status(site) is not None, log)
         for _ in range(200):
             process.send_signal(signal.SIGHUP)
         until(lambda: "is read anew" in log.read_text(), log)
-        assert status(site)["host_id"] == 1
+        assert status(site) is not None
     assert process.returncode == 0
     assert "Traceback" not in log.read_text()
 
