@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
+from msgspec.structs import replace as replace_fields
+
 from agent.actions import Hands
 from agent.measured import Measured
 from agent.ports import FenceDevices
 from agent.rehearsal import Rehearsals
 from broker.client import BrokerDown, BrokerRefused
-from broker.wire import MeasuredOnWire, PenaltyOnWire, ReasonOnWire, Report, View
+from broker.wire import BegunReason, MeasuredOnWire, PenaltyOnWire, ReasonOnWire, Report, View
 from scoring.decide import decide
 from scoring.decision import Decision
 from scoring.observation import Observation
@@ -28,6 +30,8 @@ log = logging.getLogger("ha-agent")
 STOP_PATIENCE_S = 10.0
 #: Pause before a broker that does not answer is asked again.
 BROKER_RETRY_S = 0.5
+#: Of the reasons that no report has brought to the broker yet, so many of the latest are kept.
+BEGUN_MAX = 32
 
 
 class BrokerLink(Protocol):
@@ -87,6 +91,7 @@ class Agent:
         self._told: tuple[str, ...] = ()
         #: Why the configuration file as it is now is not gone by; empty when it is.
         self.config_problem = ""
+        self._begun: tuple[BegunReason, ...] = ()
         self.last: Decision | None = None
         #: Called after each step, one without a broker too.
         self.on_step: Callable[[], None] = lambda: None
@@ -136,7 +141,7 @@ class Agent:
         newer_than = 0
         while True:
             try:
-                self._view = await self._link.exchange(self._report, newer_than)
+                self._view = await self._exchange(newer_than)
                 newer_than = self._view.version
                 self._hands.slots = {peer.host_id: peer.timestamp for peer in self._view.peers}
                 self._tell_broker_problem("")
@@ -146,6 +151,14 @@ class Agent:
                 self._tell_broker_problem(str(error))
                 self._hands.news.set()
                 await asyncio.sleep(BROKER_RETRY_S)
+
+    async def _exchange(self, newer_than: int | None = None) -> View:
+        """Report, and get a view. What has begun is reported until a report has arrived."""
+        report = self._report
+        view = await self._link.exchange(report, newer_than)
+        self._begun = tuple(begun for begun in self._begun if begun not in report.begun)
+        self._report = replace_fields(self._report, begun=self._begun)
+        return view
 
     async def step(self) -> None:
         """One decision on the newest view. Without a broker nothing is decided."""
@@ -162,7 +175,7 @@ class Agent:
         if decision.state.name is not before:
             # A new state is published at once, not with the next beat.
             try:
-                self._view = await self._link.exchange(self._report)
+                self._view = await self._exchange()
             except (BrokerDown, BrokerRefused) as error:
                 self._tell_broker_problem(str(error))
 
@@ -193,6 +206,10 @@ class Agent:
             self._journal.note(self._state, observation, now_s, decision)
         if self._measured is not None:
             self._measured.look(self._state.name, decision, now_s)
+        before = () if self.last is None else tuple(reason.code for reason in self.last.reasons)
+        fresh = [reason for reason in decision.reasons if reason.code not in before]
+        begun = (BegunReason(self._beat, reason.code.value, reason.text) for reason in fresh)
+        self._begun = (*self._begun, *begun)[-BEGUN_MAX:]
         self._state, self.last = decision.state, decision
         self._report = Report(
             score=decision.score.value,
@@ -211,6 +228,7 @@ class Agent:
             intent=_intent(decision.state),
             fence_paths={} if self._rehearsals is None else dict(self._rehearsals.paths),
             measured=MeasuredOnWire() if self._measured is None else self._measured.on_wire,
+            begun=self._begun,
         )
         return decision
 

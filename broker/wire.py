@@ -81,11 +81,20 @@ class MeasuredOnWire(Struct, frozen=True):
     boot_s: float | None = None
 
 
+class BegunReason(Struct, frozen=True):
+    """A reason that a decision had and the one before it had not. `beat`: the decision's."""
+
+    beat: int
+    code: str
+    text: str
+
+
 class Report(Struct, frozen=True):
     """What the agent wants published of this host. `unknown`: samples the score lacks.
     `config_problem`: why it does not go by the configuration file as it is now. `intent`: what
     it is about to do to another host or with the VM, in words; empty: nothing. `fence_paths`:
-    by host id, this host's own among them."""
+    by host id, this host's own among them.
+    `begun`: what came up since the last report that arrived, so that nothing short is missed."""
 
     score: int
     state: str
@@ -100,6 +109,7 @@ class Report(Struct, frozen=True):
     intent: str = ""
     fence_paths: dict[int, FencePathOnWire] = {}
     measured: MeasuredOnWire = MeasuredOnWire()
+    begun: tuple[BegunReason, ...] = ()
 
 
 class Maintenance(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
