@@ -14,6 +14,7 @@ exit codes:
   0 fine   1 failed   2 usage   3 a file cannot be read   4 not configured, or wrongly
   5 the broker does not answer   6 the VM is down everywhere   7 storage   8 lockspace
   9 VM definition   10 libvirt without the sanlock lock driver   11 refused by the broker
+  12 a test notice could not be sent
 """
 
 
@@ -44,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     maintenance.add_argument("--no-expiry", action="store_true", help="until somebody ends it")
     maintenance.add_argument("--reason", metavar="TEXT", help="shown on every host")
+    notify = verbs.add_parser("notify", help="try the notifications")
+    test = notify.add_subparsers(dest="what", metavar="test", required=True).add_parser("test")
+    test.add_argument("--json", action="store_true", dest="json_here")
     verbs.add_parser("why", help="why the VM is where it is, and what would change that")
     replay = verbs.add_parser("replay", help="run the decisions of a journal again and compare")
     replay.add_argument("file", help="STATE-DIR/journal/journal.jsonl, or an older one")
@@ -133,6 +137,11 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
         from broker.config import socket_path
 
         return status.run(socket_path(arguments.config, _warn), as_json)
+    if arguments.verb == "notify":
+        from agent import notify
+        from broker.config import socket_path
+
+        return notify.run(socket_path(arguments.config, _warn), as_json)
     if arguments.verb == "maintenance":
         from agent import maintenance
         from broker.config import socket_path

@@ -31,6 +31,8 @@ from broker.maintenance import Countdown, Mode, count, from_lines, to_lines
 from broker.monitors import MonitorRunner
 from broker.monitors.shown import shown_monitors
 from broker.network_verdict import NetworkVerdict, publish, published, verdict
+from broker.notify.lookout import HostGlance, Lookout
+from broker.notify.notices import Notices
 from broker.whiteboard import SlotReport, fit_hostname
 from broker.wire import (
     STATUS_VERSION,
@@ -97,15 +99,20 @@ class Broker:
         boot_id: str | None = None,
         wall: Callable[[], float] = time.time,
         heartbeats: Heartbeats | None = None,
+        notices: Notices | None = None,
     ) -> None:
         """`boot_id`: of this boot of the host; None: the kernel's. `wall`: UTC seconds since
-        1970. `heartbeats`: None: no question is asked over the network, and none answered."""
+        1970. `heartbeats`: None: no question is asked over the network, and none answered.
+        `notices`: who is told; None: as configured."""
         self.config = config
         self.board = board
         self.lockspace = lockspace
         self.monitors = monitors
         self._engine = engine
         self.heartbeats = heartbeats or Heartbeats(config.host.id, None, None)
+        #: Whoever has something to tell calls `notices.tell`.
+        self.notices = Notices.of(config, wall) if notices is None else notices
+        self._lookout = Lookout(self.notices.tell, config.host.id, config.host_name)
         #: Why the configuration file as it is now is not gone by; empty when it is.
         self.config_problem = ""
         #: How late each beat began, against its plan.
@@ -142,6 +149,11 @@ class Broker:
         self.config, self.config_problem = config, ""
         self._timing = config.timing_rules()
         self._changed.set()
+
+    def refuse_config(self, problem: str) -> None:
+        """The configuration file as it is now is not gone by: show it and tell it."""
+        self.config_problem = problem
+        self._lookout.config_refused(problem)
 
     # --- the beat ---------------------------------------------------------------------
 
@@ -182,6 +194,7 @@ class Broker:
             if self._owns_slot:
                 await self.board.write(self._own_slot(now_s), now_s)
             await self.read(now_s)
+        self._look_out(now_s)
         await self._end_what_is_over(now_s)
         self._tell_news()
 
@@ -227,6 +240,27 @@ class Broker:
             nonce,
         )
         return signed(self.heartbeats.key, heartbeat)
+
+    def _look_out(self, now_s: float) -> None:
+        """Show everything to who tells what has changed."""
+        engine, taken_s = self._engine_status(now_s)
+        own = HostGlance(
+            self.config.host_name, None, True, False, engine.vm is VmStatus.UP, taken_s
+        )
+        hosts = {self.config.host.id: own}
+        for host, report in self.board.reports.items():
+            if (seen := self._seen.get(host)) is not None:
+                hosts[host] = HostGlance(
+                    name=report.hostname,
+                    silent_s=now_s - seen.since_s if host in self._silent else None,
+                    lived=seen.changed,
+                    stopped=report.stopped,
+                    up=report.engine_status.vm is VmStatus.UP,
+                    known_s=seen.since_s,
+                )
+        self._lookout.look(hosts, self.agent_silent_s(now_s), now_s)
+        budget_max_s = BUDGET_IO_TIMEOUTS * float(self.config.storage.io_timeout)
+        self._lookout.budget(self.lockspace_budget_s(now_s), budget_max_s)
 
     def _check_nobody_writes_our_slot(
         self, before: SlotReport | None, after: SlotReport | None
@@ -294,6 +328,7 @@ class Broker:
         old = self._report
         self._report, self._reported_s = report, now_s
         self._last_ran = max(self._last_ran, report.last_ran)
+        self._lookout.reported(report, now_s, self._wall())
         if old is None or (old.state, old.stopped) != (report.state, report.stopped):
             self._changed.set()
 
@@ -493,6 +528,7 @@ class Broker:
             lockspace_budget_s=self.lockspace_budget_s(now_s),
             lockspace_budget_max_s=BUDGET_IO_TIMEOUTS * float(self.config.storage.io_timeout),
             beat=_times(self.lateness),
+            notify=self.notices.status(now_s),
             lockspace="joined" if self.lockspace.joined else self.lockspace.problem,
             reasons=self._report.reasons if self._report is not None else (),
             fence_log=tuple(map(_entry, self.board.fence_log.last(FENCE_LOG_SHOWN))),
@@ -576,6 +612,8 @@ class Broker:
 
         now_s = asyncio.get_running_loop().time()
         written = await self.board.append_to_log(record, now_s)
+        name = written.target_name
+        self._lookout.fenced(note.step, note.target, name, note.ordered, note.text)
         self._tell_news()
         return written
 
@@ -685,11 +723,15 @@ class Broker:
         both = {"local": self._local_countdown, "global": self._global_countdown}
         for name, countdown in both.items():
             if countdown.tell_soon(now_s):
-                log.warning("%s maintenance ends in %.0f s", name, countdown.left_s(now_s))
+                left_s = countdown.left_s(now_s)
+                log.warning("%s maintenance ends in %.0f s", name, left_s)
+                reason = countdown.mode.reason if countdown.mode is not None else ""
+                self._lookout.maintenance_ends_soon(name, left_s, reason)
         try:
             if self._local_countdown.is_over(now_s):
                 self.set_local_maintenance(None)
                 log.warning("local maintenance has ended by itself")
+                self._lookout.maintenance_over("local")
             mode = self._global_countdown.mode
             if (
                 mode is not None
@@ -699,6 +741,7 @@ class Broker:
             ):
                 self._global_countdown.look(None, now_s, wall_s)
                 log.warning("global maintenance has ended by itself")
+                self._lookout.maintenance_over("global")
         except (StorageTrouble, OSError) as error:
             log.error("maintenance is over and could not be ended: %s", error)
 

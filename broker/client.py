@@ -26,22 +26,29 @@ class BrokerRefused(Exception):
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("ha", timeout=ASK_TIMEOUT_S)
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("ha", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(ASK_TIMEOUT_S)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
 
-def ask(path: str, method: str, resource: str, kind: type[T], body: Any = None) -> T:
-    """One request to the broker; blocking, at most ASK_TIMEOUT_S a step.
+def ask(
+    path: str,
+    method: str,
+    resource: str,
+    kind: type[T],
+    body: Any = None,
+    timeout_s: float = ASK_TIMEOUT_S,
+) -> T:
+    """One request to the broker; blocking, at most `timeout_s` a step.
 
     Raises BrokerDown where nobody answers, BrokerRefused where the answer is an error.
     """
-    connection = _UnixConnection(path)
+    connection = _UnixConnection(path, timeout_s)
     data = None if body is None else msgspec.json.encode(body)
     try:
         connection.request(method, resource, data)

@@ -22,6 +22,8 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker import addresses
+from broker.notify.notice import Kind
+from broker.notify.rules import ALL, matcher
 from broker.page_search import finder
 from scoring.rules import Rules, Weights
 from scoring.timing import Timing
@@ -30,6 +32,9 @@ DEFAULT_PATH = "/etc/ha-agent/ha-agent.toml"
 PATH_VARIABLE = "HA_AGENT_CONFIG"
 #: Where an oVirt engine tells its health.
 OVIRT_PAGE = "http://{}/ovirt-engine/services/health"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+#: A key shorter than this can be guessed by who sees one signed message.
+WEBHOOK_KEY_CHARS_MIN = 16
 
 HostId = Annotated[int, Meta(ge=1, le=2000)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -39,6 +44,8 @@ Points = Annotated[int, Meta(ge=0, le=10000)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 Interval = Annotated[float, Meta(ge=0.5, le=3600)]
+SendTimeout = Annotated[float, Meta(ge=0.1, le=60)]
+SeverityWord = Annotated[str, Meta(pattern="^(info|warning|critical)$")]
 
 
 class ConfigError(Exception):
@@ -170,6 +177,81 @@ class FenceSection(_Section, frozen=True, kw_only=True):
     rehearse_every: Annotated[float, Meta(ge=10, le=86400)] = 3600.0
 
 
+class SmtpSection(_Section, frozen=True, kw_only=True):
+    """Mail. `server` empty: none is sent. `port` 0: the usual one of `security`. `severity`: the
+    least that goes out this way."""
+
+    server: str = ""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    security: Annotated[str, Meta(pattern="^(starttls|tls|none)$")] = "starttls"
+    ca_file: AbsolutePath | None = None
+    username: str = ""
+    sender: Name = "root@localhost"
+    recipients: tuple[Name, ...] = ("root@localhost",)
+    timeout: SendTimeout = 20.0
+    severity: SeverityWord = "info"
+
+
+class WebhookSection(_Section, frozen=True, kw_only=True):
+    """A signed POST to `url`; empty: none is sent."""
+
+    url: str = ""
+    ca_file: AbsolutePath | None = None
+    timeout: SendTimeout = 10.0
+    severity: SeverityWord = "info"
+
+
+class CommandSection(_Section, frozen=True, kw_only=True):
+    """A command, its arguments one by one, without a shell; empty: none is run."""
+
+    argv: tuple[Name, ...] = ()
+    timeout: SendTimeout = 10.0
+    severity: SeverityWord = "info"
+
+
+class NotifyRulesSection(_Section, frozen=True, kw_only=True):
+    """For each kind of notice a regular expression that is searched for in its detail. Empty:
+    none of the kind goes out."""
+
+    state_transition: str = "maintenance|start|stop|up|down"
+    failover_started: str = ALL
+    failover_done: str = ALL
+    fence_attempted: str = ALL
+    fence_proven: str = ALL
+    fence_failed: str = ALL
+    fence_held_back: str = ALL
+    fence_switched_on: str = ALL
+    fence_path_unproven: str = ALL
+    fence_path_proven: str = ALL
+    lease_budget_low: str = ALL
+    lease_budget_good: str = ALL
+    maintenance_ends_soon: str = ALL
+    maintenance_over: str = ALL
+    config_refused: str = ALL
+    vm_unprotected: str = ALL
+    peer_silent: str = ALL
+    peer_stopped: str = ALL
+    peer_back: str = ALL
+    agent_silent: str = ALL
+    agent_back: str = ALL
+
+    def patterns(self) -> dict[Kind, str]:
+        """The expressions by kind."""
+        given = msgspec.structs.asdict(self)
+        return {Kind(name.replace("_", "-")): pattern for name, pattern in given.items()}
+
+
+class NotifySection(_Section, frozen=True, kw_only=True):
+    """`repeat-after`: the same notice again is held back for so long, seconds."""
+
+    templates: AbsolutePath = "/etc/ha-agent/templates"
+    repeat_after: Seconds = 60.0
+    smtp: SmtpSection = SmtpSection()
+    webhook: WebhookSection = WebhookSection()
+    command: CommandSection = CommandSection()
+    rules: NotifyRulesSection = NotifyRulesSection()
+
+
 class DaemonSection(_Section, frozen=True, kw_only=True):
     """Where the daemons keep and find things on this host."""
 
@@ -241,6 +323,7 @@ class Config(_Section, frozen=True, kw_only=True):
     monitors: MonitorsSection = MonitorsSection()
     fence: FenceSection = FenceSection()
     api: ApiSection = ApiSection()
+    notify: NotifySection = NotifySection()
     daemon: DaemonSection = DaemonSection()
     score: ScoreSection = ScoreSection()
     timing: TimingSection = TimingSection()
@@ -362,6 +445,7 @@ def _check_relations(path: str, config: Config) -> None:
             raise ConfigError(
                 f"{path}: fence.device: {place[0]} port {place[1]} stands for two hosts"
             )
+    _check_notify(path, config.notify)
     if config.storage.whiteboard == config.storage.leases:
         raise ConfigError(f"{path}: storage.whiteboard and storage.leases are the same")
     for name in ("migration_uri", "migration_data_uri"):
@@ -371,6 +455,39 @@ def _check_relations(path: str, config: Config) -> None:
             raise ConfigError(
                 f"{path}: libvirt.{name.replace('_', '-')}: only {{host}} may stand in braces"
             ) from None
+
+
+def _check_notify(path: str, given: NotifySection) -> None:
+    for kind, pattern in given.rules.patterns().items():
+        try:
+            matcher(pattern)
+        except ValueError as error:
+            raise ConfigError(
+                f"{path}: notify.rules.{kind}: not a regular expression: {error}"
+            ) from None
+    smtp = given.smtp
+    if smtp.server and not re.fullmatch(r"[A-Za-z0-9._:-]+", smtp.server):
+        raise ConfigError(f"{path}: notify.smtp.server: {smtp.server!r} is no host name or address")
+    if smtp.server and not smtp.recipients:
+        raise ConfigError(f"{path}: notify.smtp.recipients: none is given")
+    for key, address in [("sender", smtp.sender), *(("recipients", a) for a in smtp.recipients)]:
+        if not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.:\[\]-]+", address):
+            raise ConfigError(f"{path}: notify.smtp.{key}: {address!r} is no plain mail address")
+    if smtp.username and smtp.security == "none" and smtp.server not in _LOOPBACK:
+        raise ConfigError(
+            f"{path}: notify.smtp.security: a password needs starttls or tls to travel"
+        )
+    url = given.webhook.url
+    if url and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]_-]+(/[!-~]*)?", url):
+        raise ConfigError(
+            f"{path}: notify.webhook.url: is no plain http(s) address (a user or a password may"
+            " not stand in it)"
+        )
+    argv = given.command.argv
+    if argv and not (argv[0].startswith("/") and "=" not in argv[0]):
+        raise ConfigError(f"{path}: notify.command.argv: {argv[0]!r} is no absolute path")
+    if any("\0" in word for word in argv):
+        raise ConfigError(f"{path}: notify.command.argv: holds a NUL character")
 
 
 def _check_address(path: str, key: str, address: str) -> None:
@@ -408,8 +525,16 @@ def _known_keys(section: str) -> list[str]:
     return [item.encode_name for item in msgspec.structs.fields(kind)]
 
 
+class NotifySecrets(Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """What notifications need and nobody may read."""
+
+    smtp_password: str = ""
+    webhook_key: str = ""
+
+
 class _Secrets(Struct, forbid_unknown_fields=True, rename="kebab"):
     fence_passwords: dict[str, str] = {}
+    notify: NotifySecrets = NotifySecrets()
 
 
 def load_fence_passwords(config: Config) -> dict[int, str]:
@@ -417,24 +542,54 @@ def load_fence_passwords(config: Config) -> dict[int, str]:
 
     A missing file is no password at all (ConfigError only where devices are configured).
     """
-    path = Path(config.daemon.secrets)
     if not config.fence.device:
         return {}
+    path = Path(config.daemon.secrets)
+    secrets = _load_secrets(path, "[fence-passwords]")
+    try:
+        return {int(host): password for host, password in secrets.fence_passwords.items()}
+    except ValueError:
+        raise _not_the_toml(path) from None
+
+
+def load_notify_secrets(config: Config) -> NotifySecrets:
+    """Mail password and webhook key, as far as the configuration asks for them; ConfigError
+    where one is missing."""
+    mail = config.notify.smtp
+    with_login, with_webhook = bool(mail.server and mail.username), bool(config.notify.webhook.url)
+    if not with_login and not with_webhook:
+        return NotifySecrets()
+    path = Path(config.daemon.secrets)
+    secrets = _load_secrets(path, "[notify]").notify
+    if with_login and not secrets.smtp_password:
+        raise ConfigError(f"{path}: notify.smtp-password is missing; notify.smtp.username is set")
+    if with_webhook and len(secrets.webhook_key) < WEBHOOK_KEY_CHARS_MIN:
+        raise ConfigError(
+            f"{path}: notify.webhook-key: at least {WEBHOOK_KEY_CHARS_MIN} characters are needed;"
+            " notify.webhook.url is set"
+        )
+    return secrets
+
+
+def _load_secrets(path: Path, what: str) -> _Secrets:
+    """The whole file; ConfigError, which quotes nothing of it."""
     try:
         mode = path.stat().st_mode
         if mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IRGRP:
             raise ConfigError(f"{path}: others may read it; chmod 0600 (or 0640) {path}")
-        secrets = msgspec.convert(tomllib.loads(path.read_text()), _Secrets)
-        return {int(host): password for host, password in secrets.fence_passwords.items()}
+        return msgspec.convert(tomllib.loads(path.read_text()), _Secrets)
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read: {error.strerror}; it holds [fence-passwords]"
-        ) from None
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; it holds {what}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError, msgspec.ValidationError):
         # The text of the error could hold a password.
-        raise ConfigError(
-            f'{path}: is not the TOML it should be: [fence-passwords] with "HOST ID" = "password"'
-        ) from None
+        raise _not_the_toml(path) from None
+
+
+def _not_the_toml(path: Path) -> ConfigError:
+    return ConfigError(
+        f'{path}: is not the TOML it should be: [fence-passwords] with "HOST ID" = "password",'
+        " [notify] with smtp-password and webhook-key"
+    )
 
 
 def system_uuid(config: Config) -> str:

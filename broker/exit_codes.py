@@ -21,3 +21,4 @@ class ExitCode(IntEnum):
     DEFINITION = 9
     LOCK_DRIVER = 10
     REFUSED = 11
+    NOT_SENT = 12

@@ -24,6 +24,7 @@ from broker.host_monitors import HostMonitors
 from broker.lockspace import LockspaceError
 from broker.monitors.bridge import LinkEvents
 from broker.monitors.domain_events import DomainEvents
+from broker.notify.notices import setting
 from broker.reload import needs_restart, refusal
 from broker.sanlock_lockspace import SanlockLockspace
 from broker.server import serve
@@ -90,14 +91,16 @@ def reload(path: str, broker: Broker, monitors: HostMonitors) -> None:
         if keys:
             raise ConfigError(refusal(path, keys))
         try:
+            notify = setting(config)
             monitors.reload(config)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
     except ConfigError as error:
-        broker.config_problem = str(error)
+        broker.refuse_config(str(error))
         log.error("the configuration stays as it was: %s", error)
         return
     broker.reconfigure(config)
+    broker.notices.use(notify)
     logging.getLogger().setLevel(config.daemon.log_level.upper())
     log.info("%s is read anew", path)
 
@@ -134,6 +137,7 @@ async def run(path: str, config: Config) -> None:
                 group.create_task(broker.lockspace.renewals.run(), name="renewals"),
                 group.create_task(broker.heartbeats.run(), name="heartbeats"),
                 group.create_task(broker.monitors.run(), name="monitors"),
+                group.create_task(broker.notices.run(), name="notices"),
             ]
             await stop.wait()
             service_manager.stopping()

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from broker.board import StorageTrouble
 from broker.broker import Broker
-from broker.wire import FenceNote, Maintenance, Problem, Report
+from broker.wire import FenceNote, Maintenance, NotifyTest, Problem, Report
 
 BODY_BYTES_MAX = 262_144
 SOCKET_MODE = 0o660
@@ -133,6 +133,19 @@ async def _put_maintenance(request: web.Request) -> web.Response:
     return _json(wanted)
 
 
+async def _post_notify_test(request: web.Request) -> web.Response:
+    """A test notice by each way out that is configured; waits for what comes of it."""
+    if not _may_change(request):
+        return _problem(403, "not allowed", "only root and the broker's user may send a test")
+    notices = request.app[_BROKER].notices
+    outcomes = await notices.test()
+    if not outcomes:
+        why = notices.problem or "none of notify.smtp.server, notify.webhook.url and"
+        why += "" if notices.problem else " notify.command.argv is set"
+        return _problem(409, "notifications are not configured", why)
+    return _json(NotifyTest(outcomes))
+
+
 def application(broker: Broker) -> web.Application:
     """The API over one broker."""
     app = web.Application(middlewares=[_as_problems], client_max_size=BODY_BYTES_MAX)
@@ -141,6 +154,7 @@ def application(broker: Broker) -> web.Application:
     app.router.add_get("/v1/view", _get_view)
     app.router.add_put("/v1/report", _put_report)
     app.router.add_post("/v1/fence-log", _post_fence_log)
+    app.router.add_post("/v1/notify/test", _post_notify_test)
     app.router.add_put("/v1/maintenance/{mode:global|local}", _put_maintenance)
     return app
 

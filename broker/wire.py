@@ -267,6 +267,47 @@ class Bound(Struct, frozen=True):
     by: str
 
 
+class TransportStatus(Struct, frozen=True):
+    """One way out for notices. `sent`, `failed`: messages; `dropped`, `queued`: notices. Ages in
+    seconds; `last_error` is empty once something went out after it."""
+
+    sent: int
+    failed: int
+    dropped: int
+    queued: int
+    last_error: str
+    last_error_age_s: float | None
+    last_sent_age_s: float | None
+
+
+class NotifyStatus(Struct, frozen=True):
+    """Notifications: notices `told` since the broker started, `dropped` before they reached a way
+    out, `folded` since the same was told lately. `problem`: what is wrong with templates, rules or
+    secrets, empty when nothing is. `transports`: smtp, webhook, command as far as configured."""
+
+    told: int = 0
+    dropped: int = 0
+    folded: int = 0
+    problem: str = ""
+    transports: dict[str, TransportStatus] = {}
+
+
+class NotifyOutcome(Struct, frozen=True):
+    """What came of one attempt. `error`: empty when it is `ok`; `final`: trying again is of no
+    use."""
+
+    ok: bool
+    error: str
+    took_s: float
+    final: bool = False
+
+
+class NotifyTest(Struct, frozen=True):
+    """The answer to a test of the notifications, by way out."""
+
+    outcomes: dict[str, NotifyOutcome]
+
+
 class Status(Struct, frozen=True):
     """The cluster as one host sees it. `bad_slots`: host id -> cause. `global_mode`: the global
     maintenance, None while it is not set. `monitors`: by name. `network`: what is wrong with the
@@ -275,7 +316,8 @@ class Status(Struct, frozen=True):
     ends the VM here, of `lockspace_budget_max_s`. `beat`: how late beats begin. `fence_log`: its
     newest records, newest first. `switched_off`: why this host was switched off in its last
     boot, None where it was not. `fence_paths`: which host could switch which off. `bound`: how
-    long the VM would be away if its host lost power now, None while it runs nowhere."""
+    long the VM would be away if its host lost power now, None while it runs nowhere. `notify`:
+    what became of the notices."""
 
     version: int
     cluster: str
@@ -298,6 +340,7 @@ class Status(Struct, frozen=True):
     switched_off: FenceLogEntry | None = None
     fence_paths: tuple[FencePathStatus, ...] = ()
     bound: Bound | None = None
+    notify: NotifyStatus = NotifyStatus()
 
 
 class Problem(Struct, frozen=True):

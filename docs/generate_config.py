@@ -91,6 +91,9 @@ def _collect(found: list[Table], name: str, table: inspect.StructType, repeated:
         ):
             _collect(found, f"{name}.{field.encode_name}", kind.item_type, repeated=True)
             continue
+        if isinstance(kind, inspect.StructType):
+            _collect(found, f"{name}.{field.encode_name}", kind, repeated=False)
+            continue
         default = field.default
         if default is msgspec.NODEFAULT and not field.required:
             # UNSET in the file: what scoring/timing.py says.

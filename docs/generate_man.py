@@ -41,7 +41,7 @@ stops the virtual machine, and leaves the host id joined.""",
 }
 FILES = (
     (DEFAULT_PATH, "The configuration, ha-agent.toml(5)."),
-    ("/etc/ha-agent/secrets.toml", "Passwords of the fence devices; mode 0640 or less."),
+    ("/etc/ha-agent/secrets.toml", "Passwords and keys; mode 0640 or less."),
     ("/etc/ha-agent/engine.xml", "The libvirt domain of the protected virtual machine."),
     ("/run/ha-agent/broker.sock", "The broker's API."),
     ("/var/lib/ha-agent", "What outlives a restart, and the agent's journal of decisions."),

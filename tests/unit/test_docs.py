@@ -25,11 +25,13 @@ from broker.wire import (
     HostStatus,
     ModeStatus,
     MonitorStatus,
+    NotifyStatus,
     PenaltyOnWire,
     ReasonOnWire,
     Status,
     StorageStatus,
     Times,
+    TransportStatus,
     WitnessStatus,
 )
 from scoring.decision import Code
@@ -57,6 +59,8 @@ STATUS_TABLES: dict[str, type] = {
     "bound": Bound,
     "monitors": MonitorStatus,
     "times": Times,
+    "notify": NotifyStatus,
+    "transports": TransportStatus,
 }
 
 
@@ -72,7 +76,10 @@ def rows(text: str) -> list[list[str]]:
     """The cells of the first table's rows, its head and rule left out."""
     table = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
     lines = table.group().splitlines() if table is not None else []
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    return [
+        [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line.strip("|"))]
+        for line in lines[2:]
+    ]
 
 
 # --- docs/configuration.md -----------------------------------------------------------------
@@ -99,6 +106,9 @@ def _collect(
             kind.item_type, inspect.StructType
         ):
             _collect(found, f"{name}.{field.encode_name}", kind.item_type, repeated=True)
+            continue
+        if isinstance(kind, inspect.StructType):
+            _collect(found, f"{name}.{field.encode_name}", kind)
             continue
         default = field.default
         if default is msgspec.NODEFAULT and not field.required:

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A command of the operator's: no shell, the message as JSON on its standard input.
+
+It gets a session of its own, and all of it is killed when its time is up. The process is
+started by way of env(1): a program that lies on a mount that hangs then hangs there, and not
+in the broker, which waits for exec(2) to be done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+
+from broker.config import CommandSection
+from broker.notify.notice import Message, Severity
+from broker.notify.render import as_json
+from broker.notify.sender import SendFailed
+
+_ENV = "/usr/bin/env"
+#: So much of the end of what it writes on standard error is shown.
+STDERR_CHARS = 120
+#: A killed process that is not gone after so long sits in the kernel.
+GONE_S = 1.0
+#: For what it wrote to be read, once it has ended.
+LAST_WORDS_S = 0.5
+#: More than `timeout_s`, so that the killing is done here and not by the caller.
+MARGIN_S = 2 * GONE_S
+
+
+class CommandSender:
+    """Sender port."""
+
+    def __init__(self, given: CommandSection) -> None:
+        self.timeout_s = given.timeout + MARGIN_S
+        self.severity = Severity[given.severity.upper()]
+        self._given = given
+        self._left: asyncio.subprocess.Process | None = None
+        self._turn = asyncio.Lock()
+
+    async def send(self, message: Message) -> None:
+        """Run it, one at a time; an exit code other than 0 is a failure."""
+        async with self._turn:
+            await self._run(message)
+
+    async def _run(self, message: Message) -> None:
+        given = self._given
+        if self._left is not None and self._left.returncode is None:
+            raise SendFailed(f"an earlier {given.argv[0]} was killed and has not ended")
+        process = await asyncio.create_subprocess_exec(
+            _ENV,
+            "--",
+            *given.argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment(message),
+            cwd="/",
+            start_new_session=True,
+        )
+        self._left = process
+        said = _Tail()
+        talking = [
+            asyncio.create_task(_feed(process.stdin, as_json(message))),
+            asyncio.create_task(said.follow(process.stderr)),
+        ]
+        try:
+            async with asyncio.timeout(given.timeout):
+                code = await process.wait()
+            # What it wrote is there, or comes from a child that it left behind.
+            await asyncio.wait(talking, timeout=LAST_WORDS_S)
+        except TimeoutError:
+            raise SendFailed(
+                f"{given.argv[0]}: not done within {given.timeout:g} s, killed"
+            ) from None
+        finally:
+            for task in talking:
+                task.cancel()
+            # What an ended command leaves running on purpose is left alone.
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), GONE_S)
+        if code != 0:
+            raise SendFailed(f"{given.argv[0]}: exit code {code} {said.text}".rstrip())
+
+
+async def _feed(stdin: asyncio.StreamWriter | None, data: bytes) -> None:
+    """A command that does not read is no error."""
+    assert stdin is not None
+    with contextlib.suppress(OSError):
+        stdin.write(data)
+        await stdin.drain()
+        stdin.close()
+
+
+class _Tail:
+    """The end of what a stream says, however much that is."""
+
+    def __init__(self) -> None:
+        self._end = b""
+
+    async def follow(self, stream: asyncio.StreamReader | None) -> None:
+        assert stream is not None
+        while part := await stream.read(4096):
+            self._end = (self._end + part)[-STDERR_CHARS:]
+
+    @property
+    def text(self) -> str:
+        return self._end.decode(errors="replace").strip()
+
+
+def environment(message: Message) -> dict[str, str]:
+    """A short environment of its own: nothing of the broker's gets out this way."""
+    out = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        "HA_CLUSTER": message.cluster,
+        "HA_HOST": message.host,
+        "HA_KIND": message.kind,
+        "HA_SEVERITY": message.severity.word,
+        "HA_TEXT": message.subject,
+    }
+    if message.is_single:
+        notice = message.notices[0].notice
+        out |= {"HA_SUBJECT": notice.subject, "HA_DETAIL": notice.detail}
+        for name, value in notice.facts.items():
+            key = re.sub("[^A-Z0-9]", "_", name.upper())
+            out[f"HA_FACT_{key}"] = "" if value is None else str(value)
+    return out

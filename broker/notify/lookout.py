@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the broker sees, as notices: it is shown everything once a beat and each report, and
+tells what has changed. No I/O.
+
+What concerns one host is told by that host. What all hosts see (a peer, the global
+maintenance) is told by the live host with the lowest id, so that it is told once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from broker.notify.notice import FactValue, Kind, Notice
+from broker.wire import FencePathOnWire, Report
+from scoring.decision import Code
+from scoring.observation import FenceStep
+from scoring.state import StateName
+
+#: Reasons of the agent that are told by themselves, each when it comes up.
+TOLD_CODES: Mapping[str, Kind] = {
+    Code.VM_UNPROTECTED: Kind.VM_UNPROTECTED,
+    Code.FENCE_FORBIDDEN: Kind.FENCE_HELD_BACK,
+    Code.FENCE_HELD_BACK: Kind.FENCE_HELD_BACK,
+}
+_FENCE_STEPS: Mapping[FenceStep, tuple[Kind, str]] = {
+    FenceStep.INTENT: (Kind.FENCE_ATTEMPTED, "is being switched off"),
+    FenceStep.DEAD: (Kind.FENCE_PROVEN, "is proven off, and its host id is free"),
+    FenceStep.FAILED: (Kind.FENCE_FAILED, "could not be switched off"),
+    FenceStep.BACK: (Kind.FENCE_SWITCHED_ON, "was switched on again"),
+}
+assert set(_FENCE_STEPS) == set(FenceStep)
+#: A peer silent for less may be a slow storage; an agent silent for less may be an upgrade.
+PEER_SILENT_S = 10.0
+AGENT_SILENT_S = 30.0
+#: A way to a fence device that was not proven for so long is told.
+PATH_UNPROVEN_S = 86_400.0
+#: Below the first share of the lease budget it is low, above the second one good again.
+BUDGET_LOW, BUDGET_GOOD = 0.5, 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class HostGlance:
+    """One host as seen now. `silent_s`: for how long it has been silent, None while it is not;
+    `lived`: it was seen alive; `up`: the engine runs there; `known_s`: when that was known."""
+
+    name: str
+    silent_s: float | None
+    lived: bool
+    stopped: bool
+    up: bool
+    known_s: float
+
+
+class Lookout:
+    """`tell`: who gets the notices. `host_id`, `name`: this host's."""
+
+    def __init__(self, tell: Callable[[Notice], None], host_id: int, name: str) -> None:
+        self._tell = tell
+        self._host_id = host_id
+        self._name = name
+        self._report: Report | None = None
+        #: Where the engine was last up, and when that was still known.
+        self._last_up: tuple[int, str, float] | None = None
+        self._is_up = False
+        self._failover_since_s: float | None = None
+        self._gone: dict[int, float] = {}
+        self._budget_low = False
+        self._agent_silent = False
+        self._first_s: float | None = None
+        self._unproven: set[int] = set()
+        self._path_seen_s: dict[int, float] = {}
+        #: Whether what all hosts see is told by this one.
+        self.tells_for_all = True
+
+    # --- each report ------------------------------------------------------------------------
+
+    def reported(self, report: Report, now_s: float, wall_s: float) -> None:
+        """The agent's word on itself. `wall_s`: UTC seconds since 1970."""
+        old, self._report = self._report, report
+        for begun in report.begun:
+            kind = TOLD_CODES.get(begun.code)
+            if kind is not None and (old is None or begun not in old.begun):
+                self._say(kind, begun.text, {"code": begun.code})
+        for host, path in report.fence_paths.items():
+            self._look_at_path(host, path, now_s, wall_s)
+        if old is None or old.state == report.state:
+            return
+        reason = report.reasons[0].text if report.reasons else ""
+        self._say(
+            Kind.STATE_TRANSITION,
+            f"{old.state}-{report.state}",
+            {"from": old.state, "to": report.state, "reason": reason, "score": report.score},
+        )
+        if report.state == StateName.ENGINE_START:
+            self._failover_starts(now_s)
+        elif report.state == StateName.ENGINE_UP and self._failover_since_s is not None:
+            away_s = round(now_s - self._failover_since_s, 1)
+            self._failover_since_s = None
+            self._say(
+                Kind.FAILOVER_DONE,
+                f"the engine is up and healthy on {self._name}, after {away_s:g} s",
+                {"to": self._name, "duration_s": away_s},
+            )
+
+    def _look_at_path(self, host: int, path: FencePathOnWire, now_s: float, wall_s: float) -> None:
+        """One that was never proven counts from when it was first seen here."""
+        since_s = now_s - self._path_seen_s.setdefault(host, now_s)
+        age_s = since_s if path.proven is None else wall_s - path.proven
+        facts: dict[str, FactValue] = {"host_id": host, "problem": path.detail}
+        if age_s >= PATH_UNPROVEN_S and host not in self._unproven:
+            self._unproven.add(host)
+            facts["proven_age_s"] = None if path.proven is None else round(age_s)
+            detail = f"the fence device of host {host} has not been proven to work for a day"
+            self._say(Kind.FENCE_PATH_UNPROVEN, detail, facts)
+        elif path.ok and age_s < PATH_UNPROVEN_S and host in self._unproven:
+            self._unproven.discard(host)
+            detail = f"the fence device of host {host} is proven to work again"
+            self._say(Kind.FENCE_PATH_PROVEN, detail, facts)
+
+    def _failover_starts(self, now_s: float) -> None:
+        """Only where the engine was seen up before: its first start is no failover."""
+        if self._last_up is None or self._is_up or self._failover_since_s is not None:
+            return
+        _, where, self._failover_since_s = self._last_up
+        away_s = round(now_s - self._failover_since_s, 1)
+        self._say(
+            Kind.FAILOVER_STARTED,
+            f"the engine, last seen up on {where}, is started on {self._name}",
+            {"from": where, "to": self._name, "away_s": away_s},
+        )
+
+    # --- each beat --------------------------------------------------------------------------
+
+    def look(
+        self, hosts: Mapping[int, HostGlance], agent_silent_s: float | None, now_s: float
+    ) -> None:
+        """All hosts as they are, and for how long this host's agent has been silent (None: it is
+        not)."""
+        live = [host for host, seen in hosts.items() if seen.silent_s is None and seen.lived]
+        self.tells_for_all = self._host_id <= min(live, default=self._host_id)
+        self._look_for_the_engine(hosts)
+        for host, seen in hosts.items():
+            if host != self._host_id and seen.lived:
+                self._look_at_peer(host, seen, now_s)
+        self._look_at_agent(agent_silent_s, now_s)
+
+    def _look_for_the_engine(self, hosts: Mapping[int, HostGlance]) -> None:
+        up = [
+            (host, seen.name, seen.known_s)
+            for host, seen in hosts.items()
+            if seen.up and seen.silent_s is None
+        ]
+        self._is_up = bool(up)
+        if up:
+            # A failover that is open here is over when another host has the engine.
+            self._last_up = max(up, key=lambda each: each[2])
+            if self._host_id not in [host for host, _, _ in up]:
+                self._failover_since_s = None
+
+    def _look_at_peer(self, host: int, seen: HostGlance, now_s: float) -> None:
+        facts: dict[str, FactValue] = {"host_id": host, "host": seen.name}
+        if seen.silent_s is None:
+            since_s = self._gone.pop(host, None)
+            if since_s is not None and self.tells_for_all:
+                facts["away_s"] = round(now_s - since_s, 1)
+                self._tell(Notice(Kind.PEER_BACK, seen.name, f"{seen.name} is back", facts))
+        elif seen.silent_s >= PEER_SILENT_S and host not in self._gone:
+            self._gone[host] = now_s - seen.silent_s
+            if not self.tells_for_all:
+                return
+            if seen.stopped:
+                detail = f"{seen.name} is gone, its agent was stopped in good order"
+                self._tell(Notice(Kind.PEER_STOPPED, seen.name, detail, facts))
+            else:
+                facts["engine"] = "up there when last seen" if seen.up else "not there"
+                detail = f"{seen.name} is silent: it does not publish any more"
+                self._tell(Notice(Kind.PEER_SILENT, seen.name, detail, facts))
+
+    def _look_at_agent(self, silent_s: float | None, now_s: float) -> None:
+        if self._first_s is None:
+            self._first_s = now_s
+        if silent_s is None:
+            if self._agent_silent:
+                self._say(Kind.AGENT_BACK, "the agent reports again", {})
+            self._agent_silent = False
+        elif min(silent_s, now_s - self._first_s) >= AGENT_SILENT_S and not self._agent_silent:
+            self._agent_silent = True
+            self._say(
+                Kind.AGENT_SILENT,
+                "the agent on this host does not report; its score is 0",
+                {"silent_s": AGENT_SILENT_S},
+            )
+
+    def budget(self, left_s: float | None, of_s: float) -> None:
+        """How much of its lease budget this host has left; None: not known, which tells
+        nothing."""
+        if left_s is None:
+            return
+        facts: dict[str, FactValue] = {"left_s": round(left_s, 1), "of_s": of_s}
+        if not self._budget_low and left_s < BUDGET_LOW * of_s:
+            self._budget_low = True
+            detail = "less than half of the lease budget is left; at 0 sanlock ends the VM here"
+            self._say(Kind.LEASE_BUDGET_LOW, detail, facts)
+        elif self._budget_low and left_s > BUDGET_GOOD * of_s:
+            self._budget_low = False
+            self._say(Kind.LEASE_BUDGET_GOOD, "the lease is renewed again", facts)
+
+    # --- each by itself -----------------------------------------------------------------------
+
+    def fenced(self, step: FenceStep, host_id: int, name: str, ordered: bool, text: str) -> None:
+        """This host's agent has written to the fence log about host `host_id`."""
+        kind, what = _FENCE_STEPS[step]
+        host = name or f"host {host_id}"
+        facts: dict[str, FactValue] = {"host_id": host_id, "host": host, "by": self._name}
+        facts |= {"ordered": ordered, "evidence": text}
+        self._tell(Notice(kind, host, f"{host} {what}", facts))
+
+    def maintenance_ends_soon(self, mode: str, left_s: float | None, reason: str) -> None:
+        """`mode`: local or global, the latter told by one host."""
+        if mode == "local" or self.tells_for_all:
+            left = None if left_s is None else round(left_s)
+            self._tell(
+                Notice(
+                    Kind.MAINTENANCE_ENDS_SOON,
+                    f"{mode} maintenance",
+                    f"{mode} maintenance ends by itself soon",
+                    {"mode": mode, "host": self._name, "left_s": left, "reason": reason},
+                )
+            )
+
+    def maintenance_over(self, mode: str) -> None:
+        """It has ended by itself; told by the host that ended it."""
+        detail = f"{mode} maintenance has ended by itself"
+        facts: dict[str, FactValue] = {"mode": mode, "host": self._name}
+        self._tell(Notice(Kind.MAINTENANCE_OVER, f"{mode} maintenance", detail, facts))
+
+    def config_refused(self, problem: str) -> None:
+        """The configuration file as it is now is not gone by."""
+        self._say(Kind.CONFIG_REFUSED, f"the configuration stays as it was: {problem}", {})
+
+    def _say(self, kind: Kind, detail: str, facts: Mapping[str, FactValue]) -> None:
+        self._tell(Notice(kind, self._name, detail, facts))

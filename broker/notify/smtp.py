@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Mail by SMTP (RFC 5321) with STARTTLS, TLS or neither, and a login.
+
+aiosmtplib is imported by the first mail. What it would do with blocking calls (this host's
+full name, the server's address) is done here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from email.message import EmailMessage
+from email.policy import SMTP as SMTP_LINES
+from email.utils import formatdate
+
+from broker.config import SmtpSection
+from broker.notify.notice import Message, Severity
+from broker.notify.sender import Names, Refused, SendFailed
+
+QUIT_S = 1.0
+PORTS = {"starttls": 587, "tls": 465, "none": 25}
+
+
+class SmtpSender:
+    """Sender port. OSError where the CA file cannot be used."""
+
+    def __init__(self, given: SmtpSection, password: str) -> None:
+        self.timeout_s = given.timeout
+        self.severity = Severity[given.severity.upper()]
+        self._given = given
+        self._password = password
+        self._names = Names("mail")
+        self._tls: ssl.SSLContext | None = None
+        if given.security != "none":
+            self._tls = ssl.create_default_context(cafile=given.ca_file)
+
+    async def send(self, message: Message) -> None:
+        """One mail on one connection. 5xx is final, everything else may pass."""
+        import aiosmtplib
+
+        given = self._given
+        port = given.port or PORTS[given.security]
+        sock = await self._names.connect(given.server, port)
+        client = aiosmtplib.SMTP(
+            hostname=given.server,
+            sock=sock,
+            local_hostname=_domain(message.host),
+            timeout=given.timeout,
+            use_tls=given.security == "tls",
+            start_tls=given.security == "starttls",
+            tls_context=self._tls,
+        )
+        try:
+            await client.connect()
+            if given.username:
+                await client.login(given.username, self._password)
+            refused, _ = await client.send_message(
+                as_mail(message, given), sender=given.sender, recipients=list(given.recipients)
+            )
+            # It is taken: a farewell that is not answered must not make it a failure.
+            with contextlib.suppress(aiosmtplib.SMTPException, OSError):
+                await client.quit(timeout=QUIT_S)
+        except aiosmtplib.SMTPAuthenticationError as error:
+            # The server's text may repeat what it was sent.
+            raise SendFailed(f"{given.server}: {error.code}, the login is refused") from None
+        except aiosmtplib.SMTPRecipientsRefused as error:
+            codes = [each.code for each in error.recipients]
+            kind = Refused if codes and min(codes) >= 500 else SendFailed
+            raise kind(f"{given.server}: {codes}, no recipient is accepted") from None
+        except aiosmtplib.SMTPResponseException as error:
+            kind = Refused if 500 <= error.code < 600 else SendFailed
+            raise kind(f"{given.server}: {error.code} {error.message}") from None
+        except (aiosmtplib.SMTPException, OSError, ValueError) as error:
+            raise SendFailed(f"{given.server}: {type(error).__name__}: {error}") from None
+        finally:
+            client.close()
+            sock.close()
+        if refused:
+            raise Refused(f"{given.server}: went out, but not to {', '.join(sorted(refused))}")
+
+
+def as_mail(message: Message, given: SmtpSection) -> EmailMessage:
+    """The message with its headers (RFC 5322, RFC 3834)."""
+    mail = EmailMessage(policy=SMTP_LINES)
+    mail["From"] = given.sender
+    mail["To"] = ", ".join(given.recipients)
+    mail["Subject"] = message.subject
+    mail["Date"] = formatdate()
+    mail["Message-ID"] = f"<{message.id}@{_domain(message.host)}>"
+    mail["Auto-Submitted"] = "auto-generated"
+    mail["X-HA-Agent-Kind"] = message.kind
+    mail["X-HA-Agent-Severity"] = message.severity.word
+    mail.set_content(message.body)
+    return mail
+
+
+def _domain(host: str) -> str:
+    """A host's name as it may stand in a greeting and in an address."""
+    name = "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in host[:200])
+    return name.strip(".-") or "localhost"

@@ -1,0 +1,460 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is told, to whom, how often, and in what order: the parts of notifications that only
+compute."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.config import Config, ConfigError, NotifyRulesSection, load, load_notify_secrets
+from broker.notify.backlog import Backlog
+from broker.notify.folding import Folding
+from broker.notify.limits import Limits
+from broker.notify.lookout import (
+    AGENT_SILENT_S,
+    PATH_UNPROVEN_S,
+    PEER_SILENT_S,
+    HostGlance,
+    Lookout,
+)
+from broker.notify.notice import (
+    DETAIL_CHARS_MAX,
+    FACT_CHARS_MAX,
+    FACTS_MAX,
+    SEVERITY,
+    SUBJECT_CHARS_MAX,
+    Kind,
+    Notice,
+    Severity,
+    Told,
+)
+from broker.notify.rules import Rules, matcher
+from broker.wire import BegunReason, FencePathOnWire, ReasonOnWire, Report
+from scoring.observation import FenceStep
+
+NOON = 1_800_000_000.0
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def notice(detail: str = "it happened", kind: Kind = Kind.PEER_SILENT) -> Notice:
+    return Notice(kind, "host1", detail)
+
+
+def told(detail: str = "it happened", kind: Kind = Kind.PEER_SILENT, at: float = 0.0) -> Told:
+    return Told(notice(detail, kind), at)
+
+
+# --- Notice --------------------------------------------------------------------------------
+
+
+@given(st.text(), st.text(), st.dictionaries(st.text(), st.text() | st.none() | st.floats()))
+def test_a_notice_holds_printable_lines_whatever_it_is_made_from(
+    subject: str, detail: str, facts: dict[str, str | float | None]
+) -> None:
+    made = Notice(Kind.TEST, subject * 50, detail * 200, facts)
+    texts = [made.subject, made.detail, *made.facts]
+    texts += [value for value in made.facts.values() if isinstance(value, str)]
+    assert all(text.isprintable() for text in texts)
+    assert len(made.subject) <= SUBJECT_CHARS_MAX
+    assert len(made.detail) <= DETAIL_CHARS_MAX
+
+
+def test_a_notice_is_bounded() -> None:
+    made = Notice(Kind.TEST, "s", "d", {f"fact{n}": "x" * 10_000 for n in range(100)})
+    assert len(made.facts) == FACTS_MAX
+    assert {len(str(value)) for value in made.facts.values()} == {FACT_CHARS_MAX}
+
+
+def test_a_host_name_cannot_start_a_header_or_turn_the_text_around() -> None:
+    made = Notice(Kind.TEST, "host1\r\nBcc: all@example.org", "\u202egnp.exe\x1b[2J\u2028")
+    assert made.subject == "host1??Bcc: all@example.org"
+    assert made.detail == "?gnp.exe?[2J?"
+
+
+# --- rules ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "detail", "wanted"),
+    [
+        ("maintenance|start|stop|up|down", "EngineDown-EngineStart", True),
+        ("maintenance|start|stop|up|down", "ReinitializeFSM-UnknownLocalVmState", False),
+        ("LOCALMAINTENANCE", "EngineUp-LocalMaintenance", True),
+        ("-EngineUp$", "EngineStarting-EngineUp", True),
+        ("-EngineUp$", "EngineStarting-EngineUpBadHealth", False),
+        ("-engineup$", "EngineStarting-EngineUp", True),
+        (".*", "", True),
+        ("", "anything", False),
+        ("a.c", "xABCx", True),
+        ("a|", "zzz", True),
+    ],
+)
+def test_a_rule_is_searched_for_whatever_the_case(pattern: str, detail: str, wanted: bool) -> None:
+    rules = Rules({Kind.STATE_TRANSITION: pattern})
+    assert rules.want(notice(detail, Kind.STATE_TRANSITION)) is wanted
+    assert rules.want(notice(detail, Kind.FAILOVER_DONE)), "no rule of its own"
+
+
+def test_a_rule_that_takes_for_ever_is_given_up_and_lets_everything_through() -> None:
+    rules = Rules({Kind.STATE_TRANSITION: "^(x|xx)+$"})
+    assert rules.want(notice("x" * 60 + "!", Kind.STATE_TRANSITION))
+    assert "state-transition" in rules.problem
+    assert rules.want(notice("no x at all", Kind.STATE_TRANSITION))
+
+
+def test_a_rule_that_is_no_regular_expression_is_told() -> None:
+    with pytest.raises(ValueError, match="missing"):
+        matcher("(up")
+
+
+def test_every_kind_has_its_rule_and_its_line_in_the_documents() -> None:
+    keys = {field.encode_name for field in msgspec.structs.fields(NotifyRulesSection)}
+    assert keys == {kind.value for kind in Kind} - {Kind.TEST}
+    table = re.findall(
+        r"^\| `([a-z-]+)` \| (info|warning|critical) \|",
+        (DOCS / "notifications.md").read_text(),
+        re.MULTILINE,
+    )
+    assert dict(table) == {kind.value: severity.word for kind, severity in SEVERITY.items()}
+
+
+# --- folding -------------------------------------------------------------------------------
+
+
+def test_the_same_again_is_held_back_and_told_with_its_number_when_the_time_is_up() -> None:
+    folding = Folding(10)
+    assert folding.take(told(), 0.0) is not None
+    assert folding.take(told(at=1.0), 1.0) is None
+    assert folding.take(told(at=2.0), 2.0) is None
+    assert folding.due(59.9, 60.0) == []
+    (again,) = folding.due(60.0, 60.0)
+    assert (again.repeats, again.at_epoch_s) == (2, 2.0)
+    # Nothing came up meanwhile: forgotten, and the next one goes out at once.
+    assert folding.due(120.0, 60.0) == []
+    assert folding.take(told(), 120.0) is not None
+    assert folding.held == 2
+
+
+def test_another_subject_or_detail_is_not_the_same() -> None:
+    folding = Folding(10)
+    assert folding.take(told("EngineUp-EngineDown"), 0.0) is not None
+    assert folding.take(told("EngineDown-EngineUp"), 0.0) is not None
+
+
+def test_the_last_word_on_a_thing_is_never_swallowed() -> None:
+    """Back and forth within the time: what is told last is how it is."""
+    folding, out = Folding(10), []
+    for at, detail in enumerate(["silent", "back", "silent"]):
+        fresh = folding.take(told(detail), float(at))
+        out += [fresh.notice.detail] if fresh else []
+    out += [each.notice.detail for each in folding.due(100.0, 60.0)]
+    assert out == ["silent", "back", "silent"]
+
+
+def test_folding_remembers_a_bounded_number() -> None:
+    folding = Folding(3)
+    for n in range(100):
+        assert folding.take(told(str(n)), 0.0) is not None
+    assert folding.take(told("99"), 0.0) is None
+    assert folding.take(told("0"), 0.0) is not None
+    assert folding.next_s(60.0) == 60.0
+
+
+# --- backlog -------------------------------------------------------------------------------
+
+SMALL = Limits(queue=6, digest_from=4, burst=2, window_s=60.0)
+
+
+def test_few_go_out_one_by_one_and_many_as_a_digest() -> None:
+    backlog = Backlog(SMALL)
+    for n in range(3):
+        backlog.put(told(str(n)))
+    assert [len(backlog.take()[0]) for _ in range(3)] == [1, 1, 1]
+    for n in range(4):
+        backlog.put(told(str(n)))
+    assert len(backlog.take()[0]) == 4
+
+
+def test_a_full_backlog_drops_the_oldest_of_the_least_severe_and_says_how_many() -> None:
+    backlog = Backlog(SMALL)
+    backlog.put(told("first", Kind.FAILOVER_STARTED))
+    for n in range(20):
+        backlog.put(told(str(n), Kind.STATE_TRANSITION))
+    taken, lost = backlog.take()
+    assert [each.notice.detail for each in taken] == ["first", "15", "16", "17", "18", "19"]
+    assert (lost, backlog.dropped, len(backlog)) == (15, 15, 0)
+
+
+def test_only_so_many_messages_go_out_within_the_window() -> None:
+    backlog = Backlog(SMALL)
+    backlog.sent(10.0)
+    assert backlog.not_before_s() < 0
+    backlog.sent(20.0)
+    assert backlog.not_before_s() == 70.0
+    backlog.sent(70.0)
+    assert backlog.not_before_s() == 80.0
+
+
+# --- lookout -------------------------------------------------------------------------------
+
+
+class Ears(list[Notice]):
+    """Whoever is told."""
+
+    def kinds(self) -> list[Kind]:
+        return [each.kind for each in self]
+
+
+def glance(name: str, **changed: object) -> HostGlance:
+    given = {"silent_s": None, "lived": True, "stopped": False, "up": False, "known_s": 0.0}
+    return HostGlance(name, **{**given, **changed})  # type: ignore[arg-type]
+
+
+def report(state: str, *begun: tuple[str, str], beat: int = 1) -> Report:
+    return Report(
+        score=3400,
+        state=state,
+        penalties=(),
+        reasons=(ReasonOnWire("starting", "because"),),
+        last_ran=0,
+        begun=tuple(BegunReason(beat, code, text) for code, text in begun),
+    )
+
+
+@pytest.fixture
+def ears() -> Ears:
+    return Ears()
+
+
+@pytest.fixture
+def lookout(ears: Ears) -> Lookout:
+    return Lookout(ears.append, 1, "host1")
+
+
+def test_a_transition_is_told_as_old_and_new_state(lookout: Lookout, ears: Ears) -> None:
+    lookout.reported(report("EngineDown"), 1.0, NOON)
+    lookout.reported(report("EngineDown"), 2.0, NOON)
+    assert not ears
+    lookout.reported(report("EngineStart"), 3.0, NOON)
+    assert [(each.kind, each.detail) for each in ears] == [
+        (Kind.STATE_TRANSITION, "EngineDown-EngineStart")
+    ]
+    assert ears[0].facts["reason"] == "because"
+
+
+def test_a_failover_is_told_with_its_duration(lookout: Lookout, ears: Ears) -> None:
+    lookout.reported(report("EngineDown"), 0.0, NOON)
+    lookout.look({1: glance("host1"), 2: glance("host2", up=True, known_s=100.0)}, None, 100.5)
+    lookout.look(
+        {1: glance("host1"), 2: glance("host2", up=True, known_s=100.0, silent_s=3.0)}, None, 103.0
+    )
+    lookout.reported(report("EngineStart"), 104.0, NOON)
+    lookout.reported(report("EngineStarting"), 105.0, NOON)
+    lookout.look({1: glance("host1", up=True, known_s=106.0)}, None, 106.0)
+    lookout.reported(report("EngineUp"), 112.5, NOON)
+    begun, done = (each for each in ears if each.kind is not Kind.STATE_TRANSITION)
+    assert begun.kind is Kind.FAILOVER_STARTED
+    assert (begun.facts["from"], begun.facts["to"], begun.facts["away_s"]) == ("host2", "host1", 4)
+    assert (done.kind, done.facts["duration_s"]) == (Kind.FAILOVER_DONE, 12.5)
+
+
+def test_a_failover_that_another_host_ended_is_told_by_that_one(
+    lookout: Lookout, ears: Ears
+) -> None:
+    lookout.reported(report("EngineDown"), 0.0, NOON)
+    lookout.look({1: glance("host1"), 2: glance("host2", up=True, known_s=1.0)}, None, 1.0)
+    lookout.look({1: glance("host1"), 2: glance("host2")}, None, 2.0)
+    lookout.reported(report("EngineStart"), 3.0, NOON)
+    lookout.reported(report("EngineDown"), 4.0, NOON)
+    lookout.look({1: glance("host1"), 2: glance("host2", up=True, known_s=9.0)}, None, 9.0)
+    lookout.reported(report("EngineUp"), 90.0, NOON)
+    assert Kind.FAILOVER_STARTED in ears.kinds()
+    assert Kind.FAILOVER_DONE not in ears.kinds()
+
+
+def test_the_first_start_and_a_migration_are_no_failover(lookout: Lookout, ears: Ears) -> None:
+    for at, state in enumerate(["EngineDown", "EngineStart", "EngineStarting", "EngineUp"]):
+        lookout.reported(report(state), float(at), NOON)
+    assert set(ears.kinds()) == {Kind.STATE_TRANSITION}
+
+
+def test_reasons_with_a_kind_of_their_own_are_told_once(lookout: Lookout, ears: Ears) -> None:
+    first = report("EngineDown", ("fence-forbidden", "host 2 hangs"), beat=7)
+    lookout.reported(first, 1.0, NOON)
+    lookout.reported(first, 2.0, NOON)
+    lookout.reported(report("EngineDown", ("vm-unprotected", "no lease"), beat=8), 3.0, NOON)
+    assert ears.kinds() == [Kind.FENCE_HELD_BACK, Kind.VM_UNPROTECTED]
+    assert ears[0].detail == "host 2 hangs"
+
+
+@pytest.mark.parametrize("step", FenceStep)
+def test_each_step_of_a_fencing_is_told_with_its_evidence(
+    lookout: Lookout, ears: Ears, step: FenceStep
+) -> None:
+    lookout.fenced(step, 2, "", True, "e" * FACT_CHARS_MAX)
+    (made,) = ears
+    assert made.kind.value.startswith("fence-")
+    assert made.detail.startswith("host 2 ")
+    assert made.facts["evidence"] == "e" * FACT_CHARS_MAX
+
+
+def test_a_peer_that_is_silent_long_enough_and_comes_back(lookout: Lookout, ears: Ears) -> None:
+    here = {1: glance("host1")}
+    lookout.look({**here, 2: glance("host2", silent_s=PEER_SILENT_S - 1)}, None, 20.0)
+    assert not ears
+    for now_s in (21.0, 22.0):
+        lookout.look({**here, 2: glance("host2", silent_s=now_s - 11.0)}, None, now_s)
+    lookout.look({**here, 2: glance("host2")}, None, 31.0)
+    assert ears.kinds() == [Kind.PEER_SILENT, Kind.PEER_BACK]
+    assert ears[1].facts["away_s"] == 20.0
+
+
+def test_a_peer_that_was_stopped_is_another_thing(lookout: Lookout, ears: Ears) -> None:
+    lookout.look({1: glance("host1"), 2: glance("host2", silent_s=60.0, stopped=True)}, None, 1.0)
+    assert ears.kinds() == [Kind.PEER_STOPPED]
+    assert ears[0].severity is Severity.INFO
+
+
+def test_a_peer_that_never_lived_is_no_news(lookout: Lookout, ears: Ears) -> None:
+    lookout.look({1: glance("host1"), 2: glance("host2", silent_s=9e9, lived=False)}, None, 1.0)
+    assert not ears
+
+
+def test_what_all_see_is_told_by_the_lowest_live_host(ears: Ears) -> None:
+    third = Lookout(ears.append, 3, "host3")
+    hosts = {1: glance("host1"), 2: glance("host2", silent_s=30.0), 3: glance("host3")}
+    third.look(hosts, None, 30.0)
+    third.maintenance_ends_soon("global", 600.0, "")
+    assert not ears
+    third.maintenance_ends_soon("local", 600.0, "")
+    third.look({**hosts, 1: glance("host1", silent_s=11.0)}, None, 40.0)
+    third.maintenance_ends_soon("global", 500.0, "new switch")
+    assert [(each.kind, each.subject) for each in ears] == [
+        (Kind.MAINTENANCE_ENDS_SOON, "local maintenance"),
+        (Kind.PEER_SILENT, "host1"),
+        (Kind.MAINTENANCE_ENDS_SOON, "global maintenance"),
+    ]
+
+
+def test_a_silent_agent_is_told_after_a_while(lookout: Lookout, ears: Ears) -> None:
+    # A broker that has just started has not heard of its agent yet.
+    lookout.look({}, float("inf"), 100.0)
+    lookout.look({}, float("inf"), 100.0 + AGENT_SILENT_S - 1)
+    assert not ears
+    lookout.look({}, float("inf"), 100.0 + AGENT_SILENT_S)
+    lookout.look({}, float("inf"), 101.0 + AGENT_SILENT_S)
+    lookout.look({}, None, 200.0)
+    assert ears.kinds() == [Kind.AGENT_SILENT, Kind.AGENT_BACK]
+
+
+def test_a_fence_path_that_is_not_proven_for_a_day(lookout: Lookout, ears: Ears) -> None:
+    def looks(now_s: float, wall_s: float, **paths: FencePathOnWire) -> None:
+        by_host = {int(name.removeprefix("host")): path for name, path in paths.items()}
+        made = msgspec.structs.replace(report("EngineDown"), fence_paths=by_host)
+        lookout.reported(made, now_s, wall_s)
+
+    never = FencePathOnWire(False, None, NOON, 0.1, "the login is refused")
+    once = FencePathOnWire(False, NOON, NOON, 0.1, "timeout")
+    looks(0.0, NOON, host1=never, host2=once)
+    looks(PATH_UNPROVEN_S - 1, NOON + PATH_UNPROVEN_S - 1, host1=never, host2=once)
+    assert not ears
+    for later_s in (0.0, 1.0):
+        now_s = PATH_UNPROVEN_S + later_s
+        looks(now_s, NOON + now_s, host1=never, host2=once)
+    assert ears.kinds() == [Kind.FENCE_PATH_UNPROVEN] * 2
+    assert [each.facts["proven_age_s"] for each in ears] == [None, PATH_UNPROVEN_S]
+    wall_s = NOON + PATH_UNPROVEN_S + 2
+    looks(PATH_UNPROVEN_S + 2, wall_s, host1=never, host2=FencePathOnWire(True, wall_s, wall_s, 1))
+    assert ears.kinds()[2:] == [Kind.FENCE_PATH_PROVEN]
+
+
+def test_half_of_the_lease_budget(lookout: Lookout, ears: Ears) -> None:
+    for left_s in (None, 80.0, 41.0, 39.0, 20.0, None, 45.0, 80.0):
+        lookout.budget(left_s, 80.0)
+    assert ears.kinds() == [Kind.LEASE_BUDGET_LOW, Kind.LEASE_BUDGET_GOOD]
+    assert ears[0].facts == {"left_s": 39.0, "of_s": 80.0}
+
+
+# --- configuration -------------------------------------------------------------------------
+
+GOOD = '[host]\nid = 1\n[storage]\nwhiteboard = "/w"\nleases = "/l"\n'
+
+
+def config(tmp_path: Path, text: str, secrets: str | None = None, mode: int = 0o600) -> Config:
+    if secrets is not None:
+        (tmp_path / "secrets.toml").write_text(secrets)
+        (tmp_path / "secrets.toml").chmod(mode)
+        text += f'[daemon]\nsecrets = "{tmp_path}/secrets.toml"\n'
+    path = tmp_path / "ha-agent.toml"
+    path.write_text(GOOD + text)
+    return load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[notify.rules]\nfailover-done = "("\n', "notify.rules.failover-done"),
+        ('[notify.rules]\nfailover-don = "x"\n', "did you mean failover-done"),
+        ('[notify.smtp]\nserver = "a b"\n', "notify.smtp.server"),
+        ('[notify.smtp]\nserver = "a"\nrecipients = []\n', "notify.smtp.recipients"),
+        ('[notify.smtp]\nrecipients = ["a@b\\nBcc: c@d"]\n', "notify.smtp.recipients"),
+        ('[notify.smtp]\nsender = "A <a@b>"\n', "notify.smtp.sender"),
+        ('[notify.smtp]\npassword = "x"\n', "unknown key notify.smtp.password"),
+        (
+            '[notify.smtp]\nserver = "mail"\nsecurity = "none"\nusername = "u"\n',
+            "notify.smtp.security",
+        ),
+        ('[notify.webhook]\nurl = "ftp://x"\n', "notify.webhook.url"),
+        ('[notify.webhook]\nurl = "https://u:p@x/"\n', "notify.webhook.url"),
+        ('[notify.webhook]\nurl = "https://x/\\r\\nX: y"\n', "notify.webhook.url"),
+        ('[notify.command]\nargv = ["mail"]\n', "notify.command.argv"),
+        ('[notify.command]\nargv = ["/a=b"]\n', "notify.command.argv"),
+        ('[notify.command]\nargv = ["/a", "\\u0000"]\n', "notify.command.argv"),
+        ("[notify.command]\ntimeout = 61\n", "notify.command.timeout"),
+    ],
+)
+def test_what_does_not_fit_names_the_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        config(tmp_path, text)
+    assert message in str(error.value)
+    assert "u:p@" not in str(error.value)
+
+
+WEBHOOK = '[notify.webhook]\nurl = "http://127.0.0.1/x"\n'
+LOGIN = '[notify.smtp]\nserver = "mail"\nusername = "u"\n'
+KEY = "0123456789abcdef"
+
+
+def test_secrets_are_read_only_where_they_are_needed(tmp_path: Path) -> None:
+    assert not load_notify_secrets(config(tmp_path, "")).webhook_key
+    given = config(tmp_path, WEBHOOK, f'[notify]\nwebhook-key = "{KEY}"\n')
+    assert load_notify_secrets(given).webhook_key == KEY
+    given = config(tmp_path, LOGIN, '[notify]\nsmtp-password = "geheim"\n')
+    assert load_notify_secrets(given).smtp_password == "geheim"
+
+
+@pytest.mark.parametrize(
+    ("text", "secrets", "mode", "message"),
+    [
+        (WEBHOOK, f'[notify]\nwebhook-key = "{KEY}"\n', 0o644, "chmod 0600"),
+        (WEBHOOK, "", 0o600, "notify.webhook-key"),
+        (WEBHOOK, f'[notify]\nwebhook-key = "{KEY[:-1]}"\n', 0o600, "notify.webhook-key"),
+        (WEBHOOK, f'[notify]\nwebhook = "{KEY}"\n', 0o600, "is not the TOML"),
+        (LOGIN, "[notify]\nsmtp-password = 12345678\n", 0o600, "is not the TOML"),
+        (LOGIN, "", 0o600, "notify.smtp-password"),
+    ],
+)
+def test_secrets_that_are_amiss_are_told_and_not_quoted(
+    tmp_path: Path, text: str, secrets: str, mode: int, message: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_notify_secrets(config(tmp_path, text, secrets, mode))
+    assert message in str(error.value)
+    assert KEY[:-1] not in str(error.value)
+    assert "12345678" not in str(error.value)
