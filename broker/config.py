@@ -120,9 +120,9 @@ class NetworkSection(_Section, frozen=True, kw_only=True):
 
 
 class MonitorsSection(_Section, frozen=True, kw_only=True):
-    """How often each monitor looks, seconds."""
+    """How often each monitor looks, seconds. What is known of the VM is forgotten after 15."""
 
-    engine: Interval = 1.0
+    engine: Annotated[float, Meta(ge=0.5, le=5)] = 1.0
     health: Interval = 1.0
     network: Interval = 10.0
     bridge: Interval = 2.0

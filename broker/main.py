@@ -127,7 +127,11 @@ async def run(path: str, config: Config) -> None:
     broker.on_beat = lambda: service_manager.alive(broker.line(loop.time()))
     wake = monitors.runner.wake
     changes = DomainEvents(config.libvirt.uri, config.vm.name, lambda: wake("engine"))
-    links = LinkEvents(lambda: wake("bridge"))
+    links = None
+    try:
+        links = LinkEvents(lambda: wake("bridge"))
+    except OSError as error:
+        log.warning("the kernel does not tell of links (%s): the bridge is only polled", error)
     log.info("broker of host %d (%s) is up", config.host.id, config.host_name)
     try:
         async with asyncio.TaskGroup() as group:
@@ -145,7 +149,8 @@ async def run(path: str, config: Config) -> None:
                 task.cancel()
     finally:
         changes.close()
-        links.close()
+        if links is not None:
+            links.close()
         await server.cleanup()
     log.info("broker ends; the host id stays joined and the VM untouched")
 

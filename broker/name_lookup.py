@@ -8,7 +8,9 @@ a lookup that hangs holds up only the one who asked, and nothing piles up behind
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import os
 import socket
 from typing import Any
 
@@ -40,6 +42,24 @@ class NameLookup:
             return [name]
         found = await self._worker.call(f"looking up {name}", LOOKUP_S, _look_up, name)
         return found[:ADDRESSES_MAX]
+
+    async def connect(self, target: str) -> None:
+        """Open a TCP connection to an address of `host:port` or `[v6]:port`, and close it.
+
+        OSError where none of its addresses takes it. Without a deadline of its own.
+        """
+        name, _, port = target.rpartition(":")
+        why = f"{name} has no address"
+        for address in await self.addresses(name.strip("[]")):
+            try:
+                _, writer = await asyncio.open_connection(address, int(port))
+            except OSError as error:
+                why = os.strerror(error.errno) if error.errno else str(error)
+                continue
+            # Taken is answered; how the other end closes is nobody's business.
+            writer.transport.abort()
+            return
+        raise OSError(why)
 
 
 def _look_up(name: str) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from broker.config import Config
 
 #: Tables that a running daemon has built itself upon, and keys of others.
-_FIXED_TABLES = ("host", "storage", "vm", "libvirt")
+_FIXED_TABLES = ("host", "storage", "vm", "libvirt", "api")
 _FIXED_KEYS = (("daemon", "socket"), ("daemon", "state_dir"))
 
 

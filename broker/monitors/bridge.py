@@ -90,14 +90,21 @@ class BridgeMonitor:
 
 
 class LinkEvents:
-    """Calls `changed` whenever the kernel tells of a changed link. Close it when done."""
+    """Calls `changed` whenever the kernel tells of a changed link. Close it when done.
+
+    OSError where the kernel does not let us listen.
+    """
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
-        self._socket.bind((0, _RTMGRP_LINK))
+        try:
+            self._socket.bind((0, _RTMGRP_LINK))
+        except OSError:
+            self._socket.close()
+            raise
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._read)
 

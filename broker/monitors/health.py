@@ -17,7 +17,6 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from broker.config import Config, ConfigError, HealthSection
 from broker.monitors import Unknown
-from broker.monitors.network import connect
 from broker.name_lookup import NameLookup
 from broker.page_search import SEARCH_S, finder, is_plain
 from broker.worker import Hung, Worker
@@ -169,7 +168,7 @@ class HealthMonitor:
         timeout_s = self._given.timeout
         try:
             async with asyncio.timeout(timeout_s):
-                await connect(self._lookup, target)
+                await self._lookup.connect(target)
         except TimeoutError:
             return f"{target} does not answer within {timeout_s:g} s"
         except (OSError, Hung) as error:

@@ -9,7 +9,6 @@ hold for us, a raw socket is tried. `dns`: a query over TCP. `tcp`: a connection
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 
 from broker.config import NetworkSection
@@ -82,6 +81,8 @@ class NetworkMonitor:
                 async with asyncio.timeout(self._timeout_s):
                     await probe(target)
                 answered += 1
+            except (Unknown, ImportError):
+                raise  # it could not be asked: that says nothing of the network
             except TimeoutError:
                 why = f"no answer within {self._timeout_s:g} s"
             except Exception as error:  # what a library raises is its own affair
@@ -95,7 +96,12 @@ class NetworkMonitor:
         try:
             host = await async_ping(address, 1, timeout=self._timeout_s, privileged=False)
         except SocketPermissionError:
-            host = await async_ping(address, 1, timeout=self._timeout_s, privileged=True)
+            try:
+                host = await async_ping(address, 1, timeout=self._timeout_s, privileged=True)
+            except SocketPermissionError:
+                raise Unknown(
+                    "this user may not ping: have its group in net.ipv4.ping_group_range"
+                ) from None
         if not host.packets_sent:
             raise OSError("the ping cannot be sent: is there a route?")
         if not host.is_alive:
@@ -122,8 +128,7 @@ class NetworkMonitor:
         await asyncquery.tcp(query, servers[-1], timeout=each_s, port=self.given.dns_port)
 
     async def _connect(self, target: str) -> None:
-        """Open a TCP connection to `host:port` or `[v6]:port`, and close it."""
-        await connect(self._lookup, target)
+        await self._lookup.connect(target)
 
 
 def _name_servers() -> list[str]:
@@ -137,22 +142,3 @@ def _name_servers() -> list[str]:
     if not servers:
         raise OSError("no name server is configured in /etc/resolv.conf")
     return [str(server) for server in servers[:NAME_SERVERS_MAX]]
-
-
-async def connect(lookup: NameLookup, target: str) -> None:
-    """Open a TCP connection to an address of `host:port` or `[v6]:port`, and close it.
-
-    OSError where none of its addresses takes it. Without a deadline of its own.
-    """
-    name, _, port = target.rpartition(":")
-    why = f"{name} has no address"
-    for address in await lookup.addresses(name.strip("[]")):
-        try:
-            _, writer = await asyncio.open_connection(address, int(port))
-        except OSError as error:
-            why = os.strerror(error.errno) if error.errno else str(error)
-            continue
-        # Taken is answered; how the other end closes is nobody's business.
-        writer.transport.abort()
-        return
-    raise OSError(why)

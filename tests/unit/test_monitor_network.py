@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import icmplib
 import pytest
 from dns import message, rcode, resolver
 
@@ -247,6 +248,17 @@ def test_what_does_not_answer_a_ping_says_so(net: Path) -> None:
     first, _ = asyncio.run(test.sample())
     assert first.last == 0.0
     assert first.detail == "no answer within 0.1 s"
+
+
+def test_who_may_not_ping_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is not worse than another for it."""
+
+    async def refuse(*given: object, **more: object) -> None:
+        raise icmplib.SocketPermissionError(False)
+
+    monkeypatch.setattr(icmplib, "async_ping", refuse)
+    with pytest.raises(Unknown, match="ping_group_range"):
+        asyncio.run(monitor("ping", "127.0.0.1").sample())
 
 
 # --- names ------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ def changed(site: Path, *changes: tuple[str, str]) -> Config:
         ("[libvirt]", '[libvirt]\nmigration-uri = "qemu://{host}/"', "libvirt.migration-uri"),
         ("broker.sock", "other.sock", "daemon.socket"),
         ("/leases", "/other-leases", "storage.leases"),
+        ("[daemon]", "[api]\nlisten = []\n[daemon]", "api.listen"),
     ],
 )
 def test_what_a_running_daemon_is_built_upon_cannot_change(
@@ -122,7 +123,7 @@ def test_a_ca_file_that_cannot_be_used_changes_nothing(site: Path) -> None:
     async def run() -> None:
         monitors, _ = made(site)
         before = (monitors.engine.health, monitors._network)
-        bad = made_config(site, '[health]\nca-file = "/nowhere/ca.pem"\n[monitors]\nengine = 9')
+        bad = made_config(site, '[health]\nca-file = "/nowhere/ca.pem"\n[monitors]\nengine = 4')
         with pytest.raises(ConfigError, match=r"health\.ca-file: /nowhere/ca\.pem"):
             monitors.reload(bad)
         assert (monitors.engine.health, monitors._network) == before
