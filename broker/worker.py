@@ -4,7 +4,7 @@
 A Worker is one named daemon thread that runs one call at a time. A call that misses its
 deadline is left running (a thread in a hung system call cannot be ended) and reported as
 hung with its age; until it comes back no other call is accepted, so nothing piles up. The
-thread does not keep the process from ending.
+thread does not keep the process from ending, and ends when nobody has its Worker any more.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import queue
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -36,7 +37,7 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._running: tuple[str, float] | None = None
         self._turn = asyncio.Lock()
@@ -62,8 +63,11 @@ class Worker:
         future.add_done_callback(lambda late: late.cancelled() or late.exception())
         self._running = (what, loop.time())
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
+            self._thread = threading.Thread(
+                target=_work, args=(self._calls,), name=self.name, daemon=True
+            )
             self._thread.start()
+            weakref.finalize(self, self._calls.put, None).atexit = False
         self._calls.put(lambda: self._run(loop, future, function, args))
         try:
             return await asyncio.wait_for(asyncio.shield(future), timeout_s)
@@ -71,10 +75,6 @@ class Worker:
             if future.done():
                 return future.result()
             raise Hung(self.name, what, timeout_s) from None
-
-    def _work(self) -> None:
-        while True:
-            self._calls.get()()
 
     def _run(
         self,
@@ -103,3 +103,10 @@ class Worker:
             future.set_exception(failure)
         else:
             future.set_result(result)
+
+
+def _work(calls: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    """The thread; it must not know its Worker, or that would never be let go."""
+    while (call := calls.get()) is not None:
+        call()
+        del call

@@ -113,3 +113,14 @@ def test_an_error_after_the_caller_was_cancelled_is_swallowed() -> None:
     asyncio.run(run())
     gc.collect()
     assert not shouted
+
+
+def test_the_thread_ends_with_its_worker() -> None:
+    async def run() -> threading.Thread:
+        worker = Worker("short-lived")
+        return await worker.call("who", 5.0, threading.current_thread)
+
+    thread = asyncio.run(run())
+    gc.collect()
+    thread.join(5.0)
+    assert not thread.is_alive()
