@@ -30,8 +30,9 @@ class Login(Protocol):
     def power(self) -> Power:
         """The power, freshly read."""
 
-    def lacks(self) -> str:
-        """What this login lacks to switch the power; empty: nothing. Changes nothing."""
+    def lacks(self) -> str | None:
+        """What this login lacks to switch the power; empty: nothing; None: the device does not
+        tell. Changes nothing."""
 
     def switch(self, on: bool) -> None:
         """Order the power on, or hard off: never soft off, cycle or reset. An order that

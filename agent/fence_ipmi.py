@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from agent.fence_driver import DeviceError
+from agent.fence_driver import DeviceError, Pointless
 from scoring.observation import Power
 
 log = logging.getLogger("ha-agent.fence")
@@ -104,7 +104,7 @@ class _IpmiLogin:
     def power(self) -> Power:
         return Power.ON if self._ask(_CHASSIS, _GET_CHASSIS_STATUS)[0] & 1 else Power.OFF
 
-    def lacks(self) -> str:
+    def lacks(self) -> str | None:
         level = self._ask(_APP, _SET_SESSION_PRIVILEGE_LEVEL, 0)[0] & 0x0F
         if level >= _OPERATOR:
             return ""
@@ -128,7 +128,7 @@ class _IpmiLogin:
         response = answer.wait(self._deadline_s)
         code = response.get("code", 0)
         if code == _INSUFFICIENT_PRIVILEGE:
-            raise DeviceError("the login's privilege level does not allow it")
+            raise Pointless("the login's privilege level does not allow it")
         if "error" in response or code:
             raise DeviceError(str(response.get("error") or f"completion code {code:#04x}"))
         if (response["netfn"], response["command"]) != (netfn + 1, command):

@@ -21,15 +21,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import html
+import itertools
 import json
 import logging
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
 
 from agent.fence_driver import DeviceError, Driver, Login, Pointless
 from agent.ports import FencePath
@@ -38,11 +40,14 @@ from scoring.observation import Power, PowerAnswer, PowerOffEnded, PowerOnEnded
 
 log = logging.getLogger("ha-agent.fence")
 
-T = TypeVar("T")
-
 ERROR_CHARS_MAX = 300
+#: SMBIOS 7.2.1: not present, and not set.
+_NO_GUID = (b"\xff" * 16, bytes(16))
 #: A driver keeps its deadline itself; one that is this late is hung.
 GRACE_S = 0.5
+#: How long a power may take to show after an order that was answered with an error.
+SETTLE_S = 2.0
+SETTLE_STEP_S = 0.5
 
 
 class Identity(StrEnum):
@@ -54,16 +59,24 @@ class Identity(StrEnum):
     OTHER = "other"
 
 
+class Privilege(StrEnum):
+    """Whether a login would be allowed to switch the power."""
+
+    ENOUGH = "enough"
+    LACKING = "lacking"
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a device said. `detail`: what is wrong with it, empty when nothing is. `ordered`: it
-    took an order; `lacks`: what its login lacks to switch the power."""
+    took an order. `privilege`: as far as it was asked for."""
 
     power: Power
     identity: Identity
     detail: str = ""
     ordered: bool = False
-    lacks: str = ""
+    privilege: Privilege = Privilege.UNKNOWN
 
     @property
     def usable(self) -> bool:
@@ -81,14 +94,19 @@ class DeviceTest:
     ok: bool
     power: Power
     identity: Identity
+    privilege: Privilege
     detail: str
     took_s: float
 
 
-class GuardedDevice:
-    """One device with its thread, its deadline, its identity and its secret.
+#: What is to be done with a login, whose machine it is, and until when.
+_Then = Callable[[Login, Finding, float], Finding]
 
-    `name`: how people know it. `secret`: what no text may hold. `timeout_s`: for one question,
+
+class GuardedDevice:
+    """One device with its thread, its deadline, its identity and its secrets.
+
+    `name`: how people know it. `secrets`: what no text may hold. `timeout_s`: for one question,
     login and `retries` included.
     """
 
@@ -103,7 +121,7 @@ class GuardedDevice:
         timeout_s: float = 8.0,
         retries: int = 0,
         username: str = "",
-        secret: str = "",
+        secrets: Iterable[str] = (),
     ) -> None:
         self.host_id = host_id
         self.name = name
@@ -112,9 +130,11 @@ class GuardedDevice:
         self._trusted = trusted
         self._timeout_s = timeout_s
         self._retries = retries
-        self._secrets = _forms(username, secret)
+        self._secrets = _forms(username, secrets)
         self._worker = Worker(name)
         self._other: tuple[str, str] | None = None
+        #: What other hosts published, by host id, to tell whose a strange GUID is.
+        self.known_uuids: Mapping[int, str] = {}
 
     async def read(self, system_uuid: str) -> Finding:
         """Its power and whose machine it is."""
@@ -123,10 +143,14 @@ class GuardedDevice:
     async def check(self, system_uuid: str) -> Finding:
         """The same, and whether the login would be allowed to switch the power."""
 
-        def check(login: Login, found: Finding) -> Finding:
+        def check(login: Login, found: Finding, deadline_s: float) -> Finding:
+            found = _look(login, found, deadline_s)
             lacks = login.lacks()
-            found = _look(login, found)
-            return Finding(found.power, found.identity, lacks or found.detail, lacks=lacks)
+            privilege = Privilege.LACKING if lacks else Privilege.ENOUGH
+            if lacks is None:
+                privilege = Privilege.UNKNOWN
+            detail = found.detail or (f"{self.name}: {lacks}" if lacks else "")
+            return Finding(found.power, found.identity, detail, privilege=privilege)
 
         return await self._ask(system_uuid, check)
 
@@ -134,21 +158,24 @@ class GuardedDevice:
         """Order it on or hard off, unless it is already, or is not proven to be the host's."""
         wanted = Power.ON if on else Power.OFF
 
-        def switch(login: Login, found: Finding) -> Finding:
-            found = _look(login, found)
+        def switch(login: Login, found: Finding, deadline_s: float) -> Finding:
+            found = _look(login, found, deadline_s)
             if not found.usable or found.power is wanted:
                 return found
             try:
                 login.switch(on)
+            except Pointless:
+                raise
             except Exception:
                 # The goal is a power, not an answer: some refuse to switch off what is off.
-                if login.power() is not wanted:
+                if not _becomes(login, wanted, deadline_s):
                     raise
+                return Finding(wanted, found.identity)
             return Finding(found.power, found.identity, ordered=True)
 
         return await self._ask(system_uuid, switch)
 
-    async def _ask(self, system_uuid: str, then: Callable[[Login, Finding], Finding]) -> Finding:
+    async def _ask(self, system_uuid: str, then: _Then) -> Finding:
         """Log in, tell whose machine it is, and go on from there."""
         if self._other is not None and self._other[0] == system_uuid:
             return Finding(Power.UNKNOWN, Identity.OTHER, self._other[1])
@@ -158,7 +185,7 @@ class GuardedDevice:
             for left in range(self._retries, -1, -1):
                 try:
                     with self._driver.login(deadline_s - time.monotonic()) as login:
-                        return then(login, self._identify(login, system_uuid))
+                        return then(login, self._identify(login, system_uuid), deadline_s)
                 except Pointless:
                     raise
                 except Exception:
@@ -167,7 +194,7 @@ class GuardedDevice:
             raise AssertionError("one attempt at least")
 
         try:
-            found = await self._worker.call(f"host {self.host_id}", self._timeout_s + GRACE_S, ask)
+            found = await self._worker.call("the device", self._timeout_s + GRACE_S, ask)
         except Hung as error:
             return Finding(Power.UNKNOWN, Identity.UNKNOWN, str(error))
         except Exception as error:  # pyghmi raises what it likes
@@ -181,10 +208,18 @@ class GuardedDevice:
         if self._trusted:
             return Finding(Power.UNKNOWN, Identity.TRUSTED)
         guid = login.guid()
-        if guid is None:
+        if guid is None or guid in _NO_GUID:
             detail = 'it cannot tell whose machine it is; identity = "trusted" would take it as is'
             return Finding(Power.UNKNOWN, Identity.UNKNOWN, f"{self.name}: {detail}")
         identity, detail = whose(guid, system_uuid)
+        for host, known in list(self.known_uuids.items()):
+            if host == self.host_id or whose(guid, known)[0] is not Identity.PROVEN:
+                continue
+            if identity is Identity.PROVEN:
+                # Boards of one maker may all carry the same; then it proves nothing.
+                identity, detail = Identity.UNKNOWN, f"host {host} published the same UUID"
+            elif identity is Identity.OTHER:
+                detail += f"; that is host {host}: are their addresses swapped?"
         return Finding(Power.UNKNOWN, identity, detail and f"{self.name}: {detail}")
 
     def _say(self, error: Exception) -> str:
@@ -197,17 +232,30 @@ class GuardedDevice:
         return text[:ERROR_CHARS_MAX] + kind
 
 
-def _look(login: Login, found: Finding) -> Finding:
+def _look(login: Login, found: Finding, deadline_s: float) -> Finding:
     return Finding(login.power(), found.identity, found.detail)
 
 
-def _forms(username: str, secret: str) -> tuple[str, ...]:
-    """Every way in which a library or a device may write a password, the longest first."""
-    if not secret:
-        return ()
-    forms = {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], repr(secret.encode())[2:-1]}
-    forms |= {urllib.parse.quote(secret, safe=""), urllib.parse.quote_plus(secret)}
-    forms |= {base64.b64encode(t.encode()).decode() for t in (secret, f"{username}:{secret}")}
+def _becomes(login: Login, wanted: Power, deadline_s: float) -> bool:
+    """Whether the power is seen to be what is wanted within SETTLE_S."""
+    end_s = min(time.monotonic() + SETTLE_S, deadline_s - SETTLE_STEP_S)
+    with suppress(Exception):
+        while login.power() is not wanted:
+            if time.monotonic() >= end_s:
+                return False
+            time.sleep(SETTLE_STEP_S)
+        return True
+    return False
+
+
+def _forms(username: str, secrets: Iterable[str]) -> tuple[str, ...]:
+    """Every way in which a library or a device may write secrets, the longest first."""
+    forms: set[str] = set()
+    for secret in filter(None, secrets):
+        forms |= {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]}
+        forms |= {repr(secret.encode())[2:-1], html.escape(secret)}
+        forms |= {urllib.parse.quote(secret, safe=""), urllib.parse.quote_plus(secret)}
+        forms |= {base64.b64encode(t.encode()).decode() for t in (secret, f"{username}:{secret}")}
     return tuple(sorted(forms, key=len, reverse=True))
 
 
@@ -238,13 +286,23 @@ class FenceLevels:
         }
         self.rehearsed = frozenset(self._levels)
         self.hosts = self.rehearsed - {own_host}
+        self._known_uuids: dict[int, str] = {}
+        for host_levels in self._levels.values():
+            for device in itertools.chain(*host_levels):
+                device.known_uuids = self._known_uuids
+
+    def _of(self, host_id: int, system_uuid: str) -> Sequence[Sequence[GuardedDevice]]:
+        """The levels of a host, and what it published, for telling swapped devices."""
+        if system_uuid:
+            self._known_uuids[host_id] = system_uuid
+        return self._levels.get(host_id, [])
 
     async def read_power(self, host_id: int, system_uuid: str) -> PowerAnswer:
         loop = asyncio.get_running_loop()
         details: list[str] = []
         unproven: PowerAnswer | None = None
         asked_s = loop.time()
-        for level in self._levels[host_id]:
+        for level in self._of(host_id, system_uuid):
             # A reading is as old as its question: what a slow device answers may be, too.
             asked_s = loop.time()
             found = await asyncio.gather(*(device.read(system_uuid) for device in level))
@@ -259,7 +317,7 @@ class FenceLevels:
 
     async def power_off(self, host_id: int, system_uuid: str, attempt: int) -> PowerOffEnded:
         assert host_id in self.hosts, host_id
-        levels = self._levels[host_id]
+        levels = [*self._of(host_id, system_uuid)]
         first = attempt % len(levels)
         details: list[str] = []
         for level in levels[first:] + levels[:first]:
@@ -275,12 +333,13 @@ class FenceLevels:
         # From the last level to the first: a BMC answers only once its supply is on again.
         details: list[str] = []
         ok = False
-        for level in reversed(self._levels[host_id]):
+        levels = self._of(host_id, system_uuid)
+        for level in reversed(levels):
             found = await asyncio.gather(*(device.switch(system_uuid, True) for device in level))
             details += [_told(device, f, "on") for device, f in zip(level, found, strict=True)]
             already = all(f.usable and f.power is Power.ON for f in found)
             ok = ok or any(f.ordered for f in found)
-            ok = ok or (already and level is self._levels[host_id][0])
+            ok = ok or (already and level is levels[0])
         return PowerOnEnded(host_id, ok, "; ".join(details))
 
     async def rehearse(self, host_id: int, system_uuid: str) -> FencePath:
@@ -293,7 +352,7 @@ class FenceLevels:
 
     async def test(self, host_id: int, system_uuid: str) -> Sequence[DeviceTest]:
         """Every device of a host: login, privilege, identity, power; changes nothing."""
-        devices = [device for level in self._levels.get(host_id, []) for device in level]
+        devices = itertools.chain(*self._of(host_id, system_uuid))
         return await asyncio.gather(*(_test(device, system_uuid) for device in devices))
 
 
@@ -317,7 +376,8 @@ async def _test(device: GuardedDevice, system_uuid: str) -> DeviceTest:
     loop = asyncio.get_running_loop()
     begun_s = loop.time()
     found = await device.check(system_uuid)
-    ok = found.usable and not found.lacks and found.power is not Power.UNKNOWN
+    lacking = found.privilege is Privilege.LACKING
+    ok = found.usable and not lacking and found.power is not Power.UNKNOWN
     return DeviceTest(
         device.name,
         device.host_id,
@@ -325,6 +385,7 @@ async def _test(device: GuardedDevice, system_uuid: str) -> DeviceTest:
         ok,
         found.power,
         found.identity,
-        found.detail if found.detail or ok else "its power is not known",
+        found.privilege,
+        found.detail if found.detail or ok else f"{device.name}: its power is not known",
         loop.time() - begun_s,
     )

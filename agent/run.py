@@ -17,15 +17,14 @@ from agent.beat import Agent
 from agent.broker_fence_log import BrokerFenceLog
 from agent.definition import Definition, DefinitionError, load_definition
 from agent.errors import CommandError
-from agent.fence_ipmi import IpmiDriver
-from agent.fence_levels import FenceLevels, GuardedDevice
+from agent.fence_devices import fence_devices
 from agent.hypervisor import LibvirtHypervisor
 from agent.journal import Journal
 from agent.leases import SanlockLeases
 from agent.measured import Measured
 from agent.rehearsal import Rehearsals
 from broker import service_manager
-from broker.config import Config, ConfigError, load, load_fence_passwords, system_uuid
+from broker.config import Config, ConfigError, load, system_uuid
 from broker.exit_codes import ExitCode
 from broker.link import Link
 from broker.reload import needs_restart, refusal
@@ -101,27 +100,6 @@ class Reload:
         self._agent.reconfigure(config.rules(self._memory_mb), fence)
         logging.getLogger().setLevel(config.daemon.log_level.upper())
         log.info("%s is read anew", self._path)
-
-
-def fence_devices(config: Config) -> FenceLevels:
-    """The fence devices of all hosts; ConfigError where their passwords cannot be read."""
-    passwords = load_fence_passwords(config)
-    return FenceLevels(
-        [
-            GuardedDevice(
-                device.host,
-                f"{device.address} port {device.port}",
-                IpmiDriver(
-                    device.address, device.port, device.username, passwords.get(device.host, "")
-                ),
-                timeout_s=config.fence.timeout,
-                username=device.username,
-                secret=passwords.get(device.host, ""),
-            )
-            for device in config.fence.device
-        ],
-        config.host.id,
-    )
 
 
 async def beat_until_stopped(path: str, config: Config, definition: Definition) -> None:

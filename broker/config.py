@@ -12,7 +12,6 @@ import difflib
 import os
 import platform
 import re
-import stat
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker import addresses
+from broker.fence_relations import check_devices
 from broker.notify.notice import Kind
 from broker.notify.rules import ALL, matcher
 from broker.page_search import finder
@@ -33,8 +33,6 @@ PATH_VARIABLE = "HA_AGENT_CONFIG"
 #: Where an oVirt engine tells its health.
 OVIRT_PAGE = "http://{}/ovirt-engine/services/health"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-#: A key shorter than this can be guessed by who sees one signed message.
-WEBHOOK_KEY_CHARS_MIN = 16
 
 HostId = Annotated[int, Meta(ge=1, le=2000)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -154,20 +152,53 @@ class HealthSection(_Section, frozen=True, kw_only=True):
 
 
 class FenceDevice(_Section, frozen=True, kw_only=True):
-    """How to read the power of host `host`."""
+    """One way to read and switch the power of host `host`; docs/fencing.md tells how they work
+    together. `timeout`: default that of `[fence]`. `port`: default that of the type."""
 
     host: HostId
-    type: Annotated[str, Meta(pattern="^ipmi$")] = "ipmi"
-    address: Name
-    port: Port = 623
+    name: Annotated[str, Meta(pattern=r"^$|^[A-Za-z0-9_-]{1,32}$")] = ""
+    type: Annotated[str, Meta(pattern="^(ipmi|redfish|agent)$")] = "ipmi"
+    level: Annotated[int, Meta(ge=1, le=9)] = 1
+    identity: Annotated[str, Meta(pattern="^(proven|trusted)$")] = "proven"
+    address: Annotated[str, Meta(max_length=255)] = ""
+    port: Port | None = None
     username: str = ""
+    timeout: Seconds | None = None
+    retries: Annotated[int, Meta(ge=0, le=5)] = 1
+    privilege: Annotated[str, Meta(pattern="^(user|operator|administrator)$")] = "operator"
+    system: Annotated[str, Meta(max_length=255)] = ""
+    ca_file: AbsolutePath | None = None
+    fingerprint: Annotated[str, Meta(pattern="^$|^([0-9A-Fa-f]{2}:?){32}$")] = ""
+    verify: bool = True
+    agent: Annotated[str, Meta(pattern="^$|^(/.*/)?fence_[A-Za-z0-9_]+$")] = ""
+    options: dict[str, bool | int | str] = {}
+
+    @property
+    def key(self) -> str:
+        """What its secrets are filed under."""
+        return f"{self.host}/{self.name}" if self.name else f"{self.host}"
+
+    @property
+    def port_used(self) -> int | None:
+        """The port, where the type has one."""
+        return self.port or {"ipmi": 623, "redfish": 443}.get(self.type)
+
+    @property
+    def title(self) -> str:
+        """How people know it; shown in every text about it."""
+        words = [f"{self.type} {self.name}" if self.name else self.type]
+        if self.agent:
+            words.append(Path(self.agent).name)
+        if self.address:
+            words.append(self.address if self.port_used is None else f"{self.address} port")
+            words += [] if self.port_used is None else [str(self.port_used)]
+        return f"{' '.join(words)} of host {self.host}"
 
 
 class FenceSection(_Section, frozen=True, kw_only=True):
-    """`device`: at most one per host. `timeout`: for one question to a device. `power-off`: a
-    silent host that is still on is switched off; `power-on`: and on again afterwards;
-    `per-hour`: so many over the whole cluster. `rehearse-every`: how often the way to each
-    device is proven."""
+    """`timeout`: for one question to a device, login and retries included. `power-off`: a silent
+    host that is still on is switched off; `power-on`: and on again afterwards; `per-hour`: so
+    many over the whole cluster. `rehearse-every`: how often the way to each device is proven."""
 
     device: tuple[FenceDevice, ...] = ()
     timeout: Seconds = 8.0
@@ -435,16 +466,10 @@ def _check_relations(path: str, config: Config) -> None:
         raise ConfigError(f"{path}: api.advertise: more than {addresses.ADDRESSES_MAX} addresses")
     for target in config.network.targets if config.network.test == "tcp" else ():
         _check_address(path, "network.targets", target)
-    hosts = [device.host for device in config.fence.device]
-    for host in set(hosts):
-        if hosts.count(host) > 1:
-            raise ConfigError(f"{path}: fence.device: host {host} has two; one is possible")
-    places = [(device.address, device.port) for device in config.fence.device]
-    for place in set(places):
-        if places.count(place) > 1:
-            raise ConfigError(
-                f"{path}: fence.device: {place[0]} port {place[1]} stands for two hosts"
-            )
+    try:
+        check_devices(config.fence.device)
+    except ValueError as error:
+        raise ConfigError(f"{path}: fence.device: {error}") from None
     _check_notify(path, config.notify)
     if config.storage.whiteboard == config.storage.leases:
         raise ConfigError(f"{path}: storage.whiteboard and storage.leases are the same")
@@ -517,79 +542,12 @@ def _explain(message: str) -> str:
 def _known_keys(section: str) -> list[str]:
     """The keys a table of the file may have."""
     kind: Any = Config
-    for part in filter(None, section.split(".")):
+    for part in filter(None, re.sub(r"\[[0-9]+\]", "", section).split(".")):
         kind = get_type_hints(kind).get(part.replace("-", "_"))
         kind = next((a for a in get_args(kind) if isinstance(a, type)), kind)
     if not (isinstance(kind, type) and issubclass(kind, Struct)):
         return []
     return [item.encode_name for item in msgspec.structs.fields(kind)]
-
-
-class NotifySecrets(Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """What notifications need and nobody may read."""
-
-    smtp_password: str = ""
-    webhook_key: str = ""
-
-
-class _Secrets(Struct, forbid_unknown_fields=True, rename="kebab"):
-    fence_passwords: dict[str, str] = {}
-    notify: NotifySecrets = NotifySecrets()
-
-
-def load_fence_passwords(config: Config) -> dict[int, str]:
-    """Passwords of the fence devices by host id; the file must not be readable by others.
-
-    A missing file is no password at all (ConfigError only where devices are configured).
-    """
-    if not config.fence.device:
-        return {}
-    path = Path(config.daemon.secrets)
-    secrets = _load_secrets(path, "[fence-passwords]")
-    try:
-        return {int(host): password for host, password in secrets.fence_passwords.items()}
-    except ValueError:
-        raise _not_the_toml(path) from None
-
-
-def load_notify_secrets(config: Config) -> NotifySecrets:
-    """Mail password and webhook key, as far as the configuration asks for them; ConfigError
-    where one is missing."""
-    mail = config.notify.smtp
-    with_login, with_webhook = bool(mail.server and mail.username), bool(config.notify.webhook.url)
-    if not with_login and not with_webhook:
-        return NotifySecrets()
-    path = Path(config.daemon.secrets)
-    secrets = _load_secrets(path, "[notify]").notify
-    if with_login and not secrets.smtp_password:
-        raise ConfigError(f"{path}: notify.smtp-password is missing; notify.smtp.username is set")
-    if with_webhook and len(secrets.webhook_key) < WEBHOOK_KEY_CHARS_MIN:
-        raise ConfigError(
-            f"{path}: notify.webhook-key: at least {WEBHOOK_KEY_CHARS_MIN} characters are needed;"
-            " notify.webhook.url is set"
-        )
-    return secrets
-
-
-def _load_secrets(path: Path, what: str) -> _Secrets:
-    """The whole file; ConfigError, which quotes nothing of it."""
-    try:
-        mode = path.stat().st_mode
-        if mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IRGRP:
-            raise ConfigError(f"{path}: others may read it; chmod 0600 (or 0640) {path}")
-        return msgspec.convert(tomllib.loads(path.read_text()), _Secrets)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}; it holds {what}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError, msgspec.ValidationError):
-        # The text of the error could hold a password.
-        raise _not_the_toml(path) from None
-
-
-def _not_the_toml(path: Path) -> ConfigError:
-    return ConfigError(
-        f'{path}: is not the TOML it should be: [fence-passwords] with "HOST ID" = "password",'
-        " [notify] with smtp-password and webhook-key"
-    )
 
 
 def system_uuid(config: Config) -> str:

@@ -95,7 +95,9 @@ def _collect(found: list[Table], name: str, table: inspect.StructType, repeated:
             _collect(found, f"{name}.{field.encode_name}", kind, repeated=False)
             continue
         default = field.default
-        if default is msgspec.NODEFAULT and not field.required:
+        if field.default_factory is not msgspec.NODEFAULT:
+            default = field.default_factory()
+        elif default is msgspec.NODEFAULT and not field.required:
             # UNSET in the file: what scoring/timing.py says.
             default = getattr(Timing(), field.name)
         row = rows.get(field.encode_name, ("", "", "not described yet"))

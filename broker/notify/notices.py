@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from broker.config import Config, ConfigError, load_notify_secrets
+from broker.config import Config, ConfigError
 from broker.notify.folding import Folding
 from broker.notify.limits import Limits
 from broker.notify.notice import Kind, Message, Notice, Told
@@ -25,6 +25,7 @@ from broker.notify.outlet import Outlet
 from broker.notify.render import Renderer
 from broker.notify.rules import Rules
 from broker.notify.sender import Sender
+from broker.secrets_file import load_notify_secrets
 from broker.wire import NotifyOutcome, NotifyStatus
 
 log = logging.getLogger("ha-broker.notify")

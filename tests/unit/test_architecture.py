@@ -18,6 +18,7 @@ BROKER_DOORS = {
     "link",
     "wire",
     "config",
+    "secrets_file",
     "reload",
     "maintenance",
     "atomic_file",

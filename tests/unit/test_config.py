@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.config import ConfigError, load, load_fence_passwords, system_uuid
+from broker.config import ConfigError, load, system_uuid
+from broker.secrets_file import FenceSecret, load_fence_secrets, unused_fence_secrets
 
 GOOD = """
 [host]
@@ -54,16 +55,6 @@ def test_the_smallest_file_has_the_reference_defaults(tmp_path: Path) -> None:
         (GOOD + '[health]\nexpect = "("\n', "health.expect: not a regular expression"),
         (GOOD + '[health]\nurl = "ftp://x/"\n', "health.url"),
         (GOOD + '[libvirt]\nmigration-uri = "qemu://{hots}/"\n', "libvirt.migration-uri"),
-        (
-            GOOD + '[[fence.device]]\nhost = 2\naddress = "a"\n' * 2,
-            "host 2 has two",
-        ),
-        (
-            GOOD
-            + '[[fence.device]]\nhost = 2\naddress = "a"\n'
-            + '[[fence.device]]\nhost = 3\naddress = "a"\n',
-            "stands for two hosts",
-        ),
         (GOOD.replace("/shared/leases", "/shared/whiteboard"), "are the same"),
         (GOOD.replace("/shared/leases", "leases"), "storage.leases"),
         ("host = [", "is not TOML"),
@@ -77,6 +68,84 @@ def test_what_does_not_fit_names_file_and_key(tmp_path: Path, text: str, message
     assert str(caught.value).startswith(path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def devices(*tables: str) -> str:
+    """The smallest file with fence devices: `key = value; key = value` each."""
+    return GOOD + "".join("[[fence.device]]\n" + t.replace("; ", "\n") + "\n" for t in tables)
+
+
+BMC = 'host = 2; address = "a"'
+AGENT = 'host = 2; type = "agent"; agent = "fence_apc"; identity = "trusted"; address = "p"'
+REDFISH = 'host = 2; type = "redfish"; address = "a"'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (devices(BMC, 'host = 2; address = "b"'), "host 2 has two named ''"),
+        (devices(BMC, 'host = 3; address = "A."'), "stands for two hosts"),
+        (devices(BMC, 'host = 3; address = "a"; port = 623'), "stands for two hosts"),
+        (devices(BMC, 'host = 2; address = "a"; name = "again"'), "stands for host 2 twice"),
+        (
+            devices('host = 2; address = "::1"', 'host = 3; address = "0:0:0:0:0:0:0:1"'),
+            "stands for two hosts",
+        ),
+        (
+            devices(
+                AGENT + "\noptions = {plug = 7}",
+                AGENT.replace("2", "3") + '\noptions = {plug = "7"}',
+            ),
+            "stands for two hosts",
+        ),
+        (devices(BMC + "; level = 2"), "levels [2]"),
+        (devices(BMC, 'host = 2; address = "b"; name = "x"; level = 3'), "levels [1, 3]"),
+        (devices(BMC + "; level = 0"), "fence.device[0].level"),
+        (devices(BMC + '; type = "ilo"'), "fence.device[0].type"),
+        (devices(BMC + "; verfy = false"), "did you mean verify?"),
+        (devices("host = 2"), "address is missing"),
+        (devices(BMC + "; verify = false"), "verify is for type redfish"),
+        (devices(BMC + '; options = {plug = "1"}'), "options is for type agent"),
+        (devices(REDFISH + '; privilege = "user"'), "privilege is for type ipmi"),
+        (devices(REDFISH + '; fingerprint = "00"'), "fence.device[0].fingerprint"),
+        (devices(REDFISH + f'; fingerprint = "{"00" * 32}"; ca-file = "/x"'), "exclude each other"),
+        (devices(REDFISH + '; verify = false; ca-file = "/x"'), "contradicts"),
+        (devices('host = 2; type = "agent"; identity = "trusted"'), "agent is missing"),
+        (devices(AGENT.replace("fence_apc", "reboot")), "fence.device[0].agent"),
+        (devices(AGENT.replace('; identity = "trusted"', "")), 'identity = "trusted"'),
+        (devices(AGENT + '; options = {action = "reboot"}'), "options.action"),
+        (devices(AGENT + '; options = {ipaddr = "x"}'), "options.ipaddr: the key address"),
+        (devices(AGENT + '; options = {passwd = "x"}'), "belongs into the secrets file"),
+        (devices(AGENT + '; options = {community = "x"}'), "belongs into the secrets file"),
+        (devices(AGENT + '; options = {plug = "1\\naction=off"}'), "cannot be printed"),
+    ],
+)
+def test_fence_devices_that_do_not_fit(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert str(caught.value).startswith(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_fence_devices_that_fit(tmp_path: Path) -> None:
+    config = load(
+        write(
+            tmp_path,
+            devices(
+                BMC,
+                'host = 2; name = "pdu-a"; type = "agent"; agent = "fence_apc"; level = 2;'
+                ' identity = "trusted"; address = "p"; options = {plug = 7, ssh = true}',
+                'host = 2; name = "pdu-b"; type = "agent"; agent = "fence_apc"; level = 2;'
+                ' identity = "trusted"; address = "q"; options = {plug = 7}',
+                AGENT.replace("2", "3") + "; options = {plug = 8}",
+            ),
+        )
+    )
+    assert [device.key for device in config.fence.device] == ["2", "2/pdu-a", "2/pdu-b", "3"]
+    assert config.fence.device[0].title == "ipmi a port 623 of host 2"
+    assert config.fence.device[1].title == "agent pdu-a fence_apc p of host 2"
 
 
 def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
@@ -100,13 +169,44 @@ def secrets(tmp_path: Path, text: str, mode: int = 0o600) -> str:
 
 def test_passwords_come_from_their_own_file(tmp_path: Path) -> None:
     config = load(secrets(tmp_path, '[fence-passwords]\n2 = "secret"\n'))
-    assert load_fence_passwords(config) == {2: "secret"}
+    assert load_fence_secrets(config) == {"2": FenceSecret("secret")}
+
+
+def test_each_device_of_a_host_has_its_own_password(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(
+        '[fence-passwords]\n2 = "one"\n"2/pdu" = "two"\n"3/x" = "three"\n'
+        '[fence-options."2/pdu"]\ncommunity = "four"\n'
+    )
+    (tmp_path / "s.toml").chmod(0o600)
+    pdu = AGENT + '; name = "pdu"; level = 2'
+    config = load(write(tmp_path, devices(BMC, pdu) + f'[daemon]\nsecrets = "{tmp_path}/s.toml"\n'))
+    secrets = load_fence_secrets(config)
+    assert secrets["2"] == FenceSecret("one")
+    assert secrets["2/pdu"] == FenceSecret("two", {"community": "four"})
+    assert "one" not in repr(secrets) and "four" not in repr(secrets)
+    assert unused_fence_secrets(config) == 1
+
+
+def test_a_systemd_credential_goes_before_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "fence-password.2").write_text("from systemd\n")
+    (tmp_path / "fence-password.2.pdu").write_text("another")
+    pdu = AGENT + '; name = "pdu"; level = 2; username = "u"'
+    text = devices(BMC + '; username = "u"', pdu) + f'[daemon]\nsecrets = "{tmp_path}/gone"\n'
+    secrets = load_fence_secrets(load(write(tmp_path, text)))
+    assert secrets["2"].password == "from systemd"
+    assert secrets["2/pdu"].password == "another"
+    (tmp_path / "fence-password.2").unlink()
+    with pytest.raises(ConfigError, match="gone: cannot be read: No such file"):
+        load_fence_secrets(load(write(tmp_path, text)))
 
 
 def test_a_secrets_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     config = load(secrets(tmp_path, '[fence-passwords]\n2 = "secret"\n', 0o644))
     with pytest.raises(ConfigError, match="chmod 0600"):
-        load_fence_passwords(config)
+        load_fence_secrets(config)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +215,7 @@ def test_a_secrets_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
 def test_a_broken_secrets_file_is_not_quoted(tmp_path: Path, text: str) -> None:
     config = load(secrets(tmp_path, text))
     with pytest.raises(ConfigError) as caught:
-        load_fence_passwords(config)
+        load_fence_secrets(config)
     assert "hunter2" not in str(caught.value)
 
 

@@ -111,7 +111,9 @@ def _collect(
             _collect(found, f"{name}.{field.encode_name}", kind)
             continue
         default = field.default
-        if default is msgspec.NODEFAULT and not field.required:
+        if field.default_factory is not msgspec.NODEFAULT:
+            default = field.default_factory()
+        elif default is msgspec.NODEFAULT and not field.required:
             # UNSET in the file: what scoring/timing.py says.
             default = getattr(Timing(), field.name)
         mine.append([f"`{field.encode_name}`", _type(kind), _default(default), _range(kind)])
@@ -136,6 +138,8 @@ def _type(kind: inspect.Type) -> str:
             return "list of strings"
         case inspect.StrType():
             return "string"
+        case inspect.DictType():
+            return "table"
     raise AssertionError(f"a kind of setting that the page has no word for: {kind}")
 
 
@@ -150,7 +154,7 @@ def _default(value: object) -> str:
         return f"`{json.dumps(value)}`"
     if isinstance(value, float):
         return f"{value:g}"
-    return f"`{json.dumps(value)}`" if isinstance(value, str | list) else f"{value}"
+    return f"`{json.dumps(value)}`" if isinstance(value, str | list | dict) else f"{value}"
 
 
 def _range(kind: inspect.Type) -> str:
@@ -171,6 +175,16 @@ def _range(kind: inspect.Type) -> str:
             return "1..48 of `A-Z a-z 0-9 . _ -`"
         case inspect.StrType(pattern=str(pattern)) if "{32,36}" in pattern:
             return "a UUID, or empty"
+        case inspect.StrType(pattern=str(pattern)) if "{1,32}" in pattern:
+            return "empty, or 1..32 of `A-Z a-z 0-9 _ -`"
+        case inspect.StrType(pattern=str(pattern)) if "{32}" in pattern:
+            return "empty, or 64 hex digits, colons allowed"
+        case inspect.StrType(pattern=str(pattern)) if "fence_" in pattern:
+            return "empty, or `fence_…`, a path before it allowed"
+        case inspect.DictType():
+            return "strings, integers, true or false"
+        case inspect.StrType(min_length=None, max_length=int(high)):
+            return f"up to {high} characters"
         case inspect.StrType(min_length=int(low), max_length=int(high)):
             return f"{low}..{high} characters"
         case inspect.StrType(pattern=None):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.fence_ipmi import IpmiDriver
-from agent.fence_levels import FenceLevels, Finding, GuardedDevice, Identity
+from agent.fence_levels import FenceLevels, Finding, GuardedDevice, Identity, Privilege
 from scoring.observation import Power
 from tests.fakes.ipmi_bmc import PASSWORD, IpmiBmc
 
@@ -30,7 +30,9 @@ def device(
     bmc: IpmiBmc, username: str = "admin", password: str = PASSWORD, timeout_s: float = 5.0
 ) -> GuardedDevice:
     driver = IpmiDriver("127.0.0.1", bmc.port, username, password)
-    return GuardedDevice(2, "bmc", driver, timeout_s=timeout_s, username=username, secret=password)
+    return GuardedDevice(
+        2, "bmc", driver, timeout_s=timeout_s, username=username, secrets=[password]
+    )
 
 
 def test_power_and_identity_are_read_in_one_login(bmc: IpmiBmc) -> None:
@@ -82,7 +84,7 @@ def test_a_login_that_may_not_switch_reads_and_fails_the_check(bmc: IpmiBmc) -> 
         driver = IpmiDriver("127.0.0.1", bmc.port, "admin", PASSWORD, privilege="user")
         mine = GuardedDevice(2, "bmc", driver, timeout_s=5)
         assert await mine.read(str(MACHINE)) == Finding(Power.ON, Identity.PROVEN)
-        assert "operator is needed" in (await mine.check(str(MACHINE))).lacks
+        assert "operator is needed" in (await mine.check(str(MACHINE))).detail
         ended = await mine.switch(str(MACHINE), on=False)
         assert not ended.ordered and "privilege" in ended.detail
 
@@ -92,7 +94,7 @@ def test_a_login_that_may_not_switch_reads_and_fails_the_check(bmc: IpmiBmc) -> 
 
 def test_the_check_changes_nothing(bmc: IpmiBmc) -> None:
     found = asyncio.run(device(bmc).check(str(MACHINE)))
-    assert found == Finding(Power.ON, Identity.PROVEN)
+    assert found == Finding(Power.ON, Identity.PROVEN, privilege=Privilege.ENOUGH)
     assert bmc.orders == []
 
 
@@ -145,7 +147,7 @@ def test_swapped_addresses_switch_nothing_and_name_both(bmc: IpmiBmc, tmp_path: 
 
     def at(host: int, where: IpmiBmc) -> GuardedDevice:
         driver = IpmiDriver("127.0.0.1", where.port, "admin", PASSWORD)
-        return GuardedDevice(host, f"bmc of host {host}", driver, timeout_s=5, secret=PASSWORD)
+        return GuardedDevice(host, f"bmc of host {host}", driver, timeout_s=5, secrets=[PASSWORD])
 
     async def run() -> None:
         levels = FenceLevels([at(2, other), at(3, bmc)], own_host=1)

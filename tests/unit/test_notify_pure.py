@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.config import Config, ConfigError, NotifyRulesSection, load, load_notify_secrets
+from broker.config import Config, ConfigError, NotifyRulesSection, load
 from broker.notify.backlog import Backlog
 from broker.notify.folding import Folding
 from broker.notify.limits import Limits
@@ -35,6 +35,7 @@ from broker.notify.notice import (
     Told,
 )
 from broker.notify.rules import Rules, matcher
+from broker.secrets_file import load_notify_secrets
 from broker.wire import BegunReason, FencePathOnWire, ReasonOnWire, Report
 from scoring.observation import FenceStep
 

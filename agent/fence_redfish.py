@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A BMC over Redfish (DMTF DSP0266), by the standard library's HTTP client.
+
+Not by pyghmi: it opens a session for each login and never ends one, gives every step 60 s,
+and cannot be given a CA file (docs/decisions/0004). Here a question has one connection and
+one deadline, a session is ended, and no request is sent before the certificate is checked.
+
+Basic authentication first (DSP0266, 13.3), as it needs one request; where the service does
+not offer it, a session. Of several systems behind one service the configuration names one.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import json
+import ssl
+import time
+import urllib.parse
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from agent.fence_driver import DeviceError, Pointless
+from scoring.observation import Power
+
+_ROOT = "/redfish/v1/"
+_RESET = "#ComputerSystem.Reset"
+BODY_BYTES_MAX = 1 << 20
+MEMBERS_MAX = 64
+#: DSP0266 13.4.2: what a Reset of a ComputerSystem needs; the predefined roles that have it.
+_NEEDED_PRIVILEGE = "ConfigureComponents"
+_ROLES = {"Administrator": True, "Operator": True, "ReadOnly": False}
+#: Resource.PowerState. What is on its way to off is not off.
+_POWER = {
+    "On": Power.ON,
+    "PoweringOn": Power.ON,
+    "PoweringOff": Power.ON,
+    "Paused": Power.ON,
+    "Off": Power.OFF,
+}
+
+Json = dict[str, Any]
+
+
+class RedfishDriver:
+    """The Driver of a Redfish service. `fingerprint`: SHA-256 of its certificate, in hex; else
+    the certificate must be signed by `ca_file`'s or the system's authorities, unless `verify`
+    is False. `system`: Id or path of one system, empty where it has but one."""
+
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        username: str,
+        password: str,
+        *,
+        system: str = "",
+        ca_file: str | None = None,
+        fingerprint: str = "",
+        verify: bool = True,
+    ) -> None:
+        self._address = address
+        self._port = port
+        self._username = username
+        self._password = password
+        self._system = system
+        self._fingerprint = fingerprint.replace(":", "").lower()
+        try:
+            self._tls = ssl.create_default_context(cafile=ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            raise ValueError(f"{ca_file}: no certificates to be read there: {error}") from None
+        if self._fingerprint or not verify:
+            self._tls.check_hostname = False
+            self._tls.verify_mode = ssl.CERT_NONE
+        self._path = ""
+
+    @contextmanager
+    def login(self, timeout_s: float) -> Iterator[_RedfishLogin]:
+        """Connect, check the certificate; log in with the first question."""
+        connection = http.client.HTTPSConnection(
+            self._address, self._port, timeout=timeout_s, context=self._tls
+        )
+        service = _Service(connection, time.monotonic() + timeout_s, self._fingerprint)
+        service.basic(self._username, self._password)
+        try:
+            if not self._path:
+                self._path = _system_path(service, self._system)
+            yield _RedfishLogin(service, self._path, self._username)
+        except Exception:
+            self._path = ""  # a service may name its systems anew
+            raise
+        finally:
+            service.end()
+
+
+class _Service:
+    """Requests over one connection, by one deadline."""
+
+    def __init__(
+        self, connection: http.client.HTTPSConnection, deadline_s: float, fingerprint: str
+    ) -> None:
+        self._connection = connection
+        self._deadline_s = deadline_s
+        self._fingerprint = fingerprint
+        self._headers = {"Accept": "application/json", "OData-Version": "4.0"}
+        self._account: Json = {}
+        self._session = ""
+
+    @property
+    def left_s(self) -> float:
+        return self._deadline_s - time.monotonic()
+
+    def basic(self, username: str, password: str) -> None:
+        """Send these with each request."""
+        self._account = {"UserName": username, "Password": password}
+        token = base64.b64encode(f"{username}:{password}".encode()).decode()
+        self._headers["Authorization"] = f"Basic {token}"
+
+    def get(self, path: str) -> Json:
+        """One resource."""
+        return self._ask("GET", path)
+
+    def post(self, path: str, body: Json) -> Json:
+        """One action."""
+        return self._ask("POST", path, body)
+
+    def end(self) -> None:
+        """End the session, if one was made, and the connection."""
+        if self._session and self.left_s > 0:
+            with suppress(DeviceError, OSError, http.client.HTTPException):
+                self._send("DELETE", self._session, None)
+        self._connection.close()
+
+    def _ask(self, method: str, path: str, body: Json | None = None) -> Json:
+        answer, data = self._send(method, path, body)
+        if answer.status == 401 and self._account and not self._session:
+            # DSP0266 13.3.1: what it would take instead stands in the challenge.
+            offered = " ".join(answer.headers.get_all("WWW-Authenticate") or ["Basic"])
+            if "basic" not in offered.lower():
+                self._begin_session()
+                answer, data = self._send(method, path, body)
+        if answer.status in (401, 403):
+            raise Pointless(f"{method} {path} is refused ({answer.status}): {_message(data)}")
+        if not 200 <= answer.status < 300:
+            raise DeviceError(f"{method} {path} answers {answer.status}: {_message(data)}")
+        return data
+
+    def _begin_session(self) -> None:
+        del self._headers["Authorization"]
+        answer, data = self._send("POST", f"{_ROOT}SessionService/Sessions", self._account)
+        token, place = answer.getheader("X-Auth-Token"), answer.getheader("Location", "")
+        if answer.status not in (200, 201) or not token:
+            raise Pointless(f"the login is refused ({answer.status}): {_message(data)}")
+        self._headers["X-Auth-Token"] = token
+        self._session = urllib.parse.urlsplit(place).path
+
+    def _send(
+        self, method: str, path: str, body: Json | None
+    ) -> tuple[http.client.HTTPResponse, Json]:
+        if self.left_s <= 0:
+            raise DeviceError("no answer in time")
+        if not path.startswith("/"):
+            raise DeviceError(f"the service names a path that is none: {path[:100]!r}")
+        headers = dict(self._headers)
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            if self._connection.sock is None:
+                self._connect()
+            self._connection.sock.settimeout(self.left_s)
+            self._connection.request(method, path, json.dumps(body) if body else None, headers)
+            answer = self._connection.getresponse()
+            raw = answer.read(BODY_BYTES_MAX)
+        except TimeoutError:
+            raise DeviceError("no answer in time") from None
+        except ssl.SSLCertVerificationError as error:
+            raise Pointless(
+                f"its certificate is not trusted: {error.verify_message};"
+                " set ca-file or fingerprint"
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise DeviceError(why) from None
+        try:
+            data = json.loads(raw) if raw.strip() else {}
+        except ValueError:
+            data = {}
+        return answer, data if isinstance(data, dict) else {}
+
+    def _connect(self) -> None:
+        """Before the first request: nothing is told to a stranger."""
+        self._connection.timeout = self.left_s
+        self._connection.connect()
+        if not self._fingerprint:
+            return
+        certificate = self._connection.sock.getpeercert(binary_form=True) or b""
+        found = hashlib.sha256(certificate).hexdigest()
+        if found != self._fingerprint:
+            raise Pointless(f"its certificate's fingerprint is {found}, not the configured one")
+
+
+class _RedfishLogin:
+    def __init__(self, service: _Service, path: str, username: str) -> None:
+        self._service = service
+        self._path = path
+        self._username = username
+        self._system: Json = {}
+
+    def guid(self) -> bytes | None:
+        self._system = self._service.get(self._path)
+        text = self._system.get("UUID")
+        with suppress(ValueError):
+            return uuid.UUID(text).bytes if isinstance(text, str) else None
+        return None
+
+    def power(self) -> Power:
+        # What came with the GUID a moment ago is as fresh; a second time it is asked for.
+        system, self._system = self._system or self._service.get(self._path), {}
+        return _POWER.get(str(system.get("PowerState")), Power.UNKNOWN)
+
+    def lacks(self) -> str | None:
+        reset = self._reset()
+        kinds = reset.get("ResetType@Redfish.AllowableValues")
+        if isinstance(kinds, list) and "ForceOff" not in kinds:
+            return f"its system does not offer ForceOff, but {', '.join(map(str, kinds))}"
+        try:
+            enough = self._may_configure()
+        except DeviceError:
+            return None  # an account that may not look at accounts
+        if enough is False:
+            return f"the role of {self._username} lacks {_NEEDED_PRIVILEGE}"
+        return "" if enough else None
+
+    def switch(self, on: bool) -> None:
+        target = self._reset().get("target")
+        if not isinstance(target, str):
+            raise DeviceError(f"its system has no action {_RESET}")
+        self._service.post(target, {"ResetType": "On" if on else "ForceOff"})
+
+    def _reset(self) -> Json:
+        return _object(_object(self._service.get(self._path), "Actions"), _RESET)
+
+    def _may_configure(self) -> bool | None:
+        """Whether the user's role has the privilege; None where the service does not tell."""
+        service = self._service.get(_link(self._service.get(_ROOT), "AccountService"))
+        for path in _members(self._service.get(_link(service, "Accounts"))):
+            account = self._service.get(path)
+            if account.get("UserName") != self._username:
+                continue
+            role = account.get("RoleId")
+            if role in _ROLES:
+                return _ROLES[role]
+            given = self._service.get(_link(_object(account, "Links"), "Role"))
+            privileges = given.get("AssignedPrivileges")
+            return _NEEDED_PRIVILEGE in privileges if isinstance(privileges, list) else None
+        return None
+
+
+def _system_path(service: _Service, wanted: str) -> str:
+    """The path of the one system, or of the one that is wanted."""
+    if wanted.startswith("/"):
+        return wanted
+    paths = _members(service.get(_link(service.get(_ROOT), "Systems")))
+    if wanted:
+        paths = [path for path in paths if path.rstrip("/").rpartition("/")[2] == wanted]
+    if len(paths) != 1:
+        what = f"no system {wanted!r}" if wanted else f"{len(paths)} systems; name one by system"
+        raise Pointless(f"it has {what}")
+    return paths[0]
+
+
+def _members(collection: Json) -> list[str]:
+    members = collection.get("Members")
+    found = members[:MEMBERS_MAX] if isinstance(members, list) else []
+    return [m["@odata.id"] for m in found if isinstance(m, dict) and "@odata.id" in m]
+
+
+def _link(resource: Json, name: str) -> str:
+    path = _object(resource, name).get("@odata.id")
+    if not isinstance(path, str):
+        raise DeviceError(f"the service has no {name}")
+    return path
+
+
+def _object(resource: Json, name: str) -> Json:
+    found = resource.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _message(data: Json) -> str:
+    """What an error of Redfish says (DSP0266, 8.6); shown, never decided on."""
+    error = _object(data, "error")
+    more = error.get("@Message.ExtendedInfo")
+    first = more[0] if isinstance(more, list) and more and isinstance(more[0], dict) else {}
+    return str(first.get("Message") or error.get("message") or "no reason given")

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The secrets file, and the systemd credentials that go before it.
+
+No error here quotes what it read: it could be a password.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from broker.config import Config, ConfigError, FenceDevice
+
+_Key = Annotated[str, Meta(pattern=r"^[0-9]{1,4}(/[A-Za-z0-9_-]{1,32})?$")]
+
+
+#: A key shorter than this can be guessed by who sees one signed message.
+WEBHOOK_KEY_CHARS_MIN = 16
+
+
+class NotifySecrets(Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """What notifications need and nobody may read."""
+
+    smtp_password: str = ""
+    webhook_key: str = ""
+
+
+class _Secrets(Struct, forbid_unknown_fields=True, rename="kebab"):
+    fence_passwords: dict[_Key, str] = {}
+    fence_options: dict[_Key, dict[str, str]] = {}
+    notify: NotifySecrets = NotifySecrets()
+    cluster_key: str = ""  # broker/cluster_key.py reads it
+
+
+class FenceSecret(Struct, frozen=True):
+    """What one fence device is told besides its configuration."""
+
+    password: str = ""
+    options: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return "FenceSecret(***)"
+
+
+#: A systemd credential (systemd.exec(5), LoadCredential=) of a device: this and its key.
+CREDENTIAL_PREFIX = "fence-password."
+_FENCE_FORM = '[fence-passwords] with "HOST" or "HOST/NAME" = "password"'
+
+
+def load_fence_secrets(config: Config) -> dict[str, FenceSecret]:
+    """The secrets of the fence devices, by their keys; ConfigError where they cannot be read.
+
+    A systemd credential goes before the secrets file. That must not be readable by others, and
+    may be missing only where each device that has a user has a credential.
+    """
+    if not config.fence.device:
+        return {}
+    credentials = {device.key: _credential(device) for device in config.fence.device}
+    lacking = [d for d in config.fence.device if d.username and credentials[d.key] is None]
+    secrets = _read_secrets(Path(config.daemon.secrets), _FENCE_FORM if lacking else "")
+    return {
+        device.key: FenceSecret(
+            credentials[device.key] or secrets.fence_passwords.get(device.key, ""),
+            secrets.fence_options.get(device.key, {}),
+        )
+        for device in config.fence.device
+    }
+
+
+def unused_fence_secrets(config: Config) -> int:
+    """How many entries of the secrets file belong to no device. Not which: a name that fits
+    nothing may be a password in the wrong place."""
+    secrets = _read_secrets(Path(config.daemon.secrets), "")
+    keys = {device.key for device in config.fence.device}
+    return len((secrets.fence_passwords.keys() | secrets.fence_options.keys()) - keys)
+
+
+def _credential(device: FenceDevice) -> str | None:
+    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    path = Path(directory) / (CREDENTIAL_PREFIX + device.key.replace("/", "."))
+    if not directory or not path.exists():
+        return None
+    try:
+        return path.read_text().removesuffix("\n")
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"{path}: cannot be read; it holds a password in UTF-8") from None
+
+
+def load_notify_secrets(config: Config) -> NotifySecrets:
+    """Mail password and webhook key, as far as the configuration asks for them; ConfigError
+    where one is missing."""
+    mail = config.notify.smtp
+    with_login, with_webhook = bool(mail.server and mail.username), bool(config.notify.webhook.url)
+    if not with_login and not with_webhook:
+        return NotifySecrets()
+    path = Path(config.daemon.secrets)
+    secrets = _read_secrets(path, "[notify]").notify
+    if with_login and not secrets.smtp_password:
+        raise ConfigError(f"{path}: notify.smtp-password is missing; notify.smtp.username is set")
+    if with_webhook and len(secrets.webhook_key) < WEBHOOK_KEY_CHARS_MIN:
+        raise ConfigError(
+            f"{path}: notify.webhook-key: at least {WEBHOOK_KEY_CHARS_MIN} characters are needed;"
+            " notify.webhook.url is set"
+        )
+    return secrets
+
+
+def _read_secrets(path: Path, needed_for: str) -> _Secrets:
+    """The whole file; where it is needed for nothing it may be missing."""
+    try:
+        mode = path.stat().st_mode
+        if mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IRGRP:
+            raise ConfigError(f"{path}: others may read it; chmod 0600 (or 0640) {path}")
+        return msgspec.convert(tomllib.loads(path.read_text()), _Secrets)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not needed_for:
+            return _Secrets()
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}; it holds {needed_for or 'passwords'}"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError, msgspec.ValidationError):
+        # The text of the error could hold a password.
+        raise ConfigError(
+            f"{path}: is not the TOML it should be: {_FENCE_FORM},"
+            " [notify] with smtp-password and webhook-key"
+        ) from None

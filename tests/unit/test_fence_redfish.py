@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Redfish: sushy-tools' emulator, and the moods that real services are known for."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import pytest
+import trustme
+
+from agent.fence_levels import FenceLevels, GuardedDevice, Identity, Privilege
+from agent.fence_redfish import RedfishDriver
+from scoring.observation import Power
+from tests.fakes.redfish_bmc import PASSWORD, RedfishBmc
+
+MACHINE = uuid.UUID("0a0b0c0d-1111-2222-3333-000000000002")
+NEIGHBOUR = uuid.UUID("0a0b0c0d-1111-2222-3333-000000000009")
+
+
+@pytest.fixture
+def bmc(tmp_path: Path) -> Iterator[RedfishBmc]:
+    bmc = RedfishBmc(tmp_path / "bmc", str(MACHINE))
+    yield bmc
+    bmc.silent = False
+    bmc.close()
+
+
+def device(bmc: RedfishBmc, **more: Any) -> GuardedDevice:
+    more = {"ca_file": str(bmc.ca_file)} | more
+    driver = RedfishDriver("127.0.0.1", bmc.port, "admin", PASSWORD, **more)
+    return GuardedDevice(2, "bmc", driver, timeout_s=5, username="admin", secrets=[PASSWORD])
+
+
+def test_a_reading_is_one_request_once_the_system_is_known(bmc: RedfishBmc) -> None:
+    async def run() -> None:
+        mine = device(bmc)
+        await mine.read(str(MACHINE))
+        bmc.requests.clear()
+        assert (await mine.read(str(MACHINE))).power is Power.ON
+
+    asyncio.run(run())
+    assert len(bmc.requests) == 1
+
+
+def test_409_from_a_system_that_is_off_is_a_success(bmc: RedfishBmc) -> None:
+    bmc.on, bmc.off_answer = False, 409
+    bmc.show_on(0.6)  # so that the order is given at all
+    found = asyncio.run(device(bmc).switch(str(MACHINE), on=False))
+    assert bmc.orders == ["ForceOff"]
+    assert found.power is Power.OFF and found.usable
+
+
+def test_an_error_from_a_system_that_stays_on_is_none(bmc: RedfishBmc) -> None:
+    bmc.on, bmc.off_answer = False, 409
+    bmc.show_on(60)
+    found = asyncio.run(device(bmc).switch(str(MACHINE), on=False))
+    assert not found.ordered and "409" in found.detail and "already off" in found.detail
+
+
+def test_a_power_state_that_lies_late_is_told_as_it_is(bmc: RedfishBmc) -> None:
+    bmc.late_s = 0.5
+
+    async def run() -> None:
+        mine = device(bmc)
+        assert (await mine.switch(str(MACHINE), on=False)).ordered
+        assert (await mine.read(str(MACHINE))).power is Power.ON
+        await asyncio.sleep(0.6)
+        assert (await mine.read(str(MACHINE))).power is Power.OFF
+
+    asyncio.run(run())
+
+
+def test_where_basic_is_not_taken_a_session_is_made_and_ended(bmc: RedfishBmc) -> None:
+    bmc.basic = False
+    found = asyncio.run(device(bmc).check(str(MACHINE)))
+    assert found.power is Power.ON and found.privilege is Privilege.ENOUGH
+    assert "POST /redfish/v1/SessionService/Sessions" in bmc.requests
+    assert bmc.requests[-1].startswith("DELETE ") and not bmc.sessions
+
+
+def test_a_user_who_may_only_read(bmc: RedfishBmc) -> None:
+    bmc.role = "ReadOnly"
+
+    async def run() -> None:
+        mine = device(bmc)
+        found = await mine.check(str(MACHINE))
+        assert found.privilege is Privilege.LACKING and "ConfigureComponents" in found.detail
+        assert "403" in (await mine.switch(str(MACHINE), on=False)).detail
+
+    asyncio.run(run())
+    assert bmc.on and bmc.orders == []
+
+
+@pytest.mark.parametrize("text", [None, "", "no uuid"])
+def test_a_service_without_uuid_proves_nothing(bmc: RedfishBmc, text: str | None) -> None:
+    bmc.uuid = text
+    found = asyncio.run(device(bmc).switch(str(MACHINE), on=False))
+    assert found.identity is Identity.UNKNOWN and "trusted" in found.detail
+    assert bmc.orders == []
+
+
+def test_the_other_byte_order_is_the_same_machine(bmc: RedfishBmc) -> None:
+    bmc.uuid = str(uuid.UUID(bytes=MACHINE.bytes_le))
+    assert asyncio.run(device(bmc).read(str(MACHINE))).identity is Identity.PROVEN
+
+
+def test_a_password_in_its_errors_is_taken_out(bmc: RedfishBmc) -> None:
+    bmc.leak, bmc.role = True, "ReadOnly"
+    found = asyncio.run(device(bmc).switch(str(MACHINE), on=False))
+    assert "password ***" in found.detail and PASSWORD not in found.detail
+
+
+def fingerprint(bmc: RedfishBmc) -> str:
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(bmc.certificate.decode())).hexdigest()
+
+
+def test_a_pinned_certificate(bmc: RedfishBmc) -> None:
+    pinned = fingerprint(bmc).upper()
+    colons = ":".join(pinned[i : i + 2] for i in range(0, 64, 2))
+    mine = device(bmc, ca_file=None, fingerprint=colons)
+    assert asyncio.run(mine.read(str(MACHINE))).power is Power.ON
+
+
+@pytest.mark.parametrize("more", [{}, {"fingerprint": "00" * 32}])
+def test_a_strange_certificate_is_told_nothing(bmc: RedfishBmc, more: dict[str, str]) -> None:
+    found = asyncio.run(device(bmc, ca_file=None, **more).read(str(MACHINE)))
+    assert found.power is Power.UNKNOWN and "certificate" in found.detail
+    assert bmc.requests == []
+
+
+def test_unverified_only_where_it_is_said(bmc: RedfishBmc) -> None:
+    mine = device(bmc, ca_file=None, verify=False)
+    assert asyncio.run(mine.read(str(MACHINE))).power is Power.ON
+
+
+def test_the_name_must_be_in_the_certificate(bmc: RedfishBmc) -> None:
+    driver = RedfishDriver("localhost", bmc.port, "admin", PASSWORD, ca_file=str(bmc.ca_file))
+    found = asyncio.run(GuardedDevice(2, "bmc", driver, timeout_s=5).read(str(MACHINE)))
+    assert "certificate" in found.detail and bmc.requests == []
+
+
+def test_a_ca_file_that_is_none() -> None:
+    with pytest.raises(ValueError, match="/etc/hostname"):
+        RedfishDriver("127.0.0.1", 443, "admin", PASSWORD, ca_file="/etc/hostname")
+
+
+def test_nobody_there() -> None:
+    driver = RedfishDriver("127.0.0.1", 1, "admin", PASSWORD, verify=False)
+    found = asyncio.run(GuardedDevice(2, "bmc", driver, timeout_s=5).read(str(MACHINE)))
+    assert "refused" in found.detail
+
+
+# --- sushy-tools' emulator -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
+    """Its port and CA file: two systems behind one service, basic authentication, HTTPS."""
+    place = tmp_path_factory.mktemp("sushy")
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(str(place / "ca.pem"))
+    certificate.cert_chain_pems[0].write_to_path(str(place / "cert.pem"))
+    certificate.private_key_pem.write_to_path(str(place / "key.pem"))
+    hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    (place / "htpasswd").write_text(f"admin:{hashed}\n")
+    systems = [
+        {"uuid": str(which), "name": name, "power_state": power, "nics": []}
+        for which, name, power in ((MACHINE, "host2", "On"), (NEIGHBOUR, "host9", "Off"))
+    ]
+    (place / "conf.py").write_text(
+        f"SUSHY_EMULATOR_AUTH_FILE = {str(place / 'htpasswd')!r}\n"
+        f"SUSHY_EMULATOR_STATE_DIR = {str(place)!r}\n"
+        f"SUSHY_EMULATOR_FAKE_SYSTEMS = {systems!r}\n"
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    arguments = ["--fake", "--interface", "127.0.0.1", "--port", str(port), "--config", "conf.py"]
+    arguments += ["--ssl-certificate", "cert.pem", "--ssl-key", "key.pem"]
+    with (place / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [Path(sys.executable).parent / "sushy-emulator", *arguments],
+            cwd=place,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            _await(port, process, place / "log")
+            yield port, str(place / "ca.pem")
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _await(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(300):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+    raise AssertionError(log.read_text())
+
+
+def emulated(emulator: tuple[int, str], system: str, password: str = PASSWORD) -> GuardedDevice:
+    port, ca_file = emulator
+    driver = RedfishDriver("127.0.0.1", port, "admin", password, system=system, ca_file=ca_file)
+    return GuardedDevice(2, "bmc", driver, timeout_s=8, username="admin", secrets=[password])
+
+
+def test_the_emulator_is_read_and_switched_off(emulator: tuple[int, str]) -> None:
+    async def run() -> None:
+        levels = FenceLevels([emulated(emulator, str(MACHINE))], own_host=1)
+        assert (await levels.rehearse(2, str(MACHINE))).ok
+        answer = await levels.read_power(2, str(MACHINE))
+        assert answer.power is Power.ON and answer.identity_proven
+        ended = await levels.power_off(2, str(MACHINE), attempt=0)
+        assert ended.ok, ended.detail
+        # Its power follows an order after 1 to 11 s.
+        for _ in range(60):
+            if (await levels.read_power(2, str(MACHINE))).power is Power.OFF:
+                return
+            await asyncio.sleep(0.25)
+        pytest.fail("it never read off")
+
+    asyncio.run(run())
+
+
+def test_the_emulators_other_system_is_another_machine(emulator: tuple[int, str]) -> None:
+    found = asyncio.run(emulated(emulator, str(NEIGHBOUR)).switch(str(MACHINE), on=False))
+    assert found.identity is Identity.OTHER and NEIGHBOUR.hex in found.detail
+
+
+def test_of_several_systems_one_must_be_named(emulator: tuple[int, str]) -> None:
+    assert "2 systems" in asyncio.run(emulated(emulator, "").read(str(MACHINE))).detail
+    assert "no system 'x'" in asyncio.run(emulated(emulator, "x").read(str(MACHINE))).detail
+
+
+def test_the_emulator_refuses_a_wrong_password(emulator: tuple[int, str]) -> None:
+    found = asyncio.run(emulated(emulator, str(MACHINE), "hunter2").read(str(MACHINE)))
+    assert "401" in found.detail and "hunter2" not in found.detail
