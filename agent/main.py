@@ -14,7 +14,7 @@ exit codes:
   0 fine   1 failed   2 usage   3 a file cannot be read   4 not configured, or wrongly
   5 the broker does not answer   6 the VM is down everywhere   7 storage   8 lockspace
   9 VM definition   10 libvirt without the sanlock lock driver   11 refused by the broker
-  12 a test notice could not be sent
+  12 a test notice could not be sent   13 a fence device is not fit
 """
 
 
@@ -56,6 +56,18 @@ def _parser() -> argparse.ArgumentParser:
     score = verbs.add_parser("score", help="what score given samples would make, and why")
     score.add_argument("file", help="JSON; -: standard input")
     score.add_argument("--json", action="store_true", dest="json_here")
+    fence = verbs.add_parser("fence", help="look after the fence devices")
+    test = fence.add_subparsers(dest="what", metavar="test", required=True).add_parser(
+        "test", help="log in, read power and identity, check the privilege; changes nothing"
+    )
+    test.add_argument("host", metavar="HOST|all", help="a host's id or name")
+    test.add_argument("--json", action="store_true", dest="json_here")
+    settings = verbs.add_parser("config", help="look at the configuration")
+    check = settings.add_subparsers(dest="what", metavar="check", required=True).add_parser(
+        "check", help="everything that can be checked without a daemon"
+    )
+    check.add_argument("file", nargs="?", help="default: as --config")
+    check.add_argument("--json", action="store_true", dest="json_here")
     whiteboard = verbs.add_parser("whiteboard", help="look at a whiteboard volume")
     dump = whiteboard.add_subparsers(dest="what", metavar="dump", required=True).add_parser("dump")
     dump.add_argument("file")
@@ -128,6 +140,15 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
         from broker.config import load
 
         return why.run(load(arguments.config))
+    if arguments.verb == "fence":
+        from agent import fence_test
+        from broker.config import load
+
+        return fence_test.run(load(arguments.config), arguments.host, as_json)
+    if arguments.verb == "config":
+        from agent import config_check
+
+        return config_check.run(arguments.file or arguments.config, as_json)
     if arguments.verb == "run":
         from agent.run import run
 

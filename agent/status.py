@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
+from agent.columns import printable as _printable
+from agent.columns import table as _table
 from broker.client import ask
 from broker.exit_codes import ExitCode
 from broker.wire import Bound, FenceLogEntry, HostStatus, ModeStatus, Status
@@ -180,16 +181,3 @@ def _row(host: HostStatus) -> tuple[str, ...]:
         age,
         _printable(", ".join(why)),
     )
-
-
-def _printable(text: str) -> str:
-    """A peer's text must not steer this terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]

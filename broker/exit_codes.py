@@ -22,3 +22,4 @@ class ExitCode(IntEnum):
     LOCK_DRIVER = 10
     REFUSED = 11
     NOT_SENT = 12
+    FENCE = 13

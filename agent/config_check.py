@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent config check [FILE]`: everything about the configuration that needs no daemon."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.definition import DefinitionError, load_definition
+from agent.fence_agent import find_agent
+from agent.fence_devices import fence_device
+from broker.config import Config, ConfigError, load, system_uuid
+from broker.exit_codes import ExitCode
+from broker.secrets_file import FenceSecret, load_fence_secrets, unused_fence_secrets
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. `verdict`: ok, warning or fail."""
+
+    name: str
+    verdict: str
+    text: str
+
+
+def run(path: str, as_json: bool) -> int:
+    """Check and print; OK, or CONFIG where something failed. A warning fails nothing."""
+    checks = list(_checks(path))
+    if as_json:
+        found = [dataclasses.asdict(check) for check in checks]
+        print(json.dumps({"version": 1, "file": path, "checks": found}, indent=2))
+    else:
+        for check in checks:
+            print(f"{check.verdict:<8} {check.name:<10} {check.text}")
+    failed = any(check.verdict == "fail" for check in checks)
+    return ExitCode.CONFIG if failed else ExitCode.OK
+
+
+def _checks(path: str) -> Iterator[Check]:
+    try:
+        config = load(path)
+    except ConfigError as error:
+        yield Check("file", "fail", str(error))
+        return
+    yield Check("file", "ok", f"{path}: every key is known, and they fit together")
+    yield from _identity(config)
+    try:
+        definition = load_definition(config)
+    except DefinitionError as error:
+        yield Check("definition", "fail", str(error))
+    else:
+        yield Check(
+            "definition",
+            "ok",
+            f"{config.vm.definition}: {definition.name}, {definition.memory_mb:.0f} MiB,"
+            f" lease {config.storage.lockspace}/{config.storage.resource}"
+            f" at {definition.lease_offset}",
+        )
+    secrets: dict[str, FenceSecret] = {}
+    try:
+        secrets = load_fence_secrets(config)
+        yield from _secrets(config, secrets, unused_fence_secrets(config))
+    except ConfigError as error:
+        yield Check("secrets", "fail", str(error))
+    yield from _devices(config, secrets)
+
+
+def _identity(config: Config) -> Iterator[Check]:
+    uuid = system_uuid(config)
+    if uuid:
+        yield Check("identity", "ok", f"this host publishes the machine UUID {uuid}")
+    else:
+        yield Check(
+            "identity",
+            "warning",
+            "this host's machine UUID cannot be read (as root it can); without it, or"
+            " host.system-uuid, no fence device can be proven to be this host's",
+        )
+
+
+def _secrets(config: Config, secrets: Mapping[str, FenceSecret], unused: int) -> Iterator[Check]:
+    lacking = [d for d in config.fence.device if d.username and not secrets[d.key].password]
+    for device in lacking:
+        yield Check(
+            "secrets",
+            "fail",
+            f"{device.title}: no password; {config.daemon.secrets} lacks"
+            f' "{device.key}" in [fence-passwords]',
+        )
+    if unused:
+        yield Check(
+            "secrets", "warning", f"{config.daemon.secrets}: {unused} entries belong to no device"
+        )
+    if Path(config.daemon.secrets).exists():
+        yield Check("secrets", "ok", f"{config.daemon.secrets}: no other user may read it")
+
+
+def _devices(config: Config, secrets: Mapping[str, FenceSecret]) -> Iterator[Check]:
+    if not config.fence.device:
+        yield Check(
+            "fence",
+            "warning",
+            "no fence device: after a host's death its VM waits for sanlock's host-dead time",
+        )
+        return
+    for device in config.fence.device:
+        try:
+            fence_device(config, device, secrets.get(device.key, FenceSecret()))
+        except ConfigError as error:
+            yield Check("fence", "fail", str(error))
+            continue
+        if device.type == "agent" and find_agent(device.agent) is None:
+            yield Check("fence", "fail", f"{device.title}: {device.agent} is not installed")
+        elif device.type == "redfish" and not device.verify:
+            yield Check("fence", "warning", f"{device.title}: its certificate is not checked")
+        else:
+            yield Check("fence", "ok", f"{device.title}: level {device.level}, {device.identity}")
+    if config.host.id not in {device.host for device in config.fence.device}:
+        yield Check(
+            "fence",
+            "warning",
+            f"host {config.host.id}, this one, has no device here: the same list on every host"
+            " lets a host rehearse its own",
+        )
