@@ -101,13 +101,14 @@ class Agent:
         self._stopping = True
         self._hands.news.set()
 
-    def reconfigure(self, rules: Rules, fence: FenceDevices) -> None:
+    def reconfigure(self, rules: Rules, fence: FenceDevices, rehearse_every_s: float) -> None:
         """Go by other rules and fence devices from the next decision on."""
         self.config_problem = ""
         self._state = replace(self._state, rules=rules)
         self._hands.use_fence(fence)
         if self._rehearsals is not None:
             self._rehearsals.devices = fence
+            self._rehearsals.every_s = rehearse_every_s
         self._hands.news.set()
 
     async def run(self) -> None:

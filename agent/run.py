@@ -97,7 +97,8 @@ class Reload:
             log.error("the configuration stays as it was: %s", error)
             return
         self._config = config
-        self._agent.reconfigure(config.rules(self._memory_mb), fence)
+        rules = config.rules(self._memory_mb)
+        self._agent.reconfigure(rules, fence, config.fence.rehearse_every)
         logging.getLogger().setLevel(config.daemon.log_level.upper())
         log.info("%s is read anew", self._path)
 
