@@ -132,6 +132,7 @@ class GuardedDevice:
         self._retries = retries
         self._secrets = _forms(username, secrets)
         self._worker = Worker(name)
+        self._turn = asyncio.Lock()
         self._other: tuple[str, str] | None = None
         #: What other hosts published, by host id, to tell whose a strange GUID is.
         self.known_uuids: Mapping[int, str] = {}
@@ -193,12 +194,15 @@ class GuardedDevice:
                         raise
             raise AssertionError("one attempt at least")
 
-        try:
-            found = await self._worker.call("the device", self._timeout_s + GRACE_S, ask)
-        except Hung as error:
-            return Finding(Power.UNKNOWN, Identity.UNKNOWN, str(error))
-        except Exception as error:  # pyghmi raises what it likes
-            return Finding(Power.UNKNOWN, Identity.UNKNOWN, f"{self.name}: {self._say(error)}")
+        async with self._turn:
+            try:
+                found = await self._worker.call("the device", self._timeout_s + GRACE_S, ask)
+            except Hung as error:
+                return Finding(Power.UNKNOWN, Identity.UNKNOWN, str(error))
+            except Exception as error:  # pyghmi raises what it likes
+                found = Finding(Power.UNKNOWN, Identity.UNKNOWN, f"{self.name}: {self._say(error)}")
+            # Of a hundred devices nearly all are idle: no thread is kept but for a hung one.
+            self._worker = Worker(self.name)
         if found.identity is Identity.OTHER:
             self._other = (system_uuid, found.detail)
             log.error("%s; it is not used until the configuration is read anew", found.detail)

@@ -256,6 +256,7 @@ Maintainer: {MAINTAINER}
 Installed-Size: {sum(-(-p.stat().st_size // 1024) for p in files)}
 Depends: {", ".join(TARGETS[target]["depends"])}
 Recommends: qemu-system-x86 | qemu-system
+Suggests: fence-agents
 Section: admin
 Priority: optional
 Description: keeps one virtual machine up on hosts that share storage

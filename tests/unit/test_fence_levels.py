@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import logging
 import threading
@@ -307,6 +308,33 @@ def test_a_hung_device_holds_up_no_other_and_is_not_piled_upon() -> None:
         assert "has not answered" in (await both.read_power(2, UUID)).detail
         assert hung.logins == 1
         hung.wait.set()
+
+    asyncio.run(run())
+
+
+def test_no_thread_is_kept_for_an_idle_device() -> None:
+    async def run() -> None:
+        await levels([Scripted()]).read_power(2, UUID)
+
+    asyncio.run(run())
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread.name.startswith("device "):
+            thread.join(5.0)
+            assert not thread.is_alive()
+
+
+def test_questions_to_one_device_take_turns() -> None:
+    bmc = Scripted()
+
+    async def run() -> None:
+        mine = levels([bmc])
+        bmc.wait = threading.Event()
+        asked = [asyncio.create_task(mine.read_power(2, UUID)) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        assert bmc.logins == 1
+        bmc.wait.set()
+        assert [(await task).power for task in asked] == [Power.ON] * 3
 
     asyncio.run(run())
 
