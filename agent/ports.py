@@ -100,5 +100,5 @@ class FenceDevices(Protocol):
         """Switch it on."""
 
     async def rehearse(self, host_id: int, system_uuid: str) -> FencePath:
-        """Prove the way to a host's first device: login, privilege, identity, power; changes
-        nothing."""
+        """Prove the way to each of a host's devices: login, privilege, identity, power; changes
+        nothing. ok: some level could switch it off; `detail` names whatever could not."""

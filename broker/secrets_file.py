@@ -50,6 +50,8 @@ class FenceSecret(Struct, frozen=True):
 
 #: A systemd credential (systemd.exec(5), LoadCredential=) of a device: this and its key.
 CREDENTIAL_PREFIX = "fence-password."
+#: Where those of the running service are: for root's `ha-agent fence test`.
+SERVICE_CREDENTIALS = "/run/credentials/ha-agent.service"
 _FENCE_FORM = '[fence-passwords] with "HOST" or "HOST/NAME" = "password"'
 
 
@@ -82,14 +84,16 @@ def unused_fence_secrets(config: Config) -> int:
 
 
 def _credential(device: FenceDevice) -> str | None:
-    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    path = Path(directory) / (CREDENTIAL_PREFIX + device.key.replace("/", "."))
-    if not directory or not path.exists():
-        return None
-    try:
-        return path.read_text().removesuffix("\n")
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"{path}: cannot be read; it holds a password in UTF-8") from None
+    name = CREDENTIAL_PREFIX + device.key.replace("/", ".")
+    for directory in filter(None, (os.environ.get("CREDENTIALS_DIRECTORY"), SERVICE_CREDENTIALS)):
+        path = Path(directory) / name
+        try:
+            return path.read_text().removesuffix("\n")
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+        except (OSError, UnicodeDecodeError):
+            raise ConfigError(f"{path}: cannot be read; it holds a password in UTF-8") from None
+    return None
 
 
 def load_notify_secrets(config: Config) -> NotifySecrets:

@@ -203,6 +203,16 @@ def test_a_systemd_credential_goes_before_the_file(
         load_fence_secrets(load(write(tmp_path, text)))
 
 
+def test_root_finds_the_credentials_of_the_running_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    monkeypatch.setattr("broker.secrets_file.SERVICE_CREDENTIALS", str(tmp_path))
+    (tmp_path / "fence-password.2").write_text("of the service")
+    text = devices(BMC + '; username = "u"') + f'[daemon]\nsecrets = "{tmp_path}/gone"\n'
+    assert load_fence_secrets(load(write(tmp_path, text)))["2"].password == "of the service"
+
+
 def test_a_secrets_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     config = load(secrets(tmp_path, '[fence-passwords]\n2 = "secret"\n', 0o644))
     with pytest.raises(ConfigError, match="chmod 0600"):
