@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,31 @@ def test_what_is_bundled_is_pinned_named_and_licensed(debs: dict[str, Path]) -> 
         for component in components:
             folder = rf"bundled/{component['name']}-{component['version']}\.dist-info/.*LICENSE"
             assert re.search(folder, names, re.IGNORECASE), component["name"]
+
+
+def test_every_library_the_code_needs_is_bundled_or_a_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {re.split("[<>=]", name)[0] for name in project["dependencies"]}
+    needed |= {"libvirt", "sanlock"}
+    targets = tomllib.loads((ROOT / "packaging" / "targets.toml").read_text())
+    spec = (ROOT / "packaging" / "rpm" / "ha-agent.spec").read_text()
+    for target, given in targets.items():
+        depends = {name.partition(" ")[0] for name in given["depends"]}
+        if target == "rpm":
+            depends = set(re.findall(r"^Requires: +(\S+)", spec, re.MULTILINE))
+            depends |= {"python3-dnspython"} if "python3-dns" in depends else set()
+            bundled = re.findall(r"bundled\(python3dist\((.*?)\)\)", spec)
+            assert bundled == given["bundled"]
+        for name in needed - set(given["bundled"]):
+            assert f"python3-{name}" in depends, (target, name)
+
+
+def test_a_release_would_agree_with_itself() -> None:
+    """What may keep HEAD from being one is told by the changelog, the tree or the tag alone."""
+    command = [sys.executable, str(ROOT / "packaging/build.py"), "release"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    for line in done.stderr.splitlines()[1:]:
+        assert re.search("unreleased|work tree|tag", line), line
 
 
 def test_every_file_of_the_rooms_is_in_the_package(debs: dict[str, Path]) -> None:

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A machine with a Debian of its own and systemd as its first process, in namespaces.
+
+The root is made once per release by mmdebstrap and kept; each machine is an overlay on it.
+Killing the first process is a power cut: nothing of the machine outlives it. The daemons
+in it are the distribution's, sanlock without a watchdog device (there is none) and without
+real-time priority.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+KEPT = Path("/var/tmp/ha-package-test")
+MIRROR = "http://deb.debian.org/debian"
+BOOT_SECONDS_MAX = 60.0
+COMMAND_SECONDS_MAX = 120.0
+#: What every machine has beside the package's own dependencies.
+COMMON = ("systemd", "systemd-sysv", "dbus", "polkitd", "qemu-system-x86")
+#: Where all machines see the shared storage.
+SHARED = Path("/srv/ha")
+
+SANLOCK = """[Unit]
+Wants=
+[Service]
+Environment=SANLOCK_PRIVILEGED=0
+ExecStart=
+ExecStart=/usr/sbin/sanlock daemon -w 0 -l 0 -h 0 -U sanlock -G sanlock
+"""
+QEMU_SANLOCK = """auto_disk_leases = 0
+require_lease_for_disks = 0
+host_id = {host}
+user = "sanlock"
+group = "sanlock"
+"""
+CONFIG = """[host]
+id = {host}
+name = "{name}"
+system-uuid = "00000000-0000-4000-8000-{host:012}"
+[storage]
+whiteboard = "/srv/ha/whiteboard"
+leases = "/srv/ha/leases"
+io-timeout = 1
+[network]
+targets = ["127.0.0.1"]
+bridge = ""
+"""
+DEFINITION = """<domain type='qemu'><name>HostedEngine</name>
+<uuid>6e67696e-0000-4000-8000-000000000001</uuid><memory unit='MiB'>64</memory>
+<os><type arch='x86_64' machine='pc'>hvm</type></os><devices>
+<lease><lockspace>hosted-engine</lockspace><key>engine</key>
+<target path='/srv/ha/leases' offset='1048576'/></lease></devices></domain>
+"""
+#: Run inside a mount namespace and a control group of the machine's own, as its first process.
+START = r"""
+set -e
+root=$1 lower=$2 name=$3 shared=$4
+hostname "$name"
+mount -t overlay overlay -o "lowerdir=$lower,upperdir=$root/upper,workdir=$root/work" "$root/root"
+cd "$root/root"
+mount -t proc proc proc
+mount -t sysfs sysfs sys
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+mount -t tmpfs -o mode=755 tmpfs run
+mount -t tmpfs -o mode=755 tmpfs dev
+for node in null zero full random urandom tty; do
+  : >"dev/$node"
+  mount --bind "/dev/$node" "dev/$node"
+done
+mkdir dev/pts dev/shm
+mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
+mount -t tmpfs tmpfs dev/shm
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
+: >dev/console
+mount --bind "$root/console" dev/console
+mkdir -p srv/ha
+mount --bind "$shared" srv/ha
+ip link set lo up
+exec env -i container=lab /usr/sbin/chroot . /lib/systemd/systemd
+"""
+#: The control group has to be entered before its namespace is made.
+OUTER = r"""
+set -e
+mount --make-rprivate /
+mount -t cgroup2 cgroup2 "$1/cgroup"
+mkdir -p "$1/cgroup/$5"
+echo $$ >"$1/cgroup/$5/cgroup.procs"
+umount "$1/cgroup"
+exec unshare -u -n -p -C -m --fork --kill-child bash -c "$0" - "$@"
+"""
+
+
+class MachineError(Exception):
+    """A machine cannot be made or does not do what it should."""
+
+
+def why_not() -> str:
+    """Why no machine can be made here; empty where one can."""
+    if os.geteuid() != 0:
+        return "root is needed for namespaces and mounts"
+    if shutil.which("mmdebstrap") is None:
+        return "mmdebstrap is not installed; scripts/setup does it"
+    probe = subprocess.run(
+        ["unshare", "-u", "-n", "-p", "-C", "-m", "--fork", "true"], capture_output=True, text=True
+    )
+    return probe.stderr.strip()
+
+
+def base(release: str, packages: list[str]) -> Path:
+    """The root of a release with these packages, made where it is not there yet."""
+    wanted = sorted({*COMMON, *packages})
+    name = hashlib.sha256(" ".join(wanted).encode()).hexdigest()[:12]
+    root = KEPT / f"{release}-{name}"
+    if not root.exists():
+        KEPT.mkdir(parents=True, exist_ok=True)
+        arriving = root.with_suffix(f".{os.getpid()}")
+        include = f"--include={','.join(wanted)}"
+        command = ["mmdebstrap", "--variant=minbase", include, release, str(arriving), MIRROR]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            shutil.rmtree(arriving, ignore_errors=True)
+            raise MachineError(f"mmdebstrap {release}: {done.stderr[-2000:]}")
+        arriving.rename(root)
+    return root
+
+
+def first_within(outer: int) -> int | None:
+    """The child of `outer` that is the first process of its own namespace; None before it is."""
+    for child in Path(f"/proc/{outer}/task/{outer}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            numbers = re.search(r"^NSpid:(.*)$", Path(f"/proc/{child}/status").read_text(), re.M)
+            if numbers is not None and len(numbers.group(1).split()) > 1:
+                return int(child)
+    return None
+
+
+@dataclass(slots=True)
+class Machine:
+    """One machine, host `host` of a cluster whose storage is `shared`."""
+
+    base: Path
+    directory: Path
+    host: int
+    shared: Path
+    _unshare: subprocess.Popen[bytes] | None = None
+    _first: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"host{self.host}"
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file of the machine, on or off."""
+        where = self.directory / "upper" / path.lstrip("/")
+        if self._first:
+            where = Path(f"/proc/{self._first}/root", path.lstrip("/"))
+        where.parent.mkdir(parents=True, exist_ok=True)
+        where.write_text(text)
+
+    def boot(self) -> None:
+        """Switch it on, and wait until systemd has started everything."""
+        for folder in ("upper", "work", "root", "cgroup"):
+            (self.directory / folder).mkdir(parents=True, exist_ok=True)
+        (self.directory / "console").touch()
+        self.write("/etc/hostname", f"{self.name}\n")
+        self.write("/etc/systemd/system/sanlock.service.d/lab.conf", SANLOCK)
+        given = (str(self.directory), str(self.base), self.name, str(self.shared))
+        group = f"ha-package-test-{os.getpid()}-{self.name}"
+        with (self.directory / "console").open("ab") as log:
+            self._unshare = subprocess.Popen(
+                ["unshare", "-m", "bash", "-c", OUTER, START, *given, group],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        outer = self._unshare.pid
+        self.wait("its first process", lambda: first_within(outer) is not None)
+        self._first = first_within(outer) or 0
+        self.wait("systemd", lambda: self.run("systemctl", "is-system-running").stdout != "")
+        # "degraded" is fine: no console and no watchdog device are here.
+        ended = ("running\n", "degraded\n")
+        self.wait("its boot", lambda: self.run("systemctl", "is-system-running").stdout in ended)
+
+    def wait(self, what: str, holds: Callable[[], bool], seconds_max: float = 60.0) -> None:
+        """Until it holds; MachineError when it does not in time."""
+        deadline = time.monotonic() + seconds_max
+        while not holds():
+            if time.monotonic() > deadline:
+                raise MachineError(
+                    f"{self.name}: waited {seconds_max:.0f} s for {what}\n"
+                    f"{self.run('systemctl', 'list-jobs').stdout}"
+                    f"{self.run('ha-agent', '--status').stdout}{self.journal()}"
+                )
+            if self._unshare is not None and self._unshare.poll() is not None:
+                said = (self.directory / "console").read_text(errors="replace")
+                raise MachineError(f"{self.name} ended: {said[-2000:]}")
+            time.sleep(0.1)
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the machine, whatever its exit code."""
+        enter = ["nsenter", "-t", str(self._first), "-m", "-u", "-n", "-p", "-C", "-r", "-w"]
+        clean = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"]
+        return subprocess.run(
+            [*enter, "--", *clean, *command],
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS_MAX,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def must(self, *command: str) -> str:
+        """What a command printed, which has to succeed."""
+        done = self.run(*command)
+        if done.returncode != 0:
+            raise MachineError(f"{self.name}: {' '.join(command)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def install(self, package: Path, how: str = "--install") -> str:
+        """Give the package to dpkg; what it said."""
+        shutil.copy(package, f"/proc/{self._first}/root/root/package.deb")
+        return self.must("dpkg", how, "/root/package.deb")
+
+    def configure(self) -> None:
+        """Give it its part of the cluster: configuration, VM definition, lock driver."""
+        self.write("/etc/ha-agent/ha-agent.toml", CONFIG.format(host=self.host, name=self.name))
+        self.write("/etc/ha-agent/engine.xml", DEFINITION)
+        self.write("/etc/libvirt/qemu.conf", 'lock_manager = "sanlock"\n')
+        self.write("/etc/libvirt/qemu-sanlock.conf", QEMU_SANLOCK.format(host=self.host))
+        self.must("systemctl", "restart", "libvirtd", "sanlock")
+
+    def make_storage(self) -> None:
+        """Whiteboard and lease volume, as docs/privileges.md has them."""
+        self.must("truncate", "-s", str(2001 * 4096), "/srv/ha/whiteboard")
+        self.must("truncate", "-s", "8M", "/srv/ha/leases")
+        init = ("sanlock", "direct", "init", "-o", "1")
+        self.must(*init, "-s", "hosted-engine:0:/srv/ha/leases:0")
+        self.must(*init, "-r", "hosted-engine:engine:/srv/ha/leases:1048576")
+        self.must(*init, "-r", "hosted-engine:fence:/srv/ha/leases:2097152")
+        files = ("/srv/ha", "/srv/ha/whiteboard", "/srv/ha/leases")
+        self.must("chown", "ha-agent:sanlock", *files)
+        self.must("chmod", "0770", "/srv/ha")
+        self.must("chmod", "0660", *files[1:])
+
+    def show(self, unit: str, key: str) -> str:
+        """One property of a unit."""
+        return self.must("systemctl", "show", "--value", "-p", key, unit).strip()
+
+    def engine_pid(self) -> int | None:
+        """The QEMU process of the VM, by its number in the machine; None where none runs."""
+        path = Path(f"/proc/{self._first}/root/run/libvirt/qemu/HostedEngine.pid")
+        try:
+            pid = int(path.read_text())
+        except (OSError, ValueError):
+            return None
+        return pid if Path(f"/proc/{self._first}/root/proc/{pid}").exists() else None
+
+    def kill(self, unit: str, name: str) -> None:
+        """A signal to the unit's main process."""
+        self.must("systemctl", "kill", "--kill-whom=main", f"--signal={name}", unit)
+
+    def journal(self, lines: int = 30) -> str:
+        """What the daemons said last."""
+        units = ("-u", "ha-broker", "-u", "ha-agent")
+        return self.run("journalctl", "--no-pager", "-n", str(lines), *units).stdout
+
+    def cut(self) -> None:
+        """Pull the plug."""
+        if self._unshare is None:
+            return
+        if self._first:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._first, signal.SIGKILL)
+        self._unshare.kill()
+        self._unshare.wait()
+        self._unshare, self._first = None, 0

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The deb in a clean Debian with systemd as its first process: installed, started, watched,
+reloaded, restarted, upgraded, removed; and a power cut among two such machines. The VM is a
+real QEMU under a real lease, and no step but the power cut may touch it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT
+from .machine import KEPT, Machine, MachineError, base, why_not
+
+#: Debian release -> the package's target. HA_PACKAGE_RELEASES chooses among them.
+RELEASES = {"bookworm": "debian12", "trixie": "debian13"}
+CHOSEN = os.environ.get("HA_PACKAGE_RELEASES", "bookworm").split(",")
+UNITS = ("ha-broker", "ha-agent")
+UP_SECONDS_MAX = 60.0
+#: 8 * io_timeout + 60 s until sanlock calls the host dead, and some to start the VM.
+TAKEOVER_SECONDS_MAX = 68.0 + 60.0
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"no machine can be made: {why_not()}")
+
+
+@pytest.fixture(params=CHOSEN)
+def release(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def package(release: str, debs: dict[str, Path]) -> Path:
+    """The deb for the release."""
+    return debs[RELEASES[release]]
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """On a disk: an overlay's upper folder cannot be on a tmpfs of every kernel."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    path = Path(tempfile.mkdtemp(prefix="m-", dir=KEPT))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+def machines(release: str, directory: Path, count: int) -> Iterator[list[Machine]]:
+    targets = tomllib.loads((ROOT / "packaging" / "targets.toml").read_text())
+    depends = [name.partition(" ")[0] for name in targets[RELEASES[release]]["depends"]]
+    root = base(release, depends)
+    shared = directory / "shared"
+    shared.mkdir()
+    made = [Machine(root, directory / f"host{n}", n, shared) for n in range(1, count + 1)]
+    try:
+        for machine in made:
+            machine.boot()
+        yield made
+    finally:
+        for machine in made:
+            machine.cut()
+
+
+@pytest.fixture
+def one(release: str, directory: Path) -> Iterator[Machine]:
+    for (machine,) in machines(release, directory, 1):
+        yield machine
+
+
+@pytest.fixture
+def two(release: str, directory: Path) -> Iterator[list[Machine]]:
+    yield from machines(release, directory, 2)
+
+
+def bring_up(machine: Machine) -> int:
+    """Configure, start both units, wait for the VM; its process."""
+    machine.configure()
+    machine.make_storage()
+    machine.must("systemctl", "start", *UNITS)
+    machine.wait("the VM", lambda: is_up(machine), UP_SECONDS_MAX)
+    pid = machine.engine_pid()
+    assert pid is not None
+    return pid
+
+
+def is_up(machine: Machine) -> bool:
+    status = machine.run("ha-agent", "--status").stdout
+    return machine.engine_pid() is not None and "up and healthy" in status.split("\n")[0]
+
+
+def repacked(package: Path, to: Path, version: str, postinst: str = "") -> Path:
+    """The same package as another version, with another postinst where one is given."""
+    root = to / "repacked"
+    shutil.rmtree(root, ignore_errors=True)
+    subprocess.run(["dpkg-deb", "-R", package, root], check=True)
+    control = root / "DEBIAN" / "control"
+    lines = control.read_text().splitlines()
+    control.write_text(
+        "".join(f"Version: {version}\n" if x.startswith("Version:") else f"{x}\n" for x in lines)
+    )
+    if postinst:
+        (root / "DEBIAN" / "postinst").write_text(postinst)
+    made = to / f"{version}.deb"
+    subprocess.run(["dpkg-deb", "-b", root, made], check=True, stdout=subprocess.DEVNULL)
+    return made
+
+
+def test_the_units_from_installation_to_removal(one: Machine, package: Path) -> None:
+    said = one.install(package)
+    assert "neither enabled nor started" in said
+    for unit in UNITS:
+        assert one.run("systemctl", "is-enabled", unit).stdout == "disabled\n"
+        assert one.show(unit, "ActiveState") == "inactive"
+    verify = one.run("systemd-analyze", "verify", *(f"{unit}.service" for unit in UNITS))
+    assert "man " in verify.stderr or verify.stderr == "", "the pages need man, else it is clean"
+    assert [x for x in verify.stderr.splitlines() if "Command 'man" not in x] == []
+    assert "host.id is missing" in one.run("ha-agent", "--status").stderr
+
+    # Started: ready after the first beat, as their own user.
+    pid = bring_up(one)
+    for unit in UNITS:
+        assert one.show(unit, "ActiveState") == "active"
+        main = one.show(unit, "MainPID")
+        assert one.must("stat", "-c", "%U", f"/proc/{main}").strip() == "ha-agent"
+    assert "storage ok" in one.show("ha-broker", "StatusText")
+    assert "EngineUp" in one.show("ha-agent", "StatusText")
+    # Ping without privileges, and the pid file under libvirt's folder, work for that user.
+    assert "network" not in one.must("ha-agent", "--status")
+    # QEMU is in a control group of libvirt's.
+    assert "ha-agent.service" not in one.must("cat", f"/proc/{pid}/cgroup")
+
+    # Reloaded: the good file is taken, the bad one told and not.
+    good = one.must("cat", "/etc/ha-agent/ha-agent.toml")
+    one.write("/etc/ha-agent/ha-agent.toml", good + '[daemon]\nlog-level = "debug"\n')
+    one.must("systemctl", "reload", *UNITS)
+    one.wait("the reload", lambda: one.journal().count("is read anew") == 2)
+    one.write("/etc/ha-agent/ha-agent.toml", good + "[scores]\n")
+    one.must("systemctl", "reload", *UNITS)
+    one.wait("the line", lambda: "unknown key scores" in one.show("ha-broker", "StatusText"))
+    one.write("/etc/ha-agent/ha-agent.toml", good)
+    one.must("systemctl", "reload", *UNITS)
+
+    # Watched: one that does nothing any more is ended and started again; so is one that dies.
+    one.write("/run/systemd/system/ha-broker.service.d/t.conf", "[Service]\nWatchdogSec=3\n")
+    one.must("systemctl", "daemon-reload")
+    one.must("systemctl", "restart", "ha-broker")
+    one.kill("ha-broker", "SIGSTOP")
+    one.wait("the watchdog", lambda: one.show("ha-broker", "NRestarts") == "1")
+    one.kill("ha-agent", "SIGKILL")
+    one.wait("the restart", lambda: one.show("ha-agent", "NRestarts") == "1")
+    one.wait("both", lambda: is_up(one))
+
+    # Wrongly configured it is not tried again and again.
+    one.write("/etc/ha-agent/ha-agent.toml", good + "[scores]\n")
+    assert one.run("systemctl", "restart", "ha-broker").returncode != 0
+    assert one.show("ha-broker", "ActiveState") == "failed"
+    one.write("/etc/ha-agent/ha-agent.toml", good)
+    one.must("systemctl", "start", "ha-broker")
+
+    # Stopped and removed: the VM runs on, and what is left is said.
+    one.must("systemctl", "stop", *UNITS)
+    one.must("systemctl", "start", *UNITS)
+    assert one.engine_pid() == pid
+    said = one.must("dpkg", "-r", "ha-agent")
+    assert "left as they are" in said
+    assert one.engine_pid() == pid
+    assert one.run("ls", "/usr/lib/ha-agent").returncode != 0
+    assert one.must("ls", "/etc/ha-agent").split() == ["engine.xml", "ha-agent.toml"]
+    assert f"p {pid}" in one.must("sanlock", "client", "status")
+    one.must("dpkg", "-P", "ha-agent")
+    assert one.run("ls", "/etc/ha-agent").returncode != 0
+    assert one.engine_pid() == pid
+
+
+def test_upgrades_and_installations_that_broke_off(
+    one: Machine, package: Path, directory: Path
+) -> None:
+    # Unpacked and no further, then configured half, then well.
+    one.install(package, "--unpack")
+    with pytest.raises(MachineError, match="post-installation script"):
+        one.install(repacked(package, directory, "0.0.1", "#!/bin/sh\nexit 1\n"))
+    one.install(package)
+    pid = bring_up(one)
+
+    # Upgraded and downgraded with the VM running: new processes, the same VM.
+    for version in ("99.0", "0.0.2"):
+        before = [one.show(unit, "MainPID") for unit in UNITS]
+        one.install(repacked(package, directory, version))
+        after = [one.show(unit, "MainPID") for unit in UNITS]
+        assert not set(before) & set(after), "the daemons run what is installed"
+        one.wait("the VM", lambda: is_up(one))
+        assert one.engine_pid() == pid
+        assert "io-timeout = 1" in one.must("cat", "/etc/ha-agent/ha-agent.toml")
+
+    # Installed over units that are enabled but stopped: it starts nothing.
+    one.must("systemctl", "stop", *UNITS)
+    one.must("systemctl", "enable", *UNITS)
+    one.install(repacked(package, directory, "99.1"))
+    assert {one.show(unit, "ActiveState") for unit in UNITS} == {"inactive"}
+    assert one.run("systemctl", "is-enabled", "ha-agent").stdout == "enabled\n"
+
+
+def test_a_power_cut_among_machines_of_units(two: list[Machine], package: Path) -> None:
+    """No BMC: sanlock's own verdict is waited for. The host that was cut boots into its place."""
+    first, second = two
+    for machine in two:
+        machine.install(package)
+    bring_up(first)
+    second.configure()
+    second.must("systemctl", "enable", *UNITS)
+    first.must("systemctl", "enable", *UNITS)
+    second.must("systemctl", "start", *UNITS)
+    second.wait("both to be seen", lambda: "host1" in second.must("ha-agent", "--status"))
+    second.wait("the lockspace", lambda: "joined" in second.show("ha-broker", "StatusText"))
+    second.wait("the VM seen from host2", lambda: "healthy on host1" in status_of(second))
+    assert second.engine_pid() is None
+    first.cut()
+    second.wait("the takeover", lambda: second.engine_pid() is not None, TAKEOVER_SECONDS_MAX)
+    second.wait("the engine", lambda: is_up(second), UP_SECONDS_MAX)
+    pid = second.engine_pid()
+    first.boot()
+    first.wait("its units", lambda: "healthy on host2" in status_of(first), UP_SECONDS_MAX)
+    assert first.engine_pid() is None
+    assert second.engine_pid() == pid
+
+
+def status_of(machine: Machine) -> str:
+    return machine.run("ha-agent", "--status").stdout.split("\n")[0]
