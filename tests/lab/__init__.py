@@ -14,6 +14,8 @@ How it is held together (one rule per line, each has its reason in the file name
    use the same addresses side by side and ``down`` has nothing to undo.
 3. A process is named by its pid *and* its start time, never by pid or name alone
    (processes.py): pids are reused.
-4. What ``status`` says is read from /proc and from the guest's page, never asked of
+4. Each host sees the shared storage through a file system of its own (host_storage.py)
+   that runs in the host: killing the host ends whatever hangs in it.
+5. What ``status`` says is read from /proc and from the guest's page, never asked of
    the daemons under test.
 """

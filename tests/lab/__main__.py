@@ -17,9 +17,22 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from . import bmc
 from .cluster import HEALTHY_SECONDS_MAX, KILLABLE, Cluster
 from .errors import EXIT_INTERRUPTED, EXIT_OK, LabError
 from .layout import DAEMONS, default_run_directory
+
+STORAGE_FAULTS = {
+    "ok": "all is well; what hung goes on",
+    "hang": "no operation ends",
+    "eio": "each operation fails",
+    "slow SECONDS": "each operation takes so much longer",
+}
+LINK_FAULTS = {
+    "ok": "all is well",
+    "drop-to HOST": "nothing that it sends there arrives; the other way is free",
+    "loss PERCENT": "so many of its packets are lost, both ways",
+}
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -67,6 +80,26 @@ def parser() -> argparse.ArgumentParser:
         ("heal", "plug the host's network cable in"),
     ):
         verbs.add_parser(verb, help=text).add_argument("host")
+    for verb, text in (
+        ("freeze", "stop every process of the host: it hangs, its power stays on"),
+        ("thaw", "let a frozen host go on"),
+        ("isolate", "unplug the cable and hang the storage at once"),
+    ):
+        verbs.add_parser(verb, help=text).add_argument("host")
+    for verb, text, faults in (
+        ("storage", "what the host's storage does", STORAGE_FAULTS),
+        ("links", "what the host's packets meet", LINK_FAULTS),
+        ("bmc", "what is wrong with the host's BMC", bmc.FAULTS),
+    ):
+        fault = verbs.add_parser(
+            verb,
+            help=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog="faults:\n" + "\n".join(f"  {name:15} {what}" for name, what in faults.items()),
+        )
+        fault.add_argument("host")
+        fault.add_argument("fault", nargs="+", metavar="FAULT")
+    verbs.add_parser("ok", help="end all faults of all hosts")
     for verb, text, choices in (
         ("kill", "SIGKILL a daemon of the host, or its QEMU", KILLABLE),
         ("stop", "stop a daemon and hold it down", DAEMONS),
@@ -119,6 +152,20 @@ def run(options: argparse.Namespace) -> int:
             cluster.partition(options.host)
         case "heal":
             cluster.heal(options.host)
+        case "freeze":
+            cluster.freeze(options.host)
+        case "thaw":
+            cluster.thaw(options.host)
+        case "isolate":
+            cluster.isolate(options.host)
+        case "storage":
+            cluster.storage(options.host, " ".join(options.fault))
+        case "links":
+            cluster.links(options.host, " ".join(options.fault))
+        case "bmc":
+            cluster.bmc(options.host, " ".join(options.fault))
+        case "ok":
+            cluster.end_faults()
         case "kill":
             cluster.kill(options.host, options.daemon)
         case "stop":
@@ -160,12 +207,14 @@ def table(status: dict[str, Any]) -> str:
         f" on {engine['host'] or 'no single host'}, boots {engine['boots'] or '?'}",
         f"whiteboard {status['whiteboard']}",
         "",
-        "host     power cable      QEMU " + " ".join(f"{name:>9}" for name in DAEMONS),
+        "host     power cable     storage  BMC          QEMU "
+        + " ".join(f"{name:>9}" for name in DAEMONS),
     ]
     for name, host in status["hosts"].items():
         daemons = " ".join(f"{host['daemons'][daemon] or '-':>9}" for daemon in DAEMONS)
         lines.append(
-            f"{name:8} {host['power']:5} {host['cable']:9} {host['engine_processes']:5} {daemons}"
+            f"{name:8} {host['power']:5} {host['cable']:9} {host['storage']:8} {host['bmc']:12}"
+            f"{host['engine_processes']:5} {daemons}"
         )
     return "\n".join(lines)
 

@@ -5,6 +5,10 @@
 one request at a time), so it is a few lines of shell: the host is on as long as its
 first process lives. The kernel lets that process go only after all others of the host,
 QEMU included, so "off" proves that nothing of the host runs any more.
+
+FAULTS are what can be wrong with one. Most are the power script's own, which reads them
+from ``HostLayout.bmc_fault`` at each call; ``unreachable``, ``wrong-password`` and
+``swapped`` are set up by the switch. The simulator itself is never changed.
 """
 
 from __future__ import annotations
@@ -17,6 +21,26 @@ from .layout import BMC_PORT, BMC_USER, CHECKOUT, HostLayout, Layout
 from .settings import Settings
 from .supervisor import Program, order
 
+#: Fault -> what it does; N is the number that follows some of them.
+FAULTS = {
+    "ok": "nothing is wrong",
+    "unreachable": "its address is away",
+    "wrong-password": "it takes another password than the configured one",
+    "swapped": "it and another host's have each other's addresses (name the other host)",
+    "off-fails": "an order to switch off ends with an error",
+    "off-ignored": "an order to switch off is accepted, and nothing happens",
+    "off-late": "switches off N seconds after it was told to",
+    "says-on": "reads on, whatever the host does",
+    "says-off": "reads off N times although the host is on, then what is true",
+    "slow": "takes N seconds for each answer about the power",
+}
+#: Those in the simulator's own configuration, and those of the power script.
+IN_LAN = {"wrong-password", "swapped"}
+IN_SCRIPT = set(FAULTS) - IN_LAN - {"ok", "unreachable"}
+WITH_NUMBER = ("off-late", "says-off", "slow")
+# IPMI 2.0 takes at most 20 bytes.
+WRONG_PASSWORD = "another-password"
+
 # The simulator calls it as: SCRIPT get power, SCRIPT set power 0|1, SCRIPT set reset 1, ...
 POWER_SCRIPT = """#!/bin/sh
 # Field 22 of /proc/PID/stat, the start time, tells the host's first process from a
@@ -28,11 +52,32 @@ on() {{
   [ "$1" != Z ] && [ "$1" != X ] && [ "${{20}}" = "$start" ]
 }}
 off() {{ ! on || kill -9 "$pid"; }}
+power() {{
+  case $fault in
+    says-on) echo power:1; return ;;
+    says-off)
+      echo "says-off $((number - 1))" > {fault}
+      [ "$number" -gt 1 ] || echo ok > {fault}
+      echo power:0; return ;;
+  esac
+  if on; then echo power:1; else echo power:0; fi
+}}
+ordered_off() {{
+  case $fault in
+    off-fails) exit 1 ;;
+    off-ignored) ;;
+    off-late) (sleep "$number"; off) > /dev/null 2>&1 & ;;
+    *) off ;;
+  esac
+}}
 start() {{ cd {checkout} && {python} -m tests.lab.bmc {directory} {host}; }}
+fault=ok number=0
+read -r fault number 2>/dev/null < {fault}
+[ "$fault" != slow ] || sleep "$number"
 case "$1 $2 $3" in
-  "get power "*) if on; then echo power:1; else echo power:0; fi ;;
+  "get power "*) power ;;
   "get boot "*) echo boot:default ;;
-  "set power 0") off ;;
+  "set power 0") ordered_off ;;
   "set power 1") on || start ;;
   "set shutdown "*) off ;;
   "set reset "*)
@@ -70,6 +115,7 @@ def write_files(host: HostLayout, settings: Settings) -> None:
     script.write_text(
         POWER_SCRIPT.format(
             record=host.power_record,
+            fault=host.bmc_fault,
             checkout=CHECKOUT,
             python=sys.executable,
             directory=host.lab.directory,
@@ -77,21 +123,31 @@ def write_files(host: HostLayout, settings: Settings) -> None:
         )
     )
     script.chmod(0o700)
+    write_lan(host, host.bmc_address, settings.bmc_password)
+    (host.bmc / "sim.emu").write_text(EMULATOR_COMMANDS)
+    (host.bmc / "state").mkdir(exist_ok=True)
+
+
+def write_lan(host: HostLayout, address: str, password: str) -> None:
+    """Where the simulator listens, and whom it lets in; read when it starts."""
     lan = host.bmc / "lan.conf"
     lan.touch(mode=0o600)
     lan.write_text(
         LAN_CONFIG.format(
             host=host.name,
-            address=host.bmc_address,
+            address=address,
             port=BMC_PORT,
             guid=host.system_uuid.hex,
-            script=script,
+            script=host.bmc / "power",
             user=BMC_USER,
-            password=settings.bmc_password,
+            password=password,
         )
     )
-    (host.bmc / "sim.emu").write_text(EMULATOR_COMMANDS)
-    (host.bmc / "state").mkdir(exist_ok=True)
+
+
+def program_name(host: HostLayout) -> str:
+    """What the switch calls the simulator of that host."""
+    return f"bmc-{host.name}"
 
 
 def program(host: HostLayout, settings: Settings) -> Program:
@@ -99,7 +155,7 @@ def program(host: HostLayout, settings: Settings) -> Program:
     write_files(host, settings)
     argv = ["ipmi_sim", "-c", str(host.bmc / "lan.conf"), "-f", str(host.bmc / "sim.emu")]
     argv += ["-s", str(host.bmc / "state"), "-n"]
-    return Program(f"bmc-{host.name}", argv, host.bmc / "log", clean(), CHECKOUT)
+    return Program(program_name(host), argv, host.bmc / "log", clean(), CHECKOUT)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from . import configs, guest, machine, page, storage
+from . import bmc, configs, guest, host_storage, machine, page, storage
 from .environment import clean
 from .errors import LabError, UsageError
 from .layout import (
@@ -27,6 +27,7 @@ from .layout import (
     DAEMONS,
     HOSTS_MAX,
     LOCKSPACE,
+    OUR_DAEMONS,
     SOCKET_PATH_BYTES_MAX,
     VM_NAME,
     HostLayout,
@@ -111,7 +112,7 @@ class Cluster:
 
     @property
     def shared(self) -> Path:
-        """The shared storage's folder (whiteboard, leases, the guest's disk)."""
+        """The shared storage's folder (whiteboard, leases), past all faults."""
         return self.layout.shared
 
     @property
@@ -369,6 +370,98 @@ class Cluster:
         self._switch()
         order(self.layout.control, "cable", host=self._host(host).name, plugged=plugged)
 
+    def isolate(self, host: str) -> None:
+        """Network and storage away at once; only its BMC is reached still."""
+        self.partition(host)
+        self.storage(host, "hang")
+
+    def links(self, host: str, fault: str) -> None:
+        """``drop-to HOST``: nothing sent there arrives, one way; ``loss PERCENT``; or ``ok``.
+
+        In the host's own packet filter: its power cycle ends it.
+        """
+        self._running(host)
+        kind, _, detail = fault.partition(" ")
+        match kind:
+            case "ok":
+                rules = ""
+            case "drop-to":
+                rules = _chain("output", f"ip daddr {self._host(detail).address} drop")
+            case "loss" if detail.isdigit() and int(detail) <= 100:
+                lose = f"numgen random mod 100 < {detail} drop"
+                # Its own daemons talk to each other over lo.
+                rules = _chain("input", "iif lo accept", lose)
+                rules += _chain("output", "oif lo accept", lose)
+            case _:
+                raise UsageError(f"{fault}: not one of drop-to HOST, loss PERCENT, ok")
+        table = f"table inet lab\ndelete table inet lab\ntable inet lab {{\n{rules}}}\n"
+        done = self.sh(host, ["nft", table])
+        if done.returncode != 0:
+            raise LabError(f"{host}: nft: {done.stderr.strip()}")
+
+    # What else can be wrong.
+
+    def storage(self, host: str, fault: str) -> None:
+        """``ok``, ``hang``, ``eio`` or ``slow SECONDS``: what its storage does from now on.
+
+        It stays so over a power cycle.
+        """
+        layout = self._host(host)
+        kind, _, seconds = fault.partition(" ")
+        if kind not in host_storage.FAULTS or (kind == "slow") != bool(seconds):
+            raise UsageError(f"{fault}: not one of ok, hang, eio, slow SECONDS")
+        if kind == "slow":
+            _number(seconds)
+        whole = layout.storage_fault.with_suffix(".new")
+        whole.write_text(fault)
+        whole.rename(layout.storage_fault)
+
+    def freeze(self, host: str) -> None:
+        """Hang the host: all of it stands still, its power stays on.
+
+        After 60 s its watchdog ends it, as it would a real one (see switch.py).
+        """
+        self._switch()
+        order(self.layout.control, "freeze", host=self._host(host).name)
+
+    def thaw(self, host: str) -> None:
+        """Let a frozen host go on."""
+        self._switch()
+        order(self.layout.control, "thaw", host=self._host(host).name)
+
+    def bmc(self, host: str, fault: str) -> None:
+        """Set what is wrong with the host's BMC: one of bmc.FAULTS, with what belongs to it."""
+        kind, _, detail = fault.partition(" ")
+        if not self.settings.bmc:
+            raise UsageError("this lab has no BMCs; bring it up without --no-bmc")
+        if kind not in bmc.FAULTS or bool(detail) != (kind in (*bmc.WITH_NUMBER, "swapped")):
+            raise UsageError(f"{fault}: not one of {', '.join(bmc.FAULTS)}; see: bmc --help")
+        if kind in bmc.WITH_NUMBER:
+            _number(detail)
+        if kind == "swapped" and self._host(detail).name == host:
+            raise UsageError(f"{fault}: name another host")
+        self._switch()
+        order(self.layout.control, "bmc", host=self._host(host).name, fault=fault)
+
+    def end_faults(self) -> None:
+        """All cables in, storage and BMCs well, links of running hosts free, nobody frozen."""
+        for host in self.hosts:
+            self.heal(host)
+            self.storage(host, "ok")
+            self.thaw(host)
+            if self.settings.bmc:
+                self.bmc(host, "ok")
+            if self.is_on(host):
+                self.links(host, "ok")
+
+    def reload(self, host: str) -> None:
+        """Have the host's daemons read their configuration again (SIGHUP)."""
+        census = self.census()
+        for daemon in OUR_DAEMONS:
+            pid = census.daemon(host, daemon)
+            if pid is not None:
+                os.kill(pid, signal.SIGHUP)
+
     def join_lockspace(self, host: str) -> None:
         """Join the host to the lockspace as its broker would; for tests without daemons."""
         layout = self._host(host)
@@ -445,6 +538,7 @@ class Cluster:
         switch = self._switch_or_none()
         census = self.census()
         unplugged = order(self.layout.control, "cable") if switch is not None else []
+        bmc_faults = order(self.layout.control, "bmc") if switch is not None else {}
         hosts = {}
         for host_id in settings.host_ids():
             name = self.layout.host(host_id).name
@@ -454,6 +548,8 @@ class Cluster:
                 "engine_pids": census.engines(name),
                 "daemons": {daemon: census.daemon(name, daemon) for daemon in DAEMONS},
                 "cable": "unplugged" if host_id in unplugged else "plugged",
+                "storage": host_storage.read_fault(self.layout.host(host_id).storage_fault),
+                "bmc": bmc_faults.get(str(host_id), "ok"),
             }
         return {
             "directory": str(self.directory),
@@ -539,6 +635,20 @@ class Cluster:
 
 def _record(path: Path, pid: int) -> None:
     path.write_text(FirstProcess.of(pid).to_text())
+
+
+def _chain(hook: str, *rules: str) -> str:
+    """A chain of nftables."""
+    return (
+        f"chain {hook} {{\n" + "\n".join([f"type filter hook {hook} priority 0", *rules]) + "\n}\n"
+    )
+
+
+def _number(text: str) -> None:
+    try:
+        float(text)
+    except ValueError as error:
+        raise UsageError(f"{text}: not a number") from error
 
 
 def _accepts(path: Path) -> bool:

@@ -71,7 +71,7 @@ definition = "{definition}"
 uri = "qemu:///system"
 qemu-conf = "/etc/libvirt/qemu.conf"
 migration-uri = "qemu+unix:///system?socket={lab.directory}/hosts/{{host}}/run/libvirt/libvirt-sock"
-migration-data-uri = "unix://{lab.shared}/migrate-{{host}}.sock"
+migration-data-uri = "unix://{lab.array}/migrate-{{host}}.sock"
 
 [network]
 test = "ping"

@@ -17,11 +17,14 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+from . import host_storage
 from .environment import clean, commands
+from .errors import LabError
 from .layout import (
     CHECKOUT,
     DAEMONS,
@@ -38,6 +41,8 @@ from .settings import Settings
 from .supervisor import Program, Supervisor, say
 
 WATCHDOG_S = 10.0
+FUSE_DEVICE = "/dev/fuse"
+MOUNT_SECONDS_MAX = 10.0
 
 
 def main() -> None:
@@ -48,6 +53,7 @@ def main() -> None:
     socket.sethostname(host.name)
     set_up_mounts(host)
     set_up_network(host)
+    mount_storage(host)
     supervisor = Supervisor(host.control)
     for name in DAEMONS:
         program = service(host, name)
@@ -61,11 +67,7 @@ def main() -> None:
 
 
 def set_up_mounts(host: HostLayout) -> None:
-    """Private folders where two hosts would otherwise meet. Nothing shows outside.
-
-    A per-host view of the shared storage (one that fails on demand) would be mounted
-    here, over ``host.lab.shared``: every config names that path.
-    """
+    """Private folders where two hosts would otherwise meet. Nothing shows outside."""
     make_mounts_private()
     mount("proc", "/proc", "proc")
     # sysfs shows the network namespace it was mounted in.
@@ -79,6 +81,34 @@ def set_up_mounts(host: HostLayout) -> None:
             mount(str(host.etc / name), target, flags=MS_BIND)
     for name in ("sanlock", "libvirt", "ha-agent"):
         Path("/run", name).mkdir(exist_ok=True)
+
+
+def mount_storage(host: HostLayout) -> None:
+    """The host's own view of the shared storage, over the path that every config names."""
+    if not os.path.exists(FUSE_DEVICE):
+        say(f"no {FUSE_DEVICE}: the storage of this host cannot be made to fail")
+        return
+    with (host.log / "storage.log").open("ab") as log:
+        server = subprocess.Popen(
+            host_storage.argv(host),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=clean(host),
+            cwd=CHECKOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + MOUNT_SECONDS_MAX
+    # A stat of it would hang where the storage does: the fault outlives a power cut.
+    while not _is_mount(host.lab.shared):
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise LabError(f"{host.lab.shared} was not mounted; see {host.log}/storage.log")
+        time.sleep(0.02)
+
+
+def _is_mount(path: Path) -> bool:
+    with open("/proc/self/mounts") as mounts:
+        return any(line.split()[1] == str(path) for line in mounts)
 
 
 def private_folders(host: HostLayout) -> dict[Path, str]:

@@ -114,8 +114,18 @@ class HostLayout:
         return self.directory / "power"
 
     @property
+    def storage_fault(self) -> Path:
+        """What becomes of the host's storage operations; see host_storage.py."""
+        return self.directory / "storage"
+
+    @property
     def bmc(self) -> Path:
         return self.lab.directory / "bmc" / self.name
+
+    @property
+    def bmc_fault(self) -> Path:
+        """How the power script behaves; see bmc.py."""
+        return self.bmc / "fault"
 
     @property
     def libvirt_socket(self) -> Path:
@@ -146,8 +156,16 @@ class Layout:
 
     @property
     def shared(self) -> Path:
-        """The shared storage, as every host sees it."""
+        """The shared storage: whiteboard and lease volume.
+
+        Each host sees it through a file system of its own; no socket works below it.
+        """
         return self.directory / "shared"
+
+    @property
+    def array(self) -> Path:
+        """The guest's disk and console, and sockets that hosts meet at. It never fails."""
+        return self.directory / "array"
 
     @property
     def whiteboard(self) -> Path:
@@ -159,16 +177,16 @@ class Layout:
 
     @property
     def engine_disk(self) -> Path:
-        return self.shared / "engine.disk"
+        return self.array / "engine.disk"
 
     @property
     def disk_socket(self) -> Path:
         """Where the disk server serves ``engine_disk`` to all hosts."""
-        return self.shared / "engine.disk.sock"
+        return self.array / "engine.disk.sock"
 
     @property
     def engine_console(self) -> Path:
-        return self.shared / "engine-console.log"
+        return self.array / "engine-console.log"
 
     @property
     def settings(self) -> Path:

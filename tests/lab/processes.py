@@ -8,6 +8,7 @@ namespace) it is one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -170,3 +171,33 @@ def of_namespace(namespace: int) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def stop_all(namespace: int, passes_max: int = 50) -> None:
+    """SIGSTOP to every process of a PID namespace, its first one included, until all stand.
+
+    One that hangs in the kernel stands still as it is; it stops when it comes back.
+    """
+    for _ in range(passes_max):
+        moving = [pid for pid in of_namespace(namespace) if _moves(pid)]
+        if not moving:
+            return
+        for pid in moving:
+            _signal(pid, signal.SIGSTOP)
+        time.sleep(0.01)
+
+
+def continue_all(namespace: int) -> None:
+    """SIGCONT to every process of a PID namespace."""
+    for pid in of_namespace(namespace):
+        _signal(pid, signal.SIGCONT)
+
+
+def _moves(pid: int) -> bool:
+    fields = _stat(pid)
+    return fields is not None and fields[0] not in "TtZXD"
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

@@ -29,7 +29,8 @@ DISK_CLIENTS_MAX = 16
 
 def create(layout: Layout, io_timeout_s: int) -> None:
     """Make all volumes, empty; MachineError where the file system has no O_DIRECT."""
-    layout.shared.mkdir(parents=True, exist_ok=True)
+    for folder in (layout.shared, layout.array):
+        folder.mkdir(parents=True, exist_ok=True)
     check_direct_io(layout.shared)
     for volume, size in (
         (layout.whiteboard, WHITEBOARD_BYTES),

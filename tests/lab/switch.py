@@ -14,17 +14,23 @@ from __future__ import annotations
 import shutil
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from . import bmc, storage
 from .environment import clean
+from .errors import LabError
 from .layout import CHECKOUT, GATEWAY, SWITCH_BRIDGE, SWITCH_MAC, HostLayout, Layout, host_id_of
 from .links import ip
 from .namespaces import make_mounts_private, mount, spawn_first
-from .processes import FirstProcess
+from .processes import FirstProcess, continue_all, stop_all
 from .settings import Settings
 from .supervisor import Supervisor, say
+
+# wdmd's watchdog, sanlock's src/timeouts.h: WATCHDOG_FIRE_TIMEOUT.
+FROZEN_WATCHDOG_S = 60.0
+WATCHDOG_KILL_SECONDS_MAX = 10.0
 
 
 class Switch:
@@ -37,6 +43,11 @@ class Switch:
         self.supervisor = Supervisor(layout.control)
         self.supervisor.orders["power_on"] = self.power_on
         self.supervisor.orders["cable"] = self.cable
+        self.supervisor.orders["freeze"] = self.freeze
+        self.supervisor.orders["thaw"] = self.thaw
+        self.supervisor.orders["bmc"] = self.bmc
+        self.frozen: dict[int, FirstProcess] = {}
+        self.bmc_faults: dict[int, str] = {}
 
     def host(self, order: dict[str, Any]) -> HostLayout:
         return self.layout.host(host_id_of(str(order["host"])))
@@ -107,6 +118,73 @@ class Switch:
             state = "up" if plugged else "down"
             ip([f"link set {host.name} {state}"], may_fail=not power_is_on(host))
         return sorted(self.unplugged)
+
+    def freeze(self, order: dict[str, Any]) -> None:
+        """Stop every process of the host, as a hung kernel does: it answers nobody.
+
+        The watchdog that its wdmd would have fed ends it FROZEN_WATCHDOG_S later.
+        """
+        host = self.host(order)
+        record = FirstProcess.from_file(host.power_record)
+        if record is None or record.here() is None:
+            raise LabError(f"{host.name} is off; run: power-on {host.name}")
+        stop_all(record.namespace)
+        self.frozen[host.id] = record
+        say(f"{host.name} frozen")
+
+        def bite() -> None:
+            first = record.here()
+            if self.frozen.get(host.id) == record and first is not None:
+                say(f"{host.name}: its watchdog ends it")
+                first.kill(WATCHDOG_KILL_SECONDS_MAX)
+
+        self.supervisor.alarms.append((time.monotonic() + FROZEN_WATCHDOG_S, bite))
+
+    def thaw(self, order: dict[str, Any]) -> None:
+        """Let a frozen host go on; nothing where it is not frozen, or dead by now."""
+        record = self.frozen.pop(self.host(order).id, None)
+        if record is not None:
+            continue_all(record.namespace)
+
+    def bmc(self, order: dict[str, Any]) -> dict[int, str]:
+        """Set what is wrong with the host's BMC; the faults of all, by host id.
+
+        The one before it ends, also with the other host of a swap.
+        """
+        if "host" in order:
+            host = self.host(order)
+            before = self.bmc_faults.get(host.id, "ok")
+            if before.startswith("swapped "):
+                self._set_bmc(self.layout.host(host_id_of(before.removeprefix("swapped "))), "ok")
+            fault = str(order["fault"])
+            self._set_bmc(host, fault)
+            if fault.startswith("swapped "):
+                other = self.layout.host(host_id_of(fault.removeprefix("swapped ")))
+                self._set_bmc(other, f"swapped {host.name}")
+        return self.bmc_faults
+
+    def _set_bmc(self, host: HostLayout, fault: str) -> None:
+        before = self.bmc_faults.pop(host.id, "ok").split()[0]
+        kind, _, detail = fault.partition(" ")
+        if before == "unreachable":
+            ip([f"addr add {host.bmc_address}/24 dev {SWITCH_BRIDGE}"])
+        if kind == "unreachable":
+            ip([f"addr del {host.bmc_address}/24 dev {SWITCH_BRIDGE}"])
+        if kind != "ok":
+            self.bmc_faults[host.id] = fault
+        in_script = kind in bmc.IN_SCRIPT
+        host.bmc_fault.write_text(fault if in_script else "ok")
+        if {before, kind} & bmc.IN_LAN:
+            address, password = host.bmc_address, self.settings.bmc_password
+            if kind == "swapped":
+                address = self.layout.host(host_id_of(detail)).bmc_address
+            if kind == "wrong-password":
+                password = bmc.WRONG_PASSWORD
+            bmc.write_lan(host, address, password)
+            process = self.supervisor.programs[bmc.program_name(host)].process
+            if process is not None:
+                # It is started again a second later, as any program here.
+                process.kill()
 
 
 def power_is_on(host: HostLayout) -> bool:
