@@ -35,8 +35,7 @@ class Hands:
     """Runs actions through the ports. `news` is set whenever an outcome has come (and by
     whoever else has some).
 
-    `system_uuids`, `hostnames`, `slots` (timestamps): by host id, brought up to date with each
-    view.
+    `hostnames`, `slots` (timestamps): by host id, brought up to date with each view.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class Hands:
         self._tasks: set[asyncio.Task[None]] = set()
         self._outcomes: list[Outcome] = []
         self.news = asyncio.Event()
-        self.system_uuids: Mapping[int, str] = {}
+        self._system_uuids: Mapping[int, str] = {}
         self.hostnames: Mapping[int, str] = {}
         self.slots: Mapping[int, int] = {}
 
@@ -64,6 +63,12 @@ class Hands:
     def use_fence(self, fence: FenceDevices) -> None:
         """Ask these from now on; a question under way is answered by the old ones."""
         self._fence = fence
+        fence.know(self._system_uuids)
+
+    def know(self, system_uuids: Mapping[int, str]) -> None:
+        """What the hosts published of their machines, by host id; brought up to date each beat."""
+        self._system_uuids = system_uuids
+        self._fence.know(system_uuids)
 
     @property
     def busy(self) -> bool:
@@ -103,7 +108,7 @@ class Hands:
             case AskLease():
                 return await self._leases.ask_engine()
             case AskPower(host_id=host):
-                return await self._fence.read_power(host, self.system_uuids.get(host, ""))
+                return await self._fence.read_power(host, self._system_uuids.get(host, ""))
             case TakeFenceLease():
                 return await self._leases.take_fence()
             case DropFenceLease():
@@ -112,7 +117,7 @@ class Hands:
             case FreeHostId():
                 return await self._free(action)
             case PowerOffHost(host_id=host):
-                uuid = self.system_uuids.get(host, "")
+                uuid = self._system_uuids.get(host, "")
                 return await power_off_host(
                     action,
                     uuid,
@@ -122,7 +127,7 @@ class Hands:
                     self._fence_log,
                 )
             case PowerOnHost(host_id=host):
-                uuid = self.system_uuids.get(host, "")
+                uuid = self._system_uuids.get(host, "")
                 return await power_on_host(action, uuid, self._leases, self._fence, self._fence_log)
             case NoteFenceFailed():
                 await note_failed(action, self._fence_log)

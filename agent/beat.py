@@ -182,7 +182,7 @@ class Agent:
 
     def _decide(self, view: View) -> Decision:
         self._beat += 1
-        self._hands.system_uuids = view.system_uuids
+        self._hands.know(view.system_uuids)
         if self._rehearsals is not None:
             self._rehearsals.system_uuids = view.system_uuids
         self._hands.hostnames = view.hostnames

@@ -295,10 +295,12 @@ class FenceLevels:
             for device in itertools.chain(*host_levels):
                 device.known_uuids = self._known_uuids
 
+    def know(self, system_uuids: Mapping[int, str]) -> None:
+        self._known_uuids.update({host: known for host, known in system_uuids.items() if known})
+
     def _of(self, host_id: int, system_uuid: str) -> Sequence[Sequence[GuardedDevice]]:
-        """The levels of a host, and what it published, for telling swapped devices."""
-        if system_uuid:
-            self._known_uuids[host_id] = system_uuid
+        """The levels of a host; what it published is remembered."""
+        self.know({host_id: system_uuid})
         return self._levels.get(host_id, [])
 
     async def read_power(self, host_id: int, system_uuid: str) -> PowerAnswer:

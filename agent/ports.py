@@ -7,6 +7,7 @@ detail, and every call ends within its own deadline.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,6 +89,10 @@ class FenceDevices(Protocol):
 
     hosts: frozenset[int]
     rehearsed: frozenset[int]
+
+    def know(self, system_uuids: Mapping[int, str]) -> None:
+        """What the hosts published, by host id: it tells whose machine a strange device is, and
+        that two hosts publish the same."""
 
     async def read_power(self, host_id: int, system_uuid: str) -> PowerAnswer:
         """The chassis power, from the first level of devices that can tell it."""

@@ -534,6 +534,9 @@ class SimFence:
         self._host = host
         self.hosts = self.rehearsed = hosts
 
+    def know(self, system_uuids: Mapping[int, str]) -> None:
+        """Every device here is the machine that it is configured for."""
+
     async def read_power(self, host_id: int, system_uuid: str) -> PowerAnswer:
         # As the real adapter: a reading is as old as its question.
         asked_s = asyncio.get_running_loop().time()

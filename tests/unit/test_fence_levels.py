@@ -225,7 +225,7 @@ def test_a_known_neighbour_is_named() -> None:
             GuardedDevice(3, "device of host 3", Scripted(guid=OTHER)),
         ]
         both = FenceLevels(devices, own_host=1)
-        await both.read_power(3, str(OTHER))
+        both.know({3: str(OTHER)})
         ended = await both.power_off(2, UUID, 0)
         assert "that is host 3: are their addresses swapped?" in ended.detail
 
