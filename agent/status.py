@@ -9,7 +9,7 @@ from agent.columns import printable as _printable
 from agent.columns import table as _table
 from broker.client import ask
 from broker.exit_codes import ExitCode
-from broker.wire import Bound, FenceLogEntry, HostStatus, ModeStatus, Status
+from broker.wire import Bound, FenceLogEntry, HostStatus, ModeStatus, Status, WitnessStatus
 
 #: Monitors whose silence is worth a line; the others say little by being unknown.
 _MATTERS = frozenset({"engine", "memory", "definition"})
@@ -53,6 +53,11 @@ def as_text(status: Status) -> str:
         if host.intent and host.liveness == "live"
     ]
     lines += _fence_paths(status)
+    lines += [
+        f"{_printable(host.hostname)} is silent: {_witnesses(host.witnesses)}"
+        for host in status.hosts.values()
+        if host.liveness == "silent" and host.witnesses is not None
+    ]
     if status.config_problem:
         lines.append(f"CONFIGURATION: an older one is in force: {status.config_problem}")
     if status.network:
@@ -127,6 +132,31 @@ def _engine_line(status: Status) -> str:
         return f"{status.cluster}: the engine is DOWN: no live host has it up"
     health = "up and healthy" if engine.healthy else "up, not healthy"
     return f"{status.cluster}: the engine is {health} on {engine.hostname} (id {engine.host})"
+
+
+#: What to say of a heartbeat that has no age.
+_HEARTBEAT = {
+    "no-key": "network not asked: no cluster-key",
+    "not-advertised": "network not asked: it advertises no address",
+    "not-asked": "network not asked yet",
+}
+
+
+def _witnesses(seen: WitnessStatus) -> str:
+    """What each witness of a host's life says, with its age."""
+    age_s = seen.whiteboard_age_s
+    parts = ["whiteboard never changed" if age_s is None else f"whiteboard {duration(age_s)}"]
+    if seen.unanswered_s is not None:
+        parts.append(f"network {duration(seen.unanswered_s)} without answer")
+    elif seen.heartbeat_age_s is not None:
+        parts.append(f"network answered {duration(seen.heartbeat_age_s)} ago")
+    else:
+        parts.append(_HEARTBEAT.get(seen.heartbeat, seen.heartbeat))
+    if seen.renewal_age_s is None:
+        parts.append(f"sanlock: {seen.sanlock_state}")
+    else:
+        parts.append(f"sanlock renewed {duration(seen.renewal_age_s)} ago")
+    return ", ".join(parts)
 
 
 def _mode(mode: ModeStatus | None) -> str:

@@ -16,17 +16,22 @@ from pathlib import Path
 import libvirt
 
 from broker import service_manager
+from broker.addresses import split
 from broker.board import Board, VolumeStore
 from broker.broker import Broker
 from broker.config import Config, ConfigError, default_path, load
 from broker.exit_codes import ExitCode
+from broker.heartbeat_http import HttpTransport
+from broker.heartbeats import Heartbeats
 from broker.host_monitors import HostMonitors
+from broker.listener import Listener
 from broker.lockspace import LockspaceError
 from broker.monitors.bridge import LinkEvents
 from broker.monitors.domain_events import DomainEvents
 from broker.notify.notices import setting
 from broker.reload import needs_restart, refusal
 from broker.sanlock_lockspace import SanlockLockspace
+from broker.secrets_file import load_cluster_key
 from broker.server import serve
 from broker.volume import Volume, VolumeError
 
@@ -67,7 +72,7 @@ def check_storage(config: Config) -> None:
 
 
 def make_broker(config: Config, monitors: HostMonitors) -> Broker:
-    """The broker on its real adapters."""
+    """The broker on its real adapters; ConfigError where the cluster key cannot be used."""
     return Broker(
         config,
         Board(VolumeStore(config.storage.whiteboard, STORAGE_DEADLINE_S), config.host.id),
@@ -79,6 +84,7 @@ def make_broker(config: Config, monitors: HostMonitors) -> Broker:
         ),
         monitors.runner,
         monitors.engine,
+        heartbeats=Heartbeats(config.host.id, load_cluster_key(config), HttpTransport()),
     )
 
 
@@ -125,6 +131,15 @@ async def run(path: str, config: Config) -> None:
             ExitCode.CONFIG, f"daemon.socket: {config.daemon.socket}: {error.strerror}"
         ) from None
     broker.on_beat = lambda: service_manager.alive(broker.line(loop.time()))
+    listener = Listener(broker)
+    try:
+        await listener.start(map(split, config.api.listen))
+    except OSError as error:
+        await listener.close()
+        await server.cleanup()
+        raise StartError(
+            ExitCode.CONFIG, f"api.listen: {error.filename}: {error.strerror}"
+        ) from None
     wake = monitors.runner.wake
     changes = DomainEvents(config.libvirt.uri, config.vm.name, lambda: wake("engine"))
     links = None
@@ -151,6 +166,7 @@ async def run(path: str, config: Config) -> None:
         changes.close()
         if links is not None:
             links.close()
+        await listener.close()
         await server.cleanup()
     log.info("broker ends; the host id stays joined and the VM untouched")
 

@@ -6,7 +6,9 @@ No error here quotes what it read: it could be a password.
 
 from __future__ import annotations
 
+import base64
 import os
+import re
 import stat
 import tomllib
 from pathlib import Path
@@ -15,7 +17,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from broker.config import Config, ConfigError, FenceDevice
+from broker.config import Config, ConfigError
+from broker.heartbeat import KEY_BYTES_MIN
 
 _Key = Annotated[str, Meta(pattern=r"^[0-9]{1,4}(/[A-Za-z0-9_-]{1,32})?$")]
 
@@ -35,7 +38,7 @@ class _Secrets(Struct, forbid_unknown_fields=True, rename="kebab"):
     fence_passwords: dict[_Key, str] = {}
     fence_options: dict[_Key, dict[str, str]] = {}
     notify: NotifySecrets = NotifySecrets()
-    cluster_key: str = ""  # broker/cluster_key.py reads it
+    cluster_key: str = ""
 
 
 class FenceSecret(Struct, frozen=True):
@@ -52,6 +55,8 @@ class FenceSecret(Struct, frozen=True):
 CREDENTIAL_PREFIX = "fence-password."
 #: Where those of the running service are: for root's `ha-agent fence test`.
 SERVICE_CREDENTIALS = "/run/credentials/ha-agent.service"
+#: The cluster key's.
+CLUSTER_KEY_CREDENTIAL = "cluster-key"
 _FENCE_FORM = '[fence-passwords] with "HOST" or "HOST/NAME" = "password"'
 
 
@@ -63,7 +68,10 @@ def load_fence_secrets(config: Config) -> dict[str, FenceSecret]:
     """
     if not config.fence.device:
         return {}
-    credentials = {device.key: _credential(device) for device in config.fence.device}
+    credentials = {
+        device.key: _credential(CREDENTIAL_PREFIX + device.key.replace("/", "."))
+        for device in config.fence.device
+    }
     lacking = [d for d in config.fence.device if d.username and credentials[d.key] is None]
     secrets = _read_secrets(Path(config.daemon.secrets), _FENCE_FORM if lacking else "")
     return {
@@ -83,8 +91,7 @@ def unused_fence_secrets(config: Config) -> int:
     return len((secrets.fence_passwords.keys() | secrets.fence_options.keys()) - keys)
 
 
-def _credential(device: FenceDevice) -> str | None:
-    name = CREDENTIAL_PREFIX + device.key.replace("/", ".")
+def _credential(name: str) -> str | None:
     for directory in filter(None, (os.environ.get("CREDENTIALS_DIRECTORY"), SERVICE_CREDENTIALS)):
         path = Path(directory) / name
         try:
@@ -115,6 +122,31 @@ def load_notify_secrets(config: Config) -> NotifySecrets:
     return secrets
 
 
+def load_cluster_key(config: Config) -> bytes | None:
+    """The key from the credential or the file; None where there is none, ConfigError where it
+    cannot be used."""
+    credential = _credential(CLUSTER_KEY_CREDENTIAL)
+    if credential is not None:
+        return _key(credential.strip(), f"the credential {CLUSTER_KEY_CREDENTIAL}")
+    path = Path(config.daemon.secrets)
+    text = _read_secrets(path, "").cluster_key
+    return _key(text, f"{path}: cluster-key") if text else None
+
+
+def _key(text: str, where: str) -> bytes:
+    try:
+        is_hex = re.fullmatch("[0-9A-Fa-f]*", text) is not None
+        key = bytes.fromhex(text) if is_hex else base64.b64decode(text, validate=True)
+    except ValueError:
+        key = b""
+    if len(key) < KEY_BYTES_MIN:
+        raise ConfigError(
+            f"{where}: is not {KEY_BYTES_MIN} bytes or more in hexadecimal or base64; make one"
+            " with: openssl rand -hex 32"
+        )
+    return key
+
+
 def _read_secrets(path: Path, needed_for: str) -> _Secrets:
     """The whole file; where it is needed for nothing it may be missing."""
     try:
@@ -132,5 +164,5 @@ def _read_secrets(path: Path, needed_for: str) -> _Secrets:
         # The text of the error could hold a password.
         raise ConfigError(
             f"{path}: is not the TOML it should be: {_FENCE_FORM},"
-            " [notify] with smtp-password and webhook-key"
+            ' [notify] with smtp-password and webhook-key, cluster-key = "key" before them'
         ) from None

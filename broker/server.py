@@ -40,21 +40,21 @@ def _json(value: Any, status: int = 200, kind: str = "application/json") -> web.
     return web.Response(body=_encode(value), status=status, content_type=kind)
 
 
-def _problem(status: int, title: str, detail: str = "") -> web.Response:
+def problem(status: int, title: str, detail: str = "") -> web.Response:
     return _json(Problem(title, status, detail), status, "application/problem+json")
 
 
 @web.middleware
-async def _as_problems(request: web.Request, handler: Any) -> web.StreamResponse:
+async def as_problems(request: web.Request, handler: Any) -> web.StreamResponse:
     """Whatever goes wrong is answered in the same shape."""
     try:
         response = await handler(request)
         assert isinstance(response, web.StreamResponse)
         return response
     except web.HTTPException as error:
-        return _problem(error.status, error.reason)
+        return problem(error.status, error.reason)
     except msgspec.MsgspecError as error:
-        return _problem(400, "the body does not fit", str(error))
+        return problem(400, "the body does not fit", str(error))
 
 
 def _user_id(request: web.Request) -> int | None:
@@ -96,7 +96,7 @@ async def _put_report(request: web.Request) -> web.Response:
     With `?newer-than=N` the answer waits for a view of a later version, PATIENCE_S at most.
     """
     if not _may_change(request):
-        return _problem(403, "not allowed", "only root and the broker's user may report")
+        return problem(403, "not allowed", "only root and the broker's user may report")
     report = msgspec.json.decode(await request.read(), type=Report)
     broker = request.app[_BROKER]
     broker.take_report(report, _now_s())
@@ -108,18 +108,18 @@ async def _put_report(request: web.Request) -> web.Response:
 
 async def _post_fence_log(request: web.Request) -> web.Response:
     if not _may_change(request):
-        return _problem(403, "not allowed", "only root and the broker's user may write it")
+        return problem(403, "not allowed", "only root and the broker's user may write it")
     note = msgspec.json.decode(await request.read(), type=FenceNote)
     try:
         record = await request.app[_BROKER].note_fence(note)
     except StorageTrouble as error:
-        return _problem(503, "the fence log was not written", str(error))
+        return problem(503, "the fence log was not written", str(error))
     return _json(record)
 
 
 async def _put_maintenance(request: web.Request) -> web.Response:
     if not _may_change(request):
-        return _problem(403, "not allowed", "only root and the broker's user may set maintenance")
+        return problem(403, "not allowed", "only root and the broker's user may set maintenance")
     wanted = msgspec.json.decode(await request.read(), type=Maintenance)
     broker = request.app[_BROKER]
     mode = broker.mode(wanted, f"{_owner(request)}@{broker.config.host_name}")
@@ -129,26 +129,26 @@ async def _put_maintenance(request: web.Request) -> web.Response:
         else:
             broker.set_local_maintenance(mode)
     except (StorageTrouble, OSError) as error:
-        return _problem(503, "maintenance was not changed", str(error))
+        return problem(503, "maintenance was not changed", str(error))
     return _json(wanted)
 
 
 async def _post_notify_test(request: web.Request) -> web.Response:
     """A test notice by each way out that is configured; waits for what comes of it."""
     if not _may_change(request):
-        return _problem(403, "not allowed", "only root and the broker's user may send a test")
+        return problem(403, "not allowed", "only root and the broker's user may send a test")
     notices = request.app[_BROKER].notices
     outcomes = await notices.test()
     if not outcomes:
         why = notices.problem or "none of notify.smtp.server, notify.webhook.url and"
         why += "" if notices.problem else " notify.command.argv is set"
-        return _problem(409, "notifications are not configured", why)
+        return problem(409, "notifications are not configured", why)
     return _json(NotifyTest(outcomes))
 
 
 def application(broker: Broker) -> web.Application:
     """The API over one broker."""
-    app = web.Application(middlewares=[_as_problems], client_max_size=BODY_BYTES_MAX)
+    app = web.Application(middlewares=[as_problems], client_max_size=BODY_BYTES_MAX)
     app[_BROKER] = broker
     app.router.add_get("/v1/status", _get_status)
     app.router.add_get("/v1/view", _get_view)

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the broker answers over TCP: read-only, to anyone who can connect.
+
+Rules of this file:
+
+1. Nothing here changes anything, and no handler waits for storage, libvirt or sanlock.
+2. A connection has REQUEST_S to send a whole request, from its beginning or from the last
+   answer on, and the same to take the answer; then it is dropped. While a handler works on a
+   request nothing is counted: what takes long has its own bounds.
+3. So many connections at once, and so many from one address; more are dropped at once. An
+   address that takes all it may cannot keep the others out.
+
+`application` is where another page is added.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, cast
+
+from aiohttp import web
+
+from broker.broker import Broker
+from broker.heartbeat import is_nonce
+from broker.server import as_problems, problem
+
+log = logging.getLogger("ha-broker.listener")
+
+CONNECTIONS_MAX = 256
+CONNECTIONS_PER_CLIENT_MAX = 16
+REQUEST_S = 5.0
+#: Of the request line, and of each header line.
+LINE_BYTES_MAX = 2048
+BODY_BYTES_MAX = 4096
+#: How long the end of the broker waits for answers under way.
+SHUTDOWN_S = 0.5
+
+_BROKER: web.AppKey[Broker] = web.AppKey("broker", Broker)
+
+
+def application(broker: Broker) -> web.Application:
+    """The pages over one broker."""
+    app = web.Application(middlewares=[_at_work, as_problems], client_max_size=BODY_BYTES_MAX)
+    app[_BROKER] = broker
+    app.router.add_get("/heartbeat", _get_heartbeat, allow_head=False)
+    return app
+
+
+async def _get_heartbeat(request: web.Request) -> web.Response:
+    """A sign of life, signed: broker/heartbeat.py."""
+    nonce = request.query.get("nonce", "")
+    if not is_nonce(nonce):
+        return problem(400, "nonce must be 32 lower-case hexadecimal digits")
+    answer = request.app[_BROKER].heartbeat(nonce, asyncio.get_running_loop().time())
+    if answer is None:
+        return problem(404, "no heartbeat", "this host has no cluster-key in its secrets file")
+    return web.Response(body=answer, content_type="application/json")
+
+
+@web.middleware
+async def _at_work(request: web.Request, handler: Any) -> web.StreamResponse:
+    """The client's time stands still while its request is worked on."""
+    guest = request.transport.get_protocol() if request.transport is not None else None
+    assert isinstance(guest, _Guest) or guest is None
+    if guest is not None:
+        guest.stop_clock()
+    try:
+        response = await handler(request)
+        assert isinstance(response, web.StreamResponse)
+        return response
+    finally:
+        if guest is not None:
+            guest.start_clock()
+
+
+class Listener:
+    """The TCP side of the API on all its addresses."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._runner = web.AppRunner(
+            application(broker),
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=REQUEST_S,
+            lingering_time=0.0,
+            max_line_size=LINE_BYTES_MAX,
+            max_field_size=LINE_BYTES_MAX,
+            shutdown_timeout=SHUTDOWN_S,
+            logger=log,
+        )
+        self._servers: list[asyncio.Server] = []
+        self.guests: Counter[str] = Counter()
+        self.turned_away = 0
+
+    async def start(self, addresses: Iterable[tuple[str, int]]) -> None:
+        """Listen on (host, port), port 0: any; OSError, its filename the address, where that
+        cannot be."""
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        for host, port in addresses:
+            try:
+                server = await loop.create_server(self._guest, host, port)
+            except OSError as error:
+                why = error.strerror or str(error)
+                raise OSError(error.errno, why, f"{host} port {port}") from None
+            self._servers.append(server)
+
+    @property
+    def ports(self) -> list[int]:
+        """Where it listens, in the order of the addresses."""
+        return [server.sockets[0].getsockname()[1] for server in self._servers]
+
+    async def close(self) -> None:
+        """End it, and all connections."""
+        for server in self._servers:
+            server.close()
+        await self._runner.cleanup()
+
+    def _guest(self) -> _Guest:
+        assert self._runner.server is not None
+        return _Guest(self, cast(asyncio.Protocol, self._runner.server()))
+
+    def admits(self, client: str) -> bool:
+        """Count a connection, unless there are too many."""
+        if (
+            self.guests.total() >= CONNECTIONS_MAX
+            or self.guests[client] >= CONNECTIONS_PER_CLIENT_MAX
+        ):
+            self.turned_away += 1
+            return False
+        self.guests[client] += 1
+        return True
+
+    def left(self, client: str) -> None:
+        """It is over."""
+        self.guests[client] -= 1
+        if not self.guests[client]:
+            del self.guests[client]
+
+
+class _Guest(asyncio.Protocol):
+    """A connection before aiohttp's own protocol: lets it in, and ends it when it is slow."""
+
+    def __init__(self, listener: Listener, inner: asyncio.Protocol) -> None:
+        self._listener = listener
+        self._inner = inner
+        self._client: str | None = None
+        self._transport: asyncio.Transport | None = None
+        self._clock: asyncio.TimerHandle | None = None
+
+    def start_clock(self) -> None:
+        """From now on it has REQUEST_S."""
+        self.stop_clock()
+        if self._transport is not None and self._client is not None:
+            loop = asyncio.get_running_loop()
+            self._clock = loop.call_later(REQUEST_S, self._transport.abort)
+
+    def stop_clock(self) -> None:
+        """Wait for it as long as it takes."""
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        peer = transport.get_extra_info("peername")
+        client = str(peer[0]) if peer else ""
+        if not self._listener.admits(client):
+            transport.abort()
+            return
+        self._client, self._transport = client, transport
+        self.start_clock()
+        self._inner.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.stop_clock()
+        if self._client is not None:
+            self._listener.left(self._client)
+            self._client = None
+            self._inner.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._client is not None:
+            self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received() if self._client is not None else None
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The broker over TCP, on real sockets: what it answers, and what clients cannot do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from broker import listener
+from broker.heartbeat import Fault, fault_of, new_nonce
+from broker.heartbeat_http import HttpTransport, Names
+from broker.heartbeats import Heartbeats
+from broker.listener import Listener
+from broker.main import StartError, run
+from broker.name_lookup import NameLookup
+from tests.fakes.slot_store import MemoryVolume
+from tests.unit.test_api import make_broker
+
+KEY = b"k" * 32
+NONCE = "0123456789abcdef" * 2
+
+
+def served(
+    tmp_path: Path,
+    test: Callable[[Listener, int], Awaitable[None]],
+    key: bytes | None = KEY,
+    host: str = "127.0.0.1",
+) -> None:
+    async def main() -> None:
+        broker = make_broker(tmp_path, MemoryVolume())
+        broker.heartbeats = Heartbeats(1, key, None)
+        door = Listener(broker)
+        try:
+            await door.start([(host, 0)])
+            await test(door, door.ports[0])
+        finally:
+            await door.close()
+        await asyncio.sleep(0)
+        assert not door.guests, "every connection is counted out again"
+
+    asyncio.run(main())
+
+
+async def talk(port: int, sent: bytes, host: str = "127.0.0.1") -> bytes:
+    """What comes back until the connection ends."""
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(sent)
+        async with asyncio.timeout(10.0):
+            return await reader.read()
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()
+
+
+def get(target: str) -> bytes:
+    return f"GET {target} HTTP/1.1\r\nHost: ha\r\nConnection: close\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_question_over_http_is_answered_with_a_signature(tmp_path: Path, host: str) -> None:
+    async def test(door: Listener, port: int) -> None:
+        shown = f"[{host}]" if ":" in host else host
+        nonce = new_nonce()
+        raw = await HttpTransport().ask(f"{shown}:{port}", nonce)
+        assert fault_of(KEY, raw, 1, nonce) is None
+        assert fault_of(KEY, raw, 1, new_nonce()) is Fault.REPLAYED
+        assert json.loads(raw)["vm"] == "unknown"
+
+    if host == "::1" and not _has_ipv6():
+        pytest.skip("no IPv6 on loopback here")
+    served(tmp_path, test, host=host)
+
+
+def _has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
+
+
+def test_without_a_key_there_is_no_heartbeat(tmp_path: Path) -> None:
+    async def test(door: Listener, port: int) -> None:
+        answer = await talk(port, get(f"/heartbeat?nonce={NONCE}"))
+        assert answer.startswith(b"HTTP/1.1 404") and b"cluster-key" in answer
+        with pytest.raises(ConnectionError, match="HTTP status 404"):
+            await HttpTransport().ask(f"127.0.0.1:{port}", NONCE)
+
+    served(tmp_path, test, key=None)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (get("/heartbeat"), 400),
+        (get("/heartbeat?nonce=1234"), 400),
+        (get(f"/heartbeat?nonce={NONCE}%0a"), 400),
+        (get("/"), 404),
+        (get("/v1/status"), 404),
+        (get(f"/heartbeat?nonce={NONCE}").replace(b"GET", b"PUT"), 405),
+        (get("/" + "x" * listener.LINE_BYTES_MAX), 400),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * listener.LINE_BYTES_MAX + b"\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 1000 + b"\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\n" * 9, 400),
+    ],
+)
+def test_other_requests_are_turned_down(tmp_path: Path, sent: bytes, status: int) -> None:
+    async def test(door: Listener, port: int) -> None:
+        assert (await talk(port, sent)).startswith(b"HTTP/1.%d %d" % (1, status)) or (
+            await talk(port, sent)
+        ).startswith(b"HTTP/1.0 %d" % status)
+        assert (await talk(port, get(f"/heartbeat?nonce={NONCE}"))).startswith(b"HTTP/1.1 200")
+
+    served(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /heartbeat HTTP/1.1\r\nX: ", b"POST / HTTP/1.1\r\nX: y\r\nZ"]
+)
+def test_a_slow_client_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(listener, "REQUEST_S", 0.2)
+
+    async def test(door: Listener, port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+
+        async def drip() -> None:
+            writer.write(sent)
+            while True:
+                writer.write(b"x" if sent else b"")
+                await asyncio.sleep(0.05)
+
+        dripping = asyncio.create_task(drip())
+        try:
+            async with asyncio.timeout(5.0):
+                while await reader.read(100):
+                    pass
+        except ConnectionResetError:
+            pass
+        dripping.cancel()
+        assert loop.time() - began_s >= 0.15
+        writer.close()
+
+    served(tmp_path, test)
+
+
+def test_one_client_cannot_take_all_places(tmp_path: Path) -> None:
+    async def test(door: Listener, port: int) -> None:
+        most = listener.CONNECTIONS_PER_CLIENT_MAX
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(most + 3)]
+        await asyncio.sleep(0.1)
+        assert door.guests == {"127.0.0.1": most}
+        assert door.turned_away == 3
+        for _, writer in held:
+            writer.close()
+        await asyncio.sleep(0.1)
+        assert not door.guests
+        assert (await talk(port, get(f"/heartbeat?nonce={NONCE}"))).startswith(b"HTTP/1.1 200")
+
+    served(tmp_path, test)
+
+
+def test_there_are_places_for_so_many_clients() -> None:
+    door = Listener.__new__(Listener)
+    door.guests, door.turned_away = Counter(), 0
+    clients = [f"10.0.{n // 250}.{n % 250}" for n in range(listener.CONNECTIONS_MAX + 1)]
+    assert [door.admits(client) for client in clients] == [True] * listener.CONNECTIONS_MAX + [
+        False
+    ]
+    door.left(clients[0])
+    assert door.admits(clients[-1])
+
+
+def test_the_loop_is_never_held_up_by_a_flood(tmp_path: Path) -> None:
+    """The beat shares the loop: clients that ask as fast as they can delay it by little."""
+
+    async def test(door: Listener, port: int) -> None:
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + 1.0
+        answers = 0
+
+        async def flood() -> None:
+            nonlocal answers
+            while loop.time() < until_s:
+                answers += (await talk(port, get(f"/heartbeat?nonce={NONCE}"))).startswith(
+                    b"HTTP/1.1 200"
+                )
+
+        late_s = []
+
+        async def beat() -> None:
+            while loop.time() < until_s:
+                due_s = loop.time() + 0.02
+                await asyncio.sleep(0.02)
+                late_s.append(loop.time() - due_s)
+
+        clients = [asyncio.create_task(flood()) for _ in range(12)]
+        await beat()
+        await asyncio.gather(*clients)
+        assert answers > 20
+        # The clients are in the same process; alone they would be no slower on two processors.
+        assert sorted(late_s)[len(late_s) // 2] < 0.25
+
+    served(tmp_path, test)
+
+
+# --- the asker against servers that answer anything -----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/\r\n\r\n", "HTTP status 302"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n" + b"x" * 99999, "no end"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 99999, "no HTTP|no end"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 9999, "no end"),
+        (b"SSH-2.0-x\r\n", "no HTTP"),
+        (b"", "no HTTP|closed"),
+    ],
+)
+def test_bad_servers_are_an_error_and_bounded(answer: bytes, error: str) -> None:
+    async def main() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(OSError, match=error):
+                async with asyncio.timeout(5.0):
+                    await HttpTransport().ask(f"127.0.0.1:{port}", NONCE)
+
+    asyncio.run(main())
+
+
+def test_a_name_s_address_is_kept_while_the_resolver_fails() -> None:
+    answers: list[str | OSError] = ["192.0.2.1", OSError("no resolver"), "192.0.2.2"]
+
+    class Resolver(NameLookup):
+        async def addresses(self, name: str) -> list[str]:
+            answer = answers.pop(0)
+            if isinstance(answer, OSError):
+                raise answer
+            return [answer]
+
+    async def main() -> None:
+        names = Names()
+        names.lookup = Resolver("test")
+        assert await names.find("host2") == "192.0.2.1"
+        assert await names.find("host2") == "192.0.2.1"
+        assert len(answers) == 2, "not looked up each time"
+        for wanted in ("192.0.2.1", "192.0.2.2"):
+            address, _ = names._known["host2"]
+            names._known["host2"] = address, 0.0
+            assert await names.find("host2") == wanted
+        answers.append(OSError("no resolver"))
+        with pytest.raises(OSError, match="host3"):
+            await names.find("host3")
+        assert await names.find("192.0.2.9") == "192.0.2.9"
+        assert await names.find("fe80::1") == "fe80::1"
+
+    asyncio.run(main())
+
+
+def test_an_address_that_is_taken_is_a_start_error_with_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.main.check_storage", lambda config: None)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        config = make_broker(tmp_path, MemoryVolume()).config
+        api = msgspec.structs.replace(config.api, listen=(f"127.0.0.1:{port}",))
+        daemon = msgspec.structs.replace(config.daemon, secrets=str(tmp_path / "none"))
+        config = msgspec.structs.replace(config, api=api, daemon=daemon)
+        with pytest.raises(StartError, match=rf"^api.listen: 127.0.0.1 port {port}: ") as caught:
+            asyncio.run(run("file", config))
+    assert caught.value.code == 4
