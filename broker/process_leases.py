@@ -4,8 +4,14 @@
 from __future__ import annotations
 
 import errno
+import time
 
 import sanlock
+
+#: sanlock refuses a question about a process while it answers another one about it (EBUSY);
+#: broker and agent both ask. So much later it is asked again, and for so long.
+BUSY_RETRY_S = 0.05
+BUSY_PATIENCE_S = 1.0
 
 
 def process_leases(pid: int) -> tuple[tuple[str, str], ...] | None:
@@ -13,10 +19,15 @@ def process_leases(pid: int) -> tuple[tuple[str, str], ...] | None:
 
     Blocking; raises sanlock.SanlockException where sanlock does not answer.
     """
-    try:
-        held = sanlock.inquire(pid=pid)
-    except sanlock.SanlockException as error:
-        if abs(error.errno) == errno.ESRCH:
-            return None
-        raise
+    until_s = time.monotonic() + BUSY_PATIENCE_S
+    while True:
+        try:
+            held = sanlock.inquire(pid=pid)
+            break
+        except sanlock.SanlockException as error:
+            if abs(error.errno) == errno.ESRCH:
+                return None
+            if abs(error.errno) != errno.EBUSY or time.monotonic() > until_s:
+                raise
+        time.sleep(BUSY_RETRY_S)
     return tuple((item["lockspace"].decode(), item["resource"].decode()) for item in held)
