@@ -162,10 +162,7 @@ def _end(agent: Agent, checking: asyncio.Future[None]) -> None:
 def run(path: str) -> int:
     """The command; CommandError or ConfigError where it cannot run."""
     config = load(path)
-    logging.basicConfig(
-        level=config.daemon.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    service_manager.set_up_logging(config.daemon.log_level)
     # The service manager's watchdog ends a hung daemon by SIGABRT: say where it hung.
     faulthandler.enable()
     # libvirt prints each error on standard error by itself unless told not to.

@@ -48,13 +48,6 @@ class StartError(Exception):
         self.code = code
 
 
-def set_up_logging(level: str) -> None:
-    """One line per event on standard error, where the journal picks it up."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-
-
 def check_storage(config: Config) -> None:
     """Raise StartError where whiteboard or lease volume are not there or cannot be written."""
     try:
@@ -188,7 +181,7 @@ def main() -> None:
         libvirt.registerErrorHandler(lambda context, error: None, None)
         # The service manager's watchdog ends a hung daemon by SIGABRT: say where it hung.
         faulthandler.enable()
-        set_up_logging(config.daemon.log_level)
+        service_manager.set_up_logging(config.daemon.log_level)
         asyncio.run(run(arguments.config, config))
     except ConfigError as error:
         _fail(ExitCode.CONFIG, str(error))

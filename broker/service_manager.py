@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a daemon tells the service manager that started it (sd_notify(3)).
+"""What a daemon tells the service manager that started it (sd_notify(3)), and its journal.
 
 One datagram each to the socket in NOTIFY_SOCKET; without that variable nothing. Sending
 never blocks and never fails: a word that is lost is said again with the next beat. Nothing
@@ -10,12 +10,47 @@ ends a daemon whose loop turns but whose beat does not.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import time
 
 #: systemd shows one line; what a library's error adds beyond that is cut.
 STATUS_CHARACTERS_MAX = 200
+
+#: For files and terminals; the journal has the time of each line itself.
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+JOURNAL_FORMAT = "%(levelname)s %(name)s: %(message)s"
+#: sd-daemon(3): what stands in front of a line is its priority, so `journalctl -p` can choose.
+PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
+DEBUG_PRIORITY = 7
+
+
+class JournalFormatter(logging.Formatter):
+    """Each line with its priority; a traceback's lines too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = PRIORITIES.get(record.levelno, DEBUG_PRIORITY)
+        lines = super().format(record).splitlines()
+        return "\n".join(f"<{priority}>{line}" for line in lines)
+
+
+def set_up_logging(level: str) -> None:
+    """One line per event on standard error, as the journal likes it where that is the journal."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        JournalFormatter(JOURNAL_FORMAT) if _is_journal() else logging.Formatter(FORMAT)
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def _is_journal() -> bool:
+    """Whether standard error goes there: systemd.exec(5), JOURNAL_STREAM."""
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def alive(status: str) -> None:

@@ -134,6 +134,11 @@ def test_the_units_from_installation_to_removal(one: Machine, package: Path) -> 
     # QEMU is in a control group of libvirt's.
     assert "ha-agent.service" not in one.must("cat", f"/proc/{pid}/cgroup")
 
+    # The journal knows which line is a warning.
+    said = one.must("journalctl", "-u", "ha-agent", "-p", "warning", "-o", "cat")
+    assert "WARNING ha-agent: /etc/libvirt/qemu.conf" in said
+    assert "INFO" not in said
+
     # Reloaded: the good file is taken, the bad one told and not.
     good = one.must("cat", "/etc/ha-agent/ha-agent.toml")
     one.write("/etc/ha-agent/ha-agent.toml", good + '[daemon]\nlog-level = "debug"\n')

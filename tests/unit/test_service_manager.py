@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from broker import service_manager
+from tests.fakes.slot_store import MemoryVolume
+from tests.unit.test_api import make_broker
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -65,3 +71,60 @@ def test_without_a_service_manager_or_with_a_dead_one_nothing_happens(
 def test_a_service_manager_that_does_not_read_blocks_nobody(heard: socket.socket) -> None:
     for _ in range(5000):
         service_manager.alive("fine")
+
+
+def test_a_broker_whose_beat_hangs_feeds_no_watchdog(tmp_path: Path) -> None:
+    broker = make_broker(tmp_path, MemoryVolume(4))
+    beats: list[str] = []
+
+    async def hang(now_s: float) -> None:
+        await asyncio.Event().wait()
+
+    async def story() -> int:
+        broker.on_beat = lambda: beats.append(broker.line(asyncio.get_running_loop().time()))
+        running = asyncio.create_task(broker.run())
+        async with asyncio.timeout(10.0):
+            while not beats:
+                await asyncio.sleep(0.01)
+            # The loop turns on, the beat does not.
+            broker.beat = hang  # type: ignore[method-assign]
+            before = len(beats)
+            await asyncio.sleep(2.5 * broker.config.timing_rules().beat)
+        running.cancel()
+        return len(beats) - before
+
+    assert asyncio.run(story()) == 0
+    assert beats[0].startswith("host 1, ")
+
+
+def test_the_journal_gets_priorities_and_no_second_time() -> None:
+    said = logged(to_journal=True)
+    assert said == ["<4>WARNING x: one", "<4>two", "<6>INFO x: fine", "<7>DEBUG x: detail"]
+
+
+def test_a_terminal_gets_times_and_no_priorities() -> None:
+    said = logged(to_journal=False)
+    assert not [line for line in said if line.startswith("<")]
+    assert said[0].endswith(" WARNING x: one")
+    assert said[0][:2] == "20"
+
+
+def logged(to_journal: bool) -> list[str]:
+    """What a daemon's log looks like on a pipe that is, or is not, the journal's."""
+    read, write = os.pipe()
+    place = os.fstat(write)
+    stream = f"{place.st_dev}:{place.st_ino}" if to_journal else "8:1"
+    program = (
+        "import logging; from broker import service_manager; "
+        "service_manager.set_up_logging('debug'); log = logging.getLogger('x'); "
+        "log.warning('one\\ntwo'); log.info('fine'); log.debug('detail')"
+    )
+    with os.fdopen(read) as lines:
+        subprocess.run(
+            [sys.executable, "-c", program],
+            stderr=write,
+            env={**os.environ, "JOURNAL_STREAM": stream},
+            check=True,
+        )
+        os.close(write)
+        return lines.read().splitlines()
