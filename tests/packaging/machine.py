@@ -18,8 +18,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.lab import bmc
 
 KEPT = Path("/var/tmp/ha-package-test")
 MIRROR = "http://deb.debian.org/debian"
@@ -46,7 +48,7 @@ group = "sanlock"
 CONFIG = """[host]
 id = {host}
 name = "{name}"
-system-uuid = "00000000-0000-4000-8000-{host:012}"
+system-uuid = "{uuid}"
 [storage]
 whiteboard = "/srv/ha/whiteboard"
 leases = "/srv/ha/leases"
@@ -60,6 +62,21 @@ DEFINITION = """<domain type='qemu'><name>HostedEngine</name>
 <os><type arch='x86_64' machine='pc'>hvm</type></os><devices>
 <lease><lockspace>hosted-engine</lockspace><key>engine</key>
 <target path='/srv/ha/leases' offset='1048576'/></lease></devices></domain>
+"""
+FENCE_DEVICE = """[[fence.device]]
+host = {host}
+address = "127.0.0.1"
+username = "admin"
+"""
+SECRETS = """[fence-passwords]
+{host} = "secret"
+"""
+#: ipmi_sim's hand on the power: the machine is on as long as its first process is there.
+POWER = """#!/bin/sh
+case "$1 $2 $3" in
+  "get power "*) if [ -e /proc/{pid}/exe ]; then echo power:1; else echo power:0; fi ;;
+  "set power 0") kill -9 {pid} ;;
+esac
 """
 #: Run inside a mount namespace and a control group of the machine's own, as its first process.
 START = r"""
@@ -155,10 +172,16 @@ class Machine:
     shared: Path
     _unshare: subprocess.Popen[bytes] | None = None
     _first: int = 0
+    _bmcs: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         return f"host{self.host}"
+
+    @property
+    def uuid(self) -> str:
+        """What it publishes as its own, and its BMC answers."""
+        return f"00000000-0000-4000-8000-{self.host:012}"
 
     def write(self, path: str, text: str) -> None:
         """Write a file of the machine, on or off."""
@@ -233,11 +256,44 @@ class Machine:
 
     def configure(self) -> None:
         """Give it its part of the cluster: configuration, VM definition, lock driver."""
-        self.write("/etc/ha-agent/ha-agent.toml", CONFIG.format(host=self.host, name=self.name))
+        own = CONFIG.format(host=self.host, name=self.name, uuid=self.uuid)
+        self.write("/etc/ha-agent/ha-agent.toml", own)
         self.write("/etc/ha-agent/engine.xml", DEFINITION)
         self.write("/etc/libvirt/qemu.conf", 'lock_manager = "sanlock"\n')
         self.write("/etc/libvirt/qemu-sanlock.conf", QEMU_SANLOCK.format(host=self.host))
         self.must("systemctl", "restart", "libvirtd", "sanlock")
+
+    def reach_bmc_of(self, other: Machine) -> None:
+        """Give this machine a BMC of another one, on its own loopback, and the way to it."""
+        folder = other.directory / "bmc"
+        (folder / "state").mkdir(parents=True)
+        (folder / "power").write_text(POWER.format(pid=other._first))
+        (folder / "power").chmod(0o700)
+        (folder / "sim.emu").write_text(bmc.EMULATOR_COMMANDS)
+        (folder / "lan.conf").write_text(
+            bmc.LAN_CONFIG.format(
+                host=other.name,
+                address="127.0.0.1",
+                port=623,
+                guid=other.uuid.replace("-", ""),
+                script=folder / "power",
+                user="admin",
+                password="secret",
+            )
+        )
+        enter = ["nsenter", "-t", str(self._first), "-n", "ipmi_sim", "-n"]
+        given = {"-c": "lan.conf", "-f": "sim.emu", "-s": "state"}
+        files = [word for option, name in given.items() for word in (option, str(folder / name))]
+        with (folder / "log").open("wb") as log:
+            self._bmcs.append(
+                subprocess.Popen([*enter, *files], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            )
+        with_device = self.must("cat", "/etc/ha-agent/ha-agent.toml")
+        self.write(
+            "/etc/ha-agent/ha-agent.toml", with_device + FENCE_DEVICE.format(host=other.host)
+        )
+        self.write("/etc/ha-agent/secrets.toml", SECRETS.format(host=other.host))
+        self.must("systemd-tmpfiles", "--create", "ha-agent.conf")
 
     def make_storage(self) -> None:
         """Whiteboard and lease volume, as docs/privileges.md has them."""
@@ -276,6 +332,10 @@ class Machine:
 
     def cut(self) -> None:
         """Pull the plug."""
+        for process in self._bmcs:
+            process.kill()
+            process.wait()
+        self._bmcs.clear()
         if self._unshare is None:
             return
         if self._first:

@@ -25,6 +25,8 @@ UNITS = ("ha-broker", "ha-agent")
 UP_SECONDS_MAX = 60.0
 #: 8 * io_timeout + 60 s until sanlock calls the host dead, and some to start the VM.
 TAKEOVER_SECONDS_MAX = 68.0 + 60.0
+#: With proof by a BMC; well below the 68 s.
+PROVEN_TAKEOVER_SECONDS_MAX = 45.0
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"no machine can be made: {why_not()}")
 
@@ -210,28 +212,45 @@ def test_upgrades_and_installations_that_broke_off(
     assert one.run("systemctl", "is-enabled", "ha-agent").stdout == "enabled\n"
 
 
-def test_a_power_cut_among_machines_of_units(two: list[Machine], package: Path) -> None:
-    """No BMC: sanlock's own verdict is waited for. The host that was cut boots into its place."""
+def form_cluster(two: list[Machine], package: Path, bmc: bool) -> None:
+    """The VM on the first machine, the second one looking on; units enabled on both."""
     first, second = two
     for machine in two:
         machine.install(package)
+        machine.must("systemctl", "enable", *UNITS)
     bring_up(first)
     second.configure()
-    second.must("systemctl", "enable", *UNITS)
-    first.must("systemctl", "enable", *UNITS)
+    if bmc:
+        second.reach_bmc_of(first)
     second.must("systemctl", "start", *UNITS)
-    second.wait("both to be seen", lambda: "host1" in second.must("ha-agent", "--status"))
     second.wait("the lockspace", lambda: "joined" in second.show("ha-broker", "StatusText"))
     second.wait("the VM seen from host2", lambda: "healthy on host1" in status_of(second))
     assert second.engine_pid() is None
+
+
+def test_a_power_cut_among_machines_of_units(two: list[Machine], package: Path) -> None:
+    """No BMC: sanlock's own verdict is waited for. The host that was cut boots into its place."""
+    first, second = two
+    form_cluster(two, package, bmc=False)
     first.cut()
-    second.wait("the takeover", lambda: second.engine_pid() is not None, TAKEOVER_SECONDS_MAX)
-    second.wait("the engine", lambda: is_up(second), UP_SECONDS_MAX)
+    second.wait("the takeover", lambda: is_up(second), TAKEOVER_SECONDS_MAX)
     pid = second.engine_pid()
     first.boot()
     first.wait("its units", lambda: "healthy on host2" in status_of(first), UP_SECONDS_MAX)
     assert first.engine_pid() is None
     assert second.engine_pid() == pid
+
+
+@pytest.mark.skipif(shutil.which("ipmi_sim") is None, reason="ipmi_sim is not installed")
+def test_a_power_cut_with_a_bmc_is_taken_over_without_privileges(
+    two: list[Machine], package: Path
+) -> None:
+    """Asking the BMC, holding the fence lease and freeing the dead host's id are the user
+    ha-agent's to do in the unit's sandbox. Quicker than sanlock's own verdict could be."""
+    first, second = two
+    form_cluster(two, package, bmc=True)
+    first.cut()
+    second.wait("the takeover", lambda: is_up(second), PROVEN_TAKEOVER_SECONDS_MAX)
 
 
 def status_of(machine: Machine) -> str:
