@@ -186,6 +186,7 @@ class Cluster:
             accelerator=guest.accelerator(image),
             # IPMI 2.0 takes at most 20 bytes.
             bmc_password=secrets.token_hex(8),
+            cluster_key=secrets.token_hex(32),
         )
         settings.save(self.layout)
         self._say("shared storage")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from .guest import CPU_MODEL, HEALTH_PATH, GuestImage
 from .layout import (
+    API_PORT,
     BMC_PORT,
     BMC_USER,
     DISK_EXPORT,
@@ -81,6 +82,9 @@ bridge = "{bridge}"
 [health]
 url = "http://{guest_address}{health_path}"
 expect = "DB Up"
+
+[api]
+listen = ["{address}:{api_port}"]
 
 [daemon]
 socket = "/run/ha-agent/broker.sock"
@@ -170,7 +174,8 @@ def write(host: HostLayout, settings: Settings, image: GuestImage) -> None:
     host.config.write_text(agent_config(host, settings, peers))
     host.secrets.touch(mode=0o600)
     passwords = (f'{peer.id} = "{settings.bmc_password}"\n' for peer in peers if settings.bmc)
-    host.secrets.write_text("[fence-passwords]\n" + "".join(passwords))
+    key = f'cluster-key = "{settings.cluster_key}"\n'
+    host.secrets.write_text(key + "[fence-passwords]\n" + "".join(passwords))
 
 
 def agent_config(host: HostLayout, settings: Settings, peers: Iterable[HostLayout]) -> str:
@@ -190,6 +195,8 @@ def agent_config(host: HostLayout, settings: Settings, peers: Iterable[HostLayou
         health_path=HEALTH_PATH,
         directory=host.directory,
         secrets=host.secrets,
+        address=host.address,
+        api_port=API_PORT,
     )
     if settings.bmc:
         for peer in peers:

@@ -21,12 +21,14 @@ class Settings:
     daemons: bool
     accelerator: str
     bmc_password: str
+    cluster_key: str
 
     def host_ids(self) -> range:
         return range(1, self.hosts + 1)
 
     def save(self, layout: Layout) -> None:
-        """Written once by ``up``; readable by root alone, for the BMCs' password is in it."""
+        """Written once by ``up``; readable by root alone, for the BMCs' password
+        and the cluster key are in it."""
         layout.settings.touch(mode=0o600)
         layout.settings.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 

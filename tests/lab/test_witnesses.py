@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The witnesses of a host's life between real hosts: questions over the bridge, renewals on
+disk; and what a cut of one direction of the network changes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from . import ask
+from .cluster import Cluster
+from .layout import API_PORT, host_id_of
+
+#: Two questions at the steady pace, and some.
+ANSWERED_S = 25.0
+
+
+def seen(lab: Cluster, asker: str, peer: str) -> dict[str, Any]:
+    """The peer in the asker's table of witnesses; empty while there is none."""
+    host = ask.status(lab, asker).get("hosts", {}).get(str(host_id_of(peer)), {})
+    return host.get("witnesses") or {}
+
+
+def heartbeat(lab: Cluster, asker: str, peer: str) -> str:
+    return str(seen(lab, asker, peer).get("heartbeat", ""))
+
+
+def says(lab: Cluster, asker: str, peer: str, word: str) -> bool:
+    return heartbeat(lab, asker, peer) == word
+
+
+def is_renewed(lab: Cluster, asker: str, peer: str) -> bool:
+    return seen(lab, asker, peer)["renewal_age_s"] is not None
+
+
+def nft(lab: Cluster, host: str, line: str) -> None:
+    done = lab.sh(host, ["nft", line])
+    assert done.returncode == 0, done.stderr
+
+
+def test_each_host_answers_each_other_one_over_the_bridge(lab: Cluster) -> None:
+    for asker in lab.hosts:
+        for peer in lab.hosts:
+            if peer != asker:
+                ask.until(
+                    f"{peer} answers {asker}",
+                    ANSWERED_S,
+                    partial(says, lab, asker, peer, "answered"),
+                )
+                found = seen(lab, asker, peer)
+                assert found["bad_answers"] == {} and found["unanswered_s"] is None
+                assert found["generation"] >= 1 and found["sanlock_state"] == "live"
+                ask.until(
+                    "its renewal is known",
+                    10,
+                    partial(is_renewed, lab, asker, peer),
+                )
+
+
+def test_a_network_cut_in_one_direction_is_told_and_the_whiteboard_goes_on(lab: Cluster) -> None:
+    """Packets from the second host to the first are dropped at the first: neither of the two
+    gets an answer of the other, and nobody is thought dead."""
+    first, second, third = lab.hosts
+    ask.until("answered", ANSWERED_S, partial(says, lab, first, second, "answered"))
+    before = lab.status()["hosts"]
+    address = lab.layout.host(host_id_of(second)).address
+    nft(lab, first, "add table inet cut")
+    try:
+        nft(lab, first, "add chain inet cut in { type filter hook input priority 0; }")
+        nft(lab, first, f"add rule inet cut in ip saddr {address} drop")
+        for asker, peer in ((first, second), (second, first)):
+            ask.until(
+                f"{asker} misses the answer of {peer}",
+                ANSWERED_S,
+                partial(says, lab, asker, peer, "unanswered"),
+            )
+        found = seen(lab, first, second)
+        assert found["unanswered_s"] is not None
+        assert found["heartbeat_problem"].startswith(f"{address}:{API_PORT}: ")
+        assert found["whiteboard_age_s"] < 3.0
+        assert ask.status(lab, first)["hosts"][str(host_id_of(second))]["liveness"] == "live"
+        assert heartbeat(lab, third, second) == "answered"
+        assert heartbeat(lab, third, first) == "answered"
+    finally:
+        nft(lab, first, "delete table inet cut")
+    ask.until("answered again", ANSWERED_S, partial(says, lab, first, second, "answered"))
+    after = lab.status()["hosts"]
+    for host in lab.hosts:
+        assert after[host]["engine_pids"] == before[host]["engine_pids"]
+
+
+def test_a_dead_host_is_silent_in_each_way_and_the_status_says_so(lab: Cluster) -> None:
+    victim = next(host for host in lab.hosts if host != lab.engine_host())
+    asker = next(host for host in lab.hosts if host != victim)
+    ask.until("answered", ANSWERED_S, partial(says, lab, asker, victim, "answered"))
+    lab.cut(victim)
+    ask.until("unanswered", 8, partial(says, lab, asker, victim, "unanswered"))
+
+    def line() -> str:
+        shown = lab.sh(asker, ["ha-agent", "--status"]).stdout.splitlines()
+        return next((text for text in shown if text.startswith(f"{victim} is silent: ")), "")
+
+    ask.until("the status has its line", 8, line)
+    text = line()
+    assert "whiteboard " in text and " without answer, sanlock " in text
+    lab.power_on(victim)
+    lab.wait_booted(victim)
+    ask.until("it answers again", 90, partial(says, lab, asker, victim, "answered"))
+    # Its broker answers before sanlock lets it have its host id and so its slot again.
+    ask.until("it is silent no more", 90, lambda: not line())
