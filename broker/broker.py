@@ -214,9 +214,9 @@ class Broker:
             self._silent = silent
             self._tell_news()
         still_since_s = now_s - QUIET_BEATS * self._timing.beat
-        quiet = frozenset(host for host, seen in self._seen.items() if seen.since_s < still_since_s)
+        quiet = {host for host, seen in self._seen.items() if seen.since_s < still_since_s}
         if quiet != self.lockspace.renewals.watch or not second_look:
-            self._look_elsewhere(quiet, now_s)
+            self._look_elsewhere(frozenset(quiet), now_s)
 
     def _look_elsewhere(self, quiet: frozenset[int], now_s: float) -> None:
         """Let the other witnesses look more closely at those whose slots stand still."""

@@ -53,6 +53,8 @@ class Renewals:
         """Take what is newer; who tells may have looked long ago."""
         for host_id, (generation, timestamp) in found.items():
             old = self.table.get(host_id)
+            if old is not None and (old.generation, old.timestamp) == (generation, timestamp):
+                continue
             if old is None or _order(generation, timestamp) > _order(old.generation, old.timestamp):
                 self.table[host_id] = Renewal(generation, timestamp, now_s)
 

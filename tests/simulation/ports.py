@@ -232,27 +232,28 @@ class SimHeartbeats:
         self._host = host
 
     async def ask(self, address: str, nonce: str) -> bytes:
-        target = next((h for h in self._world.hosts.values() if address == h.address), None)
+        target = self._world.by_address.get(address)
         if target is None:
             raise OSError(f"{address}: no such name")
         # Two packets there for the connection and the request, two back.
         way_s = 2.0 * max(self._host.packet_delay_s, target.packet_delay_s)
-        await self._travel(target, way_s)
+        if not self._arrives(target):
+            await asyncio.get_running_loop().create_future()
+        if way_s > 0:
+            await _takes(way_s)
         while target.frozen:
             await _takes(max(0.001, target.frozen_until_s - self._host.timeline.now_s))
         broker = self._world.brokers.get(target.number)
         answer = None if broker is None else broker.heartbeat(nonce, target.clock_s())
-        await self._travel(target, way_s + WIRE_S)
+        if not self._arrives(target):
+            await asyncio.get_running_loop().create_future()
+        await _takes(way_s + WIRE_S)
         if answer is None:
             raise ConnectionRefusedError(f"{address}: connection refused")
         return answer
 
-    async def _travel(self, target: Host, way_s: float) -> None:
-        """Wait until a packet is there; for ever where it does not arrive."""
-        if not self._world.reaches(self._host, target, chance=self._world.network_chance):
-            await asyncio.Event().wait()
-        if way_s > 0:
-            await _takes(way_s)
+    def _arrives(self, target: Host) -> bool:
+        return self._world.reaches(self._host, target, chance=self._world.network_chance)
 
 
 class SimEngineMonitor(Sampled):

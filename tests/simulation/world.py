@@ -133,6 +133,7 @@ class World:
         self.leases = LeaseVolume()
         self.board = Whiteboard()
         self.hosts: dict[int, Host] = {}
+        self.by_address: dict[str, Host] = {}
         self.brokers: dict[int, Broker] = {}
         self.agents: dict[int, Agent] = {}
         self.links: dict[int, SimLink] = {}
@@ -177,6 +178,7 @@ class World:
             system_uuid=str(uuid.UUID(int=chance.getrandbits(128))),
         )
         self.hosts[number] = host
+        self.by_address[host.address] = host
 
     # --- the product on a host --------------------------------------------------------------
 
