@@ -15,6 +15,7 @@ from scoring.decision import (
     Action,
     AskLease,
     AskPower,
+    CancelMigration,
     DropFenceLease,
     FreeHostId,
     MigrateEngine,
@@ -105,6 +106,8 @@ class Hands:
                 return await self._hypervisor.power_off()
             case MigrateEngine(target=target):
                 return await self._hypervisor.migrate(target, self.hostnames.get(target, ""))
+            case CancelMigration():
+                return await self._hypervisor.cancel_migration()
             case AskLease():
                 return await self._leases.ask_engine()
             case AskPower(host_id=host):

@@ -198,6 +198,7 @@ class Agent:
             fence_lease_held=self._hands.fence_held,
             migration_possible=self._migration_possible,
             fence_log=view.fence_log,
+            order=view.order,
             outcomes=self._hands.take_outcomes(),
             stopping=self._stopping,
         )
@@ -227,6 +228,7 @@ class Agent:
             unknown=decision.score.unknown,
             config_problem=self.config_problem,
             intent=_intent(decision.state),
+            answer=decision.state.answer,
             fence_paths={} if self._rehearsals is None else dict(self._rehearsals.paths),
             measured=MeasuredOnWire() if self._measured is None else self._measured.on_wire,
             begun=self._begun,

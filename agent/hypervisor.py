@@ -13,6 +13,7 @@ runs without the lock driver: it is ended at once.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import re
@@ -32,6 +33,7 @@ from scoring.observation import (
     EngineMigrationEnded,
     EngineStartEnded,
     EngineStopEnded,
+    MigrationCancelled,
     StartResult,
 )
 
@@ -39,7 +41,12 @@ log = logging.getLogger("ha-agent.hypervisor")
 
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
-MIGRATE_DEADLINE_S = 300.0
+#: A target's libvirt that does not answer within so long cannot take the VM.
+TARGET_DEADLINE_S = 10.0
+CANCEL_DEADLINE_S = 10.0
+DOWNTIME_AFTER_S = 0.2
+#: More than the migration's own timeout: cancelling takes a moment too.
+MIGRATE_EXTRA_S = 30.0
 _PID_WAIT_S = 2.0
 #: RFC 1123, 2.1
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
@@ -57,6 +64,9 @@ class LibvirtHypervisor:
         self._definition = definition
         self._leases = leases
         self._worker = Worker("libvirt")
+        # Both are asked while a migration keeps the other one busy.
+        self._beside = Worker("libvirt beside a migration")
+        self._target = Worker("libvirt of the target")
 
     async def check(self) -> None:
         """Define the VM; libvirt.libvirtError or Hung where libvirt does not take it."""
@@ -92,12 +102,64 @@ class LibvirtHypervisor:
         uri = given.migration_uri.format(host=hostname)
         data_uri = given.migration_data_uri.format(host=hostname)
         try:
-            await self._worker.call(
-                "migrating the VM", MIGRATE_DEADLINE_S, self._migrate, uri, data_uri
-            )
+            await self._target.call("asking the target", TARGET_DEADLINE_S, _reach, uri)
+        except (libvirt.libvirtError, Hung) as error:
+            text = f"libvirt on {hostname} does not answer at {uri}: {error}"
+            return EngineMigrationEnded(target, False, text)
+        deadline_s = given.migration_timeout + MIGRATE_EXTRA_S
+        moving = asyncio.ensure_future(
+            self._worker.call("migrating the VM", deadline_s, self._migrate, uri, data_uri)
+        )
+        try:
+            await self._watch_over(moving)
+            await moving
         except (libvirt.libvirtError, Hung) as error:
             return EngineMigrationEnded(target, False, str(error))
+        finally:
+            moving.cancel()
         return EngineMigrationEnded(target, True)
+
+    async def _watch_over(self, moving: asyncio.Future[None]) -> None:
+        """Post-copy when it is time for it, and an end when it is too late."""
+        given = self._config.libvirt
+        if given.migration_downtime:
+            # Only a migration that is under way has one.
+            done, _ = await asyncio.wait([moving], timeout=DOWNTIME_AFTER_S)
+            if not done:
+                await self._beside_migration(
+                    "setting the downtime",
+                    lambda domain: domain.migrateSetMaxDowntime(given.migration_downtime),
+                )
+        if given.migration_post_copy_after:
+            done, _ = await asyncio.wait([moving], timeout=given.migration_post_copy_after)
+            if done:
+                return
+            await self._beside_migration("post-copy", lambda domain: domain.migrateStartPostCopy())
+        done, _ = await asyncio.wait([moving], timeout=given.migration_timeout)
+        if not done:
+            log.warning("the migration takes more than %g s, cancelling", given.migration_timeout)
+            await self._beside_migration("cancelling", lambda domain: domain.abortJob())
+
+    async def cancel_migration(self) -> MigrationCancelled:
+        problem = await self._beside_migration("cancelling", lambda domain: domain.abortJob())
+        return MigrationCancelled(not problem, problem)
+
+    async def _beside_migration(self, what: str, act: Callable[[libvirt.virDomain], object]) -> str:
+        """Do something to the migration that is under way; why it was not done, or empty."""
+
+        def in_thread() -> None:
+            connection = self._connect()
+            try:
+                act(connection.lookupByName(self._definition.name))
+            finally:
+                connection.close()
+
+        try:
+            await self._beside.call(what, CANCEL_DEADLINE_S, in_thread)
+        except (libvirt.libvirtError, Hung) as error:
+            log.warning("%s: %s", what, error)
+            return str(error)
+        return ""
 
     # --- in the thread -----------------------------------------------------------------
 
@@ -172,13 +234,31 @@ class LibvirtHypervisor:
         connection = self._connect()
         try:
             domain = connection.lookupByName(self._definition.name)
-            parameters = {libvirt.VIR_MIGRATE_PARAM_URI: data_uri} if data_uri else {}
+            given = self._config.libvirt
+            parameters: dict[str, str | int] = {}
+            if data_uri:
+                parameters[libvirt.VIR_MIGRATE_PARAM_URI] = data_uri
+            if given.migration_bandwidth:
+                parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = given.migration_bandwidth
             flags = (
                 libvirt.VIR_MIGRATE_PEER2PEER
                 | libvirt.VIR_MIGRATE_LIVE
                 | libvirt.VIR_MIGRATE_PERSIST_DEST
                 | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
             )
+            if given.migration_auto_converge:
+                flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
+            if given.migration_post_copy_after:
+                flags |= libvirt.VIR_MIGRATE_POSTCOPY
             domain.migrateToURI3(uri, parameters, flags)
         finally:
             connection.close()
+
+
+def _reach(uri: str) -> None:
+    """Whether a target's libvirt answers; in the thread."""
+    connection = libvirt.open(uri)
+    try:
+        connection.getLibVersion()
+    finally:
+        connection.close()

@@ -37,6 +37,7 @@ from scoring.observation import (
     FenceLeaseAnswer,
     HostIdFreed,
     LeaseAnswer,
+    MigrationCancelled,
     Observation,
     Outcome,
     PowerAnswer,
@@ -66,6 +67,7 @@ _OUTCOMES: dict[str, type[Outcome]] = {
         HostIdFreed,
         PowerOffEnded,
         PowerOnEnded,
+        MigrationCancelled,
     )
 }
 

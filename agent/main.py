@@ -48,6 +48,18 @@ def _parser() -> argparse.ArgumentParser:
     notify = verbs.add_parser("notify", help="try the notifications")
     test = notify.add_subparsers(dest="what", metavar="test", required=True).add_parser("test")
     test.add_argument("--json", action="store_true", dest="json_here")
+    migrate = verbs.add_parser("migrate", help="move the VM away from this host, live")
+    migrate.add_argument("--to", metavar="HOST", help="id or name; default: the best host")
+    migrate.add_argument("--cancel", action="store_true", help="cancel the one under way")
+    migrate.add_argument("--json", action="store_true", dest="json_here")
+    vm = verbs.add_parser("vm", help="start or stop the VM on this host by hand")
+    vm.add_argument(
+        "what",
+        choices=("start", "shutdown", "poweroff", "console"),
+        help="shutdown asks the guest, poweroff ends its process",
+    )
+    vm.add_argument("--yes", action="store_true", help="ask nothing")
+    vm.add_argument("--json", action="store_true", dest="json_here")
     verbs.add_parser("why", help="why the VM is where it is, and what would change that")
     replay = verbs.add_parser("replay", help="run the decisions of a journal again and compare")
     replay.add_argument("file", help="STATE-DIR/journal/journal.jsonl, or an older one")
@@ -163,6 +175,14 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
         from broker.config import socket_path
 
         return notify.run(socket_path(arguments.config, _warn), as_json)
+    if arguments.verb in ("migrate", "vm"):
+        from agent import orders
+        from broker.config import load
+
+        config = load(arguments.config)
+        if arguments.verb == "migrate":
+            return orders.migrate(config, arguments.to, arguments.cancel, as_json)
+        return orders.vm(config, arguments.what, arguments.yes, as_json)
     if arguments.verb == "maintenance":
         from agent import maintenance
         from broker.config import socket_path

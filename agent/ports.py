@@ -20,6 +20,7 @@ from scoring.observation import (
     FenceStep,
     HostIdFreed,
     LeaseAnswer,
+    MigrationCancelled,
     PowerAnswer,
     PowerOffEnded,
     PowerOnEnded,
@@ -39,7 +40,10 @@ class Hypervisor(Protocol):
         """End its process; ok when it is gone, or was not there."""
 
     async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
-        """Live-migrate it to another host."""
+        """Live-migrate it to another host, if that one's libvirt answers."""
+
+    async def cancel_migration(self) -> MigrationCancelled:
+        """Cancel the migration that is under way, whoever began it."""
 
 
 class Leases(Protocol):

@@ -33,6 +33,7 @@ from broker.monitors.shown import shown_monitors
 from broker.network_verdict import NetworkVerdict, publish, published, verdict
 from broker.notify.lookout import HostGlance, Lookout
 from broker.notify.notices import Notices
+from broker.orders import Orders
 from broker.whiteboard import SlotReport, fit_hostname
 from broker.wire import (
     STATUS_VERSION,
@@ -45,7 +46,9 @@ from broker.wire import (
     HostStatus,
     Maintenance,
     MeasuredOnWire,
+    MigrationStatus,
     ModeStatus,
+    NewOrder,
     PenaltyOnWire,
     Report,
     Status,
@@ -56,7 +59,7 @@ from broker.wire import (
 )
 from broker.witness import BUDGET_IO_TIMEOUTS, budget_s
 from scoring.liveness import Liveness, liveness, look
-from scoring.observation import EngineStatus, Health, LocalHost, PeerReport, VmStatus
+from scoring.observation import EngineStatus, Health, LocalHost, Order, PeerReport, VmStatus
 from scoring.state import Seen
 
 log = logging.getLogger("ha-broker")
@@ -84,6 +87,7 @@ class EngineSampler(Protocol):
     """What the engine monitor tells beside its status."""
 
     lease_held: bool | None
+    migration: MigrationStatus | None
 
 
 class Broker:
@@ -128,6 +132,7 @@ class Broker:
         self._seen: dict[int, Seen] = {}
         self._known_peers: dict[int, tuple[SlotReport, Seen | None, _Others, PeerReport]] = {}
         self._advertised = config.advertised()
+        self.orders = Orders()
         self._report: Report | None = None
         self._reported_s = float("-inf")
         self._wall = wall
@@ -329,6 +334,7 @@ class Broker:
         self._report, self._reported_s = report, now_s
         self._last_ran = max(self._last_ran, report.last_ran)
         self._lookout.reported(report, now_s, self._wall())
+        self.orders.answered(report.answer)
         if old is None or (old.state, old.stopped) != (report.state, report.stopped):
             self._changed.set()
 
@@ -481,6 +487,7 @@ class Broker:
             },
             hostnames={host: report.hostname for host, report in self.board.reports.items()},
             fence_log=self.board.fence_log.recent(now_s),
+            order=self.orders.pending(now_s),
         )
 
     def status(self, now_s: float) -> Status:
@@ -534,10 +541,18 @@ class Broker:
             fence_log=tuple(map(_entry, self.board.fence_log.last(FENCE_LOG_SHOWN))),
             fence_paths=tuple(paths),
             bound=self._bound(where, paths),
+            migration=self._engine.migration,
             switched_off=_entry_or_none(
                 self.board.fence_log.certificate(self.config.host.id, self._previous_boot_id)
             ),
         )
+
+    def place_order(self, wanted: NewOrder) -> Order:
+        """Give an order to this host's agent."""
+        order = self.orders.place(wanted.kind, wanted.target, asyncio.get_running_loop().time())
+        log.warning("order %d: %s %s", order.number, order.kind, order.target or "")
+        self._tell_news()
+        return order
 
     # --- fencing ------------------------------------------------------------------------
 

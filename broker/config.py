@@ -92,13 +92,24 @@ class VmSection(_Section, frozen=True, kw_only=True):
 
 
 class LibvirtSection(_Section, frozen=True, kw_only=True):
-    """`migration-uri`, `migration-data-uri`: templates, `{host}` is the target's host name."""
+    """`migration-uri`, `migration-data-uri`: templates, `{host}` is the target's host name.
+
+    `migration-bandwidth`: MiB/s, 0: as much as there is. `migration-downtime`: ms that the VM
+    may stand still at the end, 0: libvirt's default. `migration-timeout`: s until a migration
+    that does not end is cancelled. `migration-post-copy-after`: s until the VM goes on at the
+    target whatever is still missing, 0: never.
+    """
 
     uri: Name = "qemu:///system"
     qemu_conf: AbsolutePath = "/etc/libvirt/qemu.conf"
     pid_dir: AbsolutePath = "/run/libvirt/qemu"
     migration_uri: str = ""
     migration_data_uri: str = ""
+    migration_bandwidth: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    migration_downtime: Annotated[int, Meta(ge=0, le=60_000)] = 0
+    migration_timeout: Seconds = 300.0
+    migration_auto_converge: bool = True
+    migration_post_copy_after: Annotated[float, Meta(ge=0, le=86400)] = 0.0
 
 
 class NetworkSection(_Section, frozen=True, kw_only=True):

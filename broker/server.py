@@ -21,7 +21,7 @@ from aiohttp import web
 
 from broker.board import StorageTrouble
 from broker.broker import Broker
-from broker.wire import FenceNote, Maintenance, NotifyTest, Problem, Report
+from broker.wire import FenceNote, Maintenance, NewOrder, NotifyTest, Problem, Report
 
 BODY_BYTES_MAX = 262_144
 SOCKET_MODE = 0o660
@@ -117,6 +117,21 @@ async def _post_fence_log(request: web.Request) -> web.Response:
     return _json(record)
 
 
+async def _post_order(request: web.Request) -> web.Response:
+    if not _may_change(request):
+        return _problem(403, "not allowed", "only root and the broker's user may give orders")
+    wanted = msgspec.json.decode(await request.read(), type=NewOrder)
+    order = request.app[_BROKER].place_order(wanted)
+    return _json(request.app[_BROKER].orders.status(order.number, _now_s()))
+
+
+async def _get_order(request: web.Request) -> web.Response:
+    status = request.app[_BROKER].orders.status(int(request.match_info["number"]), _now_s())
+    if status is None:
+        return _problem(404, "no such order")
+    return _json(status)
+
+
 async def _put_maintenance(request: web.Request) -> web.Response:
     if not _may_change(request):
         return problem(403, "not allowed", "only root and the broker's user may set maintenance")
@@ -155,6 +170,8 @@ def application(broker: Broker) -> web.Application:
     app.router.add_put("/v1/report", _put_report)
     app.router.add_post("/v1/fence-log", _post_fence_log)
     app.router.add_post("/v1/notify/test", _post_notify_test)
+    app.router.add_post("/v1/orders", _post_order)
+    app.router.add_get("/v1/orders/{number:[0-9]{1,15}}", _get_order)
     app.router.add_put("/v1/maintenance/{mode:global|local}", _put_maintenance)
     return app
 

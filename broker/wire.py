@@ -12,7 +12,16 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from broker.maintenance import LASTS_MAX_S, REASON_CHARS_MAX
-from scoring.observation import EngineStatus, FenceRecord, FenceStep, LocalHost, PeerReport
+from scoring.observation import (
+    EngineStatus,
+    FenceRecord,
+    FenceStep,
+    LocalHost,
+    Order,
+    OrderKind,
+    PeerReport,
+)
+from scoring.state import OrderAnswer
 
 STATUS_VERSION = 1
 
@@ -35,6 +44,25 @@ class View(Struct, frozen=True):
     system_uuids: dict[int, str]
     hostnames: dict[int, str]
     fence_log: tuple[FenceRecord, ...] | None = None
+    order: Order | None = None
+
+
+class NewOrder(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an operator orders; fields as in Order."""
+
+    kind: OrderKind
+    target: int | None = None
+
+
+class OrderStatus(Struct, frozen=True):
+    """What became of an order. `state`: waiting, under-way, done, refused or lost (the agent did
+    not take it up)."""
+
+    number: int
+    kind: OrderKind
+    target: int | None
+    state: str
+    text: str
 
 
 class FenceNote(Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,7 +121,7 @@ class Report(Struct, frozen=True):
     """What the agent wants published of this host. `unknown`: samples the score lacks.
     `config_problem`: why it does not go by the configuration file as it is now. `intent`: what
     it is about to do to another host or with the VM, in words; empty: nothing. `fence_paths`:
-    by host id, this host's own among them.
+    by host id, this host's own among them. `answer`: to the operator's last order.
     `begun`: what came up since the last report that arrived, so that nothing short is missed."""
 
     score: int
@@ -110,6 +138,7 @@ class Report(Struct, frozen=True):
     fence_paths: dict[int, FencePathOnWire] = {}
     measured: MeasuredOnWire = MeasuredOnWire()
     begun: tuple[BegunReason, ...] = ()
+    answer: OrderAnswer | None = None
 
 
 class Maintenance(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -308,6 +337,17 @@ class NotifyTest(Struct, frozen=True):
     outcomes: dict[str, NotifyOutcome]
 
 
+class MigrationStatus(Struct, frozen=True):
+    """How far a live migration away from this host is, as libvirt tells. Sizes in bytes,
+    `elapsed_s` in seconds, `downtime_ms`: how long it will stand still, as libvirt expects."""
+
+    percent: int
+    total: int
+    remaining: int
+    elapsed_s: float
+    downtime_ms: int | None
+
+
 class Status(Struct, frozen=True):
     """The cluster as one host sees it. `bad_slots`: host id -> cause. `global_mode`: the global
     maintenance, None while it is not set. `monitors`: by name. `network`: what is wrong with the
@@ -317,7 +357,8 @@ class Status(Struct, frozen=True):
     newest records, newest first. `switched_off`: why this host was switched off in its last
     boot, None where it was not. `fence_paths`: which host could switch which off. `bound`: how
     long the VM would be away if its host lost power now, None while it runs nowhere. `notify`:
-    what became of the notices."""
+    what became of the notices. `migration`: of the VM away from this host, None while there is
+    none."""
 
     version: int
     cluster: str
@@ -341,6 +382,7 @@ class Status(Struct, frozen=True):
     fence_paths: tuple[FencePathStatus, ...] = ()
     bound: Bound | None = None
     notify: NotifyStatus = NotifyStatus()
+    migration: MigrationStatus | None = None
 
 
 class Problem(Struct, frozen=True):

@@ -19,12 +19,11 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TypeVar, assert_never
+from dataclasses import replace
+from typing import assert_never
 
-from scoring import placement, takeover
+from scoring import orders, placement, takeover
 from scoring.decision import (
-    Action,
     AskLease,
     Code,
     Decision,
@@ -32,7 +31,6 @@ from scoring.decision import (
     MigrateEngine,
     PowerOffEngine,
     PowerOnHost,
-    Reason,
     ShutdownEngine,
     StartEngine,
 )
@@ -51,6 +49,7 @@ from scoring.observation import (
     Health,
     HostIdFreed,
     LeaseAnswer,
+    MigrationCancelled,
     Observation,
     Outcome,
     PeerReport,
@@ -64,6 +63,7 @@ from scoring.observation import (
 from scoring.score import Penalty, Score, ScoreInput, score
 from scoring.state import NEVER_S, TRANSITIONS, AgentState, StateName, Takeover
 from scoring.timing import START_RETRIES_MAX
+from scoring.turn import Turn, entered, name_of, others
 
 _S = StateName
 
@@ -81,80 +81,16 @@ _BUSY_STATES = frozenset(
 #: A host that was switched off longer ago is left to people.
 SWITCH_ON_WITHIN_S = 3600.0
 
-_Ended = TypeVar("_Ended", EngineStartEnded, EngineStopEnded, EngineMigrationEnded)
-
-
-@dataclass(slots=True)
-class _Turn:
-    """One call of `decide`: the inputs, what was found out from them, and what it emits.
-
-    Private to this module and thrown away when `decide` returns; `state` is replaced, never
-    changed.
-    """
-
-    state: AgentState
-    observation: Observation
-    now_s: float
-    ended: list[Outcome]
-    live: tuple[PeerReport, ...] = ()
-    uncertain: tuple[PeerReport, ...] = ()
-    pursuing: bool = False
-    start_allowed: bool = False
-    actions: list[Action] = field(default_factory=list)
-    reasons: list[Reason] = field(default_factory=list)
-
-    def because(self, code: Code, text: str) -> None:
-        self.reasons.append(Reason(code, text))
-
-    def act(self, action: Action) -> None:
-        """Emit an action on the VM; it is under way until its outcome comes."""
-        assert not self.state.acting, "one action on the VM at a time"
-        self.actions.append(action)
-        self.state = replace(self.state, acting=True)
-
-    @property
-    def in_state_s(self) -> float:
-        assert self.state.since_s is not None
-        return self.now_s - self.state.since_s
-
-    @property
-    def vm(self) -> VmStatus:
-        return self.observation.local.engine.vm
-
-    @property
-    def vm_up_here(self) -> bool:
-        return self.vm is VmStatus.UP
-
-    @property
-    def sample_is_stale(self) -> bool:
-        """The engine sample was taken before the last action on the VM had ended.
-
-        None is younger than now: in the beat in which an action ended nothing is judged.
-        """
-        taken_s = min(self.observation.local.engine_taken_s, self.now_s)
-        return self.state.acting or taken_s <= self.state.acted_s
-
-    def take(self, kind: type[_Ended]) -> _Ended | None:
-        """The outcome of this kind, once: a later state of the same beat does not see it."""
-        for outcome in self.ended:
-            if isinstance(outcome, kind):
-                self.ended.remove(outcome)
-                return outcome
-        return None
-
-    def up_elsewhere(self) -> PeerReport | None:
-        """A live peer that reports the engine up."""
-        return next((p for p in self.live if p.engine.vm is VmStatus.UP), None)
-
 
 def decide(state: AgentState, observation: Observation, now_s: float) -> Decision:
     """One beat: take in the observation, walk the machine until a state stays, say why."""
-    turn = _Turn(state, observation, now_s, list(observation.outcomes))
+    turn = Turn(state, observation, now_s, list(observation.outcomes))
     if state.since_s is None:
         turn.state = replace(
             state, since_s=now_s, last_ran=max(state.last_ran, observation.local.last_ran)
         )
     _take_in(turn)
+    orders.take(turn)
     visited: set[StateName] = set()
     while turn.state.name not in visited:
         before = turn.state.name
@@ -162,7 +98,7 @@ def decide(state: AgentState, observation: Observation, now_s: float) -> Decisio
         after = _HANDLERS[before](turn)
         if after is not before:
             assert after in TRANSITIONS[before], f"{before} -> {after} is no transition"
-            turn.state = _entered(turn, after)
+            turn.state = entered(turn, after)
     _drop_what_is_not_needed(turn)
     return Decision(
         turn.state, tuple(turn.actions), tuple(turn.reasons), _score(turn), _wake_s(turn)
@@ -172,7 +108,7 @@ def decide(state: AgentState, observation: Observation, now_s: float) -> Decisio
 # --- taking in ---------------------------------------------------------------------------
 
 
-def _take_in(turn: _Turn) -> None:
+def _take_in(turn: Turn) -> None:
     """Bring memory up to date with what was seen and with what ended, before any state acts."""
     state, observation, now_s = turn.state, turn.observation, turn.now_s
     timing = state.rules.timing
@@ -189,7 +125,7 @@ def _take_in(turn: _Turn) -> None:
     if state.retries and now_s - state.last_failure_s >= timing.retry_expiry:
         state = replace(state, retries=0)
     for outcome in turn.ended:
-        state = _with_outcome(state, outcome, now_s)
+        state = orders.with_outcome(_with_outcome(state, outcome, now_s), outcome)
     up = observation.local.engine.vm is VmStatus.UP or any(
         p.engine.vm is VmStatus.UP for p in turn.live
     )
@@ -249,6 +185,8 @@ def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentSta
         case PowerOnEnded(host_id=host):
             switched_on_s = {**state.switched_on_s, host: now_s}
             return replace(state, switching_on=None, switched_on_s=switched_on_s)
+        case MigrationCancelled():
+            return state
         case _:
             assert_never(outcome)
 
@@ -260,22 +198,7 @@ def _paused(step: Takeover, problem: str, state: AgentState, now_s: float) -> Ta
     )
 
 
-def _entered(turn: _Turn, name: StateName) -> AgentState:
-    """The memory on entering a state: its clock starts, what belonged to the old one ends."""
-    state = replace(
-        turn.state, name=name, since_s=turn.now_s, better_since_s=None, stop_asked=False
-    )
-    if name is not _S.ENGINE_MIGRATING_AWAY:
-        state = replace(state, moving_to=None)
-    if name is _S.ENGINE_UP and turn.state.name is not _S.ENGINE_UP_BAD_HEALTH:
-        newest = max((p.last_ran for p in turn.observation.peers), default=0)
-        if state.last_ran <= newest:
-            state = replace(state, last_ran=newest + 1)
-        state = replace(state, retries=0)
-    return state
-
-
-def _drop_what_is_not_needed(turn: _Turn) -> None:
+def _drop_what_is_not_needed(turn: Turn) -> None:
     """A takeover is remembered only while it is pursued; the fence lease goes with it.
 
     What it has under way is waited for: no device is asked twice at once, and the fence
@@ -304,7 +227,7 @@ def _drop_what_is_not_needed(turn: _Turn) -> None:
         turn.actions.append(DropFenceLease())
 
 
-def _wake_s(turn: _Turn) -> float | None:
+def _wake_s(turn: Turn) -> float | None:
     """When the next power reading may count, while one is waited for."""
     step = turn.state.takeover
     if step is None or step.asking_power or step.freeing or step.switching_off or not step.offs:
@@ -312,7 +235,7 @@ def _wake_s(turn: _Turn) -> float | None:
     return step.offs[-1].read_s + turn.state.rules.timing.power_reread
 
 
-def _score(turn: _Turn) -> Score:
+def _score(turn: Turn) -> Score:
     """This host's score in the state the beat ended in; a host that is asked to be kept
     out of the way is in LocalMaintenance for its peers, whatever its machine still does."""
     local, state = turn.observation.local, turn.state
@@ -342,14 +265,14 @@ def _score(turn: _Turn) -> Score:
 # --- what comes before any state -----------------------------------------------------------
 
 
-def _stopping(turn: _Turn) -> StateName | None:
+def _stopping(turn: Turn) -> StateName | None:
     if turn.observation.stopping:
         turn.because(Code.STOPPING, "the agent was asked to end; the VM stays as it is")
         return _S.AGENT_STOPPED
     return None
 
 
-def _global_maintenance(turn: _Turn) -> StateName | None:
+def _global_maintenance(turn: Turn) -> StateName | None:
     """GlobalMaintenance while it is set; hold still while it is not known or not readable."""
     if turn.observation.global_maintenance:
         turn.because(Code.GLOBAL_MAINTENANCE, "global maintenance: nothing starts, stops or moves")
@@ -370,7 +293,7 @@ def _global_maintenance(turn: _Turn) -> StateName | None:
     return None
 
 
-def _vm_unknown(turn: _Turn) -> StateName | None:
+def _vm_unknown(turn: Turn) -> StateName | None:
     if turn.vm is VmStatus.UNKNOWN:
         reason = turn.observation.local.engine.reason or "no answer"
         turn.because(Code.LOCAL_VM_UNKNOWN, f"the state of the VM here is unknown: {reason}")
@@ -378,14 +301,14 @@ def _vm_unknown(turn: _Turn) -> StateName | None:
     return None
 
 
-def _local_maintenance(turn: _Turn) -> StateName | None:
+def _local_maintenance(turn: Turn) -> StateName | None:
     if turn.observation.local.maintenance and not turn.vm_up_here:
         turn.because(Code.LOCAL_MAINTENANCE, "this host is in local maintenance")
         return _S.LOCAL_MAINTENANCE
     return None
 
 
-def _before(turn: _Turn, *checks: Callable[[_Turn], StateName | None]) -> StateName | None:
+def _before(turn: Turn, *checks: Callable[[Turn], StateName | None]) -> StateName | None:
     """The first check that has something to say decides."""
     for check in checks:
         name = check(turn)
@@ -394,11 +317,11 @@ def _before(turn: _Turn, *checks: Callable[[_Turn], StateName | None]) -> StateN
     return None
 
 
-def _usual(turn: _Turn) -> StateName | None:
+def _usual(turn: Turn) -> StateName | None:
     return _before(turn, _stopping, _global_maintenance, _vm_unknown, _local_maintenance)
 
 
-def _fresh(turn: _Turn) -> bool:
+def _fresh(turn: Turn) -> bool:
     """Whether the engine sample may be judged; says so when not."""
     if turn.sample_is_stale:
         turn.because(Code.AWAITING_SAMPLE, "waiting for the VM's state after the last action")
@@ -409,7 +332,7 @@ def _fresh(turn: _Turn) -> bool:
 # --- the states, in the order of a life -----------------------------------------------------
 
 
-def _reinitialize(turn: _Turn) -> StateName:
+def _reinitialize(turn: Turn) -> StateName:
     if (name := _usual(turn)) is not None:
         return name
     if turn.vm_up_here:
@@ -419,7 +342,7 @@ def _reinitialize(turn: _Turn) -> StateName:
     return _S.ENGINE_DOWN
 
 
-def _engine_down(turn: _Turn) -> StateName:
+def _engine_down(turn: Turn) -> StateName:
     """Stays while the VM runs elsewhere, while too little is known, while a better host is
     there or the lease is not free; otherwise EngineStart."""
     if (name := _usual(turn)) is not None:
@@ -430,7 +353,7 @@ def _engine_down(turn: _Turn) -> StateName:
         turn.because(Code.VM_FOUND_HERE, "the VM runs here")
         return _S.ENGINE_STARTING
     if (up := turn.up_elsewhere()) is not None:
-        turn.because(Code.UP_ELSEWHERE, f"the VM runs on {_name(up)}")
+        turn.because(Code.UP_ELSEWHERE, f"the VM runs on {name_of(up)}")
         return _S.ENGINE_DOWN
     if not (_may_start_here(turn) and _lease_allows(turn)):
         turn.state = replace(turn.state, startable_since_s=None)
@@ -441,7 +364,7 @@ def _engine_down(turn: _Turn) -> StateName:
     return _S.ENGINE_START
 
 
-def _engine_start(turn: _Turn) -> StateName:
+def _engine_start(turn: Turn) -> StateName:
     if (outcome := turn.take(EngineStartEnded)) is not None:
         return _start_ended(turn, outcome)
     if turn.state.acting:
@@ -459,7 +382,7 @@ def _engine_start(turn: _Turn) -> StateName:
     return _S.ENGINE_START
 
 
-def _start_ended(turn: _Turn, outcome: EngineStartEnded) -> StateName:
+def _start_ended(turn: Turn, outcome: EngineStartEnded) -> StateName:
     match outcome.result:
         case StartResult.STARTED:
             turn.because(Code.STARTED, "the VM was started and holds its lease")
@@ -477,11 +400,11 @@ def _start_ended(turn: _Turn, outcome: EngineStartEnded) -> StateName:
             assert_never(outcome.result)
 
 
-def _count_failed_start(turn: _Turn) -> None:
+def _count_failed_start(turn: Turn) -> None:
     turn.state = replace(turn.state, retries=turn.state.retries + 1, last_failure_s=turn.now_s)
 
 
-def _engine_starting(turn: _Turn) -> StateName:
+def _engine_starting(turn: Turn) -> StateName:
     if (name := _before(turn, _stopping, _global_maintenance, _vm_unknown)) is not None:
         return name
     if not _fresh(turn):
@@ -514,7 +437,7 @@ def _engine_starting(turn: _Turn) -> StateName:
     return _S.ENGINE_STARTING
 
 
-def _engine_up(turn: _Turn) -> StateName:
+def _engine_up(turn: Turn) -> StateName:
     if (name := _before(turn, _stopping, _global_maintenance, _vm_unknown)) is not None:
         return name
     if not _fresh(turn):
@@ -527,12 +450,12 @@ def _engine_up(turn: _Turn) -> StateName:
         return _S.ENGINE_MIGRATING_AWAY
     if (other := turn.up_elsewhere()) is not None:
         if local.lease_held is False:
-            turn.because(Code.VM_TWICE, f"{_name(other)} runs the VM too, stopping it here")
+            turn.because(Code.VM_TWICE, f"{name_of(other)} runs the VM too, stopping it here")
             return _S.ENGINE_STOP
         # Ours holds the lease: whatever the other one claims, it is not the VM. And while
         # nobody told whether ours does, nothing is done to it: unknown is not "no".
         held = "but the lease is held here" if local.lease_held else "who holds it is not known"
-        turn.because(Code.VM_TWICE_CLAIMED, f"{_name(other)} says that it runs the VM too, {held}")
+        turn.because(Code.VM_TWICE_CLAIMED, f"{name_of(other)} says that it runs the VM, {held}")
     if local.lease_held is False:
         turn.because(
             Code.VM_UNPROTECTED,
@@ -545,7 +468,7 @@ def _engine_up(turn: _Turn) -> StateName:
     return _judge_health(turn)
 
 
-def _switch_on_again(turn: _Turn) -> None:
+def _switch_on_again(turn: Turn) -> None:
     """A host that was switched off is switched on again by the one that runs its VM now."""
     state, timing = turn.state, turn.state.rules.timing
     if not state.rules.fence_power_on or state.switching_on is not None:
@@ -573,7 +496,7 @@ def _switch_on_again(turn: _Turn) -> None:
             return
 
 
-def _judge_health(turn: _Turn) -> StateName:
+def _judge_health(turn: Turn) -> StateName:
     engine = turn.observation.local.engine
     if engine.health is Health.BAD:
         if turn.state.name is not _S.ENGINE_UP_BAD_HEALTH:
@@ -600,7 +523,7 @@ def _judge_health(turn: _Turn) -> StateName:
     return turn.state.name
 
 
-def _engine_stop(turn: _Turn) -> StateName:
+def _engine_stop(turn: Turn) -> StateName:
     if (
         name := _before(turn, _stopping, _global_maintenance, _local_maintenance, _vm_unknown)
     ) is not None:
@@ -628,7 +551,7 @@ def _engine_stop(turn: _Turn) -> StateName:
     return _S.ENGINE_STOP
 
 
-def _engine_force_stop(turn: _Turn) -> StateName:
+def _engine_force_stop(turn: Turn) -> StateName:
     if (outcome := turn.take(EngineStopEnded)) is not None:
         if outcome.ok:
             turn.because(Code.VM_STOPPED, "the VM's process is gone")
@@ -647,14 +570,14 @@ def _engine_force_stop(turn: _Turn) -> StateName:
     return _S.ENGINE_FORCE_STOP
 
 
-def _engine_maybe_away(turn: _Turn) -> StateName:
+def _engine_maybe_away(turn: Turn) -> StateName:
     if (name := _usual(turn)) is not None:
         return name
     if turn.vm_up_here:
         turn.because(Code.VM_FOUND_HERE, "the VM runs here again")
         return _S.ENGINE_STARTING
     if (up := turn.up_elsewhere()) is not None:
-        turn.because(Code.UP_ELSEWHERE, f"the VM runs on {_name(up)}")
+        turn.because(Code.UP_ELSEWHERE, f"the VM runs on {name_of(up)}")
         return _S.ENGINE_DOWN
     left_s = turn.state.rules.timing.maybe_away - turn.in_state_s
     if left_s <= 0:
@@ -664,7 +587,7 @@ def _engine_maybe_away(turn: _Turn) -> StateName:
     return _S.ENGINE_MAYBE_AWAY
 
 
-def _engine_unexpectedly_down(turn: _Turn) -> StateName:
+def _engine_unexpectedly_down(turn: Turn) -> StateName:
     if (name := _usual(turn)) is not None:
         return name
     if turn.vm_up_here:
@@ -684,7 +607,7 @@ def _engine_unexpectedly_down(turn: _Turn) -> StateName:
     return _S.ENGINE_UNEXPECTEDLY_DOWN
 
 
-def _engine_migrating_away(turn: _Turn) -> StateName:
+def _engine_migrating_away(turn: Turn) -> StateName:
     if (outcome := turn.take(EngineMigrationEnded)) is not None:
         if outcome.ok:
             turn.because(Code.MIGRATED, f"the VM runs on host {outcome.target} now")
@@ -706,7 +629,7 @@ def _engine_migrating_away(turn: _Turn) -> StateName:
     return _S.ENGINE_MIGRATING_AWAY
 
 
-def _in_local_maintenance(turn: _Turn) -> StateName:
+def _in_local_maintenance(turn: Turn) -> StateName:
     if (name := _before(turn, _stopping, _global_maintenance, _vm_unknown)) is not None:
         return name
     if turn.observation.local.maintenance and not turn.vm_up_here:
@@ -719,26 +642,26 @@ def _in_local_maintenance(turn: _Turn) -> StateName:
     return _S.REINITIALIZE_FSM
 
 
-def _in_global_maintenance(turn: _Turn) -> StateName:
+def _in_global_maintenance(turn: Turn) -> StateName:
     if (name := _before(turn, _stopping, _global_maintenance, _local_maintenance)) is not None:
         return name
     turn.because(Code.GLOBAL_MAINTENANCE_OVER, "global maintenance is over")
     return _S.REINITIALIZE_FSM
 
 
-def _in_unknown_local_vm_state(turn: _Turn) -> StateName:
+def _in_unknown_local_vm_state(turn: Turn) -> StateName:
     if (name := _usual(turn)) is not None:
         return name
     turn.because(Code.LOCAL_VM_KNOWN, "the state of the VM here is known again")
     return _S.REINITIALIZE_FSM
 
 
-def _agent_stopped(turn: _Turn) -> StateName:
+def _agent_stopped(turn: Turn) -> StateName:
     turn.because(Code.STOPPING, "the agent has ended its work")
     return _S.AGENT_STOPPED
 
 
-_HANDLERS: Mapping[StateName, Callable[[_Turn], StateName]] = {
+_HANDLERS: Mapping[StateName, Callable[[Turn], StateName]] = {
     _S.REINITIALIZE_FSM: _reinitialize,
     _S.ENGINE_DOWN: _engine_down,
     _S.ENGINE_START: _engine_start,
@@ -760,15 +683,7 @@ _HANDLERS: Mapping[StateName, Callable[[_Turn], StateName]] = {
 # --- questions that several states ask ------------------------------------------------------
 
 
-def _titled(name: str, host_id: int) -> str:
-    return f"{name or 'host'} (id {host_id})"
-
-
-def _name(peer: PeerReport) -> str:
-    return _titled(peer.hostname, peer.host_id)
-
-
-def _gone(turn: _Turn) -> StateName:
+def _gone(turn: Turn) -> StateName:
     """The VM is not up here any more: died, or gone in a way that may be a move."""
     engine = turn.observation.local.engine
     if engine.vm is VmStatus.DOWN_UNEXPECTED:
@@ -778,41 +693,29 @@ def _gone(turn: _Turn) -> StateName:
     return _S.ENGINE_MAYBE_AWAY
 
 
-def _others(turn: _Turn) -> list[placement.Candidate]:
-    """Live peers that may run the VM; one that does not know its own VM cannot start it."""
-    return [
-        placement.Candidate(p.host_id, p.score, p.last_ran, p.hostname)
-        for p in turn.live
-        if p.score > 0
-        and not p.maintenance
-        and not p.stopped
-        and p.engine.vm is not VmStatus.UNKNOWN
-    ]
-
-
-def _own(turn: _Turn) -> placement.Candidate:
+def _own(turn: Turn) -> placement.Candidate:
     return placement.Candidate(
         turn.observation.local.host_id, _score(turn).value, turn.state.last_ran
     )
 
 
-def _nobody_else_can(turn: _Turn) -> bool:
+def _nobody_else_can(turn: Turn) -> bool:
     """No other live host scores above 0; known for sure only when nothing is uncertain."""
     looked_s = _looked_s(turn)
     return (
         looked_s >= turn.state.rules.timing.suspect_after
         and not turn.uncertain
-        and not _others(turn)
+        and not others(turn)
     )
 
 
-def _looked_s(turn: _Turn) -> float:
+def _looked_s(turn: Turn) -> float:
     """How long this host has read the whiteboard without a gap."""
     since_s = turn.observation.storage_good_since_s
     return 0.0 if since_s is None else turn.now_s - since_s
 
 
-def _may_start_here(turn: _Turn) -> bool:
+def _may_start_here(turn: Turn) -> bool:
     """Whether it is this host's turn to start the VM; says why when it is not."""
     state, timing = turn.state, turn.state.rules.timing
     if turn.observation.storage_good_since_s is None:
@@ -826,7 +729,7 @@ def _may_start_here(turn: _Turn) -> bool:
         return False
     busy = next((p for p in turn.live if p.state in _BUSY_STATES), None)
     if busy is not None:
-        turn.because(Code.BUSY_ELSEWHERE, f"{_name(busy)} is in {busy.state}")
+        turn.because(Code.BUSY_ELSEWHERE, f"{name_of(busy)} is in {busy.state}")
         return False
     if state.retries > START_RETRIES_MAX:
         left_s = timing.retry_expiry - (turn.now_s - state.last_failure_s)
@@ -838,23 +741,23 @@ def _may_start_here(turn: _Turn) -> bool:
     return _is_our_turn(turn)
 
 
-def _is_our_turn(turn: _Turn) -> bool:
+def _is_our_turn(turn: Turn) -> bool:
     """Whether every better host has had its time (takeover_follow each).
 
     They are not waited for any longer: what keeps a live host from its work for so long
     must not keep the VM down. Equal hosts are ordered later, by `_first_in_line`.
     """
-    own, others = _own(turn), _others(turn)
-    _, waited_s = _queue(turn, [*others, own])
-    better = [c for c in placement.ranked(others) if c.score > own.score]
+    own, candidates = _own(turn), others(turn)
+    _, waited_s = _queue(turn, [*candidates, own])
+    better = [c for c in placement.ranked(candidates) if c.score > own.score]
     if waited_s >= len(better) * turn.state.rules.timing.takeover_follow:
         return True
     best = better[0]
-    turn.because(Code.BETTER_HOST, f"{_of(best)} is better: {best.score} points, {own.score} here")
+    turn.because(Code.BETTER_HOST, f"{best.title} is better: {best.score} points, {own.score} here")
     return False
 
 
-def _first_in_line(turn: _Turn) -> bool:
+def _first_in_line(turn: Turn) -> bool:
     """Whether the hosts that come first have left the lease to us (tie_follow each).
 
     Counted from when the lease could be had: after a long wait for a dead owner all hosts
@@ -863,14 +766,14 @@ def _first_in_line(turn: _Turn) -> bool:
     state = turn.state
     since_s = turn.now_s if state.startable_since_s is None else state.startable_since_s
     turn.state = replace(state, startable_since_s=since_s)
-    place, waited_s = _queue(turn, [*_others(turn), _own(turn)])
+    place, waited_s = _queue(turn, [*others(turn), _own(turn)])
     if min(waited_s, turn.now_s - since_s) >= place * state.rules.timing.tie_follow:
         return True
     turn.because(Code.EQUAL_HOST_FIRST, f"{place} equally good host(s) may start it first")
     return False
 
 
-def _queue(turn: _Turn, candidates: list[placement.Candidate]) -> tuple[int, float]:
+def _queue(turn: Turn, candidates: list[placement.Candidate]) -> tuple[int, float]:
     """How many candidates come before this host, and for how long they have had the chance.
 
     Counted anew when other hosts come first: one that has only just become able to start
@@ -887,7 +790,7 @@ def _queue(turn: _Turn, candidates: list[placement.Candidate]) -> tuple[int, flo
     return len(ahead), waited_s
 
 
-def _lease_allows(turn: _Turn) -> bool:
+def _lease_allows(turn: Turn) -> bool:
     """Whether the engine lease can be had now; asks, takes over from a dead owner, or waits."""
     state, timing = turn.state, turn.state.rules.timing
     if state.takeover is not None and state.takeover.freed:
@@ -932,15 +835,15 @@ def _standing(lease: LeaseAnswer) -> str:
     return lease.standing.value
 
 
-def _wait_for_owner(turn: _Turn, lease: LeaseAnswer) -> bool:
+def _wait_for_owner(turn: Turn, lease: LeaseAnswer) -> bool:
     """The lease is owned: by a live host (wait), by a silent one (its power may prove it dead)."""
     state, timing = turn.state, turn.state.rules.timing
     assert lease.owner is not None
     owner = next((p for p in turn.live if p.host_id == lease.owner), None)
     if owner is not None:
-        turn.because(Code.LEASE_OWNER_LIVE, f"{_name(owner)} lives and owns the engine lease")
+        turn.because(Code.LEASE_OWNER_LIVE, f"{name_of(owner)} lives and owns the engine lease")
         return False
-    place, waited_s = _queue(turn, [*_others(turn), _own(turn)])
+    place, waited_s = _queue(turn, [*others(turn), _own(turn)])
     state = turn.state
     if waited_s < place * timing.takeover_follow:
         turn.because(
@@ -976,7 +879,7 @@ def _wait_for_owner(turn: _Turn, lease: LeaseAnswer) -> bool:
     return False
 
 
-def _evidence(turn: _Turn, lease: LeaseAnswer) -> Evidence:
+def _evidence(turn: Turn, lease: LeaseAnswer) -> Evidence:
     """What is known in this beat of the silent owner of the lease."""
     observation = turn.observation
     peer = next((p for p in observation.peers if p.host_id == lease.owner), None)
@@ -992,17 +895,17 @@ def _evidence(turn: _Turn, lease: LeaseAnswer) -> Evidence:
     )
 
 
-def _countdown(turn: _Turn, lease: LeaseAnswer, why: str) -> str:
+def _countdown(turn: Turn, lease: LeaseAnswer, why: str) -> str:
     if lease.dead_in_s is None:
         return f"host {lease.owner} is silent and owns the engine lease; {why}"
     left_s = max(0.0, lease.dead_in_s - (turn.now_s - lease.asked_s))
     return f"host {lease.owner} is silent and owns the engine lease; {why}: free in {left_s:.0f} s"
 
 
-def _move(turn: _Turn) -> StateName | None:
+def _move(turn: Turn) -> StateName | None:
     """Whether the VM should be migrated: this host drains, or another is better for long enough."""
     state, rules = turn.state, turn.state.rules
-    candidates = placement.ranked(_others(turn))
+    candidates = placement.ranked(others(turn))
     best = candidates[0] if candidates else None
     draining = turn.observation.local.maintenance
     if draining:
@@ -1022,23 +925,20 @@ def _move(turn: _Turn) -> StateName | None:
         if left_s > 0:
             turn.because(
                 Code.MOVE_DWELL,
-                f"{_of(best)} is {gap} points better, moving there in {left_s:.0f} s",
+                f"{best.title} is {gap} points better, moving there in {left_s:.0f} s",
             )
             return None
     if not turn.observation.migration_possible:
         turn.because(
-            Code.MOVE_IMPOSSIBLE, f"would move to {_of(best)}, but libvirt.migration-uri is not set"
+            Code.MOVE_IMPOSSIBLE,
+            f"would move to {best.title}, but libvirt.migration-uri is not set",
         )
         return None
     if turn.now_s < state.move_not_before_s:
         left_s = state.move_not_before_s - turn.now_s
         turn.because(Code.MOVE_DWELL, f"the last migration failed, next try in {left_s:.0f} s")
         return None
-    turn.because(Code.MOVE_STARTED, f"migrating the VM to {_of(best)}")
+    turn.because(Code.MOVE_STARTED, f"migrating the VM to {best.title}")
     turn.act(MigrateEngine(best.host_id))
     turn.state = replace(turn.state, moving_to=best.host_id)
     return _S.ENGINE_MIGRATING_AWAY
-
-
-def _of(candidate: placement.Candidate) -> str:
-    return _titled(candidate.name, candidate.host_id)

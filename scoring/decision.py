@@ -33,6 +33,11 @@ class MigrateEngine:
 
 
 @dataclass(frozen=True, slots=True)
+class CancelMigration:
+    """Cancel the migration that is under way. Outcome: MigrationCancelled."""
+
+
+@dataclass(frozen=True, slots=True)
 class AskLease:
     """Read who owns the engine lease. Outcome: LeaseAnswer."""
 
@@ -109,6 +114,7 @@ Action = (
     | ShutdownEngine
     | PowerOffEngine
     | MigrateEngine
+    | CancelMigration
     | AskLease
     | AskPower
     | TakeFenceLease

@@ -267,6 +267,14 @@ class FenceRecord:
     boot_id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class MigrationCancelled:
+    """CancelMigration is over; the migration's own outcome comes besides."""
+
+    ok: bool
+    detail: str = ""
+
+
 Outcome = (
     EngineStartEnded
     | EngineStopEnded
@@ -277,7 +285,28 @@ Outcome = (
     | HostIdFreed
     | PowerOffEnded
     | PowerOnEnded
+    | MigrationCancelled
 )
+
+
+class OrderKind(StrEnum):
+    """What an operator may order."""
+
+    MIGRATE = "migrate"
+    CANCEL = "cancel"
+    START = "start"
+    SHUTDOWN = "shutdown"
+    POWER_OFF = "poweroff"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An operator's order to this host. `number` grows from order to order; `target`: the host
+    to migrate to, None: the best."""
+
+    number: int
+    kind: OrderKind
+    target: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +320,7 @@ class Observation:
     `fence_devices`: peers a fence device is
     configured for. `fence_lease_held`: this agent holds the fence lease now. `stopping`:
     the agent was asked to end. `fence_log`: what of the fence log still matters, oldest first;
-    None where it cannot be read.
+    None where it cannot be read. `order`: an operator's, until it is answered.
     """
 
     local: LocalHost
@@ -305,5 +334,6 @@ class Observation:
     fence_lease_held: bool = False
     migration_possible: bool = False
     fence_log: tuple[FenceRecord, ...] | None = None
+    order: Order | None = None
     outcomes: tuple[Outcome, ...] = field(default=())
     stopping: bool = False

@@ -21,6 +21,11 @@ class Candidate:
     last_ran: int
     name: str = ""
 
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.name or 'host'} (id {self.host_id})"
+
 
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     """All candidates, the best first."""

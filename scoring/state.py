@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from scoring.observation import LeaseAnswer, PowerAnswer
+from scoring.observation import LeaseAnswer, Order, PowerAnswer
 from scoring.rules import Rules
 
 
@@ -148,6 +148,15 @@ class Takeover:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderAnswer:
+    """What became of the operator's order `number`. `ok` None: under way."""
+
+    number: int
+    ok: bool | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class AgentState:
     """The memory of the state machine. `AgentState(rules)` is the first one.
 
@@ -159,7 +168,9 @@ class AgentState:
     whose turn to start the VM is before this one's, since `ahead_since_s`.
     `startable_since_s`: since when nothing but their turn keeps this host from a start.
     `switching_on`: the host that is being switched on again; `switched_on_s`: when each host
-    was last told to be. `moving_to`: the host that the VM is being migrated to.
+    was last told to be. `moving_to`: the host that the VM is being migrated to. `order`: an
+    operator's, under way; `order_since_s`: since when it asks for the lease; `answer`: to the
+    last one.
     """
 
     rules: Rules = field(default_factory=Rules)
@@ -184,3 +195,6 @@ class AgentState:
     switching_on: int | None = None
     switched_on_s: Mapping[int, float] = field(default_factory=dict)
     moving_to: int | None = None
+    order: Order | None = None
+    order_since_s: float | None = None
+    answer: OrderAnswer | None = None

@@ -13,6 +13,7 @@ from broker.config import Config
 from broker.monitors import Unknown
 from broker.monitors.health import HealthMonitor
 from broker.process_leases import process_leases
+from broker.wire import MigrationStatus
 from broker.worker import Hung, Worker
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
@@ -73,6 +74,7 @@ class EngineMonitor:
         self._was_up = False
         self.pid: int | None = None
         self.lease_held: bool | None = None
+        self.migration: MigrationStatus | None = None
         self._cpu: tuple[int | None, float] | None = None
 
     def judge(self, value: EngineStatus) -> str:
@@ -93,7 +95,7 @@ class EngineMonitor:
     async def sample(self) -> EngineStatus:
         vm, detail, reason = await self._vm()
         if vm is not VmStatus.UP:
-            self.pid, self.lease_held, self._cpu = None, None, None
+            self.pid, self.lease_held, self._cpu, self.migration = None, None, None, None
             self.health.ask(False)
             if vm is not VmStatus.UNKNOWN:
                 self._was_up = False
@@ -118,21 +120,22 @@ class EngineMonitor:
             if self._was_up:
                 return VmStatus.DOWN_MISSING, "vanished", "libvirt no longer knows the VM"
             return VmStatus.DOWN, "unknown", _NOT_HERE
-        state, reason, leaving, cpu_s = found
+        state, reason, self.migration, cpu_s = found
+        leaving = self.migration is not None
         self._cpu = (self.pid, cpu_s)
         return translate(state, reason, leaving)
 
-    def _state(self) -> tuple[int, int, bool, float] | None:
-        """Runs in the thread: (state, reason, being migrated away, CPU seconds so far); None
-        without a domain."""
+    def _state(self) -> tuple[int, int, MigrationStatus | None, float] | None:
+        """Runs in the thread: (state, reason, the migration away from here, CPU seconds so far);
+        None without a domain."""
         try:
             if self._connection is None:
                 self._connection = libvirt.open(self._config.libvirt.uri)
             domain = self._connection.lookupByName(self._config.vm.name)
             state, reason = domain.state()
-            leaving, cpu_s = False, 0.0
+            leaving, cpu_s = None, 0.0
             if state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_PAUSED):
-                leaving = _is_migrating(domain)
+                leaving = _migration(domain)
                 cpu_s = domain.info()[4] / 1e9  # virDomainInfo.cpuTime, nanoseconds
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
@@ -161,16 +164,26 @@ class EngineMonitor:
         return wanted in (held or ())
 
 
-def _is_migrating(domain: libvirt.virDomain) -> bool:
-    """Whether an outgoing migration is under way (job statistics, libvirt-domain.h)."""
+def _migration(domain: libvirt.virDomain) -> MigrationStatus | None:
+    """The outgoing migration that is under way (job statistics, libvirt-domain.h)."""
     try:
         stats = domain.jobStats()
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
-            return False  # a driver without jobs migrates nothing
+            return None  # a driver without jobs migrates nothing
         raise
     operation = stats.get(libvirt.VIR_DOMAIN_JOB_OPERATION)
-    return bool(operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)
+    if operation != libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
+        return None
+    total = int(stats.get(libvirt.VIR_DOMAIN_JOB_DATA_TOTAL, 0))
+    remaining = int(stats.get(libvirt.VIR_DOMAIN_JOB_DATA_REMAINING, 0))
+    return MigrationStatus(
+        percent=0 if total <= 0 else 100 * max(0, total - remaining) // total,
+        total=total,
+        remaining=remaining,
+        elapsed_s=stats.get(libvirt.VIR_DOMAIN_JOB_TIME_ELAPSED, 0) / 1000,
+        downtime_ms=stats.get(libvirt.VIR_DOMAIN_JOB_DOWNTIME),
+    )
 
 
 def translate(state: int, reason: int, leaving: bool) -> tuple[VmStatus, str, str | None]:

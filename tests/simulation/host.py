@@ -35,6 +35,7 @@ class Qemu:
     healthy_from_s: float = float("inf")
     is_hung: bool = False
     leaving: bool = False
+    cancelled: bool = False
     received: bool = False
     user_paused: bool = False
 

@@ -40,6 +40,8 @@ NOTICE_BEATS = 2
 NOTICE_EXTRA_S = 1.0
 TWO_UP_S = 5.0
 WELL_S = 5.0
+#: What begins within so long after an order is taken for it.
+ORDERED_S = 15.0
 HEALTHY_FOR_S = 10.0
 _UP = (StateName.ENGINE_UP.value, StateName.ENGINE_UP_BAD_HEALTH.value)
 
@@ -92,7 +94,10 @@ class Laws:
             self.breach("blameless", f"sanlock ended the VM on {host.name}, its storage is fine")
 
     def began(self, host: Host, act: str | FreeHostId) -> None:
-        """An agent begins an action."""
+        """An agent begins an action. What an operator orders by hand is his own."""
+        ordered_s = self._world.ordered_s.get(host.number, float("-inf"))
+        if isinstance(act, str) and self._world.timeline.now_s - ordered_s < ORDERED_S:
+            return
         world, now_s = self._world, self._world.timeline.now_s
         name = act if isinstance(act, str) else f"free host id {act.host_id}"
         notice_s = NOTICE_BEATS * world.beat_s + NOTICE_EXTRA_S

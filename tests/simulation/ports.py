@@ -24,7 +24,7 @@ from broker.monitors import Sampled
 from broker.network_verdict import TargetResult, Windows
 from broker.renewals import Renewals
 from broker.whiteboard import EMPTY_SLOT, SLOT_BYTES
-from broker.wire import FenceNote, Report, View
+from broker.wire import FenceNote, MigrationStatus, Report, View
 from broker.witness import HostRenewal, Witness, look
 from scoring.decision import FreeHostId
 from scoring.observation import (
@@ -39,6 +39,7 @@ from scoring.observation import (
     Health,
     HostIdFreed,
     LeaseAnswer,
+    MigrationCancelled,
     Power,
     PowerAnswer,
     PowerOffEnded,
@@ -269,6 +270,7 @@ class SimEngineMonitor(Sampled):
         self._failures = 0
         self._was_up = False
         self.lease_held: bool | None = None
+        self.migration: MigrationStatus | None = None
 
     async def sample(self) -> EngineStatus:
         host = self._host
@@ -675,6 +677,14 @@ class SimHypervisor:
                 return EngineStopEnded(False, "the process does not end")
             host.end_qemu("ended by the agent", VmStatus.DOWN, "powered off")
         return EngineStopEnded(True)
+
+    async def cancel_migration(self) -> MigrationCancelled:
+        if not await self._libvirt(STOP_DEADLINE_S):
+            return MigrationCancelled(False, "libvirt does not answer")
+        if self._host.qemu is None or not self._host.qemu.leaving:
+            return MigrationCancelled(False, "no job is active")
+        self._host.qemu.cancelled = True
+        return MigrationCancelled(True)
 
     async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
         self._world.began(self._host, "migrate")

@@ -16,7 +16,7 @@ from typing import Any
 
 from broker.config import ScoreSection
 from broker.whiteboard import EMPTY_SLOT
-from scoring.observation import VmStatus
+from scoring.observation import OrderKind, VmStatus
 from scoring.state import StateName
 from tests.simulation.host import Host
 from tests.simulation.world import Settings, World
@@ -231,13 +231,26 @@ class Player:
                 raise ValueError(how)
 
     def _bmc(self, step: Step, how: str, who: str) -> None:
-        known = ("fine", "silent", "slow", "refuses", "says-on", "says-off", "foreign")
+        known = (
+            "fine",
+            "silent",
+            "slow",
+            "refuses",
+            "says-on",
+            "says-off",
+            "foreign",
+            "off-fails",
+            "off-ignored",
+        )
         if how not in known:
             raise ValueError(f"{how}; known: {', '.join(known)}")
         for host in self._who(who):
             host.bmc.fault = "" if how == "fine" else how
 
-    def _guest(self, step: Step, how: str) -> None:
+    def _guest(self, step: Step, how: str, *words: str) -> None:
+        if how == "ordered-on":
+            self._order(self._who(words[0])[0], *words[1:])
+            return
         host = self._who("owner")[0]
         assert host.qemu is not None
         if how == "hangs":
@@ -251,6 +264,10 @@ class Player:
             host.pause_qemu()
         else:
             raise ValueError(how)
+
+    def _order(self, host: Host, kind: str, target: str = "") -> None:
+        number = self._who(target)[0].host_id if target else None
+        self.world.order(host, OrderKind(kind), number)
 
     def _maintenance(self, step: Step, kind: str, how: str, *rest: str) -> None:
         lasts_s = None

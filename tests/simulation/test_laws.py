@@ -98,7 +98,7 @@ def test_local(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for host in world.hosts.values():
         if host is not owner(world):
             world.set_local_maintenance(host, True)
-    monkeypatch.setattr(decide, "_others", lambda turn: [])
+    monkeypatch.setattr(decide, "others", lambda turn: [])
     world.run(10.0)
     owner(world).power_off("test")
     broken(world, "local")

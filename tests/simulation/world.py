@@ -31,9 +31,9 @@ from broker.lockspace import LockspaceError
 from broker.maintenance import Mode, to_lines
 from broker.monitors import MonitorRunner
 from broker.whiteboard import EMPTY_SLOT, BadSlot, decode_cluster, encode_cluster
-from broker.wire import Maintenance, Report
+from broker.wire import Maintenance, NewOrder, Report
 from scoring.decision import FreeHostId
-from scoring.observation import VmStatus
+from scoring.observation import OrderKind, VmStatus
 from scoring.state import StateName
 from tests.simulation.host import WALL_EPOCH_S, Host, Qemu
 from tests.simulation.laws import Laws
@@ -148,6 +148,8 @@ class World:
         self.calm_since_s = 0.0
         self.extra_bound_s = 0.0
         self.down_wanted = False
+        #: When an operator last gave an order to a host.
+        self.ordered_s: dict[int, float] = {}
         self.outages: list[Outage] = []
         self.beat_s = settings.beat_s
         self._well = False
@@ -397,6 +399,15 @@ class World:
         elif "agent" in host.processes and host.loop is not None:
             self.timeline.call_within(host.loop, self.agents[host.number].stop)
 
+    def order(self, host: Host, kind: OrderKind, target: int | None = None) -> None:
+        """An operator's order on a host; nothing where no broker answers."""
+        broker = self.brokers.get(host.number)
+        if broker is not None and host.loop is not None:
+            wanted = NewOrder(kind, target)
+            order = self.timeline.call_within(host.loop, broker.place_order, wanted)
+            self.ordered_s[host.number] = self.timeline.now_s
+            self.tell("operator", f"order {order.number} to {host.name}: {kind} {target or ''}")
+
     # --- links ------------------------------------------------------------------------------
 
     def reaches(
@@ -437,6 +448,8 @@ class World:
     def _switch_over(self, move: Move, source: Host, old: Qemu, target: Host, new: Qemu) -> None:
         if source.qemu is not old or not old.running:
             move.result = "the source has ended"
+        elif old.cancelled:
+            move.result, old.cancelled = "cancelled by the operator", False
         elif target.qemu is not new or source.frozen or target.frozen:
             move.result = "the target has ended"
         elif not self.reaches(source, target):

@@ -25,7 +25,7 @@ from broker.lockspace import LockspaceError
 from broker.monitors import MonitorRunner, Sample
 from broker.server import BODY_BYTES_MAX, serve
 from broker.whiteboard import SLOT_BYTES, decode_slot
-from broker.wire import Maintenance, PenaltyOnWire, ReasonOnWire, Report, Status
+from broker.wire import Maintenance, MigrationStatus, PenaltyOnWire, ReasonOnWire, Report, Status
 from scoring.observation import EngineStatus, Health, VmStatus
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
@@ -33,6 +33,7 @@ from tests.fakes.slot_store import MemoryStore, MemoryVolume
 
 class Engine:
     lease_held: bool | None = True
+    migration: MigrationStatus | None = None
 
 
 def make_broker(

@@ -21,7 +21,7 @@ from broker.config import load
 from broker.maintenance import LASTS_MAX_S, Countdown, Mode, from_lines, to_lines
 from broker.monitors import MonitorRunner
 from broker.whiteboard import SLOT_BYTES, decode_cluster, encode_cluster
-from broker.wire import Maintenance
+from broker.wire import Maintenance, MigrationStatus
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 
@@ -37,6 +37,7 @@ MODES = st.builds(
 
 class Engine:
     lease_held: bool | None = True
+    migration: MigrationStatus | None = None
 
 
 class Wall:

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One turn of the decision: what came in, what was found out from it, what goes out; and the
+questions that several parts of the decision ask of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from scoring import placement
+from scoring.decision import Action, Code, Reason
+from scoring.observation import (
+    EngineMigrationEnded,
+    EngineStartEnded,
+    EngineStopEnded,
+    Observation,
+    Outcome,
+    PeerReport,
+    VmStatus,
+)
+from scoring.state import AgentState, StateName
+
+_Ended = TypeVar("_Ended", EngineStartEnded, EngineStopEnded, EngineMigrationEnded)
+
+
+@dataclass(slots=True)
+class Turn:
+    """One call of `decide`: the inputs, what was found out from them, and what it emits.
+
+    Thrown away when `decide` returns; `state` is replaced, never changed.
+    """
+
+    state: AgentState
+    observation: Observation
+    now_s: float
+    ended: list[Outcome]
+    live: tuple[PeerReport, ...] = ()
+    uncertain: tuple[PeerReport, ...] = ()
+    pursuing: bool = False
+    start_allowed: bool = False
+    actions: list[Action] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)
+
+    def because(self, code: Code, text: str) -> None:
+        self.reasons.append(Reason(code, text))
+
+    def act(self, action: Action) -> None:
+        """Emit an action on the VM; it is under way until its outcome comes."""
+        assert not self.state.acting, "one action on the VM at a time"
+        self.actions.append(action)
+        self.state = replace(self.state, acting=True)
+
+    @property
+    def in_state_s(self) -> float:
+        assert self.state.since_s is not None
+        return self.now_s - self.state.since_s
+
+    @property
+    def vm(self) -> VmStatus:
+        return self.observation.local.engine.vm
+
+    @property
+    def vm_up_here(self) -> bool:
+        return self.vm is VmStatus.UP
+
+    @property
+    def sample_is_stale(self) -> bool:
+        """The engine sample was taken before the last action on the VM had ended.
+
+        None is younger than now: in the beat in which an action ended nothing is judged.
+        """
+        taken_s = min(self.observation.local.engine_taken_s, self.now_s)
+        return self.state.acting or taken_s <= self.state.acted_s
+
+    def take(self, kind: type[_Ended]) -> _Ended | None:
+        """The outcome of this kind, once: a later state of the same beat does not see it."""
+        for outcome in self.ended:
+            if isinstance(outcome, kind):
+                self.ended.remove(outcome)
+                return outcome
+        return None
+
+    def up_elsewhere(self) -> PeerReport | None:
+        """A live peer that reports the engine up."""
+        return next((p for p in self.live if p.engine.vm is VmStatus.UP), None)
+
+
+def entered(turn: Turn, name: StateName) -> AgentState:
+    """The memory on entering a state: its clock starts, what belonged to the old one ends."""
+    state = replace(
+        turn.state, name=name, since_s=turn.now_s, better_since_s=None, stop_asked=False
+    )
+    if name is not StateName.ENGINE_MIGRATING_AWAY:
+        state = replace(state, moving_to=None)
+    if name is StateName.ENGINE_UP and turn.state.name is not StateName.ENGINE_UP_BAD_HEALTH:
+        newest = max((p.last_ran for p in turn.observation.peers), default=0)
+        if state.last_ran <= newest:
+            state = replace(state, last_ran=newest + 1)
+        state = replace(state, retries=0)
+    return state
+
+
+def name_of(peer: PeerReport) -> str:
+    return f"{peer.hostname or 'host'} (id {peer.host_id})"
+
+
+def others(turn: Turn) -> list[placement.Candidate]:
+    """Live peers that may run the VM; one that does not know its own VM cannot start it."""
+    return [
+        placement.Candidate(p.host_id, p.score, p.last_ran, p.hostname)
+        for p in turn.live
+        if p.score > 0
+        and not p.maintenance
+        and not p.stopped
+        and p.engine.vm is not VmStatus.UNKNOWN
+    ]

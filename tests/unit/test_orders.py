@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""An operator's orders: done through the same doors as our own decisions, or refused at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.orders import KEPT, TAKEN_WITHIN_S, Orders
+from scoring.decision import (
+    AskLease,
+    CancelMigration,
+    Decision,
+    DropFenceLease,
+    MigrateEngine,
+    PowerOffEngine,
+    ShutdownEngine,
+    StartEngine,
+)
+from scoring.observation import (
+    EngineMigrationEnded,
+    EngineStartEnded,
+    EngineStopEnded,
+    LeaseAnswer,
+    MigrationCancelled,
+    Order,
+    OrderKind,
+    Outcome,
+    Standing,
+    StartResult,
+)
+from scoring.state import OrderAnswer, StateName
+from tests.unit.builders import (
+    DOWN,
+    NOW_S,
+    TIMING,
+    UNKNOWN,
+    UP,
+    free_lease,
+    in_state,
+    kinds,
+    lease_of,
+    local,
+    observe,
+    peer,
+)
+
+S = StateName
+HERE = local(UP, lease_held=True)
+
+
+def ordered(
+    kind: OrderKind, name: StateName = S.ENGINE_UP, target: int | None = None, **given: Any
+) -> Decision:
+    here = given.pop("here", HERE if name is not S.ENGINE_DOWN else local())
+    return in_state(name, here, order=Order(7, kind, target), **given)
+
+
+def answer(decision: Decision) -> tuple[bool | None, str]:
+    assert decision.state.answer is not None and decision.state.answer.number == 7
+    return decision.state.answer.ok, decision.state.answer.text
+
+
+# --- migrate ------------------------------------------------------------------------------
+
+
+def test_the_vm_is_moved_to_the_named_host() -> None:
+    decision = ordered(OrderKind.MIGRATE, target=3, live=[peer(2), peer(3, 100)])
+    assert MigrateEngine(3) in decision.actions
+    assert decision.state.name is S.ENGINE_MIGRATING_AWAY
+    assert decision.state.moving_to == 3
+    assert answer(decision)[0] is None
+
+
+def test_without_a_name_the_best_host_is_taken() -> None:
+    decision = ordered(OrderKind.MIGRATE, live=[peer(2, 100), peer(3, 200)])
+    assert MigrateEngine(3) in decision.actions
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"target": 1}, "this very host"),
+        ({"target": 9}, "no host with id 9"),
+        ({"target": 4, "silent": [peer(4)]}, "silent"),
+        ({"target": 4, "uncertain": [peer(4)]}, "silent"),
+        ({"target": 4, "live": [peer(4, maintenance=True)]}, "local maintenance"),
+        ({"target": 4, "live": [peer(4, stopped=True)]}, "was stopped"),
+        ({"target": 4, "live": [peer(4, engine=UNKNOWN)]}, "libvirt on host4"),
+        ({"target": 4, "live": [peer(4, 0)]}, "scores 0"),
+        ({"live": []}, "no other live host"),
+        ({"migration_possible": False}, "migration-uri"),
+        ({"global_maintenance": True}, "global maintenance"),
+        ({"global_maintenance": None}, "global maintenance"),
+        ({"name": S.ENGINE_STARTING}, "EngineStarting"),
+        ({"name": S.ENGINE_DOWN, "live": [peer(2, engine=UP)]}, "runs on host2"),
+        ({"name": S.ENGINE_DOWN}, "not up"),
+        ({"here": local(UNKNOWN)}, "not known"),
+        ({"remembered": {"acting": True}}, "busy"),
+        ({"stopping": True}, "ending"),
+    ],
+)
+def test_what_cannot_be_moved_is_refused_in_its_own_words(given: dict[str, Any], why: str) -> None:
+    given = {"live": [peer(2)], **given}
+    decision = ordered(OrderKind.MIGRATE, **given)
+    ok, text = answer(decision)
+    assert ok is False and why in text
+    assert MigrateEngine not in kinds(decision)
+
+
+def ended(kind: OrderKind, outcome: Outcome, name: StateName = S.ENGINE_UP) -> Decision:
+    """The order under way ends so."""
+    remembered = {
+        "order": Order(7, kind),
+        "answer": OrderAnswer(7, None, "under way"),
+        "acting": True,
+    }
+    return in_state(name, HERE, remembered=remembered, outcomes=(outcome,), live=[peer(2)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome", "ok", "text"),
+    [
+        (OrderKind.MIGRATE, EngineMigrationEnded(2, True), True, "on host 2"),
+        (OrderKind.MIGRATE, EngineMigrationEnded(2, False, "no way"), False, "no way"),
+        (OrderKind.START, EngineStartEnded(StartResult.STARTED), True, "under its lease"),
+        (OrderKind.START, EngineStartEnded(StartResult.FAILED, "no disk"), False, "no disk"),
+        (OrderKind.START, EngineStartEnded(StartResult.LEASE_HELD, "host 2"), False, "host 2"),
+        (OrderKind.SHUTDOWN, EngineStopEnded(True), True, "asked"),
+        (OrderKind.SHUTDOWN, EngineStopEnded(False, "libvirt"), False, "libvirt"),
+        (OrderKind.POWER_OFF, EngineStopEnded(True), True, "gone"),
+        (OrderKind.POWER_OFF, EngineStopEnded(False, "stuck"), False, "stuck"),
+        (OrderKind.CANCEL, MigrationCancelled(True), True, "cancelled"),
+        (OrderKind.CANCEL, MigrationCancelled(False, "none"), False, "none"),
+    ],
+)
+def test_an_order_is_answered_when_its_action_ends(
+    kind: OrderKind, outcome: Outcome, ok: bool, text: str
+) -> None:
+    decision = ended(kind, outcome)
+    assert answer(decision)[0] is ok and text in answer(decision)[1]
+    assert decision.state.order is None
+
+
+def test_an_outcome_of_our_own_action_answers_no_order() -> None:
+    decision = ended(OrderKind.MIGRATE, EngineStopEnded(True))
+    assert answer(decision)[0] is None
+
+
+def test_an_order_is_taken_once() -> None:
+    first = ordered(OrderKind.SHUTDOWN)
+    assert ShutdownEngine in kinds(first)
+    again = ordered(
+        OrderKind.SHUTDOWN, remembered={"answer": OrderAnswer(7, True, "the guest was asked")}
+    )
+    assert ShutdownEngine not in kinds(again)
+    later = ordered(OrderKind.SHUTDOWN, remembered={"answer": OrderAnswer(6, True, "older")})
+    assert ShutdownEngine in kinds(later)
+
+
+def test_a_migration_is_cancelled_and_one_that_is_not_there_is_not() -> None:
+    acting = {"acting": True, "moving_to": 2}
+    moving = ordered(OrderKind.CANCEL, S.ENGINE_MIGRATING_AWAY, remembered=acting)
+    assert CancelMigration in kinds(moving)
+    none = ordered(OrderKind.CANCEL)
+    assert answer(none)[0] is False and CancelMigration not in kinds(none)
+
+
+# --- stop ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "action"),
+    [(OrderKind.SHUTDOWN, ShutdownEngine), (OrderKind.POWER_OFF, PowerOffEngine)],
+)
+@pytest.mark.parametrize("name", [S.ENGINE_UP, S.ENGINE_UP_BAD_HEALTH, S.ENGINE_STARTING])
+def test_the_vm_is_stopped_by_hand(kind: OrderKind, action: type, name: StateName) -> None:
+    decision = ordered(kind, name)
+    assert action in kinds(decision)
+    in_mode = ordered(kind, S.GLOBAL_MAINTENANCE, global_maintenance=True)
+    assert action in kinds(in_mode), "that is what the mode is for"
+    assert in_mode.state.name is S.GLOBAL_MAINTENANCE
+
+
+def test_a_vm_that_is_not_here_is_not_stopped() -> None:
+    decision = ordered(OrderKind.POWER_OFF, S.ENGINE_DOWN, live=[peer(2, engine=UP)])
+    assert answer(decision) == (False, "the VM runs on host2 (id 2): give the order there")
+    assert PowerOffEngine not in kinds(decision)
+
+
+# --- start --------------------------------------------------------------------------------
+
+
+def start(name: StateName = S.ENGINE_DOWN, **given: Any) -> Decision:
+    """With the lease's answer of this very beat; other hosts are better."""
+    lease = given.pop("lease", free_lease())
+    remembered = {"lease": lease, **given.pop("remembered", {})}
+    given.setdefault("live", [peer(2, 3500)])
+    here = given.pop("here", local(DOWN))
+    return ordered(OrderKind.START, name, here=here, remembered=remembered, **given)
+
+
+@pytest.mark.parametrize("name", [S.ENGINE_DOWN, S.ENGINE_UNEXPECTEDLY_DOWN, S.ENGINE_MAYBE_AWAY])
+def test_the_vm_is_started_here_though_another_host_is_better(name: StateName) -> None:
+    decision = start(name)
+    assert StartEngine in kinds(decision)
+    assert decision.state.name is S.ENGINE_START
+    assert answer(decision)[0] is None
+
+
+def test_in_global_maintenance_it_is_started_and_the_mode_stays() -> None:
+    decision = start(S.GLOBAL_MAINTENANCE, global_maintenance=True)
+    assert StartEngine in kinds(decision)
+    assert decision.state.name is S.GLOBAL_MAINTENANCE
+
+
+def test_who_owns_the_lease_is_asked_first() -> None:
+    old = start(lease=free_lease(NOW_S - 5))
+    assert AskLease in kinds(old) and StartEngine not in kinds(old)
+    assert answer(old)[0] is None
+    late = {
+        "order": Order(7, OrderKind.START),
+        "answer": OrderAnswer(7, None, "under way"),
+        "order_since_s": NOW_S - 16,
+        "asking_lease": True,
+        "missing_since_s": None,
+    }
+    given_up = in_state(S.GLOBAL_MAINTENANCE, global_maintenance=True, remembered=late)
+    assert answer(given_up)[0] is False and "sanlock does not answer" in answer(given_up)[1]
+    answered = in_state(
+        S.GLOBAL_MAINTENANCE, global_maintenance=True, remembered=late, outcomes=(free_lease(),)
+    )
+    assert StartEngine in kinds(answered)
+
+
+@pytest.mark.parametrize(
+    "lease",
+    [
+        lease_of(1),
+        lease_of(2, standing=Standing.DEAD),
+        lease_of(2, standing=Standing.FREE),
+        lease_of(2, current_generation=6),
+    ],
+)
+def test_a_lease_that_can_be_had_is_taken(lease: LeaseAnswer) -> None:
+    assert StartEngine in kinds(start(lease=lease))
+
+
+@pytest.mark.parametrize(
+    ("lease", "why"),
+    [
+        (lease_of(2), "host 2 owns the engine lease"),
+        (lease_of(2, dead_in_s=None), "not known to be dead"),
+        (lease_of(2, standing=Standing.FAIL), "in 140 s"),
+        (replace(free_lease(), known=False, detail="no answer"), "no answer"),
+    ],
+)
+def test_a_lease_that_cannot_be_had_refuses_the_start(lease: LeaseAnswer, why: str) -> None:
+    decision = start(lease=lease)
+    assert answer(decision)[0] is False and why in answer(decision)[1]
+    assert StartEngine not in kinds(decision)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"here": local(UP), "name": S.ENGINE_UP}, "already"),
+        ({"here": local(UNKNOWN)}, "not known"),
+        ({"live": [peer(2, engine=UP)]}, "runs on host2"),
+        ({"here": local(DOWN, maintenance=True)}, "local maintenance"),
+        ({"storage_good_since_s": None}, "whiteboard"),
+        ({"lockspace_joined": False}, "lockspace"),
+        ({"lockspace_joined": None}, "lockspace"),
+        ({"name": S.ENGINE_STOP}, "EngineStop"),
+        ({"remembered": {"acting": True}}, "busy"),
+    ],
+)
+def test_what_must_not_be_started_is_refused(given: dict[str, Any], why: str) -> None:
+    decision = start(**given)
+    assert answer(decision)[0] is False and why in answer(decision)[1]
+    assert StartEngine not in kinds(decision)
+
+
+@given(
+    st.sampled_from(list(OrderKind)),
+    st.sampled_from([n for n in StateName if n is not S.AGENT_STOPPED]),
+    st.sampled_from([UP, DOWN, UNKNOWN]),
+    st.none() | st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+def test_whatever_is_ordered_when_every_order_is_answered_and_breaks_no_law(
+    kind: OrderKind, name: StateName, engine: Any, mode: bool | None, local_mode: bool, up: bool
+) -> None:
+    here = local(engine, maintenance=local_mode)
+    live = [peer(2, engine=UP if up else DOWN)]
+    given: dict[str, Any] = {
+        "global_maintenance": mode,
+        "live": live,
+        "remembered": {"lease": free_lease()},
+    }
+    decision = ordered(kind, name, here=here, **given)
+    assert decision.state.answer is not None
+    if MigrateEngine in kinds(decision):
+        assert mode is False
+    if StartEngine in kinds(decision):
+        assert engine is DOWN and not up and not local_mode
+    assert sum(kind in kinds(decision) for kind in (StartEngine, MigrateEngine)) <= 1
+
+
+def test_an_ordered_start_drops_a_takeover_s_fence_lease() -> None:
+    assert DropFenceLease in kinds(start(fence_lease_held=True))
+
+
+# --- the broker's side --------------------------------------------------------------------
+
+
+def test_an_order_is_shown_until_it_is_taken_up_and_its_answer_kept() -> None:
+    orders = Orders()
+    order = orders.place(OrderKind.MIGRATE, 2, 100.0)
+    assert orders.pending(100.0) == order
+    assert order.number == 100_000
+    status = orders.status(order.number, 100.0)
+    assert status is not None and status.state == "waiting"
+    assert orders.answered(OrderAnswer(order.number, None, "under way"))
+    assert orders.pending(100.0) is None
+    assert not orders.answered(OrderAnswer(order.number, None, "under way")), "no news"
+    for ok, state in ((None, "under-way"), (True, "done"), (False, "refused")):
+        orders.answered(OrderAnswer(order.number, ok, "so"))
+        status = orders.status(order.number, 100.0)
+        assert status is not None and (status.state, status.text) == (state, "so")
+
+
+def test_an_order_that_nobody_takes_up_is_lost_and_not_kept_for_later() -> None:
+    orders = Orders()
+    order = orders.place(OrderKind.POWER_OFF, None, 100.0)
+    late_s = 100.0 + TAKEN_WITHIN_S + 0.1
+    assert orders.pending(late_s) is None
+    status = orders.status(order.number, late_s)
+    assert status is not None and status.state == "lost"
+
+
+def test_numbers_grow_also_over_a_restart_of_the_broker() -> None:
+    first = Orders().place(OrderKind.START, None, 100.0)
+    second = Orders().place(OrderKind.START, None, 100.5)
+    assert second.number > first.number
+    orders = Orders()
+    numbers = [orders.place(OrderKind.START, None, 200.0).number for _ in range(KEPT + 5)]
+    assert numbers == sorted(set(numbers))
+    assert orders.status(numbers[0], 200.0) is None and orders.status(numbers[-1], 200.0)
+    assert not orders.answered(OrderAnswer(1, True, "of another life")) and not orders.answered(
+        None
+    )
+
+
+def test_timing_of_the_tests_is_the_default() -> None:
+    assert TIMING.beat == 1 and observe().order is None
