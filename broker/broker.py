@@ -79,8 +79,8 @@ QUIET_BEATS = 1.5
 #: One that has stood still for longer is asked over the network no more often than others.
 QUIET_MAX_S = 600.0
 
-#: heartbeat_s, unanswered_since_s and renewal_s of a PeerReport.
-_Others = tuple[float | None, float | None, float | None]
+#: heartbeat_s, unanswered_since_s, renewal_s and renewal_timestamp of a PeerReport.
+_Others = tuple[float | None, float | None, float | None, int]
 
 
 class EngineSampler(Protocol):
@@ -447,7 +447,12 @@ class Broker:
         known, self._known_peers = self._known_peers, {}
         for host, report in sorted(self.board.reports.items()):
             seen = self._seen.get(host)
-            others = (*self.heartbeats.times(host), self.lockspace.renewals.renewal_s(host))
+            renewal = self.lockspace.renewals.table.get(host)
+            others = (
+                *self.heartbeats.times(host),
+                self.lockspace.renewals.renewal_s(host),
+                0 if renewal is None else renewal.timestamp,
+            )
             old = known.get(host)
             if old is None or old[0] is not report or old[1] is not seen or old[2] != others:
                 old = (report, seen, others, _peer(report, seen, others))
@@ -846,7 +851,7 @@ def _mode_of(report: SlotReport) -> ModeStatus | None:
 
 
 def _peer(report: SlotReport, seen: Seen | None, others: _Others) -> PeerReport:
-    heartbeat_s, unanswered_since_s, renewal_s = others
+    heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp = others
     extra = report.extra if report.extra_trusted else {}
     return PeerReport(
         host_id=report.host_id,
@@ -863,6 +868,7 @@ def _peer(report: SlotReport, seen: Seen | None, others: _Others) -> PeerReport:
         heartbeat_s=heartbeat_s,
         unanswered_since_s=unanswered_since_s,
         renewal_s=renewal_s,
+        renewal_timestamp=renewal_timestamp,
     )
 
 
