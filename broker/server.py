@@ -119,7 +119,7 @@ async def _post_fence_log(request: web.Request) -> web.Response:
 
 async def _post_order(request: web.Request) -> web.Response:
     if not _may_change(request):
-        return _problem(403, "not allowed", "only root and the broker's user may give orders")
+        return problem(403, "not allowed", "only root and the broker's user may give orders")
     wanted = msgspec.json.decode(await request.read(), type=NewOrder)
     order = request.app[_BROKER].place_order(wanted)
     return _json(request.app[_BROKER].orders.status(order.number, _now_s()))
@@ -128,7 +128,7 @@ async def _post_order(request: web.Request) -> web.Response:
 async def _get_order(request: web.Request) -> web.Response:
     status = request.app[_BROKER].orders.status(int(request.match_info["number"]), _now_s())
     if status is None:
-        return _problem(404, "no such order")
+        return problem(404, "no such order")
     return _json(status)
 
 

@@ -334,6 +334,34 @@ def _bmc(fault: str) -> Callable[[World, Host, random.Random], Callable[[], None
     return begin
 
 
+def _bmc_takes_its_time(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """The power goes only a while after the order."""
+    host.bmc.off_takes_s = chance.choice([3.0, 8.0, 20.0])
+
+    def back() -> None:
+        host.bmc.off_takes_s = 1.0
+
+    return back
+
+
+def _both_ways(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """Network and storage are gone at once: nobody hears of it any more."""
+    mend = _network(world, host, chance)
+    host.break_storage(chance.choice(["hang", "error"]))
+
+    def back() -> None:
+        mend()
+        host.break_storage("")
+
+    return back
+
+
+def _daemons_away(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """Broker and agent are killed and stay away; the VM runs on under its lease."""
+    world.wish_daemons(host, False)
+    return lambda: world.wish_daemons(host, True)
+
+
 def _starts_fail(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
     hosts = list(world.hosts.values()) if chance.random() < 0.3 else [host]
     for each in hosts:
@@ -430,6 +458,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault("load", _load, (30.0, 300.0)),
     Fault("low memory", _memory, (30.0, 300.0), lies_still=True),
     Fault("other weights", _weights, (60.0, 300.0)),
+    Fault("network and storage", _both_ways, (5.0, 200.0), SICK_BOUND_S),
+    Fault("daemons away", _daemons_away, (10.0, 300.0), STAND_BACK_BOUND_S),
+    Fault("BMC off fails", _bmc("off-fails"), (30.0, 300.0), lies_still=True),
+    Fault("BMC off ignored", _bmc("off-ignored"), (30.0, 300.0), lies_still=True),
+    Fault("BMC off slow", _bmc_takes_its_time, (30.0, 300.0), lies_still=True),
     Fault("BMC silent", _bmc("silent"), (30.0, 300.0), lies_still=True),
     Fault("BMC slow", _bmc("slow"), (30.0, 300.0), lies_still=True),
     Fault("BMC refuses", _bmc("refuses"), (30.0, 300.0), lies_still=True),

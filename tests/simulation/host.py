@@ -151,7 +151,7 @@ class Host:
         self.wrong_start_s = float("-inf")
         self.boot_is_set = 0
         self.doomed = False
-        self.agent_wanted = True
+        self.agent_wanted = self.daemons_wanted = True
 
     # --- power ----------------------------------------------------------------------------
 

@@ -308,6 +308,8 @@ class Player:
                     self.world.score[host.number] = ScoreSection(base_score=int(value))
                 case "agent":
                     self.world.wish_agent(host, _yes(value))
+                case "daemons":
+                    self.world.wish_daemons(host, _yes(value))
                 case _:
                     raise ValueError(what)
 

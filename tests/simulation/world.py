@@ -230,7 +230,7 @@ class World:
         """Start a daemon unless the host is not what it was, or the daemon runs."""
         if not host.up or host.boots != boot or name in host.processes:
             return
-        if name == "agent" and not host.agent_wanted:
+        if (name == "agent" and not host.agent_wanted) or not host.daemons_wanted:
             return
         loop = host.loop
         assert loop is not None
@@ -390,6 +390,15 @@ class World:
             self._down_cause = "sick"
         self.laws.two_up()
         self.timeline.after(1.0, self._look)
+
+    def wish_daemons(self, host: Host, running: bool) -> None:
+        """Kill broker and agent and keep them away, or let them start."""
+        host.daemons_wanted = running
+        for name in ("broker", "agent"):
+            if running:
+                self._start(host, name, host.boots)
+            else:
+                host.crash(name)
 
     def wish_agent(self, host: Host, running: bool) -> None:
         """Stop a host's agent in good order (as the service manager does), or start it."""

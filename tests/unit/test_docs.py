@@ -23,6 +23,7 @@ from broker.wire import (
     FenceLogEntry,
     FencePathStatus,
     HostStatus,
+    MigrationStatus,
     ModeStatus,
     MonitorStatus,
     NotifyStatus,
@@ -59,6 +60,7 @@ STATUS_TABLES: dict[str, type] = {
     "bound": Bound,
     "monitors": MonitorStatus,
     "times": Times,
+    "migration": MigrationStatus,
     "notify": NotifyStatus,
     "transports": TransportStatus,
 }
