@@ -267,7 +267,9 @@ def _intent(state: AgentState) -> str:
     if state.switching_on is not None:
         return f"switch on {state.switching_on}"
     step = state.takeover
-    if step is None or not (step.switching_off or step.ordered_s or step.freeing or step.freed):
+    if step is None or not (
+        step.switching_off or step.ordered_s or step.freeing or step.freed_s is not None
+    ):
         return ""
     return f"fence {step.host_id}"
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from broker import local_mode
 from broker.addresses import advertised
+from broker.atomic_file import write_atomically
 from broker.board import Board, StorageTrouble
 from broker.bound import bound
 from broker.config import Config, system_uuid
@@ -136,6 +137,8 @@ class Broker:
         self._report: Report | None = None
         self._reported_s = float("-inf")
         self._wall = wall
+        self._told_file = Path(config.daemon.state_dir) / "certificate-told"
+        self._told_record: int | None = None
         self._maintenance_file = Path(config.daemon.state_dir) / "local-maintenance.json"
         self._local_mode = local_mode.load(self._maintenance_file)
         self._local_countdown, self._global_countdown = Countdown(), Countdown()
@@ -200,6 +203,7 @@ class Broker:
                 await self.board.write(self._own_slot(now_s), now_s)
             await self.read(now_s)
         self._look_out(now_s)
+        self._tell_certificate()
         await self._end_what_is_over(now_s)
         self._tell_news()
 
@@ -547,9 +551,7 @@ class Broker:
             fence_paths=tuple(paths),
             bound=self._bound(where, paths),
             migration=self._engine.migration,
-            switched_off=_entry_or_none(
-                self.board.fence_log.certificate(self.config.host.id, self._previous_boot_id)
-            ),
+            switched_off=_entry_or_none(self._certificate()),
         )
 
     def place_order(self, wanted: NewOrder) -> Order:
@@ -636,6 +638,29 @@ class Broker:
         self._lookout.fenced(note.step, note.target, name, note.ordered, note.text)
         self._tell_news()
         return written
+
+    def _certificate(self) -> LogRecord | None:
+        """Why this host was switched off in its last boot; None: it was not, as far as known."""
+        return self.board.fence_log.certificate(self.config.host.id, self._previous_boot_id)
+
+    def _tell_certificate(self) -> None:
+        """Once for each time, however often the broker is restarted after it."""
+        record = self._certificate()
+        if record is None or record.number == self._told_record:
+            return
+        known = str(record.number).encode()
+        self._told_record = record.number
+        try:
+            told = self._told_file.read_bytes()
+        except OSError:
+            told = b""
+        if told == known:
+            return
+        self._lookout.was_switched_off(record.by_name, record.ordered, record.text)
+        try:
+            write_atomically(self._told_file, known)
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self._told_file, error)
 
     def lockspace_budget_s(self, now_s: float) -> float | None:
         """How long the storage may still stay away before sanlock ends the VM here."""

@@ -263,6 +263,7 @@ class NotifyRulesSection(_Section, frozen=True, kw_only=True):
     fence_failed: str = ALL
     fence_held_back: str = ALL
     fence_switched_on: str = ALL
+    was_switched_off: str = ALL
     fence_path_unproven: str = ALL
     fence_path_proven: str = ALL
     lease_budget_low: str = ALL

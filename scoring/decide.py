@@ -174,7 +174,7 @@ def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentSta
         case HostIdFreed():
             if state.takeover is None or state.takeover.host_id != outcome.host_id:
                 return state
-            step = replace(state.takeover, freeing=False, freed=outcome.ok)
+            step = replace(state.takeover, freeing=False, freed_s=now_s if outcome.ok else None)
             if not outcome.ok:
                 step = _paused(step, f"its id was not freed: {outcome.detail}", state, now_s)
             return replace(state, takeover=step)
@@ -793,14 +793,18 @@ def _queue(turn: Turn, candidates: list[placement.Candidate]) -> tuple[int, floa
 def _lease_allows(turn: Turn) -> bool:
     """Whether the engine lease can be had now; asks, takes over from a dead owner, or waits."""
     state, timing = turn.state, turn.state.rules.timing
-    if state.takeover is not None and state.takeover.freed:
-        turn.because(Code.HOST_ID_FREED, f"the id of host {state.takeover.host_id} is freed")
-        return True
     lease = state.lease
+    freed_s = None if state.takeover is None else state.takeover.freed_s
     is_old = lease is None or turn.now_s - lease.asked_s >= 2 * timing.beat
-    if is_old and not state.asking_lease:
+    if is_old and not state.asking_lease and turn.now_s != freed_s:
         turn.actions.append(AskLease())
         turn.state = state = replace(state, asking_lease=True)
+    if freed_s is not None and (lease is None or lease.asked_s <= freed_s):
+        # What is known of the lease is of the time before: nothing is freed once more for it.
+        assert state.takeover is not None
+        turn.pursuing = True
+        turn.because(Code.HOST_ID_FREED, f"the id of host {state.takeover.host_id} is freed")
+        return True
     if lease is None or (
         state.missing_since_s is not None and lease.asked_s < state.missing_since_s
     ):

@@ -124,7 +124,8 @@ class Takeover:
     `freeing`: that action is under way, its outcome has not come. `not_before_s`: pause after a
     failure. `not_off`: readings in a row that were not "off". `attempts`: orders to switch it
     off; `ordered_s`: when the last one was taken; `gave_up`: the log was told. `renewal`: its
-    host id's generation and timestamp on disk, first seen so at `renewal_since_s`.
+    host id's generation and timestamp on disk, first seen so at `renewal_since_s`. `freed_s`: when
+    its host id was freed.
     """
 
     host_id: int
@@ -136,7 +137,7 @@ class Takeover:
     taking_fence: bool = False
     switching_off: bool = False
     freeing: bool = False
-    freed: bool = False
+    freed_s: float | None = None
     not_before_s: float = 0.0
     problem: str = ""
     not_off: int = 0

@@ -13,6 +13,7 @@ import contextlib
 import os
 import re
 import signal
+from pathlib import Path
 
 from broker.config import CommandSection
 from broker.notify.notice import Message, Severity
@@ -85,7 +86,8 @@ class CommandSender:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(process.wait(), GONE_S)
         if code != 0:
-            raise SendFailed(f"{given.argv[0]}: exit code {code} {said.text}".rstrip())
+            name = Path(given.argv[0]).name
+            raise SendFailed(f"{name}: exit code {code} {said.text}".rstrip())
 
 
 async def _feed(stdin: asyncio.StreamWriter | None, data: bytes) -> None:

@@ -216,6 +216,12 @@ class Lookout:
         facts |= {"ordered": ordered, "evidence": text}
         self._tell(Notice(kind, host, f"{host} {what}", facts))
 
+    def was_switched_off(self, by: str, ordered: bool, text: str) -> None:
+        """This host is back, and its last end is in the fence log."""
+        how = "switched off" if ordered else "found without power and taken for dead"
+        detail = f"{self._name} is back: it had been {how} by {by}"
+        self._say(Kind.WAS_SWITCHED_OFF, detail, {"by": by, "ordered": ordered, "evidence": text})
+
     def maintenance_ends_soon(self, mode: str, left_s: float | None, reason: str) -> None:
         """`mode`: local or global, the latter told by one host."""
         if mode == "local" or self.tells_for_all:

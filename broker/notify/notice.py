@@ -42,6 +42,7 @@ class Kind(StrEnum):
     FENCE_FAILED = "fence-failed"
     FENCE_HELD_BACK = "fence-held-back"
     FENCE_SWITCHED_ON = "fence-switched-on"
+    WAS_SWITCHED_OFF = "was-switched-off"
     FENCE_PATH_UNPROVEN = "fence-path-unproven"
     FENCE_PATH_PROVEN = "fence-path-proven"
     LEASE_BUDGET_LOW = "lease-budget-low"
@@ -68,6 +69,7 @@ SEVERITY: Mapping[Kind, Severity] = {
     Kind.FENCE_FAILED: _S.CRITICAL,
     Kind.FENCE_HELD_BACK: _S.CRITICAL,
     Kind.FENCE_SWITCHED_ON: _S.INFO,
+    Kind.WAS_SWITCHED_OFF: _S.CRITICAL,
     Kind.FENCE_PATH_UNPROVEN: _S.WARNING,
     Kind.FENCE_PATH_PROVEN: _S.INFO,
     Kind.LEASE_BUDGET_LOW: _S.CRITICAL,

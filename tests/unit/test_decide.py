@@ -891,6 +891,23 @@ def test_the_whole_way_from_a_host_that_fell_silent_to_the_vm_here() -> None:
     assert fall.did(FreeHostId) == 1
 
 
+def test_an_answer_of_the_time_before_the_freeing_starts_nothing_over() -> None:
+    fall = Fall(3)
+    fall.until(FreeHostId)
+    asked_s = fall.life.now_s
+    dead, heir = fall.life.peers
+    fall.life.peers = (dead, replace(heir, last_ran=99))
+    freed = fall.beat()
+    assert codes(freed) == [Code.HOST_ID_FREED, Code.EQUAL_HOST_FIRST]
+    assert AskLease not in kinds(freed)
+    stale = fall.life.beat(lease_of(DEAD, asked_s))
+    assert Code.HOST_ID_FREED in codes(stale)
+    assert kinds(stale) == {AskLease}
+    fresh = fall.life.beat(lease_of(DEAD, fall.life.now_s + 0.5, standing=Standing.FREE))
+    assert Code.LEASE_OWNER_GONE in codes(fresh)
+    assert fresh.state.takeover is None
+
+
 def test_each_step_of_a_takeover_says_what_it_waits_for() -> None:
     """Sanlock's countdown is told as long as nothing better is in sight."""
     fall = Fall()

@@ -90,6 +90,7 @@ class Witness:
     state: AgentState = field(default_factory=lambda: AgentState(RULES))
     readings: dict[int, list[PowerAnswer]] = field(default_factory=dict)
     fence_given_s: float | None = None
+    freed_s: float | None = None
     lease: LeaseAnswer | None = None
 
     def decide(self, observation: Observation, now_s: float) -> Decision:
@@ -101,6 +102,8 @@ class Witness:
                     self.fence_given_s = outcome.since_s
                 case LeaseAnswer():
                     self.lease = outcome
+                case HostIdFreed(ok=True):
+                    self.freed_s = now_s
         before = self.state
         decision = decide(before, observation, now_s)
         assert decide(before, observation, now_s) == decision, "the same inputs, another decision"
@@ -146,8 +149,9 @@ class Witness:
             assert seen.lockspace_joined is True
             assert vm is not VmStatus.UP
             assert seen.local.engine_taken_s > decision.state.acted_s
-            freed = any(isinstance(o, HostIdFreed) and o.ok for o in seen.outcomes)
-            assert freed or (self.lease is not None and self.lease.known)
+            lease, freed_s = self.lease, self.freed_s
+            freed = freed_s is not None and (lease is None or lease.asked_s <= freed_s)
+            assert freed or (lease is not None and lease.known)
         if any(isinstance(a, ShutdownEngine | MigrateEngine) for a in acts):
             assert vm is VmStatus.UP
             assert seen.local.engine_taken_s > decision.state.acted_s

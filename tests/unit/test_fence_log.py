@@ -24,6 +24,8 @@ from broker.fence_log import (
     encode,
     slot_of,
 )
+from broker.notify.notice import Kind, Notice
+from broker.notify.notices import Notices
 from broker.volume import SLOT_MAX
 from broker.whiteboard import EMPTY_SLOT, HOST_ID_MAX, SLOT_BYTES
 from broker.wire import FenceNote
@@ -191,8 +193,11 @@ def test_a_record_that_is_not_there_afterwards_is_trouble() -> None:
 
 
 def test_a_note_names_the_host_and_its_boot_and_the_host_finds_it_when_it_is_back(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    notices: list[Notice] = []
+    monkeypatch.setattr(Notices, "tell", lambda self, notice: notices.append(notice))
+
     async def run() -> None:
         volume = MemoryVolume()
         one = make_broker(tmp_path, volume, 1, "boot-of-1")
@@ -217,6 +222,9 @@ def test_a_note_names_the_host_and_its_boot_and_the_host_finds_it_when_it_is_bac
         assert third.status(5.0).switched_off is None
 
     asyncio.run(run())
+    told = [notice for notice in notices if notice.kind is Kind.WAS_SWITCHED_OFF]
+    assert [notice.subject for notice in told] == ["host2"], "once, over a restart too"
+    assert "switched off by host1" in told[0].detail
 
 
 def test_the_intent_of_a_host_is_in_its_slot(tmp_path: Path) -> None:
