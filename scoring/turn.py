@@ -18,6 +18,7 @@ from scoring.observation import (
     PeerReport,
     VmStatus,
 )
+from scoring.score import Penalty, Score, ScoreInput, score
 from scoring.state import AgentState, StateName
 
 _Ended = TypeVar("_Ended", EngineStartEnded, EngineStopEnded, EngineMigrationEnded)
@@ -114,3 +115,37 @@ def others(turn: Turn) -> list[placement.Candidate]:
         and not p.stopped
         and p.engine.vm is not VmStatus.UNKNOWN
     ]
+
+
+def own(turn: Turn) -> placement.Candidate:
+    """This host, as one that may run the VM."""
+    return placement.Candidate(
+        turn.observation.local.host_id, own_score(turn).value, turn.state.last_ran
+    )
+
+
+def own_score(turn: Turn) -> Score:
+    """This host's score in the state the beat ended in; a host that is asked to be kept
+    out of the way is in LocalMaintenance for its peers, whatever its machine still does."""
+    local, state = turn.observation.local, turn.state
+    name = StateName.LOCAL_MAINTENANCE if local.maintenance else state.name
+    if state.name is StateName.AGENT_STOPPED:
+        name = state.name
+    elif turn.observation.lockspace_joined is False and not turn.vm_up_here:
+        # It could not start the VM: nobody must wait for it.
+        why = "this host has not joined the lockspace"
+        return Score(0, (Penalty("lockspace", state.rules.weights.base_score, why),))
+    return score(
+        ScoreInput(
+            state=name,
+            network=local.network,
+            bridge_up=local.bridge_up,
+            mem_free_mb=local.mem_free_mb,
+            vm_memory_mb=state.rules.vm_memory_mb,
+            cpu_load=local.cpu_load,
+            config_up_to_date=local.config_up_to_date,
+            retries=state.retries,
+            fence_path_ok=local.fence_path_ok,
+        ),
+        state.rules.weights,
+    )

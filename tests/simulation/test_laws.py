@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from broker.wire import Report
-from scoring import decide
+from scoring import decide, start
 from scoring.decision import FreeHostId
 from scoring.state import StateName
 from tests.simulation.host import Host
@@ -50,7 +50,7 @@ def broken(world: World, law: str, within_s: float = 300.0) -> None:
 def test_one_vm(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """sanlock gives the lease to everyone: the second QEMU is seen the moment it runs."""
     monkeypatch.setattr(Daemon, "_may_take", lambda self, resource: True)
-    monkeypatch.setattr(decide, "_lease_allows", lambda turn: True)
+    monkeypatch.setattr(decide, "lease_allows", lambda turn: True)
     owner(world).freeze(30.0)
     broken(world, "one-vm")
 
@@ -98,7 +98,7 @@ def test_local(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for host in world.hosts.values():
         if host is not owner(world):
             world.set_local_maintenance(host, True)
-    monkeypatch.setattr(decide, "others", lambda turn: [])
+    monkeypatch.setattr(start, "others", lambda turn: [])
     world.run(10.0)
     owner(world).power_off("test")
     broken(world, "local")
@@ -106,7 +106,7 @@ def test_local(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_healthy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A core that shuts the VM down as soon as another host scores more."""
-    monkeypatch.setattr(decide, "_move", lambda turn: StateName.ENGINE_STOP)
+    monkeypatch.setattr(decide, "move", lambda turn: StateName.ENGINE_STOP)
     broken(world, "healthy")
 
 
@@ -136,7 +136,7 @@ def test_quiet(world: World) -> None:
 
 def test_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody ever starts the VM again."""
-    monkeypatch.setattr(decide, "_may_start_here", lambda turn: False)
+    monkeypatch.setattr(decide, "may_start_here", lambda turn: False)
     owner(world).power_off("test")
     world.fault_ended()
     world.run(world.bound_s() + 5.0)

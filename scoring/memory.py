@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What an agent remembers: what an observation adds to it before any state is asked, and what is
+forgotten once all have been asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import assert_never
+
+from scoring import orders, takeover
+from scoring.decision import DropFenceLease
+from scoring.liveness import Liveness, liveness, look
+from scoring.observation import (
+    EngineMigrationEnded,
+    EngineStartEnded,
+    EngineStopEnded,
+    FenceLeaseAnswer,
+    HostIdFreed,
+    LeaseAnswer,
+    MigrationCancelled,
+    Outcome,
+    PeerReport,
+    PowerAnswer,
+    PowerOffEnded,
+    PowerOnEnded,
+    StartResult,
+    VmStatus,
+)
+from scoring.state import AgentState, StateName, Takeover
+from scoring.turn import Turn
+
+
+def take_in(turn: Turn) -> None:
+    """Bring memory up to date with what was seen and with what ended, before any state acts."""
+    state, observation, now_s = turn.state, turn.observation, turn.now_s
+    timing = state.rules.timing
+    if observation.storage_good_since_s is not None:
+        seen = look(state.seen, observation.peers, now_s)
+        by_liveness: dict[Liveness, list[PeerReport]] = {kind: [] for kind in Liveness}
+        for peer in observation.peers:
+            kind = liveness(seen[peer.host_id], now_s, timing.suspect_after)
+            by_liveness[kind].append(peer)
+        turn.live = tuple(by_liveness[Liveness.LIVE])
+        turn.uncertain = tuple(by_liveness[Liveness.UNCERTAIN])
+    else:
+        seen = {}
+    if state.retries and now_s - state.last_failure_s >= timing.retry_expiry:
+        state = replace(state, retries=0)
+    for outcome in turn.ended:
+        state = orders.with_outcome(_with_outcome(state, outcome, now_s), outcome)
+    up = observation.local.engine.vm is VmStatus.UP or any(
+        p.engine.vm is VmStatus.UP for p in turn.live
+    )
+    missing_since_s = state.missing_since_s
+    if up or observation.storage_good_since_s is None:
+        missing_since_s = None
+    elif missing_since_s is None:
+        missing_since_s = now_s
+    turn.state = replace(state, seen=seen, missing_since_s=missing_since_s)
+
+
+def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentState:
+    """What an ended action changes in memory; the states read the outcome itself as well."""
+    match outcome:
+        case EngineStartEnded(result=StartResult.FAILED):
+            return replace(
+                state, acting=False, acted_s=now_s, retries=state.retries + 1, last_failure_s=now_s
+            )
+        case EngineStartEnded() | EngineStopEnded():
+            return replace(state, acting=False, acted_s=now_s, lease=None)
+        case EngineMigrationEnded(ok=ok):
+            not_before_s = now_s + (0 if ok else state.rules.timing.migrate_retry)
+            return replace(state, acting=False, acted_s=now_s, move_not_before_s=not_before_s)
+        case LeaseAnswer():
+            step = state.takeover
+            if step is not None:
+                step = takeover.with_lease(step, outcome)
+            return replace(state, lease=outcome, asking_lease=False, takeover=step)
+        case PowerAnswer():
+            if state.takeover is None or state.takeover.host_id != outcome.host_id:
+                return state
+            return replace(
+                state, takeover=takeover.with_power(state.takeover, outcome, state.rules.timing)
+            )
+        case FenceLeaseAnswer():
+            if state.takeover is None:
+                return state
+            step = replace(state.takeover, taking_fence=False)
+            if outcome.held:
+                step = replace(step, fence_since_s=outcome.since_s)
+            else:
+                step = _paused(
+                    step, f"the fence lease was not given: {outcome.detail}", state, now_s
+                )
+            return replace(state, takeover=step)
+        case HostIdFreed():
+            if state.takeover is None or state.takeover.host_id != outcome.host_id:
+                return state
+            step = replace(state.takeover, freeing=False, freed_s=now_s if outcome.ok else None)
+            if not outcome.ok:
+                step = _paused(step, f"its id was not freed: {outcome.detail}", state, now_s)
+            return replace(state, takeover=step)
+        case PowerOffEnded():
+            if state.takeover is None or state.takeover.host_id != outcome.host_id:
+                return state
+            return replace(state, takeover=takeover.with_order(state.takeover, outcome, now_s))
+        case PowerOnEnded(host_id=host):
+            switched_on_s = {**state.switched_on_s, host: now_s}
+            return replace(state, switching_on=None, switched_on_s=switched_on_s)
+        case MigrationCancelled():
+            return state
+        case _:
+            assert_never(outcome)
+
+
+def _paused(step: Takeover, problem: str, state: AgentState, now_s: float) -> Takeover:
+    """Start the protocol over after a pause: nothing read before it counts."""
+    return replace(
+        step, offs=(), problem=problem, not_before_s=now_s + state.rules.timing.takeover_retry
+    )
+
+
+def forget(turn: Turn) -> None:
+    """A takeover is remembered only while it is pursued; the fence lease goes with it.
+
+    What it has under way is waited for: no device is asked twice at once, and the fence
+    lease outlasts a freeing and the switching off or on of a host.
+    """
+    if turn.pursuing and turn.state.name is StateName.ENGINE_DOWN:
+        return
+    step = turn.state.takeover
+    if step is not None:
+        step = Takeover(
+            step.host_id,
+            step.since_s,
+            power=step.power,
+            asking_power=step.asking_power,
+            taking_fence=step.taking_fence,
+            switching_off=step.switching_off,
+            freeing=step.freeing,
+        )
+        if not (step.asking_power or step.taking_fence or step.switching_off or step.freeing):
+            step = None
+        turn.state = replace(turn.state, takeover=step)
+    in_use = turn.state.switching_on is not None or (
+        step is not None and (step.freeing or step.switching_off)
+    )
+    if turn.observation.fence_lease_held and not in_use:
+        turn.actions.append(DropFenceLease())
+
+
+def wake_s(turn: Turn) -> float | None:
+    """When the next power reading may count, while one is waited for."""
+    step = turn.state.takeover
+    if step is None or step.asking_power or step.freeing or step.switching_off or not step.offs:
+        return None
+    return step.offs[-1].read_s + turn.state.rules.timing.power_reread

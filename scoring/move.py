@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Should the VM move? Out of a host in local maintenance, or to one that is better for long."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from scoring import placement
+from scoring.decision import Code, MigrateEngine
+from scoring.state import StateName
+from scoring.turn import Turn, others, own
+
+
+def move(turn: Turn) -> StateName | None:
+    """Whether the VM should be migrated: this host drains, or another is better for long enough."""
+    state, rules = turn.state, turn.state.rules
+    candidates = placement.ranked(others(turn))
+    best = candidates[0] if candidates else None
+    draining = turn.observation.local.maintenance
+    if draining:
+        if best is None:
+            turn.because(
+                Code.DRAIN_WAITING, "local maintenance: no other live host can take the VM"
+            )
+            return None
+    else:
+        gap = 0 if best is None else best.score - own(turn).score
+        if best is None or gap < rules.move_threshold:
+            turn.state = replace(state, better_since_s=None)
+            return None
+        since_s = turn.now_s if state.better_since_s is None else state.better_since_s
+        turn.state = state = replace(state, better_since_s=since_s)
+        left_s = rules.timing.move_dwell - (turn.now_s - since_s)
+        if left_s > 0:
+            turn.because(
+                Code.MOVE_DWELL,
+                f"{best.title} is {gap} points better, moving there in {left_s:.0f} s",
+            )
+            return None
+    if not turn.observation.migration_possible:
+        turn.because(
+            Code.MOVE_IMPOSSIBLE,
+            f"would move to {best.title}, but libvirt.migration-uri is not set",
+        )
+        return None
+    if turn.now_s < state.move_not_before_s:
+        left_s = state.move_not_before_s - turn.now_s
+        turn.because(Code.MOVE_DWELL, f"the last migration failed, next try in {left_s:.0f} s")
+        return None
+    turn.because(Code.MOVE_STARTED, f"migrating the VM to {best.title}")
+    turn.act(MigrateEngine(best.host_id))
+    turn.state = replace(turn.state, moving_to=best.host_id)
+    return StateName.ENGINE_MIGRATING_AWAY
