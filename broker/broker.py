@@ -33,8 +33,10 @@ from broker.monitors import MonitorRunner
 from broker.monitors.shown import shown_monitors
 from broker.network_verdict import NetworkVerdict, publish, published, verdict
 from broker.notify.lookout import HostGlance, Lookout
+from broker.notify.notice import Notice
 from broker.notify.notices import Notices
 from broker.orders import Orders
+from broker.tally import Tally
 from broker.whiteboard import SlotReport, fit_hostname
 from broker.wire import (
     STATUS_VERSION,
@@ -117,11 +119,15 @@ class Broker:
         self.heartbeats = heartbeats or Heartbeats(config.host.id, None, None)
         #: Whoever has something to tell calls `notices.tell`.
         self.notices = Notices.of(config, wall) if notices is None else notices
-        self._lookout = Lookout(self.notices.tell, config.host.id, config.host_name)
+        self._lookout = Lookout(self._tell, config.host.id, config.host_name)
+        #: What has happened here, counted.
+        self.tally = Tally()
         #: Why the configuration file as it is now is not gone by; empty when it is.
         self.config_problem = ""
         #: How late each beat began, against its plan.
         self.lateness = Histogram()
+        #: How long each beat took, its reads and writes of the storage included.
+        self.durations = Histogram()
         #: Called after each completed beat.
         self.on_beat: Callable[[], None] = lambda: None
         self._timing = config.timing_rules()
@@ -171,7 +177,9 @@ class Broker:
         next_s = planned_s = loop.time()
         while True:
             self.lateness.add(loop.time() - planned_s)
-            await self.beat(loop.time())
+            begun_s = loop.time()
+            await self.beat(begun_s)
+            self.durations.add(loop.time() - begun_s)
             self.on_beat()
             planned_s = next_s + self._timing.beat
             next_s = max(planned_s, loop.time())
@@ -291,6 +299,16 @@ class Broker:
                 f"host id {self.config.host.id} is in use by {after.hostname}, which writes its "
                 f"slot on {self.config.storage.whiteboard}; give this host its own host.id"
             )
+
+    def _tell(self, notice: Notice) -> None:
+        """What the lookout has seen, to all who want to know."""
+        self.tally.take(notice, asyncio.get_running_loop().time())
+        self.notices.tell(notice)
+
+    @property
+    def lease_held(self) -> bool | None:
+        """Whether the engine's process here holds the engine lease; None: not known."""
+        return self._engine.lease_held
 
     def _monitor_changed(self, name: str) -> None:
         if name == "engine":

@@ -25,6 +25,7 @@ from aiohttp import web
 
 from broker.broker import Broker
 from broker.heartbeat import is_nonce
+from broker.metrics import Door, Metrics
 from broker.server import as_problems, problem
 
 log = logging.getLogger("ha-broker.listener")
@@ -39,13 +40,16 @@ BODY_BYTES_MAX = 4096
 SHUTDOWN_S = 0.5
 
 _BROKER: web.AppKey[Broker] = web.AppKey("broker", Broker)
+_METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
 
 
-def application(broker: Broker) -> web.Application:
-    """The pages over one broker."""
+def application(broker: Broker, door: Door | None = None) -> web.Application:
+    """The pages over one broker; `door`: what the metrics tell of the listener."""
     app = web.Application(middlewares=[_at_work, as_problems], client_max_size=BODY_BYTES_MAX)
     app[_BROKER] = broker
+    app[_METRICS] = Metrics(broker, lambda: asyncio.get_running_loop().time(), door=door)
     app.router.add_get("/heartbeat", _get_heartbeat, allow_head=False)
+    app.router.add_get("/metrics", _get_metrics)
     return app
 
 
@@ -58,6 +62,12 @@ async def _get_heartbeat(request: web.Request) -> web.Response:
     if answer is None:
         return problem(404, "no heartbeat", "this host has no cluster-key in its secrets file")
     return web.Response(body=answer, content_type="application/json")
+
+
+async def _get_metrics(request: web.Request) -> web.Response:
+    """For Prometheus: broker/metrics.py."""
+    text, kind = request.app[_METRICS].text(request.headers.get("Accept", ""))
+    return web.Response(body=text, headers={"Content-Type": kind})
 
 
 @web.middleware
@@ -80,8 +90,11 @@ class Listener:
     """The TCP side of the API on all its addresses."""
 
     def __init__(self, broker: Broker) -> None:
+        self.guests: Counter[str] = Counter()
+        self.turned_away = 0
+        door = Door(lambda: self.guests.total(), lambda: self.turned_away)
         self._runner = web.AppRunner(
-            application(broker),
+            application(broker, door),
             access_log=None,
             handle_signals=False,
             keepalive_timeout=REQUEST_S,
@@ -92,8 +105,6 @@ class Listener:
             logger=log,
         )
         self._servers: list[asyncio.Server] = []
-        self.guests: Counter[str] = Counter()
-        self.turned_away = 0
 
     async def start(self, addresses: Iterable[tuple[str, int]]) -> None:
         """Listen on (host, port), port 0: any; OSError, its filename the address, where that

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`python -m tests.bench [--takeovers N] [--no-lab] [--json FILE]`.
+"""`python -m tests.bench [scrape] [--takeovers N] [--no-lab] [--json FILE]`.
 
 Prints each figure with its spread and the target it is held against; exits 1 when one
 misses its target. Nothing here is a test: a loaded machine makes figures worse, not wrong.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.lab.errors import LabError
 
-from . import core, lab
+from . import core, lab, scrape
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ def main() -> int:
     parser.add_argument("--takeovers", type=int, default=5, metavar="N")
     parser.add_argument("--no-lab", action="store_true", help="only what needs no lab")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("only", nargs="?", choices=["scrape"], help="only this part")
     options = parser.parse_args()
 
     figures: list[Figure] = []
@@ -60,6 +61,10 @@ def main() -> int:
         print(figure.line(), flush=True)
 
     add(Figure("machine noise: a fixed loop", "ms", core.noise_ms()))
+    for name, unit, values, target in scrape.rows():
+        add(Figure(name, unit, values, target))
+    if options.only == "scrape":
+        return int(not all(figure.holds for figure in figures))
     add(Figure("decide() at 3 hosts", "us", core.decide_us(3), 200))
     add(Figure("decide() at 100 hosts", "us", core.decide_us(100)))
     add(Figure("whiteboard sweep decoded, 3 hosts", "us", core.decode_us(3)))
