@@ -23,6 +23,7 @@ from broker.atomic_file import write_atomically
 from broker.board import Board, StorageTrouble
 from broker.bound import bound
 from broker.config import Config, system_uuid
+from broker.events import Events, PeerEvents, mode_lines
 from broker.fence_log import LogRecord
 from broker.heartbeat import Heartbeat, signed
 from broker.heartbeats import Heartbeats
@@ -119,9 +120,13 @@ class Broker:
         self.heartbeats = heartbeats or Heartbeats(config.host.id, None, None)
         #: Whoever has something to tell calls `notices.tell`.
         self.notices = Notices.of(config, wall) if notices is None else notices
-        self._lookout = Lookout(self._tell, config.host.id, config.host_name)
         #: What has happened here, counted.
         self.tally = Tally()
+        #: What happened, for the command line, the dashboard and the API.
+        self.events = Events(wall, config.host.id, config.host_name)
+        self._peer_events = PeerEvents(self.events, config.host.id, config.host_name)
+        self._peer_events.started()
+        self._lookout = Lookout(self._tell, config.host.id, config.host_name, self.events.add)
         #: Why the configuration file as it is now is not gone by; empty when it is.
         self.config_problem = ""
         #: How late each beat began, against its plan.
@@ -276,6 +281,14 @@ class Broker:
                     known_s=seen.since_s,
                 )
         self._lookout.look(hosts, self.agent_silent_s(now_s), now_s)
+        log_is_known = self.board.fence_log.known
+        self._peer_events.look(
+            self.board.reports,
+            self.board.global_maintenance is not None,
+            self.board.global_mode,
+            self._local_mode,
+            self.board.fence_log.last(FENCE_LOG_SHOWN) if log_is_known else None,
+        )
         budget_max_s = BUDGET_IO_TIMEOUTS * float(self.config.storage.io_timeout)
         self._lookout.budget(self.lockspace_budget_s(now_s), budget_max_s)
 
@@ -303,6 +316,7 @@ class Broker:
     def _tell(self, notice: Notice) -> None:
         """What the lookout has seen, to all who want to know."""
         self.tally.take(notice, asyncio.get_running_loop().time())
+        self.events.add(notice)
         self.notices.tell(notice)
 
     @property
@@ -886,7 +900,7 @@ def _mode_of(report: SlotReport) -> ModeStatus | None:
     if not report.maintenance:
         return None
     extra = report.extra if report.extra_trusted else {}
-    mode = from_lines({key.removeprefix("mode-"): value for key, value in extra.items()})
+    mode = mode_lines(report)
     left = count(extra.get("mode-left", ""))
     return ModeStatus(
         mode.owner, mode.reason, mode.since_epoch_s, None if left is None else float(left)

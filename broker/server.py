@@ -11,6 +11,7 @@ import asyncio
 import errno
 import os
 import pwd
+import re
 import socket
 import struct
 from pathlib import Path
@@ -90,6 +91,15 @@ async def _get_view(request: web.Request) -> web.Response:
     return _json(request.app[_BROKER].view(_now_s()))
 
 
+async def _get_events(request: web.Request) -> web.Response:
+    """What happened after the event `?after=ID`; with `&wait=SECONDS` only once there is
+    something."""
+    after, wait = request.query.get("after", "0"), request.query.get("wait", "0")
+    if not all(re.fullmatch("[0-9]{1,15}", text) for text in (after, wait)):
+        return problem(400, "after and wait must be whole numbers, of up to 15 digits")
+    return _json(await request.app[_BROKER].events.newer(int(after), float(wait)))
+
+
 async def _put_report(request: web.Request) -> web.Response:
     """The agent's report; answered with a view, so that a beat is one round trip.
 
@@ -167,6 +177,7 @@ def application(broker: Broker) -> web.Application:
     app[_BROKER] = broker
     app.router.add_get("/v1/status", _get_status)
     app.router.add_get("/v1/view", _get_view)
+    app.router.add_get("/v1/events", _get_events)
     app.router.add_put("/v1/report", _put_report)
     app.router.add_post("/v1/fence-log", _post_fence_log)
     app.router.add_post("/v1/notify/test", _post_notify_test)

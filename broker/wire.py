@@ -24,6 +24,7 @@ from scoring.observation import (
 from scoring.state import OrderAnswer
 
 STATUS_VERSION = 1
+EVENTS_VERSION = 1
 
 
 class View(Struct, frozen=True):
@@ -383,6 +384,31 @@ class Status(Struct, frozen=True):
     bound: Bound | None = None
     notify: NotifyStatus = NotifyStatus()
     migration: MigrationStatus | None = None
+
+
+class Event(Struct, frozen=True):
+    """Something that happened, docs/events.md. `id` grows. `time`: UTC by the clock of the host
+    that answers, ISO 8601. `host`: whom or what it is about; `host_id`: None where that is no
+    host. `text`: a sentence, of a transition "OldState-NewState"."""
+
+    id: int
+    time: str
+    kind: str
+    severity: str
+    host: str
+    host_id: int | None
+    text: str
+    facts: dict[str, str | int | float | bool | None]
+
+
+class EventList(Struct, frozen=True):
+    """Events, oldest first. `last`: what to ask for those after them with. `missed`: others
+    after the id that was asked with are not known any more."""
+
+    version: int
+    events: tuple[Event, ...]
+    last: int
+    missed: bool
 
 
 class Problem(Struct, frozen=True):

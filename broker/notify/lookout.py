@@ -53,10 +53,18 @@ class HostGlance:
 
 
 class Lookout:
-    """`tell`: who gets the notices. `host_id`, `name`: this host's."""
+    """`tell`: who gets the notices. `host_id`, `name`: this host's. `see`: who gets those that
+    another host tells."""
 
-    def __init__(self, tell: Callable[[Notice], None], host_id: int, name: str) -> None:
+    def __init__(
+        self,
+        tell: Callable[[Notice], None],
+        host_id: int,
+        name: str,
+        see: Callable[[Notice], None] = lambda notice: None,
+    ) -> None:
         self._tell = tell
+        self._see = see
         self._host_id = host_id
         self._name = name
         self._report: Report | None = None
@@ -86,12 +94,11 @@ class Lookout:
             self._look_at_path(host, path, now_s, wall_s)
         if old is None or old.state == report.state:
             return
-        reason = report.reasons[0].text if report.reasons else ""
-        self._say(
-            Kind.STATE_TRANSITION,
-            f"{old.state}-{report.state}",
-            {"from": old.state, "to": report.state, "reason": reason, "score": report.score},
-        )
+        facts: dict[str, FactValue] = {"from": old.state, "to": report.state}
+        facts["reason"] = report.reasons[0].text if report.reasons else ""
+        facts["code"] = report.reasons[0].code if report.reasons else ""
+        facts["score"] = report.score
+        self._say(Kind.STATE_TRANSITION, f"{old.state}-{report.state}", facts)
         if report.state == StateName.ENGINE_START:
             self._failover_starts(now_s)
         elif report.state == StateName.ENGINE_UP and self._failover_since_s is not None:
@@ -162,20 +169,18 @@ class Lookout:
         facts: dict[str, FactValue] = {"host_id": host, "host": seen.name}
         if seen.silent_s is None:
             since_s = self._gone.pop(host, None)
-            if since_s is not None and self.tells_for_all:
+            if since_s is not None:
                 facts["away_s"] = round(now_s - since_s, 1)
-                self._tell(Notice(Kind.PEER_BACK, seen.name, f"{seen.name} is back", facts))
+                self._say_once(Notice(Kind.PEER_BACK, seen.name, f"{seen.name} is back", facts))
         elif seen.silent_s >= PEER_SILENT_S and host not in self._gone:
             self._gone[host] = now_s - seen.silent_s
-            if not self.tells_for_all:
-                return
             if seen.stopped:
                 detail = f"{seen.name} is gone, its agent was stopped in good order"
-                self._tell(Notice(Kind.PEER_STOPPED, seen.name, detail, facts))
+                self._say_once(Notice(Kind.PEER_STOPPED, seen.name, detail, facts))
             else:
                 facts["engine"] = "up there when last seen" if seen.up else "not there"
                 detail = f"{seen.name} is silent: it does not publish any more"
-                self._tell(Notice(Kind.PEER_SILENT, seen.name, detail, facts))
+                self._say_once(Notice(Kind.PEER_SILENT, seen.name, detail, facts))
 
     def _look_at_agent(self, silent_s: float | None, now_s: float) -> None:
         if self._first_s is None:
@@ -210,11 +215,7 @@ class Lookout:
 
     def fenced(self, step: FenceStep, host_id: int, name: str, ordered: bool, text: str) -> None:
         """This host's agent has written to the fence log about host `host_id`."""
-        kind, what = _FENCE_STEPS[step]
-        host = name or f"host {host_id}"
-        facts: dict[str, FactValue] = {"host_id": host_id, "host": host, "by": self._name}
-        facts |= {"ordered": ordered, "evidence": text}
-        self._tell(Notice(kind, host, f"{host} {what}", facts))
+        self._tell(fence_notice(step, host_id, name, self._name, ordered, text))
 
     def was_switched_off(self, by: str, ordered: bool, text: str) -> None:
         """This host is back, and its last end is in the fence log."""
@@ -224,16 +225,17 @@ class Lookout:
 
     def maintenance_ends_soon(self, mode: str, left_s: float | None, reason: str) -> None:
         """`mode`: local or global, the latter told by one host."""
-        if mode == "local" or self.tells_for_all:
-            left = None if left_s is None else round(left_s)
-            self._tell(
-                Notice(
-                    Kind.MAINTENANCE_ENDS_SOON,
-                    f"{mode} maintenance",
-                    f"{mode} maintenance ends by itself soon",
-                    {"mode": mode, "host": self._name, "left_s": left, "reason": reason},
-                )
-            )
+        left = None if left_s is None else round(left_s)
+        notice = Notice(
+            Kind.MAINTENANCE_ENDS_SOON,
+            f"{mode} maintenance",
+            f"{mode} maintenance ends by itself soon",
+            {"mode": mode, "host": self._name, "left_s": left, "reason": reason},
+        )
+        if mode == "local":
+            self._tell(notice)
+        else:
+            self._say_once(notice)
 
     def maintenance_over(self, mode: str) -> None:
         """It has ended by itself; told by the host that ended it."""
@@ -247,3 +249,21 @@ class Lookout:
 
     def _say(self, kind: Kind, detail: str, facts: Mapping[str, FactValue]) -> None:
         self._tell(Notice(kind, self._name, detail, facts))
+
+    def _say_once(self, notice: Notice) -> None:
+        """What all hosts see: the people get it from one of them."""
+        if self.tells_for_all:
+            self._tell(notice)
+        else:
+            self._see(notice)
+
+
+def fence_notice(
+    step: FenceStep, host_id: int, name: str, by: str, ordered: bool, text: str
+) -> Notice:
+    """A record of the fence log, about host `host_id`, written by the host named `by`."""
+    kind, what = _FENCE_STEPS[step]
+    host = name or f"host {host_id}"
+    facts: dict[str, FactValue] = {"host_id": host_id, "host": host, "by": by}
+    facts |= {"ordered": ordered, "evidence": text}
+    return Notice(kind, host, f"{host} {what}", facts)

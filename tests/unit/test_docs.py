@@ -15,11 +15,14 @@ import pytest
 from msgspec import inspect
 
 from broker.config import Config
+from broker.events import Extra
 from broker.exit_codes import ExitCode
 from broker.wire import (
     STATUS_VERSION,
     Bound,
     EngineSummary,
+    Event,
+    EventList,
     FenceLogEntry,
     FencePathStatus,
     HostStatus,
@@ -227,6 +230,17 @@ def test_the_example_status_has_the_documented_shape_and_version() -> None:
     status = msgspec.json.decode(example, type=Status)
     assert status.version == STATUS_VERSION
     assert json.loads(example) == json.loads(msgspec.json.encode(status)), "no field left out"
+
+
+@pytest.mark.parametrize(("heading", "structure"), [("The answer", EventList), ("An event", Event)])
+def test_every_field_of_an_event_is_described_in_order(heading: str, structure: type) -> None:
+    text = sections(DOCS / "events.md")[heading]
+    assert [row[0] for row in rows(text)] == [f"`{name}`" for name in field_names(structure)]
+
+
+def test_every_kind_of_event_that_is_no_notice_is_described() -> None:
+    page = (DOCS / "events.md").read_text()
+    assert set(re.findall(r"^\| `([a-z]+-[a-z]+)` \|", page, re.M)) == {one.value for one in Extra}
 
 
 def test_every_exit_code_is_described() -> None:
