@@ -292,15 +292,24 @@ def _switch_on_again(turn: Turn) -> None:
     if not state.rules.fence_power_on or state.switching_on is not None:
         return
     last: dict[int, FenceRecord] = {}
+    begun: set[tuple[int, str]] = set()
     for record in turn.observation.fence_log or ():
-        # Found off, and not by us: whoever switched it off may not want it on.
-        if record.step is not FenceStep.DEAD or record.ordered:
+        act = record.target, record.boot_id
+        if record.step is FenceStep.INTENT:
+            begun.add(act)
+        elif record.step is FenceStep.FAILED:
+            begun.discard(act)
+        # Found off, and by none of us: whoever switched it off may not want it on. Of one that
+        # died after its order the intent is there; the host may be off, and its VM is here.
+        if record.step is FenceStep.DEAD and not record.ordered and act not in begun:
+            last.pop(record.target, None)
+        else:
             last[record.target] = record
     alive = {p.host_id for p in (*turn.live, *turn.uncertain)} | {turn.observation.local.host_id}
     for target, record in last.items():
         tried_s = state.switched_on_s.get(target, NEVER_S)
         if (
-            record.step is FenceStep.DEAD
+            record.step in (FenceStep.INTENT, FenceStep.DEAD)
             and target not in alive
             and target in turn.observation.fence_devices
             and turn.now_s - record.at_s < SWITCH_ON_WITHIN_S

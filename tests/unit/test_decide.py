@@ -2028,6 +2028,10 @@ def test_the_owner_that_beats_again_in_the_middle_of_an_order_ends_the_takeover(
 SHOT = FenceRecord(7, FenceStep.DEAD, 1, DEAD, NOW_S - 30, ordered=True, boot_id="b")
 
 
+INTENT = replace(SHOT, number=5, step=FenceStep.INTENT)
+FAILED = replace(SHOT, number=6, step=FenceStep.FAILED)
+
+
 def up_with(*log: FenceRecord, **given: Any) -> Decision:
     given.setdefault("silent", [peer(DEAD)])
     given.setdefault("fence_devices", frozenset({DEAD}))
@@ -2041,13 +2045,22 @@ def test_the_host_that_runs_the_vm_switches_the_fenced_one_on_again() -> None:
     assert Code.POWER_ON_ORDERED in codes(decision)
 
 
+@pytest.mark.parametrize("log", [(INTENT,), (INTENT, replace(SHOT, ordered=False))])
+def test_one_whose_fencer_died_after_its_order_is_switched_on_too(
+    log: tuple[FenceRecord, ...],
+) -> None:
+    """Its death is proven by another host that did not order it, or only time has passed."""
+    assert PowerOnHost(DEAD) in up_with(*log).actions
+
+
 @pytest.mark.parametrize(
     ("log", "given"),
     [
         ((), {}),
         ((replace(SHOT, ordered=False),), {}),
-        ((replace(SHOT, step=FenceStep.INTENT),), {}),
         ((replace(SHOT, step=FenceStep.FAILED),), {}),
+        ((INTENT, FAILED, replace(SHOT, ordered=False)), {}),
+        ((replace(INTENT, boot_id="an earlier one"), replace(SHOT, ordered=False)), {}),
         ((SHOT, replace(SHOT, number=8, step=FenceStep.BACK)), {}),
         ((replace(SHOT, at_s=NOW_S - 3600),), {}),
         ((replace(SHOT, target=1),), {}),
