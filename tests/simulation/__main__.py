@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`python -m tests.simulation run|scenario|demo`; see --help."""
+"""`python -m tests.simulation run|scenario|false-fences|demo`; see --help."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.simulation import demo
+from tests.simulation import demo, false_fences
 from tests.simulation.laws import Broken
 from tests.simulation.scenario import BadScenario, Disappointed, Player, load
 from tests.simulation.seeds import MOMENTS, Sum, run_seed, run_seeds
@@ -34,6 +34,11 @@ def _parser() -> argparse.ArgumentParser:
     scenario = verbs.add_parser("scenario", help="play scenario files")
     scenario.add_argument("files", type=Path, nargs="+")
     scenario.add_argument("--trace", action="store_true", help="print what happens")
+    false = verbs.add_parser("false-fences", help="is anybody switched off who lives?")
+    false.add_argument("--days", type=int, default=1000, help="cluster-days")
+    false.add_argument("--first", type=int, default=0, help="the first seed; a day is a seed")
+    false.add_argument("--processes", type=int, default=2)
+    false.add_argument("--cpu-minutes", type=float, help="begin no day after so many")
     verbs.add_parser("demo", help="a power cut and what follows, told in virtual time")
     return parser
 
@@ -44,6 +49,8 @@ def main() -> int:
     match arguments.verb:
         case "scenario":
             return _scenarios(arguments.files, arguments.trace)
+        case "false-fences":
+            return _false_fences(arguments)
         case "demo":
             return demo.tell(print)
         case _:
@@ -66,6 +73,23 @@ def _scenarios(files: list[Path], trace: bool) -> int:
             _print_trace(player.world.trace)
     print(f"{len(files) - failed} of {len(files)} scenarios held")
     return 1 if failed else 0
+
+
+def _false_fences(arguments: argparse.Namespace) -> int:
+    total = false_fences.Sum()
+    days = false_fences.run_days(arguments.days, arguments.first, arguments.processes)
+    for day in days:
+        if day.broken:
+            print(f"day {day.seed} with {day.hosts} hosts: {day.broken}")
+            return 1
+        total.add(day)
+        if total.days % 50 == 0:
+            print(f"{total.days} days", file=sys.stderr, flush=True)
+        if arguments.cpu_minutes is not None and total.cpu_s > 60 * arguments.cpu_minutes:
+            print(f"stopped after {total.days} of {arguments.days} days: the CPU time is over")
+            break
+    print("\n".join(total.lines()))
+    return 1 if total.false else 0
 
 
 def _print_trace(trace: list[tuple[float, str, str]]) -> None:

@@ -500,11 +500,12 @@ def schedule(
             host_id = chance.randint(1, world.settings.hosts)
             lasts_s = chance.uniform(*fault.lasts_s)
             began_s = at_s + chance.uniform(0.0, 5.0)
-            world.timeline.plan(began_s, _begin, world, fault, host_id, chance.random(), lasts_s)
+            world.timeline.plan(began_s, begin, world, fault, host_id, chance.random(), lasts_s)
         at_s += chance.expovariate(1 / apart_s)
 
 
-def _begin(world: World, fault: Fault, host_id: int, draw: float, lasts_s: float) -> None:
+def begin(world: World, fault: Fault, host_id: int, draw: float, lasts_s: float) -> None:
+    """A fault begins now, on that host or on the VM's, and is mended so long after."""
     # Its own source: what a fault draws must not depend on what happened before it.
     chance = random.Random(draw)
     owner = world.owner()

@@ -6,8 +6,8 @@ product's own word.
     leased          a QEMU that executes the guest holds its lease
     freed-off       a host id is freed only when its host was off at the proof read, and
                     nothing of that host uses the id
-    fenced          nobody is switched off without the fence lease, nor a host whose daemons and
-                    storage are well
+    fenced          nobody is switched off without the fence lease, nor a host whose daemons are
+                    well and that can be heard, by the storage or by the network
     global          global maintenance: nothing is started, stopped, moved or freed by a host
                     that had two beats to read it
     local           a host in local maintenance does not start the VM
@@ -141,10 +141,12 @@ class Laws:
         now_s = self._world.timeline.now_s
         if not host.fence_held:
             self.breach("fenced", f"{host.name} shoots {target.name} without the fence lease")
-        bad_until_s = max(target.storage_bad_until_s, target.frozen_until_s, target.on_since_s)
-        # Before its daemons ran for long enough nobody could know that it lives.
-        if len(target.processes) == 2 and now_s - max(bad_until_s, target.daemons_since_s) > WELL_S:
-            self.breach("fenced", f"{host.name} shoots {target.name}, which is well")
+        for path, since_s in self._world.heard_since_s(host, target).items():
+            if since_s is not None and now_s - since_s > WELL_S:
+                self.breach(
+                    "fenced",
+                    f"{host.name} shoots {target.name}, which can be heard by the {path}",
+                )
 
     def reported(self, host: Host, report: Report) -> None:
         """An agent tells its state."""

@@ -116,6 +116,17 @@ class Outage:
     cause: str
 
 
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """A host that is on was switched off by another. `heard_for_s`: by each path, for how long
+    it could have been heard by then; None where it could not."""
+
+    at_s: float
+    by: str
+    target: str
+    heard_for_s: dict[str, float | None]
+
+
 class World:
     """One cluster. The same settings and the same `random` give the same run.
 
@@ -151,6 +162,9 @@ class World:
         #: When an operator last gave an order to a host.
         self.ordered_s: dict[int, float] = {}
         self.outages: list[Outage] = []
+        self.shots: list[Shot] = []
+        #: (asker, target): when packets last could not go there and back.
+        self._unheard_s: dict[tuple[int, int], float] = {}
         self.beat_s = settings.beat_s
         self._well = False
         self._changed_s = 0.0
@@ -351,6 +365,10 @@ class World:
 
     def shoots(self, host: Host, target: Host) -> None:
         """A BMC takes the order to switch a host off that is on."""
+        now_s = self.timeline.now_s
+        heard = self.heard_since_s(host, target)
+        heard_for_s = {path: None if s is None else now_s - s for path, s in heard.items()}
+        self.shots.append(Shot(now_s, host.name, target.name, heard_for_s))
         self.tell(host.name, f"switches host {target.host_id} off")
         self.laws.began(host, "switch a host off")
         self.laws.shoots(host, target)
@@ -389,6 +407,7 @@ class World:
         if well:
             self._down_cause = "sick"
         self.laws.two_up()
+        self._look_at_links()
         self.timeline.after(1.0, self._look)
 
     def wish_daemons(self, host: Host, running: bool) -> None:
@@ -418,6 +437,35 @@ class World:
             self.tell("operator", f"order {order.number} to {host.name}: {kind} {target or ''}")
 
     # --- links ------------------------------------------------------------------------------
+
+    def heard_since_s(self, asker: Host, target: Host) -> dict[str, float | None]:
+        """Since when a host can hear that another one lives, by each path; None: it cannot.
+
+        Before its daemons have run, and its kernel, nobody can.
+        """
+        alive_s = max(target.frozen_until_s, target.on_since_s, target.daemons_since_s)
+        if len(target.processes) != 2 or target.frozen or not target.up:
+            return {"storage": None, "network": None}
+        network_s = self._unheard_s.get((asker.number, target.number), 0.0)
+        return {
+            "storage": None if target.storage.fault else max(alive_s, target.storage_bad_until_s),
+            "network": max(alive_s, network_s)
+            if self.settings.heartbeat and self._is_clear(asker, target)
+            else None,
+        }
+
+    def _is_clear(self, asker: Host, target: Host) -> bool:
+        """Whether packets go there and back in time, all of them."""
+        slow = asker.packet_delay_s or target.packet_delay_s
+        loss = asker.packet_loss or target.packet_loss
+        return not slow and not loss and self.reaches(asker, target)
+
+    def _look_at_links(self) -> None:
+        hosts = self.hosts.values()
+        for asker in hosts:
+            for target in hosts:
+                if asker is not target and not self._is_clear(asker, target):
+                    self._unheard_s[asker.number, target.number] = self.timeline.now_s
 
     def reaches(
         self, asker: Host, target: Host, bmc: bool = False, chance: random.Random | None = None
