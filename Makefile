@@ -4,12 +4,13 @@ PYTHON := .venv/bin/python
 HOSTS ?= 2..7
 SEEDS ?= 200
 
-.PHONY: help setup check lint fast test simulation-test lab-test demo demo-sim simulate \
+.PHONY: help setup check lint fast test simulation-test lab-test lab-test-long demo demo-sim simulate \
 	mutation bench lab-down clean package-build-test package-test deb rpm release
 
 help:
 	@echo "make check     lint, strict types, fast tests (under a minute)"
 	@echo "make test      everything, the lab with real sanlock, libvirt, QEMU and BMCs included"
+	@echo "make lab-test-long  what of the lab takes minutes: a fencer killed at each step, and so on"
 	@echo "make demo      watch an engine VM survive a power cut"
 	@echo "make demo-sim  the same story in virtual time, with Python alone"
 	@echo "make simulate  SEEDS=1000 HOSTS=2..7: whole clusters, faults by chance, in virtual time"
@@ -39,6 +40,10 @@ simulation-test: setup
 
 lab-test: setup
 	@$(PYTHON) -m pytest -q tests/lab
+
+# About half an hour: not a part of `make test`.
+lab-test-long: setup
+	@$(PYTHON) -m pytest -q tests/lab -m long
 
 package-build-test: setup
 	@$(PYTHON) -m pytest -q tests/packaging/test_build.py

@@ -70,15 +70,16 @@ ordered_off() {{
     *) off ;;
   esac
 }}
+note() {{ read -r up rest < /proc/uptime; echo "$up $*" >> {calls}; }}
 start() {{ cd {checkout} && {python} -m tests.lab.bmc {directory} {host}; }}
 fault=ok number=0
 read -r fault number 2>/dev/null < {fault}
 [ "$fault" != slow ] || sleep "$number"
 case "$1 $2 $3" in
-  "get power "*) power ;;
+  "get power "*) told=$(power); note "$told"; echo "$told" ;;
   "get boot "*) echo boot:default ;;
-  "set power 0") ordered_off ;;
-  "set power 1") on || start ;;
+  "set power 0") note ordered:off; ordered_off ;;
+  "set power 1") note ordered:on; on || start ;;
   "set shutdown "*) off ;;
   "set reset "*)
     off
@@ -116,6 +117,7 @@ def write_files(host: HostLayout, settings: Settings) -> None:
         POWER_SCRIPT.format(
             record=host.power_record,
             fault=host.bmc_fault,
+            calls=host.bmc_calls,
             checkout=CHECKOUT,
             python=sys.executable,
             directory=host.lab.directory,
@@ -143,6 +145,16 @@ def write_lan(host: HostLayout, address: str, password: str) -> None:
             password=password,
         )
     )
+
+
+def calls(host: HostLayout) -> list[tuple[float, str]]:
+    """What it was asked and told: (seconds since this machine's boot, ``power:0``, ``power:1``,
+    ``ordered:off`` or ``ordered:on``), oldest first."""
+    try:
+        lines = host.bmc_calls.read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    return [(float(at), what) for at, _, what in (line.partition(" ") for line in lines)]
 
 
 def program_name(host: HostLayout) -> str:

@@ -3,21 +3,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from . import machine
+from . import ask, boot_journal, machine
 from .cluster import Cluster
 from .errors import MachineError
+from .layout import host_id_of
 from .watch import EngineWatcher
 
 #: Short: UNIX socket paths below it must stay under 108 bytes.
 PARENT = Path("/var/tmp/ha-lab")
 TAKEOVER_S = 60.0
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked `long` are run only when the command line speaks of the mark."""
+    if "long" in config.getoption("markexpr"):
+        return
+    for item in items:
+        if item.get_closest_marker("long") is not None:
+            item.add_marker(pytest.mark.skip(reason="takes minutes; run: make lab-test-long"))
 
 
 @pytest.fixture(scope="session")
@@ -53,9 +65,63 @@ def lab(shared_lab: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster
         if shared_lab.power_on(host):
             shared_lab.wait_booted(host)
     shared_lab.wait_healthy(TAKEOVER_S)
-    with EngineWatcher(shared_lab) as watcher:
+    with law_1(shared_lab):
         yield shared_lab
+
+
+@contextlib.contextmanager
+def law_1(cluster: Cluster) -> Iterator[None]:
+    """At most one QEMU ran the guest: by the processes, and by what the guest wrote."""
+    before = len(boot_journal.read(cluster))
+    with EngineWatcher(cluster) as watcher:
+        there = len(watcher.history())
+        yield
     assert watcher.most_running_at_once() <= 1, watcher.history()
+    boots = boot_journal.read(cluster)
+    assert not boot_journal.doubts(boots)
+    started = [p for p in watcher.history()[there:] if p.ran and not p.incoming]
+    assert len(boots) - before <= len(started), "the guest booted where nobody watched"
+
+
+#: Tests that switch hosts off again and again, with a fault in each of them.
+_HASTE = """
+[fence]
+per-hour = 100
+[timing]
+fence-backoff = 0.1
+"""
+ANSWERED_S = 45.0
+
+
+@pytest.fixture(scope="session")
+def hasty(shared_lab: Cluster) -> Cluster:
+    """The shared lab, without the pauses between two hosts that are switched off."""
+    for host in shared_lab.hosts:
+        path = shared_lab.config_path(host)
+        path.write_text(path.read_text() + _HASTE)
+        shared_lab.reload(host)
+    return shared_lab
+
+
+@pytest.fixture
+def fencing(lab: Cluster, hasty: Cluster) -> Iterator[Cluster]:
+    """`lab`, with every host in its place and answering the others; faults end after the test."""
+    for host in lab.hosts:
+        ask.until(f"{host} is in its place", ANSWERED_S, partial(_in_place, lab, host))
+    try:
+        yield lab
+    finally:
+        lab.end_faults()
+
+
+def _in_place(cluster: Cluster, host: str) -> bool:
+    shown = ask.status(cluster, host)
+    peers = [shown.get("hosts", {}).get(str(host_id_of(one)), {}) for one in cluster.hosts]
+    return {peer.get("state") for peer in peers} == {"EngineUp", "EngineDown"} and all(
+        (peer.get("witnesses") or {}).get("heartbeat") == "answered"
+        for peer in peers
+        if peer.get("hostname") != host
+    )
 
 
 @pytest.fixture
@@ -64,9 +130,8 @@ def lab_without_bmc(able: None) -> Iterator[Cluster]:
     cluster = _cluster()
     try:
         cluster.up(2, io_timeout_s=1, bmc=False)
-        with EngineWatcher(cluster) as watcher:
+        with law_1(cluster):
             yield cluster
-        assert watcher.most_running_at_once() <= 1, watcher.history()
     finally:
         cluster.down()
         shutil.rmtree(cluster.directory, ignore_errors=True)

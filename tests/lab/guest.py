@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The engine VM's inside: a stock cloud kernel and a BusyBox initramfs.
 
-The guest answers its health page, counts its boots in a journal on its disk
-(one 512-byte record per boot, the count is served at /boots), and powers off when
-the ACPI power button is pressed, which is what ``virsh shutdown`` does.
+The guest answers its health page, keeps a journal of its boots on its disk (one
+512-byte record per boot, see boot_journal.py; the count is served at /boots), and powers
+off when the ACPI power button is pressed, which is what ``virsh shutdown`` does.
 
 Both files are cached, keyed by everything that goes into them, and renamed into
 place whole: two labs may build them at the same time.
@@ -35,6 +35,8 @@ BOOTS_PATH = "/boots"
 CPU_MODEL = "qemu64"
 JOURNAL_RECORD_BYTES = 512
 JOURNAL_RECORDS_MAX = 2048
+#: A guest that runs renews its record so often, and looks whether another boot wrote.
+JOURNAL_BEAT_S = 0.5
 
 # In load order: each needs those before it.
 MODULES = (
@@ -71,10 +73,15 @@ boots=0
 if [ -b /dev/vda ]; then
   boots=$($b dd if=/dev/vda bs={JOURNAL_RECORD_BYTES} count={JOURNAL_RECORDS_MAX} 2>/dev/null |
     $b tr -d '\\0' | $b wc -l)
-  read -r up rest < /proc/uptime
-  $b echo "boot $((boots + 1)) uptime $up" |
-    $b dd of=/dev/vda bs={JOURNAL_RECORD_BYTES} seek=$boots conv=notrunc,sync,fsync 2>/dev/null
-  boots=$((boots + 1))
+  boots=$((boots + 1)) alone=alone
+  read -r id < /proc/sys/kernel/random/boot_id
+  note() {{
+    read -r up rest < /proc/uptime
+    line="boot $boots id $id uptime $up $alone"
+    $b echo "$line" | $b dd of=/dev/vda bs={JOURNAL_RECORD_BYTES} \\
+      seek=$((boots - 1)) conv=notrunc,sync oflag=direct 2>/dev/null
+  }}
+  note
 fi
 $b mkdir -p /www{os.path.dirname(HEALTH_PATH)}
 $b printf '%s' '{HEALTH_TEXT}' > /www{HEALTH_PATH}
@@ -89,7 +96,13 @@ for e in /sys/class/input/event*; do
     $b echo LAB-GUEST-POWER-BUTTON; $b sync; $b poweroff -f ) &
 done
 $b echo LAB-GUEST-UP boots=$boots
-while :; do $b sleep 3600; done
+[ $boots -gt 0 ] || while :; do $b sleep 3600; done
+while $b sleep {JOURNAL_BEAT_S}; do
+  found=$($b dd if=/dev/vda bs={JOURNAL_RECORD_BYTES} skip=$((boots - 1)) count=2 \\
+    iflag=direct 2>/dev/null | $b tr -d '\\0')
+  [ "$found" = "$line" ] || alone=overtaken
+  note
+done
 """
 
 

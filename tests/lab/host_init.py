@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 from . import host_storage
@@ -70,6 +71,10 @@ def set_up_mounts(host: HostLayout) -> None:
     """Private folders where two hosts would otherwise meet. Nothing shows outside."""
     make_mounts_private()
     mount("proc", "/proc", "proc")
+    # All hosts have one kernel; each boot of a host is one of its own.
+    boot_id = host.directory / "boot-id"
+    boot_id.write_text(f"{uuid.uuid4()}\n")
+    mount(str(boot_id), "/proc/sys/kernel/random/boot_id", flags=MS_BIND)
     # sysfs shows the network namespace it was mounted in.
     mount("sysfs", "/sys", "sysfs")
     for source, target in private_folders(host).items():

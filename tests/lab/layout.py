@@ -129,6 +129,11 @@ class HostLayout:
         return self.bmc / "fault"
 
     @property
+    def bmc_calls(self) -> Path:
+        """The BMC's own log of what it was asked and told; see bmc.calls."""
+        return self.bmc / "calls"
+
+    @property
     def libvirt_socket(self) -> Path:
         return self.run / "libvirt" / "libvirt-sock"
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 import os
 from functools import partial
 
+import pytest
+
 from . import ask
 from .cluster import Cluster
 from .layout import VM_NAME
@@ -145,6 +147,7 @@ def poke(whiteboard: str, slot: int, data: bytes) -> None:
         file.write(data)
 
 
+@pytest.mark.long
 def test_without_a_bmc_sanlock_s_own_verdict_is_waited_for(lab_without_bmc: Cluster) -> None:
     lab = lab_without_bmc
     victim = lab.wait_healthy(TAKEOVER_S)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What of fencing takes long: sanlock's own time, a fencer that dies at each step of its act, a
+host that has only lost its storage. `make lab-test-long`."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from scoring.observation import FenceStep
+
+from . import ask
+from .cluster import Cluster
+from .fence_steps import STEPS, Fence, wait_for
+from .test_fencing import HEALTHY_S, comes_back, is_spared, others, somebody_says
+
+pytestmark = pytest.mark.long
+
+#: 8 * io_timeout + 60 s at the lab's io_timeout of 2 s: sanlock calls a host dead.
+HOST_DEAD_S = 76.0
+#: To notice it, to start, to boot an emulated guest.
+START_S = 40.0
+#: From here on the host that fences is the one that starts the VM.
+_ITS_OWN_VM = ("VM process there", "ordered on", "return logged")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_fencer_that_dies_at_any_step_is_followed_by_another(fencing: Cluster, step: str) -> None:
+    """Its agent is killed a few milliseconds after the step was seen from outside, and stays
+    away; where the VM is its own already, it is started again, as its unit does."""
+    lab = fencing
+    victim = lab.wait_healthy(HEALTHY_S)
+    fence = Fence(lab, victim)
+    lab.freeze(victim)
+    froze_s = time.monotonic()
+    wait_for(fence, step, 60)
+    fencer = fence.fencer() or next(
+        host for host in others(lab, victim) if lab.census().engines(host)
+    )
+    lab.kill(fencer, "agent")
+    killed_s = time.monotonic()
+    if step not in _ITS_OWN_VM:
+        lab.stop(fencer, "agent")
+    heir = lab.wait_healthy(HOST_DEAD_S + START_S)
+    print(
+        f"{step}: agent of {fencer} killed {killed_s - froze_s:.1f} s after {victim} hung, "
+        f"healthy on {heir} {time.monotonic() - froze_s:.1f} s after it"
+    )
+    assert heir != victim
+    assert fence.shot() == [victim]
+    comes_back(lab, victim)
+    lab.start(fencer, "agent")
+
+
+@pytest.mark.parametrize("step", ["fence lease taken", "ordered off", "off read once"])
+def test_a_fencer_whose_power_is_cut_is_waited_for(fencing: Cluster, step: str) -> None:
+    """The fence lease is gone with it, until sanlock's time is over: nobody may hurry that."""
+    lab = fencing
+    victim = lab.wait_healthy(HEALTHY_S)
+    fence = Fence(lab, victim)
+    lab.freeze(victim)
+    wait_for(fence, step, 60)
+    fencer = fence.fencer()
+    assert fencer is not None
+    lab.cut(fencer)
+    [third] = [host for host in others(lab, victim) if host != fencer]
+    assert lab.wait_healthy(HOST_DEAD_S + START_S) == third
+    comes_back(lab, victim)
+
+
+def test_without_a_bmc_sanlock_s_time_is_the_bound(fencing: Cluster) -> None:
+    lab = fencing
+    victim = lab.wait_healthy(HEALTHY_S)
+    fence = Fence(lab, victim)
+    lab.bmc(victim, "unreachable")
+    cut_s = lab.cut(victim)
+    ask.until("the countdown is shown", 30, lambda: somebody_says(lab, fence, "free in "))
+    lab.wait_healthy(HOST_DEAD_S + START_S)
+    print(f"healthy {time.monotonic() - cut_s:.1f} s after the cut")
+    assert fence.shot() == []
+
+
+def test_a_bmc_that_never_switches_off_is_told_and_the_watchdog_ends_it(fencing: Cluster) -> None:
+    lab = fencing
+    victim = lab.wait_healthy(HEALTHY_S)
+    fence = Fence(lab, victim)
+    lab.bmc(victim, "off-ignored")
+    lab.freeze(victim)
+    assert lab.wait_healthy(HOST_DEAD_S + START_S) != victim
+    assert fence.told("ordered:off") == 3, "so often and no more"
+    assert fence.logged(FenceStep.FAILED)
+
+
+def test_a_host_that_has_only_lost_its_storage_answers_and_is_spared(fencing: Cluster) -> None:
+    """Its own sanlock ends its VM; then its id stands still until sanlock's time is over, or
+    until it has its storage again."""
+    lab = fencing
+    victim = lab.wait_healthy(HEALTHY_S)
+    fence = Fence(lab, victim)
+    lab.storage(victim, "hang")
+    ask.until("it is known to live", 20, lambda: somebody_says(lab, fence, "owner-answers"))
+    ask.until("its sanlock has ended the VM", 40, lambda: not lab.census().engines(victim))
+    ask.during("nobody is shot", 5, lambda: is_spared(lab, fence))
+    lab.storage(victim, "ok")
+    lab.wait_healthy(HOST_DEAD_S + START_S)
+    assert fence.shot() == []
+
+
+def test_a_host_without_network_hands_its_vm_over(fencing: Cluster) -> None:
+    """Three windows of pings are lost, its score falls, and the VM moves, live."""
+    lab = fencing
+    victim = lab.wait_healthy(HEALTHY_S)
+    fence = Fence(lab, victim)
+    lab.partition(victim)
+    ask.until("it has moved", 240, lambda: lab.engine_host() not in (victim, None))
+    assert fence.shot() == [] and not fence.freed()
+    lab.heal(victim)
+    lab.wait_healthy(HEALTHY_S)
