@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.lab.errors import LabError
 
-from . import core, lab, scrape
+from . import core, fencing, lab, scrape
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ class Figure:
 
 def main() -> int:
     """0 when every figure holds, 1 when one is missed, 3 where the lab cannot run."""
+    if sys.argv[1:2] == ["fencing"]:
+        return fencing.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument("--takeovers", type=int, default=5, metavar="N")
     parser.add_argument("--no-lab", action="store_true", help="only what needs no lab")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .cluster import Cluster
+from .layout import host_id_of
 
 POLL_S = 0.2
 
@@ -25,6 +26,18 @@ def state(cluster: Cluster, host: str) -> str:
     answer = status(cluster, host)
     own = answer.get("hosts", {}).get(str(answer.get("host_id")), {})
     return str(own.get("state", ""))
+
+
+def in_place(cluster: Cluster, host: str) -> bool:
+    """Whether that host sees the engine up, all others ready, and hears from each of them."""
+    shown = status(cluster, host)
+    hosts = shown.get("hosts", {})
+    seen = [hosts.get(str(host_id_of(name)), {}) for name in cluster.hosts]
+    return {one.get("state") for one in seen} == {"EngineUp", "EngineDown"} and all(
+        (one.get("witnesses") or {}).get("heartbeat") == "answered"
+        for one in seen
+        if one.get("hostname") != host
+    )
 
 
 def until(what: str, within_s: float, holds: Callable[[], object]) -> None:

@@ -455,6 +455,13 @@ class Cluster:
             if self.is_on(host):
                 self.links(host, "ok")
 
+    def configure(self, text: str) -> None:
+        """Add to every host's configuration, and have the daemons read it."""
+        for host in self.hosts:
+            path = self.config_path(host)
+            path.write_text(path.read_text() + text)
+            self.reload(host)
+
     def reload(self, host: str) -> None:
         """Have the host's daemons read their configuration again (SIGHUP)."""
         census = self.census()

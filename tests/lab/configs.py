@@ -101,6 +101,15 @@ port = {port}
 username = "{user}"
 """
 
+#: Added where hosts are switched off again and again, each time for another reason.
+HASTE = """
+[fence]
+per-hour = 100
+
+[timing]
+fence-backoff = 0.1
+"""
+
 # The disk comes over NBD because libvirt refuses to migrate a VM whose disk is a file on
 # a local file system, which all of this machine's are. And QEMU's own lock on an image
 # file, which would keep a second QEMU out and hide whether the lease does, stays with

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from . import ask, boot_journal, machine
+from . import ask, boot_journal, configs, machine
 from .cluster import Cluster
 from .errors import MachineError
-from .layout import host_id_of
 from .watch import EngineWatcher
 
 #: Short: UNIX socket paths below it must stay under 108 bytes.
@@ -83,23 +82,13 @@ def law_1(cluster: Cluster) -> Iterator[None]:
     assert len(boots) - before <= len(started), "the guest booted where nobody watched"
 
 
-#: Tests that switch hosts off again and again, with a fault in each of them.
-_HASTE = """
-[fence]
-per-hour = 100
-[timing]
-fence-backoff = 0.1
-"""
 ANSWERED_S = 45.0
 
 
 @pytest.fixture(scope="session")
 def hasty(shared_lab: Cluster) -> Cluster:
     """The shared lab, without the pauses between two hosts that are switched off."""
-    for host in shared_lab.hosts:
-        path = shared_lab.config_path(host)
-        path.write_text(path.read_text() + _HASTE)
-        shared_lab.reload(host)
+    shared_lab.configure(configs.HASTE)
     return shared_lab
 
 
@@ -107,21 +96,11 @@ def hasty(shared_lab: Cluster) -> Cluster:
 def fencing(lab: Cluster, hasty: Cluster) -> Iterator[Cluster]:
     """`lab`, with every host in its place and answering the others; faults end after the test."""
     for host in lab.hosts:
-        ask.until(f"{host} is in its place", ANSWERED_S, partial(_in_place, lab, host))
+        ask.until(f"{host} is in its place", ANSWERED_S, partial(ask.in_place, lab, host))
     try:
         yield lab
     finally:
         lab.end_faults()
-
-
-def _in_place(cluster: Cluster, host: str) -> bool:
-    shown = ask.status(cluster, host)
-    peers = [shown.get("hosts", {}).get(str(host_id_of(one)), {}) for one in cluster.hosts]
-    return {peer.get("state") for peer in peers} == {"EngineUp", "EngineDown"} and all(
-        (peer.get("witnesses") or {}).get("heartbeat") == "answered"
-        for peer in peers
-        if peer.get("hostname") != host
-    )
 
 
 @pytest.fixture

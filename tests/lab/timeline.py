@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -23,6 +24,12 @@ STEPS = (
     ("proven off", re.compile(r"because proven-off")),
     ("host id freed", re.compile(r"freed host id \d+")),
     ("engine lease taken", re.compile(r"EngineStart -> EngineStarting")),
+)
+#: The same of a host that hangs with its power on.
+HANG_STEPS = (
+    *STEPS[:2],
+    ("ordered off", re.compile(r"switching host \d+ off \(order")),
+    *STEPS[2:],
 )
 _STAMP = "%Y-%m-%d %H:%M:%S,%f"
 
@@ -53,15 +60,37 @@ def cut_and_watch(cluster: Cluster, watcher: EngineWatcher, timeout_s: float) ->
 
     Raises LabError when that does not happen within `timeout_s`.
     """
+    return strike_and_watch(cluster, watcher, timeout_s, cluster.cut, STEPS)
+
+
+def hang_and_watch(cluster: Cluster, watcher: EngineWatcher, timeout_s: float) -> Takeover:
+    """The same with a host that hangs."""
+
+    def hang(host: str) -> float:
+        at_s = time.monotonic()
+        cluster.freeze(host)
+        return at_s
+
+    return strike_and_watch(cluster, watcher, timeout_s, hang, HANG_STEPS)
+
+
+def strike_and_watch(
+    cluster: Cluster,
+    watcher: EngineWatcher,
+    timeout_s: float,
+    strike: Callable[[str], float],
+    steps: tuple[tuple[str, re.Pattern[str]], ...],
+) -> Takeover:
+    """`strike`: does it to the engine's host; time.monotonic() of that moment."""
     victim = cluster.wait_healthy(timeout_s)
     wall_s = time.time()
-    cut_s = cluster.cut(victim)
+    cut_s = strike(victim)
     heir = cluster.wait_healthy(timeout_s)
     answers_s = time.monotonic() - cut_s
     started = [p for p in watcher.history() if p.host == heir and p.appeared > cut_s]
     runs_s = next((p.ran_at - cut_s for p in started if p.ran_at is not None), None)
     log = cluster.log_path(heir, "agent").read_text().splitlines()
-    found = [Step(name, _first(log, pattern, wall_s)) for name, pattern in STEPS]
+    found = [Step(name, _first(log, pattern, wall_s)) for name, pattern in steps]
     return Takeover(
         victim,
         heir,
