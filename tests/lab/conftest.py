@@ -40,7 +40,8 @@ def able() -> None:
         pytest.skip(f"the lab cannot run here: {error}")
 
 
-def _cluster() -> Cluster:
+def new_cluster() -> Cluster:
+    """In a directory of its own; nothing is up yet."""
     PARENT.mkdir(parents=True, exist_ok=True)
     return Cluster(Path(tempfile.mkdtemp(prefix="t-", dir=PARENT)), print)
 
@@ -48,7 +49,7 @@ def _cluster() -> Cluster:
 @pytest.fixture(scope="session")
 def shared_lab(able: None) -> Iterator[Cluster]:
     """Three hosts with BMCs, up for the whole run."""
-    cluster = _cluster()
+    cluster = new_cluster()
     try:
         cluster.up(3)
         yield cluster
@@ -106,7 +107,7 @@ def fencing(lab: Cluster, hasty: Cluster) -> Iterator[Cluster]:
 @pytest.fixture
 def lab_without_bmc(able: None) -> Iterator[Cluster]:
     """Two hosts, no fence devices, sanlock's shortest host-dead time (68 s at io_timeout 1)."""
-    cluster = _cluster()
+    cluster = new_cluster()
     try:
         cluster.up(2, io_timeout_s=1, bmc=False)
         with law_1(cluster):
