@@ -7,6 +7,7 @@ object per connection, ``{"order": NAME, ...}`` -> ``{"ok": ...}`` or ``{"error"
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -80,14 +81,19 @@ class Supervisor:
         program.held = True
         program.due = None
         if (process := program.process) is not None:
-            process.terminate()
+            _signal(process, signal.SIGTERM)
             deadline = time.monotonic() + 10.0
 
             def insist() -> None:
                 if program.process is process:
-                    process.kill()
+                    _signal(process, signal.SIGKILL)
 
             self.alarms.append((deadline, insist))
+
+    def end(self, program: Program) -> None:
+        """Kill what runs of it; it is started again unless it is held."""
+        if program.process is not None:
+            _signal(program.process, signal.SIGKILL)
 
     def release(self, program: Program) -> None:
         """Let a held program run again, at once."""
@@ -214,6 +220,12 @@ class Supervisor:
             return {"error": f"no such order: {error}"}
         except (ValueError, OSError, LabError, subprocess.SubprocessError) as error:
             return {"error": str(error)}
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    # Not by Popen: it would reap one that has just died, and nobody would hear of that.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, number)
 
 
 def _receive(connection: socket.socket) -> bytes:

@@ -181,10 +181,8 @@ class Switch:
             if kind == "wrong-password":
                 password = bmc.WRONG_PASSWORD
             bmc.write_lan(host, address, password)
-            process = self.supervisor.programs[bmc.program_name(host)].process
-            if process is not None:
-                # It is started again a second later, as any program here.
-                process.kill()
+            # It is started again a second later, as any program here.
+            self.supervisor.end(self.supervisor.programs[bmc.program_name(host)])
 
 
 def power_is_on(host: HostLayout) -> bool:

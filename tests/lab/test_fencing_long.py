@@ -42,15 +42,17 @@ def test_a_fencer_that_dies_at_any_step_is_followed_by_another(fencing: Cluster,
     killed_s = time.monotonic()
     if step not in _ITS_OWN_VM:
         lab.stop(fencer, "agent")
-    heir = lab.wait_healthy(HOST_DEAD_S + START_S)
-    print(
-        f"{step}: agent of {fencer} killed {killed_s - froze_s:.1f} s after {victim} hung, "
-        f"healthy on {heir} {time.monotonic() - froze_s:.1f} s after it"
-    )
-    assert heir != victim
-    assert fence.shot() == [victim]
-    comes_back(lab, victim)
-    lab.start(fencer, "agent")
+    try:
+        heir = lab.wait_healthy(HOST_DEAD_S + START_S)
+        print(
+            f"{step}: agent of {fencer} killed {killed_s - froze_s:.1f} s after {victim} hung, "
+            f"healthy on {heir} {time.monotonic() - froze_s:.1f} s after it"
+        )
+        assert heir != victim
+        assert fence.shot() == [victim]
+        comes_back(lab, victim)
+    finally:
+        lab.start(fencer, "agent")
 
 
 @pytest.mark.parametrize("step", ["fence lease taken", "ordered off", "off read once"])
