@@ -9,6 +9,7 @@ the agent's word.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import re
@@ -28,6 +29,7 @@ from broker.fence_log import LogRecord
 from broker.heartbeat import Heartbeat, signed
 from broker.heartbeats import Heartbeats
 from broker.histogram import Histogram
+from broker.history import History
 from broker.lockspace import Lockspace, LockspaceError
 from broker.maintenance import Countdown, Mode, count, from_lines, to_lines
 from broker.monitors import MonitorRunner
@@ -122,6 +124,8 @@ class Broker:
         self.notices = Notices.of(config, wall) if notices is None else notices
         #: What has happened here, counted.
         self.tally = Tally()
+        #: Everybody's scores of the last day.
+        self.history = History()
         #: What happened, for the command line, the dashboard and the API.
         self.events = Events(wall, config.host.id, config.host_name)
         self._peer_events = PeerEvents(self.events, config.host.id, config.host_name)
@@ -216,6 +220,7 @@ class Broker:
                 await self.board.write(self._own_slot(now_s), now_s)
             await self.read(now_s)
         self._look_out(now_s)
+        self._remember(now_s)
         self._tell_certificate()
         await self._end_what_is_over(now_s)
         self._tell_news()
@@ -292,6 +297,20 @@ class Broker:
         budget_max_s = BUDGET_IO_TIMEOUTS * float(self.config.storage.io_timeout)
         self._lookout.budget(self.lockspace_budget_s(now_s), budget_max_s)
 
+    def _remember(self, now_s: float) -> None:
+        """Everybody's score, and where the engine is."""
+        here = self.config.host.id
+        scores: dict[int, int | None] = {here: self._own_status(now_s).score}
+        up = {here: self._engine_status(now_s)[0]}
+        for host, report in self.board.reports.items():
+            silent = host in self._silent
+            scores[host] = None if silent else report.score
+            if not silent:
+                up[host] = report.engine_status
+        places = [host for host, status in up.items() if status.vm is VmStatus.UP]
+        good = [host for host in places if up[host].health is Health.GOOD]
+        self.history.take(scores, min(good or places, default=None), now_s)
+
     def _check_nobody_writes_our_slot(
         self, before: SlotReport | None, after: SlotReport | None
     ) -> None:
@@ -333,17 +352,22 @@ class Broker:
         self._news.set()
         self._news = asyncio.Event()
 
-    async def newer_view(self, than: int, patience_s: float) -> View:
-        """The view as soon as it is newer than version `than`, or after `patience_s`."""
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + patience_s
-        try:
-            async with asyncio.timeout_at(until_s):
+    @property
+    def news(self) -> int:
+        """Grows with each beat, and whenever there is something new in between."""
+        return self._version
+
+    async def wait_for_news(self, than: int, patience_s: float) -> None:
+        """Until `news` is above `than`, or for `patience_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
                 while self._version <= than:
                     await self._news.wait()
-        except TimeoutError:
-            pass
-        return self.view(loop.time())
+
+    async def newer_view(self, than: int, patience_s: float) -> View:
+        """The view as soon as it is newer than version `than`, or after `patience_s`."""
+        await self.wait_for_news(than, patience_s)
+        return self.view(asyncio.get_running_loop().time())
 
     async def _take_up(self) -> bool:
         """Go on where this host's slot left off, so that its timestamp never goes back."""

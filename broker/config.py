@@ -308,10 +308,14 @@ class ApiSection(_Section, frozen=True, kw_only=True):
     """`listen`: where this host answers over TCP, `host:port` or `[v6]:port`; empty: nowhere.
 
     `advertise`: where the others reach that; default: what can be told from `listen`.
+    `tls_listen`: where it answers over TLS, with `certificate` and `private_key` (PEM files).
     """
 
     listen: tuple[Name, ...] = ("127.0.0.1:8765",)
     advertise: tuple[Name, ...] | None = None
+    tls_listen: tuple[Name, ...] = ()
+    certificate: AbsolutePath | None = None
+    private_key: AbsolutePath | None = None
 
 
 class ScoreSection(_Section, frozen=True, kw_only=True):
@@ -472,6 +476,10 @@ def _check_relations(path: str, config: Config) -> None:
     _check_address(path, "health.tcp", config.health.tcp)
     for address in config.api.listen:
         _check_address(path, "api.listen", address)
+    for address in config.api.tls_listen:
+        _check_address(path, "api.tls-listen", address)
+    if config.api.tls_listen and not (config.api.certificate and config.api.private_key):
+        raise ConfigError(f"{path}: api.tls-listen needs api.certificate and api.private-key")
     for address in config.api.advertise or ():
         _check_address(path, "api.advertise", address)
     if len(config.advertised()) > addresses.ADDRESSES_MAX:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the broker answers over TCP: read-only, to anyone who can connect.
+"""What the broker answers over TCP, to anyone who can connect.
 
 Rules of this file:
 
-1. Nothing here changes anything, and no handler waits for storage, libvirt or sanlock.
+1. What is read waits for no storage, libvirt or sanlock. What changes something (broker/api.py)
+   is let in by broker/gate.py.
 2. A connection has REQUEST_S to send a whole request, from its beginning or from the last
    answer on, and the same to take the answer; then it is dropped. While a handler works on a
    request nothing is counted: what takes long has its own bounds.
@@ -17,16 +18,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, cast
 
 from aiohttp import web
 
+from broker.answers import as_problems, problem
+from broker.api import Api
 from broker.broker import Broker
+from broker.gate import Gate
 from broker.heartbeat import is_nonce
 from broker.metrics import Door, Metrics
-from broker.server import as_problems, problem
 
 log = logging.getLogger("ha-broker.listener")
 
@@ -43,13 +47,28 @@ _BROKER: web.AppKey[Broker] = web.AppKey("broker", Broker)
 _METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
 
 
-def application(broker: Broker, door: Door | None = None) -> web.Application:
-    """The pages over one broker; `door`: what the metrics tell of the listener."""
+#: On every answer. What a page of ours may do is told by that page.
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+def application(
+    broker: Broker, door: Door | None = None, token: str | None = None
+) -> web.Application:
+    """The pages over one broker; `door`: what the metrics tell of the listener; `token`: for
+    changes, None: there are none."""
     app = web.Application(middlewares=[_at_work, as_problems], client_max_size=BODY_BYTES_MAX)
     app[_BROKER] = broker
     app[_METRICS] = Metrics(broker, lambda: asyncio.get_running_loop().time(), door=door)
     app.router.add_get("/heartbeat", _get_heartbeat, allow_head=False)
     app.router.add_get("/metrics", _get_metrics)
+    Api(broker, Gate(token)).add_to(app.router)
+    app.on_response_prepare.append(_with_headers)
     return app
 
 
@@ -68,6 +87,11 @@ async def _get_metrics(request: web.Request) -> web.Response:
     """For Prometheus: broker/metrics.py."""
     text, kind = request.app[_METRICS].text(request.headers.get("Accept", ""))
     return web.Response(body=text, headers={"Content-Type": kind})
+
+
+async def _with_headers(request: web.Request, response: web.StreamResponse) -> None:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
 
 
 @web.middleware
@@ -89,12 +113,13 @@ async def _at_work(request: web.Request, handler: Any) -> web.StreamResponse:
 class Listener:
     """The TCP side of the API on all its addresses."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, token: str | None = None) -> None:
         self.guests: Counter[str] = Counter()
         self.turned_away = 0
+        self.handshakes: set[asyncio.Task[None]] = set()
         door = Door(lambda: self.guests.total(), lambda: self.turned_away)
         self._runner = web.AppRunner(
-            application(broker, door),
+            application(broker, door, token),
             access_log=None,
             handle_signals=False,
             keepalive_timeout=REQUEST_S,
@@ -106,14 +131,21 @@ class Listener:
         )
         self._servers: list[asyncio.Server] = []
 
-    async def start(self, addresses: Iterable[tuple[str, int]]) -> None:
+    async def start(
+        self, addresses: Iterable[tuple[str, int]], tls: ssl.SSLContext | None = None
+    ) -> None:
         """Listen on (host, port), port 0: any; OSError, its filename the address, where that
-        cannot be."""
-        await self._runner.setup()
+        cannot be. May be called again for other addresses. `tls`: over TLS."""
+        if self._runner.server is None:
+            await self._runner.setup()
         loop = asyncio.get_running_loop()
+
+        def guest() -> asyncio.Protocol:
+            return self._guest() if tls is None else _Handshake(self, self._guest(), tls)
+
         for host, port in addresses:
             try:
-                server = await loop.create_server(self._guest, host, port)
+                server = await loop.create_server(guest, host, port)
             except OSError as error:
                 why = error.strerror or str(error)
                 raise OSError(error.errno, why, f"{host} port {port}") from None
@@ -128,6 +160,8 @@ class Listener:
         """End it, and all connections."""
         for server in self._servers:
             server.close()
+        for task in self.handshakes:
+            task.cancel()
         await self._runner.cleanup()
 
     def _guest(self) -> _Guest:
@@ -161,6 +195,7 @@ class _Guest(asyncio.Protocol):
         self._client: str | None = None
         self._transport: asyncio.Transport | None = None
         self._clock: asyncio.TimerHandle | None = None
+        self._early: list[bytes] | None = None
 
     def start_clock(self) -> None:
         """From now on it has REQUEST_S."""
@@ -177,14 +212,24 @@ class _Guest(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        peer = transport.get_extra_info("peername")
-        client = str(peer[0]) if peer else ""
+        client = _client_of(transport)
         if not self._listener.admits(client):
             transport.abort()
             return
+        self.welcome(transport, client)
+
+    def expect(self) -> None:
+        """TLS is being set up: what comes with its end, before `welcome`, is kept."""
+        self._early = []
+
+    def welcome(self, transport: asyncio.Transport, client: str) -> None:
+        """One that is admitted and counted."""
         self._client, self._transport = client, transport
         self.start_clock()
         self._inner.connection_made(transport)
+        early, self._early = self._early, None
+        for data in early or ():
+            self._inner.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.stop_clock()
@@ -196,6 +241,8 @@ class _Guest(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._client is not None:
             self._inner.data_received(data)
+        elif self._early is not None:
+            self._early.append(data)
 
     def eof_received(self) -> bool | None:
         return self._inner.eof_received() if self._client is not None else None
@@ -205,3 +252,68 @@ class _Guest(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._inner.resume_writing()
+
+
+class _Handshake(asyncio.Protocol):
+    """A connection until TLS stands: counted from its first moment, and it has REQUEST_S too."""
+
+    def __init__(self, listener: Listener, guest: _Guest, tls: ssl.SSLContext) -> None:
+        self._listener = listener
+        self._guest = guest
+        self._tls = tls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        client = _client_of(transport)
+        if not self._listener.admits(client):
+            transport.abort()
+            return
+        transport.pause_reading()
+        self._guest.expect()
+        task = asyncio.get_running_loop().create_task(self._shake(transport, client))
+        self._listener.handshakes.add(task)
+        task.add_done_callback(self._listener.handshakes.discard)
+
+    async def _shake(self, transport: asyncio.Transport, client: str) -> None:
+        secured = None
+        try:
+            secured = await asyncio.get_running_loop().start_tls(
+                transport,
+                self._guest,
+                self._tls,
+                server_side=True,
+                ssl_handshake_timeout=REQUEST_S,
+                ssl_shutdown_timeout=SHUTDOWN_S,
+            )
+        except OSError as error:
+            # ssl.SSLError and ConnectionError are OSErrors.
+            log.debug("no TLS with %s: %s", client, error)
+        finally:
+            if secured is None:
+                transport.abort()
+                self._listener.left(client)
+        if secured is None:
+            return
+        if secured.is_closing():
+            self._listener.left(client)
+        else:
+            self._guest.welcome(secured, client)
+
+
+def _client_of(transport: asyncio.Transport) -> str:
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if peer else ""
+
+
+def tls_context(certificate: str, private_key: str) -> ssl.SSLContext:
+    """For a server; OSError (ssl.SSLError is one) where the files cannot be used."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    load_certificate(context, certificate, private_key)
+    return context
+
+
+def load_certificate(context: ssl.SSLContext, certificate: str, private_key: str) -> None:
+    """Read the files, again too: from the next connection on they are used. A key that has a
+    password cannot be used; nobody is asked for it."""
+    context.load_cert_chain(certificate, private_key, password="")

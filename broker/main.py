@@ -10,6 +10,7 @@ import faulthandler
 import logging
 import os
 import signal
+import ssl
 import sys
 from pathlib import Path
 
@@ -24,14 +25,14 @@ from broker.exit_codes import ExitCode
 from broker.heartbeat_http import HttpTransport
 from broker.heartbeats import Heartbeats
 from broker.host_monitors import HostMonitors
-from broker.listener import Listener
+from broker.listener import Listener, load_certificate, tls_context
 from broker.lockspace import LockspaceError
 from broker.monitors.bridge import LinkEvents
 from broker.monitors.domain_events import DomainEvents
 from broker.notify.notices import setting
 from broker.reload import needs_restart, refusal
 from broker.sanlock_lockspace import SanlockLockspace
-from broker.secrets_file import load_cluster_key
+from broker.secrets_file import load_api_token, load_cluster_key
 from broker.server import serve
 from broker.volume import Volume, VolumeError
 
@@ -81,8 +82,24 @@ def make_broker(config: Config, monitors: HostMonitors) -> Broker:
     )
 
 
-def reload(path: str, broker: Broker, monitors: HostMonitors) -> None:
-    """Go by the configuration file as it is now; a bad one changes nothing and is told."""
+def make_tls(config: Config) -> ssl.SSLContext | None:
+    """For api.tls-listen; StartError where its files cannot be used."""
+    api = config.api
+    if not api.tls_listen or api.certificate is None or api.private_key is None:
+        return None
+    try:
+        return tls_context(api.certificate, api.private_key)
+    except OSError as error:
+        raise StartError(
+            ExitCode.CONFIG, f"api.certificate, api.private-key: cannot be used: {error}"
+        ) from None
+
+
+def reload(
+    path: str, broker: Broker, monitors: HostMonitors, tls: ssl.SSLContext | None = None
+) -> None:
+    """Go by the configuration file as it is now; a bad one changes nothing and is told. The
+    certificate of `tls` is read anew."""
     service_manager.reloading()
     try:
         config = load(path)
@@ -92,7 +109,9 @@ def reload(path: str, broker: Broker, monitors: HostMonitors) -> None:
         try:
             notify = setting(config)
             monitors.reload(config)
-        except ConfigError as error:
+            if tls is not None and config.api.certificate and config.api.private_key:
+                load_certificate(tls, config.api.certificate, config.api.private_key)
+        except (ConfigError, OSError) as error:
             raise ConfigError(f"{path}: {error}") from None
     except ConfigError as error:
         broker.refuse_config(str(error))
@@ -112,11 +131,13 @@ async def run(path: str, config: Config) -> None:
     except ConfigError as error:
         raise StartError(ExitCode.CONFIG, str(error)) from None
     broker = make_broker(config, monitors)
+    tls = make_tls(config)
+    token = load_api_token(config)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, reload, path, broker, monitors)
+    loop.add_signal_handler(signal.SIGHUP, reload, path, broker, monitors, tls)
     try:
         server = await serve(broker, config.daemon.socket)
     except OSError as error:
@@ -124,15 +145,16 @@ async def run(path: str, config: Config) -> None:
             ExitCode.CONFIG, f"daemon.socket: {config.daemon.socket}: {error.strerror}"
         ) from None
     broker.on_beat = lambda: service_manager.alive(broker.line(loop.time()))
-    listener = Listener(broker)
+    listener = Listener(broker, token)
+    key = "api.listen"
     try:
         await listener.start(map(split, config.api.listen))
+        key = "api.tls-listen"
+        await listener.start(map(split, config.api.tls_listen), tls)
     except OSError as error:
         await listener.close()
         await server.cleanup()
-        raise StartError(
-            ExitCode.CONFIG, f"api.listen: {error.filename}: {error.strerror}"
-        ) from None
+        raise StartError(ExitCode.CONFIG, f"{key}: {error.filename}: {error.strerror}") from None
     wake = monitors.runner.wake
     changes = DomainEvents(config.libvirt.uri, config.vm.name, lambda: wake("engine"))
     links = None

@@ -39,6 +39,7 @@ class _Secrets(Struct, forbid_unknown_fields=True, rename="kebab"):
     fence_options: dict[_Key, dict[str, str]] = {}
     notify: NotifySecrets = NotifySecrets()
     cluster_key: str = ""
+    api_token: str = ""
 
 
 class FenceSecret(Struct, frozen=True):
@@ -57,6 +58,9 @@ CREDENTIAL_PREFIX = "fence-password."
 SERVICE_CREDENTIALS = "/run/credentials/ha-agent.service"
 #: The cluster key's.
 CLUSTER_KEY_CREDENTIAL = "cluster-key"
+#: That of the token for changes over TCP.
+API_TOKEN_CREDENTIAL = "api-token"  # noqa: S105  its name
+API_TOKEN_CHARS_MIN = 32
 _FENCE_FORM = '[fence-passwords] with "HOST" or "HOST/NAME" = "password"'
 
 
@@ -133,6 +137,25 @@ def load_cluster_key(config: Config) -> bytes | None:
     return _key(text, f"{path}: cluster-key") if text else None
 
 
+def load_api_token(config: Config) -> str | None:
+    """Who shows it may change things over TCP; None where there is none, ConfigError where it
+    cannot be used."""
+    credential = _credential(API_TOKEN_CREDENTIAL)
+    path = Path(config.daemon.secrets)
+    where = f"the credential {API_TOKEN_CREDENTIAL}"
+    if credential is None:
+        credential, where = _read_secrets(path, "").api_token, f"{path}: api-token"
+    token = credential.strip()
+    if not token:
+        return None
+    if len(token) < API_TOKEN_CHARS_MIN or not re.fullmatch(r"[!-~]+", token):
+        raise ConfigError(
+            f"{where}: is not {API_TOKEN_CHARS_MIN} or more printable characters without blanks;"
+            " make one with: openssl rand -hex 32"
+        )
+    return token
+
+
 def _key(text: str, where: str) -> bytes:
     try:
         is_hex = re.fullmatch("[0-9A-Fa-f]*", text) is not None
@@ -164,5 +187,6 @@ def _read_secrets(path: Path, needed_for: str) -> _Secrets:
         # The text of the error could hold a password.
         raise ConfigError(
             f"{path}: is not the TOML it should be: {_FENCE_FORM},"
-            ' [notify] with smtp-password and webhook-key, cluster-key = "key" before them'
+            ' [notify] with smtp-password and webhook-key, before them cluster-key = "key" and'
+            ' api-token = "token"'
         ) from None

@@ -15,14 +15,14 @@ import re
 import socket
 import struct
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from aiohttp import web
 
+from broker.answers import as_problems, json_answer, problem
 from broker.board import StorageTrouble
 from broker.broker import Broker
-from broker.wire import FenceNote, Maintenance, NewOrder, NotifyTest, Problem, Report
+from broker.wire import FenceNote, Maintenance, NewOrder, NotifyTest, Report
 
 BODY_BYTES_MAX = 262_144
 SOCKET_MODE = 0o660
@@ -30,32 +30,10 @@ SOCKET_MODE = 0o660
 PATIENCE_S = 5.0
 
 _BROKER: web.AppKey[Broker] = web.AppKey("broker", Broker)
-_encode = msgspec.json.Encoder().encode
 
 
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _json(value: Any, status: int = 200, kind: str = "application/json") -> web.Response:
-    return web.Response(body=_encode(value), status=status, content_type=kind)
-
-
-def problem(status: int, title: str, detail: str = "") -> web.Response:
-    return _json(Problem(title, status, detail), status, "application/problem+json")
-
-
-@web.middleware
-async def as_problems(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Whatever goes wrong is answered in the same shape."""
-    try:
-        response = await handler(request)
-        assert isinstance(response, web.StreamResponse)
-        return response
-    except web.HTTPException as error:
-        return problem(error.status, error.reason)
-    except msgspec.MsgspecError as error:
-        return problem(400, "the body does not fit", str(error))
 
 
 def _user_id(request: web.Request) -> int | None:
@@ -84,11 +62,11 @@ def _owner(request: web.Request) -> str:
 
 
 async def _get_status(request: web.Request) -> web.Response:
-    return _json(request.app[_BROKER].status(_now_s()))
+    return json_answer(request.app[_BROKER].status(_now_s()))
 
 
 async def _get_view(request: web.Request) -> web.Response:
-    return _json(request.app[_BROKER].view(_now_s()))
+    return json_answer(request.app[_BROKER].view(_now_s()))
 
 
 async def _get_events(request: web.Request) -> web.Response:
@@ -97,7 +75,7 @@ async def _get_events(request: web.Request) -> web.Response:
     after, wait = request.query.get("after", "0"), request.query.get("wait", "0")
     if not all(re.fullmatch("[0-9]{1,15}", text) for text in (after, wait)):
         return problem(400, "after and wait must be whole numbers, of up to 15 digits")
-    return _json(await request.app[_BROKER].events.newer(int(after), float(wait)))
+    return json_answer(await request.app[_BROKER].events.newer(int(after), float(wait)))
 
 
 async def _put_report(request: web.Request) -> web.Response:
@@ -112,8 +90,8 @@ async def _put_report(request: web.Request) -> web.Response:
     broker.take_report(report, _now_s())
     than = request.query.get("newer-than", "")
     if than.isascii() and than.isdigit():
-        return _json(await broker.newer_view(int(than), PATIENCE_S))
-    return _json(broker.view(_now_s()))
+        return json_answer(await broker.newer_view(int(than), PATIENCE_S))
+    return json_answer(broker.view(_now_s()))
 
 
 async def _post_fence_log(request: web.Request) -> web.Response:
@@ -124,7 +102,7 @@ async def _post_fence_log(request: web.Request) -> web.Response:
         record = await request.app[_BROKER].note_fence(note)
     except StorageTrouble as error:
         return problem(503, "the fence log was not written", str(error))
-    return _json(record)
+    return json_answer(record)
 
 
 async def _post_order(request: web.Request) -> web.Response:
@@ -132,14 +110,14 @@ async def _post_order(request: web.Request) -> web.Response:
         return problem(403, "not allowed", "only root and the broker's user may give orders")
     wanted = msgspec.json.decode(await request.read(), type=NewOrder)
     order = request.app[_BROKER].place_order(wanted)
-    return _json(request.app[_BROKER].orders.status(order.number, _now_s()))
+    return json_answer(request.app[_BROKER].orders.status(order.number, _now_s()))
 
 
 async def _get_order(request: web.Request) -> web.Response:
     status = request.app[_BROKER].orders.status(int(request.match_info["number"]), _now_s())
     if status is None:
         return problem(404, "no such order")
-    return _json(status)
+    return json_answer(status)
 
 
 async def _put_maintenance(request: web.Request) -> web.Response:
@@ -155,7 +133,7 @@ async def _put_maintenance(request: web.Request) -> web.Response:
             broker.set_local_maintenance(mode)
     except (StorageTrouble, OSError) as error:
         return problem(503, "maintenance was not changed", str(error))
-    return _json(wanted)
+    return json_answer(wanted)
 
 
 async def _post_notify_test(request: web.Request) -> web.Response:
@@ -168,7 +146,7 @@ async def _post_notify_test(request: web.Request) -> web.Response:
         why = notices.problem or "none of notify.smtp.server, notify.webhook.url and"
         why += "" if notices.problem else " notify.command.argv is set"
         return problem(409, "notifications are not configured", why)
-    return _json(NotifyTest(outcomes))
+    return json_answer(NotifyTest(outcomes))
 
 
 def application(broker: Broker) -> web.Application:

@@ -52,7 +52,7 @@ class NewOrder(Struct, frozen=True, forbid_unknown_fields=True):
     """What an operator orders; fields as in Order."""
 
     kind: OrderKind
-    target: int | None = None
+    target: Annotated[int, Meta(ge=1, le=2000)] | None = None
 
 
 class OrderStatus(Struct, frozen=True):
@@ -409,6 +409,23 @@ class EventList(Struct, frozen=True):
     events: tuple[Event, ...]
     last: int
     missed: bool
+
+
+class HistorySeries(Struct, frozen=True):
+    """Samples, the oldest first, `step_s` apart; the last is now. `scores`: by host id, null: not
+    known, or that host was silent. `engine`: id of the host that had it up, 0: none had, null:
+    not known."""
+
+    step_s: float
+    scores: dict[int, list[int | None]]
+    engine: list[int | None]
+
+
+class History(Struct, frozen=True):
+    """Scores of the last 15 minutes and the last day, since the broker started at most."""
+
+    minutes: HistorySeries
+    day: HistorySeries
 
 
 class Problem(Struct, frozen=True):
