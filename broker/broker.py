@@ -14,7 +14,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -161,6 +161,8 @@ class Broker:
         self._owns_slot = False
         self._foreign_writes = 0
         self._silent: frozenset[int] = frozenset()
+        #: The turn on the storage that is under way.
+        self._turn: asyncio.Future[None] | None = None
         self._changed = asyncio.Event()
         self._version = 0
         self._news = asyncio.Event()
@@ -183,23 +185,34 @@ class Broker:
     async def run(self) -> None:
         """Publish and read once a beat, for ever; sooner when the agent has news."""
         loop = asyncio.get_running_loop()
-        next_s = planned_s = loop.time()
-        while True:
-            self.lateness.add(loop.time() - planned_s)
-            begun_s = loop.time()
-            await self.beat(begun_s)
-            self.durations.add(loop.time() - begun_s)
-            self.on_beat()
-            planned_s = next_s + self._timing.beat
-            next_s = max(planned_s, loop.time())
-            if not await self._changed_before(next_s - self._timing.beat / 2):
-                # Half a beat later the peers' slots are read once more: who is silent is
-                # known half a beat sooner.
-                await self.read(loop.time(), second_look=True)
-                if not await self._changed_before(next_s):
-                    continue
-            # Brought forward by news: that is the plan now.
-            next_s = planned_s = loop.time()
+        planned_s = loop.time()
+        try:
+            while True:
+                begun_s = loop.time()
+                self.lateness.add(begun_s - planned_s)
+                # A beat that was missed as a whole is not made up for.
+                is_missed = begun_s - planned_s >= self._timing.beat
+                next_s = (begun_s if is_missed else planned_s) + self._timing.beat
+                await self.beat(begun_s, next_s)
+                self.durations.add(loop.time() - begun_s)
+                self.on_beat()
+                planned_s = next_s if await self._rest(next_s) else loop.time()
+        finally:
+            if self._turn is not None:
+                self._turn.cancel()
+
+    async def _rest(self, next_s: float) -> bool:
+        """Wait for the next beat; False: news bring it forward to this moment.
+
+        Half a beat before it the peers' slots are read once more: who is silent is known half
+        a beat sooner.
+        """
+        loop, second_s = asyncio.get_running_loop(), next_s - self._timing.beat / 2
+        if loop.time() < second_s:
+            if await self._changed_before(second_s):
+                return False
+            await self._take_turn(self._read_again, loop.time(), next_s)
+        return not await self._changed_before(next_s)
 
     async def _changed_before(self, until_s: float) -> bool:
         """Whether something to be published at once came up before `until_s`."""
@@ -211,19 +224,54 @@ class Broker:
         self._changed.clear()
         return True
 
-    async def beat(self, now_s: float) -> None:
-        """One turn: this host's slot out, everybody's slots in."""
+    async def beat(self, now_s: float, until_s: float | None = None) -> None:
+        """One turn: this host's slot out, everybody's slots in.
+
+        What the storage has not answered by `until_s` is left to itself (None: waited for).
+        """
+        await self._take_turn(self._publish_and_read, now_s, until_s)
+        self._look_out(now_s)
+        self._remember(now_s)
+        self._tell_certificate()
+        self._tell_news()
+
+    async def _take_turn(
+        self,
+        turn: Callable[[float], Coroutine[Any, Any, None]],
+        now_s: float,
+        until_s: float | None,
+    ) -> None:
+        """Begin a turn on the storage, and wait for its end or `until_s`.
+
+        Each call in it has its deadline. While an earlier turn has not ended none begins.
+        """
+        if self._turn is not None:
+            if not await self._turn_ends(self._turn, until_s):
+                return
+            now_s = asyncio.get_running_loop().time()
+        self._turn = asyncio.ensure_future(turn(now_s))
+        await self._turn_ends(self._turn, until_s)
+
+    async def _turn_ends(self, turn: asyncio.Future[None], until_s: float | None) -> bool:
+        loop = asyncio.get_running_loop()
+        await asyncio.wait((turn,), timeout=None if until_s is None else until_s - loop.time())
+        if not turn.done():
+            return False
+        self._turn = None
+        turn.result()
+        return True
+
+    async def _publish_and_read(self, now_s: float) -> None:
         # Before sanlock has given us this id the slot may be another host's.
         self._owns_slot = self._owns_slot or self.lockspace.joined is True
         if self._started or await self._take_up():
             if self._owns_slot:
                 await self.board.write(self._own_slot(now_s), now_s)
             await self.read(now_s)
-        self._look_out(now_s)
-        self._remember(now_s)
-        self._tell_certificate()
         await self._end_what_is_over(now_s)
-        self._tell_news()
+
+    async def _read_again(self, now_s: float) -> None:
+        await self.read(now_s, second_look=True)
 
     async def read(self, now_s: float, second_look: bool = False) -> None:
         """Read everybody's slots; a peer that falls silent or comes back is news."""

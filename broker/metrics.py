@@ -15,6 +15,7 @@ What each one means is told by docs/metrics.md; a test holds the two together.
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -176,6 +177,7 @@ FAMILIES: tuple[Family, ...] = (
     _counter("notify_dropped", "Notices that a way out had no room for.", "transport"),
     _gauge("notify_queued", "Notices that wait for a way out.", "transport"),
     # The listener.
+    _gauge("tasks", "Tasks of the broker's event loop."),
     _gauge("api_connections", "Open connections to the TCP listener."),
     _counter("api_connections_refused", "Connections turned away: there were too many."),
 )
@@ -277,6 +279,7 @@ class Metrics(Collector):
         _monitors(sheet, status)
         self._events(sheet, status)
         _notify(sheet, status)
+        sheet.put("tasks", len(asyncio.all_tasks()))
         sheet.put("api_connections", self._door.connections())
         sheet.put("api_connections_refused", self._door.refused())
         return sheet

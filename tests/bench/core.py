@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from broker.whiteboard import SlotReport, decode_sweep, encode_cluster, encode_slot
@@ -12,11 +12,22 @@ from scoring.decide import decide
 from scoring.observation import EngineStatus, Health, LocalHost, Observation, PeerReport, VmStatus
 from scoring.state import AgentState
 
+from .figure import Figure
+
 RUNS = 9
 CALLS = 300
 
 _DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "unknown", "vm not running on this host")
 _UP = EngineStatus(VmStatus.UP, Health.GOOD, "up")
+
+
+def measure() -> Iterator[Figure]:
+    """All of them."""
+    yield Figure("machine noise: a fixed loop", "ms", noise_ms())
+    yield Figure("decide() at 3 hosts", "us", decide_us(3), 200)
+    yield Figure("decide() at 100 hosts", "us", decide_us(100))
+    yield Figure("whiteboard sweep decoded, 3 hosts", "us", decode_us(3))
+    yield Figure("whiteboard sweep decoded, 100 hosts", "us", decode_us(100))
 
 
 def _per_call_us(call: Callable[[int], object]) -> list[float]:

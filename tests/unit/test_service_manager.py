@@ -77,7 +77,7 @@ def test_a_broker_whose_beat_hangs_feeds_no_watchdog(tmp_path: Path) -> None:
     broker = make_broker(tmp_path, MemoryVolume(4))
     beats: list[str] = []
 
-    async def hang(now_s: float) -> None:
+    async def hang(now_s: float, until_s: float | None = None) -> None:
         await asyncio.Event().wait()
 
     async def story() -> int:

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Hosts that are only played: each writes its slot once a second, answers questions for a sign
+of life on a port of its own, and asks the real brokers for theirs.
+
+`python -m tests.bench.crowd_hosts WHITEBOARD FIRST LAST ADDRESS REAL,REAL`, the cluster key in
+hexadecimal on standard input. Runs until it is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import sys
+import time
+import uuid
+from functools import partial
+
+from broker.heartbeat import Heartbeat, new_nonce, signed
+from broker.heartbeat_http import HttpTransport
+from broker.heartbeats import QUESTION_S, STEADY_S
+from broker.whiteboard import SLOT_BYTES, SlotReport, encode_slot
+from scoring.observation import EngineStatus, Health, VmStatus
+
+BEAT_S = 1.0
+FIRST_PORT = 20_000
+#: Below that of the real ones, so that the engine stays among them.
+SCORE = 3000
+_DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "unknown", "vm not running on this host")
+_NONCE = re.compile(rb"nonce=([0-9a-f]{32})")
+
+
+def slot(host_id: int, timestamp: int, address: str) -> bytes:
+    """What the host writes: as long as what a real one writes, which 97 neighbours read."""
+    extra = {
+        "state": "EngineDown",
+        "agent": "ok",
+        "boot-id": str(uuid.UUID(int=host_id)),
+        "system-uuid": str(uuid.UUID(int=1000 + host_id)),
+        "last-ran": "0",
+        "domain-type": "kvm",
+        "beat": str(timestamp),
+        "reason": "the VM runs on host1 (id 1)",
+        "network": "10.77.0.1 1.00",
+        "api": f"{address}:{FIRST_PORT + host_id}",
+        **{f"fence-path-{n}": "ok 1800000000 1800000000 0.31" for n in (1, 2, 3)},
+    }
+    return encode_slot(
+        SlotReport(host_id, timestamp, SCORE, _DOWN, f"played{host_id}", extra=extra)
+    )
+
+
+async def main() -> None:
+    """All of them, in one event loop."""
+    whiteboard, first, last, address, real = sys.argv[1:]
+    key = bytes.fromhex(sys.stdin.readline())
+    hosts = range(int(first), int(last) + 1)
+    volume = os.open(whiteboard, os.O_RDWR)
+    async with asyncio.TaskGroup() as group:
+        for host_id in hosts:
+            answer = partial(_answer, key, host_id)
+            await asyncio.start_server(answer, address, FIRST_PORT + host_id)
+            group.create_task(_ask(real.split(","), host_id))
+        group.create_task(_write(volume, hosts, address))
+        print("ready", flush=True)
+
+
+async def _write(volume: int, hosts: range, address: str) -> None:
+    """One slot after the other, all within each beat."""
+    began_s, number = time.monotonic(), 0
+    while True:
+        host_id = hosts[number % len(hosts)]
+        data = slot(host_id, 1000 + number // len(hosts), address)
+        os.pwrite(volume, data, host_id * SLOT_BYTES)
+        number += 1
+        await asyncio.sleep(began_s + number * BEAT_S / len(hosts) - time.monotonic())
+
+
+async def _answer(
+    key: bytes, host_id: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        found = _NONCE.search(await reader.readuntil(b"\r\n\r\n"))
+        if found is not None:
+            nonce = found.group(1).decode()
+            boot_id = str(uuid.UUID(int=host_id))
+            body = signed(key, Heartbeat(host_id, boot_id, 1, VmStatus.DOWN, nonce))
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            writer.write(head.encode() + body)
+            await writer.drain()
+        writer.close()
+
+
+async def _ask(real: list[str], host_id: int) -> None:
+    transport = HttpTransport()
+    await asyncio.sleep(host_id * 0.618 % 1.0 * STEADY_S)
+    while True:
+        for address in real:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(QUESTION_S):
+                    await transport.ask(address, new_nonce())
+        await asyncio.sleep(STEADY_S)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

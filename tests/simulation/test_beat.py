@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The broker's beat keeps its plan, whatever the storage does."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.simulation.world import Settings, World
+
+UP_S = 90.0
+TROUBLE_S = 60
+LATE_MAX_S = 0.001
+
+
+@pytest.mark.parametrize(
+    ("fault", "delay_s"), [("hang", 0.0), ("error", 0.0), ("slow", 0.3), ("slow", 1.4)]
+)
+def test_storage_in_trouble_delays_no_beat(fault: str, delay_s: float) -> None:
+    """Each beat begins as planned and brings the agent a view; what hangs is told with its age,
+    and no second question is asked before the first is answered."""
+    world = World(Settings(hosts=2, host_boot_s=20.0), random.Random(3))
+    try:
+        world.fault_began("test")
+        world.power_all_on(1.0)
+        world.run(UP_S)
+        host, broker = world.hosts[1], world.brokers[1]
+        world.set_global_maintenance(True)
+        world.run(10.0)
+        begun, views = broker.lateness.count, broker.view(host.clock_s()).version
+        host.break_storage(fault, delay_s)
+        world.run(1.0)
+        for _ in range(TROUBLE_S):
+            before = broker.lateness.count
+            world.run(1.0)
+            assert broker.lateness.count > before
+        assert broker.lateness.count - begun >= TROUBLE_S
+        assert broker.view(host.clock_s()).version - views >= TROUBLE_S
+        assert broker.lateness.max_s <= LATE_MAX_S
+        storage = broker.status(host.clock_s()).storage
+        if fault == "hang":
+            assert storage.trouble_s is not None and storage.trouble_s > TROUBLE_S - 2
+            assert "has not answered for" in storage.problem
+        host.break_storage("")
+        world.run(5.0)
+        storage = broker.status(host.clock_s()).storage
+        assert (storage.problem, storage.state) == ("", "ok")
+    finally:
+        world.close()
+
+
+def test_slow_storage_is_written_as_often_as_it_can_be() -> None:
+    """A turn that lasts longer than a beat is followed by the next at once."""
+    world = World(Settings(hosts=2, host_boot_s=20.0), random.Random(3))
+    try:
+        world.fault_began("test")
+        world.power_all_on(1.0)
+        world.run(UP_S)
+        host, broker = world.hosts[1], world.brokers[1]
+        host.break_storage("slow", 0.7)
+        world.run(5.0)
+        before = broker.board.write_times.count
+        world.run(28.2)
+        assert broker.board.write_times.count - before in (19, 20)
+    finally:
+        world.close()
