@@ -63,6 +63,12 @@ def load_definition(config: Config) -> Definition:
         raise DefinitionError(
             f"vm.definition: {path} defines {name!r}, but vm.name is {config.vm.name!r}"
         )
+    if not (root.findtext("uuid") or "").strip():
+        # libvirt would make another one at each define, and refuse it as a second domain.
+        raise DefinitionError(
+            f"vm.definition: {path} has no <uuid>: add one below <name>, the same on every host"
+            " (virsh dumpxml shows libvirt's; uuidgen makes one)"
+        )
     return Definition(
         xml, name, _memory_mb(root, path), _lease_offset(root, path, config), root.get("type", "")
     )

@@ -7,6 +7,7 @@ import argparse
 import sys
 from typing import NoReturn
 
+from agent.setup import arguments as setup_arguments
 from broker.exit_codes import ExitCode
 
 _EPILOG = """\
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     dump = whiteboard.add_subparsers(dest="what", metavar="dump", required=True).add_parser("dump")
     dump.add_argument("file")
     dump.add_argument("--json", action="store_true", dest="json_here")
+    setup_arguments.add(verbs)
     return parser
 
 
@@ -161,6 +163,8 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
         from agent import config_check
 
         return config_check.run(arguments.file or arguments.config, as_json)
+    if arguments.verb in setup_arguments.VERBS:
+        return setup_arguments.run(arguments, as_json)
     if arguments.verb == "run":
         from agent.run import run
 

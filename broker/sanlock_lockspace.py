@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping
 
 import sanlock
 
+from broker.delta_leases import NOT_A_LOCKSPACE, SANLK_HOSTID_BUSY, read_delta_leases
 from broker.lockspace import LockspaceError
 from broker.renewals import Renewals
 from broker.volume import Volume, VolumeError
-from broker.whiteboard import SLOT_BYTES
 from broker.witness import HostRenewal, Witness, look
 from broker.worker import Hung, Worker
 
@@ -31,16 +31,6 @@ JOIN_EXTRA_S = 120.0
 #: For one reading of delta leases.
 DISK_DEADLINE_S = 2.0
 
-#: sanlock_rv.h
-SANLK_HOSTID_BUSY = -262
-#: What a volume without a lockspace answers: wrong magic, version, checksum, lockspace.
-NOT_A_LOCKSPACE = frozenset({-223, -224, -226, -229})
-#: sanlock's src/leader.h, little endian: struct leader_record of a delta lease.
-DELTA_MAGIC = 0x12212010
-_MAGIC = _SECTOR_SIZE = struct.Struct("<I")
-_OWNER_GENERATION = struct.Struct("<QQ")
-_TIMESTAMP = struct.Struct("<Q")
-_SECTOR_SIZE_AT, _OWNER_AT, _TIMESTAMP_AT = 12, 32, 152
 #: sanlock_admin.h, SANLK_HOST_*.
 _STATES = {
     sanlock.HOST_FREE: "free",
@@ -205,28 +195,6 @@ class SanlockLockspace:
         sanlock.add_lockspace(
             self._name.encode(), self._host_id, self._path, iotimeout=self._io_timeout, wait=True
         )
-
-
-def read_delta_leases(volume: Volume, host_ids: Iterable[int]) -> dict[int, tuple[int, int]]:
-    """Host id -> (generation, timestamp), of these hosts and of all in the same 4096 bytes.
-
-    Raises VolumeError, and KeyError or struct.error where the volume ends before. A sector that
-    is no delta lease of its place's host id is left out.
-    """
-    first = volume.read_slots([0])[0]
-    sector = _SECTOR_SIZE.unpack_from(first, _SECTOR_SIZE_AT)[0]
-    if sector not in (512, 4096):
-        return {}
-    blocks = {(host_id - 1) * sector // SLOT_BYTES for host_id in host_ids}
-    found: dict[int, tuple[int, int]] = {}
-    for number, block in {0: first, **volume.read_slots(blocks - {0})}.items():
-        for offset in range(0, SLOT_BYTES, sector):
-            record = block[offset : offset + sector]
-            owner, generation = _OWNER_GENERATION.unpack_from(record, _OWNER_AT)
-            its_id = (number * SLOT_BYTES + offset) // sector + 1
-            if _MAGIC.unpack_from(record)[0] == DELTA_MAGIC and owner == its_id:
-                found[its_id] = (generation, _TIMESTAMP.unpack_from(record, _TIMESTAMP_AT)[0])
-    return found
 
 
 def _renewal(host: Mapping[str, int]) -> HostRenewal:

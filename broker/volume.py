@@ -178,6 +178,12 @@ class Volume:
                 break  # the volume ends here; all others lie behind
         return slots
 
+    def read_at(self, offset: int) -> bytes:
+        """4096 bytes from a multiple of 4096 on, wherever it lies; fewer where the volume ends."""
+        assert offset >= 0 and offset % SLOT_BYTES == 0, offset
+        got = self._read_at(offset // SLOT_BYTES, 1)
+        return self._buffer[:got]
+
     @property
     def size_bytes(self) -> int:
         """The volume's size now. For a block device st_size is 0, its end has to be sought."""

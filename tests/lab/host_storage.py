@@ -93,6 +93,22 @@ class HostStorage(mfusepy.Operations):  # type: ignore[misc]
         finally:
             os.close(descriptor)
 
+    def link(self, target: str, source: str) -> None:
+        self._gate()
+        os.link(_below(source), _below(target), src_dir_fd=self._root, dst_dir_fd=self._root)
+
+    def rename(self, old: str, new: str) -> None:
+        self._gate()
+        os.rename(_below(old), _below(new), src_dir_fd=self._root, dst_dir_fd=self._root)
+
+    def chmod(self, path: str, mode: int) -> None:
+        self._gate()
+        os.chmod(_below(path), mode, dir_fd=self._root)
+
+    def chown(self, path: str, uid: int, gid: int) -> None:
+        self._gate()
+        os.chown(_below(path), uid, gid, dir_fd=self._root)
+
     def unlink(self, path: str) -> None:
         self._gate()
         os.unlink(_below(path), dir_fd=self._root)

@@ -11,7 +11,8 @@ import pytest
 
 from tests.unit.namespace import own_network
 
-DOMAIN = """<domain type='qemu'><name>HostedEngine</name><memory unit='MiB'>256</memory>
+DOMAIN = """<domain type='qemu'><name>HostedEngine</name>
+<uuid>6e67696e-0000-4000-8000-000000000001</uuid><memory unit='MiB'>256</memory>
 <devices><lease><lockspace>hosted-engine</lockspace><key>engine</key>
 <target path='{leases}' offset='1048576'/></lease></devices></domain>"""
 

@@ -28,6 +28,7 @@ BROKER_DOORS = {
     "service_manager",
     "whiteboard",
     "volume",
+    "delta_leases",
 }
 #: Nothing in scoring/ may know the time, the outside world, or who listens.
 NOT_IN_SCORING = {"time", "datetime", "asyncio", "logging", "os", "socket", "random", "threading"}

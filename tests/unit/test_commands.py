@@ -78,6 +78,7 @@ def test_a_definition_that_is_not_there_not_xml_or_without_lease(site: Path) -> 
         (good.replace("HostedEngine", "Other"), "vm.name"),
         (good.replace("engine</key>", "other</key>"), "no <lease>"),
         (good.replace("MiB", "parsecs"), "<memory>"),
+        (good.replace("uuid>", "id>"), "no <uuid>: add one below <name>"),
     ):
         definition.write_text(text)
         refused(run("ha-agent", "run", config=site), ExitCode.DEFINITION, str(definition), word)

@@ -27,7 +27,8 @@ from tests.fakes.ipmi_bmc import PASSWORD, IpmiBmc
 AGENT = Path(sys.executable).parent / "ha-agent"
 FAKE_AGENT = Path(__file__).parents[1] / "fakes" / "fence_fake"
 OWN, MACHINE, OTHER = (str(uuid.UUID(f"0a0b0c0d-1111-2222-3333-00000000000{n}")) for n in (1, 2, 3))
-DOMAIN = """<domain type='kvm'><name>HostedEngine</name><memory unit='MiB'>256</memory>
+DOMAIN = """<domain type='kvm'><name>HostedEngine</name>
+<uuid>6e67696e-0000-4000-8000-000000000001</uuid><memory unit='MiB'>256</memory>
 <devices><lease><lockspace>hosted-engine</lockspace><key>engine</key>
 <target path='{leases}' offset='1048576'/></lease></devices></domain>"""
 

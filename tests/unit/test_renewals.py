@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.delta_leases import DELTA_MAGIC, read_delta_leases
 from broker.renewals import Renewal, Renewals
-from broker.sanlock_lockspace import DELTA_MAGIC, read_delta_leases
 from broker.volume import Volume
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.sanlock_lockspace import read_delta_leases
+from broker.delta_leases import read_delta_leases
 from broker.volume import Volume
 from broker.witness import BUDGET_IO_TIMEOUTS, HostRenewal, Witness, budget_s, look
 

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a set-up needs to know: from flags, from an answers file, from a person, or the default.
+
+In this order. A person is asked only on a terminal and without `--yes`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import socket
+import struct
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from agent.errors import CommandError
+from agent.setup.arguments import OPTIONS
+from broker.exit_codes import ExitCode
+
+API_PORT = 8765
+_ROUTES, _ANYWHERE = Path("/proc/net/route"), "00000000"
+Text = Annotated[str, Meta(max_length=4096)]
+
+
+class Answers(Struct, forbid_unknown_fields=True, rename="kebab", kw_only=True):
+    """The keys of an answers file; None: not answered. docs/quickstart.md describes each."""
+
+    storage: Text | None = None
+    whiteboard: Text | None = None
+    leases: Text | None = None
+    io_timeout: int | None = None
+    domain: Text | None = None
+    cluster: Text | None = None
+    host_id: int | None = None
+    name: Text | None = None
+    listen: Text | None = None
+    bridge: Text | None = None
+    network_targets: tuple[Text, ...] | None = None
+    health_url: Text | None = None
+    health_expect: Text | None = None
+    migration_uri: Text | None = None
+    migration_data_uri: Text | None = None
+
+
+def answers_of(arguments: argparse.Namespace) -> Answers:
+    """Flags over the answers file; CommandError where that does not fit."""
+    found = read_answers(arguments.answers) if arguments.answers else Answers()
+    for name in Answers.__struct_fields__:
+        value = getattr(arguments, name, None)
+        if value is not None:
+            if name == "network_targets":
+                value = tuple(part.strip() for part in value.split(",") if part.strip())
+            setattr(found, name, value)
+    return found
+
+
+def read_answers(path: str) -> Answers:
+    """An answers file; CommandError names it and the key."""
+    try:
+        return msgspec.convert(tomllib.loads(Path(path).read_text()), Answers)
+    except OSError as error:
+        raise CommandError(ExitCode.FILE, f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        keys = ", ".join(OPTIONS)
+        raise CommandError(ExitCode.USAGE, f"{path}: {error}; its keys are {keys}") from None
+
+
+class Asker:
+    """Asks a person, where there is one."""
+
+    def __init__(self, yes: bool, as_json: bool) -> None:
+        self._talks = not yes and not as_json and sys.stdin.isatty()
+
+    def ask(self, name: str, question: str, default: str | None) -> str:
+        """The answer, the default where nobody is asked; CommandError where there is none."""
+        while self._talks:
+            shown = f" [{default}]" if default else ""
+            said = input(f"{question}{shown}: ").strip()
+            if said or default is not None:
+                return said or default or ""
+            print("an answer is needed")
+        if default is None:
+            raise CommandError(
+                ExitCode.USAGE, f"--{name} is missing ({OPTIONS[name]}); or in --answers FILE"
+            )
+        return default
+
+    def confirm(self, question: str) -> None:
+        """Go on only where a person says so; where nobody is asked it goes on."""
+        if self._talks and input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+            raise CommandError(ExitCode.REFUSED, "nothing was done")
+
+
+def none_or(text: str) -> str:
+    """`-` stands for nothing."""
+    return "" if text == "-" else text
+
+
+def gateway() -> str:
+    """The IPv4 default gateway; empty where there is none (proc(5), /proc/net/route)."""
+    try:
+        lines = _ROUTES.read_text().splitlines()[1:]
+    except OSError:
+        return ""
+    for line in lines:
+        fields = line.split()
+        is_default = len(fields) > 2 and fields[1] == _ANYWHERE != fields[2]
+        if is_default and re.fullmatch("[0-9A-F]{8}", fields[2]):
+            return socket.inet_ntoa(struct.pack("<I", int(fields[2], 16)))
+    return ""
+
+
+def own_address(towards: str) -> str:
+    """This host's address on the way to another one; empty where there is no way. Sends nothing."""
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(towards, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(place)
+            return str(probe.getsockname()[0])
+    except OSError:
+        return ""
+
+
+def listen_at(address: str, port: int = API_PORT) -> str:
+    """`host:port` or `[v6]:port`."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The command line of the set-up commands."""
+
+from __future__ import annotations
+
+import argparse
+
+#: Verbs that are carried out here.
+VERBS = ("init", "join", "leave", "clean-metadata", "reinitialize-lockspace")
+
+#: Option -> its help; `ha-agent init` and `join` take those of theirs.
+OPTIONS = {
+    "storage": "folder on the shared storage for whiteboard and lease volume",
+    "whiteboard": "file or block device of the whiteboard; default: STORAGE/whiteboard",
+    "leases": "file or block device of the lease volume; default: STORAGE/leases",
+    "io-timeout": "sanlock's, in seconds, the same on all hosts; default: 10",
+    "domain": "the VM: a domain XML file, or the name of a libvirt domain",
+    "cluster": "the cluster's name; default: ha",
+    "host-id": "this host's id, 1..2000",
+    "name": "this host's name; default: the system's",
+    "listen": "where the other hosts ask this one, ADDRESS:PORT",
+    "bridge": "the management bridge, - for none; default: the VM's",
+    "network-targets": "addresses to ping, with commas; default: the gateway",
+    "health-url": "the page that tells whether the VM is well, - for none",
+    "health-expect": "what must be found in that page; default: DB Up",
+    "migration-uri": "libvirt of another host, {host} is its name; - for none",
+    "migration-data-uri": "where a migration's data goes; default: libvirt chooses",
+}
+INIT_TAKES = (
+    *("storage", "whiteboard", "leases", "io-timeout", "domain", "cluster", "host-id", "name"),
+    *("listen", "bridge", "network-targets", "health-url", "health-expect"),
+    *("migration-uri", "migration-data-uri"),
+)
+JOIN_TAKES = ("host-id", "name", "listen")
+
+
+def add_options(parser: argparse.ArgumentParser, names: tuple[str, ...]) -> None:
+    """The options of these names, and those that every set-up has."""
+    for name in names:
+        kind = int if name in ("io-timeout", "host-id") else str
+        value = name.rpartition("-")[2].upper()
+        parser.add_argument(f"--{name}", type=kind, metavar=value, help=OPTIONS[name])
+    parser.add_argument("--answers", metavar="FILE", help="TOML with the options as keys")
+    parser.add_argument("--yes", action="store_true", help="ask nothing, take the defaults")
+    add_common(parser)
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Of every command that changes something."""
+    parser.add_argument("--dry-run", action="store_true", help="look, and tell what would be done")
+    parser.add_argument("--json", action="store_true", dest="json_here")
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add them to the others."""
+    first = verbs.add_parser("init", help="make a new cluster with this host as its first")
+    add_options(first, INIT_TAKES)
+    first.add_argument(
+        "--overwrite", action="store_true", help="write over volumes that nobody uses any more"
+    )
+    more = verbs.add_parser("join", help="make this host a member of a cluster")
+    more.add_argument(
+        "--from",
+        dest="source",
+        metavar="FOLDER",
+        required=True,
+        help="copies of a member's ha-agent.toml, secrets.toml and engine.xml",
+    )
+    add_options(more, JOIN_TAKES)
+    less = verbs.add_parser(
+        "leave", help="take this host out of its cluster; not while the VM is here"
+    )
+    less.add_argument(
+        "--lockspace-only", action="store_true", help="give the host id back, keep all else"
+    )
+    add_common(less)
+    clean = verbs.add_parser("clean-metadata", help="remove the slot of a host that is gone")
+    clean.add_argument("host", metavar="HOST", help="its id or its name")
+    add_common(clean)
+    again = verbs.add_parser(
+        "reinitialize-lockspace", help="write the lease volume anew; no host may be using it"
+    )
+    again.add_argument("--yes", action="store_true", help="ask nothing")
+    add_common(again)
+
+
+def run(arguments: argparse.Namespace, as_json: bool) -> int:
+    """Carry out the one that was given."""
+    from agent.setup import clean, init, join, leave, reinitialize
+
+    match arguments.verb:
+        case "init":
+            return init.run(arguments, as_json)
+        case "join":
+            return join.run(arguments, as_json)
+        case "leave":
+            return leave.run(arguments, as_json)
+        case "clean-metadata":
+            return clean.run(arguments, as_json)
+        case _:
+            return reinitialize.run(arguments, as_json)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent clean-metadata HOST`: the slot of a host that is gone, emptied. Its host id is not
+freed: sanlock does that by itself, when it is certain."""
+
+from __future__ import annotations
+
+import argparse
+
+import sanlock
+
+from agent.columns import printable
+from agent.errors import CommandError
+from agent.setup.leave import empty_slot, is_used
+from agent.setup.membership import own_id
+from agent.setup.progress import progress
+from agent.setup.steps import Step, run_steps
+from agent.setup.volumes import sanlock_errors
+from agent.setup.watched import SLOT_WATCH_S, read_slots, watch
+from broker.config import Config, load
+from broker.exit_codes import ExitCode
+
+_GONE = {sanlock.HOST_FREE: "free", sanlock.HOST_DEAD: "dead"}
+
+
+def run(arguments: argparse.Namespace, as_json: bool) -> int:
+    """Empty it; OK, or REFUSED while that host may live."""
+    config = load(arguments.config)
+    host_id = _host_id(config, arguments.host)
+    path = config.storage.whiteboard
+
+    def look() -> str | None:
+        if not is_used(config, host_id):
+            return f"slot {host_id} of {path} is empty"
+        _refuse_live(config, host_id)
+        return None
+
+    def act() -> str:
+        empty_slot(config, host_id)
+        return f"slot {host_id} of {path} is empty"
+
+    run_steps(
+        [Step("slot", look, f"emptying slot {host_id} of {path}", act)],
+        arguments.dry_run,
+        as_json,
+    )
+    return ExitCode.OK
+
+
+def _host_id(config: Config, host: str) -> int:
+    if host.isascii() and host.isdigit() and 1 <= int(host) <= 2000:
+        found = [int(host)]
+    else:
+        reports = read_slots(config.storage.whiteboard).reports
+        found = [i for i, report in reports.items() if report.hostname == host]
+    if len(found) != 1:
+        raise CommandError(
+            ExitCode.USAGE, f"{printable(host)}: no host of that name, or several; give its id"
+        )
+    if found[0] == config.host.id:
+        raise CommandError(ExitCode.REFUSED, "that is this host; use: ha-agent leave")
+    return found[0]
+
+
+def _refuse_live(config: Config, host_id: int) -> None:
+    given = config.storage
+    if own_id(given) is None:
+        raise CommandError(
+            ExitCode.LOCKSPACE,
+            f"this host is not in lockspace {given.lockspace}, so sanlock cannot tell whether"
+            f" host {host_id} is gone; run it where ha-broker runs",
+        )
+    users = watch(given.whiteboard, None, SLOT_WATCH_S, progress)
+    if host_id in users.hosts:
+        raise CommandError(
+            ExitCode.REFUSED, f"host {host_id} ({users.hosts[host_id]}) lives: it writes its slot"
+        )
+    with sanlock_errors(given.leases):
+        hosts = sanlock.get_hosts(given.lockspace.encode(), host_id)
+    flags = hosts[0]["flags"] if hosts else sanlock.HOST_FREE
+    if flags not in _GONE:
+        wait_s = 8 * given.io_timeout + 60
+        raise CommandError(
+            ExitCode.REFUSED,
+            f"sanlock does not hold host {host_id} for dead yet: {wait_s} s after its last renewal"
+            " it does; or it gives its id back there: ha-agent leave",
+        )

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The VM's definition, from a file or from libvirt, made fit: with its lease and a UUID."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import libvirt
+
+from agent.errors import CommandError
+from broker.config import StorageSection
+from broker.exit_codes import ExitCode
+
+#: Namespaces that libvirt and its friends write, so that they keep their usual names.
+for _prefix, _uri in (
+    ("qemu", "http://libvirt.org/schemas/domain/qemu/1.0"),
+    ("libosinfo", "http://libosinfo.org/xmlns/libvirt/domain/1.0"),
+    ("ovirt-vm", "http://ovirt.org/vm/1.0"),
+):
+    ElementTree.register_namespace(_prefix, _uri)
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A definition with its lease. `bridge`: of its first such network interface, or empty.
+    `notes`: what was changed, or needs to be known."""
+
+    xml: str
+    name: str
+    bridge: str
+    notes: tuple[str, ...]
+
+
+def read_domain(source: str, uri: str) -> str:
+    """The XML of a file, or of a libvirt domain, running or not, of that name; CommandError."""
+    if "/" in source or Path(source).is_file():
+        try:
+            return Path(source).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError(ExitCode.FILE, f"{source}: cannot be read: {error}") from None
+    try:
+        connection = libvirt.open(uri)
+        try:
+            flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+            return str(connection.lookupByName(source).XMLDesc(flags))
+        finally:
+            connection.close()
+    except libvirt.libvirtError as error:
+        raise CommandError(
+            ExitCode.DEFINITION,
+            f"--domain {source}: neither a file nor a domain that libvirt knows ({uri}): {error}",
+        ) from None
+
+
+def known_domains(uri: str) -> list[str]:
+    """Names of the domains that libvirt here knows; empty where it does not answer."""
+    try:
+        connection = libvirt.open(uri)
+        try:
+            return sorted(domain.name() for domain in connection.listAllDomains())
+        finally:
+            connection.close()
+    except libvirt.libvirtError:
+        return []
+
+
+def imported(xml: str, source: str, storage: StorageSection, offset: int) -> Imported:
+    """The definition with the `<lease>` at `offset` in the lease volume; CommandError where the
+    text is no domain."""
+    try:
+        root = ElementTree.fromstring(xml)  # noqa: S314  (the administrator's own file)
+    except ElementTree.ParseError as error:
+        raise CommandError(ExitCode.DEFINITION, f"{source}: is not XML: {error}") from None
+    if root.tag != "domain":
+        raise CommandError(
+            ExitCode.DEFINITION, f"{source}: holds <{root.tag}>, not a libvirt <domain>"
+        )
+    name = (root.findtext("name") or "").strip()
+    devices = root.find("devices")
+    if not name or devices is None:
+        raise CommandError(ExitCode.DEFINITION, f"{source}: a domain needs <name> and <devices>")
+    notes = []
+    if not (root.findtext("uuid") or "").strip():
+        for old in root.findall("uuid"):
+            root.remove(old)
+        made = ElementTree.Element("uuid")
+        made.text, made.tail = str(uuid.uuid4()), "\n  "
+        root.insert(list(root).index(root.find("name") or root[0]) + 1, made)
+        notes.append(f"it had no <uuid>, it gets {made.text}")
+    notes += _with_lease(devices, storage, offset)
+    # What belongs to one run on one host, or would let libvirt start it beside the agent.
+    root.attrib.pop("id", None)
+    source_bridges = (i.get("bridge", "") for i in devices.iterfind("interface/source"))
+    bridge = next(filter(None, source_bridges), "")
+    return Imported(
+        ElementTree.tostring(root, encoding="unicode") + "\n", name, bridge, tuple(notes)
+    )
+
+
+def _with_lease(devices: ElementTree.Element, storage: StorageSection, offset: int) -> list[str]:
+    wanted = (storage.lockspace, storage.resource, storage.leases, str(offset))
+    for lease in devices.findall("lease"):
+        target = lease.find("target")
+        place = (target.get("path", ""), target.get("offset", "0")) if target is not None else ()
+        if (lease.findtext("lockspace", ""), lease.findtext("key", ""), *place) == wanted:
+            return []
+        # Another one's lease would have to be free too: the VM could not start.
+        devices.remove(lease)
+    lease = ElementTree.Element("lease")
+    for tag, text in (("lockspace", storage.lockspace), ("key", storage.resource)):
+        ElementTree.SubElement(lease, tag).text = text
+    ElementTree.SubElement(lease, "target", {"path": storage.leases, "offset": str(offset)})
+    ElementTree.indent(lease, "  ", 2)
+    lease.tail = "\n    "
+    devices.insert(0, lease)
+    return [f"it gets the <lease> {storage.resource} in {storage.leases} at {offset}"]

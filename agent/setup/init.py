@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent init`: the first host of a new cluster."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import libvirt
+
+from agent.definition import DefinitionError, load_definition
+from agent.errors import CommandError
+from agent.setup import imported as domains
+from agent.setup.answers import (
+    Answers,
+    Asker,
+    answers_of,
+    gateway,
+    listen_at,
+    none_or,
+    own_address,
+)
+from agent.setup.lock_driver import lock_driver_step
+from agent.setup.steps import Step, run_steps
+from agent.setup.toml_text import Value, with_keys
+from agent.setup.volumes import Volumes, lease_offset
+from agent.setup.written import Files, checked, config_step, key_step, place
+from broker.config import Config
+from broker.exit_codes import ExitCode
+
+LIBVIRT_URI = "qemu:///system"
+
+
+def run(arguments: argparse.Namespace, as_json: bool) -> int:
+    """Make the cluster; OK, or CommandError with nothing written over."""
+    libvirt.registerErrorHandler(lambda context, error: None, None)
+    files = Files(Path(arguments.config).absolute())
+    asker = Asker(arguments.yes, as_json)
+    given = answers_of(arguments)
+    if files.host_id() is not None:
+        values, domain = _as_configured(files, given), None
+    else:
+        values, domain = _asked(files, given, asker)
+    config = checked(with_keys(files.text(), values), files.config)
+    volumes = Volumes(config.storage, files.host_id() is not None, arguments.overwrite)
+    steps = [
+        lock_driver_step(config),
+        *volumes.steps(),
+        _definition_step(config, domain),
+        key_step(files),
+        config_step(files, values),
+    ]
+    if not arguments.dry_run:
+        asker.confirm(f"Make the cluster {config.cluster.name} with this host as {config.host.id}?")
+    run_steps(steps, arguments.dry_run, as_json)
+    if not as_json and not arguments.dry_run:
+        print("next: ha-agent doctor, then: systemctl enable --now ha-broker ha-agent")
+    return ExitCode.OK
+
+
+def _as_configured(files: Files, given: Answers) -> dict[str, Value | None]:
+    """Of a host that is configured: what it says stays; another answer is refused."""
+    config = checked(files.text(), files.config)
+    for name, now in (
+        ("whiteboard", config.storage.whiteboard),
+        ("leases", config.storage.leases),
+        ("host_id", config.host.id),
+        ("cluster", config.cluster.name),
+    ):
+        wanted = getattr(given, name)
+        if wanted is None and given.storage is not None and name in ("whiteboard", "leases"):
+            wanted = str(Path(given.storage) / name)
+        if wanted not in (None, now):
+            raise CommandError(
+                ExitCode.REFUSED,
+                f"{files.config}: this host is configured already, with {now!r} for"
+                f" {name.replace('_', '-')}, not {wanted!r}; edit the file, or remove it",
+            )
+    return {}
+
+
+def _asked(
+    files: Files, given: Answers, asker: Asker
+) -> tuple[dict[str, Value | None], domains.Imported]:
+    """The keys to set, and the VM."""
+    if given.whiteboard is None or given.leases is None:
+        folder = given.storage or asker.ask(
+            "storage", "Folder on the shared storage (mounted on every host)", None
+        )
+        given.whiteboard = given.whiteboard or str(Path(folder) / "whiteboard")
+        given.leases = given.leases or str(Path(folder) / "leases")
+    values: dict[str, Value | None] = {
+        "host.id": given.host_id or 1,
+        "storage.whiteboard": given.whiteboard,
+        "storage.leases": given.leases,
+        **files.own_keys(),
+    }
+    if given.io_timeout is not None:
+        values["storage.io-timeout"] = given.io_timeout
+    if given.name is not None:
+        values["host.name"] = given.name
+    storage = checked(with_keys(files.text(), values), files.config).storage
+    source = given.domain
+    if source is None:
+        known = domains.known_domains(LIBVIRT_URI)
+        only = known[0] if len(known) == 1 else None
+        hint = f" ({', '.join(known)})" if known else ""
+        source = asker.ask("domain", f"The VM: a domain XML file, or a libvirt domain{hint}", only)
+    xml = domains.read_domain(source, LIBVIRT_URI)
+    domain = domains.imported(xml, source, storage, lease_offset(storage.leases))
+    values["vm.name"] = domain.name
+    values["cluster.name"] = given.cluster or asker.ask("cluster", "Name of the cluster", "ha")
+    _network(values, given, asker, domain)
+    return values, domain
+
+
+def _network(
+    values: dict[str, Value | None], given: Answers, asker: Asker, domain: domains.Imported
+) -> None:
+    bridge = given.bridge
+    if bridge is None:
+        bridge = asker.ask("bridge", "Management bridge, - for none", domain.bridge or "-")
+    values["network.bridge"] = none_or(bridge)
+    targets = given.network_targets
+    if targets is None:
+        said = asker.ask("network-targets", "Addresses to ping, - for none", gateway() or "-")
+        targets = tuple(part.strip() for part in none_or(said).split(",") if part.strip())
+    values["network.test"] = "ping" if targets else "none"
+    values["network.targets"] = targets
+    listen = given.listen
+    if listen is None:
+        own = own_address(targets[0]) if targets else ""
+        listen = asker.ask(
+            "listen", "Address for the other hosts, - for none", listen_at(own) if own else "-"
+        )
+    values["api.listen"] = (listen,) if none_or(listen) else ()
+    page = given.health_url
+    if page is None:
+        page = asker.ask("health-url", "Page that tells whether the VM is well, - for none", "-")
+    if none_or(page):
+        values["health.url"] = page
+        if given.health_expect is not None:
+            values["health.expect"] = given.health_expect
+    uri = given.migration_uri
+    if uri is None:
+        question = "libvirt of the other hosts for live migration, - for none"
+        uri = asker.ask("migration-uri", question, "qemu+tls://{host}/system")
+    values["libvirt.migration-uri"] = none_or(uri)
+    if given.migration_data_uri is not None:
+        values["libvirt.migration-data-uri"] = given.migration_data_uri
+
+
+def _definition_step(config: Config, domain: domains.Imported | None) -> Step:
+    path = Path(config.vm.definition)
+
+    def look() -> str | None:
+        if not path.exists() and domain is not None:
+            return None
+        try:
+            found = load_definition(config)
+        except DefinitionError as error:
+            raise CommandError(ExitCode.DEFINITION, f"{error}; or remove the file") from None
+        return f"{path} is there: {found.name}"
+
+    def act() -> str:
+        assert domain is not None
+        # A console's or VNC's password may stand in it.
+        place(path, domain.xml, 0o640, "ha-agent")
+        load_definition(config)
+        return "; ".join((f"{path} is written: {domain.name}", *domain.notes, *_autostart(domain)))
+
+    return Step("definition", look, f"writing {path}", act)
+
+
+def _autostart(domain: domains.Imported) -> list[str]:
+    """libvirt shall not start it by itself: the agent does. Told what was found."""
+    notes = []
+    try:
+        connection = libvirt.open(LIBVIRT_URI)
+        try:
+            found = connection.lookupByName(domain.name)
+            if found.autostart():
+                found.setAutostart(0)
+                notes.append("libvirt does not start it at boot any more")
+            if found.isActive():
+                notes.append(
+                    "it RUNS NOW WITHOUT ITS LEASE: shut it down, the agent starts it under it"
+                )
+        finally:
+            connection.close()
+    except libvirt.libvirtError:
+        pass  # libvirt does not know it, or is away: nothing runs that we could speak of
+    return notes

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent join --from FOLDER`: this host becomes a member of a cluster.
+
+FOLDER holds copies of a member's ha-agent.toml, secrets.toml and engine.xml. What differs between
+hosts is made anew: host id, name, machine UUID, address. The host id is taken in sanlock's
+lockspace before anything is written: of two hosts that want the same one, one gets it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import libvirt
+
+from agent.definition import DefinitionError, load_definition
+from agent.errors import CommandError
+from agent.setup.answers import Answers, answers_of, listen_at, own_address
+from agent.setup.lock_driver import lock_driver_step
+from agent.setup.membership import IdTaken, join_lockspace, leave_lockspace, own_id
+from agent.setup.progress import progress
+from agent.setup.reach import reach
+from agent.setup.steps import Step, run_steps
+from agent.setup.toml_text import Value, with_keys
+from agent.setup.volumes import FENCE_RESOURCE
+from agent.setup.watched import (
+    SLOT_WATCH_S,
+    read_leases,
+    read_slots,
+    storage_error,
+    watch,
+)
+from agent.setup.written import Files, checked, key_step, place, read_text
+from broker.config import Config
+from broker.exit_codes import ExitCode
+from broker.volume import Volume, VolumeError
+from broker.whiteboard import HOST_ID_MAX
+
+#: So many host ids are tried when others are quicker.
+TRIES_MAX = 8
+#: Reads of the whiteboard to see how quick the storage is.
+READS = 20
+
+
+@dataclass(slots=True)
+class Joining:
+    """What is known and what was reached. `host_id`: the one that is ours, None: not yet."""
+
+    files: Files
+    source: Path
+    given: Answers
+    text: str
+    config: Config
+    host_id: int | None = None
+    tried: set[int] = field(default_factory=set)
+
+    def values(self) -> dict[str, Value | None]:
+        """The keys of this host."""
+        values: dict[str, Value | None] = {
+            "host.id": self.host_id or self.given.host_id or 1,
+            "host.name": self.given.name,
+            "host.system-uuid": None,
+            "api.listen": _listen(self.config, self.given),
+            "api.advertise": None,
+            **self.files.own_keys(),
+        }
+        old = tomllib.loads(self.files.text()).get("host", {}) if self.files.text() else {}
+        for key in ("name", "system-uuid"):  # said of this host before it joined
+            if values[f"host.{key}"] is None and key in old:
+                values[f"host.{key}"] = old[key]
+        return values
+
+
+def run(arguments: argparse.Namespace, as_json: bool) -> int:
+    """Join; OK, LOCKSPACE where the id that was asked for is another host's."""
+    libvirt.registerErrorHandler(lambda context, error: None, None)
+    source = Path(arguments.source).absolute()
+    files = Files(Path(arguments.config).absolute())
+    given = answers_of(arguments)
+    text = read_text(source / "ha-agent.toml")
+    if not text:
+        raise CommandError(
+            ExitCode.FILE,
+            f"{source}/ha-agent.toml: is not there; copy a member's /etc/ha-agent:"
+            " scp root@MEMBER:/etc/ha-agent/{ha-agent.toml,secrets.toml,engine.xml} FOLDER",
+        )
+    config = checked(text, source / "ha-agent.toml")
+    joining = Joining(files, source, given, text, config)
+    steps = [
+        lock_driver_step(config),
+        Step("storage", lambda: storage_speed(config), "", lambda: ""),
+        Step("leases", lambda: _look_leases(config), "", lambda: ""),
+        _id_step(joining),
+        _definition_step(joining),
+        _key_step(joining),
+        _config_step(joining),
+    ]
+    try:
+        run_steps(steps, arguments.dry_run, as_json)
+    except BaseException:
+        if joining.host_id is not None and joining.tried:
+            leave_lockspace(config.storage, joining.host_id)
+        raise
+    if not as_json:
+        for name, problem in reach(config, joining.host_id or 0):
+            print(f"{'warning' if problem else 'ok':<8} libvirt of {name}: {problem or 'answers'}")
+        if not arguments.dry_run:
+            print("next: systemctl enable --now ha-broker ha-agent, then: ha-agent doctor")
+    return ExitCode.OK
+
+
+def storage_speed(config: Config) -> str:
+    """How quick the whiteboard is read as the broker will read it; CommandError."""
+    took: list[float] = []
+    try:
+        with Volume(config.storage.whiteboard) as volume:
+            for _ in range(READS):
+                began_s = time.monotonic()
+                volume.read_slots(range(17))
+                took.append(time.monotonic() - began_s)
+    except VolumeError as error:
+        raise storage_error(error) from None
+    took.sort()
+    return (
+        f"{config.storage.whiteboard}: direct reads take {1000 * took[len(took) // 2]:.1f} ms,"
+        f" at most {1000 * took[-1]:.1f} ms"
+    )
+
+
+def _look_leases(config: Config) -> str:
+    given = config.storage
+    head, _ = read_leases(given.leases)
+    if head is None or head.lockspace != given.lockspace:
+        what = "no lockspace" if head is None else f"lockspace {head.lockspace!r}"
+        raise CommandError(
+            ExitCode.LOCKSPACE, f"{given.leases}: holds {what}, not {given.lockspace!r}"
+        )
+    lacking = {given.resource, FENCE_RESOURCE} - set(head.resources.values())
+    if lacking:
+        raise CommandError(
+            ExitCode.LOCKSPACE,
+            f"{given.leases}: has no lease {', '.join(sorted(lacking))}; ha-agent"
+            " reinitialize-lockspace makes them anew",
+        )
+    return f"{given.leases}: lockspace {given.lockspace}"
+
+
+def _definition_step(joining: Joining) -> Step:
+    wanted = joining.source / "engine.xml"
+    path = joining.files.definition
+    text = read_text(wanted)
+
+    def look() -> str | None:
+        old = read_text(path)
+        if not text and not old:
+            raise CommandError(ExitCode.DEFINITION, f"{wanted}: is not there; copy it too")
+        return f"{path} is the same" if old == text or not text else None
+
+    def act() -> str:
+        place(path, text, 0o640, "ha-agent")
+        return f"{path} is written"
+
+    return Step("definition", look, f"writing {path}", act)
+
+
+def _key_step(joining: Joining) -> Step:
+    path = joining.source / "secrets.toml"
+    try:
+        found = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError:
+        raise CommandError(ExitCode.CONFIG, f"{path}: is not TOML") from None
+    if not found:
+        raise CommandError(ExitCode.FILE, f"{path}: is not there or empty; copy it too")
+    target = joining.files.secrets
+    if read_text(target).strip():
+        return key_step(joining.files, str(found.get("cluster-key", "")))
+
+    def act() -> str:
+        # The fence devices' passwords as well: every host fences.
+        place(target, read_text(path), 0o640, "ha-agent")
+        return f"{target} is written"
+
+    return Step("cluster-key", lambda: None, f"writing {target}", act)
+
+
+def _id_step(joining: Joining) -> Step:
+    storage = joining.config.storage
+
+    def look() -> str | None:
+        here, said = own_id(storage), joining.files.host_id()
+        wanted = joining.given.host_id or said
+        if here is not None:
+            if wanted not in (None, here):
+                raise CommandError(
+                    ExitCode.LOCKSPACE,
+                    f"this host's sanlock is in lockspace {storage.lockspace} as host id {here},"
+                    f" not {wanted}; ha-agent leave gives it back",
+                )
+            joining.host_id = here
+            return f"{here} is this host's in lockspace {storage.lockspace}"
+        if joining.given.host_id is not None:
+            _refuse_live(joining, joining.given.host_id)
+        return None
+
+    def act() -> str:
+        for host_id in _candidates(joining):
+            joining.tried.add(host_id)
+            try:
+                join_lockspace(storage, host_id)
+            except IdTaken as error:
+                if joining.given.host_id is not None:
+                    raise _taken(joining, host_id, str(error)) from None
+                progress(f"host id {host_id} went to another host")
+                continue
+            joining.host_id = host_id
+            return f"{host_id} is this host's in lockspace {storage.lockspace}"
+        raise CommandError(
+            ExitCode.LOCKSPACE,
+            f"{storage.leases}: no host id was to be had; tried"
+            f" {', '.join(map(str, sorted(joining.tried)))}: others were quicker; try again",
+        )
+
+    wait = 21 * storage.io_timeout // 10
+    return Step("host-id", look, f"taking one in the lockspace, about {wait} s", act)
+
+
+def free_ids(config: Config) -> Iterator[int]:
+    """Ids that nobody has, ascending: empty on the whiteboard, and given back or never used in
+    the lockspace."""
+    sweep = read_slots(config.storage.whiteboard)
+    _, used = read_leases(config.storage.leases)
+    for host_id in range(1, HOST_ID_MAX + 1):
+        has_slot = host_id in sweep.reports or host_id in sweep.bad
+        if not has_slot and used.get(host_id, (0, 0))[1] == 0:
+            yield host_id
+
+
+def _candidates(joining: Joining) -> Iterator[int]:
+    wanted = joining.given.host_id or joining.files.host_id()
+    if wanted is not None:
+        yield wanted
+        if joining.given.host_id is not None:
+            return
+    for _ in range(TRIES_MAX):
+        free = (i for i in free_ids(joining.config) if i not in joining.tried)
+        found = next(free, None)
+        if found is None:
+            return
+        yield found
+
+
+def _refuse_live(joining: Joining, host_id: int) -> None:
+    users = watch(joining.config.storage.whiteboard, None, SLOT_WATCH_S, progress)
+    if host_id in users.hosts:
+        raise _taken(joining, host_id, f"{users.hosts[host_id]} writes its slot")
+
+
+def _taken(joining: Joining, host_id: int, why: str) -> CommandError:
+    free = [i for i, _ in zip(free_ids(joining.config), range(3), strict=False)]
+    return CommandError(
+        ExitCode.LOCKSPACE,
+        f"host id {host_id} is another host's: {why}; free are {', '.join(map(str, free))}, or"
+        " leave --host-id out",
+    )
+
+
+def _config_step(joining: Joining) -> Step:
+    path = joining.files.config
+
+    def look() -> str | None:
+        if joining.host_id is None or joining.files.host_id() != joining.host_id:
+            checked(with_keys(joining.text, joining.values()), path)
+            return None
+        config = checked(joining.files.text(), path)
+        if config.storage != joining.config.storage:
+            raise CommandError(
+                ExitCode.REFUSED,
+                f"{path}: this host is configured already, for other volumes; remove the file",
+            )
+        return f"{path} is there: host {config.host.id}"
+
+    def act() -> str:
+        text = with_keys(joining.text, joining.values())
+        config = checked(text, path)
+        place(path, text, 0o644)
+        try:
+            load_definition(config)
+        except DefinitionError as error:
+            raise CommandError(ExitCode.DEFINITION, str(error)) from None
+        return f"{path} is written: host {config.host.id}"
+
+    return Step("config", look, f"writing {path}", act)
+
+
+def _listen(config: Config, given: Answers) -> tuple[str, ...]:
+    """Where this host answers: as was said, else the same ports at its own addresses."""
+    if given.listen is not None:
+        return (given.listen,) if given.listen != "-" else ()
+    found = []
+    for place_ in config.api.listen:
+        address, _, port = place_.rpartition(":")
+        address = address.strip("[]")
+        everywhere = address in ("0.0.0.0", "::", "127.0.0.1", "::1", "localhost")  # noqa: S104
+        own = "" if everywhere else own_address(address)
+        found.append(listen_at(own, int(port)) if own else place_)
+    return tuple(found)

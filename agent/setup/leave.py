@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent leave`: this host is no member any more. Never while the VM is here."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import time
+from pathlib import Path
+
+import libvirt
+
+from agent.errors import CommandError
+from agent.setup.membership import leave_lockspace, own_id
+from agent.setup.steps import Step, run_steps
+from agent.setup.watched import read_slots, storage_error
+from broker.client import BrokerDown, BrokerRefused, ask
+from broker.config import Config, load
+from broker.exit_codes import ExitCode
+from broker.volume import Volume, VolumeError
+from broker.whiteboard import EMPTY_SLOT
+from broker.wire import Status
+
+UNITS = ("ha-agent.service", "ha-broker.service")
+#: systemd waits for the units' own TimeoutStopSec, 30 s.
+STOP_SECONDS_MAX = 60.0
+
+
+def run(arguments: argparse.Namespace, as_json: bool) -> int:
+    """Leave; OK, or REFUSED while the VM is here."""
+    libvirt.registerErrorHandler(lambda context, error: None, None)
+    config = load(arguments.config)
+    only = bool(arguments.lockspace_only)
+    steps = [
+        Step("vm", lambda: vm_is_not_here(config), "", lambda: ""),
+        _daemons_step(config, only),
+    ]
+    if not only:
+        steps.append(_slot_step(config))
+    steps.append(_lockspace_step(config))
+    run_steps(steps, arguments.dry_run, as_json)
+    if not as_json and not arguments.dry_run and not only:
+        print(
+            f"left as they are: {arguments.config} and the files beside it, libvirt's definition"
+            " of the VM, the volumes. ha-agent join brings this host back"
+        )
+    return ExitCode.OK
+
+
+def vm_is_not_here(config: Config) -> str:
+    """Says so; CommandError where it is, or where libvirt cannot be asked."""
+    try:
+        connection = libvirt.open(config.libvirt.uri)
+        try:
+            is_here = bool(connection.lookupByName(config.vm.name).isActive())
+        finally:
+            connection.close()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+            raise CommandError(
+                ExitCode.REFUSED,
+                f"whether {config.vm.name} runs here is not known: libvirt at"
+                f" {config.libvirt.uri}: {error}",
+            ) from None
+        is_here = False
+    if is_here:
+        raise CommandError(
+            ExitCode.REFUSED,
+            f"{config.vm.name} runs here; move it away first: ha-agent maintenance local"
+            " (then wait until ha-agent --status says LocalMaintenance)",
+        )
+    return f"{config.vm.name} does not run here"
+
+
+def broker_answers(config: Config) -> bool:
+    """Whether this host's broker runs."""
+    try:
+        ask(config.daemon.socket, "GET", "/v1/status", Status)
+    except BrokerDown:
+        return False
+    except BrokerRefused:
+        return True
+    return True
+
+
+def _daemons_step(config: Config, only: bool) -> Step:
+    by_systemd = Path("/run/systemd/system").is_dir()
+    verb = ("stop",) if only else ("disable", "--now")
+
+    def look() -> str | None:
+        if not broker_answers(config):
+            return "they do not run"
+        if not by_systemd:
+            raise CommandError(
+                ExitCode.REFUSED, "ha-broker and ha-agent run on this host; stop both first"
+            )
+        return None
+
+    def act() -> str:
+        done = subprocess.run(  # noqa: S603
+            ["systemctl", *verb, *UNITS],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=STOP_SECONDS_MAX,
+        )
+        if done.returncode != 0:
+            raise CommandError(ExitCode.FAILED, f"systemctl: {done.stderr.strip()}")
+        return "stopped" if only else "stopped and disabled"
+
+    return Step("daemons", look, f"systemctl {' '.join((*verb, *UNITS))}", act)
+
+
+def empty_slot(config: Config, host_id: int) -> None:
+    """Write the slot of a host as it was before the host came; CommandError."""
+    try:
+        with Volume(config.storage.whiteboard) as volume:
+            volume.write_slot(host_id, EMPTY_SLOT)
+    except VolumeError as error:
+        raise storage_error(error) from None
+
+
+def is_used(config: Config, host_id: int) -> bool:
+    """Whether anything is in the slot."""
+    sweep = read_slots(config.storage.whiteboard)
+    return host_id in sweep.reports or host_id in sweep.bad
+
+
+def _slot_step(config: Config) -> Step:
+    own, path = config.host.id, config.storage.whiteboard
+
+    def look() -> str | None:
+        return None if is_used(config, own) else f"slot {own} of {path} is empty"
+
+    def act() -> str:
+        if own_id(config.storage) not in (own, None):
+            raise CommandError(ExitCode.REFUSED, f"host id {own} is not this host's any more")
+        # The broker's last write may still be under way.
+        time.sleep(config.timing_rules().beat)
+        empty_slot(config, own)
+        return f"slot {own} of {path} is empty"
+
+    return Step("slot", look, f"emptying slot {own} of {path}", act)
+
+
+def _lockspace_step(config: Config) -> Step:
+    given = config.storage
+
+    def look() -> str | None:
+        here = own_id(given)
+        return None if here is not None else f"this host is not in lockspace {given.lockspace}"
+
+    def act() -> str:
+        here = own_id(given)
+        if here is not None:
+            leave_lockspace(given, here)
+        return f"host id {here} is given back"
+
+    return Step("host-id", look, f"giving it back in lockspace {given.lockspace}", act)

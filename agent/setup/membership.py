@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""This host's id in the lockspace, by hand: joined and given back. Blocking, with progress."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import sanlock
+
+from agent.errors import CommandError
+from agent.setup.progress import progress
+from agent.setup.volumes import sanlock_errors
+from agent.setup.watched import read_leases
+from broker.config import StorageSection
+from broker.exit_codes import ExitCode
+
+#: sanlock watches an id that somebody may still use for so long (its src/timeouts.h), and some.
+JOIN_EXTRA_S = 60 + 120
+#: A free id is joined after 2.1 io_timeouts and little more. Who waits longer, and sees the id
+#: renewed meanwhile, has lost it: renewals come every 2 io_timeouts.
+LOST_IO_TIMEOUTS, LOST_EXTRA_S = 3, 3.0
+
+
+class IdTaken(Exception):
+    """sanlock gave the host id to another host, or knows that one has it."""
+
+
+def own_id(storage: StorageSection) -> int | None:
+    """The host id with which this host's sanlock is in the lockspace; None: it is not."""
+    with sanlock_errors(storage.leases):
+        for found in sanlock.get_lockspaces():
+            if found["lockspace"] == storage.lockspace.encode() and not found["flags"]:
+                return int(found["host_id"])
+    return None
+
+
+def join_lockspace(storage: StorageSection, host_id: int) -> None:
+    """Take the host id; IdTaken where another host has it or was quicker, else CommandError."""
+    where = (storage.lockspace.encode(), host_id, storage.leases)
+
+    def add() -> None:
+        sanlock.add_lockspace(*where, iotimeout=storage.io_timeout, wait=True)
+
+    seen: set[tuple[int, int]] = set()
+
+    def lost(passed_s: float) -> bool:
+        """Whether somebody else renews the id: sanlock itself goes on hoping for minutes."""
+        renewal = read_leases(storage.leases)[1].get(host_id, (0, 0))
+        seen.update({renewal} if renewal[1] else ())
+        return passed_s > LOST_IO_TIMEOUTS * storage.io_timeout + LOST_EXTRA_S and len(seen) > 1
+
+    text = f"joining the lockspace as host id {host_id}"
+    try:
+        if not _with_progress(text, add, 8 * storage.io_timeout + JOIN_EXTRA_S, lost):
+            _end_join(where)
+            raise IdTaken("it is renewed by another host")
+    except KeyboardInterrupt:
+        _end_join(where)
+        raise
+    except sanlock.SanlockException as error:
+        if error.errno < -200:  # sanlock's own verdicts on the lease, not the system's errors
+            raise IdTaken(f"sanlock: {error.args[-1]} ({error.errno})") from None
+        with sanlock_errors(storage.leases):
+            raise
+
+
+def _end_join(where: tuple[bytes, int, str]) -> None:
+    """sanlock would go on with it by itself."""
+    with sanlock_errors(where[2]):
+        sanlock.rem_lockspace(*where, unused=True)
+
+
+def leave_lockspace(storage: StorageSection, host_id: int) -> None:
+    """Give the host id back; CommandError where a process here holds a lease in it."""
+    try:
+        sanlock.rem_lockspace(storage.lockspace.encode(), host_id, storage.leases, unused=True)
+    except sanlock.SanlockException as error:
+        if error.errno == 16:
+            raise CommandError(
+                ExitCode.REFUSED,
+                f"lockspace {storage.lockspace}: a process here holds a lease in it (the VM?):"
+                " move it away first: ha-agent maintenance local",
+            ) from None
+        with sanlock_errors(storage.leases):
+            raise
+
+
+def _with_progress(
+    text: str, act: Callable[[], None], seconds_max: float, is_lost: Callable[[float], bool]
+) -> bool:
+    """Run it in a thread; tell how long it takes; what it raises is raised. False: it is lost."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            act()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name=text, daemon=True)
+    began_s = time.monotonic()
+    thread.start()
+    while thread.is_alive():
+        thread.join(1.0)
+        passed_s = time.monotonic() - began_s
+        progress(f"{text}: {passed_s:.0f} s")
+        if thread.is_alive() and is_lost(passed_s):
+            return False
+        if passed_s > seconds_max:
+            raise CommandError(ExitCode.LOCKSPACE, f"{text}: no end within {seconds_max:.0f} s")
+    if failed:
+        raise failed[0]
+    return True

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent reinitialize-lockspace`: the lease volume written anew, in its place.
+
+Only where no host can still be in the old lockspace: those that gave their id back are not; one
+that did not must have been seen not to renew it for sanlock's whole host-dead time, since its
+VM may live until then.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import libvirt
+
+from agent.errors import CommandError
+from agent.setup.answers import Asker
+from agent.setup.leave import broker_answers, vm_is_not_here
+from agent.setup.membership import leave_lockspace, own_id
+from agent.setup.progress import progress
+from agent.setup.steps import Step, run_steps
+from agent.setup.volumes import make_leases
+from agent.setup.watched import lease_watch_s, read_leases, watch
+from broker.config import Config, load
+from broker.exit_codes import ExitCode
+
+
+def run(arguments: argparse.Namespace, as_json: bool) -> int:
+    """Write it anew; OK, or REFUSED while anybody may be using it."""
+    libvirt.registerErrorHandler(lambda context, error: None, None)
+    config = load(arguments.config)
+    given = config.storage
+    if not arguments.dry_run:
+        Asker(arguments.yes, as_json).confirm(f"Write {given.leases} anew, with all its leases?")
+
+    def act() -> str:
+        here = own_id(given)
+        if here is not None:
+            leave_lockspace(given, here)
+        make_leases(given)
+        return f"{given.leases} is made anew: lockspace {given.lockspace}"
+
+    run_steps(
+        [
+            Step("vm", lambda: vm_is_not_here(config), "", lambda: ""),
+            Step("daemons", lambda: _look_daemons(config), "", lambda: ""),
+            Step("hosts", lambda: _look_hosts(config), "", lambda: ""),
+            Step("leases", lambda: None, f"writing {given.leases} anew", act),
+        ],
+        arguments.dry_run,
+        as_json,
+    )
+    return ExitCode.OK
+
+
+def _look_daemons(config: Config) -> str:
+    if broker_answers(config):
+        raise CommandError(
+            ExitCode.REFUSED,
+            "ha-broker runs on this host; on every host: systemctl stop ha-agent ha-broker, then:"
+            " ha-agent leave --lockspace-only",
+        )
+    return "they do not run here"
+
+
+def _look_hosts(config: Config) -> str:
+    """Nobody writes, nobody renews, and who did not give its id back is dead."""
+    given = config.storage
+    own = own_id(given)
+    is_there = Path(given.leases).exists()
+    head, used = read_leases(given.leases) if is_there else (None, {})
+    seconds = lease_watch_s(head, used, given.io_timeout, own)
+    whiteboard = given.whiteboard if Path(given.whiteboard).exists() else None
+    users = watch(whiteboard, given.leases if is_there else None, seconds, progress, but=own)
+    if users:
+        raise CommandError(
+            ExitCode.REFUSED,
+            f"{given.leases} is in use: {users}; there: systemctl stop ha-agent ha-broker, then:"
+            " ha-agent leave --lockspace-only",
+        )
+    stale = f"; ids {', '.join(map(str, users.stale))} are dead" if users.stale else ""
+    return f"nobody used it for {seconds:.0f} s{stale}"

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The files under /etc/ha-agent: configuration, secrets, definition. Whole, with their modes."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import secrets
+import tempfile
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.errors import CommandError
+from agent.setup.steps import Step
+from agent.setup.toml_text import Value, with_keys
+from broker.config import DEFAULT_PATH, Config, ConfigError, load
+from broker.exit_codes import ExitCode
+
+SERVICE_GROUP = "ha-agent"
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where this host's files are. Where the configuration is not at its usual place, secrets,
+    definition and state lie beside it."""
+
+    config: Path
+
+    @property
+    def secrets(self) -> Path:
+        return self.config.with_name("secrets.toml")
+
+    @property
+    def definition(self) -> Path:
+        return self.config.with_name("engine.xml")
+
+    def own_keys(self) -> dict[str, Value | None]:
+        """The keys that name places, where they are not the usual ones."""
+        if str(self.config) == DEFAULT_PATH:
+            return {}
+        return {
+            "vm.definition": str(self.definition),
+            "daemon.secrets": str(self.secrets),
+            "daemon.state-dir": str(self.config.with_name("state")),
+        }
+
+    def text(self) -> str:
+        """The configuration file as it is, empty where there is none; CommandError."""
+        return read_text(self.config)
+
+    def host_id(self) -> int | None:
+        """The host id that is configured already; None: none is."""
+        try:
+            found = tomllib.loads(self.text()).get("host", {}).get("id")
+        except tomllib.TOMLDecodeError as error:
+            raise CommandError(ExitCode.CONFIG, f"{self.config}: is not TOML: {error}") from None
+        return found if isinstance(found, int) else None
+
+
+def read_text(path: Path) -> str:
+    """A file's text; empty where it is not there; CommandError where it cannot be read."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(ExitCode.FILE, f"{path}: cannot be read: {error}; run as root") from None
+
+
+def place(path: Path, text: str, mode: int, group: str = "") -> None:
+    """Write a file whole, never open to more than its mode; CommandError."""
+    new = path.with_name(f"{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            if group:
+                with contextlib.suppress(KeyError):
+                    os.fchown(file.fileno(), -1, grp.getgrnam(group).gr_gid)
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        step = "free space there" if error.errno == 28 else "run as root"
+        raise CommandError(
+            ExitCode.FILE, f"{path}: cannot be written: {error.strerror}; {step}"
+        ) from None
+
+
+def checked(text: str, path: Path) -> Config:
+    """What the text would configure; CommandError in the words of the file at `path`."""
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as probe:
+        probe.write(text)
+        probe.flush()
+        try:
+            return load(probe.name)
+        except ConfigError as error:
+            said = str(error).replace(probe.name, str(path))
+            raise CommandError(ExitCode.CONFIG, said) from None
+
+
+def config_step(files: Files, values: dict[str, Value | None]) -> Step:
+    """Sets the keys in the configuration file, its comments kept."""
+    old = files.text()
+    text = with_keys(old, values)
+    known = ", ".join(sorted(values))
+
+    def act() -> str:
+        checked(text, files.config)
+        place(files.config, text, 0o644)
+        return f"{files.config} is written"
+
+    return Step(
+        "config",
+        lambda: f"{files.config} says so" if text == old else None,
+        f"setting {known} in {files.config}",
+        act,
+    )
+
+
+def key_step(files: Files, key: str = "") -> Step:
+    """The cluster's key in the secrets file: made, or the given one of the cluster."""
+    old = read_text(files.secrets)
+    found = _key_of(old, files.secrets)
+
+    def look() -> str | None:
+        if key and found and found != key:
+            raise CommandError(
+                ExitCode.REFUSED,
+                f"{files.secrets}: has another cluster-key than the cluster; remove the line",
+            )
+        return f"{files.secrets} has one" if found else None
+
+    def act() -> str:
+        text = with_keys(old, {"cluster-key": key or secrets.token_hex(KEY_BYTES)})
+        place(files.secrets, text, 0o640, SERVICE_GROUP)
+        return f"{files.secrets} is written"
+
+    plan = f"writing {'the cluster’s' if key else 'a new'} cluster-key to {files.secrets}"
+    return Step("cluster-key", look, plan, act)
+
+
+def _key_of(text: str, path: Path) -> str:
+    try:
+        found = tomllib.loads(text).get("cluster-key", "")
+    except tomllib.TOMLDecodeError:
+        # The error's text could hold a password.
+        raise CommandError(ExitCode.CONFIG, f"{path}: is not TOML; mend or remove it") from None
+    return found if isinstance(found, str) else ""

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent init` as a user runs it, on real files with a real sanlock daemon of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.delta_leases import read_lease_volume
+from broker.exit_codes import ExitCode
+from broker.volume import SLOT_MAX, Volume
+from broker.whiteboard import SlotReport, encode_slot
+from scoring.observation import EngineStatus, Health, VmStatus
+
+AGENT = Path(sys.executable).parent / "ha-agent"
+XML = "<domain type='kvm'><name>vm</name><memory unit='MiB'>64</memory><devices/></domain>"
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("sanlock") is None, reason="needs root and sanlock"
+)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A sanlock daemon; the environment in which it is found."""
+    folder = tmp_path_factory.mktemp("sanlock")
+    environment = {**os.environ, "SANLOCK_RUN_DIR": str(folder), "SANLOCK_PRIVILEGED": "0"}
+    argv = ["sanlock", "daemon", "-D", "-w", "0", "-l", "0", "-h", "0", "-U", "root", "-G", "root"]
+    with subprocess.Popen(
+        [*argv, "-e", "unit"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while not (folder / "sanlock.sock").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        yield environment
+        process.kill()
+
+
+class Host:
+    """A host before its first command."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder = folder
+        self.shared = folder / "shared"
+        self.shared.mkdir()
+        self.config = folder / "etc" / "ha-agent.toml"
+        self.config.parent.mkdir()
+        self.qemu_conf = folder / "qemu.conf"
+        self.qemu_conf.write_text('lock_manager = "sanlock"\n')
+        self.seed()
+        (folder / "vm.xml").write_text(XML)
+        self._environment = {**environment, "HA_AGENT_CONFIG": str(self.config)}
+
+    def seed(self) -> None:
+        self.config.write_text(f'# mine\n[libvirt]\nqemu-conf = "{self.qemu_conf}"\n')
+
+    def run(self, *arguments: str, enter: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*enter, AGENT, *arguments],
+            capture_output=True,
+            text=True,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            timeout=60,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    def init(self, *more: str) -> subprocess.CompletedProcess[str]:
+        return self.run("init", "--storage", str(self.shared), *self.others(), *more)
+
+    def others(self) -> tuple[str, ...]:
+        return ("--domain", str(self.folder / "vm.xml"), "--yes", "--io-timeout", "1")
+
+    def verdicts(self, *more: str) -> dict[str, str]:
+        done = self.init("--json", *more)
+        assert done.returncode == ExitCode.OK, done.stderr
+        return {step["name"]: step["verdict"] for step in json.loads(done.stdout)["steps"]}
+
+    def files(self) -> dict[str, bytes]:
+        found = [*self.shared.iterdir(), *self.config.parent.iterdir()]
+        return {path.name: path.read_bytes() for path in found}
+
+
+@pytest.fixture
+def host(tmp_path: Path, daemon: dict[str, str]) -> Host:
+    return Host(tmp_path, daemon)
+
+
+MADE = ("whiteboard", "leases", "definition", "cluster-key", "config")
+
+
+def test_init_makes_all_and_again_it_changes_nothing(host: Host) -> None:
+    assert host.verdicts() == {"lock-driver": "ok"} | dict.fromkeys(MADE, "done")
+    text = host.config.read_text()
+    assert text.startswith("# mine\n"), "comments stay"
+    config = tomllib.loads(text)
+    assert (config["host"]["id"], config["vm"]["name"]) == (1, "vm")
+    with Volume(host.shared / "leases") as volume:
+        head = read_lease_volume(volume)
+    assert head is not None
+    assert (head.lockspace, head.io_timeout) == ("hosted-engine", 1)
+    assert set(head.resources.values()) == {"engine", "fence"}
+    with Volume(host.shared / "whiteboard") as volume:
+        assert volume.size_slots == SLOT_MAX + 1
+    secrets = host.config.with_name("secrets.toml")
+    assert secrets.stat().st_mode & 0o777 == 0o640
+    assert len(bytes.fromhex(tomllib.loads(secrets.read_text())["cluster-key"])) == 32
+    checked = json.loads(host.run("config", "check", "--json").stdout)["checks"]
+    assert [c for c in checked if c["verdict"] == "fail"] == []
+
+    before = host.files()
+    assert set(host.verdicts().values()) == {"ok"}
+    assert host.files() == before
+    refused = host.init("--host-id", "2")
+    assert refused.returncode == ExitCode.REFUSED
+    assert "configured already, with 1 for host-id" in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["whiteboard", "leases"])
+def test_a_configured_host_whose_volume_is_away_makes_no_other(host: Host, name: str) -> None:
+    """Most likely nothing is mounted there: two clusters would be the end of all safety."""
+    host.verdicts()
+    (host.shared / name).unlink()
+    done = host.init()
+    assert done.returncode == ExitCode.STORAGE
+    assert f"{name}: is not there; mount the storage" in done.stderr
+    assert not (host.shared / name).exists()
+
+
+def test_a_dry_run_changes_nothing(host: Host) -> None:
+    before = host.files()
+    assert host.verdicts("--dry-run") == {"lock-driver": "ok"} | dict.fromkeys(MADE, "would")
+    assert host.files() == before
+
+
+@pytest.mark.parametrize("made", range(len(MADE)))
+def test_an_init_that_broke_off_is_gone_on_with(host: Host, made: int) -> None:
+    """Whatever the first steps of it had made is kept, and the rest is made."""
+    host.verdicts()
+    places = [host.shared / "whiteboard", host.shared / "leases"]
+    places += [host.config.with_name(name) for name in ("engine.xml", "secrets.toml")]
+    for path in places[made:]:
+        path.unlink()
+    host.seed()
+    kept = {path: path.read_bytes() for path in places[:made]}
+    verdicts = host.verdicts()
+    assert [verdicts[name] for name in MADE] == ["ok"] * made + ["done"] * (len(MADE) - made)
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+def test_a_full_disk_leaves_nothing_half_made(host: Host) -> None:
+    done = host.run(
+        "init",
+        "--storage",
+        str(host.shared),
+        *host.others(),
+        enter=(
+            *("unshare", "-m", "sh", "-c"),
+            f'mount -t tmpfs -o size=1m none {host.shared} && "$@"; code=$?;'
+            f" ls -A {host.shared}; exit $code",
+            "-",
+        ),
+    )
+    assert done.returncode == ExitCode.STORAGE, done.stderr
+    assert "No space left on device; free space there" in done.stderr
+    assert done.stdout.splitlines()[-1].startswith("ok"), "no file is left there"
+    assert host.config.read_text().startswith("# mine\n[libvirt]")
+    assert "id" not in host.config.read_text()
+
+
+def test_what_was_there_is_not_written_over(host: Host) -> None:
+    (host.shared / "whiteboard").write_bytes(b"precious" * 4096)
+    before = host.files()
+    done = host.init()
+    assert done.returncode == ExitCode.REFUSED
+    assert "holds something else than a whiteboard" in done.stderr
+    (host.shared / "whiteboard").unlink()
+    (host.shared / "leases").write_bytes(b"precious" * 4096)
+    done = host.init()
+    assert done.returncode == ExitCode.REFUSED
+    assert "holds something else than a lockspace" in done.stderr
+    del before["whiteboard"]
+    assert host.files() == {**before, "leases": b"precious" * 4096}
+    assert host.verdicts("--overwrite")["leases"] == "done"
+
+
+def report(timestamp: int) -> bytes:
+    engine = EngineStatus(VmStatus.DOWN, Health.BAD)
+    return encode_slot(SlotReport(2, timestamp, 3400, engine, "other"))
+
+
+def test_a_slot_that_changes_is_never_written_over(host: Host) -> None:
+    host.verdicts()
+    host.seed()
+    path = host.shared / "whiteboard"
+    with Volume(path) as volume:
+        volume.write_slot(2, report(1))
+    done = host.init()
+    assert done.returncode == ExitCode.REFUSED
+    assert "holds slots of hosts 2 (other); to add this host to it: ha-agent join" in done.stderr
+    with Volume(path) as volume, host_command(host, "--overwrite") as process:
+        beat = 1
+        while process.poll() is None:
+            beat += 1
+            volume.write_slot(2, report(beat))
+            time.sleep(0.1)
+        _, said = process.communicate()
+    assert process.returncode == ExitCode.REFUSED
+    assert "is in use: host 2 (other) writes its slot" in said
+
+
+def host_command(host: Host, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [AGENT, "init", "--storage", host.shared, *host.others(), *more],
+        env=host._environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_lockspace_that_is_renewed_is_never_written_over(
+    host: Host, daemon: dict[str, str]
+) -> None:
+    host.verdicts()
+    lockspace = f"hosted-engine:5:{host.shared}/leases:0"
+    client = ["sanlock", "client"]
+    subprocess.run(
+        [*client, "add_lockspace", "-s", lockspace, "-o", "1"],
+        env=daemon,
+        check=True,
+        capture_output=True,
+    )
+    try:
+        host.seed()
+        done = host.init("--overwrite")
+        assert done.returncode == ExitCode.REFUSED
+        assert "is in use: host 5 renews its id" in done.stderr
+        again = host.run("reinitialize-lockspace", "--yes")
+        assert again.returncode == ExitCode.CONFIG, "not configured yet"
+    finally:
+        subprocess.run([*client, "rem_lockspace", "-s", lockspace], env=daemon, capture_output=True)
+
+
+def test_without_the_lock_driver_nothing_is_made(host: Host) -> None:
+    host.qemu_conf.write_text('#lock_manager = "lockd"\n')
+    done = host.init()
+    assert done.returncode == ExitCode.LOCK_DRIVER
+    assert "echo 'lock_manager = \"sanlock\"' >>" in done.stderr
+    assert list(host.shared.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("init", "--yes"), ExitCode.USAGE, "--storage is missing"),
+        (("init", "--answers", "/none"), ExitCode.FILE, "/none: cannot be read"),
+        (("init", "--storage", "/no/folder", "--yes", "--domain", "{xml}"),
+         ExitCode.STORAGE, "its folder is not there"),
+        (("init", "--storage", "{shared}", "--yes", "--domain", "/no.xml"),
+         ExitCode.FILE, "/no.xml: cannot be read"),
+        (("join", "--from", "/none"), ExitCode.FILE, "scp root@MEMBER:"),
+        (("leave",), ExitCode.CONFIG, "is missing"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_one_line_with_the_next_step(
+    host: Host, arguments: tuple[str, ...], code: ExitCode, said: str
+) -> None:
+    given = [
+        word.format(xml=host.folder / "vm.xml", shared=host.shared) if "{" in word else word
+        for word in arguments
+    ]
+    done = host.run(*given)
+    assert said in done.stderr
+    assert done.returncode == code, done.stderr
+    assert len(done.stderr.splitlines()) == 1
