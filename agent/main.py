@@ -20,7 +20,7 @@ exit codes:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from broker.config import default_path
+    from broker.places import default_path
 
     parser = argparse.ArgumentParser(
         prog="ha-agent",
@@ -31,10 +31,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", default=default_path(), help="default: %(default)s")
     parser.add_argument("--status", action="store_true", help="the same as: ha-agent status")
     parser.add_argument("--json", action="store_true", help="with --status: as JSON")
+    parser.add_argument("--watch", action="store_true", help="with --status: again and again")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     verbs.add_parser("run", help="run the agent (the service does this)")
     status = verbs.add_parser("status", help="the cluster as this host sees it")
     status.add_argument("--json", action="store_true", dest="json_here")
+    status.add_argument(
+        "--watch", action="store_true", dest="watch_here", help="again and again, until Ctrl-C"
+    )
     maintenance = verbs.add_parser("maintenance", help="set or end a maintenance mode")
     maintenance.add_argument(
         "mode",
@@ -107,13 +111,13 @@ def main() -> NoReturn:
 
 
 def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as_json: bool) -> int:
-    from broker.config import ConfigError
-
     try:
         return _dispatch(parser, arguments, as_json)
-    except ConfigError as error:
-        return _say(ExitCode.CONFIG, "not-configured", str(error), as_json)
     except Exception as error:
+        from broker.config import ConfigError
+
+        if isinstance(error, ConfigError):
+            return _say(ExitCode.CONFIG, "not-configured", str(error), as_json)
         code = _known(error)
         if code is None:
             raise
@@ -171,9 +175,9 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
         return run(arguments.config)
     if arguments.verb == "status" or (arguments.verb is None and arguments.status):
         from agent import status
-        from broker.config import socket_path
 
-        return status.run(socket_path(arguments.config, _warn), as_json)
+        watch = arguments.watch or getattr(arguments, "watch_here", False)
+        return status.run(arguments.config, as_json, watch, _warn)
     if arguments.verb == "notify":
         from agent import notify
         from broker.config import socket_path

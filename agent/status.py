@@ -1,213 +1,124 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent --status`: the cluster as this host's broker sees it, for people or as JSON."""
+"""`ha-agent --status`: the cluster as this host's broker sees it, for people or as JSON.
+
+It is what a person in a hurry types and what scripts run every few seconds: what is not
+needed to answer is not imported.
+"""
 
 from __future__ import annotations
 
-import time
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
 
-from agent.columns import printable as _printable
-from agent.columns import table as _table
-from broker.client import ask
+from agent.status_read import Lacking, read
+from agent.status_text import as_text
 from broker.exit_codes import ExitCode
-from broker.wire import Bound, FenceLogEntry, HostStatus, ModeStatus, Status, WitnessStatus
+from broker.places import changed_s, plainly_named_socket
+from broker.quick_client import BrokerDown, get
 
-#: Monitors whose silence is worth a line; the others say little by being unknown.
-_MATTERS = frozenset({"engine", "memory", "definition"})
-#: A way to a fence device that was not proven for so long is worth a line.
-FENCE_PATH_OLD_S = 86_400.0
-_HEAD = ("", "ID", "HOST", "STATE", "SCORE", "ENGINE", "AGE", "WHY")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.wire import Status
 
 
-def run(socket_path: str, as_json: bool) -> int:
-    """Print it; OK, or ENGINE_DOWN when no live host has the VM up. Raises as `ask` does."""
-    status = ask(socket_path, "GET", "/v1/status", Status)
+#: A longer answer is made readable faster by msgspec, its import included.
+SHORT_BYTES = 128 * 1024
+
+
+def run(config_path: str, as_json: bool, watch: bool, warn: Callable[[str], None]) -> int:
+    """Print it; OK, or ENGINE_DOWN when no live host has the VM up. Raises as `ask` does.
+
+    `warn` gets what is wrong with the configuration file, where the broker answers all the same;
+    the file is checked only where it was changed since the broker read it.
+    """
+    socket = _plain_socket(config_path)
+    is_plain = socket is not None
+    if socket is None:
+        socket = _checked_socket(config_path, warn)
+    if watch:
+        from agent import watch as watching
+
+        return watching.run(socket, as_json)
+    try:
+        raw = fetch(socket)
+    except BrokerDown:
+        if is_plain:
+            _checked_socket(config_path, warn)
+        raise
     if as_json:
-        import msgspec
-
-        print(msgspec.json.format(msgspec.json.encode(status), indent=2).decode())
+        answer = json.loads(raw)
+        engine_is_up, read_s = bool(answer["engine"]["up"]), answer.get("config_file_s")
+        text = json.dumps(answer, indent=2, ensure_ascii=False) if len(raw) < SHORT_BYTES else ""
+        text = text or _formatted(raw)
     else:
-        print(as_text(status))
-    return ExitCode.OK if status.engine.up else ExitCode.ENGINE_DOWN
+        on_terminal = sys.stdout.isatty()
+        width = os.get_terminal_size(1).columns if on_terminal else None
+        text, status = shown(raw, width, on_terminal and wants_colour())
+        engine_is_up, read_s = status.engine.up, status.config_file_s
+    if is_plain and read_s != changed_s(config_path):
+        _checked_socket(config_path, warn)
+    print(text)
+    return ExitCode.OK if engine_is_up else ExitCode.ENGINE_DOWN
 
 
-def as_text(status: Status) -> str:
-    """The first lines answer: is it up, where, is anything wrong; then a line for each host."""
-    lines = [_engine_line(status)]
-    if status.global_maintenance:
-        lines.append(
-            "GLOBAL MAINTENANCE: nothing starts, stops or moves"
-            f"{_mode(status.global_mode)} (ha-agent maintenance none)"
-        )
-    elif status.global_maintenance is None:
-        lines.append("whether global maintenance is set has not been read yet")
-    lines += [
-        f"LOCAL MAINTENANCE on {_printable(host.hostname)}{_mode(host.mode)}"
-        for host in status.hosts.values()
-        if host.maintenance
-    ]
-    if status.switched_off is not None:
-        lines.append(f"SWITCHED OFF: {switched_off(status.switched_off)} (ha-agent why)")
-    lines += [
-        f"NOW: {_printable(host.hostname)} is about to {_printable(host.intent)}"
-        for host in status.hosts.values()
-        if host.intent and host.liveness == "live"
-    ]
-    lines += _fence_paths(status)
-    lines += [
-        f"{_printable(host.hostname)} is silent: {_witnesses(host.witnesses)}"
-        for host in status.hosts.values()
-        if host.liveness == "silent" and host.witnesses is not None
-    ]
-    if status.config_problem:
-        lines.append(f"CONFIGURATION: an older one is in force: {status.config_problem}")
-    if status.network:
-        lines.append(f"NETWORK: {_printable(status.network)}")
-    lines += [
-        f"MONITOR {name} is {monitor.verdict}: {_printable(monitor.problem)}"
-        for name, monitor in status.monitors.items()
-        if name != "network"  # it has its line above, with the other hosts' word in it
-        if monitor.verdict == "bad" or (monitor.verdict == "unknown" and name in _MATTERS)
-    ]
-    if status.storage.problem:
-        storage = status.storage
-        since = "" if storage.trouble_s is None else f" for {storage.trouble_s:.0f} s"
-        lines.append(f"STORAGE {storage.state}{since}: {storage.problem}")
-    budget_s = status.lockspace_budget_s
-    if budget_s is not None and budget_s < status.lockspace_budget_max_s / 2:
-        lines.append(
-            f"LEASE: this host's id was not renewed for long; sanlock ends the VM here in"
-            f" {budget_s:.0f} s"
-        )
-    if status.lockspace != "joined":
-        lines.append(f"LOCKSPACE: {status.lockspace}")
-    lines += [f"BAD SLOT {slot}: {cause}" for slot, cause in status.bad_slots.items()]
-    if status.bound is not None:
-        lines.append(as_sentence(status.bound, status.engine.hostname or ""))
-    lines.append("")
-    lines += _table([_HEAD, *(_row(host) for host in status.hosts.values())])
-    if status.reasons:
-        lines.append("")
-        lines.append("this host: " + "; ".join(reason.text for reason in status.reasons))
-    return "\n".join(lines)
+def _formatted(raw: bytes) -> str:
+    import msgspec
+
+    return msgspec.json.format(raw, indent=2).decode()
 
 
-def _fence_paths(status: Status) -> list[str]:
-    """A line for each way to a fence device that was not proven for long."""
-    lines = []
-    for path in status.fence_paths:
-        if path.proven_age_s is not None and path.proven_age_s < FENCE_PATH_OLD_S and path.ok:
-            continue
-        since = "never" if path.proven_age_s is None else f"{duration(path.proven_age_s)} ago"
-        who = "itself" if path.by == path.host else f"by host {path.by}"
-        lines.append(
-            f"FENCE PATH of host {path.host} {who}: last proven {since}: "
-            f"{_printable(path.detail) or 'not tried for long'}"
-        )
-    return lines
+def shown(raw: bytes, width: int | None, colour: bool) -> tuple[str, Status]:
+    """The text, and what it was made from."""
+    try:
+        status = read(raw)
+        return as_text(status, width, colour), status
+    except (Lacking, ValueError):
+        status = decoded(raw)
+        return as_text(status, width, colour), status
 
 
-def switched_off(entry: FenceLogEntry) -> str:
-    """Why this host was switched off, in a sentence."""
-    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(entry.at))
-    by = f"{_printable(entry.by_name)} (id {entry.by})"
-    if entry.ordered:
-        return f"{by} switched this host off at {when}: it hung while the VM was its own"
-    return f"{by} found this host without power at {when} and freed its host id"
+def decoded(raw: bytes) -> Status:
+    """The real thing; BrokerRefused where the answer does not fit."""
+    import msgspec
+
+    from broker.client import BrokerRefused
+    from broker.wire import Status
+
+    try:
+        return msgspec.json.decode(raw, type=Status)
+    except msgspec.MsgspecError as error:
+        raise BrokerRefused(f"an answer that does not fit: {error}") from None
 
 
-def as_sentence(found: Bound, hostname: str) -> str:
-    """What would become of the VM if its host died now."""
-    parts = f"detect {found.detect_s:.1f} + prove {found.prove_s:.1f} + lease {found.lease_s:.1f}"
-    if found.total_s is None:
-        text = f"{parts} s + the boot, which was not measured yet"
-    else:
-        text = f"about {found.total_s:.0f} s: {parts} + boot {found.boot_s:.1f}"
-    where = _printable(hostname)
-    return f"if {where} dies now, the VM answers in {text} (proof by {found.by})"
+def fetch(socket: str) -> bytes:
+    """The status as JSON. Raises as `ask` does."""
+    code, raw = get(socket, "/v1/status")
+    if code != 200:
+        from broker.client import BrokerRefused, refusal
+
+        raise BrokerRefused(refusal(code, raw))
+    return raw
 
 
-def _engine_line(status: Status) -> str:
-    engine = status.engine
-    if not engine.up:
-        return f"{status.cluster}: the engine is DOWN: no live host has it up"
-    health = "up and healthy" if engine.healthy else "up, not healthy"
-    return f"{status.cluster}: the engine is {health} on {engine.hostname} (id {engine.host})"
+def wants_colour() -> bool:
+    """Where there is a terminal: https://no-color.org, and terminals that cannot."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in (None, "", "dumb")
 
 
-#: What to say of a heartbeat that has no age.
-_HEARTBEAT = {
-    "no-key": "network not asked: no cluster-key",
-    "not-advertised": "network not asked: it advertises no address",
-    "not-asked": "network not asked yet",
-}
+def _plain_socket(config_path: str) -> str | None:
+    """The broker's socket, where the file's text tells it without being read as a whole."""
+    try:
+        with open(config_path, encoding="utf-8") as file:  # noqa: PTH123
+            return plainly_named_socket(file.read())
+    except (OSError, ValueError):
+        return None
 
 
-def _witnesses(seen: WitnessStatus) -> str:
-    """What each witness of a host's life says, with its age."""
-    age_s = seen.whiteboard_age_s
-    parts = ["whiteboard never changed" if age_s is None else f"whiteboard {duration(age_s)}"]
-    if seen.unanswered_s is not None:
-        parts.append(f"network {duration(seen.unanswered_s)} without answer")
-    elif seen.heartbeat_age_s is not None:
-        parts.append(f"network answered {duration(seen.heartbeat_age_s)} ago")
-    else:
-        parts.append(_HEARTBEAT.get(seen.heartbeat, seen.heartbeat))
-    if seen.renewal_age_s is None:
-        parts.append(f"sanlock: {seen.sanlock_state}")
-    else:
-        parts.append(f"sanlock renewed {duration(seen.renewal_age_s)} ago")
-    return ", ".join(parts)
+def _checked_socket(config_path: str, warn: Callable[[str], None]) -> str:
+    """The same by reading and checking all of it. Raises and warns as `socket_path` does."""
+    from broker.config import socket_path
 
-
-def _mode(mode: ModeStatus | None) -> str:
-    """Who set it, when, why, and until when."""
-    if mode is None:
-        return ""
-    text = ""
-    if mode.owner:
-        text += f"; set by {_printable(mode.owner)}"
-    if mode.since is not None:
-        text += time.strftime(" at %Y-%m-%d %H:%M UTC", time.gmtime(mode.since))
-    if mode.reason:
-        text += f": {_printable(mode.reason)}"
-    if mode.left_s is None:
-        return f"{text}; it has no end"
-    return f"{text}; ends in {duration(mode.left_s)}{', SOON' if mode.ends_soon else ''}"
-
-
-def duration(seconds: float) -> str:
-    """For people: the two largest units."""
-    whole = int(seconds)
-    for unit_s, unit, next_s, next_unit in (
-        (86_400, "d", 3600, "h"),
-        (3600, "h", 60, "min"),
-        (60, "min", 1, "s"),
-    ):
-        if whole >= unit_s:
-            return f"{whole // unit_s} {unit} {whole % unit_s // next_s} {next_unit}"
-    return f"{whole} s"
-
-
-def _row(host: HostStatus) -> tuple[str, ...]:
-    why = [f"{part.name} -{part.points}" for part in host.penalties]
-    if host.liveness != "live":
-        why.insert(0, host.liveness.upper())
-    if host.maintenance:
-        why.insert(0, "local maintenance")
-    if host.agent not in ("", "ok"):
-        why.append(f"agent {host.agent}")
-    status = host.engine_status
-    engine = f"{status.vm.value}/{status.health.value}"
-    if host.domain_type and status.vm == "up":
-        engine += f" ({host.domain_type})"
-    age = "?" if host.age_s is None else f"{host.age_s:.0f} s"
-    return (
-        "*" if host.local else "",
-        str(host.host_id),
-        _printable(host.hostname),
-        host.state or "?",
-        str(host.score),
-        engine,
-        age,
-        _printable(", ".join(why)),
-    )
+    return socket_path(config_path, warn)

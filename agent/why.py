@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from agent.status import as_sentence, switched_off
+from agent.sentences import if_it_dies, switched_off
 from broker.client import ask
 from broker.config import Config
 from broker.exit_codes import ExitCode
@@ -61,7 +61,7 @@ def _while_up(status: Status, running: HostStatus, rules: Rules) -> list[str]:
             continue
         lines.append(f"{host.hostname}: {_compared(host, running, rules)}.")
     if status.bound is not None:
-        sentence = as_sentence(status.bound, running.hostname)
+        sentence = if_it_dies(status.bound, running.hostname)
         lines.append(f"{sentence[0].upper()}{sentence[1:]}.")
     lines.append(
         f"If {running.hostname} falls silent for {timing.suspect_after:g} s its peers ask who "

@@ -14,7 +14,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +39,7 @@ from broker.notify.lookout import HostGlance, Lookout
 from broker.notify.notice import Notice
 from broker.notify.notices import Notices
 from broker.orders import Orders
+from broker.since import Since
 from broker.tally import Tally
 from broker.whiteboard import SlotReport, fit_hostname
 from broker.wire import (
@@ -133,6 +134,10 @@ class Broker:
         self._lookout = Lookout(self._tell, config.host.id, config.host_name, self.events.add)
         #: Why the configuration file as it is now is not gone by; empty when it is.
         self.config_problem = ""
+        #: When the file that is gone by was changed last, UTC seconds since 1970.
+        self.config_file_s: float | None = None
+        #: Since when the engine is where it is, and as healthy as it is.
+        self._place_since, self._health_since = Since(), Since()
         #: How late each beat began, against its plan.
         self.lateness = Histogram()
         #: How long each beat took, its reads and writes of the storage included.
@@ -334,6 +339,7 @@ class Broker:
                     known_s=seen.since_s,
                 )
         self._lookout.look(hosts, self.agent_silent_s(now_s), now_s)
+        self._look_for_the_engine(engine, now_s)
         log_is_known = self.board.fence_log.known
         self._peer_events.look(
             self.board.reports,
@@ -358,6 +364,19 @@ class Broker:
         places = [host for host, status in up.items() if status.vm is VmStatus.UP]
         good = [host for host in places if up[host].health is Health.GOOD]
         self.history.take(scores, min(good or places, default=None), now_s)
+
+    def _look_for_the_engine(self, own: EngineStatus, now_s: float) -> None:
+        """Since when it is where it is; not before this host has seen the others and itself."""
+        up = [(self.config.host.id, own)] if own.vm is VmStatus.UP else []
+        for host, report in self.board.reports.items():
+            if report.engine_status.vm is VmStatus.UP and host not in self._silent:
+                up.append((host, report.engine_status))
+        good = next((host for host, engine in up if engine.health is Health.GOOD), None)
+        place = good or (up[0][0] if up else None)
+        if self.board.last_read_s is None or (place is None and own.vm is VmStatus.UNKNOWN):
+            return
+        self._place_since.look(place, now_s)
+        self._health_since.look((place, good is not None), now_s)
 
     def _check_nobody_writes_our_slot(
         self, before: SlotReport | None, after: SlotReport | None
@@ -608,24 +627,13 @@ class Broker:
         hosts = {self.config.host.id: self._own_status(now_s)}
         for host_id, report in self.board.reports.items():
             hosts[host_id] = self._peer_status(report, now_s)
-        up = [
-            host
-            for host in hosts.values()
-            if host.engine_status.vm is VmStatus.UP and host.liveness != Liveness.SILENT.value
-        ]
-        good = next((host for host in up if host.engine_status.health is Health.GOOD), None)
-        where = good or (up[0] if up else None)
+        where, good = _engine_of(hosts.values())
         paths = self._fence_paths()
         return Status(
             version=STATUS_VERSION,
             cluster=self.config.cluster.name,
             host_id=self.config.host.id,
-            engine=EngineSummary(
-                up=where is not None,
-                healthy=good is not None,
-                host=where.host_id if where else None,
-                hostname=where.hostname if where else None,
-            ),
+            engine=self._engine_summary(where, good, now_s),
             global_maintenance=self.board.global_maintenance,
             global_mode=self._mode_status(self._global_countdown, now_s),
             monitors=shown_monitors(self.monitors.latest, now_s),
@@ -655,7 +663,25 @@ class Broker:
             fence_paths=tuple(paths),
             bound=self._bound(where, paths),
             migration=self._engine.migration,
+            config_file_s=self.config_file_s,
             switched_off=_entry_or_none(self._certificate()),
+        )
+
+    def _engine_summary(
+        self, where: HostStatus | None, good: HostStatus | None, now_s: float
+    ) -> EngineSummary:
+        place = where.host_id if where is not None else None
+        health = (place, good is not None)
+        return EngineSummary(
+            up=where is not None,
+            healthy=good is not None,
+            host=place,
+            hostname=where.hostname if where is not None else None,
+            for_s=self._place_since.for_s(place, now_s),
+            at_least=self._place_since.at_least,
+            health_for_s=self._health_since.for_s(health, now_s),
+            health_at_least=self._health_since.at_least,
+            last_up=self._lookout.last_up if where is None else None,
         )
 
     def place_order(self, wanted: NewOrder) -> Order:
@@ -920,6 +946,17 @@ class Broker:
         if (left_s := self._global_countdown.left_s(now_s)) is not None:
             lines["global-left"] = str(math.ceil(left_s))
         return lines
+
+
+def _engine_of(hosts: Iterable[HostStatus]) -> tuple[HostStatus | None, HostStatus | None]:
+    """Where it is up, best of all well; and the same host if it is well there."""
+    up = [
+        host
+        for host in hosts
+        if host.engine_status.vm is VmStatus.UP and host.liveness != Liveness.SILENT.value
+    ]
+    good = next((host for host in up if host.engine_status.health is Health.GOOD), None)
+    return good or (up[0] if up else None), good
 
 
 def _whole(seconds: float | None) -> str:

@@ -9,16 +9,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from broker.quick_client import ANSWER_BYTES_MAX, ASK_TIMEOUT_S, BrokerDown
 from broker.wire import Problem
 
+__all__ = ["BrokerDown", "BrokerRefused", "ask", "refusal"]
+
 T = TypeVar("T")
-
-ASK_TIMEOUT_S = 5.0
-ANSWER_BYTES_MAX = 32 * 1024 * 1024
-
-
-class BrokerDown(Exception):
-    """Nobody answers on the socket: the message says which and what to do."""
 
 
 class BrokerRefused(Exception):
@@ -55,10 +51,7 @@ def ask(
         answer = connection.getresponse()
         raw = answer.read(ANSWER_BYTES_MAX)
     except (OSError, http.client.HTTPException) as error:
-        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise BrokerDown(
-            f"no answer on {path}: {why}; is ha-broker running? (systemctl status ha-broker)"
-        ) from None
+        raise BrokerDown.because(path, error) from None
     finally:
         connection.close()
     if answer.status != 200:

@@ -9,7 +9,6 @@ key is an error with the nearest known one.
 from __future__ import annotations
 
 import difflib
-import os
 import platform
 import re
 import tomllib
@@ -25,11 +24,10 @@ from broker.fence_relations import check_devices
 from broker.notify.notice import Kind
 from broker.notify.rules import ALL, matcher
 from broker.page_search import finder
+from broker.places import DEFAULT_SOCKET, PATH_VARIABLE
 from scoring.rules import Rules, Weights
 from scoring.timing import Timing
 
-DEFAULT_PATH = "/etc/ha-agent/ha-agent.toml"
-PATH_VARIABLE = "HA_AGENT_CONFIG"
 #: Where an oVirt engine tells its health.
 OVIRT_PAGE = "http://{}/ovirt-engine/services/health"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -298,7 +296,7 @@ class NotifySection(_Section, frozen=True, kw_only=True):
 class DaemonSection(_Section, frozen=True, kw_only=True):
     """Where the daemons keep and find things on this host."""
 
-    socket: AbsolutePath = "/run/ha-agent/broker.sock"
+    socket: AbsolutePath = DEFAULT_SOCKET
     state_dir: AbsolutePath = "/var/lib/ha-agent"
     secrets: AbsolutePath = "/etc/ha-agent/secrets.toml"
     log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
@@ -402,11 +400,6 @@ class Config(_Section, frozen=True, kw_only=True):
             fence_power_on=self.fence.power_on,
             fences_per_hour=self.fence.per_hour,
         )
-
-
-def default_path() -> str:
-    """The file in HA_AGENT_CONFIG, else the usual one."""
-    return os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
 
 
 def socket_path(path: str, warn: Callable[[str], None]) -> str:

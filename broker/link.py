@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import h11
 import msgspec
 
-from broker.client import ANSWER_BYTES_MAX, BrokerDown, BrokerRefused, refusal
+from broker.client import BrokerDown, BrokerRefused, refusal
+from broker.quick_client import ANSWER_BYTES_MAX
 from broker.wire import FenceNote, Report, View
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from broker import service_manager
 from broker.addresses import split
 from broker.board import Board, VolumeStore
 from broker.broker import Broker
-from broker.config import Config, ConfigError, default_path, load
+from broker.config import Config, ConfigError, load
 from broker.exit_codes import ExitCode
 from broker.heartbeat_http import HttpTransport
 from broker.heartbeats import Heartbeats
@@ -30,6 +30,7 @@ from broker.lockspace import LockspaceError
 from broker.monitors.bridge import LinkEvents
 from broker.monitors.domain_events import DomainEvents
 from broker.notify.notices import setting
+from broker.places import changed_s, default_path
 from broker.reload import needs_restart, refusal
 from broker.sanlock_lockspace import SanlockLockspace
 from broker.secrets_file import load_api_token, load_cluster_key
@@ -101,6 +102,7 @@ def reload(
     """Go by the configuration file as it is now; a bad one changes nothing and is told. The
     certificate of `tls` is read anew."""
     service_manager.reloading()
+    file_s = changed_s(path)
     try:
         config = load(path)
         keys = needs_restart(broker.config, config)
@@ -118,13 +120,15 @@ def reload(
         log.error("the configuration stays as it was: %s", error)
         return
     broker.reconfigure(config)
+    broker.config_file_s = file_s
     broker.notices.use(notify)
     logging.getLogger().setLevel(config.daemon.log_level.upper())
     log.info("%s is read anew", path)
 
 
-async def run(path: str, config: Config) -> None:
-    """Run until SIGTERM or SIGINT; StartError and LockspaceError where that cannot be."""
+async def run(path: str, config: Config, file_s: float | None = None) -> None:
+    """Run until SIGTERM or SIGINT; StartError and LockspaceError where that cannot be. `file_s`:
+    when the file was changed last before it was read."""
     check_storage(config)
     try:
         monitors = HostMonitors(config)
@@ -133,6 +137,7 @@ async def run(path: str, config: Config) -> None:
     broker = make_broker(config, monitors)
     tls = make_tls(config)
     token = load_api_token(config)
+    broker.config_file_s = file_s
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -198,13 +203,14 @@ def main() -> None:
     """The command `ha-broker`; exit codes in broker/exit_codes.py."""
     arguments = _parser().parse_args()
     try:
+        file_s = changed_s(arguments.config)
         config = load(arguments.config)
         # libvirt prints each error on standard error by itself unless told not to.
         libvirt.registerErrorHandler(lambda context, error: None, None)
         # The service manager's watchdog ends a hung daemon by SIGABRT: say where it hung.
         faulthandler.enable()
         service_manager.set_up_logging(config.daemon.log_level)
-        asyncio.run(run(arguments.config, config))
+        asyncio.run(run(arguments.config, config, file_s))
     except ConfigError as error:
         _fail(ExitCode.CONFIG, str(error))
     except StartError as error:

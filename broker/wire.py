@@ -210,12 +210,20 @@ class HostStatus(Struct, frozen=True):
 
 
 class EngineSummary(Struct, frozen=True):
-    """Where the engine is: `host` and `hostname` of the live host that has it up."""
+    """Where the engine is: `host` and `hostname` of the live host that has it up. `for_s`: for how
+    long it has been there, or down; `health_for_s`: and as healthy as it is. None: not known;
+    `at_least`, `health_at_least`: it was so already when the broker began to look. `last_up`: the
+    host that had it up last, while it is down."""
 
     up: bool
     healthy: bool
     host: int | None = None
     hostname: str | None = None
+    for_s: float | None = None
+    at_least: bool = False
+    health_for_s: float | None = None
+    health_at_least: bool = False
+    last_up: str | None = None
 
 
 class Times(Struct, frozen=True):
@@ -359,7 +367,8 @@ class Status(Struct, frozen=True):
     boot, None where it was not. `fence_paths`: which host could switch which off. `bound`: how
     long the VM would be away if its host lost power now, None while it runs nowhere. `notify`:
     what became of the notices. `migration`: of the VM away from this host, None while there is
-    none."""
+    none. `config_file_s`: the configuration in force is that of the file as it was changed then,
+    UTC seconds since 1970."""
 
     version: int
     cluster: str
@@ -384,6 +393,7 @@ class Status(Struct, frozen=True):
     bound: Bound | None = None
     notify: NotifyStatus = NotifyStatus()
     migration: MigrationStatus | None = None
+    config_file_s: float | None = None
 
 
 class Event(Struct, frozen=True):

@@ -25,7 +25,7 @@ import generate_config  # noqa: E402
 
 from agent import main as agent_main  # noqa: E402
 from broker import main as broker_main  # noqa: E402
-from broker.config import DEFAULT_PATH, PATH_VARIABLE  # noqa: E402
+from broker.places import DEFAULT_PATH, PATH_VARIABLE  # noqa: E402
 
 Verb = tuple[tuple[str, ...], str, argparse.ArgumentParser]
 

@@ -81,6 +81,11 @@ class Lookout:
         #: Whether what all hosts see is told by this one.
         self.tells_for_all = True
 
+    @property
+    def last_up(self) -> str | None:
+        """The host that had the engine up last, as far as this broker saw."""
+        return None if self._last_up is None else self._last_up[1]
+
     # --- each report ------------------------------------------------------------------------
 
     def reported(self, report: Report, now_s: float, wall_s: float) -> None:

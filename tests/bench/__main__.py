@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`python -m tests.bench [all|scrape|jitter|steady|crowd|soak|fencing]`; see --help.
+"""`python -m tests.bench [all|scrape|status|jitter|steady|crowd|soak|fencing]`; see --help.
 
 Prints each figure with its spread and the target it is held against; exits 1 when one
 misses its target. Nothing here is a test: a loaded machine makes figures worse, not wrong.
@@ -16,17 +16,26 @@ from pathlib import Path
 
 from tests.lab.errors import LabError
 
-from . import core, crowd, fencing, jitter, lab, scrape, soak, steady
+from . import core, crowd, fencing, jitter, lab, scrape, soak, status, steady
 from .figure import Figure
 
 #: What is measured -> for how many minutes, unless told otherwise.
-MINUTES = {"all": 0.0, "scrape": 0.0, "jitter": 5.0, "steady": 5.0, "crowd": 1.0, "soak": 30.0}
+MINUTES = {
+    "all": 0.0,
+    "scrape": 0.0,
+    "status": 0.0,
+    "jitter": 5.0,
+    "steady": 5.0,
+    "crowd": 1.0,
+    "soak": 30.0,
+}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench",
-        epilog="all: the decision, the status, takeovers. scrape: what /metrics costs. jitter: "
+        epilog="all: the decision, the status, takeovers. scrape: what /metrics costs. status: "
+        "how long ha-agent --status takes at 3, 100 and 2000 hosts. jitter: "
         "how late beats begin while everything hangs. steady: forks, CPU, memory and threads at "
         "3 hosts. crowd: the same at 100 hosts. soak: does anything grow? fencing: see fencing "
         "--help. Default minutes: "
@@ -64,6 +73,8 @@ def _figures(options: argparse.Namespace) -> Iterator[Figure]:
     match options.what:
         case "scrape":
             yield from _scrape()
+        case "status":
+            yield from _status()
         case "jitter":
             yield from jitter.measure(minutes)
         case "steady":
@@ -74,6 +85,7 @@ def _figures(options: argparse.Namespace) -> Iterator[Figure]:
             yield from soak.measure(minutes)
         case _:
             yield from _scrape()
+            yield from _status()
             yield from core.measure()
             if not options.no_lab:
                 yield from lab.measure(options.takeovers)
@@ -81,6 +93,10 @@ def _figures(options: argparse.Namespace) -> Iterator[Figure]:
 
 def _scrape() -> Iterator[Figure]:
     yield from (Figure(*row) for row in scrape.rows())
+
+
+def _status() -> Iterator[Figure]:
+    yield from (Figure(*row) for row in status.rows())
 
 
 if __name__ == "__main__":

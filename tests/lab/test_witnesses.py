@@ -97,7 +97,7 @@ def test_a_dead_host_is_silent_in_each_way_and_the_status_says_so(lab: Cluster) 
     ask.until("unanswered", 8, partial(says, lab, asker, victim, "unanswered"))
 
     def line() -> str:
-        shown = lab.sh(asker, ["ha-agent", "--status"]).stdout.splitlines()
+        shown = map(str.strip, lab.sh(asker, ["ha-agent", "--status"]).stdout.splitlines())
         return next((text for text in shown if text.startswith(f"{victim} is silent: ")), "")
 
     ask.until("the status has its line", 8, line)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.status import as_text
+from agent.status_text import as_text
 from broker.wire import WitnessStatus
 from scoring.observation import PeerReport
 from tests.simulation.host import Host

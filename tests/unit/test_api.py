@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from agent.status import as_text
+from agent.status_text import as_text
 from broker.board import Board
 from broker.broker import AGENT_SILENT_BEATS, Broker
 from broker.client import BrokerDown, BrokerRefused, ask

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 #: their own.
 BROKER_DOORS = {
     "client",
+    "quick_client",
+    "places",
     "link",
     "wire",
     "config",

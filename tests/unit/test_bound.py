@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.measured import KEPT, Measured
-from agent.status import as_text
+from agent.status_text import as_text
 from broker.bound import START_S, bound
 from broker.broker import fence_path_of
 from broker.wire import FencePathOnWire, MeasuredOnWire

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.status import as_text
+from agent.status_text import as_text
 from broker.broker import Broker
 from broker.monitors import Sample, Verdict
 from broker.network_verdict import TargetResult, Windows

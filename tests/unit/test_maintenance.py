@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from agent.errors import CommandError
 from agent.maintenance import duration_s
-from agent.status import as_text, duration
+from agent.sentences import duration
+from agent.status_text import as_text
 from broker import local_mode
 from broker.board import OLD_SERIAL_S, Board
 from broker.broker import Broker

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Parts of the status in words. Imports nothing that costs time: `ha-agent --status` does."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from agent.columns import printable
+
+if TYPE_CHECKING:
+    from broker.wire import Bound, FenceLogEntry, ModeStatus, WitnessStatus
+
+
+def duration(seconds: float) -> str:
+    """For people: the two largest units."""
+    whole = int(seconds)
+    for unit_s, unit, next_s, next_unit in (
+        (86_400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= unit_s:
+            return f"{whole // unit_s} {unit} {whole % unit_s // next_s} {next_unit}"
+    return f"{whole} s"
+
+
+def switched_off(entry: FenceLogEntry) -> str:
+    """Why this host was switched off, in a sentence."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(entry.at))
+    by = f"{printable(entry.by_name)} (id {entry.by})"
+    if entry.ordered:
+        return f"{by} switched this host off at {when}: it hung while the VM was its own"
+    return f"{by} found this host without power at {when} and freed its host id"
+
+
+def if_it_dies(found: Bound, hostname: str) -> str:
+    """What would become of the VM if its host died now."""
+    parts = f"detect {found.detect_s:.1f} + prove {found.prove_s:.1f} + lease {found.lease_s:.1f}"
+    if found.total_s is None:
+        text = f"{parts} s + the boot, which was not measured yet"
+    else:
+        text = f"about {found.total_s:.0f} s: {parts} + boot {found.boot_s:.1f}"
+    where = printable(hostname)
+    return f"if {where} dies now, the VM answers in {text} (proof by {found.by})"
+
+
+def mode(given: ModeStatus | None) -> str:
+    """Who set a maintenance mode, when, why, and until when; begins with what divides it."""
+    if given is None:
+        return ""
+    text = ""
+    if given.owner:
+        text += f"; set by {printable(given.owner)}"
+    if given.since is not None:
+        text += time.strftime(" at %Y-%m-%d %H:%M UTC", time.gmtime(given.since))
+    if given.reason:
+        text += f": {printable(given.reason)}"
+    if given.left_s is None:
+        return f"{text}; it has no end"
+    return f"{text}; ends in {duration(given.left_s)}{', SOON' if given.ends_soon else ''}"
+
+
+#: What to say of a heartbeat that has no age.
+_HEARTBEAT = {
+    "no-key": "network not asked: no cluster-key",
+    "not-advertised": "network not asked: it advertises no address",
+    "not-asked": "network not asked yet",
+}
+
+
+def witnesses(seen: WitnessStatus) -> str:
+    """What each witness of a host's life says, with its age."""
+    age_s = seen.whiteboard_age_s
+    parts = ["whiteboard never changed" if age_s is None else f"whiteboard {duration(age_s)}"]
+    if seen.unanswered_s is not None:
+        parts.append(f"network {duration(seen.unanswered_s)} without answer")
+    elif seen.heartbeat_age_s is not None:
+        parts.append(f"network answered {duration(seen.heartbeat_age_s)} ago")
+    else:
+        parts.append(_HEARTBEAT.get(seen.heartbeat, seen.heartbeat))
+    if seen.renewal_age_s is None:
+        parts.append(f"sanlock: {seen.sanlock_state}")
+    else:
+        parts.append(f"sanlock renewed {duration(seen.renewal_age_s)} ago")
+    return ", ".join(parts)

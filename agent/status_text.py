@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The status for people. The first lines answer: is it up, where, since when, is anything
+wrong, what next; then comes a line for each host.
+
+Works on a `Status`, or on what status_read.py makes of its JSON; imports nothing that costs
+time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.columns import printable, table
+from agent.sentences import duration, if_it_dies, mode
+from agent.troubles import troubles
+
+if TYPE_CHECKING:
+    from broker.wire import HostStatus, Status
+
+_HEAD = ("", "ID", "HOST", "STATE", "SCORE", "ENGINE", "AGE", "WHY")
+#: SGR codes, ECMA-48.
+_BOLD, _DIM, _RED, _GREEN, _YELLOW = "1", "2", "31", "32", "33"
+
+
+def as_text(status: Status, width: int | None = None, colour: bool = False) -> str:
+    """`width`: columns of the terminal, the table is cut there; None: nothing is cut."""
+    lines = [_coloured(_engine_line(status), _engine_colour(status), colour)]
+    lines += [_coloured(line, _YELLOW, colour) for line in _modes(status)]
+    wrong = troubles(status)
+    if not status.engine.up and status.global_maintenance is False:
+        wrong.insert(0, "the VM is down (ha-agent why)")
+    if wrong:
+        lines.append(f"wrong: {len(wrong)} thing{'s' if len(wrong) > 1 else ''}:")
+        lines += [_coloured(f"  {line}", _YELLOW, colour) for line in wrong]
+    else:
+        lines.append("nothing is wrong")
+    lines += [f"next: {line}" for line in _next(status)]
+    lines.append("")
+    rows = table([_HEAD, *(_row(host) for host in status.hosts.values())])
+    kinds = [_BOLD, *(_row_colour(host) for host in status.hosts.values())]
+    lines += [
+        _coloured(_cut(row, width), kind, colour) for row, kind in zip(rows, kinds, strict=True)
+    ]
+    if status.reasons:
+        lines.append("")
+        lines.append("this host: " + "; ".join(reason.text for reason in status.reasons))
+    return "\n".join(lines)
+
+
+def _engine_line(status: Status) -> str:
+    engine = status.engine
+    since = "" if engine.for_s is None else f" for {_at_least(engine.for_s, engine.at_least)}"
+    if not engine.up:
+        last = f"; last seen up on {printable(engine.last_up)}" if engine.last_up else ""
+        return f"{status.cluster}: the engine is DOWN{since}: no live host has it up{last}"
+    where = f"on {printable(engine.hostname or '')} (id {engine.host})"
+    if engine.healthy:
+        return f"{status.cluster}: the engine is up and healthy {where},{since}".rstrip(",")
+    unwell = ""
+    if engine.health_for_s is not None:
+        unwell = f" for {_at_least(engine.health_for_s, engine.health_at_least)}"
+    return f"{status.cluster}: the engine is up, not healthy{unwell}, {where},{since}".rstrip(",")
+
+
+def _at_least(seconds: float, at_least: bool) -> str:
+    """`at_least`: it was so already when the broker began to look."""
+    return f"at least {duration(seconds)}" if at_least else duration(seconds)
+
+
+def _modes(status: Status) -> list[str]:
+    lines = []
+    if status.global_maintenance:
+        lines.append(
+            "GLOBAL MAINTENANCE: nothing starts, stops or moves"
+            f"{mode(status.global_mode)} (ha-agent maintenance none)"
+        )
+    elif status.global_maintenance is None:
+        lines.append("whether global maintenance is set has not been read yet")
+    lines += [
+        f"LOCAL MAINTENANCE on {printable(host.hostname)}{mode(host.mode)}"
+        for host in status.hosts.values()
+        if host.maintenance
+    ]
+    return lines
+
+
+def _next(status: Status) -> list[str]:
+    """What is about to happen, or would."""
+    hosts = status.hosts.values()
+    lines = [
+        f"{printable(host.hostname)} is about to {printable(host.intent)}"
+        for host in hosts
+        if host.intent and host.liveness == "live"
+    ]
+    if status.migration is not None:
+        lines.append(f"the VM is being migrated, {status.migration.percent} %")
+    if status.global_maintenance:
+        return [*lines, "nothing, until global maintenance ends"]
+    if not status.engine.up:
+        able = [host for host in hosts if host.liveness == "live" and not host.stopped]
+        best = max(able, key=lambda host: (host.score, -host.host_id), default=None)
+        if best is None:
+            return [*lines, "nothing: no host lives"]
+        return [*lines, f"{printable(best.hostname)}: {printable(best.reason) or best.state}"]
+    owner = next((host for host in hosts if host.host_id == status.engine.host), None)
+    if owner is not None and not status.engine.healthy:
+        lines.append(f"{printable(owner.hostname)}: {printable(owner.reason) or owner.state}")
+    if status.bound is not None:
+        lines.append(if_it_dies(status.bound, status.engine.hostname or ""))
+    return lines
+
+
+def _row(host: HostStatus) -> tuple[str, ...]:
+    why = [f"{part.name} -{part.points}" for part in host.penalties]
+    if host.liveness != "live":
+        why.insert(0, host.liveness.upper())
+    if host.maintenance:
+        why.insert(0, "local maintenance")
+    if host.agent not in ("", "ok"):
+        why.append(f"agent {host.agent}")
+    status = host.engine_status
+    engine = f"{status.vm}/{status.health}"
+    if host.domain_type and status.vm == "up":
+        engine += f" ({host.domain_type})"
+    age = "?" if host.age_s is None else f"{host.age_s:.0f} s"
+    return (
+        "*" if host.local else "",
+        str(host.host_id),
+        printable(host.hostname),
+        host.state or "?",
+        str(host.score),
+        engine,
+        age,
+        printable(", ".join(why)),
+    )
+
+
+def _row_colour(host: HostStatus) -> str:
+    if host.liveness == "silent":
+        return _DIM if host.stopped else _RED
+    if host.engine_status.vm == "up":
+        return _GREEN if host.engine_status.health == "good" else _RED
+    return "" if host.score else _YELLOW
+
+
+def _engine_colour(status: Status) -> str:
+    if status.engine.healthy:
+        return f"{_BOLD};{_GREEN}"
+    return f"{_BOLD};{_YELLOW if status.engine.up else _RED}"
+
+
+def _coloured(text: str, kind: str, wanted: bool) -> str:
+    return f"\x1b[{kind}m{text}\x1b[0m" if wanted and kind else text
+
+
+def _cut(row: str, width: int | None) -> str:
+    return row if width is None or len(row) <= width else row[: max(width - 1, 0)] + "…"

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is wrong, as far as one host's status tells: a line for each, with its next step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from agent.columns import printable
+from agent.sentences import duration, switched_off, witnesses
+
+if TYPE_CHECKING:
+    from broker.wire import HostStatus, Status
+
+#: Monitors whose silence is worth a line; the others say little by being unknown.
+_MATTERS = frozenset({"engine", "memory", "definition"})
+#: A way to a fence device that was not proven for so long is worth a line.
+FENCE_PATH_OLD_S = 86_400.0
+#: Less than this share of the lease budget is.
+LEASE_LOW = 0.5
+
+
+def troubles(status: Status) -> list[str]:
+    """The most urgent first; empty: nothing is wrong. A mode that somebody set is none."""
+    return [*_of_the_storage(status), *_of_the_hosts(status), *_of_this_host(status)]
+
+
+def _of_the_storage(status: Status) -> Iterator[str]:
+    storage = status.storage
+    if storage.problem:
+        since = "" if storage.trouble_s is None else f" for {storage.trouble_s:.0f} s"
+        yield f"STORAGE {storage.state}{since}: {storage.problem}"
+    budget_s = status.lockspace_budget_s
+    if budget_s is not None and budget_s < LEASE_LOW * status.lockspace_budget_max_s:
+        yield (
+            f"LEASE: this host's id was not renewed for long; sanlock ends the VM here in"
+            f" {budget_s:.0f} s"
+        )
+    if status.lockspace != "joined":
+        yield f"LOCKSPACE: {status.lockspace}"
+    for slot, cause in status.bad_slots.items():
+        yield f"BAD SLOT {slot}: {cause}"
+
+
+def _of_the_hosts(status: Status) -> Iterator[str]:
+    others = 0
+    for host in status.hosts.values():
+        if host.liveness == "silent" and not host.stopped and host.witnesses is not None:
+            yield f"{printable(host.hostname)} is silent: {witnesses(host.witnesses)}"
+        elif host.liveness == "live" and host.agent not in ("", "ok", "stopped"):
+            yield (
+                f"AGENT on {printable(host.hostname)} is {host.agent}: score 0"
+                " (systemctl status ha-agent there)"
+            )
+        others += _can_take_it(host) and host.host_id != status.engine.host
+    if status.engine.up and not others:
+        yield "NO STANDBY: no other host could take the VM now (see WHY below)"
+    for path in status.fence_paths:
+        if path.ok and path.proven_age_s is not None and path.proven_age_s < FENCE_PATH_OLD_S:
+            continue
+        since = "never" if path.proven_age_s is None else f"{duration(path.proven_age_s)} ago"
+        who = "itself" if path.by == path.host else f"by host {path.by}"
+        yield (
+            f"FENCE PATH of host {path.host} {who}: last proven {since}: "
+            f"{printable(path.detail) or 'not tried for long'} (ha-agent fence test {path.host})"
+        )
+
+
+def _can_take_it(host: HostStatus) -> bool:
+    return host.liveness == "live" and host.score > 0 and not host.maintenance
+
+
+def _of_this_host(status: Status) -> Iterator[str]:
+    if status.switched_off is not None:
+        yield f"SWITCHED OFF: {switched_off(status.switched_off)} (ha-agent why)"
+    if status.config_problem:
+        yield f"CONFIGURATION: an older one is in force: {status.config_problem}"
+    if status.network:
+        yield f"NETWORK: {printable(status.network)}"
+    for name, monitor in status.monitors.items():
+        if name == "network":
+            continue  # it has its line above, with the other hosts' word in it
+        if monitor.verdict == "bad" or (monitor.verdict == "unknown" and name in _MATTERS):
+            yield f"MONITOR {name} is {monitor.verdict}: {printable(monitor.problem)}"
+    notify = status.notify
+    if notify.problem:
+        yield f"NOTIFICATIONS: {printable(notify.problem)}"
+    for name, out in notify.transports.items():
+        if out.last_error:
+            yield f"NOTIFICATIONS by {name}: {printable(out.last_error)} (ha-agent notify test)"

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The shortest way to ask the broker something: HTTP/1.0 over its UNIX socket, without any
+library. For `ha-agent --status`, of whose time http.client's imports (ssl, email) would be a
+third; everything else asks by client.py.
+"""
+
+from __future__ import annotations
+
+import socket
+
+ASK_TIMEOUT_S = 5.0
+ANSWER_BYTES_MAX = 32 * 1024 * 1024
+_PART_BYTES = 256 * 1024
+
+
+class BrokerDown(Exception):
+    """Nobody answers on the socket: the message says which and what to do."""
+
+    @classmethod
+    def because(cls, path: str, error: Exception) -> BrokerDown:
+        """Of what a try to ask met."""
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return cls(
+            f"no answer on {path}: {why}; is ha-broker running? (systemctl status ha-broker)"
+        )
+
+
+def get(path: str, resource: str, timeout_s: float = ASK_TIMEOUT_S) -> tuple[int, bytes]:
+    """GET `resource` (no blanks in it) from the broker on the socket `path`: HTTP status and body.
+
+    Blocks at most `timeout_s` a step. Raises BrokerDown where nobody answers, or not in HTTP.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(timeout_s)
+            connection.connect(path)
+            # 1.0: the answer comes in one piece and ends with the connection.
+            connection.sendall(f"GET {resource} HTTP/1.0\r\nHost: ha\r\n\r\n".encode())
+            parts, size = [], 0
+            while part := connection.recv(_PART_BYTES):
+                parts.append(part)
+                size += len(part)
+                if size > ANSWER_BYTES_MAX:
+                    raise OSError(0, f"the answer is longer than {ANSWER_BYTES_MAX} bytes")
+    except OSError as error:
+        raise BrokerDown.because(path, error) from None
+    head, end, body = b"".join(parts).partition(b"\r\n\r\n")
+    words = head.split(b" ", 2)
+    if not end or len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
+        raise BrokerDown.because(path, OSError(0, "the answer is cut short"))
+    length = _length(head)
+    if length is not None and length != len(body):
+        raise BrokerDown.because(path, OSError(0, "the answer is cut short"))
+    return int(words[1]), body
+
+
+def _length(head: bytes) -> int | None:
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length" and value.strip().isdigit():
+            return int(value)
+    return None

@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The status for people: its first lines, its way from the wire, what it costs to start."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+
+from agent.status import shown
+from agent.status_read import Lacking, read
+from agent.status_text import as_text
+from broker.broker import Broker
+from broker.config import Config
+from broker.places import DEFAULT_SOCKET, plainly_named_socket
+from broker.quick_client import BrokerDown, get
+from broker.wire import (
+    Bound,
+    EngineSummary,
+    HostStatus,
+    ReasonOnWire,
+    Status,
+    WitnessStatus,
+)
+from scoring.observation import EngineStatus, Health, VmStatus
+from tests.unit.test_api import in_thread, served
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+UP = EngineStatus(VmStatus.UP, Health.GOOD, "up")
+ILL = EngineStatus(VmStatus.UP, Health.BAD, "up", "no answer")
+DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "off")
+BOUND = Bound(13.2, 3.5, 1.2, 0.7, 7.8, "its fence device")
+
+
+def documented() -> Status:
+    """The example of docs/status.md: every structure occurs in it."""
+    page = (ROOT / "docs" / "status.md").read_text()
+    (example,) = re.findall(r"```json\n(\{\n.*?\n\})\n```", page, re.S)
+    return msgspec.json.decode(example, type=Status)
+
+
+def host(host_id: int, engine: EngineStatus = DOWN, **changes: object) -> HostStatus:
+    made = HostStatus(
+        host_id, f"host{host_id}", "live", 3400, "EngineDown", (), "", engine, 0.5, False, False
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def status(*hosts: HostStatus, **changes: object) -> Status:
+    """All is well, but for the changes."""
+    example = documented()
+    good = msgspec.structs.replace(
+        example,
+        cluster="lab",
+        hosts={one.host_id: one for one in hosts},
+        engine=EngineSummary(True, True, 1, "host1", 7800.0, False, 7800.0, False),
+        monitors={},
+        network="",
+        fence_paths=(),
+        notify=type(example.notify)(),
+        bound=BOUND,
+        reasons=(),
+    )
+    return msgspec.structs.replace(good, **changes)
+
+
+WELL = (host(1, UP, state="EngineUp", local=True), host(2))
+
+
+def lines(status: Status) -> list[str]:
+    return as_text(status).splitlines()
+
+
+def test_while_all_is_well_three_lines_say_it() -> None:
+    assert lines(status(*WELL))[:4] == [
+        "lab: the engine is up and healthy on host1 (id 1), for 2 h 10 min",
+        "nothing is wrong",
+        "next: if host1 dies now, the VM answers in about 13 s: detect 3.5 + prove 1.2 + lease 0.7"
+        " + boot 7.8 (proof by its fence device)",
+        "",
+    ]
+
+
+def test_what_was_so_when_the_broker_began_to_look_is_at_least_so_old() -> None:
+    engine = EngineSummary(True, True, 1, "host1", 62.0, True, 62.0, True)
+    head = lines(status(*WELL, engine=engine))[0]
+    assert head.endswith("on host1 (id 1), for at least 1 min 2 s")
+
+
+def test_a_vm_that_is_down_says_since_when_where_it_was_and_who_is_to_start_it() -> None:
+    silent = WitnessStatus(12.0, "unanswered", None, 11.0, "", {}, None, "fail", 1)
+    gone = host(1, UP, liveness="silent", witnesses=silent, score=3400)
+    heir = host(2, reason="host 1 reads off, reading once more", local=True)
+    text = lines(
+        status(
+            gone,
+            heir,
+            host(3, score=900),
+            engine=EngineSummary(False, False, None, None, 9.0, last_up="host1"),
+            bound=None,
+        )
+    )
+    assert text[0] == (
+        "lab: the engine is DOWN for 9 s: no live host has it up; last seen up on host1"
+    )
+    assert text[1] == "wrong: 2 things:"
+    assert text[2] == "  the VM is down (ha-agent why)"
+    assert text[3].startswith("  host1 is silent: whiteboard 12 s, network 11 s without answer")
+    assert text[4] == "next: host2: host 1 reads off, reading once more"
+
+
+def test_an_unhealthy_engine_says_for_how_long_and_what_its_host_waits_for() -> None:
+    engine = EngineSummary(True, False, 1, "host1", 7800.0, False, 40.0, False)
+    owner = host(1, ILL, state="EngineUpBadHealth", reason="in 260 s it is stopped")
+    text = lines(status(owner, host(2), engine=engine))
+    assert text[0] == (
+        "lab: the engine is up, not healthy for 40 s, on host1 (id 1), for 2 h 10 min"
+    )
+    assert "next: host1: in 260 s it is stopped" in text
+
+
+def test_a_cluster_without_a_second_host_that_could_take_over_is_told() -> None:
+    assert "  NO STANDBY: no other host could take the VM now (see WHY below)" in lines(
+        status(WELL[0], host(2, score=0), host(3, maintenance=True), host(4, liveness="silent"))
+    )
+
+
+def test_global_maintenance_is_what_holds_everything_and_no_trouble() -> None:
+    text = lines(status(*WELL, global_maintenance=True, bound=None))
+    assert text[1].startswith("GLOBAL MAINTENANCE: nothing starts, stops or moves")
+    assert text[2:4] == ["nothing is wrong", "next: nothing, until global maintenance ends"]
+
+
+def test_what_a_host_is_about_to_do_comes_first() -> None:
+    text = lines(status(WELL[0], host(2, intent="fence 3")))
+    assert "next: host2 is about to fence 3" in text
+
+
+def test_the_table_is_cut_at_the_terminals_width_and_nowhere_else() -> None:
+    long = host(2, hostname="h" * 60)
+    whole, cut = as_text(status(WELL[0], long)), as_text(status(WELL[0], long), width=40)
+    assert "h" * 60 in whole
+    table = cut.split("\n\n")[1].splitlines()
+    assert max(map(len, table)) == 40
+    assert table[2].endswith("…")
+
+
+def test_colours_change_nothing_but_the_colour() -> None:
+    plain, colourful = as_text(status(*WELL)), as_text(status(*WELL), colour=True)
+    assert "\x1b" not in plain
+    assert re.sub("\x1b\\[[0-9;]*m", "", colourful) == plain != colourful
+
+
+def test_a_foreign_name_does_not_steer_the_terminal() -> None:
+    evil = host(2, hostname="\x1b[2Jx", intent="\x1b]0;y", reason="\x9b1m")
+    assert "\x1b" not in as_text(status(WELL[0], evil))
+
+
+# --- from the wire ------------------------------------------------------------------------------
+
+
+def test_both_ways_to_read_make_the_same_text() -> None:
+    example = documented()
+    for one in (
+        example,
+        status(*WELL),
+        msgspec.structs.replace(
+            example,
+            global_maintenance=None,
+            global_mode=None,
+            bad_slots={0: "bad-crc: it is damaged", 7: "bad-crc: x"},
+            switched_off=example.fence_log[0],
+            reasons=(ReasonOnWire("a", "b"), ReasonOnWire("c", "d")),
+        ),
+    ):
+        raw = msgspec.json.encode(one)
+        for width, colour in ((None, False), (60, True)):
+            assert as_text(read(raw), width, colour) == as_text(one, width, colour)
+
+
+def test_an_older_broker_lacks_fields_and_their_defaults_are_taken() -> None:
+    answer = json.loads(msgspec.json.encode(documented()))
+    del answer["engine"]["last_up"], answer["config_file_s"], answer["notify"]
+    raw = json.dumps(answer).encode()
+    with pytest.raises((Lacking, KeyError)):
+        as_text(read(raw))
+    text, typed = shown(raw, None, False)
+    assert "the engine is up and healthy on host1" in text
+    assert typed.config_file_s is None
+
+
+# --- the socket ---------------------------------------------------------------------------------
+
+
+def test_the_quick_client_gets_what_the_other_one_gets(tmp_path: Path) -> None:
+    async def test(broker: Broker, path: str, session: aiohttp.ClientSession) -> None:
+        code, raw = await asyncio.to_thread(get, path, "/v1/status")
+        assert code == 200
+        typed = await in_thread(path, "GET", "/v1/status", Status)
+        assert msgspec.json.decode(raw, type=Status).hosts.keys() == typed.hosts.keys()
+        assert (await asyncio.to_thread(get, path, "/v1/none"))[0] == 404
+
+    served(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\n",
+        b"nonsense\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx",
+    ],
+)
+def test_an_answer_that_is_cut_short_is_no_answer(tmp_path: Path, answer: bytes) -> None:
+    async def run() -> None:
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            writer.close()
+
+        path = str(tmp_path / "s")
+        async with await asyncio.start_unix_server(talk, path):
+            with pytest.raises(BrokerDown, match="cut short"):
+                await asyncio.to_thread(get, path, "/v1/status")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", DEFAULT_SOCKET),
+        ('[daemon]\n  socket = "/x/y.sock"\n', "/x/y.sock"),
+        ('# socket = "/a"\n[libvirt]\nuri = "qemu:///system?socket=/b"\n', DEFAULT_SOCKET),
+        ('daemon.socket = "/a"', None),
+        ('daemon = {socket = "/a"}', None),
+        ("[daemon]\nsocket = '/a'", None),
+        ('[daemon]\nsocket = "/a" # here', None),
+        ('[daemon]\nsocket = "/a\\u0062"', None),
+        ('socket = "/a"\nsocket = "/b"', None),
+    ],
+)
+def test_a_plain_line_names_the_socket_and_anything_else_does_not(
+    text: str, found: str | None
+) -> None:
+    assert plainly_named_socket(text) == found
+
+
+def test_no_other_key_is_called_socket() -> None:
+    tables = msgspec.json.schema(Config)["$defs"]
+    assert [name for name, table in tables.items() if "socket" in table.get("properties", {})] == [
+        "DaemonSection"
+    ]
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def test_the_status_loads_nothing_that_costs_time(tmp_path: Path) -> None:
+    config = tmp_path / "x.toml"
+    config.write_text(f'[daemon]\nsocket = "{tmp_path}/none.sock"\n')
+    code = (
+        "import sys; from agent.status import run\n"
+        f"from broker.quick_client import BrokerDown\n"
+        "import agent.main\n"
+        f"from agent.status import fetch\n"
+        f"try: fetch('{tmp_path}/none.sock')\nexcept BrokerDown: pass\n"
+        "print(*sys.modules)"
+    )
+    said = subprocess.run(
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(said.stdout.split())
+    costly = {"msgspec", "http.client", "ssl", "email", "asyncio", "aiohttp", "tomllib", "rich"}
+    assert not loaded & {*costly, "logging", "broker.wire", "broker.config", "typing_extensions"}
+
+
+def answering(tmp_path: Path, status: Status) -> tuple[Path, list[str]]:
+    """A configuration, and a process that answers with that status."""
+    config = tmp_path / "x.toml"
+    config.write_text(f'[daemon]\nsocket = "{tmp_path}/b.sock"\n')
+    (tmp_path / "answer").write_bytes(msgspec.json.encode(status))
+    server = (
+        "import http.server, socketserver, sys\n"
+        "class H(http.server.BaseHTTPRequestHandler):\n"
+        " def do_GET(self):\n"
+        "  body = open(sys.argv[2], 'rb').read()\n"
+        "  self.send_response(200); self.send_header('Content-Length', str(len(body)))\n"
+        "  self.end_headers(); self.wfile.write(body)\n"
+        " def address_string(self): return 'x'\n"
+        "s = socketserver.UnixStreamServer(sys.argv[1], H); print('up', flush=True)\n"
+        "s.serve_forever()\n"
+    )
+    return config, [sys.executable, "-c", server, f"{tmp_path}/b.sock", str(tmp_path / "answer")]
+
+
+def test_watch_redraws_on_a_terminal_and_prints_on_where_there_is_none(tmp_path: Path) -> None:
+    config, server = answering(tmp_path, status(*WELL))
+    with subprocess.Popen(server, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as broker:
+        try:
+            assert broker.stdout is not None and broker.stdout.readline() == b"up\n"
+            command = [str(BIN / "ha-agent"), "--config", str(config), "status", "--watch"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as piped:
+                assert piped.stdout is not None
+                heads: list[str] = []
+                while len(heads) < 2:
+                    line = piped.stdout.readline()
+                    assert line and "\x1b" not in line
+                    heads += [line] if line.startswith("lab: ") else []
+                piped.send_signal(2)
+                assert piped.wait() == 0
+            ours, theirs = pty.openpty()
+            env = {**os.environ, "TERM": "xterm", "NO_COLOR": ""}
+            with subprocess.Popen(command, stdout=theirs, stdin=theirs, env=env) as drawn:
+                seen = b""
+                while seen.count(b"up and healthy") < 2:
+                    seen += os.read(ours, 65536)
+                assert b"\x1b[?1049h" in seen, "an alternate screen"
+                assert b"\x1b[1;32m" in seen or b"\x1b[32;1m" in seen, "in colour"
+                drawn.send_signal(2)
+                assert drawn.wait() == 0
+        finally:
+            broker.kill()
+
+
+def test_the_schema_is_current() -> None:
+    import runpy
+
+    made = runpy.run_path(str(ROOT / "docs" / "generate_schema.py"))
+    assert (ROOT / "docs" / "status.schema.json").read_text() == made["rendered"](), (
+        "run: python docs/generate_schema.py"
+    )
