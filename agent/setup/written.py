@@ -15,8 +15,9 @@ from pathlib import Path
 from agent.errors import CommandError
 from agent.setup.steps import Step
 from agent.setup.toml_text import Value, with_keys
-from broker.config import DEFAULT_PATH, Config, ConfigError, load
+from broker.config import Config, ConfigError, load
 from broker.exit_codes import ExitCode
+from broker.places import DEFAULT_PATH
 
 SERVICE_GROUP = "ha-agent"
 KEY_BYTES = 32
