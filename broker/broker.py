@@ -11,27 +11,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
-import re
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from broker import local_mode
+from broker import slot_lines
 from broker.addresses import advertised
 from broker.atomic_file import write_atomically
 from broker.board import Board, StorageTrouble
 from broker.bound import bound
 from broker.config import Config, system_uuid
-from broker.events import Events, PeerEvents, mode_lines
+from broker.events import Events, PeerEvents
 from broker.fence_log import LogRecord
 from broker.heartbeat import Heartbeat, signed
 from broker.heartbeats import Heartbeats
 from broker.histogram import Histogram
 from broker.history import History
 from broker.lockspace import Lockspace, LockspaceError
-from broker.maintenance import Countdown, Mode, count, from_lines, to_lines
+from broker.maintenance import Mode
+from broker.modes import Modes, mode_status
 from broker.monitors import MonitorRunner
 from broker.monitors.shown import shown_monitors
 from broker.network_verdict import NetworkVerdict, publish, published, verdict
@@ -46,15 +45,12 @@ from broker.wire import (
     STATUS_VERSION,
     Bound,
     EngineSummary,
-    FenceLogEntry,
     FenceNote,
-    FencePathOnWire,
     FencePathStatus,
     HostStatus,
     Maintenance,
     MeasuredOnWire,
     MigrationStatus,
-    ModeStatus,
     NewOrder,
     PenaltyOnWire,
     Report,
@@ -77,17 +73,12 @@ AGENT_SILENT_BEATS = 5
 FOREIGN_WRITES_MAX = 2
 #: Records of the fence log that the status shows.
 FENCE_LOG_SHOWN = 10
-#: A way to a fence device in a slot: verdict, proven and tried (UTC seconds), seconds it took.
-_PATH = re.compile(r"(ok|bad) (-|[0-9]{1,12}) ([0-9]{1,12}) ([0-9]{1,6}\.[0-9]{2}) ?(.*)")
 #: An engine sample older than this says nothing any more.
 SAMPLE_OLD_S = 15.0
 #: A slot that stands still for so long is looked at more closely, before it is suspected.
 QUIET_BEATS = 1.5
 #: One that has stood still for longer is asked over the network no more often than others.
 QUIET_MAX_S = 600.0
-
-#: heartbeat_s, unanswered_since_s, renewal_s and renewal_timestamp of a PeerReport.
-_Others = tuple[float | None, float | None, float | None, int]
 
 
 class EngineSampler(Protocol):
@@ -151,7 +142,9 @@ class Broker:
         self._timestamp = 0
         self._last_ran = 0
         self._seen: dict[int, Seen] = {}
-        self._known_peers: dict[int, tuple[SlotReport, Seen | None, _Others, PeerReport]] = {}
+        self._known_peers: dict[
+            int, tuple[SlotReport, Seen | None, slot_lines.Others, PeerReport]
+        ] = {}
         self._advertised = config.advertised()
         self.orders = Orders()
         self._report: Report | None = None
@@ -159,9 +152,7 @@ class Broker:
         self._wall = wall
         self._told_file = Path(config.daemon.state_dir) / "certificate-told"
         self._told_record: int | None = None
-        self._maintenance_file = Path(config.daemon.state_dir) / "local-maintenance.json"
-        self._local_mode = local_mode.load(self._maintenance_file)
-        self._local_countdown, self._global_countdown = Countdown(), Countdown()
+        self._modes = Modes(Path(config.daemon.state_dir) / "local-maintenance.json", wall)
         self._started = False
         self._owns_slot = False
         self._foreign_writes = 0
@@ -345,7 +336,7 @@ class Broker:
             self.board.reports,
             self.board.global_maintenance is not None,
             self.board.global_mode,
-            self._local_mode,
+            self._modes.local,
             self.board.fence_log.last(FENCE_LOG_SHOWN) if log_is_known else None,
         )
         budget_max_s = BUDGET_IO_TIMEOUTS * float(self.config.storage.io_timeout)
@@ -446,7 +437,7 @@ class Broker:
         if own is not None:
             self._timestamp = own.timestamp
             extra = own.extra if own.extra_trusted else {}
-            self._last_ran = _number(extra.get("last-ran", ""))
+            self._last_ran = slot_lines.count_of(extra.get("last-ran", ""))
             boot_id = extra.get("boot-id", "")
             is_same = boot_id == self._boot_id
             self._previous_boot_id = extra.get("previous-boot-id", "") if is_same else boot_id
@@ -491,8 +482,8 @@ class Broker:
             "network": publish(self.monitors.value("network") or ()),
             "intent": status.intent,
             "api": ",".join(self._advertised),
-            **self._mode_lines(now_s),
-            **self._fence_lines(),
+            **self._modes.lines(now_s),
+            **(slot_lines.fence_lines(self._report) if self._report is not None else {}),
             **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},
         }
         return SlotReport(
@@ -531,7 +522,7 @@ class Broker:
             engine_status=self._engine_status(now_s)[0],
             age_s=None if self.board.last_write_s is None else now_s - self.board.last_write_s,
             maintenance=self.local_maintenance,
-            mode=self._mode_status(self._local_countdown, now_s),
+            mode=mode_status(self._modes.local_countdown, now_s),
             **self._sanlock(self.config.host.id, now_s),
             stopped=report.stopped if report is not None else False,
             local=True,
@@ -582,7 +573,7 @@ class Broker:
             )
             old = known.get(host)
             if old is None or old[0] is not report or old[1] is not seen or old[2] != others:
-                old = (report, seen, others, _peer(report, seen, others))
+                old = (report, seen, others, slot_lines.peer_report(report, seen, others))
             self._known_peers[host] = old
         return tuple(old[3] for old in self._known_peers.values())
 
@@ -635,7 +626,7 @@ class Broker:
             host_id=self.config.host.id,
             engine=self._engine_summary(where, good, now_s),
             global_maintenance=self.board.global_maintenance,
-            global_mode=self._mode_status(self._global_countdown, now_s),
+            global_mode=mode_status(self._modes.global_countdown, now_s),
             monitors=shown_monitors(self.monitors.latest, now_s),
             network=self._network().text,
             config_problem=self.config_problem
@@ -659,12 +650,14 @@ class Broker:
             notify=self.notices.status(now_s),
             lockspace="joined" if self.lockspace.joined else self.lockspace.problem,
             reasons=self._report.reasons if self._report is not None else (),
-            fence_log=tuple(map(_entry, self.board.fence_log.last(FENCE_LOG_SHOWN))),
+            fence_log=tuple(map(slot_lines.log_entry, self.board.fence_log.last(FENCE_LOG_SHOWN))),
             fence_paths=tuple(paths),
             bound=self._bound(where, paths),
             migration=self._engine.migration,
             config_file_s=self.config_file_s,
-            switched_off=_entry_or_none(self._certificate()),
+            switched_off=None
+            if (ended := self._certificate()) is None
+            else slot_lines.log_entry(ended),
         )
 
     def _engine_summary(
@@ -698,32 +691,19 @@ class Broker:
         own = paths.get(self.config.host.id)
         return None if own is None else own.ok
 
-    def _fence_lines(self) -> dict[str, str]:
-        """What this host proved and measured, for the others."""
-        report = self._report
-        if report is None:
-            return {}
-        lines = {
-            f"fence-path-{host}": f"{'ok' if path.ok else 'bad'} {_whole(path.proven)}"
-            f" {_whole(path.tried)} {path.took_s:.2f} {path.detail[:80]}".strip()
-            for host, path in report.fence_paths.items()
-        }
-        for name, value in (("start", report.measured.start_s), ("boot", report.measured.boot_s)):
-            if value is not None:
-                lines[f"{name}-s"] = f"{value:.2f}"
-        return lines
-
     def _fence_paths(self) -> list[FencePathStatus]:
         """Who could switch whom off, as each host says."""
         here, wall_s = self.config.host.id, self._wall()
         own = self._report.fence_paths if self._report is not None else {}
-        found = [_path_status(here, host, path, wall_s) for host, path in own.items()]
+        found = [slot_lines.path_status(here, host, path, wall_s) for host, path in own.items()]
         for by, report in self.board.reports.items():
             for key, value in report.extra.items() if report.extra_trusted else ():
-                host = _number(key.removeprefix("fence-path-"))
-                path = fence_path_of(value) if key.startswith("fence-path-") and host else None
-                if path is not None:
-                    found.append(_path_status(by, host, path, wall_s))
+                if not key.startswith("fence-path-"):
+                    continue
+                host = slot_lines.count_of(key.removeprefix("fence-path-"))
+                path = slot_lines.fence_path_of(value)
+                if host and path is not None:
+                    found.append(slot_lines.path_status(by, host, path, wall_s))
         return sorted(found, key=lambda path: (path.host, path.by))
 
     def _bound(self, owner: HostStatus | None, paths: Sequence[FencePathStatus]) -> Bound | None:
@@ -737,8 +717,8 @@ class Broker:
             self._timing,
             float(self.config.storage.io_timeout),
             max(proven, default=None),
-            [own.start_s, *(_seconds(extra.get("start-s")) for extra in extras)],
-            [own.boot_s, *(_seconds(extra.get("boot-s")) for extra in extras)],
+            [own.start_s, *(slot_lines.seconds(extra.get("start-s")) for extra in extras)],
+            [own.boot_s, *(slot_lines.seconds(extra.get("boot-s")) for extra in extras)],
         )
 
     # --- the fence log ------------------------------------------------------------------
@@ -848,12 +828,12 @@ class Broker:
             liveness=kind.value,
             score=report.score,
             state=extra.get("state", ""),
-            penalties=tuple(_penalties(extra)),
+            penalties=tuple(slot_lines.penalties_of(extra)),
             reason=extra.get("reason", ""),
             engine_status=report.engine_status,
             age_s=now_s - seen.since_s if seen is not None and seen.changed else None,
             maintenance=report.maintenance,
-            mode=_mode_of(report),
+            mode=slot_lines.mode_of(report),
             **self._sanlock(report.host_id, now_s),
             witnesses=self._witnesses(report.host_id, now_s),
             stopped=report.stopped,
@@ -868,53 +848,44 @@ class Broker:
     @property
     def local_maintenance(self) -> bool:
         """Whether this host is in local maintenance."""
-        return self._local_mode is not None
+        return self._modes.local is not None
 
     async def set_global_maintenance(self, mode: Mode | None) -> None:
         """Set or end it for all hosts; StorageTrouble when it cannot be written."""
         await self.board.set_global_maintenance(mode)
-        self._global_countdown.look(mode, asyncio.get_running_loop().time(), self._wall())
+        self._modes.look(mode, asyncio.get_running_loop().time())
 
     def set_local_maintenance(self, mode: Mode | None) -> None:
         """Set or end it for this host, kept over restarts; OSError when it cannot be written."""
-        local_mode.save(self._maintenance_file, mode)
-        self._local_mode = mode
-        self._local_countdown.look(mode, asyncio.get_running_loop().time(), self._wall())
+        self._modes.set_local(mode, asyncio.get_running_loop().time())
         self._changed.set()
 
     def mode(self, wanted: Maintenance, owner: str) -> Mode | None:
         """What was asked for as a mode that begins now."""
-        if not wanted.on:
-            return None
-        # Rounded up: it may end a little late, and never early.
-        mode = Mode(owner, wanted.reason, math.ceil(self._wall()), wanted.for_s)
-        return from_lines(to_lines(mode))
+        return self._modes.new(owner, wanted.reason, wanted.for_s) if wanted.on else None
 
     async def _end_what_is_over(self, now_s: float) -> None:
         """Maintenance ends by itself. What cannot be written ended stays set."""
-        wall_s = self._wall()
-        self._local_countdown.look(self._local_mode, now_s, wall_s)
-        self._global_countdown.look(self.board.global_mode, now_s, wall_s)
-        both = {"local": self._local_countdown, "global": self._global_countdown}
-        for name, countdown in both.items():
-            if countdown.tell_soon(now_s):
-                left_s = countdown.left_s(now_s)
-                log.warning("%s maintenance ends in %.0f s", name, left_s)
-                reason = countdown.mode.reason if countdown.mode is not None else ""
-                self._lookout.maintenance_ends_soon(name, left_s, reason)
+        modes = self._modes
+        modes.look(self.board.global_mode, now_s)
+        for name, countdown in modes.end_soon(now_s):
+            left_s = countdown.left_s(now_s)
+            log.warning("%s maintenance ends in %.0f s", name, left_s)
+            reason = countdown.mode.reason if countdown.mode is not None else ""
+            self._lookout.maintenance_ends_soon(name, left_s, reason)
         try:
-            if self._local_countdown.is_over(now_s):
+            if modes.local_countdown.is_over(now_s):
                 self.set_local_maintenance(None)
                 log.warning("local maintenance has ended by itself")
                 self._lookout.maintenance_over("local")
-            mode = self._global_countdown.mode
+            mode = modes.global_countdown.mode
             if (
                 mode is not None
-                and self._global_countdown.is_over(now_s)
+                and modes.global_countdown.is_over(now_s)
                 and self._others_see_it_over()
                 and await self.board.end_global_maintenance(mode)
             ):
-                self._global_countdown.look(None, now_s, wall_s)
+                modes.look(None, now_s)
                 log.warning("global maintenance has ended by itself")
                 self._lookout.maintenance_over("global")
         except (StorageTrouble, OSError) as error:
@@ -923,29 +894,10 @@ class Broker:
     def _others_see_it_over(self) -> bool:
         """No live host counts longer: one wall clock that is wrong ends nothing early."""
         return not any(
-            (_number(report.extra.get("global-left", "")) if report.extra_trusted else 0) > 0
+            slot_lines.count_of(report.extra.get("global-left", "")) > 0
             for host, report in self.board.reports.items()
-            if host in self._seen and host not in self._silent
+            if report.extra_trusted and host in self._seen and host not in self._silent
         )
-
-    def _mode_status(self, countdown: Countdown, now_s: float) -> ModeStatus | None:
-        mode = countdown.mode
-        if mode is None:
-            return None
-        left_s, soon = countdown.left_s(now_s), countdown.ends_soon(now_s)
-        return ModeStatus(mode.owner, mode.reason, mode.since_epoch_s, left_s, soon)
-
-    def _mode_lines(self, now_s: float) -> dict[str, str]:
-        """What the other hosts show of this one's local mode, and how long it sees the global
-        one last."""
-        lines = {}
-        if (mode := self._local_countdown.mode) is not None:
-            lines = {f"mode-{key}": value for key, value in to_lines(mode).items()}
-            if (left_s := self._local_countdown.left_s(now_s)) is not None:
-                lines["mode-left"] = f"{left_s:.0f}"
-        if (left_s := self._global_countdown.left_s(now_s)) is not None:
-            lines["global-left"] = str(math.ceil(left_s))
-        return lines
 
 
 def _engine_of(hosts: Iterable[HostStatus]) -> tuple[HostStatus | None, HostStatus | None]:
@@ -959,94 +911,6 @@ def _engine_of(hosts: Iterable[HostStatus]) -> tuple[HostStatus | None, HostStat
     return good or (up[0] if up else None), good
 
 
-def _whole(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds:.0f}"
-
-
-def _seconds(text: str | None) -> float | None:
-    """A duration another host wrote; None where it is none."""
-    found = re.fullmatch(r"[0-9]{1,6}\.[0-9]{2}", text or "")
-    return None if found is None else float(found.group())
-
-
-def fence_path_of(line: str) -> FencePathOnWire | None:
-    """What another host published of one of its ways; None where it is nothing of the kind."""
-    found = _PATH.fullmatch(line)
-    if found is None:
-        return None
-    ok, proven, tried, took, detail = found.groups()
-    return FencePathOnWire(
-        ok == "ok", None if proven == "-" else float(proven), float(tried), float(took), detail
-    )
-
-
-def _path_status(by: int, host: int, path: FencePathOnWire, wall_s: float) -> FencePathStatus:
-    proven_age_s = None if path.proven is None else max(0.0, wall_s - path.proven)
-    tried_age_s = max(0.0, wall_s - path.tried)
-    return FencePathStatus(by, host, path.ok, proven_age_s, tried_age_s, path.took_s, path.detail)
-
-
-def _entry(record: LogRecord) -> FenceLogEntry:
-    return FenceLogEntry(
-        record.number,
-        record.step.value,
-        record.by,
-        record.by_name,
-        record.target,
-        record.target_name,
-        record.wall_s,
-        record.ordered,
-        record.text,
-    )
-
-
-def _entry_or_none(record: LogRecord | None) -> FenceLogEntry | None:
-    return None if record is None else _entry(record)
-
-
-def _mode_of(report: SlotReport) -> ModeStatus | None:
-    """Another host's local mode as it published it."""
-    if not report.maintenance:
-        return None
-    extra = report.extra if report.extra_trusted else {}
-    mode = mode_lines(report)
-    left = count(extra.get("mode-left", ""))
-    return ModeStatus(
-        mode.owner, mode.reason, mode.since_epoch_s, None if left is None else float(left)
-    )
-
-
-def _peer(report: SlotReport, seen: Seen | None, others: _Others) -> PeerReport:
-    heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp = others
-    extra = report.extra if report.extra_trusted else {}
-    return PeerReport(
-        host_id=report.host_id,
-        timestamp=report.timestamp,
-        score=report.score,
-        engine=report.engine_status,
-        hostname=report.hostname,
-        maintenance=report.maintenance,
-        stopped=report.stopped,
-        state=extra.get("state", ""),
-        boot_id=extra.get("boot-id", ""),
-        last_ran=_number(extra.get("last-ran", "")),
-        read_s=seen.since_s if seen is not None and seen.timestamp == report.timestamp else None,
-        heartbeat_s=heartbeat_s,
-        unanswered_since_s=unanswered_since_s,
-        renewal_s=renewal_s,
-        renewal_timestamp=renewal_timestamp,
-    )
-
-
-def _penalties(extra: Mapping[str, str]) -> list[PenaltyOnWire]:
-    parts = []
-    for key, value in extra.items():
-        name, _, why = value.partition(" ")
-        if key.startswith("penalty-"):
-            parts.append(PenaltyOnWire(key.removeprefix("penalty-"), _number(name), why))
-    return parts
-
-
 def _times(histogram: Histogram) -> Times:
     return Times(
         histogram.count,
@@ -1054,11 +918,6 @@ def _times(histogram: Histogram) -> Times:
         histogram.quantile_s(0.99),
         histogram.max_s,
     )
-
-
-def _number(text: str) -> int:
-    """A count another host wrote, 0 where it is none; at most 2**53 like a timestamp."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else 0
 
 
 def _age(at_s: float | None, now_s: float) -> float | None:

@@ -22,8 +22,9 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from itertools import islice
 
+from broker import slot_lines
 from broker.fence_log import LogRecord
-from broker.maintenance import Mode, from_lines
+from broker.maintenance import Mode
 from broker.notify.lookout import fence_notice
 from broker.notify.notice import FactValue, Kind, Notice, Severity
 from broker.whiteboard import SlotReport
@@ -157,7 +158,7 @@ class PeerEvents:
     def _compare(self, old: SlotReport, new: SlotReport) -> None:
         about: dict[str, FactValue] = {"host_id": new.host_id}
         if new.maintenance != old.maintenance:
-            mode = mode_lines(new)
+            mode = slot_lines.local_mode_of(new)
             by: dict[str, FactValue] = {"owner": mode.owner} if mode.owner else {}
             self._changed_mode(
                 new.hostname, new.maintenance, {**about, "mode": "local", **by}, mode.reason
@@ -212,12 +213,6 @@ class PeerEvents:
 
 def _state(report: SlotReport) -> str:
     return report.extra.get("state", "") if report.extra_trusted else ""
-
-
-def mode_lines(report: SlotReport) -> Mode:
-    """A host's local mode as it published it; without any particulars where it did not."""
-    extra = report.extra if report.extra_trusted else {}
-    return from_lines({key.removeprefix("mode-"): value for key, value in extra.items()})
 
 
 def _iso(at_s: float) -> str:

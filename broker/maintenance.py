@@ -22,6 +22,9 @@ from urllib.parse import quote, unquote
 LASTS_MAX_S = 10 * 366 * 86_400
 #: A mode that ends within so long, or within a tenth of its time, ends soon.
 SOON_S = 600.0
+#: Nobody ends a mode that he has not seen for so long: a host whose wall clock is ahead has to
+#: give the others the time to say that they count longer.
+SEEN_MIN_S = 10.0
 OWNER_CHARS_MAX = 128
 REASON_CHARS_MAX = 200
 #: What stays readable in a line; "=" does not: the reference takes a line apart at each one.
@@ -86,12 +89,13 @@ class Countdown:
     def __init__(self) -> None:
         self.mode: Mode | None = None
         self._end_s = float("inf")
+        self._seen_s = 0.0
         self._told = False
 
     def look(self, mode: Mode | None, now_s: float, wall_s: float) -> None:
         """Take in the mode as it is now; one that was seen before goes on being counted."""
         if mode != self.mode:
-            self.mode, self._told = mode, False
+            self.mode, self._seen_s, self._told = mode, now_s, False
             self._end_s = float("inf") if mode is None else now_s + mode.left_s(wall_s)
 
     def left_s(self, now_s: float) -> float | None:
@@ -100,7 +104,7 @@ class Countdown:
 
     def is_over(self, now_s: float) -> bool:
         """Whether it has ended by itself."""
-        return now_s >= self._end_s
+        return now_s >= max(self._end_s, self._seen_s + SEEN_MIN_S)
 
     def ends_soon(self, now_s: float) -> bool:
         """Whether little of it is left (SOON_S)."""

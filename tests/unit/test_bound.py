@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agent.measured import KEPT, Measured
 from agent.status_text import as_text
 from broker.bound import START_S, bound
-from broker.broker import fence_path_of
+from broker.slot_lines import fence_path_of
 from broker.wire import FencePathOnWire, MeasuredOnWire
 from scoring.decision import Decision, StartEngine
 from scoring.score import Score

@@ -116,6 +116,24 @@ def test_an_agent_that_is_asked_to_end_ends_and_leaves_the_vm_alone(name: StateN
         assert decision.score.value == 0
 
 
+@pytest.mark.parametrize("mode", [S.LOCAL_MAINTENANCE, S.GLOBAL_MAINTENANCE])
+def test_an_agent_that_is_asked_to_end_ends_in_maintenance_too(mode: StateName) -> None:
+    """Whichever mode its host is in: the score of a host without an agent is 0."""
+    for both in (True, False):
+        here = local(DOWN, maintenance=both or mode is S.LOCAL_MAINTENANCE)
+        wide = both or mode is S.GLOBAL_MAINTENANCE
+        decision = in_state(mode, here, stopping=True, global_maintenance=wide)
+        assert decision.state.name is S.AGENT_STOPPED
+
+
+def test_a_fence_path_that_does_not_work_costs_what_is_configured() -> None:
+    weights = replace(RULES.weights, fence_path_score_penalty=200)
+    given: dict[str, Any] = {"remembered": {"rules": replace(RULES, weights=weights)}}
+    for ok, score in ((False, 3200), (True, 3400), (None, 3400)):
+        decision = in_state(S.ENGINE_DOWN, local(fence_path_ok=ok), **given)
+        assert decision.score.value == score
+
+
 @pytest.mark.parametrize("name", GUARDED)
 def test_global_maintenance_comes_before_an_unknown_vm_and_local_maintenance(
     name: StateName,

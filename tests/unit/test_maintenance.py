@@ -19,7 +19,7 @@ from broker import local_mode
 from broker.board import OLD_SERIAL_S, Board
 from broker.broker import Broker
 from broker.config import load
-from broker.maintenance import LASTS_MAX_S, Countdown, Mode, from_lines, to_lines
+from broker.maintenance import LASTS_MAX_S, SEEN_MIN_S, Countdown, Mode, from_lines, to_lines
 from broker.monitors import MonitorRunner
 from broker.whiteboard import SLOT_BYTES, decode_cluster, encode_cluster
 from broker.wire import Maintenance, MigrationStatus
@@ -210,8 +210,11 @@ def test_it_ends_though_nobody_was_there_at_its_end(tmp_path: Path) -> None:
         wall.now_s += 600
         later = make_broker(tmp_path, volume, wall)
         assert later.local_maintenance
+        await later.beat(5.0)
+        await later.beat(5.0 + SEEN_MIN_S - 0.1)
+        assert later.board.global_maintenance is True, "the others may count longer"
         for beat in range(3):
-            await later.beat(5.0 + beat)
+            await later.beat(5.0 + SEEN_MIN_S + beat)
         assert later.board.global_maintenance is False
         assert not later.local_maintenance
         assert not make_broker(tmp_path, volume, wall).local_maintenance, "kept"

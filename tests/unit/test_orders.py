@@ -33,6 +33,7 @@ from scoring.observation import (
     Standing,
     StartResult,
 )
+from scoring.orders import LEASE_PATIENCE_S
 from scoring.state import OrderAnswer, StateName
 from tests.unit.builders import (
     DOWN,
@@ -40,6 +41,7 @@ from tests.unit.builders import (
     TIMING,
     UNKNOWN,
     UP,
+    Life,
     free_lease,
     in_state,
     kinds,
@@ -146,6 +148,21 @@ def test_an_order_is_answered_when_its_action_ends(
     assert decision.state.order is None
 
 
+def test_an_order_is_remembered_until_its_action_ends() -> None:
+    life = Life(here=HERE, peers=(peer(2),), beating={2})
+    for _ in range(10):
+        life.beat()
+    assert life.state.name is S.ENGINE_UP
+    life.world["order"] = Order(7, OrderKind.MIGRATE)
+    assert MigrateEngine(2) in life.beat().actions
+    del life.world["order"]
+    assert life.beat().state.moving_to == 2
+    life.here = local()
+    done = life.beat(EngineMigrationEnded(2, True))
+    assert answer(done) == (True, "the VM runs on host 2 now")
+    assert done.state.moving_to is None and done.state.order is None
+
+
 def test_an_outcome_of_our_own_action_answers_no_order() -> None:
     decision = ended(OrderKind.MIGRATE, EngineStopEnded(True))
     assert answer(decision)[0] is None
@@ -235,6 +252,28 @@ def test_who_owns_the_lease_is_asked_first() -> None:
         S.GLOBAL_MAINTENANCE, global_maintenance=True, remembered=late, outcomes=(free_lease(),)
     )
     assert StartEngine in kinds(answered)
+
+
+def test_each_ordered_start_waits_for_an_answer_of_its_own_and_not_for_ever() -> None:
+    life = Life(here=local(DOWN), world={"global_maintenance": True})
+    for _ in range(3):
+        life.beat()
+    assert life.state.name is S.GLOBAL_MAINTENANCE
+    for number in (7, 8):
+        life.world["order"] = Order(number, OrderKind.START)
+        asked = [AskLease in kinds(life.beat()) for _ in range(int(LEASE_PATIENCE_S) + 1)]
+        assert asked == [number == 7] + [False] * int(LEASE_PATIENCE_S), "asked once, and waited"
+        assert life.state.answer == OrderAnswer(number, None, "under way")
+        refused = life.beat().state.answer
+        assert refused is not None and refused.ok is False and "sanlock" in refused.text
+    # The answer to what is still being asked does for the next one.
+    life.world["order"] = Order(9, OrderKind.START)
+    life.beat()
+    started = life.beat(free_lease(life.now_s))
+    assert StartEngine in kinds(started)
+    life.beat(EngineStartEnded(StartResult.FAILED, "no disk"))
+    life.world["order"] = Order(10, OrderKind.START)
+    assert AskLease in kinds(life.beat()), "what was known for the last one is old"
 
 
 @pytest.mark.parametrize(

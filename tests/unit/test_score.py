@@ -350,3 +350,13 @@ def test_a_fence_device_that_cannot_be_reached_costs_what_is_configured() -> Non
         given = ScoreInput(StateName.ENGINE_DOWN, fence_path_ok=ok)
         assert score(given, weights).value == weights.base_score - points
         assert score(given, W).value == W.base_score
+    (part,) = score(ScoreInput(StateName.ENGINE_DOWN, fence_path_ok=False), weights).penalties
+    assert part.name == "fence-path" and part.why
+
+
+def test_failed_starts_are_named_and_told() -> None:
+    for retries, points in ((1, W.engine_retry_score_penalty), (4, W.base_score)):
+        (part,) = score(ScoreInput(StateName.ENGINE_DOWN, retries=retries), W).penalties
+        assert (part.name, part.points) == ("retries", points)
+        assert str(retries) in part.why
+    assert not score(ScoreInput(StateName.ENGINE_DOWN, retries=0), W).penalties

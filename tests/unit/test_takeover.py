@@ -92,6 +92,22 @@ def test_any_other_answer_undoes_all_readings_of_off(spoiler: PowerAnswer) -> No
     assert after.power == spoiler
 
 
+def test_answers_other_than_off_are_counted_and_one_off_ends_the_count() -> None:
+    takeover = START
+    for number in range(1, 4):
+        takeover = with_power(takeover, power(Power.ON, NOW_S + number), TIMING)
+        assert takeover.not_off == number
+    assert with_power(takeover, off(DEAD, NOW_S + 9), TIMING).not_off == 0
+
+
+def test_a_lease_answer_that_is_not_known_or_of_another_owner_shows_no_renewal() -> None:
+    seen = with_lease(START, lease_of(DEAD))
+    assert seen.renewal == (5, 77)
+    for answer in (lease_of(3, owner_timestamp=99), replace(lease_of(DEAD), known=False)):
+        changed = replace(answer, owner_timestamp=99)
+        assert with_lease(seen, changed) == seen
+
+
 def test_an_answer_ends_the_asking() -> None:
     asking = replace(START, asking_power=True)
     for answer in (power(Power.ON), power(Power.OFF), power(Power.UNKNOWN)):
@@ -296,6 +312,9 @@ def test_what_comes_of_an_order() -> None:
     taken = with_order(asked, PowerOffEnded(DEAD, True), NOW_S)
     assert not taken.switching_off and taken.attempts == 1 and taken.ordered_s == NOW_S
     assert walk(taken)[1] == (AskPower(DEAD),), "an order proves nothing"
+    before = replace(asked, offs=PROVEN.offs, problem="no answer", not_off=3)
+    after = with_order(before, PowerOffEnded(DEAD, True), NOW_S)
+    assert (after.power, after.offs, after.problem, after.not_off) == (None, (), "", 0)
     first = with_power(replace(taken, asking_power=False), off(DEAD, NOW_S + 1), TIMING)
     both = with_power(first, off(DEAD, NOW_S + 2), TIMING)
     _, actions, _ = walk(both, now_s=NOW_S + 2)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What hosts tell each other in the text lines of their slots, beyond the reference's fields:
+how each is written, and read from a stranger who may have written anything. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from broker.fence_log import LogRecord
+from broker.maintenance import Mode, count, from_lines
+from broker.whiteboard import SlotReport
+from broker.wire import (
+    FenceLogEntry,
+    FencePathOnWire,
+    FencePathStatus,
+    ModeStatus,
+    PenaltyOnWire,
+    Report,
+)
+from scoring.observation import PeerReport
+from scoring.state import Seen
+
+#: A way to a fence device in a slot: verdict, proven and tried (UTC seconds), seconds it took.
+_PATH = re.compile(r"(ok|bad) (-|[0-9]{1,12}) ([0-9]{1,12}) ([0-9]{1,6}\.[0-9]{2}) ?(.*)")
+#: heartbeat_s, unanswered_since_s, renewal_s and renewal_timestamp of a PeerReport.
+Others = tuple[float | None, float | None, float | None, int]
+
+
+def fence_lines(report: Report) -> dict[str, str]:
+    """What a host proved of the ways to the fence devices, and measured, for the others."""
+    lines = {
+        f"fence-path-{host}": f"{'ok' if path.ok else 'bad'} {_whole(path.proven)}"
+        f" {_whole(path.tried)} {path.took_s:.2f} {path.detail[:80]}".strip()
+        for host, path in report.fence_paths.items()
+    }
+    for name, value in (("start", report.measured.start_s), ("boot", report.measured.boot_s)):
+        if value is not None:
+            lines[f"{name}-s"] = f"{value:.2f}"
+    return lines
+
+
+def _whole(at_s: float | None) -> str:
+    return "-" if at_s is None else f"{at_s:.0f}"
+
+
+def seconds(text: str | None) -> float | None:
+    """A duration another host wrote; None where it is none."""
+    found = re.fullmatch(r"[0-9]{1,6}\.[0-9]{2}", text or "")
+    return None if found is None else float(found.group())
+
+
+def fence_path_of(line: str) -> FencePathOnWire | None:
+    """What another host published of one of its ways; None where it is nothing of the kind."""
+    found = _PATH.fullmatch(line)
+    if found is None:
+        return None
+    ok, proven, tried, took, detail = found.groups()
+    return FencePathOnWire(
+        ok == "ok", None if proven == "-" else float(proven), float(tried), float(took), detail
+    )
+
+
+def path_status(by: int, host: int, path: FencePathOnWire, wall_s: float) -> FencePathStatus:
+    """How host `by` last found its way to the fence device of `host`; `wall_s`: now."""
+    proven_age_s = None if path.proven is None else max(0.0, wall_s - path.proven)
+    tried_age_s = max(0.0, wall_s - path.tried)
+    return FencePathStatus(by, host, path.ok, proven_age_s, tried_age_s, path.took_s, path.detail)
+
+
+def log_entry(record: LogRecord) -> FenceLogEntry:
+    """A record of the fence log as the status shows it."""
+    return FenceLogEntry(
+        record.number,
+        record.step.value,
+        record.by,
+        record.by_name,
+        record.target,
+        record.target_name,
+        record.wall_s,
+        record.ordered,
+        record.text,
+    )
+
+
+def local_mode_of(report: SlotReport) -> Mode:
+    """A host's local mode as it published it; without any particulars where it did not."""
+    extra = report.extra if report.extra_trusted else {}
+    return from_lines({key.removeprefix("mode-"): value for key, value in extra.items()})
+
+
+def mode_of(report: SlotReport) -> ModeStatus | None:
+    """Another host's local mode as it published it."""
+    if not report.maintenance:
+        return None
+    extra = report.extra if report.extra_trusted else {}
+    mode = local_mode_of(report)
+    left = count(extra.get("mode-left", ""))
+    return ModeStatus(
+        mode.owner, mode.reason, mode.since_epoch_s, None if left is None else float(left)
+    )
+
+
+def peer_report(report: SlotReport, seen: Seen | None, others: Others) -> PeerReport:
+    """What a host's slot says, and when it was seen to live, for the decision."""
+    heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp = others
+    extra = report.extra if report.extra_trusted else {}
+    return PeerReport(
+        host_id=report.host_id,
+        timestamp=report.timestamp,
+        score=report.score,
+        engine=report.engine_status,
+        hostname=report.hostname,
+        maintenance=report.maintenance,
+        stopped=report.stopped,
+        state=extra.get("state", ""),
+        boot_id=extra.get("boot-id", ""),
+        last_ran=count_of(extra.get("last-ran", "")),
+        read_s=seen.since_s if seen is not None and seen.timestamp == report.timestamp else None,
+        heartbeat_s=heartbeat_s,
+        unanswered_since_s=unanswered_since_s,
+        renewal_s=renewal_s,
+        renewal_timestamp=renewal_timestamp,
+    )
+
+
+def penalties_of(extra: Mapping[str, str]) -> list[PenaltyOnWire]:
+    """What another host lost points for, as it published it."""
+    parts = []
+    for key, value in extra.items():
+        name, _, why = value.partition(" ")
+        if key.startswith("penalty-"):
+            parts.append(PenaltyOnWire(key.removeprefix("penalty-"), count_of(name), why))
+    return parts
+
+
+def count_of(text: str) -> int:
+    """A count another host wrote, 0 where it is none; at most 2**53 like a timestamp."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else 0
