@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from scoring import takeover
+from scoring.evidence import Precondition, may_power_off
 from tests.simulation.false_fences import Sum, is_false, is_race, run_day
 from tests.simulation.world import Settings, Shot, World
 
@@ -60,3 +64,18 @@ def test_on_a_day_of_stalls_and_flaps_only_the_silent_are_switched_off() -> None
     total.add(day)
     assert total.false == 0
     assert list(total.lines())[-1] == "false fences: 0"
+
+
+def test_without_the_network_as_a_witness_the_living_are_shot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def deaf(*given: Any) -> tuple[Precondition, ...]:
+        return tuple(
+            replace(one, holds=True) if one.name == "does-not-answer" else one
+            for one in may_power_off(*given)
+        )
+
+    monkeypatch.setattr(takeover, "may_power_off", deaf)
+    day = run_day(DAY_WITH_A_FENCE)
+    assert "law 'fenced' broken" in day.broken and "heard by the network" in day.broken
+    assert any(map(is_false, day.shots))
