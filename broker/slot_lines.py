@@ -113,7 +113,7 @@ def peer_report(report: SlotReport, seen: Seen | None, others: Others) -> PeerRe
         hostname=report.hostname,
         maintenance=report.maintenance,
         stopped=report.stopped,
-        state=extra.get("state", ""),
+        state=_state_of(extra),
         boot_id=extra.get("boot-id", ""),
         last_ran=count_of(extra.get("last-ran", "")),
         read_s=seen.since_s if seen is not None and seen.timestamp == report.timestamp else None,
@@ -122,6 +122,13 @@ def peer_report(report: SlotReport, seen: Seen | None, others: Others) -> PeerRe
         renewal_s=renewal_s,
         renewal_timestamp=renewal_timestamp,
     )
+
+
+def _state_of(extra: Mapping[str, str]) -> str:
+    """The state that another host's agent is in; "" where it published none, or where that agent
+    is away: what it was about to do then is done by nobody."""
+    agent = extra.get("agent", "")
+    return "" if agent == "stopped" or agent.startswith("silent") else extra.get("state", "")
 
 
 def penalties_of(extra: Mapping[str, str]) -> list[PenaltyOnWire]:

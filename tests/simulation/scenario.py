@@ -306,6 +306,9 @@ class Player:
                     host.host_id = int(value)
                 case "base-score":
                     self.world.score[host.number] = ScoreSection(base_score=int(value))
+                case "agent" if value == "dead":
+                    host.agent_wanted = False
+                    host.crash("agent")
                 case "agent":
                     self.world.wish_agent(host, _yes(value))
                 case "daemons":

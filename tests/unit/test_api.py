@@ -122,6 +122,23 @@ def test_two_hosts_see_each_other(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_what_a_silent_agent_was_about_to_do_is_expected_of_nobody(tmp_path: Path) -> None:
+    """Its state stays shown, but the others must not wait for it to start the VM."""
+
+    async def run() -> None:
+        volume = MemoryVolume()
+        one, two = make_broker(tmp_path, volume, 1), make_broker(tmp_path, volume, 2)
+        one.take_report(report("EngineStart"), 1.0)
+        late_s = 2.0 + AGENT_SILENT_BEATS
+        for now_s, seen in ((1.0, "EngineStart"), (late_s, "")):
+            await one.beat(now_s)
+            await two.beat(now_s)
+            assert two.view(now_s).peers[0].state == seen
+        assert two.status(late_s).hosts[1].state == "EngineStart"
+
+    asyncio.run(run())
+
+
 def test_a_silent_agent_makes_score_0_and_a_stopped_one_says_so(tmp_path: Path) -> None:
     async def run() -> None:
         broker = make_broker(tmp_path, MemoryVolume())
