@@ -66,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     vm.add_argument("--yes", action="store_true", help="ask nothing")
     vm.add_argument("--json", action="store_true", dest="json_here")
     verbs.add_parser("why", help="why the VM is where it is, and what would change that")
+    events = verbs.add_parser("events", help="what happened, as this host saw it")
+    events.add_argument(
+        "--since", metavar="TIME", help="how long ago (30m, 2h, 1d), or a time; default: all"
+    )
+    events.add_argument("--follow", action="store_true", help="go on, until Ctrl-C")
+    events.add_argument("--json", action="store_true", dest="json_here")
     replay = verbs.add_parser("replay", help="run the decisions of a journal again and compare")
     replay.add_argument("file", help="STATE-DIR/journal/journal.jsonl, or an older one")
     replay.add_argument("--scenario", metavar="OUT", help="also write the incident as a scenario")
@@ -178,6 +184,12 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
 
         watch = arguments.watch or getattr(arguments, "watch_here", False)
         return status.run(arguments.config, as_json, watch, _warn)
+    if arguments.verb == "events":
+        from agent import events
+        from broker.config import socket_path
+
+        path = socket_path(arguments.config, _warn)
+        return events.run(path, arguments.since, arguments.follow, as_json)
     if arguments.verb == "notify":
         from agent import notify
         from broker.config import socket_path

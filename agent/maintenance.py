@@ -18,14 +18,14 @@ _UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"([0-9]{1,9})(s|min|m|h|d)")
 
 
-def duration_s(text: str) -> int:
+def duration_s(text: str, option: str = "--for") -> int:
     """Seconds of `90s`, `30m`, `2h`, `1d` or several of them together; CommandError."""
     parts = _DURATION.findall(text)
     seconds = sum(int(number) * _UNITS_S[unit] for number, unit in parts)
     if "".join(number + unit for number, unit in parts) != text or not 0 < seconds <= LASTS_MAX_S:
         raise CommandError(
             ExitCode.USAGE,
-            f"--for {text!r}: give a time with its unit, such as 90s, 30m, 2h, 1d or 1h30m,"
+            f"{option} {text!r}: give a time with its unit, such as 90s, 30m, 2h, 1d or 1h30m,"
             " at most ten years",
         )
     return seconds

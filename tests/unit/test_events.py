@@ -4,21 +4,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.events import _since, as_line
 from broker.broker import Broker
 from broker.events import EVENTS_MAX, Events, Extra, PeerEvents
+from broker.exit_codes import ExitCode
 from broker.fence_log import LogRecord
 from broker.maintenance import Mode
 from broker.notify.notice import Kind, Notice
 from broker.whiteboard import SlotReport
-from broker.wire import EventList
+from broker.wire import Event, EventList
 from scoring.observation import EngineStatus, FenceStep, Health, VmStatus
 from tests.fakes.slot_store import MemoryVolume
 
@@ -241,3 +248,80 @@ def test_what_another_host_tells_the_people_is_an_event_here_too(tmp_path: Path)
             assert ("peer-silent", 3) in kinds
 
     asyncio.run(run())
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def command(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+    """`ha-agent events` of the broker of `served`."""
+    program = Path(sys.executable).parent / "ha-agent"
+    line = [str(program), "--config", str(tmp_path / "1.toml"), "events", *arguments]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_command_prints_what_happened_and_goes_on(tmp_path: Path) -> None:
+    async def test(broker: Broker, path: str, session: aiohttp.ClientSession) -> None:
+        broker.take_report(report("EngineDown"), 1.0)
+        broker.take_report(report("EngineUp"), 2.0)
+        shown, said = await asyncio.to_thread(command(tmp_path).communicate)
+        assert said == ""
+        started, moved = shown.splitlines()
+        assert "broker-started" in started
+        assert moved.endswith(
+            "host1  state-transition: EngineDown -> EngineUp because the VM is up and healthy here"
+        )
+        as_json, _ = await asyncio.to_thread(command(tmp_path, "--json").communicate)
+        assert msgspec.json.decode(as_json, type=EventList).last == broker.events.after(0).last
+
+        following = command(tmp_path, "--follow", "--json", "--since", "2099-01-01")
+        assert following.stdout is not None
+        await until_asked(broker)
+        broker.refuse_config("x.toml: no")
+        line = await asyncio.to_thread(following.stdout.readline)
+        assert json.loads(line)["kind"] == "config-refused"
+        following.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(following.wait) == 0
+        following.communicate()
+
+    served(tmp_path, test)
+
+
+async def until_asked(broker: Broker) -> None:
+    """Somebody waits for news."""
+    while not broker.events._news._waiters:
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("since", ["yesterday", "-5", "1w", "999999999999d", "2027-13-01"])
+def test_a_beginning_that_is_no_time_is_refused_in_a_line(tmp_path: Path, since: str) -> None:
+    make_broker_config(tmp_path)
+    process = command(tmp_path, f"--since={since}")
+    shown, said = process.communicate()
+    assert (process.returncode, shown) == (ExitCode.USAGE, "")
+    assert "--since" in said and "Traceback" not in said
+
+
+def make_broker_config(tmp_path: Path) -> None:
+    async def make() -> None:
+        make_broker(tmp_path, MemoryVolume())
+
+    asyncio.run(make())
+
+
+@pytest.mark.parametrize(
+    ("given", "begins"),
+    [
+        ("2027-01-15", "2027-01-15T00:00:00.000Z"),
+        ("2027-01-15T10:00+02:00", "2027-01-15T08:00:00.000Z"),
+        ("2027-01-15T08:00:00.250Z", "2027-01-15T08:00:00.250Z"),
+    ],
+)
+def test_a_beginning_is_utc_unless_it_says_otherwise(given: str, begins: str) -> None:
+    assert _since(given) == begins
+
+
+def test_a_line_is_printable_whatever_a_host_is_called() -> None:
+    made = Event(1, "2027-01-15T08:00:00.250Z", "peer-silent", "critical", "\x1b[2J", 2, "a\nb", {})
+    assert as_line(made) == "2027-01-15 08:00:00  CRITICAL  ?[2J  peer-silent: a?b"
+    assert as_line(made, colour=True).startswith("\x1b[1;31m2027")
