@@ -115,10 +115,12 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("takeover_bound_seconds", "What a takeover would take now, by part.", "part"),
     # This host.
     _gauge("host_score", "Score of each host; of a silent one the last it published.", *_PEER),
+    _gauge("score", "This host's own score."),
     _gauge("penalty_points", "What this host's score lacks, by reason.", "penalty"),
     _gauge("state", "1 for the state this host's agent is in, 0 for the others.", "state"),
     _gauge("agent_reporting", "This host's agent reports to its broker."),
     _gauge("agent_stopped", "This host's agent ended in good order."),
+    _gauge("switched_off", "This host was switched off, or found without power, in its last boot."),
     _gauge("config_refused", "The configuration file as it is now is not in force."),
     _counter("transitions", "Changes of this host's state.", "from_state", "to_state"),
     # The others, as this host sees them.
@@ -306,6 +308,8 @@ class Metrics(Collector):
         points = {part.name: part.points for part in own.penalties}
         for name in PENALTY_NAMES:
             sheet.put("penalty_points", points.get(name, 0), name)
+        sheet.put("score", own.score)
+        sheet.put("switched_off", status.switched_off is not None)
         sheet.put_one_of("state", own.state, _STATES)
         sheet.put("agent_reporting", self._broker.agent_silent_s(now_s) is None)
         sheet.put("agent_stopped", own.stopped)

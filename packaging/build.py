@@ -241,6 +241,10 @@ def deb(target: str) -> Path:
         architecture = run("dpkg", "--print-architecture").strip()
     documents = f"usr/share/doc/{NAME}"
     install.put(root, f"{documents}/copyright", copyright_file(commit, folder).encode())
+    # The alerts lead to operations.md, and the pages to each other. Not compressed: they are
+    # read by their names.
+    for page in sorted((folder / "docs").glob("*.md")):
+        install.put(root, f"{documents}/{page.name}", page.read_bytes())
     changes = (folder / "CHANGELOG.md").read_bytes()
     install.put(root, f"{documents}/CHANGELOG.md.gz", gzip.compress(changes, 9, mtime=0))
     changelog = deb_changelog(commit, target).encode()

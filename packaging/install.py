@@ -39,6 +39,8 @@ FILES = {
     "packaging/systemd/sysusers.conf": "usr/lib/sysusers.d/ha-agent.conf",
     "packaging/systemd/tmpfiles.conf": "usr/lib/tmpfiles.d/ha-agent.conf",
     "packaging/firewalld/ha-agent.xml": "usr/lib/firewalld/services/ha-agent.xml",
+    "packaging/prometheus/ha-agent.rules.yml": "usr/share/ha-agent/prometheus/ha-agent.rules.yml",
+    "packaging/grafana/ha-agent.json": "usr/share/ha-agent/grafana/ha-agent.json",
     "generated/ha-agent.toml": "etc/ha-agent/ha-agent.toml",
     "generated/ha-agent.bash": "usr/share/bash-completion/completions/ha-agent",
     "generated/ha-broker.bash": "usr/share/bash-completion/completions/ha-broker",

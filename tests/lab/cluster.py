@@ -284,6 +284,11 @@ class Cluster:
         record = FirstProcess.from_file(self.layout.record)
         return record.here() if record is not None else None
 
+    @property
+    def switch_pid(self) -> int:
+        """Whose network namespace is the lab's network; LabError if no lab is up."""
+        return self._switch().pid
+
     def _switch(self) -> ProcessName:
         switch = self._switch_or_none()
         if switch is None:
