@@ -33,7 +33,7 @@ from broker.maintenance import Mode
 from broker.modes import Modes, mode_status
 from broker.monitors import MonitorRunner
 from broker.monitors.shown import shown_monitors
-from broker.network_verdict import NetworkVerdict, publish, published, verdict
+from broker.network_verdict import NetworkVerdict, TargetResult, publish, published, verdict
 from broker.notify.lookout import HostGlance, Lookout
 from broker.notify.notice import Notice
 from broker.notify.notices import Notices
@@ -809,12 +809,15 @@ class Broker:
 
     def _network(self) -> NetworkVerdict:
         """What the network tests here and on the live peers mean together."""
+        results: Sequence[TargetResult] = self.monitors.value("network") or ()
+        if not any(result.fails for result in results):
+            return verdict(results, ())
         peers = [
             published(report.extra.get("network", "") if report.extra_trusted else "")
             for host, report in self.board.reports.items()
             if host in self._seen and self._seen[host].changed and host not in self._silent
         ]
-        return verdict(self.monitors.value("network") or (), peers)
+        return verdict(results, peers)
 
     def _peer_status(self, report: SlotReport, now_s: float) -> HostStatus:
         seen = self._seen.get(report.host_id)

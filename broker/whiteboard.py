@@ -49,6 +49,7 @@ damage.
 from __future__ import annotations
 
 import codecs
+import functools
 import hashlib
 import json
 import re
@@ -300,6 +301,8 @@ def _json(value: Mapping[str, str]) -> str:
     return json.dumps(value, ensure_ascii=True).replace("|", "\\u007c")
 
 
+# The status is the same from beat to beat, nearly always.
+@functools.lru_cache(64)
 def _engine_status_json(status: EngineStatus, room: int) -> str:
     """The engine status as an object of at most `room` bytes: reason is cut first, then detail."""
     detail = _valid_text(status.detail)
@@ -339,9 +342,8 @@ def _encode_extra(extra: Mapping[str, str]) -> bytes:
     """The lines that have room besides the end line, in order, and how many had none."""
     lines: dict[str, bytes] = {}
     for key, value in extra.items():
-        clean = _clean_text(key).replace("=", "_") or "_"
-        clean = _cut_bytes(clean, EXTRA_LINE_BYTES_MAX // 2)
-        lines[clean] = _extra_line(clean, _clean_text(value))
+        clean, line = _clean_line(key, value)
+        lines[clean] = line
     room = EXTRA_BYTES - _END_LINE_BYTES
     if sum(map(len, lines.values())) <= room:
         return b"".join(lines.values())
@@ -354,6 +356,15 @@ def _encode_extra(extra: Mapping[str, str]) -> bytes:
         if sum(map(len, kept)) + len(marker) <= room:
             return b"".join(kept) + marker
         kept.pop()
+
+
+# Nearly all lines are the same from beat to beat.
+@functools.lru_cache(512)
+def _clean_line(key: str, value: str) -> tuple[str, bytes]:
+    """The key as it may stand there, and its line."""
+    clean = _clean_text(key).replace("=", "_") or "_"
+    clean = _cut_bytes(clean, EXTRA_LINE_BYTES_MAX // 2)
+    return clean, _extra_line(clean, _clean_text(value))
 
 
 def _extra_line(key: str, value: str) -> bytes:

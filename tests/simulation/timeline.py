@@ -74,6 +74,7 @@ class Timeline:
         self.events = 0
         self.halted = False
         self.leapt_s = 0.0
+        self._inside: HostLoop | None = None
         self._number = 0
         self._heap: list[tuple[float, int, Handle]] = []
         self._ready: deque[Handle] = deque()
@@ -127,6 +128,14 @@ class Timeline:
 
         Ends at once where somebody sets `halted`.
         """
+        try:
+            self._run_until(until_s)
+        finally:
+            self._enter(None)
+        if not self.halted:
+            self.now_s = max(self.now_s, until_s)
+
+    def _run_until(self, until_s: float) -> None:
         heap, ready = self._heap, self._ready
         at_once = 0
         while not self.halted:
@@ -150,13 +159,18 @@ class Timeline:
             if handle.dropped:
                 continue
             self._run(handle)
-        if not self.halted:
-            self.now_s = max(self.now_s, until_s)
+
+    def _enter(self, loop: HostLoop | None) -> None:
+        """Be inside that event loop, None: in none."""
+        if loop is not self._inside:
+            asyncio._set_running_loop(loop)
+            self._inside = loop
 
     def _run(self, handle: Handle) -> None:
         self.events += 1
         loop = handle.loop
         if loop is None:
+            self._enter(None)
             handle.call(*handle.args)
             return
         if loop.ended:
@@ -164,7 +178,7 @@ class Timeline:
         if loop.frozen_until_s > self.now_s:
             self.push(loop.frozen_until_s, handle)
             return
-        asyncio._set_running_loop(loop)
+        self._enter(loop)
         try:
             if handle.context is None:
                 handle.call(*handle.args)
@@ -172,8 +186,6 @@ class Timeline:
                 handle.context.run(handle.call, *handle.args)
         except Exception as error:
             loop.call_exception_handler({"message": "in a callback", "exception": error})
-        finally:
-            asyncio._set_running_loop(None)
 
     def call_within(self, loop: HostLoop, function: Callable[..., T], *args: Any) -> T:
         """Call something that expects to run inside an event loop, from outside of any."""
