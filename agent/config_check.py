@@ -28,18 +28,19 @@ class Check:
 
 def run(path: str, as_json: bool) -> int:
     """Check and print; OK, or CONFIG where something failed. A warning fails nothing."""
-    checks = list(_checks(path))
+    made = list(checks(path))
     if as_json:
-        found = [dataclasses.asdict(check) for check in checks]
+        found = [dataclasses.asdict(check) for check in made]
         print(json.dumps({"version": 1, "file": path, "checks": found}, indent=2))
     else:
-        for check in checks:
+        for check in made:
             print(f"{check.verdict:<8} {check.name:<10} {check.text}")
-    failed = any(check.verdict == "fail" for check in checks)
+    failed = any(check.verdict == "fail" for check in made)
     return ExitCode.CONFIG if failed else ExitCode.OK
 
 
-def _checks(path: str) -> Iterator[Check]:
+def checks(path: str) -> Iterator[Check]:
+    """Each thing that can be looked at."""
     try:
         config = load(path)
     except ConfigError as error:

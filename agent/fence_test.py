@@ -23,20 +23,20 @@ _HEAD = ("", "HOST", "LEVEL", "DEVICE", "POWER", "IDENTITY", "PRIVILEGE", "TIME"
 
 def run(config: Config, host: str, as_json: bool) -> int:
     """Test and print; OK, or FENCE where a device failed. Changes nothing anywhere."""
-    names, uuids, problem = _published(config)
+    names, uuids, problem = published(config)
     levels = fence_devices(config)
     hosts = _chosen(config, host, names)
-    tests = asyncio.run(_tests(levels, hosts, uuids))
+    found = asyncio.run(tests(levels, hosts, uuids))
     if as_json:
         devices = [
-            {"hostname": names.get(test.host_id, ""), **dataclasses.asdict(test)} for test in tests
+            {"hostname": names.get(test.host_id, ""), **dataclasses.asdict(test)} for test in found
         ]
         print(json.dumps({"version": 1, "broker": not problem, "devices": devices}, indent=2))
     else:
-        print("\n".join(as_text(tests, names)))
+        print("\n".join(as_text(found, names)))
     if problem:
         print(f"ha-agent: {problem}; no host's machine is known but this one's", file=sys.stderr)
-    return ExitCode.OK if all(test.ok for test in tests) else ExitCode.FENCE
+    return ExitCode.OK if all(test.ok for test in found) else ExitCode.FENCE
 
 
 def as_text(tests: Sequence[DeviceTest], names: Mapping[int, str]) -> list[str]:
@@ -58,14 +58,14 @@ def as_text(tests: Sequence[DeviceTest], names: Mapping[int, str]) -> list[str]:
     return lines + [printable(test.detail) for test in tests if test.detail]
 
 
-async def _tests(
+async def tests(
     levels: FenceLevels, hosts: Sequence[int], uuids: Mapping[int, str]
 ) -> list[DeviceTest]:
     found = await asyncio.gather(*(levels.test(host, uuids.get(host, "")) for host in hosts))
     return [test for tests in found for test in tests]
 
 
-def _published(config: Config) -> tuple[dict[int, str], dict[int, str], str]:
+def published(config: Config) -> tuple[dict[int, str], dict[int, str], str]:
     """Names and machine UUIDs by host id as the broker knows them, and why it is not asked."""
     own = config.host.id
     names, uuids, problem = {own: config.host_name}, {own: system_uuid(config)}, ""

@@ -86,11 +86,17 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("host", metavar="HOST|all", help="a host's id or name")
     test.add_argument("--json", action="store_true", dest="json_here")
     settings = verbs.add_parser("config", help="look at the configuration")
-    check = settings.add_subparsers(dest="what", metavar="check", required=True).add_parser(
-        "check", help="everything that can be checked without a daemon"
-    )
+    looks = settings.add_subparsers(dest="what", metavar="check|show|diff", required=True)
+    check = looks.add_parser("check", help="everything that can be checked without a daemon")
     check.add_argument("file", nargs="?", help="default: as --config")
     check.add_argument("--json", action="store_true", dest="json_here")
+    shown = looks.add_parser("show", help="every key with the value that counts")
+    shown.add_argument("--json", action="store_true", dest="json_here")
+    diff = looks.add_parser("diff", help="what another host has otherwise and must not")
+    diff.add_argument("host", metavar="HOST", help="a host's id or name")
+    diff.add_argument("--json", action="store_true", dest="json_here")
+    doctor = verbs.add_parser("doctor", help="is this host fit? each check with its fix")
+    doctor.add_argument("--json", action="store_true", dest="json_here")
     whiteboard = verbs.add_parser("whiteboard", help="look at a whiteboard volume")
     dump = whiteboard.add_subparsers(dest="what", metavar="dump", required=True).add_parser("dump")
     dump.add_argument("file")
@@ -170,9 +176,17 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
 
         return fence_test.run(load(arguments.config), arguments.host, as_json)
     if arguments.verb == "config":
-        from agent import config_check
+        from agent import config_check, config_show
 
+        if arguments.what == "show":
+            return config_show.show(arguments.config, as_json)
+        if arguments.what == "diff":
+            return config_show.diff(arguments.config, arguments.host, as_json)
         return config_check.run(arguments.file or arguments.config, as_json)
+    if arguments.verb == "doctor":
+        from agent import doctor
+
+        return doctor.run(arguments.config, as_json)
     if arguments.verb in setup_arguments.VERBS:
         return setup_arguments.run(arguments, as_json)
     if arguments.verb == "run":

@@ -75,6 +75,13 @@ def _of_this_host(status: Status) -> Iterator[str]:
         yield f"SWITCHED OFF: {switched_off(status.switched_off)} (ha-agent why)"
     if status.config_problem:
         yield f"CONFIGURATION: an older one is in force: {status.config_problem}"
+    for host in status.hosts.values():
+        if host.config_drift and host.liveness == "live":
+            drift = "; ".join(host.config_drift)
+            yield (
+                f"CONFIG DRIFT: {printable(host.hostname)}: {printable(drift)}"
+                f" (ha-agent config diff {host.host_id})"
+            )
     if status.network:
         yield f"NETWORK: {printable(status.network)}"
     for name, monitor in status.monitors.items():

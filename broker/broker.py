@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from broker import slot_lines
+from broker import agreement, slot_lines
 from broker.addresses import advertised
 from broker.atomic_file import write_atomically
 from broker.board import Board, StorageTrouble
@@ -136,6 +136,7 @@ class Broker:
         #: Called after each completed beat.
         self.on_beat: Callable[[], None] = lambda: None
         self._timing = config.timing_rules()
+        self._agreed, self._agreed_lines = agreement.agreed(config), agreement.published(config)
         self._system_uuid = system_uuid(config)
         self._boot_id = _boot_id() if boot_id is None else boot_id
         self._previous_boot_id = ""
@@ -169,6 +170,7 @@ class Broker:
         """Go by another configuration from the next beat on."""
         self.config, self.config_problem = config, ""
         self._timing = config.timing_rules()
+        self._agreed, self._agreed_lines = agreement.agreed(config), agreement.published(config)
         self._changed.set()
 
     def refuse_config(self, problem: str) -> None:
@@ -485,6 +487,7 @@ class Broker:
             **self._modes.lines(now_s),
             **(slot_lines.fence_lines(self._report) if self._report is not None else {}),
             **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},
+            **self._agreed_lines,
         }
         return SlotReport(
             host_id=self.config.host.id,
@@ -844,6 +847,9 @@ class Broker:
             domain_type=extra.get("domain-type", ""),
             unknown=tuple(filter(None, extra.get("unknown", "").split(","))),
             intent=extra.get("intent", ""),
+            config_drift=tuple(
+                map(str, agreement.differences(self._agreed, self._agreed_lines, extra))
+            ),
         )
 
     # --- maintenance --------------------------------------------------------------------

@@ -185,7 +185,8 @@ class HostStatus(Struct, frozen=True):
     last changed, None when that was not seen. `unknown`: samples that were not to be had
     when it was scored. `mode`: its local maintenance. `sanlock_state`, `sanlock_age_s`: how
     its host id stands, and since when its last renewal is known. `intent`: what it is about to
-    do, in words. `witnesses`: None for the host itself."""
+    do, in words. `witnesses`: None for the host itself. `config_drift`: a sentence for each value
+    that must agree across the cluster and that it has otherwise than this host."""
 
     host_id: int
     hostname: str
@@ -207,6 +208,7 @@ class HostStatus(Struct, frozen=True):
     sanlock_age_s: float | None = None
     intent: str = ""
     witnesses: WitnessStatus | None = None
+    config_drift: tuple[str, ...] = ()
 
 
 class EngineSummary(Struct, frozen=True):

@@ -31,6 +31,7 @@ BROKER_DOORS = {
     "whiteboard",
     "volume",
     "delta_leases",
+    "agreement",
 }
 #: Nothing in scoring/ may know the time, the outside world, or who listens.
 NOT_IN_SCORING = {"time", "datetime", "asyncio", "logging", "os", "socket", "random", "threading"}

@@ -53,6 +53,7 @@ WELL = {
     'peer_witness_age_seconds{instance="b",host_id="3",host="c",witness="whiteboard"}': "0x400",
     'peer_stopped{instance="a",host_id="3",host="c"}': "0x400",
     'peer_stopped{instance="b",host_id="3",host="c"}': "0x400",
+    'peer_config_drift{instance="a",host_id="3",host="c"}': "0x400",
 }
 DOWN = {'engine_up{instance="a"}': "0x400", 'engine_up{instance="b"}': "0x400"}
 GLOBAL = {'maintenance{instance="a",mode="global"}': "1x400"}
@@ -132,6 +133,12 @@ CASES: list[tuple[str, dict[str, str], str, list[dict[str, str]] | None]] = [
         {'penalty_points{instance="a",penalty="config"}': "1000x400"},
         "6m",
         [{"instance": "a", "penalty": "config"}],
+    ),
+    (
+        "HaConfigDrift",
+        {'peer_config_drift{instance="a",host_id="3",host="c"}': "1x400"},
+        "6m",
+        [{"instance": "a", "host_id": "3", "host": "c"}],
     ),
     ("HaLeaseBudgetLow", {'lease_budget_seconds{instance="a"}': "80-1x80"}, "11m", A),
     ("HaLeaseBudgetLow", {'lease_budget_seconds{instance="a"}': "80-1x80"}, "9m", None),

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Checks of the cluster from this host for `ha-agent doctor`: daemons, agreement, reach.
+
+Each yields (verdict, text, what to type).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libvirt
+
+from agent.columns import printable
+from agent.setup.reach import reach
+from agent.setup.watched import read_slots
+from broker.agreement import DIGEST_LINE, agreed, differences, published
+from broker.client import BrokerDown, BrokerRefused, ask
+from broker.config import Config
+from broker.wire import Status
+
+Found = Iterator[tuple[str, str, str]]
+
+
+def daemons(config: Config) -> Found:
+    """Whether both run here, and what they complain of."""
+    try:
+        status = ask(config.daemon.socket, "GET", "/v1/status", Status)
+    except (BrokerDown, BrokerRefused) as error:
+        yield "warn", str(error), "systemctl enable --now ha-broker ha-agent"
+        return
+    own = status.hosts[status.host_id]
+    if own.agent != "ok":
+        yield (
+            "fail",
+            f"the agent here: {own.agent}",
+            "systemctl start ha-agent; journalctl -u ha-agent",
+        )
+    if status.config_problem:
+        yield "fail", status.config_problem, "ha-agent config check"
+    if status.storage.problem:
+        yield "fail", status.storage.problem, "ha-agent --status"
+    for name, monitor in status.monitors.items():
+        if monitor.verdict == "bad":
+            yield "warn", f"monitor {name}: {monitor.problem}", "ha-agent --status"
+    silent = [
+        host.hostname
+        for host in status.hosts.values()
+        if host.witnesses is not None
+        and host.liveness == "live"
+        and host.witnesses.heartbeat != "answered"
+    ]
+    if silent:
+        yield (
+            "warn",
+            f"no sign of life over the network from {', '.join(map(printable, silent))}",
+            "api.listen on an address that the others reach; firewall-cmd --add-service=ha-agent",
+        )
+    yield "ok", f"they run; score {own.score}, {own.state}", ""
+
+
+def agreement(config: Config) -> Found:
+    """Whether every other host is configured as this one where it must be."""
+    own, lines = agreed(config), published(config)
+    alike = []
+    for host, report in sorted(read_slots(config.storage.whiteboard).reports.items()):
+        if host == config.host.id:
+            continue
+        name = printable(report.hostname)
+        extra = report.extra if report.extra_trusted else {}
+        found = differences(own, lines, extra)
+        if found:
+            text = f"{name}: {'; '.join(map(str, found))}"
+            yield "fail", text, f"ha-agent config diff {host}; make them alike, then reload"
+        elif DIGEST_LINE in extra:
+            alike.append(name)
+    if alike:
+        yield "ok", f"configured alike: {', '.join(alike)}", ""
+
+
+def libvirt_peers(config: Config) -> Found:
+    """Whether a live migration would find the others' libvirt."""
+    libvirt.registerErrorHandler(lambda context, error: None, None)
+    if not config.libvirt.migration_uri:
+        yield (
+            "warn",
+            "no live migration is possible: a host is drained by a stop and a start",
+            'libvirt.migration-uri, such as "qemu+tls://{host}/system"',
+        )
+        return
+    for name, problem in reach(config, config.host.id):
+        if problem:
+            yield "fail", f"libvirt of {name}: {problem}", "virsh -c URI hostname"
+        else:
+            yield "ok", f"libvirt of {name} answers", ""

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent doctor` on a host that lacks nearly everything: each check stands for itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.exit_codes import ExitCode
+
+AGENT = Path(sys.executable).parent / "ha-agent"
+
+
+def run(config: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [AGENT, "--config", config, "doctor", *words], capture_output=True, text=True, timeout=60
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def findings(config: Path) -> dict[str, list[dict[str, Any]]]:
+    done = run(config, "--json")
+    answer = json.loads(done.stdout)
+    failed = [found for found in answer["checks"] if found["verdict"] == "fail"]
+    assert answer["fit"] is (not failed)
+    assert done.returncode == (ExitCode.FAILED if failed else ExitCode.OK)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for check in answer["checks"]:
+        found.setdefault(check["name"], []).append(check)
+    return found
+
+
+def test_every_check_is_made_and_every_failure_has_its_fix(site: Path) -> None:
+    found = findings(site)
+    assert {
+        *("file", "definition", "lock-driver", "accelerator", "user", "sanlock", "watchdog"),
+        *("clock", "storage", "daemons", "libvirt", "fence"),
+    } <= set(found)
+    for checks in found.values():
+        for check in checks:
+            assert check["verdict"] in ("ok", "warn", "fail")
+            assert (
+                check["fix"] or check["verdict"] == "ok" or check["name"] in ("fence", "identity")
+            )
+    storage = {check["text"].partition(":")[0]: check["verdict"] for check in found["storage"]}
+    assert storage[f"{site.parent}/leases"] == "fail", "an empty file is no lockspace"
+    assert found["accelerator"][0]["fix"] == "systemctl start virtqemud.socket"
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"), [('lock_manager = "sanlock"', "ok"), ('lock_manager = "lockd"', "fail")]
+)
+def test_the_lock_driver(site: Path, text: str, verdict: str) -> None:
+    (site.parent / "qemu.conf").write_text(text + "\n")
+    (check, *_) = findings(site)["lock-driver"]
+    assert check["verdict"] == verdict
+    assert (verdict == "ok") == (check["fix"] == "")
+    if verdict == "fail":
+        assert f"echo 'lock_manager = \"sanlock\"' >> {site.parent}/qemu.conf" in check["fix"]
+
+
+def test_a_storage_that_is_away_is_one_failure_and_ends_nothing(site: Path) -> None:
+    (site.parent / "whiteboard").unlink()
+    found = findings(site)
+    assert found["storage"][0]["verdict"] == "fail"
+    assert "check the path and that its file system is mounted" in found["storage"][0]["text"]
+    assert "libvirt" in found, "the checks after it were made"
+
+
+def test_for_people_the_last_line_is_the_verdict(site: Path) -> None:
+    done = run(site)
+    assert done.returncode == ExitCode.FAILED
+    assert done.stdout.splitlines()[-1].startswith("NOT FIT: ")
+    site.write_text("[hosts]\n")
+    done = run(site)
+    assert "unknown key hosts; did you mean host?" in done.stdout
