@@ -17,6 +17,7 @@ BROKER_DOORS = {
     "client",
     "quick_client",
     "places",
+    "log_lines",
     "link",
     "wire",
     "config",
