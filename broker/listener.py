@@ -28,6 +28,7 @@ from aiohttp import web
 from broker.answers import as_problems, problem
 from broker.api import Api
 from broker.broker import Broker
+from broker.dashboard import Dashboard
 from broker.gate import Gate
 from broker.heartbeat import is_nonce
 from broker.metrics import Door, Metrics
@@ -68,6 +69,7 @@ def application(
     app.router.add_get("/heartbeat", _get_heartbeat, allow_head=False)
     app.router.add_get("/metrics", _get_metrics)
     Api(broker, Gate(token)).add_to(app.router)
+    Dashboard().add_to(app.router)
     app.on_response_prepare.append(_with_headers)
     return app
 

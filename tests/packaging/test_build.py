@@ -138,6 +138,18 @@ def test_every_file_of_the_rooms_is_in_the_package(debs: dict[str, Path]) -> Non
     assert "__pycache__" not in names
 
 
+def test_the_alerts_lead_to_a_page_that_is_installed(
+    debs: dict[str, Path], rpms: dict[str, Path]
+) -> None:
+    deb = said("dpkg-deb", "--contents", debs["debian12"])
+    rpm = said("rpm", "-qpl", rpms["noarch"])
+    share = "/usr/share/ha-agent"
+    rules = f"{share}/prometheus/ha-agent.rules.yml"
+    for path in (rules, f"{share}/grafana/ha-agent.json", "/usr/share/doc/ha-agent/operations.md"):
+        assert f".{path}\n" in deb
+        assert f"{path}\n" in rpm
+
+
 @pytest.fixture(scope="session")
 def installed(rpms: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The RPM's tree, its commands started by this environment's Python.

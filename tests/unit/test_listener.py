@@ -105,7 +105,7 @@ def test_without_a_key_there_is_no_heartbeat(tmp_path: Path) -> None:
         (get("/heartbeat"), 400),
         (get("/heartbeat?nonce=1234"), 400),
         (get(f"/heartbeat?nonce={NONCE}%0a"), 400),
-        (get("/"), 404),
+        (get("/x"), 404),
         (get("/v1/status"), 404),
         (get(f"/heartbeat?nonce={NONCE}").replace(b"GET", b"PUT"), 405),
         (get("/" + "x" * listener.LINE_BYTES_MAX), 400),
