@@ -305,17 +305,3 @@ class _Handshake(asyncio.Protocol):
 def _client_of(transport: asyncio.Transport) -> str:
     peer = transport.get_extra_info("peername")
     return str(peer[0]) if peer else ""
-
-
-def tls_context(certificate: str, private_key: str) -> ssl.SSLContext:
-    """For a server; OSError (ssl.SSLError is one) where the files cannot be used."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    load_certificate(context, certificate, private_key)
-    return context
-
-
-def load_certificate(context: ssl.SSLContext, certificate: str, private_key: str) -> None:
-    """Read the files, again too: from the next connection on they are used. A key that has a
-    password cannot be used; nobody is asked for it."""
-    context.load_cert_chain(certificate, private_key, password="")

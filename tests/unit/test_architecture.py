@@ -22,6 +22,7 @@ BROKER_DOORS = {
     "wire",
     "config",
     "secrets_file",
+    "certificate",
     "reload",
     "maintenance",
     "atomic_file",
