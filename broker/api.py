@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from broker.answers import encode, json_answer, problem
+from broker.answers import encode, json_answer, json_bytes, problem
 from broker.board import StorageTrouble
 from broker.broker import Broker
 from broker.event_stream import Streams
@@ -56,7 +56,7 @@ class Api:
         return web.Response(body=self._document, content_type="application/json")
 
     async def _get_status(self, request: web.Request) -> web.Response:
-        return json_answer(self._broker.status(_now_s()))
+        return json_bytes(self._broker.status_json(_now_s()))
 
     async def _get_history(self, request: web.Request) -> web.Response:
         return json_answer(History(**self._broker.history.shown()))
