@@ -9,7 +9,8 @@
 // 3. Old data is called old: a status must come with each beat.
 "use strict";
 
-const OLD_S = 4;
+// With very many hosts a status comes every 4 s at most (broker/event_stream.py).
+const OLD_S = 6;
 const GONE_S = 12;
 const EVENTS_SHOWN = 200;
 const HISTORY_EVERY_MS = 15000;
@@ -335,7 +336,8 @@ function updateCard(card, host) {
   const word = host.liveness === "live" ? "live" : host.liveness === "silent" ? "SILENT" : "uncertain";
   say(pill, word);
   pill.className = `pill ${host.liveness === "live" ? "good" : host.liveness === "silent" ? "bad" : "warn"}`;
-  say(state, `${clean(host.state, 60) || "state not published"}${here ? " – the engine is here" : ""}`);
+  const past = host.liveness === "silent" ? ", as last published" : "";
+  say(state, `${clean(host.state, 60) || "state not published"}${past}${here ? " – the engine is here" : ""}`);
   say(why, clean(host.reason));
   const lacking = host.penalties.reduce((sum, part) => sum + part.points, 0);
   say(score.children[0], host.liveness === "silent" ? "Score, as last published" : "Score");
@@ -370,7 +372,8 @@ function fill(list, pairs) {
 function factsOf(host) {
   const vm = host.engine_status;
   const facts = [["Engine", VM_WORDS[vm.vm] ?? clean(vm.vm, 40)]];
-  if (vm.vm === "up") {
+  if (host.liveness === "silent") facts[0][1] += ", as last published";
+  else if (vm.vm === "up") {
     const how = host.domain_type ? ` (${clean(host.domain_type, 20)})` : "";
     facts[0][1] += `${how}, health ${clean(vm.health, 20)}${vm.reason ? `: ${clean(vm.reason)}` : ""}`;
   }

@@ -115,7 +115,7 @@ def test_every_library_the_code_needs_is_bundled_or_a_dependency() -> None:
     for target, given in targets.items():
         depends = {name.partition(" ")[0] for name in given["depends"]}
         if target == "rpm":
-            depends = set(re.findall(r"^Requires: +(\S+)", spec, re.MULTILINE))
+            depends = set(re.findall(r"^(?:Requires|Recommends): +(\S+)", spec, re.MULTILINE))
             depends |= {"python3-dnspython"} if "python3-dns" in depends else set()
             bundled = re.findall(r"bundled\(python3dist\((.*?)\)\)", spec)
             assert bundled == given["bundled"]
