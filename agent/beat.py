@@ -17,7 +17,6 @@ from agent.measured import Measured
 from agent.ports import FenceDevices
 from agent.rehearsal import Rehearsals
 from broker.client import BrokerDown, BrokerRefused
-from broker.log_lines import fields
 from broker.wire import BegunReason, MeasuredOnWire, PenaltyOnWire, ReasonOnWire, Report, View
 from scoring.decide import decide
 from scoring.decision import Decision
@@ -67,7 +66,9 @@ class Agent:
         journal: Notes | None = None,
         rehearsals: Rehearsals | None = None,
         measured: Measured | None = None,
+        lock_driver: Callable[[], bool | None] = lambda: None,
     ) -> None:
+        self._lock_driver = lock_driver
         self._journal = journal
         self._rehearsals = rehearsals
         self._measured = measured
@@ -188,7 +189,7 @@ class Agent:
             self._rehearsals.system_uuids = view.system_uuids
         self._hands.hostnames = view.hostnames
         observation = Observation(
-            local=view.local,
+            local=replace(view.local, lock_driver=self._lock_driver()),
             peers=view.peers,
             storage_good_since_s=view.storage_good_since_s,
             sweep=view.sweep,
@@ -229,7 +230,7 @@ class Agent:
             unknown=decision.score.unknown,
             config_problem=self.config_problem,
             intent=_intent(decision.state),
-            answer=decision.state.answer,
+            answers=decision.state.answers,
             fence_paths={} if self._rehearsals is None else dict(self._rehearsals.paths),
             measured=MeasuredOnWire() if self._measured is None else self._measured.on_wire,
             begun=self._begun,
@@ -247,25 +248,10 @@ class Agent:
         """One line for each change of state, and one when the reasons to stay have changed."""
         codes = tuple(reason.code for reason in decision.reasons)
         if decision.state.name is not before:
-            moved = fields(self._about(before, decision), event="transition", always=True)
-            because = _because(decision)
-            log.info("%s -> %s because %s", before, decision.state.name, because, extra=moved)
+            log.info("%s -> %s because %s", before, decision.state.name, _because(decision))
         elif codes != self._told:
-            stays = fields(self._about(before, decision), event="reasons")
-            log.info("%s stays because %s", before, _because(decision), extra=stays)
+            log.info("%s stays because %s", before, _because(decision))
         self._told = codes
-
-    def _about(self, before: StateName, decision: Decision) -> dict[str, object]:
-        """A decision as fields of the journal; the reason that counts is the last one."""
-        codes = [reason.code.value for reason in decision.reasons]
-        return {
-            "from": before.value,
-            "state": decision.state.name.value,
-            "reason": codes[-1] if codes else None,
-            "reasons": " ".join(codes),
-            "score": decision.score.value,
-            "beat": self._beat,
-        }
 
     def _tell_broker_problem(self, problem: str) -> None:
         """Say it once when it begins and once when it ends."""

@@ -67,6 +67,8 @@ class LibvirtHypervisor:
         # Both are asked while a migration keeps the other one busy.
         self._beside = Worker("libvirt beside a migration")
         self._target = Worker("libvirt of the target")
+        # Why the migration that is under way is being ended; empty while it is not.
+        self._cancelled = ""
 
     async def check(self) -> None:
         """Define the VM; libvirt.libvirtError or Hung where libvirt does not take it."""
@@ -108,14 +110,17 @@ class LibvirtHypervisor:
             return EngineMigrationEnded(target, False, text)
         deadline_s = given.migration_timeout + MIGRATE_EXTRA_S
         moving = asyncio.ensure_future(
-            self._worker.call("migrating the VM", deadline_s, self._migrate, uri, data_uri)
+            self._worker.call(
+                "migrating the VM", deadline_s, self._migrate, hostname, uri, data_uri
+            )
         )
         try:
             await self._watch_over(moving)
             await moving
         except (libvirt.libvirtError, Hung) as error:
-            return EngineMigrationEnded(target, False, str(error))
+            return EngineMigrationEnded(target, False, self._cancelled or str(error))
         finally:
+            self._cancelled = ""
             moving.cancel()
         return EngineMigrationEnded(target, True)
 
@@ -137,11 +142,16 @@ class LibvirtHypervisor:
             await self._beside_migration("post-copy", lambda domain: domain.migrateStartPostCopy())
         done, _ = await asyncio.wait([moving], timeout=given.migration_timeout)
         if not done:
-            log.warning("the migration takes more than %g s, cancelling", given.migration_timeout)
+            key = f"{given.migration_timeout:g} s (libvirt.migration-timeout)"
+            self._cancelled = f"cancelled, for it took more than {key}"
+            log.warning("the migration is %s", self._cancelled)
             await self._beside_migration("cancelling", lambda domain: domain.abortJob())
 
     async def cancel_migration(self) -> MigrationCancelled:
+        self._cancelled = "cancelled by an operator's order"
         problem = await self._beside_migration("cancelling", lambda domain: domain.abortJob())
+        if problem:
+            self._cancelled = ""
         return MigrationCancelled(not problem, problem)
 
     async def _beside_migration(self, what: str, act: Callable[[libvirt.virDomain], object]) -> str:
@@ -230,7 +240,7 @@ class LibvirtHypervisor:
             return EngineStopEnded(False, str(error))
         return EngineStopEnded(True)
 
-    def _migrate(self, uri: str, data_uri: str) -> None:
+    def _migrate(self, hostname: str, uri: str, data_uri: str) -> None:
         connection = self._connect()
         try:
             domain = connection.lookupByName(self._definition.name)
@@ -246,6 +256,9 @@ class LibvirtHypervisor:
                 | libvirt.VIR_MIGRATE_PERSIST_DEST
                 | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
             )
+            if given.migration_tls:
+                flags |= libvirt.VIR_MIGRATE_TLS
+                parameters[libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION] = hostname
             if given.migration_auto_converge:
                 flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
             if given.migration_post_copy_after:

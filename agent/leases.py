@@ -13,7 +13,6 @@ import asyncio
 import logging
 import os
 import re
-import threading
 
 import sanlock
 
@@ -48,11 +47,6 @@ class SanlockLeases:
         self._host_id = config.host.id
         self._engine_offset = engine_offset
         self._worker = Worker("sanlock")
-        # Of its own: sanlock may hold an acquire back until the last holder is dead for it, and
-        # who owns the engine lease must be known meanwhile.
-        self._fence_worker = Worker("fence lease")
-        self._fence_lock = threading.Lock()
-        self._fence_try: object | None = None
         self._fence_fd: int | None = None
         self.fence_held = False
         self._renewals: dict[int, tuple[int, int, float]] = {}
@@ -118,45 +112,27 @@ class SanlockLeases:
 
     async def take_fence(self) -> FenceLeaseAnswer:
         loop = asyncio.get_running_loop()
-        attempt = object()
-        with self._fence_lock:
-            self._fence_try = attempt
         try:
-            await self._fence_worker.call(
-                "taking the fence lease", ACQUIRE_DEADLINE_S, self._take_fence, attempt
-            )
+            await self._worker.call("taking the fence lease", ACQUIRE_DEADLINE_S, self._take_fence)
         except (Hung, sanlock.SanlockException) as error:
-            with self._fence_lock:
-                if self._fence_fd is None:
-                    # Should it be given later, it goes back at once: nobody would know of it.
-                    self._fence_try = None
-                    return FenceLeaseAnswer(False, loop.time(), _text(error))
+            return FenceLeaseAnswer(False, loop.time(), _text(error))
         self.fence_held = True
         return FenceLeaseAnswer(True, loop.time())
 
     def _fence_disks(self) -> list[tuple[str, int]]:
         return [(self._storage.leases, 2 * sanlock.get_alignment(self._storage.leases))]
 
-    def _take_fence(self, attempt: object) -> None:
+    def _take_fence(self) -> None:
+        # A connection of an earlier try may hold what its caller no longer waited for.
         self._drop_fence()
-        descriptor = sanlock.register()
-        try:
-            sanlock.acquire(
-                self._lockspace, FENCE_RESOURCE.encode(), self._fence_disks(), slkfd=descriptor
-            )
-        except BaseException:
-            os.close(descriptor)
-            raise
-        with self._fence_lock:
-            if self._fence_try is attempt:
-                self._fence_fd = descriptor
-                return
-        os.close(descriptor)
-        log.warning("the fence lease came after its time and was given back")
+        self._fence_fd = sanlock.register()
+        sanlock.acquire(
+            self._lockspace, FENCE_RESOURCE.encode(), self._fence_disks(), slkfd=self._fence_fd
+        )
 
     async def drop_fence(self) -> None:
         try:
-            await self._fence_worker.call(
+            await self._worker.call(
                 "dropping the fence lease", ACQUIRE_DEADLINE_S, self._drop_fence
             )
         except (Hung, sanlock.SanlockException) as error:
@@ -165,11 +141,11 @@ class SanlockLeases:
             self.fence_held = False
 
     def _drop_fence(self) -> None:
-        with self._fence_lock:
-            descriptor, self._fence_fd = self._fence_fd, None
-        if descriptor is not None:
-            # Closing the connection unregisters the process: sanlock releases what it held.
-            os.close(descriptor)
+        if self._fence_fd is None:
+            return
+        # Closing the connection unregisters the process: sanlock releases what it held.
+        os.close(self._fence_fd)
+        self._fence_fd = None
 
     # --- the dangerous act --------------------------------------------------------------
 

@@ -33,7 +33,7 @@ def migrate(config: Config, to: str | None, cancel: bool, as_json: bool) -> int:
     target = None
     if to is not None:
         host = _host(status, to)
-        _check_memory(host)
+        _check_fit(host)
         target = host.host_id
     return _give(config, NewOrder(OrderKind.MIGRATE, target), as_json)
 
@@ -62,12 +62,15 @@ def _host(status: Status, name: str) -> HostStatus:
     raise CommandError(ExitCode.USAGE, f"--to {name}: {why}; there are: {known}")
 
 
-def _check_memory(host: HostStatus) -> None:
+#: Penalties that forbid to receive the VM, whatever the score, and what to say of each.
+_UNFIT = {"memory": "has not the memory", "lock-driver": "would run it without its lease"}
+
+
+def _check_fit(host: HostStatus) -> None:
     for penalty in host.penalties:
-        if penalty.name == "memory":
-            raise CommandError(
-                ExitCode.REFUSED, f"{host.hostname} has not the memory: {penalty.why}"
-            )
+        if penalty.name in _UNFIT:
+            text = f"{host.hostname} {_UNFIT[penalty.name]}: {penalty.why}"
+            raise CommandError(ExitCode.REFUSED, text)
 
 
 def _warn(status: Status, yes: bool) -> None:

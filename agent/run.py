@@ -41,18 +41,25 @@ def check_lock_driver(config: Config) -> None:
 
     A file that cannot be read proves nothing: each start checks the process itself.
     """
-    path = Path(config.libvirt.qemu_conf)
-    try:
-        text = path.read_text()
-    except OSError as error:
-        log.warning("%s: %s; the lock driver is checked at each start", path, error.strerror)
-        return
-    if not re.search(r'^\s*lock_manager\s*=\s*"sanlock"', text, re.MULTILINE):
+    path = config.libvirt.qemu_conf
+    named = lock_driver_named(path)
+    if named is None:
+        log.warning("%s cannot be read; the lock driver is checked at each start", path)
+    elif not named:
         raise CommandError(
             ExitCode.LOCK_DRIVER,
             f'{path}: libvirt runs without the sanlock lock driver; set lock_manager = "sanlock" '
             "and restart libvirt",
         )
+
+
+def lock_driver_named(path: str) -> bool | None:
+    """Whether libvirt's file names the sanlock lock driver; None where it cannot be read."""
+    try:
+        text = Path(path).read_text(errors="replace")
+    except OSError:
+        return None
+    return re.search(r'^\s*lock_manager\s*=\s*"sanlock"', text, re.MULTILINE) is not None
 
 
 async def check_definition(config: Config, hypervisor: LibvirtHypervisor) -> None:
@@ -127,6 +134,7 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
         journal=journal,
         rehearsals=rehearsals,
         measured=Measured(state_dir / "measured.json"),
+        lock_driver=lambda: lock_driver_named(config.libvirt.qemu_conf),
     )
     agent.on_step = lambda: service_manager.alive(agent.line())
     loop = asyncio.get_running_loop()

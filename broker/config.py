@@ -95,7 +95,8 @@ class LibvirtSection(_Section, frozen=True, kw_only=True):
     `migration-bandwidth`: MiB/s, 0: as much as there is. `migration-downtime`: ms that the VM
     may stand still at the end, 0: libvirt's default. `migration-timeout`: s until a migration
     that does not end is cancelled. `migration-post-copy-after`: s until the VM goes on at the
-    target whatever is still missing, 0: never.
+    target whatever is still missing, 0: never. `migration-tls`: QEMU encrypts the guest's memory
+    on its way, with the certificates that qemu.conf names.
     """
 
     uri: Name = "qemu:///system"
@@ -108,6 +109,7 @@ class LibvirtSection(_Section, frozen=True, kw_only=True):
     migration_timeout: Seconds = 300.0
     migration_auto_converge: bool = True
     migration_post_copy_after: Annotated[float, Meta(ge=0, le=86400)] = 0.0
+    migration_tls: bool = False
 
 
 class NetworkSection(_Section, frozen=True, kw_only=True):

@@ -67,6 +67,7 @@ PENALTY_NAMES = (
     "fence-path",
     "retries",
     "lockspace",
+    "lock-driver",
     "agent",
     "local-maintenance",
     "unexpected-down",

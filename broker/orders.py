@@ -7,6 +7,8 @@ down by a command that was given up minutes ago.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from broker.wire import OrderStatus
 from scoring.observation import Order, OrderKind
 from scoring.state import OrderAnswer
@@ -14,6 +16,9 @@ from scoring.state import OrderAnswer
 #: The agent takes an order up within so long, or never.
 TAKEN_WITHIN_S = 10.0
 KEPT = 32
+FORGOTTEN = (
+    "the agent on this host was started anew meanwhile; ha-agent --status tells how it goes on"
+)
 
 
 class Orders:
@@ -33,13 +38,14 @@ class Orders:
             self._answers.pop(old, None)
         return order
 
-    def answered(self, answer: OrderAnswer | None) -> bool:
-        """Take in what the agent reports; whether that is news."""
-        if answer is None or answer.number not in self._placed:
-            return False
-        is_news = self._answers.get(answer.number) != answer
-        self._answers[answer.number] = answer
-        return is_news
+    def answered(self, answers: Iterable[OrderAnswer]) -> None:
+        """Take in what the agent reports. An agent that knows nothing any more of an order that
+        was under way has been started anew."""
+        told = {answer.number: answer for answer in answers}
+        for number, before in self._answers.items():
+            if before.ok is None and number not in told:
+                self._answers[number] = OrderAnswer(number, False, FORGOTTEN)
+        self._answers |= {number: told[number] for number in told if number in self._placed}
 
     def pending(self, now_s: float) -> Order | None:
         """The order that the agent has not taken up yet."""

@@ -121,6 +121,7 @@ def peer_report(report: SlotReport, seen: Seen | None, others: Others) -> PeerRe
         unanswered_since_s=unanswered_since_s,
         renewal_s=renewal_s,
         renewal_timestamp=renewal_timestamp,
+        memory_short="penalty-memory" in extra,
     )
 
 

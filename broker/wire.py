@@ -122,7 +122,7 @@ class Report(Struct, frozen=True):
     """What the agent wants published of this host. `unknown`: samples the score lacks.
     `config_problem`: why it does not go by the configuration file as it is now. `intent`: what
     it is about to do to another host or with the VM, in words; empty: nothing. `fence_paths`:
-    by host id, this host's own among them. `answer`: to the operator's last order.
+    by host id, this host's own among them. `answers`: to the operator's last orders.
     `begun`: what came up since the last report that arrived, so that nothing short is missed."""
 
     score: int
@@ -139,7 +139,7 @@ class Report(Struct, frozen=True):
     fence_paths: dict[int, FencePathOnWire] = {}
     measured: MeasuredOnWire = MeasuredOnWire()
     begun: tuple[BegunReason, ...] = ()
-    answer: OrderAnswer | None = None
+    answers: tuple[OrderAnswer, ...] = ()
 
 
 class Maintenance(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -18,6 +18,7 @@ from scoring.observation import (
     HostIdFreed,
     LeaseAnswer,
     MigrationCancelled,
+    OrderKind,
     Outcome,
     PeerReport,
     PowerAnswer,
@@ -68,9 +69,12 @@ def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentSta
             )
         case EngineStartEnded() | EngineStopEnded():
             return replace(state, acting=False, acted_s=now_s, lease=None)
-        case EngineMigrationEnded(ok=ok):
-            not_before_s = now_s + (0 if ok else state.rules.timing.migrate_retry)
-            return replace(state, acting=False, acted_s=now_s, move_not_before_s=not_before_s)
+        case EngineMigrationEnded(target=target, ok=ok):
+            failed_s = {host: at_s for host, at_s in state.move_failed_s.items() if host != target}
+            # What an operator ordered, and may have cancelled, says nothing of our own moves.
+            if not ok and (state.order is None or state.order.kind is not OrderKind.MIGRATE):
+                failed_s[target] = now_s
+            return replace(state, acting=False, acted_s=now_s, move_failed_s=failed_s)
         case LeaseAnswer():
             step = state.takeover
             if step is not None:

@@ -14,16 +14,19 @@ from scoring.turn import Turn, others, own
 def move(turn: Turn) -> StateName | None:
     """Whether the VM should be migrated: this host drains, or another is better for long enough."""
     state, rules = turn.state, turn.state.rules
-    candidates = placement.ranked(others(turn))
-    best = candidates[0] if candidates else None
+    candidates = targets(turn)
+    best: placement.Candidate | None
     draining = turn.observation.local.maintenance
     if draining:
-        if best is None:
+        if not candidates:
             turn.because(
                 Code.DRAIN_WAITING, "local maintenance: no other live host can take the VM"
             )
             return None
+        # The best one that did not fail just now; all of them did: the best one, later.
+        best = next((c for c in candidates if not _pause_s(turn, c.host_id)), candidates[0])
     else:
+        best = candidates[0] if candidates else None
         gap = 0 if best is None else best.score - own(turn).score
         if best is None or gap < rules.move_threshold:
             turn.state = replace(state, better_since_s=None)
@@ -43,11 +46,26 @@ def move(turn: Turn) -> StateName | None:
             f"would move to {best.title}, but libvirt.migration-uri is not set",
         )
         return None
-    if turn.now_s < state.move_not_before_s:
-        left_s = state.move_not_before_s - turn.now_s
+    left_s = _pause_s(turn, best.host_id)
+    if left_s:
         turn.because(Code.MOVE_DWELL, f"the last migration failed, next try in {left_s:.0f} s")
         return None
     turn.because(Code.MOVE_STARTED, f"migrating the VM to {best.title}")
     turn.act(MigrateEngine(best.host_id))
     turn.state = replace(turn.state, moving_to=best.host_id)
     return StateName.ENGINE_MIGRATING_AWAY
+
+
+def targets(turn: Turn) -> list[placement.Candidate]:
+    """The hosts that the VM may be migrated to, the best first: those that may run it and say
+    that they have the memory."""
+    short = {peer.host_id for peer in turn.live if peer.memory_short}
+    return placement.ranked([c for c in others(turn) if c.host_id not in short])
+
+
+def _pause_s(turn: Turn, target: int) -> float:
+    """How long a host is left alone after a move there failed; 0: not at all."""
+    failed_s = turn.state.move_failed_s.get(target)
+    if failed_s is None:
+        return 0.0
+    return max(0.0, failed_s + turn.state.rules.timing.migrate_retry - turn.now_s)

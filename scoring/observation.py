@@ -64,7 +64,8 @@ class LocalHost:
     of network tests passed, 0..1. `mem_free_mb`: MiB a new VM could get. `cpu_load`: mean load
     per CPU over the load window without the engine VM's own share; None until the first
     full window. `last_ran`: see PeerReport. `fence_path_ok`: the last rehearsal of this host's
-    own fence device (None: it has none, or none was yet).
+    own fence device (None: it has none, or none was yet). `lock_driver`: libvirt here is told
+    to use the sanlock lock driver (None: its file cannot be read).
     """
 
     host_id: int
@@ -79,6 +80,7 @@ class LocalHost:
     maintenance: bool = False
     last_ran: int = 0
     fence_path_ok: bool | None = None
+    lock_driver: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,8 @@ class PeerReport:
     questions was asked that have gone unanswered since (None: the last one was answered, or
     none was asked). `renewal_s`: when this host first saw the renewal `renewal_timestamp` of
     its host id on disk (None: not seen).
+
+    `memory_short`: it says that it has less memory free than the VM needs.
     """
 
     host_id: int
@@ -112,6 +116,7 @@ class PeerReport:
     unanswered_since_s: float | None = None
     renewal_s: float | None = None
     renewal_timestamp: int = 0
+    memory_short: bool = False
 
 
 class Standing(StrEnum):

@@ -5,7 +5,9 @@ Rules of this file:
 
 1. An order goes through the same doors as a decision of our own: one action on the VM at a
    time, the lease, maintenance. What must not be done is refused with its reason, at once.
-2. Each order is answered: under way, done or refused; an agent takes one once.
+2. Each order is answered: under way, done or refused; an agent takes one once. One that comes
+   while another is under way is refused and changes nothing of that one; only a cancellation
+   goes beside the migration that it ends.
 3. In global maintenance nothing moves; but starting and stopping the VM by hand is what the
    mode is for, and is done.
 4. Nothing here waits for long: who owns the lease is asked, and a start that the lease does
@@ -17,7 +19,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from scoring import placement
 from scoring.decision import (
     AskLease,
     CancelMigration,
@@ -26,6 +27,7 @@ from scoring.decision import (
     ShutdownEngine,
     StartEngine,
 )
+from scoring.move import targets
 from scoring.observation import (
     EngineMigrationEnded,
     EngineStartEnded,
@@ -41,7 +43,7 @@ from scoring.observation import (
     VmStatus,
 )
 from scoring.state import AgentState, OrderAnswer, StateName
-from scoring.turn import Turn, entered, name_of, others
+from scoring.turn import Turn, entered, name_of
 
 _S = StateName
 
@@ -51,27 +53,36 @@ _UP = frozenset({_S.ENGINE_UP, _S.ENGINE_UP_BAD_HEALTH})
 _STARTABLE = frozenset({_S.ENGINE_DOWN, _S.ENGINE_UNEXPECTEDLY_DOWN, _S.ENGINE_MAYBE_AWAY})
 #: How long the question who owns the lease may take.
 LEASE_PATIENCE_S = 15.0
+#: So many answers are kept for those who ask what became of their orders.
+ANSWERS_MAX = 8
 
 
 def take(turn: Turn) -> None:
     """Take up a new order, or go on with one that waits for the lease's answer."""
     order, state = turn.observation.order, turn.state
-    answer = state.answer
-    if order is not None and (answer is None or order.number > answer.number):
-        turn.state = replace(
-            state, order=order, answer=OrderAnswer(order.number, None, "under way")
-        )
+    if order is not None and order.number > max((a.number for a in state.answers), default=0):
+        turn.state = _with_answer(state, OrderAnswer(order.number, None, "under way"))
         refused = _begin(turn, order)
+        if refused:
+            turn.state = _with_answer(turn.state, OrderAnswer(order.number, False, refused))
+        elif order.kind is OrderKind.CANCEL:
+            turn.state = replace(turn.state, cancelling=order.number)
+        else:
+            turn.state = replace(turn.state, order=order)
     elif state.order is not None and state.order.kind is OrderKind.START and not state.acting:
         refused = _start(turn, state.order)
-    else:
-        return
-    if refused:
-        turn.state = _answered(turn.state, False, refused)
+        if refused:
+            turn.state = _answered(turn.state, False, refused)
 
 
 def with_outcome(state: AgentState, outcome: Outcome) -> AgentState:
     """The order that this outcome ends is answered."""
+    if isinstance(outcome, MigrationCancelled):
+        if state.cancelling is None:
+            return state
+        text = "the migration is cancelled" if outcome.ok else outcome.detail
+        answer = OrderAnswer(state.cancelling, outcome.ok, text)
+        return replace(_with_answer(state, answer), cancelling=None)
     if state.order is None:
         return state
     match state.order.kind, outcome:
@@ -84,21 +95,30 @@ def with_outcome(state: AgentState, outcome: Outcome) -> AgentState:
             return _answered(state, ok, "the guest was asked to shut down" if ok else detail)
         case OrderKind.POWER_OFF, EngineStopEnded(ok=ok, detail=detail):
             return _answered(state, ok, "the VM's process is gone" if ok else detail)
-        case OrderKind.CANCEL, MigrationCancelled(ok=ok, detail=detail):
-            return _answered(state, ok, "the migration is cancelled" if ok else detail)
         case _:
             return state
 
 
 def _answered(state: AgentState, ok: bool, text: str) -> AgentState:
-    assert state.answer is not None
-    return replace(state, order=None, answer=OrderAnswer(state.answer.number, ok, text))
+    assert state.order is not None
+    answer = OrderAnswer(state.order.number, ok, text)
+    return replace(_with_answer(state, answer), order=None)
+
+
+def _with_answer(state: AgentState, answer: OrderAnswer) -> AgentState:
+    """The answers with this one in its place; whoever is under way is never forgotten."""
+    others = [a for a in state.answers if a.number != answer.number]
+    kept = sorted([*others, answer], key=lambda a: (a.ok is None, a.number))[-ANSWERS_MAX:]
+    return replace(state, answers=tuple(sorted(kept, key=lambda a: a.number)))
 
 
 def _begin(turn: Turn, order: Order) -> str:
     """Why it is refused; empty when it is under way."""
     if turn.observation.stopping:
         return "the agent on this host is ending"
+    earlier = turn.state.order
+    if earlier is not None and order.kind is not OrderKind.CANCEL:
+        return f"an earlier order is still under way: {earlier.kind.value}"
     match order.kind:
         case OrderKind.MIGRATE:
             return _migrate(turn, order)
@@ -139,7 +159,7 @@ def _migrate(turn: Turn, order: Order) -> str:
     if not turn.observation.migration_possible:
         return "libvirt.migration-uri is not set: no live migration is possible"
     if order.target is None:
-        candidates = placement.ranked(others(turn))
+        candidates = targets(turn)
         if not candidates:
             return "no other live host can take the VM"
         target = candidates[0].host_id
@@ -176,12 +196,16 @@ def _not_fit_to_run(peer: PeerReport) -> str:
         return f"libvirt on {name_of(peer)} does not answer it"
     if peer.score <= 0:
         return f"{name_of(peer)} scores 0: it must not run the VM (ha-agent --status tells why)"
+    if peer.memory_short:
+        return f"{name_of(peer)} has less memory free than the VM needs"
     return ""
 
 
 def _cancel(turn: Turn) -> str:
     if turn.state.name is not _S.ENGINE_MIGRATING_AWAY:
         return "no migration of the VM is under way here"
+    if turn.state.cancelling is not None:
+        return "it is being cancelled already"
     turn.actions.append(CancelMigration())
     return ""
 

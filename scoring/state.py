@@ -169,9 +169,11 @@ class AgentState:
     whose turn to start the VM is before this one's, since `ahead_since_s`.
     `startable_since_s`: since when nothing but their turn keeps this host from a start.
     `switching_on`: the host that is being switched on again; `switched_on_s`: when each host
-    was last told to be. `moving_to`: the host that the VM is being migrated to. `order`: an
-    operator's, under way; `order_since_s`: since when it asks for the lease; `answer`: to the
-    last one.
+    was last told to be. `move_failed_s`: when a move of our own to each host last failed.
+    `moving_to`: the host that the VM is being migrated to. `order`: an
+    operator's, under way; `order_since_s`: since when it asks for the lease; `cancelling`: the
+    number of the order to cancel a migration, under way; `answers`: to the last orders, the
+    newest last.
     """
 
     rules: Rules = field(default_factory=Rules)
@@ -183,7 +185,7 @@ class AgentState:
     seen: Mapping[int, Seen] = field(default_factory=dict)
     missing_since_s: float | None = None
     better_since_s: float | None = None
-    move_not_before_s: float = NEVER_S
+    move_failed_s: Mapping[int, float] = field(default_factory=dict)
     lease: LeaseAnswer | None = None
     asking_lease: bool = False
     takeover: Takeover | None = None
@@ -198,4 +200,5 @@ class AgentState:
     moving_to: int | None = None
     order: Order | None = None
     order_since_s: float | None = None
-    answer: OrderAnswer | None = None
+    cancelling: int | None = None
+    answers: tuple[OrderAnswer, ...] = ()

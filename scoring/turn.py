@@ -135,6 +135,11 @@ def own_score(turn: Turn) -> Score:
         # It could not start the VM: nobody must wait for it.
         why = "this host has not joined the lockspace"
         return Score(0, (Penalty("lockspace", state.rules.weights.base_score, why),))
+    elif local.lock_driver is False and not turn.vm_up_here:
+        # What ran here would run without its lease: started here, or migrated to here, which
+        # libvirt does without a word.
+        why = "libvirt here runs without the sanlock lock driver"
+        return Score(0, (Penalty("lock-driver", state.rules.weights.base_score, why),))
     return score(
         ScoreInput(
             state=name,

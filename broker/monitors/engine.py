@@ -26,6 +26,7 @@ from scoring.observation import (
 LIBVIRT_DEADLINE_S = 3.0
 
 _NOT_HERE = "vm not running on this host"
+_NOT_RECEIVED = f"{_NOT_HERE}: a migration to it did not end well"
 
 #: libvirt's reasons of a domain that is off (libvirt-domain.h, virDomainShutoffReason).
 _SHUTOFF: dict[int, tuple[VmStatus, str]] = {
@@ -48,6 +49,10 @@ _REALLY_PAUSED = {
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED,
 }
 
+
+#: What jobStats answers where it has nothing to tell of a migration away from here: a driver
+#: without jobs, and a VM that is being received ("available only on the source host").
+_NO_JOB = frozenset({libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_UNSUPPORTED})
 
 #: What is worth a word beside its being down: it was not meant to.
 _BAD = frozenset({VmStatus.DOWN_UNEXPECTED, VmStatus.DOWN_MISSING})
@@ -72,6 +77,7 @@ class EngineMonitor:
         self._sanlock = Worker("sanlock inquire")
         self._connection: libvirt.virConnect | None = None
         self._was_up = False
+        self._was_received = False
         self.pid: int | None = None
         self.lease_held: bool | None = None
         self.migration: MigrationStatus | None = None
@@ -97,11 +103,14 @@ class EngineMonitor:
         if vm is not VmStatus.UP:
             self.pid, self.lease_held, self._cpu, self.migration = None, None, None, None
             self.health.ask(False)
+            if vm is VmStatus.DOWN_UNEXPECTED and self._was_received:
+                # Nothing of it ran here, whatever becomes of it at the source.
+                return EngineStatus(VmStatus.DOWN, Health.BAD, "not received", _NOT_RECEIVED)
             if vm is not VmStatus.UNKNOWN:
                 self._was_up = False
                 return EngineStatus(vm, Health.BAD, detail, reason)
             raise Unknown(reason or detail)
-        self._was_up = True
+        self._was_up, self._was_received = True, False
         self.pid = self._read_pid()
         self.lease_held = await self._holds_lease(self.pid)
         self.health.ask(True)
@@ -123,6 +132,10 @@ class EngineMonitor:
         state, reason, self.migration, cpu_s = found
         leaving = self.migration is not None
         self._cpu = (self.pid, cpu_s)
+        if (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION):
+            self._was_received = not leaving
+        elif state != libvirt.VIR_DOMAIN_SHUTOFF:
+            self._was_received = False
         return translate(state, reason, leaving)
 
     def _state(self) -> tuple[int, int, MigrationStatus | None, float] | None:
@@ -169,8 +182,8 @@ def _migration(domain: libvirt.virDomain) -> MigrationStatus | None:
     try:
         stats = domain.jobStats()
     except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
-            return None  # a driver without jobs migrates nothing
+        if error.get_error_code() in _NO_JOB:
+            return None
         raise
     operation = stats.get(libvirt.VIR_DOMAIN_JOB_OPERATION)
     if operation != libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from . import bmc, configs, guest, host_storage, machine, page, storage
+from . import bmc, certificates, configs, guest, host_storage, machine, page, storage
 from .environment import clean
 from .errors import LabError, UsageError
 from .layout import (
@@ -191,6 +191,7 @@ class Cluster:
         settings.save(self.layout)
         self._say("shared storage")
         storage.create(self.layout, io_timeout_s)
+        certificates.write([self.layout.host(host_id) for host_id in settings.host_ids()])
         for host_id in settings.host_ids():
             configs.write(self.layout.host(host_id), settings, image)
         self._say("switch and BMCs")
@@ -466,6 +467,14 @@ class Cluster:
             path = self.config_path(host)
             path.write_text(path.read_text() + text)
             self.reload(host)
+
+    def set_migration(self, host: str, lines: str) -> None:
+        """Replace what the host's configuration says of migrations, and start its agent anew."""
+        path = self.config_path(host)
+        before, _, rest = path.read_text().partition("migration-uri")
+        _, _, after = rest.partition("\n\n")
+        path.write_text(f"{before}{lines}\n{after}")
+        self.kill(host, "agent")
 
     def reload(self, host: str) -> None:
         """Have the host's daemons read their configuration again (SIGHUP)."""

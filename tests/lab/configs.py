@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from . import certificates
 from .guest import CPU_MODEL, HEALTH_PATH, GuestImage
 from .layout import (
     API_PORT,
@@ -33,6 +34,8 @@ cgroup_controllers = [ ]
 namespaces = [ ]
 remember_owner = 0
 stdio_handler = "file"
+migrate_tls_x509_cert_dir = "{pki}"
+migrate_tls_x509_verify = 1
 """
 
 QEMU_SANLOCK_CONF = """auto_disk_leases = 0
@@ -48,6 +51,11 @@ auth_unix_ro = "none"
 auth_unix_rw = "none"
 unix_sock_rw_perms = "0700"
 log_outputs = "2:stderr"
+listen_tls = 1
+listen_tcp = 0
+key_file = "{pki}/serverkey.pem"
+cert_file = "{pki}/servercert.pem"
+ca_file = "{pki}/cacert.pem"
 """
 
 AGENT_CONFIG = """[cluster]
@@ -71,9 +79,7 @@ definition = "{definition}"
 [libvirt]
 uri = "qemu:///system"
 qemu-conf = "/etc/libvirt/qemu.conf"
-migration-uri = "qemu+unix:///system?socket={lab.directory}/hosts/{{host}}/run/libvirt/libvirt-sock"
-migration-data-uri = "unix://{lab.array}/migrate-{{host}}.sock"
-
+{migration}
 [network]
 test = "ping"
 targets = ["{gateway}"]
@@ -90,6 +96,19 @@ listen = ["{address}:{api_port}"]
 socket = "/run/ha-agent/broker.sock"
 state-dir = "{directory}/state"
 secrets = "{secrets}"
+"""
+
+#: By a socket of the target's libvirt that both hosts see.
+MIGRATION_BY_SOCKET = """\
+migration-uri = "qemu+unix:///system?socket={lab.directory}/hosts/{{host}}/run/libvirt/libvirt-sock"
+migration-data-uri = "unix://{lab.array}/migrate-{{host}}.sock"
+"""
+
+#: Over the hosts' network, as between machines: libvirt's TLS, and QEMU's for the memory.
+MIGRATION_BY_TLS = f"""\
+migration-uri = "qemu+tls://{{host}}/system?pkipath={certificates.FOLDER}"
+migration-data-uri = "tcp://{{host}}"
+migration-tls = true
 """
 
 FENCE_DEVICE = """
@@ -151,7 +170,8 @@ DOMAIN = """<domain type='{accelerator}'>
       <model type='virtio'/>
       <rom enabled='no'/>
     </interface>
-    <serial type='file'><source path='{lab.engine_console}' append='on'/></serial>
+    <serial type='pty'><log file='{lab.engine_console}' append='on'/></serial>
+    <console type='pty'><target type='serial'/></console>
     <memballoon model='none'/>
   </devices>
 </domain>
@@ -171,9 +191,11 @@ def write(host: HostLayout, settings: Settings, image: GuestImage) -> None:
     for folder in (host.log, host.etc / "libvirt", host.directory / "state"):
         folder.mkdir(parents=True, exist_ok=True)
     libvirt = host.etc / "libvirt"
-    (libvirt / "qemu.conf").write_text(QEMU_CONF)
+    (libvirt / "qemu.conf").write_text(QEMU_CONF.format(pki=certificates.FOLDER))
     (libvirt / "qemu-sanlock.conf").write_text(QEMU_SANLOCK_CONF.format(host_id=host.id))
-    (libvirt / "libvirtd.conf").write_text(LIBVIRTD_CONF.format(uuid=host.system_uuid))
+    (libvirt / "libvirtd.conf").write_text(
+        LIBVIRTD_CONF.format(uuid=host.system_uuid, pki=certificates.FOLDER)
+    )
     peers = [layout.host(host_id) for host_id in settings.host_ids()]
     names = ["127.0.0.1 localhost", *(f"{peer.address} {peer.name}" for peer in peers)]
     (host.etc / "hosts").write_text("\n".join(names) + "\n")
@@ -204,6 +226,7 @@ def agent_config(host: HostLayout, settings: Settings, peers: Iterable[HostLayou
         health_path=HEALTH_PATH,
         directory=host.directory,
         secrets=host.secrets,
+        migration=MIGRATION_BY_SOCKET.format(lab=host.lab),
         address=host.address,
         api_port=API_PORT,
     )

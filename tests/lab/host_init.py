@@ -156,7 +156,7 @@ def service(host: HostLayout, name: str) -> Program:
             argv += ["-U", "root", "-G", "root", "-e", host.name]
             environment["SANLOCK_PRIVILEGED"] = "0"
         case "libvirtd":
-            argv = ["libvirtd"]
+            argv = ["libvirtd", "--listen"]
         case "broker":
             argv = [f"{commands()}/ha-broker"]
         case "agent":

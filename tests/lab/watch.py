@@ -155,8 +155,7 @@ class EngineWatcher:
         layout = self._cluster.layout
         for host_id in self._cluster.settings.host_ids():
             record = FirstProcess.from_file(layout.host(host_id).power_record)
-            # The number of a dead host's namespace may be one of another lab's by now.
-            if record is not None and record.namespace == namespace and record.here() is not None:
+            if record is not None and record.namespace == namespace:
                 return layout.host(host_id).name
         return None
 

@@ -751,7 +751,7 @@ def _waits_s(agent: Agent, now_s: float) -> float:
         or state.asking_lease
         or state.takeover is not None
         or state.better_since_s is not None
-        or state.move_not_before_s > now_s
+        or state.move_failed_s
     ):
         return 0.0
     timing, ends_s = state.rules.timing, float("inf")

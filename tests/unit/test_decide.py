@@ -45,6 +45,8 @@ from scoring.observation import (
     HostIdFreed,
     LeaseAnswer,
     LocalHost,
+    Order,
+    OrderKind,
     Power,
     PowerAnswer,
     PowerOffEnded,
@@ -53,7 +55,7 @@ from scoring.observation import (
     StartResult,
     VmStatus,
 )
-from scoring.state import TRANSITIONS, AgentState, Seen, StateName, Takeover
+from scoring.state import TRANSITIONS, AgentState, OrderAnswer, Seen, StateName, Takeover
 from tests.unit.builders import (
     BOOTING,
     DIED,
@@ -1485,7 +1487,6 @@ def test_a_much_better_host_gets_the_vm_after_the_dwell_by_live_migration() -> N
     assert codes(waiting) == [Code.MOVE_DWELL, Code.ENGINE_HEALTHY]
     moving = in_state(S.ENGINE_UP, local(UP), live=better, remembered={"better_since_s": since_s})
     assert moving.actions == (MigrateEngine(2),)
-    assert moving.state.moving_to == 2, "the others are told where it goes"
     assert moving.state.name is S.ENGINE_MIGRATING_AWAY
     assert codes(moving) == [Code.MOVE_STARTED, Code.MIGRATING]
 
@@ -1585,6 +1586,55 @@ def test_after_a_failed_migration_the_next_waits_for_migrate_retry() -> None:
         assert life.state.name is S.ENGINE_UP
         assert life.now_s < failed_s + 100
     assert life.now_s == failed_s + TIMING.migrate_retry
+
+
+def test_a_host_that_cannot_be_drained_to_one_is_drained_to_the_next() -> None:
+    life = Life(here=local(UP, maintenance=True), peers=(peer(2), peer(3, 100)), beating={2, 3})
+    life.beat()
+    assert MigrateEngine(2) in life.beat().actions
+    assert MigrateEngine(2) not in life.beat(EngineMigrationEnded(2, ok=False)).actions
+    assert MigrateEngine(3) in life.beat().actions, "not in a minute: now"
+    life.beat(EngineMigrationEnded(3, ok=False))
+    failed_s = life.now_s
+    while MigrateEngine not in kinds(decision := life.beat()):
+        assert life.now_s < failed_s + 100
+    assert MigrateEngine(2) in decision.actions
+    assert life.now_s <= failed_s + TIMING.migrate_retry
+
+
+def test_an_ordered_migration_that_failed_does_not_delay_a_drain() -> None:
+    moving = in_state(
+        S.ENGINE_MIGRATING_AWAY,
+        local(LEAVING),
+        live=[peer(2)],
+        remembered={
+            **acting(),
+            "order": Order(7, OrderKind.MIGRATE, 2),
+            "answers": (OrderAnswer(7, None, ""),),
+        },
+        outcomes=(EngineMigrationEnded(2, ok=False, detail="cancelled"),),
+    )
+    assert not moving.state.move_failed_s
+
+
+def test_the_vm_is_not_moved_to_a_host_without_the_memory() -> None:
+    here = local(UP, maintenance=True)
+    short = replace(peer(2), memory_short=True)
+    decision = in_state(S.ENGINE_UP, here, live=[short, peer(3, 100)])
+    assert MigrateEngine(3) in decision.actions
+    waiting = in_state(S.ENGINE_UP, here, live=[short])
+    assert codes(waiting) == [Code.DRAIN_WAITING, Code.ENGINE_HEALTHY]
+
+
+def test_a_host_without_the_lock_driver_scores_0_and_one_that_does_not_tell_does_not() -> None:
+    without = in_state(S.ENGINE_DOWN, replace(local(DOWN), lock_driver=False))
+    assert without.score.value == 0
+    assert [penalty.name for penalty in without.score.penalties] == ["lock-driver"]
+    assert StartEngine not in kinds(without)
+    for told in (None, True):
+        assert in_state(S.ENGINE_DOWN, replace(local(DOWN), lock_driver=told)).score.value > 0
+    running = in_state(S.ENGINE_UP, replace(local(UP), lock_driver=False))
+    assert running.score.value > 0, "the VM that runs here is not chased away"
 
 
 # --- EngineStop, EngineForceStop ------------------------------------------------------------
@@ -1784,7 +1834,7 @@ def test_a_migration_that_went_well_ends_in_engine_down() -> None:
     assert decision.state.name is S.ENGINE_DOWN
     assert decision.actions == ()
     assert codes(decision) == [Code.MIGRATED, Code.AWAITING_SAMPLE]
-    assert decision.state.move_not_before_s <= NOW_S
+    assert not decision.state.move_failed_s
 
 
 def test_a_migration_that_failed_leaves_the_vm_to_be_watched_over_here() -> None:
@@ -1796,7 +1846,7 @@ def test_a_migration_that_failed_leaves_the_vm_to_be_watched_over_here() -> None
         outcomes=(EngineMigrationEnded(2, ok=False, detail="no route"),),
     )
     assert decision.state.name is S.ENGINE_STARTING
-    assert decision.state.move_not_before_s == NOW_S + TIMING.migrate_retry
+    assert decision.state.move_failed_s == {2: NOW_S}
     assert "no route" in decision.reasons[0].text
 
 
@@ -1922,7 +1972,7 @@ def test_what_comes_in_is_not_changed() -> None:
                 S.ENGINE_UP,
                 local(UP, maintenance=True),
                 live=[peer(2)],
-                remembered={"move_not_before_s": NOW_S + 15},
+                remembered={"move_failed_s": {2: NOW_S - TIMING.migrate_retry + 15}},
             ),
             "the last migration failed, next try in 15 s",
         ),

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import libvirt
 import pytest
@@ -235,6 +236,33 @@ def test_what_libvirt_s_states_mean(
 def test_a_vm_that_leaves_is_up_until_it_is_gone() -> None:
     found = translate(L.VIR_DOMAIN_PAUSED, L.VIR_DOMAIN_PAUSED_MIGRATION, leaving=True)
     assert found == (VmStatus.UP, DETAIL_MIGRATION_SOURCE, None)
+
+
+def test_a_vm_that_was_not_received_has_not_died_here(
+    config: Config, domain: libvirt.virDomain
+) -> None:
+    incoming = (L.VIR_DOMAIN_PAUSED, L.VIR_DOMAIN_PAUSED_MIGRATION, None, 0.0)
+    running = (L.VIR_DOMAIN_RUNNING, L.VIR_DOMAIN_RUNNING_MIGRATED, None, 0.0)
+    crashed = (L.VIR_DOMAIN_SHUTOFF, L.VIR_DOMAIN_SHUTOFF_CRASHED, None, 0.0)
+
+    class Told(EngineMonitor):
+        now = incoming
+
+        def _state(self) -> Any:
+            return self.now
+
+    async def run() -> None:
+        monitor = Told(config, HealthMonitor(config))
+        assert (await monitor.sample()).vm is VmStatus.DOWN
+        monitor.now = crashed
+        for _ in range(2):
+            found = await monitor.sample()
+            assert (found.vm, found.detail) == (VmStatus.DOWN, "not received")
+        for monitor.now in (incoming, running, crashed):
+            found = await monitor.sample()
+        assert found.vm is VmStatus.DOWN_UNEXPECTED, "it ran here"
+
+    asyncio.run(run())
 
 
 # --- events -----------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.orders import KEPT, TAKEN_WITHIN_S, Orders
+from broker.orders import FORGOTTEN, KEPT, TAKEN_WITHIN_S, Orders
+from scoring.decide import decide
 from scoring.decision import (
     AskLease,
     CancelMigration,
@@ -33,7 +34,7 @@ from scoring.observation import (
     Standing,
     StartResult,
 )
-from scoring.orders import LEASE_PATIENCE_S
+from scoring.orders import ANSWERS_MAX, LEASE_PATIENCE_S
 from scoring.state import OrderAnswer, StateName
 from tests.unit.builders import (
     DOWN,
@@ -53,6 +54,7 @@ from tests.unit.builders import (
 
 S = StateName
 HERE = local(UP, lease_held=True)
+HERE_SEEN = observe(HERE)
 
 
 def ordered(
@@ -63,8 +65,9 @@ def ordered(
 
 
 def answer(decision: Decision) -> tuple[bool | None, str]:
-    assert decision.state.answer is not None and decision.state.answer.number == 7
-    return decision.state.answer.ok, decision.state.answer.text
+    told = decision.state.answers[-1]
+    assert told.number == 7
+    return told.ok, told.text
 
 
 # --- migrate ------------------------------------------------------------------------------
@@ -116,11 +119,14 @@ def test_what_cannot_be_moved_is_refused_in_its_own_words(given: dict[str, Any],
 
 def ended(kind: OrderKind, outcome: Outcome, name: StateName = S.ENGINE_UP) -> Decision:
     """The order under way ends so."""
-    remembered = {
-        "order": Order(7, kind),
-        "answer": OrderAnswer(7, None, "under way"),
+    remembered: dict[str, Any] = {
+        "answers": (OrderAnswer(7, None, "under way"),),
         "acting": True,
     }
+    if kind is OrderKind.CANCEL:
+        remembered["cancelling"] = 7
+    else:
+        remembered["order"] = Order(7, kind)
     return in_state(name, HERE, remembered=remembered, outcomes=(outcome,), live=[peer(2)])
 
 
@@ -145,7 +151,7 @@ def test_an_order_is_answered_when_its_action_ends(
 ) -> None:
     decision = ended(kind, outcome)
     assert answer(decision)[0] is ok and text in answer(decision)[1]
-    assert decision.state.order is None
+    assert (decision.state.order, decision.state.cancelling) == (None, None)
 
 
 def test_an_order_is_remembered_until_its_action_ends() -> None:
@@ -172,10 +178,10 @@ def test_an_order_is_taken_once() -> None:
     first = ordered(OrderKind.SHUTDOWN)
     assert ShutdownEngine in kinds(first)
     again = ordered(
-        OrderKind.SHUTDOWN, remembered={"answer": OrderAnswer(7, True, "the guest was asked")}
+        OrderKind.SHUTDOWN, remembered={"answers": (OrderAnswer(7, True, "the guest was asked"),)}
     )
     assert ShutdownEngine not in kinds(again)
-    later = ordered(OrderKind.SHUTDOWN, remembered={"answer": OrderAnswer(6, True, "older")})
+    later = ordered(OrderKind.SHUTDOWN, remembered={"answers": (OrderAnswer(6, True, "older"),)})
     assert ShutdownEngine in kinds(later)
 
 
@@ -185,6 +191,41 @@ def test_a_migration_is_cancelled_and_one_that_is_not_there_is_not() -> None:
     assert CancelMigration in kinds(moving)
     none = ordered(OrderKind.CANCEL)
     assert answer(none)[0] is False and CancelMigration not in kinds(none)
+
+
+def test_a_second_order_is_refused_and_the_first_one_is_still_answered() -> None:
+    moving = ordered(OrderKind.MIGRATE, target=2, live=[peer(2)])
+    second = replace(HERE_SEEN, order=Order(8, OrderKind.MIGRATE, 2))
+    refused = decide(moving.state, second, NOW_S + 1)
+    assert [(a.number, a.ok) for a in refused.state.answers] == [(7, None), (8, False)]
+    assert "migrate" in refused.state.answers[-1].text
+    ended = replace(HERE_SEEN, outcomes=(EngineMigrationEnded(2, True),))
+    answers = decide(refused.state, ended, NOW_S + 2).state.answers
+    assert [(a.number, a.ok) for a in answers] == [(7, True), (8, False)]
+
+
+def test_a_cancelled_migration_answers_its_own_order_too() -> None:
+    moving = ordered(OrderKind.MIGRATE, target=2, live=[peer(2)])
+    cancel = replace(HERE_SEEN, order=Order(8, OrderKind.CANCEL))
+    cancelling = decide(moving.state, cancel, NOW_S + 1)
+    assert CancelMigration in kinds(cancelling)
+    again = decide(cancelling.state, replace(cancel, order=Order(9, OrderKind.CANCEL)), NOW_S + 2)
+    assert CancelMigration not in kinds(again)
+    outcomes = (EngineMigrationEnded(2, False, "cancelled"), MigrationCancelled(True))
+    ended = decide(again.state, replace(HERE_SEEN, outcomes=outcomes), NOW_S + 3)
+    told = [(a.number, a.ok) for a in ended.state.answers]
+    assert told == [(7, False), (8, True), (9, False)]
+    assert (ended.state.order, ended.state.cancelling) == (None, None)
+
+
+def test_answers_are_bounded_and_the_open_one_is_never_forgotten() -> None:
+    state = ordered(OrderKind.MIGRATE, target=2, live=[peer(2)]).state
+    for number in range(8, 8 + 2 * ANSWERS_MAX):
+        order = Order(number, OrderKind.SHUTDOWN)
+        state = decide(state, replace(HERE_SEEN, order=order), NOW_S + number).state
+    assert len(state.answers) == ANSWERS_MAX
+    assert (state.answers[0].number, state.answers[0].ok) == (7, None)
+    assert state.answers[-1].number == 7 + 2 * ANSWERS_MAX
 
 
 # --- stop ---------------------------------------------------------------------------------
@@ -241,7 +282,7 @@ def test_who_owns_the_lease_is_asked_first() -> None:
     assert answer(old)[0] is None
     late = {
         "order": Order(7, OrderKind.START),
-        "answer": OrderAnswer(7, None, "under way"),
+        "answers": (OrderAnswer(7, None, "under way"),),
         "order_since_s": NOW_S - 16,
         "asking_lease": True,
         "missing_since_s": None,
@@ -263,9 +304,9 @@ def test_each_ordered_start_waits_for_an_answer_of_its_own_and_not_for_ever() ->
         life.world["order"] = Order(number, OrderKind.START)
         asked = [AskLease in kinds(life.beat()) for _ in range(int(LEASE_PATIENCE_S) + 1)]
         assert asked == [number == 7] + [False] * int(LEASE_PATIENCE_S), "asked once, and waited"
-        assert life.state.answer == OrderAnswer(number, None, "under way")
-        refused = life.beat().state.answer
-        assert refused is not None and refused.ok is False and "sanlock" in refused.text
+        assert life.state.answers[-1] == OrderAnswer(number, None, "under way")
+        refused = life.beat().state.answers[-1]
+        assert refused.ok is False and "sanlock" in refused.text
     # The answer to what is still being asked does for the next one.
     life.world["order"] = Order(9, OrderKind.START)
     life.beat()
@@ -343,7 +384,7 @@ def test_whatever_is_ordered_when_every_order_is_answered_and_breaks_no_law(
         "remembered": {"lease": free_lease()},
     }
     decision = ordered(kind, name, here=here, **given)
-    assert decision.state.answer is not None
+    assert [told.number for told in decision.state.answers] == [7]
     if MigrateEngine in kinds(decision):
         assert mode is False
     if StartEngine in kinds(decision):
@@ -365,11 +406,10 @@ def test_an_order_is_shown_until_it_is_taken_up_and_its_answer_kept() -> None:
     assert order.number == 100_000
     status = orders.status(order.number, 100.0)
     assert status is not None and status.state == "waiting"
-    assert orders.answered(OrderAnswer(order.number, None, "under way"))
+    orders.answered([OrderAnswer(order.number, None, "under way")])
     assert orders.pending(100.0) is None
-    assert not orders.answered(OrderAnswer(order.number, None, "under way")), "no news"
     for ok, state in ((None, "under-way"), (True, "done"), (False, "refused")):
-        orders.answered(OrderAnswer(order.number, ok, "so"))
+        orders.answered([OrderAnswer(order.number, ok, "so")])
         status = orders.status(order.number, 100.0)
         assert status is not None and (status.state, status.text) == (state, "so")
 
@@ -391,9 +431,18 @@ def test_numbers_grow_also_over_a_restart_of_the_broker() -> None:
     numbers = [orders.place(OrderKind.START, None, 200.0).number for _ in range(KEPT + 5)]
     assert numbers == sorted(set(numbers))
     assert orders.status(numbers[0], 200.0) is None and orders.status(numbers[-1], 200.0)
-    assert not orders.answered(OrderAnswer(1, True, "of another life")) and not orders.answered(
-        None
-    )
+    orders.answered([OrderAnswer(1, True, "of another life")])
+    assert orders.status(1, 200.0) is None
+
+
+def test_what_an_agent_that_was_started_anew_forgot_is_told_and_what_it_had_done_stays() -> None:
+    orders = Orders()
+    done, open_ = (orders.place(OrderKind.MIGRATE, 2, at_s).number for at_s in (100.0, 101.0))
+    orders.answered([OrderAnswer(done, True, "so"), OrderAnswer(open_, None, "under way")])
+    orders.answered([])
+    kept, lost = orders.status(done, 102.0), orders.status(open_, 102.0)
+    assert kept is not None and kept.state == "done"
+    assert lost is not None and (lost.state, lost.text) == ("refused", FORGOTTEN)
 
 
 def test_timing_of_the_tests_is_the_default() -> None:
