@@ -69,6 +69,8 @@ class Joining:
             **self.files.own_keys(),
         }
         old = tomllib.loads(self.files.text()).get("host", {}) if self.files.text() else {}
+        if old.get("id") == self.config.host.id:
+            old = {}  # the member's file, copied whole: nothing in it is of this host
         for key in ("name", "system-uuid"):  # said of this host before it joined
             if values[f"host.{key}"] is None and key in old:
                 values[f"host.{key}"] = old[key]
@@ -193,8 +195,7 @@ def _id_step(joining: Joining) -> Step:
     storage = joining.config.storage
 
     def look() -> str | None:
-        here, said = own_id(storage), joining.files.host_id()
-        wanted = joining.given.host_id or said
+        here, wanted = own_id(storage), joining.given.host_id
         if here is not None:
             if wanted not in (None, here):
                 raise CommandError(
@@ -232,21 +233,23 @@ def _id_step(joining: Joining) -> Step:
 
 def free_ids(config: Config) -> Iterator[int]:
     """Ids that nobody has, ascending: empty on the whiteboard, and given back or never used in
-    the lockspace."""
+    the lockspace. Nor that of the member whose files these are: it may not have started yet."""
     sweep = read_slots(config.storage.whiteboard)
     _, used = read_leases(config.storage.leases)
     for host_id in range(1, HOST_ID_MAX + 1):
         has_slot = host_id in sweep.reports or host_id in sweep.bad
-        if not has_slot and used.get(host_id, (0, 0))[1] == 0:
+        is_the_members = host_id == config.host.id
+        if not has_slot and not is_the_members and used.get(host_id, (0, 0))[1] == 0:
             yield host_id
 
 
 def _candidates(joining: Joining) -> Iterator[int]:
-    wanted = joining.given.host_id or joining.files.host_id()
-    if wanted is not None:
-        yield wanted
-        if joining.given.host_id is not None:
-            return
+    if joining.given.host_id is not None:
+        yield joining.given.host_id
+        return
+    said = joining.files.host_id()
+    if said is not None and said != joining.config.host.id:  # the member's file, copied whole
+        yield said
     for _ in range(TRIES_MAX):
         free = (i for i in free_ids(joining.config) if i not in joining.tried)
         found = next(free, None)
@@ -256,6 +259,8 @@ def _candidates(joining: Joining) -> Iterator[int]:
 
 
 def _refuse_live(joining: Joining, host_id: int) -> None:
+    if host_id == joining.config.host.id:
+        raise _taken(joining, host_id, f"the files in {joining.source} are that host's")
     users = watch(joining.config.storage.whiteboard, None, SLOT_WATCH_S, progress)
     if host_id in users.hosts:
         raise _taken(joining, host_id, f"{users.hosts[host_id]} writes its slot")

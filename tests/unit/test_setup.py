@@ -256,6 +256,34 @@ def test_a_lockspace_that_is_renewed_is_never_written_over(
         subprocess.run([*client, "rem_lockspace", "-s", lockspace], env=daemon, capture_output=True)
 
 
+def test_who_joins_takes_neither_the_id_nor_the_name_of_the_member_that_never_ran(
+    host: Host, tmp_path_factory: pytest.TempPathFactory, daemon: dict[str, str]
+) -> None:
+    host.verdicts("--migration-uri", "-", "--name", "first", "--listen", "192.0.2.1:8765")
+    other = Host(tmp_path_factory.mktemp("other"), daemon)
+    copies = str(host.config.parent)
+    done = other.run("join", "--from", copies, "--host-id", "1")
+    assert done.returncode == ExitCode.LOCKSPACE
+    assert "host id 1 is another host's: the files in" in done.stderr
+    assert "free are 2, 3, 4" in done.stderr
+    try:
+        other.config.write_text(host.config.read_text())  # as who copies it to its place does
+        done = other.run("join", "--from", copies, "--json")
+        assert done.returncode == ExitCode.OK, done.stderr
+        config = tomllib.loads(other.config.read_text())
+        assert config["host"] == {"id": 2}
+        keys = [
+            tomllib.loads(at.config.with_name("secrets.toml").read_text())["cluster-key"]
+            for at in (host, other)
+        ]
+        assert keys[0] == keys[1]
+        again = json.loads(other.run("join", "--from", copies, "--json").stdout)["steps"]
+        assert {step["verdict"] for step in again} == {"ok"}
+    finally:
+        lockspace = f"hosted-engine:2:{host.shared}/leases:0"
+        subprocess.run(["sanlock", "client", "rem_lockspace", "-s", lockspace], env=daemon)
+
+
 def test_without_the_lock_driver_nothing_is_made(host: Host) -> None:
     host.qemu_conf.write_text('#lock_manager = "lockd"\n')
     done = host.init()
