@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 HOSTS ?= 2..7
 SEEDS ?= 200
 
-.PHONY: help setup check lint fast test simulation-test lab-test lab-test-long demo demo-sim simulate \
+.PHONY: help setup check lint fast test simulation-test browser-test lab-test lab-test-long demo demo-sim simulate \
 	mutation bench lab-down clean package-build-test package-test deb rpm release
 
 help:
@@ -52,7 +52,10 @@ package-build-test: setup
 package-test: setup
 	@$(PYTHON) -m pytest -q tests/packaging
 
-test: check simulation-test package-build-test lab-test
+browser-test: setup
+	@$(PYTHON) -m pytest -q tests/browser
+
+test: check simulation-test browser-test package-build-test lab-test
 
 deb: setup
 	@$(PYTHON) packaging/build.py deb debian12 debian13

@@ -17,6 +17,7 @@ from agent.measured import Measured
 from agent.ports import FenceDevices
 from agent.rehearsal import Rehearsals
 from broker.client import BrokerDown, BrokerRefused
+from broker.log_lines import fields
 from broker.wire import BegunReason, MeasuredOnWire, PenaltyOnWire, ReasonOnWire, Report, View
 from scoring.decide import decide
 from scoring.decision import Decision
@@ -248,10 +249,25 @@ class Agent:
         """One line for each change of state, and one when the reasons to stay have changed."""
         codes = tuple(reason.code for reason in decision.reasons)
         if decision.state.name is not before:
-            log.info("%s -> %s because %s", before, decision.state.name, _because(decision))
+            moved = fields(self._about(before, decision), event="transition", always=True)
+            because = _because(decision)
+            log.info("%s -> %s because %s", before, decision.state.name, because, extra=moved)
         elif codes != self._told:
-            log.info("%s stays because %s", before, _because(decision))
+            stays = fields(self._about(before, decision), event="reasons")
+            log.info("%s stays because %s", before, _because(decision), extra=stays)
         self._told = codes
+
+    def _about(self, before: StateName, decision: Decision) -> dict[str, object]:
+        """A decision as fields of the journal; the reason that counts is the last one."""
+        codes = [reason.code.value for reason in decision.reasons]
+        return {
+            "from": before.value,
+            "state": decision.state.name.value,
+            "reason": codes[-1] if codes else None,
+            "reasons": " ".join(codes),
+            "score": decision.score.value,
+            "beat": self._beat,
+        }
 
     def _tell_broker_problem(self, problem: str) -> None:
         """Say it once when it begins and once when it ends."""

@@ -12,9 +12,15 @@ from pathlib import Path
 from agent.definition import DefinitionError, load_definition
 from agent.fence_agent import find_agent
 from agent.fence_devices import fence_device
+from broker.certificate import tls_context
 from broker.config import Config, ConfigError, load, system_uuid
 from broker.exit_codes import ExitCode
-from broker.secrets_file import FenceSecret, load_fence_secrets, unused_fence_secrets
+from broker.secrets_file import (
+    FenceSecret,
+    load_api_token,
+    load_fence_secrets,
+    unused_fence_secrets,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +70,26 @@ def checks(path: str) -> Iterator[Check]:
     try:
         secrets = load_fence_secrets(config)
         yield from _secrets(config, secrets, unused_fence_secrets(config))
+        yield from _api(config)
     except ConfigError as error:
         yield Check("secrets", "fail", str(error))
     yield from _devices(config, secrets)
+
+
+def _api(config: Config) -> Iterator[Check]:
+    """Who may change things over TCP, and how."""
+    try:
+        token = load_api_token(config)
+        with_tls = tls_context(config.api) is not None
+    except ConfigError as error:
+        yield Check("api", "fail", str(error))
+        return
+    if token is None:
+        yield Check("api", "ok", "no api-token: over TCP everything is read-only")
+    elif with_tls:
+        yield Check("api", "ok", "who shows api-token may change things over TLS")
+    else:
+        yield Check("api", "ok", "who shows api-token may change things, from this host alone")
 
 
 def _identity(config: Config) -> Iterator[Check]:

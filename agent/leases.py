@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 import re
+import threading
 
 import sanlock
 
@@ -47,6 +48,11 @@ class SanlockLeases:
         self._host_id = config.host.id
         self._engine_offset = engine_offset
         self._worker = Worker("sanlock")
+        # Of its own: sanlock may hold an acquire back until the last holder is dead for it, and
+        # who owns the engine lease must be known meanwhile.
+        self._fence_worker = Worker("fence lease")
+        self._fence_lock = threading.Lock()
+        self._fence_try: object | None = None
         self._fence_fd: int | None = None
         self.fence_held = False
         self._renewals: dict[int, tuple[int, int, float]] = {}
@@ -112,27 +118,45 @@ class SanlockLeases:
 
     async def take_fence(self) -> FenceLeaseAnswer:
         loop = asyncio.get_running_loop()
+        attempt = object()
+        with self._fence_lock:
+            self._fence_try = attempt
         try:
-            await self._worker.call("taking the fence lease", ACQUIRE_DEADLINE_S, self._take_fence)
+            await self._fence_worker.call(
+                "taking the fence lease", ACQUIRE_DEADLINE_S, self._take_fence, attempt
+            )
         except (Hung, sanlock.SanlockException) as error:
-            return FenceLeaseAnswer(False, loop.time(), _text(error))
+            with self._fence_lock:
+                if self._fence_fd is None:
+                    # Should it be given later, it goes back at once: nobody would know of it.
+                    self._fence_try = None
+                    return FenceLeaseAnswer(False, loop.time(), _text(error))
         self.fence_held = True
         return FenceLeaseAnswer(True, loop.time())
 
     def _fence_disks(self) -> list[tuple[str, int]]:
         return [(self._storage.leases, 2 * sanlock.get_alignment(self._storage.leases))]
 
-    def _take_fence(self) -> None:
-        # A connection of an earlier try may hold what its caller no longer waited for.
+    def _take_fence(self, attempt: object) -> None:
         self._drop_fence()
-        self._fence_fd = sanlock.register()
-        sanlock.acquire(
-            self._lockspace, FENCE_RESOURCE.encode(), self._fence_disks(), slkfd=self._fence_fd
-        )
+        descriptor = sanlock.register()
+        try:
+            sanlock.acquire(
+                self._lockspace, FENCE_RESOURCE.encode(), self._fence_disks(), slkfd=descriptor
+            )
+        except BaseException:
+            os.close(descriptor)
+            raise
+        with self._fence_lock:
+            if self._fence_try is attempt:
+                self._fence_fd = descriptor
+                return
+        os.close(descriptor)
+        log.warning("the fence lease came after its time and was given back")
 
     async def drop_fence(self) -> None:
         try:
-            await self._worker.call(
+            await self._fence_worker.call(
                 "dropping the fence lease", ACQUIRE_DEADLINE_S, self._drop_fence
             )
         except (Hung, sanlock.SanlockException) as error:
@@ -141,11 +165,11 @@ class SanlockLeases:
             self.fence_held = False
 
     def _drop_fence(self) -> None:
-        if self._fence_fd is None:
-            return
-        # Closing the connection unregisters the process: sanlock releases what it held.
-        os.close(self._fence_fd)
-        self._fence_fd = None
+        with self._fence_lock:
+            descriptor, self._fence_fd = self._fence_fd, None
+        if descriptor is not None:
+            # Closing the connection unregisters the process: sanlock releases what it held.
+            os.close(descriptor)
 
     # --- the dangerous act --------------------------------------------------------------
 

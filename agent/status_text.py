@@ -29,6 +29,8 @@ def as_text(status: Status, width: int | None = None, colour: bool = False) -> s
     wrong = troubles(status)
     if not status.engine.up and status.global_maintenance is False:
         wrong.insert(0, "the VM is down (ha-agent why)")
+    elif status.engine.up and not status.engine.healthy and not _boots(status):
+        wrong.insert(0, "the VM is not healthy: look at the guest (ha-agent vm console)")
     if wrong:
         lines.append(f"wrong: {len(wrong)} thing{'s' if len(wrong) > 1 else ''}:")
         lines += [_coloured(f"  {line}", _YELLOW, colour) for line in wrong]
@@ -56,10 +58,18 @@ def _engine_line(status: Status) -> str:
     where = f"on {printable(engine.hostname or '')} (id {engine.host})"
     if engine.healthy:
         return f"{status.cluster}: the engine is up and healthy {where},{since}".rstrip(",")
+    if _boots(status):
+        return f"{status.cluster}: the engine is up and boots {where},{since}".rstrip(",")
     unwell = ""
     if engine.health_for_s is not None:
         unwell = f" for {_at_least(engine.health_for_s, engine.health_at_least)}"
     return f"{status.cluster}: the engine is up, not healthy{unwell}, {where},{since}".rstrip(",")
+
+
+def _boots(status: Status) -> bool:
+    """It was started and has not been healthy yet."""
+    owner = next((one for one in status.hosts.values() if one.host_id == status.engine.host), None)
+    return owner is not None and owner.state == "EngineStarting"
 
 
 def _at_least(seconds: float, at_least: bool) -> str:

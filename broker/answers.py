@@ -18,6 +18,11 @@ def json_answer(value: Any, status: int = 200, kind: str = "application/json") -
     return web.Response(body=encode(value), status=status, content_type=kind)
 
 
+def json_bytes(made: bytes) -> web.Response:
+    """JSON that was made before."""
+    return web.Response(body=made, content_type="application/json")
+
+
 def problem(status: int, title: str, detail: str = "") -> web.Response:
     """What went wrong."""
     return json_answer(Problem(title, status, detail), status, "application/problem+json")

@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from broker.answers import encode, json_answer, problem
+from broker.answers import encode, json_answer, json_bytes, problem
 from broker.board import StorageTrouble
 from broker.broker import Broker
 from broker.event_stream import Streams
@@ -25,6 +25,8 @@ from scoring.observation import OrderKind
 
 #: Who set a maintenance over TCP, as the status shows it.
 OWNER = "api-token"
+#: One that is younger is sent as it is; it has steps of 5 s.
+HISTORY_FRESH_S = 1.0
 #: It orders nothing without another host's id.
 _WITH_TARGET = OrderKind.MIGRATE
 
@@ -40,6 +42,7 @@ class Api:
         self._gate = gate
         self.streams = Streams(broker)
         self._document = encode(document())
+        self._history: tuple[float, bytes] = (float("-inf"), b"")
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Its routes."""
@@ -56,10 +59,14 @@ class Api:
         return web.Response(body=self._document, content_type="application/json")
 
     async def _get_status(self, request: web.Request) -> web.Response:
-        return json_answer(self._broker.status(_now_s()))
+        return json_bytes(self._broker.status_json(_now_s()))
 
     async def _get_history(self, request: web.Request) -> web.Response:
-        return json_answer(History(**self._broker.history.shown()))
+        made_s, text = self._history
+        if _now_s() - made_s >= HISTORY_FRESH_S:
+            text = encode(History(**self._broker.history.shown()))
+            self._history = _now_s(), text
+        return json_bytes(text)
 
     async def _get_token(self, request: web.Request) -> web.Response:
         """Whether the token that is shown would be taken; changes nothing."""

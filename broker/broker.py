@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import operator
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 
 from broker import agreement, slot_lines
 from broker.addresses import advertised
+from broker.answers import encode
 from broker.atomic_file import write_atomically
 from broker.board import Board, StorageTrouble
 from broker.bound import bound
@@ -71,6 +73,8 @@ log = logging.getLogger("ha-broker")
 AGENT_SILENT_BEATS = 5
 #: So many changes of our slot by somebody else mean that he has our host id.
 FOREIGN_WRITES_MAX = 2
+#: A status is made anew when it is asked for after so long, if nothing has changed.
+STATUS_FRESH_S = 0.2
 #: Records of the fence log that the status shows.
 FENCE_LOG_SHOWN = 10
 #: An engine sample older than this says nothing any more.
@@ -162,6 +166,7 @@ class Broker:
         self._turn: asyncio.Future[None] | None = None
         self._changed = asyncio.Event()
         self._version = 0
+        self._status_made: tuple[float, tuple[object, ...], bytes] | None = None
         self._news = asyncio.Event()
         monitors.on_change = self._monitor_changed
         self.heartbeats.on_change = self._tell_news
@@ -615,6 +620,24 @@ class Broker:
             fence_log=self.board.fence_log.recent(now_s),
             order=self.orders.pending(now_s),
         )
+
+    def status_json(self, now_s: float) -> bytes:
+        """The same as JSON; what was made within STATUS_FRESH_S from the same is given again, so
+        that many who ask cost no more than one."""
+        made_from = (
+            self._version,
+            self._report,
+            self.monitors.latest.get("engine"),
+            self._modes.local,
+            self.board.global_mode,
+            self.config_problem,
+            self.config_file_s,
+        )
+        old = self._status_made
+        is_same = old is not None and all(map(operator.is_, old[1], made_from))
+        if old is None or not is_same or not 0 <= now_s - old[0] < STATUS_FRESH_S:
+            old = self._status_made = (now_s, made_from, encode(self.status(now_s)))
+        return old[2]
 
     def status(self, now_s: float) -> Status:
         """The cluster for people and scripts."""

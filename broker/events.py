@@ -16,6 +16,7 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -24,11 +25,14 @@ from itertools import islice
 
 from broker import slot_lines
 from broker.fence_log import LogRecord
+from broker.log_lines import fields
 from broker.maintenance import Mode
 from broker.notify.lookout import fence_notice
 from broker.notify.notice import FactValue, Kind, Notice, Severity
 from broker.whiteboard import SlotReport
 from broker.wire import EVENTS_VERSION, Event, EventList
+
+log = logging.getLogger("ha-broker.events")
 
 #: So many are remembered; a failover makes about twenty.
 EVENTS_MAX = 1000
@@ -67,21 +71,36 @@ class Events:
         if about is None and notice.subject == self._name:
             about = self._host_id
         at_s = self._wall()
-        self._ring.append(
-            Event(
-                id=self._next_id,
-                time=_iso(at_s),
-                kind=kind or notice.kind.value,
-                severity=(notice.severity if severity is None else severity).word,
-                host=notice.subject,
-                host_id=about if isinstance(about, int) else None,
-                text=notice.detail,
-                facts=dict(notice.facts),
-            )
+        event = Event(
+            id=self._next_id,
+            time=_iso(at_s),
+            kind=kind or notice.kind.value,
+            severity=(notice.severity if severity is None else severity).word,
+            host=notice.subject,
+            host_id=about if isinstance(about, int) else None,
+            text=notice.detail,
+            facts=dict(notice.facts),
         )
+        self._ring.append(event)
+        self._log(event)
         self._next_id += 1
         self._news.set()
         self._news = asyncio.Event()
+
+    def _log(self, event: Event) -> None:
+        """A line each; this host's transitions are its agent's lines."""
+        if event.kind == Kind.STATE_TRANSITION and event.host_id == self._host_id:
+            return
+        level = logging.INFO if event.severity == "info" else logging.WARNING
+        extra = fields(
+            event=event.kind,
+            severity=event.severity,
+            event_id=event.id,
+            host=event.host,
+            host_id=event.host_id,
+            reason=event.facts.get("code"),
+        )
+        log.log(level, "%s: %s", event.kind, _sentence(event), extra=extra)
 
     def after(self, event_id: int, count_max: int = EVENTS_MAX) -> EventList:
         """The events that came after that id, oldest first, the `count_max` oldest of them; 0:
@@ -209,6 +228,10 @@ class PeerEvents:
         # The notice only bounds and cleans the text: its own kind is not shown.
         notice = Notice(Kind.TEST, subject, text, facts)
         self._events.add(notice, kind.value, Severity.INFO)
+
+
+def _sentence(event: Event) -> str:
+    return event.text if event.host in event.text else f"{event.host}: {event.text}"
 
 
 def _state(report: SlotReport) -> str:

@@ -28,6 +28,7 @@ from aiohttp import web
 from broker.answers import as_problems, problem
 from broker.api import Api
 from broker.broker import Broker
+from broker.dashboard import Dashboard
 from broker.gate import Gate
 from broker.heartbeat import is_nonce
 from broker.metrics import Door, Metrics
@@ -68,6 +69,7 @@ def application(
     app.router.add_get("/heartbeat", _get_heartbeat, allow_head=False)
     app.router.add_get("/metrics", _get_metrics)
     Api(broker, Gate(token)).add_to(app.router)
+    Dashboard().add_to(app.router)
     app.on_response_prepare.append(_with_headers)
     return app
 
@@ -303,17 +305,3 @@ class _Handshake(asyncio.Protocol):
 def _client_of(transport: asyncio.Transport) -> str:
     peer = transport.get_extra_info("peername")
     return str(peer[0]) if peer else ""
-
-
-def tls_context(certificate: str, private_key: str) -> ssl.SSLContext:
-    """For a server; OSError (ssl.SSLError is one) where the files cannot be used."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    load_certificate(context, certificate, private_key)
-    return context
-
-
-def load_certificate(context: ssl.SSLContext, certificate: str, private_key: str) -> None:
-    """Read the files, again too: from the next connection on they are used. A key that has a
-    password cannot be used; nobody is asked for it."""
-    context.load_cert_chain(certificate, private_key, password="")

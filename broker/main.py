@@ -20,12 +20,13 @@ from broker import service_manager
 from broker.addresses import split
 from broker.board import Board, VolumeStore
 from broker.broker import Broker
+from broker.certificate import load_certificate, tls_context
 from broker.config import Config, ConfigError, load
 from broker.exit_codes import ExitCode
 from broker.heartbeat_http import HttpTransport
 from broker.heartbeats import Heartbeats
 from broker.host_monitors import HostMonitors
-from broker.listener import Listener, load_certificate, tls_context
+from broker.listener import Listener
 from broker.lockspace import LockspaceError
 from broker.monitors.bridge import LinkEvents
 from broker.monitors.domain_events import DomainEvents
@@ -83,19 +84,6 @@ def make_broker(config: Config, monitors: HostMonitors) -> Broker:
     )
 
 
-def make_tls(config: Config) -> ssl.SSLContext | None:
-    """For api.tls-listen; StartError where its files cannot be used."""
-    api = config.api
-    if not api.tls_listen or api.certificate is None or api.private_key is None:
-        return None
-    try:
-        return tls_context(api.certificate, api.private_key)
-    except OSError as error:
-        raise StartError(
-            ExitCode.CONFIG, f"api.certificate, api.private-key: cannot be used: {error}"
-        ) from None
-
-
 def reload(
     path: str, broker: Broker, monitors: HostMonitors, tls: ssl.SSLContext | None = None
 ) -> None:
@@ -111,9 +99,9 @@ def reload(
         try:
             notify = setting(config)
             monitors.reload(config)
-            if tls is not None and config.api.certificate and config.api.private_key:
-                load_certificate(tls, config.api.certificate, config.api.private_key)
-        except (ConfigError, OSError) as error:
+            if tls is not None:
+                load_certificate(tls, config.api)
+        except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
     except ConfigError as error:
         broker.refuse_config(str(error))
@@ -135,7 +123,7 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
     except ConfigError as error:
         raise StartError(ExitCode.CONFIG, str(error)) from None
     broker = make_broker(config, monitors)
-    tls = make_tls(config)
+    tls = tls_context(config.api)
     token = load_api_token(config)
     broker.config_file_s = file_s
     stop = asyncio.Event()

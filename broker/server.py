@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from broker.answers import as_problems, json_answer, problem
+from broker.answers import as_problems, json_answer, json_bytes, problem
 from broker.board import StorageTrouble
 from broker.broker import Broker
 from broker.wire import FenceNote, Maintenance, NewOrder, NotifyTest, Report
@@ -62,7 +62,7 @@ def _owner(request: web.Request) -> str:
 
 
 async def _get_status(request: web.Request) -> web.Response:
-    return json_answer(request.app[_BROKER].status(_now_s()))
+    return json_bytes(request.app[_BROKER].status_json(_now_s()))
 
 
 async def _get_view(request: web.Request) -> web.Response:

@@ -15,32 +15,32 @@ import os
 import socket
 import time
 
+from broker.log_lines import JOURNAL_SOCKET, Journal, Lines, priority, to_standard_error
+
 #: systemd shows one line; what a library's error adds beyond that is cut.
 STATUS_CHARACTERS_MAX = 200
 
 #: For files and terminals; the journal has the time of each line itself.
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 JOURNAL_FORMAT = "%(levelname)s %(name)s: %(message)s"
-#: sd-daemon(3): what stands in front of a line is its priority, so `journalctl -p` can choose.
-PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
-DEBUG_PRIORITY = 7
 
 
 class JournalFormatter(logging.Formatter):
-    """Each line with its priority; a traceback's lines too."""
+    """Each line with its priority, as sd-daemon(3) wants it; a traceback's lines too."""
 
     def format(self, record: logging.LogRecord) -> str:
-        priority = PRIORITIES.get(record.levelno, DEBUG_PRIORITY)
         lines = super().format(record).splitlines()
-        return "\n".join(f"<{priority}>{line}" for line in lines)
+        return "\n".join(f"<{priority(record.levelno)}>{line}" for line in lines)
 
 
-def set_up_logging(level: str) -> None:
-    """One line per event on standard error, as the journal likes it where that is the journal."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        JournalFormatter(JOURNAL_FORMAT) if _is_journal() else logging.Formatter(FORMAT)
-    )
+def set_up_logging(level: str, journal_socket: str = JOURNAL_SOCKET) -> None:
+    """One line per event: to the journal with its fields where standard error goes there, else
+    to standard error."""
+    if _is_journal():
+        plain = to_standard_error(JournalFormatter(JOURNAL_FORMAT))
+        handler = Lines(Journal(journal_socket, plain).send)
+    else:
+        handler = Lines(to_standard_error(logging.Formatter(FORMAT)))
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 

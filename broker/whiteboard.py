@@ -594,6 +594,8 @@ def _shown_number(value: int) -> str:
     return text if len(text) <= _SHOWN_MAX else f"{text[:16]}... ({len(text)} digits)"
 
 
+# As when it is written: mostly what it was a beat ago.
+@functools.lru_cache(512)
 def _decode_engine_status(host_id: int, raw: bytes) -> EngineStatus:
     """The engine status of the head. `detail` may be absent or null (then ""), `reason` too
     (then None); other keys are ignored. Raises BadSlot."""

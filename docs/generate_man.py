@@ -3,7 +3,7 @@
 
 ha-agent.8 and ha-broker.8 are written from the argument parsers that print `--help`,
 ha-agent.toml.5 from what docs/generate_config.py knows of the configuration, and the
-completion for bash from the parser. Nothing of it is kept in the repository: the packages
+completion by docs/generate_completion.py. Nothing of it is kept in the repository: the packages
 are built with it. The date is that of SOURCE_DATE_EPOCH, so the same commit makes the
 same pages.
 """
@@ -15,19 +15,17 @@ import os
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 import generate_config  # noqa: E402
+from generate_completion import SHELLS, arguments, verbs  # noqa: E402
 
 from agent import main as agent_main  # noqa: E402
 from broker import main as broker_main  # noqa: E402
 from broker.places import DEFAULT_PATH, PATH_VARIABLE  # noqa: E402
-
-Verb = tuple[tuple[str, ...], str, argparse.ArgumentParser]
 
 MORE = {
     "ha-agent": """\
@@ -58,22 +56,6 @@ def broker_parser() -> argparse.ArgumentParser:
     """The parser of `ha-broker`, likewise."""
     os.environ.pop(PATH_VARIABLE, None)
     return broker_main._parser()
-
-
-def verbs(parser: argparse.ArgumentParser, above: tuple[str, ...] = ()) -> Iterator[Verb]:
-    """Each subcommand with its words, its help and its parser; deepest ones too."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
-            for name, sub in action.choices.items():
-                words = (*above, name)
-                yield words, helps.get(name, ""), sub
-                yield from verbs(sub, words)
-
-
-def arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """Options and positionals, subcommands left out."""
-    return [a for a in parser._actions if not isinstance(a, argparse._SubParsersAction)]
 
 
 # --- roff ------------------------------------------------------------------------------------
@@ -166,38 +148,6 @@ def config_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-# --- bash ------------------------------------------------------------------------------------
-
-
-def completion(parser: argparse.ArgumentParser) -> str:
-    """A bash completion: after the words of a verb its own verbs, choices and options."""
-    cases = []
-    known: list[Verb] = [((), "", parser), *verbs(parser)]
-    for words, _, sub in sorted(known, key=lambda verb: -len(verb[0])):
-        after = [child[-1] for child, _, _ in known if child and child[:-1] == words]
-        for action in arguments(sub):
-            after += action.option_strings
-            after += [str(choice) for choice in action.choices or ()]
-        # One blank stands between two words, so only the first brings its own.
-        pattern = "".join(f"*'{word} '" for word in (f" {words[0]}", *words[1:])) if words else ""
-        cases.append(f"    {pattern}*) words='{' '.join(after)}' ;;")
-    name = parser.prog.replace("-", "_")
-    return "\n".join(
-        [
-            f"# bash completion of {parser.prog}; generated",
-            f"_{name}() {{",
-            "  local words current=${COMP_WORDS[COMP_CWORD]}",
-            '  case " ${COMP_WORDS[*]:1:COMP_CWORD-1} " in',
-            *cases,
-            "  esac",
-            '  mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")',
-            "}",
-            f"complete -o default -F _{name} {parser.prog}",
-            "",
-        ]
-    )
-
-
 def main() -> None:
     """Write all of it into the folder that is named."""
     if len(sys.argv) != 2:
@@ -208,8 +158,9 @@ def main() -> None:
     (folder / "ha-agent.8").write_text(command_page(agent))
     (folder / "ha-broker.8").write_text(command_page(broker))
     (folder / "ha-agent.toml.5").write_text(config_page())
-    (folder / "ha-agent.bash").write_text(completion(agent))
-    (folder / "ha-broker.bash").write_text(completion(broker))
+    for shell, completion in SHELLS.items():
+        (folder / f"ha-agent.{shell}").write_text(completion(agent))
+        (folder / f"ha-broker.{shell}").write_text(completion(broker))
     (folder / "ha-agent.toml").write_text(generate_config.rendered())
 
 

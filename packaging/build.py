@@ -119,7 +119,8 @@ def lock(target: str) -> None:
         for wheel in (folder / machine).glob("*.whl"):
             name, version = wheel.name.split("-")[:2]
             digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-            wheels.setdefault((name.lower(), version), set()).add(digest)
+            # A wheel's name has "_" where the project's has "-" (PEP 427).
+            wheels.setdefault((name.lower().replace("_", "-"), version), set()).add(digest)
     lines = [f"# Made by: packaging/build.py lock {target}"]
     for (name, version), digests in sorted(wheels.items()):
         hashes = " ".join(f"--hash=sha256:{digest}" for digest in sorted(digests))

@@ -44,10 +44,21 @@ FILES = {
     "generated/ha-agent.toml": "etc/ha-agent/ha-agent.toml",
     "generated/ha-agent.bash": "usr/share/bash-completion/completions/ha-agent",
     "generated/ha-broker.bash": "usr/share/bash-completion/completions/ha-broker",
+    "generated/ha-agent.fish": "usr/share/fish/vendor_completions.d/ha-agent.fish",
+    "generated/ha-broker.fish": "usr/share/fish/vendor_completions.d/ha-broker.fish",
 }
 MANUALS = ("ha-agent.8", "ha-broker.8", "ha-agent.toml.5")
-#: Debian alone: elsewhere systemd's own default allows ping (docs/privileges.md).
-DEBIAN_FILES = {"packaging/systemd/sysctl.conf": "usr/lib/sysctl.d/60-ha-agent.conf"}
+#: Debian alone: elsewhere systemd's own default allows ping (docs/privileges.md), and zsh looks
+#: for completions in another folder.
+DEBIAN_FILES = {
+    "packaging/systemd/sysctl.conf": "usr/lib/sysctl.d/60-ha-agent.conf",
+    "generated/ha-agent.zsh": "usr/share/zsh/vendor-completions/_ha-agent",
+    "generated/ha-broker.zsh": "usr/share/zsh/vendor-completions/_ha-broker",
+}
+OTHER_FILES = {
+    "generated/ha-agent.zsh": "usr/share/zsh/site-functions/_ha-agent",
+    "generated/ha-broker.zsh": "usr/share/zsh/site-functions/_ha-broker",
+}
 #: Not needed to run: the headers, type stubs and sources of compiled wheels, and their tests.
 UNWANTED = (".pxd", ".pyx", ".pyi", ".c", ".h", ".hash", "py.typed")
 
@@ -72,8 +83,8 @@ def install(source: Path, root: Path, target: str) -> None:
             put(root, f"usr/bin/ha-{room}", START.format(room=room).encode(), 0o755)
     for wheel in sorted((source / "wheels").glob("*.whl")):
         unpack(wheel, root)
-    debian = DEBIAN_FILES if target.startswith("debian") else {}
-    for name, place in {**FILES, **debian}.items():
+    special = DEBIAN_FILES if target.startswith("debian") else OTHER_FILES
+    for name, place in {**FILES, **special}.items():
         put(root, place, (source / name).read_bytes())
     for name in MANUALS:
         section = name[-1]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 #: Verbs that are carried out here.
-VERBS = ("init", "join", "leave", "clean-metadata", "reinitialize-lockspace")
+VERBS = ("init", "join", "leave", "clean-metadata", "reinitialize-lockspace", "import-ovirt")
 
 #: Option -> its help; `ha-agent init` and `join` take those of theirs.
 OPTIONS = {
@@ -82,6 +82,22 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     again.add_argument("--yes", action="store_true", help="ask nothing")
     add_common(again)
+    ovirt = verbs.add_parser("import-ovirt", help="propose a set-up from oVirt's hosted engine")
+    ovirt.add_argument(
+        "--conf",
+        metavar="FILE",
+        default="/etc/ovirt-hosted-engine/hosted-engine.conf",
+        help="default: %(default)s",
+    )
+    ovirt.add_argument("--vm-conf", metavar="FILE", help="default: the one that --conf names")
+    ovirt.add_argument(
+        "--ovf", metavar="FILE", help="an OVF, a domain XML, or a tar with them (OVF_STORE)"
+    )
+    ovirt.add_argument(
+        "--mount", metavar="FOLDER", default="", help="where oVirt's storage domain is mounted"
+    )
+    ovirt.add_argument("--output", metavar="FOLDER", help="write engine.xml and answers.toml there")
+    ovirt.add_argument("--json", action="store_true", dest="json_here")
 
 
 def run(arguments: argparse.Namespace, as_json: bool) -> int:
@@ -97,5 +113,16 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
             return leave.run(arguments, as_json)
         case "clean-metadata":
             return clean.run(arguments, as_json)
+        case "import-ovirt":
+            from agent.ovirt import import_ovirt
+
+            return import_ovirt.run(
+                arguments.conf,
+                arguments.vm_conf,
+                arguments.ovf,
+                arguments.mount,
+                arguments.output,
+                as_json,
+            )
         case _:
             return reinitialize.run(arguments, as_json)

@@ -9,6 +9,7 @@ libvirt, QEMU and IPMI; three hosts in one machine, two where there is no BMC.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 import shutil
@@ -121,7 +122,7 @@ def _show(what: str, takeovers: list[Takeover], *, max_s: float, p50_s: float = 
     times = sorted(s for t in takeovers if (s := t.at_s("VM started")) is not None)
     if not times:
         return not takeovers
-    p50, p95 = statistics.median(times), times[min(len(times) - 1, int(0.95 * len(times)))]
+    p50, p95 = statistics.median(times), times[math.ceil(0.95 * len(times)) - 1]
     holds = times[-1] <= max_s and (not p50_s or p50 <= p50_s)
     targets = (f"p50 {p50_s:g}, " if p50_s else "") + f"max {max_s:g}"
     print(

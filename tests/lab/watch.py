@@ -155,7 +155,8 @@ class EngineWatcher:
         layout = self._cluster.layout
         for host_id in self._cluster.settings.host_ids():
             record = FirstProcess.from_file(layout.host(host_id).power_record)
-            if record is not None and record.namespace == namespace:
+            # The number of a dead host's namespace may be one of another lab's by now.
+            if record is not None and record.namespace == namespace and record.here() is not None:
                 return layout.host(host_id).name
         return None
 

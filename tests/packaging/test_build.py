@@ -115,7 +115,7 @@ def test_every_library_the_code_needs_is_bundled_or_a_dependency() -> None:
     for target, given in targets.items():
         depends = {name.partition(" ")[0] for name in given["depends"]}
         if target == "rpm":
-            depends = set(re.findall(r"^Requires: +(\S+)", spec, re.MULTILINE))
+            depends = set(re.findall(r"^(?:Requires|Recommends): +(\S+)", spec, re.MULTILINE))
             depends |= {"python3-dnspython"} if "python3-dns" in depends else set()
             bundled = re.findall(r"bundled\(python3dist\((.*?)\)\)", spec)
             assert bundled == given["bundled"]
@@ -136,6 +136,18 @@ def test_every_file_of_the_rooms_is_in_the_package(debs: dict[str, Path]) -> Non
     for path in said("git", "ls-files", "scoring", "broker", "agent", cwd=ROOT).splitlines():
         assert f"./usr/lib/ha-agent/{path}\n" in names
     assert "__pycache__" not in names
+
+
+def test_the_alerts_lead_to_a_page_that_is_installed(
+    debs: dict[str, Path], rpms: dict[str, Path]
+) -> None:
+    deb = said("dpkg-deb", "--contents", debs["debian12"])
+    rpm = said("rpm", "-qpl", rpms["noarch"])
+    share = "/usr/share/ha-agent"
+    rules = f"{share}/prometheus/ha-agent.rules.yml"
+    for path in (rules, f"{share}/grafana/ha-agent.json", "/usr/share/doc/ha-agent/operations.md"):
+        assert f".{path}\n" in deb
+        assert f"{path}\n" in rpm
 
 
 @pytest.fixture(scope="session")

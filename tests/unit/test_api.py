@@ -17,11 +17,12 @@ import pytest
 
 from agent.status_text import as_text
 from broker.board import Board
-from broker.broker import AGENT_SILENT_BEATS, Broker
+from broker.broker import AGENT_SILENT_BEATS, STATUS_FRESH_S, Broker
 from broker.client import BrokerDown, BrokerRefused, ask
 from broker.config import load
 from broker.link import Link
 from broker.lockspace import LockspaceError
+from broker.maintenance import Mode
 from broker.monitors import MonitorRunner, Sample
 from broker.server import BODY_BYTES_MAX, serve
 from broker.whiteboard import SLOT_BYTES, decode_slot
@@ -304,5 +305,32 @@ def test_what_this_boot_s_earlier_broker_writes_late_is_no_other_host_s(tmp_path
         for now_s in (1.0, 2.0, 3.0, 4.0):
             await earlier.beat(now_s)
             await late.beat(now_s + 0.5)
+
+    asyncio.run(run())
+
+
+def test_many_who_ask_get_one_status_and_never_an_old_one(tmp_path: Path) -> None:
+    async def run() -> None:
+        broker = make_broker(tmp_path, MemoryVolume())
+        await broker.beat(1.0)
+        first = broker.status_json(1.0)
+        assert broker.status_json(1.0 + STATUS_FRESH_S / 2) is first
+        assert broker.status_json(1.0 + 2 * STATUS_FRESH_S) is not first
+
+        changes: list[Callable[[], None]] = [
+            lambda: broker.take_report(report(), 2.0),
+            lambda: up(broker, 2.0),
+            lambda: broker.refuse_config("x.toml: no"),
+            lambda: broker.set_local_maintenance(Mode("root", "disk")),
+        ]
+        for change in changes:
+            before = broker.status_json(2.0)
+            change()
+            assert broker.status_json(2.0) is not before
+        before = broker.status_json(2.0)
+        await broker.set_global_maintenance(Mode("root", "disk"))
+        assert broker.status_json(2.0) is not before
+        await broker.beat(2.0)
+        assert msgspec.json.decode(broker.status_json(2.0), type=Status) == broker.status(2.0)
 
     asyncio.run(run())

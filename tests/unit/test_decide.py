@@ -1487,6 +1487,7 @@ def test_a_much_better_host_gets_the_vm_after_the_dwell_by_live_migration() -> N
     assert codes(waiting) == [Code.MOVE_DWELL, Code.ENGINE_HEALTHY]
     moving = in_state(S.ENGINE_UP, local(UP), live=better, remembered={"better_since_s": since_s})
     assert moving.actions == (MigrateEngine(2),)
+    assert moving.state.moving_to == 2, "the others are told where it goes"
     assert moving.state.name is S.ENGINE_MIGRATING_AWAY
     assert codes(moving) == [Code.MOVE_STARTED, Code.MIGRATING]
 

@@ -201,7 +201,7 @@ def test_a_sound_configuration(site: Site) -> None:
     result = site.run("config", "check")
     assert result.returncode == ExitCode.OK, result.stdout
     assert "fail" not in result.stdout
-    for name in ("file", "identity", "definition", "secrets", "fence"):
+    for name in ("file", "identity", "definition", "secrets", "fence", "api"):
         assert re.search(rf"^ok +{name} ", result.stdout, re.MULTILINE), name
     assert re.search(r"^warning +fence +host 1, this one, has no device", result.stdout, re.M)
 
@@ -223,6 +223,8 @@ def test_any_file_can_be_checked(site: Site, tmp_path: Path) -> None:
         ("no-lease", "definition", "no <lease>"),
         ("no-program", "fence", "fence_of_nobody is not installed"),
         ("no-ca", "fence", "no certificates"),
+        ("short-token", "api", "openssl rand -hex 32"),
+        ("no-certificate", "api", "api.certificate /none.pem"),
     ],
 )
 def test_what_fails(site: Site, trouble: str, name: str, word: str) -> None:
@@ -235,6 +237,12 @@ def test_what_fails(site: Site, trouble: str, name: str, word: str) -> None:
             (site.directory / "engine.xml").write_text(DOMAIN.format(leases="/elsewhere"))
         case "no-program":
             site.config.write_text(site.config.read_text().replace("fence_fake", "fence_of_nobody"))
+        case "short-token":
+            before = site.secrets.read_text()
+            site.secrets.write_text(f'api-token = "short"\n{before}')
+        case "no-certificate":
+            tls = 'tls-listen = ["127.0.0.1:1"]\ncertificate = "/none.pem"\nprivate-key = "/k"\n'
+            site.write(more=f"[api]\n{tls}")
         case "no-ca":
             site.write(
                 more='[[fence.device]]\nhost = 3\ntype = "redfish"\naddress = "a"\n'

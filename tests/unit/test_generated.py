@@ -4,7 +4,6 @@ the man pages and the shell completion."""
 
 from __future__ import annotations
 
-import json
 import re
 import runpy
 import shutil
@@ -138,22 +137,57 @@ def test_man_has_nothing_to_complain_about(name: str, pages: Path) -> None:
 # --- completion --------------------------------------------------------------------------------
 
 
+BASH = (
+    "source {page}; COMP_WORDS=({words}); COMP_CWORD={last}; {function}; "
+    'printf "%s\\n" "${{COMPREPLY[@]}}"'
+)
+#: zsh's own `_describe` needs a terminal: here it prints what it is given.
+ZSH = (
+    "words=({words}); CURRENT={next}; _files() {{ :; }}; "
+    "_describe() {{ print -l -- ${{${{(P)2}}%%:*}} }}; source {page}"
+)
+FISH = "source {page}; complete -C'{line}'"
+
+
+@pytest.mark.parametrize(
+    ("shell", "script"), [("bash", BASH), ("zsh", ZSH), ("fish", FISH)], ids=["bash", "zsh", "fish"]
+)
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
         (["ha-agent", "mainten"], {"maintenance"}),
         (["ha-agent", "maintenance", "lo"], {"local"}),
-        (["ha-agent", "whiteboard", ""], {"dump", "-h", "--help"}),
+        (["ha-agent", "whiteboard", ""], {"dump"}),
+        (["ha-agent", "events", "--f"], {"--follow"}),
         (["ha-agent", "--config", "/x", "whiteboard", "dump", "--j"], {"--json"}),
         (["ha-broker", "--c"], {"--config"}),
     ],
 )
-def test_the_completion_knows_the_verbs(typed: list[str], offered: set[str], pages: Path) -> None:
-    words = " ".join(f"'{word}'" for word in typed)
-    function = "_" + typed[0].replace("-", "_")
-    script = (
-        f"source {pages}/{typed[0]}.bash; COMP_WORDS=({words}); COMP_CWORD={len(typed) - 1}; "
-        f'{function}; printf "%s\\n" "${{COMPREPLY[@]}}"'
+def test_the_completion_knows_the_verbs(
+    shell: str, script: str, typed: list[str], offered: set[str], pages: Path
+) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    filled = script.format(
+        page=pages / f"{typed[0]}.{shell}",
+        words=" ".join(f"'{word}'" for word in typed),
+        line=" ".join(typed),
+        last=len(typed) - 1,
+        next=len(typed),
+        function="_" + typed[0].replace("-", "_"),
     )
-    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-    assert offered <= set(result.stdout.split()), json.dumps(result.stdout)
+    argv = [shell, *{"zsh": ["-f"], "fish": ["--no-config"]}.get(shell, []), "-c", filled]
+    result = subprocess.run(argv, capture_output=True, text=True, check=True)
+    # What fish offers has its help behind a tab.
+    found = {line.split("\t")[0] for line in result.stdout.split("\n")}
+    assert offered <= found, result.stdout + result.stderr
+    assert "dump" not in found or "whiteboard" in typed, "only what may come here"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_is_sound(shell: str, pages: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    for page in sorted(pages.glob(f"*.{shell}")):
+        result = subprocess.run([shell, "-n", page], capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (0, ""), page

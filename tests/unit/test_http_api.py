@@ -19,8 +19,10 @@ from hypothesis import HealthCheck, settings
 
 from broker import event_stream, gate
 from broker.broker import Broker
+from broker.certificate import load_certificate, tls_context
+from broker.config import ApiSection, ConfigError
 from broker.event_stream import STREAMS_MAX, STREAMS_PER_CLIENT_MAX
-from broker.listener import BODY_BYTES_MAX, Listener, tls_context
+from broker.listener import BODY_BYTES_MAX, Listener
 from broker.openapi import document
 from broker.wire import Status
 from tests.fakes.slot_store import MemoryVolume
@@ -218,14 +220,41 @@ def test_a_token_is_taken_where_nobody_can_read_it(
     assert (refused.status if refused is not None else None) == status
 
 
+def issued(folder: Path, authority: trustme.CA) -> ApiSection:
+    """The files of a new certificate for 127.0.0.1, as they are configured."""
+    made = authority.issue_cert("127.0.0.1")
+    made.private_key_pem.write_to_path(str(folder / "key.pem"))
+    chain = b"".join(blob.bytes() for blob in made.cert_chain_pems)
+    (folder / "cert.pem").write_bytes(chain)
+    return ApiSection(
+        tls_listen=("127.0.0.1:8766",),
+        certificate=str(folder / "cert.pem"),
+        private_key=str(folder / "key.pem"),
+    )
+
+
+def test_a_certificate_is_read_anew_and_a_bad_one_is_told(tmp_path: Path) -> None:
+    api = issued(tmp_path, trustme.CA())
+    tls = tls_context(api)
+    assert tls is not None
+    other = tmp_path / "other"
+    other.mkdir()
+    (tmp_path / "key.pem").write_bytes(
+        Path(str(issued(other, trustme.CA()).private_key)).read_bytes()
+    )
+    with pytest.raises(ConfigError, match=r"api.private-key .*cannot be used"):
+        load_certificate(tls, api)
+    issued(tmp_path, trustme.CA())
+    load_certificate(tls, api)
+    (tmp_path / "cert.pem").unlink()
+    with pytest.raises(ConfigError, match="No such file"):
+        tls_context(api)
+    assert tls_context(ApiSection()) is None
+
+
 def test_over_tls_the_same_is_served(tmp_path: Path) -> None:
     authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1")
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    issued.private_key_pem.write_to_path(str(key))
-    with certificate.open("wb") as file:
-        for blob in issued.cert_chain_pems:
-            file.write(blob.bytes())
+    tls = tls_context(issued(tmp_path, authority))
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
 
@@ -234,7 +263,7 @@ def test_over_tls_the_same_is_served(tmp_path: Path) -> None:
         door = Listener(broker, TOKEN)
         try:
             await door.start([("127.0.0.1", 0)])
-            await door.start([("127.0.0.1", 0)], tls_context(str(certificate), str(key)))
+            await door.start([("127.0.0.1", 0)], tls)
             url = f"https://127.0.0.1:{door.ports[1]}/api/v1/token"
             async with (
                 aiohttp.ClientSession() as session,

@@ -116,7 +116,7 @@ def logged(to_journal: bool) -> list[str]:
     stream = f"{place.st_dev}:{place.st_ino}" if to_journal else "8:1"
     program = (
         "import logging; from broker import service_manager; "
-        "service_manager.set_up_logging('debug'); log = logging.getLogger('x'); "
+        "service_manager.set_up_logging('debug', '/nowhere'); log = logging.getLogger('x'); "
         "log.warning('one\\ntwo'); log.info('fine'); log.debug('detail')"
     )
     with os.fdopen(read) as lines:

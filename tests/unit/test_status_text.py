@@ -126,7 +126,20 @@ def test_an_unhealthy_engine_says_for_how_long_and_what_its_host_waits_for() -> 
     assert text[0] == (
         "lab: the engine is up, not healthy for 40 s, on host1 (id 1), for 2 h 10 min"
     )
+    assert text[1:3] == [
+        "wrong: 1 thing:",
+        "  the VM is not healthy: look at the guest (ha-agent vm console)",
+    ]
     assert "next: host1: in 260 s it is stopped" in text
+
+
+def test_a_vm_that_boots_is_not_ill() -> None:
+    engine = EngineSummary(True, False, 1, "host1", 8.0, False, 8.0, False)
+    text = lines(status(host(1, ILL, state="EngineStarting"), host(2), engine=engine))
+    assert text[:2] == [
+        "lab: the engine is up and boots on host1 (id 1), for 8 s",
+        "nothing is wrong",
+    ]
 
 
 def test_a_cluster_without_a_second_host_that_could_take_over_is_told() -> None:

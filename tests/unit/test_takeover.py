@@ -19,7 +19,14 @@ from scoring.decision import (
     TakeFenceLease,
 )
 from scoring.evidence import OFFS_NEEDED, may_free
-from scoring.observation import LeaseAnswer, Power, PowerAnswer, PowerOffEnded
+from scoring.observation import (
+    FenceRecord,
+    FenceStep,
+    LeaseAnswer,
+    Power,
+    PowerAnswer,
+    PowerOffEnded,
+)
 from scoring.state import Takeover
 from scoring.takeover import (
     ASK_PAUSE_MAX_S,
@@ -364,6 +371,10 @@ def test_an_order_that_failed_leaves_what_was_read() -> None:
         ({"looked_since_s": NOW_S - 9.9}, Code.FENCE_WAITING),
         ({"peer": {"unanswered_since_s": NOW_S - 9.9}}, Code.FENCE_WAITING),
         ({"fence_log": None}, Code.FENCE_HELD_BACK),
+        (
+            {"fence_log": (FenceRecord(1, FenceStep.INTENT, 1, 3, NOW_S - 9, True, "boot"),)},
+            Code.FENCE_HELD_BACK,
+        ),
         ({"global_maintenance": True}, Code.FENCE_FORBIDDEN),
         ({"global_maintenance": None}, Code.FENCE_FORBIDDEN),
     ],

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The VM out of vm.conf, out of an OVF envelope, and out of the domain XML that VDSM used. Pure.
+
+ValueError says what is lacking. Elements of an OVF are found by their names without namespace:
+that has changed with the engine's version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from xml.etree import ElementTree
+
+from agent.ovirt.key_values import device, number
+from agent.ovirt.machine import Disk, Machine, Nic
+from agent.ovirt.storage_domain import StorageDomain
+
+#: rasd:ResourceSubType of a network interface, oVirt's VmInterfaceType.
+_NIC_MODELS = {"0": "virtio", "1": "rtl8139", "2": "e1000", "3": "virtio"}
+_VM_CONF_NICS = {"pv": "virtio", "rtl8139": "rtl8139", "e1000": "e1000", "rtl8139_pv": "virtio"}
+#: oVirt's BiosType: from here on q35, and from here on UEFI.
+_Q35, _EFI = 2, 3
+
+
+def from_vm_conf(
+    values: Mapping[str, str], devices: Sequence[str], domain: StorageDomain
+) -> Machine:
+    """Of a vm.conf that has no domain XML in it."""
+    disks, nics = [], []
+    for found in map(device, devices):
+        if found.get("type") == "disk" and found.get("device") == "disk":
+            path = domain.volume(
+                found.get("imageID", ""), found.get("volumeID", ""), found.get("domainID", "")
+            )
+            format_ = "qcow2" if found.get("format") in ("cow", "qcow2") else "raw"
+            disks.append(Disk(path, format_, found.get("iface", "virtio")))
+        elif found.get("type") == "interface":
+            model = _VM_CONF_NICS.get(found.get("nicModel", "pv"), "virtio")
+            nics.append(Nic(found.get("network", ""), found.get("macAddr", ""), model))
+    if not values.get("vmId") or not number(values, "memSize"):
+        raise ValueError("vmId or memSize is missing")
+    return Machine(
+        name=values.get("vmName", "HostedEngine"),
+        uuid=values["vmId"],
+        memory_mb=number(values, "memSize"),
+        sockets=max(1, number(values, "smp", 1)),
+        machine=values.get("emulatedMachine", "") or "pc",
+        cpu=_cpu(values.get("cpuType", "")),
+        disks=tuple(disks),
+        nics=tuple(nics),
+    )
+
+
+def _cpu(name: str) -> str:
+    """oVirt says `model_Haswell`, or appends features that libvirt takes elsewhere."""
+    return name.removeprefix("model_").partition(",")[0].strip()
+
+
+def local(name: str) -> str:
+    """A name without its namespace."""
+    return name.rpartition("}")[2]
+
+
+def _text(element: ElementTree.Element, name: str) -> str:
+    """The text of the first child of that name."""
+    found = next((child for child in element if local(child.tag) == name), None)
+    return ((found.text if found is not None else "") or "").strip()
+
+
+def _attribute(element: ElementTree.Element, name: str) -> str:
+    return next((value for key, value in element.attrib.items() if local(key) == name), "")
+
+
+def _all(element: ElementTree.Element, name: str) -> Iterator[ElementTree.Element]:
+    return (found for found in element.iter() if local(found.tag) == name)
+
+
+def from_envelope(root: ElementTree.Element, domain: StorageDomain) -> Machine:
+    """Of an OVF as the engine keeps it in an OVF_STORE."""
+    content = next(_all(root, "Content"), None)
+    if content is None:
+        raise ValueError("no <Content> in the OVF envelope")
+    sections = [s for s in content if local(s.tag) == "Section"]
+    system = next((s for s in sections if "OperatingSystem" in _attribute(s, "type")), None)
+    uuid = _attribute(system, "id") if system is not None else ""
+    formats = {
+        _attribute(disk, "fileRef"): (
+            "qcow2" if _attribute(disk, "volume-format").upper() == "COW" else "raw",
+            _attribute(disk, "disk-interface") or "VirtIO",
+        )
+        for disk in _all(root, "Disk")
+    }
+    shape, memory_mb = (1, 1, 1), 0
+    disks, nics = [], []
+    for item in _all(content, "Item"):
+        match _text(item, "ResourceType"):  # of CIM_ResourceAllocationSettingData
+            case "3":  # processor
+                names = ("num_of_sockets", "cpu_per_socket", "threads_per_cpu")
+                sockets, cores, threads = (
+                    max(1, number({name: _text(item, name)}, name, 1)) for name in names
+                )
+                shape = (sockets, cores, threads)
+            case "4":  # memory
+                memory_mb = number({"": _text(item, "VirtualQuantity")}, "")
+            case "17":  # disk
+                place = _text(item, "HostResource")
+                image, _, volume = place.partition("/")
+                format_, interface = formats.get(place, ("raw", "VirtIO"))
+                path = domain.volume(image, volume, _text(item, "StorageId"))
+                disks.append(Disk(path, format_, interface))
+            case "10":  # network adapter
+                model = _NIC_MODELS.get(_text(item, "ResourceSubType"), "virtio")
+                nics.append(Nic(_text(item, "Connection"), _text(item, "MACAddress"), model))
+            case _:
+                pass
+    if not uuid or not memory_mb:
+        raise ValueError("the OVF envelope has no VM id or no memory")
+    bios = number({"": _text(content, "BiosType")}, "")
+    return Machine(
+        _text(content, "Name") or "HostedEngine",
+        uuid,
+        memory_mb,
+        *shape,
+        machine=_text(content, "CustomEmulatedMachine") or ("q35" if bios >= _Q35 else "pc"),
+        cpu=_cpu(_text(content, "CustomCpuName")),
+        efi=bios >= _EFI,
+        disks=tuple(disks),
+        nics=tuple(nics),
+    )
+
+
+def without_vdsm(root: ElementTree.Element, domain: StorageDomain) -> list[str]:
+    """Change the domain XML that VDSM used into one that runs without it; what was changed."""
+    notes = []
+    devices = root.find("devices")
+    if devices is None:
+        raise ValueError("the domain has no <devices>")
+    for source in devices.iterfind("disk/source"):
+        for name in ("file", "dev"):
+            path = source.get(name, "")
+            if path and (place := domain.without_vdsm(path)) != path:
+                source.set(name, place)
+                notes.append(f"disk {path} is {place} without VDSM")
+    for interface in devices.iterfind("interface"):
+        for rule in interface.findall("filterref"):
+            if rule.get("filter", "").startswith("vdsm-"):
+                interface.remove(rule)
+                notes.append(f"the filter {rule.get('filter')} is VDSM's own: taken out")
+    for channel in devices.iterfind("channel/source"):
+        if channel.attrib.pop("path", ""):
+            notes.append("a channel's socket: libvirt chooses its path")
+    for graphics in devices.iterfind("graphics"):
+        # VDSM sets a password that has expired, and listens on a network of its own.
+        for name in ("passwd", "passwdValidTo", "connected"):
+            graphics.attrib.pop(name, None)
+        graphics.attrib.pop("listen", None)
+        for listen in graphics.findall("listen"):
+            graphics.remove(listen)
+        ElementTree.SubElement(graphics, "listen", type="address", address="127.0.0.1")
+        notes.append(f"{graphics.get('type')} listens on 127.0.0.1, without password")
+    return notes

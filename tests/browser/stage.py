@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A small cluster for the browser: real brokers on storage in memory, beating in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from broker.broker import Broker
+from broker.listener import Listener
+from broker.wire import PenaltyOnWire, ReasonOnWire, Report
+from tests.fakes.slot_store import MemoryVolume
+from tests.unit.test_api import make_broker, report, up
+
+TOKEN = "t" * 40
+_T = TypeVar("_T")
+
+
+class Stage:
+    """`names`: of the hosts with ids 1, 2, …; the page is host 1's, which runs the engine."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
+        self._folder = folder
+        self._names = names
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="stage")
+        self.brokers: list[Broker] = []
+        self.alive: set[int] = set()
+
+    def __enter__(self) -> Stage:
+        self._thread.start()
+        assert self._ready.wait(20.0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._done.set)
+        self._thread.join(20.0)
+
+    def call(self, function: Callable[[], _T]) -> _T:
+        """Run it where the brokers live."""
+
+        async def inside() -> _T:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(inside(), self._loop).result(10.0)
+
+    def wait(self, awaitable: Any) -> Any:
+        """Run a coroutine there."""
+        return asyncio.run_coroutine_threadsafe(awaitable, self._loop).result(10.0)
+
+    async def close_door(self) -> None:
+        """Host 1's broker answers no more."""
+        await self.door.close()
+
+    async def open_door(self) -> None:
+        """And again, at the same place."""
+        self.door = Listener(self.brokers[0], TOKEN)
+        await self.door.start([("127.0.0.1", self.port)])
+
+    async def _main(self) -> None:
+        self._loop, self._done = asyncio.get_running_loop(), asyncio.Event()
+        volume = MemoryVolume()
+        for host_id, name in enumerate(self._names, 1):
+            broker = make_broker(self._folder, volume, host_id)
+            host = msgspec.structs.replace(broker.config.host, name=name)
+            broker.reconfigure(msgspec.structs.replace(broker.config, host=host))
+            self.brokers.append(broker)
+            self.alive.add(host_id)
+        self.door = Listener(self.brokers[0], TOKEN)
+        await self.door.start([("127.0.0.1", 0)])
+        (self.port,) = self.door.ports
+        self.url = f"http://127.0.0.1:{self.port}/"
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._live(broker)) for broker in self.brokers]
+            await asyncio.sleep(0.1)
+            self._ready.set()
+            await self._done.wait()
+            for task in tasks:
+                task.cancel()
+        await self.door.close()
+
+    async def _live(self, broker: Broker) -> None:
+        while True:
+            host_id = broker.config.host.id
+            now_s = self._loop.time()
+            if host_id in self.alive:
+                if host_id == 1:
+                    up(broker, now_s)
+                broker.take_report(_report(host_id), now_s)
+                await broker.beat(now_s)
+            elif host_id == 1:
+                await broker.read(now_s)
+            await asyncio.sleep(0.5)
+
+
+def _report(host_id: int) -> Report:
+    if host_id == 1:
+        return report()
+    why = "no answer from 192.0.2.1 <img src=x onerror=alert(1)>"
+    lacks = PenaltyOnWire("network", 400 * (host_id - 1), why)
+    reasons = (ReasonOnWire("engine-elsewhere", f"the VM is up on host 1 {why}"),)
+    return Report(3400 - lacks.points, "EngineDown", (lacks,), reasons, 0)

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The dashboard before a real browser: what it shows, what it cannot be made to do, and for
+whom it can be used. The brokers are real, their storage is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from broker.dashboard import FILES, FOLDER
+from scoring.observation import OrderKind
+
+from . import chromium
+from .chromium import DESK, PHONE, Complaints, keep
+from .stage import TOKEN, Stage
+
+pytestmark = chromium.needed
+
+PAGE_BYTES_MAX = 150_000
+HOSTILE = "<script>alert(1)</script>"
+TURNED = "host\u202e\u2066x"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium.browser() as found:
+        yield found
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    with Stage(tmp_path, ("host1.example.org", HOSTILE, "host3.example.org")) as found:
+        yield found
+
+
+@pytest.fixture
+def page(stage: Stage, browser: Browser) -> Iterator[Page]:
+    """The dashboard with all hosts on it; nothing may be said against it by the browser."""
+    context = browser.new_context(viewport=DESK)  # type: ignore[arg-type]
+    found = context.new_page()
+    complaints = Complaints(found, stage.url)
+    found.goto(stage.url)
+    expect(found.locator(".card")).to_have_count(3)
+    yield found
+    context.close()
+    assert complaints.found == []
+
+
+def with_token(page: Page) -> None:
+    page.get_by_label("API token").fill(TOKEN)
+    page.get_by_role("button", name="Use it").click()
+    expect(page.locator("#buttons button")).to_have_count(5)
+
+
+def test_it_answers_the_operator_s_first_questions(page: Page) -> None:
+    expect(page.get_by_role("heading", level=2).first).to_have_text(
+        "The engine is up and healthy on host1.example.org"
+    )
+    expect(page.locator("#engine-bound")).to_contain_text("If host1.example.org died now")
+    expect(page.locator("#engine-why")).to_contain_text("the VM is up and healthy here")
+    card = page.locator(".card", has_text="host3.example.org")
+    expect(card).to_contain_text("2600 of 3400")
+    expect(card).to_contain_text("−800 network: no answer from 192.0.2.1")
+    expect(card).to_contain_text("Whiteboard")
+    expect(page.locator("#events li").first).to_be_visible()
+    expect(page.locator("#plots svg")).to_have_count(3)
+    keep(page, "page-desk")
+
+
+def test_what_other_hosts_write_stays_text(page: Page) -> None:
+    expect(page.locator(".card", has_text=HOSTILE)).to_have_count(1)
+    expect(page.locator(".card", has_text="<img src=x onerror=alert(1)>")).to_have_count(2)
+    assert page.locator("img, script:not([src]), iframe, [onerror]").count() == 0
+
+
+def test_what_does_not_print_is_shown_as_such(tmp_path: Path, browser: Browser) -> None:
+    with Stage(tmp_path, ("host1", TURNED)) as stage:
+        page = browser.new_page()
+        page.goto(stage.url)
+        expect(page.locator(".card bdi").nth(1)).to_have_text("host??x")
+        page.close()
+
+
+def test_a_silent_host_and_maintenance_have_banners(page: Page, stage: Stage) -> None:
+    stage.alive.discard(3)
+    banner = page.locator("#banners .critical", has_text="host3.example.org is silent")
+    expect(banner).to_contain_text("Whiteboard changed", timeout=10_000)
+    with_token(page)
+    page.get_by_role("button", name="Global maintenance").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("nothing starts, stops, moves or is fenced")
+    expect(page.locator("#ask-no")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert not stage.brokers[0].board.global_maintenance, "who does not confirm changes nothing"
+    page.get_by_role("button", name="Global maintenance").click()
+    page.get_by_label("Reason").fill("a <b>new</b> switch")
+    page.get_by_role("button", name="Do it").click()
+    expect(page.locator("#answer")).to_have_text("global maintenance is set.")
+    mode = page.locator("#banners li", has_text="Global maintenance")
+    expect(mode).to_contain_text("a <b>new</b> switch")
+    expect(mode).to_contain_text("Set by api-token@host1.example.org")
+    keep(page, "page-maintenance")
+    page.get_by_role("button", name="End global maintenance").click()
+    page.get_by_role("button", name="Do it").click()
+    expect(mode).to_have_count(0)
+
+
+def test_an_order_goes_to_the_agent_and_its_end_is_told(page: Page, stage: Stage) -> None:
+    expect(page.locator("#buttons")).to_be_hidden()
+    with_token(page)
+    expect(page.get_by_role("button", name="Start here")).to_be_disabled()
+    page.get_by_role("button", name="Migrate").click()
+    page.get_by_label("To", exact=True).select_option("2")
+    page.get_by_role("button", name="Do it").click()
+    expect(page.locator("#answer")).to_contain_text("waiting")
+    order = stage.call(lambda: stage.brokers[0].orders.pending(0.0))
+    assert order is not None and (order.kind, order.target) == (OrderKind.MIGRATE, 2)
+
+
+def test_a_wrong_token_shows_no_buttons(page: Page) -> None:
+    page.get_by_label("API token").fill("wrong")
+    page.get_by_role("button", name="Use it").click()
+    expect(page.locator("#answer")).to_contain_text("no such token")
+    expect(page.locator("#buttons")).to_be_hidden()
+
+
+def test_a_broker_that_is_gone_is_said_to_be_and_comes_back(page: Page, stage: Stage) -> None:
+    expect(page.locator("#link")).to_have_text("live")
+    stage.wait(stage.close_door())
+    expect(page.locator("#link")).to_contain_text("old", timeout=10_000)
+    expect(page.locator("#link")).to_contain_text("the broker is gone", timeout=20_000)
+    keep(page, "page-gone")
+    stage.wait(stage.open_door())
+    expect(page.locator("#link")).to_have_text("live", timeout=20_000)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", ["desk", "phone"])
+def test_axe_finds_nothing_and_it_fits_the_screen(
+    stage: Stage, browser: Browser, scheme: str, size: str
+) -> None:
+    viewport = PHONE if size == "phone" else DESK
+    context = browser.new_context(viewport=viewport, color_scheme=scheme)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(stage.url)
+    expect(page.locator(".card")).to_have_count(3)
+    stage.alive.discard(3)
+    expect(page.locator("#banners .critical")).to_have_count(1, timeout=10_000)
+    with_token(page)
+    page.locator("summary").first.click()
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    page.get_by_role("button", name="Global maintenance").click()
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    keep(page, f"page-{size}-{scheme}-dialog")
+    page.keyboard.press("Escape")
+    wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    assert wide <= 0, "nothing is scrolled sideways"
+    keep(page, f"page-{size}-{scheme}")
+    context.close()
+
+
+def test_the_keyboard_reaches_everything(page: Page) -> None:
+    with_token(page)
+    page.locator("body").evaluate("body => { document.activeElement.blur(); scrollTo(0, 0) }")
+    reached = set()
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.textContent.trim()"))
+    assert {"Skip to the cluster", "Monitors", "Shut down …", "24 hours", "Metrics"} <= reached
+
+
+def test_focus_outlives_the_updates(page: Page, stage: Stage) -> None:
+    with_token(page)
+    button = page.get_by_role("button", name="Migrate")
+    button.focus()
+    before = stage.brokers[0].news
+    stage.wait(stage.brokers[0].wait_for_news(before + 5, 10.0))
+    expect(button).to_be_focused()
+
+
+def test_the_page_is_small_and_quick(stage: Stage, browser: Browser) -> None:
+    assert sum((FOLDER / name).stat().st_size for name, _ in FILES.values()) < PAGE_BYTES_MAX
+    paints = []
+    for _ in range(5):
+        context = browser.new_context(viewport=DESK)  # type: ignore[arg-type]
+        page = context.new_page()
+        page.goto(stage.url)
+        expect(page.locator(".card")).to_have_count(3)
+        paints.append(
+            page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+        )
+        moved = page.evaluate(
+            "[...performance.getEntriesByType('resource'),"
+            " ...performance.getEntriesByType('navigation')]"
+            ".reduce((sum, entry) => sum + entry.transferSize, 0)"
+        )
+        context.close()
+    print(f"first paint {sorted(paints)[2]:.0f} ms (median of 5), {moved} bytes moved until then")
+    assert moved < PAGE_BYTES_MAX
+
+
+def test_its_policy_allows_nothing_but_itself(stage: Stage, browser: Browser) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    answer = page.goto(stage.url)
+    assert answer is not None
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+    expect(page.locator(".card")).to_have_count(3)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    with pytest.raises(Exception, match="TrustedHTML"):
+        page.evaluate("document.body.innerHTML = '<img src=x onerror=alert(1)>'")
+    page.evaluate("fetch('http://127.0.0.2/').catch(() => 0)")
+    assert any("Content Security Policy" in text for text in said), said
+    context.close()

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The quick start's commands, taken from the page, on two bare hosts of a lab: no volume, no
+configuration, a libvirt without lock driver, a VM that only libvirt knows."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from .cluster import Cluster
+from .conftest import PARENT
+from .layout import CHECKOUT, GUEST_ADDRESS, VM_NAME
+
+PAGE = CHECKOUT / "docs" / "quickstart.md"
+#: For what needs its time: a lockspace joined, a guest booted.
+STATUS_SECONDS_MAX = 45.0
+COMMAND_SECONDS_MAX = 60.0
+#: What a lab has in another way, and how it is had.
+START = "systemctl enable --now ha-broker ha-agent"
+RESTART_LIBVIRT = "systemctl restart libvirtd"
+IS_THERE = ("apt install ", "mount -t nfs ")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A line of the page, and what it must print: lines in order, … for anything."""
+
+    host: str
+    text: str
+    output: tuple[str, ...]
+
+
+def commands() -> list[Command]:
+    """Those of all console blocks."""
+    found: list[tuple[str, str, list[str]]] = []
+    for block in re.findall(r"```console\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        for line in block.splitlines():
+            prompt = re.match(r"(host\d)# (.*)", line)
+            if prompt is not None:
+                found.append((prompt[1], prompt[2], []))
+            else:
+                found[-1][2].append(line)
+    return [Command(host, text, tuple(output)) for host, text, output in found]
+
+
+@pytest.fixture
+def bare(able: None) -> Iterator[Cluster]:
+    """Two hosts on which nothing of ours was ever set up."""
+    PARENT.mkdir(parents=True, exist_ok=True)
+    cluster = Cluster(Path(tempfile.mkdtemp(prefix="q-", dir=PARENT)), print)
+    try:
+        cluster.up(2, bmc=False, daemons=False)
+        make_bare(cluster)
+        yield cluster
+    finally:
+        cluster.down()
+        shutil.rmtree(cluster.directory, ignore_errors=True)
+
+
+def make_bare(lab: Cluster) -> None:
+    """Take away what `up` has set up; what is left says who the host is, for the hosts share
+    one machine's name and UUID."""
+    lab.layout.whiteboard.unlink()
+    lab.layout.leases.unlink()
+    for number in lab.settings.host_ids():
+        host = lab.layout.host(number)
+        host.secrets.unlink()
+        host.config.write_text(
+            f'[host]\nname = "{host.name}"\nsystem-uuid = "{host.system_uuid}"\n'
+        )
+        qemu_conf = host.etc / "libvirt" / "qemu.conf"
+        qemu_conf.write_text(qemu_conf.read_text().replace('lock_manager = "sanlock"\n', ""))
+        restart_libvirt(lab, host.name)
+        xml = re.sub(r"\s*<lease>.*?</lease>", "", host.definition.read_text(), flags=re.DOTALL)
+        host.definition.unlink()
+        if number == 1:
+            (host.directory / "vm.xml").write_text(xml)
+            done = lab.sh(host.name, ["virsh", "define", str(host.directory / "vm.xml")])
+            assert done.returncode == 0, done.stderr
+
+
+def restart_libvirt(lab: Cluster, host: str) -> None:
+    lab.kill(host, "libvirtd")
+    lab.layout.host(int(host.removeprefix("host"))).libvirt_socket.unlink(missing_ok=True)
+    lab.wait_booted(host)
+
+
+def in_the_lab(lab: Cluster, command: Command) -> str:
+    """The command with the lab's paths and addresses."""
+    layout = lab.layout
+    socket = f"{lab.directory}/hosts/{{host}}/run/libvirt/libvirt-sock"
+    text = command.text
+    for old, new in (
+        ("root@host1:/etc/ha-agent/", f"{layout.host(1).directory}/"),
+        ("scp ", "cp "),
+        ("/root/ha", f"{lab.directory}/copies"),
+        ("/shared", str(layout.shared)),
+        ("10.0.0.20", GUEST_ADDRESS),
+        ("'qemu+tls://{host}/system'", f"'qemu+unix:///system?socket={socket}'"),
+        # What a page need not say: no host can be reached by TLS here, and seconds count.
+        ("--yes", f"--yes --io-timeout 2 --migration-data-uri 'unix://{layout.array}/m-{{host}}'"),
+    ):
+        text = text.replace(old, new)
+    return text
+
+
+def fits(output: str, wanted: tuple[str, ...]) -> bool:
+    """Whether it printed the lines of the page, in order; … stands for anything."""
+    text = "\n".join(" ".join(line.split()) for line in output.splitlines())
+    parts = [re.escape(" ".join(line.split())).replace("…", ".*") for line in wanted]
+    return re.fullmatch("\n*".join(parts), text, re.DOTALL) is not None
+
+
+def run(lab: Cluster, command: Command) -> None:
+    """Run it, as a person would: the status is asked again until it says what the page says."""
+    if command.text.startswith(IS_THERE):
+        return
+    if command.text == RESTART_LIBVIRT:
+        restart_libvirt(lab, command.host)
+        return
+    if command.text == START:
+        lab.start(command.host, "broker")
+        lab.start(command.host, "agent")
+        return
+    until_s = time.monotonic() + STATUS_SECONDS_MAX
+    while True:
+        done = lab.sh(
+            command.host,
+            ["bash", "-c", in_the_lab(lab, command)],
+            timeout_s=COMMAND_SECONDS_MAX,
+        )
+        good = done.returncode == 0 and (not command.output or fits(done.stdout, command.output))
+        if good or "--status" not in command.text or time.monotonic() > until_s:
+            break
+        time.sleep(0.5)
+    assert good, f"{command.host}# {command.text}\n{done.returncode}\n{done.stdout}{done.stderr}"
+
+
+def test_the_page_has_commands_for_both_hosts_and_expects_something() -> None:
+    found = commands()
+    assert {command.host for command in found} == {"host1", "host2"}
+    assert sum(bool(command.output) for command in found) >= 6
+
+
+def test_the_quick_start_as_it_is_written(bare: Cluster) -> None:
+    began_s = time.monotonic()
+    for command in commands():
+        at_s = time.monotonic()
+        run(bare, command)
+        print(f"[{at_s - began_s:5.1f} s] {command.host}# {command.text}")
+    print(f"quick start: {time.monotonic() - began_s:.0f} s")
+    assert bare.engine_host() == "host2"
+    assert bare.page_answers()
+    held = bare.sh("host2", ["sanlock", "client", "status"]).stdout
+    assert re.search(r"^r hosted-engine:engine:.* p ", held, re.MULTILINE), held
+    assert VM_NAME in bare.sh("host2", ["virsh", "list", "--name"]).stdout
