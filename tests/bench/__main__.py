@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`python -m tests.bench [all|scrape|status|jitter|steady|crowd|soak|fencing]`; see --help.
+"""`python -m tests.bench [all|scrape|streams|status|jitter|steady|crowd|soak|fencing]`; see --help.
 
 Prints each figure with its spread and the target it is held against; exits 1 when one
 misses its target. Nothing here is a test: a loaded machine makes figures worse, not wrong.
@@ -16,13 +16,14 @@ from pathlib import Path
 
 from tests.lab.errors import LabError
 
-from . import core, crowd, fencing, jitter, lab, scrape, soak, status, steady
+from . import core, crowd, fencing, jitter, lab, scrape, soak, status, steady, streams
 from .figure import Figure
 
 #: What is measured -> for how many minutes, unless told otherwise.
 MINUTES = {
     "all": 0.0,
     "scrape": 0.0,
+    "streams": 0.0,
     "status": 0.0,
     "jitter": 5.0,
     "steady": 5.0,
@@ -34,7 +35,8 @@ MINUTES = {
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench",
-        epilog="all: the decision, the status, takeovers. scrape: what /metrics costs. status: "
+        epilog="all: the decision, the status, takeovers. scrape: what /metrics costs. "
+        "streams: what open dashboards cost. status: "
         "how long ha-agent --status takes at 3, 100 and 2000 hosts. jitter: "
         "how late beats begin while everything hangs. steady: forks, CPU, memory and threads at "
         "3 hosts. crowd: the same at 100 hosts. soak: does anything grow? fencing: see fencing "
@@ -73,6 +75,8 @@ def _figures(options: argparse.Namespace) -> Iterator[Figure]:
     match options.what:
         case "scrape":
             yield from _scrape()
+        case "streams":
+            yield from streams.measure()
         case "status":
             yield from _status()
         case "jitter":
