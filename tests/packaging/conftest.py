@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from .machine import KEPT
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,3 +36,13 @@ def debs() -> dict[str, Path]:
 def rpms() -> dict[str, Path]:
     """The RPMs: `noarch` and `src`."""
     return {path.suffixes[-2].lstrip("."): path for path in build("rpm")}
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """On a disk: an overlay's upper folder cannot be on a tmpfs of every kernel."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    path = Path(tempfile.mkdtemp(prefix="m-", dir=KEPT))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)

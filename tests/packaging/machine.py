@@ -179,6 +179,11 @@ class Machine:
         return f"host{self.host}"
 
     @property
+    def first(self) -> int:
+        """Its first process, by its number here; 0 while it is off."""
+        return self._first
+
+    @property
     def uuid(self) -> str:
         """What it publishes as its own, and its BMC answers."""
         return f"00000000-0000-4000-8000-{self.host:012}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import ROOT
-from .machine import KEPT, Machine, MachineError, base, why_not
+from .machine import Machine, MachineError, base, why_not
 
 #: Debian release -> the package's target. HA_PACKAGE_RELEASES chooses among them.
 RELEASES = {"bookworm": "debian12", "trixie": "debian13"}
@@ -42,20 +41,13 @@ def package(release: str, debs: dict[str, Path]) -> Path:
     return debs[RELEASES[release]]
 
 
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """On a disk: an overlay's upper folder cannot be on a tmpfs of every kernel."""
-    KEPT.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(prefix="m-", dir=KEPT))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
-
-
-def machines(release: str, directory: Path, count: int) -> Iterator[list[Machine]]:
+def machines(
+    release: str, directory: Path, count: int, more: tuple[str, ...] = ()
+) -> Iterator[list[Machine]]:
+    """Bare machines of a release, with what the package depends on and `more` installed."""
     targets = tomllib.loads((ROOT / "packaging" / "targets.toml").read_text())
     depends = [name.partition(" ")[0] for name in targets[RELEASES[release]]["depends"]]
-    root = base(release, depends)
+    root = base(release, [*depends, *more])
     shared = directory / "shared"
     shared.mkdir()
     made = [Machine(root, directory / f"host{n}", n, shared) for n in range(1, count + 1)]
