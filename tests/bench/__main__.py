@@ -16,7 +16,19 @@ from pathlib import Path
 
 from tests.lab.errors import LabError
 
-from . import core, crowd, fencing, jitter, lab, scrape, soak, status, steady, streams
+from . import (
+    core,
+    crowd,
+    fencing,
+    jitter,
+    lab,
+    migration,
+    scrape,
+    soak,
+    status,
+    steady,
+    streams,
+)
 from .figure import Figure
 
 #: What is measured -> for how many minutes, unless told otherwise.
@@ -55,6 +67,8 @@ def main() -> int:
     """0 when every figure holds, 1 when one is missed, 3 where the lab cannot run."""
     if sys.argv[1:2] == ["fencing"]:
         return fencing.main(sys.argv[2:])
+    if sys.argv[1:2] == ["migration"]:
+        return migration.main(sys.argv[2:])
     options = _parser().parse_args()
     figures: list[Figure] = []
     code = 0

@@ -31,6 +31,7 @@ BUSYBOX = Path("/bin/busybox")
 HEALTH_PATH = "/ovirt-engine/services/health"
 HEALTH_TEXT = "DB Up!Welcome to Health Status!"
 BOOTS_PATH = "/boots"
+FORM_PATH = "/cgi-bin/form"
 # The least common CPU, so that any host may take the guest over by live migration.
 CPU_MODEL = "qemu64"
 JOURNAL_RECORD_BYTES = 512
@@ -86,6 +87,8 @@ fi
 $b mkdir -p /www{os.path.dirname(HEALTH_PATH)}
 $b printf '%s' '{HEALTH_TEXT}' > /www{HEALTH_PATH}
 $b echo $boots > /www{BOOTS_PATH}
+$b mkdir -p /www/cgi-bin
+$b ln -s /form /www{FORM_PATH}
 $b httpd -p 80 -h /www
 # Tells the switch where this MAC lives now; without it the first request after a
 # takeover would wait for the switch to learn it.
@@ -103,6 +106,25 @@ while $b sleep {JOURNAL_BEAT_S}; do
   [ "$found" = "$line" ] || alone=overtaken
   note
 done
+"""
+
+
+#: A form of two pages; what page one was told lies in the guest's RAM alone until page two comes.
+FORM = f"""#!/bin/busybox sh
+b=/bin/busybox
+title='<!doctype html><html lang="en"><title>Order</title>'
+$b printf 'Content-Type: text/html\\r\\n\\r\\n'
+[ "$REQUEST_METHOD" = POST ] && read -r -n "${{CONTENT_LENGTH:-0}}" body
+value=$($b echo "${{body#*=}}" | $b sed 's/[^A-Za-z0-9+]//g; s/+/ /g')
+case "$body" in
+  first=*) $b echo "$value" > /first
+    $b echo "$title<h1>Page two</h1><form method=post><label>Second
+      <input name=second></label><button>Send</button></form>";;
+  second=*) $b echo "$title<h1>Thank you</h1>
+      <p id=first>$($b cat /first)</p><p id=second>$value</p>";;
+  *) $b echo "$title<h1>Page one</h1><form method=post action={FORM_PATH}><label>First
+      <input name=first></label><button>Send</button></form>";;
+esac
 """
 
 
@@ -134,7 +156,7 @@ def build(cache: Path = CACHE) -> GuestImage:
 
 def _recipe() -> str:
     """A hash over all that goes into the initramfs besides the kernel's modules."""
-    digest = hashlib.sha256(INIT.encode())
+    digest = hashlib.sha256((INIT + FORM).encode())
     digest.update("\n".join(MODULES).encode())
     digest.update(BUSYBOX.read_bytes())
     return digest.hexdigest()[:12]
@@ -203,6 +225,7 @@ def _initramfs(modules: Path) -> bytes:
         (folder, 0o040755, b"") for folder in ("bin", "proc", "sys", "dev", "modules", "www")
     ]
     entries.append(("init", 0o100755, INIT.encode()))
+    entries.append(("form", 0o100755, FORM.encode()))
     entries.append(("bin/busybox", 0o100755, BUSYBOX.read_bytes()))
     entries.append(("modules/order", 0o100644, "\n".join(names).encode()))
     entries += [

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Visitors of the guest's page: so many requests a second, each on a connection of its own and
+each counted, and the longest time that passed between two answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from . import guest, page
+
+PER_SECOND = 20
+#: A request that has no answer by then has failed.
+ANSWER_S = 5.0
+_AT_ONCE = 64
+
+
+@dataclass(slots=True)
+class Visitors:
+    """A context manager: they come from its beginning to its end. `answers`: monotonic seconds
+    of each answer, in no order; `failed`: those of the requests that had none."""
+
+    switch_pid: int
+    answers: list[float] = field(default_factory=list)
+    failed: list[float] = field(default_factory=list)
+    asked: int = 0
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def __enter__(self) -> Visitors:
+        self._thread = threading.Thread(target=self._come, name="visitors")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._thread is not None
+        self._stopping.set()
+        self._thread.join()
+
+    def longest_gap_s(self) -> float:
+        """Between two answers that followed each other."""
+        came = sorted(self.answers)
+        return max(after - before for before, after in pairwise(came))
+
+    def _come(self) -> None:
+        due_s = time.monotonic()
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            while not self._stopping.wait(max(0.0, due_s - time.monotonic())):
+                pool.submit(self._ask)
+                self.asked += 1
+                due_s += 1.0 / PER_SECOND
+
+    def _ask(self) -> None:
+        began_s = time.monotonic()
+        text = page.fetch(self.switch_pid, guest.HEALTH_PATH, ANSWER_S)
+        if text == guest.HEALTH_TEXT:
+            self.answers.append(time.monotonic())
+        else:
+            self.failed.append(began_s)
