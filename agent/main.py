@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
         "--for", metavar="TIME", dest="lasts", help="ends by itself: 30m, 2h, 1d; default 8h"
     )
     maintenance.add_argument("--no-expiry", action="store_true", help="until somebody ends it")
+    maintenance.add_argument(
+        "--release-id", action="store_true", help="with local: give the host id back, once empty"
+    )
     maintenance.add_argument("--reason", metavar="TEXT", help="shown on every host")
     notify = verbs.add_parser("notify", help="try the notifications")
     test = notify.add_subparsers(dest="what", metavar="test", required=True).add_parser("test")
@@ -227,6 +230,7 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
             arguments.lasts,
             arguments.no_expiry,
             arguments.reason,
+            arguments.release_id,
         )
     parser.print_help()
     return ExitCode.USAGE

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent maintenance global|local|none [--for TIME | --no-expiry] [--reason TEXT]`."""
+"""`ha-agent maintenance global|local|none [--for TIME | --no-expiry] [--reason TEXT]`, and with
+`local` also `--release-id`."""
 
 from __future__ import annotations
 
@@ -31,8 +32,17 @@ def duration_s(text: str, option: str = "--for") -> int:
     return seconds
 
 
-def run(socket_path: str, mode: str, lasts: str | None, no_expiry: bool, reason: str | None) -> int:
+def run(
+    socket_path: str,
+    mode: str,
+    lasts: str | None,
+    no_expiry: bool,
+    reason: str | None,
+    release_id: bool = False,
+) -> int:
     """Set a mode, or end both; setting one leaves the other as it is. Raises as `ask` does."""
+    if release_id and mode != "local":
+        raise CommandError(ExitCode.USAGE, "--release-id belongs to: maintenance local")
     if mode == "none":
         if lasts is not None or no_expiry or reason is not None:
             raise CommandError(ExitCode.USAGE, "maintenance none takes no --for and no --reason")
@@ -45,13 +55,18 @@ def run(socket_path: str, mode: str, lasts: str | None, no_expiry: bool, reason:
     if reason is not None and len(reason) > REASON_CHARS_MAX:
         raise CommandError(ExitCode.USAGE, f"--reason: at most {REASON_CHARS_MAX} characters")
     for_s = None if no_expiry else duration_s(lasts or DEFAULT_FOR)
-    wanted = Maintenance(True, reason or "", for_s)
+    wanted = Maintenance(True, reason or "", for_s, release_id)
     ask(socket_path, "PUT", f"/v1/maintenance/{mode}", Maintenance, wanted)
     what = {
         "global": "nothing starts, stops or moves on any host",
         "local": "this host does not start the VM and is drained",
     }
     print(f"{mode} maintenance is set: {what[mode]}")
+    if release_id:
+        print(
+            "its host id is given back once it is empty; the status then says LOCKSPACE: given"
+            " back. Stop both daemons before the storage is unmounted"
+        )
     if for_s is None:
         print("it has no end; end it with: ha-agent maintenance none")
     else:

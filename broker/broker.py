@@ -65,7 +65,7 @@ from broker.wire import (
 from broker.witness import BUDGET_IO_TIMEOUTS, budget_s
 from scoring.liveness import Liveness, liveness, look
 from scoring.observation import EngineStatus, Health, LocalHost, Order, PeerReport, VmStatus
-from scoring.state import Seen
+from scoring.state import Seen, StateName
 
 log = logging.getLogger("ha-broker")
 
@@ -894,12 +894,23 @@ class Broker:
 
     def mode(self, wanted: Maintenance, owner: str) -> Mode | None:
         """What was asked for as a mode that begins now."""
-        return self._modes.new(owner, wanted.reason, wanted.for_s) if wanted.on else None
+        if not wanted.on:
+            return None
+        return self._modes.new(owner, wanted.reason, wanted.for_s, wanted.release_id)
+
+    def _give_back_id(self) -> None:
+        """The host id goes once the agent calls this host empty: in the middle of a migration, when
+        no process holds the lease, it may be needed again."""
+        local = self._modes.local
+        empty = self._report is not None and self._report.state == StateName.LOCAL_MAINTENANCE
+        asked_for = local is not None and local.release_id
+        self.lockspace.stay_out = asked_for and (empty or self.lockspace.stay_out)
 
     async def _end_what_is_over(self, now_s: float) -> None:
         """Maintenance ends by itself. What cannot be written ended stays set."""
         modes = self._modes
         modes.look(self.board.global_mode, now_s)
+        self._give_back_id()
         for name, countdown in modes.end_soon(now_s):
             left_s = countdown.left_s(now_s)
             log.warning("%s maintenance ends in %.0f s", name, left_s)

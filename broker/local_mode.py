@@ -22,6 +22,7 @@ class _File(msgspec.Struct, frozen=True):
     reason: str = ""
     since_epoch_s: int | None = None
     lasts_s: int | None = None
+    release_id: bool = False
 
 
 def load(path: Path) -> Mode | None:
@@ -35,12 +36,14 @@ def load(path: Path) -> Mode | None:
         return Mode()
     if not kept.on:
         return None
-    return Mode(kept.owner, kept.reason, kept.since_epoch_s, kept.lasts_s)
+    return Mode(kept.owner, kept.reason, kept.since_epoch_s, kept.lasts_s, kept.release_id)
 
 
 def save(path: Path, mode: Mode | None) -> None:
     """Keep it, whole or not at all; OSError when it cannot be written."""
     kept = _File(False)
     if mode is not None:
-        kept = _File(True, mode.owner, mode.reason, mode.since_epoch_s, mode.lasts_s)
+        kept = _File(
+            True, mode.owner, mode.reason, mode.since_epoch_s, mode.lasts_s, mode.release_id
+        )
     write_atomically(path, msgspec.json.encode(kept))

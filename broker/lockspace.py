@@ -18,7 +18,9 @@ class Lockspace(Protocol):
 
     `witnesses`: what sanlock knows of each host id. `renewals`: when each was last renewed, from
     that and from disk; it is run by itself. `renewed_s`: when this host's own id was last
-    renewed on disk, by this host's monotonic clock; None while that is not known.
+    renewed on disk, by this host's monotonic clock; None while that is not known. `stay_out`, for
+    the broker to set: the id is given back, unless a process holds a lease under it, and not
+    joined again before it is unset.
     """
 
     joined: bool | None
@@ -26,6 +28,7 @@ class Lockspace(Protocol):
     witnesses: dict[int, Witness]
     renewals: Renewals
     renewed_s: float | None
+    stay_out: bool
 
     async def run(self) -> None:
         """Keep the id joined for ever; LockspaceError where only a person can help."""

@@ -34,12 +34,14 @@ _SAFE = " /:,;@+()!?"
 @dataclass(frozen=True, slots=True)
 class Mode:
     """A mode that is set. `since_epoch_s`: UTC seconds since 1970, None when it was not
-    written down; `lasts_s`: whole seconds from then on, None without an end."""
+    written down; `lasts_s`: whole seconds from then on, None without an end. `release_id`: of a
+    local one: the host's id in the lockspace is given back while it lasts."""
 
     owner: str = ""
     reason: str = ""
     since_epoch_s: int | None = None
     lasts_s: int | None = None
+    release_id: bool = False
 
     def left_s(self, wall_s: float) -> float:
         """What is left of it by a wall clock: 0 up to all of it; infinity without an end."""
@@ -60,6 +62,8 @@ def to_lines(mode: Mode) -> dict[str, str]:
         lines["since"] = str(mode.since_epoch_s)
     if mode.lasts_s is not None:
         lines["lasts"] = str(mode.lasts_s)
+    if mode.release_id:
+        lines["release-id"] = "1"
     return lines
 
 
@@ -70,6 +74,7 @@ def from_lines(lines: Mapping[str, str]) -> Mode:
         reason=_text(lines.get("reason", ""), REASON_CHARS_MAX),
         since_epoch_s=count(lines.get("since", "")),
         lasts_s=count(lines.get("lasts", "")),
+        release_id=lines.get("release-id") == "1",
     )
 
 

@@ -22,10 +22,10 @@ class Modes:
         self.local = local_mode.load(file)
         self.local_countdown, self.global_countdown = Countdown(), Countdown()
 
-    def new(self, owner: str, reason: str, for_s: int | None) -> Mode:
+    def new(self, owner: str, reason: str, for_s: int | None, release_id: bool = False) -> Mode:
         """A mode that begins now. `for_s`: how long it lasts, None: without an end."""
         # Rounded up: it may end a little late, and never early.
-        mode = Mode(owner, reason, math.ceil(self._wall()), for_s)
+        mode = Mode(owner, reason, math.ceil(self._wall()), for_s, release_id)
         return from_lines(to_lines(mode))
 
     def set_local(self, mode: Mode | None, now_s: float) -> None:

@@ -2,7 +2,8 @@
 """This host's id in the sanlock lockspace: joined once, kept for as long as the host lives.
 
 The broker joins and never leaves by itself: the lease that the engine VM's process holds
-hangs on it, and a stopped broker must not stop the VM.
+hangs on it, and a stopped broker must not stop the VM. On request (`stay_out`) it leaves, in a
+way that sanlock refuses while any process holds a lease under the id.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ RETRY_S = 2.0
 JOIN_EXTRA_S = 120.0
 #: For one reading of delta leases.
 DISK_DEADLINE_S = 2.0
+#: sanlock ends its renewal thread and writes the id free: two operations on the storage.
+REMOVE_DEADLINE_S = 60.0
+RELEASED = "the host id is given back for local maintenance; ha-agent maintenance none joins again"
 
 #: sanlock_admin.h, SANLK_HOST_*.
 _STATES = {
@@ -54,6 +58,7 @@ class SanlockLockspace:
         self.witnesses: dict[int, Witness] = {}
         self.renewals = Renewals(self._renewals_on_disk)
         self.renewed_s: float | None = None
+        self.stay_out = False
 
     async def run(self) -> None:
         try:
@@ -84,6 +89,9 @@ class SanlockLockspace:
         deadline_s = 8 * self._io_timeout + 60 + JOIN_EXTRA_S
         try:
             is_ours = await self._worker.call("inq_lockspace", 5.0, sanlock.inq_lockspace, *where)
+            if self.stay_out:
+                await self._leave(is_ours)
+                return
             if is_ours:
                 if not self.joined:
                     log.info("host id %d is joined in lockspace %s", self._host_id, self._name)
@@ -103,6 +111,26 @@ class SanlockLockspace:
             # Somebody else on this host was faster: the next look will tell.
             if error.errno not in (errno.EEXIST, errno.EINPROGRESS):
                 raise
+
+    async def _leave(self, is_ours: bool | None) -> None:
+        """Give the id back; where a lease hangs on it, later."""
+        if is_ours is None:
+            self.joined, self.problem = False, "joining, to be left at once"
+            return
+        if is_ours:
+            try:
+                await self._worker.call("rem_lockspace", REMOVE_DEADLINE_S, self._remove)
+            except sanlock.SanlockException as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                self.joined, self.problem = True, ""
+                return
+            log.info("host id %d is given back: local maintenance", self._host_id)
+        self.joined, self.problem, self.renewed_s = False, RELEASED, None
+
+    def _remove(self) -> None:
+        # unused: refused (EBUSY) while a process holds a lease in it; so no VM is ever ended.
+        sanlock.rem_lockspace(self._name.encode(), self._host_id, self._path, unused=True)
 
     async def _look_around(self) -> None:
         """What sanlock knows of all hosts."""

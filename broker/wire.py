@@ -143,11 +143,13 @@ class Report(Struct, frozen=True):
 
 
 class Maintenance(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Set or clear a maintenance mode. `for_s`: seconds until it ends by itself, None: never."""
+    """Set or clear a maintenance mode. `for_s`: seconds until it ends by itself, None: never.
+    `release_id`: of the local one: once the VM has left, the host's id is given back."""
 
     on: bool
     reason: Annotated[str, Meta(max_length=REASON_CHARS_MAX)] = ""
     for_s: Annotated[int, Meta(ge=1, le=LASTS_MAX_S)] | None = None
+    release_id: bool = False
 
 
 class ModeStatus(Struct, frozen=True):

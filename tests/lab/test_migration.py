@@ -242,6 +242,30 @@ def test_local_maintenance_drains_the_host_and_ends(moving: Cluster) -> None:
     assert boots(moving) == before
 
 
+def test_an_empty_host_gives_its_id_back_on_request_and_joins_again(moving: Cluster) -> None:
+    source, _, third = pair(moving)
+    wrong = order(moving, source, "maintenance", "global", "--release-id")
+    assert wrong.returncode == 2 and "belongs to: maintenance local" in wrong.stderr
+    done = order(moving, source, "maintenance", "local", "--for", "1h", "--release-id")
+    assert done.returncode == 0, done.stderr
+    ask.until("it is given back", 45, lambda: not lockspaces(moving, source))
+    assert moving.engine_host() != source, "after the VM has left"
+    assert "LOCKSPACE: the host id is given back" in order(moving, source, "--status").stdout
+    moving.kill(source, "broker")
+    ask.until("the broker is back", 20, lambda: ask.state(moving, source) == "LocalMaintenance")
+    ask.until("it stays out", 20, lambda: not lockspaces(moving, source))
+    assert lockspaces(moving, third), "that of nobody else"
+    assert order(moving, source, "maintenance", "none").returncode == 0
+    settled(moving, moving.wait_healthy(TAKEOVER_S), 45.0)
+    assert lockspaces(moving, source)
+
+
+def lockspaces(lab: Cluster, host: str) -> list[str]:
+    shown = lab.sh(host, ["sanlock", "client", "status"])
+    assert shown.returncode == 0, shown.stderr
+    return [line for line in shown.stdout.splitlines() if line.startswith("s ")]
+
+
 def test_a_host_that_nobody_can_relieve_says_so_and_keeps_the_vm(moving: Cluster) -> None:
     source, target, third = pair(moving)
     for host in (target, third, source):

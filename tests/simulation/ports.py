@@ -170,6 +170,7 @@ class SimLockspace:
         self.witnesses: dict[int, Witness] = {}
         self.renewals = Renewals(self._on_disk)
         self.renewed_s: float | None = None
+        self.stay_out = False
 
     async def run(self) -> None:
         while True:
