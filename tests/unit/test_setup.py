@@ -140,6 +140,54 @@ def test_a_configured_host_whose_volume_is_away_makes_no_other(host: Host, name:
     assert not (host.shared / name).exists()
 
 
+def test_who_is_asked_answers_what_is_not_said_and_may_take_the_defaults(host: Host) -> None:
+    """On a terminal; enter takes what stands in brackets."""
+    lines = [
+        *(f"{host.shared}", f"{host.folder}/vm.xml", "mine", "", "192.0.2.1", "-"),
+        *("http://192.0.2.2/x", "-", "y"),
+    ]
+    ours, its = os.openpty()
+    with subprocess.Popen(
+        [AGENT, "init", "--io-timeout", "1"],
+        env=host._environment,
+        stdin=its,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.close(its)
+        os.write(ours, "".join(f"{line}\n" for line in lines).encode())
+        said, wrong = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == ExitCode.OK, said + wrong
+    assert "Name of the cluster [ha]: " in said
+    config = tomllib.loads(host.config.read_text())
+    assert config["cluster"]["name"] == "mine"
+    assert config["network"] == {"bridge": "", "test": "ping", "targets": ["192.0.2.1"]}
+    assert (config["api"]["listen"], config["libvirt"]["migration-uri"]) == ([], "")
+    assert config["health"]["url"] == "http://192.0.2.2/x"
+
+
+def test_who_says_no_has_changed_nothing(host: Host) -> None:
+    before = host.files()
+    ours, its = os.openpty()
+    with subprocess.Popen(
+        [AGENT, "init", "--storage", host.shared, "--domain", f"{host.folder}/vm.xml"],
+        env=host._environment,
+        stdin=its,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.close(its)
+        os.write(ours, b"\n\n\n-\n\n\nn\n")
+        _, wrong = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == ExitCode.REFUSED
+    assert "nothing was done" in wrong
+    assert host.files() == before
+
+
 def test_a_dry_run_changes_nothing(host: Host) -> None:
     before = host.files()
     assert host.verdicts("--dry-run") == {"lock-driver": "ok"} | dict.fromkeys(MADE, "would")
