@@ -65,7 +65,10 @@ def test_a_host_leaves_another_is_forgotten_and_both_come_back(lab: Cluster, cop
     assert owner is not None
     pids = lab.census().engines(owner)
     one, two = other_hosts(lab)
-    old = host_ids(lab, owner)
+    until_s = time.monotonic() + 20.0
+    while set(old := host_ids(lab, owner)) != set(lab.hosts):  # each has joined and writes
+        assert time.monotonic() < until_s, old
+        time.sleep(0.2)
     configs = {host: lab.config_path(host).read_text() for host in (one, two)}
     seconds = {}
     try:
