@@ -20,7 +20,7 @@ from broker.client import BrokerDown, BrokerRefused
 from broker.log_lines import fields
 from broker.wire import BegunReason, MeasuredOnWire, PenaltyOnWire, ReasonOnWire, Report, View
 from scoring.decide import decide
-from scoring.decision import Decision
+from scoring.decision import Decision, MigrateEngine
 from scoring.observation import Observation
 from scoring.rules import Rules
 from scoring.state import AgentState, StateName
@@ -173,8 +173,10 @@ class Agent:
         decision = self._decide(self._view)
         now_s, wake_s = asyncio.get_running_loop().time(), decision.wake_s
         self._wake_s = wake_s if wake_s is not None and wake_s > now_s else float("inf")
+        moves = [action for action in decision.actions if isinstance(action, MigrateEngine)]
         for action in decision.actions:
-            self._hands.begin(action)
+            if action not in moves:
+                self._hands.begin(action)
         self._tell_reasons(before, decision)
         if decision.state.name is not before:
             # A new state is published at once, not with the next beat.
@@ -182,6 +184,9 @@ class Agent:
                 self._view = await self._exchange()
             except (BrokerDown, BrokerRefused) as error:
                 self._tell_broker_problem(str(error))
+        for action in moves:
+            # Where to is told first: nobody is to take the handing over for a death.
+            self._hands.begin(action)
 
     def _decide(self, view: View) -> Decision:
         self._beat += 1
