@@ -28,6 +28,8 @@ BODY_BYTES_MAX = 262_144
 SOCKET_MODE = 0o660
 #: Longer than any beat that makes sense to wait for, shorter than the agent's own patience.
 PATIENCE_S = 5.0
+#: For answers under way when the broker ends.
+SHUTDOWN_S = 0.5
 
 _BROKER: web.AppKey[Broker] = web.AppKey("broker", Broker)
 
@@ -177,7 +179,13 @@ async def serve(broker: Broker, path: str) -> web.AppRunner:
 
     Raises OSError where the socket cannot be made.
     """
-    runner = web.AppRunner(application(broker), access_log=None, handle_signals=False)
+    runner = web.AppRunner(
+        application(broker),
+        access_log=None,
+        handle_signals=False,
+        # Who waits for news is not waited for: a broker that is started anew is needed at once.
+        shutdown_timeout=SHUTDOWN_S,
+    )
     await runner.setup()
     place = Path(path)
     place.parent.mkdir(parents=True, exist_ok=True)
