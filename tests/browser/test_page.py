@@ -67,7 +67,8 @@ def test_it_answers_the_operator_s_first_questions(page: Page) -> None:
     expect(card).to_contain_text("−800 network: no answer from 192.0.2.1")
     expect(card).to_contain_text("Whiteboard")
     expect(page.locator("#events li").first).to_be_visible()
-    expect(page.locator("#plots svg")).to_have_count(3)
+    # A host is in the plots from the step on in which it was first seen.
+    expect(page.locator("#plots svg")).to_have_count(3, timeout=20_000)
     keep(page, "page-desk")
 
 
@@ -179,7 +180,10 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
 def test_focus_outlives_the_updates(page: Page, stage: Stage) -> None:
     with_token(page)
     button = page.get_by_role("button", name="Migrate")
+    # Before a host is there that could take it, it cannot be pressed, nor have the focus.
+    expect(button).to_be_enabled(timeout=20_000)
     button.focus()
+    expect(button).to_be_focused()
     before = stage.brokers[0].news
     stage.wait(stage.brokers[0].wait_for_news(before + 5, 10.0))
     expect(button).to_be_focused()
