@@ -4,6 +4,7 @@ own exit code, and nothing is started."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from functools import partial
 
@@ -16,8 +17,9 @@ from .layout import LOCKSPACE
 
 
 def changed_config(lab: Cluster, host: str, *changes: tuple[str, str]) -> str:
-    """A copy of a host's configuration with its own socket and these replacements."""
-    text = lab.config_path(host).read_text()
+    """A copy of a host's configuration with its own socket and these replacements; its broker
+    does not listen on TCP, where the host's own one does."""
+    text = re.sub(r"(?m)^listen = .*$", "listen = []", lab.config_path(host).read_text())
     for old, new in (("/run/ha-agent/broker.sock", "/run/ha-agent/second.sock"), *changes):
         assert old in text
         text = text.replace(old, new)
