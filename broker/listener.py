@@ -21,9 +21,11 @@ import logging
 import ssl
 from collections import Counter
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from broker.answers import as_problems, problem
 from broker.api import Api
@@ -168,7 +170,9 @@ class Listener:
 
     def _guest(self) -> _Guest:
         assert self._runner.server is not None
-        return _Guest(self, cast(asyncio.Protocol, self._runner.server()))
+        inner = self._runner.server()
+        inner.__class__ = _Http
+        return _Guest(self, cast(asyncio.Protocol, inner))
 
     def admits(self, client: str) -> bool:
         """Count a connection, unless there are too many."""
@@ -181,11 +185,40 @@ class Listener:
         self.guests[client] += 1
         return True
 
+    def admitted(self, transport: asyncio.Transport) -> str | None:
+        """Who connects, counted; None: one too many, and sent away."""
+        client = _client_of(transport)
+        if self.admits(client):
+            return client
+        transport.abort()
+        return None
+
     def left(self, client: str) -> None:
         """It is over."""
         self.guests[client] -= 1
         if not self.guests[client]:
             del self.guests[client]
+
+
+class _Http(RequestHandler):
+    """aiohttp's protocol, but what is no request at all is a problem like all others, and told
+    in a line without a traceback: anybody can send it."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            return super().handle_error(request, status, exc, message)
+        log.info("%s sent no usable request: %s", request.remote, type(exc).__name__)
+        answer = problem(status, HTTPStatus(status).phrase, type(exc).__name__)
+        answer.force_close()
+        return answer
 
 
 class _Guest(asyncio.Protocol):
@@ -214,11 +247,9 @@ class _Guest(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        client = _client_of(transport)
-        if not self._listener.admits(client):
-            transport.abort()
-            return
-        self.welcome(transport, client)
+        client = self._listener.admitted(transport)
+        if client is not None:
+            self.welcome(transport, client)
 
     def expect(self) -> None:
         """TLS is being set up: what comes with its end, before `welcome`, is kept."""
@@ -266,9 +297,8 @@ class _Handshake(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        client = _client_of(transport)
-        if not self._listener.admits(client):
-            transport.abort()
+        client = self._listener.admitted(transport)
+        if client is None:
             return
         transport.pause_reading()
         self._guest.expect()

@@ -37,7 +37,7 @@ def _collect(text: str, above: str, found: dict[str, str], depth: int) -> None:
         return
     for part in _parts(text[1:-1]):
         key, sign, value = part.partition(":")
-        if not sign:
+        if not sign or "{" in key or "}" in key:
             continue
         name, value = above + key.strip(), value.strip()
         if value.startswith("{"):

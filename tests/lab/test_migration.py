@@ -249,7 +249,8 @@ def test_an_empty_host_gives_its_id_back_on_request_and_joins_again(moving: Clus
     assert done.returncode == 0, done.stderr
     ask.until("it is given back", 45, lambda: not lockspaces(moving, source))
     assert moving.engine_host() != source, "after the VM has left"
-    assert "LOCKSPACE: the host id is given back" in order(moving, source, "--status").stdout
+    told = "LOCKSPACE: the host id is given back"
+    ask.until("it says so", 10, lambda: told in order(moving, source, "--status").stdout)
     moving.kill(source, "broker")
     ask.until("the broker is back", 20, lambda: ask.state(moving, source) == "LocalMaintenance")
     ask.until("it stays out", 20, lambda: not lockspaces(moving, source))

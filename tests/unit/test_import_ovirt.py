@@ -17,7 +17,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.ovirt.key_values import device
@@ -256,6 +256,7 @@ def test_a_file_that_cannot_be_used_is_named(
 
 
 @given(st.text("{}:,= ab0x", max_size=60))
+@example("{{:,}")
 def test_any_device_line_is_survived(text: str) -> None:
     for key, value in device(text).items():
         assert ("," not in value and key == key.strip()) or "{" in value or "}" in value

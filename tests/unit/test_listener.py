@@ -114,14 +114,18 @@ def test_without_a_key_there_is_no_heartbeat(tmp_path: Path) -> None:
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\n" * 9, 400),
     ],
 )
-def test_other_requests_are_turned_down(tmp_path: Path, sent: bytes, status: int) -> None:
+def test_other_requests_are_turned_down(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, sent: bytes, status: int
+) -> None:
     async def test(door: Listener, port: int) -> None:
+        assert b"Content-Type: application/problem+json" in await talk(port, sent)
         assert (await talk(port, sent)).startswith(b"HTTP/1.%d %d" % (1, status)) or (
             await talk(port, sent)
         ).startswith(b"HTTP/1.0 %d" % status)
         assert (await talk(port, get(f"/heartbeat?nonce={NONCE}"))).startswith(b"HTTP/1.1 200")
 
     served(tmp_path, test)
+    assert not [record for record in caplog.records if record.exc_info], "anybody can send it"
 
 
 @pytest.mark.parametrize(
