@@ -16,6 +16,7 @@ from agent import config_check
 from agent.columns import printable
 from agent.errors import CommandError
 from agent.health_of_host import (
+    Found,
     accelerator,
     clock,
     groups,
@@ -40,9 +41,6 @@ class Finding:
     verdict: str
     text: str
     fix: str = ""
-
-
-Found = Iterator[tuple[str, str, str]]
 
 
 def run(path: str, as_json: bool) -> int:

@@ -6,19 +6,16 @@ Each yields (verdict, text, what to type).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import libvirt
 
 from agent.columns import printable
+from agent.health_of_host import Found
 from agent.setup.reach import reach
 from agent.setup.watched import read_slots
 from broker.agreement import DIGEST_LINE, agreed, differences, published
 from broker.client import BrokerDown, BrokerRefused, ask
 from broker.config import Config
 from broker.wire import Status
-
-Found = Iterator[tuple[str, str, str]]
 
 
 def daemons(config: Config) -> Found:

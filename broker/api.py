@@ -97,13 +97,8 @@ class Api:
         if kind not in ("global", "local"):
             return problem(404, "no such maintenance", "there are global and local")
         wanted = _body(await request.read(), Maintenance)
-        broker = self._broker
-        mode = broker.mode(wanted, f"{OWNER}@{broker.config.host_name}")
         try:
-            if kind == "global":
-                await broker.set_global_maintenance(mode)
-            else:
-                broker.set_local_maintenance(mode)
+            await self._broker.set_maintenance(kind, wanted, OWNER)
         except (StorageTrouble, OSError) as error:
             return problem(503, "maintenance was not changed", str(error))
         return json_answer(wanted)

@@ -337,7 +337,6 @@ class Broker:
                     known_s=seen.since_s,
                 )
         self._lookout.look(hosts, self.agent_silent_s(now_s), now_s)
-        self._look_for_the_engine(engine, now_s)
         log_is_known = self.board.fence_log.known
         self._peer_events.look(
             self.board.reports,
@@ -350,31 +349,23 @@ class Broker:
         self._lookout.budget(self.lockspace_budget_s(now_s), budget_max_s)
 
     def _remember(self, now_s: float) -> None:
-        """Everybody's score, and where the engine is."""
-        here = self.config.host.id
+        """Everybody's score, where the engine is, and since when it is there and as healthy as
+        it is; the latter not before this host has seen the others and itself."""
+        here, own = self.config.host.id, self._engine_status(now_s)[0]
         scores: dict[int, int | None] = {here: self._own_status(now_s).score}
-        up = {here: self._engine_status(now_s)[0]}
+        up = {here: own} if own.vm is VmStatus.UP else {}
         for host, report in self.board.reports.items():
             silent = host in self._silent
             scores[host] = None if silent else report.score
-            if not silent:
+            if not silent and report.engine_status.vm is VmStatus.UP:
                 up[host] = report.engine_status
-        places = [host for host, status in up.items() if status.vm is VmStatus.UP]
-        good = [host for host in places if up[host].health is Health.GOOD]
-        self.history.take(scores, min(good or places, default=None), now_s)
-
-    def _look_for_the_engine(self, own: EngineStatus, now_s: float) -> None:
-        """Since when it is where it is; not before this host has seen the others and itself."""
-        up = [(self.config.host.id, own)] if own.vm is VmStatus.UP else []
-        for host, report in self.board.reports.items():
-            if report.engine_status.vm is VmStatus.UP and host not in self._silent:
-                up.append((host, report.engine_status))
-        good = next((host for host, engine in up if engine.health is Health.GOOD), None)
-        place = good or (up[0][0] if up else None)
+        good = [host for host, engine in up.items() if engine.health is Health.GOOD]
+        self.history.take(scores, min(good or up, default=None), now_s)
+        place = next(iter(good or up), None)
         if self.board.last_read_s is None or (place is None and own.vm is VmStatus.UNKNOWN):
             return
         self._place_since.look(place, now_s)
-        self._health_since.look((place, good is not None), now_s)
+        self._health_since.look((place, bool(good)), now_s)
 
     def _check_nobody_writes_our_slot(
         self, before: SlotReport | None, after: SlotReport | None
@@ -881,6 +872,15 @@ class Broker:
     def local_maintenance(self) -> bool:
         """Whether this host is in local maintenance."""
         return self._modes.local is not None
+
+    async def set_maintenance(self, kind: str, wanted: Maintenance, owner: str) -> None:
+        """Set or end a mode as asked for. `kind`: global or local; `owner`: who asks, without the
+        host. StorageTrouble or OSError when it cannot be written."""
+        mode = self.mode(wanted, f"{owner}@{self.config.host_name}")
+        if kind == "global":
+            await self.set_global_maintenance(mode)
+        else:
+            self.set_local_maintenance(mode)
 
     async def set_global_maintenance(self, mode: Mode | None) -> None:
         """Set or end it for all hosts; StorageTrouble when it cannot be written."""

@@ -126,13 +126,9 @@ async def _put_maintenance(request: web.Request) -> web.Response:
     if not _may_change(request):
         return problem(403, "not allowed", "only root and the broker's user may set maintenance")
     wanted = msgspec.json.decode(await request.read(), type=Maintenance)
-    broker = request.app[_BROKER]
-    mode = broker.mode(wanted, f"{_owner(request)}@{broker.config.host_name}")
+    broker, kind = request.app[_BROKER], request.match_info["mode"]
     try:
-        if request.match_info["mode"] == "global":
-            await broker.set_global_maintenance(mode)
-        else:
-            broker.set_local_maintenance(mode)
+        await broker.set_maintenance(kind, wanted, _owner(request))
     except (StorageTrouble, OSError) as error:
         return problem(503, "maintenance was not changed", str(error))
     return json_answer(wanted)

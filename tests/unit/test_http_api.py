@@ -28,6 +28,7 @@ from broker.wire import Status
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker, report, up
 from tests.unit.test_docs import DOCS, rows, sections
+from tests.unit.test_listener import talk
 
 TOKEN = "t" * 40
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
@@ -381,18 +382,6 @@ def test_no_host_name_ends_a_field_of_the_stream(tmp_path: Path) -> None:
 # --- too much -----------------------------------------------------------------------------------
 
 
-async def raw(port: int, sent: bytes, source: str = "127.0.0.1") -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
-    try:
-        writer.write(sent)
-        async with asyncio.timeout(10.0):
-            return await reader.read()
-    except ConnectionResetError:
-        return b""
-    finally:
-        writer.close()
-
-
 def request(line: str, *more: str, body: bytes = b"") -> bytes:
     lines = [f"{line} HTTP/1.1", "Host: ha", "Connection: close", *more]
     return "\r\n".join([*lines, "", ""]).encode() + body
@@ -443,7 +432,7 @@ def request(line: str, *more: str, body: bytes = b"") -> bytes:
 )
 def test_bad_requests_are_refused_clearly(tmp_path: Path, sent: bytes, status: int) -> None:
     async def test(broker: Broker, url: str, session: aiohttp.ClientSession) -> None:
-        answer = await raw(int(url.rpartition(":")[2]), sent)
+        answer = await talk(int(url.rpartition(":")[2]), sent)
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 %d " % status), head
         assert json.loads(body)["status"] == status
@@ -530,5 +519,5 @@ def test_a_stream_that_takes_nothing_is_dropped(
 
 async def _dropped(port: int, broker: Broker) -> bool:
     """Whether the broker has no connection any more."""
-    text = await raw(port, request("GET /metrics"))
+    text = await talk(port, request("GET /metrics"))
     return b"ha_agent_api_connections 1.0" in text
