@@ -104,9 +104,16 @@ class Agent:
         self._stopping = True
         self._hands.news.set()
 
-    def reconfigure(self, rules: Rules, fence: FenceDevices, rehearse_every_s: float) -> None:
+    def reconfigure(
+        self,
+        rules: Rules,
+        fence: FenceDevices,
+        rehearse_every_s: float,
+        migration_possible: bool,
+    ) -> None:
         """Go by other rules and fence devices from the next decision on."""
         self.config_problem = ""
+        self._migration_possible = migration_possible
         self._state = replace(self._state, rules=rules)
         self._hands.use_fence(fence)
         if self._rehearsals is not None:

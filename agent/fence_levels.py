@@ -315,11 +315,19 @@ class FenceLevels:
             power, proven = together(found)
             details += [finding.detail for finding in found if finding.detail]
             if power is not Power.UNKNOWN:
-                answer = PowerAnswer(host_id, power, asked_s, proven, "; ".join(details))
+                answer = PowerAnswer(
+                    host_id, power, asked_s, proven, "; ".join(details), loop.time()
+                )
                 if proven:
                     return answer
                 unproven = unproven or answer
-        return unproven or PowerAnswer(host_id, Power.UNKNOWN, asked_s, detail="; ".join(details))
+        return unproven or PowerAnswer(
+            host_id,
+            Power.UNKNOWN,
+            asked_s,
+            detail="; ".join(details),
+            answered_s=loop.time(),
+        )
 
     async def power_off(self, host_id: int, system_uuid: str, attempt: int) -> PowerOffEnded:
         assert host_id in self.hosts, host_id

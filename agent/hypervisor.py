@@ -70,6 +70,10 @@ class LibvirtHypervisor:
         # Why the migration that is under way is being ended; empty while it is not.
         self._cancelled = ""
 
+    def reconfigure(self, config: Config) -> None:
+        """Go by another configuration; a migration under way keeps the one it began with."""
+        self._config = config
+
     async def check(self) -> None:
         """Define the VM; libvirt.libvirtError or Hung where libvirt does not take it."""
         await self._worker.call("defining the VM", STOP_DEADLINE_S, self._define)

@@ -85,10 +85,18 @@ async def check_definition(config: Config, hypervisor: LibvirtHypervisor) -> Non
 class Reload:
     """SIGHUP: go by the configuration file as it is now; a bad one changes nothing."""
 
-    def __init__(self, path: str, config: Config, definition: Definition, agent: Agent) -> None:
+    def __init__(
+        self,
+        path: str,
+        config: Config,
+        definition: Definition,
+        hypervisor: LibvirtHypervisor,
+        agent: Agent,
+    ) -> None:
         self._path = path
         self._config = config
         self._memory_mb = definition.memory_mb
+        self._hypervisor = hypervisor
         self._agent = agent
 
     def __call__(self) -> None:
@@ -105,7 +113,10 @@ class Reload:
             return
         self._config = config
         rules = config.rules(self._memory_mb)
-        self._agent.reconfigure(rules, fence, config.fence.rehearse_every)
+        self._hypervisor.reconfigure(config)
+        self._agent.reconfigure(
+            rules, fence, config.fence.rehearse_every, bool(config.libvirt.migration_uri)
+        )
         logging.getLogger().setLevel(config.daemon.log_level.upper())
         log.info("%s is read anew", self._path)
 
@@ -141,7 +152,7 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
     checking = asyncio.ensure_future(check_definition(config, hypervisor))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _end, agent, checking)
-    loop.add_signal_handler(signal.SIGHUP, Reload(path, config, definition, agent))
+    loop.add_signal_handler(signal.SIGHUP, Reload(path, config, definition, hypervisor, agent))
     try:
         await checking
         log.info(

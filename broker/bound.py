@@ -32,8 +32,8 @@ def bound(
     `starts_s`, `boots_s`: what the other hosts measured; the slowest counts."""
     detect_s = timing.suspect_after + timing.beat / 2
     if read_s is not None:
-        # The second question is asked power_reread after the first one was.
-        prove_s = max(timing.power_reread, read_s) + read_s
+        # The second question is asked power_reread after the first one was answered.
+        prove_s = read_s + timing.power_reread + read_s
         by = "its fence device"
     else:
         prove_s = _DEAD_IO_TIMEOUTS * io_timeout_s + _WATCHDOG_FIRE_S - detect_s

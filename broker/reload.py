@@ -7,8 +7,14 @@ from __future__ import annotations
 from broker.config import Config
 
 #: Tables that a running daemon has built itself upon, and keys of others.
-_FIXED_TABLES = ("host", "storage", "vm", "libvirt", "api")
-_FIXED_KEYS = (("daemon", "socket"), ("daemon", "state_dir"))
+_FIXED_TABLES = ("host", "storage", "vm", "api")
+_FIXED_KEYS = (
+    ("libvirt", "uri"),
+    ("libvirt", "qemu_conf"),
+    ("libvirt", "pid_dir"),
+    ("daemon", "socket"),
+    ("daemon", "state_dir"),
+)
 
 
 def needs_restart(old: Config, new: Config) -> list[str]:

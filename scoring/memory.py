@@ -158,4 +158,4 @@ def wake_s(turn: Turn) -> float | None:
     step = turn.state.takeover
     if step is None or step.asking_power or step.freeing or step.switching_off or not step.offs:
         return None
-    return step.offs[-1].read_s + turn.state.rules.timing.power_reread
+    return step.offs[-1].over_s + turn.state.rules.timing.power_reread

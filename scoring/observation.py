@@ -194,7 +194,8 @@ class LeaseAnswer:
 
 @dataclass(frozen=True, slots=True)
 class PowerAnswer:
-    """What the fence device of `host_id` read at `read_s`.
+    """What the fence device of `host_id` says of its power: asked at `read_s`, answered by
+    `answered_s` (None: at once). It looked somewhen between the two.
 
     `identity_proven`: the device's system GUID is the one the host published.
     """
@@ -204,6 +205,12 @@ class PowerAnswer:
     read_s: float
     identity_proven: bool = False
     detail: str = ""
+    answered_s: float | None = None
+
+    @property
+    def over_s(self) -> float:
+        """When it had surely looked."""
+        return self.read_s if self.answered_s is None else self.answered_s
 
 
 @dataclass(frozen=True, slots=True)

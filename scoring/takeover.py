@@ -14,8 +14,8 @@ Rules:
    everything that must be true for them, each in one place.
 2. One "on" or "unknown", or a device that is not proven to be that host's, undoes all
    "off" readings before it.
-3. The readings that count are at least power_reread apart, and the last one was taken
-   while this agent held the fence lease.
+3. The readings that count are at least power_reread apart, from the answer of the one to
+   the question of the next, and the last one was taken while this agent held the fence lease.
 4. A broken fence device slows a takeover down to sanlock's host-dead time; it never
    blocks it.
 5. An order to switch off proves nothing: what counts is "off", read twice.
@@ -69,7 +69,7 @@ def with_power(takeover: Takeover, answer: PowerAnswer, timing: Timing) -> Takeo
         return replace(takeover, offs=(), not_off=takeover.not_off + 1)
     takeover = replace(takeover, not_off=0)
     offs = takeover.offs
-    if offs and answer.read_s - offs[-1].read_s < timing.power_reread:
+    if offs and answer.read_s - offs[-1].over_s < timing.power_reread:
         return takeover
     return replace(takeover, offs=(*offs, answer)[-OFFS_NEEDED:])
 
@@ -232,7 +232,7 @@ def _may_ask(takeover: Takeover, now_s: float, timing: Timing, at_once: bool) ->
     if not at_once and takeover.not_off > ASKS_AT_FULL_RATE:
         doublings = min(takeover.not_off - ASKS_AT_FULL_RATE, 10)
         pause_s = min(ASK_PAUSE_MAX_S, pause_s * 2**doublings)
-    return now_s - takeover.power.read_s >= pause_s
+    return now_s - takeover.power.over_s >= pause_s
 
 
 def _power_reason(takeover: Takeover) -> Reason:

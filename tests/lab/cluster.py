@@ -469,20 +469,38 @@ class Cluster:
             self.reload(host)
 
     def set_migration(self, host: str, lines: str) -> None:
-        """Replace what the host's configuration says of migrations, and start its agent anew."""
+        """Replace what the host's configuration says of migrations; its daemons go by it."""
         path = self.config_path(host)
         before, _, rest = path.read_text().partition("migration-uri")
         _, _, after = rest.partition("\n\n")
         path.write_text(f"{before}{lines}\n{after}")
-        self.kill(host, "agent")
+        self.reload(host)
 
     def reload(self, host: str) -> None:
-        """Have the host's daemons read their configuration again (SIGHUP)."""
+        """Have the host's daemons read their configuration again (SIGHUP), and wait until they
+        have taken or refused it."""
         census = self.census()
+        told = {}
         for daemon in OUR_DAEMONS:
             pid = census.daemon(host, daemon)
             if pid is not None:
+                told[daemon] = (pid, self._times_read(host, daemon))
                 os.kill(pid, signal.SIGHUP)
+        for daemon, (pid, before) in told.items():
+            self._wait(
+                f"{host}'s {daemon} to read its configuration anew",
+                functools.partial(self._has_read, host, daemon, pid, before),
+                self.log_path(host, daemon),
+            )
+
+    def _has_read(self, host: str, daemon: str, pid: int, before: int) -> bool:
+        """One that ended meanwhile reads the file when it starts again."""
+        return self._times_read(host, daemon) > before or self.census().daemon(host, daemon) != pid
+
+    def _times_read(self, host: str, daemon: str) -> int:
+        """How often that daemon has taken or refused its file anew, by its log."""
+        text = self.log_path(host, daemon).read_text(errors="replace")
+        return sum(text.count(words) for words in ("is read anew", "configuration stays as it was"))
 
     def join_lockspace(self, host: str) -> None:
         """Join the host to the lockspace as its broker would; for tests without daemons."""

@@ -377,28 +377,12 @@ def test_a_daemon_dies_at_either_end_of_a_migration(
     assert boots(moving) == before
 
 
-def started_anew(lab: Cluster, host: str, lines: str) -> None:
-    """What an agent that was just killed published last says nothing of the next one."""
-    log = lab.log_path(host, "agent")
-    before = log.read_text().count("is up, VM")
-    lab.set_migration(host, lines)
-    ask.until("an agent is up", 20, lambda: log.read_text().count("is up, VM") > before)
-    ask.until(
-        "the new agent knows the VM",
-        20,
-        lambda: "EngineUp because" in log_since(lab, host, "is up, VM"),
-    )
-    # It calls nobody live before it saw his slot change.
-    time.sleep(3.0)
-    settled(lab, host)
-
-
 @pytest.mark.long
 def test_a_migration_that_takes_too_long_is_cancelled(moving: Cluster) -> None:
     source, target, _ = pair(moving)
     lines = f"{configs.MIGRATION_BY_TLS}migration-timeout = 6\nmigration-bandwidth = 1\n"
     try:
-        started_anew(moving, source, lines)
+        moving.set_migration(source, lines)
         said = refusal(moving, source, "migrate", "--to", target)
         assert "it took more than 6 s (libvirt.migration-timeout)" in said
         settled(moving, source)
@@ -414,7 +398,7 @@ def test_post_copy_ends_what_would_never_end(moving: Cluster) -> None:
     before = boots(moving)
     lines = f"{configs.MIGRATION_BY_TLS}migration-post-copy-after = 5\nmigration-bandwidth = 1\n"
     try:
-        started_anew(moving, source, lines)
+        moving.set_migration(source, lines)
         done = order(moving, source, "migrate", "--to", target)
         assert done.returncode == 0, done.stderr
         settled(moving, target)

@@ -31,6 +31,12 @@ def log_of(lab: Cluster, host: str, daemon: str) -> str:
     return lab.log_path(host, daemon).read_text(errors="replace")
 
 
+def with_timing(text: str, keys: str) -> str:
+    """A configuration with more keys in [timing], which it may have already."""
+    before, table, after = text.partition("[timing]\n")
+    return f"{before}\n[timing]\n{keys}{after}" if table else f"{text}\n[timing]\n{keys}"
+
+
 def test_both_daemons_read_their_file_anew_while_the_vm_runs(lab: Cluster) -> None:
     host = lab.wait_healthy(HEALTHY_S)
     ask.until("its state is EngineUp", WITHIN_S, lambda: ask.state(lab, host) == "EngineUp")
@@ -53,7 +59,7 @@ def test_both_daemons_read_their_file_anew_while_the_vm_runs(lab: Cluster) -> No
         )
 
     try:
-        path.write_text(good + "\n[timing]\nbeat = 2\nsuspectafter = 9\n")
+        path.write_text(with_timing(good, "beat = 2\nsuspectafter = 9\n"))
         reload(lab, host)
         words = "unknown key timing.suspectafter; did you mean suspect-after?"
         ask.until(
@@ -67,7 +73,7 @@ def test_both_daemons_read_their_file_anew_while_the_vm_runs(lab: Cluster) -> No
         ask.until("the agent refuses it too", WITHIN_S, lambda: words in log_of(lab, host, "agent"))
         ask.during("the VM, its lease and its state", 4, is_untouched)
 
-        path.write_text(good + "\n[monitors]\nbridge = 33\n[timing]\nmove-dwell = 45\n")
+        path.write_text(with_timing(good, "move-dwell = 45\n") + "\n[monitors]\nbridge = 33\n")
         reload(lab, host)
         ask.until(
             "the good one is in force",

@@ -560,7 +560,9 @@ class SimFence:
             self._host.name,
             f"reads power {power.value} of host {host_id}{'' if proven else ', not proven its'}",
         )
-        return PowerAnswer(host_id, power, asked_s, proven, "" if proven else "another GUID")
+        detail = "" if proven else "another GUID"
+        answered_s = asyncio.get_running_loop().time()
+        return PowerAnswer(host_id, power, asked_s, proven, detail, answered_s)
 
     async def power_off(self, host_id: int, system_uuid: str, attempt: int) -> PowerOffEnded:
         target = self._world.hosts[host_id]

@@ -130,6 +130,8 @@ def test_a_reading_is_as_old_as_the_question_that_was_answered() -> None:
         begun_s = loop.time()
         answer = await levels([slow], [Scripted()]).read_power(2, UUID)
         assert 0.15 < answer.read_s - begun_s <= loop.time() - begun_s
+        assert answer.answered_s is not None
+        assert answer.read_s <= answer.answered_s <= loop.time()
 
     asyncio.run(run())
 

@@ -47,7 +47,7 @@ def changed(site: Path, *changes: tuple[str, str]) -> Config:
         ("id = 1", "id = 2", "host.id"),
         ("id = 1", 'id = 1\nsystem-uuid = "0a0b0c0d000000000000000000000001"', "host.system-uuid"),
         ("[vm]", '[vm]\nname = "Other"', "vm.name"),
-        ("[libvirt]", '[libvirt]\nmigration-uri = "qemu://{host}/"', "libvirt.migration-uri"),
+        ("/qemu.conf", "/other.conf", "libvirt.qemu-conf"),
         ("broker.sock", "other.sock", "daemon.socket"),
         ("/leases", "/other-leases", "storage.leases"),
         ("[daemon]", "[api]\nlisten = []\n[daemon]", "api.listen"),
@@ -66,6 +66,7 @@ def test_all_the_rest_may_change(site: Path) -> None:
     after = changed(
         site,
         ("[daemon]", '[daemon]\nlog-level = "debug"'),
+        ("[libvirt]", '[libvirt]\nmigration-uri = "qemu://{host}/"\nmigration-timeout = 60'),
         ("[host]", '[network]\ntest = "none"\n[timing]\nbeat = 2\nsuspect-after = 4\n[host]'),
     )
     assert needs_restart(before, after) == []

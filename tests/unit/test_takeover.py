@@ -73,6 +73,18 @@ def test_readings_of_off_are_collected_up_to_two() -> None:
     assert [o.read_s for o in takeover.offs] == [NOW_S + 3, NOW_S + 4]
 
 
+def test_the_time_between_two_readings_begins_when_the_first_was_answered() -> None:
+    slow = replace(off(DEAD, NOW_S), answered_s=NOW_S + 0.6)
+    due_s = NOW_S + 0.6 + TIMING.power_reread
+    takeover = with_power(START, slow, TIMING)
+    early = with_power(takeover, off(DEAD, due_s - 0.001), TIMING)
+    assert early.offs == (slow,)
+    assert len(with_power(takeover, off(DEAD, due_s), TIMING).offs) == 2
+    for now_s, asks in ((due_s - 0.001, False), (due_s, True)):
+        _, actions, _ = walk(takeover, now_s=now_s, fence_lease_held=True)
+        assert (AskPower(DEAD) in actions) is asks
+
+
 @pytest.mark.parametrize("spacing_s", [0.0, 0.5, TIMING.power_reread - 0.001])
 def test_two_readings_too_near_each_other_count_as_one(spacing_s: float) -> None:
     takeover = with_power(START, off(DEAD, NOW_S), TIMING)
