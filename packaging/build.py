@@ -271,10 +271,8 @@ Description: keeps one virtual machine up on hosts that share storage
  itself holds makes a second copy impossible.
 """
     sums = [f"{md5(path)}  {path.relative_to(root)}\n" for path in files]
-    conffiles = [f"/{p.relative_to(root)}\n" for p in files if root / "etc" in p.parents]
     install.put(root, "DEBIAN/control", control.encode())
     install.put(root, "DEBIAN/md5sums", "".join(sums).encode())
-    install.put(root, "DEBIAN/conffiles", "".join(conffiles).encode())
     for script in ("postinst", "prerm", "postrm"):
         content = (folder / "packaging/deb" / script).read_bytes()
         install.put(root, f"DEBIAN/{script}", content, 0o755)

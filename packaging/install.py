@@ -41,7 +41,8 @@ FILES = {
     "packaging/firewalld/ha-agent.xml": "usr/lib/firewalld/services/ha-agent.xml",
     "packaging/prometheus/ha-agent.rules.yml": "usr/share/ha-agent/prometheus/ha-agent.rules.yml",
     "packaging/grafana/ha-agent.json": "usr/share/ha-agent/grafana/ha-agent.json",
-    "generated/ha-agent.toml": "etc/ha-agent/ha-agent.toml",
+    # No configuration file: what `init` writes would have dpkg ask at each new default.
+    "generated/ha-agent.toml": "usr/share/ha-agent/ha-agent.toml",
     "generated/ha-agent.bash": "usr/share/bash-completion/completions/ha-agent",
     "generated/ha-broker.bash": "usr/share/bash-completion/completions/ha-broker",
     "generated/ha-agent.fish": "usr/share/fish/vendor_completions.d/ha-agent.fish",

@@ -20,6 +20,9 @@ from broker.exit_codes import ExitCode
 from broker.places import DEFAULT_PATH
 
 SERVICE_GROUP = "ha-agent"
+#: What a new configuration file is made from: every key, commented. From the place of this file
+#: in an installed tree; a checkout has none, and begins with an empty file.
+COMMENTED = Path(__file__).resolve().parents[2].parent.parent / "share/ha-agent/ha-agent.toml"
 KEY_BYTES = 32
 
 
@@ -108,9 +111,10 @@ def checked(text: str, path: Path) -> Config:
 
 
 def config_step(files: Files, values: dict[str, Value | None]) -> Step:
-    """Sets the keys in the configuration file, its comments kept."""
+    """Sets the keys in the configuration file, its comments kept; one that is not there is made
+    from the commented one of the packages."""
     old = files.text()
-    text = with_keys(old, values)
+    text = with_keys(old or read_text(COMMENTED), values)
     known = ", ".join(sorted(values))
 
     def act() -> str:

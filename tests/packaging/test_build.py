@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -138,6 +139,22 @@ def test_every_file_of_the_rooms_is_in_the_package(debs: dict[str, Path]) -> Non
     assert "__pycache__" not in names
 
 
+def test_what_init_writes_is_no_file_of_a_package(
+    debs: dict[str, Path], rpms: dict[str, Path]
+) -> None:
+    """A file that both a person and the package change has dpkg ask at an upgrade."""
+    default = "/usr/share/ha-agent/ha-agent.toml"
+    for package in debs.values():
+        names = said("dpkg-deb", "--contents", package)
+        assert f".{default}\n" in names
+        assert " ./etc/" not in names
+        assert "conffiles" not in said("dpkg-deb", "--info", package)
+    with_flags = said("rpm", "-qp", "--qf", "[%{FILENAMES} %{FILEFLAGS:fflags}\n]", rpms["noarch"])
+    flags = dict(line.rsplit(" ", 1) for line in with_flags.splitlines())
+    assert flags["/etc/ha-agent/ha-agent.toml"] == "cng", "config, noreplace, ghost: not shipped"
+    assert flags[default] == ""
+
+
 def test_the_alerts_lead_to_a_page_that_is_installed(
     debs: dict[str, Path], rpms: dict[str, Path]
 ) -> None:
@@ -186,6 +203,8 @@ def test_the_installed_tree_runs_without_the_checkout(installed: Path, tmp_path:
         mine = re.findall(r"from '?(\S*/(?:scoring|broker|agent)/\w+\.py)", told.stderr)
         assert mine
         assert all(Path(path).is_relative_to(installed.parent) for path in mine), mine
+    written = installed.parent / "lib/ha-agent/agent/setup/written.py"
+    assert runpy.run_path(str(written))["COMMENTED"].read_text().startswith("# Configuration")
     whiteboard = tmp_path / "whiteboard"
     whiteboard.write_bytes(bytes(4096 * 2001))
     assert json.loads(said(installed / "ha-agent", "whiteboard", "dump", whiteboard, "--json"))

@@ -88,7 +88,8 @@ def is_up(machine: Machine) -> bool:
 
 
 def repacked(package: Path, to: Path, version: str, postinst: str = "") -> Path:
-    """The same package as another version, with another postinst where one is given."""
+    """The same package as another version with other defaults, and with another postinst where
+    one is given."""
     root = to / "repacked"
     shutil.rmtree(root, ignore_errors=True)
     subprocess.run(["dpkg-deb", "-R", package, root], check=True)
@@ -97,6 +98,8 @@ def repacked(package: Path, to: Path, version: str, postinst: str = "") -> Path:
     control.write_text(
         "".join(f"Version: {version}\n" if x.startswith("Version:") else f"{x}\n" for x in lines)
     )
+    with (root / "usr/share/ha-agent/ha-agent.toml").open("a") as defaults:
+        defaults.write(f"# of {version}\n")
     if postinst:
         (root / "DEBIAN" / "postinst").write_text(postinst)
     made = to / f"{version}.deb"
@@ -113,7 +116,8 @@ def test_the_units_from_installation_to_removal(one: Machine, package: Path) -> 
     verify = one.run("systemd-analyze", "verify", *(f"{unit}.service" for unit in UNITS))
     assert "man " in verify.stderr or verify.stderr == "", "the pages need man, else it is clean"
     assert [x for x in verify.stderr.splitlines() if "Command 'man" not in x] == []
-    assert "host.id is missing" in one.run("ha-agent", "--status").stderr
+    assert "ha-agent.toml: no such file" in one.run("ha-agent", "--status").stderr
+    assert one.must("ls", "/etc/ha-agent") == "", "what is configured is no file of the package"
 
     # Started: ready after the first beat, as their own user.
     pid = bring_up(one)
@@ -129,9 +133,11 @@ def test_the_units_from_installation_to_removal(one: Machine, package: Path) -> 
     assert "ha-agent.service" not in one.must("cat", f"/proc/{pid}/cgroup")
 
     # The journal knows which line is a warning.
-    said = one.must("journalctl", "-u", "ha-agent", "-p", "warning", "-o", "cat")
-    assert "WARNING ha-agent: /etc/libvirt/qemu.conf" in said
-    assert "INFO" not in said
+    journal = ("journalctl", "-u", "ha-agent", "-o", "cat")
+    said = one.must(*journal, "-p", "warning")
+    assert "/etc/libvirt/qemu.conf cannot be read" in said
+    change = "-> EngineUp because"
+    assert change in one.must(*journal) and change not in said
 
     # Reloaded: the good file is taken, the bad one told and not.
     good = one.must("cat", "/etc/ha-agent/ha-agent.toml")
@@ -186,7 +192,10 @@ def test_upgrades_and_installations_that_broke_off(
     one.install(package)
     pid = bring_up(one)
 
-    # Upgraded and downgraded with the VM running: new processes, the same VM.
+    # Upgraded and downgraded with the VM running: new processes, the same VM. The defaults are
+    # others, the configuration is an edited one: dpkg does not ask (it could not, without a
+    # terminal), and leaves neither that nor anything beside it.
+    configured = one.must("cat", "/etc/ha-agent/ha-agent.toml")
     for version in ("99.0", "0.0.2"):
         before = [one.show(unit, "MainPID") for unit in UNITS]
         one.install(repacked(package, directory, version))
@@ -194,7 +203,8 @@ def test_upgrades_and_installations_that_broke_off(
         assert not set(before) & set(after), "the daemons run what is installed"
         one.wait("the VM", lambda: is_up(one))
         assert one.engine_pid() == pid
-        assert "io-timeout = 1" in one.must("cat", "/etc/ha-agent/ha-agent.toml")
+        assert one.must("cat", "/etc/ha-agent/ha-agent.toml") == configured
+        assert one.must("ls", "/etc/ha-agent").split() == ["engine.xml", "ha-agent.toml"]
 
     # Installed over units that are enabled but stopped: it starts nothing.
     one.must("systemctl", "stop", *UNITS)

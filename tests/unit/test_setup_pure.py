@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import CommandError
+from agent.setup import written
 from agent.setup.answers import read_answers
 from agent.setup.imported import imported
-from agent.setup.toml_text import with_keys
+from agent.setup.toml_text import Value, with_keys
 from broker.config import StorageSection
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -43,6 +44,30 @@ def test_in_the_packages_file_every_key_goes_to_its_table_and_no_comment_is_lost
     assert found["fence"] == {"timeout": 2.5}
     assert len(text.splitlines()) == len(old.splitlines()), "lines are changed, none comes or goes"
     assert with_keys(text, {"host.id": 3}) == text
+
+
+def test_a_new_configuration_is_the_commented_one_filled_in_and_an_old_one_stays_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commented = tmp_path / "share.toml"
+    commented.write_text(runpy.run_path(str(DOCS / "generate_config.py"))["rendered"]())
+    monkeypatch.setattr(written, "COMMENTED", commented)
+    files = written.Files(tmp_path / "ha-agent.toml")
+    values: dict[str, Value | None] = {
+        "host.id": 3,
+        "storage.whiteboard": "/s/whiteboard",
+        "storage.leases": "/s/leases",
+    }
+    written.config_step(files, values).act()
+    made = files.text()
+    assert len(made.splitlines()) == len(commented.read_text().splitlines())
+    assert files.host_id() == 3
+
+    commented.write_text("# of a later version\n")
+    again = written.config_step(files, values)
+    assert again.look() is not None, "there is nothing to be done"
+    written.config_step(files, {**values, "host.id": 4}).act()
+    assert files.text() == made.replace("\nid = 3\n", "\nid = 4\n")
 
 
 def test_a_key_is_taken_away_by_a_comment_sign() -> None:
