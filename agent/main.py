@@ -16,6 +16,7 @@ exit codes:
   5 the broker does not answer   6 the VM is down everywhere   7 storage   8 lockspace
   9 VM definition   10 libvirt without the sanlock lock driver   11 refused by the broker
   12 a test notice could not be sent   13 a fence device is not fit
+  14 the VM is up, but not healthy
 """
 
 
@@ -39,6 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument(
         "--watch", action="store_true", dest="watch_here", help="again and again, until Ctrl-C"
     )
+    liveliness = verbs.add_parser(
+        "check-liveliness", help="is the VM healthy? exit code 0: yes, 14: up only, 6: down"
+    )
+    liveliness.add_argument("--json", action="store_true", dest="json_here")
     maintenance = verbs.add_parser("maintenance", help="set or end a maintenance mode")
     maintenance.add_argument(
         "mode",
@@ -201,6 +206,11 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
 
         watch = arguments.watch or getattr(arguments, "watch_here", False)
         return status.run(arguments.config, as_json, watch, _warn)
+    if arguments.verb == "check-liveliness":
+        from agent import liveliness
+        from broker.config import socket_path
+
+        return liveliness.run(socket_path(arguments.config, _warn), as_json)
     if arguments.verb == "events":
         from agent import events
         from broker.config import socket_path

@@ -24,7 +24,7 @@ _BOLD, _DIM, _RED, _GREEN, _YELLOW = "1", "2", "31", "32", "33"
 
 def as_text(status: Status, width: int | None = None, colour: bool = False) -> str:
     """`width`: columns of the terminal, the table is cut there; None: nothing is cut."""
-    lines = [_coloured(_engine_line(status), _engine_colour(status), colour)]
+    lines = [_coloured(engine_line(status), _engine_colour(status), colour)]
     lines += [_coloured(line, _YELLOW, colour) for line in _modes(status)]
     wrong = troubles(status)
     if not status.engine.up and status.global_maintenance is False:
@@ -49,7 +49,8 @@ def as_text(status: Status, width: int | None = None, colour: bool = False) -> s
     return "\n".join(lines)
 
 
-def _engine_line(status: Status) -> str:
+def engine_line(status: Status) -> str:
+    """The first line: is it up, healthy, where, since when."""
     engine = status.engine
     since = "" if engine.for_s is None else f" for {_at_least(engine.for_s, engine.at_least)}"
     if not engine.up:

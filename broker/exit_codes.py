@@ -23,3 +23,4 @@ class ExitCode(IntEnum):
     REFUSED = 11
     NOT_SENT = 12
     FENCE = 13
+    ENGINE_SICK = 14

@@ -21,6 +21,7 @@ from agent.status_read import Lacking, read
 from agent.status_text import as_text
 from broker.broker import Broker
 from broker.config import Config
+from broker.exit_codes import ExitCode
 from broker.places import DEFAULT_SOCKET, plainly_named_socket
 from broker.quick_client import BrokerDown, get
 from broker.wire import (
@@ -363,3 +364,33 @@ def test_the_schema_is_current() -> None:
     assert (ROOT / "docs" / "status.schema.json").read_text() == made["rendered"](), (
         "run: python docs/generate_schema.py"
     )
+
+
+BOOTS = EngineSummary(True, False, 1, "host1", 8.0, False, 8.0, False)
+NOWHERE = EngineSummary(False, False, None, None, 8.0, False, 8.0, False, "host1")
+
+
+@pytest.mark.parametrize(
+    ("engine", "code", "told"),
+    [
+        (status(*WELL).engine, ExitCode.OK, "lab: the engine is up and healthy on host1 (id 1)"),
+        (BOOTS, ExitCode.ENGINE_SICK, "lab: the engine is up, not healthy for 8 s, on host1"),
+        (NOWHERE, ExitCode.ENGINE_DOWN, "lab: the engine is DOWN for 8 s: no live host"),
+    ],
+)
+def test_liveliness_is_a_line_and_an_exit_code(
+    tmp_path: Path, engine: EngineSummary, code: ExitCode, told: str
+) -> None:
+    config, server = answering(tmp_path, status(*WELL, engine=engine))
+    with subprocess.Popen(server, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as broker:
+        try:
+            assert broker.stdout is not None and broker.stdout.readline() == b"up\n"
+            command = [str(BIN / "ha-agent"), "--config", str(config), "check-liveliness"]
+            plain = subprocess.run(command, capture_output=True, text=True)
+            as_json = subprocess.run([*command, "--json"], capture_output=True, text=True)
+        finally:
+            broker.kill()
+    assert (plain.returncode, as_json.returncode) == (code, code)
+    assert plain.stdout.startswith(told) and plain.stdout.count("\n") == 1
+    wanted = {"version": 1, "up": engine.up, "healthy": engine.healthy, "host": engine.hostname}
+    assert json.loads(as_json.stdout) == wanted

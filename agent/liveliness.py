@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent check-liveliness`: is the engine well? In one line, and by the exit code.
+
+By the last check of whichever live host runs it, as this host's broker has read it; nothing is
+asked anew.
+"""
+
+from __future__ import annotations
+
+import json
+
+from agent.status_text import engine_line
+from broker.client import ask
+from broker.exit_codes import ExitCode
+from broker.wire import Status
+
+
+def run(socket: str, as_json: bool) -> int:
+    """OK: up and healthy; ENGINE_SICK: up, but not (yet) healthy; ENGINE_DOWN: up on no live
+    host. Raises as `ask` does."""
+    status = ask(socket, "GET", "/v1/status", Status)
+    engine = status.engine
+    if as_json:
+        told = {"up": engine.up, "healthy": engine.healthy, "host": engine.hostname}
+        print(json.dumps({"version": 1, **told}))
+    else:
+        print(engine_line(status))
+    if not engine.up:
+        return ExitCode.ENGINE_DOWN
+    return ExitCode.OK if engine.healthy else ExitCode.ENGINE_SICK
