@@ -10,7 +10,7 @@ import libvirt
 
 from agent.columns import printable
 from agent.health_of_host import Found
-from agent.setup.reach import reach
+from agent.setup.reach import command_there, reach, reached
 from agent.setup.watched import read_slots
 from broker.agreement import DIGEST_LINE, agreed, differences, published
 from broker.client import BrokerDown, BrokerRefused, ask
@@ -75,7 +75,7 @@ def agreement(config: Config) -> Found:
 
 
 def libvirt_peers(config: Config) -> Found:
-    """Whether a live migration would find the others' libvirt."""
+    """Whether a live migration would find the others' libvirt, and theirs the one here."""
     libvirt.registerErrorHandler(lambda context, error: None, None)
     if not config.libvirt.migration_uri:
         yield (
@@ -89,3 +89,10 @@ def libvirt_peers(config: Config) -> Found:
             yield "fail", f"libvirt of {name}: {problem}", "virsh -c URI hostname"
         else:
             yield "ok", f"libvirt of {name} answers", ""
+    for heard in reached(config, config.host.id):
+        if heard.known and not heard.problem:
+            yield "ok", f"{heard.name} reaches the libvirt of this host", ""
+            continue
+        what = "does not reach" if heard.known else "does not say whether it reaches"
+        text = f"{heard.name} {what} the libvirt of this host: {heard.problem}"
+        yield "fail" if heard.known else "warn", text, f"there: {command_there(config)}"

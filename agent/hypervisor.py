@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +26,9 @@ import sanlock
 from agent.definition import Definition
 from agent.leases import SanlockLeases
 from broker.config import Config
+from broker.libvirt_answers import ask_libvirt
 from broker.process_leases import process_leases
+from broker.reach_question import is_host_name
 from broker.worker import Hung, Worker
 from scoring.observation import (
     EngineMigrationEnded,
@@ -48,8 +49,6 @@ DOWNTIME_AFTER_S = 0.2
 #: More than the migration's own timeout: cancelling takes a moment too.
 MIGRATE_EXTRA_S = 30.0
 _PID_WAIT_S = 2.0
-#: RFC 1123, 2.1
-_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 
 
 class Unprotected(Exception):
@@ -101,14 +100,14 @@ class LibvirtHypervisor:
 
     async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
         given = self._config.libvirt
-        if not _HOST_NAME.fullmatch(hostname):
+        if not is_host_name(hostname):
             # It comes from the whiteboard: nothing of it may become part of the URI's meaning.
             text = f"host {target} calls itself {hostname!r}, which is no host name"
             return EngineMigrationEnded(target, False, text)
         uri = given.migration_uri.format(host=hostname)
         data_uri = given.migration_data_uri.format(host=hostname)
         try:
-            await self._target.call("asking the target", TARGET_DEADLINE_S, _reach, uri)
+            await self._target.call("asking the target", TARGET_DEADLINE_S, ask_libvirt, uri)
         except (libvirt.libvirtError, Hung) as error:
             text = f"libvirt on {hostname} does not answer at {uri}: {error}"
             return EngineMigrationEnded(target, False, text)
@@ -270,12 +269,3 @@ class LibvirtHypervisor:
             domain.migrateToURI3(uri, parameters, flags)
         finally:
             connection.close()
-
-
-def _reach(uri: str) -> None:
-    """Whether a target's libvirt answers; in the thread."""
-    connection = libvirt.open(uri)
-    try:
-        connection.getLibVersion()
-    finally:
-        connection.close()

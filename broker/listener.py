@@ -3,8 +3,9 @@
 
 Rules of this file:
 
-1. What is read waits for no storage, libvirt or sanlock. What changes something (broker/api.py)
-   is let in by broker/gate.py.
+1. What is read waits for no storage, libvirt or sanlock; but for what who has the cluster key
+   asks of libvirt (broker/reach.py). What changes something (broker/api.py) is let in by
+   broker/gate.py.
 2. A connection has REQUEST_S to send a whole request, from its beginning or from the last
    answer on, and the same to take the answer; then it is dropped. While a handler works on a
    request nothing is counted: what takes long has its own bounds.
@@ -34,6 +35,7 @@ from broker.dashboard import Dashboard
 from broker.gate import Gate
 from broker.heartbeat import is_nonce
 from broker.metrics import Door, Metrics
+from broker.reach import Reacher
 
 log = logging.getLogger("ha-broker.listener")
 
@@ -72,6 +74,7 @@ def application(
     app.router.add_get("/metrics", _get_metrics)
     Api(broker, Gate(token)).add_to(app.router)
     Dashboard().add_to(app.router)
+    Reacher(broker).add_to(app.router)
     app.on_response_prepare.append(_with_headers)
     return app
 

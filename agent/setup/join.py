@@ -17,13 +17,14 @@ from pathlib import Path
 
 import libvirt
 
+from agent.columns import printable
 from agent.definition import DefinitionError, load_definition
 from agent.errors import CommandError
 from agent.setup.answers import Answers, answers_of, listen_at, own_address
 from agent.setup.lock_driver import lock_driver_step
 from agent.setup.membership import IdTaken, join_lockspace, leave_lockspace, own_id
 from agent.setup.progress import progress
-from agent.setup.reach import reach
+from agent.setup.reach import command_there, reach, reached
 from agent.setup.steps import Step, run_steps
 from agent.setup.toml_text import Value, with_keys
 from agent.setup.volumes import FENCE_RESOURCE
@@ -111,8 +112,20 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
         for name, problem in reach(config, joining.host_id or 0):
             print(f"{'warning' if problem else 'ok':<8} libvirt of {name}: {problem or 'answers'}")
         if not arguments.dry_run:
+            _tell_the_other_way(checked(files.text(), files.config))
             print("next: systemctl enable --now ha-broker ha-agent, then: ha-agent doctor")
     return ExitCode.OK
+
+
+def _tell_the_other_way(config: Config) -> None:
+    """What the others say of the libvirt here."""
+    for heard in reached(config, config.host.id):
+        if heard.known and not heard.problem:
+            print(f"{'ok':<8} {heard.name}: reaches the libvirt of this host")
+        else:
+            what = "does not reach" if heard.known else "does not say whether it reaches"
+            print(f"{'warning':<8} {heard.name}: {what} the libvirt of this host:", end=" ")
+            print(f"{printable(heard.problem)}; type there: {command_there(config)}")
 
 
 def storage_speed(config: Config) -> tuple[str, float]:

@@ -1,50 +1,142 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether the libvirt of the other hosts answers from here, as a live migration needs it."""
+"""Whether libvirt answers between this host and the others, both ways, as a live migration needs
+it. The other hosts' word is asked of their brokers (broker/reach_question.py)."""
 
 from __future__ import annotations
 
+import http.client
 import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 import libvirt
 
 from agent.columns import printable
 from agent.setup.watched import read_slots
+from broker.addresses import advertised, split
+from broker.client import refusal
 from broker.config import Config
+from broker.libvirt_answers import ask_libvirt
+from broker.reach_question import (
+    ANSWER_BYTES_MAX,
+    DEADLINE_S,
+    Question,
+    is_host_name,
+    new_nonce,
+    problem_in,
+)
+from broker.secrets_file import load_cluster_key
+from broker.whiteboard import SlotReport
 
-DEADLINE_S = 10.0
+#: Of a broker's answer: what it takes itself, and the way.
+ANSWER_S = DEADLINE_S + 3.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What another host says of the way from it to the libvirt of this one. `name`: of that host.
+    `problem`: why it is not reached, empty: it is; or, where not `known`, why nobody could say."""
+
+    name: str
+    known: bool
+    problem: str
 
 
 def reach(config: Config, own: int) -> list[tuple[str, str]]:
     """Name and problem (empty: it answers) of every other host that did not stop; none where no
     migration is configured. Takes at most DEADLINE_S: all are asked at once."""
-    if not config.libvirt.migration_uri:
-        return []
-    names = {
-        host: report.hostname
-        for host, report in sorted(read_slots(config.storage.whiteboard).reports.items())
-        if host != own and not report.stopped
-    }
-    found = dict.fromkeys(names, f"no answer within {DEADLINE_S:.0f} s")
+    uri = config.libvirt.migration_uri
+    others = _others(config, own) if uri else {}
 
-    def ask(host: int, uri: str) -> None:
+    def ask(host: int) -> str:
+        there = uri.format(host=others[host].hostname)
         try:
-            connection = libvirt.open(uri)
-            try:
-                connection.getLibVersion()
-            finally:
-                connection.close()
-            found[host] = ""
+            ask_libvirt(there)
         except libvirt.libvirtError as error:
-            found[host] = f"{uri}: {error}"
+            return f"{there}: {error}"
+        return ""
 
-    threads = [
-        threading.Thread(
-            target=ask, args=(host, config.libvirt.migration_uri.format(host=name)), daemon=True
-        )
-        for host, name in names.items()
-    ]
+    found = _at_once(others, ask, f"no answer within {DEADLINE_S:.0f} s", DEADLINE_S)
+    return [(_name(host, others[host]), problem) for host, problem in found.items()]
+
+
+def reached(config: Config, own: int) -> list[Heard]:
+    """What every other host that did not stop says of the other way; none where no migration is
+    configured. Takes at most ANSWER_S; ConfigError where the cluster key cannot be used."""
+    others = _others(config, own) if config.libvirt.migration_uri else {}
+    key = load_cluster_key(config)
+    name = config.host_name
+
+    def ask(host: int) -> tuple[bool, str]:
+        if key is None:
+            return False, "there is no cluster-key here"
+        if not is_host_name(name):
+            return False, f"{name!r} is no host name"
+        report = others[host]
+        return _asked(key, name, report.extra.get("api", "") if report.extra_trusted else "")
+
+    late = (False, f"no answer within {ANSWER_S:.0f} s")
+    found = _at_once(others, ask, late, ANSWER_S)
+    return [Heard(_name(host, others[host]), *said) for host, said in found.items()]
+
+
+def command_there(config: Config) -> str:
+    """What to type on another host to see whether it reaches the libvirt of this one."""
+    return f"virsh -c {config.libvirt.migration_uri.format(host=config.host_name)} hostname"
+
+
+def _others(config: Config, own: int) -> dict[int, SlotReport]:
+    slots = sorted(read_slots(config.storage.whiteboard).reports.items())
+    return {host: report for host, report in slots if host != own and not report.stopped}
+
+
+def _name(host: int, report: SlotReport) -> str:
+    return f"{printable(report.hostname)} (id {host})"
+
+
+def _at_once(
+    hosts: dict[int, SlotReport], ask: Callable[[int], T], late: T, deadline_s: float
+) -> dict[int, T]:
+    """What `ask` says of each, `late` where it has said nothing in time."""
+    found = dict.fromkeys(hosts, late)
+
+    def take(host: int) -> None:
+        found[host] = ask(host)
+
+    threads = [threading.Thread(target=take, args=(host,), daemon=True) for host in hosts]
+    until_s = time.monotonic() + deadline_s
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(DEADLINE_S)
-    return [(f"{printable(names[host])} (id {host})", found[host]) for host in names]
+        thread.join(max(0.0, until_s - time.monotonic()))
+    return dict(found)
+
+
+def _asked(key: bytes, name: str, api: str) -> tuple[bool, str]:
+    """Whether a broker with these published addresses has answered, and what it says."""
+    problem = "it publishes no address (api.listen)"
+    for address in advertised(api):
+        question = Question(name, new_nonce()).signed(key)
+        try:
+            return True, problem_in(key, _get(address, question.target), question)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            problem = f"{address}: {error or type(error).__name__}"
+    return False, problem
+
+
+def _get(address: str, target: str) -> bytes:
+    """The body of a 200; ValueError where the answer is another one."""
+    connection = http.client.HTTPConnection(*split(address), timeout=ANSWER_S)
+    try:
+        connection.request("GET", target)
+        response = connection.getresponse()
+        raw = response.read(ANSWER_BYTES_MAX)
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise ValueError(refusal(response.status, raw))
+    return raw
