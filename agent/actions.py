@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from typing import assert_never
 
 from agent.fencing import note_failed, power_off_host, power_on_host
@@ -27,7 +27,7 @@ from scoring.decision import (
     StartEngine,
     TakeFenceLease,
 )
-from scoring.observation import FenceStep, HostIdFreed, Outcome
+from scoring.observation import EngineMigrationEnded, FenceStep, HostIdFreed, Outcome
 
 log = logging.getLogger("ha-agent.actions")
 
@@ -83,9 +83,25 @@ class Hands:
 
     def begin(self, action: Action) -> None:
         """Start carrying out an action."""
-        task = asyncio.get_running_loop().create_task(self._run(action), name=str(action))
+        self._begin(action, self._run(action))
+
+    def begin_move(self, action: MigrateEngine, told: Awaitable[str]) -> None:
+        """Start migrating once the others know of it. `told`: why they do not, or empty."""
+        self._begin(action, self._move(action, told))
+
+    def _begin(self, action: Action, running: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(running, name=str(action))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _move(self, action: MigrateEngine, told: Awaitable[str]) -> None:
+        problem = await told
+        if not problem:
+            await self._run(action)
+            return
+        log.warning("not begun: %s: %s", action, problem)
+        self._outcomes.append(EngineMigrationEnded(action.target, False, problem))
+        self.news.set()
 
     async def _run(self, action: Action) -> None:
         level = logging.DEBUG if isinstance(action, AskLease | AskPower) else logging.INFO

@@ -33,6 +33,8 @@ STOP_PATIENCE_S = 10.0
 BROKER_RETRY_S = 0.5
 #: Of the reasons that no report has brought to the broker yet, so many of the latest are kept.
 BEGUN_MAX = 32
+#: How long a move of the VM waits until it is written where the others read it.
+TOLD_PATIENCE_S = 5.0
 
 
 class BrokerLink(Protocol):
@@ -89,6 +91,7 @@ class Agent:
         self._beat = 0
         self._stopping = False
         self._view: View | None = None
+        self._came = asyncio.Event()
         self._wake_s = float("inf")
         self._broker_problem = ""
         self._told: tuple[str, ...] = ()
@@ -169,7 +172,21 @@ class Agent:
         view = await self._link.exchange(report, newer_than)
         self._begun = tuple(begun for begun in self._begun if begun not in report.begun)
         self._report = replace_fields(self._report, begun=self._begun)
+        self._came.set()
         return view
+
+    async def _told_to_all(self, beat: int) -> str:
+        """Wait until what that beat decided is in this host's slot; why it is not, or empty."""
+        try:
+            async with asyncio.timeout(TOLD_PATIENCE_S):
+                while self._view is None or (
+                    self._view.told_beat is not None and self._view.told_beat < beat
+                ):
+                    self._came.clear()
+                    await self._came.wait()
+        except TimeoutError:
+            return f"the other hosts could not be told of it for {TOLD_PATIENCE_S:g} s"
+        return ""
 
     async def step(self) -> None:
         """One decision on the newest view. Without a broker nothing is decided."""
@@ -193,7 +210,7 @@ class Agent:
                 self._tell_broker_problem(str(error))
         for action in moves:
             # Where to is told first: nobody is to take the handing over for a death.
-            self._hands.begin(action)
+            self._hands.begin_move(action, self._told_to_all(self._beat))
 
     def _decide(self, view: View) -> Decision:
         self._beat += 1
@@ -243,6 +260,7 @@ class Agent:
             unknown=decision.score.unknown,
             config_problem=self.config_problem,
             intent=_intent(decision.state),
+            moving_until_s=decision.state.moving_until_s,
             answers=decision.state.answers,
             fence_paths={} if self._rehearsals is None else dict(self._rehearsals.paths),
             measured=MeasuredOnWire() if self._measured is None else self._measured.on_wire,
@@ -294,6 +312,8 @@ def _intent(state: AgentState) -> str:
     """What the others should know before it happens."""
     if state.moving_to is not None:
         return f"migrate {state.moving_to}"
+    if state.moving_until_s is not None:
+        return "migrate away"
     if state.switching_on is not None:
         return f"switch on {state.switching_on}"
     step = state.takeover

@@ -37,6 +37,7 @@ from scoring.observation import (
     MigrationCancelled,
     StartResult,
 )
+from scoring.rules import MIGRATION_EXTRA_S
 
 log = logging.getLogger("ha-agent.hypervisor")
 
@@ -47,7 +48,7 @@ TARGET_DEADLINE_S = 10.0
 CANCEL_DEADLINE_S = 10.0
 DOWNTIME_AFTER_S = 0.2
 #: More than the migration's own timeout: cancelling takes a moment too.
-MIGRATE_EXTRA_S = 30.0
+MIGRATE_EXTRA_S = MIGRATION_EXTRA_S - TARGET_DEADLINE_S
 _PID_WAIT_S = 2.0
 
 
@@ -66,7 +67,9 @@ class LibvirtHypervisor:
         # Both are asked while a migration keeps the other one busy.
         self._beside = Worker("libvirt beside a migration")
         self._target = Worker("libvirt of the target")
-        # Why the migration that is under way is being ended; empty while it is not.
+        # A migration that this agent began is under way; why it is being ended, empty while it
+        # is not.
+        self._moving = False
         self._cancelled = ""
 
     def reconfigure(self, config: Config) -> None:
@@ -112,6 +115,7 @@ class LibvirtHypervisor:
             text = f"libvirt on {hostname} does not answer at {uri}: {error}"
             return EngineMigrationEnded(target, False, text)
         deadline_s = given.migration_timeout + MIGRATE_EXTRA_S
+        self._moving = True
         moving = asyncio.ensure_future(
             self._worker.call(
                 "migrating the VM", deadline_s, self._migrate, hostname, uri, data_uri
@@ -123,13 +127,14 @@ class LibvirtHypervisor:
         except (libvirt.libvirtError, Hung) as error:
             return EngineMigrationEnded(target, False, self._cancelled or str(error))
         finally:
-            self._cancelled = ""
+            self._moving, self._cancelled = False, ""
             moving.cancel()
         return EngineMigrationEnded(target, True)
 
     async def _watch_over(self, moving: asyncio.Future[None]) -> None:
         """Post-copy when it is time for it, and an end when it is too late."""
-        given = self._config.libvirt
+        given, loop = self._config.libvirt, asyncio.get_running_loop()
+        end_s = loop.time() + given.migration_timeout
         if given.migration_downtime:
             # Only a migration that is under way has one.
             done, _ = await asyncio.wait([moving], timeout=DOWNTIME_AFTER_S)
@@ -139,11 +144,12 @@ class LibvirtHypervisor:
                     lambda domain: domain.migrateSetMaxDowntime(given.migration_downtime),
                 )
         if given.migration_post_copy_after:
-            done, _ = await asyncio.wait([moving], timeout=given.migration_post_copy_after)
+            after_s = min(given.migration_post_copy_after, given.migration_timeout)
+            done, _ = await asyncio.wait([moving], timeout=after_s)
             if done:
                 return
             await self._beside_migration("post-copy", lambda domain: domain.migrateStartPostCopy())
-        done, _ = await asyncio.wait([moving], timeout=given.migration_timeout)
+        done, _ = await asyncio.wait([moving], timeout=max(0.0, end_s - loop.time()))
         if not done:
             key = f"{given.migration_timeout:g} s (libvirt.migration-timeout)"
             self._cancelled = f"cancelled, for it took more than {key}"
@@ -151,7 +157,9 @@ class LibvirtHypervisor:
             await self._beside_migration("cancelling", lambda domain: domain.abortJob())
 
     async def cancel_migration(self) -> MigrationCancelled:
-        self._cancelled = "cancelled by an operator's order"
+        # Of one that it did not begin no outcome comes: the words would be the next one's.
+        if self._moving:
+            self._cancelled = "cancelled by an operator's order"
         problem = await self._beside_migration("cancelling", lambda domain: domain.abortJob())
         if problem:
             self._cancelled = ""

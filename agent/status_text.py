@@ -99,7 +99,7 @@ def _next(status: Status) -> list[str]:
     """What is about to happen, or would."""
     hosts = status.hosts.values()
     lines = [
-        f"{printable(host.hostname)} is about to {printable(host.intent)}"
+        f"{printable(host.hostname)} is about to {printable(host.intent)}{_over(host)}"
         for host in hosts
         if host.intent and host.liveness == "live"
     ]
@@ -119,6 +119,12 @@ def _next(status: Status) -> list[str]:
     if status.bound is not None:
         lines.append(if_it_dies(status.bound, status.engine.hostname or ""))
     return lines
+
+
+def _over(host: HostStatus) -> str:
+    if host.move is None or host.move.left_s is None:
+        return ""
+    return f", done or given up in {duration(host.move.left_s)}"
 
 
 def _row(host: HostStatus) -> tuple[str, ...]:

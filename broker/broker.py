@@ -153,6 +153,7 @@ class Broker:
         self._advertised = config.advertised()
         self.orders = Orders()
         self._report: Report | None = None
+        self._told_beat = 0
         self._reported_s = float("-inf")
         self._wall = wall
         self._told_file = Path(config.daemon.state_dir) / "certificate-told"
@@ -269,7 +270,10 @@ class Broker:
         self._owns_slot = self._owns_slot or self.lockspace.joined is True
         if self._started or await self._take_up():
             if self._owns_slot:
+                report = self._report
                 await self.board.write(self._own_slot(now_s), now_s)
+                if report is not None and not self.board.write_problem:
+                    self._told_beat = report.beat
             await self.read(now_s)
         await self._end_what_is_over(now_s)
 
@@ -448,6 +452,9 @@ class Broker:
         """What the agent wants published; a new state is published at once."""
         old = self._report
         self._report, self._reported_s = report, now_s
+        if old is not None and report.beat < old.beat:
+            # Another agent, which counts anew: what is in the slot is none of its own.
+            self._told_beat = 0
         self._last_ran = max(self._last_ran, report.last_ran)
         self._lookout.reported(report, now_s, self._wall())
         self.orders.answered(report.answers)
@@ -478,7 +485,7 @@ class Broker:
             "beat": str(self._report.beat) if self._report is not None else "",
             "reason": status.reason,
             "network": publish(self.monitors.value("network") or ()),
-            "intent": status.intent,
+            "intent": self._intent_line(now_s),
             "api": ",".join(self._advertised),
             **self._modes.lines(now_s),
             **(slot_lines.fence_lines(self._report) if self._report is not None else {}),
@@ -510,6 +517,7 @@ class Broker:
         else:
             score, penalties = report.score, report.penalties
             agent = "stopped" if report.stopped else "ok"
+        intent, move = slot_lines.intent_of(self._intent_line(now_s), self.config.host.id)
         return HostStatus(
             host_id=self.config.host.id,
             hostname=self.config.host_name,
@@ -528,8 +536,15 @@ class Broker:
             agent=agent,
             domain_type=report.domain_type if report is not None else "",
             unknown=report.unknown if report is not None else (),
-            intent=report.intent if report is not None and silent_s is None else "",
+            intent=intent,
+            move=move,
         )
+
+    def _intent_line(self, now_s: float) -> str:
+        """What this host's agent is about to do, as its slot says it; nothing once it is silent."""
+        if self._report is None or self.agent_silent_s(now_s) is not None:
+            return ""
+        return slot_lines.intent_line(self._report, self.config.host.id, now_s)
 
     def _engine_status(self, now_s: float) -> tuple[EngineStatus, float]:
         """The engine as this host sees it, and when that was."""
@@ -595,6 +610,9 @@ class Broker:
                 maintenance=self.local_maintenance,
                 last_ran=self._last_ran,
                 fence_path_ok=self._own_fence_path(),
+                migrating_s=None
+                if self._engine.migration is None
+                else self._engine.migration.elapsed_s,
             ),
             peers=self._peers(),
             storage_good_since_s=self.board.storage_good_since_s if self._started else None,
@@ -610,6 +628,7 @@ class Broker:
             hostnames={host: report.hostname for host, report in self.board.reports.items()},
             fence_log=self.board.fence_log.recent(now_s),
             order=self.orders.pending(now_s),
+            told_beat=self._told_beat,
         )
 
     def status_json(self, now_s: float) -> bytes:
@@ -842,6 +861,8 @@ class Broker:
         if seen is not None:
             kind = liveness(seen, now_s, self._timing.suspect_after)
         extra = report.extra if report.extra_trusted else {}
+        age_s = now_s - seen.since_s if seen is not None else 0.0
+        intent, move = slot_lines.intent_of(extra.get("intent", ""), report.host_id, age_s)
         return HostStatus(
             host_id=report.host_id,
             hostname=report.hostname,
@@ -860,7 +881,8 @@ class Broker:
             agent=extra.get("agent", ""),
             domain_type=extra.get("domain-type", ""),
             unknown=tuple(filter(None, extra.get("unknown", "").split(","))),
-            intent=extra.get("intent", ""),
+            intent=intent,
+            move=move,
             config_drift=tuple(
                 map(str, agreement.differences(self._agreed, self._agreed_lines, extra))
             ),

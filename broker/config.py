@@ -401,6 +401,7 @@ class Config(_Section, frozen=True, kw_only=True):
             fence_power_off=self.fence.power_off,
             fence_power_on=self.fence.power_on,
             fences_per_hour=self.fence.per_hour,
+            migration_timeout_s=self.libvirt.migration_timeout,
         )
 
 

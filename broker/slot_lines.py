@@ -4,6 +4,7 @@ how each is written, and read from a stranger who may have written anything. Pur
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -15,6 +16,7 @@ from broker.wire import (
     FencePathOnWire,
     FencePathStatus,
     ModeStatus,
+    MoveStatus,
     PenaltyOnWire,
     Report,
 )
@@ -23,6 +25,9 @@ from scoring.state import Seen
 
 #: A way to a fence device in a slot: verdict, proven and tried (UTC seconds), seconds it took.
 _PATH = re.compile(r"(ok|bad) (-|[0-9]{1,12}) ([0-9]{1,12}) ([0-9]{1,6}\.[0-9]{2}) ?(.*)")
+#: A move of the VM in a slot: where to, from where, and within how many seconds it is over.
+#: Earlier versions wrote the first part alone.
+_MOVE = re.compile(r"(migrate (?:([0-9]{1,4})|away))(?: from ([0-9]{1,4}) within ([0-9]{1,6}) s)?")
 #: heartbeat_s, unanswered_since_s, renewal_s and renewal_timestamp of a PeerReport.
 Others = tuple[float | None, float | None, float | None, int]
 
@@ -68,6 +73,28 @@ def path_status(by: int, host: int, path: FencePathOnWire, wall_s: float) -> Fen
     return FencePathStatus(by, host, path.ok, proven_age_s, tried_age_s, path.took_s, path.detail)
 
 
+def intent_line(report: Report, host_id: int, now_s: float) -> str:
+    """What a host is about to do, for the others; of a move also from where, and how many seconds
+    they should wait for its end: they have another clock."""
+    if report.moving_until_s is None:
+        return report.intent
+    left_s = math.ceil(max(0.0, report.moving_until_s - now_s))
+    return f"{report.intent} from {host_id} within {left_s} s"
+
+
+def intent_of(line: str, host_id: int, age_s: float = 0.0) -> tuple[str, MoveStatus | None]:
+    """What host `host_id` wrote of its intent `age_s` ago: the words, and the move of the VM that
+    it is about. One that it writes of another host is no move."""
+    found = _MOVE.fullmatch(line)
+    if found is None:
+        return line, None
+    words, target, source, within = found.groups()
+    if source is not None and int(source) != host_id:
+        return line, None
+    left_s = None if within is None else max(0.0, float(within) - age_s)
+    return words, MoveStatus(host_id, None if target is None else int(target), left_s)
+
+
 def log_entry(record: LogRecord) -> FenceLogEntry:
     """A record of the fence log as the status shows it."""
     return FenceLogEntry(
@@ -105,6 +132,11 @@ def peer_report(report: SlotReport, seen: Seen | None, others: Others) -> PeerRe
     """What a host's slot says, and when it was seen to live, for the decision."""
     heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp = others
     extra = report.extra if report.extra_trusted else {}
+    read_s = seen.since_s if seen is not None and seen.timestamp == report.timestamp else None
+    _, move = intent_of(extra.get("intent", ""), report.host_id)
+    until_s = None
+    if read_s is not None and move is not None and move.left_s is not None:
+        until_s = read_s + move.left_s
     return PeerReport(
         host_id=report.host_id,
         timestamp=report.timestamp,
@@ -116,12 +148,13 @@ def peer_report(report: SlotReport, seen: Seen | None, others: Others) -> PeerRe
         state=_state_of(extra),
         boot_id=extra.get("boot-id", ""),
         last_ran=count_of(extra.get("last-ran", "")),
-        read_s=seen.since_s if seen is not None and seen.timestamp == report.timestamp else None,
+        read_s=read_s,
         heartbeat_s=heartbeat_s,
         unanswered_since_s=unanswered_since_s,
         renewal_s=renewal_s,
         renewal_timestamp=renewal_timestamp,
         memory_short="penalty-memory" in extra,
+        moving_until_s=until_s,
     )
 
 

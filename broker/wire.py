@@ -31,7 +31,8 @@ class View(Struct, frozen=True):
     """Everything the broker knows that a decision needs; fields as in scoring.Observation.
 
     `version` grows whenever there is something new to decide on. `system_uuids`: what each
-    peer published as its machine's UUID, lower case.
+    peer published as its machine's UUID, lower case. `told_beat`: the `beat` of the agent's report
+    that is in this host's slot on the storage, 0: none yet; None: the broker does not say.
     """
 
     version: int
@@ -46,6 +47,7 @@ class View(Struct, frozen=True):
     hostnames: dict[int, str]
     fence_log: tuple[FenceRecord, ...] | None = None
     order: Order | None = None
+    told_beat: int | None = None
 
 
 class NewOrder(Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,9 +123,10 @@ class BegunReason(Struct, frozen=True):
 class Report(Struct, frozen=True):
     """What the agent wants published of this host. `unknown`: samples the score lacks.
     `config_problem`: why it does not go by the configuration file as it is now. `intent`: what
-    it is about to do to another host or with the VM, in words; empty: nothing. `fence_paths`:
-    by host id, this host's own among them. `answers`: to the operator's last orders.
-    `begun`: what came up since the last report that arrived, so that nothing short is missed."""
+    it is about to do to another host or with the VM, in words; empty: nothing. `moving_until_s`:
+    by then the move of the VM is over, by this host's monotonic clock. `fence_paths`: by host id,
+    this host's own among them. `answers`: to the operator's last orders. `begun`: what came up
+    since the last report that arrived, so that nothing short is missed."""
 
     score: int
     state: str
@@ -136,6 +139,7 @@ class Report(Struct, frozen=True):
     unknown: tuple[str, ...] = ()
     config_problem: str = ""
     intent: str = ""
+    moving_until_s: float | None = None
     fence_paths: dict[int, FencePathOnWire] = {}
     measured: MeasuredOnWire = MeasuredOnWire()
     begun: tuple[BegunReason, ...] = ()
@@ -182,13 +186,24 @@ class WitnessStatus(Struct, frozen=True):
     generation: int | None
 
 
+class MoveStatus(Struct, frozen=True):
+    """A move of the VM that is begun or about to be. `target`: None where the agent found it
+    under way. `left_s`: until it is over at the latest, whether it went well or not; None where
+    its host named no end."""
+
+    source: int
+    target: int | None
+    left_s: float | None
+
+
 class HostStatus(Struct, frozen=True):
     """One host in `Status`. `liveness`: live, silent or uncertain; `age_s`: since its data
     last changed, None when that was not seen. `unknown`: samples that were not to be had
     when it was scored. `mode`: its local maintenance. `sanlock_state`, `sanlock_age_s`: how
     its host id stands, and since when its last renewal is known. `intent`: what it is about to
-    do, in words. `witnesses`: None for the host itself. `config_drift`: a sentence for each value
-    that must agree across the cluster and that it has otherwise than this host."""
+    do, in words; `move`: the same of a move of the VM. `witnesses`: None for the host itself.
+    `config_drift`: a sentence for each value that must agree across the cluster and that it has
+    otherwise than this host."""
 
     host_id: int
     hostname: str
@@ -209,6 +224,7 @@ class HostStatus(Struct, frozen=True):
     sanlock_state: str = "unknown"
     sanlock_age_s: float | None = None
     intent: str = ""
+    move: MoveStatus | None = None
     witnesses: WitnessStatus | None = None
     config_drift: tuple[str, ...] = ()
 

@@ -24,6 +24,7 @@ from typing import assert_never
 
 from scoring import orders
 from scoring.decision import (
+    CancelMigration,
     Code,
     Decision,
     PowerOffEngine,
@@ -55,6 +56,8 @@ _S = StateName
 
 #: A host that was switched off longer ago is left to people.
 SWITCH_ON_WITHIN_S = 3600.0
+#: A migration that was told to end and goes on is told so again after this.
+CANCEL_RETRY_S = 15.0
 
 
 def decide(state: AgentState, observation: Observation, now_s: float) -> Decision:
@@ -231,6 +234,9 @@ def _engine_starting(turn: Turn) -> StateName:
     if turn.vm_up_here and engine.health is Health.GOOD:
         turn.because(Code.ENGINE_HEALTHY, "the VM is up and healthy")
         return _S.ENGINE_UP
+    if turn.vm_up_here and engine.detail == DETAIL_MIGRATION_SOURCE:
+        turn.because(Code.MIGRATING, "the VM is being migrated away")
+        return _S.ENGINE_MIGRATING_AWAY
     if not turn.vm_up_here:
         if engine.detail == DETAIL_ALREADY_LOCKED:
             turn.because(Code.LEASE_LOST_RACE, "another host took the lease, cleaning up here")
@@ -452,8 +458,36 @@ def _engine_migrating_away(turn: Turn) -> StateName:
     if turn.observation.local.engine.detail != DETAIL_MIGRATION_SOURCE:
         turn.because(Code.MIGRATION_FAILED, "the migration is over and the VM is still here")
         return _S.REINITIALIZE_FSM
-    turn.because(Code.MIGRATING, "somebody migrates the VM away")
+    _watch_over(turn)
     return _S.ENGINE_MIGRATING_AWAY
+
+
+def _watch_over(turn: Turn) -> None:
+    """A migration that this agent did not begin, or does not remember: it ends as one of its own
+    would, `migration_timeout_s` after its begin."""
+    state, local = turn.state, turn.observation.local
+    begun_s = (
+        state.since_s if local.migrating_s is None else local.engine_taken_s - local.migrating_s
+    )
+    assert begun_s is not None
+    if state.moving_until_s is None:
+        until_s = begun_s + state.rules.migration_within_s
+        turn.state = state = replace(state, moving_until_s=until_s)
+    left_s = begun_s + state.rules.migration_timeout_s - turn.now_s
+    if left_s > 0:
+        text = f"the VM is being migrated away; cancelled in {left_s:.0f} s if it does not end"
+        turn.because(Code.MIGRATING, text)
+        return
+    turn.because(
+        Code.MIGRATION_OVERDUE,
+        "the migration is being cancelled, for it takes more than "
+        f"{state.rules.migration_timeout_s:g} s (libvirt.migration-timeout)",
+    )
+    is_asked = state.asking_cancel or state.cancelling is not None
+    told_s = NEVER_S if state.cancelled_s is None else state.cancelled_s
+    if not is_asked and turn.now_s - told_s >= CANCEL_RETRY_S:
+        turn.actions.append(CancelMigration())
+        turn.state = replace(state, asking_cancel=True)
 
 
 def _in_local_maintenance(turn: Turn) -> StateName:

@@ -193,6 +193,7 @@ class Code(StrEnum):
     MIGRATING = "migrating"
     MIGRATED = "migrated"
     MIGRATION_FAILED = "migration-failed"
+    MIGRATION_OVERDUE = "migration-overdue"
     STOP_REQUESTED = "stop-requested"
     STOP_WAITING = "stop-waiting"
     STOP_FAILED = "stop-failed"

@@ -112,7 +112,7 @@ def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentSta
             switched_on_s = {**state.switched_on_s, host: now_s}
             return replace(state, switching_on=None, switched_on_s=switched_on_s)
         case MigrationCancelled():
-            return state
+            return replace(state, asking_cancel=False, cancelled_s=now_s)
         case _:
             assert_never(outcome)
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scoring import placement
-from scoring.decision import Code, MigrateEngine
+from scoring.decision import Code
 from scoring.state import StateName
-from scoring.turn import Turn, others, own
+from scoring.turn import Turn, begin_move, others, own
 
 
 def move(turn: Turn) -> StateName | None:
@@ -51,8 +51,7 @@ def move(turn: Turn) -> StateName | None:
         turn.because(Code.MOVE_DWELL, f"the last migration failed, next try in {left_s:.0f} s")
         return None
     turn.because(Code.MOVE_STARTED, f"migrating the VM to {best.title}")
-    turn.act(MigrateEngine(best.host_id))
-    turn.state = replace(turn.state, moving_to=best.host_id)
+    begin_move(turn, best.host_id)
     return StateName.ENGINE_MIGRATING_AWAY
 
 

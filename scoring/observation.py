@@ -65,7 +65,9 @@ class LocalHost:
     per CPU over the load window without the engine VM's own share; None until the first
     full window. `last_ran`: see PeerReport. `fence_path_ok`: the last rehearsal of this host's
     own fence device (None: it has none, or none was yet). `lock_driver`: libvirt here is told
-    to use the sanlock lock driver (None: its file cannot be read).
+    to use the sanlock lock driver (None: its file cannot be read). `migrating_s`: how long, when
+    the engine was sampled, a migration away from here had been under way (None: none is, or it
+    is not told).
     """
 
     host_id: int
@@ -81,6 +83,7 @@ class LocalHost:
     last_ran: int = 0
     fence_path_ok: bool | None = None
     lock_driver: bool | None = None
+    migrating_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,9 @@ class PeerReport:
     none was asked). `renewal_s`: when this host first saw the renewal `renewal_timestamp` of
     its host id on disk (None: not seen).
 
-    `memory_short`: it says that it has less memory free than the VM needs.
+    `memory_short`: it says that it has less memory free than the VM needs. `moving_until_s`: until
+    when, by this host's clock, it wants to be waited for because it moves the VM (None: it named
+    no end).
     """
 
     host_id: int
@@ -117,6 +122,7 @@ class PeerReport:
     renewal_s: float | None = None
     renewal_timestamp: int = 0
     memory_short: bool = False
+    moving_until_s: float | None = None
 
 
 class Standing(StrEnum):

@@ -22,7 +22,6 @@ from typing import assert_never
 from scoring.decision import (
     AskLease,
     CancelMigration,
-    MigrateEngine,
     PowerOffEngine,
     ShutdownEngine,
     StartEngine,
@@ -43,7 +42,7 @@ from scoring.observation import (
     VmStatus,
 )
 from scoring.state import AgentState, OrderAnswer, StateName
-from scoring.turn import Turn, entered, name_of
+from scoring.turn import Turn, begin_move, entered, name_of
 
 _S = StateName
 
@@ -168,9 +167,8 @@ def _migrate(turn: Turn, order: Order) -> str:
         refused = _unfit(turn, target)
         if refused:
             return refused
-    turn.act(MigrateEngine(target))
     turn.state = entered(turn, _S.ENGINE_MIGRATING_AWAY)
-    turn.state = replace(turn.state, moving_to=target)
+    begin_move(turn, target)
     return ""
 
 
@@ -204,7 +202,7 @@ def _not_fit_to_run(peer: PeerReport) -> str:
 def _cancel(turn: Turn) -> str:
     if turn.state.name is not _S.ENGINE_MIGRATING_AWAY:
         return "no migration of the VM is under way here"
-    if turn.state.cancelling is not None:
+    if turn.state.cancelling is not None or turn.state.asking_cancel:
         return "it is being cancelled already"
     turn.actions.append(CancelMigration())
     return ""

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 
 from scoring.timing import Timing
 
+#: From the order to move the VM until its outcome, beside the time that the migration itself may
+#: take: the target is asked first (10 s), and cancelling takes a moment (30 s).
+MIGRATION_EXTRA_S = 40.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
@@ -38,6 +42,7 @@ class Rules:
     older than this still proves its host id unused. `fence_power_off`: a silent host that is
     still on is switched off; `fence_power_on`: and on again once its VM runs elsewhere.
     `fences_per_hour`: so many over the whole cluster, at most.
+    `migration_timeout_s`: a migration that takes longer is cancelled.
     """
 
     weights: Weights = field(default_factory=Weights)
@@ -48,3 +53,9 @@ class Rules:
     fence_power_off: bool = True
     fence_power_on: bool = True
     fences_per_hour: int = 3
+    migration_timeout_s: float = 300.0
+
+    @property
+    def migration_within_s(self) -> float:
+        """At most so long a move takes, from its order until its outcome is known."""
+        return self.migration_timeout_s + MIGRATION_EXTRA_S

@@ -9,7 +9,7 @@ from dataclasses import replace
 from scoring import placement, takeover
 from scoring.decision import AskLease, Code
 from scoring.evidence import Evidence
-from scoring.observation import LeaseAnswer, Standing
+from scoring.observation import LeaseAnswer, PeerReport, Standing
 from scoring.state import StateName, Takeover
 from scoring.timing import START_RETRIES_MAX
 from scoring.turn import Turn, name_of, others, own
@@ -56,9 +56,12 @@ def may_start_here(turn: Turn) -> bool:
     if _looked_s(turn) < timing.suspect_after + timing.beat or turn.uncertain:
         turn.because(Code.NOT_ENOUGH_DATA, "not enough seen yet to know which hosts live")
         return False
-    busy = next((p for p in turn.live if p.state in _BUSY_STATES), None)
+    busy = next((p for p in turn.live if _is_busy(p, turn.now_s)), None)
     if busy is not None:
-        turn.because(Code.BUSY_ELSEWHERE, f"{name_of(busy)} is in {busy.state}")
+        text = f"{name_of(busy)} is in {busy.state}"
+        if busy.moving_until_s is not None:
+            text += f", for {busy.moving_until_s - turn.now_s:.0f} s at most"
+        turn.because(Code.BUSY_ELSEWHERE, text)
         return False
     if state.retries > START_RETRIES_MAX:
         left_s = timing.retry_expiry - (turn.now_s - state.last_failure_s)
@@ -68,6 +71,13 @@ def may_start_here(turn: Turn) -> bool:
         )
         return False
     return _is_our_turn(turn)
+
+
+def _is_busy(peer: PeerReport, now_s: float) -> bool:
+    """Whether it has the VM in its hands; one that moves it, until the end that it named."""
+    return peer.state in _BUSY_STATES and (
+        peer.moving_until_s is None or now_s < peer.moving_until_s
+    )
 
 
 def _is_our_turn(turn: Turn) -> bool:

@@ -48,6 +48,7 @@ TRANSITIONS: Mapping[StateName, frozenset[StateName]] = {
         _S.ENGINE_START: {_S.ENGINE_STARTING, _S.ENGINE_DOWN, _S.LOCAL_MAINTENANCE},
         _S.ENGINE_STARTING: {
             _S.ENGINE_UP,
+            _S.ENGINE_MIGRATING_AWAY,
             _S.ENGINE_FORCE_STOP,
             _S.ENGINE_MAYBE_AWAY,
             _S.ENGINE_UNEXPECTEDLY_DOWN,
@@ -170,10 +171,12 @@ class AgentState:
     `startable_since_s`: since when nothing but their turn keeps this host from a start.
     `switching_on`: the host that is being switched on again; `switched_on_s`: when each host
     was last told to be. `move_failed_s`: when a move of our own to each host last failed.
-    `moving_to`: the host that the VM is being migrated to. `order`: an
-    operator's, under way; `order_since_s`: since when it asks for the lease; `cancelling`: the
-    number of the order to cancel a migration, under way; `answers`: to the last orders, the
-    newest last.
+    `moving_to`: the host that the VM is being migrated to; `moving_until_s`: that migration is
+    over by then; `asking_cancel`: one that this agent did not begin is being told to end, and
+    `cancelled_s`: when any was last told so.
+    `order`: an operator's, under way; `order_since_s`: since when it asks for the lease;
+    `cancelling`: the number of the order to cancel a migration, under way; `answers`: to the
+    last orders, the newest last.
     """
 
     rules: Rules = field(default_factory=Rules)
@@ -198,6 +201,9 @@ class AgentState:
     switching_on: int | None = None
     switched_on_s: Mapping[int, float] = field(default_factory=dict)
     moving_to: int | None = None
+    moving_until_s: float | None = None
+    asking_cancel: bool = False
+    cancelled_s: float | None = None
     order: Order | None = None
     order_since_s: float | None = None
     cancelling: int | None = None

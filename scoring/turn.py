@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from scoring import placement
-from scoring.decision import Action, Code, Reason
+from scoring.decision import Action, Code, MigrateEngine, Reason
 from scoring.observation import (
     EngineMigrationEnded,
     EngineStartEnded,
@@ -92,13 +92,20 @@ def entered(turn: Turn, name: StateName) -> AgentState:
         turn.state, name=name, since_s=turn.now_s, better_since_s=None, stop_asked=False
     )
     if name is not StateName.ENGINE_MIGRATING_AWAY:
-        state = replace(state, moving_to=None)
+        state = replace(state, moving_to=None, moving_until_s=None, cancelled_s=None)
     if name is StateName.ENGINE_UP and turn.state.name is not StateName.ENGINE_UP_BAD_HEALTH:
         newest = max((p.last_ran for p in turn.observation.peers), default=0)
         if state.last_ran <= newest:
             state = replace(state, last_ran=newest + 1)
         state = replace(state, retries=0)
     return state
+
+
+def begin_move(turn: Turn, target: int) -> None:
+    """Migrate the VM, and remember where to and until when, which the others are told."""
+    turn.act(MigrateEngine(target))
+    until_s = turn.now_s + turn.state.rules.migration_within_s
+    turn.state = replace(turn.state, moving_to=target, moving_until_s=until_s)
 
 
 def name_of(peer: PeerReport) -> str:

@@ -35,6 +35,7 @@ class Qemu:
     healthy_from_s: float = float("inf")
     is_hung: bool = False
     leaving: bool = False
+    leaving_since_s: float = 0.0
     cancelled: bool = False
     received: bool = False
     user_paused: bool = False
@@ -143,6 +144,8 @@ class Host:
         self.memory_mb = 16_384.0
         self.config_up_to_date = True
         self.starts_fail = False
+        #: How long a migration away from here takes.
+        self.migration_s = 5.0
         self.qemu_unkillable = False
         self.local_maintenance_since_s: float | None = None
         #: What its wall clock is ahead of the right time.

@@ -65,6 +65,7 @@ LIBVIRT_DEADLINE_S = 3.0
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
 MIGRATE_DEADLINE_S = 300.0
+MIGRATE_EXTRA_S = 30.0
 POWER_DEADLINE_S = 8.0
 LOCKSPACE_RETRY_S = 2.0
 DISK_DEADLINE_S = 2.0
@@ -283,6 +284,7 @@ class SimEngineMonitor(Sampled):
         qemu = host.qemu
         if qemu is None or qemu.received:
             self._failures, self.lease_held, self._was_up = 0, None, False
+            self.migration = None
             if qemu is not None:
                 return EngineStatus(
                     VmStatus.DOWN, Health.BAD, "not running yet", "the VM is being received"
@@ -292,9 +294,11 @@ class SimEngineMonitor(Sampled):
         self._was_up = True
         running = host.sanlock is not None and host.sanlock.running
         self.lease_held = qemu.has_lease if running else None
-        detail = "up"
+        detail, self.migration = "up", None
         if qemu.leaving:
             detail = DETAIL_MIGRATION_SOURCE
+            elapsed_s = host.timeline.now_s - qemu.leaving_since_s
+            self.migration = MigrationStatus(0, 0, 0, elapsed_s, None)
         elif not qemu.running:
             # libvirt gives a domain created paused the same reason as one that a user paused.
             detail = DETAIL_PAUSED
@@ -686,7 +690,7 @@ class SimHypervisor:
             return MigrationCancelled(False, "libvirt does not answer")
         if self._host.qemu is None or not self._host.qemu.leaving:
             return MigrationCancelled(False, "no job is active")
-        self._host.qemu.cancelled = True
+        self._world.cancel_move(self._host)
         return MigrationCancelled(True)
 
     async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
@@ -697,6 +701,11 @@ class SimHypervisor:
         await _takes(0.1)
         move = self._world.migrate(self._host, hostname)
         until_s = loop.time() + MIGRATE_DEADLINE_S
+        while move.result is None and loop.time() < until_s:
+            await _takes(0.2)
+        if move.result is None:
+            await self.cancel_migration()
+        until_s += MIGRATE_EXTRA_S
         while move.result is None and loop.time() < until_s:
             await _takes(0.2)
         if move.result is None:

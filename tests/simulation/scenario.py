@@ -300,6 +300,8 @@ class Player:
                     host.libvirt_hangs = not _yes(value)
                 case "clock":
                     host.wall_offset_s = float(value)
+                case "migration-takes":
+                    host.migration_s = float(value)
                 case "killable":
                     host.qemu_unkillable = not _yes(value)
                 case "id":

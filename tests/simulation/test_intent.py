@@ -7,7 +7,11 @@ import random
 
 import pytest
 
+from broker.board import StorageTrouble
+from broker.whiteboard import decode_slot
+from scoring.observation import OrderKind
 from tests.simulation.host import Host
+from tests.simulation.ports import SimStore
 from tests.simulation.world import Move, Settings, World
 
 
@@ -18,6 +22,9 @@ def test_the_broker_knows_of_a_migration_before_it_begins(monkeypatch: pytest.Mo
     def looked(world: World, host: Host, what: str) -> None:
         if what == "migrate":
             told.append(world.brokers[host.number].status(host.clock_s()).hosts[host.number].intent)
+            slot = decode_slot(host.host_id, world.board.slots[host.host_id])
+            assert slot is not None
+            told.append(slot.extra["intent"])
         began(world, host, what)
 
     def moved(world: World, source: Host, hostname: str) -> Move:
@@ -38,4 +45,41 @@ def test_the_broker_knows_of_a_migration_before_it_begins(monkeypatch: pytest.Mo
     finally:
         world.close()
     other = next(host for host in world.hosts.values() if host is not owner)
-    assert told[:2] == [f"migrate {other.number}", other.name]
+    words = f"migrate {other.number}"
+    slot = f"{words} from {owner.number} within 340 s"
+    assert told[:3] == [words, slot, other.name]
+
+
+def test_a_host_that_cannot_tell_the_others_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its writes fail, its reads do not; once they go well it moves the VM after all."""
+    failing: list[Host] = []
+    write = SimStore.write
+
+    async def refused(store: SimStore, slot: int, data: bytes) -> None:
+        if store._host in failing:
+            raise StorageTrouble("writing: Input/output error")
+        await write(store, slot, data)
+
+    monkeypatch.setattr(SimStore, "write", refused)
+    world = World(Settings(hosts=2, host_boot_s=20.0), random.Random(3))
+    try:
+        world.fault_began("test")
+        world.power_all_on(1.0)
+        world.run(150.0)
+        owner = world.owner()
+        assert owner is not None and owner.vm_healthy
+        failing.append(owner)
+        world.order(owner, OrderKind.MIGRATE)
+        world.run(20.0)
+        begun = [what for _, _, what in world.trace if what == "agent: migrate"]
+        assert not begun and world.owner() is owner
+        answer = world.agents[owner.number].last
+        assert answer is not None
+        assert "could not be told of it for 5 s" in answer.state.answers[-1].text
+        failing.clear()
+        world.run(5.0)
+        world.order(owner, OrderKind.MIGRATE)
+        world.run(20.0)
+        assert world.owner() not in (owner, None)
+    finally:
+        world.close()

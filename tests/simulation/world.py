@@ -148,6 +148,8 @@ class World:
         self.brokers: dict[int, Broker] = {}
         self.agents: dict[int, Agent] = {}
         self.links: dict[int, SimLink] = {}
+        #: The last migration from each host: how it ends, its source and target.
+        self._moves: dict[int, tuple[Move, Host, Qemu, Host, Qemu]] = {}
         self.cut_links: set[tuple[int, int]] = set()
         self.score: dict[int, ScoreSection] = {}
         self.global_maintenance_since_s: float | None = None
@@ -493,20 +495,30 @@ class World:
         elif source.qemu is None or not source.qemu.running or source.qemu.leaving:
             move.result = "the domain is not running"
         else:
-            source.qemu.leaving = True
+            source.qemu.leaving, source.qemu.leaving_since_s = True, self.timeline.now_s
             target.create_qemu(received=True)
             self.tell(source.name, f"migrates the VM to {target.name}")
-            took_s = 5.0 + 10.0 * max(source.packet_delay_s, target.packet_delay_s)
-            self.timeline.after(
-                took_s, self._switch_over, move, source, source.qemu, target, target.qemu
-            )
+            took_s = source.migration_s + 10.0 * max(source.packet_delay_s, target.packet_delay_s)
+            assert target.qemu is not None
+            ends = (move, source, source.qemu, target, target.qemu)
+            self._moves[source.number] = ends
+            self.timeline.after(took_s, self._switch_over, *ends)
         return move
 
+    def cancel_move(self, source: Host) -> None:
+        """libvirt is told to abort the migration that is under way from a host, and soon has."""
+        ends = self._moves[source.number]
+        ends[2].cancelled = True
+        self.timeline.after(0.2, self._switch_over, *ends)
+
     def _switch_over(self, move: Move, source: Host, old: Qemu, target: Host, new: Qemu) -> None:
+        if move.result is not None:
+            return
         if source.qemu is not old or not old.running:
             move.result = "the source has ended"
         elif old.cancelled:
-            move.result, old.cancelled = "cancelled by the operator", False
+            move.result, old.cancelled = "cancelled", False
+            self.tell(source.name, "the migration is cancelled")
         elif target.qemu is not new or source.frozen or target.frozen:
             move.result = "the target has ended"
         elif not self.reaches(source, target):

@@ -17,6 +17,7 @@ from scoring.decide import decide
 from scoring.decision import (
     AskLease,
     AskPower,
+    CancelMigration,
     Code,
     Decision,
     DropFenceLease,
@@ -45,6 +46,7 @@ from scoring.observation import (
     HostIdFreed,
     LeaseAnswer,
     LocalHost,
+    MigrationCancelled,
     Order,
     OrderKind,
     Power,
@@ -55,6 +57,7 @@ from scoring.observation import (
     StartResult,
     VmStatus,
 )
+from scoring.rules import MIGRATION_EXTRA_S
 from scoring.state import TRANSITIONS, AgentState, OrderAnswer, Seen, StateName, Takeover
 from tests.unit.builders import (
     BOOTING,
@@ -424,6 +427,14 @@ def test_a_host_that_has_the_vm_in_its_hands_is_waited_for(state: StateName) -> 
     decision = down(live=[peer(2, 10, state=state.value)])
     assert codes(decision) == [Code.BUSY_ELSEWHERE]
     assert starts(down(silent=[peer(2, 10, state=state.value)]))
+
+
+def test_a_host_that_moves_the_vm_is_waited_for_until_the_end_that_it_named() -> None:
+    moving = peer(2, 10, state=S.ENGINE_MIGRATING_AWAY.value, moving_until_s=NOW_S + MOMENT_S)
+    waiting = down(live=[moving])
+    assert codes(waiting) == [Code.BUSY_ELSEWHERE]
+    assert "for 0 s at most" in waiting.reasons[0].text
+    assert starts(down(live=[replace(moving, moving_until_s=NOW_S)]))
 
 
 @pytest.mark.parametrize("state", ["", S.ENGINE_DOWN.value, S.ENGINE_UP.value, "of a later age"])
@@ -1488,6 +1499,7 @@ def test_a_much_better_host_gets_the_vm_after_the_dwell_by_live_migration() -> N
     moving = in_state(S.ENGINE_UP, local(UP), live=better, remembered={"better_since_s": since_s})
     assert moving.actions == (MigrateEngine(2),)
     assert moving.state.moving_to == 2, "the others are told where it goes"
+    assert moving.state.moving_until_s == NOW_S + RULES.migration_within_s, "and until when"
     assert moving.state.name is S.ENGINE_MIGRATING_AWAY
     assert codes(moving) == [Code.MOVE_STARTED, Code.MIGRATING]
 
@@ -1866,6 +1878,62 @@ def test_somebody_elses_migration_is_followed_to_its_end(
     assert decision.state.name is after
     assert codes(decision)[0] is code
     assert not kinds(decision) & VM_ACTIONS
+
+
+def test_a_migration_found_under_way_is_ended_when_its_time_is_over() -> None:
+    """The agent that began it is gone; libvirt tells since when it is under way."""
+    timeout_s = RULES.migration_timeout_s
+    life = Life(here=local(UP), peers=(peer(2),), beating={2})
+    life.beat()
+    life.here = replace(life.here, engine=LEAVING, migrating_s=timeout_s - 1.5)
+    found = life.beat()
+    assert found.state.name is S.ENGINE_MIGRATING_AWAY
+    assert found.state.moving_until_s == life.now_s - timeout_s + 1.5 + RULES.migration_within_s
+    assert codes(found) == [Code.MIGRATING, Code.MIGRATING] and not found.actions
+    life.here = replace(life.here, migrating_s=timeout_s - 0.5)
+    assert not life.beat().actions
+    life.here = replace(life.here, migrating_s=timeout_s)
+    over = life.beat()
+    assert over.actions == (CancelMigration(),)
+    assert codes(over) == [Code.MIGRATION_OVERDUE]
+    assert "300 s (libvirt.migration-timeout)" in over.reasons[0].text
+    for _ in range(20):
+        assert not life.beat().actions, "it has not been answered"
+    asked = [bool(life.beat(MigrationCancelled(False, "post-copy")).actions)]
+    asked += [bool(life.beat().actions) for _ in range(15)]
+    assert asked == [False] * 15 + [True], "and later once more"
+    life.here = replace(life.here, engine=UP, migrating_s=None)
+    ended = life.beat(MigrationCancelled(True))
+    assert ended.state.name is S.ENGINE_UP and not ended.state.asking_cancel
+    assert ended.state.moving_until_s is None
+
+
+def test_where_libvirt_does_not_tell_a_migration_counts_from_when_it_was_found() -> None:
+    for_s = RULES.migration_timeout_s - 1
+    kept = in_state(S.ENGINE_MIGRATING_AWAY, local(LEAVING), for_s=for_s)
+    assert not kept.actions and kept.state.moving_until_s == NOW_S + 1 + MIGRATION_EXTRA_S
+    over = in_state(S.ENGINE_MIGRATING_AWAY, local(LEAVING), for_s=for_s + 1)
+    assert over.actions == (CancelMigration(),)
+
+
+@pytest.mark.parametrize("remembered", [{"asking_cancel": True}, {"cancelling": 7}])
+def test_a_migration_that_is_being_cancelled_is_not_cancelled_once_more(
+    remembered: dict[str, Any],
+) -> None:
+    over = in_state(S.ENGINE_MIGRATING_AWAY, local(LEAVING), for_s=999, remembered=remembered)
+    assert codes(over) == [Code.MIGRATION_OVERDUE] and not over.actions
+
+
+def test_in_global_maintenance_nobody_ends_a_migration() -> None:
+    held = in_state(S.ENGINE_MIGRATING_AWAY, local(LEAVING), for_s=999, global_maintenance=True)
+    assert held.state.name is S.GLOBAL_MAINTENANCE and not held.actions
+
+
+def test_a_vm_that_boots_and_is_migrated_is_watched_over_too() -> None:
+    leaving = replace(BOOTING, detail=DETAIL_MIGRATION_SOURCE)
+    decision = in_state(S.ENGINE_STARTING, local(leaving), for_s=999)
+    assert decision.state.name is S.ENGINE_MIGRATING_AWAY
+    assert codes(decision)[0] is Code.MIGRATING
 
 
 def test_a_host_drained_by_migration_is_in_local_maintenance_in_the_end() -> None:

@@ -31,6 +31,7 @@ from scoring.decision import (
     Action,
     AskLease,
     AskPower,
+    CancelMigration,
     Decision,
     DropFenceLease,
     FreeHostId,
@@ -53,6 +54,7 @@ from scoring.observation import (
     HostIdFreed,
     LeaseAnswer,
     LocalHost,
+    MigrationCancelled,
     Observation,
     Outcome,
     PeerReport,
@@ -66,7 +68,7 @@ from scoring.state import TRANSITIONS, AgentState, StateName
 from tests.unit.builders import DIED, DOWN, RULES, SICK, TIMING, UNKNOWN, UP, local, peer
 
 VM_ACTIONS = (StartEngine, ShutdownEngine, PowerOffEngine, MigrateEngine)
-MOVES_OR_FREES = (*VM_ACTIONS, FreeHostId)
+MOVES_OR_FREES = (*VM_ACTIONS, CancelMigration, FreeHostId)
 
 
 def _reachable() -> dict[StateName, frozenset[StateName]]:
@@ -221,6 +223,7 @@ locals_ = st.builds(
     config_up_to_date=maybe,
     maintenance=st.booleans(),
     last_ran=st.integers(0, 5),
+    migrating_s=st.none() | times,
 )
 peers = st.builds(
     PeerReport,
@@ -235,6 +238,7 @@ peers = st.builds(
     boot_id=st.just(""),
     last_ran=st.integers(0, 5),
     read_s=st.none() | times,
+    moving_until_s=st.none() | times,
 )
 outcomes = st.one_of(
     st.builds(EngineStartEnded, result=st.sampled_from(StartResult)),
@@ -260,6 +264,7 @@ outcomes = st.one_of(
     ),
     st.builds(FenceLeaseAnswer, held=st.booleans(), since_s=times),
     st.builds(HostIdFreed, host_id=hosts, ok=st.booleans()),
+    st.builds(MigrationCancelled, ok=st.booleans()),
 )
 observations = st.builds(
     Observation,
@@ -458,6 +463,10 @@ class Storm:
             case MigrateEngine(target=target):
                 self.here = replace(self.here, engine=DOWN if well else self.here.engine)
                 return EngineMigrationEnded(target, well)
+            case CancelMigration():
+                if well:
+                    self.here = replace(self.here, engine=self.pick(UP, SICK))
+                return MigrationCancelled(well)
             case AskLease():
                 return replace(self.lease, known=well, asked_s=self.now_s)
             case AskPower(host_id=host_id):
@@ -673,6 +682,9 @@ class Cluster(RuleBasedStateMachine):
             case MigrateEngine(target=target):
                 self.ended.append(EngineMigrationEnded(target, well))
                 self.here = replace(self.here, engine=DOWN if well else UP)
+            case CancelMigration():
+                self.ended.append(MigrationCancelled(well))
+                self.here = replace(self.here, engine=UP if well else self.here.engine)
             case AskLease():
                 self.ended.append(replace(self.lease, known=well, asked_s=self.now_s))
             case AskPower(host_id=host_id):

@@ -23,9 +23,12 @@ from scoring.decision import (
     StartEngine,
 )
 from scoring.observation import (
+    DETAIL_MIGRATION_SOURCE,
     EngineMigrationEnded,
     EngineStartEnded,
+    EngineStatus,
     EngineStopEnded,
+    Health,
     LeaseAnswer,
     MigrationCancelled,
     Order,
@@ -33,12 +36,14 @@ from scoring.observation import (
     Outcome,
     Standing,
     StartResult,
+    VmStatus,
 )
 from scoring.orders import ANSWERS_MAX, LEASE_PATIENCE_S
 from scoring.state import OrderAnswer, StateName
 from tests.unit.builders import (
     DOWN,
     NOW_S,
+    RULES,
     TIMING,
     UNKNOWN,
     UP,
@@ -55,6 +60,8 @@ from tests.unit.builders import (
 S = StateName
 HERE = local(UP, lease_held=True)
 HERE_SEEN = observe(HERE)
+
+LEAVING = EngineStatus(VmStatus.UP, Health.GOOD, DETAIL_MIGRATION_SOURCE)
 
 
 def ordered(
@@ -78,6 +85,7 @@ def test_the_vm_is_moved_to_the_named_host() -> None:
     assert MigrateEngine(3) in decision.actions
     assert decision.state.name is S.ENGINE_MIGRATING_AWAY
     assert decision.state.moving_to == 3
+    assert decision.state.moving_until_s == NOW_S + RULES.migration_within_s
     assert answer(decision)[0] is None
 
 
@@ -189,6 +197,12 @@ def test_a_migration_is_cancelled_and_one_that_is_not_there_is_not() -> None:
     acting = {"acting": True, "moving_to": 2}
     moving = ordered(OrderKind.CANCEL, S.ENGINE_MIGRATING_AWAY, remembered=acting)
     assert CancelMigration in kinds(moving)
+    found = ordered(OrderKind.CANCEL, S.ENGINE_MIGRATING_AWAY, here=local(LEAVING))
+    assert CancelMigration in kinds(found), "whoever began it"
+    told = ordered(
+        OrderKind.CANCEL, S.ENGINE_MIGRATING_AWAY, remembered={**acting, "asking_cancel": True}
+    )
+    assert CancelMigration not in kinds(told) and "already" in answer(told)[1]
     none = ordered(OrderKind.CANCEL)
     assert answer(none)[0] is False and CancelMigration not in kinds(none)
 

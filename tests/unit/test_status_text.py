@@ -28,6 +28,7 @@ from broker.wire import (
     Bound,
     EngineSummary,
     HostStatus,
+    MoveStatus,
     ReasonOnWire,
     Status,
     WitnessStatus,
@@ -158,6 +159,15 @@ def test_global_maintenance_is_what_holds_everything_and_no_trouble() -> None:
 def test_what_a_host_is_about_to_do_comes_first() -> None:
     text = lines(status(WELL[0], host(2, intent="fence 3")))
     assert "next: host2 is about to fence 3" in text
+
+
+def test_of_a_move_it_is_told_when_it_is_over_at_the_latest() -> None:
+    moving = host(2, intent="migrate 3", move=MoveStatus(2, 3, 130.0))
+    assert "next: host2 is about to migrate 3, done or given up in 2 min 10 s" in lines(
+        status(WELL[0], moving)
+    )
+    earlier = host(2, intent="migrate 3", move=MoveStatus(2, 3, None))
+    assert "next: host2 is about to migrate 3" in lines(status(WELL[0], earlier))
 
 
 def test_the_table_is_cut_at_the_terminals_width_and_nowhere_else() -> None:
