@@ -181,7 +181,9 @@ def _unfit(turn: Turn, target: int) -> str:
         return f"no host with id {target} is on the whiteboard"
     live = next((p for p in turn.live if p.host_id == target), None)
     if live is None:
-        return f"{name_of(peer)} is silent: it does not live, or is not known to"
+        if any(p.host_id == target for p in turn.uncertain):
+            return f"{name_of(peer)} was first seen just now: try again in a few seconds"
+        return f"{name_of(peer)} is silent"
     return _not_fit_to_run(live)
 
 

@@ -100,7 +100,7 @@ def test_without_a_name_the_best_host_is_taken() -> None:
         ({"target": 1}, "this very host"),
         ({"target": 9}, "no host with id 9"),
         ({"target": 4, "silent": [peer(4)]}, "silent"),
-        ({"target": 4, "uncertain": [peer(4)]}, "silent"),
+        ({"target": 4, "uncertain": [peer(4)]}, "first seen just now"),
         ({"target": 4, "live": [peer(4, maintenance=True)]}, "local maintenance"),
         ({"target": 4, "live": [peer(4, stopped=True)]}, "was stopped"),
         ({"target": 4, "live": [peer(4, engine=UNKNOWN)]}, "libvirt on host4"),
