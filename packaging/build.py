@@ -244,8 +244,9 @@ def deb(target: str) -> Path:
     install.put(root, f"{documents}/copyright", copyright_file(commit, folder).encode())
     # The alerts lead to operations.md, and the pages to each other. Not compressed: they are
     # read by their names.
-    for page in sorted((folder / "docs").glob("*.md")):
-        install.put(root, f"{documents}/{page.name}", page.read_bytes())
+    for page in sorted([*folder.glob("docs/**/*.md"), folder / "docs/status.schema.json"]):
+        place = page.relative_to(folder / "docs")
+        install.put(root, f"{documents}/{place}", page.read_bytes())
     changes = (folder / "CHANGELOG.md").read_bytes()
     install.put(root, f"{documents}/CHANGELOG.md.gz", gzip.compress(changes, 9, mtime=0))
     changelog = deb_changelog(commit, target).encode()

@@ -101,6 +101,8 @@ def test_the_role_makes_a_cluster_of_bare_hosts_and_a_second_time_changes_nothin
         for unit in ("ha-broker", "ha-agent"):
             assert machine.show(unit, "ActiveState") == "active"
             assert machine.must("systemctl", "is-enabled", unit).strip() == "enabled"
+    made = first.must("cat", "/etc/ha-agent/ha-agent.toml")
+    assert made.startswith("# Configuration of ha-broker"), "the packages' commented one, filled in"
     pids = [machine.engine_pid() for machine in pair]
     assert sum(pid is not None for pid in pids) == 1, "on whichever host was ready first"
     status = json.loads(second.must("ha-agent", "--status", "--json"))

@@ -38,7 +38,11 @@ def said(*command: str | Path, cwd: Path | None = None) -> str:
 
 
 def digests(paths: list[Path]) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {path.name: digest for path, digest in zip(paths, digests_of(paths), strict=True)}
+
+
+def digests_of(paths: list[Path]) -> list[str]:
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
 
 @needs("lintian")
@@ -132,11 +136,63 @@ def test_a_release_would_agree_with_itself() -> None:
         assert re.search("unreleased|work tree|tag", line), line
 
 
-def test_every_file_of_the_rooms_is_in_the_package(debs: dict[str, Path]) -> None:
-    names = said("dpkg-deb", "--contents", debs["debian13"])
-    for path in said("git", "ls-files", "scoring", "broker", "agent", cwd=ROOT).splitlines():
-        assert f"./usr/lib/ha-agent/{path}\n" in names
-    assert "__pycache__" not in names
+#: Of packaging/, what is installed as it is; sysctl.conf on Debian alone.
+INSTALLED = ("systemd", "prometheus", "grafana", "firewalld", "selinux")
+
+
+@pytest.fixture(scope="session")
+def deb_trees(debs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What each deb installs, in a folder."""
+    found = {target: tmp_path_factory.mktemp(target) for target in debs}
+    for target, package in debs.items():
+        said("dpkg-deb", "--extract", package, found[target])
+    return found
+
+
+def trees(deb_trees: dict[str, Path], installed: Path) -> dict[str, Path]:
+    """Those, and the RPM's."""
+    return {**deb_trees, "rpm": installed.parents[1]}
+
+
+@needs("rpmbuild")
+@needs("cpio")
+def test_everything_that_is_to_be_installed_is_in_each_package(
+    deb_trees: dict[str, Path], installed: Path
+) -> None:
+    rooms = said("git", "ls-files", "scoring", "broker", "agent", cwd=ROOT).splitlines()
+    assert "broker/page/index.html" in rooms
+    shares = (f"packaging/{folder}" for folder in INSTALLED)
+    shared = [ROOT / name for name in said("git", "ls-files", *shares, cwd=ROOT).splitlines()]
+    for target, root in trees(deb_trees, installed).items():
+        for name in rooms:
+            assert (root / "usr/lib/ha-agent" / name).read_bytes() == (ROOT / name).read_bytes()
+        assert not list(root.rglob("__pycache__"))
+        there = set(digests_of([p for p in root.rglob("*") if p.is_file()]))
+        for path in shared:
+            if target != "rpm" or path.name != "sysctl.conf":
+                assert digests_of([path])[0] in there, (target, path)
+        for page in ("man5/ha-agent.toml.5", "man8/ha-agent.8", "man8/ha-broker.8"):
+            assert (root / "usr/share/man" / f"{page}.gz").stat().st_size > 500, page
+        for shell in ("bash-completion", "zsh", "fish"):
+            offered = [p for p in (root / "usr/share" / shell).rglob("*") if p.is_file()]
+            assert len(offered) == 2, (target, shell)
+            assert any("check-liveliness" in path.read_text() for path in offered)
+
+
+@needs("rpmbuild")
+@needs("cpio")
+def test_no_installed_page_leads_to_one_that_is_not(
+    deb_trees: dict[str, Path], installed: Path
+) -> None:
+    """But for the README and those beside it, which stand one folder higher in the checkout."""
+    for target, root in trees(deb_trees, installed).items():
+        (folder,) = {page.parent for page in root.glob("usr/share/doc/**/operations.md")}
+        for page in folder.rglob("*.md"):
+            if page.name in ("README.md", "CHANGELOG.md"):
+                continue
+            for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+                there = (page.parent / link).resolve()
+                assert there.exists() or not there.is_relative_to(folder), (target, page, link)
 
 
 def test_what_init_writes_is_no_file_of_a_package(

@@ -5,6 +5,7 @@ real QEMU under a real lease, and no step but the power cut may touch it."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -21,6 +22,16 @@ from .machine import Machine, MachineError, base, why_not
 RELEASES = {"bookworm": "debian12", "trixie": "debian13"}
 CHOSEN = os.environ.get("HA_PACKAGE_RELEASES", "bookworm").split(",")
 UNITS = ("ha-broker", "ha-agent")
+#: What the broker serves, and a word of each.
+PAGES = {
+    "/": "<html",
+    "/dashboard.js": "fetch",
+    "/dashboard.css": "{",
+    "/metrics": "ha_agent_engine_up",
+    "/api/v1/status": '"engine"',
+    "/api/v1/openapi.json": '"openapi"',
+}
+FETCH = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())"
 UP_SECONDS_MAX = 60.0
 #: 8 * io_timeout + 60 s until sanlock calls the host dead, and some to start the VM.
 TAKEOVER_SECONDS_MAX = 68.0 + 60.0
@@ -129,6 +140,16 @@ def test_the_units_from_installation_to_removal(one: Machine, package: Path) -> 
     assert "EngineUp" in one.show("ha-agent", "StatusText")
     # Ping without privileges, and the pid file under libvirt's folder, work for that user.
     assert "network" not in one.must("ha-agent", "--status")
+    # What is installed answers, the page and the figures as well; the host is fit but for what
+    # this machine has not: a watchdog device, KVM, a second host.
+    assert one.run("ha-agent", "check-liveliness").returncode == 0
+    assert json.loads(one.must("ha-agent", "config", "show", "--json"))
+    checks = json.loads(one.run("ha-agent", "doctor", "--json").stdout)["checks"]
+    failed = {check["name"] for check in checks if check["verdict"] == "fail"}
+    assert failed <= {"accelerator", "watchdog"}, checks
+    for resource, word in PAGES.items():
+        assert word in one.must("python3", "-c", FETCH, f"http://127.0.0.1:8765{resource}")
+
     # QEMU is in a control group of libvirt's.
     assert "ha-agent.service" not in one.must("cat", f"/proc/{pid}/cgroup")
 
