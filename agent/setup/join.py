@@ -25,7 +25,7 @@ from agent.setup.lock_driver import lock_driver_step
 from agent.setup.membership import IdTaken, join_lockspace, leave_lockspace, own_id
 from agent.setup.progress import progress
 from agent.setup.reach import command_there, reach, reached
-from agent.setup.steps import Step, run_steps
+from agent.setup.steps import Done, Step, do_steps, print_json, print_line
 from agent.setup.toml_text import Value, with_keys
 from agent.setup.volumes import FENCE_RESOURCE
 from agent.setup.watched import (
@@ -103,29 +103,45 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
         _config_step(joining),
     ]
     try:
-        run_steps(steps, arguments.dry_run, as_json)
+        done = do_steps(steps, arguments.dry_run, as_json)
     except BaseException:
         if joining.host_id is not None and joining.tried:
             leave_lockspace(config.storage, joining.host_id)
         raise
-    if not as_json:
-        for name, problem in reach(config, joining.host_id or 0):
-            print(f"{'warning' if problem else 'ok':<8} libvirt of {name}: {problem or 'answers'}")
+    # A member from here on: nothing that is found gives the host id back.
+    done += _ways_there(config, joining.host_id or 0)
+    if not arguments.dry_run:
+        done += _ways_here(checked(files.text(), files.config))
+    if as_json:
+        print_json(done)
+    else:
+        for way in done[len(steps) :]:
+            print_line(way)
         if not arguments.dry_run:
-            _tell_the_other_way(checked(files.text(), files.config))
             print("next: systemctl enable --now ha-broker ha-agent, then: ha-agent doctor")
     return ExitCode.OK
 
 
-def _tell_the_other_way(config: Config) -> None:
+def _ways_there(config: Config, own: int) -> list[Done]:
+    """Whether the libvirt of the others answers here."""
+    return [
+        Done(f"libvirt of {name}", "warning" if problem else "ok", problem or "answers")
+        for name, problem in reach(config, own)
+    ]
+
+
+def _ways_here(config: Config) -> list[Done]:
     """What the others say of the libvirt here."""
+    found = []
     for heard in reached(config, config.host.id):
         if heard.known and not heard.problem:
-            print(f"{'ok':<8} {heard.name}: reaches the libvirt of this host")
-        else:
-            what = "does not reach" if heard.known else "does not say whether it reaches"
-            print(f"{'warning':<8} {heard.name}: {what} the libvirt of this host:", end=" ")
-            print(f"{printable(heard.problem)}; type there: {command_there(config)}")
+            found.append(Done(heard.name, "ok", "reaches the libvirt of this host"))
+            continue
+        what = "does not reach" if heard.known else "does not say whether it reaches"
+        text = f"{what} the libvirt of this host: {printable(heard.problem)}"
+        text += f"; type there: {command_there(config)}"
+        found.append(Done(heard.name, "warning", text))
+    return found
 
 
 def storage_speed(config: Config) -> tuple[str, float]:

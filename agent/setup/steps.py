@@ -28,7 +28,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of a step. `verdict`: ok (nothing was to be done), done or would."""
+    """What became of a step. `verdict`: ok (nothing was to be done), done or would; warning, of
+    what was only looked at."""
 
     name: str
     verdict: str
@@ -37,6 +38,14 @@ class Done:
 
 def run_steps(steps: Sequence[Step], dry_run: bool, as_json: bool) -> list[Done]:
     """Look at all, then do what is due, telling of each at once; as JSON at the end."""
+    done = do_steps(steps, dry_run, as_json)
+    if as_json:
+        print_json(done)
+    return done
+
+
+def do_steps(steps: Sequence[Step], dry_run: bool, is_quiet: bool) -> list[Done]:
+    """The same, and where it is quiet told by nobody."""
     looked = [step.look() for step in steps]
     done = []
     for step, reason in zip(steps, looked, strict=True):
@@ -45,11 +54,20 @@ def run_steps(steps: Sequence[Step], dry_run: bool, as_json: bool) -> list[Done]
         elif dry_run:
             done.append(Done(step.name, "would", step.plan))
         else:
-            if not as_json:
+            if not is_quiet:
                 progress(f"{step.name}: {step.plan}")
             done.append(Done(step.name, "done", step.act()))
-        if not as_json:
-            print(f"{done[-1].verdict:<8} {step.name}: {done[-1].text}", flush=True)
-    if as_json:
-        print(json.dumps({"version": 1, "steps": [dataclasses.asdict(x) for x in done]}, indent=2))
+        if not is_quiet:
+            print_line(done[-1])
     return done
+
+
+def print_line(done: Done) -> None:
+    """For people."""
+    print(f"{done.verdict:<8} {done.name}: {done.text}", flush=True)
+
+
+def print_json(done: Sequence[Done]) -> None:
+    """All of it, for programs."""
+    steps = [dataclasses.asdict(one) for one in done]
+    print(json.dumps({"version": 1, "steps": steps}, indent=2))

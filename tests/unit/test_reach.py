@@ -259,15 +259,12 @@ def publish(config: Config, host: int, api: str, stopped: bool = False) -> None:
         volume.write_slot(host, encode_slot(report))
 
 
-def told(config: Config, capsys: pytest.CaptureFixture[str]) -> list[str]:
+def told(config: Config) -> list[str]:
     """What `join` prints of it."""
-    join._tell_the_other_way(config)
-    return capsys.readouterr().out.splitlines()
+    return [f"{way.verdict} {way.name}: {way.text}" for way in join._ways_here(config)]
 
 
-def test_each_member_is_asked_and_its_word_told(
-    tmp_path: Path, joined: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_member_is_asked_and_its_word_told(tmp_path: Path, joined: Config) -> None:
     async def test(port: int) -> None:
         publish(joined, 2, f"127.0.0.1:{port}")
         publish(joined, 3, "127.0.0.1:1")
@@ -276,9 +273,9 @@ def test_each_member_is_asked_and_its_word_told(
         assert heard[0] == Heard("host2 (id 2)", True, "")
         assert (heard[1].name, heard[1].known) == ("host3 (id 3)", False)
         assert len(heard) == 2, "one that has stopped is not asked"
-        lines = await asyncio.to_thread(told, joined, capsys)
-        assert lines[0] == "ok       host2 (id 2): reaches the libvirt of this host"
-        assert lines[1].startswith("warning  host3 (id 3): does not say whether it reaches")
+        lines = await asyncio.to_thread(told, joined)
+        assert lines[0] == "ok host2 (id 2): reaches the libvirt of this host"
+        assert lines[1].startswith("warning host3 (id 3): does not say whether it reaches")
         assert lines[1].endswith("type there: virsh -c test:///default?host1 hostname")
         found = await asyncio.to_thread(lambda: list(libvirt_peers(joined)))
         assert [(verdict, fix) for verdict, _, fix in found[2:]] == [
@@ -289,13 +286,11 @@ def test_each_member_is_asked_and_its_word_told(
     served(tmp_path, test)
 
 
-def test_a_member_that_does_not_reach_it_is_a_failure(
-    tmp_path: Path, joined: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_member_that_does_not_reach_it_is_a_failure(tmp_path: Path, joined: Config) -> None:
     async def test(port: int) -> None:
         publish(joined, 2, f"127.0.0.1:{port}")
-        (line,) = await asyncio.to_thread(told, joined, capsys)
-        assert line.startswith("warning  host2 (id 2): does not reach the libvirt of this host: q")
+        (line,) = await asyncio.to_thread(told, joined)
+        assert line.startswith("warning host2 (id 2): does not reach the libvirt of this host: q")
         found = await asyncio.to_thread(lambda: list(libvirt_peers(joined)))
         assert found[-1][0] == "fail"
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.setup.toml_text import with_keys
 from broker.delta_leases import read_lease_volume
 from broker.exit_codes import ExitCode
 from broker.volume import SLOT_MAX, Volume
@@ -327,6 +328,25 @@ def test_who_joins_takes_neither_the_id_nor_the_name_of_the_member_that_never_ra
         assert keys[0] == keys[1]
         again = json.loads(other.run("join", "--from", copies, "--json").stdout)["steps"]
         assert {step["verdict"] for step in again} == {"ok"}
+
+        # Another member cannot be reached, nor asked: told, and no reason not to be a member.
+        away = "qemu+unix:///system?socket=/nowhere/{host}"
+        text = with_keys(host.config.read_text(), {"libvirt.migration-uri": away})
+        host.config.write_text(text)
+        other.config.write_text(
+            with_keys(other.config.read_text(), {"libvirt.migration-uri": away})
+        )
+        engine = EngineStatus(VmStatus.DOWN, Health.BAD, "off")
+        with Volume(host.shared / "whiteboard") as volume:
+            volume.write_slot(9, encode_slot(SlotReport(9, 1, 3400, engine, "ninth")))
+        done = other.run("join", "--from", copies, "--json")
+        assert done.returncode == ExitCode.OK, done.stderr
+        there, here = json.loads(done.stdout)["steps"][-2:]
+        assert (there["name"], there["verdict"]) == ("libvirt of ninth (id 9)", "warning")
+        assert (here["name"], here["verdict"]) == ("ninth (id 9)", "warning")
+        assert "it publishes no address (api.listen); type there: virsh -c" in here["text"]
+        lines = other.run("join", "--from", copies).stdout.splitlines()
+        assert [line.partition(" ")[0] for line in lines[-3:]] == ["warning", "warning", "next:"]
     finally:
         lockspace = f"hosted-engine:2:{host.shared}/leases:0"
         subprocess.run(["sanlock", "client", "rem_lockspace", "-s", lockspace], env=daemon)
