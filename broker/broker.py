@@ -25,6 +25,7 @@ from broker.board import Board, StorageTrouble
 from broker.bound import bound
 from broker.config import Config, system_uuid
 from broker.events import Events, PeerEvents
+from broker.events_kept import KeptEvents
 from broker.fence_log import LogRecord
 from broker.heartbeat import Heartbeat, signed
 from broker.heartbeats import Heartbeats
@@ -106,10 +107,11 @@ class Broker:
         wall: Callable[[], float] = time.time,
         heartbeats: Heartbeats | None = None,
         notices: Notices | None = None,
+        kept: KeptEvents | None = None,
     ) -> None:
         """`boot_id`: of this boot of the host; None: the kernel's. `wall`: UTC seconds since
         1970. `heartbeats`: None: no question is asked over the network, and none answered.
-        `notices`: who is told; None: as configured."""
+        `notices`: who is told; None: as configured. `kept`: where events outlive the broker."""
         self.config = config
         self.board = board
         self.lockspace = lockspace
@@ -123,7 +125,7 @@ class Broker:
         #: Everybody's scores of the last day.
         self.history = History()
         #: What happened, for the command line, the dashboard and the API.
-        self.events = Events(wall, config.host.id, config.host_name)
+        self.events = Events(wall, config.host.id, config.host_name, kept=kept)
         self._peer_events = PeerEvents(self.events, config.host.id, config.host_name)
         self._peer_events.started()
         self._lookout = Lookout(self._tell, config.host.id, config.host_name, self.events.add)

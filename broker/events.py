@@ -9,8 +9,9 @@ Rules of this file:
    and maintenance modes, as their slots show them.
 2. `add` is synchronous, costs O(1) and never raises: it is called from the beat.
 3. An id grows with each event. The first one of a broker's life is its start as UTC
-   milliseconds, so that ids grow over a restart too.
-4. Whoever follows and was too slow, or outlived the broker, is told that something is missing.
+   milliseconds, or the one after the last that was kept: ids grow over a restart too.
+4. Whoever follows and was too slow, or knows of more than was kept, is told that something is
+   missing.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from itertools import islice
 
 from broker import slot_lines
+from broker.events_kept import KeptEvents
 from broker.fence_log import LogRecord
 from broker.log_lines import fields
 from broker.maintenance import Mode
@@ -52,15 +55,23 @@ assert not {extra.value for extra in Extra} & {kind.value for kind in Kind}
 
 
 class Events:
-    """The ring. `wall`: UTC seconds since 1970. `host_id`, `name`: this host's."""
+    """The ring. `wall`: UTC seconds since 1970. `host_id`, `name`: this host's. `kept`: where
+    they outlive the broker; None: nowhere."""
 
     def __init__(
-        self, wall: Callable[[], float], host_id: int, name: str, size_max: int = EVENTS_MAX
+        self,
+        wall: Callable[[], float],
+        host_id: int,
+        name: str,
+        size_max: int = EVENTS_MAX,
+        kept: KeptEvents | None = None,
     ) -> None:
         self._wall = wall
         self._host_id, self._name = host_id, name
-        self._ring: deque[Event] = deque(maxlen=size_max)
-        self._next_id = max(1, int(wall() * 1000))
+        self._kept = kept
+        self._ring: deque[Event] = deque(() if kept is None else kept.load(), maxlen=size_max)
+        last = self._ring[-1].id if self._ring else 0
+        self._next_id = max(last + 1, int(wall() * 1000))
         self._news = asyncio.Event()
 
     def add(
@@ -82,6 +93,8 @@ class Events:
             facts=dict(notice.facts),
         )
         self._ring.append(event)
+        if self._kept is not None:
+            self._kept.keep(event)
         self._log(event)
         self._next_id += 1
         self._news.set()
@@ -106,11 +119,11 @@ class Events:
         """The events that came after that id, oldest first, the `count_max` oldest of them; 0:
         all that are remembered."""
         first = self._ring[0].id if self._ring else self._next_id
-        missed = event_id != 0 and not first - 1 <= event_id < self._next_id
+        skip = bisect_right(self._ring, event_id, key=lambda event: event.id)
+        is_known = skip > 0 and self._ring[skip - 1].id == event_id
+        missed = event_id not in (0, first - 1) and not is_known
         if missed:
-            event_id = 0
-        # Ids have no gaps within one life.
-        skip = max(0, event_id - first + 1)
+            skip = 0
         found = tuple(islice(self._ring, skip, skip + count_max))
         last = found[-1].id if found else self._next_id - 1
         return EventList(EVENTS_VERSION, found, last, missed)
@@ -142,7 +155,7 @@ class PeerEvents:
 
     def started(self) -> None:
         """This broker's life begins."""
-        text = f"the broker of {self._name} has started; it knows of nothing before"
+        text = f"the broker of {self._name} has started; until then it saw nothing"
         self._say(Extra.BROKER_STARTED, self._name, text, {})
 
     def look(

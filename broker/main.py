@@ -22,6 +22,8 @@ from broker.board import Board, VolumeStore
 from broker.broker import Broker
 from broker.certificate import load_certificate, tls_context
 from broker.config import Config, ConfigError, load
+from broker.events import EVENTS_MAX
+from broker.events_kept import KeptEvents
 from broker.exit_codes import ExitCode
 from broker.heartbeat_http import HttpTransport
 from broker.heartbeats import Heartbeats
@@ -41,6 +43,8 @@ from broker.volume import Volume, VolumeError
 log = logging.getLogger("ha-broker")
 
 STORAGE_DEADLINE_S = 2.0
+#: So long the broker's end waits for the last events to be kept.
+KEEP_PATIENCE_S = 1.0
 
 
 class StartError(Exception):
@@ -67,7 +71,7 @@ def check_storage(config: Config) -> None:
         raise StartError(ExitCode.STORAGE, f"storage.leases: {leases} cannot be written")
 
 
-def make_broker(config: Config, monitors: HostMonitors) -> Broker:
+def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Broker:
     """The broker on its real adapters; ConfigError where the cluster key cannot be used."""
     return Broker(
         config,
@@ -81,6 +85,7 @@ def make_broker(config: Config, monitors: HostMonitors) -> Broker:
         monitors.runner,
         monitors.engine,
         heartbeats=Heartbeats(config.host.id, load_cluster_key(config), HttpTransport()),
+        kept=kept,
     )
 
 
@@ -122,7 +127,8 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
         monitors = HostMonitors(config)
     except ConfigError as error:
         raise StartError(ExitCode.CONFIG, str(error)) from None
-    broker = make_broker(config, monitors)
+    kept = KeptEvents(Path(config.daemon.state_dir), EVENTS_MAX)
+    broker = make_broker(config, monitors, kept)
     tls = tls_context(config.api)
     token = load_api_token(config)
     broker.config_file_s = file_s
@@ -176,6 +182,7 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
             links.close()
         await listener.close()
         await server.cleanup()
+        kept.flush(KEEP_PATIENCE_S)
     log.info("broker ends; the host id stays joined and the VM untouched")
 
 
