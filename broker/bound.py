@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from broker.wire import Bound
+from broker import slot_lines
+from broker.whiteboard import SlotReport
+from broker.wire import Bound, FencePathStatus, MeasuredOnWire
 from scoring.timing import Timing
 
 #: sanlock's host-dead time.
@@ -42,3 +44,24 @@ def bound(
     boot_s = max((s for s in boots_s if s is not None), default=None)
     total_s = None if boot_s is None else detect_s + prove_s + lease_s + boot_s
     return Bound(total_s, detect_s, prove_s, lease_s, boot_s, by)
+
+
+def bound_of(
+    host_id: int,
+    paths: Iterable[FencePathStatus],
+    own: MeasuredOnWire,
+    reports: Iterable[SlotReport],
+    timing: Timing,
+    io_timeout_s: float,
+) -> Bound:
+    """The bound of the host that has the VM, from what all hosts say of themselves. `own`: what
+    this one measured."""
+    proven = [p.took_s for p in paths if p.host == host_id != p.by and p.ok]
+    extras = [report.extra for report in reports if report.extra_trusted]
+    return bound(
+        timing,
+        io_timeout_s,
+        max(proven, default=None),
+        [own.start_s, *(slot_lines.seconds(extra.get("start-s")) for extra in extras)],
+        [own.boot_s, *(slot_lines.seconds(extra.get("boot-s")) for extra in extras)],
+    )

@@ -13,20 +13,21 @@ import contextlib
 import logging
 import operator
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from broker import agreement, slot_lines
 from broker.addresses import advertised
 from broker.answers import encode
-from broker.atomic_file import write_atomically
 from broker.board import Board, StorageTrouble
-from broker.bound import bound
+from broker.bound import bound_of
 from broker.config import Config, system_uuid
+from broker.engine_place import EnginePlace, engine_of
 from broker.events import Events, PeerEvents
 from broker.events_kept import KeptEvents
 from broker.fence_log import LogRecord
+from broker.fence_paths import fence_paths
 from broker.heartbeat import Heartbeat, signed
 from broker.heartbeats import Heartbeats
 from broker.histogram import Histogram
@@ -41,15 +42,12 @@ from broker.notify.lookout import HostGlance, Lookout
 from broker.notify.notice import Notice
 from broker.notify.notices import Notices
 from broker.orders import Orders
-from broker.since import Since
+from broker.switched_off import SwitchedOff
 from broker.tally import Tally
 from broker.whiteboard import SlotReport, fit_hostname
 from broker.wire import (
     STATUS_VERSION,
-    Bound,
-    EngineSummary,
     FenceNote,
-    FencePathStatus,
     HostStatus,
     Maintenance,
     MeasuredOnWire,
@@ -134,7 +132,7 @@ class Broker:
         #: When the file that is gone by was changed last, UTC seconds since 1970.
         self.config_file_s: float | None = None
         #: Since when the engine is where it is, and as healthy as it is.
-        self._place_since, self._health_since = Since(), Since()
+        self._place = EnginePlace()
         #: How late each beat began, against its plan.
         self.lateness = Histogram()
         #: How long each beat took, its reads and writes of the storage included.
@@ -158,8 +156,9 @@ class Broker:
         self._told_beat = 0
         self._reported_s = float("-inf")
         self._wall = wall
-        self._told_file = Path(config.daemon.state_dir) / "certificate-told"
-        self._told_record: int | None = None
+        self._switched_off = SwitchedOff(
+            self.board.fence_log, config.host.id, Path(config.daemon.state_dir)
+        )
         self._modes = Modes(Path(config.daemon.state_dir) / "local-maintenance.json", wall)
         self._started = False
         self._owns_slot = False
@@ -238,7 +237,9 @@ class Broker:
         await self._take_turn(self._publish_and_read, now_s, until_s)
         self._look_out(now_s)
         self._remember(now_s)
-        self._tell_certificate()
+        record = self._switched_off.untold(self._previous_boot_id)
+        if record is not None:
+            self._lookout.was_switched_off(record.by_name, record.ordered, record.text)
         self._tell_news()
 
     async def _take_turn(
@@ -370,8 +371,7 @@ class Broker:
         place = next(iter(good or up), None)
         if self.board.last_read_s is None or (place is None and own.vm is VmStatus.UNKNOWN):
             return
-        self._place_since.look(place, now_s)
-        self._health_since.look((place, bool(good)), now_s)
+        self._place.look(place, bool(good), now_s)
 
     def _check_nobody_writes_our_slot(
         self, before: SlotReport | None, after: SlotReport | None
@@ -656,13 +656,19 @@ class Broker:
         hosts = {self.config.host.id: self._own_status(now_s)}
         for host_id, report in self.board.reports.items():
             hosts[host_id] = self._peer_status(report, now_s)
-        where, good = _engine_of(hosts.values())
-        paths = self._fence_paths()
+        where = engine_of(hosts.values())
+        own_report = self._report
+        paths = fence_paths(
+            self.config.host.id,
+            own_report.fence_paths if own_report is not None else {},
+            self.board.reports.values(),
+            self._wall(),
+        )
         return Status(
             version=STATUS_VERSION,
             cluster=self.config.cluster.name,
             host_id=self.config.host.id,
-            engine=self._engine_summary(where, good, now_s),
+            engine=self._place.summary(where, self._lookout.last_up, now_s),
             global_maintenance=self.board.global_maintenance,
             global_mode=mode_status(self._modes.global_countdown, now_s),
             monitors=shown_monitors(self.monitors.latest, now_s),
@@ -690,29 +696,21 @@ class Broker:
             reasons=self._report.reasons if self._report is not None else (),
             fence_log=tuple(map(slot_lines.log_entry, self.board.fence_log.last(FENCE_LOG_SHOWN))),
             fence_paths=tuple(paths),
-            bound=self._bound(where, paths),
+            bound=None
+            if where is None
+            else bound_of(
+                where.host_id,
+                paths,
+                own_report.measured if own_report is not None else MeasuredOnWire(),
+                self.board.reports.values(),
+                self._timing,
+                float(self.config.storage.io_timeout),
+            ),
             migration=self._engine.migration,
             config_file_s=self.config_file_s,
             switched_off=None
-            if (ended := self._certificate()) is None
+            if (ended := self._switched_off.record(self._previous_boot_id)) is None
             else slot_lines.log_entry(ended),
-        )
-
-    def _engine_summary(
-        self, where: HostStatus | None, good: HostStatus | None, now_s: float
-    ) -> EngineSummary:
-        place = where.host_id if where is not None else None
-        health = (place, good is not None)
-        return EngineSummary(
-            up=where is not None,
-            healthy=good is not None,
-            host=place,
-            hostname=where.hostname if where is not None else None,
-            for_s=self._place_since.for_s(place, now_s),
-            at_least=self._place_since.at_least,
-            health_for_s=self._health_since.for_s(health, now_s),
-            health_at_least=self._health_since.at_least,
-            last_up=self._lookout.last_up if where is None else None,
         )
 
     def place_order(self, wanted: NewOrder) -> Order:
@@ -728,36 +726,6 @@ class Broker:
         paths = self._report.fence_paths if self._report is not None else {}
         own = paths.get(self.config.host.id)
         return None if own is None else own.ok
-
-    def _fence_paths(self) -> list[FencePathStatus]:
-        """Who could switch whom off, as each host says."""
-        here, wall_s = self.config.host.id, self._wall()
-        own = self._report.fence_paths if self._report is not None else {}
-        found = [slot_lines.path_status(here, host, path, wall_s) for host, path in own.items()]
-        for by, report in self.board.reports.items():
-            for key, value in report.extra.items() if report.extra_trusted else ():
-                if not key.startswith("fence-path-"):
-                    continue
-                host = slot_lines.count_of(key.removeprefix("fence-path-"))
-                path = slot_lines.fence_path_of(value)
-                if host and path is not None:
-                    found.append(slot_lines.path_status(by, host, path, wall_s))
-        return sorted(found, key=lambda path: (path.host, path.by))
-
-    def _bound(self, owner: HostStatus | None, paths: Sequence[FencePathStatus]) -> Bound | None:
-        """How long the VM would be away if its host lost power now."""
-        if owner is None:
-            return None
-        proven = [p.took_s for p in paths if p.host == owner.host_id != p.by and p.ok]
-        extras = [r.extra for r in self.board.reports.values() if r.extra_trusted]
-        own = self._report.measured if self._report is not None else MeasuredOnWire()
-        return bound(
-            self._timing,
-            float(self.config.storage.io_timeout),
-            max(proven, default=None),
-            [own.start_s, *(slot_lines.seconds(extra.get("start-s")) for extra in extras)],
-            [own.boot_s, *(slot_lines.seconds(extra.get("boot-s")) for extra in extras)],
-        )
 
     # --- the fence log ------------------------------------------------------------------
 
@@ -786,29 +754,6 @@ class Broker:
         self._lookout.fenced(note.step, note.target, name, note.ordered, note.text)
         self._tell_news()
         return written
-
-    def _certificate(self) -> LogRecord | None:
-        """Why this host was switched off in its last boot; None: it was not, as far as known."""
-        return self.board.fence_log.certificate(self.config.host.id, self._previous_boot_id)
-
-    def _tell_certificate(self) -> None:
-        """Once for each time, however often the broker is restarted after it."""
-        record = self._certificate()
-        if record is None or record.number == self._told_record:
-            return
-        known = str(record.number).encode()
-        self._told_record = record.number
-        try:
-            told = self._told_file.read_bytes()
-        except OSError:
-            told = b""
-        if told == known:
-            return
-        self._lookout.was_switched_off(record.by_name, record.ordered, record.text)
-        try:
-            write_atomically(self._told_file, known)
-        except OSError as error:
-            log.warning("%s cannot be written: %s", self._told_file, error)
 
     def lockspace_budget_s(self, now_s: float) -> float | None:
         """How long the storage may still stay away before sanlock ends the VM here."""
@@ -965,17 +910,6 @@ class Broker:
             for host, report in self.board.reports.items()
             if report.extra_trusted and host in self._seen and host not in self._silent
         )
-
-
-def _engine_of(hosts: Iterable[HostStatus]) -> tuple[HostStatus | None, HostStatus | None]:
-    """Where it is up, best of all well; and the same host if it is well there."""
-    up = [
-        host
-        for host in hosts
-        if host.engine_status.vm is VmStatus.UP and host.liveness != Liveness.SILENT.value
-    ]
-    good = next((host for host in up if host.engine_status.health is Health.GOOD), None)
-    return good or (up[0] if up else None), good
 
 
 def _times(histogram: Histogram) -> Times:
