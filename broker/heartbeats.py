@@ -6,7 +6,8 @@ Rules of this file:
 1. Each peer has a task of its own that asks all its addresses at once, and not again before
    all of them have answered or are given up: nothing piles up, and the beat never waits.
 2. A good answer counts from the moment the question was asked: the peer lived after that.
-3. A peer whose slot changes is asked every STEADY_S; one whose slot has just fallen silent at
+3. A peer whose slot changes is asked every STEADY_S, in a large cluster more seldom: APART_S
+   lie between two questions to two of them. One whose slot has just fallen silent is asked at
    once and then every beat, so that the network's word is as quick as the suspicion.
 4. A question that this host itself was too slow to judge (it stood still) says nothing.
 """
@@ -24,12 +25,19 @@ from broker.heartbeat import Fault, fault_of, new_nonce
 
 #: Between two questions to a peer of whom nothing is feared.
 STEADY_S = 10.0
+#: Between two questions to two peers of whom nothing is feared, on average, at the least.
+APART_S = 0.2
 #: An answer that takes longer is none.
 QUESTION_S = 1.0
 #: So much later than planned a question may be over; else this host stood still.
 STALL_S = 1.0
 #: A fraction that spreads neighbouring host ids evenly (the golden ratio's).
 _SPREAD = 0.6180339887
+
+
+def steady_s(peers: int) -> float:
+    """Seconds between two questions to a peer of whom nothing is feared, among so many."""
+    return max(STEADY_S, peers * APART_S)
 
 
 class Word(StrEnum):
@@ -130,15 +138,17 @@ class Heartbeats:
             task = self.pulses.pop(host_id).task
             if task is not None:
                 task.cancel()
+        between_s = steady_s(len(advertised))
         for host_id, addresses in advertised.items():
             pulse = self.pulses.get(host_id)
             if pulse is None:
                 part = (self.host_id + 1) * host_id * _SPREAD % 1.0
-                pulse = self.pulses[host_id] = Pulse(due_s=now_s + part * STEADY_S)
+                pulse = self.pulses[host_id] = Pulse(due_s=now_s + part * between_s)
             if addresses is not None:
                 pulse.addresses = addresses
-            interval_s = beat_s if host_id in quiet else STEADY_S
-            if interval_s < pulse.interval_s:
+            is_quiet = host_id in quiet
+            interval_s = beat_s if is_quiet else between_s
+            if is_quiet and interval_s < pulse.interval_s:
                 pulse.due_s = min(pulse.due_s, now_s)
                 pulse.hurry()
             pulse.interval_s = interval_s

@@ -19,7 +19,7 @@ from functools import partial
 
 from broker.heartbeat import Heartbeat, new_nonce, signed
 from broker.heartbeat_http import HttpTransport
-from broker.heartbeats import QUESTION_S, STEADY_S
+from broker.heartbeats import QUESTION_S, steady_s
 from broker.whiteboard import SLOT_BYTES, SlotReport, encode_slot
 from scoring.observation import EngineStatus, Health, VmStatus
 
@@ -61,7 +61,7 @@ async def main() -> None:
         for host_id in hosts:
             answer = partial(_answer, key, host_id)
             await asyncio.start_server(answer, address, FIRST_PORT + host_id)
-            group.create_task(_ask(real.split(","), host_id))
+            group.create_task(_ask(real.split(","), host_id, steady_s(int(last))))
         group.create_task(_write(volume, hosts, address))
         print("ready", flush=True)
 
@@ -92,15 +92,15 @@ async def _answer(
         writer.close()
 
 
-async def _ask(real: list[str], host_id: int) -> None:
+async def _ask(real: list[str], host_id: int, between_s: float) -> None:
     transport = HttpTransport()
-    await asyncio.sleep(host_id * 0.618 % 1.0 * STEADY_S)
+    await asyncio.sleep(host_id * 0.618 % 1.0 * between_s)
     while True:
         for address in real:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(QUESTION_S):
                     await transport.ask(address, new_nonce())
-        await asyncio.sleep(STEADY_S)
+        await asyncio.sleep(between_s)
 
 
 if __name__ == "__main__":

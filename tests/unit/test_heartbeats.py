@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from broker.heartbeat import Heartbeat, signed
-from broker.heartbeats import QUESTION_S, STEADY_S, Heartbeats, Word
+from broker.heartbeats import APART_S, QUESTION_S, STEADY_S, Heartbeats, Word, steady_s
 from scoring.observation import VmStatus
 from tests.simulation.timeline import HostLoop, Process, Timeline
 
@@ -126,10 +126,25 @@ def test_many_peers_are_asked_at_different_times() -> None:
     hosts = range(2, 101)
     asker = Asker(Network(**{f"h{host}": host for host in hosts}))
     asker.addresses = {host: (f"h{host}:1",) for host in hosts}
-    asker.run(STEADY_S)
+    between_s = steady_s(99)
+    asker.run(2 * between_s)
     by_second = Counter(int(at_s) for at_s, _ in asker.network.asked)
-    assert sum(by_second.values()) == 99
-    assert max(by_second.values()) <= 12
+    assert sum(by_second.values()) == 2 * 99
+    assert max(by_second.values()) <= 2 / APART_S
+    asker.close()
+
+
+def test_in_a_large_cluster_a_silent_peer_is_asked_at_once_all_the_same() -> None:
+    hosts = range(2, 101)
+    asker = Asker(Network(**{f"h{host}": host for host in hosts}))
+    asker.addresses = {host: (f"h{host}:1",) for host in hosts}
+    asker.run(3 * STEADY_S)
+    asker.quiet = {50}
+    begun_s, before = asker.timeline.now_s, len(asker.network.asked)
+    asker.run(3 * BEAT_S)
+    times = [at_s for at_s, address in asker.network.asked[before:] if address == "h50:1"]
+    assert len(times) >= 3
+    assert times[0] - begun_s <= BEAT_S
     asker.close()
 
 
