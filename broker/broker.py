@@ -162,11 +162,16 @@ class Broker:
         self._modes = Modes(Path(config.daemon.state_dir) / "local-maintenance.json", wall)
         self._started = False
         self._owns_slot = False
+        #: The slot was this very host's when the broker began.
+        self._found_own_slot = False
         self._foreign_writes = 0
         self._silent: frozenset[int] = frozenset()
         #: The turn on the storage that is under way.
         self._turn: asyncio.Future[None] | None = None
         self._changed = asyncio.Event()
+        # Before the lockspace looks for the first time: a host that has given its id back does
+        # not join because its broker is started.
+        self._give_back_id()
         self._version = 0
         self._status_made: tuple[float, tuple[object, ...], bytes] | None = None
         self._news = asyncio.Event()
@@ -272,6 +277,8 @@ class Broker:
         # Before sanlock has given us this id the slot may be another host's.
         self._owns_slot = self._owns_slot or self.lockspace.joined is True
         if self._started or await self._take_up():
+            # Out on request: the slot that it has written all along it goes on with.
+            self._owns_slot = self._owns_slot or (self.lockspace.no_join and self._found_own_slot)
             if self._owns_slot:
                 report = self._report
                 await self.board.write(self._own_slot(now_s), now_s)
@@ -441,6 +448,9 @@ class Broker:
         if own is not None:
             self._timestamp = own.timestamp
             extra = own.extra if own.extra_trusted else {}
+            named = own.hostname == fit_hostname(self.config.host_name)
+            same_machine = extra.get("system-uuid") == self._system_uuid != ""
+            self._found_own_slot = named and same_machine
             self._last_ran = slot_lines.count_of(extra.get("last-ran", ""))
             boot_id = extra.get("boot-id", "")
             is_same = boot_id == self._boot_id
@@ -869,10 +879,11 @@ class Broker:
 
     def _give_back_id(self) -> None:
         """The host id goes once the agent calls this host empty: in the middle of a migration, when
-        no process holds the lease, it may be needed again."""
+        no process holds the lease, it may be needed again. It is not joined anew meanwhile."""
         local = self._modes.local
         empty = self._report is not None and self._report.state == StateName.LOCAL_MAINTENANCE
         asked_for = local is not None and local.release_id
+        self.lockspace.no_join = asked_for
         self.lockspace.stay_out = asked_for and (empty or self.lockspace.stay_out)
 
     async def _end_what_is_over(self, now_s: float) -> None:

@@ -18,9 +18,9 @@ class Lockspace(Protocol):
 
     `witnesses`: what sanlock knows of each host id. `renewals`: when each was last renewed, from
     that and from disk; it is run by itself. `renewed_s`: when this host's own id was last
-    renewed on disk, by this host's monotonic clock; None while that is not known. `stay_out`, for
-    the broker to set: the id is given back, unless a process holds a lease under it, and not
-    joined again before it is unset.
+    renewed on disk, by this host's monotonic clock; None while that is not known. For the broker
+    to set: `no_join`: an id that is not joined is not joined now; one that is stays so.
+    `stay_out`: besides, it is given back, unless a process holds a lease under it.
     """
 
     joined: bool | None
@@ -28,6 +28,7 @@ class Lockspace(Protocol):
     witnesses: dict[int, Witness]
     renewals: Renewals
     renewed_s: float | None
+    no_join: bool
     stay_out: bool
 
     async def run(self) -> None:

@@ -58,7 +58,7 @@ class SanlockLockspace:
         self.witnesses: dict[int, Witness] = {}
         self.renewals = Renewals(self._renewals_on_disk)
         self.renewed_s: float | None = None
-        self.stay_out = False
+        self.no_join = self.stay_out = False
 
     async def run(self) -> None:
         try:
@@ -99,6 +99,9 @@ class SanlockLockspace:
                 return
             if is_ours is None:
                 self.joined, self.problem = False, "joining"
+                return
+            if self.no_join:
+                self.joined, self.problem = False, RELEASED
                 return
             self.joined, self.problem = False, "joining"
             await self._worker.call("get_lockspaces", 5.0, self._check_own_id)

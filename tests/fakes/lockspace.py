@@ -20,7 +20,7 @@ class FakeLockspace:
         self.on_disk: dict[int, tuple[int, int]] = {}
         self.renewals = Renewals(self._read)
         self.renewed_s: float | None = None
-        self.stay_out = False
+        self.no_join = self.stay_out = False
 
     async def run(self) -> None:
         await asyncio.Event().wait()

@@ -252,8 +252,10 @@ def test_an_empty_host_gives_its_id_back_on_request_and_joins_again(moving: Clus
     told = "LOCKSPACE: the host id is given back"
     ask.until("it says so", 10, lambda: told in order(moving, source, "--status").stdout)
     moving.kill(source, "broker")
+    ask.during("a new broker stays out", 10, lambda: not lockspaces(moving, source))
     ask.until("the broker is back", 20, lambda: ask.state(moving, source) == "LocalMaintenance")
-    ask.until("it stays out", 20, lambda: not lockspaces(moving, source))
+    ask.until("it is seen to live", 10, lambda: liveness(moving, third, source) == "live")
+    assert not lockspaces(moving, source)
     assert lockspaces(moving, third), "that of nobody else"
     assert order(moving, source, "maintenance", "none").returncode == 0
     settled(moving, moving.wait_healthy(TAKEOVER_S), 45.0)

@@ -159,6 +159,16 @@ class Daemon:
             until_s = self._timeline.now_s + self._dead_s
             self._stand_by(delta.generation, delta.timestamp, until_s)
 
+    def leave_unused(self) -> None:
+        """Give the id back, unless a resource is held under it (rem_lockspace with `unused`)."""
+        assert self.running and self.membership is Membership.IN
+        mine = (self.host_id, self.generation)
+        if any((r.owner, r.generation) == mine for r in self._volume.resources.values()):
+            return
+        if not self._reach():
+            self.membership = Membership.OUT
+            self._volume.delta(self.host_id).timestamp = 0
+
     def _stand_by(self, generation: int, timestamp: int, until_s: float) -> None:
         """Watch an id that somebody used until it stood still for long enough."""
         if not self._is_joining():

@@ -171,7 +171,7 @@ class SimLockspace:
         self.witnesses: dict[int, Witness] = {}
         self.renewals = Renewals(self._on_disk)
         self.renewed_s: float | None = None
-        self.stay_out = False
+        self.no_join = self.stay_out = False
 
     async def run(self) -> None:
         while True:
@@ -187,9 +187,11 @@ class SimLockspace:
         if daemon.busy:
             daemon.busy = False
             raise LockspaceError(daemon.refused)
+        if self.stay_out and daemon.membership is Membership.IN:
+            daemon.leave_unused()
         self.joined = daemon.membership is Membership.IN
         self.problem = "" if self.joined else daemon.refused or "joining"
-        if daemon.membership is Membership.OUT:
+        if daemon.membership is Membership.OUT and not self.no_join:
             daemon.join()
         self._look_around(daemon)
 

@@ -273,13 +273,15 @@ class Player:
         lasts_s = None
         if len(rest) >= 2 and rest[-2] == "for":
             lasts_s, rest = int(rest[-1]), rest[:-2]
-        if kind == "global" and not rest:
+        release_id = rest[-1:] == ("release-id",)
+        rest = rest[: -1 if release_id else None]
+        if kind == "global" and not rest and not release_id:
             self.world.set_global_maintenance(_yes(how), lasts_s)
             return
         if kind != "local" or len(rest) > 1:
             raise ValueError(kind)
         for host in self._who(*rest or ("all",)):
-            self.world.set_local_maintenance(host, _yes(how), lasts_s)
+            self.world.set_local_maintenance(host, _yes(how), lasts_s, release_id)
 
     def _set(self, step: Step, what: str, value: str, who: str) -> None:
         for host in self._who(who):

@@ -579,12 +579,14 @@ class World:
         """Whether a broker was started since then on a host whose wall clock is wrong."""
         return any(host.wrong_start_s > since_s for host in self.hosts.values())
 
-    def set_local_maintenance(self, host: Host, on: bool, lasts_s: int | None = None) -> None:
+    def set_local_maintenance(
+        self, host: Host, on: bool, lasts_s: int | None = None, release_id: bool = False
+    ) -> None:
         """The same for one host; nothing where no broker answers."""
         broker = self.brokers.get(host.number)
         if broker is None or host.loop is None:
             return
-        mode = broker.mode(Maintenance(on, for_s=lasts_s), "operator")
+        mode = broker.mode(Maintenance(on, "", lasts_s, release_id), "operator")
         self.timeline.call_within(host.loop, broker.set_local_maintenance, mode)
         since_s = host.local_maintenance_since_s = self.timeline.now_s if on else None
         ends = f" for {lasts_s} s" if lasts_s is not None else ""

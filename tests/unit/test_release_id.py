@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`maintenance local --release-id`: when the host id goes, and that nobody joins again too soon."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+import sanlock
+
+from agent import maintenance
+from agent.errors import CommandError
+from broker.broker import Broker
+from broker.exit_codes import ExitCode
+from broker.sanlock_lockspace import RELEASED, SanlockLockspace
+from broker.whiteboard import SLOT_BYTES, decode_slot
+from broker.wire import Maintenance
+from tests.fakes.slot_store import MemoryVolume
+from tests.unit.test_api import make_broker, report, served
+
+
+def release(broker: Broker) -> None:
+    broker.set_local_maintenance(broker.mode(Maintenance(True, release_id=True), "root@host1"))
+
+
+def asked(broker: Broker) -> tuple[bool, bool]:
+    """Whether the lockspace is not to be joined, and to be left."""
+    return broker.lockspace.no_join, broker.lockspace.stay_out
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def test_the_command_asks_for_it_and_only_with_local(capsys: pytest.CaptureFixture[str]) -> None:
+    for mode in ("global", "none"):
+        with pytest.raises(CommandError, match="belongs to: maintenance local") as refused:
+            maintenance.run("/no/socket", mode, None, False, None, release_id=True)
+        assert refused.value.code == ExitCode.USAGE
+    assert capsys.readouterr().out == ""
+
+
+def test_what_the_command_asks_for_arrives(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def test(broker: Broker, path: str, session: aiohttp.ClientSession) -> None:
+        await asyncio.to_thread(maintenance.run, path, "local", "1h", False, "fan", True)
+        await broker.beat(1.0)
+        assert asked(broker) == (True, False)
+
+    served(tmp_path, test)
+    assert "its host id is given back once it is empty" in capsys.readouterr().out
+
+
+# --- the broker ---------------------------------------------------------------------------------
+
+
+def test_the_id_goes_once_the_host_is_empty_and_comes_back_with_the_mode_s_end(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        broker = make_broker(tmp_path, MemoryVolume())
+        release(broker)
+        # In a migration the lease may be needed again; a new agent looks around first.
+        for now_s, state, out in (
+            (1.0, "EngineMigratingAway", False),
+            (2.0, "LocalMaintenance", True),
+            (3.0, "ReinitializeFSM", True),
+        ):
+            broker.take_report(report(state), now_s)
+            await broker.beat(now_s)
+            assert asked(broker) == (True, out), state
+        broker.set_local_maintenance(None)
+        await broker.beat(4.0)
+        assert asked(broker) == (False, False)
+
+    asyncio.run(run())
+
+
+def test_local_maintenance_alone_keeps_the_id(tmp_path: Path) -> None:
+    async def run() -> None:
+        broker = make_broker(tmp_path, MemoryVolume())
+        broker.set_local_maintenance(broker.mode(Maintenance(True), "root@host1"))
+        broker.take_report(report("LocalMaintenance"), 1.0)
+        await broker.beat(1.0)
+        assert asked(broker) == (False, False)
+
+    asyncio.run(run())
+
+
+def test_a_broker_that_is_started_meanwhile_does_not_join(tmp_path: Path) -> None:
+    """Known before its lockspace looks for the first time, agent or not."""
+
+    async def run() -> None:
+        volume = MemoryVolume()
+        release(make_broker(tmp_path, volume))
+        again = make_broker(tmp_path, volume)
+        assert asked(again) == (True, False), "it leaves when an agent calls the host empty"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("change", "written"),
+    [("", True), ("name", False), ("machine", False), ("mode", False)],
+)
+def test_out_on_request_it_goes_on_with_the_slot_that_is_its_own(
+    tmp_path: Path, change: str, written: bool
+) -> None:
+    """Not with another host's, and not before it joined where nobody asked it to stay out."""
+
+    def slot(volume: MemoryVolume) -> int:
+        found = decode_slot(1, bytes(volume.data[SLOT_BYTES : 2 * SLOT_BYTES]))
+        assert found is not None
+        return found.timestamp
+
+    async def run() -> None:
+        volume = MemoryVolume()
+        first = make_broker(tmp_path, volume)
+        first._system_uuid = "another" if change == "machine" else "this-one"
+        if change == "name":
+            other = msgspec.structs.replace(first.config.host, name="other")
+            first.config = msgspec.structs.replace(first.config, host=other)
+        await first.beat(10.0)
+        if change != "mode":
+            release(first)
+        again = make_broker(tmp_path, volume)
+        again._system_uuid = "this-one"
+        again.lockspace.joined = False
+        before = slot(volume)
+        await again.beat(20.0)
+        assert (slot(volume) > before) is written
+
+    asyncio.run(run())
+
+
+# --- sanlock ------------------------------------------------------------------------------------
+
+
+class Sanlock:
+    """Answers as sanlock does. `joined`: whether the id is; `in_use`: a lease is held under it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, joined: bool, in_use: bool = False) -> None:
+        self.joined, self.in_use = joined, in_use
+        self.calls: list[str] = []
+        for name in ("inq_lockspace", "add_lockspace", "rem_lockspace"):
+            monkeypatch.setattr(sanlock, name, getattr(self, name))
+        monkeypatch.setattr(sanlock, "get_lockspaces", list)
+        monkeypatch.setattr(sanlock, "read_lockspace", lambda path: {"lockspace": b"lab"})
+
+    def inq_lockspace(self, *_: Any) -> bool:
+        return self.joined
+
+    def add_lockspace(self, *_: Any, **__: Any) -> None:
+        self.calls.append("add")
+        self.joined = True
+
+    def rem_lockspace(self, *_: Any, unused: bool = False) -> None:
+        assert unused, "or sanlock would end who holds a lease"
+        self.calls.append("remove")
+        if self.in_use:
+            raise sanlock.SanlockException(errno.EBUSY, "busy")
+        self.joined = False
+
+
+def look(times: int, no_join: bool, stay_out: bool = False) -> SanlockLockspace:
+    lockspace = SanlockLockspace("lab", 1, "/no/leases", 10)
+    lockspace.no_join, lockspace.stay_out = no_join, stay_out
+
+    async def run() -> None:
+        for _ in range(times):
+            await lockspace._look()
+
+    asyncio.run(run())
+    return lockspace
+
+
+def test_an_id_that_was_given_back_is_not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Sanlock(monkeypatch, joined=False)
+    lockspace = look(3, no_join=True)
+    assert fake.calls == []
+    assert (lockspace.joined, lockspace.problem) == (False, RELEASED)
+    assert look(1, no_join=False).joined and fake.calls == ["add"]
+
+
+def test_one_that_is_joined_stays_so_until_the_host_is_empty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake = Sanlock(monkeypatch, joined=True)
+    assert look(2, no_join=True).joined and fake.calls == []
+    assert look(2, no_join=True, stay_out=True).problem == RELEASED
+    assert fake.calls == ["remove"]
+
+
+def test_one_under_which_a_lease_is_held_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Sanlock(monkeypatch, joined=True, in_use=True)
+    assert look(2, no_join=True, stay_out=True).joined
+    assert fake.calls == ["remove", "remove"] and fake.joined
