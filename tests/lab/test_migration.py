@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import subprocess
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -170,7 +171,10 @@ def test_a_migration_is_shown_and_cancelled_and_a_second_order_is_refused(moving
         assert 0 <= progress["percent"] <= 100 and progress["remaining"] <= progress["total"]
         assert peer_state(moving, target, source) == "EngineMigratingAway"
         assert peer_state(moving, target, target) == "EngineDown", "it receives, and knows it"
-        assert f"migrate {host_id_of(target)}" in order(moving, target, "--status").stdout
+        assert f"migrate {host_id_of(target)}, done or" in order(moving, target, "--status").stdout
+        move = ask.status(moving, target)["hosts"][str(host_id_of(source))]["move"]
+        assert (move["source"], move["target"]) == (host_id_of(source), host_id_of(target))
+        assert 0 < move["left_s"] <= 340, "until when it is waited for"
         assert "still under way" in refusal(moving, source, "migrate")
         assert command.poll() is None, "the first order is not disturbed"
         cancelled = order(moving, source, "migrate", "--cancel")
@@ -391,6 +395,50 @@ def test_a_migration_that_takes_too_long_is_cancelled(moving: Cluster) -> None:
     finally:
         moving.set_migration(source, configs.MIGRATION_BY_TLS)
     assert migration(moving, source) is None
+
+
+def orphaned(lab: Cluster, source: str, command: subprocess.Popen[str]) -> None:
+    """The agent that began the migration is killed, and the next one watches over it."""
+    lab.kill(source, "agent")
+    code, said = ended(command)
+    assert code == 11 and "started anew" in said
+    told = "-> EngineMigratingAway because"
+    ask.until("the new agent has found it", BEGUN_S, lambda: told in since_start(lab, source))
+
+
+def since_start(lab: Cluster, host: str) -> str:
+    return log_since(lab, host, "is up, VM")
+
+
+@pytest.mark.long
+def test_a_migration_whose_agent_was_killed_is_ended_in_time(moving: Cluster) -> None:
+    source, target, _ = pair(moving)
+    before = boots(moving)
+    try:
+        moving.set_migration(source, f"{configs.MIGRATION_BY_TLS}migration-timeout = 25\n")
+        with slow_migration(moving, source, target) as command:
+            orphaned(moving, source, command)
+            shown = ask.status(moving, target)["hosts"][str(host_id_of(source))]
+            assert shown["intent"] == "migrate away" and 0 < shown["move"]["left_s"] <= 65
+            ask.until("it is ended", 60, lambda: "migration-overdue" in since_start(moving, source))
+            assert "more than 25 s" in since_start(moving, source)
+            print(f"settled {settled(moving, source, 30.0):.1f} s after it was to end")
+    finally:
+        moving.set_migration(source, configs.MIGRATION_BY_TLS)
+    assert migration(moving, source) is None and boots(moving) == before
+
+
+@pytest.mark.long
+def test_a_migration_whose_agent_was_killed_is_cancelled_by_an_order(moving: Cluster) -> None:
+    source, target, _ = pair(moving)
+    with slow_migration(moving, source, target) as command:
+        orphaned(moving, source, command)
+        done = order(moving, source, "migrate", "--cancel")
+        assert (done.returncode, done.stdout) == (0, "the migration is cancelled\n"), done.stderr
+        print(f"settled {settled(moving, source, 30.0):.1f} s after it was cancelled")
+    done = order(moving, source, "migrate", "--to", target)
+    assert done.returncode == 0, done.stderr
+    settled(moving, target)
 
 
 @pytest.mark.long

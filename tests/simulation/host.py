@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from scoring.observation import VmStatus
+from tests.simulation.earlier import Metadata
 from tests.simulation.lockspace import Daemon, LeaseVolume, Refused
 from tests.simulation.timeline import HostLoop, Process, Timeline
 
@@ -144,6 +145,8 @@ class Host:
         self.memory_mb = 16_384.0
         self.config_up_to_date = True
         self.starts_fail = False
+        #: The version of the metadata that its broker writes and reads.
+        self.metadata = Metadata.THIS
         #: How long a migration away from here takes.
         self.migration_s = 5.0
         self.qemu_unkillable = False

@@ -48,6 +48,7 @@ from scoring.observation import (
     StartResult,
     VmStatus,
 )
+from tests.simulation.earlier import of_version
 from tests.simulation.host import Host, Qemu
 from tests.simulation.lockspace import WATCHDOG_FIRE_S, Daemon, Membership, Refused
 from tests.simulation.timeline import PROCESS
@@ -111,6 +112,7 @@ class SimStore:
 
     def _put(self, slot: int, data: bytes) -> None:
         storage = self._host.storage
+        data = of_version(slot, data, self._host.metadata)
         if storage.torn_writes > 0:
             # Sectors are whole, the write is not: the tail is still the old one.
             storage.torn_writes -= 1
@@ -128,7 +130,7 @@ class SimStore:
         answer = dict.fromkeys(slots, EMPTY_SLOT)
         for slot, data in found.items():
             if slot in answer:
-                answer[slot] = data
+                answer[slot] = of_version(slot, data, self._host.metadata)
         return answer
 
     async def _reach(self, what: str, late: Any) -> None:

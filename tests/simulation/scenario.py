@@ -18,6 +18,7 @@ from broker.config import ScoreSection
 from broker.whiteboard import EMPTY_SLOT
 from scoring.observation import OrderKind, VmStatus
 from scoring.state import StateName
+from tests.simulation.earlier import Metadata
 from tests.simulation.host import Host
 from tests.simulation.world import Settings, World
 
@@ -302,6 +303,8 @@ class Player:
                     host.libvirt_hangs = not _yes(value)
                 case "clock":
                     host.wall_offset_s = float(value)
+                case "metadata":
+                    host.metadata = Metadata(value)
                 case "migration-takes":
                     host.migration_s = float(value)
                 case "killable":

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What hosts of earlier versions write into their slots and understand of the others'.
+
+    this       this version
+    previous   what a host is about to do is there, but not until when it moves the VM
+    reference  oVirt's fields alone, no line of text behind them
+
+Only what is on the whiteboard is modelled: the decisions are this version's on every host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import StrEnum
+
+from broker.slot_lines import intent_of
+from broker.whiteboard import HOST_ID_MAX, BadSlot, decode_slot, encode_slot
+
+
+class Metadata(StrEnum):
+    """Versions of the metadata, by name."""
+
+    THIS = "this"
+    PREVIOUS = "previous"
+    REFERENCE = "reference"
+
+
+def of_version(slot: int, data: bytes, metadata: Metadata) -> bytes:
+    """A slot as a host of that version writes it, or would read it; what is no host's slot, or no
+    readable one, is the same in all."""
+    if metadata is Metadata.THIS or not 1 <= slot <= HOST_ID_MAX:
+        return data
+    try:
+        report = decode_slot(slot, data)
+    except BadSlot:
+        return data
+    if report is None:
+        return data
+    extra: dict[str, str] = {}
+    if metadata is Metadata.PREVIOUS:
+        extra = dict(report.extra)
+        extra["intent"], _ = intent_of(extra.get("intent", ""), slot)
+    return encode_slot(replace(report, extra=extra))
