@@ -406,6 +406,11 @@ def orphaned(lab: Cluster, source: str, command: subprocess.Popen[str]) -> None:
     ask.until("the new agent has found it", BEGUN_S, lambda: told in since_start(lab, source))
 
 
+def intent(lab: Cluster, host: str, peer: str) -> str:
+    shown = ask.status(lab, host).get("hosts", {}).get(str(host_id_of(peer)), {})
+    return str(shown.get("intent"))
+
+
 def since_start(lab: Cluster, host: str) -> str:
     return log_since(lab, host, "is up, VM")
 
@@ -418,8 +423,9 @@ def test_a_migration_whose_agent_was_killed_is_ended_in_time(moving: Cluster) ->
         moving.set_migration(source, f"{configs.MIGRATION_BY_TLS}migration-timeout = 25\n")
         with slow_migration(moving, source, target) as command:
             orphaned(moving, source, command)
+            ask.until("it is told", 10, lambda: intent(moving, target, source) == "migrate away")
             shown = ask.status(moving, target)["hosts"][str(host_id_of(source))]
-            assert shown["intent"] == "migrate away" and 0 < shown["move"]["left_s"] <= 65
+            assert 0 < shown["move"]["left_s"] <= 65
             ask.until("it is ended", 60, lambda: "migration-overdue" in since_start(moving, source))
             assert "more than 25 s" in since_start(moving, source)
             print(f"settled {settled(moving, source, 30.0):.1f} s after it was to end")
