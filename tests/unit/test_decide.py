@@ -1148,6 +1148,7 @@ def test_answers_about_a_host_that_is_not_taken_over_from_change_nothing() -> No
     for outcome in (
         off(9, NOW_S),
         HostIdFreed(9, True),
+        PowerOffEnded(9, True),
         FenceLeaseAnswer(True, NOW_S),
     ):
         assert down(live=[peer(2, 0, UP)], outcomes=(outcome,)).state.takeover is None
@@ -1156,7 +1157,7 @@ def test_answers_about_a_host_that_is_not_taken_over_from_change_nothing() -> No
         silent=[peer(DEAD)],
         remembered={"lease": lease_of(DEAD), "takeover": pursued},
         fence_devices=frozenset({DEAD}),
-        outcomes=(off(9, NOW_S), HostIdFreed(9, True)),
+        outcomes=(off(9, NOW_S), HostIdFreed(9, True), PowerOffEnded(9, True)),
     )
     after = decision.state.takeover
     assert after is not None

@@ -105,6 +105,7 @@ def test_without_a_name_the_best_host_is_taken() -> None:
         ({"target": 4, "live": [peer(4, stopped=True)]}, "was stopped"),
         ({"target": 4, "live": [peer(4, engine=UNKNOWN)]}, "libvirt on host4"),
         ({"target": 4, "live": [peer(4, 0)]}, "scores 0"),
+        ({"target": 4, "live": [peer(4, memory_short=True)]}, "less memory free"),
         ({"live": []}, "no other live host"),
         ({"migration_possible": False}, "migration-uri"),
         ({"global_maintenance": True}, "global maintenance"),
