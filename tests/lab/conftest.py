@@ -72,15 +72,25 @@ def lab(shared_lab: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster
 @contextlib.contextmanager
 def law_1(cluster: Cluster) -> Iterator[None]:
     """At most one QEMU ran the guest: by the processes, and by what the guest wrote."""
-    before = len(boot_journal.read(cluster))
+    before = boot_journal.read(cluster)
     with EngineWatcher(cluster) as watcher:
         there = len(watcher.history())
         yield
-    assert watcher.most_running_at_once() <= 1, watcher.history()
+    history = watcher.history()
+    assert watcher.most_running_at_once() <= 1, history
     boots = boot_journal.read(cluster)
     assert not boot_journal.doubts(boots)
-    started = [p for p in watcher.history()[there:] if p.ran and not p.incoming]
-    assert len(boots) - before <= len(started), "the guest booted where nobody watched"
+    started = [p for p in history[there:] if p.ran and not p.incoming]
+    assert len(boots) - len(before) <= len(started), (
+        f"the guest booted where nobody watched: {before[-1:]} before, {boots[-2:]} after; "
+        f"{history}; the guest's console ends with {_console(cluster)}"
+    )
+
+
+def _console(cluster: Cluster) -> list[str]:
+    """What the guest said last: whether it panicked, say."""
+    path = cluster.layout.engine_console
+    return path.read_text(errors="replace").splitlines()[-12:] if path.exists() else []
 
 
 ANSWERED_S = 45.0

@@ -43,8 +43,8 @@ def is_spared(lab: Cluster, fence: Fence) -> bool:
 
 
 def comes_back(lab: Cluster, host: str) -> None:
-    """Switched on by whoever runs the VM, and in its place again."""
-    ask.until(f"{host} is switched on again", 60, lambda: lab.is_on(host))
+    """Switched on by whoever runs the VM, who tries that once a minute; in its place again."""
+    ask.until(f"{host} is switched on again", 90, lambda: lab.is_on(host))
     lab.wait_booted(host)
     ask.until(f"{host} is back", 60, lambda: ask.state(lab, host) == "EngineDown")
 

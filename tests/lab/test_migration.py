@@ -247,6 +247,7 @@ def test_local_maintenance_drains_the_host_and_ends(moving: Cluster) -> None:
 
 def test_an_empty_host_gives_its_id_back_on_request_and_joins_again(moving: Cluster) -> None:
     source, _, third = pair(moving)
+    before = boots(moving)
     wrong = order(moving, source, "maintenance", "global", "--release-id")
     assert wrong.returncode == 2 and "belongs to: maintenance local" in wrong.stderr
     done = order(moving, source, "maintenance", "local", "--for", "1h", "--release-id")
@@ -264,6 +265,7 @@ def test_an_empty_host_gives_its_id_back_on_request_and_joins_again(moving: Clus
     assert order(moving, source, "maintenance", "none").returncode == 0
     settled(moving, moving.wait_healthy(TAKEOVER_S), 45.0)
     assert lockspaces(moving, source)
+    assert boots(moving) == before
 
 
 def lockspaces(lab: Cluster, host: str) -> list[str]:
