@@ -29,8 +29,9 @@ ANSWER_BYTES_MAX = 4 << 20
 class Prometheus:
     """A running one; ask it by `query`."""
 
-    def __init__(self, switch_pid: int) -> None:
+    def __init__(self, switch_pid: int, targets: int) -> None:
         self._switch_pid = switch_pid
+        self._targets = targets
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The series of an instant query, now."""
@@ -53,7 +54,7 @@ class Prometheus:
     def is_ready(self) -> bool:
         """Whether it answers, and has scraped every host."""
         try:
-            return self.value("min(up)") == 1.0
+            return self.value("sum(up)") == self._targets
         except (OSError, ValueError):
             return False
 
@@ -92,7 +93,7 @@ def running(cluster: Cluster) -> Iterator[Prometheus]:
                 stdin=subprocess.DEVNULL,
             )
             try:
-                found = Prometheus(switch)
+                found = Prometheus(switch, len(targets))
                 deadline_s = time.monotonic() + READY_S
                 while not found.is_ready():
                     if process.poll() is not None or time.monotonic() > deadline_s:
