@@ -90,9 +90,8 @@ def libvirt_peers(config: Config) -> Found:
         else:
             yield "ok", f"libvirt of {name} answers", ""
     for heard in reached(config, config.host.id):
-        if heard.known and not heard.problem:
-            yield "ok", f"{heard.name} reaches the libvirt of this host", ""
-            continue
-        what = "does not reach" if heard.known else "does not say whether it reaches"
-        text = f"{heard.name} {what} the libvirt of this host: {heard.problem}"
-        yield "fail" if heard.known else "warn", text, f"there: {command_there(config)}"
+        text = f"{heard.name} {heard.what}"
+        if heard.is_good:
+            yield "ok", text, ""
+        else:
+            yield "fail" if heard.known else "warn", text, f"there: {command_there(config)}"

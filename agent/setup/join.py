@@ -134,13 +134,11 @@ def _ways_here(config: Config) -> list[Done]:
     """What the others say of the libvirt here."""
     found = []
     for heard in reached(config, config.host.id):
-        if heard.known and not heard.problem:
-            found.append(Done(heard.name, "ok", "reaches the libvirt of this host"))
-            continue
-        what = "does not reach" if heard.known else "does not say whether it reaches"
-        text = f"{what} the libvirt of this host: {printable(heard.problem)}"
-        text += f"; type there: {command_there(config)}"
-        found.append(Done(heard.name, "warning", text))
+        if heard.is_good:
+            found.append(Done(heard.name, "ok", heard.what))
+        else:
+            text = f"{printable(heard.what)}; type there: {command_there(config)}"
+            found.append(Done(heard.name, "warning", text))
     return found
 
 

@@ -45,6 +45,19 @@ class Heard:
     known: bool
     problem: str
 
+    @property
+    def is_good(self) -> bool:
+        """Whether it has said that it reaches it."""
+        return self.known and not self.problem
+
+    @property
+    def what(self) -> str:
+        """The same in words, without its name."""
+        if self.is_good:
+            return "reaches the libvirt of this host"
+        verb = "does not reach" if self.known else "does not say whether it reaches"
+        return f"{verb} the libvirt of this host: {self.problem}"
+
 
 def reach(config: Config, own: int) -> list[tuple[str, str]]:
     """Name and problem (empty: it answers) of every other host that did not stop; none where no

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,6 +15,21 @@ from scoring.observation import OrderKind
 from tests.simulation.host import Host
 from tests.simulation.ports import SimStore
 from tests.simulation.world import Move, Settings, World
+
+
+@contextlib.contextmanager
+def two_hosts() -> Iterator[tuple[World, Host]]:
+    """A cluster that has come up, and the host that runs the VM, healthy."""
+    world = World(Settings(hosts=2, host_boot_s=20.0), random.Random(3))
+    try:
+        world.fault_began("test")
+        world.power_all_on(1.0)
+        world.run(150.0)
+        owner = world.owner()
+        assert owner is not None and owner.vm_healthy
+        yield world, owner
+    finally:
+        world.close()
 
 
 def test_the_broker_knows_of_a_migration_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,17 +50,9 @@ def test_the_broker_knows_of_a_migration_before_it_begins(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(World, "began", looked)
     monkeypatch.setattr(World, "migrate", moved)
-    world = World(Settings(hosts=2, host_boot_s=20.0), random.Random(3))
-    try:
-        world.fault_began("test")
-        world.power_all_on(1.0)
-        world.run(150.0)
-        owner = world.owner()
-        assert owner is not None and owner.vm_healthy
+    with two_hosts() as (world, owner):
         world.set_local_maintenance(owner, True)
         world.run(30.0)
-    finally:
-        world.close()
     other = next(host for host in world.hosts.values() if host is not owner)
     words = f"migrate {other.number}"
     slot = f"{words} from {owner.number} within 340 s"
@@ -61,13 +70,7 @@ def test_a_host_that_cannot_tell_the_others_moves_nothing(monkeypatch: pytest.Mo
         await write(store, slot, data)
 
     monkeypatch.setattr(SimStore, "write", refused)
-    world = World(Settings(hosts=2, host_boot_s=20.0), random.Random(3))
-    try:
-        world.fault_began("test")
-        world.power_all_on(1.0)
-        world.run(150.0)
-        owner = world.owner()
-        assert owner is not None and owner.vm_healthy
+    with two_hosts() as (world, owner):
         failing.append(owner)
         world.order(owner, OrderKind.MIGRATE)
         world.run(20.0)
@@ -81,5 +84,3 @@ def test_a_host_that_cannot_tell_the_others_moves_nothing(monkeypatch: pytest.Mo
         world.order(owner, OrderKind.MIGRATE)
         world.run(20.0)
         assert world.owner() not in (owner, None)
-    finally:
-        world.close()
