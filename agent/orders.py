@@ -15,7 +15,7 @@ from broker.client import ask
 from broker.config import Config
 from broker.exit_codes import ExitCode
 from broker.wire import HostStatus, NewOrder, OrderStatus, Status
-from scoring.observation import OrderKind
+from scoring.observation import Obstacle, OrderKind
 
 POLL_S = 0.2
 #: A guest that boots, or a migration of a large one, takes its time; the agent has deadlines of
@@ -63,7 +63,11 @@ def _host(status: Status, name: str) -> HostStatus:
 
 
 #: Penalties that forbid to receive the VM, whatever the score, and what to say of each.
-_UNFIT = {"memory": "has not the memory", "lock-driver": "would run it without its lease"}
+_UNFIT = {
+    "memory": "has not the memory",
+    "lock-driver": "would run it without its lease",
+    **{obstacle.value: "cannot run it" for obstacle in Obstacle},
+}
 
 
 def _check_fit(host: HostStatus) -> None:

@@ -42,7 +42,7 @@ from broker.tally import PHASES
 from broker.version import VERSION
 from broker.wire import HostStatus, Status
 from scoring.liveness import Liveness
-from scoring.observation import VmStatus
+from scoring.observation import Obstacle, VmStatus
 from scoring.state import StateName
 
 PEERS_MAX = 256
@@ -68,6 +68,7 @@ PENALTY_NAMES = (
     "retries",
     "lockspace",
     "lock-driver",
+    *(obstacle.value for obstacle in Obstacle),
     "agent",
     "local-maintenance",
     "unexpected-down",

@@ -55,6 +55,29 @@ class EngineStatus:
     reason: str | None = None
 
 
+class Obstacle(StrEnum):
+    """A fact that keeps a host from starting the VM, whoever's turn it is; the value is the name
+    of its penalty.
+
+    OTHER_STORAGE: this host does not see the storage that the others see. CANNOT_START: libvirt
+    here could not start the VM as it is defined. LEFTOVER: a dead process of the VM is in the way
+    here. HELD_BACK: what ran last is not what a start here would boot.
+    """
+
+    OTHER_STORAGE = "other-storage"
+    CANNOT_START = "cannot-start"
+    LEFTOVER = "leftover-vm"
+    HELD_BACK = "held-back"
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """One obstacle, and the sentence that says what it is and what to do."""
+
+    obstacle: Obstacle
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class LocalHost:
     """This host's samples, as the broker's monitors took them.
@@ -84,6 +107,7 @@ class LocalHost:
     fence_path_ok: bool | None = None
     lock_driver: bool | None = None
     migrating_s: float | None = None
+    unfit: tuple[Unfit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from scoring import placement, takeover
 from scoring.decision import AskLease, Code
 from scoring.evidence import Evidence
-from scoring.observation import LeaseAnswer, PeerReport, Standing
+from scoring.observation import LeaseAnswer, Obstacle, PeerReport, Standing
 from scoring.state import StateName, Takeover
 from scoring.timing import START_RETRIES_MAX
 from scoring.turn import Turn, name_of, others, own
@@ -26,6 +26,13 @@ _BUSY_STATES = frozenset(
         _S.ENGINE_MIGRATING_AWAY,
     }
 )
+
+_CODES = {
+    Obstacle.OTHER_STORAGE: Code.OTHER_STORAGE,
+    Obstacle.CANNOT_START: Code.CANNOT_START,
+    Obstacle.LEFTOVER: Code.LEFTOVER_VM,
+    Obstacle.HELD_BACK: Code.HELD_BACK,
+}
 
 
 def nobody_else_can(turn: Turn) -> bool:
@@ -52,6 +59,10 @@ def may_start_here(turn: Turn) -> bool:
         return False
     if not turn.observation.lockspace_joined:
         turn.because(Code.LOCKSPACE_NOT_JOINED, "this host has not joined the lockspace yet")
+        return False
+    if turn.observation.local.unfit:
+        for unfit in turn.observation.local.unfit:
+            turn.because(_CODES[unfit.obstacle], unfit.text)
         return False
     if _looked_s(turn) < timing.suspect_after + timing.beat or turn.uncertain:
         turn.because(Code.NOT_ENOUGH_DATA, "not enough seen yet to know which hosts live")

@@ -147,6 +147,16 @@ def own_score(turn: Turn) -> Score:
         # libvirt does without a word.
         why = "libvirt here runs without the sanlock lock driver"
         return Score(0, (Penalty("lock-driver", state.rules.weights.base_score, why),))
+    elif local.unfit and not turn.vm_up_here:
+        first, *rest = local.unfit
+        base = state.rules.weights.base_score
+        return Score(
+            0,
+            (
+                Penalty(first.obstacle.value, base, first.text),
+                *(Penalty(unfit.obstacle.value, 0, unfit.text) for unfit in rest),
+            ),
+        )
     return score(
         ScoreInput(
             state=name,
