@@ -21,12 +21,13 @@ from collections.abc import Mapping
 
 import msgspec
 
-from broker.whiteboard import EMPTY_SLOT, HOST_ID_MAX, SLOT_BYTES
+from broker.volume_layout import FENCE_LOG_FIRST, FENCE_LOG_RECORDS
+from broker.whiteboard import EMPTY_SLOT, SLOT_BYTES
 from scoring.observation import FenceRecord, FenceStep
 
 #: First slot of the ring, and how many records it holds: 1 MiB.
-FIRST_SLOT = HOST_ID_MAX + 1
-RECORDS = 256
+FIRST_SLOT = FENCE_LOG_FIRST
+RECORDS = FENCE_LOG_RECORDS
 #: Records that are handed on to decisions: so new, and so many.
 RECENT_S = 86_400.0
 RECENT_MAX = 32
@@ -104,9 +105,10 @@ class FenceLog:
     def learn(self, slots: Mapping[int, bytes], now_s: float, wall_s: float) -> list[LogRecord]:
         """Take in what a read of `slots_to_read` brought; the new records.
 
-        Slots of the whiteboard are ignored. A volume that ends before the ring holds none yet.
+        Slots that are not the ring's are ignored. A volume that ends before it holds none yet.
         """
-        mine = {slot: data for slot, data in slots.items() if slot >= FIRST_SLOT}
+        ring = range(FIRST_SLOT, FIRST_SLOT + RECORDS)
+        mine = {slot: data for slot, data in slots.items() if slot in ring}
         first_look = not self.known
         new = []
         for data in mine.values():

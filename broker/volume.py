@@ -28,10 +28,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from broker.volume_layout import SLOT_MAX
 from broker.whiteboard import SLOT_BYTES
 
-#: The last slot that may be read or written: the whiteboard's 0..2000 and the fence log's 256.
-SLOT_MAX = 2256
 #: The most that one read asks for.
 READ_BYTES_MAX = 1024 * 1024
 

@@ -34,7 +34,8 @@ from agent.setup.watched import (
 from broker.config import StorageSection
 from broker.delta_leases import ALIGN_OF_SECTOR
 from broker.exit_codes import ExitCode
-from broker.volume import SLOT_MAX, Volume, VolumeError
+from broker.volume import Volume, VolumeError
+from broker.volume_layout import SLOT_MAX
 from broker.whiteboard import EMPTY_SLOT, SLOT_BYTES
 
 WHITEBOARD_BYTES = (SLOT_MAX + 1) * SLOT_BYTES

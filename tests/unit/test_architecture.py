@@ -32,6 +32,7 @@ BROKER_DOORS = {
     "service_manager",
     "whiteboard",
     "volume",
+    "volume_layout",
     "delta_leases",
     "agreement",
     "addresses",

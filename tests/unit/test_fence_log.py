@@ -26,7 +26,7 @@ from broker.fence_log import (
 )
 from broker.notify.notice import Kind, Notice
 from broker.notify.notices import Notices
-from broker.volume import SLOT_MAX
+from broker.volume_layout import IDENTITY_SLOT, WHAT_RAN_SLOTS
 from broker.whiteboard import EMPTY_SLOT, HOST_ID_MAX, SLOT_BYTES
 from broker.wire import FenceNote
 from scoring.observation import FenceStep
@@ -54,7 +54,7 @@ def ring(*records: LogRecord) -> dict[int, bytes]:
 
 def test_the_ring_lies_behind_the_whiteboard_and_ends_where_the_volume_may() -> None:
     assert slot_of(1) == HOST_ID_MAX + 1
-    assert slot_of(RECORDS) == SLOT_MAX
+    assert slot_of(RECORDS) == IDENTITY_SLOT - 1
     assert slot_of(RECORDS + 1) == slot_of(1)
 
 
@@ -101,6 +101,14 @@ def test_a_volume_that_ends_before_the_ring_holds_none() -> None:
     log.learn({}, 100.0, WALL_S)
     assert log.recent(100.0) == ()
     assert log.next_number == 1
+
+
+def test_what_lies_behind_the_ring_is_none_of_it() -> None:
+    """The same read brings the volume's identity and what ran last."""
+    log = FenceLog()
+    behind = dict.fromkeys((IDENTITY_SLOT, *WHAT_RAN_SLOTS), encode(record(7)))
+    log.learn(behind | ring(record(1)), 100.0, WALL_S)
+    assert list(log.records) == [1]
 
 
 def test_a_new_record_is_as_old_as_it_is_known_here_whatever_the_writer_s_clock_says() -> None:

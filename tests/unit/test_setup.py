@@ -18,7 +18,8 @@ import pytest
 from agent.setup.toml_text import with_keys
 from broker.delta_leases import read_lease_volume
 from broker.exit_codes import ExitCode
-from broker.volume import SLOT_MAX, Volume
+from broker.volume import Volume
+from broker.volume_layout import SLOT_MAX
 from broker.whiteboard import SlotReport, encode_slot
 from scoring.observation import EngineStatus, Health, VmStatus
 

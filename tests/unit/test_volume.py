@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from agent import whiteboard_dump
 from broker.slot_plan import ALWAYS, SWEEP_BEATS, WINDOW, SlotPlan, slots_of_beat
-from broker.volume import SLOT_MAX, Volume, VolumeError, VolumeFault
+from broker.volume import Volume, VolumeError, VolumeFault
+from broker.volume_layout import SLOT_MAX
 from broker.whiteboard import (
     EMPTY_SLOT,
     HOST_ID_MAX,
