@@ -52,6 +52,12 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
                 f"AGENT on {printable(host.hostname)} is {host.agent}: score 0"
                 " (systemctl status ha-agent there)"
             )
+        if host.left_out:
+            yield (
+                f"SLOT of {printable(host.hostname)} has no room for {host.left_out} of its lines:"
+                " what decides is whole, explanations are missing"
+                " (ha-agent whiteboard dump shows what is there)"
+            )
         others += _can_take_it(host) and host.host_id != status.engine.host
     if status.engine.up and not others:
         yield "NO STANDBY: no other host could take the VM now (see WHY below)"

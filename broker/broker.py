@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from broker import agreement, slot_lines
+from broker import agreement, slot_lines, slot_room
 from broker.addresses import advertised
 from broker.answers import encode
 from broker.board import Board, StorageTrouble
@@ -27,7 +27,7 @@ from broker.engine_place import EnginePlace, engine_of
 from broker.events import Events, PeerEvents
 from broker.events_kept import KeptEvents
 from broker.fence_log import LogRecord
-from broker.fence_paths import fence_paths
+from broker.fence_paths import fence_paths, path_lines
 from broker.heartbeat import Heartbeat, signed
 from broker.heartbeats import Heartbeats
 from broker.histogram import Histogram
@@ -44,7 +44,7 @@ from broker.notify.notices import Notices
 from broker.orders import Orders
 from broker.switched_off import SwitchedOff
 from broker.tally import Tally
-from broker.whiteboard import SlotReport, fit_hostname
+from broker.whiteboard import LEFT_OUT_KEY, SlotReport, fit_hostname
 from broker.wire import (
     STATUS_VERSION,
     FenceNote,
@@ -165,6 +165,8 @@ class Broker:
         #: The slot was this very host's when the broker began.
         self._found_own_slot = False
         self._foreign_writes = 0
+        #: The keys of the lines that this host's slot had no room for.
+        self._left_out: tuple[str, ...] = ()
         self._silent: frozenset[int] = frozenset()
         #: The turn on the storage that is under way.
         self._turn: asyncio.Future[None] | None = None
@@ -392,7 +394,7 @@ class Broker:
         if before is None or after is None or after.timestamp <= before.timestamp:
             return
         ours = {"boot-id": self._boot_id, "system-uuid": self._system_uuid}
-        if after.extra_trusted and ours.items() <= after.extra.items():
+        if after.extra_trusted and all(after.extra.get(key, "") == ours[key] for key in ours):
             return
         self._foreign_writes += 1
         if self._foreign_writes >= FOREIGN_WRITES_MAX:
@@ -485,7 +487,7 @@ class Broker:
         # the reference's does, so that a person can read it.
         self._timestamp = max(self._timestamp + 1, int(now_s))
         status = self._own_status(now_s)
-        extra = {
+        lines = {
             "state": status.state,
             "agent": status.agent,
             "boot-id": self._boot_id,
@@ -499,11 +501,15 @@ class Broker:
             "network": publish(self.monitors.value("network") or ()),
             "intent": self._intent_line(now_s),
             "api": ",".join(self._advertised),
+            "mem-free": slot_lines.mem_free_line(self.monitors.value("memory")),
             **self._modes.lines(now_s),
-            **(slot_lines.fence_lines(self._report) if self._report is not None else {}),
             **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},
             **self._agreed_lines,
         }
+        if self._report is not None:
+            lines |= slot_lines.measured_lines(self._report.measured)
+            lines |= path_lines(self._report.fence_paths)
+        extra, self._left_out = slot_room.fit(lines)
         return SlotReport(
             host_id=self.config.host.id,
             timestamp=self._timestamp,
@@ -550,6 +556,7 @@ class Broker:
             unknown=report.unknown if report is not None else (),
             intent=intent,
             move=move,
+            left_out=len(self._left_out),
         )
 
     def _intent_line(self, now_s: float) -> str:
@@ -840,6 +847,7 @@ class Broker:
             unknown=tuple(filter(None, extra.get("unknown", "").split(","))),
             intent=intent,
             move=move,
+            left_out=slot_lines.count_of(extra.get(LEFT_OUT_KEY, "")),
             config_drift=tuple(
                 map(str, agreement.differences(self._agreed, self._agreed_lines, extra))
             ),

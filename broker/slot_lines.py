@@ -13,8 +13,7 @@ from broker.maintenance import Mode, count, from_lines
 from broker.whiteboard import SlotReport
 from broker.wire import (
     FenceLogEntry,
-    FencePathOnWire,
-    FencePathStatus,
+    MeasuredOnWire,
     ModeStatus,
     MoveStatus,
     PenaltyOnWire,
@@ -23,8 +22,6 @@ from broker.wire import (
 from scoring.observation import PeerReport
 from scoring.state import Seen
 
-#: A way to a fence device in a slot: verdict, proven and tried (UTC seconds), seconds it took.
-_PATH = re.compile(r"(ok|bad) (-|[0-9]{1,12}) ([0-9]{1,12}) ([0-9]{1,6}\.[0-9]{2}) ?(.*)")
 #: A move of the VM in a slot: where to, from where, and within how many seconds it is over.
 #: Earlier versions wrote the first part alone.
 _MOVE = re.compile(r"(migrate (?:([0-9]{1,4})|away))(?: from ([0-9]{1,4}) within ([0-9]{1,6}) s)?")
@@ -32,45 +29,16 @@ _MOVE = re.compile(r"(migrate (?:([0-9]{1,4})|away))(?: from ([0-9]{1,4}) within
 Others = tuple[float | None, float | None, float | None, int]
 
 
-def fence_lines(report: Report) -> dict[str, str]:
-    """What a host proved of the ways to the fence devices, and measured, for the others."""
-    lines = {
-        f"fence-path-{host}": f"{'ok' if path.ok else 'bad'} {_whole(path.proven)}"
-        f" {_whole(path.tried)} {path.took_s:.2f} {path.detail[:80]}".strip()
-        for host, path in report.fence_paths.items()
-    }
-    for name, value in (("start", report.measured.start_s), ("boot", report.measured.boot_s)):
-        if value is not None:
-            lines[f"{name}-s"] = f"{value:.2f}"
-    return lines
-
-
-def _whole(at_s: float | None) -> str:
-    return "-" if at_s is None else f"{at_s:.0f}"
+def measured_lines(measured: MeasuredOnWire) -> dict[str, str]:
+    """How long a start and a boot of the VM took on this host, for the bound."""
+    both = {"start-s": measured.start_s, "boot-s": measured.boot_s}
+    return {key: f"{value:.2f}" for key, value in both.items() if value is not None}
 
 
 def seconds(text: str | None) -> float | None:
     """A duration another host wrote; None where it is none."""
     found = re.fullmatch(r"[0-9]{1,6}\.[0-9]{2}", text or "")
     return None if found is None else float(found.group())
-
-
-def fence_path_of(line: str) -> FencePathOnWire | None:
-    """What another host published of one of its ways; None where it is nothing of the kind."""
-    found = _PATH.fullmatch(line)
-    if found is None:
-        return None
-    ok, proven, tried, took, detail = found.groups()
-    return FencePathOnWire(
-        ok == "ok", None if proven == "-" else float(proven), float(tried), float(took), detail
-    )
-
-
-def path_status(by: int, host: int, path: FencePathOnWire, wall_s: float) -> FencePathStatus:
-    """How host `by` last found its way to the fence device of `host`; `wall_s`: now."""
-    proven_age_s = None if path.proven is None else max(0.0, wall_s - path.proven)
-    tried_age_s = max(0.0, wall_s - path.tried)
-    return FencePathStatus(by, host, path.ok, proven_age_s, tried_age_s, path.took_s, path.detail)
 
 
 def intent_line(report: Report, host_id: int, now_s: float) -> str:
@@ -154,8 +122,19 @@ def peer_report(report: SlotReport, seen: Seen | None, others: Others) -> PeerRe
         renewal_s=renewal_s,
         renewal_timestamp=renewal_timestamp,
         memory_short="penalty-memory" in extra,
+        mem_free_mb=mem_free_of(extra.get("mem-free", "")),
         moving_until_s=until_s,
     )
+
+
+def mem_free_line(mem_free_mb: float | None) -> str:
+    """The memory that a new VM could get here, in whole MiB; empty where it is not known."""
+    return "" if mem_free_mb is None else str(max(0, int(mem_free_mb)))
+
+
+def mem_free_of(text: str) -> float | None:
+    """The memory that a new VM could get there, MiB; None where the host does not say."""
+    return float(text) if text.isascii() and text.isdigit() and len(text) <= 12 else None
 
 
 def _state_of(extra: Mapping[str, str]) -> str:

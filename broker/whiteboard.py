@@ -84,7 +84,8 @@ _FIELDS_MIN = 7  # what the oldest writers had, which knew no crc yet
 _NO_CRC_YET = b"00000000"
 _CUT_MARK = "..."
 _NAME_HASH_DIGITS = 8
-_TRUNCATED_KEY = "truncated"
+#: The line that says how many others had no room.
+LEFT_OUT_KEY = "truncated"
 _SHOWN_MAX = 40  # characters of foreign data in a message
 _END_LINE_BYTES = len("end=01234567\n")
 
@@ -93,6 +94,10 @@ _LEADING_DIGITS = re.compile(rb"[0-9]+")
 _NUMBER = re.compile(rb"-?[0-9]+")
 _CRC = re.compile(rb"[0-9a-f]{8}")
 _END_LINE = re.compile(rb"end=([0-9a-f]{8})\n")
+
+#: What the lines of a slot have room for, with the marker of left-out lines and the end line
+#: besides.
+EXTRA_ROOM_BYTES = EXTRA_BYTES - _END_LINE_BYTES - len(f"{LEFT_OUT_KEY}=0000\n")
 
 assert HEAD_BYTES + EXTRA_BYTES == SLOT_BYTES
 assert HOSTNAME_BYTES_MAX < HEAD_BYTES // 2, "the engine status must keep its half of the head"
@@ -349,10 +354,10 @@ def _encode_extra(extra: Mapping[str, str]) -> bytes:
         return b"".join(lines.values())
 
     # Drop from the end. A caller's own line of that name gives way to the marker.
-    lines.pop(_TRUNCATED_KEY, None)
+    lines.pop(LEFT_OUT_KEY, None)
     kept = list(lines.values())
     while True:
-        marker = _extra_line(_TRUNCATED_KEY, str(len(lines) - len(kept)))
+        marker = _extra_line(LEFT_OUT_KEY, str(len(lines) - len(kept)))
         if sum(map(len, kept)) + len(marker) <= room:
             return b"".join(kept) + marker
         kept.pop()
@@ -365,6 +370,11 @@ def _clean_line(key: str, value: str) -> tuple[str, bytes]:
     clean = _clean_text(key).replace("=", "_") or "_"
     clean = _cut_bytes(clean, EXTRA_LINE_BYTES_MAX // 2)
     return clean, _extra_line(clean, _clean_text(value))
+
+
+def line_bytes(key: str, value: str) -> int:
+    """How much room a line takes in a slot."""
+    return len(_clean_line(key, value)[1])
 
 
 def _extra_line(key: str, value: str) -> bytes:

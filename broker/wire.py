@@ -203,7 +203,7 @@ class HostStatus(Struct, frozen=True):
     its host id stands, and since when its last renewal is known. `intent`: what it is about to
     do, in words; `move`: the same of a move of the VM. `witnesses`: None for the host itself.
     `config_drift`: a sentence for each value that must agree across the cluster and that it has
-    otherwise than this host."""
+    otherwise than this host. `left_out`: lines that its slot had no room for."""
 
     host_id: int
     hostname: str
@@ -227,6 +227,7 @@ class HostStatus(Struct, frozen=True):
     move: MoveStatus | None = None
     witnesses: WitnessStatus | None = None
     config_drift: tuple[str, ...] = ()
+    left_out: int = 0
 
 
 class EngineSummary(Struct, frozen=True):

@@ -57,7 +57,8 @@ def take_in(turn: Turn) -> None:
         missing_since_s = None
     elif missing_since_s is None:
         missing_since_s = now_s
-    turn.state = replace(state, seen=seen, missing_since_s=missing_since_s)
+    ahead = state.ahead if missing_since_s is not None else ()
+    turn.state = replace(state, seen=seen, missing_since_s=missing_since_s, ahead=ahead)
 
 
 def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentState:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from scoring import placement
 from scoring.decision import Code
 from scoring.state import StateName
-from scoring.turn import Turn, begin_move, others, own
+from scoring.turn import Turn, begin_move, is_short_of_memory, others, own
 
 
 def move(turn: Turn) -> StateName | None:
@@ -58,7 +58,7 @@ def move(turn: Turn) -> StateName | None:
 def targets(turn: Turn) -> list[placement.Candidate]:
     """The hosts that the VM may be migrated to, the best first: those that may run it and say
     that they have the memory."""
-    short = {peer.host_id for peer in turn.live if peer.memory_short}
+    short = {peer.host_id for peer in turn.live if is_short_of_memory(turn, peer)}
     return placement.ranked([c for c in others(turn) if c.host_id not in short])
 
 

@@ -125,7 +125,8 @@ class PeerReport:
     none was asked). `renewal_s`: when this host first saw the renewal `renewal_timestamp` of
     its host id on disk (None: not seen).
 
-    `memory_short`: it says that it has less memory free than the VM needs. `moving_until_s`: until
+    `mem_free_mb`: MiB a new VM could get there (None: it does not say). `memory_short`: it lost
+    points for memory, which is how earlier versions say that. `moving_until_s`: until
     when, by this host's clock, it wants to be waited for because it moves the VM (None: it named
     no end).
     """
@@ -147,6 +148,7 @@ class PeerReport:
     renewal_timestamp: int = 0
     memory_short: bool = False
     moving_until_s: float | None = None
+    mem_free_mb: float | None = None
 
 
 class Standing(StrEnum):

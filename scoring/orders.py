@@ -42,7 +42,7 @@ from scoring.observation import (
     VmStatus,
 )
 from scoring.state import AgentState, OrderAnswer, StateName
-from scoring.turn import Turn, begin_move, entered, name_of
+from scoring.turn import Turn, begin_move, entered, is_short_of_memory, name_of
 
 _S = StateName
 
@@ -184,10 +184,10 @@ def _unfit(turn: Turn, target: int) -> str:
         if any(p.host_id == target for p in turn.uncertain):
             return f"{name_of(peer)} was first seen just now: try again in a few seconds"
         return f"{name_of(peer)} is silent"
-    return _not_fit_to_run(live)
+    return _not_fit_to_run(turn, live)
 
 
-def _not_fit_to_run(peer: PeerReport) -> str:
+def _not_fit_to_run(turn: Turn, peer: PeerReport) -> str:
     if peer.maintenance:
         return f"{name_of(peer)} is in local maintenance"
     if peer.stopped:
@@ -196,7 +196,7 @@ def _not_fit_to_run(peer: PeerReport) -> str:
         return f"libvirt on {name_of(peer)} does not answer it"
     if peer.score <= 0:
         return f"{name_of(peer)} scores 0: it must not run the VM (ha-agent --status tells why)"
-    if peer.memory_short:
+    if is_short_of_memory(turn, peer):
         return f"{name_of(peer)} has less memory free than the VM needs"
     return ""
 

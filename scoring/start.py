@@ -128,14 +128,17 @@ def first_in_line(turn: Turn) -> bool:
 def _queue(turn: Turn, candidates: list[placement.Candidate]) -> tuple[int, float]:
     """How many candidates come before this host, and for how long they have had the chance.
 
-    Counted anew when other hosts come first: one that has only just become able to start
-    the VM gets its chance as well. And not from before EngineDown was entered: after a
-    global maintenance all hosts enter it at once, with a VM that has long been missing.
+    Counted anew when a host comes first that has not come first before, since the VM went
+    missing: one that has only just become able to start it gets its chance as well. Hosts that
+    had theirs and did nothing may change places as they like. And not counted from before
+    EngineDown was entered: after a global maintenance all hosts enter it at once, with a VM
+    that has long been missing.
     """
     own_id = turn.observation.local.host_id
     ahead = placement.ahead(candidates, own_id)
-    if ahead != turn.state.ahead:
-        turn.state = replace(turn.state, ahead=ahead, ahead_since_s=turn.now_s)
+    had_their_chance = turn.state.ahead
+    if new := tuple(host for host in ahead if host not in had_their_chance):
+        turn.state = replace(turn.state, ahead=(*had_their_chance, *new), ahead_since_s=turn.now_s)
     missing_since_s = turn.state.missing_since_s
     since_s = turn.now_s if missing_since_s is None else missing_since_s
     waited_s = min(turn.now_s - max(since_s, turn.state.ahead_since_s), turn.in_state_s)

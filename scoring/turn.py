@@ -112,6 +112,13 @@ def name_of(peer: PeerReport) -> str:
     return f"{peer.hostname or 'host'} (id {peer.host_id})"
 
 
+def is_short_of_memory(turn: Turn, peer: PeerReport) -> bool:
+    """Whether a peer says that the VM does not fit into its free memory."""
+    if peer.mem_free_mb is None:
+        return peer.memory_short
+    return peer.mem_free_mb < turn.state.rules.vm_memory_mb
+
+
 def others(turn: Turn) -> list[placement.Candidate]:
     """Live peers that may run the VM; one that does not know its own VM cannot start it."""
     return [

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agent.measured import KEPT, Measured
 from agent.status_text import as_text
 from broker.bound import START_S, bound
-from broker.slot_lines import fence_path_of
+from broker.fence_paths import paths_of
 from broker.wire import FencePathOnWire, MeasuredOnWire
 from scoring.decision import Decision, StartEngine
 from scoring.score import Score
@@ -88,7 +88,7 @@ def test_without_a_proven_way_to_the_device_it_is_sanlock_s_time() -> None:
 
 @given(st.text(max_size=60))
 def test_whatever_a_peer_publishes_of_its_ways_is_survived(text: str) -> None:
-    fence_path_of(text)
+    paths_of({"paths": text, "fence-path-3": text, "path-3": text})
 
 
 def test_what_one_host_proved_and_measured_the_others_show(tmp_path: Path) -> None:

@@ -594,6 +594,44 @@ def test_a_better_host_that_does_not_start_is_not_waited_for_for_ever(better_hos
     assert kinds(decision(given_s)) == {StartEngine}
 
 
+def test_hosts_that_had_their_chance_may_change_places_as_they_like() -> None:
+    """Two better hosts that did nothing kept a third from its turn for ever."""
+
+    def decision(waited_s: float, *better: int) -> Decision:
+        return down(
+            live=[peer(host, score=3400 if host in better else 100) for host in (2, 3)],
+            here=local(bridge_up=False),
+            remembered=may_start(
+                ahead=(2, 3), ahead_since_s=NOW_S - waited_s, startable_since_s=NOW_S - 500
+            ),
+            for_s=500.0,
+        )
+
+    for better in ((2,), (3,), (3, 2)):
+        given_s = len(better) * TIMING.takeover_follow
+        assert kinds(decision(given_s, *better)) == {StartEngine}
+        assert codes(decision(given_s - MOMENT_S, *better)) == [Code.BETTER_HOST]
+
+
+def test_a_new_better_host_gets_its_chance_and_is_remembered() -> None:
+    decision = down(
+        live=[peer(2, score=3400), peer(3, score=3400)],
+        here=local(bridge_up=False),
+        remembered=may_start(ahead=(2,), ahead_since_s=NOW_S - 500, startable_since_s=NOW_S - 500),
+        for_s=500.0,
+    )
+    assert codes(decision) == [Code.BETTER_HOST]
+    assert (decision.state.ahead, decision.state.ahead_since_s) == ((2, 3), NOW_S)
+
+
+def test_once_the_vm_is_there_every_host_has_its_chance_again() -> None:
+    seen = down(
+        live=[peer(2, engine=UP)],
+        remembered=may_start(ahead=(2, 3), ahead_since_s=NOW_S - 500),
+    )
+    assert seen.state.ahead == ()
+
+
 def test_a_death_before_health_is_a_failed_start_and_health_forgives() -> None:
     remembered = {"retries": 2, "last_failure_s": NOW_S - 10}
     died = in_state(S.ENGINE_STARTING, local(DIED), remembered=remembered)
@@ -1635,11 +1673,16 @@ def test_an_ordered_migration_that_failed_does_not_delay_a_drain() -> None:
 
 def test_the_vm_is_not_moved_to_a_host_without_the_memory() -> None:
     here = local(UP, maintenance=True)
-    short = replace(peer(2), memory_short=True)
-    decision = in_state(S.ENGINE_UP, here, live=[short, peer(3, 100)])
-    assert MigrateEngine(3) in decision.actions
-    waiting = in_state(S.ENGINE_UP, here, live=[short])
-    assert codes(waiting) == [Code.DRAIN_WAITING, Code.ENGINE_HEALTHY]
+    earlier = replace(peer(2), memory_short=True)
+    short = replace(peer(2), mem_free_mb=RULES.vm_memory_mb - 1)
+    for without in (earlier, short):
+        decision = in_state(S.ENGINE_UP, here, live=[without, peer(3, 100)])
+        assert MigrateEngine(3) in decision.actions
+        waiting = in_state(S.ENGINE_UP, here, live=[without])
+        assert codes(waiting) == [Code.DRAIN_WAITING, Code.ENGINE_HEALTHY]
+    enough = replace(earlier, mem_free_mb=RULES.vm_memory_mb)
+    fits = in_state(S.ENGINE_UP, here, live=[enough])
+    assert MigrateEngine(2) in fits.actions, "the fact outweighs the penalty"
 
 
 def test_a_host_without_the_lock_driver_scores_0_and_one_that_does_not_tell_does_not() -> None:
