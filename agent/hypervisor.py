@@ -84,16 +84,26 @@ class LibvirtHypervisor:
         try:
             await self._worker.call("starting the VM", START_DEADLINE_S, self._start)
         except libvirt.libvirtError as error:
-            # Whose fault it was is asked of the lease, never read from the message.
-            answer = await self._leases.ask_engine()
-            other = answer.known and answer.owner not in (None, self._config.host.id)
-            if other:
-                text = f"host {answer.owner} owns it"
-                return EngineStartEnded(StartResult.LEASE_HELD, text)
-            return EngineStartEnded(StartResult.FAILED, f"libvirt: {error}")
+            return await self._start_failed(error)
         except (Unprotected, Hung, OSError, sanlock.SanlockException) as error:
             return EngineStartEnded(StartResult.FAILED, str(error))
         return EngineStartEnded(StartResult.STARTED)
+
+    async def _start_failed(self, error: libvirt.libvirtError) -> EngineStartEnded:
+        """Whether another host was faster, or libvirt's own words of what is wrong here.
+
+        Only the lock driver can have lost a race: any other error came before the lease was
+        tried, whoever owns it. Whose the lease is says sanlock, never libvirt's message.
+        """
+        failed = EngineStartEnded(StartResult.FAILED, f"libvirt: {error}")
+        if error.get_error_domain() != libvirt.VIR_FROM_LOCKING:
+            return failed
+        answer = await self._leases.ask_engine()
+        if answer.keeps_out(self._config.host.id):
+            return EngineStartEnded(StartResult.LEASE_HELD, f"host {answer.owner} owns it")
+        if not answer.known and error.get_error_code() == libvirt.VIR_ERR_RESOURCE_BUSY:
+            return EngineStartEnded(StartResult.LEASE_HELD, f"who owns it is not known: {error}")
+        return failed
 
     async def shut_down(self) -> EngineStopEnded:
         return await self._stop("asking the guest to shut down", lambda domain: domain.shutdown())

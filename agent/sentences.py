@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 from agent.columns import printable
 
 if TYPE_CHECKING:
-    from broker.wire import Bound, FenceLogEntry, ModeStatus, WitnessStatus
+    from broker.wire import Bound, FenceLogEntry, HostStatus, ModeStatus, WitnessStatus
+
+#: Penalties of a host that cannot start the VM, or failed to, each with the words before its why.
+_CANNOT = {"cannot-start": "cannot start the VM", "retries": "failed to start the VM"}
+
+
+def cannot(host: HostStatus) -> list[str]:
+    """Why a host cannot start the VM, or failed to: a sentence for each reason."""
+    return [f"{_CANNOT[p.name]}: {printable(p.why)}" for p in host.penalties if p.name in _CANNOT]
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from agent.columns import printable
-from agent.sentences import duration, switched_off, witnesses
+from agent.sentences import cannot, duration, switched_off, witnesses
 
 if TYPE_CHECKING:
     from broker.wire import HostStatus, Status
@@ -58,6 +58,8 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
                 " what decides is whole, explanations are missing"
                 " (ha-agent whiteboard dump shows what is there)"
             )
+        if host.liveness == "live":
+            yield from (f"{printable(host.hostname)} {what}" for what in cannot(host))
         others += _can_take_it(host) and host.host_id != status.engine.host
     if status.engine.up and not others:
         yield "NO STANDBY: no other host could take the VM now (see WHY below)"

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from agent.sentences import if_it_dies, switched_off
+from agent.sentences import cannot, if_it_dies, switched_off
 from broker.client import ask
 from broker.config import Config
 from broker.exit_codes import ExitCode
@@ -47,7 +47,8 @@ def _while_down(status: Status) -> list[str]:
     lines = []
     for host in status.hosts.values():
         if host.liveness == "live":
-            lines.append(f"{host.hostname} ({host.score} points): {host.reason or 'says nothing'}.")
+            said = "; ".join(dict.fromkeys((host.reason or "says nothing", *cannot(host))))
+            lines.append(f"{host.hostname} ({host.score} points): {said}.")
         else:
             lines.append(f"{host.hostname} is {host.liveness}: its word does not count.")
     return lines
@@ -79,6 +80,8 @@ def _compared(host: HostStatus, running: HostStatus, rules: Rules) -> str:
         return f"{host.liveness}, it cannot take the VM"
     if host.maintenance:
         return "in local maintenance, it cannot take the VM"
+    if host.score == 0 and (why := cannot(host)):
+        return "; ".join(why)
     gap = host.score - running.score
     needed = f"{rules.move_threshold} for {rules.timing.move_dwell:g} s would move the VM there"
     if gap > 0:

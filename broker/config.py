@@ -272,6 +272,7 @@ class NotifyRulesSection(_Section, frozen=True, kw_only=True):
     maintenance_over: str = ALL
     config_refused: str = ALL
     vm_unprotected: str = ALL
+    start_failed: str = ALL
     peer_silent: str = ALL
     peer_stopped: str = ALL
     peer_back: str = ALL

@@ -222,7 +222,13 @@ def _start_ended(turn: Turn, outcome: EngineStartEnded) -> StateName:
 
 
 def _count_failed_start(turn: Turn) -> None:
-    turn.state = replace(turn.state, retries=turn.state.retries + 1, last_failure_s=turn.now_s)
+    engine = turn.observation.local.engine
+    turn.state = replace(
+        turn.state,
+        retries=turn.state.retries + 1,
+        last_failure_s=turn.now_s,
+        last_failure=engine.reason or engine.detail,
+    )
 
 
 def _engine_starting(turn: Turn) -> StateName:

@@ -46,7 +46,7 @@ def take_in(turn: Turn) -> None:
     else:
         seen = {}
     if state.retries and now_s - state.last_failure_s >= timing.retry_expiry:
-        state = replace(state, retries=0)
+        state = replace(state, retries=0, last_failure="")
     for outcome in turn.ended:
         state = orders.with_outcome(_with_outcome(state, outcome, now_s), outcome)
     up = observation.local.engine.vm is VmStatus.UP or any(
@@ -66,7 +66,12 @@ def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentSta
     match outcome:
         case EngineStartEnded(result=StartResult.FAILED):
             return replace(
-                state, acting=False, acted_s=now_s, retries=state.retries + 1, last_failure_s=now_s
+                state,
+                acting=False,
+                acted_s=now_s,
+                retries=state.retries + 1,
+                last_failure_s=now_s,
+                last_failure=outcome.detail,
             )
         case EngineStartEnded() | EngineStopEnded():
             return replace(state, acting=False, acted_s=now_s, lease=None)

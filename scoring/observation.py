@@ -179,7 +179,9 @@ class StartResult(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EngineStartEnded:
-    """StartEngine is over. LEASE_HELD: another host was faster, which costs nothing."""
+    """StartEngine is over. LEASE_HELD: another host was faster, which costs nothing: only where
+    the lock driver itself refused, and the lease's owner is not gone. `detail`: of a failed one
+    what libvirt says, in its own words."""
 
     result: StartResult
     detail: str = ""
@@ -222,6 +224,21 @@ class LeaseAnswer:
     standing: Standing = Standing.UNKNOWN
     dead_in_s: float | None = None
     detail: str = ""
+
+    @property
+    def owner_is_gone(self) -> bool:
+        """What took the lease is gone: its host id is dead, free, or another generation now."""
+        return (
+            self.standing in (Standing.DEAD, Standing.FREE)
+            or self.current_generation > self.owner_generation
+        )
+
+    def keeps_out(self, host_id: int) -> bool:
+        """Another host than `host_id` owns the lease and is not gone: sanlock gives it to nobody.
+
+        False where the question was not answered.
+        """
+        return self.known and self.owner not in (None, host_id) and not self.owner_is_gone
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,6 @@ from scoring.observation import (
     OrderKind,
     Outcome,
     PeerReport,
-    Standing,
     StartResult,
     VmStatus,
 )
@@ -273,11 +272,7 @@ def _owned(lease: LeaseAnswer, own_id: int) -> str:
     """Why the lease cannot be had now; empty when it can."""
     if not lease.known:
         return f"who owns the engine lease is not known: {lease.detail}"
-    if (
-        lease.owner in (None, own_id)
-        or lease.standing in (Standing.DEAD, Standing.FREE)
-        or lease.current_generation > lease.owner_generation
-    ):
+    if not lease.keeps_out(own_id):
         return ""
     text = f"host {lease.owner} owns the engine lease and is not known to be dead"
     if lease.dead_in_s is None:

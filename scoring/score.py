@@ -31,7 +31,8 @@ from scoring.timing import START_RETRIES_MAX
 
 @dataclass(frozen=True, slots=True)
 class ScoreInput:
-    """What the score depends on; None is unknown. Load is the mean per CPU, memory in MiB."""
+    """What the score depends on; None is unknown. Load is the mean per CPU, memory in MiB.
+    `last_failure`: why the last of `retries` failed, where that is known."""
 
     state: StateName
     network: float | None = None
@@ -41,6 +42,7 @@ class ScoreInput:
     cpu_load: float | None = None
     config_up_to_date: bool | None = None
     retries: int = 0
+    last_failure: str = ""
     fence_path_ok: bool | None = None
 
 
@@ -167,13 +169,13 @@ def score(given: ScoreInput, weights: Weights) -> Score:
         why = "the fence device of this host cannot be reached"
         parts.append(Penalty("fence-path", weights.fence_path_score_penalty, why))
 
+    last = f"; the last: {given.last_failure}" if given.last_failure else ""
     if given.retries > START_RETRIES_MAX:
-        parts.append(
-            Penalty("retries", weights.base_score, f"{given.retries} failed starts, pausing")
-        )
+        why = f"{given.retries} failed starts, pausing{last}"
+        parts.append(Penalty("retries", weights.base_score, why))
     elif given.retries > 0:
         points = weights.engine_retry_score_penalty * given.retries
-        parts.append(Penalty("retries", points, f"{given.retries} failed start(s)"))
+        parts.append(Penalty("retries", points, f"{given.retries} failed start(s){last}"))
 
     return _cut_at_zero(parts, weights.base_score, tuple(unknown))
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from scoring import placement, takeover
 from scoring.decision import AskLease, Code
 from scoring.evidence import Evidence
-from scoring.observation import LeaseAnswer, Obstacle, PeerReport, Standing
+from scoring.observation import LeaseAnswer, Obstacle, PeerReport
 from scoring.state import StateName, Takeover
 from scoring.timing import START_RETRIES_MAX
 from scoring.turn import Turn, name_of, others, own
@@ -176,10 +176,7 @@ def lease_allows(turn: Turn) -> bool:
     if lease.owner == turn.observation.local.host_id:
         turn.because(Code.LEASE_FREE, "the engine lease is this host's own")
         return True
-    if (
-        lease.standing in (Standing.DEAD, Standing.FREE)
-        or lease.current_generation > lease.owner_generation
-    ):
+    if lease.owner_is_gone:
         turn.because(
             Code.LEASE_OWNER_GONE,
             f"host {lease.owner} took the engine lease, but is {_standing(lease)}",

@@ -174,6 +174,7 @@ class AgentState:
     `moving_to`: the host that the VM is being migrated to; `moving_until_s`: that migration is
     over by then; `asking_cancel`: one that this agent did not begin is being told to end, and
     `cancelled_s`: when any was last told so.
+    `last_failure`: why the last of the failed starts did, empty where none is counted.
     `order`: an operator's, under way; `order_since_s`: since when it asks for the lease;
     `cancelling`: the number of the order to cancel a migration, under way; `answers`: to the
     last orders, the newest last.
@@ -204,6 +205,7 @@ class AgentState:
     moving_until_s: float | None = None
     asking_cancel: bool = False
     cancelled_s: float | None = None
+    last_failure: str = ""
     order: Order | None = None
     order_since_s: float | None = None
     cancelling: int | None = None

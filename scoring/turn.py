@@ -97,7 +97,7 @@ def entered(turn: Turn, name: StateName) -> AgentState:
         newest = max((p.last_ran for p in turn.observation.peers), default=0)
         if state.last_ran <= newest:
             state = replace(state, last_ran=newest + 1)
-        state = replace(state, retries=0)
+        state = replace(state, retries=0, last_failure="")
     return state
 
 
@@ -174,6 +174,7 @@ def own_score(turn: Turn) -> Score:
             cpu_load=local.cpu_load,
             config_up_to_date=local.config_up_to_date,
             retries=state.retries,
+            last_failure=state.last_failure,
             fence_path_ok=local.fence_path_ok,
         ),
         state.rules.weights,

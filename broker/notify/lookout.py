@@ -20,6 +20,7 @@ from scoring.state import StateName
 #: Reasons of the agent that are told by themselves, each when it comes up.
 TOLD_CODES: Mapping[str, Kind] = {
     Code.VM_UNPROTECTED: Kind.VM_UNPROTECTED,
+    Code.START_FAILED: Kind.START_FAILED,
     Code.FENCE_FORBIDDEN: Kind.FENCE_HELD_BACK,
     Code.FENCE_HELD_BACK: Kind.FENCE_HELD_BACK,
 }

@@ -51,6 +51,7 @@ class Kind(StrEnum):
     MAINTENANCE_OVER = "maintenance-over"
     CONFIG_REFUSED = "config-refused"
     VM_UNPROTECTED = "vm-unprotected"
+    START_FAILED = "start-failed"
     PEER_SILENT = "peer-silent"
     PEER_STOPPED = "peer-stopped"
     PEER_BACK = "peer-back"
@@ -78,6 +79,7 @@ SEVERITY: Mapping[Kind, Severity] = {
     Kind.MAINTENANCE_OVER: _S.WARNING,
     Kind.CONFIG_REFUSED: _S.WARNING,
     Kind.VM_UNPROTECTED: _S.CRITICAL,
+    Kind.START_FAILED: _S.CRITICAL,
     Kind.PEER_SILENT: _S.CRITICAL,
     Kind.PEER_STOPPED: _S.INFO,
     Kind.PEER_BACK: _S.INFO,

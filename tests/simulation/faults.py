@@ -17,7 +17,7 @@ from broker.config import ScoreSection
 from broker.whiteboard import EMPTY_SLOT
 from scoring.observation import VmStatus
 from scoring.timing import Timing
-from tests.simulation.host import Host
+from tests.simulation.host import NO_BRIDGE, Host
 from tests.simulation.world import World
 
 _TIMING = Timing()
@@ -365,11 +365,11 @@ def _daemons_away(world: World, host: Host, chance: random.Random) -> Callable[[
 def _starts_fail(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
     hosts = list(world.hosts.values()) if chance.random() < 0.3 else [host]
     for each in hosts:
-        each.starts_fail = True
+        each.starts_fail = NO_BRIDGE
 
     def back() -> None:
         for each in hosts:
-            each.starts_fail = False
+            each.starts_fail = ""
 
     return back
 

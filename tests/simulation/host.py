@@ -19,6 +19,9 @@ from tests.simulation.earlier import Metadata
 from tests.simulation.lockspace import Daemon, LeaseVolume, Refused
 from tests.simulation.timeline import HostLoop, Process, Timeline
 
+#: What libvirt says of a start where the bridge of the VM's interface is not on the host.
+NO_BRIDGE = "Cannot get interface MTU on 'br-vlan20': No such device"
+
 #: wdmd(8) feeds the watchdog every ten seconds, which fires 60 s after the last feeding.
 WATCHDOG_FROZEN_S = 55.0
 #: A guest whose disk does not answer for so long serves no page any more.
@@ -144,7 +147,8 @@ class Host:
         self.load = 0.1
         self.memory_mb = 16_384.0
         self.config_up_to_date = True
-        self.starts_fail = False
+        #: Why libvirt cannot start the VM here; empty where it can.
+        self.starts_fail = ""
         #: The version of the metadata that its broker writes and reads.
         self.metadata = Metadata.THIS
         #: How long a migration away from here takes.

@@ -629,29 +629,30 @@ class SimHypervisor:
         host = self._host
         self._world.began(host, "start")
         if not await self._libvirt(START_DEADLINE_S):
-            return await self._start_failed("libvirt does not answer")
+            return EngineStartEnded(StartResult.FAILED, "libvirt does not answer")
         await _takes(0.2)
         if host.qemu is not None:
-            return await self._start_failed("domain is already active")
+            return EngineStartEnded(StartResult.FAILED, "domain is already active")
         if host.starts_fail:
-            return await self._start_failed("QEMU ended while starting")
+            return EngineStartEnded(StartResult.FAILED, f"libvirt: {host.starts_fail}")
         host.create_qemu()
         await _takes(0.15)
         if host.qemu is None:
-            return await self._start_failed("QEMU ended while starting")
+            return EngineStartEnded(StartResult.FAILED, "QEMU ended while starting")
         if not host.libvirt_up:
-            return await self._start_failed("libvirt went away")
+            return EngineStartEnded(StartResult.FAILED, "libvirt went away")
         try:
             host.resume_qemu(host.timeline.now_s + host.guest_boot_s)
         except Refused as error:
             host.end_qemu(f"not started: {error}", VmStatus.DOWN, "failed to start")
-            return await self._start_failed(str(error))
+            return await self._refused(str(error))
         self._world.tell(host.name, "started the VM")
         return EngineStartEnded(StartResult.STARTED)
 
-    async def _start_failed(self, why: str) -> EngineStartEnded:
+    async def _refused(self, why: str) -> EngineStartEnded:
+        """The lock driver gave no lease: another host's, or its own trouble."""
         answer = await self._leases.ask_engine()
-        if answer.known and answer.owner not in (None, self._host.host_id):
+        if answer.keeps_out(self._host.host_id):
             return EngineStartEnded(StartResult.LEASE_HELD, f"host {answer.owner} owns it")
         return EngineStartEnded(StartResult.FAILED, why)
 

@@ -19,7 +19,7 @@ from broker.whiteboard import EMPTY_SLOT
 from scoring.observation import OrderKind, VmStatus
 from scoring.state import StateName
 from tests.simulation.earlier import Metadata
-from tests.simulation.host import Host
+from tests.simulation.host import NO_BRIDGE, Host
 from tests.simulation.world import Settings, World
 
 LOOK_EVERY_S = 0.25
@@ -298,7 +298,7 @@ class Player:
                 case "config":
                     host.config_up_to_date = _yes(value)
                 case "starts":
-                    host.starts_fail = not _yes(value)
+                    host.starts_fail = "" if _yes(value) else NO_BRIDGE
                 case "libvirt":
                     host.libvirt_hangs = not _yes(value)
                 case "clock":

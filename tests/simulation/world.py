@@ -31,8 +31,8 @@ from broker.lockspace import LockspaceError
 from broker.maintenance import Mode, to_lines
 from broker.monitors import MonitorRunner
 from broker.whiteboard import EMPTY_SLOT, BadSlot, decode_cluster, encode_cluster
-from broker.wire import Maintenance, NewOrder, Report
-from scoring.decision import FreeHostId
+from broker.wire import BegunReason, Maintenance, NewOrder, Report
+from scoring.decision import Code, FreeHostId
 from scoring.observation import OrderKind, VmStatus
 from scoring.state import StateName
 from tests.simulation.host import WALL_EPOCH_S, Host, Qemu
@@ -55,6 +55,8 @@ from tests.simulation.ports import (
 from tests.simulation.timeline import Process, Timeline
 
 RESTART_S = 1.5
+#: Reasons of an agent whose words are in the trace.
+_TOLD = frozenset({Code.START_FAILED, Code.CANNOT_START})
 #: A stretch that is passed over is at least so long, begins after so long a rest, and ends so
 #: long before the next thing that is planned.
 LEAP_MIN_S = 15.0
@@ -175,6 +177,7 @@ class World:
         self._failures: list[str] = []
         self._all_processes: list[Process] = []
         self._states: dict[int, str] = {}
+        self._begun: dict[int, tuple[BegunReason, ...]] = {}
         self._scores: dict[int, int] = {}
         self._state_dir = Path(tempfile.mkdtemp(prefix="ha-simulation-"))
         for number in range(1, settings.hosts + 1):
@@ -378,6 +381,10 @@ class World:
     def reported(self, host: Host, report: Report) -> None:
         """An agent reports to its broker."""
         self._scores[host.number] = report.score
+        for begun in report.begun:
+            if begun.code in _TOLD and begun not in self._begun.get(host.number, ()):
+                self.tell(host.name, f"{begun.code}: {begun.text}")
+        self._begun[host.number] = report.begun
         old = self._states.get(host.number)
         if old != report.state:
             self._changed_s = self.timeline.now_s

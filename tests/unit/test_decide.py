@@ -1309,6 +1309,7 @@ def test_failed_starts_cost_50_each_then_everything_for_600_seconds() -> None:
         if StartEngine in kinds(decision):
             decision = life.beat(EngineStartEnded(StartResult.FAILED, "no such disk"))
             assert Code.START_FAILED in codes(decision)
+            assert decision.score.penalties[0].why.endswith("the last: no such disk")
             scores.append(decision.score.value)
         assert life.now_s < 100
     assert scores == [3350, 3300, 3250, 0]
@@ -1321,7 +1322,7 @@ def test_failed_starts_cost_50_each_then_everything_for_600_seconds() -> None:
         assert Code.RETRIES_EXHAUSTED in codes(decision)
     decision = life.beat()
     assert decision.score.value == 3400
-    assert decision.state.retries == 0
+    assert (decision.state.retries, decision.state.last_failure) == (0, "")
 
 
 def test_retries_expire_exactly_600_seconds_after_the_last_failure() -> None:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How a migration is ended, and with which words: libvirt's calls are a domain's that hangs in its
-migration until it is aborted."""
+"""How a migration and a start are ended, and with which words: libvirt's calls are a domain's that
+hangs in its migration until it is aborted, and is not defined for a reason of libvirt's own."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from typing import Any
 
 import libvirt
@@ -16,7 +17,13 @@ from agent.definition import Definition
 from agent.hypervisor import LibvirtHypervisor
 from agent.leases import SanlockLeases
 from broker.config import Config, HostSection, LibvirtSection, StorageSection
-from scoring.observation import MigrationCancelled
+from scoring.observation import (
+    EngineStartEnded,
+    LeaseAnswer,
+    MigrationCancelled,
+    Standing,
+    StartResult,
+)
 
 PATIENCE_S = 10.0
 
@@ -110,3 +117,95 @@ def test_cancelling_what_an_earlier_agent_began_says_nothing_of_the_next_one(
         assert await refused.cancel_migration() == MigrationCancelled(False, "in post-copy")
 
     asyncio.run(run())
+
+
+class Refusing:
+    """A libvirt that takes no definition. `error`: as libvirt's own carry it: code, domain, text
+    (measured with libvirt 9.0 and its sanlock plugin: 87, 42 where another host has the lease)."""
+
+    def __init__(self, code: int, domain: int, text: str) -> None:
+        self.error = libvirt.libvirtError(text)
+        self.error.err = (code, domain, text, 2, None, None, None, -1, -1)
+
+    def defineXML(self, xml: str) -> None:  # noqa: N802
+        raise self.error
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Lease:
+    """SanlockLeases with one answer."""
+
+    def __init__(self, answer: LeaseAnswer) -> None:
+        self.answer = answer
+
+    async def ask_engine(self) -> LeaseAnswer:
+        return self.answer
+
+
+NO_BRIDGE = (38, 0, "Cannot get interface MTU on 'br-vlan20': No such device")
+OWNED = (
+    libvirt.VIR_ERR_RESOURCE_BUSY,
+    libvirt.VIR_FROM_LOCKING,
+    "resource busy: Failed to acquire lock: Lease is held by another host",
+)
+NO_SANLOCK = (38, libvirt.VIR_FROM_LOCKING, "Failed to acquire lock: Connection refused")
+LIVE = LeaseAnswer(True, 7.0, 2, 3, 3, 99, Standing.LIVE)
+NOBODY = LeaseAnswer(True, 7.0)
+SILENT = LeaseAnswer(False, 7.0, detail="sanlock does not answer")
+
+
+def started(error: tuple[int, int, str], lease: LeaseAnswer, monkey: Any) -> EngineStartEnded:
+    """How a start ends that libvirt refuses with that error, on host 1."""
+    ours = on(Refusing(*error), monkey)  # type: ignore[arg-type]
+    ours._leases = Lease(lease)  # type: ignore[assignment]
+    return asyncio.run(ours.start())
+
+
+@pytest.mark.parametrize(
+    "lease",
+    [
+        replace(LIVE, standing=Standing.DEAD),
+        replace(LIVE, standing=Standing.FREE),
+        replace(LIVE, current_generation=4),
+        replace(LIVE, owner=1),
+        NOBODY,
+        SILENT,
+        # Not the lock driver's: it came before the lease was tried, whoever owns it.
+        LIVE,
+    ],
+)
+def test_an_error_of_libvirt_is_told_in_its_own_words_whoever_owned_the_lease(
+    lease: LeaseAnswer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = started(NO_BRIDGE, lease, monkeypatch)
+    assert ended.result is StartResult.FAILED
+    assert ended.detail == f"libvirt: {NO_BRIDGE[2]}"
+
+
+@pytest.mark.parametrize("standing", [Standing.LIVE, Standing.FAIL, Standing.UNKNOWN])
+def test_a_race_is_lost_to_an_owner_that_is_not_gone(
+    standing: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error in (OWNED, NO_SANLOCK):
+        ended = started(error, replace(LIVE, standing=standing), monkeypatch)
+        assert ended == EngineStartEnded(StartResult.LEASE_HELD, "host 2 owns it")
+
+
+@pytest.mark.parametrize(
+    "lease", [replace(LIVE, standing=Standing.DEAD), replace(LIVE, current_generation=4), NOBODY]
+)
+def test_a_lease_that_is_refused_though_its_owner_is_gone_is_a_failed_start(
+    lease: LeaseAnswer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be tried each second for ever, uncounted."""
+    ended = started(OWNED, lease, monkeypatch)
+    assert ended == EngineStartEnded(StartResult.FAILED, f"libvirt: {OWNED[2]}")
+
+
+def test_where_sanlock_does_not_answer_the_lock_driver_s_own_code_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert started(OWNED, SILENT, monkeypatch).result is StartResult.LEASE_HELD
+    assert started(NO_SANLOCK, SILENT, monkeypatch).result is StartResult.FAILED

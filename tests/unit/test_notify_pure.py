@@ -290,7 +290,8 @@ def test_reasons_with_a_kind_of_their_own_are_told_once(lookout: Lookout, ears: 
     lookout.reported(first, 1.0, NOON)
     lookout.reported(first, 2.0, NOON)
     lookout.reported(report("EngineDown", ("vm-unprotected", "no lease"), beat=8), 3.0, NOON)
-    assert ears.kinds() == [Kind.FENCE_HELD_BACK, Kind.VM_UNPROTECTED]
+    lookout.reported(report("EngineDown", ("start-failed", "no bridge"), beat=9), 4.0, NOON)
+    assert ears.kinds() == [Kind.FENCE_HELD_BACK, Kind.VM_UNPROTECTED, Kind.START_FAILED]
     assert ears[0].detail == "host 2 hangs"
 
 

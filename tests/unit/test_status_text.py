@@ -19,6 +19,8 @@ import pytest
 from agent.status import shown
 from agent.status_read import Lacking, read
 from agent.status_text import as_text
+from agent.troubles import troubles
+from agent.why import explain
 from broker.broker import Broker
 from broker.config import Config
 from broker.exit_codes import ExitCode
@@ -29,11 +31,13 @@ from broker.wire import (
     EngineSummary,
     HostStatus,
     MoveStatus,
+    PenaltyOnWire,
     ReasonOnWire,
     Status,
     WitnessStatus,
 )
 from scoring.observation import EngineStatus, Health, VmStatus
+from scoring.rules import Rules
 from tests.unit.test_api import in_thread, served
 
 ROOT = Path(__file__).parents[2]
@@ -404,3 +408,17 @@ def test_liveliness_is_a_line_and_an_exit_code(
     assert plain.stdout.startswith(told) and plain.stdout.count("\n") == 1
     wanted = {"version": 1, "up": engine.up, "healthy": engine.healthy, "host": engine.hostname}
     assert json.loads(as_json.stdout) == wanted
+
+
+def test_a_host_that_cannot_start_the_vm_says_so_in_the_status_and_in_why() -> None:
+    why = "Cannot get interface MTU on 'br-vlan20': No such device"
+    failed = PenaltyOnWire("retries", 50, f"1 failed start(s); the last: libvirt: {why}")
+    unable = PenaltyOnWire("cannot-start", 3400, "br-vlan20 is not on this host")
+    up = status(WELL[0], host(2, score=0, penalties=(unable,)))
+    assert any("host2 cannot start the VM: br-vlan20" in line for line in troubles(up))
+    assert any(line.startswith("NO STANDBY") for line in troubles(up))
+    assert "host2: cannot start the VM: br-vlan20 is not on this host." in explain(up, Rules())
+    nowhere = EngineSummary(False, False, None, None, None, False, None, False)
+    down = status(host(1, local=True, penalties=(failed,)), host(2), engine=nowhere)
+    assert any(why in line and "host1 failed to start the VM" in line for line in troubles(down))
+    assert any(why in line for line in explain(down, Rules()))
