@@ -48,7 +48,9 @@ class BrokerLink(Protocol):
 
 
 class Notes(Protocol):
-    """Port to the journal."""
+    """Port to the journal. `problem`: why decisions are not recorded now; empty while they are."""
+
+    problem: str
 
     def note(
         self, before: AgentState, observation: Observation, now_s: float, decision: Decision
@@ -259,6 +261,7 @@ class Agent:
             domain_type=self._domain_type,
             unknown=decision.score.unknown,
             config_problem=self.config_problem,
+            state_problem="" if self._journal is None else self._journal.problem,
             intent=_intent(decision.state),
             moving_until_s=decision.state.moving_until_s,
             answers=decision.state.answers,

@@ -11,6 +11,9 @@ Rules of this file:
 3. Writing is off the beat, in a thread of its own behind a bounded queue. A disk that
    hangs loses records and is said to; it never delays a decision.
 4. Nothing secret is in an observation, so nothing secret is here.
+5. A write that fails half way (a full disk, a power cut) costs the records that were not
+   written, and no other: what was torn is cut off or ended, and the next record that is
+   written holds its state.
 """
 
 from __future__ import annotations
@@ -18,7 +21,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import queue
 import threading
 import time
@@ -29,6 +31,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from broker.atomic_file import append_lines
 from scoring.decision import Decision
 from scoring.observation import (
     EngineMigrationEnded,
@@ -81,6 +84,8 @@ class Record:
     """One decision as it was made. `state` None: the one that the record before it left.
 
     `wall_s`: seconds since the epoch, for people only. `decision`: as `told` puts it.
+    `after_damage`: what stood before it could not be read, so that without a state of its own it
+    cannot be decided again.
     """
 
     wall_s: float
@@ -88,6 +93,7 @@ class Record:
     observation: Observation
     decision: dict[str, Any]
     state: AgentState | None = None
+    after_damage: bool = False
 
 
 def told(decision: Decision) -> dict[str, Any]:
@@ -157,25 +163,37 @@ def _outcome(data: dict[str, Any]) -> Outcome:
 
 
 def read(path: Path) -> Iterator[Record]:
-    """The records of one file in order; Damaged at the first line that is none."""
+    """The records of one file in order, all that can be read; after the last one Damaged, where
+    lines were no records."""
+    damage: list[str] = []
+    after_damage = False
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                raise Damaged(f"{path} line {number}: cut short")
             try:
-                yield decode(line)
+                if not line.endswith(b"\n"):
+                    raise ValueError("cut short")
+                record = decode(line)
             except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
                 # msgspec.ValidationError is a ValueError.
-                raise Damaged(f"{path} line {number}: {type(error).__name__}: {error}") from None
+                damage.append(f"{path} line {number}: {type(error).__name__}: {error}")
+                after_damage = True
+                continue
+            after_damage = after_damage and record.state is None
+            yield dataclasses.replace(record, after_damage=after_damage)
+    if damage:
+        more = f"; and {len(damage) - 1} more lines" if len(damage) > 1 else ""
+        raise Damaged(f"{damage[0]}{more}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Line:
-    """What the thread writes: into a new file, and down to the disk before the next."""
+    """What the thread writes: into a new file, and down to the disk before the next.
+    `has_state`: it can be decided again without the record before it."""
 
     data: bytes
     new_file: bool
     sync: bool
+    has_state: bool
 
 
 class Journal:
@@ -189,7 +207,11 @@ class Journal:
         self._written_s = float("-inf")
         self._contiguous = False
         self._file_bytes = self._path.stat().st_size if self._path.exists() else 0
+        #: A record was not written: what follows is of use only from one with a state on.
+        self._gap = False
         self.lost = 0
+        #: Why decisions are not recorded now; empty while they are.
+        self.problem = ""
 
     def note(
         self, before: AgentState, observation: Observation, now_s: float, decision: Decision
@@ -205,7 +227,8 @@ class Journal:
         record = Record(time.time(), now_s, observation, told(decision))
         line = encode(record)
         new_file = self._file_bytes + len(line) > FILE_BYTES_MAX
-        if new_file or not self._contiguous:
+        has_state = new_file or self._gap or not self._contiguous
+        if has_state:
             # A file must be readable by itself.
             line = encode(dataclasses.replace(record, state=before))
         self._file_bytes = len(line) if new_file else self._file_bytes + len(line)
@@ -215,7 +238,7 @@ class Journal:
             self._thread.start()
         try:
             # What acts is on the disk before the power can go: it is what will be asked for.
-            self._queue.put_nowait(_Line(line, new_file, sync=bool(decision.actions)))
+            self._queue.put_nowait(_Line(line, new_file, bool(decision.actions), has_state))
         except queue.Full:
             self.lost += 1
             self._contiguous = False
@@ -230,10 +253,19 @@ class Journal:
         while True:
             line = self._queue.get()
             try:
+                if self._gap and not line.has_state:
+                    self.lost += 1
+                    continue
                 self._write(line)
+                self._gap, self.problem = False, ""
             except OSError as error:
                 self.lost += 1
-                log.warning("%s: %s; the decision is not in the journal", self._path, error)
+                self._gap = True
+                if not self.problem:
+                    log.warning("%s: %s; decisions are not in the journal", self._path, error)
+                self.problem = (
+                    f"{self._path}: {error.strerror or error}: decisions are not recorded"
+                )
             finally:
                 self._queue.task_done()
 
@@ -245,8 +277,4 @@ class Journal:
                 if old.exists():
                     old.replace(self._path.with_name(f"{FILE_NAME}.{number + 1}"))
             self._path.replace(self._path.with_name(f"{FILE_NAME}.1"))
-        with self._path.open("ab") as file:
-            file.write(line.data)
-            if line.sync:
-                file.flush()
-                os.fsync(file.fileno())
+        append_lines(self._path, line.data, line.sync)

@@ -20,15 +20,18 @@ from scoring.state import AgentState
 def run(path: str, as_json: bool, scenario_path: str | None = None) -> int:
     """Print each decision with its reasons; `scenario_path`: write the incident there.
 
-    OK when all came out as recorded, FAILED when one did not, FILE when the journal could be
-    read only up to some damage (what is before it is replayed).
+    OK when all came out as recorded, FAILED when one did not, FILE when some lines of the journal
+    could not be read (all others are replayed).
     """
     code = ExitCode.OK
     state: AgentState | None = None
-    count = different = 0
+    count = different = passed_over = 0
     records: list[Record] = []
     try:
         for record in read(Path(path)):
+            if record.after_damage and record.state is None:
+                passed_over += 1
+                continue
             state = record.state if record.state is not None else state
             if state is None:
                 raise Damaged(f"{path}: its first record has no state to begin with")
@@ -39,7 +42,10 @@ def run(path: str, as_json: bool, scenario_path: str | None = None) -> int:
             different += differs
             _print(record, again, differs, as_json)
     except Damaged as error:
-        print(f"ha-agent: {error}; replayed up to there", file=sys.stderr)
+        text = f"ha-agent: {error}; replayed without"
+        if passed_over:
+            text += f", and without {passed_over} records behind it that need what was lost"
+        print(text, file=sys.stderr)
         code = ExitCode.FILE
     except OSError as error:
         raise CommandError(ExitCode.FILE, f"{path}: cannot be read: {error.strerror}") from None

@@ -83,6 +83,8 @@ def _of_this_host(status: Status) -> Iterator[str]:
         yield f"SWITCHED OFF: {switched_off(status.switched_off)} (ha-agent why)"
     if status.config_problem:
         yield f"CONFIGURATION: an older one is in force: {status.config_problem}"
+    if status.state_problem:
+        yield f"STATE FOLDER: {status.state_problem}"
     for host in status.hosts.values():
         if host.config_drift and host.liveness == "live":
             drift = "; ".join(host.config_drift)

@@ -692,6 +692,12 @@ class Broker:
             network=self._network().text,
             config_problem=self.config_problem
             or (self._report.config_problem if self._report is not None else ""),
+            state_problem="; ".join(
+                filter(
+                    None,
+                    (self.events.problem, "" if own_report is None else own_report.state_problem),
+                )
+            ),
             hosts=dict(sorted(hosts.items())),
             bad_slots={slot: fault.cause for slot, fault in sorted(self.board.bad.items())},
             storage=StorageStatus(

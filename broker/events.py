@@ -74,6 +74,11 @@ class Events:
         self._next_id = max(last + 1, int(wall() * 1000))
         self._news = asyncio.Event()
 
+    @property
+    def problem(self) -> str:
+        """Why events do not outlive this broker now; empty while they do."""
+        return "" if self._kept is None else self._kept.problem
+
     def add(
         self, notice: Notice, kind: str | None = None, severity: Severity | None = None
     ) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from broker.atomic_file import write_atomically
+from broker.atomic_file import append_lines, write_atomically
 from broker.wire import Event
 
 log = logging.getLogger("ha-broker.events")
@@ -40,7 +40,8 @@ class KeptEvents:
         self._waiting: deque[Event] = deque(maxlen=count_max)
         self._lock = threading.Lock()
         self._writing: threading.Thread | None = None
-        self._failed = False
+        #: Why events do not outlive this broker now; empty while they do.
+        self.problem = ""
 
     def load(self) -> tuple[Event, ...]:
         """What an earlier broker kept, oldest first, ids growing; nothing where there is none."""
@@ -97,11 +98,11 @@ class KeptEvents:
             try:
                 self._write(batch)
             except OSError as error:
-                if not self._failed:
+                if not self.problem:
                     log.warning("%s cannot be written: %s", self.path, error.strerror)
-                self._failed = True
+                self.problem = f"{self.path}: {error.strerror}: events are lost with a restart"
             else:
-                self._failed = False
+                self.problem = ""
 
     def _write(self, batch: tuple[Event, ...]) -> None:
         self._newest.extend(batch)
@@ -111,15 +112,7 @@ class KeptEvents:
             self._lines = len(self._newest)
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            # A line that was torn is ended, so that it takes no other with it.
-            torn = file.tell() > 0 and not self._ends_whole()
-            file.write((b"\n" if torn else b"") + _encoded(batch))
-
-    def _ends_whole(self) -> bool:
-        with self.path.open("rb") as file:
-            file.seek(-1, 2)
-            return file.read(1) == b"\n"
+        append_lines(self.path, _encoded(batch))
 
 
 def _encoded(events: tuple[Event, ...] | deque[Event]) -> bytes:

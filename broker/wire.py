@@ -122,7 +122,8 @@ class BegunReason(Struct, frozen=True):
 
 class Report(Struct, frozen=True):
     """What the agent wants published of this host. `unknown`: samples the score lacks.
-    `config_problem`: why it does not go by the configuration file as it is now. `intent`: what
+    `config_problem`: why it does not go by the configuration file as it is now. `state_problem`:
+    why it cannot write to its state folder. `intent`: what
     it is about to do to another host or with the VM, in words; empty: nothing. `moving_until_s`:
     by then the move of the VM is over, by this host's monotonic clock. `fence_paths`: by host id,
     this host's own among them. `answers`: to the operator's last orders. `begun`: what came up
@@ -144,6 +145,7 @@ class Report(Struct, frozen=True):
     measured: MeasuredOnWire = MeasuredOnWire()
     begun: tuple[BegunReason, ...] = ()
     answers: tuple[OrderAnswer, ...] = ()
+    state_problem: str = ""
 
 
 class Maintenance(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -389,7 +391,7 @@ class Status(Struct, frozen=True):
     long the VM would be away if its host lost power now, None while it runs nowhere. `notify`:
     what became of the notices. `migration`: of the VM away from this host, None while there is
     none. `config_file_s`: the configuration in force is that of the file as it was changed then,
-    UTC seconds since 1970."""
+    UTC seconds since 1970. `state_problem`: why a daemon here cannot write to its state folder."""
 
     version: int
     cluster: str
@@ -415,6 +417,7 @@ class Status(Struct, frozen=True):
     notify: NotifyStatus = NotifyStatus()
     migration: MigrationStatus | None = None
     config_file_s: float | None = None
+    state_problem: str = ""
 
 
 class Event(Struct, frozen=True):

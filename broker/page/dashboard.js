@@ -270,6 +270,7 @@ function* banners() {
       `Last proven ${ago(path.proven_age_s)}. ${clean(path.detail)} Try it: ha-agent fence test ${path.host}`];
   }
   if (s.config_problem) yield ["config", "warning", "An older configuration is in force", clean(s.config_problem)];
+  if (s.state_problem) yield ["state-folder", "warning", "State folder", `${clean(s.state_problem)}.`];
   if (s.network) yield ["network", "warning", "Network", `${clean(s.network)}.`];
   for (const [name, monitor] of Object.entries(s.monitors)) {
     if (monitor.verdict === "bad" && name !== "network") yield [`monitor-${name}`, "warning", `Monitor ${clean(name, 40)}`, `${clean(monitor.problem)}.`];

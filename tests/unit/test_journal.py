@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 from pathlib import Path
 
 import pytest
 
 from agent import journal as journal_module
-from agent.journal import FILE_NAME, Journal, read, told
+from agent.journal import FILE_NAME, Damaged, Journal, read, told
 from agent.main import _parser
 from agent.replay import run
 from broker.exit_codes import ExitCode
@@ -116,26 +117,72 @@ def test_a_changed_decision_is_found(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"{}\n", b"[" * 9999 + b"\n", b'{"v": 9}\n'])
-def test_a_damaged_journal_is_replayed_up_to_the_damage(
+def test_behind_a_damage_all_that_does_not_need_it_is_replayed(
     tmp_path: Path, damage: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path, 50)
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:20]) + damage + b"".join(lines[20:]))
+    stateless = next(n for n in range(20, len(lines)) if b'"state":{"rules"' not in lines[n])
+    again = next((n for n in range(stateless, 50) if b'"state":{"rules"' in lines[n]), len(lines))
+    path.write_bytes(b"".join(lines[:stateless]) + damage + b"".join(lines[stateless:]))
     assert run(str(path), as_json=False) == ExitCode.FILE
     captured = capsys.readouterr()
-    assert "20 decisions replayed" in captured.out
-    assert "line 21" in captured.err
+    count = len(lines) - (again - stateless)
+    assert f"{count} decisions replayed, 0 came out differently" in captured.out
+    assert f"line {stateless + 1}" in captured.err
+    assert f"without {again - stateless} records behind it" in captured.err
 
 
-def test_a_journal_cut_short_is_replayed_up_to_the_cut(
+def test_of_a_journal_cut_short_all_but_the_last_record_is_replayed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path, 50)
     data = path.read_bytes()
     path.write_bytes(data[:-10])
     assert run(str(path), as_json=False) == ExitCode.FILE
-    assert "cut short" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "cut short" in captured.err
+    records = data.count(b"\n")
+    assert f"{records - 1} decisions replayed" in captured.out
+
+
+def test_after_a_cut_the_next_agent_s_records_are_whole(tmp_path: Path) -> None:
+    path = write(tmp_path, 20)
+    data = path.read_bytes()
+    path.write_bytes(data[:-10])
+    write(tmp_path, 20, seed=2)
+    found = []
+    with pytest.raises(Damaged, match="line 20"):
+        for record in read(path):
+            found.append(record)
+    assert len(found) == 19 + 20
+
+
+def test_a_disk_that_was_full_for_a_while_costs_what_was_not_written_alone(tmp_path: Path) -> None:
+    """Of 48 records 8 could be read: the torn one took all that came after it."""
+    journal, state = Journal(tmp_path), AgentState(RULES)
+    chance = random.Random(4)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    whole = write(tmp_path / "whole", 90, seed=4)
+    for number in range(90):
+        if number == 30:
+            size = (tmp_path / FILE_NAME).stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1500, limits[1]))
+        if number == 60:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            assert str(tmp_path / FILE_NAME) in journal.problem
+        seen = observation(chance, NOW_S + number)
+        decision = decide(state, seen, NOW_S + number)
+        journal.note(state, seen, NOW_S + number, decision)
+        state = decision.state
+        journal.flush(5)
+    assert journal.lost > 0
+    assert journal.problem == ""
+    kept = {record.now_s for record in read(tmp_path / FILE_NAME)}
+    lost = {record.now_s for record in read(whole)} - kept
+    assert len(lost) == journal.lost
+    assert all(NOW_S + 30 <= now_s < NOW_S + 60 for now_s in lost)
+    assert run(str(tmp_path / FILE_NAME), as_json=True) == ExitCode.OK
 
 
 def test_quiet_beats_are_written_once_a_minute(tmp_path: Path) -> None:
@@ -172,6 +219,7 @@ def test_a_disk_that_cannot_be_written_loses_records_and_nothing_else(tmp_path: 
     journal.note(state, seen, NOW_S, decide(state, seen, NOW_S))
     journal.flush(5)
     assert journal.lost == 1
+    assert journal.problem.startswith(f"{tmp_path / 'file' / FILE_NAME}: ")
 
 
 def test_the_command_line_knows_replay() -> None:
