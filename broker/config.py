@@ -220,11 +220,13 @@ class FenceSection(_Section, frozen=True, kw_only=True):
 
 
 class SmtpSection(_Section, frozen=True, kw_only=True):
-    """Mail. `server` empty: none is sent. `port` 0: the usual one of `security`. `severity`: the
-    least that goes out this way."""
+    """Mail. `server` empty: none is sent. `port` 0: the usual one of `security`. `helo`: the name
+    that this host greets the server with, in full; empty: its own where that has a domain, else
+    its address. `severity`: the least that goes out this way."""
 
     server: str = ""
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    helo: Annotated[str, Meta(pattern=r"^([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+)?$", max_length=253)] = ""
     security: Annotated[str, Meta(pattern="^(starttls|tls|none)$")] = "starttls"
     ca_file: AbsolutePath | None = None
     username: str = ""

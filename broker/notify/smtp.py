@@ -8,6 +8,7 @@ full name, the server's address) is done here.
 from __future__ import annotations
 
 import contextlib
+import re
 import ssl
 from email.message import EmailMessage
 from email.policy import SMTP as SMTP_LINES
@@ -18,6 +19,7 @@ from broker.notify.notice import Message, Severity
 from broker.notify.sender import Names, Refused, SendFailed
 
 QUIT_S = 1.0
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 PORTS = {"starttls": 587, "tls": 465, "none": 25}
 
 
@@ -44,7 +46,7 @@ class SmtpSender:
         client = aiosmtplib.SMTP(
             hostname=given.server,
             sock=sock,
-            local_hostname=_domain(message.host),
+            local_hostname=given.helo or greeting(message.host, sock.getsockname()[0]),
             timeout=given.timeout,
             use_tls=given.security == "tls",
             start_tls=given.security == "starttls",
@@ -66,7 +68,10 @@ class SmtpSender:
         except aiosmtplib.SMTPRecipientsRefused as error:
             codes = [each.code for each in error.recipients]
             kind = Refused if codes and min(codes) >= 500 else SendFailed
-            raise kind(f"{given.server}: {codes}, no recipient is accepted") from None
+            said = "; ".join(
+                dict.fromkeys(f"{each.code} {each.message}" for each in error.recipients)
+            )
+            raise kind(f"{given.server}: no recipient is accepted: {said}") from None
         except aiosmtplib.SMTPResponseException as error:
             kind = Refused if 500 <= error.code < 600 else SendFailed
             raise kind(f"{given.server}: {error.code} {error.message}") from None
@@ -76,7 +81,21 @@ class SmtpSender:
             client.close()
             sock.close()
         if refused:
-            raise Refused(f"{given.server}: went out, but not to {', '.join(sorted(refused))}")
+            said = "; ".join(
+                f"{name} ({answer.code} {answer.message})"
+                for name, answer in sorted(refused.items())
+            )
+            raise Refused(f"{given.server}: went out, but not to {said}")
+
+
+def greeting(host: str, address: str) -> str:
+    """What a host says in EHLO (RFC 5321, 4.1.3): its name where that is a full one, else its
+    address as a literal, which relays that insist on full names take too."""
+    name = host.rstrip(".")
+    labels = name.split(".")
+    if len(labels) > 1 and all(_LABEL.fullmatch(label) for label in labels):
+        return name
+    return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 
 def as_mail(message: Message, given: SmtpSection) -> EmailMessage:

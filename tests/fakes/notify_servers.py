@@ -35,7 +35,10 @@ class Authority:
 
 
 class Mailbox:
-    """aiosmtpd's handler. `answers`: one for each DATA, the last one for ever."""
+    """aiosmtpd's handler. `answers`: one for each DATA, the last one for ever. `strict`: like
+    Postfix's reject_non_fqdn_helo_hostname; `greetings`: what clients said in EHLO."""
+
+    strict = False
 
     def __init__(self, *answers: str) -> None:
         self.answers = list(answers) or ["250 taken"]
@@ -44,6 +47,7 @@ class Mailbox:
         self.logins: list[bytes] = []
         self.tls: list[bool] = []
         self.tries = 0
+        self.greetings: list[str] = []
 
     async def handle_DATA(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope
@@ -72,6 +76,10 @@ class Mailbox:
         address: str,
         options: list[str],
     ) -> str:
+        name = session.host_name or ""
+        self.greetings.append(name)
+        if self.strict and "." not in name.strip(".[]") and not name.startswith("["):
+            return f"504 5.5.2 <{name}>: Helo command rejected: need fully-qualified hostname"
         if address.startswith("nobody"):
             return "550 no such user"
         envelope.rcpt_tos.append(address)

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Awaitable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from broker.config import CommandSection, SmtpSection, WebhookSection
 from broker.notify.command import CommandSender
 from broker.notify.notice import Kind, Message, Notice, Told
 from broker.notify.sender import Refused, Sender, SendFailed
-from broker.notify.smtp import SmtpSender, as_mail
+from broker.notify.smtp import SmtpSender, as_mail, greeting
 from broker.notify.webhook import WebhookSender
 from tests.fakes.notify_servers import (
     PASSWORD,
@@ -157,6 +158,34 @@ def test_what_a_server_says_no_with(answer: str, kind: type[SendFailed], text: s
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("host", "helo", "said"),
+    [
+        ("kvm1.example.com", "", "kvm1.example.com"),
+        ("kvm1.example.com.", "", "kvm1.example.com"),
+        ("kvm1", "", "[127.0.0.1]"),
+        ("kvm_1.example.com", "", "[127.0.0.1]"),
+        ("höst", "", "[127.0.0.1]"),
+        ("localhost", "", "[127.0.0.1]"),
+        ("kvm1", "mail.example.com", "mail.example.com"),
+    ],
+)
+def test_a_relay_that_wants_full_names_is_greeted_with_one(host: str, helo: str, said: str) -> None:
+    async def run() -> None:
+        box = Mailbox()
+        box.strict = True
+        async with mail_server(box) as port:
+            await smtp(port, helo=helo).send(replace(MESSAGE, host=host))
+        assert box.greetings == [said]
+        assert len(box.mails) == 1
+
+    asyncio.run(run())
+
+
+def test_an_ipv6_address_is_greeted_with_as_a_literal() -> None:
+    assert greeting("kvm1", "2001:db8::1") == "[IPv6:2001:db8::1]"
+
+
 def test_recipients_that_are_not_there() -> None:
     async def run() -> None:
         box = Mailbox()
@@ -165,7 +194,8 @@ def test_recipients_that_are_not_there() -> None:
             one = await why_not(smtp(port, recipients=("nobody@example.org", "a@example.org")))
         assert isinstance(none, Refused)
         assert isinstance(one, Refused)
-        assert "nobody@example.org" in str(one)
+        assert "nobody@example.org (550 no such user)" in str(one)
+        assert "no recipient is accepted: 550 no such user" in str(none)
         assert len(box.mails) == 1
 
     asyncio.run(run())
