@@ -71,9 +71,7 @@ class Agent:
         journal: Notes | None = None,
         rehearsals: Rehearsals | None = None,
         measured: Measured | None = None,
-        lock_driver: Callable[[], bool | None] = lambda: None,
     ) -> None:
-        self._lock_driver = lock_driver
         self._journal = journal
         self._rehearsals = rehearsals
         self._measured = measured
@@ -221,7 +219,7 @@ class Agent:
             self._rehearsals.system_uuids = view.system_uuids
         self._hands.hostnames = view.hostnames
         observation = Observation(
-            local=replace(view.local, lock_driver=self._lock_driver()),
+            local=view.local,
             peers=view.peers,
             storage_good_since_s=view.storage_good_since_s,
             sweep=view.sweep,

@@ -19,7 +19,7 @@ import sanlock
 
 from agent.definition import DefinitionError, load_definition
 from agent.setup.join import storage_speed
-from agent.setup.lock_driver import lock_driver_problem
+from agent.setup.lock_driver import lock_driver_problem, other_vms_problem
 from agent.setup.volumes import GROUP, LOCAL, USER, file_system
 from agent.setup.watched import read_leases
 from broker.config import Config
@@ -51,6 +51,7 @@ def lock_driver(config: Config) -> Found:
                 f"{config.libvirt.qemu_conf} was changed after libvirt was started",
                 "systemctl restart virtqemud (or libvirtd); the VM runs on",
             )
+    yield from _other_vms(config)
     pid = engine_pid(config)
     if pid is None:
         return
@@ -68,6 +69,34 @@ def lock_driver(config: Config) -> Found:
             f"the VM runs here as process {pid} WITHOUT its lease",
             f"virsh shutdown {config.vm.name}: the agent starts it again under it",
         )
+
+
+def _other_vms(config: Config) -> Found:
+    """Whether the lock driver lets the other VMs of this host start."""
+    problem, mend = other_vms_problem(config)
+    if not problem:
+        return
+    names = ", ".join(_without_leases(config))
+    if names:
+        yield "fail", f"{problem}: {names}", mend
+    else:
+        yield "warn", problem, mend
+
+
+def _without_leases(config: Config) -> list[str]:
+    """The other VMs that libvirt knows here, those with leases of their own apart."""
+    try:
+        connection = libvirt.open(config.libvirt.uri)
+        try:
+            return sorted(
+                domain.name()
+                for domain in connection.listAllDomains()
+                if domain.name() != config.vm.name and "<lease>" not in domain.XMLDesc()
+            )
+        finally:
+            connection.close()
+    except libvirt.libvirtError:
+        return []  # said by the next check
 
 
 def engine_pid(config: Config) -> int | None:

@@ -28,6 +28,7 @@ from agent.leases import SanlockLeases
 from broker.config import Config
 from broker.libvirt_answers import ask_libvirt
 from broker.process_leases import process_leases
+from broker.qemu_conf import LOCK_MANAGER_LINE
 from broker.reach_question import is_host_name
 from broker.worker import Hung, Worker
 from scoring.observation import (
@@ -214,7 +215,7 @@ class LibvirtHypervisor:
                 if process_leases(pid) is None:
                     raise Unprotected(
                         "sanlock does not know the VM's process: libvirt runs without the "
-                        f'sanlock lock driver; set lock_manager = "sanlock" in '
+                        f"sanlock lock driver; set {LOCK_MANAGER_LINE} in "
                         f"{self._config.libvirt.qemu_conf} and restart libvirt"
                     )
                 domain.resume()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import logging
-import re
 import signal
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from broker import service_manager
 from broker.config import Config, ConfigError, load, system_uuid
 from broker.exit_codes import ExitCode
 from broker.link import Link
+from broker.qemu_conf import LOCK_MANAGER_LINE, lock_driver_named
 from broker.reload import needs_restart, refusal
 from broker.worker import Hung
 
@@ -48,18 +48,9 @@ def check_lock_driver(config: Config) -> None:
     elif not named:
         raise CommandError(
             ExitCode.LOCK_DRIVER,
-            f'{path}: libvirt runs without the sanlock lock driver; set lock_manager = "sanlock" '
+            f"{path}: libvirt runs without the sanlock lock driver; set {LOCK_MANAGER_LINE} "
             "and restart libvirt",
         )
-
-
-def lock_driver_named(path: str) -> bool | None:
-    """Whether libvirt's file names the sanlock lock driver; None where it cannot be read."""
-    try:
-        text = Path(path).read_text(errors="replace")
-    except OSError:
-        return None
-    return re.search(r'^\s*lock_manager\s*=\s*"sanlock"', text, re.MULTILINE) is not None
 
 
 async def check_definition(config: Config, hypervisor: LibvirtHypervisor) -> None:
@@ -145,7 +136,6 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
         journal=journal,
         rehearsals=rehearsals,
         measured=Measured(state_dir / "measured.json"),
-        lock_driver=lambda: lock_driver_named(config.libvirt.qemu_conf),
     )
     agent.on_step = lambda: service_manager.alive(agent.line())
     loop = asyncio.get_running_loop()

@@ -629,6 +629,7 @@ class Broker:
                 maintenance=self.local_maintenance,
                 last_ran=self._last_ran,
                 fence_path_ok=self._own_fence_path(),
+                lock_driver=value("lock_driver"),
                 migrating_s=None
                 if self._engine.migration is None
                 else self._engine.migration.elapsed_s,

@@ -139,6 +139,7 @@ class MonitorsSection(_Section, frozen=True, kw_only=True):
     cpu_load: Interval = 10.0
     pressure: Interval = 10.0
     definition: Interval = 30.0
+    lock_driver: Interval = 5.0
 
 
 class HealthSection(_Section, frozen=True, kw_only=True):

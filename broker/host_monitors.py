@@ -10,6 +10,7 @@ from broker.monitors.cpu_load import CpuLoadMonitor
 from broker.monitors.definition import DefinitionMonitor
 from broker.monitors.engine import EngineMonitor
 from broker.monitors.health import HealthMonitor
+from broker.monitors.lock_driver import LockDriverMonitor
 from broker.monitors.memory import MemoryMonitor, hugepage_kb
 from broker.monitors.network import NetworkMonitor
 from broker.monitors.pressure import PressureMonitor
@@ -56,5 +57,6 @@ def _made_anew(config: Config, every: MonitorsSection) -> list[Monitor]:
         BridgeMonitor(config.network.bridge, every.bridge),
         MemoryMonitor(hugepage_kb(config.vm.definition), every.memory),
         PressureMonitor(every.pressure),
+        LockDriverMonitor(config.libvirt.qemu_conf, every.lock_driver),
         DefinitionMonitor(config.vm.definition, config.vm.shared_definition, every.definition),
     ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from broker.qemu_conf import LOCK_MANAGER_LINE, NO_DISK_LEASES_LINE
+
 from . import certificates
 from .guest import CPU_MODEL, HEALTH_PATH, GuestImage
 from .layout import (
@@ -25,7 +27,7 @@ from .layout import (
 )
 from .settings import Settings
 
-QEMU_CONF = """lock_manager = "sanlock"
+QEMU_CONF = """{lock_manager}
 security_driver = "none"
 user = "root"
 group = "root"
@@ -38,9 +40,8 @@ migrate_tls_x509_cert_dir = "{pki}"
 migrate_tls_x509_verify = 1
 """
 
-QEMU_SANLOCK_CONF = """auto_disk_leases = 0
-require_lease_for_disks = 0
-host_id = {host_id}
+#: What `ha-agent init` asks for, and whose sanlock runs: nothing that a real host has not.
+QEMU_SANLOCK_CONF = """{no_disk_leases}
 user = "root"
 group = "root"
 """
@@ -191,8 +192,12 @@ def write(host: HostLayout, settings: Settings, image: GuestImage) -> None:
     for folder in (host.log, host.etc / "libvirt", host.directory / "state"):
         folder.mkdir(parents=True, exist_ok=True)
     libvirt = host.etc / "libvirt"
-    (libvirt / "qemu.conf").write_text(QEMU_CONF.format(pki=certificates.FOLDER))
-    (libvirt / "qemu-sanlock.conf").write_text(QEMU_SANLOCK_CONF.format(host_id=host.id))
+    (libvirt / "qemu.conf").write_text(
+        QEMU_CONF.format(lock_manager=LOCK_MANAGER_LINE, pki=certificates.FOLDER)
+    )
+    (libvirt / "qemu-sanlock.conf").write_text(
+        QEMU_SANLOCK_CONF.format(no_disk_leases=NO_DISK_LEASES_LINE)
+    )
     (libvirt / "libvirtd.conf").write_text(
         LIBVIRTD_CONF.format(uuid=host.system_uuid, pki=certificates.FOLDER)
     )

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.qemu_conf import LOCK_MANAGER_LINE, NO_DISK_LEASES_LINE
+
 from .cluster import Cluster
 from .conftest import PARENT
 from .layout import CHECKOUT, GUEST_ADDRESS, VM_NAME
@@ -75,8 +77,12 @@ def make_bare(lab: Cluster) -> None:
         host.config.write_text(
             f'[host]\nname = "{host.name}"\nsystem-uuid = "{host.system_uuid}"\n'
         )
-        qemu_conf = host.etc / "libvirt" / "qemu.conf"
-        qemu_conf.write_text(qemu_conf.read_text().replace('lock_manager = "sanlock"\n', ""))
+        for name, line in (
+            ("qemu.conf", LOCK_MANAGER_LINE),
+            ("qemu-sanlock.conf", NO_DISK_LEASES_LINE),
+        ):
+            conf = host.etc / "libvirt" / name
+            conf.write_text(conf.read_text().replace(f"{line}\n", ""))
         restart_libvirt(lab, host.name)
         xml = re.sub(r"\s*<lease>.*?</lease>", "", host.definition.read_text(), flags=re.DOTALL)
         host.definition.unlink()
@@ -163,3 +169,23 @@ def test_the_quick_start_as_it_is_written(bare: Cluster) -> None:
     held = bare.sh("host2", ["sanlock", "client", "status"]).stdout
     assert re.search(r"^r hosted-engine:engine:.* p ", held, re.MULTILINE), held
     assert VM_NAME in bare.sh("host2", ["virsh", "list", "--name"]).stdout
+    other_vms_go_on(bare, "host2")
+
+
+#: A VM of the host that nobody protects: a disk of its own that it writes, and no lease.
+OTHER = """<domain type='qemu'><name>other</name><memory unit='MiB'>32</memory>
+<os><type>hvm</type></os><devices><disk type='file'><driver name='qemu' type='raw'/>
+<source file='{disk}'/><target dev='vda' bus='virtio'/></disk></devices></domain>"""
+
+
+def other_vms_go_on(lab: Cluster, host: str) -> None:
+    """Beside the protected VM another one starts, stops for a moment and resumes."""
+    place = lab.layout.host(int(host.removeprefix("host"))).directory
+    (place / "other.raw").write_bytes(bytes(1 << 20))
+    (place / "other.xml").write_text(OTHER.format(disk=place / "other.raw"))
+    for words in ("define " + str(place / "other.xml"), *(f"{w} other" for w in LIFE)):
+        done = lab.sh(host, ["virsh", *words.split()])
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+
+
+LIFE = ("start", "suspend", "resume", "destroy", "undefine")

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from broker.qemu_conf import LOCK_MANAGER_LINE, NO_DISK_LEASES_LINE
 from tests.lab import bmc
 
 KEPT = Path("/var/tmp/ha-package-test")
@@ -39,9 +40,7 @@ Environment=SANLOCK_PRIVILEGED=0
 ExecStart=
 ExecStart=/usr/sbin/sanlock daemon -w 0 -l 0 -h 0 -U sanlock -G sanlock
 """
-QEMU_SANLOCK = """auto_disk_leases = 0
-require_lease_for_disks = 0
-host_id = {host}
+QEMU_SANLOCK = """{no_disk_leases}
 user = "sanlock"
 group = "sanlock"
 """
@@ -264,8 +263,9 @@ class Machine:
         own = CONFIG.format(host=self.host, name=self.name, uuid=self.uuid)
         self.write("/etc/ha-agent/ha-agent.toml", own)
         self.write("/etc/ha-agent/engine.xml", DEFINITION)
-        self.write("/etc/libvirt/qemu.conf", 'lock_manager = "sanlock"\n')
-        self.write("/etc/libvirt/qemu-sanlock.conf", QEMU_SANLOCK.format(host=self.host))
+        self.write("/etc/libvirt/qemu.conf", f"{LOCK_MANAGER_LINE}\n")
+        lock_driver = QEMU_SANLOCK.format(no_disk_leases=NO_DISK_LEASES_LINE)
+        self.write("/etc/libvirt/qemu-sanlock.conf", lock_driver)
         self.must("systemctl", "restart", "libvirtd", "sanlock")
 
     def reach_bmc_of(self, other: Machine) -> None:

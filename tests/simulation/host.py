@@ -147,6 +147,7 @@ class Host:
         self.load = 0.1
         self.memory_mb = 16_384.0
         self.config_up_to_date = True
+        self.lock_driver = True
         #: Why libvirt cannot start the VM here; empty where it can.
         self.starts_fail = ""
         #: The version of the metadata that its broker writes and reads.

@@ -297,6 +297,8 @@ class Player:
                     host.bridge_up = _yes(value)
                 case "config":
                     host.config_up_to_date = _yes(value)
+                case "lock-driver":
+                    host.lock_driver = _yes(value)
                 case "starts":
                     host.starts_fail = "" if _yes(value) else NO_BRIDGE
                 case "libvirt":

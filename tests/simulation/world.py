@@ -278,6 +278,7 @@ class World:
                 SimSample("memory", 10.0, host, "free_memory_mb"),
                 SimSample("cpu_load", 10.0, host, "load"),
                 SimSample("definition", 10.0, host, "config_up_to_date"),
+                SimSample("lock_driver", 5.0, host, "lock_driver"),
             ]
         )
         config = self.config(host)

@@ -29,6 +29,7 @@ BROKER_DOORS = {
     "exit_codes",
     "worker",
     "process_leases",
+    "qemu_conf",
     "service_manager",
     "whiteboard",
     "volume",

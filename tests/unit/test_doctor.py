@@ -65,6 +65,15 @@ def test_the_lock_driver(site: Path, text: str, verdict: str) -> None:
         assert f"echo 'lock_manager = \"sanlock\"' >> {site.parent}/qemu.conf" in check["fix"]
 
 
+def test_what_keeps_the_other_vms_of_the_host_from_starting(site: Path) -> None:
+    conf = site.parent / "qemu-sanlock.conf"
+    (_, found) = findings(site)["lock-driver"]
+    assert found["verdict"] == "warn"
+    assert f"echo 'require_lease_for_disks = 0' >> {conf}" in found["fix"]
+    conf.write_text("require_lease_for_disks = 0\n")
+    assert [found["verdict"] for found in findings(site)["lock-driver"]] == ["ok"]
+
+
 def test_a_storage_that_is_away_is_one_failure_and_ends_nothing(site: Path) -> None:
     (site.parent / "whiteboard").unlink()
     found = findings(site)

@@ -61,6 +61,8 @@ class Host:
         self.config.parent.mkdir()
         self.qemu_conf = folder / "qemu.conf"
         self.qemu_conf.write_text('lock_manager = "sanlock"\n')
+        self.sanlock_conf = folder / "qemu-sanlock.conf"
+        self.sanlock_conf.write_text("require_lease_for_disks = 0\n")
         self.seed()
         (folder / "vm.xml").write_text(XML)
         self._environment = {**environment, "HA_AGENT_CONFIG": str(self.config)}
@@ -359,6 +361,24 @@ def test_without_the_lock_driver_nothing_is_made(host: Host) -> None:
     assert done.returncode == ExitCode.LOCK_DRIVER
     assert "echo 'lock_manager = \"sanlock\"' >>" in done.stderr
     assert list(host.shared.iterdir()) == []
+
+
+def test_a_lock_driver_that_would_stop_the_other_vms_is_refused(host: Host) -> None:
+    host.sanlock_conf.unlink()
+    done = host.init()
+    assert done.returncode == ExitCode.LOCK_DRIVER
+    assert f"echo 'require_lease_for_disks = 0' >> {host.sanlock_conf}" in done.stderr
+    assert list(host.shared.iterdir()) == []
+    host.sanlock_conf.write_text("#require_lease_for_disks = 0\n")
+    host.qemu_conf.write_text("")
+    both = host.init()
+    assert "qemu.conf, then" in both.stderr and "qemu-sanlock.conf, then" in both.stderr
+    # Who says so wants it so.
+    host.qemu_conf.write_text('lock_manager = "sanlock"\n')
+    host.sanlock_conf.write_text("require_lease_for_disks = 1\n")
+    done = host.init("--dry-run")
+    assert done.returncode == ExitCode.OK
+    assert "asks other VMs for leases of all their disks" in done.stdout
 
 
 @pytest.mark.parametrize(
