@@ -12,6 +12,7 @@ from pathlib import Path
 from agent.definition import DefinitionError, load_definition
 from agent.fence_agent import find_agent
 from agent.fence_devices import fence_device
+from agent.fence_ipmi import password_problem
 from broker.certificate import tls_context
 from broker.config import Config, ConfigError, load, system_uuid
 from broker.exit_codes import ExitCode
@@ -136,7 +137,10 @@ def _devices(config: Config, secrets: Mapping[str, FenceSecret]) -> Iterator[Che
         except ConfigError as error:
             yield Check("fence", "fail", str(error))
             continue
-        if device.type == "agent" and find_agent(device.agent) is None:
+        password = secrets.get(device.key, FenceSecret()).password
+        if device.type == "ipmi" and (problem := password_problem(password)):
+            yield Check("fence", "fail", f"{device.title}: {problem}")
+        elif device.type == "agent" and find_agent(device.agent) is None:
             yield Check("fence", "fail", f"{device.title}: {device.agent} is not installed")
         elif device.type == "redfish" and not device.verify:
             yield Check("fence", "warning", f"{device.title}: its certificate is not checked")

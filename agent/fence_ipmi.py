@@ -39,8 +39,22 @@ PRIVILEGES = {"user": 2, "operator": _OPERATOR, "administrator": 4}
 #: 5.2, Completion Codes.
 _INSUFFICIENT_PRIVILEGE = 0xD4
 
+#: 22.30, Set User Password: of a longer one a BMC keeps the first 20 bytes, or the first 16.
+PASSWORD_BYTES_MAX = 20
+
 _SLICE_S = 0.02
 _PYGHMI = threading.Lock()
+
+
+def password_problem(password: str) -> str:
+    """Why IPMI cannot log in with a password; empty: it can."""
+    size = len(password.encode())
+    if size <= PASSWORD_BYTES_MAX:
+        return ""
+    return (
+        f"the password has {size} bytes, IPMI 2.0 knows {PASSWORD_BYTES_MAX} at most: give the BMC "
+        "a shorter one (a BMC that took it keeps the first 16 or 20 bytes and says nothing)"
+    )
 
 
 class IpmiDriver:
@@ -60,6 +74,8 @@ class IpmiDriver:
     @contextmanager
     def login(self, timeout_s: float) -> Iterator[_IpmiLogin]:
         """Log in and out."""
+        if problem := password_problem(self._password):
+            raise Pointless(problem)
         deadline_s = time.monotonic() + timeout_s
         # Here, since a name may take long: inside pyghmi all others would wait for it.
         found = socket.getaddrinfo(self._address, self._port, type=socket.SOCK_DGRAM)

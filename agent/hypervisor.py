@@ -25,11 +25,11 @@ import sanlock
 
 from agent.definition import Definition
 from agent.leases import SanlockLeases
+from broker.addresses import in_uri
 from broker.config import Config
 from broker.libvirt_answers import ask_libvirt
 from broker.process_leases import process_leases
 from broker.qemu_conf import LOCK_MANAGER_LINE
-from broker.reach_question import is_host_name
 from broker.worker import Hung, Worker
 from scoring.observation import (
     EngineMigrationEnded,
@@ -114,12 +114,13 @@ class LibvirtHypervisor:
 
     async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
         given = self._config.libvirt
-        if not is_host_name(hostname):
+        name = in_uri(hostname)
+        if not name:
             # It comes from the whiteboard: nothing of it may become part of the URI's meaning.
-            text = f"host {target} calls itself {hostname!r}, which is no host name"
+            text = f"host {target} calls itself {hostname!r}, which is no host name or address"
             return EngineMigrationEnded(target, False, text)
-        uri = given.migration_uri.format(host=hostname)
-        data_uri = given.migration_data_uri.format(host=hostname)
+        uri = given.migration_uri.format(host=name)
+        data_uri = given.migration_data_uri.format(host=name)
         try:
             await self._target.call("asking the target", TARGET_DEADLINE_S, ask_libvirt, uri)
         except (libvirt.libvirtError, Hung) as error:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`host:port` and `[v6]:port`: where a broker listens, and where others find it. Pure."""
+"""`host:port` and `[v6]:port`: where a broker listens, and where others find it; and a host's name
+as a part of a URI. Pure."""
 
 from __future__ import annotations
 
@@ -13,6 +14,24 @@ ADDRESSES_MAX = 4
 ADDRESS_CHARS_MAX = 260
 
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
+
+
+#: RFC 1123, 2.1, and the underscore, which is in use and which resolvers take.
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
+
+
+def in_uri(name: str) -> str:
+    """A host's name or address as it may stand for `{host}` in a URI (RFC 3986, 3.2.2): without
+    the root's dot, an IPv6 address in brackets. Empty where it cannot: nothing of a name may be
+    part of the URI's meaning."""
+    bare = name.removesuffix(".")
+    if _HOST_NAME.fullmatch(bare):
+        return bare
+    address = name.removeprefix("[").removesuffix("]")
+    try:
+        return f"[{ipaddress.IPv6Address(address)}]" if "%" not in address else ""
+    except ValueError:
+        return ""
 
 
 def split(address: str) -> tuple[str, int]:

@@ -500,6 +500,13 @@ def _check_relations(path: str, config: Config) -> None:
             raise ConfigError(
                 f"{path}: libvirt.{name.replace('_', '-')}: only {{host}} may stand in braces"
             ) from None
+    if "{host}" in config.libvirt.migration_uri and not addresses.in_uri(config.host_name):
+        # The others would put it into their URI: better said here than at the first migration.
+        raise ConfigError(
+            f"{path}: host.name: {config.host_name!r} cannot stand for {{host}} in "
+            "libvirt.migration-uri: give this host a name of letters, digits, dots, hyphens and "
+            "underscores, or an address"
+        )
 
 
 def _check_notify(path: str, given: NotifySection) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import libvirt
 from aiohttp import web
 
+from broker.addresses import in_uri
 from broker.answers import problem
 from broker.broker import Broker
 from broker.libvirt_answers import ask_libvirt
@@ -47,7 +48,7 @@ class Reacher:
             return problem(503, "busy with such a question", "ask again")
         self._is_busy = True
         try:
-            said = await self._reach(uri.format(host=question.name))
+            said = await self._reach(uri.format(host=in_uri(question.name)))
         finally:
             self._is_busy = False
         return web.Response(body=answer(key, question, said), content_type="application/json")

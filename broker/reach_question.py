@@ -25,6 +25,7 @@ from urllib.parse import urlencode
 import msgspec
 from msgspec import Meta, Struct
 
+from broker.addresses import in_uri
 from broker.heartbeat import Nonce, is_nonce, new_nonce
 
 PATH = "/libvirt-reach"
@@ -33,9 +34,6 @@ DEADLINE_S = 10.0
 #: libvirt's sentence, cut there.
 PROBLEM_CHARS_MAX = 500
 ANSWER_BYTES_MAX = 4096
-
-#: RFC 1123, 2.1
-_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 
 _MAC = re.compile("[0-9a-f]{64}")
 
@@ -101,7 +99,7 @@ def problem_in(key: bytes, raw: bytes, question: Question) -> str:
 
 def is_host_name(text: str) -> bool:
     """Whether it may stand for `{host}` in a URI; nothing of it is part of the URI's meaning."""
-    return _HOST_NAME.fullmatch(text) is not None
+    return in_uri(text) != ""
 
 
 def _question_mac(key: bytes, question: Question) -> str:

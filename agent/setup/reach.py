@@ -15,7 +15,7 @@ import libvirt
 
 from agent.columns import printable
 from agent.setup.watched import read_slots
-from broker.addresses import advertised, split
+from broker.addresses import advertised, in_uri, split
 from broker.client import refusal
 from broker.config import Config
 from broker.libvirt_answers import ask_libvirt
@@ -66,7 +66,10 @@ def reach(config: Config, own: int) -> list[tuple[str, str]]:
     others = _others(config, own) if uri else {}
 
     def ask(host: int) -> str:
-        there = uri.format(host=others[host].hostname)
+        name = in_uri(others[host].hostname)
+        if not name:
+            return f"{others[host].hostname!r} is no host name or address"
+        there = uri.format(host=name)
         try:
             ask_libvirt(there)
         except libvirt.libvirtError as error:
@@ -99,7 +102,7 @@ def reached(config: Config, own: int) -> list[Heard]:
 
 def command_there(config: Config) -> str:
     """What to type on another host to see whether it reaches the libvirt of this one."""
-    return f"virsh -c {config.libvirt.migration_uri.format(host=config.host_name)} hostname"
+    return f"virsh -c {config.libvirt.migration_uri.format(host=in_uri(config.host_name))} hostname"
 
 
 def _others(config: Config, own: int) -> dict[int, SlotReport]:

@@ -22,6 +22,13 @@ _READS_MAX = 100
 #: operstate of an interface that cannot carry anything (RFC 2863, ifOperStatus).
 _NOT_UP = frozenset({"down", "lowerlayerdown", "notpresent", "dormant", "testing"})
 
+#: Kinds of interfaces that stand on others, as they name themselves (DEVTYPE in uevent).
+_STACKED = ("bond", "vlan", "vxlan", "macvlan", "team")
+#: The interface that all ports of Open vSwitch's kernel module belong to.
+_OVS = "ovs-system"
+#: A VLAN on a bond on cards is three deep.
+DEPTH_MAX = 4
+
 
 class BridgeMonitor:
     """True: up, with carrier on an uplink if it has uplinks. Unknown where none is configured."""
@@ -59,14 +66,17 @@ class BridgeMonitor:
         if not is_up:
             return f"{self._bridge} is administratively down"
         uplinks = self._uplinks()
-        if uplinks and not any(self._text(uplink, "carrier") == "1" for uplink in uplinks):
+        if uplinks and not any(self._leads_out(uplink) for uplink in uplinks):
             return f"{self._bridge}: no carrier on {', '.join(uplinks)}"
         state = self._text(self._bridge, "operstate")
         return f"{self._bridge} is {state}" if state in _NOT_UP else ""
 
     def _uplinks(self) -> list[str]:
-        """Its ports that lead out: network cards, bonds and VLANs, or, where it has none of
-        these, whatever is not a VM's tap."""
+        """Its ports that lead out: network cards and what stands on other interfaces (bonds,
+        teams, VLANs, VXLANs), or, where it has none of these, whatever is not a VM's tap. Of Open
+        vSwitch sysfs tells the ports of all its bridges together."""
+        if "DEVTYPE=openvswitch" in self._text(self._bridge, "uevent").split():
+            return [port for port in self._lower(_OVS) if self._is_card(port)]
         try:
             ports = sorted(port.name for port in (self._net / self._bridge / "brif").iterdir())
         except OSError:
@@ -76,9 +86,26 @@ class BridgeMonitor:
         return cards or ports
 
     def _is_card(self, port: str) -> bool:
-        kinds = ("DEVTYPE=bond", "DEVTYPE=vlan")
+        """A network card, or something that stands on one; not a container's end of a pair."""
         words = self._text(port, "uevent").split()
-        return (self._net / port / "device").exists() or any(kind in words for kind in kinds)
+        stands_on_one = any(f"DEVTYPE={kind}" in words for kind in _STACKED)
+        return (self._net / port / "device").exists() or stands_on_one or bool(self._lower(port))
+
+    def _lower(self, interface: str) -> list[str]:
+        """The interfaces that it stands on (ABI/testing/sysfs-class-net, lower_*)."""
+        try:
+            names = sorted(entry.name for entry in (self._net / interface).iterdir())
+        except OSError:
+            return []
+        return [name.removeprefix("lower_") for name in names if name.startswith("lower_")]
+
+    def _leads_out(self, interface: str, depth: int = DEPTH_MAX) -> bool:
+        """Whether it has a carrier, and, where it stands on others, one of those too: a VXLAN has
+        one by itself while the cable of its card is out."""
+        if self._text(interface, "carrier") != "1":
+            return False
+        lower = self._lower(interface) if depth else []
+        return not lower or any(self._leads_out(each, depth - 1) for each in lower)
 
     def _text(self, interface: str, attribute: str) -> str:
         """An attribute; empty where it cannot be read (the carrier of an interface that is

@@ -148,6 +148,7 @@ def run(options: argparse.Namespace) -> int:
         case "power-on":
             if not cluster.power_on(options.host):
                 say(f"{options.host} is on already")
+            cluster.wait_booted(options.host)
         case "partition":
             cluster.partition(options.host)
         case "heal":

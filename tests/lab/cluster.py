@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from . import bmc, certificates, configs, guest, host_storage, machine, page, storage
+from . import bmc, certificates, configs, guest, machine, page, storage, storage_fault
 from .environment import clean
 from .errors import LabError, UsageError
 from .layout import (
@@ -328,10 +328,20 @@ class Cluster:
         ):
             self._wait(
                 f"{host}: {daemon} to take connections",
-                functools.partial(_accepts, path),
+                functools.partial(self._comes_up, layout, path),
                 layout.log / f"{daemon}.log",
                 seconds_max,
             )
+
+    def _comes_up(self, host: HostLayout, socket_path: Path) -> bool:
+        """Whether a daemon takes connections; LabError where its host ended before it did."""
+        if _accepts(socket_path):
+            return True
+        if self._first(host) is None:
+            raise LabError(
+                f"{host.name} ended while it booted: {_last_line(host.log / 'init.log')}"
+            )
+        return False
 
     def kill(self, host: str, daemon: str) -> int:
         """SIGKILL one of the host's daemons, or its ``qemu``; returns the pid that died."""
@@ -415,7 +425,7 @@ class Cluster:
         """
         layout = self._host(host)
         kind, _, seconds = fault.partition(" ")
-        if kind not in host_storage.FAULTS or (kind == "slow") != bool(seconds):
+        if kind not in storage_fault.FAULTS or (kind == "slow") != bool(seconds):
             raise UsageError(f"{fault}: not one of ok, hang, eio, slow SECONDS")
         if kind == "slow":
             _number(seconds)
@@ -588,7 +598,7 @@ class Cluster:
                 "engine_pids": census.engines(name),
                 "daemons": {daemon: census.daemon(name, daemon) for daemon in DAEMONS},
                 "cable": "unplugged" if host_id in unplugged else "plugged",
-                "storage": host_storage.read_fault(self.layout.host(host_id).storage_fault),
+                "storage": storage_fault.read_fault(self.layout.host(host_id).storage_fault),
                 "bmc": bmc_faults.get(str(host_id), "ok"),
             }
         return {
@@ -671,6 +681,14 @@ class Cluster:
                 shutil.copyfileobj(log, output)
         except FileNotFoundError as error:
             raise LabError(f"{path}: no log yet; see: status") from error
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").split("\n")
+    except OSError as error:
+        return f"{log}: {error.strerror}"
+    return next((f"{line.strip()} ({log})" for line in reversed(lines) if line.strip()), str(log))
 
 
 def _record(path: Path, pid: int) -> None:

@@ -23,7 +23,7 @@ import time
 import uuid
 from pathlib import Path
 
-from . import host_storage
+from . import storage_fault
 from .environment import clean, commands
 from .errors import LabError
 from .layout import (
@@ -95,7 +95,7 @@ def mount_storage(host: HostLayout) -> None:
         return
     with (host.log / "storage.log").open("ab") as log:
         server = subprocess.Popen(
-            host_storage.argv(host),
+            storage_fault.argv(host),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

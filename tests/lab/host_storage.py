@@ -11,7 +11,8 @@ has written the others read at once; the mount itself has none (``direct_io``).
 It runs inside the host and dies with it. Its death wakes all who wait for it: so nothing
 in a lab can hang for longer than its file system lives.
 
-Run by host_init.py: ``python -m tests.lab.host_storage RUN-DIRECTORY HOST``.
+Run by host_init.py, as storage_fault.py says: ``python -m tests.lab.host_storage RUN-DIRECTORY
+HOST``.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+# By name: beside libfuse 2 (which sshfs, ceph-fuse and glusterfs-client bring) mfusepy would take
+# that one, whose mounts are refused over a folder that is not empty.
+os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")
+
 import mfusepy
 
-from .layout import HostLayout, Layout, host_id_of
+from .layout import Layout, host_id_of
+from .storage_fault import read_fault
 
-FAULTS = ("ok", "hang", "eio", "slow")
 POLL_S = 0.02
 #: Operations that may hang at once; libfuse's own limit is 10, and then "ok" is not seen.
 THREADS_MAX = 64
@@ -119,19 +124,6 @@ class HostStorage(mfusepy.Operations):  # type: ignore[misc]
 
     def release(self, path: str, fh: int) -> None:
         os.close(fh)
-
-
-def read_fault(path: Path) -> str:
-    """What the control file says now; "ok" without one."""
-    try:
-        return path.read_text().strip() or "ok"
-    except FileNotFoundError:
-        return "ok"
-
-
-def argv(host: HostLayout) -> list[str]:
-    """The command that mounts it, and serves it until killed."""
-    return [sys.executable, "-m", "tests.lab.host_storage", str(host.lab.directory), host.name]
 
 
 def _below(path: str) -> str:

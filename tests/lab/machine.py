@@ -26,6 +26,7 @@ NEEDED = {
         "libvirt-daemon-driver-qemu"
     ),
     str(BUSYBOX): "busybox-static",
+    "/usr/lib/x86_64-linux-gnu/libfuse3.so.3": "fuse3",
 }
 # What is left to see where no lab can run.
 WITHOUT = "make demo-sim tells the same story in virtual time, without root"

@@ -129,6 +129,16 @@ def test_fence_devices_that_do_not_fit(tmp_path: Path, text: str, message: str) 
     assert "\n" not in str(caught.value)
 
 
+def test_a_name_that_cannot_stand_in_a_uri_is_refused_at_the_start(tmp_path: Path) -> None:
+    uri = '[libvirt]\nmigration-uri = "qemu+tls://{host}/system"\n'
+    text = GOOD.replace("[host]\n", '[host]\nname = "höst"\n')
+    load(write(tmp_path, text))
+    with pytest.raises(ConfigError, match=r"host\.name: 'höst' cannot stand for"):
+        load(write(tmp_path, text + uri))
+    for name in ("kvm_1", "kvm1.example.com.", "2001:db8::7"):
+        load(write(tmp_path, text.replace("höst", name) + uri))
+
+
 def test_fence_devices_that_fit(tmp_path: Path) -> None:
     config = load(
         write(

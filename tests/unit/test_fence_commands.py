@@ -220,6 +220,7 @@ def test_any_file_can_be_checked(site: Site, tmp_path: Path) -> None:
     [
         ("secrets-mode", "secrets", "chmod 0600"),
         ("no-password", "secrets", '"2" in [fence-passwords]'),
+        ("long-password", "fence", "the password has 28 bytes, IPMI 2.0 knows 20 at most"),
         ("no-lease", "definition", "no <lease>"),
         ("no-program", "fence", "fence_of_nobody is not installed"),
         ("no-ca", "fence", "no certificates"),
@@ -233,6 +234,8 @@ def test_what_fails(site: Site, trouble: str, name: str, word: str) -> None:
             site.write_secrets(PASSWORD, mode=0o644)
         case "no-password":
             site.secrets.write_text(f'[fence-passwords]\n"2/strip" = "{PASSWORD}"\n')
+        case "long-password":
+            site.write_secrets("correct-horse-battery-staple")
         case "no-lease":
             (site.directory / "engine.xml").write_text(DOMAIN.format(leases="/elsewhere"))
         case "no-program":

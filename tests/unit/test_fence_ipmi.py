@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.fence_ipmi import IpmiDriver
+from agent.fence_ipmi import IpmiDriver, password_problem
 from agent.fence_levels import FenceLevels, Finding, GuardedDevice, Identity, Privilege
 from scoring.observation import Power
 from tests.fakes.ipmi_bmc import PASSWORD, IpmiBmc
@@ -72,6 +72,17 @@ def test_a_wrong_password_is_not_shown(bmc: IpmiBmc) -> None:
     found = asyncio.run(device(bmc, password="hunter2").read(str(MACHINE)))
     assert found.power is Power.UNKNOWN and found.detail
     assert "hunter2" not in found.detail
+
+
+def test_a_password_that_ipmi_cannot_carry_is_told_as_that_and_not_tried(bmc: IpmiBmc) -> None:
+    found = asyncio.run(device(bmc, password="correct-horse-battery-staple").read(str(MACHINE)))
+    assert found.power is Power.UNKNOWN
+    assert "28 bytes" in found.detail and "20 at most" in found.detail
+
+
+def test_the_bytes_of_a_password_count_and_not_its_letters() -> None:
+    assert password_problem("ä" * 10) == ""
+    assert "22 bytes" in password_problem("ä" * 11)
 
 
 def test_an_unknown_user(bmc: IpmiBmc) -> None:

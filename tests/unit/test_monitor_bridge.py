@@ -116,6 +116,53 @@ def test_taps_and_veths_are_no_way_out_where_there_is_a_card(tmp_path: Path) -> 
     assert sample(BridgeMonitor("br0", net=net)) == (True, "")
 
 
+def stand_on(net: Path, upper: str, *lower: str) -> None:
+    """Interfaces below an interface, cards all of them."""
+    (net / upper).mkdir(parents=True, exist_ok=True)
+    for name in lower:
+        (net / name / "device").mkdir(parents=True)
+        (net / name / "carrier").write_text("1\n")
+        (net / upper / f"lower_{name}").symlink_to(net / name)
+
+
+@pytest.mark.parametrize("kind", ["", "vxlan"])
+def test_a_team_or_vxlan_beside_a_container_is_the_way_out(tmp_path: Path, kind: str) -> None:
+    """The container's interface kept the bridge up when the cable was out."""
+    net = made(tmp_path)
+    card(net, "out0", "br0", kind=kind)
+    stand_on(net, "out0", "eth0", "eth1")
+    card(net, "veth0", "br0")
+    assert sample(BridgeMonitor("br0", net=net)) == (True, "")
+    (net / "eth0" / "carrier").write_text("0\n")
+    assert sample(BridgeMonitor("br0", net=net)) == (True, ""), "the other cable is in"
+    (net / "eth1" / "carrier").write_text("0\n")
+    assert sample(BridgeMonitor("br0", net=net)) == (False, "br0: no carrier on out0")
+
+
+def test_a_vxlan_whose_card_is_not_told_counts_by_itself(tmp_path: Path) -> None:
+    net = made(tmp_path)
+    card(net, "vx0", "br0", kind="vxlan", carrier="0")
+    card(net, "veth0", "br0")
+    assert sample(BridgeMonitor("br0", net=net)) == (False, "br0: no carrier on vx0")
+
+
+def test_a_bridge_of_open_vswitch_has_the_cards_of_the_switch(tmp_path: Path) -> None:
+    net = made(tmp_path)
+    (net / "br0" / "uevent").write_text("DEVTYPE=openvswitch\n")
+    stand_on(net, "ovs-system", "eth0")
+    (net / "ovs-system" / "lower_br0").symlink_to(net / "br0")
+    assert sample(BridgeMonitor("br0", net=net)) == (True, "")
+    (net / "eth0" / "carrier").write_text("0\n")
+    assert sample(BridgeMonitor("br0", net=net)) == (False, "br0: no carrier on eth0")
+
+
+def test_interfaces_that_stand_on_each_other_are_looked_at_so_deep(tmp_path: Path) -> None:
+    net = made(tmp_path)
+    card(net, "a0", "br0")
+    (net / "a0" / "lower_a0").symlink_to(net / "a0")
+    assert sample(BridgeMonitor("br0", net=net)) == (True, "")
+
+
 def test_a_bridge_with_only_taps_has_no_uplink_to_lose(tmp_path: Path) -> None:
     net = made(tmp_path)
     card(net, "vnet0", "br0", carrier="0")

@@ -21,6 +21,7 @@ from agent.setup import join
 from agent.setup import reach as asking
 from agent.setup.reach import Heard, reached
 from broker import reach as answering
+from broker.addresses import in_uri
 from broker.config import Config, load
 from broker.heartbeats import Heartbeats
 from broker.listener import Listener
@@ -58,11 +59,42 @@ def test_a_question_counts_from_who_has_the_key_alone_and_as_it_was_asked() -> N
 
 @pytest.mark.parametrize(
     "name",
-    ["", "a/b", "host2:16514/x?y", "a b", "host\n", "-a", "a@b", "é", "h" * 255, "a?b", "[::1]"],
+    [
+        "",
+        "a/b",
+        "host2:16514/x?y",
+        "a b",
+        "host\n",
+        "-a",
+        "a@b",
+        "é",
+        "h" * 255,
+        "a?b",
+        "[::1]/x",
+        "fe80::1%eth0",
+    ],
 )
 def test_what_could_change_the_meaning_of_a_uri_is_no_name(name: str) -> None:
     assert not is_host_name(name)
     assert not Question(name, new_nonce(), "0" * 64).is_from(KEY)
+
+
+@pytest.mark.parametrize(
+    ("name", "stands"),
+    [
+        ("kvm1.example.com", "kvm1.example.com"),
+        ("kvm1.example.com.", "kvm1.example.com"),
+        ("kvm_1", "kvm_1"),
+        ("2001:db8::7", "[2001:db8::7]"),
+        ("[2001:db8::7]", "[2001:db8::7]"),
+        ("192.0.2.7", "192.0.2.7"),
+        ("kvm/1", ""),
+        (".", ""),
+    ],
+)
+def test_a_name_as_it_stands_in_a_uri(name: str, stands: str) -> None:
+    assert in_uri(name) == stands
+    assert is_host_name(name) == bool(stands)
 
 
 @given(st.text(max_size=2 * PROBLEM_CHARS_MAX))
