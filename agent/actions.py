@@ -11,6 +11,7 @@ from typing import assert_never
 
 from agent.fencing import note_failed, power_off_host, power_on_host
 from agent.ports import FenceDevices, FenceLog, Hypervisor, Leases
+from broker.what_ran import WhatRan
 from scoring.decision import (
     Action,
     AskLease,
@@ -36,7 +37,8 @@ class Hands:
     """Runs actions through the ports. `news` is set whenever an outcome has come (and by
     whoever else has some).
 
-    `hostnames`, `slots` (timestamps): by host id, brought up to date with each view.
+    `hostnames`, `slots` (timestamps): by host id, and `what_ran` (the record of the disks that ran
+    last), brought up to date with each view.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Hands:
         self._system_uuids: Mapping[int, str] = {}
         self.hostnames: Mapping[int, str] = {}
         self.slots: Mapping[int, int] = {}
+        self.what_ran: WhatRan | None = None
 
     @property
     def fence_held(self) -> bool:
@@ -115,7 +118,7 @@ class Hands:
     async def _do(self, action: Action) -> Outcome | None:
         match action:
             case StartEngine():
-                return await self._hypervisor.start()
+                return await self._hypervisor.start(self.what_ran)
             case ShutdownEngine():
                 return await self._hypervisor.shut_down()
             case PowerOffEngine():

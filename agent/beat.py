@@ -218,6 +218,7 @@ class Agent:
         if self._rehearsals is not None:
             self._rehearsals.system_uuids = view.system_uuids
         self._hands.hostnames = view.hostnames
+        self._hands.what_ran = view.what_ran
         observation = Observation(
             local=view.local,
             peers=view.peers,

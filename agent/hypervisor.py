@@ -23,13 +23,16 @@ from pathlib import Path
 import libvirt
 import sanlock
 
-from agent.definition import Definition
+from agent.defined import Defined
+from agent.definition import Definition, DefinitionError, load_definition
 from agent.leases import SanlockLeases
 from broker.addresses import in_uri
 from broker.config import Config
+from broker.domain_facts import BadDomain, composed
 from broker.libvirt_answers import ask_libvirt
 from broker.process_leases import process_leases
 from broker.qemu_conf import LOCK_MANAGER_LINE
+from broker.what_ran import WhatRan
 from broker.worker import Hung, Worker
 from scoring.observation import (
     EngineMigrationEnded,
@@ -63,6 +66,7 @@ class LibvirtHypervisor:
     def __init__(self, config: Config, definition: Definition, leases: SanlockLeases) -> None:
         self._config = config
         self._definition = definition
+        self._defined = Defined(definition.name, Path(config.daemon.state_dir))
         self._leases = leases
         self._worker = Worker("libvirt")
         # Both are asked while a migration keeps the other one busy.
@@ -78,15 +82,16 @@ class LibvirtHypervisor:
         self._config = config
 
     async def check(self) -> None:
-        """Define the VM; libvirt.libvirtError or Hung where libvirt does not take it."""
-        await self._worker.call("defining the VM", STOP_DEADLINE_S, self._define)
+        """Define the VM, unless libvirt's own definition was changed by somebody; libvirtError or
+        Hung where libvirt does not take it."""
+        await self._worker.call("defining the VM", STOP_DEADLINE_S, self._define_first)
 
-    async def start(self) -> EngineStartEnded:
+    async def start(self, what_ran: WhatRan | None = None) -> EngineStartEnded:
         try:
-            await self._worker.call("starting the VM", START_DEADLINE_S, self._start)
+            await self._worker.call("starting the VM", START_DEADLINE_S, self._start, what_ran)
         except libvirt.libvirtError as error:
             return await self._start_failed(error)
-        except (Unprotected, Hung, OSError, sanlock.SanlockException) as error:
+        except (Unprotected, BadDomain, Hung, OSError, sanlock.SanlockException) as error:
             return EngineStartEnded(StartResult.FAILED, str(error))
         return EngineStartEnded(StartResult.STARTED)
 
@@ -199,17 +204,29 @@ class LibvirtHypervisor:
     def _connect(self) -> libvirt.virConnect:
         return libvirt.open(self._config.libvirt.uri)
 
-    def _define(self) -> None:
+    def _define_first(self) -> None:
         connection = self._connect()
         try:
-            connection.defineXML(self._definition.xml)
+            found = self._defined.changes(connection, self._definition.xml)
+            if found:
+                log.warning(
+                    "libvirt's own definition of %s is not the cluster's, and stays until the next"
+                    " start, which takes the cluster's (ha-agent vm adopt takes libvirt's): %s",
+                    self._definition.name,
+                    "; ".join(map(str, found)),
+                )
+                return
+            self._defined.define(connection, self._definition.xml)
         finally:
             connection.close()
 
-    def _start(self) -> None:
+    def _start(self, what_ran: WhatRan | None) -> None:
         connection = self._connect()
         try:
-            domain = connection.defineXML(self._definition.xml)
+            xml = self._wanted(what_ran)
+            for change in self._defined.changes(connection, xml):
+                log.warning("libvirt's own definition is put back to the cluster's: %s", change)
+            domain = self._defined.define(connection, xml)
             domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
             try:
                 pid = self._pid()
@@ -229,6 +246,22 @@ class LibvirtHypervisor:
                 raise
         finally:
             connection.close()
+
+    def _wanted(self, what_ran: WhatRan | None) -> str:
+        """The definition as the file has it now, with the disks that ran last."""
+        try:
+            self._definition = load_definition(self._config)
+        except DefinitionError as error:
+            log.error("the definition stays as it was read before: %s", error)
+        if what_ran is None or not what_ran.disks:
+            return self._definition.xml
+        log.warning(
+            "the VM is started with what ran last (record %d of %s): %s",
+            what_ran.generation,
+            what_ran.by_name,
+            ", ".join(sorted(what_ran.disks)),
+        )
+        return composed(self._definition.xml, what_ran.disks)
 
     def _pid(self) -> int:
         """The QEMU process's id from libvirt's pid file, which is there soon after create."""

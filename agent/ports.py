@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from broker.what_ran import WhatRan
 from scoring.decision import FreeHostId
 from scoring.observation import (
     EngineMigrationEnded,
@@ -30,8 +31,9 @@ from scoring.observation import (
 class Hypervisor(Protocol):
     """Starts, stops and moves the engine VM on this host."""
 
-    async def start(self) -> EngineStartEnded:
-        """Start it under its lease; running means that its process holds the lease."""
+    async def start(self, what_ran: WhatRan | None = None) -> EngineStartEnded:
+        """Start it under its lease; running means that its process holds the lease. `what_ran`:
+        the record of the disks that ran last, which go before those of the definition."""
 
     async def shut_down(self) -> EngineStopEnded:
         """Ask the guest to shut down; does not wait for it."""

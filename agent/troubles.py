@@ -13,16 +13,28 @@ if TYPE_CHECKING:
     from broker.wire import HostStatus, Status
 
 #: Monitors whose silence is worth a line; the others say little by being unknown.
-_MATTERS = frozenset({"engine", "memory", "definition"})
+_MATTERS = frozenset({"engine", "memory", "definition", "what_runs"})
+#: Monitors whose word is told in words of its own.
+_TOLD = frozenset({"network", "what_runs"})
 #: A way to a fence device that was not proven for so long is worth a line.
 FENCE_PATH_OLD_S = 86_400.0
+#: What becomes of a difference, by where it is.
+_THEN = {
+    "running": "a start takes the recorded one; ha-agent vm adopt, or vm keep",
+    "libvirt": "a start puts the recorded one back; ha-agent vm adopt, or vm keep",
+}
 #: Less than this share of the lease budget is.
 LEASE_LOW = 0.5
 
 
 def troubles(status: Status) -> list[str]:
     """The most urgent first; empty: nothing is wrong. A mode that somebody set is none."""
-    return [*_of_the_storage(status), *_of_the_hosts(status), *_of_this_host(status)]
+    return [
+        *_of_the_storage(status),
+        *_of_what_ran(status),
+        *_of_the_hosts(status),
+        *_of_this_host(status),
+    ]
 
 
 def _of_the_storage(status: Status) -> Iterator[str]:
@@ -40,6 +52,23 @@ def _of_the_storage(status: Status) -> Iterator[str]:
         yield f"LOCKSPACE: {status.lockspace}"
     for slot, cause in status.bad_slots.items():
         yield f"BAD SLOT {slot}: {cause}"
+
+
+def _of_what_ran(status: Status) -> Iterator[str]:
+    """Where a start would not boot what ran last, and what of the VM is not as recorded."""
+    ran = status.what_ran
+    if status.what_ran_problem:
+        yield f"WHAT RAN: {printable(status.what_ran_problem)}"
+    if ran is not None and ran.held:
+        yield f"HELD BACK: {printable(ran.held)}"
+    for each in status.differences:
+        is_recorded = ran is not None and each.what in ran.disks and not ran.held
+        then = "every host starts it so" if is_recorded else _THEN[each.where]
+        yield f"VM DIFFERS ({each.code}): {each.where}: {printable(each.text)} ({then})"
+    for host in status.hosts.values():
+        if host.differs and not host.local and host.liveness == "live":
+            codes = printable(", ".join(host.differs))
+            yield f"VM DIFFERS on {printable(host.hostname)}: {codes} (ha-agent why there)"
 
 
 def _of_the_hosts(status: Status) -> Iterator[str]:
@@ -95,8 +124,8 @@ def _of_this_host(status: Status) -> Iterator[str]:
     if status.network:
         yield f"NETWORK: {printable(status.network)}"
     for name, monitor in status.monitors.items():
-        if name == "network":
-            continue  # it has its line above, with the other hosts' word in it
+        if name in _TOLD and monitor.verdict != "unknown":
+            continue  # it has its lines above
         if monitor.verdict == "bad" or (monitor.verdict == "unknown" and name in _MATTERS):
             yield f"MONITOR {name} is {monitor.verdict}: {printable(monitor.problem)}"
     notify = status.notify

@@ -25,6 +25,9 @@ def explain(status: Status, rules: Rules) -> list[str]:
     lines = [_where(status)]
     reasons = "; ".join(reason.text for reason in status.reasons) or "no decision yet"
     lines.append(f"{here.hostname} is in {here.state or 'no state yet'}: {reasons}.")
+    if status.what_ran is not None and status.what_ran.held:
+        lines.append(f"Held back: {status.what_ran.held}.")
+    lines += [f"{each.code}: {each.where}: {each.text}." for each in status.differences]
     if status.switched_off is not None:
         lines.append(f"{switched_off(status.switched_off)}: {status.switched_off.text}.")
     if status.global_maintenance:

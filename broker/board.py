@@ -22,6 +22,9 @@ from broker.histogram import Histogram
 from broker.maintenance import Mode, count, from_lines, to_lines
 from broker.slot_plan import SlotPlan
 from broker.volume import Volume, VolumeError
+from broker.volume_layout import WHAT_RAN_SLOTS
+from broker.what_ran import OnDisk, WhatRan, read_places
+from broker.what_ran import encode as encode_what_ran
 from broker.whiteboard import (
     EMPTY_SLOT,
     HOST_ID_MAX,
@@ -120,6 +123,9 @@ class Board:
         self.on_fence_record: Callable[[LogRecord], None] = lambda record: None
         self.host_id = host_id
         self._plan = SlotPlan({host_id})
+        #: The record of what ran last; None before the first read.
+        self.what_ran: OnDisk | None = None
+        self._what_ran_raw: dict[int, bytes] = {}
         self.reports: dict[int, SlotReport] = {}
         self.own: SlotReport | None = None
         self.bad: dict[int, BadSlot] = {}
@@ -180,7 +186,7 @@ class Board:
         `second_look`: within the same beat; new hosts are not looked for.
         """
         wanted = self._plan.in_use() if second_look else self._plan.next_beat()
-        wanted += self.fence_log.slots_to_read()
+        wanted += [*self.fence_log.slots_to_read(), *WHAT_RAN_SLOTS]
         clock = asyncio.get_running_loop().time
         began_s = clock()
         try:
@@ -194,6 +200,7 @@ class Board:
         if not self.write_problem:
             self.trouble_since_s, self.is_hung = None, False
         self._learn_log(slots, now_s)
+        self._learn_what_ran(slots)
         self._learn({slot: data for slot, data in slots.items() if slot <= HOST_ID_MAX}, now_s)
         self.sweep += 1
         self.last_read_s = now_s
@@ -248,6 +255,22 @@ class Board:
             raise StorageTrouble("the fence log does not show what was written to it")
         self._learn_log(slots, now_s)
         return record
+
+    def _learn_what_ran(self, slots: Mapping[int, bytes]) -> None:
+        found = {slot: slots[slot] for slot in WHAT_RAN_SLOTS if slot in slots}
+        if self.what_ran is None or found != self._what_ran_raw:
+            self.what_ran, self._what_ran_raw = read_places(found), found
+
+    async def write_what_ran(self, record: WhatRan) -> None:
+        """Write it to both places, one after the other, and read each back; StorageTrouble where
+        it is not there afterwards."""
+        data = encode_what_ran(record)
+        assert data is not None, "it was looked at before whether it fits"
+        for slot in WHAT_RAN_SLOTS:
+            await self._store.write(slot, data)
+            if (await self._store.read([slot])).get(slot) != data:
+                raise StorageTrouble("the record of what ran last does not show what was written")
+        self._learn_what_ran(dict.fromkeys(WHAT_RAN_SLOTS, data))
 
     def _learn(self, slots: Mapping[int, bytes], now_s: float) -> None:
         # Most slots are as they were read half a beat ago: only the others are decoded.

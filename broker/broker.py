@@ -17,12 +17,13 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from broker import agreement, slot_lines, slot_room
+from broker import agreement, slot_lines, slot_room, what_ran_shown
 from broker.addresses import advertised
 from broker.answers import encode
 from broker.board import Board, StorageTrouble
 from broker.bound import bound_of
 from broker.config import Config, system_uuid
+from broker.disks_record import DisksRecord
 from broker.engine_place import EnginePlace, engine_of
 from broker.events import Events, PeerEvents
 from broker.events_kept import KeptEvents
@@ -44,6 +45,7 @@ from broker.notify.notices import Notices
 from broker.orders import Orders
 from broker.switched_off import SwitchedOff
 from broker.tally import Tally
+from broker.what_ran import WhatRan
 from broker.whiteboard import LEFT_OUT_KEY, SlotReport, fit_hostname
 from broker.wire import (
     STATUS_VERSION,
@@ -63,7 +65,15 @@ from broker.wire import (
 )
 from broker.witness import BUDGET_IO_TIMEOUTS, budget_s
 from scoring.liveness import Liveness, liveness, look
-from scoring.observation import EngineStatus, Health, LocalHost, Order, PeerReport, VmStatus
+from scoring.observation import (
+    DETAIL_MIGRATION_SOURCE,
+    EngineStatus,
+    Health,
+    LocalHost,
+    Order,
+    PeerReport,
+    VmStatus,
+)
 from scoring.state import Seen, StateName
 
 log = logging.getLogger("ha-broker")
@@ -156,6 +166,8 @@ class Broker:
         self._told_beat = 0
         self._reported_s = float("-inf")
         self._wall = wall
+        self.disks = DisksRecord(board, config.host.id, config.host_name, wall)
+        self.disks.in_use = lambda: self.monitors.value("what_runs")
         self._switched_off = SwitchedOff(
             self.board.fence_log, config.host.id, Path(config.daemon.state_dir)
         )
@@ -287,6 +299,7 @@ class Broker:
                 if report is not None and not self.board.write_problem:
                     self._told_beat = report.beat
             await self.read(now_s)
+            await self.disks.look(self._owns_vm(now_s), self._last_ran)
         await self._end_what_is_over(now_s)
 
     async def _read_again(self, now_s: float) -> None:
@@ -362,6 +375,10 @@ class Broker:
             self.board.fence_log.last(FENCE_LOG_SHOWN) if log_is_known else None,
         )
         budget_max_s = BUDGET_IO_TIMEOUTS * float(self.config.storage.io_timeout)
+        in_use = self.disks.in_use()
+        self._lookout.differences(
+            None if in_use is None else what_ran_shown.differences(in_use), self.disks.held
+        )
         self._lookout.budget(self.lockspace_budget_s(now_s), budget_max_s)
 
     def _remember(self, now_s: float) -> None:
@@ -415,7 +432,7 @@ class Broker:
         return self._engine.lease_held
 
     def _monitor_changed(self, name: str) -> None:
-        if name == "engine":
+        if name in ("engine", "what_runs"):
             self._changed.set()
 
     def _tell_news(self) -> None:
@@ -500,6 +517,7 @@ class Broker:
             "reason": status.reason,
             "network": publish(self.monitors.value("network") or ()),
             "intent": self._intent_line(now_s),
+            "differs": ",".join(status.differs),
             "api": ",".join(self._advertised),
             "mem-free": slot_lines.mem_free_line(self.monitors.value("memory")),
             **self._modes.lines(now_s),
@@ -557,6 +575,7 @@ class Broker:
             intent=intent,
             move=move,
             left_out=len(self._left_out),
+            differs=what_ran_shown.codes(self.disks.in_use()),
         )
 
     def _intent_line(self, now_s: float) -> str:
@@ -578,6 +597,30 @@ class Broker:
             assert isinstance(sample.value, EngineStatus)
             return sample.value, sample.taken_s
         return EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN, "unknown", reason), now_s
+
+    def _owns_vm(self, now_s: float) -> bool:
+        """Whether the VM is up here under its lease, and not about to leave."""
+        engine, _ = self._engine_status(now_s)
+        is_leaving = engine.detail == DETAIL_MIGRATION_SOURCE
+        return engine.vm is VmStatus.UP and self._engine.lease_held is True and not is_leaving
+
+    async def decide_what_ran(self, adopt: bool, who: str) -> WhatRan:
+        """What ran last is right, or the definition is; CannotDecide, StorageTrouble."""
+        now_s = asyncio.get_running_loop().time()
+        up_on = next(
+            (
+                report.hostname
+                for host, report in self.board.reports.items()
+                if report.engine_status.vm is VmStatus.UP and host not in self._silent
+            ),
+            None,
+        )
+        if self._engine_status(now_s)[0].vm is VmStatus.UP:
+            up_on = None
+        record = await self.disks.decide(adopt, who, up_on, self._last_ran)
+        log.warning("what ran last is %s", record.decided)
+        self._tell_news()
+        return record
 
     def line(self, now_s: float) -> str:
         """This host in one line, for the service manager."""
@@ -633,6 +676,7 @@ class Broker:
                 migrating_s=None
                 if self._engine.migration is None
                 else self._engine.migration.elapsed_s,
+                unfit=what_ran_shown.unfit(self.disks),
             ),
             peers=self._peers(),
             storage_good_since_s=self.board.storage_good_since_s if self._started else None,
@@ -649,6 +693,7 @@ class Broker:
             fence_log=self.board.fence_log.recent(now_s),
             order=self.orders.pending(now_s),
             told_beat=self._told_beat,
+            what_ran=None if (ran := self.disks.on_disk) is None else ran.record,
         )
 
     def status_json(self, now_s: float) -> bytes:
@@ -662,6 +707,9 @@ class Broker:
             self.board.global_mode,
             self.config_problem,
             self.config_file_s,
+            self.monitors.latest.get("what_runs"),
+            self.disks.on_disk,
+            self.disks.problem,
         )
         old = self._status_made
         is_same = old is not None and all(map(operator.is_, old[1], made_from))
@@ -731,6 +779,9 @@ class Broker:
                 float(self.config.storage.io_timeout),
             ),
             migration=self._engine.migration,
+            differences=what_ran_shown.differences(self.disks.in_use()),
+            what_ran=what_ran_shown.record(self.disks.on_disk),
+            what_ran_problem=what_ran_shown.problem(self.disks),
             config_file_s=self.config_file_s,
             switched_off=None
             if (ended := self._switched_off.record(self._previous_boot_id)) is None
@@ -855,6 +906,7 @@ class Broker:
             intent=intent,
             move=move,
             left_out=slot_lines.count_of(extra.get(LEFT_OUT_KEY, "")),
+            differs=tuple(filter(None, extra.get("differs", "").split(","))),
             config_drift=tuple(
                 map(str, agreement.differences(self._agreed, self._agreed_lines, extra))
             ),

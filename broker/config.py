@@ -140,6 +140,7 @@ class MonitorsSection(_Section, frozen=True, kw_only=True):
     pressure: Interval = 10.0
     definition: Interval = 30.0
     lock_driver: Interval = 5.0
+    what_runs: Annotated[float, Meta(ge=0.5, le=60)] = 1.0
 
 
 class HealthSection(_Section, frozen=True, kw_only=True):
@@ -276,6 +277,9 @@ class NotifyRulesSection(_Section, frozen=True, kw_only=True):
     config_refused: str = ALL
     vm_unprotected: str = ALL
     start_failed: str = ALL
+    vm_differs: str = ALL
+    vm_as_recorded: str = ALL
+    start_held_back: str = ALL
     peer_silent: str = ALL
     peer_stopped: str = ALL
     peer_back: str = ALL

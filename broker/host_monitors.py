@@ -14,10 +14,12 @@ from broker.monitors.lock_driver import LockDriverMonitor
 from broker.monitors.memory import MemoryMonitor, hugepage_kb
 from broker.monitors.network import NetworkMonitor
 from broker.monitors.pressure import PressureMonitor
+from broker.monitors.what_runs import WhatRunsMonitor
 
 
 class HostMonitors:
-    """Wires the monitors together. `runner` samples them, `engine` tells of the VM here.
+    """Wires the monitors together. `runner` samples them, `engine` tells of the VM here,
+    `what_runs` how it differs from its definition.
 
     Making and reloading them raise ConfigError where a file that the configuration names cannot
     be used; nothing has changed then.
@@ -31,7 +33,14 @@ class HostMonitors:
         self._cpu_load = CpuLoadMonitor(
             config.timing_rules().load_window, self.engine.cpu_s, every.cpu_load
         )
-        kept: list[Monitor] = [self.engine, health, self._network, self._cpu_load]
+        self.what_runs = WhatRunsMonitor(config, every.what_runs)
+        kept: list[Monitor] = [
+            self.engine,
+            health,
+            self._network,
+            self._cpu_load,
+            self.what_runs,
+        ]
         self.runner = MonitorRunner([*kept, *_made_anew(config, every)])
 
     def reload(self, config: Config) -> None:
@@ -44,6 +53,7 @@ class HostMonitors:
         health.go_on_from(self.engine.health)
         self.engine.health, self._network = health, network
         self.engine.interval_s = every.engine
+        self.what_runs.interval_s = every.what_runs
         self._cpu_load.interval_s = every.cpu_load
         self._cpu_load.window_s = config.timing_rules().load_window
         changed: list[Monitor] = [health, network, *_made_anew(config, every)]

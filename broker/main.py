@@ -73,7 +73,7 @@ def check_storage(config: Config) -> None:
 
 def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Broker:
     """The broker on its real adapters; ConfigError where the cluster key cannot be used."""
-    return Broker(
+    broker = Broker(
         config,
         Board(VolumeStore(config.storage.whiteboard, STORAGE_DEADLINE_S), config.host.id),
         SanlockLockspace(
@@ -87,6 +87,8 @@ def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Bro
         heartbeats=Heartbeats(config.host.id, load_cluster_key(config), HttpTransport()),
         kept=kept,
     )
+    monitors.what_runs.ran = lambda: broker.disks.ran
+    return broker
 
 
 def reload(
@@ -155,7 +157,12 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
         await server.cleanup()
         raise StartError(ExitCode.CONFIG, f"{key}: {error.filename}: {error.strerror}") from None
     wake = monitors.runner.wake
-    changes = DomainEvents(config.libvirt.uri, config.vm.name, lambda: wake("engine"))
+
+    def vm_changed() -> None:
+        wake("engine")
+        wake("what_runs")
+
+    changes = DomainEvents(config.libvirt.uri, config.vm.name, vm_changed)
     links = None
     try:
         links = LinkEvents(lambda: wake("bridge"))

@@ -35,6 +35,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from broker.broker import Broker
+from broker.domain_facts import Differs
 from broker.heartbeats import Word
 from broker.histogram import Histogram
 from broker.notify.notice import SUBJECT_CHARS_MAX, one_line
@@ -123,6 +124,8 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("agent_reporting", "This host's agent reports to its broker."),
     _gauge("agent_stopped", "This host's agent ended in good order."),
     _gauge("switched_off", "This host was switched off, or found without power, in its last boot."),
+    _gauge("vm_differs", "What of the VM here is otherwise than its definition, by code.", "code"),
+    _gauge("start_held_back", "A start here would not boot what ran last, and is held back."),
     _gauge("config_refused", "The configuration file as it is now is not in force."),
     _counter("transitions", "Changes of this host's state.", "from_state", "to_state"),
     # The others, as this host sees them.
@@ -316,6 +319,10 @@ class Metrics(Collector):
         sheet.put_one_of("state", own.state, _STATES)
         sheet.put("agent_reporting", self._broker.agent_silent_s(now_s) is None)
         sheet.put("agent_stopped", own.stopped)
+        differs = {each.code for each in status.differences}
+        for code in Differs:
+            sheet.put("vm_differs", code.value in differs, code.value)
+        sheet.put("start_held_back", bool(self._broker.disks.held_back))
         sheet.put("config_refused", bool(status.config_problem))
         sheet.put("transitions", None)
         for (old, new), count in sorted(self._broker.tally.transitions.items()):

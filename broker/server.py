@@ -22,7 +22,9 @@ from aiohttp import web
 from broker.answers import as_problems, json_answer, json_bytes, problem
 from broker.board import StorageTrouble
 from broker.broker import Broker
-from broker.wire import FenceNote, Maintenance, NewOrder, NotifyTest, Report
+from broker.disks_record import CannotDecide
+from broker.what_ran_shown import record
+from broker.wire import Decision, FenceNote, Maintenance, NewOrder, NotifyTest, Report
 
 BODY_BYTES_MAX = 262_144
 SOCKET_MODE = 0o660
@@ -107,6 +109,22 @@ async def _post_fence_log(request: web.Request) -> web.Response:
     return json_answer(record)
 
 
+async def _post_what_ran(request: web.Request) -> web.Response:
+    """A person's decision where what ran last differs from the definition."""
+    if not _may_change(request):
+        return problem(403, "not allowed", "only root and the broker's user may decide it")
+    wanted = msgspec.json.decode(await request.read(), type=Decision)
+    broker = request.app[_BROKER]
+    who = f"{_owner(request)}@{broker.config.host_name}"
+    try:
+        await broker.decide_what_ran(wanted.decision == "adopt", who)
+    except CannotDecide as error:
+        return problem(409, "nothing was decided", str(error))
+    except StorageTrouble as error:
+        return problem(503, "the decision could not be recorded", str(error))
+    return json_answer(record(broker.disks.on_disk))
+
+
 async def _post_order(request: web.Request) -> web.Response:
     if not _may_change(request):
         return problem(403, "not allowed", "only root and the broker's user may give orders")
@@ -157,6 +175,7 @@ def application(broker: Broker) -> web.Application:
     app.router.add_put("/v1/report", _put_report)
     app.router.add_post("/v1/fence-log", _post_fence_log)
     app.router.add_post("/v1/notify/test", _post_notify_test)
+    app.router.add_post("/v1/what-ran", _post_what_ran)
     app.router.add_post("/v1/orders", _post_order)
     app.router.add_get("/v1/orders/{number:[0-9]{1,15}}", _get_order)
     app.router.add_put("/v1/maintenance/{mode:global|local}", _put_maintenance)

@@ -39,6 +39,7 @@ SHOWN = (
     "previous-boot-id",
     "domain-type",
     "unknown",
+    "differs",
     "paths",
     "paths-*",
     "start-s",

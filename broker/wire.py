@@ -12,6 +12,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from broker.maintenance import LASTS_MAX_S, REASON_CHARS_MAX
+from broker.what_ran import WhatRan
 from scoring.observation import (
     EngineStatus,
     FenceRecord,
@@ -48,6 +49,44 @@ class View(Struct, frozen=True):
     fence_log: tuple[FenceRecord, ...] | None = None
     order: Order | None = None
     told_beat: int | None = None
+    what_ran: WhatRan | None = None
+
+
+class Decision(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is right where what ran last differs from the definition: what ran (`adopt`), or the
+    definition (`keep`)."""
+
+    decision: Annotated[str, Meta(pattern="^(adopt|keep)$")]
+
+
+class DifferenceStatus(Struct, frozen=True):
+    """A fact of the VM on this host that is otherwise than its definition says. `code`: a stable
+    name, docs/reasons.md; `where`: running (the VM that runs here) or libvirt (libvirt's own
+    definition). `recorded`, `found`: empty where it is not there at all."""
+
+    code: str
+    where: str
+    what: str
+    recorded: str
+    found: str
+    text: str
+
+
+class WhatRanStatus(Struct, frozen=True):
+    """The record of the disks that ran last, where they differed from the definition. `by`,
+    `by_name`: the host that wrote it; `at`: UTC seconds since 1970 by its clock. `disks`: by
+    target, the image that is written to. `held`: why a start would not boot what ran last, with
+    what to do; empty: it does. `only`: the host that can all the same, 0: none. `decided`: who
+    decided about it."""
+
+    generation: int
+    by: int
+    by_name: str
+    at: float
+    disks: dict[str, str]
+    held: str
+    only: int
+    decided: str
 
 
 class NewOrder(Struct, frozen=True, forbid_unknown_fields=True):
@@ -205,7 +244,8 @@ class HostStatus(Struct, frozen=True):
     its host id stands, and since when its last renewal is known. `intent`: what it is about to
     do, in words; `move`: the same of a move of the VM. `witnesses`: None for the host itself.
     `config_drift`: a sentence for each value that must agree across the cluster and that it has
-    otherwise than this host. `left_out`: lines that its slot had no room for."""
+    otherwise than this host. `left_out`: lines that its slot had no room for. `differs`: codes of
+    what its VM has otherwise than the definition."""
 
     host_id: int
     hostname: str
@@ -230,6 +270,7 @@ class HostStatus(Struct, frozen=True):
     witnesses: WitnessStatus | None = None
     config_drift: tuple[str, ...] = ()
     left_out: int = 0
+    differs: tuple[str, ...] = ()
 
 
 class EngineSummary(Struct, frozen=True):
@@ -391,7 +432,10 @@ class Status(Struct, frozen=True):
     long the VM would be away if its host lost power now, None while it runs nowhere. `notify`:
     what became of the notices. `migration`: of the VM away from this host, None while there is
     none. `config_file_s`: the configuration in force is that of the file as it was changed then,
-    UTC seconds since 1970. `state_problem`: why a daemon here cannot write to its state folder."""
+    UTC seconds since 1970. `state_problem`: why a daemon here cannot write to its state folder.
+    `differences`: what the VM here has otherwise than its definition. `what_ran`: the record of the
+    disks that ran last, None: nothing was ever recorded; `what_ran_problem`: why it is not known,
+    or not written."""
 
     version: int
     cluster: str
@@ -418,6 +462,9 @@ class Status(Struct, frozen=True):
     migration: MigrationStatus | None = None
     config_file_s: float | None = None
     state_problem: str = ""
+    differences: tuple[DifferenceStatus, ...] = ()
+    what_ran: WhatRanStatus | None = None
+    what_ran_problem: str = ""
 
 
 class Event(Struct, frozen=True):

@@ -12,15 +12,8 @@ import libvirt
 
 from agent.errors import CommandError
 from broker.config import StorageSection
+from broker.domain_facts import BadDomain, parse
 from broker.exit_codes import ExitCode
-
-#: Namespaces that libvirt and its friends write, so that they keep their usual names.
-for _prefix, _uri in (
-    ("qemu", "http://libvirt.org/schemas/domain/qemu/1.0"),
-    ("libosinfo", "http://libosinfo.org/xmlns/libvirt/domain/1.0"),
-    ("ovirt-vm", "http://ovirt.org/vm/1.0"),
-):
-    ElementTree.register_namespace(_prefix, _uri)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +64,9 @@ def imported(xml: str, source: str, storage: StorageSection, offset: int) -> Imp
     """The definition with the `<lease>` at `offset` in the lease volume; CommandError where the
     text is no domain."""
     try:
-        root = ElementTree.fromstring(xml)  # noqa: S314  (the administrator's own file)
-    except ElementTree.ParseError as error:
-        raise CommandError(ExitCode.DEFINITION, f"{source}: is not XML: {error}") from None
-    if root.tag != "domain":
-        raise CommandError(
-            ExitCode.DEFINITION, f"{source}: holds <{root.tag}>, not a libvirt <domain>"
-        )
+        root = parse(xml)
+    except BadDomain as error:
+        raise CommandError(ExitCode.DEFINITION, f"{source}: {error}") from None
     name = (root.findtext("name") or "").strip()
     devices = root.find("devices")
     if not name or devices is None:

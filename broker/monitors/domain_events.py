@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""libvirt's events of the engine VM: a start, a stop, a crash, a pause, a migration is known
-at once and not with the next look. What an event says is only logged; it wakes the engine
-monitor, which asks.
+"""libvirt's events of the engine VM: a start, a stop, a crash, a pause, a migration, a block job is
+known at once and not with the next look. What an event says is only logged; it wakes the monitors
+of the VM, which ask.
 
 libvirt's own event loop runs in one thread of its own, with a connection of its own: what
 hangs there delays neither the beat nor the questions of the monitor (decision 19).
@@ -27,6 +27,8 @@ KEEPALIVE_S, KEEPALIVE_COUNT = 5, 3
 
 #: virDomainEventType (libvirt-domain.h).
 _LIFECYCLE = {
+    libvirt.VIR_DOMAIN_EVENT_DEFINED: "defined",
+    libvirt.VIR_DOMAIN_EVENT_UNDEFINED: "undefined",
     libvirt.VIR_DOMAIN_EVENT_STARTED: "started",
     libvirt.VIR_DOMAIN_EVENT_SUSPENDED: "paused",
     libvirt.VIR_DOMAIN_EVENT_RESUMED: "resumed",
@@ -34,6 +36,13 @@ _LIFECYCLE = {
     libvirt.VIR_DOMAIN_EVENT_SHUTDOWN: "shutting down",
     libvirt.VIR_DOMAIN_EVENT_PMSUSPENDED: "suspended by its guest",
     libvirt.VIR_DOMAIN_EVENT_CRASHED: "crashed",
+}
+#: virConnectDomainEventBlockJobStatus.
+_JOB_STATUS = {
+    libvirt.VIR_DOMAIN_BLOCK_JOB_COMPLETED: "is over",
+    libvirt.VIR_DOMAIN_BLOCK_JOB_FAILED: "failed",
+    libvirt.VIR_DOMAIN_BLOCK_JOB_CANCELED: "was cancelled",
+    libvirt.VIR_DOMAIN_BLOCK_JOB_READY: "is ready to go over to the other image",
 }
 #: virDomainEventStoppedDetailType and virDomainEventSuspendedDetailType.
 _STOPPED = {
@@ -95,6 +104,9 @@ class DomainEvents:
             for kind, callback in (
                 (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle),
                 (libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, self._io_error),
+                (libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, self._block_job),
+                (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, self._device_added),
+                (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, self._device_removed),
             )
         ]
         self._alive = True
@@ -139,6 +151,31 @@ class DomainEvents:
     ) -> None:
         if domain.name() == self._vm_name:
             self._tell(f"I/O error on {path or alias} ({reason or 'no reason given'})")
+
+    def _block_job(
+        self,
+        connection: Any,
+        domain: libvirt.virDomain,
+        disk: str,
+        kind: int,
+        status: int,
+        opaque: Any,
+    ) -> None:
+        if domain.name() == self._vm_name:
+            word = _JOB_STATUS.get(status, f"status {status}")
+            self._tell(f"block job of {disk} {word}")
+
+    def _device_added(
+        self, connection: Any, domain: libvirt.virDomain, alias: str, opaque: Any
+    ) -> None:
+        if domain.name() == self._vm_name:
+            self._tell(f"got device {alias}")
+
+    def _device_removed(
+        self, connection: Any, domain: libvirt.virDomain, alias: str, opaque: Any
+    ) -> None:
+        if domain.name() == self._vm_name:
+            self._tell(f"lost device {alias}")
 
     def _tell(self, text: str) -> None:
         if self._closed:

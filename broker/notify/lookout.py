@@ -8,11 +8,11 @@ maintenance) is told by the live host with the lowest id, so that it is told onc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.notify.notice import FactValue, Kind, Notice
-from broker.wire import FencePathOnWire, Report
+from broker.wire import DifferenceStatus, FencePathOnWire, Report
 from scoring.decision import Code
 from scoring.observation import FenceStep
 from scoring.state import StateName
@@ -23,6 +23,7 @@ TOLD_CODES: Mapping[str, Kind] = {
     Code.START_FAILED: Kind.START_FAILED,
     Code.FENCE_FORBIDDEN: Kind.FENCE_HELD_BACK,
     Code.FENCE_HELD_BACK: Kind.FENCE_HELD_BACK,
+    Code.HELD_BACK: Kind.START_HELD_BACK,
 }
 _FENCE_STEPS: Mapping[FenceStep, tuple[Kind, str]] = {
     FenceStep.INTENT: (Kind.FENCE_ATTEMPTED, "is being switched off"),
@@ -78,6 +79,7 @@ class Lookout:
         self._agent_silent = False
         self._first_s: float | None = None
         self._unproven: set[int] = set()
+        self._differs: dict[tuple[str, str, str], DifferenceStatus] = {}
         self._path_seen_s: dict[int, float] = {}
         #: Whether what all hosts see is told by this one.
         self.tells_for_all = True
@@ -216,6 +218,22 @@ class Lookout:
         elif self._budget_low and left_s > BUDGET_GOOD * of_s:
             self._budget_low = False
             self._say(Kind.LEASE_BUDGET_GOOD, "the lease is renewed again", facts)
+
+    def differences(self, found: Sequence[DifferenceStatus] | None, held: str) -> None:
+        """What the VM here has otherwise than its definition, and why a start elsewhere is held
+        back for it; None: not known, which tells nothing."""
+        if found is None:
+            return
+        before, now = self._differs, {(each.code, each.where, each.what): each for each in found}
+        self._differs = now
+        for key, each in now.items():
+            if key not in before:
+                facts = {"code": each.code, "where": each.where, "what": each.what}
+                facts |= {"recorded": each.recorded, "found": each.found}
+                self._say(Kind.VM_DIFFERS, f"{each.where}: {each.text}", {**facts, "held": held})
+        for code, where, what in sorted(before.keys() - now.keys()):
+            facts = {"code": code, "where": where, "what": what}
+            self._say(Kind.VM_AS_RECORDED, f"{where}: {what} is as recorded again", facts)
 
     # --- each by itself -----------------------------------------------------------------------
 

@@ -52,6 +52,9 @@ class Kind(StrEnum):
     CONFIG_REFUSED = "config-refused"
     VM_UNPROTECTED = "vm-unprotected"
     START_FAILED = "start-failed"
+    VM_DIFFERS = "vm-differs"
+    VM_AS_RECORDED = "vm-as-recorded"
+    START_HELD_BACK = "start-held-back"
     PEER_SILENT = "peer-silent"
     PEER_STOPPED = "peer-stopped"
     PEER_BACK = "peer-back"
@@ -80,6 +83,9 @@ SEVERITY: Mapping[Kind, Severity] = {
     Kind.CONFIG_REFUSED: _S.WARNING,
     Kind.VM_UNPROTECTED: _S.CRITICAL,
     Kind.START_FAILED: _S.CRITICAL,
+    Kind.VM_DIFFERS: _S.WARNING,
+    Kind.VM_AS_RECORDED: _S.INFO,
+    Kind.START_HELD_BACK: _S.CRITICAL,
     Kind.PEER_SILENT: _S.CRITICAL,
     Kind.PEER_STOPPED: _S.INFO,
     Kind.PEER_BACK: _S.INFO,

@@ -23,6 +23,7 @@ from broker.lockspace import LockspaceError
 from broker.monitors import Sampled
 from broker.network_verdict import TargetResult, Windows
 from broker.renewals import Renewals
+from broker.what_ran import WhatRan
 from broker.whiteboard import EMPTY_SLOT, SLOT_BYTES
 from broker.wire import FenceNote, MigrationStatus, Report, View
 from broker.witness import HostRenewal, Witness, look
@@ -625,7 +626,7 @@ class SimHypervisor:
         self._host = host
         self._leases = leases
 
-    async def start(self) -> EngineStartEnded:
+    async def start(self, what_ran: WhatRan | None = None) -> EngineStartEnded:
         host = self._host
         self._world.began(host, "start")
         if not await self._libvirt(START_DEADLINE_S):

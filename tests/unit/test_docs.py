@@ -15,11 +15,13 @@ import pytest
 from msgspec import inspect
 
 from broker.config import Config
+from broker.domain_facts import Differs
 from broker.events import Extra
 from broker.exit_codes import ExitCode
 from broker.wire import (
     STATUS_VERSION,
     Bound,
+    DifferenceStatus,
     EngineSummary,
     Event,
     EventList,
@@ -36,6 +38,7 @@ from broker.wire import (
     StorageStatus,
     Times,
     TransportStatus,
+    WhatRanStatus,
     WitnessStatus,
 )
 from scoring.decision import Code
@@ -64,6 +67,8 @@ STATUS_TABLES: dict[str, type] = {
     "monitors": MonitorStatus,
     "times": Times,
     "migration": MigrationStatus,
+    "differences": DifferenceStatus,
+    "what_ran": WhatRanStatus,
     "notify": NotifyStatus,
     "transports": TransportStatus,
 }
@@ -255,11 +260,11 @@ def test_every_exit_code_is_described() -> None:
 
 def test_every_reason_has_its_entry_and_no_other_is_there() -> None:
     found = re.findall(r"^### (.*)$", (DOCS / "reasons.md").read_text(), re.MULTILINE)
-    assert sorted(found) == sorted(code.value for code in Code)
+    assert sorted(found) == sorted(code.value for code in (*Code, *Differs))
 
 
-@pytest.mark.parametrize("code", Code)
-def test_every_reason_says_what_to_do(code: Code) -> None:
+@pytest.mark.parametrize("code", [*Code, *Differs])
+def test_every_reason_says_what_to_do(code: Code | Differs) -> None:
     assert "*What to do:*" in sections(DOCS / "reasons.md")[code.value]
 
 

@@ -127,6 +127,11 @@ class Refusing:
         self.error = libvirt.libvirtError(text)
         self.error.err = (code, domain, text, 2, None, None, None, -1, -1)
 
+    def lookupByName(self, name: str) -> None:  # noqa: N802
+        unknown = libvirt.libvirtError("no domain")
+        unknown.err = (libvirt.VIR_ERR_NO_DOMAIN, 10, "no domain", 2, None, None, None, -1, -1)
+        raise unknown
+
     def defineXML(self, xml: str) -> None:  # noqa: N802
         raise self.error
 

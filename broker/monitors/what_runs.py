@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the VM here really runs with, and what libvirt's own definition of it says, against the
+definition that the cluster starts. Asks libvirt for two texts; no process is started for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+import libvirt
+
+from broker import domain_facts
+from broker.config import Config
+from broker.domain_facts import BadDomain, Difference, Domain, Layer
+from broker.monitors import Unknown
+from broker.shared_paths import SharedPaths
+from broker.what_ran import DEFINED_FILE, digest
+from broker.worker import Hung, Worker
+
+DEADLINE_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """`recorded`: the definition's facts; `running`, `root`: of the VM that runs here, None while
+    none does; `shared`: its images that every host finds. `of_running`: what the running VM has
+    otherwise than the definition; `of_libvirt`: what libvirt's own definition has, where it is not
+    the one that the agent made."""
+
+    recorded: Domain
+    running: Domain | None = None
+    root: Element | None = field(default=None, compare=False)
+    shared: frozenset[Layer] = frozenset()
+    of_running: tuple[Difference, ...] = ()
+    of_libvirt: tuple[Difference, ...] = ()
+
+    @property
+    def problem(self) -> str:
+        """All of it in words; "" where nothing differs."""
+        told = [f"running: {each}" for each in self.of_running]
+        told += [f"libvirt's own definition: {each}" for each in self.of_libvirt]
+        return "; ".join(told)
+
+    def __str__(self) -> str:
+        return "differs" if self.problem else "as recorded"
+
+
+class WhatRunsMonitor:
+    """InUse of this host; Unknown where libvirt or the definition cannot be read."""
+
+    name = "what_runs"
+    unit = ""
+    deadline_s = 10.0
+
+    def __init__(self, config: Config, interval_s: float = 1.0) -> None:
+        self.interval_s = interval_s
+        self._config = config
+        self._worker = Worker("libvirt's definition")
+        self._connection: libvirt.virConnect | None = None
+        #: The disks that ran last, as the record has them.
+        self.ran: Callable[[], Mapping[str, str]] = dict
+        self._made_from: tuple[object, ...] = ()
+        self._made: InUse | None = None
+
+    def judge(self, value: InUse) -> str:
+        """What differs."""
+        return value.problem
+
+    async def sample(self) -> InUse:
+        try:
+            return await self._worker.call("reading the VM's definition", DEADLINE_S, self._look)
+        except libvirt.libvirtError as error:
+            raise Unknown(f"libvirt: {error}") from None
+        except Hung as error:
+            raise Unknown(str(error)) from None
+
+    # --- in the thread ----------------------------------------------------------------------
+
+    def _look(self) -> InUse:
+        path = self._config.vm.definition
+        try:
+            xml = Path(path).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Unknown(f"{path}: {error}") from None
+        running, own = self._texts()
+        read = (xml, running, own, self._defined(), self.ran())
+        if self._made is None or read != self._made_from:
+            try:
+                self._made, self._made_from = self._compare(*read), read
+            except BadDomain as error:
+                raise Unknown(f"{path} or libvirt's XML of the VM {error}") from None
+        return self._made
+
+    def _texts(self) -> tuple[str, str]:
+        """libvirt's XML of the running VM, and its own definition; "" where there is none."""
+        try:
+            if self._connection is None:
+                self._connection = libvirt.open(self._config.libvirt.uri)
+            domain = self._connection.lookupByName(self._config.vm.name)
+            own = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if domain.isPersistent() else ""
+            return domain.XMLDesc(0) if domain.isActive() else "", own
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return "", ""
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            raise
+
+    def _defined(self) -> str:
+        try:
+            return (Path(self._config.daemon.state_dir) / DEFINED_FILE).read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    def _compare(
+        self, xml: str, running: str, own: str, defined: str, ran: Mapping[str, str]
+    ) -> InUse:
+        recorded = domain_facts.read(xml)
+        of_libvirt: tuple[Difference, ...] = ()
+        if own and digest(own) != defined:
+            started = domain_facts.read(domain_facts.composed(xml, ran))
+            of_libvirt = domain_facts.differences(started, domain_facts.read(own))
+        if not running:
+            return InUse(recorded, of_libvirt=of_libvirt)
+        found = domain_facts.read(running)
+        storage = self._config.storage
+        layers = {layer for disk in found.disks.values() for layer in disk.chain}
+        mine = [disk.chain[0].place for disk in recorded.disks.values() if disk.chain]
+        paths = SharedPaths([storage.whiteboard, storage.leases, *mine])
+        return InUse(
+            recorded,
+            found,
+            domain_facts.parse(running),
+            frozenset(filter(paths.has, layers)),
+            domain_facts.differences(recorded, found),
+            of_libvirt,
+        )

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""libvirt's own definition of the VM is never put back without a word: libvirt's test driver."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import pytest
+
+from agent.defined import Defined
+from agent.definition import Definition
+from agent.hypervisor import LibvirtHypervisor
+from agent.leases import SanlockLeases
+from broker.config import Config, DaemonSection, HostSection, StorageSection, VmSection
+from broker.domain_facts import Differs, read
+from broker.monitors import Unknown
+from broker.monitors.what_runs import WhatRunsMonitor
+from broker.what_ran import WhatRan
+from scoring.observation import StartResult
+
+XML = """<domain type='test'>
+  <name>vm</name><uuid>6e67696e-0000-4000-8000-000000000001</uuid>
+  <memory unit='MiB'>64</memory><vcpu>1</vcpu><os><type>hvm</type></os>
+  <devices>
+    <disk type='file'><driver type='qcow2'/><source file='/srv/base'/><target dev='vda'/></disk>
+    <lease><lockspace>hosted-engine</lockspace><key>engine</key>
+      <target path='/leases' offset='1048576'/></lease>
+  </devices>
+</domain>"""
+TWO = XML.replace("<vcpu>1<", "<vcpu>2<")
+RAN = "<disk type='file'><driver type='qcow2'/><source file='/srv/over'/><target dev='vda'/></disk>"
+
+
+class Shared:
+    """A connection of the test driver that stays open: it forgets everything at its close."""
+
+    def __init__(self) -> None:
+        self.real = libvirt.open("test:///default")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def close(self) -> None:
+        """Not yet."""
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]:
+    libvirt.registerErrorHandler(lambda context, error: None, None)
+    shared = Shared()
+    monkeypatch.setattr(libvirt, "open", lambda uri: shared)
+    yield shared
+    shared.real.close()
+
+
+def config(tmp_path: Path) -> Config:
+    path = tmp_path / "engine.xml"
+    path.write_text(XML)
+    return Config(
+        host=HostSection(id=1, name="one"),
+        storage=StorageSection(whiteboard="/whiteboard", leases="/leases"),
+        vm=VmSection(name="vm", definition=str(path)),
+        daemon=DaemonSection(state_dir=str(tmp_path / "state")),
+    )
+
+
+def hypervisor(given: Config) -> LibvirtHypervisor:
+    definition = Definition(XML, "vm", 64, 1048576, "test")
+    return LibvirtHypervisor(given, definition, SanlockLeases(given, 0))
+
+
+def vcpus(connection: Shared) -> int:
+    own = connection.lookupByName("vm").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    return int(read(own).facts[Differs.VCPUS, "vCPUs"])
+
+
+def test_what_libvirt_does_not_know_is_defined_at_the_agent_s_start(
+    connection: Shared, tmp_path: Path
+) -> None:
+    asyncio.run(hypervisor(config(tmp_path)).check())
+    assert vcpus(connection) == 1
+
+
+def test_what_somebody_defined_stays_at_the_agent_s_start_and_is_told(
+    connection: Shared, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection.defineXML(TWO)
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(hypervisor(config(tmp_path)).check())
+    assert vcpus(connection) == 2, "not put back in silence"
+    assert "vCPUs: recorded 1, found 2" in caplog.text
+
+
+def test_a_start_takes_the_recorded_one_and_says_what_it_put_back(
+    connection: Shared, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The test driver has no process: the start itself fails behind that."""
+    connection.defineXML(TWO)
+    with caplog.at_level(logging.WARNING):
+        ended = asyncio.run(hypervisor(config(tmp_path)).start())
+    assert ended.result is StartResult.FAILED
+    assert vcpus(connection) == 1
+    assert "put back to the cluster's: vCPUs: recorded 1, found 2" in caplog.text
+
+
+def test_a_start_is_one_of_what_ran_last(
+    connection: Shared, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = config(tmp_path)
+    ran = WhatRan(3, 2, 1, "host1", 0.0, {"vda": RAN})
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(hypervisor(given).start(ran))
+    own = connection.lookupByName("vm").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    assert read(own).disks["vda"].chain[0].place == "/srv/over"
+    assert "started with what ran last (record 3 of host1): vda" in caplog.text
+    caplog.clear()
+    asyncio.run(hypervisor(given).start(None))
+    assert "put back" not in caplog.text, "the agent's own older one is nobody's change"
+
+
+def test_the_file_as_it_is_at_the_start_counts_and_a_bad_one_changes_nothing(
+    connection: Shared, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = config(tmp_path)
+    ours = hypervisor(given)
+    Path(given.vm.definition).write_text(TWO)
+    asyncio.run(ours.start())
+    assert vcpus(connection) == 2
+    Path(given.vm.definition).write_text("<domain")
+    asyncio.run(ours.start())
+    assert vcpus(connection) == 2
+    assert "stays as it was read before" in caplog.text
+
+
+def test_what_cannot_be_remembered_or_compared_keeps_nothing_from_working(
+    connection: Shared, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    defined = Defined("vm", tmp_path / "file" / "state")
+    defined.define(connection.real, XML)
+    assert "cannot be written" in caplog.text
+    assert defined.changes(connection.real, "<domain") == ()
+    assert "cannot be compared" in caplog.text
+    connection.real.close()
+    with pytest.raises(libvirt.libvirtError):
+        defined.changes(connection.real, XML)
+    connection.real = libvirt.openReadOnly("test:///default")
+
+
+# --- the broker's look at the same ------------------------------------------------------------
+
+
+def test_the_monitor_tells_what_runs_and_what_libvirt_would_start(
+    connection: Shared, tmp_path: Path
+) -> None:
+    given = config(tmp_path)
+    monitor = WhatRunsMonitor(given)
+
+    async def run() -> None:
+        seen = await monitor.sample()
+        assert (seen.running, seen.problem) == (None, "")
+        domain = connection.defineXML(TWO)
+        assert [each.code for each in (await monitor.sample()).of_libvirt] == [Differs.VCPUS]
+        assert monitor.judge(await monitor.sample()).startswith("libvirt's own definition: vCPUs")
+        domain.create()
+        seen = await monitor.sample()
+        assert [each.code for each in seen.of_running] == [Differs.VCPUS]
+        assert seen is await monitor.sample(), "nothing changed, nothing is made anew"
+        domain.destroy()
+        Defined("vm", Path(given.daemon.state_dir)).define(connection.real, XML)
+        monitor.ran = lambda: {"vda": RAN}
+        assert (await monitor.sample()).of_libvirt == (), "the agent made it so"
+        connection.defineXML(XML.replace("/srv/base", "/srv/over"))
+        assert (await monitor.sample()).of_libvirt == (), "what ran last is what a start takes"
+
+    asyncio.run(run())
+
+
+def test_the_monitor_does_not_know_what_it_cannot_read(connection: Shared, tmp_path: Path) -> None:
+    given = config(tmp_path)
+
+    async def run() -> None:
+        Path(given.vm.definition).write_text("<network/>")
+        with pytest.raises(Unknown, match="holds <network>"):
+            await WhatRunsMonitor(given).sample()
+        Path(given.vm.definition).unlink()
+        with pytest.raises(Unknown, match="No such file"):
+            await WhatRunsMonitor(given).sample()
+        Path(given.vm.definition).write_text(XML)
+        monitor = WhatRunsMonitor(given)
+        await monitor.sample()
+        connection.real.close()
+        with pytest.raises(Unknown, match="libvirt:"):
+            await monitor.sample()
+        connection.real = libvirt.open("test:///default")
+
+    asyncio.run(run())
