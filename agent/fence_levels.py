@@ -30,7 +30,7 @@ import urllib.parse
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from agent.fence_driver import DeviceError, Driver, Login, Pointless
@@ -201,6 +201,8 @@ class GuardedDevice:
                 return Finding(Power.UNKNOWN, Identity.UNKNOWN, str(error))
             except Exception as error:  # pyghmi raises what it likes
                 found = Finding(Power.UNKNOWN, Identity.UNKNOWN, f"{self.name}: {self._say(error)}")
+            if found.usable and found.power is Power.UNKNOWN and not found.detail:
+                found = replace(found, detail=f"{self.name}: its power is neither on nor off")
             # Of a hundred devices nearly all are idle: no thread is kept but for a hung one.
             self._worker = Worker(self.name)
         if found.identity is Identity.OTHER:

@@ -6,7 +6,16 @@ and cannot be given a CA file (docs/decisions/0004). Here a question has one con
 one deadline, a session is ended, and no request is sent before the certificate is checked.
 
 Basic authentication first (DSP0266, 13.3), as it needs one request; where the service does
-not offer it, a session. Of several systems behind one service the configuration names one.
+not offer it, a session, made where the service root says. Of several systems behind one service
+the configuration names one.
+
+What real services do, and what is done here:
+
+    a path without its last slash is redirected   followed, each method, within the same service
+    401 without a challenge                       a session is tried
+    503 or 429 with Retry-After                   asked again after that, while there is time
+    200 without a body while the power changes    no answer: asked again
+    a byte a second                               cut off at the deadline
 """
 
 from __future__ import annotations
@@ -15,7 +24,9 @@ import base64
 import hashlib
 import http.client
 import json
+import socket
 import ssl
+import threading
 import time
 import urllib.parse
 import uuid
@@ -30,6 +41,13 @@ _ROOT = "/redfish/v1/"
 _RESET = "#ComputerSystem.Reset"
 BODY_BYTES_MAX = 1 << 20
 MEMBERS_MAX = 64
+#: A request is redirected so often, and put off by a busy service so often.
+REDIRECTS_MAX = 3
+PUT_OFF_MAX = 5
+#: RFC 9110, 15.4. After a 303 the action is taken, and its result may be looked at elsewhere.
+_SAME_AGAIN = frozenset({301, 302, 307, 308})
+_SEE_OTHER = 303
+_BUSY = frozenset({429, 503})
 #: DSP0266 13.4.2: what a Reset of a ComputerSystem needs; the predefined roles that have it.
 _NEEDED_PRIVILEGE = "ConfigureComponents"
 _ROLES = {"Administrator": True, "Operator": True, "ReadOnly": False}
@@ -80,10 +98,8 @@ class RedfishDriver:
     @contextmanager
     def login(self, timeout_s: float) -> Iterator[_RedfishLogin]:
         """Connect, check the certificate; log in with the first question."""
-        connection = http.client.HTTPSConnection(
-            self._address, self._port, timeout=timeout_s, context=self._tls
-        )
-        service = _Service(connection, time.monotonic() + timeout_s, self._fingerprint)
+        connection = http.client.HTTPSConnection(self._address, self._port, context=self._tls)
+        service = _Service(connection, self._tls, timeout_s, self._fingerprint)
         service.basic(self._username, self._password)
         try:
             if not self._path:
@@ -97,17 +113,26 @@ class RedfishDriver:
 
 
 class _Service:
-    """Requests over one connection, by one deadline."""
+    """Requests over one connection, by one deadline. Whatever a service does then, nothing of it
+    is waited for any longer: the connection is cut."""
 
     def __init__(
-        self, connection: http.client.HTTPSConnection, deadline_s: float, fingerprint: str
+        self,
+        connection: http.client.HTTPSConnection,
+        tls: ssl.SSLContext,
+        timeout_s: float,
+        fingerprint: str,
     ) -> None:
         self._connection = connection
-        self._deadline_s = deadline_s
+        self._tls = tls
+        self._deadline_s = time.monotonic() + timeout_s
         self._fingerprint = fingerprint
         self._headers = {"Accept": "application/json", "OData-Version": "4.0"}
         self._account: Json = {}
         self._session = ""
+        self._late = threading.Timer(max(0.0, timeout_s), self._cut)
+        self._late.daemon = True
+        self._late.start()
 
     @property
     def left_s(self) -> float:
@@ -121,41 +146,111 @@ class _Service:
 
     def get(self, path: str) -> Json:
         """One resource."""
-        return self._ask("GET", path)
+        data = self._ask("GET", path)
+        if not data:
+            raise DeviceError(f"GET {path} answers without a body")
+        return data
 
-    def post(self, path: str, body: Json) -> Json:
+    def post(self, path: str, body: Json) -> None:
         """One action."""
-        return self._ask("POST", path, body)
+        self._ask("POST", path, body)
+
+    def allows_post(self, path: str) -> str:
+        """Why an action would not be taken there, as far as that can be told without it; empty:
+        nothing speaks against it. A service need not know OPTIONS."""
+        answer, _ = self._follow("OPTIONS", path, None)
+        if answer.status in (404, 410):
+            return f"OPTIONS {path} answers {answer.status}: there is no such action"
+        allowed = answer.getheader("Allow", "")
+        if 200 <= answer.status < 300 and allowed and "POST" not in allowed.upper():
+            return f"{path} allows {allowed[:100]}, not POST"
+        return ""
 
     def end(self) -> None:
         """End the session, if one was made, and the connection."""
         if self._session and self.left_s > 0:
             with suppress(DeviceError, OSError, http.client.HTTPException):
                 self._send("DELETE", self._session, None)
+        self._late.cancel()
         self._connection.close()
 
     def _ask(self, method: str, path: str, body: Json | None = None) -> Json:
-        answer, data = self._send(method, path, body)
+        answer, data = self._follow(method, path, body)
         if answer.status == 401 and self._account and not self._session:
-            # DSP0266 13.3.1: what it would take instead stands in the challenge.
-            offered = " ".join(answer.headers.get_all("WWW-Authenticate") or ["Basic"])
+            # DSP0266 13.3.1: what it would take instead stands in the challenge, if it has one.
+            offered = " ".join(answer.headers.get_all("WWW-Authenticate") or [])
             if "basic" not in offered.lower():
                 self._begin_session()
-                answer, data = self._send(method, path, body)
+                answer, data = self._follow(method, path, body)
         if answer.status in (401, 403):
             raise Pointless(f"{method} {path} is refused ({answer.status}): {_message(data)}")
-        if not 200 <= answer.status < 300:
+        taken = method == "POST" and answer.status == _SEE_OTHER
+        if not 200 <= answer.status < 300 and not taken:
             raise DeviceError(f"{method} {path} answers {answer.status}: {_message(data)}")
         return data
 
     def _begin_session(self) -> None:
-        del self._headers["Authorization"]
-        answer, data = self._send("POST", f"{_ROOT}SessionService/Sessions", self._account)
+        """Where the service root says that sessions are made (DSP0266, 13.3.4); it tells that to
+        anyone."""
+        basic = self._headers.pop("Authorization")
+        try:
+            root = self.get(_ROOT)
+            sessions = _object(_object(root, "Links"), "Sessions").get("@odata.id")
+            path = sessions if isinstance(sessions, str) else f"{_ROOT}SessionService/Sessions"
+            answer, data = self._follow("POST", path, self._account)
+        except DeviceError:
+            self._headers["Authorization"] = basic
+            raise
         token, place = answer.getheader("X-Auth-Token"), answer.getheader("Location", "")
         if answer.status not in (200, 201) or not token:
             raise Pointless(f"the login is refused ({answer.status}): {_message(data)}")
         self._headers["X-Auth-Token"] = token
         self._session = urllib.parse.urlsplit(place).path
+
+    def _follow(
+        self, method: str, path: str, body: Json | None
+    ) -> tuple[http.client.HTTPResponse, Json]:
+        """The answer, of where the service sends us within itself, and once it is not busy."""
+        redirected = put_off = 0
+        while True:
+            answer, data = self._send(method, path, body)
+            if answer.status in _SAME_AGAIN or (answer.status == _SEE_OTHER and method == "GET"):
+                redirected += 1
+                if redirected > REDIRECTS_MAX:
+                    raise DeviceError(f"{method} {path}: redirected {redirected} times")
+                path = self._place(method, path, answer)
+                continue
+            wait_s = _retry_after_s(answer)
+            if wait_s is None or put_off >= PUT_OFF_MAX or wait_s >= self.left_s:
+                return answer, data
+            put_off += 1
+            time.sleep(wait_s)
+
+    def _place(self, method: str, path: str, answer: http.client.HTTPResponse) -> str:
+        """Where a redirection leads; Pointless where that is another service: it would be shown
+        the password, and nothing proves whose it is."""
+        asked = f"{method} {path} answers {answer.status}"
+        here = f"https://{_bracketed(self._connection.host)}:{self._connection.port}"
+        try:
+            to = urllib.parse.urlsplit(
+                urllib.parse.urljoin(here + path, answer.getheader("Location", ""))
+            )
+            same = (to.scheme, to.hostname, to.port or 443) == (
+                "https",
+                self._connection.host.lower(),
+                self._connection.port,
+            )
+        except ValueError:
+            raise Pointless(f"{asked} with a Location that is none") from None
+        if not same:
+            raise Pointless(
+                f"{asked} and leads to {to.scheme}://{to.netloc[:100]}, another service: set its"
+                " address"
+            )
+        found = to.path + (f"?{to.query}" if to.query else "")
+        if found == path:
+            raise DeviceError(f"{asked} and leads to itself")
+        return found
 
     def _send(
         self, method: str, path: str, body: Json | None
@@ -170,10 +265,12 @@ class _Service:
         try:
             if self._connection.sock is None:
                 self._connect()
-            self._connection.sock.settimeout(self.left_s)
+            self._connection.sock.settimeout(max(0.01, self.left_s))
             self._connection.request(method, path, json.dumps(body) if body else None, headers)
             answer = self._connection.getresponse()
             raw = answer.read(BODY_BYTES_MAX)
+            if self.left_s <= 0:
+                raise TimeoutError
         except TimeoutError:
             raise DeviceError("no answer in time") from None
         except ssl.SSLCertVerificationError as error:
@@ -182,6 +279,8 @@ class _Service:
                 " set ca-file or fingerprint"
             ) from None
         except (OSError, http.client.HTTPException) as error:
+            if self.left_s <= 0:
+                raise DeviceError("no answer in time") from None
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise DeviceError(why) from None
         try:
@@ -192,14 +291,39 @@ class _Service:
 
     def _connect(self) -> None:
         """Before the first request: nothing is told to a stranger."""
-        self._connection.timeout = self.left_s
-        self._connection.connect()
+        host, port = self._connection.host, self._connection.port
+        plain = socket.create_connection((host, port), timeout=self.left_s)
+        # Known to the connection before the handshake, so that this can be cut as well.
+        sock = self._tls.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
+        self._connection.sock = sock
+        try:
+            sock.do_handshake()
+        except BaseException:
+            self._connection.close()
+            raise
         if not self._fingerprint:
             return
-        certificate = self._connection.sock.getpeercert(binary_form=True) or b""
+        certificate = sock.getpeercert(binary_form=True) or b""
         found = hashlib.sha256(certificate).hexdigest()
         if found != self._fingerprint:
             raise Pointless(f"its certificate's fingerprint is {found}, not the configured one")
+
+    def _cut(self) -> None:
+        """The deadline is over: whoever waits for this service wakes up."""
+        with suppress(OSError, AttributeError):
+            self._connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _retry_after_s(answer: http.client.HTTPResponse) -> float | None:
+    """How long a busy service wants to be left alone; None where it does not say."""
+    text = answer.getheader("Retry-After", "")
+    if answer.status not in _BUSY or not (text.isascii() and text.isdigit() and len(text) < 5):
+        return None
+    return max(0.1, float(text))
 
 
 class _RedfishLogin:
@@ -222,10 +346,13 @@ class _RedfishLogin:
         return _POWER.get(str(system.get("PowerState")), Power.UNKNOWN)
 
     def lacks(self) -> str | None:
+        """As far as the order's own way can be walked without giving it."""
         reset = self._reset()
-        kinds = reset.get("ResetType@Redfish.AllowableValues")
-        if isinstance(kinds, list) and "ForceOff" not in kinds:
+        kinds = self._kinds(reset)
+        if kinds is not None and "ForceOff" not in kinds:
             return f"its system does not offer ForceOff, but {', '.join(map(str, kinds))}"
+        if problem := self._service.allows_post(_target(reset)):
+            return problem
         try:
             enough = self._may_configure()
         except DeviceError:
@@ -235,10 +362,19 @@ class _RedfishLogin:
         return "" if enough else None
 
     def switch(self, on: bool) -> None:
-        target = self._reset().get("target")
-        if not isinstance(target, str):
-            raise DeviceError(f"its system has no action {_RESET}")
-        self._service.post(target, {"ResetType": "On" if on else "ForceOff"})
+        self._service.post(_target(self._reset()), {"ResetType": "On" if on else "ForceOff"})
+
+    def _kinds(self, reset: Json) -> list[object] | None:
+        """What may be ordered (DSP0266, 7.11 and 8.3: beside the action, or in its ActionInfo);
+        None where the service does not tell."""
+        kinds = reset.get("ResetType@Redfish.AllowableValues")
+        info = reset.get("@Redfish.ActionInfo")
+        if kinds is None and isinstance(info, str):
+            given = self._service.get(info).get("Parameters")
+            for one in given if isinstance(given, list) else ():
+                if isinstance(one, dict) and one.get("Name") == "ResetType":
+                    kinds = one.get("AllowableValues")
+        return kinds if isinstance(kinds, list) else None
 
     def _reset(self) -> Json:
         return _object(_object(self._service.get(self._path), "Actions"), _RESET)
@@ -257,6 +393,14 @@ class _RedfishLogin:
             privileges = given.get("AssignedPrivileges")
             return _NEEDED_PRIVILEGE in privileges if isinstance(privileges, list) else None
         return None
+
+
+def _target(reset: Json) -> str:
+    """Where the order goes."""
+    target = reset.get("target")
+    if not isinstance(target, str):
+        raise DeviceError(f"its system has no action {_RESET}")
+    return target
 
 
 def _system_path(service: _Service, wanted: str) -> str:

@@ -33,7 +33,13 @@ class RedfishBmc:
 
     `off_answer`: the status to a ForceOff of a system that is off; `late_s`: how long PowerState
     lags behind; `basic`: whether it takes basic authentication; `silent`: it answers nothing;
-    `leak`: its errors quote the password; `role`: of the user.
+    `leak`: its errors quote the password; `role`: of the user. `slash`: a path without its last
+    slash is redirected, with these statuses for GET and for POST; `elsewhere`: to another service.
+    `challenge`: whether a 401 says what it would take. `sessions_at`: where sessions are made.
+    `busy`: so many requests are put off. `blank`: so many GETs of the system have no body.
+    `drip_s`: between two bytes of an answer. `state`: PowerState, whatever is. `allow`: what
+    OPTIONS of the action allows; None: it knows no OPTIONS. `info`: what may be ordered stands in
+    an ActionInfo of its own.
     """
 
     def __init__(self, directory: Path, uuid: str | None, power: bool = True) -> None:
@@ -49,6 +55,15 @@ class RedfishBmc:
         self.sessions: set[str] = set()
         self.off_answer, self.late_s, self.basic = 204, 0.0, True
         self.silent, self.leak, self.role = False, False, "Administrator"
+        self.slash: tuple[int, int] | None = None
+        self.elsewhere = ""
+        self.challenge, self.sessions_at = True, SESSIONS
+        self.busy = self.blank = 0
+        self.drip_s = 0.0
+        self.state: str | None = None
+        self.allow: str | None = None
+        self.kinds = ["On", "ForceOff", "ForceRestart"]
+        self.info = False
         self._shown: tuple[bool, float] = (power, 0.0)
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate.configure_cert(tls)
@@ -75,9 +90,12 @@ class RedfishBmc:
         path = path.rstrip("/")
         if method == "POST" and path == RESET:
             return self._reset(str(body.get("ResetType")))
-        if method == "DELETE" and path.startswith(SESSIONS):
+        if method == "DELETE" and path.startswith(self.sessions_at):
             self.sessions.discard(path.rpartition("/")[2])
             return 204, None, {}
+        if method == "GET" and path == SYSTEM and self.blank:
+            self.blank -= 1
+            return 200, None, {}
         resource = self._resources().get(path)
         return (
             (404, self._error("there is no such thing"), {})
@@ -108,23 +126,23 @@ class RedfishBmc:
 
     def _resources(self) -> dict[str, Any]:
         accounts = "/redfish/v1/AccountService/Accounts"
+        reset = {"target": RESET, "ResetType@Redfish.AllowableValues": self.kinds}
+        if self.info:
+            reset = {"target": RESET, "@Redfish.ActionInfo": f"{SYSTEM}/ResetActionInfo"}
+        values = [{"Name": "ResetType", "Required": True, "AllowableValues": self.kinds}]
         return {
+            f"{SYSTEM}/ResetActionInfo": {"Parameters": values},
             "/redfish/v1": {
                 "Systems": {"@odata.id": "/redfish/v1/Systems"},
                 "AccountService": {"@odata.id": "/redfish/v1/AccountService"},
-                "Links": {"Sessions": {"@odata.id": SESSIONS}},
+                "Links": {"Sessions": {"@odata.id": self.sessions_at}},
             },
             "/redfish/v1/Systems": {"Members": [{"@odata.id": SYSTEM}]},
             SYSTEM: {
                 "Id": "437XR1138R2",
                 "UUID": self.uuid,
-                "PowerState": self._power_state,
-                "Actions": {
-                    "#ComputerSystem.Reset": {
-                        "target": RESET,
-                        "ResetType@Redfish.AllowableValues": ["On", "ForceOff", "ForceRestart"],
-                    }
-                },
+                "PowerState": self._power_state if self.state is None else self.state,
+                "Actions": {"#ComputerSystem.Reset": reset},
             },
             "/redfish/v1/AccountService": {"Accounts": {"@odata.id": accounts}},
             accounts: {"Members": [{"@odata.id": f"{accounts}/1"}, {"@odata.id": f"{accounts}/2"}]},
@@ -155,17 +173,28 @@ class RedfishBmc:
                 self._say(*self._answer(body))
 
             def _answer(self, body: dict[str, Any]) -> tuple[int, Any, Any]:
-                if self.command == "POST" and self.path == SESSIONS:
+                if bmc.busy:
+                    bmc.busy -= 1
+                    return 503, bmc._error("The service is busy"), {"Retry-After": "0"}
+                if bmc.slash is not None and not self.path.endswith("/"):
+                    status = bmc.slash[self.command == "POST"]
+                    return status, None, {"Location": f"{bmc.elsewhere}{self.path}/"}
+                if self.command == "OPTIONS":
+                    if bmc.allow is None:
+                        return 405, bmc._error("not that"), {}
+                    return 200, None, {"Allow": bmc.allow}
+                if self.command == "POST" and self.path.rstrip("/") == bmc.sessions_at:
                     if body != {"UserName": "admin", "Password": PASSWORD}:
                         return 401, bmc._error("wrong user or password"), {}
                     bmc.sessions.add("s1")
-                    place = f"https://127.0.0.1:{bmc.port}{SESSIONS}/s1"
+                    place = f"https://127.0.0.1:{bmc.port}{bmc.sessions_at}/s1"
                     return 201, {}, {"X-Auth-Token": "t1", "Location": place}
                 known = self.headers.get("X-Auth-Token") == "t1" and bool(bmc.sessions)
                 known = known or (bmc.basic and self.headers.get("Authorization") == token)
                 if not known and self.path != "/redfish/v1/":
                     challenge = "Basic realm=x" if bmc.basic else "X-Auth-Token"
-                    return 401, bmc._error("who are you?"), {"WWW-Authenticate": challenge}
+                    headers = {"WWW-Authenticate": challenge} if bmc.challenge else {}
+                    return 401, bmc._error("who are you?"), headers
                 return bmc.answer(self.command, self.path, body)
 
             def _say(self, status: int, body: Any, headers: dict[str, str]) -> None:
@@ -175,9 +204,12 @@ class RedfishBmc:
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(raw)))
                 self.end_headers()
-                self.wfile.write(raw)
+                for byte in raw if bmc.drip_s else b"":
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(bmc.drip_s)
+                self.wfile.write(b"" if bmc.drip_s else raw)
 
-            do_GET = do_POST = do_DELETE = _serve  # noqa: N815
+            do_GET = do_POST = do_DELETE = do_OPTIONS = _serve  # noqa: N815
 
             def log_message(self, *_: object) -> None:
                 pass

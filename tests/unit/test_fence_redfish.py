@@ -22,7 +22,7 @@ import trustme
 from agent.fence_levels import FenceLevels, GuardedDevice, Identity, Privilege
 from agent.fence_redfish import RedfishDriver
 from scoring.observation import Power
-from tests.fakes.redfish_bmc import PASSWORD, RedfishBmc
+from tests.fakes.redfish_bmc import PASSWORD, SESSIONS, RedfishBmc
 
 MACHINE = uuid.UUID("0a0b0c0d-1111-2222-3333-000000000002")
 NEIGHBOUR = uuid.UUID("0a0b0c0d-1111-2222-3333-000000000009")
@@ -87,6 +87,114 @@ def test_where_basic_is_not_taken_a_session_is_made_and_ended(bmc: RedfishBmc) -
     assert found.power is Power.ON and found.privilege is Privilege.ENOUGH
     assert "POST /redfish/v1/SessionService/Sessions" in bmc.requests
     assert bmc.requests[-1].startswith("DELETE ") and not bmc.sessions
+
+
+def switched_off(bmc: RedfishBmc, **more: Any) -> tuple[bool, str]:
+    found = asyncio.run(device(bmc, **more).switch(str(MACHINE), on=False))
+    return found.ordered, found.detail
+
+
+@pytest.mark.parametrize("slash", [(301, 308), (302, 307), (308, 308)])
+def test_redirections_within_the_service_are_followed_for_each_method(
+    bmc: RedfishBmc, slash: tuple[int, int]
+) -> None:
+    """Its fencing was "proven" each day, and obeyed nothing."""
+    bmc.slash = slash
+    assert switched_off(bmc) == (True, "")
+    assert bmc.orders == ["ForceOff"]
+    bmc.slash, bmc.elsewhere = slash, f"https://127.0.0.1:{bmc.port}"
+    assert asyncio.run(device(bmc).check(str(MACHINE))).privilege is Privilege.ENOUGH
+
+
+@pytest.mark.parametrize(
+    "elsewhere", ["https://localhost:{port}", "http://127.0.0.1:{port}", "https://127.0.0.1:1"]
+)
+def test_a_redirection_to_another_service_is_not_followed(bmc: RedfishBmc, elsewhere: str) -> None:
+    bmc.slash, bmc.elsewhere = (301, 308), elsewhere.format(port=bmc.port)
+    ordered, detail = switched_off(bmc)
+    assert not ordered and "another service" in detail
+    assert bmc.orders == []
+
+
+@pytest.mark.parametrize("place", ["", "https://[", "?"])
+def test_a_redirection_that_leads_nowhere_ends(bmc: RedfishBmc, place: str) -> None:
+    bmc.answer = lambda method, path, body: (301, None, {"Location": place})  # type: ignore[method-assign]
+    assert not switched_off(bmc)[0]
+    assert len(bmc.requests) < 20
+
+
+@pytest.mark.parametrize("sessions_at", [SESSIONS, "/redfish/v1/Sessions"])
+def test_a_401_without_a_challenge_tries_a_session_where_the_root_says(
+    bmc: RedfishBmc, sessions_at: str
+) -> None:
+    bmc.basic = bmc.challenge = False
+    bmc.sessions_at = sessions_at
+    assert switched_off(bmc) == (True, "")
+    assert not bmc.sessions, "it is ended"
+
+
+def test_a_wrong_password_is_told_as_that_with_a_session_too(bmc: RedfishBmc) -> None:
+    bmc.basic = bmc.challenge = False
+    driver = RedfishDriver("127.0.0.1", bmc.port, "admin", "wrong", ca_file=str(bmc.ca_file))
+    found = asyncio.run(GuardedDevice(2, "bmc", driver, timeout_s=5).read(str(MACHINE)))
+    assert "the login is refused (401)" in found.detail
+
+
+def test_a_busy_service_is_asked_again(bmc: RedfishBmc) -> None:
+    bmc.busy = 3
+    assert asyncio.run(device(bmc).read(str(MACHINE))).power is Power.ON
+    bmc.busy = 1000
+    assert "503" in asyncio.run(device(bmc).read(str(MACHINE))).detail
+
+
+def test_an_answer_without_a_body_is_none_and_is_asked_for_again(bmc: RedfishBmc) -> None:
+    bmc.blank = 1
+    driver = RedfishDriver("127.0.0.1", bmc.port, "admin", PASSWORD, ca_file=str(bmc.ca_file))
+    again = GuardedDevice(2, "bmc", driver, timeout_s=5, retries=1)
+    assert asyncio.run(again.read(str(MACHINE))).power is Power.ON
+    bmc.blank = 2
+    assert "without a body" in asyncio.run(again.read(str(MACHINE))).detail
+
+
+def test_a_dripping_answer_is_cut_off_and_leaves_the_device_free(bmc: RedfishBmc) -> None:
+    async def run() -> None:
+        driver = RedfishDriver("127.0.0.1", bmc.port, "admin", PASSWORD, ca_file=str(bmc.ca_file))
+        mine = GuardedDevice(2, "bmc", driver, timeout_s=0.6)
+        bmc.drip_s = 0.1
+        assert "in time" in (await mine.read(str(MACHINE))).detail
+        bmc.drip_s = 0.0
+        assert (await mine.read(str(MACHINE))).power is Power.ON
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("state", ["Reset", "Unknown", ""])
+def test_a_power_that_is_neither_on_nor_off_is_told(bmc: RedfishBmc, state: str) -> None:
+    bmc.state = state
+    found = asyncio.run(device(bmc).read(str(MACHINE)))
+    assert (found.power, found.identity) == (Power.UNKNOWN, Identity.PROVEN)
+    assert found.detail == "bmc: its power is neither on nor off"
+
+
+@pytest.mark.parametrize("info", [False, True])
+def test_a_system_that_cannot_be_switched_off_hard_fails_the_check(
+    bmc: RedfishBmc, info: bool
+) -> None:
+    bmc.kinds, bmc.info = ["On", "GracefulShutdown"], info
+    found = asyncio.run(device(bmc).check(str(MACHINE)))
+    assert found.privilege is Privilege.LACKING and "ForceOff" in found.detail
+    bmc.kinds = ["On", "ForceOff"]
+    assert asyncio.run(device(bmc).check(str(MACHINE))).privilege is Privilege.ENOUGH
+
+
+@pytest.mark.parametrize(("allow", "enough"), [("GET", False), ("POST", True), (None, True)])
+def test_the_check_walks_the_way_of_the_order(
+    bmc: RedfishBmc, allow: str | None, enough: bool
+) -> None:
+    bmc.allow = allow
+    found = asyncio.run(device(bmc).check(str(MACHINE)))
+    assert (found.privilege is Privilege.ENOUGH) is enough
+    assert bmc.orders == []
 
 
 def test_a_user_who_may_only_read(bmc: RedfishBmc) -> None:
