@@ -18,7 +18,15 @@ from agent.ports import FenceDevices
 from agent.rehearsal import Rehearsals
 from broker.client import BrokerDown, BrokerRefused
 from broker.log_lines import fields
-from broker.wire import BegunReason, MeasuredOnWire, PenaltyOnWire, ReasonOnWire, Report, View
+from broker.wire import (
+    BegunReason,
+    LeaseSeen,
+    MeasuredOnWire,
+    PenaltyOnWire,
+    ReasonOnWire,
+    Report,
+    View,
+)
 from scoring.decide import decide
 from scoring.decision import Decision, MigrateEngine
 from scoring.observation import Observation
@@ -267,6 +275,7 @@ class Agent:
             fence_paths={} if self._rehearsals is None else dict(self._rehearsals.paths),
             measured=MeasuredOnWire() if self._measured is None else self._measured.on_wire,
             begun=self._begun,
+            lease=_lease(decision.state),
         )
         return decision
 
@@ -324,6 +333,14 @@ def _intent(state: AgentState) -> str:
     ):
         return ""
     return f"fence {step.host_id}"
+
+
+def _lease(state: AgentState) -> LeaseSeen | None:
+    """Who owns the engine lease, by the last answer."""
+    answer = state.lease
+    if answer is None or not answer.known:
+        return None
+    return LeaseSeen(answer.owner, answer.owner_is_gone, answer.asked_s)
 
 
 def _because(decision: Decision) -> str:

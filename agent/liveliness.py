@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`ha-agent check-liveliness`: is the engine well? In one line, and by the exit code.
 
-By the last check of whichever live host runs it, as this host's broker has read it; nothing is
+By the last check of whichever host runs it, as this host's broker has read it; nothing is
 asked anew.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 
+from agent.status import code_of
 from agent.status_text import engine_line
 from broker.client import ask
 from broker.exit_codes import ExitCode
@@ -16,8 +17,8 @@ from broker.wire import Status
 
 
 def run(socket: str, as_json: bool) -> int:
-    """OK: up and healthy; ENGINE_SICK: up, but not (yet) healthy; ENGINE_DOWN: up on no live
-    host. Raises as `ask` does."""
+    """OK: up and healthy; ENGINE_SICK: up, but not (yet) healthy; ENGINE_DOWN: it runs nowhere;
+    ENGINE_UNKNOWN: whether it is up, or healthy, is not known. Raises as `ask` does."""
     status = ask(socket, "GET", "/v1/status", Status)
     engine = status.engine
     if as_json:
@@ -25,6 +26,6 @@ def run(socket: str, as_json: bool) -> int:
         print(json.dumps({"version": 1, **told}))
     else:
         print(engine_line(status))
-    if not engine.up:
-        return ExitCode.ENGINE_DOWN
+    if not engine.up or engine.healthy is None:
+        return code_of(engine.healthy if engine.up else engine.up)
     return ExitCode.OK if engine.healthy else ExitCode.ENGINE_SICK

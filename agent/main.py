@@ -16,7 +16,7 @@ exit codes:
   5 the broker does not answer   6 the VM is down everywhere   7 storage   8 lockspace
   9 VM definition   10 libvirt without the sanlock lock driver   11 refused by the broker
   12 a test notice could not be sent   13 a fence device is not fit
-  14 the VM is up, but not healthy
+  14 the VM is up, but not healthy   15 whether the VM is up is not known
 """
 
 
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         "--watch", action="store_true", dest="watch_here", help="again and again, until Ctrl-C"
     )
     liveliness = verbs.add_parser(
-        "check-liveliness", help="is the VM healthy? exit code 0: yes, 14: up only, 6: down"
+        "check-liveliness", help="is the VM healthy? exit code 0: yes, 14: up only, 6: down, 15: ?"
     )
     liveliness.add_argument("--json", action="store_true", dest="json_here")
     maintenance = verbs.add_parser("maintenance", help="set or end a maintenance mode")

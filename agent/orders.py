@@ -151,8 +151,12 @@ def _console(config: Config) -> int:
     """Become virsh: a console needs a terminal of its own."""
     status = _status(config)
     if status.engine.host != status.host_id:
-        where = f"runs on {status.engine.hostname}" if status.engine.up else "is not up"
-        raise CommandError(ExitCode.REFUSED, f"the VM {where}: no console of it here")
+        where = "the VM is not up"
+        if status.engine.up is None:
+            where = f"whether the VM is up is not known ({status.engine.known})"
+        elif status.engine.up:
+            where = f"the VM runs on {status.engine.hostname}"
+        raise CommandError(ExitCode.REFUSED, f"{where}: no console of it here")
     argv = ["virsh", "-c", config.libvirt.uri, "console", config.vm.name]
     try:
         os.execvp(argv[0], argv)  # noqa: S606  (no shell)

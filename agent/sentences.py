@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from agent.columns import printable
 
 if TYPE_CHECKING:
-    from broker.wire import Bound, FenceLogEntry, HostStatus, ModeStatus, WitnessStatus
+    from broker.wire import Bound, FenceLogEntry, HostStatus, ModeStatus, Status, WitnessStatus
 
 #: Penalties of a host that cannot start the VM, or failed to, each with the words before its why.
 _CANNOT = {"cannot-start": "cannot start the VM", "retries": "failed to start the VM"}
@@ -92,3 +92,13 @@ def witnesses(seen: WitnessStatus) -> str:
     else:
         parts.append(f"sanlock renewed {duration(seen.renewal_age_s)} ago")
     return ", ".join(parts)
+
+
+def last_word(status: Status, host: HostStatus) -> str:
+    """Of a host that is not live: what its row in the status is worth, to follow its name."""
+    if status.storage.blind and not host.local:
+        age = "" if host.age_s is None else f", its last word is {duration(host.age_s)} old"
+        return f"cannot be read from here{age}"
+    if host.liveness == "silent":
+        return f"is silent{'; it was stopped in good order' if host.stopped else ''}"
+    return "was not seen to write yet"

@@ -29,7 +29,7 @@ SHORT_BYTES = 128 * 1024
 
 
 def run(config_path: str, as_json: bool, watch: bool, warn: Callable[[str], None]) -> int:
-    """Print it; OK, or ENGINE_DOWN when no live host has the VM up. Raises as `ask` does.
+    """Print it; the exit code is `code_of` its engine. Raises as `ask` does.
 
     `warn` gets what is wrong with the configuration file, where the broker answers all the same;
     the file is checked only where it was changed since the broker read it.
@@ -50,18 +50,25 @@ def run(config_path: str, as_json: bool, watch: bool, warn: Callable[[str], None
         raise
     if as_json:
         answer = json.loads(raw)
-        engine_is_up, read_s = bool(answer["engine"]["up"]), answer.get("config_file_s")
+        up, read_s = answer["engine"]["up"], answer.get("config_file_s")
         text = json.dumps(answer, indent=2, ensure_ascii=False) if len(raw) < SHORT_BYTES else ""
         text = text or _formatted(raw)
     else:
         on_terminal = sys.stdout.isatty()
         width = os.get_terminal_size(1).columns if on_terminal else None
         text, status = shown(raw, width, on_terminal and wants_colour())
-        engine_is_up, read_s = status.engine.up, status.config_file_s
+        up, read_s = status.engine.up, status.config_file_s
     if is_plain and read_s != changed_s(config_path):
         _checked_socket(config_path, warn)
     print(text)
-    return ExitCode.OK if engine_is_up else ExitCode.ENGINE_DOWN
+    return code_of(up)
+
+
+def code_of(up: bool | None) -> ExitCode:
+    """OK: some host has the VM up; ENGINE_DOWN: it runs nowhere; ENGINE_UNKNOWN: not known."""
+    if up is None:
+        return ExitCode.ENGINE_UNKNOWN
+    return ExitCode.OK if up else ExitCode.ENGINE_DOWN
 
 
 def _formatted(raw: bytes) -> str:

@@ -27,9 +27,13 @@ def as_text(status: Status, width: int | None = None, colour: bool = False) -> s
     lines = [_coloured(engine_line(status), _engine_colour(status), colour)]
     lines += [_coloured(line, _YELLOW, colour) for line in _modes(status)]
     wrong = troubles(status)
-    if not status.engine.up and status.global_maintenance is False:
+    if status.engine.up is None:
+        # The cause comes first where it is this host itself.
+        place = 1 if status.storage.blind and wrong else 0
+        wrong.insert(place, "whether the VM is up is not known (ha-agent why)")
+    elif not status.engine.up and status.global_maintenance is False:
         wrong.insert(0, "the VM is down (ha-agent why)")
-    elif status.engine.up and not status.engine.healthy and not _boots(status):
+    elif status.engine.up and status.engine.healthy is False and not _boots(status):
         wrong.insert(0, "the VM is not healthy: look at the guest (ha-agent vm console)")
     if wrong:
         lines.append(f"wrong: {len(wrong)} thing{'s' if len(wrong) > 1 else ''}:")
@@ -38,8 +42,8 @@ def as_text(status: Status, width: int | None = None, colour: bool = False) -> s
         lines.append("nothing is wrong")
     lines += [f"next: {line}" for line in _next(status)]
     lines.append("")
-    rows = table([_HEAD, *(_row(host) for host in status.hosts.values())])
-    kinds = [_BOLD, *(_row_colour(host) for host in status.hosts.values())]
+    rows = table([_HEAD, *(_row(status, host) for host in status.hosts.values())])
+    kinds = [_BOLD, *(_row_colour(status, host) for host in status.hosts.values())]
     lines += [
         _coloured(_cut(row, width), kind, colour) for row, kind in zip(rows, kinds, strict=True)
     ]
@@ -53,14 +57,26 @@ def engine_line(status: Status) -> str:
     """The first line: is it up, healthy, where, since when."""
     engine = status.engine
     since = "" if engine.for_s is None else f" for {_at_least(engine.for_s, engine.at_least)}"
+    last = ""
+    if engine.last_up and engine.last_up not in engine.known:
+        last = f"; last seen up on {printable(engine.last_up)}"
+    if engine.up is None:
+        known = printable(engine.known) or "no host says so"
+        return f"{status.cluster}: whether the engine is up is NOT KNOWN,{since}: {known}{last}"
     if not engine.up:
-        last = f"; last seen up on {printable(engine.last_up)}" if engine.last_up else ""
-        return f"{status.cluster}: the engine is DOWN{since}: no live host has it up{last}"
+        known = printable(engine.known) or "no host has it up"
+        return f"{status.cluster}: the engine is DOWN{since}: {known}{last}"
     where = f"on {printable(engine.hostname or '')} (id {engine.host})"
     if engine.healthy:
         return f"{status.cluster}: the engine is up and healthy {where},{since}".rstrip(",")
     if _boots(status):
         return f"{status.cluster}: the engine is up and boots {where},{since}".rstrip(",")
+    if engine.healthy is None:
+        return (
+            f"{status.cluster}: the engine is up, its health is not known, {where},{since}".rstrip(
+                ","
+            )
+        )
     unwell = ""
     if engine.health_for_s is not None:
         unwell = f" for {_at_least(engine.health_for_s, engine.health_at_least)}"
@@ -107,7 +123,11 @@ def _next(status: Status) -> list[str]:
         lines.append(f"the VM is being migrated, {status.migration.percent} %")
     if status.global_maintenance:
         return [*lines, "nothing, until global maintenance ends"]
+    if status.storage.blind and not status.engine.up:
+        return [*lines, _what_to_look_at(status)]
     if not status.engine.up:
+        likely = [] if status.engine.likely is None else [_what_to_look_at(status)]
+        lines += likely
         able = [host for host in hosts if host.liveness == "live" and not host.stopped]
         best = max(able, key=lambda host: (host.score, -host.host_id), default=None)
         if best is None:
@@ -121,23 +141,34 @@ def _next(status: Status) -> list[str]:
     return lines
 
 
+def _what_to_look_at(status: Status) -> str:
+    """While it is not known whether the VM is up: what makes it known again."""
+    if status.storage.blind:
+        return "this host reads the storage again; the other hosts go on by themselves"
+    names = {host.host_id: printable(host.hostname) for host in status.hosts.values()}
+    name = names.get(status.engine.likely or 0, f"host {status.engine.likely}")
+    return f"{name} is heard again: systemctl status ha-broker there"
+
+
 def _over(host: HostStatus) -> str:
     if host.move is None or host.move.left_s is None:
         return ""
     return f", done or given up in {duration(host.move.left_s)}"
 
 
-def _row(host: HostStatus) -> tuple[str, ...]:
+def _row(status: Status, host: HostStatus) -> tuple[str, ...]:
     why = [f"{part.name} -{part.points}" for part in host.penalties]
-    if host.liveness != "live":
+    if _is_last_word(status, host):
+        why.insert(0, "LAST WORD")
+    elif host.liveness != "live":
         why.insert(0, host.liveness.upper())
     if host.maintenance:
         why.insert(0, "local maintenance")
     if host.agent not in ("", "ok"):
         why.append(f"agent {host.agent}")
-    status = host.engine_status
-    engine = f"{status.vm}/{status.health}"
-    if host.domain_type and status.vm == "up":
+    vm = host.engine_status
+    engine = f"{vm.vm}/{vm.health}"
+    if host.domain_type and vm.vm == "up":
         engine += f" ({host.domain_type})"
     age = "?" if host.age_s is None else f"{host.age_s:.0f} s"
     return (
@@ -152,7 +183,14 @@ def _row(host: HostStatus) -> tuple[str, ...]:
     )
 
 
-def _row_colour(host: HostStatus) -> str:
+def _is_last_word(status: Status, host: HostStatus) -> bool:
+    """Whether the row is what the host last said, since this one cannot read it any more."""
+    return status.storage.blind and not host.local
+
+
+def _row_colour(status: Status, host: HostStatus) -> str:
+    if _is_last_word(status, host):
+        return _DIM
     if host.liveness == "silent":
         return _DIM if host.stopped else _RED
     if host.engine_status.vm == "up":
@@ -163,7 +201,7 @@ def _row_colour(host: HostStatus) -> str:
 def _engine_colour(status: Status) -> str:
     if status.engine.healthy:
         return f"{_BOLD};{_GREEN}"
-    return f"{_BOLD};{_YELLOW if status.engine.up else _RED}"
+    return f"{_BOLD};{_RED if status.engine.up is False else _YELLOW}"
 
 
 def _coloured(text: str, kind: str, wanted: bool) -> str:

@@ -42,16 +42,26 @@ def _of_the_storage(status: Status) -> Iterator[str]:
     if storage.problem:
         since = "" if storage.trouble_s is None else f" for {storage.trouble_s:.0f} s"
         yield f"STORAGE {storage.state}{since}: {storage.problem}"
+    elif storage.blind:
+        yield f"STORAGE: the whiteboard was not read {_since(storage.last_read_age_s)}"
+    if storage.unheard:
+        yield "THIS HOST is silent for the others: its slot cannot be written, they count no score"
     budget_s = status.lockspace_budget_s
-    if budget_s is not None and budget_s < LEASE_LOW * status.lockspace_budget_max_s:
-        yield (
-            f"LEASE: this host's id was not renewed for long; sanlock ends the VM here in"
-            f" {budget_s:.0f} s"
-        )
+    if budget_s is not None:
+        if budget_s < LEASE_LOW * status.lockspace_budget_max_s:
+            why = "this host's id was not renewed for long; sanlock ends the VM here"
+            yield f"LEASE: {why} in {budget_s:.0f} s"
+        elif storage.unheard and status.engine.host == status.host_id:
+            why = "if its storage stays away as well, sanlock ends the VM here"
+            yield f"LEASE: {why} in {budget_s:.0f} s"
     if status.lockspace != "joined":
         yield f"LOCKSPACE: {status.lockspace}"
     for slot, cause in status.bad_slots.items():
         yield f"BAD SLOT {slot}: {cause}"
+
+
+def _since(age_s: float | None) -> str:
+    return "yet" if age_s is None else f"for {duration(age_s)}"
 
 
 def _of_what_ran(status: Status) -> Iterator[str]:
@@ -90,7 +100,7 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
         if host.liveness == "live":
             yield from (f"{printable(host.hostname)} {what}" for what in cannot(host))
         others += _can_take_it(host) and host.host_id != status.engine.host
-    if status.engine.up and not others:
+    if status.engine.up and not others and not status.storage.blind:
         yield "NO STANDBY: no other host could take the VM now (see WHY below)"
     for path in status.fence_paths:
         if path.ok and path.proven_age_s is not None and path.proven_age_s < FENCE_PATH_OLD_S:

@@ -3,26 +3,28 @@
 
 from __future__ import annotations
 
-from agent.sentences import cannot, if_it_dies, switched_off
+from agent.sentences import cannot, if_it_dies, last_word, switched_off
+from agent.status import code_of
 from broker.client import ask
 from broker.config import Config
-from broker.exit_codes import ExitCode
 from broker.wire import HostStatus, Status
 from scoring.rules import Rules
 from scoring.timing import Timing
 
 
 def run(config: Config) -> int:
-    """Print it; OK, or ENGINE_DOWN when the VM is down everywhere. Raises as `ask` does."""
+    """Print it; the exit code is that of the status. Raises as `ask` does."""
     status = ask(config.daemon.socket, "GET", "/v1/status", Status)
     print("\n".join(explain(status, config.rules(0))))
-    return ExitCode.OK if status.engine.up else ExitCode.ENGINE_DOWN
+    return code_of(status.engine.up)
 
 
 def explain(status: Status, rules: Rules) -> list[str]:
     """The sentences: where it is, what this host decided last and why, what would change it."""
     here = status.hosts[status.host_id]
     lines = [_where(status)]
+    if status.storage.problem:
+        lines.append(f"This host's storage: {status.storage.state}, {status.storage.problem}.")
     reasons = "; ".join(reason.text for reason in status.reasons) or "no decision yet"
     lines.append(f"{here.hostname} is in {here.state or 'no state yet'}: {reasons}.")
     if status.what_ran is not None and status.what_ran.held:
@@ -34,18 +36,21 @@ def explain(status: Status, rules: Rules) -> list[str]:
         return [*lines, "Nothing would change it while global maintenance lasts."]
     running = status.hosts.get(status.engine.host) if status.engine.host is not None else None
     if running is None:
-        return [*lines, *_while_down(status)]
+        return [*lines, *_while_not_up(status)]
     return [*lines, *_while_up(status, running, rules)]
 
 
 def _where(status: Status) -> str:
-    if not status.engine.up:
-        return "The VM is down on every live host."
-    health = "healthy" if status.engine.healthy else "not healthy"
-    return f"The VM is up and {health} on {status.engine.hostname}."
+    engine = status.engine
+    if engine.up is None:
+        return f"Whether the VM is up is not known: {engine.known}."
+    if not engine.up:
+        return f"The VM is down{f': {engine.known}' if engine.known else ' on every host'}."
+    health = {True: "healthy", False: "not healthy", None: "its health is not known,"}
+    return f"The VM is up and {health[engine.healthy]} on {engine.hostname}."
 
 
-def _while_down(status: Status) -> list[str]:
+def _while_not_up(status: Status) -> list[str]:
     """Each host's own word on why it does not start the VM."""
     lines = []
     for host in status.hosts.values():
@@ -53,7 +58,7 @@ def _while_down(status: Status) -> list[str]:
             said = "; ".join(dict.fromkeys((host.reason or "says nothing", *cannot(host))))
             lines.append(f"{host.hostname} ({host.score} points): {said}.")
         else:
-            lines.append(f"{host.hostname} is {host.liveness}: its word does not count.")
+            lines.append(f"{host.hostname} {last_word(status, host)}.")
     return lines
 
 
@@ -63,6 +68,9 @@ def _while_up(status: Status, running: HostStatus, rules: Rules) -> list[str]:
     for host in status.hosts.values():
         if host.host_id == running.host_id:
             continue
+        if status.storage.blind:
+            lines.append(f"{host.hostname} {last_word(status, host)}.")
+            continue
         lines.append(f"{host.hostname}: {_compared(host, running, rules)}.")
     if status.bound is not None:
         sentence = if_it_dies(status.bound, running.hostname)
@@ -71,7 +79,7 @@ def _while_up(status: Status, running: HostStatus, rules: Rules) -> list[str]:
         f"If {running.hostname} falls silent for {timing.suspect_after:g} s its peers ask who "
         "owns the lease and whether its power is off."
     )
-    if running.engine_status.health != "good":
+    if status.engine.healthy is False:
         lines.append(
             f"If it stays unhealthy for {timing.bad_health:g} s it is stopped and started anew."
         )

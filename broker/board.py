@@ -158,6 +158,11 @@ class Board:
         """What is wrong with the storage now; empty when nothing is."""
         return self.write_problem or self.read_problem
 
+    @property
+    def all_read(self) -> bool:
+        """Whether every slot was read at least once."""
+        return self._plan.all_read
+
     async def read_own(self) -> SlotReport | None:
         """This host's slot as it was left, None when it is empty or not readable as ours."""
         data = (await self._store.read([self.host_id])).get(self.host_id, EMPTY_SLOT)
@@ -203,11 +208,12 @@ class Board:
         self._learn_what_ran(slots)
         self._learn({slot: data for slot, data in slots.items() if slot <= HOST_ID_MAX}, now_s)
         self.sweep += 1
-        self.last_read_s = now_s
         if 0 not in slots:
             self.read_problem = "the whiteboard is empty or was cut off: slot 0 is not there"
             self.storage_good_since_s = None
             return
+        self.last_read_s = now_s
+        self._plan.windows_read += not second_look
         self.read_problem = ""
         if self.storage_good_since_s is None:
             self.storage_good_since_s = now_s

@@ -17,6 +17,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from broker import agreement, slot_lines, slot_room, what_ran_shown
 from broker.addresses import advertised
 from broker.answers import encode
@@ -24,7 +26,6 @@ from broker.board import Board, StorageTrouble
 from broker.bound import bound_of
 from broker.config import Config, system_uuid
 from broker.disks_record import DisksRecord
-from broker.engine_place import EnginePlace, engine_of
 from broker.events import Events, PeerEvents
 from broker.events_kept import KeptEvents
 from broker.fence_log import LogRecord
@@ -43,8 +44,10 @@ from broker.notify.lookout import HostGlance, Lookout
 from broker.notify.notice import Notice
 from broker.notify.notices import Notices
 from broker.orders import Orders
+from broker.seen_hosts import MOVING, seen_peers
 from broker.switched_off import SwitchedOff
 from broker.tally import Tally
+from broker.vm_place import LeaseOwner, OwnReads, PlaceSince, SeenHost, VmPlace, vm_place
 from broker.what_ran import WhatRan
 from broker.whiteboard import LEFT_OUT_KEY, SlotReport, fit_hostname
 from broker.wire import (
@@ -64,7 +67,7 @@ from broker.wire import (
     WitnessStatus,
 )
 from broker.witness import BUDGET_IO_TIMEOUTS, budget_s
-from scoring.liveness import Liveness, liveness, look
+from scoring.liveness import Liveness, is_blind, liveness_known, look
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
     EngineStatus,
@@ -142,14 +145,14 @@ class Broker:
         #: When the file that is gone by was changed last, UTC seconds since 1970.
         self.config_file_s: float | None = None
         #: Since when the engine is where it is, and as healthy as it is.
-        self._place = EnginePlace()
+        self._place = PlaceSince()
         #: How late each beat began, against its plan.
         self.lateness = Histogram()
         #: How long each beat took, its reads and writes of the storage included.
         self.durations = Histogram()
         #: Called after each completed beat.
         self.on_beat: Callable[[], None] = lambda: None
-        self._timing = config.timing_rules()
+        self._timing, self._rules = config.timing_rules(), config.rules(0)
         self._agreed, self._agreed_lines = agreement.agreed(config), agreement.published(config)
         self._system_uuid = system_uuid(config)
         self._boot_id = _boot_id() if boot_id is None else boot_id
@@ -195,7 +198,7 @@ class Broker:
     def reconfigure(self, config: Config) -> None:
         """Go by another configuration from the next beat on."""
         self.config, self.config_problem = config, ""
-        self._timing = config.timing_rules()
+        self._timing, self._rules = config.timing_rules(), config.rules(0)
         self._agreed, self._agreed_lines = agreement.agreed(config), agreement.published(config)
         self._changed.set()
 
@@ -315,7 +318,7 @@ class Broker:
         silent = frozenset(
             host
             for host, seen in self._seen.items()
-            if liveness(seen, now_s, self._timing.suspect_after) is Liveness.SILENT
+            if self._liveness(seen, now_s) is Liveness.SILENT
         )
         if silent != self._silent:
             self._silent = silent
@@ -354,7 +357,7 @@ class Broker:
         own = HostGlance(
             self.config.host_name, None, True, False, engine.vm is VmStatus.UP, taken_s
         )
-        hosts = {self.config.host.id: own}
+        hosts, blind = {self.config.host.id: own}, self._is_blind(now_s)
         for host, report in self.board.reports.items():
             if (seen := self._seen.get(host)) is not None:
                 hosts[host] = HostGlance(
@@ -364,6 +367,7 @@ class Broker:
                     stopped=report.stopped,
                     up=report.engine_status.vm is VmStatus.UP,
                     known_s=seen.since_s,
+                    is_known=not blind,
                 )
         self._lookout.look(hosts, self.agent_silent_s(now_s), now_s)
         log_is_known = self.board.fence_log.known
@@ -382,22 +386,64 @@ class Broker:
         self._lookout.budget(self.lockspace_budget_s(now_s), budget_max_s)
 
     def _remember(self, now_s: float) -> None:
-        """Everybody's score, where the engine is, and since when it is there and as healthy as
-        it is; the latter not before this host has seen the others and itself."""
-        here, own = self.config.host.id, self._engine_status(now_s)[0]
-        scores: dict[int, int | None] = {here: self._own_status(now_s).score}
-        up = {here: own} if own.vm is VmStatus.UP else {}
+        """Everybody's score, where the engine is, and since when that is so."""
+        own = self._own_status(now_s)
+        scores: dict[int, int | None] = {own.host_id: self._shown(own, now_s).score}
         for host, report in self.board.reports.items():
-            silent = host in self._silent
-            scores[host] = None if silent else report.score
-            if not silent and report.engine_status.vm is VmStatus.UP:
-                up[host] = report.engine_status
-        good = [host for host, engine in up.items() if engine.health is Health.GOOD]
-        self.history.take(scores, min(good or up, default=None), now_s)
-        place = next(iter(good or up), None)
-        if self.board.last_read_s is None or (place is None and own.vm is VmStatus.UNKNOWN):
-            return
-        self._place.look(place, bool(good), now_s)
+            is_known = not self._is_blind(now_s) and host not in self._silent
+            scores[host] = report.score if is_known else None
+        place = self.vm_place(now_s)
+        where = place.host if place.up else 0
+        self.history.take(scores, None if place.up is None else where, now_s)
+        self._place.look(place, now_s)
+
+    # --- where the VM is ------------------------------------------------------------------
+
+    def _is_blind(self, now_s: float) -> bool:
+        """Whether this host cannot say what the others do, since it does not read them."""
+        return is_blind(self.board.last_read_s, now_s, self._timing.suspect_after)
+
+    def _liveness(self, seen: Seen, now_s: float) -> Liveness:
+        read_s = self.board.last_read_s
+        return liveness_known(seen, read_s, now_s, self._timing.suspect_after)
+
+    def vm_place(self, now_s: float) -> VmPlace:
+        """Where the VM is, as far as this host knows."""
+        hosts = [
+            self._seen_here(now_s),
+            *seen_peers(
+                self.board, self._seen, self.lockspace, self.heartbeats, self._rules, now_s
+            ),
+        ]
+        reads = OwnReads(
+            blind=self._is_blind(now_s),
+            age_s=_age(self.board.last_read_s, now_s),
+            state=self._storage_state(),
+            all_known=self.board.all_read or bool(self.lockspace.witnesses),
+        )
+        return vm_place(hosts, reads, self._lease_owner(now_s))
+
+    def _seen_here(self, now_s: float) -> SeenHost:
+        engine, _ = self._engine_status(now_s)
+        return SeenHost(
+            host_id=self.config.host.id,
+            name=self.config.host_name,
+            vm=engine.vm,
+            health=engine.health,
+            reason=engine.reason or "",
+            local=True,
+            moving=self._report is not None and self._report.state == MOVING,
+        )
+
+    def _lease_owner(self, now_s: float) -> LeaseOwner | None:
+        """Whom this host's agent found to own the engine lease."""
+        lease = None if self._report is None else self._report.lease
+        if lease is None:
+            return None
+        is_own = lease.owner == self.config.host.id
+        here = self._engine_status(now_s)[0].vm
+        gone = lease.gone or (is_own and here not in (VmStatus.UP, VmStatus.UNKNOWN))
+        return LeaseOwner(lease.owner, gone, now_s - lease.asked_s)
 
     def _check_nobody_writes_our_slot(
         self, before: SlotReport | None, after: SlotReport | None
@@ -578,6 +624,19 @@ class Broker:
             differs=what_ran_shown.codes(self.disks.in_use()),
         )
 
+    def _is_unheard(self, now_s: float) -> bool:
+        """Whether this host's slot was not written for so long that the others call it silent."""
+        written_s = self.board.last_write_s
+        return written_s is not None and now_s - written_s >= self._timing.suspect_after
+
+    def _shown(self, own: HostStatus, now_s: float) -> HostStatus:
+        """This host for people: what its peers count it for, not what it would like to publish."""
+        if not self._is_unheard(now_s):
+            return own
+        why = f"its slot was not written for {own.age_s:.0f} s: the other hosts see it silent"
+        penalty = PenaltyOnWire("storage", self.config.score.base_score, why)
+        return replace(own, score=0, penalties=(penalty,))
+
     def _intent_line(self, now_s: float) -> str:
         """What this host's agent is about to do, as its slot says it; nothing once it is silent."""
         if self._report is None or self.agent_silent_s(now_s) is not None:
@@ -719,10 +778,11 @@ class Broker:
 
     def status(self, now_s: float) -> Status:
         """The cluster for people and scripts."""
-        hosts = {self.config.host.id: self._own_status(now_s)}
+        hosts = {self.config.host.id: self._shown(self._own_status(now_s), now_s)}
         for host_id, report in self.board.reports.items():
             hosts[host_id] = self._peer_status(report, now_s)
-        where = engine_of(hosts.values())
+        place = self.vm_place(now_s)
+        where = None if place.host is None else hosts[place.host]
         own_report = self._report
         paths = fence_paths(
             self.config.host.id,
@@ -734,7 +794,12 @@ class Broker:
             version=STATUS_VERSION,
             cluster=self.config.cluster.name,
             host_id=self.config.host.id,
-            engine=self._place.summary(where, self._lookout.last_up, now_s),
+            engine=self._place.summary(
+                place,
+                None if where is None else where.hostname,
+                self._lookout.last_up,
+                now_s,
+            ),
             global_maintenance=self.board.global_maintenance,
             global_mode=mode_status(self._modes.global_countdown, now_s),
             monitors=shown_monitors(self.monitors.latest, now_s),
@@ -759,6 +824,8 @@ class Broker:
                 errors=self.board.errors,
                 read_times=_times(self.board.read_times),
                 write_times=_times(self.board.write_times),
+                blind=self._is_blind(now_s),
+                unheard=self._is_unheard(now_s),
             ),
             lockspace_budget_s=self.lockspace_budget_s(now_s),
             lockspace_budget_max_s=BUDGET_IO_TIMEOUTS * float(self.config.storage.io_timeout),
@@ -879,9 +946,7 @@ class Broker:
 
     def _peer_status(self, report: SlotReport, now_s: float) -> HostStatus:
         seen = self._seen.get(report.host_id)
-        kind = Liveness.UNCERTAIN
-        if seen is not None:
-            kind = liveness(seen, now_s, self._timing.suspect_after)
+        kind = Liveness.UNCERTAIN if seen is None else self._liveness(seen, now_s)
         extra = report.extra if report.extra_trusted else {}
         age_s = now_s - seen.since_s if seen is not None else 0.0
         intent, move = slot_lines.intent_of(extra.get("intent", ""), report.host_id, age_s)

@@ -24,3 +24,4 @@ class ExitCode(IntEnum):
     NOT_SENT = 12
     FENCE = 13
     ENGINE_SICK = 14
+    ENGINE_UNKNOWN = 15

@@ -89,6 +89,11 @@ def fault_of(key: bytes, raw: bytes, host_id: int, nonce: str) -> Fault | None:
     return None if heartbeat.nonce == nonce else Fault.REPLAYED
 
 
+def vm_of(raw: bytes) -> VmStatus:
+    """What an answer without a fault says of the VM on the host that gave it."""
+    return msgspec.json.decode(raw, type=Heartbeat).vm
+
+
 def _mac(key: bytes, heartbeat: Heartbeat) -> str:
     fields = (
         _VERSION,

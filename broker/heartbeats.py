@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from broker.heartbeat import Fault, fault_of, new_nonce
+from broker.heartbeat import Fault, fault_of, new_nonce, vm_of
+from scoring.observation import VmStatus
 
 #: Between two questions to a peer of whom nothing is feared.
 STEADY_S = 10.0
@@ -64,12 +65,14 @@ class Transport(Protocol):
 class Pulse:
     """What the network tells of one peer; times are this host's monotonic clock.
 
-    `heartbeat_s`, `unanswered_since_s`: see PeerReport. `problem`: what became of the last
-    question that was not answered well. `faults`: bad answers so far.
+    `heartbeat_s`, `unanswered_since_s`: see PeerReport. `vm`: what the last good answer says of
+    the VM there. `problem`: what became of the last question that was not answered well.
+    `faults`: bad answers so far.
     """
 
     addresses: tuple[str, ...] = ()
     heartbeat_s: float | None = None
+    vm: VmStatus | None = None
     unanswered_since_s: float | None = None
     problem: str = ""
     faults: Counter[Fault] = field(default_factory=Counter)
@@ -114,6 +117,14 @@ class Heartbeats:
         """`heartbeat_s` and `unanswered_since_s` of a peer."""
         pulse = self.pulses.get(host_id)
         return (None, None) if pulse is None else (pulse.heartbeat_s, pulse.unanswered_since_s)
+
+    def heard(self, host_id: int, now_s: float, fresh_s: float) -> VmStatus | None:
+        """What a peer says of the VM on itself, in answer to a question that is no older than
+        `fresh_s`; None: nothing."""
+        pulse = self.pulses.get(host_id)
+        if pulse is None or pulse.heartbeat_s is None or pulse.unanswered_since_s is not None:
+            return None
+        return pulse.vm if now_s - pulse.heartbeat_s <= fresh_s else None
 
     def word(self, host_id: int) -> Word:
         """What became of the last question to a peer."""
@@ -205,6 +216,7 @@ class Heartbeats:
             return False
         was_silent = pulse.unanswered_since_s is not None
         pulse.heartbeat_s, pulse.unanswered_since_s = asked_s, None
+        pulse.vm = vm_of(raw)
         if was_silent:
             self.on_change()
         return True

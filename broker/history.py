@@ -33,7 +33,7 @@ class _Series:
                     ring[passed % self.steps] = _NONE
         self._now = step
         place = step % self.steps
-        self._engine[place] = 0 if engine is None else engine
+        self._engine[place] = _NONE if engine is None else engine
         for host, score in scores.items():
             if host not in self._scores:
                 if len(self._scores) >= HOSTS_MAX:
@@ -61,7 +61,7 @@ class History:
 
     def take(self, scores: Mapping[int, int | None], engine: int | None, now_s: float) -> None:
         """One look at the cluster. A score None: that host is silent. `engine`: the host that
-        has it up, None: none."""
+        has it up, 0: none, None: not known."""
         for series in self._series.values():
             series.take(scores, engine, now_s)
 

@@ -68,6 +68,7 @@ PENALTY_NAMES = (
     "fence-path",
     "retries",
     "lockspace",
+    "storage",
     "lock-driver",
     *(obstacle.value for obstacle in Obstacle),
     "agent",
@@ -109,7 +110,7 @@ _PEER = ("host_id", "host")
 FAMILIES: tuple[Family, ...] = (
     _gauge("build_info", "1; which version runs.", "version", "python"),
     # The engine.
-    _gauge("engine_up", "Some host that is not silent has the engine up."),
+    _gauge("engine_up", "Some host has the engine up."),
     _gauge("engine_healthy", "And its health is good."),
     _gauge("engine_host_id", "Id of the host that has it up, 0 for none."),
     _gauge("engine_here", "The engine is up on this host."),
@@ -296,7 +297,8 @@ class Metrics(Collector):
         own = status.hosts[status.host_id]
         sheet.put("engine_up", status.engine.up)
         sheet.put("engine_healthy", status.engine.healthy)
-        sheet.put("engine_host_id", status.engine.host or 0)
+        nowhere = 0 if status.engine.up is False else None
+        sheet.put("engine_host_id", nowhere if status.engine.host is None else status.engine.host)
         vm = own.engine_status.vm
         sheet.put("engine_here", None if vm is VmStatus.UNKNOWN else vm is VmStatus.UP)
         sheet.put("engine_lease_held", self._broker.lease_held)

@@ -26,3 +26,7 @@ class Since:
         if self._since_s is None:
             return None
         return now_s - self._since_s if value == self._value else 0.0
+
+    def is_since_before(self, value: Hashable) -> bool:
+        """Whether it has been that value since before the first look."""
+        return self.at_least and value == self._value

@@ -45,10 +45,17 @@ class SlotPlan:
 
     `next_beat` before each read, `learn` with what was read. A slot that was read as empty is
     no longer in use; one that was not read (the volume shrank) stays, so that it is missed.
+    `windows_read`: how many windows were read well; the board counts them.
     """
 
     known: set[int] = field(default_factory=set)
     sweep_from: int = ALWAYS
+    windows_read: int = 0
+
+    @property
+    def all_read(self) -> bool:
+        """Whether every slot was read at least once."""
+        return self.windows_read >= SWEEP_BEATS
 
     def next_beat(self) -> list[int]:
         """The slots to read now, ascending; the window moves on."""

@@ -159,6 +159,15 @@ class BegunReason(Struct, frozen=True):
     text: str
 
 
+class LeaseSeen(Struct, frozen=True):
+    """Whom the agent found to own the engine lease when it last asked, at `asked_s` of this host's
+    monotonic clock. `owner`: a host id, None: nobody; `gone`: what took the lease is gone."""
+
+    owner: int | None
+    gone: bool
+    asked_s: float
+
+
 class Report(Struct, frozen=True):
     """What the agent wants published of this host. `unknown`: samples the score lacks.
     `config_problem`: why it does not go by the configuration file as it is now. `state_problem`:
@@ -166,7 +175,8 @@ class Report(Struct, frozen=True):
     it is about to do to another host or with the VM, in words; empty: nothing. `moving_until_s`:
     by then the move of the VM is over, by this host's monotonic clock. `fence_paths`: by host id,
     this host's own among them. `answers`: to the operator's last orders. `begun`: what came up
-    since the last report that arrived, so that nothing short is missed."""
+    since the last report that arrived, so that nothing short is missed. `lease`: None: it was not
+    answered."""
 
     score: int
     state: str
@@ -185,6 +195,7 @@ class Report(Struct, frozen=True):
     begun: tuple[BegunReason, ...] = ()
     answers: tuple[OrderAnswer, ...] = ()
     state_problem: str = ""
+    lease: LeaseSeen | None = None
 
 
 class Maintenance(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -238,8 +249,9 @@ class MoveStatus(Struct, frozen=True):
 
 
 class HostStatus(Struct, frozen=True):
-    """One host in `Status`. `liveness`: live, silent or uncertain; `age_s`: since its data
-    last changed, None when that was not seen. `unknown`: samples that were not to be had
+    """One host in `Status`. `liveness`: live, silent or uncertain, the latter also of every other
+    host while this one cannot read; `age_s`: since its data last changed, None when that was not
+    seen. `unknown`: samples that were not to be had
     when it was scored. `mode`: its local maintenance. `sanlock_state`, `sanlock_age_s`: how
     its host id stands, and since when its last renewal is known. `intent`: what it is about to
     do, in words; `move`: the same of a move of the VM. `witnesses`: None for the host itself.
@@ -274,13 +286,16 @@ class HostStatus(Struct, frozen=True):
 
 
 class EngineSummary(Struct, frozen=True):
-    """Where the engine is: `host` and `hostname` of the live host that has it up. `for_s`: for how
-    long it has been there, or down; `health_for_s`: and as healthy as it is. None: not known;
-    `at_least`, `health_at_least`: it was so already when the broker began to look. `last_up`: the
-    host that had it up last, while it is down."""
+    """Where the engine is. `up`: a host that can be heard has it up (`host`, `hostname`); False:
+    it runs nowhere, by every host's word or by proof; None: not known. `healthy`: None: not known.
+    `for_s`: for how long it has been there, or down, or not known; `health_for_s`: and as healthy
+    as it is. None: not known; `at_least`, `health_at_least`: it was so already when the broker
+    began to look. `last_up`: the host that had it up last, while it is not up. `known`: while it
+    is not up, what is known of it, in words. `likely`: the host where it most likely runs, None:
+    none is likelier."""
 
-    up: bool
-    healthy: bool
+    up: bool | None
+    healthy: bool | None
     host: int | None = None
     hostname: str | None = None
     for_s: float | None = None
@@ -288,6 +303,8 @@ class EngineSummary(Struct, frozen=True):
     health_for_s: float | None = None
     health_at_least: bool = False
     last_up: str | None = None
+    known: str = ""
+    likely: int | None = None
 
 
 class Times(Struct, frozen=True):
@@ -302,7 +319,9 @@ class Times(Struct, frozen=True):
 
 class StorageStatus(Struct, frozen=True):
     """The whiteboard as this host sees it. Ages in seconds; `problem` empty when fine. `state`:
-    ok, error or hung; `trouble_s`: for how long it has not been ok."""
+    ok, error or hung; `trouble_s`: for how long it has not been ok. `blind`: nothing was read for
+    so long that what the other hosts do is not known. `unheard`: this host's slot was not written
+    for so long that the others call it silent."""
 
     whiteboard: str
     last_read_age_s: float | None
@@ -313,6 +332,8 @@ class StorageStatus(Struct, frozen=True):
     errors: int = 0
     read_times: Times | None = None
     write_times: Times | None = None
+    blind: bool = False
+    unheard: bool = False
 
 
 class MonitorStatus(Struct, frozen=True):

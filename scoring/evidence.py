@@ -21,6 +21,9 @@ from scoring.state import Takeover
 OFFS_NEEDED = 2
 #: A reading of "on" that is older says nothing about now.
 READING_OLD_S = 10.0
+#: A renewal that was made before the slot stood still is seen so much later at most: the delta
+#: lease of a quiet host is read from the volume every second.
+RENEWAL_SEEN_LATE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,19 @@ def renewal_patience_s(rules: Rules) -> float:
     io_timeout is left for the writing.
     """
     return max(rules.timing.fence_after, 2.5 * rules.io_timeout_s)
+
+
+def renews(renewal_s: float | None, slot_since_s: float | None, now_s: float, rules: Rules) -> bool:
+    """Whether a silent host's sanlock goes on renewing its host id: so its machine lives, and a VM
+    that it had most likely runs there.
+
+    `renewal_s`: when its present renewal was first seen; `slot_since_s`: since when its slot
+    stands still. The last renewal of a host that died is no sign of life.
+    """
+    if renewal_s is None or slot_since_s is None:
+        return False
+    came_later = renewal_s - slot_since_s > RENEWAL_SEEN_LATE_S
+    return came_later and now_s - renewal_s < renewal_patience_s(rules)
 
 
 def renewal_since_s(takeover: Takeover, evidence: Evidence) -> float | None:

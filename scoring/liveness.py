@@ -5,6 +5,8 @@ No clock of another host is ever read: a peer's timestamp is a counter, and a pe
 as long as this host sees it change, by this host's own clock, while this host's own
 reads are fine. A peer that was not seen to change yet is UNCERTAIN until it had the time
 to: it may be a slot that a host left behind years ago, or one that beats in a moment.
+A host that cannot read the whiteboard knows of itself that it is blind, and of no other
+that it is silent.
 """
 
 from __future__ import annotations
@@ -44,3 +46,20 @@ def liveness(seen: Seen, now_s: float, suspect_after_s: float) -> Liveness:
     if now_s - seen.since_s >= suspect_after_s:
         return Liveness.SILENT
     return Liveness.LIVE if seen.changed else Liveness.UNCERTAIN
+
+
+def is_blind(read_s: float | None, now_s: float, suspect_after_s: float) -> bool:
+    """Whether this host has not read the whiteboard for so long that a peer could have fallen
+    silent meanwhile. `read_s`: its last good read, None: there was none, or the last one failed
+    in a way that says nothing of the peers."""
+    return read_s is None or now_s - read_s >= suspect_after_s
+
+
+def liveness_known(
+    seen: Seen, read_s: float | None, now_s: float, suspect_after_s: float
+) -> Liveness:
+    """The same as `liveness`, but SILENT only where a read has shown that the slot stood still:
+    of a host that cannot read every peer is UNCERTAIN."""
+    if read_s is None or is_blind(read_s, now_s, suspect_after_s):
+        return Liveness.UNCERTAIN
+    return liveness(seen, read_s, suspect_after_s)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from scoring import placement, takeover
 from scoring.decision import AskLease, Code
-from scoring.evidence import Evidence
+from scoring.evidence import Evidence, renews
 from scoring.observation import LeaseAnswer, Obstacle, PeerReport
 from scoring.state import StateName, Takeover
 from scoring.timing import START_RETRIES_MAX
@@ -207,9 +207,9 @@ def _wait_for_owner(turn: Turn, lease: LeaseAnswer) -> bool:
         )
         return False
     if lease.owner not in turn.observation.fence_devices:
-        turn.because(
-            Code.LEASE_WAIT, _countdown(turn, lease, "no fence device is configured for it")
-        )
+        if not _owner_renews(turn, lease):
+            why = "no fence device is configured for it"
+            turn.because(Code.LEASE_WAIT, _countdown(turn, lease, why))
         return False
     current = state.takeover
     if current is None:
@@ -230,9 +230,30 @@ def _wait_for_owner(turn: Turn, lease: LeaseAnswer) -> bool:
     turn.pursuing = True
     turn.actions.extend(actions)
     turn.reasons.extend(reasons)
-    if not current.offs and not current.freeing and not current.switching_off:
+    if current.offs or current.freeing or current.switching_off:
+        return False
+    if not _owner_renews(turn, lease):
         turn.because(Code.LEASE_WAIT, _countdown(turn, lease, "its death is not proven"))
     return False
+
+
+def _owner_renews(turn: Turn, lease: LeaseAnswer) -> bool:
+    """Whether the silent owner's sanlock renews its host id; says so. There is no time to be
+    told then: each renewal would begin it anew."""
+    peer = next((p for p in turn.observation.peers if p.host_id == lease.owner), None)
+    if peer is None:
+        return False
+    since_s = turn.state.seen[peer.host_id].since_s
+    if not renews(peer.renewal_s, since_s, turn.now_s, turn.state.rules):
+        return False
+    # The takeover says less of the same: what it found may be the last renewal of a dead host.
+    turn.reasons = [reason for reason in turn.reasons if reason.code is not Code.OWNER_RENEWS]
+    turn.because(
+        Code.OWNER_RENEWS,
+        f"{name_of(peer)} is silent, but its sanlock renews its host id: the VM most likely runs "
+        "there; look at ha-broker on that host",
+    )
+    return True
 
 
 def _evidence(turn: Turn, lease: LeaseAnswer) -> Evidence:
@@ -255,4 +276,7 @@ def _countdown(turn: Turn, lease: LeaseAnswer, why: str) -> str:
     if lease.dead_in_s is None:
         return f"host {lease.owner} is silent and owns the engine lease; {why}"
     left_s = max(0.0, lease.dead_in_s - (turn.now_s - lease.asked_s))
-    return f"host {lease.owner} is silent and owns the engine lease; {why}: free in {left_s:.0f} s"
+    return (
+        f"host {lease.owner} is silent and owns the engine lease; {why}: "
+        f"free in {left_s:.0f} s unless its host id is renewed"
+    )

@@ -44,7 +44,8 @@ BUDGET_LOW, BUDGET_GOOD = 0.5, 0.7
 @dataclass(frozen=True, slots=True)
 class HostGlance:
     """One host as seen now. `silent_s`: for how long it has been silent, None while it is not;
-    `lived`: it was seen alive; `up`: the engine runs there; `known_s`: when that was known."""
+    `lived`: it was seen alive; `up`: the engine runs there; `known_s`: when that was known;
+    `is_known` False: this host cannot read what it does, and tells nothing of it."""
 
     name: str
     silent_s: float | None
@@ -52,6 +53,7 @@ class HostGlance:
     stopped: bool
     up: bool
     known_s: float
+    is_known: bool = True
 
 
 class Lookout:
@@ -152,10 +154,12 @@ class Lookout:
     ) -> None:
         """All hosts as they are, and for how long this host's agent has been silent (None: it is
         not)."""
-        live = [host for host, seen in hosts.items() if seen.silent_s is None and seen.lived]
-        self.tells_for_all = self._host_id <= min(live, default=self._host_id)
-        self._look_for_the_engine(hosts)
-        for host, seen in hosts.items():
+        known = {host: seen for host, seen in hosts.items() if seen.is_known}
+        if len(known) == len(hosts):
+            live = [host for host, seen in hosts.items() if seen.silent_s is None and seen.lived]
+            self.tells_for_all = self._host_id <= min(live, default=self._host_id)
+        self._look_for_the_engine(known)
+        for host, seen in known.items():
             if host != self._host_id and seen.lived:
                 self._look_at_peer(host, seen, now_s)
         self._look_at_agent(agent_silent_s, now_s)

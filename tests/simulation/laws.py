@@ -17,6 +17,8 @@ product's own word.
     blameless       sanlock ends no VM on a host whose storage was fine
     two-up          no two agents that can read the storage call themselves EngineUp for
                     longer than five seconds
+    not-down        no host calls the VM down that has run for longer than TOLD_S: what it does not
+                    see it does not know
     quiet           without faults for longer than the bound nothing is started, stopped, moved
     up              that long after the last fault the VM is up and healthy, if a host can run it
     clean           no exception in a task or in a loop, no task left at the end
@@ -32,7 +34,7 @@ from scoring.state import StateName
 from tests.simulation.lockspace import Membership
 
 if TYPE_CHECKING:
-    from tests.simulation.host import Host
+    from tests.simulation.host import Host, Qemu
     from tests.simulation.world import World
 
 #: Beats a host has to notice what was written, and a second for the half beat and the call.
@@ -40,6 +42,8 @@ NOTICE_BEATS = 2
 NOTICE_EXTRA_S = 1.0
 TWO_UP_S = 5.0
 WELL_S = 5.0
+#: Until every host can have read that the VM runs: a slot that says so, a beat, a call.
+TOLD_S = 6.0
 #: What begins within so long after an order is taken for it.
 ORDERED_S = 15.0
 HEALTHY_FOR_S = 10.0
@@ -64,6 +68,8 @@ class Laws:
         self.broken: Broken | None = None
         self._up: dict[int, bool] = {}
         self._two_up_since_s: float | None = None
+        self._runs: Qemu | None = None
+        self._runs_since_s = 0.0
 
     def breach(self, law: str, text: str) -> None:
         """Keep the first one and stop time."""
@@ -177,6 +183,22 @@ class Laws:
             self._two_up_since_s = now_s
         elif now_s - self._two_up_since_s > TWO_UP_S:
             self.breach("two-up", f"the agents of hosts {sorted(up)} are both in EngineUp")
+
+    def not_down(self) -> None:
+        """Whether a host calls the VM down while it runs."""
+        world, now_s = self._world, self._world.timeline.now_s
+        owner = world.owner()
+        runs = None if owner is None else owner.qemu
+        if runs is not self._runs:
+            # Another process, on another host or after a crash: it is news for all.
+            self._runs, self._runs_since_s = runs, now_s
+        if owner is None or now_s - self._runs_since_s <= TOLD_S:
+            return
+        for host in world.hosts.values():
+            place = world.told_place(host)
+            if place is not None and place.up is False:
+                why = place.known or "no host has it up"
+                self.breach("not-down", f"{host.name} says DOWN ({why}), it runs on {owner.name}")
 
     # --- at rest --------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from tests.simulation.host import NO_BRIDGE, Host
 from tests.simulation.world import Settings, World
 
 LOOK_EVERY_S = 0.25
+_UP_WORDS = {"up": True, "down": False, "unknown": None}
 
 
 class BadScenario(Exception):
@@ -408,6 +409,12 @@ class Player:
             case ("power", "of", who, "on"):
                 hosts = self._who(who)
                 return lambda: all(host.power for host in hosts)
+            case (who, "calls", "engine", word):
+                hosts, up = self._who(who), _UP_WORDS[word]
+                return lambda: all(
+                    (place := world.told_place(host)) is not None and place.up is up
+                    for host in hosts
+                )
             case (who, "says", *text):
                 hosts, said, before = self._who(who), " ".join(text), len(world.trace)
                 names = [host.name for host in hosts]

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
+from broker import broker
+from broker.vm_place import SeenHost, VmPlace
 from broker.wire import Report
 from scoring import decide, start
 from scoring.decision import FreeHostId
+from scoring.liveness import Liveness
 from scoring.state import StateName
 from tests.simulation.host import Host
 from tests.simulation.laws import Broken
@@ -174,3 +177,27 @@ def test_clean_sees_a_task_that_is_left(world: World) -> None:
     with pytest.raises(Broken, match="tasks left"):
         world.stop()
     task.get_coro().close()
+
+
+def test_not_down(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent is taken for down, as it once was: only the daemons of the owner are away."""
+
+    def as_it_was(hosts: Iterable[SeenHost], *_: object) -> VmPlace:
+        up = [host for host in hosts if host.vm == "up" and host.liveness is not Liveness.SILENT]
+        return VmPlace(True, up[0].host_id) if up else VmPlace(False)
+
+    monkeypatch.setattr(broker, "vm_place", as_it_was)
+    world.wish_daemons(owner(world), False)
+    broken(world, "not-down", 30.0)
+
+
+def test_not_down_is_not_said_of_a_host_whose_daemons_are_away(world: World) -> None:
+    gone = owner(world)
+    world.wish_daemons(gone, False)
+    for _ in range(60):
+        world.run(5.0)
+        place = world.told_place(other(world))
+        assert place is not None and place.up is not False
+    assert place is not None and (place.up, place.likely) == (None, gone.host_id)
+    assert "its sanlock renews" in place.known
+    assert place.known.endswith("the VM most likely runs there")

@@ -30,6 +30,7 @@ from broker.heartbeats import Heartbeats
 from broker.lockspace import LockspaceError
 from broker.maintenance import Mode, to_lines
 from broker.monitors import MonitorRunner
+from broker.vm_place import VmPlace
 from broker.whiteboard import EMPTY_SLOT, BadSlot, decode_cluster, encode_cluster
 from broker.wire import BegunReason, Maintenance, NewOrder, Report
 from scoring.decision import Code, FreeHostId
@@ -398,12 +399,19 @@ class World:
         """The state a host's agent last reported; "" while there is no agent or no broker."""
         return self._states.get(host.number, "") if len(host.processes) == 2 else ""
 
+    def told_place(self, host: Host) -> VmPlace | None:
+        """Where a host's status says that the VM is; None where nobody can ask it."""
+        broker, loop = self.brokers.get(host.number), host.loop
+        if broker is None or loop is None or host.frozen:
+            return None
+        return broker.vm_place(loop.time())
+
     def score_of(self, host: Host) -> int | None:
         """The score a host's agent last reported."""
         return self._scores.get(host.number) if self.state(host) else None
 
     def _look(self) -> None:
-        """Once a second: how the VM is, for the outage times and for the two-up law."""
+        """Once a second: how the VM is, for the outage times and for the laws on what is said."""
         well = any(host.vm_healthy for host in self.hosts.values())
         if well != self._well:
             now_s = self.timeline.now_s
@@ -417,6 +425,7 @@ class World:
         if well:
             self._down_cause = "sick"
         self.laws.two_up()
+        self.laws.not_down()
         self._look_at_links()
         self.timeline.after(1.0, self._look)
 

@@ -109,7 +109,7 @@ def test_what_one_host_proved_and_measured_the_others_show(tmp_path: Path) -> No
             1.0,
         )
         up(one, 1.0)
-        for broker in (one, two, one):
+        for broker in (one, two, one, two, one):
             await broker.beat(1.0)
         for broker in (one, two):
             status = broker.status(1.0)

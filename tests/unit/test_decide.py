@@ -31,6 +31,7 @@ from scoring.decision import (
     StartEngine,
     TakeFenceLease,
 )
+from scoring.evidence import RENEWAL_SEEN_LATE_S
 from scoring.observation import (
     DETAIL_ALREADY_LOCKED,
     DETAIL_MIGRATION_SOURCE,
@@ -839,6 +840,49 @@ def test_a_wait_that_should_be_over_counts_no_further_than_to_zero() -> None:
     lease = lease_of(2, NOW_S - 1, dead_in_s=0.5)
     decision = down(silent=[peer(2)], remembered={"lease": lease})
     assert "free in 0 s" in decision.reasons[0].text
+
+
+def long_silent(**remembered: Any) -> dict[str, Any]:
+    """The memory of a host that has seen the slot of host 2 stand still for a minute."""
+    memory = {2: Seen(500, NOW_S - 60, changed=True)}
+    return {"lease": lease_of(2), "seen": memory, **remembered}
+
+
+@pytest.mark.parametrize("fence_devices", [frozenset(), frozenset({2})])
+def test_while_the_owners_sanlock_renews_no_countdown_is_told(
+    fence_devices: frozenset[int],
+) -> None:
+    """Each renewal would begin it anew: "free in 139 s", again and again."""
+    owner = peer(2, renewal_s=NOW_S - 12)
+    decision = down(silent=[owner], remembered=long_silent(), fence_devices=fence_devices)
+    assert decision.reasons[-1].code is Code.OWNER_RENEWS
+    assert decision.reasons[-1].text == (
+        "host2 (id 2) is silent, but its sanlock renews its host id: the VM most likely runs "
+        "there; look at ha-broker on that host"
+    )
+    assert Code.LEASE_WAIT not in codes(decision)
+    assert codes(decision).count(Code.OWNER_RENEWS) == 1
+    assert not starts(decision)
+
+
+@pytest.mark.parametrize(
+    "renewal_s",
+    [None, NOW_S - 60 + RENEWAL_SEEN_LATE_S, NOW_S - 2.5 * RULES.io_timeout_s],
+)
+def test_the_last_renewal_of_a_dead_host_is_no_sign_of_life(renewal_s: float | None) -> None:
+    decision = down(silent=[peer(2, renewal_s=renewal_s)], remembered=long_silent())
+    assert codes(decision) == [Code.LEASE_WAIT]
+    assert decision.reasons[0].text.endswith("free in 140 s unless its host id is renewed")
+
+
+def test_the_takeover_says_less_of_a_renewal_and_gives_way() -> None:
+    on = PowerAnswer(2, Power.ON, NOW_S - 1, identity_proven=True)
+    given: dict[str, Any] = {"heartbeat_s": NOW_S - 60, "unanswered_since_s": NOW_S - 59}
+    owner = peer(2, renewal_s=NOW_S - 12, renewal_timestamp=77, **given)
+    remembered = long_silent(takeover=Takeover(2, NOW_S - 60, power=on, renewal=(5, 77)))
+    decision = down(silent=[owner], remembered=remembered, fence_devices=frozenset({2}))
+    assert codes(decision).count(Code.OWNER_RENEWS) == 1
+    assert "most likely runs" in decision.reasons[-1].text
 
 
 def test_a_silent_owner_with_a_fence_device_is_asked_its_power() -> None:

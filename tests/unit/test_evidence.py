@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoring.evidence import fence_wait, may_power_off, renewal_patience_s
+from scoring.evidence import (
+    RENEWAL_SEEN_LATE_S,
+    fence_wait,
+    may_power_off,
+    renewal_patience_s,
+    renews,
+)
 from scoring.observation import FenceRecord, FenceStep, Power, PowerAnswer
 from scoring.state import Takeover
 from tests.unit.builders import NOW_S, RULES, TIMING, evidence, lease_of
@@ -151,3 +157,20 @@ def test_never_more_than_so_many_within_any_hour(shots: list[tuple[float, int]])
     if wait_s(*log) <= 0:
         within = {(r.target, r.boot_id) for r in log if NOW_S - r.at_s < 3600}
         assert len(within) < RULES.fences_per_hour
+
+
+@pytest.mark.parametrize(
+    ("renewal_s", "slot_since_s", "renewed"),
+    [
+        (NOW_S - 12, NOW_S - 60, True),
+        (None, NOW_S - 60, False),
+        (NOW_S - 12, None, False),
+        # Seen late, it may be the last one of a host that died.
+        (NOW_S - 12, NOW_S - 12 - RENEWAL_SEEN_LATE_S, False),
+        (NOW_S - renewal_patience_s(RULES), NOW_S - 600, False),
+    ],
+)
+def test_a_host_renews_while_it_is_silent_only_by_what_came_after_its_silence(
+    renewal_s: float | None, slot_since_s: float | None, renewed: bool
+) -> None:
+    assert renews(renewal_s, slot_since_s, NOW_S, RULES) is renewed

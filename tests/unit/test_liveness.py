@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoring.liveness import Liveness, liveness, look
+from scoring.liveness import Liveness, is_blind, liveness, liveness_known, look
 from scoring.state import Seen
 from tests.unit.builders import peer
 
@@ -94,3 +94,20 @@ def test_a_live_peer_was_seen_to_change_within_suspect_after(
             lives = liveness(memory, now_s, SUSPECT_S) is Liveness.LIVE
             recent = host_id in changes and now_s - changes[host_id] < SUSPECT_S
             assert lives == recent
+
+
+def test_a_host_that_does_not_read_calls_nobody_silent_or_live() -> None:
+    beating, still = Seen(500, 99.0, changed=True), Seen(500, 40.0, changed=True)
+    assert liveness_known(beating, 100.0, 100.5, SUSPECT_S) is Liveness.LIVE
+    assert liveness_known(still, 100.0, 100.5, SUSPECT_S) is Liveness.SILENT
+    for read_s in (None, 100.0):
+        assert is_blind(read_s, 103.0, SUSPECT_S)
+        assert liveness_known(beating, read_s, 103.0, SUSPECT_S) is Liveness.UNCERTAIN
+        assert liveness_known(still, read_s, 103.0, SUSPECT_S) is Liveness.UNCERTAIN
+    assert not is_blind(100.0, 102.9, SUSPECT_S)
+
+
+def test_silence_is_what_a_read_has_shown_not_what_was_not_read() -> None:
+    beating = Seen(500, 98.0, changed=True)
+    assert liveness(beating, 101.5, SUSPECT_S) is Liveness.SILENT
+    assert liveness_known(beating, 99.0, 101.5, SUSPECT_S) is Liveness.LIVE

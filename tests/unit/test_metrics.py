@@ -92,9 +92,13 @@ def test_what_is_not_known_has_no_sample(tmp_path: Path) -> None:
 
 def test_a_silent_host_is_told_as_silent(tmp_path: Path) -> None:
     async def test(broker: Broker) -> None:
-        found = samples(broker, 9.0)
+        blind = samples(broker, 9.0)
+        assert blind["ha_agent_peer_liveness", ("host2", "2", "uncertain")] == 1
+        await broker.read(3.5)
+        await broker.read(9.0)
+        found = samples(broker, 9.5)
         assert found["ha_agent_peer_liveness", ("host2", "2", "silent")] == 1
-        assert found["ha_agent_peer_witness_age_seconds", ("host2", "2", "whiteboard")] == 6
+        assert found["ha_agent_peer_witness_age_seconds", ("host2", "2", "whiteboard")] == 6.0
 
     with_hosts(tmp_path, 2, test)
 

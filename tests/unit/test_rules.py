@@ -25,6 +25,8 @@ promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool
 
 #: Two hosts of a cluster that is well: what a case does not say is as here.
 WELL = {
+    'build_info{instance="a"}': "1x400",
+    'build_info{instance="b"}': "1x400",
     'engine_up{instance="a"}': "1x400",
     'engine_up{instance="b"}': "1x400",
     'engine_healthy{instance="a"}': "1x400",
@@ -56,6 +58,8 @@ WELL = {
     'peer_config_drift{instance="a",host_id="3",host="c"}': "0x400",
 }
 DOWN = {'engine_up{instance="a"}': "0x400", 'engine_up{instance="b"}': "0x400"}
+#: No sample: that host does not know.
+UNKNOWN = {f'engine_{what}{{instance="{i}"}}': "_x400" for what in ("up", "healthy") for i in "ab"}
 GLOBAL = {'maintenance{instance="a",mode="global"}': "1x400"}
 A = [{"instance": "a"}]
 ALL: list[dict[str, str]] = [{}]
@@ -68,6 +72,16 @@ CASES: list[tuple[str, dict[str, str], str, list[dict[str, str]] | None]] = [
     ("HaEngineDown", DOWN, "45s", None),
     ("HaEngineDown", DOWN | GLOBAL, "5m", None),
     ("HaEngineDown", {'engine_up{instance="b"}': "0x400"}, "5m", None),
+    ("HaEngineDown", UNKNOWN, "5m", None),
+    ("HaEngineDownLong", UNKNOWN, "11m", None),
+    ("HaEngineUnknown", UNKNOWN, "2m", ALL),
+    ("HaEngineUnknown", UNKNOWN, "45s", None),
+    ("HaEngineUnknown", UNKNOWN | GLOBAL, "5m", None),
+    ("HaEngineUnknown", DOWN, "5m", None),
+    # One host alone does not know: its own storage fails.
+    ("HaEngineUnknown", {'engine_up{instance="b"}': "_x400"}, "5m", None),
+    ("HaEngineUnhealthy", UNKNOWN, "3m", None),
+    ("HaEngineUnhealthy", {f'engine_healthy{{instance="{i}"}}': "_x400" for i in "ab"}, "3m", ALL),
     ("HaEngineDownLong", DOWN, "11m", ALL),
     ("HaEngineDownLong", DOWN, "9m", None),
     ("HaEngineUnhealthy", {f'engine_healthy{{instance="{i}"}}': "0x400" for i in "ab"}, "3m", ALL),

@@ -116,9 +116,7 @@ def test_a_vm_that_is_down_says_since_when_where_it_was_and_who_is_to_start_it()
             bound=None,
         )
     )
-    assert text[0] == (
-        "lab: the engine is DOWN for 9 s: no live host has it up; last seen up on host1"
-    )
+    assert text[0] == ("lab: the engine is DOWN for 9 s: no host has it up; last seen up on host1")
     assert text[1] == "wrong: 2 things:"
     assert text[2] == "  the VM is down (ha-agent why)"
     assert text[3].startswith("  host1 is silent: whiteboard 12 s, network 11 s without answer")
@@ -389,7 +387,7 @@ NOWHERE = EngineSummary(False, False, None, None, 8.0, False, 8.0, False, "host1
     [
         (status(*WELL).engine, ExitCode.OK, "lab: the engine is up and healthy on host1 (id 1)"),
         (BOOTS, ExitCode.ENGINE_SICK, "lab: the engine is up, not healthy for 8 s, on host1"),
-        (NOWHERE, ExitCode.ENGINE_DOWN, "lab: the engine is DOWN for 8 s: no live host"),
+        (NOWHERE, ExitCode.ENGINE_DOWN, "lab: the engine is DOWN for 8 s: no host"),
     ],
 )
 def test_liveliness_is_a_line_and_an_exit_code(
