@@ -93,6 +93,8 @@ FENCE_LOG_SHOWN = 10
 SAMPLE_OLD_S = 15.0
 #: A slot that stands still for so long is looked at more closely, before it is suspected.
 QUIET_BEATS = 1.5
+#: An answer over the network counts for the others for so long.
+HEARS_BEATS = 3
 #: One that has stood still for longer is asked over the network no more often than others.
 QUIET_MAX_S = 600.0
 
@@ -565,6 +567,9 @@ class Broker:
             "intent": self._intent_line(now_s),
             "differs": ",".join(status.differs),
             "api": ",".join(self._advertised),
+            "hears": slot_lines.hears_line(
+                self.heartbeats.heard_within(HEARS_BEATS * self._timing.beat, now_s)
+            ),
             "mem-free": slot_lines.mem_free_line(self.monitors.value("memory")),
             **self._modes.lines(now_s),
             **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},

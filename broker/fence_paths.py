@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from broker.host_ranges import hosts_of, ranges
 from broker.whiteboard import HOST_ID_MAX, SlotReport
 from broker.wire import FencePathOnWire, FencePathStatus
 
@@ -34,7 +35,6 @@ _LINES_MAX, _GROUPS_MAX = 16, 64
 _GROUP = re.compile(
     r"(ok|bad) ([0-9,-]{1,900}) (-|[0-9]{1,12}) ([0-9]{1,12}) ([0-9]{1,6}\.[0-9]{2})"
 )
-_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 _EARLIER = re.compile(r"(ok|bad) (-|[0-9]{1,12}) ([0-9]{1,12}) ([0-9]{1,6}\.[0-9]{2}) ?(.*)")
 
 
@@ -85,7 +85,7 @@ def _groups(paths: Mapping[int, FencePathOnWire]) -> Iterator[str]:
         kind = (path.ok, path.proven is None, int(path.took_s))
         alike.setdefault((host,) if apart and not path.ok else kind, []).append(host)
     for hosts in alike.values():
-        ranges = _ranges(hosts)
+        runs = ranges(hosts)
         members = [paths[host] for host in hosts]
         proven = [path.proven for path in members if path.proven is not None]
         values = (
@@ -93,19 +93,8 @@ def _groups(paths: Mapping[int, FencePathOnWire]) -> Iterator[str]:
             f" {max(p.took_s for p in members):.2f}"
         )
         word = "ok" if members[0].ok else "bad"
-        for first in range(0, len(ranges), _RANGES_MAX):
-            yield f"{word} {','.join(ranges[first : first + _RANGES_MAX])} {values}"
-
-
-def _ranges(hosts: list[int]) -> list[str]:
-    """1, 2, 3, 5 -> 1-3, 5."""
-    runs: list[list[int]] = []
-    for host in hosts:
-        if runs and runs[-1][-1] == host - 1:
-            runs[-1][-1:] = [host] if len(runs[-1]) > 1 else [runs[-1][0], host]
-        else:
-            runs.append([host])
-    return ["-".join(map(str, run)) for run in runs]
+        for first in range(0, len(runs), _RANGES_MAX):
+            yield f"{word} {','.join(runs[first : first + _RANGES_MAX])} {values}"
 
 
 # --- reading what a stranger may have written --------------------------------------------------
@@ -119,8 +108,8 @@ def paths_of(extra: Mapping[str, str]) -> dict[int, FencePathOnWire]:
         for group in line.split(";")[:_GROUPS_MAX] if line else ():
             if (found := _GROUP.fullmatch(group)) is None:
                 continue
-            word, ranges, proven, tried, took = found.groups()
-            for host in _hosts(ranges):
+            word, hosts, proven, tried, took = found.groups()
+            for host in hosts_of(hosts):
                 detail = "" if word == "ok" else extra.get(f"path-{host}", "")
                 paths[host] = _path(word, proven, tried, took, detail)
     return paths
@@ -135,16 +124,6 @@ def _earlier_paths(extra: Mapping[str, str]) -> dict[int, FencePathOnWire]:
         if 1 <= int(name) <= HOST_ID_MAX and (found := _EARLIER.fullmatch(value)) is not None:
             paths[int(name)] = _path(*found.groups())
     return paths
-
-
-def _hosts(ranges: str) -> Iterator[int]:
-    for text in ranges.split(","):
-        if (found := _RANGE.fullmatch(text)) is None:
-            continue
-        first = int(found[1])
-        last = int(found[2] or first)
-        if 1 <= first <= last <= HOST_ID_MAX:
-            yield from range(first, last + 1)
 
 
 def _path(word: str, proven: str, tried: str, took: str, detail: str) -> FencePathOnWire:

@@ -126,6 +126,16 @@ class Heartbeats:
             return None
         return pulse.vm if now_s - pulse.heartbeat_s <= fresh_s else None
 
+    def heard_within(self, fresh_s: float, now_s: float) -> list[int]:
+        """The peers that have answered a question that is no older than `fresh_s`."""
+        return [
+            host
+            for host, pulse in self.pulses.items()
+            if pulse.unanswered_since_s is None
+            and pulse.heartbeat_s is not None
+            and now_s - pulse.heartbeat_s <= fresh_s
+        ]
+
     def word(self, host_id: int) -> Word:
         """What became of the last question to a peer."""
         pulse = self.pulses.get(host_id)

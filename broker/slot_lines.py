@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from broker.fence_log import LogRecord
+from broker.host_ranges import hosts_of, ranges
 from broker.maintenance import Mode, count, from_lines
 from broker.whiteboard import SlotReport
 from broker.wire import (
@@ -123,6 +124,7 @@ def peer_report(report: SlotReport, seen: Seen | None, others: Others) -> PeerRe
         renewal_timestamp=renewal_timestamp,
         memory_short="penalty-memory" in extra,
         mem_free_mb=mem_free_of(extra.get("mem-free", "")),
+        hears=hears_of(extra.get("hears", "")),
         moving_until_s=until_s,
     )
 
@@ -135,6 +137,16 @@ def mem_free_line(mem_free_mb: float | None) -> str:
 def mem_free_of(text: str) -> float | None:
     """The memory that a new VM could get there, MiB; None where the host does not say."""
     return float(text) if text.isascii() and text.isdigit() and len(text) <= 12 else None
+
+
+def hears_line(hosts: Iterable[int]) -> str:
+    """The hosts that have answered this one over the network in the last seconds."""
+    return ",".join(ranges(hosts))
+
+
+def hears_of(text: str) -> frozenset[int]:
+    """The hosts that another host says have answered it."""
+    return frozenset(hosts_of(text))
 
 
 def _state_of(extra: Mapping[str, str]) -> str:

@@ -28,6 +28,7 @@ DECIDES = (
     "last-ran",
     "intent",
     "mem-free",
+    "hears",
     "api",
     "config-digest",
     "global-left",

@@ -4,6 +4,8 @@
 The witnesses: its slot on the whiteboard, the renewals of its host id by its sanlock, its
 answers on the network, the power that its fence device reads. The first two go over the
 storage: before anybody is switched off the network, a way of its own, must be silent too.
+So are the other
+hosts' ears: a link that is cut makes one host deaf, not another one dead.
 One that speaks for its life outweighs all that are silent: a host without a broker keeps
 its VM, and its sanlock renews; a host without storage answers on the network until its own
 sanlock ends its VM.
@@ -40,7 +42,8 @@ class Evidence:
     """One beat's knowledge of a silent owner. Times are of this host's monotonic clock.
 
     `peer`: its slot, None where it has none. `slot_since_s`: since when that stands still.
-    `looked_since_s`: since when this host reads the whiteboard without a gap. `fence_log`: see
+    `looked_since_s`: since when this host reads the whiteboard without a gap. `heard_by`: the live
+    hosts that say that it answers them over the network. `fence_log`: see
     Observation. The rest is as in Observation.
     """
 
@@ -51,6 +54,7 @@ class Evidence:
     fence_lease_held: bool
     global_maintenance: bool | None
     fence_log: tuple[FenceRecord, ...] | None
+    heard_by: tuple[str, ...] = ()
 
     @property
     def heartbeat_s(self) -> float | None:
@@ -169,6 +173,11 @@ def may_power_off(
             "network-witness",
             evidence.heartbeat_s is not None,
             "it has answered on the network" if evidence.heartbeat_s is not None else "none",
+        ),
+        Precondition(
+            "nobody-hears-it",
+            not evidence.heard_by,
+            ", ".join(evidence.heard_by) or "no live host says that it answers",
         ),
         Precondition(
             "does-not-answer",

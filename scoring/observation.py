@@ -125,6 +125,8 @@ class PeerReport:
     none was asked). `renewal_s`: when this host first saw the renewal `renewal_timestamp` of
     its host id on disk (None: not seen).
 
+    `hears`: the hosts that, by its word, have answered it over the network in the last seconds.
+
     `mem_free_mb`: MiB a new VM could get there (None: it does not say). `memory_short`: it lost
     points for memory, which is how earlier versions say that. `moving_until_s`: until
     when, by this host's clock, it wants to be waited for because it moves the VM (None: it named
@@ -149,6 +151,7 @@ class PeerReport:
     memory_short: bool = False
     moving_until_s: float | None = None
     mem_free_mb: float | None = None
+    hears: frozenset[int] = frozenset()
 
 
 class Standing(StrEnum):

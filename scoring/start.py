@@ -269,6 +269,7 @@ def _evidence(turn: Turn, lease: LeaseAnswer) -> Evidence:
         fence_lease_held=observation.fence_lease_held,
         global_maintenance=observation.global_maintenance,
         fence_log=observation.fence_log,
+        heard_by=tuple(name_of(p) for p in turn.live if lease.owner in p.hears),
     )
 
 

@@ -193,6 +193,9 @@ def _power_off_is_due(
                 "its own sanlock ends its VM",
             )
         ]
+    if evidence.heard_by:
+        text = f"host {host} answers {', '.join(evidence.heard_by)} on the network"
+        return None, [Reason(Code.OWNER_ANSWERS, f"{text}: this host is deaf, it is not dead")]
     if first.name == "does-not-renew":
         text = f"host {host} is silent, but its host id was renewed: {first.value}"
         return None, [Reason(Code.OWNER_RENEWS, text)]

@@ -2187,9 +2187,9 @@ def test_the_only_way_into_a_start_leads_through_engine_down() -> None:
 # --- a host that hangs with its power on ----------------------------------------------------
 
 
-def hang(**given: Any) -> Fall:
+def hang(*others: int, **given: Any) -> Fall:
     """Host 2 hangs: it reads on, and has not answered since it fell silent."""
-    fall = Fall(**given)
+    fall = Fall(*others, **given)
     fall.power = Power.ON
     fall.life.world["fence_log"] = ()
     fell_s = fall.life.now_s
@@ -2224,6 +2224,19 @@ def test_a_host_that_answers_is_waited_for() -> None:
         decision = fall.beat()
     assert fall.did(PowerOffHost) == 0
     assert {Code.OWNER_ANSWERS, Code.LEASE_WAIT} <= set(codes(decision))
+
+
+@pytest.mark.parametrize("speaker_lives", [True, False])
+def test_a_host_that_a_live_one_hears_is_not_switched_off(speaker_lives: bool) -> None:
+    """One cut link made a host deaf, and another one was shot for it."""
+    fall = hang(3)
+    fall.life.change_peer(3, hears=frozenset({DEAD}))
+    if not speaker_lives:
+        fall.life.beating.discard(3)
+    decisions = [fall.beat() for _ in range(60)]
+    assert fall.did(PowerOffHost) == (0 if speaker_lives else 1)
+    told = [reason.text for decision in decisions for reason in decision.reasons]
+    assert any("answers host3 (id 3) on the network" in text for text in told) is speaker_lives
 
 
 def test_a_host_whose_sanlock_renews_is_left_alone() -> None:

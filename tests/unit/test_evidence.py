@@ -48,6 +48,7 @@ def test_a_host_whose_every_witness_is_silent_may_be_switched_off() -> None:
         ("lease-owner-known", {"lease": lease_of(3)}),
         ("lease-owner-known", {"lease": lease_of(TARGET, known=False)}),
         ("network-witness", {"peer": {"heartbeat_s": None}}),
+        ("nobody-hears-it", {"heard_by": ("host3 (id 3)",)}),
         ("does-not-answer", {"peer": {"unanswered_since_s": None}}),
         ("does-not-answer", {"peer": {"unanswered_since_s": NOW_S - 9.999}}),
         ("own-storage-fine", {"looked_since_s": None}),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.slot_lines import intent_line, intent_of, peer_report
+from broker.slot_lines import hears_line, hears_of, intent_line, intent_of, peer_report
 from broker.whiteboard import SLOT_BYTES, SlotReport, decode_slot
 from broker.wire import MoveStatus
 from scoring.observation import EngineStatus, Health, VmStatus
@@ -117,3 +117,10 @@ def test_a_move_is_in_the_slot_and_in_every_status(tmp_path: Path) -> None:
         assert one.status(60.0).hosts[1].move is None
 
     asyncio.run(run())
+
+
+def test_whom_a_host_hears_is_written_in_few_characters() -> None:
+    assert hears_line([3, 1, 2, 9]) == "1-3,9"
+    assert hears_of("1-3,9") == {1, 2, 3, 9}
+    assert hears_line([]) == ""
+    assert hears_of("") == hears_of("x,0,5-3,9999") == frozenset()

@@ -374,6 +374,7 @@ def test_an_order_that_failed_leaves_what_was_read() -> None:
     ("changed", "code"),
     [
         ({"peer": {"unanswered_since_s": None}}, Code.OWNER_ANSWERS),
+        ({"heard_by": ("host3 (id 3)",)}, Code.OWNER_ANSWERS),
         ({"peer": {"renewal_s": NOW_S - 24}}, Code.OWNER_RENEWS),
         ({"peer": {"heartbeat_s": None}}, Code.FENCE_FORBIDDEN),
         ({"peer": {"stopped": True}}, Code.FENCE_FORBIDDEN),
