@@ -17,6 +17,7 @@ from scoring.decision import (
     AskLease,
     AskPower,
     CancelMigration,
+    DisarmDomain,
     DropFenceLease,
     FreeHostId,
     MigrateEngine,
@@ -123,6 +124,8 @@ class Hands:
                 return await self._hypervisor.shut_down()
             case PowerOffEngine():
                 return await self._hypervisor.power_off()
+            case DisarmDomain(image=image):
+                return await self._hypervisor.disarm(image)
             case MigrateEngine(target=target):
                 return await self._hypervisor.migrate(target, self.hostnames.get(target, ""))
             case CancelMigration():

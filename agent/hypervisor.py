@@ -3,8 +3,8 @@
 
 A start goes in steps, so that no instruction of the guest runs unprotected:
 
-    define -> create paused -> sanlock knows the process? -> resume (takes the lease)
-           -> the process holds the lease? -> started
+    define -> discard a memory image -> create paused -> sanlock knows the process?
+           -> resume (takes the lease) -> the process holds the lease? -> started
 
 libvirt's sanlock lock driver registers the process before QEMU runs and acquires the
 lease when the CPUs are started. A process that sanlock does not know means that libvirt
@@ -25,6 +25,7 @@ import sanlock
 
 from agent.defined import Defined
 from agent.definition import Definition, DefinitionError, load_definition
+from agent.disarm import discard_memory_image, turn_off_autostart
 from agent.leases import SanlockLeases
 from broker.addresses import in_uri
 from broker.config import Config
@@ -35,6 +36,7 @@ from broker.qemu_conf import LOCK_MANAGER_LINE
 from broker.what_ran import WhatRan
 from broker.worker import Hung, Worker
 from scoring.observation import (
+    DomainDisarmed,
     EngineMigrationEnded,
     EngineStartEnded,
     EngineStopEnded,
@@ -116,6 +118,24 @@ class LibvirtHypervisor:
 
     async def power_off(self) -> EngineStopEnded:
         return await self._stop("ending the VM", lambda domain: domain.destroy())
+
+    async def disarm(self, image: bool) -> DomainDisarmed:
+        def in_thread() -> None:
+            connection = self._connect()
+            try:
+                domain = connection.lookupByName(self._definition.name)
+                turn_off_autostart(domain)
+                if image:
+                    discard_memory_image(domain)
+            finally:
+                connection.close()
+
+        try:
+            await self._worker.call("disarming the domain", STOP_DEADLINE_S, in_thread)
+        except (libvirt.libvirtError, Hung) as error:
+            log.warning("a memory image or libvirt's autostart could not be taken away: %s", error)
+            return DomainDisarmed(False, str(error))
+        return DomainDisarmed(True)
 
     async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
         given = self._config.libvirt
@@ -227,7 +247,12 @@ class LibvirtHypervisor:
             for change in self._defined.changes(connection, xml):
                 log.warning("libvirt's own definition is put back to the cluster's: %s", change)
             domain = self._defined.define(connection, xml)
-            domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+            discard_memory_image(domain)
+            turn_off_autostart(domain)
+            # Should one come up in this very moment, it is not resumed either.
+            domain.createWithFlags(
+                libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_FORCE_BOOT
+            )
             try:
                 pid = self._pid()
                 if process_leases(pid) is None:

@@ -14,6 +14,7 @@ from typing import Protocol
 from broker.what_ran import WhatRan
 from scoring.decision import FreeHostId
 from scoring.observation import (
+    DomainDisarmed,
     EngineMigrationEnded,
     EngineStartEnded,
     EngineStopEnded,
@@ -40,6 +41,9 @@ class Hypervisor(Protocol):
 
     async def power_off(self) -> EngineStopEnded:
         """End its process; ok when it is gone, or was not there."""
+
+    async def disarm(self, image: bool) -> DomainDisarmed:
+        """Turn libvirt's autostart of it off; `image`: and discard its memory image."""
 
     async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
         """Live-migrate it to another host, if that one's libvirt answers."""

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from broker import agreement, slot_lines, slot_room, what_ran_shown
+from broker import agreement, kernel_boot, slot_lines, slot_room, what_ran_shown
 from broker.addresses import advertised
 from broker.answers import encode
 from broker.board import Board, StorageTrouble
@@ -38,6 +38,7 @@ from broker.lockspace import Lockspace, LockspaceError
 from broker.maintenance import Mode
 from broker.modes import Modes, mode_status
 from broker.monitors import MonitorRunner
+from broker.monitors.domain_look import in_the_way
 from broker.monitors.shown import shown_monitors
 from broker.network_verdict import NetworkVerdict, TargetResult, publish, published, verdict
 from broker.notify.lookout import HostGlance, Lookout
@@ -70,6 +71,7 @@ from broker.witness import BUDGET_IO_TIMEOUTS, budget_s
 from scoring.liveness import Liveness, is_blind, liveness_known, look
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
+    DomainHere,
     EngineStatus,
     Health,
     LocalHost,
@@ -104,6 +106,7 @@ class EngineSampler(Protocol):
 
     lease_held: bool | None
     migration: MigrationStatus | None
+    facts: DomainHere
 
 
 class Broker:
@@ -157,7 +160,7 @@ class Broker:
         self._timing, self._rules = config.timing_rules(), config.rules(0)
         self._agreed, self._agreed_lines = agreement.agreed(config), agreement.published(config)
         self._system_uuid = system_uuid(config)
-        self._boot_id = _boot_id() if boot_id is None else boot_id
+        self._boot_id = kernel_boot.boot_id() if boot_id is None else boot_id
         self._previous_boot_id = ""
         self._timestamp = 0
         self._last_ran = 0
@@ -740,7 +743,11 @@ class Broker:
                 migrating_s=None
                 if self._engine.migration is None
                 else self._engine.migration.elapsed_s,
-                unfit=what_ran_shown.unfit(self.disks),
+                unfit=(
+                    *what_ran_shown.unfit(self.disks),
+                    *in_the_way(self._engine.facts, engine, now_s),
+                ),
+                domain=self._engine.facts,
             ),
             peers=self._peers(),
             storage_good_since_s=self.board.storage_good_since_s if self._started else None,
@@ -1071,11 +1078,3 @@ def _times(histogram: Histogram) -> Times:
 
 def _age(at_s: float | None, now_s: float) -> float | None:
     return None if at_s is None else now_s - at_s
-
-
-def _boot_id() -> str:
-    """This boot's id (random(4), /proc/sys/kernel/random/boot_id)."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""

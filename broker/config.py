@@ -280,6 +280,12 @@ class NotifyRulesSection(_Section, frozen=True, kw_only=True):
     vm_differs: str = ALL
     vm_as_recorded: str = ALL
     start_held_back: str = ALL
+    vm_paused: str = ALL
+    vm_outdated: str = ALL
+    memory_image: str = ALL
+    autostart: str = ALL
+    leftover_vm: str = ALL
+    never_healthy: str = ALL
     peer_silent: str = ALL
     peer_stopped: str = ALL
     peer_back: str = ALL

@@ -83,5 +83,15 @@ def read_lease_volume(volume: Volume) -> LeaseVolume | None:
     return LeaseVolume(_name(first, _SPACE_AT), sector, io_timeout, align, resources)
 
 
+def read_last_owner(volume: Volume, resource: str) -> int | None:
+    """The host id that holds a resource's lease, or held it last; 0: nobody ever did; None: there
+    is no such resource. Raises as `read_lease_volume`."""
+    head = read_lease_volume(volume)
+    for offset, name in head.resources.items() if head is not None else ():
+        if name == resource:
+            return int(_OWNER_GENERATION.unpack_from(volume.read_at(offset), _OWNER_AT)[0])
+    return None
+
+
 def _name(record: bytes, at: int) -> str:
     return record[at : at + _NAME_BYTES].partition(b"\0")[0].decode(errors="replace")

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from scoring import orders
+from scoring import left_behind, orders
 from scoring.decision import (
     CancelMigration,
     Code,
@@ -37,7 +37,6 @@ from scoring.move import move
 from scoring.observation import (
     DETAIL_ALREADY_LOCKED,
     DETAIL_MIGRATION_SOURCE,
-    DETAIL_PAUSED,
     EngineMigrationEnded,
     EngineStartEnded,
     EngineStopEnded,
@@ -48,6 +47,7 @@ from scoring.observation import (
     StartResult,
     VmStatus,
 )
+from scoring.pause import is_paused, left_alone, must_end
 from scoring.start import first_in_line, lease_allows, may_start_here, nobody_else_can
 from scoring.state import NEVER_S, TRANSITIONS, AgentState, StateName
 from scoring.turn import Turn, entered, name_of, own_score
@@ -77,6 +77,7 @@ def decide(state: AgentState, observation: Observation, now_s: float) -> Decisio
         if after is not before:
             assert after in TRANSITIONS[before], f"{before} -> {after} is no transition"
             turn.state = entered(turn, after)
+    left_behind.clear(turn)
     forget(turn)
     return Decision(
         turn.state, tuple(turn.actions), tuple(turn.reasons), own_score(turn), wake_s(turn)
@@ -251,16 +252,18 @@ def _engine_starting(turn: Turn) -> StateName:
             # It died before it was ever healthy: that start has failed.
             _count_failed_start(turn)
         return _gone(turn)
-    if engine.detail == DETAIL_PAUSED and turn.observation.local.lease_held is False:
-        # No CPU of it runs: an agent that ended in the middle of a start left it there, and
-        # it would block every other start.
-        turn.because(Code.VM_PAUSED, "the VM is paused and without its lease, ending it")
+    if must_end(turn):
         return _S.ENGINE_FORCE_STOP
-    overdue = turn.in_state_s >= turn.state.rules.timing.engine_starting
+    if left_alone(turn):
+        return _S.ENGINE_STARTING
+    timing = turn.state.rules.timing
+    overdue = turn.in_state_s >= (timing.bad_health if is_paused(turn) else timing.engine_starting)
     if overdue and engine.health is Health.BAD:
+        if _never_healthy(turn):
+            return _S.ENGINE_UP
         turn.because(
             Code.STARTING_TIMEOUT,
-            f"not healthy {turn.in_state_s:.0f} s after its start, stopping it",
+            f"not healthy {turn.in_state_s:.0f} s after its start ({_cause(turn)}), stopping it",
         )
         return _S.ENGINE_STOP
     turn.because(Code.ENGINE_BOOTING, f"the VM boots, {engine.reason or 'not healthy yet'}")
@@ -278,21 +281,28 @@ def _engine_up(turn: Turn) -> StateName:
     if local.engine.detail == DETAIL_MIGRATION_SOURCE:
         turn.because(Code.MIGRATING, "the VM is being migrated away")
         return _S.ENGINE_MIGRATING_AWAY
+    if must_end(turn):
+        return _S.ENGINE_STOP
     if (other := turn.up_elsewhere()) is not None:
-        if local.lease_held is False:
+        if local.lease_held is False and not is_paused(turn):
             turn.because(Code.VM_TWICE, f"{name_of(other)} runs the VM too, stopping it here")
             return _S.ENGINE_STOP
         # Ours holds the lease: whatever the other one claims, it is not the VM. And while
         # nobody told whether ours does, nothing is done to it: unknown is not "no".
+        # Nor does a word alone end what is paused, and gave its lease back for that.
         held = "but the lease is held here" if local.lease_held else "who holds it is not known"
+        if local.lease_held is False and local.domain.outdated is False:
+            held = "but no other host has held the lease since it was paused here"
         turn.because(Code.VM_TWICE_CLAIMED, f"{name_of(other)} says that it runs the VM, {held}")
-    if local.lease_held is False:
+    if local.lease_held is False and not is_paused(turn):
         turn.because(
             Code.VM_UNPROTECTED,
             "the VM runs here without its lease: nothing keeps another host from starting it; "
             "was it started or suspended by hand?",
         )
     _switch_on_again(turn)
+    if left_alone(turn):
+        return turn.state.name
     if (name := move(turn)) is not None:
         return name
     return _judge_health(turn)
@@ -343,16 +353,25 @@ def _judge_health(turn: Turn) -> StateName:
                 Code.ENGINE_BAD_HEALTH, f"the VM is up, but {engine.reason or 'unhealthy'}"
             )
             return _S.ENGINE_UP_BAD_HEALTH
+        if _never_healthy(turn):
+            # What was never seen to work proves nothing by failing: the check itself may be wrong.
+            turn.because(
+                Code.NEVER_HEALTHY,
+                f"the VM was never healthy since it was set up ({_cause(turn)}): it is left "
+                "running; is the health check right ([health] in the configuration)?",
+            )
+            turn.state = replace(turn.state, since_s=turn.now_s)
+            return _S.ENGINE_UP_BAD_HEALTH
         grace_s = turn.state.rules.timing.bad_health
         if turn.in_state_s >= grace_s:
             turn.because(
-                Code.BAD_HEALTH_TIMEOUT, f"unhealthy for {turn.in_state_s:.0f} s, restarting"
+                Code.BAD_HEALTH_TIMEOUT,
+                f"unhealthy for {turn.in_state_s:.0f} s ({_cause(turn)}), restarting",
             )
             return _S.ENGINE_STOP
         turn.because(
             Code.ENGINE_BAD_HEALTH,
-            f"unhealthy ({engine.reason or 'no reason'}), "
-            f"stopping it in {grace_s - turn.in_state_s:.0f} s",
+            f"unhealthy ({_cause(turn)}), stopping it in {grace_s - turn.in_state_s:.0f} s",
         )
         return _S.ENGINE_UP_BAD_HEALTH
     if engine.health is Health.GOOD:
@@ -374,7 +393,11 @@ def _engine_stop(turn: Turn) -> StateName:
     if not turn.sample_is_stale and not turn.vm_up_here:
         turn.because(Code.VM_STOPPED, "the VM has stopped")
         return _S.ENGINE_DOWN
-    if not turn.sample_is_stale and turn.observation.local.engine.detail == DETAIL_PAUSED:
+    if not turn.sample_is_stale and must_end(turn):
+        return _S.ENGINE_FORCE_STOP
+    if not turn.sample_is_stale and left_alone(turn):
+        return _S.ENGINE_STOP
+    if not turn.sample_is_stale and is_paused(turn) and turn.observation.local.domain.pause:
         turn.because(Code.VM_PAUSED, "the VM is paused and cannot shut down, ending it")
         return _S.ENGINE_FORCE_STOP
     grace_s = turn.state.rules.timing.stop_grace
@@ -548,6 +571,16 @@ _HANDLERS: Mapping[StateName, Callable[[Turn], StateName]] = {
 
 
 # --- questions that several states ask ------------------------------------------------------
+
+
+def _never_healthy(turn: Turn) -> bool:
+    """The check has never been seen to work, and the VM may well; a paused one surely does not."""
+    return not turn.observation.local.healthy_before and not is_paused(turn)
+
+
+def _cause(turn: Turn) -> str:
+    """What the health check found last."""
+    return turn.observation.local.engine.reason or "no reason"
 
 
 def _gone(turn: Turn) -> StateName:

@@ -38,6 +38,14 @@ class CancelMigration:
 
 
 @dataclass(frozen=True, slots=True)
+class DisarmDomain:
+    """Take away what would start the VM here behind the agent's back: libvirt's autostart, and
+    with `image` a memory image that a start by hand would resume. Outcome: DomainDisarmed."""
+
+    image: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AskLease:
     """Read who owns the engine lease. Outcome: LeaseAnswer."""
 
@@ -115,6 +123,7 @@ Action = (
     | PowerOffEngine
     | MigrateEngine
     | CancelMigration
+    | DisarmDomain
     | AskLease
     | AskPower
     | TakeFenceLease
@@ -203,6 +212,11 @@ class Code(StrEnum):
     STOP_FAILED = "stop-failed"
     STOP_TIMEOUT = "stop-timeout"
     VM_PAUSED = "vm-paused"
+    VM_PAUSED_BRIEFLY = "vm-paused-briefly"
+    VM_OUTDATED = "vm-outdated"
+    MEMORY_IMAGE = "memory-image"
+    AUTOSTART = "autostart"
+    NEVER_HEALTHY = "never-healthy"
     VM_STOPPED = "vm-stopped"
     LEASE_LOST_RACE = "lease-lost-race"
     AWAY_WAITING = "away-waiting"

@@ -11,6 +11,7 @@ from scoring import orders, takeover
 from scoring.decision import DropFenceLease
 from scoring.liveness import Liveness, liveness, look
 from scoring.observation import (
+    DomainDisarmed,
     EngineMigrationEnded,
     EngineStartEnded,
     EngineStopEnded,
@@ -119,6 +120,8 @@ def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentSta
             return replace(state, switching_on=None, switched_on_s=switched_on_s)
         case MigrationCancelled():
             return replace(state, asking_cancel=False, cancelled_s=now_s)
+        case DomainDisarmed():
+            return replace(state, disarming=False, disarmed_s=now_s)
         case _:
             assert_never(outcome)
 

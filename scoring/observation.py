@@ -55,6 +55,61 @@ class EngineStatus:
     reason: str | None = None
 
 
+class Pause(StrEnum):
+    """Why the CPUs of a VM that is up stand still.
+
+    NEVER_RAN: its process was made and not one instruction of the guest was executed: a start
+    that was cut short. USER, SNAPSHOT, DUMP, SAVE: somebody paused it, or libvirt did for what
+    somebody asked for. GUEST: the guest suspended itself. IO_ERROR, WATCHDOG, POST_COPY: its disk
+    failed, its watchdog fired, a migration in post-copy broke off. OTHER: libvirt does not tell.
+    """
+
+    NEVER_RAN = "never-ran"
+    USER = "user"
+    SNAPSHOT = "snapshot"
+    DUMP = "dump"
+    SAVE = "save"
+    GUEST = "guest"
+    IO_ERROR = "io-error"
+    WATCHDOG = "watchdog"
+    POST_COPY = "post-copy"
+    OTHER = "other"
+
+
+#: Somebody's own wish: no time limit ends such a VM.
+PAUSED_ON_PURPOSE = frozenset({Pause.USER, Pause.SNAPSHOT, Pause.DUMP, Pause.SAVE})
+
+
+class Leftover(StrEnum):
+    """Why a process of the VM is here that does not run it.
+
+    CRASHED: its guest is dead, and libvirt was told to keep the process (`on_crash`). NOT_RECEIVED:
+    it waits for a guest that no migration is sending.
+    """
+
+    CRASHED = "crashed"
+    NOT_RECEIVED = "not-received"
+
+
+@dataclass(frozen=True, slots=True)
+class DomainHere:
+    """What libvirt and sanlock tell of the VM's domain here, beside whether it is up.
+
+    `pause`: why it stands still (None: it does not, or nobody told). `outdated`: another host
+    has held the lease since this process lost it, so that the guest's memory here is older than
+    its disks (None: not known). `leftover`: see Leftover (None: none, or not known);
+    `leftover_since_s`: since when. `memory_image`: a memory image (managed save) lies here, which
+    a start by hand would resume. `autostart`: libvirt starts the VM by itself when this host boots.
+    """
+
+    pause: Pause | None = None
+    outdated: bool | None = None
+    leftover: Leftover | None = None
+    leftover_since_s: float = 0.0
+    memory_image: bool | None = None
+    autostart: bool | None = None
+
+
 class Obstacle(StrEnum):
     """A fact that keeps a host from starting the VM, whoever's turn it is; the value is the name
     of its penalty.
@@ -90,7 +145,8 @@ class LocalHost:
     own fence device (None: it has none, or none was yet). `lock_driver`: libvirt here is told
     to use the sanlock lock driver (None: its file cannot be read). `migrating_s`: how long, when
     the engine was sampled, a migration away from here had been under way (None: none is, or it
-    is not told).
+    is not told). `healthy_before`: the VM was seen healthy on some host, by the same check, since
+    it was set up.
     """
 
     host_id: int
@@ -108,6 +164,8 @@ class LocalHost:
     lock_driver: bool | None = None
     migrating_s: float | None = None
     unfit: tuple[Unfit, ...] = ()
+    domain: DomainHere = DomainHere()
+    healthy_before: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +251,14 @@ class EngineStartEnded:
 @dataclass(frozen=True, slots=True)
 class EngineStopEnded:
     """ShutdownEngine (the request was passed on) or PowerOffEngine (it is gone) is over."""
+
+    ok: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainDisarmed:
+    """DisarmDomain is over. `ok`: nothing of what it was to take away is left."""
 
     ok: bool
     detail: str = ""
@@ -350,6 +416,7 @@ Outcome = (
     | PowerOffEnded
     | PowerOnEnded
     | MigrationCancelled
+    | DomainDisarmed
 )
 
 

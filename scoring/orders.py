@@ -40,6 +40,7 @@ from scoring.observation import (
     StartResult,
     VmStatus,
 )
+from scoring.pause import is_paused
 from scoring.state import AgentState, OrderAnswer, StateName
 from scoring.turn import Turn, begin_move, entered, is_short_of_memory, name_of
 
@@ -154,6 +155,8 @@ def _migrate(turn: Turn, order: Order) -> str:
         return refused
     if turn.state.name not in _UP:
         return f"this host is in {turn.state.name}: the VM can be moved once it is up and healthy"
+    if is_paused(turn):
+        return "the VM is paused: resume it first (virsh resume)"
     if not turn.observation.migration_possible:
         return "libvirt.migration-uri is not set: no live migration is possible"
     if order.target is None:

@@ -178,6 +178,8 @@ class AgentState:
     `order`: an operator's, under way; `order_since_s`: since when it asks for the lease;
     `cancelling`: the number of the order to cancel a migration, under way; `answers`: to the
     last orders, the newest last.
+    `disarming`: libvirt is being told to forget an autostart or a memory image; `disarmed_s`:
+    when it was last told so.
     """
 
     rules: Rules = field(default_factory=Rules)
@@ -210,3 +212,5 @@ class AgentState:
     order_since_s: float | None = None
     cancelling: int | None = None
     answers: tuple[OrderAnswer, ...] = ()
+    disarming: bool = False
+    disarmed_s: float = NEVER_S

@@ -4,13 +4,18 @@ engine lease."""
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import libvirt
 import sanlock
 
 from broker.config import Config
+from broker.kernel_boot import boot_id
+from broker.lease_past import LeasePast
 from broker.monitors import Unknown
+from broker.monitors.domain_look import NEVER_RAN, PAUSES, SUSPENDED, DomainLook
 from broker.monitors.health import HealthMonitor
 from broker.process_leases import process_leases
 from broker.wire import MigrationStatus
@@ -18,8 +23,10 @@ from broker.worker import Hung, Worker
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
     DETAIL_PAUSED,
+    DomainHere,
     EngineStatus,
     Health,
+    Pause,
     VmStatus,
 )
 
@@ -27,6 +34,8 @@ LIBVIRT_DEADLINE_S = 3.0
 
 _NOT_HERE = "vm not running on this host"
 _NOT_RECEIVED = f"{_NOT_HERE}: a migration to it did not end well"
+_CRASHED = "the guest crashed, and its process is still here (on_crash)"
+_PANICKED = "the guest's kernel panicked, and its process is still here (on_crash)"
 
 #: libvirt's reasons of a domain that is off (libvirt-domain.h, virDomainShutoffReason).
 _SHUTOFF: dict[int, tuple[VmStatus, str]] = {
@@ -37,19 +46,6 @@ _SHUTOFF: dict[int, tuple[VmStatus, str]] = {
     libvirt.VIR_DOMAIN_SHUTOFF_SAVED: (VmStatus.DOWN, "saved"),
     libvirt.VIR_DOMAIN_SHUTOFF_FAILED: (VmStatus.DOWN, "failed to start"),
 }
-#: Paused by somebody or something, as opposed to not running yet (virDomainPausedReason).
-_REALLY_PAUSED = {
-    libvirt.VIR_DOMAIN_PAUSED_USER,
-    libvirt.VIR_DOMAIN_PAUSED_IOERROR,
-    libvirt.VIR_DOMAIN_PAUSED_WATCHDOG,
-    libvirt.VIR_DOMAIN_PAUSED_CRASHED,
-    libvirt.VIR_DOMAIN_PAUSED_SAVE,
-    libvirt.VIR_DOMAIN_PAUSED_DUMP,
-    libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT,
-    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED,
-}
-
-
 #: What jobStats answers where it has nothing to tell of a migration away from here: a driver
 #: without jobs, and a VM that is being received ("available only on the source host").
 _NO_JOB = frozenset({libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_UNSUPPORTED})
@@ -61,7 +57,7 @@ _BAD = frozenset({VmStatus.DOWN_UNEXPECTED, VmStatus.DOWN_MISSING})
 class EngineMonitor:
     """EngineStatus of this host; Unknown where libvirt does not tell.
 
-    `pid`, `lease_held` and `cpu_s` belong to the last sample. The health in it is the
+    `pid`, `lease_held`, `facts` and `cpu_s` belong to the last sample. The health in it is the
     health monitor's last word: a page that hangs delays nothing here.
     """
 
@@ -70,16 +66,27 @@ class EngineMonitor:
     deadline_s = 10.0
 
     def __init__(self, config: Config, health: HealthMonitor, interval_s: float = 1.0) -> None:
+        state_dir = Path(config.daemon.state_dir)
         self.interval_s = interval_s
         self._config = config
         self.health = health
         self._libvirt = Worker("libvirt")
         self._sanlock = Worker("sanlock inquire")
+        self._lease_volume = Worker("engine lease")
+        self._look = DomainLook()
+        self._past = LeasePast(
+            state_dir / "engine-process",
+            boot_id(),
+            config.storage.leases,
+            config.storage.resource,
+            config.host.id,
+        )
         self._connection: libvirt.virConnect | None = None
         self._was_up = False
         self._was_received = False
         self.pid: int | None = None
         self.lease_held: bool | None = None
+        self.facts = self._new_facts = DomainHere()
         self.migration: MigrationStatus | None = None
         self._cpu: tuple[int | None, float] | None = None
 
@@ -103,6 +110,10 @@ class EngineMonitor:
         if vm is not VmStatus.UP:
             self.pid, self.lease_held, self._cpu, self.migration = None, None, None, None
             self.health.ask(False)
+            self.facts = self._new_facts
+            if self.facts.leftover is not None:
+                self.pid = self._read_pid()
+                self.lease_held = await self._holds_lease(self.pid)
             if vm is VmStatus.DOWN_UNEXPECTED and self._was_received:
                 # Nothing of it ran here, whatever becomes of it at the source.
                 return EngineStatus(VmStatus.DOWN, Health.BAD, "not received", _NOT_RECEIVED)
@@ -113,12 +124,17 @@ class EngineMonitor:
         self._was_up, self._was_received = True, False
         self.pid = self._read_pid()
         self.lease_held = await self._holds_lease(self.pid)
+        facts = self._new_facts
+        if detail == DETAIL_PAUSED and self.lease_held is False and self.pid is not None:
+            facts = replace(facts, outdated=await self._is_outdated(self.pid))
+        self.facts = facts
         self.health.ask(True)
         health, problem = self.health.verdict
         return EngineStatus(vm, health, detail, "; ".join(filter(None, (reason, problem))) or None)
 
     async def _vm(self) -> tuple[VmStatus, str, str | None]:
-        """Up, down or unknown, with libvirt's detail."""
+        """Up, down or unknown, with libvirt's detail; sets `_new_facts`."""
+        self._new_facts = DomainHere()
         try:
             found = await self._libvirt.call("asking for the VM", LIBVIRT_DEADLINE_S, self._state)
         except Hung as error:
@@ -129,18 +145,25 @@ class EngineMonitor:
             if self._was_up:
                 return VmStatus.DOWN_MISSING, "vanished", "libvirt no longer knows the VM"
             return VmStatus.DOWN, "unknown", _NOT_HERE
-        state, reason, self.migration, cpu_s = found
+        state, reason, self.migration, cpu_s, facts = found
+        if facts.leftover is not None:
+            is_same = facts.leftover is self.facts.leftover
+            now_s = asyncio.get_running_loop().time()
+            since_s = self.facts.leftover_since_s if is_same else now_s
+            facts = replace(facts, leftover_since_s=since_s)
+        self._new_facts = facts
         leaving = self.migration is not None
         self._cpu = (self.pid, cpu_s)
         if (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION):
             self._was_received = not leaving
         elif state != libvirt.VIR_DOMAIN_SHUTOFF:
             self._was_received = False
-        return translate(state, reason, leaving)
+        vm, detail, why = translate(state, reason, leaving)
+        return vm, detail, NEVER_RAN if facts.pause is Pause.NEVER_RAN else why
 
-    def _state(self) -> tuple[int, int, MigrationStatus | None, float] | None:
-        """Runs in the thread: (state, reason, the migration away from here, CPU seconds so far);
-        None without a domain."""
+    def _state(self) -> tuple[int, int, MigrationStatus | None, float, DomainHere] | None:
+        """Runs in the thread: (state, reason, the migration away from here, CPU seconds so far,
+        what else libvirt tells); None without a domain."""
         try:
             if self._connection is None:
                 self._connection = libvirt.open(self._config.libvirt.uri)
@@ -150,6 +173,7 @@ class EngineMonitor:
             if state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_PAUSED):
                 leaving = _migration(domain)
                 cpu_s = domain.info()[4] / 1e9  # virDomainInfo.cpuTime, nanoseconds
+            facts = self._look.look(domain, state, reason, leaving is not None, self._read_pid())
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
@@ -157,7 +181,7 @@ class EngineMonitor:
                 self._connection.close()
                 self._connection = None
             raise
-        return state, reason, leaving, cpu_s
+        return state, reason, leaving, cpu_s, facts
 
     def _read_pid(self) -> int | None:
         path = Path(self._config.libvirt.pid_dir) / f"{self._config.vm.name}.pid"
@@ -170,11 +194,26 @@ class EngineMonitor:
         if pid is None:
             return None
         try:
-            held = await self._sanlock.call("inquire", LIBVIRT_DEADLINE_S, process_leases, pid)
+            return await self._sanlock.call("inquire", LIBVIRT_DEADLINE_S, self._inquire, pid)
         except (Hung, sanlock.SanlockException):
             return None
+
+    def _inquire(self, pid: int) -> bool:
+        """Runs in the thread."""
         wanted = (self._config.storage.lockspace, self._config.storage.resource)
-        return wanted in (held or ())
+        held = wanted in (process_leases(pid) or ())
+        if held:
+            self._past.holds(pid)
+        return held
+
+    async def _is_outdated(self, pid: int) -> bool | None:
+        what = "reading the engine lease"
+        try:
+            return await self._lease_volume.call(
+                what, LIBVIRT_DEADLINE_S, self._past.is_outdated, pid
+            )
+        except Hung:
+            return None
 
 
 def _migration(domain: libvirt.virDomain) -> MigrationStatus | None:
@@ -212,17 +251,18 @@ def translate(state: int, reason: int, leaving: bool) -> tuple[VmStatus, str, st
         case libvirt.VIR_DOMAIN_SHUTDOWN:
             return VmStatus.UP, "powering down", None
         case libvirt.VIR_DOMAIN_PMSUSPENDED:
-            return VmStatus.UP, DETAIL_PAUSED, "the guest suspended itself"
-        case libvirt.VIR_DOMAIN_PAUSED if reason in _REALLY_PAUSED:
-            why = f"by libvirt's reason {reason}"
-            if reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR:
-                why = "after an I/O error of its disk: is the storage full or gone?"
-            return VmStatus.UP, DETAIL_PAUSED, f"paused {why}"
+            return VmStatus.UP, DETAIL_PAUSED, SUSPENDED
+        case libvirt.VIR_DOMAIN_PAUSED if reason in PAUSES:
+            return VmStatus.UP, DETAIL_PAUSED, PAUSES[reason][1]
+        case libvirt.VIR_DOMAIN_PAUSED if reason == libvirt.VIR_DOMAIN_PAUSED_CRASHED:
+            return VmStatus.DOWN_UNEXPECTED, "crashed", _CRASHED
         case libvirt.VIR_DOMAIN_PAUSED:
             # Starting, or the receiving end of a migration: no instruction of the guest ran.
             return VmStatus.DOWN, "not running yet", "the VM is being started or received"
+        case libvirt.VIR_DOMAIN_CRASHED if reason == libvirt.VIR_DOMAIN_CRASHED_PANICKED:
+            return VmStatus.DOWN_UNEXPECTED, "panicked", _PANICKED
         case libvirt.VIR_DOMAIN_CRASHED:
-            return VmStatus.DOWN_UNEXPECTED, "crashed", "the guest crashed"
+            return VmStatus.DOWN_UNEXPECTED, "crashed", _CRASHED
         case libvirt.VIR_DOMAIN_SHUTOFF:
             vm, detail = _SHUTOFF.get(reason, (VmStatus.DOWN, "off"))
             return vm, detail, f"{_NOT_HERE}: {detail}"

@@ -55,6 +55,12 @@ class Kind(StrEnum):
     VM_DIFFERS = "vm-differs"
     VM_AS_RECORDED = "vm-as-recorded"
     START_HELD_BACK = "start-held-back"
+    VM_PAUSED = "vm-paused"
+    VM_OUTDATED = "vm-outdated"
+    MEMORY_IMAGE = "memory-image"
+    AUTOSTART = "autostart"
+    LEFTOVER_VM = "leftover-vm"
+    NEVER_HEALTHY = "never-healthy"
     PEER_SILENT = "peer-silent"
     PEER_STOPPED = "peer-stopped"
     PEER_BACK = "peer-back"
@@ -86,6 +92,12 @@ SEVERITY: Mapping[Kind, Severity] = {
     Kind.VM_DIFFERS: _S.WARNING,
     Kind.VM_AS_RECORDED: _S.INFO,
     Kind.START_HELD_BACK: _S.CRITICAL,
+    Kind.VM_PAUSED: _S.WARNING,
+    Kind.VM_OUTDATED: _S.CRITICAL,
+    Kind.MEMORY_IMAGE: _S.WARNING,
+    Kind.AUTOSTART: _S.WARNING,
+    Kind.LEFTOVER_VM: _S.WARNING,
+    Kind.NEVER_HEALTHY: _S.CRITICAL,
     Kind.PEER_SILENT: _S.CRITICAL,
     Kind.PEER_STOPPED: _S.INFO,
     Kind.PEER_BACK: _S.INFO,

@@ -30,7 +30,7 @@ from broker.places import changed_s
 from broker.server import serve
 from broker.whiteboard import SLOT_BYTES, SlotReport, encode_cluster, encode_slot
 from broker.wire import MigrationStatus
-from scoring.observation import EngineStatus, Health, VmStatus
+from scoring.observation import DomainHere, EngineStatus, Health, VmStatus
 from tests.fakes.lockspace import FakeLockspace
 
 RUNS = 15
@@ -120,6 +120,7 @@ def _installed(folder: Path) -> list[str]:
 class _Engine:
     lease_held: bool | None = True
     migration: MigrationStatus | None = None
+    facts: DomainHere = DomainHere()
 
 
 async def _serve(folder: Path, hosts: int) -> None:

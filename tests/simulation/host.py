@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from scoring.observation import VmStatus
+from scoring.observation import Pause, VmStatus
 from tests.simulation.earlier import Metadata
 from tests.simulation.lockspace import Daemon, LeaseVolume, Refused
 from tests.simulation.timeline import HostLoop, Process, Timeline
@@ -32,7 +32,10 @@ WALL_EPOCH_S = 1_800_000_000.0
 
 @dataclass(slots=True)
 class Qemu:
-    """A QEMU process. `running`: its CPUs run, which needs `has_lease`."""
+    """A QEMU process. `running`: its CPUs run, which needs `has_lease`. `memory`: names the guest's
+    memory, from its boot on. `pause`: why it stands still once it ran. `crashed`: its guest is
+    dead; `orphan`: it waits for a guest that nobody sends any more; `left_since_s`: since when.
+    """
 
     running: bool = False
     has_lease: bool = False
@@ -42,7 +45,12 @@ class Qemu:
     leaving_since_s: float = 0.0
     cancelled: bool = False
     received: bool = False
-    user_paused: bool = False
+    memory: str = ""
+    has_run: bool = False
+    pause: Pause | None = None
+    crashed: bool = False
+    orphan: bool = False
+    left_since_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -132,6 +140,12 @@ class Host:
         self.libvirt_up = False
         self.libvirt_hangs = False
         self.qemu: Qemu | None = None
+        #: The memory that libvirt saved here (managed save), and would resume.
+        self.memory_image: str | None = None
+        self.autostart = False
+        #: A migration to here that breaks off leaves its process behind.
+        self.keeps_orphans = False
+        self._guests = 0
         self.last_end: tuple[VmStatus, str] = (VmStatus.DOWN, "unknown")
         self.fence_held = False
         self.storage = Storage()
@@ -353,18 +367,37 @@ class Host:
 
     # --- the VM ---------------------------------------------------------------------------
 
-    def create_qemu(self, received: bool = False) -> None:
-        """A QEMU process that does not run yet."""
+    def create_qemu(self, received: bool = False, force_boot: bool = True) -> None:
+        """A QEMU process that does not run yet. Unless it is told to boot, libvirt has it resume a
+        memory image that lies here."""
         assert self.qemu is None and self.up
-        self.qemu = Qemu(received=received)
+        self._guests += 1
+        memory = f"{self.name}.{self.boots}.{self._guests}"
+        if not received:
+            image, self.memory_image = self.memory_image, None
+            memory = memory if force_boot or image is None else image
+        self.qemu = Qemu(received=received, memory=memory)
         self.watch.vm_changed(self)
+
+    def save_qemu(self) -> None:
+        """libvirt writes the guest's memory away and ends the process (virsh managedsave)."""
+        assert self.qemu is not None
+        self.memory_image = self.qemu.memory
+        self.end_qemu("saved by libvirt", VmStatus.DOWN, "saved")
+
+    def leave_qemu(self, crashed: bool) -> None:
+        """Its guest is dead, or was never received, and libvirt keeps the process."""
+        assert self.qemu is not None
+        self.qemu.crashed, self.qemu.orphan = crashed, not crashed
+        self.qemu.left_since_s = self.clock_s()
+        self.pause_qemu()
 
     def resume_qemu(self, healthy_from_s: float) -> None:
         """Take the lease and let the CPUs run; Refused where the lease is not had."""
         assert self.qemu is not None
         self.sanlock_answers().acquire("engine")
         self.qemu.running = self.qemu.has_lease = True
-        self.qemu.received = self.qemu.user_paused = False
+        self.qemu.received, self.qemu.pause, self.qemu.has_run = False, None, True
         self.qemu.healthy_from_s = healthy_from_s
         self.watch.vm_changed(self)
 

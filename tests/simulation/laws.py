@@ -4,6 +4,8 @@ product's own word.
 
     one-vm          at most one QEMU executes the guest, over all hosts
     leased          a QEMU that executes the guest holds its lease
+    fresh           what executes was booted, or goes on with the memory of what ran last: never
+                    an older memory over newer disks
     freed-off       a host id is freed only when its host was off at the proof read, and
                     nothing of that host uses the id
     fenced          nobody is switched off without the fence lease, nor a host whose daemons are
@@ -70,6 +72,9 @@ class Laws:
         self._two_up_since_s: float | None = None
         self._runs: Qemu | None = None
         self._runs_since_s = 0.0
+        #: The guests' memories that have run, and the one that ran last.
+        self._memories: set[str] = set()
+        self._memory = ""
 
     def breach(self, law: str, text: str) -> None:
         """Keep the first one and stop time."""
@@ -89,6 +94,11 @@ class Laws:
             assert host.qemu is not None
             if not host.qemu.has_lease:
                 self.breach("leased", f"the VM runs on {host.name} without its lease")
+            memory = host.qemu.memory
+            if memory != self._memory and memory in self._memories:
+                self.breach("fresh", f"the VM runs on {host.name} with an older memory")
+            self._memory = memory
+            self._memories.add(memory)
 
     def vm_ended(self, host: Host, why: str) -> None:
         """A QEMU is gone."""

@@ -40,9 +40,10 @@ class DeltaLease:
 
 @dataclass(slots=True)
 class Resource:
-    """A resource on disk; `owner` 0: nobody."""
+    """A resource on disk; `owner` 0: nobody. `last_owner`: who holds it or held it last."""
 
     owner: int = 0
+    last_owner: int = 0
     generation: int = 0
 
 
@@ -327,6 +328,7 @@ class Daemon:
         if not self._may_take(resource):
             raise Refused(f"host {resource.owner} owns it", held_elsewhere=True)
         resource.owner, resource.generation = self.host_id, self.generation
+        resource.last_owner = self.host_id
         self._to_release.pop(name, None)
 
     def _may_take(self, resource: Resource) -> bool:

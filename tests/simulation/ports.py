@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,6 +31,8 @@ from scoring.decision import FreeHostId
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
     DETAIL_PAUSED,
+    DomainDisarmed,
+    DomainHere,
     EngineMigrationEnded,
     EngineStartEnded,
     EngineStatus,
@@ -40,7 +42,9 @@ from scoring.observation import (
     Health,
     HostIdFreed,
     LeaseAnswer,
+    Leftover,
     MigrationCancelled,
+    Pause,
     Power,
     PowerAnswer,
     PowerOffEnded,
@@ -78,6 +82,8 @@ LEASES_PER_BLOCK = 8
 #: What a packet takes between two hosts.
 WIRE_S = 0.0002
 
+#: What the real adapter tells libvirt at each start.
+FORCE_BOOT = True
 _NOT_HERE = "vm not running on this host"
 
 
@@ -278,6 +284,7 @@ class SimEngineMonitor(Sampled):
         self._was_up = False
         self.lease_held: bool | None = None
         self.migration: MigrationStatus | None = None
+        self.facts = DomainHere()
 
     async def sample(self) -> EngineStatus:
         host = self._host
@@ -287,9 +294,19 @@ class SimEngineMonitor(Sampled):
         if not host.libvirt_up:
             return self._unknown("libvirt: connection refused")
         qemu = host.qemu
-        if qemu is None or qemu.received:
+        facts = DomainHere(memory_image=host.memory_image is not None, autostart=host.autostart)
+        if qemu is None or qemu.received or qemu.crashed:
             self._failures, self.lease_held, self._was_up = 0, None, False
             self.migration = None
+            if qemu is not None and (qemu.crashed or qemu.orphan):
+                self.lease_held = qemu.has_lease
+                leftover = Leftover.CRASHED if qemu.crashed else Leftover.NOT_RECEIVED
+                facts = replace(facts, leftover=leftover, leftover_since_s=qemu.left_since_s)
+            self.facts = facts
+            if qemu is not None and qemu.crashed:
+                return EngineStatus(
+                    VmStatus.DOWN_UNEXPECTED, Health.BAD, "panicked", "the guest panicked"
+                )
             if qemu is not None:
                 return EngineStatus(
                     VmStatus.DOWN, Health.BAD, "not running yet", "the VM is being received"
@@ -305,13 +322,19 @@ class SimEngineMonitor(Sampled):
             elapsed_s = host.timeline.now_s - qemu.leaving_since_s
             self.migration = MigrationStatus(0, 0, 0, elapsed_s, None)
         elif not qemu.running:
-            # libvirt gives a domain created paused the same reason as one that a user paused.
             detail = DETAIL_PAUSED
+            moved_on = host.leases.resources["engine"].last_owner != host.host_id
+            facts = replace(
+                facts,
+                pause=(qemu.pause or Pause.USER) if qemu.has_run else Pause.NEVER_RAN,
+                outdated=moved_on if qemu.has_run and self.lease_held is False else None,
+            )
         health, reason = await self._health()
+        self.facts = facts
         return EngineStatus(VmStatus.UP, health, detail, reason)
 
     def _unknown(self, why: str) -> EngineStatus:
-        self._failures, self.lease_held = 0, None
+        self._failures, self.lease_held, self.facts = 0, None, DomainHere()
         return EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN, "unknown", why)
 
     async def _health(self) -> tuple[Health, str | None]:
@@ -636,7 +659,8 @@ class SimHypervisor:
             return EngineStartEnded(StartResult.FAILED, "domain is already active")
         if host.starts_fail:
             return EngineStartEnded(StartResult.FAILED, f"libvirt: {host.starts_fail}")
-        host.create_qemu()
+        host.autostart = False
+        host.create_qemu(force_boot=FORCE_BOOT)
         await _takes(0.15)
         if host.qemu is None:
             return EngineStartEnded(StartResult.FAILED, "QEMU ended while starting")
@@ -690,6 +714,15 @@ class SimHypervisor:
                 return EngineStopEnded(False, "the process does not end")
             host.end_qemu("ended by the agent", VmStatus.DOWN, "powered off")
         return EngineStopEnded(True)
+
+    async def disarm(self, image: bool) -> DomainDisarmed:
+        if not await self._libvirt(STOP_DEADLINE_S):
+            return DomainDisarmed(False, "libvirt does not answer")
+        self._host.autostart = False
+        if image and self._host.memory_image is not None:
+            self._host.memory_image = None
+            self._world.tell(self._host.name, "discarded a memory image")
+        return DomainDisarmed(True)
 
     async def cancel_migration(self) -> MigrationCancelled:
         if not await self._libvirt(STOP_DEADLINE_S):

@@ -16,10 +16,11 @@ from typing import Any
 
 from broker.config import ScoreSection
 from broker.whiteboard import EMPTY_SLOT
-from scoring.observation import OrderKind, VmStatus
+from scoring.observation import OrderKind, Pause, VmStatus
 from scoring.state import StateName
 from tests.simulation.earlier import Metadata
 from tests.simulation.host import NO_BRIDGE, Host
+from tests.simulation.lockspace import Refused
 from tests.simulation.world import Settings, World
 
 LOOK_EVERY_S = 0.25
@@ -253,6 +254,9 @@ class Player:
         if how == "ordered-on":
             self._order(self._who(words[0])[0], *words[1:])
             return
+        if how == "resumed":
+            self._resume()
+            return
         host = self._who("owner")[0]
         assert host.qemu is not None
         if how == "hangs":
@@ -262,10 +266,24 @@ class Player:
         elif how == "powers-off":
             host.end_qemu("the guest powered itself off", VmStatus.DOWN, "shut down")
         elif how == "paused":
-            host.qemu.user_paused = True
+            host.qemu.pause = Pause(words[0] if words else "user")
             host.pause_qemu()
+        elif how == "saved":
+            host.save_qemu()
+        elif how == "panics":
+            host.leave_qemu(crashed=True)
         else:
             raise ValueError(how)
+
+    def _resume(self) -> None:
+        """As an operator does on each host where a process of the VM stands still."""
+        for host in self.world.hosts.values():
+            qemu = host.qemu
+            if qemu is not None and qemu.has_run and not qemu.running and not qemu.crashed:
+                try:
+                    host.resume_qemu(qemu.healthy_from_s)
+                except Refused as error:
+                    self.world.tell(host.name, f"not resumed: {error}")
 
     def _order(self, host: Host, kind: str, target: str = "") -> None:
         number = self._who(target)[0].host_id if target else None
@@ -310,6 +328,12 @@ class Player:
                     host.metadata = Metadata(value)
                 case "migration-takes":
                     host.migration_s = float(value)
+                case "guest-boot":
+                    host.guest_boot_s = float(value)
+                case "orphans":
+                    host.keeps_orphans = _yes(value)
+                case "autostart":
+                    host.autostart = _yes(value)
                 case "killable":
                     host.qemu_unkillable = not _yes(value)
                 case "id":
@@ -401,6 +425,9 @@ class Player:
             case ("score", "of", who, "is", number):
                 hosts, wanted = self._who(who), int(number)
                 return lambda: all(world.score_of(host) == wanted for host in hosts)
+            case (who, "has", "a", "memory", "image"):
+                hosts = self._who(who)
+                return lambda: all(host.memory_image is not None for host in hosts)
             case ("id", "of", who, "free"):
                 hosts = self._who(who)
                 return lambda: all(

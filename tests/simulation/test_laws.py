@@ -11,10 +11,12 @@ import pytest
 from broker import broker
 from broker.vm_place import SeenHost, VmPlace
 from broker.wire import Report
-from scoring import decide, start
+from scoring import decide, left_behind, start
 from scoring.decision import FreeHostId
 from scoring.liveness import Liveness
+from scoring.observation import VmStatus
 from scoring.state import StateName
+from tests.simulation import ports
 from tests.simulation.host import Host
 from tests.simulation.laws import Broken
 from tests.simulation.lockspace import Daemon
@@ -65,6 +67,27 @@ def test_leased(world: World) -> None:
     qemu.has_lease = False
     world.laws.vm_changed()
     broken(world, "leased", 1.0)
+
+
+def test_fresh_of_a_memory_image(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that lets libvirt resume what it finds, after the VM has run elsewhere."""
+    monkeypatch.setattr(ports, "FORCE_BOOT", False)
+    monkeypatch.setattr(left_behind, "clear", lambda turn: None)
+    owner(world).save_qemu()
+    world.run(60.0)
+    owner(world).power_off("test")
+    broken(world, "fresh")
+
+
+def test_fresh_of_a_paused_vm(world: World) -> None:
+    """One that stood still while the VM ran elsewhere is resumed: the lease does not refuse it."""
+    first = owner(world)
+    first.pause_qemu()
+    world.wish_daemons(first, False)
+    world.run(60.0)
+    owner(world).end_qemu("test", VmStatus.DOWN, "shut down")
+    first.resume_qemu(0.0)
+    broken(world, "fresh", 1.0)
 
 
 def test_freed_off_while_it_is_on(world: World) -> None:

@@ -34,7 +34,7 @@ from broker.vm_place import VmPlace
 from broker.whiteboard import EMPTY_SLOT, BadSlot, decode_cluster, encode_cluster
 from broker.wire import BegunReason, Maintenance, NewOrder, Report
 from scoring.decision import Code, FreeHostId
-from scoring.observation import OrderKind, VmStatus
+from scoring.observation import OrderKind, Pause, VmStatus
 from scoring.state import StateName
 from tests.simulation.host import WALL_EPOCH_S, Host, Qemu
 from tests.simulation.laws import Laws
@@ -543,10 +543,13 @@ class World:
         if move.result is not None:
             if source.qemu is old:
                 old.leaving = False
-            if target.qemu is new:
+            if target.qemu is new and target.keeps_orphans:
+                target.leave_qemu(crashed=False)
+            elif target.qemu is new:
                 target.end_qemu("the migration failed", VmStatus.DOWN, "failed to start")
             return
         source.pause_qemu()
+        new.memory = old.memory
         try:
             target.resume_qemu(old.healthy_from_s)
         except Refused as error:
@@ -556,7 +559,7 @@ class World:
             try:
                 source.resume_qemu(old.healthy_from_s)
             except Refused:
-                old.user_paused = True
+                old.pause = Pause.OTHER
             return
         new.is_hung = old.is_hung
         source.end_qemu("migrated", VmStatus.DOWN, "migrated", release=False)

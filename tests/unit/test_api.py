@@ -27,7 +27,7 @@ from broker.monitors import MonitorRunner, Sample
 from broker.server import BODY_BYTES_MAX, serve
 from broker.whiteboard import SLOT_BYTES, decode_slot
 from broker.wire import Maintenance, MigrationStatus, PenaltyOnWire, ReasonOnWire, Report, Status
-from scoring.observation import EngineStatus, Health, VmStatus
+from scoring.observation import DomainHere, EngineStatus, Health, VmStatus
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 
@@ -35,6 +35,7 @@ from tests.fakes.slot_store import MemoryStore, MemoryVolume
 class Engine:
     lease_held: bool | None = True
     migration: MigrationStatus | None = None
+    facts: DomainHere = DomainHere()
 
 
 def make_broker(

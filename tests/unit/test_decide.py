@@ -36,6 +36,7 @@ from scoring.observation import (
     DETAIL_ALREADY_LOCKED,
     DETAIL_MIGRATION_SOURCE,
     DETAIL_PAUSED,
+    DomainHere,
     EngineMigrationEnded,
     EngineStartEnded,
     EngineStatus,
@@ -51,6 +52,7 @@ from scoring.observation import (
     Obstacle,
     Order,
     OrderKind,
+    Pause,
     Power,
     PowerAnswer,
     PowerOffEnded,
@@ -694,16 +696,6 @@ def test_the_next_power_reading_wakes_the_agent_only_when_it_is_waited_for() -> 
             fence_devices=frozenset({2}),
         )
         assert decision.wake_s == wake_s
-
-
-def test_what_a_killed_agent_left_in_mid_start_is_ended() -> None:
-    """QEMU is there, paused and without the lease: it would block every other start."""
-    left = in_state(S.ENGINE_STARTING, local(PAUSED, lease_held=False))
-    assert left.state.name is S.ENGINE_FORCE_STOP
-    assert kinds(left) == {PowerOffEngine}
-    for held in (True, None):
-        kept = in_state(S.ENGINE_STARTING, local(PAUSED, lease_held=held))
-        assert kept.state.name is S.ENGINE_STARTING
 
 
 def test_a_vm_without_its_lease_is_said_to_be_unprotected() -> None:
@@ -1766,7 +1758,8 @@ def test_two_obstacles_are_both_named() -> None:
 def stopping_vm(engine: EngineStatus = SICK, **given: Any) -> Decision:
     """A decision in EngineStop, the guest having been asked to shut down."""
     given.setdefault("remembered", {"stop_asked": True, "acted_s": NOW_S - 1})
-    return in_state(S.ENGINE_STOP, local(engine), **given)
+    here = local(engine, domain=DomainHere(pause=Pause.IO_ERROR if engine is PAUSED else None))
+    return in_state(S.ENGINE_STOP, here, **given)
 
 
 def test_a_guest_is_asked_to_shut_down_once() -> None:
@@ -2357,3 +2350,41 @@ def test_the_fence_lease_is_kept_while_a_host_is_switched_on_and_then_dropped() 
         outcomes=(PowerOnEnded(DEAD, True),),
     )
     assert DropFenceLease in kinds(after)
+
+
+# --- a health check that was never seen to work -----------------------------------------------
+
+
+def test_a_vm_that_was_never_healthy_is_left_running_and_told_critically() -> None:
+    never = local(SICK, healthy_before=False, lease_held=True)
+    started = in_state(S.ENGINE_STARTING, never, for_s=TIMING.engine_starting)
+    for decision in (started, in_state(S.ENGINE_UP_BAD_HEALTH, never, for_s=TIMING.bad_health)):
+        assert decision.state.name is S.ENGINE_UP_BAD_HEALTH
+        assert decision.actions == ()
+        assert codes(decision)[-1] is Code.NEVER_HEALTHY
+        assert "the health page does not answer" in decision.reasons[-1].text
+        assert decision.state.since_s == NOW_S, "its time begins once the check is known to work"
+    assert in_state(S.ENGINE_STARTING, never, for_s=1).state.name is S.ENGINE_STARTING
+
+
+def test_one_that_was_healthy_once_is_stopped_and_the_cause_is_told() -> None:
+    for name, for_s, code in (
+        (S.ENGINE_STARTING, TIMING.engine_starting, Code.STARTING_TIMEOUT),
+        (S.ENGINE_UP_BAD_HEALTH, TIMING.bad_health, Code.BAD_HEALTH_TIMEOUT),
+    ):
+        decision = in_state(name, local(SICK, lease_held=True), for_s=for_s)
+        assert decision.state.name is S.ENGINE_STOP
+        assert decision.reasons[0].code is code
+        assert "the health page does not answer" in decision.reasons[0].text
+
+
+def test_a_paused_vm_is_surely_not_well_whatever_its_check_is_worth() -> None:
+    stands = local(
+        PAUSED,
+        healthy_before=False,
+        lease_held=False,
+        domain=DomainHere(pause=Pause.IO_ERROR),
+    )
+    for name in (S.ENGINE_STARTING, S.ENGINE_UP_BAD_HEALTH):
+        decision = in_state(name, stands, for_s=TIMING.bad_health)
+        assert decision.state.name is S.ENGINE_FORCE_STOP

@@ -33,6 +33,7 @@ from scoring.decision import (
     AskPower,
     CancelMigration,
     Decision,
+    DisarmDomain,
     DropFenceLease,
     FreeHostId,
     MigrateEngine,
@@ -45,6 +46,8 @@ from scoring.observation import (
     DETAIL_ALREADY_LOCKED,
     DETAIL_MIGRATION_SOURCE,
     DETAIL_PAUSED,
+    DomainDisarmed,
+    DomainHere,
     EngineMigrationEnded,
     EngineStartEnded,
     EngineStatus,
@@ -53,10 +56,12 @@ from scoring.observation import (
     Health,
     HostIdFreed,
     LeaseAnswer,
+    Leftover,
     LocalHost,
     MigrationCancelled,
     Observation,
     Outcome,
+    Pause,
     PeerReport,
     Power,
     PowerAnswer,
@@ -224,6 +229,16 @@ locals_ = st.builds(
     maintenance=st.booleans(),
     last_ran=st.integers(0, 5),
     migrating_s=st.none() | times,
+    domain=st.builds(
+        DomainHere,
+        pause=st.none() | st.sampled_from(Pause),
+        outdated=maybe,
+        leftover=st.none() | st.sampled_from(Leftover),
+        leftover_since_s=times,
+        memory_image=maybe,
+        autostart=maybe,
+    ),
+    healthy_before=st.booleans(),
 )
 peers = st.builds(
     PeerReport,
@@ -265,6 +280,7 @@ outcomes = st.one_of(
     st.builds(FenceLeaseAnswer, held=st.booleans(), since_s=times),
     st.builds(HostIdFreed, host_id=hosts, ok=st.booleans()),
     st.builds(MigrationCancelled, ok=st.booleans()),
+    st.builds(DomainDisarmed, ok=st.booleans()),
 )
 observations = st.builds(
     Observation,
@@ -463,6 +479,9 @@ class Storm:
             case MigrateEngine(target=target):
                 self.here = replace(self.here, engine=DOWN if well else self.here.engine)
                 return EngineMigrationEnded(target, well)
+            case DisarmDomain():
+                self.here = replace(self.here, domain=DomainHere())
+                return DomainDisarmed(well)
             case CancelMigration():
                 if well:
                     self.here = replace(self.here, engine=self.pick(UP, SICK))

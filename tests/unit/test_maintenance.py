@@ -23,6 +23,7 @@ from broker.maintenance import LASTS_MAX_S, SEEN_MIN_S, Countdown, Mode, from_li
 from broker.monitors import MonitorRunner
 from broker.whiteboard import SLOT_BYTES, decode_cluster, encode_cluster
 from broker.wire import Maintenance, MigrationStatus
+from scoring.observation import DomainHere
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 
@@ -39,6 +40,7 @@ MODES = st.builds(
 class Engine:
     lease_held: bool | None = True
     migration: MigrationStatus | None = None
+    facts: DomainHere = DomainHere()
 
 
 class Wall:

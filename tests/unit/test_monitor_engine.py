@@ -14,12 +14,25 @@ import libvirt
 import pytest
 from msgspec.structs import replace
 
-from broker.config import Config, HostSection, LibvirtSection, StorageSection, VmSection
+from broker.config import (
+    Config,
+    DaemonSection,
+    HostSection,
+    LibvirtSection,
+    StorageSection,
+    VmSection,
+)
 from broker.monitors import Unknown
 from broker.monitors.domain_events import DomainEvents
 from broker.monitors.engine import EngineMonitor, translate
 from broker.monitors.health import HealthMonitor
-from scoring.observation import DETAIL_MIGRATION_SOURCE, DETAIL_PAUSED, Health, VmStatus
+from scoring.observation import (
+    DETAIL_MIGRATION_SOURCE,
+    DETAIL_PAUSED,
+    DomainHere,
+    Health,
+    VmStatus,
+)
 
 URI, VM = "test:///default", "test"
 
@@ -29,6 +42,7 @@ def config(tmp_path: Path) -> Config:
     return Config(
         host=HostSection(id=1),
         storage=StorageSection(whiteboard="/w", leases="/l"),
+        daemon=DaemonSection(state_dir=str(tmp_path)),
         vm=VmSection(name=VM),
         libvirt=LibvirtSection(uri=URI, pid_dir=str(tmp_path)),
     )
@@ -205,7 +219,29 @@ L = libvirt
             "not running yet",
             "being started or received",
         ),
+        (
+            L.VIR_DOMAIN_PAUSED,
+            L.VIR_DOMAIN_PAUSED_UNKNOWN,
+            VmStatus.UP,
+            DETAIL_PAUSED,
+            "libvirt does not know why",
+        ),
+        (L.VIR_DOMAIN_PAUSED, 14, VmStatus.UP, DETAIL_PAUSED, "could not resume"),
         (L.VIR_DOMAIN_CRASHED, 0, VmStatus.DOWN_UNEXPECTED, "crashed", "the guest crashed"),
+        (
+            L.VIR_DOMAIN_CRASHED,
+            L.VIR_DOMAIN_CRASHED_PANICKED,
+            VmStatus.DOWN_UNEXPECTED,
+            "panicked",
+            "kernel panicked",
+        ),
+        (
+            L.VIR_DOMAIN_PAUSED,
+            L.VIR_DOMAIN_PAUSED_CRASHED,
+            VmStatus.DOWN_UNEXPECTED,
+            "crashed",
+            "its process is still here",
+        ),
         (
             L.VIR_DOMAIN_SHUTOFF,
             L.VIR_DOMAIN_SHUTOFF_CRASHED,
@@ -241,9 +277,9 @@ def test_a_vm_that_leaves_is_up_until_it_is_gone() -> None:
 def test_a_vm_that_was_not_received_has_not_died_here(
     config: Config, domain: libvirt.virDomain
 ) -> None:
-    incoming = (L.VIR_DOMAIN_PAUSED, L.VIR_DOMAIN_PAUSED_MIGRATION, None, 0.0)
-    running = (L.VIR_DOMAIN_RUNNING, L.VIR_DOMAIN_RUNNING_MIGRATED, None, 0.0)
-    crashed = (L.VIR_DOMAIN_SHUTOFF, L.VIR_DOMAIN_SHUTOFF_CRASHED, None, 0.0)
+    incoming = (L.VIR_DOMAIN_PAUSED, L.VIR_DOMAIN_PAUSED_MIGRATION, None, 0.0, DomainHere())
+    running = (L.VIR_DOMAIN_RUNNING, L.VIR_DOMAIN_RUNNING_MIGRATED, None, 0.0, DomainHere())
+    crashed = (L.VIR_DOMAIN_SHUTOFF, L.VIR_DOMAIN_SHUTOFF_CRASHED, None, 0.0, DomainHere())
 
     class Told(EngineMonitor):
         now = incoming
