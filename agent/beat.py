@@ -29,7 +29,7 @@ from broker.wire import (
 )
 from scoring.decide import decide
 from scoring.decision import Decision, MigrateEngine
-from scoring.observation import Observation
+from scoring.observation import LocalHost, Observation, Obstacle, Unfit
 from scoring.rules import Rules
 from scoring.state import AgentState, StateName
 
@@ -79,7 +79,10 @@ class Agent:
         journal: Notes | None = None,
         rehearsals: Rehearsals | None = None,
         measured: Measured | None = None,
+        refused: Callable[[], str] = lambda: "",
     ) -> None:
+        """`refused`: why libvirt does not take the VM's definition, empty while it does."""
+        self._refused = refused
         self._journal = journal
         self._rehearsals = rehearsals
         self._measured = measured
@@ -228,7 +231,7 @@ class Agent:
         self._hands.hostnames = view.hostnames
         self._hands.what_ran = view.what_ran
         observation = Observation(
-            local=view.local,
+            local=self._local(view),
             peers=view.peers,
             storage_good_since_s=view.storage_good_since_s,
             sweep=view.sweep,
@@ -278,6 +281,13 @@ class Agent:
             lease=_lease(decision.state),
         )
         return decision
+
+    def _local(self, view: View) -> LocalHost:
+        """The host as its broker sees it, and what this agent alone knows of it."""
+        refused, unfit = self._refused(), view.local.unfit
+        if not refused or any(each.obstacle is Obstacle.CANNOT_START for each in unfit):
+            return view.local
+        return replace(view.local, unfit=(*unfit, Unfit(Obstacle.CANNOT_START, refused)))
 
     def line(self) -> str:
         """What it is at, in one line, for the service manager."""

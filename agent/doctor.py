@@ -18,6 +18,7 @@ from agent.errors import CommandError
 from agent.health_of_host import (
     Found,
     accelerator,
+    can_start,
     clock,
     groups,
     lock_driver,
@@ -75,6 +76,7 @@ def check(path: str) -> Iterator[Finding]:
     checks: dict[str, Callable[[Config], Found]] = {
         "lock-driver": lock_driver,
         "accelerator": accelerator,
+        "can-start": can_start,
         "user": groups,
         "sanlock": sanlock_state,
         "watchdog": watchdog,

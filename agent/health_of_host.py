@@ -24,6 +24,8 @@ from agent.setup.volumes import GROUP, LOCAL, USER, file_system
 from agent.setup.watched import read_leases
 from broker.config import Config
 from broker.process_leases import process_leases
+from broker.start_proof import lacks, refusals, unreadable
+from broker.vm_needs import NotADefinition, needs_of
 
 Found = Iterator[tuple[str, str, str]]
 #: adjtimex(2): the clock is not synchronised.
@@ -166,6 +168,30 @@ def accelerator(config: Config) -> Found:
         yield "fail", f"the VM's process {pid} does not use KVM", "virsh domcapabilities"
     else:
         yield "ok", f"the VM's process {pid} is emulated, as its definition says", ""
+
+
+def can_start(config: Config) -> Found:
+    """The proof that the broker gives too, part by part."""
+    path = config.vm.definition
+    try:
+        xml = Path(path).read_text()
+        needs = needs_of(xml)
+    except (OSError, UnicodeDecodeError, NotADefinition):
+        return  # said by the checks of the configuration
+    problems = [*lacks(needs), *unreadable(needs)]
+    try:
+        connection = libvirt.open(config.libvirt.uri)
+        try:
+            problems += refusals(connection, needs, xml)
+        finally:
+            connection.close()
+    except libvirt.libvirtError as error:
+        text = f"libvirt does not say whether it could start the VM: {error}"
+        yield "warn", text, "systemctl start virtqemud.socket"
+    for problem in problems:
+        yield "fail", problem, f"mend it here, or {path} on every host"
+    if not problems:
+        yield "ok", f"what {path} needs is on this host", ""
 
 
 def groups(config: Config) -> Found:

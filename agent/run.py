@@ -15,6 +15,7 @@ from agent.actions import Hands
 from agent.beat import Agent
 from agent.broker_fence_log import BrokerFenceLog
 from agent.definition import Definition, DefinitionError, load_definition
+from agent.definition_check import DefinitionCheck
 from agent.errors import CommandError
 from agent.fence_devices import fence_devices
 from agent.hypervisor import LibvirtHypervisor
@@ -28,11 +29,9 @@ from broker.exit_codes import ExitCode
 from broker.link import Link
 from broker.qemu_conf import LOCK_MANAGER_LINE, lock_driver_named
 from broker.reload import needs_restart, refusal
-from broker.worker import Hung
 
 log = logging.getLogger("ha-agent")
 
-LIBVIRT_RETRY_S = 2.0
 JOURNAL_PATIENCE_S = 2.0
 
 
@@ -51,26 +50,6 @@ def check_lock_driver(config: Config) -> None:
             f"{path}: libvirt runs without the sanlock lock driver; set {LOCK_MANAGER_LINE} "
             "and restart libvirt",
         )
-
-
-async def check_definition(config: Config, hypervisor: LibvirtHypervisor) -> None:
-    """Let libvirt take the definition; CommandError where it refuses, patience where it is away."""
-    while True:
-        service_manager.alive("waiting for libvirt")
-        try:
-            await hypervisor.check()
-        except libvirt.libvirtError as error:
-            if error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE):
-                log.warning("libvirt does not answer at %s: %s", config.libvirt.uri, error)
-            else:
-                raise CommandError(
-                    ExitCode.DEFINITION, f"{config.vm.definition}: libvirt rejects it: {error}"
-                ) from None
-        except Hung as error:
-            log.warning("%s", error)
-        else:
-            return
-        await asyncio.sleep(LIBVIRT_RETRY_S)
 
 
 class Reload:
@@ -127,6 +106,7 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
         config.fence.rehearse_every,
         fence,
     )
+    check = DefinitionCheck(config, hypervisor.check)
     agent = Agent(
         config.rules(definition.memory_mb),
         link,
@@ -136,10 +116,11 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
         journal=journal,
         rehearsals=rehearsals,
         measured=Measured(state_dir / "measured.json"),
+        refused=lambda: check.refused,
     )
     agent.on_step = lambda: service_manager.alive(agent.line())
     loop = asyncio.get_running_loop()
-    checking = asyncio.ensure_future(check_definition(config, hypervisor))
+    checking = asyncio.ensure_future(check.answered())
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _end, agent, checking)
     loop.add_signal_handler(signal.SIGHUP, Reload(path, config, definition, hypervisor, agent))
@@ -151,9 +132,13 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
             definition.name,
             definition.domain_type,
         )
-        rehearsing = asyncio.create_task(rehearsals.run(), name="rehearsals")
+        beside = [
+            asyncio.create_task(rehearsals.run(), name="rehearsals"),
+            asyncio.create_task(check.run(), name="definition"),
+        ]
         await agent.run()
-        rehearsing.cancel()
+        for task in beside:
+            task.cancel()
     except asyncio.CancelledError:
         log.info("asked to end before libvirt answered")
     finally:

@@ -14,7 +14,8 @@ from collections.abc import Iterable
 
 from broker import slot_lines
 from broker.whiteboard import SlotReport
-from broker.wire import Bound, FencePathStatus, MeasuredOnWire
+from broker.wire import Bound, FencePathStatus, HostStatus, MeasuredOnWire
+from scoring.liveness import Liveness
 from scoring.timing import Timing
 
 #: sanlock's host-dead time.
@@ -46,6 +47,19 @@ def bound(
     return Bound(total_s, detect_s, prove_s, lease_s, boot_s, by)
 
 
+def heirs_of(host_id: int, hosts: Iterable[HostStatus]) -> frozenset[int]:
+    """The hosts that could take the VM from `host_id` now; a silent one is none, one that is not
+    known yet is."""
+    return frozenset(
+        host.host_id
+        for host in hosts
+        if host.host_id != host_id
+        and host.liveness != Liveness.SILENT.value
+        and host.score > 0
+        and not (host.maintenance or host.stopped)
+    )
+
+
 def bound_of(
     host_id: int,
     paths: Iterable[FencePathStatus],
@@ -53,11 +67,19 @@ def bound_of(
     reports: Iterable[SlotReport],
     timing: Timing,
     io_timeout_s: float,
-) -> Bound:
+    heirs: frozenset[int],
+) -> Bound | None:
     """The bound of the host that has the VM, from what all hosts say of themselves. `own`: what
-    this one measured."""
-    proven = [p.took_s for p in paths if p.host == host_id != p.by and p.ok]
-    extras = [report.extra for report in reports if report.extra_trusted]
+    this one measured. None: no other host could take the VM. What a host can do that could not
+    take it counts for nothing."""
+    if not heirs:
+        return None
+    proven = [p.took_s for p in paths if p.host == host_id and p.by in heirs and p.ok]
+    extras = [
+        report.extra
+        for report in reports
+        if report.extra_trusted and report.host_id in heirs | {host_id}
+    ]
     return bound(
         timing,
         io_timeout_s,

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import operator
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from broker import agreement, kernel_boot, slot_lines, slot_room, what_ran_shown
 from broker.addresses import advertised
 from broker.answers import encode
 from broker.board import Board, StorageTrouble
-from broker.bound import bound_of
+from broker.bound import bound_of, heirs_of
 from broker.config import Config, system_uuid
 from broker.disks_record import DisksRecord
 from broker.events import Events, PeerEvents
@@ -37,7 +37,7 @@ from broker.history import History
 from broker.lockspace import Lockspace, LockspaceError
 from broker.maintenance import Mode
 from broker.modes import Modes, mode_status
-from broker.monitors import MonitorRunner
+from broker.monitors import MonitorRunner, Verdict
 from broker.monitors.domain_look import in_the_way
 from broker.monitors.shown import shown_monitors
 from broker.network_verdict import NetworkVerdict, TargetResult, publish, published, verdict
@@ -75,8 +75,10 @@ from scoring.observation import (
     EngineStatus,
     Health,
     LocalHost,
+    Obstacle,
     Order,
     PeerReport,
+    Unfit,
     VmStatus,
 )
 from scoring.state import Seen, StateName
@@ -389,6 +391,9 @@ class Broker:
             None if in_use is None else what_ran_shown.differences(in_use), self.disks.held
         )
         self._lookout.budget(self.lockspace_budget_s(now_s), budget_max_s)
+        proof = self.monitors.latest.get("can_start")
+        if proof is not None and proof.verdict is not Verdict.UNKNOWN:
+            self._lookout.can_start(proof.problem)
 
     def _remember(self, now_s: float) -> None:
         """Everybody's score, where the engine is, and since when that is so."""
@@ -740,13 +745,10 @@ class Broker:
                 last_ran=self._last_ran,
                 fence_path_ok=self._own_fence_path(),
                 lock_driver=value("lock_driver"),
+                unfit=tuple(self._unfit(engine, now_s)),
                 migrating_s=None
                 if self._engine.migration is None
                 else self._engine.migration.elapsed_s,
-                unfit=(
-                    *what_ran_shown.unfit(self.disks),
-                    *in_the_way(self._engine.facts, engine, now_s),
-                ),
                 domain=self._engine.facts,
             ),
             peers=self._peers(),
@@ -766,6 +768,14 @@ class Broker:
             told_beat=self._told_beat,
             what_ran=None if (ran := self.disks.on_disk) is None else ran.record,
         )
+
+    def _unfit(self, engine: EngineStatus, now_s: float) -> Iterator[Unfit]:
+        """What keeps this host from starting the VM."""
+        proof = self.monitors.latest.get("can_start")
+        if proof is not None and proof.value is False:
+            yield Unfit(Obstacle.CANNOT_START, proof.problem)
+        yield from what_ran_shown.unfit(self.disks)
+        yield from in_the_way(self._engine.facts, engine, now_s)
 
     def status_json(self, now_s: float) -> bytes:
         """The same as JSON; what was made within STATUS_FRESH_S from the same is given again, so
@@ -856,6 +866,7 @@ class Broker:
                 self.board.reports.values(),
                 self._timing,
                 float(self.config.storage.io_timeout),
+                heirs_of(where.host_id, hosts.values()),
             ),
             migration=self._engine.migration,
             differences=what_ran_shown.differences(self.disks.in_use()),

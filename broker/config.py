@@ -82,11 +82,13 @@ class StorageSection(_Section, frozen=True, kw_only=True):
 
 class VmSection(_Section, frozen=True, kw_only=True):
     """`definition`: the libvirt domain XML, with its `<lease>`. `shared-definition`: the copy
-    on shared storage that this host's must not be older than."""
+    on shared storage that this host's must not be older than. `prove-start`: a host that could
+    certainly not start the VM scores 0."""
 
     name: Name = "HostedEngine"
     definition: AbsolutePath = "/etc/ha-agent/engine.xml"
     shared_definition: AbsolutePath | None = None
+    prove_start: bool = True
 
 
 class LibvirtSection(_Section, frozen=True, kw_only=True):
@@ -141,6 +143,7 @@ class MonitorsSection(_Section, frozen=True, kw_only=True):
     definition: Interval = 30.0
     lock_driver: Interval = 5.0
     what_runs: Annotated[float, Meta(ge=0.5, le=60)] = 1.0
+    can_start: Interval = 60.0
 
 
 class HealthSection(_Section, frozen=True, kw_only=True):
@@ -286,6 +289,8 @@ class NotifyRulesSection(_Section, frozen=True, kw_only=True):
     autostart: str = ALL
     leftover_vm: str = ALL
     never_healthy: str = ALL
+    cannot_start: str = ALL
+    can_start: str = ALL
     peer_silent: str = ALL
     peer_stopped: str = ALL
     peer_back: str = ALL

@@ -6,6 +6,7 @@ from __future__ import annotations
 from broker.config import Config, MonitorsSection
 from broker.monitors import Monitor, MonitorRunner
 from broker.monitors.bridge import BridgeMonitor
+from broker.monitors.can_start import CanStartMonitor
 from broker.monitors.cpu_load import CpuLoadMonitor
 from broker.monitors.definition import DefinitionMonitor
 from broker.monitors.engine import EngineMonitor
@@ -68,5 +69,6 @@ def _made_anew(config: Config, every: MonitorsSection) -> list[Monitor]:
         MemoryMonitor(hugepage_kb(config.vm.definition), every.memory),
         PressureMonitor(every.pressure),
         LockDriverMonitor(config.libvirt.qemu_conf, every.lock_driver),
+        CanStartMonitor(config, every.can_start),
         DefinitionMonitor(config.vm.definition, config.vm.shared_definition, every.definition),
     ]

@@ -161,11 +161,16 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
     def vm_changed() -> None:
         wake("engine")
         wake("what_runs")
+        wake("can_start")
+
+    def links_changed() -> None:
+        wake("bridge")
+        wake("can_start")
 
     changes = DomainEvents(config.libvirt.uri, config.vm.name, vm_changed)
     links = None
     try:
-        links = LinkEvents(lambda: wake("bridge"))
+        links = LinkEvents(links_changed)
     except OSError as error:
         log.warning("the kernel does not tell of links (%s): the bridge is only polled", error)
     log.info("broker of host %d (%s) is up", config.host.id, config.host_name)

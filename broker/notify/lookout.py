@@ -85,6 +85,7 @@ class Lookout:
         self._gone: dict[int, float] = {}
         self._budget_low = False
         self._agent_silent = False
+        self._cannot_start = False
         self._first_s: float | None = None
         self._unproven: set[int] = set()
         self._differs: dict[tuple[str, str, str], DifferenceStatus] = {}
@@ -244,6 +245,16 @@ class Lookout:
         for code, where, what in sorted(before.keys() - now.keys()):
             facts = {"code": code, "where": where, "what": what}
             self._say(Kind.VM_AS_RECORDED, f"{where}: {what} is as recorded again", facts)
+
+    def can_start(self, problem: str) -> None:
+        """Why this host could not start the VM; empty where it could. What is not known is not
+        told."""
+        if problem and not self._cannot_start:
+            detail = f"{self._name} could not start the VM, its score is 0: {problem}"
+            self._say(Kind.CANNOT_START, detail, {"problem": problem})
+        elif self._cannot_start and not problem:
+            self._say(Kind.CAN_START, f"{self._name} can start the VM again", {})
+        self._cannot_start = bool(problem)
 
     # --- each by itself -----------------------------------------------------------------------
 

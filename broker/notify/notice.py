@@ -61,6 +61,8 @@ class Kind(StrEnum):
     AUTOSTART = "autostart"
     LEFTOVER_VM = "leftover-vm"
     NEVER_HEALTHY = "never-healthy"
+    CANNOT_START = "cannot-start"
+    CAN_START = "can-start"
     PEER_SILENT = "peer-silent"
     PEER_STOPPED = "peer-stopped"
     PEER_BACK = "peer-back"
@@ -98,6 +100,8 @@ SEVERITY: Mapping[Kind, Severity] = {
     Kind.AUTOSTART: _S.WARNING,
     Kind.LEFTOVER_VM: _S.WARNING,
     Kind.NEVER_HEALTHY: _S.CRITICAL,
+    Kind.CANNOT_START: _S.WARNING,
+    Kind.CAN_START: _S.INFO,
     Kind.PEER_SILENT: _S.CRITICAL,
     Kind.PEER_STOPPED: _S.INFO,
     Kind.PEER_BACK: _S.INFO,

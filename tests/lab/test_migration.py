@@ -139,9 +139,9 @@ def test_a_host_without_the_lock_driver_and_one_without_the_memory_are_refused(
         moving.kill(target, "libvirtd")
         definition.write_text(small.replace("<memory unit='MiB'>256<", "<memory unit='TiB'>8<"))
         moving.kill(third, "agent")
-        ask.until("it is short", 20, lambda: "memory" in penalties(moving, source, third))
+        ask.until("it is short", 20, lambda: "cannot-start" in penalties(moving, source, third))
         ask.until("it is seen", 20, lambda: "lock-driver" in penalties(moving, source, target))
-        assert "has not the memory" in refusal(moving, source, "migrate", "--to", third)
+        assert "8388608 MiB of memory" in refusal(moving, source, "migrate", "--to", third)
         assert "without its lease" in refusal(moving, source, "migrate", "--to", target)
         assert "no other live host can take the VM" in refusal(moving, source, "migrate")
         assert moving.engine_host() == source

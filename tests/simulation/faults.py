@@ -364,12 +364,13 @@ def _daemons_away(world: World, host: Host, chance: random.Random) -> Callable[[
 
 def _starts_fail(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
     hosts = list(world.hosts.values()) if chance.random() < 0.3 else [host]
+    is_told = chance.random() < 0.5
     for each in hosts:
-        each.starts_fail = NO_BRIDGE
+        each.starts_fail, each.is_told = NO_BRIDGE, is_told
 
     def back() -> None:
         for each in hosts:
-            each.starts_fail = ""
+            each.starts_fail, each.is_told = "", False
 
     return back
 

@@ -164,6 +164,10 @@ class Host:
         self.lock_driver = True
         #: Why libvirt cannot start the VM here; empty where it can.
         self.starts_fail = ""
+        #: Why libvirt does not take the definition; empty while it does.
+        self.refused = ""
+        #: That shows beforehand: what the VM needs is not on this host.
+        self.is_told = False
         #: The version of the metadata that its broker writes and reads.
         self.metadata = Metadata.THIS
         #: How long a migration away from here takes.

@@ -20,7 +20,7 @@ from agent.ports import FencePath
 from broker.board import StorageTrouble
 from broker.client import BrokerDown
 from broker.lockspace import LockspaceError
-from broker.monitors import Sampled
+from broker.monitors import Sampled, Unknown
 from broker.network_verdict import TargetResult, Windows
 from broker.renewals import Renewals
 from broker.what_ran import WhatRan
@@ -380,6 +380,29 @@ class SimSample(Sampled):
 
     async def sample(self) -> Any:
         return getattr(self._host, self._attribute)
+
+
+class SimCanStart:
+    """The proof that the VM could be started here; it finds what shows beforehand, no more."""
+
+    name = "can_start"
+    unit = ""
+    deadline_s = 30.0
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.interval_s = 5.0
+
+    async def sample(self) -> bool:
+        if self._host.libvirt_hangs:
+            await _takes(8.0)
+        if self._host.libvirt_hangs or not self._host.libvirt_up:
+            raise Unknown("libvirt does not answer")
+        self.interval_s = 5.0 if self._host.is_told else 60.0
+        return not self._host.is_told
+
+    def judge(self, value: bool) -> str:
+        return "" if value else "br-vlan20 of the VM's interface is not on this host"
 
 
 class SimLink:

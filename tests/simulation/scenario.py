@@ -318,8 +318,9 @@ class Player:
                     host.config_up_to_date = _yes(value)
                 case "lock-driver":
                     host.lock_driver = _yes(value)
-                case "starts":
+                case "starts" | "can-start":
                     host.starts_fail = "" if _yes(value) else NO_BRIDGE
+                    host.is_told = what == "can-start" and not _yes(value)
                 case "libvirt":
                     host.libvirt_hangs = not _yes(value)
                 case "clock":

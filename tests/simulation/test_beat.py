@@ -65,3 +65,25 @@ def test_slow_storage_is_written_as_often_as_it_can_be() -> None:
         assert broker.board.write_times.count - before in (19, 20)
     finally:
         world.close()
+
+
+def test_an_agent_whose_libvirt_refuses_the_definition_is_no_standby_and_says_why() -> None:
+    world = World(Settings(hosts=2, host_boot_s=20.0), random.Random(3))
+    try:
+        world.fault_began("test")
+        world.power_all_on(1.0)
+        world.run(UP_S)
+        owner = world.owner()
+        assert owner is not None
+        (heir,) = (host for host in world.hosts.values() if host is not owner)
+        broker = world.brokers[heir.number]
+        for refused, score in (("libvirt rejects it: XML error", 0), ("", 3400)):
+            heir.refused = refused
+            world.run(3.0)
+            shown = broker.status(heir.clock_s()).hosts[heir.host_id]
+            assert shown.score == score
+            assert [p.why for p in shown.penalties if p.name == "cannot-start"] == [refused][
+                : score == 0
+            ]
+    finally:
+        world.close()

@@ -40,6 +40,7 @@ from tests.simulation.host import WALL_EPOCH_S, Host, Qemu
 from tests.simulation.laws import Laws
 from tests.simulation.lockspace import WATCHDOG_FIRE_S, LeaseVolume, Membership, Refused
 from tests.simulation.ports import (
+    SimCanStart,
     SimEngineMonitor,
     SimFence,
     SimFenceLog,
@@ -280,6 +281,7 @@ class World:
                 SimSample("cpu_load", 10.0, host, "load"),
                 SimSample("definition", 10.0, host, "config_up_to_date"),
                 SimSample("lock_driver", 5.0, host, "lock_driver"),
+                SimCanStart(host),
             ]
         )
         config = self.config(host)
@@ -324,6 +326,7 @@ class World:
             Hands(SimHypervisor(self, host, leases), leases, fence, SimFenceLog(self, host)),
             "kvm",
             migration_possible=self.settings.migration,
+            refused=lambda: host.refused,
         )
         host.agent_since_s = self.timeline.now_s
         self.agents[host.number] = agent

@@ -23,11 +23,11 @@ from broker.config import load
 from broker.link import Link
 from broker.lockspace import LockspaceError
 from broker.maintenance import Mode
-from broker.monitors import MonitorRunner, Sample
+from broker.monitors import MonitorRunner, Sample, Verdict
 from broker.server import BODY_BYTES_MAX, serve
 from broker.whiteboard import SLOT_BYTES, decode_slot
 from broker.wire import Maintenance, MigrationStatus, PenaltyOnWire, ReasonOnWire, Report, Status
-from scoring.observation import DomainHere, EngineStatus, Health, VmStatus
+from scoring.observation import DomainHere, EngineStatus, Health, Obstacle, Unfit, VmStatus
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 
@@ -93,6 +93,34 @@ def served(
 
 async def in_thread(path: str, *arguments: Any) -> Any:
     return await asyncio.to_thread(ask, path, *arguments)
+
+
+def test_a_host_that_could_not_start_the_vm_says_so_to_its_agent_and_as_an_event(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        broker = make_broker(tmp_path, MemoryVolume())
+        latest = broker.monitors.latest
+        assert broker.view(1.0).local.unfit == ()
+        latest["can_start"] = Sample(False, 1.0, problem="no bridge", verdict=Verdict.BAD)
+        await broker.beat(1.0)
+        assert broker.view(1.0).local.unfit == (Unfit(Obstacle.CANNOT_START, "no bridge"),)
+        # libvirt hangs: that is not known, and nothing has ended.
+        latest["can_start"] = Sample(None, 2.0, problem="hung", verdict=Verdict.UNKNOWN)
+        await broker.beat(2.0)
+        assert broker.view(2.0).local.unfit == ()
+        latest["can_start"] = Sample(True, 3.0)
+        await broker.beat(3.0)
+        kinds = [event.kind for event in broker.events.after(0, 100).events]
+        assert [kind for kind in kinds if "start" in kind] == [
+            "broker-started",
+            "cannot-start",
+            "can-start",
+        ]
+        latest["lock_driver"] = Sample(False, 3.0, problem="lockd", verdict=Verdict.BAD)
+        assert broker.view(3.0).local.lock_driver is False
+
+    asyncio.run(run())
 
 
 def test_two_hosts_see_each_other(tmp_path: Path) -> None:

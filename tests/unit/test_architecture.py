@@ -30,6 +30,8 @@ BROKER_DOORS = {
     "worker",
     "process_leases",
     "qemu_conf",
+    "start_proof",
+    "vm_needs",
     "service_manager",
     "whiteboard",
     "volume",

@@ -13,15 +13,17 @@ from hypothesis import strategies as st
 
 from agent.measured import KEPT, Measured
 from agent.status_text import as_text
-from broker.bound import START_S, bound
+from broker.bound import START_S, bound, bound_of, heirs_of
 from broker.fence_paths import paths_of
-from broker.wire import FencePathOnWire, MeasuredOnWire
+from broker.whiteboard import SlotReport
+from broker.wire import Bound, FencePathOnWire, FencePathStatus, HostStatus, MeasuredOnWire
 from scoring.decision import Decision, StartEngine
 from scoring.score import Score
 from scoring.state import AgentState, StateName
 from scoring.timing import Timing
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker, report, up
+from tests.unit.test_status_text import DOWN, host
 
 S = StateName
 
@@ -124,6 +126,42 @@ def test_what_one_host_proved_and_measured_the_others_show(tmp_path: Path) -> No
             assert "FENCE PATH of host 1" not in text
 
     asyncio.run(run())
+
+
+def test_a_standby_that_could_not_take_the_vm_counts_for_nothing(tmp_path: Path) -> None:
+    """Neither its fence paths nor its starts; without another one there is no bound."""
+    timing = Timing()
+    good = FencePathStatus(2, 1, True, 1.0, 1.0, 0.25, "")
+    here = host(1)
+    slots = [
+        SlotReport(
+            number,
+            7,
+            3400,
+            DOWN,
+            f"host{number}",
+            extra={"start-s": f"{number}.00"},
+            extra_trusted=True,
+        )
+        for number in (2, 3)
+    ]
+
+    def found(*others: HostStatus) -> Bound | None:
+        heirs = heirs_of(1, (here, *others))
+        return bound_of(1, [good], MeasuredOnWire(0.5, 7.0), slots, timing, 10.0, heirs)
+
+    both = found(host(2), host(3))
+    assert both is not None and (both.lease_s, both.by) == (3.0, "its fence device")
+    without = found(host(2, score=0), host(3))
+    assert without is not None and (without.lease_s, without.by) == (
+        3.0,
+        "sanlock's host-dead time",
+    )
+    other = found(host(2), host(3, maintenance=True))
+    assert other is not None and other.lease_s == 2.0
+    assert found(host(2, score=0), host(3, liveness="silent")) is None
+    assert found(host(2, stopped=True)) is None
+    assert found() is None
 
 
 def test_this_host_s_own_device_is_part_of_the_view(tmp_path: Path) -> None:

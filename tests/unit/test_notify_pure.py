@@ -295,6 +295,19 @@ def test_reasons_with_a_kind_of_their_own_are_told_once(lookout: Lookout, ears: 
     assert ears[0].detail == "host 2 hangs"
 
 
+def test_a_host_that_could_not_start_the_vm_is_told_when_it_begins_and_ends(
+    lookout: Lookout, ears: Ears
+) -> None:
+    lookout.can_start("")
+    lookout.can_start("no bridge")
+    lookout.can_start("no bridge; no disk")
+    lookout.can_start("")
+    lookout.can_start("")
+    assert ears.kinds() == [Kind.CANNOT_START, Kind.CAN_START]
+    assert ears[0].facts == {"problem": "no bridge"}
+    assert ears[0].detail.endswith("could not start the VM, its score is 0: no bridge")
+
+
 @pytest.mark.parametrize("step", FenceStep)
 def test_each_step_of_a_fencing_is_told_with_its_evidence(
     lookout: Lookout, ears: Ears, step: FenceStep

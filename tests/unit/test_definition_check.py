@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""An agent whose libvirt refuses the VM's definition stays, says so, and offers it again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import libvirt
+import pytest
+
+from agent import definition_check
+from agent.definition_check import DefinitionCheck
+from broker.config import Config, HostSection, StorageSection
+from broker.worker import Hung
+
+CONFIG = Config(
+    host=HostSection(id=1, name="one"),
+    storage=StorageSection(whiteboard="/no/whiteboard", leases="/no/leases"),
+)
+
+
+def error(code: int, domain: int, text: str) -> libvirt.libvirtError:
+    made = libvirt.libvirtError(text)
+    made.err = (code, domain, text, 2, None, None, None, -1, -1)
+    return made
+
+
+AWAY = error(38, libvirt.VIR_FROM_RPC, "Connection refused")
+REFUSED = error(27, libvirt.VIR_FROM_DOMAIN, "XML error: Invalid value for attribute 'type'")
+
+
+def test_it_waits_for_libvirt_and_goes_on_where_that_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(definition_check, "LIBVIRT_RETRY_S", 0.0)
+    monkeypatch.setattr(definition_check, "AGAIN_S", 0.0)
+    answers: list[Exception | None] = [AWAY, Hung("libvirt", "defining", 3.0), REFUSED, AWAY]
+    answers += [REFUSED, None]
+
+    async def define() -> None:
+        answer = answers.pop(0)
+        if answer is not None:
+            raise answer
+
+    async def run() -> None:
+        check = DefinitionCheck(CONFIG, define)
+        await check.answered()
+        assert check.refused == f"/etc/ha-agent/engine.xml: libvirt rejects it: {REFUSED}"
+        assert len(answers) == 3
+        await check.run()
+        assert (check.refused, answers) == ("", [])
+
+    asyncio.run(run())
