@@ -406,6 +406,13 @@ class Broker:
         where = place.host if place.up else 0
         self.history.take(scores, None if place.up is None else where, now_s)
         self._place.look(place, now_s)
+        self._lookout.place(place, self._name_of(place.host), self._is_blind(now_s), now_s)
+
+    def _name_of(self, host: int | None) -> str:
+        report = self.board.reports.get(host or 0)
+        if report is None:
+            return self.config.host_name if host == self.config.host.id else ""
+        return report.hostname
 
     # --- where the VM is ------------------------------------------------------------------
 

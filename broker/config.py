@@ -291,6 +291,8 @@ class NotifyRulesSection(_Section, frozen=True, kw_only=True):
     never_healthy: str = ALL
     cannot_start: str = ALL
     can_start: str = ALL
+    engine_unknown: str = ALL
+    engine_known: str = ALL
     peer_silent: str = ALL
     peer_stopped: str = ALL
     peer_back: str = ALL

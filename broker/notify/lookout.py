@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.notify.notice import FactValue, Kind, Notice
+from broker.vm_place import VmPlace
 from broker.wire import DifferenceStatus, FencePathOnWire, Report
 from scoring.decision import Code
 from scoring.observation import FenceStep
@@ -41,6 +42,8 @@ assert set(_FENCE_STEPS) == set(FenceStep)
 #: A peer silent for less may be a slow storage; an agent silent for less may be an upgrade.
 PEER_SILENT_S = 10.0
 AGENT_SILENT_S = 30.0
+#: Not to know for less where the engine is is the way of each takeover.
+ENGINE_UNKNOWN_S = 15.0
 #: A way to a fence device that was not proven for so long is told.
 PATH_UNPROVEN_S = 86_400.0
 #: Below the first share of the lease budget it is low, above the second one good again.
@@ -81,6 +84,8 @@ class Lookout:
         #: Where the engine was last up, and when that was still known.
         self._last_up: tuple[int, str, float] | None = None
         self._is_up = False
+        self._unknown_since_s: float | None = None
+        self._unknown_told = False
         self._failover_since_s: float | None = None
         self._gone: dict[int, float] = {}
         self._budget_low = False
@@ -215,6 +220,33 @@ class Lookout:
                 "the agent on this host does not report; its score is 0",
                 {"silent_s": AGENT_SILENT_S},
             )
+
+    def place(self, place: VmPlace, name: str, blind: bool, now_s: float) -> None:
+        """Where the engine is, as far as this host knows; `name`: of the host that has it up.
+        A host that is itself blind tells nobody: the others know more."""
+        if place.up is None:
+            if self._unknown_since_s is None:
+                self._unknown_since_s = now_s
+            if now_s - self._unknown_since_s < ENGINE_UNKNOWN_S or self._unknown_told:
+                return
+            self._unknown_told = True
+            facts: dict[str, FactValue] = {"known": place.known, "likely": place.likely}
+            detail = f"whether the engine is up is not known: {place.known}"
+            notice = Notice(Kind.ENGINE_UNKNOWN, self._name, detail, facts)
+        else:
+            since_s, self._unknown_since_s = self._unknown_since_s, None
+            if not self._unknown_told:
+                return
+            self._unknown_told = False
+            what = f"up on {name}" if place.up else "down"
+            facts = {"up": place.up, "host": name if place.up else None}
+            facts["unknown_s"] = None if since_s is None else round(now_s - since_s, 1)
+            detail = f"it is known again where the engine is: it is {what}"
+            notice = Notice(Kind.ENGINE_KNOWN, self._name, detail, facts)
+        if blind:
+            self._see(notice)
+        else:
+            self._say_once(notice)
 
     def budget(self, left_s: float | None, of_s: float) -> None:
         """How much of its lease budget this host has left; None: not known, which tells

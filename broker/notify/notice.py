@@ -63,6 +63,8 @@ class Kind(StrEnum):
     NEVER_HEALTHY = "never-healthy"
     CANNOT_START = "cannot-start"
     CAN_START = "can-start"
+    ENGINE_UNKNOWN = "engine-unknown"
+    ENGINE_KNOWN = "engine-known"
     PEER_SILENT = "peer-silent"
     PEER_STOPPED = "peer-stopped"
     PEER_BACK = "peer-back"
@@ -102,6 +104,8 @@ SEVERITY: Mapping[Kind, Severity] = {
     Kind.NEVER_HEALTHY: _S.CRITICAL,
     Kind.CANNOT_START: _S.WARNING,
     Kind.CAN_START: _S.INFO,
+    Kind.ENGINE_UNKNOWN: _S.CRITICAL,
+    Kind.ENGINE_KNOWN: _S.INFO,
     Kind.PEER_SILENT: _S.CRITICAL,
     Kind.PEER_STOPPED: _S.INFO,
     Kind.PEER_BACK: _S.INFO,

@@ -19,7 +19,7 @@ const DAY_S = 86400;
 const PENALTY_WORDS = {
   "config": "its VM definition is old", "network": "network", "bridge": "management bridge",
   "load": "CPU load", "memory": "free memory", "fence-path": "its fence device",
-  "retries": "failed starts", "lockspace": "lockspace", "agent": "its agent",
+  "retries": "failed starts", "lockspace": "lockspace", "storage": "its slot is not written", "agent": "its agent",
   "local-maintenance": "local maintenance", "unexpected-down": "the VM died there",
   "reinitializing": "just started", "stopped": "stopped",
 };
@@ -172,13 +172,15 @@ function render() {
   say($("cluster"), clean(status.cluster, 100));
   say($("from"), `${nameOf(status.host_id)} (id ${status.host_id})`);
   const box = $("engine");
-  const level = engine.healthy ? "good" : engine.up ? "warn" : "bad";
+  const level = engine.healthy ? "good" : engine.up === false ? "bad" : "warn";
   if (box.className !== level) box.className = level;
   const where = engine.host === null ? "" : ` on ${nameOf(engine.host)}`;
-  const word = !engine.up ? "The engine is down: no live host has it up"
-    : `The engine is up${engine.healthy ? " and healthy" : ", not healthy"}${where}`;
+  const health = engine.healthy ? " and healthy" : engine.healthy === null ? ", its health is not known" : ", not healthy";
+  const known = engine.known ? `: ${clean(engine.known)}` : "";
+  const word = engine.up === null ? `Whether the engine is up is not known${known}`
+    : engine.up ? `The engine is up${health}${where}` : `The engine is down${known || ": no host has it up"}`;
   say($("engine-now"), word);
-  const title = `${engine.healthy ? "" : engine.up ? "! " : "DOWN "}${clean(status.cluster, 40)} – ha-agent`;
+  const title = `${engine.healthy ? "" : engine.up ? "! " : engine.up === null ? "? " : "DOWN "}${clean(status.cluster, 40)} – ha-agent`;
   if (document.title !== title) document.title = title;
   const since = engine.up && upSince && upSince.host === engine.host ? `Since ${upSince.time.toLocaleString()}.` : "";
   say($("engine-since"), since);
@@ -218,10 +220,16 @@ function modeText(mode) {
   return `${by}${why}${by || why ? "." : ""}${until}`;
 }
 
-function silentText() {
-  if (status.engine.up) return "The engine runs on another host.";
+/** What a silent host means for the engine: a takeover only where one is. */
+function silentText(id) {
+  const { engine } = status;
+  if (engine.host === id) return "It answers over the network that the engine runs there.";
+  if (engine.up) return "The engine runs on another host.";
   if (status.global_maintenance) return "In global maintenance nobody takes over.";
-  return "If it is dead, a takeover is under way by itself.";
+  const taker = Object.values(status.hosts).find((host) => host.liveness === "live" && host.intent === `fence ${id}`);
+  if (taker) return `${nameOf(taker.host_id)} takes over from it now.`;
+  if (engine.likely === id) return "The engine most likely runs there: look there, systemctl status ha-broker.";
+  return engine.up === null ? "Nothing proves yet that it is dead." : "";
 }
 
 function* banners() {
@@ -239,7 +247,7 @@ function* banners() {
         `It never runs the engine meanwhile.${modeText(host.mode)} End it there: ha-agent maintenance none`];
     }
     if (host.liveness === "silent" && !host.stopped) {
-      yield [`silent-${id}`, "critical", `${name} is silent`, `${witnessText(host)}. ${silentText()}`];
+      yield [`silent-${id}`, "critical", `${name} is silent`, `${witnessText(host)}. ${silentText(host.host_id)}`];
     } else if (host.liveness === "silent") {
       yield [`silent-${id}`, "info", `${name} is off duty`, "Its agent was stopped in good order."];
     }
@@ -252,9 +260,12 @@ function* banners() {
     const how = s.switched_off.ordered ? "switched this host off: it hung" : "found this host without power";
     yield ["switched-off", "warning", "This host was dead", `${clean(s.switched_off.by_name, 100)} ${how}. Evidence: ha-agent why`];
   }
-  if (s.storage.problem) {
+  if (s.storage.problem || s.storage.blind) {
+    const means = s.storage.blind ? " What the other hosts do is not known here: each card is their last word." : "";
+    const unheard = s.storage.unheard ? " The others see this host silent and count no score for it." : "";
+    const problem = clean(s.storage.problem) || "the whiteboard is not read";
     yield ["storage", "critical", `The storage ${s.storage.state === "hung" ? "hangs" : "fails"} here`,
-      `${clean(s.storage.problem)}${s.storage.trouble_s === null ? "" : `, for ${seconds(s.storage.trouble_s)}`}.`];
+      `${problem}${s.storage.trouble_s === null ? "" : `, for ${seconds(s.storage.trouble_s)}`}.${means}${unheard}`];
   }
   if (s.lockspace_budget_s !== null && s.lockspace_budget_s < s.lockspace_budget_max_s / 2) {
     yield ["budget", "critical", "The lease is not renewed", `sanlock ends an engine here in ${seconds(s.lockspace_budget_s)}.`];
@@ -312,6 +323,11 @@ function witnessText(host) {
   return `Whiteboard changed ${ago(w.whiteboard_age_s)}, ${network}, ${lease}`;
 }
 
+/** Whether a card is what the host last said, since this one cannot read it any more. */
+function isLastWord(host) {
+  return status.storage.blind && !host.local;
+}
+
 function makeCard() {
   return make("li", { class: "card" },
     make("div", { class: "head" }, make("h3", {}, make("bdi"), make("span", { class: "small" })), make("span", { class: "pill" })),
@@ -328,20 +344,21 @@ function renderHosts() {
 
 function updateCard(card, host) {
   const here = status.engine.host === host.host_id;
-  const name = `card ${host.liveness}${here ? " engine-here" : ""}`;
+  const name = `card ${isLastWord(host) ? "last-word" : host.liveness}${here ? " engine-here" : ""}`;
   if (card.className !== name) card.className = name;
   const [head, state, why, score, bar, lacks, facts, more] = card.children;
   say(head.querySelector("bdi"), nameOf(host.host_id));
   say(head.querySelector("h3 span"), ` id ${host.host_id}${host.local ? ", this host" : ""}`);
   const pill = head.querySelector(".pill");
-  const word = host.liveness === "live" ? "live" : host.liveness === "silent" ? "SILENT" : "uncertain";
+  const lastWord = isLastWord(host);
+  const word = host.liveness === "live" ? "live" : host.liveness === "silent" ? "SILENT" : lastWord ? "last word" : "uncertain";
   say(pill, word);
   pill.className = `pill ${host.liveness === "live" ? "good" : host.liveness === "silent" ? "bad" : "warn"}`;
-  const past = host.liveness === "silent" ? ", as last published" : "";
+  const past = host.liveness === "silent" || lastWord ? ", as last published" : "";
   say(state, `${clean(host.state, 60) || "state not published"}${past}${here ? " – the engine is here" : ""}`);
   say(why, clean(host.reason));
   const lacking = host.penalties.reduce((sum, part) => sum + part.points, 0);
-  say(score.children[0], host.liveness === "silent" ? "Score, as last published" : "Score");
+  say(score.children[0], `Score${past}`);
   say(score.children[1], `${host.score} of ${host.score + lacking}`);
   const parts = [["has", host.score], ...host.penalties.map((part) => ["lacks", part.points])].map((part, n) => [n, part]);
   keyed(bar, parts, () => make("span"), (piece, [kind, points]) => {
@@ -373,7 +390,7 @@ function fill(list, pairs) {
 function factsOf(host) {
   const vm = host.engine_status;
   const facts = [["Engine", VM_WORDS[vm.vm] ?? clean(vm.vm, 40)]];
-  if (host.liveness === "silent") facts[0][1] += ", as last published";
+  if (host.liveness === "silent" || isLastWord(host)) facts[0][1] += ", as last published";
   else if (vm.vm === "up") {
     const how = host.domain_type ? ` (${clean(host.domain_type, 20)})` : "";
     facts[0][1] += `${how}, health ${clean(vm.health, 20)}${vm.reason ? `: ${clean(vm.reason)}` : ""}`;
@@ -528,7 +545,8 @@ $("token-form").addEventListener("submit", async (event) => {
 /** Each: key, label, why it cannot be had (empty: it can), and what the dialog says. */
 function orders() {
   const here = status.engine.host === status.host_id;
-  const elsewhere = status.engine.host === null ? "The engine is down." : `The engine is on ${nameOf(status.engine.host)}: open the dashboard there.`;
+  const nowhere = status.engine.up === null ? "Where the engine runs is not known." : "The engine is down.";
+  const elsewhere = status.engine.host === null ? nowhere : `The engine is on ${nameOf(status.engine.host)}: open the dashboard there.`;
   const own = status.hosts[status.host_id];
   const me = nameOf(status.host_id);
   const others = Object.values(status.hosts).filter((host) => !host.local && host.liveness === "live" && !host.maintenance);
@@ -542,7 +560,7 @@ function orders() {
       : ["local-on", `Maintenance of ${me} …`, "", `${me} gets score 0 and never runs the engine.${moved}`],
     ["migrate", "Migrate …", here ? (others.length ? "" : "No other host could take it.") : elsewhere,
       `The engine moves from ${me} to the host you choose, live: it goes on answering, with a pause of well under a second.`],
-    ["start", "Start here", status.engine.up ? "The engine is up already." : "", `The engine is started on ${me}, under its lease. If another host holds the lease, that is refused.`],
+    ["start", "Start here", status.engine.up ? "The engine is up already." : "", `${status.engine.up === null ? "It may run already: that is not known. " : ""}The engine is started on ${me}, under its lease. If another host holds the lease, that is refused.`],
     ["shutdown", "Shut down …", here ? "" : elsewhere,
       "The guest is asked to shut down: users lose it. Unless global maintenance is set, the cluster starts it again."],
   ];

@@ -13,7 +13,9 @@ import msgspec
 
 from broker.broker import Broker
 from broker.listener import Listener
+from broker.monitors import Sample
 from broker.wire import PenaltyOnWire, ReasonOnWire, Report
+from scoring.observation import EngineStatus, Health, VmStatus
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker, report, up
 
@@ -22,11 +24,12 @@ _T = TypeVar("_T")
 
 
 class Stage:
-    """`names`: of the hosts with ids 1, 2, …; the page is host 1's, which runs the engine."""
+    """`names`: of the hosts with ids 1, 2, …; the page is host 1's. `owner`: runs the engine."""
 
-    def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, names: tuple[str, ...], owner: int = 1) -> None:
         self._folder = folder
         self._names = names
+        self._owner = owner
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="stage")
         self.brokers: list[Broker] = []
@@ -89,18 +92,23 @@ class Stage:
             host_id = broker.config.host.id
             now_s = self._loop.time()
             if host_id in self.alive:
-                if host_id == 1:
+                if host_id == self._owner:
                     up(broker, now_s)
-                broker.take_report(_report(host_id), now_s)
+                elif self._owner != 1:
+                    down(broker, now_s)
+                broker.take_report(report() if host_id == self._owner else _report(host_id), now_s)
                 await broker.beat(now_s)
             elif host_id == 1:
                 await broker.read(now_s)
             await asyncio.sleep(0.5)
 
 
+def down(broker: Broker, now_s: float) -> None:
+    status = EngineStatus(VmStatus.DOWN, Health.BAD, "off", "vm not running on this host")
+    broker.monitors.latest["engine"] = Sample(status, now_s)
+
+
 def _report(host_id: int) -> Report:
-    if host_id == 1:
-        return report()
     why = "no answer from 192.0.2.1 <img src=x onerror=alert(1)>"
     lacks = PenaltyOnWire("network", 400 * (host_id - 1), why)
     reasons = (ReasonOnWire("engine-elsewhere", f"the VM is up on host 1 {why}"),)

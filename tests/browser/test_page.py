@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from broker.dashboard import FILES, FOLDER
 from scoring.observation import OrderKind
+from tests.fakes.slot_store import MemoryStore
 
 from . import chromium
 from .chromium import DESK, PHONE, Complaints, keep
@@ -109,6 +110,41 @@ def test_a_silent_host_and_maintenance_have_banners(page: Page, stage: Stage) ->
     page.get_by_role("button", name="End global maintenance").click()
     page.get_by_role("button", name="Do it").click()
     expect(mode).to_have_count(0)
+
+
+def test_a_page_whose_host_cannot_read_says_so_of_itself(page: Page, stage: Stage) -> None:
+    """The engine runs here: that is known. The others are not called silent."""
+    store = stage.brokers[0].board._store
+    assert isinstance(store, MemoryStore)
+    store.fault = "eio"
+    banner = page.locator("#banners .critical", has_text="The storage fails here")
+    expect(banner).to_contain_text("What the other hosts do is not known here", timeout=10_000)
+    expect(banner).to_contain_text("The others see this host silent")
+    expect(page.locator("#banners li", has_text="is silent")).to_have_count(0)
+    expect(page.get_by_role("heading", level=2).first).to_contain_text("up and healthy")
+    expect(page.locator(".card.last-word")).to_have_count(2)
+    own = page.locator(".card", has_text="this host")
+    expect(own).to_contain_text("0 of 3400")
+    expect(own).to_contain_text("its slot is not written")
+    keep(page, "page-blind")
+
+
+def test_a_silent_owner_is_not_called_down(tmp_path: Path, browser: Browser) -> None:
+    with Stage(tmp_path, ("host1", "host2"), owner=2) as stage:
+        page = browser.new_page()
+        page.goto(stage.url)
+        heading = page.get_by_role("heading", level=2).first
+        expect(heading).to_contain_text("up and healthy on host2", timeout=10_000)
+        stage.alive.discard(2)
+        expect(heading).to_contain_text(
+            "Whether the engine is up is not known: host2 (id 2) wrote nothing for", timeout=10_000
+        )
+        expect(page).to_have_title("? ha – ha-agent")
+        banner = page.locator("#banners .critical", has_text="host2 is silent")
+        expect(banner).to_contain_text("Nothing proves yet that it is dead.")
+        expect(banner).not_to_contain_text("takeover")
+        expect(page.locator("#engine.warn")).to_have_count(1)
+        page.close()
 
 
 def test_an_order_goes_to_the_agent_and_its_end_is_told(page: Page, stage: Stage) -> None:

@@ -18,6 +18,7 @@ from broker.notify.folding import Folding
 from broker.notify.limits import Limits
 from broker.notify.lookout import (
     AGENT_SILENT_S,
+    ENGINE_UNKNOWN_S,
     PATH_UNPROVEN_S,
     PEER_SILENT_S,
     HostGlance,
@@ -36,6 +37,7 @@ from broker.notify.notice import (
 )
 from broker.notify.rules import Rules, matcher
 from broker.secrets_file import load_notify_secrets
+from broker.vm_place import VmPlace
 from broker.wire import BegunReason, FencePathOnWire, ReasonOnWire, Report
 from scoring.observation import FenceStep
 
@@ -328,6 +330,56 @@ def test_a_peer_that_is_silent_long_enough_and_comes_back(lookout: Lookout, ears
     lookout.look({**here, 2: glance("host2")}, None, 31.0)
     assert ears.kinds() == [Kind.PEER_SILENT, Kind.PEER_BACK]
     assert ears[1].facts["away_s"] == 20.0
+
+
+UNKNOWN = VmPlace(None, known="host2 wrote nothing for 17 s", likely=2)
+
+
+@pytest.mark.parametrize(
+    ("then", "detail"),
+    [
+        (VmPlace(True, 2, True), "it is known again where the engine is: it is up on host2"),
+        (VmPlace(False), "it is known again where the engine is: it is down"),
+    ],
+)
+def test_an_engine_of_which_nothing_is_known_is_told_and_its_end_too(
+    lookout: Lookout, ears: Ears, then: VmPlace, detail: str
+) -> None:
+    for now_s in (1.0, 15.9, 16.0, 40.0):
+        lookout.place(UNKNOWN, "", False, now_s)
+        assert len(ears) == (now_s >= 1.0 + ENGINE_UNKNOWN_S)
+    assert ears[0].severity is Severity.CRITICAL
+    assert ears[0].detail.endswith("is not known: host2 wrote nothing for 17 s")
+    assert ears[0].facts["likely"] == 2
+    lookout.place(then, "host2", False, 41.0)
+    lookout.place(then, "host2", False, 42.0)
+    assert ears.kinds() == [Kind.ENGINE_UNKNOWN, Kind.ENGINE_KNOWN]
+    assert (ears[1].detail, ears[1].facts["unknown_s"]) == (detail, 40.0)
+
+
+def test_what_every_takeover_passes_through_is_no_news(lookout: Lookout, ears: Ears) -> None:
+    for now_s in range(10):
+        lookout.place(UNKNOWN, "", False, now_s)
+    lookout.place(VmPlace(True, 1, True), "host1", False, 10.0)
+    assert not ears
+
+
+def test_a_blind_host_keeps_to_itself_that_it_does_not_know(ears: Ears) -> None:
+    seen: list[Notice] = []
+    blind = Lookout(ears.append, 1, "host1", seen.append)
+    for now_s in (1.0, 20.0):
+        blind.place(UNKNOWN, "", True, now_s)
+    assert not ears and [each.kind for each in seen] == [Kind.ENGINE_UNKNOWN]
+
+
+def test_a_blind_host_tells_nothing_of_its_peers(lookout: Lookout, ears: Ears) -> None:
+    """Who was silent before does not come back by it."""
+    here = {1: glance("host1")}
+    lookout.look({**here, 2: glance("host2", silent_s=20.0)}, None, 20.0)
+    for now_s in (30.0, 60.0):
+        lookout.look({**here, 2: glance("host2", is_known=False)}, None, now_s)
+    lookout.look({**here, 2: glance("host2", silent_s=50.0)}, None, 70.0)
+    assert ears.kinds() == [Kind.PEER_SILENT]
 
 
 def test_a_peer_that_was_stopped_is_another_thing(lookout: Lookout, ears: Ears) -> None:
