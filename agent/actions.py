@@ -128,8 +128,8 @@ class Hands:
                 return await self._hypervisor.disarm(image)
             case MigrateEngine(target=target):
                 return await self._hypervisor.migrate(target, self.hostnames.get(target, ""))
-            case CancelMigration():
-                return await self._hypervisor.cancel_migration()
+            case CancelMigration(why=why):
+                return await self._hypervisor.cancel_migration(why)
             case AskLease():
                 return await self._leases.ask_engine()
             case AskPower(host_id=host):

@@ -193,10 +193,10 @@ class LibvirtHypervisor:
             log.warning("the migration is %s", self._cancelled)
             await self._beside_migration("cancelling", lambda domain: domain.abortJob())
 
-    async def cancel_migration(self) -> MigrationCancelled:
+    async def cancel_migration(self, why: str) -> MigrationCancelled:
         # Of one that it did not begin no outcome comes: the words would be the next one's.
         if self._moving:
-            self._cancelled = "cancelled by an operator's order"
+            self._cancelled = f"cancelled by {why}"
         problem = await self._beside_migration("cancelling", lambda domain: domain.abortJob())
         if problem:
             self._cancelled = ""

@@ -73,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     vm.add_argument("--yes", action="store_true", help="ask nothing")
     vm.add_argument("--json", action="store_true", dest="json_here")
+    verbs.add_parser(
+        "host-shutdown", help="empty this host because it shuts down (its unit does this)"
+    )
     verbs.add_parser("why", help="why the VM is where it is, and what would change that")
     events = verbs.add_parser("events", help="what happened, as this host saw it")
     events.add_argument(
@@ -217,6 +220,11 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
 
         path = socket_path(arguments.config, _warn)
         return events.run(path, arguments.since, arguments.follow, as_json)
+    if arguments.verb == "host-shutdown":
+        from agent import host_shutdown
+        from broker.config import socket_path
+
+        return host_shutdown.run(socket_path(arguments.config, _warn))
     if arguments.verb == "notify":
         from agent import notify
         from broker.config import socket_path

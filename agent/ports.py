@@ -48,8 +48,9 @@ class Hypervisor(Protocol):
     async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
         """Live-migrate it to another host, if that one's libvirt answers."""
 
-    async def cancel_migration(self) -> MigrationCancelled:
-        """Cancel the migration that is under way, whoever began it."""
+    async def cancel_migration(self, why: str) -> MigrationCancelled:
+        """Cancel the migration that is under way, whoever began it. `why`: what its outcome says
+        it was cancelled by."""
 
 
 class Leases(Protocol):

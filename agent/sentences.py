@@ -53,6 +53,20 @@ def if_it_dies(found: Bound, hostname: str) -> str:
     return f"if {where} dies now, the VM answers in {text} (proof by {found.by})"
 
 
+def host_shutdown(host: HostStatus) -> str:
+    """A host that shuts down, or was shut down, and what becomes of its VM."""
+    name = printable(host.hostname)
+    if host.liveness == "silent":
+        if not host.stopped:
+            return f"SHUT DOWN: {name} was shutting down when it fell silent"
+        since = "" if host.age_s is None else f" {duration(host.age_s)} ago"
+        return f"SHUT DOWN: {name} was shut down{since}, in order"
+    if host.engine_status.vm != "up":
+        return f"SHUTTING DOWN: {name} is shutting down; the VM does not run there"
+    what = "is moved away first" if host.host_shutdown == "migrate" else "is shut down first"
+    return f"SHUTTING DOWN: {name} is shutting down; the VM {what}"
+
+
 def mode(given: ModeStatus | None) -> str:
     """Who set a maintenance mode, when, why, and until when; begins with what divides it."""
     if given is None:

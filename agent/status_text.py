@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.columns import printable, table
-from agent.sentences import duration, if_it_dies, mode
+from agent.sentences import duration, host_shutdown, if_it_dies, mode
 from agent.troubles import troubles
 
 if TYPE_CHECKING:
@@ -103,11 +103,11 @@ def _modes(status: Status) -> list[str]:
         )
     elif status.global_maintenance is None:
         lines.append("whether global maintenance is set has not been read yet")
-    lines += [
-        f"LOCAL MAINTENANCE on {printable(host.hostname)}{mode(host.mode)}"
-        for host in status.hosts.values()
-        if host.maintenance
-    ]
+    for host in status.hosts.values():
+        if host.host_shutdown:
+            lines.append(host_shutdown(host))
+        elif host.maintenance:
+            lines.append(f"LOCAL MAINTENANCE on {printable(host.hostname)}{mode(host.mode)}")
     return lines
 
 
@@ -162,7 +162,9 @@ def _row(status: Status, host: HostStatus) -> tuple[str, ...]:
         why.insert(0, "LAST WORD")
     elif host.liveness != "live":
         why.insert(0, host.liveness.upper())
-    if host.maintenance:
+    if host.host_shutdown:
+        why.insert(0, "shut down" if host.liveness == "silent" else "shutting down")
+    elif host.maintenance:
         why.insert(0, "local maintenance")
     if host.agent not in ("", "ok"):
         why.append(f"agent {host.agent}")

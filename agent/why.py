@@ -89,6 +89,8 @@ def _while_up(status: Status, running: HostStatus, rules: Rules) -> list[str]:
 def _compared(host: HostStatus, running: HostStatus, rules: Rules) -> str:
     if host.liveness != "live":
         return f"{host.liveness}, it cannot take the VM"
+    if host.host_shutdown:
+        return "shutting down, it cannot take the VM"
     if host.maintenance:
         return "in local maintenance, it cannot take the VM"
     if host.score == 0 and (why := cannot(host)):

@@ -27,6 +27,8 @@ Value = bool | int | float | str
 DIGEST_LINE, VALUES_LINE = "config-digest", "config"
 #: An extra line has 1024 bytes (broker/whiteboard.py); these are the value's.
 VALUES_BYTES_MAX = 900
+#: What each host may have as its own power supply needs it.
+_OWN_TIMES = frozenset({"host_shutdown_move", "host_shutdown_grace"})
 #: So many differences of one host are told.
 SHOWN_MAX = 20
 _SHOWN_CHARS = 80
@@ -48,6 +50,14 @@ class Difference:
         return f"{self.key} is {self.theirs} there, {self.ours} here"
 
 
+def _times(timing: Timing) -> dict[str, Value]:
+    return {
+        f"timing.{_key(name)}": float(value)
+        for name, value in asdict(timing).items()
+        if name not in _OWN_TIMES
+    }
+
+
 def agreed(config: Config) -> dict[str, Value]:
     """The values that must be the same on every host, by the file's own keys."""
     values: dict[str, Value] = {"cluster.name": config.cluster.name, "vm.name": config.vm.name}
@@ -55,8 +65,7 @@ def agreed(config: Config) -> dict[str, Value]:
         values[f"storage.{_key(name)}"] = value
     for name, value in msgspec.structs.asdict(config.score).items():
         values[f"score.{_key(name)}"] = value
-    for name, value in asdict(config.timing_rules()).items():
-        values[f"timing.{_key(name)}"] = float(value)
+    values |= _times(config.timing_rules())
     for name in ("power_off", "power_on", "per_hour"):
         values[f"fence.{_key(name)}"] = getattr(config.fence, name)
     devices = sorted(map(msgspec.json.encode, config.fence.device))
@@ -71,7 +80,7 @@ def defaults() -> dict[str, Value]:
     values |= {f"storage.{_key(name)}": value for name, value in storage.items()}
     score = msgspec.structs.asdict(ScoreSection())
     values |= {f"score.{_key(name)}": value for name, value in score.items()}
-    values |= {f"timing.{_key(name)}": float(value) for name, value in asdict(Timing()).items()}
+    values |= _times(Timing())
     values |= {"fence.power-off": True, "fence.power-on": True, "fence.per-hour": 3}
     return {key: value for key, value in values.items() if key not in _ALWAYS}
 

@@ -34,6 +34,7 @@ from broker.heartbeat import Heartbeat, signed
 from broker.heartbeats import Heartbeats
 from broker.histogram import Histogram
 from broker.history import History
+from broker.host_shutdown import Scene, ShuttingDown
 from broker.lockspace import Lockspace, LockspaceError
 from broker.maintenance import Mode
 from broker.modes import Modes, mode_status
@@ -54,6 +55,7 @@ from broker.whiteboard import LEFT_OUT_KEY, SlotReport, fit_hostname
 from broker.wire import (
     STATUS_VERSION,
     FenceNote,
+    HostShutdownStatus,
     HostStatus,
     Maintenance,
     MeasuredOnWire,
@@ -68,6 +70,7 @@ from broker.wire import (
     WitnessStatus,
 )
 from broker.witness import BUDGET_IO_TIMEOUTS, budget_s
+from scoring.decision import Code
 from scoring.liveness import Liveness, is_blind, liveness_known, look
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
@@ -76,6 +79,7 @@ from scoring.observation import (
     Health,
     LocalHost,
     Obstacle,
+    OnHostShutdown,
     Order,
     PeerReport,
     Unfit,
@@ -182,6 +186,7 @@ class Broker:
             self.board.fence_log, config.host.id, Path(config.daemon.state_dir)
         )
         self._modes = Modes(Path(config.daemon.state_dir) / "local-maintenance.json", wall)
+        self._shutdown = ShuttingDown()
         self._started = False
         self._owns_slot = False
         #: The slot was this very host's when the broker began.
@@ -372,6 +377,7 @@ class Broker:
                     silent_s=now_s - seen.since_s if host in self._silent else None,
                     lived=seen.changed,
                     stopped=report.stopped,
+                    shut_down=bool(slot_lines.host_shutdown_of(report)),
                     up=report.engine_status.vm is VmStatus.UP,
                     known_s=seen.since_s,
                     is_known=not blind,
@@ -382,7 +388,7 @@ class Broker:
             self.board.reports,
             self.board.global_maintenance is not None,
             self.board.global_mode,
-            self._modes.local,
+            self._modes.in_force,
             self.board.fence_log.last(FENCE_LOG_SHOWN) if log_is_known else None,
         )
         budget_max_s = BUDGET_IO_TIMEOUTS * float(self.config.storage.io_timeout)
@@ -581,6 +587,7 @@ class Broker:
             "network": publish(self.monitors.value("network") or ()),
             "intent": self._intent_line(now_s),
             "differs": ",".join(status.differs),
+            "host-shutdown": status.host_shutdown,
             "api": ",".join(self._advertised),
             "hears": slot_lines.hears_line(
                 self.heartbeats.heard_within(HEARS_BEATS * self._timing.beat, now_s)
@@ -642,6 +649,7 @@ class Broker:
             move=move,
             left_out=len(self._left_out),
             differs=what_ran_shown.codes(self.disks.in_use()),
+            host_shutdown=self._shutdown.way or "" if self._shutdown.drains else "",
         )
 
     def _is_unheard(self, now_s: float) -> bool:
@@ -757,6 +765,7 @@ class Broker:
                 if self._engine.migration is None
                 else self._engine.migration.elapsed_s,
                 domain=self._engine.facts,
+                shutdown=self._shutdown.for_agent,
             ),
             peers=self._peers(),
             storage_good_since_s=self.board.storage_good_since_s if self._started else None,
@@ -791,7 +800,7 @@ class Broker:
             self._version,
             self._report,
             self.monitors.latest.get("engine"),
-            self._modes.local,
+            self._modes.in_force,
             self.board.global_mode,
             self.config_problem,
             self.config_file_s,
@@ -1005,14 +1014,15 @@ class Broker:
             config_drift=tuple(
                 map(str, agreement.differences(self._agreed, self._agreed_lines, extra))
             ),
+            host_shutdown=slot_lines.host_shutdown_of(report),
         )
 
     # --- maintenance --------------------------------------------------------------------
 
     @property
     def local_maintenance(self) -> bool:
-        """Whether this host is in local maintenance."""
-        return self._modes.local is not None
+        """Whether this host is in local maintenance, or shuts down."""
+        return self._modes.in_force is not None
 
     async def set_maintenance(self, kind: str, wanted: Maintenance, owner: str) -> None:
         """Set or end a mode as asked for. `kind`: global or local; `owner`: who asks, without the
@@ -1039,20 +1049,62 @@ class Broker:
             return None
         return self._modes.new(owner, wanted.reason, wanted.for_s, wanted.release_id)
 
-    def _give_back_id(self) -> None:
+    def _give_back_id(self, now_s: float = 0.0) -> None:
         """The host id goes once the agent calls this host empty: in the middle of a migration, when
-        no process holds the lease, it may be needed again. It is not joined anew meanwhile."""
-        local = self._modes.local
+        no process holds the lease, it may be needed again; for one to here as well. It is not
+        joined anew meanwhile."""
+        local = self._modes.in_force
         empty = self._report is not None and self._report.state == StateName.LOCAL_MAINTENANCE
         asked_for = local is not None and local.release_id
         self.lockspace.no_join = asked_for
+        empty = empty and self._shutdown.is_told(now_s) and not self._arriving(now_s)
         self.lockspace.stay_out = asked_for and (empty or self.lockspace.stay_out)
+
+    def host_shuts_down(self, now_s: float) -> HostShutdownStatus:
+        """systemd shuts this host down, says the unit's command: drain it. How far that is."""
+        shutdown = self._shutdown
+        if shutdown.say(OnHostShutdown(self.config.vm.on_host_shutdown), now_s):
+            log.warning("this host is shutting down (vm.on-host-shutdown: %s)", shutdown.way)
+            mode = shutdown.mode(int(self._wall())) if shutdown.drains else None
+            self._modes.set_shutdown(mode, now_s)
+            self._changed.set()
+            self._tell_news()
+        return shutdown.status(self._scene(now_s), now_s, self._timing)
+
+    def _scene(self, now_s: float) -> Scene:
+        own, engine = self._own_status(now_s), self._engine_status(now_s)[0]
+        reasons = () if self._report is None else self._report.reasons
+        waits = [reason.text for reason in reasons if reason.code == Code.DRAIN_WAITING]
+        return Scene(
+            vm=engine.vm,
+            detail=engine.detail,
+            state=own.state,
+            reason=waits[0] if waits else own.reason,
+            intent=own.intent,
+            agent="" if own.agent == "ok" else own.agent,
+            arriving=self._arriving(now_s),
+            global_maintenance=self.board.global_maintenance is True,
+            joined=self.lockspace.joined is True,
+        )
+
+    def _arriving(self, now_s: float) -> str:
+        """The live host that is migrating the VM to this one; empty: none is."""
+        for host, report in self.board.reports.items():
+            if report.extra_trusted and host in self._seen and host not in self._silent:
+                age_s = now_s - self._seen[host].since_s
+                _, move = slot_lines.intent_of(report.extra.get("intent", ""), host, age_s)
+                if move is not None and move.target == self.config.host.id and move.left_s != 0:
+                    return report.hostname
+        return ""
 
     async def _end_what_is_over(self, now_s: float) -> None:
         """Maintenance ends by itself. What cannot be written ended stays set."""
         modes = self._modes
+        if self._shutdown.lapses(now_s):
+            log.warning("this host does not shut down after all")
+            modes.set_shutdown(None, now_s)
         modes.look(self.board.global_mode, now_s)
-        self._give_back_id()
+        self._give_back_id(now_s)
         for name, countdown in modes.end_soon(now_s):
             left_s = countdown.left_s(now_s)
             log.warning("%s maintenance ends in %.0f s", name, left_s)

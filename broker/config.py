@@ -83,12 +83,15 @@ class StorageSection(_Section, frozen=True, kw_only=True):
 class VmSection(_Section, frozen=True, kw_only=True):
     """`definition`: the libvirt domain XML, with its `<lease>`. `shared-definition`: the copy
     on shared storage that this host's must not be older than. `prove-start`: a host that could
-    certainly not start the VM scores 0."""
+    certainly not start the VM scores 0. `on-host-shutdown`: what becomes of the VM when its host
+    shuts down or reboots: `migrate` (shut down in order where nobody can take it), `shutdown`, or
+    `leave` (to libvirt)."""
 
     name: Name = "HostedEngine"
     definition: AbsolutePath = "/etc/ha-agent/engine.xml"
     shared_definition: AbsolutePath | None = None
     prove_start: bool = True
+    on_host_shutdown: Annotated[str, Meta(pattern="^(migrate|shutdown|leave)$")] = "migrate"
 
 
 class LibvirtSection(_Section, frozen=True, kw_only=True):
@@ -372,6 +375,8 @@ class TimingSection(_Section, frozen=True, kw_only=True):
     engine_starting: Seconds | UnsetType = UNSET
     bad_health: Seconds | UnsetType = UNSET
     stop_grace: Seconds | UnsetType = UNSET
+    host_shutdown_move: Seconds | UnsetType = UNSET
+    host_shutdown_grace: Seconds | UnsetType = UNSET
     maybe_away: Seconds | UnsetType = UNSET
     unexpected_down: Seconds | UnsetType = UNSET
     retry_expiry: Seconds | UnsetType = UNSET

@@ -18,9 +18,16 @@ class Modes:
     def __init__(self, file: Path, wall: Callable[[], float]) -> None:
         self._file = file
         self._wall = wall
-        #: This host's local mode, None while it is in none.
+        #: This host's local mode as somebody set it, None while it is in none.
         self.local = local_mode.load(file)
+        #: The one that lasts while this host shuts down; in no file.
+        self.shutdown: Mode | None = None
         self.local_countdown, self.global_countdown = Countdown(), Countdown()
+
+    @property
+    def in_force(self) -> Mode | None:
+        """The local mode that counts now."""
+        return self.local if self.shutdown is None else self.shutdown
 
     def new(self, owner: str, reason: str, for_s: int | None, release_id: bool = False) -> Mode:
         """A mode that begins now. `for_s`: how long it lasts, None: without an end."""
@@ -32,12 +39,17 @@ class Modes:
         """Set or end it for this host; OSError when it cannot be written, and stays as it was."""
         local_mode.save(self._file, mode)
         self.local = mode
-        self.local_countdown.look(mode, now_s, self._wall())
+        self.local_countdown.look(self.in_force, now_s, self._wall())
+
+    def set_shutdown(self, mode: Mode | None, now_s: float) -> None:
+        """This host shuts down, or does not after all."""
+        self.shutdown = mode
+        self.local_countdown.look(self.in_force, now_s, self._wall())
 
     def look(self, global_mode: Mode | None, now_s: float) -> None:
         """Count on, with the global mode as it is now."""
         wall_s = self._wall()
-        self.local_countdown.look(self.local, now_s, wall_s)
+        self.local_countdown.look(self.in_force, now_s, wall_s)
         self.global_countdown.look(global_mode, now_s, wall_s)
 
     def end_soon(self, now_s: float) -> list[tuple[str, Countdown]]:

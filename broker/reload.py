@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from broker.config import Config
 
-#: Tables that a running daemon has built itself upon, and keys of others.
+#: Tables that a running daemon has built itself upon, without these keys, and keys of others.
 _FIXED_TABLES = ("host", "storage", "vm", "api")
+_CHANGEABLE = {("vm", "on_host_shutdown")}
 _FIXED_KEYS = (
     ("libvirt", "uri"),
     ("libvirt", "qemu_conf"),
@@ -23,7 +24,7 @@ def needs_restart(old: Config, new: Config) -> list[str]:
     for table in _FIXED_TABLES:
         before, after = getattr(old, table), getattr(new, table)
         for name in before.__struct_fields__:
-            if getattr(before, name) != getattr(after, name):
+            if (table, name) not in _CHANGEABLE and getattr(before, name) != getattr(after, name):
                 keys.append(_key(table, name))
     for table, name in _FIXED_KEYS:
         if getattr(getattr(old, table), name) != getattr(getattr(new, table), name):

@@ -152,6 +152,13 @@ async def _put_maintenance(request: web.Request) -> web.Response:
     return json_answer(wanted)
 
 
+async def _put_host_shutdown(request: web.Request) -> web.Response:
+    """This host shuts down; said again and again until the answer is that it is empty."""
+    if not _may_change(request):
+        return problem(403, "not allowed", "only root and the broker's user may say so")
+    return json_answer(request.app[_BROKER].host_shuts_down(_now_s()))
+
+
 async def _post_notify_test(request: web.Request) -> web.Response:
     """A test notice by each way out that is configured; waits for what comes of it."""
     if not _may_change(request):
@@ -178,6 +185,7 @@ def application(broker: Broker) -> web.Application:
     app.router.add_post("/v1/what-ran", _post_what_ran)
     app.router.add_post("/v1/orders", _post_order)
     app.router.add_get("/v1/orders/{number:[0-9]{1,15}}", _get_order)
+    app.router.add_put("/v1/host-shutdown", _put_host_shutdown)
     app.router.add_put("/v1/maintenance/{mode:global|local}", _put_maintenance)
     return app
 

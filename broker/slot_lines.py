@@ -20,7 +20,7 @@ from broker.wire import (
     PenaltyOnWire,
     Report,
 )
-from scoring.observation import PeerReport
+from scoring.observation import OnHostShutdown, PeerReport
 from scoring.state import Seen
 
 #: A move of the VM in a slot: where to, from where, and within how many seconds it is over.
@@ -82,7 +82,8 @@ def log_entry(record: LogRecord) -> FenceLogEntry:
 def local_mode_of(report: SlotReport) -> Mode:
     """A host's local mode as it published it; without any particulars where it did not."""
     extra = report.extra if report.extra_trusted else {}
-    return from_lines({key.removeprefix("mode-"): value for key, value in extra.items()})
+    own = {key: value for key, value in extra.items() if key.startswith("mode-")}
+    return from_lines({key.removeprefix("mode-"): value for key, value in own.items()})
 
 
 def mode_of(report: SlotReport) -> ModeStatus | None:
@@ -95,6 +96,12 @@ def mode_of(report: SlotReport) -> ModeStatus | None:
     return ModeStatus(
         mode.owner, mode.reason, mode.since_epoch_s, None if left is None else float(left)
     )
+
+
+def host_shutdown_of(report: SlotReport) -> str:
+    """What becomes of the VM of a host that shuts down or was shut down; "" where it does not."""
+    said = report.extra.get("host-shutdown", "") if report.extra_trusted else ""
+    return said if said in (OnHostShutdown.MIGRATE, OnHostShutdown.SHUTDOWN) else ""
 
 
 def peer_report(report: SlotReport, seen: Seen | None, others: Others) -> PeerReport:

@@ -36,6 +36,7 @@ DECIDES = (
 )
 #: What people are shown of this host.
 SHOWN = (
+    "host-shutdown",
     "beat",
     "previous-boot-id",
     "domain-type",

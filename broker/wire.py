@@ -208,6 +208,16 @@ class Maintenance(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     release_id: bool = False
 
 
+class HostShutdownStatus(Struct, frozen=True):
+    """How far this host is drained for its own shutdown. `state`: going; over (it is empty);
+    left (the VM is left to libvirt, on purpose); no-agent (nobody can drain it). `within_s`: so
+    long it takes at most."""
+
+    state: str
+    text: str
+    within_s: float
+
+
 class ModeStatus(Struct, frozen=True):
     """A maintenance mode that is set. `since`: UTC seconds since 1970, None when not known;
     `left_s`: until it ends by itself, None when it does not."""
@@ -257,7 +267,8 @@ class HostStatus(Struct, frozen=True):
     do, in words; `move`: the same of a move of the VM. `witnesses`: None for the host itself.
     `config_drift`: a sentence for each value that must agree across the cluster and that it has
     otherwise than this host. `left_out`: lines that its slot had no room for. `differs`: codes of
-    what its VM has otherwise than the definition."""
+    what its VM has otherwise than the definition. `host_shutdown`: it is shutting down, or has been
+    shut down, in order; "migrate" or "shutdown": what becomes of the VM; empty: it is not."""
 
     host_id: int
     hostname: str
@@ -283,6 +294,7 @@ class HostStatus(Struct, frozen=True):
     config_drift: tuple[str, ...] = ()
     left_out: int = 0
     differs: tuple[str, ...] = ()
+    host_shutdown: str = ""
 
 
 class EngineSummary(Struct, frozen=True):

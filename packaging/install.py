@@ -36,6 +36,9 @@ main()
 FILES = {
     "packaging/systemd/ha-broker.service": "usr/lib/systemd/system/ha-broker.service",
     "packaging/systemd/ha-agent.service": "usr/lib/systemd/system/ha-agent.service",
+    "packaging/systemd/ha-agent-host-shutdown.service": (
+        "usr/lib/systemd/system/ha-agent-host-shutdown.service"
+    ),
     "packaging/systemd/sysusers.conf": "usr/lib/sysusers.d/ha-agent.conf",
     "packaging/systemd/tmpfiles.conf": "usr/lib/tmpfiles.d/ha-agent.conf",
     "packaging/firewalld/ha-agent.xml": "usr/lib/firewalld/services/ha-agent.xml",

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from scoring import left_behind, orders
+from scoring import drain, left_behind, orders
 from scoring.decision import (
     CancelMigration,
     Code,
@@ -125,9 +125,17 @@ def _vm_unknown(turn: Turn) -> StateName | None:
 
 def _local_maintenance(turn: Turn) -> StateName | None:
     if turn.observation.local.maintenance and not turn.vm_up_here:
-        turn.because(Code.LOCAL_MAINTENANCE, "this host is in local maintenance")
+        _kept_out(turn)
         return _S.LOCAL_MAINTENANCE
     return None
+
+
+def _kept_out(turn: Turn) -> None:
+    """Say why this host does not start the VM."""
+    if turn.observation.local.shutdown is not None:
+        turn.because(Code.HOST_SHUTDOWN, "this host is shutting down and does not run the VM")
+    else:
+        turn.because(Code.LOCAL_MAINTENANCE, "this host is in local maintenance")
 
 
 def _before(turn: Turn, *checks: Callable[[Turn], StateName | None]) -> StateName | None:
@@ -256,6 +264,8 @@ def _engine_starting(turn: Turn) -> StateName:
         return _S.ENGINE_FORCE_STOP
     if left_alone(turn):
         return _S.ENGINE_STARTING
+    if turn.observation.local.shutdown is not None and (name := drain.leave(turn)) is not None:
+        return name
     timing = turn.state.rules.timing
     overdue = turn.in_state_s >= (timing.bad_health if is_paused(turn) else timing.engine_starting)
     if overdue and engine.health is Health.BAD:
@@ -300,12 +310,12 @@ def _engine_up(turn: Turn) -> StateName:
             "the VM runs here without its lease: nothing keeps another host from starting it; "
             "was it started or suspended by hand?",
         )
-    _switch_on_again(turn)
+    if local.shutdown is None:
+        _switch_on_again(turn)
     if left_alone(turn):
         return turn.state.name
-    if (name := move(turn)) is not None:
-        return name
-    return _judge_health(turn)
+    name = move(turn) if local.shutdown is None else drain.leave(turn)
+    return _judge_health(turn) if name is None else name
 
 
 def _switch_on_again(turn: Turn) -> None:
@@ -400,7 +410,7 @@ def _engine_stop(turn: Turn) -> StateName:
     if not turn.sample_is_stale and is_paused(turn) and turn.observation.local.domain.pause:
         turn.because(Code.VM_PAUSED, "the VM is paused and cannot shut down, ending it")
         return _S.ENGINE_FORCE_STOP
-    grace_s = turn.state.rules.timing.stop_grace
+    grace_s = drain.stop_grace_s(turn)
     if turn.in_state_s >= grace_s and not turn.state.acting:
         turn.because(Code.STOP_TIMEOUT, f"not down after {grace_s:.0f} s, ending it")
         return _S.ENGINE_FORCE_STOP
@@ -478,6 +488,8 @@ def _engine_migrating_away(turn: Turn) -> StateName:
         return _S.REINITIALIZE_FSM
     if turn.state.acting:
         turn.because(Code.MIGRATING, f"migrating for {turn.in_state_s:.0f} s")
+        if drain.move_left_s(turn) <= 0:
+            _cancel(turn, drain.NO_MORE_TIME, CancelMigration("the shutdown of this host"))
         return _S.ENGINE_MIGRATING_AWAY
     if (name := _before(turn, _stopping, _global_maintenance, _vm_unknown)) is not None:
         return name
@@ -502,20 +514,27 @@ def _watch_over(turn: Turn) -> None:
     if state.moving_until_s is None:
         until_s = begun_s + state.rules.migration_within_s
         turn.state = state = replace(state, moving_until_s=until_s)
-    left_s = begun_s + state.rules.migration_timeout_s - turn.now_s
+    own_left_s = begun_s + state.rules.migration_timeout_s - turn.now_s
+    left_s = min(own_left_s, drain.move_left_s(turn))
     if left_s > 0:
         text = f"the VM is being migrated away; cancelled in {left_s:.0f} s if it does not end"
         turn.because(Code.MIGRATING, text)
-        return
-    turn.because(
-        Code.MIGRATION_OVERDUE,
-        "the migration is being cancelled, for it takes more than "
-        f"{state.rules.migration_timeout_s:g} s (libvirt.migration-timeout)",
-    )
+    elif own_left_s > 0:
+        _cancel(turn, drain.NO_MORE_TIME, CancelMigration())
+    else:
+        timeout_s = state.rules.migration_timeout_s
+        why = f"it takes more than {timeout_s:g} s (libvirt.migration-timeout)"
+        _cancel(turn, why, CancelMigration())
+
+
+def _cancel(turn: Turn, why: str, action: CancelMigration) -> None:
+    """Have the migration that is under way cancelled; told so again where it goes on."""
+    state = turn.state
+    turn.because(Code.MIGRATION_OVERDUE, f"the migration is being cancelled, for {why}")
     is_asked = state.asking_cancel or state.cancelling is not None
     told_s = NEVER_S if state.cancelled_s is None else state.cancelled_s
     if not is_asked and turn.now_s - told_s >= CANCEL_RETRY_S:
-        turn.actions.append(CancelMigration())
+        turn.actions.append(action)
         turn.state = replace(state, asking_cancel=True)
 
 
@@ -523,7 +542,7 @@ def _in_local_maintenance(turn: Turn) -> StateName:
     if (name := _before(turn, _stopping, _global_maintenance, _vm_unknown)) is not None:
         return name
     if turn.observation.local.maintenance and not turn.vm_up_here:
-        turn.because(Code.LOCAL_MAINTENANCE, "this host is in local maintenance")
+        _kept_out(turn)
         return _S.LOCAL_MAINTENANCE
     if turn.observation.local.maintenance:
         turn.because(Code.VM_FOUND_HERE, "the VM runs here in spite of local maintenance")

@@ -34,7 +34,10 @@ class MigrateEngine:
 
 @dataclass(frozen=True, slots=True)
 class CancelMigration:
-    """Cancel the migration that is under way. Outcome: MigrationCancelled."""
+    """Cancel the migration that is under way. `why`: who or what wants that. Outcome:
+    MigrationCancelled."""
+
+    why: str = "an operator's order"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,9 @@ class Code(StrEnum):
     GLOBAL_MAINTENANCE_OVER = "global-maintenance-over"
     LOCAL_MAINTENANCE = "local-maintenance"
     LOCAL_MAINTENANCE_OVER = "local-maintenance-over"
+    HOST_SHUTDOWN = "host-shutdown"
     DRAIN_WAITING = "drain-waiting"
+    DRAIN_STOP = "drain-stop"
     NEWER_METADATA = "newer-metadata"
     LOCAL_VM_UNKNOWN = "local-vm-unknown"
     LOCAL_VM_KNOWN = "local-vm-known"

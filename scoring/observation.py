@@ -133,6 +133,23 @@ class Unfit:
     text: str
 
 
+class OnHostShutdown(StrEnum):
+    """What becomes of the VM when its host shuts down (vm.on-host-shutdown)."""
+
+    MIGRATE = "migrate"
+    SHUTDOWN = "shutdown"
+    LEAVE = "leave"
+
+
+@dataclass(frozen=True, slots=True)
+class HostShutdown:
+    """This host is being shut down, since `since_s`. `way`: MIGRATE or SHUTDOWN; with LEAVE the
+    agent is told nothing."""
+
+    since_s: float
+    way: OnHostShutdown = OnHostShutdown.MIGRATE
+
+
 @dataclass(frozen=True, slots=True)
 class LocalHost:
     """This host's samples, as the broker's monitors took them.
@@ -146,7 +163,7 @@ class LocalHost:
     to use the sanlock lock driver (None: its file cannot be read). `migrating_s`: how long, when
     the engine was sampled, a migration away from here had been under way (None: none is, or it
     is not told). `healthy_before`: the VM was seen healthy on some host, by the same check, since
-    it was set up.
+    it was set up. `shutdown`: this host is going down, and is in `maintenance` meanwhile.
     """
 
     host_id: int
@@ -166,6 +183,7 @@ class LocalHost:
     unfit: tuple[Unfit, ...] = ()
     domain: DomainHere = DomainHere()
     healthy_before: bool = True
+    shutdown: HostShutdown | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -260,6 +260,8 @@ def _no_start(turn: Turn) -> str:
     up = turn.up_elsewhere()
     if up is not None:
         return f"the VM runs on {name_of(up)}"
+    if observation.local.shutdown is not None:
+        return "this host is shutting down"
     if observation.local.maintenance:
         return "this host is in local maintenance (ha-agent maintenance none ends it)"
     if observation.storage_good_since_s is None:

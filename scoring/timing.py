@@ -28,6 +28,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: poweroff.target and reboot.target have JobTimeoutSec=30min, and so has our unit; what is left
+#: of that is for the other services, libvirt-guests before all.
+HOST_SHUTDOWN_MAX_S = 1500.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
@@ -42,6 +46,8 @@ class Timing:
     `power_on_retry`: pause before a host is switched on once more. `fence_backoff`: pause after
     a host was switched off, doubled with each within the hour. `takeover_retry`:
     pause after a takeover step failed. `migrate_retry`: pause after a failed migration.
+    `host_shutdown_move`: how long a host that shuts down tries to migrate the VM away, and
+    `host_shutdown_grace`: how long the guest then has to shut down before its process is ended.
     """
 
     beat: float = 1.0
@@ -59,6 +65,8 @@ class Timing:
     engine_starting: float = 600.0
     bad_health: float = 300.0
     stop_grace: float = 300.0
+    host_shutdown_move: float = 300.0
+    host_shutdown_grace: float = 120.0
     maybe_away: float = 40.0
     unexpected_down: float = 560.0
     retry_expiry: float = 600.0
@@ -76,6 +84,11 @@ class Timing:
             raise ValueError("suspect-after must be at least two beats")
         if self.fence_after < self.suspect_after:
             raise ValueError("fence-after must not be shorter than suspect-after")
+        if self.host_shutdown_move + self.host_shutdown_grace > HOST_SHUTDOWN_MAX_S:
+            raise ValueError(
+                "host-shutdown-move and host-shutdown-grace together must not be above "
+                f"{HOST_SHUTDOWN_MAX_S:g} s: systemd ends a shutdown after 30 minutes"
+            )
 
 
 #: After more failed starts than this within retry_expiry the host's score is 0.

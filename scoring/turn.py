@@ -145,6 +145,9 @@ def own_score(turn: Turn) -> Score:
     name = StateName.LOCAL_MAINTENANCE if local.maintenance else state.name
     if state.name is StateName.AGENT_STOPPED:
         name = state.name
+    elif local.shutdown is not None:
+        why = "this host is shutting down"
+        return Score(0, (Penalty("local-maintenance", state.rules.weights.base_score, why),))
     elif turn.observation.lockspace_joined is False and not turn.vm_up_here:
         # It could not start the VM: nobody must wait for it.
         why = "this host has not joined the lockspace"

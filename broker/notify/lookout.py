@@ -54,7 +54,8 @@ BUDGET_LOW, BUDGET_GOOD = 0.5, 0.7
 class HostGlance:
     """One host as seen now. `silent_s`: for how long it has been silent, None while it is not;
     `lived`: it was seen alive; `up`: the engine runs there; `known_s`: when that was known;
-    `is_known` False: this host cannot read what it does, and tells nothing of it."""
+    `is_known` False: this host cannot read what it does, and tells nothing of it; `shut_down`: it
+    said that it shuts down."""
 
     name: str
     silent_s: float | None
@@ -63,6 +64,7 @@ class HostGlance:
     up: bool
     known_s: float
     is_known: bool = True
+    shut_down: bool = False
 
 
 class Lookout:
@@ -199,7 +201,8 @@ class Lookout:
         elif seen.silent_s >= PEER_SILENT_S and host not in self._gone:
             self._gone[host] = now_s - seen.silent_s
             if seen.stopped:
-                detail = f"{seen.name} is gone, its agent was stopped in good order"
+                how = "its agent was stopped" if not seen.shut_down else "it was shut down"
+                detail = f"{seen.name} is gone, {how} in good order"
                 self._say_once(Notice(Kind.PEER_STOPPED, seen.name, detail, facts))
             else:
                 facts["engine"] = "up there when last seen" if seen.up else "not there"

@@ -242,7 +242,10 @@ function* banners() {
   }
   for (const [id, host] of Object.entries(s.hosts)) {
     const name = nameOf(id);
-    if (host.maintenance) {
+    if (host.host_shutdown) {
+      yield [`shutdown-${id}`, "info", `${name} is shutting down`,
+        host.liveness === "silent" ? "It has been silent since then." : "The engine leaves it first."];
+    } else if (host.maintenance) {
       yield [`local-${id}`, host.mode?.ends_soon ? "warning" : "info", `${name} is in local maintenance`,
         `It never runs the engine meanwhile.${modeText(host.mode)} End it there: ha-agent maintenance none`];
     }

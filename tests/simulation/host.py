@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from scoring.observation import Pause, VmStatus
+from scoring.observation import OnHostShutdown, Pause, VmStatus
 from tests.simulation.earlier import Metadata
 from tests.simulation.lockspace import Daemon, LeaseVolume, Refused
 from tests.simulation.timeline import HostLoop, Process, Timeline
@@ -51,6 +51,7 @@ class Qemu:
     crashed: bool = False
     orphan: bool = False
     left_since_s: float = 0.0
+    ignores_shutdown: bool = False
 
 
 @dataclass(slots=True)
@@ -181,6 +182,11 @@ class Host:
         self.boot_is_set = 0
         self.doomed = False
         self.agent_wanted = self.daemons_wanted = True
+        self.on_host_shutdown = OnHostShutdown.MIGRATE
+        #: Since when it is being shut down in order; None: it is not.
+        self.going_down_since_s: float | None = None
+        #: A migration away from it has failed since.
+        self.move_failed = False
 
     # --- power ----------------------------------------------------------------------------
 
@@ -206,7 +212,7 @@ class Host:
         self.loop = HostLoop(self.timeline, clock_s, self.rate)  # type: ignore[abstract]
         self.up = True
         self.last_end = (VmStatus.DOWN, "unknown")
-        self.doomed = False
+        self.doomed = self.move_failed = False
         self.libvirt_up, self.libvirt_hangs = True, False
         self.watch.tell(self.name, f"booted, boot {self.boots}")
         self.start_sanlock()
@@ -229,7 +235,7 @@ class Host:
 
     def _all_gone(self, why: str) -> None:
         self.watch.tell(self.name, why)
-        self.up = False
+        self.up, self.going_down_since_s = False, None
         self.boot_is_set += 1
         if self.qemu is not None:
             self.end_qemu(why, VmStatus.DOWN, "unknown", release=False)

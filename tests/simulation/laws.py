@@ -16,6 +16,7 @@ product's own word.
                     (a mode that ends by itself may end early where a broker was started
                     meanwhile whose wall clock is wrong: nobody else may know better)
     healthy         a VM that is healthy is not shut down or ended by an agent
+    planned         a host that shuts down stops its VM only where no other host can take it
     blameless       sanlock ends no VM on a host whose storage was fine
     two-up          no two agents that can read the storage call themselves EngineUp for
                     longer than five seconds
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING
 
 from broker.wire import Report
 from scoring.decision import FreeHostId
+from scoring.observation import OnHostShutdown
 from scoring.state import StateName
 from tests.simulation.lockspace import Membership
 
@@ -130,10 +132,19 @@ class Laws:
         if name in ("shut down", "power off") and host.vm_healthy:
             assert host.qemu is not None
             well_s = now_s - max(host.qemu.healthy_from_s, host.sick_until_s)
-            if well_s > HEALTHY_FOR_S:
+            if host.going_down_since_s is not None:
+                self._planned(host, name)
+            elif well_s > HEALTHY_FOR_S:
                 self.breach("healthy", f"{host.name}: {name} of a healthy VM")
         if name != "power off" and world.is_quiet():
             self.breach("quiet", f"{host.name} begins to {name} though nothing is wrong")
+
+    def _planned(self, host: Host, name: str) -> None:
+        """A host that shuts down stops its healthy VM."""
+        target = self._world.could_take_the_vm(host)
+        wanted = host.on_host_shutdown is OnHostShutdown.SHUTDOWN
+        if target is not None and not wanted and not host.move_failed:
+            self.breach("planned", f"{host.name}: {name}, but {target.name} could take the VM")
 
     def freeing(self, host: Host, act: FreeHostId) -> None:
         """An agent writes "free" into another host's delta lease, now."""

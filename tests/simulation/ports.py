@@ -717,7 +717,8 @@ class SimHypervisor:
             return EngineStopEnded(False, "libvirt does not answer")
         await _takes(0.05)
         qemu = host.qemu
-        if qemu is not None and qemu.running and not qemu.is_hung:
+        obeys = qemu is not None and not (qemu.is_hung or qemu.ignores_shutdown)
+        if qemu is not None and qemu.running and obeys:
             host.timeline.after(8.0, self._guest_ends, qemu)
         return EngineStopEnded(True)
 
@@ -747,7 +748,7 @@ class SimHypervisor:
             self._world.tell(self._host.name, "discarded a memory image")
         return DomainDisarmed(True)
 
-    async def cancel_migration(self) -> MigrationCancelled:
+    async def cancel_migration(self, why: str) -> MigrationCancelled:
         if not await self._libvirt(STOP_DEADLINE_S):
             return MigrationCancelled(False, "libvirt does not answer")
         if self._host.qemu is None or not self._host.qemu.leaving:
@@ -766,7 +767,7 @@ class SimHypervisor:
         while move.result is None and loop.time() < until_s:
             await _takes(0.2)
         if move.result is None:
-            await self.cancel_migration()
+            await self.cancel_migration("its timeout")
         until_s += MIGRATE_EXTRA_S
         while move.result is None and loop.time() < until_s:
             await _takes(0.2)

@@ -16,7 +16,7 @@ from typing import Any
 
 from broker.config import ScoreSection
 from broker.whiteboard import EMPTY_SLOT
-from scoring.observation import OrderKind, Pause, VmStatus
+from scoring.observation import OnHostShutdown, OrderKind, Pause, VmStatus
 from scoring.state import StateName
 from tests.simulation.earlier import Metadata
 from tests.simulation.host import NO_BRIDGE, Host
@@ -197,6 +197,8 @@ class Player:
                 host.power_off("scenario")
             elif how == "reset":
                 host.reset("scenario")
+            elif how in ("shutdown", "reboot"):
+                self.world.shut_down(host, how == "reboot")
             elif how == "freeze":
                 host.freeze(float(seconds))
             else:
@@ -263,6 +265,8 @@ class Player:
             host.qemu.is_hung = True
         elif how == "recovers":
             host.qemu.is_hung, host.sick_until_s = False, self.world.timeline.now_s
+        elif how == "ignores-shutdown":
+            host.qemu.ignores_shutdown = True
         elif how == "powers-off":
             host.end_qemu("the guest powered itself off", VmStatus.DOWN, "shut down")
         elif how == "paused":
@@ -337,6 +341,8 @@ class Player:
                     host.autostart = _yes(value)
                 case "killable":
                     host.qemu_unkillable = not _yes(value)
+                case "on-host-shutdown":
+                    host.on_host_shutdown = OnHostShutdown(value)
                 case "id":
                     host.host_id = int(value)
                 case "base-score":

@@ -11,7 +11,7 @@ import pytest
 from broker import broker
 from broker.vm_place import SeenHost, VmPlace
 from broker.wire import Report
-from scoring import decide, left_behind, start
+from scoring import decide, drain, left_behind, start
 from scoring.decision import FreeHostId
 from scoring.liveness import Liveness
 from scoring.observation import VmStatus
@@ -58,6 +58,14 @@ def test_one_vm(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decide, "lease_allows", lambda turn: True)
     owner(world).freeze(30.0)
     broken(world, "one-vm")
+
+
+def test_planned(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that shuts down and stops its VM, though another one could take it."""
+    monkeypatch.setattr(drain, "targets", lambda turn: [])
+    monkeypatch.setattr(drain, "TARGET_PATIENCE_S", 0.0)
+    world.shut_down(owner(world), reboots=True)
+    broken(world, "planned", 20.0)
 
 
 def test_leased(world: World) -> None:

@@ -25,6 +25,7 @@ from broker.config import (
     ScoreSection,
     StorageSection,
     TimingSection,
+    VmSection,
 )
 from broker.heartbeats import Heartbeats
 from broker.lockspace import LockspaceError
@@ -36,6 +37,7 @@ from broker.wire import BegunReason, Maintenance, NewOrder, Report
 from scoring.decision import Code, FreeHostId
 from scoring.observation import OrderKind, Pause, VmStatus
 from scoring.state import StateName
+from tests.simulation import orderly
 from tests.simulation.host import WALL_EPOCH_S, Host, Qemu
 from tests.simulation.laws import Laws
 from tests.simulation.lockspace import WATCHDOG_FIRE_S, LeaseVolume, Membership, Refused
@@ -78,6 +80,8 @@ AT_REST = frozenset(
     )
 )
 VM_MEMORY_MB = 4096.0
+#: A host that has been well for so long is seen to be fit by all.
+WELL_BEFORE_MOVE_S = 10.0
 CLUSTER_KEY = b"the simulated cluster's own key."
 #: So much earlier may a mode end that is counted by clocks which run a little fast.
 DRIFT_S = 0.5
@@ -180,6 +184,7 @@ class World:
         self._all_processes: list[Process] = []
         self._states: dict[int, str] = {}
         self._begun: dict[int, tuple[BegunReason, ...]] = {}
+        self._states_since_s: dict[int, float] = {}
         self._scores: dict[int, int] = {}
         self._state_dir = Path(tempfile.mkdtemp(prefix="ha-simulation-"))
         for number in range(1, settings.hosts + 1):
@@ -221,6 +226,7 @@ class World:
             ),
             api=ApiSection(advertise=(host.address,)),
             daemon=DaemonSection(state_dir=str(self._state_dir / host.name)),
+            vm=VmSection(on_host_shutdown=host.on_host_shutdown.value),
             score=self.score.get(host.number, ScoreSection()),
             timing=TimingSection(**timing),
         )
@@ -232,6 +238,8 @@ class World:
             self._restart(host, name, self.chance.uniform(0.2, 1.0))
 
     def daemon_ended(self, host: Host, name: str) -> None:
+        if name == "shutdown":
+            return
         if name == "broker":
             self.brokers.pop(host.number, None)
             self._cut(host)
@@ -252,6 +260,8 @@ class World:
         if not host.up or host.boots != boot or name in host.processes:
             return
         if (name == "agent" and not host.agent_wanted) or not host.daemons_wanted:
+            return
+        if host.going_down_since_s is not None:
             return
         loop = host.loop
         assert loop is not None
@@ -394,13 +404,18 @@ class World:
         if old != report.state:
             self._changed_s = self.timeline.now_s
             self._states[host.number] = report.state
+            self._states_since_s[host.number] = self.timeline.now_s
             why = report.reasons[0].text if report.reasons else ""
             self.tell(host.name, f"{report.state}, score {report.score}: {why}")
         self.laws.reported(host, report)
 
     def state(self, host: Host) -> str:
         """The state a host's agent last reported; "" while there is no agent or no broker."""
-        return self._states.get(host.number, "") if len(host.processes) == 2 else ""
+        return self._states.get(host.number, "") if self._both_run(host) else ""
+
+    @staticmethod
+    def _both_run(host: Host) -> bool:
+        return host.processes.keys() >= {"agent", "broker"}
 
     def told_place(self, host: Host) -> VmPlace | None:
         """Where a host's status says that the VM is; None where nobody can ask it."""
@@ -449,6 +464,43 @@ class World:
         elif "agent" in host.processes and host.loop is not None:
             self.timeline.call_within(host.loop, self.agents[host.number].stop)
 
+    def shut_down(self, host: Host, reboots: bool) -> None:
+        """systemd shuts a host down in order, or reboots it; nothing where it does so already."""
+        if not host.up or host.loop is None or host.going_down_since_s is not None:
+            return
+        host.going_down_since_s, host.move_failed = self.timeline.now_s, False
+        self.tell(host.name, "systemd reboots it" if reboots else "systemd shuts it down")
+
+        def on_end(process: Process, error: BaseException | None) -> None:
+            host.processes.pop("shutdown", None)
+            if error is not None:
+                self._failures.append(f"the shutdown of {host.name} failed: {error!r}")
+
+        process = Process(host.loop, f"{host.name} shutdown", on_end)
+        host.processes["shutdown"] = process
+        self._all_processes.append(process)
+        process.start(orderly.shut_down(self, host, reboots))
+
+    def could_take_the_vm(self, source: Host) -> Host | None:
+        """A host to which a live migration from this one would go well, as far as can be seen."""
+        for host in self.hosts.values():
+            if (
+                self.settings.migration
+                and host is not source
+                and self.state(host) == StateName.ENGINE_DOWN.value
+                and (self.score_of(host) or 0) > 0
+                and host.going_down_since_s is None
+                and host.local_maintenance_since_s is None
+                and host.free_memory_mb >= VM_MEMORY_MB
+                and self._well_for_s(host) > WELL_BEFORE_MOVE_S
+            ):
+                return host
+        return None
+
+    def _well_for_s(self, host: Host) -> float:
+        since_s = max(host.daemons_since_s, host.storage_bad_until_s, host.frozen_until_s)
+        return self.timeline.now_s - max(since_s, self._states_since_s.get(host.number, 0.0))
+
     def order(self, host: Host, kind: OrderKind, target: int | None = None) -> None:
         """An operator's order on a host; nothing where no broker answers."""
         broker = self.brokers.get(host.number)
@@ -466,7 +518,7 @@ class World:
         Before its daemons have run, and its kernel, nobody can.
         """
         alive_s = max(target.frozen_until_s, target.on_since_s, target.daemons_since_s)
-        if len(target.processes) != 2 or target.frozen or not target.up:
+        if not self._both_run(target) or target.frozen or not target.up:
             return {"storage": None, "network": None}
         network_s = self._unheard_s.get((asker.number, target.number), 0.0)
         return {
@@ -509,8 +561,10 @@ class World:
         move = Move()
         target = next((h for h in self.hosts.values() if h.name == hostname), None)
         if target is None or not target.up or not self.reaches(source, target):
+            source.move_failed = True
             self.timeline.after(2.0, setattr, move, "result", f"{hostname!r} does not answer")
         elif not target.libvirt_up or target.libvirt_hangs or target.qemu is not None:
+            source.move_failed = True
             self.timeline.after(2.0, setattr, move, "result", f"{hostname!r} cannot receive it")
         elif source.qemu is None or not source.qemu.running or source.qemu.leaving:
             move.result = "the domain is not running"
@@ -544,6 +598,7 @@ class World:
         elif not self.reaches(source, target):
             move.result = "the connection broke"
         if move.result is not None:
+            source.move_failed = True
             if source.qemu is old:
                 old.leaving = False
             if target.qemu is new and target.keeps_orphans:
@@ -557,6 +612,7 @@ class World:
             target.resume_qemu(old.healthy_from_s)
         except Refused as error:
             move.result = f"the target did not get the lease: {error}"
+            source.move_failed = True
             target.end_qemu("the migration failed", VmStatus.DOWN, "failed to start")
             old.leaving = False
             try:
@@ -564,7 +620,7 @@ class World:
             except Refused:
                 old.pause = Pause.OTHER
             return
-        new.is_hung = old.is_hung
+        new.is_hung, new.ignores_shutdown = old.is_hung, old.ignores_shutdown
         source.end_qemu("migrated", VmStatus.DOWN, "migrated", release=False)
         move.result = ""
 
@@ -669,7 +725,10 @@ class World:
         if self.down_wanted or self.global_maintenance_since_s is not None:
             return True
         return not any(
-            host.power and host.local_maintenance_since_s is None for host in self.hosts.values()
+            host.power
+            and host.local_maintenance_since_s is None
+            and host.going_down_since_s is None
+            for host in self.hosts.values()
         )
 
     # --- running ----------------------------------------------------------------------------
@@ -726,7 +785,8 @@ class World:
             or host.sanlock is None
             or host.sanlock.membership is not Membership.IN
             or host.frozen
-            or len(host.processes) != 2
+            or not self._both_run(host)
+            or host.going_down_since_s is not None
         ):
             return 0.0
         return _waits_s(self.agents[host.number], host.clock_s())

@@ -73,6 +73,11 @@ def test_the_defaults_are_the_codes() -> None:
     assert set(values) - set(defaults()) == {"storage.whiteboard", "storage.leases", "fence.device"}
 
 
+def test_what_a_host_s_own_power_supply_asks_for_may_differ() -> None:
+    there = config(timing={"host-shutdown-move": 60, "host-shutdown-grace": 30})
+    assert agreed(there) == agreed(config())
+
+
 def test_however_much_differs_the_line_is_bounded_and_the_rest_is_known_to_differ() -> None:
     weights: dict[str, float] = {}
     weights.update(dict.fromkeys(msgspec.to_builtins(config().score), 9999))

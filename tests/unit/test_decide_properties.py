@@ -55,11 +55,13 @@ from scoring.observation import (
     FenceLeaseAnswer,
     Health,
     HostIdFreed,
+    HostShutdown,
     LeaseAnswer,
     Leftover,
     LocalHost,
     MigrationCancelled,
     Observation,
+    OnHostShutdown,
     Outcome,
     Pause,
     PeerReport,
@@ -239,7 +241,11 @@ locals_ = st.builds(
         autostart=maybe,
     ),
     healthy_before=st.booleans(),
-)
+    shutdown=st.none()
+    | st.builds(
+        HostShutdown, times, st.sampled_from([OnHostShutdown.MIGRATE, OnHostShutdown.SHUTDOWN])
+    ),
+).map(lambda here: here if here.shutdown is None else replace(here, maintenance=True))
 peers = st.builds(
     PeerReport,
     host_id=hosts,
@@ -383,7 +389,10 @@ class Storm:
                     self.here, engine=engine, lease_held=self.pick(True, False, None)
                 )
             case 2:
-                self.here = replace(self.here, maintenance=self.chance(0.3))
+                way = self.pick(OnHostShutdown.MIGRATE, OnHostShutdown.SHUTDOWN)
+                shutdown = HostShutdown(self.now_s, way) if self.chance(0.2) else None
+                maintenance = shutdown is not None or self.chance(0.2)
+                self.here = replace(self.here, maintenance=maintenance, shutdown=shutdown)
             case 3:
                 value = self.pick(False, False, False, True, None)
                 self.world = replace(self.world, global_maintenance=value)
@@ -583,7 +592,13 @@ class Cluster(RuleBasedStateMachine):
 
     @rule(on=st.booleans())
     def local_maintenance_is_set(self, on: bool) -> None:
-        self.here = replace(self.here, maintenance=on)
+        self.here = replace(self.here, maintenance=on, shutdown=None)
+        self.beat(1.0)
+
+    @rule(way=st.sampled_from([OnHostShutdown.MIGRATE, OnHostShutdown.SHUTDOWN]))
+    def the_host_shuts_down(self, way: OnHostShutdown) -> None:
+        shutdown = HostShutdown(self.now_s, way)
+        self.here = replace(self.here, maintenance=True, shutdown=shutdown)
         self.beat(1.0)
 
     @rule(value=st.sampled_from([True, False, False, None]))

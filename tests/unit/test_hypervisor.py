@@ -100,7 +100,7 @@ def test_an_order_cancels_it_and_the_outcome_says_whose(monkeypatch: pytest.Monk
         moving = asyncio.create_task(ours.migrate(2, "two"))
         while "migrate" not in domain.calls:
             await asyncio.sleep(0)
-        assert (await ours.cancel_migration()).ok
+        assert (await ours.cancel_migration("an operator's order")).ok
         assert (await moving).detail == "cancelled by an operator's order"
 
     asyncio.run(run())
@@ -111,10 +111,12 @@ def test_cancelling_what_an_earlier_agent_began_says_nothing_of_the_next_one(
 ) -> None:
     async def run() -> None:
         ours = on(Domain(migrates=False), monkeypatch)
-        assert (await ours.cancel_migration()).ok
+        assert (await ours.cancel_migration("an operator's order")).ok
         assert (await ours.migrate(2, "two")).detail == "libvirt's own words"
         refused = on(Domain(abortable=False), monkeypatch)
-        assert await refused.cancel_migration() == MigrationCancelled(False, "in post-copy")
+        assert await refused.cancel_migration("an operator's order") == MigrationCancelled(
+            False, "in post-copy"
+        )
 
     asyncio.run(run())
 

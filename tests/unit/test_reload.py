@@ -67,6 +67,7 @@ def test_all_the_rest_may_change(site: Path) -> None:
         site,
         ("[daemon]", '[daemon]\nlog-level = "debug"'),
         ("[libvirt]", '[libvirt]\nmigration-uri = "qemu://{host}/"\nmigration-timeout = 60'),
+        ("[vm]", '[vm]\non-host-shutdown = "leave"'),
         ("[host]", '[network]\ntest = "none"\n[timing]\nbeat = 2\nsuspect-after = 4\n[host]'),
     )
     assert needs_restart(before, after) == []
