@@ -245,6 +245,7 @@ class Agent:
             order=view.order,
             outcomes=self._hands.take_outcomes(),
             stopping=self._stopping,
+            unsure=view.unsure,
         )
         now_s = asyncio.get_running_loop().time()
         decision = decide(self._state, observation, now_s)

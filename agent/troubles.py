@@ -99,6 +99,16 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
             )
         if host.liveness == "live":
             yield from (f"{printable(host.hostname)} {what}" for what in cannot(host))
+        if host.other_storage:
+            yield (
+                f"OTHER STORAGE: {printable(host.hostname)} {printable(host.other_storage)}"
+                " (ha-agent doctor here and there)"
+            )
+        if host.storage_odd:
+            yield (
+                f"ODD WORD: {printable(host.hostname)} {printable(host.storage_odd)}; it is not"
+                " believed"
+            )
         others += _can_take_it(host) and host.host_id != status.engine.host
     if status.engine.up and not others and not status.storage.blind:
         yield "NO STANDBY: no other host could take the VM now (see WHY below)"

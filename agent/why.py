@@ -32,6 +32,11 @@ def explain(status: Status, rules: Rules) -> list[str]:
     lines += [f"{each.code}: {each.where}: {each.text}." for each in status.differences]
     if status.switched_off is not None:
         lines.append(f"{switched_off(status.switched_off)}: {status.switched_off.text}.")
+    lines += [
+        f"{host.hostname} is on other storage than this host: it {host.other_storage}."
+        for host in status.hosts.values()
+        if host.other_storage
+    ]
     if status.global_maintenance:
         return [*lines, "Nothing would change it while global maintenance lasts."]
     running = status.hosts.get(status.engine.host) if status.engine.host is not None else None

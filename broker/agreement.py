@@ -32,6 +32,8 @@ _OWN_TIMES = frozenset({"host_shutdown_move", "host_shutdown_grace"})
 #: So many differences of one host are told.
 SHOWN_MAX = 20
 _SHOWN_CHARS = 80
+#: The volumes' ids: the volumes themselves are held against them, and each signed heartbeat.
+_COMPARED_ELSEWHERE = frozenset({"whiteboard_id", "leases_id"})
 #: Values that the code has no default for, or whose default is no value.
 _ALWAYS = frozenset({"storage.whiteboard", "storage.leases", "fence.device"})
 
@@ -62,7 +64,8 @@ def agreed(config: Config) -> dict[str, Value]:
     """The values that must be the same on every host, by the file's own keys."""
     values: dict[str, Value] = {"cluster.name": config.cluster.name, "vm.name": config.vm.name}
     for name, value in msgspec.structs.asdict(config.storage).items():
-        values[f"storage.{_key(name)}"] = value
+        if name not in _COMPARED_ELSEWHERE:
+            values[f"storage.{_key(name)}"] = value
     for name, value in msgspec.structs.asdict(config.score).items():
         values[f"score.{_key(name)}"] = value
     values |= _times(config.timing_rules())
@@ -77,7 +80,11 @@ def defaults() -> dict[str, Value]:
     """The values of a configuration that sets none, of those keys that have one."""
     storage = msgspec.structs.asdict(StorageSection(whiteboard="/", leases="/"))
     values: dict[str, Value] = {"cluster.name": "ha", "vm.name": "HostedEngine"}
-    values |= {f"storage.{_key(name)}": value for name, value in storage.items()}
+    values |= {
+        f"storage.{_key(name)}": value
+        for name, value in storage.items()
+        if name not in _COMPARED_ELSEWHERE
+    }
     score = msgspec.structs.asdict(ScoreSection())
     values |= {f"score.{_key(name)}": value for name, value in score.items()}
     values |= _times(Timing())

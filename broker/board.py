@@ -139,6 +139,8 @@ class Board:
         self.sweep = 0
         self.last_read_s: float | None = None
         self.last_write_s: float | None = None
+        #: The timestamp of the last slot of this host that the storage acknowledged; 0: none yet.
+        self.written = 0
         self.read_problem = ""
         self.write_problem = ""
         self.read_times, self.write_times = Histogram(), Histogram()
@@ -182,7 +184,7 @@ class Board:
             self._failed(error, began_s)
         else:
             self.write_problem = ""
-            self.last_write_s = now_s
+            self.last_write_s, self.written = now_s, report.timestamp
             self.write_times.add(clock() - began_s)
 
     async def read(self, now_s: float, second_look: bool = False) -> None:

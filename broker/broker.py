@@ -46,6 +46,7 @@ from broker.notify.lookout import HostGlance, Lookout
 from broker.notify.notice import Notice
 from broker.notify.notices import Notices
 from broker.orders import Orders
+from broker.same_storage import SameStorage
 from broker.seen_hosts import MOVING, seen_peers
 from broker.switched_off import SwitchedOff
 from broker.tally import Tally
@@ -140,6 +141,8 @@ class Broker:
         self.monitors = monitors
         self._engine = engine
         self.heartbeats = heartbeats or Heartbeats(config.host.id, None, None)
+        #: Whether the others write to the storage that is read here.
+        self.same_storage = SameStorage(config, board, self.heartbeats, lockspace)
         #: Whoever has something to tell calls `notices.tell`.
         self.notices = Notices.of(config, wall) if notices is None else notices
         #: What has happened here, counted.
@@ -210,6 +213,7 @@ class Broker:
     def reconfigure(self, config: Config) -> None:
         """Go by another configuration from the next beat on."""
         self.config, self.config_problem = config, ""
+        self.same_storage.reconfigure(config)
         self._timing, self._rules = config.timing_rules(), config.rules(0)
         self._agreed, self._agreed_lines = agreement.agreed(config), agreement.published(config)
         self._changed.set()
@@ -339,6 +343,7 @@ class Broker:
         quiet = {host for host, seen in self._seen.items() if seen.since_s < still_since_s}
         if quiet != self.lockspace.renewals.watch or not second_look:
             self._look_elsewhere(frozenset(quiet), now_s)
+        self.same_storage.look(self._seen, now_s)
 
     def _look_elsewhere(self, quiet: frozenset[int], now_s: float) -> None:
         """Let the other witnesses look more closely at those whose slots stand still."""
@@ -354,12 +359,19 @@ class Broker:
         """The answer to who asks for a sign of life; None: there is no key to sign it with."""
         if self.heartbeats.key is None:
             return None
+        ids, renewal = self.same_storage.ids, self.lockspace.renewals.table.get(self.config.host.id)
         heartbeat = Heartbeat(
             self.config.host.id,
             self._boot_id,
             self._timestamp,
             self._engine_status(now_s)[0].vm,
             nonce,
+            cluster=ids.cluster,
+            whiteboard=ids.whiteboard,
+            leases=ids.leases,
+            written=self.board.written,
+            generation=0 if renewal is None else renewal.generation,
+            renewed=0 if renewal is None else renewal.timestamp,
         )
         return signed(self.heartbeats.key, heartbeat)
 
@@ -383,6 +395,8 @@ class Broker:
                     is_known=not blind,
                 )
         self._lookout.look(hosts, self.agent_silent_s(now_s), now_s)
+        names = {host: glance.name for host, glance in hosts.items()}
+        self._lookout.storage_of_others(names, self.same_storage.judgement.others)
         log_is_known = self.board.fence_log.known
         self._peer_events.look(
             self.board.reports,
@@ -443,6 +457,7 @@ class Broker:
             age_s=_age(self.board.last_read_s, now_s),
             state=self._storage_state(),
             all_known=self.board.all_read or bool(self.lockspace.witnesses),
+            elsewhere=self.same_storage.judgement.unfit,
         )
         return vm_place(hosts, reads, self._lease_owner(now_s))
 
@@ -783,10 +798,12 @@ class Broker:
             order=self.orders.pending(now_s),
             told_beat=self._told_beat,
             what_ran=None if (ran := self.disks.on_disk) is None else ran.record,
+            unsure=self.same_storage.judgement.unsure,
         )
 
     def _unfit(self, engine: EngineStatus, now_s: float) -> Iterator[Unfit]:
         """What keeps this host from starting the VM."""
+        yield from self.same_storage.unfit
         proof = self.monitors.latest.get("can_start")
         if proof is not None and proof.value is False:
             yield Unfit(Obstacle.CANNOT_START, proof.problem)
@@ -1015,6 +1032,8 @@ class Broker:
                 map(str, agreement.differences(self._agreed, self._agreed_lines, extra))
             ),
             host_shutdown=slot_lines.host_shutdown_of(report),
+            other_storage=self.same_storage.judgement.others.get(report.host_id, ""),
+            storage_odd=self.same_storage.judgement.odd.get(report.host_id, ""),
         )
 
     # --- maintenance --------------------------------------------------------------------

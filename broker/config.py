@@ -36,6 +36,8 @@ HostId = Annotated[int, Meta(ge=1, le=2000)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 AbsolutePath = Annotated[str, Meta(pattern="^/", max_length=4096)]
+#: As broker/heartbeat.py and broker/identity.py take them: a UUID in lower case, or "".
+VolumeId = Annotated[str, Meta(pattern=r"^$|^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Points = Annotated[int, Meta(ge=0, le=10000)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
@@ -53,9 +55,11 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", 
 
 
 class ClusterSection(_Section, frozen=True, kw_only=True):
-    """`name` shows up in status and notifications."""
+    """`name` shows up in status and notifications. `id`: made by `ha-agent init`, the same on all
+    hosts; with it the ids of the volumes, which are checked at each opening. Empty: not checked."""
 
     name: Name = "ha"
+    id: VolumeId = ""
 
 
 class HostSection(_Section, frozen=True, kw_only=True):
@@ -71,10 +75,12 @@ class HostSection(_Section, frozen=True, kw_only=True):
 
 class StorageSection(_Section, frozen=True, kw_only=True):
     """Files on shared storage, or block devices. `io-timeout`: sanlock's in seconds, the same
-    on all hosts."""
+    on all hosts. `whiteboard-id`, `leases-id`: what the volumes must say that they are."""
 
     whiteboard: AbsolutePath
     leases: AbsolutePath
+    whiteboard_id: VolumeId = ""
+    leases_id: VolumeId = ""
     lockspace: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,48}$")] = "hosted-engine"
     resource: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,48}$")] = "engine"
     io_timeout: Annotated[int, Meta(ge=1, le=60)] = 10
@@ -296,6 +302,8 @@ class NotifyRulesSection(_Section, frozen=True, kw_only=True):
     can_start: str = ALL
     engine_unknown: str = ALL
     engine_known: str = ALL
+    other_storage: str = ALL
+    same_storage: str = ALL
     peer_silent: str = ALL
     peer_stopped: str = ALL
     peer_back: str = ALL

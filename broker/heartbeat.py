@@ -11,6 +11,9 @@ Rules of this file:
 
    No field can hold a newline. HMAC-SHA256, in hexadecimal.
 3. Whatever is wrong with an answer, it is no sign of life.
+4. What later versions added is covered by a second MAC, `proof`, whose text goes on where the
+   first one's ends: ids of cluster, whiteboard and leases, what was written, what was renewed.
+   An answer without it is of an earlier version: a sign of life that says nothing of these.
 """
 
 from __future__ import annotations
@@ -32,29 +35,53 @@ ANSWER_BYTES_MAX = 1024
 KEY_BYTES_MIN = 32
 
 _VERSION = "ha-agent heartbeat 1"
+_PROOF_VERSION = "ha-agent heartbeat 2"
 
 # \Z: $ would also match before a last newline.
 Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
-class Heartbeat(Struct, frozen=True):
-    """An answer. `timestamp`: of the host's last slot; `vm`: its own word on the engine VM."""
+#: The id of a cluster or a volume: a UUID, "" for none.
+Id = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})?\Z")]
+#: As large as a counter in a slot may be (broker/whiteboard.py).
+Counter = Annotated[int, Meta(ge=0, le=2**53)]
+_Mac = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+class Heartbeat(Struct, frozen=True, omit_defaults=True):
+    """An answer. `timestamp`: of the host's last slot; `vm`: its own word on the engine VM.
+
+    `cluster`, `whiteboard`, `leases`: the ids that its configuration names. `written`: the
+    timestamp of its last slot that the storage acknowledged, 0: none since its broker was started.
+    `generation`, `renewed`: the last renewal of its own host id, as it reads it on the lease
+    volume; 0: none.
+    """
 
     host_id: int
     boot_id: Annotated[str, Meta(pattern=r"^[!-~]{0,64}\Z")]
     timestamp: int
     vm: VmStatus
     nonce: Nonce
-    mac: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] = ""
+    mac: _Mac = ""
+    cluster: Id = ""
+    whiteboard: Id = ""
+    leases: Id = ""
+    written: Counter = 0
+    generation: Counter = 0
+    renewed: Counter = 0
+    proof: Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{64})?\Z")] = ""
 
 
 class Fault(StrEnum):
-    """Why an answer is no sign of life. The values are stable: they go into JSON and metrics."""
+    """Why an answer is no sign of life. The values are stable: they go into JSON and metrics.
+
+    IMPOSSIBLE: it says that more was acknowledged than was ever written."""
 
     UNREADABLE = "unreadable"
     WRONG_MAC = "wrong-mac"
     WRONG_HOST = "wrong-host"
     REPLAYED = "replayed"
+    IMPOSSIBLE = "impossible"
 
 
 def new_nonce() -> str:
@@ -73,36 +100,57 @@ def is_nonce(text: str) -> bool:
 
 def signed(key: bytes, heartbeat: Heartbeat) -> bytes:
     """The answer as it goes over the wire."""
-    return msgspec.json.encode(msgspec.structs.replace(heartbeat, mac=_mac(key, heartbeat)))
+    replace, text = msgspec.structs.replace, _text(heartbeat)
+    heartbeat = replace(heartbeat, mac=_mac(key, _VERSION, text))
+    proof = _mac(key, _PROOF_VERSION, (*text, *_more(heartbeat)))
+    return msgspec.json.encode(replace(heartbeat, proof=proof))
 
 
-def fault_of(key: bytes, raw: bytes, host_id: int, nonce: str) -> Fault | None:
-    """What is wrong with this answer to a question to `host_id`; None: nothing."""
+def heard(key: bytes, raw: bytes, host_id: int, nonce: str) -> Heartbeat | Fault:
+    """The answer to a question to `host_id`, or what is wrong with it.
+
+    One of an earlier version says nothing but that its host lives.
+    """
     try:
         heartbeat = msgspec.json.decode(raw, type=Heartbeat)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return Fault.UNREADABLE
-    if not hmac.compare_digest(_mac(key, heartbeat), heartbeat.mac):
+    text = _text(heartbeat)
+    if not hmac.compare_digest(_mac(key, _VERSION, text), heartbeat.mac):
         return Fault.WRONG_MAC
+    if not heartbeat.proof:
+        heartbeat = Heartbeat(
+            heartbeat.host_id, heartbeat.boot_id, heartbeat.timestamp, heartbeat.vm, heartbeat.nonce
+        )
+    else:
+        proof = _mac(key, _PROOF_VERSION, (*text, *_more(heartbeat)))
+        if not hmac.compare_digest(proof, heartbeat.proof):
+            return Fault.WRONG_MAC
     if heartbeat.host_id != host_id:
         return Fault.WRONG_HOST
-    return None if heartbeat.nonce == nonce else Fault.REPLAYED
+    if heartbeat.nonce != nonce:
+        return Fault.REPLAYED
+    return Fault.IMPOSSIBLE if heartbeat.written > heartbeat.timestamp else heartbeat
 
 
-def vm_of(raw: bytes) -> VmStatus:
-    """What an answer without a fault says of the VM on the host that gave it."""
-    return msgspec.json.decode(raw, type=Heartbeat).vm
-
-
-def _mac(key: bytes, heartbeat: Heartbeat) -> str:
-    fields = (
-        _VERSION,
+def _text(heartbeat: Heartbeat) -> tuple[str, ...]:
+    """What the first MAC covers, behind its version."""
+    return (
         str(heartbeat.host_id),
         heartbeat.boot_id,
         str(heartbeat.timestamp),
         heartbeat.vm.value,
         heartbeat.nonce,
     )
-    text = "\n".join(fields)
-    assert text.count("\n") == len(fields) - 1, text
+
+
+def _more(heartbeat: Heartbeat) -> tuple[str, ...]:
+    """What the second one covers besides."""
+    counts = (heartbeat.written, heartbeat.generation, heartbeat.renewed)
+    return (heartbeat.cluster, heartbeat.whiteboard, heartbeat.leases, *map(str, counts))
+
+
+def _mac(key: bytes, version: str, fields: tuple[str, ...]) -> str:
+    text = "\n".join((version, *fields))
+    assert text.count("\n") == len(fields), text
     return hmac.digest(key, text.encode(), "sha256").hex()

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from broker.heartbeat import Fault, fault_of, new_nonce, vm_of
+from broker.heartbeat import Fault, Heartbeat, heard, new_nonce
 from scoring.observation import VmStatus
 
 #: Between two questions to a peer of whom nothing is feared.
@@ -67,7 +67,7 @@ class Pulse:
 
     `heartbeat_s`, `unanswered_since_s`: see PeerReport. `vm`: what the last good answer says of
     the VM there. `problem`: what became of the last question that was not answered well.
-    `faults`: bad answers so far.
+    `faults`: bad answers so far. `said`: the last good answer, which had come at `heard_s`.
     """
 
     addresses: tuple[str, ...] = ()
@@ -76,6 +76,8 @@ class Pulse:
     unanswered_since_s: float | None = None
     problem: str = ""
     faults: Counter[Fault] = field(default_factory=Counter)
+    said: Heartbeat | None = None
+    heard_s: float = 0.0
     interval_s: float = STEADY_S
     due_s: float = 0.0
     turn: asyncio.Future[None] | None = None
@@ -219,14 +221,15 @@ class Heartbeats:
         except OSError as error:
             pulse.problem = f"{address}: {error.strerror or error}"
             return False
-        fault = fault_of(self.key, raw, host_id, nonce)
-        if fault is not None:
-            pulse.faults[fault] += 1
-            pulse.problem = f"{address}: {fault}"
+        answer = heard(self.key, raw, host_id, nonce)
+        if isinstance(answer, Fault):
+            pulse.faults[answer] += 1
+            pulse.problem = f"{address}: {answer}"
             return False
+        pulse.said, pulse.heard_s = answer, asyncio.get_running_loop().time()
         was_silent = pulse.unanswered_since_s is not None
         pulse.heartbeat_s, pulse.unanswered_since_s = asked_s, None
-        pulse.vm = vm_of(raw)
+        pulse.vm = answer.vm
         if was_silent:
             self.on_change()
         return True

@@ -134,6 +134,7 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("peer_liveness", "1 for what this host takes each peer for.", *_PEER, "liveness"),
     _gauge("peer_stopped", "The peer's agent ended in good order.", *_PEER),
     _gauge("peer_config_drift", "Values that the peer has otherwise than this host.", *_PEER),
+    _gauge("peer_other_storage", "The peer does not see the storage seen here.", *_PEER),
     _gauge(
         "peer_witness_age_seconds",
         "Since each witness last saw the peer alive.",
@@ -385,6 +386,7 @@ _OF_PEERS = (
     "peer_liveness",
     "peer_stopped",
     "peer_config_drift",
+    "peer_other_storage",
     "peer_witness_age_seconds",
     "peer_heartbeat",
     "peer_sanlock",
@@ -396,6 +398,7 @@ def _peer(sheet: _Sheet, host: HostStatus, labels: tuple[str, str]) -> None:
     sheet.put_one_of("peer_liveness", host.liveness, _LIVENESS, *labels)
     sheet.put("peer_stopped", host.stopped, *labels)
     sheet.put("peer_config_drift", len(host.config_drift), *labels)
+    sheet.put("peer_other_storage", bool(host.other_storage), *labels)
     seen = host.witnesses
     if seen is None:
         return

@@ -10,6 +10,7 @@ from broker.config import Config
 _FIXED_TABLES = ("host", "storage", "vm", "api")
 _CHANGEABLE = {("vm", "on_host_shutdown")}
 _FIXED_KEYS = (
+    ("cluster", "id"),
     ("libvirt", "uri"),
     ("libvirt", "qemu_conf"),
     ("libvirt", "pid_dir"),

@@ -30,14 +30,20 @@ class Renewal:
 class Renewals:
     """The table of all host ids, brought up to date by `run` and by what else is `learn`ed.
 
-    `watch`: host ids to read from disk. `read(host ids)`: (generation, timestamp) of those that
-    can be read within its own deadline, and of whatever else lay in the same blocks.
+    `watch`: host ids to read from disk. `also`: another one, which is no reason to look more often.
+    `read_s`: when the last good read of a host id from disk began; `changed_s`: when it was last
+    seen to change. `read(host ids)`: (generation,
+    timestamp) of those that can be read within its own deadline, and of whatever else lay in the
+    same blocks.
     """
 
     def __init__(
         self, read: Callable[[Iterable[int]], Awaitable[Mapping[int, tuple[int, int]]]]
     ) -> None:
         self.watch: frozenset[int] = frozenset()
+        self.also: frozenset[int] = frozenset()
+        self.read_s: dict[int, float] = {}
+        self.changed_s: dict[int, float] = {}
         self.table: dict[int, Renewal] = {}
         self._read = read
 
@@ -45,8 +51,10 @@ class Renewals:
         """Look for ever; a read that fails leaves what is known."""
         clock = asyncio.get_running_loop().time
         while True:
-            found = await self._read(self.watch)
+            began_s = clock()
+            found = await self._read(self.watch | self.also)
             self.learn(found, clock())
+            self.read_s.update(dict.fromkeys(found, began_s))
             await asyncio.sleep(WATCH_S if self.watch else LOOK_S)
 
     def learn(self, found: Mapping[int, tuple[int, int]], now_s: float) -> None:
@@ -57,6 +65,8 @@ class Renewals:
                 continue
             if old is None or _order(generation, timestamp) > _order(old.generation, old.timestamp):
                 self.table[host_id] = Renewal(generation, timestamp, now_s)
+                if old is not None:
+                    self.changed_s[host_id] = now_s
 
     def renewal_s(self, host_id: int) -> float | None:
         """Since when the present renewal is known; None: not seen, or the id is free."""

@@ -11,7 +11,7 @@ Rules of this file:
    (its host id is free, sanlock calls it dead). Or proof of the VM: the engine lease is free, or
    what owns it is gone.
 3. All else is not known, and then it is said what is known. This host's own trouble comes first:
-   who cannot read knows nothing of the others.
+   who cannot read, or reads other storage than they write to, knows nothing of the others.
 4. "Most likely" needs a sign of life of the host that had it, after it fell silent. There is no
    countdown here: a host whose sanlock renews is never called dead.
 
@@ -77,12 +77,14 @@ class LeaseOwner:
 class OwnReads:
     """How this host reads the whiteboard. `age_s`: since its last good read, None: none yet.
     `state`: ok, error or hung. `all_known`: a host that has a slot, or is in the lockspace, would
-    have been found by now."""
+    have been found by now. `elsewhere`: why it is not the storage of the others, "": it is.
+    """
 
     blind: bool = False
     age_s: float | None = 0.0
     state: str = "ok"
     all_known: bool = True
+    elsewhere: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,8 @@ def vm_place(
     if up:
         where = next((host for host in up if _healthy(host)), up[0])
         return VmPlace(True, where.host_id, _healthy(where))
+    if reads.elsewhere:
+        return VmPlace(None, known=reads.elsewhere)
     if lease is not None and (lease.age_s > LEASE_OLD_S or reads.blind):
         lease = None
     if lease is not None and (lease.owner is None or lease.gone):

@@ -50,6 +50,7 @@ class View(Struct, frozen=True):
     order: Order | None = None
     told_beat: int | None = None
     what_ran: WhatRan | None = None
+    unsure: tuple[int, ...] = ()
 
 
 class Decision(Struct, frozen=True, forbid_unknown_fields=True):
@@ -268,7 +269,9 @@ class HostStatus(Struct, frozen=True):
     `config_drift`: a sentence for each value that must agree across the cluster and that it has
     otherwise than this host. `left_out`: lines that its slot had no room for. `differs`: codes of
     what its VM has otherwise than the definition. `host_shutdown`: it is shutting down, or has been
-    shut down, in order; "migrate" or "shutdown": what becomes of the VM; empty: it is not."""
+    shut down, in order; "migrate" or "shutdown": what becomes of the VM; empty: it is not.
+    `other_storage`: how its word on its own storage differs from what is seen here, empty where it
+    does not; `storage_odd`: the same where its word is not believed."""
 
     host_id: int
     hostname: str
@@ -295,6 +298,8 @@ class HostStatus(Struct, frozen=True):
     left_out: int = 0
     differs: tuple[str, ...] = ()
     host_shutdown: str = ""
+    other_storage: str = ""
+    storage_odd: str = ""
 
 
 class EngineSummary(Struct, frozen=True):

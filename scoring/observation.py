@@ -469,7 +469,8 @@ class Observation:
     `fence_devices`: peers a fence device is
     configured for. `fence_lease_held`: this agent holds the fence lease now. `stopping`:
     the agent was asked to end. `fence_log`: what of the fence log still matters, oldest first;
-    None where it cannot be read. `order`: an operator's, until it is answered.
+    None where it cannot be read. `order`: an operator's, until it is answered. `unsure`: hosts of
+    which it is not known yet whether they write to the storage that is read here.
     """
 
     local: LocalHost
@@ -486,3 +487,4 @@ class Observation:
     order: Order | None = None
     outcomes: tuple[Outcome, ...] = field(default=())
     stopping: bool = False
+    unsure: tuple[int, ...] = ()

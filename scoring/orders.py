@@ -268,6 +268,14 @@ def _no_start(turn: Turn) -> str:
         return "the whiteboard cannot be read: nothing is known of the other hosts"
     if not observation.lockspace_joined:
         return "this host has not joined the lockspace: the VM would have no lease"
+    if observation.local.unfit:
+        return observation.local.unfit[0].text
+    if observation.unsure:
+        hosts = ", ".join(map(str, observation.unsure))
+        return (
+            f"not known yet whether host(s) {hosts} write to the storage that is read here: try"
+            " again in a few seconds"
+        )
     if turn.state.name not in _STARTABLE and turn.state.name is not _S.GLOBAL_MAINTENANCE:
         return f"this host is in {turn.state.name}"
     return ""

@@ -57,15 +57,22 @@ def may_start_here(turn: Turn) -> bool:
     if turn.observation.storage_good_since_s is None:
         turn.because(Code.STORAGE_UNREADABLE, "the whiteboard cannot be read: nothing is known")
         return False
-    if not turn.observation.lockspace_joined:
-        turn.because(Code.LOCKSPACE_NOT_JOINED, "this host has not joined the lockspace yet")
-        return False
     if turn.observation.local.unfit:
         for unfit in turn.observation.local.unfit:
             turn.because(_CODES[unfit.obstacle], unfit.text)
         return False
+    if not turn.observation.lockspace_joined:
+        turn.because(Code.LOCKSPACE_NOT_JOINED, "this host has not joined the lockspace yet")
+        return False
     if _looked_s(turn) < timing.suspect_after + timing.beat or turn.uncertain:
         turn.because(Code.NOT_ENOUGH_DATA, "not enough seen yet to know which hosts live")
+        return False
+    if turn.observation.unsure:
+        hosts = ", ".join(map(str, turn.observation.unsure))
+        turn.because(
+            Code.NOT_ENOUGH_DATA,
+            f"not known yet whether host(s) {hosts} write to the storage that is read here",
+        )
         return False
     busy = next((p for p in turn.live if _is_busy(p, turn.now_s)), None)
     if busy is not None:

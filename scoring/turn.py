@@ -148,15 +148,6 @@ def own_score(turn: Turn) -> Score:
     elif local.shutdown is not None:
         why = "this host is shutting down"
         return Score(0, (Penalty("local-maintenance", state.rules.weights.base_score, why),))
-    elif turn.observation.lockspace_joined is False and not turn.vm_up_here:
-        # It could not start the VM: nobody must wait for it.
-        why = "this host has not joined the lockspace"
-        return Score(0, (Penalty("lockspace", state.rules.weights.base_score, why),))
-    elif local.lock_driver is False and not turn.vm_up_here:
-        # What ran here would run without its lease: started here, or migrated to here, which
-        # libvirt does without a word.
-        why = "libvirt here runs without the sanlock lock driver"
-        return Score(0, (Penalty("lock-driver", state.rules.weights.base_score, why),))
     elif local.unfit and not turn.vm_up_here:
         first, *rest = local.unfit
         base = state.rules.weights.base_score
@@ -167,6 +158,15 @@ def own_score(turn: Turn) -> Score:
                 *(Penalty(unfit.obstacle.value, 0, unfit.text) for unfit in rest),
             ),
         )
+    elif turn.observation.lockspace_joined is False and not turn.vm_up_here:
+        # It could not start the VM: nobody must wait for it.
+        why = "this host has not joined the lockspace"
+        return Score(0, (Penalty("lockspace", state.rules.weights.base_score, why),))
+    elif local.lock_driver is False and not turn.vm_up_here:
+        # What ran here would run without its lease: started here, or migrated to here, which
+        # libvirt does without a word.
+        why = "libvirt here runs without the sanlock lock driver"
+        return Score(0, (Penalty("lock-driver", state.rules.weights.base_score, why),))
     return score(
         ScoreInput(
             state=name,

@@ -90,6 +90,7 @@ class Lookout:
         self._unknown_told = False
         self._failover_since_s: float | None = None
         self._gone: dict[int, float] = {}
+        self._elsewhere: dict[int, str] = {}
         self._budget_low = False
         self._agent_silent = False
         self._cannot_start = False
@@ -208,6 +209,20 @@ class Lookout:
                 facts["engine"] = "up there when last seen" if seen.up else "not there"
                 detail = f"{seen.name} is silent: it does not publish any more"
                 self._say_once(Notice(Kind.PEER_SILENT, seen.name, detail, facts))
+
+    def storage_of_others(self, names: Mapping[int, str], elsewhere: Mapping[int, str]) -> None:
+        """Which hosts are on other storage than this one, and how their words differ. `names`: of
+        all hosts."""
+        for host in elsewhere.keys() - self._elsewhere.keys():
+            name = self._elsewhere[host] = names.get(host, f"host {host}")
+            detail = f"{name} does not see the same storage as {self._name}: it {elsewhere[host]}"
+            facts: dict[str, FactValue] = {"host_id": host, "host": name, "seen_by": self._name}
+            self._say_once(Notice(Kind.OTHER_STORAGE, name, detail, facts))
+        for host in self._elsewhere.keys() - elsewhere.keys():
+            name = self._elsewhere.pop(host)
+            facts = {"host_id": host, "host": name, "seen_by": self._name}
+            detail = f"nothing tells any more that {name} is on other storage than {self._name}"
+            self._say_once(Notice(Kind.SAME_STORAGE, name, detail, facts))
 
     def _look_at_agent(self, silent_s: float | None, now_s: float) -> None:
         if self._first_s is None:

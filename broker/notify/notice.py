@@ -65,6 +65,8 @@ class Kind(StrEnum):
     CAN_START = "can-start"
     ENGINE_UNKNOWN = "engine-unknown"
     ENGINE_KNOWN = "engine-known"
+    OTHER_STORAGE = "other-storage"
+    SAME_STORAGE = "same-storage"
     PEER_SILENT = "peer-silent"
     PEER_STOPPED = "peer-stopped"
     PEER_BACK = "peer-back"
@@ -106,6 +108,8 @@ SEVERITY: Mapping[Kind, Severity] = {
     Kind.CAN_START: _S.INFO,
     Kind.ENGINE_UNKNOWN: _S.CRITICAL,
     Kind.ENGINE_KNOWN: _S.INFO,
+    Kind.OTHER_STORAGE: _S.CRITICAL,
+    Kind.SAME_STORAGE: _S.INFO,
     Kind.PEER_SILENT: _S.CRITICAL,
     Kind.PEER_STOPPED: _S.INFO,
     Kind.PEER_BACK: _S.INFO,

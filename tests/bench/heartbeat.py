@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import aiohttp
 
-from broker.heartbeat import fault_of, new_nonce
+from broker.heartbeat import Heartbeat, heard, new_nonce
 from broker.heartbeat_http import HttpTransport
 from broker.heartbeats import Heartbeats
 from broker.listener import Listener
@@ -53,7 +53,7 @@ async def measure(what: str, ask: Callable[[str], Awaitable[bytes]]) -> None:
         if number == WARM_UP:
             cpu_s, began_s = time.process_time(), time.perf_counter()
         nonce = new_nonce()
-        assert fault_of(KEY, await ask(nonce), 1, nonce) is None
+        assert isinstance(heard(KEY, await ask(nonce), 1, nonce), Heartbeat)
     cpu_us = 1e6 * (time.process_time() - cpu_s) / QUESTIONS
     took_ms = 1e3 * (time.perf_counter() - began_s) / QUESTIONS
     print(f"{what:28} {cpu_us:6.0f} us of CPU, {took_ms:.2f} ms")

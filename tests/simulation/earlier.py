@@ -5,13 +5,16 @@
     previous   what a host is about to do is there, but not until when it moves the VM
     reference  oVirt's fields alone, no line of text behind them
 
-Only what is on the whiteboard is modelled: the decisions are this version's on every host.
+Only what is on the whiteboard, and what they answer over the network, is modelled: the decisions
+are this version's on every host. Neither version says anything of its storage.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from enum import StrEnum
+
+import msgspec
 
 from broker.slot_lines import intent_of
 from broker.whiteboard import HOST_ID_MAX, BadSlot, decode_slot, encode_slot
@@ -41,3 +44,14 @@ def of_version(slot: int, data: bytes, metadata: Metadata) -> bytes:
         extra = dict(report.extra)
         extra["intent"], _ = intent_of(extra.get("intent", ""), slot)
     return encode_slot(replace(report, extra=extra))
+
+
+def heartbeat_of_version(answer: bytes, metadata: Metadata) -> bytes:
+    """An answer over the network as a host of that version gives it."""
+    if metadata is Metadata.THIS:
+        return answer
+    fields = msgspec.json.decode(answer, type=dict[str, str | int])
+    return msgspec.json.encode({name: fields[name] for name in _EARLIER_ANSWER})
+
+
+_EARLIER_ANSWER = ("host_id", "boot_id", "timestamp", "vm", "nonce", "mac")

@@ -11,6 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from scoring.observation import OnHostShutdown, Pause, VmStatus
 from tests.simulation.earlier import Metadata
 from tests.simulation.lockspace import Daemon, LeaseVolume, Refused
 from tests.simulation.timeline import HostLoop, Process, Timeline
+from tests.simulation.whiteboard import Whiteboard
 
 #: What libvirt says of a start where the bridge of the VM's interface is not on the host.
 NO_BRIDGE = "Cannot get interface MTU on 'br-vlan20': No such device"
@@ -104,6 +106,7 @@ class Host:
         self,
         timeline: Timeline,
         leases: LeaseVolume,
+        whiteboard: Whiteboard,
         watch: Watch,
         number: int,
         *,
@@ -115,7 +118,9 @@ class Host:
         system_uuid: str,
     ) -> None:
         self.timeline = timeline
-        self.leases = leases
+        #: Where its paths lead to. What runs goes on with the volume that it has opened.
+        self.leases, self.whiteboard = leases, whiteboard
+        self._shared = leases, whiteboard
         self.watch = watch
         self.number = number
         #: As configured; two hosts with one id are a fault to be simulated.
@@ -310,6 +315,22 @@ class Host:
             self.storage.since_s = self.sick_until_s = self.timeline.now_s
         self.storage.fault, self.storage.delay_s = fault, delay_s
         self.watch.tell(self.name, f"storage {fault or 'fine'}")
+
+    def mount(self, what: str) -> None:
+        """Let its paths lead elsewhere, for what is started from now on. `what`: `shared` (the
+        cluster's volumes), `copy` (private copies of both as they are now), `copied-leases` (of
+        the lease volume alone), `empty` (volumes that somebody made for another cluster)."""
+        self.leases, self.whiteboard = self._shared
+        match what:
+            case "copy":
+                self.leases, self.whiteboard = deepcopy(self._shared)
+            case "copied-leases":
+                self.leases = deepcopy(self.leases)
+            case "empty":
+                self.leases, self.whiteboard = LeaseVolume(), Whiteboard()
+            case _:
+                assert what == "shared", what
+        self.watch.tell(self.name, f"its paths lead to: {what}")
 
     def reach(self) -> str:
         """How its sanlock reaches the lease volume; "" when it does."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,7 +24,7 @@ from broker.monitors import Sampled, Unknown
 from broker.network_verdict import TargetResult, Windows
 from broker.renewals import Renewals
 from broker.what_ran import WhatRan
-from broker.whiteboard import EMPTY_SLOT, SLOT_BYTES
+from broker.whiteboard import EMPTY_SLOT
 from broker.wire import FenceNote, MigrationStatus, Report, View
 from broker.witness import HostRenewal, Witness, look
 from scoring.decision import FreeHostId
@@ -53,7 +53,7 @@ from scoring.observation import (
     StartResult,
     VmStatus,
 )
-from tests.simulation.earlier import of_version
+from tests.simulation.earlier import heartbeat_of_version, of_version
 from tests.simulation.host import Host, Qemu
 from tests.simulation.lockspace import WATCHDOG_FIRE_S, Daemon, Membership, Refused
 from tests.simulation.timeline import PROCESS
@@ -90,26 +90,13 @@ _NOT_HERE = "vm not running on this host"
 _takes = asyncio.sleep
 
 
-@dataclass(slots=True)
-class Whiteboard:
-    """The shared whiteboard volume; slots that are not here are empty."""
-
-    slots: dict[int, bytes] = field(default_factory=dict)
-    before: dict[int, bytes] = field(default_factory=dict)
-
-    def put(self, slot: int, data: bytes) -> None:
-        """Replace a slot."""
-        assert len(data) == SLOT_BYTES
-        self.before[slot] = self.slots.get(slot, EMPTY_SLOT)
-        self.slots[slot] = data
-
-
 class SimStore:
-    """SlotStore of one broker process. A write that hung is done when the storage is back."""
+    """SlotStore of one broker process, on the volume that the path led to when it was started.
+    A write that hung is done when the storage is back."""
 
-    def __init__(self, host: Host, board: Whiteboard, latency_s: float) -> None:
+    def __init__(self, host: Host, latency_s: float) -> None:
         self._host = host
-        self._board = board
+        self._board = host.whiteboard
         self._latency_s = latency_s
         self._hangs_since_s: float | None = None
 
@@ -175,6 +162,7 @@ class SimLockspace:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._leases = host.leases
         self.joined: bool | None = None
         self.problem = "not joined yet"
         self.witnesses: dict[int, Witness] = {}
@@ -210,7 +198,7 @@ class SimLockspace:
             return
         now_s = asyncio.get_running_loop().time()
         renewals = []
-        for host_id in sorted(self._host.leases.deltas):
+        for host_id in sorted(self._leases.deltas):
             found = daemon.host(host_id)
             if found is not None:
                 state = found.standing.value
@@ -230,7 +218,7 @@ class SimLockspace:
         blocks = {(host_id - 1) // LEASES_PER_BLOCK for host_id in (self._host.host_id, *host_ids)}
         return {
             host_id: (delta.generation, delta.timestamp)
-            for host_id, delta in self._host.leases.deltas.items()
+            for host_id, delta in self._leases.deltas.items()
             if (host_id - 1) // LEASES_PER_BLOCK in blocks
         }
 
@@ -264,7 +252,7 @@ class SimHeartbeats:
         await _takes(way_s + WIRE_S)
         if answer is None:
             raise ConnectionRefusedError(f"{address}: connection refused")
-        return answer
+        return heartbeat_of_version(answer, target.metadata)
 
     def _arrives(self, target: Host) -> bool:
         return self._world.reaches(self._host, target, chance=self._world.network_chance)

@@ -219,6 +219,10 @@ class Player:
                 raise ValueError(what)
 
     def _storage(self, step: Step, how: str, who: str, delay_s: str = "1.5") -> None:
+        if how in ("shared", "copy", "copied-leases", "empty"):
+            for host in self._who(who):
+                host.mount(how)
+            return
         fault = {"fine": "", "hangs": "hang", "fails": "error", "slow": "slow"}[how]
         for host in self._who(who):
             host.break_storage(fault, float(delay_s) if fault == "slow" else 0.0)
@@ -448,6 +452,17 @@ class Player:
                 return lambda: all(
                     (place := world.told_place(host)) is not None and place.up is up
                     for host in hosts
+                )
+            case (who, "lacks", penalty):
+                hosts = self._who(who)
+                return lambda: all(penalty in world.penalties_of(host) for host in hosts)
+            case (who, "finds", other, "elsewhere"):
+                hosts, others = self._who(who), self._who(other)
+                return lambda: all(
+                    world.finds_elsewhere(host, its)
+                    for host in hosts
+                    for its in others
+                    if host is not its
                 )
             case (who, "says", *text):
                 hosts, said, before = self._who(who), " ".join(text), len(world.trace)

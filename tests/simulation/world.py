@@ -54,9 +54,9 @@ from tests.simulation.ports import (
     SimNetwork,
     SimSample,
     SimStore,
-    Whiteboard,
 )
 from tests.simulation.timeline import Process, Timeline
+from tests.simulation.whiteboard import Whiteboard
 
 RESTART_S = 1.5
 #: Reasons of an agent whose words are in the trace.
@@ -186,6 +186,7 @@ class World:
         self._begun: dict[int, tuple[BegunReason, ...]] = {}
         self._states_since_s: dict[int, float] = {}
         self._scores: dict[int, int] = {}
+        self._penalties: dict[int, tuple[str, ...]] = {}
         self._state_dir = Path(tempfile.mkdtemp(prefix="ha-simulation-"))
         for number in range(1, settings.hosts + 1):
             self._make_host(number)
@@ -196,6 +197,7 @@ class World:
         host = Host(
             self.timeline,
             self.leases,
+            self.board,
             self,
             number,
             io_timeout_s=settings.io_timeout_s,
@@ -295,7 +297,7 @@ class World:
             ]
         )
         config = self.config(host)
-        store = SimStore(host, self.board, self.settings.latency_s)
+        store = SimStore(host, self.settings.latency_s)
         boot_id = f"{host.name}-boot-{host.boots}"
         lockspace = SimLockspace(host)
         broker = Broker(
@@ -400,6 +402,7 @@ class World:
             if begun.code in _TOLD and begun not in self._begun.get(host.number, ()):
                 self.tell(host.name, f"{begun.code}: {begun.text}")
         self._begun[host.number] = report.begun
+        self._penalties[host.number] = tuple(penalty.name for penalty in report.penalties)
         old = self._states.get(host.number)
         if old != report.state:
             self._changed_s = self.timeline.now_s
@@ -427,6 +430,15 @@ class World:
     def score_of(self, host: Host) -> int | None:
         """The score a host's agent last reported."""
         return self._scores.get(host.number) if self.state(host) else None
+
+    def penalties_of(self, host: Host) -> tuple[str, ...]:
+        """What a host's agent last reported that its score lacks."""
+        return self._penalties.get(host.number, ()) if self.state(host) else ()
+
+    def finds_elsewhere(self, host: Host, other: Host) -> bool:
+        """Whether a host's broker says that another one is on other storage."""
+        broker = self.brokers.get(host.number)
+        return broker is not None and other.host_id in broker.same_storage.judgement.others
 
     def _look(self) -> None:
         """Once a second: how the VM is, for the outage times and for the laws on what is said."""

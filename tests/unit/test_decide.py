@@ -405,6 +405,14 @@ def test_a_peer_that_may_be_alive_is_waited_for() -> None:
     assert codes(decision) == [Code.NOT_ENOUGH_DATA]
 
 
+def test_nothing_is_started_while_it_is_not_known_whose_storage_this_is() -> None:
+    decision = down(unsure=(2, 5))
+    assert not starts(decision)
+    assert codes(decision) == [Code.NOT_ENOUGH_DATA]
+    assert "host(s) 2, 5" in decision.reasons[0].text
+    assert decision.score.value > 0
+
+
 @pytest.mark.parametrize("joined", [False, None])
 def test_nothing_is_started_before_the_lockspace_is_joined(joined: bool | None) -> None:
     decision = down(lockspace_joined=joined)

@@ -183,7 +183,7 @@ def _range(kind: inspect.Type) -> str:
             return " or ".join(f"`{word}`" for word in re.findall("[a-z]+", pattern))
         case inspect.StrType(pattern=str(pattern)) if "{1,48}" in pattern:
             return "1..48 of `A-Z a-z 0-9 . _ -`"
-        case inspect.StrType(pattern=str(pattern)) if "{32,36}" in pattern:
+        case inspect.StrType(pattern=str(pattern)) if pattern.endswith(("{32,36}$", "{12}$")):
             return "a UUID, or empty"
         case inspect.StrType(pattern=str(pattern)) if "{1,32}" in pattern:
             return "empty, or 1..32 of `A-Z a-z 0-9 _ -`"

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from broker import listener
-from broker.heartbeat import Fault, fault_of, new_nonce
+from broker.heartbeat import Fault, Heartbeat, heard, new_nonce
 from broker.heartbeat_http import HttpTransport, Names
 from broker.heartbeats import Heartbeats
 from broker.listener import Listener
@@ -71,8 +71,8 @@ def test_a_question_over_http_is_answered_with_a_signature(tmp_path: Path, host:
         shown = f"[{host}]" if ":" in host else host
         nonce = new_nonce()
         raw = await HttpTransport().ask(f"{shown}:{port}", nonce)
-        assert fault_of(KEY, raw, 1, nonce) is None
-        assert fault_of(KEY, raw, 1, new_nonce()) is Fault.REPLAYED
+        assert isinstance(heard(KEY, raw, 1, nonce), Heartbeat)
+        assert heard(KEY, raw, 1, new_nonce()) is Fault.REPLAYED
         assert json.loads(raw)["vm"] == "unknown"
 
     if host == "::1" and not _has_ipv6():

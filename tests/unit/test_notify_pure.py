@@ -525,3 +525,23 @@ def test_secrets_that_are_amiss_are_told_and_not_quoted(
     assert message in str(error.value)
     assert KEY[:-1] not in str(error.value)
     assert "12345678" not in str(error.value)
+
+
+def test_a_host_on_other_storage_is_told_once_and_when_that_ends(
+    lookout: Lookout, ears: Ears
+) -> None:
+    names = {1: "host1", 2: "host2"}
+    text = "says that it wrote 815 to its slot, which is at 700 here"
+    lookout.storage_of_others(names, {})
+    for _ in range(2):
+        lookout.storage_of_others(names, {2: text, 7: text})
+    assert [(each.kind, each.subject) for each in ears] == [
+        (Kind.OTHER_STORAGE, "host2"),
+        (Kind.OTHER_STORAGE, "host 7"),
+    ]
+    assert ears[0].detail == f"host2 does not see the same storage as host1: it {text}"
+    lookout.storage_of_others({}, {7: text})
+    assert (ears[2].kind, ears[2].facts) == (
+        Kind.SAME_STORAGE,
+        {"host_id": 2, "host": "host2", "seen_by": "host1"},
+    )

@@ -31,11 +31,13 @@ from scoring.observation import (
     Health,
     LeaseAnswer,
     MigrationCancelled,
+    Obstacle,
     Order,
     OrderKind,
     Outcome,
     Standing,
     StartResult,
+    Unfit,
     VmStatus,
 )
 from scoring.orders import ANSWERS_MAX, LEASE_PATIENCE_S
@@ -370,6 +372,11 @@ def test_a_lease_that_cannot_be_had_refuses_the_start(lease: LeaseAnswer, why: s
         ({"storage_good_since_s": None}, "whiteboard"),
         ({"lockspace_joined": False}, "lockspace"),
         ({"lockspace_joined": None}, "lockspace"),
+        (
+            {"here": replace(local(DOWN), unfit=(Unfit(Obstacle.OTHER_STORAGE, "a copy"),))},
+            "a copy",
+        ),
+        ({"unsure": (2,)}, "host(s) 2 write to the storage"),
         ({"name": S.ENGINE_STOP}, "EngineStop"),
         ({"remembered": {"acting": True}}, "busy"),
     ],

@@ -162,6 +162,14 @@ def test_a_host_that_cannot_read_says_so_of_itself_and_nothing_of_the_others() -
     assert "has not read the whiteboard yet" in placed([here()], never).known
 
 
+def test_a_host_on_other_storage_knows_nothing_of_the_others_by_it() -> None:
+    reads = OwnReads(elsewhere="host1 says that it wrote 815")
+    dead, free = owner(sanlock="dead"), LeaseOwner(None, False, 0.0)
+    assert placed([here(), dead], reads, free) == VmPlace(None, known=reads.elsewhere)
+    heard = owner(heard=VmStatus.UP)
+    assert placed([here(), heard], reads, free).host == 1, "the network is no storage"
+
+
 def test_what_was_not_looked_for_long_enough_is_not_known() -> None:
     place = placed([here()], OwnReads(all_known=False))
     assert (place.up, place.known) == (None, "not every slot of the whiteboard was read yet")
