@@ -766,7 +766,7 @@ class Broker:
                 engine=engine,
                 engine_taken_s=taken_s,
                 lease_held=self._engine.lease_held,
-                network=self._network().fraction,
+                network=self._network(now_s).fraction,
                 bridge_up=value("bridge"),
                 mem_free_mb=value("memory"),
                 cpu_load=value("cpu_load"),
@@ -858,7 +858,7 @@ class Broker:
             global_maintenance=self.board.global_maintenance,
             global_mode=mode_status(self._modes.global_countdown, now_s),
             monitors=shown_monitors(self.monitors.latest, now_s),
-            network=self._network().text,
+            network=self._network(now_s).text,
             config_problem=self.config_problem
             or (self._report.config_problem if self._report is not None else ""),
             state_problem="; ".join(
@@ -988,10 +988,10 @@ class Broker:
             return "ok"
         return "hung" if self.board.is_hung else "error"
 
-    def _network(self) -> NetworkVerdict:
+    def _network(self, now_s: float) -> NetworkVerdict:
         """What the network tests here and on the live peers mean together."""
         results: Sequence[TargetResult] = self.monitors.value("network") or ()
-        if not any(result.fails for result in results):
+        if self._is_blind(now_s) or not any(result.fails for result in results):
             return verdict(results, ())
         peers = [
             published(report.extra.get("network", "") if report.extra_trusted else "")

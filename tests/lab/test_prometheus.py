@@ -20,6 +20,7 @@ EMPTY_IN_THE_LAB = ("ha_agent_notify_messages_total", 'monitor="cpu_load"')
 QUIET = {
     "HaEngineDown",
     "HaEngineDownLong",
+    "HaEngineUnknown",
     "HaVmUnprotected",
     "HaNoStandby",
     "HaAgentSilent",

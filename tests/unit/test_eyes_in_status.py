@@ -78,6 +78,19 @@ def test_a_gateway_that_is_dead_for_one_costs_that_one(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_who_cannot_read_goes_by_no_old_word_of_the_others(tmp_path: Path) -> None:
+    async def run() -> None:
+        three = hosts(tmp_path, 3)
+        for broker in three:
+            windows_of(broker, *[{GATEWAY: 0.0, OTHER: 1.0}] * 3)
+        for now_s in (1.0, 2.0, 3.0):
+            await beat(three, now_s)
+        assert three[0].view(3.0).local.network == 1.0
+        assert three[0].view(20.0).local.network == 0.5, "nothing was read for 17 s"
+
+    asyncio.run(run())
+
+
 def test_a_host_that_is_silent_has_no_say(tmp_path: Path) -> None:
     async def run() -> None:
         three = hosts(tmp_path, 3)
