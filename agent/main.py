@@ -65,11 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     migrate.add_argument("--to", metavar="HOST", help="id or name; default: the best host")
     migrate.add_argument("--cancel", action="store_true", help="cancel the one under way")
     migrate.add_argument("--json", action="store_true", dest="json_here")
-    vm = verbs.add_parser("vm", help="start or stop the VM on this host by hand")
+    vm = verbs.add_parser("vm", help="start or stop the VM by hand, or decide what is started")
     vm.add_argument(
         "what",
-        choices=("start", "shutdown", "poweroff", "console"),
-        help="shutdown asks the guest, poweroff ends its process",
+        choices=("start", "shutdown", "poweroff", "console", "adopt", "keep"),
+        help="shutdown asks the guest, poweroff ends its process; adopt: what runs or ran last is"
+        " right, keep: the definition is",
     )
     vm.add_argument("--yes", action="store_true", help="ask nothing")
     vm.add_argument("--json", action="store_true", dest="json_here")
@@ -237,6 +238,10 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
         config = load(arguments.config)
         if arguments.verb == "migrate":
             return orders.migrate(config, arguments.to, arguments.cancel, as_json)
+        if arguments.what in ("adopt", "keep"):
+            from agent import adopt
+
+            return adopt.run(config, arguments.what == "adopt", as_json)
         return orders.vm(config, arguments.what, arguments.yes, as_json)
     if arguments.verb == "maintenance":
         from agent import maintenance

@@ -18,7 +18,7 @@ Rules of this file:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from xml.etree import ElementTree
@@ -41,10 +41,14 @@ BYTES_OF_UNIT = {
     "t": 2**40,
     "tib": 2**40,
 }
-#: A layer's attributes that are not where it lies.
-_NOT_A_PLACE = frozenset({"index", "startupPolicy", "queues", "query"})
-#: What libvirt writes down of a network's disk where nothing was said.
-_USUAL = {("transport", "tcp")}
+#: What of a <source>, and of what stands below it, says where it lies. Of the rest libvirt writes
+#: down what it chose (tls='no', transport='tcp', index), the usual port too.
+_NAMES = frozenset({"protocol", "name", "pool", "volume", "namespace", "path", "type"})
+_NAMES_BELOW = {
+    "host": frozenset({"name", "port", "socket"}),
+    "address": frozenset({"domain", "bus", "slot", "function"}),
+    "snapshot": frozenset({"name"}),
+}
 _PORTS = {"nbd": "10809", "gluster": "24007", "iscsi": "3260", "http": "80", "https": "443"}
 #: Layers that are looked at.
 CHAIN_MAX = 64
@@ -218,6 +222,68 @@ def composed(xml: str, disks: Mapping[str, str]) -> str:
             continue
         _take_place(mine[target], other)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def with_facts_of(xml: str, other: str, codes: Collection[Differs]) -> str:
+    """The definition with what another text of the VM says of these codes; BadDomain."""
+    root, theirs = parse(xml), parse(other)
+    for code, paths in _PLACES.items():
+        if code in codes:
+            for path in paths:
+                _replace(root, theirs, path)
+    if Differs.FIRMWARE in codes:
+        kind, new = root.find("os/type"), theirs.find("os/type")
+        if kind is not None and new is not None and new.get("machine"):
+            kind.set("machine", new.get("machine", ""))
+    if Differs.DISKS in codes:
+        disks = {_target(disk) for disk in data_disks(theirs)}
+        devices = root.find("devices")
+        for gone in [disk for disk in data_disks(root) if _target(disk) not in disks]:
+            assert devices is not None
+            devices.remove(gone)
+        text = ElementTree.tostring(root, encoding="unicode")
+        root = parse(composed(text, {target: element_of(theirs, target) for target in disks}))
+    return ElementTree.tostring(root, encoding="unicode").rstrip("\n") + "\n"
+
+
+#: Where the facts of a code stand; of devices all of a kind are taken together.
+_PLACES: Mapping[Differs, tuple[str, ...]] = {
+    Differs.MEMORY: ("memory", "currentMemory", "maxMemory"),
+    Differs.VCPUS: ("vcpu", "vcpus", "cpu/topology"),
+    Differs.FIRMWARE: ("os/loader", "os/nvram", "os/kernel", "os/initrd", "os/cmdline"),
+    Differs.TPM: ("devices/tpm",),
+    Differs.DEVICES: tuple(
+        f"devices/{tag}"
+        for tag in (
+            "disk[@device='cdrom']",
+            "disk[@device='floppy']",
+            "interface",
+            "hostdev",
+            "filesystem",
+            *_COUNTED,
+            *_AT_LEAST,
+        )
+    ),
+}
+
+
+def _replace(root: Element, theirs: Element, path: str) -> None:
+    """All elements of a path by the other text's, where the first of them stood."""
+    above, _, tag = path.rpartition("/")
+    parent = root.find(above) if above else root
+    if parent is None:
+        return
+    old, new = parent.findall(tag), theirs.findall(path)
+    at = list(parent).index(old[0]) if old else len(parent)
+    for element in old:
+        parent.remove(element)
+    for number, element in enumerate(new):
+        copy = ElementTree.fromstring(ElementTree.tostring(element))  # noqa: S314
+        for alias in copy.findall("alias"):
+            copy.remove(alias)
+        for target in copy.findall("target") if copy.tag == "interface" else ():
+            copy.remove(target)
+        parent.insert(at + number, copy)
 
 
 def element_of(root: Element, target: str) -> str:
@@ -476,12 +542,14 @@ def _place(source: Element) -> str:
     for key in ("file", "dev", "dir"):
         if source.get(key):
             return source.get(key, "")
-    parts = [f"{key}={source.attrib[key]}" for key in sorted(set(source.attrib) - _NOT_A_PLACE)]
-    usual = _USUAL | {("port", _PORTS.get(source.get("protocol", ""), ""))}
+    parts = [f"{key}={source.attrib[key]}" for key in sorted(_NAMES & set(source.keys()))]
+    usual = _PORTS.get(source.get("protocol", ""), "")
     for child in source:
-        if child.tag in ("host", "address", "snapshot"):
-            said = sorted(set(child.attrib.items()) - usual)
-            parts += [f"{key}={value}" for key, value in said]
+        keys = _NAMES_BELOW.get(child.tag, frozenset()) & set(child.keys())
+        said = {key: child.attrib[key] for key in sorted(keys)}
+        if said.get("port") == usual:
+            del said["port"]
+        parts += [f"{key}={value}" for key, value in said.items()]
     return " ".join(parts)
 
 

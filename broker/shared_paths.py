@@ -41,7 +41,7 @@ class SharedPaths:
         """Whether every host finds this image."""
         if layer.kind in _BY_NETWORK:
             # A UNIX socket is an address of this host alone.
-            return "transport=unix" not in layer.place and "socket=" not in layer.place
+            return "socket=" not in layer.place
         if layer.kind == "block":
             return os.path.realpath(layer.place) in self._known
         return layer.kind in ("file", "dir") and self.has_file(layer.place)

@@ -8,8 +8,9 @@ without a word. So the host that runs the VM records what differs, and a start t
 
 Rules of this file:
 
-1. Only the host whose VM holds its lease writes. A record names only what differs from the
-   definition; where nothing ever differed there is none.
+1. Only the host whose VM holds its lease writes. A record names a disk that differs from the
+   definition, and from then on always: the definition of another host may be an older one. Where
+   nothing ever differed there is none.
 2. A record is one slot of 4096 bytes, kept in two places (broker/volume_layout.py) that are
    written one after the other: a torn write leaves the other one whole.
 3. The newest counts: the larger `last_ran` (the count of the host that wrote it), then the larger
@@ -184,7 +185,8 @@ def of_running(
         if disk.pivot:
             only = 0
             reasons.append(_pivot_text(disk, host_name))
-        if not _differs(mine, disk) or decision_of(disk) in kept:
+        was_named = before is not None and target in before.disks
+        if decision_of(disk) in kept or not (was_named or _differs(mine, disk)):
             continue
         disks[target] = domain_facts.element_of(root, target)
         is_decided = decision_of(disk) in adopted

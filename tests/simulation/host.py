@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from scoring.observation import OnHostShutdown, Pause, VmStatus
+from tests.simulation.disks import BASE
 from tests.simulation.earlier import Metadata
 from tests.simulation.lockspace import Daemon, LeaseVolume, Refused
 from tests.simulation.timeline import HostLoop, Process, Timeline
@@ -54,6 +55,9 @@ class Qemu:
     orphan: bool = False
     left_since_s: float = 0.0
     ignores_shutdown: bool = False
+    #: The image that its disk is written to, and the block job under way.
+    image: str = BASE
+    job: str = ""
 
 
 @dataclass(slots=True)
@@ -398,16 +402,18 @@ class Host:
 
     # --- the VM ---------------------------------------------------------------------------
 
-    def create_qemu(self, received: bool = False, force_boot: bool = True) -> None:
+    def create_qemu(
+        self, received: bool = False, force_boot: bool = True, disk: str = BASE
+    ) -> None:
         """A QEMU process that does not run yet. Unless it is told to boot, libvirt has it resume a
-        memory image that lies here."""
+        memory image that lies here. `disk`: the image that its disk is in."""
         assert self.qemu is None and self.up
         self._guests += 1
         memory = f"{self.name}.{self.boots}.{self._guests}"
         if not received:
             image, self.memory_image = self.memory_image, None
             memory = memory if force_boot or image is None else image
-        self.qemu = Qemu(received=received, memory=memory)
+        self.qemu = Qemu(received=received, memory=memory, image=disk)
         self.watch.vm_changed(self)
 
     def save_qemu(self) -> None:

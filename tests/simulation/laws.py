@@ -2,6 +2,7 @@
 """What must hold at every moment of every simulated run. Looks at the world, never at the
 product's own word.
 
+    disks           a VM that is started boots the image that was written to last
     one-vm          at most one QEMU executes the guest, over all hosts
     leased          a QEMU that executes the guest holds its lease
     fresh           what executes was booted, or goes on with the memory of what ran last: never
@@ -94,6 +95,11 @@ class Laws:
             self.breach("one-vm", "the VM runs on " + " and ".join(h.name for h in running))
         for host in running:
             assert host.qemu is not None
+            if host.qemu.image != self._world.newest_image:
+                self.breach(
+                    "disks",
+                    f"{host.name} boots {host.qemu.image}, {self._world.newest_image} ran last",
+                )
             if not host.qemu.has_lease:
                 self.breach("leased", f"the VM runs on {host.name} without its lease")
             memory = host.qemu.memory

@@ -53,6 +53,7 @@ from scoring.observation import (
     StartResult,
     VmStatus,
 )
+from tests.simulation.disks import SHARED, started_image
 from tests.simulation.earlier import heartbeat_of_version, of_version
 from tests.simulation.host import Host, Qemu
 from tests.simulation.lockspace import WATCHDOG_FIRE_S, Daemon, Membership, Refused
@@ -671,7 +672,10 @@ class SimHypervisor:
         if host.starts_fail:
             return EngineStartEnded(StartResult.FAILED, f"libvirt: {host.starts_fail}")
         host.autostart = False
-        host.create_qemu(force_boot=FORCE_BOOT)
+        image = started_image(what_ran)
+        if not image.startswith((SHARED, f"/{host.name}/")):
+            return EngineStartEnded(StartResult.FAILED, f"libvirt: cannot open {image}")
+        host.create_qemu(force_boot=FORCE_BOOT, disk=image)
         await _takes(0.15)
         if host.qemu is None:
             return EngineStartEnded(StartResult.FAILED, "QEMU ended while starting")

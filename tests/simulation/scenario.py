@@ -273,6 +273,12 @@ class Player:
             host.qemu.ignores_shutdown = True
         elif how == "powers-off":
             host.end_qemu("the guest powered itself off", VmStatus.DOWN, "shut down")
+        elif how == "snapshot":
+            self.world.snapshot(host, {"shared": True, "local": False}[words[0]])
+        elif how == "commits":
+            host.qemu.job = "active-commit"
+        elif how == "pivots":
+            self.world.pivot(host)
         elif how == "paused":
             host.qemu.pause = Pause(words[0] if words else "user")
             host.pause_qemu()
@@ -294,6 +300,9 @@ class Player:
                     self.world.tell(host.name, f"not resumed: {error}")
 
     def _order(self, host: Host, kind: str, target: str = "") -> None:
+        if kind in ("adopt", "keep"):
+            self.world.decide(host, kind == "adopt")
+            return
         number = self._who(target)[0].host_id if target else None
         self.world.order(host, OrderKind(kind), number)
 

@@ -17,6 +17,7 @@ from scoring.liveness import Liveness
 from scoring.observation import VmStatus
 from scoring.state import StateName
 from tests.simulation import ports
+from tests.simulation.disks import BASE
 from tests.simulation.host import Host
 from tests.simulation.laws import Broken
 from tests.simulation.lockspace import Daemon
@@ -232,3 +233,12 @@ def test_not_down_is_not_said_of_a_host_whose_daemons_are_away(world: World) -> 
     assert place is not None and (place.up, place.likely) == (None, gone.host_id)
     assert "its sanlock renews" in place.known
     assert place.known.endswith("the VM most likely runs there")
+
+
+def test_disks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this product did: a start of the definition, whatever ran last."""
+    monkeypatch.setattr(ports, "started_image", lambda what_ran: BASE)
+    world.snapshot(owner(world), shared=True)
+    world.run(5.0)
+    owner(world).power_off("test")
+    broken(world, "disks")

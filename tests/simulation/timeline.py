@@ -324,6 +324,12 @@ class Process:
         context.run(PROCESS.set, self)
         self._main = self.loop.create_task(main, name=self.name, context=context)
 
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """A task of its own, for something that it is asked."""
+        context = contextvars.copy_context()
+        context.run(PROCESS.set, self)
+        self.loop.create_task(work, context=context)
+
     def own(self, task: asyncio.Task[Any]) -> None:
         """A task was made by this process."""
         self.tasks[task] = None

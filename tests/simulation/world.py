@@ -15,7 +15,7 @@ from pathlib import Path
 
 from agent.actions import Hands
 from agent.beat import Agent
-from broker.board import Board
+from broker.board import Board, StorageTrouble
 from broker.broker import Broker
 from broker.config import (
     ApiSection,
@@ -27,6 +27,7 @@ from broker.config import (
     TimingSection,
     VmSection,
 )
+from broker.disks_record import CannotDecide
 from broker.heartbeats import Heartbeats
 from broker.lockspace import LockspaceError
 from broker.maintenance import Mode, to_lines
@@ -38,6 +39,7 @@ from scoring.decision import Code, FreeHostId
 from scoring.observation import OrderKind, Pause, VmStatus
 from scoring.state import StateName
 from tests.simulation import orderly
+from tests.simulation.disks import BASE, SHARED, SimWhatRuns
 from tests.simulation.host import WALL_EPOCH_S, Host, Qemu
 from tests.simulation.laws import Laws
 from tests.simulation.lockspace import WATCHDOG_FIRE_S, LeaseVolume, Membership, Refused
@@ -169,6 +171,9 @@ class World:
         self.calm_since_s = 0.0
         self.extra_bound_s = 0.0
         self.down_wanted = False
+        #: The image that the guest wrote to last, and how many were made.
+        self.newest_image = BASE
+        self._images = 0
         #: When an operator last gave an order to a host.
         self.ordered_s: dict[int, float] = {}
         self.outages: list[Outage] = []
@@ -288,6 +293,7 @@ class World:
             [
                 engine,
                 SimNetwork(host),
+                SimWhatRuns(host),
                 SimSample("bridge", 10.0, host, "bridge_up"),
                 SimSample("memory", 10.0, host, "free_memory_mb"),
                 SimSample("cpu_load", 10.0, host, "load"),
@@ -522,6 +528,42 @@ class World:
             self.ordered_s[host.number] = self.timeline.now_s
             self.tell("operator", f"order {order.number} to {host.name}: {kind} {target or ''}")
 
+    # --- disks ------------------------------------------------------------------------------
+
+    def snapshot(self, host: Host, shared: bool) -> None:
+        """The VM there goes on in a new image, on the shared storage or on its host alone."""
+        assert host.qemu is not None
+        self._images += 1
+        host.qemu.image = f"{SHARED if shared else f'/{host.name}/'}overlay{self._images}"
+        self.newest_image = host.qemu.image
+        self.tell(host.name, f"the VM writes to {host.qemu.image}")
+
+    def pivot(self, host: Host) -> None:
+        """The VM there goes on in the image that the definition names, with all that was written;
+        a job that waited for it is over."""
+        assert host.qemu is not None
+        host.qemu.image, host.qemu.job = BASE, ""
+        self.newest_image = BASE
+        self.tell(host.name, f"the VM writes to {BASE}")
+
+    def decide(self, host: Host, adopt: bool) -> None:
+        """An operator says on a host what is right; nothing where no broker answers."""
+        broker = self.brokers.get(host.number)
+        if broker is None or host.loop is None:
+            return
+
+        async def ask() -> None:
+            try:
+                record = await broker.decide_what_ran(adopt, "operator")
+            except (CannotDecide, StorageTrouble) as error:
+                self.tell("operator", f"{host.name} refuses: {error}")
+                return
+            self.tell("operator", f"what ran last is {record.decided}")
+            if not adopt and not any(each.runs_vm for each in self.hosts.values()):
+                self.newest_image = BASE
+
+        self.timeline.call_within(host.loop, host.processes["broker"].begin, ask())
+
     # --- links ------------------------------------------------------------------------------
 
     def heard_since_s(self, asker: Host, target: Host) -> dict[str, float | None]:
@@ -582,7 +624,7 @@ class World:
             move.result = "the domain is not running"
         else:
             source.qemu.leaving, source.qemu.leaving_since_s = True, self.timeline.now_s
-            target.create_qemu(received=True)
+            target.create_qemu(received=True, disk=source.qemu.image)
             self.tell(source.name, f"migrates the VM to {target.name}")
             took_s = source.migration_s + 10.0 * max(source.packet_delay_s, target.packet_delay_s)
             assert target.qemu is not None

@@ -26,6 +26,7 @@ from broker.domain_facts import (
     parse,
     parse_disk,
     read,
+    with_facts_of,
 )
 
 DOMAINS = Path(__file__).parent / "domains"
@@ -197,7 +198,10 @@ def test_a_network_disk_is_named_without_what_libvirt_writes_down_by_itself() ->
         "{}><host name='a'{}/></source><target dev='vda'/></disk></devices></domain>"
     )
     assert (
-        told(disk.format("", ""), disk.format(" index='1'", " port='10809' transport='tcp'")) == []
+        told(
+            disk.format("", ""), disk.format(" index='1'", " port='10809' transport='tcp' tls='no'")
+        )
+        == []
     )
     assert told(disk.format("", ""), disk.format("", " port='7'"))
     assert read(disk.format("", "")).disks["vda"].chain[0].place == "name=x protocol=nbd name=a"
@@ -294,6 +298,33 @@ def test_namespaces_keep_their_usual_names() -> None:
     xml = f"<domain xmlns:qemu='{uri}'><devices/><qemu:commandline/></domain>"
     ran = "<disk><source file='/x'/><target dev='vda'/></disk>"
     assert "<qemu:commandline" in composed(xml, {"vda": ran})
+
+
+# --- adopted -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), CHANGES, ids=str)
+def test_what_is_adopted_differs_no_more(
+    old: str, new: str, expected: tuple[str, str, str, str]
+) -> None:
+    changed = text("file").replace(old, new, 1)
+    for mine, theirs in ((text("file"), changed), (changed, text("file"))):
+        codes = {each.code for each in differences(read(mine), read(theirs))}
+        adopted = with_facts_of(mine, theirs, codes)
+        assert told(adopted, theirs) == []
+        assert ("<memballoon" in adopted) and "<emulator>" in adopted, "all the rest stays"
+
+
+def test_what_is_adopted_of_a_running_vm_has_nothing_of_this_run() -> None:
+    live = text("live").replace(
+        "<controller",
+        "<interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='b'/>"
+        "<target dev='vnet0'/><alias name='net0'/></interface><controller",
+        1,
+    )
+    adopted = with_facts_of(text("file"), live, {Differs.DEVICES})
+    assert "52:54:00:00:00:01" in adopted and "vnet0" not in adopted and "net0" not in adopted
+    assert with_facts_of("<domain/>", live, {Differs.TPM, Differs.FIRMWARE}) == "<domain />\n"
 
 
 # --- any definition ----------------------------------------------------------------------------

@@ -311,7 +311,11 @@ def test_an_owner_records_once_and_an_heir_starts_it(volume: MemoryVolume) -> No
         owner.runs(domain())
         heir.runs(domain())
         await heir.beat(owns=True, last_ran=2)
-        assert heir.record.ran == {}, "the pivot back is recorded too"
+        assert BASE in heir.record.ran["vda"], "the pivot back is recorded too"
+        for definition, is_held in ((domain(), False), (domain("/srv/older.qcow2"), True)):
+            owner.runs("", definition=definition)
+            await owner.beat()
+            assert bool(owner.record.held_back) is is_held
 
     asyncio.run(run())
 
