@@ -35,12 +35,14 @@ class HostMonitors:
             config.timing_rules().load_window, self.engine.cpu_s, every.cpu_load
         )
         self.what_runs = WhatRunsMonitor(config, every.what_runs)
+        self.can_start = CanStartMonitor(config, every.can_start)
         kept: list[Monitor] = [
             self.engine,
             health,
             self._network,
             self._cpu_load,
             self.what_runs,
+            self.can_start,
         ]
         self.runner = MonitorRunner([*kept, *_made_anew(config, every)])
 
@@ -57,7 +59,9 @@ class HostMonitors:
         self.what_runs.interval_s = every.what_runs
         self._cpu_load.interval_s = every.cpu_load
         self._cpu_load.window_s = config.timing_rules().load_window
-        changed: list[Monitor] = [health, network, *_made_anew(config, every)]
+        can_start = CanStartMonitor(config, every.can_start)
+        can_start.disks, self.can_start = self.can_start.disks, can_start
+        changed: list[Monitor] = [health, network, can_start, *_made_anew(config, every)]
         for monitor in changed:
             self.runner.replace(monitor)
 
@@ -69,6 +73,5 @@ def _made_anew(config: Config, every: MonitorsSection) -> list[Monitor]:
         MemoryMonitor(hugepage_kb(config.vm.definition), every.memory),
         PressureMonitor(every.pressure),
         LockDriverMonitor(config.libvirt.qemu_conf, every.lock_driver),
-        CanStartMonitor(config, every.can_start),
         DefinitionMonitor(config.vm.definition, config.vm.shared_definition, every.definition),
     ]

@@ -87,7 +87,7 @@ def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Bro
         heartbeats=Heartbeats(config.host.id, load_cluster_key(config), HttpTransport()),
         kept=kept,
     )
-    monitors.what_runs.ran = lambda: broker.disks.ran
+    monitors.what_runs.ran = monitors.can_start.disks = lambda: broker.disks.ran
     return broker
 
 

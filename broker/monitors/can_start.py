@@ -5,12 +5,13 @@ each change, and now and then."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import libvirt
 
 from broker.config import Config
+from broker.domain_facts import BadDomain, composed
 from broker.monitors import Unknown
 from broker.start_proof import AWAY, lacks, refusals, unreadable
 from broker.vm_needs import NotADefinition, VmNeeds, needs_of
@@ -26,7 +27,9 @@ PROBLEMS_MAX = 3
 
 
 class CanStartMonitor:
-    """True: nothing is known that would make a start fail here. False: something would, see
+    """`disks`: the disks that ran last, as a start puts them in place of the definition's.
+
+    True: nothing is known that would make a start fail here. False: something would, see
     `judge`. Unknown: a part has not answered, and the others found nothing."""
 
     name = "can_start"
@@ -36,6 +39,7 @@ class CanStartMonitor:
     def __init__(self, config: Config, interval_s: float = 60.0) -> None:
         self.interval_s = self._often_s = interval_s
         self._config = config
+        self.disks: Callable[[], Mapping[str, str]] = dict
         self._host = Worker("what the host has")
         self._files = Worker("files of the VM")
         self._libvirt = Worker("libvirt's capabilities")
@@ -58,14 +62,12 @@ class CanStartMonitor:
             raise Unknown("not looked at: vm.prove-start is false")
         path = self._config.vm.definition
         try:
-            xml = await self._host.call("the definition", PART_DEADLINE_S, Path(path).read_text)
+            text = await self._host.call("the definition", PART_DEADLINE_S, Path(path).read_text)
+            xml = composed(text, self.disks())
             needs = needs_of(xml)
-        except NotADefinition as error:
-            return self._found([f"{path}: {error}"], [])
-        except FileNotFoundError:
-            return self._found([f"{path} is not there"], [])
-        except (OSError, UnicodeDecodeError) as error:
-            raise Unknown(f"{path} cannot be read: {error}") from None
+        except (NotADefinition, BadDomain, OSError, UnicodeDecodeError) as error:
+            # An agent that runs starts the one that it has read before.
+            raise Unknown(f"{path} cannot be used: {error}") from None
         parts = await asyncio.gather(
             self._host.call("looking", PART_DEADLINE_S, _listed, lacks, needs),
             self._files.call("opening them", PART_DEADLINE_S, _listed, unreadable, needs),

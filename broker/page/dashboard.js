@@ -19,6 +19,7 @@ const DAY_S = 86400;
 const PENALTY_WORDS = {
   "config": "its VM definition is old", "network": "network", "bridge": "management bridge",
   "load": "CPU load", "memory": "free memory", "fence-path": "its fence device",
+  "cannot-start": "cannot start the VM", "lock-driver": "lock driver",
   "retries": "failed starts", "lockspace": "lockspace", "storage": "its slot is not written", "agent": "its agent",
   "local-maintenance": "local maintenance", "unexpected-down": "the VM died there",
   "reinitializing": "just started", "stopped": "stopped",

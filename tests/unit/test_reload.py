@@ -97,11 +97,13 @@ def test_what_the_monitors_have_seen_stays(site: Path) -> None:
         await monitors.engine.health.sample()
         await monitors.engine.health.sample()
         load_monitor = monitors._cpu_load
+        monitors.can_start.disks = lambda: {"vda": "what ran last"}
         monitors.reload(made(site, tcp, health.replace("3", "4"), "[monitors]\nnetwork = 60")[1])
         (result,) = monitors._network.windows.take({"127.0.0.1:1": (0.0, "")})
         assert result.windows == 3
         assert monitors._network.interval_s == 60.0
         assert monitors._cpu_load is load_monitor
+        assert monitors.can_start.disks() == {"vda": "what ran last"}
         await monitors.engine.health.sample()
         verdicts = [monitors.engine.health.verdict[0]]
         await monitors.engine.health.sample()

@@ -425,14 +425,31 @@ def test_libvirt_is_not_asked_for_each_of_many_changes(site: Site) -> None:
     asyncio.run(run())
 
 
-def test_a_definition_that_cannot_be_used(site: Site) -> None:
+def test_what_is_proven_has_the_disks_that_ran_last(site: Site) -> None:
+    async def run() -> None:
+        needed: list[str] = []
+
+        def opens(needs: VmNeeds) -> Any:
+            needed[:] = [file.path for file in needs.files if file.what == "disk vda"]
+            return iter(())
+
+        site.opens = opens
+        await site.look()
+        assert needed == ["/shared/top", "/shared/base"]
+        overlay = "<disk type='file'><source file='/shared/overlay'/><target dev='vda'/></disk>"
+        site.monitor.disks = lambda: {"vda": overlay}
+        await site.look()
+        assert needed == ["/shared/overlay"]
+
+    asyncio.run(run())
+
+
+def test_of_a_definition_that_cannot_be_used_nothing_is_known(site: Site) -> None:
     async def run() -> None:
         site.definition.write_text("no")
         value, problem = await site.look()
-        assert value is False and "it is not XML" in problem
+        assert value is None and "is not XML" in problem
         site.definition.unlink()
-        assert await site.look() == (False, f"{site.definition} is not there")
-        site.definition.mkdir()
         assert (await site.look())[0] is None
 
     asyncio.run(run())
