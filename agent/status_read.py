@@ -41,4 +41,6 @@ def read(raw: bytes) -> Status:
     for name in ("hosts", "bad_slots", "monitors"):
         setattr(found, name, vars(getattr(found, name)))
     found.notify.transports = vars(found.notify.transports)
+    if found.what_ran is not None:
+        found.what_ran.disks = vars(found.what_ran.disks)
     return cast("Status", found)

@@ -28,12 +28,14 @@ from broker.places import DEFAULT_SOCKET, plainly_named_socket
 from broker.quick_client import BrokerDown, get
 from broker.wire import (
     Bound,
+    DifferenceStatus,
     EngineSummary,
     HostStatus,
     MoveStatus,
     PenaltyOnWire,
     ReasonOnWire,
     Status,
+    WhatRanStatus,
     WitnessStatus,
 )
 from scoring.observation import EngineStatus, Health, VmStatus
@@ -207,6 +209,10 @@ def test_both_ways_to_read_make_the_same_text() -> None:
             bad_slots={0: "bad-crc: it is damaged", 7: "bad-crc: x"},
             switched_off=example.fence_log[0],
             reasons=(ReasonOnWire("a", "b"), ReasonOnWire("c", "d")),
+            differences=(
+                DifferenceStatus("disks-differ", "running", "vda", "a", "b", "vda: a, b"),
+            ),
+            what_ran=WhatRanStatus(1, 2, "host2", 0.0, {"vda": "b"}, "", 0, ""),
         ),
     ):
         raw = msgspec.json.encode(one)
