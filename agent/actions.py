@@ -15,6 +15,7 @@ from broker.what_ran import WhatRan
 from scoring.decision import (
     Action,
     AskLease,
+    AskMigrationPath,
     AskPower,
     CancelMigration,
     DisarmDomain,
@@ -108,7 +109,11 @@ class Hands:
         self.news.set()
 
     async def _run(self, action: Action) -> None:
-        level = logging.DEBUG if isinstance(action, AskLease | AskPower) else logging.INFO
+        level = (
+            logging.DEBUG
+            if isinstance(action, AskLease | AskPower | AskMigrationPath)
+            else logging.INFO
+        )
         log.log(level, "begin %s", action)
         outcome = await self._do(action)
         if outcome is not None:
@@ -130,6 +135,8 @@ class Hands:
                 return await self._hypervisor.migrate(target, self.hostnames.get(target, ""))
             case CancelMigration(why=why):
                 return await self._hypervisor.cancel_migration(why)
+            case AskMigrationPath(target=target):
+                return await self._hypervisor.ask_path(target, self.hostnames.get(target, ""))
             case AskLease():
                 return await self._leases.ask_engine()
             case AskPower(host_id=host):

@@ -41,6 +41,7 @@ from scoring.observation import (
     EngineStartEnded,
     EngineStopEnded,
     MigrationCancelled,
+    MigrationPath,
     StartResult,
 )
 from scoring.rules import MIGRATION_EXTRA_S
@@ -51,6 +52,8 @@ START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
 #: A target's libvirt that does not answer within so long cannot take the VM.
 TARGET_DEADLINE_S = 10.0
+#: And the question whether it could has half of that, for a VM that nobody reaches waits for it.
+PATH_DEADLINE_S = 5.0
 CANCEL_DEADLINE_S = 10.0
 DOWNTIME_AFTER_S = 0.2
 #: More than the migration's own timeout: cancelling takes a moment too.
@@ -137,20 +140,31 @@ class LibvirtHypervisor:
             return DomainDisarmed(False, str(error))
         return DomainDisarmed(True)
 
-    async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
-        given = self._config.libvirt
+    async def ask_path(self, target: int, hostname: str) -> MigrationPath:
+        asked_s = asyncio.get_running_loop().time()
+        problem = await self._ask_target(target, hostname, PATH_DEADLINE_S)
+        return MigrationPath(target, not problem, asked_s, problem)
+
+    async def _ask_target(self, target: int, hostname: str, deadline_s: float) -> str:
+        """Why the VM cannot be migrated to a host; empty: its libvirt answers."""
         name = in_uri(hostname)
         if not name:
             # It comes from the whiteboard: nothing of it may become part of the URI's meaning.
-            text = f"host {target} calls itself {hostname!r}, which is no host name or address"
-            return EngineMigrationEnded(target, False, text)
-        uri = given.migration_uri.format(host=name)
-        data_uri = given.migration_data_uri.format(host=name)
+            return f"host {target} calls itself {hostname!r}, which is no host name or address"
+        uri = self._config.libvirt.migration_uri.format(host=name)
         try:
-            await self._target.call("asking the target", TARGET_DEADLINE_S, ask_libvirt, uri)
+            await self._target.call("asking the target", deadline_s, ask_libvirt, uri)
         except (libvirt.libvirtError, Hung) as error:
-            text = f"libvirt on {hostname} does not answer at {uri}: {error}"
-            return EngineMigrationEnded(target, False, text)
+            return f"libvirt on {hostname} does not answer at {uri}: {error}"
+        return ""
+
+    async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
+        given = self._config.libvirt
+        problem = await self._ask_target(target, hostname, TARGET_DEADLINE_S)
+        if problem:
+            return EngineMigrationEnded(target, False, problem)
+        uri = given.migration_uri.format(host=in_uri(hostname))
+        data_uri = given.migration_data_uri.format(host=in_uri(hostname))
         deadline_s = given.migration_timeout + MIGRATE_EXTRA_S
         self._moving = True
         moving = asyncio.ensure_future(

@@ -41,6 +41,7 @@ from scoring.observation import (
     HostIdFreed,
     LeaseAnswer,
     MigrationCancelled,
+    MigrationPath,
     Observation,
     Outcome,
     PowerAnswer,
@@ -71,6 +72,7 @@ _OUTCOMES: dict[str, type[Outcome]] = {
         PowerOffEnded,
         PowerOnEnded,
         MigrationCancelled,
+        MigrationPath,
     )
 }
 

@@ -23,6 +23,7 @@ from scoring.observation import (
     HostIdFreed,
     LeaseAnswer,
     MigrationCancelled,
+    MigrationPath,
     PowerAnswer,
     PowerOffEnded,
     PowerOnEnded,
@@ -47,6 +48,9 @@ class Hypervisor(Protocol):
 
     async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
         """Live-migrate it to another host, if that one's libvirt answers."""
+
+    async def ask_path(self, target: int, hostname: str) -> MigrationPath:
+        """Whether another host's libvirt answers where a migration would go to; changes nothing."""
 
     async def cancel_migration(self, why: str) -> MigrationCancelled:
         """Cancel the migration that is under way, whoever began it. `why`: what its outcome says

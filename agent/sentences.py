@@ -67,6 +67,23 @@ def host_shutdown(host: HostStatus) -> str:
     return f"SHUTTING DOWN: {name} is shutting down; the VM {what}"
 
 
+def outside(status: Status) -> str:
+    """Who reaches the VM from where, as its users do; empty: nobody ever has in this place."""
+    parts = []
+    for host in status.hosts.values():
+        seen = host.outside
+        if seen is None or seen.owner != status.engine.host or host.liveness == "silent":
+            continue
+        who = printable(host.hostname)
+        if seen.bad_s is None and seen.good_age_s is not None:
+            parts.append(f"by {who} {duration(seen.good_age_s)} ago")
+        elif seen.bad_s is not None and seen.good_age_s is not None:
+            network = {True: ", its network is good", False: ", its own network is bad"}
+            why = network.get(host.way_out, "") if host.way_out is not None else ""
+            parts.append(f"not by {who} for {duration(seen.bad_s)}{why}")
+    return "; ".join(parts)
+
+
 def mode(given: ModeStatus | None) -> str:
     """Who set a maintenance mode, when, why, and until when; begins with what divides it."""
     if given is None:

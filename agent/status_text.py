@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.columns import printable, table
-from agent.sentences import duration, host_shutdown, if_it_dies, mode
+from agent.sentences import duration, host_shutdown, if_it_dies, mode, outside
 from agent.troubles import troubles
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def as_text(status: Status, width: int | None = None, colour: bool = False) -> s
         lines += [_coloured(f"  {line}", _YELLOW, colour) for line in wrong]
     else:
         lines.append("nothing is wrong")
+    if seen := outside(status):
+        lines.append(f"reached from outside: {seen}")
     lines += [f"next: {line}" for line in _next(status)]
     lines.append("")
     rows = table([_HEAD, *(_row(status, host) for host in status.hosts.values())])
@@ -67,6 +69,8 @@ def engine_line(status: Status) -> str:
         known = printable(engine.known) or "no host has it up"
         return f"{status.cluster}: the engine is DOWN{since}: {known}{last}"
     where = f"on {printable(engine.hostname or '')} (id {engine.host})"
+    if engine.reached is False:
+        return f"{status.cluster}: the engine is up, but NOT REACHED from outside, {where},{since}"
     if engine.healthy:
         return f"{status.cluster}: the engine is up and healthy {where},{since}".rstrip(",")
     if _boots(status):
@@ -201,7 +205,7 @@ def _row_colour(status: Status, host: HostStatus) -> str:
 
 
 def _engine_colour(status: Status) -> str:
-    if status.engine.healthy:
+    if status.engine.healthy and status.engine.reached is not False:
         return f"{_BOLD};{_GREEN}"
     return f"{_BOLD};{_RED if status.engine.up is False else _YELLOW}"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from agent.columns import printable
-from agent.sentences import cannot, duration, switched_off, witnesses
+from agent.sentences import cannot, duration, outside, switched_off, witnesses
 
 if TYPE_CHECKING:
     from broker.wire import HostStatus, Status
@@ -30,11 +30,17 @@ LEASE_LOW = 0.5
 def troubles(status: Status) -> list[str]:
     """The most urgent first; empty: nothing is wrong. A mode that somebody set is none."""
     return [
+        *_of_the_network(status),
         *_of_the_storage(status),
         *_of_what_ran(status),
         *_of_the_hosts(status),
         *_of_this_host(status),
     ]
+
+
+def _of_the_network(status: Status) -> Iterator[str]:
+    if status.engine.up and status.engine.reached is False:
+        yield f"NOT REACHED: no other host reaches the VM: {outside(status)} (ha-agent why)"
 
 
 def _of_the_storage(status: Status) -> Iterator[str]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from agent.sentences import cannot, if_it_dies, last_word, switched_off
+from agent.sentences import cannot, if_it_dies, last_word, outside, switched_off
 from agent.status import code_of
 from broker.client import ask
 from broker.config import Config
@@ -69,7 +69,8 @@ def _while_not_up(status: Status) -> list[str]:
 
 def _while_up(status: Status, running: HostStatus, rules: Rules) -> list[str]:
     timing: Timing = rules.timing
-    lines = []
+    seen = outside(status) or "by nobody yet, so that nobody misses it"
+    lines = [f"Reached from outside: {seen}."]
     for host in status.hosts.values():
         if host.host_id == running.host_id:
             continue

@@ -63,6 +63,7 @@ def _times(timing: Timing) -> dict[str, Value]:
 def agreed(config: Config) -> dict[str, Value]:
     """The values that must be the same on every host, by the file's own keys."""
     values: dict[str, Value] = {"cluster.name": config.cluster.name, "vm.name": config.vm.name}
+    values["vm.on-isolation"] = config.vm.on_isolation
     for name, value in msgspec.structs.asdict(config.storage).items():
         if name not in _COMPARED_ELSEWHERE:
             values[f"storage.{_key(name)}"] = value
@@ -85,6 +86,7 @@ def defaults() -> dict[str, Value]:
         for name, value in storage.items()
         if name not in _COMPARED_ELSEWHERE
     }
+    values["vm.on-isolation"] = "move"
     score = msgspec.structs.asdict(ScoreSection())
     values |= {f"score.{_key(name)}": value for name, value in score.items()}
     values |= _times(Timing())

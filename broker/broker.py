@@ -40,12 +40,15 @@ from broker.maintenance import Mode
 from broker.modes import Modes, mode_status
 from broker.monitors import MonitorRunner, Verdict
 from broker.monitors.domain_look import in_the_way
+from broker.monitors.outside import OutsideMonitor
 from broker.monitors.shown import shown_monitors
+from broker.monitors.way_out import WayOutMonitor
 from broker.network_verdict import NetworkVerdict, TargetResult, publish, published, verdict
 from broker.notify.lookout import HostGlance, Lookout
 from broker.notify.notice import Notice
 from broker.notify.notices import Notices
 from broker.orders import Orders
+from broker.outside_watch import OutsideWatch, reached
 from broker.same_storage import SameStorage
 from broker.seen_hosts import MOVING, seen_peers
 from broker.switched_off import SwitchedOff
@@ -62,6 +65,7 @@ from broker.wire import (
     MeasuredOnWire,
     MigrationStatus,
     NewOrder,
+    OutsideStatus,
     PenaltyOnWire,
     Report,
     Status,
@@ -82,6 +86,7 @@ from scoring.observation import (
     Obstacle,
     OnHostShutdown,
     Order,
+    OutsideView,
     PeerReport,
     Unfit,
     VmStatus,
@@ -100,6 +105,8 @@ STATUS_FRESH_S = 0.2
 FENCE_LOG_SHOWN = 10
 #: An engine sample older than this says nothing any more.
 SAMPLE_OLD_S = 15.0
+#: Monitors whose news the others, or this host's agent, wait for.
+_PUBLISHED_AT_ONCE = frozenset({"engine", "what_runs", "outside", "way_out", "uplink"})
 #: A slot that stands still for so long is looked at more closely, before it is suspected.
 QUIET_BEATS = 1.5
 #: An answer over the network counts for the others for so long.
@@ -131,15 +138,22 @@ class Broker:
         heartbeats: Heartbeats | None = None,
         notices: Notices | None = None,
         kept: KeptEvents | None = None,
+        outside: OutsideMonitor | None = None,
+        way_out: WayOutMonitor | None = None,
     ) -> None:
         """`boot_id`: of this boot of the host; None: the kernel's. `wall`: UTC seconds since
         1970. `heartbeats`: None: no question is asked over the network, and none answered.
-        `notices`: who is told; None: as configured. `kept`: where events outlive the broker."""
+        `notices`: who is told; None: as configured. `kept`: where events outlive the broker.
+        `outside`, `way_out`: those among the monitors; None: there are none."""
         self.config = config
         self.board = board
         self.lockspace = lockspace
         self.monitors = monitors
         self._engine = engine
+        self._outside, self._way_out = outside, way_out
+        self._outside_watch = OutsideWatch(config.host.id)
+        #: Since when this host's network leads somewhere, without a break.
+        self._way_out_since_s: float | None = None
         self.heartbeats = heartbeats or Heartbeats(config.host.id, None, None)
         #: Whether the others write to the storage that is read here.
         self.same_storage = SameStorage(config, board, self.heartbeats, lockspace)
@@ -273,6 +287,7 @@ class Broker:
         What the storage has not answered by `until_s` is left to itself (None: waited for).
         """
         await self._take_turn(self._publish_and_read, now_s, until_s)
+        self._look_outside(now_s)
         self._look_out(now_s)
         self._remember(now_s)
         record = self._switched_off.untold(self._previous_boot_id)
@@ -354,6 +369,46 @@ class Broker:
         }
         quick = {host for host in quiet if now_s - self._seen[host].since_s < QUIET_MAX_S}
         self.heartbeats.look(asked, quick, self._timing.beat, now_s)
+
+    def _look_outside(self, now_s: float) -> None:
+        """Say where the VM is asked from here, how often, and whether this host is in doubt."""
+        if self._outside is None or self._way_out is None:
+            return
+        is_up = self._engine_status(now_s)[0].vm is VmStatus.UP
+        plan = self._outside_watch.plan(
+            self._live(self._peers()),
+            self._own_status(now_s).score,
+            self._last_ran if is_up else None,
+            self._outside.seen,
+            self.monitors.value("uplink"),
+            self._timing,
+            now_s,
+        )
+        if self._outside.watch(plan.place, plan.every_s):
+            self.monitors.wake(self._outside.name)
+        if self._way_out.ask(plan.is_in_doubt):
+            self.monitors.wake(self._way_out.name)
+        since_s = now_s if self._way_out_since_s is None else self._way_out_since_s
+        self._way_out_since_s = since_s if self._own_way_out() else None
+
+    def _way_out_for_others(self, now_s: float) -> bool | None:
+        """What this host publishes of it. Good only once what it then says of the VM was asked
+        over the good network: where all networks come back at once, nobody may count on a bad one
+        that it has not looked at anew."""
+        value, since_s = self._own_way_out(), self._way_out_since_s
+        steady_s = self.config.health.timeout + self._timing.outside_interval
+        is_steady = since_s is not None and now_s - since_s >= steady_s
+        return value if not value or is_steady else None
+
+    def _live(self, peers: tuple[PeerReport, ...]) -> list[PeerReport]:
+        """Those that are seen to live."""
+        return [
+            peer
+            for peer in peers
+            if (seen := self._seen.get(peer.host_id)) is not None
+            and seen.changed
+            and peer.host_id not in self._silent
+        ]
 
     def heartbeat(self, nonce: str, now_s: float) -> bytes | None:
         """The answer to who asks for a sign of life; None: there is no key to sign it with."""
@@ -516,7 +571,7 @@ class Broker:
         return self._engine.lease_held
 
     def _monitor_changed(self, name: str) -> None:
-        if name in ("engine", "what_runs"):
+        if name in _PUBLISHED_AT_ONCE:
             self._changed.set()
 
     def _tell_news(self) -> None:
@@ -603,6 +658,8 @@ class Broker:
             "intent": self._intent_line(now_s),
             "differs": ",".join(status.differs),
             "host-shutdown": status.host_shutdown,
+            "outside": slot_lines.outside_line(self._seen_outside(), now_s),
+            "way-out": slot_lines.way_out_line(self._way_out_for_others(now_s)),
             "api": ",".join(self._advertised),
             "hears": slot_lines.hears_line(
                 self.heartbeats.heard_within(HEARS_BEATS * self._timing.beat, now_s)
@@ -665,6 +722,8 @@ class Broker:
             left_out=len(self._left_out),
             differs=what_ran_shown.codes(self.disks.in_use()),
             host_shutdown=self._shutdown.way or "" if self._shutdown.drains else "",
+            outside=_outside_status(self._seen_outside(), now_s),
+            way_out=self._own_way_out(),
         )
 
     def _is_unheard(self, now_s: float) -> bool:
@@ -679,6 +738,21 @@ class Broker:
         why = f"its slot was not written for {own.age_s:.0f} s: the other hosts see it silent"
         penalty = PenaltyOnWire("storage", self.config.score.base_score, why)
         return replace(own, score=0, penalties=(penalty,))
+
+    def _seen_outside(self) -> OutsideView | None:
+        return None if self._outside is None else self._outside.seen
+
+    def _own_way_out(self) -> bool | None:
+        """Whether this host's network leads anywhere; None: not asked, or not known. Without a
+        network test the carrier of its own uplink is what there is."""
+        if self._way_out is None or not self._way_out.is_asked:
+            return None
+        value: bool | None = self.monitors.value("way_out")
+        given = self.config.network
+        is_tested = given.test == "dns" or (given.test != "none" and given.targets)
+        if value is None and not is_tested and self.monitors.value("uplink"):
+            return True
+        return value
 
     def _intent_line(self, now_s: float) -> str:
         """What this host's agent is about to do, as its slot says it; nothing once it is silent."""
@@ -781,6 +855,8 @@ class Broker:
                 else self._engine.migration.elapsed_s,
                 domain=self._engine.facts,
                 shutdown=self._shutdown.for_agent,
+                uplink_up=value("uplink"),
+                way_out=self._own_way_out(),
             ),
             peers=self._peers(),
             storage_good_since_s=self.board.storage_good_since_s if self._started else None,
@@ -854,6 +930,7 @@ class Broker:
                 None if where is None else where.hostname,
                 self._lookout.last_up,
                 now_s,
+                reached(where, hosts.values(), self._timing.isolation_after),
             ),
             global_maintenance=self.board.global_maintenance,
             global_mode=mode_status(self._modes.global_countdown, now_s),
@@ -1028,6 +1105,10 @@ class Broker:
             move=move,
             left_out=slot_lines.count_of(extra.get(LEFT_OUT_KEY, "")),
             differs=tuple(filter(None, extra.get("differs", "").split(","))),
+            outside=_outside_status(
+                slot_lines.outside_of(extra.get("outside", ""), now_s - age_s), now_s
+            ),
+            way_out=slot_lines.way_out_of(extra.get("way-out", "")),
             config_drift=tuple(
                 map(str, agreement.differences(self._agreed, self._agreed_lines, extra))
             ),
@@ -1154,6 +1235,12 @@ class Broker:
             for host, report in self.board.reports.items()
             if report.extra_trusted and host in self._seen and host not in self._silent
         )
+
+
+def _outside_status(seen: OutsideView | None, now_s: float) -> OutsideStatus | None:
+    if seen is None or (seen.good_s is None and seen.bad_since_s is None):
+        return None
+    return OutsideStatus(seen.owner, _age(seen.good_s, now_s), _age(seen.bad_since_s, now_s))
 
 
 def _times(histogram: Histogram) -> Times:

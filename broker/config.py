@@ -91,13 +91,15 @@ class VmSection(_Section, frozen=True, kw_only=True):
     on shared storage that this host's must not be older than. `prove-start`: a host that could
     certainly not start the VM scores 0. `on-host-shutdown`: what becomes of the VM when its host
     shuts down or reboots: `migrate` (shut down in order where nobody can take it), `shutdown`, or
-    `leave` (to libvirt)."""
+    `leave` (to libvirt). `on-isolation`: what becomes of a VM that nobody reaches because its
+    host is cut off: `move`, or `leave` it and tell."""
 
     name: Name = "HostedEngine"
     definition: AbsolutePath = "/etc/ha-agent/engine.xml"
     shared_definition: AbsolutePath | None = None
     prove_start: bool = True
     on_host_shutdown: Annotated[str, Meta(pattern="^(migrate|shutdown|leave)$")] = "migrate"
+    on_isolation: Annotated[str, Meta(pattern="^(move|leave)$")] = "move"
 
 
 class LibvirtSection(_Section, frozen=True, kw_only=True):
@@ -304,6 +306,8 @@ class NotifyRulesSection(_Section, frozen=True, kw_only=True):
     engine_known: str = ALL
     other_storage: str = ALL
     same_storage: str = ALL
+    isolated: str = ALL
+    isolation_held_back: str = ALL
     peer_silent: str = ALL
     peer_stopped: str = ALL
     peer_back: str = ALL
@@ -389,6 +393,9 @@ class TimingSection(_Section, frozen=True, kw_only=True):
     unexpected_down: Seconds | UnsetType = UNSET
     retry_expiry: Seconds | UnsetType = UNSET
     load_window: Seconds | UnsetType = UNSET
+    outside_interval: Seconds | UnsetType = UNSET
+    isolation_after: Seconds | UnsetType = UNSET
+    isolation_grace: Seconds | UnsetType = UNSET
 
 
 class Config(_Section, frozen=True, kw_only=True):
@@ -436,6 +443,7 @@ class Config(_Section, frozen=True, kw_only=True):
             fence_power_on=self.fence.power_on,
             fences_per_hour=self.fence.per_hour,
             migration_timeout_s=self.libvirt.migration_timeout,
+            leave_isolated=self.vm.on_isolation == "leave",
         )
 
 

@@ -86,6 +86,8 @@ def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Bro
         monitors.engine,
         heartbeats=Heartbeats(config.host.id, load_cluster_key(config), HttpTransport()),
         kept=kept,
+        outside=monitors.outside,
+        way_out=monitors.way_out,
     )
     monitors.what_runs.ran = monitors.can_start.disks = lambda: broker.disks.ran
     return broker
@@ -165,6 +167,7 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
 
     def links_changed() -> None:
         wake("bridge")
+        wake("uplink")
         wake("can_start")
 
     changes = DomainEvents(config.libvirt.uri, config.vm.name, vm_changed)

@@ -115,6 +115,8 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("engine_host_id", "Id of the host that has it up, 0 for none."),
     _gauge("engine_here", "The engine is up on this host."),
     _gauge("engine_lease_held", "The engine's process on this host holds the engine lease."),
+    _gauge("vm_reached", "Other hosts reach the VM as its users do."),
+    _gauge("vm_seen_from_outside", "Each host's last question to the VM was answered.", "by"),
     _gauge("migration_progress_ratio", "How far the migration away from this host is."),
     _gauge("takeover_bound_seconds", "What a takeover would take now, by part.", "part"),
     # This host.
@@ -303,6 +305,12 @@ class Metrics(Collector):
         vm = own.engine_status.vm
         sheet.put("engine_here", None if vm is VmStatus.UNKNOWN else vm is VmStatus.UP)
         sheet.put("engine_lease_held", self._broker.lease_held)
+        sheet.put("vm_reached", status.engine.reached)
+        sheet.put("vm_seen_from_outside", None)
+        lookers = [host for host in status.hosts.values() if host.outside is not None]
+        for host in lookers[:PEERS_MAX]:
+            if host.outside is not None and host.outside.owner == status.engine.host:
+                sheet.put("vm_seen_from_outside", host.outside.bad_s is None, str(host.host_id))
         migration = status.migration
         sheet.put(
             "migration_progress_ratio", None if migration is None else migration.percent / 100

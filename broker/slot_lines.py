@@ -20,12 +20,15 @@ from broker.wire import (
     PenaltyOnWire,
     Report,
 )
-from scoring.observation import OnHostShutdown, PeerReport
+from scoring.observation import OnHostShutdown, OutsideView, PeerReport
 from scoring.state import Seen
 
 #: A move of the VM in a slot: where to, from where, and within how many seconds it is over.
 #: Earlier versions wrote the first part alone.
 _MOVE = re.compile(r"(migrate (?:([0-9]{1,4})|away))(?: from ([0-9]{1,4}) within ([0-9]{1,6}) s)?")
+#: What a host sees of the VM on another one: its id, the stay, and how many seconds ago the last
+#: question was asked that was answered well, and the first of those that were not since then.
+_OUTSIDE = re.compile(r"([0-9]{1,4}) ([0-9]{1,15}) (-|[0-9]{1,9}\.[0-9]) (-|[0-9]{1,9}\.[0-9])")
 #: heartbeat_s, unanswered_since_s, renewal_s and renewal_timestamp of a PeerReport.
 Others = tuple[float | None, float | None, float | None, int]
 
@@ -62,6 +65,38 @@ def intent_of(line: str, host_id: int, age_s: float = 0.0) -> tuple[str, MoveSta
         return line, None
     left_s = None if within is None else max(0.0, float(within) - age_s)
     return words, MoveStatus(host_id, None if target is None else int(target), left_s)
+
+
+def outside_line(seen: OutsideView | None, now_s: float) -> str:
+    """What a host sees of the VM on another one, for the others; they have another clock."""
+    if seen is None or (seen.good_s is None and seen.bad_since_s is None):
+        return ""
+    ages = (
+        "-" if at_s is None else f"{max(0.0, now_s - at_s):.1f}"
+        for at_s in (seen.good_s, seen.bad_since_s)
+    )
+    return f"{seen.owner} {seen.stay} {' '.join(ages)}"
+
+
+def outside_of(line: str, read_s: float) -> OutsideView | None:
+    """What another host wrote of it, in a slot that was read at `read_s`; None where it is
+    nothing of the kind."""
+    found = _OUTSIDE.fullmatch(line)
+    if found is None:
+        return None
+    owner, stay, *ages = found.groups()
+    good_s, bad_since_s = (None if age == "-" else read_s - float(age) for age in ages)
+    return OutsideView(int(owner), int(stay), good_s, bad_since_s)
+
+
+def way_out_line(way_out: bool | None) -> str:
+    """Whether a host's network leads anywhere, for the others; empty: it was not asked."""
+    return "" if way_out is None else "good" if way_out else "bad"
+
+
+def way_out_of(line: str) -> bool | None:
+    """What another host wrote of it."""
+    return {"good": True, "bad": False}.get(line)
 
 
 def log_entry(record: LogRecord) -> FenceLogEntry:
@@ -133,6 +168,8 @@ def peer_report(report: SlotReport, seen: Seen | None, others: Others) -> PeerRe
         mem_free_mb=mem_free_of(extra.get("mem-free", "")),
         hears=hears_of(extra.get("hears", "")),
         moving_until_s=until_s,
+        outside=None if read_s is None else outside_of(extra.get("outside", ""), read_s),
+        way_out=way_out_of(extra.get("way-out", "")),
     )
 
 

@@ -27,6 +27,8 @@ DECIDES = (
     "agent",
     "last-ran",
     "intent",
+    "outside",
+    "way-out",
     "mem-free",
     "hears",
     "api",

@@ -261,9 +261,15 @@ class PlaceSince:
             self._health.look((place.host, place.healthy), now_s)
 
     def summary(
-        self, place: VmPlace, hostname: str | None, last_up: str | None, now_s: float
+        self,
+        place: VmPlace,
+        hostname: str | None,
+        last_up: str | None,
+        now_s: float,
+        is_reached: bool | None = None,
     ) -> EngineSummary:
-        """`hostname`: of the host that has it up. `last_up`: where it was seen last."""
+        """`hostname`: of the host that has it up. `last_up`: where it was seen last. `is_reached`:
+        by other hosts (broker/outside_watch.py)."""
         of_place, value = self._place, place.host
         if place.up is None:
             of_place, value = self._unknown, True
@@ -281,4 +287,5 @@ class PlaceSince:
             last_up=None if place.up else last_up,
             known=place.known,
             likely=place.likely,
+            reached=is_reached,
         )

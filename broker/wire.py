@@ -259,6 +259,16 @@ class MoveStatus(Struct, frozen=True):
     left_s: float | None
 
 
+class OutsideStatus(Struct, frozen=True):
+    """What a host sees of the VM on another one, `owner`, asked as its users do. `good_age_s`:
+    since the last question that was answered well, `bad_s`: since the first of those that were not
+    since then; None: there was none."""
+
+    owner: int
+    good_age_s: float | None
+    bad_s: float | None
+
+
 class HostStatus(Struct, frozen=True):
     """One host in `Status`. `liveness`: live, silent or uncertain, the latter also of every other
     host while this one cannot read; `age_s`: since its data last changed, None when that was not
@@ -271,7 +281,9 @@ class HostStatus(Struct, frozen=True):
     what its VM has otherwise than the definition. `host_shutdown`: it is shutting down, or has been
     shut down, in order; "migrate" or "shutdown": what becomes of the VM; empty: it is not.
     `other_storage`: how its word on its own storage differs from what is seen here, empty where it
-    does not; `storage_odd`: the same where its word is not believed."""
+    does not; `storage_odd`: the same where its word is not believed. `outside`: what it sees of
+    the VM on another host, None: nothing. `way_out`: whether its network leads anywhere, None: not
+    asked."""
 
     host_id: int
     hostname: str
@@ -300,6 +312,8 @@ class HostStatus(Struct, frozen=True):
     host_shutdown: str = ""
     other_storage: str = ""
     storage_odd: str = ""
+    outside: OutsideStatus | None = None
+    way_out: bool | None = None
 
 
 class EngineSummary(Struct, frozen=True):
@@ -309,7 +323,8 @@ class EngineSummary(Struct, frozen=True):
     as it is. None: not known; `at_least`, `health_at_least`: it was so already when the broker
     began to look. `last_up`: the host that had it up last, while it is not up. `known`: while it
     is not up, what is known of it, in words. `likely`: the host where it most likely runs, None:
-    none is likelier."""
+    none is likelier. `reached`: some other host that asks it as its users do has its answer, or had
+    it until just now; None: none ever had one in this place."""
 
     up: bool | None
     healthy: bool | None
@@ -322,6 +337,7 @@ class EngineSummary(Struct, frozen=True):
     last_up: str | None = None
     known: str = ""
     likely: int | None = None
+    reached: bool | None = None
 
 
 class Times(Struct, frozen=True):

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from scoring import drain, left_behind, orders
+from scoring import drain, isolation, left_behind, orders
 from scoring.decision import (
     CancelMigration,
     Code,
@@ -264,7 +264,7 @@ def _engine_starting(turn: Turn) -> StateName:
         return _S.ENGINE_FORCE_STOP
     if left_alone(turn):
         return _S.ENGINE_STARTING
-    if turn.observation.local.shutdown is not None and (name := drain.leave(turn)) is not None:
+    if (name := _given_away(turn)) is not None:
         return name
     timing = turn.state.rules.timing
     overdue = turn.in_state_s >= (timing.bad_health if is_paused(turn) else timing.engine_starting)
@@ -314,8 +314,18 @@ def _engine_up(turn: Turn) -> StateName:
         _switch_on_again(turn)
     if left_alone(turn):
         return turn.state.name
-    name = move(turn) if local.shutdown is None else drain.leave(turn)
-    return _judge_health(turn) if name is None else name
+    if (name := _given_away(turn)) is not None:
+        return name
+    if local.shutdown is None and (name := move(turn)) is not None:
+        return name
+    return _judge_health(turn)
+
+
+def _given_away(turn: Turn) -> StateName | None:
+    """The VM leaves this host: it is going down, or nobody reaches the VM here."""
+    if turn.observation.local.shutdown is not None:
+        return drain.leave(turn)
+    return isolation.act(turn)
 
 
 def _switch_on_again(turn: Turn) -> None:
@@ -410,6 +420,9 @@ def _engine_stop(turn: Turn) -> StateName:
     if not turn.sample_is_stale and is_paused(turn) and turn.observation.local.domain.pause:
         turn.because(Code.VM_PAUSED, "the VM is paused and cannot shut down, ending it")
         return _S.ENGINE_FORCE_STOP
+    if isolation.is_over(turn):
+        turn.because(Code.ISOLATION_OVER, "the VM can be reached here again: it is left running")
+        return _S.REINITIALIZE_FSM
     grace_s = drain.stop_grace_s(turn)
     if turn.in_state_s >= grace_s and not turn.state.acting:
         turn.because(Code.STOP_TIMEOUT, f"not down after {grace_s:.0f} s, ending it")

@@ -49,6 +49,13 @@ class DisarmDomain:
 
 
 @dataclass(frozen=True, slots=True)
+class AskMigrationPath:
+    """Ask libvirt on `target` where a migration would go to. Outcome: MigrationPath."""
+
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
 class AskLease:
     """Read who owns the engine lease. Outcome: LeaseAnswer."""
 
@@ -127,6 +134,7 @@ Action = (
     | MigrateEngine
     | CancelMigration
     | DisarmDomain
+    | AskMigrationPath
     | AskLease
     | AskPower
     | TakeFenceLease
@@ -161,6 +169,7 @@ class Code(StrEnum):
     CANNOT_START = "cannot-start"
     LEFTOVER_VM = "leftover-vm"
     HELD_BACK = "held-back"
+    CUT_OFF = "cut-off"
     VM_FOUND_HERE = "vm-found-here"
     VM_NOT_HERE = "vm-not-here"
     UP_ELSEWHERE = "up-elsewhere"
@@ -208,6 +217,10 @@ class Code(StrEnum):
     MOVE_DWELL = "move-dwell"
     MOVE_STARTED = "move-started"
     MOVE_IMPOSSIBLE = "move-impossible"
+    ISOLATION_WAITING = "isolation-waiting"
+    ISOLATION_HELD_BACK = "isolation-held-back"
+    ISOLATED = "isolated"
+    ISOLATION_OVER = "isolation-over"
     MIGRATING = "migrating"
     MIGRATED = "migrated"
     MIGRATION_FAILED = "migration-failed"

@@ -82,9 +82,12 @@ def move_left_s(turn: Turn) -> float:
 def stop_grace_s(turn: Turn) -> float:
     """How long the guest has to shut down before its process is ended."""
     timing = turn.state.rules.timing
-    if turn.observation.local.shutdown is None:
-        return timing.stop_grace
-    return min(timing.stop_grace, timing.host_shutdown_grace)
+    grace_s = timing.stop_grace
+    if turn.observation.local.shutdown is not None:
+        grace_s = min(grace_s, timing.host_shutdown_grace)
+    if turn.state.isolated:
+        grace_s = min(grace_s, timing.isolation_grace)
+    return grace_s
 
 
 def _stop(turn: Turn, why: str) -> StateName:

@@ -19,6 +19,7 @@ from scoring.observation import (
     HostIdFreed,
     LeaseAnswer,
     MigrationCancelled,
+    MigrationPath,
     OrderKind,
     Outcome,
     PeerReport,
@@ -122,6 +123,8 @@ def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentSta
             return replace(state, asking_cancel=False, cancelled_s=now_s)
         case DomainDisarmed():
             return replace(state, disarming=False, disarmed_s=now_s)
+        case MigrationPath():
+            return replace(state, asking_path=False, path=outcome)
         case _:
             assert_never(outcome)
 

@@ -24,7 +24,7 @@ def move(turn: Turn) -> StateName | None:
             )
             return None
         # The best one that did not fail just now; all of them did: the best one, later.
-        best = next((c for c in candidates if not _pause_s(turn, c.host_id)), candidates[0])
+        best = next((c for c in candidates if not pause_s(turn, c.host_id)), candidates[0])
     else:
         best = candidates[0] if candidates else None
         gap = 0 if best is None else best.score - own(turn).score
@@ -46,7 +46,7 @@ def move(turn: Turn) -> StateName | None:
             f"would move to {best.title}, but libvirt.migration-uri is not set",
         )
         return None
-    left_s = _pause_s(turn, best.host_id)
+    left_s = pause_s(turn, best.host_id)
     if left_s:
         turn.because(Code.MOVE_DWELL, f"the last migration failed, next try in {left_s:.0f} s")
         return None
@@ -62,7 +62,7 @@ def targets(turn: Turn) -> list[placement.Candidate]:
     return placement.ranked([c for c in others(turn) if c.host_id not in short])
 
 
-def _pause_s(turn: Turn, target: int) -> float:
+def pause_s(turn: Turn, target: int) -> float:
     """How long a host is left alone after a move there failed; 0: not at all."""
     failed_s = turn.state.move_failed_s.get(target)
     if failed_s is None:

@@ -116,13 +116,15 @@ class Obstacle(StrEnum):
 
     OTHER_STORAGE: this host does not see the storage that the others see. CANNOT_START: libvirt
     here could not start the VM as it is defined. LEFTOVER: a dead process of the VM is in the way
-    here. HELD_BACK: what ran last is not what a start here would boot.
+    here. HELD_BACK: what ran last is not what a start here would boot. CUT_OFF: nobody outside
+    would reach the VM here, and another host has a good network.
     """
 
     OTHER_STORAGE = "other-storage"
     CANNOT_START = "cannot-start"
     LEFTOVER = "leftover-vm"
     HELD_BACK = "held-back"
+    CUT_OFF = "cut-off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,9 @@ class LocalHost:
     the engine was sampled, a migration away from here had been under way (None: none is, or it
     is not told). `healthy_before`: the VM was seen healthy on some host, by the same check, since
     it was set up. `shutdown`: this host is going down, and is in `maintenance` meanwhile.
+    `uplink_up`: a bridge that the VM's network cards are on has carrier on an uplink
+    (None: there is no such bridge, or it cannot be told). `way_out`: some target of the network
+    test answers at this moment (None: not asked, which it is only in doubt, or nothing to ask).
     """
 
     host_id: int
@@ -184,6 +189,24 @@ class LocalHost:
     domain: DomainHere = DomainHere()
     healthy_before: bool = True
     shutdown: HostShutdown | None = None
+    uplink_up: bool | None = None
+    way_out: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideView:
+    """What a host sees of a VM that runs on another one, asked over the network as its users do.
+
+    `owner`, `stay`: the host that it runs on, and the `last_ran` which that host published: what
+    was seen counts for that place alone. `good_s`: when the last question was asked that the VM
+    answered well (None: none was). `bad_since_s`: when the first of those was asked that it has
+    not answered well since (None: the last one was answered well, or none was asked yet).
+    """
+
+    owner: int
+    stay: int
+    good_s: float | None = None
+    bad_since_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +229,8 @@ class PeerReport:
     `mem_free_mb`: MiB a new VM could get there (None: it does not say). `memory_short`: it lost
     points for memory, which is how earlier versions say that. `moving_until_s`: until
     when, by this host's clock, it wants to be waited for because it moves the VM (None: it named
-    no end).
+    no end). `outside`: what it sees of the VM on another host (None: nothing to look at).
+    `way_out`: see LocalHost.
     """
 
     host_id: int
@@ -228,6 +252,8 @@ class PeerReport:
     moving_until_s: float | None = None
     mem_free_mb: float | None = None
     hears: frozenset[int] = frozenset()
+    outside: OutsideView | None = None
+    way_out: bool | None = None
 
 
 class Standing(StrEnum):
@@ -416,6 +442,17 @@ class FenceRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class MigrationPath:
+    """AskMigrationPath is over: whether libvirt on `target` answered at the address that a
+    migration would go to; asked at `asked_s`."""
+
+    target: int
+    ok: bool
+    asked_s: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class MigrationCancelled:
     """CancelMigration is over; the migration's own outcome comes besides."""
 
@@ -435,6 +472,7 @@ Outcome = (
     | PowerOnEnded
     | MigrationCancelled
     | DomainDisarmed
+    | MigrationPath
 )
 
 

@@ -42,7 +42,8 @@ class Rules:
     older than this still proves its host id unused. `fence_power_off`: a silent host that is
     still on is switched off; `fence_power_on`: and on again once its VM runs elsewhere.
     `fences_per_hour`: so many over the whole cluster, at most.
-    `migration_timeout_s`: a migration that takes longer is cancelled.
+    `migration_timeout_s`: a migration that takes longer is cancelled. `leave_isolated`: a VM that
+    nobody reaches because its host is cut off is told of, and left where it is.
     """
 
     weights: Weights = field(default_factory=Weights)
@@ -54,6 +55,7 @@ class Rules:
     fence_power_on: bool = True
     fences_per_hour: int = 3
     migration_timeout_s: float = 300.0
+    leave_isolated: bool = False
 
     @property
     def migration_within_s(self) -> float:

@@ -12,7 +12,7 @@ from scoring.evidence import Evidence, renews
 from scoring.observation import LeaseAnswer, Obstacle, PeerReport
 from scoring.state import StateName, Takeover
 from scoring.timing import START_RETRIES_MAX
-from scoring.turn import Turn, name_of, others, own
+from scoring.turn import Turn, name_of, obstacles, others, own
 
 _S = StateName
 
@@ -32,6 +32,7 @@ _CODES = {
     Obstacle.CANNOT_START: Code.CANNOT_START,
     Obstacle.LEFTOVER: Code.LEFTOVER_VM,
     Obstacle.HELD_BACK: Code.HELD_BACK,
+    Obstacle.CUT_OFF: Code.CUT_OFF,
 }
 
 
@@ -57,8 +58,8 @@ def may_start_here(turn: Turn) -> bool:
     if turn.observation.storage_good_since_s is None:
         turn.because(Code.STORAGE_UNREADABLE, "the whiteboard cannot be read: nothing is known")
         return False
-    if turn.observation.local.unfit:
-        for unfit in turn.observation.local.unfit:
+    if found := obstacles(turn):
+        for unfit in found:
             turn.because(_CODES[unfit.obstacle], unfit.text)
         return False
     if not turn.observation.lockspace_joined:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from scoring.observation import LeaseAnswer, Order, PowerAnswer
+from scoring.observation import LeaseAnswer, MigrationPath, Order, PowerAnswer
 from scoring.rules import Rules
 
 
@@ -176,6 +176,8 @@ class AgentState:
     `cancelled_s`: when any was last told so.
     `last_failure`: why the last of the failed starts did, empty where none is counted.
     `order`: an operator's, under way; `order_since_s`: since when it asks for the lease;
+    `asking_path`: libvirt on another host is being asked whether it answers, and `path` is what it
+    answered last. `isolated`: this EngineStop is for nobody reaching the VM here.
     `cancelling`: the number of the order to cancel a migration, under way; `answers`: to the
     last orders, the newest last.
     `disarming`: libvirt is being told to forget an autostart or a memory image; `disarmed_s`:
@@ -214,3 +216,6 @@ class AgentState:
     answers: tuple[OrderAnswer, ...] = ()
     disarming: bool = False
     disarmed_s: float = NEVER_S
+    asking_path: bool = False
+    path: MigrationPath | None = None
+    isolated: bool = False

@@ -48,6 +48,9 @@ class Timing:
     pause after a takeover step failed. `migrate_retry`: pause after a failed migration.
     `host_shutdown_move`: how long a host that shuts down tries to migrate the VM away, and
     `host_shutdown_grace`: how long the guest then has to shut down before its process is ended.
+    `outside_interval`: how often the best standby asks the VM as its users do. `isolation_after`:
+    so long nobody outside may have reached the VM before its host, cut off, gives it away;
+    `isolation_grace`: so long its guest then has to shut down.
     """
 
     beat: float = 1.0
@@ -71,6 +74,9 @@ class Timing:
     unexpected_down: float = 560.0
     retry_expiry: float = 600.0
     load_window: float = 900.0
+    outside_interval: float = 2.0
+    isolation_after: float = 15.0
+    isolation_grace: float = 20.0
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
@@ -89,7 +95,21 @@ class Timing:
                 "host-shutdown-move and host-shutdown-grace together must not be above "
                 f"{HOST_SHUTDOWN_MAX_S:g} s: systemd ends a shutdown after 30 minutes"
             )
+        # One question that is lost must not count as so long a silence.
+        if self.isolation_after < 2 * self.outside_interval:
+            raise ValueError("isolation-after must be at least twice outside-interval")
+
+    @property
+    def outside_seldom(self) -> float:
+        """How often the other standbys ask while nobody misses an answer: what they saw last is
+        never old enough to count as silence."""
+        return max(
+            self.outside_interval,
+            min(SELDOM_INTERVALS * self.outside_interval, self.isolation_after / 2),
+        )
 
 
+#: How much less often than the best standby the others ask the VM.
+SELDOM_INTERVALS = 6
 #: After more failed starts than this within retry_expiry the host's score is 0.
 START_RETRIES_MAX = 3

@@ -14,8 +14,10 @@ from scoring.observation import (
     EngineStartEnded,
     EngineStopEnded,
     Observation,
+    Obstacle,
     Outcome,
     PeerReport,
+    Unfit,
     VmStatus,
 )
 from scoring.score import Penalty, Score, ScoreInput, score
@@ -91,6 +93,8 @@ def entered(turn: Turn, name: StateName) -> AgentState:
     state = replace(
         turn.state, name=name, since_s=turn.now_s, better_since_s=None, stop_asked=False
     )
+    if name is not StateName.ENGINE_STOP:
+        state = replace(state, isolated=False)
     if name is not StateName.ENGINE_MIGRATING_AWAY:
         state = replace(state, moving_to=None, moving_until_s=None, cancelled_s=None)
     if name is StateName.ENGINE_UP and turn.state.name is not StateName.ENGINE_UP_BAD_HEALTH:
@@ -131,6 +135,28 @@ def others(turn: Turn) -> list[placement.Candidate]:
     ]
 
 
+def is_cut_off(turn: Turn) -> bool | None:
+    """Whether this host's own network is bad by its own word; None: it does not know."""
+    local = turn.observation.local
+    if local.uplink_up is False or local.way_out is False:
+        return True
+    return None if local.way_out is None else False
+
+
+def obstacles(turn: Turn) -> tuple[Unfit, ...]:
+    """What keeps this host from starting the VM: the broker's findings, and a network that is cut
+    off while a host that can run the VM says that its own is good."""
+    found = turn.observation.local.unfit
+    if turn.vm_up_here or not is_cut_off(turn):
+        return found
+    able = {candidate.host_id for candidate in others(turn)}
+    good = next((p for p in turn.live if p.host_id in able and p.way_out), None)
+    if good is None:
+        return found
+    text = f"nobody would reach the VM here: this host's network is cut off, {name_of(good)}'s not"
+    return (*found, Unfit(Obstacle.CUT_OFF, text))
+
+
 def own(turn: Turn) -> placement.Candidate:
     """This host, as one that may run the VM."""
     return placement.Candidate(
@@ -148,14 +174,14 @@ def own_score(turn: Turn) -> Score:
     elif local.shutdown is not None:
         why = "this host is shutting down"
         return Score(0, (Penalty("local-maintenance", state.rules.weights.base_score, why),))
-    elif local.unfit and not turn.vm_up_here:
-        first, *rest = local.unfit
+    elif (unfit := obstacles(turn)) and not turn.vm_up_here:
+        first, *rest = unfit
         base = state.rules.weights.base_score
         return Score(
             0,
             (
                 Penalty(first.obstacle.value, base, first.text),
-                *(Penalty(unfit.obstacle.value, 0, unfit.text) for unfit in rest),
+                *(Penalty(other.obstacle.value, 0, other.text) for other in rest),
             ),
         )
     elif turn.observation.lockspace_joined is False and not turn.vm_up_here:

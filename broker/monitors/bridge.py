@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether the management bridge is there, up, and has a way out.
+"""Whether the management bridge is there, up, and has a way out; whether those of the VM have one.
 
 The state is read from sysfs (the kernel's ABI/testing/sysfs-class-net); rtnetlink(7) only
 tells that something changed, and wakes the monitor (LinkEvents).
@@ -11,6 +11,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 from broker.monitors import Unknown
 
@@ -115,6 +116,53 @@ class BridgeMonitor:
         except OSError:
             return ""
 
+    def leads_out(self) -> bool | None:
+        """Whether an uplink of it has carrier; None where it has no uplinks."""
+        uplinks = self._uplinks()
+        return any(map(self._leads_out, uplinks)) if uplinks else None
+
+
+class UplinkMonitor:
+    """True: a bridge that the VM's network cards are on has carrier on an uplink. False: none has.
+    Unknown where it is on no bridge with an uplink."""
+
+    name = "uplink"
+    unit = ""
+    deadline_s = 5.0
+
+    def __init__(
+        self,
+        bridges: tuple[str, ...],
+        interval_s: float = 2.0,
+        net: Path = Path("/sys/class/net"),
+    ) -> None:
+        self.interval_s = interval_s
+        self._bridges = {name: BridgeMonitor(name, net=net) for name in bridges}
+
+    async def sample(self) -> bool:
+        found = [
+            each for bridge in self._bridges.values() if (each := bridge.leads_out()) is not None
+        ]
+        if not found:
+            raise Unknown("the VM is on no bridge that has an uplink")
+        return any(found)
+
+    def judge(self, value: bool) -> str:
+        """Which bridges have none."""
+        return "" if value else f"no carrier on any uplink of {', '.join(self._bridges)}"
+
+
+def vm_bridges(definition: str) -> tuple[str, ...]:
+    """The bridges that the network cards of a VM's definition are on (libvirt's formatdomain,
+    "Bridge to LAN"), each once; none where it cannot be read."""
+    try:
+        root = ElementTree.parse(definition).getroot()  # noqa: S314  (root's own file)
+    except (OSError, ElementTree.ParseError, ValueError, LookupError):
+        return ()  # the last two: an encoding that is not known
+    sources = root.iterfind("devices/interface[@type='bridge']/source")
+    names = [source.get("bridge", "") for source in sources]
+    return tuple(dict.fromkeys(name for name in names if name and "/" not in name))
+
 
 class LinkEvents:
     """Calls `changed` whenever the kernel tells of a changed link. Close it when done.
@@ -122,7 +170,7 @@ class LinkEvents:
     OSError where the kernel does not let us listen.
     """
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, changed: Callable[[], object]) -> None:
         self._changed = changed
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE

@@ -66,7 +66,7 @@ class HealthMonitor:
         problem = None
         if self._asked:
             try:
-                problem = await self._problem()
+                problem = await self.problem()
             except BaseException as error:  # the deadline's too: what was known holds no more
                 why = "no answer in time" if isinstance(error, asyncio.CancelledError) else error
                 self.verdict = (Health.UNKNOWN, f"the health monitor failed: {why}")
@@ -86,8 +86,9 @@ class HealthMonitor:
         """Why the engine is not well."""
         return self.verdict[1] or ""
 
-    async def _problem(self) -> str | None:
-        """Why the engine is not well; None when it is, or when nothing is to be asked."""
+    async def problem(self) -> str | None:
+        """Why the engine does not answer well when it is asked now; None when it does, or when
+        nothing is to be asked."""
         given = self._given
         if given.page:
             return await self._page(given.page)

@@ -29,6 +29,9 @@ NAME_SERVERS_MAX = 3
 #: Of a library's error text.
 WHY_CHARS = 120
 
+#: How long a target has for the one question whether any answers.
+ANY_TIMEOUT_S = 2.0
+
 #: One probe; raises OSError or a library's error when it is not answered.
 Probe = Callable[[str], Awaitable[None]]
 
@@ -64,6 +67,35 @@ class NetworkMonitor:
         found = await asyncio.gather(*(self._window(target) for target in self._targets))
         return self.windows.take(dict(zip(self._targets, found, strict=True)))
 
+    async def any_answers(self) -> bool:
+        """Whether some target answers one question within ANY_TIMEOUT_S; Unknown where there is
+        nothing to ask, or nothing to ask it with."""
+        if self.given.test == "none" or not self._targets:
+            raise Unknown("no network test is configured (network.test, network.targets)")
+        asking = [asyncio.ensure_future(self._answers(target)) for target in self._targets]
+        try:
+            for one in asyncio.as_completed(asking):
+                if await one:
+                    return True
+        finally:
+            for task in asking:
+                task.cancel()
+        return False
+
+    async def _answers(self, target: str) -> bool:
+        try:
+            async with asyncio.timeout(ANY_TIMEOUT_S):
+                await self._probe()(target)
+        except (Unknown, ImportError):
+            raise  # it could not be asked: that says nothing of the network
+        except Exception:  # what a library raises is its own affair
+            return False
+        return True
+
+    def _probe(self) -> Probe:
+        probes: dict[str, Probe] = {"ping": self._ping, "dns": self._dns, "tcp": self._connect}
+        return probes[self.given.test]
+
     def judge(self, value: tuple[TargetResult, ...]) -> str:
         """Which targets have not answered well for all of their windows."""
         away = (one for one in value if one.fraction is not None and one.fraction < 1.0)
@@ -71,8 +103,7 @@ class NetworkMonitor:
 
     async def _window(self, target: str) -> tuple[float, str]:
         """One window: the fraction of answered probes, and why the last one was not."""
-        probes: dict[str, Probe] = {"ping": self._ping, "dns": self._dns, "tcp": self._connect}
-        probe = probes[self.given.test]
+        probe = self._probe()
         answered, why = 0, ""
         for number in range(COUNT):
             if number:

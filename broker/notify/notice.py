@@ -67,6 +67,8 @@ class Kind(StrEnum):
     ENGINE_KNOWN = "engine-known"
     OTHER_STORAGE = "other-storage"
     SAME_STORAGE = "same-storage"
+    ISOLATED = "isolated"
+    ISOLATION_HELD_BACK = "isolation-held-back"
     PEER_SILENT = "peer-silent"
     PEER_STOPPED = "peer-stopped"
     PEER_BACK = "peer-back"
@@ -110,6 +112,8 @@ SEVERITY: Mapping[Kind, Severity] = {
     Kind.ENGINE_KNOWN: _S.INFO,
     Kind.OTHER_STORAGE: _S.CRITICAL,
     Kind.SAME_STORAGE: _S.INFO,
+    Kind.ISOLATED: _S.CRITICAL,
+    Kind.ISOLATION_HELD_BACK: _S.CRITICAL,
     Kind.PEER_SILENT: _S.CRITICAL,
     Kind.PEER_STOPPED: _S.INFO,
     Kind.PEER_BACK: _S.INFO,

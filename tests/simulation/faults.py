@@ -249,6 +249,34 @@ def _network(world: World, host: Host, chance: random.Random) -> Callable[[], No
     return back
 
 
+def _cable(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """Out, and in again: no network, no carrier."""
+    host.unplug(True)
+    return lambda: host.unplug(False)
+
+
+def _guest_network(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """The cable of the VM's own bridge is out; the host's own network is fine."""
+    host.guest_network_up = host.uplink_up = False
+    world.tell(host.name, "its guests' network is down")
+
+    def back() -> None:
+        host.guest_network_up = host.uplink_up = True
+
+    return back
+
+
+def _guest_closed(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """A firewall: nobody gets through to the guest, or only its users do."""
+    world.guest_closed_to = chance.choice(["users", "hosts"])
+    world.tell("guest", f"closed to {world.guest_closed_to}")
+
+    def back() -> None:
+        world.guest_closed_to = ""
+
+    return back
+
+
 def _link(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
     """One way between two hosts is cut."""
     other = chance.choice(sorted(world.hosts))
@@ -452,6 +480,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault("stale read", _stale),
     Fault("stray write", _stray),
     Fault("network", _network, (5.0, 200.0), SICK_BOUND_S),
+    Fault("cable out", _cable, (5.0, 200.0), SICK_BOUND_S),
+    Fault("guests' network", _guest_network, (5.0, 200.0), SICK_BOUND_S),
+    Fault("guest closed", _guest_closed, (5.0, 200.0)),
     Fault("cut link", _link, (5.0, 200.0), SICK_BOUND_S, lies_still=True),
     Fault("packet loss", _loss, (5.0, 200.0), SICK_BOUND_S),
     Fault("packet delay", _delay, (5.0, 200.0), SICK_BOUND_S, lies_still=True),

@@ -168,6 +168,8 @@ class Host:
         self.frozen_until_s = 0.0
         self.gateway_answers = 1.0
         self.bridge_up = True
+        #: Whether the VM's bridge has carrier, and whether the VM's users come that way.
+        self.uplink_up = self.guest_network_up = True
         self.load = 0.1
         self.memory_mb = 16_384.0
         self.config_up_to_date = True
@@ -474,6 +476,17 @@ class Host:
         if self.storage.fault in ("hang", "error"):
             return now_s - self.storage.since_s < GUEST_PATIENCE_S
         return now_s >= qemu.healthy_from_s
+
+    @property
+    def is_way_open(self) -> bool:
+        """Whether a VM on this host would be on the network that its users come by."""
+        return self.power and self.network_up and self.guest_network_up
+
+    def unplug(self, out: bool) -> None:
+        """Its cable is out, or in again: no network, and no carrier."""
+        self.network_up = self.uplink_up = not out
+        self.gateway_answers = 0.0 if out else 1.0
+        self.watch.tell(self.name, f"cable {'out' if out else 'in'}")
 
     def crash(self, name: str) -> None:
         """Kill a daemon (SIGKILL); who watches starts it again."""

@@ -16,7 +16,10 @@ product's own word.
     local           a host in local maintenance does not start the VM
                     (a mode that ends by itself may end early where a broker was started
                     meanwhile whose wall clock is wrong: nobody else may know better)
-    healthy         a VM that is healthy is not shut down or ended by an agent
+    healthy         a VM that is healthy, and that its users reach, is not shut down or ended by
+                    an agent
+    isolated        one that is healthy and that they do not reach is, only after they have not for
+                    long, and only where they would reach it on another host
     planned         a host that shuts down stops its VM only where no other host can take it
     blameless       sanlock ends no VM on a host whose storage was fine
     two-up          no two agents that can read the storage call themselves EngineUp for
@@ -24,7 +27,8 @@ product's own word.
     not-down        no host calls the VM down that has run for longer than TOLD_S: what it does not
                     see it does not know
     quiet           without faults for longer than the bound nothing is started, stopped, moved
-    up              that long after the last fault the VM is up and healthy, if a host can run it
+    up              that long after the last fault the VM is up and healthy and its users reach it,
+                    if a host can run it
     clean           no exception in a task or in a loop, no task left at the end
 """
 
@@ -52,6 +56,8 @@ TOLD_S = 6.0
 #: What begins within so long after an order is taken for it.
 ORDERED_S = 15.0
 HEALTHY_FOR_S = 10.0
+#: What was reached for less may be a cable that was put in a moment ago: not everybody knows yet.
+REACHED_FOR_S = 5.0
 _UP = (StateName.ENGINE_UP.value, StateName.ENGINE_UP_BAD_HEALTH.value)
 
 
@@ -140,8 +146,8 @@ class Laws:
             well_s = now_s - max(host.qemu.healthy_from_s, host.sick_until_s)
             if host.going_down_since_s is not None:
                 self._planned(host, name)
-            elif well_s > HEALTHY_FOR_S:
-                self.breach("healthy", f"{host.name}: {name} of a healthy VM")
+            else:
+                self._reached(host, name, well_s)
         if name != "power off" and world.is_quiet():
             self.breach("quiet", f"{host.name} begins to {name} though nothing is wrong")
 
@@ -151,6 +157,19 @@ class Laws:
         wanted = host.on_host_shutdown is OnHostShutdown.SHUTDOWN
         if target is not None and not wanted and not host.move_failed:
             self.breach("planned", f"{host.name}: {name}, but {target.name} could take the VM")
+
+    def _reached(self, host: Host, act: str, well_s: float) -> None:
+        """An agent shuts down or ends a VM that has been well for so long."""
+        world = self._world
+        others = [other for other in world.hosts.values() if other is not host]
+        if well_s <= HEALTHY_FOR_S:
+            return
+        if world.reached_for_s(host) > REACHED_FOR_S:
+            self.breach("healthy", f"{host.name}: {act} of a healthy VM that is reached")
+        elif not any(other.is_way_open for other in others):
+            self.breach("isolated", f"{host.name}: {act}, though no host has a better network")
+        elif world.guest_closed_to and host.is_way_open:
+            self.breach("isolated", f"{host.name}: {act}, it is as closed everywhere else")
 
     def freeing(self, host: Host, act: FreeHostId) -> None:
         """An agent writes "free" into another host's delta lease, now."""
@@ -234,8 +253,8 @@ class Laws:
         world = self._world
         if world.may_be_down():
             return
-        if not any(host.vm_healthy for host in world.hosts.values()):
-            self.breach("up", f"the VM is not healthy {world.bound_s():.0f} s after the last fault")
+        if not any(map(world.users_reach, world.hosts.values())):
+            self.breach("up", f"nobody reaches the VM {world.bound_s():.0f} s after the last fault")
 
     def clean(self) -> None:
         """No daemon failed, nothing is left."""

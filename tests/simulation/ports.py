@@ -21,6 +21,7 @@ from broker.board import StorageTrouble
 from broker.client import BrokerDown
 from broker.lockspace import LockspaceError
 from broker.monitors import Sampled, Unknown
+from broker.monitors.network import ANY_TIMEOUT_S
 from broker.network_verdict import TargetResult, Windows
 from broker.renewals import Renewals
 from broker.what_ran import WhatRan
@@ -44,6 +45,7 @@ from scoring.observation import (
     LeaseAnswer,
     Leftover,
     MigrationCancelled,
+    MigrationPath,
     Pause,
     Power,
     PowerAnswer,
@@ -73,6 +75,7 @@ START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
 MIGRATE_DEADLINE_S = 300.0
 MIGRATE_EXTRA_S = 30.0
+PATH_DEADLINE_S = 5.0
 POWER_DEADLINE_S = 8.0
 LOCKSPACE_RETRY_S = 2.0
 DISK_DEADLINE_S = 2.0
@@ -353,6 +356,39 @@ class SimNetwork(Sampled):
 
     async def sample(self) -> tuple[TargetResult, ...]:
         return self._windows.take({"gateway": (self._host.gateway_answers, "")})
+
+
+class SimOutsideProbe:
+    """OutsideProbe: a question to the guest over the network that its users come by."""
+
+    def __init__(self, world: World, host: Host) -> None:
+        self._world = world
+        self._host = host
+
+    async def problem(self) -> str | None:
+        owner = self._world.owner()
+        if owner is None or not self._world.hears_guest(self._host, owner):
+            await _takes(PAGE_TIMEOUT_S)
+            return "the health page does not answer"
+        way_s = 2.0 * max(self._host.packet_delay_s, owner.packet_delay_s)
+        if not owner.vm_healthy or way_s >= PAGE_TIMEOUT_S:
+            await _takes(PAGE_TIMEOUT_S)
+            return "the health page does not answer"
+        await _takes(way_s + WIRE_S)
+        return None
+
+
+class SimTargets:
+    """The question to the network test's one target, the gateway."""
+
+    def __init__(self, world: World, host: Host) -> None:
+        self._world = world
+        self._host = host
+
+    async def any_answers(self) -> bool:
+        answered = self._world.outside_chance.random() < self._host.gateway_answers
+        await _takes(WIRE_S if answered else ANY_TIMEOUT_S)
+        return answered
 
 
 class SimSample(Sampled):
@@ -747,6 +783,16 @@ class SimHypervisor:
             return MigrationCancelled(False, "no job is active")
         self._world.cancel_move(self._host)
         return MigrationCancelled(True)
+
+    async def ask_path(self, target: int, hostname: str) -> MigrationPath:
+        asked_s = asyncio.get_running_loop().time()
+        found = self._world.named(hostname)
+        if found is None or not self._world.migration_reaches(self._host, found):
+            await _takes(PATH_DEADLINE_S)
+            return MigrationPath(target, False, asked_s, f"{hostname!r} does not answer")
+        await _takes(0.1)
+        ok = found.libvirt_up and not found.libvirt_hangs
+        return MigrationPath(target, ok, asked_s, "" if ok else "libvirt does not answer")
 
     async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
         self._world.began(self._host, "migrate")

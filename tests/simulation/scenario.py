@@ -103,13 +103,19 @@ def load(path: Path) -> Scenario:
 
 _SWITCHES: dict[str, Callable[[str], dict[str, Any]]] = {
     "fence": lambda v: {"fence": _yes(v)},
-    "migration": lambda v: {"migration": _yes(v)},
+    "migration": lambda v: {"migration_apart": True} if v == "apart" else {"migration": _yes(v)},
+    "health": lambda v: {"health_page": {"local": "http://localhost/"}[v]},
+    "on-isolation": lambda v: {"on_isolation": {"move": "move", "leave": "leave"}[v]},
     "io-timeout": lambda v: {"io_timeout_s": int(v)},
     "host-boot": lambda v: {"host_boot_s": float(v)},
     "guest-boot": lambda v: {"guest_boot_s": float(v)},
     "heartbeat": lambda v: {"heartbeat": _yes(v)},
     "power": lambda v: {"power": _yes(v)},
 }
+
+
+#: Who does not get through to the guest.
+_CLOSED_TO = {"unreachable": "users", "hidden": "hosts", "reachable": ""}
 
 
 def _yes(word: str) -> bool:
@@ -232,6 +238,8 @@ class Player:
             if how in ("up", "down"):
                 host.network_up = how == "up"
                 host.gateway_answers = 1.0 if host.network_up else 0.0
+            elif how in ("unplugged", "plugged"):
+                host.unplug(how == "unplugged")
             elif how == "cut":
                 self.world.cut_links.add((host.number, self._who(other)[0].number))
             elif how == "joined":
@@ -262,6 +270,9 @@ class Player:
             return
         if how == "resumed":
             self._resume()
+            return
+        if how in _CLOSED_TO:
+            self.world.guest_closed_to = _CLOSED_TO[how]
             return
         host = self._who("owner")[0]
         assert host.qemu is not None
@@ -331,6 +342,8 @@ class Player:
                     host.gateway_answers = float(value) / 100
                 case "bridge":
                     host.bridge_up = _yes(value)
+                case "guest-network":
+                    host.guest_network_up = host.uplink_up = _yes(value)
                 case "config":
                     host.config_up_to_date = _yes(value)
                 case "lock-driver":
@@ -434,6 +447,11 @@ class Player:
             case ("engine", "healthy", "on", who):
                 hosts = self._who(who)
                 return lambda: any(host.vm_healthy for host in hosts)
+            case ("engine", "reachable"):
+                return lambda: any(map(world.users_reach, world.hosts.values()))
+            case ("engine", "reachable", "on", who):
+                hosts = self._who(who)
+                return lambda: any(map(world.users_reach, hosts))
             case ("engine", "running"):
                 return lambda: world.owner() is not None
             case ("engine", "running", "on", who):

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from broker import broker
 from broker.vm_place import SeenHost, VmPlace
 from broker.wire import Report
-from scoring import decide, drain, left_behind, start
+from scoring import decide, drain, isolation, left_behind, start
 from scoring.decision import FreeHostId
 from scoring.liveness import Liveness
 from scoring.observation import VmStatus
 from scoring.state import StateName
+from scoring.turn import Turn
 from tests.simulation import ports
 from tests.simulation.disks import BASE
 from tests.simulation.host import Host
@@ -104,6 +106,7 @@ def test_freed_off_while_it_is_on(world: World) -> None:
     victim = owner(world)
     victim.bmc.fault = "says-off"
     victim.break_storage("hang")
+    victim.network_up = False
     broken(world, "freed-off")
 
 
@@ -145,6 +148,43 @@ def test_healthy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(world, "healthy")
 
 
+def test_healthy_where_only_the_other_hosts_do_not_reach_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A core that takes its own network for bad: its users reach the VM that it stops."""
+    monkeypatch.setattr(isolation, "is_cut_off", lambda turn: True)
+    monkeypatch.setattr(isolation, "pause_s", lambda turn, target: 1.0)
+    world.guest_closed_to = "hosts"
+    broken(world, "healthy")
+
+
+def test_isolated_where_it_is_the_same_everywhere(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same with a firewall for all: it would be reached nowhere else."""
+    monkeypatch.setattr(isolation, "is_cut_off", lambda turn: True)
+    monkeypatch.setattr(isolation, "pause_s", lambda turn, target: 1.0)
+    world.guest_closed_to = "users"
+    broken(world, "isolated")
+
+
+def test_isolated_where_no_host_has_a_better_network(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A core that believes hosts which are cut off themselves."""
+    look = isolation.look
+
+    def credulous(turn: Turn) -> isolation.Finding:
+        turn.live = tuple(replace(peer, way_out=True) for peer in turn.live)
+        return look(turn)
+
+    monkeypatch.setattr(isolation, "look", credulous)
+    monkeypatch.setattr(isolation, "pause_s", lambda turn, target: 1.0)
+    for host in world.hosts.values():
+        host.unplug(True)
+    broken(world, "isolated")
+
+
 def test_blameless(world: World) -> None:
     """A host id that is freed under a living host: sanlock ends its VM."""
     world.leases.delta(owner(world).host_id).timestamp = 0
@@ -175,6 +215,13 @@ def test_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     owner(world).power_off("test")
     world.fault_ended()
     world.run(world.bound_s() + 5.0)
+    world.laws.must_be_up()
+    broken(world, "up", 1.0)
+
+
+def test_up_looks_at_the_vm_with_its_users_eyes(world: World) -> None:
+    """Healthy, and nobody gets there."""
+    world.guest_closed_to = "users"
     world.laws.must_be_up()
     broken(world, "up", 1.0)
 

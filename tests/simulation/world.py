@@ -21,7 +21,9 @@ from broker.config import (
     ApiSection,
     Config,
     DaemonSection,
+    HealthSection,
     HostSection,
+    NetworkSection,
     ScoreSection,
     StorageSection,
     TimingSection,
@@ -32,6 +34,9 @@ from broker.heartbeats import Heartbeats
 from broker.lockspace import LockspaceError
 from broker.maintenance import Mode, to_lines
 from broker.monitors import MonitorRunner
+from broker.monitors.outside import OutsideMonitor, is_local
+from broker.monitors.way_out import WayOutMonitor
+from broker.notify.lookout import TOLD_CODES
 from broker.vm_place import VmPlace
 from broker.whiteboard import EMPTY_SLOT, BadSlot, decode_cluster, encode_cluster
 from broker.wire import BegunReason, Maintenance, NewOrder, Report
@@ -54,15 +59,17 @@ from tests.simulation.ports import (
     SimLink,
     SimLockspace,
     SimNetwork,
+    SimOutsideProbe,
     SimSample,
     SimStore,
+    SimTargets,
 )
 from tests.simulation.timeline import Process, Timeline
 from tests.simulation.whiteboard import Whiteboard
 
 RESTART_S = 1.5
 #: Reasons of an agent whose words are in the trace.
-_TOLD = frozenset({Code.START_FAILED, Code.CANNOT_START})
+_TOLD = frozenset({*TOLD_CODES, Code.CANNOT_START})
 #: A stretch that is passed over is at least so long, begins after so long a rest, and ends so
 #: long before the next thing that is planned.
 LEAP_MIN_S = 15.0
@@ -108,6 +115,11 @@ class Settings:
     timing: dict[str, float] = field(default_factory=dict)
     #: Whether the cluster has a key, so that the brokers ask each other over the network.
     heartbeat: bool = True
+    #: Whether migrations have a network of their own.
+    migration_apart: bool = False
+    #: The health check as configured, and what becomes of a VM that nobody reaches.
+    health_page: str = "http://the-guest/"
+    on_isolation: str = "move"
 
 
 @dataclass(slots=True)
@@ -148,6 +160,12 @@ class World:
         self.chance = chance
         #: Packets of questions are lost without a change of any other draw.
         self.network_chance = random.Random(settings.hosts)
+        self.outside_chance = random.Random(settings.hosts + 1)
+        #: Who does not get through to the guest wherever it runs: "", "users" (nobody does) or
+        #: "hosts" (its users do).
+        self.guest_closed_to = ""
+        #: Since when each host's VM is reached by its users, for sure.
+        self._reached_since_s: dict[int, float] = {}
         self.timeline = Timeline()
         self.trace: list[tuple[float, str, str]] = []
         self.laws = Laws(self)
@@ -233,9 +251,14 @@ class World:
             ),
             api=ApiSection(advertise=(host.address,)),
             daemon=DaemonSection(state_dir=str(self._state_dir / host.name)),
-            vm=VmSection(on_host_shutdown=host.on_host_shutdown.value),
+            vm=VmSection(
+                on_host_shutdown=host.on_host_shutdown.value,
+                on_isolation=self.settings.on_isolation,
+            ),
             score=self.score.get(host.number, ScoreSection()),
             timing=TimingSection(**timing),
+            health=HealthSection(url=self.settings.health_page),
+            network=NetworkSection(targets=("gateway",)),
         )
 
     def booted(self, host: Host) -> None:
@@ -289,12 +312,19 @@ class World:
 
     async def _broker(self, host: Host) -> None:
         engine = SimEngineMonitor(host)
+        config = self.config(host)
+        probe = None if is_local(config.health) else SimOutsideProbe(self, host)
+        outside = OutsideMonitor(probe, config.health.timeout + 5.0)
+        way_out = WayOutMonitor(SimTargets(self, host).any_answers)
         runner = MonitorRunner(
             [
                 engine,
                 SimNetwork(host),
                 SimWhatRuns(host),
+                outside,
+                way_out,
                 SimSample("bridge", 10.0, host, "bridge_up"),
+                SimSample("uplink", 2.0, host, "uplink_up"),
                 SimSample("memory", 10.0, host, "free_memory_mb"),
                 SimSample("cpu_load", 10.0, host, "load"),
                 SimSample("definition", 10.0, host, "config_up_to_date"),
@@ -302,7 +332,6 @@ class World:
                 SimCanStart(host),
             ]
         )
-        config = self.config(host)
         store = SimStore(host, self.settings.latency_s)
         boot_id = f"{host.name}-boot-{host.boots}"
         lockspace = SimLockspace(host)
@@ -319,6 +348,8 @@ class World:
                 CLUSTER_KEY if self.settings.heartbeat else None,
                 SimHeartbeats(self, host),
             ),
+            outside=outside,
+            way_out=way_out,
         )
         host.broker_since_s = self.timeline.now_s
         if host.wall_offset_s != 0.0:
@@ -463,6 +494,11 @@ class World:
         self.laws.two_up()
         self.laws.not_down()
         self._look_at_links()
+        for host in self.hosts.values():
+            if not self.is_surely_reached(host):
+                self._reached_since_s.pop(host.number, None)
+            else:
+                self._reached_since_s.setdefault(host.number, self.timeline.now_s)
         self.timeline.after(1.0, self._look)
 
     def wish_daemons(self, host: Host, running: bool) -> None:
@@ -610,11 +646,46 @@ class World:
         ways = {(asker.number, target.number), (target.number, asker.number)}
         return target.network_up and target.power and not (ways & self.cut_links)
 
+    # --- the VM's users ---------------------------------------------------------------------
+
+    def users_reach(self, host: Host) -> bool:
+        """Whether the VM is well on a host, and its users get there."""
+        return host.vm_healthy and host.is_way_open and self.guest_closed_to != "users"
+
+    def is_surely_reached(self, host: Host) -> bool:
+        """Whether they do without any packet lost or late, the way through the gateway."""
+        hurt = host.packet_loss or host.packet_delay_s or host.gateway_answers < 1.0
+        return self.users_reach(host) and not hurt
+
+    def reached_for_s(self, host: Host) -> float:
+        """For how long the VM's users have reached it there without a break; 0: they do not."""
+        since_s = self._reached_since_s.get(host.number)
+        return 0.0 if since_s is None else self.timeline.now_s - since_s
+
+    def hears_guest(self, asker: Host, owner: Host) -> bool:
+        """Whether a question of one host to the VM on another one, and its answer, get through."""
+        return (
+            not self.guest_closed_to
+            and asker.is_way_open
+            and owner.is_way_open
+            and self.reaches(asker, owner, chance=self.outside_chance)
+        )
+
+    def named(self, hostname: str) -> Host | None:
+        """The host of that name."""
+        return next((h for h in self.hosts.values() if h.name == hostname), None)
+
+    def migration_reaches(self, source: Host, target: Host) -> bool:
+        """Whether a migration gets from one host to another."""
+        if self.settings.migration_apart:
+            return source.power and target.power
+        return self.reaches(source, target)
+
     def migrate(self, source: Host, hostname: str) -> Move:
         """Begin a live migration; its result comes later."""
         move = Move()
-        target = next((h for h in self.hosts.values() if h.name == hostname), None)
-        if target is None or not target.up or not self.reaches(source, target):
+        target = self.named(hostname)
+        if target is None or not target.up or not self.migration_reaches(source, target):
             source.move_failed = True
             self.timeline.after(2.0, setattr, move, "result", f"{hostname!r} does not answer")
         elif not target.libvirt_up or target.libvirt_hangs or target.qemu is not None:
@@ -649,7 +720,7 @@ class World:
             self.tell(source.name, "the migration is cancelled")
         elif target.qemu is not new or source.frozen or target.frozen:
             move.result = "the target has ended"
-        elif not self.reaches(source, target):
+        elif not self.migration_reaches(source, target):
             move.result = "the connection broke"
         if move.result is not None:
             source.move_failed = True

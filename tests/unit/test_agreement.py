@@ -84,7 +84,7 @@ def test_however_much_differs_the_line_is_bounded_and_the_rest_is_known_to_diffe
     weights |= {"cpu-load-penalty-min": 0.123456789, "cpu-load-penalty-max": 0.987654321}
     timing = dict.fromkeys(msgspec.to_builtins(config().timing_rules()), 77.123456789)
     timing = {key.replace("_", "-"): value for key, value in timing.items()}
-    timing |= {"suspect-after": 200.0, "fence-after": 300.0}
+    timing |= {"suspect-after": 200.0, "fence-after": 300.0, "isolation-after": 300.123}
     long = "/" + 800 * "x"
     there = config(
         score=weights, timing=timing, storage={"whiteboard": long, "leases": "/s/leases"}

@@ -216,3 +216,30 @@ def test_where_sanlock_does_not_answer_the_lock_driver_s_own_code_counts(
 ) -> None:
     assert started(OWNED, SILENT, monkeypatch).result is StartResult.LEASE_HELD
     assert started(NO_SANLOCK, SILENT, monkeypatch).result is StartResult.FAILED
+
+
+def test_the_way_for_a_migration_is_asked_and_nothing_is_moved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    domain = Domain()
+    made = on(domain, monkeypatch)
+    found = asyncio.run(made.ask_path(2, "host2"))
+    assert (found.target, found.ok, found.detail, domain.calls) == (2, True, "", [])
+
+    def refuse(uri: str) -> None:
+        raise libvirt.libvirtError(f"no route to {uri}")
+
+    monkeypatch.setattr(hypervisor, "ask_libvirt", refuse)
+    found = asyncio.run(made.ask_path(2, "host2"))
+    assert not found.ok and "no route to qemu+tls://host2/system" in found.detail
+    assert not asyncio.run(made.ask_path(2, "host2?x=")).ok, "no host name, no question"
+
+
+def test_the_question_whether_it_could_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = on(Domain(), monkeypatch)
+    released = threading.Event()
+    monkeypatch.setattr(hypervisor, "ask_libvirt", lambda uri: released.wait(PATIENCE_S))
+    monkeypatch.setattr(hypervisor, "PATH_DEADLINE_S", 0.05)
+    found = asyncio.run(made.ask_path(2, "host2"))
+    released.set()
+    assert not found.ok and "has not answered" in found.detail

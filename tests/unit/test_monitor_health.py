@@ -417,7 +417,7 @@ def test_a_fault_of_the_monitor_leaves_no_old_verdict_behind(broken: str) -> Non
             await asyncio.Event().wait()
             return None
 
-        made._problem = fail  # type: ignore[method-assign]
+        made.problem = fail  # type: ignore[method-assign]
         with contextlib.suppress(ZeroDivisionError, TimeoutError):
             async with asyncio.timeout(0.01):
                 await made.sample()
