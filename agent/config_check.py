@@ -13,6 +13,7 @@ from agent.definition import DefinitionError, load_definition
 from agent.fence_agent import find_agent
 from agent.fence_devices import fence_device
 from agent.fence_ipmi import password_problem
+from agent.one_host import found_in
 from broker.certificate import tls_context
 from broker.config import Config, ConfigError, load, system_uuid
 from broker.exit_codes import ExitCode
@@ -67,6 +68,8 @@ def checks(path: str) -> Iterator[Check]:
             f" lease {config.storage.lockspace}/{config.storage.resource}"
             f" at {definition.lease_offset}",
         )
+        for each in found_in(config):
+            yield Check("one-host", "warning", str(each))
     secrets: dict[str, FenceSecret] = {}
     try:
         secrets = load_fence_secrets(config)

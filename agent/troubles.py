@@ -33,6 +33,7 @@ def troubles(status: Status) -> list[str]:
         *_of_the_network(status),
         *_of_the_storage(status),
         *_of_what_ran(status),
+        *_on_one_host(status),
         *_of_the_hosts(status),
         *_of_this_host(status),
     ]
@@ -85,6 +86,12 @@ def _of_what_ran(status: Status) -> Iterator[str]:
         if host.differs and not host.local and host.liveness == "live":
             codes = printable(", ".join(host.differs))
             yield f"VM DIFFERS on {printable(host.hostname)}: {codes} (ha-agent why there)"
+
+
+def _on_one_host(status: Status) -> Iterator[str]:
+    """What a takeover would lose: of the host that runs the VM, where that is known here."""
+    for text in status.one_host:
+        yield f"ON ONE HOST ONLY: {printable(text)} (ha-agent config check)"
 
 
 def _of_the_hosts(status: Status) -> Iterator[str]:

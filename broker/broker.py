@@ -982,6 +982,7 @@ class Broker:
             differences=what_ran_shown.differences(self.disks.in_use()),
             what_ran=what_ran_shown.record(self.disks.on_disk),
             what_ran_problem=what_ran_shown.problem(self.disks),
+            one_host=what_ran_shown.one_host(self.disks.in_use()),
             config_file_s=self.config_file_s,
             switched_off=None
             if (ended := self._switched_off.record(self._previous_boot_id)) is None

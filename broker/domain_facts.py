@@ -315,6 +315,11 @@ def data_disks(root: Element) -> list[Element]:
 _DATA_DEVICES = ("disk", "lun")
 
 
+def host_devices(root: Element) -> list[str]:
+    """The devices of the host that are passed through, by their own names."""
+    return [_host_device(each) for each in root.iterfind("devices/hostdev")]
+
+
 def layers(disk: Element) -> tuple[Layer, ...]:
     """The chain of a `<disk>`, the layer that is written to in front."""
     driver = disk.find("driver")

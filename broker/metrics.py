@@ -129,6 +129,7 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("switched_off", "This host was switched off, or found without power, in its last boot."),
     _gauge("vm_differs", "What of the VM here is otherwise than its definition, by code.", "code"),
     _gauge("start_held_back", "A start here would not boot what ran last, and is held back."),
+    _gauge("one_host_state", "Things of the VM on one host alone that cost data at a takeover."),
     _gauge("config_refused", "The configuration file as it is now is not in force."),
     _counter("transitions", "Changes of this host's state.", "from_state", "to_state"),
     # The others, as this host sees them.
@@ -334,6 +335,7 @@ class Metrics(Collector):
         for code in Differs:
             sheet.put("vm_differs", code.value in differs, code.value)
         sheet.put("start_held_back", bool(self._broker.disks.held_back))
+        sheet.put("one_host_state", len(status.one_host))
         sheet.put("config_refused", bool(status.config_problem))
         sheet.put("transitions", None)
         for (old, new), count in sorted(self._broker.tally.transitions.items()):

@@ -60,3 +60,9 @@ def record(on_disk: OnDisk | None) -> WhatRanStatus | None:
 def problem(disks: DisksRecord) -> str:
     """Why what ran last is not known, or what runs here not recorded."""
     return disks.problem or ("" if disks.on_disk is None else disks.on_disk.problem)
+
+
+def one_host(in_use: InUse | None) -> tuple[str, ...]:
+    """What of the VM lives on this host alone and costs data at a takeover."""
+    found = () if in_use is None else in_use.one_host
+    return tuple(str(each) for each in found if each.costs_data)[:SHOWN_MAX]

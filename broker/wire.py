@@ -489,7 +489,8 @@ class Status(Struct, frozen=True):
     UTC seconds since 1970. `state_problem`: why a daemon here cannot write to its state folder.
     `differences`: what the VM here has otherwise than its definition. `what_ran`: the record of the
     disks that ran last, None: nothing was ever recorded; `what_ran_problem`: why it is not known,
-    or not written."""
+    or not written. `one_host`: what of the VM lives on this host alone and costs data at a
+    takeover."""
 
     version: int
     cluster: str
@@ -519,6 +520,7 @@ class Status(Struct, frozen=True):
     differences: tuple[DifferenceStatus, ...] = ()
     what_ran: WhatRanStatus | None = None
     what_ran_problem: str = ""
+    one_host: tuple[str, ...] = ()
 
 
 class Event(Struct, frozen=True):

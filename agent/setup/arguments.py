@@ -56,6 +56,11 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     first = verbs.add_parser("init", help="make a new cluster with this host as its first")
     add_options(first, INIT_TAKES)
     first.add_argument(
+        "--share-state",
+        action="store_true",
+        help="put the VM's firmware nvram and TPM state on the shared storage too",
+    )
+    first.add_argument(
         "--overwrite", action="store_true", help="write over volumes that nobody uses any more"
     )
     more = verbs.add_parser("join", help="make this host a member of a cluster")

@@ -10,6 +10,7 @@ import libvirt
 
 from agent.definition import DefinitionError, load_definition
 from agent.errors import CommandError
+from agent.one_host import found_in
 from agent.setup import imported as domains
 from agent.setup.answers import (
     Answers,
@@ -21,7 +22,8 @@ from agent.setup.answers import (
     own_address,
 )
 from agent.setup.lock_driver import lock_driver_step
-from agent.setup.steps import Step, run_steps
+from agent.setup.shared_state import state_folder, with_shared_state
+from agent.setup.steps import Done, Step, do_steps, print_json, print_line
 from agent.setup.toml_text import Value, with_keys
 from agent.setup.volumes import Volumes, lease_offset
 from agent.setup.written import Files, checked, config_step, key_step, place
@@ -46,14 +48,20 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     steps = [
         lock_driver_step(config),
         *volumes.steps(),
-        _definition_step(config, domain),
+        _definition_step(config, domain, arguments.share_state),
         key_step(files),
         config_step(files, values),
     ]
     if not arguments.dry_run:
         asker.confirm(f"Make the cluster {config.cluster.name} with this host as {config.host.id}?")
-    run_steps(steps, arguments.dry_run, as_json)
-    if not as_json and not arguments.dry_run:
+    done = do_steps(steps, arguments.dry_run, as_json)
+    if not arguments.dry_run:
+        done += [Done("one-host", "warning", str(each)) for each in found_in(config)]
+    if as_json:
+        print_json(done)
+    elif not arguments.dry_run:
+        for each in done[len(steps) :]:
+            print_line(each)
         print("next: ha-agent doctor, then: systemctl enable --now ha-broker ha-agent")
     return ExitCode.OK
 
@@ -150,11 +158,14 @@ def _network(
         values["libvirt.migration-data-uri"] = given.migration_data_uri
 
 
-def _definition_step(config: Config, domain: domains.Imported | None) -> Step:
+def _definition_step(config: Config, domain: domains.Imported | None, share_state: bool) -> Step:
     path = Path(config.vm.definition)
 
     def look() -> str | None:
         if not path.exists() and domain is not None:
+            if share_state:
+                state_folder(config.storage, domain.name)
+                _refuse_running(domain)
             return None
         try:
             found = load_definition(config)
@@ -164,12 +175,45 @@ def _definition_step(config: Config, domain: domains.Imported | None) -> Step:
 
     def act() -> str:
         assert domain is not None
+        made = domain
+        if share_state:
+            folder = state_folder(config.storage, domain.name)
+            made = with_shared_state(domain, folder, _libvirt_version())
         # A console's or VNC's password may stand in it.
-        place(path, domain.xml, 0o640, "ha-agent")
+        place(path, made.xml, 0o640, "ha-agent")
         load_definition(config)
-        return "; ".join((f"{path} is written: {domain.name}", *domain.notes, *_autostart(domain)))
+        return "; ".join((f"{path} is written: {domain.name}", *made.notes, *_autostart(domain)))
 
     return Step("definition", look, f"writing {path}", act)
+
+
+def _refuse_running(domain: domains.Imported) -> None:
+    """What a VM that runs writes to is not copied."""
+    try:
+        connection = libvirt.open(LIBVIRT_URI)
+        try:
+            is_active = bool(connection.lookupByName(domain.name).isActive())
+        finally:
+            connection.close()
+    except libvirt.libvirtError:
+        return  # libvirt does not know it, or is away: nothing of it runs
+    if is_active:
+        raise CommandError(
+            ExitCode.REFUSED,
+            f"--share-state: {domain.name} runs, and writes its nvram; shut it down first",
+        )
+
+
+def _libvirt_version() -> int:
+    """As virConnectGetLibVersion counts; 0 where libvirt is away."""
+    try:
+        connection = libvirt.open(LIBVIRT_URI)
+        try:
+            return int(connection.getLibVersion())
+        finally:
+            connection.close()
+    except libvirt.libvirtError:
+        return 0
 
 
 def _autostart(domain: domains.Imported) -> list[str]:

@@ -20,6 +20,7 @@ import libvirt
 from agent.columns import printable
 from agent.definition import DefinitionError, load_definition
 from agent.errors import CommandError
+from agent.one_host import found_in
 from agent.setup.answers import Answers, answers_of, listen_at, own_address
 from agent.setup.lock_driver import lock_driver_step
 from agent.setup.membership import IdTaken, join_lockspace, leave_lockspace, own_id
@@ -111,7 +112,9 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     # A member from here on: nothing that is found gives the host id back.
     done += _ways_there(config, joining.host_id or 0)
     if not arguments.dry_run:
-        done += _ways_here(checked(files.text(), files.config))
+        config = checked(files.text(), files.config)
+        done += _ways_here(config)
+        done += [Done("one-host", "warning", str(each)) for each in found_in(config)]
     if as_json:
         print_json(done)
     else:

@@ -14,6 +14,7 @@ import libvirt
 from broker import domain_facts
 from broker.config import Config
 from broker.domain_facts import BadDomain, Difference, Domain, Layer
+from broker.host_local import OneHost, one_host
 from broker.monitors import Unknown
 from broker.shared_paths import SharedPaths
 from broker.what_ran import DEFINED_FILE, digest
@@ -27,7 +28,7 @@ class InUse:
     """`recorded`: the definition's facts; `running`, `root`: of the VM that runs here, None while
     none does; `shared`: its images that every host finds. `of_running`: what the running VM has
     otherwise than the definition; `of_libvirt`: what libvirt's own definition has, where it is not
-    the one that the agent made."""
+    the one that the agent made. `one_host`: what of the VM lives on this host alone."""
 
     recorded: Domain
     running: Domain | None = None
@@ -35,6 +36,7 @@ class InUse:
     shared: frozenset[Layer] = frozenset()
     of_running: tuple[Difference, ...] = ()
     of_libvirt: tuple[Difference, ...] = ()
+    one_host: tuple[OneHost, ...] = ()
 
     @property
     def problem(self) -> str:
@@ -123,10 +125,12 @@ class WhatRunsMonitor:
         if own and digest(own) != defined:
             started = domain_facts.read(domain_facts.composed(xml, ran))
             of_libvirt = domain_facts.differences(started, domain_facts.read(own))
-        if not running:
-            return InUse(recorded, of_libvirt=of_libvirt)
-        found = domain_facts.read(running)
         storage = self._config.storage
+        volumes = SharedPaths([storage.whiteboard, storage.leases])
+        alone = one_host(xml, volumes.has)
+        if not running:
+            return InUse(recorded, of_libvirt=of_libvirt, one_host=alone)
+        found = domain_facts.read(running)
         layers = {layer for disk in found.disks.values() for layer in disk.chain}
         mine = [disk.chain[0].place for disk in recorded.disks.values() if disk.chain]
         paths = SharedPaths([storage.whiteboard, storage.leases, *mine])
@@ -137,4 +141,5 @@ class WhatRunsMonitor:
             frozenset(filter(paths.has, layers)),
             domain_facts.differences(recorded, found),
             of_libvirt,
+            alone,
         )

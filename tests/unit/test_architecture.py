@@ -38,6 +38,7 @@ BROKER_DOORS = {
     "volume_layout",
     "delta_leases",
     "domain_facts",
+    "host_local",
     "what_ran",
     "shared_paths",
     "agreement",
