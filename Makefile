@@ -3,6 +3,8 @@
 PYTHON := .venv/bin/python
 HOSTS ?= 2..7
 SEEDS ?= 200
+# Tests of files that share nothing run side by side; those of the lab share the two cores, and do not.
+SIDE_BY_SIDE := -n auto --dist loadfile
 
 .PHONY: help setup check lint fast test simulation-test browser-test lab-test lab-test-long demo demo-sim simulate \
 	mutation bench lab-down clean package-build-test package-test deb rpm release
@@ -31,12 +33,12 @@ lint: setup
 	@.venv/bin/mypy packaging/build.py docs/generate_man.py
 
 fast: setup
-	@$(PYTHON) -m pytest -q tests/unit
+	@$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) tests/unit
 
 check: lint fast
 
 simulation-test: setup
-	@$(PYTHON) -m pytest -q tests/simulation
+	@$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) tests/simulation
 
 lab-test: setup
 	@$(PYTHON) -m pytest -q tests/lab
