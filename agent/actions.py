@@ -34,6 +34,10 @@ from scoring.observation import EngineMigrationEnded, FenceStep, HostIdFreed, Ou
 
 log = logging.getLogger("ha-agent.actions")
 
+#: The end of a freeing that could not be written is written so often again, so far apart.
+TELL_END_TRIES = 12
+TELL_END_PAUSE_S = 5.0
+
 
 class Hands:
     """Runs actions through the ports. `news` is set whenever an outcome has come (and by
@@ -57,6 +61,11 @@ class Hands:
         self.hostnames: Mapping[int, str] = {}
         self.slots: Mapping[int, int] = {}
         self.what_ran: WhatRan | None = None
+        #: Brought up to date with each view: a record of the fence log may still land.
+        self.log_is_written = False
+        #: The host whose id a process of this host frees that has not ended.
+        self.freeing: int | None = None
+        self._teller: asyncio.Task[None] | None = None
 
     @property
     def fence_held(self) -> bool:
@@ -88,16 +97,19 @@ class Hands:
 
     def begin(self, action: Action) -> None:
         """Start carrying out an action."""
+        if isinstance(action, DropFenceLease) and self._keeps_fence():
+            return
         self._begin(action, self._run(action))
 
     def begin_move(self, action: MigrateEngine, told: Awaitable[str]) -> None:
         """Start migrating once the others know of it. `told`: why they do not, or empty."""
         self._begin(action, self._move(action, told))
 
-    def _begin(self, action: Action, running: Coroutine[None, None, None]) -> None:
+    def _begin(self, action: Action, running: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(running, name=str(action))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _move(self, action: MigrateEngine, told: Awaitable[str]) -> None:
         problem = await told
@@ -167,13 +179,75 @@ class Hands:
             case _:
                 assert_never(action)
 
+    def _keeps_fence(self) -> bool:
+        """Whether the fence lease must not go yet; it is asked anew with the next decision.
+
+        Who takes it next writes to the fence log: nothing of this host's may land there then.
+        """
+        is_told = self._teller is None or self._teller.done()
+        return self.log_is_written or self.freeing is not None or not is_told
+
     async def _free(self, act: FreeHostId) -> HostIdFreed:
-        """Free it, and tell the log: who wonders later why a host is gone finds it there."""
-        freed = await self._leases.free_host_id(act)
-        if freed.ok:
+        """Free it. The fence log has it before it begins, and how it ended: a host that is back
+        does not join meanwhile."""
+        self.freeing = act.host_id
+        if self._teller is not None:
+            self._teller.cancel()
+        try:
             problem = await self._fence_log.note(
-                FenceStep.DEAD, act.host_id, act.ordered, act.evidence
+                FenceStep.FREEING, act.host_id, act.ordered, act.evidence
             )
             if problem:
-                log.error("the fence log could not be written: %s", problem)
-        return freed
+                why = f"the fence log could not be written: {problem}"
+                freed = HostIdFreed(act.host_id, False, why)
+                self._teller = self._begin(act, self._keep_telling_end(act, freed))
+                return freed
+            freed = await self._leases.free_host_id(act)
+            if not await self._tell_end(act, freed):
+                self._teller = self._begin(act, self._keep_telling_end(act, freed))
+            return freed
+        finally:
+            self.freeing = None
+
+    async def _tell_end(
+        self, act: FreeHostId, freed: HostIdFreed, only_closes: bool = False
+    ) -> bool:
+        """Whether the fence log has how a freeing ended."""
+        step = FenceStep.DEAD if freed.ok else FenceStep.FREEING
+        problem = await self._fence_log.note(
+            step, act.host_id, act.ordered, act.evidence, freed.detail, only_closes
+        )
+        if problem:
+            log.error("the end of a freeing could not be written to the fence log: %s", problem)
+            return False
+        self._leases.freeing_is_told()
+        return True
+
+    async def _keep_telling_end(self, act: FreeHostId, freed: HostIdFreed) -> None:
+        """Under the fence lease, which is kept meanwhile; not for ever, since others need it."""
+        for _ in range(TELL_END_TRIES):
+            await asyncio.sleep(TELL_END_PAUSE_S)
+            if not self._leases.fence_held or await self._tell_end(act, freed, only_closes=True):
+                return
+
+    async def finish_freeing_of_before(self) -> None:
+        """What an earlier agent of this host began is waited for, and its end told."""
+        act = await self._leases.freeing_of_before()
+        if act is None:
+            return
+        self.freeing = act.host_id
+        log.warning("host id %d was being freed when the last agent ended", act.host_id)
+        try:
+            freed = await self._leases.end_of_before(act)
+        finally:
+            self.freeing = None
+            self.news.set()
+        self._teller = asyncio.current_task()
+        tries = 0
+        while tries < TELL_END_TRIES:
+            # Before this host has joined the lockspace it is given no lease.
+            is_held = self._leases.fence_held or (await self._leases.take_fence()).held
+            if is_held and await self._tell_end(act, freed, only_closes=True):
+                return
+            tries += is_held
+            await asyncio.sleep(TELL_END_PAUSE_S)

@@ -138,6 +138,9 @@ class Agent:
     async def run(self) -> None:
         """Decide whenever there is something new, until stopped."""
         watching = asyncio.create_task(self._watch(), name="watch the broker")
+        finishing = asyncio.create_task(
+            self._hands.finish_freeing_of_before(), name="finish a freeing"
+        )
         loop = asyncio.get_running_loop()
         end_s = float("inf")
         try:
@@ -151,6 +154,7 @@ class Agent:
                 self.on_step()
         finally:
             watching.cancel()
+            finishing.cancel()
 
     async def _news(self, until_s: float) -> None:
         """Wait for a view, an outcome or a stop, but not beyond `until_s`."""
@@ -168,6 +172,7 @@ class Agent:
             try:
                 self._view = await self._exchange(newer_than)
                 newer_than = self._view.version
+                self._hands.log_is_written = self._view.log_is_written
                 self._hands.slots = {peer.host_id: peer.timestamp for peer in self._view.peers}
                 self._tell_broker_problem("")
                 self._hands.news.set()
@@ -280,6 +285,7 @@ class Agent:
             measured=MeasuredOnWire() if self._measured is None else self._measured.on_wire,
             begun=self._begun,
             lease=_lease(decision.state),
+            freeing=self._hands.freeing,
         )
         return decision
 

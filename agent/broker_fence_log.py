@@ -15,9 +15,18 @@ class BrokerFenceLog:
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    async def note(self, step: FenceStep, target: int, ordered: bool, text: str) -> str:
+    async def note(
+        self,
+        step: FenceStep,
+        target: int,
+        ordered: bool,
+        text: str,
+        over: str = "",
+        only_closes: bool = False,
+    ) -> str:
+        note = FenceNote(step, target, ordered, text, over, only_closes)
         try:
-            await self._link.note_fence(FenceNote(step, target, ordered, text))
+            await self._link.note_fence(note)
         except (BrokerDown, BrokerRefused) as error:
             return str(error)
         return ""

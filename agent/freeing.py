@@ -23,8 +23,9 @@ class DeltaLeases(Protocol):
     async def read_delta(self, host_id: int) -> tuple[int, int] | None:
         """(generation, timestamp) of a host id on disk; None when not readable."""
 
-    async def release_id(self, host_id: int) -> str:
-        """Mark a host id as free on disk; why not, or empty."""
+    async def release_id(self, act: FreeHostId) -> str:
+        """Mark a host id as free on disk; why not, or empty. Returns when the write has ended:
+        until then it may still land, whatever was killed."""
 
 
 async def free_host_id(
@@ -39,18 +40,24 @@ async def free_host_id(
     if refused:
         log.error("host id %d is not freed: %s", act.host_id, refused)
         return HostIdFreed(act.host_id, False, refused)
-    problem = await disk.release_id(act.host_id)
+    problem = await disk.release_id(act)
     if problem:
         return HostIdFreed(act.host_id, False, problem)
-    # A command that returned 0 is not a fact: a free id has timestamp 0 on disk.
-    after = await disk.read_delta(act.host_id)
-    if after is None or after[1] != 0:
-        return HostIdFreed(act.host_id, False, f"the id is not free on disk: {after}")
-    log.warning(
-        "freed host id %d (generation %d): proven off, fence lease held",
-        act.host_id,
-        act.generation,
-    )
+    freed = was_freed(act, await disk.read_delta(act.host_id))
+    if freed.ok:
+        log.warning(
+            "freed host id %d (generation %d): proven off, fence lease held",
+            act.host_id,
+            act.generation,
+        )
+    return freed
+
+
+def was_freed(act: FreeHostId, on_disk: tuple[int, int] | None) -> HostIdFreed:
+    """What came of it. A command that returned 0 is not a fact: a free id has timestamp 0 on
+    disk, and the generation that was freed."""
+    if on_disk != (act.generation, 0):
+        return HostIdFreed(act.host_id, False, f"the id is not free on disk: {on_disk}")
     return HostIdFreed(act.host_id, True)
 
 

@@ -14,11 +14,14 @@ import logging
 import os
 import re
 import threading
+from pathlib import Path
 
 import sanlock
 
-from agent.freeing import free_host_id
+from agent.freeing import free_host_id, was_freed
+from agent.sanlock_direct import FreeingFile, FreeingOnFile, SanlockDirect
 from broker.config import Config
+from broker.delta_leases import FENCE_RESOURCE
 from broker.worker import Hung, Worker
 from scoring.decision import FreeHostId
 from scoring.observation import FenceLeaseAnswer, HostIdFreed, LeaseAnswer, Standing
@@ -27,8 +30,6 @@ log = logging.getLogger("ha-agent.leases")
 
 ASK_DEADLINE_S = 10.0
 ACQUIRE_DEADLINE_S = 20.0
-DIRECT_DEADLINE_S = 5.0
-FENCE_RESOURCE = "fence"
 #: sanlock's default time for a watchdog to reset a host (sanlock(8), watchdog_fire_timeout).
 WATCHDOG_FIRE_S = 60.0
 
@@ -43,7 +44,9 @@ _STANDING = {
 class SanlockLeases:
     """The real Leases."""
 
-    def __init__(self, config: Config, engine_offset: int) -> None:
+    def __init__(
+        self, config: Config, engine_offset: int, direct: SanlockDirect | None = None
+    ) -> None:
         self._storage = config.storage
         self._host_id = config.host.id
         self._engine_offset = engine_offset
@@ -56,6 +59,8 @@ class SanlockLeases:
         self._fence_fd: int | None = None
         self.fence_held = False
         self._renewals: dict[int, tuple[int, int, float]] = {}
+        self._direct = SanlockDirect() if direct is None else direct
+        self._file = FreeingFile(Path(config.daemon.state_dir) / "freeing.json")
 
     @property
     def _lockspace(self) -> bytes:
@@ -178,18 +183,56 @@ class SanlockLeases:
             act, self._host_id, self._storage.io_timeout, lambda: self.fence_held, self
         )
 
-    async def release_id(self, host_id: int) -> str:
+    async def release_id(self, act: FreeHostId) -> str:
         """DeltaLeases: mark a host id as free on disk; why not, or empty."""
-        # The proof is at most io_timeout old; ended io_timeout later, the write has come before
-        # a host that was off then can have joined again (2 * io_timeout at the least).
-        code, text = await _sanlock_direct(
-            "release_id", "-s", self._delta(host_id), deadline_s=self._storage.io_timeout
-        )
+        on_file = FreeingOnFile(act.host_id, act.generation, act.ordered, act.evidence)
+        with self._fence_lock:
+            if self._fence_fd is None:
+                return "the fence lease is not held"
+            # Inherited: however the agent ends, sanlock keeps the fence lease for as long as a
+            # write of that process is under way.
+            fence = os.dup(self._fence_fd)
+        descriptors = [fence]
+        try:
+            descriptors.append(self._file.begin(on_file))
+        except BlockingIOError:
+            os.close(fence)
+            return "an earlier one has not ended"
+        except OSError as error:
+            log.error("the freeing could not be written to %s: %s", self._file.path, error)
+        try:
+            # The proof is at most io_timeout old; what has not ended io_timeout later is not
+            # begun any more. What was begun is waited for.
+            code, text = await self._direct.write(
+                "release_id",
+                "-s",
+                self._delta(act.host_id),
+                deadline_s=self._storage.io_timeout,
+                descriptors=descriptors,
+            )
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
         return "" if code == 0 else f"sanlock direct release_id: {text}"
+
+    async def freeing_of_before(self) -> FreeHostId | None:
+        found = self._file.found()
+        if found is None:
+            return None
+        return FreeHostId(
+            found.host_id, found.generation, 0, 0.0, ordered=found.ordered, evidence=found.evidence
+        )
+
+    async def end_of_before(self, act: FreeHostId) -> HostIdFreed:
+        await self._file.has_ended()
+        return was_freed(act, await self.read_delta(act.host_id))
+
+    def freeing_is_told(self) -> None:
+        self._file.end()
 
     async def read_delta(self, host_id: int) -> tuple[int, int] | None:
         """DeltaLeases: (generation, timestamp) of a host id on disk; None when not readable."""
-        code, text = await _sanlock_direct("read_leader", "-s", self._delta(host_id))
+        code, text = await self._direct.read("read_leader", "-s", self._delta(host_id))
         generation = re.search(r"^owner_generation\s+(\d+)", text, re.MULTILINE)
         timestamp = re.search(r"^timestamp\s+(\d+)", text, re.MULTILINE)
         if code != 0 or generation is None or timestamp is None:
@@ -198,27 +241,6 @@ class SanlockLeases:
 
     def _delta(self, host_id: int) -> str:
         return f"{self._storage.lockspace}:{host_id}:{self._storage.leases}:0"
-
-
-async def _sanlock_direct(
-    *arguments: str, deadline_s: float = DIRECT_DEADLINE_S
-) -> tuple[int, str]:
-    """Run `sanlock direct …`; its exit code and output; -1 where it did not end in time."""
-    process = await asyncio.create_subprocess_exec(
-        "sanlock",
-        "direct",
-        *arguments,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        output, _ = await asyncio.wait_for(process.communicate(), deadline_s)
-    except TimeoutError:
-        process.kill()
-        return -1, f"no end within {deadline_s:g} s"
-    assert process.returncode is not None
-    return process.returncode, output.decode(errors="replace").strip()
 
 
 def _text(error: Exception) -> str:

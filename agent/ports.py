@@ -75,14 +75,33 @@ class Leases(Protocol):
         """(generation, timestamp) of a host id on disk; None when not readable."""
 
     async def free_host_id(self, act: FreeHostId) -> HostIdFreed:
-        """Release a dead host's id, if everything that allows it is still true."""
+        """Release a dead host's id, if everything that allows it is still true. Returns when
+        nothing of it can land any more, however long that takes."""
+
+    async def freeing_of_before(self) -> FreeHostId | None:
+        """A freeing that an earlier agent of this host began, and whose end was not told."""
+
+    async def end_of_before(self, act: FreeHostId) -> HostIdFreed:
+        """The end of that, when nothing of it can land any more, however long that takes."""
+
+    def freeing_is_told(self) -> None:
+        """The end of the last freeing is in the fence log."""
 
 
 class FenceLog(Protocol):
     """The cluster's fence log on the shared storage; only for who holds the fence lease."""
 
-    async def note(self, step: FenceStep, target: int, ordered: bool, text: str) -> str:
-        """Add a record; why it is not there, or empty."""
+    async def note(
+        self,
+        step: FenceStep,
+        target: int,
+        ordered: bool,
+        text: str,
+        over: str = "",
+        only_closes: bool = False,
+    ) -> str:
+        """Add a record; why it is not there, or empty. `over`, `only_closes`: see FenceNote;
+        where there is nothing to be closed that is well."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -40,8 +42,16 @@ from broker.whiteboard import (
 )
 from broker.worker import Hung, Worker
 
+log = logging.getLogger("ha-broker")
+
 #: A read of the storage that is older than this is no stale read any more.
 OLD_SERIAL_S = 60.0
+#: A late write to slot 0 is put right after it was seen for so long, no stale read any more.
+PUT_RIGHT_S = 5.0
+#: A record of the fence log that misses its deadline is waited for so often and so long (2 s);
+#: the agent waits a little longer for the answer (link.LINK_TIMEOUT_S).
+LATE_RECORD_LOOKS = 20
+LATE_RECORD_LOOK_S = 0.1
 
 
 class StorageTrouble(Exception):
@@ -53,13 +63,16 @@ class StorageTrouble(Exception):
 
 
 class SlotStore(Protocol):
-    """Port to the whiteboard volume; both raise StorageTrouble."""
+    """Port to the whiteboard volume; write and read raise StorageTrouble."""
 
     async def write(self, slot: int, data: bytes) -> None:
         """Write one slot of 4096 bytes."""
 
     async def read(self, slots: Sequence[int]) -> Mapping[int, bytes]:
         """Read slots; those beyond the end are missing, one cut by the end is short."""
+
+    def at_rest(self) -> bool:
+        """Whether no call of before is under way: a write that was given up may still land."""
 
 
 class VolumeStore:
@@ -78,6 +91,9 @@ class VolumeStore:
         found: dict[int, bytes] = {}
         await self._call("reading slots", lambda: found.update(self._opened().read_slots(slots)))
         return found
+
+    def at_rest(self) -> bool:
+        return not self._worker.busy
 
     async def _call(self, what: str, function: object) -> None:
         assert callable(function)
@@ -134,9 +150,14 @@ class Board:
         self.global_maintenance: bool | None = None
         self.global_mode: Mode | None = None
         self._serial = 0
-        self._ends_since_s: float | None = None
+        #: Slot 0 as it was with that serial, and since when it is an older one.
+        self._cluster_data = EMPTY_SLOT
+        self._old_since_s: float | None = None
         self.storage_good_since_s: float | None = None
         self.sweep = 0
+        self._appending = self._may_land = False
+        #: The last read brought records of the fence log: there may be more.
+        self.log_grew = False
         self.last_read_s: float | None = None
         self.last_write_s: float | None = None
         #: The timestamp of the last slot of this host that the storage acknowledged; 0: none yet.
@@ -154,6 +175,11 @@ class Board:
         self.is_hung = error.hung
         if self.trouble_since_s is None:
             self.trouble_since_s = began_s
+
+    @property
+    def log_is_written(self) -> bool:
+        """A record of the fence log is being written, or one that was given up may still land."""
+        return self._appending or self._may_land
 
     @property
     def problem(self) -> str:
@@ -196,6 +222,7 @@ class Board:
         wanted += [*self.fence_log.slots_to_read(), *WHAT_RAN_SLOTS]
         clock = asyncio.get_running_loop().time
         began_s = clock()
+        self._may_land = self._may_land and not self._store.at_rest()
         try:
             slots = await self._store.read(wanted)
         except StorageTrouble as error:
@@ -222,10 +249,12 @@ class Board:
 
     async def set_global_maintenance(self, mode: Mode | None) -> None:
         """Write the cluster slot, None: no maintenance; StorageTrouble when that fails."""
+        await self._read_cluster()
         serial = self._serial + 1
         lines = {"serial": str(serial)} | ({} if mode is None else to_lines(mode))
-        await self._store.write(0, encode_cluster(mode is not None, lines))
-        self._serial = serial
+        data = encode_cluster(mode is not None, lines)
+        await self._store.write(0, data)
+        self._serial, self._cluster_data = serial, data
         self.global_maintenance, self.global_mode = mode is not None, mode
 
     async def end_global_maintenance(self, mode: Mode) -> bool:
@@ -233,26 +262,69 @@ class Board:
 
         StorageTrouble where that cannot be told or written.
         """
+        slot = await self._read_cluster()
+        if isinstance(slot, BadSlot):
+            raise StorageTrouble(str(slot))
+        if not slot.maintenance or from_lines(slot.extra) != mode:
+            return False
+        await self.set_global_maintenance(None)
+        return True
+
+    async def put_cluster_right(self, now_s: float) -> None:
+        """Write the cluster slot again as it was, where a late write has put back an older one.
+
+        All hosts write the same; StorageTrouble is left to the next try.
+        """
+        if self._old_since_s is None or now_s - self._old_since_s < PUT_RIGHT_S:
+            return
+        with contextlib.suppress(StorageTrouble):
+            slot = await self._read_cluster()
+            if isinstance(slot, BadSlot) or not self._is_older(slot):
+                return
+            log.warning("slot 0 is older than what was set (a late write?): writing it again")
+            await self._store.write(0, self._cluster_data)
+
+    async def _read_cluster(self) -> ClusterSlot | BadSlot:
+        """The cluster slot as it is now; no serial that was ever seen is given twice."""
         data = (await self._store.read([0])).get(0, EMPTY_SLOT)
         try:
             slot = decode_cluster(data)
         except BadSlot as error:
-            raise StorageTrouble(str(error)) from None
-        if not slot.maintenance or from_lines(slot.extra) != mode:
-            return False
-        self._serial = max(self._serial, count(slot.extra.get("serial", "")) or 0)
-        await self.set_global_maintenance(None)
-        return True
+            return error
+        if (serial := count(slot.extra.get("serial", "")) or 0) > self._serial:
+            self._serial, self._cluster_data = serial, data
+        return slot
+
+    def _is_older(self, slot: ClusterSlot) -> bool:
+        serial = count(slot.extra.get("serial", ""))
+        return serial is not None and serial < self._serial
 
     def _learn_log(self, slots: Mapping[int, bytes], now_s: float) -> None:
-        for record in self.fence_log.learn(slots, now_s, self._wall()):
+        new = self.fence_log.learn(slots, now_s, self._wall())
+        self.log_grew = bool(new)
+        for record in new:
             self.on_fence_record(record)
 
     async def append_to_log(self, make: Callable[[int], LogRecord], now_s: float) -> LogRecord:
         """Add a record to the fence log; `make`: the record of a number.
 
-        Only for who holds the fence lease. StorageTrouble where it is not there afterwards.
+        Only for who holds the fence lease. StorageTrouble where it is not there afterwards; while
+        `log_is_written` it may still come, and the fence lease must not go.
         """
+        self._appending = True
+        try:
+            return await self._append(make, now_s)
+        except StorageTrouble:
+            for _ in range(LATE_RECORD_LOOKS):
+                if self._store.at_rest():
+                    break
+                await asyncio.sleep(LATE_RECORD_LOOK_S)
+            self._may_land = not self._store.at_rest()
+            raise
+        finally:
+            self._appending = False
+
+    async def _append(self, make: Callable[[int], LogRecord], now_s: float) -> LogRecord:
         ahead = self.fence_log.slots_to_read(AHEAD)
         self._learn_log(await self._store.read(ahead), now_s)
         record = make(self.fence_log.next_number)
@@ -308,29 +380,27 @@ class Board:
                 0, SlotFault.MAINTENANCE_MISSING, "was emptied while global maintenance was set"
             )
         elif sweep.cluster is not None and not self._may_be_old(sweep.cluster, now_s):
+            self._cluster_data = changed[0]
             on = self.global_maintenance = sweep.cluster.maintenance
             self.global_mode = from_lines(sweep.cluster.extra) if on else None
 
     def _may_be_old(self, slot: ClusterSlot, now_s: float) -> bool:
-        """Whether what says that a maintenance is over may be older than the maintenance.
+        """Whether what the slot says may be older than what is known: a stale read, or a late
+        write over a newer one.
 
-        One read is not enough to end one. Where the slot's serial is lower than one seen
-        before, it must have stayed so for OLD_SERIAL_S: by then it is another volume.
+        One read is not enough to end a maintenance. Where the slot's serial is lower than one
+        seen before, it must have stayed so for OLD_SERIAL_S: by then it is another volume.
         """
-        serial = count(slot.extra.get("serial", ""))
-        if not self.global_maintenance or slot.maintenance:
-            self._ends_since_s = None
-        elif self._ends_since_s is None or (
-            serial is not None
-            and serial < self._serial
-            and now_s - self._ends_since_s < OLD_SERIAL_S
-        ):
-            if self._ends_since_s is None:
-                self._ends_since_s = now_s
+        is_older = self._is_older(slot)
+        if not is_older and (not self.global_maintenance or slot.maintenance):
+            self._old_since_s = None
+        elif self._old_since_s is None or (is_older and now_s - self._old_since_s < OLD_SERIAL_S):
+            if self._old_since_s is None:
+                self._old_since_s = now_s
             del self._raw[0]
             return True
         else:
-            self._ends_since_s = None
+            self._old_since_s = None
             self._serial = 0
-        self._serial = max(self._serial, serial or 0)
+        self._serial = max(self._serial, count(slot.extra.get("serial", "")) or 0)
         return False

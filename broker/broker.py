@@ -49,6 +49,7 @@ from broker.notify.notice import Notice
 from broker.notify.notices import Notices
 from broker.orders import Orders
 from broker.outside_watch import OutsideWatch, reached
+from broker.own_id import Freeing, OwnId
 from broker.same_storage import SameStorage
 from broker.seen_hosts import MOVING, seen_peers
 from broker.switched_off import SwitchedOff
@@ -81,6 +82,7 @@ from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
     DomainHere,
     EngineStatus,
+    FenceStep,
     Health,
     LocalHost,
     Obstacle,
@@ -103,6 +105,8 @@ FOREIGN_WRITES_MAX = 2
 STATUS_FRESH_S = 0.2
 #: Records of the fence log that the status shows.
 FENCE_LOG_SHOWN = 10
+#: Why the lockspace is not joined at first.
+LOG_NOT_READ = "the fence log, where a freeing of this host's id would stand, was not read yet"
 #: An engine sample older than this says nothing any more.
 SAMPLE_OLD_S = 15.0
 #: Monitors whose news the others, or this host's agent, wait for.
@@ -113,6 +117,10 @@ QUIET_BEATS = 1.5
 HEARS_BEATS = 3
 #: One that has stood still for longer is asked over the network no more often than others.
 QUIET_MAX_S = 600.0
+
+
+class NotUnderWay(Exception):
+    """There is nothing of that kind in the fence log to be closed."""
 
 
 class EngineSampler(Protocol):
@@ -217,7 +225,15 @@ class Broker:
         self._changed = asyncio.Event()
         # Before the lockspace looks for the first time: a host that has given its id back does
         # not join because its broker is started.
+        self._own_id = OwnId(float(config.storage.io_timeout))
+        #: Who may still free this host's id.
+        self._freed_by: Freeing | None = None
+        #: The last good read of the fence log brought all of it, and began when this host was
+        #: in the lockspace.
+        self._log_read_joined = False
+        self._gives_back = False
         self._give_back_id()
+        self.lockspace.hold = LOG_NOT_READ
         self._version = 0
         self._status_made: tuple[float, tuple[object, ...], bytes] | None = None
         self._news = asyncio.Event()
@@ -326,7 +342,8 @@ class Broker:
         self._owns_slot = self._owns_slot or self.lockspace.joined is True
         if self._started or await self._take_up():
             # Out on request: the slot that it has written all along it goes on with.
-            self._owns_slot = self._owns_slot or (self.lockspace.no_join and self._found_own_slot)
+            is_out = self.lockspace.no_join or self._freed_by is not None
+            self._owns_slot = self._owns_slot or (is_out and self._found_own_slot)
             if self._owns_slot:
                 report = self._report
                 await self.board.write(self._own_slot(now_s), now_s)
@@ -334,6 +351,7 @@ class Broker:
                     self._told_beat = report.beat
             await self.read(now_s)
             await self.disks.look(self._owns_vm(now_s), self._last_ran)
+        await self.board.put_cluster_right(now_s)
         await self._end_what_is_over(now_s)
 
     async def _read_again(self, now_s: float) -> None:
@@ -341,8 +359,9 @@ class Broker:
 
     async def read(self, now_s: float, second_look: bool = False) -> None:
         """Read everybody's slots; a peer that falls silent or comes back is news."""
-        before = self.board.own
+        before, joined = self.board.own, self.lockspace.joined
         await self.board.read(now_s, second_look)
+        self._guard_own_id(joined, now_s)
         if not self._owns_slot:
             self._check_nobody_writes_our_slot(before, self.board.own)
         self._seen = look(self._seen, self._peers(), now_s)
@@ -356,9 +375,41 @@ class Broker:
             self._tell_news()
         still_since_s = now_s - QUIET_BEATS * self._timing.beat
         quiet = {host for host, seen in self._seen.items() if seen.since_s < still_since_s}
+        if self._freed_by is not None:
+            quiet.add(self._freed_by.by)
         if quiet != self.lockspace.renewals.watch or not second_look:
             self._look_elsewhere(frozenset(quiet), now_s)
         self.same_storage.look(self._seen, now_s)
+
+    def _guard_own_id(self, joined: bool | None, now_s: float) -> None:
+        """Stay out of the lockspace while another host may still free this host's id. `joined`:
+        as it was when the read that has just ended began."""
+        board, lockspace = self.board, self.lockspace
+        if joined is not True:
+            self._log_read_joined = False
+        if board.last_read_s != now_s or not board.fence_log.known:
+            return
+        self._log_read_joined = self._log_read_joined or (joined is True and not board.log_grew)
+        acts = slot_lines.freeings_of(
+            self.config.host.id, board.fence_log.under_way, board.reports.values()
+        )
+        boots = {
+            host: report.extra.get("boot-id", "")
+            for host, report in board.reports.items()
+            if report.extra_trusted
+        }
+        owner, was = lockspace.fence_owner, self._freed_by
+        self._freed_by = act = self._own_id.look(acts, owner, lockspace.renewals, boots, now_s)
+        lockspace.hold = "" if act is None else f"{act.by_name} may still free this host's id"
+        lockspace.watch_fence = act is not None
+        if act is None:
+            lockspace.fence_owner = None
+        if (act is None) != (was is None):
+            if act is not None:
+                log.warning("not in the lockspace until that is over: %s", lockspace.hold)
+            else:
+                log.info("nobody frees this host's id any more")
+            self._give_back_id(now_s)
 
     def _look_elsewhere(self, quiet: frozenset[int], now_s: float) -> None:
         """Let the other witnesses look more closely at those whose slots stand still."""
@@ -367,7 +418,11 @@ class Broker:
             host: advertised(report.extra.get("api", "")) if report.extra_trusted else None
             for host, report in self.board.reports.items()
         }
-        quick = {host for host in quiet if now_s - self._seen[host].since_s < QUIET_MAX_S}
+        quick = {
+            host
+            for host in quiet
+            if host in self._seen and now_s - self._seen[host].since_s < QUIET_MAX_S
+        }
         self.heartbeats.look(asked, quick, self._timing.beat, now_s)
 
     def _look_outside(self, now_s: float) -> None:
@@ -666,6 +721,7 @@ class Broker:
             ),
             "mem-free": slot_lines.mem_free_line(self.monitors.value("memory")),
             **self._modes.lines(now_s),
+            **(slot_lines.freeing_line(self._report) if self._report is not None else {}),
             **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},
             **self._agreed_lines,
         }
@@ -863,7 +919,7 @@ class Broker:
             sweep=self.board.sweep,
             global_maintenance=self.board.global_maintenance,
             newer_versions=self.board.newer_versions,
-            lockspace_joined=self.lockspace.joined,
+            lockspace_joined=self._is_joined(),
             system_uuids={
                 host: report.extra.get("system-uuid", "")
                 for host, report in self.board.reports.items()
@@ -875,6 +931,7 @@ class Broker:
             told_beat=self._told_beat,
             what_ran=None if (ran := self.disks.on_disk) is None else ran.record,
             unsure=self.same_storage.judgement.unsure,
+            log_is_written=self.board.log_is_written,
         )
 
     def _unfit(self, engine: EngineStatus, now_s: float) -> Iterator[Unfit]:
@@ -885,6 +942,14 @@ class Broker:
             yield Unfit(Obstacle.CANNOT_START, proof.problem)
         yield from what_ran_shown.unfit(self.disks)
         yield from in_the_way(self._engine.facts, engine, now_s)
+
+    def _is_joined(self) -> bool | None:
+        """Whether this host is in the lockspace for good: nobody began to free its id before it
+        had joined. None: that is not known yet."""
+        if self._freed_by is not None:
+            return False
+        joined = self.lockspace.joined
+        return None if joined and not self._log_read_joined else joined
 
     def status_json(self, now_s: float) -> bytes:
         """The same as JSON; what was made within STATUS_FRESH_S from the same is given again, so
@@ -1005,12 +1070,21 @@ class Broker:
 
     # --- the fence log ------------------------------------------------------------------
 
-    async def note_fence(self, note: FenceNote) -> LogRecord:
-        """Write to the fence log for this host's agent; StorageTrouble where that fails."""
+    async def note_fence(self, note: FenceNote) -> LogRecord | None:
+        """Write to the fence log for this host's agent; None: there is nothing to be closed.
+
+        StorageTrouble where that fails.
+        """
         target = self.board.reports.get(note.target)
         trusted = target is not None and target.extra_trusted
+        own = self.lockspace.renewals.table.get(self.config.host.id)
 
         def record(number: int) -> LogRecord:
+            newest = self.board.fence_log.under_way
+            if note.only_closes and (
+                newest is None or (newest.by, newest.target) != (self.config.host.id, note.target)
+            ):
+                raise NotUnderWay
             return LogRecord(
                 number=number,
                 step=note.step,
@@ -1022,12 +1096,22 @@ class Broker:
                 wall_s=self._wall(),
                 ordered=note.ordered,
                 text=note.text,
+                by_generation=0 if own is None else own.generation,
+                by_boot=self._boot_id,
+                over=note.over,
             )
 
         now_s = asyncio.get_running_loop().time()
-        written = await self.board.append_to_log(record, now_s)
+        try:
+            written = await self.board.append_to_log(record, now_s)
+        except NotUnderWay:
+            return None
+        except StorageTrouble:
+            self._tell_news()
+            raise
         name = written.target_name
-        self._lookout.fenced(note.step, note.target, name, note.ordered, note.text)
+        if note.step is not FenceStep.FREEING:
+            self._lookout.fenced(note.step, note.target, name, note.ordered, note.text)
         self._tell_news()
         return written
 
@@ -1159,7 +1243,8 @@ class Broker:
         asked_for = local is not None and local.release_id
         self.lockspace.no_join = asked_for
         empty = empty and self._shutdown.is_told(now_s) and not self._arriving(now_s)
-        self.lockspace.stay_out = asked_for and (empty or self.lockspace.stay_out)
+        self._gives_back = asked_for and (empty or self._gives_back)
+        self.lockspace.stay_out = self._gives_back or self._freed_by is not None
 
     def host_shuts_down(self, now_s: float) -> HostShutdownStatus:
         """systemd shuts this host down, says the unit's command: drain it. How far that is."""

@@ -58,6 +58,7 @@ class LeaseVolume:
 
 #: sanlock's src/leader.h: PAXOS_DISK_MAGIC, and where a record's names and its timeout are.
 PAXOS_MAGIC = 0x06152010
+FENCE_RESOURCE = "fence"
 _SPACE_AT, _RESOURCE_AT, _NAME_BYTES = 56, 104, 48
 _IO_TIMEOUT, _IO_TIMEOUT_AT = struct.Struct("<H"), 174
 #: sanlock's sizes for 2000 hosts: a sector each, rounded up (sanlock(8), align and sector size).

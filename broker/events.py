@@ -34,6 +34,7 @@ from broker.notify.lookout import fence_notice
 from broker.notify.notice import FactValue, Kind, Notice, Severity
 from broker.whiteboard import SlotReport
 from broker.wire import EVENTS_VERSION, Event, EventList
+from scoring.observation import FenceStep
 
 log = logging.getLogger("ha-broker.events")
 
@@ -227,6 +228,7 @@ class PeerEvents:
 
     def _fences(self, records: list[LogRecord]) -> None:
         """Of other hosts; this one's own are notices."""
+        records = [record for record in records if record.step is not FenceStep.FREEING]
         newest = max((record.number for record in records), default=0)
         known, self._fence_number = self._fence_number, newest
         for record in reversed(records):

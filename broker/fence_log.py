@@ -9,7 +9,11 @@ Rules of this file:
 2. A record is JSON in one line, and behind it "end=" with the CRC-32 of that line in 8 hex
    digits, NUL padded to 4096 bytes. What does not read as that costs that record alone.
 3. A reader looks at the whole ring once and then only where the next record will be.
-4. When something was is told by its wall clock; who sees it happen goes by his own
+4. The freeing of a host id is written down before it begins, and how it ended takes the place
+   of that record, with its number. So an act that is under way is always the newest record; an
+   earlier version of this file cannot read it, and reads what takes its place. Whoever comes
+   next does the same: the fence lease was not free before the act had ended.
+5. When something was is told by its wall clock; who sees it happen goes by his own
    monotonic one.
 """
 
@@ -39,7 +43,9 @@ _END = re.compile(rb"end=([0-9a-f]{8})\n?")
 
 class LogRecord(msgspec.Struct, frozen=True):
     """One record. `wall_s`: UTC seconds since 1970 by the writer's clock. `boot_id`: of the boot
-    that the target was in, "" where it published none. `text`: the evidence, or the problem."""
+    that the target was in, "" where it published none. `text`: the evidence, or the problem.
+    `by_generation`: of the writer's own host id, 0 where that is not known; `by_boot`: its boot.
+    `over`: of a FREEING, why it came to nothing; "" while it is under way."""
 
     number: int
     step: FenceStep
@@ -51,6 +57,9 @@ class LogRecord(msgspec.Struct, frozen=True):
     wall_s: float
     ordered: bool = False
     text: str = ""
+    by_generation: int = 0
+    by_boot: str = ""
+    over: str = ""
 
 
 def slot_of(number: int) -> int:
@@ -93,8 +102,17 @@ class FenceLog:
 
     @property
     def next_number(self) -> int:
-        """The number of the record that comes next."""
-        return max(self.records, default=0) + 1
+        """The number of the record that comes next: of a new one, or of a FREEING (rule 4)."""
+        newest = max(self.records, default=0)
+        is_freeing = newest and self.records[newest].step is FenceStep.FREEING
+        return newest if is_freeing else newest + 1
+
+    @property
+    def under_way(self) -> LogRecord | None:
+        """The freeing of a host id that is not told to be over."""
+        record = self.records[max(self.records)] if self.records else None
+        is_open = record is not None and record.step is FenceStep.FREEING and not record.over
+        return record if is_open else None
 
     def slots_to_read(self, ahead: int = 1) -> list[int]:
         """What a read has to bring."""
@@ -113,7 +131,7 @@ class FenceLog:
         new = []
         for data in mine.values():
             record = None if data == EMPTY_SLOT else decode(data)
-            if record is None or record.number < 1 or record.number in self.records:
+            if record is None or record.number < 1 or self._is_known(record):
                 continue
             if not first_look and record.number < self.next_number:
                 continue
@@ -128,6 +146,11 @@ class FenceLog:
         self.known = True
         return [] if first_look else new
 
+    def _is_known(self, record: LogRecord) -> bool:
+        """What takes the place of a FREEING is new; of what else is there nothing changes."""
+        known = self.records.get(record.number)
+        return known == record or (known is not None and known.step is not FenceStep.FREEING)
+
     def recent(self, now_s: float) -> tuple[FenceRecord, ...] | None:
         """What decisions have to know, oldest first; None while the log is not known."""
         if not self.known:
@@ -137,7 +160,7 @@ class FenceLog:
                 number, one.step, one.by, one.target, self._at_s[number], one.ordered, one.boot_id
             )
             for number, one in sorted(self.records.items())
-            if now_s - self._at_s[number] < RECENT_S
+            if now_s - self._at_s[number] < RECENT_S and one.step is not FenceStep.FREEING
         ]
         return tuple(found[-RECENT_MAX:])
 

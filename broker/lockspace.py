@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from broker.own_id import FenceOwner
 from broker.renewals import Renewals
 from broker.witness import Witness
 
@@ -20,7 +21,9 @@ class Lockspace(Protocol):
     that and from disk; it is run by itself. `renewed_s`: when this host's own id was last
     renewed on disk, by this host's monotonic clock; None while that is not known. For the broker
     to set: `no_join`: an id that is not joined is not joined now; one that is stays so.
-    `stay_out`: besides, it is given back, unless a process holds a lease under it.
+    `stay_out`: besides, it is given back, unless a process holds a lease under it. `hold`: why an
+    id that is not joined is not joined now, besides those; empty: nothing. `watch_fence`: look
+    who owns the fence lease; `fence_owner`: who does, None: not known.
     """
 
     joined: bool | None
@@ -30,6 +33,9 @@ class Lockspace(Protocol):
     renewed_s: float | None
     no_join: bool
     stay_out: bool
+    hold: str
+    watch_fence: bool
+    fence_owner: FenceOwner | None
 
     async def run(self) -> None:
         """Keep the id joined for ever; LockspaceError where only a person can help."""

@@ -16,8 +16,14 @@ from collections.abc import Iterable, Mapping
 
 import sanlock
 
-from broker.delta_leases import NOT_A_LOCKSPACE, SANLK_HOSTID_BUSY, read_delta_leases
+from broker.delta_leases import (
+    FENCE_RESOURCE,
+    NOT_A_LOCKSPACE,
+    SANLK_HOSTID_BUSY,
+    read_delta_leases,
+)
 from broker.lockspace import LockspaceError
+from broker.own_id import FenceOwner
 from broker.renewals import Renewals
 from broker.volume import Volume, VolumeError
 from broker.witness import HostRenewal, Witness, look
@@ -26,6 +32,9 @@ from broker.worker import Hung, Worker
 log = logging.getLogger("ha-broker.lockspace")
 
 RETRY_S = 2.0
+HELD_LOOK_S = 0.25
+#: For one reading of who owns the fence lease.
+FENCE_DEADLINE_S = 10.0
 #: sanlock watches an id that somebody may still use for up to 8 * io_timeout + 60 s, and
 #: needs 21 s at io_timeout 10 for a free one; a minute on top for slow storage.
 JOIN_EXTRA_S = 120.0
@@ -58,7 +67,9 @@ class SanlockLockspace:
         self.witnesses: dict[int, Witness] = {}
         self.renewals = Renewals(self._renewals_on_disk)
         self.renewed_s: float | None = None
-        self.no_join = self.stay_out = False
+        self.no_join = self.stay_out = self.watch_fence = False
+        self.hold = ""
+        self.fence_owner: FenceOwner | None = None
 
     async def run(self) -> None:
         try:
@@ -81,7 +92,10 @@ class SanlockLockspace:
                         f"host id {self._host_id} is in use by another host in lockspace "
                         f"{self._name!r} ({self._path}); give this host its own host.id"
                     ) from None
-            await asyncio.sleep(RETRY_S)
+            if self.watch_fence:
+                await self._look_at_fence()
+            # What is held back only until something was read goes on as soon as it was.
+            await asyncio.sleep(HELD_LOOK_S if self.hold and not self.watch_fence else RETRY_S)
 
     async def _look(self) -> None:
         """One look; joins when not joined."""
@@ -100,8 +114,8 @@ class SanlockLockspace:
             if is_ours is None:
                 self.joined, self.problem = False, "joining"
                 return
-            if self.no_join:
-                self.joined, self.problem = False, RELEASED
+            if self.hold or self.no_join:
+                self.joined, self.problem = False, self.hold or RELEASED
                 return
             self.joined, self.problem = False, "joining"
             await self._worker.call("get_lockspaces", 5.0, self._check_own_id)
@@ -117,6 +131,7 @@ class SanlockLockspace:
 
     async def _leave(self, is_ours: bool | None) -> None:
         """Give the id back; where a lease hangs on it, later."""
+        why = self.hold or RELEASED
         if is_ours is None:
             self.joined, self.problem = False, "joining, to be left at once"
             return
@@ -128,12 +143,29 @@ class SanlockLockspace:
                     raise
                 self.joined, self.problem = True, ""
                 return
-            log.info("host id %d is given back: local maintenance", self._host_id)
-        self.joined, self.problem, self.renewed_s = False, RELEASED, None
+            log.info("host id %d is given back: %s", self._host_id, why)
+        self.joined, self.problem, self.renewed_s = False, why, None
 
     def _remove(self) -> None:
         # unused: refused (EBUSY) while a process holds a lease in it; so no VM is ever ended.
         sanlock.rem_lockspace(self._name.encode(), self._host_id, self._path, unused=True)
+
+    async def _look_at_fence(self) -> None:
+        """Who owns the fence lease on disk; this host need not be in the lockspace for that."""
+        try:
+            self.fence_owner = await self._worker.call(
+                "reading the fence lease", FENCE_DEADLINE_S, self._read_fence
+            )
+        except (Hung, sanlock.SanlockException) as error:
+            self.fence_owner = None
+            log.warning("who owns the fence lease is not known: %s", error)
+
+    def _read_fence(self) -> FenceOwner:
+        disks = [(self._path, 2 * sanlock.get_alignment(self._path))]
+        found = sanlock.read_resource_owners(self._name.encode(), FENCE_RESOURCE.encode(), disks)
+        if not found:
+            return FenceOwner(0, 0)
+        return FenceOwner(found[0]["host_id"], found[0]["generation"])
 
     async def _look_around(self) -> None:
         """What sanlock knows of all hosts."""

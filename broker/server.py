@@ -106,7 +106,7 @@ async def _post_fence_log(request: web.Request) -> web.Response:
         record = await request.app[_BROKER].note_fence(note)
     except StorageTrouble as error:
         return problem(503, "the fence log was not written", str(error))
-    return json_answer(record)
+    return json_answer({} if record is None else record)
 
 
 async def _post_what_ran(request: web.Request) -> web.Response:

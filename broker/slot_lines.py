@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from broker.fence_log import LogRecord
 from broker.host_ranges import hosts_of, ranges
 from broker.maintenance import Mode, count, from_lines
+from broker.own_id import Freeing
 from broker.whiteboard import SlotReport
 from broker.wire import (
     FenceLogEntry,
@@ -37,6 +38,35 @@ def measured_lines(measured: MeasuredOnWire) -> dict[str, str]:
     """How long a start and a boot of the VM took on this host, for the bound."""
     both = {"start-s": measured.start_s, "boot-s": measured.boot_s}
     return {key: f"{value:.2f}" for key, value in both.items() if value is not None}
+
+
+def freeing_line(report: Report) -> dict[str, str]:
+    """Whose host id this host's agent frees; nothing where it frees none."""
+    return {} if report.freeing is None else {"freeing": str(report.freeing)}
+
+
+def freeings_of(
+    host_id: int, record: LogRecord | None, reports: Iterable[SlotReport]
+) -> list[Freeing]:
+    """Who says that it frees that host's id: in the fence log (`record`: what is under way
+    there), or in its slot."""
+    found = []
+    if record is not None and record.target == host_id:
+        found.append(
+            Freeing(
+                record.by, _name(record.by, record.by_name), record.by_generation, record.by_boot
+            )
+        )
+    for report in reports:
+        extra = report.extra if report.extra_trusted else {}
+        if count_of(extra.get("freeing", "")) == host_id:
+            name = _name(report.host_id, report.hostname)
+            found.append(Freeing(report.host_id, name, 0, extra.get("boot-id", "")))
+    return found
+
+
+def _name(host_id: int, hostname: str) -> str:
+    return f"{hostname or 'host'} (id {host_id})"
 
 
 def seconds(text: str | None) -> float | None:
@@ -110,7 +140,7 @@ def log_entry(record: LogRecord) -> FenceLogEntry:
         record.target_name,
         record.wall_s,
         record.ordered,
-        record.text,
+        f"came to nothing: {record.over}; {record.text}" if record.over else record.text,
     )
 
 

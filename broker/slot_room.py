@@ -29,6 +29,7 @@ DECIDES = (
     "intent",
     "outside",
     "way-out",
+    "freeing",
     "mem-free",
     "hears",
     "api",

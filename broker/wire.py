@@ -34,6 +34,7 @@ class View(Struct, frozen=True):
     `version` grows whenever there is something new to decide on. `system_uuids`: what each
     peer published as its machine's UUID, lower case. `told_beat`: the `beat` of the agent's report
     that is in this host's slot on the storage, 0: none yet; None: the broker does not say.
+    `log_is_written`: a record of the fence log is under way to the storage.
     """
 
     version: int
@@ -51,6 +52,7 @@ class View(Struct, frozen=True):
     told_beat: int | None = None
     what_ran: WhatRan | None = None
     unsure: tuple[int, ...] = ()
+    log_is_written: bool = False
 
 
 class Decision(Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,12 +112,15 @@ class OrderStatus(Struct, frozen=True):
 
 class FenceNote(Struct, frozen=True, forbid_unknown_fields=True):
     """What the agent wants written to the fence log; fields as in FenceRecord. `text`: the
-    evidence, or what went wrong."""
+    evidence, or what went wrong. `over`: of a FREEING, why it came to nothing; "": it begins.
+    `only_closes`: write it only where this host's FREEING of that id is still the newest."""
 
     step: FenceStep
     target: int
     ordered: bool = False
     text: str = ""
+    over: str = ""
+    only_closes: bool = False
 
 
 class PenaltyOnWire(Struct, frozen=True):
@@ -177,7 +182,7 @@ class Report(Struct, frozen=True):
     by then the move of the VM is over, by this host's monotonic clock. `fence_paths`: by host id,
     this host's own among them. `answers`: to the operator's last orders. `begun`: what came up
     since the last report that arrived, so that nothing short is missed. `lease`: None: it was not
-    answered."""
+    answered. `freeing`: the host whose id a process of it frees that has not ended."""
 
     score: int
     state: str
@@ -197,6 +202,7 @@ class Report(Struct, frozen=True):
     answers: tuple[OrderAnswer, ...] = ()
     state_problem: str = ""
     lease: LeaseSeen | None = None
+    freeing: int | None = None
 
 
 class Maintenance(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -42,6 +42,11 @@ class Worker:
         self._running: tuple[str, float] | None = None
         self._turn = asyncio.Lock()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a call runs, in time or not."""
+        return self._running is not None
+
     async def call(self, what: str, timeout_s: float, function: Callable[..., T], *args: Any) -> T:
         """Run `function(*args)` in the thread; its result or its exception.
 

@@ -414,11 +414,13 @@ class PowerOnEnded:
 class FenceStep(StrEnum):
     """What a record of the fence log tells.
 
-    INTENT: the host is about to be switched off. DEAD: it was read off twice and its host id
-    was freed. FAILED: it was not switched off after all. BACK: it was switched on again.
+    INTENT: the host is about to be switched off. FREEING: its host id is being freed. DEAD: it
+    was read off twice and its host id was freed. FAILED: it was not switched off after all.
+    BACK: it was switched on again.
     """
 
     INTENT = "intent"
+    FREEING = "freeing"
     DEAD = "dead"
     FAILED = "failed"
     BACK = "back"

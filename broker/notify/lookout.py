@@ -40,7 +40,8 @@ _FENCE_STEPS: Mapping[FenceStep, tuple[Kind, str]] = {
     FenceStep.FAILED: (Kind.FENCE_FAILED, "could not be switched off"),
     FenceStep.BACK: (Kind.FENCE_SWITCHED_ON, "was switched on again"),
 }
-assert set(_FENCE_STEPS) == set(FenceStep)
+#: What begins is told by how it ends.
+assert set(_FENCE_STEPS) == set(FenceStep) - {FenceStep.FREEING}
 #: A peer silent for less may be a slow storage; an agent silent for less may be an upgrade.
 PEER_SILENT_S = 10.0
 AGENT_SILENT_S = 30.0

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 
+from broker.own_id import FenceOwner
 from broker.renewals import Renewals
 from broker.witness import Witness
 
@@ -20,7 +21,9 @@ class FakeLockspace:
         self.on_disk: dict[int, tuple[int, int]] = {}
         self.renewals = Renewals(self._read)
         self.renewed_s: float | None = None
-        self.no_join = self.stay_out = False
+        self.no_join = self.stay_out = self.watch_fence = False
+        self.hold = ""
+        self.fence_owner: FenceOwner | None = None
 
     async def run(self) -> None:
         await asyncio.Event().wait()

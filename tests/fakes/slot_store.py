@@ -42,6 +42,9 @@ class MemoryStore:
                 found[slot] = data
         return found
 
+    def at_rest(self) -> bool:
+        return True
+
     async def _trouble(self, what: str) -> None:
         if self.fault == "eio":
             raise StorageTrouble(f"{what}: Input/output error")

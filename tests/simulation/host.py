@@ -11,10 +11,12 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from scoring.decision import FreeHostId
 from scoring.observation import OnHostShutdown, Pause, VmStatus
 from tests.simulation.disks import BASE
 from tests.simulation.earlier import Metadata
@@ -91,11 +93,26 @@ class Watch(Protocol):
         """A daemon was killed."""
 
 
+#: What of a host's writes may be late: to its slot, to the cluster's slot, to the fence log, to
+#: the record of what ran last, by sanlock's daemon to the lease volume, and the freeing of another
+#: host's id.
+WRITES = ("slots", "cluster", "log", "ran", "leases", "release")
+#: A kernel looks so often whether it can go on with a write.
+RETRY_S = 0.25
+
+
 @dataclass(slots=True)
 class Storage:
-    """A host's way to the shared storage. `fault`: "", "hang", "error" or "slow"."""
+    """A host's way to the shared storage. `fault`: "", "hang", "error" or "slow".
+
+    `late_s`: which of its writes (WRITES) land so many seconds late. Its kernel holds them, and
+    loses them with its power; `outlives`: the storage itself holds them, and writes them in any
+    case.
+    """
 
     fault: str = ""
+    late_s: dict[str, float] = field(default_factory=dict)
+    outlives: bool = False
     since_s: float = 0.0
     delay_s: float = 0.0
     stale_reads: int = 0
@@ -158,6 +175,10 @@ class Host:
         self._guests = 0
         self.last_end: tuple[VmStatus, str] = (VmStatus.DOWN, "unknown")
         self.fence_held = False
+        #: A freeing of another host's id whose process has not ended; it holds the fence lease.
+        self.release_hangs = False
+        #: What the agent's file says of the last one, until its end was told; on its own disk.
+        self.freeing_on_file: FreeHostId | None = None
         self.storage = Storage()
         self.network_up = True
         self.bmc_network_up = True
@@ -250,7 +271,7 @@ class Host:
         self.boot_is_set += 1
         if self.qemu is not None:
             self.end_qemu(why, VmStatus.DOWN, "unknown", release=False)
-        self.fence_held = False
+        self.fence_held = self.release_hangs = False
         for name in list(self.processes):
             self.crash(name)
         self.libvirt_up = False
@@ -288,7 +309,8 @@ class Host:
     @property
     def storage_bad_until_s(self) -> float:
         """When its storage was last in trouble; now while it is."""
-        return self.timeline.now_s if self.storage.fault else self.storage.since_s
+        is_bad = self.storage.fault or self.storage.late_s
+        return self.timeline.now_s if is_bad else self.storage.since_s
 
     @property
     def free_memory_mb(self) -> float:
@@ -338,6 +360,50 @@ class Host:
                 assert what == "shared", what
         self.watch.tell(self.name, f"its paths lead to: {what}")
 
+    def make_late(
+        self, late_s: float, writes: tuple[str, ...] = WRITES, outlives: bool = False
+    ) -> None:
+        """From now on these writes land so late; 0: in time again, but for what is held."""
+        if bool(late_s) != bool(self.storage.late_s):
+            self.storage.since_s = self.sick_until_s = self.timeline.now_s
+        self.storage.late_s = dict.fromkeys(writes, late_s) if late_s else {}
+        self.storage.outlives = outlives
+        self.watch.tell(self.name, f"writes {', '.join(writes)} land {late_s:g} s late")
+
+    def late_s(self, kind: str) -> float:
+        """How late a write of that kind (WRITES) lands that is begun now."""
+        return self.storage.late_s.get(kind, 0.0)
+
+    def write_late(
+        self, kind: str, write: Callable[[], None], over: Callable[[], None] = lambda: None
+    ) -> None:
+        """Begin a write that lands late. `over`: it has ended, for this host's kernel."""
+        self.timeline.after(
+            self.late_s(kind), self._lands, write, over, self.boots, self.storage.outlives
+        )
+
+    def _write_lease(self, write: Callable[[], None], over: Callable[[], None]) -> None:
+        """Have sanlock's daemon write a delta lease."""
+        if self.late_s("leases"):
+            self.write_late("leases", write, over)
+            return
+        write()
+        over()
+
+    def _lands(
+        self, write: Callable[[], None], over: Callable[[], None], boot: int, outlives: bool
+    ) -> None:
+        is_gone = self.boots != boot or not self.up
+        if outlives:
+            write()
+        elif not is_gone and (self.frozen or self.storage.fault == "hang"):
+            self.timeline.after(RETRY_S, self._lands, write, over, boot, outlives)
+            return
+        elif not is_gone and self.storage.fault != "error":
+            write()
+        if not is_gone:
+            over()
+
     def reach(self) -> str:
         """How its sanlock reaches the lease volume; "" when it does."""
         if self.frozen:
@@ -364,6 +430,8 @@ class Host:
             self.io_timeout_s,
             self.rate,
             self.reach,
+            self._write_lease,
+            lambda: bool(self.late_s("leases")),
             self.clock_s,
             self._kill_holders,
             doom,
@@ -388,6 +456,9 @@ class Host:
         if self.fence_held:
             self.fence_held = False
             self.crash("agent")
+        if self.release_hangs:
+            self.watch.tell(self.name, "the freeing of a host id does not end")
+            return False
         if self.qemu is None or not self.qemu.has_lease:
             return True
         if self.qemu_unkillable:
@@ -401,6 +472,18 @@ class Host:
         if self.sanlock is None or not self.sanlock.running:
             raise Refused("sanlock does not answer: is it running?")
         return self.sanlock
+
+    def let_go_of_fence(self) -> None:
+        """The agent is gone: its fence lease is free, unless a process of it still holds it."""
+        was_held, self.fence_held = self.fence_held, False
+        if was_held and not self.release_hangs and self.sanlock is not None:
+            self.sanlock.release("fence")
+
+    def release_ended(self) -> None:
+        """The process that freed a host id has ended."""
+        self.release_hangs = False
+        if not self.fence_held and self.sanlock is not None:
+            self.sanlock.release("fence")
 
     # --- the VM ---------------------------------------------------------------------------
 
@@ -493,10 +576,8 @@ class Host:
         process = self.processes.pop(name, None)
         if process is None:
             return
-        if name == "agent" and self.fence_held:
-            self.fence_held = False
-            if self.sanlock is not None:
-                self.sanlock.release("fence")
+        if name == "agent":
+            self.let_go_of_fence()
         process.kill()
         self.watch.tell(self.name, f"{name} is killed")
         self.watch.daemon_ended(self, name)

@@ -182,6 +182,11 @@ class Laws:
                 "freed-off",
                 f"{host.name} frees the id of {target.name}, which was not off at {read_s:.2f}",
             )
+        self.freed(host, act)
+
+    def freed(self, host: Host, act: FreeHostId) -> None:
+        """What an agent has written lands on the volume: now, or late."""
+        target = self._world.hosts[act.host_id]
         daemon = target.sanlock
         if daemon is not None and daemon.running and daemon.membership is not Membership.OUT:
             self.breach("freed-off", f"{host.name} frees the id {target.name} uses")

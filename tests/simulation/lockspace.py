@@ -10,6 +10,10 @@ What is modelled (sanlock's src/delta_lease.c, paxos_lease.c, lockspace.c, timeo
     no end to them 60 s later                               the watchdog resets the host
     an owner's renewal stands still 8 * io_timeout + 60     it is dead, its resources are free
 
+A write of a delta lease may land late (`write`): it then puts back the whole of what it was
+meant to say, whatever is there by then. The daemon goes on when it has ended: with no renewal
+meanwhile. What is late of a resource is refused, for its protocol reads again what it wrote.
+
 A daemon sees the others' renewals only when it makes its own: what it tells of them may be
 2 * io_timeout old. All its durations are of its host's clock.
 
@@ -76,6 +80,7 @@ class Membership(Enum):
     JOINING = "joining"
     IN = "in"
     FAILED = "failed"
+    LEAVING = "leaving"
 
 
 @dataclass(slots=True)
@@ -103,9 +108,11 @@ class Daemon:
     """sanlock on one host, from its start to its end.
 
     `reach`: "" when the lease volume can be reached, else how not ("hang", "error").
-    `clock_s`: the host's clock. `kill_holders(why)`: end all processes that hold a lease; False
-    when they cannot be ended. `doom`: let the watchdog reset the host. `refused`: why the
-    last try to join failed; `busy`: because another host uses this id.
+    `write(write, over)`: have a delta lease written; `over` is called when that has ended.
+    `is_late`: whether a write that is begun now lands late. `clock_s`: the host's clock.
+    `kill_holders(why)`: end all processes that hold a lease; False when they cannot be ended.
+    `doom`: let the watchdog reset the host. `refused`: why the last try to join failed; `busy`:
+    because another host uses this id.
     """
 
     def __init__(
@@ -117,6 +124,8 @@ class Daemon:
         io_timeout_s: float,
         rate: float,
         reach: Callable[[], str],
+        write: Callable[[Callable[[], None], Callable[[], None]], None],
+        is_late: Callable[[], bool],
         clock_s: Callable[[], float],
         kill_holders: Callable[[str], bool],
         doom: Callable[[str], None],
@@ -135,12 +144,14 @@ class Daemon:
         self._io_s = io_timeout_s / rate
         self._dead_s = (8 * io_timeout_s + WATCHDOG_FIRE_S) / rate
         self._reach = reach
+        self._write = write
+        self._is_late = is_late
         self._clock_s = clock_s
         self._kill_holders = kill_holders
         self._doom = doom
         self._seen: dict[int, Sighting] = {}
         self._timestamp = 0
-        self._expiring = False
+        self._expiring = self._writing = False
         self._to_release: dict[str, None] = {}
 
     # --- the lockspace --------------------------------------------------------------------
@@ -150,6 +161,9 @@ class Daemon:
         assert self.running and self.membership is Membership.OUT
         if self._reach():
             self.refused = "the lease volume cannot be reached"
+            return
+        if self._writing:
+            self.refused = "an earlier write to the lease volume has not ended"
             return
         self.membership, self.refused, self.busy = Membership.JOINING, "", False
         self.join_began_s = self._timeline.now_s
@@ -167,8 +181,23 @@ class Daemon:
         if any((r.owner, r.generation) == mine for r in self._volume.resources.values()):
             return
         if not self._reach():
+            self.membership = Membership.LEAVING
+            self._put(0, self._left)
+
+    def _left(self) -> None:
+        if self.running and self.membership is Membership.LEAVING:
             self.membership = Membership.OUT
-            self._volume.delta(self.host_id).timestamp = 0
+
+    def _put(self, timestamp: int, over: Callable[[], None]) -> None:
+        """Write this daemon's delta lease."""
+        lease = DeltaLease(self.name, self.generation, timestamp)
+        self._writing = True
+
+        def ended() -> None:
+            self._writing = False
+            over()
+
+        self._write(lambda: self._volume.deltas.update({self.host_id: lease}), ended)
 
     def _stand_by(self, generation: int, timestamp: int, until_s: float) -> None:
         """Watch an id that somebody used until it stood still for long enough."""
@@ -190,10 +219,13 @@ class Daemon:
 
     def _write_first(self) -> None:
         delta = self._volume.delta(self.host_id)
-        self.generation = delta.generation + 1
-        delta.daemon, delta.generation = self.name, self.generation
-        delta.timestamp = self._timestamp = self._stamp()
-        self._timeline.after(2 * self._io_s, self._joined, self.generation, self._timestamp)
+        generation = self.generation = delta.generation + 1
+        timestamp = self._timestamp = self._stamp()
+
+        def written() -> None:
+            self._timeline.after(2 * self._io_s, self._joined, generation, timestamp)
+
+        self._put(timestamp, written)
 
     def _joined(self, generation: int, timestamp: int) -> None:
         if not self._is_joining():
@@ -229,7 +261,16 @@ class Daemon:
         if self._reach() or (delta.daemon, delta.generation, delta.timestamp) != mine:
             self._renewal_failed(generation)
             return
-        delta.timestamp = self._timestamp = self._stamp()
+        if self._is_late():
+            self._expire_in_time(generation)
+        self._timestamp = self._stamp()
+        self._put(self._timestamp, lambda: self._renewed(generation))
+
+    def _renewed(self, generation: int) -> None:
+        if not self.running or self.membership is not Membership.IN:
+            return
+        if self.generation != generation:
+            return
         self.last_renewal_s = self._timeline.now_s
         self._expiring = False
         self._look()
@@ -238,10 +279,13 @@ class Daemon:
         self._timeline.after(2 * self._io_s, self._renew, generation)
 
     def _renewal_failed(self, generation: int) -> None:
+        self._expire_in_time(generation)
+        self._timeline.after(max(0.5, self._io_s / 4), self._renew, generation)
+
+    def _expire_in_time(self, generation: int) -> None:
         if not self._expiring:
             self._expiring = True
             self._timeline.at(self.last_renewal_s + 8 * self._io_s, self._expired, generation)
-        self._timeline.after(max(0.5, self._io_s / 4), self._renew, generation)
 
     def _expired(self, generation: int) -> None:
         """8 * io_timeout without a renewal: whoever holds a lease must end now."""
@@ -249,6 +293,8 @@ class Daemon:
             return
         if self.generation != generation:
             return
+        if self._timeline.now_s < self.last_renewal_s + 8 * self._io_s:
+            return  # it was renewed since
         self.membership = Membership.FAILED
         self._to_release.clear()
         if self._kill_holders("sanlock: its host id was not renewed"):
@@ -322,7 +368,7 @@ class Daemon:
             raise Refused("sanlock does not answer")
         if self.membership is not Membership.IN:
             raise Refused("the lockspace is not joined")
-        if self._reach():
+        if self._reach() or self._is_late():
             raise Refused("the lease volume cannot be reached")
         resource = self._volume.resources[name]
         if not self._may_take(resource):
@@ -351,7 +397,7 @@ class Daemon:
         resource = self._volume.resources[name]
         if (resource.owner, resource.generation) != (self.host_id, self.generation):
             self._to_release.pop(name, None)
-        elif self._reach():
+        elif self._reach() or self._is_late():
             self._to_release[name] = None
         else:
             resource.owner = resource.generation = 0

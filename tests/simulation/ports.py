@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agent.freeing import free_host_id
+from agent.freeing import free_host_id, was_freed
 from agent.ports import FencePath
 from broker.board import StorageTrouble
 from broker.client import BrokerDown
@@ -23,9 +23,12 @@ from broker.lockspace import LockspaceError
 from broker.monitors import Sampled, Unknown
 from broker.monitors.network import ANY_TIMEOUT_S
 from broker.network_verdict import TargetResult, Windows
+from broker.own_id import FenceOwner
 from broker.renewals import Renewals
+from broker.sanlock_lockspace import HELD_LOOK_S
+from broker.volume_layout import IDENTITY_SLOT
 from broker.what_ran import WhatRan
-from broker.whiteboard import EMPTY_SLOT
+from broker.whiteboard import EMPTY_SLOT, HOST_ID_MAX
 from broker.wire import FenceNote, MigrationStatus, Report, View
 from broker.witness import HostRenewal, Witness, look
 from scoring.decision import FreeHostId
@@ -57,8 +60,15 @@ from scoring.observation import (
 )
 from tests.simulation.disks import SHARED, started_image
 from tests.simulation.earlier import heartbeat_of_version, of_version
-from tests.simulation.host import Host, Qemu
-from tests.simulation.lockspace import WATCHDOG_FIRE_S, Daemon, Membership, Refused
+from tests.simulation.host import RETRY_S, Host, Qemu
+from tests.simulation.lockspace import (
+    WATCHDOG_FIRE_S,
+    Daemon,
+    DeltaLease,
+    LeaseVolume,
+    Membership,
+    Refused,
+)
 from tests.simulation.timeline import PROCESS
 
 if TYPE_CHECKING:
@@ -94,6 +104,15 @@ _NOT_HERE = "vm not running on this host"
 _takes = asyncio.sleep
 
 
+def _kind_of(slot: int) -> str:
+    """Which of host.WRITES a write there is."""
+    if slot == 0:
+        return "cluster"
+    if slot <= HOST_ID_MAX:
+        return "slots"
+    return "log" if slot < IDENTITY_SLOT else "ran"
+
+
 class SimStore:
     """SlotStore of one broker process, on the volume that the path led to when it was started.
     A write that hung is done when the storage is back."""
@@ -103,10 +122,31 @@ class SimStore:
         self._board = host.whiteboard
         self._latency_s = latency_s
         self._hangs_since_s: float | None = None
+        self._held = False
 
     async def write(self, slot: int, data: bytes) -> None:
+        kind = _kind_of(slot)
+        if self._host.late_s(kind):
+            await self._write_late(kind, slot, data)
+            return
         await self._reach(f"writing slot {slot}", lambda: self._put(slot, data))
         self._put(slot, data)
+
+    async def _write_late(self, kind: str, slot: int, data: bytes) -> None:
+        await self._reach(f"writing slot {slot}", None)
+        self._held = True
+        self._host.write_late(kind, lambda: self._put(slot, data), self._landed)
+        late_s = self._host.late_s(kind)
+        await _takes(min(late_s, STORAGE_DEADLINE_S))
+        if late_s >= STORAGE_DEADLINE_S:
+            raise StorageTrouble(f"writing slot {slot} has not answered", hung=True)
+
+    def _landed(self) -> None:
+        self._held = False
+
+    def at_rest(self) -> bool:
+        hangs = self._hangs_since_s is not None and self._host.storage.fault == "hang"
+        return not self._held and not hangs
 
     def _put(self, slot: int, data: bytes) -> None:
         storage = self._host.storage
@@ -134,6 +174,8 @@ class SimStore:
     async def _reach(self, what: str, late: Any) -> None:
         storage = self._host.storage
         loop = asyncio.get_running_loop()
+        if self._held:
+            raise StorageTrouble("whiteboard: a write has not answered", hung=True)
         if self._hangs_since_s is not None:
             if storage.fault == "hang":
                 age_s = loop.time() - self._hangs_since_s
@@ -172,12 +214,22 @@ class SimLockspace:
         self.witnesses: dict[int, Witness] = {}
         self.renewals = Renewals(self._on_disk)
         self.renewed_s: float | None = None
-        self.no_join = self.stay_out = False
+        self.no_join = self.stay_out = self.watch_fence = False
+        self.hold = ""
+        self.fence_owner: FenceOwner | None = None
 
     async def run(self) -> None:
         while True:
             self._look()
-            await _takes(LOCKSPACE_RETRY_S)
+            if self.watch_fence:
+                self._look_at_fence()
+            is_short = self.hold and not self.watch_fence
+            await _takes(HELD_LOOK_S if is_short else LOCKSPACE_RETRY_S)
+
+    def _look_at_fence(self) -> None:
+        fence = self._host.leases.resources["fence"]
+        known = not self._host.reach() and self._host.sanlock is not None
+        self.fence_owner = FenceOwner(fence.owner, fence.generation) if known else None
 
     def _look(self) -> None:
         try:
@@ -192,8 +244,11 @@ class SimLockspace:
             daemon.leave_unused()
         self.joined = daemon.membership is Membership.IN
         self.problem = "" if self.joined else daemon.refused or "joining"
-        if daemon.membership is Membership.OUT and not self.no_join:
-            daemon.join()
+        if daemon.membership is Membership.OUT:
+            if self.hold:
+                self.problem = self.hold
+            elif not self.no_join:
+                daemon.join()
         self._look_around(daemon)
 
     def _look_around(self, daemon: Daemon) -> None:
@@ -534,6 +589,9 @@ class SimLeases:
     async def take_fence(self) -> FenceLeaseAnswer:
         loop = asyncio.get_running_loop()
         await _takes(ACQUIRE_DEADLINE_S if self._host.reach() == "hang" else 0.1)
+        if self._host.release_hangs:
+            detail = "sanlock: another process of this host holds it"
+            return FenceLeaseAnswer(False, loop.time(), detail)
         try:
             self._host.sanlock_answers().acquire("fence")
         except Refused as error:
@@ -556,6 +614,17 @@ class SimLeases:
             return None
         delta = self._host.leases.delta(host_id)
         return delta.generation, delta.timestamp
+
+    async def freeing_of_before(self) -> FreeHostId | None:
+        return self._host.freeing_on_file
+
+    async def end_of_before(self, act: FreeHostId) -> HostIdFreed:
+        while self._host.release_hangs:
+            await _takes(RETRY_S)
+        return was_freed(act, await self.read_delta(act.host_id))
+
+    def freeing_is_told(self) -> None:
+        self._host.freeing_on_file = None
 
     async def free_host_id(self, act: FreeHostId) -> HostIdFreed:
         self._world.began(self._host, act)
@@ -580,14 +649,44 @@ class _Direct:
     async def read_delta(self, host_id: int) -> tuple[int, int] | None:
         return await self.leases.read_delta(host_id)
 
-    async def release_id(self, host_id: int) -> str:
-        if self.host.reach():
+    async def release_id(self, act: FreeHostId) -> str:
+        host = self.host
+        host.freeing_on_file = act
+        if host.reach() == "error":
             await _takes(DIRECT_DEADLINE_S)
-            return "sanlock direct release_id: no answer"
-        self.world.freeing(self.host, self.act)
-        self.host.leases.delta(host_id).timestamp = 0
+            return "sanlock direct release_id: Input/output error"
+        if host.reach():
+            # Killed before it has read: it writes nothing, and ends when the storage is back.
+            host.release_hangs = True
+            host.timeline.after(RETRY_S, self._ends_with_the_storage, host.boots)
+            while host.release_hangs:
+                await _takes(RETRY_S)
+            return "sanlock direct release_id: killed"
+        self.world.freeing(host, act)
+        if host.late_s("release"):
+            # What the process has read is written over whatever is there by then.
+            read = replace(host.leases.delta(act.host_id), timestamp=0)
+            host.release_hangs = True
+            volume = host.leases
+            host.write_late("release", lambda: self._lands(act, volume, read), host.release_ended)
+            while host.release_hangs:
+                await _takes(RETRY_S)
+            return "sanlock direct release_id: killed"
+        host.leases.delta(act.host_id).timestamp = 0
         await _takes(0.03)
         return ""
+
+    def _lands(self, act: FreeHostId, volume: LeaseVolume, read: DeltaLease) -> None:
+        self.world.freed(self.host, act)
+        volume.deltas[act.host_id] = read
+
+    def _ends_with_the_storage(self, boot: int) -> None:
+        if self.host.boots != boot or not self.host.up:
+            return
+        if self.host.reach() == "hang":
+            self.host.timeline.after(RETRY_S, self._ends_with_the_storage, boot)
+        else:
+            self.host.release_ended()
 
 
 class SimFenceLog:
@@ -597,16 +696,25 @@ class SimFenceLog:
         self._world = world
         self._host = host
 
-    async def note(self, step: FenceStep, target: int, ordered: bool, text: str) -> str:
+    async def note(
+        self,
+        step: FenceStep,
+        target: int,
+        ordered: bool,
+        text: str,
+        over: str = "",
+        only_closes: bool = False,
+    ) -> str:
         broker = self._world.brokers.get(self._host.number)
         if broker is None:
             await _takes(0.001)
             return "no answer: connection refused"
         try:
-            await broker.note_fence(FenceNote(step, target, ordered, text))
+            await broker.note_fence(FenceNote(step, target, ordered, text, over, only_closes))
         except StorageTrouble as error:
             return str(error)
-        self._world.tell(self._host.name, f"notes {step.value} of host {target}")
+        what = "over" if over else step.value
+        self._world.tell(self._host.name, f"notes {what} of host {target}")
         return ""
 
 

@@ -19,7 +19,7 @@ from broker.whiteboard import EMPTY_SLOT
 from scoring.observation import OnHostShutdown, OrderKind, Pause, VmStatus
 from scoring.state import StateName
 from tests.simulation.earlier import Metadata
-from tests.simulation.host import NO_BRIDGE, Host
+from tests.simulation.host import NO_BRIDGE, WRITES, Host
 from tests.simulation.lockspace import Refused
 from tests.simulation.world import Settings, World
 
@@ -224,14 +224,27 @@ class Player:
             else:
                 raise ValueError(what)
 
-    def _storage(self, step: Step, how: str, who: str, delay_s: str = "1.5") -> None:
+    def _storage(self, step: Step, how: str, who: str, delay_s: str = "1.5", *rest: str) -> None:
         if how in ("shared", "copy", "copied-leases", "empty"):
             for host in self._who(who):
                 host.mount(how)
             return
+        if how == "late":
+            self._late(who, float(delay_s), *rest)
+            return
+        if rest:
+            raise ValueError(" ".join(rest))
         fault = {"fine": "", "hangs": "hang", "fails": "error", "slow": "slow"}[how]
         for host in self._who(who):
             host.break_storage(fault, float(delay_s) if fault == "slow" else 0.0)
+
+    def _late(self, who: str, late_s: float, *rest: str) -> None:
+        outlives = rest[-1:] == ("outlives",)
+        writes = rest[: -1 if outlives else None] or WRITES
+        if not set(writes) <= set(WRITES):
+            raise ValueError(f"{' '.join(writes)}; known: {', '.join(WRITES)}")
+        for host in self._who(who):
+            host.make_late(late_s, writes, outlives)
 
     def _network(self, step: Step, how: str, who: str, other: str = "") -> None:
         for host in self._who(who):
@@ -323,6 +336,10 @@ class Player:
             lasts_s, rest = int(rest[-1]), rest[:-2]
         release_id = rest[-1:] == ("release-id",)
         rest = rest[: -1 if release_id else None]
+        if kind == "global" and rest[:1] == ("at",) and len(rest) == 2:
+            for host in self._who(rest[1]):
+                self.world.set_global_at(host, _yes(how))
+            return
         if kind == "global" and not rest and not release_id:
             self.world.set_global_maintenance(_yes(how), lasts_s)
             return

@@ -391,10 +391,8 @@ class World:
             self._failures.append(f"{name} of {host.name} failed: {error!r}")
             self.laws.clean()
         self.tell(host.name, f"{name} ended" + (f": {_first(error)}" if error else ""))
-        if name == "agent" and host.fence_held:
-            host.fence_held = False
-            if host.sanlock is not None:
-                host.sanlock.release("fence")
+        if name == "agent":
+            host.let_go_of_fence()
         if error is not None:
             self._restart(host, name, RESTART_S)
 
@@ -421,6 +419,11 @@ class World:
         """A host id is about to be freed on disk."""
         self.tell(host.name, f"frees host id {act.host_id}")
         self.laws.freeing(host, act)
+
+    def freed(self, host: Host, act: FreeHostId) -> None:
+        """The writing of that lands, late."""
+        self.tell(host.name, f"the freeing of host id {act.host_id} lands")
+        self.laws.freed(host, act)
 
     def shoots(self, host: Host, target: Host) -> None:
         """A BMC takes the order to switch a host off that is on."""
@@ -765,6 +768,24 @@ class World:
         if on and lasts_s is not None:
             self.modes_with_end += 1
             self.timeline.after(lasts_s - DRIFT_S, self._global_is_over, self._serial)
+
+    def set_global_at(self, host: Host, on: bool) -> None:
+        """As an operator does on a host; nothing where no broker answers there."""
+        broker = self.brokers.get(host.number)
+        if broker is None or host.loop is None:
+            return
+
+        async def set_it() -> None:
+            mode = broker.mode(Maintenance(on), "operator")
+            try:
+                await broker.set_global_maintenance(mode)
+            except StorageTrouble as error:
+                self.tell("operator", f"global maintenance at {host.name}: {error}")
+                return
+            self.global_maintenance_since_s = self.timeline.now_s if on else None
+            self.tell("operator", f"global maintenance {'on' if on else 'off'} at {host.name}")
+
+        self.timeline.call_within(host.loop, host.loop.create_task, set_it())
 
     def _next_serial(self) -> int:
         """What a broker that reads slot 0 would write next."""

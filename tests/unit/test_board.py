@@ -217,3 +217,103 @@ def test_a_storage_that_hangs_is_another_trouble_than_one_that_fails() -> None:
         assert (board.trouble_since_s, board.is_hung, board.problem) == (None, False, "")
 
     asyncio.run(run())
+
+
+# --- a late write to slot 0 ------------------------------------------------------------------
+
+MODE = Mode("root@host1", "disks", 1_800_000_000, None)
+
+
+def late(volume: MemoryVolume) -> bytes:
+    """Slot 0 as it is now, to land once more."""
+    return bytes(volume.data[:SLOT_BYTES])
+
+
+def lands(volume: MemoryVolume, data: bytes) -> None:
+    volume.data[:SLOT_BYTES] = data
+
+
+@pytest.mark.parametrize("newest", [MODE, None])
+def test_an_older_mode_that_lands_late_is_put_right(newest: Mode | None) -> None:
+    """Whichever it says: after a minute it once was believed."""
+
+    async def run() -> None:
+        volume = MemoryVolume()
+        one, two = Board(MemoryStore(volume), 1), Board(MemoryStore(volume), 2)
+        await one.set_global_maintenance(None if newest else MODE)
+        old = late(volume)
+        await two.set_global_maintenance(newest)
+        newer = late(volume)
+        await one.read(-1.0)
+        await one.read(0.0)
+        lands(volume, old)
+        for now_s in (1.0, 3.0, 5.9):
+            await one.read(now_s)
+            await one.put_cluster_right(now_s)
+            assert one.global_mode == newest and late(volume) == old
+        await one.read(6.0)
+        await one.put_cluster_right(6.0)
+        assert late(volume) == newer
+        await one.read(7.0)
+        await one.put_cluster_right(90.0)
+        assert one.global_mode == newest and late(volume) == newer
+
+    asyncio.run(run())
+
+
+def test_what_was_set_meanwhile_is_not_written_over() -> None:
+    async def run() -> None:
+        volume = MemoryVolume()
+        one, two = Board(MemoryStore(volume), 1), Board(MemoryStore(volume), 2)
+        await one.set_global_maintenance(MODE)
+        old = late(volume)
+        await one.set_global_maintenance(None)
+        await one.read(0.0)
+        lands(volume, old)
+        await one.read(1.0)
+        await two.read(1.0)
+        await two.set_global_maintenance(None)
+        await two.set_global_maintenance(MODE)
+        newest = late(volume)
+        await one.put_cluster_right(7.0)
+        assert late(volume) == newest
+
+    asyncio.run(run())
+
+
+def test_a_slot_that_cannot_be_read_or_written_is_tried_again() -> None:
+    async def run() -> None:
+        volume = MemoryVolume()
+        store = MemoryStore(volume)
+        board = Board(store, 1)
+        await board.set_global_maintenance(MODE)
+        old = late(volume)
+        await board.set_global_maintenance(None)
+        newest = late(volume)
+        await board.read(0.0)
+        lands(volume, old)
+        await board.read(1.0)
+        store.fault = "eio"
+        await board.put_cluster_right(7.0)
+        store.fault = ""
+        lands(volume, b"mainte\xffance=1".ljust(SLOT_BYTES, b"\0"))
+        await board.put_cluster_right(8.0)
+        lands(volume, old)
+        await board.put_cluster_right(9.0)
+        assert late(volume) == newest
+
+    asyncio.run(run())
+
+
+def test_a_broker_that_has_read_nothing_yet_gives_no_serial_twice() -> None:
+    async def run() -> None:
+        volume = MemoryVolume()
+        old = Board(MemoryStore(volume), 1)
+        for mode in (MODE, None, MODE, None):
+            await old.set_global_maintenance(mode)
+        await old.read(0.0)
+        await Board(MemoryStore(volume), 2).set_global_maintenance(MODE)
+        await old.read(1.0)
+        assert old.global_maintenance, "it is not taken for an older one"
+
+    asyncio.run(run())

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -215,6 +216,7 @@ def test_a_note_names_the_host_and_its_boot_and_the_host_finds_it_when_it_is_bac
             await broker.beat(1.0)
         note = FenceNote(FenceStep.DEAD, 2, True, "it hung")
         written = await one.note_fence(note)
+        assert written is not None
         assert (written.by_name, written.target_name) == ("host1", "host2")
         assert written.boot_id == "first-boot"
         # The same boot: not its end. Then the next one, and a restart of the broker in it.
@@ -254,3 +256,109 @@ def test_the_records_of_decisions_are_in_order() -> None:
     assert recent is not None
     assert [one.number for one in recent] == [1, 2, 3]
     assert replace(recent[0], number=2) == recent[1]
+
+
+# --- a freeing that is under way --------------------------------------------------------------
+
+
+def test_how_a_freeing_ended_takes_its_place() -> None:
+    log = FenceLog()
+    log.learn(ring(record(1), record(2, step=FenceStep.FREEING)), 0.0, WALL_S)
+    assert log.under_way == record(2, step=FenceStep.FREEING)
+    assert log.next_number == 2 and log.slots_to_read() == [slot_of(2)]
+    recent = log.recent(0.0)
+    assert recent is not None and [one.number for one in recent] == [1], "nothing was decided yet"
+    dead = record(2, step=FenceStep.DEAD)
+    assert log.learn({slot_of(2): encode(dead)}, 9.0, WALL_S) == [dead]
+    assert log.under_way is None and log.next_number == 3
+    recent = log.recent(9.0)
+    assert recent is not None and recent[-1].at_s == 9.0
+    assert log.learn({slot_of(2): encode(record(2))}, 9.0, WALL_S) == [], "that is no change"
+
+
+def test_one_that_came_to_nothing_is_not_under_way_and_gives_its_place_away() -> None:
+    log = FenceLog()
+    log.learn(ring(record(1, step=FenceStep.FREEING, over="killed")), 0.0, WALL_S)
+    assert log.under_way is None and log.next_number == 1
+    again = record(1, step=FenceStep.FREEING, by=3)
+    assert log.learn({slot_of(1): encode(again)}, 1.0, WALL_S) == [again]
+    assert log.under_way == again
+
+
+def test_an_earlier_version_reads_what_takes_the_place_of_a_freeing() -> None:
+    """It does not know that word, and reads on where it stopped: at that very slot."""
+
+    class EarlierRecord(msgspec.Struct, frozen=True):
+        number: int
+        step: Literal["intent", "dead", "failed", "back"]
+        by: int
+        target: int
+        ordered: bool = False
+        text: str = ""
+
+    def earlier(data: bytes) -> EarlierRecord | None:
+        try:
+            return msgspec.json.decode(data.partition(b"\n")[0], type=EarlierRecord)
+        except msgspec.MsgspecError:
+            return None
+
+    log = FenceLog()
+    log.learn(ring(record(1)), 0.0, WALL_S)
+    freeing = record(log.next_number, step=FenceStep.FREEING)
+    assert earlier(encode(freeing)) is None
+    log.learn({slot_of(freeing.number): encode(freeing)}, 1.0, WALL_S)
+    dead = earlier(encode(record(log.next_number, step=FenceStep.DEAD, over="", by_boot="b")))
+    assert dead is not None and dead.number == 2
+
+
+def test_a_write_that_was_given_up_is_known_to_be_under_way() -> None:
+    """Until it has ended the fence lease must not go: it would land over another's record."""
+
+    boards: list[Board] = []
+
+    class Slow(MemoryStore):
+        rests = True
+
+        def at_rest(self) -> bool:
+            return self.rests
+
+        async def write(self, slot: int, data: bytes) -> None:
+            assert boards[0].log_is_written
+            self.rests = False
+            raise StorageTrouble("no answer", hung=True)
+
+    async def run() -> None:
+        store = Slow(MemoryVolume())
+        board = Board(store, 1)
+        boards.append(board)
+        assert not board.log_is_written
+        with pytest.raises(StorageTrouble, match="no answer"):
+            await board.append_to_log(record, 1.0)
+        assert board.log_is_written
+        await board.read(2.0)
+        assert board.log_is_written
+        store.rests = True
+        await board.read(3.0)
+        assert not board.log_is_written
+
+    asyncio.run(run())
+
+
+def test_a_write_that_ends_a_little_late_leaves_nothing_behind() -> None:
+    class Late(MemoryStore):
+        looks = 0
+
+        def at_rest(self) -> bool:
+            self.looks += 1
+            return self.looks > 2
+
+        async def write(self, slot: int, data: bytes) -> None:
+            raise StorageTrouble("no answer", hung=True)
+
+    async def run() -> None:
+        board = Board(Late(MemoryVolume()), 1)
+        with pytest.raises(StorageTrouble):
+            await board.append_to_log(record, 1.0)
+        assert not board.log_is_written
+
+    asyncio.run(run())

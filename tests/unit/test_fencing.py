@@ -36,7 +36,15 @@ class World:
         self.fence_held = self.fence_given
         return FenceLeaseAnswer(self.fence_given, 1.0, "" if self.fence_given else "taken")
 
-    async def note(self, step: FenceStep, target: int, ordered: bool, text: str) -> str:
+    async def note(
+        self,
+        step: FenceStep,
+        target: int,
+        ordered: bool,
+        text: str,
+        over: str = "",
+        only_closes: bool = False,
+    ) -> str:
         if not self.log_problem:
             self.told.append(f"{step.value} {target}: {text}")
         return self.log_problem

@@ -7,6 +7,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +17,9 @@ import sanlock
 
 from agent import leases
 from agent.leases import SanlockLeases
-from broker.config import Config, HostSection, StorageSection
+from agent.sanlock_direct import SanlockDirect
+from broker.config import Config, DaemonSection, HostSection, StorageSection
+from scoring.decision import FreeHostId
 
 
 class SlowSanlock:
@@ -40,9 +45,16 @@ class SlowSanlock:
         return os.read(self.connection, 1) == b""
 
 
-def fence() -> SanlockLeases:
+def fence(
+    state_dir: Path = Path("/no/state"), direct: SanlockDirect | None = None
+) -> SanlockLeases:
     storage = StorageSection(whiteboard="/no/whiteboard", leases="/no/leases")
-    return SanlockLeases(Config(host=HostSection(id=1, name="one"), storage=storage), 1 << 20)
+    config = Config(
+        host=HostSection(id=1, name="one"),
+        storage=storage,
+        daemon=DaemonSection(state_dir=str(state_dir)),
+    )
+    return SanlockLeases(config, 1 << 20, direct)
 
 
 def test_a_lease_that_comes_too_late_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,5 +83,97 @@ def test_a_lease_that_comes_in_time_is_held_until_it_is_dropped(
         await ours.drop_fence()
         assert not ours.fence_held
         assert await asyncio.to_thread(slow.is_released)
+
+    asyncio.run(run())
+
+
+class Child:
+    """A process that holds what it inherits until it ends; SIGKILL does not end it."""
+
+    def __init__(self) -> None:
+        self.returncode: int | None = None
+        self.held: list[int] = []
+        self.ends = asyncio.Event()
+
+    async def begin(self, arguments: Sequence[str], descriptors: Sequence[int]) -> Child:
+        self.held = [os.dup(descriptor) for descriptor in descriptors]
+        return self
+
+    def kill(self) -> None:
+        pass
+
+    async def communicate(self) -> tuple[bytes, bytes | None]:
+        await self.ends.wait()
+        for descriptor in self.held:
+            os.close(descriptor)
+        self.returncode = 0
+        return b"", None
+
+
+ACT = FreeHostId(2, 5, 77, 0.0, True, "read off twice")
+
+
+def test_sanlock_keeps_the_fence_lease_until_the_freeing_has_ended_whatever_ends_the_agent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The process inherits the agent's connection to sanlock, and the lock of the file."""
+
+    async def run() -> None:
+        slow, child = SlowSanlock(monkeypatch), Child()
+        slow.given.set()
+        ours = fence(tmp_path, SanlockDirect(child.begin))
+        assert (await ours.take_fence()).held
+        freeing = asyncio.ensure_future(ours.release_id(ACT))
+        while not child.held:
+            await asyncio.sleep(0)
+        # The agent dies: what it held is closed.
+        freeing.cancel()
+        await ours.drop_fence()
+        os.set_blocking(slow.connection, False)
+        with pytest.raises(BlockingIOError):
+            slow.is_released()
+        # The next one finds what was begun, begins nothing, and waits.
+        connection = slow.connection
+        after = fence(tmp_path, SanlockDirect(Child().begin))
+        assert await after.freeing_of_before() == replace(ACT, timestamp=0)
+        assert (await after.take_fence()).held
+        assert await after.release_id(ACT) == "an earlier one has not ended"
+        waiting = asyncio.ensure_future(after.end_of_before(ACT))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        waiting.cancel()
+        child.ends.set()
+        await child.communicate()
+        assert os.read(connection, 1) == b"", "sanlock releases it now"
+        after.freeing_is_told()
+        assert await after.freeing_of_before() is None
+
+    asyncio.run(run())
+
+
+def test_without_the_fence_lease_no_process_is_begun(tmp_path: Path) -> None:
+    async def run() -> None:
+        child = Child()
+        ours = fence(tmp_path, SanlockDirect(child.begin))
+        assert await ours.release_id(ACT) == "the fence lease is not held"
+        assert not child.held
+
+    asyncio.run(run())
+
+
+def test_a_full_disk_does_not_keep_a_dead_host_s_id_from_being_freed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The file is for the next agent; what protects is the connection that is inherited."""
+
+    async def run() -> None:
+        slow, child = SlowSanlock(monkeypatch), Child()
+        slow.given.set()
+        ours = fence(tmp_path / "file", SanlockDirect(child.begin))
+        (tmp_path / "file").write_text("no folder")
+        assert (await ours.take_fence()).held
+        child.ends.set()
+        assert await ours.release_id(ACT) == ""
+        assert len(child.held) == 1
 
     asyncio.run(run())

@@ -17,6 +17,7 @@ from agent import maintenance
 from agent.errors import CommandError
 from broker.broker import Broker
 from broker.exit_codes import ExitCode
+from broker.own_id import FenceOwner
 from broker.sanlock_lockspace import RELEASED, SanlockLockspace
 from broker.whiteboard import SLOT_BYTES, decode_slot
 from broker.wire import Maintenance
@@ -200,3 +201,50 @@ def test_one_under_which_a_lease_is_held_is_kept(monkeypatch: pytest.MonkeyPatch
     fake = Sanlock(monkeypatch, joined=True, in_use=True)
     assert look(2, no_join=True, stay_out=True).joined
     assert fake.calls == ["remove", "remove"] and fake.joined
+
+
+def test_an_id_that_is_held_back_is_not_joined_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake = Sanlock(monkeypatch, joined=False)
+    lockspace = SanlockLockspace("lab", 1, "/no/leases", 10)
+    lockspace.hold = "host2 may still free this host's id"
+    asyncio.run(lockspace._look())
+    assert (lockspace.joined, lockspace.problem) == (False, lockspace.hold)
+    assert fake.calls == []
+
+
+def test_one_that_was_joined_while_it_was_being_freed_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake = Sanlock(monkeypatch, joined=True)
+    lockspace = SanlockLockspace("lab", 1, "/no/leases", 10)
+    lockspace.hold, lockspace.stay_out = "host2 may still free this host's id", True
+    asyncio.run(lockspace._look())
+    assert (lockspace.joined, lockspace.problem) == (False, lockspace.hold)
+    assert fake.calls == ["remove"]
+
+
+@pytest.mark.parametrize(
+    ("owners", "found"),
+    [
+        ([], FenceOwner(0, 0)),
+        ([{"host_id": 3, "generation": 7}], FenceOwner(3, 7)),
+        (sanlock.SanlockException(-5, "no"), None),
+    ],
+)
+def test_who_owns_the_fence_lease_is_read_where_it_matters(
+    monkeypatch: pytest.MonkeyPatch, owners: Any, found: FenceOwner | None
+) -> None:
+    def read(lockspace: bytes, resource: bytes, disks: list[tuple[str, int]]) -> Any:
+        assert (lockspace, resource, disks) == (b"lab", b"fence", [("/no/leases", 2 << 20)])
+        if isinstance(owners, Exception):
+            raise owners
+        return owners
+
+    monkeypatch.setattr(sanlock, "get_alignment", lambda path: 1 << 20)
+    monkeypatch.setattr(sanlock, "read_resource_owners", read)
+    lockspace = SanlockLockspace("lab", 1, "/no/leases", 10)
+    lockspace.fence_owner = FenceOwner(9, 9)
+    asyncio.run(lockspace._look_at_fence())
+    assert lockspace.fence_owner == found

@@ -69,6 +69,7 @@ def test_in_the_worst_slot_of_200_hosts_nothing_that_decides_is_missing(
             unknown=("network", "bridge", "load", "memory"),
             intent="migrate 1999",
             fence_paths=paths,
+            freeing=1999,
         )
         broker.take_report(full, 1.0)
         up(broker, 1.0)
@@ -79,6 +80,7 @@ def test_in_the_worst_slot_of_200_hosts_nothing_that_decides_is_missing(
         assert extra["mem-free"] == "100"
         assert extra["state"] == "EngineDown"
         assert extra["intent"] == "migrate 1999"
+        assert extra["freeing"] == "1999"
         assert len(extra[DIGEST_LINE]) == 8
         assert extra["api"].count(",") == 3
         seen = paths_of(extra)

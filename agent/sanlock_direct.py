@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`sanlock direct`: a short process that works on the lease volume itself, past sanlock's daemon.
+
+Rules of this file:
+
+1. A process is over when it has really ended, not when it was killed: a write that the kernel
+   holds ends with the storage's answer, and SIGKILL does not take it back. sanlock writes by
+   asynchronous I/O, and a process with such I/O under way does not end before it (the kernel's
+   exit_aio waits): so behind its end nothing of it can land any more.
+2. A read that does not end is killed and given up. While such a one has not ended no other is
+   begun: they would pile up.
+3. What must not be begun twice, nor forgotten over a restart of the agent, is in a file that is
+   locked. The process inherits the lock, and lets go of it by its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+log = logging.getLogger("ha-agent.leases")
+
+READ_DEADLINE_S = 5.0
+#: How often it is asked whether a freeing of an earlier agent has ended.
+LOOK_S = 1.0
+
+
+class Process(Protocol):
+    """A child: what asyncio's has of it."""
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def kill(self) -> None: ...
+
+    async def communicate(self) -> tuple[bytes, bytes | None]: ...
+
+
+Spawn = Callable[[Sequence[str], Sequence[int]], Awaitable[Process]]
+
+
+async def spawn(arguments: Sequence[str], descriptors: Sequence[int]) -> Process:
+    """Begin `sanlock direct …`; it inherits these descriptors."""
+    return await asyncio.create_subprocess_exec(
+        "sanlock",
+        "direct",
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        pass_fds=descriptors,
+    )
+
+
+class SanlockDirect:
+    """Runs `sanlock direct`."""
+
+    def __init__(self, begin: Spawn = spawn) -> None:
+        self._begin = begin
+        #: Ends of processes that were given up.
+        self._left: set[asyncio.Future[tuple[bytes, bytes | None]]] = set()
+
+    async def read(self, *arguments: str) -> tuple[int, str]:
+        """Its exit code and output; -1 where it did not end in time, or an earlier one has not."""
+        if self._left:
+            return -1, "an earlier one has not ended"
+        process = await self._begin(arguments, ())
+        ending = asyncio.ensure_future(process.communicate())
+        await asyncio.wait((ending,), timeout=READ_DEADLINE_S)
+        if not ending.done():
+            process.kill()
+            self._left.add(ending)
+            ending.add_done_callback(self._left.discard)
+            return -1, f"no end within {READ_DEADLINE_S:g} s"
+        return _result(process, ending.result()[0])
+
+    async def write(
+        self, *arguments: str, deadline_s: float, descriptors: Sequence[int]
+    ) -> tuple[int, str]:
+        """The same of one that writes: returns when it has really ended, however long that takes.
+
+        Killed after `deadline_s`, so that a write that is not begun by then never is.
+        """
+        process = await self._begin(arguments, descriptors)
+        ending = asyncio.ensure_future(process.communicate())
+        await asyncio.wait((ending,), timeout=deadline_s)
+        if ending.done():
+            return _result(process, ending.result()[0])
+        process.kill()
+        log.error(
+            "sanlock direct %s: no end within %g s; killed, and waited for: what the kernel holds "
+            "of it may still land",
+            arguments[0],
+            deadline_s,
+        )
+        await ending
+        log.warning("sanlock direct %s has ended", arguments[0])
+        return -1, f"no end within {deadline_s:g} s, killed"
+
+
+def _result(process: Process, output: bytes) -> tuple[int, str]:
+    assert process.returncode is not None
+    return process.returncode, output.decode(errors="replace").strip()
+
+
+class FreeingOnFile(msgspec.Struct, frozen=True):
+    """A freeing of a host id that was begun: what its end has to say. Fields as in FreeHostId."""
+
+    host_id: int
+    generation: int
+    ordered: bool = False
+    evidence: str = ""
+
+
+class FreeingFile:
+    """Where a freeing stands from before its begin until its end was told."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def begin(self, freeing: FreeingOnFile) -> int:
+        """Write it down; a locked descriptor for the process to inherit.
+
+        BlockingIOError where an earlier one has not ended, OSError where it cannot be written.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, msgspec.json.encode(freeing), 0)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def end(self) -> None:
+        """Its end was told."""
+        self.path.unlink(missing_ok=True)
+
+    def found(self) -> FreeingOnFile | None:
+        """One that an earlier agent began and of which no end was told."""
+        try:
+            return msgspec.json.decode(self.path.read_bytes(), type=FreeingOnFile)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    async def has_ended(self) -> None:
+        """Wait until the process of an earlier agent has ended."""
+        while True:
+            try:
+                descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                await asyncio.sleep(LOOK_S)
+            finally:
+                os.close(descriptor)

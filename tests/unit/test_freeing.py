@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The freeing of a host id: written down before it begins, over when nothing of it can land any
+more, and its end told; the fence lease stays all that time."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+
+from agent import actions
+from agent.actions import Hands
+from agent.freeing import free_host_id, was_freed
+from agent.ports import FenceDevices, Hypervisor, Leases
+from scoring.decision import DropFenceLease, FreeHostId
+from scoring.observation import FenceLeaseAnswer, FenceStep, HostIdFreed
+
+ACT = FreeHostId(2, 5, 77, 0.0, True, "read off twice")
+
+
+@dataclass
+class World:
+    """Leases and FenceLog in one; `told`: what happened, in order. `ends`: set, the process of a
+    freeing has ended. `log_problems`: of the next notes, in order."""
+
+    freed: HostIdFreed = field(default_factory=lambda: HostIdFreed(2, True))
+    fence_held: bool = True
+    fence_given: bool = True
+    before: FreeHostId | None = None
+    log_problems: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    ends: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def take_fence(self) -> FenceLeaseAnswer:
+        self.fence_held = self.fence_given
+        return FenceLeaseAnswer(self.fence_given, 1.0)
+
+    async def drop_fence(self) -> None:
+        self.told.append("drop")
+        self.fence_held = False
+
+    async def free_host_id(self, act: FreeHostId) -> HostIdFreed:
+        self.told.append(f"frees {act.host_id}")
+        await self.ends.wait()
+        return self.freed
+
+    async def freeing_of_before(self) -> FreeHostId | None:
+        return self.before
+
+    async def end_of_before(self, act: FreeHostId) -> HostIdFreed:
+        await self.ends.wait()
+        return self.freed
+
+    def freeing_is_told(self) -> None:
+        self.told.append("told")
+
+    async def note(
+        self,
+        step: FenceStep,
+        target: int,
+        ordered: bool,
+        text: str,
+        over: str = "",
+        only_closes: bool = False,
+    ) -> str:
+        problem = self.log_problems.pop(0) if self.log_problems else ""
+        what = f"{step.value} {target}{' over' if over else ''}{' closes' if only_closes else ''}"
+        self.told.append(f"not noted: {what}" if problem else what)
+        return problem
+
+
+def hands(world: World) -> Hands:
+    return Hands(cast(Hypervisor, None), cast(Leases, world), cast(FenceDevices, None), world)
+
+
+async def settle(until: Callable[[], bool] = lambda: False) -> None:
+    for _ in range(50):
+        if until():
+            return
+        await asyncio.sleep(0.001)
+
+
+def test_it_is_written_down_before_it_begins_and_how_it_ended() -> None:
+    async def run() -> None:
+        world = World()
+        ours = hands(world)
+        ours.begin(ACT)
+        await settle()
+        assert world.told == ["freeing 2", "frees 2"] and ours.freeing == 2
+        ours.begin(DropFenceLease())
+        await settle()
+        assert "drop" not in world.told, "the fence lease stays while a write may land"
+        assert ours.take_outcomes() == ()
+        world.ends.set()
+        await settle(lambda: not ours.busy)
+        assert world.told[2:] == ["dead 2", "told"] and ours.freeing is None
+        assert ours.take_outcomes() == (HostIdFreed(2, True),)
+        ours.begin(DropFenceLease())
+        await settle(lambda: not ours.busy)
+        assert world.told[-1] == "drop"
+
+    asyncio.run(run())
+
+
+def test_one_that_came_to_nothing_is_said_to_be_over() -> None:
+    async def run() -> None:
+        world = World(freed=HostIdFreed(2, False, "killed"))
+        world.ends.set()
+        ours = hands(world)
+        ours.begin(ACT)
+        await settle(lambda: not ours.busy)
+        assert world.told == ["freeing 2", "frees 2", "freeing 2 over", "told"]
+
+    asyncio.run(run())
+
+
+def test_nothing_is_freed_that_is_not_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And since the record may be there all the same, it is closed where it is."""
+    monkeypatch.setattr(actions, "TELL_END_PAUSE_S", 0.001)
+
+    async def run() -> None:
+        world = World(log_problems=["no answer"])
+        ours = hands(world)
+        ours.begin(ACT)
+        await settle(lambda: not ours.busy)
+        (outcome,) = ours.take_outcomes()
+        assert isinstance(outcome, HostIdFreed) and not outcome.ok and "no answer" in outcome.detail
+        assert world.told == ["not noted: freeing 2", "freeing 2 over closes", "told"]
+
+    asyncio.run(run())
+
+
+def test_an_end_that_cannot_be_written_holds_up_no_start_and_is_written_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(actions, "TELL_END_PAUSE_S", 0.01)
+
+    async def run() -> None:
+        world = World(log_problems=["", "no answer", "no answer"])
+        world.ends.set()
+        ours = hands(world)
+        ours.begin(ACT)
+        await settle(lambda: bool(ours._outcomes))
+        assert ours.take_outcomes() == (HostIdFreed(2, True),)
+        ours.begin(DropFenceLease())
+        await settle(lambda: not ours.busy)
+        assert world.told == [
+            "freeing 2",
+            "frees 2",
+            "not noted: dead 2",
+            "not noted: dead 2 closes",
+            "dead 2 closes",
+            "told",
+        ], "under the fence lease, which is kept"
+
+    asyncio.run(run())
+
+
+def test_it_is_not_written_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "TELL_END_PAUSE_S", 0.0)
+
+    async def run() -> None:
+        world = World(log_problems=["", *["no answer"] * 99])
+        world.ends.set()
+        ours = hands(world)
+        ours.begin(ACT)
+        await settle(lambda: not ours.busy)
+        assert len(world.told) == 3 + actions.TELL_END_TRIES
+        ours.begin(DropFenceLease())
+        await settle(lambda: not ours.busy)
+        assert world.told[-1] == "drop", "others need it"
+
+    asyncio.run(run())
+
+
+def test_the_next_freeing_stops_the_telling_of_the_last_one() -> None:
+    """Its late end would close the new one."""
+
+    async def run() -> None:
+        world = World(log_problems=["", "no answer"])
+        world.ends.set()
+        ours = hands(world)
+        ours.begin(ACT)
+        await settle(lambda: bool(ours._outcomes))
+        teller = ours._teller
+        assert teller is not None and not teller.done()
+        ours.begin(ACT)
+        await settle(lambda: not ours.busy)
+        assert teller.cancelled()
+
+    asyncio.run(run())
+
+
+def test_while_a_record_may_still_land_the_fence_lease_stays() -> None:
+    async def run() -> None:
+        world = World()
+        ours = hands(world)
+        ours.log_is_written = True
+        ours.begin(DropFenceLease())
+        await settle()
+        assert world.told == []
+
+    asyncio.run(run())
+
+
+# --- an earlier agent's ---------------------------------------------------------------------
+
+
+def test_what_an_earlier_agent_began_is_waited_for_and_its_end_told() -> None:
+    async def run() -> None:
+        world = World(before=ACT, fence_held=False)
+        ours = hands(world)
+        finishing = asyncio.ensure_future(ours.finish_freeing_of_before())
+        await settle()
+        assert ours.freeing == 2 and world.told == []
+        world.ends.set()
+        await finishing
+        assert world.told == ["dead 2 closes", "told"] and world.fence_held
+        assert ours.freeing is None and ours.news.is_set()
+
+    asyncio.run(run())
+
+
+def test_without_the_fence_lease_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that has booted is given none before it has joined the lockspace."""
+    monkeypatch.setattr(actions, "TELL_END_PAUSE_S", 0.0)
+
+    async def run() -> None:
+        world = World(before=ACT, fence_held=False, fence_given=False)
+        world.ends.set()
+        ours = hands(world)
+        finishing = asyncio.ensure_future(ours.finish_freeing_of_before())
+        await settle()
+        assert world.told == [] and ours.freeing is None
+        world.fence_given = True
+        await finishing
+        assert world.told == ["dead 2 closes", "told"]
+
+    asyncio.run(run())
+
+
+def test_an_end_of_before_that_cannot_be_written_does_not_keep_the_fence_lease_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(actions, "TELL_END_PAUSE_S", 0.0)
+
+    async def run() -> None:
+        world = World(before=ACT, log_problems=["no answer"] * 99)
+        world.ends.set()
+        ours = hands(world)
+        await asyncio.ensure_future(ours.finish_freeing_of_before())
+        assert world.told == ["not noted: dead 2 closes"] * actions.TELL_END_TRIES
+        ours.begin(DropFenceLease())
+        await settle(lambda: not ours.busy)
+        assert world.told[-1] == "drop"
+
+    asyncio.run(run())
+
+
+def test_nothing_of_before_is_nothing_to_do() -> None:
+    async def run() -> None:
+        world = World()
+        await hands(world).finish_freeing_of_before()
+        assert world.told == []
+
+    asyncio.run(run())
+
+
+# --- the act itself -------------------------------------------------------------------------
+
+
+@dataclass
+class Disk:
+    """DeltaLeases. `on_disk`: what each look finds, in order."""
+
+    on_disk: list[tuple[int, int] | None]
+    problem: str = ""
+    released: int = 0
+
+    async def read_delta(self, host_id: int) -> tuple[int, int] | None:
+        return self.on_disk.pop(0)
+
+    async def release_id(self, act: FreeHostId) -> str:
+        self.released += 1
+        return self.problem
+
+
+def free(disk: Disk, held: bool = True, off_ago_s: float = 1.0, own: int = 1) -> HostIdFreed:
+    async def run() -> HostIdFreed:
+        read_s = asyncio.get_running_loop().time() - off_ago_s
+        act = FreeHostId(2, 5, 77, read_s)
+        return await free_host_id(act, own, 10.0, lambda: held, disk)
+
+    return asyncio.run(run())
+
+
+def test_it_is_freed_when_all_holds_and_the_disk_shows_it() -> None:
+    assert free(Disk([(5, 77), (5, 0)])).ok
+
+
+@pytest.mark.parametrize(
+    ("disk", "given", "why"),
+    [
+        (Disk([(5, 77)]), {"own": 2}, "own id"),
+        (Disk([(5, 78)]), {}, r"shows .*\(5, 78\)"),
+        (Disk([None]), {}, "shows .*None"),
+        (Disk([(5, 77)]), {"held": False}, "fence lease"),
+        (Disk([(5, 77)]), {"off_ago_s": 10.5}, "10.5 s old"),
+    ],
+)
+def test_each_condition_alone_forbids_it(disk: Disk, given: dict[str, float], why: str) -> None:
+    freed = free(disk, **given)  # type: ignore[arg-type]
+    assert not freed.ok and disk.released == 0
+    assert re.search(why, freed.detail)
+
+
+@pytest.mark.parametrize(
+    ("disk", "why"),
+    [
+        (Disk([(5, 77)], problem="killed"), "killed"),
+        (Disk([(5, 77), (5, 77)]), "not free on disk"),
+        (Disk([(5, 77), (6, 0)]), "not free on disk"),
+        (Disk([(5, 77), None]), "not free on disk"),
+    ],
+)
+def test_a_command_that_returned_is_not_a_fact(disk: Disk, why: str) -> None:
+    freed = free(disk)
+    assert not freed.ok and why in freed.detail and disk.released == 1
+
+
+def test_what_came_of_it_is_what_the_disk_shows() -> None:
+    assert was_freed(ACT, (5, 0)).ok
+    assert not was_freed(ACT, (6, 0)).ok, "another generation was freed"
