@@ -27,6 +27,7 @@ from agent.health_of_host import (
     watchdog,
 )
 from agent.health_of_peers import agreement, daemons, libvirt_peers
+from agent.health_of_vm import libvirt_guests_found, vm_domain
 from broker.config import Config, ConfigError, load
 from broker.exit_codes import ExitCode
 
@@ -77,6 +78,8 @@ def check(path: str) -> Iterator[Finding]:
         "lock-driver": lock_driver,
         "accelerator": accelerator,
         "can-start": can_start,
+        "vm-domain": vm_domain,
+        "libvirt-guests": libvirt_guests_found,
         "user": groups,
         "sanlock": sanlock_state,
         "watchdog": watchdog,

@@ -23,6 +23,14 @@ _THEN = {
     "running": "a start takes the recorded one; ha-agent vm adopt, or vm keep",
     "libvirt": "a start puts the recorded one back; ha-agent vm adopt, or vm keep",
 }
+#: Reasons of this host's agent that are troubles by themselves (scoring/decision.py).
+_SAID = {
+    "vm-paused": "PAUSED",
+    "vm-outdated": "OUTDATED",
+    "autostart": "AUTOSTART",
+    "leftover-vm": "LEFTOVER",
+    "never-healthy": "NEVER HEALTHY",
+}
 #: Less than this share of the lease budget is.
 LEASE_LOW = 0.5
 
@@ -34,6 +42,7 @@ def troubles(status: Status) -> list[str]:
         *_of_the_storage(status),
         *_of_what_ran(status),
         *_on_one_host(status),
+        *_of_what_is_left(status),
         *_of_the_hosts(status),
         *_of_this_host(status),
     ]
@@ -92,6 +101,20 @@ def _on_one_host(status: Status) -> Iterator[str]:
     """What a takeover would lose: of the host that runs the VM, where that is known here."""
     for text in status.one_host:
         yield f"ON ONE HOST ONLY: {printable(text)} (ha-agent config check)"
+
+
+def _of_what_is_left(status: Status) -> Iterator[str]:
+    """What of the VM lies about on a host, and what its agent says of its process."""
+    for reason in status.reasons:
+        if reason.code in _SAID:
+            yield f"{_SAID[reason.code]}: {printable(reason.text)} (ha-agent why)"
+    for host in status.hosts.values():
+        if host.memory_image and host.liveness == "live":
+            yield (
+                f"MEMORY IMAGE of the VM on {printable(host.hostname)}: it is never resumed, and"
+                " discarded at the next start (who saves the VM there? libvirt-guests?"
+                " ha-agent doctor there)"
+            )
 
 
 def _of_the_hosts(status: Status) -> Iterator[str]:

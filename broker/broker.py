@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from broker import agreement, kernel_boot, slot_lines, slot_room, what_ran_shown
+from broker import agreement, healthy_once, kernel_boot, slot_lines, slot_room, what_ran_shown
 from broker.addresses import advertised
 from broker.answers import encode
 from broker.board import Board, StorageTrouble
@@ -30,6 +30,7 @@ from broker.events import Events, PeerEvents
 from broker.events_kept import KeptEvents
 from broker.fence_log import LogRecord
 from broker.fence_paths import fence_paths, path_lines
+from broker.healthy_once import HealthyOnce
 from broker.heartbeat import Heartbeat, signed
 from broker.heartbeats import Heartbeats
 from broker.histogram import Histogram
@@ -212,6 +213,9 @@ class Broker:
         )
         self._modes = Modes(Path(config.daemon.state_dir) / "local-maintenance.json", wall)
         self._shutdown = ShuttingDown()
+        self._healthy_once = HealthyOnce(
+            Path(config.daemon.state_dir) / "healthy-once", config.health
+        )
         self._started = False
         self._owns_slot = False
         #: The slot was this very host's when the broker began.
@@ -246,6 +250,7 @@ class Broker:
         self.same_storage.reconfigure(config)
         self._timing, self._rules = config.timing_rules(), config.rules(0)
         self._agreed, self._agreed_lines = agreement.agreed(config), agreement.published(config)
+        self._healthy_once.reconfigure(config.health)
         self._changed.set()
 
     def refuse_config(self, problem: str) -> None:
@@ -528,6 +533,14 @@ class Broker:
     def _remember(self, now_s: float) -> None:
         """Everybody's score, where the engine is, and since when that is so."""
         own = self._own_status(now_s)
+        self._healthy_once.look(
+            own.engine_status.health is Health.GOOD,
+            [
+                report.extra.get(healthy_once.LINE, "")
+                for report in self.board.reports.values()
+                if report.extra_trusted
+            ],
+        )
         scores: dict[int, int | None] = {own.host_id: self._shown(own, now_s).score}
         for host, report in self.board.reports.items():
             is_known = not self._is_blind(now_s) and host not in self._silent
@@ -705,6 +718,8 @@ class Broker:
             "previous-boot-id": self._previous_boot_id,
             "system-uuid": self._system_uuid,
             "last-ran": str(self._last_ran),
+            healthy_once.LINE: self._healthy_once.line,
+            "memory-image": "yes" if self._engine.facts.memory_image else "",
             "domain-type": status.domain_type,
             "unknown": ",".join(status.unknown),
             "beat": str(self._report.beat) if self._report is not None else "",
@@ -778,6 +793,7 @@ class Broker:
             left_out=len(self._left_out),
             differs=what_ran_shown.codes(self.disks.in_use()),
             host_shutdown=self._shutdown.way or "" if self._shutdown.drains else "",
+            memory_image=bool(self._engine.facts.memory_image),
             outside=_outside_status(self._seen_outside(), now_s),
             way_out=self._own_way_out(),
         )
@@ -911,6 +927,7 @@ class Broker:
                 else self._engine.migration.elapsed_s,
                 domain=self._engine.facts,
                 shutdown=self._shutdown.for_agent,
+                healthy_before=self._healthy_once.known,
                 uplink_up=value("uplink"),
                 way_out=self._own_way_out(),
             ),
@@ -1190,6 +1207,7 @@ class Broker:
             move=move,
             left_out=slot_lines.count_of(extra.get(LEFT_OUT_KEY, "")),
             differs=tuple(filter(None, extra.get("differs", "").split(","))),
+            memory_image=bool(extra.get("memory-image", "")),
             outside=_outside_status(
                 slot_lines.outside_of(extra.get("outside", ""), now_s - age_s), now_s
             ),

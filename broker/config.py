@@ -30,6 +30,8 @@ from scoring.timing import Timing
 
 #: Where an oVirt engine tells its health.
 OVIRT_PAGE = "http://{}/ovirt-engine/services/health"
+#: What that page says of an engine that is well.
+OVIRT_EXPECT = "DB Up"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 HostId = Annotated[int, Meta(ge=1, le=2000)]
@@ -164,7 +166,7 @@ class HealthSection(_Section, frozen=True, kw_only=True):
 
     url: str = ""
     fqdn: str = ""
-    expect: str = "DB Up"
+    expect: str | None = None
     ca_file: AbsolutePath | None = None
     verify: bool = True
     tcp: str = ""
@@ -176,6 +178,14 @@ class HealthSection(_Section, frozen=True, kw_only=True):
     def page(self) -> str:
         """The page to ask; empty: none."""
         return self.url or (OVIRT_PAGE.format(self.fqdn) if self.fqdn else "")
+
+    @property
+    def expected(self) -> str:
+        """The regular expression to be found in the page; empty: any page that comes with 200 is a
+        good one. What oVirt's own page says is known."""
+        if self.expect is not None:
+            return self.expect
+        return OVIRT_EXPECT if self.page.endswith(OVIRT_PAGE.partition("{}")[2]) else ""
 
 
 class FenceDevice(_Section, frozen=True, kw_only=True):
@@ -499,7 +509,7 @@ def _check_relations(path: str, config: Config) -> None:
     if config.score.cpu_load_penalty_min > config.score.cpu_load_penalty_max:
         raise ConfigError(f"{path}: score.cpu-load-penalty-min is above score.cpu-load-penalty-max")
     try:
-        finder(config.health.expect)
+        finder(config.health.expected)
     except ValueError as error:
         raise ConfigError(f"{path}: health.expect: not a regular expression: {error}") from None
     if config.health.url and not re.match(r"https?://[^/\s]+", config.health.url):

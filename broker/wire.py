@@ -287,9 +287,9 @@ class HostStatus(Struct, frozen=True):
     what its VM has otherwise than the definition. `host_shutdown`: it is shutting down, or has been
     shut down, in order; "migrate" or "shutdown": what becomes of the VM; empty: it is not.
     `other_storage`: how its word on its own storage differs from what is seen here, empty where it
-    does not; `storage_odd`: the same where its word is not believed. `outside`: what it sees of
-    the VM on another host, None: nothing. `way_out`: whether its network leads anywhere, None: not
-    asked."""
+    does not; `storage_odd`: the same where its word is not believed. `memory_image`: an image of
+    the VM's memory (managed save) lies there. `outside`: what it sees of the VM on another host,
+    None: nothing. `way_out`: whether its network leads anywhere, None: not asked."""
 
     host_id: int
     hostname: str
@@ -318,6 +318,7 @@ class HostStatus(Struct, frozen=True):
     host_shutdown: str = ""
     other_storage: str = ""
     storage_odd: str = ""
+    memory_image: bool = False
     outside: OutsideStatus | None = None
     way_out: bool | None = None
 

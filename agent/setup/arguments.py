@@ -22,7 +22,7 @@ OPTIONS = {
     "bridge": "the management bridge, - for none; default: the VM's",
     "network-targets": "addresses to ping, with commas; default: the gateway",
     "health-url": "the page that tells whether the VM is well, - for none",
-    "health-expect": "what must be found in that page; default: DB Up",
+    "health-expect": "what must be found in that page; default: nothing (oVirt's own: DB Up)",
     "migration-uri": "libvirt of another host, {host} is its name; - for none",
     "migration-data-uri": "where a migration's data goes; default: libvirt chooses",
 }

@@ -21,6 +21,7 @@ from agent.setup.answers import (
     none_or,
     own_address,
 )
+from agent.setup.beside import libvirt_guests_beside
 from agent.setup.lock_driver import lock_driver_step
 from agent.setup.shared_state import state_folder, with_shared_state
 from agent.setup.steps import Done, Step, do_steps, print_json, print_line
@@ -57,6 +58,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     done = do_steps(steps, arguments.dry_run, as_json)
     if not arguments.dry_run:
         done += [Done("one-host", "warning", str(each)) for each in found_in(config)]
+        done += libvirt_guests_beside()
     if as_json:
         print_json(done)
     elif not arguments.dry_run:
@@ -226,6 +228,8 @@ def _autostart(domain: domains.Imported) -> list[str]:
             if found.autostart():
                 found.setAutostart(0)
                 notes.append("libvirt does not start it at boot any more")
+            if found.hasManagedSaveImage():
+                notes.append("a memory image of it lies here: the first start discards it")
             if found.isActive():
                 notes.append(
                     "it RUNS NOW WITHOUT ITS LEASE: shut it down, the agent starts it under it"

@@ -22,6 +22,7 @@ from agent.definition import DefinitionError, load_definition
 from agent.errors import CommandError
 from agent.one_host import found_in
 from agent.setup.answers import Answers, answers_of, listen_at, own_address
+from agent.setup.beside import libvirt_guests_beside
 from agent.setup.lock_driver import lock_driver_step
 from agent.setup.membership import IdTaken, join_lockspace, leave_lockspace, own_id
 from agent.setup.progress import progress
@@ -110,6 +111,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
             leave_lockspace(config.storage, joining.host_id)
         raise
     # A member from here on: nothing that is found gives the host id back.
+    done += libvirt_guests_beside()
     done += _ways_there(config, joining.host_id or 0)
     if not arguments.dry_run:
         config = checked(files.text(), files.config)

@@ -46,7 +46,7 @@ class HealthMonitor:
         self.verdict: tuple[Health, str | None] = (Health.UNKNOWN, None)
         self._libvirt = Worker("guest agent")
         self._connection: libvirt.virConnect | None = None
-        self._found = finder(given.expect)
+        self._found = finder(given.expected)
         self._search = Worker("search in the health page")
         self._lookup = NameLookup("health test")
         self._tls = _tls(given)
@@ -130,14 +130,14 @@ class HealthMonitor:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return f"the health page does not answer: {_shown(f'{type(error).__name__}: {error}')}"
         text = body.decode(errors="replace")
-        if is_plain(given.expect):
-            found = given.expect in text
+        if is_plain(given.expected):
+            found = given.expected in text
         else:
             try:
                 found = await self._search.call("search", 2 * SEARCH_S, self._found, text)
             except (Hung, TimeoutError):
-                return f"searching the health page for {given.expect!r} takes too long"
-        return None if found else f"the health page does not say {given.expect!r}"
+                return f"searching the health page for {given.expected!r} takes too long"
+        return None if found else f"the health page does not say {given.expected!r}"
 
     async def _agent(self) -> str | None:
         what = "asking the guest agent"

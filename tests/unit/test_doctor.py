@@ -40,7 +40,7 @@ def test_every_check_is_made_and_every_failure_has_its_fix(site: Path) -> None:
     found = findings(site)
     assert {
         *("file", "definition", "lock-driver", "accelerator", "user", "sanlock", "watchdog"),
-        *("clock", "storage", "daemons", "libvirt", "fence"),
+        *("clock", "storage", "daemons", "libvirt", "fence", "libvirt-guests"),
     } <= set(found)
     for checks in found.values():
         for check in checks:

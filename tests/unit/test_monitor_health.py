@@ -38,7 +38,7 @@ def config(**given: object) -> Config:
     return Config(
         host=HostSection(id=1),
         storage=StorageSection(whiteboard="/w", leases="/l"),
-        health=HealthSection(**given),  # type: ignore[arg-type]
+        health=HealthSection(**{"expect": "DB Up", **given}),  # type: ignore[arg-type]
     )
 
 
@@ -127,10 +127,22 @@ def is_bad(made: HealthMonitor, *words: str) -> None:
 
 
 def test_the_default_is_the_page_of_an_ovirt_engine() -> None:
-    section = config(fqdn="engine.example.org").health
-    assert section.page == "http://engine.example.org/ovirt-engine/services/health"
-    assert section.expect == "DB Up"
+    for given in (
+        {"fqdn": "engine.example.org"},
+        {"url": "https://other.example.org/ovirt-engine/services/health"},
+    ):
+        section = HealthSection(**given)  # type: ignore[arg-type]
+        assert section.page.endswith("example.org/ovirt-engine/services/health")
+        assert section.expected == "DB Up"
     assert asked(page(GOOD)).verdict == (Health.GOOD, None)
+
+
+def test_nothing_is_expected_of_another_page_unless_it_is_said() -> None:
+    assert HealthSection(url="http://shop.example.org/").expected == ""
+    assert HealthSection(url="http://shop.example.org/", expect="ready").expected == "ready"
+    assert HealthSection(fqdn="engine.example.org", expect="").expected == ""
+    assert asked(page(b"anything"), expect=None).verdict == (Health.GOOD, None)
+    is_bad(asked(page(b"anything", "503 Service Unavailable"), expect=None), "answers 503")
 
 
 @pytest.mark.parametrize("expect", ["DB (Up|Ready)", "^DB", "Welcome.*Status"])

@@ -194,6 +194,19 @@ def test_a_foreign_name_does_not_steer_the_terminal() -> None:
     assert "\x1b" not in as_text(status(WELL[0], evil))
 
 
+def test_what_is_left_of_the_vm_on_a_host_is_a_trouble() -> None:
+    left = status(
+        WELL[0], host(2, memory_image=True), host(3, memory_image=True, liveness="silent")
+    )
+    said = [line for line in troubles(left) if "MEMORY IMAGE" in line]
+    assert len(said) == 1 and "host2" in said[0], "of a silent host nothing is known now"
+    for code, word in (("never-healthy", "NEVER HEALTHY"), ("vm-paused", "PAUSED")):
+        told = status(*WELL, reasons=(ReasonOnWire(code, "its own words"), ReasonOnWire("x", "y")))
+        assert [line for line in troubles(told) if line.startswith(word)] == [
+            f"{word}: its own words (ha-agent why)"
+        ]
+
+
 # --- from the wire ------------------------------------------------------------------------------
 
 
@@ -213,6 +226,11 @@ def test_both_ways_to_read_make_the_same_text() -> None:
                 DifferenceStatus("disks-differ", "running", "vda", "a", "b", "vda: a, b"),
             ),
             what_ran=WhatRanStatus(1, 2, "host2", 0.0, {"vda": "b"}, "", 0, ""),
+        ),
+        msgspec.structs.replace(
+            example,
+            what_ran=WhatRanStatus(3, 1, "host1", 1.8e9, {"vda": "/a.qcow2"}, "", 0, "host1"),
+            differences=(DifferenceStatus("disk", "running", "vda", "/b", "/a", "vda is /a"),),
         ),
     ):
         raw = msgspec.json.encode(one)

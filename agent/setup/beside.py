@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What else on this host meddles with the VM, for `init` and `join`: looked at, not changed."""
+
+from __future__ import annotations
+
+from agent import libvirt_guests
+from agent.setup.steps import Done
+
+
+def libvirt_guests_beside() -> list[Done]:
+    """A warning where libvirt-guests saves or starts the VM; nothing where it does not."""
+    try:
+        text, fix = libvirt_guests.problem()
+    except OSError as error:
+        text, fix = f"its settings cannot be read: {error}", "run it as root"
+    return [Done("libvirt-guests", "warning", f"{text}; {fix}")] if text else []
