@@ -173,15 +173,16 @@ function render() {
   say($("cluster"), clean(status.cluster, 100));
   say($("from"), `${nameOf(status.host_id)} (id ${status.host_id})`);
   const box = $("engine");
-  const level = engine.healthy ? "good" : engine.up === false ? "bad" : "warn";
+  const lost = engine.up && engine.reached === false;
+  const level = lost ? "warn" : engine.healthy ? "good" : engine.up === false ? "bad" : "warn";
   if (box.className !== level) box.className = level;
   const where = engine.host === null ? "" : ` on ${nameOf(engine.host)}`;
-  const health = engine.healthy ? " and healthy" : engine.healthy === null ? ", its health is not known" : ", not healthy";
+  const health = lost ? ", but no other host reaches it," : engine.healthy ? " and healthy" : engine.healthy === null ? ", its health is not known" : ", not healthy";
   const known = engine.known ? `: ${clean(engine.known)}` : "";
   const word = engine.up === null ? `Whether the engine is up is not known${known}`
     : engine.up ? `The engine is up${health}${where}` : `The engine is down${known || ": no host has it up"}`;
   say($("engine-now"), word);
-  const title = `${engine.healthy ? "" : engine.up ? "! " : engine.up === null ? "? " : "DOWN "}${clean(status.cluster, 40)} – ha-agent`;
+  const title = `${engine.healthy && !lost ? "" : engine.up ? "! " : engine.up === null ? "? " : "DOWN "}${clean(status.cluster, 40)} – ha-agent`;
   if (document.title !== title) document.title = title;
   const since = engine.up && upSince && upSince.host === engine.host ? `Since ${upSince.time.toLocaleString()}.` : "";
   say($("engine-since"), since);

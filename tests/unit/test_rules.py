@@ -34,6 +34,8 @@ WELL = {
     'engine_here{instance="a"}': "1x400",
     'engine_here{instance="b"}': "0x400",
     'engine_lease_held{instance="a"}': "1x400",
+    'vm_reached{instance="a"}': "1x400",
+    'vm_reached{instance="b"}': "1x400",
     'score{instance="a"}': "3400x400",
     'score{instance="b"}': "3400x400",
     'maintenance{instance="a",mode="global"}': "0x400",
@@ -86,6 +88,8 @@ CASES: list[tuple[str, dict[str, str], str, list[dict[str, str]] | None]] = [
     ("HaEngineDownLong", DOWN, "9m", None),
     ("HaEngineUnhealthy", {f'engine_healthy{{instance="{i}"}}': "0x400" for i in "ab"}, "3m", ALL),
     ("HaEngineUnhealthy", {'engine_healthy{instance="a"}': "0x400"}, "3m", None),
+    ("HaVmNotReached", {f'vm_reached{{instance="{i}"}}': "0x400" for i in "ab"}, "1m", ALL),
+    ("HaVmNotReached", {'vm_reached{instance="a"}': "0x400"}, "1m", None),
     ("HaVmUnprotected", {'engine_lease_held{instance="a"}': "0x400"}, "1m", A),
     (
         "HaVmUnprotected",
