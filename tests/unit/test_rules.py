@@ -44,6 +44,7 @@ WELL = {
     'agent_reporting{instance="a"}': "1x400",
     'agent_stopped{instance="a"}': "0x400",
     'switched_off{instance="a"}': "0x400",
+    'start_held_back{instance="a"}': "0x400",
     'config_refused{instance="a"}': "0x400",
     'notify_broken{instance="a"}': "0x400",
     'penalty_points{instance="a",penalty="config"}': "0x400",
@@ -145,6 +146,7 @@ CASES: list[tuple[str, dict[str, str], str, list[dict[str, str]] | None]] = [
         "11m",
         None,
     ),
+    ("HaStartHeldBack", {'start_held_back{instance="a"}': "1x400"}, "2m", A),
     ("HaConfigRefused", {'config_refused{instance="a"}': "1x400"}, "2m", A),
     (
         "HaConfigDrift",
