@@ -13,7 +13,7 @@ import libvirt
 
 from broker import domain_facts
 from broker.config import Config
-from broker.domain_facts import BadDomain, Difference, Domain, Layer
+from broker.domain_facts import BadDomain, Difference, Differs, Domain, Layer
 from broker.host_local import OneHost, one_host
 from broker.monitors import Unknown
 from broker.shared_paths import SharedPaths
@@ -121,19 +121,24 @@ class WhatRunsMonitor:
         self, xml: str, running: str, own: str, defined: str, ran: Mapping[str, str]
     ) -> InUse:
         recorded = domain_facts.read(xml)
+        found = domain_facts.read(running) if running else None
         of_libvirt: tuple[Difference, ...] = ()
         if own and digest(own) != defined:
             started = domain_facts.read(domain_facts.composed(xml, ran))
-            of_libvirt = domain_facts.differences(started, domain_facts.read(own))
+            mine = domain_facts.read(own)
+            of_libvirt = tuple(
+                each
+                for each in domain_facts.differences(started, mine)
+                if not _is_what_runs(each, mine, found)
+            )
         storage = self._config.storage
         volumes = SharedPaths([storage.whiteboard, storage.leases])
         alone = one_host(xml, volumes.has)
-        if not running:
+        if found is None:
             return InUse(recorded, of_libvirt=of_libvirt, one_host=alone)
-        found = domain_facts.read(running)
         layers = {layer for disk in found.disks.values() for layer in disk.chain}
-        mine = [disk.chain[0].place for disk in recorded.disks.values() if disk.chain]
-        paths = SharedPaths([storage.whiteboard, storage.leases, *mine])
+        named = [disk.chain[0].place for disk in recorded.disks.values() if disk.chain]
+        paths = SharedPaths([storage.whiteboard, storage.leases, *named])
         return InUse(
             recorded,
             found,
@@ -143,3 +148,12 @@ class WhatRunsMonitor:
             of_libvirt,
             alone,
         )
+
+
+def _is_what_runs(each: Difference, own: Domain, running: Domain | None) -> bool:
+    """A disk of libvirt's own definition that is where the running VM has it: libvirt writes a
+    snapshot into both, and the record follows."""
+    if each.code is not Differs.DISKS or running is None:
+        return False
+    one, two = own.disks.get(each.what), running.disks.get(each.what)
+    return one is not None and two is not None and one.chain[:1] == two.chain[:1]

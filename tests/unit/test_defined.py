@@ -181,6 +181,25 @@ def test_the_monitor_tells_what_runs_and_what_libvirt_would_start(
     asyncio.run(run())
 
 
+def test_a_snapshot_is_told_once_though_libvirt_writes_it_into_both(
+    connection: Shared, tmp_path: Path
+) -> None:
+    """libvirt's own definition names the overlay too, before it is recorded."""
+    monitor = WhatRunsMonitor(config(tmp_path))
+
+    async def run() -> None:
+        connection.defineXML(XML.replace("/srv/base", "/srv/over")).create()
+        seen = await monitor.sample()
+        assert [each.what for each in seen.of_running] == ["vda"]
+        assert seen.of_libvirt == ()
+        connection.defineXML(XML.replace("/srv/base", "/srv/third"))
+        assert [each.found for each in (await monitor.sample()).of_libvirt] == [
+            "/srv/third (qcow2)"
+        ]
+
+    asyncio.run(run())
+
+
 def test_the_monitor_does_not_know_what_it_cannot_read(connection: Shared, tmp_path: Path) -> None:
     given = config(tmp_path)
 
