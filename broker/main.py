@@ -170,7 +170,7 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
         wake("uplink")
         wake("can_start")
 
-    changes = DomainEvents(config.libvirt.uri, config.vm.name, vm_changed)
+    changes = DomainEvents(config.libvirt.uri, config.vm.name, vm_changed, monitors.engine.caused)
     links = None
     try:
         links = LinkEvents(links_changed)

@@ -60,13 +60,35 @@ _PAUSED = {
 }
 
 
-class DomainEvents:
-    """Calls `changed` on the loop it was made on for each event of the VM, until closed."""
+#: virDomainEventWatchdogAction.
+_WATCHDOG = {
+    libvirt.VIR_DOMAIN_EVENT_WATCHDOG_NONE: "nothing is done",
+    libvirt.VIR_DOMAIN_EVENT_WATCHDOG_PAUSE: "it is paused",
+    libvirt.VIR_DOMAIN_EVENT_WATCHDOG_RESET: "it is reset",
+    libvirt.VIR_DOMAIN_EVENT_WATCHDOG_POWEROFF: "it is powered off",
+    libvirt.VIR_DOMAIN_EVENT_WATCHDOG_SHUTDOWN: "it is shut down",
+    libvirt.VIR_DOMAIN_EVENT_WATCHDOG_DEBUG: "nothing is done",
+    libvirt.VIR_DOMAIN_EVENT_WATCHDOG_INJECTNMI: "it gets an NMI",
+}
+PANICKED = "the guest's kernel panicked"
+FIRED = "its watchdog fired"
 
-    def __init__(self, uri: str, vm_name: str, changed: Callable[[], None]) -> None:
+
+class DomainEvents:
+    """Calls `changed` on the loop it was made on for each event of the VM, until closed, and before
+    that `caused` with what libvirt's state of the VM does not tell afterwards: PANICKED, FIRED."""
+
+    def __init__(
+        self,
+        uri: str,
+        vm_name: str,
+        changed: Callable[[], None],
+        caused: Callable[[str], None] = lambda cause: None,
+    ) -> None:
         self._uri = uri
         self._vm_name = vm_name
         self._changed = changed
+        self._caused = caused
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._alive = False
@@ -104,6 +126,7 @@ class DomainEvents:
             for kind, callback in (
                 (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle),
                 (libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, self._io_error),
+                (libvirt.VIR_DOMAIN_EVENT_ID_WATCHDOG, self._watchdog),
                 (libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, self._block_job),
                 (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, self._device_added),
                 (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, self._device_removed),
@@ -137,7 +160,8 @@ class DomainEvents:
             text = f"{text}: {_STOPPED.get(detail, f'reason {detail}')}"
         elif event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED and detail in _PAUSED:
             text = f"{text} {_PAUSED[detail]}"
-        self._tell(text)
+        is_panic = event == libvirt.VIR_DOMAIN_EVENT_CRASHED
+        self._tell(text, PANICKED if is_panic else "")
 
     def _io_error(
         self,
@@ -177,10 +201,18 @@ class DomainEvents:
         if domain.name() == self._vm_name:
             self._tell(f"lost device {alias}")
 
-    def _tell(self, text: str) -> None:
+    def _watchdog(
+        self, connection: Any, domain: libvirt.virDomain, action: int, opaque: Any
+    ) -> None:
+        if domain.name() == self._vm_name:
+            self._tell(f"{FIRED}: {_WATCHDOG.get(action, f'action {action}')}", FIRED)
+
+    def _tell(self, text: str, cause: str = "") -> None:
         if self._closed:
             return
         if text:
             log.info("libvirt: %s %s", self._vm_name, text)
         with contextlib.suppress(RuntimeError):  # the loop has ended
+            if cause:
+                self._loop.call_soon_threadsafe(self._caused, cause)
             self._loop.call_soon_threadsafe(self._changed)

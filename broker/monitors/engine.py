@@ -31,6 +31,10 @@ from scoring.observation import (
 )
 
 LIBVIRT_DEADLINE_S = 3.0
+#: A panic or a watchdog is the cause of an end that comes within so long.
+CAUSE_FRESH_S = 30.0
+#: Details of an end that may have such a cause; the others have one of their own.
+_NO_CAUSE = frozenset({"its process died", "shut down", "off"})
 
 _NOT_HERE = "vm not running on this host"
 _NOT_RECEIVED = f"{_NOT_HERE}: a migration to it did not end well"
@@ -83,12 +87,19 @@ class EngineMonitor:
         )
         self._connection: libvirt.virConnect | None = None
         self._was_up = False
+        self._ended_by = ""
         self._was_received = False
         self.pid: int | None = None
         self.lease_held: bool | None = None
         self.facts = self._new_facts = DomainHere()
         self.migration: MigrationStatus | None = None
         self._cpu: tuple[int | None, float] | None = None
+        #: What libvirt told of its end, and when.
+        self._cause: tuple[str, float] | None = None
+
+    def caused(self, cause: str) -> None:
+        """libvirt has told why the VM ends, or is about to (broker/monitors/domain_events.py)."""
+        self._cause = cause, asyncio.get_running_loop().time()
 
     def judge(self, value: EngineStatus) -> str:
         """What is wrong with the VM here; nothing is where it is simply not here."""
@@ -118,10 +129,13 @@ class EngineMonitor:
                 # Nothing of it ran here, whatever becomes of it at the source.
                 return EngineStatus(VmStatus.DOWN, Health.BAD, "not received", _NOT_RECEIVED)
             if vm is not VmStatus.UNKNOWN:
+                self._name_cause()
                 self._was_up = False
+                if self._ended_by and detail in _NO_CAUSE:
+                    detail, reason = self._ended_by, f"{_NOT_HERE}: {self._ended_by}"
                 return EngineStatus(vm, Health.BAD, detail, reason)
             raise Unknown(reason or detail)
-        self._was_up, self._was_received = True, False
+        self._was_up, self._was_received, self._ended_by = True, False, ""
         self.pid = self._read_pid()
         self.lease_held = await self._holds_lease(self.pid)
         facts = self._new_facts
@@ -131,6 +145,13 @@ class EngineMonitor:
         self.health.ask(True)
         health, problem = self.health.verdict
         return EngineStatus(vm, health, detail, "; ".join(filter(None, (reason, problem))) or None)
+
+    def _name_cause(self) -> None:
+        """Of a VM that was up until now: what libvirt told just before."""
+        if self._was_up and self._cause is not None:
+            cause, told_s = self._cause
+            is_fresh = asyncio.get_running_loop().time() - told_s < CAUSE_FRESH_S
+            self._ended_by = cause if is_fresh else ""
 
     async def _vm(self) -> tuple[VmStatus, str, str | None]:
         """Up, down or unknown, with libvirt's detail; sets `_new_facts`."""

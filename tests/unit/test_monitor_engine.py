@@ -23,8 +23,8 @@ from broker.config import (
     VmSection,
 )
 from broker.monitors import Unknown
-from broker.monitors.domain_events import DomainEvents
-from broker.monitors.engine import EngineMonitor, translate
+from broker.monitors.domain_events import FIRED, PANICKED, DomainEvents
+from broker.monitors.engine import CAUSE_FRESH_S, EngineMonitor, translate
 from broker.monitors.health import HealthMonitor
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
@@ -301,6 +301,42 @@ def test_a_vm_that_was_not_received_has_not_died_here(
     asyncio.run(run())
 
 
+def test_a_panic_or_a_watchdog_is_named_as_the_cause_of_an_end(config: Config) -> None:
+    """libvirt's state of a VM that is off calls both a crash, or a shutdown."""
+    running = (L.VIR_DOMAIN_RUNNING, L.VIR_DOMAIN_RUNNING_BOOTED, None, 0.0, DomainHere())
+    crashed = (L.VIR_DOMAIN_SHUTOFF, L.VIR_DOMAIN_SHUTOFF_CRASHED, None, 0.0, DomainHere())
+    destroyed = (L.VIR_DOMAIN_SHUTOFF, L.VIR_DOMAIN_SHUTOFF_DESTROYED, None, 0.0, DomainHere())
+
+    class Told(EngineMonitor):
+        now = running
+
+        def _state(self) -> Any:
+            return self.now
+
+    async def run() -> None:
+        monitor = Told(config, HealthMonitor(config))
+        for cause in (PANICKED, FIRED):
+            monitor.now = running
+            await monitor.sample()
+            monitor.caused(cause)
+            monitor.now = crashed
+            for _ in range(2):
+                found = await monitor.sample()
+                assert (found.vm, found.detail) == (VmStatus.DOWN_UNEXPECTED, cause)
+                assert cause in (found.reason or "")
+        monitor.now = running
+        await monitor.sample()
+        monitor.now = destroyed
+        assert (await monitor.sample()).detail == "powered off", "it has a cause of its own"
+        monitor.now = running
+        await monitor.sample()
+        monitor._cause = (PANICKED, asyncio.get_running_loop().time() - CAUSE_FRESH_S)
+        monitor.now = crashed
+        assert (await monitor.sample()).detail == "its process died", "that was long before"
+
+    asyncio.run(run())
+
+
 # --- events -----------------------------------------------------------------------------------
 
 
@@ -312,7 +348,8 @@ def test_each_change_of_the_vm_is_told_at_once(
 
     async def run() -> None:
         told = asyncio.Event()
-        events = DomainEvents(URI, VM, told.set)
+        causes: list[str] = []
+        events = DomainEvents(URI, VM, told.set, causes.append)
         try:
             async with asyncio.timeout(20.0):
                 await told.wait()  # of the connection itself: nobody knows what was before
@@ -330,6 +367,11 @@ def test_each_change_of_the_vm_is_told_at_once(
             assert "paused after an I/O error of its disk" in caplog.text
             events._lifecycle(None, domain, 999, 0, None)
             assert "event 999" in caplog.text
+            events._lifecycle(None, domain, L.VIR_DOMAIN_EVENT_CRASHED, 0, None)
+            events._watchdog(None, domain, L.VIR_DOMAIN_EVENT_WATCHDOG_RESET, None)
+            await asyncio.sleep(0)
+            assert causes == [PANICKED, FIRED]
+            assert "its watchdog fired: it is reset" in caplog.text
         finally:
             events.close()
         await asyncio.sleep(0)  # what was told before arrives
