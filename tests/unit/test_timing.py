@@ -62,3 +62,19 @@ def test_nobody_is_fenced_before_being_suspected() -> None:
     assert Timing(suspect_after=10, fence_after=10).fence_after == 10
     with pytest.raises(ValueError, match="fence-after must not be shorter"):
         Timing(suspect_after=11, fence_after=10)
+
+
+def test_one_question_that_is_lost_is_no_isolation() -> None:
+    assert Timing(isolation_after=4, outside_interval=2).isolation_after == 4
+    with pytest.raises(ValueError, match="isolation-after must be at least twice"):
+        Timing(isolation_after=3.9, outside_interval=2)
+
+
+@pytest.mark.parametrize(
+    ("after_s", "interval_s", "seldom_s"), [(15, 2, 7.5), (60, 2, 12), (15, 7.5, 7.5)]
+)
+def test_what_the_others_saw_last_is_never_old_enough_to_count_as_silence(
+    after_s: float, interval_s: float, seldom_s: float
+) -> None:
+    timing = Timing(isolation_after=after_s, outside_interval=interval_s)
+    assert timing.outside_seldom == seldom_s
