@@ -47,6 +47,8 @@ PEER_SILENT_S = 10.0
 AGENT_SILENT_S = 30.0
 #: Not to know for less where the engine is is the way of each takeover.
 ENGINE_UNKNOWN_S = 15.0
+#: A broker that was just started has to find its peers and join the lockspace first.
+ENGINE_UNKNOWN_AT_FIRST_S = 120.0
 #: A way to a fence device that was not proven for so long is told.
 PATH_UNPROVEN_S = 86_400.0
 #: Below the first share of the lease budget it is low, above the second one good again.
@@ -91,6 +93,7 @@ class Lookout:
         self._is_up = False
         self._unknown_since_s: float | None = None
         self._unknown_told = False
+        self._was_known = False
         self._failover_since_s: float | None = None
         self._gone: dict[int, float] = {}
         self._elsewhere: dict[int, str] = {}
@@ -248,7 +251,8 @@ class Lookout:
         if place.up is None:
             if self._unknown_since_s is None:
                 self._unknown_since_s = now_s
-            if now_s - self._unknown_since_s < ENGINE_UNKNOWN_S or self._unknown_told:
+            patience_s = ENGINE_UNKNOWN_S if self._was_known else ENGINE_UNKNOWN_AT_FIRST_S
+            if now_s - self._unknown_since_s < patience_s or self._unknown_told:
                 return
             self._unknown_told = True
             facts: dict[str, FactValue] = {"known": place.known, "likely": place.likely}
@@ -256,6 +260,7 @@ class Lookout:
             notice = Notice(Kind.ENGINE_UNKNOWN, self._name, detail, facts)
         else:
             since_s, self._unknown_since_s = self._unknown_since_s, None
+            self._was_known = True
             if not self._unknown_told:
                 return
             self._unknown_told = False

@@ -18,6 +18,7 @@ from broker.notify.folding import Folding
 from broker.notify.limits import Limits
 from broker.notify.lookout import (
     AGENT_SILENT_S,
+    ENGINE_UNKNOWN_AT_FIRST_S,
     ENGINE_UNKNOWN_S,
     PATH_UNPROVEN_S,
     PEER_SILENT_S,
@@ -345,6 +346,7 @@ UNKNOWN = VmPlace(None, known="host2 wrote nothing for 17 s", likely=2)
 def test_an_engine_of_which_nothing_is_known_is_told_and_its_end_too(
     lookout: Lookout, ears: Ears, then: VmPlace, detail: str
 ) -> None:
+    lookout.place(VmPlace(True, 2, True), "host2", False, 0.0)
     for now_s in (1.0, 15.9, 16.0, 40.0):
         lookout.place(UNKNOWN, "", False, now_s)
         assert len(ears) == (now_s >= 1.0 + ENGINE_UNKNOWN_S)
@@ -357,6 +359,16 @@ def test_an_engine_of_which_nothing_is_known_is_told_and_its_end_too(
     assert (ears[1].detail, ears[1].facts["unknown_s"]) == (detail, 40.0)
 
 
+def test_a_broker_that_was_just_started_has_time_to_find_the_others(
+    lookout: Lookout, ears: Ears
+) -> None:
+    for now_s in (1.0, 60.0, 120.9):
+        lookout.place(UNKNOWN, "", False, now_s)
+    assert not ears
+    lookout.place(UNKNOWN, "", False, 1.0 + ENGINE_UNKNOWN_AT_FIRST_S)
+    assert ears.kinds() == [Kind.ENGINE_UNKNOWN]
+
+
 def test_what_every_takeover_passes_through_is_no_news(lookout: Lookout, ears: Ears) -> None:
     for now_s in range(10):
         lookout.place(UNKNOWN, "", False, now_s)
@@ -367,6 +379,7 @@ def test_what_every_takeover_passes_through_is_no_news(lookout: Lookout, ears: E
 def test_a_blind_host_keeps_to_itself_that_it_does_not_know(ears: Ears) -> None:
     seen: list[Notice] = []
     blind = Lookout(ears.append, 1, "host1", seen.append)
+    blind.place(VmPlace(False), "", False, 0.0)
     for now_s in (1.0, 20.0):
         blind.place(UNKNOWN, "", True, now_s)
     assert not ears and [each.kind for each in seen] == [Kind.ENGINE_UNKNOWN]
