@@ -117,10 +117,10 @@ def name_of(peer: PeerReport) -> str:
 
 
 def is_short_of_memory(turn: Turn, peer: PeerReport) -> bool:
-    """Whether a peer says that the VM does not fit into its free memory."""
-    if peer.mem_free_mb is None:
-        return peer.memory_short
-    return peer.mem_free_mb < turn.state.rules.vm_memory_mb
+    """Whether the VM does not fit into a peer's free memory: by what is free there, or by its own
+    word, whose definition may want more than ours."""
+    free_mb = peer.mem_free_mb
+    return peer.memory_short or (free_mb is not None and free_mb < turn.state.rules.vm_memory_mb)
 
 
 def others(turn: Turn) -> list[placement.Candidate]:

@@ -1725,9 +1725,11 @@ def test_the_vm_is_not_moved_to_a_host_without_the_memory() -> None:
         assert MigrateEngine(3) in decision.actions
         waiting = in_state(S.ENGINE_UP, here, live=[without])
         assert codes(waiting) == [Code.DRAIN_WAITING, Code.ENGINE_HEALTHY]
-    enough = replace(earlier, mem_free_mb=RULES.vm_memory_mb)
-    fits = in_state(S.ENGINE_UP, here, live=[enough])
-    assert MigrateEngine(2) in fits.actions, "the fact outweighs the penalty"
+    enough = replace(peer(2), mem_free_mb=RULES.vm_memory_mb)
+    assert MigrateEngine(2) in in_state(S.ENGINE_UP, here, live=[enough]).actions
+    wants_more = replace(enough, memory_short=True)
+    waits = in_state(S.ENGINE_UP, here, live=[wants_more])
+    assert Code.DRAIN_WAITING in codes(waits), "its own definition may want more"
 
 
 def test_a_host_without_the_lock_driver_scores_0_and_one_that_does_not_tell_does_not() -> None:
