@@ -129,13 +129,14 @@ def test_a_host_without_network_and_storage_is_switched_off(fencing: Cluster) ->
 def test_a_host_that_has_only_lost_its_network_is_left_alone(fencing: Cluster) -> None:
     lab = fencing
     victim = lab.wait_healthy(HEALTHY_S)
-    before = lab.status()["hosts"][victim]["engine_pids"]
+    before = lab.status()["engine"]["boots"]
     fence = Fence(lab, victim)
     lab.partition(victim)
     ask.during("nobody is shot", NOT_SHOT_S, lambda: is_spared(lab, fence))
     lab.heal(victim)
     lab.wait_healthy(HEALTHY_S)
-    assert lab.status()["hosts"][victim]["engine_pids"] == before
+    # Nobody reached it for long: it may have been moved, live, on a machine that is slow.
+    assert fence.shot() == [] and lab.status()["engine"]["boots"] == before
 
 
 def test_a_power_off_that_fails_frees_nothing_and_is_tried_again(fencing: Cluster) -> None:
