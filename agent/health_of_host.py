@@ -18,9 +18,11 @@ import libvirt
 import sanlock
 
 from agent.definition import DefinitionError, load_definition
+from agent.setup.identity import IDENTITY_COMMAND, check_volumes
 from agent.setup.join import storage_speed
 from agent.setup.lock_driver import lock_driver_problem, other_vms_problem
-from agent.setup.volumes import GROUP, LOCAL, USER, file_system
+from agent.setup.room import GROUP, USER
+from agent.setup.volumes import LOCAL, file_system
 from agent.setup.watched import read_leases
 from broker.config import Config
 from broker.process_leases import process_leases
@@ -337,6 +339,11 @@ def volumes(config: Config) -> Found:
     else:
         yield "ok", f"{given.leases}: lockspace {given.lockspace}", ""
     yield from _owners(given.whiteboard, given.leases)
+    text = check_volumes(config)
+    if config.cluster.id:
+        yield "ok", text, ""
+    else:
+        yield "warn", "another volume at the same path would be taken: no ids", IDENTITY_COMMAND
 
 
 def _owners(*paths: str) -> Found:

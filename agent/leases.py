@@ -22,6 +22,8 @@ from agent.freeing import free_host_id, was_freed
 from agent.sanlock_direct import FreeingFile, FreeingOnFile, SanlockDirect
 from broker.config import Config
 from broker.delta_leases import FENCE_RESOURCE
+from broker.identity import VolumeKind, check_at, expected
+from broker.volume import VolumeError
 from broker.worker import Hung, Worker
 from scoring.decision import FreeHostId
 from scoring.observation import FenceLeaseAnswer, HostIdFreed, LeaseAnswer, Standing
@@ -48,6 +50,7 @@ class SanlockLeases:
         self, config: Config, engine_offset: int, direct: SanlockDirect | None = None
     ) -> None:
         self._storage = config.storage
+        self._wanted = expected(config, VolumeKind.LEASES)
         self._host_id = config.host.id
         self._engine_offset = engine_offset
         self._worker = Worker("sanlock")
@@ -72,7 +75,7 @@ class SanlockLeases:
             owners, hosts = await self._worker.call(
                 "reading the engine lease", ASK_DEADLINE_S, self._ask
             )
-        except (Hung, sanlock.SanlockException) as error:
+        except (Hung, VolumeError, sanlock.SanlockException) as error:
             return LeaseAnswer(False, asked_s, detail=_text(error))
         if not owners:
             return LeaseAnswer(True, asked_s)
@@ -102,6 +105,7 @@ class SanlockLeases:
         )
 
     def _ask(self) -> tuple[list[dict[str, int]], list[dict[str, int]]]:
+        check_at(self._storage.leases, self._wanted)
         disks = [(self._storage.leases, self._engine_offset)]
         owners = sanlock.read_resource_owners(
             self._lockspace, self._storage.resource.encode(), disks
@@ -130,7 +134,7 @@ class SanlockLeases:
             await self._fence_worker.call(
                 "taking the fence lease", ACQUIRE_DEADLINE_S, self._take_fence, attempt
             )
-        except (Hung, sanlock.SanlockException) as error:
+        except (Hung, VolumeError, sanlock.SanlockException) as error:
             with self._fence_lock:
                 if self._fence_fd is None:
                     # Should it be given later, it goes back at once: nobody would know of it.
@@ -144,6 +148,7 @@ class SanlockLeases:
 
     def _take_fence(self, attempt: object) -> None:
         self._drop_fence()
+        check_at(self._storage.leases, self._wanted)
         descriptor = sanlock.register()
         try:
             sanlock.acquire(
@@ -231,7 +236,15 @@ class SanlockLeases:
         self._file.end()
 
     async def read_delta(self, host_id: int) -> tuple[int, int] | None:
-        """DeltaLeases: (generation, timestamp) of a host id on disk; None when not readable."""
+        """DeltaLeases: (generation, timestamp) of a host id on disk; None when not readable, or
+        when another volume lies there: nothing is freed that was not read right before."""
+        try:
+            await self._worker.call(
+                "reading the identity", ASK_DEADLINE_S, check_at, self._storage.leases, self._wanted
+            )
+        except (Hung, VolumeError) as error:
+            log.warning("%s", error)
+            return None
         code, text = await self._direct.read("read_leader", "-s", self._delta(host_id))
         generation = re.search(r"^owner_generation\s+(\d+)", text, re.MULTILINE)
         timestamp = re.search(r"^timestamp\s+(\d+)", text, re.MULTILINE)

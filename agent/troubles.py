@@ -70,6 +70,11 @@ def _of_the_storage(status: Status) -> Iterator[str]:
         elif storage.unheard and status.engine.host == status.host_id:
             why = "if its storage stays away as well, sanlock ends the VM here"
             yield f"LEASE: {why} in {budget_s:.0f} s"
+    if not storage.named:
+        yield (
+            "NO IDENTITY: the configuration does not say which volumes whiteboard and leases must"
+            " be; others at the same paths would be taken (ha-agent init --identity)"
+        )
     if status.lockspace != "joined":
         yield f"LOCKSPACE: {status.lockspace}"
     for slot, cause in status.bad_slots.items():

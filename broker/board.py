@@ -21,6 +21,7 @@ from typing import Protocol
 
 from broker.fence_log import AHEAD, FenceLog, LogRecord, encode, slot_of
 from broker.histogram import Histogram
+from broker.identity import Expected, VolumeKind, check
 from broker.maintenance import Mode, count, from_lines, to_lines
 from broker.slot_plan import SlotPlan
 from broker.volume import Volume, VolumeError
@@ -78,9 +79,11 @@ class SlotStore(Protocol):
 class VolumeStore:
     """The real SlotStore: a file or block device, one thread, a deadline for each call."""
 
-    def __init__(self, path: str, deadline_s: float) -> None:
+    def __init__(self, path: str, deadline_s: float, wanted: Expected | None = None) -> None:
+        """`wanted`: what the volume must say that it is, each time it is opened."""
         self.path = path
         self.deadline_s = deadline_s
+        self._wanted = wanted or Expected(VolumeKind.WHITEBOARD)
         self._worker = Worker("whiteboard")
         self._volume: Volume | None = None
 
@@ -116,6 +119,8 @@ class VolumeStore:
     def _opened(self) -> Volume:
         if self._volume is None:
             self._volume = Volume(self.path)
+            # Where it raises, the volume is closed again: `_guarded`.
+            check(self._volume, self._wanted)
         return self._volume
 
 

@@ -1030,6 +1030,7 @@ class Broker:
             bad_slots={slot: fault.cause for slot, fault in sorted(self.board.bad.items())},
             storage=StorageStatus(
                 whiteboard=self.config.storage.whiteboard,
+                named=bool(self.config.cluster.id and self.same_storage.ids.whiteboard),
                 last_read_age_s=_age(self.board.last_read_s, now_s),
                 last_write_age_s=_age(self.board.last_write_s, now_s),
                 problem=self.board.problem,

@@ -65,6 +65,15 @@ _IO_TIMEOUT, _IO_TIMEOUT_AT = struct.Struct("<H"), 174
 ALIGN_OF_SECTOR = {512: 1 << 20, 4096: 8 << 20}
 
 
+def sector_of_leases(volume: Volume) -> int:
+    """The sector size of a lease volume, bytes; 512 where it holds no lockspace; VolumeError."""
+    first = volume.read_at(0)
+    if len(first) < SLOT_BYTES or _MAGIC.unpack_from(first)[0] != DELTA_MAGIC:
+        return 512
+    sector = _SECTOR_SIZE.unpack_from(first, _SECTOR_SIZE_AT)[0]
+    return sector if sector in ALIGN_OF_SECTOR else 512
+
+
 def read_lease_volume(volume: Volume) -> LeaseVolume | None:
     """The lockspace at offset 0 and the two resources behind it; None: no lockspace is there.
 

@@ -28,6 +28,7 @@ from broker.exit_codes import ExitCode
 from broker.heartbeat_http import HttpTransport
 from broker.heartbeats import Heartbeats
 from broker.host_monitors import HostMonitors
+from broker.identity import VolumeKind, check, check_at, expected
 from broker.listener import Listener
 from broker.lockspace import LockspaceError
 from broker.monitors.bridge import LinkEvents
@@ -60,6 +61,7 @@ def check_storage(config: Config) -> None:
     try:
         with Volume(config.storage.whiteboard) as volume:
             volume.read_slots([0])
+            check(volume, expected(config, VolumeKind.WHITEBOARD))
     except VolumeError as error:
         raise StartError(ExitCode.STORAGE, f"storage.whiteboard: {error}") from None
     leases = Path(config.storage.leases)
@@ -69,18 +71,30 @@ def check_storage(config: Config) -> None:
         )
     if not os.access(leases, os.R_OK | os.W_OK) or os.statvfs(leases).f_flag & os.ST_RDONLY:
         raise StartError(ExitCode.STORAGE, f"storage.leases: {leases} cannot be written")
+    try:
+        check_at(config.storage.leases, expected(config, VolumeKind.LEASES))
+    except VolumeError as error:
+        raise StartError(ExitCode.STORAGE, f"storage.leases: {error}") from None
 
 
 def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Broker:
     """The broker on its real adapters; ConfigError where the cluster key cannot be used."""
     broker = Broker(
         config,
-        Board(VolumeStore(config.storage.whiteboard, STORAGE_DEADLINE_S), config.host.id),
+        Board(
+            VolumeStore(
+                config.storage.whiteboard,
+                STORAGE_DEADLINE_S,
+                expected(config, VolumeKind.WHITEBOARD),
+            ),
+            config.host.id,
+        ),
         SanlockLockspace(
             config.storage.lockspace,
             config.host.id,
             config.storage.leases,
             config.storage.io_timeout,
+            expected(config, VolumeKind.LEASES),
         ),
         monitors.runner,
         monitors.engine,

@@ -22,10 +22,11 @@ from broker.delta_leases import (
     SANLK_HOSTID_BUSY,
     read_delta_leases,
 )
+from broker.identity import Expected, VolumeKind, check, check_at
 from broker.lockspace import LockspaceError
 from broker.own_id import FenceOwner
 from broker.renewals import Renewals
-from broker.volume import Volume, VolumeError
+from broker.volume import Volume, VolumeError, VolumeFault
 from broker.witness import HostRenewal, Witness, look
 from broker.worker import Hung, Worker
 
@@ -56,8 +57,12 @@ _STATES = {
 class SanlockLockspace:
     """The real one. `joined`: None until sanlock answered."""
 
-    def __init__(self, name: str, host_id: int, path: str, io_timeout: int) -> None:
+    def __init__(
+        self, name: str, host_id: int, path: str, io_timeout: int, wanted: Expected | None = None
+    ) -> None:
+        """`wanted`: what the lease volume must say that it is."""
         self._name, self._host_id, self._path = name, host_id, path
+        self._wanted = wanted or Expected(VolumeKind.LEASES)
         self._io_timeout = io_timeout
         self._worker = Worker("sanlock")
         self._disk = Worker("renewals")
@@ -199,6 +204,7 @@ class SanlockLockspace:
         try:
             if self._lease_volume is None:
                 self._lease_volume = Volume(self._path)
+                check(self._lease_volume, self._wanted)
             return read_delta_leases(self._lease_volume, host_ids)
         except (VolumeError, KeyError, struct.error):
             if self._lease_volume is not None:
@@ -239,6 +245,12 @@ class SanlockLockspace:
 
     def _check_volume(self) -> None:
         """Raise LockspaceError when the lease volume is not this lockspace's; in the thread."""
+        try:
+            check_at(self._path, self._wanted)
+        except VolumeError as error:
+            if error.fault is not VolumeFault.OTHER_VOLUME:
+                raise
+            raise LockspaceError(f"storage.leases: {error}") from None
         try:
             found = sanlock.read_lockspace(self._path)
         except sanlock.SanlockException as error:

@@ -50,6 +50,7 @@ class VolumeFault(StrEnum):
     SHORT_WRITE = "volume-short-write"
     CLOSED = "volume-closed"
     EMPTY = "volume-empty"
+    OTHER_VOLUME = "volume-other"
     IO = "volume-io"
 
 
@@ -89,6 +90,8 @@ class VolumeError(Exception):
     def __str__(self) -> str:
         # A path may hold anything but NUL; an error is one line.
         shown = self.path if self.path.isprintable() else ascii(self.path)
+        if self.fault is VolumeFault.OTHER_VOLUME:
+            return f"{shown}: {self.what}; {self.step}"
         return f"whiteboard volume {shown}: {self.what}; {self.step}"
 
 
@@ -140,8 +143,15 @@ class Volume:
         On return it is on the storage. A file that shrank grows again as far as this slot.
         """
         assert 0 <= host_id <= SLOT_MAX, host_id
+        self._write(host_id, data, f"writing slot {host_id}")
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Write 4096 bytes at a multiple of 4096, wherever that lies; on return on the storage."""
+        assert offset >= 0 and offset % SLOT_BYTES == 0, offset
+        self._write(offset // SLOT_BYTES, data, f"writing at {offset}")
+
+    def _write(self, block: int, data: bytes, doing: str) -> None:
         assert len(data) == SLOT_BYTES, len(data)
-        doing = f"writing slot {host_id}"
         if self.read_only:
             raise VolumeError(
                 VolumeFault.READ_ONLY,
@@ -153,7 +163,7 @@ class Volume:
             self._check_open()
             self._buffer[:SLOT_BYTES] = data
             with memoryview(self._buffer) as whole, whole[:SLOT_BYTES] as slot:
-                written = os.pwrite(self._fd, slot, host_id * SLOT_BYTES)
+                written = os.pwrite(self._fd, slot, block * SLOT_BYTES)
         if written != SLOT_BYTES:
             raise VolumeError(
                 VolumeFault.SHORT_WRITE,

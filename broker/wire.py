@@ -360,7 +360,8 @@ class Times(Struct, frozen=True):
 class StorageStatus(Struct, frozen=True):
     """The whiteboard as this host sees it. Ages in seconds; `problem` empty when fine. `state`:
     ok, error or hung; `trouble_s`: for how long it has not been ok. `blind`: nothing was read for
-    so long that what the other hosts do is not known. `unheard`: this host's slot was not written
+    so long that what the other hosts do is not known. `named`: the configuration says which volumes
+    they must be. `unheard`: this host's slot was not written
     for so long that the others call it silent."""
 
     whiteboard: str
@@ -374,6 +375,7 @@ class StorageStatus(Struct, frozen=True):
     write_times: Times | None = None
     blind: bool = False
     unheard: bool = False
+    named: bool = True
 
 
 class MonitorStatus(Struct, frozen=True):

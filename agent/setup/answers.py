@@ -31,6 +31,7 @@ class Answers(Struct, forbid_unknown_fields=True, rename="kebab", kw_only=True):
     """The keys of an answers file; None: not answered. docs/quickstart.md describes each."""
 
     storage: Text | None = None
+    local: bool | None = None
     whiteboard: Text | None = None
     leases: Text | None = None
     io_timeout: int | None = None

@@ -63,6 +63,17 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     first.add_argument(
         "--overwrite", action="store_true", help="write over volumes that nobody uses any more"
     )
+    first.add_argument(
+        "--local",
+        action="store_true",
+        default=None,
+        help="take a local file system: every host must see these very files",
+    )
+    first.add_argument(
+        "--identity",
+        action="store_true",
+        help="give the volumes of a cluster of an earlier version their names; nothing else",
+    )
     more = verbs.add_parser("join", help="make this host a member of a cluster")
     more.add_argument(
         "--from",
@@ -72,6 +83,11 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="copies of a member's ha-agent.toml, secrets.toml and engine.xml",
     )
     add_options(more, JOIN_TAKES)
+    more.add_argument(
+        "--unproven",
+        action="store_true",
+        help="join though no member is seen to write to the whiteboard",
+    )
     less = verbs.add_parser(
         "leave", help="take this host out of its cluster; not while the VM is here"
     )

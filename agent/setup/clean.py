@@ -10,6 +10,7 @@ import sanlock
 
 from agent.columns import printable
 from agent.errors import CommandError
+from agent.setup.identity import check_volumes
 from agent.setup.leave import empty_slot, is_used
 from agent.setup.membership import own_id
 from agent.setup.progress import progress
@@ -25,6 +26,7 @@ _GONE = {sanlock.HOST_FREE: "free", sanlock.HOST_DEAD: "dead"}
 def run(arguments: argparse.Namespace, as_json: bool) -> int:
     """Empty it; OK, or REFUSED while that host may live."""
     config = load(arguments.config)
+    check_volumes(config)
     host_id = _host_id(config, arguments.host)
     path = config.storage.whiteboard
 

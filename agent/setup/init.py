@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import tomllib
 from pathlib import Path
 
 import libvirt
@@ -22,6 +23,7 @@ from agent.setup.answers import (
     own_address,
 )
 from agent.setup.beside import libvirt_guests_beside
+from agent.setup.identity import LOCKSPACE_PREFIX, give, new_ids
 from agent.setup.lock_driver import lock_driver_step
 from agent.setup.shared_state import state_folder, with_shared_state
 from agent.setup.steps import Done, Step, do_steps, print_json, print_line
@@ -36,6 +38,8 @@ LIBVIRT_URI = "qemu:///system"
 
 def run(arguments: argparse.Namespace, as_json: bool) -> int:
     """Make the cluster; OK, or CommandError with nothing written over."""
+    if arguments.identity:
+        return give(arguments, as_json)
     libvirt.registerErrorHandler(lambda context, error: None, None)
     files = Files(Path(arguments.config).absolute())
     asker = Asker(arguments.yes, as_json)
@@ -45,7 +49,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     else:
         values, domain = _asked(files, given, asker)
     config = checked(with_keys(files.text(), values), files.config)
-    volumes = Volumes(config.storage, files.host_id() is not None, arguments.overwrite)
+    volumes = Volumes(config, files.host_id() is not None, arguments.overwrite, bool(given.local))
     steps = [
         lock_driver_step(config),
         *volumes.steps(),
@@ -109,6 +113,10 @@ def _asked(
         values["storage.io-timeout"] = given.io_timeout
     if given.name is not None:
         values["host.name"] = given.name
+    storage = checked(with_keys(files.text(), values), files.config).storage
+    values |= new_ids(storage)
+    if "lockspace" not in tomllib.loads(files.text()).get("storage", {}):
+        values["storage.lockspace"] = f"{LOCKSPACE_PREFIX}{values['cluster.id']}"
     storage = checked(with_keys(files.text(), values), files.config).storage
     source = given.domain
     if source is None:

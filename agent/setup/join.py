@@ -23,6 +23,7 @@ from agent.errors import CommandError
 from agent.one_host import found_in
 from agent.setup.answers import Answers, answers_of, listen_at, own_address
 from agent.setup.beside import libvirt_guests_beside
+from agent.setup.identity import identity_step
 from agent.setup.lock_driver import lock_driver_step
 from agent.setup.membership import IdTaken, join_lockspace, leave_lockspace, own_id
 from agent.setup.progress import progress
@@ -98,6 +99,8 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     steps = [
         lock_driver_step(config),
         Step("storage", lambda: storage_speed(config)[0], "", lambda: ""),
+        identity_step(config),
+        Step("member", lambda: _look_member(config, bool(arguments.unproven)), "", lambda: ""),
         Step("leases", lambda: _look_leases(config), "", lambda: ""),
         _id_step(joining),
         _definition_step(joining),
@@ -165,6 +168,28 @@ def storage_speed(config: Config) -> tuple[str, float]:
         f" at most {1000 * took[-1]:.1f} ms"
     )
     return text, 1000 * took[-1]
+
+
+def _look_member(config: Config, unproven: bool) -> str:
+    """Whether the member whose files these are, or another one, writes to the whiteboard that is
+    seen here: on a copy of it nobody does."""
+    path, member = config.storage.whiteboard, config.host.id
+    if own_id(config.storage) is not None:
+        return "this host is a member already"
+    if not read_slots(path).reports:
+        return f"{path}: no member has written to it yet"
+    hosts = watch(path, None, SLOT_WATCH_S, progress).hosts
+    if hosts:
+        host, name = next(iter(sorted(hosts.items(), key=lambda each: each[0] != member)))
+        return f"{path}: host {host} ({name}) writes its slot"
+    text = f"{path}: nobody writes to it, host {member} neither, whose files these are"
+    if unproven:
+        return f"{text}; it may be a copy of the cluster's"
+    raise CommandError(
+        ExitCode.STORAGE,
+        f"{text}: it may be a copy; look at what is mounted here (findmnt --target {path}), start"
+        " ha-broker on a member, or where none can be: --unproven",
+    )
 
 
 def _look_leases(config: Config) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import libvirt
 
 from agent.errors import CommandError
+from agent.setup.identity import identity_step
 from agent.setup.membership import leave_lockspace, own_id
 from agent.setup.steps import Step, run_steps
 from agent.setup.watched import read_slots, storage_error
@@ -32,6 +33,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     config = load(arguments.config)
     only = bool(arguments.lockspace_only)
     steps = [
+        *(() if only else (identity_step(config),)),
         Step("vm", lambda: vm_is_not_here(config), "", lambda: ""),
         _daemons_step(config, only),
     ]

@@ -15,6 +15,7 @@ import libvirt
 
 from agent.errors import CommandError
 from agent.setup.answers import Asker
+from agent.setup.identity import found_at, identity_step
 from agent.setup.leave import broker_answers, vm_is_not_here
 from agent.setup.membership import leave_lockspace, own_id
 from agent.setup.progress import progress
@@ -23,6 +24,7 @@ from agent.setup.volumes import make_leases
 from agent.setup.watched import lease_watch_s, read_leases, watch
 from broker.config import Config, load
 from broker.exit_codes import ExitCode
+from broker.identity import VolumeKind, expected
 
 
 def run(arguments: argparse.Namespace, as_json: bool) -> int:
@@ -37,11 +39,13 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
         here = own_id(given)
         if here is not None:
             leave_lockspace(given, here)
-        make_leases(given)
+        make_leases(config)
         return f"{given.leases} is made anew: lockspace {given.lockspace}"
 
     run_steps(
         [
+            identity_step(config, VolumeKind.WHITEBOARD),
+            Step("leases-identity", lambda: _look_identity(config), "", lambda: ""),
             Step("vm", lambda: vm_is_not_here(config), "", lambda: ""),
             Step("daemons", lambda: _look_daemons(config), "", lambda: ""),
             Step("hosts", lambda: _look_hosts(config), "", lambda: ""),
@@ -51,6 +55,19 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
         as_json,
     )
     return ExitCode.OK
+
+
+def _look_identity(config: Config) -> str:
+    """The old one may be damaged or gone, but never another cluster's."""
+    path, wanted = config.storage.leases, expected(config, VolumeKind.LEASES)
+    found = found_at(path, VolumeKind.LEASES)
+    if found is not None and wanted.volume and found.volume != wanted.volume:
+        raise CommandError(
+            ExitCode.STORAGE,
+            f"{path}: is {found.kind} {found.volume} of cluster {found.cluster}, not"
+            f" {wanted.volume}; check what is mounted there",
+        )
+    return f"{path} is no other cluster's"
 
 
 def _look_daemons(config: Config) -> str:

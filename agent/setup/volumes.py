@@ -9,18 +9,18 @@ where it lies, and only where nothing but zeros, or a lockspace that nobody ever
 from __future__ import annotations
 
 import contextlib
-import grp
 import os
-import pwd
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import sanlock
 
 from agent.errors import CommandError
+from agent.setup.identity import check_volumes, found_at, written_to
 from agent.setup.progress import progress
+from agent.setup.room import WHITEBOARD_BYTES, allocate, bytes_of, sector_of
 from agent.setup.steps import Step
 from agent.setup.watched import (
     SLOT_WATCH_S,
@@ -31,20 +31,17 @@ from agent.setup.watched import (
     storage_error,
     watch,
 )
-from broker.config import StorageSection
+from broker.config import Config, StorageSection
 from broker.delta_leases import ALIGN_OF_SECTOR
 from broker.exit_codes import ExitCode
+from broker.identity import VolumeKind, expected
 from broker.volume import Volume, VolumeError
 from broker.volume_layout import SLOT_MAX
-from broker.whiteboard import EMPTY_SLOT, SLOT_BYTES
+from broker.whiteboard import EMPTY_SLOT
 
-WHITEBOARD_BYTES = (SLOT_MAX + 1) * SLOT_BYTES
-#: The lockspace, the engine's lease, the fence lease.
-LEASE_UNITS = 3
 FENCE_RESOURCE = "fence"
 #: File systems that no two hosts share, unless one of them is a mistake.
 LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "overlay", "tmpfs", "f2fs"})
-USER, GROUP, MODE = "ha-agent", "sanlock", 0o660
 _ZEROS = bytes(1 << 20)
 _JOIN = "to add this host to it: ha-agent join; to write it over: --overwrite"
 
@@ -52,11 +49,18 @@ _JOIN = "to add this host to it: ha-agent join; to write it over: --overwrite"
 @dataclass(frozen=True, slots=True)
 class Volumes:
     """The two volumes of a configuration. `ours`: this host is configured for them already.
-    `overwrite`: what nobody uses any more may go."""
+    `overwrite`: what nobody uses any more may go. `local`: they may lie on a file system that no
+    other host sees."""
 
-    storage: StorageSection
+    config: Config
     ours: bool = False
     overwrite: bool = False
+    local: bool = False
+
+    @property
+    def storage(self) -> StorageSection:
+        """What the configuration says of them."""
+        return self.config.storage
 
     def steps(self) -> list[Step]:
         """Whiteboard and lease volume, in this order."""
@@ -84,11 +88,19 @@ class Volumes:
         if not _is_there(path):
             if self.ours and not self.overwrite:
                 self._refuse_loss(path, "to make an empty one: --overwrite")
+            self._refuse_local(path)
             return None
         sweep = read_slots(path)
         if not (sweep.reports or sweep.bad or sweep.cluster_fault):
-            return None if _too_small(path, WHITEBOARD_BYTES) else f"{path} is there and empty"
+            if self.ours and not self.overwrite:
+                check_volumes(self.config, VolumeKind.WHITEBOARD)
+            is_named = self._is_named(path, VolumeKind.WHITEBOARD)
+            is_whole = is_named and not _too_small(path, WHITEBOARD_BYTES)
+            if not is_whole:
+                self._refuse_local(path)
+            return f"{path} is there and empty" if is_whole else None
         if self.ours:
+            check_volumes(self.config, VolumeKind.WHITEBOARD)
             return f"{path} is there"
         names = ", ".join(f"{i} ({r.hostname})" for i, r in sorted(sweep.reports.items()))
         what = (
@@ -108,6 +120,8 @@ class Volumes:
         ):
             for slot in () if is_new else range(min(volume.size_slots, SLOT_MAX + 1)):
                 volume.write_slot(slot, EMPTY_SLOT)
+            if self.storage.whiteboard_id:
+                written_to(place, VolumeKind.WHITEBOARD, self.config)
         kind = file_system(path)
         local = f"; it lies on {kind}: every host must see this very file" if kind in LOCAL else ""
         return f"{path} is made{local}"
@@ -120,12 +134,18 @@ class Volumes:
         if not _is_there(path):
             if self.ours:
                 self._refuse_loss(path, again)
+            self._refuse_local(path)
             return None
         head, used = read_leases(path)
         names = set(head.resources.values()) if head is not None else set()
         is_named = head is not None and head.lockspace == given.lockspace
         wanted = head is not None and head.io_timeout in (0, given.io_timeout)
         whole = is_named and wanted and {given.resource, FENCE_RESOURCE} <= names
+        if self.ours:
+            check_volumes(self.config, VolumeKind.LEASES)
+        whole = whole and self._is_named(path, VolumeKind.LEASES)
+        if not self.ours:
+            self._refuse_local(path)
         if whole and (self.ours or not used):
             return f"{path} is there: lockspace {given.lockspace}"
         if head is None and _is_zero(path) and not self.ours:
@@ -147,8 +167,26 @@ class Volumes:
         return None
 
     def _make_leases(self) -> str:
-        make_leases(self.storage)
+        make_leases(self.config)
         return f"{self.storage.leases} is made: lockspace {self.storage.lockspace}"
+
+    def _is_named(self, path: str, kind: VolumeKind) -> bool:
+        """Whether it carries the name that the configuration has for it, if it has one."""
+        given, found = expected(self.config, kind), found_at(path, kind)
+        if not given.volume:
+            return True
+        return found is not None and (found.cluster, found.volume) == (given.cluster, given.volume)
+
+    def _refuse_local(self, path: str) -> None:
+        """Most likely nothing is mounted there, and each host would make volumes of its own."""
+        kind = file_system(path)
+        if self.ours or self.local or kind not in LOCAL or stat.S_ISBLK(_mode(path)):
+            return
+        raise CommandError(
+            ExitCode.REFUSED,
+            f"{path}: lies on {kind}, a file system of this host alone; mount the shared storage"
+            " there, or where every host does see this very file: --local",
+        )
 
     @staticmethod
     def _refuse_loss(path: str, step: str) -> None:
@@ -163,15 +201,22 @@ class Volumes:
             raise CommandError(ExitCode.REFUSED, f"{path} is in use: {users}; it is left alone")
 
 
-def make_leases(storage: StorageSection) -> None:
+def make_leases(config: Config) -> None:
     """Write lockspace and leases, on what is there or on a new file; CommandError."""
-    sector = sector_of(storage.leases)
-    with _written(storage.leases, LEASE_UNITS * ALIGN_OF_SECTOR[sector]) as (place, _):
-        _write_leases(storage, place, sector)
+    path = config.storage.leases
+    size = bytes_of(path, VolumeKind.LEASES) if config.storage.leases_id else _leases_bytes(path)
+    with _written(path, size) as (place, _):
+        _write_leases(config, place, sector_of(path))
 
 
-def _write_leases(storage: StorageSection, path: str, sector: int) -> None:
+def _leases_bytes(path: str) -> int:
+    """Of one without an identity: the lockspace, the engine's lease, the fence lease."""
+    return 3 * ALIGN_OF_SECTOR[sector_of(path)]
+
+
+def _write_leases(config: Config, path: str, sector: int) -> None:
     """Through sanlock's daemon."""
+    storage = config.storage
     align = ALIGN_OF_SECTOR[sector]
     with sanlock_errors(path):
         # The resources first: what has a lockspace is whole.
@@ -190,6 +235,8 @@ def _write_leases(storage: StorageSection, path: str, sector: int) -> None:
             align=align,
             sector=sector,
         )
+    if storage.leases_id:
+        written_to(path, VolumeKind.LEASES, config)
 
 
 @contextlib.contextmanager
@@ -202,24 +249,6 @@ def sanlock_errors(path: str) -> Iterator[None]:
         raise CommandError(
             ExitCode.LOCKSPACE, f"{path}: sanlock: {error.args[-1]} ({error.errno}); {step}"
         ) from None
-
-
-def sector_of(path: str) -> int:
-    """512, or 4096 on a block device with such sectors; CommandError."""
-    try:
-        if not stat.S_ISBLK(Path(path).stat().st_mode):
-            return 512
-        name = os.path.realpath(path)
-        number = Path(name).stat().st_rdev
-        place = f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"
-        for queue in (Path(place, "queue"), Path(place, "../queue")):  # a partition's is its disk's
-            if (size := queue / "logical_block_size").exists():
-                return 4096 if int(size.read_text()) == 4096 else 512
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        raise CommandError(ExitCode.STORAGE, f"{path}: its sector size: {error}") from None
-    return 512
 
 
 def file_system(path: str) -> str:
@@ -236,18 +265,6 @@ def file_system(path: str) -> str:
 def lease_offset(path: str) -> int:
     """Where the engine's lease is or will be: one alignment unit into the lease volume."""
     return ALIGN_OF_SECTOR[sector_of(path)]
-
-
-def owner_ids() -> tuple[int, int]:
-    """uid and gid that a volume should have; -1: not to be changed, no such user or group."""
-    return _known(lambda: pwd.getpwnam(USER).pw_uid), _known(lambda: grp.getgrnam(GROUP).gr_gid)
-
-
-def _known(find: Callable[[], int]) -> int:
-    try:
-        return find()
-    except KeyError:
-        return -1
 
 
 def _ids(used: dict[int, tuple[int, int]]) -> str:
@@ -278,9 +295,16 @@ def _too_small(path: str, size: int) -> bool:
     return small
 
 
+def _mode(path: str) -> int:
+    try:
+        return Path(path).stat().st_mode
+    except OSError:
+        return 0
+
+
 def _is_zero(path: str) -> bool:
     """Whether the beginning that a lease volume takes is empty."""
-    left = LEASE_UNITS * ALIGN_OF_SECTOR[sector_of(path)]
+    left = _leases_bytes(path)
     try:
         with Path(path).open("rb") as file:
             while left > 0 and (data := file.read(min(left, len(_ZEROS)))):
@@ -309,12 +333,12 @@ def _written(path: str, size: int) -> Iterator[tuple[str, bool]]:
         return
     if Path(path).exists() and Path(path).stat().st_size > 0:
         # Somebody may hold it open: it stays the same file.
-        _allocate(path, size)
+        allocate(path, size)
         yield path, False
         return
     new = f"{path}.new-{os.getpid()}"
     try:
-        _allocate(new, size)
+        allocate(new, size)
         yield new, True
         with contextlib.suppress(FileNotFoundError):
             if Path(path).stat().st_size == 0:
@@ -329,24 +353,3 @@ def _written(path: str, size: int) -> Iterator[tuple[str, bool]]:
     finally:
         with contextlib.suppress(OSError):
             Path(new).unlink()
-
-
-def _allocate(path: str, size: int) -> None:
-    """A file of real blocks, for sanlock and the daemons; CommandError where there is no room."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
-        try:
-            is_new = os.fstat(descriptor).st_size == 0
-            os.posix_fallocate(descriptor, 0, size)
-            if is_new:
-                os.fchmod(descriptor, MODE)
-                with contextlib.suppress(PermissionError):  # an export that maps all to one user
-                    os.fchown(descriptor, *owner_ids())
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        step = "free space there" if error.errno in (28, 122) else "check the mount and its modes"
-        raise CommandError(
-            ExitCode.STORAGE, f"{path}: {size} bytes cannot be had: {error.strerror}; {step}"
-        ) from None

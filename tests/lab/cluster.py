@@ -151,8 +151,10 @@ class Cluster:
         bmc: bool = True,
         daemons: bool = True,
         healthy_seconds_max: float = HEALTHY_SECONDS_MAX,
+        named: bool = True,
     ) -> None:
         """Bring the lab up, and wait for the engine to be healthy (unless not ``daemons``).
+        ``named``: the configuration says which volumes they must be.
 
         Interrupted, it takes down what it made. Failed, it leaves it for a look at
         the logs; ``down`` removes it.
@@ -165,7 +167,7 @@ class Cluster:
         self._check_directory()
         try:
             with self._claim():
-                self._bring_up(hosts, io_timeout_s, bmc, daemons)
+                self._bring_up(hosts, io_timeout_s, bmc, daemons, named)
                 if daemons:
                     self._say("waiting for the engine")
                     self.wait_healthy(healthy_seconds_max)
@@ -175,7 +177,9 @@ class Cluster:
                 self.down()
             raise
 
-    def _bring_up(self, hosts: int, io_timeout_s: int, bmc: bool, daemons: bool) -> None:
+    def _bring_up(
+        self, hosts: int, io_timeout_s: int, bmc: bool, daemons: bool, named: bool
+    ) -> None:
         self._say("guest image")
         image = guest.build()
         settings = Settings(
@@ -187,6 +191,7 @@ class Cluster:
             # IPMI 2.0 takes at most 20 bytes.
             bmc_password=secrets.token_hex(8),
             cluster_key=secrets.token_hex(32),
+            named=named,
         )
         settings.save(self.layout)
         self._say("shared storage")

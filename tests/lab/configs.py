@@ -13,15 +13,18 @@ from .layout import (
     API_PORT,
     BMC_PORT,
     BMC_USER,
+    CLUSTER_ID,
     DISK_EXPORT,
     ENGINE_LEASE_OFFSET,
     GATEWAY,
     GUEST_ADDRESS,
     GUEST_MAC,
     HOST_BRIDGE,
+    LEASES_ID,
     LOCKSPACE,
     VM_NAME,
     VM_UUID,
+    WHITEBOARD_ID,
     HostLayout,
     Layout,
 )
@@ -59,8 +62,13 @@ cert_file = "{pki}/servercert.pem"
 ca_file = "{pki}/cacert.pem"
 """
 
+VOLUME_IDS = f"""whiteboard-id = "{WHITEBOARD_ID}"
+leases-id = "{LEASES_ID}"
+"""
+
 AGENT_CONFIG = """[cluster]
 name = "lab"
+{cluster_id}
 
 [host]
 id = {id}
@@ -70,7 +78,7 @@ system-uuid = "{uuid}"
 [storage]
 whiteboard = "{lab.whiteboard}"
 leases = "{lab.leases}"
-lockspace = "{lockspace}"
+{volume_ids}lockspace = "{lockspace}"
 io-timeout = {io_timeout_s}
 
 [vm]
@@ -221,6 +229,8 @@ def agent_config(host: HostLayout, settings: Settings, peers: Iterable[HostLayou
         name=host.name,
         uuid=host.system_uuid,
         lab=host.lab,
+        cluster_id=f'id = "{CLUSTER_ID}"' if settings.named else "",
+        volume_ids=VOLUME_IDS if settings.named else "",
         lockspace=LOCKSPACE,
         io_timeout_s=settings.io_timeout_s,
         vm_name=VM_NAME,

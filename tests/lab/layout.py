@@ -15,6 +15,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.volume_layout import SLOT_MAX
+
 from .errors import UsageError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -37,8 +39,9 @@ VM_NAME = "HostedEngine"
 VM_UUID = "6e67696e-0000-4000-8000-000000000001"
 DISK_EXPORT = "engine"
 LOCKSPACE = "hosted-engine"
+CLUSTER_ID, WHITEBOARD_ID, LEASES_ID = (f"1ab00000-0000-4000-8000-00000000000{n}" for n in range(3))
 SLOT_BYTES = 4096
-WHITEBOARD_BYTES = 2001 * SLOT_BYTES
+WHITEBOARD_BYTES = (SLOT_MAX + 1) * SLOT_BYTES
 LEASE_ALIGN_BYTES = 1 << 20
 ENGINE_LEASE_OFFSET = 1 * LEASE_ALIGN_BYTES
 FENCE_LEASE_OFFSET = 2 * LEASE_ALIGN_BYTES

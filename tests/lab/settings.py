@@ -22,6 +22,8 @@ class Settings:
     accelerator: str
     bmc_password: str
     cluster_key: str
+    #: Whether the configuration names the volumes: an earlier version does not know those keys.
+    named: bool = True
 
     def host_ids(self) -> range:
         return range(1, self.hosts + 1)

@@ -6,19 +6,26 @@ from __future__ import annotations
 import mmap
 import os
 import subprocess
+import time
 from pathlib import Path
+
+from broker.identity import Identity, VolumeKind, encode, place_of
+from broker.volume import Volume
 
 from .environment import clean
 from .errors import LabError, MachineError
 from .guest import JOURNAL_RECORD_BYTES, JOURNAL_RECORDS_MAX
 from .layout import (
     CHECKOUT,
+    CLUSTER_ID,
     DISK_EXPORT,
     ENGINE_LEASE_OFFSET,
     FENCE_LEASE_OFFSET,
+    LEASES_ID,
     LOCKSPACE,
     SLOT_BYTES,
     WHITEBOARD_BYTES,
+    WHITEBOARD_ID,
     Layout,
 )
 from .supervisor import Program
@@ -46,6 +53,13 @@ def create(layout: Layout, io_timeout_s: int) -> None:
     direct_init(["-s", f"{LOCKSPACE}:0:{leases}:0"], io_timeout_s)
     for name, offset in (("engine", ENGINE_LEASE_OFFSET), ("fence", FENCE_LEASE_OFFSET)):
         direct_init(["-r", f"{LOCKSPACE}:{name}:{leases}:{offset}"], io_timeout_s)
+    for path, kind, volume_id in (
+        (layout.whiteboard, VolumeKind.WHITEBOARD, WHITEBOARD_ID),
+        (leases, VolumeKind.LEASES, LEASES_ID),
+    ):
+        identity = Identity(kind, CLUSTER_ID, volume_id, int(time.time()))
+        with Volume(path) as opened:
+            opened.write_at(place_of(opened, kind), encode(identity))
 
 
 def disk_server(layout: Layout) -> Program:

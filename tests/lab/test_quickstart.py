@@ -111,7 +111,10 @@ def in_the_lab(lab: Cluster, command: Command) -> str:
         ("10.0.0.20", GUEST_ADDRESS),
         ("'qemu+tls://{host}/system'", f"'qemu+unix:///system?socket={socket}'"),
         # What a page need not say: no host can be reached by TLS here, and seconds count.
-        ("--yes", f"--yes --io-timeout 2 --migration-data-uri 'unix://{layout.array}/m-{{host}}'"),
+        (
+            "--yes",
+            f"--yes --local --io-timeout 2 --migration-data-uri 'unix://{layout.array}/m-{{host}}'",
+        ),
     ):
         text = text.replace(old, new)
     return text
@@ -167,7 +170,7 @@ def test_the_quick_start_as_it_is_written(bare: Cluster) -> None:
     assert bare.engine_host() == "host2"
     assert bare.page_answers()
     held = bare.sh("host2", ["sanlock", "client", "status"]).stdout
-    assert re.search(r"^r hosted-engine:engine:.* p ", held, re.MULTILINE), held
+    assert re.search(r"^r ha-[0-9a-f-]{36}:engine:.* p ", held, re.MULTILINE), held
     assert VM_NAME in bare.sh("host2", ["virsh", "list", "--name"]).stdout
     other_vms_go_on(bare, "host2")
 

@@ -72,7 +72,7 @@ def earlier(able: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Clust
     versions = Versions(cluster.directory.with_name(f"{cluster.directory.name}-commands"), 3)
     monkeypatch.setenv(COMMANDS_VARIABLE, str(versions.folder))
     try:
-        cluster.up(3)
+        cluster.up(3, named=False)
         yield cluster, versions
     finally:
         cluster.down()

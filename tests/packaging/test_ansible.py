@@ -80,6 +80,7 @@ def test_the_role_makes_a_cluster_of_bare_hosts_and_a_second_time_changes_nothin
         "ha_agent_package": str(debs[RELEASES["bookworm"]]),
         "ha_agent_answers": {
             "storage": "/srv/ha",
+            "local": True,
             "domain": "/root/vm.xml",
             "io-timeout": 1,
             "bridge": "-",

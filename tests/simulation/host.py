@@ -16,6 +16,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from broker.identity import Identity, VolumeKind, encode
 from scoring.decision import FreeHostId
 from scoring.observation import OnHostShutdown, Pause, VmStatus
 from tests.simulation.disks import BASE
@@ -31,8 +32,20 @@ NO_BRIDGE = "Cannot get interface MTU on 'br-vlan20': No such device"
 WATCHDOG_FROZEN_S = 55.0
 #: A guest whose disk does not answer for so long serves no page any more.
 GUEST_PATIENCE_S = 8.0
+#: Ids of the simulated cluster and of another one.
+CLUSTER, OTHER_CLUSTER = (f"{number}0000000-0000-4000-8000-000000000000" for number in "12")
 #: The wall clock's time when a simulation begins.
 WALL_EPOCH_S = 1_800_000_000.0
+
+
+def identity_of(kind: VolumeKind, cluster: str) -> bytes:
+    """The block of a volume of that cluster."""
+    return encode(Identity(kind, cluster, volume_id(kind, cluster), 0))
+
+
+def volume_id(kind: VolumeKind, cluster: str) -> str:
+    """What that cluster calls its volume."""
+    return cluster[:-1] + ("1" if kind is VolumeKind.WHITEBOARD else "2")
 
 
 @dataclass(slots=True)
@@ -355,7 +368,8 @@ class Host:
             case "copied-leases":
                 self.leases = deepcopy(self.leases)
             case "empty":
-                self.leases, self.whiteboard = LeaseVolume(), Whiteboard()
+                self.leases = LeaseVolume(identity_of(VolumeKind.LEASES, OTHER_CLUSTER))
+                self.whiteboard = Whiteboard(identity_of(VolumeKind.WHITEBOARD, OTHER_CLUSTER))
             case _:
                 assert what == "shared", what
         self.watch.tell(self.name, f"its paths lead to: {what}")

@@ -53,8 +53,9 @@ class Resource:
 
 @dataclass(slots=True)
 class LeaseVolume:
-    """What is on the shared lease volume."""
+    """What is on the shared lease volume. `identity`: its block."""
 
+    identity: bytes = b""
     deltas: dict[int, DeltaLease] = field(default_factory=dict)
     resources: dict[str, Resource] = field(
         default_factory=lambda: {"engine": Resource(), "fence": Resource()}

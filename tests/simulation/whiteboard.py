@@ -10,8 +10,9 @@ from broker.whiteboard import EMPTY_SLOT, SLOT_BYTES
 
 @dataclass(slots=True)
 class Whiteboard:
-    """The slots of the volume; those that are not here are empty."""
+    """The slots of the volume; those that are not here are empty. `identity`: its block."""
 
+    identity: bytes = b""
     slots: dict[int, bytes] = field(default_factory=dict)
     before: dict[int, bytes] = field(default_factory=dict)
 

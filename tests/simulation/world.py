@@ -19,6 +19,7 @@ from broker.board import Board, StorageTrouble
 from broker.broker import Broker
 from broker.config import (
     ApiSection,
+    ClusterSection,
     Config,
     DaemonSection,
     HealthSection,
@@ -31,6 +32,7 @@ from broker.config import (
 )
 from broker.disks_record import CannotDecide
 from broker.heartbeats import Heartbeats
+from broker.identity import VolumeKind, expected, problem
 from broker.lockspace import LockspaceError
 from broker.maintenance import Mode, to_lines
 from broker.monitors import MonitorRunner
@@ -45,7 +47,7 @@ from scoring.observation import OrderKind, Pause, VmStatus
 from scoring.state import StateName
 from tests.simulation import orderly
 from tests.simulation.disks import BASE, SHARED, SimWhatRuns
-from tests.simulation.host import WALL_EPOCH_S, Host, Qemu
+from tests.simulation.host import CLUSTER, WALL_EPOCH_S, Host, Qemu, identity_of, volume_id
 from tests.simulation.laws import Laws
 from tests.simulation.lockspace import WATCHDOG_FIRE_S, LeaseVolume, Membership, Refused
 from tests.simulation.ports import (
@@ -169,8 +171,8 @@ class World:
         self.timeline = Timeline()
         self.trace: list[tuple[float, str, str]] = []
         self.laws = Laws(self)
-        self.leases = LeaseVolume()
-        self.board = Whiteboard()
+        self.leases = LeaseVolume(identity_of(VolumeKind.LEASES, CLUSTER))
+        self.board = Whiteboard(identity_of(VolumeKind.WHITEBOARD, CLUSTER))
         self.hosts: dict[int, Host] = {}
         self.by_address: dict[str, Host] = {}
         self.brokers: dict[int, Broker] = {}
@@ -239,6 +241,7 @@ class World:
         """The configuration of a host."""
         timing = {"beat": self.settings.beat_s, **self.settings.timing}
         return Config(
+            cluster=ClusterSection(id=CLUSTER),
             host=HostSection(
                 id=host.host_id,
                 name=host.name,
@@ -247,6 +250,8 @@ class World:
             storage=StorageSection(
                 whiteboard="/simulated/whiteboard",
                 leases="/simulated/leases",
+                whiteboard_id=volume_id(VolumeKind.WHITEBOARD, CLUSTER),
+                leases_id=volume_id(VolumeKind.LEASES, CLUSTER),
                 io_timeout=self.settings.io_timeout_s,
             ),
             api=ApiSection(advertise=(host.address,)),
@@ -332,6 +337,13 @@ class World:
                 SimCanStart(host),
             ]
         )
+        for kind, volume in (
+            (VolumeKind.WHITEBOARD, host.whiteboard),
+            (VolumeKind.LEASES, host.leases),
+        ):
+            # As broker.main.check_storage: it ends, and is started again by itself.
+            if wrong := problem(volume.identity, expected(config, kind)):
+                raise LockspaceError(wrong)
         store = SimStore(host, self.settings.latency_s)
         boot_id = f"{host.name}-boot-{host.boots}"
         lockspace = SimLockspace(host)

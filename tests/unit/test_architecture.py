@@ -37,6 +37,7 @@ BROKER_DOORS = {
     "volume",
     "volume_layout",
     "delta_leases",
+    "identity",
     "domain_facts",
     "host_local",
     "what_ran",

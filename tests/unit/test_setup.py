@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Iterator
@@ -18,8 +20,9 @@ import pytest
 from agent.setup.toml_text import with_keys
 from broker.delta_leases import read_lease_volume
 from broker.exit_codes import ExitCode
+from broker.identity import VolumeKind, decode, read
 from broker.volume import Volume
-from broker.volume_layout import SLOT_MAX
+from broker.volume_layout import FENCE_LOG_FIRST, SLOT_MAX
 from broker.whiteboard import SlotReport, encode_slot
 from scoring.observation import EngineStatus, Health, VmStatus
 
@@ -83,10 +86,13 @@ class Host:
         return done
 
     def init(self, *more: str) -> subprocess.CompletedProcess[str]:
-        return self.run("init", "--storage", str(self.shared), *self.others(), *more)
+        return self.run("init", *self.init_words(), *more)
+
+    def init_words(self) -> tuple[str, ...]:
+        return ("--storage", str(self.shared), *self.others())
 
     def others(self) -> tuple[str, ...]:
-        return ("--domain", str(self.folder / "vm.xml"), "--yes", "--io-timeout", "1")
+        return ("--domain", str(self.folder / "vm.xml"), "--yes", "--io-timeout", "1", "--local")
 
     def verdicts(self, *more: str) -> dict[str, str]:
         done = self.init("--json", *more)
@@ -115,7 +121,8 @@ def test_init_makes_all_and_again_it_changes_nothing(host: Host) -> None:
     with Volume(host.shared / "leases") as volume:
         head = read_lease_volume(volume)
     assert head is not None
-    assert (head.lockspace, head.io_timeout) == ("hosted-engine", 1)
+    assert (head.lockspace, head.io_timeout) == (f"ha-{config['cluster']['id']}", 1)
+    assert config["storage"]["lockspace"] == head.lockspace
     assert set(head.resources.values()) == {"engine", "fence"}
     with Volume(host.shared / "whiteboard") as volume:
         assert volume.size_slots == SLOT_MAX + 1
@@ -152,7 +159,7 @@ def test_who_is_asked_answers_what_is_not_said_and_may_take_the_defaults(host: H
     ]
     ours, its = os.openpty()
     with subprocess.Popen(
-        [AGENT, "init", "--io-timeout", "1"],
+        [AGENT, "init", "--io-timeout", "1", "--local"],
         env=host._environment,
         stdin=its,
         stdout=subprocess.PIPE,
@@ -289,7 +296,8 @@ def test_a_lockspace_that_is_renewed_is_never_written_over(
     host: Host, daemon: dict[str, str]
 ) -> None:
     host.verdicts()
-    lockspace = f"hosted-engine:5:{host.shared}/leases:0"
+    name = tomllib.loads(host.config.read_text())["storage"]["lockspace"]
+    lockspace = f"{name}:5:{host.shared}/leases:0"
     client = ["sanlock", "client"]
     subprocess.run(
         [*client, "add_lockspace", "-s", lockspace, "-o", "1"],
@@ -405,3 +413,133 @@ def test_what_cannot_be_done_is_one_line_with_the_next_step(
     assert said in done.stderr
     assert done.returncode == code, done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+# --- which storage it is --------------------------------------------------------------------
+
+
+def test_a_file_system_of_one_host_is_not_taken_unless_told(host: Host) -> None:
+    done = host.run(*(word for word in ("init", *host.init_words()) if word != "--local"))
+    assert done.returncode == ExitCode.REFUSED
+    assert "a file system of this host alone; mount the shared storage there" in done.stderr
+    assert not list(host.shared.iterdir())
+
+
+def test_both_volumes_say_what_they_are_as_the_configuration_names_them(host: Host) -> None:
+    host.verdicts()
+    config = tomllib.loads(host.config.read_text())
+    for kind, key in ((VolumeKind.WHITEBOARD, "whiteboard"), (VolumeKind.LEASES, "leases")):
+        with Volume(host.shared / key, read_only=True) as volume:
+            found = decode(read(volume, kind))
+        assert found is not None
+        assert (found.kind, found.cluster) == (kind, config["cluster"]["id"])
+        assert found.volume == config["storage"][f"{key}-id"]
+        assert abs(found.made_at - time.time()) < 60
+
+
+def test_a_try_that_broke_off_before_the_configuration_is_taken_up(host: Host) -> None:
+    host.verdicts()
+    ids = tomllib.loads(host.config.read_text())["cluster"]["id"]
+    host.seed()
+    assert host.verdicts()["whiteboard"] == "ok"
+    assert tomllib.loads(host.config.read_text())["cluster"]["id"] == ids
+
+
+@pytest.mark.parametrize("name", ["whiteboard", "leases"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("init",),
+        ("leave",),
+        ("clean-metadata", "7"),
+        ("reinitialize-lockspace", "--yes"),
+        ("join", "--from", "ETC"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_no_command_touches_another_clusters_volume(
+    host: Host,
+    name: str,
+    command: tuple[str, ...],
+    tmp_path_factory: pytest.TempPathFactory,
+    daemon: dict[str, str],
+) -> None:
+    host.verdicts()
+    other = Host(tmp_path_factory.mktemp("other"), daemon)
+    other.verdicts()
+    shutil.copy(other.shared / name, host.shared / name)
+    before = host.files()
+    words = [str(host.config.parent) if word == "ETC" else word for word in command]
+    done = host.run(*words, *(host.init_words() if command == ("init",) else ()))
+    assert done.returncode == ExitCode.STORAGE, done.stderr
+    theirs = tomllib.loads(other.config.read_text())["cluster"]["id"]
+    assert f"{host.shared / name}: is {name} " in done.stderr
+    assert theirs in done.stderr
+    assert host.files() == before
+
+
+def test_a_cluster_of_an_earlier_version_is_given_its_identity(
+    host: Host, tmp_path_factory: pytest.TempPathFactory, daemon: dict[str, str]
+) -> None:
+    """While it runs: a small lease volume grows, and a second host takes the names over."""
+    host.verdicts()
+    named = ("cluster.id", "storage.whiteboard-id", "storage.leases-id")
+    old = with_keys(host.config.read_text(), dict.fromkeys(named))
+    host.config.write_text(old)
+    os.truncate(host.shared / "leases", 3 << 20)
+    os.truncate(host.shared / "whiteboard", FENCE_LOG_FIRST * 4096)
+    assert host.run("config", "check").returncode == ExitCode.OK, "it works as before"
+    second = Host(tmp_path_factory.mktemp("second"), daemon)
+    second.config.write_text(old.replace("id = 1", "id = 2", 1))
+    done = host.run("init", "--identity", "--json")
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert [step["verdict"] for step in json.loads(done.stdout)["steps"]] == ["done"] * 3
+    done = second.run("init", "--identity", "--json")
+    assert [s["verdict"] for s in json.loads(done.stdout)["steps"]] == ["ok", "ok", "done"]
+    configs = [tomllib.loads(each.config.read_text()) for each in (host, second)]
+    assert configs[0]["cluster"]["id"] == configs[1]["cluster"]["id"] != ""
+    assert configs[0]["storage"] == configs[1]["storage"]
+    assert "hosted-engine" not in configs[0]["storage"]["lockspace"], "the name stays as it was"
+    again = host.run("init", "--identity", "--json")
+    assert {step["verdict"] for step in json.loads(again.stdout)["steps"]} == {"ok"}
+
+
+def test_an_identity_is_given_to_a_configured_host_alone(host: Host) -> None:
+    done = host.run("init", "--identity")
+    assert done.returncode == ExitCode.REFUSED
+    assert "this host is not configured" in done.stderr
+
+
+def test_who_joins_sees_a_member_write_or_is_refused(
+    host: Host, tmp_path_factory: pytest.TempPathFactory, daemon: dict[str, str]
+) -> None:
+    """A copy of a whiteboard has members in it, and none of them writes."""
+    host.verdicts("--migration-uri", "-")
+    other = Host(tmp_path_factory.mktemp("other"), daemon)
+    engine = EngineStatus(VmStatus.DOWN, Health.BAD, "off")
+    with Volume(host.shared / "whiteboard") as volume:
+        volume.write_slot(1, encode_slot(SlotReport(1, 77, 3400, engine, "first")))
+    join = ("join", "--from", str(host.config.parent), "--dry-run")
+    done = other.run(*join)
+    assert done.returncode == ExitCode.STORAGE
+    assert "nobody writes to it, host 1 neither, whose files these are" in done.stderr
+    assert other.run(*join, "--unproven").returncode == ExitCode.OK
+    stop = threading.Event()
+
+    def beat() -> None:
+        with Volume(host.shared / "whiteboard") as volume:
+            for timestamp in itertools.count(78):
+                slot = SlotReport(1, timestamp, 3400, engine, "first")
+                volume.write_slot(1, encode_slot(slot))
+                if stop.wait(0.2):
+                    return
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        done = other.run(*join)
+    finally:
+        stop.set()
+        thread.join()
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert "host 1 (first) writes its slot" in done.stdout
