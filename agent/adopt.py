@@ -3,7 +3,8 @@
 definition of it, is not as the cluster's definition says.
 
 adopt: what runs here, or ran last. The disks go into the record on the shared storage, the rest
-into the definition file of this host. keep: the definition, for libvirt's own one too.
+into the definition file of this host. keep: the definition, for libvirt's own one too. Where the VM
+runs on another host only libvirt's own definition here is decided about: what runs is that host's.
 """
 
 from __future__ import annotations
@@ -34,14 +35,18 @@ def run(config: Config, adopt: bool, as_json: bool) -> int:
         raise CommandError(
             ExitCode.REFUSED, "nothing differs here from the definition: there is nothing to decide"
         )
-    # The record first: what it refuses leaves the files alone too.
-    decision = Decision("adopt" if adopt else "keep")
-    path = config.daemon.socket
-    record = ask(path, "POST", "/v1/what-ran", WhatRanStatus, decision)
-    lines = [_disks(record, adopt)]
+    record, lines = None, []
+    is_libvirt_s = any(each.where == "libvirt" for each in status.differences)
+    if status.engine.host in (None, status.host_id) or not is_libvirt_s:
+        # The record first: what it refuses leaves the files alone too.
+        decision = Decision("adopt" if adopt else "keep")
+        path = config.daemon.socket
+        record = ask(path, "POST", "/v1/what-ran", WhatRanStatus, decision)
+        lines.append(_disks(record, adopt))
     lines += _adopted(config, status) if adopt else _kept(config, status)
     if as_json:
-        print(json.dumps({"what_ran": msgspec.to_builtins(record), "done": lines}))
+        shown = None if record is None else msgspec.to_builtins(record)
+        print(json.dumps({"what_ran": shown, "done": lines}))
     else:
         print("\n".join(lines))
     return ExitCode.OK

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from .cluster import Cluster
 from .guest import JOURNAL_RECORD_BYTES
@@ -31,13 +30,8 @@ class Boot:
 
 def read(cluster: Cluster) -> list[Boot]:
     """All boots of the engine, oldest first; AssertionError for a record that is not one."""
-    return read_file(cluster.layout.engine_disk)
-
-
-def read_file(path: Path) -> list[Boot]:
-    """The same of a copy of that disk."""
     boots: list[Boot] = []
-    with path.open("rb") as disk:
+    with cluster.layout.engine_disk.open("rb") as disk:
         while data := disk.read(JOURNAL_RECORD_BYTES).rstrip(b"\0"):
             found = _RECORD.fullmatch(data.decode(errors="replace"))
             assert found is not None, f"boot {len(boots) + 1} of the guest wrote {data!r}"

@@ -14,7 +14,7 @@ from agent import adopt
 from agent.errors import CommandError
 from broker.config import Config
 from broker.exit_codes import ExitCode
-from broker.wire import Decision, DifferenceStatus, WhatRanStatus
+from broker.wire import Decision, DifferenceStatus, EngineSummary, WhatRanStatus
 from tests.unit import test_defined
 from tests.unit.test_defined import TWO, XML, Shared, config, vcpus
 
@@ -28,8 +28,13 @@ NOTHING = WhatRanStatus(1, 1, "host1", 0.0, {}, "", 0, "")
 class Broker:
     """The broker's two answers."""
 
-    def __init__(self, *differences: DifferenceStatus, record: WhatRanStatus = NOTHING) -> None:
-        self.differences, self.record = differences, record
+    def __init__(
+        self,
+        *differences: DifferenceStatus,
+        record: WhatRanStatus = NOTHING,
+        up_on: int | None = 1,
+    ) -> None:
+        self.differences, self.record, self.up_on = differences, record, up_on
         self.asked: list[str] = []
 
     def ask(self, path: str, method: str, route: str, kind: Any, body: Any = None) -> Any:
@@ -39,6 +44,8 @@ class Broker:
             return self.record
 
         class Shown:
+            host_id = 1
+            engine = EngineSummary(self.up_on is not None, False, self.up_on)
             differences = self.differences
             what_ran = None
             what_ran_problem = ""
@@ -97,6 +104,19 @@ def test_kept_libvirt_s_own_definition_is_the_cluster_s_again(
     assert broker.asked == ["keep"] and vcpus(connection) == 1
     out = capsys.readouterr().out
     assert "libvirt's own definition is that of" in out and "the VM runs on as it is" in out
+
+
+def test_where_the_vm_runs_elsewhere_only_libvirt_s_own_definition_is_decided_about(
+    connection: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen in the lab: the broker refused it all, for what runs is the other host's."""
+    connection.defineXML(TWO)
+    broker = Broker(VCPUS, up_on=2)
+    assert run(config(tmp_path), False, broker, monkeypatch) == ExitCode.OK
+    assert broker.asked == [] and vcpus(connection) == 1
+    broker = Broker(DISK, up_on=2)
+    run(config(tmp_path), False, broker, monkeypatch)
+    assert broker.asked == ["keep"], "and what is no libvirt's is asked, and refused, there"
 
 
 def test_what_is_started_from_now_on_is_said(
