@@ -66,12 +66,16 @@ def test_on_a_day_of_stalls_and_flaps_only_the_silent_are_switched_off() -> None
     assert list(total.lines())[-1] == "false fences: 0"
 
 
+#: What keeps a host that the network hears from being switched off.
+_BY_NETWORK = ("does-not-answer", "nobody-hears-it")
+
+
 def test_without_the_network_as_a_witness_the_living_are_shot(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def deaf(*given: Any) -> tuple[Precondition, ...]:
         return tuple(
-            replace(one, holds=True) if one.name == "does-not-answer" else one
+            replace(one, holds=True) if one.name in _BY_NETWORK else one
             for one in may_power_off(*given)
         )
 

@@ -18,7 +18,9 @@ import sanlock
 from agent import leases
 from agent.leases import SanlockLeases
 from agent.sanlock_direct import SanlockDirect
-from broker.config import Config, DaemonSection, HostSection, StorageSection
+from broker.config import ClusterSection, Config, DaemonSection, HostSection, StorageSection
+from broker.identity import Identity, VolumeKind, encode
+from broker.volume import Volume
 from scoring.decision import FreeHostId
 
 
@@ -175,5 +177,36 @@ def test_a_full_disk_does_not_keep_a_dead_host_s_id_from_being_freed(
         child.ends.set()
         assert await ours.release_id(ACT) == ""
         assert len(child.held) == 1
+
+    asyncio.run(run())
+
+
+def test_another_cluster_s_lease_volume_is_asked_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The storage is not mounted, and below lies another file: no owner, no lease, no freeing."""
+    other = "21111111-2222-3333-4444-555555555555"
+    path = tmp_path / "leases"
+    path.touch()
+    os.truncate(path, 5 << 20)
+    with Volume(path) as volume:
+        volume.write_at(4 << 20, encode(Identity(VolumeKind.LEASES, other, other, 0)))
+    storage = StorageSection(
+        whiteboard="/no/whiteboard",
+        leases=str(path),
+        leases_id="31111111-2222-3333-4444-555555555555",
+    )
+    cluster = ClusterSection(id="11111111-2222-3333-4444-555555555555")
+    config = Config(host=HostSection(id=1, name="one"), cluster=cluster, storage=storage)
+
+    async def run() -> None:
+        slow = SlowSanlock(monkeypatch)
+        slow.given.set()
+        ours = SanlockLeases(config, 1 << 20)
+        answer = await ours.ask_engine()
+        assert not answer.known
+        assert f"{path}: is leases {other} of cluster {other}; leases 3111" in answer.detail
+        assert not (await ours.take_fence()).held
+        assert await ours.read_delta(2) is None
 
     asyncio.run(run())
