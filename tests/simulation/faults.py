@@ -14,10 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from broker.config import ScoreSection
+from broker.host_shutdown import within_s
 from broker.whiteboard import EMPTY_SLOT
 from scoring.observation import VmStatus
 from scoring.timing import Timing
 from tests.simulation.host import NO_BRIDGE, Host
+from tests.simulation.orderly import GUESTS_S
 from tests.simulation.world import World
 
 _TIMING = Timing()
@@ -27,6 +29,8 @@ SICK_BOUND_S = _TIMING.bad_health + _TIMING.stop_grace + _TIMING.engine_starting
 RETRY_BOUND_S = _TIMING.retry_expiry
 #: A host whose VM died stands back for the others, which may all have failed.
 STAND_BACK_BOUND_S = _TIMING.unexpected_down
+#: A host that shuts down is drained, for so long at most, and libvirt-guests may come after that.
+SHUTDOWN_BOUND_S = within_s(_TIMING) + GUESTS_S
 #: A maintenance that ends by itself lasts so long at most.
 MODE_LASTS_S = 200
 
@@ -82,6 +86,42 @@ def _site_power(world: World, _: Host, chance: random.Random) -> Callable[[], No
 def _reset(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
     host.reset("kernel panic")
     return _nothing
+
+
+def _reboot(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    world.shut_down(host, reboots=True)
+    return _nothing
+
+
+def _shutdown(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    world.shut_down(host, reboots=False)
+
+    def back() -> None:
+        if host.going_down_since_s is None:
+            host.power_on()
+        else:
+            world.timeline.after(5.0, back)
+
+    return back
+
+
+def _site_shutdown(world: World, _: Host, chance: random.Random) -> Callable[[], None]:
+    """By the UPS; one after the other, or all at once."""
+    apart_s = chance.choice([0.0, 0.0, 3.0, 20.0])
+    hosts = [host for host in world.hosts.values() if host.up]
+    backs: list[Callable[[], None]] = []
+
+    def one(host: Host) -> None:
+        backs.append(_shutdown(world, host, chance))
+
+    for number, host in enumerate(hosts):
+        world.timeline.after(number * apart_s, one, host)
+
+    def back() -> None:
+        for each in backs:
+            each()
+
+    return back
 
 
 def _freeze(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
@@ -459,6 +499,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault("power cut", _power_cut, (3.0, 400.0), weight=4, lies_still=True),
     Fault("site power", _site_power, (10.0, 300.0), 300.0, weight=0.7),
     Fault("reset", _reset),
+    Fault("host reboot", _reboot, extra_bound_s=SHUTDOWN_BOUND_S, weight=1.5),
+    Fault("host shutdown", _shutdown, (30.0, 600.0), SHUTDOWN_BOUND_S, weight=1.5),
+    Fault("site shutdown", _site_shutdown, (30.0, 600.0), SHUTDOWN_BOUND_S, weight=0.5),
     Fault("frozen host", _freeze, (300.0, 301.0), STAND_BACK_BOUND_S),
     Fault("agent crash", _crash("agent"), weight=2),
     Fault("broker crash", _crash("broker"), weight=2),

@@ -153,9 +153,11 @@ class Laws:
 
     def _planned(self, host: Host, name: str) -> None:
         """A host that shuts down stops its healthy VM."""
+        # What else is wrong at the same time may well keep it from being moved.
+        if self._world.open_faults > 1 or host.on_host_shutdown is OnHostShutdown.SHUTDOWN:
+            return
         target = self._world.could_take_the_vm(host)
-        wanted = host.on_host_shutdown is OnHostShutdown.SHUTDOWN
-        if target is not None and not wanted and not host.move_failed:
+        if target is not None and not host.move_failed:
             self.breach("planned", f"{host.name}: {name}, but {target.name} could take the VM")
 
     def _reached(self, host: Host, act: str, well_s: float) -> None:

@@ -552,6 +552,8 @@ class World:
 
     def could_take_the_vm(self, source: Host) -> Host | None:
         """A host to which a live migration from this one would go well, as far as can be seen."""
+        if self.well_for_s(source) < WELL_BEFORE_MOVE_S:
+            return None
         for host in self.hosts.values():
             if (
                 self.settings.migration
@@ -561,14 +563,16 @@ class World:
                 and host.going_down_since_s is None
                 and host.local_maintenance_since_s is None
                 and host.free_memory_mb >= VM_MEMORY_MB
-                and self._well_for_s(host) > WELL_BEFORE_MOVE_S
+                and self.well_for_s(host) > WELL_BEFORE_MOVE_S
+                and self.timeline.now_s - self._states_since_s[host.number] > WELL_BEFORE_MOVE_S
             ):
                 return host
         return None
 
-    def _well_for_s(self, host: Host) -> float:
+    def well_for_s(self, host: Host) -> float:
+        """For how long its daemons, its storage and its kernel have been fine."""
         since_s = max(host.daemons_since_s, host.storage_bad_until_s, host.frozen_until_s)
-        return self.timeline.now_s - max(since_s, self._states_since_s.get(host.number, 0.0))
+        return self.timeline.now_s - since_s
 
     def order(self, host: Host, kind: OrderKind, target: int | None = None) -> None:
         """An operator's order on a host; nothing where no broker answers."""

@@ -31,6 +31,7 @@ from broker.wire import (
     DifferenceStatus,
     EngineSummary,
     HostStatus,
+    ModeStatus,
     MoveStatus,
     PenaltyOnWire,
     ReasonOnWire,
@@ -444,3 +445,59 @@ def test_a_host_that_cannot_start_the_vm_says_so_in_the_status_and_in_why() -> N
     down = status(host(1, local=True, penalties=(failed,)), host(2), engine=nowhere)
     assert any(why in line and "host1 failed to start the VM" in line for line in troubles(down))
     assert any(why in line for line in explain(down, Rules()))
+
+
+# --- a host that shuts down ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("engine", "changes", "line", "column"),
+    [
+        (
+            UP,
+            {"host_shutdown": "migrate"},
+            "SHUTTING DOWN: host3 is shutting down; the VM is moved away first",
+            "shutting down",
+        ),
+        (
+            UP,
+            {"host_shutdown": "shutdown"},
+            "SHUTTING DOWN: host3 is shutting down; the VM is shut down first",
+            "shutting down",
+        ),
+        (
+            DOWN,
+            {"host_shutdown": "migrate"},
+            "SHUTTING DOWN: host3 is shutting down; the VM does not run there",
+            "shutting down",
+        ),
+        (
+            DOWN,
+            {"host_shutdown": "migrate", "liveness": "silent", "stopped": True, "age_s": 40.0},
+            "SHUT DOWN: host3 was shut down 40 s ago, in order",
+            "shut down",
+        ),
+        (
+            DOWN,
+            {"host_shutdown": "migrate", "liveness": "silent", "stopped": True, "age_s": None},
+            "SHUT DOWN: host3 was shut down, in order",
+            "shut down",
+        ),
+        (
+            DOWN,
+            {"host_shutdown": "migrate", "liveness": "silent"},
+            "SHUT DOWN: host3 was shutting down when it fell silent",
+            "shut down",
+        ),
+    ],
+)
+def test_a_host_that_shuts_down_is_shown_so(
+    engine: EngineStatus, changes: dict[str, object], line: str, column: str
+) -> None:
+    """And not as a local maintenance that somebody set."""
+    mode = ModeStatus("systemd", "this host is shutting down", None, None)
+    going = host(3, engine, maintenance=True, mode=mode, **changes)
+    shown = lines(status(*WELL, going))
+    assert shown[1] == line
+    assert column in shown[-1]
+    assert not any("LOCAL MAINTENANCE" in each for each in shown)
