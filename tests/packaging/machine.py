@@ -93,7 +93,11 @@ for node in null zero full random urandom tty; do
   : >"dev/$node"
   mount --bind "/dev/$node" "dev/$node"
 done
-mkdir dev/pts dev/shm
+mkdir dev/pts dev/shm dev/net
+if [ -c /dev/net/tun ]; then
+  : >dev/net/tun
+  mount --bind /dev/net/tun dev/net/tun
+fi
 mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
 mount -t tmpfs tmpfs dev/shm
 ln -s pts/ptmx dev/ptmx
@@ -258,11 +262,12 @@ class Machine:
         shutil.copy(package, f"/proc/{self._first}/root/root/package.deb")
         return self.must("dpkg", how, "/root/package.deb")
 
-    def configure(self) -> None:
-        """Give it its part of the cluster: configuration, VM definition, lock driver."""
+    def configure(self, more: str = "", definition: str = DEFINITION) -> None:
+        """Give it its part of the cluster: configuration (`more`: further tables), VM definition,
+        lock driver."""
         own = CONFIG.format(host=self.host, name=self.name, uuid=self.uuid)
-        self.write("/etc/ha-agent/ha-agent.toml", own)
-        self.write("/etc/ha-agent/engine.xml", DEFINITION)
+        self.write("/etc/ha-agent/ha-agent.toml", own + more)
+        self.write("/etc/ha-agent/engine.xml", definition)
         self.write("/etc/libvirt/qemu.conf", f"{LOCK_MANAGER_LINE}\n")
         lock_driver = QEMU_SANLOCK.format(no_disk_leases=NO_DISK_LEASES_LINE)
         self.write("/etc/libvirt/qemu-sanlock.conf", lock_driver)
@@ -334,6 +339,25 @@ class Machine:
         """What the daemons said last."""
         units = ("-u", "ha-broker", "-u", "ha-agent")
         return self.run("journalctl", "--no-pager", "-n", str(lines), *units).stdout
+
+    def keep_journal(self) -> None:
+        """From now on its journal outlives its boots."""
+        self.must("mkdir", "-p", "/var/log/journal")
+        self.must("systemctl", "restart", "systemd-journald")
+
+    def ends(self, how: str, seconds_max: float) -> None:
+        """Have systemd reboot it or power it off, and wait for the end of its first process;
+        `boot` is what switches it on again."""
+        self.must("systemctl", "--no-block", how)
+        unshare = self._unshare
+        assert unshare is not None
+        try:
+            unshare.wait(seconds_max)
+        except subprocess.TimeoutExpired:
+            said = (self.directory / "console").read_text(errors="replace")
+            jobs = self.run("systemctl", "list-jobs").stdout
+            raise MachineError(f"{self.name} is not off: {jobs}{said[-2000:]}") from None
+        self._unshare, self._first = None, 0
 
     def cut(self) -> None:
         """Pull the plug."""

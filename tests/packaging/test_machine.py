@@ -124,7 +124,8 @@ def test_the_units_from_installation_to_removal(one: Machine, package: Path) -> 
     for unit in UNITS:
         assert one.run("systemctl", "is-enabled", unit).stdout == "disabled\n"
         assert one.show(unit, "ActiveState") == "inactive"
-    verify = one.run("systemd-analyze", "verify", *(f"{unit}.service" for unit in UNITS))
+    units = (*UNITS, "ha-agent-host-shutdown")
+    verify = one.run("systemd-analyze", "verify", *(f"{unit}.service" for unit in units))
     assert "man " in verify.stderr or verify.stderr == "", "the pages need man, else it is clean"
     assert [x for x in verify.stderr.splitlines() if "Command 'man" not in x] == []
     assert "ha-agent.toml: no such file" in one.run("ha-agent", "--status").stderr
