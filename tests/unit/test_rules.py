@@ -57,6 +57,7 @@ WELL = {
     'peer_witness_age_seconds{instance="a",host_id="3",host="c",witness="whiteboard"}': "0x400",
     'peer_witness_age_seconds{instance="b",host_id="3",host="c",witness="whiteboard"}': "0x400",
     'peer_stopped{instance="a",host_id="3",host="c"}': "0x400",
+    'peer_other_storage{instance="a",host_id="3",host="c"}': "0x400",
     'peer_stopped{instance="b",host_id="3",host="c"}': "0x400",
     'peer_config_drift{instance="a",host_id="3",host="c"}': "0x400",
 }
@@ -97,6 +98,12 @@ CASES: list[tuple[str, dict[str, str], str, list[dict[str, str]] | None]] = [
         {'engine_lease_held{instance="a"}': "0x400", 'engine_here{instance="a"}': "0x400"},
         "1m",
         None,
+    ),
+    (
+        "HaOtherStorage",
+        {'peer_other_storage{instance="a",host_id="3",host="c"}': "1x400"},
+        "15s",
+        [{"instance": "a", "host_id": "3", "host": "c"}],
     ),
     ("HaHostSilent", SILENT, "1m", [{"host_id": "3", "host": "c"}]),
     ("HaHostSilent", SILENT, "15s", None),
