@@ -190,6 +190,8 @@ class Host:
         self.fence_held = False
         #: A freeing of another host's id whose process has not ended; it holds the fence lease.
         self.release_hangs = False
+        #: Writes that this boot's kernel has begun and that have not landed.
+        self._held_writes = 0
         #: What the agent's file says of the last one, until its end was told; on its own disk.
         self.freeing_on_file: FreeHostId | None = None
         self.storage = Storage()
@@ -285,6 +287,7 @@ class Host:
         if self.qemu is not None:
             self.end_qemu(why, VmStatus.DOWN, "unknown", release=False)
         self.fence_held = self.release_hangs = False
+        self._held_writes = 0
         for name in list(self.processes):
             self.crash(name)
         self.libvirt_up = False
@@ -322,7 +325,7 @@ class Host:
     @property
     def storage_bad_until_s(self) -> float:
         """When its storage was last in trouble; now while it is."""
-        is_bad = self.storage.fault or self.storage.late_s
+        is_bad = self.storage.fault or self.storage.late_s or self._held_writes
         return self.timeline.now_s if is_bad else self.storage.since_s
 
     @property
@@ -392,6 +395,7 @@ class Host:
         self, kind: str, write: Callable[[], None], over: Callable[[], None] = lambda: None
     ) -> None:
         """Begin a write that lands late. `over`: it has ended, for this host's kernel."""
+        self._held_writes += 1
         self.timeline.after(
             self.late_s(kind), self._lands, write, over, self.boots, self.storage.outlives
         )
@@ -416,6 +420,9 @@ class Host:
         elif not is_gone and self.storage.fault != "error":
             write()
         if not is_gone:
+            self._held_writes -= 1
+            if not self._held_writes and not self.storage.late_s:
+                self.storage.since_s = self.timeline.now_s
             over()
 
     def reach(self) -> str:

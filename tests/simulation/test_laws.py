@@ -289,3 +289,10 @@ def test_disks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.run(5.0)
     owner(world).power_off("test")
     broken(world, "disks")
+
+
+def test_freed_off_when_the_write_lands_late(world: World) -> None:
+    """Off when it began is not enough: its host must not be back when it lands."""
+    fencer, target = owner(world), other(world)
+    world.freed(fencer, FreeHostId(target.host_id, 1, 1, 0.0))
+    broken(world, "freed-off", 1.0)
