@@ -21,10 +21,12 @@ from scoring.decision import FreeHostId
 from scoring.observation import OnHostShutdown, Pause, VmStatus
 from tests.simulation.disks import BASE
 from tests.simulation.earlier import Metadata
-from tests.simulation.lockspace import Daemon, LeaseVolume, Refused
+from tests.simulation.lockspace import Daemon, LeaseVolume, Membership, Refused
 from tests.simulation.timeline import HostLoop, Process, Timeline
 from tests.simulation.whiteboard import Whiteboard
 
+#: A call that takes longer is one that did not answer (ports.STORAGE_DEADLINE_S).
+SLOW_IS_READ_S = 1.9
 #: What libvirt says of a start where the bridge of the VM's interface is not on the host.
 NO_BRIDGE = "Cannot get interface MTU on 'br-vlan20': No such device"
 
@@ -327,6 +329,40 @@ class Host:
         """When its storage was last in trouble; now while it is."""
         is_bad = self.storage.fault or self.storage.late_s or self._held_writes
         return self.timeline.now_s if is_bad else self.storage.since_s
+
+    @property
+    def storage_unread_until_s(self) -> float:
+        """When it last could not read the storage; slow is not unread, and late is a write."""
+        is_unread = self.storage.fault in ("hang", "error") or (
+            self.storage.fault == "slow" and self.storage.delay_s >= SLOW_IS_READ_S
+        )
+        return self.timeline.now_s if is_unread else self.storage.since_s
+
+    def written_since_s(self, latency_s: float) -> float | None:
+        """Since when its writes to the whiteboard land in time; None: they do not."""
+        storage = self.storage
+        slow = storage.fault == "slow" and storage.delay_s + latency_s < SLOW_IS_READ_S
+        if (storage.fault and not slow) or storage.late_s:
+            return None
+        return storage.since_s
+
+    def renews_since_s(self) -> float | None:
+        """Since when anybody can see that its sanlock renews; may lie ahead. None: it does not."""
+        daemon = self.sanlock
+        if daemon is None or not daemon.running or daemon.membership is not Membership.IN:
+            return None
+        if self.reach() or self.storage.late_s:
+            return None
+        seen_after_s = 2.5 * self.io_timeout_s
+        if self.timeline.now_s - daemon.last_renewal_s > seen_after_s:
+            return None
+        since_s = max(daemon.join_began_s, self.storage.since_s, self.frozen_until_s)
+        return since_s + seen_after_s
+
+    @property
+    def is_on_shared(self) -> bool:
+        """Whether its paths lead to the cluster's volumes."""
+        return self.leases is self._shared[0] and self.whiteboard is self._shared[1]
 
     @property
     def free_memory_mb(self) -> float:

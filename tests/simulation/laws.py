@@ -9,11 +9,12 @@ product's own word.
                     an older memory over newer disks
     freed-off       a host id is freed only when its host was off at the proof read, and
                     nothing of that host uses the id
-    fenced          nobody is switched off without the fence lease, nor a host whose daemons are
-                    well and that can be heard, by the storage or by the network
-    global          global maintenance: nothing is started, stopped, moved or freed by a host
-                    that had two beats to read it
-    local           a host in local maintenance does not start the VM
+    fenced          nobody is switched off without the fence lease, nor a host that can be heard:
+                    its broker by the storage or by the network, by the asker or a third host,
+                    or its sanlock, while a healthy VM runs there
+    global          global maintenance: nothing is started, stopped, moved, freed or switched by a
+                    host that had two beats to read it
+    local           a host in local maintenance does not start the VM, and gets it from nobody
                     (a mode that ends by itself may end early where a broker was started
                     meanwhile whose wall clock is wrong: nobody else may know better)
     healthy         a VM that is healthy, and that its users reach, is not shut down or ended by
@@ -26,9 +27,14 @@ product's own word.
                     longer than five seconds
     not-down        no host calls the VM down that has run for longer than TOLD_S: what it does not
                     see it does not know
-    quiet           without faults for longer than the bound nothing is started, stopped, moved
+    unanswered      nothing is done on a question that was not answered: no start, no switching off
+                    without an answer of the storage, nothing with the VM without one of libvirt
+    beat            no hung call keeps an agent from its next decision for longer than LATE_S
+    quiet           without faults for longer than the bound nothing is started, stopped, moved or
+                    ended; in a scenario: while all hosts were fit for that long
     up              that long after the last fault the VM is up and healthy and its users reach it,
-                    if a host can run it
+                    if a host can run it; at any moment: never for IDLE_S do they not reach it and
+                    nothing is done, while a host could run it all that time
     clean           no exception in a task or in a loop, no task left at the end
 """
 
@@ -38,8 +44,9 @@ from typing import TYPE_CHECKING
 
 from broker.wire import Report
 from scoring.decision import FreeHostId
-from scoring.observation import OnHostShutdown
+from scoring.observation import OnHostShutdown, OrderKind
 from scoring.state import StateName
+from tests.simulation import fitness
 from tests.simulation.lockspace import Membership
 
 if TYPE_CHECKING:
@@ -58,6 +65,24 @@ ORDERED_S = 15.0
 HEALTHY_FOR_S = 10.0
 #: What was reached for less may be a cable that was put in a moment ago: not everybody knows yet.
 REACHED_FOR_S = 5.0
+#: A storage or a libvirt that has not answered for longer is known not to answer.
+UNANSWERED_S = 8.0
+#: What may be done without the storage: to the host's own VM, and what finishes a fence.
+_WITHOUT_STORAGE = ("shut down", "power off", "migrate", "switch a host on")
+_WITH_LIBVIRT = ("start", "shut down", "power off", "migrate")
+#: The longest deadline of a call that a decision waits for, and the beats around it.
+LATE_S = 10.0
+#: Longer than any wait that the product may have: a host that stands back (560 s), starts that
+#: failed (600 s), a sick VM (300 s), a shutdown (300 s) and a start (600 s) one after the other.
+IDLE_S = 2400.0
+#: What an agent may do on each order.
+_ORDERED = {
+    OrderKind.MIGRATE: ("migrate",),
+    OrderKind.CANCEL: (),
+    OrderKind.START: ("start",),
+    OrderKind.SHUTDOWN: ("shut down", "power off"),
+    OrderKind.POWER_OFF: ("power off",),
+}
 _UP = (StateName.ENGINE_UP.value, StateName.ENGINE_UP_BAD_HEALTH.value)
 
 
@@ -84,6 +109,15 @@ class Laws:
         #: The guests' memories that have run, and the one that ran last.
         self._memories: set[str] = set()
         self._memory = ""
+        #: When each agent last decided, in time that was not passed over.
+        self._decided_s: dict[int, float] = {}
+        self._beat: dict[int, int] = {}
+        self._libvirt_silent_s: dict[int, float] = {}
+        #: Since when each host could run the VM, and all of them are fit and it is reached.
+        self._fit_since_s: dict[int, float] = {}
+        self._all_fit_since_s: float | None = None
+        #: Since when nobody reaches the VM and nobody does anything.
+        self._idle_since_s: float | None = None
 
     def breach(self, law: str, text: str) -> None:
         """Keep the first one and stop time."""
@@ -122,19 +156,23 @@ class Laws:
         bad_until_s = max(host.storage_bad_until_s, host.frozen_until_s)
         if why.startswith("sanlock") and now_s - bad_until_s > retry_s:
             self.breach("blameless", f"sanlock ended the VM on {host.name}, its storage is fine")
+        if self._world.is_quiet():
+            self.breach("quiet", f"the VM on {host.name} ended ({why}) though nothing is wrong")
 
     def began(self, host: Host, act: str | FreeHostId) -> None:
         """An agent begins an action. What an operator orders by hand is his own."""
-        ordered_s = self._world.ordered_s.get(host.number, float("-inf"))
-        if isinstance(act, str) and self._world.timeline.now_s - ordered_s < ORDERED_S:
+        self._idle_since_s = None
+        if self._is_ordered(host, act):
             return
         world, now_s = self._world, self._world.timeline.now_s
         name = act if isinstance(act, str) else f"free host id {act.host_id}"
         notice_s = NOTICE_BEATS * world.beat_s + NOTICE_EXTRA_S
         since_s = world.global_maintenance_since_s
         if since_s is not None and not world.wall_is_in_doubt(since_s):
-            known_s = max(since_s, host.storage_bad_until_s, host.daemons_since_s)
-            if now_s - max(known_s, host.frozen_until_s) > notice_s:
+            known_s = max(since_s, host.storage_unread_until_s, host.daemons_since_s)
+            # One call to read it, one to write its own slot, in each of the beats.
+            slow_s = 2.0 * NOTICE_BEATS * host.storage.delay_s
+            if now_s - max(known_s, host.frozen_until_s) > notice_s + slow_s:
                 self.breach("global", f"{host.name} begins to {name} in global maintenance")
         local_s = host.local_maintenance_since_s
         if name == "start" and local_s is not None and host.wrong_start_s <= local_s:
@@ -148,8 +186,45 @@ class Laws:
                 self._planned(host, name)
             else:
                 self._reached(host, name, well_s)
-        if name != "power off" and world.is_quiet():
+        self._unanswered(host, act)
+        ends = name != "power off" or host.runs_vm
+        if ends and (world.is_quiet() or self._all_fit_s() > world.bound_s()):
             self.breach("quiet", f"{host.name} begins to {name} though nothing is wrong")
+
+    def _is_ordered(self, host: Host, act: str | FreeHostId) -> bool:
+        """Whether an operator has just ordered that, and was not refused."""
+        at_s = self._world.ordered_s.get(host.number)
+        kind = self._world.ordered.get(host.number)
+        if at_s is None or kind is None or not isinstance(act, str):
+            return False
+        return act in _ORDERED[kind] and self._world.timeline.now_s - at_s < ORDERED_S
+
+    def _unanswered(self, host: Host, act: str | FreeHostId) -> None:
+        """An agent acts on what it cannot know."""
+        now_s, storage = self._world.timeline.now_s, host.storage
+        name = act if isinstance(act, str) else f"free host id {act.host_id}"
+        is_blind = storage.fault in ("hang", "error") and now_s - storage.since_s > UNANSWERED_S
+        if is_blind and name not in _WITHOUT_STORAGE:
+            self.breach("unanswered", f"{host.name} begins to {name} without its storage")
+        silent_s = now_s - self._libvirt_silent_s.get(host.number, now_s)
+        if host.libvirt_hangs and silent_s > UNANSWERED_S and name in _WITH_LIBVIRT:
+            self.breach("unanswered", f"{host.name} begins to {name}, libvirt is silent")
+
+    def moves(self, source: Host, target: Host) -> None:
+        """A host begins to hand the VM over to another one."""
+        since_s = target.local_maintenance_since_s
+        if since_s is None or target.wrong_start_s > since_s:
+            return
+        # The target must tell it, the source must read it.
+        notice_s = 2.0 * (NOTICE_BEATS * self._world.beat_s + NOTICE_EXTRA_S)
+        known_s = max(
+            since_s,
+            *(host.storage_bad_until_s for host in (source, target)),
+            *(host.daemons_since_s for host in (source, target)),
+            *(host.frozen_until_s for host in (source, target)),
+        )
+        if self._world.timeline.now_s - known_s > notice_s:
+            self.breach("local", f"{source.name} moves the VM to {target.name}, in maintenance")
 
     def _planned(self, host: Host, name: str) -> None:
         """A host that shuts down stops its healthy VM."""
@@ -210,6 +285,8 @@ class Laws:
     def reported(self, host: Host, report: Report) -> None:
         """An agent tells its state."""
         self._up[host.number] = report.state in _UP
+        if report.beat != self._beat.get(host.number):
+            self._beat[host.number], self._decided_s[host.number] = report.beat, self._awake_s()
         self.two_up()
 
     def agent_gone(self, host: Host) -> None:
@@ -252,6 +329,67 @@ class Laws:
             if place is not None and place.up is False:
                 why = place.known or "no host has it up"
                 self.breach("not-down", f"{host.name} says DOWN ({why}), it runs on {owner.name}")
+
+    # --- every second -----------------------------------------------------------------------
+
+    def look(self) -> None:
+        """All that is asked of each second."""
+        self.two_up()
+        self.not_down()
+        self._beats()
+        self._look_at_fitness()
+        self._stands_still()
+
+    def _awake_s(self) -> float:
+        """Time without what was passed over."""
+        return self._world.timeline.now_s - self._world.timeline.leapt_s
+
+    def _beats(self) -> None:
+        """Whether each agent decides."""
+        world, now_s = self._world, self._world.timeline.now_s
+        for host in world.hosts.values():
+            if not host.libvirt_hangs:
+                self._libvirt_silent_s.pop(host.number, None)
+            else:
+                self._libvirt_silent_s.setdefault(host.number, now_s)
+            since_s = max(host.daemons_since_s, host.frozen_until_s)
+            if not world.both_run(host) or host.frozen or now_s - since_s <= LATE_S:
+                continue
+            late_s = self._awake_s() - self._decided_s.get(host.number, 0.0)
+            if late_s > LATE_S:
+                self.breach("beat", f"the agent of {host.name} has not decided for {late_s:.1f} s")
+
+    def _look_at_fitness(self) -> None:
+        world, now_s = self._world, self._world.timeline.now_s
+        for host in world.hosts.values():
+            if fitness.could_run(world, host):
+                self._fit_since_s.setdefault(host.number, now_s)
+            else:
+                self._fit_since_s.pop(host.number, None)
+        if not fitness.is_all_well(world):
+            self._all_fit_since_s = None
+        elif self._all_fit_since_s is None:
+            self._all_fit_since_s = now_s
+
+    def _all_fit_s(self) -> float:
+        """For how long all hosts have been fit and the VM was reached; 0: they are not."""
+        since_s = self._all_fit_since_s
+        if since_s is None or not fitness.is_all_well(self._world):
+            return 0.0
+        return self._world.timeline.now_s - since_s
+
+    def _stands_still(self) -> None:
+        """Whether nobody does anything for a VM that nobody reaches."""
+        world, now_s = self._world, self._world.timeline.now_s
+        if fitness.may_stand_still(world):
+            self._idle_since_s = None
+            return
+        if self._idle_since_s is None:
+            self._idle_since_s = now_s
+        fit_s = min(self._fit_since_s.values(), default=now_s)
+        idle_s = now_s - max(self._idle_since_s, fit_s)
+        if idle_s > IDLE_S:
+            self.breach("up", f"nobody reaches the VM, and nothing was done for {idle_s:.0f} s")
 
     # --- at rest --------------------------------------------------------------------------
 

@@ -175,6 +175,10 @@ class Daemon:
             until_s = self._timeline.now_s + self._dead_s
             self._stand_by(delta.generation, delta.timestamp, until_s)
 
+    def shares_volume(self, other: Daemon) -> bool:
+        """Whether another daemon works on the same volume."""
+        return self._volume is other._volume
+
     def leave_unused(self) -> None:
         """Give the id back, unless a resource is held under it (rem_lockspace with `unused`)."""
         assert self.running and self.membership is Membership.IN

@@ -773,6 +773,8 @@ class SimFence:
         problem = await self._reach(target)
         if problem or not self._is_its(target, system_uuid):
             return PowerOnEnded(host_id, False, problem or "another GUID")
+        if not target.power:
+            self._world.began(self._host, "switch a host on")
         target.power_on()
         return PowerOnEnded(host_id, True)
 

@@ -97,6 +97,8 @@ CLUSTER_KEY = b"the simulated cluster's own key."
 #: So much earlier may a mode end that is counted by clocks which run a little fast.
 DRIFT_S = 0.5
 SAFETY_S = 90.0
+#: From what a third host hears until all have read it: a question, a beat there, a beat here.
+HEARSAY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,9 @@ class World:
         self._images = 0
         #: When an operator last gave an order to a host.
         self.ordered_s: dict[int, float] = {}
+        #: What it was, until it is refused, and its number.
+        self.ordered: dict[int, OrderKind] = {}
+        self._order_numbers: dict[int, int] = {}
         self.outages: list[Outage] = []
         self.shots: list[Shot] = []
         #: (asker, target): when packets last could not go there and back.
@@ -450,6 +455,9 @@ class World:
     def reported(self, host: Host, report: Report) -> None:
         """An agent reports to its broker."""
         self._scores[host.number] = report.score
+        for answer in report.answers:
+            if answer.number == self._order_numbers.get(host.number) and answer.ok is False:
+                self.ordered.pop(host.number, None)
         for begun in report.begun:
             if begun.code in _TOLD and begun not in self._begun.get(host.number, ()):
                 self.tell(host.name, f"{begun.code}: {begun.text}")
@@ -466,10 +474,11 @@ class World:
 
     def state(self, host: Host) -> str:
         """The state a host's agent last reported; "" while there is no agent or no broker."""
-        return self._states.get(host.number, "") if self._both_run(host) else ""
+        return self._states.get(host.number, "") if self.both_run(host) else ""
 
     @staticmethod
-    def _both_run(host: Host) -> bool:
+    def both_run(host: Host) -> bool:
+        """Whether both daemons of a host run."""
         return host.processes.keys() >= {"agent", "broker"}
 
     def told_place(self, host: Host) -> VmPlace | None:
@@ -506,8 +515,7 @@ class World:
             self._well = well
         if well:
             self._down_cause = "sick"
-        self.laws.two_up()
-        self.laws.not_down()
+        self.laws.look()
         self._look_at_links()
         for host in self.hosts.values():
             if not self.is_surely_reached(host):
@@ -581,6 +589,8 @@ class World:
             wanted = NewOrder(kind, target)
             order = self.timeline.call_within(host.loop, broker.place_order, wanted)
             self.ordered_s[host.number] = self.timeline.now_s
+            self.ordered[host.number] = kind
+            self._order_numbers[host.number] = order.number
             self.tell("operator", f"order {order.number} to {host.name}: {kind} {target or ''}")
 
     # --- disks ------------------------------------------------------------------------------
@@ -624,18 +634,41 @@ class World:
     def heard_since_s(self, asker: Host, target: Host) -> dict[str, float | None]:
         """Since when a host can hear that another one lives, by each path; None: it cannot.
 
-        Before its daemons have run, and its kernel, nobody can.
+        Before its broker has run, and its kernel, nobody can. Its sanlock counts while a healthy
+        VM runs there.
         """
-        alive_s = max(target.frozen_until_s, target.on_since_s, target.daemons_since_s)
-        if not self._both_run(target) or target.frozen or not target.up:
-            return {"storage": None, "network": None}
-        network_s = self._unheard_s.get((asker.number, target.number), 0.0)
-        return {
-            "storage": None if target.storage.fault else max(alive_s, target.storage_bad_until_s),
-            "network": max(alive_s, network_s)
-            if self.settings.heartbeat and self._is_clear(asker, target)
-            else None,
-        }
+        now_s = self.timeline.now_s
+        heard: dict[str, float | None] = {"storage": None, "network": None}
+        if target.frozen or not target.up:
+            return heard
+        storage_s = target.written_since_s(self.settings.latency_s)
+        if "broker" in target.processes:
+            alive_s = max(target.frozen_until_s, target.on_since_s, target.broker_since_s)
+            if storage_s is not None:
+                heard["storage"] = max(alive_s, storage_s)
+            if self.settings.heartbeat and self._is_clear(asker, target):
+                unheard_s = self._unheard_s.get((asker.number, target.number), 0.0)
+                heard["network"] = max(alive_s, unheard_s)
+            for third in self.hosts.values():
+                told_s = self._told_since_s(asker, third, target)
+                if told_s is not None and max(alive_s, told_s) + HEARSAY_S <= now_s:
+                    heard[f"network of {third.name}"] = max(alive_s, told_s) + HEARSAY_S
+        renewed_s, ours, its = target.renews_since_s(), asker.sanlock, target.sanlock
+        is_seen = ours is not None and its is not None and its.shares_volume(ours)
+        if is_seen and renewed_s is not None and renewed_s <= now_s and target.vm_healthy:
+            heard["renewals of its sanlock"] = renewed_s
+        return heard
+
+    def _told_since_s(self, asker: Host, third: Host, target: Host) -> float | None:
+        """Since when a third host hears one, and writes so where all read it; None: it does not."""
+        if third in (asker, target) or not self.both_run(third) or third.frozen:
+            return None
+        written_s = third.written_since_s(self.settings.latency_s)
+        is_clear = self.settings.heartbeat and self._is_clear(third, target)
+        if written_s is None or not is_clear:
+            return None
+        unheard_s = self._unheard_s.get((third.number, target.number), 0.0)
+        return max(written_s, third.daemons_since_s, third.frozen_until_s, unheard_s)
 
     def _is_clear(self, asker: Host, target: Host) -> bool:
         """Whether packets go there and back in time, all of them."""
@@ -713,6 +746,7 @@ class World:
         elif source.qemu is None or not source.qemu.running or source.qemu.leaving:
             move.result = "the domain is not running"
         else:
+            self.laws.moves(source, target)
             source.qemu.leaving, source.qemu.leaving_since_s = True, self.timeline.now_s
             target.create_qemu(received=True, disk=source.qemu.image)
             self.tell(source.name, f"migrates the VM to {target.name}")
@@ -802,6 +836,11 @@ class World:
             self.tell("operator", f"global maintenance {'on' if on else 'off'} at {host.name}")
 
         self.timeline.call_within(host.loop, host.loop.create_task, set_it())
+
+    @property
+    def vm_memory_mb(self) -> float:
+        """What the VM needs."""
+        return VM_MEMORY_MB
 
     def _next_serial(self) -> int:
         """What a broker that reads slot 0 would write next."""
@@ -947,7 +986,7 @@ class World:
             or host.sanlock is None
             or host.sanlock.membership is not Membership.IN
             or host.frozen
-            or not self._both_run(host)
+            or not self.both_run(host)
             or host.going_down_since_s is not None
         ):
             return 0.0

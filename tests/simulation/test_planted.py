@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Breaches that were once planted and went unseen: each is planted again, and seen.
+
+Most are acts that the product does not do and nothing in it can be bent to do, so they are done
+in its name, where it would do them (`world.shoots`, `world.began`, the ports).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from agent.beat import Agent
+from scoring import decide
+from scoring.observation import Health, OrderKind, VmStatus
+from tests.simulation.host import Host
+from tests.simulation.laws import IDLE_S, LATE_S, Broken
+from tests.simulation.ports import SimEngineMonitor, SimFence
+from tests.simulation.world import Settings, World
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """Three hosts, the VM up and healthy on one of them; a fault is open, as in each scenario."""
+    world = World(Settings(hosts=3), random.Random(1))
+    world.fault_began("test")
+    world.power_all_on(1.0)
+    world.run(150.0)
+    assert owner(world).vm_healthy
+    yield world
+    world.close()
+
+
+def owner(world: World) -> Host:
+    host = world.owner()
+    assert host is not None
+    return host
+
+
+def others(world: World) -> list[Host]:
+    return [host for host in world.hosts.values() if host is not owner(world)]
+
+
+def broken(world: World, law: str, within_s: float = 1.0) -> None:
+    """Time passes until that law is broken."""
+    with pytest.raises(Broken) as caught:
+        world.run(within_s)
+    assert caught.value.law == law, caught.value
+
+
+def shot(world: World, target: Host) -> None:
+    """Somebody who holds the fence lease switches a host off."""
+    asker = next(host for host in world.hosts.values() if host is not target)
+    asker.fence_held = True
+    world.shoots(asker, target)
+
+
+def within(world: World, host: Host, act: Coroutine[Any, Any, Any]) -> None:
+    """Something is done on a host, in its agent's name."""
+    assert host.loop is not None
+    world.timeline.call_within(host.loop, host.processes["agent"].begin, act)
+
+
+# --- who must not be switched off ------------------------------------------------------------
+
+
+def test_an_owner_whose_agent_alone_is_dead(world: World) -> None:
+    """Its broker writes and answers, its VM is healthy."""
+    target = owner(world)
+    target.agent_wanted = False
+    target.crash("agent")
+    world.run(60.0)
+    assert target.vm_healthy
+    shot(world, target)
+    broken(world, "fenced")
+
+
+def test_an_owner_without_daemons_whose_sanlock_renews(world: World) -> None:
+    target = owner(world)
+    world.wish_daemons(target, False)
+    world.run(60.0)
+    assert target.vm_healthy
+    shot(world, target)
+    broken(world, "fenced")
+
+
+def test_an_owner_with_slow_storage_and_no_network(world: World) -> None:
+    """Slow is not silent: each of its writes lands."""
+    target = owner(world)
+    target.network_up, target.gateway_answers = False, 0.0
+    target.break_storage("slow", 1.0)
+    world.run(20.0)
+    assert target.vm_healthy
+    shot(world, target)
+    broken(world, "fenced")
+
+
+def test_an_owner_that_a_third_host_hears(world: World) -> None:
+    """The link to the one who shoots is cut, and its storage hangs."""
+    target = owner(world)
+    asker, _ = others(world)
+    world.cut_links.add((asker.number, target.number))
+    target.break_storage("hang")
+    world.run(20.0)
+    shot(world, target)
+    broken(world, "fenced")
+
+
+def test_a_host_that_hangs_may_be_switched_off(world: World) -> None:
+    """The checkers are not content with nothing: this one is nobody's breach."""
+    target = owner(world)
+    target.freeze(50.0)
+    world.run(15.0)
+    shot(world, target)
+    world.run(1.0)
+
+
+# --- global maintenance, with what once hid the breach ----------------------------------------
+
+
+def refused_order(world: World, host: Host) -> None:
+    """Global maintenance is set, and an order that is refused for it."""
+    world.set_global_maintenance(True)
+    world.run(10.0)
+    world.order(host, OrderKind.MIGRATE)
+    world.run(3.0)
+
+
+@pytest.mark.parametrize("act", ["start", "switch a host off"])
+def test_global_after_a_refused_order(world: World, act: str) -> None:
+    host = owner(world)
+    refused_order(world, host)
+    world.began(host, act)
+    broken(world, "global")
+
+
+def test_global_after_an_order_of_another_kind(world: World) -> None:
+    """Who was told to start the VM was not told to switch anybody off."""
+    host = owner(world)
+    world.set_global_maintenance(True)
+    world.run(10.0)
+    world.order(host, OrderKind.START)
+    world.began(host, "switch a host off")
+    broken(world, "global")
+
+
+def test_global_where_a_host_is_switched_on(world: World) -> None:
+    """Through the port."""
+    asker, target = owner(world), others(world)[0]
+    target.power_off("test")
+    world.set_global_maintenance(True)
+    world.run(10.0)
+    devices = SimFence(world, asker, frozenset({target.host_id}))
+    within(world, asker, devices.power_on(target.host_id, target.system_uuid))
+    broken(world, "global")
+
+
+@pytest.mark.parametrize("act", ["start", "switch a host off", "switch a host on"])
+def test_global_on_a_host_with_slow_storage(world: World, act: str) -> None:
+    """It reads slowly, but it reads."""
+    host = others(world)[0]
+    host.break_storage("slow", 0.5)
+    world.run(5.0)
+    world.set_global_maintenance(True)
+    world.run(20.0)
+    world.began(host, act)
+    broken(world, "global")
+
+
+def test_what_was_ordered_may_be_done_in_global_maintenance(world: World) -> None:
+    """An operator's own order is no breach."""
+    host = owner(world)
+    world.set_global_maintenance(True)
+    world.run(10.0)
+    world.order(host, OrderKind.SHUTDOWN)
+    world.run(30.0)
+    assert world.owner() is None
+
+
+def test_local_where_the_vm_is_moved_to(world: World) -> None:
+    target = others(world)[0]
+    world.set_local_maintenance(target, True)
+    world.run(10.0)
+    world.migrate(owner(world), target.name)
+    broken(world, "local")
+
+
+# --- rest, and none ---------------------------------------------------------------------------
+
+
+def test_quiet_where_the_process_ends(world: World) -> None:
+    world.fault_ended()
+    world.run(world.bound_s() + 5.0, leaps=True)
+    owner(world).end_qemu("planted", VmStatus.DOWN, "shut down")
+    broken(world, "quiet")
+
+
+def test_quiet_within_a_scenario(world: World) -> None:
+    """Its fault is open from the first line to the last: what counts is that all hosts are fit."""
+    world.run(world.bound_s() + 5.0)
+    world.began(owner(world), "migrate")
+    broken(world, "quiet")
+
+
+def test_up_in_the_middle_of_a_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody starts the VM, and faults go on elsewhere."""
+    monkeypatch.setattr(decide, "may_start_here", lambda turn: False)
+    owner(world).power_off("test")
+    broken(world, "up", IDLE_S + 100.0)
+
+
+def test_up_where_it_is_sick_and_nothing_is_done(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that takes every guest for a healthy one."""
+
+    async def good(monitor: SimEngineMonitor) -> tuple[Health, str | None]:
+        return Health.GOOD, None
+
+    monkeypatch.setattr(SimEngineMonitor, "_health", good)
+    monkeypatch.setattr(decide, "must_end", lambda turn: False)
+    qemu = owner(world).qemu
+    assert qemu is not None
+    qemu.is_hung = True
+    broken(world, "up", IDLE_S + 100.0)
+
+
+# --- laws 7 and 8 -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("act", ["start", "shut down", "power off", "migrate"])
+def test_unanswered_by_libvirt(world: World, act: str) -> None:
+    """Nobody knows what the VM does there."""
+    host = others(world)[0]
+    host.libvirt_hangs = True
+    world.run(15.0)
+    world.began(host, act)
+    broken(world, "unanswered")
+
+
+@pytest.mark.parametrize("act", ["start", "switch a host off"])
+def test_unanswered_by_the_storage(world: World, act: str) -> None:
+    host = others(world)[0]
+    host.break_storage("hang")
+    world.run(15.0)
+    world.began(host, act)
+    broken(world, "unanswered")
+
+
+def test_beat_that_waits_for_a_hung_call(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Agent.step
+
+    async def waits(agent: Agent) -> None:
+        await asyncio.sleep(LATE_S + 5.0)
+        await step(agent)
+
+    monkeypatch.setattr(Agent, "step", waits)
+    broken(world, "beat", 30.0)
+
+
+@pytest.mark.parametrize("fault", ["hang", "error"])
+def test_beat_goes_on_while_the_storage_hangs(world: World, fault: str) -> None:
+    """The checker is not content with nothing: this is what the product is built for."""
+    host = others(world)[0]
+    host.libvirt_hangs = True
+    host.break_storage(fault)
+    world.run(60.0)
