@@ -65,6 +65,10 @@ class Qemu:
     leaving_since_s: float = 0.0
     cancelled: bool = False
     received: bool = False
+    #: SIGSTOP: until then its process does nothing.
+    stopped_until_s: float = 0.0
+    #: Somebody started it past the lock driver, so that no lease protects it.
+    by_hand: bool = False
     memory: str = ""
     has_run: bool = False
     pause: Pause | None = None
@@ -81,10 +85,15 @@ class Qemu:
 class Bmc:
     """A host's BMC. `fault`: "", "silent", "refuses", "slow", "says-on", "says-off", "foreign",
     "off-fails" (the order is answered with an error), "off-ignored" (it is taken, and nothing
-    happens). `off_takes_s`: from the order until the power is gone."""
+    happens), "on-fails", "on-ignored", "every-other" (one question of two has no answer), "caches"
+    (it tells the power of CACHED_S ago), "own-power" (it is dead while its host is off).
+    `fault_for`: how it answers some of the hosts, by their number. `off_takes_s`: from the order
+    until the power is gone."""
 
     guid: str
     fault: str = ""
+    fault_for: dict[int, str] = field(default_factory=dict)
+    asked: int = 0
     early_off: bool = False
     off_takes_s: float = 1.0
 
@@ -108,6 +117,10 @@ class Watch(Protocol):
         """A daemon was killed."""
 
 
+#: How old the power is that a BMC tells which caches.
+CACHED_S = 15.0
+#: The parts of the shared storage, which may fail apart.
+PARTS = ("whiteboard", "leases", "disk")
 #: What of a host's writes may be late: to its slot, to the cluster's slot, to the fence log, to
 #: the record of what ran last, by sanlock's daemon to the lease volume, and the freeing of another
 #: host's id.
@@ -118,7 +131,8 @@ RETRY_S = 0.25
 
 @dataclass(slots=True)
 class Storage:
-    """A host's way to the shared storage. `fault`: "", "hang", "error" or "slow".
+    """A host's way to the shared storage. `fault`: "", "hang", "error", "slow" or "read-only";
+    `parts`: fault and delay of those PARTS that are worse than the rest.
 
     `late_s`: which of its writes (WRITES) land so many seconds late. Its kernel holds them, and
     loses them with its power; `outlives`: the storage itself holds them, and writes them in any
@@ -126,6 +140,7 @@ class Storage:
     """
 
     fault: str = ""
+    parts: dict[str, tuple[str, float]] = field(default_factory=dict)
     late_s: dict[str, float] = field(default_factory=dict)
     outlives: bool = False
     since_s: float = 0.0
@@ -133,6 +148,10 @@ class Storage:
     stale_reads: int = 0
     torn_writes: int = 0
     stray_writes: list[int] = field(default_factory=list)
+
+    def of(self, part: str) -> tuple[str, float]:
+        """Fault and delay of one of PARTS."""
+        return self.parts.get(part, (self.fault, self.delay_s))
 
 
 class Host:
@@ -187,7 +206,7 @@ class Host:
         self.autostart = False
         #: A migration to here that breaks off leaves its process behind.
         self.keeps_orphans = False
-        self._guests = 0
+        self._guests = self._libvirt_stops = 0
         self.last_end: tuple[VmStatus, str] = (VmStatus.DOWN, "unknown")
         self.fence_held = False
         #: A freeing of another host's id whose process has not ended; it holds the fence lease.
@@ -223,6 +242,13 @@ class Host:
         #: How long a migration away from here takes.
         self.migration_s = 5.0
         self.qemu_unkillable = False
+        #: Durations of its own configuration (keys of TimingSection), seconds.
+        self.timing: dict[str, float] = {}
+        #: Its watchdog does not fire, whatever happens.
+        self.watchdog_off = False
+        #: SIGSTOP of its sanlock, and of its daemons: until then.
+        self.sanlock_stopped_until_s = 0.0
+        self.stopped_until_s = 0.0
         self.local_maintenance_since_s: float | None = None
         #: What its wall clock is ahead of the right time.
         self.wall_offset_s = 0.0
@@ -263,6 +289,8 @@ class Host:
         self.last_end = (VmStatus.DOWN, "unknown")
         self.doomed = self.move_failed = False
         self.libvirt_up, self.libvirt_hangs = True, False
+        self._libvirt_stops += 1
+        self.sanlock_stopped_until_s = 0.0
         self.watch.tell(self.name, f"booted, boot {self.boots}")
         self.start_sanlock()
         self.watch.booted(self)
@@ -305,6 +333,12 @@ class Host:
             self.ended_loops.append(loop)
             self.loop = None
 
+    def was_on(self, ago_s: float) -> bool:
+        """Whether it had power so long ago, as far as its last change tells."""
+        now_s = self.timeline.now_s
+        changed_s = self.on_since_s if self.power else self.off_since_s
+        return self.power is (now_s - changed_s >= ago_s)
+
     def freeze(self, for_s: float) -> None:
         """Nothing on it runs for so long; the watchdog resets it when that is too long."""
         if self.loop is None or not self.up:
@@ -316,33 +350,38 @@ class Host:
             self.timeline.after(WATCHDOG_FROZEN_S, self._watchdog, self.boots)
 
     def _watchdog(self, boot: int) -> None:
-        if self.boots == boot and self.frozen:
+        if self.boots == boot and self.frozen and not self.watchdog_off:
             self.reset("watchdog: the host was frozen")
 
     @property
     def daemons_since_s(self) -> float:
         """Since when both daemons run."""
-        return max(self.broker_since_s, self.agent_since_s)
+        now_s = self.timeline.now_s
+        is_stopped = any(process.is_stopped for process in self.processes.values())
+        stopped_until_s = now_s if is_stopped else min(self.stopped_until_s, now_s)
+        return max(self.broker_since_s, self.agent_since_s, stopped_until_s)
 
     @property
     def storage_bad_until_s(self) -> float:
         """When its storage was last in trouble; now while it is."""
-        is_bad = self.storage.fault or self.storage.late_s or self._held_writes
+        storage = self.storage
+        is_bad = storage.fault or storage.parts or storage.late_s or self._held_writes
         return self.timeline.now_s if is_bad else self.storage.since_s
 
     @property
     def storage_unread_until_s(self) -> float:
         """When it last could not read the storage; slow is not unread, and late is a write."""
-        is_unread = self.storage.fault in ("hang", "error") or (
-            self.storage.fault == "slow" and self.storage.delay_s >= SLOW_IS_READ_S
-        )
+        fault, delay_s = self.storage.of("whiteboard")
+        is_slow = fault == "slow" and delay_s >= SLOW_IS_READ_S
+        is_unread = fault in ("hang", "error") or is_slow
         return self.timeline.now_s if is_unread else self.storage.since_s
 
     def written_since_s(self, latency_s: float) -> float | None:
         """Since when its writes to the whiteboard land in time; None: they do not."""
         storage = self.storage
-        slow = storage.fault == "slow" and storage.delay_s + latency_s < SLOW_IS_READ_S
-        if (storage.fault and not slow) or storage.late_s:
+        fault, delay_s = storage.of("whiteboard")
+        slow = fault == "slow" and delay_s + latency_s < SLOW_IS_READ_S
+        if (fault and not slow) or storage.late_s:
             return None
         return storage.since_s
 
@@ -351,7 +390,7 @@ class Host:
         daemon = self.sanlock
         if daemon is None or not daemon.running or daemon.membership is not Membership.IN:
             return None
-        if self.reach() or self.storage.late_s:
+        if self.reach_of_sanlock() or self.storage.late_s or self._is_read_only():
             return None
         seen_after_s = 2.5 * self.io_timeout_s
         if self.timeline.now_s - daemon.last_renewal_s > seen_after_s:
@@ -389,8 +428,57 @@ class Host:
 
     # --- storage --------------------------------------------------------------------------
 
-    def break_storage(self, fault: str, delay_s: float = 0.0) -> None:
-        """From now on its storage hangs, fails or is slow; "" mends it."""
+    def is_stopped(self, name: str) -> bool:
+        """Whether that daemon's process is stopped (SIGSTOP)."""
+        process = self.processes.get(name)
+        return process is not None and process.is_stopped
+
+    def stop_process(self, name: str, for_s: float) -> None:
+        """SIGSTOP of one process alone, and SIGCONT that much later; 0: SIGCONT."""
+        until_s = self.timeline.now_s + for_s
+        if name in ("broker", "agent"):
+            process = self.processes.get(name)
+            if process is None:
+                raise ValueError(f"no {name} runs on {self.name}")
+            self.stopped_until_s = max(self.stopped_until_s, until_s)
+            process.stop(for_s)
+        elif name == "sanlock":
+            if self.sanlock is None or not self.sanlock.running:
+                raise ValueError(f"no sanlock runs on {self.name}")
+            self.sanlock_stopped_until_s = until_s
+            self.storage.since_s = max(self.storage.since_s, min(until_s, self.timeline.now_s))
+        elif name == "libvirtd":
+            self.libvirt_hangs = True
+            self._libvirt_stops += 1
+            if for_s < float("inf"):
+                self.timeline.after(for_s, self._libvirtd_goes_on, self._libvirt_stops)
+        elif name == "qemu":
+            if self.qemu is None:
+                raise ValueError(f"no QEMU runs on {self.name}")
+            self.qemu.stopped_until_s = self.sick_until_s = until_s
+        else:
+            raise ValueError(f"{name}; known: broker, agent, sanlock, libvirtd, qemu")
+        self.watch.tell(self.name, f"{name} is stopped for {for_s:g} s")
+
+    def _libvirtd_goes_on(self, stop: int) -> None:
+        if stop == self._libvirt_stops:
+            self.libvirt_hangs = False
+
+    def break_storage(self, fault: str, delay_s: float = 0.0, parts: tuple[str, ...] = ()) -> None:
+        """From now on its storage, or some PARTS of it, hangs, fails, is slow or takes no writes;
+        "" mends it."""
+        if parts:
+            self.storage.since_s = self.sick_until_s = self.timeline.now_s
+            for part in parts:
+                if fault == self.storage.fault:
+                    self.storage.parts.pop(part, None)
+                else:
+                    self.storage.parts[part] = fault, delay_s
+            self.watch.tell(self.name, f"storage {fault or 'fine'}: {', '.join(parts)}")
+            return
+        if self.storage.parts:
+            self.storage.since_s = self.sick_until_s = self.timeline.now_s
+            self.storage.parts.clear()
         if fault != self.storage.fault:
             self.storage.since_s = self.sick_until_s = self.timeline.now_s
         self.storage.fault, self.storage.delay_s = fault, delay_s
@@ -433,7 +521,7 @@ class Host:
         """Begin a write that lands late. `over`: it has ended, for this host's kernel."""
         self._held_writes += 1
         self.timeline.after(
-            self.late_s(kind), self._lands, write, over, self.boots, self.storage.outlives
+            self.late_s(kind), self._lands, kind, write, over, self.boots, self.storage.outlives
         )
 
     def _write_lease(self, write: Callable[[], None], over: Callable[[], None]) -> None:
@@ -441,19 +529,43 @@ class Host:
         if self.late_s("leases"):
             self.write_late("leases", write, over)
             return
+        delay_s = self._leases_slow_s()
+        if delay_s > 0:
+            self._held_writes += 1
+            self.timeline.after(delay_s, self._lands, "leases", write, over, self.boots, False)
+            return
         write()
         over()
 
+    def _leases_slow_s(self) -> float:
+        """What sanlock waits for the lease volume, where that part is slow."""
+        fault, delay_s = self.storage.parts.get("leases", ("", 0.0))
+        return delay_s if fault == "slow" else 0.0
+
+    def _writes_too_late(self) -> bool:
+        """Whether what sanlock begins to write now does not end within its io_timeout."""
+        return bool(self.late_s("leases")) or self._leases_slow_s() >= self.io_timeout_s
+
+    def _is_read_only(self) -> bool:
+        return self.storage.of("leases")[0] == "read-only"
+
     def _lands(
-        self, write: Callable[[], None], over: Callable[[], None], boot: int, outlives: bool
+        self,
+        kind: str,
+        write: Callable[[], None],
+        over: Callable[[], None],
+        boot: int,
+        outlives: bool,
     ) -> None:
+        part = "leases" if kind in ("leases", "release") else "whiteboard"
+        fault, _ = self.storage.of(part)
         is_gone = self.boots != boot or not self.up
         if outlives:
             write()
-        elif not is_gone and (self.frozen or self.storage.fault == "hang"):
-            self.timeline.after(RETRY_S, self._lands, write, over, boot, outlives)
+        elif not is_gone and (self.frozen or fault == "hang"):
+            self.timeline.after(RETRY_S, self._lands, kind, write, over, boot, outlives)
             return
-        elif not is_gone and self.storage.fault != "error":
+        elif not is_gone and fault not in ("error", "read-only"):
             write()
         if not is_gone:
             self._held_writes -= 1
@@ -462,10 +574,20 @@ class Host:
             over()
 
     def reach(self) -> str:
-        """How its sanlock reaches the lease volume; "" when it does."""
+        """How it reaches the lease volume; "" when it does."""
         if self.frozen:
             return "hang"
-        return self.storage.fault if self.storage.fault in ("hang", "error") else ""
+        fault, _ = self.storage.of("leases")
+        return fault if fault in ("hang", "error") else ""
+
+    @property
+    def sanlock_stopped(self) -> bool:
+        """Whether sanlock's process is stopped (SIGSTOP): it neither answers nor renews."""
+        return self.sanlock_stopped_until_s > self.timeline.now_s
+
+    def reach_of_sanlock(self) -> str:
+        """The same for its sanlock's daemon, which may be stopped."""
+        return "hang" if self.sanlock_stopped else self.reach()
 
     # --- sanlock --------------------------------------------------------------------------
 
@@ -476,7 +598,7 @@ class Host:
         boot = self.boots
 
         def doom(why: str) -> None:
-            if self.boots == boot and self.up:
+            if self.boots == boot and self.up and not self.watchdog_off:
                 self.reset(f"watchdog: {why}")
 
         self.sanlock = Daemon(
@@ -486,9 +608,10 @@ class Host:
             self.host_id,
             self.io_timeout_s,
             self.rate,
-            self.reach,
+            self.reach_of_sanlock,
             self._write_lease,
-            lambda: bool(self.late_s("leases")),
+            self._writes_too_late,
+            self._is_read_only,
             self.clock_s,
             self._kill_holders,
             doom,
@@ -508,7 +631,7 @@ class Host:
         daemon.stop_running()
 
     def _kill_holders(self, why: str) -> bool:
-        if self.frozen:
+        if self.frozen or self.sanlock_stopped:
             return False
         if self.fence_held:
             self.fence_held = False
@@ -528,6 +651,8 @@ class Host:
         """The running daemon; Refused where there is none."""
         if self.sanlock is None or not self.sanlock.running:
             raise Refused("sanlock does not answer: is it running?")
+        if self.sanlock_stopped:
+            raise Refused("sanlock does not answer")
         return self.sanlock
 
     def let_go_of_fence(self) -> None:
@@ -613,7 +738,9 @@ class Host:
         if qemu is None or not qemu.running or qemu.is_hung or self.frozen:
             return False
         now_s = self.timeline.now_s
-        if self.storage.fault in ("hang", "error"):
+        if qemu.stopped_until_s > now_s:
+            return False
+        if self.storage.of("disk")[0] in ("hang", "error", "read-only"):
             return now_s - self.storage.since_s < GUEST_PATIENCE_S
         return now_s >= qemu.healthy_from_s
 

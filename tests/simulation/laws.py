@@ -140,7 +140,7 @@ class Laws:
                     "disks",
                     f"{host.name} boots {host.qemu.image}, {self._world.newest_image} ran last",
                 )
-            if not host.qemu.has_lease:
+            if not host.qemu.has_lease and not host.qemu.by_hand:
                 self.breach("leased", f"the VM runs on {host.name} without its lease")
             memory = host.qemu.memory
             if memory != self._memory and memory in self._memories:
@@ -303,8 +303,9 @@ class Laws:
             for i, is_up in self._up.items()
             if is_up
             and not hosts[i].frozen
+            and not hosts[i].is_stopped("agent")
             # Without storage an agent may hold still in the state it is in.
-            and not hosts[i].storage.fault
+            and not hosts[i].storage.of("whiteboard")[0]
             and "agent" in hosts[i].processes
         ]
         if len(up) < 2:

@@ -110,7 +110,8 @@ class Daemon:
 
     `reach`: "" when the lease volume can be reached, else how not ("hang", "error").
     `write(write, over)`: have a delta lease written; `over` is called when that has ended.
-    `is_late`: whether a write that is begun now lands late. `clock_s`: the host's clock.
+    `is_late`: whether a write that is begun now lands late; `is_read_only`: not at all.
+    `clock_s`: the host's clock.
     `kill_holders(why)`: end all processes that hold a lease; False when they cannot be ended.
     `doom`: let the watchdog reset the host. `refused`: why the last try to join failed; `busy`:
     because another host uses this id.
@@ -127,6 +128,7 @@ class Daemon:
         reach: Callable[[], str],
         write: Callable[[Callable[[], None], Callable[[], None]], None],
         is_late: Callable[[], bool],
+        is_read_only: Callable[[], bool],
         clock_s: Callable[[], float],
         kill_holders: Callable[[str], bool],
         doom: Callable[[str], None],
@@ -147,6 +149,7 @@ class Daemon:
         self._reach = reach
         self._write = write
         self._is_late = is_late
+        self._is_read_only = is_read_only
         self._clock_s = clock_s
         self._kill_holders = kill_holders
         self._doom = doom
@@ -160,7 +163,7 @@ class Daemon:
     def join(self) -> None:
         """Begin to join the lockspace; `membership` tells how it goes."""
         assert self.running and self.membership is Membership.OUT
-        if self._reach():
+        if self._reach() or self._is_read_only():
             self.refused = "the lease volume cannot be reached"
             return
         if self._writing:
@@ -263,7 +266,8 @@ class Daemon:
             return
         delta = self._volume.delta(self.host_id)
         mine = (self.name, self.generation, self._timestamp)
-        if self._reach() or (delta.daemon, delta.generation, delta.timestamp) != mine:
+        is_its = (delta.daemon, delta.generation, delta.timestamp) == mine
+        if self._reach() or self._is_read_only() or not is_its:
             self._renewal_failed(generation)
             return
         if self._is_late():
@@ -373,7 +377,7 @@ class Daemon:
             raise Refused("sanlock does not answer")
         if self.membership is not Membership.IN:
             raise Refused("the lockspace is not joined")
-        if self._reach() or self._is_late():
+        if self._reach() or self._is_late() or self._is_read_only():
             raise Refused("the lease volume cannot be reached")
         resource = self._volume.resources[name]
         if not self._may_take(resource):
@@ -402,7 +406,7 @@ class Daemon:
         resource = self._volume.resources[name]
         if (resource.owner, resource.generation) != (self.host_id, self.generation):
             self._to_release.pop(name, None)
-        elif self._reach() or self._is_late():
+        elif self._reach() or self._is_late() or self._is_read_only():
             self._to_release[name] = None
         else:
             resource.owner = resource.generation = 0

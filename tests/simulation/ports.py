@@ -18,12 +18,14 @@ import msgspec
 from agent.freeing import free_host_id, was_freed
 from agent.ports import FencePath
 from broker.board import StorageTrouble
+from broker.broker import Broker
 from broker.client import BrokerDown
 from broker.lockspace import LockspaceError
 from broker.monitors import Sampled, Unknown
 from broker.monitors.network import ANY_TIMEOUT_S
 from broker.network_verdict import TargetResult, Windows
 from broker.own_id import FenceOwner
+from broker.quick_client import ASK_TIMEOUT_S
 from broker.renewals import Renewals
 from broker.sanlock_lockspace import HELD_LOOK_S
 from broker.volume_layout import IDENTITY_SLOT
@@ -60,7 +62,7 @@ from scoring.observation import (
 )
 from tests.simulation.disks import SHARED, started_image
 from tests.simulation.earlier import heartbeat_of_version, of_version
-from tests.simulation.host import RETRY_S, Host, Qemu
+from tests.simulation.host import CACHED_S, RETRY_S, Host, Qemu
 from tests.simulation.lockspace import (
     WATCHDOG_FIRE_S,
     Daemon,
@@ -126,6 +128,8 @@ class SimStore:
 
     async def write(self, slot: int, data: bytes) -> None:
         kind = _kind_of(slot)
+        if self._fault() == "read-only":
+            raise StorageTrouble(f"writing slot {slot}: Read-only file system")
         if self._host.late_s(kind):
             await self._write_late(kind, slot, data)
             return
@@ -141,11 +145,14 @@ class SimStore:
         if late_s >= STORAGE_DEADLINE_S:
             raise StorageTrouble(f"writing slot {slot} has not answered", hung=True)
 
+    def _fault(self) -> str:
+        return self._host.storage.of("whiteboard")[0]
+
     def _landed(self) -> None:
         self._held = False
 
     def at_rest(self) -> bool:
-        hangs = self._hangs_since_s is not None and self._host.storage.fault == "hang"
+        hangs = self._hangs_since_s is not None and self._fault() == "hang"
         return not self._held and not hangs
 
     def _put(self, slot: int, data: bytes) -> None:
@@ -177,14 +184,14 @@ class SimStore:
         if self._held:
             raise StorageTrouble("whiteboard: a write has not answered", hung=True)
         if self._hangs_since_s is not None:
-            if storage.fault == "hang":
+            if self._fault() == "hang":
                 age_s = loop.time() - self._hangs_since_s
                 raise StorageTrouble(f"whiteboard: {what} has not answered for {age_s:.1f} s")
             self._hangs_since_s = None
-        if storage.fault == "error":
+        if self._fault() == "error":
             raise StorageTrouble(f"{what}: Input/output error")
-        wait_s = self._latency_s + storage.delay_s
-        if storage.fault == "hang" or wait_s > STORAGE_DEADLINE_S:
+        wait_s = self._latency_s + storage.of("whiteboard")[1]
+        if self._fault() == "hang" or wait_s > STORAGE_DEADLINE_S:
             self._hangs_since_s = loop.time()
             if late is not None:
                 self._host.timeline.after(0.25, self._late, late, self._host.boots)
@@ -197,9 +204,9 @@ class SimStore:
         """The kernel still has the write: it is done as soon as the storage answers."""
         if self._host.boots != boot or not self._host.up:
             return
-        if self._host.storage.fault == "hang":
+        if self._fault() == "hang":
             self._host.timeline.after(0.25, self._late, write, boot)
-        elif self._host.storage.fault != "error":
+        elif self._fault() not in ("error", "read-only"):
             write()
 
 
@@ -232,6 +239,10 @@ class SimLockspace:
         self.fence_owner = FenceOwner(fence.owner, fence.generation) if known else None
 
     def _look(self) -> None:
+        if self._host.sanlock_stopped:
+            # As the real adapter: a call that does not end says nothing new.
+            self.joined, self.problem = None, "sanlock does not answer"
+            return
         try:
             daemon = self._host.sanlock_answers()
         except Refused as error:
@@ -297,13 +308,15 @@ class SimHeartbeats:
         if target is None:
             raise OSError(f"{address}: no such name")
         # Two packets there for the connection and the request, two back.
-        way_s = 2.0 * max(self._host.packet_delay_s, target.packet_delay_s)
+        way_s = 2.0 * self._world.delay_s(self._host, target)
         if not self._arrives(target):
             await asyncio.get_running_loop().create_future()
         if way_s > 0:
             await _takes(way_s)
         while target.frozen:
             await _takes(max(0.001, target.frozen_until_s - self._host.timeline.now_s))
+        while target.is_stopped("broker"):
+            await _takes(RETRY_S)
         broker = self._world.brokers.get(target.number)
         answer = None if broker is None else broker.heartbeat(nonce, target.clock_s())
         if not self._arrives(target):
@@ -425,7 +438,7 @@ class SimOutsideProbe:
         if owner is None or not self._world.hears_guest(self._host, owner):
             await _takes(PAGE_TIMEOUT_S)
             return "the health page does not answer"
-        way_s = 2.0 * max(self._host.packet_delay_s, owner.packet_delay_s)
+        way_s = 2.0 * self._world.delay_s(self._host, owner)
         if not owner.vm_healthy or way_s >= PAGE_TIMEOUT_S:
             await _takes(PAGE_TIMEOUT_S)
             return "the health page does not answer"
@@ -506,6 +519,7 @@ class SimLink:
             raise BrokerDown("no answer: connection refused")
         if self._on_wire:
             report = msgspec.json.decode(msgspec.json.encode(report), type=Report)
+        await self._answers(broker, loop.time() + ASK_TIMEOUT_S)
         self._world.reported(self._host, report)
         broker.take_report(report, loop.time())
         if newer_than is None:
@@ -525,9 +539,20 @@ class SimLink:
             finally:
                 self._waiting.pop(task, None)
                 self._cut.pop(task, None)
+        await self._answers(broker, loop.time() + ASK_TIMEOUT_S)
         if self._on_wire:
             view = msgspec.json.decode(msgspec.json.encode(view), type=View)
         return view
+
+    async def _answers(self, broker: Broker, until_s: float) -> None:
+        """Wait while the broker's process is stopped; BrokerDown where that takes too long."""
+        loop = asyncio.get_running_loop()
+        while self._host.is_stopped("broker"):
+            if loop.time() >= until_s:
+                raise BrokerDown("no answer: timed out")
+            await _takes(RETRY_S)
+        if self._world.brokers.get(self._host.number) is not broker:
+            raise BrokerDown("no answer: connection reset")
 
     def cut(self) -> None:
         """The broker died: whoever waits for it is told."""
@@ -555,7 +580,7 @@ class SimLeases:
 
     async def ask_engine(self) -> LeaseAnswer:
         asked_s = asyncio.get_running_loop().time()
-        reach = self._host.reach()
+        reach = self._host.reach_of_sanlock()
         await _takes(ASK_DEADLINE_S if reach == "hang" else 0.02)
         if reach:
             return LeaseAnswer(False, asked_s, detail="sanlock: the volume cannot be read")
@@ -588,7 +613,7 @@ class SimLeases:
 
     async def take_fence(self) -> FenceLeaseAnswer:
         loop = asyncio.get_running_loop()
-        await _takes(ACQUIRE_DEADLINE_S if self._host.reach() == "hang" else 0.1)
+        await _takes(ACQUIRE_DEADLINE_S if self._host.reach_of_sanlock() == "hang" else 0.1)
         if self._host.release_hangs:
             detail = "sanlock: another process of this host holds it"
             return FenceLeaseAnswer(False, loop.time(), detail)
@@ -655,6 +680,8 @@ class _Direct:
         if host.reach() == "error":
             await _takes(DIRECT_DEADLINE_S)
             return "sanlock direct release_id: Input/output error"
+        if host.storage.of("leases")[0] == "read-only":
+            return "sanlock direct release_id: Read-only file system"
         if host.reach():
             # Killed before it has read: it writes nothing, and ends when the storage is back.
             host.release_hangs = True
@@ -734,10 +761,12 @@ class SimFence:
         asked_s = asyncio.get_running_loop().time()
         target = self._world.hosts[host_id]
         is_on = target.power and not target.bmc.early_off
+        if self._fault(target) == "caches":
+            is_on = target.was_on(CACHED_S)
         problem = await self._reach(target)
         if problem:
             return PowerAnswer(host_id, Power.UNKNOWN, asked_s, detail=problem)
-        fault = target.bmc.fault
+        fault = self._fault(target)
         if fault == "says-on":
             is_on = True
         elif fault == "says-off":
@@ -761,10 +790,10 @@ class SimFence:
             return PowerOffEnded(host_id, False, "another GUID")
         if not target.power:
             return PowerOffEnded(host_id, True, "it was off")
-        if target.bmc.fault == "off-fails":
+        if self._fault(target) == "off-fails":
             return PowerOffEnded(host_id, False, "the BMC answers with an error")
         self._world.shoots(self._host, target)
-        if target.bmc.fault != "off-ignored":
+        if self._fault(target) != "off-ignored":
             self._host.timeline.after(target.bmc.off_takes_s, target.power_off, "by its BMC")
         return PowerOffEnded(host_id, True)
 
@@ -773,6 +802,10 @@ class SimFence:
         problem = await self._reach(target)
         if problem or not self._is_its(target, system_uuid):
             return PowerOnEnded(host_id, False, problem or "another GUID")
+        if self._fault(target) == "on-fails":
+            return PowerOnEnded(host_id, False, "the BMC answers with an error")
+        if self._fault(target) == "on-ignored":
+            return PowerOnEnded(host_id, True)
         if not target.power:
             self._world.began(self._host, "switch a host on")
         target.power_on()
@@ -785,18 +818,24 @@ class SimFence:
 
     async def _reach(self, target: Host) -> str:
         """Wait as long as the BMC's answer takes; why it gives none, or empty."""
-        fault = target.bmc.fault
+        fault, bmc = self._fault(target), target.bmc
+        bmc.asked += 1
+        is_dead = fault == "silent" or (fault == "own-power" and not target.power)
+        is_dead = is_dead or (fault == "every-other" and bmc.asked % 2 == 1)
         delay_s = 2 * self._host.packet_delay_s + (6.0 if fault == "slow" else 0.15)
-        reached = fault != "silent" and self._world.reaches(self._host, target, bmc=True)
+        reached = not is_dead and self._world.reaches(self._host, target, bmc=True)
         if not reached or delay_s >= POWER_DEADLINE_S:
             await _takes(POWER_DEADLINE_S)
             return "no answer"
         await _takes(delay_s)
         return "wrong password" if fault == "refuses" else ""
 
-    @staticmethod
-    def _is_its(target: Host, system_uuid: str) -> bool:
-        return target.bmc.fault != "foreign" and system_uuid == target.bmc.guid
+    def _fault(self, target: Host) -> str:
+        """How that host's BMC answers this host."""
+        return target.bmc.fault_for.get(self._host.number, target.bmc.fault)
+
+    def _is_its(self, target: Host, system_uuid: str) -> bool:
+        return self._fault(target) != "foreign" and system_uuid == target.bmc.guid
 
 
 class SimHypervisor:
@@ -862,7 +901,11 @@ class SimHypervisor:
 
     def _guest_ends(self, qemu: Qemu) -> None:
         host = self._host
-        if host.qemu is qemu and qemu.running and not qemu.is_hung and not host.frozen:
+        if host.qemu is not qemu or not qemu.running or qemu.is_hung or host.frozen:
+            return
+        if qemu.stopped_until_s > host.timeline.now_s:
+            host.timeline.after(RETRY_S, self._guest_ends, qemu)
+        else:
             host.end_qemu("the guest shut down", VmStatus.DOWN, "shut down")
 
     async def power_off(self) -> EngineStopEnded:

@@ -10,20 +10,25 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from broker.config import ScoreSection
+from broker.config import ScoreSection, TimingSection
 from broker.whiteboard import EMPTY_SLOT
 from scoring.observation import OnHostShutdown, OrderKind, Pause, VmStatus
 from scoring.state import StateName
 from tests.simulation.earlier import Metadata
-from tests.simulation.host import NO_BRIDGE, WRITES, Host
+from tests.simulation.faults import SICK_BOUND_S
+from tests.simulation.host import NO_BRIDGE, PARTS, WRITES, Host
+from tests.simulation.laws import Broken
 from tests.simulation.lockspace import Refused
+from tests.simulation.tellings import BadLine, tellings
 from tests.simulation.world import Settings, World
 
 LOOK_EVERY_S = 0.25
+#: Conditions on what was counted since the story began.
+COUNTED = (("downtime", "below"), ("moves",), ("fenced",))
 _UP_WORDS = {"up": True, "down": False, "unknown": None}
 
 
@@ -49,18 +54,27 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A parsed file. `sentence`: its first comment."""
+    """A parsed file. `sentence`: its first comment. `steps`: of one telling; `tellings`: of each,
+    where the story is told more than once, with what differs. `seed`: what its chance is drawn
+    from."""
 
     name: str
     sentence: str
     steps: tuple[Step, ...]
+    tellings: tuple[tuple[str, tuple[Step, ...]], ...] = ()
+    seed: str = ""
 
 
 VERBS = (
     "hosts",
     "wait",
+    "calm",
     "power",
     "kill",
+    "stop",
+    "watchdog",
+    "virsh",
+    "timing",
     "storage",
     "network",
     "bmc",
@@ -70,6 +84,9 @@ VERBS = (
     "slot",
     "expect",
 )
+#: Lines about the telling itself (tests/simulation/tellings.py), and verbs that make no trouble.
+TELLING = ("for", "repeat", "end")
+QUIET = ("wait", "calm", "expect")
 
 
 def parse(name: str, text: str) -> Scenario:
@@ -83,17 +100,30 @@ def parse(name: str, text: str) -> Scenario:
         words = line.split()
         if not words:
             continue
-        if words[0] not in VERBS:
-            known = ", ".join(VERBS)
+        if words[0] not in VERBS + TELLING:
+            known = ", ".join(VERBS + TELLING)
             raise BadScenario(f"{name}:{number}: {words[0]!r} is no verb; known: {known}")
         steps.append(Step(number, words[0], tuple(words[1:])))
     if not sentence:
         raise BadScenario(f"{name}:1: the first line must be a comment that tells the story")
-    if not steps or steps[0].verb != "hosts":
+    verbs = [step.verb for step in steps if step.verb not in TELLING]
+    if verbs[:1] != ["hosts"]:
         raise BadScenario(f"{name}: the first verb must be: hosts NUMBER")
-    if not any(step.verb == "expect" for step in steps):
+    if "expect" not in verbs:
         raise BadScenario(f"{name}: it expects nothing")
-    return Scenario(name, sentence, tuple(steps))
+    lines = [(step.line, (step.verb, *step.words)) for step in steps]
+    try:
+        told = [
+            (label, tuple(Step(number, words[0], words[1:]) for number, words in each))
+            for label, each in tellings(lines)
+        ]
+    except BadLine as error:
+        raise BadScenario(f"{name}:{error}") from None
+    if any(telling[0].verb != "hosts" for _, telling in told):
+        raise BadScenario(f"{name}: the first verb must be: hosts NUMBER")
+    # Neither the file's name nor what is expected changes what happens.
+    seed = "\n".join(str(step) for step in steps if step.verb not in (*TELLING, "expect"))
+    return Scenario(name, sentence, told[0][1], tuple(told), seed)
 
 
 def load(path: Path) -> Scenario:
@@ -111,8 +141,26 @@ _SWITCHES: dict[str, Callable[[str], dict[str, Any]]] = {
     "guest-boot": lambda v: {"guest_boot_s": float(v)},
     "heartbeat": lambda v: {"heartbeat": _yes(v)},
     "power": lambda v: {"power": _yes(v)},
+    "chance": lambda v: {"chance": v},
 }
 
+
+BMC_FAULTS = (
+    "fine",
+    "silent",
+    "slow",
+    "refuses",
+    "says-on",
+    "says-off",
+    "foreign",
+    "off-fails",
+    "off-ignored",
+    "on-fails",
+    "on-ignored",
+    "every-other",
+    "caches",
+    "own-power",
+)
 
 #: Who does not get through to the guest.
 _CLOSED_TO = {"unreachable": "users", "hidden": "hosts", "reachable": ""}
@@ -130,8 +178,13 @@ class Player:
     say: Callable[[str], None] = lambda text: None
     world: World = field(init=False)
     last: Host | None = None
+    #: Which telling this is, where there are several.
+    label: str = ""
 
     def __post_init__(self) -> None:
+        tellings = self.scenario.tellings
+        if tellings and not self.label:
+            self.label = tellings[0][0]
         first = self.scenario.steps[0]
         given: dict[str, Any] = {"hosts": int(first.words[0]), "on_wire": True}
         options = first.words[1:]
@@ -140,19 +193,41 @@ class Player:
                 given |= _SWITCHES[key](value)
         except (KeyError, ValueError) as error:
             raise self._bad(first, f"does not fit: {error}") from None
-        power = given.pop("power", True)
-        self.world = World(Settings(**given), random.Random(self.scenario.name))
+        power, chance = given.pop("power", True), given.pop("chance", self.scenario.seed)
+        self.world = World(Settings(**given), random.Random(chance + self._number()))
         self.world.fault_began("scenario")
         if power:
             self.world.power_all_on(1.0)
 
+    def _number(self) -> str:
+        """A sweep tells each time of the same hosts; `repeat` of others."""
+        return self.label.rpartition("time ")[2] if "time " in self.label else ""
+
     def play(self) -> None:
-        """All steps; raises Broken, Disappointed or BadScenario."""
+        """All tellings of it; raises Broken, Disappointed or BadScenario."""
+        self._tell()
+        for label, steps in self.scenario.tellings[1:]:
+            story = replace(self.scenario, steps=steps, tellings=())
+            player = Player(story, self.say, label=label)
+            self.world = player.world
+            player._tell()
+
+    def _tell(self) -> None:
+        try:
+            self._play()
+        except (Broken, Disappointed) as error:
+            if self.label:
+                error.args = (f"with {self.label}: {error}",)
+            raise
+
+    def _play(self) -> None:
         logging.disable(logging.CRITICAL)
         try:
             for step in self.scenario.steps[1:]:
                 self.world.tell("scenario", str(step))
                 self.say(str(step))
+                if step.verb not in QUIET:
+                    self.world.trouble()
                 try:
                     getattr(self, f"_{step.verb}")(step, *step.words)
                 except (TypeError, KeyError, ValueError) as error:
@@ -195,6 +270,9 @@ class Player:
     def _wait(self, step: Step, seconds: str) -> None:
         self.world.run(float(seconds))
 
+    def _calm(self, step: Step) -> None:
+        self.world.calm(SICK_BOUND_S)
+
     def _power(self, step: Step, how: str, who: str, seconds: str = "0") -> None:
         for host in self._who(who):
             if how == "on":
@@ -219,12 +297,49 @@ class Player:
             elif what == "qemu":
                 host.end_qemu("crashed", VmStatus.DOWN_UNEXPECTED, "its process died")
             elif what == "libvirtd":
-                host.libvirt_up = False
-                self.world.timeline.after(1.5, setattr, host, "libvirt_up", True)
+                self.world.libvirtd_dies(host)
             else:
                 raise ValueError(what)
 
-    def _storage(self, step: Step, how: str, who: str, delay_s: str = "1.5", *rest: str) -> None:
+    def _stop(self, step: Step, what: str, who: str, seconds: str = "inf") -> None:
+        for host in self._who(who):
+            host.stop_process(what, float(seconds))
+
+    def _watchdog(self, step: Step, how: str, who: str) -> None:
+        for host in self._who(who):
+            if how == "fires":
+                host.reset("watchdog: it fires for no reason")
+            else:
+                host.watchdog_off = not _yes(how)
+
+    def _virsh(self, step: Step, how: str, who: str, lease: str = "") -> None:
+        if lease not in ("", "unlocked"):
+            raise ValueError(f"{lease}; known: unlocked")
+        for host in self._who(who):
+            if how == "start":
+                self.world.start_by_hand(host, locked=not lease)
+            elif how == "destroy":
+                host.end_qemu("virsh destroy", VmStatus.DOWN, "powered off")
+            else:
+                raise ValueError(f"{how}; known: start, destroy")
+
+    def _timing(self, step: Step, key: str, seconds: str, who: str) -> None:
+        name, value_s = key.replace("-", "_"), float(seconds)
+        for host in self._who(who):
+            if name == "io_timeout":
+                host.io_timeout_s = int(value_s)
+                continue
+            if name not in TimingSection.__struct_fields__:
+                known = ", ".join(TimingSection.__struct_fields__).replace("_", "-")
+                raise ValueError(f"{key}; known: io-timeout, {known}")
+            host.timing[name] = value_s
+            self.world.config(host).timing_rules()
+
+    def _storage(self, step: Step, *given: str) -> None:
+        parts = tuple(word for word in given if word in PARTS) if "late" not in given else ()
+        how, who, *more = (word for word in given if word not in parts)
+        words = tuple(more)
+        delay_s, rest = (words[0] if words else "1.5"), words[1:]
         if how in ("shared", "copy", "copied-leases", "empty"):
             for host in self._who(who):
                 host.mount(how)
@@ -232,21 +347,79 @@ class Player:
         if how == "late":
             self._late(who, float(delay_s), *rest)
             return
-        if rest:
-            raise ValueError(" ".join(rest))
-        fault = {"fine": "", "hangs": "hang", "fails": "error", "slow": "slow"}[how]
+        faults = {"fine": "", "hangs": "hang", "fails": "error", "slow": "slow"}
+        faults["read-only"] = "read-only"
+        if how not in faults:
+            raise ValueError(f"{how}; known: {', '.join(faults)}, late, shared, copy, empty")
+        if rest or (words and how != "slow"):
+            raise ValueError(f"{' '.join(words)}; known: {', '.join(PARTS)}")
+        fault = faults[how]
         for host in self._who(who):
-            host.break_storage(fault, float(delay_s) if fault == "slow" else 0.0)
+            host.break_storage(fault, float(delay_s) if fault == "slow" else 0.0, parts)
 
     def _late(self, who: str, late_s: float, *rest: str) -> None:
         outlives = rest[-1:] == ("outlives",)
-        writes = rest[: -1 if outlives else None] or WRITES
+        named = rest[: -1 if outlives else None]
+        if "whiteboard" in named:
+            named = (*(w for w in named if w != "whiteboard"), "slots", "cluster", "log", "ran")
+        writes = named or WRITES
         if not set(writes) <= set(WRITES):
             raise ValueError(f"{' '.join(writes)}; known: {', '.join(WRITES)}")
         for host in self._who(who):
             host.make_late(late_s, writes, outlives)
 
-    def _network(self, step: Step, how: str, who: str, other: str = "") -> None:
+    def _network(self, step: Step, how: str, *words: str) -> None:
+        if how == "split":
+            self._split(words)
+        elif how in ("loss", "delay"):
+            self._hurt_packets(how, words)
+        elif how == "joined" and len(words) < 2:
+            for host in self._who(*words or ("all",)):
+                ways = {way for way in self.world.cut_links if host.number in way}
+                self.world.cut_links -= ways
+        elif how == "migration" and words[:1] in (("up",), ("down",)):
+            for host in self._who(*words[1:] or ("all",)):
+                if words[0] == "down":
+                    self.world.no_migration.add(host.number)
+                else:
+                    self.world.no_migration.discard(host.number)
+        else:
+            self._network_of(how, *words)
+
+    def _split(self, words: tuple[str, ...]) -> None:
+        """No packet goes from a host of one side to one of another."""
+        sides: list[set[int]] = [set()]
+        for word in words:
+            if word == "/":
+                sides.append(set())
+            else:
+                sides[-1] |= {host.number for host in self._who(word)}
+        everybody = [number for side in sides for number in side]
+        if len(sides) < 2 or not all(sides) or len(everybody) != len(set(everybody)):
+            raise ValueError("it goes: network split HOST… / HOST…, each host on one side")
+        for side in sides:
+            for number in side:
+                for other in set(everybody) - side:
+                    self.world.cut_links.add((number, other))
+
+    def _hurt_packets(self, how: str, words: tuple[str, ...]) -> None:
+        """Lose or delay packets of a host, or from one to another."""
+        number = float(words[0])
+        hosts = [self._who(word) for word in words[1:]]
+        if len(hosts) not in (1, 2) or number < 0 or (how == "loss" and number > 100):
+            raise ValueError(f"it goes: network {how} NUMBER HOST [HOST]")
+        part = number / 100 if how == "loss" else number
+        for host in hosts[0]:
+            if len(hosts) == 2:
+                links = self.world.link_loss if how == "loss" else self.world.link_delay_s
+                links.update({(host.number, other.number): part for other in hosts[1]})
+            elif how == "loss":
+                host.packet_loss = part
+                host.gateway_answers = 1.0 - part if host.network_up else 0.0
+            else:
+                host.packet_delay_s = part
+
+    def _network_of(self, how: str, who: str, other: str = "") -> None:
         for host in self._who(who):
             if how in ("up", "down"):
                 host.network_up = how == "up"
@@ -260,22 +433,27 @@ class Player:
             else:
                 raise ValueError(how)
 
-    def _bmc(self, step: Step, how: str, who: str) -> None:
-        known = (
-            "fine",
-            "silent",
-            "slow",
-            "refuses",
-            "says-on",
-            "says-off",
-            "foreign",
-            "off-fails",
-            "off-ignored",
-        )
-        if how not in known:
-            raise ValueError(f"{how}; known: {', '.join(known)}")
-        for host in self._who(who):
-            host.bmc.fault = "" if how == "fine" else how
+    def _bmc(self, step: Step, how: str, *words: str) -> None:
+        if how == "network":
+            for host in self._who(*words[1:] or ("all",)):
+                host.bmc_network_up = {"up": True, "down": False}[words[0]]
+            return
+        if how == "off-takes":
+            seconds, who = words
+            for host in self._who(who):
+                host.bmc.off_takes_s = float(seconds)
+            return
+        if how not in BMC_FAULTS:
+            raise ValueError(f"{how}; known: {', '.join(BMC_FAULTS)}, off-takes, network")
+        fault = "" if how == "fine" else how
+        for host in self._who(words[0]):
+            if len(words) == 1:
+                host.bmc.fault, host.bmc.fault_for = fault, {}
+            elif words[1] == "for" and len(words) > 2:
+                for asker in (each for word in words[2:] for each in self._who(word)):
+                    host.bmc.fault_for[asker.number] = fault
+            else:
+                raise ValueError(f"it goes: bmc {how} HOST [for HOST…]")
 
     def _guest(self, step: Step, how: str, *words: str) -> None:
         if how == "ordered-on":
@@ -295,6 +473,10 @@ class Player:
             host.qemu.is_hung, host.sick_until_s = False, self.world.timeline.now_s
         elif how == "ignores-shutdown":
             host.qemu.ignores_shutdown = True
+        elif how == "reboots":
+            host.qemu.is_hung = False
+            host.qemu.healthy_from_s = self.world.timeline.now_s + host.guest_boot_s
+            host.sick_until_s = host.qemu.healthy_from_s
         elif how == "powers-off":
             host.end_qemu("the guest powered itself off", VmStatus.DOWN, "shut down")
         elif how == "snapshot":
@@ -376,6 +558,8 @@ class Player:
                     host.metadata = Metadata(value)
                 case "migration-takes":
                     host.migration_s = float(value)
+                case "host-boot":
+                    host.boot_s = float(value)
                 case "guest-boot":
                     host.guest_boot_s = float(value)
                 case "orphans":
@@ -431,6 +615,11 @@ class Player:
     # --- expectations ---------------------------------------------------------------------
 
     def _expect(self, step: Step, *words: str) -> None:
+        is_timed = len(words) >= 3 and words[-2] in ("within", "for")
+        said = words[1:] if words[:1] == ("not",) else words
+        if said[:1] in COUNTED or said[:2] in COUNTED:
+            # What is counted over the whole story is so now, unless a time is said.
+            words = words if is_timed else (*words, "within", "0")
         if len(words) < 3 or words[-2] not in ("within", "for"):
             raise ValueError("an expectation ends in: within SECONDS, or: for SECONDS")
         condition, how, seconds = words[:-2], words[-2], float(words[-1])
@@ -469,6 +658,18 @@ class Player:
             case ("engine", "reachable", "on", who):
                 hosts = self._who(who)
                 return lambda: any(map(world.users_reach, hosts))
+            case ("downtime", "below", number):
+                below_s = float(number)
+                return lambda: world.longest_downtime_s() < below_s
+            case ("moves", number):
+                wanted = int(number)
+                return lambda: world.moves == wanted
+            case ("fenced", number):
+                wanted = int(number)
+                return lambda: world.fenced() == wanted
+            case ("order", "done" | "refused" | "lost" | "under-way" as state, *text):
+                said = " ".join(text)
+                return lambda: self._order_is(state, said)
             case ("engine", "running"):
                 return lambda: world.owner() is not None
             case ("engine", "running", "on", who):
@@ -517,6 +718,14 @@ class Player:
             case _:
                 raise ValueError(f"unknown condition: {' '.join(words)}")
 
+    def _order_is(self, state: str, said: str) -> bool:
+        """Whether the last order of an operator came to that, for a reason with that text."""
+        if self.world.last_order is None:
+            raise ValueError("nobody gave an order before")
+        host, broker, number = self.world.last_order
+        status = broker.orders.status(number, host.clock_s())
+        return status is not None and status.state == state and said in status.text
+
     def _situation(self) -> str:
         owner = self.world.owner()
         states = ", ".join(
@@ -524,4 +733,13 @@ class Player:
             for host in self.world.hosts.values()
         )
         runs = "nowhere" if owner is None else f"on {owner.name}"
-        return f"the VM runs {runs}; {states}"
+        counted = (
+            f"longest downtime {self.world.longest_downtime_s():.1f} s, "
+            f"moves {self.world.moves}, fenced {self.world.fenced()}"
+        )
+        if self.world.last_order is not None:
+            host, broker, number = self.world.last_order
+            status = broker.orders.status(number, host.clock_s())
+            if status is not None:
+                counted += f", the last order {status.state} {status.text!r}"
+        return f"the VM runs {runs}; {states}; {counted}"

@@ -178,6 +178,10 @@ class Timeline:
         if loop.frozen_until_s > self.now_s:
             self.push(loop.frozen_until_s, handle)
             return
+        process = None if handle.context is None else handle.context.get(PROCESS)
+        if process is not None and process.is_stopped:
+            process.held.append(handle)
+            return
         self._enter(loop)
         try:
             if handle.context is None:
@@ -314,6 +318,10 @@ class Process:
         self.alive = True
         self.tasks: dict[asyncio.Task[Any], None] = {}
         self.failures: list[str] = []
+        #: SIGSTOP: what is due meanwhile waits here.
+        self.is_stopped = False
+        self.held: list[Handle] = []
+        self._stops = 0
         self.expected: tuple[type[BaseException], ...] = ()
         self._on_end = on_end
         self._main: asyncio.Task[Any] | None = None
@@ -347,9 +355,28 @@ class Process:
         elif error is not None and self.alive and not isinstance(error, self.expected):
             self.failures.append(f"task {task.get_name()} of {self.name}: {error!r}")
 
+    def stop(self, for_s: float) -> None:
+        """SIGSTOP, and SIGCONT that much later; infinity: never."""
+        self.is_stopped = True
+        self._stops += 1
+        if for_s < float("inf"):
+            self.loop._timeline.after(for_s, self._goes_on, self._stops)
+
+    def _goes_on(self, stop: int) -> None:
+        if stop == self._stops and self.is_stopped:
+            self.go_on()
+
+    def go_on(self) -> None:
+        """SIGCONT: what was due meanwhile runs now."""
+        self.is_stopped = False
+        held, self.held = self.held, []
+        for handle in held:
+            self.loop._timeline.push(self.loop._timeline.now_s, handle)
+
     def kill(self) -> None:
         """End it at once."""
         self.alive = False
+        self.go_on()
         for task in list(self.tasks):
             task.cancel()
 

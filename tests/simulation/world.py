@@ -70,6 +70,7 @@ from tests.simulation.timeline import Process, Timeline
 from tests.simulation.whiteboard import Whiteboard
 
 RESTART_S = 1.5
+LIBVIRTD_RESTART_S = 1.5
 #: Reasons of an agent whose words are in the trace.
 _TOLD = frozenset({*TOLD_CODES, Code.CANNOT_START})
 #: A stretch that is passed over is at least so long, begins after so long a rest, and ends so
@@ -151,6 +152,7 @@ class Shot:
     by: str
     target: str
     heard_for_s: dict[str, float | None]
+    boots: int = 0
 
 
 class World:
@@ -183,6 +185,17 @@ class World:
         #: The last migration from each host: how it ends, its source and target.
         self._moves: dict[int, tuple[Move, Host, Qemu, Host, Qemu]] = {}
         self.cut_links: set[tuple[int, int]] = set()
+        #: (from, to): the part of the packets that is lost, and what one takes longer.
+        self.link_loss: dict[tuple[int, int], float] = {}
+        self.link_delay_s: dict[tuple[int, int], float] = {}
+        #: Hosts that no migration reaches or leaves, whatever their own network does.
+        self.no_migration: set[int] = set()
+        #: How often the VM went over to another host alive.
+        self.moves = 0
+        #: The last order of an operator: the host, its broker, its number.
+        self.last_order: tuple[Host, Broker, int] | None = None
+        #: A story says that nothing is wrong any more: law `up` holds from its bound on.
+        self.is_story_calm = False
         self.score: dict[int, ScoreSection] = {}
         self.global_maintenance_since_s: float | None = None
         self.faults: Counter[str] = Counter()
@@ -244,7 +257,7 @@ class World:
 
     def config(self, host: Host) -> Config:
         """The configuration of a host."""
-        timing = {"beat": self.settings.beat_s, **self.settings.timing}
+        timing = {"beat": self.settings.beat_s, **self.settings.timing, **host.timing}
         return Config(
             cluster=ClusterSection(id=CLUSTER),
             host=HostSection(
@@ -257,7 +270,7 @@ class World:
                 leases="/simulated/leases",
                 whiteboard_id=volume_id(VolumeKind.WHITEBOARD, CLUSTER),
                 leases_id=volume_id(VolumeKind.LEASES, CLUSTER),
-                io_timeout=self.settings.io_timeout_s,
+                io_timeout=int(host.io_timeout_s),
             ),
             api=ApiSection(advertise=(host.address,)),
             daemon=DaemonSection(state_dir=str(self._state_dir / host.name)),
@@ -410,7 +423,8 @@ class World:
         self.tell(host.name, f"{name} ended" + (f": {_first(error)}" if error else ""))
         if name == "agent":
             host.let_go_of_fence()
-        if error is not None:
+        # One that was asked to end, and is wanted again, is started as soon as it has ended.
+        if error is not None or (name == "agent" and host.agent_wanted):
             self._restart(host, name, RESTART_S)
 
     # --- what happens -----------------------------------------------------------------------
@@ -447,7 +461,7 @@ class World:
         now_s = self.timeline.now_s
         heard = self.heard_since_s(host, target)
         heard_for_s = {path: None if s is None else now_s - s for path, s in heard.items()}
-        self.shots.append(Shot(now_s, host.name, target.name, heard_for_s))
+        self.shots.append(Shot(now_s, host.name, target.name, heard_for_s, target.boots))
         self.tell(host.name, f"switches host {target.host_id} off")
         self.laws.began(host, "switch a host off")
         self.laws.shoots(host, target)
@@ -484,7 +498,7 @@ class World:
     def told_place(self, host: Host) -> VmPlace | None:
         """Where a host's status says that the VM is; None where nobody can ask it."""
         broker, loop = self.brokers.get(host.number), host.loop
-        if broker is None or loop is None or host.frozen:
+        if broker is None or loop is None or host.frozen or host.is_stopped("broker"):
             return None
         return broker.vm_place(loop.time())
 
@@ -516,6 +530,8 @@ class World:
         if well:
             self._down_cause = "sick"
         self.laws.look()
+        if self.is_story_calm and self.is_quiet():
+            self.laws.must_be_up()
         self._look_at_links()
         for host in self.hosts.values():
             if not self.is_surely_reached(host):
@@ -588,6 +604,7 @@ class World:
         if broker is not None and host.loop is not None:
             wanted = NewOrder(kind, target)
             order = self.timeline.call_within(host.loop, broker.place_order, wanted)
+            self.last_order = host, broker, order.number
             self.ordered_s[host.number] = self.timeline.now_s
             self.ordered[host.number] = kind
             self._order_numbers[host.number] = order.number
@@ -642,8 +659,9 @@ class World:
         if target.frozen or not target.up:
             return heard
         storage_s = target.written_since_s(self.settings.latency_s)
-        if "broker" in target.processes:
+        if "broker" in target.processes and not target.is_stopped("broker"):
             alive_s = max(target.frozen_until_s, target.on_since_s, target.broker_since_s)
+            alive_s = max(alive_s, min(target.stopped_until_s, now_s))
             if storage_s is not None:
                 heard["storage"] = max(alive_s, storage_s)
             if self.settings.heartbeat and self._is_clear(asker, target):
@@ -672,8 +690,8 @@ class World:
 
     def _is_clear(self, asker: Host, target: Host) -> bool:
         """Whether packets go there and back in time, all of them."""
-        slow = asker.packet_delay_s or target.packet_delay_s
-        loss = asker.packet_loss or target.packet_loss
+        slow = self.delay_s(asker, target)
+        loss = asker.packet_loss or target.packet_loss or self._link_loss(asker, target)
         return not slow and not loss and self.reaches(asker, target)
 
     def _look_at_links(self) -> None:
@@ -690,13 +708,25 @@ class World:
         chance = chance or self.chance
         if not asker.network_up or not asker.power:
             return False
-        loss = asker.packet_loss if bmc else max(asker.packet_loss, target.packet_loss)
+        loss = asker.packet_loss
+        if not bmc:
+            loss = max(loss, target.packet_loss, self._link_loss(asker, target))
         if loss and chance.random() < loss:
             return False
         if bmc:
             return target.bmc_network_up
         ways = {(asker.number, target.number), (target.number, asker.number)}
         return target.network_up and target.power and not (ways & self.cut_links)
+
+    def _link_loss(self, one: Host, other: Host) -> float:
+        ways = (one.number, other.number), (other.number, one.number)
+        return max(self.link_loss.get(way, 0.0) for way in ways)
+
+    def delay_s(self, one: Host, other: Host) -> float:
+        """What a packet takes longer between two hosts, by the slower way."""
+        ways = (one.number, other.number), (other.number, one.number)
+        slowest_s = max(self.link_delay_s.get(way, 0.0) for way in ways)
+        return max(one.packet_delay_s, other.packet_delay_s, slowest_s)
 
     # --- the VM's users ---------------------------------------------------------------------
 
@@ -729,6 +759,8 @@ class World:
 
     def migration_reaches(self, source: Host, target: Host) -> bool:
         """Whether a migration gets from one host to another."""
+        if {source.number, target.number} & self.no_migration:
+            return False
         if self.settings.migration_apart:
             return source.power and target.power
         return self.reaches(source, target)
@@ -750,12 +782,34 @@ class World:
             source.qemu.leaving, source.qemu.leaving_since_s = True, self.timeline.now_s
             target.create_qemu(received=True, disk=source.qemu.image)
             self.tell(source.name, f"migrates the VM to {target.name}")
-            took_s = source.migration_s + 10.0 * max(source.packet_delay_s, target.packet_delay_s)
+            took_s = source.migration_s + 10.0 * self.delay_s(source, target)
             assert target.qemu is not None
             ends = (move, source, source.qemu, target, target.qemu)
             self._moves[source.number] = ends
             self.timeline.after(took_s, self._switch_over, *ends)
         return move
+
+    def start_by_hand(self, host: Host, locked: bool = True) -> None:
+        """`virsh start`; not `locked`: past sanlock's lock driver, so that no lease is held."""
+        if not host.up or not host.libvirt_up or host.libvirt_hangs or host.qemu is not None:
+            self.tell("operator", f"virsh start on {host.name} fails")
+            return
+        host.create_qemu(force_boot=False, disk=BASE)
+        assert host.qemu is not None
+        healthy_from_s = self.timeline.now_s + host.guest_boot_s
+        if not locked:
+            qemu = host.qemu
+            qemu.by_hand = qemu.running = qemu.has_run = True
+            qemu.healthy_from_s = healthy_from_s
+            self.vm_changed(host)
+        else:
+            try:
+                host.resume_qemu(healthy_from_s)
+            except Refused as error:
+                host.end_qemu(f"not started: {error}", VmStatus.DOWN, "failed to start")
+                self.tell("operator", f"virsh start on {host.name} fails: {error}")
+                return
+        self.tell("operator", f"virsh start on {host.name}")
 
     def cancel_move(self, source: Host) -> None:
         """libvirt is told to abort the migration that is under way from a host, and soon has."""
@@ -763,8 +817,34 @@ class World:
         ends[2].cancelled = True
         self.timeline.after(0.2, self._switch_over, *ends)
 
+    def libvirtd_dies(self, host: Host) -> None:
+        """The process dies, and is started again by itself; a migration from or to its host
+        breaks off."""
+        host.libvirt_up = False
+        self.tell(host.name, "libvirtd is killed")
+        self.timeline.after(LIBVIRTD_RESTART_S, setattr, host, "libvirt_up", True)
+        for ends in self._moves.values():
+            if host in (ends[1], ends[3]) and ends[0].result is None:
+                self._break_off(*ends, "libvirtd died")
+
+    def _break_off(
+        self, move: Move, source: Host, old: Qemu, target: Host, new: Qemu, why: str
+    ) -> None:
+        """A migration ends without success: the VM goes on at its source, if it is there."""
+        move.result, source.move_failed = why, True
+        if source.qemu is old:
+            old.leaving = False
+        if target.qemu is new and target.keeps_orphans:
+            target.leave_qemu(crashed=False)
+        elif target.qemu is new:
+            target.end_qemu("the migration failed", VmStatus.DOWN, "failed to start")
+
     def _switch_over(self, move: Move, source: Host, old: Qemu, target: Host, new: Qemu) -> None:
         if move.result is not None:
+            return
+        is_there = source.qemu is old and target.qemu is new and not old.cancelled
+        if is_there and max(old.stopped_until_s, new.stopped_until_s) > self.timeline.now_s:
+            self.timeline.after(1.0, self._switch_over, move, source, old, target, new)
             return
         if source.qemu is not old or not old.running:
             move.result = "the source has ended"
@@ -776,13 +856,7 @@ class World:
         elif not self.migration_reaches(source, target):
             move.result = "the connection broke"
         if move.result is not None:
-            source.move_failed = True
-            if source.qemu is old:
-                old.leaving = False
-            if target.qemu is new and target.keeps_orphans:
-                target.leave_qemu(crashed=False)
-            elif target.qemu is new:
-                target.end_qemu("the migration failed", VmStatus.DOWN, "failed to start")
+            self._break_off(move, source, old, target, new, move.result)
             return
         source.pause_qemu()
         new.memory = old.memory
@@ -801,6 +875,7 @@ class World:
         new.is_hung, new.ignores_shutdown = old.is_hung, old.ignores_shutdown
         source.end_qemu("migrated", VmStatus.DOWN, "migrated", release=False)
         move.result = ""
+        self.moves += 1
 
     # --- maintenance ------------------------------------------------------------------------
 
@@ -901,6 +976,30 @@ class World:
             self.extra_bound_s = 0.0
         self.calm_since_s = self.timeline.now_s
         self.extra_bound_s = max(self.extra_bound_s, extra_bound_s)
+
+    def calm(self, extra_bound_s: float = 0.0) -> None:
+        """A story's trouble is over: from the bound on laws `quiet` and `up` hold."""
+        if not self.is_story_calm:
+            self.is_story_calm = True
+            self.fault_ended(extra_bound_s)
+
+    def trouble(self) -> None:
+        """A story makes trouble again."""
+        if self.is_story_calm:
+            self.is_story_calm = False
+            self.fault_began("scenario")
+
+    def longest_downtime_s(self) -> float:
+        """The longest time in which no healthy VM was there, after it was healthy once."""
+        ended = [each.ended_s - each.began_s for each in self.outages[1:]]
+        if self.outages and not self._well:
+            ended.append(self.timeline.now_s - self._down_since_s)
+        return max(ended, default=0.0)
+
+    def fenced(self) -> int:
+        """How often a host that was on was ordered off by another; orders that are given again
+        before it has booted anew count once."""
+        return len({(shot.target, shot.boots) for shot in self.shots})
 
     def is_calm_for(self) -> float:
         """For how long nothing has been wrong; 0 while something is."""

@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The verbs of scenarios do what their README says: each is told, and its effect is looked at."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.scenario import BadScenario, Disappointed, Player, parse
+
+UP = "expect engine healthy within 240\n"
+
+
+def told(body: str, hosts: str = "3", name: str = "x.txt") -> Player:
+    """A story that has been played to its end."""
+    player = Player(parse(name, f"# a story\nhosts {hosts}\n{body}"))
+    player.play()
+    return player
+
+
+def said(player: Player, text: str) -> bool:
+    """Whether a line of the trace has that text."""
+    return any(text in what for _, _, what in player.world.trace)
+
+
+# --- the telling ------------------------------------------------------------------------------
+
+
+def test_a_sweep_tells_the_story_anew_for_each_value() -> None:
+    """One telling for each value; the variable is replaced, alone or in a sum."""
+    text = "# a\nhosts 2\nfor t in 0..1 step 0.25\nwait t\nwait 2+t\nwait {t}\nexpect moves 0\n"
+    scenario = parse("x.txt", text)
+    assert [label for label, _ in scenario.tellings] == [
+        "t = 0",
+        "t = 0.25",
+        "t = 0.5",
+        "t = 0.75",
+        "t = 1",
+    ]
+    waits = [step.words[0] for step in scenario.tellings[3][1] if step.verb == "wait"]
+    assert waits == ["0.75", "2.75", "0.75"]
+
+
+def test_each_telling_of_a_sweep_is_played_and_the_one_that_fails_is_named() -> None:
+    """A sweep that plays its first value only proves nothing."""
+    sweep = "# a\nfor t in 1..3\nhosts 1 power off\nwait t\nexpect not power of host1 on within 0\n"
+    scenario = parse("x.txt", sweep)
+    played: list[str] = []
+    Player(scenario, played.append).play()
+    assert [line for line in played if line.startswith("wait")] == ["wait 1", "wait 2", "wait 3"]
+    bad = "# a\nhosts 1\nfor t in 1..3\nwait t\nexpect downtime below 3-t\n"
+    with pytest.raises(Disappointed, match="with t = 3: "):
+        Player(parse("x.txt", bad)).play()
+
+
+def test_repeat_before_the_hosts_tells_the_story_with_other_chance() -> None:
+    """Each time the hosts boot at other moments."""
+    scenario = parse("x.txt", "# a\nrepeat 2\nhosts 2\nexpect engine healthy within 240\n")
+    first = Player(scenario)
+    boots_s = [host.boot_s for host in first.world.hosts.values()]
+    first.play()
+    assert [host.boot_s for host in first.world.hosts.values()] != boots_s
+
+
+def test_a_block_comes_as_often_as_it_says() -> None:
+    """`repeat N … end` behind the hosts, `for … end`, and one inside the other."""
+    text = "# a\nhosts 1\nrepeat 2\nfor t in 1..2\nwait t\nend\nwait 9\nend\nexpect moves 0\n"
+    waits = [step.words[0] for step in parse("x.txt", text).steps if step.verb == "wait"]
+    assert waits == ["1", "2", "9", "1", "2", "9"]
+    text = "# a\nhosts 1\nrepeat 3\nwait 4\nexpect moves 0\n"
+    assert len(parse("x.txt", text).steps) == 7
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        ("for t in 3..1\nwait t", r"x\.txt:3: .* upwards"),
+        ("for t from 1 to 3\nwait t", r"x\.txt:3: .* it goes: for NAME in"),
+        ("for t in 1..3\nwait 4", r"x\.txt:3: .* no line uses t"),
+        ("repeat often\nwait 4", r"x\.txt:3: .* it goes: repeat N"),
+        ("end", r"x\.txt:3: end: nothing begins"),
+    ],
+)
+def test_a_line_about_the_telling_that_does_not_fit_is_named(lines: str, complaint: str) -> None:
+    """With its number and what would fit."""
+    with pytest.raises(BadScenario, match=complaint):
+        parse("x.txt", f"# a\nhosts 1\n{lines}\nexpect moves 0\n")
+
+
+def test_the_story_depends_neither_on_the_name_of_its_file_nor_on_what_it_expects() -> None:
+    """The same trace, but for the lines of the expectations themselves."""
+    traces = []
+    for name, more in (("a.txt", ""), ("b.txt", "expect moves 0\n# and a remark\n")):
+        world = told(f"{UP}{more}power off owner\nwait 30\n", name=name).world
+        traces.append([line for line in world.trace if not line[2].startswith("expect")])
+    assert traces[0] == traces[1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "stop everything host1 3",
+        "storage fails host1 tape",
+        "network split host1 host2",
+        "network split host1 / host1",
+        "network loss 130 host1",
+        "bmc silent host1 from host2",
+        "bmc off-takes host1",
+        "timing nonsense 3 host1",
+        "timing fence-after 1 host1",
+        "virsh dance host1",
+        "watchdog perhaps host1",
+        "expect order done within 3",
+        "expect moves some",
+    ],
+)
+def test_a_line_that_does_not_fit_is_refused(line: str) -> None:
+    """With its number."""
+    with pytest.raises(BadScenario, match=r"x\.txt:3: "):
+        told(f"{line}\n{UP}", hosts="2")
+
+
+# --- what is counted --------------------------------------------------------------------------
+
+
+def test_downtime_moves_and_fenced_are_counted() -> None:
+    """A hung owner is switched off once, nothing is moved, and the time is told."""
+    body = f"{UP}wait 30\npower freeze owner 600\nwait 120\n"
+    player = told(
+        f"{body}expect fenced 1\nexpect moves 0\nexpect downtime below 100\n"
+        "expect not downtime below 20\nexpect not fenced 0\n"
+    )
+    assert player.world.fenced() == 1
+    with pytest.raises(Disappointed, match=r"longest downtime \d.*fenced 1"):
+        told(f"{body}expect fenced 0\n")
+
+
+def test_an_order_is_done_or_refused_with_its_reason() -> None:
+    """A migration on order is counted; one to a host that is off is refused."""
+    player = told(
+        f"{UP}wait 30\nguest ordered-on owner migrate\nexpect order done within 60\n"
+        "expect moves 1 within 10\n"
+        "guest ordered-on host1 start\nexpect order refused within 30\n"
+    )
+    assert player.world.moves == 1
+
+
+def test_calm_has_the_laws_look_for_a_vm_that_is_up() -> None:
+    """A story that calls itself calm while nobody can start the VM breaks law `up`."""
+    text = f"{UP}set starts no all\nkill qemu owner\ncalm\nwait 4000\nexpect moves 0\n"
+    with pytest.raises(Exception, match="law 'up' broken"):
+        told(text, hosts="2")
+    told(f"{UP}power off owner\ncalm\nwait 1500\nexpect moves 0\n")
+
+
+# --- processes --------------------------------------------------------------------------------
+
+
+def test_a_stopped_agent_and_broker_go_on_where_they_were() -> None:
+    """Nothing is said meanwhile, nobody is started anew, and the VM runs on."""
+    for name in ("agent", "broker"):
+        player = told(f"{UP}wait 30\nstop {name} owner 20\nwait 100\nexpect downtime below 1\n")
+        assert said(player, f"{name} is stopped for 20 s")
+        assert not said(player, f"{name} ended")
+        player = told(
+            f"{UP}wait 30\nstop {name} host2 20\nwait 5\nkill {name} host2\n"
+            "expect host2 in EngineDown within 40\n"
+            if name == "agent"
+            else f"{UP}wait 30\nstop {name} host2 20\nwait 5\nkill {name} host2\nwait 30\n"
+            "expect engine healthy for 5\n"
+        )
+
+
+def test_a_stopped_broker_is_not_heard() -> None:
+    """The others see its slot stand still, and go on when it goes on."""
+    slots = []
+    for seconds in (2, 12, 25):
+        # What is expected changes nothing in the story, so these are one story.
+        look = f"expect engine healthy for {seconds}\n"
+        world = told(f"{UP}wait 30\nstop broker owner 15\n{look}").world
+        owner = world.owner()
+        assert owner is not None
+        slots.append(world.board.slots[owner.host_id])
+    assert slots[0] == slots[1] != slots[2]
+
+
+def test_a_stopped_sanlock_lets_the_watchdog_fire() -> None:
+    """Its host id is not renewed; QEMU cannot be ended by it, so the watchdog resets the host."""
+    player = told(
+        f"{UP}wait 30\nstop sanlock owner 400\nwait 200\nexpect engine healthy within 200\n"
+    )
+    assert said(player, "reset: watchdog")
+
+
+def test_a_stopped_libvirtd_and_qemu_go_on() -> None:
+    """A guest that stands still for 20 s is not restarted at once."""
+    told(f"{UP}wait 30\nstop libvirtd owner 20\nwait 60\nexpect downtime below 1\n")
+    player = told(
+        f"{UP}wait 30\nstop qemu owner 20\nexpect not engine healthy within 1\n"
+        "expect engine healthy within 25\nexpect not downtime below 10\n"
+    )
+    assert not said(player, "QEMU ended")
+
+
+def test_an_agent_that_is_wanted_again_while_it_ends_comes_back() -> None:
+    """`on` right behind `off` is not lost."""
+    told(
+        f"{UP}wait 30\nset agent off others\nset agent on others\nwait 20\n"
+        "expect others in EngineDown within 20\n"
+    )
+
+
+def test_a_watchdog_that_is_off_resets_nobody() -> None:
+    """And one that fires for no reason resets a healthy host."""
+    player = told(f"{UP}watchdog off host1\npower freeze host1 70\nwait 100\n", hosts="1")
+    assert not said(player, "reset: watchdog")
+    player = told(f"{UP}watchdog fires host1\n{UP}", hosts="1")
+    assert said(player, "reset: watchdog: it fires")
+
+
+# --- storage, network, BMC --------------------------------------------------------------------
+
+
+def test_parts_of_the_storage_fail_apart() -> None:
+    """Only the whiteboard: the VM runs on. Only the disk: the guest is sick. Only the leases:
+    sanlock ends the VM."""
+    told(f"{UP}wait 30\nstorage fails owner whiteboard\nwait 60\nexpect downtime below 1\n")
+    told(f"{UP}wait 30\nstorage hangs owner disk\nexpect not engine healthy within 12\n")
+    player = told(
+        f"{UP}wait 30\nstorage hangs owner leases\n{UP}wait 100\nexpect engine healthy within 200\n"
+    )
+    assert said(player, "QEMU ended: sanlock")
+
+
+def test_a_storage_that_takes_no_writes_is_read_all_the_same() -> None:
+    """sanlock cannot renew; the host still reads what the others write."""
+    player = told(
+        f"{UP}wait 30\nstorage read-only owner leases\nwait 100\nexpect engine healthy within 200\n"
+    )
+    assert said(player, "QEMU ended: sanlock")
+    told(f"{UP}wait 30\nstorage read-only others whiteboard\nwait 30\nexpect downtime below 1\n")
+    told(
+        f"{UP}wait 30\nstorage read-only owner\nwait 10\nstorage fine owner\nwait 60\n"
+        "expect moves 0\n"
+    )
+
+
+def test_slow_leases_are_felt_by_sanlock() -> None:
+    """Each renewal lands late, and the VM runs on while they land in time."""
+    player = told(f"{UP}wait 30\nstorage slow owner 9 leases\nwait 200\nexpect downtime below 1\n")
+    owner = player.world.owner()
+    assert owner is not None and owner.sanlock is not None
+    assert owner._leases_slow_s() == 9.0
+
+
+def test_the_network_splits_loses_and_delays() -> None:
+    """By the world's own word on who reaches whom."""
+    world = told(f"network split host1 host2 / host3\n{UP}").world
+    one, two, three = world.hosts.values()
+    assert world.reaches(one, two)
+    assert not world.reaches(one, three) and not world.reaches(three, two)
+    world = told(f"network split host1 / host2\nnetwork joined\n{UP}").world
+    assert world.reaches(world.hosts[1], world.hosts[2])
+    world = told(f"network loss 100 host1 host2\nnetwork delay 2 host1 host3\n{UP}").world
+    one, two, three = world.hosts.values()
+    assert not world.reaches(one, two) and world.reaches(two, three)
+    assert world.delay_s(three, one) == 2.0
+    world = told(f"network loss 30 host2\nnetwork delay 0.5 host2\n{UP}").world
+    assert (world.hosts[2].packet_loss, world.hosts[2].packet_delay_s) == (0.3, 0.5)
+
+
+def test_a_bmc_that_one_host_reaches_and_another_does_not() -> None:
+    """The one that it answers takes over by proof."""
+    player = told(
+        f"{UP}wait 60\nbmc silent owner for host1\npower off owner\n{UP}expect downtime below 70\n"
+    )
+    assert said(player, "frees host id")
+    world = told(f"bmc silent host1 for host2 host3\nbmc network down host2\n{UP}").world
+    assert world.hosts[1].bmc.fault_for == {2: "silent", 3: "silent"}
+    assert not world.hosts[2].bmc_network_up
+
+
+def test_a_bmc_that_takes_its_time() -> None:
+    """The power is gone so long after the order."""
+    player = told(f"{UP}wait 30\nbmc off-takes 25 owner\npower freeze owner 50\nwait 60\n{UP}")
+    trace = player.world.trace
+    ordered_s = next(at_s for at_s, _, what in trace if what.startswith("switches host"))
+    gone_s = next(at_s for at_s, _, what in trace if what.startswith("power off: by its BMC"))
+    assert gone_s - ordered_s == pytest.approx(25.0)
+
+
+@pytest.mark.parametrize("mood", ["every-other", "caches", "own-power", "on-fails", "on-ignored"])
+def test_moods_of_a_bmc(mood: str) -> None:
+    """A power cut costs time at most: the VM is up again, and no law is broken."""
+    told(f"{UP}wait 60\nbmc {mood} all\npower off owner\nexpect engine healthy within 300\n")
+
+
+# --- the guest and by hand --------------------------------------------------------------------
+
+
+def test_a_guest_that_reboots_is_back_by_itself() -> None:
+    """It is sick for as long as it boots, and nobody ends it."""
+    player = told(
+        f"{UP}wait 30\nguest reboots\nwait 60\nexpect not downtime below 15\n"
+        "expect engine healthy for 5\n"
+    )
+    assert not said(player, "QEMU ended")
+
+
+def test_started_by_hand() -> None:
+    """With its lease it is refused beside a running one; without one nobody starts a second."""
+    player = told(f"{UP}wait 30\nvirsh start others\nwait 30\nexpect downtime below 1\n", hosts="2")
+    assert said(player, "virsh start on") and said(player, "fails")
+    player = told(
+        "maintenance global on\nwait 100\nvirsh start host2\n"
+        "expect engine healthy on host2 within 60\n"
+        "maintenance global off\nexpect engine healthy on host2 for 60\n"
+    )
+
+
+def test_a_host_has_a_timing_of_its_own() -> None:
+    """It is in its configuration from the next start of its daemons on."""
+    world = told(f"timing bad-health 77 host2\ntiming io-timeout 5 host3\n{UP}").world
+    assert world.config(world.hosts[2]).timing_rules().bad_health == 77.0
+    assert world.config(world.hosts[1]).timing_rules().bad_health != 77.0
+    assert world.config(world.hosts[3]).storage.io_timeout == 5
+
+
+def test_a_libvirtd_that_dies_breaks_a_migration_off() -> None:
+    """The VM goes on at its source; it is not moved."""
+    player = told(
+        f"{UP}wait 30\nset migration-takes 20 owner\nguest ordered-on owner migrate\nwait 10\n"
+        "kill libvirtd owner\nexpect order refused within 60\nexpect moves 0\n"
+        "expect downtime below 1\n"
+    )
+    assert said(player, "migrates the VM")
