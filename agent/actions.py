@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import assert_never
 
 from agent.fencing import note_failed, power_off_host, power_on_host
+from agent.last_look import LastLook
 from agent.ports import FenceDevices, FenceLog, Hypervisor, Leases
 from broker.what_ran import WhatRan
 from scoring.decision import (
@@ -43,8 +44,8 @@ class Hands:
     """Runs actions through the ports. `news` is set whenever an outcome has come (and by
     whoever else has some).
 
-    `hostnames`, `slots` (timestamps): by host id, and `what_ran` (the record of the disks that ran
-    last), brought up to date with each view.
+    `hostnames` by host id, `what_ran` (the record of the disks that ran last), `is_noted` (whether
+    the fence log has the intent of an order) and `last_look` are brought up to date with each view.
     """
 
     def __init__(
@@ -59,7 +60,9 @@ class Hands:
         self.news = asyncio.Event()
         self._system_uuids: Mapping[int, str] = {}
         self.hostnames: Mapping[int, str] = {}
-        self.slots: Mapping[int, int] = {}
+        self.last_look = LastLook(lambda: leases.fence_held)
+        self.is_noted: Callable[[int], bool] = lambda host_id: False
+        self._noting = 0
         self.what_ran: WhatRan | None = None
         #: Brought up to date with each view: a record of the fence log may still land.
         self.log_is_written = False
@@ -165,16 +168,28 @@ class Hands:
                 return await power_off_host(
                     action,
                     uuid,
-                    lambda number: self.slots.get(number),
+                    lambda: self.last_look.off(action),
+                    self._leases,
+                    self._fence,
+                    self._fence_log,
+                    self.is_noted(host),
+                )
+            case PowerOnHost(host_id=host):
+                uuid = self._system_uuids.get(host, "")
+                return await power_on_host(
+                    action,
+                    uuid,
+                    lambda: self.last_look.on(host),
                     self._leases,
                     self._fence,
                     self._fence_log,
                 )
-            case PowerOnHost(host_id=host):
-                uuid = self._system_uuids.get(host, "")
-                return await power_on_host(action, uuid, self._leases, self._fence, self._fence_log)
             case NoteFenceFailed():
-                await note_failed(action, self._fence_log)
+                self._noting += 1
+                try:
+                    await note_failed(action, self._fence_log)
+                finally:
+                    self._noting -= 1
                 return None
             case _:
                 assert_never(action)
@@ -185,7 +200,7 @@ class Hands:
         Who takes it next writes to the fence log: nothing of this host's may land there then.
         """
         is_told = self._teller is None or self._teller.done()
-        return self.log_is_written or self.freeing is not None or not is_told
+        return self.log_is_written or self._noting > 0 or self.freeing is not None or not is_told
 
     async def _free(self, act: FreeHostId) -> HostIdFreed:
         """Free it. The fence log has it before it begins, and how it ended: a host that is back
@@ -202,7 +217,7 @@ class Hands:
                 freed = HostIdFreed(act.host_id, False, why)
                 self._teller = self._begin(act, self._keep_telling_end(act, freed))
                 return freed
-            freed = await self._leases.free_host_id(act)
+            freed = await self._leases.free_host_id(act, lambda: self.last_look.free(act))
             if not await self._tell_end(act, freed):
                 self._teller = self._begin(act, self._keep_telling_end(act, freed))
             return freed

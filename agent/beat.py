@@ -29,6 +29,7 @@ from broker.wire import (
 )
 from scoring.decide import decide
 from scoring.decision import Decision, MigrateEngine
+from scoring.evidence import is_noted
 from scoring.observation import LocalHost, Observation, Obstacle, Unfit
 from scoring.rules import Rules
 from scoring.state import AgentState, StateName
@@ -102,6 +103,7 @@ class Agent:
         self._beat = 0
         self._stopping = False
         self._view: View | None = None
+        self._view_s = 0.0
         self._came = asyncio.Event()
         self._wake_s = float("inf")
         self._broker_problem = ""
@@ -173,7 +175,8 @@ class Agent:
                 self._view = await self._exchange(newer_than)
                 newer_than = self._view.version
                 self._hands.log_is_written = self._view.log_is_written
-                self._hands.slots = {peer.host_id: peer.timestamp for peer in self._view.peers}
+                slots = {peer.host_id: peer.timestamp for peer in self._view.peers}
+                self._hands.last_look.slots = slots
                 self._tell_broker_problem("")
                 self._hands.news.set()
             except (BrokerDown, BrokerRefused) as error:
@@ -186,6 +189,7 @@ class Agent:
         """Report, and get a view. What has begun is reported until a report has arrived."""
         report = self._report
         view = await self._link.exchange(report, newer_than)
+        self._view_s = asyncio.get_running_loop().time()
         self._begun = tuple(begun for begun in self._begun if begun not in report.begun)
         self._report = replace_fields(self._report, begun=self._begun)
         self._came.set()
@@ -235,6 +239,7 @@ class Agent:
             self._rehearsals.system_uuids = view.system_uuids
         self._hands.hostnames = view.hostnames
         self._hands.what_ran = view.what_ran
+        self._hands.is_noted = lambda host: _is_noted(view, host)
         observation = Observation(
             local=self._local(view),
             peers=view.peers,
@@ -263,6 +268,7 @@ class Agent:
         begun = (BegunReason(self._beat, reason.code.value, reason.text) for reason in fresh)
         self._begun = (*self._begun, *begun)[-BEGUN_MAX:]
         self._state, self.last = decision.state, decision
+        self._hands.last_look.take(decision.state, self._view_s)
         self._report = Report(
             score=decision.score.value,
             state=decision.state.name.value,
@@ -350,6 +356,12 @@ def _intent(state: AgentState) -> str:
     ):
         return ""
     return f"fence {step.host_id}"
+
+
+def _is_noted(view: View, host_id: int) -> bool:
+    """Whether the fence log has this host's intent to switch that host off, in its present boot."""
+    boots = {peer.host_id: peer.boot_id for peer in view.peers}
+    return is_noted(view.fence_log, view.local.host_id, host_id, boots.get(host_id, ""))
 
 
 def _lease(state: AgentState) -> LeaseSeen | None:

@@ -23,8 +23,9 @@ class BrokerFenceLog:
         text: str,
         over: str = "",
         only_closes: bool = False,
+        withdrawn: bool = False,
     ) -> str:
-        note = FenceNote(step, target, ordered, text, over, only_closes)
+        note = FenceNote(step, target, ordered, text, over, only_closes, withdrawn)
         try:
             await self._link.note_fence(note)
         except (BrokerDown, BrokerRefused) as error:

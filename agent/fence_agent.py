@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from agent.fence_driver import DeviceError, Pointless
+from agent.fence_driver import DeviceError, Pointless, Still, go
 from scoring.observation import Power
 
 #: Where the programs are besides PATH, which under systemd or sudo may lack them.
@@ -73,8 +73,10 @@ class _AgentLogin:
             raise DeviceError(f"monitor ended with {code}: {text}")
         return None  # no action asks for the privilege alone
 
-    def switch(self, on: bool) -> None:
+    def switch(self, on: bool, still: Still) -> None:
+        # The program logs in by itself: what comes between that and its order nobody can stop.
         action = "on" if on else "off"
+        go(still)
         code, text = self._run(action)
         if code != 0:
             raise DeviceError(f"{action} ended with {code}: {text}")

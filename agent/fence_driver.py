@@ -7,6 +7,7 @@ raises what it likes: whoever calls it turns that into a sentence without the pa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -19,6 +20,26 @@ class DeviceError(Exception):
 
 class Pointless(DeviceError):
     """It cannot be used as it is configured: asking again would change nothing."""
+
+
+class Withdrawn(DeviceError):
+    """The order must not be given any more; it was not."""
+
+
+#: Why an order must not be given now; empty: it must. Any thread may ask.
+Still = Callable[[], str]
+
+
+def always() -> str:
+    """A Still of an order that nothing can overtake."""
+    return ""
+
+
+def go(still: Still) -> None:
+    """Called with nothing left to do but the order itself; Withdrawn where it must not be given."""
+    why = still()
+    if why:
+        raise Withdrawn(why)
 
 
 class Login(Protocol):
@@ -34,9 +55,10 @@ class Login(Protocol):
         """What this login lacks to switch the power; empty: nothing; None: the device does not
         tell. Changes nothing."""
 
-    def switch(self, on: bool) -> None:
+    def switch(self, on: bool, still: Still) -> None:
         """Order the power on, or hard off: never soft off, cycle or reset. An order that
-        was taken proves nothing; the power is read afterwards."""
+        was taken proves nothing; the power is read afterwards. `go(still)` is called right
+        before the order, behind every question to the device."""
 
 
 class Driver(Protocol):

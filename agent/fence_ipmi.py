@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from agent.fence_driver import DeviceError, Pointless
+from agent.fence_driver import DeviceError, Pointless, Still, go
 from scoring.observation import Power
 
 log = logging.getLogger("ha-agent.fence")
@@ -127,7 +127,8 @@ class _IpmiLogin:
         name = next((name for name, n in PRIVILEGES.items() if n == level), str(level))
         return f"the login's privilege level is {name}; operator is needed"
 
-    def switch(self, on: bool) -> None:
+    def switch(self, on: bool, still: Still) -> None:
+        go(still)
         self._ask(_CHASSIS, _CHASSIS_CONTROL, _POWER_UP if on else _POWER_DOWN)
 
     def _ask(self, netfn: int, command: int, *data: int) -> bytes:

@@ -11,6 +11,9 @@
 4. Each device has its own thread and its own deadline, and one question at a time: one
    that hangs holds up no other.
 5. No text that leaves this file holds a password.
+6. Whether an order must still be given is asked in the device's thread with nothing left to do
+   but the order itself, each time anew: a device may need seconds for a login, and a host that
+   hung may live again meanwhile. Once one order was withdrawn no further device gets one.
 
 Firmware disagrees on the byte order of a GUID (SMBIOS 7.2.1 has its first three fields
 little-endian, IPMI sends the whole least significant byte first), so each of these orders
@@ -33,7 +36,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from agent.fence_driver import DeviceError, Driver, Login, Pointless
+from agent.fence_driver import DeviceError, Driver, Login, Pointless, Still, Withdrawn, always
 from agent.ports import FencePath
 from broker.worker import Hung, Worker
 from scoring.observation import Power, PowerAnswer, PowerOffEnded, PowerOnEnded
@@ -70,13 +73,16 @@ class Privilege(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a device said. `detail`: what is wrong with it, empty when nothing is. `ordered`: it
-    took an order. `privilege`: as far as it was asked for."""
+    took an order. `tried`: an order was sent to it, whatever came of that. `withdrawn`: the order
+    must not be given any more. `privilege`: as far as it was asked for."""
 
     power: Power
     identity: Identity
     detail: str = ""
     ordered: bool = False
     privilege: Privilege = Privilege.UNKNOWN
+    tried: bool = False
+    withdrawn: bool = False
 
     @property
     def usable(self) -> bool:
@@ -155,16 +161,27 @@ class GuardedDevice:
 
         return await self._ask(system_uuid, check)
 
-    async def switch(self, system_uuid: str, on: bool) -> Finding:
-        """Order it on or hard off, unless it is already, or is not proven to be the host's."""
+    async def switch(self, system_uuid: str, on: bool, still: Still = always) -> Finding:
+        """Order it on or hard off, unless it is already, or is not proven to be the host's, or
+        `still` says why not."""
         wanted = Power.ON if on else Power.OFF
+        tried = False
+
+        def last_look() -> str:
+            nonlocal tried
+            why = still()
+            tried = tried or not why
+            return why
 
         def switch(login: Login, found: Finding, deadline_s: float) -> Finding:
             found = _look(login, found, deadline_s)
             if not found.usable or found.power is wanted:
                 return found
             try:
-                login.switch(on)
+                login.switch(on, last_look)
+            except Withdrawn as error:
+                detail = f"{self.name}: the order was withdrawn: {error}"
+                return replace(found, detail=detail, withdrawn=True)
             except Pointless:
                 raise
             except Exception:
@@ -174,7 +191,7 @@ class GuardedDevice:
                 return Finding(wanted, found.identity)
             return Finding(found.power, found.identity, ordered=True)
 
-        return await self._ask(system_uuid, switch)
+        return replace(await self._ask(system_uuid, switch), tried=tried)
 
     async def _ask(self, system_uuid: str, then: _Then) -> Finding:
         """Log in, tell whose machine it is, and go on from there."""
@@ -331,28 +348,40 @@ class FenceLevels:
             answered_s=loop.time(),
         )
 
-    async def power_off(self, host_id: int, system_uuid: str, attempt: int) -> PowerOffEnded:
+    async def power_off(
+        self, host_id: int, system_uuid: str, attempt: int, still: Still
+    ) -> PowerOffEnded:
         assert host_id in self.hosts, host_id
         levels = [*self._of(host_id, system_uuid)]
         first = attempt % len(levels)
         details: list[str] = []
+        tried = False
         for level in levels[first:] + levels[:first]:
-            found = await asyncio.gather(*(device.switch(system_uuid, False) for device in level))
+            found = await asyncio.gather(
+                *(device.switch(system_uuid, False, still) for device in level)
+            )
             done = all(f.usable and (f.ordered or f.power is Power.OFF) for f in found)
             details += [_told(device, f, "off") for device, f in zip(level, found, strict=True)]
             if done:
                 return PowerOffEnded(host_id, True, "; ".join(details))
+            tried = tried or any(f.tried for f in found)
+            if any(f.withdrawn for f in found):
+                return PowerOffEnded(host_id, False, "; ".join(details), withdrawn=not tried)
         return PowerOffEnded(host_id, False, "; ".join(details))
 
-    async def power_on(self, host_id: int, system_uuid: str) -> PowerOnEnded:
+    async def power_on(self, host_id: int, system_uuid: str, still: Still) -> PowerOnEnded:
         assert host_id in self.hosts, host_id
         # From the last level to the first: a BMC answers only once its supply is on again.
         details: list[str] = []
         ok = False
         levels = self._of(host_id, system_uuid)
         for level in reversed(levels):
-            found = await asyncio.gather(*(device.switch(system_uuid, True) for device in level))
+            found = await asyncio.gather(
+                *(device.switch(system_uuid, True, still) for device in level)
+            )
             details += [_told(device, f, "on") for device, f in zip(level, found, strict=True)]
+            if any(f.withdrawn for f in found):
+                return PowerOnEnded(host_id, False, "; ".join(details))
             already = all(f.usable and f.power is Power.ON for f in found)
             ok = ok or any(f.ordered for f in found)
             ok = ok or (already and level is levels[0])

@@ -34,7 +34,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from agent.fence_driver import DeviceError, Pointless
+from agent.fence_driver import DeviceError, Pointless, Still, always, go
 from scoring.observation import Power
 
 _ROOT = "/redfish/v1/"
@@ -151,9 +151,9 @@ class _Service:
             raise DeviceError(f"GET {path} answers without a body")
         return data
 
-    def post(self, path: str, body: Json) -> None:
-        """One action."""
-        self._ask("POST", path, body)
+    def post(self, path: str, body: Json, still: Still) -> None:
+        """One action; `still` is asked right before each time that it is sent."""
+        self._ask("POST", path, body, still)
 
     def allows_post(self, path: str) -> str:
         """Why an action would not be taken there, as far as that can be told without it; empty:
@@ -174,14 +174,14 @@ class _Service:
         self._late.cancel()
         self._connection.close()
 
-    def _ask(self, method: str, path: str, body: Json | None = None) -> Json:
-        answer, data = self._follow(method, path, body)
+    def _ask(self, method: str, path: str, body: Json | None = None, still: Still = always) -> Json:
+        answer, data = self._follow(method, path, body, still)
         if answer.status == 401 and self._account and not self._session:
             # DSP0266 13.3.1: what it would take instead stands in the challenge, if it has one.
             offered = " ".join(answer.headers.get_all("WWW-Authenticate") or [])
             if "basic" not in offered.lower():
                 self._begin_session()
-                answer, data = self._follow(method, path, body)
+                answer, data = self._follow(method, path, body, still)
         if answer.status in (401, 403):
             raise Pointless(f"{method} {path} is refused ({answer.status}): {_message(data)}")
         taken = method == "POST" and answer.status == _SEE_OTHER
@@ -208,12 +208,12 @@ class _Service:
         self._session = urllib.parse.urlsplit(place).path
 
     def _follow(
-        self, method: str, path: str, body: Json | None
+        self, method: str, path: str, body: Json | None, still: Still = always
     ) -> tuple[http.client.HTTPResponse, Json]:
         """The answer, of where the service sends us within itself, and once it is not busy."""
         redirected = put_off = 0
         while True:
-            answer, data = self._send(method, path, body)
+            answer, data = self._send(method, path, body, still)
             if answer.status in _SAME_AGAIN or (answer.status == _SEE_OTHER and method == "GET"):
                 redirected += 1
                 if redirected > REDIRECTS_MAX:
@@ -253,7 +253,7 @@ class _Service:
         return found
 
     def _send(
-        self, method: str, path: str, body: Json | None
+        self, method: str, path: str, body: Json | None, still: Still = always
     ) -> tuple[http.client.HTTPResponse, Json]:
         if self.left_s <= 0:
             raise DeviceError("no answer in time")
@@ -266,6 +266,7 @@ class _Service:
             if self._connection.sock is None:
                 self._connect()
             self._connection.sock.settimeout(max(0.01, self.left_s))
+            go(still)
             self._connection.request(method, path, json.dumps(body) if body else None, headers)
             answer = self._connection.getresponse()
             raw = answer.read(BODY_BYTES_MAX)
@@ -361,8 +362,9 @@ class _RedfishLogin:
             return f"the role of {self._username} lacks {_NEEDED_PRIVILEGE}"
         return "" if enough else None
 
-    def switch(self, on: bool) -> None:
-        self._service.post(_target(self._reset()), {"ResetType": "On" if on else "ForceOff"})
+    def switch(self, on: bool, still: Still) -> None:
+        kind = "On" if on else "ForceOff"
+        self._service.post(_target(self._reset()), {"ResetType": kind}, still)
 
     def _kinds(self, reset: Json) -> list[object] | None:
         """What may be ordered (DSP0266, 7.11 and 8.3: beside the action, or in its ActionInfo);

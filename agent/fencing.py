@@ -2,15 +2,16 @@
 """Switching a host off, and on again: what is checked last thing, and what the log is told.
 
 The decision has checked its own conditions (scoring/evidence.py); these are of the moment
-of the act. The fence log is written before: who finds an intent without an end knows that
-a host may have been switched off.
+of the act, and `still` is asked once more by the device, right before each order. The fence log
+is written before: who finds an intent without an end knows that a host may have been switched off.
+An order that was withdrawn is the end of its intent.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
+from agent.fence_driver import Still
 from agent.ports import FenceDevices, FenceLog, Leases
 from scoring.decision import NoteFenceFailed, PowerOffHost, PowerOnHost
 from scoring.observation import FenceStep, PowerOffEnded, PowerOnEnded
@@ -21,40 +22,46 @@ log = logging.getLogger("ha-agent.fencing")
 async def power_off_host(
     act: PowerOffHost,
     system_uuid: str,
-    slot: Callable[[int], int | None],
+    still: Still,
     leases: Leases,
     devices: FenceDevices,
     fence_log: FenceLog,
+    is_noted: bool = False,
 ) -> PowerOffEnded:
-    """Switch it off if all of it still holds. `slot`: a host's timestamp on the whiteboard now."""
+    """Switch it off if all of it still holds. `still`: why it must not be switched off any more.
+    `is_noted`: the log has this host's intent from an earlier order of the same act."""
     host = act.host_id
-    problem = await fence_log.note(FenceStep.INTENT, host, True, act.evidence)
-    if problem:
-        return _refused(host, f"the fence log could not be written: {problem}")
+    if not is_noted:
+        problem = await fence_log.note(FenceStep.INTENT, host, True, act.evidence)
+        if problem:
+            why = f"the fence log could not be written: {problem}"
+            log.error("host %d is not switched off: %s", host, why)
+            return PowerOffEnded(host, False, why, withdrawn=True)
     on_disk = await leases.read_delta(host)
+    why = ""
     if on_disk != (act.generation, act.timestamp):
-        return _refused(
-            host,
+        why = (
             f"its host id on disk shows generation and timestamp {on_disk}, "
-            f"expected {(act.generation, act.timestamp)}",
+            f"expected {(act.generation, act.timestamp)}"
         )
-    # Nothing is awaited from here to the order: these are true at its moment.
-    if slot(host) != act.slot:
-        return _refused(host, "its slot on the whiteboard has changed: it lives")
-    if not leases.fence_held:
-        return _refused(host, "the fence lease is not held")
-    log.warning("switching host %d off (order %d): %s", host, act.attempt + 1, act.evidence)
-    return await devices.power_off(host, system_uuid, act.attempt)
-
-
-def _refused(host: int, why: str) -> PowerOffEnded:
-    log.error("host %d is not switched off: %s", host, why)
-    return PowerOffEnded(host, False, why)
+    why = why or still()
+    if why:
+        ended = PowerOffEnded(host, False, f"the order was withdrawn: {why}", withdrawn=True)
+    else:
+        log.warning("switching host %d off (order %d): %s", host, act.attempt + 1, act.evidence)
+        ended = await devices.power_off(host, system_uuid, act.attempt, still)
+    if ended.withdrawn:
+        log.warning("host %d is not switched off: %s", host, ended.detail)
+        if act.attempt == 0:
+            # Of a later order the earlier ones were given: their intent stays.
+            await _note_failed(host, ended.detail, fence_log, withdrawn=True)
+    return ended
 
 
 async def power_on_host(
     act: PowerOnHost,
     system_uuid: str,
+    still: Still,
     leases: Leases,
     devices: FenceDevices,
     fence_log: FenceLog,
@@ -64,7 +71,7 @@ async def power_on_host(
         answer = await leases.take_fence()
         if not answer.held:
             return PowerOnEnded(act.host_id, False, f"the fence lease: {answer.detail}")
-    ended = await devices.power_on(act.host_id, system_uuid)
+    ended = await devices.power_on(act.host_id, system_uuid, still)
     if ended.ok:
         problem = await fence_log.note(FenceStep.BACK, act.host_id, True, "switched on again")
         if problem:
@@ -75,6 +82,10 @@ async def power_on_host(
 async def note_failed(act: NoteFenceFailed, fence_log: FenceLog) -> None:
     """Tell the log that a host was not switched off after all."""
     log.error("host %d could not be switched off: %s", act.host_id, act.why)
-    problem = await fence_log.note(FenceStep.FAILED, act.host_id, True, act.why)
+    await _note_failed(act.host_id, act.why, fence_log)
+
+
+async def _note_failed(host: int, why: str, fence_log: FenceLog, withdrawn: bool = False) -> None:
+    problem = await fence_log.note(FenceStep.FAILED, host, True, why, withdrawn=withdrawn)
     if problem:
         log.error("the fence log could not be written: %s", problem)

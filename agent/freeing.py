@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from agent.fence_driver import Still
 from scoring.decision import FreeHostId
 from scoring.observation import HostIdFreed
 
@@ -23,9 +24,10 @@ class DeltaLeases(Protocol):
     async def read_delta(self, host_id: int) -> tuple[int, int] | None:
         """(generation, timestamp) of a host id on disk; None when not readable."""
 
-    async def release_id(self, act: FreeHostId) -> str:
-        """Mark a host id as free on disk; why not, or empty. Returns when the write has ended:
-        until then it may still land, whatever was killed."""
+    async def release_id(self, act: FreeHostId, still: Still) -> str:
+        """Mark a host id as free on disk; why not, or empty. `still` is asked with nothing left to
+        do but the write. Returns when the write has ended: until then it may still land, whatever
+        was killed."""
 
 
 async def free_host_id(
@@ -34,14 +36,26 @@ async def free_host_id(
     io_timeout_s: float,
     fence_held: Callable[[], bool],
     disk: DeltaLeases,
+    still: Still,
 ) -> HostIdFreed:
-    """Free it if all of it still holds; ok only when the disk shows it free afterwards."""
-    refused = await _refusal(act, own_host_id, io_timeout_s, fence_held, disk)
-    if refused:
-        log.error("host id %d is not freed: %s", act.host_id, refused)
-        return HostIdFreed(act.host_id, False, refused)
-    problem = await disk.release_id(act)
+    """Free it if all of it still holds; ok only when the disk shows it free afterwards. `still`:
+    why it must not be freed any more."""
+    time_s = asyncio.get_running_loop().time
+
+    def last_look() -> str:
+        """Nothing is awaited from here on: these are true at the moment of the act."""
+        if not fence_held():
+            return "the fence lease is not held"
+        age_s = time_s() - act.off_read_s
+        if age_s > io_timeout_s:
+            return f"the power reading is {age_s:.1f} s old"
+        return still()
+
+    problem = await _refusal(act, own_host_id, disk) or last_look()
+    if not problem:
+        problem = await disk.release_id(act, last_look)
     if problem:
+        log.error("host id %d is not freed: %s", act.host_id, problem)
         return HostIdFreed(act.host_id, False, problem)
     freed = was_freed(act, await disk.read_delta(act.host_id))
     if freed.ok:
@@ -61,14 +75,8 @@ def was_freed(act: FreeHostId, on_disk: tuple[int, int] | None) -> HostIdFreed:
     return HostIdFreed(act.host_id, True)
 
 
-async def _refusal(
-    act: FreeHostId,
-    own_host_id: int,
-    io_timeout_s: float,
-    fence_held: Callable[[], bool],
-    disk: DeltaLeases,
-) -> str:
-    """Why the id must not be freed now; empty when all of it holds."""
+async def _refusal(act: FreeHostId, own_host_id: int, disk: DeltaLeases) -> str:
+    """Why the id must not be freed; empty when the disk shows what it did at the decision."""
     if act.host_id == own_host_id:
         return "it is this host's own id"
     on_disk = await disk.read_delta(act.host_id)
@@ -77,10 +85,4 @@ async def _refusal(
             f"its lease on disk shows generation and timestamp {on_disk}, "
             f"expected {(act.generation, act.timestamp)}"
         )
-    # Nothing is awaited from here on: these two are true at the moment of the act.
-    if not fence_held():
-        return "the fence lease is not held"
-    age_s = asyncio.get_running_loop().time() - act.off_read_s
-    if age_s > io_timeout_s:
-        return f"the power reading is {age_s:.1f} s old"
     return ""

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import sanlock
 
+from agent.fence_driver import Still
 from agent.freeing import free_host_id, was_freed
 from agent.sanlock_direct import FreeingFile, FreeingOnFile, SanlockDirect
 from broker.config import Config
@@ -165,14 +166,16 @@ class SanlockLeases:
         log.warning("the fence lease came after its time and was given back")
 
     async def drop_fence(self) -> None:
+        # From here on nothing is done under it: when it really goes is not known before it went.
+        self.fence_held = False
         try:
             await self._fence_worker.call(
                 "dropping the fence lease", ACQUIRE_DEADLINE_S, self._drop_fence
             )
         except (Hung, sanlock.SanlockException) as error:
             log.warning("the fence lease could not be given back: %s", _text(error))
-        else:
-            self.fence_held = False
+            with self._fence_lock:
+                self.fence_held = self._fence_fd is not None
 
     def _drop_fence(self) -> None:
         with self._fence_lock:
@@ -183,12 +186,12 @@ class SanlockLeases:
 
     # --- the dangerous act --------------------------------------------------------------
 
-    async def free_host_id(self, act: FreeHostId) -> HostIdFreed:
+    async def free_host_id(self, act: FreeHostId, still: Still) -> HostIdFreed:
         return await free_host_id(
-            act, self._host_id, self._storage.io_timeout, lambda: self.fence_held, self
+            act, self._host_id, self._storage.io_timeout, lambda: self.fence_held, self, still
         )
 
-    async def release_id(self, act: FreeHostId) -> str:
+    async def release_id(self, act: FreeHostId, still: Still) -> str:
         """DeltaLeases: mark a host id as free on disk; why not, or empty."""
         on_file = FreeingOnFile(act.host_id, act.generation, act.ordered, act.evidence)
         with self._fence_lock:
@@ -206,6 +209,9 @@ class SanlockLeases:
         except OSError as error:
             log.error("the freeing could not be written to %s: %s", self._file.path, error)
         try:
+            # A local disk that hangs may have kept the file waiting.
+            if why := still():
+                return why
             # The proof is at most io_timeout old; what has not ended io_timeout later is not
             # begun any more. What was begun is waited for.
             code, text = await self._direct.write(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from agent.fence_driver import Still
 from broker.what_ran import WhatRan
 from scoring.decision import FreeHostId
 from scoring.observation import (
@@ -74,9 +75,10 @@ class Leases(Protocol):
     async def read_delta(self, host_id: int) -> tuple[int, int] | None:
         """(generation, timestamp) of a host id on disk; None when not readable."""
 
-    async def free_host_id(self, act: FreeHostId) -> HostIdFreed:
-        """Release a dead host's id, if everything that allows it is still true. Returns when
-        nothing of it can land any more, however long that takes."""
+    async def free_host_id(self, act: FreeHostId, still: Still) -> HostIdFreed:
+        """Release a dead host's id, if everything that allows it is still true: `still` is asked
+        right before the write. Returns when nothing of it can land any more, however long that
+        takes."""
 
     async def freeing_of_before(self) -> FreeHostId | None:
         """A freeing that an earlier agent of this host began, and whose end was not told."""
@@ -99,9 +101,10 @@ class FenceLog(Protocol):
         text: str,
         over: str = "",
         only_closes: bool = False,
+        withdrawn: bool = False,
     ) -> str:
-        """Add a record; why it is not there, or empty. `over`, `only_closes`: see FenceNote;
-        where there is nothing to be closed that is well."""
+        """Add a record; why it is not there, or empty. `over`, `only_closes`, `withdrawn`: see
+        FenceNote; where there is nothing to be closed that is well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +134,15 @@ class FenceDevices(Protocol):
     async def read_power(self, host_id: int, system_uuid: str) -> PowerAnswer:
         """The chassis power, from the first level of devices that can tell it."""
 
-    async def power_off(self, host_id: int, system_uuid: str, attempt: int) -> PowerOffEnded:
+    async def power_off(
+        self, host_id: int, system_uuid: str, attempt: int, still: Still
+    ) -> PowerOffEnded:
         """Hard off, never cycle, reset or soft-off. `attempt` 0, 1, …: begins at another level
-        each time, round and round. A host that is off already is a success."""
+        each time, round and round. A host that is off already is a success. `still` is asked
+        right before each order, in any thread."""
 
-    async def power_on(self, host_id: int, system_uuid: str) -> PowerOnEnded:
-        """Switch it on."""
+    async def power_on(self, host_id: int, system_uuid: str, still: Still) -> PowerOnEnded:
+        """Switch it on; `still` as for power_off."""
 
     async def rehearse(self, host_id: int, system_uuid: str) -> FencePath:
         """Prove the way to each of a host's devices: login, privilege, identity, power; changes

@@ -1117,6 +1117,7 @@ class Broker:
                 by_generation=0 if own is None else own.generation,
                 by_boot=self._boot_id,
                 over=note.over,
+                withdrawn=note.withdrawn,
             )
 
         now_s = asyncio.get_running_loop().time()
@@ -1129,7 +1130,9 @@ class Broker:
             raise
         name = written.target_name
         if note.step is not FenceStep.FREEING:
-            self._lookout.fenced(note.step, note.target, name, note.ordered, note.text)
+            self._lookout.fenced(
+                note.step, note.target, name, note.ordered, note.text, note.withdrawn
+            )
         self._tell_news()
         return written
 

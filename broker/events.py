@@ -241,6 +241,7 @@ class PeerEvents:
                         record.by_name,
                         record.ordered,
                         record.text,
+                        record.withdrawn,
                     )
                 )
 

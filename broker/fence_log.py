@@ -45,7 +45,8 @@ class LogRecord(msgspec.Struct, frozen=True):
     """One record. `wall_s`: UTC seconds since 1970 by the writer's clock. `boot_id`: of the boot
     that the target was in, "" where it published none. `text`: the evidence, or the problem.
     `by_generation`: of the writer's own host id, 0 where that is not known; `by_boot`: its boot.
-    `over`: of a FREEING, why it came to nothing; "" while it is under way."""
+    `over`: of a FREEING, why it came to nothing; "" while it is under way. `withdrawn`: of a
+    FAILED, no order was given."""
 
     number: int
     step: FenceStep
@@ -60,6 +61,7 @@ class LogRecord(msgspec.Struct, frozen=True):
     by_generation: int = 0
     by_boot: str = ""
     over: str = ""
+    withdrawn: bool = False
 
 
 def slot_of(number: int) -> int:
@@ -157,7 +159,14 @@ class FenceLog:
             return None
         found = [
             FenceRecord(
-                number, one.step, one.by, one.target, self._at_s[number], one.ordered, one.boot_id
+                number,
+                one.step,
+                one.by,
+                one.target,
+                self._at_s[number],
+                one.ordered,
+                one.boot_id,
+                one.withdrawn,
             )
             for number, one in sorted(self.records.items())
             if now_s - self._at_s[number] < RECENT_S and one.step is not FenceStep.FREEING
@@ -170,13 +179,16 @@ class FenceLog:
 
     def certificate(self, host_id: int, boot_id: str) -> LogRecord | None:
         """Why that boot of a host ended: the newest record that somebody switched it off, or
-        meant to; None where nobody did."""
+        meant to; None where nobody did, or whoever meant to withdrew before any order."""
         if not boot_id:
             return None
-        found = [
-            record
-            for record in self.records.values()
-            if (record.target, record.boot_id) == (host_id, boot_id)
-            and record.step in (FenceStep.INTENT, FenceStep.DEAD)
-        ]
-        return max(found, key=lambda one: one.number, default=None)
+        found: dict[int, LogRecord] = {}
+        for number, record in sorted(self.records.items()):
+            if (record.target, record.boot_id) != (host_id, boot_id):
+                continue
+            if record.step in (FenceStep.INTENT, FenceStep.DEAD):
+                found[number] = record
+            elif record.withdrawn:
+                intents = (n for n, one in found.items() if one.by == record.by)
+                found.pop(max(intents, default=0), None)
+        return found[max(found)] if found else None

@@ -113,7 +113,8 @@ class OrderStatus(Struct, frozen=True):
 class FenceNote(Struct, frozen=True, forbid_unknown_fields=True):
     """What the agent wants written to the fence log; fields as in FenceRecord. `text`: the
     evidence, or what went wrong. `over`: of a FREEING, why it came to nothing; "": it begins.
-    `only_closes`: write it only where this host's FREEING of that id is still the newest."""
+    `only_closes`: write it only where this host's FREEING of that id is still the newest.
+    `withdrawn`: of a FAILED, no order was given."""
 
     step: FenceStep
     target: int
@@ -121,6 +122,7 @@ class FenceNote(Struct, frozen=True, forbid_unknown_fields=True):
     text: str = ""
     over: str = ""
     only_closes: bool = False
+    withdrawn: bool = False
 
 
 class PenaltyOnWire(Struct, frozen=True):

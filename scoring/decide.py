@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from scoring import drain, isolation, left_behind, orders
+from scoring import drain, isolation, last_look, left_behind, orders
 from scoring.decision import (
     CancelMigration,
     Code,
@@ -79,6 +79,7 @@ def decide(state: AgentState, observation: Observation, now_s: float) -> Decisio
             turn.state = entered(turn, after)
     left_behind.clear(turn)
     forget(turn)
+    last_look.look_again(turn)
     return Decision(
         turn.state, tuple(turn.actions), tuple(turn.reasons), own_score(turn), wake_s(turn)
     )
@@ -361,7 +362,7 @@ def _switch_on_again(turn: Turn) -> None:
                 Code.POWER_ON_ORDERED, f"host {target} was switched off, switching it on again"
             )
             turn.actions.append(PowerOnHost(target))
-            turn.state = replace(state, switching_on=target)
+            turn.state = replace(state, switching_on=target, on_withdrawn="")
             return
 
 

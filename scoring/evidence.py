@@ -92,16 +92,17 @@ def renews(renewal_s: float | None, slot_since_s: float | None, now_s: float, ru
 
 
 def renewal_since_s(takeover: Takeover, evidence: Evidence) -> float | None:
-    """Since when its host id stands still as it is on disk; None where it was not read yet."""
-    peer = evidence.peer
-    if (
-        takeover.renewal is not None
-        and peer is not None
-        and peer.renewal_s is not None
-        and peer.renewal_timestamp == takeover.renewal[1]
-    ):
+    """Since when its host id stands still as it is on disk; None where it was not read yet.
+
+    Two look at it, this agent and its broker, and not at the same moment: where they saw different
+    renewals the one that came later counts.
+    """
+    peer, since_s = evidence.peer, takeover.renewal_since_s
+    if takeover.renewal is None or peer is None or peer.renewal_s is None:
+        return since_s
+    if peer.renewal_timestamp == takeover.renewal[1]:
         return peer.renewal_s
-    return takeover.renewal_since_s
+    return None if since_s is None else max(since_s, peer.renewal_s)
 
 
 def may_free(
@@ -256,16 +257,21 @@ def fence_wait(evidence: Evidence, now_s: float, rules: Rules) -> tuple[float, s
     After the n-th act within an hour, over the whole cluster, fence_backoff doubled n - 1 times;
     after fences_per_hour of them none until the oldest is an hour ago: a fault that all have is
     not cured by switching off. One that somebody began on this very boot of the host is this
-    same act: who finishes it needs no new leave.
+    same act: who finishes it needs no new leave. An order that was withdrawn is none.
     """
     assert evidence.peer is not None
     this_act = (evidence.peer.host_id, evidence.peer.boot_id)
-    acts: dict[tuple[int, str], float] = {}
+    acts: dict[tuple[tuple[int, str], int], float] = {}
     for record in evidence.fence_log or ():
         act = (record.target, record.boot_id)
         if record.step is FenceStep.INTENT and now_s - record.at_s < HOUR_S and act != this_act:
-            acts[act] = max(record.at_s, acts.get(act, record.at_s))
-    shots = sorted(acts.values())
+            acts[act, record.by] = record.at_s
+        elif record.withdrawn:
+            acts.pop((act, record.by), None)
+    last_s: dict[tuple[int, str], float] = {}
+    for (act, _), at_s in acts.items():
+        last_s[act] = max(at_s, last_s.get(act, at_s))
+    shots = sorted(last_s.values())
     if not shots:
         return 0.0, "nobody else was switched off within the hour"
     if len(shots) >= rules.fences_per_hour:
@@ -274,3 +280,16 @@ def fence_wait(evidence: Evidence, now_s: float, rules: Rules) -> tuple[float, s
     wait_s = shots[-1] + rules.timing.fence_backoff * 2 ** (len(shots) - 1) - now_s
     why = f"{len(shots)} other(s) within the hour, the last {now_s - shots[-1]:.0f} s ago"
     return wait_s, why
+
+
+def is_noted(
+    fence_log: tuple[FenceRecord, ...] | None, own_id: int, host_id: int, boot_id: str
+) -> bool:
+    """Whether the log has this host's own intent to switch off that boot of a host, still open: the
+    orders of one act need one record, however many they are."""
+    about = [
+        record
+        for record in fence_log or ()
+        if (record.by, record.target, record.boot_id) == (own_id, host_id, boot_id)
+    ]
+    return bool(about) and about[-1].step is FenceStep.INTENT

@@ -108,17 +108,23 @@ def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentSta
         case HostIdFreed():
             if state.takeover is None or state.takeover.host_id != outcome.host_id:
                 return state
-            step = replace(state.takeover, freeing=False, freed_s=now_s if outcome.ok else None)
+            step = replace(
+                state.takeover,
+                freeing=False,
+                withdrawn="",
+                freed_s=now_s if outcome.ok else None,
+            )
             if not outcome.ok:
                 step = _paused(step, f"its id was not freed: {outcome.detail}", state, now_s)
             return replace(state, takeover=step)
         case PowerOffEnded():
             if state.takeover is None or state.takeover.host_id != outcome.host_id:
                 return state
-            return replace(state, takeover=takeover.with_order(state.takeover, outcome, now_s))
+            step = takeover.with_order(state.takeover, outcome, now_s, state.rules.timing)
+            return replace(state, takeover=step)
         case PowerOnEnded(host_id=host):
             switched_on_s = {**state.switched_on_s, host: now_s}
-            return replace(state, switching_on=None, switched_on_s=switched_on_s)
+            return replace(state, switching_on=None, on_withdrawn="", switched_on_s=switched_on_s)
         case MigrationCancelled():
             return replace(state, asking_cancel=False, cancelled_s=now_s)
         case DomainDisarmed():
@@ -140,7 +146,8 @@ def forget(turn: Turn) -> None:
     """A takeover is remembered only while it is pursued; the fence lease goes with it.
 
     What it has under way is waited for: no device is asked twice at once, and the fence
-    lease outlasts a freeing and the switching off or on of a host.
+    lease outlasts a freeing and the switching off or on of a host. An order or a freeing that is
+    under way is withdrawn.
     """
     if turn.pursuing and turn.state.name is StateName.ENGINE_DOWN:
         return
@@ -154,6 +161,7 @@ def forget(turn: Turn) -> None:
             taking_fence=step.taking_fence,
             switching_off=step.switching_off,
             freeing=step.freeing,
+            withdrawn=step.withdrawn or "; ".join(reason.text for reason in turn.reasons[-1:]),
         )
         if not (step.asking_power or step.taking_fence or step.switching_off or step.freeing):
             step = None

@@ -395,11 +395,13 @@ class HostIdFreed:
 
 @dataclass(frozen=True, slots=True)
 class PowerOffEnded:
-    """PowerOffHost is over. `ok`: a device took the order, which proves nothing by itself."""
+    """PowerOffHost is over. `ok`: a device took the order, which proves nothing by itself.
+    `withdrawn`: no order was given, since it must not be given any more."""
 
     host_id: int
     ok: bool
     detail: str = ""
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,7 +433,7 @@ class FenceRecord:
     """A record of the cluster's fence log, in the log's order by `number`.
 
     `at_s`: when, by this host's clock. `ordered`: the host was switched off by us, not found
-    off. `boot_id`: of the host's boot that ended.
+    off. `boot_id`: of the host's boot that ended. `withdrawn`: of a FAILED, no order was given.
     """
 
     number: int
@@ -441,6 +443,7 @@ class FenceRecord:
     at_s: float
     ordered: bool = False
     boot_id: str = ""
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True, slots=True)

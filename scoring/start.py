@@ -232,7 +232,7 @@ def _wait_for_owner(turn: Turn, lease: LeaseAnswer) -> bool:
         )
     current = takeover.with_lease(current, lease)
     current, actions, reasons = takeover.step(
-        current, _evidence(turn, lease), turn.now_s, state.rules
+        current, evidence_of(turn, lease.owner, lease), turn.now_s, state.rules
     )
     turn.state = replace(state, takeover=current)
     turn.pursuing = True
@@ -264,11 +264,11 @@ def _owner_renews(turn: Turn, lease: LeaseAnswer) -> bool:
     return True
 
 
-def _evidence(turn: Turn, lease: LeaseAnswer) -> Evidence:
-    """What is known in this beat of the silent owner of the lease."""
+def evidence_of(turn: Turn, host: int, lease: LeaseAnswer) -> Evidence:
+    """What is known in this beat of a silent host that owned the lease."""
     observation = turn.observation
-    peer = next((p for p in observation.peers if p.host_id == lease.owner), None)
-    seen = turn.state.seen.get(lease.owner) if lease.owner is not None else None
+    peer = next((p for p in observation.peers if p.host_id == host), None)
+    seen = turn.state.seen.get(host)
     return Evidence(
         lease=lease,
         peer=peer,
@@ -277,7 +277,7 @@ def _evidence(turn: Turn, lease: LeaseAnswer) -> Evidence:
         fence_lease_held=observation.fence_lease_held,
         global_maintenance=observation.global_maintenance,
         fence_log=observation.fence_log,
-        heard_by=tuple(name_of(p) for p in turn.live if lease.owner in p.hears),
+        heard_by=tuple(name_of(p) for p in turn.live if host in p.hears),
     )
 
 

@@ -124,9 +124,11 @@ class Takeover:
     at least Timing.power_reread apart. `asking_power`, `taking_fence`, `switching_off`,
     `freeing`: that action is under way, its outcome has not come. `not_before_s`: pause after a
     failure. `not_off`: readings in a row that were not "off". `attempts`: orders to switch it
-    off; `ordered_s`: when the last one was taken; `gave_up`: the log was told. `renewal`: its
-    host id's generation and timestamp on disk, first seen so at `renewal_since_s`. `freed_s`: when
-    its host id was freed.
+    off; `ordered_s`: when the last one was taken; `gave_up`: the log was told that they come to
+    nothing. `tries`: orders, those that were withdrawn among them; `next_order_s`: no other is
+    given before. `withdrawn`: why what is under way must not be done any more; empty: it must.
+    `renewal`: its host id's generation and timestamp on disk, first seen so at `renewal_since_s`.
+    `freed_s`: when its host id was freed.
     """
 
     host_id: int
@@ -145,6 +147,9 @@ class Takeover:
     attempts: int = 0
     ordered_s: float | None = None
     gave_up: bool = False
+    tries: int = 0
+    next_order_s: float = 0.0
+    withdrawn: str = ""
     renewal: tuple[int, int] | None = None
     renewal_since_s: float | None = None
 
@@ -169,8 +174,9 @@ class AgentState:
     since when some live host scores enough more to move the VM there. `ahead`: the hosts
     whose turn to start the VM is before this one's, since `ahead_since_s`.
     `startable_since_s`: since when nothing but their turn keeps this host from a start.
-    `switching_on`: the host that is being switched on again; `switched_on_s`: when each host
-    was last told to be. `move_failed_s`: when a move of our own to each host last failed.
+    `switching_on`: the host that is being switched on again, `on_withdrawn`: why it must not be any
+    more; `switched_on_s`: when each host was last told to be. `move_failed_s`: when a move of our
+    own to each host last failed.
     `moving_to`: the host that the VM is being migrated to; `moving_until_s`: that migration is
     over by then; `asking_cancel`: one that this agent did not begin is being told to end, and
     `cancelled_s`: when any was last told so.
@@ -204,6 +210,7 @@ class AgentState:
     last_failure_s: float = NEVER_S
     last_ran: int = 0
     switching_on: int | None = None
+    on_withdrawn: str = ""
     switched_on_s: Mapping[int, float] = field(default_factory=dict)
     moving_to: int | None = None
     moving_until_s: float | None = None

@@ -19,6 +19,10 @@ Rules:
 4. A broken fence device slows a takeover down to sanlock's host-dead time; it never
    blocks it.
 5. An order to switch off proves nothing: what counts is "off", read twice.
+6. An order that was not taken, or came to nothing, is given again after pauses that grow, as long
+   as the host is silent: a device that is busy, or has no session left, may take the next one.
+   Meanwhile the fence lease is given back, for another host's order may be taken where this
+   one's is not.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from scoring.decision import (
     Action,
     AskPower,
     Code,
+    DropFenceLease,
     FreeHostId,
     NoteFenceFailed,
     PowerOffHost,
@@ -48,8 +53,11 @@ from scoring.rules import Rules
 from scoring.state import Takeover
 from scoring.timing import Timing
 
-#: A host that reads on although it was switched off is switched off once more, so often.
-ATTEMPTS_MAX = 3
+#: After so many orders that came to nothing the fence log and the people are told; once.
+ATTEMPTS_TOLD = 3
+#: The pause after the first order that came to nothing; doubled with each, up to the longest.
+ORDER_PAUSE_S = 2.0
+ORDER_PAUSE_MAX_S = 60.0
 #: A device that keeps saying "on" or nothing is asked less and less often, at least so often.
 ASK_PAUSE_MAX_S = 8.0
 #: Readings before it is asked less often.
@@ -84,13 +92,44 @@ def with_lease(takeover: Takeover, answer: LeaseAnswer) -> Takeover:
     return replace(takeover, renewal=renewal, renewal_since_s=answer.asked_s)
 
 
-def with_order(takeover: Takeover, outcome: PowerOffEnded, now_s: float) -> Takeover:
-    """The takeover after an order to switch the host off has ended."""
-    takeover = replace(takeover, switching_off=False, attempts=takeover.attempts + 1, not_off=0)
+def with_order(
+    takeover: Takeover, outcome: PowerOffEnded, now_s: float, timing: Timing
+) -> Takeover:
+    """The takeover after an order to switch the host off has ended (rule 6).
+
+    One that was withdrawn was not given: it counts for the pause only.
+    """
+    tries = takeover.tries + 1
+    takeover = replace(
+        takeover,
+        switching_off=False,
+        withdrawn="",
+        tries=tries,
+        attempts=takeover.attempts + (not outcome.withdrawn),
+        next_order_s=now_s + order_pause_s(tries),
+    )
     if outcome.ok:
         # What was read before it says nothing any more.
-        return replace(takeover, ordered_s=now_s, offs=(), power=None, problem="")
+        return replace(
+            takeover,
+            ordered_s=now_s,
+            next_order_s=takeover.next_order_s + timing.power_off_patience,
+            offs=(),
+            power=None,
+            not_off=0,
+            problem="",
+        )
     return replace(takeover, problem=outcome.detail)
+
+
+def order_pause_s(tries: int) -> float:
+    """How long after the n-th order the next one is given."""
+    return min(ORDER_PAUSE_MAX_S, ORDER_PAUSE_S * 2.0 ** min(tries - 1, 10))
+
+
+def _shows_soon(takeover: Takeover, now_s: float, timing: Timing) -> bool:
+    """Whether an order was taken so lately that what it brings may still show."""
+    return takeover.ordered_s is not None and now_s - takeover.ordered_s < timing.power_off_patience
 
 
 def step(
@@ -115,12 +154,15 @@ def step(
         return _free(takeover, evidence, free)
     shoot, reasons = _power_off_is_due(takeover, evidence, now_s, rules)
     if shoot is not None:
-        return replace(takeover, switching_off=True), (shoot,), tuple(reasons)
+        return replace(takeover, switching_off=True, withdrawn=""), (shoot,), tuple(reasons)
 
     actions: list[Action] = []
-    if takeover.attempts >= ATTEMPTS_MAX and not takeover.gave_up:
-        actions.append(NoteFenceFailed(host, takeover.problem or "it still reads on"))
-        takeover = replace(takeover, gave_up=True)
+    pauses = _pauses(takeover, now_s, rules.timing) and not takeover.offs
+    if pauses and evidence.fence_lease_held:
+        if takeover.attempts >= ATTEMPTS_TOLD and not takeover.gave_up:
+            actions.append(NoteFenceFailed(host, takeover.problem or "it still reads on"))
+            takeover = replace(takeover, gave_up=True)
+        actions.append(DropFenceLease())
     reasons.insert(0, _power_reason(takeover))
     wants_fence = bool(takeover.offs) or _is_ripe(takeover, evidence, now_s, rules)
     if wants_fence and not evidence.fence_lease_held and not takeover.taking_fence:
@@ -147,7 +189,8 @@ def _free(
         evidence=values,
     )
     text = f"host {takeover.host_id} is proven off, freeing its id ({values})"
-    return replace(takeover, freeing=True), (act,), (Reason(Code.PROVEN_OFF, text),)
+    takeover = replace(takeover, freeing=True, withdrawn="")
+    return takeover, (act,), (Reason(Code.PROVEN_OFF, text),)
 
 
 def _told(conditions: tuple[Precondition, ...]) -> str:
@@ -162,13 +205,18 @@ def _power_off_is_due(
     power = takeover.power
     if power is None or power.power is not Power.ON or not power.identity_proven:
         return None, []
-    if takeover.attempts >= ATTEMPTS_MAX:
-        text = f"host {host} still reads on after {takeover.attempts} orders to switch it off"
-        return None, [Reason(Code.FENCE_FORBIDDEN, f"{text}: {takeover.problem or 'no error'}")]
-    if takeover.ordered_s is not None and now_s - takeover.ordered_s < timing.power_off_patience:
+    if _shows_soon(takeover, now_s, timing):
         return None, [
             Reason(Code.POWER_OFF_ORDERED, f"host {host} was switched off, reads on still")
         ]
+    if _pauses(takeover, now_s, timing):
+        why = takeover.problem or "it took the order and reads on still"
+        left_s = takeover.next_order_s - now_s
+        text = (
+            f"host {host} is not off after {takeover.tries} order(s) ({why}); next order in "
+            f"{left_s:.0f} s, until then another host may try"
+        )
+        return None, [Reason(Code.TAKEOVER_PAUSED, text)]
     conditions = may_power_off(takeover, evidence, now_s, rules)
     missing = [condition for condition in conditions if not condition.holds]
     if not missing:
@@ -213,12 +261,19 @@ def _power_off_is_due(
     return None, [Reason(Code.FENCE_FORBIDDEN, text)]
 
 
+def _pauses(takeover: Takeover, now_s: float, timing: Timing) -> bool:
+    """Whether this host gives no order now since its last one came to nothing."""
+    return now_s < takeover.next_order_s and not _shows_soon(takeover, now_s, timing)
+
+
 def _is_ripe(takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules) -> bool:
     """Whether nothing but this host's own steps is missing before the host is switched off."""
+    if _pauses(takeover, now_s, rules.timing):
+        return False
     if takeover.power is None:
         # Asked again after an order: the fence lease stays.
         return takeover.ordered_s is not None
-    if takeover.power.power is not Power.ON or takeover.attempts >= ATTEMPTS_MAX:
+    if takeover.power.power is not Power.ON:
         return False
     missing = {c.name for c in may_power_off(takeover, evidence, now_s, rules) if not c.holds}
     return missing <= _OWN_STEPS
@@ -232,7 +287,10 @@ def _may_ask(takeover: Takeover, now_s: float, timing: Timing, at_once: bool) ->
     if takeover.power is None:
         return True
     pause_s = timing.power_reread
-    if not at_once and takeover.not_off > ASKS_AT_FULL_RATE:
+    if _pauses(takeover, now_s, timing):
+        # It may be busy with too many questions.
+        pause_s = ASK_PAUSE_MAX_S
+    elif not at_once and takeover.not_off > ASKS_AT_FULL_RATE:
         doublings = min(takeover.not_off - ASKS_AT_FULL_RATE, 10)
         pause_s = min(ASK_PAUSE_MAX_S, pause_s * 2**doublings)
     return now_s - takeover.power.over_s >= pause_s

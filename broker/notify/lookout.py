@@ -316,9 +316,17 @@ class Lookout:
 
     # --- each by itself -----------------------------------------------------------------------
 
-    def fenced(self, step: FenceStep, host_id: int, name: str, ordered: bool, text: str) -> None:
+    def fenced(
+        self,
+        step: FenceStep,
+        host_id: int,
+        name: str,
+        ordered: bool,
+        text: str,
+        withdrawn: bool = False,
+    ) -> None:
         """This host's agent has written to the fence log about host `host_id`."""
-        self._tell(fence_notice(step, host_id, name, self._name, ordered, text))
+        self._tell(fence_notice(step, host_id, name, self._name, ordered, text, withdrawn))
 
     def was_switched_off(self, by: str, ordered: bool, text: str) -> None:
         """This host is back, and its last end is in the fence log."""
@@ -362,10 +370,18 @@ class Lookout:
 
 
 def fence_notice(
-    step: FenceStep, host_id: int, name: str, by: str, ordered: bool, text: str
+    step: FenceStep,
+    host_id: int,
+    name: str,
+    by: str,
+    ordered: bool,
+    text: str,
+    withdrawn: bool = False,
 ) -> Notice:
     """A record of the fence log, about host `host_id`, written by the host named `by`."""
     kind, what = _FENCE_STEPS[step]
+    if withdrawn:
+        what = "is not switched off after all, the order was withdrawn"
     host = name or f"host {host_id}"
     facts: dict[str, FactValue] = {"host_id": host_id, "host": host, "by": by}
     facts |= {"ordered": ordered, "evidence": text}

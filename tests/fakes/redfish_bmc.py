@@ -36,10 +36,10 @@ class RedfishBmc:
     `leak`: its errors quote the password; `role`: of the user. `slash`: a path without its last
     slash is redirected, with these statuses for GET and for POST; `elsewhere`: to another service.
     `challenge`: whether a 401 says what it would take. `sessions_at`: where sessions are made.
-    `busy`: so many requests are put off. `blank`: so many GETs of the system have no body.
-    `drip_s`: between two bytes of an answer. `state`: PowerState, whatever is. `allow`: what
-    OPTIONS of the action allows; None: it knows no OPTIONS. `info`: what may be ordered stands in
-    an ActionInfo of its own.
+    `busy`, `busy_orders`: so many requests, so many orders are put off. `blank`: so many GETs of
+    the system have no body. `drip_s`: between two bytes of an answer. `state`: PowerState,
+    whatever is. `allow`: what OPTIONS of the action allows; None: it knows no OPTIONS. `info`:
+    what may be ordered stands in an ActionInfo of its own.
     """
 
     def __init__(self, directory: Path, uuid: str | None, power: bool = True) -> None:
@@ -58,7 +58,7 @@ class RedfishBmc:
         self.slash: tuple[int, int] | None = None
         self.elsewhere = ""
         self.challenge, self.sessions_at = True, SESSIONS
-        self.busy = self.blank = 0
+        self.busy = self.busy_orders = self.blank = 0
         self.drip_s = 0.0
         self.state: str | None = None
         self.allow: str | None = None
@@ -175,6 +175,9 @@ class RedfishBmc:
             def _answer(self, body: dict[str, Any]) -> tuple[int, Any, Any]:
                 if bmc.busy:
                     bmc.busy -= 1
+                    return 503, bmc._error("The service is busy"), {"Retry-After": "0"}
+                if bmc.busy_orders and "ResetType" in body:
+                    bmc.busy_orders -= 1
                     return 503, bmc._error("The service is busy"), {"Retry-After": "0"}
                 if bmc.slash is not None and not self.path.endswith("/"):
                     status = bmc.slash[self.command == "POST"]

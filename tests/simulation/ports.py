@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from agent.fence_driver import Still
 from agent.freeing import free_host_id, was_freed
 from agent.ports import FencePath
 from broker.board import StorageTrouble
@@ -626,11 +627,10 @@ class SimLeases:
         return FenceLeaseAnswer(True, loop.time())
 
     async def drop_fence(self) -> None:
+        was_held, self.fence_held = self.fence_held, False
+        if was_held and self._host.sanlock is not None:
+            self._host.sanlock.release("fence")
         await _takes(0.05)
-        if self.fence_held:
-            self.fence_held = False
-            if self._host.sanlock is not None:
-                self._host.sanlock.release("fence")
 
     async def read_delta(self, host_id: int) -> tuple[int, int] | None:
         reach = self._host.reach()
@@ -651,7 +651,7 @@ class SimLeases:
     def freeing_is_told(self) -> None:
         self._host.freeing_on_file = None
 
-    async def free_host_id(self, act: FreeHostId) -> HostIdFreed:
+    async def free_host_id(self, act: FreeHostId, still: Still) -> HostIdFreed:
         self._world.began(self._host, act)
         return await free_host_id(
             act,
@@ -659,6 +659,7 @@ class SimLeases:
             self._host.io_timeout_s,
             lambda: self.fence_held,
             _Direct(self, self._world, self._host, act),
+            still,
         )
 
 
@@ -674,7 +675,9 @@ class _Direct:
     async def read_delta(self, host_id: int) -> tuple[int, int] | None:
         return await self.leases.read_delta(host_id)
 
-    async def release_id(self, act: FreeHostId) -> str:
+    async def release_id(self, act: FreeHostId, still: Still) -> str:
+        if why := still():
+            return why
         host = self.host
         host.freeing_on_file = act
         if host.reach() == "error":
@@ -731,16 +734,19 @@ class SimFenceLog:
         text: str,
         over: str = "",
         only_closes: bool = False,
+        withdrawn: bool = False,
     ) -> str:
         broker = self._world.brokers.get(self._host.number)
         if broker is None:
             await _takes(0.001)
             return "no answer: connection refused"
         try:
-            await broker.note_fence(FenceNote(step, target, ordered, text, over, only_closes))
+            await broker.note_fence(
+                FenceNote(step, target, ordered, text, over, only_closes, withdrawn)
+            )
         except StorageTrouble as error:
             return str(error)
-        what = "over" if over else step.value
+        what = "over" if over else "withdrawn" if withdrawn else step.value
         self._world.tell(self._host.name, f"notes {what} of host {target}")
         return ""
 
@@ -781,7 +787,9 @@ class SimFence:
         answered_s = asyncio.get_running_loop().time()
         return PowerAnswer(host_id, power, asked_s, proven, detail, answered_s)
 
-    async def power_off(self, host_id: int, system_uuid: str, attempt: int) -> PowerOffEnded:
+    async def power_off(
+        self, host_id: int, system_uuid: str, attempt: int, still: Still
+    ) -> PowerOffEnded:
         target = self._world.hosts[host_id]
         problem = await self._reach(target)
         if problem:
@@ -790,6 +798,9 @@ class SimFence:
             return PowerOffEnded(host_id, False, "another GUID")
         if not target.power:
             return PowerOffEnded(host_id, True, "it was off")
+        if why := still():
+            self._world.tell(self._host.name, f"withdraws the order to switch host {host_id} off")
+            return PowerOffEnded(host_id, False, f"the order was withdrawn: {why}", withdrawn=True)
         if self._fault(target) == "off-fails":
             return PowerOffEnded(host_id, False, "the BMC answers with an error")
         self._world.shoots(self._host, target)
@@ -797,11 +808,13 @@ class SimFence:
             self._host.timeline.after(target.bmc.off_takes_s, target.power_off, "by its BMC")
         return PowerOffEnded(host_id, True)
 
-    async def power_on(self, host_id: int, system_uuid: str) -> PowerOnEnded:
+    async def power_on(self, host_id: int, system_uuid: str, still: Still) -> PowerOnEnded:
         target = self._world.hosts[host_id]
         problem = await self._reach(target)
         if problem or not self._is_its(target, system_uuid):
             return PowerOnEnded(host_id, False, problem or "another GUID")
+        if why := still():
+            return PowerOnEnded(host_id, False, f"the order was withdrawn: {why}")
         if self._fault(target) == "on-fails":
             return PowerOnEnded(host_id, False, "the BMC answers with an error")
         if self._fault(target) == "on-ignored":

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from agent.beat import Agent
+from agent.fence_driver import always
 from scoring import decide
 from scoring.observation import Health, OrderKind, VmStatus
 from tests.simulation.host import Host
@@ -155,7 +156,7 @@ def test_global_where_a_host_is_switched_on(world: World) -> None:
     world.set_global_maintenance(True)
     world.run(10.0)
     devices = SimFence(world, asker, frozenset({target.host_id}))
-    within(world, asker, devices.power_on(target.host_id, target.system_uuid))
+    within(world, asker, devices.power_on(target.host_id, target.system_uuid, always))
     broken(world, "global")
 
 

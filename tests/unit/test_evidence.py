@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scoring.evidence import (
     RENEWAL_SEEN_LATE_S,
     fence_wait,
+    is_noted,
     may_power_off,
     renewal_patience_s,
     renews,
@@ -129,6 +130,39 @@ def test_so_many_within_an_hour_and_no_more() -> None:
     assert wait_s(*log[1:]) <= 0
     many = tuple(intent(ago_s, boot_id=str(ago_s)) for ago_s in (3500, 3000, 2000, 1000))
     assert wait_s(*many) == 600, "the third last one must be an hour ago"
+
+
+def test_an_order_that_was_withdrawn_was_none() -> None:
+    first = intent(10)
+    over = replace(first, step=FenceStep.FAILED, withdrawn=True)
+    assert wait_s(first, over) == 0
+    assert wait_s(first, replace(over, withdrawn=False)) > 0, "it may have been given"
+    assert wait_s(first, replace(over, by=7)) > 0, "another host's was"
+    assert wait_s(first, over, replace(first, at_s=NOW_S - 5)) == TIMING.fence_backoff - 5
+    assert wait_s(over) == 0
+
+
+def test_the_orders_of_one_act_need_one_record() -> None:
+    first = intent(10)
+    about = (first.by, first.target, first.boot_id)
+    assert is_noted((first,), *about)
+    assert is_noted((first, replace(first, by=7, step=FenceStep.FAILED)), *about)
+    for log in (None, (), (first, replace(first, step=FenceStep.FAILED))):
+        assert not is_noted(log, *about)
+    for other in (replace(first, by=7), replace(first, target=7), replace(first, boot_id="x")):
+        assert not is_noted((other,), *about)
+
+
+def test_where_two_saw_different_renewals_the_later_one_counts() -> None:
+    """The broker reads the lease every second, the agent asks when it must know."""
+    seen = replace(HANGS, renewal_since_s=NOW_S - 60)
+    assert missing(seen) == []
+    renewed: dict[str, Any] = {"peer": {"renewal_s": NOW_S - 2, "renewal_timestamp": 87}}
+    assert missing(seen, **renewed) == ["does-not-renew"]
+    older: dict[str, Any] = {"peer": {"renewal_s": NOW_S - 80, "renewal_timestamp": 67}}
+    assert missing(seen, **older) == []
+    assert missing(replace(seen, renewal_since_s=NOW_S - 2), **older) == ["does-not-renew"]
+    assert missing(replace(seen, renewal_since_s=None), **older) == ["does-not-renew"]
 
 
 def test_the_hour_is_over_after_an_hour() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.fence_driver import always
 from agent.fence_ipmi import IpmiDriver, password_problem
 from agent.fence_levels import FenceLevels, Finding, GuardedDevice, Identity, Privilege
 from scoring.observation import Power
@@ -163,7 +164,7 @@ def test_swapped_addresses_switch_nothing_and_name_both(bmc: IpmiBmc, tmp_path: 
     async def run() -> None:
         levels = FenceLevels([at(2, other), at(3, bmc)], own_host=1)
         for host, machine, shown in ((2, MACHINE, OTHER), (3, OTHER, MACHINE)):
-            ended = await levels.power_off(host, str(machine), attempt=0)
+            ended = await levels.power_off(host, str(machine), attempt=0, still=always)
             assert not ended.ok
             assert str(machine) in ended.detail and shown.hex in ended.detail
             answer = await levels.read_power(host, str(machine))

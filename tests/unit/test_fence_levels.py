@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from agent.fence_driver import DeviceError, Pointless
+from agent.fence_driver import DeviceError, Pointless, Still, always, go
 from agent.fence_levels import FenceLevels, Finding, GuardedDevice, Identity, together
 from scoring.observation import Power
 
@@ -54,7 +54,8 @@ class Scripted:
     def lacks(self) -> str | None:
         return self.wants
 
-    def switch(self, on: bool) -> None:
+    def switch(self, on: bool, still: Still) -> None:
+        go(still)
         self.orders.append(on)
         self.log.append(self.name)
         if self.deaf:
@@ -161,7 +162,7 @@ def test_off_is_proven_only_when_each_supply_is() -> None:
 @pytest.mark.parametrize(("attempt", "asked"), [(0, 0), (1, 1), (2, 2), (3, 0), (7, 1)])
 def test_each_attempt_begins_at_another_level(attempt: int, asked: int) -> None:
     devices = [Scripted() for _ in range(3)]
-    ended = asyncio.run(levels(*([d] for d in devices)).power_off(2, UUID, attempt))
+    ended = asyncio.run(levels(*([d] for d in devices)).power_off(2, UUID, attempt, always))
     assert ended.ok
     assert [bool(device.orders) for device in devices] == [n == asked for n in range(3)]
 
@@ -169,26 +170,26 @@ def test_each_attempt_begins_at_another_level(attempt: int, asked: int) -> None:
 def test_an_order_that_fails_goes_to_the_next_level_and_round() -> None:
     deaf, broken, good = Scripted(), failing(), Scripted()
     deaf.deaf = True
-    ended = asyncio.run(levels([good], [deaf], [broken]).power_off(2, UUID, 1))
+    ended = asyncio.run(levels([good], [deaf], [broken]).power_off(2, UUID, 1, always))
     assert ended.ok and good.orders == [False] and deaf.orders == [False]
     assert "device 2.1: refused" in ended.detail and "device 3.1: down" in ended.detail
     assert "device 1.1 took the order off" in ended.detail
 
 
 def test_where_all_fail_it_has_failed() -> None:
-    ended = asyncio.run(levels([failing()], [failing()]).power_off(2, UUID, 0))
+    ended = asyncio.run(levels([failing()], [failing()]).power_off(2, UUID, 0, always))
     assert not ended.ok and "device 1.1" in ended.detail and "device 2.1" in ended.detail
 
 
 def test_off_already_is_a_success_without_an_order() -> None:
     bmc = Scripted(Power.OFF)
-    assert asyncio.run(levels([bmc]).power_off(2, UUID, 0)).ok
+    assert asyncio.run(levels([bmc]).power_off(2, UUID, 0, always)).ok
     assert bmc.orders == []
 
 
 def test_both_supplies_must_take_the_order() -> None:
     left, right, bmc = Scripted(), failing(), Scripted()
-    assert asyncio.run(levels([left, right], [bmc]).power_off(2, UUID, 0)).ok
+    assert asyncio.run(levels([left, right], [bmc]).power_off(2, UUID, 0, always)).ok
     assert left.orders == [False] and bmc.orders == [False]
 
 
@@ -198,9 +199,9 @@ def test_a_stranger_is_never_switched_and_is_named(caplog: pytest.LogCaptureFixt
     async def run() -> None:
         both = levels([stranger])
         for _ in range(3):
-            ended = await both.power_off(2, UUID, 0)
+            ended = await both.power_off(2, UUID, 0, always)
             assert not ended.ok and OTHER.hex in ended.detail and UUID in ended.detail
-        assert not (await both.power_on(2, UUID)).ok
+        assert not (await both.power_on(2, UUID, always)).ok
 
     with caplog.at_level(logging.ERROR):
         asyncio.run(run())
@@ -228,7 +229,7 @@ def test_a_known_neighbour_is_named() -> None:
         ]
         both = FenceLevels(devices, own_host=1)
         both.know({3: str(OTHER)})
-        ended = await both.power_off(2, UUID, 0)
+        ended = await both.power_off(2, UUID, 0, always)
         assert "that is host 3: are their addresses swapped?" in ended.detail
 
     asyncio.run(run())
@@ -242,7 +243,7 @@ def test_a_uuid_that_two_hosts_published_proves_nothing() -> None:
             [GuardedDevice(2, "a", bmc), GuardedDevice(3, "b", Scripted())], own_host=1
         )
         await both.read_power(3, UUID)
-        ended = await both.power_off(2, UUID, 0)
+        ended = await both.power_off(2, UUID, 0, always)
         assert not ended.ok and "host 3 published the same UUID" in ended.detail
 
     asyncio.run(run())
@@ -252,20 +253,22 @@ def test_a_uuid_that_two_hosts_published_proves_nothing() -> None:
 @pytest.mark.parametrize("empty", [uuid.UUID(int=0), uuid.UUID(int=2**128 - 1)])
 def test_an_empty_guid_proves_nothing(empty: uuid.UUID) -> None:
     bmc = Scripted(guid=empty)
-    assert not asyncio.run(levels([bmc]).power_off(2, str(empty), 0)).ok and bmc.orders == []
+    assert (
+        not asyncio.run(levels([bmc]).power_off(2, str(empty), 0, always)).ok and bmc.orders == []
+    )
 
 
 def test_one_that_cannot_tell_is_used_only_when_it_is_trusted() -> None:
     pdu = Scripted(guid=None)
-    assert not asyncio.run(levels([pdu]).power_off(2, UUID, 0)).ok and pdu.orders == []
-    assert asyncio.run(levels([pdu], trusted=True).power_off(2, UUID, 0)).ok
+    assert not asyncio.run(levels([pdu]).power_off(2, UUID, 0, always)).ok and pdu.orders == []
+    assert asyncio.run(levels([pdu], trusted=True).power_off(2, UUID, 0, always)).ok
     assert pdu.orders == [False]
 
 
 @pytest.mark.parametrize("published", ["", "not a uuid"])
 def test_without_a_published_uuid_nothing_is_switched(published: str) -> None:
     bmc = Scripted()
-    ended = asyncio.run(levels([bmc]).power_off(2, published, 0))
+    ended = asyncio.run(levels([bmc]).power_off(2, published, 0, always))
     assert not ended.ok and "published" in ended.detail and bmc.orders == []
 
 
@@ -273,7 +276,7 @@ def test_this_host_is_not_among_those_to_be_switched() -> None:
     mine = FenceLevels([GuardedDevice(1, "own", Scripted())], own_host=1)
     assert mine.hosts == frozenset()
     with pytest.raises(AssertionError):
-        asyncio.run(mine.power_off(1, UUID, 0))
+        asyncio.run(mine.power_off(1, UUID, 0, always))
     assert asyncio.run(mine.rehearse(1, UUID)).ok
 
 
@@ -281,13 +284,91 @@ def test_power_comes_back_from_the_last_level_to_the_first() -> None:
     pdu, bmc = Scripted(Power.OFF), Scripted(Power.OFF)
     bmc.log = pdu.log = []
     bmc.name, pdu.name = "bmc", "pdu"
-    assert asyncio.run(levels([bmc], [pdu]).power_on(2, UUID)).ok
+    assert asyncio.run(levels([bmc], [pdu]).power_on(2, UUID, always)).ok
     assert bmc.log == ["pdu", "bmc"]
 
 
 def test_power_on_where_the_first_level_is_on_already() -> None:
-    assert asyncio.run(levels([Scripted()], [failing()]).power_on(2, UUID)).ok
-    assert not asyncio.run(levels([failing()], [Scripted()]).power_on(2, UUID)).ok
+    assert asyncio.run(levels([Scripted()], [failing()]).power_on(2, UUID, always)).ok
+    assert not asyncio.run(levels([failing()], [Scripted()]).power_on(2, UUID, always)).ok
+
+
+# --- an order that was overtaken ----------------------------------------------------------
+
+
+class Lives:
+    """A Still: the host lives from the n-th question on."""
+
+    def __init__(self, from_question: int) -> None:
+        self.left = from_question
+
+    def __call__(self) -> str:
+        self.left -= 1
+        return "it lives" if self.left <= 0 else ""
+
+
+def test_an_order_that_was_overtaken_is_not_given_and_is_no_attempt() -> None:
+    bmc, pdu = Scripted(), Scripted()
+    ended = asyncio.run(levels([bmc], [pdu], retries=1).power_off(2, UUID, 0, Lives(1)))
+    assert not ended.ok and ended.withdrawn
+    assert "device 1.1: the order was withdrawn: it lives" in ended.detail
+    assert bmc.orders == pdu.orders == [] and (bmc.logins, pdu.logins) == (1, 0)
+
+
+def test_it_is_asked_anew_for_each_level() -> None:
+    """The first level refused the order: what came of that nobody knows, so it was one."""
+    bmc, pdu = Scripted(), Scripted()
+    bmc.deaf = True
+    ended = asyncio.run(levels([bmc], [pdu]).power_off(2, UUID, 0, Lives(2)))
+    assert not ended.ok and not ended.withdrawn
+    assert "refused" in ended.detail and "withdrawn" in ended.detail
+    assert (bmc.orders, pdu.orders) == ([False], [])
+
+
+def test_it_is_asked_anew_for_each_retry() -> None:
+    bmc = Scripted()
+    bmc.deaf = True
+    ended = asyncio.run(levels([bmc], retries=3).power_off(2, UUID, 0, Lives(2)))
+    assert not ended.ok and not ended.withdrawn, "the first one was sent"
+    assert bmc.orders == [False]
+
+
+def test_an_order_in_a_login_that_hangs_was_perhaps_given() -> None:
+    """What hung before its order is no attempt of ours to be sure of: it is told as it is."""
+    bmc = failing()
+    ended = asyncio.run(levels([bmc]).power_off(2, UUID, 0, always))
+    assert not ended.ok and not ended.withdrawn
+
+
+def test_one_of_two_supplies_was_ordered_before_the_other_was_overtaken() -> None:
+    left, right = Scripted(), Scripted()
+    right.wait = held_up = threading.Event()
+
+    async def run() -> None:
+        asked = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def still() -> str:
+            loop.call_soon_threadsafe(asked.set)
+            return "it lives" if left.orders else ""
+
+        ending = asyncio.ensure_future(levels([left, right]).power_off(2, UUID, 0, still))
+        await asked.wait()
+        while not left.orders:
+            await asyncio.sleep(0.001)
+        held_up.set()
+        ended = await ending
+        assert not ended.ok and not ended.withdrawn and "withdrawn" in ended.detail
+
+    asyncio.run(run())
+    assert (left.orders, right.orders) == ([False], [])
+
+
+def test_a_host_that_is_back_is_not_switched_on() -> None:
+    pdu, bmc = Scripted(Power.OFF), Scripted(Power.OFF)
+    ended = asyncio.run(levels([bmc], [pdu]).power_on(2, UUID, Lives(1)))
+    assert not ended.ok and "withdrawn: it lives" in ended.detail
+    assert bmc.orders == pdu.orders == [] and bmc.logins == 0
 
 
 # --- trouble -----------------------------------------------------------------------------

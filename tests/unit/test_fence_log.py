@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -164,6 +165,34 @@ def test_the_certificate_is_of_that_very_boot() -> None:
     assert log.certificate(2, "another boot") is None
     assert log.certificate(3, "its-boot") is None
     assert log.certificate(2, "") is None
+
+
+def test_an_order_that_was_withdrawn_ended_no_boot() -> None:
+    """The host panicked an hour later, of itself."""
+    over = record(2, step=FenceStep.FAILED, withdrawn=True)
+    log = FenceLog()
+    log.learn(ring(record(1), over), 0.0, WALL_S)
+    assert log.certificate(2, "its-boot") is None
+    recent = log.recent(0.0)
+    assert recent is not None and [one.withdrawn for one in recent] == [False, True]
+    twice = FenceLog()
+    other = record(3, by=3)
+    twice.learn(ring(record(1), other, record(4, step=FenceStep.FAILED, withdrawn=True)), 0.0, 0.0)
+    assert twice.certificate(2, "its-boot") == other, "another host's order was given"
+    lost = FenceLog()
+    lost.learn(ring(over), 0.0, WALL_S)
+    assert lost.certificate(2, "its-boot") is None
+    failed = FenceLog()
+    failed.learn(ring(record(1), record(2, step=FenceStep.FAILED)), 0.0, WALL_S)
+    assert failed.certificate(2, "its-boot") == record(1), "it may have been given"
+
+
+def test_a_record_of_an_earlier_version_was_not_withdrawn() -> None:
+    line = msgspec.json.decode(encode(record(1, step=FenceStep.FAILED)).partition(b"\n")[0])
+    del line["withdrawn"]
+    data = msgspec.json.encode(line) + b"\n"
+    old = data + b"end=%08x\n" % zlib.crc32(data)
+    assert decode(old.ljust(SLOT_BYTES, b"\0")) == record(1, step=FenceStep.FAILED)
 
 
 # --- on the storage -------------------------------------------------------------------------

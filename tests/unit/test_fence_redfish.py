@@ -19,6 +19,7 @@ import bcrypt
 import pytest
 import trustme
 
+from agent.fence_driver import always
 from agent.fence_levels import FenceLevels, GuardedDevice, Identity, Privilege
 from agent.fence_redfish import RedfishDriver
 from scoring.observation import Power
@@ -138,6 +139,30 @@ def test_a_wrong_password_is_told_as_that_with_a_session_too(bmc: RedfishBmc) ->
     driver = RedfishDriver("127.0.0.1", bmc.port, "admin", "wrong", ca_file=str(bmc.ca_file))
     found = asyncio.run(GuardedDevice(2, "bmc", driver, timeout_s=5).read(str(MACHINE)))
     assert "the login is refused (401)" in found.detail
+
+
+def overtaken(bmc: RedfishBmc, from_question: int) -> tuple[bool, str]:
+    """Switch it off; the host lives from the n-th time on that it is asked."""
+    questions = iter(range(1, 100))
+
+    def still() -> str:
+        return "it lives" if next(questions) >= from_question else ""
+
+    found = asyncio.run(device(bmc).switch(str(MACHINE), False, still))
+    assert not found.ordered
+    return found.withdrawn, found.detail
+
+
+def test_an_order_that_was_overtaken_is_not_sent(bmc: RedfishBmc) -> None:
+    assert overtaken(bmc, 1) == (True, "bmc: the order was withdrawn: it lives")
+    assert bmc.orders == [] and not any("Actions" in asked for asked in bmc.requests)
+
+
+def test_an_order_that_a_busy_service_put_off_is_not_sent_again(bmc: RedfishBmc) -> None:
+    """It waits as long as it was told to, and the host lives meanwhile."""
+    bmc.busy_orders = 1
+    assert overtaken(bmc, 2)[0]
+    assert bmc.orders == [] and sum("Actions" in asked for asked in bmc.requests) == 1
 
 
 def test_a_busy_service_is_asked_again(bmc: RedfishBmc) -> None:
@@ -334,7 +359,7 @@ def test_the_emulator_is_read_and_switched_off(emulator: tuple[int, str]) -> Non
         assert (await levels.rehearse(2, str(MACHINE))).ok
         answer = await levels.read_power(2, str(MACHINE))
         assert answer.power is Power.ON and answer.identity_proven
-        ended = await levels.power_off(2, str(MACHINE), attempt=0)
+        ended = await levels.power_off(2, str(MACHINE), attempt=0, still=always)
         assert ended.ok, ended.detail
         # Its power follows an order after 1 to 11 s.
         for _ in range(60):

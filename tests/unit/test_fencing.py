@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 
+from agent.fence_driver import Still
 from agent.fencing import note_failed, power_off_host, power_on_host
 from agent.ports import FenceDevices, Leases
 from scoring.decision import NoteFenceFailed, PowerOffHost, PowerOnHost
@@ -23,7 +24,8 @@ class World:
 
     fence_held: bool = True
     on_disk: tuple[int, int] | None = (5, 77)
-    slot: int | None = 500
+    lives: str = ""
+    overtaken: str = ""
     log_problem: str = ""
     device_ok: bool = True
     fence_given: bool = True
@@ -44,23 +46,34 @@ class World:
         text: str,
         over: str = "",
         only_closes: bool = False,
+        withdrawn: bool = False,
     ) -> str:
         if not self.log_problem:
-            self.told.append(f"{step.value} {target}: {text}")
+            what = "withdrawn" if withdrawn else step.value
+            self.told.append(f"{what} {target}: {text}")
         return self.log_problem
 
-    async def power_off(self, host_id: int, system_uuid: str, attempt: int) -> PowerOffEnded:
+    async def power_off(
+        self, host_id: int, system_uuid: str, attempt: int, still: Still
+    ) -> PowerOffEnded:
         self.told.append(f"off {host_id} {system_uuid} {attempt}")
+        if self.overtaken:
+            self.lives = self.overtaken
+            return PowerOffEnded(host_id, False, f"withdrawn: {still()}", withdrawn=True)
         return PowerOffEnded(host_id, self.device_ok)
 
-    async def power_on(self, host_id: int, system_uuid: str) -> PowerOnEnded:
+    async def power_on(self, host_id: int, system_uuid: str, still: Still) -> PowerOnEnded:
+        if why := still():
+            return PowerOnEnded(host_id, False, why)
         self.told.append(f"on {host_id} {system_uuid}")
         return PowerOnEnded(host_id, self.device_ok)
 
 
-def switch_off(world: World, act: PowerOffHost = ACT) -> PowerOffEnded:
+def switch_off(world: World, act: PowerOffHost = ACT, is_noted: bool = False) -> PowerOffEnded:
     leases, devices = cast(Leases, world), cast(FenceDevices, world)
-    return asyncio.run(power_off_host(act, "uuid", lambda host: world.slot, leases, devices, world))
+    return asyncio.run(
+        power_off_host(act, "uuid", lambda: world.lives, leases, devices, world, is_noted)
+    )
 
 
 def test_the_log_is_told_before_the_device() -> None:
@@ -76,15 +89,33 @@ def test_the_log_is_told_before_the_device() -> None:
         (World(on_disk=(6, 77)), "host id on disk"),
         (World(on_disk=(5, 78)), "host id on disk"),
         (World(on_disk=None), "host id on disk"),
-        (World(slot=501), "it lives"),
-        (World(slot=None), "it lives"),
-        (World(fence_held=False), "fence lease"),
+        (World(lives="it lives"), "it lives"),
     ],
 )
 def test_what_has_changed_since_the_decision_forbids_the_order(world: World, why: str) -> None:
     ended = switch_off(world)
-    assert not ended.ok and why in ended.detail
+    assert not ended.ok and ended.withdrawn and why in ended.detail
     assert not any(line.startswith("off") for line in world.told)
+    if not world.log_problem:
+        assert world.told[-1] == f"withdrawn 2: {ended.detail}", "its intent has an end"
+
+
+def test_an_order_that_is_overtaken_at_the_device_is_noted_as_withdrawn() -> None:
+    world = World(overtaken="it lives")
+    assert switch_off(world).withdrawn
+    assert world.told[1:] == ["off 2 uuid 0", "withdrawn 2: withdrawn: it lives"]
+
+
+def test_the_intent_of_orders_that_were_given_before_stays_open() -> None:
+    world = World(overtaken="it lives")
+    assert switch_off(world, replace(ACT, attempt=1), is_noted=True).withdrawn
+    assert world.told == ["off 2 uuid 1"]
+
+
+def test_the_orders_of_one_act_are_noted_once() -> None:
+    world = World()
+    assert switch_off(world, replace(ACT, attempt=1), is_noted=True).ok
+    assert world.told == ["off 2 uuid 1"]
 
 
 def test_a_device_that_refuses_is_told() -> None:
@@ -93,7 +124,9 @@ def test_a_device_that_refuses_is_told() -> None:
 
 def switch_on(world: World) -> PowerOnEnded:
     leases, devices = cast(Leases, world), cast(FenceDevices, world)
-    return asyncio.run(power_on_host(PowerOnHost(2), "uuid", leases, devices, world))
+    return asyncio.run(
+        power_on_host(PowerOnHost(2), "uuid", lambda: world.lives, leases, devices, world)
+    )
 
 
 def test_a_host_is_switched_on_under_the_fence_lease_and_noted() -> None:
@@ -113,6 +146,11 @@ def test_what_failed_is_not_noted_as_back_and_what_was_not_noted_failed() -> Non
     world = World(device_ok=False)
     assert not switch_on(world).ok and world.told == ["on 2 uuid"]
     assert not switch_on(World(log_problem="no")).ok
+
+
+def test_a_host_that_is_back_is_not_switched_on() -> None:
+    world = World(lives="host 2 is back")
+    assert switch_on(world) == PowerOnEnded(2, False, "host 2 is back") and world.told == []
 
 
 def test_a_failed_act_is_noted(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from agent import actions
 from agent.actions import Hands
+from agent.fence_driver import Still, always
 from agent.freeing import free_host_id, was_freed
 from agent.ports import FenceDevices, Hypervisor, Leases
 from scoring.decision import DropFenceLease, FreeHostId
@@ -43,7 +44,7 @@ class World:
         self.told.append("drop")
         self.fence_held = False
 
-    async def free_host_id(self, act: FreeHostId) -> HostIdFreed:
+    async def free_host_id(self, act: FreeHostId, still: Still) -> HostIdFreed:
         self.told.append(f"frees {act.host_id}")
         await self.ends.wait()
         return self.freed
@@ -66,6 +67,7 @@ class World:
         text: str,
         over: str = "",
         only_closes: bool = False,
+        withdrawn: bool = False,
     ) -> str:
         problem = self.log_problems.pop(0) if self.log_problems else ""
         what = f"{step.value} {target}{' over' if over else ''}{' closes' if only_closes else ''}"
@@ -280,26 +282,44 @@ class Disk:
     on_disk: list[tuple[int, int] | None]
     problem: str = ""
     released: int = 0
+    waits: Callable[[], None] = lambda: None
 
     async def read_delta(self, host_id: int) -> tuple[int, int] | None:
         return self.on_disk.pop(0)
 
-    async def release_id(self, act: FreeHostId) -> str:
+    async def release_id(self, act: FreeHostId, still: Still) -> str:
+        self.waits()
+        if why := still():
+            return why
         self.released += 1
         return self.problem
 
 
-def free(disk: Disk, held: bool = True, off_ago_s: float = 1.0, own: int = 1) -> HostIdFreed:
+def free(
+    disk: Disk,
+    held: bool = True,
+    off_ago_s: float = 1.0,
+    own: int = 1,
+    still: Still = always,
+) -> HostIdFreed:
     async def run() -> HostIdFreed:
         read_s = asyncio.get_running_loop().time() - off_ago_s
         act = FreeHostId(2, 5, 77, read_s)
-        return await free_host_id(act, own, 10.0, lambda: held, disk)
+        return await free_host_id(act, own, 10.0, lambda: held, disk, still)
 
     return asyncio.run(run())
 
 
 def test_it_is_freed_when_all_holds_and_the_disk_shows_it() -> None:
     assert free(Disk([(5, 77), (5, 0)])).ok
+
+
+def test_what_comes_between_the_last_check_and_the_write_forbids_it() -> None:
+    """The local disk hung while the file was written."""
+    lives: list[str] = []
+    disk = Disk([(5, 77)], waits=lambda: lives.append("it lives"))
+    freed = free(disk, still=lambda: "".join(lives))
+    assert freed.detail == "it lives" and disk.released == 0
 
 
 @pytest.mark.parametrize(
@@ -310,6 +330,7 @@ def test_it_is_freed_when_all_holds_and_the_disk_shows_it() -> None:
         (Disk([None]), {}, "shows .*None"),
         (Disk([(5, 77)]), {"held": False}, "fence lease"),
         (Disk([(5, 77)]), {"off_ago_s": 10.5}, "10.5 s old"),
+        (Disk([(5, 77)]), {"still": lambda: "it lives"}, "it lives"),
     ],
 )
 def test_each_condition_alone_forbids_it(disk: Disk, given: dict[str, float], why: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 import sanlock
 
 from agent import leases
+from agent.fence_driver import always
 from agent.leases import SanlockLeases
 from agent.sanlock_direct import SanlockDirect
 from broker.config import ClusterSection, Config, DaemonSection, HostSection, StorageSection
@@ -125,7 +126,7 @@ def test_sanlock_keeps_the_fence_lease_until_the_freeing_has_ended_whatever_ends
         slow.given.set()
         ours = fence(tmp_path, SanlockDirect(child.begin))
         assert (await ours.take_fence()).held
-        freeing = asyncio.ensure_future(ours.release_id(ACT))
+        freeing = asyncio.ensure_future(ours.release_id(ACT, always))
         while not child.held:
             await asyncio.sleep(0)
         # The agent dies: what it held is closed.
@@ -139,7 +140,7 @@ def test_sanlock_keeps_the_fence_lease_until_the_freeing_has_ended_whatever_ends
         after = fence(tmp_path, SanlockDirect(Child().begin))
         assert await after.freeing_of_before() == replace(ACT, timestamp=0)
         assert (await after.take_fence()).held
-        assert await after.release_id(ACT) == "an earlier one has not ended"
+        assert await after.release_id(ACT, always) == "an earlier one has not ended"
         waiting = asyncio.ensure_future(after.end_of_before(ACT))
         await asyncio.sleep(0.01)
         assert not waiting.done()
@@ -157,8 +158,30 @@ def test_without_the_fence_lease_no_process_is_begun(tmp_path: Path) -> None:
     async def run() -> None:
         child = Child()
         ours = fence(tmp_path, SanlockDirect(child.begin))
-        assert await ours.release_id(ACT) == "the fence lease is not held"
+        assert await ours.release_id(ACT, always) == "the fence lease is not held"
         assert not child.held
+
+    asyncio.run(run())
+
+
+def test_a_freeing_that_was_overtaken_begins_no_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The file on the local disk may have taken its time."""
+
+    async def run() -> None:
+        slow, child = SlowSanlock(monkeypatch), Child()
+        slow.given.set()
+        ours = fence(tmp_path, SanlockDirect(child.begin))
+        assert (await ours.take_fence()).held
+        begun: list[bool] = []
+
+        def still() -> str:
+            begun.append((tmp_path / "freeing.json").exists())
+            return "it lives"
+
+        assert await ours.release_id(ACT, still) == "it lives"
+        assert begun == [True] and not child.held
 
     asyncio.run(run())
 
@@ -175,7 +198,7 @@ def test_a_full_disk_does_not_keep_a_dead_host_s_id_from_being_freed(
         (tmp_path / "file").write_text("no folder")
         assert (await ours.take_fence()).held
         child.ends.set()
-        assert await ours.release_id(ACT) == ""
+        assert await ours.release_id(ACT, always) == ""
         assert len(child.held) == 1
 
     asyncio.run(run())

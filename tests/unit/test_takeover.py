@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scoring.decision import (
     AskPower,
     Code,
+    DropFenceLease,
     FreeHostId,
     NoteFenceFailed,
     PowerOffHost,
@@ -31,7 +32,9 @@ from scoring.state import Takeover
 from scoring.takeover import (
     ASK_PAUSE_MAX_S,
     ASKS_AT_FULL_RATE,
-    ATTEMPTS_MAX,
+    ATTEMPTS_TOLD,
+    ORDER_PAUSE_MAX_S,
+    order_pause_s,
     step,
     with_lease,
     with_order,
@@ -328,11 +331,11 @@ def test_before_it_is_switched_off_the_fence_lease_is_taken_and_its_power_read_o
 
 def test_what_comes_of_an_order() -> None:
     asked, _, _ = walk(HANGS)
-    taken = with_order(asked, PowerOffEnded(DEAD, True), NOW_S)
+    taken = with_order(asked, PowerOffEnded(DEAD, True), NOW_S, TIMING)
     assert not taken.switching_off and taken.attempts == 1 and taken.ordered_s == NOW_S
     assert walk(taken)[1] == (AskPower(DEAD),), "an order proves nothing"
     before = replace(asked, offs=PROVEN.offs, problem="no answer", not_off=3)
-    after = with_order(before, PowerOffEnded(DEAD, True), NOW_S)
+    after = with_order(before, PowerOffEnded(DEAD, True), NOW_S, TIMING)
     assert (after.power, after.offs, after.problem, after.not_off) == (None, (), "", 0)
     first = with_power(replace(taken, asking_power=False), off(DEAD, NOW_S + 1), TIMING)
     both = with_power(first, off(DEAD, NOW_S + 2), TIMING)
@@ -342,32 +345,94 @@ def test_what_comes_of_an_order() -> None:
 
 
 def test_a_host_that_still_reads_on_is_given_time_and_then_another_order() -> None:
-    taken = with_order(walk(HANGS)[0], PowerOffEnded(DEAD, True), NOW_S)
+    taken = with_order(walk(HANGS)[0], PowerOffEnded(DEAD, True), NOW_S, TIMING)
     patience_s = TIMING.power_off_patience
-    late_s = NOW_S + patience_s
-    soon = with_power(taken, power(Power.ON, late_s - 1), TIMING)
+    late_s = NOW_S + patience_s + 2
+    soon = with_power(taken, power(Power.ON, NOW_S + patience_s - 1), TIMING)
+    _, actions, codes = walk(soon, now_s=NOW_S + patience_s - 0.001)
+    assert not any(isinstance(a, PowerOffHost | DropFenceLease) for a in actions)
+    assert Code.POWER_OFF_ORDERED in codes
     _, actions, codes = walk(soon, now_s=late_s - 0.001)
     assert not any(isinstance(a, PowerOffHost) for a in actions)
-    assert Code.POWER_OFF_ORDERED in codes
+    assert DropFenceLease() in actions, "another host may try meanwhile"
+    assert Code.TAKEOVER_PAUSED in codes
     again = order(takeover=soon, now_s=late_s)
     assert again is not None and again.attempt == 1
 
 
-def test_after_the_last_attempt_it_is_given_up_and_told_once() -> None:
-    tired = replace(HANGS, attempts=ATTEMPTS_MAX, problem="the BMC answers with an error")
-    after, actions, codes = walk(tired)
-    assert NoteFenceFailed(DEAD, "the BMC answers with an error") in actions
-    assert Code.FENCE_FORBIDDEN in codes
-    _, actions, _ = walk(after)
-    assert not any(isinstance(a, NoteFenceFailed | PowerOffHost) for a in actions)
-    last = replace(HANGS, attempts=ATTEMPTS_MAX - 1)
-    assert order(takeover=last) is not None
+def failed(takeover: Takeover, times: int = 1) -> Takeover:
+    for _ in range(times):
+        ended = PowerOffEnded(DEAD, False, "the BMC is busy")
+        takeover = with_order(takeover, ended, NOW_S, TIMING)
+    return takeover
 
 
 def test_an_order_that_failed_leaves_what_was_read() -> None:
-    failed = with_order(walk(HANGS)[0], PowerOffEnded(DEAD, False, "no answer"), NOW_S)
-    assert failed.power == HANGS.power and failed.problem == "no answer"
-    assert failed.ordered_s is None and failed.attempts == 1
+    after = failed(replace(walk(HANGS)[0], withdrawn="so"))
+    assert after.power == HANGS.power and after.problem == "the BMC is busy"
+    assert after.ordered_s is None and after.attempts == after.tries == 1
+    assert not after.withdrawn and not after.switching_off
+
+
+def test_the_pauses_between_orders_grow_and_never_end() -> None:
+    assert [order_pause_s(n) for n in (1, 2, 3, 4, 5, 6, 7)] == [2, 4, 8, 16, 32, 60, 60]
+    assert order_pause_s(10_000) == ORDER_PAUSE_MAX_S
+    for tries in (1, 2, 50):
+        after = failed(HANGS, tries)
+        due_s = NOW_S + order_pause_s(tries)
+        assert after.next_order_s == due_s
+        on = replace(after, power=power(Power.ON, due_s - 1), fence_since_s=due_s - 2)
+        assert order(takeover=on, now_s=due_s - 0.001) is None
+        again = order(takeover=on, now_s=due_s)
+        assert again is not None and again.attempt == tries
+
+
+def test_in_the_pause_the_fence_lease_is_another_host_s() -> None:
+    after = failed(HANGS)
+    paused, actions, codes = walk(after, now_s=NOW_S + 1)
+    assert actions == (DropFenceLease(),)
+    assert codes == [Code.POWER_ON, Code.TAKEOVER_PAUSED]
+    given_back, actions, _ = walk(paused, now_s=NOW_S + 1.9, fence_lease_held=False)
+    assert actions == (), "it is not taken again, and the device is left alone"
+    _, actions, _ = walk(given_back, now_s=NOW_S + 2, fence_lease_held=False)
+    assert TakeFenceLease() in actions
+
+
+def test_in_the_pause_a_device_is_asked_seldom() -> None:
+    """It may be busy with too many questions."""
+    after = failed(HANGS, 5)
+    soon_s = HANGS.power.over_s + ASK_PAUSE_MAX_S if HANGS.power else 0.0
+    assert AskPower(DEAD) not in walk(after, now_s=soon_s - 0.1)[1]
+    assert AskPower(DEAD) in walk(after, now_s=soon_s)[1]
+
+
+def test_one_that_is_found_off_in_the_pause_is_taken_over_at_once() -> None:
+    after = failed(HANGS, 5)
+    once = with_power(after, off(DEAD, NOW_S + 1), TIMING)
+    _, actions, _ = walk(once, now_s=NOW_S + 1.5)
+    assert DropFenceLease() not in actions
+    _, actions, _ = walk(once, now_s=NOW_S + 1.5, fence_lease_held=False)
+    assert actions == (TakeFenceLease(),)
+
+
+def test_an_order_that_was_withdrawn_is_no_attempt_but_has_its_pause() -> None:
+    ended = PowerOffEnded(DEAD, False, "withdrawn: it lives", withdrawn=True)
+    after = with_order(walk(HANGS)[0], ended, NOW_S, TIMING)
+    assert (after.attempts, after.tries, after.next_order_s) == (0, 1, NOW_S + 2)
+    assert after.problem == "withdrawn: it lives" and after.ordered_s is None
+
+
+def test_people_are_told_once_that_the_orders_come_to_nothing() -> None:
+    two = failed(HANGS, ATTEMPTS_TOLD - 1)
+    assert not any(isinstance(a, NoteFenceFailed) for a in walk(two)[1])
+    three = failed(HANGS, ATTEMPTS_TOLD)
+    without, actions, _ = walk(three, fence_lease_held=False)
+    assert actions == () and not without.gave_up, "only under the fence lease"
+    after, actions, _ = walk(three)
+    assert actions == (NoteFenceFailed(DEAD, "the BMC is busy"), DropFenceLease())
+    assert walk(after)[1] == (DropFenceLease(),)
+    ignored = replace(three, problem="")
+    assert NoteFenceFailed(DEAD, "it still reads on") in walk(ignored)[1]
 
 
 @pytest.mark.parametrize(

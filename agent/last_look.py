@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The last look before an act that cannot be taken back: may it still be done, at this moment?
+
+The decision that is behind it may be many seconds old: the fence log was written since, a BMC
+took its time for the login. Each later decision has looked at the preconditions again
+(scoring/last_look.py); here stands what the newest one left, and how old it is. A device's thread
+asks at the moment of its order, so all of it is replaced at once, by one assignment. A host that
+has not looked around for suspect_after knows nothing, and does nothing: its loop, its broker or
+the whole host stood still.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from scoring.decision import FreeHostId, PowerOffHost
+from scoring.state import AgentState
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """`view_s`: when the view came that `state` was decided on."""
+
+    state: AgentState
+    view_s: float
+    clock: Callable[[], float]
+
+
+@dataclass(slots=True)
+class LastLook:
+    """Why an act under way must not be done any more; "": it must. Any thread may ask.
+
+    `slots`: the timestamps on the whiteboard by host id, replaced with each view.
+    """
+
+    fence_held: Callable[[], bool]
+    slots: Mapping[int, int] = field(default_factory=dict)
+    _known: _Known | None = None
+
+    def take(self, state: AgentState, view_s: float) -> None:
+        """The newest decision, and when the view came that it rests on."""
+        self._known = _Known(state, view_s, asyncio.get_running_loop().time)
+
+    def off(self, act: PowerOffHost) -> str:
+        """Of the order to switch a host off."""
+        known = self._known
+        if known is None:
+            return "nothing was decided yet"
+        step = known.state.takeover
+        if step is None or step.host_id != act.host_id or not step.switching_off:
+            return "it is decided no longer"
+        if self.slots.get(act.host_id) != act.slot:
+            return "its slot on the whiteboard has changed: it lives"
+        return step.withdrawn or self._of_this_host(known)
+
+    def on(self, host_id: int) -> str:
+        """Of the order to switch a host on."""
+        known = self._known
+        if known is None:
+            return "nothing was decided yet"
+        if known.state.switching_on != host_id:
+            return "it is decided no longer"
+        return known.state.on_withdrawn or self._of_this_host(known)
+
+    def free(self, act: FreeHostId) -> str:
+        """Of the freeing of a host id."""
+        known = self._known
+        if known is None:
+            return "nothing was decided yet"
+        step = known.state.takeover
+        if step is None or step.host_id != act.host_id or not step.freeing:
+            return "it is decided no longer"
+        return step.withdrawn or self._of_this_host(known)
+
+    def _of_this_host(self, known: _Known) -> str:
+        if not self.fence_held():
+            return "the fence lease is not held"
+        age_s = known.clock() - known.view_s
+        if age_s > known.state.rules.timing.suspect_after:
+            return f"this host has not looked around for {age_s:.1f} s"
+        return ""

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""An act under way is withdrawn when it must not be done any more, up to the moment of the act."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from agent.actions import Hands
+from agent.last_look import LastLook
+from agent.ports import FenceDevices, FenceLog, Hypervisor, Leases
+from scoring.decide import decide
+from scoring.decision import (
+    Decision,
+    DropFenceLease,
+    FreeHostId,
+    NoteFenceFailed,
+    PowerOffHost,
+)
+from scoring.last_look import look_again
+from scoring.observation import FenceStep, Observation, PeerReport, Power, PowerAnswer
+from scoring.state import AgentState, Seen, StateName, Takeover
+from scoring.turn import Turn
+from tests.unit.builders import NOW_S, RULES, lease_of, local, off, peer
+
+TARGET = 2
+ON = PowerAnswer(TARGET, Power.ON, NOW_S - 30, identity_proven=True)
+SHOOTS = Takeover(
+    TARGET,
+    NOW_S - 60,
+    power=ON,
+    fence_since_s=NOW_S - 31,
+    renewal=(5, 77),
+    switching_off=True,
+)
+FREES = replace(
+    SHOOTS,
+    switching_off=False,
+    freeing=True,
+    offs=(off(TARGET, NOW_S - 30), off(TARGET, NOW_S - 28)),
+)
+
+
+def hangs(**changed: Any) -> PeerReport:
+    silent: dict[str, Any] = {
+        "timestamp": 500,
+        "heartbeat_s": NOW_S - 60,
+        "unanswered_since_s": NOW_S - 59,
+        "renewal_s": NOW_S - 60,
+        "renewal_timestamp": 77,
+    }
+    return peer(TARGET, **(silent | changed))
+
+
+def looked(
+    step: Takeover | None,
+    others: tuple[PeerReport, ...] = (),
+    seen_s: float = NOW_S - 58,
+    lease: Any = None,
+    target: PeerReport | None = None,
+    **changed: Any,
+) -> AgentState:
+    """The memory after one more look while `step` is under way."""
+    known: dict[str, Any] = {
+        "storage_good_since_s": NOW_S - 900,
+        "global_maintenance": False,
+        "fence_lease_held": True,
+        "fence_log": (),
+    }
+    observation = Observation(
+        local=local(), peers=(target or hangs(), *others), **(known | changed)
+    )
+    state = AgentState(
+        RULES,
+        name=StateName.ENGINE_DOWN,
+        takeover=step,
+        lease=lease,
+        seen={TARGET: Seen(500, seen_s, changed=True)},
+    )
+    turn = Turn(state, observation, NOW_S, [], live=others)
+    look_again(turn)
+    return turn.state
+
+
+def why(*given: Any, **changed: Any) -> str:
+    step = looked(*given, **changed).takeover
+    assert step is not None
+    return step.withdrawn
+
+
+@pytest.mark.parametrize("step", [SHOOTS, FREES])
+def test_what_still_holds_goes_on(step: Takeover) -> None:
+    """Neither reading is fresh any more: the device, and the write, look at that themselves."""
+    assert why(step) == ""
+    assert why(step, lease=lease_of(TARGET)) == ""
+    assert why(step, lease=lease_of(TARGET, known=False)) == "", "not answered is not gone"
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("slot-stands-still", {"seen_s": NOW_S - 1}),
+        ("does-not-answer", {"target": hangs(unanswered_since_s=None)}),
+        ("does-not-answer", {"target": hangs(unanswered_since_s=NOW_S - 1)}),
+        ("does-not-renew", {"target": hangs(renewal_s=NOW_S - 1)}),
+        ("nobody-hears-it", {"others": (peer(3, hears=frozenset({TARGET})),)}),
+        ("no-global-maintenance", {"global_maintenance": True}),
+        ("no-global-maintenance", {"global_maintenance": None}),
+        ("own-storage-fine", {"storage_good_since_s": None}),
+        ("fence-lease-held", {"fence_lease_held": False}),
+        ("fence-log-readable", {"fence_log": None}),
+        ("not-in-maintenance", {"target": hangs(maintenance=True)}),
+        ("not-stopped-in-order", {"target": hangs(stopped=True)}),
+        ("lease-owner-known", {"lease": lease_of(3)}),
+    ],
+)
+def test_each_precondition_that_holds_no_longer_withdraws_the_order(
+    name: str, changed: dict[str, Any]
+) -> None:
+    assert why(SHOOTS, **changed).startswith(f"{name} holds no longer: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("no-sign-of-life-since", {"seen_s": NOW_S - 1}),
+        ("no-sign-of-life-since", {"target": hangs(heartbeat_s=NOW_S - 1)}),
+        ("no-global-maintenance", {"global_maintenance": True}),
+        ("fence-lease-held", {"fence_lease_held": False}),
+        ("lease-owner-known", {"lease": lease_of(3)}),
+    ],
+)
+def test_each_precondition_that_holds_no_longer_withdraws_the_freeing(
+    name: str, changed: dict[str, Any]
+) -> None:
+    assert why(FREES, **changed).startswith(f"{name} holds no longer: ")
+
+
+def test_a_reading_of_on_withdraws_the_freeing() -> None:
+    assert why(replace(FREES, offs=())).startswith("power-off-read-twice")
+
+
+def test_what_was_withdrawn_stays_withdrawn() -> None:
+    gone = replace(SHOOTS, withdrawn="it lived for a moment")
+    assert why(gone) == "it lived for a moment"
+
+
+def test_nothing_is_withdrawn_where_nothing_is_under_way() -> None:
+    assert why(replace(SHOOTS, switching_off=False), global_maintenance=True) == ""
+    assert looked(None).takeover is None
+
+
+# --- switching on ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("withdrawn", "changed"),
+    [
+        ("", {}),
+        ("host 2 is back", {"live": (peer(TARGET),)}),
+        ("host 2 is back", {"uncertain": (peer(TARGET),)}),
+        ("host 2 is back", {"live": (peer(3, hears=frozenset({TARGET})),)}),
+        ("", {"live": (peer(3),)}),
+        ("whether global maintenance is set is not known, or it is", {"maintenance": True}),
+        ("whether global maintenance is set is not known, or it is", {"maintenance": None}),
+    ],
+)
+def test_a_host_that_is_back_is_not_switched_on(withdrawn: str, changed: dict[str, Any]) -> None:
+    maintenance = changed.pop("maintenance", False)
+    state = AgentState(RULES, switching_on=TARGET)
+    turn = Turn(state, Observation(local(), global_maintenance=maintenance), NOW_S, [], **changed)
+    look_again(turn)
+    assert turn.state.on_withdrawn == withdrawn
+    turn.live = turn.uncertain = ()
+    look_again(turn)
+    assert turn.state.on_withdrawn == withdrawn, "it stays so"
+
+
+# --- the moment of the act ------------------------------------------------------------------
+
+OFF = PowerOffHost(TARGET, 0, 500, 5, 77, "all silent")
+FREE = FreeHostId(TARGET, 5, 77, NOW_S - 1)
+
+
+def asked(
+    state: AgentState | None,
+    question: Callable[[LastLook], str],
+    held: bool = True,
+    slot: int = 500,
+    view_ago_s: float = 0.0,
+) -> str:
+    async def run() -> str:
+        look = LastLook(lambda: held)
+        look.slots = {TARGET: slot}
+        if state is not None:
+            look.take(state, asyncio.get_running_loop().time() - view_ago_s)
+        return await asyncio.to_thread(question, look)
+
+    return asyncio.run(run())
+
+
+QUESTIONS: list[tuple[AgentState, Callable[[LastLook], str]]] = [
+    (AgentState(RULES, takeover=SHOOTS), lambda look: look.off(OFF)),
+    (AgentState(RULES, takeover=FREES), lambda look: look.free(FREE)),
+    (AgentState(RULES, switching_on=TARGET), lambda look: look.on(TARGET)),
+]
+
+
+@pytest.mark.parametrize(("state", "question"), QUESTIONS)
+def test_it_must_be_decided_still_by_a_host_that_looks_around_and_holds_the_lease(
+    state: AgentState, question: Callable[[LastLook], str]
+) -> None:
+    assert asked(state, question) == ""
+    assert asked(None, question) == "nothing was decided yet"
+    assert asked(AgentState(RULES), question) == "it is decided no longer"
+    assert asked(state, question, held=False) == "the fence lease is not held"
+    late_s = RULES.timing.suspect_after
+    assert asked(state, question, view_ago_s=late_s - 0.5) == ""
+    assert "not looked around for 3." in asked(state, question, view_ago_s=late_s + 0.01)
+
+
+def test_it_must_be_the_same_act() -> None:
+    other = replace(SHOOTS, host_id=3)
+    for state, question in (
+        (AgentState(RULES, takeover=other), QUESTIONS[0][1]),
+        (AgentState(RULES, takeover=replace(other, freeing=True)), QUESTIONS[1][1]),
+        (AgentState(RULES, takeover=FREES), QUESTIONS[0][1]),
+        (AgentState(RULES, takeover=SHOOTS), QUESTIONS[1][1]),
+        (AgentState(RULES, switching_on=3), QUESTIONS[2][1]),
+    ):
+        assert asked(state, question) == "it is decided no longer"
+
+
+def test_what_was_withdrawn_is_not_done() -> None:
+    so = "it lives"
+    assert asked(AgentState(RULES, takeover=replace(SHOOTS, withdrawn=so)), QUESTIONS[0][1]) == so
+    assert asked(AgentState(RULES, takeover=replace(FREES, withdrawn=so)), QUESTIONS[1][1]) == so
+    on = AgentState(RULES, switching_on=TARGET, on_withdrawn=so)
+    assert asked(on, QUESTIONS[2][1]) == so
+
+
+def test_a_slot_that_has_changed_since_the_decision_is_seen_before_the_next_decision() -> None:
+    state, question = QUESTIONS[0]
+    assert "it lives" in asked(state, question, slot=501)
+
+
+# --- and the fence lease --------------------------------------------------------------------
+
+
+class SlowLog:
+    """A fence log whose record takes its time; Leases too."""
+
+    fence_held = True
+
+    def __init__(self) -> None:
+        self.written = asyncio.Event()
+        self.told: list[str] = []
+
+    async def note(self, step: FenceStep, *_: object, **__: object) -> str:
+        await self.written.wait()
+        self.told.append(step.value)
+        return ""
+
+    async def drop_fence(self) -> None:
+        self.told.append("drop")
+
+
+def test_the_fence_lease_stays_until_the_log_is_told_that_an_act_failed() -> None:
+    async def run() -> None:
+        world = SlowLog()
+        hands = Hands(
+            cast(Hypervisor, None),
+            cast(Leases, world),
+            cast(FenceDevices, None),
+            cast(FenceLog, world),
+        )
+        hands.begin(NoteFenceFailed(TARGET, "busy"))
+        await asyncio.sleep(0)
+        hands.begin(DropFenceLease())
+        await asyncio.sleep(0)
+        world.written.set()
+        while hands.busy:
+            await asyncio.sleep(0)
+        assert world.told == ["failed"]
+        hands.begin(DropFenceLease())
+        while hands.busy:
+            await asyncio.sleep(0)
+        assert world.told == ["failed", "drop"]
+
+    asyncio.run(run())
+
+
+def test_a_decision_carries_what_was_withdrawn() -> None:
+    """decide() looks again after all else; a takeover that is not pursued is withdrawn."""
+    observation = Observation(
+        local(),
+        peers=(hangs(),),
+        storage_good_since_s=NOW_S - 900,
+        global_maintenance=True,
+        fence_lease_held=True,
+        fence_log=(),
+    )
+    state = AgentState(RULES, name=StateName.ENGINE_DOWN, since_s=NOW_S - 60, takeover=SHOOTS)
+    decision: Decision = decide(state, observation, NOW_S)
+    step = decision.state.takeover
+    assert step is not None and step.switching_off and "global maintenance" in step.withdrawn
