@@ -13,7 +13,11 @@ from broker.whiteboard import SLOT_BYTES, SlotReport, decode_slot
 
 from . import ask
 from .cluster import Cluster
+from .configs import VOLUME_IDS
 from .layout import LOCKSPACE
+
+#: As in a cluster whose volumes have no identity yet.
+NAMELESS = (VOLUME_IDS, "")
 
 
 def changed_config(lab: Cluster, host: str, *changes: tuple[str, str]) -> str:
@@ -87,7 +91,10 @@ def test_a_lease_volume_of_another_lockspace(lab: Cluster) -> None:
     other.write_bytes(bytes(8 << 20))
     made = lab.sh("host2", ["sanlock", "direct", "init", "-s", f"elsewhere:0:{other}:0"])
     assert made.returncode == 0, made.stderr
-    config = changed_config(lab, "host2", (str(lab.shared / "leases"), str(other)))
+    change = (str(lab.shared / "leases"), str(other))
+    named = lab.sh("host2", ["ha-broker", "--config", changed_config(lab, "host2", change)])
+    refused(named, ExitCode.STORAGE, str(other), "has no identity", "is expected")
+    config = changed_config(lab, "host2", change, NAMELESS)
     result = lab.sh("host2", ["timeout", "60", "ha-broker", "--config", config])
     refused(result, ExitCode.LOCKSPACE, str(other), "'elsewhere'", LOCKSPACE)
 
@@ -95,7 +102,7 @@ def test_a_lease_volume_of_another_lockspace(lab: Cluster) -> None:
 def test_a_lease_volume_without_a_lockspace(lab: Cluster) -> None:
     empty = lab.shared / "empty-leases"
     empty.write_bytes(bytes(8 << 20))
-    config = changed_config(lab, "host2", (str(lab.shared / "leases"), str(empty)))
+    config = changed_config(lab, "host2", (str(lab.shared / "leases"), str(empty)), NAMELESS)
     result = lab.sh("host2", ["timeout", "60", "ha-broker", "--config", config])
     refused(result, ExitCode.LOCKSPACE, str(empty), "sanlock direct init")
 
