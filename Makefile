@@ -38,7 +38,7 @@ fast: setup
 check: lint fast
 
 simulation-test: setup
-	@$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) tests/simulation
+	@$(PYTHON) -m pytest -q -n auto --dist worksteal tests/simulation
 
 lab-test: setup
 	@$(PYTHON) -m pytest -q tests/lab

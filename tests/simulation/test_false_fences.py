@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scoring import takeover
+from scoring import last_look, takeover
 from scoring.evidence import Precondition, may_power_off
 from tests.simulation.false_fences import Sum, is_false, is_race, run_day
 from tests.simulation.world import Settings, Shot, World
@@ -79,7 +79,8 @@ def test_without_the_network_as_a_witness_the_living_are_shot(
             for one in may_power_off(*given)
         )
 
-    monkeypatch.setattr(takeover, "may_power_off", deaf)
+    for module in (takeover, last_look):
+        monkeypatch.setattr(module, "may_power_off", deaf)
     day = run_day(DAY_WITH_A_FENCE)
     assert "law 'fenced' broken" in day.broken and "heard by the network" in day.broken
     assert any(map(is_false, day.shots))

@@ -45,6 +45,7 @@ class _Recorder:
 
     def __init__(self, directory: Path, host_id: int) -> None:
         self.journal, self._host_id = Journal(directory), host_id
+        self.problem = ""
 
     def note(
         self, before: AgentState, observation: Observation, now_s: float, decision: Decision
