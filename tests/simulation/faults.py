@@ -18,7 +18,7 @@ from broker.host_shutdown import within_s
 from broker.whiteboard import EMPTY_SLOT
 from scoring.observation import VmStatus
 from scoring.timing import Timing
-from tests.simulation.host import NO_BRIDGE, Host
+from tests.simulation.host import NO_BRIDGE, WRITES, Host
 from tests.simulation.orderly import GUESTS_S
 from tests.simulation.world import World
 
@@ -31,6 +31,9 @@ RETRY_BOUND_S = _TIMING.retry_expiry
 STAND_BACK_BOUND_S = _TIMING.unexpected_down
 #: A host that shuts down is drained, for so long at most, and libvirt-guests may come after that.
 SHUTDOWN_BOUND_S = within_s(_TIMING) + GUESTS_S
+#: A write that was held when the fault ended lands so much later at most, and who waits for it
+#: waits for sanlock's time first.
+LATE_BOUND_S = 300.0 + 8 * 10 + 60.0 + 10.0
 #: A maintenance that ends by itself lasts so long at most.
 MODE_LASTS_S = 200
 
@@ -199,6 +202,37 @@ def _storage(fault: str) -> Callable[[World, Host, random.Random], Callable[[], 
         return lambda: host.break_storage("")
 
     return begin
+
+
+def _late(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """Some or all of its writes are held by its kernel for up to minutes. Mended, no more are."""
+    kinds = tuple(kind for kind in WRITES if chance.random() < 0.4) or WRITES
+    host.make_late(chance.choice([1.0, 4.0, 30.0, 200.0]), kinds)
+    return lambda: host.make_late(0.0)
+
+
+def _held_by_the_storage(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """The same, held by the storage: for less than an io_timeout, whatever becomes of the host."""
+    kinds = tuple(kind for kind in WRITES if chance.random() < 0.4) or WRITES
+    late_s = chance.choice([0.5, 1.0, 3.0]) * world.settings.io_timeout_s / 5.0
+    host.make_late(late_s, kinds, outlives=True)
+    return lambda: host.make_late(0.0)
+
+
+def _late_and_dark(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """Every host's freeing of an id is held, and one loses its power: it is back before they
+    land."""
+    for each in world.hosts.values():
+        each.make_late(chance.choice([20.0, 90.0, 300.0]), ("release",))
+    host.power_off("cut")
+    world.timeline.after(chance.choice([8.0, 20.0, 60.0]), host.power_on)
+
+    def back() -> None:
+        for each in world.hosts.values():
+            each.make_late(0.0)
+        host.power_on()
+
+    return back
 
 
 def _storage_of_all(world: World, _: Host, chance: random.Random) -> Callable[[], None]:
@@ -516,6 +550,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault("storage errors", _storage("error"), (3.0, 200.0), SICK_BOUND_S, weight=2),
     Fault("storage slow", _storage("slow"), (3.0, 200.0), SICK_BOUND_S),
     Fault("storage of all", _storage_of_all, (3.0, 200.0), SICK_BOUND_S),
+    Fault("late writes", _late, (3.0, 200.0), SICK_BOUND_S + LATE_BOUND_S, weight=1.5),
+    Fault("writes held by the storage", _held_by_the_storage, (3.0, 200.0), SICK_BOUND_S),
+    Fault("late freeing", _late_and_dark, (60.0, 200.0), LATE_BOUND_S, weight=0.7),
     Fault("bad slot", _bad_slot, (5.0, 20.0)),
     Fault("newer version", _newer_version, (10.0, 120.0), 40.0, weight=0.5, lies_still=True),
     Fault("older version", _older_version, (10.0, 120.0), weight=0.5, lies_still=True),
