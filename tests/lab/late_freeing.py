@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import sanlock
 
@@ -25,6 +26,8 @@ from .host_storage import HostStorage
 ALIGN = 1 << 20
 SPACE, FENCE = b"ls", b"fence"
 SETTLE_S = 3.0
+#: sanlock ends the lease of a host whose renewals are 8 times as late.
+IO_TIMEOUT_S = 2
 
 
 class WritesHang(HostStorage):
@@ -57,17 +60,16 @@ def refusal(function: object, *arguments: object, **named: object) -> int:
 def the_lease(leases: Path) -> dict[str, object]:
     """A process that inherits the connection keeps the lease when its parent is killed."""
     found: dict[str, object] = {"owners, not joined": owners(leases)}
-    sanlock.add_lockspace(SPACE, 1, str(leases), iotimeout=1, wait=True)
+    sanlock.add_lockspace(SPACE, 1, str(leases), iotimeout=IO_TIMEOUT_S, wait=True)
     disks = [(str(leases), 2 * ALIGN)]
     out, into = os.pipe()
     agent = os.fork()
     if agent == 0:
-        connection = sanlock.register()
-        sanlock.acquire(SPACE, FENCE, disks, slkfd=connection)
-        child = subprocess.Popen(["sleep", "600"], pass_fds=(connection,))
-        os.write(into, str(child.pid).encode())
-        signal.pause()
-    child_pid = int(os.read(out, 20))
+        _hold_and_hand_on(disks, into)
+    os.close(into)
+    told = os.read(out, 200).decode()
+    assert told.isdigit(), told
+    child_pid = int(told)
     os.kill(agent, signal.SIGKILL)
     os.waitpid(agent, 0)
     time.sleep(SETTLE_S)
@@ -83,9 +85,22 @@ def the_lease(leases: Path) -> dict[str, object]:
     return found
 
 
+def _hold_and_hand_on(disks: list[tuple[str, int]], into: int) -> NoReturn:
+    """In a process of its own: take the fence lease, give the connection to a child, wait."""
+    try:
+        connection = sanlock.register()
+        sanlock.acquire(SPACE, FENCE, disks, slkfd=connection)
+        child = subprocess.Popen(["sleep", "600"], pass_fds=(connection,))
+        os.write(into, str(child.pid).encode())
+        signal.pause()
+    except sanlock.SanlockException as error:
+        os.write(into, str(error).encode())
+    os._exit(1)
+
+
 async def the_write(folder: Path, leases: Path) -> dict[str, object]:
     """A freeing whose write hangs in the kernel, killed, does not end before that write has."""
-    sanlock.add_lockspace(SPACE, 1, str(leases), iotimeout=1, wait=True)
+    sanlock.add_lockspace(SPACE, 1, str(leases), iotimeout=IO_TIMEOUT_S, wait=True)
     mount, fault = folder / "mount", folder / "fault"
     mount.mkdir()
     fault.write_text("hang")
