@@ -8,6 +8,7 @@ down, killed and started again) says how much longer than usual all may take.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import zlib
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from dataclasses import dataclass
 from broker.config import ScoreSection
 from broker.host_shutdown import within_s
 from broker.whiteboard import EMPTY_SLOT
-from scoring.observation import VmStatus
+from scoring.observation import PAUSED_ON_PURPOSE, Pause, VmStatus
 from scoring.timing import Timing
 from tests.simulation.host import NO_BRIDGE, WRITES, Host
+from tests.simulation.lockspace import Refused
 from tests.simulation.orderly import GUESTS_S
 from tests.simulation.world import World
 
@@ -185,6 +187,42 @@ def _guest_hangs(world: World, host: Host, chance: random.Random) -> Callable[[]
     if owner is not None and owner.qemu is not None:
         owner.qemu.is_hung = True
         world.tell(owner.name, "the guest hangs")
+    return _nothing
+
+
+def _guest_paused(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """Somebody pauses the VM, or QEMU does for an error of its disk; and resumes it, unless the VM
+    has run elsewhere since: then nobody may, and the product has to end it."""
+    pause = chance.choice([*sorted(PAUSED_ON_PURPOSE), Pause.IO_ERROR])
+    owner = world.owner()
+    if owner is None or owner.qemu is None or owner.qemu.leaving:
+        return _nothing
+    qemu = owner.qemu
+    qemu.pause = pause
+    world.tell(owner.name, f"the VM is paused: {pause}")
+    owner.pause_qemu()
+
+    def resume() -> None:
+        is_newest = world.leases.resources["engine"].last_owner == owner.host_id
+        if owner.qemu is qemu and not qemu.running and is_newest:
+            with contextlib.suppress(Refused):
+                owner.resume_qemu(max(qemu.healthy_from_s, world.timeline.now_s))
+
+    return resume
+
+
+def _guest_saved(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    owner = world.owner()
+    if owner is not None and owner.qemu is not None and not owner.qemu.leaving:
+        owner.save_qemu()
+    return _nothing
+
+
+def _guest_panics(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    owner = world.owner()
+    if owner is not None and owner.qemu is not None and not owner.qemu.leaving:
+        world.tell(owner.name, "the guest panics, its process stays")
+        owner.leave_qemu(crashed=True)
     return _nothing
 
 
@@ -545,6 +583,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault("libvirtd hangs", _libvirt_hangs, (5.0, 120.0)),
     Fault("QEMU crash", _qemu, extra_bound_s=STAND_BACK_BOUND_S, weight=2),
     Fault("hung guest", _guest_hangs, extra_bound_s=SICK_BOUND_S, weight=0.7),
+    Fault("paused VM", _guest_paused, (1.0, 400.0), SICK_BOUND_S, weight=0.7),
+    Fault("saved VM", _guest_saved, extra_bound_s=STAND_BACK_BOUND_S, weight=0.7),
+    Fault("panic, process kept", _guest_panics, extra_bound_s=STAND_BACK_BOUND_S, weight=0.7),
     Fault("guest power off", _guest_off, extra_bound_s=STAND_BACK_BOUND_S),
     Fault("storage hangs", _storage("hang"), (3.0, 200.0), SICK_BOUND_S, weight=2),
     Fault("storage errors", _storage("error"), (3.0, 200.0), SICK_BOUND_S, weight=2),
