@@ -37,10 +37,15 @@ RAN = "<disk type='file'><driver type='qcow2'/><source file='/srv/over'/><target
 
 
 class Shared:
-    """A connection of the test driver that stays open: it forgets everything at its close."""
+    """A connection of the test driver that stays open: it forgets everything at its close.
 
-    def __init__(self) -> None:
-        self.real = libvirt.open("test:///default")
+    `test:///default` is one node for all connections of the process, with what they defined in it;
+    a node of its own file is this connection's alone.
+    """
+
+    def __init__(self, node: Path) -> None:
+        node.write_text("<node/>")
+        self.real = libvirt.open(f"test://{node}")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
@@ -50,9 +55,9 @@ class Shared:
 
 
 @pytest.fixture
-def connection(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]:
+def connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Shared]:
     libvirt.registerErrorHandler(lambda context, error: None, None)
-    shared = Shared()
+    shared = Shared(tmp_path / "node.xml")
     monkeypatch.setattr(libvirt, "open", lambda uri: shared)
     yield shared
     shared.real.close()
