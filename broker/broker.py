@@ -24,6 +24,7 @@ from broker.addresses import advertised
 from broker.answers import encode
 from broker.board import Board, StorageTrouble
 from broker.bound import bound_of, heirs_of
+from broker.cluster_key import ClusterKey
 from broker.config import Config, system_uuid
 from broker.disks_record import DisksRecord
 from broker.events import Events, PeerEvents
@@ -252,6 +253,12 @@ class Broker:
         self._agreed, self._agreed_lines = agreement.agreed(config), agreement.published(config)
         self._healthy_once.reconfigure(config.health)
         self._changed.set()
+
+    def use_key(self, key: ClusterKey | None) -> None:
+        """Sign, and accept, by the secrets file as it is now. A key where there was none, or none
+        where there was one, needs a restart."""
+        if self.heartbeats.key is not None and key is not None:
+            self.heartbeats.key = key
 
     def refuse_config(self, problem: str) -> None:
         """The configuration file as it is now is not gone by: show it and tell it."""

@@ -18,7 +18,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import hmac
 import secrets
 from enum import StrEnum
 from typing import Annotated
@@ -26,13 +25,12 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from broker.cluster_key import ClusterKey
 from scoring.observation import VmStatus
 
 NONCE_BYTES = 16
 #: Longer answers are not read to their end.
 ANSWER_BYTES_MAX = 1024
-#: HMAC keys below its output's length weaken it (RFC 2104, 3).
-KEY_BYTES_MIN = 32
 
 _VERSION = "ha-agent heartbeat 1"
 _PROOF_VERSION = "ha-agent heartbeat 2"
@@ -98,15 +96,15 @@ def is_nonce(text: str) -> bool:
     return True
 
 
-def signed(key: bytes, heartbeat: Heartbeat) -> bytes:
+def signed(key: ClusterKey, heartbeat: Heartbeat) -> bytes:
     """The answer as it goes over the wire."""
     replace, text = msgspec.structs.replace, _text(heartbeat)
-    heartbeat = replace(heartbeat, mac=_mac(key, _VERSION, text))
-    proof = _mac(key, _PROOF_VERSION, (*text, *_more(heartbeat)))
+    heartbeat = replace(heartbeat, mac=key.sign(_signed_text(_VERSION, text)))
+    proof = key.sign(_signed_text(_PROOF_VERSION, (*text, *_more(heartbeat))))
     return msgspec.json.encode(replace(heartbeat, proof=proof))
 
 
-def heard(key: bytes, raw: bytes, host_id: int, nonce: str) -> Heartbeat | Fault:
+def heard(key: ClusterKey, raw: bytes, host_id: int, nonce: str) -> Heartbeat | Fault:
     """The answer to a question to `host_id`, or what is wrong with it.
 
     One of an earlier version says nothing but that its host lives.
@@ -116,15 +114,15 @@ def heard(key: bytes, raw: bytes, host_id: int, nonce: str) -> Heartbeat | Fault
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return Fault.UNREADABLE
     text = _text(heartbeat)
-    if not hmac.compare_digest(_mac(key, _VERSION, text), heartbeat.mac):
+    if not key.accepts(_signed_text(_VERSION, text), heartbeat.mac):
         return Fault.WRONG_MAC
     if not heartbeat.proof:
         heartbeat = Heartbeat(
             heartbeat.host_id, heartbeat.boot_id, heartbeat.timestamp, heartbeat.vm, heartbeat.nonce
         )
     else:
-        proof = _mac(key, _PROOF_VERSION, (*text, *_more(heartbeat)))
-        if not hmac.compare_digest(proof, heartbeat.proof):
+        whole = _signed_text(_PROOF_VERSION, (*text, *_more(heartbeat)))
+        if not key.accepts(whole, heartbeat.proof):
             return Fault.WRONG_MAC
     if heartbeat.host_id != host_id:
         return Fault.WRONG_HOST
@@ -150,7 +148,7 @@ def _more(heartbeat: Heartbeat) -> tuple[str, ...]:
     return (heartbeat.cluster, heartbeat.whiteboard, heartbeat.leases, *map(str, counts))
 
 
-def _mac(key: bytes, version: str, fields: tuple[str, ...]) -> str:
+def _signed_text(version: str, fields: tuple[str, ...]) -> bytes:
     text = "\n".join((version, *fields))
     assert text.count("\n") == len(fields), text
-    return hmac.digest(key, text.encode(), "sha256").hex()
+    return text.encode()

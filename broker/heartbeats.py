@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from broker.cluster_key import ClusterKey
 from broker.heartbeat import Fault, Heartbeat, heard, new_nonce
 from scoring.observation import VmStatus
 
@@ -100,7 +101,7 @@ class Heartbeats:
     `on_change`: called when the answers of a peer begin or end.
     """
 
-    def __init__(self, host_id: int, key: bytes | None, transport: Transport | None) -> None:
+    def __init__(self, host_id: int, key: ClusterKey | None, transport: Transport | None) -> None:
         self.host_id = host_id
         self.key = key
         self.pulses: dict[int, Pulse] = {}

@@ -121,6 +121,7 @@ def reload(
             raise ConfigError(refusal(path, keys))
         try:
             notify = setting(config)
+            key = load_cluster_key(config)
             monitors.reload(config)
             if tls is not None:
                 load_certificate(tls, config.api)
@@ -131,6 +132,7 @@ def reload(
         log.error("the configuration stays as it was: %s", error)
         return
     broker.reconfigure(config)
+    broker.use_key(key)
     broker.config_file_s = file_s
     broker.notices.use(notify)
     logging.getLogger().setLevel(config.daemon.log_level.upper())

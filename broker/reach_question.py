@@ -17,7 +17,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import hmac
 import re
 from typing import Annotated
 from urllib.parse import urlencode
@@ -26,6 +25,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from broker.addresses import in_uri
+from broker.cluster_key import ClusterKey
 from broker.heartbeat import Nonce, is_nonce, new_nonce
 
 PATH = "/libvirt-reach"
@@ -47,9 +47,9 @@ class Question(Struct, frozen=True):
     nonce: str
     mac: str = ""
 
-    def signed(self, key: bytes) -> Question:
+    def signed(self, key: ClusterKey) -> Question:
         """The same with its MAC; `name` has to be a host name."""
-        return msgspec.structs.replace(self, mac=_question_mac(key, self))
+        return msgspec.structs.replace(self, mac=key.sign(_question_text(self)))
 
     @property
     def target(self) -> str:
@@ -61,10 +61,10 @@ class Question(Struct, frozen=True):
         """Name and nonce are what they should be; nothing else is signed or looked at."""
         return is_host_name(self.name) and is_nonce(self.nonce)
 
-    def is_from(self, key: bytes) -> bool:
+    def is_from(self, key: ClusterKey) -> bool:
         """Whether who has the key has asked this."""
         good = self.has_form and _MAC.fullmatch(self.mac) is not None
-        return good and hmac.compare_digest(_question_mac(key, self), self.mac)
+        return good and key.accepts(_question_text(self), self.mac)
 
 
 class Reach(Struct, frozen=True):
@@ -76,21 +76,21 @@ class Reach(Struct, frozen=True):
     mac: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] = ""
 
 
-def answer(key: bytes, question: Question, problem: str) -> bytes:
+def answer(key: ClusterKey, question: Question, problem: str) -> bytes:
     """The signed answer to a good question, as it goes over the wire."""
     # One line, and nothing in it that UTF-8 has no bytes for.
     line = " ".join(problem.encode("utf-8", "replace").decode().split())[:PROBLEM_CHARS_MAX]
     made = Reach(question.name, question.nonce, line)
-    return msgspec.json.encode(msgspec.structs.replace(made, mac=_answer_mac(key, made)))
+    return msgspec.json.encode(msgspec.structs.replace(made, mac=key.sign(_answer_text(made))))
 
 
-def problem_in(key: bytes, raw: bytes, question: Question) -> str:
+def problem_in(key: ClusterKey, raw: bytes, question: Question) -> str:
     """What an answer says; ValueError where it is none to this question by who has the key."""
     try:
         found = msgspec.json.decode(raw, type=Reach)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise ValueError("an answer that cannot be read") from None
-    if not hmac.compare_digest(_answer_mac(key, found), found.mac):
+    if not key.accepts(_answer_text(found), found.mac):
         raise ValueError("an answer signed with another key")
     if (found.name, found.nonce) != (question.name, question.nonce):
         raise ValueError("an answer to another question")
@@ -102,13 +102,11 @@ def is_host_name(text: str) -> bool:
     return in_uri(text) != ""
 
 
-def _question_mac(key: bytes, question: Question) -> str:
+def _question_text(question: Question) -> bytes:
     assert question.has_form, question
-    text = "\n".join(("ha-agent reach question 1", question.nonce, question.name))
-    return hmac.digest(key, text.encode(), "sha256").hex()
+    return "\n".join(("ha-agent reach question 1", question.nonce, question.name)).encode()
 
 
-def _answer_mac(key: bytes, found: Reach) -> str:
+def _answer_text(found: Reach) -> bytes:
     fields = ("ha-agent reach answer 1", found.nonce, found.name, found.problem)
-    text = "\n".join(fields)
-    return hmac.digest(key, text.encode("utf-8", "surrogatepass"), "sha256").hex()
+    return "\n".join(fields).encode("utf-8", "surrogatepass")

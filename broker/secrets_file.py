@@ -17,8 +17,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from broker.cluster_key import KEY_BYTES_MIN, ClusterKey
 from broker.config import Config, ConfigError
-from broker.heartbeat import KEY_BYTES_MIN
 
 _Key = Annotated[str, Meta(pattern=r"^[0-9]{1,4}(/[A-Za-z0-9_-]{1,32})?$")]
 
@@ -39,6 +39,7 @@ class _Secrets(Struct, forbid_unknown_fields=True, rename="kebab"):
     fence_options: dict[_Key, dict[str, str]] = {}
     notify: NotifySecrets = NotifySecrets()
     cluster_key: str = ""
+    cluster_key_accepted: str = ""
     api_token: str = ""
 
 
@@ -58,6 +59,8 @@ CREDENTIAL_PREFIX = "fence-password."
 SERVICE_CREDENTIALS = "/run/credentials/ha-agent.service"
 #: The cluster key's.
 CLUSTER_KEY_CREDENTIAL = "cluster-key"
+#: That of the other key that is accepted, while the cluster changes its key.
+ACCEPTED_KEY_CREDENTIAL = "cluster-key-accepted"
 #: That of the token for changes over TCP.
 API_TOKEN_CREDENTIAL = "api-token"  # noqa: S105  its name
 API_TOKEN_CHARS_MIN = 32
@@ -126,15 +129,27 @@ def load_notify_secrets(config: Config) -> NotifySecrets:
     return secrets
 
 
-def load_cluster_key(config: Config) -> bytes | None:
-    """The key from the credential or the file; None where there is none, ConfigError where it
-    cannot be used."""
-    credential = _credential(CLUSTER_KEY_CREDENTIAL)
-    if credential is not None:
-        return _key(credential.strip(), f"the credential {CLUSTER_KEY_CREDENTIAL}")
+def load_cluster_key(config: Config) -> ClusterKey | None:
+    """The key, and the one that is accepted besides, each from its credential or the file; None
+    where there is none, ConfigError where one cannot be used."""
     path = Path(config.daemon.secrets)
-    text = _read_secrets(path, "").cluster_key
-    return _key(text, f"{path}: cluster-key") if text else None
+
+    def key(credential_name: str, text: str) -> bytes | None:
+        credential = _credential(credential_name)
+        if credential is not None:
+            return _key(credential.strip(), f"the credential {credential_name}")
+        return _key(text, f"{path}: {credential_name}") if text else None
+
+    found = None
+    if _credential(CLUSTER_KEY_CREDENTIAL) is None or _credential(ACCEPTED_KEY_CREDENTIAL) is None:
+        found = _read_secrets(path, "")
+    writes = key(CLUSTER_KEY_CREDENTIAL, found.cluster_key if found else "")
+    also = key(ACCEPTED_KEY_CREDENTIAL, found.cluster_key_accepted if found else "")
+    if writes is not None:
+        return ClusterKey(writes, also)
+    if also is not None:
+        raise ConfigError(f"{path}: cluster-key-accepted is set, and no cluster-key to sign with")
+    return None
 
 
 def load_api_token(config: Config) -> str | None:

@@ -17,6 +17,7 @@ from agent.columns import printable
 from agent.setup.watched import read_slots
 from broker.addresses import advertised, in_uri, split
 from broker.client import refusal
+from broker.cluster_key import ClusterKey
 from broker.config import Config
 from broker.libvirt_answers import ask_libvirt
 from broker.reach_question import (
@@ -132,7 +133,7 @@ def _at_once(
     return dict(found)
 
 
-def _asked(key: bytes, name: str, api: str) -> tuple[bool, str]:
+def _asked(key: ClusterKey, name: str, api: str) -> tuple[bool, str]:
     """Whether a broker with these published addresses has answered, and what it says."""
     problem = "it publishes no address (api.listen)"
     for address in advertised(api):

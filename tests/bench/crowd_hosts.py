@@ -17,6 +17,7 @@ import time
 import uuid
 from functools import partial
 
+from broker.cluster_key import ClusterKey
 from broker.heartbeat import Heartbeat, new_nonce, signed
 from broker.heartbeat_http import HttpTransport
 from broker.heartbeats import QUESTION_S, steady_s
@@ -54,7 +55,7 @@ def slot(host_id: int, timestamp: int, address: str) -> bytes:
 async def main() -> None:
     """All of them, in one event loop."""
     whiteboard, first, last, address, real = sys.argv[1:]
-    key = bytes.fromhex(sys.stdin.readline())
+    key = ClusterKey(bytes.fromhex(sys.stdin.readline()))
     hosts = range(int(first), int(last) + 1)
     volume = os.open(whiteboard, os.O_RDWR)
     async with asyncio.TaskGroup() as group:
@@ -78,7 +79,7 @@ async def _write(volume: int, hosts: range, address: str) -> None:
 
 
 async def _answer(
-    key: bytes, host_id: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    key: ClusterKey, host_id: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     with contextlib.suppress(OSError, asyncio.IncompleteReadError):
         found = _NONCE.search(await reader.readuntil(b"\r\n\r\n"))

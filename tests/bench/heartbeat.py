@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 import aiohttp
 
+from broker.cluster_key import ClusterKey
 from broker.heartbeat import Heartbeat, heard, new_nonce
 from broker.heartbeat_http import HttpTransport
 from broker.heartbeats import Heartbeats
@@ -20,7 +21,7 @@ from broker.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker
 
-KEY = b"k" * 32
+KEY = ClusterKey(b"k" * 32)
 QUESTIONS = 2000
 WARM_UP = 50
 

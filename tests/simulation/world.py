@@ -17,6 +17,7 @@ from agent.actions import Hands
 from agent.beat import Agent
 from broker.board import Board, StorageTrouble
 from broker.broker import Broker
+from broker.cluster_key import ClusterKey
 from broker.config import (
     ApiSection,
     ClusterSection,
@@ -94,7 +95,7 @@ AT_REST = frozenset(
 VM_MEMORY_MB = 4096.0
 #: A host that has been well for so long is seen to be fit by all.
 WELL_BEFORE_MOVE_S = 10.0
-CLUSTER_KEY = b"the simulated cluster's own key."
+CLUSTER_KEY = ClusterKey(b"the simulated cluster's own key.")
 #: So much earlier may a mode end that is counted by clocks which run a little fast.
 DRIFT_S = 0.5
 SAFETY_S = 90.0

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The cluster key: in which forms it may come, and that no error shows it."""
+"""The cluster key: in which forms it may come, that no error shows it, and that a second one is
+accepted while it is changed."""
 
 from __future__ import annotations
 
 import base64
+import itertools
 from pathlib import Path
 
 import pytest
 
+from broker.cluster_key import ClusterKey
 from broker.config import Config, ConfigError, DaemonSection, HostSection, StorageSection
 from broker.secrets_file import load_cluster_key
 
-KEY = bytes(range(32))
+KEY, NEXT = bytes(range(32)), bytes(range(32, 64))
 
 
 def config(path: Path) -> Config:
@@ -34,7 +37,7 @@ def secrets(tmp_path: Path, text: str, mode: int = 0o600) -> Config:
 )
 def test_the_key_comes_in_hexadecimal_or_base64(tmp_path: Path, text: str) -> None:
     wanted = bytes(32) if set(text) == {"0"} else KEY
-    assert load_cluster_key(secrets(tmp_path, f'cluster-key = "{text}"\n')) == wanted
+    assert load_cluster_key(secrets(tmp_path, f'cluster-key = "{text}"\n')) == ClusterKey(wanted)
 
 
 def test_no_file_or_no_line_is_no_key(tmp_path: Path) -> None:
@@ -69,4 +72,50 @@ def test_a_credential_of_the_service_manager_goes_before_the_file(
 ) -> None:
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     (tmp_path / "cluster-key").write_text(KEY.hex() + "\n")
-    assert load_cluster_key(config(tmp_path / "none")) == KEY
+    assert load_cluster_key(config(tmp_path / "none")) == ClusterKey(KEY)
+
+
+def test_a_second_key_is_accepted_and_does_not_sign(tmp_path: Path) -> None:
+    text = f'cluster-key = "{KEY.hex()}"\ncluster-key-accepted = "{NEXT.hex()}"\n'
+    key = load_cluster_key(secrets(tmp_path, text))
+    assert key == ClusterKey(KEY, NEXT)
+    assert key.sign(b"x") == ClusterKey(KEY).sign(b"x")
+    for other, wanted in ((ClusterKey(KEY), True), (ClusterKey(NEXT), True)):
+        assert key.accepts(b"x", other.sign(b"x")) is wanted
+    assert not key.is_written(b"x", ClusterKey(NEXT).sign(b"x"))
+    assert not key.accepts(b"x", ClusterKey(bytes(32)).sign(b"x"))
+    assert not ClusterKey(KEY).accepts(b"x", ClusterKey(NEXT).sign(b"x"))
+
+
+def test_the_second_key_comes_as_a_credential_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "cluster-key-accepted").write_text(NEXT.hex() + "\n")
+    assert load_cluster_key(secrets(tmp_path, f'cluster-key = "{KEY.hex()}"\n')) == ClusterKey(
+        KEY, NEXT
+    )
+
+
+def test_an_accepted_key_alone_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no cluster-key to sign with"):
+        load_cluster_key(secrets(tmp_path, f'cluster-key-accepted = "{NEXT.hex()}"\n'))
+
+
+@pytest.mark.parametrize("mac", ["", "0" * 64, "\u00e4" * 64, "0" * 63 + "\n"])
+def test_whatever_is_given_for_a_mac_is_compared(mac: str) -> None:
+    assert not ClusterKey(KEY, NEXT).accepts(b"x", mac)
+
+
+def test_no_key_shows_itself() -> None:
+    shown = repr(ClusterKey(b"hunter2" * 5, b"hunter3" * 5))
+    assert "hunter" not in shown
+
+
+def test_during_a_change_of_the_key_everybody_accepts_everybody() -> None:
+    """Each host takes each step by itself, in any order of hosts."""
+    steps = (ClusterKey(KEY), ClusterKey(KEY, NEXT), ClusterKey(NEXT, KEY), ClusterKey(NEXT))
+    for before, after in itertools.pairwise(steps):
+        for one, other in itertools.permutations((before, after)):
+            assert one.accepts(b"slot", other.sign(b"slot"))
+    assert not steps[0].accepts(b"slot", steps[2].sign(b"slot")), "a step left out is seen"

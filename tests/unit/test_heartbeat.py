@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.cluster_key import ClusterKey
 from broker.heartbeat import ANSWER_BYTES_MAX, Fault, Heartbeat, heard, is_nonce, new_nonce, signed
 from scoring.observation import VmStatus
 
-KEY = bytes(range(32))
+RAW_KEY = bytes(range(32))
+KEY = ClusterKey(RAW_KEY)
 NONCE = "0123456789abcdef" * 2
 BEAT = Heartbeat(2, "a-boot-id", 17, VmStatus.UP, NONCE)
 
@@ -55,7 +57,7 @@ def test_the_wire_format_does_not_change_by_accident() -> None:
         "written": 16,
         "generation": 3,
         "renewed": 5012,
-        "proof": hmac.new(KEY, text.encode(), "sha256").hexdigest(),
+        "proof": hmac.new(RAW_KEY, text.encode(), "sha256").hexdigest(),
     }
     assert json.loads(signed(KEY, FULL)) == EARLIER | more
     assert len(signed(KEY, FULL)) < ANSWER_BYTES_MAX, "an earlier version reads no more"
@@ -81,12 +83,12 @@ def test_more_was_acknowledged_than_written() -> None:
 @pytest.mark.parametrize(
     ("key", "host_id", "nonce", "fault"),
     [
-        (b"x" * 32, 2, NONCE, Fault.WRONG_MAC),
+        (ClusterKey(b"x" * 32), 2, NONCE, Fault.WRONG_MAC),
         (KEY, 3, NONCE, Fault.WRONG_HOST),
         (KEY, 2, "f" * 32, Fault.REPLAYED),
     ],
 )
-def test_any_other_answer_is_none(key: bytes, host_id: int, nonce: str, fault: Fault) -> None:
+def test_any_other_answer_is_none(key: ClusterKey, host_id: int, nonce: str, fault: Fault) -> None:
     assert heard(key, signed(KEY, BEAT), host_id, nonce) is fault
 
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from broker.cluster_key import ClusterKey
 from broker.heartbeat import Heartbeat, signed
 from broker.heartbeats import APART_S, QUESTION_S, STEADY_S, Heartbeats, Word, steady_s
 from scoring.observation import VmStatus
 from tests.simulation.timeline import HostLoop, Process, Timeline
 
-KEY = b"k" * 32
+KEY = ClusterKey(b"k" * 32)
 BEAT_S = 1.0
 FAR_FUTURE_S = 1e9
 
@@ -29,7 +30,7 @@ class Network:
     def __init__(self, **hosts: int) -> None:
         self.hosts = hosts
         self.faults: dict[str, str] = {}
-        self.keys: dict[str, bytes] = {}
+        self.keys: dict[str, ClusterKey] = {}
         self.takes_s = 0.01
         self.asked: list[tuple[float, str]] = []
         self.open: Counter[str] = Counter()
@@ -65,7 +66,7 @@ class Network:
 class Asker:
     """Host 1's Heartbeats on a clock that shows 0 at the beginning."""
 
-    def __init__(self, network: Network, key: bytes | None = KEY) -> None:
+    def __init__(self, network: Network, key: ClusterKey | None = KEY) -> None:
         self.network = network
         self.timeline = Timeline()
         self.loop = HostLoop(self.timeline, 0.0, 1.0)  # type: ignore[abstract]
@@ -198,7 +199,7 @@ def test_a_bad_answer_is_no_sign_of_life_and_is_counted(
 
 
 def test_another_key_and_another_host_s_address_prove_nothing(asker: Asker) -> None:
-    asker.network.keys["two"] = b"x" * 32
+    asker.network.keys["two"] = ClusterKey(b"x" * 32)
     asker.addresses = {2: ("two:1",), 3: ("second:1",)}
     asker.run(20.0)
     assert asker.times(2)[0] is None and asker.times(3)[0] is None

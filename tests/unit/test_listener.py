@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from broker import listener
+from broker.cluster_key import ClusterKey
 from broker.heartbeat import Fault, Heartbeat, heard, new_nonce
 from broker.heartbeat_http import HttpTransport, Names
 from broker.heartbeats import Heartbeats
@@ -23,14 +24,14 @@ from broker.name_lookup import NameLookup
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker
 
-KEY = b"k" * 32
+KEY = ClusterKey(b"k" * 32)
 NONCE = "0123456789abcdef" * 2
 
 
 def served(
     tmp_path: Path,
     test: Callable[[Listener, int], Awaitable[None]],
-    key: bytes | None = KEY,
+    key: ClusterKey | None = KEY,
     host: str = "127.0.0.1",
 ) -> None:
     async def main() -> None:

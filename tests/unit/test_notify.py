@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from agent import notify as notify_command
+from broker.cluster_key import ClusterKey
 from broker.config import load
 from broker.exit_codes import ExitCode
 from broker.host_monitors import HostMonitors
@@ -405,6 +406,35 @@ def test_sighup_takes_new_notifications_and_refuses_bad_ones(tmp_path: Path) -> 
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         assert len(box.mails) == 1
+
+    asyncio.run(run())
+
+
+def test_sighup_takes_the_cluster_key_as_it_is_now(tmp_path: Path) -> None:
+    async def run() -> None:
+        broker = make_broker(tmp_path, MemoryVolume())
+        path, secrets = tmp_path / "1.toml", tmp_path / "secrets.toml"
+        text = path.read_text().replace("[daemon]\n", f'[daemon]\nsecrets = "{secrets}"\n')
+        assert str(secrets) in text
+        path.write_text(text)
+        monitors = HostMonitors(broker.config)
+
+        def reload_with(text: str) -> None:
+            secrets.write_text(text)
+            secrets.chmod(0o600)
+            reload(str(path), broker, monitors)
+
+        old, new = "0" * 64, "1" * 64
+        reload_with(f'cluster-key = "{old}"\n')
+        assert broker.heartbeats.key is None, "a first key needs a restart"
+        broker.heartbeats.key = ClusterKey(bytes.fromhex(old))
+        reload_with(f'cluster-key = "{new}"\ncluster-key-accepted = "{old}"\n')
+        wanted = ClusterKey(bytes.fromhex(new), bytes.fromhex(old))
+        assert broker.heartbeats.key == wanted
+        reload_with('cluster-key = "short"\n')
+        assert "cluster-key" in broker.config_problem and broker.heartbeats.key == wanted
+        reload_with("")
+        assert broker.heartbeats.key == wanted, "a key that was taken away needs one too"
 
     asyncio.run(run())
 

@@ -22,6 +22,7 @@ from agent.setup import reach as asking
 from agent.setup.reach import Heard, reached
 from broker import reach as answering
 from broker.addresses import in_uri
+from broker.cluster_key import ClusterKey
 from broker.config import Config, load
 from broker.heartbeats import Heartbeats
 from broker.listener import Listener
@@ -40,7 +41,7 @@ from scoring.observation import EngineStatus, Health, VmStatus
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker
 
-KEY, OTHER = b"k" * 32, b"o" * 32
+KEY, OTHER = ClusterKey(b"k" * 32), ClusterKey(b"o" * 32)
 #: libvirt's own driver for tests: it answers without a daemon.
 ANSWERS = "test:///default?{host}"
 AWAY = "qemu+unix:///system?socket=/nowhere/{host}"
@@ -131,7 +132,7 @@ def served(
     tmp_path: Path,
     test: Callable[[int], Awaitable[None]],
     uri: str = ANSWERS,
-    key: bytes | None = KEY,
+    key: ClusterKey | None = KEY,
 ) -> None:
     """A broker's listener; `uri`: its migration-uri."""
 
@@ -150,7 +151,9 @@ def served(
     asyncio.run(main())
 
 
-async def said(port: int, api: str = "", name: str = "host2", key: bytes = KEY) -> tuple[bool, str]:
+async def said(
+    port: int, api: str = "", name: str = "host2", key: ClusterKey = KEY
+) -> tuple[bool, str]:
     return await asyncio.to_thread(asking._asked, key, name, api or f"127.0.0.1:{port}")
 
 
@@ -262,7 +265,7 @@ def test_without_the_key_nothing_is_asked_of_libvirt(
 def joined(site: Path) -> Config:
     """A configured host 1 named host1, with a key; nobody else is there yet."""
     secrets = site.parent / "secrets.toml"
-    secrets.write_text(f'cluster-key = "{KEY.hex()}"\n')
+    secrets.write_text(f'cluster-key = "{KEY.writes.hex()}"\n')
     secrets.chmod(0o600)
     config = load(str(site))
     replace = msgspec.structs.replace
