@@ -6,11 +6,12 @@ SEEDS ?= 200
 # Tests of files that share nothing run side by side; those of the lab share the two cores, and do not.
 SIDE_BY_SIDE := -n auto --dist loadfile
 
-.PHONY: help setup check lint fast test simulation-test browser-test lab-test lab-test-long demo demo-sim simulate \
+.PHONY: help setup check lint fast explore test simulation-test browser-test lab-test lab-test-long demo demo-sim simulate \
 	mutation bench lab-down clean package-build-test package-test deb rpm release
 
 help:
 	@echo "make check     lint, strict types, fast tests (under a minute)"
+	@echo "make explore   the fast tests with other random numbers each time"
 	@echo "make test      everything, the lab with real sanlock, libvirt, QEMU and BMCs included"
 	@echo "make lab-test-long  what of the lab takes minutes: a fencer killed at each step, and so on"
 	@echo "make demo      watch an engine VM survive a power cut"
@@ -34,6 +35,10 @@ lint: setup
 
 fast: setup
 	@$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) tests/unit
+
+# With other random numbers each time: for a night, not for a commit.
+explore: setup
+	@$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) tests/unit --hypothesis-profile=random
 
 check: lint fast
 

@@ -116,6 +116,13 @@ def _global_maintenance(turn: Turn) -> StateName | None:
     return None
 
 
+def _holds_still(turn: Turn) -> bool:
+    """Whether nothing may be begun here, not even the end of what is under way."""
+    seen = turn.observation
+    allowed = seen.global_maintenance is False and not seen.newer_versions and not seen.stopping
+    return not allowed or turn.vm is VmStatus.UNKNOWN
+
+
 def _vm_unknown(turn: Turn) -> StateName | None:
     if turn.vm is VmStatus.UNKNOWN:
         reason = turn.observation.local.engine.reason or "no answer"
@@ -502,7 +509,7 @@ def _engine_migrating_away(turn: Turn) -> StateName:
         return _S.REINITIALIZE_FSM
     if turn.state.acting:
         turn.because(Code.MIGRATING, f"migrating for {turn.in_state_s:.0f} s")
-        if drain.move_left_s(turn) <= 0:
+        if drain.move_left_s(turn) <= 0 and not _holds_still(turn):
             _cancel(turn, drain.NO_MORE_TIME, CancelMigration("the shutdown of this host"))
         return _S.ENGINE_MIGRATING_AWAY
     if (name := _before(turn, _stopping, _global_maintenance, _vm_unknown)) is not None:

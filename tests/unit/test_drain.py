@@ -263,6 +263,31 @@ def test_a_migration_is_cancelled_when_the_host_cannot_wait_any_longer() -> None
     assert life.beat(after_s=0.1).actions == (ShutdownEngine(),)
 
 
+@pytest.mark.parametrize(
+    ("detail", "world"),
+    [
+        (LEAVING, {"global_maintenance": True}),
+        (LEAVING, {"global_maintenance": None}),
+        (LEAVING, {"newer_versions": (3,)}),
+        (LEAVING, {"stopping": True}),
+        (EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN, "unknown", "libvirt hangs"), {}),
+    ],
+)
+def test_it_is_not_cancelled_while_nothing_may_be_done(
+    detail: EngineStatus, world: dict[str, Any]
+) -> None:
+    """A random cluster found it: cancelled in global maintenance, and where libvirt hangs."""
+    decision = in_state(
+        S.ENGINE_MIGRATING_AWAY,
+        going(detail, for_s=TIMING.host_shutdown_move, migrating_s=10.0),
+        for_s=10,
+        live=[peer(2)],
+        remembered={"acting": True},
+        **world,
+    )
+    assert not decision.actions
+
+
 def test_so_is_one_that_this_agent_did_not_begin() -> None:
     here = going(LEAVING, for_s=TIMING.host_shutdown_move, migrating_s=10.0)
     over = in_state(S.ENGINE_MIGRATING_AWAY, here, for_s=10, live=[peer(2)])
