@@ -10,7 +10,7 @@ from agent.columns import printable
 from agent.sentences import cannot, duration, outside, switched_off, witnesses
 
 if TYPE_CHECKING:
-    from broker.wire import HostStatus, Status
+    from broker.wire import HostStatus, Status, WitnessStatus
 
 #: Monitors whose silence is worth a line; the others say little by being unknown.
 _MATTERS = frozenset({"engine", "memory", "definition", "what_runs"})
@@ -132,6 +132,8 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
                 f"AGENT on {printable(host.hostname)} is {host.agent}: score 0"
                 " (systemctl status ha-agent there)"
             )
+        if host.witnesses is not None and host.witnesses.heartbeat_trouble:
+            yield _heartbeat(printable(host.hostname), host.witnesses)
         if host.left_out:
             yield (
                 f"SLOT of {printable(host.hostname)} has no room for {host.left_out} of its lines:"
@@ -162,6 +164,21 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
             f"FENCE PATH of host {path.host} {who}: last proven {since}: "
             f"{printable(path.detail) or 'not tried for long'} (ha-agent fence test {path.host})"
         )
+
+
+def _heartbeat(name: str, seen: WitnessStatus) -> str:
+    """A host whose slot is written and whose answers over the network are missing."""
+    if seen.heartbeat_trouble == "heartbeat-port-silent":
+        return (
+            f"HEARTBEAT: {name} answers at its listener alone, not at its port for heartbeats:"
+            f" {printable(seen.port_problem)} (open that port, udp, in the firewalls there and"
+            " between the hosts)"
+        )
+    return (
+        f"HEARTBEAT: {name} does not answer over the network for"
+        f" {duration(seen.unanswered_s or 0.0)}, though its slot is written; were its storage to"
+        f" hang, nothing would speak for it: {printable(seen.heartbeat_problem)} (ha-agent doctor)"
+    )
 
 
 def _can_take_it(host: HostStatus) -> bool:

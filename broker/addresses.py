@@ -66,6 +66,13 @@ def advertised(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(good))
 
 
+def at_port(places: tuple[str, ...], port: int) -> tuple[str, ...]:
+    """The addresses among them that others can reach, each at this port."""
+    hosts = (split(place)[0] for place in places if not is_loopback(place))
+    found = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts)
+    return tuple(dict.fromkeys(found))
+
+
 def to_advertise(listen: tuple[str, ...], host_name: str) -> tuple[str, ...]:
     """Where others reach what listens there, as far as that can be told.
 

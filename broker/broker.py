@@ -20,7 +20,6 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from broker import agreement, healthy_once, kernel_boot, slot_lines, slot_room, what_ran_shown
-from broker.addresses import advertised
 from broker.answers import encode
 from broker.board import Board, StorageTrouble
 from broker.bound import bound_of, heirs_of
@@ -33,6 +32,7 @@ from broker.fence_log import LogRecord
 from broker.fence_paths import fence_paths, path_lines
 from broker.healthy_once import HealthyOnce
 from broker.heartbeat import Heartbeat, signed
+from broker.heartbeat_datagram import answer_bytes
 from broker.heartbeats import Heartbeats
 from broker.histogram import Histogram
 from broker.history import History
@@ -52,6 +52,8 @@ from broker.notify.notices import Notices
 from broker.orders import Orders
 from broker.outside_watch import OutsideWatch, reached
 from broker.own_id import Freeing, OwnId
+from broker.question_gate import QuestionGate, Refusal
+from broker.refusal_log import RefusalLog
 from broker.same_storage import SameStorage
 from broker.seen_hosts import MOVING, seen_peers
 from broker.switched_off import SwitchedOff
@@ -165,6 +167,9 @@ class Broker:
         #: Since when this host's network leads somewhere, without a break.
         self._way_out_since_s: float | None = None
         self.heartbeats = heartbeats or Heartbeats(config.host.id, None, None)
+        #: Whose questions for a heartbeat are answered.
+        self.gate = QuestionGate(config.host.id)
+        self._refusals = RefusalLog()
         #: Whether the others write to the storage that is read here.
         self.same_storage = SameStorage(config, board, self.heartbeats, lockspace)
         #: Whoever has something to tell calls `notices.tell`.
@@ -194,6 +199,7 @@ class Broker:
         self._agreed, self._agreed_lines = agreement.agreed(config), agreement.published(config)
         self._system_uuid = system_uuid(config)
         self._boot_id = kernel_boot.boot_id() if boot_id is None else boot_id
+        self.heartbeats.boot_id = self._boot_id
         self._previous_boot_id = ""
         self._timestamp = 0
         self._last_ran = 0
@@ -202,6 +208,7 @@ class Broker:
             int, tuple[SlotReport, Seen | None, slot_lines.Others, PeerReport]
         ] = {}
         self._advertised = config.advertised()
+        self._heartbeat_at = config.heartbeat_advertised() if self.heartbeats.key else ()
         self.orders = Orders()
         self._report: Report | None = None
         self._told_beat = 0
@@ -426,10 +433,10 @@ class Broker:
     def _look_elsewhere(self, quiet: frozenset[int], now_s: float) -> None:
         """Let the other witnesses look more closely at those whose slots stand still."""
         self.lockspace.renewals.watch = quiet
-        asked = {
-            host: advertised(report.extra.get("api", "")) if report.extra_trusted else None
-            for host, report in self.board.reports.items()
-        }
+        asked = {host: slot_lines.ways_of(report) for host, report in self.board.reports.items()}
+        self.gate.members(
+            {host: ways.ports + ways.listeners for host, ways in asked.items() if ways is not None}
+        )
         quick = {
             host
             for host in quiet
@@ -478,11 +485,26 @@ class Broker:
         ]
 
     def heartbeat(self, nonce: str, now_s: float) -> bytes | None:
-        """The answer to who asks for a sign of life; None: there is no key to sign it with."""
-        if self.heartbeats.key is None:
+        """The answer to who asks for a sign of life at the listener; None: there is no key to sign
+        it with."""
+        key = self.heartbeats.key
+        return None if key is None else signed(key, self._sign_of_life(nonce, now_s))
+
+    def answer(self, datagram: bytes, source: str, now_s: float) -> bytes | None:
+        """The answer to a datagram that has come to the port for heartbeats from that address;
+        None: there is none."""
+        key = self.heartbeats.key
+        if key is None:
             return None
+        question = self.gate.admit(key, datagram, source, now_s)
+        if isinstance(question, Refusal):
+            self._refusals.refused(source, self.gate.host_at(source), question)
+            return None
+        return answer_bytes(key, question, self._sign_of_life(question.nonce, now_s))
+
+    def _sign_of_life(self, nonce: str, now_s: float) -> Heartbeat:
         ids, renewal = self.same_storage.ids, self.lockspace.renewals.table.get(self.config.host.id)
-        heartbeat = Heartbeat(
+        return Heartbeat(
             self.config.host.id,
             self._boot_id,
             self._timestamp,
@@ -495,7 +517,6 @@ class Broker:
             generation=0 if renewal is None else renewal.generation,
             renewed=0 if renewal is None else renewal.timestamp,
         )
-        return signed(self.heartbeats.key, heartbeat)
 
     def _look_out(self, now_s: float) -> None:
         """Show everything to who tells what has changed."""
@@ -738,6 +759,7 @@ class Broker:
             "outside": slot_lines.outside_line(self._seen_outside(), now_s),
             "way-out": slot_lines.way_out_line(self._way_out_for_others(now_s)),
             "api": ",".join(self._advertised),
+            "heartbeat": ",".join(self._heartbeat_at),
             "hears": slot_lines.hears_line(
                 self.heartbeats.heard_within(HEARS_BEATS * self._timing.beat, now_s)
             ),
@@ -1161,6 +1183,8 @@ class Broker:
         seen, pulse = self._seen.get(host_id), self.heartbeats.pulses.get(host_id)
         known = self.lockspace.witnesses.get(host_id)
         renewal = self.lockspace.renewals.table.get(host_id)
+        is_live = seen is not None and self._liveness(seen, now_s) is Liveness.LIVE
+        trouble = self.heartbeats.trouble(host_id, now_s) if is_live else None
         return WitnessStatus(
             whiteboard_age_s=now_s - seen.since_s if seen is not None and seen.changed else None,
             heartbeat=self.heartbeats.word(host_id).value,
@@ -1171,6 +1195,10 @@ class Broker:
             renewal_age_s=_age(self.lockspace.renewals.renewal_s(host_id), now_s),
             sanlock_state=known.state if known is not None else "unknown",
             generation=renewal.generation if renewal is not None else None,
+            heartbeat_trouble="" if trouble is None else trouble.value,
+            port_silent_s=_age(pulse.port_silent_since_s, now_s) if pulse is not None else None,
+            port_problem=pulse.port_problem if pulse is not None else "",
+            refused=self.gate.refusals_of(host_id),
         )
 
     def _storage_state(self) -> str:

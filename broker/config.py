@@ -32,6 +32,8 @@ from scoring.timing import Timing
 OVIRT_PAGE = "http://{}/ovirt-engine/services/health"
 #: What that page says of an engine that is well.
 OVIRT_EXPECT = "DB Up"
+#: Where heartbeats are answered, unless another one is configured.
+HEARTBEAT_PORT = 8766
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 HostId = Annotated[int, Meta(ge=1, le=2000)]
@@ -354,11 +356,16 @@ class ApiSection(_Section, frozen=True, kw_only=True):
     """`listen`: where this host answers over TCP, `host:port` or `[v6]:port`; empty: nowhere.
 
     `advertise`: where the others reach that; default: what can be told from `listen`.
+    `heartbeat_listen`: where this host answers the others' heartbeats (UDP); default: the
+    addresses of `listen` that are not loopback, at HEARTBEAT_PORT. `heartbeat_advertise`: where
+    the others reach that.
     `tls_listen`: where it answers over TLS, with `certificate` and `private_key` (PEM files).
     """
 
     listen: tuple[Name, ...] = ("127.0.0.1:8765",)
     advertise: tuple[Name, ...] | None = None
+    heartbeat_listen: tuple[Name, ...] | None = None
+    heartbeat_advertise: tuple[Name, ...] | None = None
     tls_listen: tuple[Name, ...] = ()
     certificate: AbsolutePath | None = None
     private_key: AbsolutePath | None = None
@@ -436,6 +443,20 @@ class Config(_Section, frozen=True, kw_only=True):
         if self.api.advertise is not None:
             return self.api.advertise
         return addresses.to_advertise(self.api.listen, self.host_name)
+
+    def heartbeat_listen(self) -> tuple[str, ...]:
+        """Where this host answers the others' heartbeats."""
+        if self.api.heartbeat_listen is not None:
+            return self.api.heartbeat_listen
+        return addresses.at_port(self.api.listen, HEARTBEAT_PORT)
+
+    def heartbeat_advertised(self) -> tuple[str, ...]:
+        """Where other hosts reach that."""
+        if self.api.heartbeat_advertise is not None:
+            return self.api.heartbeat_advertise
+        if self.api.heartbeat_listen is None and self.api.advertise is not None:
+            return addresses.at_port(self.api.advertise, HEARTBEAT_PORT)
+        return addresses.to_advertise(self.heartbeat_listen(), self.host_name)
 
     def timing_rules(self) -> Timing:
         """The configured durations; ValueError where a relation between them does not hold."""
@@ -530,8 +551,15 @@ def _check_relations(path: str, config: Config) -> None:
         raise ConfigError(f"{path}: api.tls-listen needs api.certificate and api.private-key")
     for address in config.api.advertise or ():
         _check_address(path, "api.advertise", address)
-    if len(config.advertised()) > addresses.ADDRESSES_MAX:
-        raise ConfigError(f"{path}: api.advertise: more than {addresses.ADDRESSES_MAX} addresses")
+    for name in ("heartbeat_listen", "heartbeat_advertise"):
+        for address in getattr(config.api, name) or ():
+            _check_address(path, f"api.{name.replace('_', '-')}", address)
+    for key, published in (
+        ("api.advertise", config.advertised()),
+        ("api.heartbeat-advertise", config.heartbeat_advertised()),
+    ):
+        if len(published) > addresses.ADDRESSES_MAX:
+            raise ConfigError(f"{path}: {key}: more than {addresses.ADDRESSES_MAX} addresses")
     for target in config.network.targets if config.network.test == "tcp" else ():
         _check_address(path, "network.targets", target)
     try:

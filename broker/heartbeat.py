@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A sign of life over the network: the answer to a question, signed with the cluster key. Pure.
 
+What a host says of itself, and the form in which hosts without a port for heartbeats are asked,
+over HTTP. The form of the others is in broker/heartbeat_datagram.py.
+
 Rules of this file:
 
 1. Who asks makes a nonce that nobody can know before. An answer that carries it was made after
@@ -43,6 +46,7 @@ Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Id = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})?\Z")]
 #: As large as a counter in a slot may be (broker/whiteboard.py).
 Counter = Annotated[int, Meta(ge=0, le=2**53)]
+BootId = Annotated[str, Meta(pattern=r"^[!-~]{0,64}\Z")]
 _Mac = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
@@ -56,7 +60,7 @@ class Heartbeat(Struct, frozen=True, omit_defaults=True):
     """
 
     host_id: int
-    boot_id: Annotated[str, Meta(pattern=r"^[!-~]{0,64}\Z")]
+    boot_id: BootId
     timestamp: int
     vm: VmStatus
     nonce: Nonce
@@ -73,13 +77,16 @@ class Heartbeat(Struct, frozen=True, omit_defaults=True):
 class Fault(StrEnum):
     """Why an answer is no sign of life. The values are stable: they go into JSON and metrics.
 
-    IMPOSSIBLE: it says that more was acknowledged than was ever written."""
+    WRONG_HOST: another host's, or to another host's question. IMPOSSIBLE: it says that more was
+    acknowledged than was ever written. REFLECTED: a question where an answer belongs, or the other
+    way round."""
 
     UNREADABLE = "unreadable"
     WRONG_MAC = "wrong-mac"
     WRONG_HOST = "wrong-host"
     REPLAYED = "replayed"
     IMPOSSIBLE = "impossible"
+    REFLECTED = "reflected"
 
 
 def new_nonce() -> str:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The questions for a sign of life as HTTP: `GET /heartbeat?nonce=…`, by h11.
+"""The questions for a sign of life as HTTP: `GET /heartbeat?nonce=…`, by h11. So are asked hosts
+whose port for heartbeats (broker/heartbeat_port.py) does not answer, or that publish none.
 
 Each question makes a connection of its own: one that was kept could answer out of a buffer, and
 half-open ones of dead hosts would have to be found out first. docs/decisions/0023 has what
@@ -12,7 +13,6 @@ import asyncio
 
 import h11
 
-from broker.addresses import split
 from broker.heartbeat import ANSWER_BYTES_MAX
 from broker.name_lookup import NameLookup, is_address
 from broker.worker import Hung
@@ -25,22 +25,16 @@ NAME_RETRY_S = 30.0
 NAME_DEADLINE_S = 0.5
 
 
-class HttpTransport:
-    """The real Transport."""
-
-    def __init__(self) -> None:
-        self._names = Names()
-
-    async def ask(self, address: str, nonce: str) -> bytes:
-        host, port = split(address)
-        where = await self._names.find(host)
-        reader, writer = await asyncio.open_connection(where, port, limit=HEAD_BYTES_MAX)
-        try:
-            return await _get(reader, writer, address, f"/heartbeat?nonce={nonce}")
-        except h11.ProtocolError as error:
-            raise ConnectionError(f"no HTTP: {error}") from None
-        finally:
-            writer.close()
+async def ask_over_http(where: str, port: int, address: str, nonce: str) -> bytes:
+    """What the broker there answers to this nonce; OSError where nothing good. `address`: as it
+    was published."""
+    reader, writer = await asyncio.open_connection(where, port, limit=HEAD_BYTES_MAX)
+    try:
+        return await _get(reader, writer, address, f"/heartbeat?nonce={nonce}")
+    except h11.ProtocolError as error:
+        raise ConnectionError(f"no HTTP: {error}") from None
+    finally:
+        writer.close()
 
 
 async def _get(

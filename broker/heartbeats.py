@@ -5,6 +5,8 @@ Rules of this file:
 
 1. Each peer has a task of its own that asks all its addresses at once, and not again before
    all of them have answered or are given up: nothing piles up, and the beat never waits.
+   Asked is its port for heartbeats; its listener besides as long as that port does not answer
+   or none is published, as hosts of earlier versions do.
 2. A good answer counts from the moment the question was asked: the peer lived after that.
 3. A peer whose slot changes is asked every STEADY_S, in a large cluster more seldom: APART_S
    lie between two questions to two of them. One whose slot has just fallen silent is asked at
@@ -16,13 +18,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Coroutine, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from broker.cluster_key import ClusterKey
 from broker.heartbeat import Fault, Heartbeat, heard, new_nonce
+from broker.heartbeat_datagram import Question, heard_in, question_bytes
 from scoring.observation import VmStatus
 
 #: Between two questions to a peer of whom nothing is feared.
@@ -33,6 +36,9 @@ APART_S = 0.2
 QUESTION_S = 1.0
 #: So much later than planned a question may be over; else this host stood still.
 STALL_S = 1.0
+#: A peer that has not answered for so many steady questions is told: two may be lost, the third
+#: is given up by then.
+TROUBLE_QUESTIONS = 2.5
 #: A fraction that spreads neighbouring host ids evenly (the golden ratio's).
 _SPREAD = 0.6180339887
 
@@ -52,14 +58,38 @@ class Word(StrEnum):
     UNANSWERED = "unanswered"
 
 
+class Trouble(StrEnum):
+    """What is wrong with the network's word on a host whose slot is written: it would be missed
+    if that host's storage hung. The values are stable: they go into JSON and metrics.
+
+    UNANSWERED: it answers no question. PORT_SILENT: its listener does, its port for heartbeats
+    does not."""
+
+    UNANSWERED = "heartbeat-unanswered"
+    PORT_SILENT = "heartbeat-port-silent"
+
+
 class Transport(Protocol):
-    """Port to the network."""
+    """Port to the network. An address is `host:port`. Neither question has a deadline of its own:
+    it is cancelled after QUESTION_S."""
 
-    async def ask(self, address: str, nonce: str) -> bytes:
-        """What the broker at `host:port` answers to this nonce; OSError where nothing good.
+    async def ask_port(self, address: str, question: bytes, take: Callable[[bytes], bool]) -> None:
+        """Send a datagram to a port for heartbeats, and hand each that comes back from there to
+        `take` until it says that this one is the answer; OSError where there will be none."""
 
-        Has no deadline of its own: it is cancelled after QUESTION_S.
-        """
+    async def ask_listener(self, address: str, nonce: str) -> bytes:
+        """What the listener there answers to this nonce; OSError where nothing good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """The addresses that a host publishes: of its port for heartbeats, and of its listener."""
+
+    ports: tuple[str, ...] = ()
+    listeners: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.ports or self.listeners)
 
 
 @dataclass(slots=True)
@@ -69,9 +99,11 @@ class Pulse:
     `heartbeat_s`, `unanswered_since_s`: see PeerReport. `vm`: what the last good answer says of
     the VM there. `problem`: what became of the last question that was not answered well.
     `faults`: bad answers so far. `said`: the last good answer, which had come at `heard_s`.
+    `port_silent_since_s`: the first question since its port for heartbeats last answered; None
+    while it answers or there is none. `port_problem`: what became of that one's last question.
     """
 
-    addresses: tuple[str, ...] = ()
+    ways: Ways = Ways()
     heartbeat_s: float | None = None
     vm: VmStatus | None = None
     unanswered_since_s: float | None = None
@@ -79,6 +111,9 @@ class Pulse:
     faults: Counter[Fault] = field(default_factory=Counter)
     said: Heartbeat | None = None
     heard_s: float = 0.0
+    port_silent_since_s: float | None = None
+    port_problem: str = ""
+    port_answers: bool = False
     interval_s: float = STEADY_S
     due_s: float = 0.0
     turn: asyncio.Future[None] | None = None
@@ -96,7 +131,7 @@ class Pulse:
 
 
 class Heartbeats:
-    """The asker of one host. `key` None: nothing is asked.
+    """The asker of one host. `key` None: nothing is asked. `boot_id`: of this boot of it.
 
     `on_change`: called when the answers of a peer begin or end.
     """
@@ -104,9 +139,11 @@ class Heartbeats:
     def __init__(self, host_id: int, key: ClusterKey | None, transport: Transport | None) -> None:
         self.host_id = host_id
         self.key = key
+        self.boot_id = ""
         self.pulses: dict[int, Pulse] = {}
         self.on_change: Callable[[], None] = lambda: None
         self._transport = transport
+        self._number = 0
         self._group: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
@@ -144,15 +181,30 @@ class Heartbeats:
         pulse = self.pulses.get(host_id)
         if self.key is None:
             return Word.NO_KEY
-        if pulse is None or not pulse.addresses:
+        if pulse is None or not pulse.ways:
             return Word.NOT_ADVERTISED
         if pulse.unanswered_since_s is not None:
             return Word.UNANSWERED
         return Word.NOT_ASKED if pulse.heartbeat_s is None else Word.ANSWERED
 
+    def trouble(self, host_id: int, now_s: float) -> Trouble | None:
+        """What is wrong with the answers of a peer whose slot is written; None: nothing that three
+        questions in a row have shown."""
+        pulse = self.pulses.get(host_id)
+        if pulse is None or self.word(host_id) in (Word.NO_KEY, Word.NOT_ADVERTISED):
+            return None
+        shown_s = now_s - TROUBLE_QUESTIONS * steady_s(len(self.pulses))
+        for since_s, trouble in (
+            (pulse.unanswered_since_s, Trouble.UNANSWERED),
+            (pulse.port_silent_since_s, Trouble.PORT_SILENT),
+        ):
+            if since_s is not None and since_s <= shown_s:
+                return trouble
+        return None
+
     def look(
         self,
-        advertised: Mapping[int, tuple[str, ...] | None],
+        advertised: Mapping[int, Ways | None],
         quiet: Container[int],
         beat_s: float,
         now_s: float,
@@ -163,13 +215,13 @@ class Heartbeats:
             if task is not None:
                 task.cancel()
         between_s = steady_s(len(advertised))
-        for host_id, addresses in advertised.items():
+        for host_id, ways in advertised.items():
             pulse = self.pulses.get(host_id)
             if pulse is None:
                 part = (self.host_id + 1) * host_id * _SPREAD % 1.0
                 pulse = self.pulses[host_id] = Pulse(due_s=now_s + part * between_s)
-            if addresses is not None:
-                pulse.addresses = addresses
+            if ways is not None:
+                pulse.ways = ways
             is_quiet = host_id in quiet
             interval_s = beat_s if is_quiet else between_s
             if is_quiet and interval_s < pulse.interval_s:
@@ -191,31 +243,71 @@ class Heartbeats:
             await _until_due(pulse)
             planned_s, asked_s = pulse.due_s, clock()
             pulse.due_s = asked_s + pulse.interval_s
-            if not pulse.addresses or await self._ask(host_id, pulse, asked_s):
+            if not pulse.ways or await self._ask(host_id, pulse, asked_s):
                 continue
             if clock() - planned_s > QUESTION_S + STALL_S:
-                pulse.unanswered_since_s = None
+                pulse.unanswered_since_s = pulse.port_silent_since_s = None
             elif pulse.unanswered_since_s is None:
                 pulse.unanswered_since_s = asked_s
                 self.on_change()
 
     async def _ask(self, host_id: int, pulse: Pulse, asked_s: float) -> bool:
         """Ask at all addresses; whether one of them answered well."""
-        if len(pulse.addresses) == 1:
-            return await self._ask_at(host_id, pulse, pulse.addresses[0], asked_s)
-        async with asyncio.TaskGroup() as group:
-            asked = [
-                group.create_task(self._ask_at(host_id, pulse, address, asked_s))
-                for address in pulse.addresses
-            ]
-        return any(task.result() for task in asked)
+        ways, was_good = pulse.ways, pulse.port_answers
+        listeners = () if ways.ports and was_good else ways.listeners
+        pulse.port_answers = False
+        asked: list[Coroutine[Any, Any, bool]] = [
+            *(self._ask_port(host_id, pulse, address, asked_s) for address in ways.ports),
+            *(self._ask_listener(host_id, pulse, address, asked_s) for address in listeners),
+        ]
+        if len(asked) == 1:
+            is_good = await asked[0]
+        else:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(each) for each in asked]
+            is_good = any(task.result() for task in tasks)
+        if pulse.port_answers or not ways.ports:
+            pulse.port_silent_since_s = None
+        elif pulse.port_silent_since_s is None:
+            pulse.port_silent_since_s = asked_s
+        return is_good
 
-    async def _ask_at(self, host_id: int, pulse: Pulse, address: str, asked_s: float) -> bool:
+    async def _ask_port(self, host_id: int, pulse: Pulse, address: str, asked_s: float) -> bool:
+        assert self.key is not None and self._transport is not None
+        # No two questions of a boot have the same number, whatever the clock does.
+        self._number = max(self._number + 1, int(asyncio.get_running_loop().time() * 1e9))
+        question = Question(self.host_id, host_id, self.boot_id, self._number, new_nonce())
+        key, wrong = self.key, ""
+
+        def take(raw: bytes) -> bool:
+            nonlocal wrong
+            answer = heard_in(key, raw, question)
+            if isinstance(answer, Fault):
+                pulse.faults[answer] += 1
+                wrong = answer.value
+                return False
+            self._heard(pulse, answer, asked_s)
+            return True
+
+        try:
+            async with asyncio.timeout(QUESTION_S):
+                await self._transport.ask_port(address, question_bytes(key, question), take)
+        except TimeoutError:
+            why = wrong or f"no answer within {QUESTION_S:.0f} s"
+        except OSError as error:
+            why = wrong or error.strerror or str(error)
+        else:
+            pulse.port_answers, pulse.port_problem = True, ""
+            return True
+        pulse.problem = pulse.port_problem = f"{address}/udp: {why}"
+        return False
+
+    async def _ask_listener(self, host_id: int, pulse: Pulse, address: str, asked_s: float) -> bool:
         assert self.key is not None and self._transport is not None
         nonce = new_nonce()
         try:
             async with asyncio.timeout(QUESTION_S):
-                raw = await self._transport.ask(address, nonce)
+                raw = await self._transport.ask_listener(address, nonce)
         except TimeoutError:
             pulse.problem = f"{address}: no answer within {QUESTION_S:.0f} s"
             return False
@@ -227,13 +319,17 @@ class Heartbeats:
             pulse.faults[answer] += 1
             pulse.problem = f"{address}: {answer}"
             return False
+        self._heard(pulse, answer, asked_s)
+        return True
+
+    def _heard(self, pulse: Pulse, answer: Heartbeat, asked_s: float) -> None:
+        """A good answer to a question that was asked at `asked_s`."""
         pulse.said, pulse.heard_s = answer, asyncio.get_running_loop().time()
         was_silent = pulse.unanswered_since_s is not None
         pulse.heartbeat_s, pulse.unanswered_since_s = asked_s, None
         pulse.vm = answer.vm
         if was_silent:
             self.on_change()
-        return True
 
 
 async def _until_due(pulse: Pulse) -> None:

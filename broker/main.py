@@ -25,7 +25,7 @@ from broker.config import Config, ConfigError, load
 from broker.events import EVENTS_MAX
 from broker.events_kept import KeptEvents
 from broker.exit_codes import ExitCode
-from broker.heartbeat_http import HttpTransport
+from broker.heartbeat_port import HeartbeatPort, NetworkTransport
 from broker.heartbeats import Heartbeats
 from broker.host_monitors import HostMonitors
 from broker.identity import VolumeKind, check, check_at, expected
@@ -98,7 +98,7 @@ def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Bro
         ),
         monitors.runner,
         monitors.engine,
-        heartbeats=Heartbeats(config.host.id, load_cluster_key(config), HttpTransport()),
+        heartbeats=Heartbeats(config.host.id, load_cluster_key(config), NetworkTransport()),
         kept=kept,
         outside=monitors.outside,
         way_out=monitors.way_out,
@@ -165,12 +165,17 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
         ) from None
     broker.on_beat = lambda: service_manager.alive(broker.line(loop.time()))
     listener = Listener(broker, token)
+    port = HeartbeatPort(lambda datagram, source: broker.answer(datagram, source, loop.time()))
     key = "api.listen"
     try:
         await listener.start(map(split, config.api.listen))
         key = "api.tls-listen"
         await listener.start(map(split, config.api.tls_listen), tls)
+        if broker.heartbeats.key is not None:
+            key = "api.heartbeat-listen"
+            await port.start(map(split, config.heartbeat_listen()))
     except OSError as error:
+        port.close()
         await listener.close()
         await server.cleanup()
         raise StartError(ExitCode.CONFIG, f"{key}: {error.filename}: {error.strerror}") from None
@@ -211,6 +216,7 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
         changes.close()
         if links is not None:
             links.close()
+        port.close()
         await listener.close()
         await server.cleanup()
         kept.flush(KEEP_PATIENCE_S)

@@ -36,9 +36,10 @@ from prometheus_client.registry import Collector
 
 from broker.broker import Broker
 from broker.domain_facts import Differs
-from broker.heartbeats import Word
+from broker.heartbeats import Trouble, Word
 from broker.histogram import Histogram
 from broker.notify.notice import SUBJECT_CHARS_MAX, one_line
+from broker.question_gate import QuestionGate, Refusal
 from broker.tally import PHASES
 from broker.version import VERSION
 from broker.wire import HostStatus, Status
@@ -55,6 +56,9 @@ OPENMETRICS = openmetrics.CONTENT_TYPE_LATEST
 _STATES = tuple(state.value for state in StateName)
 _LIVENESS = tuple(each.value for each in Liveness)
 _WORDS = tuple(word.value for word in Word)
+_TROUBLES = tuple(trouble.value for trouble in Trouble)
+#: What became of a datagram at the port for heartbeats, beside the reasons to refuse it.
+_ANSWERED = "answered"
 _SANLOCK_STATES = ("free", "live", "fail", "dead", "unknown")
 _STORAGE_STATES = ("ok", "error", "hung")
 _VERDICTS = ("ok", "bad", "unknown")
@@ -146,8 +150,15 @@ FAMILIES: tuple[Family, ...] = (
     ),
     _gauge("peer_heartbeat", "1 for what the network says of each peer.", *_PEER, "answer"),
     _gauge("peer_sanlock", "1 for what sanlock says of each peer's host id.", *_PEER, "state"),
+    _gauge(
+        "peer_heartbeat_trouble",
+        "The network's word is missing on a peer whose slot is written, by code.",
+        *_PEER,
+        "code",
+    ),
     _counter("peer_bad_answers", "Answers that were no sign of life.", *_PEER, "cause"),
     _gauge("bad_slots", "Whiteboard slots that cannot be read."),
+    _counter("heartbeat_questions", "Datagrams at the port for heartbeats.", "outcome"),
     # Leases.
     _gauge("lockspace_joined", "This host holds its host id in the lockspace."),
     _gauge("lease_budget_seconds", "Until sanlock ends the engine here if storage stays away."),
@@ -288,6 +299,7 @@ class Metrics(Collector):
         self._engine(sheet, status)
         self._host(sheet, status, now_s)
         self._peers(sheet, status)
+        _questions(sheet, self._broker.gate)
         self._storage(sheet, status)
         _monitors(sheet, status)
         self._events(sheet, status)
@@ -399,6 +411,7 @@ _OF_PEERS = (
     "peer_other_storage",
     "peer_witness_age_seconds",
     "peer_heartbeat",
+    "peer_heartbeat_trouble",
     "peer_sanlock",
     "peer_bad_answers",
 )
@@ -420,9 +433,16 @@ def _peer(sheet: _Sheet, host: HostStatus, labels: tuple[str, str]) -> None:
     for witness, age_s in ages.items():
         sheet.put("peer_witness_age_seconds", age_s, *labels, witness)
     sheet.put_one_of("peer_heartbeat", seen.heartbeat, _WORDS, *labels)
+    sheet.put_one_of("peer_heartbeat_trouble", seen.heartbeat_trouble, _TROUBLES, *labels)
     sheet.put_one_of("peer_sanlock", seen.sanlock_state, _SANLOCK_STATES, *labels)
     for cause, count in seen.bad_answers.items():
         sheet.put("peer_bad_answers", count, *labels, cause)
+
+
+def _questions(sheet: _Sheet, gate: QuestionGate) -> None:
+    sheet.put("heartbeat_questions", gate.answered, _ANSWERED)
+    for why in Refusal:
+        sheet.put("heartbeat_questions", gate.refused[why], why.value)
 
 
 def _monitors(sheet: _Sheet, status: Status) -> None:

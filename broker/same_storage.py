@@ -58,7 +58,7 @@ class SameStorage:
     def _here(self, host: int, name: str, seen: Seen, pulse: Pulse | None) -> Here:
         renewals = self._lockspace.renewals
         renewal = renewals.table.get(host)
-        is_asked = self._heartbeats.key is not None and pulse is not None and pulse.addresses
+        is_asked = self._heartbeats.key is not None and pulse is not None and pulse.ways
         return Here(
             name=f"{name or 'host'} (id {host})",
             slot=seen.timestamp,

@@ -8,7 +8,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
+from broker.addresses import advertised
 from broker.fence_log import LogRecord
+from broker.heartbeats import Ways
 from broker.host_ranges import hosts_of, ranges
 from broker.maintenance import Mode, count, from_lines
 from broker.own_id import Freeing
@@ -211,6 +213,14 @@ def mem_free_line(mem_free_mb: float | None) -> str:
 def mem_free_of(text: str) -> float | None:
     """The memory that a new VM could get there, MiB; None where the host does not say."""
     return float(text) if text.isascii() and text.isdigit() and len(text) <= 12 else None
+
+
+def ways_of(report: SlotReport) -> Ways | None:
+    """Where a host is asked for a heartbeat; None where its lines cannot be trusted."""
+    if not report.extra_trusted:
+        return None
+    extra = report.extra
+    return Ways(advertised(extra.get("heartbeat", "")), advertised(extra.get("api", "")))
 
 
 def hears_line(hosts: Iterable[int]) -> str:

@@ -34,6 +34,7 @@ DECIDES = (
     "mem-free",
     "hears",
     "api",
+    "heartbeat",
     "config-digest",
     "global-left",
     "network",

@@ -243,7 +243,11 @@ class WitnessStatus(Struct, frozen=True):
     `heartbeat`: answered, unanswered, not-asked, not-advertised or no-key; `heartbeat_age_s`:
     since the last question that was answered, `unanswered_s`: since the first that was not since
     then; `heartbeat_problem`: why the last one that was not; `bad_answers`: how many so far by
-    what was wrong with them. `renewal_age_s`: since its host id's last renewal was first seen;
+    what was wrong with them. `heartbeat_trouble`: what is wrong with the network's word though
+    its slot is written, as a code; empty: nothing. `port_silent_s`: since the first question that
+    its port for heartbeats did not answer, None while it does or there is none; `port_problem`:
+    why not. `refused`: how many datagrams from its addresses were not answered, by reason.
+    `renewal_age_s`: since its host id's last renewal was first seen;
     `generation`: its host id's."""
 
     whiteboard_age_s: float | None
@@ -255,6 +259,10 @@ class WitnessStatus(Struct, frozen=True):
     renewal_age_s: float | None
     sanlock_state: str
     generation: int | None
+    heartbeat_trouble: str = ""
+    port_silent_s: float | None = None
+    port_problem: str = ""
+    refused: dict[str, int] = {}
 
 
 class MoveStatus(Struct, frozen=True):

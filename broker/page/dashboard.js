@@ -256,6 +256,11 @@ function* banners() {
     } else if (host.liveness === "silent") {
       yield [`silent-${id}`, "info", `${name} is off duty`, "Its agent was stopped in good order."];
     }
+    if (host.witnesses?.heartbeat_trouble) {
+      const w = host.witnesses;
+      yield [`heartbeat-${id}`, "warning", `${name} does not answer ${w.heartbeat === "answered" ? "at its port for heartbeats" : "over the network"}`,
+        `${clean(w.port_problem || w.heartbeat_problem)}. Were its storage to hang, nothing would speak for it.`];
+    }
     if (host.intent && host.liveness === "live") yield [`intent-${id}`, "warning", "Now", `${name} is about to ${clean(host.intent)}${host.move?.left_s == null ? "" : `, done or given up in ${Math.round(host.move.left_s)} s`}.`];
     if (host.agent.startsWith("silent") && host.liveness === "live") {
       yield [`agent-${id}`, "critical", `The agent of ${name} is ${clean(host.agent, 60)}`, "Look there: systemctl status ha-agent"];

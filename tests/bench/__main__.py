@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`python -m tests.bench [all|scrape|streams|status|jitter|steady|crowd|soak|fencing]`; see --help.
+"""`python -m tests.bench [all|heartbeat|scrape|…]`; see --help.
 
 Prints each figure with its spread and the target it is held against; exits 1 when one
 misses its target. Nothing here is a test: a loaded machine makes figures worse, not wrong.
@@ -20,6 +20,7 @@ from . import (
     core,
     crowd,
     fencing,
+    heartbeat,
     jitter,
     lab,
     migration,
@@ -34,6 +35,7 @@ from .figure import Figure
 #: What is measured -> for how many minutes, unless told otherwise.
 MINUTES = {
     "all": 0.0,
+    "heartbeat": 0.0,
     "scrape": 0.0,
     "streams": 0.0,
     "status": 0.0,
@@ -48,7 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench",
         epilog="all: the decision, the status, takeovers. scrape: what /metrics costs. "
-        "streams: what open dashboards cost. status: "
+        "heartbeat: what the hosts' signs of life cost. streams: what open dashboards cost. "
+        "status: "
         "how long ha-agent --status takes at 3, 100 and 2000 hosts. jitter: "
         "how late beats begin while everything hangs. steady: forks, CPU, memory and threads at "
         "3 hosts. crowd: the same at 100 hosts. soak: does anything grow? fencing: see fencing "
@@ -87,6 +90,8 @@ def main() -> int:
 def _figures(options: argparse.Namespace) -> Iterator[Figure]:
     minutes = MINUTES[options.what] if options.minutes is None else options.minutes
     match options.what:
+        case "heartbeat":
+            yield from heartbeat.measure()
         case "scrape":
             yield from _scrape()
         case "streams":
@@ -104,6 +109,7 @@ def _figures(options: argparse.Namespace) -> Iterator[Figure]:
         case _:
             yield from _scrape()
             yield from _status()
+            yield from heartbeat.measure()
             yield from core.measure()
             if not options.no_lab:
                 yield from lab.measure(options.takeovers)

@@ -13,10 +13,11 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
+from broker.config import HEARTBEAT_PORT
 from tests.lab import ask
 from tests.lab.cluster import Cluster
 from tests.lab.environment import clean
-from tests.lab.layout import API_PORT, CHECKOUT
+from tests.lab.layout import CHECKOUT
 
 from .daemons import Pair, lab
 from .figure import Figure
@@ -31,12 +32,14 @@ def measure(minutes: float) -> Iterator[Figure]:
     """The steady costs, over so many minutes."""
     with lab() as cluster:
         real = cluster.hosts
-        addresses = [cluster.layout.host(number).address for number in cluster.settings.host_ids()]
+        ids = list(cluster.settings.host_ids())
+        addresses = [cluster.layout.host(number).address for number in ids]
         place = cluster.census().first[real[-1]].pid
         command = ["nsenter", "-t", str(place), "-n", "--", sys.executable]
         command += ["-m", "tests.bench.crowd_hosts", str(cluster.layout.whiteboard)]
         command += [str(len(real) + 1), str(HOSTS), addresses[-1]]
-        command += [",".join(f"{address}:{API_PORT}" for address in addresses)]
+        ports = zip(ids, addresses, strict=True)
+        command += [",".join(f"{host}@{address}:{HEARTBEAT_PORT}" for host, address in ports)]
         with subprocess.Popen(
             command,
             env=clean(),

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Hosts that are only played: each writes its slot once a second, answers questions for a sign
-of life on a port of its own, and asks the real brokers for theirs.
+"""Hosts that are only played: each writes its slot once a second, answers heartbeats on a port of
+its own, and asks the real brokers for theirs.
 
-`python -m tests.bench.crowd_hosts WHITEBOARD FIRST LAST ADDRESS REAL,REAL`, the cluster key in
+`python -m tests.bench.crowd_hosts WHITEBOARD FIRST LAST ADDRESS REAL,REAL`, REAL a host id and
+its address: `1@10.77.0.11:8766`, the cluster key in
 hexadecimal on standard input. Runs until it is killed.
 """
 
@@ -11,16 +12,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import sys
 import time
 import uuid
 from functools import partial
 
 from broker.cluster_key import ClusterKey
-from broker.heartbeat import Heartbeat, new_nonce, signed
-from broker.heartbeat_http import HttpTransport
+from broker.heartbeat import Heartbeat, new_nonce
+from broker.heartbeat_datagram import Question, answer_bytes, question_bytes
+from broker.heartbeat_port import HeartbeatPort, NetworkTransport
 from broker.heartbeats import QUESTION_S, steady_s
+from broker.question_gate import QuestionGate, Refusal
 from broker.whiteboard import SLOT_BYTES, SlotReport, encode_slot
 from scoring.observation import EngineStatus, Health, VmStatus
 
@@ -29,7 +31,6 @@ FIRST_PORT = 20_000
 #: Below that of the real ones, so that the engine stays among them.
 SCORE = 3000
 _DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "unknown", "vm not running on this host")
-_NONCE = re.compile(rb"nonce=([0-9a-f]{32})")
 
 
 def slot(host_id: int, timestamp: int, address: str) -> bytes:
@@ -44,7 +45,7 @@ def slot(host_id: int, timestamp: int, address: str) -> bytes:
         "beat": str(timestamp),
         "reason": "the VM runs on host1 (id 1)",
         "network": "10.77.0.1 1.00",
-        "api": f"{address}:{FIRST_PORT + host_id}",
+        "heartbeat": f"{address}:{FIRST_PORT + host_id}",
         **{f"fence-path-{n}": "ok 1800000000 1800000000 0.31" for n in (1, 2, 3)},
     }
     return encode_slot(
@@ -60,9 +61,10 @@ async def main() -> None:
     volume = os.open(whiteboard, os.O_RDWR)
     async with asyncio.TaskGroup() as group:
         for host_id in hosts:
-            answer = partial(_answer, key, host_id)
-            await asyncio.start_server(answer, address, FIRST_PORT + host_id)
-            group.create_task(_ask(real.split(","), host_id, steady_s(int(last))))
+            answer = partial(_answer, key, host_id, QuestionGate(host_id))
+            port = HeartbeatPort(answer)
+            await port.start([(address, FIRST_PORT + host_id)])
+            group.create_task(_ask(key, real.split(","), host_id, steady_s(int(last))))
         group.create_task(_write(volume, hosts, address))
         print("ready", flush=True)
 
@@ -78,29 +80,30 @@ async def _write(volume: int, hosts: range, address: str) -> None:
         await asyncio.sleep(began_s + number * BEAT_S / len(hosts) - time.monotonic())
 
 
-async def _answer(
-    key: ClusterKey, host_id: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-        found = _NONCE.search(await reader.readuntil(b"\r\n\r\n"))
-        if found is not None:
-            nonce = found.group(1).decode()
-            boot_id = str(uuid.UUID(int=host_id))
-            body = signed(key, Heartbeat(host_id, boot_id, 1, VmStatus.DOWN, nonce))
-            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-            writer.write(head.encode() + body)
-            await writer.drain()
-        writer.close()
+def _answer(
+    key: ClusterKey, host_id: int, gate: QuestionGate, datagram: bytes, source: str
+) -> bytes | None:
+    question = gate.admit(key, datagram, source, time.monotonic())
+    if isinstance(question, Refusal):
+        return None
+    boot_id = str(uuid.UUID(int=host_id))
+    life = Heartbeat(host_id, boot_id, 1, VmStatus.DOWN, question.nonce)
+    return answer_bytes(key, question, life)
 
 
-async def _ask(real: list[str], host_id: int, between_s: float) -> None:
-    transport = HttpTransport()
+async def _ask(key: ClusterKey, real: list[str], host_id: int, between_s: float) -> None:
+    transport = NetworkTransport()
+    boot_id = str(uuid.UUID(int=host_id))
     await asyncio.sleep(host_id * 0.618 % 1.0 * between_s)
     while True:
-        for address in real:
+        for each in real:
+            asked, _, address = each.partition("@")
+            number = time.monotonic_ns()
+            question = Question(host_id, int(asked), boot_id, number, new_nonce())
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(QUESTION_S):
-                    await transport.ask(address, new_nonce())
+                    raw = question_bytes(key, question)
+                    await transport.ask_port(address, raw, lambda answer: True)
         await asyncio.sleep(between_s)
 
 

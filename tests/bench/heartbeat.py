@@ -1,64 +1,123 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a question for a sign of life costs, both sides in one process over loopback:
-`python -m tests.bench.heartbeat`. The figures of docs/decisions/0023."""
+"""What heartbeats cost: one question and its answer, both sides in one process over loopback, at
+the port for heartbeats and at the listener, as it was before; what that is for a host of a
+cluster; and what garbage costs. `python -m tests.bench heartbeat`."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import aiohttp
-
 from broker.cluster_key import ClusterKey
 from broker.heartbeat import Heartbeat, heard, new_nonce
-from broker.heartbeat_http import HttpTransport
-from broker.heartbeats import Heartbeats
+from broker.heartbeat_datagram import DATAGRAM_BYTES, Question, heard_in, question_bytes
+from broker.heartbeat_port import HeartbeatPort, NetworkTransport
+from broker.heartbeats import Heartbeats, steady_s
 from broker.listener import Listener
+from broker.question_gate import QuestionGate
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker
 
+from .figure import Figure
+
 KEY = ClusterKey(b"k" * 32)
-QUESTIONS = 2000
-WARM_UP = 50
+ROUNDS = 5
+QUESTIONS = 400
+#: Datagrams that the gate is shown, and a second's worth of a flood.
+DATAGRAMS = 5000
+FLOOD_PER_S = 2000
+OWN, ASKER = 1, 2
 
 
-async def main() -> None:
-    """Print a line for each way to ask."""
+def measure() -> Iterator[Figure]:
+    """All of it, in some seconds."""
     with TemporaryDirectory() as folder:
-        broker = make_broker(Path(folder), MemoryVolume())
-        broker.heartbeats = Heartbeats(1, KEY, None)
-        listener = Listener(broker)
-        await listener.start([("127.0.0.1", 0)])
-        address = f"127.0.0.1:{listener.ports[0]}"
-        ours = HttpTransport()
-        await measure("h11, a connection each", partial(ours.ask, address))
-        for what, force_close in (("a connection each", True), ("one kept", False)):
-            connector = aiohttp.TCPConnector(force_close=force_close)
-            async with aiohttp.ClientSession(connector=connector) as session:
-                await measure(f"aiohttp, {what}", partial(fetch, session, address))
-        await listener.close()
+        at_port, at_listener = asyncio.run(_exchanges(Path(folder)))
+    yield Figure("heartbeat at the port, both sides", "µs", at_port, 400.0)
+    yield Figure("heartbeat at the listener, both sides", "µs", at_listener)
+    for hosts in (3, 100):
+        a_second = (hosts - 1) / steady_s(hosts - 1)
+        for where, found, target in (
+            ("port", at_port, 0.5),
+            ("listener", at_listener, None),
+        ):
+            values = [each * a_second / 1e4 for each in found]
+            name = f"heartbeats of a host, {hosts} hosts, at the {where}"
+            yield Figure(name, "% CPU", values, target)
+    for name, values in _refused().items():
+        yield Figure(f"{FLOOD_PER_S} datagrams a second, {name}", "% CPU", values, 15.0)
 
 
-async def fetch(session: aiohttp.ClientSession, address: str, nonce: str) -> bytes:
-    url = f"http://{address}/heartbeat?nonce={nonce}"
-    async with session.get(url, allow_redirects=False) as answer:
-        return await answer.read()
+async def _exchanges(folder: Path) -> tuple[list[float], list[float]]:
+    """µs of CPU for a question and its answer, at the port and at the listener."""
+    broker = make_broker(folder, MemoryVolume())
+    broker.heartbeats = Heartbeats(OWN, KEY, None)
+    # A second passes between two questions: the limit of a member is not what is measured.
+    seconds = itertools.count()
+    port = HeartbeatPort(
+        lambda datagram, source: broker.answer(datagram, source, float(next(seconds)))
+    )
+    listener = Listener(broker)
+    await port.start([("127.0.0.1", 0)])
+    await listener.start([("127.0.0.1", 0)])
+    transport = NetworkTransport()
 
+    async def ask_port(number: int) -> None:
+        question = Question(ASKER, OWN, "boot", number, new_nonce())
+        heard_at: list[Heartbeat] = []
 
-async def measure(what: str, ask: Callable[[str], Awaitable[bytes]]) -> None:
-    for number in range(WARM_UP + QUESTIONS):
-        if number == WARM_UP:
-            cpu_s, began_s = time.process_time(), time.perf_counter()
+        def take(raw: bytes) -> bool:
+            answer = heard_in(KEY, raw, question)
+            assert isinstance(answer, Heartbeat)
+            heard_at.append(answer)
+            return True
+
+        address = f"127.0.0.1:{port.ports[0]}"
+        await transport.ask_port(address, question_bytes(KEY, question), take)
+        assert heard_at
+
+    async def ask_listener(number: int) -> None:
         nonce = new_nonce()
-        assert isinstance(heard(KEY, await ask(nonce), 1, nonce), Heartbeat)
-    cpu_us = 1e6 * (time.process_time() - cpu_s) / QUESTIONS
-    took_ms = 1e3 * (time.perf_counter() - began_s) / QUESTIONS
-    print(f"{what:28} {cpu_us:6.0f} us of CPU, {took_ms:.2f} ms")
+        raw = await transport.ask_listener(f"127.0.0.1:{listener.ports[0]}", nonce)
+        assert isinstance(heard(KEY, raw, OWN, nonce), Heartbeat)
+
+    found: dict[Callable[[int], Awaitable[None]], list[float]] = {ask_port: [], ask_listener: []}
+    number = 0
+    for _ in range(ROUNDS):
+        for ask, values in found.items():
+            began_s = time.process_time()
+            for _ in range(QUESTIONS):
+                number += 1
+                await ask(number)
+            values.append(1e6 * (time.process_time() - began_s) / QUESTIONS)
+    port.close()
+    await listener.close()
+    return found[ask_port], found[ask_listener]
 
 
-if __name__ == "__main__":
-    asyncio.run(main())
+def _refused() -> dict[str, list[float]]:
+    """% of a CPU that the gate needs for a flood, without what the kernel and asyncio need to
+    bring it there."""
+    gate = QuestionGate(OWN)
+    gate.members({ASKER: ("192.0.2.2:8766",)})
+    replay = question_bytes(KEY, Question(ASKER, OWN, "boot", 1, new_nonce()))
+    forged = question_bytes(ClusterKey(b"x" * 32), Question(ASKER, OWN, "boot", 1, new_nonce()))
+    kinds = {
+        "garbage": (b"x" * DATAGRAM_BYTES, "192.0.2.2"),
+        "forged from a member": (forged, "192.0.2.2"),
+        "forged from a stranger": (forged, "203.0.113.9"),
+        "replayed": (replay, "192.0.2.2"),
+    }
+    found: dict[str, list[float]] = {}
+    for name, (raw, source) in kinds.items():
+        for _ in range(ROUNDS):
+            began_s = time.process_time()
+            for _ in range(DATAGRAMS):
+                gate.admit(KEY, raw, source, 0.0)
+            each_s = (time.process_time() - began_s) / DATAGRAMS
+            found.setdefault(name, []).append(100.0 * each_s * FLOOD_PER_S)
+    return found

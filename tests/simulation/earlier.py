@@ -2,7 +2,8 @@
 """What hosts of earlier versions write into their slots and understand of the others'.
 
     this       this version
-    previous   what a host is about to do is there, but not until when it moves the VM
+    previous   what a host is about to do is there, but not until when it moves the VM, and no port
+               for heartbeats: it asks, and is asked, over HTTP
     reference  oVirt's fields alone, no line of text behind them
 
 Only what is on the whiteboard, and what they answer over the network, is modelled: the decisions
@@ -43,6 +44,7 @@ def of_version(slot: int, data: bytes, metadata: Metadata) -> bytes:
     if metadata is Metadata.PREVIOUS:
         extra = dict(report.extra)
         extra["intent"], _ = intent_of(extra.get("intent", ""), slot)
+        extra.pop("heartbeat", None)
     return encode_slot(replace(report, extra=extra))
 
 

@@ -16,6 +16,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from broker.config import HEARTBEAT_PORT
 from broker.identity import Identity, VolumeKind, encode
 from scoring.decision import FreeHostId
 from scoring.observation import OnHostShutdown, Pause, VmStatus
@@ -412,6 +413,11 @@ class Host:
     def address(self) -> str:
         """Where its broker listens."""
         return f"{self.name}:8765"
+
+    @property
+    def heartbeat_address(self) -> str:
+        """Where its broker answers heartbeats."""
+        return f"{self.name}:{HEARTBEAT_PORT}"
 
     @property
     def frozen(self) -> bool:

@@ -9,7 +9,7 @@ timeline), as in life.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ from scoring.observation import (
     VmStatus,
 )
 from tests.simulation.disks import SHARED, started_image
-from tests.simulation.earlier import heartbeat_of_version, of_version
+from tests.simulation.earlier import Metadata, heartbeat_of_version, of_version
 from tests.simulation.host import CACHED_S, RETRY_S, Host, Qemu
 from tests.simulation.lockspace import (
     WATCHDOG_FIRE_S,
@@ -304,12 +304,40 @@ class SimHeartbeats:
         self._world = world
         self._host = host
 
-    async def ask(self, address: str, nonce: str) -> bytes:
+    async def ask_port(self, address: str, question: bytes, take: Callable[[bytes], bool]) -> None:
         target = self._world.by_address.get(address)
         if target is None:
             raise OSError(f"{address}: no such name")
-        # Two packets there for the connection and the request, two back.
-        way_s = 2.0 * self._world.delay_s(self._host, target)
+        source = self._host.heartbeat_address.partition(":")[0]
+        answer = await self._there_and_back(
+            target,
+            self._world.delay_s(self._host, target),
+            lambda broker: broker.answer(question, source, target.clock_s()),
+        )
+        if target.number not in self._world.brokers or target.metadata is not Metadata.THIS:
+            # Nothing listens there; of an earlier version neither.
+            raise ConnectionRefusedError(f"{address}: connection refused")
+        if answer is None or not take(answer):
+            await asyncio.get_running_loop().create_future()
+
+    async def ask_listener(self, address: str, nonce: str) -> bytes:
+        target = self._world.by_address.get(address)
+        if target is None:
+            raise OSError(f"{address}: no such name")
+        answer = await self._there_and_back(
+            target,
+            # Two packets there for the connection and the request, two back.
+            2.0 * self._world.delay_s(self._host, target),
+            lambda broker: broker.heartbeat(nonce, target.clock_s()),
+        )
+        if answer is None:
+            raise ConnectionRefusedError(f"{address}: connection refused")
+        return heartbeat_of_version(answer, target.metadata)
+
+    async def _there_and_back(
+        self, target: Host, way_s: float, answer: Callable[[Broker], bytes | None]
+    ) -> bytes | None:
+        """What its broker answers; None: nothing, or there is no broker. `way_s`: one way."""
         if not self._arrives(target):
             await asyncio.get_running_loop().create_future()
         if way_s > 0:
@@ -319,13 +347,11 @@ class SimHeartbeats:
         while target.is_stopped("broker"):
             await _takes(RETRY_S)
         broker = self._world.brokers.get(target.number)
-        answer = None if broker is None else broker.heartbeat(nonce, target.clock_s())
+        found = None if broker is None else answer(broker)
         if not self._arrives(target):
             await asyncio.get_running_loop().create_future()
         await _takes(way_s + WIRE_S)
-        if answer is None:
-            raise ConnectionRefusedError(f"{address}: connection refused")
-        return heartbeat_of_version(answer, target.metadata)
+        return found
 
     def _arrives(self, target: Host) -> bool:
         return self._world.reaches(self._host, target, chance=self._world.network_chance)

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from agent.status_text import as_text
+from broker.heartbeats import Ways
 from broker.wire import WitnessStatus
 from scoring.observation import PeerReport
+from tests.simulation.earlier import Metadata
 from tests.simulation.host import Host
 from tests.simulation.world import Settings, World
 
@@ -164,3 +166,58 @@ def test_without_a_key_the_network_says_nothing() -> None:
     assert cluster.seen().heartbeat == "no-key"
     assert "network not asked: no cluster-key" in cluster.text()
     cluster.close()
+
+
+def test_hosts_answer_each_other_at_their_ports_and_leave_the_listeners_alone(
+    cluster: Cluster,
+) -> None:
+    cluster.run(30.0)
+    for broker in cluster.world.brokers.values():
+        assert broker.gate.answered > 0 and not broker.gate.refused
+        assert all(pulse.port_answers for pulse in broker.heartbeats.pulses.values())
+    before = cluster.world.brokers[2].gate.answered
+    cluster.run(30.0)
+    assert cluster.world.brokers[2].gate.answered - before == 6, "two hosts, every ten seconds"
+
+
+def test_during_an_upgrade_both_ways_are_spoken(cluster: Cluster) -> None:
+    """Host 2 is of the version before: it has no port, and knows of none."""
+    cluster.victim.metadata = Metadata.PREVIOUS
+    cluster.victim.crash("broker")
+    cluster.run(40.0)
+    own, its = cluster.world.brokers[1], cluster.world.brokers[2]
+    assert own.heartbeats.pulses[2].ways == Ways((), ("host2:8765",))
+    assert its.heartbeats.pulses[1].ways == Ways((), ("host1:8765",))
+    assert cluster.seen().heartbeat == "answered" and cluster.seen().heartbeat_trouble == ""
+    assert its.heartbeats.word(1).value == "answered"
+    cluster.victim.metadata = Metadata.THIS
+    cluster.victim.crash("broker")
+    cluster.run(40.0)
+    assert cluster.world.brokers[1].heartbeats.pulses[2].port_answers
+    assert cluster.world.brokers[2].heartbeats.pulses[1].port_answers
+
+
+def test_a_host_that_lives_and_does_not_answer_is_a_trouble(cluster: Cluster) -> None:
+    cluster.world.cut_links.add((2, 1))
+    cluster.run(20.0)
+    assert cluster.seen().heartbeat_trouble == "", "two questions may be lost"
+    cluster.run(20.0)
+    assert cluster.seen().heartbeat_trouble == "heartbeat-unanswered"
+    assert "HEARTBEAT: host2 does not answer over the network" in cluster.text()
+    cluster.world.cut_links.clear()
+    cluster.run(12.0)
+    assert cluster.seen().heartbeat_trouble == "" and "HEARTBEAT" not in cluster.text()
+    cluster.victim.power_off("cut")
+    cluster.run(60.0)
+    assert cluster.seen().heartbeat_trouble == "", "of a silent host it is none"
+
+
+def test_a_port_that_a_firewall_shuts_is_a_trouble_and_the_listener_speaks_for_the_host(
+    cluster: Cluster,
+) -> None:
+    del cluster.world.by_address[cluster.victim.heartbeat_address]
+    cluster.run(45.0)
+    seen = cluster.seen()
+    assert (seen.heartbeat, seen.unanswered_s) == ("answered", None)
+    assert seen.heartbeat_trouble == "heartbeat-port-silent"
+    assert "HEARTBEAT: host2 answers at its listener alone" in cluster.text()

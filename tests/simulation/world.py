@@ -252,7 +252,7 @@ class World:
             system_uuid=str(uuid.UUID(int=chance.getrandbits(128))),
         )
         self.hosts[number] = host
-        self.by_address[host.address] = host
+        self.by_address[host.address] = self.by_address[host.heartbeat_address] = host
 
     # --- the product on a host --------------------------------------------------------------
 

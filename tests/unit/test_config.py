@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -243,3 +244,49 @@ def test_the_configured_machine_uuid_goes_before_the_machines(tmp_path: Path) ->
     uuid = "0A0B0C0D-0000-0000-0000-000000000001"
     config = load(write(tmp_path, GOOD.replace("id = 1", f'id = 1\nsystem-uuid = "{uuid}"')))
     assert system_uuid(config) == uuid.lower()
+
+
+@pytest.mark.parametrize(
+    ("api", "listens", "published"),
+    [
+        ("", (), ()),
+        ('listen = ["10.0.0.1:8765"]', ("10.0.0.1:8766",), ("10.0.0.1:8766",)),
+        (
+            'listen = ["[fd00::1]:9000", "127.0.0.1:9000"]',
+            ("[fd00::1]:8766",),
+            ("[fd00::1]:8766",),
+        ),
+        ('listen = ["0.0.0.0:8765"]', ("0.0.0.0:8766",), ("one:8766",)),
+        (
+            'listen = ["0.0.0.0:8765"]\nadvertise = ["10.0.0.1:8765"]',
+            ("0.0.0.0:8766",),
+            ("10.0.0.1:8766",),
+        ),
+        ('heartbeat-listen = ["10.0.0.1:9"]', ("10.0.0.1:9",), ("10.0.0.1:9",)),
+        ('listen = ["10.0.0.1:8765"]\nheartbeat-listen = []', (), ()),
+        (
+            'heartbeat-listen = ["0.0.0.0:9"]\nheartbeat-advertise = ["host.example:10"]',
+            ("0.0.0.0:9",),
+            ("host.example:10",),
+        ),
+    ],
+)
+def test_heartbeats_are_answered_where_others_reach_this_host(
+    tmp_path: Path, api: str, listens: tuple[str, ...], published: tuple[str, ...]
+) -> None:
+    text = GOOD.replace("id = 1\n", 'id = 1\nname = "one"\n')
+    config = load(write(tmp_path, f"{text}[api]\n{api}\n"))
+    assert config.heartbeat_listen() == listens
+    assert config.heartbeat_advertised() == published
+
+
+@pytest.mark.parametrize("key", ["heartbeat-listen", "heartbeat-advertise"])
+def test_an_address_of_heartbeats_is_checked(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match=f"api.{key}: 'nowhere' is not host:port"):
+        load(write(tmp_path, f'{GOOD}[api]\n{key} = ["nowhere"]\n'))
+
+
+def test_no_more_addresses_of_heartbeats_are_published_than_are_read(tmp_path: Path) -> None:
+    many = ", ".join(f'"10.0.0.{n}:8766"' for n in range(1, 6))
+    with pytest.raises(ConfigError, match=re.escape("api.heartbeat-advertise: more than 4")):
+        load(write(tmp_path, f"{GOOD}[api]\nheartbeat-advertise = [{many}]\n"))

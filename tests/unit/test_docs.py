@@ -18,6 +18,7 @@ from broker.config import Config
 from broker.domain_facts import Differs
 from broker.events import Extra
 from broker.exit_codes import ExitCode
+from broker.heartbeats import Trouble
 from broker.wire import (
     STATUS_VERSION,
     Bound,
@@ -260,11 +261,11 @@ def test_every_exit_code_is_described() -> None:
 
 def test_every_reason_has_its_entry_and_no_other_is_there() -> None:
     found = re.findall(r"^### (.*)$", (DOCS / "reasons.md").read_text(), re.MULTILINE)
-    assert sorted(found) == sorted(code.value for code in (*Code, *Differs))
+    assert sorted(found) == sorted(code.value for code in (*Code, *Differs, *Trouble))
 
 
-@pytest.mark.parametrize("code", [*Code, *Differs])
-def test_every_reason_says_what_to_do(code: Code | Differs) -> None:
+@pytest.mark.parametrize("code", [*Code, *Differs, *Trouble])
+def test_every_reason_says_what_to_do(code: Code | Differs | Trouble) -> None:
     assert "*What to do:*" in sections(DOCS / "reasons.md")[code.value]
 
 

@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
 from broker.cluster_key import ClusterKey
 from broker.heartbeat import Heartbeat, signed
-from broker.heartbeats import APART_S, QUESTION_S, STEADY_S, Heartbeats, Word, steady_s
+from broker.heartbeat_datagram import Question, answer_bytes, question_of
+from broker.heartbeats import APART_S, QUESTION_S, STEADY_S, Heartbeats, Ways, Word, steady_s
 from scoring.observation import VmStatus
 from tests.simulation.timeline import HostLoop, Process, Timeline
 
@@ -33,20 +35,40 @@ class Network:
         self.keys: dict[str, ClusterKey] = {}
         self.takes_s = 0.01
         self.asked: list[tuple[float, str]] = []
+        self.questions: list[Question] = []
         self.open: Counter[str] = Counter()
         self.open_most = 0
         self._old = b""
 
-    async def ask(self, address: str, nonce: str) -> bytes:
+    async def ask_port(self, address: str, question: bytes, take: Callable[[bytes], bool]) -> None:
+        asked = question_of(KEY, question)
+        self.questions.append(asked)
+
+        def answer(host_id: int, key: ClusterKey) -> bytes:
+            return answer_bytes(key, asked, Heartbeat(host_id, "boot", 1, VmStatus.UP, asked.nonce))
+
+        async with self._question(address):
+            if not take(await self._answer(address, answer)):
+                await asyncio.sleep(FAR_FUTURE_S)
+
+    async def ask_listener(self, address: str, nonce: str) -> bytes:
+        def answer(host_id: int, key: ClusterKey) -> bytes:
+            return signed(key, Heartbeat(host_id, "boot", 1, VmStatus.UP, nonce))
+
+        async with self._question(address):
+            return await self._answer(address, answer)
+
+    @contextlib.asynccontextmanager
+    async def _question(self, address: str) -> AsyncIterator[None]:
         self.asked.append((asyncio.get_running_loop().time(), address))
         self.open[address] += 1
         self.open_most = max(self.open_most, *self.open.values())
         try:
-            return await self._answer(address, nonce)
+            yield
         finally:
             self.open[address] -= 1
 
-    async def _answer(self, address: str, nonce: str) -> bytes:
+    async def _answer(self, address: str, answer: Callable[[int, ClusterKey], bytes]) -> bytes:
         name = address.partition(":")[0]
         fault = self.faults.get(name, "")
         if fault == "silent":
@@ -58,8 +80,7 @@ class Network:
             return b"<html>"
         if fault == "replays":
             return self._old
-        heartbeat = Heartbeat(self.hosts[name], "boot", 1, VmStatus.UP, nonce)
-        self._old = signed(self.keys.get(name, KEY), heartbeat)
+        self._old = answer(self.hosts[name], self.keys.get(name, KEY))
         return self._old
 
 
@@ -71,9 +92,10 @@ class Asker:
         self.timeline = Timeline()
         self.loop = HostLoop(self.timeline, 0.0, 1.0)  # type: ignore[abstract]
         self.heartbeats = Heartbeats(1, key, network)
+        self.heartbeats.boot_id = "own-boot"
         self.news = 0
         self.heartbeats.on_change = self._count
-        self.addresses: dict[int, tuple[str, ...] | None] = {}
+        self.addresses: dict[int, Ways | None] = {}
         self.quiet: set[int] = set()
         self.process = Process(self.loop, "asker", lambda process, error: None)
         self.process.start(self.heartbeats.run())
@@ -108,7 +130,7 @@ class Asker:
 @pytest.fixture
 def asker() -> Iterator[Asker]:
     asker = Asker(Network(two=2, second=2, three=3))
-    asker.addresses = {2: ("two:1",)}
+    asker.addresses = {2: Ways(("two:1",))}
     yield asker
     asker.close()
 
@@ -126,7 +148,7 @@ def test_a_peer_of_whom_nothing_is_feared_is_asked_every_ten_seconds(asker: Aske
 def test_many_peers_are_asked_at_different_times() -> None:
     hosts = range(2, 101)
     asker = Asker(Network(**{f"h{host}": host for host in hosts}))
-    asker.addresses = {host: (f"h{host}:1",) for host in hosts}
+    asker.addresses = {host: Ways((f"h{host}:1",)) for host in hosts}
     between_s = steady_s(99)
     asker.run(2 * between_s)
     by_second = Counter(int(at_s) for at_s, _ in asker.network.asked)
@@ -138,7 +160,7 @@ def test_many_peers_are_asked_at_different_times() -> None:
 def test_in_a_large_cluster_a_silent_peer_is_asked_at_once_all_the_same() -> None:
     hosts = range(2, 101)
     asker = Asker(Network(**{f"h{host}": host for host in hosts}))
-    asker.addresses = {host: (f"h{host}:1",) for host in hosts}
+    asker.addresses = {host: Ways((f"h{host}:1",)) for host in hosts}
     asker.run(3 * STEADY_S)
     asker.quiet = {50}
     begun_s, before = asker.timeline.now_s, len(asker.network.asked)
@@ -195,12 +217,12 @@ def test_a_bad_answer_is_no_sign_of_life_and_is_counted(
     pulse = asker.heartbeats.pulses[2]
     assert asker.times() == (before_s, 20.0)
     assert pulse.bad_answers == ({cause: 3} if cause is not None else {})
-    assert pulse.problem.startswith("two:1: ")
+    assert pulse.problem.startswith("two:1/udp: ")
 
 
 def test_another_key_and_another_host_s_address_prove_nothing(asker: Asker) -> None:
     asker.network.keys["two"] = ClusterKey(b"x" * 32)
-    asker.addresses = {2: ("two:1",), 3: ("second:1",)}
+    asker.addresses = {2: Ways(("two:1",)), 3: Ways(("second:1",))}
     asker.run(20.0)
     assert asker.times(2)[0] is None and asker.times(3)[0] is None
     assert asker.heartbeats.pulses[2].bad_answers == {"wrong-mac": 2}
@@ -208,7 +230,7 @@ def test_another_key_and_another_host_s_address_prove_nothing(asker: Asker) -> N
 
 
 def test_an_answer_over_the_second_network_is_as_good(asker: Asker) -> None:
-    asker.addresses = {2: ("two:1", "second:1")}
+    asker.addresses = {2: Ways(("two:1", "second:1"))}
     asker.network.faults["two"] = "silent"
     asker.quiet = {2}
     asker.run(10.5)
@@ -233,7 +255,7 @@ def test_a_host_that_stood_still_itself_says_nothing_of_the_others(asker: Asker)
 
 def test_without_a_key_nobody_is_asked() -> None:
     asker = Asker(Network(two=2), key=None)
-    asker.addresses = {2: ("two:1",)}
+    asker.addresses = {2: Ways(("two:1",))}
     asker.run(30.0)
     assert asker.network.asked == []
     assert asker.times() == (None, None)
@@ -244,10 +266,10 @@ def test_without_a_key_nobody_is_asked() -> None:
 def test_a_peer_without_an_address_is_not_asked_and_a_torn_slot_keeps_the_old_one(
     asker: Asker,
 ) -> None:
-    asker.addresses = {2: ()}
+    asker.addresses = {2: Ways()}
     asker.run(20.0)
     assert asker.network.asked == [] and asker.heartbeats.word(2) is Word.NOT_ADVERTISED
-    asker.addresses = {2: ("two:1",)}
+    asker.addresses = {2: Ways(("two:1",))}
     asker.run(11.0)
     asker.addresses = {2: None}
     asker.run(11.0)
@@ -261,3 +283,49 @@ def test_a_peer_whose_slot_is_gone_is_forgotten(asker: Asker) -> None:
     asker.network.asked.clear()
     asker.run(30.0)
     assert asker.network.asked == [] and asker.heartbeats.pulses == {}
+
+
+BOTH = Ways(("two:2",), ("two:1",))
+
+
+def test_a_peer_that_publishes_no_port_is_asked_at_its_listener(asker: Asker) -> None:
+    """As hosts of earlier versions are, during an upgrade."""
+    asker.addresses = {2: Ways((), ("two:1",))}
+    asker.run(30.0)
+    assert [address for _, address in asker.network.asked] == ["two:1"] * 3
+    assert asker.heartbeats.word(2) is Word.ANSWERED
+    assert asker.heartbeats.pulses[2].port_silent_since_s is None, "there is none to be silent"
+
+
+def test_the_listener_is_left_alone_once_the_port_has_answered(asker: Asker) -> None:
+    asker.addresses = {2: BOTH}
+    asker.run(50.0)
+    assert [address for _, address in asker.network.asked] == ["two:2", "two:1", *["two:2"] * 4]
+
+
+def test_where_the_port_does_not_answer_the_listener_is_asked_besides(asker: Asker) -> None:
+    """A firewall that lets the new port not through must not take the network's word away."""
+    asker.network.hosts["closed"] = 2
+    asker.network.faults["closed"] = "silent"
+    asker.addresses = {2: Ways(("closed:2",), ("two:1",))}
+    asker.run(25.0)
+    pulse = asker.heartbeats.pulses[2]
+    assert asker.heartbeats.word(2) is Word.ANSWERED and asker.times()[1] is None
+    first_s = asker.network.asked[0][0]
+    assert pulse.port_silent_since_s == first_s
+    assert pulse.port_problem == "closed:2/udp: no answer within 1 s"
+    asker.network.faults.clear()
+    asker.run(10.0)
+    assert pulse.port_silent_since_s is None and pulse.port_problem == ""
+    before = len(asker.network.asked)
+    asker.run(10.0)
+    assert [address for _, address in asker.network.asked[before:]] == ["closed:2"]
+
+
+def test_no_two_questions_have_the_same_number_or_nonce(asker: Asker) -> None:
+    asker.addresses = {2: Ways(("two:1", "second:1")), 3: Ways(("three:1",))}
+    asker.run(40.0)
+    numbers = [question.number for question in asker.network.questions]
+    assert len(numbers) >= 12 and numbers == sorted(set(numbers))
+    assert len({question.nonce for question in asker.network.questions}) == len(numbers)
+    assert {question.boot_id for question in asker.network.questions} == {"own-boot"}

@@ -16,7 +16,8 @@ import pytest
 from broker import listener
 from broker.cluster_key import ClusterKey
 from broker.heartbeat import Fault, Heartbeat, heard, new_nonce
-from broker.heartbeat_http import HttpTransport, Names
+from broker.heartbeat_http import Names
+from broker.heartbeat_port import NetworkTransport
 from broker.heartbeats import Heartbeats
 from broker.listener import Listener
 from broker.main import StartError, run
@@ -71,7 +72,7 @@ def test_a_question_over_http_is_answered_with_a_signature(tmp_path: Path, host:
     async def test(door: Listener, port: int) -> None:
         shown = f"[{host}]" if ":" in host else host
         nonce = new_nonce()
-        raw = await HttpTransport().ask(f"{shown}:{port}", nonce)
+        raw = await NetworkTransport().ask_listener(f"{shown}:{port}", nonce)
         assert isinstance(heard(KEY, raw, 1, nonce), Heartbeat)
         assert heard(KEY, raw, 1, new_nonce()) is Fault.REPLAYED
         assert json.loads(raw)["vm"] == "unknown"
@@ -95,7 +96,7 @@ def test_without_a_key_there_is_no_heartbeat(tmp_path: Path) -> None:
         answer = await talk(port, get(f"/heartbeat?nonce={NONCE}"))
         assert answer.startswith(b"HTTP/1.1 404") and b"cluster-key" in answer
         with pytest.raises(ConnectionError, match="HTTP status 404"):
-            await HttpTransport().ask(f"127.0.0.1:{port}", NONCE)
+            await NetworkTransport().ask_listener(f"127.0.0.1:{port}", NONCE)
 
     served(tmp_path, test, key=None)
 
@@ -248,7 +249,7 @@ def test_bad_servers_are_an_error_and_bounded(answer: bytes, error: str) -> None
             port = server.sockets[0].getsockname()[1]
             with pytest.raises(OSError, match=error):
                 async with asyncio.timeout(5.0):
-                    await HttpTransport().ask(f"127.0.0.1:{port}", NONCE)
+                    await NetworkTransport().ask_listener(f"127.0.0.1:{port}", NONCE)
 
     asyncio.run(main())
 

@@ -66,6 +66,7 @@ DOWN = {'engine_up{instance="a"}': "0x400", 'engine_up{instance="b"}': "0x400"}
 UNKNOWN = {f'engine_{what}{{instance="{i}"}}': "_x400" for what in ("up", "healthy") for i in "ab"}
 GLOBAL = {'maintenance{instance="a",mode="global"}': "1x400"}
 A = [{"instance": "a"}]
+UNANSWERED = 'peer_heartbeat_trouble{instance="a",host_id="3",host="c",code="heartbeat-unanswered"}'
 ALL: list[dict[str, str]] = [{}]
 STOPPED = {'peer_stopped{instance="a",host_id="3",host="c"}': "1x99"}
 SILENT = {name: "0+5x99" for name in WELL if "witness=" in name}
@@ -115,6 +116,13 @@ CASES: list[tuple[str, dict[str, str], str, list[dict[str, str]] | None]] = [
         "1m",
         None,
     ),
+    (
+        "HaHeartbeatMissing",
+        {UNANSWERED: "1x400"},
+        "2m",
+        [{"host_id": "3", "host": "c"}],
+    ),
+    ("HaHeartbeatMissing", {UNANSWERED: "1x400"}, "45s", None),
     ("HaHostWasSwitchedOff", {'switched_off{instance="a"}': "1x400"}, "15s", A),
     ("HaAgentSilent", {'agent_reporting{instance="a"}': "0x400"}, "1m", A),
     (

@@ -21,7 +21,7 @@ from agent.status import code_of, shown
 from agent.status_text import engine_line
 from agent.why import explain
 from broker.exit_codes import ExitCode
-from broker.heartbeats import Pulse
+from broker.heartbeats import Pulse, Ways
 from broker.metrics import Metrics
 from broker.monitors import Sample
 from broker.vm_place import (
@@ -335,7 +335,7 @@ class Stage:
 
     def heard(self, host: int, vm: VmStatus | None) -> None:
         """What host `host` answers over the network from now on; None: nothing."""
-        pulse = Pulse(("x",), heartbeat_s=self.now_s, vm=vm)
+        pulse = Pulse(Ways(("x",)), heartbeat_s=self.now_s, vm=vm)
         if vm is None:
             pulse.unanswered_since_s = self.now_s
         self.looks_from.heartbeats.pulses[host] = pulse
