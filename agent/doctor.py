@@ -26,7 +26,7 @@ from agent.health_of_host import (
     volumes,
     watchdog,
 )
-from agent.health_of_peers import agreement, daemons, libvirt_peers
+from agent.health_of_peers import agreement, daemons, heartbeat_ports, libvirt_peers
 from agent.health_of_vm import libvirt_guests_found, vm_domain
 from broker.config import Config, ConfigError, load
 from broker.exit_codes import ExitCode
@@ -87,6 +87,7 @@ def check(path: str) -> Iterator[Finding]:
         "storage": volumes,
         "daemons": daemons,
         "agreement": agreement,
+        "heartbeat": heartbeat_ports,
         "libvirt": libvirt_peers,
         "fence-device": _fence_devices,
     }

@@ -6,10 +6,13 @@ Each yields (verdict, text, what to type).
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import libvirt
 
 from agent.columns import printable
 from agent.health_of_host import Found
+from agent.setup.heartbeat_reach import OPEN, Port, ask_ports
 from agent.setup.reach import command_there, reach, reached
 from agent.setup.watched import read_slots
 from broker.agreement import DIGEST_LINE, agreed, differences, published
@@ -50,9 +53,29 @@ def daemons(config: Config) -> Found:
         yield (
             "warn",
             f"no sign of life over the network from {', '.join(map(printable, silent))}",
-            "api.listen on an address that the others reach; firewall-cmd --add-service=ha-agent",
+            f"api.listen on an address that the others reach; {OPEN}",
         )
     yield "ok", f"they run; score {own.score}, {own.state}", ""
+
+
+def heartbeat_ports(config: Config) -> Found:
+    """Whether each other host's port for heartbeats answers this one."""
+    if not config.heartbeat_listen():
+        yield (
+            "warn",
+            "the other hosts cannot ask this one whether it lives: it answers on loopback alone",
+            "api.listen, or api.heartbeat-listen, on an address that the others reach",
+        )
+    for asked in ask_ports(config):
+        match asked.port:
+            case Port.ANSWERS:
+                yield "ok", f"{asked.name} {asked.what}", ""
+            case Port.NONE:
+                yield "warn", f"{asked.name} {asked.what}", "there: upgrade, or api.listen"
+            case Port.SILENT:
+                yield "warn", f"{asked.name} {asked.what}", f"there: {OPEN}; ha-agent doctor"
+            case _:
+                assert_never(asked.port)
 
 
 def agreement(config: Config) -> Found:

@@ -23,6 +23,7 @@ from agent.setup.answers import (
     own_address,
 )
 from agent.setup.beside import libvirt_guests_beside
+from agent.setup.heartbeat_reach import ports_done
 from agent.setup.identity import LOCKSPACE_PREFIX, give, new_ids
 from agent.setup.lock_driver import lock_driver_step
 from agent.setup.shared_state import state_folder, with_shared_state
@@ -63,6 +64,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     if not arguments.dry_run:
         done += [Done("one-host", "warning", str(each)) for each in found_in(config)]
         done += libvirt_guests_beside()
+        done += ports_done(config)
     if as_json:
         print_json(done)
     elif not arguments.dry_run:

@@ -23,6 +23,7 @@ from agent.errors import CommandError
 from agent.one_host import found_in
 from agent.setup.answers import Answers, answers_of, listen_at, own_address
 from agent.setup.beside import libvirt_guests_beside
+from agent.setup.heartbeat_reach import ports_done
 from agent.setup.identity import identity_step
 from agent.setup.lock_driver import lock_driver_step
 from agent.setup.membership import IdTaken, join_lockspace, leave_lockspace, own_id
@@ -70,6 +71,8 @@ class Joining:
             "host.system-uuid": None,
             "api.listen": _listen(self.config, self.given),
             "api.advertise": None,
+            "api.heartbeat-listen": _heartbeat_listen(self.config),
+            "api.heartbeat-advertise": None,
             **self.files.own_keys(),
         }
         old = tomllib.loads(self.files.text()).get("host", {}) if self.files.text() else {}
@@ -119,6 +122,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     if not arguments.dry_run:
         config = checked(files.text(), files.config)
         done += _ways_here(config)
+        done += ports_done(config)
         done += [Done("one-host", "warning", str(each)) for each in found_in(config)]
     if as_json:
         print_json(done)
@@ -364,8 +368,19 @@ def _listen(config: Config, given: Answers) -> tuple[str, ...]:
     """Where this host answers: as was said, else the same ports at its own addresses."""
     if given.listen is not None:
         return (given.listen,) if given.listen != "-" else ()
+    return _here(config.api.listen)
+
+
+def _heartbeat_listen(config: Config) -> tuple[str, ...] | None:
+    """Where this host answers heartbeats, where the member's file says so apart."""
+    given = config.api.heartbeat_listen
+    return None if given is None else _here(given)
+
+
+def _here(places: tuple[str, ...]) -> tuple[str, ...]:
+    """The same ports at this host's own addresses."""
     found = []
-    for place_ in config.api.listen:
+    for place_ in places:
         address, _, port = place_.rpartition(":")
         address = address.strip("[]")
         everywhere = address in ("0.0.0.0", "::", "127.0.0.1", "::1", "localhost")  # noqa: S104

@@ -64,7 +64,7 @@ def reach(config: Config, own: int) -> list[tuple[str, str]]:
     """Name and problem (empty: it answers) of every other host that did not stop; none where no
     migration is configured. Takes at most DEADLINE_S: all are asked at once."""
     uri = config.libvirt.migration_uri
-    others = _others(config, own) if uri else {}
+    others = others_of(config, own) if uri else {}
 
     def ask(host: int) -> str:
         name = in_uri(others[host].hostname)
@@ -77,14 +77,14 @@ def reach(config: Config, own: int) -> list[tuple[str, str]]:
             return f"{there}: {error}"
         return ""
 
-    found = _at_once(others, ask, f"no answer within {DEADLINE_S:.0f} s", DEADLINE_S)
+    found = at_once(others, ask, f"no answer within {DEADLINE_S:.0f} s", DEADLINE_S)
     return [(_name(host, others[host]), problem) for host, problem in found.items()]
 
 
 def reached(config: Config, own: int) -> list[Heard]:
     """What every other host that did not stop says of the other way; none where no migration is
     configured. Takes at most ANSWER_S; ConfigError where the cluster key cannot be used."""
-    others = _others(config, own) if config.libvirt.migration_uri else {}
+    others = others_of(config, own) if config.libvirt.migration_uri else {}
     key = load_cluster_key(config)
     name = config.host_name
 
@@ -97,7 +97,7 @@ def reached(config: Config, own: int) -> list[Heard]:
         return _asked(key, name, report.extra.get("api", "") if report.extra_trusted else "")
 
     late = (False, f"no answer within {ANSWER_S:.0f} s")
-    found = _at_once(others, ask, late, ANSWER_S)
+    found = at_once(others, ask, late, ANSWER_S)
     return [Heard(_name(host, others[host]), *said) for host, said in found.items()]
 
 
@@ -106,7 +106,8 @@ def command_there(config: Config) -> str:
     return f"virsh -c {config.libvirt.migration_uri.format(host=in_uri(config.host_name))} hostname"
 
 
-def _others(config: Config, own: int) -> dict[int, SlotReport]:
+def others_of(config: Config, own: int) -> dict[int, SlotReport]:
+    """The slots of all other hosts that did not stop, by host id."""
     slots = sorted(read_slots(config.storage.whiteboard).reports.items())
     return {host: report for host, report in slots if host != own and not report.stopped}
 
@@ -115,10 +116,10 @@ def _name(host: int, report: SlotReport) -> str:
     return f"{printable(report.hostname)} (id {host})"
 
 
-def _at_once(
+def at_once(
     hosts: dict[int, SlotReport], ask: Callable[[int], T], late: T, deadline_s: float
 ) -> dict[int, T]:
-    """What `ask` says of each, `late` where it has said nothing in time."""
+    """What `ask` says of each, all at the same time; `late` where it has said nothing in time."""
     found = dict.fromkeys(hosts, late)
 
     def take(host: int) -> None:

@@ -46,6 +46,9 @@ BROKER_DOORS = {
     "addresses",
     "libvirt_answers",
     "reach_question",
+    "heartbeat",
+    "heartbeat_datagram",
+    "kernel_boot",
     "cluster_key",
 }
 #: Nothing in scoring/ may know the time, the outside world, or who listens.
