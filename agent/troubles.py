@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -124,6 +125,13 @@ def _of_what_is_left(status: Status) -> Iterator[str]:
 
 def _of_the_hosts(status: Status) -> Iterator[str]:
     others = 0
+    names = Counter(host.hostname for host in status.hosts.values() if not host.not_counted)
+    for name in sorted(name for name, count in names.items() if count > 1):
+        ids = ", ".join(str(h.host_id) for h in status.hosts.values() if h.hostname == name)
+        yield (
+            f"NAME TWICE: hosts {ids} are all called {printable(name)}: give each a host.name of"
+            " its own"
+        )
     for host in status.hosts.values():
         if host.liveness == "silent" and not host.stopped and host.witnesses is not None:
             yield f"{printable(host.hostname)} is silent: {witnesses(host.witnesses)}"
@@ -134,6 +142,22 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
             )
         if host.witnesses is not None and host.witnesses.heartbeat_trouble:
             yield _heartbeat(printable(host.hostname), host.witnesses)
+        if host.not_counted:
+            yield (
+                f"NOT A MEMBER: what slot {host.host_id} ({printable(host.hostname)}) says does not"
+                f" count: {host.not_counted} (who writes to this volume?"
+                f" ha-agent clean-metadata {host.host_id} removes it)"
+            )
+        elif host.signature == "unsigned":
+            yield (
+                f"NOT SIGNED: the slot of {printable(host.hostname)} is not signed; it counts while"
+                " that host is seen to live: an earlier version, or no cluster-key there"
+            )
+        elif host.signature == "accepted-key" and host.liveness == "live":
+            yield (
+                f"KEY: {printable(host.hostname)} signs with the key that is only accepted here"
+                " (the change of the cluster key is not over)"
+            )
         if host.left_out:
             yield (
                 f"SLOT of {printable(host.hostname)} has no room for {host.left_out} of its lines:"

@@ -32,8 +32,9 @@ _OWN_TIMES = frozenset({"host_shutdown_move", "host_shutdown_grace"})
 #: So many differences of one host are told.
 SHOWN_MAX = 20
 _SHOWN_CHARS = 80
-#: The volumes' ids: the volumes themselves are held against them, and each signed heartbeat.
-_COMPARED_ELSEWHERE = frozenset({"whiteboard_id", "leases_id"})
+#: The volumes' ids: the volumes themselves are held against them, and each signed heartbeat. What
+#: becomes of unsigned slots changes host by host, in an upgrade.
+_COMPARED_ELSEWHERE = frozenset({"whiteboard_id", "leases_id", "unsigned"})
 #: Values that the code has no default for, or whose default is no value.
 _ALWAYS = frozenset({"storage.whiteboard", "storage.leases", "fence.device"})
 
@@ -102,6 +103,17 @@ def published(config: Config) -> dict[str, str]:
     while len(text := json.dumps(told, separators=(",", ":"))) > VALUES_BYTES_MAX:
         told.popitem()
     return {DIGEST_LINE: _digest(whole.encode()), VALUES_LINE: text}
+
+
+def base_score_of(lines: Mapping[str, str], usual: int) -> int:
+    """What a host that published `lines` scores at the most, by its own word; `usual` where it says
+    nothing of it."""
+    try:
+        told = json.loads(lines.get(VALUES_LINE, "") or "{}")
+    except (ValueError, RecursionError):
+        return usual
+    value = told.get("score.base-score") if isinstance(told, dict) else None
+    return value if type(value) is int else usual
 
 
 def differences(

@@ -6,7 +6,9 @@ Rules of this file:
 1. A bad slot costs that slot: its last good report stays, with a timestamp that stands
    still, so that its host falls silent by itself if it does not write a good one again.
 2. An unreadable cluster slot keeps its last good value and says so.
-3. A read or write that fails or is late resets `storage_good_since_s`, is reported, and is
+3. A slot that is not signed as it should be is such a bad slot too (broker/signatures.py). A
+   cluster slot that is not counts only while a host of an earlier version may have written it.
+4. A read or write that fails or is late resets `storage_good_since_s`, is reported, and is
    tried again at the next beat. It ends nothing.
 """
 
@@ -23,6 +25,7 @@ from broker.fence_log import AHEAD, FenceLog, LogRecord, encode, slot_of
 from broker.histogram import Histogram
 from broker.identity import Expected, VolumeKind, check
 from broker.maintenance import Mode, count, from_lines, to_lines
+from broker.signatures import CLUSTER, GOOD, SLOT, Signature, Signatures, Unsigned
 from broker.slot_plan import SlotPlan
 from broker.volume import Volume, VolumeError
 from broker.volume_layout import WHAT_RAN_SLOTS
@@ -40,6 +43,8 @@ from broker.whiteboard import (
     decode_sweep,
     encode_cluster,
     encode_slot,
+    signed_part,
+    signed_part_of_cluster,
 )
 from broker.worker import Hung, Worker
 
@@ -53,6 +58,24 @@ PUT_RIGHT_S = 5.0
 #: the agent waits a little longer for the answer (link.LINK_TIMEOUT_S).
 LATE_RECORD_LOOKS = 20
 LATE_RECORD_LOOK_S = 0.1
+
+
+NOT_SIGNED = (
+    "was not signed by a host of this cluster, and does not count; the last one that was does (who"
+    " else writes to this volume?)"
+)
+_FAULTS = {
+    Signature.NONE: SlotFault.UNSIGNED,
+    Signature.WRONG: SlotFault.WRONG_MAC,
+    Signature.REPLAYED: SlotFault.REPLAYED,
+}
+_SENTENCES = {
+    Signature.NONE: NOT_SIGNED,
+    Signature.WRONG: "is signed with a key that is not this cluster's, and does not count; has that"
+    " host another cluster-key than this one?",
+    Signature.REPLAYED: "is older than one that was read before, and does not count: a late write,"
+    " or somebody has put it back",
+}
 
 
 class StorageTrouble(Exception):
@@ -134,12 +157,21 @@ class Board:
     """
 
     def __init__(
-        self, store: SlotStore, host_id: int, wall: Callable[[], float] = time.time
+        self,
+        store: SlotStore,
+        host_id: int,
+        wall: Callable[[], float] = time.time,
+        signatures: Signatures | None = None,
     ) -> None:
-        """`wall`: UTC seconds since 1970."""
+        """`wall`: UTC seconds since 1970. `signatures`: None: nothing is signed."""
         self._store = store
         self._wall = wall
-        self.fence_log = FenceLog()
+        self.signatures = signatures or Signatures()
+        self.fence_log = FenceLog(self.signatures)
+        #: What was found of the signature of each of `reports`.
+        self.signed: dict[int, Signature] = {}
+        #: Whether a host of an earlier version, which signs nothing, takes part.
+        self.has_earlier: Callable[[], bool] = lambda: False
         #: Called with each record of the fence log that another host, or this one, adds.
         self.on_fence_record: Callable[[LogRecord], None] = lambda record: None
         self.host_id = host_id
@@ -151,13 +183,19 @@ class Board:
         self.own: SlotReport | None = None
         self.bad: dict[int, BadSlot] = {}
         self._raw: dict[int, bytes] = {}
-        self.newer_versions: tuple[int, ...] = ()
+        #: The hosts whose slots are of a newer version, and when each of them last changed.
+        self.newer_versions: dict[int, float] = {}
         self.global_maintenance: bool | None = None
         self.global_mode: Mode | None = None
         self._serial = 0
         #: Slot 0 as it was with that serial, and since when it is an older one.
         self._cluster_data = EMPTY_SLOT
         self._old_since_s: float | None = None
+        #: A good signature of slot 0 was seen; since when it is there without one.
+        self._cluster_signed = False
+        #: An earlier version, which signs nothing, ran on this host until now.
+        self._was_earlier = False
+        self._unsigned_since_s: float | None = None
         self.storage_good_since_s: float | None = None
         self.sweep = 0
         self._appending = self._may_land = False
@@ -200,16 +238,19 @@ class Board:
         """This host's slot as it was left, None when it is empty or not readable as ours."""
         data = (await self._store.read([self.host_id])).get(self.host_id, EMPTY_SLOT)
         try:
-            return decode_slot(self.host_id, data)
+            own = decode_slot(self.host_id, data)
         except BadSlot:
             return None
+        part = signed_part(data)
+        self._was_earlier = own is not None and part is None
+        return own
 
     async def write(self, report: SlotReport, now_s: float) -> None:
         """Publish this host; trouble is remembered, not raised."""
         clock = asyncio.get_running_loop().time
         began_s = clock()
         try:
-            await self._store.write(self.host_id, encode_slot(report))
+            await self._store.write(self.host_id, encode_slot(report, self._sign_slot))
         except StorageTrouble as error:
             self.write_problem = str(error)
             self._failed(error, began_s)
@@ -257,9 +298,10 @@ class Board:
         await self._read_cluster()
         serial = self._serial + 1
         lines = {"serial": str(serial)} | ({} if mode is None else to_lines(mode))
-        data = encode_cluster(mode is not None, lines)
+        data = self._cluster_slot(mode is not None, lines)
         await self._store.write(0, data)
         self._serial, self._cluster_data = serial, data
+        self._cluster_signed = self.signatures.key is not None
         self.global_maintenance, self.global_mode = mode is not None, mode
 
     async def end_global_maintenance(self, mode: Mode) -> bool:
@@ -280,6 +322,9 @@ class Board:
 
         All hosts write the same; StorageTrouble is left to the next try.
         """
+        if self._unsigned_since_s is not None and now_s - self._unsigned_since_s >= PUT_RIGHT_S:
+            with contextlib.suppress(StorageTrouble):
+                await self._sign_cluster()
         if self._old_since_s is None or now_s - self._old_since_s < PUT_RIGHT_S:
             return
         with contextlib.suppress(StorageTrouble):
@@ -289,6 +334,51 @@ class Board:
             log.warning("slot 0 is older than what was set (a late write?): writing it again")
             await self._store.write(0, self._cluster_data)
 
+    async def _sign_cluster(self) -> None:
+        """Sign slot 0, which is there without a good signature: as it is, where it counts (a host
+        of an earlier version wrote it), else as it was."""
+        data = (await self._store.read([0])).get(0, EMPTY_SLOT)
+        with contextlib.suppress(BadSlot):
+            slot = decode_cluster(data)
+            if self._look_at_cluster(data) in GOOD:
+                return
+            if not self._cluster_counts(data):
+                if self.global_maintenance is None:
+                    return  # nobody here knows what it was
+                log.warning("slot 0 is not signed by this cluster: writing it again as it was")
+                await self._store.write(0, self._cluster_data)
+            elif data != EMPTY_SLOT:
+                serial = count(slot.extra.get("serial", "")) or 0
+                self._serial = max(self._serial, serial, 1)
+                lines = {"serial": str(self._serial)}
+                lines |= to_lines(from_lines(slot.extra)) if slot.maintenance else {}
+                await self._store.write(0, self._cluster_slot(slot.maintenance, lines))
+
+    def _cluster_slot(self, maintenance: bool, lines: Mapping[str, str]) -> bytes:
+        by = {"by": str(self.host_id)}
+        return encode_cluster(maintenance, {**lines, **by}, self._sign_cluster_slot)
+
+    def _sign_cluster_slot(self, data: bytes) -> str:
+        return self.signatures.sign(CLUSTER, 0, data)
+
+    def _sign_slot(self, data: bytes) -> str:
+        return self.signatures.sign(SLOT, self.host_id, data)
+
+    def _look_at_cluster(self, data: bytes) -> Signature:
+        return self.signatures.look(CLUSTER, 0, signed_part_of_cluster(data))
+
+    def _cluster_counts(self, data: bytes) -> bool:
+        """Whether slot 0 decides: it is signed, or a host of an earlier version may have written
+        it, or it was never set."""
+        found = self._look_at_cluster(data)
+        if found in GOOD or self.signatures.unsigned is Unsigned.TRUST:
+            return True
+        if data == EMPTY_SLOT and not self._cluster_signed:
+            return True
+        if found is not Signature.NONE or self.signatures.unsigned is Unsigned.IGNORE:
+            return False
+        return self.has_earlier() or (self._was_earlier and not self._cluster_signed)
+
     async def _read_cluster(self) -> ClusterSlot | BadSlot:
         """The cluster slot as it is now; no serial that was ever seen is given twice."""
         data = (await self._store.read([0])).get(0, EMPTY_SLOT)
@@ -296,6 +386,8 @@ class Board:
             slot = decode_cluster(data)
         except BadSlot as error:
             return error
+        if not self._cluster_counts(data):
+            return BadSlot(0, SlotFault.UNSIGNED, NOT_SIGNED)
         if (serial := count(slot.extra.get("serial", "")) or 0) > self._serial:
             self._serial, self._cluster_data = serial, data
         return slot
@@ -333,7 +425,7 @@ class Board:
         ahead = self.fence_log.slots_to_read(AHEAD)
         self._learn_log(await self._store.read(ahead), now_s)
         record = make(self.fence_log.next_number)
-        slot, data = slot_of(record.number), encode(record)
+        slot, data = slot_of(record.number), encode(record, self.signatures)
         await self._store.write(slot, data)
         slots = await self._store.read([slot])
         if slots.get(slot) != data:
@@ -368,16 +460,20 @@ class Board:
             self.bad.pop(slot, None)
             if slot not in sweep.reports and slot not in sweep.bad:
                 self.reports.pop(slot, None)
+                self.signed.pop(slot, None)
         self.bad.update(sweep.bad)
-        self.reports.update(sweep.reports)
+        for slot, report in sweep.reports.items():
+            self._learn_report(report, changed[slot])
         if self.host_id in changed:
             self.own = self.reports.pop(self.host_id, None)
-        self.newer_versions = tuple(
-            host
+        self.newer_versions = {
+            host: now_s if host in changed else self.newer_versions[host]
             for host, bad in sorted(self.bad.items())
             if bad.fault is SlotFault.NEWER_VERSION and host != self.host_id
-        )
-        if sweep.cluster_fault is not None:
+        }
+        if sweep.cluster is not None and not self._is_signed_cluster(changed[0], now_s):
+            self.bad[0] = BadSlot(0, SlotFault.UNSIGNED, NOT_SIGNED)
+        elif sweep.cluster_fault is not None:
             self.bad[0] = sweep.cluster_fault
         elif self.global_maintenance and changed.get(0) == EMPTY_SLOT:
             # Nobody ends a maintenance by wiping the slot: who ends one writes a 0.
@@ -389,17 +485,50 @@ class Board:
             on = self.global_maintenance = sweep.cluster.maintenance
             self.global_mode = from_lines(sweep.cluster.extra) if on else None
 
+    def _learn_report(self, report: SlotReport, data: bytes) -> None:
+        """Take a slot that can be read, unless its signature forbids it: then its last good one
+        stays."""
+        host, signatures = report.host_id, self.signatures
+        found = signatures.look_at_slot(report, data)
+        is_taken = found in GOOD or signatures.unsigned is Unsigned.TRUST
+        if found is Signature.NONE and signatures.unsigned is Unsigned.SHOW:
+            is_taken = not signatures.signs(host)
+        if is_taken:
+            self.reports[host], self.signed[host] = report, found
+        else:
+            self.bad[host] = BadSlot(host, _FAULTS[found], _SENTENCES[found])
+
+    def _is_signed_cluster(self, data: bytes, now_s: float) -> bool:
+        """Whether slot 0 decides. One that is not signed is signed, or written again as it was,
+        where it stays so."""
+        is_signed = self._look_at_cluster(data) in GOOD
+        self._cluster_signed = self._cluster_signed or is_signed
+        never_set = data == EMPTY_SLOT and not self._cluster_signed
+        if is_signed or never_set or self.signatures.unsigned is Unsigned.TRUST:
+            self._unsigned_since_s = None
+        elif self._unsigned_since_s is None:
+            self._unsigned_since_s = now_s
+        counts = self._cluster_counts(data)
+        if not counts:
+            del self._raw[0]
+        return counts
+
     def _may_be_old(self, slot: ClusterSlot, now_s: float) -> bool:
         """Whether what the slot says may be older than what is known: a stale read, or a late
         write over a newer one.
 
         One read is not enough to end a maintenance. Where the slot's serial is lower than one
-        seen before, it must have stayed so for OLD_SERIAL_S: by then it is another volume.
+        seen before, it must have stayed so for OLD_SERIAL_S: by then it is another volume. Where
+        slot 0 is signed, nobody who could sign goes back: it is never believed.
         """
         is_older = self._is_older(slot)
         if not is_older and (not self.global_maintenance or slot.maintenance):
             self._old_since_s = None
-        elif self._old_since_s is None or (is_older and now_s - self._old_since_s < OLD_SERIAL_S):
+        elif (
+            self._old_since_s is None
+            or (is_older and self._cluster_signed)
+            or (is_older and now_s - self._old_since_s < OLD_SERIAL_S)
+        ):
             if self._old_since_s is None:
                 self._old_since_s = now_s
             del self._raw[0]

@@ -39,6 +39,7 @@ from broker.history import History
 from broker.host_shutdown import Scene, ShuttingDown
 from broker.lockspace import Lockspace, LockspaceError
 from broker.maintenance import Mode
+from broker.members import Members
 from broker.modes import Modes, mode_status
 from broker.monitors import MonitorRunner, Verdict
 from broker.monitors.domain_look import in_the_way
@@ -56,6 +57,7 @@ from broker.question_gate import QuestionGate, Refusal
 from broker.refusal_log import RefusalLog
 from broker.same_storage import SameStorage
 from broker.seen_hosts import MOVING, seen_peers
+from broker.signatures import COUNTER_LINE, Unsigned, counter_of, next_counter
 from broker.switched_off import SwitchedOff
 from broker.tally import Tally
 from broker.vm_place import LeaseOwner, OwnReads, PlaceSince, SeenHost, VmPlace, vm_place
@@ -170,6 +172,15 @@ class Broker:
         #: Whose questions for a heartbeat are answered.
         self.gate = QuestionGate(config.host.id)
         self._refusals = RefusalLog()
+        board.signatures.boot_heard = self.heartbeats.boot_heard
+        #: Whose word counts.
+        self.members = Members(
+            board,
+            lockspace,
+            self.heartbeats,
+            float(config.storage.io_timeout),
+            config.score.base_score,
+        )
         #: Whether the others write to the storage that is read here.
         self.same_storage = SameStorage(config, board, self.heartbeats, lockspace)
         #: Whoever has something to tell calls `notices.tell`.
@@ -202,6 +213,8 @@ class Broker:
         self.heartbeats.boot_id = self._boot_id
         self._previous_boot_id = ""
         self._timestamp = 0
+        #: The counter of the last slot that was made.
+        self._counter = 0
         self._last_ran = 0
         self._seen: dict[int, Seen] = {}
         self._known_peers: dict[
@@ -256,6 +269,8 @@ class Broker:
         """Go by another configuration from the next beat on."""
         self.config, self.config_problem = config, ""
         self.same_storage.reconfigure(config)
+        self.board.signatures.wanted = Unsigned(config.storage.unsigned)
+        self.members.base_score = config.score.base_score
         self._timing, self._rules = config.timing_rules(), config.rules(0)
         self._agreed, self._agreed_lines = agreement.agreed(config), agreement.published(config)
         self._healthy_once.reconfigure(config.health)
@@ -265,7 +280,7 @@ class Broker:
         """Sign, and accept, by the secrets file as it is now. A key where there was none, or none
         where there was one, needs a restart."""
         if self.heartbeats.key is not None and key is not None:
-            self.heartbeats.key = key
+            self.heartbeats.key = self.board.signatures.key = key
 
     def refuse_config(self, problem: str) -> None:
         """The configuration file as it is now is not gone by: show it and tell it."""
@@ -380,6 +395,7 @@ class Broker:
         """Read everybody's slots; a peer that falls silent or comes back is news."""
         before, joined = self.board.own, self.lockspace.joined
         await self.board.read(now_s, second_look)
+        self.members.look(now_s)
         self._guard_own_id(joined, now_s)
         if not self._owns_slot:
             self._check_nobody_writes_our_slot(before, self.board.own)
@@ -410,11 +426,11 @@ class Broker:
             return
         self._log_read_joined = self._log_read_joined or (joined is True and not board.log_grew)
         acts = slot_lines.freeings_of(
-            self.config.host.id, board.fence_log.under_way, board.reports.values()
+            self.config.host.id, board.fence_log.under_way, self.members.reports.values()
         )
         boots = {
             host: report.extra.get("boot-id", "")
-            for host, report in board.reports.items()
+            for host, report in self.members.reports.items()
             if report.extra_trusted
         }
         owner, was = lockspace.fence_owner, self._freed_by
@@ -433,9 +449,17 @@ class Broker:
     def _look_elsewhere(self, quiet: frozenset[int], now_s: float) -> None:
         """Let the other witnesses look more closely at those whose slots stand still."""
         self.lockspace.renewals.watch = quiet
-        asked = {host: slot_lines.ways_of(report) for host, report in self.board.reports.items()}
+        asked = {
+            host: slot_lines.ways_of(report)
+            for host, report in self.board.reports.items()
+            if host not in self.members.why_not or host in self.members.strangers
+        }
         self.gate.members(
-            {host: ways.ports + ways.listeners for host, ways in asked.items() if ways is not None}
+            {
+                host: ways.ports + ways.listeners
+                for host, ways in asked.items()
+                if ways is not None and host in self.members.reports
+            }
         )
         quick = {
             host
@@ -525,7 +549,7 @@ class Broker:
             self.config.host_name, None, True, False, engine.vm is VmStatus.UP, taken_s
         )
         hosts, blind = {self.config.host.id: own}, self._is_blind(now_s)
-        for host, report in self.board.reports.items():
+        for host, report in self.members.reports.items():
             if (seen := self._seen.get(host)) is not None:
                 hosts[host] = HostGlance(
                     name=report.hostname,
@@ -542,7 +566,7 @@ class Broker:
         self._lookout.storage_of_others(names, self.same_storage.judgement.others)
         log_is_known = self.board.fence_log.known
         self._peer_events.look(
-            self.board.reports,
+            self.members.reports,
             self.board.global_maintenance is not None,
             self.board.global_mode,
             self._modes.in_force,
@@ -565,12 +589,12 @@ class Broker:
             own.engine_status.health is Health.GOOD,
             [
                 report.extra.get(healthy_once.LINE, "")
-                for report in self.board.reports.values()
+                for report in self.members.reports.values()
                 if report.extra_trusted
             ],
         )
         scores: dict[int, int | None] = {own.host_id: self._shown(own, now_s).score}
-        for host, report in self.board.reports.items():
+        for host, report in self.members.reports.items():
             is_known = not self._is_blind(now_s) and host not in self._silent
             scores[host] = report.score if is_known else None
         place = self.vm_place(now_s)
@@ -580,7 +604,7 @@ class Broker:
         self._lookout.place(place, self._name_of(place.host), self._is_blind(now_s), now_s)
 
     def _name_of(self, host: int | None) -> str:
-        report = self.board.reports.get(host or 0)
+        report = self.members.reports.get(host or 0)
         if report is None:
             return self.config.host_name if host == self.config.host.id else ""
         return report.hostname
@@ -600,7 +624,13 @@ class Broker:
         hosts = [
             self._seen_here(now_s),
             *seen_peers(
-                self.board, self._seen, self.lockspace, self.heartbeats, self._rules, now_s
+                self.board,
+                self.members,
+                self._seen,
+                self.lockspace,
+                self.heartbeats,
+                self._rules,
+                now_s,
             ),
         ]
         reads = OwnReads(
@@ -701,6 +731,7 @@ class Broker:
             return False
         if own is not None:
             self._timestamp = own.timestamp
+            self._counter = counter_of(own)
             extra = own.extra if own.extra_trusted else {}
             named = own.hostname == fit_hostname(self.config.host_name)
             same_machine = extra.get("system-uuid") == self._system_uuid != ""
@@ -738,11 +769,13 @@ class Broker:
         # Grows with each write, whatever the clock does; starts from the time since boot as
         # the reference's does, so that a person can read it.
         self._timestamp = max(self._timestamp + 1, int(now_s))
+        self._counter = next_counter(self._counter, self._wall())
         status = self._own_status(now_s)
         lines = {
             "state": status.state,
             "agent": status.agent,
             "boot-id": self._boot_id,
+            COUNTER_LINE: str(self._counter),
             "previous-boot-id": self._previous_boot_id,
             "system-uuid": self._system_uuid,
             "last-ran": str(self._last_ran),
@@ -887,7 +920,7 @@ class Broker:
         up_on = next(
             (
                 report.hostname
-                for host, report in self.board.reports.items()
+                for host, report in self.members.reports.items()
                 if report.engine_status.vm is VmStatus.UP and host not in self._silent
             ),
             None,
@@ -916,7 +949,7 @@ class Broker:
     def _peers(self) -> tuple[PeerReport, ...]:
         """Every other host's report; one that is as it was is not made anew."""
         known, self._known_peers = self._known_peers, {}
-        for host, report in sorted(self.board.reports.items()):
+        for host, report in sorted(self.members.reports.items()):
             seen = self._seen.get(host)
             renewal = self.lockspace.renewals.table.get(host)
             others = (
@@ -964,14 +997,14 @@ class Broker:
             storage_good_since_s=self.board.storage_good_since_s if self._started else None,
             sweep=self.board.sweep,
             global_maintenance=self.board.global_maintenance,
-            newer_versions=self.board.newer_versions,
+            newer_versions=self.members.newer_versions,
             lockspace_joined=self._is_joined(),
             system_uuids={
                 host: report.extra.get("system-uuid", "")
-                for host, report in self.board.reports.items()
+                for host, report in self.members.reports.items()
                 if report.extra_trusted
             },
-            hostnames={host: report.hostname for host, report in self.board.reports.items()},
+            hostnames={host: report.hostname for host, report in self.members.reports.items()},
             fence_log=self.board.fence_log.recent(now_s),
             order=self.orders.pending(now_s),
             told_beat=self._told_beat,
@@ -1029,7 +1062,7 @@ class Broker:
         paths = fence_paths(
             self.config.host.id,
             own_report.fence_paths if own_report is not None else {},
-            self.board.reports.values(),
+            self.members.reports.values(),
             self._wall(),
         )
         return Status(
@@ -1077,7 +1110,10 @@ class Broker:
             notify=self.notices.status(now_s),
             lockspace="joined" if self.lockspace.joined else self.lockspace.problem,
             reasons=self._report.reasons if self._report is not None else (),
-            fence_log=tuple(map(slot_lines.log_entry, self.board.fence_log.last(FENCE_LOG_SHOWN))),
+            fence_log=tuple(
+                slot_lines.log_entry(record, signature)
+                for record, signature in self.board.fence_log.shown(FENCE_LOG_SHOWN)
+            ),
             fence_paths=tuple(paths),
             bound=None
             if where is None
@@ -1085,7 +1121,7 @@ class Broker:
                 where.host_id,
                 paths,
                 own_report.measured if own_report is not None else MeasuredOnWire(),
-                self.board.reports.values(),
+                self.members.reports.values(),
                 self._timing,
                 float(self.config.storage.io_timeout),
                 heirs_of(where.host_id, hosts.values()),
@@ -1122,7 +1158,7 @@ class Broker:
 
         StorageTrouble where that fails.
         """
-        target = self.board.reports.get(note.target)
+        target = self.members.reports.get(note.target)
         trusted = target is not None and target.extra_trusted
         own = self.lockspace.renewals.table.get(self.config.host.id)
 
@@ -1213,7 +1249,7 @@ class Broker:
             return verdict(results, ())
         peers = [
             published(report.extra.get("network", "") if report.extra_trusted else "")
-            for host, report in self.board.reports.items()
+            for host, report in self.members.reports.items()
             if host in self._seen and self._seen[host].changed and host not in self._silent
         ]
         return verdict(results, peers)
@@ -1257,7 +1293,14 @@ class Broker:
             host_shutdown=slot_lines.host_shutdown_of(report),
             other_storage=self.same_storage.judgement.others.get(report.host_id, ""),
             storage_odd=self.same_storage.judgement.odd.get(report.host_id, ""),
+            signature=self._signature(report.host_id),
+            not_counted=self.members.why_not.get(report.host_id, ""),
         )
+
+    def _signature(self, host_id: int) -> str:
+        if self.board.signatures.key is None:
+            return ""
+        return self.board.signed[host_id].value
 
     # --- maintenance --------------------------------------------------------------------
 
@@ -1332,7 +1375,7 @@ class Broker:
 
     def _arriving(self, now_s: float) -> str:
         """The live host that is migrating the VM to this one; empty: none is."""
-        for host, report in self.board.reports.items():
+        for host, report in self.members.reports.items():
             if report.extra_trusted and host in self._seen and host not in self._silent:
                 age_s = now_s - self._seen[host].since_s
                 _, move = slot_lines.intent_of(report.extra.get("intent", ""), host, age_s)
@@ -1375,7 +1418,7 @@ class Broker:
         """No live host counts longer: one wall clock that is wrong ends nothing early."""
         return not any(
             slot_lines.count_of(report.extra.get("global-left", "")) > 0
-            for host, report in self.board.reports.items()
+            for host, report in self.members.reports.items()
             if report.extra_trusted and host in self._seen and host not in self._silent
         )
 

@@ -79,12 +79,15 @@ class HostSection(_Section, frozen=True, kw_only=True):
 
 class StorageSection(_Section, frozen=True, kw_only=True):
     """Files on shared storage, or block devices. `io-timeout`: sanlock's in seconds, the same
-    on all hosts. `whiteboard-id`, `leases-id`: what the volumes must say that they are."""
+    on all hosts. `whiteboard-id`, `leases-id`: what the volumes must say that they are.
+    `unsigned`: what becomes of a slot that is not signed with the cluster key: `ignore` it, `show`
+    it (it counts only where it is of a member that an earlier version runs on), or `trust` it."""
 
     whiteboard: AbsolutePath
     leases: AbsolutePath
     whiteboard_id: VolumeId = ""
     leases_id: VolumeId = ""
+    unsigned: Annotated[str, Meta(pattern="^(ignore|show|trust)$")] = "show"
     lockspace: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,48}$")] = "hosted-engine"
     resource: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,48}$")] = "engine"
     io_timeout: Annotated[int, Meta(ge=1, le=60)] = 10

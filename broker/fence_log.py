@@ -7,13 +7,17 @@ Rules of this file:
 1. Only who holds the fence lease writes. A record is a slot of its own, RECORDS of them in a
    ring, numbered from 1 on: nothing is ever changed, the oldest is written over.
 2. A record is JSON in one line, and behind it "end=" with the CRC-32 of that line in 8 hex
-   digits, NUL padded to 4096 bytes. What does not read as that costs that record alone.
+   digits, NUL padded to 4096 bytes. What does not read as that, or stands in another place than its
+   number says, costs that record alone. The JSON's last field, "mac", signs what stands before it
+   (broker/signatures.py).
 3. A reader looks at the whole ring once and then only where the next record will be.
 4. The freeing of a host id is written down before it begins, and how it ended takes the place
    of that record, with its number. So an act that is under way is always the newest record; an
    earlier version of this file cannot read it, and reads what takes its place. Whoever comes
    next does the same: the fence lease was not free before the act had ended.
-5. When something was is told by its wall clock; who sees it happen goes by his own
+5. A record that is not signed counts only while `counts` says so of its writer (a host of an
+   earlier version); one with a wrong signature never. Both are shown.
+6. When something was is told by its wall clock; who sees it happen goes by his own
    monotonic one.
 """
 
@@ -21,10 +25,11 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
+from broker.signatures import FENCE, GOOD, Signature, Signatures, Unsigned
 from broker.volume_layout import FENCE_LOG_FIRST, FENCE_LOG_RECORDS
 from broker.whiteboard import EMPTY_SLOT, SLOT_BYTES
 from scoring.observation import FenceRecord, FenceStep
@@ -39,6 +44,7 @@ RECENT_MAX = 32
 AHEAD = 4
 TEXT_CHARS_MAX = 2000
 _END = re.compile(rb"end=([0-9a-f]{8})\n?")
+_MAC = re.compile(rb"(.*),\"mac\":\"([0-9a-f]{64})\"\}", re.DOTALL)
 
 
 class LogRecord(msgspec.Struct, frozen=True):
@@ -70,11 +76,17 @@ def slot_of(number: int) -> int:
     return FIRST_SLOT + (number - 1) % RECORDS
 
 
-def encode(record: LogRecord) -> bytes:
+def encode(record: LogRecord, signatures: Signatures | None = None) -> bytes:
     """The 4096 bytes of a record; a text that is too long is cut."""
     text = record.text[:TEXT_CHARS_MAX]
     while True:
-        line = msgspec.json.encode(msgspec.structs.replace(record, text=text)) + b"\n"
+        line = msgspec.json.encode(msgspec.structs.replace(record, text=text))
+        mac = (
+            "" if signatures is None else signatures.sign(FENCE, slot_of(record.number), line[:-1])
+        )
+        if mac:
+            line = line[:-1] + f',"mac":"{mac}"}}'.encode()
+        line += b"\n"
         data = line + b"end=%08x\n" % zlib.crc32(line)
         if len(data) <= SLOT_BYTES:
             return data.ljust(SLOT_BYTES, b"\0")
@@ -94,25 +106,51 @@ def decode(data: bytes) -> LogRecord | None:
         return None
 
 
-class FenceLog:
-    """What this host knows of the log. `known`: the whole ring was read once."""
+def signature(data: bytes, slot: int, signatures: Signatures) -> Signature:
+    """What is found of the signature of a record that can be read."""
+    found = _MAC.fullmatch(data.partition(b"\n")[0])
+    part = None if found is None else (found.group(1), found.group(2).decode())
+    return signatures.look(FENCE, slot, part)
 
-    def __init__(self) -> None:
+
+class FenceLog:
+    """What this host knows of the log. `known`: the whole ring was read once. `records`: those that
+    count, by number. `doubtful`: those of the ring that are not signed, or not well, by slot.
+    `counts`: whether a record that is not signed counts all the same."""
+
+    def __init__(self, signatures: Signatures | None = None) -> None:
         self.known = False
-        self.records: dict[int, LogRecord] = {}
-        self._at_s: dict[int, float] = {}
+        self.doubtful: dict[int, tuple[LogRecord, Signature]] = {}
+        self.counts: Callable[[LogRecord], bool] = lambda record: True
+        self._signatures = signatures or Signatures()
+        self._signed: dict[int, LogRecord] = {}
+        self._at_s: dict[LogRecord, float] = {}
+
+    @property
+    def records(self) -> dict[int, LogRecord]:
+        """Those that count. A signed one goes before one of the same number that is not."""
+        if not self.doubtful or self._signatures.unsigned is not Unsigned.SHOW:
+            return self._signed
+        unsigned = {
+            record.number: record
+            for record, found in self.doubtful.values()
+            if found is Signature.NONE and self.counts(record)
+        }
+        return unsigned | self._signed
 
     @property
     def next_number(self) -> int:
         """The number of the record that comes next: of a new one, or of a FREEING (rule 4)."""
-        newest = max(self.records, default=0)
-        is_freeing = newest and self.records[newest].step is FenceStep.FREEING
+        records = self.records
+        newest = max(records, default=0)
+        is_freeing = newest and records[newest].step is FenceStep.FREEING
         return newest if is_freeing else newest + 1
 
     @property
     def under_way(self) -> LogRecord | None:
         """The freeing of a host id that is not told to be over."""
-        record = self.records[max(self.records)] if self.records else None
+        records = self.records
+        record = records[max(records)] if records else None
         is_open = record is not None and record.step is FenceStep.FREEING and not record.over
         return record if is_open else None
 
@@ -131,26 +169,50 @@ class FenceLog:
         mine = {slot: data for slot, data in slots.items() if slot in ring}
         first_look = not self.known
         new = []
-        for data in mine.values():
+        for slot, data in mine.items():
             record = None if data == EMPTY_SLOT else decode(data)
-            if record is None or record.number < 1 or self._is_known(record):
+            if record is None or record.number < 1 or slot_of(record.number) != slot:
+                self._forget(slot)
+                continue
+            found = signature(data, slot, self._signatures)
+            is_sure = found in GOOD or self._signatures.unsigned is Unsigned.TRUST
+            if not is_sure:
+                if self.doubtful.get(slot) == (record, found):
+                    continue
+                self._forget(slot)
+                self.doubtful[slot] = (record, found)
+                self._at_s[record] = self._at(record, first_look, now_s, wall_s)
+                if self.records.get(record.number) is record:
+                    new.append(record)
+                continue
+            self._forget(slot)
+            if self._is_known(record):
                 continue
             if not first_look and record.number < self.next_number:
                 continue
             new.append(record)
         for record in sorted(new, key=lambda one: one.number):
-            self.records[record.number] = record
-            # What happened before we looked is as old as its wall clock says.
-            age_s = max(0.0, wall_s - record.wall_s) if first_look else 0.0
-            self._at_s[record.number] = now_s - age_s
-        for number in sorted(self.records)[:-RECORDS]:
-            del self.records[number], self._at_s[number]
+            self._at_s[record] = self._at(record, first_look, now_s, wall_s)
+            if slot_of(record.number) not in self.doubtful:
+                self._signed[record.number] = record
+        for number in sorted(self._signed)[:-RECORDS]:
+            self._at_s.pop(self._signed.pop(number), None)
         self.known = True
         return [] if first_look else new
 
+    def _at(self, record: LogRecord, first_look: bool, now_s: float, wall_s: float) -> float:
+        """When it happened. What happened before we looked is as old as its wall clock says."""
+        return now_s - (max(0.0, wall_s - record.wall_s) if first_look else 0.0)
+
+    def _forget(self, slot: int) -> None:
+        """What is not signed and is not there any more."""
+        gone = self.doubtful.pop(slot, None)
+        if gone is not None:
+            self._at_s.pop(gone[0], None)
+
     def _is_known(self, record: LogRecord) -> bool:
         """What takes the place of a FREEING is new; of what else is there nothing changes."""
-        known = self.records.get(record.number)
+        known = self._signed.get(record.number)
         return known == record or (known is not None and known.step is not FenceStep.FREEING)
 
     def recent(self, now_s: float) -> tuple[FenceRecord, ...] | None:
@@ -163,19 +225,32 @@ class FenceLog:
                 one.step,
                 one.by,
                 one.target,
-                self._at_s[number],
+                self._at_s[one],
                 one.ordered,
                 one.boot_id,
                 one.withdrawn,
             )
             for number, one in sorted(self.records.items())
-            if now_s - self._at_s[number] < RECENT_S and one.step is not FenceStep.FREEING
+            if now_s - self._at_s[one] < RECENT_S and one.step is not FenceStep.FREEING
         ]
         return tuple(found[-RECENT_MAX:])
 
     def last(self, count: int) -> list[LogRecord]:
         """The newest records, newest first."""
-        return [self.records[number] for number in sorted(self.records)[::-1][:count]]
+        records = self.records
+        return [records[number] for number in sorted(records)[::-1][:count]]
+
+    def shown(self, count: int) -> list[tuple[LogRecord, str]]:
+        """The same, with those that do not count, and what is amiss with the signature of each; ""
+        where nothing is."""
+        found = [(record, "") for record in self.last(count)]
+        known = {record.number for record, _ in found}
+        for record, signature in self.doubtful.values():
+            if record.number in known:
+                found = [(r, signature.value if r is record else why) for r, why in found]
+            else:
+                found.append((record, signature.value))
+        return sorted(found, key=lambda one: -one[0].number)[:count]
 
     def certificate(self, host_id: int, boot_id: str) -> LogRecord | None:
         """Why that boot of a host ended: the newest record that somebody switched it off, or

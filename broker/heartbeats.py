@@ -176,6 +176,11 @@ class Heartbeats:
             and now_s - pulse.heartbeat_s <= fresh_s
         ]
 
+    def boot_heard(self, host_id: int) -> str:
+        """The boot that a peer named in its last good answer; "": there was none."""
+        pulse = self.pulses.get(host_id)
+        return "" if pulse is None or pulse.said is None else pulse.said.boot_id
+
     def word(self, host_id: int) -> Word:
         """What became of the last question to a peer."""
         pulse = self.pulses.get(host_id)

@@ -39,6 +39,7 @@ from broker.reload import needs_restart, refusal
 from broker.sanlock_lockspace import SanlockLockspace
 from broker.secrets_file import load_api_token, load_cluster_key
 from broker.server import serve
+from broker.signatures import Signatures, Unsigned
 from broker.volume import Volume, VolumeError
 
 log = logging.getLogger("ha-broker")
@@ -79,6 +80,7 @@ def check_storage(config: Config) -> None:
 
 def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Broker:
     """The broker on its real adapters; ConfigError where the cluster key cannot be used."""
+    key = load_cluster_key(config)
     broker = Broker(
         config,
         Board(
@@ -88,6 +90,7 @@ def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Bro
                 expected(config, VolumeKind.WHITEBOARD),
             ),
             config.host.id,
+            signatures=Signatures(key, Unsigned(config.storage.unsigned)),
         ),
         SanlockLockspace(
             config.storage.lockspace,
@@ -98,7 +101,7 @@ def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Bro
         ),
         monitors.runner,
         monitors.engine,
-        heartbeats=Heartbeats(config.host.id, load_cluster_key(config), NetworkTransport()),
+        heartbeats=Heartbeats(config.host.id, key, NetworkTransport()),
         kept=kept,
         outside=monitors.outside,
         way_out=monitors.way_out,

@@ -8,7 +8,7 @@ from broker.config import Config
 
 #: Tables that a running daemon has built itself upon, without these keys, and keys of others.
 _FIXED_TABLES = ("host", "storage", "vm", "api")
-_CHANGEABLE = {("vm", "on_host_shutdown")}
+_CHANGEABLE = {("vm", "on_host_shutdown"), ("storage", "unsigned")}
 _FIXED_KEYS = (
     ("cluster", "id"),
     ("libvirt", "uri"),

@@ -30,7 +30,8 @@ class Renewal:
 class Renewals:
     """The table of all host ids, brought up to date by `run` and by what else is `learn`ed.
 
-    `watch`: host ids to read from disk. `also`: another one, which is no reason to look more often.
+    `watch`: host ids to read from disk. `also`: another one, which is no reason to look more often;
+    `strangers`: ids that have a slot and are not in use, no reason either.
     `read_s`: when the last good read of a host id from disk began; `changed_s`: when it was last
     seen to change. `read(host ids)`: (generation,
     timestamp) of those that can be read within its own deadline, and of whatever else lay in the
@@ -42,6 +43,7 @@ class Renewals:
     ) -> None:
         self.watch: frozenset[int] = frozenset()
         self.also: frozenset[int] = frozenset()
+        self.strangers: frozenset[int] = frozenset()
         self.read_s: dict[int, float] = {}
         self.changed_s: dict[int, float] = {}
         self.table: dict[int, Renewal] = {}
@@ -52,7 +54,7 @@ class Renewals:
         clock = asyncio.get_running_loop().time
         while True:
             began_s = clock()
-            found = await self._read(self.watch | self.also)
+            found = await self._read(self.watch | self.also | self.strangers)
             self.learn(found, clock())
             self.read_s.update(dict.fromkeys(found, began_s))
             await asyncio.sleep(WATCH_S if self.watch else LOOK_S)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from broker.board import Board
 from broker.heartbeats import Heartbeats
 from broker.lockspace import Lockspace
+from broker.members import Members
 from broker.vm_place import SeenHost
 from broker.whiteboard import SlotReport
 from scoring.evidence import renews
@@ -22,6 +23,7 @@ MOVING = StateName.ENGINE_MIGRATING_AWAY.value
 
 def seen_peers(
     board: Board,
+    members: Members,
     seen: Mapping[int, Seen],
     lockspace: Lockspace,
     heartbeats: Heartbeats,
@@ -30,7 +32,7 @@ def seen_peers(
 ) -> Iterator[SeenHost]:
     """All hosts but this one: those with a slot, those whose slot cannot be read, and those that
     are in the lockspace without one."""
-    for report in board.reports.values():
+    for report in members.reports.values():
         last = seen.get(report.host_id)
         yield _seen(report, last, board.last_read_s, lockspace, heartbeats, rules, now_s)
     unread = {slot for slot in board.bad if slot != CLUSTER_SLOT}

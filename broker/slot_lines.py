@@ -131,8 +131,8 @@ def way_out_of(line: str) -> bool | None:
     return {"good": True, "bad": False}.get(line)
 
 
-def log_entry(record: LogRecord) -> FenceLogEntry:
-    """A record of the fence log as the status shows it."""
+def log_entry(record: LogRecord, signature: str = "") -> FenceLogEntry:
+    """A record of the fence log as the status shows it. `signature`: what is amiss with it."""
     return FenceLogEntry(
         record.number,
         record.step.value,
@@ -143,6 +143,7 @@ def log_entry(record: LogRecord) -> FenceLogEntry:
         record.wall_s,
         record.ordered,
         f"came to nothing: {record.over}; {record.text}" if record.over else record.text,
+        signature,
     )
 
 

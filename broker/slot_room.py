@@ -22,6 +22,7 @@ from broker.whiteboard import EXTRA_ROOM_BYTES, LEFT_OUT_KEY, line_bytes
 #: What other hosts' decisions rest on.
 DECIDES = (
     "boot-id",
+    "count",
     "system-uuid",
     "state",
     "agent",

@@ -35,11 +35,14 @@ to the hosts of that sanlock host id.
 
      key=value                for people, and ours to read
      truncated=N              N lines had no room
+     mac=<64 hex digits>      ours, behind all of these: the writer's signature of all bytes before
+                              this line (broker/signatures.py); absent where it has no key
      end=<8 hex digits>       last line, ours only: CRC-32 of all bytes of the slot before
                               this line, the head included, so that an extra of another
                               beat than the head (a torn write) is not believed
 
-    cluster slot: lines "maintenance=BOOL", NUL padded; all NUL: never set.
+    cluster slot: lines "maintenance=BOOL", NUL padded; all NUL: never set. Ours ends in a line
+    "mac=<64 hex digits>", the signature of all bytes before it and its newline.
 
 The first field is taken as the version by its leading digits alone, so that a newer version
 may change the delimiter; it must be text (UTF-8) though, or it is no version at all but
@@ -55,11 +58,12 @@ import json
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NoReturn
 
+from broker.cluster_key import MAC_DIGITS
 from scoring.observation import DETAIL_ALREADY_LOCKED, EngineStatus, Health, VmStatus
 
 SLOT_BYTES = 4096
@@ -94,10 +98,15 @@ _LEADING_DIGITS = re.compile(rb"[0-9]+")
 _NUMBER = re.compile(rb"-?[0-9]+")
 _CRC = re.compile(rb"[0-9a-f]{8}")
 _END_LINE = re.compile(rb"end=([0-9a-f]{8})\n")
+_MAC_KEY = "mac"
+_MAC_LINE_BYTES = len(f"{_MAC_KEY}=") + MAC_DIGITS + 1
+_MAC_LINE = re.compile(rb"mac=([0-9a-f]{64})\n?")
+#: Makes the signature of what is written.
+Sign = Callable[[bytes], str]
 
-#: What the lines of a slot have room for, with the marker of left-out lines and the end line
-#: besides.
-EXTRA_ROOM_BYTES = EXTRA_BYTES - _END_LINE_BYTES - len(f"{LEFT_OUT_KEY}=0000\n")
+#: What the lines of a slot have room for, with the marker of left-out lines, the signature and the
+#: end line besides.
+EXTRA_ROOM_BYTES = EXTRA_BYTES - _MAC_LINE_BYTES - _END_LINE_BYTES - len(f"{LEFT_OUT_KEY}=0000\n")
 
 assert HEAD_BYTES + EXTRA_BYTES == SLOT_BYTES
 assert HOSTNAME_BYTES_MAX < HEAD_BYTES // 2, "the engine status must keep its half of the head"
@@ -126,6 +135,9 @@ class SlotFault(StrEnum):
     MAINTENANCE_VALUE = "maintenance-value"
     MAINTENANCE_CONFLICT = "maintenance-conflict"
     MAINTENANCE_MISSING = "maintenance-missing"
+    UNSIGNED = "unsigned"
+    WRONG_MAC = "wrong-mac"
+    REPLAYED = "replayed"
 
 
 class BadSlot(Exception):
@@ -204,8 +216,9 @@ class Sweep:
 # ---------------------------------------------------------------------------- writing
 
 
-def encode_slot(report: SlotReport) -> bytes:
-    """The 4096 bytes of a host's slot.
+def encode_slot(report: SlotReport, sign: Sign | None = None) -> bytes:
+    """The 4096 bytes of a host's slot. `sign`: makes its signature; None, or an empty one: it has
+    none.
 
     Always fits: see `fit_hostname`, `_engine_status_json` and `_encode_extra` for what is cut.
     A number out of its range is the caller's bug and an AssertionError. `extra_trusted` is not
@@ -240,13 +253,18 @@ def encode_slot(report: SlotReport) -> bytes:
     assert len(fields) - 1 == head.count(b"|"), head
 
     body = head.ljust(HEAD_BYTES, b"\0") + _encode_extra(report.extra)
+    if sign is not None and (mac := sign(body)):
+        body += f"{_MAC_KEY}={mac}\n".encode()
     slot = body + f"end={zlib.crc32(body):08x}\n".encode()
     assert len(slot) <= SLOT_BYTES, len(slot)
     return slot.ljust(SLOT_BYTES, b"\0")
 
 
-def encode_cluster(maintenance: bool, extra: Mapping[str, str] | None = None) -> bytes:
+def encode_cluster(
+    maintenance: bool, extra: Mapping[str, str] | None = None, sign: Sign | None = None
+) -> bytes:
     """The 4096 bytes of the cluster slot. `extra`: further lines; none holds "=" in its value.
+    `sign`: as of `encode_slot`.
 
     No newline behind the line: the reference splits at newlines and then takes every piece
     apart at "=", the empty one behind a last newline included, and fails.
@@ -256,6 +274,8 @@ def encode_cluster(maintenance: bool, extra: Mapping[str, str] | None = None) ->
         assert "=" not in key + value and key.isascii(), key
         lines.append(f"{key}={_clean_text(value)}")
     data = "\n".join(lines).encode()
+    if sign is not None and (mac := sign(data)):
+        data += f"\n{_MAC_KEY}={mac}".encode()
     assert len(data) <= SLOT_BYTES, len(data)
     return data.ljust(SLOT_BYTES, b"\0")
 
@@ -349,7 +369,8 @@ def _encode_extra(extra: Mapping[str, str]) -> bytes:
     for key, value in extra.items():
         clean, line = _clean_line(key, value)
         lines[clean] = line
-    room = EXTRA_BYTES - _END_LINE_BYTES
+    lines.pop(_MAC_KEY, None)
+    room = EXTRA_BYTES - _MAC_LINE_BYTES - _END_LINE_BYTES
     if sum(map(len, lines.values())) <= room:
         return b"".join(lines.values())
 
@@ -654,6 +675,24 @@ def _decode_engine_status(host_id: int, raw: bytes) -> EngineStatus:
     return EngineStatus(vm=vm, health=health, detail=detail, reason=text_or_none("reason"))
 
 
+def signed_part(data: bytes) -> tuple[bytes, str] | None:
+    """What of a host's slot is signed, and its signature; None: it has none."""
+    raw = data[:SLOT_BYTES].rstrip(b"\0")
+    end, before = raw[-_END_LINE_BYTES:], raw[: -_END_LINE_BYTES - _MAC_LINE_BYTES]
+    found = _MAC_LINE.fullmatch(raw[len(before) : -_END_LINE_BYTES])
+    if found is None or _END_LINE.fullmatch(end) is None or len(before) < HEAD_BYTES:
+        return None
+    starts_a_line = len(before) == HEAD_BYTES or before.endswith(b"\n")
+    return (before, found.group(1).decode()) if starts_a_line else None
+
+
+def signed_part_of_cluster(data: bytes) -> tuple[bytes, str] | None:
+    """The same of the cluster slot."""
+    before, newline, last = data[:SLOT_BYTES].rstrip(b"\0").rpartition(b"\n")
+    found = _MAC_LINE.fullmatch(last)
+    return (before, found.group(1).decode()) if newline and found is not None else None
+
+
 def _decode_extra(data: bytes) -> tuple[dict[str, str], bool]:
     """The lines behind the head, and whether they are ours and whole. Never raises.
 
@@ -675,6 +714,6 @@ def _decode_extra(data: bytes) -> tuple[dict[str, str], bool]:
     extra: dict[str, str] = {}
     for line in raw.decode().split("\n"):
         key, equals, value = line.partition("=")
-        if equals and key:
+        if equals and key and key != _MAC_KEY:
             extra[key] = value
     return extra, trusted

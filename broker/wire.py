@@ -299,7 +299,9 @@ class HostStatus(Struct, frozen=True):
     `other_storage`: how its word on its own storage differs from what is seen here, empty where it
     does not; `storage_odd`: the same where its word is not believed. `memory_image`: an image of
     the VM's memory (managed save) lies there. `outside`: what it sees of the VM on another host,
-    None: nothing. `way_out`: whether its network leads anywhere, None: not asked."""
+    None: nothing. `way_out`: whether its network leads anywhere, None: not asked. `signature`: what
+    was found of its slot's signature, "" where this host has no key to look with. `not_counted`:
+    why its word does not count, "": it does."""
 
     host_id: int
     hostname: str
@@ -331,6 +333,8 @@ class HostStatus(Struct, frozen=True):
     memory_image: bool = False
     outside: OutsideStatus | None = None
     way_out: bool | None = None
+    signature: str = ""
+    not_counted: str = ""
 
 
 class EngineSummary(Struct, frozen=True):
@@ -404,7 +408,9 @@ class MonitorStatus(Struct, frozen=True):
 class FenceLogEntry(Struct, frozen=True):
     """A record of the fence log. `step`: intent, dead, failed or back. `at`: UTC seconds since
     1970, by the clock of the host that wrote it. `ordered`: it was switched off by that host,
-    not found off. `text`: the evidence, or what went wrong."""
+    not found off. `text`: the evidence, or what went wrong. `signature`: what was found of its
+    signature, where it is not as it should be; it then counts only while its writer is a host of an
+    earlier version."""
 
     number: int
     step: str
@@ -415,6 +421,7 @@ class FenceLogEntry(Struct, frozen=True):
     at: float
     ordered: bool
     text: str
+    signature: str = ""
 
 
 class FencePathStatus(Struct, frozen=True):

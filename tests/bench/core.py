@@ -6,7 +6,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
+from broker.cluster_key import ClusterKey
+from broker.signatures import COUNTER_LINE, GOOD, SLOT, Signatures
 from broker.whiteboard import SlotReport, decode_sweep, encode_cluster, encode_slot
 from scoring.decide import decide
 from scoring.observation import EngineStatus, Health, LocalHost, Observation, PeerReport, VmStatus
@@ -28,6 +31,9 @@ def measure() -> Iterator[Figure]:
     yield Figure("decide() at 100 hosts", "us", decide_us(100))
     yield Figure("whiteboard sweep decoded, 3 hosts", "us", decode_us(3))
     yield Figure("whiteboard sweep decoded, 100 hosts", "us", decode_us(100))
+    yield Figure("a slot signed", "us", sign_us())
+    for hosts in (3, 100, 2000):
+        yield Figure(f"signatures of a sweep looked at, {hosts} hosts", "us", signatures_us(hosts))
 
 
 def _per_call_us(call: Callable[[int], object]) -> list[float]:
@@ -89,3 +95,38 @@ def decode_us(hosts: int) -> list[float]:
             SlotReport(number, 5, 3400, _DOWN, f"host{number}", extra={"state": "EngineDown"})
         )
     return _per_call_us(lambda _: decode_sweep(slots))
+
+
+def sign_us() -> list[float]:
+    """One slot, with lines that fill half of it."""
+    signatures, report = Signatures(ClusterKey(bytes(32))), _half_full(2, 1)
+    return _per_call_us(lambda _: encode_slot(report, partial(signatures.sign, SLOT, 2)))
+
+
+def signatures_us(hosts: int) -> list[float]:
+    """All slots of a sweep, each one new."""
+    key = ClusterKey(bytes(32))
+    signer = Signatures(key)
+    slots = []
+    for host in range(1, hosts + 1):
+        report = _half_full(host, 1)
+        slots.append((report, encode_slot(report, partial(signer.sign, SLOT, host))))
+
+    def look(_: int) -> None:
+        reader = Signatures(key)
+        for report, data in slots:
+            assert reader.look_at_slot(report, data) in GOOD
+
+    calls = max(1, CALLS // hosts)
+    values = []
+    for _ in range(RUNS):
+        started = time.perf_counter()
+        for number in range(calls):
+            look(number)
+        values.append((time.perf_counter() - started) / calls * 1e6)
+    return values
+
+
+def _half_full(host: int, counter: int) -> SlotReport:
+    lines = {"boot-id": "b", COUNTER_LINE: str(counter), "reason": "x" * 900, "path-3": "y" * 900}
+    return SlotReport(host, 1, 3400, _DOWN, f"host{host}", extra=lines, extra_trusted=True)

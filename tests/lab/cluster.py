@@ -642,11 +642,9 @@ class Cluster:
         return places[0] if len(places) == 1 else None
 
     def wait_healthy(self, timeout_s: float) -> str:
-        """Wait until exactly one engine runs and its page answers; returns its host.
-
-        Twice `timeout_s` at most: on a machine that has other work a guest boots slowly."""
+        """Wait until exactly one engine runs and its page answers; returns its host."""
         self._switch()
-        deadline = time.monotonic() + 2 * timeout_s
+        deadline = time.monotonic() + timeout_s
         while True:
             host = self.engine_host()
             if host is not None and self.page_answers() and self.engine_host() == host:

@@ -19,7 +19,7 @@ from .layout import API_PORT
 pytestmark = chromium.needed
 
 #: What is set on the whiteboard is on the page a beat later, and this machine may be busy.
-UPDATE_S_MAX = 20.0
+UPDATE_S_MAX = 3.0
 #: How long after it happened (by the broker's clock, which is the browser's) an event is on the
 #: page, of those that come while it is open.
 WATCH = """
@@ -30,6 +30,7 @@ new MutationObserver((changes) => {
   }
 }).observe(document.getElementById("events"), { childList: true });
 """
+BEAT_MS = 1000
 
 
 def url(lab: Cluster, host: str) -> str:
@@ -101,6 +102,7 @@ def test_the_dashboard_tells_a_failover(lab: Cluster) -> None:
         f" after they happened (median), {delays_ms[-1]} at most; maintenance that was set on"
         f" another host after {set_s:.2f} s"
     )
+    assert median_ms < BEAT_MS
 
 
 def _maintenance_shows(lab: Cluster, page: Page, host: str) -> float:

@@ -74,14 +74,10 @@ def test_a_network_cut_in_one_direction_is_told_and_the_whiteboard_goes_on(lab: 
                 ANSWERED_S,
                 partial(says, lab, asker, peer, "unanswered"),
             )
-        ask.until(
-            "its slot is read all the same",
-            ANSWERED_S,
-            lambda: seen(lab, first, second)["whiteboard_age_s"] < 3.0,
-        )
         found = seen(lab, first, second)
         assert found["unanswered_s"] is not None
         assert found["heartbeat_problem"].startswith(f"{address}:{API_PORT}: ")
+        assert found["whiteboard_age_s"] < 3.0
         assert ask.status(lab, first)["hosts"][str(host_id_of(second))]["liveness"] == "live"
         assert heartbeat(lab, third, second) == "answered"
         assert heartbeat(lab, third, first) == "answered"

@@ -7,7 +7,7 @@
     reference  oVirt's fields alone, no line of text behind them
 
 Only what is on the whiteboard, and what they answer over the network, is modelled: the decisions
-are this version's on every host. Neither version says anything of its storage.
+are this version's on every host. Neither version says anything of its storage, or signs a slot.
 """
 
 from __future__ import annotations
@@ -17,8 +17,16 @@ from enum import StrEnum
 
 import msgspec
 
+from broker.signatures import COUNTER_LINE
 from broker.slot_lines import intent_of
-from broker.whiteboard import HOST_ID_MAX, BadSlot, decode_slot, encode_slot
+from broker.whiteboard import (
+    HOST_ID_MAX,
+    SLOT_BYTES,
+    BadSlot,
+    decode_slot,
+    encode_slot,
+    signed_part_of_cluster,
+)
 
 
 class Metadata(StrEnum):
@@ -32,17 +40,22 @@ class Metadata(StrEnum):
 def of_version(slot: int, data: bytes, metadata: Metadata) -> bytes:
     """A slot as a host of that version writes it, or would read it; what is no host's slot, or no
     readable one, is the same in all."""
-    if metadata is Metadata.THIS or not 1 <= slot <= HOST_ID_MAX:
+    if metadata is Metadata.THIS or slot > HOST_ID_MAX:
         return data
+    if slot == 0:
+        signed = signed_part_of_cluster(data)
+        return data if signed is None else signed[0].ljust(SLOT_BYTES, b"\0")
     try:
         report = decode_slot(slot, data)
     except BadSlot:
         return data
     if report is None:
         return data
+    # What is encoded anew here is not signed, as neither version signs anything.
     extra: dict[str, str] = {}
     if metadata is Metadata.PREVIOUS:
         extra = dict(report.extra)
+        extra.pop(COUNTER_LINE, None)
         extra["intent"], _ = intent_of(extra.get("intent", ""), slot)
         extra.pop("heartbeat", None)
     return encode_slot(replace(report, extra=extra))

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from broker.config import ScoreSection, TimingSection
-from broker.whiteboard import EMPTY_SLOT
 from scoring.observation import OnHostShutdown, OrderKind, Pause, VmStatus
 from scoring.state import StateName
 from tests.simulation.earlier import Metadata
 from tests.simulation.faults import SICK_BOUND_S
+from tests.simulation.forger import ForgedSlot
 from tests.simulation.host import NO_BRIDGE, PARTS, WRITES, Host
 from tests.simulation.laws import Broken
 from tests.simulation.lockspace import Refused
@@ -82,6 +82,7 @@ VERBS = (
     "maintenance",
     "set",
     "slot",
+    "forge",
     "expect",
 )
 #: Lines about the telling itself (tests/simulation/tellings.py), and verbs that make no trouble.
@@ -164,6 +165,11 @@ BMC_FAULTS = (
 
 #: Who does not get through to the guest.
 _CLOSED_TO = {"unreachable": "users", "hidden": "hosts", "reachable": ""}
+
+
+#: What of a forged slot can be said, by the words of its head and of its lines.
+FORGED_FIELDS = frozenset({"name", "vm", "score", "version", "maintenance", "signed", "once"})
+FORGED_LINES = ("state", "boot-id", "freeing", "intent", "last-ran", "mem-free", "heartbeat", "api")
 
 
 def _yes(word: str) -> bool:
@@ -588,8 +594,10 @@ class Player:
         board = self.world.board
         if how in ("newer", "gone"):
             number = 1 + max(self.world.hosts)
-            text = b"2|1|77|".ljust(4096, b"\0") if how == "newer" else EMPTY_SLOT
-            board.put(number, text)
+            if how == "newer":
+                self.world.forger.newer_host(number)
+            else:
+                self.world.forger.ends(number)
             return
         if who == "cluster":
             board.put(0, b"mainte\xffance=1".ljust(4096, b"\0"))
@@ -611,6 +619,41 @@ class Player:
                 board.put(40, board.slots[host.host_id])
             else:
                 raise ValueError(how)
+
+    def _forge(self, step: Step, what: str, *words: str) -> None:
+        forger = self.world.forger
+        match what:
+            case "slot":
+                forger.slot(self._forged(int(words[0]), words[1:]))
+            case "cluster" if len(words) == 1:
+                forger.cluster(_yes(words[0]))
+            case "replay" if len(words) == 1:
+                for host in self._who(words[0]):
+                    forger.replay(host.host_id)
+            case "intents" if len(words) == 2:
+                forger.intents(int(words[0]), int(words[1]))
+            case "ends" if not words:
+                forger.ends()
+            case _:
+                raise ValueError(f"{what}; known: slot, cluster, replay, intents, ends")
+
+    def _forged(self, host_id: int, words: tuple[str, ...]) -> ForgedSlot:
+        given = dict(zip(words[::2], words[1::2], strict=True))
+        lines = {key: value for key, value in given.items() if key in FORGED_LINES}
+        if unknown := given.keys() - lines.keys() - FORGED_FIELDS:
+            known = ", ".join(sorted({*FORGED_LINES, *FORGED_FIELDS}))
+            raise ValueError(f"{', '.join(sorted(unknown))}; known: {known}")
+        return ForgedSlot(
+            host_id,
+            name=given.get("name", ""),
+            vm=VmStatus(given.get("vm", "up")),
+            score=int(given.get("score", "3400")),
+            version=int(given.get("version", "1")),
+            maintenance=_yes(given.get("maintenance", "no")),
+            lines=lines,
+            signed=_yes(given.get("signed", "no")),
+            once=_yes(given.get("once", "no")),
+        )
 
     # --- expectations ---------------------------------------------------------------------
 

@@ -40,6 +40,8 @@ from broker.monitors import MonitorRunner
 from broker.monitors.outside import OutsideMonitor, is_local
 from broker.monitors.way_out import WayOutMonitor
 from broker.notify.lookout import TOLD_CODES
+from broker.signatures import CLUSTER as CLUSTER_SLOT
+from broker.signatures import Signatures
 from broker.vm_place import VmPlace
 from broker.whiteboard import EMPTY_SLOT, BadSlot, decode_cluster, encode_cluster
 from broker.wire import BegunReason, Maintenance, NewOrder, Report
@@ -48,6 +50,7 @@ from scoring.observation import OrderKind, Pause, VmStatus
 from scoring.state import StateName
 from tests.simulation import orderly
 from tests.simulation.disks import BASE, SHARED, SimWhatRuns
+from tests.simulation.forger import Forger
 from tests.simulation.host import CLUSTER, WALL_EPOCH_S, Host, Qemu, identity_of, volume_id
 from tests.simulation.laws import Laws
 from tests.simulation.lockspace import WATCHDOG_FIRE_S, LeaseVolume, Membership, Refused
@@ -204,6 +207,13 @@ class World:
         self.busy_faults = 0
         self.modes_with_end = 0
         self._serial = 0
+        self.forger = Forger(
+            self.timeline,
+            self.board,
+            self.leases,
+            CLUSTER_KEY if settings.heartbeat else None,
+            lambda: WALL_EPOCH_S + self.timeline.now_s,
+        )
         self.calm_since_s = 0.0
         self.extra_bound_s = 0.0
         self.down_wanted = False
@@ -366,9 +376,10 @@ class World:
         store = SimStore(host, self.settings.latency_s)
         boot_id = f"{host.name}-boot-{host.boots}"
         lockspace = SimLockspace(host)
+        key = CLUSTER_KEY if self.settings.heartbeat else None
         broker = Broker(
             config,
-            Board(store, host.host_id, host.wall_s),
+            Board(store, host.host_id, host.wall_s, Signatures(key)),
             lockspace,
             runner,
             engine,
@@ -376,7 +387,7 @@ class World:
             wall=host.wall_s,
             heartbeats=Heartbeats(
                 host.host_id,
-                CLUSTER_KEY if self.settings.heartbeat else None,
+                key,
                 SimHeartbeats(self, host),
             ),
             outside=outside,
@@ -887,13 +898,17 @@ class World:
         if on:
             since_s = math.ceil(WALL_EPOCH_S + self.timeline.now_s)
             lines |= to_lines(Mode("operator", "", since_s, lasts_s))
-        self.board.put(0, encode_cluster(on, lines))
+        self.board.put(0, encode_cluster(on, lines, self._sign_cluster))
         self.global_maintenance_since_s = self.timeline.now_s if on else None
         ends = f" for {lasts_s} s" if lasts_s is not None else ""
         self.tell("operator", f"global maintenance {'on' if on else 'off'}{ends}")
         if on and lasts_s is not None:
             self.modes_with_end += 1
             self.timeline.after(lasts_s - DRIFT_S, self._global_is_over, self._serial)
+
+    def _sign_cluster(self, data: bytes) -> str:
+        key = CLUSTER_KEY if self.settings.heartbeat else None
+        return Signatures(key).sign(CLUSTER_SLOT, 0, data)
 
     def set_global_at(self, host: Host, on: bool) -> None:
         """As an operator does on a host; nothing where no broker answers there."""

@@ -118,7 +118,7 @@ def test_a_peer_of_a_newer_version_is_named(store: tuple[SlotStore, Poke]) -> No
         board = Board(store[0], 1)
         store[1](9, b"2|2|whatever".ljust(SLOT_BYTES, b"\0"))
         await board.read(1.0)
-        assert board.newer_versions == (9,)
+        assert list(board.newer_versions) == [9]
 
     asyncio.run(run())
 
