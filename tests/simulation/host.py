@@ -84,10 +84,12 @@ class Qemu:
 
 @dataclass(slots=True)
 class Bmc:
-    """A host's BMC. `fault`: "", "silent", "refuses", "slow", "says-on", "says-off", "foreign",
-    "off-fails" (the order is answered with an error), "off-ignored" (it is taken, and nothing
-    happens), "on-fails", "on-ignored", "every-other" (one question of two has no answer), "caches"
-    (it tells the power of CACHED_S ago), "own-power" (it is dead while its host is off).
+    """A host's BMC. `fault`: "", "silent", "hangs" (its driver does not come back either),
+    "refuses", "slow", "says-on", "says-off", "foreign" (another machine answers there, and reads
+    as this host does), "foreign-off" (one that is off), "off-fails" (the order is answered with an
+    error), "off-ignored" (it is taken, and nothing happens), "on-fails", "on-ignored",
+    "every-other" (one question of two has no answer), "caches" (it tells the power of CACHED_S
+    ago), "own-power" (it is dead while its host is off).
     `fault_for`: how it answers some of the hosts, by their number. `off_takes_s`: from the order
     until the power is gone."""
 

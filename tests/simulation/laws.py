@@ -11,7 +11,7 @@ product's own word.
                     nothing of that host uses the id
     fenced          nobody is switched off without the fence lease, nor a host that can be heard:
                     its broker by the storage or by the network, by the asker or a third host,
-                    or its sanlock, while a healthy VM runs there
+                    or its sanlock, while a healthy VM runs there; nor another machine than meant
     global          global maintenance: nothing is started, stopped, moved, freed or switched by a
                     host that had two beats to read it
     local           a host in local maintenance does not start the VM, and gets it from nobody
@@ -281,6 +281,10 @@ class Laws:
                     "fenced",
                     f"{host.name} shoots {target.name}, which can be heard by the {path}",
                 )
+
+    def switches_another(self, host: Host, target: Host) -> None:
+        """Another machine takes an order that is meant for a host."""
+        self.breach("fenced", f"{host.name} switches another machine, not {target.name}")
 
     def reported(self, host: Host, report: Report) -> None:
         """An agent tells its state."""

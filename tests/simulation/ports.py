@@ -17,7 +17,6 @@ import msgspec
 
 from agent.fence_driver import Still
 from agent.freeing import free_host_id, was_freed
-from agent.ports import FencePath
 from broker.board import StorageTrouble
 from broker.broker import Broker
 from broker.client import BrokerDown
@@ -53,17 +52,13 @@ from scoring.observation import (
     MigrationCancelled,
     MigrationPath,
     Pause,
-    Power,
-    PowerAnswer,
-    PowerOffEnded,
-    PowerOnEnded,
     Standing,
     StartResult,
     VmStatus,
 )
 from tests.simulation.disks import SHARED, started_image
 from tests.simulation.earlier import Metadata, heartbeat_of_version, of_version
-from tests.simulation.host import CACHED_S, RETRY_S, Host, Qemu
+from tests.simulation.host import RETRY_S, Host, Qemu
 from tests.simulation.lockspace import (
     WATCHDOG_FIRE_S,
     Daemon,
@@ -89,7 +84,6 @@ STOP_DEADLINE_S = 30.0
 MIGRATE_DEADLINE_S = 300.0
 MIGRATE_EXTRA_S = 30.0
 PATH_DEADLINE_S = 5.0
-POWER_DEADLINE_S = 8.0
 LOCKSPACE_RETRY_S = 2.0
 DISK_DEADLINE_S = 2.0
 PAGE_TIMEOUT_S = 5.0
@@ -775,106 +769,6 @@ class SimFenceLog:
         what = "over" if over else "withdrawn" if withdrawn else step.value
         self._world.tell(self._host.name, f"notes {what} of host {target}")
         return ""
-
-
-class SimFence:
-    """FenceDevices port: the other hosts' BMCs over the management network."""
-
-    def __init__(self, world: World, host: Host, hosts: frozenset[int]) -> None:
-        self._world = world
-        self._host = host
-        self.hosts = self.rehearsed = hosts
-
-    def know(self, system_uuids: Mapping[int, str]) -> None:
-        """Every device here is the machine that it is configured for."""
-
-    async def read_power(self, host_id: int, system_uuid: str) -> PowerAnswer:
-        # As the real adapter: a reading is as old as its question.
-        asked_s = asyncio.get_running_loop().time()
-        target = self._world.hosts[host_id]
-        is_on = target.power and not target.bmc.early_off
-        if self._fault(target) == "caches":
-            is_on = target.was_on(CACHED_S)
-        problem = await self._reach(target)
-        if problem:
-            return PowerAnswer(host_id, Power.UNKNOWN, asked_s, detail=problem)
-        fault = self._fault(target)
-        if fault == "says-on":
-            is_on = True
-        elif fault == "says-off":
-            is_on = False
-        proven = self._is_its(target, system_uuid)
-        power = Power.ON if is_on else Power.OFF
-        self._world.tell(
-            self._host.name,
-            f"reads power {power.value} of host {host_id}{'' if proven else ', not proven its'}",
-        )
-        detail = "" if proven else "another GUID"
-        answered_s = asyncio.get_running_loop().time()
-        return PowerAnswer(host_id, power, asked_s, proven, detail, answered_s)
-
-    async def power_off(
-        self, host_id: int, system_uuid: str, attempt: int, still: Still
-    ) -> PowerOffEnded:
-        target = self._world.hosts[host_id]
-        problem = await self._reach(target)
-        if problem:
-            return PowerOffEnded(host_id, False, problem)
-        if not self._is_its(target, system_uuid):
-            return PowerOffEnded(host_id, False, "another GUID")
-        if not target.power:
-            return PowerOffEnded(host_id, True, "it was off")
-        if why := still():
-            self._world.tell(self._host.name, f"withdraws the order to switch host {host_id} off")
-            return PowerOffEnded(host_id, False, f"the order was withdrawn: {why}", withdrawn=True)
-        if self._fault(target) == "off-fails":
-            return PowerOffEnded(host_id, False, "the BMC answers with an error")
-        self._world.shoots(self._host, target)
-        if self._fault(target) != "off-ignored":
-            self._host.timeline.after(target.bmc.off_takes_s, target.power_off, "by its BMC")
-        return PowerOffEnded(host_id, True)
-
-    async def power_on(self, host_id: int, system_uuid: str, still: Still) -> PowerOnEnded:
-        target = self._world.hosts[host_id]
-        problem = await self._reach(target)
-        if problem or not self._is_its(target, system_uuid):
-            return PowerOnEnded(host_id, False, problem or "another GUID")
-        if why := still():
-            return PowerOnEnded(host_id, False, f"the order was withdrawn: {why}")
-        if self._fault(target) == "on-fails":
-            return PowerOnEnded(host_id, False, "the BMC answers with an error")
-        if self._fault(target) == "on-ignored":
-            return PowerOnEnded(host_id, True)
-        if not target.power:
-            self._world.began(self._host, "switch a host on")
-        target.power_on()
-        return PowerOnEnded(host_id, True)
-
-    async def rehearse(self, host_id: int, system_uuid: str) -> FencePath:
-        answer = await self.read_power(host_id, system_uuid)
-        is_fine = answer.power is not Power.UNKNOWN and answer.identity_proven
-        return FencePath(host_id, is_fine, answer.detail)
-
-    async def _reach(self, target: Host) -> str:
-        """Wait as long as the BMC's answer takes; why it gives none, or empty."""
-        fault, bmc = self._fault(target), target.bmc
-        bmc.asked += 1
-        is_dead = fault == "silent" or (fault == "own-power" and not target.power)
-        is_dead = is_dead or (fault == "every-other" and bmc.asked % 2 == 1)
-        delay_s = 2 * self._host.packet_delay_s + (6.0 if fault == "slow" else 0.15)
-        reached = not is_dead and self._world.reaches(self._host, target, bmc=True)
-        if not reached or delay_s >= POWER_DEADLINE_S:
-            await _takes(POWER_DEADLINE_S)
-            return "no answer"
-        await _takes(delay_s)
-        return "wrong password" if fault == "refuses" else ""
-
-    def _fault(self, target: Host) -> str:
-        """How that host's BMC answers this host."""
-        return target.bmc.fault_for.get(self._host.number, target.bmc.fault)
-
-    def _is_its(self, target: Host, system_uuid: str) -> bool:
-        return self._fault(target) != "foreign" and system_uuid == target.bmc.guid
 
 
 class SimHypervisor:

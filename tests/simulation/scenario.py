@@ -149,11 +149,13 @@ _SWITCHES: dict[str, Callable[[str], dict[str, Any]]] = {
 BMC_FAULTS = (
     "fine",
     "silent",
+    "hangs",
     "slow",
     "refuses",
     "says-on",
     "says-off",
     "foreign",
+    "foreign-off",
     "off-fails",
     "off-ignored",
     "on-fails",

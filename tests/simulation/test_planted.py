@@ -18,9 +18,10 @@ from agent.beat import Agent
 from agent.fence_driver import always
 from scoring import decide
 from scoring.observation import Health, OrderKind, VmStatus
+from tests.simulation.bmc import fence_levels
 from tests.simulation.host import Host
 from tests.simulation.laws import IDLE_S, LATE_S, Broken
-from tests.simulation.ports import SimEngineMonitor, SimFence
+from tests.simulation.ports import SimEngineMonitor
 from tests.simulation.world import Settings, World
 
 
@@ -155,7 +156,7 @@ def test_global_where_a_host_is_switched_on(world: World) -> None:
     target.power_off("test")
     world.set_global_maintenance(True)
     world.run(10.0)
-    devices = SimFence(world, asker, frozenset({target.host_id}))
+    devices = fence_levels(world, asker, 8.0)
     within(world, asker, devices.power_on(target.host_id, target.system_uuid, always))
     broken(world, "global")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from agent.actions import Hands
 from agent.beat import Agent
+from agent.fence_levels import FenceLevels
 from broker.board import Board, StorageTrouble
 from broker.broker import Broker
 from broker.cluster_key import ClusterKey
@@ -49,6 +50,7 @@ from scoring.decision import Code, FreeHostId
 from scoring.observation import OrderKind, Pause, VmStatus
 from scoring.state import StateName
 from tests.simulation import orderly
+from tests.simulation.bmc import fence_levels
 from tests.simulation.disks import BASE, SHARED, SimWhatRuns
 from tests.simulation.forger import Forger
 from tests.simulation.host import CLUSTER, WALL_EPOCH_S, Host, Qemu, identity_of, volume_id
@@ -57,7 +59,6 @@ from tests.simulation.lockspace import WATCHDOG_FIRE_S, LeaseVolume, Membership,
 from tests.simulation.ports import (
     SimCanStart,
     SimEngineMonitor,
-    SimFence,
     SimFenceLog,
     SimHeartbeats,
     SimHypervisor,
@@ -405,14 +406,15 @@ class World:
             group.create_task(runner.run(), name="monitors")
 
     async def _agent(self, host: Host) -> None:
-        leases = SimLeases(self, host)
-        others = frozenset(self.hosts) - {host.host_id}
-        fence = SimFence(self, host, others if self.settings.fence else frozenset())
+        leases, config = SimLeases(self, host), self.config(host)
+        fence = FenceLevels((), host.host_id)
+        if self.settings.fence:
+            fence = fence_levels(self, host, config.fence.timeout)
         link = self.links.get(host.number)
         if link is None:
             link = self.links[host.number] = SimLink(self, host, self.settings.on_wire)
         agent = Agent(
-            self.config(host).rules(VM_MEMORY_MB),
+            config.rules(VM_MEMORY_MB),
             link,
             Hands(SimHypervisor(self, host, leases), leases, fence, SimFenceLog(self, host)),
             "kvm",
@@ -477,6 +479,11 @@ class World:
         self.tell(host.name, f"switches host {target.host_id} off")
         self.laws.began(host, "switch a host off")
         self.laws.shoots(host, target)
+
+    def switches_another(self, host: Host, target: Host, word: str) -> None:
+        """A machine that is nobody's of the cluster takes an order that is meant for a host."""
+        self.tell(host.name, f"switches another machine {word}, not {target.name}")
+        self.laws.switches_another(host, target)
 
     def reported(self, host: Host, report: Report) -> None:
         """An agent reports to its broker."""
