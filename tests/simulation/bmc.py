@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 LOGIN_S = 0.15
 SLOW_LOGIN_S = 6.0
 HUNG_S = 30.0
+#: How long before the power is gone one reads off that reads so too early.
+EARLY_S = 0.9
 
 
 def fence_levels(world: World, host: Host, timeout_s: float) -> FenceLevels:
@@ -84,6 +86,8 @@ class SimBmc:
             raise DeviceError("wrong password")
 
     def guid(self) -> bytes | None:
+        if self._fault == "nameless-off":
+            return None
         machine = uuid.UUID(self._target.bmc.guid)
         if self._is_foreign:
             machine = uuid.UUID(int=machine.int ^ 1)
@@ -95,7 +99,7 @@ class SimBmc:
         power, self._first = self._first or self._power(), None
         if self._fault == "says-on":
             power = Power.ON
-        elif self._fault in ("says-off", "foreign-off"):
+        elif self._fault in ("says-off", "foreign-off", "nameless-off"):
             power = Power.OFF
         whose = "another machine" if self._is_foreign else f"host {self._target.number}"
         self._tell(f"reads power {power.value} of {whose}")
@@ -123,8 +127,18 @@ class SimBmc:
             host.power_on()
         elif not on and host.power:
             self._world.shoots(self._asker, host)
-            if not is_ignored:
+            if self._fault == "off-early":
+                self._reads_off_early()
+            elif not is_ignored:
                 self._asker.timeline.after(host.bmc.off_takes_s, host.power_off, "by its BMC")
+
+    def _reads_off_early(self) -> None:
+        def goes() -> None:
+            self._target.bmc.early_off = False
+            self._target.power_off("by its BMC")
+
+        self._target.bmc.early_off = True
+        self._asker.timeline.after(EARLY_S, goes)
 
     def _power(self) -> Power:
         is_on = self._target.power and not self._target.bmc.early_off

@@ -157,6 +157,8 @@ class SimStore:
             # Sectors are whole, the write is not: the tail is still the old one.
             storage.torn_writes -= 1
             data = data[:512] + self._board.slots.get(slot, EMPTY_SLOT)[512:]
+        elif slot == self._host.host_id and not storage.stray_writes and self._host.is_on_shared:
+            self._host.watch.wrote(self._host)
         if storage.stray_writes:
             slot = storage.stray_writes.pop(0)
         self._board.put(slot, data)
@@ -313,6 +315,7 @@ class SimHeartbeats:
             raise ConnectionRefusedError(f"{address}: connection refused")
         if answer is None or not take(answer):
             await asyncio.get_running_loop().create_future()
+        self._world.laws.fence.answered(self._host, target)
 
     async def ask_listener(self, address: str, nonce: str) -> bytes:
         target = self._world.by_address.get(address)
@@ -326,6 +329,7 @@ class SimHeartbeats:
         )
         if answer is None:
             raise ConnectionRefusedError(f"{address}: connection refused")
+        self._world.laws.fence.answered(self._host, target)
         return heartbeat_of_version(answer, target.metadata)
 
     async def _there_and_back(
@@ -634,7 +638,10 @@ class SimLeases:
 
     async def take_fence(self) -> FenceLeaseAnswer:
         loop = asyncio.get_running_loop()
-        await _takes(ACQUIRE_DEADLINE_S if self._host.reach_of_sanlock() == "hang" else 0.1)
+        # It reads and writes the volume several times, one after the other.
+        takes_s = 0.1 + 3 * self._host.leases_slow_s()
+        is_hung = self._host.reach_of_sanlock() == "hang"
+        await _takes(ACQUIRE_DEADLINE_S if is_hung else min(takes_s, ACQUIRE_DEADLINE_S))
         if self._host.release_hangs:
             detail = "sanlock: another process of this host holds it"
             return FenceLeaseAnswer(False, loop.time(), detail)
@@ -642,7 +649,7 @@ class SimLeases:
             self._host.sanlock_answers().acquire("fence")
         except Refused as error:
             return FenceLeaseAnswer(False, loop.time(), f"sanlock: {error}")
-        self.fence_held = True
+        self.fence_held, self._host.fence_since_s = True, self._host.timeline.now_s
         self._world.tell(self._host.name, "took the fence lease")
         return FenceLeaseAnswer(True, loop.time())
 

@@ -24,6 +24,7 @@ from broker.config import (
     ClusterSection,
     Config,
     DaemonSection,
+    FenceSection,
     HealthSection,
     HostSection,
     NetworkSection,
@@ -115,6 +116,8 @@ class Settings:
     io_timeout_s: int = 10
     beat_s: float = 1.0
     fence: bool = True
+    #: `fence.power-off` of the configuration.
+    power_off: bool = True
     migration: bool = True
     host_boot_s: float = 40.0
     guest_boot_s: float = 20.0
@@ -294,6 +297,7 @@ class World:
             timing=TimingSection(**timing),
             health=HealthSection(url=self.settings.health_page),
             network=NetworkSection(targets=("gateway",)),
+            fence=FenceSection(power_off=self.settings.power_off),
         )
 
     def booted(self, host: Host) -> None:
@@ -470,15 +474,18 @@ class World:
         self.tell(host.name, f"the freeing of host id {act.host_id} lands")
         self.laws.freed(host, act)
 
+    def wrote(self, host: Host) -> None:
+        self.laws.fence.wrote(host)
+
     def shoots(self, host: Host, target: Host) -> None:
         """A BMC takes the order to switch a host off that is on."""
         now_s = self.timeline.now_s
         heard = self.heard_since_s(host, target)
         heard_for_s = {path: None if s is None else now_s - s for path, s in heard.items()}
-        self.shots.append(Shot(now_s, host.name, target.name, heard_for_s, target.boots))
         self.tell(host.name, f"switches host {target.host_id} off")
         self.laws.began(host, "switch a host off")
         self.laws.shoots(host, target)
+        self.shots.append(Shot(now_s, host.name, target.name, heard_for_s, target.boots))
 
     def switches_another(self, host: Host, target: Host, word: str) -> None:
         """A machine that is nobody's of the cluster takes an order that is meant for a host."""
