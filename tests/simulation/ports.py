@@ -20,6 +20,7 @@ from agent.freeing import free_host_id, was_freed
 from broker.board import StorageTrouble
 from broker.broker import Broker
 from broker.client import BrokerDown
+from broker.config import HealthSection
 from broker.lockspace import LockspaceError
 from broker.monitors import Sampled, Unknown
 from broker.monitors.network import ANY_TIMEOUT_S
@@ -56,6 +57,7 @@ from scoring.observation import (
     StartResult,
     VmStatus,
 )
+from scoring.rules import Rules
 from tests.simulation.disks import SHARED, started_image
 from tests.simulation.earlier import Metadata, heartbeat_of_version, of_version
 from tests.simulation.host import RETRY_S, Host, Qemu
@@ -72,7 +74,8 @@ from tests.simulation.timeline import PROCESS
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-#: Deadlines of the real adapters (broker/main.py, agent/leases.py, agent/hypervisor.py, …).
+#: Deadlines of the real adapters, whose modules need libvirt's and sanlock's libraries: copies,
+#: which tests/unit/test_simulation_copies.py holds to them.
 STORAGE_DEADLINE_S = 2.0
 LINK_PATIENCE_S = 5.0
 ASK_DEADLINE_S = 10.0
@@ -81,13 +84,13 @@ DIRECT_DEADLINE_S = 5.0
 LIBVIRT_DEADLINE_S = 3.0
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
-MIGRATE_DEADLINE_S = 300.0
 MIGRATE_EXTRA_S = 30.0
 PATH_DEADLINE_S = 5.0
 LOCKSPACE_RETRY_S = 2.0
 DISK_DEADLINE_S = 2.0
-PAGE_TIMEOUT_S = 5.0
-BAD_AFTER = 2
+MIGRATE_DEADLINE_S = Rules().migration_timeout_s
+PAGE_TIMEOUT_S = HealthSection().timeout
+BAD_AFTER = HealthSection().failures
 #: Delta leases of 512 bytes that are read at once.
 LEASES_PER_BLOCK = 8
 #: What a packet takes between two hosts.
