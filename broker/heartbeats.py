@@ -34,6 +34,7 @@ STEADY_S = 10.0
 APART_S = 0.2
 #: An answer that takes longer is none.
 QUESTION_S = 1.0
+_LATE = f"no answer within {QUESTION_S:.0f} s"
 #: So much later than planned a question may be over; else this host stood still.
 STALL_S = 1.0
 #: A peer that has not answered for so many steady questions is told: two may be lost, the third
@@ -258,26 +259,31 @@ class Heartbeats:
 
     async def _ask(self, host_id: int, pulse: Pulse, asked_s: float) -> bool:
         """Ask at all addresses; whether one of them answered well."""
-        ways, was_good = pulse.ways, pulse.port_answers
-        listeners = () if ways.ports and was_good else ways.listeners
-        pulse.port_answers = False
-        asked: list[Coroutine[Any, Any, bool]] = [
-            *(self._ask_port(host_id, pulse, address, asked_s) for address in ways.ports),
+        ports = pulse.ways.ports
+        listeners = () if ports and pulse.port_answers else pulse.ways.listeners
+        asked: list[Coroutine[Any, Any, str]] = [
+            *(self._ask_port(host_id, pulse, address, asked_s) for address in ports),
             *(self._ask_listener(host_id, pulse, address, asked_s) for address in listeners),
         ]
         if len(asked) == 1:
-            is_good = await asked[0]
+            problems = [await asked[0]]
         else:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(each) for each in asked]
-            is_good = any(task.result() for task in tasks)
-        if pulse.port_answers or not ways.ports:
+            problems = [task.result() for task in tasks]
+        at_ports = problems[: len(ports)]
+        pulse.port_answers = "" in at_ports
+        pulse.port_problem = "" if pulse.port_answers else "".join(at_ports[-1:])
+        # What a listener says tells more than the silence of a port: another key, for example.
+        pulse.problem = next(filter(None, reversed(problems)), pulse.problem)
+        if pulse.port_answers or not ports:
             pulse.port_silent_since_s = None
         elif pulse.port_silent_since_s is None:
             pulse.port_silent_since_s = asked_s
-        return is_good
+        return "" in problems
 
-    async def _ask_port(self, host_id: int, pulse: Pulse, address: str, asked_s: float) -> bool:
+    async def _ask_port(self, host_id: int, pulse: Pulse, address: str, asked_s: float) -> str:
+        """Why there was no answer; empty: there was."""
         assert self.key is not None and self._transport is not None
         # No two questions of a boot have the same number, whatever the clock does.
         self._number = max(self._number + 1, int(asyncio.get_running_loop().time() * 1e9))
@@ -298,34 +304,28 @@ class Heartbeats:
             async with asyncio.timeout(QUESTION_S):
                 await self._transport.ask_port(address, question_bytes(key, question), take)
         except TimeoutError:
-            why = wrong or f"no answer within {QUESTION_S:.0f} s"
+            return f"{address}/udp: {wrong or _LATE}"
         except OSError as error:
-            why = wrong or error.strerror or str(error)
-        else:
-            pulse.port_answers, pulse.port_problem = True, ""
-            return True
-        pulse.problem = pulse.port_problem = f"{address}/udp: {why}"
-        return False
+            return f"{address}/udp: {wrong or error.strerror or error}"
+        return ""
 
-    async def _ask_listener(self, host_id: int, pulse: Pulse, address: str, asked_s: float) -> bool:
+    async def _ask_listener(self, host_id: int, pulse: Pulse, address: str, asked_s: float) -> str:
+        """The same at a listener."""
         assert self.key is not None and self._transport is not None
         nonce = new_nonce()
         try:
             async with asyncio.timeout(QUESTION_S):
                 raw = await self._transport.ask_listener(address, nonce)
         except TimeoutError:
-            pulse.problem = f"{address}: no answer within {QUESTION_S:.0f} s"
-            return False
+            return f"{address}: {_LATE}"
         except OSError as error:
-            pulse.problem = f"{address}: {error.strerror or error}"
-            return False
+            return f"{address}: {error.strerror or error}"
         answer = heard(self.key, raw, host_id, nonce)
         if isinstance(answer, Fault):
             pulse.faults[answer] += 1
-            pulse.problem = f"{address}: {answer}"
-            return False
+            return f"{address}: {answer}"
         self._heard(pulse, answer, asked_s)
-        return True
+        return ""
 
     def _heard(self, pulse: Pulse, answer: Heartbeat, asked_s: float) -> None:
         """A good answer to a question that was asked at `asked_s`."""

@@ -329,3 +329,16 @@ def test_no_two_questions_have_the_same_number_or_nonce(asker: Asker) -> None:
     assert len(numbers) >= 12 and numbers == sorted(set(numbers))
     assert len({question.nonce for question in asker.network.questions}) == len(numbers)
     assert {question.boot_id for question in asker.network.questions} == {"own-boot"}
+
+
+def test_another_key_is_told_by_the_listener_where_the_port_is_silent(asker: Asker) -> None:
+    """A port answers nobody with another key, so it cannot say so."""
+    asker.network.hosts["port"] = 2
+    asker.network.faults["port"] = "silent"
+    asker.network.keys["two"] = ClusterKey(b"x" * 32)
+    asker.addresses = {2: Ways(("port:2",), ("two:1",))}
+    asker.run(25.0)
+    pulse = asker.heartbeats.pulses[2]
+    assert pulse.problem == "two:1: wrong-mac"
+    assert pulse.port_problem == "port:2/udp: no answer within 1 s"
+    assert asker.heartbeats.word(2) is Word.UNANSWERED
