@@ -35,7 +35,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol
 
 from agent.fence_driver import DeviceError, Driver, Login, Pointless, Still, Withdrawn, always
 from agent.ports import FencePath
@@ -106,16 +105,6 @@ class DeviceTest:
     took_s: float
 
 
-class Clock(Protocol):
-    """The time of a device's thread, seconds; the module `time` is one."""
-
-    def monotonic(self) -> float:
-        """A time that only grows."""
-
-    def sleep(self, seconds: float, /) -> None:
-        """Block the thread for so long."""
-
-
 #: What is to be done with a login, whose machine it is, and until when.
 _Then = Callable[[Login, Finding, float], Finding]
 
@@ -124,7 +113,7 @@ class GuardedDevice:
     """One device with its thread, its deadline, its identity and its secrets.
 
     `name`: how people know it. `secrets`: what no text may hold. `timeout_s`: for one question,
-    login and `retries` included. `worker`, `clock`: its thread, by a name, and the time there.
+    login and `retries` included.
     """
 
     def __init__(
@@ -139,8 +128,6 @@ class GuardedDevice:
         retries: int = 0,
         username: str = "",
         secrets: Iterable[str] = (),
-        worker: Callable[[str], Worker] = Worker,
-        clock: Clock = time,
     ) -> None:
         self.host_id = host_id
         self.name = name
@@ -150,8 +137,7 @@ class GuardedDevice:
         self._timeout_s = timeout_s
         self._retries = retries
         self._secrets = _forms(username, secrets)
-        self._new_worker, self._clock = worker, clock
-        self._worker = worker(name)
+        self._worker = Worker(name)
         self._turn = asyncio.Lock()
         self._other: tuple[str, str] | None = None
         #: What other hosts published, by host id, to tell whose a strange GUID is.
@@ -200,7 +186,7 @@ class GuardedDevice:
                 raise
             except Exception:
                 # The goal is a power, not an answer: some refuse to switch off what is off.
-                if not _becomes(login, wanted, deadline_s, self._clock):
+                if not _becomes(login, wanted, deadline_s):
                     raise
                 return Finding(wanted, found.identity)
             return Finding(found.power, found.identity, ordered=True)
@@ -213,16 +199,15 @@ class GuardedDevice:
             return Finding(Power.UNKNOWN, Identity.OTHER, self._other[1])
 
         def ask() -> Finding:
-            monotonic = self._clock.monotonic
-            deadline_s = monotonic() + self._timeout_s
+            deadline_s = time.monotonic() + self._timeout_s
             for left in range(self._retries, -1, -1):
                 try:
-                    with self._driver.login(deadline_s - monotonic()) as login:
+                    with self._driver.login(deadline_s - time.monotonic()) as login:
                         return then(login, self._identify(login, system_uuid), deadline_s)
                 except Pointless:
                     raise
                 except Exception:
-                    if not left or monotonic() >= deadline_s:
+                    if not left or time.monotonic() >= deadline_s:
                         raise
             raise AssertionError("one attempt at least")
 
@@ -236,7 +221,7 @@ class GuardedDevice:
             if found.usable and found.power is Power.UNKNOWN and not found.detail:
                 found = replace(found, detail=f"{self.name}: its power is neither on nor off")
             # Of a hundred devices nearly all are idle: no thread is kept but for a hung one.
-            self._worker = self._new_worker(self.name)
+            self._worker = Worker(self.name)
         if found.identity is Identity.OTHER:
             self._other = (system_uuid, found.detail)
             log.error("%s; it is not used until the configuration is read anew", found.detail)
@@ -274,14 +259,14 @@ def _look(login: Login, found: Finding, deadline_s: float) -> Finding:
     return Finding(login.power(), found.identity, found.detail)
 
 
-def _becomes(login: Login, wanted: Power, deadline_s: float, clock: Clock) -> bool:
+def _becomes(login: Login, wanted: Power, deadline_s: float) -> bool:
     """Whether the power is seen to be what is wanted within SETTLE_S."""
-    end_s = min(clock.monotonic() + SETTLE_S, deadline_s - SETTLE_STEP_S)
+    end_s = min(time.monotonic() + SETTLE_S, deadline_s - SETTLE_STEP_S)
     with suppress(Exception):
         while login.power() is not wanted:
-            if clock.monotonic() >= end_s:
+            if time.monotonic() >= end_s:
                 return False
-            clock.sleep(SETTLE_STEP_S)
+            time.sleep(SETTLE_STEP_S)
         return True
     return False
 

@@ -20,6 +20,7 @@ from . import (
     core,
     crowd,
     fencing,
+    flood,
     heartbeat,
     jitter,
     lab,
@@ -42,6 +43,7 @@ MINUTES = {
     "jitter": 5.0,
     "steady": 5.0,
     "crowd": 1.0,
+    "flood": 1.0,
     "soak": 30.0,
 }
 
@@ -54,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
         "status: "
         "how long ha-agent --status takes at 3, 100 and 2000 hosts. jitter: "
         "how late beats begin while everything hangs. steady: forks, CPU, memory and threads at "
-        "3 hosts. crowd: the same at 100 hosts. soak: does anything grow? fencing: see fencing "
+        "3 hosts. crowd: the same at 100 hosts. flood: what strangers cost. soak: does anything "
+        "grow? fencing: see fencing "
         "--help. Default minutes: "
         + ", ".join(f"{name} {minutes:g}" for name, minutes in MINUTES.items() if minutes),
     )
@@ -104,6 +107,8 @@ def _figures(options: argparse.Namespace) -> Iterator[Figure]:
             yield from steady.measure(minutes)
         case "crowd":
             yield from crowd.measure(minutes)
+        case "flood":
+            yield from flood.measure(minutes)
         case "soak":
             yield from soak.measure(minutes)
         case _:

@@ -23,6 +23,7 @@ from broker.heartbeat_datagram import Question, answer_bytes, question_bytes
 from broker.heartbeat_port import HeartbeatPort, NetworkTransport
 from broker.heartbeats import QUESTION_S, steady_s
 from broker.question_gate import QuestionGate, Refusal
+from broker.signatures import COUNTER_LINE, SLOT, Signatures, next_counter
 from broker.whiteboard import SLOT_BYTES, SlotReport, encode_slot
 from scoring.observation import EngineStatus, Health, VmStatus
 
@@ -33,11 +34,12 @@ SCORE = 3000
 _DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "unknown", "vm not running on this host")
 
 
-def slot(host_id: int, timestamp: int, address: str) -> bytes:
+def slot(host_id: int, timestamp: int, address: str, signatures: Signatures) -> bytes:
     """What the host writes: as long as what a real one writes, which 97 neighbours read."""
     extra = {
         "state": "EngineDown",
         "agent": "ok",
+        COUNTER_LINE: str(next_counter(0, time.time())),
         "boot-id": str(uuid.UUID(int=host_id)),
         "system-uuid": str(uuid.UUID(int=1000 + host_id)),
         "last-ran": "0",
@@ -49,7 +51,8 @@ def slot(host_id: int, timestamp: int, address: str) -> bytes:
         **{f"fence-path-{n}": "ok 1800000000 1800000000 0.31" for n in (1, 2, 3)},
     }
     return encode_slot(
-        SlotReport(host_id, timestamp, SCORE, _DOWN, f"played{host_id}", extra=extra)
+        SlotReport(host_id, timestamp, SCORE, _DOWN, f"played{host_id}", extra=extra),
+        partial(signatures.sign, SLOT, host_id),
     )
 
 
@@ -65,16 +68,16 @@ async def main() -> None:
             port = HeartbeatPort(answer)
             await port.start([(address, FIRST_PORT + host_id)])
             group.create_task(_ask(key, real.split(","), host_id, steady_s(int(last))))
-        group.create_task(_write(volume, hosts, address))
+        group.create_task(_write(volume, hosts, address, Signatures(key)))
         print("ready", flush=True)
 
 
-async def _write(volume: int, hosts: range, address: str) -> None:
+async def _write(volume: int, hosts: range, address: str, signatures: Signatures) -> None:
     """One slot after the other, all within each beat."""
     began_s, number = time.monotonic(), 0
     while True:
         host_id = hosts[number % len(hosts)]
-        data = slot(host_id, 1000 + number // len(hosts), address)
+        data = slot(host_id, 1000 + number // len(hosts), address, signatures)
         os.pwrite(volume, data, host_id * SLOT_BYTES)
         number += 1
         await asyncio.sleep(began_s + number * BEAT_S / len(hosts) - time.monotonic())

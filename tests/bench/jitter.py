@@ -82,11 +82,11 @@ def _measure(
             tar_pit.kill()
     _check_that_they_bit(seen, before[faulty], after[faulty])
     for host, what in ((faulty, "all four faults"), (calm, "no fault, same machine")):
-        late = _late(before[host], after[host])
+        late = late_between(before[host], after[host])
         begun = late[-1][1]
         yield Figure(f"beats begun ({what})", "", [begun])
         target = P99_MAX_S * 1e3 if host == faulty else None
-        yield Figure(f"p99 of beat start after plan ({what})", "ms", [_p99_ms(late)], target)
+        yield Figure(f"p99 of beat start after plan ({what})", "ms", [p99_ms(late)], target)
         within = next(count for bound, count in late if bound >= P99_MAX_S)
         yield Figure(f"beats later than {P99_MAX_S * 1e3:.0f} ms ({what})", "", [begun - within])
 
@@ -134,13 +134,13 @@ def _check_that_they_bit(
     assert after[errors] - before[errors] >= HANG_S / 2, after[errors]
 
 
-def _late(before: dict[str, float], after: dict[str, float]) -> list[tuple[float, float]]:
+def late_between(before: dict[str, float], after: dict[str, float]) -> list[tuple[float, float]]:
     """(upper bound in seconds, beats not later than it), ascending, of the time between."""
     name = "ha_agent_beat_lateness_seconds_bucket,le="
     bounds = [key.removeprefix(name) for key in after if key.startswith(name)]
     return sorted((float(b), after[name + b] - before.get(name + b, 0.0)) for b in bounds)
 
 
-def _p99_ms(late: list[tuple[float, float]]) -> float:
+def p99_ms(late: list[tuple[float, float]]) -> float:
     """The upper bound of the bucket in which the 99th percentile lies."""
     return next(bound for bound, count in late if count >= 0.99 * late[-1][1]) * 1e3

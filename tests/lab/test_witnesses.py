@@ -4,12 +4,18 @@ disk; and what a cut of one direction of the network changes."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from broker.config import HEARTBEAT_PORT
+
 from . import ask
 from .cluster import Cluster
-from .layout import API_PORT, host_id_of
+from .layout import API_PORT, HOST_BRIDGE, NETWORK_PREFIX, host_id_of
 
 #: Two questions at the steady pace, and some.
 ANSWERED_S = 25.0
@@ -76,7 +82,7 @@ def test_a_network_cut_in_one_direction_is_told_and_the_whiteboard_goes_on(lab: 
             )
         found = seen(lab, first, second)
         assert found["unanswered_s"] is not None
-        assert found["heartbeat_problem"].startswith(f"{address}:{API_PORT}: ")
+        assert found["port_problem"].startswith(f"{address}:{HEARTBEAT_PORT}/udp: ")
         assert found["whiteboard_age_s"] < 3.0
         assert ask.status(lab, first)["hosts"][str(host_id_of(second))]["liveness"] == "live"
         assert heartbeat(lab, third, second) == "answered"
@@ -108,3 +114,55 @@ def test_a_dead_host_is_silent_in_each_way_and_the_status_says_so(lab: Cluster) 
     ask.until("it answers again", 90, partial(says, lab, asker, victim, "answered"))
     # Its broker answers before sanlock lets it have its host id and so its slot again.
     ask.until("it is silent no more", 90, lambda: not line())
+
+
+#: Sixteen addresses that nobody else has, and what one may open at a listener.
+STRANGERS = [f"{NETWORK_PREFIX}.{n}" for n in range(220, 236)]
+EACH = 16
+#: Less than sanlock gives the owner of a lease at the lab's io_timeout.
+STALL_S = 5.0
+
+
+@contextmanager
+def idle_connections(lab: Cluster, source: str, target: str) -> Iterator[None]:
+    """The target's listener has no place left: 256 connections from 16 addresses of a host."""
+    for address in STRANGERS:
+        lab.sh(source, ["ip", "address", "add", f"{address}/32", "dev", HOST_BRIDGE])
+    place = [lab.layout.host(host_id_of(target)).address, str(API_PORT), str(EACH)]
+    argv = [sys.executable, "-m", "tests.lab.idle_connections", *place, *STRANGERS]
+    command, environment = lab.sh_command(source, argv)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as them:
+        try:
+            assert them.stdout is not None and them.stdout.readline() == "full\n"
+            yield
+        finally:
+            them.kill()
+            for address in STRANGERS:
+                lab.sh(source, ["ip", "address", "del", f"{address}/32", "dev", HOST_BRIDGE])
+
+
+def test_who_fills_the_listener_takes_no_heartbeat_away(lab: Cluster) -> None:
+    """Once, strangers took all places of the owner's listener, its storage hung for a moment that
+    it would have survived, and it was switched off: nothing spoke for it any more."""
+    owner = str(lab.engine_host())
+    asker, source = (host for host in lab.hosts if host != owner)
+    before = lab.status()["hosts"][owner]["engine_pids"]
+
+    def is_heard() -> bool:
+        found = seen(lab, asker, owner)
+        return found.get("unanswered_s") is None and found.get("port_silent_s") is None
+
+    def is_asked_each_beat() -> bool:
+        return float(seen(lab, asker, owner)["heartbeat_age_s"]) < 3.0
+
+    ask.until("answered", ANSWERED_S, partial(says, lab, asker, owner, "answered"))
+    with idle_connections(lab, source, owner):
+        ask.during("the owner answers", 12.0, is_heard)
+        lab.storage(owner, "hang")
+        try:
+            ask.until("its slot stands still, and it is asked", 3.0, is_asked_each_beat)
+            ask.during("it answers", STALL_S - 3.0, lambda: is_heard() and is_asked_each_beat())
+        finally:
+            lab.storage(owner, "ok")
+        ask.during("the owner answers", 5.0, is_heard)
+    assert lab.status()["hosts"][owner]["engine_pids"] == before, "its VM was never touched"

@@ -26,6 +26,7 @@ from broker.heartbeat_datagram import (
 )
 from broker.heartbeat_port import DATAGRAMS_MAX, HeartbeatPort, NetworkTransport
 from broker.heartbeats import Heartbeats, Ways, Word
+from broker.listener import CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX, Listener
 from broker.question_gate import Refusal
 from broker.refusal_log import REMEMBERED_MAX, RefusalLog
 from scoring.observation import VmStatus
@@ -86,18 +87,23 @@ async def client(port: int) -> AsyncIterator[tuple[asyncio.DatagramTransport, Cl
         transport.abort()
 
 
+async def answered(transport: NetworkTransport, address: str, asked: Question) -> Heartbeat | Fault:
+    """The first datagram that comes back."""
+    heard = []
+
+    def take(raw: bytes) -> bool:
+        heard.append(heard_in(KEY, raw, asked))
+        return True
+
+    await transport.ask_port(address, question_bytes(KEY, asked), take)
+    return heard[0]
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_question_is_answered_with_a_signature(tmp_path: Path, host: str) -> None:
     async def test(broker: Broker, port: int) -> None:
-        asked, heard = question(1), []
-
-        def take(raw: bytes) -> bool:
-            heard.append(heard_in(KEY, raw, asked))
-            return True
-
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        await NetworkTransport().ask_port(address, question_bytes(KEY, asked), take)
-        (answer,) = heard
+        answer = await answered(NetworkTransport(), address, question(1))
         assert isinstance(answer, Heartbeat) and answer.host_id == 1
         assert broker.gate.answered == 1
 
@@ -165,6 +171,32 @@ def test_a_member_is_answered_in_the_middle_of_a_flood(tmp_path: Path) -> None:
                 assert isinstance(heard_in(KEY, answers[-1], asked), Heartbeat)
         assert broker.gate.answered == 11
         assert broker.gate.refused == {Refusal.REPLAYED: 199, Refusal.UNREADABLE: 200}
+
+    served(tmp_path, test)
+
+
+def test_a_listener_without_a_place_left_costs_no_heartbeat(tmp_path: Path) -> None:
+    """The case: 256 idle connections from 16 addresses, and nobody could ask the host any more."""
+
+    async def test(broker: Broker, port: int) -> None:
+        listener = Listener(broker)
+        await listener.start([("127.0.0.1", 0)])
+        idle = []
+        try:
+            for n in range(CONNECTIONS_MAX):
+                place = (f"127.0.0.{2 + n % (CONNECTIONS_MAX // CONNECTIONS_PER_CLIENT_MAX)}", 0)
+                _, writer = await asyncio.open_connection(
+                    "127.0.0.1", listener.ports[0], local_addr=place
+                )
+                idle.append(writer)
+            transport = NetworkTransport()
+            for number in range(1, 4):
+                answer = await answered(transport, f"127.0.0.1:{port}", question(number))
+                assert isinstance(answer, Heartbeat)
+        finally:
+            for writer in idle:
+                writer.close()
+            await listener.close()
 
     served(tmp_path, test)
 
