@@ -7,7 +7,7 @@ SEEDS ?= 200
 SIDE_BY_SIDE := -n auto --dist loadfile
 
 .PHONY: help setup check lint fast explore test simulation-test browser-test lab-test lab-test-long demo demo-sim simulate \
-	mutation bench lab-down clean package-build-test package-test deb rpm release
+	nightly mutation bench lab-down clean package-build-test package-test deb rpm release
 
 help:
 	@echo "make check     lint, strict types, fast tests (under a minute)"
@@ -18,6 +18,7 @@ help:
 	@echo "make demo-sim  the same story in virtual time, with Python alone"
 	@echo "make simulate  SEEDS=1000 HOSTS=2..7: whole clusters, faults by chance, in virtual time"
 	@echo "               SEED=n TRACE=1: one of them, told"
+	@echo "make nightly   SEEDS=5000 PART=1/4: thousands of them; what has run is not run again"
 	@echo "make deb rpm   the packages of the commit that is HEAD, in build/packages"
 	@echo "make package-test  them, installed in clean roots with systemd (minutes)"
 	@echo "make release   is the commit fit to be tagged?"
@@ -84,6 +85,13 @@ simulate:
 	@[ -x $(PYTHON) ] || scripts/setup --python-only
 	@$(PYTHON) -m tests.simulation run --hosts $(HOSTS) \
 		$(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(if $(TRACE),--trace)
+
+# What has run is in build/nightly; the same command goes on where it stopped.
+nightly:
+	@[ -x $(PYTHON) ] || scripts/setup --python-only
+	@$(PYTHON) -m tests.simulation nightly --hosts $(HOSTS) \
+		$(if $(filter command,$(firstword $(origin SEEDS))),--seeds $(SEEDS)) \
+		$(if $(PART),--part $(PART))
 
 mutation: setup
 	@.venv/bin/mutmut run

@@ -35,6 +35,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Protocol
 
 from agent.fence_driver import DeviceError, Driver, Login, Pointless, Still, Withdrawn, always
 from agent.ports import FencePath
@@ -105,6 +106,16 @@ class DeviceTest:
     took_s: float
 
 
+class Clock(Protocol):
+    """The time of a device's thread, seconds; the module `time` is one."""
+
+    def monotonic(self) -> float:
+        """A time that only grows."""
+
+    def sleep(self, seconds: float, /) -> None:
+        """Block the thread for so long."""
+
+
 #: What is to be done with a login, whose machine it is, and until when.
 _Then = Callable[[Login, Finding, float], Finding]
 
@@ -113,7 +124,7 @@ class GuardedDevice:
     """One device with its thread, its deadline, its identity and its secrets.
 
     `name`: how people know it. `secrets`: what no text may hold. `timeout_s`: for one question,
-    login and `retries` included.
+    login and `retries` included. `worker`, `clock`: its thread, by a name, and the time there.
     """
 
     def __init__(
@@ -128,6 +139,8 @@ class GuardedDevice:
         retries: int = 0,
         username: str = "",
         secrets: Iterable[str] = (),
+        worker: Callable[[str], Worker] = Worker,
+        clock: Clock = time,
     ) -> None:
         self.host_id = host_id
         self.name = name
@@ -137,7 +150,8 @@ class GuardedDevice:
         self._timeout_s = timeout_s
         self._retries = retries
         self._secrets = _forms(username, secrets)
-        self._worker = Worker(name)
+        self._new_worker, self._clock = worker, clock
+        self._worker = worker(name)
         self._turn = asyncio.Lock()
         self._other: tuple[str, str] | None = None
         #: What other hosts published, by host id, to tell whose a strange GUID is.
@@ -186,7 +200,7 @@ class GuardedDevice:
                 raise
             except Exception:
                 # The goal is a power, not an answer: some refuse to switch off what is off.
-                if not _becomes(login, wanted, deadline_s):
+                if not _becomes(login, wanted, deadline_s, self._clock):
                     raise
                 return Finding(wanted, found.identity)
             return Finding(found.power, found.identity, ordered=True)
@@ -199,15 +213,16 @@ class GuardedDevice:
             return Finding(Power.UNKNOWN, Identity.OTHER, self._other[1])
 
         def ask() -> Finding:
-            deadline_s = time.monotonic() + self._timeout_s
+            monotonic = self._clock.monotonic
+            deadline_s = monotonic() + self._timeout_s
             for left in range(self._retries, -1, -1):
                 try:
-                    with self._driver.login(deadline_s - time.monotonic()) as login:
+                    with self._driver.login(deadline_s - monotonic()) as login:
                         return then(login, self._identify(login, system_uuid), deadline_s)
                 except Pointless:
                     raise
                 except Exception:
-                    if not left or time.monotonic() >= deadline_s:
+                    if not left or monotonic() >= deadline_s:
                         raise
             raise AssertionError("one attempt at least")
 
@@ -221,7 +236,7 @@ class GuardedDevice:
             if found.usable and found.power is Power.UNKNOWN and not found.detail:
                 found = replace(found, detail=f"{self.name}: its power is neither on nor off")
             # Of a hundred devices nearly all are idle: no thread is kept but for a hung one.
-            self._worker = Worker(self.name)
+            self._worker = self._new_worker(self.name)
         if found.identity is Identity.OTHER:
             self._other = (system_uuid, found.detail)
             log.error("%s; it is not used until the configuration is read anew", found.detail)
@@ -259,14 +274,14 @@ def _look(login: Login, found: Finding, deadline_s: float) -> Finding:
     return Finding(login.power(), found.identity, found.detail)
 
 
-def _becomes(login: Login, wanted: Power, deadline_s: float) -> bool:
+def _becomes(login: Login, wanted: Power, deadline_s: float, clock: Clock) -> bool:
     """Whether the power is seen to be what is wanted within SETTLE_S."""
-    end_s = min(time.monotonic() + SETTLE_S, deadline_s - SETTLE_STEP_S)
+    end_s = min(clock.monotonic() + SETTLE_S, deadline_s - SETTLE_STEP_S)
     with suppress(Exception):
         while login.power() is not wanted:
-            if time.monotonic() >= end_s:
+            if clock.monotonic() >= end_s:
                 return False
-            time.sleep(SETTLE_STEP_S)
+            clock.sleep(SETTLE_STEP_S)
         return True
     return False
 

@@ -67,19 +67,23 @@ class Worker:
         # error of his must not be shouted about as "never retrieved".
         future.add_done_callback(lambda late: late.cancelled() or late.exception())
         self._running = (what, loop.time())
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=_work, args=(self._calls,), name=self.name, daemon=True
-            )
-            self._thread.start()
-            weakref.finalize(self, self._calls.put, None).atexit = False
-        self._calls.put(lambda: self._run(loop, future, function, args))
+        self.hand_over(lambda: self._run(loop, future, function, args))
         try:
             return await asyncio.wait_for(asyncio.shield(future), timeout_s)
         except TimeoutError:
             if future.done():
                 return future.result()
             raise Hung(self.name, what, timeout_s) from None
+
+    def hand_over(self, call: Callable[[], None]) -> None:
+        """Have the thread run it; returns at once."""
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=_work, args=(self._calls,), name=self.name, daemon=True
+            )
+            self._thread.start()
+            weakref.finalize(self, self._calls.put, None).atexit = False
+        self._calls.put(call)
 
     def _run(
         self,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`python -m tests.simulation run|scenario|false-fences|demo`; see --help."""
+"""`python -m tests.simulation run|nightly|scenario|false-fences|demo`; see --help."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.simulation import demo, false_fences
+from tests.simulation import demo, false_fences, nightly
 from tests.simulation.laws import Broken
 from tests.simulation.scenario import BadScenario, Disappointed, Player, load
 from tests.simulation.seeds import MOMENTS, Sum, run_seed, run_seeds
@@ -16,6 +16,14 @@ from tests.simulation.seeds import MOMENTS, Sum, run_seed, run_seeds
 def _hosts(text: str) -> tuple[int, int]:
     low, _, high = text.partition("..")
     return int(low), int(high or low)
+
+
+def _part(text: str) -> nightly.Part:
+    number, _, of = text.partition("/")
+    part = nightly.Part(int(number), int(of))
+    if not 1 <= part.number <= part.of:
+        raise ValueError(text)
+    return part
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,6 +39,16 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--apart", type=float, help="mean seconds between faults; default: drawn")
     run.add_argument("--processes", type=int, default=2)
     run.add_argument("--trace", action="store_true", help="print what happens")
+    night = verbs.add_parser("nightly", help="thousands of seeds, in parts, to be gone on with")
+    night.add_argument("--seeds", type=int, default=5000, help="how many")
+    night.add_argument("--first", type=int, default=0, help="the first seed")
+    night.add_argument(
+        "--part", type=_part, default=nightly.Part(), help="K/N: the K-th of N parts"
+    )
+    night.add_argument("--to", type=Path, default=Path("build/nightly"), help="the folder")
+    night.add_argument("--hosts", type=_hosts, default=(2, 7), help="N or N..M")
+    night.add_argument("--moments", type=int, default=3, help="of faults in each run")
+    night.add_argument("--processes", type=int, default=2)
     scenario = verbs.add_parser("scenario", help="play scenario files")
     scenario.add_argument("files", type=Path, nargs="+")
     scenario.add_argument("--trace", action="store_true", help="print what happens")
@@ -47,6 +65,8 @@ def main() -> int:
     """The command; 0 when all held, 1 when a law was broken."""
     arguments = _parser().parse_args()
     match arguments.verb:
+        case "nightly":
+            return _nightly(arguments)
         case "scenario":
             return _scenarios(arguments.files, arguments.trace)
         case "false-fences":
@@ -73,6 +93,28 @@ def _scenarios(files: list[Path], trace: bool) -> int:
             _print_trace(player.world.trace)
     print(f"{len(files) - failed} of {len(files)} scenarios held")
     return 1 if failed else 0
+
+
+def _nightly(arguments: argparse.Namespace) -> int:
+    folder, hosts, moments = arguments.to, arguments.hosts, arguments.moments
+    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    try:
+        nightly.run(
+            seeds,
+            arguments.part,
+            folder,
+            hosts,
+            moments,
+            arguments.processes,
+            lambda text: print(text, file=sys.stderr, flush=True),
+        )
+        wanted = nightly.header(hosts, moments)
+        lines = [line for path in folder.glob("*.jsonl") for line in nightly.read(path, wanted)]
+    except nightly.OtherRun as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("\n".join(nightly.told(lines, hosts, moments)))
+    return 1 if any(line.broken for line in lines) else 0
 
 
 def _false_fences(arguments: argparse.Namespace) -> int:

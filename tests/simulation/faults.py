@@ -621,6 +621,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault("BMC refuses", _bmc("refuses"), (30.0, 300.0), lies_still=True),
     Fault("BMC says on", _bmc("says-on"), (30.0, 300.0), lies_still=True),
     Fault("BMC of another", _bmc("foreign"), (30.0, 300.0), lies_still=True),
+    Fault("BMC of another, which is off", _bmc("foreign-off"), (30.0, 300.0), lies_still=True),
+    Fault("BMC hangs", _bmc("hangs"), (30.0, 300.0), lies_still=True),
     Fault(
         "starts fail",
         _starts_fail,

@@ -84,8 +84,11 @@ class Qemu:
 
 @dataclass(slots=True)
 class Bmc:
-    """A host's BMC. `fault`: "", "silent", "refuses", "slow", "says-on", "says-off", "foreign",
-    "off-fails" (the order is answered with an error), "off-ignored" (it is taken, and nothing
+    """A host's BMC. `fault`: "", "silent", "hangs" (its driver does not come back either),
+    "refuses", "slow", "says-on", "says-off", "foreign" (another machine answers there, and reads
+    as this host does), "foreign-off" (one that is off), "nameless-off" (it cannot tell whose
+    machine it is, and reads off), "off-early" (after the order it reads off a little before it
+    is), "off-fails" (the order is answered with an error), "off-ignored" (it is taken, and nothing
     happens), "on-fails", "on-ignored", "every-other" (one question of two has no answer), "caches"
     (it tells the power of CACHED_S ago), "own-power" (it is dead while its host is off).
     `fault_for`: how it answers some of the hosts, by their number. `off_takes_s`: from the order
@@ -116,6 +119,9 @@ class Watch(Protocol):
 
     def daemon_ended(self, host: Host, name: str) -> None:
         """A daemon was killed."""
+
+    def wrote(self, host: Host) -> None:
+        """What its broker wrote to its own slot has landed on the cluster's volume."""
 
 
 #: How old the power is that a BMC tells which caches.
@@ -210,6 +216,7 @@ class Host:
         self._guests = self._libvirt_stops = 0
         self.last_end: tuple[VmStatus, str] = (VmStatus.DOWN, "unknown")
         self.fence_held = False
+        self.fence_since_s = 0.0
         #: A freeing of another host's id whose process has not ended; it holds the fence lease.
         self.release_hangs = False
         #: Writes that this boot's kernel has begun and that have not landed.
@@ -370,12 +377,16 @@ class Host:
         return self.timeline.now_s if is_bad else self.storage.since_s
 
     @property
-    def storage_unread_until_s(self) -> float:
-        """When it last could not read the storage; slow is not unread, and late is a write."""
+    def reads_whiteboard(self) -> bool:
+        """Whether it can read the whiteboard; slow is not unread."""
         fault, delay_s = self.storage.of("whiteboard")
         is_slow = fault == "slow" and delay_s >= SLOW_IS_READ_S
-        is_unread = fault in ("hang", "error") or is_slow
-        return self.timeline.now_s if is_unread else self.storage.since_s
+        return fault not in ("hang", "error") and not is_slow
+
+    @property
+    def storage_unread_until_s(self) -> float:
+        """When it last could not read the storage; slow is not unread, and late is a write."""
+        return self.storage.since_s if self.reads_whiteboard else self.timeline.now_s
 
     def written_since_s(self, latency_s: float) -> float | None:
         """Since when its writes to the whiteboard land in time; None: they do not."""
@@ -393,7 +404,9 @@ class Host:
             return None
         if self.reach_of_sanlock() or self.storage.late_s or self._is_read_only():
             return None
-        seen_after_s = 2.5 * self.io_timeout_s
+        if self._writes_too_late():
+            return None
+        seen_after_s = 2.5 * self.io_timeout_s + self.leases_slow_s()
         if self.timeline.now_s - daemon.last_renewal_s > seen_after_s:
             return None
         since_s = max(daemon.join_began_s, self.storage.since_s, self.frozen_until_s)
@@ -535,7 +548,7 @@ class Host:
         if self.late_s("leases"):
             self.write_late("leases", write, over)
             return
-        delay_s = self._leases_slow_s()
+        delay_s = self.leases_slow_s()
         if delay_s > 0:
             self._held_writes += 1
             self.timeline.after(delay_s, self._lands, "leases", write, over, self.boots, False)
@@ -543,14 +556,14 @@ class Host:
         write()
         over()
 
-    def _leases_slow_s(self) -> float:
+    def leases_slow_s(self) -> float:
         """What sanlock waits for the lease volume, where that part is slow."""
         fault, delay_s = self.storage.parts.get("leases", ("", 0.0))
         return delay_s if fault == "slow" else 0.0
 
     def _writes_too_late(self) -> bool:
         """Whether what sanlock begins to write now does not end within its io_timeout."""
-        return bool(self.late_s("leases")) or self._leases_slow_s() >= self.io_timeout_s
+        return bool(self.late_s("leases")) or self.leases_slow_s() >= self.io_timeout_s
 
     def _is_read_only(self) -> bool:
         return self.storage.of("leases")[0] == "read-only"

@@ -4,14 +4,17 @@ product's own word.
 
     disks           a VM that is started boots the image that was written to last
     one-vm          at most one QEMU executes the guest, over all hosts
-    leased          a QEMU that executes the guest holds its lease
+    leased          a QEMU that executes the guest holds its lease; of one that somebody started
+                    past the lock driver, and that never had it, its host says that it has none
     fresh           what executes was booted, or goes on with the memory of what ran last: never
                     an older memory over newer disks
     freed-off       a host id is freed only when its host was off at the proof read, and
-                    nothing of that host uses the id
+                    nothing of that host uses the id; the proof is fresh, and was read while the
+                    fence lease was held (fence_laws.py)
     fenced          nobody is switched off without the fence lease, nor a host that can be heard:
                     its broker by the storage or by the network, by the asker or a third host,
-                    or its sanlock, while a healthy VM runs there
+                    or its sanlock, while a healthy VM runs there; nor another machine than meant;
+                    and all that was true for the whole window (fence_laws.py)
     global          global maintenance: nothing is started, stopped, moved, freed or switched by a
                     host that had two beats to read it
     local           a host in local maintenance does not start the VM, and gets it from nobody
@@ -43,10 +46,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.wire import Report
-from scoring.decision import FreeHostId
+from scoring.decision import Code, FreeHostId
 from scoring.observation import OnHostShutdown, OrderKind
 from scoring.state import StateName
 from tests.simulation import fitness
+from tests.simulation.fence_laws import FenceLaws
 from tests.simulation.lockspace import Membership
 
 if TYPE_CHECKING:
@@ -102,7 +106,12 @@ class Laws:
     def __init__(self, world: World) -> None:
         self._world = world
         self.broken: Broken | None = None
+        self.fence = FenceLaws(world)
         self._up: dict[int, bool] = {}
+        #: The codes that each agent last gave for what it does.
+        self._reasons: dict[int, frozenset[str]] = {}
+        #: Since when a host does not say that its VM runs without its lease.
+        self._unleased_since_s: dict[int, float] = {}
         self._two_up_since_s: float | None = None
         self._runs: Qemu | None = None
         self._runs_since_s = 0.0
@@ -140,7 +149,9 @@ class Laws:
                     "disks",
                     f"{host.name} boots {host.qemu.image}, {self._world.newest_image} ran last",
                 )
-            if not host.qemu.has_lease and not host.qemu.by_hand:
+            if host.qemu.has_lease:
+                host.qemu.by_hand = False
+            elif not host.qemu.by_hand:
                 self.breach("leased", f"the VM runs on {host.name} without its lease")
             memory = host.qemu.memory
             if memory != self._memory and memory in self._memories:
@@ -203,9 +214,12 @@ class Laws:
         """An agent acts on what it cannot know."""
         now_s, storage = self._world.timeline.now_s, host.storage
         name = act if isinstance(act, str) else f"free host id {act.host_id}"
-        is_blind = storage.fault in ("hang", "error") and now_s - storage.since_s > UNANSWERED_S
-        if is_blind and name not in _WITHOUT_STORAGE:
-            self.breach("unanswered", f"{host.name} begins to {name} without its storage")
+        blind = [] if host.reads_whiteboard else ["whiteboard"]
+        # sanlock waits for a slow one.
+        blind += ["leases"] if storage.of("leases")[0] in ("hang", "error") else []
+        if blind and now_s - storage.since_s > UNANSWERED_S and name not in _WITHOUT_STORAGE:
+            what = " and ".join(blind)
+            self.breach("unanswered", f"{host.name} begins to {name} without its storage: {what}")
         silent_s = now_s - self._libvirt_silent_s.get(host.number, now_s)
         if host.libvirt_hangs and silent_s > UNANSWERED_S and name in _WITH_LIBVIRT:
             self.breach("unanswered", f"{host.name} begins to {name}, libvirt is silent")
@@ -251,6 +265,8 @@ class Laws:
     def freeing(self, host: Host, act: FreeHostId) -> None:
         """An agent writes "free" into another host's delta lease, now."""
         target = self._world.hosts[act.host_id]
+        for why in self.fence.against_freeing(host, act):
+            self.breach("freed-off", f"{host.name} frees the id of {target.name}: {why}")
         assert host.loop is not None
         read_s = host.loop.true_s(act.off_read_s)
         was_off = target.off_since_s <= read_s and (not target.power or target.on_since_s > read_s)
@@ -282,9 +298,18 @@ class Laws:
                     f"{host.name} shoots {target.name}, which can be heard by the {path}",
                 )
 
+        for why in self.fence.against_shot(host, target):
+            self.breach("fenced", f"{host.name} shoots {target.name}: {why}")
+
+    def switches_another(self, host: Host, target: Host) -> None:
+        """Another machine takes an order that is meant for a host."""
+        self.breach("fenced", f"{host.name} switches another machine, not {target.name}")
+
     def reported(self, host: Host, report: Report) -> None:
         """An agent tells its state."""
         self._up[host.number] = report.state in _UP
+        self._reasons[host.number] = frozenset(reason.code for reason in report.reasons)
+        self.fence.told(host, report.stopped)
         if report.beat != self._beat.get(host.number):
             self._beat[host.number], self._decided_s[host.number] = report.beat, self._awake_s()
         self.two_up()
@@ -337,9 +362,26 @@ class Laws:
         """All that is asked of each second."""
         self.two_up()
         self.not_down()
+        self.fence.look()
+        self._unprotected()
         self._beats()
         self._look_at_fitness()
         self._stands_still()
+
+    def _unprotected(self) -> None:
+        """Whether a host says so that runs a VM which somebody started past the lock driver."""
+        now_s = self._world.timeline.now_s
+        for host in self._world.hosts.values():
+            qemu, number = host.qemu, host.number
+            is_one = qemu is not None and qemu.running and qemu.by_hand and not qemu.has_lease
+            sees = self._world.state(host) == StateName.ENGINE_UP.value and not host.frozen
+            sees = sees and not host.libvirt_hangs and not host.sanlock_stopped
+            if not (is_one and sees and host.sanlock is not None and host.sanlock.running):
+                self._unleased_since_s.pop(number, None)
+            elif Code.VM_UNPROTECTED.value in self._reasons.get(number, ()):
+                self._unleased_since_s[number] = now_s
+            elif now_s - self._unleased_since_s.setdefault(number, now_s) > TOLD_S:
+                self.breach("leased", f"the VM runs on {host.name} without its lease, untold")
 
     def _awake_s(self) -> float:
         """Time without what was passed over."""

@@ -17,10 +17,10 @@ import msgspec
 
 from agent.fence_driver import Still
 from agent.freeing import free_host_id, was_freed
-from agent.ports import FencePath
 from broker.board import StorageTrouble
 from broker.broker import Broker
 from broker.client import BrokerDown
+from broker.config import HealthSection
 from broker.lockspace import LockspaceError
 from broker.monitors import Sampled, Unknown
 from broker.monitors.network import ANY_TIMEOUT_S
@@ -53,17 +53,14 @@ from scoring.observation import (
     MigrationCancelled,
     MigrationPath,
     Pause,
-    Power,
-    PowerAnswer,
-    PowerOffEnded,
-    PowerOnEnded,
     Standing,
     StartResult,
     VmStatus,
 )
+from scoring.rules import Rules
 from tests.simulation.disks import SHARED, started_image
 from tests.simulation.earlier import Metadata, heartbeat_of_version, of_version
-from tests.simulation.host import CACHED_S, RETRY_S, Host, Qemu
+from tests.simulation.host import RETRY_S, Host, Qemu
 from tests.simulation.lockspace import (
     WATCHDOG_FIRE_S,
     Daemon,
@@ -77,7 +74,8 @@ from tests.simulation.timeline import PROCESS
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-#: Deadlines of the real adapters (broker/main.py, agent/leases.py, agent/hypervisor.py, …).
+#: Deadlines of the real adapters, whose modules need libvirt's and sanlock's libraries: copies,
+#: which tests/unit/test_simulation_copies.py holds to them.
 STORAGE_DEADLINE_S = 2.0
 LINK_PATIENCE_S = 5.0
 ASK_DEADLINE_S = 10.0
@@ -86,14 +84,13 @@ DIRECT_DEADLINE_S = 5.0
 LIBVIRT_DEADLINE_S = 3.0
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
-MIGRATE_DEADLINE_S = 300.0
 MIGRATE_EXTRA_S = 30.0
 PATH_DEADLINE_S = 5.0
-POWER_DEADLINE_S = 8.0
 LOCKSPACE_RETRY_S = 2.0
 DISK_DEADLINE_S = 2.0
-PAGE_TIMEOUT_S = 5.0
-BAD_AFTER = 2
+MIGRATE_DEADLINE_S = Rules().migration_timeout_s
+PAGE_TIMEOUT_S = HealthSection().timeout
+BAD_AFTER = HealthSection().failures
 #: Delta leases of 512 bytes that are read at once.
 LEASES_PER_BLOCK = 8
 #: What a packet takes between two hosts.
@@ -163,6 +160,8 @@ class SimStore:
             # Sectors are whole, the write is not: the tail is still the old one.
             storage.torn_writes -= 1
             data = data[:512] + self._board.slots.get(slot, EMPTY_SLOT)[512:]
+        elif slot == self._host.host_id and not storage.stray_writes and self._host.is_on_shared:
+            self._host.watch.wrote(self._host)
         if storage.stray_writes:
             slot = storage.stray_writes.pop(0)
         self._board.put(slot, data)
@@ -319,6 +318,7 @@ class SimHeartbeats:
             raise ConnectionRefusedError(f"{address}: connection refused")
         if answer is None or not take(answer):
             await asyncio.get_running_loop().create_future()
+        self._world.laws.fence.answered(self._host, target)
 
     async def ask_listener(self, address: str, nonce: str) -> bytes:
         target = self._world.by_address.get(address)
@@ -332,6 +332,7 @@ class SimHeartbeats:
         )
         if answer is None:
             raise ConnectionRefusedError(f"{address}: connection refused")
+        self._world.laws.fence.answered(self._host, target)
         return heartbeat_of_version(answer, target.metadata)
 
     async def _there_and_back(
@@ -640,7 +641,10 @@ class SimLeases:
 
     async def take_fence(self) -> FenceLeaseAnswer:
         loop = asyncio.get_running_loop()
-        await _takes(ACQUIRE_DEADLINE_S if self._host.reach_of_sanlock() == "hang" else 0.1)
+        # It reads and writes the volume several times, one after the other.
+        takes_s = 0.1 + 3 * self._host.leases_slow_s()
+        is_hung = self._host.reach_of_sanlock() == "hang"
+        await _takes(ACQUIRE_DEADLINE_S if is_hung else min(takes_s, ACQUIRE_DEADLINE_S))
         if self._host.release_hangs:
             detail = "sanlock: another process of this host holds it"
             return FenceLeaseAnswer(False, loop.time(), detail)
@@ -648,7 +652,7 @@ class SimLeases:
             self._host.sanlock_answers().acquire("fence")
         except Refused as error:
             return FenceLeaseAnswer(False, loop.time(), f"sanlock: {error}")
-        self.fence_held = True
+        self.fence_held, self._host.fence_since_s = True, self._host.timeline.now_s
         self._world.tell(self._host.name, "took the fence lease")
         return FenceLeaseAnswer(True, loop.time())
 
@@ -775,106 +779,6 @@ class SimFenceLog:
         what = "over" if over else "withdrawn" if withdrawn else step.value
         self._world.tell(self._host.name, f"notes {what} of host {target}")
         return ""
-
-
-class SimFence:
-    """FenceDevices port: the other hosts' BMCs over the management network."""
-
-    def __init__(self, world: World, host: Host, hosts: frozenset[int]) -> None:
-        self._world = world
-        self._host = host
-        self.hosts = self.rehearsed = hosts
-
-    def know(self, system_uuids: Mapping[int, str]) -> None:
-        """Every device here is the machine that it is configured for."""
-
-    async def read_power(self, host_id: int, system_uuid: str) -> PowerAnswer:
-        # As the real adapter: a reading is as old as its question.
-        asked_s = asyncio.get_running_loop().time()
-        target = self._world.hosts[host_id]
-        is_on = target.power and not target.bmc.early_off
-        if self._fault(target) == "caches":
-            is_on = target.was_on(CACHED_S)
-        problem = await self._reach(target)
-        if problem:
-            return PowerAnswer(host_id, Power.UNKNOWN, asked_s, detail=problem)
-        fault = self._fault(target)
-        if fault == "says-on":
-            is_on = True
-        elif fault == "says-off":
-            is_on = False
-        proven = self._is_its(target, system_uuid)
-        power = Power.ON if is_on else Power.OFF
-        self._world.tell(
-            self._host.name,
-            f"reads power {power.value} of host {host_id}{'' if proven else ', not proven its'}",
-        )
-        detail = "" if proven else "another GUID"
-        answered_s = asyncio.get_running_loop().time()
-        return PowerAnswer(host_id, power, asked_s, proven, detail, answered_s)
-
-    async def power_off(
-        self, host_id: int, system_uuid: str, attempt: int, still: Still
-    ) -> PowerOffEnded:
-        target = self._world.hosts[host_id]
-        problem = await self._reach(target)
-        if problem:
-            return PowerOffEnded(host_id, False, problem)
-        if not self._is_its(target, system_uuid):
-            return PowerOffEnded(host_id, False, "another GUID")
-        if not target.power:
-            return PowerOffEnded(host_id, True, "it was off")
-        if why := still():
-            self._world.tell(self._host.name, f"withdraws the order to switch host {host_id} off")
-            return PowerOffEnded(host_id, False, f"the order was withdrawn: {why}", withdrawn=True)
-        if self._fault(target) == "off-fails":
-            return PowerOffEnded(host_id, False, "the BMC answers with an error")
-        self._world.shoots(self._host, target)
-        if self._fault(target) != "off-ignored":
-            self._host.timeline.after(target.bmc.off_takes_s, target.power_off, "by its BMC")
-        return PowerOffEnded(host_id, True)
-
-    async def power_on(self, host_id: int, system_uuid: str, still: Still) -> PowerOnEnded:
-        target = self._world.hosts[host_id]
-        problem = await self._reach(target)
-        if problem or not self._is_its(target, system_uuid):
-            return PowerOnEnded(host_id, False, problem or "another GUID")
-        if why := still():
-            return PowerOnEnded(host_id, False, f"the order was withdrawn: {why}")
-        if self._fault(target) == "on-fails":
-            return PowerOnEnded(host_id, False, "the BMC answers with an error")
-        if self._fault(target) == "on-ignored":
-            return PowerOnEnded(host_id, True)
-        if not target.power:
-            self._world.began(self._host, "switch a host on")
-        target.power_on()
-        return PowerOnEnded(host_id, True)
-
-    async def rehearse(self, host_id: int, system_uuid: str) -> FencePath:
-        answer = await self.read_power(host_id, system_uuid)
-        is_fine = answer.power is not Power.UNKNOWN and answer.identity_proven
-        return FencePath(host_id, is_fine, answer.detail)
-
-    async def _reach(self, target: Host) -> str:
-        """Wait as long as the BMC's answer takes; why it gives none, or empty."""
-        fault, bmc = self._fault(target), target.bmc
-        bmc.asked += 1
-        is_dead = fault == "silent" or (fault == "own-power" and not target.power)
-        is_dead = is_dead or (fault == "every-other" and bmc.asked % 2 == 1)
-        delay_s = 2 * self._host.packet_delay_s + (6.0 if fault == "slow" else 0.15)
-        reached = not is_dead and self._world.reaches(self._host, target, bmc=True)
-        if not reached or delay_s >= POWER_DEADLINE_S:
-            await _takes(POWER_DEADLINE_S)
-            return "no answer"
-        await _takes(delay_s)
-        return "wrong password" if fault == "refuses" else ""
-
-    def _fault(self, target: Host) -> str:
-        """How that host's BMC answers this host."""
-        return target.bmc.fault_for.get(self._host.number, target.bmc.fault)
-
-    def _is_its(self, target: Host, system_uuid: str) -> bool:
-        return self._fault(target) != "foreign" and system_uuid == target.bmc.guid
 
 
 class SimHypervisor:

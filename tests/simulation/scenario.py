@@ -134,6 +134,7 @@ def load(path: Path) -> Scenario:
 
 _SWITCHES: dict[str, Callable[[str], dict[str, Any]]] = {
     "fence": lambda v: {"fence": _yes(v)},
+    "power-off": lambda v: {"power_off": _yes(v)},
     "migration": lambda v: {"migration_apart": True} if v == "apart" else {"migration": _yes(v)},
     "health": lambda v: {"health_page": {"local": "http://localhost/"}[v]},
     "on-isolation": lambda v: {"on_isolation": {"move": "move", "leave": "leave"}[v]},
@@ -149,11 +150,15 @@ _SWITCHES: dict[str, Callable[[str], dict[str, Any]]] = {
 BMC_FAULTS = (
     "fine",
     "silent",
+    "hangs",
     "slow",
     "refuses",
     "says-on",
     "says-off",
     "foreign",
+    "foreign-off",
+    "nameless-off",
+    "off-early",
     "off-fails",
     "off-ignored",
     "on-fails",

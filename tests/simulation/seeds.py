@@ -12,7 +12,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from broker import whiteboard
@@ -137,7 +137,7 @@ def _open_files() -> int:
 
 
 def run_seeds(
-    seeds: range,
+    seeds: Iterable[int],
     hosts: tuple[int, int],
     processes: int,
     minutes: float | None = None,

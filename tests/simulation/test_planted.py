@@ -17,10 +17,13 @@ import pytest
 from agent.beat import Agent
 from agent.fence_driver import always
 from scoring import decide
+from scoring.decision import Code
 from scoring.observation import Health, OrderKind, VmStatus
+from scoring.turn import Turn
+from tests.simulation.bmc import fence_levels
 from tests.simulation.host import Host
 from tests.simulation.laws import IDLE_S, LATE_S, Broken
-from tests.simulation.ports import SimEngineMonitor, SimFence
+from tests.simulation.ports import SimEngineMonitor
 from tests.simulation.world import Settings, World
 
 
@@ -111,11 +114,32 @@ def test_an_owner_that_a_third_host_hears(world: World) -> None:
     broken(world, "fenced")
 
 
+def test_an_owner_without_daemons_whose_sanlock_renews_slowly(world: World) -> None:
+    """Each renewal takes three seconds to the volume, and lands."""
+    target = owner(world)
+    world.wish_daemons(target, False)
+    target.break_storage("slow", 3.0, ("leases",))
+    world.run(60.0)
+    assert target.vm_healthy
+    assert target.renews_since_s() is not None
+    shot(world, target)
+    broken(world, "fenced")
+
+
+def test_a_host_that_was_heard_too_lately(world: World) -> None:
+    """It hangs, but not for long enough: its slot was written within the window."""
+    target = owner(world)
+    target.freeze(50.0)
+    world.run(8.0)
+    shot(world, target)
+    broken(world, "fenced")
+
+
 def test_a_host_that_hangs_may_be_switched_off(world: World) -> None:
     """The checkers are not content with nothing: this one is nobody's breach."""
     target = owner(world)
     target.freeze(50.0)
-    world.run(15.0)
+    world.run(30.0)
     shot(world, target)
     world.run(1.0)
 
@@ -155,7 +179,7 @@ def test_global_where_a_host_is_switched_on(world: World) -> None:
     target.power_off("test")
     world.set_global_maintenance(True)
     world.run(10.0)
-    devices = SimFence(world, asker, frozenset({target.host_id}))
+    devices = fence_levels(world, asker, 8.0)
     within(world, asker, devices.power_on(target.host_id, target.system_uuid, always))
     broken(world, "global")
 
@@ -230,6 +254,46 @@ def test_up_where_it_is_sick_and_nothing_is_done(
     broken(world, "up", IDLE_S + 100.0)
 
 
+# --- a VM without its lease --------------------------------------------------------------------
+
+
+def started_past_the_lock_driver(world: World) -> Host:
+    world.set_global_maintenance(True)
+    world.run(5.0)
+    owner(world).end_qemu("test", VmStatus.DOWN, "powered off")
+    host = world.hosts[1]
+    world.start_by_hand(host, locked=False)
+    world.run(5.0)
+    world.set_global_maintenance(False)
+    return host
+
+
+def test_leased_where_a_host_says_nothing_of_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    because = Turn.because
+
+    def silent(turn: Turn, code: Code, text: str) -> None:
+        if code is not Code.VM_UNPROTECTED:
+            because(turn, code, text)
+
+    monkeypatch.setattr(Turn, "because", silent)
+    started_past_the_lock_driver(world)
+    broken(world, "leased", 60.0)
+
+
+def test_leased_where_it_had_the_lease_and_lost_it(world: World) -> None:
+    """Who started it is no excuse any more."""
+    host = started_past_the_lock_driver(world)
+    world.run(60.0)
+    assert host.qemu is not None and host.qemu.by_hand
+    host.pause_qemu()
+    host.resume_qemu(0.0)
+    host.qemu.has_lease = False
+    world.vm_changed(host)
+    broken(world, "leased")
+
+
 # --- laws 7 and 8 -----------------------------------------------------------------------------
 
 
@@ -249,6 +313,15 @@ def test_unanswered_by_the_storage(world: World, act: str) -> None:
     host.break_storage("hang")
     world.run(15.0)
     world.began(host, act)
+    broken(world, "unanswered")
+
+
+@pytest.mark.parametrize("part", ["whiteboard", "leases"])
+def test_unanswered_by_a_part_of_the_storage(world: World, part: str) -> None:
+    host = others(world)[0]
+    host.break_storage("hang", parts=(part,))
+    world.run(15.0)
+    world.began(host, "start")
     broken(world, "unanswered")
 
 

@@ -249,7 +249,7 @@ def test_slow_leases_are_felt_by_sanlock() -> None:
     player = told(f"{UP}wait 30\nstorage slow owner 9 leases\nwait 200\nexpect downtime below 1\n")
     owner = player.world.owner()
     assert owner is not None and owner.sanlock is not None
-    assert owner._leases_slow_s() == 9.0
+    assert owner.leases_slow_s() == 9.0
 
 
 def test_the_network_splits_loses_and_delays() -> None:

@@ -237,6 +237,15 @@ class HostLoop(asyncio.AbstractEventLoop):
         self._timeline._ready.append(handle)
         return handle
 
+    def call_soon_threadsafe(  # type: ignore[override]
+        self,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> Handle:
+        # A thread of a simulated process runs only while this loop waits for it.
+        return self.call_soon(callback, *args, context=context)
+
     def call_at(  # type: ignore[override]
         self,
         when: float,
@@ -317,6 +326,8 @@ class Process:
         self.loop = loop
         self.alive = True
         self.tasks: dict[asyncio.Task[Any], None] = {}
+        #: How to end each of its threads (tests/simulation/threads.py), which end with it.
+        self.threads: dict[Callable[[], None], None] = {}
         self.failures: list[str] = []
         #: SIGSTOP: what is due meanwhile waits here.
         self.is_stopped = False
@@ -350,8 +361,7 @@ class Process:
             if self.alive:
                 self.alive = False
                 self._on_end(self, error)
-                for other in list(self.tasks):
-                    other.cancel()
+                self._end_all()
         elif error is not None and self.alive and not isinstance(error, self.expected):
             self.failures.append(f"task {task.get_name()} of {self.name}: {error!r}")
 
@@ -377,8 +387,13 @@ class Process:
         """End it at once."""
         self.alive = False
         self.go_on()
+        self._end_all()
+
+    def _end_all(self) -> None:
         for task in list(self.tasks):
             task.cancel()
+        for end in list(self.threads):
+            end()
 
 
 PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)

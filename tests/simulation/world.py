@@ -15,6 +15,7 @@ from pathlib import Path
 
 from agent.actions import Hands
 from agent.beat import Agent
+from agent.fence_levels import FenceLevels
 from broker.board import Board, StorageTrouble
 from broker.broker import Broker
 from broker.cluster_key import ClusterKey
@@ -23,6 +24,7 @@ from broker.config import (
     ClusterSection,
     Config,
     DaemonSection,
+    FenceSection,
     HealthSection,
     HostSection,
     NetworkSection,
@@ -49,6 +51,7 @@ from scoring.decision import Code, FreeHostId
 from scoring.observation import OrderKind, Pause, VmStatus
 from scoring.state import StateName
 from tests.simulation import orderly
+from tests.simulation.bmc import fence_levels
 from tests.simulation.disks import BASE, SHARED, SimWhatRuns
 from tests.simulation.forger import Forger
 from tests.simulation.host import CLUSTER, WALL_EPOCH_S, Host, Qemu, identity_of, volume_id
@@ -57,7 +60,6 @@ from tests.simulation.lockspace import WATCHDOG_FIRE_S, LeaseVolume, Membership,
 from tests.simulation.ports import (
     SimCanStart,
     SimEngineMonitor,
-    SimFence,
     SimFenceLog,
     SimHeartbeats,
     SimHypervisor,
@@ -114,6 +116,8 @@ class Settings:
     io_timeout_s: int = 10
     beat_s: float = 1.0
     fence: bool = True
+    #: `fence.power-off` of the configuration.
+    power_off: bool = True
     migration: bool = True
     host_boot_s: float = 40.0
     guest_boot_s: float = 20.0
@@ -293,6 +297,7 @@ class World:
             timing=TimingSection(**timing),
             health=HealthSection(url=self.settings.health_page),
             network=NetworkSection(targets=("gateway",)),
+            fence=FenceSection(power_off=self.settings.power_off),
         )
 
     def booted(self, host: Host) -> None:
@@ -405,14 +410,15 @@ class World:
             group.create_task(runner.run(), name="monitors")
 
     async def _agent(self, host: Host) -> None:
-        leases = SimLeases(self, host)
-        others = frozenset(self.hosts) - {host.host_id}
-        fence = SimFence(self, host, others if self.settings.fence else frozenset())
+        leases, config = SimLeases(self, host), self.config(host)
+        fence = FenceLevels((), host.host_id)
+        if self.settings.fence:
+            fence = fence_levels(self, host, config.fence.timeout)
         link = self.links.get(host.number)
         if link is None:
             link = self.links[host.number] = SimLink(self, host, self.settings.on_wire)
         agent = Agent(
-            self.config(host).rules(VM_MEMORY_MB),
+            config.rules(VM_MEMORY_MB),
             link,
             Hands(SimHypervisor(self, host, leases), leases, fence, SimFenceLog(self, host)),
             "kvm",
@@ -468,15 +474,23 @@ class World:
         self.tell(host.name, f"the freeing of host id {act.host_id} lands")
         self.laws.freed(host, act)
 
+    def wrote(self, host: Host) -> None:
+        self.laws.fence.wrote(host)
+
     def shoots(self, host: Host, target: Host) -> None:
         """A BMC takes the order to switch a host off that is on."""
         now_s = self.timeline.now_s
         heard = self.heard_since_s(host, target)
         heard_for_s = {path: None if s is None else now_s - s for path, s in heard.items()}
-        self.shots.append(Shot(now_s, host.name, target.name, heard_for_s, target.boots))
         self.tell(host.name, f"switches host {target.host_id} off")
         self.laws.began(host, "switch a host off")
         self.laws.shoots(host, target)
+        self.shots.append(Shot(now_s, host.name, target.name, heard_for_s, target.boots))
+
+    def switches_another(self, host: Host, target: Host, word: str) -> None:
+        """A machine that is nobody's of the cluster takes an order that is meant for a host."""
+        self.tell(host.name, f"switches another machine {word}, not {target.name}")
+        self.laws.switches_another(host, target)
 
     def reported(self, host: Host, report: Report) -> None:
         """An agent reports to its broker."""

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What must have been true, and for how long, when a host is switched off or its host id freed.
+
+A host that can be heard at this moment is the checkers' own matter (laws.py, `fenced`). Here is
+what the asker can have known for the whole window: which writes to the target's slot have landed
+on the volume, which of its answers have arrived, which renewals are on disk, whether the asker
+could read all that time. What is younger than KNOWN_S may not have come to the asker yet.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from scoring.decision import FreeHostId
+from scoring.evidence import HOUR_S, renewal_patience_s
+from scoring.rules import Rules
+
+if TYPE_CHECKING:
+    from tests.simulation.host import Host
+    from tests.simulation.world import World
+
+#: From what happens to the order that knows of it: a beat there and here, and the last look, which
+#: may be suspect_after old.
+KNOWN_S = 5.0
+#: What is looked at once a second, and clocks that differ.
+EDGE_S = 1.5
+#: From one shot to the record of the next one's intent: a login to a slow device, and its log.
+LOGIN_S = 12.0
+KEPT = 64
+
+
+class FenceLaws:
+    """What was seen of each host. Times are true times; those of before a leap are older."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        #: (asker, target): when answers over the network arrived.
+        self._answered_s: dict[tuple[int, int], deque[float]] = {}
+        #: When each host last wrote its own slot, as it was meant to be.
+        self._written_s: dict[int, deque[float]] = {}
+        #: What each host id is on the shared volume, and since when.
+        self._on_disk: dict[int, tuple[tuple[int, int], float]] = {}
+        #: When each host last could not read the whiteboard.
+        self._blind_s: dict[int, float] = {}
+        #: Since when each host's agent says that it was stopped in order.
+        self._stopped_s: dict[int, float] = {}
+        #: Who owns the engine lease on the shared volume, and since when.
+        self._owner: tuple[int, float] = (0, 0.0)
+
+    # --- what happens -----------------------------------------------------------------------
+
+    def answered(self, asker: Host, target: Host) -> None:
+        """An answer over the network has arrived."""
+        times = self._answered_s.setdefault((asker.number, target.number), deque(maxlen=KEPT))
+        times.append(self._now_s)
+
+    def wrote(self, host: Host) -> None:
+        """A host's own slot has landed on the shared volume."""
+        self._written_s.setdefault(host.number, deque(maxlen=KEPT)).append(self._now_s)
+
+    def told(self, host: Host, is_stopped: bool) -> None:
+        """An agent tells whether it was stopped in order."""
+        if not is_stopped:
+            self._stopped_s.pop(host.number, None)
+        else:
+            self._stopped_s.setdefault(host.number, self._now_s)
+
+    def look(self) -> None:
+        """Once a second."""
+        for host in self._world.hosts.values():
+            if host.frozen or not host.reads_whiteboard:
+                self._blind_s[host.number] = self._now_s
+        for host_id, delta in self._world.leases.deltas.items():
+            renewal = delta.generation, delta.timestamp
+            if self._on_disk.get(host_id, (None,))[0] != renewal:
+                self._on_disk[host_id] = renewal, self._now_s
+        owner = self._world.leases.resources["engine"].owner
+        if owner != self._owner[0]:
+            self._owner = owner, self._now_s
+
+    # --- what is asked ----------------------------------------------------------------------
+
+    def against_shot(self, host: Host, target: Host) -> Iterator[str]:
+        """Why a host must not switch another one off now; nothing: it may."""
+        agent = self._world.agents.get(host.number)
+        if agent is None:
+            yield "no agent runs there"
+            return
+        rules: Rules = agent._state.rules
+        if not rules.fence_power_off:
+            yield "its configuration forbids it"
+        read_s = max(self._blind_s.get(host.number, 0.0), host.broker_since_s)
+        if self._now_s - read_s < rules.timing.fence_after - EDGE_S:
+            yield f"it has read the whiteboard for {self._now_s - read_s:.1f} s only"
+        if host.is_on_shared and target.is_on_shared:
+            yield from self._of_the_volumes(rules, target)
+        yield from self._of_the_network(rules, host, target)
+
+    def _of_the_volumes(self, rules: Rules, target: Host) -> Iterator[str]:
+        after_s, written_s = rules.timing.fence_after, self._written_s.get(target.number, deque())
+        if (age_s := self._too_young(written_s, after_s)) is not None:
+            yield f"its slot was written {age_s:.1f} s ago"
+        (_, stamp), since_s = self._on_disk.get(target.host_id, ((0, 0), 0.0))
+        if stamp and (age_s := self._too_young((since_s,), renewal_patience_s(rules))) is not None:
+            yield f"its host id was renewed {age_s:.1f} s ago"
+        last_s = written_s[-1] if written_s else 0.0
+        stopped_s = self._stopped_s.get(target.number)
+        if stopped_s is not None and stopped_s + EDGE_S < last_s:
+            yield "its slot says that it was stopped in order"
+        local_s = target.local_maintenance_since_s
+        if local_s is not None and max(local_s, target.wrong_start_s) + EDGE_S < last_s:
+            yield "its slot says that it is in maintenance"
+        owner, owned_s = self._owner
+        if owner != target.host_id and self._now_s - owned_s > KNOWN_S:
+            yield f"host {owner} owns the lease"
+        yield from self._of_the_log(rules, target)
+
+    def _of_the_network(self, rules: Rules, host: Host, target: Host) -> Iterator[str]:
+        answered_s = self._answered_s.get((host.number, target.number), deque())
+        if not answered_s or answered_s[-1] < host.broker_since_s:
+            yield "it never heard it"
+        elif (age_s := self._too_young(answered_s, rules.timing.fence_after)) is not None:
+            yield f"it answered {age_s:.1f} s ago"
+
+    def _of_the_log(self, rules: Rules, target: Host) -> Iterator[str]:
+        """Whether so many others were switched off that this one must wait."""
+        world, now_s = self._world, self._now_s
+        if any(host.wall_offset_s or not host.is_on_shared for host in world.hosts.values()):
+            return
+        acts = {
+            (shot.target, shot.boots): shot.at_s
+            for shot in world.shots
+            if now_s - shot.at_s < HOUR_S - LOGIN_S
+            and (shot.target, shot.boots) != (target.name, target.boots)
+        }
+        if not acts:
+            return
+        pause_s = rules.timing.fence_backoff * 2 ** (len(acts) - 1)
+        if len(acts) >= rules.fences_per_hour or now_s - max(acts.values()) < pause_s - LOGIN_S:
+            yield f"{len(acts)} others were switched off lately"
+
+    def against_freeing(self, host: Host, act: FreeHostId) -> Iterator[str]:
+        """Why a host must not free that host id now; nothing: it may."""
+        if not host.fence_held:
+            yield "the fence lease is not held"
+        assert host.loop is not None
+        read_s, io_timeout_s = host.loop.true_s(act.off_read_s), host.io_timeout_s
+        if read_s < host.fence_since_s:
+            yield "the power was read before the fence lease was held"
+        if self._now_s - read_s > io_timeout_s + EDGE_S / 10:
+            yield f"the power was read {self._now_s - read_s:.1f} s ago"
+        delta = host.leases.delta(act.host_id)
+        if (delta.generation, delta.timestamp) != (act.generation, act.timestamp):
+            yield "the host id on disk is not what it was at the decision"
+
+    def _too_young(
+        self, times_s: Iterator[float] | deque[float] | tuple[float, ...], than_s: float
+    ) -> float | None:
+        """The age of one that the asker knows of and that is not as old as it must be."""
+        ages_s = (self._now_s - at_s for at_s in times_s)
+        young = [age_s for age_s in ages_s if KNOWN_S < age_s < than_s - EDGE_S]
+        return min(young, default=None)
+
+    @property
+    def _now_s(self) -> float:
+        return self._world.timeline.now_s

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Thousands of seeds over a night: in parts, on several machines, to be gone on with after a break.
+
+Each part writes a file of its own in one folder: a first line that says what is run and on which
+code, then a line for each seed that has ended. What is there is not run again. A broken law stops
+nothing: it is in the file, and in the sum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from tests.simulation.seeds import Result, Sum, run_seeds
+from tests.simulation.world import Outage
+
+ROOT = Path(__file__).parents[2]
+#: What a run depends on.
+CODE = ("scoring", "broker", "agent", "tests/simulation")
+
+
+class OtherRun(Exception):
+    """A file is of another run: which, and what to do."""
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What is run. `code`: a hash of it."""
+
+    code: str
+    hosts: tuple[int, int]
+    moments: int
+
+
+class Line(msgspec.Struct, frozen=True):
+    """What became of one seed; times in seconds. `broken`: the law, empty where none was."""
+
+    seed: int
+    hosts: int
+    simulated_s: float
+    leapt_s: float
+    cpu_s: float
+    faults: dict[str, int]
+    outages: list[tuple[float, float, str]]
+    broken: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The `number`-th of so many, from 1 on."""
+
+    number: int = 1
+    of: int = 1
+
+    def seeds(self, all_of_them: Iterable[int]) -> list[int]:
+        """Those of this part."""
+        return [seed for seed in all_of_them if seed % self.of == self.number - 1]
+
+    def file(self, folder: Path) -> Path:
+        """Where its lines are."""
+        return folder / f"part-{self.number}-of-{self.of}.jsonl"
+
+
+def header(hosts: tuple[int, int], moments: int) -> Header:
+    """What would be run now."""
+    code = hashlib.sha256()
+    for folder in CODE:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            code.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return Header(code.hexdigest()[:16], hosts, moments)
+
+
+def read(path: Path, wanted: Header) -> list[Line]:
+    """The seeds that have ended; a last line that was not written to its end is none.
+
+    Raises OtherRun.
+    """
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    if not lines:
+        return []
+    found = msgspec.json.decode(lines[0], type=Header)
+    if found != wanted:
+        raise OtherRun(
+            f"{path} is of other code, hosts or moments ({found}, now {wanted}): move it away, or "
+            "give another folder by --to"
+        )
+    ended = []
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            ended.append(msgspec.json.decode(line, type=Line))
+        except msgspec.DecodeError:
+            if number < len(lines):
+                raise
+    return ended
+
+
+def run(
+    seeds: Iterable[int],
+    part: Part,
+    folder: Path,
+    hosts: tuple[int, int],
+    moments: int,
+    processes: int,
+    say: Callable[[str], None],
+) -> list[Line]:
+    """Run what of a part is not there yet; all that is there then."""
+    wanted, path = header(hosts, moments), part.file(folder)
+    ended = read(path, wanted)
+    known = {line.seed for line in ended}
+    left = [seed for seed in part.seeds(seeds) if seed not in known]
+    say(f"{path}: {len(known)} seeds are there, {len(left)} are left")
+    folder.mkdir(parents=True, exist_ok=True)
+    # Written anew, so that no half a line stays in the middle.
+    path.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in (wanted, *ended)))
+    with path.open("ab") as file:
+        for result in run_seeds(left, hosts, processes, moments=moments):
+            line = _line(result)
+            file.write(msgspec.json.encode(line) + b"\n")
+            file.flush()
+            ended.append(line)
+            if line.broken:
+                say(f"seed {line.seed} with {line.hosts} hosts: {line.broken}")
+    return ended
+
+
+def _line(result: Result) -> Line:
+    return Line(
+        result.seed,
+        result.hosts,
+        result.simulated_s,
+        result.leapt_s,
+        result.cpu_s,
+        dict(result.faults),
+        [(one.began_s, one.ended_s, one.cause) for one in result.outages],
+        result.broken,
+    )
+
+
+def told(lines: Iterable[Line], hosts: tuple[int, int], moments: int) -> Iterator[str]:
+    """The sum for people, and how each broken law is run again."""
+    total, broken = Sum(), []
+    for line in sorted(lines, key=lambda one: one.seed):
+        total.add(
+            Result(
+                line.seed,
+                line.hosts,
+                line.simulated_s,
+                line.leapt_s,
+                line.cpu_s,
+                Counter(line.faults),
+                [Outage(*one) for one in line.outages],
+                "",
+            )
+        )
+        if line.broken:
+            broken.append(line)
+    yield from total.lines()
+    for line in broken:
+        yield f"seed {line.seed} with {line.hosts} hosts: {line.broken}"
+        yield (
+            f"  replay: python -m tests.simulation run --seed {line.seed} --trace "
+            f"--hosts {hosts[0]}..{hosts[1]} --moments {moments}"
+        )
+    yield f"{len(broken)} of {total.seeds} seeds broke a law" if broken else "no law was broken"
