@@ -142,7 +142,12 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
             )
         if host.witnesses is not None and host.witnesses.heartbeat_trouble:
             yield _heartbeat(printable(host.hostname), host.witnesses)
-        if host.not_counted:
+        if host.not_counted.startswith("it says that the VM is up"):
+            yield (
+                f"CONTRADICTED: {printable(host.hostname)} (slot {host.host_id}) is not believed:"
+                f" {host.not_counted} (who writes this slot? ha-agent doctor there)"
+            )
+        elif host.not_counted:
             yield (
                 f"NOT A MEMBER: what slot {host.host_id} ({printable(host.hostname)}) says does not"
                 f" count: {host.not_counted} (who writes to this volume?"

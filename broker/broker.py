@@ -60,7 +60,15 @@ from broker.seen_hosts import MOVING, seen_peers
 from broker.signatures import COUNTER_LINE, Unsigned, counter_of, next_counter
 from broker.switched_off import SwitchedOff
 from broker.tally import Tally
-from broker.vm_place import LeaseOwner, OwnReads, PlaceSince, SeenHost, VmPlace, vm_place
+from broker.vm_place import (
+    LEASE_OLD_S,
+    LeaseOwner,
+    OwnReads,
+    PlaceSince,
+    SeenHost,
+    VmPlace,
+    vm_place,
+)
 from broker.what_ran import WhatRan
 from broker.whiteboard import LEFT_OUT_KEY, SlotReport, fit_hostname
 from broker.wire import (
@@ -181,6 +189,7 @@ class Broker:
             float(config.storage.io_timeout),
             config.score.base_score,
         )
+        self.members.lease_owner = self._owner_asked
         #: Whether the others write to the storage that is read here.
         self.same_storage = SameStorage(config, board, self.heartbeats, lockspace)
         #: Whoever has something to tell calls `notices.tell`.
@@ -663,6 +672,13 @@ class Broker:
         here = self._engine_status(now_s)[0].vm
         gone = lease.gone or (is_own and here not in (VmStatus.UP, VmStatus.UNKNOWN))
         return LeaseOwner(lease.owner, gone, now_s - lease.asked_s)
+
+    def _owner_asked(self) -> tuple[int | None, float] | None:
+        """The same for `Members.lease_owner`; not known where it was asked long ago."""
+        lease = None if self._report is None else self._report.lease
+        if lease is None or asyncio.get_running_loop().time() - lease.asked_s > LEASE_OLD_S:
+            return None
+        return lease.owner, lease.asked_s
 
     def _check_nobody_writes_our_slot(
         self, before: SlotReport | None, after: SlotReport | None

@@ -16,12 +16,16 @@ Rules of this file:
    host that was fenced, whose id is free then, is still the host that had the VM.
 4. A slot of a newer version cannot be read, nor its signature: its word is that this host does
    nothing. It counts while its bytes change, of a host whose id is in use or that answers.
-5. A score counts up to what a host without fault has, by its own configuration.
-6. What is not known decides nothing: where the lockspace was not read, a signed host counts.
+5. A slot that says that the VM is up there is not believed where nothing else speaks for it: the
+   engine lease is not known to be that host's, and its own newer answer over the network says the
+   contrary, or it does not answer and its id is free or dead.
+6. A score counts up to what a host without fault has, by its own configuration.
+7. What is not known decides nothing: where the lockspace was not read, a signed host counts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from broker import agreement
@@ -29,7 +33,9 @@ from broker.board import Board
 from broker.heartbeats import Heartbeats, Word
 from broker.lockspace import Lockspace
 from broker.signatures import GOOD, Unsigned
+from broker.vm_place import NOT_HERE
 from broker.whiteboard import SCORE_MAX, SlotReport
+from scoring.observation import VmStatus
 
 #: So many ids that are not in use are looked at on disk, and asked over the network: strangers cost
 #: no more, however many slots they write.
@@ -44,6 +50,11 @@ NEWER_STANDS_S = 10.0
 #: more is not joined.
 SANLOCK_LOOKS_S = 5.0
 
+#: A claim is given so long until the other witnesses must have seen the same.
+CLAIM_S = 2.0
+#: sanlock calls a host id so under which nothing can run.
+_GONE = frozenset({"free", "dead"})
+
 _NOT_SIGNED = (
     "it is not signed with the cluster key, its host id is not in use in the lockspace, and no host"
     " of that id answers over the network"
@@ -56,13 +67,15 @@ _NOT_JOINED = (
 
 @dataclass(slots=True)
 class _Slot:
-    """When a slot was first seen, was seen to change last, and since when it is written without a
-    break."""
+    """When a slot was first seen, was seen to change last, since when it is written without a
+    break, since when it says that the VM is up there, and since when its host denies that."""
 
     timestamp: int
     first_s: float
     changed_s: float
     alive_s: float
+    up_s: float | None = None
+    denied_s: float | None = None
 
 
 class Members:
@@ -86,6 +99,9 @@ class Members:
         self._heartbeats = heartbeats
         self._looks_s = 2 * io_timeout_s + SANLOCK_LOOKS_S
         self.base_score = base_score
+        #: Whom this host's agent found to own the engine lease just now, and when. None: not known;
+        #: an owner of None: nobody.
+        self.lease_owner: Callable[[], tuple[int | None, float] | None] = lambda: None
         self._been: set[int] = set()
         self._slots: dict[int, _Slot] = {}
         self.reports: dict[int, SlotReport] = {}
@@ -118,7 +134,9 @@ class Members:
                 slot.alive_s = now_s if now_s - slot.changed_s >= BACK_S else slot.alive_s
                 slot.timestamp, slot.changed_s = report.timestamp, now_s
             is_signed = board.signed.get(host) in GOOD
-            why = self._why_not(host, is_signed, slot, now_s)
+            is_up = report.engine_status.vm is VmStatus.UP
+            slot.up_s = None if not is_up else now_s if slot.up_s is None else slot.up_s
+            why = self._why_not(host, is_signed, slot, now_s) or self._contradicted(host, slot)
             if why:
                 why_not[host] = why
             else:
@@ -164,6 +182,35 @@ class Members:
         if not self._is_free(host, slot, now_s):
             return ""
         return "" if host in self._been and not self._writes_on(host, slot) else _NOT_JOINED
+
+    def _contradicted(self, host: int, slot: _Slot) -> str:
+        """Why its word that the VM is up there is not true; "": it may be, or it says nothing."""
+        pulse = self._heartbeats.pulses.get(host)
+        if slot.up_s is None:
+            slot.denied_s = None
+            return ""
+        owned = self.lease_owner()
+        if owned is not None and owned[0] == host:
+            return ""
+        if pulse is not None and self._answers(host):
+            assert pulse.heartbeat_s is not None
+            if pulse.heartbeat_s < slot.up_s + CLAIM_S or pulse.vm not in NOT_HERE:
+                slot.denied_s = None
+            elif slot.denied_s is None:
+                slot.denied_s = pulse.heartbeat_s
+            # Written after that answer, it says so still.
+            if slot.denied_s is None or slot.changed_s < slot.denied_s + CLAIM_S:
+                return ""
+            said = "its host answers over the network that it is not"
+        else:
+            named = self._lockspace.witnesses.get(host)
+            if named is None or named.state not in _GONE or not self._writes_on(host, slot):
+                return ""
+            said = f"its host does not answer over the network, and sanlock calls it {named.state}"
+        if owned is not None:
+            owner = "nobody" if owned[0] is None else f"host {owned[0]}"
+            said += f"; {owner} owns the engine lease"
+        return f"it says that the VM is up there, and {said}"
 
     def _answers(self, host: int) -> bool:
         return self._heartbeats.word(host) is Word.ANSWERED

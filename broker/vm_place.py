@@ -30,7 +30,8 @@ from scoring.observation import Health, VmStatus
 
 #: What the agent found of the lease is asked every two beats; an older answer proves nothing.
 LEASE_OLD_S = 4.0
-_NOT_HERE = frozenset({VmStatus.DOWN, VmStatus.DOWN_UNEXPECTED, VmStatus.DOWN_MISSING})
+#: What a host says of a VM that it does not run.
+NOT_HERE = frozenset({VmStatus.DOWN, VmStatus.DOWN_UNEXPECTED, VmStatus.DOWN_MISSING})
 #: How sanlock calls a host id under which nothing can run.
 _GONE = frozenset({"free", "dead"})
 
@@ -127,7 +128,7 @@ def vm_place(
     if not unseen and not reads.blind and not reads.all_known:
         return VmPlace(None, known="not every slot of the whiteboard was read yet")
     if not unseen and not reads.blind:
-        gone = [host.name for host in hosts if not _says_down(host) and host.vm not in _NOT_HERE]
+        gone = [host.name for host in hosts if not _says_down(host) and host.vm not in NOT_HERE]
         known = f"nothing runs on {' and '.join(gone)} any more" if gone else ""
         return VmPlace(False, healthy=False, known=known)
     owner = None if lease is None else lease.owner
@@ -156,7 +157,7 @@ def _healthy(host: SeenHost) -> bool | None:
 
 
 def _says_down(host: SeenHost) -> bool:
-    return _word(host) in _NOT_HERE
+    return _word(host) in NOT_HERE
 
 
 def _cannot_run(host: SeenHost, reads: OwnReads) -> bool:
@@ -164,7 +165,7 @@ def _cannot_run(host: SeenHost, reads: OwnReads) -> bool:
     or its agent had ended, in good order and without the VM."""
     if host.liveness is Liveness.LIVE or reads.blind:
         return False
-    return host.sanlock in _GONE or (host.stopped and host.vm in _NOT_HERE)
+    return host.sanlock in _GONE or (host.stopped and host.vm in NOT_HERE)
 
 
 def _had_it(host: SeenHost, owner: int | None) -> bool:

@@ -57,9 +57,17 @@ def move(turn: Turn) -> StateName | None:
 
 def targets(turn: Turn) -> list[placement.Candidate]:
     """The hosts that the VM may be migrated to, the best first: those that may run it and say
-    that they have the memory."""
+    that they have the memory. Those that answer over the network come before all others: a slot
+    alone does not take a VM. Where nobody answers it may be this host's own network, or nobody is
+    asked."""
     short = {peer.host_id for peer in turn.live if is_short_of_memory(turn, peer)}
-    return placement.ranked([c for c in others(turn) if c.host_id not in short])
+    answer = {
+        peer.host_id
+        for peer in turn.live
+        if peer.heartbeat_s is not None and peer.unanswered_since_s is None
+    }
+    ranked = placement.ranked([c for c in others(turn) if c.host_id not in short])
+    return sorted(ranked, key=lambda c: c.host_id not in answer)
 
 
 def pause_s(turn: Turn, target: int) -> float:

@@ -19,6 +19,7 @@ from broker.host_shutdown import within_s
 from broker.whiteboard import EMPTY_SLOT
 from scoring.observation import PAUSED_ON_PURPOSE, Pause, VmStatus
 from scoring.timing import Timing
+from tests.simulation.forger import ForgedSlot
 from tests.simulation.host import NO_BRIDGE, WRITES, Host
 from tests.simulation.lockspace import Refused
 from tests.simulation.orderly import GUESTS_S
@@ -315,9 +316,9 @@ def _bad_slot(world: World, host: Host, chance: random.Random) -> Callable[[], N
 def _newer_version(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
     """A host that was upgraded writes a newer version into a slot of its own."""
     slot = 1 + max(world.hosts)
-    world.board.put(slot, b"2|1|77|".ljust(4096, b"\0"))
+    world.forger.newer_host(slot)
     world.tell("board", f"slot {slot} is of a newer version")
-    return lambda: world.board.put(slot, EMPTY_SLOT)
+    return lambda: world.forger.ends(slot)
 
 
 def _older_version(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
@@ -340,6 +341,16 @@ def _torn(world: World, host: Host, chance: random.Random) -> Callable[[], None]
 def _stale(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
     host.storage.stale_reads = 1
     return _nothing
+
+
+def _forged(world: World, _: Host, chance: random.Random) -> Callable[[], None]:
+    """Somebody without the cluster key writes the slot of a host that does not exist."""
+    host_id = max(world.hosts) + chance.randint(2, 4)
+    vm = chance.choice([VmStatus.UP, VmStatus.DOWN])
+    version = chance.choice([1, 1, 2])
+    world.forger.slot(ForgedSlot(host_id, vm=vm, score=10_000, version=version))
+    world.tell("board", f"slot {host_id} is forged: {vm}, version {version}")
+    return lambda: world.forger.ends(host_id)
 
 
 def _stray(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
@@ -600,6 +611,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("torn write", _torn),
     Fault("stale read", _stale),
     Fault("stray write", _stray),
+    Fault("forged slot", _forged, (10.0, 200.0), lies_still=True),
     Fault("network", _network, (5.0, 200.0), SICK_BOUND_S),
     Fault("cable out", _cable, (5.0, 200.0), SICK_BOUND_S),
     Fault("guests' network", _guest_network, (5.0, 200.0), SICK_BOUND_S),

@@ -1732,6 +1732,19 @@ def test_the_vm_is_not_moved_to_a_host_without_the_memory() -> None:
     assert Code.DRAIN_WAITING in codes(waits), "its own definition may want more"
 
 
+def test_the_vm_moves_to_a_host_that_answers_before_a_better_one_that_does_not() -> None:
+    here = local(UP, maintenance=True)
+    better, other = peer(2), peer(3, 2000)
+    heard = replace(other, heartbeat_s=NOW_S - 5.0)
+    unheard = replace(better, heartbeat_s=NOW_S - 60.0, unanswered_since_s=NOW_S - 50.0)
+    for silent in (better, unheard):
+        assert MigrateEngine(3) in in_state(S.ENGINE_UP, here, live=[silent, heard]).actions
+        alone = in_state(S.ENGINE_UP, here, live=[silent, other])
+        assert MigrateEngine(2) in alone.actions, "nobody answers: it may be this host's network"
+    both = [replace(better, heartbeat_s=NOW_S - 9.0), heard]
+    assert MigrateEngine(2) in in_state(S.ENGINE_UP, here, live=both).actions
+
+
 def test_a_host_without_the_lock_driver_scores_0_and_one_that_does_not_tell_does_not() -> None:
     without = in_state(S.ENGINE_DOWN, replace(local(DOWN), lock_driver=False))
     assert without.score.value == 0

@@ -230,3 +230,73 @@ def test_a_score_counts_up_to_what_its_host_can_have(score: int, told: str, coun
     lines = {"config": told}
     cluster.board.reports[2] = SlotReport(2, 1, score, UP, "h", extra=lines, extra_trusted=True)
     assert cluster.beat().members.reports[2].score == counted
+
+
+# --- contradicted -----------------------------------------------------------------------------
+
+
+def claiming(owner: int | None = None, is_known: bool = True) -> Cluster:
+    """Host 2 says for some seconds that the VM is up there."""
+    cluster = Cluster().slot(2).sanlock(2, "live").sanlock(1, "live")
+    for _ in range(4):
+        cluster.beat(2)
+    cluster.members.lease_owner = lambda: (owner, cluster.now_s) if is_known else None
+    return cluster
+
+
+def says(cluster: Cluster, vm: VmStatus) -> Cluster:
+    """Its answer over the network, and slots written after it."""
+    cluster.answers(2).heartbeats.pulses[2].vm = vm
+    for _ in range(3):
+        cluster.beat(2)
+    return cluster
+
+
+@pytest.mark.parametrize("owner", [None, 3])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_claim_that_its_own_host_denies_is_not_believed(
+    owner: int | None, is_known: bool
+) -> None:
+    cluster = says(claiming(owner, is_known), VmStatus.DOWN)
+    assert cluster.counted == []
+    why = cluster.members.why_not[2]
+    assert "answers over the network that it is not" in why
+    assert ("owns the engine lease" in why) is is_known
+    assert says(cluster, VmStatus.DOWN).counted == [], "nor does it come and go"
+
+
+@pytest.mark.parametrize("state", ["free", "dead"])
+def test_a_claim_of_a_host_that_is_gone_by_all_witnesses_is_not_believed(state: str) -> None:
+    cluster = claiming(3).sanlock(2, state).answers(2, False).beat(2)
+    assert cluster.counted == [] and state in cluster.members.why_not[2]
+
+
+def test_one_witness_that_speaks_for_it_is_enough() -> None:
+    assert says(claiming(2), VmStatus.DOWN).counted == [2], "it owns the lease"
+    assert says(claiming(3), VmStatus.UP).counted == [2], "the network says so too"
+    assert says(claiming(3), VmStatus.UNKNOWN).counted == [2], "unknown is not down"
+    assert claiming(3).answers(2, False).beat(2).counted == [2], "sanlock says that it lives"
+
+
+def test_what_was_asked_before_the_claim_contradicts_nothing() -> None:
+    """A VM that was started, or has moved there, just now."""
+    cluster = Cluster().slot(2).sanlock(2, "live").answers(2)
+    cluster.heartbeats.pulses[2].vm = VmStatus.DOWN
+    for _ in range(5):
+        assert cluster.beat(2).counted == [2]
+
+
+def test_a_claim_that_was_not_repeated_after_the_answer_may_be_the_older_word() -> None:
+    cluster = claiming()
+    cluster.answers(2).heartbeats.pulses[2].vm = VmStatus.DOWN
+    assert cluster.beat(2).counted == [2] and cluster.beat().counted == [2]
+    for _ in range(20):
+        assert cluster.beat().counted == [2], "its slot stands still: it is judged as a silent one"
+
+
+def test_who_does_not_claim_it_any_more_is_believed_again() -> None:
+    cluster = says(claiming(3), VmStatus.DOWN)
+    assert cluster.counted == []
+    down = EngineStatus(VmStatus.DOWN, Health.BAD)
+    cluster.board.reports[2] = SlotReport(2, 99, 3400, down, "host2")
+    assert cluster.beat().counted == [2]
