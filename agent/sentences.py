@@ -44,6 +44,8 @@ def switched_off(entry: FenceLogEntry) -> str:
 
 def if_it_dies(found: Bound, hostname: str) -> str:
     """What would become of the VM if its host died now."""
+    if found.held:
+        return f"if {printable(hostname)} dies now, the VM is NOT started: {printable(found.held)}"
     parts = f"detect {found.detect_s:.1f} + prove {found.prove_s:.1f} + lease {found.lease_s:.1f}"
     if found.total_s is None:
         text = f"{parts} s + the boot, which was not measured yet"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from agent.columns import printable
-from agent.sentences import cannot, duration, outside, switched_off, witnesses
+from agent.sentences import cannot, duration, if_it_dies, outside, switched_off, witnesses
 
 if TYPE_CHECKING:
     from broker.wire import HostStatus, Status, WitnessStatus
@@ -184,6 +184,8 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
         others += _can_take_it(host) and host.host_id != status.engine.host
     if status.engine.up and not others and not status.storage.blind:
         yield "NO STANDBY: no other host could take the VM now (see WHY below)"
+    if status.bound is not None and status.bound.held and not status.global_maintenance:
+        yield f"NO TAKEOVER: {if_it_dies(status.bound, status.engine.hostname or '')}"
     for path in status.fence_paths:
         if path.ok and path.proven_age_s is not None and path.proven_age_s < FENCE_PATH_OLD_S:
             continue

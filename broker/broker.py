@@ -13,7 +13,8 @@ import contextlib
 import logging
 import operator
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import replace as replace_local
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ from msgspec.structs import replace
 from broker import agreement, healthy_once, kernel_boot, slot_lines, slot_room, what_ran_shown
 from broker.answers import encode
 from broker.board import Board, StorageTrouble
-from broker.bound import bound_of, heirs_of
+from broker.bound import NOT_RUNNING, Picture, bound_of, heirs_of
 from broker.cluster_key import ClusterKey
 from broker.config import Config, system_uuid
 from broker.disks_record import DisksRecord
@@ -73,7 +74,9 @@ from broker.what_ran import WhatRan
 from broker.whiteboard import LEFT_OUT_KEY, SlotReport, fit_hostname
 from broker.wire import (
     STATUS_VERSION,
+    Bound,
     FenceNote,
+    FencePathStatus,
     HostShutdownStatus,
     HostStatus,
     Maintenance,
@@ -99,6 +102,7 @@ from scoring.observation import (
     FenceStep,
     Health,
     LocalHost,
+    Observation,
     Obstacle,
     OnHostShutdown,
     Order,
@@ -117,6 +121,8 @@ AGENT_SILENT_BEATS = 5
 FOREIGN_WRITES_MAX = 2
 #: A status is made anew when it is asked for after so long, if nothing has changed.
 STATUS_FRESH_S = 0.2
+#: The bound is made anew after so long, where nothing has changed.
+BOUND_FRESH_S = 10.0
 #: Records of the fence log that the status shows.
 FENCE_LOG_SHOWN = 10
 #: Why the lockspace is not joined at first.
@@ -269,6 +275,8 @@ class Broker:
         self._give_back_id()
         self.lockspace.hold = LOG_NOT_READ
         self._version = 0
+        #: The bound as it was made last: when, from what, and what it is.
+        self._bound_made: tuple[float, tuple[object, ...], Bound | None] | None = None
         self._status_made: tuple[float, tuple[object, ...], bytes] | None = None
         self._news = asyncio.Event()
         monitors.on_change = self._monitor_changed
@@ -1131,17 +1139,7 @@ class Broker:
                 for record, signature in self.board.fence_log.shown(FENCE_LOG_SHOWN)
             ),
             fence_paths=tuple(paths),
-            bound=None
-            if where is None
-            else bound_of(
-                where.host_id,
-                paths,
-                own_report.measured if own_report is not None else MeasuredOnWire(),
-                self.members.reports.values(),
-                self._timing,
-                float(self.config.storage.io_timeout),
-                heirs_of(where.host_id, hosts.values()),
-            ),
+            bound=None if where is None else self._bound(where.host_id, paths, hosts, now_s),
             migration=self._engine.migration,
             differences=what_ran_shown.differences(self.disks.in_use()),
             what_ran=what_ran_shown.record(self.disks.on_disk),
@@ -1152,6 +1150,60 @@ class Broker:
             if (ended := self._switched_off.record(self._previous_boot_id)) is None
             else slot_lines.log_entry(ended),
         )
+
+    def _bound(
+        self,
+        dead: int,
+        paths: Sequence[FencePathStatus],
+        hosts: Mapping[int, HostStatus],
+        now_s: float,
+    ) -> Bound | None:
+        """What the decision would do if the VM's host died now; asked anew where something has
+        changed, and every BOUND_FRESH_S."""
+        heirs = heirs_of(dead, hosts.values())
+        made_from = (
+            dead,
+            tuple((h.host_id, h.score, h.state, h.liveness) for h in hosts.values()),
+            tuple((path.by, path.host, path.ok) for path in paths),
+            self.board.global_maintenance,
+            self.members.newer_versions,
+            self.board.storage_good_since_s is None,
+            heirs,
+        )
+        old = self._bound_made
+        if old is not None and old[1] == made_from and 0 <= now_s - old[0] < BOUND_FRESH_S:
+            return old[2]
+        view, own, report = self.view(now_s), hosts[self.config.host.id], self._report
+        observation = Observation(
+            local=replace_local(view.local, engine=NOT_RUNNING),
+            peers=view.peers,
+            storage_good_since_s=view.storage_good_since_s,
+            sweep=view.sweep,
+            global_maintenance=view.global_maintenance,
+            newer_versions=view.newer_versions,
+            lockspace_joined=view.lockspace_joined,
+            fence_log=view.fence_log,
+            unsure=view.unsure,
+        )
+        itself = PeerReport(
+            own.host_id,
+            self._timestamp,
+            own.score,
+            own.engine_status,
+            own.hostname,
+            state=own.state,
+            last_ran=self._last_ran,
+        )
+        found = bound_of(
+            dead,
+            paths,
+            MeasuredOnWire() if report is None else report.measured,
+            self.members.reports.values(),
+            Picture(self._rules, observation, self._seen, itself, now_s),
+            heirs,
+        )
+        self._bound_made = (now_s, made_from, found)
+        return found
 
     def place_order(self, wanted: NewOrder) -> Order:
         """Give an order to this host's agent."""

@@ -329,7 +329,7 @@ class Metrics(Collector):
             "migration_progress_ratio", None if migration is None else migration.percent / 100
         )
         sheet.put("takeover_bound_seconds", None)
-        if (found := status.bound) is not None:
+        if (found := status.bound) is not None and not found.held:
             for part in ("detect", "prove", "lease", "boot", "total"):
                 sheet.put("takeover_bound_seconds", getattr(found, f"{part}_s"), part)
 

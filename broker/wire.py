@@ -439,7 +439,8 @@ class FencePathStatus(Struct, frozen=True):
 
 class Bound(Struct, frozen=True):
     """How long the VM would be away if its host lost power now, in seconds: the sum of the
-    parts, None while the boot was never measured. `by`: what proves the host dead."""
+    parts, None while the boot was never measured. `by`: what proves the host dead. `held`: why the
+    VM would not be started at all, empty: it would; `total_s` is None then, `prove_s` 0."""
 
     total_s: float | None
     detect_s: float
@@ -447,6 +448,7 @@ class Bound(Struct, frozen=True):
     lease_s: float
     boot_s: float | None
     by: str
+    held: str = ""
 
 
 class TransportStatus(Struct, frozen=True):

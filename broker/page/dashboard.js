@@ -204,6 +204,9 @@ function render() {
 function boundText() {
   const { bound, engine } = status;
   if (!bound) return "";
+  if (bound.held) {
+    return `If ${nameOf(engine.host)} died now, the VM would not be started: ${clean(bound.held)}`;
+  }
   const parts = [
     `${seconds(bound.detect_s)} to notice`, `${seconds(bound.prove_s)} to prove it dead (${clean(bound.by)})`,
     `${seconds(bound.lease_s)} to start`, bound.boot_s === null ? "its boot, not measured yet" : `${seconds(bound.boot_s)} to boot`,

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,18 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.measured import KEPT, Measured
+from agent.sentences import if_it_dies
 from agent.status_text import as_text
-from broker.bound import START_S, bound, bound_of, heirs_of
+from broker.bound import Picture, bound_of, heirs_of
 from broker.fence_paths import paths_of
+from broker.maintenance import Mode
 from broker.whiteboard import SlotReport
 from broker.wire import Bound, FencePathOnWire, FencePathStatus, HostStatus, MeasuredOnWire
 from scoring.decision import Decision, StartEngine
+from scoring.observation import Observation
 from scoring.score import Score
-from scoring.state import AgentState, StateName
-from scoring.timing import Timing
+from scoring.state import AgentState, Seen, StateName
 from tests.fakes.slot_store import MemoryVolume
+from tests.unit.builders import NOW_S, RULES, UP, local, peer
 from tests.unit.test_api import make_broker, report, up
-from tests.unit.test_status_text import DOWN, host
+from tests.unit.test_status_text import DOWN as DOWN_STATUS
+from tests.unit.test_status_text import host
 
 S = StateName
 
@@ -72,22 +78,6 @@ def test_the_median_of_the_last_ones_counts(tmp_path: Path) -> None:
     assert measured.on_wire.start_s == 30 - KEPT + KEPT // 2
 
 
-def test_the_bound_adds_up() -> None:
-    found = bound(Timing(), 10.0, 0.4, [0.6, None], [7.0, 9.0])
-    assert (found.detect_s, found.lease_s, found.boot_s) == (3.5, 0.6, 9.0)
-    assert found.prove_s == pytest.approx(1.8)
-    assert found.total_s == pytest.approx(14.9)
-    slow = bound(Timing(), 10.0, 5.0, [], [1.0])
-    assert slow.prove_s == 11.0, "the second question waits for the first answer"
-    assert slow.lease_s == START_S
-
-
-def test_without_a_proven_way_to_the_device_it_is_sanlock_s_time() -> None:
-    found = bound(Timing(), 10.0, None, [], [])
-    assert found.detect_s + found.prove_s == 140.0
-    assert found.total_s is None and "sanlock" in found.by
-
-
 @given(st.text(max_size=60))
 def test_whatever_a_peer_publishes_of_its_ways_is_survived(text: str) -> None:
     paths_of({"paths": text, "fence-path-3": text, "path-3": text})
@@ -114,12 +104,13 @@ def test_what_one_host_proved_and_measured_the_others_show(tmp_path: Path) -> No
         for broker in (one, two, one, two, one):
             await broker.beat(1.0)
         for broker in (one, two):
+            broker.board.storage_good_since_s = -100.0
             status = broker.status(1.0)
             first, second = status.fence_paths
             assert (first.by, first.host, first.ok, first.proven_age_s) == (2, 1, True, 10.0)
             assert (second.host, second.ok, second.proven_age_s) == (3, False, None)
             assert status.bound is not None
-            assert status.bound.total_s == pytest.approx(3.5 + 1.5 + 0.7 + 7.3)
+            assert status.bound.total_s == pytest.approx(3.5 + 1.7 + 0.7 + 7.3)
             text = as_text(status)
             assert "if host1 dies now, the VM answers in about 13 s" in text
             assert "FENCE PATH of host 3 by host 2: last proven never: wrong password" in text
@@ -128,28 +119,47 @@ def test_what_one_host_proved_and_measured_the_others_show(tmp_path: Path) -> No
     asyncio.run(run())
 
 
-def test_a_standby_that_could_not_take_the_vm_counts_for_nothing(tmp_path: Path) -> None:
-    """Neither its fence paths nor its starts; without another one there is no bound."""
-    timing = Timing()
-    good = FencePathStatus(2, 1, True, 1.0, 1.0, 0.25, "")
-    here = host(1)
+def seen_by_2(*hosts: int, **observed: Any) -> Picture:
+    """What host 2 sees: the VM on host 1, and further hosts."""
+    peers = [peer(1, engine=UP), *map(peer, hosts)]
+    observation = Observation(
+        local=replace(local(), host_id=2),
+        peers=tuple(peers),
+        storage_good_since_s=NOW_S - 1000.0,
+        global_maintenance=observed.pop("global_maintenance", False),
+        lockspace_joined=True,
+        fence_log=(),
+        **observed,
+    )
+    seen = {each.host_id: Seen(each.timestamp, NOW_S - 0.5, changed=True) for each in peers}
+    return Picture(RULES, observation, seen, peer(2), NOW_S)
+
+
+GOOD = FencePathStatus(2, 1, True, 1.0, 1.0, 0.25, "")
+
+
+def found(
+    *others: HostStatus, paths: tuple[FencePathStatus, ...] = (GOOD,), **observed: Any
+) -> Bound | None:
     slots = [
         SlotReport(
             number,
             7,
             3400,
-            DOWN,
+            DOWN_STATUS,
             f"host{number}",
             extra={"start-s": f"{number}.00"},
             extra_trusted=True,
         )
         for number in (2, 3)
     ]
+    heirs = heirs_of(1, (host(1), *others))
+    picture = seen_by_2(*(h.host_id for h in others if h.host_id != 2), **observed)
+    return bound_of(1, paths, MeasuredOnWire(0.5, 7.0), slots, picture, heirs)
 
-    def found(*others: HostStatus) -> Bound | None:
-        heirs = heirs_of(1, (here, *others))
-        return bound_of(1, [good], MeasuredOnWire(0.5, 7.0), slots, timing, 10.0, heirs)
 
+def test_a_standby_that_could_not_take_the_vm_counts_for_nothing() -> None:
+    """Neither its fence paths nor its starts; without another one there is no bound."""
     both = found(host(2), host(3))
     assert both is not None and (both.lease_s, both.by) == (3.0, "its fence device")
     without = found(host(2, score=0), host(3))
@@ -157,11 +167,73 @@ def test_a_standby_that_could_not_take_the_vm_counts_for_nothing(tmp_path: Path)
         3.0,
         "sanlock's host-dead time",
     )
+    assert without.detect_s + without.prove_s == pytest.approx(142.0, abs=2.0), "and host 2 first"
     other = found(host(2), host(3, maintenance=True))
     assert other is not None and other.lease_s == 2.0
     assert found(host(2, score=0), host(3, liveness="silent")) is None
     assert found(host(2, stopped=True)) is None
+    assert found(host(3, not_counted="it is forged")) is None
     assert found() is None
+    assert found(host(9, score=5)) is not None, "a peer's own samples are its own affair"
+
+
+def test_the_bound_adds_up() -> None:
+    bound = found(host(2))
+    assert bound is not None
+    assert (bound.detect_s, bound.lease_s, bound.boot_s, bound.held) == (3.5, 2.0, 7.0, "")
+    assert 1.5 <= bound.prove_s < 2.0, "two readings, a second apart"
+    assert bound.total_s == pytest.approx(3.5 + bound.prove_s + 2.0 + 7.0)
+    slow = found(host(2), paths=(FencePathStatus(2, 1, True, 1.0, 1.0, 5.0, ""),))
+    assert slow is not None and slow.prove_s > 11.0, "the second question waits for the first"
+
+
+@pytest.mark.parametrize(
+    ("observed", "why"),
+    [
+        ({"global_maintenance": True}, "global maintenance"),
+        ({"global_maintenance": None}, "could not be read"),
+        ({"newer_versions": (9,)}, "newer whiteboard"),
+        ({"unsure": (3,)}, "not known yet"),
+    ],
+)
+def test_what_the_decision_forbids_is_not_promised(observed: dict[str, Any], why: str) -> None:
+    bound = found(host(2), **observed)
+    assert bound is not None and bound.total_s is None and why in bound.held
+    text = if_it_dies(bound, "host1")
+    assert text.startswith("if host1 dies now, the VM is NOT started: ") and why in text
+
+
+def test_another_host_is_asked_where_the_best_would_not_start_it() -> None:
+    """This one is not in the lockspace; host 3 is taken to be, as it has a score."""
+    picture = seen_by_2(3)
+    picture = replace(picture, observation=replace(picture.observation, lockspace_joined=False))
+    heirs = frozenset({2, 3})
+    bound = bound_of(1, (GOOD,), MeasuredOnWire(), (), picture, heirs)
+    assert bound is not None and not bound.held and bound.by == "sanlock's host-dead time"
+    alone = bound_of(1, (GOOD,), MeasuredOnWire(), (), picture, frozenset({2}))
+    assert alone is not None and "lockspace" in alone.held
+
+
+def test_the_status_says_that_nobody_would_start_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        volume = MemoryVolume()
+        one, two = make_broker(tmp_path, volume, 1), make_broker(tmp_path, volume, 2)
+        one.take_report(report(), 1.0)
+        two.take_report(report("EngineDown"), 1.0)
+        up(one, 1.0)
+        for broker in (one, two, one, two, one):
+            await broker.beat(1.0)
+        fine = two.status(1.0).bound
+        assert fine is not None and not fine.held
+        two.board.newer_versions[9] = 1.0
+        two.members.look(1.0)
+        status = two.status(1.0)
+        assert status.bound is not None and "newer" in status.bound.held
+        assert "NO TAKEOVER" in as_text(status)
+        await two.set_global_maintenance(Mode())
+        assert "NO TAKEOVER" not in as_text(two.status(1.0)), "a mode that is set is no trouble"
+
+    asyncio.run(run())
 
 
 def test_this_host_s_own_device_is_part_of_the_view(tmp_path: Path) -> None:

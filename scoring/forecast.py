@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the decision would do if a host lost its power now, and when.
+
+A status that promises a start by a formula promises what the decision forbids: global
+maintenance, a newer version, a lockspace that was not joined, a peer in the middle of something.
+So the decision itself is asked: it is run, beat after beat, on what is seen now with that host
+dead from this moment on, until it starts the VM or the longest wait is over. Nothing is carried
+out; what the outside world would answer to each action is written here.
+
+Rules of this file:
+
+1. The dead host writes nothing, renews nothing and answers nothing. All others go on as they are:
+   who lives now lives on, who is silent stays so.
+2. The power of the dead host is off. Whether the asked host can read that is `power_took_s`.
+3. The decision is asked each beat, as soon as an answer is there, and when it wants to be. While it
+   says the same again the beats are doubled, up to the moment when sanlock calls the host dead:
+   nothing changes before. So a forecast takes some twenty decisions, STEPS_MAX at the most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from scoring.decide import decide
+from scoring.decision import (
+    AskLease,
+    AskPower,
+    Code,
+    Decision,
+    FreeHostId,
+    Reason,
+    StartEngine,
+    TakeFenceLease,
+)
+from scoring.observation import (
+    FenceLeaseAnswer,
+    HostIdFreed,
+    LeaseAnswer,
+    Observation,
+    Outcome,
+    PeerReport,
+    Power,
+    PowerAnswer,
+    Standing,
+)
+from scoring.rules import Rules
+from scoring.state import AgentState, Seen, StateName
+
+#: sanlock's host-dead time (src/timeouts.h).
+DEAD_IO_TIMEOUTS, WATCHDOG_FIRE_S = 8, 60
+#: What the lease volume takes to answer; it is fast where it is fine.
+LEASE_ANSWER_S = 0.1
+#: So long after sanlock's time a start must have come: other hosts may come first for so long.
+PATIENCE_S = 60.0
+STEPS_MAX = 200
+#: The longest step.
+STEP_MAX_S = 60.0
+#: The asked host has been in EngineDown for so long.
+_LONG_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """`starts_s`: so many seconds after the host has died the VM is started, None: it is not;
+    `detect_s`: the first thing is done about it then. `by_device`: a fence device proves the host
+    dead. `reasons`: of the last decision."""
+
+    starts_s: float | None
+    detect_s: float
+    by_device: bool
+    reasons: tuple[Reason, ...]
+
+    @property
+    def held(self) -> str:
+        """Why the VM is not started; empty: it is."""
+        if self.starts_s is not None:
+            return ""
+        # The last one belongs to the state that the beat ended in.
+        return self.reasons[-1].text if self.reasons else "nothing is decided"
+
+
+def dead_time_s(rules: Rules) -> float:
+    """When sanlock calls a host dead that has just renewed its id."""
+    return DEAD_IO_TIMEOUTS * rules.io_timeout_s + WATCHDOG_FIRE_S
+
+
+def if_it_loses_power(
+    rules: Rules,
+    observation: Observation,
+    seen: dict[int, Seen],
+    dead: int,
+    power_took_s: float | None,
+    now_s: float,
+) -> Forecast:
+    """`observation`: what the asked host sees now, itself without the VM; one of its peers is
+    `dead`, which has it. `seen`: when it saw them change. `power_took_s`: how long the dead host's
+    fence device takes to answer the asked host, None: the way to it is not proven."""
+    world = _World(rules, observation, dict(seen), dead, power_took_s, now_s)
+    return world.run()
+
+
+class _World:
+    """The time after the death, as far as the decision sees it."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        observation: Observation,
+        seen: dict[int, Seen],
+        dead: int,
+        power_took_s: float | None,
+        died_s: float,
+    ) -> None:
+        self.rules = rules
+        self.dead, self.died_s, self.power_took_s = dead, died_s, power_took_s
+        suspect_s = rules.timing.suspect_after
+        self.live = {
+            peer.host_id
+            for peer in observation.peers
+            if peer.host_id != dead
+            and peer.host_id in seen
+            and seen[peer.host_id].changed
+            and died_s - seen[peer.host_id].since_s < suspect_s
+        }
+        devices = observation.fence_devices - {dead}
+        if power_took_s is not None:
+            devices |= {dead}
+        peers = tuple(map(self._as_of_now, observation.peers))
+        self.observation = replace(
+            observation, fence_devices=devices, peers=peers, outcomes=(), fence_lease_held=False
+        )
+        seen |= {host: Seen(seen[host].timestamp, died_s, changed=True) for host in self.live}
+        last = next((peer for peer in peers if peer.host_id == dead), None)
+        if last is not None:
+            seen[dead] = Seen(last.timestamp, died_s, changed=True)
+        self.renewal = 1 if last is None else max(1, last.renewal_timestamp)
+        self.state = AgentState(
+            rules, name=StateName.ENGINE_DOWN, since_s=died_s - _LONG_S, seen=seen
+        )
+        self.outcomes: list[tuple[float, Outcome]] = []
+        self.freed = self.by_device = False
+        self.beats = 0
+        self.step_s = rules.timing.beat
+        self.codes: tuple[Code, ...] = ()
+
+    def _as_of_now(self, peer: PeerReport) -> PeerReport:
+        """A peer at the moment of the death."""
+        hears = peer.hears - {self.dead}
+        if peer.host_id != self.dead:
+            return replace(peer, hears=hears, read_s=None)
+        return replace(peer, hears=frozenset(), read_s=self.died_s, unanswered_since_s=self.died_s)
+
+    def run(self) -> Forecast:
+        """Until the VM is started, or for as long as that may take at the most."""
+        timing = self.rules.timing
+        first_s = now_s = self.died_s + timing.suspect_after + timing.beat / 2
+        last_s = self.died_s + dead_time_s(self.rules) + timing.beat + PATIENCE_S
+        decision = self._decide(now_s)
+        for _ in range(STEPS_MAX):
+            started = any(isinstance(action, StartEngine) for action in decision.actions)
+            if started or now_s >= last_s or self._is_over(decision):
+                break
+            now_s = self._next_s(decision, now_s)
+            decision = self._decide(now_s)
+        else:
+            started = False
+        return Forecast(
+            now_s - self.died_s if started else None,
+            first_s - self.died_s,
+            self.by_device,
+            decision.reasons,
+        )
+
+    def _decide(self, now_s: float) -> Decision:
+        self.beats += 1
+        due = tuple(outcome for at_s, outcome in self.outcomes if at_s <= now_s)
+        self.outcomes = [(at_s, outcome) for at_s, outcome in self.outcomes if at_s > now_s]
+        if any(isinstance(outcome, FenceLeaseAnswer) for outcome in due):
+            self.observation = replace(self.observation, fence_lease_held=True)
+        observation = replace(
+            self.observation,
+            local=replace(self.observation.local, engine_taken_s=now_s),
+            peers=tuple(
+                replace(peer, timestamp=peer.timestamp + self.beats)
+                if peer.host_id in self.live
+                else peer
+                for peer in self.observation.peers
+            ),
+            sweep=self.observation.sweep + self.beats,
+            outcomes=due,
+        )
+        decision = decide(self.state, observation, now_s)
+        self.state = decision.state
+        for action in decision.actions:
+            match action:
+                case AskLease():
+                    self.outcomes.append((now_s + LEASE_ANSWER_S, self._lease(now_s)))
+                case TakeFenceLease():
+                    at_s = now_s + LEASE_ANSWER_S
+                    self.outcomes.append((at_s, FenceLeaseAnswer(True, at_s)))
+                case AskPower() if self.power_took_s is not None:
+                    at_s = now_s + self.power_took_s
+                    off = PowerAnswer(self.dead, Power.OFF, now_s, True, answered_s=at_s)
+                    self.outcomes.append((at_s, off))
+                case FreeHostId():
+                    self.freed = self.by_device = True
+                    freed = HostIdFreed(self.dead, ok=True)
+                    self.outcomes.append((now_s + LEASE_ANSWER_S, freed))
+                case _:
+                    pass
+        return decision
+
+    def _lease(self, now_s: float) -> LeaseAnswer:
+        left_s = self.died_s + dead_time_s(self.rules) - now_s
+        standing = Standing.FREE if self.freed else Standing.DEAD if left_s <= 0 else Standing.LIVE
+        return LeaseAnswer(
+            True,
+            now_s,
+            owner=self.dead,
+            owner_generation=1,
+            current_generation=1,
+            owner_timestamp=self.renewal,
+            standing=standing,
+            dead_in_s=max(0.0, left_s),
+        )
+
+    def _is_over(self, decision: Decision) -> bool:
+        """Whether nothing changes by itself any more: the decision left EngineDown, or waits for
+        what only people or other hosts bring."""
+        if decision.state.name is not StateName.ENGINE_DOWN:
+            return True
+        codes = {reason.code for reason in decision.reasons}
+        return not self.outcomes and bool(codes & _FOR_GOOD)
+
+    def _next_s(self, decision: Decision, now_s: float) -> float:
+        """When the decision is asked next (rule 3)."""
+        codes = tuple(reason.code for reason in decision.reasons)
+        beat_s = self.rules.timing.beat
+        self.step_s = min(2 * self.step_s, STEP_MAX_S) if codes == self.codes else beat_s
+        self.codes = codes
+        due = [now_s + self.step_s, *(at_s for at_s, _ in self.outcomes)]
+        if decision.wake_s is not None and decision.wake_s > now_s:
+            due.append(decision.wake_s)
+        dead_s = self.died_s + dead_time_s(self.rules)
+        if now_s < dead_s:
+            due.append(dead_s)
+        return min(due)
+
+
+#: What does not pass by waiting.
+_FOR_GOOD = frozenset(
+    {
+        Code.NEWER_METADATA,
+        Code.GLOBAL_MAINTENANCE_UNKNOWN,
+        Code.STORAGE_UNREADABLE,
+        Code.LOCKSPACE_NOT_JOINED,
+        Code.OTHER_STORAGE,
+        Code.CANNOT_START,
+        Code.LEFTOVER_VM,
+        Code.HELD_BACK,
+        Code.CUT_OFF,
+    }
+)
