@@ -10,7 +10,7 @@ could read all that time. What is younger than KNOWN_S may not have come to the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from scoring.decision import FreeHostId
@@ -46,8 +46,8 @@ class FenceLaws:
         self._blind_s: dict[int, float] = {}
         #: Since when each host's agent says that it was stopped in order.
         self._stopped_s: dict[int, float] = {}
-        #: Who owns the engine lease on the shared volume, and since when.
-        self._owner: tuple[int, float] = (0, 0.0)
+        #: Who owns each lease on the shared volume, and since when.
+        self._owners: dict[str, tuple[int, float]] = {}
 
     # --- what happens -----------------------------------------------------------------------
 
@@ -76,9 +76,9 @@ class FenceLaws:
             renewal = delta.generation, delta.timestamp
             if self._on_disk.get(host_id, (None,))[0] != renewal:
                 self._on_disk[host_id] = renewal, self._now_s
-        owner = self._world.leases.resources["engine"].owner
-        if owner != self._owner[0]:
-            self._owner = owner, self._now_s
+        for name, resource in self._world.leases.resources.items():
+            if self._owners.get(name, (None,))[0] != resource.owner:
+                self._owners[name] = resource.owner, self._now_s
 
     # --- what is asked ----------------------------------------------------------------------
 
@@ -94,35 +94,46 @@ class FenceLaws:
         read_s = max(self._blind_s.get(host.number, 0.0), host.broker_since_s)
         if self._now_s - read_s < rules.timing.fence_after - EDGE_S:
             yield f"it has read the whiteboard for {self._now_s - read_s:.1f} s only"
+        yield from self._of_its_silence(rules, host, target)
         if host.is_on_shared and target.is_on_shared:
-            yield from self._of_the_volumes(rules, target)
-        yield from self._of_the_network(rules, host, target)
+            yield from self._of_its_word(target)
+            yield from self._of_its_leases(target)
+            yield from self._of_the_log(rules, target)
 
-    def _of_the_volumes(self, rules: Rules, target: Host) -> Iterator[str]:
-        after_s, written_s = rules.timing.fence_after, self._written_s.get(target.number, deque())
-        if (age_s := self._too_young(written_s, after_s)) is not None:
+    def _of_its_silence(self, rules: Rules, host: Host, target: Host) -> Iterator[str]:
+        after_s = rules.timing.fence_after
+        answered_s = self._answered_s.get((host.number, target.number), deque())
+        if not answered_s or answered_s[-1] < host.broker_since_s:
+            yield "it never heard it"
+        elif (age_s := self._too_young(answered_s, after_s)) is not None:
+            yield f"it answered {age_s:.1f} s ago"
+        if not (host.is_on_shared and target.is_on_shared):
+            return
+        if (age_s := self._too_young(self._slot_writes_s(target), after_s)) is not None:
             yield f"its slot was written {age_s:.1f} s ago"
         (_, stamp), since_s = self._on_disk.get(target.host_id, ((0, 0), 0.0))
         if stamp and (age_s := self._too_young((since_s,), renewal_patience_s(rules))) is not None:
             yield f"its host id was renewed {age_s:.1f} s ago"
-        last_s = written_s[-1] if written_s else 0.0
+
+    def _of_its_word(self, target: Host) -> Iterator[str]:
+        """What its slot says, if it was written since."""
+        last_s = max(self._slot_writes_s(target), default=0.0)
         stopped_s = self._stopped_s.get(target.number)
         if stopped_s is not None and stopped_s + EDGE_S < last_s:
             yield "its slot says that it was stopped in order"
         local_s = target.local_maintenance_since_s
         if local_s is not None and max(local_s, target.wrong_start_s) + EDGE_S < last_s:
             yield "its slot says that it is in maintenance"
-        owner, owned_s = self._owner
-        if owner != target.host_id and self._now_s - owned_s > KNOWN_S:
-            yield f"host {owner} owns the lease"
-        yield from self._of_the_log(rules, target)
 
-    def _of_the_network(self, rules: Rules, host: Host, target: Host) -> Iterator[str]:
-        answered_s = self._answered_s.get((host.number, target.number), deque())
-        if not answered_s or answered_s[-1] < host.broker_since_s:
-            yield "it never heard it"
-        elif (age_s := self._too_young(answered_s, rules.timing.fence_after)) is not None:
-            yield f"it answered {age_s:.1f} s ago"
+    def _of_its_leases(self, target: Host) -> Iterator[str]:
+        """Nobody waits for a lease that it does not own."""
+        for owner, since_s in self._owners.values():
+            if owner == target.host_id or self._now_s - since_s <= KNOWN_S:
+                return
+        yield f"it owns none of the leases, {self._owners}"
+
+    def _slot_writes_s(self, target: Host) -> Iterable[float]:
+        return self._written_s.get(target.number, ())
 
     def _of_the_log(self, rules: Rules, target: Host) -> Iterator[str]:
         """Whether so many others were switched off that this one must wait."""
@@ -155,9 +166,7 @@ class FenceLaws:
         if (delta.generation, delta.timestamp) != (act.generation, act.timestamp):
             yield "the host id on disk is not what it was at the decision"
 
-    def _too_young(
-        self, times_s: Iterator[float] | deque[float] | tuple[float, ...], than_s: float
-    ) -> float | None:
+    def _too_young(self, times_s: Iterable[float], than_s: float) -> float | None:
         """The age of one that the asker knows of and that is not as old as it must be."""
         ages_s = (self._now_s - at_s for at_s in times_s)
         young = [age_s for age_s in ages_s if KNOWN_S < age_s < than_s - EDGE_S]
