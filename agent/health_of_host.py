@@ -22,10 +22,13 @@ from agent.setup.identity import IDENTITY_COMMAND, check_volumes
 from agent.setup.join import storage_speed
 from agent.setup.lock_driver import lock_driver_problem, other_vms_problem
 from agent.setup.room import GROUP, USER
+from agent.setup.sanlock_name import IN_USE, machines_name, named_in, twin, twins
 from agent.setup.volumes import LOCAL, file_system
-from agent.setup.watched import read_leases
-from broker.config import Config
+from agent.setup.watched import read_leases, read_names
+from agent.setup.written import read_text
+from broker.config import Config, system_uuid
 from broker.process_leases import process_leases
+from broker.rejoin import own_names
 from broker.start_proof import lacks, refusals, unreadable
 from broker.vm_needs import NotADefinition, needs_of
 
@@ -261,6 +264,36 @@ def sanlock_state(config: Config) -> Found:
         )
     else:
         yield "ok", f"host id {config.host.id} is joined in lockspace {given.lockspace}", ""
+
+
+def sanlock_name(config: Config) -> Found:
+    """Whether sanlock has a fixed name, this machine's own, uses it, and alone has it."""
+    path, name = config.storage.sanlock_conf, machines_name(config)
+    found = named_in(read_text(Path(path)))
+    slow = "after a boot this host's id must stand still for sanlock's whole time"
+    if not name:
+        yield (
+            "warn",
+            f"this machine has no UUID to make a name for sanlock from: {slow}",
+            "host.system-uuid, one that no other host has (uuidgen)",
+        )
+    elif not found:
+        mend = f"echo 'our_host_name = {name}' >> {path}; {IN_USE}"
+        yield "warn", f"{path} gives sanlock no name: {slow}", mend
+    elif found not in own_names(system_uuid(config)):
+        mend = f"our_host_name = {name} in its place; {IN_USE}"
+        text = f"{path} has the name {found}, which is not this machine's own: {slow}"
+        yield "warn", text, mend
+    for host_id in twins(config, (config.host.id,)):
+        yield "fail", *twin(config, host_id)
+    lease = read_names(config.storage.leases).get(config.host.id)
+    if not found or lease is None or not lease.timestamp:
+        return
+    if lease.name == found:
+        yield "ok", f"sanlock has its fixed name, {found}", ""
+    else:
+        text = f"sanlock goes by the name {lease.name}, not yet by {found}"
+        yield "warn", text, IN_USE
 
 
 def watchdog(config: Config) -> Found:

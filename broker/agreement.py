@@ -33,8 +33,9 @@ _OWN_TIMES = frozenset({"host_shutdown_move", "host_shutdown_grace"})
 SHOWN_MAX = 20
 _SHOWN_CHARS = 80
 #: The volumes' ids: the volumes themselves are held against them, and each signed heartbeat. What
-#: becomes of unsigned slots changes host by host, in an upgrade.
-_COMPARED_ELSEWHERE = frozenset({"whiteboard_id", "leases_id", "unsigned"})
+#: becomes of unsigned slots changes host by host, in an upgrade. Where a host has sanlock's file is
+#: its own business.
+_COMPARED_ELSEWHERE = frozenset({"whiteboard_id", "leases_id", "unsigned", "sanlock_conf"})
 #: Values that the code has no default for, or whose default is no value.
 _ALWAYS = frozenset({"storage.whiteboard", "storage.leases", "fence.device"})
 

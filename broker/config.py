@@ -81,7 +81,8 @@ class StorageSection(_Section, frozen=True, kw_only=True):
     """Files on shared storage, or block devices. `io-timeout`: sanlock's in seconds, the same
     on all hosts. `whiteboard-id`, `leases-id`: what the volumes must say that they are.
     `unsigned`: what becomes of a slot that is not signed with the cluster key: `ignore` it, `show`
-    it (it counts only where it is of a member that an earlier version runs on), or `trust` it."""
+    it (it counts only where it is of a member that an earlier version runs on), or `trust` it.
+    `sanlock-conf`: sanlock's own file, where its fixed name stands."""
 
     whiteboard: AbsolutePath
     leases: AbsolutePath
@@ -91,6 +92,7 @@ class StorageSection(_Section, frozen=True, kw_only=True):
     lockspace: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,48}$")] = "hosted-engine"
     resource: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,48}$")] = "engine"
     io_timeout: Annotated[int, Meta(ge=1, le=60)] = 10
+    sanlock_conf: AbsolutePath = "/etc/sanlock/sanlock.conf"
 
 
 class VmSection(_Section, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from broker.rejoin import OwnLease
 from broker.volume import Volume
 from broker.whiteboard import SLOT_BYTES
 
@@ -28,19 +29,43 @@ def read_delta_leases(volume: Volume, host_ids: Iterable[int]) -> dict[int, tupl
     Raises VolumeError, and KeyError or struct.error where the volume ends before. A sector that
     is no delta lease of its place's host id is left out.
     """
+    return {
+        host_id: (
+            _OWNER_GENERATION.unpack_from(record, _OWNER_AT)[1],
+            _TIMESTAMP.unpack_from(record, _TIMESTAMP_AT)[0],
+        )
+        for host_id, record in _records(volume, host_ids).items()
+    }
+
+
+def read_named_leases(volume: Volume, host_ids: Iterable[int]) -> dict[int, OwnLease]:
+    """The same leases with the names of the sanlocks that wrote them; an id that nobody ever had
+    is left out. Raises as `read_delta_leases`."""
+    return {
+        host_id: OwnLease(
+            _name(record, _RESOURCE_AT),
+            _OWNER_GENERATION.unpack_from(record, _OWNER_AT)[1],
+            _TIMESTAMP.unpack_from(record, _TIMESTAMP_AT)[0],
+            _IO_TIMEOUT.unpack_from(record, _IO_TIMEOUT_AT)[0],
+        )
+        for host_id, record in _records(volume, host_ids).items()
+    }
+
+
+def _records(volume: Volume, host_ids: Iterable[int]) -> dict[int, bytes]:
     first = volume.read_slots([0])[0]
     sector = _SECTOR_SIZE.unpack_from(first, _SECTOR_SIZE_AT)[0]
     if sector not in (512, 4096):
         return {}
     blocks = {(host_id - 1) * sector // SLOT_BYTES for host_id in host_ids}
-    found: dict[int, tuple[int, int]] = {}
+    found: dict[int, bytes] = {}
     for number, block in {0: first, **volume.read_slots(blocks - {0})}.items():
         for offset in range(0, SLOT_BYTES, sector):
             record = block[offset : offset + sector]
-            owner, generation = _OWNER_GENERATION.unpack_from(record, _OWNER_AT)
+            owner = _OWNER_GENERATION.unpack_from(record, _OWNER_AT)[0]
             its_id = (number * SLOT_BYTES + offset) // sector + 1
             if _MAGIC.unpack_from(record)[0] == DELTA_MAGIC and owner == its_id:
-                found[its_id] = (generation, _TIMESTAMP.unpack_from(record, _TIMESTAMP_AT)[0])
+                found[its_id] = record
     return found
 
 

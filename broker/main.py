@@ -21,7 +21,7 @@ from broker.addresses import split
 from broker.board import Board, VolumeStore
 from broker.broker import Broker
 from broker.certificate import load_certificate, tls_context
-from broker.config import Config, ConfigError, load
+from broker.config import Config, ConfigError, load, system_uuid
 from broker.events import EVENTS_MAX
 from broker.events_kept import KeptEvents
 from broker.exit_codes import ExitCode
@@ -29,12 +29,15 @@ from broker.heartbeat_port import HeartbeatPort, NetworkTransport
 from broker.heartbeats import Heartbeats
 from broker.host_monitors import HostMonitors
 from broker.identity import VolumeKind, check, check_at, expected
+from broker.joined_mark import JoinedMark
+from broker.kernel_boot import boot_id
 from broker.listener import Listener
 from broker.lockspace import LockspaceError
 from broker.monitors.bridge import LinkEvents
 from broker.monitors.domain_events import DomainEvents
 from broker.notify.notices import setting
 from broker.places import changed_s, default_path
+from broker.rejoin import Rejoin, own_names
 from broker.reload import needs_restart, refusal
 from broker.sanlock_lockspace import SanlockLockspace
 from broker.secrets_file import load_api_token, load_cluster_key
@@ -97,6 +100,11 @@ def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Bro
             config.host.id,
             config.storage.leases,
             config.storage.io_timeout,
+            Rejoin(
+                own_names(system_uuid(config)),
+                config.storage.io_timeout,
+                JoinedMark(Path(config.daemon.state_dir), boot_id()),
+            ),
             expected(config, VolumeKind.LEASES),
         ),
         monitors.runner,

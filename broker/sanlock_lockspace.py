@@ -21,10 +21,12 @@ from broker.delta_leases import (
     NOT_A_LOCKSPACE,
     SANLK_HOSTID_BUSY,
     read_delta_leases,
+    read_named_leases,
 )
 from broker.identity import Expected, VolumeKind, check, check_at
 from broker.lockspace import LockspaceError
 from broker.own_id import FenceOwner
+from broker.rejoin import OwnLease, Rejoin
 from broker.renewals import Renewals
 from broker.volume import Volume, VolumeError, VolumeFault
 from broker.witness import HostRenewal, Witness, look
@@ -45,6 +47,8 @@ DISK_DEADLINE_S = 2.0
 REMOVE_DEADLINE_S = 60.0
 RELEASED = "the host id is given back for local maintenance; ha-agent maintenance none joins again"
 
+#: What sanlock's socket says when nobody is behind it.
+_NO_ANSWER = (errno.ENOENT, errno.ECONNREFUSED, errno.EPIPE, errno.ECONNRESET)
 #: sanlock_admin.h, SANLK_HOST_*.
 _STATES = {
     sanlock.HOST_FREE: "free",
@@ -58,10 +62,17 @@ class SanlockLockspace:
     """The real one. `joined`: None until sanlock answered."""
 
     def __init__(
-        self, name: str, host_id: int, path: str, io_timeout: int, wanted: Expected | None = None
+        self,
+        name: str,
+        host_id: int,
+        path: str,
+        io_timeout: int,
+        rejoin: Rejoin,
+        wanted: Expected | None = None,
     ) -> None:
-        """`wanted`: what the lease volume must say that it is."""
+        """`rejoin`: when sanlock may be asked; `wanted`: what the lease volume must say it is."""
         self._name, self._host_id, self._path = name, host_id, path
+        self._rejoin = rejoin
         self._wanted = wanted or Expected(VolumeKind.LEASES)
         self._io_timeout = io_timeout
         self._worker = Worker("sanlock")
@@ -75,6 +86,8 @@ class SanlockLockspace:
         self.no_join = self.stay_out = self.watch_fence = False
         self.hold = ""
         self.fence_owner: FenceOwner | None = None
+        #: The last join that was begun was the first of this boot.
+        self._is_first = False
 
     async def run(self) -> None:
         try:
@@ -114,9 +127,11 @@ class SanlockLockspace:
             if is_ours:
                 if not self.joined:
                     log.info("host id %d is joined in lockspace %s", self._host_id, self._name)
+                self._rejoin.mark.set()
                 self.joined, self.problem = True, ""
                 return
             if is_ours is None:
+                self._rejoin.mark.set()
                 self.joined, self.problem = False, "joining"
                 return
             if self.hold or self.no_join:
@@ -125,7 +140,13 @@ class SanlockLockspace:
             self.joined, self.problem = False, "joining"
             await self._worker.call("get_lockspaces", 5.0, self._check_own_id)
             await self._worker.call("read_lockspace", 30.0, self._check_volume)
+            lease = await self._worker.call("reading the own lease", 30.0, self._own_lease)
+            if why := self._rejoin.look(lease, asyncio.get_running_loop().time()):
+                self.problem = why
+                return
             log.info("joining lockspace %s with host id %d", self._name, self._host_id)
+            self._is_first = not self._rejoin.mark.is_set
+            self._rejoin.mark.set()
             await self._worker.call("add_lockspace", deadline_s, self._add)
             self.joined, self.problem = True, ""
             log.info("joined lockspace %s with host id %d", self._name, self._host_id)
@@ -148,6 +169,7 @@ class SanlockLockspace:
                     raise
                 self.joined, self.problem = True, ""
                 return
+            self._rejoin.mark.clear()
             log.info("host id %d is given back: %s", self._host_id, why)
         self.joined, self.problem, self.renewed_s = False, why, None
 
@@ -232,6 +254,7 @@ class SanlockLockspace:
             if ours and found["flags"] & sanlock.LSFLAG_ADD:
                 # unused: refused (EBUSY) if any process held a lease in it after all.
                 sanlock.rem_lockspace(name, self._host_id, self._path, unused=True)
+                self._not_in_after_all()
 
     def _check_own_id(self) -> None:
         """Raise LockspaceError when this host's sanlock is in the lockspace as another id."""
@@ -266,10 +289,34 @@ class SanlockLockspace:
                 f"{self._path}: holds the lockspace {name!r}, storage.lockspace is {self._name!r}"
             )
 
+    def _own_lease(self) -> OwnLease | None:
+        """This host's delta lease; None where it cannot be read; in the thread."""
+        try:
+            with Volume(self._path, read_only=True) as volume:
+                found = read_named_leases(volume, [self._host_id])
+        except (VolumeError, KeyError, struct.error):
+            return None
+        return found.get(self._host_id, OwnLease("", 0, 0))
+
     def _add(self) -> None:
-        sanlock.add_lockspace(
-            self._name.encode(), self._host_id, self._path, iotimeout=self._io_timeout, wait=True
-        )
+        try:
+            sanlock.add_lockspace(
+                self._name.encode(),
+                self._host_id,
+                self._path,
+                iotimeout=self._io_timeout,
+                wait=True,
+            )
+        except sanlock.SanlockException as error:
+            if error.errno not in (*_NO_ANSWER, errno.EEXIST, errno.EINPROGRESS):
+                # sanlock's own word that it is not in: nothing can hold a lease under the id.
+                self._not_in_after_all()
+            raise
+
+    def _not_in_after_all(self) -> None:
+        """Of a join that was this boot's first."""
+        if self._is_first:
+            self._rejoin.mark.clear()
 
 
 def _renewal(host: Mapping[str, int]) -> HostRenewal:
@@ -279,6 +326,6 @@ def _renewal(host: Mapping[str, int]) -> HostRenewal:
 
 def _text(error: sanlock.SanlockException) -> str:
     code = error.errno
-    if code in (errno.ENOENT, errno.ECONNREFUSED, errno.EPIPE, errno.ECONNRESET):
+    if code in _NO_ANSWER:
         return "sanlock does not answer: is it running?"
     return f"sanlock error {code}: {error.args[-1]}"

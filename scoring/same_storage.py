@@ -29,9 +29,9 @@ Rules:
    it stands for `dead_s`; for ever where the host was never seen to change here, since then
    nothing speaks for this storage.
 4. One pair does not show who of the two is wrong. This host is unfit where those on other
-   storage are at least as many as this host and those that are with it: whose slots changed here,
-   and later than the first of the others went away. Of two hosts both are unfit; of three the
-   one that is alone.
+   storage are at least as many as this host and those that are with it: whose words do not
+   differ, and whose slots changed here later than the first of the others went away. Of two hosts
+   both are unfit; of three the one that is alone.
 5. Where a host on other storage says that the VM is up there nothing is started here, however
    many are with this host; and not within `dead_s` after it said so last.
 """
@@ -302,7 +302,7 @@ def _unfit(
     with_us = [
         host
         for host, peer in peers.items()
-        if host not in others
+        if peer.finding < Finding.DOUBT
         and peer.here.slot_changed_s is not None
         and peer.here.slot_changed_s > first_s
     ]

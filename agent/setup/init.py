@@ -26,6 +26,7 @@ from agent.setup.beside import libvirt_guests_beside
 from agent.setup.heartbeat_reach import ports_done
 from agent.setup.identity import LOCKSPACE_PREFIX, give, new_ids
 from agent.setup.lock_driver import lock_driver_step
+from agent.setup.sanlock_name import sanlock_name_step
 from agent.setup.shared_state import state_folder, with_shared_state
 from agent.setup.steps import Done, Step, do_steps, print_json, print_line
 from agent.setup.toml_text import Value, with_keys
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     volumes = Volumes(config, files.host_id() is not None, arguments.overwrite, bool(given.local))
     steps = [
         lock_driver_step(config),
+        sanlock_name_step(config),
         *volumes.steps(),
         _definition_step(config, domain, arguments.share_state),
         key_step(files),

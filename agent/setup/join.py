@@ -29,6 +29,7 @@ from agent.setup.lock_driver import lock_driver_step
 from agent.setup.membership import IdTaken, join_lockspace, leave_lockspace, own_id
 from agent.setup.progress import progress
 from agent.setup.reach import command_there, reach, reached
+from agent.setup.sanlock_name import names_here, no_twin, sanlock_name_step
 from agent.setup.steps import Done, Step, do_steps, print_json, print_line
 from agent.setup.toml_text import Value, with_keys
 from agent.setup.volumes import FENCE_RESOURCE
@@ -99,13 +100,21 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
         )
     config = checked(text, source / "ha-agent.toml")
     joining = Joining(files, source, given, text, config)
+    own = checked(with_keys(text, joining.values()), files.config)
     steps = [
         lock_driver_step(config),
+        sanlock_name_step(own),
         Step("storage", lambda: storage_speed(config)[0], "", lambda: ""),
         identity_step(config),
         Step("member", lambda: _look_member(config, bool(arguments.unproven)), "", lambda: ""),
         Step("leases", lambda: _look_leases(config), "", lambda: ""),
-        _id_step(joining),
+        Step(
+            "sanlock-twin",
+            lambda: no_twin(own, (own_id(config.storage), files.host_id())),
+            "",
+            lambda: "",
+        ),
+        _id_step(joining, own),
         _definition_step(joining),
         _key_step(joining),
         _config_step(joining),
@@ -252,7 +261,18 @@ def _key_step(joining: Joining) -> Step:
     return Step("cluster-key", lambda: None, f"writing {target}", act)
 
 
-def _id_step(joining: Joining) -> Step:
+def _twin_step(joining: Joining, own: Config) -> Step:
+    """Before sanlock is asked for an id: it takes one of its own name without waiting."""
+
+    def look() -> str:
+        ids = own_id(own.storage), joining.files.host_id(), joining.given.host_id
+        return no_twin(own, ids)
+
+    return Step("sanlock-twin", look, "", look)
+
+
+def _id_step(joining: Joining, own: Config) -> Step:
+    """`own`: what this host's configuration will be, but for its id."""
     storage = joining.config.storage
 
     def look() -> str | None:
@@ -274,7 +294,7 @@ def _id_step(joining: Joining) -> Step:
         for host_id in _candidates(joining):
             joining.tried.add(host_id)
             try:
-                join_lockspace(storage, host_id)
+                join_lockspace(storage, host_id, names_here(own))
             except IdTaken as error:
                 if joining.given.host_id is not None:
                     raise _taken(joining, host_id, str(error)) from None

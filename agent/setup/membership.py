@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import sanlock
 
 from agent.errors import CommandError
 from agent.setup.progress import progress
 from agent.setup.volumes import sanlock_errors
-from agent.setup.watched import read_leases
+from agent.setup.watched import WATCHDOG_FIRE_S, read_leases, read_names, watch
 from broker.config import StorageSection
 from broker.exit_codes import ExitCode
 
@@ -36,9 +36,19 @@ def own_id(storage: StorageSection) -> int | None:
     return None
 
 
-def join_lockspace(storage: StorageSection, host_id: int) -> None:
-    """Take the host id; IdTaken where another host has it or was quicker, else CommandError."""
+def join_lockspace(
+    storage: StorageSection, host_id: int, names: Collection[str] = frozenset()
+) -> None:
+    """Take the host id; IdTaken where another host has it or was quicker, else CommandError.
+    `names`: by which this host's sanlock takes an id without waiting."""
     where = (storage.lockspace.encode(), host_id, storage.leases)
+    lease = read_names(storage.leases).get(host_id)
+    if lease is not None and lease.timestamp and lease.name in names:
+        # What sanlock would do under another name: a process may use the old lease, here or on a
+        # copy of this machine.
+        seconds = 8 * max(storage.io_timeout, lease.io_timeout) + WATCHDOG_FIRE_S
+        if host_id in watch(None, storage.leases, seconds, progress).ids:
+            raise IdTaken("it is renewed by a host of the same sanlock name")
 
     def add() -> None:
         sanlock.add_lockspace(*where, iotimeout=storage.io_timeout, wait=True)

@@ -10,8 +10,14 @@ from dataclasses import dataclass, field
 
 from agent.columns import printable
 from agent.errors import CommandError
-from broker.delta_leases import LeaseVolume, read_delta_leases, read_lease_volume
+from broker.delta_leases import (
+    LeaseVolume,
+    read_delta_leases,
+    read_lease_volume,
+    read_named_leases,
+)
 from broker.exit_codes import ExitCode
+from broker.rejoin import OwnLease
 from broker.volume import Volume, VolumeError
 from broker.whiteboard import HOST_ID_MAX, Sweep, decode_sweep
 
@@ -67,6 +73,19 @@ def read_leases(path: str) -> tuple[LeaseVolume | None, dict[int, tuple[int, int
                 return head, read_delta_leases(volume, IDS) if head is not None else {}
             except (KeyError, struct.error):
                 return None, {}
+    except VolumeError as error:
+        raise storage_error(error) from None
+
+
+def read_names(path: str) -> dict[int, OwnLease]:
+    """The lease of each host id that was ever used, with the name of the sanlock that wrote it;
+    none where there is no lockspace; CommandError where it cannot be read."""
+    try:
+        with Volume(path, read_only=True) as volume:
+            try:
+                return read_named_leases(volume, IDS)
+            except (KeyError, struct.error):
+                return {}
     except VolumeError as error:
         raise storage_error(error) from None
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from broker.qemu_conf import LOCK_MANAGER_LINE, NO_DISK_LEASES_LINE
+from broker.rejoin import own_name
 
 from . import certificates
 from .guest import CPU_MODEL, HEALTH_PATH, GuestImage
@@ -194,6 +195,16 @@ GUEST_CMDLINE = (
 )
 
 
+#: Where a host's commands find the name of its sanlock, which is started with it (-e): a folder
+#: that each host has for itself.
+SANLOCK_CONF = "/etc/libvirt/sanlock.conf"
+
+
+def sanlock_name(host: HostLayout) -> str:
+    """The fixed name of a host's sanlock, as `ha-agent init` would give it."""
+    return own_name(str(host.system_uuid)) or str(host.system_uuid)
+
+
 def write(host: HostLayout, settings: Settings, image: GuestImage) -> None:
     """Write all configuration of one host."""
     layout = host.lab
@@ -206,6 +217,7 @@ def write(host: HostLayout, settings: Settings, image: GuestImage) -> None:
     (libvirt / "qemu-sanlock.conf").write_text(
         QEMU_SANLOCK_CONF.format(no_disk_leases=NO_DISK_LEASES_LINE)
     )
+    (libvirt / "sanlock.conf").write_text(f"our_host_name = {sanlock_name(host)}\n")
     (libvirt / "libvirtd.conf").write_text(
         LIBVIRTD_CONF.format(uuid=host.system_uuid, pki=certificates.FOLDER)
     )

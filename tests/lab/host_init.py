@@ -23,7 +23,7 @@ import time
 import uuid
 from pathlib import Path
 
-from . import storage_fault
+from . import configs, storage_fault
 from .environment import clean, commands
 from .errors import LabError
 from .layout import (
@@ -153,7 +153,7 @@ def service(host: HostLayout, name: str) -> Program:
             # -w 0: no watchdog device. -l 0 -h 0: no mlockall, no real-time priority;
             # both would starve the emulated guests.
             argv = ["sanlock", "daemon", "-D", "-w", "0", "-l", "0", "-h", "0"]
-            argv += ["-U", "root", "-G", "root", "-e", host.name]
+            argv += ["-U", "root", "-G", "root", "-e", configs.sanlock_name(host)]
             environment["SANLOCK_PRIVILEGED"] = "0"
         case "libvirtd":
             argv = ["libvirtd", "--listen"]

@@ -17,6 +17,7 @@ import pytest
 from broker.qemu_conf import LOCK_MANAGER_LINE, NO_DISK_LEASES_LINE
 
 from .cluster import Cluster
+from .configs import SANLOCK_CONF
 from .conftest import PARENT
 from .layout import CHECKOUT, GUEST_ADDRESS, VM_NAME
 
@@ -76,6 +77,7 @@ def make_bare(lab: Cluster) -> None:
         host.secrets.unlink()
         host.config.write_text(
             f'[host]\nname = "{host.name}"\nsystem-uuid = "{host.system_uuid}"\n'
+            f'[storage]\nsanlock-conf = "{SANLOCK_CONF}"\n'
         )
         for name, line in (
             ("qemu.conf", LOCK_MANAGER_LINE),

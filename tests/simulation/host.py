@@ -18,11 +18,12 @@ from typing import Protocol
 
 from broker.config import HEARTBEAT_PORT
 from broker.identity import Identity, VolumeKind, encode
+from broker.rejoin import name_of
 from scoring.decision import FreeHostId
 from scoring.observation import OnHostShutdown, Pause, VmStatus
 from tests.simulation.disks import BASE
 from tests.simulation.earlier import Metadata
-from tests.simulation.lockspace import Daemon, LeaseVolume, Membership, Refused
+from tests.simulation.lockspace import Daemon, LeaseVolume, Membership, Refused, made_up_name
 from tests.simulation.timeline import HostLoop, Process, Timeline
 from tests.simulation.whiteboard import Whiteboard
 
@@ -194,6 +195,11 @@ class Host:
         self.boot_s = boot_s
         self.guest_boot_s = guest_boot_s
         self.system_uuid = system_uuid
+        #: The fixed name of its sanlock; "": it makes up another at each start.
+        self.sanlock_name = name_of(f"machine-id of {self.name}", system_uuid)
+        self._sanlock_starts = 0
+        #: The boot that was, or may have been, in the lockspace; on its own disk. 0: none.
+        self.joined_on_boot = 0
         self.bmc = Bmc(system_uuid)
         self.power = False
         self.off_since_s = 0.0
@@ -611,10 +617,12 @@ class Host:
     # --- sanlock --------------------------------------------------------------------------
 
     def start_sanlock(self) -> None:
-        """The daemon is started, in no lockspace yet; for nothing where the watchdog will fire."""
-        if not self.up or self.doomed or (self.sanlock is not None and self.sanlock.running):
+        """The daemon is started, in no lockspace yet. Where an earlier one of this boot died in it
+        the watchdog fires all the same."""
+        if not self.up or (self.sanlock is not None and self.sanlock.running):
             return
         boot = self.boots
+        self._sanlock_starts += 1
 
         def doom(why: str) -> None:
             if self.boots == boot and self.up and not self.watchdog_off:
@@ -623,7 +631,7 @@ class Host:
         self.sanlock = Daemon(
             self.timeline,
             self.leases,
-            f"{self.name}.{self.boots}",
+            self.sanlock_name or made_up_name(self.number, self._sanlock_starts),
             self.host_id,
             self.io_timeout_s,
             self.rate,
@@ -645,8 +653,7 @@ class Host:
         if daemon.generation and daemon.membership.value in ("in", "failed"):
             daemon.doom_after_crash()
             self.doomed = True
-        else:
-            self.timeline.after(1.0, self.start_sanlock)
+        self.timeline.after(1.0, self.start_sanlock)
         daemon.stop_running()
 
     def _kill_holders(self, why: str) -> bool:

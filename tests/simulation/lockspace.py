@@ -3,7 +3,7 @@
 
 What is modelled (sanlock's src/delta_lease.c, paxos_lease.c, lockspace.c, timeouts.h):
 
-    joining a free id, or one this same daemon had          2 * io_timeout
+    joining a free id, or one whose lease has our name      2 * io_timeout
     joining an id that somebody used                        8 * io_timeout + 60 of standstill
     renewing                                                every 2 * io_timeout
     no renewal for 8 * io_timeout                           lease holders are killed
@@ -33,9 +33,14 @@ from tests.simulation.timeline import Timeline
 WATCHDOG_FIRE_S = 60.0
 
 
+def made_up_name(host: int, starts: int) -> str:
+    """What sanlock calls itself where no name is configured: another at each start."""
+    return f"{starts:08x}-0000-4000-8000-{host:012x}.host{host}"
+
+
 @dataclass(slots=True)
 class DeltaLease:
-    """A host id on disk. `daemon`: whose; `timestamp` 0: free."""
+    """A host id on disk. `daemon`: the name of the sanlock that wrote it; `timestamp` 0: free."""
 
     daemon: str = ""
     generation: int = 0
@@ -108,6 +113,7 @@ class HostInfo:
 class Daemon:
     """sanlock on one host, from its start to its end.
 
+    `name`: its our_host_name; one that it made up is another at each start.
     `reach`: "" when the lease volume can be reached, else how not ("hang", "error").
     `write(write, over)`: have a delta lease written; `over` is called when that has ended.
     `is_late`: whether a write that is begun now lands late; `is_read_only`: not at all.

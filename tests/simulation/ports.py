@@ -27,6 +27,7 @@ from broker.monitors.network import ANY_TIMEOUT_S
 from broker.network_verdict import TargetResult, Windows
 from broker.own_id import FenceOwner
 from broker.quick_client import ASK_TIMEOUT_S
+from broker.rejoin import OwnLease, Rejoin, name_of
 from broker.renewals import Renewals
 from broker.sanlock_lockspace import HELD_LOOK_S
 from broker.volume_layout import IDENTITY_SLOT
@@ -210,11 +211,29 @@ class SimStore:
             write()
 
 
+class SimJoinedMark:
+    """JoinedMark on the host's own disk."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.is_set = host.joined_on_boot == host.boots
+
+    def set(self) -> None:
+        self.is_set = True
+        self._host.joined_on_boot = self._host.boots
+
+    def clear(self) -> None:
+        self.is_set = False
+        self._host.joined_on_boot = 0
+
+
 class SimLockspace:
     """Lockspace port: looks every two seconds and joins when not joined."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        name = host.sanlock_name or name_of(host.name, host.system_uuid)
+        self._rejoin = Rejoin(frozenset({name}), host.io_timeout_s, SimJoinedMark(host))
         self._leases = host.leases
         self.joined: bool | None = None
         self.problem = "not joined yet"
@@ -259,8 +278,25 @@ class SimLockspace:
             if self.hold:
                 self.problem = self.hold
             elif not self.no_join:
-                daemon.join()
+                self._join(daemon)
+        else:
+            self._rejoin.mark.set()
         self._look_around(daemon)
+
+    def _join(self, daemon: Daemon) -> None:
+        """As SanlockLockspace: the own lease first, then sanlock is asked."""
+        lease = None
+        if not self._host.reach():
+            found = self._leases.delta(self._host.host_id)
+            lease = OwnLease(found.daemon, found.generation, found.timestamp)
+        if why := self._rejoin.look(lease, asyncio.get_running_loop().time()):
+            self.problem = why
+            return
+        was_set = self._rejoin.mark.is_set
+        self._rejoin.mark.set()
+        daemon.join()
+        if daemon.membership is Membership.OUT and not was_set:
+            self._rejoin.mark.clear()
 
     def _look_around(self, daemon: Daemon) -> None:
         if not self.joined:

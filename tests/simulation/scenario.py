@@ -143,6 +143,7 @@ _SWITCHES: dict[str, Callable[[str], dict[str, Any]]] = {
     "guest-boot": lambda v: {"guest_boot_s": float(v)},
     "heartbeat": lambda v: {"heartbeat": _yes(v)},
     "power": lambda v: {"power": _yes(v)},
+    "names": lambda v: {"names_fixed": {"fixed": True, "made-up": False}[v]},
     "chance": lambda v: {"chance": v},
 }
 

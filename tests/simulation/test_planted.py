@@ -16,6 +16,7 @@ import pytest
 
 from agent.beat import Agent
 from agent.fence_driver import always
+from broker.rejoin import Rejoin
 from scoring import decide
 from scoring.decision import Code
 from scoring.observation import Health, OrderKind, VmStatus
@@ -343,3 +344,21 @@ def test_beat_goes_on_while_the_storage_hangs(world: World, fault: str) -> None:
     host.libvirt_hangs = True
     host.break_storage(fault)
     world.run(60.0)
+
+
+# --- a host id that is taken back too soon ---------------------------------------------------
+
+
+def test_sanlock_that_is_asked_at_once_on_the_same_boot(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sanlock died and was started anew; with its fixed name it takes the id back, which frees the
+    lease that the QEMU of before still uses. Then the daemons die."""
+    monkeypatch.setattr(Rejoin, "look", lambda rejoin, lease, now_s: "")
+    target = owner(world)
+    target.crash_sanlock()
+    world.run(8.0)
+    target.daemons_wanted = False
+    target.crash("broker")
+    target.crash("agent")
+    broken(world, "not-down", 20.0)

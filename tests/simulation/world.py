@@ -133,6 +133,8 @@ class Settings:
     #: The health check as configured, and what becomes of a VM that nobody reaches.
     health_page: str = "http://the-guest/"
     on_isolation: str = "move"
+    #: Whether each host's sanlock has a fixed name, as `ha-agent init` and `join` give it.
+    names_fixed: bool = True
 
 
 @dataclass(slots=True)
@@ -265,6 +267,8 @@ class World:
             guest_boot_s=settings.guest_boot_s,
             system_uuid=str(uuid.UUID(int=chance.getrandbits(128))),
         )
+        if not settings.names_fixed:
+            host.sanlock_name = ""
         self.hosts[number] = host
         self.by_address[host.address] = self.by_address[host.heartbeat_address] = host
 

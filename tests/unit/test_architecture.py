@@ -50,6 +50,7 @@ BROKER_DOORS = {
     "heartbeat_datagram",
     "kernel_boot",
     "cluster_key",
+    "rejoin",
 }
 #: Nothing in scoring/ may know the time, the outside world, or who listens.
 NOT_IN_SCORING = {"time", "datetime", "asyncio", "logging", "os", "socket", "random", "threading"}

@@ -18,6 +18,7 @@ from agent.errors import CommandError
 from broker.broker import Broker
 from broker.exit_codes import ExitCode
 from broker.own_id import FenceOwner
+from broker.rejoin import OwnLease, Rejoin
 from broker.sanlock_lockspace import RELEASED, SanlockLockspace
 from broker.whiteboard import SLOT_BYTES, decode_slot
 from broker.wire import Maintenance
@@ -168,8 +169,29 @@ class Sanlock:
         self.joined = False
 
 
+class Unmarked:
+    """The mark of a host that was never in the lockspace."""
+
+    is_set = False
+
+    def set(self) -> None:
+        """Nothing is kept."""
+
+    def clear(self) -> None:
+        """Nothing is kept."""
+
+
+def lockspace_of() -> SanlockLockspace:
+    """One whose id is free on disk."""
+    found = SanlockLockspace(
+        "lab", 1, "/no/leases", 10, Rejoin(frozenset({"ha-one"}), 10.0, Unmarked())
+    )
+    found._own_lease = lambda: OwnLease("", 0, 0)  # type: ignore[method-assign]
+    return found
+
+
 def look(times: int, no_join: bool, stay_out: bool = False) -> SanlockLockspace:
-    lockspace = SanlockLockspace("lab", 1, "/no/leases", 10)
+    lockspace = lockspace_of()
     lockspace.no_join, lockspace.stay_out = no_join, stay_out
 
     async def run() -> None:
@@ -207,7 +229,7 @@ def test_an_id_that_is_held_back_is_not_joined_and_says_why(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake = Sanlock(monkeypatch, joined=False)
-    lockspace = SanlockLockspace("lab", 1, "/no/leases", 10)
+    lockspace = lockspace_of()
     lockspace.hold = "host2 may still free this host's id"
     asyncio.run(lockspace._look())
     assert (lockspace.joined, lockspace.problem) == (False, lockspace.hold)
@@ -218,7 +240,7 @@ def test_one_that_was_joined_while_it_was_being_freed_is_given_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake = Sanlock(monkeypatch, joined=True)
-    lockspace = SanlockLockspace("lab", 1, "/no/leases", 10)
+    lockspace = lockspace_of()
     lockspace.hold, lockspace.stay_out = "host2 may still free this host's id", True
     asyncio.run(lockspace._look())
     assert (lockspace.joined, lockspace.problem) == (False, lockspace.hold)
@@ -244,7 +266,7 @@ def test_who_owns_the_fence_lease_is_read_where_it_matters(
 
     monkeypatch.setattr(sanlock, "get_alignment", lambda path: 1 << 20)
     monkeypatch.setattr(sanlock, "read_resource_owners", read)
-    lockspace = SanlockLockspace("lab", 1, "/no/leases", 10)
+    lockspace = lockspace_of()
     lockspace.fence_owner = FenceOwner(9, 9)
     asyncio.run(lockspace._look_at_fence())
     assert lockspace.fence_owner == found

@@ -231,6 +231,16 @@ def test_one_that_died_here_after_the_other_went_away_counts_for_this_side() -> 
     assert judge({2: elsewhere(went_s=9.0), 3: with_us(8.9)}, 30.0, LIMITS).unfit != ""
 
 
+def test_one_that_was_elsewhere_when_it_died_counts_for_nobody() -> None:
+    """A copy of the leases alone: all slots change here, and its finding ends with its silence."""
+    died = elsewhere(heard_s=20.0)
+    died = replace(died, here=replace(died.here, slot_changed_s=25.0))
+    lives = elsewhere(heard_s=160.0)
+    judged = judge({2: died, 3: lives}, 165.0, LIMITS)
+    assert set(judged.others) == {3}
+    assert "and host2 (id 2) do not see" in judged.unfit
+
+
 def test_two_against_two_hold() -> None:
     peers = {2: elsewhere(), 3: elsewhere(), 4: with_us(30.0)}
     assert judge(peers, 30.0, LIMITS).unfit != ""

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import tomllib
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from agent.setup.toml_text import with_keys
 from broker.delta_leases import read_lease_volume
 from broker.exit_codes import ExitCode
 from broker.identity import VolumeKind, decode, read
+from broker.rejoin import own_name
 from broker.volume import Volume
 from broker.volume_layout import FENCE_LOG_FIRST, SLOT_MAX
 from broker.whiteboard import SlotReport, encode_slot
@@ -66,12 +68,19 @@ class Host:
         self.qemu_conf.write_text('lock_manager = "sanlock"\n')
         self.sanlock_conf = folder / "qemu-sanlock.conf"
         self.sanlock_conf.write_text("require_lease_for_disks = 0\n")
+        #: sanlock's own file, and the machine's UUID of which its name is made.
+        self.named = folder / "sanlock.conf"
+        self.system_uuid = uuid.uuid4()
         self.seed()
         (folder / "vm.xml").write_text(XML)
         self._environment = {**environment, "HA_AGENT_CONFIG": str(self.config)}
 
     def seed(self) -> None:
-        self.config.write_text(f'# mine\n[libvirt]\nqemu-conf = "{self.qemu_conf}"\n')
+        self.config.write_text(
+            f'# mine\n[libvirt]\nqemu-conf = "{self.qemu_conf}"\n'
+            f'[host]\nsystem-uuid = "{self.system_uuid}"\n'
+            f'[storage]\nsanlock-conf = "{self.named}"\n'
+        )
 
     def run(self, *arguments: str, enter: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -116,7 +125,9 @@ def test_init_makes_all_and_again_it_changes_nothing(host: Host) -> None:
     made = host.verdicts()
     # Where this machine has no network to speak of, nothing is to be opened in a firewall.
     assert made.pop("heartbeat", "ok") == "ok"
-    assert made == {"lock-driver": "ok"} | dict.fromkeys(MADE, "done")
+    steps = {"lock-driver": "ok", "sanlock-name": "done"}
+    assert made == steps | dict.fromkeys(MADE, "done")
+    assert host.named.read_text() == f"our_host_name = {own_name(str(host.system_uuid))}\n"
     text = host.config.read_text()
     assert text.startswith("# mine\n"), "comments stay"
     config = tomllib.loads(text)
@@ -204,7 +215,9 @@ def test_who_says_no_has_changed_nothing(host: Host) -> None:
 
 def test_a_dry_run_changes_nothing(host: Host) -> None:
     before = host.files()
-    assert host.verdicts("--dry-run") == {"lock-driver": "ok"} | dict.fromkeys(MADE, "would")
+    name = {"lock-driver": "ok", "sanlock-name": "would"}
+    assert host.verdicts("--dry-run") == name | dict.fromkeys(MADE, "would")
+    assert not host.named.exists()
     assert host.files() == before
 
 
