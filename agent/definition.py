@@ -55,6 +55,12 @@ def load_definition(config: Config) -> Definition:
         raise DefinitionError(f"vm.definition: {path} is not there") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DefinitionError(f"vm.definition: {path} cannot be read: {error}") from None
+    return definition_of(xml, config)
+
+
+def definition_of(xml: str, config: Config) -> Definition:
+    """The same of a text that is, or will be, in the configured file."""
+    path = config.vm.definition
     try:
         root = ElementTree.fromstring(xml)  # noqa: S314  (root's own file, as trusted as we are)
     except ElementTree.ParseError as error:

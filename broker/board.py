@@ -245,6 +245,10 @@ class Board:
         self._was_earlier = own is not None and part is None
         return own
 
+    async def read_slot(self, host_id: int) -> bytes:
+        """A host's slot as it is now, whatever is in it; StorageTrouble."""
+        return (await self._store.read([host_id])).get(host_id, EMPTY_SLOT)
+
     async def write(self, report: SlotReport, now_s: float) -> None:
         """Publish this host; trouble is remembered, not raised."""
         clock = asyncio.get_running_loop().time

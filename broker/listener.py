@@ -4,8 +4,8 @@
 Rules of this file:
 
 1. What is read waits for no storage, libvirt or sanlock; but for what who has the cluster key
-   asks of libvirt (broker/reach.py). What changes something (broker/api.py) is let in by
-   broker/gate.py.
+   asks of libvirt (broker/reach.py) or of a slot (broker/slot_seen.py). What changes something
+   (broker/api.py) is let in by broker/gate.py.
 2. A connection has REQUEST_S to send a whole request, from its beginning or from the last
    answer on, and the same to take the answer; then it is dropped. While a handler works on a
    request nothing is counted: what takes long has its own bounds.
@@ -36,6 +36,7 @@ from broker.gate import Gate
 from broker.heartbeat import is_nonce
 from broker.metrics import Door, Metrics
 from broker.reach import Reacher
+from broker.slot_seen import SlotSeer
 
 log = logging.getLogger("ha-broker.listener")
 
@@ -75,6 +76,7 @@ def application(
     Api(broker, Gate(token)).add_to(app.router)
     Dashboard().add_to(app.router)
     Reacher(broker).add_to(app.router)
+    SlotSeer(broker).add_to(app.router)
     app.on_response_prepare.append(_with_headers)
     return app
 

@@ -11,7 +11,7 @@ import sanlock
 from agent.columns import printable
 from agent.errors import CommandError
 from agent.setup.identity import check_volumes
-from agent.setup.leave import empty_slot, is_used
+from agent.setup.leave import check_slots_can_be_written, empty_slot, is_used
 from agent.setup.membership import own_id
 from agent.setup.progress import progress
 from agent.setup.steps import Step, run_steps
@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     def look() -> str | None:
         if not is_used(config, host_id):
             return f"slot {host_id} of {path} is empty"
+        check_slots_can_be_written(config)
         _refuse_live(config, host_id)
         return None
 

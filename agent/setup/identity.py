@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 
 from agent.errors import CommandError
-from agent.setup.room import make_room
+from agent.setup.room import bytes_of, check_room, make_room
 from agent.setup.steps import Step, run_steps
 from agent.setup.toml_text import Value, with_keys
 from agent.setup.watched import read_slots, storage_error
@@ -150,7 +150,10 @@ def _give_step(config: Config, kind: VolumeKind) -> Step:
 
     def look() -> str | None:
         found = found_at(path, kind)
-        return None if found is None else f"{path} is {kind} {found.volume}"
+        if found is not None:
+            return f"{path} is {kind} {found.volume}"
+        check_room(path, bytes_of(path, kind))
+        return None
 
     def act() -> str:
         make_room(path, kind)

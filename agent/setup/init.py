@@ -9,7 +9,7 @@ from pathlib import Path
 
 import libvirt
 
-from agent.definition import DefinitionError, load_definition
+from agent.definition import DefinitionError, definition_of, load_definition
 from agent.errors import CommandError
 from agent.one_host import found_in
 from agent.setup import imported as domains
@@ -31,7 +31,7 @@ from agent.setup.shared_state import state_folder, with_shared_state
 from agent.setup.steps import Done, Step, do_steps, print_json, print_line
 from agent.setup.toml_text import Value, with_keys
 from agent.setup.volumes import Volumes, lease_offset
-from agent.setup.written import Files, checked, config_step, key_step, place
+from agent.setup.written import Files, check_place, checked, config_step, key_step, place
 from broker.config import Config
 from broker.exit_codes import ExitCode
 
@@ -178,8 +178,15 @@ def _definition_step(config: Config, domain: domains.Imported | None, share_stat
     def look() -> str | None:
         if not path.exists() and domain is not None:
             if share_state:
-                state_folder(config.storage, domain.name)
+                check_place(state_folder(config.storage, domain.name) / "x")
                 _refuse_running(domain)
+            try:
+                definition_of(domain.xml, config)
+            except DefinitionError as error:
+                raise CommandError(
+                    ExitCode.DEFINITION, f"{error}; mend what --domain names"
+                ) from None
+            check_place(path)
             return None
         try:
             found = load_definition(config)

@@ -9,6 +9,7 @@ lockspace before anything is written: of two hosts that want the same one, one g
 from __future__ import annotations
 
 import argparse
+import socket
 import time
 import tomllib
 from collections.abc import Iterator
@@ -16,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import libvirt
+import msgspec
 
 from agent.columns import printable
-from agent.definition import DefinitionError, load_definition
+from agent.definition import DefinitionError, definition_of, load_definition
 from agent.errors import CommandError
 from agent.one_host import found_in
 from agent.setup.answers import Answers, answers_of, listen_at, own_address
@@ -30,6 +32,7 @@ from agent.setup.membership import IdTaken, join_lockspace, leave_lockspace, own
 from agent.setup.progress import progress
 from agent.setup.reach import command_there, reach, reached
 from agent.setup.sanlock_name import names_here, no_twin, sanlock_name_step
+from agent.setup.seen import judged, unknown, words
 from agent.setup.steps import Done, Step, do_steps, print_json, print_line
 from agent.setup.toml_text import Value, with_keys
 from agent.setup.volumes import FENCE_RESOURCE
@@ -40,7 +43,7 @@ from agent.setup.watched import (
     storage_error,
     watch,
 )
-from agent.setup.written import Files, checked, key_step, place, read_text
+from agent.setup.written import Files, check_place, checked, key_step, place, read_text
 from broker.config import Config
 from broker.exit_codes import ExitCode
 from broker.volume import Volume, VolumeError
@@ -54,7 +57,8 @@ READS = 20
 
 @dataclass(slots=True)
 class Joining:
-    """What is known and what was reached. `host_id`: the one that is ours, None: not yet."""
+    """What is known and what was reached. `host_id`: the one that is ours, None: not yet.
+    `not_seen`: why it is not known whether the members see what this host writes."""
 
     files: Files
     source: Path
@@ -63,6 +67,7 @@ class Joining:
     config: Config
     host_id: int | None = None
     tried: set[int] = field(default_factory=set)
+    not_seen: str = ""
 
     def values(self) -> dict[str, Value | None]:
         """The keys of this host."""
@@ -108,13 +113,9 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
         identity_step(config),
         Step("member", lambda: _look_member(config, bool(arguments.unproven)), "", lambda: ""),
         Step("leases", lambda: _look_leases(config), "", lambda: ""),
-        Step(
-            "sanlock-twin",
-            lambda: no_twin(own, (own_id(config.storage), files.host_id())),
-            "",
-            lambda: "",
-        ),
+        _twin_step(joining, own),
         _id_step(joining, own),
+        _seen_step(joining, bool(arguments.unproven)),
         _definition_step(joining),
         _key_step(joining),
         _config_step(joining),
@@ -126,6 +127,8 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
             leave_lockspace(config.storage, joining.host_id)
         raise
     # A member from here on: nothing that is found gives the host id back.
+    if joining.not_seen:
+        done.append(Done("seen-by-members", "warning", joining.not_seen))
     done += libvirt_guests_beside()
     done += _ways_there(config, joining.host_id or 0)
     if not arguments.dry_run:
@@ -232,7 +235,16 @@ def _definition_step(joining: Joining) -> Step:
         old = read_text(path)
         if not text and not old:
             raise CommandError(ExitCode.DEFINITION, f"{wanted}: is not there; copy it too")
-        return f"{path} is the same" if old == text or not text else None
+        try:
+            definition_of(text or old, joining.config)
+        except DefinitionError as error:
+            raise CommandError(
+                ExitCode.DEFINITION, f"{error} (it comes from {wanted}); copy it anew"
+            ) from None
+        if old == text or not text:
+            return f"{path} is the same"
+        check_place(path)
+        return None
 
     def act() -> str:
         place(path, text, 0o640, "ha-agent")
@@ -258,7 +270,7 @@ def _key_step(joining: Joining) -> Step:
         place(target, read_text(path), 0o640, "ha-agent")
         return f"{target} is written"
 
-    return Step("cluster-key", lambda: None, f"writing {target}", act)
+    return Step("cluster-key", lambda: check_place(target), f"writing {target}", act)
 
 
 def _twin_step(joining: Joining, own: Config) -> Step:
@@ -312,6 +324,33 @@ def _id_step(joining: Joining, own: Config) -> Step:
     return Step("host-id", look, f"taking one in the lockspace, about {wait} s", act)
 
 
+def _seen_step(joining: Joining, unproven: bool) -> Step:
+    """The members see what this host writes, as it sees what they write. Behind the host id, for
+    the slot is that id's, and before anything is configured."""
+    # The key is the cluster's, which this host's own file may not have yet.
+    daemon = msgspec.structs.replace(
+        joining.config.daemon, secrets=str(joining.source / "secrets.toml")
+    )
+    host = msgspec.structs.replace(
+        joining.config.host, name=joining.given.name or socket.gethostname()
+    )
+    config = msgspec.structs.replace(joining.config, daemon=daemon, host=host)
+
+    def look() -> str | None:
+        if joining.host_id is not None and joining.files.host_id() == joining.host_id:
+            return "this host is a member already"
+        return None
+
+    def act() -> str:
+        assert joining.host_id is not None
+        said = words(config, joining.host_id)
+        joining.not_seen = unknown(config, said)
+        return judged(config, joining.host_id, said, unproven) or "not known: see below"
+
+    plan = "writing this host's slot, asking the members whether they see it, emptying it"
+    return Step("seen-by-members", look, plan, act)
+
+
 def free_ids(config: Config) -> Iterator[int]:
     """Ids that nobody has, ascending: empty on the whiteboard, and given back or never used in
     the lockspace. Nor that of the member whose files these are: it may not have started yet."""
@@ -362,6 +401,7 @@ def _config_step(joining: Joining) -> Step:
     def look() -> str | None:
         if joining.host_id is None or joining.files.host_id() != joining.host_id:
             checked(with_keys(joining.text, joining.values()), path)
+            check_place(path)
             return None
         config = checked(joining.files.text(), path)
         if config.storage != joining.config.storage:

@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 
 import libvirt
+import sanlock
 
 from agent.errors import CommandError
 from agent.setup.identity import identity_step
 from agent.setup.membership import leave_lockspace, own_id
 from agent.setup.steps import Step, run_steps
-from agent.setup.watched import read_slots, storage_error
+from agent.setup.volumes import sanlock_errors
+from agent.setup.watched import read_leases, read_slots, storage_error
 from broker.client import BrokerDown, BrokerRefused, ask
 from broker.config import Config, load
 from broker.exit_codes import ExitCode
@@ -131,7 +133,10 @@ def _slot_step(config: Config) -> Step:
     own, path = config.host.id, config.storage.whiteboard
 
     def look() -> str | None:
-        return None if is_used(config, own) else f"slot {own} of {path} is empty"
+        if not is_used(config, own):
+            return f"slot {own} of {path} is empty"
+        check_slots_can_be_written(config)
+        return None
 
     def act() -> str:
         if own_id(config.storage) not in (own, None):
@@ -144,12 +149,42 @@ def _slot_step(config: Config) -> Step:
     return Step("slot", look, f"emptying slot {own} of {path}", act)
 
 
+def check_slots_can_be_written(config: Config) -> None:
+    """CommandError where the whiteboard cannot be opened for writing."""
+    try:
+        Volume(config.storage.whiteboard).close()
+    except VolumeError as error:
+        raise storage_error(error) from None
+
+
+def _refuse_holder(config: Config, here: int) -> None:
+    """A lease that is held under this host's id keeps it in the lockspace: found before the daemons
+    are stopped."""
+    given = config.storage
+    head, used = read_leases(given.leases)
+    generation = used.get(here, (0, 0))[0]
+    for offset, name in head.resources.items() if head is not None else ():
+        with sanlock_errors(given.leases):
+            owners = sanlock.read_resource_owners(
+                given.lockspace.encode(), name.encode(), [(given.leases, offset)]
+            )
+        if any((o["host_id"], o["generation"]) == (here, generation) for o in owners):
+            raise CommandError(
+                ExitCode.REFUSED,
+                f"lockspace {given.lockspace}: a process here holds lease {name} in it; move the VM"
+                " away first (ha-agent maintenance local), or let a fencing end",
+            )
+
+
 def _lockspace_step(config: Config) -> Step:
     given = config.storage
 
     def look() -> str | None:
         here = own_id(given)
-        return None if here is not None else f"this host is not in lockspace {given.lockspace}"
+        if here is None:
+            return f"this host is not in lockspace {given.lockspace}"
+        _refuse_holder(config, here)
+        return None
 
     def act() -> str:
         here = own_id(given)

@@ -78,7 +78,7 @@ def reach(config: Config, own: int) -> list[tuple[str, str]]:
         return ""
 
     found = at_once(others, ask, f"no answer within {DEADLINE_S:.0f} s", DEADLINE_S)
-    return [(_name(host, others[host]), problem) for host, problem in found.items()]
+    return [(name_of(host, others[host]), problem) for host, problem in found.items()]
 
 
 def reached(config: Config, own: int) -> list[Heard]:
@@ -98,7 +98,7 @@ def reached(config: Config, own: int) -> list[Heard]:
 
     late = (False, f"no answer within {ANSWER_S:.0f} s")
     found = at_once(others, ask, late, ANSWER_S)
-    return [Heard(_name(host, others[host]), *said) for host, said in found.items()]
+    return [Heard(name_of(host, others[host]), *said) for host, said in found.items()]
 
 
 def command_there(config: Config) -> str:
@@ -112,7 +112,7 @@ def others_of(config: Config, own: int) -> dict[int, SlotReport]:
     return {host: report for host, report in slots if host != own and not report.stopped}
 
 
-def _name(host: int, report: SlotReport) -> str:
+def name_of(host: int, report: SlotReport) -> str:
     return f"{printable(report.hostname)} (id {host})"
 
 
@@ -140,15 +140,15 @@ def _asked(key: ClusterKey, name: str, api: str) -> tuple[bool, str]:
     for address in advertised(api):
         question = Question(name, new_nonce()).signed(key)
         try:
-            return True, problem_in(key, _get(address, question.target), question)
+            return True, problem_in(key, answer_of(address, question.target), question)
         except (OSError, ValueError, http.client.HTTPException) as error:
             problem = f"{address}: {error or type(error).__name__}"
     return False, problem
 
 
-def _get(address: str, target: str) -> bytes:
-    """The body of a 200; ValueError where the answer is another one."""
-    connection = http.client.HTTPConnection(*split(address), timeout=ANSWER_S)
+def answer_of(address: str, target: str, timeout_s: float = ANSWER_S) -> bytes:
+    """The body of a broker's 200; ValueError where the answer is another one."""
+    connection = http.client.HTTPConnection(*split(address), timeout=timeout_s)
     try:
         connection.request("GET", target)
         response = connection.getresponse()

@@ -20,7 +20,7 @@ from agent.setup.leave import broker_answers, vm_is_not_here
 from agent.setup.membership import leave_lockspace, own_id
 from agent.setup.progress import progress
 from agent.setup.steps import Step, run_steps
-from agent.setup.volumes import make_leases
+from agent.setup.volumes import check_leases_can_be_made, make_leases
 from agent.setup.watched import lease_watch_s, read_leases, watch
 from broker.config import Config, load
 from broker.exit_codes import ExitCode
@@ -49,7 +49,12 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
             Step("vm", lambda: vm_is_not_here(config), "", lambda: ""),
             Step("daemons", lambda: _look_daemons(config), "", lambda: ""),
             Step("hosts", lambda: _look_hosts(config), "", lambda: ""),
-            Step("leases", lambda: None, f"writing {given.leases} anew", act),
+            Step(
+                "leases",
+                lambda: check_leases_can_be_made(config),
+                f"writing {given.leases} anew",
+                act,
+            ),
         ],
         arguments.dry_run,
         as_json,

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import os
 import pwd
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agent.errors import CommandError
@@ -35,14 +36,80 @@ def make_room(path: str, kind: VolumeKind) -> None:
     """Let a file grow to the size of its kind; whoever uses it goes on. CommandError where there is
     no room, or where a device is too small."""
     size = bytes_of(path, kind)
-    if not stat.S_ISBLK(Path(path).stat().st_mode):
+    if stat.S_ISBLK(Path(path).stat().st_mode):
+        check_device(path, size)
+    else:
         allocate(path, size)
-        return
-    with Path(path).open("rb") as device:
-        if device.seek(0, os.SEEK_END) < size:
-            raise CommandError(
-                ExitCode.STORAGE, f"{path}: the device is too small: {size} bytes needed"
-            )
+
+
+def check_room(path: str, size: int) -> None:
+    """CommandError where no volume of this size can be made or filled up there. What is written to
+    find that out has no name, or is gone when this returns."""
+    place = Path(path)
+    try:
+        status = place.stat() if place.exists() else None
+    except OSError as error:
+        raise CommandError(ExitCode.STORAGE, f"{path}: {error.strerror}") from None
+    if status is not None and stat.S_ISBLK(status.st_mode):
+        check_device(path, size)
+    elif status is not None and status.st_size > 0:
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise CommandError(ExitCode.STORAGE, f"{path}: cannot be written; check its mode")
+        free = os.statvfs(path)
+        if status.st_size < size and free.f_bavail * free.f_frsize < size - status.st_size:
+            raise no_room(path, size, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    else:
+        try:
+            with _nameless(place.parent) as descriptor:
+                os.posix_fallocate(descriptor, 0, size)
+        except OSError as error:
+            raise no_room(path, size, error) from None
+
+
+@contextlib.contextmanager
+def _nameless(folder: Path) -> Iterator[int]:
+    """A new file with direct I/O in that folder that nobody else finds."""
+    flags = os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC
+    try:
+        descriptor = os.open(folder, flags | os.O_TMPFILE, MODE)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
+            raise
+        # A file system, NFS for one, that has no files without a name.
+        name = folder / f".ha-agent-probe-{os.getpid()}"
+        try:
+            descriptor = os.open(name, flags | os.O_CREAT | os.O_EXCL, MODE)
+        finally:
+            name.unlink(missing_ok=True)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def check_device(path: str, size: int) -> None:
+    """CommandError where a device is too small."""
+    try:
+        with Path(path).open("rb") as device:
+            is_small = device.seek(0, os.SEEK_END) < size
+    except OSError as error:
+        raise CommandError(ExitCode.STORAGE, f"{path}: {error.strerror}; run as root") from None
+    if is_small:
+        raise CommandError(
+            ExitCode.STORAGE, f"{path}: the device is too small: {size} bytes needed"
+        )
+
+
+def no_room(path: str, size: int, error: OSError) -> CommandError:
+    """What to say of room that is not to be had."""
+    step = "check the mount and its modes"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        step = "free space there"
+    elif error.errno == errno.EINVAL:
+        step = "direct I/O (O_DIRECT) does not work there; use another file system"
+    return CommandError(
+        ExitCode.STORAGE, f"{path}: {size} bytes cannot be had: {error.strerror}; {step}"
+    )
 
 
 def sector_of(path: str) -> int:
@@ -90,7 +157,4 @@ def allocate(path: str, size: int) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        step = "free space there" if error.errno in (28, 122) else "check the mount and its modes"
-        raise CommandError(
-            ExitCode.STORAGE, f"{path}: {size} bytes cannot be had: {error.strerror}; {step}"
-        ) from None
+        raise no_room(path, size, error) from None

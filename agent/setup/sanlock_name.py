@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Collection
@@ -15,7 +14,7 @@ import sanlock
 from agent.errors import CommandError
 from agent.setup.steps import Step
 from agent.setup.watched import read_names
-from agent.setup.written import place, read_text
+from agent.setup.written import check_place, place, read_text
 from broker.config import Config, system_uuid
 from broker.exit_codes import ExitCode
 from broker.rejoin import own_name, own_names
@@ -52,9 +51,7 @@ def sanlock_name_step(config: Config) -> Step:
             return f"{path} names {found}" + ("" if ours else f", not this machine's own {name}")
         if not name:
             return f"{path} names none: this machine has no UUID of its own to make one from"
-        folder = next(each for each in (path, *path.parents) if each.exists())
-        if not os.access(folder, os.W_OK):
-            raise CommandError(ExitCode.FILE, f"{path}: cannot be written; run as root")
+        check_place(path)
         return None
 
     def act() -> str:

@@ -20,7 +20,7 @@ import sanlock
 from agent.errors import CommandError
 from agent.setup.identity import check_volumes, found_at, written_to
 from agent.setup.progress import progress
-from agent.setup.room import WHITEBOARD_BYTES, allocate, bytes_of, sector_of
+from agent.setup.room import WHITEBOARD_BYTES, allocate, bytes_of, check_room, sector_of
 from agent.setup.steps import Step
 from agent.setup.watched import (
     SLOT_WATCH_S,
@@ -84,6 +84,12 @@ class Volumes:
     # --- the whiteboard -----------------------------------------------------------------------
 
     def _look_whiteboard(self) -> str | None:
+        found = self._found_whiteboard()
+        if found is None:
+            check_room(self.storage.whiteboard, WHITEBOARD_BYTES)
+        return found
+
+    def _found_whiteboard(self) -> str | None:
         path = self.storage.whiteboard
         if not _is_there(path):
             if self.ours and not self.overwrite:
@@ -129,6 +135,20 @@ class Volumes:
     # --- the lease volume ---------------------------------------------------------------------
 
     def _look_leases(self) -> str | None:
+        found = self._found_leases()
+        if found is None:
+            check_leases_can_be_made(self.config, self._also_needed())
+        return found
+
+    def _also_needed(self) -> int:
+        """What the whiteboard takes of the same file system, if it is still to be made."""
+        board, leases = Path(self.storage.whiteboard), Path(self.storage.leases)
+        is_apart = stat.S_ISBLK(_mode(str(leases))) or (
+            board.parent.stat().st_dev != leases.parent.stat().st_dev
+        )
+        return 0 if is_apart or _is_there(str(board)) else WHITEBOARD_BYTES
+
+    def _found_leases(self) -> str | None:
         path, given = self.storage.leases, self.storage
         again = "to make a new one: ha-agent reinitialize-lockspace"
         if not _is_there(path):
@@ -207,6 +227,27 @@ def make_leases(config: Config) -> None:
     size = bytes_of(path, VolumeKind.LEASES) if config.storage.leases_id else _leases_bytes(path)
     with _written(path, size) as (place, _):
         _write_leases(config, place, sector_of(path))
+
+
+def check_leases_can_be_made(config: Config, also: int = 0) -> None:
+    """CommandError where `make_leases` would fail: no room (`also`: for something else beside it),
+    or a sanlock that does not run or may not write there."""
+    path = config.storage.leases
+    size = bytes_of(path, VolumeKind.LEASES) if config.storage.leases_id else _leases_bytes(path)
+    check_room(path, size + (0 if stat.S_ISBLK(_mode(path)) else also))
+    with sanlock_errors(path):
+        sanlock.get_lockspaces()
+    if stat.S_ISBLK(_mode(path)):
+        return
+    probe, sector = f"{path}.probe-{os.getpid()}", sector_of(path)
+    align = ALIGN_OF_SECTOR[sector]
+    try:
+        allocate(probe, align)
+        with sanlock_errors(path):
+            sanlock.write_resource(b"probe", b"probe", [(probe, 0)], align=align, sector=sector)
+    finally:
+        with contextlib.suppress(OSError):
+            Path(probe).unlink()
 
 
 def _leases_bytes(path: str) -> int:

@@ -74,6 +74,15 @@ def read_text(path: Path) -> str:
         raise CommandError(ExitCode.FILE, f"{path}: cannot be read: {error}; run as root") from None
 
 
+def check_place(path: Path) -> None:
+    """CommandError where a file could not be written there; changes nothing."""
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if not folder.is_dir():
+        raise CommandError(ExitCode.FILE, f"{path}: cannot be written: {folder} is no folder")
+    if not os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise CommandError(ExitCode.FILE, f"{path}: cannot be written: {folder}; run as root")
+
+
 def place(path: Path, text: str, mode: int, group: str = "") -> None:
     """Write a file whole, never open to more than its mode; CommandError."""
     new = path.with_name(f"{path.name}.new")
@@ -122,9 +131,16 @@ def config_step(files: Files, values: dict[str, Value | None]) -> Step:
         place(files.config, text, 0o644)
         return f"{files.config} is written"
 
+    def look() -> str | None:
+        if text == old:
+            return f"{files.config} says so"
+        checked(text, files.config)
+        check_place(files.config)
+        return None
+
     return Step(
         "config",
-        lambda: f"{files.config} says so" if text == old else None,
+        look,
         f"setting {known} in {files.config}",
         act,
     )
@@ -141,6 +157,8 @@ def key_step(files: Files, key: str = "") -> Step:
                 ExitCode.REFUSED,
                 f"{files.secrets}: has another cluster-key than the cluster; remove the line",
             )
+        if not found:
+            check_place(files.secrets)
         return f"{files.secrets} has one" if found else None
 
     def act() -> str:

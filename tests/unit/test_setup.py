@@ -251,9 +251,57 @@ def test_a_full_disk_leaves_nothing_half_made(host: Host) -> None:
     )
     assert done.returncode == ExitCode.STORAGE, done.stderr
     assert "No space left on device; free space there" in done.stderr
-    assert done.stdout.splitlines()[-1].startswith("ok"), "no file is left there"
-    assert host.config.read_text().startswith("# mine\n[libvirt]")
-    assert "id" not in host.config.read_text()
+    assert done.stdout == "", "nothing was done, and no file is left there"
+    assert "id" not in tomllib.loads(host.config.read_text())["host"]
+
+
+#: Memory by NUMA cells alone: libvirt adds them up, the agent does not guess.
+NUMA = """<domain type='kvm'><name>vm</name><uuid>6e67696e-0000-4000-8000-0000000000a2</uuid>
+<maxMemory slots='16' unit='GiB'>64</maxMemory><cpu mode='host-model'><numa>
+<cell id='0' cpus='0-1' memory='2' unit='GiB'/></numa></cpu><devices/></domain>"""
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    ("trouble", "code", "said"),
+    [
+        ("sanlock", ExitCode.LOCKSPACE, "check that sanlock runs"),
+        ("numa", ExitCode.DEFINITION, "<memory>"),
+        ("config", ExitCode.FILE, "cannot be written"),
+        ("sanlock.conf", ExitCode.FILE, "sanlock.conf: cannot be written"),
+        ("leases folder", ExitCode.STORAGE, "its folder is not there"),
+    ],
+)
+def test_what_init_would_fail_at_is_found_before_anything_is_made(
+    host: Host, trouble: str, code: ExitCode, said: str, more: tuple[str, ...]
+) -> None:
+    words = [*host.init_words(), *more]
+    enter: tuple[str, ...] = ()
+    match trouble:
+        case "sanlock":
+            host._environment["SANLOCK_RUN_DIR"] = str(host.folder / "nowhere")
+        case "numa":
+            (host.folder / "vm.xml").write_text(NUMA)
+        case "config":
+            enter = read_only(host.config.parent)
+        case "sanlock.conf":
+            host.named = host.folder / "read-only" / "sanlock.conf"
+            host.named.parent.mkdir()
+            host.seed()
+            enter = read_only(host.named.parent)
+        case _:
+            words += ["--leases", str(host.folder / "away" / "leases")]
+    before = host.files()
+    done = host.run("init", *words, enter=enter)
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert said in done.stderr
+    assert host.files() == before and not host.named.exists()
+
+
+def read_only(folder: Path) -> tuple[str, ...]:
+    """What runs a command that cannot write there."""
+    mount = f"mount --bind {folder} {folder} && mount -o remount,bind,ro {folder}"
+    return ("unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "-")
 
 
 def test_what_was_there_is_not_written_over(host: Host) -> None:
