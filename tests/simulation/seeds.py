@@ -57,10 +57,11 @@ def settings_of(chance: random.Random, hosts: tuple[int, int]) -> Settings:
         io_timeout_s=chance.choice([10, 10, 10, 5]),
         fence=chance.random() < 0.8,
         migration=chance.random() < 0.8,
-        host_boot_s=chance.choice([30.0, 60.0, 150.0]),
+        host_boot_s=chance.choice([8.0, 30.0, 60.0, 150.0]),
         guest_boot_s=chance.choice([5.0, 20.0, 60.0]),
         latency_s=chance.choice([0.0, 0.004, 0.05]),
         drift=chance.choice([0.0, 0.0002]),
+        names_fixed=chance.random() < 0.8,
     )
 
 
