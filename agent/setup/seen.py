@@ -78,7 +78,7 @@ def _written(config: Config, own: int) -> Iterator[str]:
             maintenance=False,
             stopped=True,
             # No two claims are alike.
-            extra={"state": "joining", "claim": new_nonce()},
+            extra={"claim": new_nonce()},
         )
     )
     try:
