@@ -21,6 +21,7 @@ from broker.config import Config, ConfigError
 from broker.exit_codes import ExitCode
 from broker.heartbeat import new_nonce
 from broker.secrets_file import load_cluster_key
+from broker.signatures import COUNTER_LINE, SLOT, Signatures, next_counter
 from broker.slot_question import Seen, SlotQuestion, digest_of, seen_in
 from broker.volume import Volume, VolumeError
 from broker.whiteboard import EMPTY_SLOT, SlotReport, encode_slot
@@ -54,7 +55,7 @@ def words(config: Config, own: int) -> list[Word]:
     if not others:
         return []
     progress(f"asking the members whether they see slot {own}")
-    with _written(config, own) as digest:
+    with _written(config, own, key) as digest:
         found = at_once(
             others,
             lambda host: _word(key, own, digest, others[host]),
@@ -65,8 +66,8 @@ def words(config: Config, own: int) -> list[Word]:
 
 
 @contextmanager
-def _written(config: Config, own: int) -> Iterator[str]:
-    """The slot says for a while that this host is there and stopped; its digest."""
+def _written(config: Config, own: int, key: ClusterKey | None) -> Iterator[str]:
+    """The slot says for a while that this host is there and stopped, signed; its digest."""
     path = config.storage.whiteboard
     claim = encode_slot(
         SlotReport(
@@ -78,8 +79,9 @@ def _written(config: Config, own: int) -> Iterator[str]:
             maintenance=False,
             stopped=True,
             # No two claims are alike.
-            extra={"claim": new_nonce()},
-        )
+            extra={COUNTER_LINE: str(next_counter(0, time.time())), "claim": new_nonce()},
+        ),
+        partial(Signatures(key).sign, SLOT, own),
     )
     try:
         with Volume(path) as volume:

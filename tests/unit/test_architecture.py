@@ -51,6 +51,7 @@ BROKER_DOORS = {
     "kernel_boot",
     "cluster_key",
     "rejoin",
+    "signatures",
     "slot_question",
 }
 #: Nothing in scoring/ may know the time, the outside world, or who listens.
