@@ -106,8 +106,8 @@ def test_sanlock_is_restarted_only_outside_every_lockspace(
         ran.append(argv)
         return type("Done", (), {"returncode": 0, "stderr": ""})
 
-    monkeypatch.setattr(module.Path, "is_dir", lambda path: True)
-    monkeypatch.setattr(module.subprocess, "run", run)
+    monkeypatch.setattr("agent.setup.sanlock_name.Path.is_dir", lambda path: True)
+    monkeypatch.setattr("agent.setup.sanlock_name.subprocess.run", run)
     monkeypatch.setattr(sanlock, "get_lockspaces", lambda: spaces)
     said = module._in_use(Path(module._DEFAULT))
     assert bool(ran) is restarted

@@ -5,7 +5,7 @@ answers it from its storage, and what `join` makes of the answers."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -178,7 +178,7 @@ def test_who_sees_it_late_has_seen_it(
     tmp_path: Path, joining: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, stale = VolumeStore(joining.storage.whiteboard, 2.0), MemoryStore(MemoryVolume())
-    stores = iter([stale, real])
+    stores: Iterator[SlotStore] = iter([stale, real])
 
     class Late(Board):
         async def read_slot(self, host_id: int) -> bytes:
