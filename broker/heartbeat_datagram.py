@@ -40,6 +40,8 @@ _ENGINE = "1"
 _STATUS = {status.value: status for status in VmStatus}
 _QUESTION = b"ha-agent heartbeat question 1\n"
 _ANSWER = b"ha-agent heartbeat answer 1\n"
+#: How every question of every version begins: what the kernel may look at.
+QUESTION_BEGINS = _QUESTION[:4]
 
 HostId = Annotated[int, Meta(ge=1, le=2000)]
 #: Nanoseconds of a monotonic clock, as a rule; JSON has no bound, this has.

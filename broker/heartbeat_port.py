@@ -3,9 +3,10 @@
 
 Rules of this file:
 
-1. The port does nothing but answer: what it takes and what it answers is decided by
-   broker/question_gate.py and broker/heartbeat_datagram.py. It waits for nothing, and keeps
-   nothing of a datagram.
+1. What has not the length and the first word of a question the kernel drops by itself
+   (broker/kernel_filter.py). The port does nothing but answer: what it takes and what it answers
+   is decided by broker/question_gate.py and broker/heartbeat_datagram.py. It waits for nothing,
+   and keeps nothing of a datagram.
 2. Each question goes out by a socket of its own, connected to the address that is asked. The
    kernel drops what comes from elsewhere, nobody else knows its port, and a late answer finds
    it closed.
@@ -16,13 +17,22 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from broker.addresses import split
+from broker.heartbeat_datagram import DATAGRAM_BYTES, QUESTION_BEGINS
 from broker.heartbeat_http import Names, ask_over_http
+from broker.kernel_filter import accept_only, dropped
+from broker.name_lookup import is_address
 
+log = logging.getLogger("ha-broker.heartbeat")
+
+#: Asked for as the queue of the port; the kernel gives at most net.core.rmem_max.
+QUEUE_BYTES = 1 << 20
 #: Looked at in reply to one question.
 DATAGRAMS_MAX = 16
 #: What is answered to a datagram from an address; None: nothing.
@@ -55,6 +65,15 @@ class HeartbeatPort:
         """Where it listens, in the order of the addresses."""
         return [one.get_extra_info("sockname")[1] for one in self._transports]
 
+    @property
+    def dropped(self) -> int:
+        """Datagrams that the kernel has not handed over: no question, or there was no room."""
+        found = 0
+        for transport in self._transports:
+            with contextlib.suppress(OSError):
+                found += dropped(transport.get_extra_info("socket"))
+        return found
+
     def close(self) -> None:
         """End it."""
         for transport in self._transports:
@@ -63,13 +82,21 @@ class HeartbeatPort:
 
 async def _bound(host: str, port: int) -> socket.socket:
     """A socket there. As asyncio does for TCP, `::` stands for IPv6 alone."""
-    found = await asyncio.get_running_loop().getaddrinfo(
-        host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
-    )
+    if is_address(host):
+        # Nothing to look up: no thread is made for it, which would stay.
+        flags = socket.AI_PASSIVE | socket.AI_NUMERICHOST
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=flags)
+    else:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     family, kind, protocol, _, place = found[0]
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, QUEUE_BYTES)
+        try:
+            accept_only(sock, DATAGRAM_BYTES, QUESTION_BEGINS)
+        except OSError as error:
+            log.warning("the kernel takes no filter for %s port %d: %s", host, port, error)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(place)

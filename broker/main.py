@@ -177,6 +177,7 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
     broker.on_beat = lambda: service_manager.alive(broker.line(loop.time()))
     listener = Listener(broker, token)
     port = HeartbeatPort(lambda datagram, source: broker.answer(datagram, source, loop.time()))
+    broker.gate.dropped = lambda: port.dropped
     key = "api.listen"
     try:
         await listener.start(map(split, config.api.listen))

@@ -58,7 +58,7 @@ _LIVENESS = tuple(each.value for each in Liveness)
 _WORDS = tuple(word.value for word in Word)
 _TROUBLES = tuple(trouble.value for trouble in Trouble)
 #: What became of a datagram at the port for heartbeats, beside the reasons to refuse it.
-_ANSWERED = "answered"
+_ANSWERED, _DROPPED = "answered", "dropped"
 _SANLOCK_STATES = ("free", "live", "fail", "dead", "unknown")
 _STORAGE_STATES = ("ok", "error", "hung")
 _VERDICTS = ("ok", "bad", "unknown")
@@ -441,6 +441,7 @@ def _peer(sheet: _Sheet, host: HostStatus, labels: tuple[str, str]) -> None:
 
 def _questions(sheet: _Sheet, gate: QuestionGate) -> None:
     sheet.put("heartbeat_questions", gate.answered, _ANSWERED)
+    sheet.put("heartbeat_questions", gate.dropped(), _DROPPED)
     for why in Refusal:
         sheet.put("heartbeat_questions", gate.refused[why], why.value)
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -118,6 +118,8 @@ class QuestionGate:
 
     def __init__(self, host_id: int) -> None:
         self.answered = 0
+        #: Datagrams that the kernel has not handed over.
+        self.dropped: Callable[[], int] = lambda: 0
         self.refused: Counter[Refusal] = Counter()
         self.refused_of: dict[int, Counter[Refusal]] = {}
         self._host_id = host_id

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import cast
 
 import pytest
 
+from broker import heartbeat_port
 from broker.broker import Broker
 from broker.cluster_key import ClusterKey
 from broker.heartbeat import Fault, Heartbeat, new_nonce
@@ -55,6 +57,7 @@ def served(
         broker.heartbeats = Heartbeats(1, key, None)
         clock = asyncio.get_running_loop().time
         port = HeartbeatPort(lambda datagram, source: broker.answer(datagram, source, clock()))
+        broker.gate.dropped = lambda: port.dropped
         try:
             await port.start([(host, 0)])
             async with asyncio.timeout(ENOUGH_S):
@@ -99,6 +102,67 @@ async def answered(transport: NetworkTransport, address: str, asked: Question) -
     return heard[0]
 
 
+def test_to_answer_and_to_ask_needs_no_thread(tmp_path: Path) -> None:
+    async def test(broker: Broker, port: int) -> None:
+        await answered(NetworkTransport(), f"127.0.0.1:{port}", question(1))
+        names = {thread.name for thread in threading.enumerate()}
+        assert not {name for name in names if name.startswith("asyncio_")}
+
+    before = threading.active_count()
+    served(tmp_path, test)
+    assert threading.active_count() == before
+
+
+def test_what_is_no_question_takes_no_place_in_the_queue(tmp_path: Path) -> None:
+    """Some datagrams of 60 KB, sent while the broker is busy, would fill it."""
+
+    async def test(broker: Broker, port: int) -> None:
+        asked = question(1)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            for _ in range(200):
+                stranger.sendto(b"ha-a" + b"x" * 60_000, ("127.0.0.1", port))
+            stranger.sendto(question_bytes(KEY, asked), ("127.0.0.1", port))
+            stranger.setblocking(False)
+            raw = await asyncio.get_running_loop().sock_recv(stranger, DATAGRAM_BYTES)
+        assert isinstance(heard_in(KEY, raw, asked), Heartbeat)
+        assert broker.gate.dropped() == 200 and not broker.gate.refused
+
+    served(tmp_path, test)
+
+
+def test_a_kernel_that_takes_no_filter_costs_no_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(sock: socket.socket, payload_bytes: int, first: bytes) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(heartbeat_port, "accept_only", refuses)
+
+    async def test(broker: Broker, port: int) -> None:
+        asked = await answered(NetworkTransport(), f"127.0.0.1:{port}", question(1))
+        assert isinstance(asked, Heartbeat)
+
+    served(tmp_path, test)
+
+
+def test_a_name_can_be_listened_at(tmp_path: Path) -> None:
+    async def test(broker: Broker, port: int) -> None:
+        assert isinstance(
+            await answered(NetworkTransport(), f"localhost:{port}", question(1)), Heartbeat
+        )
+
+    served(tmp_path, test, host="localhost")
+
+
+def test_a_place_that_is_taken_is_named(tmp_path: Path) -> None:
+    async def test(broker: Broker, port: int) -> None:
+        with pytest.raises(OSError, match="in use") as raised:
+            await HeartbeatPort(lambda datagram, source: None).start([("127.0.0.1", port)])
+        assert raised.value.filename == f"127.0.0.1 port {port}"
+
+    served(tmp_path, test)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_question_is_answered_with_a_signature(tmp_path: Path, host: str) -> None:
     async def test(broker: Broker, port: int) -> None:
@@ -133,6 +197,7 @@ def test_nothing_but_a_new_question_is_answered(tmp_path: Path) -> None:
                 b"x",
                 b"x" * DATAGRAM_BYTES,
                 b"x" * 60_000,
+                b"ha-a" + b"x" * (DATAGRAM_BYTES - 4),
                 question_bytes(KEY, old),
                 question_bytes(OTHER_KEY, question(2)),
                 question_bytes(KEY, question(3, asked=9)),
@@ -146,12 +211,13 @@ def test_nothing_but_a_new_question_is_answered(tmp_path: Path) -> None:
             assert heard_in(KEY, answer, old) is Fault.REPLAYED
             assert back.got.empty()
         assert broker.gate.refused == {
-            Refusal.UNREADABLE: 3,
+            Refusal.UNREADABLE: 1,
             Refusal.REPLAYED: 1,
             Refusal.WRONG_MAC: 1,
             Refusal.WRONG_HOST: 1,
             Refusal.REFLECTED: 1,
         }
+        assert broker.gate.dropped() == 3, "the rest was no question at first sight"
 
     served(tmp_path, test)
 
@@ -164,13 +230,15 @@ def test_a_member_is_answered_in_the_middle_of_a_flood(tmp_path: Path) -> None:
             for number in range(1, 11):
                 for _ in range(20):
                     out.sendto(replay)
-                    out.sendto(b"x" * DATAGRAM_BYTES)
+                    out.sendto(b"ha-agent".ljust(DATAGRAM_BYTES))
+                    out.sendto(b"x" * 9000)
                 asked = question(number + 1)
                 out.sendto(question_bytes(KEY, asked))
                 answers = [await back.got.get() for _ in range(2 if number == 1 else 1)]
                 assert isinstance(heard_in(KEY, answers[-1], asked), Heartbeat)
         assert broker.gate.answered == 11
         assert broker.gate.refused == {Refusal.REPLAYED: 199, Refusal.UNREADABLE: 200}
+        assert broker.gate.dropped() == 200
 
     served(tmp_path, test)
 
