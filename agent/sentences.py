@@ -12,12 +12,21 @@ if TYPE_CHECKING:
     from broker.wire import Bound, FenceLogEntry, HostStatus, ModeStatus, Status, WitnessStatus
 
 #: Penalties of a host that cannot start the VM, or failed to, each with the words before its why.
-_CANNOT = {"cannot-start": "cannot start the VM", "retries": "failed to start the VM"}
+_CANNOT = {
+    "cannot-start": "cannot start the VM",
+    "retries": "failed to start the VM",
+    "cut-off": "is no standby",
+}
 
 
 def cannot(host: HostStatus) -> list[str]:
     """Why a host cannot start the VM, or failed to: a sentence for each reason."""
     return [f"{_CANNOT[p.name]}: {printable(p.why)}" for p in host.penalties if p.name in _CANNOT]
+
+
+def is_cut_off(host: HostStatus) -> bool:
+    """Whether nobody would reach the VM there, by that host's own word."""
+    return any(p.name == "cut-off" for p in host.penalties)
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from agent.columns import printable
-from agent.sentences import cannot, duration, if_it_dies, outside, switched_off, witnesses
+from agent.sentences import (
+    cannot,
+    duration,
+    if_it_dies,
+    is_cut_off,
+    outside,
+    switched_off,
+    witnesses,
+)
 
 if TYPE_CHECKING:
     from broker.wire import HostStatus, Status, WitnessStatus
@@ -213,7 +221,8 @@ def _heartbeat(name: str, seen: WitnessStatus) -> str:
 
 
 def _can_take_it(host: HostStatus) -> bool:
-    return host.liveness == "live" and host.score > 0 and not host.maintenance
+    is_able = host.liveness == "live" and host.score > 0 and not host.maintenance
+    return is_able and not is_cut_off(host)
 
 
 def _of_this_host(status: Status) -> Iterator[str]:

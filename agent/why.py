@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from agent.sentences import cannot, if_it_dies, last_word, outside, switched_off
+from agent.sentences import cannot, if_it_dies, is_cut_off, last_word, outside, switched_off
 from agent.status import code_of
 from broker.client import ask
 from broker.config import Config
@@ -99,7 +99,7 @@ def _compared(host: HostStatus, running: HostStatus, rules: Rules) -> str:
         return "shutting down, it cannot take the VM"
     if host.maintenance:
         return "in local maintenance, it cannot take the VM"
-    if host.score == 0 and (why := cannot(host)):
+    if (host.score == 0 or is_cut_off(host)) and (why := cannot(host)):
         return "; ".join(why)
     gap = host.score - running.score
     needed = f"{rules.move_threshold} for {rules.timing.move_dwell:g} s would move the VM there"

@@ -26,6 +26,7 @@ from scoring.observation import (
     Health,
     LocalHost,
     Observation,
+    Obstacle,
     PeerReport,
     VmStatus,
 )
@@ -84,6 +85,7 @@ def _fine(peer: PeerReport, now_s: float) -> LocalHost:
         config_up_to_date=True,
         last_ran=peer.last_ran,
         lock_driver=True,
+        uplink_up=peer.uplink_up,
     )
 
 
@@ -97,6 +99,7 @@ def heirs_of(host_id: int, hosts: Iterable[HostStatus]) -> frozenset[int]:
         and host.liveness != Liveness.SILENT.value
         and host.score > 0
         and not (host.maintenance or host.stopped or host.not_counted)
+        and not any(penalty.name == Obstacle.CUT_OFF.value for penalty in host.penalties)
     )
 
 

@@ -406,7 +406,15 @@ class Broker:
         await self._end_what_is_over(now_s)
 
     async def _read_again(self, now_s: float) -> None:
+        before = self._in_hands()
         await self.read(now_s, second_look=True)
+        if self._in_hands() != before:
+            # Who waits for a host to let go of the VM need not wait for the beat.
+            self._tell_news()
+
+    def _in_hands(self) -> frozenset[tuple[int, str, VmStatus]]:
+        """What the other hosts do with the VM."""
+        return frozenset((peer.host_id, peer.state, peer.engine.vm) for peer in self._peers())
 
     async def read(self, now_s: float, second_look: bool = False) -> None:
         """Read everybody's slots; a peer that falls silent or comes back is news."""
@@ -815,6 +823,7 @@ class Broker:
             "host-shutdown": status.host_shutdown,
             "outside": slot_lines.outside_line(self._seen_outside(), now_s),
             "way-out": slot_lines.way_out_line(self._way_out_for_others(now_s)),
+            "uplink": slot_lines.uplink_line(self.monitors.value("uplink")),
             "api": ",".join(self._advertised),
             "heartbeat": ",".join(self._heartbeat_at),
             "hears": slot_lines.hears_line(
@@ -882,6 +891,7 @@ class Broker:
             memory_image=bool(self._engine.facts.memory_image),
             outside=_outside_status(self._seen_outside(), now_s),
             way_out=self._own_way_out(),
+            uplink_up=self.monitors.value("uplink"),
         )
 
     def _is_unheard(self, now_s: float) -> bool:
@@ -1355,6 +1365,7 @@ class Broker:
                 slot_lines.outside_of(extra.get("outside", ""), now_s - age_s), now_s
             ),
             way_out=slot_lines.way_out_of(extra.get("way-out", "")),
+            uplink_up=slot_lines.uplink_of(extra.get("uplink", "")),
             config_drift=tuple(
                 map(str, agreement.differences(self._agreed, self._agreed_lines, extra))
             ),

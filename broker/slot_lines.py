@@ -131,6 +131,16 @@ def way_out_of(line: str) -> bool | None:
     return {"good": True, "bad": False}.get(line)
 
 
+def uplink_line(uplink_up: bool | None) -> str:
+    """Whether the VM's bridges here lead out; empty: not known, or there are none."""
+    return "" if uplink_up is None else "up" if uplink_up else "down"
+
+
+def uplink_of(line: str) -> bool | None:
+    """What another host wrote of it."""
+    return {"up": True, "down": False}.get(line)
+
+
 def log_entry(record: LogRecord, signature: str = "") -> FenceLogEntry:
     """A record of the fence log as the status shows it. `signature`: what is amiss with it."""
     return FenceLogEntry(
@@ -203,6 +213,7 @@ def peer_report(report: SlotReport, seen: Seen | None, others: Others) -> PeerRe
         moving_until_s=until_s,
         outside=None if read_s is None else outside_of(extra.get("outside", ""), read_s),
         way_out=way_out_of(extra.get("way-out", "")),
+        uplink_up=uplink_of(extra.get("uplink", "")),
     )
 
 

@@ -31,6 +31,7 @@ DECIDES = (
     "intent",
     "outside",
     "way-out",
+    "uplink",
     "freeing",
     "mem-free",
     "hears",

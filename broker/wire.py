@@ -299,9 +299,10 @@ class HostStatus(Struct, frozen=True):
     `other_storage`: how its word on its own storage differs from what is seen here, empty where it
     does not; `storage_odd`: the same where its word is not believed. `memory_image`: an image of
     the VM's memory (managed save) lies there. `outside`: what it sees of the VM on another host,
-    None: nothing. `way_out`: whether its network leads anywhere, None: not asked. `signature`: what
-    was found of its slot's signature, "" where this host has no key to look with. `not_counted`:
-    why its word does not count, "": it does."""
+    None: nothing. `way_out`: whether its network leads anywhere, None: not asked. `uplink_up`:
+    whether a bridge of the VM there leads out, None: it does not say. `signature`: what was found
+    of its slot's signature, "" where this host has no key to look with. `not_counted`: why its word
+    does not count, "": it does."""
 
     host_id: int
     hostname: str
@@ -333,6 +334,7 @@ class HostStatus(Struct, frozen=True):
     memory_image: bool = False
     outside: OutsideStatus | None = None
     way_out: bool | None = None
+    uplink_up: bool | None = None
     signature: str = ""
     not_counted: str = ""
 

@@ -11,13 +11,14 @@ Rules of this file:
 1. What was never seen from outside in this place (this host, this stay) is not missed: a health
    check may be answered locally by design.
 2. Nobody's word is enough alone. It takes a host that misses the VM while its own network is good,
-   and this host's own word that its network is bad: no carrier on the uplinks of the VM's bridges,
-   or no answer of any target of the network test.
-3. One host that reached it within `isolation_after` is enough to leave it in peace.
+   and this host's own word that its network is bad: the VM's bridges are down or their uplinks
+   have no carrier, or no answer of any target of the network test.
+3. One host that reached it within `isolation_after` is enough to leave it in peace. Without
+   carrier the time counts from its loss on: the questions come too late to begin it.
 4. A VM that is not well by this host's own check is no case of this file, unless its uplink has
    no carrier: the check may go that way too.
 5. It is given away only to where it can be reached: some host that may run it says that its own
-   network is good.
+   network is good, and not that the VM's bridge there leads nowhere.
 6. A way for a migration is proven before it is needed. A guest that is asked to shut down is left
    alone again as soon as the VM is reached.
 
@@ -60,12 +61,14 @@ class Verdict(Enum):
 @dataclass(frozen=True, slots=True)
 class Finding:
     """`why`: a sentence, empty for NONE and DOUBT. `able`: hosts that can take the VM and would be
-    reached, the best first. `seen_s`: when somebody outside last reached it."""
+    reached, the best first. `seen_s`: when somebody outside last reached it. `left_s`: until a
+    VM that is WAITING is given away."""
 
     verdict: Verdict
     why: str = ""
     able: tuple[placement.Candidate, ...] = ()
     seen_s: float = NEVER_S
+    left_s: float = 0.0
 
 
 _NONE = Finding(Verdict.NONE)
@@ -80,26 +83,28 @@ def look(turn: Turn) -> Finding:
     is_well = local.engine.health is Health.GOOD or local.uplink_up is False
     if seen_s is None or not blind or not is_well or local.engine.detail == DETAIL_PAUSED:
         return _NONE
-    # Not since the last answer, but since the first question after it that had none.
-    bad_s = [view.bad_since_s for _, view in views if view.bad_since_s is not None]
-    unseen_s = turn.now_s - min((at_s for at_s in bad_s if at_s >= seen_s), default=seen_s)
+    unseen_s = turn.now_s - _missed_since_s(turn, seen_s, views)
     left_s = rules.timing.isolation_after - unseen_s
     missed = f"{_names(blind)} cannot reach the VM here, nobody has for {unseen_s:.0f} s"
     cut_off = is_cut_off(turn)
-    good = {peer.host_id for peer in turn.live if peer.way_out}
+    good = {peer.host_id for peer in turn.live if peer.way_out and peer.uplink_up is not False}
     able = tuple(c for c in targets(turn) if c.host_id in good)
     if not cut_off:
         if left_s <= 0:
             why = f"{missed}; {_whose_fault(cut_off)}: it is left here"
             return Finding(Verdict.HELD_BACK, why)
         return Finding(Verdict.DOUBT, able=able) if cut_off is None and able else _NONE
-    own = "no carrier on the VM's bridge" if local.uplink_up is False else "no target answers here"
+    own = (
+        "the VM's bridge is down or has no carrier"
+        if local.uplink_up is False
+        else "no target answers here"
+    )
     if rules.leave_isolated or not able:
         why = "vm.on-isolation is leave" if able else "no host with a good network can take it"
         return Finding(Verdict.HELD_BACK, f"{missed}, {own}: it is left here, for {why}")
     if left_s > 0:
         why = f"{missed}, {own}: given away in {left_s:.0f} s"
-        return Finding(Verdict.WAITING, why, able, seen_s)
+        return Finding(Verdict.WAITING, why, able, seen_s, left_s)
     return Finding(Verdict.ISOLATED, f"{missed}, {own}", able, seen_s)
 
 
@@ -117,6 +122,7 @@ def act(turn: Turn) -> StateName | None:
             return None
         case Verdict.WAITING:
             turn.because(Code.ISOLATION_WAITING, found.why)
+            turn.wake_s = turn.now_s + found.left_s
             _ask_path(turn, found.able[0])
             return None
         case Verdict.ISOLATED:
@@ -171,6 +177,19 @@ def _ask_path(turn: Turn, target: placement.Candidate) -> None:
     if turn.observation.migration_possible and not state.asking_path and not is_known:
         turn.actions.append(AskMigrationPath(target.host_id))
         turn.state = replace(state, asking_path=True)
+
+
+def _missed_since_s(
+    turn: Turn, seen_s: float, views: list[tuple[PeerReport, OutsideView]]
+) -> float:
+    """Since when nobody reaches the VM. Not since the last answer, which of a host that asks
+    seldom is an old one, but since the first question after it that had none; or since the VM's
+    bridge has no carrier, which needs no question."""
+    since_s = [view.bad_since_s for _, view in views if view.bad_since_s is not None]
+    since_s = [at_s for at_s in since_s if at_s >= seen_s]
+    if turn.state.uplink_down_s is not None:
+        since_s.append(max(seen_s, turn.state.uplink_down_s))
+    return min(since_s, default=seen_s)
 
 
 def _of_this_place(turn: Turn, peer: PeerReport) -> OutsideView | None:

@@ -60,7 +60,18 @@ def take_in(turn: Turn) -> None:
     elif missing_since_s is None:
         missing_since_s = now_s
     ahead = state.ahead if missing_since_s is not None else ()
-    turn.state = replace(state, seen=seen, missing_since_s=missing_since_s, ahead=ahead)
+    uplink_down_s = state.uplink_down_s
+    if observation.local.uplink_up is not False:
+        uplink_down_s = None
+    elif uplink_down_s is None:
+        uplink_down_s = now_s
+    turn.state = replace(
+        state,
+        seen=seen,
+        missing_since_s=missing_since_s,
+        ahead=ahead,
+        uplink_down_s=uplink_down_s,
+    )
 
 
 def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentState:
@@ -174,8 +185,9 @@ def forget(turn: Turn) -> None:
 
 
 def wake_s(turn: Turn) -> float | None:
-    """When the next power reading may count, while one is waited for."""
+    """When the next power reading may count, while one is waited for; or when something else that
+    is waited for is over."""
     step = turn.state.takeover
     if step is None or step.asking_power or step.freeing or step.switching_off or not step.offs:
-        return None
+        return turn.wake_s
     return step.offs[-1].over_s + turn.state.rules.timing.power_reread

@@ -117,7 +117,8 @@ class Obstacle(StrEnum):
     OTHER_STORAGE: this host does not see the storage that the others see. CANNOT_START: libvirt
     here could not start the VM as it is defined. LEFTOVER: a dead process of the VM is in the way
     here. HELD_BACK: what ran last is not what a start here would boot. CUT_OFF: nobody outside
-    would reach the VM here, and another host has a good network.
+    would reach the VM here, and another host has a good network, or a bridge that leads out
+    while the VM's bridge here does not.
     """
 
     OTHER_STORAGE = "other-storage"
@@ -166,8 +167,8 @@ class LocalHost:
     the engine was sampled, a migration away from here had been under way (None: none is, or it
     is not told). `healthy_before`: the VM was seen healthy on some host, by the same check, since
     it was set up. `shutdown`: this host is going down, and is in `maintenance` meanwhile.
-    `uplink_up`: a bridge that the VM's network cards are on has carrier on an uplink
-    (None: there is no such bridge, or it cannot be told). `way_out`: some target of the network
+    `uplink_up`: a bridge that the VM's network cards are on is up and has carrier on an uplink
+    (None: it has none, or it cannot be told). `way_out`: some target of the network
     test answers at this moment (None: not asked, which it is only in doubt, or nothing to ask).
     """
 
@@ -230,7 +231,7 @@ class PeerReport:
     points for memory, which is how earlier versions say that. `moving_until_s`: until
     when, by this host's clock, it wants to be waited for because it moves the VM (None: it named
     no end). `outside`: what it sees of the VM on another host (None: nothing to look at).
-    `way_out`: see LocalHost.
+    `way_out`, `uplink_up`: see LocalHost.
     """
 
     host_id: int
@@ -254,6 +255,7 @@ class PeerReport:
     hears: frozenset[int] = frozenset()
     outside: OutsideView | None = None
     way_out: bool | None = None
+    uplink_up: bool | None = None
 
 
 class Standing(StrEnum):

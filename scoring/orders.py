@@ -198,6 +198,8 @@ def _not_fit_to_run(turn: Turn, peer: PeerReport) -> str:
         return f"libvirt on {name_of(peer)} does not answer it"
     if peer.score <= 0:
         return f"{name_of(peer)} scores 0: it must not run the VM (ha-agent --status tells why)"
+    if peer.uplink_up is False and turn.observation.local.uplink_up:
+        return f"the VM's bridge on {name_of(peer)} leads nowhere: nobody would reach it there"
     if is_short_of_memory(turn, peer):
         return f"{name_of(peer)} has less memory free than the VM needs"
     return ""

@@ -12,7 +12,7 @@ from scoring.evidence import Evidence, renews
 from scoring.observation import LeaseAnswer, Obstacle, PeerReport
 from scoring.state import StateName, Takeover
 from scoring.timing import START_RETRIES_MAX
-from scoring.turn import Turn, name_of, obstacles, others, own
+from scoring.turn import Turn, bridge_elsewhere, name_of, obstacles, others, own
 
 _S = StateName
 
@@ -61,6 +61,9 @@ def may_start_here(turn: Turn) -> bool:
     if found := obstacles(turn):
         for unfit in found:
             turn.because(_CODES[unfit.obstacle], unfit.text)
+        return False
+    if (cut := bridge_elsewhere(turn)) is not None:
+        turn.because(Code.CUT_OFF, cut.text)
         return False
     if not turn.observation.lockspace_joined:
         turn.because(Code.LOCKSPACE_NOT_JOINED, "this host has not joined the lockspace yet")
@@ -182,6 +185,16 @@ def lease_allows(turn: Turn) -> bool:
         turn.because(Code.LEASE_FREE, "the engine lease is free")
         return True
     if lease.owner == turn.observation.local.host_id:
+        missing_since_s = state.missing_since_s
+        if missing_since_s is not None and (
+            turn.observation.local.engine_taken_s < missing_since_s
+        ):
+            # It comes with the VM: who sent that may say so before it was looked at here.
+            turn.because(
+                Code.AWAITING_SAMPLE,
+                "the engine lease is this host's own: looking whether the VM has just arrived",
+            )
+            return False
         turn.because(Code.LEASE_FREE, "the engine lease is this host's own")
         return True
     if lease.owner_is_gone:

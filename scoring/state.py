@@ -186,6 +186,7 @@ class AgentState:
     answered last. `isolated`: this EngineStop is for nobody reaching the VM here.
     `cancelling`: the number of the order to cancel a migration, under way; `answers`: to the
     last orders, the newest last.
+    `uplink_down_s`: since when the VM's bridges have no carrier (None: they have, or not known).
     `disarming`: libvirt is being told to forget an autostart or a memory image; `disarmed_s`:
     when it was last told so.
     """
@@ -226,3 +227,4 @@ class AgentState:
     asking_path: bool = False
     path: MigrationPath | None = None
     isolated: bool = False
+    uplink_down_s: float | None = None

@@ -41,6 +41,7 @@ class Turn:
     uncertain: tuple[PeerReport, ...] = ()
     pursuing: bool = False
     start_allowed: bool = False
+    wake_s: float | None = None
     actions: list[Action] = field(default_factory=list)
     reasons: list[Reason] = field(default_factory=list)
 
@@ -124,15 +125,22 @@ def is_short_of_memory(turn: Turn, peer: PeerReport) -> bool:
 
 
 def others(turn: Turn) -> list[placement.Candidate]:
-    """Live peers that may run the VM; one that does not know its own VM cannot start it."""
-    return [
-        placement.Candidate(p.host_id, p.score, p.last_ran, p.hostname)
+    """Live peers that may run the VM; one that does not know its own VM cannot start it. Where the
+    VM's bridge leads nowhere it is of no use, as long as it leads out on another of these hosts."""
+    local = turn.observation.local
+    able = [
+        p
         for p in turn.live
         if p.score > 0
         and not p.maintenance
         and not p.stopped
         and p.engine.vm is not VmStatus.UNKNOWN
     ]
+    # A host that goes down offers nothing: rather move the VM there than shut it down.
+    is_better_here = local.uplink_up and local.shutdown is None
+    if is_better_here or any(p.uplink_up for p in able):
+        able = [p for p in able if p.uplink_up is not False]
+    return [placement.Candidate(p.host_id, p.score, p.last_ran, p.hostname) for p in able]
 
 
 def is_cut_off(turn: Turn) -> bool | None:
@@ -155,6 +163,20 @@ def obstacles(turn: Turn) -> tuple[Unfit, ...]:
         return found
     text = f"nobody would reach the VM here: this host's network is cut off, {name_of(good)}'s not"
     return (*found, Unfit(Obstacle.CUT_OFF, text))
+
+
+def bridge_elsewhere(turn: Turn) -> Unfit | None:
+    """The VM's bridge leads nowhere here, and on another host that can run the VM it does. This
+    host's points stay as they are, as the reference counts them: the fact decides, not the
+    points."""
+    if turn.observation.local.uplink_up is not False or turn.vm_up_here:
+        return None
+    able = {candidate.host_id for candidate in others(turn)}
+    good = next((p for p in turn.live if p.host_id in able and p.uplink_up), None)
+    if good is None:
+        return None
+    text = f"nobody would reach the VM here: its bridge leads nowhere, that of {name_of(good)} does"
+    return Unfit(Obstacle.CUT_OFF, text)
 
 
 def own(turn: Turn) -> placement.Candidate:
@@ -193,7 +215,7 @@ def own_score(turn: Turn) -> Score:
         # libvirt does without a word.
         why = "libvirt here runs without the sanlock lock driver"
         return Score(0, (Penalty("lock-driver", state.rules.weights.base_score, why),))
-    return score(
+    found = score(
         ScoreInput(
             state=name,
             network=local.network,
@@ -208,3 +230,8 @@ def own_score(turn: Turn) -> Score:
         ),
         state.rules.weights,
     )
+    if (cut := bridge_elsewhere(turn)) is not None:
+        found = replace(
+            found, penalties=(*found.penalties, Penalty(cut.obstacle.value, 0, cut.text))
+        )
+    return found

@@ -117,14 +117,29 @@ class BridgeMonitor:
             return ""
 
     def leads_out(self) -> bool | None:
-        """Whether an uplink of it has carrier; None where it has no uplinks."""
+        """Whether it is up and an uplink of it has carrier; None where it has no uplinks.
+
+        Open vSwitch goes on with an interface of the bridge's name that is down.
+        """
+        place = self._net / self._bridge
+        if not place.is_dir():
+            return False
+        if (place / "bridge").is_dir() and self._is_down():
+            return False
         uplinks = self._uplinks()
         return any(map(self._leads_out, uplinks)) if uplinks else None
 
+    def _is_down(self) -> bool:
+        """Whether somebody set it down; not where that cannot be read."""
+        try:
+            return not int(self._text(self._bridge, "flags"), 16) & _IFF_UP
+        except ValueError:
+            return False
+
 
 class UplinkMonitor:
-    """True: a bridge that the VM's network cards are on has carrier on an uplink. False: none has.
-    Unknown where it is on no bridge with an uplink."""
+    """True: a bridge that the VM's network cards are on is up and has carrier on an uplink. False:
+    none is. Unknown where it is on no bridge with an uplink."""
 
     name = "uplink"
     unit = ""
@@ -149,7 +164,8 @@ class UplinkMonitor:
 
     def judge(self, value: bool) -> str:
         """Which bridges have none."""
-        return "" if value else f"no carrier on any uplink of {', '.join(self._bridges)}"
+        names = ", ".join(self._bridges)
+        return "" if value else f"down, or no carrier on any uplink: {names}"
 
 
 def vm_bridges(definition: str) -> tuple[str, ...]:

@@ -238,8 +238,9 @@ class Host:
         self.agent_since_s = 0.0
         self.frozen_until_s = 0.0
         self.gateway_answers = 1.0
+        #: Whether the VM's bridge is up; the host's own network does not go by it.
         self.bridge_up = True
-        #: Whether the VM's bridge has carrier, and whether the VM's users come that way.
+        #: Whether that bridge has carrier, and whether the VM's users come that way.
         self.uplink_up = self.guest_network_up = True
         self.load = 0.1
         self.memory_mb = 16_384.0
@@ -773,7 +774,12 @@ class Host:
     @property
     def is_way_open(self) -> bool:
         """Whether a VM on this host would be on the network that its users come by."""
-        return self.power and self.network_up and self.guest_network_up
+        return self.power and self.network_up and self.guest_network_up and self.bridge_up
+
+    @property
+    def bridge_leads_out(self) -> bool:
+        """Whether the VM's bridge is up and has carrier."""
+        return self.uplink_up and self.bridge_up
 
     def unplug(self, out: bool) -> None:
         """Its cable is out, or in again: no network, and no carrier."""

@@ -77,6 +77,8 @@ from tests.simulation.whiteboard import Whiteboard
 
 RESTART_S = 1.5
 LIBVIRTD_RESTART_S = 1.5
+#: From a change of a domain until libvirt's event of it has arrived.
+LIBVIRT_EVENT_S = 0.02
 #: Reasons of an agent whose words are in the trace.
 _TOLD = frozenset({*TOLD_CODES, Code.CANNOT_START})
 #: A stretch that is passed over is at least so long, begins after so long a rest, and ends so
@@ -367,7 +369,7 @@ class World:
                 outside,
                 way_out,
                 SimSample("bridge", 10.0, host, "bridge_up"),
-                SimSample("uplink", 2.0, host, "uplink_up"),
+                SimSample("uplink", 2.0, host, "bridge_leads_out"),
                 SimSample("memory", 10.0, host, "free_memory_mb"),
                 SimSample("cpu_load", 10.0, host, "load"),
                 SimSample("definition", 10.0, host, "config_up_to_date"),
@@ -456,12 +458,19 @@ class World:
 
     def vm_changed(self, host: Host) -> None:
         self.laws.vm_changed()
+        self.timeline.after(LIBVIRT_EVENT_S, self._libvirt_event, host, host.boots)
 
     def vm_ended(self, host: Host, why: str) -> None:
         self.tell(host.name, f"QEMU ended: {why}")
         if self._well:
             self._down_cause = why
         self.laws.vm_ended(host, why)
+
+    def _libvirt_event(self, host: Host, boot: int) -> None:
+        """libvirt tells the broker that something has become of the VM."""
+        broker = self.brokers.get(host.number)
+        if broker is not None and host.boots == boot and host.libvirt_up:
+            broker.monitors.wake("engine")
 
     def began(self, host: Host, act: str | FreeHostId) -> None:
         """An agent begins an action on the VM or on a host id."""

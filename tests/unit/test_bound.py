@@ -20,7 +20,14 @@ from broker.bound import Picture, bound_of, heirs_of
 from broker.fence_paths import paths_of
 from broker.maintenance import Mode
 from broker.whiteboard import SlotReport
-from broker.wire import Bound, FencePathOnWire, FencePathStatus, HostStatus, MeasuredOnWire
+from broker.wire import (
+    Bound,
+    FencePathOnWire,
+    FencePathStatus,
+    HostStatus,
+    MeasuredOnWire,
+    PenaltyOnWire,
+)
 from scoring.decision import Decision, StartEngine
 from scoring.observation import Observation
 from scoring.score import Score
@@ -173,6 +180,8 @@ def test_a_standby_that_could_not_take_the_vm_counts_for_nothing() -> None:
     assert found(host(2, score=0), host(3, liveness="silent")) is None
     assert found(host(2, stopped=True)) is None
     assert found(host(3, not_counted="it is forged")) is None
+    cut_off = PenaltyOnWire("cut-off", 0, "nobody would reach the VM here")
+    assert found(host(2, score=2800, penalties=(cut_off,))) is None
     assert found() is None
     assert found(host(9, score=5)) is not None, "a peer's own samples are its own affair"
 

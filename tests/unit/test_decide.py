@@ -574,6 +574,14 @@ def test_a_follower_waits_exactly_its_time_from_the_last_of_three_moments(
     assert kinds(decision(follow_s)) == {StartEngine if lease.owner is None else AskPower}
 
 
+def test_an_own_lease_may_have_come_with_the_vm() -> None:
+    """A host that sent it may say so before libvirt here was asked again."""
+    own = may_start(lease=lease_of(1), missing_since_s=NOW_S - 0.5)
+    older = down(local(engine_taken_s=NOW_S - 0.6), remembered=own)
+    assert not starts(older) and codes(older) == [Code.AWAITING_SAMPLE]
+    assert starts(down(local(engine_taken_s=NOW_S - 0.4), remembered=own))
+
+
 def test_a_lease_that_comes_free_after_a_long_wait_starts_no_race() -> None:
     """All hosts see it at once; who comes second still gives the first its time."""
     first_seen = down(

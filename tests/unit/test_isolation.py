@@ -23,6 +23,7 @@ from scoring.observation import (
     EngineStatus,
     EngineStopEnded,
     Health,
+    HostShutdown,
     LocalHost,
     MigrationPath,
     OutsideView,
@@ -233,6 +234,43 @@ def test_it_is_counted_from_the_first_question_without_an_answer() -> None:
     assert judged(None, outsider(2), late, path=way(False)).state.name is S.ENGINE_STOP
 
 
+def test_without_carrier_it_is_counted_from_its_loss() -> None:
+    """The first question without an answer comes up to outside-interval later."""
+    peers = (outsider(2, bad_s=AFTER - 2, good_s=AFTER + 0.5), outsider(3, bad_s=None, good_s=None))
+    dark = {"uplink_up": False, "way_out": None}
+    for down_s, name in ((AFTER, S.ENGINE_STOP), (AFTER - 0.5, S.ENGINE_UP)):
+        decision = judged(
+            cut_off(**dark), *peers, path=way(False), remembered={"uplink_down_s": NOW_S - down_s}
+        )
+        assert decision.state.name is name, down_s
+    # Somebody reached it after that: not before that answer.
+    late = outsider(2, bad_s=AFTER - 2, good_s=AFTER - 1)
+    decision = judged(
+        cut_off(**dark), late, path=way(False), remembered={"uplink_down_s": NOW_S - 100}
+    )
+    assert decision.state.name is S.ENGINE_UP and "given away in 1 s" in decision.reasons[0].text
+
+
+def test_the_loss_of_the_carrier_is_remembered_while_it_lasts() -> None:
+    early = outsider(2, bad_s=5.0, good_s=6.0)
+    lost = judged(cut_off(uplink_up=False), early).state
+    assert lost.uplink_down_s == NOW_S
+    before = {"uplink_down_s": NOW_S - 5}
+    assert judged(cut_off(uplink_up=False), early, remembered=before).state.uplink_down_s == (
+        NOW_S - 5
+    )
+    for up in (True, None):
+        decision = judged(cut_off(uplink_up=up), early, remembered=before)
+        assert decision.state.uplink_down_s is None, up
+
+
+def test_it_is_decided_the_moment_the_time_is_over() -> None:
+    """Not with the beat after it."""
+    early = outsider(2, bad_s=AFTER - 0.25, good_s=AFTER)
+    assert judged(None, early).wake_s == NOW_S + 0.25
+    assert judged(cut_off(way_out=True), early).wake_s is None
+
+
 def test_while_it_waits_the_way_is_asked_for() -> None:
     early = outsider(2, bad_s=5.0, good_s=6.0)
     assert judged(None, early).actions == (AskMigrationPath(2),)
@@ -380,6 +418,63 @@ def test_a_host_that_is_cut_off_leaves_the_start_to_one_that_is_not(lost: dict[s
 def test_it_starts_the_vm_where_nobody_is_better_off(other: PeerReport) -> None:
     decision = started(local(DOWN, way_out=False), other)
     assert decision.state.name is S.ENGINE_START
+
+
+# --- the VM's bridge, which leads nowhere ---------------------------------------------------------
+
+
+def test_a_host_whose_bridge_is_down_leaves_the_start_to_one_whose_bridge_is_not() -> None:
+    """Its points are the reference's all the same: the fact decides."""
+    decision = started(local(DOWN, uplink_up=False, bridge_up=False), peer(2, 2000, uplink_up=True))
+    assert decision.state.name is S.ENGINE_DOWN and codes(decision) == [Code.CUT_OFF]
+    assert decision.score.value == 2800
+    assert [(p.name, p.points) for p in decision.score.penalties] == [
+        ("bridge", 600),
+        ("cut-off", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        peer(2),
+        peer(2, uplink_up=False),
+        peer(2, 0, uplink_up=True),
+        peer(2, uplink_up=True, maintenance=True),
+    ],
+    ids=["says nothing", "down too", "unable", "in maintenance"],
+)
+def test_it_starts_the_vm_where_no_bridge_is_better(other: PeerReport) -> None:
+    decision = started(local(DOWN, uplink_up=False), other)
+    assert decision.state.name is S.ENGINE_START
+
+
+@pytest.mark.parametrize("here", [True, None])
+def test_nobody_waits_for_a_better_host_whose_bridge_is_down(here: bool | None) -> None:
+    others = (peer(2, uplink_up=False), peer(3, 1000, uplink_up=True))
+    decision = started(local(DOWN, uplink_up=here, cpu_load=0.6), *others)
+    assert decision.state.name is S.ENGINE_START
+
+
+def test_it_is_not_given_to_where_its_bridge_is_down_too() -> None:
+    peers = (outsider(2, uplink_up=False), outsider(3, uplink_up=False))
+    decision = judged(cut_off(uplink_up=False), *peers, path=way(True))
+    assert nothing(decision) and "no host with a good network" in decision.reasons[0].text
+    peers = (outsider(2, uplink_up=False), outsider(3, score=1000, uplink_up=True))
+    assert judged(cut_off(uplink_up=False), *peers, path=way(True, target=3)).actions == (
+        MigrateEngine(3),
+    )
+
+
+def test_a_drain_does_not_go_to_where_nobody_reaches_it() -> None:
+    other = peer(2, uplink_up=False)
+    decision = in_state(S.ENGINE_UP, local(UP, uplink_up=True, maintenance=True), live=(other,))
+    assert nothing(decision) and Code.DRAIN_WAITING in codes(decision)
+    decision = in_state(S.ENGINE_UP, local(UP, uplink_up=False, maintenance=True), live=(other,))
+    assert decision.actions == (MigrateEngine(2),), "here it is reached no more than there"
+    going = local(UP, uplink_up=True, maintenance=True, shutdown=HostShutdown(NOW_S - 1))
+    decision = in_state(S.ENGINE_UP, going, live=(other,))
+    assert decision.actions == (MigrateEngine(2),), "rather than shut down"
 
 
 def test_a_host_that_runs_the_vm_keeps_its_score() -> None:

@@ -22,11 +22,20 @@ from broker.monitors.network import NetworkMonitor
 from broker.monitors.outside import IDLE_S, OutsideMonitor, Place, is_local
 from broker.monitors.way_out import ASKED_S, FAILURES, WayOutMonitor
 from broker.outside_watch import STAYS_S, OutsideWatch, Plan, reached
-from broker.slot_lines import outside_line, outside_of, way_out_line, way_out_of
+from broker.slot_lines import (
+    outside_line,
+    outside_of,
+    uplink_line,
+    uplink_of,
+    way_out_line,
+    way_out_of,
+)
 from broker.wire import EngineSummary, HostStatus, OutsideStatus
 from scoring.observation import OutsideView
 from scoring.rules import Rules
+from tests.fakes.slot_store import MemoryVolume
 from tests.unit.builders import DOWN, NOW_S, SICK, TIMING, UP, peer
+from tests.unit.test_api import make_broker, report, up
 from tests.unit.test_monitor_bridge import card, made
 from tests.unit.test_monitor_network import NOWHERE, free_port, listening, take
 from tests.unit.test_status_text import UP as UP_THERE
@@ -219,6 +228,7 @@ def test_what_cannot_be_asked_says_nothing_of_the_network(monkeypatch: pytest.Mo
 
 def test_the_uplinks_of_the_vms_bridges(tmp_path: Path) -> None:
     net = made(tmp_path)
+    (net / "br1").mkdir()
     monitor = UplinkMonitor(("br0", "br1"), net=net)
     with pytest.raises(Unknown):
         asyncio.run(monitor.sample())
@@ -227,6 +237,37 @@ def test_the_uplinks_of_the_vms_bridges(tmp_path: Path) -> None:
     assert asyncio.run(monitor.sample()) is False and "br0, br1" in monitor.judge(False)
     card(net, "bond1", "br1", kind="bond")
     assert asyncio.run(monitor.sample()) is True and monitor.judge(True) == ""
+
+
+def test_a_bridge_that_is_down_leads_nowhere_whatever_its_cable_does(tmp_path: Path) -> None:
+    net = made(tmp_path)
+    (net / "br0" / "bridge").mkdir()
+    card(net, "bond0", "br0", kind="bond")
+    monitor = UplinkMonitor(("br0",), net=net)
+    assert asyncio.run(monitor.sample()) is True
+    (net / "br0" / "flags").write_text("0x1002\n")
+    assert asyncio.run(monitor.sample()) is False
+    (net / "br0" / "flags").write_text("")
+    assert asyncio.run(monitor.sample()) is True, "what cannot be read is not down"
+
+
+def test_open_vswitch_goes_on_with_an_interface_that_is_down(tmp_path: Path) -> None:
+    net = made(tmp_path)
+    card(net, "bond0", "br0", kind="bond")
+    (net / "br0" / "flags").write_text("0x1002\n")
+    assert asyncio.run(UplinkMonitor(("br0",), net=net).sample()) is True
+
+
+def test_a_bridge_that_is_not_there_leads_nowhere(tmp_path: Path) -> None:
+    assert asyncio.run(UplinkMonitor(("br0",), net=tmp_path).sample()) is False
+    with pytest.raises(Unknown):
+        asyncio.run(UplinkMonitor((), net=tmp_path).sample())
+
+
+@pytest.mark.parametrize("value", [True, False, None])
+def test_the_bridge_survives_the_slot(value: bool | None) -> None:
+    assert uplink_of(uplink_line(value)) is value
+    assert uplink_of("upp") is None
 
 
 def test_the_bridges_are_those_of_the_definition(tmp_path: Path) -> None:
@@ -410,3 +451,23 @@ def test_where_nobody_can_ask_nothing_is_said_of_it() -> None:
     quiet = status(OWN, host(2))
     assert "from outside" not in as_text(quiet)
     assert any("nobody misses it" in line for line in explain(quiet, Rules()))
+
+
+def test_a_host_that_lets_go_of_the_vm_is_news_half_a_beat_before_the_beat(tmp_path: Path) -> None:
+    async def run() -> None:
+        volume = MemoryVolume()
+        ours, other = make_broker(tmp_path, volume), make_broker(tmp_path, volume, 2)
+        up(other, 1.0)
+        for now_s in (1.0, 2.0):
+            other.take_report(report("EngineStop"), now_s)
+            await other.beat(now_s)
+            await ours.beat(now_s)
+        before = ours.news
+        await ours._read_again(2.5)
+        assert ours.news == before, "nothing has changed"
+        other.take_report(report("EngineDown"), 2.6)
+        await other.beat(2.6)
+        await ours._read_again(2.7)
+        assert ours.news > before
+
+    asyncio.run(run())
