@@ -506,6 +506,7 @@ class Broker:
             self.monitors.value("uplink"),
             self._timing,
             now_s,
+            self._outside.is_late(now_s),
         )
         if self._outside.watch(plan.place, plan.every_s):
             self.monitors.wake(self._outside.name)

@@ -5,9 +5,10 @@ Rules of this file:
 
 1. The best standby asks every `outside_interval`, the other live hosts seldom; all of them as
    often as the best as soon as one of them misses an answer.
-2. A host in doubt asks whether its own network leads anywhere: one that misses the VM, and the
-   VM's own host while another one misses it or its uplink has no carrier. It goes on for STAYS_S,
-   so that the VM is not started again where nobody would reach it.
+2. A host in doubt asks whether its own network leads anywhere: one that misses the VM, or waits for
+   its answer longer than usual, and the VM's own host while another one misses it or its uplink
+   has no carrier. It goes on for STAYS_S, so that the VM is not started again where nobody would
+   reach it.
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ class OutsideWatch:
         uplink_up: bool | None,
         timing: Timing,
         now_s: float,
+        is_late: bool = False,
     ) -> Plan:
         """What this host does until the next beat. `own_stay`: the stay of the VM that is up here,
-        None: it is not."""
+        None: it is not. `is_late`: the VM elsewhere lets this host's question wait."""
         peers = list(live)
         owner = _owner(peers) if own_stay is None else None
         place = None if owner is None else Place(owner.host_id, owner.last_ran)
@@ -63,7 +65,7 @@ class OutsideWatch:
         is_best = (-own_score, self._host_id) <= min(standbys, default=(1, 0))
         is_often = is_best or missed or misses
         cut = own_stay is not None and (missed or uplink_up is False)
-        if misses or cut:
+        if misses or cut or (is_late and own_stay is None):
             self._doubt_s = now_s
         return Plan(
             place,

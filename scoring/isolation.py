@@ -21,6 +21,8 @@ Rules of this file:
    network is good, and not that the VM's bridge there leads nowhere.
 6. A way for a migration is proven before it is needed. A guest that is asked to shut down is left
    alone again as soon as the VM is reached.
+7. As long as none of those that miss it knows that its own network is good, nothing counts but
+   that it may come to a migration: the way for it is asked early, it may take seconds.
 
     missed   own network     seen within isolation_after   verdict
     no       any             any                           none
@@ -79,14 +81,21 @@ def look(turn: Turn) -> Finding:
     local, rules = turn.observation.local, turn.state.rules
     views = [(peer, view) for peer in turn.live if (view := _of_this_place(turn, peer)) is not None]
     seen_s = max((view.good_s for _, view in views if view.good_s is not None), default=None)
-    blind = [peer for peer, view in views if view.bad_since_s is not None and peer.way_out]
+    missing = [peer for peer, view in views if view.bad_since_s is not None]
     is_well = local.engine.health is Health.GOOD or local.uplink_up is False
-    if seen_s is None or not blind or not is_well or local.engine.detail == DETAIL_PAUSED:
+    if seen_s is None or not missing or not is_well or local.engine.detail == DETAIL_PAUSED:
         return _NONE
+    cut_off = is_cut_off(turn)
+    blind = [peer for peer in missing if peer.way_out]
+    if not blind:
+        # They do not know yet whose network it is; the way may be asked for meanwhile.
+        somewhere = tuple(targets(turn))
+        may_be_ours = cut_off is not False and any(peer.way_out is None for peer in missing)
+        is_doubt = somewhere and may_be_ours
+        return Finding(Verdict.DOUBT, able=somewhere) if is_doubt else _NONE
     unseen_s = turn.now_s - _missed_since_s(turn, seen_s, views)
     left_s = rules.timing.isolation_after - unseen_s
     missed = f"{_names(blind)} cannot reach the VM here, nobody has for {unseen_s:.0f} s"
-    cut_off = is_cut_off(turn)
     good = {peer.host_id for peer in turn.live if peer.way_out and peer.uplink_up is not False}
     able = tuple(c for c in targets(turn) if c.host_id in good)
     if not cut_off:

@@ -20,6 +20,8 @@ from scoring.observation import OutsideView
 
 #: How often it looks whether there is anything to ask.
 IDLE_S = 60.0
+#: A VM that answered before, and has not answered a question for so long, may be missed soon.
+LATE_S = 1.0
 
 
 class OutsideProbe(Protocol):
@@ -50,6 +52,12 @@ class OutsideMonitor:
         self.interval_s = IDLE_S
         self.seen: OutsideView | None = None
         self._why = ""
+        self._asked_s: float | None = None
+
+    def is_late(self, now_s: float) -> bool:
+        """Whether a VM that has answered before lets a question wait, which is no miss yet."""
+        is_known = self.seen is not None and self.seen.good_s is not None
+        return is_known and self._asked_s is not None and now_s - self._asked_s >= LATE_S
 
     def watch(self, place: Place | None, every_s: float) -> bool:
         """Ask the VM there from now on, None: nowhere; whether it must be asked sooner than it
@@ -69,8 +77,11 @@ class OutsideMonitor:
         before = self.seen
         if before is None or self.probe is None:
             raise Unknown("the VM is up on no other host, or only its own host can ask it")
-        asked_s = asyncio.get_running_loop().time()
-        problem = await self.probe.problem()
+        self._asked_s = asked_s = asyncio.get_running_loop().time()
+        try:
+            problem = await self.probe.problem()
+        finally:
+            self._asked_s = None
         now = self.seen
         if now is None or (now.owner, now.stay) != (before.owner, before.stay):
             raise Unknown("the VM has moved meanwhile")

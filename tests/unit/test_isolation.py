@@ -205,13 +205,22 @@ def nothing(decision: Decision) -> bool:
         (outsider(2, bad_s=None),),
         (outsider(2, good_s=None),),
         (outsider(2, stay=STAY - 1),),
-        (outsider(2, way_out=False), outsider(3, way_out=None)),
+        (outsider(2, way_out=False), outsider(3, way_out=False)),
     ],
     ids=["nobody asks", "it answers", "never seen", "another stay", "cut off themselves"],
 )
 def test_nobody_misses_it(peers: tuple[PeerReport, ...]) -> None:
     decision = judged(None, *peers)
     assert nothing(decision) and codes(decision) == [Code.ENGINE_HEALTHY]
+
+
+def test_the_way_is_asked_for_before_they_know_whose_network_it_is() -> None:
+    """The answer may take seconds, and the question costs nothing."""
+    peers = (outsider(2, way_out=False), outsider(3, way_out=None))
+    decision = judged(None, *peers)
+    assert decision.actions == (AskMigrationPath(2),) and codes(decision) == [Code.ENGINE_HEALTHY]
+    assert nothing(judged(cut_off(way_out=True), *peers)), "ours is good"
+    assert nothing(judged(None, outsider(2, way_out=None, score=0))), "no host could take it"
 
 
 def test_what_is_seen_of_another_host_says_nothing_of_this_one() -> None:
@@ -237,17 +246,15 @@ def test_it_is_counted_from_the_first_question_without_an_answer() -> None:
 def test_without_carrier_it_is_counted_from_its_loss() -> None:
     """The first question without an answer comes up to outside-interval later."""
     peers = (outsider(2, bad_s=AFTER - 2, good_s=AFTER + 0.5), outsider(3, bad_s=None, good_s=None))
-    dark = {"uplink_up": False, "way_out": None}
+    dark = cut_off(uplink_up=False, way_out=None)
     for down_s, name in ((AFTER, S.ENGINE_STOP), (AFTER - 0.5, S.ENGINE_UP)):
         decision = judged(
-            cut_off(**dark), *peers, path=way(False), remembered={"uplink_down_s": NOW_S - down_s}
+            dark, *peers, path=way(False), remembered={"uplink_down_s": NOW_S - down_s}
         )
         assert decision.state.name is name, down_s
     # Somebody reached it after that: not before that answer.
     late = outsider(2, bad_s=AFTER - 2, good_s=AFTER - 1)
-    decision = judged(
-        cut_off(**dark), late, path=way(False), remembered={"uplink_down_s": NOW_S - 100}
-    )
+    decision = judged(dark, late, path=way(False), remembered={"uplink_down_s": NOW_S - 100})
     assert decision.state.name is S.ENGINE_UP and "given away in 1 s" in decision.reasons[0].text
 
 

@@ -19,7 +19,7 @@ from broker.config import HealthSection, NetworkSection
 from broker.monitors import Unknown
 from broker.monitors.bridge import UplinkMonitor, vm_bridges
 from broker.monitors.network import NetworkMonitor
-from broker.monitors.outside import IDLE_S, OutsideMonitor, Place, is_local
+from broker.monitors.outside import IDLE_S, LATE_S, OutsideMonitor, Place, is_local
 from broker.monitors.way_out import ASKED_S, FAILURES, WayOutMonitor
 from broker.outside_watch import STAYS_S, OutsideWatch, Plan, reached
 from broker.slot_lines import (
@@ -91,6 +91,24 @@ def test_since_when_it_is_missed_is_the_first_question_without_an_answer() -> No
         assert first.good_s == good.good_s and first.bad_since_s is not None
         page.answer = None
         await monitor.sample()
+        assert monitor.seen is not None and monitor.seen.bad_since_s is None
+
+    asyncio.run(run())
+
+
+def test_a_question_that_waits_is_no_miss_and_a_reason_to_look_at_the_own_network() -> None:
+    async def run() -> None:
+        page, clock = Page(), asyncio.get_running_loop().time
+        monitor = OutsideMonitor(page, 5.0)
+        monitor.watch(Place(1, 7), OFTEN)
+        late: list[bool] = []
+        page.meanwhile = lambda: late.extend(
+            (monitor.is_late(clock()), monitor.is_late(clock() + LATE_S))
+        )
+        await monitor.sample()
+        await monitor.sample()
+        assert late == [False, False, False, True], "not before it has answered once"
+        assert not monitor.is_late(clock() + LATE_S), "nothing is asked now"
         assert monitor.seen is not None and monitor.seen.bad_since_s is None
 
     asyncio.run(run())
@@ -307,10 +325,11 @@ def plan(
     uplink: bool | None = True,
     watch: OutsideWatch | None = None,
     now_s: float = NOW_S,
+    late: bool = False,
 ) -> Plan:
     """Of host 2."""
     watch = watch or OutsideWatch(2)
-    return watch.plan(live, score, stay, view, uplink, TIMING, now_s)  # type: ignore[arg-type]
+    return watch.plan(live, score, stay, view, uplink, TIMING, now_s, late)  # type: ignore[arg-type]
 
 
 def test_the_best_standby_asks_often_and_the_others_seldom() -> None:
@@ -348,6 +367,11 @@ def test_its_own_host_is_in_doubt_when_it_is_missed_or_has_no_carrier() -> None:
     assert at_home(peer(2, outside=missing()))
     assert not at_home(peer(2, outside=missing(stay=6)))
     assert not plan(OWNER, uplink=False).is_in_doubt, "elsewhere the carrier matters to nobody"
+
+
+def test_a_host_whose_question_waits_is_in_doubt_but_asks_no_more_often() -> None:
+    assert plan(OWNER, peer(3), score=100, late=True) == Plan(HERE, SELDOM, True)
+    assert not plan(peer(1), stay=7, late=True).is_in_doubt, "the VM is here"
 
 
 def test_doubt_stays_until_the_vm_has_its_place_again() -> None:
