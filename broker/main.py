@@ -35,6 +35,7 @@ from broker.listener import Listener
 from broker.lockspace import LockspaceError
 from broker.monitors.bridge import LinkEvents
 from broker.monitors.domain_events import DomainEvents
+from broker.monitors.status_file import StatusFileEvents
 from broker.notify.notices import setting
 from broker.places import changed_s, default_path
 from broker.rejoin import Rejoin, own_names
@@ -209,6 +210,12 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
         links = LinkEvents(links_changed)
     except OSError as error:
         log.warning("the kernel does not tell of links (%s): the bridge is only polled", error)
+    written = None
+    try:
+        given = config.libvirt.pid_dir, config.vm.name
+        written = StatusFileEvents(*given, lambda: wake("what_runs"))
+    except OSError as error:
+        log.warning("the kernel does not tell of files (%s): what runs is only polled", error)
     log.info("broker of host %d (%s) is up", config.host.id, config.host_name)
     try:
         async with asyncio.TaskGroup() as group:
@@ -228,6 +235,8 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
         changes.close()
         if links is not None:
             links.close()
+        if written is not None:
+            written.close()
         port.close()
         await listener.close()
         await server.cleanup()

@@ -4,6 +4,7 @@ one host alone, and a definition that somebody changed behind the agent's back."
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from broker.domain_facts import differences, read
+from broker.volume_layout import WHAT_RAN_SLOTS
+from broker.whiteboard import SLOT_BYTES
 
 from . import ask, boot_journal
 from .cluster import Cluster
@@ -71,6 +74,14 @@ def recorded(lab: Cluster, host: str) -> str:
     return str(record.get("disks", {}).get("vda", ""))
 
 
+def places(lab: Cluster) -> bytes:
+    """The two places of the record on the whiteboard's volume."""
+    first, *_, last = WHAT_RAN_SLOTS
+    with lab.layout.whiteboard.open("rb") as volume:
+        volume.seek(first * SLOT_BYTES)
+        return volume.read((last - first + 1) * SLOT_BYTES)
+
+
 def test_the_engine_as_it_runs_is_no_difference(lab: Cluster) -> None:
     """libvirt's own words of the real definition, running and not."""
     host = lab.wait_healthy(TAKEOVER_S)
@@ -83,7 +94,11 @@ def test_the_engine_as_it_runs_is_no_difference(lab: Cluster) -> None:
 def test_a_snapshot_on_the_shared_storage_is_what_the_heir_boots(own_disk: Cluster) -> None:
     lab, overlay = own_disk, own_disk.layout.shared / "overlay.qcow2"
     owner = lab.wait_healthy(TAKEOVER_S)
+    none = places(lab)
     snapshot(lab, owner, overlay)
+    begun_s = time.monotonic()
+    ask.until("it is on the storage", RECORDED_S, lambda: places(lab) != none)
+    print(f"recorded {time.monotonic() - begun_s:.2f} s after virsh had made the snapshot")
     peer = next(host for host in lab.hosts if host != owner)
     ask.until("it is recorded for all", RECORDED_S, lambda: str(overlay) in recorded(lab, peer))
     found = ask.status(lab, owner)["differences"]
