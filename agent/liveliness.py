@@ -18,14 +18,22 @@ from broker.wire import Status
 
 def run(socket: str, as_json: bool) -> int:
     """OK: up and healthy; ENGINE_SICK: up, but not (yet) healthy; ENGINE_DOWN: it runs nowhere;
-    ENGINE_UNKNOWN: whether it is up, or healthy, is not known. Raises as `ask` does."""
+    ENGINE_UNKNOWN: whether it is up, or healthy, is not known, or its own host finds it healthy
+    and no other host reaches it: nobody knows whether its users do. Raises as `ask` does."""
     status = ask(socket, "GET", "/v1/status", Status)
     engine = status.engine
     if as_json:
-        told = {"up": engine.up, "healthy": engine.healthy, "host": engine.hostname}
+        told = {
+            "up": engine.up,
+            "healthy": engine.healthy,
+            "reached": engine.reached,
+            "host": engine.hostname,
+        }
         print(json.dumps({"version": 1, **told}))
     else:
         print(engine_line(status))
     if not engine.up or engine.healthy is None:
         return code_of(engine.healthy if engine.up else engine.up)
-    return ExitCode.OK if engine.healthy else ExitCode.ENGINE_SICK
+    if not engine.healthy:
+        return ExitCode.ENGINE_SICK
+    return ExitCode.ENGINE_UNKNOWN if engine.reached is False else ExitCode.OK

@@ -413,6 +413,21 @@ NOWHERE = EngineSummary(False, False, None, None, 8.0, False, 8.0, False, "host1
         (status(*WELL).engine, ExitCode.OK, "lab: the engine is up and healthy on host1 (id 1)"),
         (BOOTS, ExitCode.ENGINE_SICK, "lab: the engine is up, not healthy for 8 s, on host1"),
         (NOWHERE, ExitCode.ENGINE_DOWN, "lab: the engine is DOWN for 8 s: no host"),
+        (
+            msgspec.structs.replace(status(*WELL).engine, reached=True),
+            ExitCode.OK,
+            "lab: the engine is up and healthy on host1 (id 1)",
+        ),
+        (
+            msgspec.structs.replace(status(*WELL).engine, reached=False),
+            ExitCode.ENGINE_UNKNOWN,
+            "lab: the engine is up, but NOT REACHED from outside, on host1",
+        ),
+        (
+            msgspec.structs.replace(BOOTS, reached=False),
+            ExitCode.ENGINE_SICK,
+            "lab: the engine is up, but NOT REACHED from outside, on host1",
+        ),
     ],
 )
 def test_liveliness_is_a_line_and_an_exit_code(
@@ -429,7 +444,13 @@ def test_liveliness_is_a_line_and_an_exit_code(
             broker.kill()
     assert (plain.returncode, as_json.returncode) == (code, code)
     assert plain.stdout.startswith(told) and plain.stdout.count("\n") == 1
-    wanted = {"version": 1, "up": engine.up, "healthy": engine.healthy, "host": engine.hostname}
+    wanted = {
+        "version": 1,
+        "up": engine.up,
+        "healthy": engine.healthy,
+        "reached": engine.reached,
+        "host": engine.hostname,
+    }
     assert json.loads(as_json.stdout) == wanted
 
 
