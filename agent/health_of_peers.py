@@ -6,14 +6,18 @@ Each yields (verdict, text, what to type).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import assert_never
 
 import libvirt
 
 from agent.columns import printable
+from agent.definition import DefinitionError, load_definition
 from agent.health_of_host import Found
+from agent.migration_check import ask_target, host_devices
 from agent.setup.heartbeat_reach import OPEN, Port, ask_ports
-from agent.setup.reach import command_there, reach, reached
+from agent.setup.reach import REFUSES, command_there, reach, reached
 from agent.setup.watched import read_slots
 from broker.agreement import DIGEST_LINE, agreed, differences, published
 from broker.client import BrokerDown, BrokerRefused, ask
@@ -107,14 +111,50 @@ def libvirt_peers(config: Config) -> Found:
             'libvirt.migration-uri, such as "qemu+tls://{host}/system"',
         )
         return
-    for name, problem in reach(config, config.host.id):
-        if problem:
-            yield "fail", f"libvirt of {name}: {problem}", "virsh -c URI hostname"
-        else:
-            yield "ok", f"libvirt of {name} answers", ""
+    xml = _vm(config)
+    for kind in host_devices(xml):
+        yield (
+            "warn",
+            f"the VM has a host device ({kind}), with which libvirt may not migrate it: a host "
+            "is then drained by a stop and a start",
+            "ha-agent migrate tries it",
+        )
+    with _own_libvirt(config) as own:
+        look = None if own is None else lambda uri: ask_target(uri, own, xml).text
+        for name, problem in reach(config, config.host.id, look):
+            if problem:
+                fix = "" if problem.startswith(REFUSES) else "virsh -c URI hostname"
+                yield "fail", f"libvirt of {name}: {problem}", fix
+            else:
+                yield "ok", f"libvirt of {name} answers", ""
     for heard in reached(config, config.host.id):
         text = f"{heard.name} {heard.what}"
         if heard.is_good:
             yield "ok", text, ""
         else:
             yield "fail" if heard.known else "warn", text, f"there: {command_there(config)}"
+
+
+@contextlib.contextmanager
+def _own_libvirt(config: Config) -> Iterator[libvirt.virConnect | None]:
+    """libvirt here; None where it does not answer, which another check says."""
+    try:
+        connection = libvirt.open(config.libvirt.uri)
+    except libvirt.libvirtError:
+        yield None
+        return
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _vm(config: Config) -> str:
+    """The VM as it runs here, else as it is defined; empty where neither can be read."""
+    with contextlib.suppress(libvirt.libvirtError), _own_libvirt(config) as own:
+        if own is not None and (domain := own.lookupByName(config.vm.name)).isActive():
+            return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
+    try:
+        return load_definition(config).xml
+    except DefinitionError:
+        return ""

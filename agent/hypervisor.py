@@ -27,10 +27,10 @@ from agent.defined import Defined
 from agent.definition import Definition, DefinitionError, load_definition
 from agent.disarm import discard_memory_image, turn_off_autostart
 from agent.leases import SanlockLeases
+from agent.migration_check import Refusal, ask_target, is_lasting
 from broker.addresses import in_uri
 from broker.config import Config
 from broker.domain_facts import BadDomain, composed
-from broker.libvirt_answers import ask_libvirt
 from broker.process_leases import process_leases
 from broker.qemu_conf import LOCK_MANAGER_LINE
 from broker.what_ran import WhatRan
@@ -142,27 +142,28 @@ class LibvirtHypervisor:
 
     async def ask_path(self, target: int, hostname: str) -> MigrationPath:
         asked_s = asyncio.get_running_loop().time()
-        problem = await self._ask_target(target, hostname, PATH_DEADLINE_S)
-        return MigrationPath(target, not problem, asked_s, problem)
+        refusal = await self._ask_target(target, hostname, PATH_DEADLINE_S)
+        return MigrationPath(target, not refusal.text, asked_s, refusal.text)
 
-    async def _ask_target(self, target: int, hostname: str, deadline_s: float) -> str:
-        """Why the VM cannot be migrated to a host; empty: its libvirt answers."""
+    async def _ask_target(self, target: int, hostname: str, deadline_s: float) -> Refusal:
+        """Why the VM cannot be migrated to a host; empty: its libvirt answers, and nothing is known
+        that it would refuse the VM for."""
         name = in_uri(hostname)
         if not name:
             # It comes from the whiteboard: nothing of it may become part of the URI's meaning.
-            return f"host {target} calls itself {hostname!r}, which is no host name or address"
+            text = f"host {target} calls itself {hostname!r}, which is no host name or address"
+            return Refusal(text, lasting=True)
         uri = self._config.libvirt.migration_uri.format(host=name)
         try:
-            await self._target.call("asking the target", deadline_s, ask_libvirt, uri)
+            return await self._target.call("asking the target", deadline_s, self._ask_there, uri)
         except (libvirt.libvirtError, Hung) as error:
-            return f"libvirt on {hostname} does not answer at {uri}: {error}"
-        return ""
+            return Refusal(f"libvirt on {hostname} does not answer at {uri}: {error}")
 
     async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
         given = self._config.libvirt
-        problem = await self._ask_target(target, hostname, TARGET_DEADLINE_S)
-        if problem:
-            return EngineMigrationEnded(target, False, problem)
+        refusal = await self._ask_target(target, hostname, TARGET_DEADLINE_S)
+        if refusal.text:
+            return EngineMigrationEnded(target, False, refusal.text, refusal.lasting)
         uri = given.migration_uri.format(host=in_uri(hostname))
         data_uri = given.migration_data_uri.format(host=in_uri(hostname))
         deadline_s = given.migration_timeout + MIGRATE_EXTRA_S
@@ -175,8 +176,12 @@ class LibvirtHypervisor:
         try:
             await self._watch_over(moving)
             await moving
-        except (libvirt.libvirtError, Hung) as error:
+        except Hung as error:
             return EngineMigrationEnded(target, False, self._cancelled or str(error))
+        except libvirt.libvirtError as error:
+            if self._cancelled:
+                return EngineMigrationEnded(target, False, self._cancelled)
+            return EngineMigrationEnded(target, False, f"libvirt: {error}", is_lasting(error))
         finally:
             self._moving, self._cancelled = False, ""
             moving.cancel()
@@ -334,6 +339,21 @@ class LibvirtHypervisor:
         except (libvirt.libvirtError, Hung) as error:
             return EngineStopEnded(False, str(error))
         return EngineStopEnded(True)
+
+    def _ask_there(self, uri: str) -> Refusal:
+        try:
+            connection = self._connect()
+        except libvirt.libvirtError as error:
+            return Refusal(f"libvirt here does not answer: {error}")
+        try:
+            try:
+                domain = connection.lookupByName(self._definition.name)
+                xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE)
+            except libvirt.libvirtError:
+                xml = ""  # the migration itself says what is wrong with it
+            return ask_target(uri, connection, xml)
+        finally:
+            connection.close()
 
     def _migrate(self, hostname: str, uri: str, data_uri: str) -> None:
         connection = self._connect()

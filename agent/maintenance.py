@@ -8,13 +8,18 @@ import re
 import time
 
 from agent.errors import CommandError
-from broker.client import ask
+from broker.client import BrokerDown, BrokerRefused, ask
 from broker.exit_codes import ExitCode
 from broker.maintenance import LASTS_MAX_S, REASON_CHARS_MAX
-from broker.wire import Maintenance
+from broker.wire import Maintenance, Status
 
 #: A working day: who says nothing about the end has forgotten it by then.
 DEFAULT_FOR = "8h"
+#: So long the command watches what becomes of the VM; a live migration takes a few seconds.
+DRAIN_PATIENCE_S = 5.0
+DRAIN_LOOK_S = 0.25
+#: Reasons of the agent that end the watching: the VM stays, or not for now.
+_STAYS = frozenset({"drain-stuck", "drain-waiting", "move-impossible", "global-maintenance"})
 _UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"([0-9]{1,9})(s|min|m|h|d)")
 
@@ -62,6 +67,8 @@ def run(
         "local": "this host does not start the VM and is drained",
     }
     print(f"{mode} maintenance is set: {what[mode]}")
+    if mode == "local" and (said := drained(socket_path)):
+        print(said)
     if release_id:
         print(
             "its host id is given back once it is empty; the status then says LOCKSPACE: given"
@@ -75,3 +82,26 @@ def run(
         if lasts is None:
             print(f"no end was given, {DEFAULT_FOR} was taken; say it by --for TIME or --no-expiry")
     return ExitCode.OK
+
+
+def drained(socket_path: str, patience_s: float = DRAIN_PATIENCE_S) -> str:
+    """What became of the VM of this host within `patience_s`, in a sentence; empty where it does
+    not run here, or nobody tells. It is not waited for any longer: a drain may take its time."""
+    until_s = time.monotonic() + patience_s
+    was_here = False
+    while True:
+        try:
+            status = ask(socket_path, "GET", "/v1/status", Status)
+        except (BrokerDown, BrokerRefused):
+            return ""
+        is_here = status.engine.host == status.host_id and status.engine.up is True
+        if not is_here:
+            left = was_here and status.engine.up is True
+            return f"the VM has left, and is up on {status.engine.hostname}" if left else ""
+        was_here = True
+        stays = next((reason.text for reason in status.reasons if reason.code in _STAYS), "")
+        if stays:
+            return f"NOT DRAINED: {stays}"
+        if time.monotonic() >= until_s:
+            return "the VM is still here; how far that is: ha-agent why"
+        time.sleep(DRAIN_LOOK_S)

@@ -39,6 +39,7 @@ _SAID = {
     "autostart": "AUTOSTART",
     "leftover-vm": "LEFTOVER",
     "never-healthy": "NEVER HEALTHY",
+    "drain-stuck": "NOT DRAINED",
 }
 #: Less than this share of the lease budget is.
 LEASE_LOW = 0.5

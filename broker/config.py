@@ -325,6 +325,7 @@ class NotifyRulesSection(_Section, frozen=True, kw_only=True):
     same_storage: str = ALL
     isolated: str = ALL
     isolation_held_back: str = ALL
+    drain_stuck: str = ALL
     peer_silent: str = ALL
     peer_stopped: str = ALL
     peer_back: str = ALL

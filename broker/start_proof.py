@@ -164,8 +164,8 @@ def _problem_of(path: str, hidden: tuple[str, ...]) -> str:
 
 def refusals(connection: libvirt.virConnect, needs: VmNeeds, xml: str) -> Iterator[str]:
     """What libvirt here does not take. libvirtError where it does not answer; blocks."""
-    yield from _not_capable(connection, needs)
-    yield from _other_cpu(connection, needs)
+    yield from not_capable(connection, needs)
+    yield from other_cpu(connection, needs)
     for name in needs.networks:
         yield from _no_network(connection, name)
     for pool, volume in needs.volumes:
@@ -185,7 +185,11 @@ def _code(error: libvirt.libvirtError) -> int:
     return int(error.get_error_code() or 0)
 
 
-def _not_capable(connection: libvirt.virConnect, needs: VmNeeds) -> Iterator[str]:
+def not_capable(
+    connection: libvirt.virConnect, needs: VmNeeds, where: str = "on this host"
+) -> Iterator[str]:
+    """Emulator, machine type, CPUs or firmware that are not to be had `where` the connection leads
+    to. libvirtError where it does not answer."""
     try:
         text = connection.getDomainCapabilities(
             needs.emulator or None,
@@ -200,14 +204,17 @@ def _not_capable(connection: libvirt.virConnect, needs: VmNeeds) -> Iterator[str
     root = ElementTree.fromstring(text)  # noqa: S314  (libvirt's own words)
     most = root.find("vcpu")
     if most is not None and 0 < int(most.get("max", "0")) < needs.vcpus:
-        yield f"the VM has {needs.vcpus} CPUs, this machine type takes {most.get('max')} here"
+        yield f"the VM has {needs.vcpus} CPUs, this machine type takes {most.get('max')} {where}"
     known = root.find("os/enum[@name='firmware']")
     values = None if known is None else [value.text for value in known.iterfind("value")]
     if needs.efi and values is not None and "efi" not in values:
-        yield "no UEFI firmware is installed on this host (ovmf, edk2-ovmf)"
+        yield f"no UEFI firmware is installed {where} (ovmf, edk2-ovmf)"
 
 
-def _other_cpu(connection: libvirt.virConnect, needs: VmNeeds) -> Iterator[str]:
+def other_cpu(
+    connection: libvirt.virConnect, needs: VmNeeds, where: str = "on this host"
+) -> Iterator[str]:
+    """A CPU that is not to be had there; as above."""
     if not needs.cpu:
         return
     try:
@@ -221,7 +228,7 @@ def _other_cpu(connection: libvirt.virConnect, needs: VmNeeds) -> Iterator[str]:
         )
     except libvirt.libvirtError as error:
         if _code(error) in _NO_SUCH_CPU and error.get_error_domain() == libvirt.VIR_FROM_CPU:
-            yield f"the VM's CPU cannot be had on this host: {error}"
+            yield f"the VM's CPU cannot be had {where}: {error}"
 
 
 def _no_network(connection: libvirt.virConnect, name: str) -> Iterator[str]:

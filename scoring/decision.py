@@ -158,6 +158,7 @@ class Code(StrEnum):
     HOST_SHUTDOWN = "host-shutdown"
     DRAIN_WAITING = "drain-waiting"
     DRAIN_STOP = "drain-stop"
+    DRAIN_STUCK = "drain-stuck"
     NEWER_METADATA = "newer-metadata"
     LOCAL_VM_UNKNOWN = "local-vm-unknown"
     LOCAL_VM_KNOWN = "local-vm-known"

@@ -23,7 +23,7 @@ Rules of this file:
 from __future__ import annotations
 
 from scoring.decision import Code
-from scoring.move import targets
+from scoring.move import failures, targets
 from scoring.observation import HostShutdown, OnHostShutdown
 from scoring.pause import is_paused
 from scoring.state import StateName
@@ -67,7 +67,8 @@ def leave(turn: Turn) -> StateName | None:
         )
         return None
     if tried:
-        return _stop(turn, "its migration failed to each host that could take it")
+        why = failures(turn, sorted(tried))
+        return _stop(turn, f"its migration failed to each host that could take it{why}")
     return _stop(turn, "no other live host can take it")
 
 

@@ -29,7 +29,7 @@ from scoring.observation import (
     StartResult,
     VmStatus,
 )
-from scoring.state import AgentState, StateName, Takeover
+from scoring.state import AgentState, MoveProblem, StateName, Takeover
 from scoring.turn import Turn
 
 
@@ -71,6 +71,12 @@ def take_in(turn: Turn) -> None:
         missing_since_s=missing_since_s,
         ahead=ahead,
         uplink_down_s=uplink_down_s,
+        # A host that comes back may have been mended.
+        move_problems={
+            host: known
+            for host, known in state.move_problems.items()
+            if any(peer.host_id == host for peer in turn.live)
+        },
     )
 
 
@@ -88,12 +94,8 @@ def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentSta
             )
         case EngineStartEnded() | EngineStopEnded():
             return replace(state, acting=False, acted_s=now_s, lease=None)
-        case EngineMigrationEnded(target=target, ok=ok):
-            failed_s = {host: at_s for host, at_s in state.move_failed_s.items() if host != target}
-            # What an operator ordered, and may have cancelled, says nothing of our own moves.
-            if not ok and (state.order is None or state.order.kind is not OrderKind.MIGRATE):
-                failed_s[target] = now_s
-            return replace(state, acting=False, acted_s=now_s, move_failed_s=failed_s)
+        case EngineMigrationEnded():
+            return replace(_moved(state, outcome, now_s), acting=False, acted_s=now_s)
         case LeaseAnswer():
             step = state.takeover
             if step is not None:
@@ -144,6 +146,20 @@ def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentSta
             return replace(state, asking_path=False, path=outcome)
         case _:
             assert_never(outcome)
+
+
+def _moved(state: AgentState, outcome: EngineMigrationEnded, now_s: float) -> AgentState:
+    """What the end of a migration says of later moves to that host."""
+    target = outcome.target
+    failed_s = {host: at_s for host, at_s in state.move_failed_s.items() if host != target}
+    problems = {host: known for host, known in state.move_problems.items() if host != target}
+    # What an operator ordered, and may have cancelled, says nothing of our own moves.
+    if not outcome.ok and (state.order is None or state.order.kind is not OrderKind.MIGRATE):
+        failed_s[target] = now_s
+        before = state.move_problems.get(target)
+        tries = 1 if before is None else before.tries + 1
+        problems[target] = MoveProblem(outcome.detail or "no reason", outcome.lasting, tries)
+    return replace(state, move_failed_s=failed_s, move_problems=problems)
 
 
 def _paused(step: Takeover, problem: str, state: AgentState, now_s: float) -> Takeover:

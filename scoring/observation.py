@@ -312,11 +312,13 @@ class DomainDisarmed:
 
 @dataclass(frozen=True, slots=True)
 class EngineMigrationEnded:
-    """MigrateEngine is over. `ok`: the VM runs at the target."""
+    """MigrateEngine is over. `ok`: the VM runs at the target. `lasting`: it failed for a cause that
+    does not go away by itself, such as a CPU that the target has not."""
 
     target: int
     ok: bool
     detail: str = ""
+    lasting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

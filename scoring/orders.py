@@ -26,7 +26,7 @@ from scoring.decision import (
     ShutdownEngine,
     StartEngine,
 )
-from scoring.move import targets
+from scoring.move import targets, why_not
 from scoring.observation import (
     EngineMigrationEnded,
     EngineStartEnded,
@@ -36,13 +36,12 @@ from scoring.observation import (
     Order,
     OrderKind,
     Outcome,
-    PeerReport,
     StartResult,
     VmStatus,
 )
 from scoring.pause import is_paused
 from scoring.state import AgentState, OrderAnswer, StateName
-from scoring.turn import Turn, begin_move, entered, is_short_of_memory, name_of
+from scoring.turn import Turn, begin_move, entered, name_of
 
 _S = StateName
 
@@ -166,42 +165,11 @@ def _migrate(turn: Turn, order: Order) -> str:
         target = candidates[0].host_id
     else:
         target = order.target
-        refused = _unfit(turn, target)
+        refused = why_not(turn, target)
         if refused:
             return refused
     turn.state = entered(turn, _S.ENGINE_MIGRATING_AWAY)
     begin_move(turn, target)
-    return ""
-
-
-def _unfit(turn: Turn, target: int) -> str:
-    """Why a host cannot take the VM; each reason has its own words."""
-    if target == turn.observation.local.host_id:
-        return "the VM runs on this very host"
-    peer = next((p for p in turn.observation.peers if p.host_id == target), None)
-    if peer is None:
-        return f"no host with id {target} is on the whiteboard"
-    live = next((p for p in turn.live if p.host_id == target), None)
-    if live is None:
-        if any(p.host_id == target for p in turn.uncertain):
-            return f"{name_of(peer)} was first seen just now: try again in a few seconds"
-        return f"{name_of(peer)} is silent"
-    return _not_fit_to_run(turn, live)
-
-
-def _not_fit_to_run(turn: Turn, peer: PeerReport) -> str:
-    if peer.maintenance:
-        return f"{name_of(peer)} is in local maintenance"
-    if peer.stopped:
-        return f"the agent on {name_of(peer)} was stopped"
-    if peer.engine.vm is VmStatus.UNKNOWN:
-        return f"libvirt on {name_of(peer)} does not answer it"
-    if peer.score <= 0:
-        return f"{name_of(peer)} scores 0: it must not run the VM (ha-agent --status tells why)"
-    if peer.uplink_up is False and turn.observation.local.uplink_up:
-        return f"the VM's bridge on {name_of(peer)} leads nowhere: nobody would reach it there"
-    if is_short_of_memory(turn, peer):
-        return f"{name_of(peer)} has less memory free than the VM needs"
     return ""
 
 

@@ -164,6 +164,16 @@ class OrderAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveProblem:
+    """Why the last moves of our own to a host failed: so many in a row, the last one for `why`;
+    `lasting`: see EngineMigrationEnded."""
+
+    why: str
+    lasting: bool = False
+    tries: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class AgentState:
     """The memory of the state machine. `AgentState(rules)` is the first one.
 
@@ -176,7 +186,7 @@ class AgentState:
     `startable_since_s`: since when nothing but their turn keeps this host from a start.
     `switching_on`: the host that is being switched on again, `on_withdrawn`: why it must not be any
     more; `switched_on_s`: when each host was last told to be. `move_failed_s`: when a move of our
-    own to each host last failed.
+    own to each host last failed, and `move_problems`: why, while that host lives.
     `moving_to`: the host that the VM is being migrated to; `moving_until_s`: that migration is
     over by then; `asking_cancel`: one that this agent did not begin is being told to end, and
     `cancelled_s`: when any was last told so.
@@ -228,3 +238,4 @@ class AgentState:
     path: MigrationPath | None = None
     isolated: bool = False
     uplink_down_s: float | None = None
+    move_problems: Mapping[int, MoveProblem] = field(default_factory=dict)

@@ -60,9 +60,17 @@ class Heard:
         return f"{verb} the libvirt of this host: {self.problem}"
 
 
-def reach(config: Config, own: int) -> list[tuple[str, str]]:
+#: How a problem begins where a libvirt answers, and would refuse the VM.
+REFUSES = "it would refuse the VM"
+
+
+def reach(
+    config: Config, own: int, refusal_at: Callable[[str], str] | None = None
+) -> list[tuple[str, str]]:
     """Name and problem (empty: it answers) of every other host that did not stop; none where no
-    migration is configured. Takes at most DEADLINE_S: all are asked at once."""
+    migration is configured. Takes at most DEADLINE_S: all are asked at once. `refusal_at`: why the
+    libvirt at an address would refuse the VM, "" where it would not; libvirtError where none
+    answers there."""
     uri = config.libvirt.migration_uri
     others = others_of(config, own) if uri else {}
 
@@ -72,7 +80,10 @@ def reach(config: Config, own: int) -> list[tuple[str, str]]:
             return f"{others[host].hostname!r} is no host name or address"
         there = uri.format(host=name)
         try:
-            ask_libvirt(there)
+            if refusal_at is None:
+                ask_libvirt(there)
+            elif refused := refusal_at(there):
+                return f"{REFUSES}: {refused}"
         except libvirt.libvirtError as error:
             return f"{there}: {error}"
         return ""

@@ -69,6 +69,7 @@ class Kind(StrEnum):
     SAME_STORAGE = "same-storage"
     ISOLATED = "isolated"
     ISOLATION_HELD_BACK = "isolation-held-back"
+    DRAIN_STUCK = "drain-stuck"
     PEER_SILENT = "peer-silent"
     PEER_STOPPED = "peer-stopped"
     PEER_BACK = "peer-back"
@@ -114,6 +115,7 @@ SEVERITY: Mapping[Kind, Severity] = {
     Kind.SAME_STORAGE: _S.INFO,
     Kind.ISOLATED: _S.CRITICAL,
     Kind.ISOLATION_HELD_BACK: _S.CRITICAL,
+    Kind.DRAIN_STUCK: _S.WARNING,
     Kind.PEER_SILENT: _S.CRITICAL,
     Kind.PEER_STOPPED: _S.INFO,
     Kind.PEER_BACK: _S.INFO,

@@ -287,6 +287,50 @@ def test_a_host_that_nobody_can_relieve_says_so_and_keeps_the_vm(moving: Cluster
     settled(moving, third, 30.0)
 
 
+def test_two_machines_with_one_uuid_are_named_and_the_vm_stays(moving: Cluster) -> None:
+    """libvirt refuses a migration between them with an internal error, for ever."""
+    source, target, third = pair(moving)
+    before = boots(moving)
+    uuid = str(moving.layout.host(host_id_of(source)).system_uuid)
+    for host in (target, third):
+        set_host_uuid(moving, host, uuid)
+    try:
+        refused = f"it would refuse the VM: its libvirt names the machine UUID {uuid}"
+        assert order(moving, source, "doctor").stdout.count(refused) == 2
+        said = order(moving, source, "maintenance", "local").stdout
+        print(said)
+        assert "NOT DRAINED" in said and said.count(f"the machine UUID {uuid}") == 2
+        assert "drain-stuck" in reasons(moving, source)
+        assert "NOT DRAINED" in order(moving, source, "--status").stdout
+        assert "host_uuid in libvirtd.conf" in order(moving, source, "why").stdout
+        assert moving.engine_host() == source and moving.page_answers()
+    finally:
+        for host in (target, third):
+            own = moving.layout.host(host_id_of(host)).system_uuid
+            set_host_uuid(moving, host, str(own))
+    ask.until("both answer", 30, lambda: all_live(moving, source, (target, third)))
+    assert order(moving, source, "migrate", "--to", target).returncode == 0
+    assert boots(moving) == before
+    order(moving, source, "maintenance", "none")
+    settled(moving, target, 30.0)
+
+
+def all_live(lab: Cluster, host: str, others: tuple[str, ...]) -> bool:
+    """Whether these hosts could take the VM, as `host` sees them."""
+    hosts = ask.status(lab, host)["hosts"]
+    return all(hosts[str(host_id_of(each))]["score"] > 0 for each in others)
+
+
+def set_host_uuid(lab: Cluster, host: str, uuid: str) -> None:
+    """As libvirtd of that host has it from now on."""
+    path = lab.layout.host(host_id_of(host)).etc / "libvirt" / "libvirtd.conf"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([f'host_uuid = "{uuid}"', *lines[1:]]) + "\n")
+    lab.kill(host, "libvirtd")
+    lab.layout.host(host_id_of(host)).libvirt_socket.unlink(missing_ok=True)
+    lab.wait_booted(host)
+
+
 def reasons(lab: Cluster, host: str) -> set[str]:
     return {reason["code"] for reason in ask.status(lab, host)["reasons"]}
 

@@ -31,6 +31,7 @@ def could_run(world: World, host: Host) -> bool:
         and host.local_maintenance_since_s is None
         and not host.starts_fail
         and not host.refused
+        and not host.refuses_moves
         and host.lock_driver
         and host.config_up_to_date
         and host.load <= LIGHT_LOAD

@@ -219,6 +219,8 @@ class Host:
         self.autostart = False
         #: A migration to here that breaks off leaves its process behind.
         self.keeps_orphans = False
+        #: Its libvirt refuses the VM's migration, for its CPU is another one.
+        self.refuses_moves = False
         self._guests = self._libvirt_stops = 0
         self.last_end: tuple[VmStatus, str] = (VmStatus.DOWN, "unknown")
         self.fence_held = False

@@ -103,6 +103,8 @@ _NOT_HERE = "vm not running on this host"
 
 
 _takes = asyncio.sleep
+#: What libvirt says of a migration that it refuses for the target's CPU.
+OTHER_CPU = "the VM's CPU cannot be had there: unsupported configuration"
 
 
 def _kind_of(slot: int) -> str:
@@ -923,6 +925,8 @@ class SimHypervisor:
             await _takes(PATH_DEADLINE_S)
             return MigrationPath(target, False, asked_s, f"{hostname!r} does not answer")
         await _takes(0.1)
+        if found.refuses_moves:
+            return MigrationPath(target, False, asked_s, OTHER_CPU)
         ok = found.libvirt_up and not found.libvirt_hangs
         return MigrationPath(target, ok, asked_s, "" if ok else "libvirt does not answer")
 
@@ -932,6 +936,10 @@ class SimHypervisor:
         if not await self._libvirt(MIGRATE_DEADLINE_S):
             return EngineMigrationEnded(target, False, "libvirt does not answer")
         await _takes(0.1)
+        there = self._world.named(hostname)
+        if there is not None and there.refuses_moves:
+            self._host.move_failed = True
+            return EngineMigrationEnded(target, False, OTHER_CPU, lasting=True)
         move = self._world.migrate(self._host, hostname)
         until_s = loop.time() + MIGRATE_DEADLINE_S
         while move.result is None and loop.time() < until_s:

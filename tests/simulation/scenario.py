@@ -576,6 +576,8 @@ class Player:
                     host.guest_boot_s = float(value)
                 case "orphans":
                     host.keeps_orphans = _yes(value)
+                case "receives":
+                    host.refuses_moves = not _yes(value)
                 case "autostart":
                     host.autostart = _yes(value)
                 case "killable":

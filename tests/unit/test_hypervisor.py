@@ -16,6 +16,7 @@ from agent import hypervisor
 from agent.definition import Definition
 from agent.hypervisor import LibvirtHypervisor
 from agent.leases import SanlockLeases
+from agent.migration_check import Refusal
 from broker.config import Config, HostSection, LibvirtSection, StorageSection
 from scoring.observation import (
     EngineStartEnded,
@@ -55,13 +56,16 @@ class Domain:
         """It is its own connection too."""
         return self
 
+    def XMLDesc(self, flags: int) -> str:  # noqa: N802
+        return "<domain/>"
+
     def close(self) -> None:
         """Nothing is open."""
 
 
 def on(domain: Domain, monkeypatch: pytest.MonkeyPatch, **given: Any) -> LibvirtHypervisor:
     monkeypatch.setattr(libvirt, "open", lambda uri: domain)
-    monkeypatch.setattr(hypervisor, "ask_libvirt", lambda uri: None)
+    monkeypatch.setattr(hypervisor, "ask_target", lambda uri, own, xml: Refusal())
     config = Config(
         host=HostSection(id=1, name="one"),
         storage=StorageSection(whiteboard="/no/whiteboard", leases="/no/leases"),
@@ -112,7 +116,7 @@ def test_cancelling_what_an_earlier_agent_began_says_nothing_of_the_next_one(
     async def run() -> None:
         ours = on(Domain(migrates=False), monkeypatch)
         assert (await ours.cancel_migration("an operator's order")).ok
-        assert (await ours.migrate(2, "two")).detail == "libvirt's own words"
+        assert (await ours.migrate(2, "two")).detail == "libvirt: libvirt's own words"
         refused = on(Domain(abortable=False), monkeypatch)
         assert await refused.cancel_migration("an operator's order") == MigrationCancelled(
             False, "in post-copy"
@@ -226,10 +230,10 @@ def test_the_way_for_a_migration_is_asked_and_nothing_is_moved(
     found = asyncio.run(made.ask_path(2, "host2"))
     assert (found.target, found.ok, found.detail, domain.calls) == (2, True, "", [])
 
-    def refuse(uri: str) -> None:
+    def refuse(uri: str, *_: object) -> Refusal:
         raise libvirt.libvirtError(f"no route to {uri}")
 
-    monkeypatch.setattr(hypervisor, "ask_libvirt", refuse)
+    monkeypatch.setattr(hypervisor, "ask_target", refuse)
     found = asyncio.run(made.ask_path(2, "host2"))
     assert not found.ok and "no route to qemu+tls://host2/system" in found.detail
     assert not asyncio.run(made.ask_path(2, "host2?x=")).ok, "no host name, no question"
@@ -238,7 +242,7 @@ def test_the_way_for_a_migration_is_asked_and_nothing_is_moved(
 def test_the_question_whether_it_could_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     made = on(Domain(), monkeypatch)
     released = threading.Event()
-    monkeypatch.setattr(hypervisor, "ask_libvirt", lambda uri: released.wait(PATIENCE_S))
+    monkeypatch.setattr(hypervisor, "ask_target", lambda *_: released.wait(PATIENCE_S))
     monkeypatch.setattr(hypervisor, "PATH_DEADLINE_S", 0.05)
     found = asyncio.run(made.ask_path(2, "host2"))
     released.set()

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A drain that gets nowhere: what is said of it, and how rarely it is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from agent.maintenance import drained as drained_answer
+from agent.maintenance import run as maintain
+from broker.broker import Broker
+from broker.wire import ReasonOnWire
+from scoring.decision import Code, Decision, MigrateEngine
+from scoring.move import LASTING_RETRY_S, NAMED_MAX, RETRY_MAX_S
+from scoring.observation import (
+    EngineMigrationEnded,
+    HostShutdown,
+    Order,
+    OrderKind,
+    PeerReport,
+)
+from scoring.state import MoveProblem
+from scoring.state import StateName as S
+from tests.unit.builders import DOWN, NOW_S, TIMING, UP, codes, in_state, local, peer
+from tests.unit.test_api import report, served, up
+
+CPU = "libvirt: the CPU is incompatible"
+RETRY = TIMING.migrate_retry
+
+
+def drained(
+    *peers: PeerReport,
+    failed: dict[int, MoveProblem] | None = None,
+    ago_s: float = 1.0,
+    **observed: Any,
+) -> Decision:
+    """What host 1 decides, in local maintenance, when moves to hosts have failed `ago_s` ago."""
+    failed = failed or {}
+    return in_state(
+        S.ENGINE_UP,
+        local(UP, maintenance=True),
+        live=peers or (peer(2), peer(3)),
+        remembered={
+            "move_problems": failed,
+            "move_failed_s": dict.fromkeys(failed, NOW_S - ago_s),
+        },
+        **observed,
+    )
+
+
+LASTING = MoveProblem(CPU, lasting=True)
+
+
+def test_what_cannot_go_away_is_said_of_each_host_with_what_to_do() -> None:
+    decision = drained(failed={2: LASTING, 3: MoveProblem("two machines with one UUID", True)})
+    assert decision.state.name is S.ENGINE_UP and not decision.actions
+    assert codes(decision) == [Code.DRAIN_STUCK, Code.ENGINE_HEALTHY]
+    text = decision.reasons[0].text
+    assert f"host2 (id 2): {CPU}; host3 (id 3): two machines with one UUID" in text
+    assert "next try in 3599 s" in text and "ha-agent vm shutdown" in text
+
+
+def test_a_host_that_was_not_tried_yet_is_tried_at_once() -> None:
+    assert drained(failed={2: LASTING}).actions == (MigrateEngine(3),)
+
+
+@pytest.mark.parametrize(
+    ("problem", "pause_s"),
+    [
+        (LASTING, LASTING_RETRY_S),
+        (MoveProblem("no route"), RETRY),
+        (MoveProblem("no route", tries=2), 2 * RETRY),
+        (MoveProblem("no route", tries=4), 8 * RETRY),
+        (MoveProblem("no route", tries=5), RETRY_MAX_S),
+        (MoveProblem("no route", tries=10**9), RETRY_MAX_S),
+    ],
+)
+def test_it_is_tried_again_more_and_more_rarely(problem: MoveProblem, pause_s: float) -> None:
+    failed = {2: problem, 3: problem}
+    assert not drained(failed=failed, ago_s=pause_s - 1).actions
+    assert drained(failed=failed, ago_s=pause_s).actions == (MigrateEngine(2),)
+
+
+def test_what_may_pass_is_said_as_such_until_it_has_failed_three_times() -> None:
+    for tries, code in ((1, Code.MOVE_DWELL), (2, Code.MOVE_DWELL), (3, Code.DRAIN_STUCK)):
+        problem = MoveProblem("no route", tries=tries)
+        decision = drained(failed={2: problem, 3: LASTING})
+        assert codes(decision)[0] is code, tries
+        assert "host2 (id 2): no route" in decision.reasons[0].text
+
+
+def ended(ok: bool, **given: Any) -> EngineMigrationEnded:
+    return EngineMigrationEnded(2, ok, **given)
+
+
+def moved(outcome: EngineMigrationEnded, **remembered: Any) -> Decision:
+    return in_state(
+        S.ENGINE_MIGRATING_AWAY,
+        local(UP, maintenance=True),
+        live=(peer(2),),
+        outcomes=(outcome,),
+        remembered={"acting": True, **remembered},
+    )
+
+
+def test_why_and_how_often_a_move_failed_is_remembered() -> None:
+    once = moved(ended(False, detail="no route")).state
+    assert once.move_problems == {2: MoveProblem("no route")}
+    twice = moved(ended(False, detail=CPU, lasting=True), move_problems=once.move_problems).state
+    assert twice.move_problems == {2: MoveProblem(CPU, lasting=True, tries=2)}
+    assert moved(ended(False)).state.move_problems[2].why == "no reason"
+    assert not moved(ended(True), move_problems=once.move_problems).state.move_problems
+
+
+def test_what_an_operator_ordered_counts_for_nothing() -> None:
+    order = Order(1, OrderKind.MIGRATE)
+    assert not moved(ended(False, detail="no"), order=order).state.move_problems
+
+
+def test_a_host_that_was_away_may_have_been_mended() -> None:
+    known = {2: LASTING, 3: LASTING}
+    decision = in_state(
+        S.ENGINE_UP,
+        local(UP),
+        live=(peer(2),),
+        silent=(peer(3),),
+        remembered={"move_problems": known},
+    )
+    assert decision.state.move_problems == {2: LASTING}
+
+
+def test_where_no_host_can_take_it_each_is_named_with_its_reason() -> None:
+    peers = (
+        peer(2, maintenance=True),
+        peer(3, score=0),
+        peer(4, memory_short=True),
+        peer(5, stopped=True),
+    )
+    decision = drained(*peers)
+    assert codes(decision)[0] is Code.DRAIN_WAITING
+    assert decision.reasons[0].text.endswith(
+        "can take the VM: host2 (id 2) is in local maintenance; host3 (id 3) scores 0: it must not "
+        "run the VM (ha-agent --status tells why); host4 (id 4) has less memory free than the VM "
+        "needs"
+    )
+    many = tuple(peer(host, maintenance=True) for host in range(2, 202))
+    text = drained(*many).reasons[0].text
+    assert text.count("in local maintenance") == NAMED_MAX and text.endswith("; and 196 more")
+
+
+def test_a_move_for_a_better_score_says_why_the_last_one_failed() -> None:
+    decision = in_state(
+        S.ENGINE_UP,
+        local(UP, cpu_load=0.9, network=0.5),
+        live=(peer(2),),
+        remembered={
+            "better_since_s": NOW_S - 100,
+            "move_failed_s": {2: NOW_S - 10},
+            "move_problems": {2: LASTING},
+        },
+    )
+    assert codes(decision)[0] is Code.MOVE_DWELL
+    assert decision.reasons[0].text == (
+        f"the last migration failed, next try in 3590 s: host2 (id 2): {CPU}"
+    )
+
+
+def test_a_host_that_shuts_down_says_why_the_vm_could_not_leave() -> None:
+    decision = in_state(
+        S.ENGINE_UP,
+        local(UP, maintenance=True, shutdown=HostShutdown(NOW_S - 5)),
+        live=(peer(2), peer(3, engine=DOWN)),
+        remembered={
+            "move_failed_s": {2: NOW_S - 2, 3: NOW_S - 1},
+            "move_problems": {2: LASTING, 3: MoveProblem("no route")},
+        },
+    )
+    assert decision.state.name is S.ENGINE_STOP
+    assert decision.reasons[0].text.endswith(
+        f"to each host that could take it: host2 (id 2): {CPU}; host3 (id 3): no route"
+    )
+
+
+# --- the answer of `ha-agent maintenance local` --------------------------------------------------
+
+
+def answer(tmp_path: Path, reason: ReasonOnWire | None, *, is_here: bool = True) -> str:
+    """What the command says of the VM, by a broker whose agent gives that reason."""
+    said: list[str] = []
+
+    async def test(broker: Broker, path: str, session: aiohttp.ClientSession) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if is_here:
+            up(broker, now_s)
+        reasons = () if reason is None else (reason,)
+        broker.take_report(msgspec.structs.replace(report(), reasons=reasons), now_s)
+        await broker.beat(now_s)
+        said.append(await asyncio.to_thread(drained_answer, path, 0.0))
+
+    served(tmp_path, test)
+    return said[0]
+
+
+@pytest.mark.parametrize(
+    "code", ["drain-stuck", "drain-waiting", "move-impossible", "global-maintenance"]
+)
+def test_the_answer_says_why_the_vm_stays(tmp_path: Path, code: str) -> None:
+    assert answer(tmp_path, ReasonOnWire(code, "no CPU")) == "NOT DRAINED: no CPU"
+
+
+def test_the_answer_does_not_wait_for_long(tmp_path: Path) -> None:
+    said = answer(tmp_path, ReasonOnWire("migrating", "migrating for 3 s"))
+    assert said == "the VM is still here; how far that is: ha-agent why"
+
+
+def test_there_is_none_of_a_vm_that_is_not_here(tmp_path: Path) -> None:
+    assert answer(tmp_path, ReasonOnWire("drain-stuck", "no CPU"), is_here=False) == ""
+    assert drained_answer("/no/socket") == ""
+
+
+def test_the_command_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def test(broker: Broker, path: str, session: aiohttp.ClientSession) -> None:
+        now_s = asyncio.get_running_loop().time()
+        up(broker, now_s)
+        stuck = (ReasonOnWire("drain-stuck", "no CPU"),)
+        broker.take_report(msgspec.structs.replace(report(), reasons=stuck), now_s)
+        await broker.beat(now_s)
+        await asyncio.to_thread(maintain, path, "local", "1h", False, None)
+
+    served(tmp_path, test)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "NOT DRAINED: no CPU"
