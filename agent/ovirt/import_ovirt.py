@@ -20,7 +20,7 @@ from agent.ovirt.machine import domain_xml
 from agent.ovirt.ovf_store import read_description
 from agent.ovirt.storage_domain import StorageDomain
 from agent.setup.toml_text import Value, written
-from agent.setup.written import place
+from agent.setup.written import check_place, place
 from broker.config import OVIRT_PAGE
 from broker.exit_codes import ExitCode
 
@@ -54,6 +54,7 @@ def run(
                 raise CommandError(
                     ExitCode.REFUSED, f"{folder / name}: is there already; name another folder"
                 )
+            check_place(folder / name)
         definition = str((folder / "engine.xml").absolute())
         place(folder / "engine.xml", found.xml, 0o600)
         answers = f"domain = {written(definition)}\n{answers}"
