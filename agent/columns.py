@@ -6,11 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def printable(text: str) -> str:
-    """A peer's text must not steer this terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
-
-
 def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Columns as wide as their widest cell, a line for each row."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

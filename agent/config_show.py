@@ -7,7 +7,6 @@ import json
 
 import msgspec
 
-from agent.columns import printable
 from agent.errors import CommandError
 from broker.agreement import DIGEST_LINE, agreed, differences, published
 from broker.config import Config, load
@@ -62,16 +61,16 @@ def diff(path: str, host: str, as_json: bool) -> int:
     if DIGEST_LINE not in lines:
         raise CommandError(
             ExitCode.FAILED,
-            f"host {report.host_id} ({printable(report.hostname)}) publishes no configuration:"
+            f"host {report.host_id} ({report.hostname}) publishes no configuration:"
             " an older version, or its broker has never run",
         )
     if as_json:
         told = [{"key": d.key, "here": d.ours, "there": d.theirs} for d in found]
         print(json.dumps({"version": 1, "host": report.host_id, "differences": told}, indent=2))
     elif not found:
-        print(f"{printable(report.hostname)} is configured as this host where it must be")
+        print(f"{report.hostname} is configured as this host where it must be")
     else:
-        print("\n".join(printable(str(difference)) for difference in found))
+        print("\n".join(str(difference) for difference in found))
     return ExitCode.FAILED if found else ExitCode.OK
 
 
@@ -84,6 +83,6 @@ def _report(config: Config, host: str) -> SlotReport:
         raise CommandError(ExitCode.STORAGE, str(error)) from None
     found = [r for i, r in reports.items() if host in (str(i), r.hostname)]
     if len(found) != 1:
-        known = ", ".join(f"{i} {printable(r.hostname)}" for i, r in sorted(reports.items()))
-        raise CommandError(ExitCode.USAGE, f"no host {printable(host)!r}, or several: {known}")
+        known = ", ".join(f"{i} {r.hostname}" for i, r in sorted(reports.items()))
+        raise CommandError(ExitCode.USAGE, f"no host {host!r}, or several: {known}")
     return found[0]

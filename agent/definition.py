@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from broker.config import Config
+from broker.foreign import clean, whole
 
 _MIB_OF_UNIT = {
     "b": 2**-20,
@@ -25,6 +26,10 @@ _MIB_OF_UNIT = {
     "t": 2.0**20,
     "tib": 2.0**20,
 }
+
+
+#: libvirt counts in 64 bits.
+_NUMBER_MAX = 2**64
 
 
 class DefinitionError(Exception):
@@ -66,7 +71,9 @@ def definition_of(xml: str, config: Config) -> Definition:
     except ElementTree.ParseError as error:
         raise DefinitionError(f"vm.definition: {path} is not XML: {error}") from None
     if root.tag != "domain":
-        raise DefinitionError(f"vm.definition: {path} holds <{root.tag}>, not a libvirt <domain>")
+        raise DefinitionError(
+            f"vm.definition: {path} holds <{clean(root.tag, 40)}>, not a libvirt <domain>"
+        )
     name = (root.findtext("name") or "").strip()
     if name != config.vm.name:
         raise DefinitionError(
@@ -85,12 +92,12 @@ def definition_of(xml: str, config: Config) -> Definition:
 
 def _memory_mb(root: ElementTree.Element, path: str) -> float:
     memory = root.find("memory")
-    try:
-        assert memory is not None
-        value = float((memory.text or "").strip())
-        return value * _MIB_OF_UNIT[memory.get("unit", "KiB").lower()]
-    except (AssertionError, ValueError, KeyError):
-        raise DefinitionError(f"vm.definition: {path} has no usable <memory>") from None
+    amount = None if memory is None else whole((memory.text or "").strip(), _NUMBER_MAX)
+    unit = "KiB" if memory is None else memory.get("unit", "KiB")
+    factor = _MIB_OF_UNIT.get(unit.lower())
+    if amount is None or factor is None:
+        raise DefinitionError(f"vm.definition: {path} has no usable <memory>")
+    return amount * factor
 
 
 def _lease_offset(root: ElementTree.Element, path: str, config: Config) -> int:
@@ -100,8 +107,10 @@ def _lease_offset(root: ElementTree.Element, path: str, config: Config) -> int:
         place = target.get("path", "") if target is not None else ""
         found = (lease.findtext("lockspace", ""), lease.findtext("key", ""), place)
         if found == wanted:
-            assert target is not None
-            return int(target.get("offset", "0"))
+            offset = whole("0" if target is None else target.get("offset", "0"), _NUMBER_MAX)
+            if offset is None:
+                raise DefinitionError(f"vm.definition: {path} has a <lease> without usable offset")
+            return offset
     raise DefinitionError(
         f"vm.definition: {path} has no <lease> for lockspace {wanted[0]}, key {wanted[1]}, "
         f"target {wanted[2]}: without it the VM would run unprotected"

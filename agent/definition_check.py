@@ -16,6 +16,7 @@ import libvirt
 
 from broker import service_manager
 from broker.config import Config
+from broker.foreign import sentence
 from broker.start_proof import AWAY
 from broker.worker import Hung
 
@@ -53,9 +54,11 @@ class DefinitionCheck:
             await self._define()
         except libvirt.libvirtError as error:
             if error.get_error_domain() in AWAY:
-                log.warning("libvirt does not answer at %s: %s", self._config.libvirt.uri, error)
+                log.warning(
+                    "libvirt does not answer at %s: %s", self._config.libvirt.uri, sentence(error)
+                )
                 return False
-            text = f"{self._config.vm.definition}: libvirt rejects it: {error}"
+            text = f"{self._config.vm.definition}: libvirt rejects it: {sentence(error)}"
             if text != self.refused:
                 log.error("this host cannot start the VM: %s", text)
             self.refused = text

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from agent import config_check
-from agent.columns import printable
 from agent.errors import CommandError
 from agent.health_of_host import (
     Found,
@@ -52,7 +51,7 @@ def run(path: str, as_json: bool) -> int:
     for finding in check(path):
         findings.append(finding)
         if not as_json:
-            print(f"{finding.verdict:<5} {finding.name:<14} {printable(finding.text)}", flush=True)
+            print(f"{finding.verdict:<5} {finding.name:<14} {finding.text}", flush=True)
             if finding.fix:
                 print(f"{'':<20} -> {finding.fix}", flush=True)
     failed = sum(finding.verdict == "fail" for finding in findings)

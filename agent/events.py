@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from agent.columns import printable
 from agent.errors import CommandError
 from agent.maintenance import duration_s
 from agent.status import wants_colour
@@ -86,7 +85,6 @@ def as_line(event: Event, colour: bool = False) -> str:
     line = (
         f"{event.time[:10]} {event.time[11:19]}  {severity:8}  {event.host}  {event.kind}: {text}"
     )
-    line = printable(line)
     kind = _COLOURS.get(event.severity)
     return f"\x1b[{kind}m{line}\x1b[0m" if colour and kind else line
 

@@ -39,6 +39,7 @@ from typing import Protocol
 
 from agent.fence_driver import DeviceError, Driver, Login, Pointless, Still, Withdrawn, always
 from agent.ports import FencePath
+from broker.foreign import clean
 from broker.worker import Hung, Worker
 from scoring.observation import Power, PowerAnswer, PowerOffEnded, PowerOnEnded
 
@@ -170,7 +171,7 @@ class GuardedDevice:
             privilege = Privilege.LACKING if lacks else Privilege.ENOUGH
             if lacks is None:
                 privilege = Privilege.UNKNOWN
-            detail = found.detail or (f"{self.name}: {lacks}" if lacks else "")
+            detail = found.detail or (f"{self.name}: {clean(lacks)}" if lacks else "")
             return Finding(found.power, found.identity, detail, privilege=privilege)
 
         return await self._ask(system_uuid, check)
@@ -267,7 +268,7 @@ class GuardedDevice:
         for form in self._secrets:
             text = text.replace(form, "***")
         kind = "" if isinstance(error, DeviceError) else f" ({type(error).__name__})"
-        return text[:ERROR_CHARS_MAX] + kind
+        return clean(text[:ERROR_CHARS_MAX]) + kind
 
 
 def _look(login: Login, found: Finding, deadline_s: float) -> Finding:

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 
-from agent.columns import printable, table
+from agent.columns import table
 from agent.errors import CommandError
 from agent.fence_devices import fence_devices
 from agent.fence_levels import DeviceTest, FenceLevels
@@ -54,8 +54,8 @@ def as_text(tests: Sequence[DeviceTest], names: Mapping[int, str]) -> list[str]:
         )
         for test in tests
     ]
-    lines = table([_HEAD, *(tuple(printable(cell) for cell in row) for row in rows)])
-    return lines + [printable(test.detail) for test in tests if test.detail]
+    lines = table([_HEAD, *rows])
+    return lines + [test.detail for test in tests if test.detail]
 
 
 async def tests(

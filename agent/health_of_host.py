@@ -27,6 +27,7 @@ from agent.setup.volumes import LOCAL, file_system
 from agent.setup.watched import read_leases, read_names
 from agent.setup.written import read_text
 from broker.config import Config, system_uuid
+from broker.foreign import sentence
 from broker.process_leases import process_leases
 from broker.rejoin import own_names
 from broker.start_proof import lacks, refusals, unreadable
@@ -134,7 +135,7 @@ def accelerator(config: Config) -> Found:
     except libvirt.libvirtError as error:
         yield (
             "fail",
-            f"libvirt at {config.libvirt.uri}: {error}",
+            f"libvirt at {config.libvirt.uri}: {sentence(error)}",
             "systemctl start virtqemud.socket",
         )
     try:
@@ -191,7 +192,7 @@ def can_start(config: Config) -> Found:
         finally:
             connection.close()
     except libvirt.libvirtError as error:
-        text = f"libvirt does not say whether it could start the VM: {error}"
+        text = f"libvirt does not say whether it could start the VM: {sentence(error)}"
         yield "warn", text, "systemctl start virtqemud.socket"
     for problem in problems:
         yield "fail", problem, f"mend it here, or {path} on every host"

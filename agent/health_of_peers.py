@@ -12,7 +12,6 @@ from typing import assert_never
 
 import libvirt
 
-from agent.columns import printable
 from agent.definition import DefinitionError, load_definition
 from agent.health_of_host import Found
 from agent.migration_check import ask_target, host_devices
@@ -56,7 +55,7 @@ def daemons(config: Config) -> Found:
     if silent:
         yield (
             "warn",
-            f"no sign of life over the network from {', '.join(map(printable, silent))}",
+            f"no sign of life over the network from {', '.join(silent)}",
             f"api.listen on an address that the others reach; {OPEN}",
         )
     yield "ok", f"they run; score {own.score}, {own.state}", ""
@@ -89,7 +88,7 @@ def agreement(config: Config) -> Found:
     for host, report in sorted(read_slots(config.storage.whiteboard).reports.items()):
         if host == config.host.id:
             continue
-        name = printable(report.hostname)
+        name = report.hostname
         extra = report.extra if report.extra_trusted else {}
         found = differences(own, lines, extra)
         if found:

@@ -31,6 +31,7 @@ from agent.migration_check import Refusal, ask_target, is_lasting
 from broker.addresses import in_uri
 from broker.config import Config
 from broker.domain_facts import BadDomain, composed
+from broker.foreign import sentence
 from broker.process_leases import process_leases
 from broker.qemu_conf import LOCK_MANAGER_LINE
 from broker.what_ran import WhatRan
@@ -97,7 +98,7 @@ class LibvirtHypervisor:
         except libvirt.libvirtError as error:
             return await self._start_failed(error)
         except (Unprotected, BadDomain, Hung, OSError, sanlock.SanlockException) as error:
-            return EngineStartEnded(StartResult.FAILED, str(error))
+            return EngineStartEnded(StartResult.FAILED, sentence(error))
         return EngineStartEnded(StartResult.STARTED)
 
     async def _start_failed(self, error: libvirt.libvirtError) -> EngineStartEnded:
@@ -106,14 +107,16 @@ class LibvirtHypervisor:
         Only the lock driver can have lost a race: any other error came before the lease was
         tried, whoever owns it. Whose the lease is says sanlock, never libvirt's message.
         """
-        failed = EngineStartEnded(StartResult.FAILED, f"libvirt: {error}")
+        failed = EngineStartEnded(StartResult.FAILED, f"libvirt: {sentence(error)}")
         if error.get_error_domain() != libvirt.VIR_FROM_LOCKING:
             return failed
         answer = await self._leases.ask_engine()
         if answer.keeps_out(self._config.host.id):
             return EngineStartEnded(StartResult.LEASE_HELD, f"host {answer.owner} owns it")
         if not answer.known and error.get_error_code() == libvirt.VIR_ERR_RESOURCE_BUSY:
-            return EngineStartEnded(StartResult.LEASE_HELD, f"who owns it is not known: {error}")
+            return EngineStartEnded(
+                StartResult.LEASE_HELD, f"who owns it is not known: {sentence(error)}"
+            )
         return failed
 
     async def shut_down(self) -> EngineStopEnded:
@@ -136,8 +139,10 @@ class LibvirtHypervisor:
         try:
             await self._worker.call("disarming the domain", STOP_DEADLINE_S, in_thread)
         except (libvirt.libvirtError, Hung) as error:
-            log.warning("a memory image or libvirt's autostart could not be taken away: %s", error)
-            return DomainDisarmed(False, str(error))
+            log.warning(
+                "a memory image or libvirt's autostart could not be taken away: %s", sentence(error)
+            )
+            return DomainDisarmed(False, sentence(error))
         return DomainDisarmed(True)
 
     async def ask_path(self, target: int, hostname: str) -> MigrationPath:
@@ -157,7 +162,7 @@ class LibvirtHypervisor:
         try:
             return await self._target.call("asking the target", deadline_s, self._ask_there, uri)
         except (libvirt.libvirtError, Hung) as error:
-            return Refusal(f"libvirt on {hostname} does not answer at {uri}: {error}")
+            return Refusal(f"libvirt on {hostname} does not answer at {uri}: {sentence(error)}")
 
     async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
         given = self._config.libvirt
@@ -177,11 +182,13 @@ class LibvirtHypervisor:
             await self._watch_over(moving)
             await moving
         except Hung as error:
-            return EngineMigrationEnded(target, False, self._cancelled or str(error))
+            return EngineMigrationEnded(target, False, self._cancelled or sentence(error))
         except libvirt.libvirtError as error:
             if self._cancelled:
                 return EngineMigrationEnded(target, False, self._cancelled)
-            return EngineMigrationEnded(target, False, f"libvirt: {error}", is_lasting(error))
+            return EngineMigrationEnded(
+                target, False, f"libvirt: {sentence(error)}", is_lasting(error)
+            )
         finally:
             self._moving, self._cancelled = False, ""
             moving.cancel()
@@ -234,8 +241,8 @@ class LibvirtHypervisor:
         try:
             await self._beside.call(what, CANCEL_DEADLINE_S, in_thread)
         except (libvirt.libvirtError, Hung) as error:
-            log.warning("%s: %s", what, error)
-            return str(error)
+            log.warning("%s: %s", what, sentence(error))
+            return sentence(error)
         return ""
 
     # --- in the thread -----------------------------------------------------------------
@@ -337,7 +344,7 @@ class LibvirtHypervisor:
         try:
             await self._worker.call(what, STOP_DEADLINE_S, in_thread)
         except (libvirt.libvirtError, Hung) as error:
-            return EngineStopEnded(False, str(error))
+            return EngineStopEnded(False, sentence(error))
         return EngineStopEnded(True)
 
     def _ask_there(self, uri: str) -> Refusal:

@@ -23,6 +23,7 @@ from agent.freeing import free_host_id, was_freed
 from agent.sanlock_direct import FreeingFile, FreeingOnFile, SanlockDirect
 from broker.config import Config
 from broker.delta_leases import FENCE_RESOURCE
+from broker.foreign import sentence
 from broker.identity import VolumeKind, check_at, expected
 from broker.volume import VolumeError
 from broker.worker import Hung, Worker
@@ -224,7 +225,7 @@ class SanlockLeases:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        return "" if code == 0 else f"sanlock direct release_id: {text}"
+        return "" if code == 0 else f"sanlock direct release_id: {sentence(text)}"
 
     async def freeing_of_before(self) -> FreeHostId | None:
         found = self._file.found()
@@ -265,4 +266,4 @@ class SanlockLeases:
 def _text(error: Exception) -> str:
     if isinstance(error, sanlock.SanlockException):
         return f"sanlock: {error.args[-1]} ({error.errno})"
-    return str(error)
+    return sentence(error)

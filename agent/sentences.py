@@ -6,8 +6,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from agent.columns import printable
-
 if TYPE_CHECKING:
     from broker.wire import Bound, FenceLogEntry, HostStatus, ModeStatus, Status, WitnessStatus
 
@@ -21,7 +19,7 @@ _CANNOT = {
 
 def cannot(host: HostStatus) -> list[str]:
     """Why a host cannot start the VM, or failed to: a sentence for each reason."""
-    return [f"{_CANNOT[p.name]}: {printable(p.why)}" for p in host.penalties if p.name in _CANNOT]
+    return [f"{_CANNOT[p.name]}: {p.why}" for p in host.penalties if p.name in _CANNOT]
 
 
 def is_cut_off(host: HostStatus) -> bool:
@@ -45,7 +43,7 @@ def duration(seconds: float) -> str:
 def switched_off(entry: FenceLogEntry) -> str:
     """Why this host was switched off, in a sentence."""
     when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(entry.at))
-    by = f"{printable(entry.by_name)} (id {entry.by})"
+    by = f"{entry.by_name} (id {entry.by})"
     if entry.ordered:
         return f"{by} switched this host off at {when}: it hung while the VM was its own"
     return f"{by} found this host without power at {when} and freed its host id"
@@ -54,19 +52,18 @@ def switched_off(entry: FenceLogEntry) -> str:
 def if_it_dies(found: Bound, hostname: str) -> str:
     """What would become of the VM if its host died now."""
     if found.held:
-        return f"if {printable(hostname)} dies now, the VM is NOT started: {printable(found.held)}"
+        return f"if {hostname} dies now, the VM is NOT started: {found.held}"
     parts = f"detect {found.detect_s:.1f} + prove {found.prove_s:.1f} + lease {found.lease_s:.1f}"
     if found.total_s is None:
         text = f"{parts} s + the boot, which was not measured yet"
     else:
         text = f"about {found.total_s:.0f} s: {parts} + boot {found.boot_s:.1f}"
-    where = printable(hostname)
-    return f"if {where} dies now, the VM answers in {text} (proof by {found.by})"
+    return f"if {hostname} dies now, the VM answers in {text} (proof by {found.by})"
 
 
 def host_shutdown(host: HostStatus) -> str:
     """A host that shuts down, or was shut down, and what becomes of its VM."""
-    name = printable(host.hostname)
+    name = host.hostname
     if host.liveness == "silent":
         if not host.stopped:
             return f"SHUT DOWN: {name} was shutting down when it fell silent"
@@ -85,7 +82,7 @@ def outside(status: Status) -> str:
         seen = host.outside
         if seen is None or seen.owner != status.engine.host or host.liveness == "silent":
             continue
-        who = printable(host.hostname)
+        who = host.hostname
         if seen.bad_s is None and seen.good_age_s is not None:
             parts.append(f"by {who} {duration(seen.good_age_s)} ago")
         elif seen.bad_s is not None and seen.good_age_s is not None:
@@ -101,11 +98,11 @@ def mode(given: ModeStatus | None) -> str:
         return ""
     text = ""
     if given.owner:
-        text += f"; set by {printable(given.owner)}"
+        text += f"; set by {given.owner}"
     if given.since is not None:
         text += time.strftime(" at %Y-%m-%d %H:%M UTC", time.gmtime(given.since))
     if given.reason:
-        text += f": {printable(given.reason)}"
+        text += f": {given.reason}"
     if given.left_s is None:
         return f"{text}; it has no end"
     return f"{text}; ends in {duration(given.left_s)}{', SOON' if given.ends_soon else ''}"

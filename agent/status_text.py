@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.columns import printable, table
+from agent.columns import table
 from agent.sentences import duration, host_shutdown, if_it_dies, mode, outside
 from agent.troubles import troubles
 
@@ -61,14 +61,14 @@ def engine_line(status: Status) -> str:
     since = "" if engine.for_s is None else f" for {_at_least(engine.for_s, engine.at_least)}"
     last = ""
     if engine.last_up and engine.last_up not in engine.known:
-        last = f"; last seen up on {printable(engine.last_up)}"
+        last = f"; last seen up on {engine.last_up}"
     if engine.up is None:
-        known = printable(engine.known) or "no host says so"
+        known = engine.known or "no host says so"
         return f"{status.cluster}: whether the engine is up is NOT KNOWN,{since}: {known}{last}"
     if not engine.up:
-        known = printable(engine.known) or "no host has it up"
+        known = engine.known or "no host has it up"
         return f"{status.cluster}: the engine is DOWN{since}: {known}{last}"
-    where = f"on {printable(engine.hostname or '')} (id {engine.host})"
+    where = f"on {engine.hostname or ''} (id {engine.host})"
     if engine.reached is False:
         return f"{status.cluster}: the engine is up, but NOT REACHED from outside, {where},{since}"
     if engine.healthy:
@@ -111,7 +111,7 @@ def _modes(status: Status) -> list[str]:
         if host.host_shutdown:
             lines.append(host_shutdown(host))
         elif host.maintenance:
-            lines.append(f"LOCAL MAINTENANCE on {printable(host.hostname)}{mode(host.mode)}")
+            lines.append(f"LOCAL MAINTENANCE on {host.hostname}{mode(host.mode)}")
     return lines
 
 
@@ -119,7 +119,7 @@ def _next(status: Status) -> list[str]:
     """What is about to happen, or would."""
     hosts = status.hosts.values()
     lines = [
-        f"{printable(host.hostname)} is about to {printable(host.intent)}{_over(host)}"
+        f"{host.hostname} is about to {host.intent}{_over(host)}"
         for host in hosts
         if host.intent and host.liveness == "live"
     ]
@@ -136,10 +136,10 @@ def _next(status: Status) -> list[str]:
         best = max(able, key=lambda host: (host.score, -host.host_id), default=None)
         if best is None:
             return [*lines, "nothing: no host lives"]
-        return [*lines, f"{printable(best.hostname)}: {printable(best.reason) or best.state}"]
+        return [*lines, f"{best.hostname}: {best.reason or best.state}"]
     owner = next((host for host in hosts if host.host_id == status.engine.host), None)
     if owner is not None and not status.engine.healthy:
-        lines.append(f"{printable(owner.hostname)}: {printable(owner.reason) or owner.state}")
+        lines.append(f"{owner.hostname}: {owner.reason or owner.state}")
     if status.bound is not None:
         lines.append(if_it_dies(status.bound, status.engine.hostname or ""))
     return lines
@@ -149,7 +149,7 @@ def _what_to_look_at(status: Status) -> str:
     """While it is not known whether the VM is up: what makes it known again."""
     if status.storage.blind:
         return "this host reads the storage again; the other hosts go on by themselves"
-    names = {host.host_id: printable(host.hostname) for host in status.hosts.values()}
+    names = {host.host_id: host.hostname for host in status.hosts.values()}
     name = names.get(status.engine.likely or 0, f"host {status.engine.likely}")
     return f"{name} is heard again: systemctl status ha-broker there"
 
@@ -180,12 +180,12 @@ def _row(status: Status, host: HostStatus) -> tuple[str, ...]:
     return (
         "*" if host.local else "",
         str(host.host_id),
-        printable(host.hostname),
+        host.hostname,
         host.state or "?",
         str(host.score),
         engine,
         age,
-        printable(", ".join(why)),
+        ", ".join(why),
     )
 
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from agent.columns import printable
 from agent.sentences import (
     cannot,
     duration,
@@ -99,34 +98,34 @@ def _of_what_ran(status: Status) -> Iterator[str]:
     """Where a start would not boot what ran last, and what of the VM is not as recorded."""
     ran = status.what_ran
     if status.what_ran_problem:
-        yield f"WHAT RAN: {printable(status.what_ran_problem)}"
+        yield f"WHAT RAN: {status.what_ran_problem}"
     if ran is not None and ran.held:
-        yield f"HELD BACK: {printable(ran.held)}"
+        yield f"HELD BACK: {ran.held}"
     for each in status.differences:
         is_recorded = ran is not None and each.what in ran.disks and not ran.held
         then = "every host starts it so" if is_recorded else _THEN[each.where]
-        yield f"VM DIFFERS ({each.code}): {each.where}: {printable(each.text)} ({then})"
+        yield f"VM DIFFERS ({each.code}): {each.where}: {each.text} ({then})"
     for host in status.hosts.values():
         if host.differs and not host.local and host.liveness == "live":
-            codes = printable(", ".join(host.differs))
-            yield f"VM DIFFERS on {printable(host.hostname)}: {codes} (ha-agent why there)"
+            codes = ", ".join(host.differs)
+            yield f"VM DIFFERS on {host.hostname}: {codes} (ha-agent why there)"
 
 
 def _on_one_host(status: Status) -> Iterator[str]:
     """What a takeover would lose: of the host that runs the VM, where that is known here."""
     for text in status.one_host:
-        yield f"ON ONE HOST ONLY: {printable(text)} (ha-agent config check)"
+        yield f"ON ONE HOST ONLY: {text} (ha-agent config check)"
 
 
 def _of_what_is_left(status: Status) -> Iterator[str]:
     """What of the VM lies about on a host, and what its agent says of its process."""
     for reason in status.reasons:
         if reason.code in _SAID:
-            yield f"{_SAID[reason.code]}: {printable(reason.text)} (ha-agent why)"
+            yield f"{_SAID[reason.code]}: {reason.text} (ha-agent why)"
     for host in status.hosts.values():
         if host.memory_image and host.liveness == "live":
             yield (
-                f"MEMORY IMAGE of the VM on {printable(host.hostname)}: it is never resumed, and"
+                f"MEMORY IMAGE of the VM on {host.hostname}: it is never resumed, and"
                 " discarded at the next start (who saves the VM there? libvirt-guests?"
                 " ha-agent doctor there)"
             )
@@ -137,59 +136,53 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
     names = Counter(host.hostname for host in status.hosts.values() if not host.not_counted)
     for name in sorted(name for name, count in names.items() if count > 1):
         ids = ", ".join(str(h.host_id) for h in status.hosts.values() if h.hostname == name)
-        yield (
-            f"NAME TWICE: hosts {ids} are all called {printable(name)}: give each a host.name of"
-            " its own"
-        )
+        yield (f"NAME TWICE: hosts {ids} are all called {name}: give each a host.name of its own")
     for host in status.hosts.values():
         if host.liveness == "silent" and not host.stopped and host.witnesses is not None:
-            yield f"{printable(host.hostname)} is silent: {witnesses(host.witnesses)}"
+            yield f"{host.hostname} is silent: {witnesses(host.witnesses)}"
         elif host.liveness == "live" and host.agent not in ("", "ok", "stopped"):
             yield (
-                f"AGENT on {printable(host.hostname)} is {host.agent}: score 0"
+                f"AGENT on {host.hostname} is {host.agent}: score 0"
                 " (systemctl status ha-agent there)"
             )
         if host.witnesses is not None and host.witnesses.heartbeat_trouble:
-            yield _heartbeat(printable(host.hostname), host.witnesses)
+            yield _heartbeat(host.hostname, host.witnesses)
         if host.not_counted.startswith("it says that the VM is up"):
             yield (
-                f"CONTRADICTED: {printable(host.hostname)} (slot {host.host_id}) is not believed:"
+                f"CONTRADICTED: {host.hostname} (slot {host.host_id}) is not believed:"
                 f" {host.not_counted} (who writes this slot? ha-agent doctor there)"
             )
         elif host.not_counted:
             yield (
-                f"NOT A MEMBER: what slot {host.host_id} ({printable(host.hostname)}) says does not"
+                f"NOT A MEMBER: what slot {host.host_id} ({host.hostname}) says does not"
                 f" count: {host.not_counted} (who writes to this volume?"
                 f" ha-agent clean-metadata {host.host_id} removes it)"
             )
         elif host.signature == "unsigned":
             yield (
-                f"NOT SIGNED: the slot of {printable(host.hostname)} is not signed; it counts while"
+                f"NOT SIGNED: the slot of {host.hostname} is not signed; it counts while"
                 " that host is seen to live: an earlier version, or no cluster-key there"
             )
         elif host.signature == "accepted-key" and host.liveness == "live":
             yield (
-                f"KEY: {printable(host.hostname)} signs with the key that is only accepted here"
+                f"KEY: {host.hostname} signs with the key that is only accepted here"
                 " (the change of the cluster key is not over)"
             )
         if host.left_out:
             yield (
-                f"SLOT of {printable(host.hostname)} has no room for {host.left_out} of its lines:"
+                f"SLOT of {host.hostname} has no room for {host.left_out} of its lines:"
                 " what decides is whole, explanations are missing"
                 " (ha-agent whiteboard dump shows what is there)"
             )
         if host.liveness == "live":
-            yield from (f"{printable(host.hostname)} {what}" for what in cannot(host))
+            yield from (f"{host.hostname} {what}" for what in cannot(host))
         if host.other_storage:
             yield (
-                f"OTHER STORAGE: {printable(host.hostname)} {printable(host.other_storage)}"
+                f"OTHER STORAGE: {host.hostname} {host.other_storage}"
                 " (ha-agent doctor here and there)"
             )
         if host.storage_odd:
-            yield (
-                f"ODD WORD: {printable(host.hostname)} {printable(host.storage_odd)}; it is not"
-                " believed"
-            )
+            yield (f"ODD WORD: {host.hostname} {host.storage_odd}; it is not believed")
         others += _can_take_it(host) and host.host_id != status.engine.host
     if status.engine.up and not others and not status.storage.blind:
         yield "NO STANDBY: no other host could take the VM now (see WHY below)"
@@ -202,7 +195,7 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
         who = "itself" if path.by == path.host else f"by host {path.by}"
         yield (
             f"FENCE PATH of host {path.host} {who}: last proven {since}: "
-            f"{printable(path.detail) or 'not tried for long'} (ha-agent fence test {path.host})"
+            f"{path.detail or 'not tried for long'} (ha-agent fence test {path.host})"
         )
 
 
@@ -211,13 +204,13 @@ def _heartbeat(name: str, seen: WitnessStatus) -> str:
     if seen.heartbeat_trouble == "heartbeat-port-silent":
         return (
             f"HEARTBEAT: {name} answers at its listener alone, not at its port for heartbeats:"
-            f" {printable(seen.port_problem)} (open that port, udp, in the firewalls there and"
+            f" {seen.port_problem} (open that port, udp, in the firewalls there and"
             " between the hosts)"
         )
     return (
         f"HEARTBEAT: {name} does not answer over the network for"
         f" {duration(seen.unanswered_s or 0.0)}, though its slot is written; were its storage to"
-        f" hang, nothing would speak for it: {printable(seen.heartbeat_problem)} (ha-agent doctor)"
+        f" hang, nothing would speak for it: {seen.heartbeat_problem} (ha-agent doctor)"
     )
 
 
@@ -236,20 +229,17 @@ def _of_this_host(status: Status) -> Iterator[str]:
     for host in status.hosts.values():
         if host.config_drift and host.liveness == "live":
             drift = "; ".join(host.config_drift)
-            yield (
-                f"CONFIG DRIFT: {printable(host.hostname)}: {printable(drift)}"
-                f" (ha-agent config diff {host.host_id})"
-            )
+            yield (f"CONFIG DRIFT: {host.hostname}: {drift} (ha-agent config diff {host.host_id})")
     if status.network:
-        yield f"NETWORK: {printable(status.network)}"
+        yield f"NETWORK: {status.network}"
     for name, monitor in status.monitors.items():
         if name in _TOLD and monitor.verdict != "unknown":
             continue  # it has its lines above
         if monitor.verdict == "bad" or (monitor.verdict == "unknown" and name in _MATTERS):
-            yield f"MONITOR {name} is {monitor.verdict}: {printable(monitor.problem)}"
+            yield f"MONITOR {name} is {monitor.verdict}: {monitor.problem}"
     notify = status.notify
     if notify.problem:
-        yield f"NOTIFICATIONS: {printable(notify.problem)}"
+        yield f"NOTIFICATIONS: {notify.problem}"
     for name, out in notify.transports.items():
         if out.last_error:
-            yield f"NOTIFICATIONS by {name}: {printable(out.last_error)} (ha-agent notify test)"
+            yield f"NOTIFICATIONS by {name}: {out.last_error} (ha-agent notify test)"

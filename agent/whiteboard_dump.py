@@ -117,19 +117,14 @@ def _row(report: SlotReport) -> tuple[str, ...]:
         engine += f" ({status.detail})"
     return (
         str(report.host_id),
-        _printable(report.hostname) or "-",
+        report.hostname or "-",
         str(report.score),
-        _printable(engine),
-        _printable(report.extra.get("state", "-")),
+        engine,
+        report.extra.get("state", "-"),
         "yes" if report.maintenance else "no",
         "yes" if report.stopped else "no",
         str(report.timestamp),
     )
-
-
-def _printable(text: str) -> str:
-    """Foreign text for a terminal: no escape sequence or control character reaches it."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _print(text: str, *, to_stderr: bool = False) -> None:

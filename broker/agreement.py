@@ -130,7 +130,7 @@ def differences(
         told = None
     if not isinstance(told, dict):
         return (Difference("", "", ""),)
-    theirs = {**defaults(), **told}
+    theirs = {**defaults(), **{k: v for k, v in told.items() if isinstance(v, Value)}}
     found = [
         Difference(key, _shown(value), _shown(theirs[key]))
         for key, value in own.items()

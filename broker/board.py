@@ -446,7 +446,10 @@ class Board:
         """Write it to both places, one after the other, and read each back; StorageTrouble where
         it is not there afterwards."""
         data = encode_what_ran(record)
-        assert data is not None, "it was looked at before whether it fits"
+        if data is None:
+            raise StorageTrouble(
+                "the record of what ran last has no room for what was to be written"
+            )
         for slot in WHAT_RAN_SLOTS:
             await self._store.write(slot, data)
             if (await self._store.read([slot])).get(slot) != data:

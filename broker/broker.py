@@ -58,7 +58,7 @@ from broker.question_gate import QuestionGate, Refusal
 from broker.refusal_log import RefusalLog
 from broker.same_storage import SameStorage
 from broker.seen_hosts import MOVING, seen_peers
-from broker.signatures import COUNTER_LINE, Unsigned, counter_of, next_counter
+from broker.signatures import COUNTER_LINE, COUNTER_WALL_MAX, Unsigned, counter_of, next_counter
 from broker.switched_off import SwitchedOff
 from broker.tally import Tally
 from broker.vm_place import (
@@ -71,7 +71,7 @@ from broker.vm_place import (
     vm_place,
 )
 from broker.what_ran import WhatRan
-from broker.whiteboard import LEFT_OUT_KEY, SlotReport, fit_hostname
+from broker.whiteboard import LEFT_OUT_KEY, TIMESTAMP_TAKEN_MAX, SlotReport, fit_hostname
 from broker.wire import (
     STATUS_VERSION,
     Bound,
@@ -763,13 +763,14 @@ class Broker:
             self.board.read_problem = str(error)
             return False
         if own is not None:
-            self._timestamp = own.timestamp
-            self._counter = counter_of(own)
+            # Peers live by change alone: to count anew costs nothing.
+            self._timestamp = own.timestamp if own.timestamp <= TIMESTAMP_TAKEN_MAX else 0
+            self._counter = min(counter_of(own), COUNTER_WALL_MAX)
             extra = own.extra if own.extra_trusted else {}
             named = own.hostname == fit_hostname(self.config.host_name)
             same_machine = extra.get("system-uuid") == self._system_uuid != ""
             self._found_own_slot = named and same_machine
-            self._last_ran = slot_lines.count_of(extra.get("last-ran", ""))
+            self._last_ran = slot_lines.last_ran_of(extra)
             boot_id = extra.get("boot-id", "")
             is_same = boot_id == self._boot_id
             self._previous_boot_id = extra.get("previous-boot-id", "") if is_same else boot_id

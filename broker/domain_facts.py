@@ -24,6 +24,8 @@ from enum import StrEnum
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
+from broker.foreign import clean, whole
+
 #: Bytes of a unit of libvirt's <memory>.
 BYTES_OF_UNIT = {
     "b": 1,
@@ -64,7 +66,14 @@ for _prefix, _uri in (
 ):
     ElementTree.register_namespace(_prefix, _uri)
 #: `pc` and `q35` are names for the newest of a kind.
+#: Text for people, of several lines perhaps.
+_PROSE = frozenset({"metadata", "description", "title"})
 _MACHINES = {"pc": "pc-i440fx-", "q35": "pc-q35-"}
+
+
+#: libvirt counts in 64 bits.
+_AMOUNT_MAX = 2**64
+_SHOWN_CHARS_MAX = 120
 
 
 class BadDomain(Exception):
@@ -154,7 +163,8 @@ def parse(xml: str) -> Element:
     except ElementTree.ParseError as error:
         raise BadDomain(f"is not XML: {error}") from None
     if root.tag != "domain":
-        raise BadDomain(f"holds <{root.tag}>, not a libvirt <domain>")
+        raise BadDomain(f"holds <{clean(root.tag, _SHOWN_CHARS_MAX)}>, not a libvirt <domain>")
+    _only_what_can_be_shown(root)
     return root
 
 
@@ -166,7 +176,28 @@ def parse_disk(text: str) -> Element:
         raise BadDomain(f"a disk is not XML: {error}") from None
     if disk.tag != "disk" or not _target(disk):
         raise BadDomain("a disk has no <target>")
+    _only_what_can_be_shown(disk)
     return disk
+
+
+def _only_what_can_be_shown(root: Element) -> None:
+    """BadDomain where a path or a name could not be shown as it is. It is not cleaned: what is
+    opened must be what is shown. What a person wrote about the VM is looked at by nobody."""
+    for child in root.iterfind("*"):
+        if child.tag in _PROSE:
+            continue
+        for element in child.iter():
+            texts = (
+                element.attrib.values()
+                if len(element)
+                else (*element.attrib.values(), element.text or "")
+            )
+            for text in texts:
+                if not text.strip().isprintable():
+                    shown = clean(text.strip(), _SHOWN_CHARS_MAX)
+                    raise BadDomain(
+                        f"has a name that cannot be shown as it is: <{element.tag}> {shown}"
+                    )
 
 
 def read(xml: str) -> Domain:
@@ -378,10 +409,11 @@ def _memory_mb(root: Element) -> int | None:
 
 
 def _kib(text: str | None, unit: str | None) -> int:
-    try:
-        return math.ceil(int((text or "").strip()) * BYTES_OF_UNIT[(unit or "KiB").lower()] / 1024)
-    except (ValueError, KeyError):
-        raise BadDomain(f"has memory of {text!r} {unit or 'KiB'!r}") from None
+    amount = whole((text or "").strip(), _AMOUNT_MAX)
+    unit_bytes = BYTES_OF_UNIT.get((unit or "KiB").lower())
+    if amount is None or unit_bytes is None:
+        raise BadDomain(f"has memory of {text!r} {unit or 'KiB'!r}"[:_SHOWN_CHARS_MAX])
+    return math.ceil(amount * unit_bytes / 1024)
 
 
 def _firmware(root: Element) -> Iterator[tuple[Differs, str, str, bool]]:

@@ -7,9 +7,11 @@ Rules of this file:
 1. Only who holds the fence lease writes. A record is a slot of its own, RECORDS of them in a
    ring, numbered from 1 on: nothing is ever changed, the oldest is written over.
 2. A record is JSON in one line, and behind it "end=" with the CRC-32 of that line in 8 hex
-   digits, NUL padded to 4096 bytes. What does not read as that, or stands in another place than its
-   number says, costs that record alone. The JSON's last field, "mac", signs what stands before it
-   (broker/signatures.py).
+   digits, NUL padded to 4096 bytes. What does not read as that costs that record alone, and so
+   does one with a number, a host id or a time that nobody has, and one that lies where its number
+   does not belong. What stands far above all others, and is fewer than they, was never counted:
+   the next record comes behind the others. The JSON's last
+   field, "mac", signs what stands before it (broker/signatures.py).
 3. A reader looks at the whole ring once and then only where the next record will be.
 4. The freeing of a host id is written down before it begins, and how it ended takes the place
    of that record, with its number. So an act that is under way is always the newest record; an
@@ -25,13 +27,16 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
+from broker.foreign import clean
 from broker.signatures import FENCE, GOOD, Signature, Signatures, Unsigned
 from broker.volume_layout import FENCE_LOG_FIRST, FENCE_LOG_RECORDS
-from broker.whiteboard import EMPTY_SLOT, SLOT_BYTES
+from broker.whiteboard import EMPTY_SLOT, HOST_ID_MAX, SLOT_BYTES
 from scoring.observation import FenceRecord, FenceStep
 
 #: First slot of the ring, and how many records it holds: 1 MiB.
@@ -43,8 +48,19 @@ RECENT_MAX = 32
 #: A writer looks at so many records ahead first, for those it has not seen yet.
 AHEAD = 4
 TEXT_CHARS_MAX = 2000
+#: Nobody switches hosts off so often: one a second for a hundred years.
+NUMBER_MAX = 2**32
+#: A double counts seconds, and a generation its joins, one by one up to here.
+COUNT_MAX = 2**53
+#: A host that did not look for long has missed no more than so many records.
+_BEHIND_MAX = 64 * RECORDS
+_TEXTS = ("by_name", "target_name", "boot_id", "text", "by_boot", "over")
 _END = re.compile(rb"end=([0-9a-f]{8})\n?")
 _MAC = re.compile(rb"(.*),\"mac\":\"([0-9a-f]{64})\"\}", re.DOTALL)
+
+
+HostId = Annotated[int, Meta(ge=1, le=HOST_ID_MAX)]
+Text = Annotated[str, Meta(max_length=SLOT_BYTES)]
 
 
 class LogRecord(msgspec.Struct, frozen=True):
@@ -54,19 +70,19 @@ class LogRecord(msgspec.Struct, frozen=True):
     `over`: of a FREEING, why it came to nothing; "" while it is under way. `withdrawn`: of a
     FAILED, no order was given."""
 
-    number: int
+    number: Annotated[int, Meta(ge=1, le=NUMBER_MAX)]
     step: FenceStep
-    by: int
-    by_name: str
-    target: int
-    target_name: str
-    boot_id: str
-    wall_s: float
+    by: HostId
+    by_name: Text
+    target: HostId
+    target_name: Text
+    boot_id: Text
+    wall_s: Annotated[float, Meta(ge=0, le=COUNT_MAX)]
     ordered: bool = False
-    text: str = ""
-    by_generation: int = 0
-    by_boot: str = ""
-    over: str = ""
+    text: Text = ""
+    by_generation: Annotated[int, Meta(ge=0, le=COUNT_MAX)] = 0
+    by_boot: Text = ""
+    over: Text = ""
     withdrawn: bool = False
 
 
@@ -101,9 +117,22 @@ def decode(data: bytes) -> LogRecord | None:
     if found is None or int(found.group(1), 16) != zlib.crc32(line + newline):
         return None
     try:
-        return msgspec.json.decode(line, type=LogRecord)
-    except msgspec.MsgspecError:
+        record = msgspec.json.decode(line, type=LogRecord)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    texts = {name: clean(getattr(record, name)) for name in _TEXTS}
+    return msgspec.structs.replace(record, **texts)
+
+
+def _counted(records: Iterable[LogRecord]) -> list[LogRecord]:
+    """Those of the ring that follow upon each other, ascending: of several groups that lie more
+    than a ring apart the one with the most records, of equals the earlier."""
+    groups: list[list[LogRecord]] = []
+    for record in sorted(records, key=lambda one: one.number):
+        if not groups or record.number - groups[-1][-1].number > RECORDS:
+            groups.append([])
+        groups[-1].append(record)
+    return max(groups, key=len, default=[])
 
 
 def signature(data: bytes, slot: int, signatures: Signatures) -> Signature:
@@ -171,7 +200,7 @@ class FenceLog:
         new = []
         for slot, data in mine.items():
             record = None if data == EMPTY_SLOT else decode(data)
-            if record is None or record.number < 1 or slot_of(record.number) != slot:
+            if record is None or slot_of(record.number) != slot:
                 self._forget(slot)
                 continue
             found = signature(data, slot, self._signatures)
@@ -188,9 +217,13 @@ class FenceLog:
             self._forget(slot)
             if self._is_known(record):
                 continue
-            if not first_look and record.number < self.next_number:
+            if not first_look and not 0 <= record.number - self.next_number <= _BEHIND_MAX:
                 continue
             new.append(record)
+        if first_look:
+            sure = [one for one in new if slot_of(one.number) not in self.doubtful]
+            counted = {one.number for one in _counted(sure)}
+            new = [one for one in new if one not in sure or one.number in counted]
         for record in sorted(new, key=lambda one: one.number):
             self._at_s[record] = self._at(record, first_look, now_s, wall_s)
             if slot_of(record.number) not in self.doubtful:

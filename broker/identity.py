@@ -36,6 +36,7 @@ from broker.whiteboard import EMPTY_SLOT, SLOT_BYTES
 LEASES_UNIT = 4
 _HEAD = b"ha-agent volume "
 _VERSION = 1
+_FIRST_CHARS_MAX = 40
 _ID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _END = re.compile(rb"end=([0-9a-f]{8})\n\0*")
 _STEP = "check what is mounted there, and that the path is the same on all hosts"
@@ -99,7 +100,9 @@ def decode(raw: bytes) -> Identity | None:
         raise BadIdentity("its identity is damaged or cut off")
     first, *others = lines.decode(errors="replace").splitlines()
     if first != f"ha-agent volume {_VERSION}":
-        raise BadIdentity(f"its identity is of a later version ({first!r}): upgrade this host")
+        raise BadIdentity(
+            f"its identity is of a later version ({first[:_FIRST_CHARS_MAX]!r}): upgrade this host"
+        )
     fields = dict(line.partition("=")[::2] for line in others)
     try:
         kind = VolumeKind(fields["kind"])

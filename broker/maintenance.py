@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
+from broker.foreign import clean, whole
+
 #: Ten years: what is longer is a mistake.
 LASTS_MAX_S = 10 * 366 * 86_400
 #: A mode that ends within so long, or within a tenth of its time, ends soon.
@@ -27,6 +29,7 @@ SOON_S = 600.0
 SEEN_MIN_S = 10.0
 OWNER_CHARS_MAX = 128
 REASON_CHARS_MAX = 200
+COUNT_MAX = 10**12
 #: What stays readable in a line; "=" does not: the reference takes a line apart at each one.
 _SAFE = " /:,;@+()!?"
 
@@ -80,12 +83,11 @@ def from_lines(lines: Mapping[str, str]) -> Mode:
 
 def count(text: str) -> int | None:
     """A whole number 0..10**12 as it was written, None for anything else."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else None
+    return whole(text, COUNT_MAX)
 
 
 def _text(raw: str, chars_max: int) -> str:
-    text = unquote(raw, errors="replace")
-    return "".join(char if char.isprintable() else "?" for char in text)[:chars_max]
+    return clean(unquote(raw, errors="replace"), chars_max)
 
 
 class Countdown:

@@ -14,6 +14,7 @@ import os
 import socket
 from typing import Any
 
+from broker.foreign import sentence
 from broker.worker import Worker
 
 LOOKUP_S = 5.0
@@ -54,7 +55,7 @@ class NameLookup:
             try:
                 _, writer = await asyncio.open_connection(address, int(port))
             except OSError as error:
-                why = os.strerror(error.errno) if error.errno else str(error)
+                why = os.strerror(error.errno) if error.errno else sentence(error)
                 continue
             # Taken is answered; how the other end closes is nobody's business.
             writer.transport.abort()
@@ -67,5 +68,5 @@ def _look_up(name: str) -> list[str]:
     try:
         found: list[Any] = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except UnicodeError as error:  # longer than a name may be, for example
-        raise OSError(f"{name} is no host name: {error}") from None
+        raise OSError(f"{name} is no host name: {sentence(error)}") from None
     return list(dict.fromkeys(str(place[0]) for *_, place in found))

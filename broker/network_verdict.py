@@ -21,6 +21,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
+from broker.foreign import clean
+
 #: Windows of the network test that a target has to be bad in before it costs anything.
 WINDOWS = 3
 #: A target fails when fewer of its probes are answered.
@@ -118,5 +120,7 @@ def published(line: str) -> dict[str, bool]:
     """What a peer's line says: target -> whether it answers; what cannot be read says nothing."""
     words = line[:PUBLISHED_CHARS_MAX].split()
     return {
-        unquote(word[1:], errors="replace"): word[0] == "+" for word in words if word[0] in "+-"
+        clean(unquote(word[1:], errors="replace")): word[0] == "+"
+        for word in words
+        if word[0] in "+-"
     }

@@ -14,6 +14,7 @@ from aiohttp import web
 from broker.addresses import in_uri
 from broker.answers import problem
 from broker.broker import Broker
+from broker.foreign import sentence
 from broker.libvirt_answers import ask_libvirt
 from broker.reach_question import DEADLINE_S, PATH, Question, answer
 from broker.worker import Hung, Worker
@@ -58,5 +59,5 @@ class Reacher:
         try:
             await self._worker.call("asking it", DEADLINE_S, ask_libvirt, uri)
         except (libvirt.libvirtError, Hung) as error:
-            return f"{uri}: {error}"
+            return f"{uri}: {sentence(error)}"
         return ""

@@ -26,6 +26,7 @@ from msgspec import Meta, Struct
 
 from broker.addresses import in_uri
 from broker.cluster_key import ClusterKey
+from broker.foreign import clean
 from broker.heartbeat import Nonce, is_nonce, new_nonce
 
 PATH = "/libvirt-reach"
@@ -94,7 +95,7 @@ def problem_in(key: ClusterKey, raw: bytes, question: Question) -> str:
         raise ValueError("an answer signed with another key")
     if (found.name, found.nonce) != (question.name, question.nonce):
         raise ValueError("an answer to another question")
-    return found.problem
+    return clean(found.problem)
 
 
 def is_host_name(text: str) -> bool:

@@ -11,7 +11,6 @@ import asyncio
 import errno
 import os
 import pwd
-import re
 import socket
 import struct
 from pathlib import Path
@@ -23,11 +22,14 @@ from broker.answers import as_problems, json_answer, json_bytes, problem
 from broker.board import StorageTrouble
 from broker.broker import Broker
 from broker.disks_record import CannotDecide
+from broker.foreign import whole
 from broker.what_ran_shown import record
 from broker.wire import Decision, FenceNote, Maintenance, NewOrder, NotifyTest, Report
 
 BODY_BYTES_MAX = 262_144
 SOCKET_MODE = 0o660
+#: The largest number in a question: of 15 digits.
+NUMBER_MAX = 10**15 - 1
 #: Longer than any beat that makes sense to wait for, shorter than the agent's own patience.
 PATIENCE_S = 5.0
 #: For answers under way when the broker ends.
@@ -77,9 +79,10 @@ async def _get_events(request: web.Request) -> web.Response:
     """What happened after the event `?after=ID`; with `&wait=SECONDS` only once there is
     something."""
     after, wait = request.query.get("after", "0"), request.query.get("wait", "0")
-    if not all(re.fullmatch("[0-9]{1,15}", text) for text in (after, wait)):
+    event_id, wait_s = whole(after, NUMBER_MAX), whole(wait, NUMBER_MAX)
+    if event_id is None or wait_s is None:
         return problem(400, "after and wait must be whole numbers, of up to 15 digits")
-    return json_answer(await request.app[_BROKER].events.newer(int(after), float(wait)))
+    return json_answer(await request.app[_BROKER].events.newer(event_id, float(wait_s)))
 
 
 async def _put_report(request: web.Request) -> web.Response:
@@ -93,8 +96,8 @@ async def _put_report(request: web.Request) -> web.Response:
     broker = request.app[_BROKER]
     broker.take_report(report, _now_s())
     than = request.query.get("newer-than", "")
-    if than.isascii() and than.isdigit():
-        return json_answer(await broker.newer_view(int(than), PATIENCE_S))
+    if (version := whole(than, NUMBER_MAX)) is not None:
+        return json_answer(await broker.newer_view(version, PATIENCE_S))
     return json_answer(broker.view(_now_s()))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from broker.addresses import advertised
 from broker.fence_log import LogRecord
+from broker.foreign import whole
 from broker.heartbeats import Ways
 from broker.host_ranges import hosts_of, ranges
 from broker.maintenance import Mode, count, from_lines
@@ -32,6 +33,8 @@ _MOVE = re.compile(r"(migrate (?:([0-9]{1,4})|away))(?: from ([0-9]{1,4}) within
 #: What a host sees of the VM on another one: its id, the stay, and how many seconds ago the last
 #: question was asked that was answered well, and the first of those that were not since then.
 _OUTSIDE = re.compile(r"([0-9]{1,4}) ([0-9]{1,15}) (-|[0-9]{1,9}\.[0-9]) (-|[0-9]{1,9}\.[0-9])")
+#: The largest count in a line, and half of it; the largest memory, MiB.
+COUNT_MAX, LAST_RAN_MAX, MEM_MB_MAX = 10**15 - 1, 5 * 10**14, 10**12 - 1
 #: heartbeat_s, unanswered_since_s, renewal_s and renewal_timestamp of a PeerReport.
 Others = tuple[float | None, float | None, float | None, int]
 
@@ -201,7 +204,7 @@ def peer_report(report: SlotReport, seen: Seen | None, others: Others) -> PeerRe
         stopped=report.stopped,
         state=_state_of(extra),
         boot_id=extra.get("boot-id", ""),
-        last_ran=count_of(extra.get("last-ran", "")),
+        last_ran=last_ran_of(extra),
         read_s=read_s,
         heartbeat_s=heartbeat_s,
         unanswered_since_s=unanswered_since_s,
@@ -224,7 +227,8 @@ def mem_free_line(mem_free_mb: float | None) -> str:
 
 def mem_free_of(text: str) -> float | None:
     """The memory that a new VM could get there, MiB; None where the host does not say."""
-    return float(text) if text.isascii() and text.isdigit() and len(text) <= 12 else None
+    found = whole(text, MEM_MB_MAX)
+    return None if found is None else float(found)
 
 
 def ways_of(report: SlotReport) -> Ways | None:
@@ -262,6 +266,12 @@ def penalties_of(extra: Mapping[str, str]) -> list[PenaltyOnWire]:
     return parts
 
 
+def last_ran_of(extra: Mapping[str, str]) -> int:
+    """How often the VM had been started when this host ran it last; 0: it never did. Who runs it
+    next counts on from the largest, so there must be room above what anybody may write."""
+    return min(count_of(extra.get("last-ran", "")), LAST_RAN_MAX)
+
+
 def count_of(text: str) -> int:
-    """A count another host wrote, 0 where it is none; at most 2**53 like a timestamp."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else 0
+    """A count another host wrote, 0 where it is none or above COUNT_MAX."""
+    return whole(text, COUNT_MAX) or 0

@@ -25,6 +25,7 @@ from xml.etree import ElementTree
 
 import libvirt
 
+from broker.foreign import sentence, whole
 from broker.vm_needs import NeededFile, VmNeeds
 
 #: What says nothing of the file: it is there and not for our eyes (libvirt changes the owner at
@@ -59,6 +60,8 @@ _NO_SUCH_CPU = frozenset(
     }
 )
 #: Domains of errors on the way to libvirt: it has not answered at all.
+#: More than any machine type has.
+_VCPUS_MAX = 10**6
 AWAY = frozenset({libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE})
 _TOTAL = re.compile(r"^(?:MemTotal|SwapTotal):\s+([0-9]{1,18}) kB$", re.MULTILINE)
 _DEFAULT_PAGE = re.compile(r"^Hugepagesize:\s+([0-9]{1,9}) kB$", re.MULTILINE)
@@ -175,7 +178,7 @@ def refusals(connection: libvirt.virConnect, needs: VmNeeds, xml: str) -> Iterat
         connection.domainXMLToNative("qemu-argv", xml)
     except libvirt.libvirtError as error:
         if _code(error) in _REFUSES:
-            yield f"libvirt refuses the definition: {error}"
+            yield f"libvirt refuses the definition: {sentence(error)}"
 
 
 def _code(error: libvirt.libvirtError) -> int:
@@ -199,11 +202,11 @@ def not_capable(
         )
     except libvirt.libvirtError as error:
         if _code(error) in _NOT_CAPABLE:
-            yield f"libvirt: {error}"
+            yield f"libvirt: {sentence(error)}"
         return
     root = ElementTree.fromstring(text)  # noqa: S314  (libvirt's own words)
     most = root.find("vcpu")
-    if most is not None and 0 < int(most.get("max", "0")) < needs.vcpus:
+    if most is not None and 0 < (whole(most.get("max", ""), _VCPUS_MAX) or 0) < needs.vcpus:
         yield f"the VM has {needs.vcpus} CPUs, this machine type takes {most.get('max')} {where}"
     known = root.find("os/enum[@name='firmware']")
     values = None if known is None else [value.text for value in known.iterfind("value")]
@@ -228,7 +231,7 @@ def other_cpu(
         )
     except libvirt.libvirtError as error:
         if _code(error) in _NO_SUCH_CPU and error.get_error_domain() == libvirt.VIR_FROM_CPU:
-            yield f"the VM's CPU cannot be had {where}: {error}"
+            yield f"the VM's CPU cannot be had {where}: {sentence(error)}"
 
 
 def _no_network(connection: libvirt.virConnect, name: str) -> Iterator[str]:

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
+from broker.foreign import clean, whole
+
 _KIB_OF = {"b": 1 / 1024, "bytes": 1 / 1024, "kb": 1000 / 1024, "mb": 1e6 / 1024, "gb": 1e9 / 1024}
 _KIB_OF |= {"k": 1.0, "kib": 1.0, "m": 1024.0, "mib": 1024.0, "g": 2.0**20, "gib": 2.0**20}
+#: libvirt counts in 64 bits.
+_NUMBER_MAX = 2**64
 _KIB_OF |= {"tb": 1e12 / 1024, "t": 2.0**30, "tib": 2.0**30}
 
 
@@ -59,7 +63,7 @@ def needs_of(xml: str) -> VmNeeds:
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise NotADefinition(f"it is not XML: {error}") from None
     if root.tag != "domain":
-        raise NotADefinition(f"it holds <{root.tag}>, not a libvirt <domain>")
+        raise NotADefinition(f"it holds <{clean(root.tag, 40)}>, not a libvirt <domain>")
     kind, disks = root.find("os/type"), list(root.iterfind("devices/disk"))
     return VmNeeds(
         domain_type=root.get("type", ""),
@@ -85,10 +89,8 @@ def _text(root: ElementTree.Element, path: str) -> str:
 
 def _number(element: ElementTree.Element | None) -> float:
     """0 where there is none: libvirt says what is wrong with it."""
-    try:
-        return float((element.text or "").strip()) if element is not None else 0.0
-    except ValueError:
-        return 0.0
+    text = "" if element is None else (element.text or "").strip()
+    return float(whole(text, _NUMBER_MAX) or 0)
 
 
 def _kib(element: ElementTree.Element | None) -> float:
@@ -117,8 +119,8 @@ def _hugepages(root: ElementTree.Element) -> Iterator[int]:
         yield 0
     for page in pages:
         size, factor = page.get("size", ""), _KIB_OF.get(page.get("unit", "KiB").lower(), 0.0)
-        if size.isdecimal() and factor:
-            yield int(int(size) * factor)
+        if (count := whole(size, _NUMBER_MAX)) is not None and factor:
+            yield int(count * factor)
 
 
 def _boot_files(root: ElementTree.Element) -> Iterator[NeededFile]:
@@ -176,11 +178,12 @@ def _pci(root: ElementTree.Element) -> Iterator[str]:
     for path in ("devices/hostdev[@type='pci']", "devices/interface[@type='hostdev']"):
         for element in root.iterfind(path):
             address = element.find("source/address")
+            if address is None:
+                continue
             try:
-                assert address is not None
                 domain, bus, slot, function = (
                     int(address.get(part, "0"), 0) for part in ("domain", "bus", "slot", "function")
                 )
-            except (AssertionError, ValueError):
+            except ValueError:
                 continue  # libvirt says what is wrong with it
             yield f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"

@@ -28,14 +28,17 @@ import hashlib
 import re
 import zlib
 from collections.abc import Callable, Mapping
+from typing import Annotated
 from xml.etree.ElementTree import Element
 
 import msgspec
+from msgspec import Meta
 
 from broker import domain_facts
 from broker.domain_facts import Disk, Domain, Layer
+from broker.foreign import clean
 from broker.volume_layout import WHAT_RAN_SLOTS
-from broker.whiteboard import SLOT_BYTES
+from broker.whiteboard import HOST_ID_MAX, SLOT_BYTES, TIMESTAMP_MAX
 
 #: Of a place: "what-ran GENERATION LAST-RAN LENGTH CRC-OF-THE-REST CRC-OF-THIS\n", then the rest.
 _HEAD = re.compile(
@@ -45,11 +48,16 @@ _HEAD_BYTES_MAX = 96
 _SPARE_BYTES = 128
 #: What a record may unpack to.
 RECORD_BYTES_MAX = 262_144
+#: A generation above it was counted by nobody; behind the last one the count of runs goes on.
+GENERATION_MAX = 10**12
 DECISIONS_MAX = 16
 #: In the state directory: the digest of libvirt's own definition as the agent last defined it.
 DEFINED_FILE = "defined.sha256"
 ADOPT = "ha-agent vm adopt"
 KEEP = "ha-agent vm keep"
+
+
+Count = Annotated[int, Meta(ge=0, lt=10**15)]
 
 
 class WhatRan(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -61,15 +69,15 @@ class WhatRan(msgspec.Struct, frozen=True, omit_defaults=True):
     person decided, as `decision_of` names it; `decided`: who, and when in words.
     """
 
-    generation: int
-    last_ran: int
-    by: int
+    generation: Count
+    last_ran: Count
+    by: Annotated[int, Meta(ge=0, le=HOST_ID_MAX)]
     by_name: str
-    at: float
+    at: Annotated[float, Meta(ge=0, le=TIMESTAMP_MAX)]
     disks: dict[str, str] = {}
     instead_of: dict[str, str] = {}
     held: str = ""
-    only: int = 0
+    only: Annotated[int, Meta(ge=0, le=HOST_ID_MAX)] = 0
     adopted: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     decided: str = ""
@@ -102,6 +110,8 @@ class OnDisk(msgspec.Struct, frozen=True):
     def next(self, record: WhatRan, last_ran: int) -> WhatRan:
         """The record as the one that comes next."""
         ran, generation = self.last
+        if generation >= GENERATION_MAX:
+            ran, generation = ran + 1, 0
         return msgspec.structs.replace(
             record, generation=generation + 1, last_ran=max(ran, last_ran)
         )
@@ -112,7 +122,8 @@ def encode(record: WhatRan) -> bytes | None:
     rest = zlib.compress(msgspec.json.encode(record), 9)
     head = b"what-ran %d %d %d %08x" % (*reversed(record.key), len(rest), zlib.crc32(rest))
     data = head + b" %08x\n" % zlib.crc32(head) + rest
-    return data.ljust(SLOT_BYTES, b"\0") if len(data) <= SLOT_BYTES else None
+    has_room = len(data) <= SLOT_BYTES and _HEAD.match(data[:_HEAD_BYTES_MAX])
+    return data.ljust(SLOT_BYTES, b"\0") if has_room else None
 
 
 def fits(record: WhatRan) -> bool:
@@ -149,6 +160,8 @@ def _decode(data: bytes) -> WhatRan | tuple[int, int] | None:
     if head is None or zlib.crc32(head.group(1)) != int(head.group(6), 16):
         return None
     generation, last_ran, length = (int(head.group(at)) for at in (2, 3, 4))
+    if generation > GENERATION_MAX:
+        return None
     rest = data[head.end() : head.end() + length]
     if zlib.crc32(rest) != int(head.group(5), 16):
         return last_ran, generation
@@ -157,9 +170,27 @@ def _decode(data: bytes) -> WhatRan | tuple[int, int] | None:
         record = msgspec.json.decode(unpacked, type=WhatRan)
         for text in record.disks.values():
             domain_facts.parse_disk(text)
-    except (zlib.error, msgspec.MsgspecError, domain_facts.BadDomain):
+    except (
+        zlib.error,
+        msgspec.MsgspecError,
+        UnicodeDecodeError,
+        RecursionError,
+        domain_facts.BadDomain,
+    ):
         return last_ran, generation
-    return record if record.key == (last_ran, generation) else (last_ran, generation)
+    if record.key != (last_ran, generation):
+        return last_ran, generation
+    # Whoever shows it shows it as it is; what is compared is written clean.
+    return msgspec.structs.replace(
+        record,
+        by_name=clean(record.by_name),
+        disks={clean(target): text for target, text in record.disks.items()},
+        instead_of={clean(key): clean(each) for key, each in record.instead_of.items()},
+        held=clean(record.held),
+        adopted=tuple(map(clean, record.adopted)),
+        kept=tuple(map(clean, record.kept)),
+        decided=clean(record.decided),
+    )
 
 
 def of_running(

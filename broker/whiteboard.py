@@ -10,6 +10,7 @@ Rules of this file:
 3. What does not fit is cut, always in the same way: a report always becomes 4096 bytes.
 4. Nothing is guessed: a slot that says it is of a newer version is `NEWER_VERSION`,
    whatever else is wrong with it, and a damaged cluster slot is never "no maintenance".
+5. Text that is read is clean (broker/foreign.py): whoever shows it shows it as it is.
 
 Layout of the volume: slot i at byte i * 4096; slot 0 belongs to the cluster, slots 1..2000
 to the hosts of that sanlock host id.
@@ -56,7 +57,6 @@ import functools
 import hashlib
 import json
 import re
-import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -64,6 +64,7 @@ from enum import StrEnum
 from typing import NoReturn
 
 from broker.cluster_key import MAC_DIGITS
+from broker.foreign import clean
 from scoring.observation import DETAIL_ALREADY_LOCKED, EngineStatus, Health, VmStatus
 
 SLOT_BYTES = 4096
@@ -75,6 +76,9 @@ FEATURE_VERSION = 1
 SCORE_MAX = 10_000
 #: Above it a double (any JSON reader's number) no longer counts one by one.
 TIMESTAMP_MAX = 2**53
+#: A host goes on from what its own slot says up to here: as many writes have room above it as lie
+#: below. What is more was never counted by a host, and it counts anew.
+TIMESTAMP_TAKEN_MAX = 2**52
 #: A full DNS name in text form (RFC 1035: 255 octets on the wire). Longer ones are cut.
 HOSTNAME_BYTES_MAX = 253
 #: One extra line, key, "=" and value, without its newline. Longer values are cut.
@@ -272,7 +276,7 @@ def encode_cluster(
     lines = [f"maintenance={_flag(maintenance)}"]
     for key, value in (extra or {}).items():
         assert "=" not in key + value and key.isascii(), key
-        lines.append(f"{key}={_clean_text(value)}")
+        lines.append(f"{key}={clean(value)}")
     data = "\n".join(lines).encode()
     if sign is not None and (mac := sign(data)):
         data += f"\n{_MAC_KEY}={mac}".encode()
@@ -281,7 +285,7 @@ def encode_cluster(
 
 
 def fit_hostname(name: str) -> str:
-    """The name as it is published: UTF-8, at most 253 bytes, without "|" and control characters.
+    """The name as it is published: UTF-8, at most 253 bytes, without "|" and what is not shown.
 
     Those are percent-encoded byte by byte ("|" is %7C). A longer name ends in "~" and 8 hex
     digits of its SHA-256, so that two long names stay distinct. Applied to its own result it
@@ -302,8 +306,8 @@ def _flag(value: bool) -> str:
 
 
 def _unfit(char: str) -> bool:
-    """Cc control, Cs lone surrogate, Zl/Zp line and paragraph separator."""
-    return char == "|" or unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"}
+    """What a reader would not show."""
+    return char == "|" or not char.isprintable()
 
 
 def _percent(char: str) -> str:
@@ -330,8 +334,8 @@ def _json(value: Mapping[str, str]) -> str:
 @functools.lru_cache(64)
 def _engine_status_json(status: EngineStatus, room: int) -> str:
     """The engine status as an object of at most `room` bytes: reason is cut first, then detail."""
-    detail = _valid_text(status.detail)
-    reason = None if status.reason is None else _valid_text(status.reason)
+    detail = clean(status.detail)
+    reason = None if status.reason is None else clean(status.reason)
 
     def text(detail: str, reason: str | None) -> str:
         value = {"vm": status.vm.value, "health": status.health.value, "detail": detail}
@@ -367,8 +371,8 @@ def _encode_extra(extra: Mapping[str, str]) -> bytes:
     """The lines that have room besides the end line, in order, and how many had none."""
     lines: dict[str, bytes] = {}
     for key, value in extra.items():
-        clean, line = _clean_line(key, value)
-        lines[clean] = line
+        known, line = _clean_line(key, value)
+        lines[known] = line
     lines.pop(_MAC_KEY, None)
     room = EXTRA_BYTES - _MAC_LINE_BYTES - _END_LINE_BYTES
     if sum(map(len, lines.values())) <= room:
@@ -388,9 +392,9 @@ def _encode_extra(extra: Mapping[str, str]) -> bytes:
 @functools.lru_cache(512)
 def _clean_line(key: str, value: str) -> tuple[str, bytes]:
     """The key as it may stand there, and its line."""
-    clean = _clean_text(key).replace("=", "_") or "_"
-    clean = _cut_bytes(clean, EXTRA_LINE_BYTES_MAX // 2)
-    return clean, _extra_line(clean, _clean_text(value))
+    known = clean(key).replace("=", "_") or "_"
+    known = _cut_bytes(known, EXTRA_LINE_BYTES_MAX // 2)
+    return known, _extra_line(known, clean(value))
 
 
 def line_bytes(key: str, value: str) -> int:
@@ -400,19 +404,6 @@ def line_bytes(key: str, value: str) -> int:
 
 def _extra_line(key: str, value: str) -> bytes:
     return _cut_bytes(f"{key}={value}", EXTRA_LINE_BYTES_MAX).encode() + b"\n"
-
-
-def _clean_text(text: str) -> str:
-    """One line of valid UTF-8: control characters and newlines become blanks."""
-    if text.isprintable():
-        return text
-    blanked = "".join(" " if unicodedata.category(c) in {"Cc", "Zl", "Zp"} else c for c in text)
-    return _valid_text(blanked)
-
-
-def _valid_text(text: str) -> str:
-    """Text that can be written as UTF-8 anywhere: a lone surrogate becomes "?"."""
-    return text.encode("utf-8", "replace").decode()
 
 
 # ---------------------------------------------------------------------------- reading
@@ -489,7 +480,7 @@ def decode_slot(host_id: int, data: bytes) -> SlotReport | None:
         timestamp=number(2, "timestamp", TIMESTAMP_MAX, SlotFault.TIMESTAMP_RANGE),
         score=number(4, "score", SCORE_MAX, SlotFault.SCORE_RANGE),
         engine_status=_decode_engine_status(host_id, fields[5]),
-        hostname=fields[6].decode(),
+        hostname=clean(fields[6].decode()),
         maintenance=flag(7, "maintenance"),
         stopped=flag(8, "stopped"),
         conf_on_shared_storage=flag(10, "conf on shared storage"),
@@ -537,7 +528,7 @@ def decode_cluster(data: bytes) -> ClusterSlot:
         if not equals:
             bad(SlotFault.NO_EQUALS_SIGN, f"line {_shown(line.encode())} has no '='")
         if key != "maintenance":
-            extra[key] = value
+            extra[clean(key)] = clean(value)
             continue
         said = _BOOL_WORDS.get(value.lower())
         if said is None:
@@ -659,15 +650,15 @@ def _decode_engine_status(host_id: int, raw: bytes) -> EngineStatus:
         return text
 
     def text_or_none(key: str) -> str | None:
-        # A lone surrogate ("\\ud800") is JSON but not text that could be written anywhere.
-        return None if value.get(key) is None else _valid_text(word(key))
+        # JSON can name any character: a newline, an escape, a lone surrogate ("\\ud800").
+        return None if value.get(key) is None else clean(word(key))
 
     vm = _VM_WORDS.get(word("vm"))
     health = _HEALTH_WORDS.get(word("health"))
     if vm is None:
-        bad(f"has vm {_shown(_valid_text(word('vm')).encode())}, not one of the known words")
+        bad(f"has vm {_shown(clean(word('vm')).encode())}, not one of the known words")
     if health is None:
-        shown = _shown(_valid_text(word("health")).encode())
+        shown = _shown(clean(word("health")).encode())
         bad(f"has health {shown}, not one of the known words")
     detail = text_or_none("detail") or ""
     if word("vm") in _ALREADY_LOCKED_WORDS:
@@ -715,5 +706,5 @@ def _decode_extra(data: bytes) -> tuple[dict[str, str], bool]:
     for line in raw.decode().split("\n"):
         key, equals, value = line.partition("=")
         if equals and key and key != _MAC_KEY:
-            extra[key] = value
+            extra[clean(key)] = clean(value)
     return extra, trusted

@@ -8,7 +8,6 @@ import argparse
 
 import sanlock
 
-from agent.columns import printable
 from agent.errors import CommandError
 from agent.setup.identity import check_volumes
 from agent.setup.leave import check_slots_can_be_written, empty_slot, is_used
@@ -56,9 +55,7 @@ def _host_id(config: Config, host: str) -> int:
         reports = read_slots(config.storage.whiteboard).reports
         found = [i for i, report in reports.items() if report.hostname == host]
     if len(found) != 1:
-        raise CommandError(
-            ExitCode.USAGE, f"{printable(host)}: no host of that name, or several; give its id"
-        )
+        raise CommandError(ExitCode.USAGE, f"{host}: no host of that name, or several; give its id")
     if found[0] == config.host.id:
         raise CommandError(ExitCode.REFUSED, "that is this host; use: ha-agent leave")
     return found[0]

@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 from enum import Enum
 
-from agent.columns import printable
 from agent.setup.reach import at_once, others_of
 from agent.setup.steps import Done
 from broker.addresses import advertised, split
@@ -60,10 +59,7 @@ def ask_ports(config: Config) -> list[Asked]:
 
     late = (Port.SILENT, f"no answer within {DEADLINE_S:.0f} s")
     found = at_once(others, ask, late, DEADLINE_S)
-    return [
-        Asked(f"{printable(others[host].hostname)} (id {host})", *said)
-        for host, said in found.items()
-    ]
+    return [Asked(f"{others[host].hostname} (id {host})", *said) for host, said in found.items()]
 
 
 def ports_done(config: Config) -> list[Done]:

@@ -14,6 +14,7 @@ from agent.errors import CommandError
 from broker.config import StorageSection
 from broker.domain_facts import BadDomain, parse
 from broker.exit_codes import ExitCode
+from broker.foreign import sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ def read_domain(source: str, uri: str) -> str:
     except libvirt.libvirtError as error:
         raise CommandError(
             ExitCode.DEFINITION,
-            f"--domain {source}: neither a file nor a domain that libvirt knows ({uri}): {error}",
+            f"--domain {source}: neither a file nor a domain that libvirt knows ({uri}):"
+            f" {sentence(error)}",
         ) from None
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 import libvirt
 import msgspec
 
-from agent.columns import printable
 from agent.definition import DefinitionError, definition_of, load_definition
 from agent.errors import CommandError
 from agent.one_host import found_in
@@ -161,7 +160,7 @@ def _ways_here(config: Config) -> list[Done]:
         if heard.is_good:
             found.append(Done(heard.name, "ok", heard.what))
         else:
-            text = f"{printable(heard.what)}; type there: {command_there(config)}"
+            text = f"{heard.what}; type there: {command_there(config)}"
             found.append(Done(heard.name, "warning", text))
     return found
 

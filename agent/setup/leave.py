@@ -20,6 +20,7 @@ from agent.setup.watched import read_leases, read_slots, storage_error
 from broker.client import BrokerDown, BrokerRefused, ask
 from broker.config import Config, load
 from broker.exit_codes import ExitCode
+from broker.foreign import sentence
 from broker.volume import Volume, VolumeError
 from broker.whiteboard import EMPTY_SLOT
 from broker.wire import Status
@@ -64,7 +65,7 @@ def vm_is_not_here(config: Config) -> str:
             raise CommandError(
                 ExitCode.REFUSED,
                 f"whether {config.vm.name} runs here is not known: libvirt at"
-                f" {config.libvirt.uri}: {error}",
+                f" {config.libvirt.uri}: {sentence(error)}",
             ) from None
         is_here = False
     if is_here:

@@ -13,12 +13,12 @@ from typing import TypeVar
 
 import libvirt
 
-from agent.columns import printable
 from agent.setup.watched import read_slots
 from broker.addresses import advertised, in_uri, split
 from broker.client import refusal
 from broker.cluster_key import ClusterKey
 from broker.config import Config
+from broker.foreign import sentence
 from broker.libvirt_answers import ask_libvirt
 from broker.reach_question import (
     ANSWER_BYTES_MAX,
@@ -85,7 +85,7 @@ def reach(
             elif refused := refusal_at(there):
                 return f"{REFUSES}: {refused}"
         except libvirt.libvirtError as error:
-            return f"{there}: {error}"
+            return f"{there}: {sentence(error)}"
         return ""
 
     found = at_once(others, ask, f"no answer within {DEADLINE_S:.0f} s", DEADLINE_S)
@@ -124,7 +124,7 @@ def others_of(config: Config, own: int) -> dict[int, SlotReport]:
 
 
 def name_of(host: int, report: SlotReport) -> str:
-    return f"{printable(report.hostname)} (id {host})"
+    return f"{report.hostname} (id {host})"
 
 
 def at_once(

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from agent.columns import printable
 from agent.errors import CommandError
 from broker.delta_leases import (
     LeaseVolume,
@@ -119,7 +118,7 @@ def watch(
         if whiteboard:
             now = read_slots(whiteboard).reports
             hosts = {
-                host: printable(report.hostname)
+                host: report.hostname
                 for host, report in now.items()
                 if report.timestamp != slots.get(host) and host != but
             }

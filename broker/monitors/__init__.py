@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from broker.foreign import clean, sentence
 from broker.worker import Hung
 
 log = logging.getLogger("ha-broker.monitors")
@@ -142,11 +143,11 @@ class MonitorRunner:
                 value = await monitor.sample()
             problem = "" if value is None else monitor.judge(value)
         except Unknown as error:
-            problem = str(error)
+            problem = sentence(error)
         except TimeoutError:
             problem, failed = f"no answer within {monitor.deadline_s:g} s", True
         except Hung as error:
-            problem, failed = str(error), True
+            problem, failed = sentence(error), True
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -154,7 +155,9 @@ class MonitorRunner:
             # Not we are to end: something within the monitor was.
             problem, failed = "it was cancelled from within", True
         except Exception as error:  # a monitor must never end the broker
-            value, problem, failed = None, f"{type(error).__name__}: {error}", True
+            value, problem, failed = None, f"{type(error).__name__}: {sentence(error)}", True
+        # What a library, libvirt or the network has said: clean from here on.
+        problem = clean(problem)
         verdict = Verdict.UNKNOWN if value is None else Verdict.BAD if problem else Verdict.OK
         # The moment the question was asked: what happened after it may not be in it.
         took_s = loop.time() - started_s

@@ -19,6 +19,8 @@ from typing import Any
 
 import libvirt
 
+from broker.foreign import sentence
+
 log = logging.getLogger("ha-broker.events")
 
 RETRY_S = 5.0
@@ -108,7 +110,7 @@ class DomainEvents:
                 connection = libvirt.open(self._uri)
                 self._watch(connection)
             except libvirt.libvirtError as error:
-                log.debug("no events: %s", error)
+                log.debug("no events: %s", sentence(error))
             if connection is not None:
                 with contextlib.suppress(libvirt.libvirtError):
                     connection.close()

@@ -12,6 +12,7 @@ import libvirt
 import sanlock
 
 from broker.config import Config
+from broker.foreign import sentence
 from broker.kernel_boot import boot_id
 from broker.lease_past import LeasePast
 from broker.monitors import Unknown
@@ -159,9 +160,9 @@ class EngineMonitor:
         try:
             found = await self._libvirt.call("asking for the VM", LIBVIRT_DEADLINE_S, self._state)
         except Hung as error:
-            return VmStatus.UNKNOWN, "unknown", str(error)
+            return VmStatus.UNKNOWN, "unknown", sentence(error)
         except libvirt.libvirtError as error:
-            return VmStatus.UNKNOWN, "unknown", f"libvirt: {error}"
+            return VmStatus.UNKNOWN, "unknown", f"libvirt: {sentence(error)}"
         if found is None:
             if self._was_up:
                 return VmStatus.DOWN_MISSING, "vanished", "libvirt no longer knows the VM"

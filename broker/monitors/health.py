@@ -16,6 +16,7 @@ import libvirt
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from broker.config import Config, ConfigError, HealthSection
+from broker.foreign import clean, sentence
 from broker.monitors import Unknown
 from broker.name_lookup import NameLookup
 from broker.page_search import SEARCH_S, finder, is_plain
@@ -115,7 +116,7 @@ class HealthMonitor:
                 session.get(url, allow_redirects=False) as answer,
             ):
                 if 300 <= answer.status < 400:
-                    where = _shown(answer.headers.get("Location", "nowhere"))
+                    where = clean(answer.headers.get("Location", "nowhere"), SHOWN_CHARS)
                     return f"the health page sends elsewhere ({answer.status}): {where}"
                 if answer.status != 200:
                     return f"the health page answers {answer.status}"
@@ -126,9 +127,10 @@ class HealthMonitor:
         except TimeoutError:
             return f"the health page does not answer within {given.timeout:g} s"
         except Hung as error:
-            return f"the health page does not answer: {error}"
+            return f"the health page does not answer: {sentence(error, SHOWN_CHARS)}"
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return f"the health page does not answer: {_shown(f'{type(error).__name__}: {error}')}"
+            why = f"{type(error).__name__}: {sentence(error, SHOWN_CHARS)}"
+            return f"the health page does not answer: {why}"
         text = body.decode(errors="replace")
         if is_plain(given.expected):
             found = given.expected in text
@@ -144,9 +146,9 @@ class HealthMonitor:
         try:
             await self._libvirt.call(what, self._given.timeout + 1.0, self._ping_agent)
         except Hung as error:
-            return str(error)
+            return sentence(error)
         except libvirt.libvirtError as error:
-            return f"the guest agent does not answer: {_shown(str(error))}"
+            return f"the guest agent does not answer: {sentence(error, SHOWN_CHARS)}"
         return None
 
     def _ping_agent(self) -> None:
@@ -173,7 +175,7 @@ class HealthMonitor:
         except TimeoutError:
             return f"{target} does not answer within {timeout_s:g} s"
         except (OSError, Hung) as error:
-            return f"{target} does not answer: {_shown(str(error))}"
+            return f"{target} does not answer: {sentence(error, SHOWN_CHARS)}"
         return None
 
 
@@ -214,8 +216,3 @@ def _tls(given: HealthSection) -> ssl.SSLContext | bool:
     except OSError as error:
         why = error.strerror or error
         raise ConfigError(f"health.ca-file: {given.ca_file} cannot be used: {why}") from None
-
-
-def _shown(text: str) -> str:
-    """A stranger's text, short and in one line."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:SHOWN_CHARS]

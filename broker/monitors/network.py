@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from broker.config import NetworkSection
+from broker.foreign import sentence
 from broker.monitors import Unknown
 from broker.name_lookup import NameLookup
 from broker.network_verdict import TargetResult, Windows
@@ -117,7 +118,7 @@ class NetworkMonitor:
             except TimeoutError:
                 why = f"no answer within {self._timeout_s:g} s"
             except Exception as error:  # what a library raises is its own affair
-                why = str(error).split("\n")[0][:WHY_CHARS] or type(error).__name__
+                why = sentence(error, WHY_CHARS)
         return answered / COUNT, why
 
     async def _ping(self, target: str) -> None:

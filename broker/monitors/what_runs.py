@@ -14,6 +14,7 @@ import libvirt
 from broker import domain_facts
 from broker.config import Config
 from broker.domain_facts import BadDomain, Difference, Differs, Domain, Layer
+from broker.foreign import sentence
 from broker.host_local import OneHost, one_host
 from broker.monitors import Unknown
 from broker.shared_paths import SharedPaths
@@ -74,7 +75,7 @@ class WhatRunsMonitor:
         try:
             return await self._worker.call("reading the VM's definition", DEADLINE_S, self._look)
         except libvirt.libvirtError as error:
-            raise Unknown(f"libvirt: {error}") from None
+            raise Unknown(f"libvirt: {sentence(error)}") from None
         except Hung as error:
             raise Unknown(str(error)) from None
 

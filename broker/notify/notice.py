@@ -9,6 +9,8 @@ from enum import IntEnum, StrEnum
 from itertools import islice
 from types import MappingProxyType
 
+from broker.foreign import clean
+
 SUBJECT_CHARS_MAX = 100
 DETAIL_CHARS_MAX = 500
 #: All of the evidence that a record of the fence log holds.
@@ -130,10 +132,8 @@ assert set(SEVERITY) == set(Kind)
 def one_line(text: str, chars_max: int) -> str:
     """A stranger's text as printable characters of one line, cut at `chars_max`.
 
-    Control and format characters (newlines, escapes, direction marks, lone surrogates) become
-    "?": `str.isprintable` is false for all of them.
-    """
-    return "".join(char if char.isprintable() else "?" for char in text[:chars_max])
+    What it cleans (broker/foreign.py) becomes a blank or "?"."""
+    return clean(text[:chars_max])
 
 
 @dataclass(frozen=True, slots=True)

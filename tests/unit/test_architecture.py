@@ -39,6 +39,7 @@ BROKER_DOORS = {
     "delta_leases",
     "identity",
     "domain_facts",
+    "foreign",
     "host_local",
     "what_ran",
     "shared_paths",

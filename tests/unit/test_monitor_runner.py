@@ -159,6 +159,29 @@ def test_what_a_monitor_does_not_know_is_no_failure_of_it() -> None:
         assert len(unsure.asked_s) == 31
 
 
+def test_what_somebody_else_has_said_is_one_clean_line() -> None:
+    class Quoting(Scripted):
+        def judge(self, value: Any) -> str:
+            return "it says \x1b[31mred\u202e"
+
+    async def run() -> None:
+        async def unknown() -> None:
+            raise Unknown("libvirt:\n\x1b]0;x\x07 no")
+
+        async def crashes() -> None:
+            raise ValueError("a\nb")
+
+        for monitor, said in (
+            (Scripted("m", unknown), "libvirt: ?]0;x? no"),
+            (Scripted("m", crashes), "ValueError: a b"),
+            (Quoting("m", seven), "it says ?[31mred?"),
+        ):
+            sample, _ = await MonitorRunner._sample(monitor)
+            assert sample.problem == said
+
+    asyncio.run(run())
+
+
 def test_the_back_off_is_bounded_and_never_shorter_than_the_interval() -> None:
     assert [back_off_s(2.0, failures) for failures in range(8)] == [2, 2, 4, 8, 16, 32, 60, 60]
     assert back_off_s(0.5, 10**6) == BACK_OFF_MAX_S

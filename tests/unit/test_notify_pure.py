@@ -77,8 +77,8 @@ def test_a_notice_is_bounded() -> None:
 
 def test_a_host_name_cannot_start_a_header_or_turn_the_text_around() -> None:
     made = Notice(Kind.TEST, "host1\r\nBcc: all@example.org", "\u202egnp.exe\x1b[2J\u2028")
-    assert made.subject == "host1??Bcc: all@example.org"
-    assert made.detail == "?gnp.exe?[2J?"
+    assert made.subject == "host1  Bcc: all@example.org"
+    assert made.detail == "?gnp.exe?[2J "
 
 
 # --- rules ---------------------------------------------------------------------------------

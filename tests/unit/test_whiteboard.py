@@ -360,7 +360,7 @@ class TestExtra:
         back = decoded(encode_slot(replace(A_REPORT, extra=extra)), 7)
         assert back.extra_trusted
         assert back.extra == {
-            "a_b c": "1 state=EngineUp ",
+            "a_b c": "1 state=EngineUp?",
             "_": "x",
             "end": "00000000",
             "é": "ü=|?",
