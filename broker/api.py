@@ -70,7 +70,9 @@ class Api:
 
     async def _get_token(self, request: web.Request) -> web.Response:
         """Whether the token that is shown would be taken; changes nothing."""
-        return self._gate.refusal(request, _now_s()) or json_answer({"ok": True})
+        # Not "or": up to aiohttp 3.11 an answer counts as false.
+        refused = self._gate.refusal(request, _now_s())
+        return json_answer({"ok": True}) if refused is None else refused
 
     async def _get_order(self, request: web.Request) -> web.Response:
         text = request.match_info["number"]

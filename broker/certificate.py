@@ -6,6 +6,7 @@ from __future__ import annotations
 import ssl
 
 from broker.config import ApiSection, ConfigError
+from broker.door import server_context
 
 
 def tls_context(api: ApiSection) -> ssl.SSLContext | None:
@@ -13,8 +14,7 @@ def tls_context(api: ApiSection) -> ssl.SSLContext | None:
     cannot be used."""
     if not api.tls_listen:
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = server_context()
     load_certificate(context, api)
     return context
 

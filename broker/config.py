@@ -366,6 +366,7 @@ class ApiSection(_Section, frozen=True, kw_only=True):
     addresses of `listen` that are not loopback, at HEARTBEAT_PORT. `heartbeat_advertise`: where
     the others reach that.
     `tls_listen`: where it answers over TLS, with `certificate` and `private_key` (PEM files).
+    `names`: what a browser may call this host besides its own name and what it advertises.
     """
 
     listen: tuple[Name, ...] = ("127.0.0.1:8765",)
@@ -375,6 +376,7 @@ class ApiSection(_Section, frozen=True, kw_only=True):
     tls_listen: tuple[Name, ...] = ()
     certificate: AbsolutePath | None = None
     private_key: AbsolutePath | None = None
+    names: tuple[Name, ...] = ()
 
 
 class ScoreSection(_Section, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from aiohttp import web
 
 from broker.answers import encode, json_answer, problem
 from broker.broker import Broker
+from broker.door import client_of
 from broker.wire import Event, EventList
 
 STREAMS_MAX = 64
@@ -73,7 +74,7 @@ class Streams:
             return problem(400, "the question does not fit", str(error))
         if "text/event-stream" not in request.headers.get("Accept", ""):
             return json_answer(self._list(after_id, limit))
-        client = request.remote or ""
+        client = client_of(request.remote or "")
         if self.open.total() >= STREAMS_MAX or self.open[client] >= STREAMS_PER_CLIENT_MAX:
             answer = problem(
                 503,

@@ -25,13 +25,13 @@ from broker.config import Config, ConfigError, load, system_uuid
 from broker.events import EVENTS_MAX
 from broker.events_kept import KeptEvents
 from broker.exit_codes import ExitCode
+from broker.front import FrontDoor
 from broker.heartbeat_port import HeartbeatPort, NetworkTransport
 from broker.heartbeats import Heartbeats
 from broker.host_monitors import HostMonitors
 from broker.identity import VolumeKind, check, check_at, expected
 from broker.joined_mark import JoinedMark
 from broker.kernel_boot import boot_id
-from broker.listener import Listener
 from broker.lockspace import LockspaceError
 from broker.monitors.bridge import LinkEvents
 from broker.monitors.domain_events import DomainEvents
@@ -168,7 +168,6 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, reload, path, broker, monitors, tls)
     try:
         server = await serve(broker, config.daemon.socket)
     except OSError as error:
@@ -176,20 +175,26 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
             ExitCode.CONFIG, f"daemon.socket: {config.daemon.socket}: {error.strerror}"
         ) from None
     broker.on_beat = lambda: service_manager.alive(broker.line(loop.time()))
-    listener = Listener(broker, token)
+    front = FrontDoor(broker, token)
     port = HeartbeatPort(lambda datagram, source: broker.answer(datagram, source, loop.time()))
     broker.gate.dropped = lambda: port.dropped
+
+    def told_to_reload() -> None:
+        reload(path, broker, monitors, tls)
+        front.certificate_anew()
+
+    loop.add_signal_handler(signal.SIGHUP, told_to_reload)
     key = "api.listen"
     try:
-        await listener.start(map(split, config.api.listen))
+        await front.start(map(split, config.api.listen))
         key = "api.tls-listen"
-        await listener.start(map(split, config.api.tls_listen), tls)
+        await front.start(map(split, config.api.tls_listen), is_tls=True)
         if broker.heartbeats.key is not None:
             key = "api.heartbeat-listen"
             await port.start(map(split, config.heartbeat_listen()))
     except OSError as error:
         port.close()
-        await listener.close()
+        await front.close()
         await server.cleanup()
         raise StartError(ExitCode.CONFIG, f"{key}: {error.filename}: {error.strerror}") from None
     wake = monitors.runner.wake
@@ -226,6 +231,7 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
                 group.create_task(broker.heartbeats.run(), name="heartbeats"),
                 group.create_task(broker.monitors.run(), name="monitors"),
                 group.create_task(broker.notices.run(), name="notices"),
+                group.create_task(front.run(), name="front"),
             ]
             await stop.wait()
             service_manager.stopping()
@@ -238,7 +244,7 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
         if written is not None:
             written.close()
         port.close()
-        await listener.close()
+        await front.close()
         await server.cleanup()
         kept.flush(KEEP_PATIENCE_S)
     log.info("broker ends; the host id stays joined and the VM untouched")

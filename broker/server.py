@@ -22,6 +22,7 @@ from broker.answers import as_problems, json_answer, json_bytes, problem
 from broker.board import StorageTrouble
 from broker.broker import Broker
 from broker.disks_record import CannotDecide
+from broker.door import Doorway, Limits, at_work
 from broker.foreign import whole
 from broker.what_ran_shown import record
 from broker.wire import Decision, FenceNote, Maintenance, NewOrder, NotifyTest, Report
@@ -32,8 +33,11 @@ SOCKET_MODE = 0o660
 NUMBER_MAX = 10**15 - 1
 #: Longer than any beat that makes sense to wait for, shorter than the agent's own patience.
 PATIENCE_S = 5.0
-#: For answers under way when the broker ends.
-SHUTDOWN_S = 0.5
+#: Of users that are neither root nor the broker's own: connections, those of one of them, how long
+#: a whole request may take; and its bytes, whoever sends it.
+CONNECTIONS_MAX, CONNECTIONS_PER_USER_MAX = 64, 16
+REQUEST_S = 30.0
+REQUEST_BYTES_MAX = BODY_BYTES_MAX + 16_384
 
 _BROKER: web.AppKey[Broker] = web.AppKey("broker", Broker)
 
@@ -44,7 +48,10 @@ def _now_s() -> float:
 
 def _user_id(request: web.Request) -> int | None:
     """Whose process asks."""
-    sock = request.transport.get_extra_info("socket") if request.transport else None
+    return _peer_user(request.transport.get_extra_info("socket") if request.transport else None)
+
+
+def _peer_user(sock: socket.socket | None) -> int | None:
     if sock is None:
         return None
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -177,7 +184,7 @@ async def _post_notify_test(request: web.Request) -> web.Response:
 
 def application(broker: Broker) -> web.Application:
     """The API over one broker."""
-    app = web.Application(middlewares=[as_problems], client_max_size=BODY_BYTES_MAX)
+    app = web.Application(middlewares=[as_problems, at_work], client_max_size=BODY_BYTES_MAX)
     app[_BROKER] = broker
     app.router.add_get("/v1/status", _get_status)
     app.router.add_get("/v1/view", _get_view)
@@ -200,28 +207,42 @@ def _answers(path: str) -> bool:
         return probe.connect_ex(path) == 0
 
 
-async def serve(broker: Broker, path: str) -> web.AppRunner:
+class OwnSocket(Doorway):
+    """The API on a UNIX socket. Root and the broker's own user have places of their own: a reader
+    of the socket's group who takes all that he may keeps the agent from nothing."""
+
+    def __init__(self, app: web.Application) -> None:
+        limits = Limits(
+            CONNECTIONS_MAX,
+            CONNECTIONS_PER_USER_MAX,
+            REQUEST_S,
+            REQUEST_BYTES_MAX,
+            trusted=frozenset({"0", str(os.getuid())}),
+        )
+        super().__init__(app, limits)
+        self.whose = _user_of
+
+    async def cleanup(self) -> None:
+        """End it, and all connections."""
+        await self.close()
+
+
+def _user_of(transport: asyncio.Transport) -> str:
+    """The number of the user whose process is at the other end."""
+    uid = _peer_user(transport.get_extra_info("socket"))
+    return "" if uid is None else str(uid)
+
+
+async def serve(broker: Broker, path: str) -> OwnSocket:
     """Listen on the UNIX socket `path`, replacing what an ended broker left there.
 
     Raises OSError where the socket cannot be made.
     """
-    runner = web.AppRunner(
-        application(broker),
-        access_log=None,
-        handle_signals=False,
-        # Who waits for news is not waited for: a broker that is started anew is needed at once.
-        shutdown_timeout=SHUTDOWN_S,
-    )
-    await runner.setup()
     place = Path(path)
     place.parent.mkdir(parents=True, exist_ok=True)
     if _answers(path):
         raise OSError(errno.EADDRINUSE, "another ha-broker answers there; stop it first")
     place.unlink(missing_ok=True)
-    # The mode must be right from the first moment on.
-    old = os.umask(0o777 & ~SOCKET_MODE)
-    try:
-        await web.UnixSite(runner, path).start()
-    finally:
-        os.umask(old)
-    return runner
+    server = OwnSocket(application(broker))
+    await server.start_unix(path, SOCKET_MODE)
+    return server

@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import shutil
 import socket
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from broker.link import Link
 from broker.lockspace import LockspaceError
 from broker.maintenance import Mode
 from broker.monitors import MonitorRunner, Sample, Verdict
-from broker.server import BODY_BYTES_MAX, serve
+from broker.server import BODY_BYTES_MAX, CONNECTIONS_PER_USER_MAX, serve
 from broker.whiteboard import SLOT_BYTES, decode_slot
 from broker.wire import Maintenance, MigrationStatus, PenaltyOnWire, ReasonOnWire, Report, Status
 from scoring.observation import DomainHere, EngineStatus, Health, Obstacle, Unfit, VmStatus
@@ -363,3 +365,62 @@ def test_many_who_ask_get_one_status_and_never_an_old_one(tmp_path: Path) -> Non
         assert msgspec.json.decode(broker.status_json(2.0), type=Status) == broker.status(2.0)
 
     asyncio.run(run())
+
+
+_TAKE_ALL = """
+import socket, sys, time
+held = []
+for _ in range(40):
+    one = socket.socket(socket.AF_UNIX)
+    one.connect(sys.argv[1])
+    held.append(one)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's process needs root")
+def test_a_reader_of_the_group_takes_no_place_of_root_s() -> None:
+    """He silenced the host: its agent found no place."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o711)
+
+    async def run() -> None:
+        broker = make_broker(folder, MemoryVolume())
+        path = broker.config.daemon.socket
+        server = await serve(broker, path)
+        Path(path).chmod(0o666)
+        reader = await asyncio.create_subprocess_exec(
+            "/usr/bin/python3",
+            "-c",
+            _TAKE_ALL,
+            path,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            user=65534,
+        )
+        try:
+            assert reader.stdout is not None and await reader.stdout.readline() == b"held\n"
+            await asyncio.sleep(0.1)
+            assert server.guests == {"65534": CONNECTIONS_PER_USER_MAX}
+            connector = aiohttp.UnixConnector(path)
+            async with (
+                aiohttp.ClientSession(connector=connector) as session,
+                session.get("http://ha/v1/status") as answer,
+            ):
+                assert answer.status == 200
+            # As many of root's as anybody could want.
+            held = [await asyncio.open_unix_connection(path) for _ in range(80)]
+            await asyncio.sleep(0.1)
+            assert server.guests["0"] == 80
+            for _, writer in held:
+                writer.close()
+        finally:
+            reader.kill()
+            await reader.communicate()
+            await server.cleanup()
+
+    try:
+        asyncio.run(run())
+    finally:
+        shutil.rmtree(folder)

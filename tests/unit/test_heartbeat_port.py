@@ -17,6 +17,7 @@ import pytest
 from broker import heartbeat_port
 from broker.broker import Broker
 from broker.cluster_key import ClusterKey
+from broker.door import Limits
 from broker.heartbeat import Fault, Heartbeat, new_nonce
 from broker.heartbeat_datagram import (
     DATAGRAM_BYTES,
@@ -28,7 +29,7 @@ from broker.heartbeat_datagram import (
 )
 from broker.heartbeat_port import DATAGRAMS_MAX, HeartbeatPort, NetworkTransport
 from broker.heartbeats import Heartbeats, Ways, Word
-from broker.listener import CONNECTIONS_MAX, CONNECTIONS_PER_CLIENT_MAX, Listener
+from broker.listener import Listener
 from broker.question_gate import Refusal
 from broker.refusal_log import REMEMBERED_MAX, RefusalLog
 from scoring.observation import VmStatus
@@ -251,8 +252,8 @@ def test_a_listener_without_a_place_left_costs_no_heartbeat(tmp_path: Path) -> N
         await listener.start([("127.0.0.1", 0)])
         idle = []
         try:
-            for n in range(CONNECTIONS_MAX):
-                place = (f"127.0.0.{2 + n % (CONNECTIONS_MAX // CONNECTIONS_PER_CLIENT_MAX)}", 0)
+            for n in range(Limits().connections):
+                place = (f"127.0.0.{2 + n % (Limits().connections // Limits().per_client)}", 0)
                 _, writer = await asyncio.open_connection(
                     "127.0.0.1", listener.ports[0], local_addr=place
                 )

@@ -164,7 +164,7 @@ def test_guesses_are_bounded(tmp_path: Path) -> None:
                 statuses.append(answer.status)
         assert statuses == [401] * gate.WRONG_MAX + [429] * 2
         async with session.get(f"{url}/api/v1/token", headers=AUTH) as answer:
-            assert answer.status == 429, "not even the right one is told from the others"
+            assert answer.status == 200, "nobody locks the owner of the right one out"
 
     served(tmp_path, test)
 
@@ -197,11 +197,7 @@ class _From:
     def __init__(self, remote: str, tls: bool) -> None:
         self.remote = remote
         self.headers = AUTH
-        self.transport = self
-        self._tls = tls
-
-    def get_extra_info(self, name: str) -> object:
-        return object() if self._tls and name == "ssl_object" else None
+        self.scheme = "https" if tls else "http"
 
 
 @pytest.mark.parametrize(

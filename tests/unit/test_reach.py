@@ -24,6 +24,7 @@ from broker import reach as answering
 from broker.addresses import in_uri
 from broker.cluster_key import ClusterKey
 from broker.config import Config, load
+from broker.foreign import clean
 from broker.heartbeats import Heartbeats
 from broker.listener import Listener
 from broker.reach_question import (
@@ -105,7 +106,7 @@ def test_an_answer_is_one_line_and_fits(problem: str) -> None:
     assert len(raw) <= ANSWER_BYTES_MAX
     said = problem_in(KEY, raw, question)
     assert "\n" not in said
-    assert said == " ".join(problem.split())[:PROBLEM_CHARS_MAX]
+    assert said == clean(" ".join(problem.split())[:PROBLEM_CHARS_MAX])
 
 
 def test_an_answer_counts_from_who_has_the_key_and_to_this_question_alone() -> None:
