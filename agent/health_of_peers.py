@@ -18,6 +18,7 @@ from agent.migration_check import ask_target, host_devices
 from agent.setup.heartbeat_reach import OPEN, Port, ask_ports
 from agent.setup.reach import REFUSES, command_there, reach, reached
 from agent.setup.watched import read_slots
+from broker.addresses import is_over_tls
 from broker.agreement import DIGEST_LINE, agreed, differences, published
 from broker.client import BrokerDown, BrokerRefused, ask
 from broker.config import Config
@@ -110,6 +111,12 @@ def libvirt_peers(config: Config) -> Found:
             'libvirt.migration-uri, such as "qemu+tls://{host}/system"',
         )
         return
+    if not config.libvirt.migration_tls and not is_over_tls(config.libvirt.migration_uri):
+        yield (
+            "warn",
+            "the VM's memory crosses the network in plain when it is migrated",
+            "certificates for QEMU on all hosts, then libvirt.migration-tls = true",
+        )
     xml = _vm(config)
     for kind in host_devices(xml):
         yield (

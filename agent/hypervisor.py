@@ -28,7 +28,7 @@ from agent.definition import Definition, DefinitionError, load_definition
 from agent.disarm import discard_memory_image, turn_off_autostart
 from agent.leases import SanlockLeases
 from agent.migration_check import Refusal, ask_target, is_lasting
-from broker.addresses import in_uri
+from broker.addresses import in_uri, is_over_tls
 from broker.config import Config
 from broker.domain_facts import BadDomain, composed
 from broker.foreign import sentence
@@ -378,7 +378,7 @@ class LibvirtHypervisor:
                 | libvirt.VIR_MIGRATE_PERSIST_DEST
                 | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
             )
-            if given.migration_tls:
+            if given.migration_tls or is_over_tls(given.migration_uri):
                 flags |= libvirt.VIR_MIGRATE_TLS
                 parameters[libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION] = hostname
             if given.migration_auto_converge:

@@ -34,6 +34,11 @@ def in_uri(name: str) -> str:
         return ""
 
 
+def is_over_tls(uri: str) -> bool:
+    """Whether a libvirt URI asks for TLS (qemu+tls://)."""
+    return uri.partition("://")[0].lower().endswith("+tls")
+
+
 def split(address: str) -> tuple[str, int]:
     """Host (a v6 address without its brackets) and port; ValueError where it is no address."""
     found = _ADDRESS.fullmatch(address) if len(address) <= ADDRESS_CHARS_MAX else None

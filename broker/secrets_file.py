@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
+import pwd
 import re
 import stat
 import tomllib
@@ -64,6 +65,8 @@ ACCEPTED_KEY_CREDENTIAL = "cluster-key-accepted"
 #: That of the token for changes over TCP.
 API_TOKEN_CREDENTIAL = "api-token"  # noqa: S105  its name
 API_TOKEN_CHARS_MIN = 32
+#: Whom the packages run the daemons as.
+SERVICE_USER = "ha-agent"
 _FENCE_FORM = '[fence-passwords] with "HOST" or "HOST/NAME" = "password"'
 
 
@@ -185,10 +188,24 @@ def _key(text: str, where: str) -> bytes:
     return key
 
 
+def _service_uid() -> int:
+    """The daemons' own user, for root's commands; -1: there is none."""
+    try:
+        return pwd.getpwnam(SERVICE_USER).pw_uid
+    except KeyError:
+        return -1
+
+
 def _read_secrets(path: Path, needed_for: str) -> _Secrets:
     """The whole file; where it is needed for nothing it may be missing."""
     try:
-        mode = path.stat().st_mode
+        found = path.stat()
+        mode = found.st_mode
+        if found.st_uid not in (0, os.geteuid(), _service_uid()):
+            raise ConfigError(
+                f"{path}: belongs to user {found.st_uid}, who may change it at any moment;"
+                f" chown root {path}"
+            )
         if mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IRGRP:
             raise ConfigError(f"{path}: others may read it; chmod 0600 (or 0640) {path}")
         return msgspec.convert(tomllib.loads(path.read_text()), _Secrets)

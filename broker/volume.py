@@ -211,6 +211,8 @@ class Volume:
         # (opened for both ways a FIFO does not block).
         with self._failures("opening"):
             self._check_kind(Path(self.path).stat().st_mode)
+            if os.geteuid() == 0:
+                self._check_link()
         ways = os.O_RDONLY | os.O_NONBLOCK if self.read_only else os.O_RDWR | os.O_DSYNC
         flags = ways | os.O_CLOEXEC | os.O_NOCTTY
         with self._failures("opening"):
@@ -235,6 +237,21 @@ class Volume:
             os.close(fd)
             raise
         return fd
+
+    def _check_link(self) -> None:
+        """Root follows no link that somebody else could have put there: what it writes to might
+        be anything. /dev/disk/by-id and the like are root's own."""
+        path = Path(self.path)
+        folder = path.parent.stat()
+        others_write = folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if path.is_symlink() and (folder.st_uid != 0 or others_write):
+            raise VolumeError(
+                VolumeFault.NOT_A_VOLUME,
+                self.path,
+                "is a link in a folder that others than root may change",
+                "name the file or block device itself",
+                errno.ELOOP,
+            )
 
     def _check_kind(self, mode: int) -> None:
         if stat.S_ISREG(mode) or stat.S_ISBLK(mode):

@@ -12,13 +12,25 @@ from xml.etree import ElementTree
 
 from agent.ovirt.key_values import device, number
 from agent.ovirt.machine import Disk, Machine, Nic
-from agent.ovirt.storage_domain import StorageDomain
+from agent.ovirt.storage_domain import UUID, StorageDomain
 
 #: rasd:ResourceSubType of a network interface, oVirt's VmInterfaceType.
 _NIC_MODELS = {"0": "virtio", "1": "rtl8139", "2": "e1000", "3": "virtio"}
 _VM_CONF_NICS = {"pv": "virtio", "rtl8139": "rtl8139", "e1000": "e1000", "rtl8139_pv": "virtio"}
 #: oVirt's BiosType: from here on q35, and from here on UEFI.
 _Q35, _EFI = 2, 3
+#: Where distributions have QEMU.
+_EMULATORS = frozenset(
+    {"/usr/libexec/qemu-kvm", "/usr/bin/qemu-kvm", "/usr/bin/kvm", "/usr/bin/qemu-system-x86_64"}
+)
+#: Devices that give the guest something of the host.
+_UNEXPECTED = {
+    "filesystem": "a folder of the host is shared with the VM (<filesystem>)",
+    "hostdev": "a device of the host is passed through (<hostdev>)",
+    "shmem": "memory is shared with the host (<shmem>)",
+}
+#: Their paths are looked at elsewhere, or made anew by libvirt.
+_WITH_PATHS = frozenset({"disk", "channel", "interface"})
 
 
 def from_vm_conf(
@@ -36,8 +48,8 @@ def from_vm_conf(
         elif found.get("type") == "interface":
             model = _VM_CONF_NICS.get(found.get("nicModel", "pv"), "virtio")
             nics.append(Nic(found.get("network", ""), found.get("macAddr", ""), model))
-    if not values.get("vmId") or not number(values, "memSize"):
-        raise ValueError("vmId or memSize is missing")
+    if not UUID.fullmatch(values.get("vmId", "")) or not number(values, "memSize"):
+        raise ValueError("vmId or memSize is missing, or no UUID")
     return Machine(
         name=values.get("vmName", "HostedEngine"),
         uuid=values["vmId"],
@@ -112,8 +124,8 @@ def from_envelope(root: ElementTree.Element, domain: StorageDomain) -> Machine:
                 nics.append(Nic(_text(item, "Connection"), _text(item, "MACAddress"), model))
             case _:
                 pass
-    if not uuid or not memory_mb:
-        raise ValueError("the OVF envelope has no VM id or no memory")
+    if not UUID.fullmatch(uuid) or not memory_mb:
+        raise ValueError("the OVF envelope has no VM id, or one that is no UUID, or no memory")
     bios = number({"": _text(content, "BiosType")}, "")
     return Machine(
         _text(content, "Name") or "HostedEngine",
@@ -128,12 +140,43 @@ def from_envelope(root: ElementTree.Element, domain: StorageDomain) -> Machine:
     )
 
 
+def unexpected(root: ElementTree.Element, devices: ElementTree.Element) -> list[str]:
+    """What the engine puts into no machine of its own, each named; ValueError where it would run
+    anything with QEMU's rights on the host."""
+    for element in root.iter():
+        if local(element.tag) == "commandline":
+            raise ValueError(
+                "it passes arguments to QEMU by itself (<qemu:commandline>): take it out"
+            )
+    found = []
+    for emulator in devices.iterfind("emulator"):
+        path = (emulator.text or "").strip()
+        if path and path not in _EMULATORS:
+            raise ValueError(
+                f"its emulator is {path[:80]!r}: take <emulator> out, libvirt knows one"
+            )
+    for tag, what in _UNEXPECTED.items():
+        found += [f"look at it: {what}" for _ in devices.iterfind(tag)]
+    for element in devices:
+        if element.tag in _WITH_PATHS:
+            continue
+        for source in element.iter("source"):
+            for name in ("path", "file", "dev", "dir"):
+                if (path := source.get(name, "")).startswith("/"):
+                    found.append(
+                        f"look at it: <{local(element.tag)}> names {path[:80]!r} on the host"
+                    )
+    return found
+
+
 def without_vdsm(root: ElementTree.Element, domain: StorageDomain) -> list[str]:
     """Change the domain XML that VDSM used into one that runs without it; what was changed."""
-    notes = []
     devices = root.find("devices")
     if devices is None:
         raise ValueError("the domain has no <devices>")
+    if not UUID.fullmatch((root.findtext("uuid") or "").strip()):
+        raise ValueError("the domain's <uuid> is no UUID")
+    notes = unexpected(root, devices)
     for source in devices.iterfind("disk/source"):
         for name in ("file", "dev"):
             path = source.get(name, "")

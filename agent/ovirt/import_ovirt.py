@@ -17,7 +17,7 @@ from agent.errors import CommandError
 from agent.ovirt.descriptions import from_envelope, from_vm_conf, local, without_vdsm
 from agent.ovirt.key_values import key_values, number
 from agent.ovirt.machine import domain_xml
-from agent.ovirt.ovf_store import read_description
+from agent.ovirt.ovf_store import DESCRIPTION_BYTES_MAX, opened, read_description
 from agent.ovirt.storage_domain import StorageDomain
 from agent.setup.toml_text import Value, written
 from agent.setup.written import check_place, place
@@ -200,7 +200,8 @@ def _mail(path: Path) -> list[str]:
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text()
+        with opened(path) as file:
+            return file.read(DESCRIPTION_BYTES_MAX).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CommandError(

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 import tarfile
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from agent.errors import CommandError
 from broker.exit_codes import ExitCode
+from broker.foreign import clean, sentence
 
 #: An OVF has some ten kilobytes; a domain XML less.
 DESCRIPTION_BYTES_MAX = 4 * 1024 * 1024
@@ -20,15 +25,51 @@ def read_description(path: str, vm_id: str) -> str:
     A tar may be the volume itself, or a copy of it: what comes behind its end does no harm.
     """
     try:
-        with Path(path).open("rb") as file:
-            if not tarfile.is_tarfile(file):
+        with opened(path) as file:
+            if not tarfile.is_tarfile(cast(BinaryIO, Sparing(file))):
                 file.seek(0)
                 return file.read(DESCRIPTION_BYTES_MAX).decode()
             file.seek(0)
-            with tarfile.open(fileobj=file, mode="r:") as tar:
+            with tarfile.open(fileobj=cast(BinaryIO, Sparing(file)), mode="r:") as tar:
                 return _of_vm(tar, path, vm_id)
     except (OSError, UnicodeDecodeError, tarfile.TarError) as error:
-        raise CommandError(ExitCode.FILE, f"{path}: cannot be read: {error}") from None
+        why = getattr(error, "strerror", None) or sentence(error)
+        raise CommandError(ExitCode.FILE, f"{path}: cannot be read: {why}") from None
+
+
+def opened(path: str) -> BinaryIO:
+    """Open it for reading, no link that others may have put there: root does it. OSError."""
+    folder = Path(path).parent.stat()
+    others = folder.st_uid != 0 or folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    ways = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if others else 0)
+    file = os.fdopen(os.open(path, ways), "rb")
+    kind = os.fstat(file.fileno()).st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
+        file.close()
+        raise OSError(errno.EINVAL, "neither a file nor a block device")
+    return file
+
+
+class Sparing:
+    """A file that reads no more at once than a description may have: a tar's header may claim
+    that a name has eight gigabytes, and tarfile reads it whole."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        """OSError where more is asked for."""
+        if not 0 <= size <= DESCRIPTION_BYTES_MAX:
+            raise OSError(errno.EFBIG, "a header claims more than any description has")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of the file."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As of the file."""
+        return self._file.tell()
 
 
 def _of_vm(tar: tarfile.TarFile, path: str, vm_id: str) -> str:
@@ -42,9 +83,10 @@ def _of_vm(tar: tarfile.TarFile, path: str, vm_id: str) -> str:
         seen.append(name.removesuffix(".ovf"))
         if name == f"{vm_id}.ovf" and member.size <= DESCRIPTION_BYTES_MAX:
             content = tar.extractfile(member)
-            assert content is not None
+            if content is None:
+                continue
             return content.read(DESCRIPTION_BYTES_MAX).decode()
-    known = ", ".join(seen[:10]) or "none"
+    known = clean(", ".join(seen[:10]) or "none", 400)
     raise CommandError(
         ExitCode.FILE, f"{path}: holds no OVF of VM {vm_id}; of others: {known}; set vmid"
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 #: domainType of hosted-engine.conf whose volumes are logical volumes.
 BLOCK = ("iscsi", "fc", "fcp")
 _MOUNTS = "/rhev/data-center/mnt"
+UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 #: VDSM's own paths to a volume: by its links in /run, by the pool, by the mount.
 _VDSM_PATH = re.compile(
     r"/(?:(?:var/)?run/vdsm/storage|rhev/data-center)/(?:.*/)?"
@@ -40,8 +41,12 @@ class StorageDomain:
         return f"{_MOUNTS}/glusterSD/{name}" if self.kind == "glusterfs" else f"{_MOUNTS}/{name}"
 
     def volume(self, image: str, volume: str, domain: str = "") -> str:
-        """The path of a volume of this domain, or of another block domain."""
+        """The path of a volume of this domain, or of another block domain; ValueError where one of
+        the ids is none: it would be a part of a path that root opens."""
         uuid = domain or self.uuid
+        for given in (uuid, volume, *(() if self.is_block else (image,))):
+            if not UUID.fullmatch(given):
+                raise ValueError(f"{given[:80]!r} is no UUID, and would be a part of a disk's path")
         if self.is_block:
             return f"/dev/{uuid}/{volume}"
         return f"{self.place}/{uuid}/images/{image}/{volume}"

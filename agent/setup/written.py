@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import grp
 import os
 import secrets
 import tempfile
@@ -15,6 +13,7 @@ from pathlib import Path
 from agent.errors import CommandError
 from agent.setup.steps import Step
 from agent.setup.toml_text import Value, with_keys
+from broker.atomic_file import write_atomically
 from broker.config import Config, ConfigError, load
 from broker.exit_codes import ExitCode
 from broker.places import DEFAULT_PATH
@@ -85,22 +84,9 @@ def check_place(path: Path) -> None:
 
 def place(path: Path, text: str, mode: int, group: str = "") -> None:
     """Write a file whole, never open to more than its mode; CommandError."""
-    new = path.with_name(f"{path.name}.new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            if group:
-                with contextlib.suppress(KeyError):
-                    os.fchown(file.fileno(), -1, grp.getgrnam(group).gr_gid)
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        new.replace(path)
+        write_atomically(path, text.encode(), mode, group)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            new.unlink()
         step = "free space there" if error.errno == 28 else "run as root"
         raise CommandError(
             ExitCode.FILE, f"{path}: cannot be written: {error.strerror}; {step}"

@@ -527,7 +527,13 @@ function renderEvents() {
 
 let token = "";
 
+/** Over plain HTTP from elsewhere whoever listens reads the token: it is not even asked for. */
+const IS_PRIVATE = window.isSecureContext;
+show($("token-form"), IS_PRIVATE);
+if (!IS_PRIVATE) say($("answer"), "Orders need TLS: open this page at an address of api.tls-listen.");
+
 function headers() {
+  if (!IS_PRIVATE) throw new Error("a token crosses the network over TLS alone");
   return { "Authorization": `Bearer ${token}`, "Content-Type": "application/json" };
 }
 
