@@ -57,6 +57,8 @@ PUT_RIGHT_S = 5.0
 #: A record of the fence log that misses its deadline is waited for so often and so long (2 s);
 #: the agent waits a little longer for the answer (link.LINK_TIMEOUT_S).
 LATE_RECORD_LOOKS = 20
+#: Slots that nobody writes, under ids that nobody has joined, that are looked at.
+STILL_MAX = 128
 LATE_RECORD_LOOK_S = 0.1
 
 
@@ -183,6 +185,11 @@ class Board:
         self.own: SlotReport | None = None
         self.bad: dict[int, BadSlot] = {}
         self._raw: dict[int, bytes] = {}
+        #: Slots that were seen to be written on.
+        self._written: set[int] = set()
+        self._has_set_aside = False
+        #: Host ids that somebody has joined the lockspace under, alive or dead.
+        self.in_use: frozenset[int] = frozenset()
         #: The hosts whose slots are of a newer version, and when each of them last changed.
         self.newer_versions: dict[int, float] = {}
         self.global_maintenance: bool | None = None
@@ -459,6 +466,7 @@ class Board:
     def _learn(self, slots: Mapping[int, bytes], now_s: float) -> None:
         # Most slots are as they were read half a beat ago: only the others are decoded.
         changed = {slot: data for slot, data in slots.items() if self._raw.get(slot) != data}
+        self._written |= {slot for slot in changed if self._raw.get(slot, EMPTY_SLOT) != EMPTY_SLOT}
         for slot, data in changed.items():
             self._raw[slot] = EMPTY_SLOT if data == EMPTY_SLOT else data
         self._plan.learn(changed)
@@ -473,6 +481,7 @@ class Board:
             self._learn_report(report, changed[slot])
         if self.host_id in changed:
             self.own = self.reports.pop(self.host_id, None)
+        self._set_aside()
         self.newer_versions = {
             host: now_s if host in changed else self.newer_versions[host]
             for host, bad in sorted(self.bad.items())
@@ -491,6 +500,32 @@ class Board:
             self._cluster_data = changed[0]
             on = self.global_maintenance = sweep.cluster.maintenance
             self.global_mode = from_lines(sweep.cluster.extra) if on else None
+
+    def _set_aside(self) -> None:
+        """Of slots that nobody writes, under ids that nobody has joined, so many are looked at, the
+        lowest first: what somebody wrote once into all two thousand costs each host next to
+        nothing. One that changes is seen by the window, and counts from then on."""
+        still = [
+            slot
+            for slot in (*self.reports, *self.bad)
+            if slot not in self._written
+            and slot not in self.in_use
+            and slot not in (0, self.host_id)
+            and self.signed.get(slot) not in GOOD
+        ]
+        aside = sorted(still)[STILL_MAX:]
+        for slot in aside:
+            self.bad.pop(slot, None)
+            self.reports.pop(slot, None)
+            self.signed.pop(slot, None)
+        self._plan.known.difference_update(aside)
+        if aside and not self._has_set_aside:
+            log.warning(
+                "more than %d slots are written by nobody, under ids that nobody has joined: the"
+                " others of them are not looked at (who wrote to this volume?)",
+                STILL_MAX,
+            )
+        self._has_set_aside = self._has_set_aside or bool(aside)
 
     def _learn_report(self, report: SlotReport, data: bytes) -> None:
         """Take a slot that can be read, unless its signature forbids it: then its last good one

@@ -419,6 +419,7 @@ class Broker:
     async def read(self, now_s: float, second_look: bool = False) -> None:
         """Read everybody's slots; a peer that falls silent or comes back is news."""
         before, joined = self.board.own, self.lockspace.joined
+        self.board.in_use = self._ids_in_use()
         await self.board.read(now_s, second_look)
         self.members.look(now_s)
         self._guard_own_id(joined, now_s)
@@ -440,6 +441,12 @@ class Broker:
         if quiet != self.lockspace.renewals.watch or not second_look:
             self._look_elsewhere(frozenset(quiet), now_s)
         self.same_storage.look(self._seen, now_s)
+
+    def _ids_in_use(self) -> frozenset[int]:
+        """Host ids that somebody has joined the lockspace under, as far as this host knows."""
+        table, witnesses = self.lockspace.renewals.table, self.lockspace.witnesses
+        named = {host for host, found in witnesses.items() if found.state != "free"}
+        return frozenset(named | {host for host, found in table.items() if found.timestamp})
 
     def _guard_own_id(self, joined: bool | None, now_s: float) -> None:
         """Stay out of the lockspace while another host may still free this host's id. `joined`:

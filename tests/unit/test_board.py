@@ -4,14 +4,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from broker.board import Board, SlotStore, StorageTrouble, VolumeStore
+from broker.board import STILL_MAX, Board, SlotStore, StorageTrouble, VolumeStore
 from broker.maintenance import Mode
-from broker.whiteboard import SLOT_BYTES, SlotFault, SlotReport, encode_cluster, encode_slot
+from broker.slot_plan import ALWAYS, SWEEP_BEATS, WINDOW
+from broker.whiteboard import (
+    HOST_ID_MAX,
+    SLOT_BYTES,
+    SlotFault,
+    SlotReport,
+    encode_cluster,
+    encode_slot,
+)
 from scoring.observation import EngineStatus, Health, VmStatus
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 
@@ -317,3 +325,41 @@ def test_a_broker_that_has_read_nothing_yet_gives_no_serial_twice() -> None:
         assert old.global_maintenance, "it is not taken for an older one"
 
     asyncio.run(run())
+
+
+def test_what_was_written_once_into_all_slots_costs_next_to_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Every host saw the others silent: it was busy with two thousand slots."""
+
+    async def run() -> None:
+        volume = MemoryVolume()
+        store = MemoryStore(volume)
+        for host in range(21, 2001):
+            data = encode_slot(report(host)) if host % 2 else b"x" * SLOT_BYTES
+            await store.write(host, data)
+        board = Board(store, 1)
+        board.in_use = frozenset({2000})
+        for beat in range(2 * SWEEP_BEATS):
+            await board.read(float(beat))
+        seen = board.reports.keys() | board.bad.keys()
+        assert seen == {*range(21, 21 + STILL_MAX), 2000}
+        wanted: list[list[int]] = []
+        real = store.read
+
+        async def read(slots: Sequence[int]) -> Mapping[int, bytes]:
+            wanted.append([slot for slot in slots if slot <= HOST_ID_MAX])
+            return await real(slots)
+
+        store.read = read  # type: ignore[method-assign]
+        await board.read(900.0)
+        assert len(wanted[0]) <= ALWAYS + STILL_MAX + 1 + WINDOW
+        # A host that comes is seen, wherever its slot is.
+        for beat in range(2 * SWEEP_BEATS):
+            alive = report(1777, 100 + beat)
+            await store.write(1777, encode_slot(alive))
+            await board.read(1000.0 + beat)
+        assert board.reports[1777].timestamp == alive.timestamp
+
+    asyncio.run(run())
+    assert sum("written by nobody" in record.getMessage() for record in caplog.records) == 1

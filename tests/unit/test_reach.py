@@ -273,7 +273,7 @@ def joined(site: Path) -> Config:
     return replace(
         config,
         host=replace(config.host, name="host1"),
-        libvirt=replace(config.libvirt, migration_uri=ANSWERS),
+        libvirt=replace(config.libvirt, migration_uri=ANSWERS, migration_tls=True),
         daemon=replace(config.daemon, secrets=str(secrets)),
     )
 
