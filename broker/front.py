@@ -34,6 +34,7 @@ BACKLOG = 128
 #: What it may have open with us: every request of every pool, and what is being closed.
 _CONNECTIONS_MAX = 256
 _SOCKET_MODE = 0o600
+_OURS_ALONE = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"})
 
 
 class FrontDoor:
@@ -114,7 +115,7 @@ class FrontDoor:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 pass_fds=[sock.fileno() for sock in (*self._plain, *self._tls)],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=_environment(),
             )
         except OSError as error:
             return f"it was not started: {error.strerror}"
@@ -135,6 +136,7 @@ class FrontDoor:
             "certificate": self._config.api.certificate,
             "private_key": self._config.api.private_key,
             "upstream": self._path,
+            "log_level": self._config.daemon.log_level,
             "names": sorted(own_names(self._config)),
         }
 
@@ -150,6 +152,12 @@ class FrontDoor:
             sock.close()
         await self._inside.close()
         Path(self._path).unlink(missing_ok=True)
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without what is for it alone, and with where its own code is."""
+    ours = {name: value for name, value in os.environ.items() if name not in _OURS_ALONE}
+    return ours | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:

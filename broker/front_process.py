@@ -44,6 +44,7 @@ from aiohttp import hdrs, web
 from broker.answers import as_problems, problem
 from broker.dashboard import Dashboard
 from broker.door import BODY_BYTES_MAX, Doorway, at_work, server_context
+from broker.service_manager import set_up_logging
 
 log = logging.getLogger("ha-broker.front")
 
@@ -371,9 +372,11 @@ async def serve(spec: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """`python -m broker.front_process SPEC`, SPEC in JSON: what broker/front.py hands over."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    spec = json.loads(sys.argv[1])
+    # A stranger's nonsense has a line each, which repeats are held back of.
+    set_up_logging(spec["log_level"])
     bound_this_process()
-    asyncio.run(serve(json.loads(sys.argv[1])))
+    asyncio.run(serve(spec))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from . import (
     soak,
     status,
     steady,
+    strangers,
     streams,
 )
 from .figure import Figure
@@ -41,6 +42,7 @@ MINUTES = {
     "streams": 0.0,
     "status": 0.0,
     "jitter": 5.0,
+    "strangers": 1.0,
     "steady": 5.0,
     "crowd": 1.0,
     "flood": 1.0,
@@ -55,9 +57,10 @@ def _parser() -> argparse.ArgumentParser:
         "heartbeat: what the hosts' signs of life cost. streams: what open dashboards cost. "
         "status: "
         "how long ha-agent --status takes at 3, 100 and 2000 hosts. jitter: "
-        "how late beats begin while everything hangs. steady: forks, CPU, memory and threads at "
-        "3 hosts. crowd: the same at 100 hosts. flood: what strangers cost. soak: does anything "
-        "grow? fencing: see fencing "
+        "how late beats begin while everything hangs. strangers: the same while they flood the "
+        "TCP port. steady: forks, CPU, memory and threads at "
+        "3 hosts. crowd: the same at 100 hosts. flood: what strangers cost the witness. soak: does "
+        "anything grow? fencing: see fencing "
         "--help. Default minutes: "
         + ", ".join(f"{name} {minutes:g}" for name, minutes in MINUTES.items() if minutes),
     )
@@ -103,6 +106,8 @@ def _figures(options: argparse.Namespace) -> Iterator[Figure]:
             yield from _status()
         case "jitter":
             yield from jitter.measure(minutes)
+        case "strangers":
+            yield from strangers.measure(minutes)
         case "steady":
             yield from steady.measure(minutes)
         case "crowd":

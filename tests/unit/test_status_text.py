@@ -190,11 +190,6 @@ def test_colours_change_nothing_but_the_colour() -> None:
     assert re.sub("\x1b\\[[0-9;]*m", "", colourful) == plain != colourful
 
 
-def test_a_foreign_name_does_not_steer_the_terminal() -> None:
-    evil = host(2, hostname="\x1b[2Jx", intent="\x1b]0;y", reason="\x9b1m")
-    assert "\x1b" not in as_text(status(WELL[0], evil))
-
-
 def test_what_is_left_of_the_vm_on_a_host_is_a_trouble() -> None:
     left = status(
         WELL[0], host(2, memory_image=True), host(3, memory_image=True, liveness="silent")
