@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 
 from broker.event_stream import STREAMS_MAX, STREAMS_PER_CLIENT_MAX
 from broker.front import FrontDoor
+from broker.histogram import Histogram
 from broker.listener import Listener
 from tests.fakes.hostile import Hostile
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
@@ -111,6 +112,18 @@ def measure(minutes: float) -> Iterator[Figure]:
         yield Figure(f"CPU of the broker, strangers in {where}", "%", [100 * cpu])
 
 
+class Noted(Histogram):
+    """Keeps every value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values_ms: list[float] = []
+
+    def add(self, seconds: float) -> None:
+        super().add(seconds)
+        self.values_ms.append(1e3 * seconds)
+
+
 def _p99(values: list[float]) -> float:
     return sorted(values)[int(0.99 * (len(values) - 1))]
 
@@ -136,13 +149,16 @@ async def _late(is_apart: bool, run_s: float) -> tuple[list[float], list[float],
         )
         try:
             await asyncio.sleep(SETTLE_S)
-            beats_ms: list[float] = []
-            real = broker.lateness.add
-            broker.lateness.add = lambda late_s: (beats_ms.append(1e3 * late_s), real(late_s))[1]  # type: ignore[method-assign]
+            noted = Noted()
+            broker.lateness = noted
             tasks.append(asyncio.create_task(_forge(volume)))
             cpu_s, began_s = time.process_time(), loop.time()
             wakes_ms = await _wakes(began_s + run_s)
-            return beats_ms, wakes_ms, (time.process_time() - cpu_s) / (loop.time() - began_s)
+            return (
+                noted.values_ms,
+                wakes_ms,
+                (time.process_time() - cpu_s) / (loop.time() - began_s),
+            )
         finally:
             strangers.kill()
             await strangers.wait()

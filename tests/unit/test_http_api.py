@@ -21,8 +21,9 @@ from broker import event_stream, gate
 from broker.broker import Broker
 from broker.certificate import load_certificate, tls_context
 from broker.config import ApiSection, ConfigError
+from broker.door import BODY_BYTES_MAX
 from broker.event_stream import STREAMS_MAX, STREAMS_PER_CLIENT_MAX
-from broker.listener import BODY_BYTES_MAX, Listener
+from broker.listener import Listener
 from broker.openapi import document
 from broker.wire import Status
 from tests.fakes.slot_store import MemoryVolume

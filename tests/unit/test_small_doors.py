@@ -15,7 +15,6 @@ from agent.errors import CommandError
 from agent.ovirt.descriptions import unexpected, without_vdsm
 from agent.ovirt.ovf_store import DESCRIPTION_BYTES_MAX, read_description
 from agent.ovirt.storage_domain import StorageDomain
-from broker import atomic_file
 from broker.addresses import is_over_tls
 from broker.atomic_file import write_atomically
 from broker.config import ConfigError, load
@@ -39,7 +38,7 @@ def test_a_file_of_state_is_on_the_disk_with_its_name(
         synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
         real(descriptor)
 
-    monkeypatch.setattr(atomic_file.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     write_atomically(tmp_path / "state", b"one", 0o640)
     assert synced == [tmp_path / "state.new", tmp_path]
     assert (tmp_path / "state").read_bytes() == b"one"
@@ -61,7 +60,7 @@ def test_what_cannot_be_written_leaves_nothing(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(atomic_file.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     (tmp_path / "state").write_text("before")
     with pytest.raises(OSError, match="No space"):
         write_atomically(tmp_path / "state", b"after")
