@@ -597,6 +597,8 @@ class Broker:
         self._lookout.look(hosts, self.agent_silent_s(now_s), now_s)
         names = {host: glance.name for host, glance in hosts.items()}
         self._lookout.storage_of_others(names, self.same_storage.judgement.others)
+        shown = {host: report.hostname for host, report in self.board.reports.items()}
+        self._lookout.slots_not_counted(shown, self.members.why_not)
         log_is_known = self.board.fence_log.known
         self._peer_events.look(
             self.members.reports,

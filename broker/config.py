@@ -323,6 +323,7 @@ class NotifyRulesSection(_Section, frozen=True, kw_only=True):
     engine_known: str = ALL
     other_storage: str = ALL
     same_storage: str = ALL
+    slot_not_counted: str = ALL
     isolated: str = ALL
     isolation_held_back: str = ALL
     drain_stuck: str = ALL

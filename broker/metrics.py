@@ -158,6 +158,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     _counter("peer_bad_answers", "Answers that were no sign of life.", *_PEER, "cause"),
     _gauge("bad_slots", "Whiteboard slots that cannot be read."),
+    _gauge("slots_not_counted", "Slots whose word does not count: no member wrote them."),
     _counter("heartbeat_questions", "Datagrams at the port for heartbeats.", "outcome"),
     # Leases.
     _gauge("lockspace_joined", "This host holds its host id in the lockspace."),
@@ -371,6 +372,8 @@ class Metrics(Collector):
             if not host.local:
                 _peer(sheet, host, labels)
         sheet.put("bad_slots", len(status.bad_slots))
+        not_counted = sum(bool(host.not_counted) for host in status.hosts.values())
+        sheet.put("slots_not_counted", not_counted)
 
     def _storage(self, sheet: _Sheet, status: Status) -> None:
         sheet.put("lockspace_joined", status.lockspace == "joined")

@@ -98,6 +98,7 @@ class Lookout:
         self._failover_since_s: float | None = None
         self._gone: dict[int, float] = {}
         self._elsewhere: dict[int, str] = {}
+        self._not_counted = False
         self._budget_low = False
         self._agent_silent = False
         self._cannot_start = False
@@ -230,6 +231,18 @@ class Lookout:
             facts = {"host_id": host, "host": name, "seen_by": self._name}
             detail = f"nothing tells any more that {name} is on other storage than {self._name}"
             self._say_once(Notice(Kind.SAME_STORAGE, name, detail, facts))
+
+    def slots_not_counted(self, names: Mapping[int, str], why_not: Mapping[int, str]) -> None:
+        """Which slots do not count, and why. However many there are, it is said once until there
+        is none: whoever forges them has 2000 of them."""
+        if why_not and not self._not_counted:
+            host = min(why_not)
+            name = names.get(host, f"host {host}")
+            more = "" if len(why_not) == 1 else f" (and {len(why_not) - 1} more)"
+            detail = f"what slot {host} ({name}) says does not count{more}: {why_not[host]}"
+            facts: dict[str, FactValue] = {"host_id": host, "host": name, "slots": len(why_not)}
+            self._say_once(Notice(Kind.SLOT_NOT_COUNTED, name, detail, facts))
+        self._not_counted = bool(why_not)
 
     def _look_at_agent(self, silent_s: float | None, now_s: float) -> None:
         if self._first_s is None:

@@ -69,6 +69,7 @@ class Kind(StrEnum):
     ENGINE_KNOWN = "engine-known"
     OTHER_STORAGE = "other-storage"
     SAME_STORAGE = "same-storage"
+    SLOT_NOT_COUNTED = "slot-not-counted"
     ISOLATED = "isolated"
     ISOLATION_HELD_BACK = "isolation-held-back"
     DRAIN_STUCK = "drain-stuck"
@@ -115,6 +116,7 @@ SEVERITY: Mapping[Kind, Severity] = {
     Kind.ENGINE_KNOWN: _S.INFO,
     Kind.OTHER_STORAGE: _S.CRITICAL,
     Kind.SAME_STORAGE: _S.INFO,
+    Kind.SLOT_NOT_COUNTED: _S.CRITICAL,
     Kind.ISOLATED: _S.CRITICAL,
     Kind.ISOLATION_HELD_BACK: _S.CRITICAL,
     Kind.DRAIN_STUCK: _S.WARNING,

@@ -558,3 +558,18 @@ def test_a_host_on_other_storage_is_told_once_and_when_that_ends(
         Kind.SAME_STORAGE,
         {"host_id": 2, "host": "host2", "seen_by": "host1"},
     )
+
+
+def test_slots_that_do_not_count_are_told_once_however_many_they_are(
+    lookout: Lookout, ears: Ears
+) -> None:
+    names = {77: "evil"}
+    lookout.slots_not_counted(names, {})
+    lookout.slots_not_counted(names, {77: "it is forged"})
+    for host in range(100, 200):
+        lookout.slots_not_counted(names, {77: "it is forged", host: "so is this"})
+    assert [(each.kind, each.subject) for each in ears] == [(Kind.SLOT_NOT_COUNTED, "evil")]
+    assert ears[0].detail == "what slot 77 (evil) says does not count: it is forged"
+    lookout.slots_not_counted(names, {})
+    lookout.slots_not_counted(names, {3: "so is this", 4: "and this"})
+    assert ears[1].detail == "what slot 3 (host 3) says does not count (and 1 more): so is this"

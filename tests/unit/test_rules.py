@@ -58,6 +58,7 @@ WELL = {
     'peer_witness_age_seconds{instance="b",host_id="3",host="c",witness="whiteboard"}': "0x400",
     'peer_stopped{instance="a",host_id="3",host="c"}': "0x400",
     'peer_other_storage{instance="a",host_id="3",host="c"}': "0x400",
+    'slots_not_counted{instance="a"}': "0x400",
     'peer_stopped{instance="b",host_id="3",host="c"}': "0x400",
     'peer_config_drift{instance="a",host_id="3",host="c"}': "0x400",
 }
@@ -106,6 +107,8 @@ CASES: list[tuple[str, dict[str, str], str, list[dict[str, str]] | None]] = [
         "15s",
         [{"instance": "a", "host_id": "3", "host": "c"}],
     ),
+    ("HaSlotNotCounted", {'slots_not_counted{instance="a"}': "1x400"}, "1m", A),
+    ("HaSlotNotCounted", {'slots_not_counted{instance="a"}': "1x400"}, "15s", None),
     ("HaHostSilent", SILENT, "1m", [{"host_id": "3", "host": "c"}]),
     ("HaHostSilent", SILENT, "15s", None),
     # One host alone sees it silent: that host's own storage fails.
