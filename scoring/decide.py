@@ -44,6 +44,7 @@ from scoring.observation import (
     FenceStep,
     Health,
     Observation,
+    Pause,
     StartResult,
     VmStatus,
 )
@@ -427,6 +428,9 @@ def _engine_stop(turn: Turn) -> StateName:
         return _S.ENGINE_STOP
     if not turn.sample_is_stale and is_paused(turn) and turn.observation.local.domain.pause:
         turn.because(Code.VM_PAUSED, "the VM is paused and cannot shut down, ending it")
+        if turn.observation.local.domain.pause is Pause.IO_ERROR:
+            # Another host may have a better way to the disk: this one comes after its equals.
+            _count_failed_start(turn)
         return _S.ENGINE_FORCE_STOP
     if isolation.is_over(turn):
         turn.because(Code.ISOLATION_OVER, "the VM can be reached here again: it is left running")

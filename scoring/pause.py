@@ -14,7 +14,8 @@ resumed, whoever had it in between; so that is looked at here, and not left to t
    that takes, and the state's own time does not run.
 4. An I/O error, a watchdog, a migration that broke off, the guest itself, or nobody knows: it
    counts as bad health, and is ended after `bad_health`. The disks are as they are after a power
-   cut.
+   cut. An I/O error counts as a failed start too, so that an equal host comes first: it may well
+   be this host's way to the disk.
 """
 
 from __future__ import annotations

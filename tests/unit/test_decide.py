@@ -1821,6 +1821,14 @@ def test_a_guest_that_is_paused_cannot_shut_down_and_is_ended() -> None:
     assert codes(decision)[0] is Code.VM_PAUSED
 
 
+def test_a_disk_that_fails_here_costs_the_host_a_start() -> None:
+    """Otherwise it would be started here again and again, beside hosts that reach its disk."""
+    decision = stopping_vm(PAUSED, for_s=1)
+    assert (decision.state.retries, decision.state.last_failure_s) == (1, NOW_S)
+    here = local(PAUSED, domain=DomainHere(pause=Pause.OTHER))
+    assert in_state(S.ENGINE_STOP, here, for_s=1).state.retries == 0
+
+
 def test_a_guest_is_not_ended_while_asking_it_is_still_under_way() -> None:
     for engine in (SICK, PAUSED, DOWN):
         decision = stopping_vm(engine, for_s=9999, remembered={"stop_asked": True, "acting": True})
