@@ -10,6 +10,10 @@ Rules of this file:
    cluster slot that is not counts only while a host of an earlier version may have written it.
 4. A read or write that fails or is late resets `storage_good_since_s`, is reported, and is
    tried again at the next beat. It ends nothing.
+5. A read that shows an older slot than before of one boot of a host, and no signature tells so,
+   shows what was: the storage was set back (a snapshot was restored), or a read was stale. Nothing
+   that it says of who runs the VM is true yet, so it resets `storage_good_since_s` as well: who
+   lives writes again by then.
 """
 
 from __future__ import annotations
@@ -54,6 +58,11 @@ log = logging.getLogger("ha-broker")
 OLD_SERIAL_S = 60.0
 #: A late write to slot 0 is put right after it was seen for so long, no stale read any more.
 PUT_RIGHT_S = 5.0
+#: Older slots reset `storage_good_since_s` so often: one host that writes in disorder must not keep
+#: all others from starting the VM.
+SET_BACK_AGAIN_S = 60.0
+#: For so long after older slots were read it is not said where the VM is.
+SET_BACK_SETTLES_S = 5.0
 #: A record of the fence log that misses its deadline is waited for so often and so long (2 s);
 #: the agent waits a little longer for the answer (link.LINK_TIMEOUT_S).
 LATE_RECORD_LOOKS = 20
@@ -78,6 +87,15 @@ _SENTENCES = {
     Signature.REPLAYED: "is older than one that was read before, and does not count: a late write,"
     " or somebody has put it back",
 }
+
+
+def _goes_back(before: SlotReport | None, after: SlotReport) -> bool:
+    """Whether a slot is an older one of the same boot, in which its timestamp only ever grows."""
+    if before is None or not (before.extra_trusted and after.extra_trusted):
+        return False
+    boot_id = after.extra.get("boot-id", "")
+    is_same_boot = boot_id != "" and before.extra.get("boot-id") == boot_id
+    return is_same_boot and after.timestamp < before.timestamp
 
 
 class StorageTrouble(Exception):
@@ -208,6 +226,8 @@ class Board:
         self._appending = self._may_land = False
         #: The last read brought records of the fence log: there may be more.
         self.log_grew = False
+        #: When a read last showed older slots than the one before it.
+        self._set_back_s: float | None = None
         self.last_read_s: float | None = None
         self.last_write_s: float | None = None
         #: The timestamp of the last slot of this host that the storage acknowledged; 0: none yet.
@@ -292,7 +312,9 @@ class Board:
             self.trouble_since_s, self.is_hung = None, False
         self._learn_log(slots, now_s)
         self._learn_what_ran(slots)
-        self._learn({slot: data for slot, data in slots.items() if slot <= HOST_ID_MAX}, now_s)
+        older = self._learn(
+            {slot: data for slot, data in slots.items() if slot <= HOST_ID_MAX}, now_s
+        )
         self.sweep += 1
         if 0 not in slots:
             self.read_problem = "the whiteboard is empty or was cut off: slot 0 is not there"
@@ -303,6 +325,25 @@ class Board:
         self.read_problem = ""
         if self.storage_good_since_s is None:
             self.storage_good_since_s = now_s
+        if older:
+            self._was_set_back(older, now_s)
+
+    def _was_set_back(self, hosts: list[int], now_s: float) -> None:
+        if self._set_back_s is not None and now_s - self._set_back_s < SET_BACK_AGAIN_S:
+            return
+        log.warning(
+            "the whiteboard shows older slots of host(s) %s than before: it was set back (was a "
+            "snapshot of the storage restored?), or a read was stale; nothing is started until "
+            "they write again",
+            ", ".join(map(str, hosts)),
+        )
+        self._set_back_s = self.storage_good_since_s = now_s
+
+    def set_back_unfit(self, now_s: float) -> str:
+        """Why what the slots say of the VM is not to be believed yet; empty: it is."""
+        if self._set_back_s is None or now_s - self._set_back_s >= SET_BACK_SETTLES_S:
+            return ""
+        return "the whiteboard shows older slots than before, the hosts have yet to write again"
 
     async def set_global_maintenance(self, mode: Mode | None) -> None:
         """Write the cluster slot, None: no maintenance; StorageTrouble when that fails."""
@@ -463,7 +504,8 @@ class Board:
                 raise StorageTrouble("the record of what ran last does not show what was written")
         self._learn_what_ran(dict.fromkeys(WHAT_RAN_SLOTS, data))
 
-    def _learn(self, slots: Mapping[int, bytes], now_s: float) -> None:
+    def _learn(self, slots: Mapping[int, bytes], now_s: float) -> list[int]:
+        """Remember what was read; the hosts whose slot is an older one than before."""
         # Most slots are as they were read half a beat ago: only the others are decoded.
         changed = {slot: data for slot, data in slots.items() if self._raw.get(slot) != data}
         self._written |= {slot for slot in changed if self._raw.get(slot, EMPTY_SLOT) != EMPTY_SLOT}
@@ -471,6 +513,7 @@ class Board:
             self._raw[slot] = EMPTY_SLOT if data == EMPTY_SLOT else data
         self._plan.learn(changed)
         sweep = decode_sweep(changed)
+        older = []
         for slot in changed:
             self.bad.pop(slot, None)
             if slot not in sweep.reports and slot not in sweep.bad:
@@ -478,7 +521,11 @@ class Board:
                 self.signed.pop(slot, None)
         self.bad.update(sweep.bad)
         for slot, report in sweep.reports.items():
+            before = self.own if slot == self.host_id else self.reports.get(slot)
             self._learn_report(report, changed[slot])
+            # One that was replayed does not count, so nothing that counts is older.
+            if self.reports.get(slot) is report and _goes_back(before, report):
+                older.append(slot)
         if self.host_id in changed:
             self.own = self.reports.pop(self.host_id, None)
         self._set_aside()
@@ -500,6 +547,7 @@ class Board:
             self._cluster_data = changed[0]
             on = self.global_maintenance = sweep.cluster.maintenance
             self.global_mode = from_lines(sweep.cluster.extra) if on else None
+        return older
 
     def _set_aside(self) -> None:
         """Of slots that nobody writes, under ids that nobody has joined, so many are looked at, the

@@ -673,7 +673,7 @@ class Broker:
             age_s=_age(self.board.last_read_s, now_s),
             state=self._storage_state(),
             all_known=self.board.all_read or bool(self.lockspace.witnesses),
-            elsewhere=self.same_storage.judgement.unfit,
+            elsewhere=self.same_storage.judgement.unfit or self.board.set_back_unfit(now_s),
         )
         return vm_place(hosts, reads, self._lease_owner(now_s))
 

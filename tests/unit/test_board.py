@@ -363,3 +363,50 @@ def test_what_was_written_once_into_all_slots_costs_next_to_nothing(
 
     asyncio.run(run())
     assert sum("written by nobody" in record.getMessage() for record in caplog.records) == 1
+
+
+def of_boot(host_id: int, timestamp: int, boot_id: str = "b") -> SlotReport:
+    status = EngineStatus(VmStatus.DOWN, Health.BAD)
+    extra = {"boot-id": boot_id} if boot_id else {}
+    return SlotReport(host_id, timestamp, 3400, status, f"host{host_id}", extra=extra)
+
+
+def test_a_whiteboard_that_is_set_back_is_looked_at_anew(store: tuple[SlotStore, Poke]) -> None:
+    """Older slots of the same boot, another host's or the own: what they say of the VM is past.
+    Not again for a minute, so that one host that writes in disorder keeps nobody from starting."""
+
+    async def run() -> None:
+        for host in (1, 3):
+            board = Board(store[0], 3)
+            store[1](host, encode_slot(of_boot(host, 70)))
+            await board.read(1.0)
+            await board.read(2.0)
+            assert board.storage_good_since_s == 1.0 and not board.set_back_unfit(2.0)
+            store[1](host, encode_slot(of_boot(host, 50)))
+            await board.read(3.0)
+            assert board.storage_good_since_s == 3.0 and not board.problem
+            assert "older slots" in board.set_back_unfit(3.0)
+            assert not board.set_back_unfit(8.0)
+            store[1](host, encode_slot(of_boot(host, 71)))
+            await board.read(4.0)
+            store[1](host, encode_slot(of_boot(host, 60)))
+            await board.read(5.0)
+            assert board.storage_good_since_s == 3.0
+            store[1](host, encode_slot(of_boot(host, 55)))
+            await board.read(63.0)
+            assert board.storage_good_since_s == 63.0
+
+    asyncio.run(run())
+
+
+def test_another_boot_or_one_that_is_not_told_counts_anew(store: tuple[SlotStore, Poke]) -> None:
+    """After a boot the count may be lower; the reference tells no boot."""
+
+    async def run() -> None:
+        board = Board(store[0], 3)
+        for boot_id, now_s in (("b", 1.0), ("c", 2.0), ("", 3.0), ("", 4.0), ("b", 5.0)):
+            store[1](1, encode_slot(of_boot(1, 100 - int(now_s), boot_id)))
+            await board.read(now_s)
+        assert board.storage_good_since_s == 1.0
+
+    asyncio.run(run())
