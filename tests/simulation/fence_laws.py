@@ -95,7 +95,7 @@ class FenceLaws:
         if self._now_s - read_s < rules.timing.fence_after - EDGE_S:
             yield f"it has read the whiteboard for {self._now_s - read_s:.1f} s only"
         yield from self._of_its_silence(rules, host, target)
-        if host.is_on_shared and target.is_on_shared:
+        if target.is_on_shared and not host.is_misled:
             yield from self._of_its_word(target)
             yield from self._of_its_leases(target)
             yield from self._of_the_log(rules, target)
@@ -107,7 +107,7 @@ class FenceLaws:
             yield "it never heard it"
         elif (age_s := self._too_young(answered_s, after_s)) is not None:
             yield f"it answered {age_s:.1f} s ago"
-        if not (host.is_on_shared and target.is_on_shared):
+        if host.is_misled or not target.is_on_shared:
             return
         if (age_s := self._too_young(self._slot_writes_s(target), after_s)) is not None:
             yield f"its slot was written {age_s:.1f} s ago"
@@ -162,7 +162,7 @@ class FenceLaws:
             yield "the power was read before the fence lease was held"
         if self._now_s - read_s > io_timeout_s + EDGE_S / 10:
             yield f"the power was read {self._now_s - read_s:.1f} s ago"
-        delta = host.leases.delta(act.host_id)
+        delta = host.leases.read().delta(act.host_id)
         if (delta.generation, delta.timestamp) != (act.generation, act.timestamp):
             yield "the host id on disk is not what it was at the decision"
 

@@ -49,8 +49,9 @@ def could_act(world: World, host: Host) -> bool:
         and host.host_id == host.number
         and host.sanlock is not None
         and host.sanlock.membership is Membership.IN
-        and host.is_on_shared
+        and not host.is_misled
         and not host.storage.fault
+        and not host.storage.parts
         and not host.storage.late_s
         and host.libvirt_up
         and not host.libvirt_hangs

@@ -12,7 +12,6 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -182,8 +181,8 @@ class Host:
     ) -> None:
         self.timeline = timeline
         #: Where its paths lead to. What runs goes on with the volume that it has opened.
-        self.leases, self.whiteboard = leases, whiteboard
         self._shared = leases, whiteboard
+        self.leases, self.whiteboard = leases.way(), whiteboard.way()
         self.watch = watch
         self.number = number
         #: As configured; two hosts with one id are a fault to be simulated.
@@ -200,6 +199,13 @@ class Host:
         self._sanlock_starts = 0
         #: The boot that was, or may have been, in the lockspace; on its own disk. 0: none.
         self.joined_on_boot = 0
+        #: The cluster key that it has, by name, and whether it has the fence devices configured.
+        self.key = "cluster"
+        self.has_fence = True
+        #: QEMU pauses the guest where its disk answers with an error (werror=stop).
+        self.pauses_on_disk_error = False
+        #: When its monotonic clock last jumped.
+        self.clock_jumped_s = 0.0
         self.bmc = Bmc(system_uuid)
         self.power = False
         self.off_since_s = 0.0
@@ -269,7 +275,8 @@ class Host:
         self.local_maintenance_since_s: float | None = None
         #: What its wall clock is ahead of the right time.
         self.wall_offset_s = 0.0
-        #: When its broker was last started under a wall clock that was wrong.
+        #: When its broker was last started under a wall clock that was wrong, or its monotonic
+        #: clock was: a mode that ends by itself may end early or late there.
         self.wrong_start_s = float("-inf")
         self.boot_is_set = 0
         self.doomed = False
@@ -366,6 +373,29 @@ class Host:
         if for_s > WATCHDOG_FROZEN_S:
             self.timeline.after(WATCHDOG_FROZEN_S, self._watchdog, self.boots)
 
+    def suspend(self, for_s: float) -> None:
+        """It sleeps for so long: nothing on it runs, its monotonic clock and its watchdog stand
+        still."""
+        if self.loop is None or not self.up or self.frozen:
+            return
+        self.loop.stand_still(for_s)
+        self.frozen_until_s = self.loop.frozen_until_s
+        if self.sanlock is not None:
+            self.sanlock.leapt(for_s)
+        # It counts what lasts for a while by a clock that stood still.
+        self.wrong_start_s = self.timeline.now_s + for_s
+        self.watch.tell(self.name, f"suspended for {for_s:g} s")
+
+    def jump_clock(self, by_s: float) -> None:
+        """Its monotonic clock jumps forward."""
+        if self.loop is None or not self.up:
+            return
+        self.watch.tell(self.name, f"its monotonic clock jumps by {by_s:g} s")
+        self.clock_jumped_s = self.wrong_start_s = self.timeline.now_s
+        self.loop.jump(by_s)
+        if self.sanlock is not None:
+            self.sanlock.clock_jumps(by_s)
+
     def _watchdog(self, boot: int) -> None:
         if self.boots == boot and self.frozen and not self.watchdog_off:
             self.reset("watchdog: the host was frozen")
@@ -383,6 +413,8 @@ class Host:
         """When its storage was last in trouble; now while it is."""
         storage = self.storage
         is_bad = storage.fault or storage.parts or storage.late_s or self._held_writes
+        is_overwritten = self.sanlock is not None and self.sanlock.is_overwritten
+        is_bad = is_bad or self.is_misled or is_overwritten
         return self.timeline.now_s if is_bad else self.storage.since_s
 
     @property
@@ -395,7 +427,8 @@ class Host:
     @property
     def storage_unread_until_s(self) -> float:
         """When it last could not read the storage; slow is not unread, and late is a write."""
-        return self.storage.since_s if self.reads_whiteboard else self.timeline.now_s
+        is_read = self.reads_whiteboard and not self.is_misled
+        return self.storage.since_s if is_read else self.timeline.now_s
 
     def written_since_s(self, latency_s: float) -> float | None:
         """Since when its writes to the whiteboard land in time; None: they do not."""
@@ -413,7 +446,7 @@ class Host:
             return None
         if self.reach_of_sanlock() or self.storage.late_s or self._is_read_only():
             return None
-        if self._writes_too_late():
+        if self._writes_too_late() or daemon.is_overwritten:
             return None
         seen_after_s = 2.5 * self.io_timeout_s + self.leases_slow_s()
         if self.timeline.now_s - daemon.last_renewal_s > seen_after_s:
@@ -424,7 +457,19 @@ class Host:
     @property
     def is_on_shared(self) -> bool:
         """Whether its paths lead to the cluster's volumes."""
-        return self.leases is self._shared[0] and self.whiteboard is self._shared[1]
+        leases, whiteboard = self._shared
+        return self.leases.is_same(leases) and self.whiteboard.is_same(whiteboard)
+
+    @property
+    def is_misled(self) -> bool:
+        """Whether what it reads is not what is on the cluster's volumes."""
+        is_stale = self.leases.stale is not None or self.whiteboard.stale is not None
+        return is_stale or not self.is_on_shared
+
+    def reads_of(self, writer: Host) -> bool:
+        """Whether what another host writes to the whiteboard is what this one reads."""
+        is_stale = self.whiteboard.stale is not None
+        return not is_stale and self.whiteboard.is_same(writer.whiteboard)
 
     @property
     def free_memory_mb(self) -> float:
@@ -495,6 +540,10 @@ class Host:
     def break_storage(self, fault: str, delay_s: float = 0.0, parts: tuple[str, ...] = ()) -> None:
         """From now on its storage, or some PARTS of it, hangs, fails, is slow or takes no writes;
         "" mends it."""
+        if not fault and (self.leases.stale is not None or self.whiteboard.stale is not None):
+            self.go_stale(())
+        if self.pauses_on_disk_error:
+            self.timeline.after(1.0, self._disk_may_fail)
         if parts:
             self.storage.since_s = self.sick_until_s = self.timeline.now_s
             for part in parts:
@@ -516,18 +565,34 @@ class Host:
         """Let its paths lead elsewhere, for what is started from now on. `what`: `shared` (the
         cluster's volumes), `copy` (private copies of both as they are now), `copied-leases` (of
         the lease volume alone), `empty` (volumes that somebody made for another cluster)."""
-        self.leases, self.whiteboard = self._shared
+        leases, whiteboard = self._shared
+        self.leases, self.whiteboard = leases.way(), whiteboard.way()
         match what:
             case "copy":
-                self.leases, self.whiteboard = deepcopy(self._shared)
+                self.leases, self.whiteboard = leases.copy(), whiteboard.copy()
             case "copied-leases":
-                self.leases = deepcopy(self.leases)
+                self.leases = leases.copy()
             case "empty":
                 self.leases = LeaseVolume(identity_of(VolumeKind.LEASES, OTHER_CLUSTER))
                 self.whiteboard = Whiteboard(identity_of(VolumeKind.WHITEBOARD, OTHER_CLUSTER))
             case _:
                 assert what == "shared", what
         self.watch.tell(self.name, f"its paths lead to: {what}")
+
+    def go_over(self, leases: LeaseVolume, whiteboard: Whiteboard) -> None:
+        """Let its paths lead there, for what runs on it too."""
+        self.leases.lead_to(leases)
+        self.whiteboard.lead_to(whiteboard)
+        self.storage.since_s = self.sick_until_s = self.timeline.now_s
+
+    def go_stale(self, parts: tuple[str, ...] = ("whiteboard", "leases")) -> None:
+        """What it reads of these volumes is what is there now, but for its own writes; nothing
+        named: it reads what is there again."""
+        if self.leases.stale is not None or self.whiteboard.stale is not None or parts:
+            self.storage.since_s = self.sick_until_s = self.timeline.now_s
+        self.leases.stale = self.leases.copy() if "leases" in parts else None
+        self.whiteboard.stale = dict(self.whiteboard.slots) if "whiteboard" in parts else None
+        self.watch.tell(self.name, f"reads stale: {', '.join(parts) or 'nothing'}")
 
     def make_late(
         self, late_s: float, writes: tuple[str, ...] = WRITES, outlives: bool = False
@@ -718,6 +783,18 @@ class Host:
         self.memory_image = self.qemu.memory
         self.end_qemu("saved by libvirt", VmStatus.DOWN, "saved")
 
+    def _disk_may_fail(self) -> None:
+        """QEMU pauses a guest whose disk answers with an error."""
+        fails = self.storage.of("disk")[0] in ("error", "read-only")
+        if fails and self.pauses_on_disk_error and self.runs_vm and not self.frozen:
+            assert self.qemu is not None
+            if self.qemu.leaving:
+                self.timeline.after(1.0, self._disk_may_fail)
+                return
+            self.qemu.pause = Pause.IO_ERROR
+            self.watch.tell(self.name, "QEMU pauses the guest: an I/O error of its disk")
+            self.pause_qemu()
+
     def leave_qemu(self, crashed: bool) -> None:
         """Its guest is dead, or was never received, and libvirt keeps the process."""
         assert self.qemu is not None
@@ -732,6 +809,8 @@ class Host:
         self.qemu.running = self.qemu.has_lease = True
         self.qemu.received, self.qemu.pause, self.qemu.has_run = False, None, True
         self.qemu.healthy_from_s = healthy_from_s
+        if self.pauses_on_disk_error:
+            self.timeline.after(1.0, self._disk_may_fail)
         self.watch.vm_changed(self)
 
     def pause_qemu(self) -> None:

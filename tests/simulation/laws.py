@@ -164,7 +164,7 @@ class Laws:
         now_s = self._world.timeline.now_s
         # After the storage is back the next try to renew may come too late.
         retry_s = 0.5 * host.io_timeout_s
-        bad_until_s = max(host.storage_bad_until_s, host.frozen_until_s)
+        bad_until_s = max(host.storage_bad_until_s, host.frozen_until_s, host.clock_jumped_s)
         if why.startswith("sanlock") and now_s - bad_until_s > retry_s:
             self.breach("blameless", f"sanlock ended the VM on {host.name}, its storage is fine")
         if self._world.is_quiet():

@@ -24,7 +24,8 @@ fed when the last renewal is 8 * io_timeout old, whatever is started meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from scoring.observation import Standing
@@ -58,17 +59,60 @@ class Resource:
 
 @dataclass(slots=True)
 class LeaseVolume:
-    """What is on the shared lease volume. `identity`: its block."""
+    """One way to what is on a lease volume: all ways to the same one share what they hold.
+    `identity`: its block. `stale`: what is read by this way, where that is not what is there."""
 
     identity: bytes = b""
     deltas: dict[int, DeltaLease] = field(default_factory=dict)
     resources: dict[str, Resource] = field(
         default_factory=lambda: {"engine": Resource(), "fence": Resource()}
     )
+    stale: LeaseVolume | None = None
+
+    def way(self) -> LeaseVolume:
+        """Another way to the same volume."""
+        return LeaseVolume(self.identity, self.deltas, self.resources)
+
+    def lead_to(self, other: LeaseVolume) -> None:
+        """Let this way lead to what another one leads to, for those too who have it open."""
+        self.deltas, self.resources = other.deltas, other.resources
+
+    def is_same(self, other: LeaseVolume) -> bool:
+        """Whether both ways lead to one volume."""
+        return self.deltas is other.deltas
+
+    def copy(self) -> LeaseVolume:
+        """A volume of its own with all that is there now."""
+        return LeaseVolume(self.identity, deepcopy(self.deltas), deepcopy(self.resources))
+
+    def set_back(self, before: LeaseVolume) -> None:
+        """Put an earlier state there, for all ways to it."""
+        then = before.copy()
+        for old, new in ((self.deltas, then.deltas), (self.resources, then.resources)):
+            old.clear()
+            old.update(new)  # type: ignore[arg-type]
+
+    def read(self) -> LeaseVolume:
+        """What is read by this way. Never to be written to."""
+        return self.stale or self
 
     def delta(self, host_id: int) -> DeltaLease:
         """The delta lease of a host id."""
         return self.deltas.setdefault(host_id, DeltaLease())
+
+    def put(self, host_id: int, lease: DeltaLease) -> None:
+        """Write a delta lease; who writes by a stale way reads his own writes."""
+        self.deltas[host_id] = lease
+        if self.stale is not None:
+            self.stale.deltas[host_id] = replace(lease)
+
+    def own(self, name: str, owner: int, generation: int) -> None:
+        """Write who owns a resource; 0: nobody."""
+        for volume in (self, self.stale):
+            if volume is not None:
+                resource = volume.resources[name]
+                resource.owner, resource.generation = owner, generation
+                resource.last_owner = owner or resource.last_owner
 
 
 class Refused(Exception):
@@ -177,7 +221,7 @@ class Daemon:
             return
         self.membership, self.refused, self.busy = Membership.JOINING, "", False
         self.join_began_s = self._timeline.now_s
-        delta = self._volume.delta(self.host_id)
+        delta = self._volume.read().delta(self.host_id)
         if delta.timestamp == 0 or delta.daemon == self.name:
             self._write_first()
         else:
@@ -186,13 +230,13 @@ class Daemon:
 
     def shares_volume(self, other: Daemon) -> bool:
         """Whether another daemon works on the same volume."""
-        return self._volume is other._volume
+        return self._volume.is_same(other._volume)
 
     def leave_unused(self) -> None:
         """Give the id back, unless a resource is held under it (rem_lockspace with `unused`)."""
         assert self.running and self.membership is Membership.IN
         mine = (self.host_id, self.generation)
-        if any((r.owner, r.generation) == mine for r in self._volume.resources.values()):
+        if any((r.owner, r.generation) == mine for r in self._volume.read().resources.values()):
             return
         if not self._reach():
             self.membership = Membership.LEAVING
@@ -211,13 +255,13 @@ class Daemon:
             self._writing = False
             over()
 
-        self._write(lambda: self._volume.deltas.update({self.host_id: lease}), ended)
+        self._write(lambda: self._volume.put(self.host_id, lease), ended)
 
     def _stand_by(self, generation: int, timestamp: int, until_s: float) -> None:
         """Watch an id that somebody used until it stood still for long enough."""
         if not self._is_joining():
             return
-        delta = self._volume.delta(self.host_id)
+        delta = self._volume.read().delta(self.host_id)
         if self._reach():
             self._not_joined("the lease volume cannot be reached")
         elif delta.timestamp == 0:
@@ -232,7 +276,7 @@ class Daemon:
             self._timeline.at(next_s, self._stand_by, generation, timestamp, until_s)
 
     def _write_first(self) -> None:
-        delta = self._volume.delta(self.host_id)
+        delta = self._volume.read().delta(self.host_id)
         generation = self.generation = delta.generation + 1
         timestamp = self._timestamp = self._stamp()
 
@@ -244,7 +288,7 @@ class Daemon:
     def _joined(self, generation: int, timestamp: int) -> None:
         if not self._is_joining():
             return
-        delta = self._volume.delta(self.host_id)
+        delta = self._volume.read().delta(self.host_id)
         mine = (delta.daemon, delta.generation, delta.timestamp)
         if self._reach():
             self._not_joined("the lease volume cannot be reached")
@@ -270,7 +314,7 @@ class Daemon:
             return
         if self.generation != generation:
             return
-        delta = self._volume.delta(self.host_id)
+        delta = self._volume.read().delta(self.host_id)
         mine = (self.name, self.generation, self._timestamp)
         is_its = (delta.daemon, delta.generation, delta.timestamp) == mine
         if self._reach() or self._is_read_only() or not is_its:
@@ -309,7 +353,9 @@ class Daemon:
         if self.generation != generation:
             return
         if self._timeline.now_s < self.last_renewal_s + 8 * self._io_s:
-            return  # it was renewed since
+            # It was renewed since, or its clock stood still meanwhile.
+            self._timeline.at(self.last_renewal_s + 8 * self._io_s, self._expired, generation)
+            return
         self.membership = Membership.FAILED
         self._to_release.clear()
         if self._kill_holders("sanlock: its host id was not renewed"):
@@ -320,8 +366,9 @@ class Daemon:
 
     def _look(self) -> None:
         now_s = self._timeline.now_s
-        for host_id in sorted(self._volume.deltas):
-            delta = self._volume.deltas[host_id]
+        deltas = self._volume.read().deltas
+        for host_id in sorted(deltas):
+            delta = deltas[host_id]
             old = self._seen.get(host_id)
             if old is None:
                 self._seen[host_id] = Sighting(
@@ -341,6 +388,36 @@ class Daemon:
             seen.last_s += by_s
             if seen.changed_s is not None:
                 seen.changed_s += by_s
+
+    def clock_jumps(self, by_s: float) -> None:
+        """The host's clock jumps forward: all that was seen is that much longer ago for it."""
+        self.leapt(-by_s)
+        if self.running and self.membership is Membership.IN:
+            self._expiring = True
+            self._expired(self.generation)
+            self._renew_at_once()
+
+    def _renew_at_once(self) -> None:
+        """By its clock the next renewal is overdue; the one that is due in its turn comes too."""
+        is_bad = self._reach() or self._is_read_only() or self._is_late() or self.is_overwritten
+        if self._writing or is_bad or self.membership is not Membership.IN:
+            return
+        self._timestamp = self._stamp()
+        self._put(self._timestamp, self._renewed_once)
+
+    def _renewed_once(self) -> None:
+        if self.running and self.membership is Membership.IN:
+            self.last_renewal_s, self._expiring = self._timeline.now_s, False
+            self._look()
+
+    @property
+    def is_overwritten(self) -> bool:
+        """Whether somebody else changed what it wrote last of its id; it cannot renew then."""
+        if self._writing or self.membership not in (Membership.IN, Membership.FAILED):
+            return False
+        delta = self._volume.delta(self.host_id)
+        mine = (self.name, self.generation, self._timestamp)
+        return (delta.daemon, delta.generation, delta.timestamp) != mine
 
     def stop_running(self) -> None:
         """The daemon dies (crash, or its host's power is gone)."""
@@ -385,17 +462,16 @@ class Daemon:
             raise Refused("the lockspace is not joined")
         if self._reach() or self._is_late() or self._is_read_only():
             raise Refused("the lease volume cannot be reached")
-        resource = self._volume.resources[name]
+        resource = self._volume.read().resources[name]
         if not self._may_take(resource):
             raise Refused(f"host {resource.owner} owns it", held_elsewhere=True)
-        resource.owner, resource.generation = self.host_id, self.generation
-        resource.last_owner = self.host_id
+        self._volume.own(name, self.host_id, self.generation)
         self._to_release.pop(name, None)
 
     def _may_take(self, resource: Resource) -> bool:
         if resource.owner in (0, self.host_id):
             return True
-        delta = self._volume.delta(resource.owner)
+        delta = self._volume.read().delta(resource.owner)
         if delta.timestamp == 0 or delta.generation > resource.generation:
             return True
         seen = self._seen.get(resource.owner)
@@ -409,11 +485,11 @@ class Daemon:
             self._release_on_disk(name)
 
     def _release_on_disk(self, name: str) -> None:
-        resource = self._volume.resources[name]
+        resource = self._volume.read().resources[name]
         if (resource.owner, resource.generation) != (self.host_id, self.generation):
             self._to_release.pop(name, None)
         elif self._reach() or self._is_late() or self._is_read_only():
             self._to_release[name] = None
         else:
-            resource.owner = resource.generation = 0
+            self._volume.own(name, 0, 0)
             self._to_release.pop(name, None)

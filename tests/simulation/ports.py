@@ -171,7 +171,7 @@ class SimStore:
 
     async def read(self, slots: Sequence[int]) -> Mapping[int, bytes]:
         await self._reach("reading slots", None)
-        found = self._board.slots
+        found = self._board.read()
         if self._host.storage.stale_reads > 0:
             self._host.storage.stale_reads -= 1
             found = {**found, **self._board.before}
@@ -255,7 +255,7 @@ class SimLockspace:
             await _takes(HELD_LOOK_S if is_short else LOCKSPACE_RETRY_S)
 
     def _look_at_fence(self) -> None:
-        fence = self._host.leases.resources["fence"]
+        fence = self._host.leases.read().resources["fence"]
         known = not self._host.reach() and self._host.sanlock is not None
         self.fence_owner = FenceOwner(fence.owner, fence.generation) if known else None
 
@@ -289,7 +289,7 @@ class SimLockspace:
         """As SanlockLockspace: the own lease first, then sanlock is asked."""
         lease = None
         if not self._host.reach():
-            found = self._leases.delta(self._host.host_id)
+            found = self._leases.read().delta(self._host.host_id)
             lease = OwnLease(found.daemon, found.generation, found.timestamp)
         if why := self._rejoin.look(lease, asyncio.get_running_loop().time()):
             self.problem = why
@@ -306,7 +306,7 @@ class SimLockspace:
             return
         now_s = asyncio.get_running_loop().time()
         renewals = []
-        for host_id in sorted(self._leases.deltas):
+        for host_id in sorted(self._leases.read().deltas):
             found = daemon.host(host_id)
             if found is not None:
                 state = found.standing.value
@@ -326,7 +326,7 @@ class SimLockspace:
         blocks = {(host_id - 1) // LEASES_PER_BLOCK for host_id in (self._host.host_id, *host_ids)}
         return {
             host_id: (delta.generation, delta.timestamp)
-            for host_id, delta in self._leases.deltas.items()
+            for host_id, delta in self._leases.read().deltas.items()
             if (host_id - 1) // LEASES_PER_BLOCK in blocks
         }
 
@@ -449,7 +449,7 @@ class SimEngineMonitor(Sampled):
             self.migration = MigrationStatus(0, 0, 0, elapsed_s, None)
         elif not qemu.running:
             detail = DETAIL_PAUSED
-            moved_on = host.leases.resources["engine"].last_owner != host.host_id
+            moved_on = host.leases.read().resources["engine"].last_owner != host.host_id
             facts = replace(
                 facts,
                 pause=(qemu.pause or Pause.USER) if qemu.has_run else Pause.NEVER_RAN,
@@ -650,7 +650,7 @@ class SimLeases:
         await _takes(ASK_DEADLINE_S if reach == "hang" else 0.02)
         if reach:
             return LeaseAnswer(False, asked_s, detail="sanlock: the volume cannot be read")
-        resource = self._host.leases.resources["engine"]
+        resource = self._host.leases.read().resources["engine"]
         if resource.owner == 0:
             return LeaseAnswer(True, asked_s)
         owner, generation = resource.owner, resource.generation
@@ -665,7 +665,7 @@ class SimLeases:
         if old is None or old[:2] != key:
             old = self._renewals[owner] = (*key, asked_s)
         # As the real adapter: what sanlock's daemon saw is old, the disk is not.
-        disk = self._host.leases.delta(owner)
+        disk = self._host.leases.read().delta(owner)
         return LeaseAnswer(
             known=True,
             asked_s=asked_s,
@@ -705,7 +705,7 @@ class SimLeases:
         await _takes(DIRECT_DEADLINE_S if reach == "hang" else 0.03)
         if reach:
             return None
-        delta = self._host.leases.delta(host_id)
+        delta = self._host.leases.read().delta(host_id)
         return delta.generation, delta.timestamp
 
     async def freeing_of_before(self) -> FreeHostId | None:
@@ -763,20 +763,21 @@ class _Direct:
         self.world.freeing(host, act)
         if host.late_s("release"):
             # What the process has read is written over whatever is there by then.
-            read = replace(host.leases.delta(act.host_id), timestamp=0)
+            read = replace(host.leases.read().delta(act.host_id), timestamp=0)
             host.release_hangs = True
             volume = host.leases
             host.write_late("release", lambda: self._lands(act, volume, read), host.release_ended)
             while host.release_hangs:
                 await _takes(RETRY_S)
             return "sanlock direct release_id: killed"
-        host.leases.delta(act.host_id).timestamp = 0
+        lease = host.leases.read().delta(act.host_id)
+        host.leases.put(act.host_id, replace(lease, timestamp=0))
         await _takes(0.03)
         return ""
 
     def _lands(self, act: FreeHostId, volume: LeaseVolume, read: DeltaLease) -> None:
         self.world.freed(self.host, act)
-        volume.deltas[act.host_id] = read
+        volume.put(act.host_id, read)
 
     def _ends_with_the_storage(self, boot: int) -> None:
         if self.host.boots != boot or not self.host.up:

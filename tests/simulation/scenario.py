@@ -7,12 +7,13 @@ its number; an expectation that does not come true a `Disappointed`.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from broker.config import ScoreSection, TimingSection
 from scoring.observation import OnHostShutdown, OrderKind, Pause, VmStatus
@@ -20,15 +21,30 @@ from scoring.state import StateName
 from tests.simulation.earlier import Metadata
 from tests.simulation.faults import SICK_BOUND_S
 from tests.simulation.forger import ForgedSlot
+from tests.simulation.grammar import (
+    FORMS,
+    Misfit,
+    WrongCount,
+    apart,
+    complaint,
+    first_words,
+    is_number,
+    number_of,
+    seconds_of,
+    whole_of,
+)
 from tests.simulation.host import NO_BRIDGE, PARTS, WRITES, Host
 from tests.simulation.laws import Broken
-from tests.simulation.lockspace import Refused
+from tests.simulation.lockspace import LeaseVolume, Refused
 from tests.simulation.tellings import BadLine, tellings
-from tests.simulation.world import Settings, World
+from tests.simulation.whiteboard import Whiteboard
+from tests.simulation.world import KEYS, Settings, World
+
+T = TypeVar("T")
 
 LOOK_EVERY_S = 0.25
-#: Conditions on what was counted since the story began.
-COUNTED = (("downtime", "below"), ("moves",), ("fenced",))
+#: An order of an operator has ended after so long at most; who expects its end waits so long.
+ORDER_ENDS_S = 600.0
 _UP_WORDS = {"up": True, "down": False, "unknown": None}
 
 
@@ -65,26 +81,7 @@ class Scenario:
     seed: str = ""
 
 
-VERBS = (
-    "hosts",
-    "wait",
-    "calm",
-    "power",
-    "kill",
-    "stop",
-    "watchdog",
-    "virsh",
-    "timing",
-    "storage",
-    "network",
-    "bmc",
-    "guest",
-    "maintenance",
-    "set",
-    "slot",
-    "forge",
-    "expect",
-)
+VERBS = tuple(FORMS)
 #: Lines about the telling itself (tests/simulation/tellings.py), and verbs that make no trouble.
 TELLING = ("for", "repeat", "end")
 QUIET = ("wait", "calm", "expect")
@@ -102,8 +99,8 @@ def parse(name: str, text: str) -> Scenario:
         if not words:
             continue
         if words[0] not in VERBS + TELLING:
-            known = ", ".join(VERBS + TELLING)
-            raise BadScenario(f"{name}:{number}: {words[0]!r} is no verb; known: {known}")
+            unknown = Misfit(words[0], VERBS + TELLING)
+            raise BadScenario(f"{name}:{number}: {words[0]!r} is no verb; {unknown}")
         steps.append(Step(number, words[0], tuple(words[1:])))
     if not sentence:
         raise BadScenario(f"{name}:1: the first line must be a comment that tells the story")
@@ -136,17 +133,22 @@ _SWITCHES: dict[str, Callable[[str], dict[str, Any]]] = {
     "fence": lambda v: {"fence": _yes(v)},
     "power-off": lambda v: {"power_off": _yes(v)},
     "migration": lambda v: {"migration_apart": True} if v == "apart" else {"migration": _yes(v)},
-    "health": lambda v: {"health_page": {"local": "http://localhost/"}[v]},
-    "on-isolation": lambda v: {"on_isolation": {"move": "move", "leave": "leave"}[v]},
-    "io-timeout": lambda v: {"io_timeout_s": int(v)},
-    "host-boot": lambda v: {"host_boot_s": float(v)},
-    "guest-boot": lambda v: {"guest_boot_s": float(v)},
+    "health": lambda v: {"health_page": _one_of(v, {"local": "http://localhost/"})},
+    "on-isolation": lambda v: {"on_isolation": _one_of(v, {"move": "move", "leave": "leave"})},
+    "io-timeout": lambda v: {"io_timeout_s": int(seconds_of(v))},
+    "host-boot": lambda v: {"host_boot_s": seconds_of(v)},
+    "guest-boot": lambda v: {"guest_boot_s": seconds_of(v)},
     "heartbeat": lambda v: {"heartbeat": _yes(v)},
     "power": lambda v: {"power": _yes(v)},
-    "names": lambda v: {"names_fixed": {"fixed": True, "made-up": False}[v]},
+    "names": lambda v: {"names_fixed": _one_of(v, {"fixed": True, "made-up": False})},
     "chance": lambda v: {"chance": v},
 }
 
+
+#: The largest cluster that is told of.
+HOSTS_MAX = 64
+#: What a verb raises where its words do not fit.
+MISFITS = (KeyError, ValueError, IndexError)
 
 BMC_FAULTS = (
     "fine",
@@ -169,6 +171,65 @@ BMC_FAULTS = (
     "own-power",
 )
 
+#: Hosts by what they are.
+GROUPS = ("owner", "last", "others", "all")
+PROCESSES = ("agent", "broker", "libvirtd", "sanlock", "qemu")
+_STORAGE_FAULTS = {
+    "fine": "",
+    "hangs": "hang",
+    "fails": "error",
+    "slow": "slow",
+    "read-only": "read-only",
+}
+STORAGE = (
+    *_STORAGE_FAULTS,
+    "stale",
+    "late",
+    "shared",
+    "copy",
+    "copied-leases",
+    "empty",
+    "split",
+    "joined",
+    "snapshot",
+    "restored",
+)
+#: The parts of the storage that the cluster itself writes to.
+VOLUMES = ("whiteboard", "leases")
+#: Networks besides the hosts' own.
+NETWORKS = ("storage", "migration", "bmc", "guests")
+
+#: What `set` sets.
+SETTINGS = (
+    "load",
+    "memory",
+    "gateway",
+    "bridge",
+    "guest-network",
+    "config",
+    "lock-driver",
+    "starts",
+    "can-start",
+    "libvirt",
+    "killable",
+    "orphans",
+    "receives",
+    "autostart",
+    "guest-boot",
+    "host-boot",
+    "migration-takes",
+    "metadata",
+    "clock",
+    "base-score",
+    "id",
+    "on-host-shutdown",
+    "key",
+    "fence",
+    "disk-errors",
+    "agent",
+    "daemons",
+)
+
 #: Who does not get through to the guest.
 _CLOSED_TO = {"unreachable": "users", "hidden": "hosts", "reachable": ""}
 
@@ -179,7 +240,14 @@ FORGED_LINES = ("state", "boot-id", "freeing", "intent", "last-ran", "mem-free",
 
 
 def _yes(word: str) -> bool:
-    return {"yes": True, "on": True, "no": False, "off": False}[word]
+    return _one_of(word, {"yes": True, "no": False, "on": True, "off": False})
+
+
+def _one_of(word: str, known: dict[str, T]) -> T:
+    """What that word stands for; Misfit names those that there are."""
+    if word not in known:
+        raise Misfit(word, known)
+    return known[word]
 
 
 @dataclass
@@ -190,6 +258,8 @@ class Player:
     say: Callable[[str], None] = lambda text: None
     world: World = field(init=False)
     last: Host | None = None
+    #: What `storage snapshot` kept.
+    _snapshot: tuple[LeaseVolume, Whiteboard] | None = None
     #: Which telling this is, where there are several.
     label: str = ""
 
@@ -198,13 +268,18 @@ class Player:
         if tellings and not self.label:
             self.label = tellings[0][0]
         first = self.scenario.steps[0]
-        given: dict[str, Any] = {"hosts": int(first.words[0]), "on_wire": True}
+        given: dict[str, Any] = {"on_wire": True}
         options = first.words[1:]
         try:
+            given["hosts"] = whole_of(first.words[0])
+            if not 1 <= given["hosts"] <= HOSTS_MAX:
+                raise ValueError(f"a cluster has 1 to {HOSTS_MAX} hosts")
+            if len(options) % 2:
+                raise ValueError(f"{options[-1]!r} has no value")
             for key, value in zip(options[::2], options[1::2], strict=True):
-                given |= _SWITCHES[key](value)
-        except (KeyError, ValueError) as error:
-            raise self._bad(first, f"does not fit: {error}") from None
+                given |= _one_of(key, _SWITCHES)(value)
+        except MISFITS as error:
+            raise self._bad(first, error) from None
         power, chance = given.pop("power", True), given.pop("chance", self.scenario.seed)
         self.world = World(Settings(**given), random.Random(chance + self._number()))
         self.world.fault_began("scenario")
@@ -240,67 +315,94 @@ class Player:
                 self.say(str(step))
                 if step.verb not in QUIET:
                     self.world.trouble()
-                try:
-                    getattr(self, f"_{step.verb}")(step, *step.words)
-                except (TypeError, KeyError, ValueError) as error:
-                    raise self._bad(step, f"does not fit: {error}") from error
+                self._do(step)
             self.world.stop()
         finally:
             self.world.close()
 
-    def _bad(self, step: Step, why: str) -> BadScenario:
-        return BadScenario(f"{self.scenario.name}:{step.line}: {step}: {why}")
+    def _do(self, step: Step) -> None:
+        verb = getattr(self, f"_{step.verb}")
+        try:
+            inspect.signature(verb).bind(step, *step.words)
+        except TypeError:
+            raise self._bad(step, WrongCount()) from None
+        try:
+            verb(step, *step.words)
+        except MISFITS as error:
+            raise self._bad(step, error) from error
+
+    def _bad(self, step: Step, error: Exception) -> BadScenario:
+        why = complaint(step.verb, step.words, error)
+        return BadScenario(f"{self.scenario.name}:{step.line}: {step}: does not fit: {why}")
 
     # --- who ------------------------------------------------------------------------------
 
     def _who(self, word: str) -> list[Host]:
         hosts = list(self.world.hosts.values())
         owner = self.world.owner()
+        if "," in word:
+            named = [host for each in word.split(",") if each for host in self._who(each)]
+            return list(dict.fromkeys(named))
         if word == "all":
             return hosts
         if word == "others":
             return [host for host in hosts if host is not owner]
         if word == "owner":
             if owner is None:
-                raise ValueError("nobody runs the VM")
+                at_s = self.world.timeline.now_s
+                raise ValueError(f"nobody runs the VM at {at_s:.1f} s, so there is no owner")
             self.last = owner
             return [owner]
         if word == "last":
             if self.last is None:
-                raise ValueError("no owner was named before")
+                raise ValueError("no line before this one names the owner")
             return [self.last]
-        return [next(self._named(word))]
+        found = self.world.named(word)
+        if found is None:
+            names = (*(host.name for host in hosts), *GROUPS)
+            raise ValueError(f"there is no host {word!r}; there are: {', '.join(names)}")
+        return [found]
 
-    def _named(self, word: str) -> Any:
-        found = [host for host in self.world.hosts.values() if host.name == word]
-        if not found:
-            raise ValueError(f"there is no {word!r}")
-        return iter(found)
+    def _is_who(self, word: str) -> bool:
+        """Whether a word names hosts."""
+        return all(each in GROUPS or self.world.named(each) for each in word.split(","))
 
     # --- verbs ----------------------------------------------------------------------------
 
     def _wait(self, step: Step, seconds: str) -> None:
-        self.world.run(float(seconds))
+        self.world.run(seconds_of(seconds))
 
     def _calm(self, step: Step) -> None:
         self.world.calm(SICK_BOUND_S)
 
-    def _power(self, step: Step, how: str, who: str, seconds: str = "0") -> None:
+    def _power(self, step: Step, how: str, *words: str) -> None:
+        (who,), times = apart(words)
+        acts: dict[str, Callable[[Host], None]] = {
+            "on": lambda host: host.power_on(),
+            "off": lambda host: host.power_off("scenario"),
+            "reset": lambda host: host.reset("scenario"),
+            "shutdown": lambda host: self.world.shut_down(host, reboots=False),
+            "reboot": lambda host: self.world.shut_down(host, reboots=True),
+            "freeze": lambda host: host.freeze(seconds_of(times[0])),
+            "suspend": lambda host: host.suspend(seconds_of(times[0])),
+        }
+        act = _one_of(how, acts)
+        if len(times) != (how in ("freeze", "suspend")):
+            raise WrongCount
         for host in self._who(who):
-            if how == "on":
-                host.power_on()
-            elif how == "off":
-                host.power_off("scenario")
-            elif how == "reset":
-                host.reset("scenario")
-            elif how in ("shutdown", "reboot"):
-                self.world.shut_down(host, how == "reboot")
-            elif how == "freeze":
-                host.freeze(float(seconds))
-            else:
-                raise ValueError(how)
+            act(host)
 
-    def _kill(self, step: Step, what: str, who: str) -> None:
+    def _clock(self, step: Step, how: str, *words: str) -> None:
+        if how != "jumps":
+            raise Misfit(how, ("jumps",))
+        (who,), (seconds,) = apart(words, ("on", "of", "by"))
+        for host in self._who(who):
+            host.jump_clock(seconds_of(seconds))
+
+    def _kill(self, step: Step, what: str, *words: str) -> None:
+        (who,), times = apart(words)
+        if times:
+            raise WrongCount
         for host in self._who(who):
             if what in ("agent", "broker"):
                 host.crash(what)
@@ -311,72 +413,127 @@ class Player:
             elif what == "libvirtd":
                 self.world.libvirtd_dies(host)
             else:
-                raise ValueError(what)
+                raise Misfit(what, PROCESSES)
 
-    def _stop(self, step: Step, what: str, who: str, seconds: str = "inf") -> None:
+    def _stop(self, step: Step, what: str, *words: str) -> None:
+        (who,), times = apart(words)
+        if what not in PROCESSES:
+            raise Misfit(what, PROCESSES)
+        if len(times) > 1:
+            raise WrongCount
         for host in self._who(who):
-            host.stop_process(what, float(seconds))
+            host.stop_process(what, seconds_of(times[0] if times else "inf"))
 
-    def _watchdog(self, step: Step, how: str, who: str) -> None:
+    def _watchdog(self, step: Step, how: str, *words: str) -> None:
+        (who,), times = apart(words)
+        if times or how not in ("on", "off", "fires"):
+            raise Misfit(how, ("on", "off", "fires"))
         for host in self._who(who):
             if how == "fires":
                 host.reset("watchdog: it fires for no reason")
             else:
                 host.watchdog_off = not _yes(how)
 
-    def _virsh(self, step: Step, how: str, who: str, lease: str = "") -> None:
+    def _virsh(self, step: Step, how: str, *words: str) -> None:
+        (who, *rest), _ = apart(words)
+        lease = " ".join(rest)
         if lease not in ("", "unlocked"):
-            raise ValueError(f"{lease}; known: unlocked")
+            raise Misfit(lease, ("unlocked",))
         for host in self._who(who):
             if how == "start":
                 self.world.start_by_hand(host, locked=not lease)
             elif how == "destroy":
                 host.end_qemu("virsh destroy", VmStatus.DOWN, "powered off")
             else:
-                raise ValueError(f"{how}; known: start, destroy")
+                raise Misfit(how, ("start", "destroy"))
 
-    def _timing(self, step: Step, key: str, seconds: str, who: str) -> None:
-        name, value_s = key.replace("-", "_"), float(seconds)
+    def _timing(self, step: Step, key: str, *words: str) -> None:
+        (who,), (seconds,) = apart(words)
+        name, value_s = key.replace("-", "_"), seconds_of(seconds)
         for host in self._who(who):
             if name == "io_timeout":
                 host.io_timeout_s = int(value_s)
                 continue
             if name not in TimingSection.__struct_fields__:
-                known = ", ".join(TimingSection.__struct_fields__).replace("_", "-")
-                raise ValueError(f"{key}; known: io-timeout, {known}")
+                known = [field.replace("_", "-") for field in TimingSection.__struct_fields__]
+                raise Misfit(key, ("io-timeout", *known))
             host.timing[name] = value_s
             self.world.config(host).timing_rules()
 
-    def _storage(self, step: Step, *given: str) -> None:
-        parts = tuple(word for word in given if word in PARTS) if "late" not in given else ()
-        how, who, *more = (word for word in given if word not in parts)
-        words = tuple(more)
-        delay_s, rest = (words[0] if words else "1.5"), words[1:]
+    def _storage(self, step: Step, how: str, *given: str) -> None:
+        if how in PARTS and given:
+            # `storage leases hangs HOST`
+            how, given = given[0], (how, *given[1:])
+        if how in ("split", "joined", "snapshot", "restored"):
+            self._storage_of_all(how, given)
+            return
+        words, times = apart(given)
+        named = [word for word in words if not self._is_who(word)]
+        whos = [word for word in words if self._is_who(word)]
+        if how not in STORAGE:
+            raise Misfit(how, STORAGE)
+        if len(whos) != 1:
+            self._must_name_hosts(named)
+            raise ValueError("it names no host, or hosts apart (host1,host2 are two of them)")
+        if len(times) != (how in ("slow", "late")) and not (how == "slow" and not times):
+            raise ValueError("a number of seconds is missing, or does not belong here")
+        if how == "late":
+            self._late(whos[0], seconds_of(times[0]), *named)
+            return
         if how in ("shared", "copy", "copied-leases", "empty"):
-            for host in self._who(who):
+            for word in named:
+                raise ValueError(f"{word!r} does not belong here")
+            for host in self._who(whos[0]):
                 host.mount(how)
             return
-        if how == "late":
-            self._late(who, float(delay_s), *rest)
+        for word in named:
+            if word not in PARTS:
+                raise Misfit(word, PARTS)
+        if how == "stale":
+            parts = tuple(named) or VOLUMES
+            for host in self._who(whos[0]):
+                host.go_stale(self._volumes(parts))
             return
-        faults = {"fine": "", "hangs": "hang", "fails": "error", "slow": "slow"}
-        faults["read-only"] = "read-only"
-        if how not in faults:
-            raise ValueError(f"{how}; known: {', '.join(faults)}, late, shared, copy, empty")
-        if rest or (words and how != "slow"):
-            raise ValueError(f"{' '.join(words)}; known: {', '.join(PARTS)}")
-        fault = faults[how]
-        for host in self._who(who):
-            host.break_storage(fault, float(delay_s) if fault == "slow" else 0.0, parts)
+        delay_s = seconds_of(times[0] if times else "1.5") if how == "slow" else 0.0
+        for host in self._who(whos[0]):
+            host.break_storage(_STORAGE_FAULTS[how], delay_s, tuple(named))
+
+    def _storage_of_all(self, how: str, words: tuple[str, ...]) -> None:
+        if how == "split":
+            self.world.split_storage(self._sides(words))
+        elif how == "restored":
+            if self._snapshot is None:
+                raise ValueError("no line before this one takes a snapshot: storage snapshot")
+            self.world.set_storage_back(self._snapshot, self._volumes(words or VOLUMES))
+        elif words:
+            raise WrongCount
+        elif how == "joined":
+            self.world.join_storage()
+        else:
+            self._snapshot = self.world.keep_storage()
+
+    @staticmethod
+    def _volumes(words: tuple[str, ...]) -> tuple[str, ...]:
+        for word in words:
+            if word not in VOLUMES:
+                raise Misfit(word, VOLUMES)
+        return words
+
+    def _must_name_hosts(self, words: list[str]) -> None:
+        """A word that looks like a host and is none is the mistake."""
+        for word in words:
+            if word.startswith(("host", "own", "oth")):
+                self._who(word)
 
     def _late(self, who: str, late_s: float, *rest: str) -> None:
-        outlives = rest[-1:] == ("outlives",)
-        named = rest[: -1 if outlives else None]
+        outlives = "outlives" in rest
+        named = tuple(word for word in rest if word != "outlives")
         if "whiteboard" in named:
             named = (*(w for w in named if w != "whiteboard"), "slots", "cluster", "log", "ran")
         writes = named or WRITES
         if not set(writes) <= set(WRITES):
-            raise ValueError(f"{' '.join(writes)}; known: {', '.join(WRITES)}")
+            wrong = next(word for word in writes if word not in WRITES)
+            raise Misfit(wrong, (*WRITES, "whiteboard", "outlives"))
         for host in self._who(who):
             host.make_late(late_s, writes, outlives)
 
@@ -389,37 +546,56 @@ class Player:
             for host in self._who(*words or ("all",)):
                 ways = {way for way in self.world.cut_links if host.number in way}
                 self.world.cut_links -= ways
-        elif how == "migration" and words[:1] in (("up",), ("down",)):
-            for host in self._who(*words[1:] or ("all",)):
-                if words[0] == "down":
-                    self.world.no_migration.add(host.number)
-                else:
-                    self.world.no_migration.discard(host.number)
+        elif how in NETWORKS:
+            self._network_apart(how, *words)
         else:
             self._network_of(how, *words)
 
+    def _network_apart(self, which: str, how: str, who: str = "all") -> None:
+        """One of the networks besides the hosts' own."""
+        is_up = _one_of(how, {"up": True, "down": False})
+        for host in self._who(who):
+            if which == "bmc":
+                host.bmc_network_up = is_up
+            elif which == "storage":
+                host.break_storage("" if is_up else "hang")
+            elif which == "guests":
+                host.guest_network_up = host.uplink_up = is_up
+            elif is_up:
+                self.world.no_migration.discard(host.number)
+            else:
+                self.world.no_migration.add(host.number)
+
+    def _sides(self, words: tuple[str, ...]) -> list[list[Host]]:
+        """The hosts of each side of a `/`."""
+        sides: list[list[Host]] = [[]]
+        for word in " ".join(words).replace("/", " / ").split():
+            if word == "/":
+                sides.append([])
+            else:
+                sides[-1] += self._who(word)
+        everybody = [host.number for side in sides for host in side]
+        if len(sides) < 2 or not all(sides) or len(everybody) != len(set(everybody)):
+            raise ValueError("there is a / between two sides, and each host is on one of them")
+        return sides
+
     def _split(self, words: tuple[str, ...]) -> None:
         """No packet goes from a host of one side to one of another."""
-        sides: list[set[int]] = [set()]
-        for word in words:
-            if word == "/":
-                sides.append(set())
-            else:
-                sides[-1] |= {host.number for host in self._who(word)}
-        everybody = [number for side in sides for number in side]
-        if len(sides) < 2 or not all(sides) or len(everybody) != len(set(everybody)):
-            raise ValueError("it goes: network split HOST… / HOST…, each host on one side")
+        sides = self._sides(words)
         for side in sides:
-            for number in side:
-                for other in set(everybody) - side:
-                    self.world.cut_links.add((number, other))
+            for other in sides:
+                if other is not side:
+                    self.world.cut_links |= {(a.number, b.number) for a in side for b in other}
 
     def _hurt_packets(self, how: str, words: tuple[str, ...]) -> None:
         """Lose or delay packets of a host, or from one to another."""
-        number = float(words[0])
-        hosts = [self._who(word) for word in words[1:]]
-        if len(hosts) not in (1, 2) or number < 0 or (how == "loss" and number > 100):
-            raise ValueError(f"it goes: network {how} NUMBER HOST [HOST]")
+        whos, (given,) = apart(words, ("on", "for", "from", "to", "of"))
+        number = number_of(given)
+        hosts = [self._who(word) for word in whos]
+        if len(hosts) not in (1, 2) or number < 0:
+            raise ValueError("there is one host, or there are two, and a number from 0 on")
+        if how == "loss" and number > 100:
+            raise ValueError("no more than 100 percent are lost")
         part = number / 100 if how == "loss" else number
         for host in hosts[0]:
             if len(hosts) == 2:
@@ -431,32 +607,39 @@ class Player:
             else:
                 host.packet_delay_s = part
 
-    def _network_of(self, how: str, who: str, other: str = "") -> None:
+    def _network_of(self, how: str, *words: str) -> None:
+        known = ("up", "down", "unplugged", "plugged", "cut", "joined", "split", "loss", "delay")
+        if how not in known:
+            raise Misfit(how, (*known, *NETWORKS))
+        who, *others = (word for word in words if word not in ("on", "from", "to"))
+        if len(others) != (how in ("cut", "joined")):
+            raise WrongCount
+        other = others[0] if others else ""
         for host in self._who(who):
             if how in ("up", "down"):
                 host.network_up = how == "up"
                 host.gateway_answers = 1.0 if host.network_up else 0.0
             elif how in ("unplugged", "plugged"):
                 host.unplug(how == "unplugged")
-            elif how == "cut":
-                self.world.cut_links.add((host.number, self._who(other)[0].number))
-            elif how == "joined":
-                self.world.cut_links.discard((host.number, self._who(other)[0].number))
             else:
-                raise ValueError(how)
+                ways = {(host.number, each.number) for each in self._who(other)}
+                if how == "cut":
+                    self.world.cut_links |= ways
+                else:
+                    self.world.cut_links -= ways
 
     def _bmc(self, step: Step, how: str, *words: str) -> None:
         if how == "network":
-            for host in self._who(*words[1:] or ("all",)):
-                host.bmc_network_up = {"up": True, "down": False}[words[0]]
+            self._network_apart("bmc", *words)
             return
         if how == "off-takes":
-            seconds, who = words
+            (who,), (seconds,) = apart(words)
             for host in self._who(who):
-                host.bmc.off_takes_s = float(seconds)
+                host.bmc.off_takes_s = seconds_of(seconds)
             return
         if how not in BMC_FAULTS:
-            raise ValueError(f"{how}; known: {', '.join(BMC_FAULTS)}, off-takes, network")
+            raise Misfit(how, (*BMC_FAULTS, "off-takes", "network"))
+        words = tuple(word for word in words if word != "on")
         fault = "" if how == "fine" else how
         for host in self._who(words[0]):
             if len(words) == 1:
@@ -465,7 +648,7 @@ class Player:
                 for asker in (each for word in words[2:] for each in self._who(word)):
                     host.bmc.fault_for[asker.number] = fault
             else:
-                raise ValueError(f"it goes: bmc {how} HOST [for HOST…]")
+                raise ValueError(f"{' '.join(words[1:])!r} does not fit behind the host")
 
     def _guest(self, step: Step, how: str, *words: str) -> None:
         if how == "ordered-on":
@@ -477,6 +660,14 @@ class Player:
         if how in _CLOSED_TO:
             self.world.guest_closed_to = _CLOSED_TO[how]
             return
+        known = [word for form in FORMS["guest"] for word in first_words(form)]
+        if how not in known:
+            raise Misfit(how, known)
+        takes = {"snapshot": (1, 1), "paused": (0, 1)}.get(how, (0, 0))
+        if not takes[0] <= len(words) <= takes[1]:
+            raise WrongCount
+        pauses = {each.value: each for each in Pause if each is not Pause.NEVER_RAN}
+        pause = _one_of(words[0] if how == "paused" and words else "user", pauses)
         host = self._who("owner")[0]
         assert host.qemu is not None
         if how == "hangs":
@@ -492,20 +683,18 @@ class Player:
         elif how == "powers-off":
             host.end_qemu("the guest powered itself off", VmStatus.DOWN, "shut down")
         elif how == "snapshot":
-            self.world.snapshot(host, {"shared": True, "local": False}[words[0]])
+            self.world.snapshot(host, _one_of(words[0], {"shared": True, "local": False}))
         elif how == "commits":
             host.qemu.job = "active-commit"
         elif how == "pivots":
             self.world.pivot(host)
         elif how == "paused":
-            host.qemu.pause = Pause(words[0] if words else "user")
+            host.qemu.pause = pause
             host.pause_qemu()
         elif how == "saved":
             host.save_qemu()
         elif how == "panics":
             host.leave_qemu(crashed=True)
-        else:
-            raise ValueError(how)
 
     def _resume(self) -> None:
         """As an operator does on each host where a process of the VM stands still."""
@@ -517,40 +706,53 @@ class Player:
                 except Refused as error:
                     self.world.tell(host.name, f"not resumed: {error}")
 
-    def _order(self, host: Host, kind: str, target: str = "") -> None:
+    def _order(self, host: Host, kind: str, *targets: str) -> None:
+        target = " ".join(word for word in targets if word != "to")
         if kind in ("adopt", "keep"):
             self.world.decide(host, kind == "adopt")
             return
+        kinds = {each.value: each for each in OrderKind}
         number = self._who(target)[0].host_id if target else None
-        self.world.order(host, OrderKind(kind), number)
+        self.world.order(host, _one_of(kind, kinds | {"power-off": OrderKind.POWER_OFF}), number)
 
-    def _maintenance(self, step: Step, kind: str, how: str, *rest: str) -> None:
-        lasts_s = None
-        if len(rest) >= 2 and rest[-2] == "for":
-            lasts_s, rest = int(rest[-1]), rest[:-2]
-        release_id = rest[-1:] == ("release-id",)
-        rest = rest[: -1 if release_id else None]
-        if kind == "global" and rest[:1] == ("at",) and len(rest) == 2:
-            for host in self._who(rest[1]):
-                self.world.set_global_at(host, _yes(how))
-            return
-        if kind == "global" and not rest and not release_id:
-            self.world.set_global_maintenance(_yes(how), lasts_s)
-            return
-        if kind != "local" or len(rest) > 1:
-            raise ValueError(kind)
-        for host in self._who(*rest or ("all",)):
-            self.world.set_local_maintenance(host, _yes(how), lasts_s, release_id)
+    def _maintenance(self, step: Step, kind: str, *words: str) -> None:
+        if kind not in ("global", "local"):
+            raise Misfit(kind, ("global", "local"))
+        rest = [word for word in words if word not in ("for", "release-id", "at")]
+        times = [word for word in rest if is_number(word)]
+        on_off = [word for word in rest if word in ("on", "off")]
+        whos = [word for word in rest if word not in (*times, *on_off)]
+        if len(on_off) != 1 or len(times) > 1 or len(whos) > 1:
+            raise WrongCount
+        is_on, release_id = _yes(on_off[0]), "release-id" in words
+        lasts_s = int(seconds_of(times[0])) if times else None
+        if release_id and (kind == "global" or not is_on):
+            raise ValueError("'release-id' belongs to: maintenance local on HOST")
+        if lasts_s is not None and not is_on:
+            raise ValueError("what is off does not last")
+        if kind == "local":
+            for host in self._who(*whos or ("all",)):
+                self.world.set_local_maintenance(host, is_on, lasts_s, release_id)
+        elif not whos:
+            self.world.set_global_maintenance(is_on, lasts_s)
+        elif "at" in words and lasts_s is None:
+            for host in self._who(whos[0]):
+                self.world.set_global_at(host, is_on)
+        else:
+            raise ValueError("global maintenance is of no host; `at HOST`: through its broker")
 
-    def _set(self, step: Step, what: str, value: str, who: str) -> None:
+    def _set(self, step: Step, what: str, value: str, *words: str) -> None:
+        (who,) = (word for word in words if word not in ("on", "of", "for"))
+        if what not in SETTINGS:
+            raise Misfit(what, SETTINGS)
         for host in self._who(who):
             match what:
                 case "load":
-                    host.load = float(value)
+                    host.load = number_of(value)
                 case "memory":
-                    host.memory_mb = float(value)
+                    host.memory_mb = number_of(value)
                 case "gateway":
-                    host.gateway_answers = float(value) / 100
+                    host.gateway_answers = number_of(value) / 100
                 case "bridge":
                     host.bridge_up = _yes(value)
                 case "guest-network":
@@ -565,15 +767,15 @@ class Player:
                 case "libvirt":
                     host.libvirt_hangs = not _yes(value)
                 case "clock":
-                    host.wall_offset_s = float(value)
+                    host.wall_offset_s = number_of(value)
                 case "metadata":
-                    host.metadata = Metadata(value)
+                    host.metadata = _one_of(value, {each.value: each for each in Metadata})
                 case "migration-takes":
-                    host.migration_s = float(value)
+                    host.migration_s = seconds_of(value)
                 case "host-boot":
-                    host.boot_s = float(value)
+                    host.boot_s = seconds_of(value)
                 case "guest-boot":
-                    host.guest_boot_s = float(value)
+                    host.guest_boot_s = seconds_of(value)
                 case "orphans":
                     host.keeps_orphans = _yes(value)
                 case "receives":
@@ -583,11 +785,19 @@ class Player:
                 case "killable":
                     host.qemu_unkillable = not _yes(value)
                 case "on-host-shutdown":
-                    host.on_host_shutdown = OnHostShutdown(value)
+                    host.on_host_shutdown = _one_of(
+                        value, {each.value: each for each in OnHostShutdown}
+                    )
                 case "id":
-                    host.host_id = int(value)
+                    host.host_id = whole_of(value)
                 case "base-score":
-                    self.world.score[host.number] = ScoreSection(base_score=int(value))
+                    self.world.score[host.number] = ScoreSection(base_score=whole_of(value))
+                case "key":
+                    host.key = _one_of(value, {name: name for name in KEYS})
+                case "fence":
+                    host.has_fence = _yes(value)
+                case "disk-errors":
+                    host.pauses_on_disk_error = _one_of(value, {"pause": True, "report": False})
                 case "agent" if value == "dead":
                     host.agent_wanted = False
                     host.crash("agent")
@@ -595,11 +805,12 @@ class Player:
                     self.world.wish_agent(host, _yes(value))
                 case "daemons":
                     self.world.wish_daemons(host, _yes(value))
-                case _:
-                    raise ValueError(what)
 
     def _slot(self, step: Step, how: str, who: str = "host1") -> None:
         board = self.world.board
+        moods = ("garbled", "torn", "stale", "stray", "left", "newer", "gone")
+        if how not in moods:
+            raise Misfit(how, moods)
         if how in ("newer", "gone"):
             number = 1 + max(self.world.hosts)
             if how == "newer":
@@ -607,11 +818,13 @@ class Player:
             else:
                 self.world.forger.ends(number)
             return
-        if who == "cluster":
+        if who == "cluster" and how == "garbled":
             board.put(0, b"mainte\xffance=1".ljust(4096, b"\0"))
             return
         for host in self._who(who):
             if how == "garbled":
+                if host.host_id not in board.slots:
+                    raise ValueError(f"{host.name} has written no slot yet")
                 data = bytearray(board.slots[host.host_id])
                 data[20] ^= 0x10
                 board.put(host.host_id, bytes(data))
@@ -625,8 +838,6 @@ class Player:
             elif how == "left":
                 # A slot that somebody left behind long ago: a host that is not there.
                 board.put(40, board.slots[host.host_id])
-            else:
-                raise ValueError(how)
 
     def _forge(self, step: Step, what: str, *words: str) -> None:
         forger = self.world.forger
@@ -643,14 +854,14 @@ class Player:
             case "ends" if not words:
                 forger.ends()
             case _:
-                raise ValueError(f"{what}; known: slot, cluster, replay, intents, ends")
+                known = ("slot", "cluster", "replay", "intents", "ends")
+                raise WrongCount if what in known else Misfit(what, known)
 
     def _forged(self, host_id: int, words: tuple[str, ...]) -> ForgedSlot:
         given = dict(zip(words[::2], words[1::2], strict=True))
         lines = {key: value for key, value in given.items() if key in FORGED_LINES}
         if unknown := given.keys() - lines.keys() - FORGED_FIELDS:
-            known = ", ".join(sorted({*FORGED_LINES, *FORGED_FIELDS}))
-            raise ValueError(f"{', '.join(sorted(unknown))}; known: {known}")
+            raise Misfit(min(unknown), sorted({*FORGED_LINES, *FORGED_FIELDS}))
         return ForgedSlot(
             host_id,
             name=given.get("name", ""),
@@ -666,15 +877,14 @@ class Player:
     # --- expectations ---------------------------------------------------------------------
 
     def _expect(self, step: Step, *words: str) -> None:
-        is_timed = len(words) >= 3 and words[-2] in ("within", "for")
-        said = words[1:] if words[:1] == ("not",) else words
-        if said[:1] in COUNTED or said[:2] in COUNTED:
-            # What is counted over the whole story is so now, unless a time is said.
-            words = words if is_timed else (*words, "within", "0")
-        if len(words) < 3 or words[-2] not in ("within", "for"):
-            raise ValueError("an expectation ends in: within SECONDS, or: for SECONDS")
-        condition, how, seconds = words[:-2], words[-2], float(words[-1])
-        is_negative = condition[0] == "not"
+        if words[-1:] in (("within",), ("for",)):
+            raise ValueError(f"behind {words[-1]!r} a number of seconds is missing")
+        if not (len(words) >= 3 and words[-2] in ("within", "for")):
+            # It is so now; only an order needs its time to end.
+            patience_s = ORDER_ENDS_S if words[:1] == ("order",) else 0.0
+            words = (*words, "within", str(patience_s))
+        condition, how, seconds = words[:-2], words[-2], seconds_of(words[-1])
+        is_negative = condition[:1] == ("not",)
         if is_negative:
             condition = condition[1:]
         holds = self._condition(condition)
@@ -686,7 +896,7 @@ class Player:
                 return
             if how == "for" and not is_so:
                 break
-            if world.timeline.now_s >= until_s:
+            if world.timeline.now_s >= until_s or (how == "within" and self._is_over(condition)):
                 break
             world.run(min(LOOK_EVERY_S, until_s - world.timeline.now_s))
         if how == "for" and is_so:
@@ -695,6 +905,12 @@ class Player:
             f"{self.scenario.name}:{step.line}: {step}: not so at {world.timeline.now_s:.1f} s; "
             f"{self._situation()}"
         )
+
+    def _is_over(self, condition: tuple[str, ...]) -> bool:
+        """Whether an order has ended, so that nothing will come of it any more."""
+        if condition[:1] != ("order",):
+            return False
+        return not any(self._order_is(state, "") for state in ("waiting", "under-way"))
 
     def _condition(self, words: tuple[str, ...]) -> Callable[[], bool]:
         world = self.world
@@ -710,13 +926,13 @@ class Player:
                 hosts = self._who(who)
                 return lambda: any(map(world.users_reach, hosts))
             case ("downtime", "below", number):
-                below_s = float(number)
+                below_s = seconds_of(number)
                 return lambda: world.longest_downtime_s() < below_s
             case ("moves", number):
-                wanted = int(number)
+                wanted = whole_of(number)
                 return lambda: world.moves == wanted
             case ("fenced", number):
-                wanted = int(number)
+                wanted = whole_of(number)
                 return lambda: world.fenced() == wanted
             case ("order", "done" | "refused" | "lost" | "under-way" as state, *text):
                 said = " ".join(text)
@@ -726,11 +942,14 @@ class Player:
             case ("engine", "running", "on", who):
                 hosts = self._who(who)
                 return lambda: world.owner() in hosts
+            case ("order", *_):
+                raise Misfit(" ".join(words[1:2]), ("done", "refused", "lost", "under-way"))
             case (who, "in", state):
-                name, hosts = StateName(state).value, self._who(who)
+                states_of = {each.value: each for each in StateName}
+                name, hosts = _one_of(state, states_of).value, self._who(who)
                 return lambda: all(world.state(host) == name for host in hosts)
             case ("score", "of", who, "is", number):
-                hosts, wanted = self._who(who), int(number)
+                hosts, wanted = self._who(who), whole_of(number)
                 return lambda: all(world.score_of(host) == wanted for host in hosts)
             case (who, "has", "a", "memory", "image"):
                 hosts = self._who(who)
@@ -743,8 +962,11 @@ class Player:
             case ("power", "of", who, "on"):
                 hosts = self._who(who)
                 return lambda: all(host.power for host in hosts)
+            case ("power", "of", who, "off"):
+                hosts = self._who(who)
+                return lambda: not any(host.power for host in hosts)
             case (who, "calls", "engine", word):
-                hosts, up = self._who(who), _UP_WORDS[word]
+                hosts, up = self._who(who), _one_of(word, _UP_WORDS)
                 return lambda: all(
                     (place := world.told_place(host)) is not None and place.up is up
                     for host in hosts
@@ -767,7 +989,7 @@ class Player:
                     said in what and name in names for _, name, what in world.trace[before:]
                 )
             case _:
-                raise ValueError(f"unknown condition: {' '.join(words)}")
+                raise ValueError(f"{' '.join(words)!r} is no condition")
 
     def _order_is(self, state: str, said: str) -> bool:
         """Whether the last order of an operator came to that, for a reason with that text."""

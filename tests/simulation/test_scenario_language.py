@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+from tests.simulation.grammar import CONDITIONS, FORMS
 from tests.simulation.scenario import BadScenario, Disappointed, Player, parse
 
 UP = "expect engine healthy within 240\n"
+README = Path(__file__).parents[1] / "scenarios" / "README.md"
 
 
 def told(body: str, hosts: str = "3", name: str = "x.txt") -> Player:
@@ -110,6 +115,7 @@ def test_the_story_depends_neither_on_the_name_of_its_file_nor_on_what_it_expect
         "virsh dance host1",
         "watchdog perhaps host1",
         "expect order done within 3",
+        "expect order done",
         "expect moves some",
     ],
 )
@@ -117,6 +123,96 @@ def test_a_line_that_does_not_fit_is_refused(line: str) -> None:
     """With its number."""
     with pytest.raises(BadScenario, match=r"x\.txt:3: "):
         told(f"{line}\n{UP}", hosts="2")
+
+
+@pytest.mark.parametrize("verb", FORMS)
+def test_the_readme_has_each_form_and_no_other(verb: str) -> None:
+    """What an author reads is what an error names."""
+    cells = [line.split(" | ")[0] for line in README.read_text().splitlines() if line[:2] == "| "]
+    told = re.findall(r"`(.+?)`", "\n".join(cells).replace("\\|", "|"))
+    assert {form for form in told if form.split()[0] == verb} == set(FORMS[verb])
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_the_readme_has_each_condition(condition: str) -> None:
+    """In its own line."""
+    text = re.sub(r"(engine running)( \[on HOST\])", r"\1|healthy|reachable\2", README.read_text())
+    assert f"    {condition}" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("power reboots host1", "'reboots' is not known, did you mean 'reboot'"),
+        ("power freeze host1", "words are missing, .* it goes: power freeze HOST S"),
+        ("power off host9", "no host 'host9'; there are: host1, host2, owner, last, others, all"),
+        ("storage down whiteboard on host1", "'down' is not known; known are: fine, hangs, fails"),
+        ("storage hangs leases on hots1", "'hots1' is not known|no host 'hots1'|names no host"),
+        ("storage late host1 3 leeses", "'leeses' is not known, did you mean 'leases'"),
+        ("network split host1 host2", "a / between two sides, .* it goes: network split HOST"),
+        ("timing fence-aftr 3 host1", "did you mean 'fence-after'"),
+        ("guest unreacheable", "did you mean 'unreachable'"),
+        ("guest paused ioerror", "did you mean 'io-error'"),
+        ("set agents off host1", "did you mean 'agent'"),
+        ("set starts perhaps host1", "known are: yes, no, on, off"),
+        ("expect engine up within 3", "no condition; one is: engine running|healthy"),
+        ("expect host1 in EngineUpp within 3", "did you mean 'EngineUp'"),
+        ("expect engine healthy within", "behind 'within' a number of seconds is missing"),
+        ("wait soon", "'soon' is no number; it goes: wait S"),
+        ("wait -1", "a time is not below 0"),
+        ("expekt moves 0", "did you mean 'expect'"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_said(line: str, complaint: str) -> None:
+    """The line, the word, what was meant, and what would fit."""
+    with pytest.raises(BadScenario, match=rf"x\.txt:3: .*{complaint}"):
+        told(f"{line}\n{UP}", hosts="2 power off")
+
+
+def test_a_story_without_a_number_of_hosts_is_refused() -> None:
+    """In the words of any other line."""
+    for first in ("hosts", "hosts some", "hosts 0", "hosts 2 fenc no", "hosts 2 fence"):
+        with pytest.raises(BadScenario, match=r"x\.txt:2: hosts"):
+            Player(parse("x.txt", f"# a\n{first}\nexpect moves 0\n"))
+
+
+@pytest.mark.parametrize(
+    ("line", "same"),
+    [
+        ("storage hangs leases on owner", "storage hangs owner leases"),
+        ("storage leases hangs owner", "storage hangs owner leases"),
+        ("storage slow 9s leases owner", "storage slow owner 9 leases"),
+        ("storage late 3 owner slots", "storage late owner 3 slots"),
+        ("storage fails host1,host2", "storage fails host1\nstorage fails host2"),
+        ("power freeze owner for 20s", "power freeze owner 20"),
+        ("stop agent 3 on host1", "stop agent host1 3"),
+        ("network loss host1 100%", "network loss 100 host1"),
+        ("network split host1,host2/host3", "network split host1 host2 / host3"),
+        ("network cut others owner", "network cut host1 host3\nnetwork cut host2 host3"),
+        ("timing bad-health host1 77", "timing bad-health 77 host1"),
+        ("bmc off-takes owner 9", "bmc off-takes 9 owner"),
+        ("maintenance local host1 on", "maintenance local on host1"),
+        ("guest ordered-on owner migrate to host1", "guest ordered-on owner migrate host1"),
+    ],
+)
+def test_a_line_may_be_said_in_another_order(line: str, same: str) -> None:
+    """The same comes of both."""
+    traces = []
+    for each in (line, same):
+        start = "power on host3\nexpect engine healthy within 240\npower on all\nwait 100\n"
+        world = told(f"{start}{each}\nwait 30\nexpect moves {0 if 'migrate' not in line else 1}\n",
+                     hosts="3 power off chance same").world  # fmt: skip
+        traces.append([told for told in world.trace if told[1] != "scenario"])
+    assert traces[0] == traces[1]
+
+
+def test_an_order_is_waited_for_where_no_time_is_said() -> None:
+    """Until it has ended; all else is so now or not."""
+    told(f"{UP}wait 30\nguest ordered-on owner migrate\nexpect order done\nexpect moves 1\n")
+    with pytest.raises(Disappointed, match=r"x\.txt:6: expect order done"):
+        told(f"{UP}wait 30\nguest ordered-on others start\nexpect order done\n", hosts="2")
+    with pytest.raises(Disappointed, match=r"x\.txt:3: .* not so at 0\.0 s"):
+        told("expect engine healthy\n")
 
 
 # --- what is counted --------------------------------------------------------------------------
@@ -333,3 +429,112 @@ def test_a_libvirtd_that_dies_breaks_a_migration_off() -> None:
         "expect downtime below 1\n"
     )
     assert said(player, "migrates the VM")
+
+
+# --- storage that lies, clocks, hosts that differ ---------------------------------------------
+
+
+def test_stale_reads_show_what_was_there_but_for_own_writes() -> None:
+    """Of the part that is named, until the storage is fine again; who writes reads his own word."""
+    world = told(f"{UP}wait 30\nstorage stale host2 whiteboard\nwait 30\nexpect moves 0\n").world
+    host = world.hosts[2]
+    assert host.whiteboard.read()[2] == world.board.slots[2], "its own writes"
+    assert host.whiteboard.read()[1] != world.board.slots[1]
+    assert host.leases.stale is None
+    world = told(
+        f"{UP}storage stale host2 leases\nwait 60\nstorage fine host2\nexpect moves 0\n"
+    ).world
+    assert world.hosts[2].leases.stale is None and world.hosts[2].whiteboard.stale is None
+
+
+def test_a_storage_that_splits_has_two_histories() -> None:
+    """For what runs too; and one in the end."""
+    body = f"{UP}wait 30\nstorage split host1 host2 / host3\nwait 30\n"
+    world = told(f"{body}expect moves 0\n").world
+    one, two, three = world.hosts.values()
+    assert one.whiteboard.is_same(two.whiteboard) and not one.leases.is_same(three.leases)
+    assert three.whiteboard.slots[1] != one.whiteboard.slots[1]
+    assert three.whiteboard.slots[3] != one.whiteboard.slots[3]
+    assert one.is_on_shared and not three.is_on_shared
+    world = told(f"{body}storage joined\nwait 1\nexpect moves 0\n").world
+    assert all(host.is_on_shared for host in world.hosts.values())
+
+
+def test_a_storage_that_is_set_back_is_as_it_was() -> None:
+    """All of it, or the part that is named; without a snapshot there is nothing to restore."""
+    body = f"{UP}wait 30\nstorage snapshot\nwait 30\n"
+    end = "expect moves 0\n"
+    same = "3 chance same"
+    before = told(f"{body}{end}", same).world
+    kept = told(f"{UP}wait 30\n{end}", same).world
+    back = told(f"{body}storage restored\n{end}", same).world
+    assert back.board.slots == kept.board.slots != before.board.slots
+    assert back.leases.deltas == kept.leases.deltas != before.leases.deltas
+    back = told(f"{body}storage restored leases\n{end}", same).world
+    assert back.board.slots == before.board.slots and back.leases.deltas == kept.leases.deltas
+    with pytest.raises(BadScenario, match="no line before this one takes a snapshot"):
+        told(f"storage restored\n{end}")
+
+
+def test_a_monotonic_clock_jumps_on_its_host_alone() -> None:
+    """What was due meanwhile is due at once; sanlock's renewals look old to it."""
+    body = f"{UP}wait 30\n"
+    world, plain = (
+        told(f"{body}{line}expect moves 0\n", "3 chance same").world
+        for line in ("clock jumps 50 host2\n", "")
+    )
+    gained_s = {n: world.hosts[n].clock_s() - plain.hosts[n].clock_s() for n in (1, 2)}
+    assert gained_s == {1: 0.0, 2: pytest.approx(50.0)}
+    player = told(f"{body}clock jumps 100 owner\nwait 1\nexpect not engine running\n")
+    assert said(player, "QEMU ended: sanlock")
+
+
+def test_a_suspended_host_feels_nothing_of_it() -> None:
+    """Its clock stands still, its watchdog too; and it goes on where it was."""
+    player = told(f"{UP}wait 30\npower suspend owner 70\nwait 65\nexpect not engine healthy\n"
+                  "expect engine healthy within 10\n", "3 fence no")  # fmt: skip
+    assert not said(player, "reset: watchdog") and not said(player, "QEMU ended")
+    world, plain = (
+        told(f"{UP}{line}wait 80\nexpect moves 0\n", "3 fence no chance same").world
+        for line in ("power suspend host2 70\n", "")
+    )
+    assert plain.hosts[2].clock_s() - world.hosts[2].clock_s() == pytest.approx(70.0, abs=0.1)
+
+
+def test_hosts_differ_in_key_and_fence_devices() -> None:
+    """From the next start of their daemons on."""
+    body = "set key other host2\npower on all\nexpect engine healthy within 240\n"
+    world = told(f"{body}wait 30\nexpect moves 0\n", hosts="3 power off").world
+    hears = {n: broker.heartbeats.heard_within(30.0, world.hosts[n].clock_s())
+             for n, broker in world.brokers.items()}  # fmt: skip
+    assert [set(hears[n]) for n in (1, 2, 3)] == [{3}, set(), {1}]
+    player = told(
+        "set fence no host2\npower on host1\nexpect engine healthy within 240\npower on host2\n"
+        "wait 90\npower off host1\nexpect not engine running for 60\n",
+        hosts="2 power off",
+    )
+    assert not said(player, "reads power")
+
+
+def test_a_disk_error_pauses_where_it_is_set_so() -> None:
+    """QEMU pauses for an error, not for a storage that hangs; else the guest sees it."""
+    pause = "set disk-errors pause all\n"
+    player = told(
+        f"{pause}{UP}wait 30\nstorage fails owner disk\nwait 3\nexpect not engine running\n"
+    )
+    assert said(player, "an I/O error of its disk")
+    told(f"{pause}{UP}wait 30\nstorage hangs owner disk\nwait 3\nexpect engine running\n")
+    told(f"{UP}wait 30\nstorage fails owner disk\nwait 3\nexpect engine running\n")
+
+
+def test_networks_fail_apart() -> None:
+    """Each of one host or of all."""
+    world = told(f"{UP}network bmc down\nnetwork migration down host1\nnetwork guests down host2\n"
+                 "network storage down host3\nexpect moves 0\n").world  # fmt: skip
+    one, two, three = world.hosts.values()
+    assert not any(host.bmc_network_up for host in (one, two, three))
+    assert world.no_migration == {1}
+    assert (one.is_way_open, two.is_way_open) == (True, False)
+    assert (two.storage.fault, three.storage.fault) == ("", "hang")
+    world = told(f"network storage down\nnetwork storage up\n{UP}").world
+    assert not any(host.storage.fault for host in world.hosts.values())

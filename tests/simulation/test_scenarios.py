@@ -40,7 +40,7 @@ def test_a_text_that_is_no_scenario_is_refused(text: str, complaint: str) -> Non
 
 @pytest.mark.parametrize(
     "line",
-    ["power off host9", "power up host1", "expect engine healthy", "wait", "set mood good host1"],
+    ["power off host9", "power up host1", "expect engine good", "wait", "set mood good host1"],
 )
 def test_a_line_that_does_not_fit_is_named(line: str) -> None:
     """Found while it is played, with its number."""

@@ -114,6 +114,17 @@ class Timeline:
         self.now_s += by_s
         self.leapt_s += by_s
 
+    def shift(self, loop: HostLoop, by_s: float) -> None:
+        """Let all that waits for that loop's clock come so much later, or earlier."""
+        moved = [
+            (max(s + by_s, self.now_s), n, handle)
+            if handle.loop is loop and not handle.dropped
+            else (s, n, handle)
+            for s, n, handle in self._heap
+        ]
+        heapify(moved)
+        self._heap[:] = moved
+
     def push(self, true_s: float, handle: Handle) -> None:
         """Queue a handle for a true time."""
         self._number += 1
@@ -301,6 +312,18 @@ class HostLoop(asyncio.AbstractEventLoop):
         """The timeline leapt: this clock did not."""
         self._began_s += by_s
         self.frozen_until_s += by_s
+
+    def jump(self, by_s: float) -> None:
+        """Its clock jumps forward; what was due meanwhile is due now."""
+        self._clock_s += by_s
+        self._timeline.shift(self, -by_s / self.rate)
+
+    def stand_still(self, for_s: float) -> None:
+        """Its clock stops for so long, and nothing on it runs."""
+        self.floor_s = self.time()
+        self._began_s += for_s
+        self.frozen_until_s = self._timeline.now_s + for_s
+        self._timeline.shift(self, for_s)
 
     def true_s(self, clock_s: float) -> float:
         """The true time at which this host's clock shows `clock_s`."""

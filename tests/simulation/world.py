@@ -103,6 +103,12 @@ VM_MEMORY_MB = 4096.0
 #: A host that has been well for so long is seen to be fit by all.
 WELL_BEFORE_MOVE_S = 10.0
 CLUSTER_KEY = ClusterKey(b"the simulated cluster's own key.")
+#: What a host may have for the cluster's key, by name.
+KEYS: dict[str, ClusterKey | None] = {
+    "cluster": CLUSTER_KEY,
+    "other": ClusterKey(b"a key that another cluster has.."),
+    "none": None,
+}
 #: So much earlier may a mode end that is counted by clocks which run a little fast.
 DRIFT_S = 0.5
 SAFETY_S = 90.0
@@ -387,7 +393,7 @@ class World:
         store = SimStore(host, self.settings.latency_s)
         boot_id = f"{host.name}-boot-{host.boots}"
         lockspace = SimLockspace(host)
-        key = CLUSTER_KEY if self.settings.heartbeat else None
+        key = KEYS[host.key] if self.settings.heartbeat else None
         broker = Broker(
             config,
             Board(store, host.host_id, host.wall_s, Signatures(key)),
@@ -418,7 +424,7 @@ class World:
     async def _agent(self, host: Host) -> None:
         leases, config = SimLeases(self, host), self.config(host)
         fence = FenceLevels((), host.host_id)
-        if self.settings.fence:
+        if self.settings.fence and host.has_fence:
             fence = fence_levels(self, host, config.fence.timeout)
         link = self.links.get(host.number)
         if link is None:
@@ -685,6 +691,42 @@ class World:
 
         self.timeline.call_within(host.loop, host.processes["broker"].begin, ask())
 
+    # --- the storage as a whole -----------------------------------------------------------------
+
+    def split_storage(self, sides: list[list[Host]]) -> None:
+        """From now on each side has a half of its own, equal at first; the first one is what was
+        the cluster's."""
+        for side in sides[1:]:
+            leases, board = self.leases.copy(), self.board.copy()
+            for host in side:
+                host.go_over(leases, board)
+        self.tell("storage", " / ".join(", ".join(h.name for h in side) for side in sides))
+
+    def join_storage(self) -> None:
+        """There is one storage again: what the first half has become."""
+        for host in self.hosts.values():
+            if not host.is_on_shared:
+                host.go_over(self.leases, self.board)
+        self.tell("storage", "one again")
+
+    def keep_storage(self) -> tuple[LeaseVolume, Whiteboard]:
+        """A snapshot of what is on the volumes now."""
+        self.tell("storage", "a snapshot is taken")
+        return self.leases.copy(), self.board.copy()
+
+    def set_storage_back(
+        self, before: tuple[LeaseVolume, Whiteboard], parts: tuple[str, ...]
+    ) -> None:
+        """Put a snapshot back, or parts of it, under all that runs."""
+        leases, board = before
+        if "leases" in parts:
+            self.leases.set_back(leases)
+        if "whiteboard" in parts:
+            self.board.set_back(board)
+        for host in self.hosts.values():
+            host.storage.since_s = host.sick_until_s = self.timeline.now_s
+        self.tell("storage", f"set back: {', '.join(parts)}")
+
     # --- links ------------------------------------------------------------------------------
 
     def heard_since_s(self, asker: Host, target: Host) -> dict[str, float | None]:
@@ -701,9 +743,9 @@ class World:
         if "broker" in target.processes and not target.is_stopped("broker"):
             alive_s = max(target.frozen_until_s, target.on_since_s, target.broker_since_s)
             alive_s = max(alive_s, min(target.stopped_until_s, now_s))
-            if storage_s is not None:
+            if storage_s is not None and asker.reads_of(target):
                 heard["storage"] = max(alive_s, storage_s)
-            if self.settings.heartbeat and self._is_clear(asker, target):
+            if self._asks(asker, target) and self._is_clear(asker, target):
                 unheard_s = self._unheard_s.get((asker.number, target.number), 0.0)
                 heard["network"] = max(alive_s, unheard_s)
             for third in self.hosts.values():
@@ -712,6 +754,7 @@ class World:
                     heard[f"network of {third.name}"] = max(alive_s, told_s) + HEARSAY_S
         renewed_s, ours, its = target.renews_since_s(), asker.sanlock, target.sanlock
         is_seen = ours is not None and its is not None and its.shares_volume(ours)
+        is_seen = is_seen and asker.leases.stale is None
         if is_seen and renewed_s is not None and renewed_s <= now_s and target.vm_healthy:
             heard["renewals of its sanlock"] = renewed_s
         return heard
@@ -721,11 +764,15 @@ class World:
         if third in (asker, target) or not self.both_run(third) or third.frozen:
             return None
         written_s = third.written_since_s(self.settings.latency_s)
-        is_clear = self.settings.heartbeat and self._is_clear(third, target)
-        if written_s is None or not is_clear:
+        is_clear = self._asks(third, target) and self._is_clear(third, target)
+        if written_s is None or not is_clear or not asker.reads_of(third):
             return None
         unheard_s = self._unheard_s.get((third.number, target.number), 0.0)
         return max(written_s, third.daemons_since_s, third.frozen_until_s, unheard_s)
+
+    def _asks(self, asker: Host, target: Host) -> bool:
+        """Whether one host's questions over the network are answered in words that it believes."""
+        return self.settings.heartbeat and asker.key == target.key != "none"
 
     def _is_clear(self, asker: Host, target: Host) -> bool:
         """Whether packets go there and back in time, all of them."""
@@ -1127,6 +1174,8 @@ class World:
             self._states.get(host.number) not in AT_REST
             or host.sanlock is None
             or host.sanlock.membership is not Membership.IN
+            or host.sanlock.is_overwritten
+            or host.is_misled
             or host.frozen
             or not self.both_run(host)
             or host.going_down_since_s is not None
