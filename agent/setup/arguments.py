@@ -86,7 +86,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     more.add_argument(
         "--unproven",
         action="store_true",
-        help="join though no member is seen to write to the whiteboard",
+        help="join though no member is seen to write to the whiteboard, or one does not see what"
+        " this host writes",
     )
     less = verbs.add_parser(
         "leave", help="take this host out of its cluster; not while the VM is here"
