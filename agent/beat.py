@@ -177,6 +177,7 @@ class Agent:
                 self._hands.log_is_written = self._view.log_is_written
                 slots = {peer.host_id: peer.timestamp for peer in self._view.peers}
                 self._hands.last_look.slots = slots
+                self._hands.last_look.asks = _asks(self._view)
                 self._tell_broker_problem("")
                 self._hands.news.set()
             except (BrokerDown, BrokerRefused) as error:
@@ -292,6 +293,7 @@ class Agent:
             begun=self._begun,
             lease=_lease(decision.state),
             freeing=self._hands.freeing,
+            unstopped_since_s=decision.state.unstopped_since_s if decision.state.asks_off else None,
         )
         return decision
 
@@ -340,6 +342,11 @@ class Agent:
         elif self._broker_problem and not problem:
             log.info("the broker answers again")
         self._broker_problem = problem
+
+
+def _asks(view: View) -> frozenset[int]:
+    """The hosts whose newest slots say that their VM is sick and cannot be ended there."""
+    return frozenset(peer.host_id for peer in view.peers if peer.fence_ask is not None)
 
 
 def _intent(state: AgentState) -> str:

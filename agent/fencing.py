@@ -39,7 +39,11 @@ async def power_off_host(
             return PowerOffEnded(host, False, why, withdrawn=True)
     on_disk = await leases.read_delta(host)
     why = ""
-    if on_disk != (act.generation, act.timestamp):
+    # One that asks for it lives, and renews.
+    is_as_decided = on_disk == (act.generation, act.timestamp) or (
+        act.asked and on_disk is not None and on_disk[0] == act.generation
+    )
+    if not is_as_decided:
         why = (
             f"its host id on disk shows generation and timestamp {on_disk}, "
             f"expected {(act.generation, act.timestamp)}"

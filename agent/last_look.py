@@ -32,11 +32,13 @@ class _Known:
 class LastLook:
     """Why an act under way must not be done any more; "": it must. Any thread may ask.
 
-    `slots`: the timestamps on the whiteboard by host id, replaced with each view.
+    `slots`: the timestamps on the whiteboard by host id, `asks`: the hosts that ask to be switched
+    off there; replaced with each view.
     """
 
     fence_held: Callable[[], bool]
     slots: Mapping[int, int] = field(default_factory=dict)
+    asks: frozenset[int] = frozenset()
     _known: _Known | None = None
 
     def take(self, state: AgentState, view_s: float) -> None:
@@ -51,7 +53,9 @@ class LastLook:
         step = known.state.takeover
         if step is None or step.host_id != act.host_id or not step.switching_off:
             return "it is decided no longer"
-        if self.slots.get(act.host_id) != act.slot:
+        if act.asked and act.host_id not in self.asks:
+            return "it asks for it no longer"
+        if not act.asked and self.slots.get(act.host_id) != act.slot:
             return "its slot on the whiteboard has changed: it lives"
         return step.withdrawn or self._of_this_host(known)
 

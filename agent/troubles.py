@@ -168,6 +168,8 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
                 f"KEY: {host.hostname} signs with the key that is only accepted here"
                 " (the change of the cluster key is not over)"
             )
+        if host.fence_ask and host.liveness == "live" and host.agent == "ok":
+            yield (f"ASKS TO BE SWITCHED OFF: {host.hostname}: {host.fence_ask} (ha-agent why)")
         if host.left_out:
             yield (
                 f"SLOT of {host.hostname} has no room for {host.left_out} of its lines:"

@@ -37,6 +37,11 @@ def explain(status: Status, rules: Rules) -> list[str]:
         for host in status.hosts.values()
         if host.other_storage
     ]
+    lines += [
+        f"{host.hostname} says of itself: {host.fence_ask}."
+        for host in status.hosts.values()
+        if host.fence_ask and host.liveness == "live"
+    ]
     if status.global_maintenance:
         return [*lines, "Nothing would change it while global maintenance lasts."]
     running = status.hosts.get(status.engine.host) if status.engine.host is not None else None

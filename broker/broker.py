@@ -20,7 +20,15 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from broker import agreement, healthy_once, kernel_boot, slot_lines, slot_room, what_ran_shown
+from broker import (
+    agreement,
+    healthy_once,
+    kernel_boot,
+    sick_vm,
+    slot_lines,
+    slot_room,
+    what_ran_shown,
+)
 from broker.answers import encode
 from broker.board import Board, StorageTrouble
 from broker.bound import NOT_RUNNING, Picture, bound_of, heirs_of
@@ -58,7 +66,15 @@ from broker.question_gate import QuestionGate, Refusal
 from broker.refusal_log import RefusalLog
 from broker.same_storage import SameStorage
 from broker.seen_hosts import MOVING, seen_peers
-from broker.signatures import COUNTER_LINE, COUNTER_WALL_MAX, Unsigned, counter_of, next_counter
+from broker.sick_vm import SickVm
+from broker.signatures import (
+    COUNTER_LINE,
+    COUNTER_WALL_MAX,
+    GOOD,
+    Unsigned,
+    counter_of,
+    next_counter,
+)
 from broker.switched_off import SwitchedOff
 from broker.tally import Tally
 from broker.vm_place import (
@@ -94,11 +110,13 @@ from broker.wire import (
 )
 from broker.witness import BUDGET_IO_TIMEOUTS, budget_s
 from scoring.decision import Code
+from scoring.fence_ask import told
 from scoring.liveness import Liveness, is_blind, liveness_known, look
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
     DomainHere,
     EngineStatus,
+    FenceAsk,
     FenceStep,
     Health,
     LocalHost,
@@ -249,6 +267,7 @@ class Broker:
         )
         self._modes = Modes(Path(config.daemon.state_dir) / "local-maintenance.json", wall)
         self._shutdown = ShuttingDown()
+        self._sick_vm = SickVm()
         self._healthy_once = HealthyOnce(
             Path(config.daemon.state_dir) / "healthy-once", config.health
         )
@@ -578,6 +597,7 @@ class Broker:
     def _look_out(self, now_s: float) -> None:
         """Show everything to who tells what has changed."""
         engine, taken_s = self._engine_status(now_s)
+        self._sick_vm.look(engine, self._healthy_once.known, now_s)
         own = HostGlance(
             self.config.host_name, None, True, False, engine.vm is VmStatus.UP, taken_s
         )
@@ -841,6 +861,7 @@ class Broker:
                 self.heartbeats.heard_within(HEARS_BEATS * self._timing.beat, now_s)
             ),
             "mem-free": slot_lines.mem_free_line(self.monitors.value("memory")),
+            sick_vm.LINE: sick_vm.line(self._fence_ask(now_s)),
             **self._modes.lines(now_s),
             **(slot_lines.freeing_line(self._report) if self._report is not None else {}),
             **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},
@@ -903,7 +924,12 @@ class Broker:
             outside=_outside_status(self._seen_outside(), now_s),
             way_out=self._own_way_out(),
             uplink_up=self.monitors.value("uplink"),
+            fence_ask=_fence_ask(self._fence_ask(now_s)),
         )
+
+    def _fence_ask(self, now_s: float) -> FenceAsk | None:
+        """What this host says of a sick VM that nobody here can end."""
+        return self._sick_vm.ask(self._report, self.agent_silent_s(now_s), now_s)
 
     def _is_unheard(self, now_s: float) -> bool:
         """Whether this host's slot was not written for so long that the others call it silent."""
@@ -1004,7 +1030,9 @@ class Broker:
             )
             old = known.get(host)
             if old is None or old[0] is not report or old[1] is not seen or old[2] != others:
-                old = (report, seen, others, slot_lines.peer_report(report, seen, others))
+                is_signed = self.board.signed.get(host) in GOOD
+                made = slot_lines.peer_report(report, seen, others, is_signed)
+                old = (report, seen, others, made)
             self._known_peers[host] = old
         return tuple(old[3] for old in self._known_peers.values())
 
@@ -1037,6 +1065,7 @@ class Broker:
                 healthy_before=self._healthy_once.known,
                 uplink_up=value("uplink"),
                 way_out=self._own_way_out(),
+                outside=self._seen_outside(),
             ),
             peers=self._peers(),
             storage_good_since_s=self.board.storage_good_since_s if self._started else None,
@@ -1377,6 +1406,7 @@ class Broker:
             ),
             way_out=slot_lines.way_out_of(extra.get("way-out", "")),
             uplink_up=slot_lines.uplink_of(extra.get("uplink", "")),
+            fence_ask=_fence_ask(sick_vm.ask_of(extra.get(sick_vm.LINE, ""))),
             config_drift=tuple(
                 map(str, agreement.differences(self._agreed, self._agreed_lines, extra))
             ),
@@ -1511,6 +1541,10 @@ class Broker:
             for host, report in self.members.reports.items()
             if report.extra_trusted and host in self._seen and host not in self._silent
         )
+
+
+def _fence_ask(ask: FenceAsk | None) -> str:
+    return "" if ask is None else told(ask)
 
 
 def _outside_status(seen: OutsideView | None, now_s: float) -> OutsideStatus | None:

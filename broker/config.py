@@ -45,6 +45,7 @@ VolumeId = Annotated[str, Meta(pattern=r"^$|^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9
 Points = Annotated[int, Meta(ge=0, le=10000)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
+SecondsOrNever = Annotated[float, Meta(ge=0, le=86400)]
 Interval = Annotated[float, Meta(ge=0.5, le=3600)]
 SendTimeout = Annotated[float, Meta(ge=0.1, le=60)]
 SeverityWord = Annotated[str, Meta(pattern="^(info|warning|critical)$")]
@@ -297,6 +298,7 @@ class NotifyRulesSection(_Section, frozen=True, kw_only=True):
     fence_proven: str = ALL
     fence_failed: str = ALL
     fence_held_back: str = ALL
+    fence_asked: str = ALL
     fence_switched_on: str = ALL
     was_switched_off: str = ALL
     fence_path_unproven: str = ALL
@@ -422,6 +424,8 @@ class TimingSection(_Section, frozen=True, kw_only=True):
     outside_interval: Seconds | UnsetType = UNSET
     isolation_after: Seconds | UnsetType = UNSET
     isolation_grace: Seconds | UnsetType = UNSET
+    force_stop_patience: SecondsOrNever | UnsetType = UNSET
+    agent_dead_after: SecondsOrNever | UnsetType = UNSET
 
 
 class Config(_Section, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from broker.heartbeats import Ways
 from broker.host_ranges import hosts_of, ranges
 from broker.maintenance import Mode, count, from_lines
 from broker.own_id import Freeing
+from broker.sick_vm import LINE, ask_of
 from broker.whiteboard import SlotReport
 from broker.wire import (
     FenceLogEntry,
@@ -185,8 +186,11 @@ def host_shutdown_of(report: SlotReport) -> str:
     return said if said in (OnHostShutdown.MIGRATE, OnHostShutdown.SHUTDOWN) else ""
 
 
-def peer_report(report: SlotReport, seen: Seen | None, others: Others) -> PeerReport:
-    """What a host's slot says, and when it was seen to live, for the decision."""
+def peer_report(
+    report: SlotReport, seen: Seen | None, others: Others, is_signed: bool = False
+) -> PeerReport:
+    """What a host's slot says, and when it was seen to live, for the decision. `is_signed`: with
+    the cluster's key; to be switched off it asks by its signed word alone."""
     heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp = others
     extra = report.extra if report.extra_trusted else {}
     read_s = seen.since_s if seen is not None and seen.timestamp == report.timestamp else None
@@ -217,6 +221,7 @@ def peer_report(report: SlotReport, seen: Seen | None, others: Others) -> PeerRe
         outside=None if read_s is None else outside_of(extra.get("outside", ""), read_s),
         way_out=way_out_of(extra.get("way-out", "")),
         uplink_up=uplink_of(extra.get("uplink", "")),
+        fence_ask=ask_of(extra.get(LINE, "")) if is_signed else None,
     )
 
 

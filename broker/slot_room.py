@@ -33,6 +33,7 @@ DECIDES = (
     "way-out",
     "uplink",
     "freeing",
+    "fence-ask",
     "mem-free",
     "hears",
     "api",

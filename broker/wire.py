@@ -184,7 +184,9 @@ class Report(Struct, frozen=True):
     by then the move of the VM is over, by this host's monotonic clock. `fence_paths`: by host id,
     this host's own among them. `answers`: to the operator's last orders. `begun`: what came up
     since the last report that arrived, so that nothing short is missed. `lease`: None: it was not
-    answered. `freeing`: the host whose id a process of it frees that has not ended."""
+    answered. `freeing`: the host whose id a process of it frees that has not ended.
+    `unstopped_since_s`: this host asks to be switched off, for its sick VM could not be ended since
+    then (None: it does not ask)."""
 
     score: int
     state: str
@@ -205,6 +207,7 @@ class Report(Struct, frozen=True):
     state_problem: str = ""
     lease: LeaseSeen | None = None
     freeing: int | None = None
+    unstopped_since_s: float | None = None
 
 
 class Maintenance(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -302,7 +305,8 @@ class HostStatus(Struct, frozen=True):
     None: nothing. `way_out`: whether its network leads anywhere, None: not asked. `uplink_up`:
     whether a bridge of the VM there leads out, None: it does not say. `signature`: what was found
     of its slot's signature, "" where this host has no key to look with. `not_counted`: why its word
-    does not count, "": it does."""
+    does not count, "": it does. `fence_ask`: why it is to be switched off by its own word, or may
+    be before long; empty: it says nothing."""
 
     host_id: int
     hostname: str
@@ -337,6 +341,7 @@ class HostStatus(Struct, frozen=True):
     uplink_up: bool | None = None
     signature: str = ""
     not_counted: str = ""
+    fence_ask: str = ""
 
 
 class EngineSummary(Struct, frozen=True):

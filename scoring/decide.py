@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from scoring import drain, isolation, last_look, left_behind, orders
+from scoring import drain, fence_ask, isolation, last_look, left_behind, orders
 from scoring.decision import (
     CancelMigration,
     Code,
@@ -79,6 +79,7 @@ def decide(state: AgentState, observation: Observation, now_s: float) -> Decisio
             assert after in TRANSITIONS[before], f"{before} -> {after} is no transition"
             turn.state = entered(turn, after)
     left_behind.clear(turn)
+    fence_ask.ask(turn)
     forget(turn)
     last_look.look_again(turn)
     return Decision(
@@ -273,6 +274,9 @@ def _engine_starting(turn: Turn) -> StateName:
         return _S.ENGINE_FORCE_STOP
     if left_alone(turn):
         return _S.ENGINE_STARTING
+    if fence_ask.is_retried(turn):
+        turn.because(Code.STOP_TIMEOUT, "the VM's process could not be ended, ending it once more")
+        return _S.ENGINE_FORCE_STOP
     if (name := _given_away(turn)) is not None:
         return name
     timing = turn.state.rules.timing
@@ -388,6 +392,14 @@ def _judge_health(turn: Turn) -> StateName:
                 Code.NEVER_HEALTHY,
                 f"the VM was never healthy since it was set up ({_cause(turn)}): it is left "
                 "running; is the health check right ([health] in the configuration)?",
+            )
+            turn.state = replace(turn.state, since_s=turn.now_s)
+            return _S.ENGINE_UP_BAD_HEALTH
+        if who := fence_ask.reached_by(turn, turn.observation.local.host_id, turn.state.last_ran):
+            turn.because(
+                Code.SICK_BUT_REACHED,
+                f"unhealthy by this host's own check ({_cause(turn)}), but {', '.join(who)} had an "
+                "answer of the VM: it is left running",
             )
             turn.state = replace(turn.state, since_s=turn.now_s)
             return _S.ENGINE_UP_BAD_HEALTH

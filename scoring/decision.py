@@ -97,11 +97,12 @@ class FreeHostId:
 
 @dataclass(frozen=True, slots=True)
 class PowerOffHost:
-    """Switch a silent host off, hard. Written to the fence log before it is done.
+    """Switch a host off, hard. Written to the fence log before it is done.
 
     Carried out only while the fence lease is held and the host's slot still shows `slot` and
-    its host id on disk still this generation and timestamp. `evidence`: the preconditions with
-    their values, for the log. Outcome: PowerOffEnded.
+    its host id on disk still this generation and timestamp. `asked`: it lives, and asks for it
+    itself: its slot must still say so, and its host id still have this generation. `evidence`: the
+    preconditions with their values, for the log. Outcome: PowerOffEnded.
     """
 
     host_id: int
@@ -110,6 +111,7 @@ class PowerOffHost:
     generation: int
     timestamp: int
     evidence: str
+    asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,8 @@ class Code(StrEnum):
     FENCE_WAITING = "fence-waiting"
     FENCE_FORBIDDEN = "fence-forbidden"
     FENCE_HELD_BACK = "fence-held-back"
+    FENCE_ASKED = "fence-asked"
+    OWNER_ASKS = "owner-asks"
     POWER_OFF_ORDERED = "power-off-ordered"
     POWER_ON_ORDERED = "power-on-ordered"
     FENCE_LEASE_ASKED = "fence-lease-asked"
@@ -208,6 +212,7 @@ class Code(StrEnum):
     ENGINE_BOOTING = "engine-booting"
     ENGINE_BAD_HEALTH = "engine-bad-health"
     ENGINE_HEALTH_UNKNOWN = "engine-health-unknown"
+    SICK_BUT_REACHED = "sick-but-reached"
     STARTING_TIMEOUT = "starting-timeout"
     BAD_HEALTH_TIMEOUT = "bad-health-timeout"
     VM_DIED = "vm-died"

@@ -15,7 +15,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scoring.observation import FenceRecord, FenceStep, LeaseAnswer, PeerReport, Power
+from scoring import fence_ask
+from scoring.observation import (
+    FenceAsk,
+    FenceRecord,
+    FenceStep,
+    Health,
+    LeaseAnswer,
+    PeerReport,
+    Power,
+)
 from scoring.rules import Rules
 from scoring.state import Takeover
 
@@ -44,7 +53,9 @@ class Evidence:
     `peer`: its slot, None where it has none. `slot_since_s`: since when that stands still.
     `looked_since_s`: since when this host reads the whiteboard without a gap. `heard_by`: the live
     hosts that say that it answers them over the network. `fence_log`: see
-    Observation. The rest is as in Observation.
+    Observation. `ask`: it lives, and is to be switched off by its own word (None: it is not, see
+    scoring/fence_ask.py); `reached_by`: who had an answer of the VM there of late, from outside.
+    The rest is as in Observation.
     """
 
     lease: LeaseAnswer
@@ -55,6 +66,8 @@ class Evidence:
     global_maintenance: bool | None
     fence_log: tuple[FenceRecord, ...] | None
     heard_by: tuple[str, ...] = ()
+    ask: FenceAsk | None = None
+    reached_by: tuple[str, ...] = ()
 
     @property
     def heartbeat_s(self) -> float | None:
@@ -153,23 +166,17 @@ def may_power_off(
 ) -> tuple[Precondition, ...]:
     """Everything that must be true before a host is switched off; the order is the log's.
 
-    Those that only time or this host's own next step brings stand last.
+    Those that only time or this host's own next step brings stand last. A host that asks for it
+    itself need not be silent, but its VM must be sick by all that is known.
     """
+    if evidence.ask is not None:
+        return _may_power_off_as_asked(takeover, evidence, evidence.ask, now_s, rules)
     timing, peer = rules.timing, evidence.peer
     after_s = timing.fence_after
     renewed_s = renewal_since_s(takeover, evidence)
     unanswered_s = None if peer is None else peer.unanswered_since_s
-    looked_s = evidence.looked_since_s
     return (
-        Precondition("allowed", rules.fence_power_off, "fence.power-off is set"),
-        _no_global_maintenance(evidence),
-        Precondition(
-            "not-stopped-in-order", peer is not None and not peer.stopped, "what its slot says"
-        ),
-        Precondition(
-            "not-in-maintenance", peer is not None and not peer.maintenance, "what its slot says"
-        ),
-        _lease_owner_known(takeover, evidence.lease),
+        *_never_without(takeover, evidence, rules),
         Precondition(
             "network-witness",
             evidence.heartbeat_s is not None,
@@ -185,11 +192,7 @@ def may_power_off(
             unanswered_s is not None and now_s - unanswered_s >= after_s,
             f"last answered at {evidence.heartbeat_s}, without answer since {unanswered_s}",
         ),
-        Precondition(
-            "own-storage-fine",
-            looked_s is not None and now_s - looked_s >= after_s,
-            f"read without a gap since {looked_s}, at least {after_s:g} s",
-        ),
+        _own_storage_fine(evidence, now_s, after_s),
         Precondition(
             "slot-stands-still",
             evidence.slot_since_s is not None and now_s - evidence.slot_since_s >= after_s,
@@ -203,6 +206,54 @@ def may_power_off(
         _log_allows(evidence, now_s, rules),
         _fence_lease_held(evidence),
         _reads_on(takeover, now_s),
+    )
+
+
+def _may_power_off_as_asked(
+    takeover: Takeover, evidence: Evidence, ask: FenceAsk, now_s: float, rules: Rules
+) -> tuple[Precondition, ...]:
+    """All but the silence: the host lives, and asks for it (scoring/fence_ask.py)."""
+    health = Health.UNKNOWN if evidence.peer is None else evidence.peer.engine.health
+    return (
+        *_never_without(takeover, evidence, rules),
+        Precondition("asks-for-it", fence_ask.is_asked(ask, rules), fence_ask.told(ask)),
+        Precondition("its-vm-is-sick", health is Health.BAD, f"health {health} by its own check"),
+        Precondition(
+            "nobody-reaches-its-vm",
+            not evidence.reached_by,
+            ", ".join(evidence.reached_by) or "no live host had an answer of it of late",
+        ),
+        _own_storage_fine(evidence, now_s, rules.timing.fence_after),
+        _log_allows(evidence, now_s, rules),
+        _fence_lease_held(evidence),
+        _reads_on(takeover, now_s),
+    )
+
+
+def _never_without(
+    takeover: Takeover, evidence: Evidence, rules: Rules
+) -> tuple[Precondition, ...]:
+    """What forbids to switch a host off whether it is silent or asks for it."""
+    peer = evidence.peer
+    return (
+        Precondition("allowed", rules.fence_power_off, "fence.power-off is set"),
+        _no_global_maintenance(evidence),
+        Precondition(
+            "not-stopped-in-order", peer is not None and not peer.stopped, "what its slot says"
+        ),
+        Precondition(
+            "not-in-maintenance", peer is not None and not peer.maintenance, "what its slot says"
+        ),
+        _lease_owner_known(takeover, evidence.lease),
+    )
+
+
+def _own_storage_fine(evidence: Evidence, now_s: float, after_s: float) -> Precondition:
+    looked_s = evidence.looked_since_s
+    return Precondition(
+        "own-storage-fine",
+        looked_s is not None and now_s - looked_s >= after_s,
+        f"read without a gap since {looked_s}, at least {after_s:g} s",
     )
 
 

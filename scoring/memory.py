@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from scoring import orders, takeover
+from scoring import fence_ask, orders, takeover
 from scoring.decision import DropFenceLease
 from scoring.liveness import Liveness, liveness, look
 from scoring.observation import (
@@ -45,6 +45,7 @@ def take_in(turn: Turn) -> None:
             by_liveness[kind].append(peer)
         turn.live = tuple(by_liveness[Liveness.LIVE])
         turn.uncertain = tuple(by_liveness[Liveness.UNCERTAIN])
+        turn.asking = fence_ask.asking(turn.live, state.rules)
     else:
         seen = {}
     if state.retries and now_s - state.last_failure_s >= timing.retry_expiry:
@@ -52,7 +53,7 @@ def take_in(turn: Turn) -> None:
     for outcome in turn.ended:
         state = orders.with_outcome(_with_outcome(state, outcome, now_s), outcome)
     up = observation.local.engine.vm is VmStatus.UP or any(
-        p.engine.vm is VmStatus.UP for p in turn.live
+        p.engine.vm is VmStatus.UP for p in turn.live if p is not turn.asking
     )
     missing_since_s = state.missing_since_s
     if up or observation.storage_good_since_s is None:
@@ -78,6 +79,7 @@ def take_in(turn: Turn) -> None:
             if any(peer.host_id == host for peer in turn.live)
         },
     )
+    fence_ask.look_at_stops(turn)
 
 
 def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentState:
@@ -92,7 +94,16 @@ def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentSta
                 last_failure_s=now_s,
                 last_failure=outcome.detail,
             )
-        case EngineStartEnded() | EngineStopEnded():
+        case EngineStopEnded(ok=ok):
+            since_s = state.unstopped_since_s
+            if not ok and since_s is None:
+                since_s = now_s
+            elif ok and state.name is StateName.ENGINE_FORCE_STOP:
+                since_s = None
+            return replace(
+                state, acting=False, acted_s=now_s, lease=None, unstopped_since_s=since_s
+            )
+        case EngineStartEnded():
             return replace(state, acting=False, acted_s=now_s, lease=None)
         case EngineMigrationEnded():
             return replace(_moved(state, outcome, now_s), acting=False, acted_s=now_s)

@@ -170,6 +170,7 @@ class LocalHost:
     `uplink_up`: a bridge that the VM's network cards are on is up and has carrier on an uplink
     (None: it has none, or it cannot be told). `way_out`: some target of the network
     test answers at this moment (None: not asked, which it is only in doubt, or nothing to ask).
+    `outside`: what this host sees of the VM on another one (None: nothing to look at).
     """
 
     host_id: int
@@ -192,6 +193,7 @@ class LocalHost:
     shutdown: HostShutdown | None = None
     uplink_up: bool | None = None
     way_out: bool | None = None
+    outside: OutsideView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +210,22 @@ class OutsideView:
     stay: int
     good_s: float | None = None
     bad_since_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FenceAsk:
+    """A host's own word that its VM is sick and that nobody on it can end it; see
+    scoring/fence_ask.py. Seconds, as they were when it wrote them.
+
+    `unstopped_s`: for so long its agent has not been able to end the VM, and asks to be switched
+    off (None: it does not ask). By its broker, where the agent is dead: `agent_dead_s`: so long it
+    has not reported (None: it lives, or was never heard); `bad_s`: so long the VM's health has been
+    bad without a break (None: it is not).
+    """
+
+    unstopped_s: float | None = None
+    agent_dead_s: float | None = None
+    bad_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +249,7 @@ class PeerReport:
     points for memory, which is how earlier versions say that. `moving_until_s`: until
     when, by this host's clock, it wants to be waited for because it moves the VM (None: it named
     no end). `outside`: what it sees of the VM on another host (None: nothing to look at).
-    `way_out`, `uplink_up`: see LocalHost.
+    `way_out`, `uplink_up`: see LocalHost. `fence_ask`: None: it says nothing of the kind.
     """
 
     host_id: int
@@ -256,6 +274,7 @@ class PeerReport:
     outside: OutsideView | None = None
     way_out: bool | None = None
     uplink_up: bool | None = None
+    fence_ask: FenceAsk | None = None
 
 
 class Standing(StrEnum):

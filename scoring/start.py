@@ -9,6 +9,7 @@ from dataclasses import replace
 from scoring import placement, takeover
 from scoring.decision import AskLease, Code
 from scoring.evidence import Evidence, renews
+from scoring.fence_ask import reached_by
 from scoring.observation import LeaseAnswer, Obstacle, PeerReport
 from scoring.state import StateName, Takeover
 from scoring.timing import START_RETRIES_MAX
@@ -78,7 +79,8 @@ def may_start_here(turn: Turn) -> bool:
             f"not known yet whether host(s) {hosts} write to the storage that is read here",
         )
         return False
-    busy = next((p for p in turn.live if _is_busy(p, turn.now_s)), None)
+    able = (p for p in turn.live if p is not turn.asking)
+    busy = next((p for p in able if _is_busy(p, turn.now_s)), None)
     if busy is not None:
         text = f"{name_of(busy)} is in {busy.state}"
         if busy.moving_until_s is not None:
@@ -174,12 +176,21 @@ def lease_allows(turn: Turn) -> bool:
     if lease is None or (
         state.missing_since_s is not None and lease.asked_s < state.missing_since_s
     ):
+        turn.pursuing = state.takeover is not None
         turn.because(Code.LEASE_ASKED, "asking who owns the engine lease")
         return False
     if not lease.known:
         # One question without an answer ends nothing that has begun.
         turn.pursuing = state.takeover is not None
         turn.because(Code.LEASE_UNKNOWN, f"who owns the engine lease is not known: {lease.detail}")
+        return False
+    if turn.asking is not None and (lease.owner != turn.asking.host_id or lease.owner_is_gone):
+        # While it lives its VM is ended by nothing but its power: a free lease is no proof of that.
+        turn.pursuing = state.takeover is not None
+        turn.because(
+            Code.OWNER_ASKS,
+            f"{name_of(turn.asking)} asks to be switched off, but its VM does not hold the lease",
+        )
         return False
     if lease.owner is None:
         turn.because(Code.LEASE_FREE, "the engine lease is free")
@@ -217,7 +228,7 @@ def _wait_for_owner(turn: Turn, lease: LeaseAnswer) -> bool:
     state, timing = turn.state, turn.state.rules.timing
     assert lease.owner is not None
     owner = next((p for p in turn.live if p.host_id == lease.owner), None)
-    if owner is not None:
+    if owner is not None and owner is not turn.asking:
         turn.because(Code.LEASE_OWNER_LIVE, f"{name_of(owner)} lives and owns the engine lease")
         return False
     place, waited_s = _queue(turn, [*others(turn), own(turn)])
@@ -228,7 +239,10 @@ def _wait_for_owner(turn: Turn, lease: LeaseAnswer) -> bool:
         )
         return False
     if lease.owner not in turn.observation.fence_devices:
-        if not _owner_renews(turn, lease):
+        if owner is not None:
+            text = f"{name_of(owner)} asks to be switched off, but no fence device is configured"
+            turn.because(Code.OWNER_ASKS, f"{text} for it: power it off by hand")
+        elif not _owner_renews(turn, lease):
             why = "no fence device is configured for it"
             turn.because(Code.LEASE_WAIT, _countdown(turn, lease, why))
         return False
@@ -251,7 +265,7 @@ def _wait_for_owner(turn: Turn, lease: LeaseAnswer) -> bool:
     turn.pursuing = True
     turn.actions.extend(actions)
     turn.reasons.extend(reasons)
-    if current.offs or current.freeing or current.switching_off:
+    if owner is not None or current.offs or current.freeing or current.switching_off:
         return False
     if not _owner_renews(turn, lease):
         turn.because(Code.LEASE_WAIT, _countdown(turn, lease, "its death is not proven"))
@@ -282,6 +296,7 @@ def evidence_of(turn: Turn, host: int, lease: LeaseAnswer) -> Evidence:
     observation = turn.observation
     peer = next((p for p in observation.peers if p.host_id == host), None)
     seen = turn.state.seen.get(host)
+    asks = turn.asking is not None and turn.asking.host_id == host
     return Evidence(
         lease=lease,
         peer=peer,
@@ -291,6 +306,8 @@ def evidence_of(turn: Turn, host: int, lease: LeaseAnswer) -> Evidence:
         global_maintenance=observation.global_maintenance,
         fence_log=observation.fence_log,
         heard_by=tuple(name_of(p) for p in turn.live if host in p.hears),
+        ask=peer.fence_ask if asks and peer is not None else None,
+        reached_by=() if peer is None else reached_by(turn, host, peer.last_ran),
     )
 
 

@@ -199,6 +199,8 @@ class AgentState:
     `uplink_down_s`: since when the VM's bridges have no carrier (None: they have, or not known).
     `disarming`: libvirt is being told to forget an autostart or a memory image; `disarmed_s`:
     when it was last told so.
+    `unstopped_since_s`: since when ending the VM's process here has failed; `asks_off`: this host
+    asks the others to switch it off for that.
     """
 
     rules: Rules = field(default_factory=Rules)
@@ -239,3 +241,5 @@ class AgentState:
     isolated: bool = False
     uplink_down_s: float | None = None
     move_problems: Mapping[int, MoveProblem] = field(default_factory=dict)
+    unstopped_since_s: float | None = None
+    asks_off: bool = False

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from scoring import fence_ask
 from scoring.decision import (
     Action,
     AskPower,
@@ -164,6 +165,9 @@ def step(
             takeover = replace(takeover, gave_up=True)
         actions.append(DropFenceLease())
     reasons.insert(0, _power_reason(takeover))
+    if evidence.ask is not None:
+        text = f"host {host} asks to be switched off: {fence_ask.told(evidence.ask)}"
+        reasons.insert(0, Reason(Code.OWNER_ASKS, text))
     wants_fence = bool(takeover.offs) or _is_ripe(takeover, evidence, now_s, rules)
     if wants_fence and not evidence.fence_lease_held and not takeover.taking_fence:
         actions.append(TakeFenceLease())
@@ -229,11 +233,13 @@ def _power_off_is_due(
             lease.owner_generation,
             lease.owner_timestamp,
             _told(conditions),
+            asked=evidence.ask is not None,
         )
-        text = f"host {host} hangs with its power on, switching it off ({_told(conditions)})"
+        why = "hangs with its power on" if evidence.ask is None else "asks for it"
+        text = f"host {host} {why}, switching it off ({_told(conditions)})"
         return order, [Reason(Code.POWER_OFF_ORDERED, text)]
     first = missing[0]
-    if evidence.answers:
+    if evidence.ask is None and evidence.answers:
         return None, [
             Reason(
                 Code.OWNER_ANSWERS,
@@ -241,7 +247,7 @@ def _power_off_is_due(
                 "its own sanlock ends its VM",
             )
         ]
-    if evidence.heard_by:
+    if evidence.ask is None and evidence.heard_by:
         text = f"host {host} answers {', '.join(evidence.heard_by)} on the network"
         return None, [Reason(Code.OWNER_ANSWERS, f"{text}: this host is deaf, it is not dead")]
     if first.name == "does-not-renew":
@@ -253,7 +259,7 @@ def _power_off_is_due(
         left = f", in {wait_s:.0f} s at the earliest" if wait_s > 0 else ""
         return None, [Reason(Code.FENCE_HELD_BACK, text + left)]
     if first.name in _WAITED_FOR:
-        text = f"host {host} is switched off when nothing has spoken for it long enough"
+        text = f"host {host} is switched off when all for it has been so long enough"
         return None, [Reason(Code.FENCE_WAITING, f"{text}: {first.name} ({first.value})")]
     if first.name in _OWN_STEPS:
         return None, []
@@ -299,9 +305,7 @@ def _may_ask(takeover: Takeover, now_s: float, timing: Timing, at_once: bool) ->
 def _power_reason(takeover: Takeover) -> Reason:
     host, answer = takeover.host_id, takeover.power
     if answer is None:
-        return Reason(
-            Code.POWER_ASKED, f"host {host} is silent, asking its fence device for its power"
-        )
+        return Reason(Code.POWER_ASKED, f"asking the fence device of host {host} for its power")
     if answer.power is Power.UNKNOWN:
         return Reason(
             Code.POWER_UNKNOWN, f"the fence device of host {host} gives no answer: {answer.detail}"
@@ -312,7 +316,5 @@ def _power_reason(takeover: Takeover) -> Reason:
             f"the fence device of host {host} is not proven to be its own: {answer.detail}",
         )
     if answer.power is Power.ON:
-        return Reason(
-            Code.POWER_ON, f"host {host} is silent, yet its power reads on: nothing is proven"
-        )
+        return Reason(Code.POWER_ON, f"the power of host {host} reads on: its death is not proven")
     return Reason(Code.POWER_OFF_ONCE, f"host {host} reads off, reading once more")

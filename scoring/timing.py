@@ -51,6 +51,9 @@ class Timing:
     `outside_interval`: how often the best standby asks the VM as its users do. `isolation_after`:
     so long nobody outside may have reached the VM before its host, cut off, gives it away;
     `isolation_grace`: so long its guest then has to shut down.
+    `force_stop_patience`: how long ending a sick VM's process may fail before its host asks the
+    others to switch it off; `agent_dead_after`: how long a host's agent must be dead, and its VM
+    sick, before the others switch it off for that. Both: 0: never.
     """
 
     beat: float = 1.0
@@ -77,10 +80,14 @@ class Timing:
     outside_interval: float = 2.0
     isolation_after: float = 15.0
     isolation_grace: float = 20.0
+    force_stop_patience: float = 60.0
+    agent_dead_after: float = 900.0
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
+            if value == 0 and name in _MAY_BE_OFF:
+                continue
             if not 0 < value <= 86_400:
                 raise ValueError(
                     f"{name.replace('_', '-')} is {value}: must be above 0 and at most 86400 s"
@@ -109,6 +116,8 @@ class Timing:
         )
 
 
+#: Durations that are 0 where what they wait for is never done.
+_MAY_BE_OFF = frozenset({"force_stop_patience", "agent_dead_after"})
 #: How much less often than the best standby the others ask the VM.
 SELDOM_INTERVALS = 6
 #: After more failed starts than this within retry_expiry the host's score is 0.

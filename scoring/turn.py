@@ -30,7 +30,9 @@ _Ended = TypeVar("_Ended", EngineStartEnded, EngineStopEnded, EngineMigrationEnd
 class Turn:
     """One call of `decide`: the inputs, what was found out from them, and what it emits.
 
-    Thrown away when `decide` returns; `state` is replaced, never changed.
+    `asking`: the live host that is to be switched off by its own word (scoring/fence_ask.py); it
+    does not count as one that runs the VM, nor as one that may. Thrown away when `decide` returns;
+    `state` is replaced, never changed.
     """
 
     state: AgentState
@@ -39,6 +41,7 @@ class Turn:
     ended: list[Outcome]
     live: tuple[PeerReport, ...] = ()
     uncertain: tuple[PeerReport, ...] = ()
+    asking: PeerReport | None = None
     pursuing: bool = False
     start_allowed: bool = False
     wake_s: float | None = None
@@ -85,8 +88,9 @@ class Turn:
         return None
 
     def up_elsewhere(self) -> PeerReport | None:
-        """A live peer that reports the engine up."""
-        return next((p for p in self.live if p.engine.vm is VmStatus.UP), None)
+        """A live peer that reports the engine up, and can do something about it."""
+        up = (p for p in self.live if p.engine.vm is VmStatus.UP)
+        return next((p for p in up if p is not self.asking), None)
 
 
 def entered(turn: Turn, name: StateName) -> AgentState:
@@ -131,7 +135,8 @@ def others(turn: Turn) -> list[placement.Candidate]:
     able = [
         p
         for p in turn.live
-        if p.score > 0
+        if p is not turn.asking
+        and p.score > 0
         and not p.maintenance
         and not p.stopped
         and p.engine.vm is not VmStatus.UNKNOWN

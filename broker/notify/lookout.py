@@ -33,6 +33,7 @@ TOLD_CODES: Mapping[str, Kind] = {
     Code.DRAIN_STUCK: Kind.DRAIN_STUCK,
     Code.FENCE_FORBIDDEN: Kind.FENCE_HELD_BACK,
     Code.FENCE_HELD_BACK: Kind.FENCE_HELD_BACK,
+    Code.FENCE_ASKED: Kind.FENCE_ASKED,
     Code.HELD_BACK: Kind.START_HELD_BACK,
 }
 _FENCE_STEPS: Mapping[FenceStep, tuple[Kind, str]] = {

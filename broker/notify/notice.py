@@ -43,6 +43,7 @@ class Kind(StrEnum):
     FENCE_PROVEN = "fence-proven"
     FENCE_FAILED = "fence-failed"
     FENCE_HELD_BACK = "fence-held-back"
+    FENCE_ASKED = "fence-asked"
     FENCE_SWITCHED_ON = "fence-switched-on"
     WAS_SWITCHED_OFF = "was-switched-off"
     FENCE_PATH_UNPROVEN = "fence-path-unproven"
@@ -90,6 +91,7 @@ SEVERITY: Mapping[Kind, Severity] = {
     Kind.FENCE_PROVEN: _S.CRITICAL,
     Kind.FENCE_FAILED: _S.CRITICAL,
     Kind.FENCE_HELD_BACK: _S.CRITICAL,
+    Kind.FENCE_ASKED: _S.CRITICAL,
     Kind.FENCE_SWITCHED_ON: _S.INFO,
     Kind.WAS_SWITCHED_OFF: _S.CRITICAL,
     Kind.FENCE_PATH_UNPROVEN: _S.WARNING,

@@ -82,8 +82,9 @@ class FenceLaws:
 
     # --- what is asked ----------------------------------------------------------------------
 
-    def against_shot(self, host: Host, target: Host) -> Iterator[str]:
-        """Why a host must not switch another one off now; nothing: it may."""
+    def against_shot(self, host: Host, target: Host, asks: bool) -> Iterator[str]:
+        """Why a host must not switch another one off now; nothing: it may. `asks`: the other one
+        asks for it, and need not have been silent."""
         agent = self._world.agents.get(host.number)
         if agent is None:
             yield "no agent runs there"
@@ -94,7 +95,8 @@ class FenceLaws:
         read_s = max(self._blind_s.get(host.number, 0.0), host.broker_since_s)
         if self._now_s - read_s < rules.timing.fence_after - EDGE_S:
             yield f"it has read the whiteboard for {self._now_s - read_s:.1f} s only"
-        yield from self._of_its_silence(rules, host, target)
+        if not asks:
+            yield from self._of_its_silence(rules, host, target)
         if target.is_on_shared and not host.is_misled:
             yield from self._of_its_word(target)
             yield from self._of_its_leases(target)

@@ -265,6 +265,8 @@ class Host:
         #: How long a migration away from here takes.
         self.migration_s = 5.0
         self.qemu_unkillable = False
+        #: This host's own health check fails, however well the VM is.
+        self.own_check_fails = False
         #: Durations of its own configuration (keys of TimingSection), seconds.
         self.timing: dict[str, float] = {}
         #: Its watchdog does not fire, whatever happens.

@@ -14,7 +14,9 @@ product's own word.
     fenced          nobody is switched off without the fence lease, nor a host that can be heard:
                     its broker by the storage or by the network, by the asker or a third host,
                     or its sanlock, while a healthy VM runs there; nor another machine than meant;
-                    and all that was true for the whole window (fence_laws.py)
+                    and all that was true for the whole window (fence_laws.py). But one whose VM is
+                    sick and cannot be ended there may be heard, if its own slot asks for it and
+                    that is true (sick.py)
     global          global maintenance: nothing is started, stopped, moved, freed or switched by a
                     host that had two beats to read it
     local           a host in local maintenance does not start the VM, and gets it from nobody
@@ -52,6 +54,7 @@ from scoring.state import StateName
 from tests.simulation import fitness
 from tests.simulation.fence_laws import FenceLaws
 from tests.simulation.lockspace import Membership
+from tests.simulation.sick import Sick
 
 if TYPE_CHECKING:
     from tests.simulation.host import Host, Qemu
@@ -127,6 +130,7 @@ class Laws:
         self._all_fit_since_s: float | None = None
         #: Since when nobody reaches the VM and nobody does anything.
         self._idle_since_s: float | None = None
+        self._sick = Sick(world)
 
     def breach(self, law: str, text: str) -> None:
         """Keep the first one and stop time."""
@@ -177,6 +181,8 @@ class Laws:
             return
         world, now_s = self._world, self._world.timeline.now_s
         name = act if isinstance(act, str) else f"free host id {act.host_id}"
+        if name == "power off":
+            self._sick.ends(host)
         notice_s = NOTICE_BEATS * world.beat_s + NOTICE_EXTRA_S
         since_s = world.global_maintenance_since_s
         if since_s is not None and not world.wall_is_in_doubt(since_s):
@@ -291,14 +297,15 @@ class Laws:
         now_s = self._world.timeline.now_s
         if not host.fence_held:
             self.breach("fenced", f"{host.name} shoots {target.name} without the fence lease")
+        asks = self._sick.may_be_shot(target)
         for path, since_s in self._world.heard_since_s(host, target).items():
-            if since_s is not None and now_s - since_s > WELL_S:
+            if since_s is not None and now_s - since_s > WELL_S and not asks:
                 self.breach(
                     "fenced",
                     f"{host.name} shoots {target.name}, which can be heard by the {path}",
                 )
 
-        for why in self.fence.against_shot(host, target):
+        for why in self.fence.against_shot(host, target, asks):
             self.breach("fenced", f"{host.name} shoots {target.name}: {why}")
 
     def switches_another(self, host: Host, target: Host) -> None:
@@ -360,6 +367,7 @@ class Laws:
 
     def look(self) -> None:
         """All that is asked of each second."""
+        self._sick.look()
         self.two_up()
         self.not_down()
         self.fence.look()

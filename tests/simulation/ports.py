@@ -465,7 +465,7 @@ class SimEngineMonitor(Sampled):
 
     async def _health(self) -> tuple[Health, str | None]:
         host = self._host
-        if host.vm_healthy:
+        if host.vm_healthy and not host.own_check_fails:
             self._failures = 0
             return Health.GOOD, None
         booted = host.qemu is not None and host.timeline.now_s >= host.qemu.healthy_from_s

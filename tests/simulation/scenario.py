@@ -212,6 +212,7 @@ SETTINGS = (
     "can-start",
     "libvirt",
     "killable",
+    "own-check",
     "orphans",
     "receives",
     "autostart",
@@ -782,6 +783,8 @@ class Player:
                     host.refuses_moves = not _yes(value)
                 case "autostart":
                     host.autostart = _yes(value)
+                case "own-check":
+                    host.own_check_fails = not _yes(value)
                 case "killable":
                     host.qemu_unkillable = not _yes(value)
                 case "on-host-shutdown":

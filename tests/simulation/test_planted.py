@@ -17,9 +17,9 @@ import pytest
 from agent.beat import Agent
 from agent.fence_driver import always
 from broker.rejoin import Rejoin
-from scoring import decide
+from scoring import decide, fence_ask
 from scoring.decision import Code
-from scoring.observation import Health, OrderKind, VmStatus
+from scoring.observation import FenceAsk, Health, OrderKind, VmStatus
 from scoring.turn import Turn
 from tests.simulation.bmc import fence_levels
 from tests.simulation.host import Host
@@ -143,6 +143,87 @@ def test_a_host_that_hangs_may_be_switched_off(world: World) -> None:
     world.run(30.0)
     shot(world, target)
     world.run(1.0)
+
+
+# --- who asks to be switched off -------------------------------------------------------------
+
+
+def unstoppable(world: World) -> Host:
+    """The owner asks to be switched off, and with reason; nobody does it."""
+    target = owner(world)
+    for host in others(world):
+        world.wish_daemons(host, False)
+    target.qemu_unkillable = True
+    assert target.qemu is not None
+    target.qemu.is_hung = True
+    world.run(700.0)
+    return target
+
+
+def test_a_host_that_asks_with_reason_may_be_switched_off(world: World) -> None:
+    target = unstoppable(world)
+    shot(world, target)
+    world.run(1.0)
+
+
+def test_a_host_that_asks_although_its_vm_is_well(world: World) -> None:
+    """Its word alone is not enough."""
+    target = unstoppable(world)
+    assert target.qemu is not None
+    target.qemu.is_hung = False
+    shot(world, target)
+    broken(world, "fenced")
+
+
+def test_a_host_that_asks_although_its_vm_can_be_ended(world: World) -> None:
+    target = unstoppable(world)
+    target.qemu_unkillable = False
+    shot(world, target)
+    broken(world, "fenced")
+
+
+def test_a_host_with_a_sick_vm_that_does_not_ask(world: World) -> None:
+    """Nor is the truth."""
+    target = owner(world)
+    target.qemu_unkillable = True
+    assert target.qemu is not None
+    target.qemu.is_hung = True
+    world.run(200.0)
+    shot(world, target)
+    broken(world, "fenced")
+
+
+def test_a_host_that_asks_and_is_put_into_maintenance(world: World) -> None:
+    target = unstoppable(world)
+    world.set_local_maintenance(target, True)
+    shot(world, target)
+    broken(world, "fenced")
+
+
+def test_a_host_whose_ask_is_not_true_of_its_patience(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The product asks at once, and the others believe it."""
+    monkeypatch.setattr(fence_ask, "_asks", lambda *_: True)
+    target = owner(world)
+    target.qemu_unkillable = True
+    assert target.qemu is not None
+    target.qemu.is_hung = True
+    broken(world, "fenced", 700.0)
+
+
+def test_the_word_of_a_broker_whose_agent_lives(world: World) -> None:
+    target = owner(world)
+    target.stopped_until_s = 0.0
+    assert target.qemu is not None
+    target.qemu.is_hung = True
+    world.run(100.0)
+    broker = world.brokers[target.number]
+    word = FenceAsk(agent_dead_s=5000.0, bad_s=5000.0)
+    broker._sick_vm.ask = lambda *_: word  # type: ignore[method-assign]
+    world.run(3.0)
+    shot(world, target)
+    broken(world, "fenced")
 
 
 # --- global maintenance, with what once hid the breach ----------------------------------------

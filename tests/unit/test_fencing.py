@@ -76,6 +76,13 @@ def switch_off(world: World, act: PowerOffHost = ACT, is_noted: bool = False) ->
     )
 
 
+@pytest.mark.parametrize(("on_disk", "ok"), [((5, 99), True), ((6, 99), False), (None, False)])
+def test_a_host_that_asks_for_it_lives_and_renews_but_has_not_joined_anew(
+    on_disk: tuple[int, int] | None, ok: bool
+) -> None:
+    assert switch_off(World(on_disk=on_disk), replace(ACT, asked=True)).ok is ok
+
+
 def test_the_log_is_told_before_the_device() -> None:
     world = World()
     assert switch_off(world).ok

@@ -248,6 +248,18 @@ def test_a_slot_that_has_changed_since_the_decision_is_seen_before_the_next_deci
     assert "it lives" in asked(state, question, slot=501)
 
 
+def test_one_that_asks_for_it_may_write_but_must_not_take_its_ask_back() -> None:
+    state = AgentState(RULES, takeover=SHOOTS)
+    order = replace(OFF, asked=True)
+
+    def asks(look: LastLook) -> str:
+        look.asks = frozenset({TARGET})
+        return look.off(order)
+
+    assert asked(state, asks, slot=501) == ""
+    assert asked(state, lambda look: look.off(order), slot=501) == "it asks for it no longer"
+
+
 # --- and the fence lease --------------------------------------------------------------------
 
 
