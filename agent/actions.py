@@ -15,6 +15,7 @@ from agent.ports import FenceDevices, FenceLog, Hypervisor, Leases
 from broker.what_ran import WhatRan
 from scoring.decision import (
     Action,
+    AskFenceOwner,
     AskLease,
     AskMigrationPath,
     AskPower,
@@ -31,7 +32,14 @@ from scoring.decision import (
     StartEngine,
     TakeFenceLease,
 )
-from scoring.observation import EngineMigrationEnded, FenceStep, HostIdFreed, Outcome
+from scoring.observation import (
+    EngineMigrationEnded,
+    FenceLeaseAnswer,
+    FenceOwnerAnswer,
+    FenceStep,
+    HostIdFreed,
+    Outcome,
+)
 
 log = logging.getLogger("ha-agent.actions")
 
@@ -68,6 +76,10 @@ class Hands:
         self.log_is_written = False
         #: The host whose id a process of this host frees that has not ended.
         self.freeing: int | None = None
+        #: That host owns the fence lease, so that it is done without it.
+        self.freeing_fencer = False
+        #: A host whose id was freed for the fence lease; the fence log is not told yet.
+        self._found_dead: FreeHostId | None = None
         self._teller: asyncio.Task[None] | None = None
 
     @property
@@ -126,7 +138,7 @@ class Hands:
     async def _run(self, action: Action) -> None:
         level = (
             logging.DEBUG
-            if isinstance(action, AskLease | AskPower | AskMigrationPath)
+            if isinstance(action, AskLease | AskFenceOwner | AskPower | AskMigrationPath)
             else logging.INFO
         )
         log.log(level, "begin %s", action)
@@ -157,10 +169,14 @@ class Hands:
             case AskPower(host_id=host):
                 return await self._fence.read_power(host, self._system_uuids.get(host, ""))
             case TakeFenceLease():
-                return await self._leases.take_fence()
+                return await self._take_fence()
+            case AskFenceOwner():
+                return FenceOwnerAnswer(await self._leases.ask_fence())
             case DropFenceLease():
                 await self._leases.drop_fence()
                 return None
+            case FreeHostId(fencer=True):
+                return await self._free_fencer(action)
             case FreeHostId():
                 return await self._free(action)
             case PowerOffHost(host_id=host):
@@ -224,6 +240,30 @@ class Hands:
         finally:
             self.freeing = None
 
+    async def _free_fencer(self, act: FreeHostId) -> HostIdFreed:
+        """Free the id of the host that owns the fence lease. The fence log is not ours to write:
+        this host's slot says so already, and goes on saying it until the act is over."""
+        self.freeing, self.freeing_fencer = act.host_id, True
+        try:
+            freed = await self._leases.free_host_id(act, lambda: self.last_look.free(act))
+        finally:
+            self.freeing, self.freeing_fencer = None, False
+        self._leases.freeing_is_told()
+        if freed.ok:
+            self._found_dead = act
+        return freed
+
+    async def _take_fence(self) -> FenceLeaseAnswer:
+        """Take the fence lease, and tell the log whose id was freed for it."""
+        answer = await self._leases.take_fence()
+        if answer.held and (act := self._found_dead) is not None:
+            self._found_dead = None
+            text = f"it owned the fence lease; {act.evidence}"
+            problem = await self._fence_log.note(FenceStep.DEAD, act.host_id, False, text)
+            if problem:
+                log.error("the fence log could not be written: %s", problem)
+        return answer
+
     async def _tell_end(
         self, act: FreeHostId, freed: HostIdFreed, only_closes: bool = False
     ) -> bool:
@@ -250,12 +290,12 @@ class Hands:
         act = await self._leases.freeing_of_before()
         if act is None:
             return
-        self.freeing = act.host_id
+        self.freeing, self.freeing_fencer = act.host_id, act.fencer
         log.warning("host id %d was being freed when the last agent ended", act.host_id)
         try:
             freed = await self._leases.end_of_before(act)
         finally:
-            self.freeing = None
+            self.freeing, self.freeing_fencer = None, False
             self.news.set()
         self._teller = asyncio.current_task()
         tries = 0

@@ -257,6 +257,7 @@ class Agent:
             outcomes=self._hands.take_outcomes(),
             stopping=self._stopping,
             unsure=view.unsure,
+            announced=view.announced,
         )
         now_s = asyncio.get_running_loop().time()
         decision = decide(self._state, observation, now_s)
@@ -270,6 +271,7 @@ class Agent:
         self._begun = (*self._begun, *begun)[-BEGUN_MAX:]
         self._state, self.last = decision.state, decision
         self._hands.last_look.take(decision.state, self._view_s)
+        freeing, is_fencer = self._freeing(decision.state)
         self._report = Report(
             score=decision.score.value,
             state=decision.state.name.value,
@@ -292,10 +294,21 @@ class Agent:
             measured=MeasuredOnWire() if self._measured is None else self._measured.on_wire,
             begun=self._begun,
             lease=_lease(decision.state),
-            freeing=self._hands.freeing,
+            freeing=freeing,
+            freeing_fencer=is_fencer,
             unstopped_since_s=decision.state.unstopped_since_s if decision.state.asks_off else None,
         )
         return decision
+
+    def _freeing(self, state: AgentState) -> tuple[int | None, bool]:
+        """Whose host id this agent frees, or is about to free without the fence lease, which is
+        announced first; and whether without that lease."""
+        if self._hands.freeing is not None:
+            return self._hands.freeing, self._hands.freeing_fencer
+        fencer = None if state.takeover is None else state.takeover.fencer
+        if fencer is None or not (fencer.offs or fencer.freeing):
+            return None, False
+        return fencer.host_id, True
 
     def _local(self, view: View) -> LocalHost:
         """The host as its broker sees it, and what this agent alone knows of it."""

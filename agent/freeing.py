@@ -44,7 +44,7 @@ async def free_host_id(
 
     def last_look() -> str:
         """Nothing is awaited from here on: these are true at the moment of the act."""
-        if not fence_held():
+        if not act.fencer and not fence_held():
             return "the fence lease is not held"
         age_s = time_s() - act.off_read_s
         if age_s > io_timeout_s:
@@ -60,9 +60,10 @@ async def free_host_id(
     freed = was_freed(act, await disk.read_delta(act.host_id))
     if freed.ok:
         log.warning(
-            "freed host id %d (generation %d): proven off, fence lease held",
+            "freed host id %d (generation %d): proven off, fence lease %s",
             act.host_id,
             act.generation,
+            "its own" if act.fencer else "held",
         )
     return freed
 

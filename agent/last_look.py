@@ -74,12 +74,14 @@ class LastLook:
         if known is None:
             return "nothing was decided yet"
         step = known.state.takeover
+        if step is not None and act.fencer:
+            step = step.fencer
         if step is None or step.host_id != act.host_id or not step.freeing:
             return "it is decided no longer"
-        return step.withdrawn or self._of_this_host(known)
+        return step.withdrawn or self._of_this_host(known, under_lease=not act.fencer)
 
-    def _of_this_host(self, known: _Known) -> str:
-        if not self.fence_held():
+    def _of_this_host(self, known: _Known, under_lease: bool = True) -> str:
+        if under_lease and not self.fence_held():
             return "the fence lease is not held"
         age_s = known.clock() - known.view_s
         if age_s > known.state.rules.timing.suspect_after:

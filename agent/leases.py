@@ -72,10 +72,17 @@ class SanlockLeases:
         return self._storage.lockspace.encode()
 
     async def ask_engine(self) -> LeaseAnswer:
+        return await self._ask_lease(self._storage.resource, self._engine_offset)
+
+    async def ask_fence(self) -> LeaseAnswer:
+        return await self._ask_lease(FENCE_RESOURCE, None)
+
+    async def _ask_lease(self, resource: str, offset: int | None) -> LeaseAnswer:
+        """Who owns a lease. `offset` None: where the fence lease is."""
         asked_s = asyncio.get_running_loop().time()
         try:
             owners, hosts = await self._worker.call(
-                "reading the engine lease", ASK_DEADLINE_S, self._ask
+                f"reading the lease {resource}", ASK_DEADLINE_S, self._ask, resource, offset
             )
         except (Hung, VolumeError, sanlock.SanlockException) as error:
             return LeaseAnswer(False, asked_s, detail=_text(error))
@@ -106,12 +113,12 @@ class SanlockLeases:
             dead_in_s=self._dead_in_s(host, asked_s),
         )
 
-    def _ask(self) -> tuple[list[dict[str, int]], list[dict[str, int]]]:
+    def _ask(
+        self, resource: str, offset: int | None
+    ) -> tuple[list[dict[str, int]], list[dict[str, int]]]:
         check_at(self._storage.leases, self._wanted)
-        disks = [(self._storage.leases, self._engine_offset)]
-        owners = sanlock.read_resource_owners(
-            self._lockspace, self._storage.resource.encode(), disks
-        )
+        disks = self._fence_disks() if offset is None else [(self._storage.leases, offset)]
+        owners = sanlock.read_resource_owners(self._lockspace, resource.encode(), disks)
         hosts = sanlock.get_hosts(self._lockspace, owners[0]["host_id"]) if owners else []
         return owners, hosts
 
@@ -194,21 +201,29 @@ class SanlockLeases:
 
     async def release_id(self, act: FreeHostId, still: Still) -> str:
         """DeltaLeases: mark a host id as free on disk; why not, or empty."""
-        on_file = FreeingOnFile(act.host_id, act.generation, act.ordered, act.evidence)
+        on_file = FreeingOnFile(act.host_id, act.generation, act.ordered, act.evidence, act.fencer)
+        descriptors = []
         with self._fence_lock:
-            if self._fence_fd is None:
+            if self._fence_fd is None and not act.fencer:
                 return "the fence lease is not held"
             # Inherited: however the agent ends, sanlock keeps the fence lease for as long as a
             # write of that process is under way.
-            fence = os.dup(self._fence_fd)
-        descriptors = [fence]
+            if self._fence_fd is not None:
+                descriptors.append(os.dup(self._fence_fd))
         try:
             descriptors.append(self._file.begin(on_file))
-        except BlockingIOError:
-            os.close(fence)
-            return "an earlier one has not ended"
         except OSError as error:
-            log.error("the freeing could not be written to %s: %s", self._file.path, error)
+            text = f"the freeing could not be written to {self._file.path}: {error}"
+            if isinstance(error, BlockingIOError):
+                text = "an earlier one has not ended"
+            elif not act.fencer:
+                # The fence lease and the fence log tell of it all the same.
+                log.error("%s", text)
+                text = ""
+            if text:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                return text
         try:
             # A local disk that hangs may have kept the file waiting.
             if why := still():
@@ -232,7 +247,13 @@ class SanlockLeases:
         if found is None:
             return None
         return FreeHostId(
-            found.host_id, found.generation, 0, 0.0, ordered=found.ordered, evidence=found.evidence
+            found.host_id,
+            found.generation,
+            0,
+            0.0,
+            ordered=found.ordered,
+            evidence=found.evidence,
+            fencer=found.fencer,
         )
 
     async def end_of_before(self, act: FreeHostId) -> HostIdFreed:

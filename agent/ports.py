@@ -66,6 +66,10 @@ class Leases(Protocol):
     async def ask_engine(self) -> LeaseAnswer:
         """Who owns the engine lease, and how that host stands."""
 
+    async def ask_fence(self) -> LeaseAnswer:
+        """Who owns the fence lease, and how that host stands. Answers while an acquire of it is
+        under way."""
+
     async def take_fence(self) -> FenceLeaseAnswer:
         """Take the fence lease for this process; it goes with the process."""
 

@@ -117,6 +117,7 @@ class FreeingOnFile(msgspec.Struct, frozen=True):
     generation: int
     ordered: bool = False
     evidence: str = ""
+    fencer: bool = False
 
 
 class FreeingFile:

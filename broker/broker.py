@@ -15,6 +15,7 @@ import operator
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace as replace_local
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +40,7 @@ from broker.events import Events, PeerEvents
 from broker.events_kept import KeptEvents
 from broker.fence_log import LogRecord
 from broker.fence_paths import fence_paths, path_lines
+from broker.freeing_before import FREEING_FILE, freeing_before
 from broker.healthy_once import HealthyOnce
 from broker.heartbeat import Heartbeat, signed
 from broker.heartbeat_datagram import answer_bytes
@@ -186,11 +188,13 @@ class Broker:
         kept: KeptEvents | None = None,
         outside: OutsideMonitor | None = None,
         way_out: WayOutMonitor | None = None,
+        freeing_left: Callable[[], int | None] | None = None,
     ) -> None:
         """`boot_id`: of this boot of the host; None: the kernel's. `wall`: UTC seconds since
         1970. `heartbeats`: None: no question is asked over the network, and none answered.
         `notices`: who is told; None: as configured. `kept`: where events outlive the broker.
-        `outside`, `way_out`: those among the monitors; None: there are none."""
+        `outside`, `way_out`: those among the monitors; None: there are none. `freeing_left`: see
+        freeing_before; None: by the agent's file."""
         self.config = config
         self.board = board
         self.lockspace = lockspace
@@ -258,6 +262,13 @@ class Broker:
         self.orders = Orders()
         self._report: Report | None = None
         self._told_beat = 0
+        #: The host whose id is freed without the fence lease, by this host's slot on the storage.
+        self._announced: int | None = None
+        #: The same of a process that an earlier agent has left; asked anew while there is one.
+        self._look_for_freeing = freeing_left or partial(
+            freeing_before, Path(config.daemon.state_dir) / FREEING_FILE
+        )
+        self._freeing_left = self._look_for_freeing()
         self._reported_s = float("-inf")
         self._wall = wall
         self.disks = DisksRecord(board, config.host.id, config.host_name, wall)
@@ -415,10 +426,14 @@ class Broker:
             is_out = self.lockspace.no_join or self._freed_by is not None
             self._owns_slot = self._owns_slot or (is_out and self._found_own_slot)
             if self._owns_slot:
-                report = self._report
+                report, (freeing, is_fencer) = self._report, self._freeing()
+                # From here on the slot may say either; the old line is no announcement any more.
+                if freeing != self._announced:
+                    self._announced = None
                 await self.board.write(self._own_slot(now_s), now_s)
-                if report is not None and not self.board.write_problem:
-                    self._told_beat = report.beat
+                if not self.board.write_problem:
+                    self._told_beat = self._told_beat if report is None else report.beat
+                    self._announced = freeing if is_fencer else None
             await self.read(now_s)
             await self.disks.look(self._owns_vm(now_s), self._last_ran)
         await self.board.put_cluster_right(now_s)
@@ -487,8 +502,9 @@ class Broker:
         owner, was = lockspace.fence_owner, self._freed_by
         self._freed_by = act = self._own_id.look(acts, owner, lockspace.renewals, boots, now_s)
         lockspace.hold = "" if act is None else f"{act.by_name} may still free this host's id"
-        lockspace.watch_fence = act is not None
-        if act is None:
+        # Also of an act that is over for us: without an answer it would be under way again.
+        lockspace.watch_fence = bool(acts)
+        if not acts:
             lockspace.fence_owner = None
         if (act is None) != (was is None):
             if act is not None:
@@ -863,7 +879,7 @@ class Broker:
             "mem-free": slot_lines.mem_free_line(self.monitors.value("memory")),
             sick_vm.LINE: sick_vm.line(self._fence_ask(now_s)),
             **self._modes.lines(now_s),
-            **(slot_lines.freeing_line(self._report) if self._report is not None else {}),
+            **slot_lines.freeing_lines(*self._freeing()),
             **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},
             **self._agreed_lines,
         }
@@ -926,6 +942,15 @@ class Broker:
             uplink_up=self.monitors.value("uplink"),
             fence_ask=_fence_ask(self._fence_ask(now_s)),
         )
+
+    def _freeing(self) -> tuple[int | None, bool]:
+        """Whose host id this host frees, and whether without the fence lease. Where no agent has
+        reported yet, what an earlier one may have begun."""
+        if self._report is not None:
+            return self._report.freeing, self._report.freeing_fencer
+        if self._freeing_left is not None:
+            self._freeing_left = self._look_for_freeing()
+        return self._freeing_left, self._freeing_left is not None
 
     def _fence_ask(self, now_s: float) -> FenceAsk | None:
         """What this host says of a sick VM that nobody here can end."""
@@ -1082,6 +1107,7 @@ class Broker:
             fence_log=self.board.fence_log.recent(now_s),
             order=self.orders.pending(now_s),
             told_beat=self._told_beat,
+            announced=self._announced,
             what_ran=None if (ran := self.disks.on_disk) is None else ran.record,
             unsure=self.same_storage.judgement.unsure,
             log_is_written=self.board.log_is_written,

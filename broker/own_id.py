@@ -14,7 +14,8 @@ Rules of this file:
 2. It is over when they say no more so.
 3. Where nobody is left to say it: the process that frees the id holds the fence lease, and the
    kernel closes its connection to sanlock only when no write of it is left. So it is over when
-   that host owns the fence lease no more.
+   that host owns the fence lease no more. Not so where this host owned the fence lease itself, and
+   its id is freed to have it (scoring/dead_fencer.py): then only rule 4 is left.
 4. Where that host is gone: a host that has booted, or joined, anew has lost its writes. One
    whose id has stood still for sanlock's host-dead time was reset by its watchdog.
 5. What rules 3 and 4 find must have been so for one io_timeout: a write that the storage itself
@@ -36,12 +37,13 @@ WATCHDOG_FIRE_S = 60.0
 @dataclass(frozen=True, slots=True)
 class Freeing:
     """Host `by` frees this host's id. `generation`: of its own host id, 0: not known; `boot_id`:
-    of its boot, "": not known."""
+    of its boot, "": not known. `under_lease`: it holds the fence lease for that."""
 
     by: int
     by_name: str
     generation: int
     boot_id: str
+    under_lease: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class OwnId:
     ) -> bool:
         if act.boot_id and boot_id and boot_id != act.boot_id:
             return True
+        if not act.under_lease:
+            owner = None
         if owner is not None and (owner.host_id != act.by or 0 < act.generation < owner.generation):
             return True
         renewal = renewals.table.get(act.by)

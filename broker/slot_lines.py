@@ -46,9 +46,12 @@ def measured_lines(measured: MeasuredOnWire) -> dict[str, str]:
     return {key: f"{value:.2f}" for key, value in both.items() if value is not None}
 
 
-def freeing_line(report: Report) -> dict[str, str]:
-    """Whose host id this host's agent frees; nothing where it frees none."""
-    return {} if report.freeing is None else {"freeing": str(report.freeing)}
+def freeing_lines(host_id: int | None, fencer: bool) -> dict[str, str]:
+    """Whose host id this host's agent frees, `fencer`: without the fence lease, which that host
+    owns; nothing where it frees none."""
+    if host_id is None:
+        return {}
+    return {"freeing": str(host_id), "freeing-fencer": "yes" if fencer else ""}
 
 
 def freeings_of(
@@ -67,7 +70,9 @@ def freeings_of(
         extra = report.extra if report.extra_trusted else {}
         if count_of(extra.get("freeing", "")) == host_id:
             name = _name(report.host_id, report.hostname)
-            found.append(Freeing(report.host_id, name, 0, extra.get("boot-id", "")))
+            is_under_lease = not extra.get("freeing-fencer", "")
+            boot_id = extra.get("boot-id", "")
+            found.append(Freeing(report.host_id, name, 0, boot_id, is_under_lease))
     return found
 
 

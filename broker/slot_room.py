@@ -33,6 +33,7 @@ DECIDES = (
     "way-out",
     "uplink",
     "freeing",
+    "freeing-fencer",
     "fence-ask",
     "mem-free",
     "hears",

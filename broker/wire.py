@@ -34,7 +34,8 @@ class View(Struct, frozen=True):
     `version` grows whenever there is something new to decide on. `system_uuids`: what each
     peer published as its machine's UUID, lower case. `told_beat`: the `beat` of the agent's report
     that is in this host's slot on the storage, 0: none yet; None: the broker does not say.
-    `log_is_written`: a record of the fence log is under way to the storage.
+    `log_is_written`: a record of the fence log is under way to the storage. `announced`: see
+    Observation.
     """
 
     version: int
@@ -53,6 +54,7 @@ class View(Struct, frozen=True):
     what_ran: WhatRan | None = None
     unsure: tuple[int, ...] = ()
     log_is_written: bool = False
+    announced: int | None = None
 
 
 class Decision(Struct, frozen=True, forbid_unknown_fields=True):
@@ -184,7 +186,8 @@ class Report(Struct, frozen=True):
     by then the move of the VM is over, by this host's monotonic clock. `fence_paths`: by host id,
     this host's own among them. `answers`: to the operator's last orders. `begun`: what came up
     since the last report that arrived, so that nothing short is missed. `lease`: None: it was not
-    answered. `freeing`: the host whose id a process of it frees that has not ended.
+    answered. `freeing`: the host whose id a process of it frees that has not ended, or is about to;
+    `freeing_fencer`: that host owns the fence lease, so that it is done without that.
     `unstopped_since_s`: this host asks to be switched off, for its sick VM could not be ended since
     then (None: it does not ask)."""
 
@@ -207,6 +210,7 @@ class Report(Struct, frozen=True):
     state_problem: str = ""
     lease: LeaseSeen | None = None
     freeing: int | None = None
+    freeing_fencer: bool = False
     unstopped_since_s: float | None = None
 
 

@@ -73,6 +73,11 @@ class TakeFenceLease:
 
 
 @dataclass(frozen=True, slots=True)
+class AskFenceOwner:
+    """Read who owns the fence lease. Outcome: FenceOwnerAnswer."""
+
+
+@dataclass(frozen=True, slots=True)
 class DropFenceLease:
     """Give the fence lease back. No outcome; `fence_lease_held` tells."""
 
@@ -84,7 +89,9 @@ class FreeHostId:
     Carried out only while all of it is still true: the last "off" was read at
     `off_read_s`, less than io_timeout ago, the fence lease is held, and the host id on
     disk still has this generation and timestamp. `ordered`: it was switched off by us.
-    `evidence`: the preconditions with their values, for the log. Outcome: HostIdFreed.
+    `evidence`: the preconditions with their values, for the log. `fencer`: it owns the fence lease,
+    which therefore nobody can hold; this host's slot says that its id is being freed. Outcome:
+    HostIdFreed.
     """
 
     host_id: int
@@ -93,6 +100,7 @@ class FreeHostId:
     off_read_s: float
     ordered: bool = False
     evidence: str = ""
+    fencer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +148,7 @@ Action = (
     | AskLease
     | AskPower
     | TakeFenceLease
+    | AskFenceOwner
     | DropFenceLease
     | FreeHostId
     | PowerOffHost
@@ -202,6 +211,7 @@ class Code(StrEnum):
     POWER_OFF_ORDERED = "power-off-ordered"
     POWER_ON_ORDERED = "power-on-ordered"
     FENCE_LEASE_ASKED = "fence-lease-asked"
+    FENCE_LEASE_ELSEWHERE = "fence-lease-elsewhere"
     PROVEN_OFF = "proven-off"
     HOST_ID_FREED = "host-id-freed"
     STARTING = "starting"

@@ -46,6 +46,11 @@ class Precondition:
     value: str
 
 
+def evidence_told(conditions: tuple[Precondition, ...]) -> str:
+    """All of them with their values, for the log."""
+    return "; ".join(f"{condition.name}: {condition.value}" for condition in conditions)
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """One beat's knowledge of a silent owner. Times are of this host's monotonic clock.
@@ -122,24 +127,51 @@ def may_free(
     takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules
 ) -> tuple[Precondition, ...]:
     """Everything that must be true before the host id may be freed; the order is the log's."""
+    last_s = takeover.offs[-1].read_s if takeover.offs else None
+    fence_since_s = takeover.fence_since_s
+    return (
+        _no_global_maintenance(evidence),
+        _fence_lease_held(evidence),
+        *_proven_off(takeover, evidence, now_s, rules),
+        Precondition(
+            "read-while-holding",
+            last_s is not None and fence_since_s is not None and last_s >= fence_since_s,
+            f"last read at {last_s}, fence lease held since {fence_since_s}",
+        ),
+    )
+
+
+def may_free_fencer(
+    takeover: Takeover, evidence: Evidence, announced: int | None, now_s: float, rules: Rules
+) -> tuple[Precondition, ...]:
+    """The same of a host that owns the fence lease (scoring/dead_fencer.py). `takeover`: what is
+    known of that host; `evidence.lease`: of the fence lease. `announced`: the host whose id this
+    host frees without the fence lease, as its slot on the storage says."""
+    return (
+        _no_global_maintenance(evidence),
+        Precondition(
+            "announced",
+            announced == takeover.host_id,
+            f"this host's slot says so of {announced or 'nobody'}",
+        ),
+        *_proven_off(takeover, evidence, now_s, rules),
+    )
+
+
+def _proven_off(
+    takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules
+) -> tuple[Precondition, ...]:
+    """What proves that a host which owns a lease is off."""
     offs, lease = takeover.offs, evidence.lease
     first_s, last_s = (offs[0].read_s, offs[-1].read_s) if offs else (None, None)
-    fence_since_s = takeover.fence_since_s
     signs = [
         at_s
         for at_s in (evidence.slot_since_s, evidence.heartbeat_s)
         if at_s is not None and first_s is not None and at_s >= first_s
     ]
     return (
-        _no_global_maintenance(evidence),
-        _fence_lease_held(evidence),
         Precondition(
             "power-off-read-twice", len(offs) >= OFFS_NEEDED, f"{len(offs)} of {OFFS_NEEDED}"
-        ),
-        Precondition(
-            "read-while-holding",
-            last_s is not None and fence_since_s is not None and last_s >= fence_since_s,
-            f"last read at {last_s}, fence lease held since {fence_since_s}",
         ),
         Precondition(
             "read-fresh",

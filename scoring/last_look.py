@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scoring.evidence import may_free, may_power_off
+from scoring.evidence import Precondition, may_free, may_free_fencer, may_power_off
 from scoring.observation import LeaseAnswer
 from scoring.start import evidence_of
 from scoring.state import Takeover
@@ -36,7 +36,12 @@ def look_again(turn: Turn) -> None:
     state = turn.state
     step = state.takeover
     if step is not None and (step.switching_off or step.freeing) and not step.withdrawn:
-        state = replace(state, takeover=replace(step, withdrawn=_taken_over(turn, step)))
+        step = replace(step, withdrawn=_taken_over(turn, step))
+        state = replace(state, takeover=step)
+    fencer = None if step is None else step.fencer
+    if step is not None and fencer is not None and fencer.freeing and not fencer.withdrawn:
+        fencer = replace(fencer, withdrawn=_fencer_freed(turn, step, fencer))
+        state = replace(state, takeover=replace(step, fencer=fencer))
     if state.switching_on is not None and not state.on_withdrawn:
         state = replace(state, on_withdrawn=_switched_on(turn, state.switching_on))
     turn.state = state
@@ -47,9 +52,22 @@ def _taken_over(turn: Turn, step: Takeover) -> str:
     known = lease is not None and lease.known
     evidence = evidence_of(turn, step.host_id, lease or LeaseAnswer(False, turn.now_s))
     preconditions = may_power_off if step.switching_off else may_free
-    for condition in preconditions(step, evidence, turn.now_s, turn.state.rules):
+    return _missing(preconditions(step, evidence, turn.now_s, turn.state.rules), known)
+
+
+def _fencer_freed(turn: Turn, step: Takeover, fencer: Takeover) -> str:
+    """The same of the host that owns the fence lease."""
+    lease = step.fence_owner
+    known = lease is not None and lease.known
+    evidence = evidence_of(turn, fencer.host_id, lease or LeaseAnswer(False, turn.now_s))
+    announced, rules = turn.observation.announced, turn.state.rules
+    return _missing(may_free_fencer(fencer, evidence, announced, turn.now_s, rules), known)
+
+
+def _missing(conditions: tuple[Precondition, ...], lease_known: bool) -> str:
+    for condition in conditions:
         passed_over = condition.name in _OF_THE_ACT
-        passed_over = passed_over or (condition.name == _OF_THE_LEASE and not known)
+        passed_over = passed_over or (condition.name == _OF_THE_LEASE and not lease_known)
         if not condition.holds and not passed_over:
             return f"{condition.name} holds no longer: {condition.value}"
     return ""

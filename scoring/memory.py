@@ -16,6 +16,7 @@ from scoring.observation import (
     EngineStartEnded,
     EngineStopEnded,
     FenceLeaseAnswer,
+    FenceOwnerAnswer,
     HostIdFreed,
     LeaseAnswer,
     MigrationCancelled,
@@ -113,15 +114,11 @@ def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentSta
                 step = takeover.with_lease(step, outcome)
             return replace(state, lease=outcome, asking_lease=False, takeover=step)
         case PowerAnswer():
-            if state.takeover is None or state.takeover.host_id != outcome.host_id:
-                return state
-            return replace(
-                state, takeover=takeover.with_power(state.takeover, outcome, state.rules.timing)
-            )
+            return replace(state, takeover=_with_power(state, outcome))
         case FenceLeaseAnswer():
             if state.takeover is None:
                 return state
-            step = replace(state.takeover, taking_fence=False)
+            step = replace(state.takeover, taking_fence=False, refused=not outcome.held)
             if outcome.held:
                 step = replace(step, fence_since_s=outcome.since_s)
             else:
@@ -129,6 +126,14 @@ def _with_outcome(state: AgentState, outcome: Outcome, now_s: float) -> AgentSta
                     step, f"the fence lease was not given: {outcome.detail}", state, now_s
                 )
             return replace(state, takeover=step)
+        case FenceOwnerAnswer(answer=answer):
+            step = state.takeover
+            if step is not None:
+                step = replace(step, fence_owner=answer, asking_owner=False)
+            return replace(state, takeover=step)
+        case HostIdFreed() if _is_of_fencer(state, outcome):
+            assert state.takeover is not None
+            return replace(state, takeover=_fencer_freed(state.takeover, outcome, state, now_s))
         case HostIdFreed():
             if state.takeover is None or state.takeover.host_id != outcome.host_id:
                 return state
@@ -173,6 +178,44 @@ def _moved(state: AgentState, outcome: EngineMigrationEnded, now_s: float) -> Ag
     return replace(state, move_failed_s=failed_s, move_problems=problems)
 
 
+def _with_power(state: AgentState, answer: PowerAnswer) -> Takeover | None:
+    """One more reading, of the VM's host, of the host that owns the fence lease, or of one that is
+    both."""
+    step, timing = state.takeover, state.rules.timing
+    if step is None:
+        return None
+    fencer = step.fencer
+    if fencer is not None and fencer.host_id == answer.host_id:
+        step = replace(step, fencer=takeover.with_power(fencer, answer, timing))
+    if step.host_id == answer.host_id:
+        step = takeover.with_power(step, answer, timing)
+    return step
+
+
+def _is_of_fencer(state: AgentState, outcome: HostIdFreed) -> bool:
+    step = state.takeover
+    return (
+        step is not None
+        and step.fencer is not None
+        and step.fencer.freeing
+        and step.fencer.host_id == outcome.host_id
+    )
+
+
+def _fencer_freed(
+    step: Takeover, outcome: HostIdFreed, state: AgentState, now_s: float
+) -> Takeover:
+    """The id of the host that owns the fence lease was freed, or not. The lease is asked for at
+    once then; where that host had the VM as well, the VM's lease is free too."""
+    assert step.fencer is not None
+    if not outcome.ok:
+        fencer = replace(step.fencer, freeing=False, withdrawn="")
+        problem = f"its id was not freed: {outcome.detail}"
+        return replace(step, fencer=_paused(fencer, problem, state, now_s))
+    freed_s = now_s if step.host_id == outcome.host_id else step.freed_s
+    return replace(step, fencer=None, fence_owner=None, not_before_s=now_s, freed_s=freed_s)
+
+
 def _paused(step: Takeover, problem: str, state: AgentState, now_s: float) -> Takeover:
     """Start the protocol over after a pause: nothing read before it counts."""
     return replace(
@@ -199,9 +242,18 @@ def forget(turn: Turn) -> None:
             taking_fence=step.taking_fence,
             switching_off=step.switching_off,
             freeing=step.freeing,
-            withdrawn=step.withdrawn or "; ".join(reason.text for reason in turn.reasons[-1:]),
+            withdrawn=step.withdrawn or _why(turn),
+            asking_owner=step.asking_owner,
+            fencer=_left(step.fencer, turn),
         )
-        if not (step.asking_power or step.taking_fence or step.switching_off or step.freeing):
+        if not (
+            step.asking_power
+            or step.taking_fence
+            or step.switching_off
+            or step.freeing
+            or step.asking_owner
+            or step.fencer is not None
+        ):
             step = None
         turn.state = replace(turn.state, takeover=step)
     in_use = turn.state.switching_on is not None or (
@@ -211,10 +263,29 @@ def forget(turn: Turn) -> None:
         turn.actions.append(DropFenceLease())
 
 
+def _why(turn: Turn) -> str:
+    """Why a takeover is not pursued any more."""
+    return "; ".join(reason.text for reason in turn.reasons[-1:])
+
+
+def _left(fencer: Takeover | None, turn: Turn) -> Takeover | None:
+    """What is under way about the host that owns the fence lease, withdrawn; None: nothing."""
+    if fencer is None or not (fencer.freeing or fencer.asking_power):
+        return None
+    return replace(fencer, offs=(), withdrawn=fencer.withdrawn or _why(turn))
+
+
 def wake_s(turn: Turn) -> float | None:
     """When the next power reading may count, while one is waited for; or when something else that
     is waited for is over."""
     step = turn.state.takeover
-    if step is None or step.asking_power or step.freeing or step.switching_off or not step.offs:
+    if step is None:
         return turn.wake_s
-    return step.offs[-1].over_s + turn.state.rules.timing.power_reread
+    due_s = [
+        each.offs[-1].over_s + turn.state.rules.timing.power_reread
+        for each in (step, step.fencer)
+        if each is not None
+        and each.offs
+        and not (each.asking_power or each.freeing or each.switching_off)
+    ]
+    return min(due_s, default=turn.wake_s)

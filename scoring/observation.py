@@ -408,6 +408,13 @@ class FenceLeaseAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class FenceOwnerAnswer:
+    """AskFenceOwner is over: who owns the fence lease."""
+
+    answer: LeaseAnswer
+
+
+@dataclass(frozen=True, slots=True)
 class HostIdFreed:
     """FreeHostId is over."""
 
@@ -495,6 +502,7 @@ Outcome = (
     | LeaseAnswer
     | PowerAnswer
     | FenceLeaseAnswer
+    | FenceOwnerAnswer
     | HostIdFreed
     | PowerOffEnded
     | PowerOnEnded
@@ -536,7 +544,9 @@ class Observation:
     configured for. `fence_lease_held`: this agent holds the fence lease now. `stopping`:
     the agent was asked to end. `fence_log`: what of the fence log still matters, oldest first;
     None where it cannot be read. `order`: an operator's, until it is answered. `unsure`: hosts of
-    which it is not known yet whether they write to the storage that is read here.
+    which it is not known yet whether they write to the storage that is read here. `announced`: the
+    host whose id this host is about to free without the fence lease, as its slot on the storage
+    says (None: none).
     """
 
     local: LocalHost
@@ -554,3 +564,4 @@ class Observation:
     outcomes: tuple[Outcome, ...] = field(default=())
     stopping: bool = False
     unsure: tuple[int, ...] = ()
+    announced: int | None = None

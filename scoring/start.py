@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scoring import placement, takeover
+from scoring import dead_fencer, placement, takeover
 from scoring.decision import AskLease, Code
 from scoring.evidence import Evidence, renews
 from scoring.fence_ask import reached_by
@@ -261,10 +261,15 @@ def _wait_for_owner(turn: Turn, lease: LeaseAnswer) -> bool:
     current, actions, reasons = takeover.step(
         current, evidence_of(turn, lease.owner, lease), turn.now_s, state.rules
     )
-    turn.state = replace(state, takeover=current)
     turn.pursuing = True
     turn.actions.extend(actions)
     turn.reasons.extend(reasons)
+    fence_owner = dead_fencer.owner_of(current, turn.observation.local.host_id)
+    of_fencer = None
+    if fence_owner is not None and fence_owner.owner is not None:
+        of_fencer = evidence_of(turn, fence_owner.owner, fence_owner)
+    current = dead_fencer.step(turn, current, of_fencer)
+    turn.state = replace(state, takeover=current)
     if owner is not None or current.offs or current.freeing or current.switching_off:
         return False
     if not _owner_renews(turn, lease):

@@ -128,7 +128,9 @@ class Takeover:
     nothing. `tries`: orders, those that were withdrawn among them; `next_order_s`: no other is
     given before. `withdrawn`: why what is under way must not be done any more; empty: it must.
     `renewal`: its host id's generation and timestamp on disk, first seen so at `renewal_since_s`.
-    `freed_s`: when its host id was freed.
+    `freed_s`: when its host id was freed. `refused`: the fence lease was not given; `fence_owner`:
+    who owns it, as it was last answered, `asking_owner`: that is being asked; `fencer`: what is
+    known of the silent host that owns it (scoring/dead_fencer.py).
     """
 
     host_id: int
@@ -152,6 +154,10 @@ class Takeover:
     withdrawn: str = ""
     renewal: tuple[int, int] | None = None
     renewal_since_s: float | None = None
+    refused: bool = False
+    fence_owner: LeaseAnswer | None = None
+    asking_owner: bool = False
+    fencer: Takeover | None = None
 
 
 @dataclass(frozen=True, slots=True)

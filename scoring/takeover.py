@@ -45,6 +45,7 @@ from scoring.evidence import (
     OFFS_NEEDED,
     Evidence,
     Precondition,
+    evidence_told,
     fence_wait,
     may_free,
     may_power_off,
@@ -174,7 +175,7 @@ def step(
         takeover = replace(takeover, taking_fence=True)
         reasons.append(Reason(Code.FENCE_LEASE_ASKED, "asking for the fence lease"))
     at_once = wants_fence and evidence.fence_lease_held
-    if not takeover.asking_power and _may_ask(takeover, now_s, rules.timing, at_once):
+    if not takeover.asking_power and may_ask(takeover, now_s, rules.timing, at_once):
         actions.append(AskPower(host))
         takeover = replace(takeover, asking_power=True)
     return takeover, tuple(actions), tuple(reasons)
@@ -183,7 +184,7 @@ def step(
 def _free(
     takeover: Takeover, evidence: Evidence, conditions: tuple[Precondition, ...]
 ) -> tuple[Takeover, tuple[Action, ...], tuple[Reason, ...]]:
-    lease, values = evidence.lease, _told(conditions)
+    lease, values = evidence.lease, evidence_told(conditions)
     act = FreeHostId(
         takeover.host_id,
         lease.owner_generation,
@@ -195,10 +196,6 @@ def _free(
     text = f"host {takeover.host_id} is proven off, freeing its id ({values})"
     takeover = replace(takeover, freeing=True, withdrawn="")
     return takeover, (act,), (Reason(Code.PROVEN_OFF, text),)
-
-
-def _told(conditions: tuple[Precondition, ...]) -> str:
-    return "; ".join(f"{condition.name}: {condition.value}" for condition in conditions)
 
 
 def _power_off_is_due(
@@ -232,11 +229,11 @@ def _power_off_is_due(
             peer.timestamp,
             lease.owner_generation,
             lease.owner_timestamp,
-            _told(conditions),
+            evidence_told(conditions),
             asked=evidence.ask is not None,
         )
         why = "hangs with its power on" if evidence.ask is None else "asks for it"
-        text = f"host {host} {why}, switching it off ({_told(conditions)})"
+        text = f"host {host} {why}, switching it off ({evidence_told(conditions)})"
         return order, [Reason(Code.POWER_OFF_ORDERED, text)]
     first = missing[0]
     if evidence.ask is None and evidence.answers:
@@ -285,7 +282,7 @@ def _is_ripe(takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules)
     return missing <= _OWN_STEPS
 
 
-def _may_ask(takeover: Takeover, now_s: float, timing: Timing, at_once: bool) -> bool:
+def may_ask(takeover: Takeover, now_s: float, timing: Timing, at_once: bool) -> bool:
     """Not before power_reread after the last answer: a reading nearer than that cannot count.
 
     A device that says nothing new for long is spared, but not while something waits for it.

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from broker.whiteboard import BadSlot, decode_slot
 from scoring.decision import FreeHostId
 from scoring.evidence import HOUR_S, renewal_patience_s
 from scoring.rules import Rules
@@ -156,17 +157,35 @@ class FenceLaws:
 
     def against_freeing(self, host: Host, act: FreeHostId) -> Iterator[str]:
         """Why a host must not free that host id now; nothing: it may."""
-        if not host.fence_held:
-            yield "the fence lease is not held"
         assert host.loop is not None
         read_s, io_timeout_s = host.loop.true_s(act.off_read_s), host.io_timeout_s
-        if read_s < host.fence_since_s:
+        if act.fencer:
+            yield from self._against_freeing_fencer(host, act)
+        elif not host.fence_held:
+            yield "the fence lease is not held"
+        elif read_s < host.fence_since_s:
             yield "the power was read before the fence lease was held"
         if self._now_s - read_s > io_timeout_s + EDGE_S / 10:
             yield f"the power was read {self._now_s - read_s:.1f} s ago"
         delta = host.leases.read().delta(act.host_id)
         if (delta.generation, delta.timestamp) != (act.generation, act.timestamp):
             yield "the host id on disk is not what it was at the decision"
+
+    def _against_freeing_fencer(self, host: Host, act: FreeHostId) -> Iterator[str]:
+        """The fence lease must be that host's, in this very life of it, and this host's own slot
+        must say what it does: who is back looks there."""
+        fence = host.leases.resources["fence"]
+        if (fence.owner, fence.generation) != (act.host_id, act.generation):
+            yield f"host {fence.owner} owns the fence lease"
+        if not host.is_on_shared:
+            return
+        try:
+            slot = decode_slot(host.host_id, self._world.board.slots[host.host_id])
+        except (BadSlot, KeyError):
+            slot = None
+        said = {} if slot is None else slot.extra
+        if (said.get("freeing"), said.get("freeing-fencer")) != (str(act.host_id), "yes"):
+            yield "its own slot does not say so"
 
     def _too_young(self, times_s: Iterable[float], than_s: float) -> float | None:
         """The age of one that the asker knows of and that is not as old as it must be."""

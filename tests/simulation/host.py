@@ -668,6 +668,11 @@ class Host:
                 self.storage.since_s = self.timeline.now_s
             over()
 
+    def frees_without_lease(self) -> int | None:
+        """The host whose id a process here still frees without the fence lease."""
+        act = self.freeing_on_file
+        return act.host_id if act is not None and act.fencer and self.release_hangs else None
+
     def reach(self) -> str:
         """How it reaches the lease volume; "" when it does."""
         if self.frozen:

@@ -645,12 +645,18 @@ class SimLeases:
         self._host.fence_held = value
 
     async def ask_engine(self) -> LeaseAnswer:
+        return await self._ask("engine")
+
+    async def ask_fence(self) -> LeaseAnswer:
+        return await self._ask("fence")
+
+    async def _ask(self, name: str) -> LeaseAnswer:
         asked_s = asyncio.get_running_loop().time()
         reach = self._host.reach_of_sanlock()
         await _takes(ASK_DEADLINE_S if reach == "hang" else 0.02)
         if reach:
             return LeaseAnswer(False, asked_s, detail="sanlock: the volume cannot be read")
-        resource = self._host.leases.read().resources["engine"]
+        resource = self._host.leases.read().resources[name]
         if resource.owner == 0:
             return LeaseAnswer(True, asked_s)
         owner, generation = resource.owner, resource.generation

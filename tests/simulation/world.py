@@ -409,6 +409,7 @@ class World:
             ),
             outside=outside,
             way_out=way_out,
+            freeing_left=host.frees_without_lease,
         )
         host.broker_since_s = self.timeline.now_s
         if host.wall_offset_s != 0.0:

@@ -15,6 +15,7 @@ import pytest
 
 from scoring.decide import decide
 from scoring.decision import (
+    AskFenceOwner,
     AskLease,
     AskPower,
     CancelMigration,
@@ -42,6 +43,7 @@ from scoring.observation import (
     EngineStatus,
     EngineStopEnded,
     FenceLeaseAnswer,
+    FenceOwnerAnswer,
     FenceRecord,
     FenceStep,
     Health,
@@ -968,6 +970,8 @@ class Fall:
             case DropFenceLease():
                 self.life.world["fence_lease_held"] = False
                 return None
+            case AskFenceOwner():
+                return FenceOwnerAnswer(free_lease(now_s))
             case FreeHostId(host_id=host_id):
                 return HostIdFreed(host_id, self.freed, "" if self.freed else "still there")
             case StartEngine():

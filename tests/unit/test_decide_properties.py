@@ -29,6 +29,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from scoring.decide import decide
 from scoring.decision import (
     Action,
+    AskFenceOwner,
     AskLease,
     AskPower,
     CancelMigration,
@@ -53,6 +54,7 @@ from scoring.observation import (
     EngineStatus,
     EngineStopEnded,
     FenceLeaseAnswer,
+    FenceOwnerAnswer,
     Health,
     HostIdFreed,
     HostShutdown,
@@ -101,6 +103,7 @@ class Witness:
     fence_given_s: float | None = None
     freed_s: float | None = None
     lease: LeaseAnswer | None = None
+    fence_owner: LeaseAnswer | None = None
 
     def decide(self, observation: Observation, now_s: float) -> Decision:
         for outcome in observation.outcomes:
@@ -111,6 +114,8 @@ class Witness:
                     self.fence_given_s = outcome.since_s
                 case LeaseAnswer():
                     self.lease = outcome
+                case FenceOwnerAnswer(answer=answer):
+                    self.fence_owner = answer
                 case HostIdFreed(ok=True):
                     self.freed_s = now_s
         before = self.state
@@ -174,18 +179,21 @@ class Witness:
 
     def check_proof(self, act: FreeHostId, seen: Observation, now_s: float) -> None:
         """Law 3."""
-        assert seen.fence_lease_held
+        if act.fencer:
+            assert seen.announced == act.host_id
+        else:
+            assert seen.fence_lease_held
+            assert self.fence_given_s is not None
+            assert act.off_read_s >= self.fence_given_s
         assert seen.global_maintenance is False
         assert seen.storage_good_since_s is not None
         assert act.host_id in seen.fence_devices
         assert act.host_id != seen.local.host_id
         assert now_s - act.off_read_s <= RULES.io_timeout_s
-        assert self.fence_given_s is not None
-        assert act.off_read_s >= self.fence_given_s
         run = _offs_at_the_end(self.readings[act.host_id])
         assert act.off_read_s in run
         assert any(read_s <= act.off_read_s - TIMING.power_reread for read_s in run)
-        lease = self.lease
+        lease = self.fence_owner if act.fencer else self.lease
         assert lease is not None
         assert lease.known
         assert (lease.owner, lease.owner_generation) == (act.host_id, act.generation)
@@ -284,6 +292,10 @@ outcomes = st.one_of(
         identity_proven=st.booleans(),
     ),
     st.builds(FenceLeaseAnswer, held=st.booleans(), since_s=times),
+    st.builds(
+        FenceOwnerAnswer,
+        answer=st.builds(LeaseAnswer, known=st.booleans(), asked_s=times, owner=st.none() | hosts),
+    ),
     st.builds(HostIdFreed, host_id=hosts, ok=st.booleans()),
     st.builds(MigrationCancelled, ok=st.booleans()),
     st.builds(DomainDisarmed, ok=st.booleans()),
@@ -499,10 +511,15 @@ class Storm:
                 return replace(self.lease, known=well, asked_s=self.now_s)
             case AskPower(host_id=host_id):
                 power = Power.OFF if well else self.pick(*Power)
+                self.world = replace(self.world, announced=self.pick(None, host_id))
                 return PowerAnswer(host_id, power, read_s, self.chance(0.95))
             case TakeFenceLease():
                 self.world = replace(self.world, fence_lease_held=well)
                 return FenceLeaseAnswer(well, read_s)
+            case AskFenceOwner():
+                owner = self.pick(None, 1, 2, 3)
+                answer = replace(self.lease, owner=owner, known=well, asked_s=self.now_s)
+                return FenceOwnerAnswer(answer)
             case FreeHostId(host_id=host_id):
                 return HostIdFreed(host_id, well)
             case _:
@@ -524,7 +541,9 @@ ANY_ACTION: tuple[Action, ...] = (
     AskPower(2),
     AskPower(9),
     TakeFenceLease(),
+    AskFenceOwner(),
     FreeHostId(2, 5, 77, 0.0),
+    FreeHostId(3, 5, 77, 0.0, fencer=True),
 )
 
 
@@ -723,10 +742,15 @@ class Cluster(RuleBasedStateMachine):
                 self.ended.append(replace(self.lease, known=well, asked_s=self.now_s))
             case AskPower(host_id=host_id):
                 power = Power.OFF if well else Power.UNKNOWN
+                self.world = replace(self.world, announced=host_id if well else None)
                 self.ended.append(PowerAnswer(host_id, power, self.now_s, well))
             case TakeFenceLease():
                 self.world = replace(self.world, fence_lease_held=well)
                 self.ended.append(FenceLeaseAnswer(well, self.now_s))
+            case AskFenceOwner():
+                owner = 3 if well else None
+                answer = replace(self.lease, owner=owner, asked_s=self.now_s)
+                self.ended.append(FenceOwnerAnswer(answer))
             case FreeHostId(host_id=host_id):
                 self.ended.append(HostIdFreed(host_id, well))
             case _:

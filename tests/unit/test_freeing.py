@@ -17,8 +17,14 @@ from agent.actions import Hands
 from agent.fence_driver import Still, always
 from agent.freeing import free_host_id, was_freed
 from agent.ports import FenceDevices, Hypervisor, Leases
-from scoring.decision import DropFenceLease, FreeHostId
-from scoring.observation import FenceLeaseAnswer, FenceStep, HostIdFreed
+from scoring.decision import AskFenceOwner, DropFenceLease, FreeHostId, TakeFenceLease
+from scoring.observation import (
+    FenceLeaseAnswer,
+    FenceOwnerAnswer,
+    FenceStep,
+    HostIdFreed,
+    LeaseAnswer,
+)
 
 ACT = FreeHostId(2, 5, 77, 0.0, True, "read off twice")
 
@@ -39,6 +45,9 @@ class World:
     async def take_fence(self) -> FenceLeaseAnswer:
         self.fence_held = self.fence_given
         return FenceLeaseAnswer(self.fence_given, 1.0)
+
+    async def ask_fence(self) -> LeaseAnswer:
+        return LeaseAnswer(True, 1.0, owner=3)
 
     async def drop_fence(self) -> None:
         self.told.append("drop")
@@ -272,6 +281,79 @@ def test_nothing_of_before_is_nothing_to_do() -> None:
     asyncio.run(run())
 
 
+# --- of the host that owns the fence lease ---------------------------------------------------
+
+FENCER = FreeHostId(3, 5, 77, 0.0, evidence="read off twice", fencer=True)
+
+
+def test_the_fence_log_is_told_of_a_fencer_when_the_fence_lease_is_ours() -> None:
+    """Before that it is not ours to write: the slot says it."""
+
+    async def run() -> None:
+        world = World(freed=HostIdFreed(3, True), fence_held=False)
+        ours = hands(world)
+        ours.begin(FENCER)
+        await settle()
+        assert world.told == ["frees 3"]
+        assert (ours.freeing, ours.freeing_fencer) == (3, True)
+        world.ends.set()
+        await settle(lambda: not ours.busy)
+        assert world.told == ["frees 3", "told"]
+        assert (ours.freeing, ours.freeing_fencer) == (None, False)
+        world.fence_given = False
+        ours.begin(TakeFenceLease())
+        await settle(lambda: not ours.busy)
+        world.fence_given, world.log_problems = True, []
+        for _ in range(2):
+            ours.begin(TakeFenceLease())
+            await settle(lambda: not ours.busy)
+        assert world.told == ["frees 3", "told", "dead 3"], "once"
+
+    asyncio.run(run())
+
+
+def test_a_fencer_that_was_not_freed_is_told_to_nobody() -> None:
+    async def run() -> None:
+        world = World(freed=HostIdFreed(3, False, "changed"))
+        world.ends.set()
+        ours = hands(world)
+        ours.begin(FENCER)
+        await settle(lambda: not ours.busy)
+        ours.begin(TakeFenceLease())
+        await settle(lambda: not ours.busy)
+        assert world.told == ["frees 3", "told"]
+
+    asyncio.run(run())
+
+
+def test_a_record_that_cannot_be_written_does_not_keep_the_fence_lease_from_us() -> None:
+    async def run() -> None:
+        world = World(freed=HostIdFreed(3, True), log_problems=["no answer"])
+        world.ends.set()
+        ours = hands(world)
+        ours.begin(FENCER)
+        await settle(lambda: not ours.busy)
+        ours.take_outcomes()
+        ours.begin(TakeFenceLease())
+        await settle(lambda: not ours.busy)
+        (answer,) = ours.take_outcomes()
+        assert isinstance(answer, FenceLeaseAnswer) and answer.held
+        assert world.told[-1] == "not noted: dead 3"
+
+    asyncio.run(run())
+
+
+def test_who_owns_the_fence_lease_is_asked() -> None:
+    async def run() -> None:
+        world = World()
+        ours = hands(world)
+        ours.begin(AskFenceOwner())
+        await settle(lambda: not ours.busy)
+        assert ours.take_outcomes() == (FenceOwnerAnswer(LeaseAnswer(True, 1.0, owner=3)),)
+
+    asyncio.run(run())
+
+
 # --- the act itself -------------------------------------------------------------------------
 
 
@@ -301,10 +383,11 @@ def free(
     off_ago_s: float = 1.0,
     own: int = 1,
     still: Still = always,
+    fencer: bool = False,
 ) -> HostIdFreed:
     async def run() -> HostIdFreed:
         read_s = asyncio.get_running_loop().time() - off_ago_s
-        act = FreeHostId(2, 5, 77, read_s)
+        act = FreeHostId(2, 5, 77, read_s, fencer=fencer)
         return await free_host_id(act, own, 10.0, lambda: held, disk, still)
 
     return asyncio.run(run())
@@ -312,6 +395,13 @@ def free(
 
 def test_it_is_freed_when_all_holds_and_the_disk_shows_it() -> None:
     assert free(Disk([(5, 77), (5, 0)])).ok
+
+
+def test_of_a_fencer_nobody_can_hold_the_fence_lease() -> None:
+    assert free(Disk([(5, 77), (5, 0)]), held=False, fencer=True).ok
+    late = free(Disk([(5, 77)]), held=False, fencer=True, off_ago_s=10.5)
+    assert "10.5 s old" in late.detail
+    assert "shows" in free(Disk([(5, 0)]), held=False, fencer=True).detail, "freed by another"
 
 
 def test_what_comes_between_the_last_check_and_the_write_forbids_it() -> None:

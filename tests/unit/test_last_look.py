@@ -235,6 +235,19 @@ def test_it_must_be_the_same_act() -> None:
         assert asked(state, question) == "it is decided no longer"
 
 
+def test_of_a_fencer_the_lease_is_not_asked_for() -> None:
+    fencer = replace(FREES, host_id=3)
+    state = AgentState(RULES, takeover=replace(SHOOTS, switching_off=False, fencer=fencer))
+    act = FreeHostId(3, 5, 77, NOW_S - 1, fencer=True)
+    assert asked(state, lambda look: look.free(act), held=False) == ""
+    gone = replace(SHOOTS, fencer=replace(fencer, withdrawn="it lives"))
+    lives = AgentState(RULES, takeover=gone)
+    assert asked(lives, lambda look: look.free(act), held=False) == "it lives"
+    none = AgentState(RULES, takeover=SHOOTS)
+    assert asked(none, lambda look: look.free(act)) == "it is decided no longer"
+    assert "not looked around" in asked(state, lambda look: look.free(act), view_ago_s=9.0)
+
+
 def test_what_was_withdrawn_is_not_done() -> None:
     so = "it lives"
     assert asked(AgentState(RULES, takeover=replace(SHOOTS, withdrawn=so)), QUESTIONS[0][1]) == so

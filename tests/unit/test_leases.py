@@ -20,6 +20,7 @@ from agent.fence_driver import always
 from agent.leases import SanlockLeases
 from agent.sanlock_direct import SanlockDirect
 from broker.config import ClusterSection, Config, DaemonSection, HostSection, StorageSection
+from broker.freeing_before import freeing_before
 from broker.identity import Identity, VolumeKind, encode
 from broker.volume import Volume
 from scoring.decision import FreeHostId
@@ -160,6 +161,73 @@ def test_without_the_fence_lease_no_process_is_begun(tmp_path: Path) -> None:
         ours = fence(tmp_path, SanlockDirect(child.begin))
         assert await ours.release_id(ACT, always) == "the fence lease is not held"
         assert not child.held
+
+    asyncio.run(run())
+
+
+def test_a_fencer_is_freed_without_the_fence_lease_but_not_without_a_trace(tmp_path: Path) -> None:
+    """The lock of the file is all that tells a broker without an agent of it."""
+
+    async def run() -> None:
+        act, child = replace(ACT, host_id=3, fencer=True), Child()
+        ours = fence(tmp_path, SanlockDirect(child.begin))
+        freeing = asyncio.ensure_future(ours.release_id(act, always))
+        while not child.held:
+            await asyncio.sleep(0)
+        assert len(child.held) == 1, "the file alone"
+        path = tmp_path / "freeing.json"
+        freeing.cancel()
+        await asyncio.sleep(0)
+        assert freeing_before(path) == 3, "the agent has died, the process has not ended"
+        after = fence(tmp_path)
+        assert await after.freeing_of_before() == replace(act, timestamp=0)
+        child.ends.set()
+        await child.communicate()
+        assert freeing_before(path) is None
+
+    asyncio.run(run())
+
+
+def test_a_full_disk_keeps_a_fencer_s_id_from_being_freed(tmp_path: Path) -> None:
+    async def run() -> None:
+        child = Child()
+        ours = fence(tmp_path / "file", SanlockDirect(child.begin))
+        (tmp_path / "file").write_text("no folder")
+        act = replace(ACT, fencer=True)
+        assert "could not be written" in await ours.release_id(act, always)
+        assert not child.held
+
+    asyncio.run(run())
+
+
+def test_who_owns_the_fence_lease_is_known_while_an_acquire_of_it_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def run() -> None:
+        slow, ours = SlowSanlock(monkeypatch), fence()
+        monkeypatch.setattr(leases, "check_at", lambda *_: None)
+        asked: list[object] = []
+        owner = {"host_id": 3, "generation": 5, "timestamp": 70, "flags": 0}
+        host = {"host_id": 3, "generation": 5, "timestamp": 70, "flags": sanlock.HOST_LIVE}
+
+        def owners(lockspace: bytes, resource: bytes, disks: list[tuple[str, int]]) -> list[Any]:
+            asked.append((resource, disks))
+            return [owner]
+
+        async def delta(host_id: int) -> tuple[int, int]:
+            return 5, 77
+
+        monkeypatch.setattr(sanlock, "read_resource_owners", owners)
+        monkeypatch.setattr(sanlock, "get_hosts", lambda lockspace, host_id: [host])
+        monkeypatch.setattr(ours, "read_delta", delta)
+        taking = asyncio.ensure_future(ours.take_fence())
+        await asyncio.sleep(0.01)
+        answer = await ours.ask_fence()
+        assert not taking.done()
+        assert (answer.owner, answer.owner_generation, answer.owner_timestamp) == (3, 5, 77)
+        assert asked == [(b"fence", [("/no/leases", 2 << 20)])]
+        slow.given.set()
+        assert (await taking).held, "an acquire that was under way has the lease that came free"
 
     asyncio.run(run())
 

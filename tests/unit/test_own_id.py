@@ -53,6 +53,16 @@ def test_nobody_frees_it() -> None:
     assert OwnId(IO_S).look([], None, Renewals(_nothing), {}, 0.0) is None
 
 
+def test_who_frees_the_owner_of_the_fence_lease_holds_none() -> None:
+    """Whose it is says nothing of that act; that its host has booted anew does."""
+    own, act = OwnId(IO_S), Freeing(3, "host3 (id 3)", 0, "boot-a", under_lease=False)
+    for now_s in (0.0, IO_S, 100.0):
+        for owner in (None, FenceOwner(2, 9), FenceOwner(0, 0)):
+            assert own.look([act], owner, renewals(at_s=now_s), {3: "boot-a"}, now_s) == act
+    assert own.look([act], None, renewals(), {3: "boot-b"}, 100.0) == act
+    assert own.look([act], None, renewals(), {3: "boot-b"}, 100.0 + IO_S) is None
+
+
 @pytest.mark.parametrize("now_s", [0.0, DEAD_S, 10 * DEAD_S])
 def test_while_its_fencer_holds_the_fence_lease_and_lives_it_is_under_way(now_s: float) -> None:
     assert look(OwnId(IO_S), now_s) == ACT
@@ -213,6 +223,71 @@ def test_a_slot_says_it_too(tmp_path: Path) -> None:
         await broker.beat(1.0)
         assert "(id 1)" in broker.lockspace.hold
         fencer.take_report(report(), 2.0)
+        await fencer.beat(2.0)
+        await broker.beat(2.0)
+        assert broker.lockspace.hold == ""
+
+    asyncio.run(run())
+
+
+def test_what_is_over_is_not_under_way_again(tmp_path: Path) -> None:
+    """Whose the fence lease is goes on being read for as long as anybody speaks of the act."""
+
+    async def run() -> None:
+        volume = MemoryVolume()
+        put(volume, record())
+        broker = returned(tmp_path, volume)
+        holds = []
+        for second in range(1, 40):
+            is_asked = broker.lockspace.watch_fence
+            broker.lockspace.fence_owner = FenceOwner(5, 1) if is_asked else None
+            await broker.beat(float(second))
+            holds.append(bool(broker.lockspace.hold))
+        assert holds[:10] == [True] * 10
+        assert holds[15:] == [False] * 24
+
+    asyncio.run(run())
+
+
+def test_a_freeing_without_the_fence_lease_is_announced_by_the_slot(tmp_path: Path) -> None:
+    async def run() -> None:
+        volume = MemoryVolume()
+        fencer = make_broker(tmp_path, volume, 1)
+        frees = msgspec.structs.replace(report(), freeing=2, freeing_fencer=True)
+        fencer.take_report(frees, 1.0)
+        assert fencer.view(1.0).announced is None, "not written yet"
+        await fencer.beat(1.0)
+        assert fencer.view(1.0).announced == 2
+        broker = returned(tmp_path, volume)
+        await broker.beat(1.0)
+        for second in range(2, 60):
+            broker.lockspace.fence_owner = FenceOwner(2, 5)
+            await broker.beat(float(second))
+        assert broker.lockspace.hold, "that this host owned the fence lease ends nothing"
+        under_lease = msgspec.structs.replace(report(), freeing=2)
+        fencer.take_report(under_lease, 2.0)
+        await fencer.beat(2.0)
+        assert fencer.view(2.0).announced is None
+        fencer.take_report(report(), 3.0)
+        await fencer.beat(3.0)
+        assert fencer.view(3.0).announced is None
+
+    asyncio.run(run())
+
+
+def test_a_broker_that_no_agent_has_spoken_to_says_what_an_earlier_one_began(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        volume, left = MemoryVolume(), [2]
+        fencer = make_broker(tmp_path, volume, 1)
+        fencer._look_for_freeing = lambda: left[0] if left else None
+        fencer._freeing_left = 2
+        await fencer.beat(1.0)
+        broker = returned(tmp_path, volume)
+        await broker.beat(1.0)
+        assert "(id 1)" in broker.lockspace.hold
+        left.clear()
         await fencer.beat(2.0)
         await broker.beat(2.0)
         assert broker.lockspace.hold == ""

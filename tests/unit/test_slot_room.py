@@ -70,6 +70,7 @@ def test_in_the_worst_slot_of_200_hosts_nothing_that_decides_is_missing(
             intent="migrate 1999",
             fence_paths=paths,
             freeing=1999,
+            freeing_fencer=True,
             unstopped_since_s=-86_400.0,
         )
         broker.take_report(full, 1.0)
@@ -82,6 +83,7 @@ def test_in_the_worst_slot_of_200_hosts_nothing_that_decides_is_missing(
         assert extra["state"] == "EngineDown"
         assert extra["intent"] == "migrate 1999"
         assert extra["freeing"] == "1999"
+        assert extra["freeing-fencer"] == "yes"
         assert extra["fence-ask"] == "unstopped 86401"
         assert len(extra[DIGEST_LINE]) == 8
         assert extra["api"].count(",") == 3
