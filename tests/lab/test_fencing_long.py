@@ -12,7 +12,8 @@ from scoring.observation import FenceStep
 
 from . import ask
 from .cluster import Cluster
-from .fence_steps import STEPS, Fence, wait_for
+from .fence_steps import STEPS, Fence, fence_log, wait_for
+from .layout import host_id_of
 from .test_fencing import HEALTHY_S, comes_back, is_spared, others, somebody_says
 
 pytestmark = pytest.mark.long
@@ -56,8 +57,8 @@ def test_a_fencer_that_dies_at_any_step_is_followed_by_another(fencing: Cluster,
 
 
 @pytest.mark.parametrize("step", ["fence lease taken", "ordered off", "off read once"])
-def test_a_fencer_whose_power_is_cut_is_waited_for(fencing: Cluster, step: str) -> None:
-    """The fence lease is gone with it, until sanlock's time is over: nobody may hurry that."""
+def test_a_fencer_whose_power_is_cut_is_proven_dead(fencing: Cluster, step: str) -> None:
+    """The fence lease is gone with it; its own BMC says so, and its host id is freed for it."""
     lab = fencing
     victim = lab.wait_healthy(HEALTHY_S)
     fence = Fence(lab, victim)
@@ -67,7 +68,11 @@ def test_a_fencer_whose_power_is_cut_is_waited_for(fencing: Cluster, step: str) 
     assert fencer is not None
     lab.cut(fencer)
     [third] = [host for host in others(lab, victim) if host != fencer]
+    cut_s = time.monotonic()
     assert lab.wait_healthy(HOST_DEAD_S + START_S) == third
+    print(f"{step}: healthy on {third} {time.monotonic() - cut_s:.1f} s after {fencer} was cut")
+    dead = {record.target for record in fence_log(lab) if record.step is FenceStep.DEAD}
+    assert host_id_of(fencer) in dead, "not sanlock's time"
     if fence.logged(FenceStep.INTENT):
         comes_back(lab, victim)
     else:
