@@ -18,7 +18,7 @@ from agent.beat import Agent
 from agent.fence_driver import always
 from broker.rejoin import Rejoin
 from scoring import decide, fence_ask
-from scoring.decision import Code
+from scoring.decision import Code, FreeHostId
 from scoring.observation import FenceAsk, Health, OrderKind, VmStatus
 from scoring.turn import Turn
 from tests.simulation.bmc import fence_levels
@@ -198,6 +198,31 @@ def test_a_host_that_asks_and_is_put_into_maintenance(world: World) -> None:
     world.set_local_maintenance(target, True)
     shot(world, target)
     broken(world, "fenced")
+
+
+@pytest.mark.parametrize("what", ["all", "not announced", "another's lease"])
+def test_a_fencer_is_freed_without_a_trace(world: World, what: str) -> None:
+    """It was off, and nothing of it is left; but who is back would not know of the write."""
+    host, target = others(world)
+    target.power_off("test")
+    world.run(3.0)
+    delta = world.leases.delta(target.host_id)
+    fence = world.leases.resources["fence"]
+    fence.owner, fence.generation = target.host_id, delta.generation
+    if what == "another's lease":
+        fence.owner = owner(world).host_id
+    assert host.loop is not None
+    read_s = host.loop.time()
+    act = FreeHostId(target.host_id, delta.generation, delta.timestamp, read_s, fencer=True)
+    if what != "not announced":
+        broker = world.brokers[host.number]
+        broker._freeing = lambda: (target.host_id, True)  # type: ignore[method-assign]
+        world.run(2.0)
+    world.freeing(host, act)
+    if what == "all":
+        world.run(1.0)
+    else:
+        broken(world, "freed-off")
 
 
 def test_a_host_whose_ask_is_not_true_of_its_patience(

@@ -243,11 +243,12 @@ def heard(
 ) -> Decision:
     """A host that hears the ask, and holds the fence lease with the power read on under it."""
     memory = {"lease": lease_of(OWNER), "takeover": STEP} | (remembered or {})
-    known = {
+    known: dict[str, Any] = {
         "fence_devices": frozenset({OWNER}),
         "fence_lease_held": True,
         "fence_log": (),
-    } | observed
+    }
+    known |= observed
     return in_state(
         StateName.ENGINE_DOWN,
         local(**(here or {})),
