@@ -43,7 +43,8 @@ class FenceLaws:
         self._written_s: dict[int, deque[float]] = {}
         #: What each host id is on the shared volume, and since when.
         self._on_disk: dict[int, tuple[tuple[int, int], float]] = {}
-        #: When each host last could not read the whiteboard.
+        #: Who could not read the whiteboard at the last look, and when each could not at two.
+        self._blind: set[int] = set()
         self._blind_s: dict[int, float] = {}
         #: Since when each host's agent says that it was stopped in order.
         self._stopped_s: dict[int, float] = {}
@@ -71,8 +72,15 @@ class FenceLaws:
     def look(self) -> None:
         """Once a second."""
         for host in self._world.hosts.values():
-            if host.frozen or not host.reads_whiteboard:
+            # One that stood still itself has read no wrong thing: a slot that has not changed
+            # was not written meanwhile.
+            if host.reads_whiteboard:
+                self._blind.discard(host.number)
+            elif host.number in self._blind:
                 self._blind_s[host.number] = self._now_s
+            else:
+                # What is over by the next look may have met no read.
+                self._blind.add(host.number)
         for host_id, delta in self._world.leases.deltas.items():
             renewal = delta.generation, delta.timestamp
             if self._on_disk.get(host_id, (None,))[0] != renewal:
@@ -131,7 +139,8 @@ class FenceLaws:
     def _of_its_leases(self, target: Host) -> Iterator[str]:
         """Nobody waits for a lease that it does not own."""
         for owner, since_s in self._owners.values():
-            if owner == target.host_id or self._now_s - since_s <= KNOWN_S:
+            # The question of who owns it is asked every other beat, and answered late.
+            if owner == target.host_id or self._now_s - since_s <= 2 * KNOWN_S:
                 return
         yield f"it owns none of the leases, {self._owners}"
 

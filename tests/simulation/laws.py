@@ -220,9 +220,8 @@ class Laws:
         """An agent acts on what it cannot know."""
         now_s, storage = self._world.timeline.now_s, host.storage
         name = act if isinstance(act, str) else f"free host id {act.host_id}"
-        blind = [] if host.reads_whiteboard else ["whiteboard"]
-        # sanlock waits for a slow one.
-        blind += ["leases"] if storage.of("leases")[0] in ("hang", "error") else []
+        parts = ("whiteboard", "leases")
+        blind = [part for part in parts if storage.of(part)[0] in ("hang", "error")]
         if blind and now_s - storage.since_s > UNANSWERED_S and name not in _WITHOUT_STORAGE:
             what = " and ".join(blind)
             self.breach("unanswered", f"{host.name} begins to {name} without its storage: {what}")

@@ -313,6 +313,7 @@ class World:
         )
 
     def booted(self, host: Host) -> None:
+        self.laws.fence.told(host, False)
         order = ["broker", "agent"]
         self.chance.shuffle(order)
         for name in order:
