@@ -117,7 +117,11 @@ def test_one_that_does_not_answer_costs_its_deadline_and_can_be_asked_again(bmc:
         found = await mine.read(str(MACHINE))
         assert found.power is Power.UNKNOWN and "no answer in time" in found.detail
         bmc.go_on()
-        assert (await mine.read(str(MACHINE))).power is Power.ON
+        for _ in range(20):  # a busy machine misses half a second now and then
+            found = await mine.read(str(MACHINE))
+            if found.power is not Power.UNKNOWN:
+                break
+        assert found.power is Power.ON
 
     asyncio.run(run())
 

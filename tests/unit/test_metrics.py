@@ -183,7 +183,7 @@ def test_names_follow_the_rules(tmp_path: Path) -> None:
         assert not re.search(r"_(ms|milliseconds|minutes|percent|total|count|sum)$", family.name)
         assert family.help.endswith("."), family.name
         assert not {"le", "quantile", "job", "instance"} & set(family.labels)
-    text = Path(ROOT / "broker" / "metrics.py").read_text()
+    text = Path(metrics.__file__).read_text()
     for family in FAMILIES:
         short = family.name.removeprefix("ha_agent_")
         filled = [f'"{short}"', 'monitor_{name}"'] if "monitor_" in short else [f'"{short}"']
