@@ -55,15 +55,21 @@ def check_room(path: str, size: int) -> None:
     elif status is not None and status.st_size > 0:
         if not os.access(path, os.R_OK | os.W_OK):
             raise CommandError(ExitCode.STORAGE, f"{path}: cannot be written; check its mode")
-        free = os.statvfs(path)
-        if status.st_size < size and free.f_bavail * free.f_frsize < size - status.st_size:
-            raise no_room(path, size, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        # Not by what the file system says is free: some FUSE file systems say 0, and mean unknown.
+        _check_free(path, size, missing=size - status.st_size)
     else:
-        try:
-            with _nameless(place.parent) as descriptor:
-                os.posix_fallocate(descriptor, 0, size)
-        except OSError as error:
-            raise no_room(path, size, error) from None
+        _check_free(path, size, missing=size)
+
+
+def _check_free(path: str, size: int, missing: int) -> None:
+    """CommandError where `missing` more bytes than are there cannot be had."""
+    if missing <= 0:
+        return
+    try:
+        with _nameless(Path(path).parent) as descriptor:
+            os.posix_fallocate(descriptor, 0, missing)
+    except OSError as error:
+        raise no_room(path, size, error) from None
 
 
 @contextlib.contextmanager
