@@ -27,27 +27,13 @@ import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 
 from broker.atomic_file import append_lines
 from scoring.decision import Decision
-from scoring.observation import (
-    EngineMigrationEnded,
-    EngineStartEnded,
-    EngineStopEnded,
-    FenceLeaseAnswer,
-    HostIdFreed,
-    LeaseAnswer,
-    MigrationCancelled,
-    MigrationPath,
-    Observation,
-    Outcome,
-    PowerAnswer,
-    PowerOffEnded,
-    PowerOnEnded,
-)
+from scoring.observation import Observation, Outcome
 from scoring.state import AgentState
 
 log = logging.getLogger("ha-agent.journal")
@@ -59,22 +45,8 @@ FILES_MAX = 8
 QUIET_S = 60.0
 QUEUE_MAX = 256
 
-_OUTCOMES: dict[str, type[Outcome]] = {
-    kind.__name__: kind
-    for kind in (
-        EngineStartEnded,
-        EngineStopEnded,
-        EngineMigrationEnded,
-        LeaseAnswer,
-        PowerAnswer,
-        FenceLeaseAnswer,
-        HostIdFreed,
-        PowerOffEnded,
-        PowerOnEnded,
-        MigrationCancelled,
-        MigrationPath,
-    )
-}
+#: All that an observation can bring: one that were left out could be written and not read again.
+_OUTCOMES: dict[str, type[Outcome]] = {kind.__name__: kind for kind in get_args(Outcome)}
 
 
 class Damaged(Exception):

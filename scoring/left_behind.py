@@ -68,10 +68,11 @@ def _end_leftover(turn: Turn) -> None:
         return
     if leftover is Leftover.NOT_RECEIVED and not _nobody_sends_it(turn):
         return
-    if turn.now_s - turn.state.acted_s < RETRY_S:
+    if turn.now_s - turn.state.leftover_ended_s < RETRY_S:
         return
     what = turn.observation.local.engine.reason or leftover.value
     _say(turn, Code.LEFTOVER_VM, f"a process of the VM is left here ({what}): ending it")
+    turn.state = replace(turn.state, leftover_ended_s=turn.now_s)
     turn.act(PowerOffEngine())
 
 

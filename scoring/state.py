@@ -205,6 +205,7 @@ class AgentState:
     `uplink_down_s`: since when the VM's bridges have no carrier (None: they have, or not known).
     `disarming`: libvirt is being told to forget an autostart or a memory image; `disarmed_s`:
     when it was last told so.
+    `leftover_ended_s`: when a process that was left here was last ended.
     `unstopped_since_s`: since when ending the VM's process here has failed; `asks_off`: this host
     asks the others to switch it off for that.
     """
@@ -242,6 +243,7 @@ class AgentState:
     answers: tuple[OrderAnswer, ...] = ()
     disarming: bool = False
     disarmed_s: float = NEVER_S
+    leftover_ended_s: float = NEVER_S
     asking_path: bool = False
     path: MigrationPath | None = None
     isolated: bool = False

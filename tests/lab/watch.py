@@ -35,7 +35,7 @@ class EngineProcess:
     appeared: float
     vanished: float | None = None
     ran_at: float | None = None
-    # The vCPU time at which a migration's source stopped for good; see _sample.
+    # The vCPU time at which another process began to run the guest; see _sample.
     _stopped_at_ns: int | None = field(default=None, repr=False)
     _vcpus: list[Path] = field(default_factory=list, repr=False)
 
@@ -83,10 +83,10 @@ class EngineWatcher:
         return self._most
 
     def most_running_at_once(self) -> int:
-        """The most engine processes alive at once that had run the guest by then.
+        """The most engine processes that ran the guest at once.
 
-        A live migration's source, which lives on stopped for a moment after its target
-        runs, is not counted in that moment, unless it runs on.
+        One whose vCPUs stand still from the moment on in which another begins to run is not
+        counted, unless it runs on: a live migration's source, a guest that panicked.
         """
         return self._most_running
 
@@ -117,10 +117,9 @@ class EngineWatcher:
             used_ns = _vcpu_time_ns(process)
             if process.ran_at is None and used_ns > RAN_CPU_NS:
                 process.ran_at = now
-                if process.incoming:
-                    for other in living:
-                        if other is not process:
-                            other._stopped_at_ns = _vcpu_time_ns(other)
+                for other in living:
+                    if other is not process:
+                        other._stopped_at_ns = _vcpu_time_ns(other)
             stopped = process._stopped_at_ns
             if stopped is not None and used_ns > stopped + RAN_CPU_NS:
                 process._stopped_at_ns = None

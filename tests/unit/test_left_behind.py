@@ -94,6 +94,12 @@ def test_what_waits_to_be_received_is_ended_only_when_nobody_sends_it() -> None:
         assert PowerOffEngine not in kinds(decision)
 
 
+def test_a_guest_that_crashes_right_after_its_start_is_ended_at_once() -> None:
+    """Seen in the lab: its process was left for 8 s beside the heir's."""
+    decision = in_state(S.ENGINE_DOWN, crashed(), remembered={"acted_s": NOW_S - RETRY_S + 1})
+    assert PowerOffEngine in kinds(decision)
+
+
 def test_it_is_not_ended_while_it_must_not_be_or_nothing_fresh_is_known() -> None:
     cases: list[Decision] = [
         in_state(S.ENGINE_DOWN, crashed(), global_maintenance=True),
@@ -101,7 +107,7 @@ def test_it_is_not_ended_while_it_must_not_be_or_nothing_fresh_is_known() -> Non
         in_state(S.ENGINE_DOWN, crashed(), newer_versions=(3,)),
         in_state(S.ENGINE_DOWN, crashed(), stopping=True),
         in_state(S.ENGINE_DOWN, crashed(engine_taken_s=1.0), remembered={"acted_s": 2.0}),
-        in_state(S.ENGINE_DOWN, crashed(), remembered={"acted_s": NOW_S - RETRY_S + 1}),
+        in_state(S.ENGINE_DOWN, crashed(), remembered={"leftover_ended_s": NOW_S - RETRY_S + 1}),
         in_state(S.ENGINE_DOWN, local(UNKNOWN)),
         in_state(S.ENGINE_STARTING, local(UP, domain=DomainHere(leftover=Leftover.CRASHED))),
     ]
