@@ -83,7 +83,7 @@ def test_what_does_not_print_is_shown_as_such(tmp_path: Path, browser: Browser) 
     with Stage(tmp_path, ("host1", TURNED)) as stage:
         page = browser.new_page()
         page.goto(stage.url)
-        expect(page.locator(".card bdi").nth(1)).to_have_text("host??x")
+        expect(page.locator(".card bdi").nth(1)).to_have_text("host%E2%80%AE%E2%81%A6x")
         page.close()
 
 
