@@ -211,6 +211,8 @@ class Host:
         self.off_since_s = 0.0
         self.on_since_s = 0.0
         self.sick_until_s = 0.0
+        #: Whether its storage was ever changed under it: set back, or another half of a split one.
+        self.was_led_astray = False
         self.boots = 0
         self.up = False
         self.loop: HostLoop | None = None
@@ -415,7 +417,10 @@ class Host:
         """When its storage was last in trouble; now while it is."""
         storage = self.storage
         is_bad = storage.fault or storage.parts or storage.late_s or self._held_writes
-        is_overwritten = self.sanlock is not None and self.sanlock.is_overwritten
+        # Only where the storage itself was changed under it: a freed id is no trouble of storage.
+        is_overwritten = (
+            self.was_led_astray and self.sanlock is not None and self.sanlock.is_overwritten
+        )
         is_bad = is_bad or self.is_misled or is_overwritten
         return self.timeline.now_s if is_bad else self.storage.since_s
 
@@ -586,6 +591,7 @@ class Host:
         self.leases.lead_to(leases)
         self.whiteboard.lead_to(whiteboard)
         self.storage.since_s = self.sick_until_s = self.timeline.now_s
+        self.was_led_astray = True
 
     def go_stale(self, parts: tuple[str, ...] = ("whiteboard", "leases")) -> None:
         """What it reads of these volumes is what is there now, but for its own writes; nothing

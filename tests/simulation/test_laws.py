@@ -175,7 +175,7 @@ def test_isolated_where_no_host_has_a_better_network(
     look = isolation.look
 
     def credulous(turn: Turn) -> isolation.Finding:
-        turn.live = tuple(replace(peer, way_out=True) for peer in turn.live)
+        turn.live = tuple(replace(peer, way_out=True, uplink_up=True) for peer in turn.live)
         return look(turn)
 
     monkeypatch.setattr(isolation, "look", credulous)

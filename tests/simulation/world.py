@@ -727,6 +727,7 @@ class World:
             self.board.set_back(board)
         for host in self.hosts.values():
             host.storage.since_s = host.sick_until_s = self.timeline.now_s
+            host.was_led_astray = True
         self.tell("storage", f"set back: {', '.join(parts)}")
 
     # --- links ------------------------------------------------------------------------------

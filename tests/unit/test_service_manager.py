@@ -115,8 +115,8 @@ def logged(to_journal: bool) -> list[str]:
     place = os.fstat(write)
     stream = f"{place.st_dev}:{place.st_ino}" if to_journal else "8:1"
     program = (
-        "import logging; from broker import service_manager; "
-        "service_manager.set_up_logging('debug', '/nowhere'); log = logging.getLogger('x'); "
+        "import logging; from broker.service_manager import set_up_logging; "
+        "set_up_logging('debug', '/nowhere'); log = logging.getLogger('x'); "
         "log.warning('one\\ntwo'); log.info('fine'); log.debug('detail')"
     )
     with os.fdopen(read) as lines:
