@@ -9,10 +9,10 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import assert_never
 
-from agent.fencing import note_failed, power_off_host, power_on_host
+from agent.fence.switching import note_failed, power_off_host, power_on_host
 from agent.last_look import LastLook
 from agent.ports import FenceDevices, FenceLog, Hypervisor, Leases
-from broker.what_ran import WhatRan
+from broker.whiteboard.what_ran import WhatRan
 from scoring.decision import (
     Action,
     AskFenceOwner,

@@ -13,12 +13,12 @@ from typing import Protocol
 from msgspec.structs import replace as replace_fields
 
 from agent.actions import Hands
-from agent.measured import Measured
+from agent.fence.rehearsal import Rehearsals
 from agent.ports import FenceDevices
-from agent.rehearsal import Rehearsals
-from broker.client import BrokerDown, BrokerRefused
-from broker.log_lines import fields
-from broker.wire import (
+from agent.vm.measured import Measured
+from broker.client.ask import BrokerDown, BrokerRefused
+from broker.daemon.log_lines import fields
+from broker.wire.status import (
     BegunReason,
     LeaseSeen,
     MeasuredOnWire,
@@ -29,7 +29,7 @@ from broker.wire import (
 )
 from scoring.decide import decide
 from scoring.decision import Decision, MigrateEngine
-from scoring.evidence import is_noted
+from scoring.hosts.evidence import is_noted
 from scoring.observation import LocalHost, Observation, Obstacle, Unfit
 from scoring.rules import Rules
 from scoring.state import AgentState, StateName

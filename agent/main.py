@@ -8,7 +8,7 @@ import sys
 from typing import NoReturn
 
 from agent.setup import arguments as setup_arguments
-from broker.exit_codes import ExitCode
+from broker.daemon.exit_codes import ExitCode
 
 _EPILOG = """\
 exit codes:
@@ -21,7 +21,7 @@ exit codes:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from broker.places import default_path
+    from broker.config.places import default_path
 
     parser = argparse.ArgumentParser(
         prog="ha-agent",
@@ -138,7 +138,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as_json
     try:
         return _dispatch(parser, arguments, as_json)
     except Exception as error:
-        from broker.config import ConfigError
+        from broker.config.sections import ConfigError
 
         if isinstance(error, ConfigError):
             return _say(ExitCode.CONFIG, "not-configured", str(error), as_json)
@@ -150,8 +150,8 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as_json
 
 def _known(error: Exception) -> ExitCode | None:
     """The exit code of an error that has one; None is a bug and keeps its traceback."""
-    from agent.errors import CommandError
-    from broker.client import BrokerDown, BrokerRefused
+    from agent.terminal.errors import CommandError
+    from broker.client.ask import BrokerDown, BrokerRefused
 
     match error:
         case CommandError():
@@ -166,29 +166,29 @@ def _known(error: Exception) -> ExitCode | None:
 
 def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as_json: bool) -> int:
     if arguments.verb == "whiteboard":
-        from agent import whiteboard_dump
+        from agent.commands import whiteboard as whiteboard_dump
 
         return whiteboard_dump.run(arguments.file, as_json)
     if arguments.verb == "score":
-        from agent import what_if
+        from agent.commands import score as what_if
 
         return what_if.run(arguments.file, as_json)
     if arguments.verb == "replay":
-        from agent import replay
+        from agent.commands import replay
 
         return replay.run(arguments.file, as_json, arguments.scenario)
     if arguments.verb == "why":
-        from agent import why
-        from broker.config import load
+        from agent.commands import why
+        from broker.config.sections import load
 
         return why.run(load(arguments.config))
     if arguments.verb == "fence":
-        from agent import fence_test
-        from broker.config import load
+        from agent.commands import fence_test
+        from broker.config.sections import load
 
         return fence_test.run(load(arguments.config), arguments.host, as_json)
     if arguments.verb == "config":
-        from agent import config_check, config_show
+        from agent.commands import config_check, config_show
 
         if arguments.what == "show":
             return config_show.show(arguments.config, as_json)
@@ -196,7 +196,7 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
             return config_show.diff(arguments.config, arguments.host, as_json)
         return config_check.run(arguments.file or arguments.config, as_json)
     if arguments.verb == "doctor":
-        from agent import doctor
+        from agent.doctor import checks as doctor
 
         return doctor.run(arguments.config, as_json)
     if arguments.verb in setup_arguments.VERBS:
@@ -206,46 +206,46 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
 
         return run(arguments.config)
     if arguments.verb == "status" or (arguments.verb is None and arguments.status):
-        from agent import status
+        from agent.status import command as status
 
         watch = arguments.watch or getattr(arguments, "watch_here", False)
         return status.run(arguments.config, as_json, watch, _warn)
     if arguments.verb == "check-liveliness":
-        from agent import liveliness
-        from broker.config import socket_path
+        from agent.commands import liveliness
+        from broker.config.sections import socket_path
 
         return liveliness.run(socket_path(arguments.config, _warn), as_json)
     if arguments.verb == "events":
-        from agent import events
-        from broker.config import socket_path
+        from agent.commands import events
+        from broker.config.sections import socket_path
 
         path = socket_path(arguments.config, _warn)
         return events.run(path, arguments.since, arguments.follow, as_json)
     if arguments.verb == "host-shutdown":
-        from agent import host_shutdown
-        from broker.config import socket_path
+        from agent.commands import host_shutdown
+        from broker.config.sections import socket_path
 
         return host_shutdown.run(socket_path(arguments.config, _warn))
     if arguments.verb == "notify":
-        from agent import notify
-        from broker.config import socket_path
+        from agent.commands import notify
+        from broker.config.sections import socket_path
 
         return notify.run(socket_path(arguments.config, _warn), as_json)
     if arguments.verb in ("migrate", "vm"):
-        from agent import orders
-        from broker.config import load
+        from agent.commands import vm as orders
+        from broker.config.sections import load
 
         config = load(arguments.config)
         if arguments.verb == "migrate":
             return orders.migrate(config, arguments.to, arguments.cancel, as_json)
         if arguments.what in ("adopt", "keep"):
-            from agent import adopt
+            from agent.commands import adopt
 
             return adopt.run(config, arguments.what == "adopt", as_json)
         return orders.vm(config, arguments.what, arguments.yes, as_json)
     if arguments.verb == "maintenance":
-        from agent import maintenance
-        from broker.config import socket_path
+        from agent.commands import maintenance
+        from broker.config.sections import socket_path
 
         return maintenance.run(
             socket_path(arguments.config, _warn),

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.fence_driver import Still
-from broker.what_ran import WhatRan
+from agent.fence.driver import Still
+from broker.whiteboard.what_ran import WhatRan
 from scoring.decision import FreeHostId
 from scoring.observation import (
     DomainDisarmed,

@@ -13,22 +13,22 @@ import libvirt
 
 from agent.actions import Hands
 from agent.beat import Agent
-from agent.broker_fence_log import BrokerFenceLog
-from agent.definition import Definition, DefinitionError, load_definition
-from agent.definition_check import DefinitionCheck
-from agent.errors import CommandError
-from agent.fence_devices import fence_devices
-from agent.hypervisor import LibvirtHypervisor
-from agent.journal import Journal
-from agent.leases import SanlockLeases
-from agent.measured import Measured
-from agent.rehearsal import Rehearsals
-from broker import service_manager
-from broker.config import Config, ConfigError, load, system_uuid
-from broker.exit_codes import ExitCode
-from broker.link import Link
-from broker.qemu_conf import LOCK_MANAGER_LINE, lock_driver_named
-from broker.reload import needs_restart, refusal
+from agent.fence.devices import fence_devices
+from agent.fence.log import BrokerFenceLog
+from agent.fence.rehearsal import Rehearsals
+from agent.journal.records import Journal
+from agent.leases.sanlock import SanlockLeases
+from agent.terminal.errors import CommandError
+from agent.vm.definition import Definition, DefinitionError, load_definition
+from agent.vm.definition_check import DefinitionCheck
+from agent.vm.hypervisor import LibvirtHypervisor
+from agent.vm.measured import Measured
+from broker.client.link import Link
+from broker.config.reload import needs_restart, refusal
+from broker.config.sections import Config, ConfigError, load, system_uuid
+from broker.daemon import service_manager
+from broker.daemon.exit_codes import ExitCode
+from broker.vm.qemu_conf import LOCK_MANAGER_LINE, lock_driver_named
 
 log = logging.getLogger("ha-agent")
 

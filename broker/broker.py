@@ -21,65 +21,52 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from broker import (
-    agreement,
-    healthy_once,
-    kernel_boot,
-    sick_vm,
-    slot_lines,
-    slot_room,
-    what_ran_shown,
-)
-from broker.answers import encode
-from broker.board import Board, StorageTrouble
-from broker.bound import NOT_RUNNING, Picture, bound_of, heirs_of
-from broker.cluster_key import ClusterKey
-from broker.config import Config, system_uuid
-from broker.disks_record import DisksRecord
-from broker.events import Events, PeerEvents
-from broker.events_kept import KeptEvents
-from broker.fence_log import LogRecord
-from broker.fence_paths import fence_paths, path_lines
-from broker.freeing_before import FREEING_FILE, freeing_before
-from broker.healthy_once import HealthyOnce
-from broker.heartbeat import Heartbeat, signed
-from broker.heartbeat_datagram import answer_bytes
-from broker.heartbeats import Heartbeats
-from broker.histogram import Histogram
-from broker.history import History
-from broker.host_shutdown import Scene, ShuttingDown
-from broker.lockspace import Lockspace, LockspaceError
-from broker.maintenance import Mode
-from broker.members import Members
-from broker.modes import Modes, mode_status
+from broker.api.answers import encode
+from broker.config import agreement
+from broker.config.cluster_key import ClusterKey
+from broker.config.sections import Config, system_uuid
+from broker.daemon import kernel_boot
+from broker.daemon.histogram import Histogram
+from broker.events.kept import KeptEvents
+from broker.events.lookout import HostGlance, Lookout
+from broker.events.notice import Notice
+from broker.events.ring import Events, PeerEvents
+from broker.events.tally import Tally
+from broker.exchange.orders import Orders
+from broker.lockspace.freeing_before import FREEING_FILE, freeing_before
+from broker.lockspace.hosts import BUDGET_IO_TIMEOUTS, budget_s
+from broker.lockspace.own_id import Freeing, OwnId
+from broker.lockspace.port import Lockspace, LockspaceError
+from broker.maintenance.host_shutdown import Scene, ShuttingDown
+from broker.maintenance.modes import Modes, mode_status
 from broker.monitors import MonitorRunner, Verdict
 from broker.monitors.domain_look import in_the_way
-from broker.monitors.outside import OutsideMonitor
-from broker.monitors.shown import shown_monitors
-from broker.monitors.way_out import WayOutMonitor
-from broker.network_verdict import NetworkVerdict, TargetResult, publish, published, verdict
-from broker.notify.lookout import HostGlance, Lookout
-from broker.notify.notice import Notice
-from broker.notify.notices import Notices
-from broker.orders import Orders
-from broker.outside_watch import OutsideWatch, reached
-from broker.own_id import Freeing, OwnId
-from broker.question_gate import QuestionGate, Refusal
-from broker.refusal_log import RefusalLog
-from broker.same_storage import SameStorage
-from broker.seen_hosts import MOVING, seen_peers
-from broker.sick_vm import SickVm
-from broker.signatures import (
-    COUNTER_LINE,
-    COUNTER_WALL_MAX,
-    GOOD,
-    Unsigned,
-    counter_of,
-    next_counter,
+from broker.monitors.network_verdict import (
+    NetworkVerdict,
+    TargetResult,
+    publish,
+    published,
+    verdict,
 )
-from broker.switched_off import SwitchedOff
-from broker.tally import Tally
-from broker.vm_place import (
+from broker.monitors.outside import OutsideMonitor
+from broker.monitors.way_out import WayOutMonitor
+from broker.notify.notices import Notices
+from broker.peers.asker import Heartbeats
+from broker.peers.datagram import answer_bytes
+from broker.peers.fence_paths import fence_paths, path_lines
+from broker.peers.heartbeat import Heartbeat, signed
+from broker.peers.members import Members
+from broker.peers.outside_watch import OutsideWatch, reached
+from broker.peers.question_gate import QuestionGate, Refusal
+from broker.peers.refusal_log import RefusalLog
+from broker.peers.same_storage import SameStorage
+from broker.status import what_ran as what_ran_shown
+from broker.status.bound import NOT_RUNNING, Picture, bound_of, heirs_of
+from broker.status.history import History
+from broker.status.monitors import shown_monitors
+from broker.status.seen_hosts import MOVING, seen_peers
+from broker.status.switched_off import SwitchedOff
+from broker.status.vm_place import (
     LEASE_OLD_S,
     LeaseOwner,
     OwnReads,
@@ -88,9 +75,27 @@ from broker.vm_place import (
     VmPlace,
     vm_place,
 )
-from broker.what_ran import WhatRan
-from broker.whiteboard import LEFT_OUT_KEY, TIMESTAMP_TAKEN_MAX, SlotReport, fit_hostname
-from broker.wire import (
+from broker.this_host import sick_vm
+from broker.this_host.disks_record import DisksRecord
+from broker.this_host.sick_vm import SickVm
+from broker.vm import healthy_once
+from broker.vm.healthy_once import HealthyOnce
+from broker.whiteboard import lines as slot_lines
+from broker.whiteboard import room as slot_room
+from broker.whiteboard.board import Board, StorageTrouble
+from broker.whiteboard.fence_log import LogRecord
+from broker.whiteboard.mode import Mode
+from broker.whiteboard.signatures import (
+    COUNTER_LINE,
+    COUNTER_WALL_MAX,
+    GOOD,
+    Unsigned,
+    counter_of,
+    next_counter,
+)
+from broker.whiteboard.slot import LEFT_OUT_KEY, TIMESTAMP_TAKEN_MAX, SlotReport, fit_hostname
+from broker.whiteboard.what_ran import WhatRan
+from broker.wire.status import (
     STATUS_VERSION,
     Bound,
     FenceNote,
@@ -110,10 +115,9 @@ from broker.wire import (
     View,
     WitnessStatus,
 )
-from broker.witness import BUDGET_IO_TIMEOUTS, budget_s
 from scoring.decision import Code
-from scoring.fence_ask import told
-from scoring.liveness import Liveness, is_blind, liveness_known, look
+from scoring.hosts.fence_ask import told
+from scoring.hosts.liveness import Liveness, is_blind, liveness_known, look
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
     DomainHere,

@@ -16,35 +16,35 @@ from pathlib import Path
 
 import libvirt
 
-from broker import service_manager
-from broker.addresses import split
-from broker.board import Board, VolumeStore
+from broker.api.front import FrontDoor
+from broker.api.socket import serve
 from broker.broker import Broker
-from broker.certificate import load_certificate, tls_context
-from broker.config import Config, ConfigError, load, system_uuid
-from broker.events import EVENTS_MAX
-from broker.events_kept import KeptEvents
-from broker.exit_codes import ExitCode
-from broker.front import FrontDoor
-from broker.heartbeat_port import HeartbeatPort, NetworkTransport
-from broker.heartbeats import Heartbeats
-from broker.host_monitors import HostMonitors
-from broker.identity import VolumeKind, check, check_at, expected
-from broker.joined_mark import JoinedMark
-from broker.kernel_boot import boot_id
-from broker.lockspace import LockspaceError
+from broker.config.addresses import split
+from broker.config.certificate import load_certificate, tls_context
+from broker.config.places import changed_s, default_path
+from broker.config.reload import needs_restart, refusal
+from broker.config.secrets import load_api_token, load_cluster_key
+from broker.config.sections import Config, ConfigError, load, system_uuid
+from broker.daemon import service_manager
+from broker.daemon.exit_codes import ExitCode
+from broker.daemon.kernel_boot import boot_id
+from broker.events.kept import KeptEvents
+from broker.events.ring import EVENTS_MAX
+from broker.lockspace.joined_mark import JoinedMark
+from broker.lockspace.port import LockspaceError
+from broker.lockspace.rejoin import Rejoin, own_names
+from broker.lockspace.sanlock import SanlockLockspace
 from broker.monitors.bridge import LinkEvents
 from broker.monitors.domain_events import DomainEvents
+from broker.monitors.of_host import HostMonitors
 from broker.monitors.status_file import StatusFileEvents
 from broker.notify.notices import setting
-from broker.places import changed_s, default_path
-from broker.rejoin import Rejoin, own_names
-from broker.reload import needs_restart, refusal
-from broker.sanlock_lockspace import SanlockLockspace
-from broker.secrets_file import load_api_token, load_cluster_key
-from broker.server import serve
-from broker.signatures import Signatures, Unsigned
-from broker.volume import Volume, VolumeError
+from broker.peers.asker import Heartbeats
+from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
+from broker.whiteboard.board import Board, VolumeStore
+from broker.whiteboard.identity import VolumeKind, check, check_at, expected
+from broker.whiteboard.signatures import Signatures, Unsigned
+from broker.whiteboard.volume import Volume, VolumeError
 
 log = logging.getLogger("ha-broker")
 
@@ -259,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """The command `ha-broker`; exit codes in broker/exit_codes.py."""
+    """The command `ha-broker`; exit codes in broker/daemon/exit_codes.py."""
     arguments = _parser().parse_args()
     try:
         file_s = changed_s(arguments.config)

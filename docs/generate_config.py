@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`python docs/generate_config.py`: prints the commented default configuration file.
 
-Tables, keys and defaults are broker/config.py's and scoring/timing.py's; what each is for is
+Tables, keys and defaults are broker/config/sections.py's and scoring/timing.py's; what each is for
+is
 told by the tables of docs/configuration.md, which a test holds to the same code. Each key
 stands there with its default, behind a #; a required one and one without a default with
 an example. The packages install what this prints.
@@ -22,7 +23,7 @@ from msgspec import inspect
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from broker.config import Config  # noqa: E402
+from broker.config.sections import Config  # noqa: E402
 from scoring.timing import Timing  # noqa: E402
 
 PAGE = ROOT / "docs" / "configuration.md"

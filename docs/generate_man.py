@@ -25,7 +25,7 @@ from generate_completion import SHELLS, arguments, verbs  # noqa: E402
 
 from agent import main as agent_main  # noqa: E402
 from broker import main as broker_main  # noqa: E402
-from broker.places import DEFAULT_PATH, PATH_VARIABLE  # noqa: E402
+from broker.config.places import DEFAULT_PATH, PATH_VARIABLE  # noqa: E402
 
 MORE = {
     "ha-agent": """\

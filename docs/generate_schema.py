@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`python docs/generate_schema.py`: writes docs/status.schema.json from broker/wire.py.
+"""`python docs/generate_schema.py`: writes docs/status.schema.json from broker/wire/status.py.
 
 The JSON Schema (2020-12) of what `ha-agent --status --json` prints. A test fails while the two
 differ.
@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 import msgspec  # noqa: E402
 
-from broker.wire import STATUS_VERSION, Status  # noqa: E402
+from broker.wire.status import STATUS_VERSION, Status  # noqa: E402
 
 FILE = ROOT / "docs" / "status.schema.json"
 

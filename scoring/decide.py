@@ -22,7 +22,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from scoring import drain, fence_ask, isolation, last_look, left_behind, orders
 from scoring.decision import (
     CancelMigration,
     Code,
@@ -32,8 +31,7 @@ from scoring.decision import (
     ShutdownEngine,
     StartEngine,
 )
-from scoring.memory import forget, take_in, wake_s
-from scoring.move import move
+from scoring.hosts import fence_ask, last_look
 from scoring.observation import (
     DETAIL_ALREADY_LOCKED,
     DETAIL_MIGRATION_SOURCE,
@@ -48,10 +46,13 @@ from scoring.observation import (
     StartResult,
     VmStatus,
 )
-from scoring.pause import is_paused, left_alone, must_end
-from scoring.start import first_in_line, lease_allows, may_start_here, nobody_else_can
 from scoring.state import NEVER_S, TRANSITIONS, AgentState, StateName
-from scoring.turn import Turn, entered, name_of, own_score
+from scoring.vm import drain, isolation, left_behind, orders
+from scoring.vm.memory import forget, take_in, wake_s
+from scoring.vm.move import move
+from scoring.vm.pause import is_paused, left_alone, must_end
+from scoring.vm.start import first_in_line, lease_allows, may_start_here, nobody_else_can
+from scoring.vm.turn import Turn, entered, name_of, own_score
 
 _S = StateName
 

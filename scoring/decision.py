@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from scoring.score import Score
 from scoring.state import AgentState
+from scoring.vm.score import Score
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@
 Rules of this file:
 
 1. Nothing here does anything. Strings and dictionaries of the outside become these types
-   once, at the edge (broker/wire.py, broker/whiteboard.py), and stay these types.
+   once, at the edge (broker/wire/status.py, broker/whiteboard/slot.py), and stay these types.
 2. Unknown is a value of its own: `None` or `UNKNOWN`, never `False` and never 0.
 3. All times are seconds of this host's monotonic clock, as floats, and end in `_s`.
    A peer's timestamp is a counter, not a time: it is only ever compared with its own
@@ -215,7 +215,7 @@ class OutsideView:
 @dataclass(frozen=True, slots=True)
 class FenceAsk:
     """A host's own word that its VM is sick and that nobody on it can end it; see
-    scoring/fence_ask.py. Seconds, as they were when it wrote them.
+    scoring/hosts/fence_ask.py. Seconds, as they were when it wrote them.
 
     `unstopped_s`: for so long its agent has not been able to end the VM, and asks to be switched
     off (None: it does not ask). By its broker, where the agent is dead: `agent_dead_s`: so long it

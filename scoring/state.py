@@ -130,7 +130,7 @@ class Takeover:
     `renewal`: its host id's generation and timestamp on disk, first seen so at `renewal_since_s`.
     `freed_s`: when its host id was freed. `refused`: the fence lease was not given; `fence_owner`:
     who owns it, as it was last answered, `asking_owner`: that is being asked; `fencer`: what is
-    known of the silent host that owns it (scoring/dead_fencer.py).
+    known of the silent host that owns it (scoring/hosts/dead_fencer.py).
     """
 
     host_id: int

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from agent.errors import CommandError
 from agent.ovirt.descriptions import from_envelope, from_vm_conf, local, without_vdsm
 from agent.ovirt.key_values import key_values, number
 from agent.ovirt.machine import domain_xml
@@ -21,8 +20,9 @@ from agent.ovirt.ovf_store import DESCRIPTION_BYTES_MAX, opened, read_descriptio
 from agent.ovirt.storage_domain import StorageDomain
 from agent.setup.toml_text import Value, written
 from agent.setup.written import check_place, place
-from broker.config import OVIRT_PAGE
-from broker.exit_codes import ExitCode
+from agent.terminal.errors import CommandError
+from broker.config.sections import OVIRT_PAGE
+from broker.daemon.exit_codes import ExitCode
 
 CONF = "/etc/ovirt-hosted-engine/hosted-engine.conf"
 #: Where the reference's agent keeps the one that it uses.

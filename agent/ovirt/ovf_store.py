@@ -10,9 +10,9 @@ import tarfile
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from agent.errors import CommandError
-from broker.exit_codes import ExitCode
-from broker.foreign import clean, sentence
+from agent.terminal.errors import CommandError
+from broker.daemon.exit_codes import ExitCode
+from broker.daemon.foreign import clean, sentence
 
 #: An OVF has some ten kilobytes; a domain XML less.
 DESCRIPTION_BYTES_MAX = 4 * 1024 * 1024

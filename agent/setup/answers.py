@@ -18,9 +18,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from agent.errors import CommandError
 from agent.setup.arguments import OPTIONS
-from broker.exit_codes import ExitCode
+from agent.terminal.errors import CommandError
+from broker.daemon.exit_codes import ExitCode
 
 API_PORT = 8765
 _ROUTES, _ANYWHERE = Path("/proc/net/route"), "00000000"

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from agent import libvirt_guests
-from agent.setup.steps import Done
+from agent.terminal.steps import Done
+from agent.vm import libvirt_guests
 
 
 def libvirt_guests_beside() -> list[Done]:

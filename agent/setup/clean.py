@@ -8,16 +8,16 @@ import argparse
 
 import sanlock
 
-from agent.errors import CommandError
-from agent.setup.identity import check_volumes
 from agent.setup.leave import check_slots_can_be_written, empty_slot, is_used
 from agent.setup.membership import own_id
-from agent.setup.progress import progress
-from agent.setup.steps import Step, run_steps
-from agent.setup.volumes import sanlock_errors
-from agent.setup.watched import SLOT_WATCH_S, read_slots, watch
-from broker.config import Config, load
-from broker.exit_codes import ExitCode
+from agent.storage.identity import check_volumes
+from agent.storage.made import sanlock_errors
+from agent.storage.watched import SLOT_WATCH_S, read_slots, watch
+from agent.terminal.errors import CommandError
+from agent.terminal.progress import progress
+from agent.terminal.steps import Step, run_steps
+from broker.config.sections import Config, load
+from broker.daemon.exit_codes import ExitCode
 
 _GONE = {sanlock.HOST_FREE: "free", sanlock.HOST_DEAD: "dead"}
 

@@ -9,19 +9,19 @@ import time
 from dataclasses import dataclass
 from enum import Enum
 
-from agent.setup.reach import at_once, others_of
-from agent.setup.steps import Done
-from broker.addresses import advertised, split
-from broker.cluster_key import ClusterKey
-from broker.config import HEARTBEAT_PORT, Config
-from broker.heartbeat import Fault, new_nonce
-from broker.heartbeat_datagram import DATAGRAM_BYTES, Question, heard_in, question_bytes
-from broker.kernel_boot import boot_id
-from broker.secrets_file import load_cluster_key
+from agent.terminal.steps import Done
+from agent.vm.reach import at_once, others_of
+from broker.config.addresses import advertised, split
+from broker.config.cluster_key import ClusterKey
+from broker.config.secrets import load_cluster_key
+from broker.config.sections import HEARTBEAT_PORT, Config
+from broker.daemon.kernel_boot import boot_id
+from broker.peers.datagram import DATAGRAM_BYTES, Question, heard_in, question_bytes
+from broker.peers.heartbeat import Fault, new_nonce
 
 #: Each address is asked so often, and so long is waited each time: a packet may be lost.
 TRIES, ANSWER_S = 3, 1.0
-#: All addresses of a host, one after the other (broker/addresses.py, ADDRESSES_MAX).
+#: All addresses of a host, one after the other (broker/config/addresses.py, ADDRESSES_MAX).
 DEADLINE_S = 4 * TRIES * ANSWER_S + 1.0
 #: What opens the usual port, where firewalld runs.
 OPEN = "firewall-cmd --permanent --add-service=ha-agent && firewall-cmd --reload"

@@ -10,11 +10,11 @@ from xml.etree import ElementTree
 
 import libvirt
 
-from agent.errors import CommandError
-from broker.config import StorageSection
-from broker.domain_facts import BadDomain, parse
-from broker.exit_codes import ExitCode
-from broker.foreign import sentence
+from agent.terminal.errors import CommandError
+from broker.config.sections import StorageSection
+from broker.daemon.exit_codes import ExitCode
+from broker.daemon.foreign import sentence
+from broker.vm.domain_facts import BadDomain, parse
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,6 @@ from pathlib import Path
 
 import libvirt
 
-from agent.definition import DefinitionError, definition_of, load_definition
-from agent.errors import CommandError
-from agent.one_host import found_in
 from agent.setup import imported as domains
 from agent.setup.answers import (
     Answers,
@@ -24,16 +21,19 @@ from agent.setup.answers import (
 )
 from agent.setup.beside import libvirt_guests_beside
 from agent.setup.heartbeat_reach import ports_done
-from agent.setup.identity import LOCKSPACE_PREFIX, give, new_ids
-from agent.setup.lock_driver import lock_driver_step
 from agent.setup.sanlock_name import sanlock_name_step
 from agent.setup.shared_state import state_folder, with_shared_state
-from agent.setup.steps import Done, Step, do_steps, print_json, print_line
 from agent.setup.toml_text import Value, with_keys
-from agent.setup.volumes import Volumes, lease_offset
 from agent.setup.written import Files, check_place, checked, config_step, key_step, place
-from broker.config import Config
-from broker.exit_codes import ExitCode
+from agent.storage.identity import LOCKSPACE_PREFIX, give, new_ids
+from agent.storage.made import Volumes, lease_offset
+from agent.terminal.errors import CommandError
+from agent.terminal.steps import Done, Step, do_steps, print_json, print_line
+from agent.vm.definition import DefinitionError, definition_of, load_definition
+from agent.vm.one_host import found_in
+from agent.vm.qemu_conf import lock_driver_step
+from broker.config.sections import Config
+from broker.daemon.exit_codes import ExitCode
 
 LIBVIRT_URI = "qemu:///system"
 

@@ -19,34 +19,34 @@ from pathlib import Path
 import libvirt
 import msgspec
 
-from agent.definition import DefinitionError, definition_of, load_definition
-from agent.errors import CommandError
-from agent.one_host import found_in
 from agent.setup.answers import Answers, answers_of, listen_at, own_address
 from agent.setup.beside import libvirt_guests_beside
 from agent.setup.heartbeat_reach import ports_done
-from agent.setup.identity import identity_step
-from agent.setup.lock_driver import lock_driver_step
 from agent.setup.membership import IdTaken, join_lockspace, leave_lockspace, own_id
-from agent.setup.progress import progress
-from agent.setup.reach import command_there, reach, reached
 from agent.setup.sanlock_name import names_here, no_twin, sanlock_name_step
 from agent.setup.seen import judged, unknown, words
-from agent.setup.steps import Done, Step, do_steps, print_json, print_line
 from agent.setup.toml_text import Value, with_keys
-from agent.setup.volumes import FENCE_RESOURCE
-from agent.setup.watched import (
+from agent.setup.written import Files, check_place, checked, key_step, place, read_text
+from agent.storage.identity import identity_step
+from agent.storage.made import FENCE_RESOURCE
+from agent.storage.watched import (
     SLOT_WATCH_S,
     read_leases,
     read_slots,
     storage_error,
     watch,
 )
-from agent.setup.written import Files, check_place, checked, key_step, place, read_text
-from broker.config import Config
-from broker.exit_codes import ExitCode
-from broker.volume import Volume, VolumeError
-from broker.whiteboard import HOST_ID_MAX
+from agent.terminal.errors import CommandError
+from agent.terminal.progress import progress
+from agent.terminal.steps import Done, Step, do_steps, print_json, print_line
+from agent.vm.definition import DefinitionError, definition_of, load_definition
+from agent.vm.one_host import found_in
+from agent.vm.qemu_conf import lock_driver_step
+from agent.vm.reach import command_there, reach, reached
+from broker.config.sections import Config
+from broker.daemon.exit_codes import ExitCode
+from broker.whiteboard.slot import HOST_ID_MAX
+from broker.whiteboard.volume import Volume, VolumeError
 
 #: So many host ids are tried when others are quicker.
 TRIES_MAX = 8

@@ -11,19 +11,19 @@ from pathlib import Path
 import libvirt
 import sanlock
 
-from agent.errors import CommandError
-from agent.setup.identity import identity_step
 from agent.setup.membership import leave_lockspace, own_id
-from agent.setup.steps import Step, run_steps
-from agent.setup.volumes import sanlock_errors
-from agent.setup.watched import read_leases, read_slots, storage_error
-from broker.client import BrokerDown, BrokerRefused, ask
-from broker.config import Config, load
-from broker.exit_codes import ExitCode
-from broker.foreign import sentence
-from broker.volume import Volume, VolumeError
-from broker.whiteboard import EMPTY_SLOT
-from broker.wire import Status
+from agent.storage.identity import identity_step
+from agent.storage.made import sanlock_errors
+from agent.storage.watched import read_leases, read_slots, storage_error
+from agent.terminal.errors import CommandError
+from agent.terminal.steps import Step, run_steps
+from broker.client.ask import BrokerDown, BrokerRefused, ask
+from broker.config.sections import Config, load
+from broker.daemon.exit_codes import ExitCode
+from broker.daemon.foreign import sentence
+from broker.whiteboard.slot import EMPTY_SLOT
+from broker.whiteboard.volume import Volume, VolumeError
+from broker.wire.status import Status
 
 UNITS = ("ha-agent.service", "ha-broker.service")
 #: systemd waits for the units' own TimeoutStopSec, 30 s.

@@ -9,12 +9,12 @@ from collections.abc import Callable, Collection
 
 import sanlock
 
-from agent.errors import CommandError
-from agent.setup.progress import progress
-from agent.setup.volumes import sanlock_errors
-from agent.setup.watched import WATCHDOG_FIRE_S, read_leases, read_names, watch
-from broker.config import StorageSection
-from broker.exit_codes import ExitCode
+from agent.storage.made import sanlock_errors
+from agent.storage.watched import WATCHDOG_FIRE_S, read_leases, read_names, watch
+from agent.terminal.errors import CommandError
+from agent.terminal.progress import progress
+from broker.config.sections import StorageSection
+from broker.daemon.exit_codes import ExitCode
 
 #: sanlock watches an id that somebody may still use for so long (its src/timeouts.h), and some.
 JOIN_EXTRA_S = 60 + 120

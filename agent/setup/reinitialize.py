@@ -13,18 +13,18 @@ from pathlib import Path
 
 import libvirt
 
-from agent.errors import CommandError
 from agent.setup.answers import Asker
-from agent.setup.identity import found_at, identity_step
 from agent.setup.leave import broker_answers, vm_is_not_here
 from agent.setup.membership import leave_lockspace, own_id
-from agent.setup.progress import progress
-from agent.setup.steps import Step, run_steps
-from agent.setup.volumes import check_leases_can_be_made, make_leases
-from agent.setup.watched import lease_watch_s, read_leases, watch
-from broker.config import Config, load
-from broker.exit_codes import ExitCode
-from broker.identity import VolumeKind, expected
+from agent.storage.identity import found_at, identity_step
+from agent.storage.made import check_leases_can_be_made, make_leases
+from agent.storage.watched import lease_watch_s, read_leases, watch
+from agent.terminal.errors import CommandError
+from agent.terminal.progress import progress
+from agent.terminal.steps import Step, run_steps
+from broker.config.sections import Config, load
+from broker.daemon.exit_codes import ExitCode
+from broker.whiteboard.identity import VolumeKind, expected
 
 
 def run(arguments: argparse.Namespace, as_json: bool) -> int:

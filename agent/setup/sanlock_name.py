@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The fixed name of this host's sanlock, by which it takes its own id back at once after a boot
-(broker/rejoin.py): written to sanlock.conf, and held against the leases on disk."""
+(broker/lockspace/rejoin.py): written to sanlock.conf, and held against the leases on disk."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import sanlock
 
-from agent.errors import CommandError
-from agent.setup.steps import Step
-from agent.setup.watched import read_names
 from agent.setup.written import check_place, place, read_text
-from broker.config import Config, system_uuid
-from broker.exit_codes import ExitCode
-from broker.rejoin import own_name, own_names
+from agent.storage.watched import read_names
+from agent.terminal.errors import CommandError
+from agent.terminal.steps import Step
+from broker.config.sections import Config, system_uuid
+from broker.daemon.exit_codes import ExitCode
+from broker.lockspace.rejoin import own_name, own_names
 
 _LINE = re.compile(r"[ \t]*our_host_name[ \t]*=[ \t]*(\S+)")
 _DEFAULT = "/etc/sanlock/sanlock.conf"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Whether the members see what a host that joins writes to the whiteboard: it writes its slot, asks
-their brokers (broker/slot_question.py), and leaves the slot as it was."""
+their brokers (broker/peers/slot_question.py), and leaves the slot as it was."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from agent.errors import CommandError
-from agent.setup.progress import progress
-from agent.setup.reach import answer_of, at_once, name_of, others_of
-from agent.setup.watched import storage_error
-from broker.addresses import advertised
-from broker.cluster_key import ClusterKey
-from broker.config import Config, ConfigError
-from broker.exit_codes import ExitCode
-from broker.heartbeat import new_nonce
-from broker.secrets_file import load_cluster_key
-from broker.signatures import COUNTER_LINE, SLOT, Signatures, next_counter
-from broker.slot_question import Seen, SlotQuestion, digest_of, seen_in
-from broker.volume import Volume, VolumeError
-from broker.whiteboard import EMPTY_SLOT, SlotReport, encode_slot
+from agent.storage.watched import storage_error
+from agent.terminal.errors import CommandError
+from agent.terminal.progress import progress
+from agent.vm.reach import answer_of, at_once, name_of, others_of
+from broker.config.addresses import advertised
+from broker.config.cluster_key import ClusterKey
+from broker.config.secrets import load_cluster_key
+from broker.config.sections import Config, ConfigError
+from broker.daemon.exit_codes import ExitCode
+from broker.peers.heartbeat import new_nonce
+from broker.peers.slot_question import Seen, SlotQuestion, digest_of, seen_in
+from broker.whiteboard.signatures import COUNTER_LINE, SLOT, Signatures, next_counter
+from broker.whiteboard.slot import EMPTY_SLOT, SlotReport, encode_slot
+from broker.whiteboard.volume import Volume, VolumeError
 from scoring.observation import EngineStatus, Health, VmStatus
 
 #: For one question to a member; it reads one slot meanwhile.
 ASK_S = 5.0
-#: A write that was acknowledged may be seen so much later (scoring/same_storage.py): who does not
+#: A write that was acknowledged may be seen so much later (scoring/hosts/same_storage.py): who
+#: does not
 #: see it is asked again.
 TRIES, PAUSE_S = 3, 1.0
 DEADLINE_S = TRIES * (ASK_S + PAUSE_S)

@@ -15,12 +15,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-from agent.errors import CommandError
 from agent.setup.imported import Imported
-from broker.config import StorageSection
-from broker.domain_facts import parse
-from broker.exit_codes import ExitCode
-from broker.host_local import NVRAM_FOLDER, TPM_FOLDER
+from agent.terminal.errors import CommandError
+from broker.config.sections import StorageSection
+from broker.daemon.exit_codes import ExitCode
+from broker.vm.domain_facts import parse
+from broker.vm.host_local import NVRAM_FOLDER, TPM_FOLDER
 
 #: The first libvirt that takes <source type='dir' path='…'/> for a TPM's state.
 TPM_SOURCE_VERSION = 10_010_000

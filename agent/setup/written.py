@@ -10,13 +10,13 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.errors import CommandError
-from agent.setup.steps import Step
 from agent.setup.toml_text import Value, with_keys
-from broker.atomic_file import write_atomically
-from broker.config import Config, ConfigError, load
-from broker.exit_codes import ExitCode
-from broker.places import DEFAULT_PATH
+from agent.terminal.errors import CommandError
+from agent.terminal.steps import Step
+from broker.config.places import DEFAULT_PATH
+from broker.config.sections import Config, ConfigError, load
+from broker.daemon.atomic_file import write_atomically
+from broker.daemon.exit_codes import ExitCode
 
 SERVICE_GROUP = "ha-agent"
 #: What a new configuration file is made from: every key, commented. From the place of this file

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from broker.foreign import clean, sentence
-from broker.worker import Hung
+from broker.daemon.foreign import clean, sentence
+from broker.daemon.worker import Hung
 
 log = logging.getLogger("ha-broker.monitors")
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import libvirt
 
-from broker.config import Config
-from broker.domain_facts import BadDomain, composed
+from broker.config.sections import Config
+from broker.daemon.worker import Hung, Worker
 from broker.monitors import Unknown
-from broker.start_proof import AWAY, lacks, refusals, unreadable
-from broker.vm_needs import NotADefinition, VmNeeds, needs_of
-from broker.worker import Hung, Worker
+from broker.vm.domain_facts import BadDomain, composed
+from broker.vm.needs import NotADefinition, VmNeeds, needs_of
+from broker.vm.start_proof import AWAY, lacks, refusals, unreadable
 
 #: While it cannot, or that is not known, it is looked at so often.
 AGAIN_S = 5.0

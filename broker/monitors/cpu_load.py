@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.monitors import Sampled, Unknown
-from scoring.score import mean_load
+from scoring.vm.score import mean_load
 
 #: user, nice, system, idle, iowait, irq, softirq, steal (proc(5)); guest time is in user.
 _FIELDS = 8

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from broker.daemon.worker import Worker
 from broker.monitors import Unknown
-from broker.worker import Worker
 
 
 class DefinitionMonitor:

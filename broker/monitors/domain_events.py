@@ -19,7 +19,7 @@ from typing import Any
 
 import libvirt
 
-from broker.foreign import sentence
+from broker.daemon.foreign import sentence
 
 log = logging.getLogger("ha-broker.events")
 

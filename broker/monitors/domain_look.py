@@ -8,8 +8,8 @@ import json
 
 import libvirt
 
-from scoring.left_behind import LEFTOVER_AFTER_S
 from scoring.observation import DomainHere, EngineStatus, Leftover, Obstacle, Pause, Unfit
+from scoring.vm.left_behind import LEFTOVER_AFTER_S
 
 #: virDomainPausedReason. VIR_DOMAIN_PAUSED_API_ERROR (14) is younger than the bindings here.
 PAUSES: dict[int, tuple[Pause, str]] = {

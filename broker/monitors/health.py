@@ -15,12 +15,12 @@ import aiohttp
 import libvirt
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from broker.config import Config, ConfigError, HealthSection
-from broker.foreign import clean, sentence
+from broker.config.sections import Config, ConfigError, HealthSection
+from broker.daemon.bounded_search import SEARCH_S, finder, is_plain
+from broker.daemon.foreign import clean, sentence
+from broker.daemon.name_lookup import NameLookup
+from broker.daemon.worker import Hung, Worker
 from broker.monitors import Unknown
-from broker.name_lookup import NameLookup
-from broker.page_search import SEARCH_S, finder, is_plain
-from broker.worker import Hung, Worker
 from scoring.observation import Health
 
 BODY_BYTES_MAX = 65_536

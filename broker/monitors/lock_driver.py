@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+from broker.daemon.worker import Worker
 from broker.monitors import Unknown
-from broker.qemu_conf import LOCK_MANAGER_LINE, lock_driver_named
-from broker.worker import Worker
+from broker.vm.qemu_conf import LOCK_MANAGER_LINE, lock_driver_named
 
 
 class LockDriverMonitor:

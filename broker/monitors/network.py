@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from broker.config import NetworkSection
-from broker.foreign import sentence
+from broker.config.sections import NetworkSection
+from broker.daemon.foreign import sentence
+from broker.daemon.name_lookup import NameLookup
 from broker.monitors import Unknown
-from broker.name_lookup import NameLookup
-from broker.network_verdict import TargetResult, Windows
+from broker.monitors.network_verdict import TargetResult, Windows
 
 COUNT = 5
 APART_S = 0.5

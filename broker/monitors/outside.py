@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from broker.config import HealthSection
+from broker.config.sections import HealthSection
 from broker.monitors import Unknown
 from scoring.observation import OutsideView
 

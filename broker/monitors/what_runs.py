@@ -11,15 +11,15 @@ from xml.etree.ElementTree import Element
 
 import libvirt
 
-from broker import domain_facts
-from broker.config import Config
-from broker.domain_facts import BadDomain, Difference, Differs, Domain, Layer
-from broker.foreign import sentence
-from broker.host_local import OneHost, one_host
+from broker.config.sections import Config
+from broker.daemon.foreign import sentence
+from broker.daemon.worker import Hung, Worker
 from broker.monitors import Unknown
-from broker.shared_paths import SharedPaths
-from broker.what_ran import DEFINED_FILE, digest
-from broker.worker import Hung, Worker
+from broker.vm import domain_facts
+from broker.vm.domain_facts import BadDomain, Difference, Differs, Domain, Layer
+from broker.vm.host_local import OneHost, one_host
+from broker.vm.shared_paths import SharedPaths
+from broker.whiteboard.what_ran import DEFINED_FILE, digest
 
 DEADLINE_S = 3.0
 

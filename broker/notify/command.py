@@ -15,8 +15,8 @@ import re
 import signal
 from pathlib import Path
 
-from broker.config import CommandSection
-from broker.notify.notice import Message, Severity
+from broker.config.sections import CommandSection
+from broker.events.notice import Message, Severity
 from broker.notify.render import as_json
 from broker.notify.sender import SendFailed
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
-from broker.notify.notice import Kind, Told
+from broker.events.notice import Kind, Told
 
 
 @dataclass(slots=True)

@@ -17,16 +17,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from broker.config import Config, ConfigError
+from broker.config.secrets import load_notify_secrets
+from broker.config.sections import Config, ConfigError
+from broker.events.notice import Kind, Message, Notice, Told
 from broker.notify.folding import Folding
 from broker.notify.limits import Limits
-from broker.notify.notice import Kind, Message, Notice, Told
 from broker.notify.outlet import Outlet
 from broker.notify.render import Renderer
 from broker.notify.rules import Rules
 from broker.notify.sender import Sender
-from broker.secrets_file import load_notify_secrets
-from broker.wire import NotifyOutcome, NotifyStatus
+from broker.wire.status import NotifyOutcome, NotifyStatus
 
 log = logging.getLogger("ha-broker.notify")
 

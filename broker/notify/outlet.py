@@ -13,11 +13,11 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
+from broker.events.notice import Message, Told, one_line
 from broker.notify.backlog import Backlog
 from broker.notify.limits import Limits
-from broker.notify.notice import Message, Told, one_line
 from broker.notify.sender import ERROR_CHARS_MAX, Refused, Sender, SendFailed
-from broker.wire import NotifyOutcome, TransportStatus
+from broker.wire.status import NotifyOutcome, TransportStatus
 
 log = logging.getLogger("ha-broker.notify")
 

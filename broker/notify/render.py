@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from broker.notify.notice import Message, Told, one_line
-from broker.worker import Hung, Worker
+from broker.daemon.worker import Hung, Worker
+from broker.events.notice import Message, Told, one_line
 
 #: Of the JSON form; grows when a field is removed or gets another meaning.
 JSON_VERSION = 1

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from broker.notify.notice import Kind, Notice
-from broker.page_search import is_plain
+from broker.daemon.bounded_search import is_plain
+from broker.events.notice import Kind, Notice
 
 #: A search that takes longer is given up, and the notice goes out.
 SEARCH_S = 0.02

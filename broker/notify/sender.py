@@ -8,9 +8,9 @@ import os
 import socket
 from typing import Protocol
 
-from broker.name_lookup import NameLookup
-from broker.notify.notice import Message, Severity, one_line
-from broker.worker import Hung
+from broker.daemon.name_lookup import NameLookup
+from broker.daemon.worker import Hung
+from broker.events.notice import Message, Severity, one_line
 
 ERROR_CHARS_MAX = 200
 
@@ -38,7 +38,7 @@ class Sender(Protocol):
 
 
 class Names:
-    """Host names, looked up in a thread of this way's own (broker/name_lookup.py)."""
+    """Host names, looked up in a thread of this way's own (broker/daemon/name_lookup.py)."""
 
     def __init__(self, whose: str) -> None:
         self._lookup = NameLookup(whose)

@@ -14,8 +14,8 @@ from email.message import EmailMessage
 from email.policy import SMTP as SMTP_LINES
 from email.utils import formatdate
 
-from broker.config import SmtpSection
-from broker.notify.notice import Message, Severity
+from broker.config.sections import SmtpSection
+from broker.events.notice import Message, Severity
 from broker.notify.sender import Names, Refused, SendFailed
 
 QUIT_S = 1.0

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from broker.config import WebhookSection
-from broker.notify.notice import Message, Severity
+from broker.config.sections import WebhookSection
+from broker.events.notice import Message, Severity
 from broker.notify.render import as_json
 from broker.notify.sender import Names, Refused, SendFailed
 

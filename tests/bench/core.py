@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-from broker.cluster_key import ClusterKey
-from broker.signatures import COUNTER_LINE, GOOD, SLOT, Signatures
-from broker.whiteboard import SlotReport, decode_sweep, encode_cluster, encode_slot
+from broker.config.cluster_key import ClusterKey
+from broker.whiteboard.signatures import COUNTER_LINE, GOOD, SLOT, Signatures
+from broker.whiteboard.slot import SlotReport, decode_sweep, encode_cluster, encode_slot
 from scoring.decide import decide
 from scoring.observation import EngineStatus, Health, LocalHost, Observation, PeerReport, VmStatus
 from scoring.state import AgentState

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-from broker.config import HEARTBEAT_PORT
+from broker.config.sections import HEARTBEAT_PORT
 from tests.lab import ask
 from tests.lab.cluster import Cluster
 from tests.lab.environment import clean

@@ -17,14 +17,14 @@ import time
 import uuid
 from functools import partial
 
-from broker.cluster_key import ClusterKey
-from broker.heartbeat import Heartbeat, new_nonce
-from broker.heartbeat_datagram import Question, answer_bytes, question_bytes
-from broker.heartbeat_port import HeartbeatPort, NetworkTransport
-from broker.heartbeats import QUESTION_S, steady_s
-from broker.question_gate import QuestionGate, Refusal
-from broker.signatures import COUNTER_LINE, SLOT, Signatures, next_counter
-from broker.whiteboard import SLOT_BYTES, SlotReport, encode_slot
+from broker.config.cluster_key import ClusterKey
+from broker.peers.asker import QUESTION_S, steady_s
+from broker.peers.datagram import Question, answer_bytes, question_bytes
+from broker.peers.heartbeat import Heartbeat, new_nonce
+from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
+from broker.peers.question_gate import QuestionGate, Refusal
+from broker.whiteboard.signatures import COUNTER_LINE, SLOT, Signatures, next_counter
+from broker.whiteboard.slot import SLOT_BYTES, SlotReport, encode_slot
 from scoring.observation import EngineStatus, Health, VmStatus
 
 BEAT_S = 1.0

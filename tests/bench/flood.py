@@ -15,10 +15,10 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from broker.cluster_key import ClusterKey
-from broker.config import HEARTBEAT_PORT
-from broker.heartbeat import new_nonce
-from broker.heartbeat_datagram import DATAGRAM_BYTES, Question, question_bytes
+from broker.config.cluster_key import ClusterKey
+from broker.config.sections import HEARTBEAT_PORT
+from broker.peers.datagram import DATAGRAM_BYTES, Question, question_bytes
+from broker.peers.heartbeat import new_nonce
 from tests.lab import ask
 from tests.lab.cluster import Cluster
 from tests.lab.layout import host_id_of

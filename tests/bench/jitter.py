@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from broker.secrets_file import WEBHOOK_KEY_CHARS_MIN
+from broker.config.secrets import WEBHOOK_KEY_CHARS_MIN
 from tests.lab import ask
 from tests.lab.cluster import Cluster
 

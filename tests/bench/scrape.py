@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from broker import metrics
-from broker.metrics import OPENMETRICS, PLAIN, Metrics
+from broker.api import metrics
+from broker.api.metrics import OPENMETRICS, PLAIN, Metrics
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker, report, up
 

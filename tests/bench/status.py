@@ -22,14 +22,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from broker.board import Board, VolumeStore
+from broker.api.socket import serve
 from broker.broker import Broker
-from broker.config import load
+from broker.config.places import changed_s
+from broker.config.sections import load
 from broker.monitors import MonitorRunner, Sample
-from broker.places import changed_s
-from broker.server import serve
-from broker.whiteboard import SLOT_BYTES, SlotReport, encode_cluster, encode_slot
-from broker.wire import MigrationStatus
+from broker.whiteboard.board import Board, VolumeStore
+from broker.whiteboard.slot import SLOT_BYTES, SlotReport, encode_cluster, encode_slot
+from broker.wire.status import MigrationStatus
 from scoring.observation import DomainHere, EngineStatus, Health, VmStatus
 from tests.fakes.lockspace import FakeLockspace
 

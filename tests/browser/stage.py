@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from broker.api.listener import Listener
 from broker.broker import Broker
-from broker.listener import Listener
 from broker.monitors import Sample
-from broker.wire import PenaltyOnWire, ReasonOnWire, Report
+from broker.wire.status import PenaltyOnWire, ReasonOnWire, Report
 from scoring.observation import EngineStatus, Health, VmStatus
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker, report, up

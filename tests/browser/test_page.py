@@ -11,7 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from broker.dashboard import FILES, FOLDER
+from broker.api.dashboard import FILES, FOLDER
 from scoring.observation import OrderKind
 from tests.fakes.slot_store import MemoryStore
 

@@ -8,10 +8,10 @@ import json
 import zlib
 from random import Random
 
-from broker.fence_log import FIRST_SLOT, RECORDS, slot_of
-from broker.slot_room import DECIDES, PROSE, SHOWN
-from broker.volume_layout import WHAT_RAN_SLOTS
-from broker.whiteboard import HEAD_BYTES, SLOT_BYTES
+from broker.whiteboard.fence_log import FIRST_SLOT, RECORDS, slot_of
+from broker.whiteboard.layout import WHAT_RAN_SLOTS
+from broker.whiteboard.room import DECIDES, PROSE, SHOWN
+from broker.whiteboard.slot import HEAD_BYTES, SLOT_BYTES
 from scoring.observation import FenceStep, Health, VmStatus
 from scoring.state import StateName
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 
-from broker.own_id import FenceOwner
-from broker.renewals import Renewals
-from broker.witness import Witness
+from broker.lockspace.hosts import Witness
+from broker.lockspace.own_id import FenceOwner
+from broker.lockspace.renewals import Renewals
 
 
 class FakeLockspace:

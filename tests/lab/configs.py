@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from broker.qemu_conf import LOCK_MANAGER_LINE, NO_DISK_LEASES_LINE
-from broker.rejoin import own_name
+from broker.lockspace.rejoin import own_name
+from broker.vm.qemu_conf import LOCK_MANAGER_LINE, NO_DISK_LEASES_LINE
 
 from . import certificates
 from .guest import CPU_MODEL, HEALTH_PATH, GuestImage

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from broker.fence_log import FIRST_SLOT, RECORDS, LogRecord, decode
+from broker.whiteboard.fence_log import FIRST_SLOT, RECORDS, LogRecord, decode
 from scoring.observation import FenceStep
 
 from . import bmc

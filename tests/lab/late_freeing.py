@@ -19,7 +19,7 @@ from typing import NoReturn
 
 import sanlock
 
-from agent.sanlock_direct import SanlockDirect
+from agent.leases.sanlock_direct import SanlockDirect
 
 from .host_storage import HostStorage
 

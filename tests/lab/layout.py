@@ -15,7 +15,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.volume_layout import SLOT_MAX
+from broker.whiteboard.layout import SLOT_MAX
 
 from .errors import UsageError
 

@@ -9,8 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from broker.identity import Identity, VolumeKind, encode, place_of
-from broker.volume import Volume
+from broker.whiteboard.identity import Identity, VolumeKind, encode, place_of
+from broker.whiteboard.volume import Volume
 
 from .environment import clean
 from .errors import LabError, MachineError

@@ -8,8 +8,8 @@ import re
 import subprocess
 from functools import partial
 
-from broker.exit_codes import ExitCode
-from broker.whiteboard import SLOT_BYTES, SlotReport, decode_slot
+from broker.daemon.exit_codes import ExitCode
+from broker.whiteboard.slot import SLOT_BYTES, SlotReport, decode_slot
 
 from . import ask
 from .cluster import Cluster

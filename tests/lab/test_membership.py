@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.exit_codes import ExitCode
+from broker.daemon.exit_codes import ExitCode
 
 from .cluster import Cluster
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from broker.exit_codes import ExitCode
+from broker.daemon.exit_codes import ExitCode
 
 from . import ask
 from .cluster import Cluster

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.qemu_conf import LOCK_MANAGER_LINE, NO_DISK_LEASES_LINE
+from broker.vm.qemu_conf import LOCK_MANAGER_LINE, NO_DISK_LEASES_LINE
 
 from .cluster import Cluster
 from .configs import SANLOCK_CONF

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.delta_leases import read_delta_leases, read_lease_volume
-from broker.exit_codes import ExitCode
-from broker.volume import Volume
+from broker.daemon.exit_codes import ExitCode
+from broker.lockspace.delta_leases import read_delta_leases, read_lease_volume
+from broker.whiteboard.volume import Volume
 
 from .cluster import Cluster
 from .conftest import PARENT

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.delta_leases import read_last_owner, read_named_leases
-from broker.rejoin import OwnLease, is_made_up
-from broker.volume import Volume
+from broker.lockspace.delta_leases import read_last_owner, read_named_leases
+from broker.lockspace.rejoin import OwnLease, is_made_up
+from broker.whiteboard.volume import Volume
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("sanlock") is None, reason="needs root and sanlock"
@@ -29,9 +29,9 @@ NAME = "ha-of-this-machine"
 LOOK = """
 import asyncio, sys
 from pathlib import Path
-from broker.joined_mark import JoinedMark
-from broker.rejoin import Rejoin
-from broker.sanlock_lockspace import SanlockLockspace
+from broker.lockspace.joined_mark import JoinedMark
+from broker.lockspace.rejoin import Rejoin
+from broker.lockspace.sanlock import SanlockLockspace
 path, folder, boot, name = sys.argv[1:]
 rejoin = Rejoin(frozenset({name}), 1.0, JoinedMark(Path(folder), boot))
 lockspace = SanlockLockspace("names", 1, path, 1, rejoin)
@@ -143,7 +143,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def test_the_real_sanlock_frees_the_lease_of_a_process_that_lives(site: Site) -> None:
-    """Killed and started again under its fixed name: the reason for broker/rejoin.py."""
+    """Killed and started again under its fixed name: the reason for broker/lockspace/rejoin.py."""
     ours, other = site.daemon(NAME), site.daemon("other")
     site.join(ours, 1)
     site.join(other, 2)

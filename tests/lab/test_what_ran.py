@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.domain_facts import differences, read
-from broker.volume_layout import WHAT_RAN_SLOTS
-from broker.whiteboard import SLOT_BYTES
+from broker.vm.domain_facts import differences, read
+from broker.whiteboard.layout import WHAT_RAN_SLOTS
+from broker.whiteboard.slot import SLOT_BYTES
 
 from . import ask, boot_journal
 from .cluster import Cluster

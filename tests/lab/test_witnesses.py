@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from broker.config import HEARTBEAT_PORT
+from broker.config.sections import HEARTBEAT_PORT
 
 from . import ask
 from .cluster import Cluster

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker.qemu_conf import LOCK_MANAGER_LINE, NO_DISK_LEASES_LINE
+from broker.vm.qemu_conf import LOCK_MANAGER_LINE, NO_DISK_LEASES_LINE
 from tests.lab import bmc
 
 KEPT = Path("/var/tmp/ha-package-test")

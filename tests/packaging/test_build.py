@@ -160,7 +160,7 @@ def test_everything_that_is_to_be_installed_is_in_each_package(
     deb_trees: dict[str, Path], installed: Path
 ) -> None:
     rooms = said("git", "ls-files", "scoring", "broker", "agent", cwd=ROOT).splitlines()
-    assert "broker/page/index.html" in rooms
+    assert "broker/api/page/index.html" in rooms
     shares = (f"packaging/{folder}" for folder in INSTALLED)
     shared = [ROOT / name for name in said("git", "ls-files", *shares, cwd=ROOT).splitlines()]
     for target, root in trees(deb_trees, installed).items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The hosts' BMCs as simulated devices, below the product's own guard (agent/fence_levels.py).
+"""The hosts' BMCs as simulated devices, below the product's own guard (agent/fence/levels.py).
 
 What a device answers is made up here; whose machine it is, until when it is waited for, what an
 error is, and that an order is withdrawn in time is the product's own code.
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from agent.fence_driver import DeviceError, Still, Withdrawn, go
-from agent.fence_levels import FenceLevels, GuardedDevice
+from agent.fence.driver import DeviceError, Still, Withdrawn, go
+from agent.fence.levels import FenceLevels, GuardedDevice
 from scoring.observation import Power
 from tests.simulation.host import CACHED_S, Host
 from tests.simulation.threads import SimTime, SimWorker

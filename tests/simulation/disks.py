@@ -9,10 +9,10 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from broker import domain_facts
 from broker.monitors import Sampled, Unknown
 from broker.monitors.what_runs import InUse
-from broker.what_ran import WhatRan
+from broker.vm import domain_facts
+from broker.whiteboard.what_ran import WhatRan
 
 if TYPE_CHECKING:
     from tests.simulation.host import Host

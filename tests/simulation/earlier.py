@@ -17,9 +17,9 @@ from enum import StrEnum
 
 import msgspec
 
-from broker.signatures import COUNTER_LINE
-from broker.slot_lines import intent_of
-from broker.whiteboard import (
+from broker.whiteboard.lines import intent_of
+from broker.whiteboard.signatures import COUNTER_LINE
+from broker.whiteboard.slot import (
     HOST_ID_MAX,
     SLOT_BYTES,
     BadSlot,

@@ -14,9 +14,9 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from broker.config import ScoreSection
-from broker.host_shutdown import within_s
-from broker.whiteboard import EMPTY_SLOT
+from broker.config.sections import ScoreSection
+from broker.maintenance.host_shutdown import within_s
+from broker.whiteboard.slot import EMPTY_SLOT
 from scoring.observation import PAUSED_ON_PURPOSE, Pause, VmStatus
 from scoring.timing import Timing
 from tests.simulation.forger import ForgedSlot

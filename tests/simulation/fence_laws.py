@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from broker.whiteboard import BadSlot, decode_slot
+from broker.whiteboard.slot import BadSlot, decode_slot
 from scoring.decision import FreeHostId
-from scoring.evidence import HOUR_S, renewal_patience_s
+from scoring.hosts.evidence import HOUR_S, renewal_patience_s
 from scoring.rules import Rules
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from broker.cluster_key import ClusterKey
-from broker.fence_log import RECORDS, LogRecord, decode, encode, slot_of
-from broker.signatures import COUNTER_LINE, SLOT, Signatures
-from broker.volume_layout import FENCE_LOG_FIRST
-from broker.whiteboard import (
+from broker.config.cluster_key import ClusterKey
+from broker.whiteboard.fence_log import RECORDS, LogRecord, decode, encode, slot_of
+from broker.whiteboard.layout import FENCE_LOG_FIRST
+from broker.whiteboard.signatures import COUNTER_LINE, SLOT, Signatures
+from broker.whiteboard.slot import (
     EMPTY_SLOT,
     SLOT_BYTES,
     SlotReport,

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from broker.config import HEARTBEAT_PORT
-from broker.identity import Identity, VolumeKind, encode
-from broker.rejoin import name_of
+from broker.config.sections import HEARTBEAT_PORT
+from broker.lockspace.rejoin import name_of
+from broker.whiteboard.identity import Identity, VolumeKind, encode
 from scoring.decision import FreeHostId
 from scoring.observation import OnHostShutdown, Pause, VmStatus
 from tests.simulation.disks import BASE

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from agent.host_shutdown import drain
-from broker.client import BrokerDown
-from broker.wire import HostShutdownStatus
+from agent.commands.host_shutdown import drain
+from broker.client.ask import BrokerDown
+from broker.wire.status import HostShutdownStatus
 from scoring.observation import VmStatus
 from tests.simulation.host import Host, Qemu
 

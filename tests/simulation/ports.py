@@ -15,26 +15,26 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agent.fence_driver import Still
-from agent.freeing import free_host_id, was_freed
-from broker.board import StorageTrouble
+from agent.fence.driver import Still
+from agent.leases.freeing import free_host_id, was_freed
 from broker.broker import Broker
-from broker.client import BrokerDown
-from broker.config import HealthSection
-from broker.lockspace import LockspaceError
+from broker.client.ask import BrokerDown
+from broker.client.quick import ASK_TIMEOUT_S
+from broker.config.sections import HealthSection
+from broker.lockspace.hosts import HostRenewal, Witness, look
+from broker.lockspace.own_id import FenceOwner
+from broker.lockspace.port import LockspaceError
+from broker.lockspace.rejoin import OwnLease, Rejoin, name_of
+from broker.lockspace.renewals import Renewals
+from broker.lockspace.sanlock import HELD_LOOK_S
 from broker.monitors import Sampled, Unknown
 from broker.monitors.network import ANY_TIMEOUT_S
-from broker.network_verdict import TargetResult, Windows
-from broker.own_id import FenceOwner
-from broker.quick_client import ASK_TIMEOUT_S
-from broker.rejoin import OwnLease, Rejoin, name_of
-from broker.renewals import Renewals
-from broker.sanlock_lockspace import HELD_LOOK_S
-from broker.volume_layout import IDENTITY_SLOT
-from broker.what_ran import WhatRan
-from broker.whiteboard import EMPTY_SLOT, HOST_ID_MAX
-from broker.wire import FenceNote, MigrationStatus, Report, View
-from broker.witness import HostRenewal, Witness, look
+from broker.monitors.network_verdict import TargetResult, Windows
+from broker.whiteboard.board import StorageTrouble
+from broker.whiteboard.layout import IDENTITY_SLOT
+from broker.whiteboard.slot import EMPTY_SLOT, HOST_ID_MAX
+from broker.whiteboard.what_ran import WhatRan
+from broker.wire.status import FenceNote, MigrationStatus, Report, View
 from scoring.decision import FreeHostId
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,

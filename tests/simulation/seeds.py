@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from broker import whiteboard
+from broker.whiteboard import slot as whiteboard
 from tests.simulation.faults import schedule
 from tests.simulation.laws import Broken
 from tests.simulation.timeline import Stuck

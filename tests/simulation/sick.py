@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.sick_vm import LINE, ask_of
-from broker.whiteboard import EMPTY_SLOT, BadSlot, decode_slot
-from scoring.fence_ask import is_asked
+from broker.this_host.sick_vm import LINE, ask_of
+from broker.whiteboard.slot import EMPTY_SLOT, BadSlot, decode_slot
+from scoring.hosts.fence_ask import is_asked
 
 if TYPE_CHECKING:
     from tests.simulation.host import Host

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The product's own guard of a fence device (agent/fence_levels.py) in virtual time: identity,
+"""The product's own guard of a fence device (agent/fence/levels.py) in virtual time: identity,
 deadlines, errors, and a thread that ends with its process."""
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from agent import fence_levels
-from agent.fence_driver import always
-from agent.fence_levels import GRACE_S, FenceLevels, Identity
+from agent.fence import levels as fence_levels
+from agent.fence.driver import always
+from agent.fence.levels import GRACE_S, FenceLevels, Identity
 from scoring.observation import Power, PowerAnswer, PowerOffEnded
 from tests.simulation import bmc
 from tests.simulation.laws import Broken

@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from broker.volume_layout import WHAT_RAN_SLOTS
+from broker.whiteboard.layout import WHAT_RAN_SLOTS
 from scoring.observation import VmStatus
 from tests.simulation.world import Settings, World
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from scoring import last_look, takeover
-from scoring.evidence import Precondition, may_power_off
+from scoring.hosts import last_look, takeover
+from scoring.hosts.evidence import Precondition, may_power_off
 from tests.simulation.false_fences import Sum, is_false, is_race, run_day
 from tests.simulation.world import Settings, Shot, World
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import agent.beat
-from agent.journal import FILE_NAME, Journal
-from agent.replay import run
-from broker.exit_codes import ExitCode
+from agent.commands.replay import run
+from agent.journal.records import FILE_NAME, Journal
+from broker.daemon.exit_codes import ExitCode
 from scoring.decision import Decision
 from scoring.observation import Observation
 from scoring.state import AgentState

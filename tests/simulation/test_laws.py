@@ -10,14 +10,15 @@ from dataclasses import replace
 import pytest
 
 from broker import broker
-from broker.vm_place import SeenHost, VmPlace
-from broker.wire import Report
-from scoring import decide, drain, isolation, left_behind, start
+from broker.status.vm_place import SeenHost, VmPlace
+from broker.wire.status import Report
+from scoring import decide
 from scoring.decision import FreeHostId
-from scoring.liveness import Liveness
+from scoring.hosts.liveness import Liveness
 from scoring.observation import VmStatus
 from scoring.state import StateName
-from scoring.turn import Turn
+from scoring.vm import drain, isolation, left_behind, start
+from scoring.vm.turn import Turn
 from tests.simulation import ports
 from tests.simulation.disks import BASE
 from tests.simulation.host import Host

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from agent.beat import Agent
-from agent.fence_driver import always
-from broker.rejoin import Rejoin
-from scoring import decide, fence_ask
+from agent.fence.driver import always
+from broker.lockspace.rejoin import Rejoin
+from scoring import decide
 from scoring.decision import Code, FreeHostId
+from scoring.hosts import fence_ask
 from scoring.observation import FenceAsk, Health, OrderKind, VmStatus
-from scoring.turn import Turn
+from scoring.vm.turn import Turn
 from tests.simulation.bmc import fence_levels
 from tests.simulation.host import Host
 from tests.simulation.laws import IDLE_S, LATE_S, Broken

@@ -22,12 +22,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from agent.fence_driver import Still
-from agent.freeing import DeltaLeases, free_host_id
+from agent.fence.driver import Still
 from agent.last_look import LastLook
-from scoring import decide, last_look, takeover
+from agent.leases.freeing import DeltaLeases, free_host_id
+from scoring import decide
 from scoring.decision import FreeHostId
-from scoring.evidence import Evidence, Precondition, may_free, may_power_off
+from scoring.hosts import last_look, takeover
+from scoring.hosts.evidence import Evidence, Precondition, may_free, may_power_off
 from scoring.observation import HostIdFreed, LeaseAnswer, PowerAnswer
 from scoring.rules import Rules
 from scoring.state import Takeover
@@ -87,7 +88,7 @@ def the_lease_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def the_age_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The freeing itself asks how old the reading is (agent/freeing.py)."""
+    """The freeing itself asks how old the reading is (agent/leases/freeing.py)."""
 
     async def any_age(
         act: FreeHostId,
@@ -296,7 +297,7 @@ def told(case: Case) -> Player:
 def _not_for_other_mutants() -> None:
     """`make mutation` plays the stories for what they are about; a story takes a second."""
     mutant = os.environ.get("MUTANT_UNDER_TEST", "")
-    about = ("scoring.evidence.", "scoring.takeover.", "scoring.last_look.")
+    about = ("scoring.hosts.evidence.", "scoring.hosts.takeover.", "scoring.hosts.last_look.")
     if mutant.startswith("scoring.") and not mutant.startswith(about):
         pytest.skip("a mutant of something else")
 

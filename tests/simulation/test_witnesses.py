@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from agent.status_text import as_text
-from broker.heartbeats import Ways
-from broker.wire import WitnessStatus
+from agent.status.text import as_text
+from broker.peers.asker import Ways
+from broker.wire.status import WitnessStatus
 from scoring.observation import PeerReport
 from tests.simulation.earlier import Metadata
 from tests.simulation.host import Host

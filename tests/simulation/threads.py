@@ -14,7 +14,7 @@ import contextvars
 import threading
 from collections.abc import Callable
 
-from broker.worker import Worker
+from broker.daemon.worker import Worker
 from tests.simulation.timeline import PROCESS, HostLoop
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from broker.whiteboard import EMPTY_SLOT, SLOT_BYTES
+from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
 
 
 @dataclass(slots=True)

@@ -15,11 +15,10 @@ from pathlib import Path
 
 from agent.actions import Hands
 from agent.beat import Agent
-from agent.fence_levels import FenceLevels
-from broker.board import Board, StorageTrouble
+from agent.fence.levels import FenceLevels
 from broker.broker import Broker
-from broker.cluster_key import ClusterKey
-from broker.config import (
+from broker.config.cluster_key import ClusterKey
+from broker.config.sections import (
     ApiSection,
     ClusterSection,
     Config,
@@ -33,20 +32,21 @@ from broker.config import (
     TimingSection,
     VmSection,
 )
-from broker.disks_record import CannotDecide
-from broker.heartbeats import Heartbeats
-from broker.identity import VolumeKind, expected, problem
-from broker.lockspace import LockspaceError
-from broker.maintenance import Mode, to_lines
+from broker.events.lookout import TOLD_CODES
+from broker.lockspace.port import LockspaceError
 from broker.monitors import MonitorRunner
 from broker.monitors.outside import OutsideMonitor, is_local
 from broker.monitors.way_out import WayOutMonitor
-from broker.notify.lookout import TOLD_CODES
-from broker.signatures import CLUSTER as CLUSTER_SLOT
-from broker.signatures import Signatures
-from broker.vm_place import VmPlace
-from broker.whiteboard import EMPTY_SLOT, BadSlot, decode_cluster, encode_cluster
-from broker.wire import BegunReason, Maintenance, NewOrder, Report
+from broker.peers.asker import Heartbeats
+from broker.status.vm_place import VmPlace
+from broker.this_host.disks_record import CannotDecide
+from broker.whiteboard.board import Board, StorageTrouble
+from broker.whiteboard.identity import VolumeKind, expected, problem
+from broker.whiteboard.mode import Mode, to_lines
+from broker.whiteboard.signatures import CLUSTER as CLUSTER_SLOT
+from broker.whiteboard.signatures import Signatures
+from broker.whiteboard.slot import EMPTY_SLOT, BadSlot, decode_cluster, encode_cluster
+from broker.wire.status import BegunReason, Maintenance, NewOrder, Report
 from scoring.decision import Code, FreeHostId
 from scoring.observation import OrderKind, Pause, VmStatus
 from scoring.state import StateName

@@ -10,7 +10,7 @@ from typing import Any
 
 from scoring.decide import decide
 from scoring.decision import Action, Code, Decision
-from scoring.evidence import Evidence
+from scoring.hosts.evidence import Evidence
 from scoring.observation import (
     EngineStatus,
     Health,

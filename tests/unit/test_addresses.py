@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.addresses import ADDRESSES_MAX, advertised, is_loopback, split, to_advertise
+from broker.config.addresses import ADDRESSES_MAX, advertised, is_loopback, split, to_advertise
 
 
 @pytest.mark.parametrize(

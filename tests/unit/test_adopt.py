@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent import adopt
-from agent.errors import CommandError
-from broker.config import Config
-from broker.exit_codes import ExitCode
-from broker.wire import Decision, DifferenceStatus, EngineSummary, WhatRanStatus
+from agent.commands import adopt
+from agent.terminal.errors import CommandError
+from broker.config.sections import Config
+from broker.daemon.exit_codes import ExitCode
+from broker.wire.status import Decision, DifferenceStatus, EngineSummary, WhatRanStatus
 from tests.unit import test_defined
 from tests.unit.test_defined import TWO, XML, Shared, config, vcpus
 

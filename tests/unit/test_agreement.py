@@ -15,11 +15,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.agreement import SHOWN_MAX, VALUES_BYTES_MAX, agreed, defaults, differences, published
-from broker.config import Config
-from broker.exit_codes import ExitCode
-from broker.volume import Volume
-from broker.whiteboard import SlotReport, decode_slot, encode_slot
+from broker.config.agreement import (
+    SHOWN_MAX,
+    VALUES_BYTES_MAX,
+    agreed,
+    defaults,
+    differences,
+    published,
+)
+from broker.config.sections import Config
+from broker.daemon.exit_codes import ExitCode
+from broker.whiteboard.slot import SlotReport, decode_slot, encode_slot
+from broker.whiteboard.volume import Volume
 from scoring.observation import EngineStatus, Health, VmStatus
 
 AGENT = Path(sys.executable).parent / "ha-agent"

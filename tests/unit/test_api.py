@@ -17,18 +17,25 @@ import aiohttp
 import msgspec
 import pytest
 
-from agent.status_text import as_text
-from broker.board import Board
+from agent.status.text import as_text
+from broker.api.socket import BODY_BYTES_MAX, CONNECTIONS_PER_USER_MAX, serve
 from broker.broker import AGENT_SILENT_BEATS, STATUS_FRESH_S, Broker
-from broker.client import BrokerDown, BrokerRefused, ask
-from broker.config import load
-from broker.link import Link
-from broker.lockspace import LockspaceError
-from broker.maintenance import Mode
+from broker.client.ask import BrokerDown, BrokerRefused, ask
+from broker.client.link import Link
+from broker.config.sections import load
+from broker.lockspace.port import LockspaceError
 from broker.monitors import MonitorRunner, Sample, Verdict
-from broker.server import BODY_BYTES_MAX, CONNECTIONS_PER_USER_MAX, serve
-from broker.whiteboard import SLOT_BYTES, decode_slot
-from broker.wire import Maintenance, MigrationStatus, PenaltyOnWire, ReasonOnWire, Report, Status
+from broker.whiteboard.board import Board
+from broker.whiteboard.mode import Mode
+from broker.whiteboard.slot import SLOT_BYTES, decode_slot
+from broker.wire.status import (
+    Maintenance,
+    MigrationStatus,
+    PenaltyOnWire,
+    ReasonOnWire,
+    Report,
+    Status,
+)
 from scoring.observation import DomainHere, EngineStatus, Health, Obstacle, Unfit, VmStatus
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume

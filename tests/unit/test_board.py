@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.board import STILL_MAX, Board, SlotStore, StorageTrouble, VolumeStore
-from broker.maintenance import Mode
-from broker.slot_plan import ALWAYS, SWEEP_BEATS, WINDOW
-from broker.whiteboard import (
+from broker.whiteboard.board import STILL_MAX, Board, SlotStore, StorageTrouble, VolumeStore
+from broker.whiteboard.mode import Mode
+from broker.whiteboard.plan import ALWAYS, SWEEP_BEATS, WINDOW
+from broker.whiteboard.slot import (
     HOST_ID_MAX,
     SLOT_BYTES,
     SlotFault,

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.measured import KEPT, Measured
-from agent.sentences import if_it_dies
-from agent.status_text import as_text
-from broker.bound import Picture, bound_of, heirs_of
-from broker.fence_paths import paths_of
-from broker.maintenance import Mode
-from broker.whiteboard import SlotReport
-from broker.wire import (
+from agent.status.sentences import if_it_dies
+from agent.status.text import as_text
+from agent.vm.measured import KEPT, Measured
+from broker.peers.fence_paths import paths_of
+from broker.status.bound import Picture, bound_of, heirs_of
+from broker.whiteboard.mode import Mode
+from broker.whiteboard.slot import SlotReport
+from broker.wire.status import (
     Bound,
     FencePathOnWire,
     FencePathStatus,
@@ -30,8 +30,8 @@ from broker.wire import (
 )
 from scoring.decision import Decision, StartEngine
 from scoring.observation import Observation
-from scoring.score import Score
 from scoring.state import AgentState, Seen, StateName
+from scoring.vm.score import Score
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.builders import NOW_S, RULES, UP, local, peer
 from tests.unit.test_api import make_broker, report, up

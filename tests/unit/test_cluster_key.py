@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.cluster_key import ClusterKey
-from broker.config import Config, ConfigError, DaemonSection, HostSection, StorageSection
-from broker.secrets_file import load_cluster_key
+from broker.config.cluster_key import ClusterKey
+from broker.config.secrets import load_cluster_key
+from broker.config.sections import Config, ConfigError, DaemonSection, HostSection, StorageSection
 
 KEY, NEXT = bytes(range(32)), bytes(range(32, 64))
 

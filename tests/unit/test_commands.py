@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.exit_codes import ExitCode
+from broker.daemon.exit_codes import ExitCode
 
 BIN = Path(sys.executable).parent
 

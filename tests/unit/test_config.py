@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.config import ConfigError, load, system_uuid
-from broker.secrets_file import FenceSecret, load_fence_secrets, unused_fence_secrets
+from broker.config.secrets import FenceSecret, load_fence_secrets, unused_fence_secrets
+from broker.config.sections import ConfigError, load, system_uuid
 
 GOOD = """
 [host]
@@ -218,7 +218,7 @@ def test_root_finds_the_credentials_of_the_running_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    monkeypatch.setattr("broker.secrets_file.SERVICE_CREDENTIALS", str(tmp_path))
+    monkeypatch.setattr("broker.config.secrets.SERVICE_CREDENTIALS", str(tmp_path))
     (tmp_path / "fence-password.2").write_text("of the service")
     text = devices(BMC + '; username = "u"') + f'[daemon]\nsecrets = "{tmp_path}/gone"\n'
     assert load_fence_secrets(load(write(tmp_path, text)))["2"].password == "of the service"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from broker.freeing_before import freeing_before
+from broker.lockspace.freeing_before import freeing_before
 from scoring.decision import (
     AskFenceOwner,
     AskPower,
@@ -23,7 +23,7 @@ from scoring.decision import (
     PowerOffHost,
     TakeFenceLease,
 )
-from scoring.evidence import may_free_fencer
+from scoring.hosts.evidence import may_free_fencer
 from scoring.observation import (
     FenceLeaseAnswer,
     FenceOwnerAnswer,

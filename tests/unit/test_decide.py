@@ -32,7 +32,7 @@ from scoring.decision import (
     StartEngine,
     TakeFenceLease,
 )
-from scoring.evidence import RENEWAL_SEEN_LATE_S
+from scoring.hosts.evidence import RENEWAL_SEEN_LATE_S
 from scoring.observation import (
     DETAIL_ALREADY_LOCKED,
     DETAIL_MIGRATION_SOURCE,

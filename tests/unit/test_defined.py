@@ -12,15 +12,15 @@ from typing import Any
 import libvirt
 import pytest
 
-from agent.defined import Defined
-from agent.definition import Definition
-from agent.hypervisor import LibvirtHypervisor
-from agent.leases import SanlockLeases
-from broker.config import Config, DaemonSection, HostSection, StorageSection, VmSection
-from broker.domain_facts import Differs, read
+from agent.leases.sanlock import SanlockLeases
+from agent.vm.defined import Defined
+from agent.vm.definition import Definition
+from agent.vm.hypervisor import LibvirtHypervisor
+from broker.config.sections import Config, DaemonSection, HostSection, StorageSection, VmSection
 from broker.monitors import Unknown
 from broker.monitors.what_runs import WhatRunsMonitor
-from broker.what_ran import WhatRan
+from broker.vm.domain_facts import Differs, read
+from broker.whiteboard.what_ran import WhatRan
 from scoring.observation import StartResult
 
 XML = """<domain type='test'>

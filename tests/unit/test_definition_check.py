@@ -8,10 +8,10 @@ import asyncio
 import libvirt
 import pytest
 
-from agent import definition_check
-from agent.definition_check import DefinitionCheck
-from broker.config import Config, HostSection, StorageSection
-from broker.worker import Hung
+from agent.vm import definition_check
+from agent.vm.definition_check import DefinitionCheck
+from broker.config.sections import Config, HostSection, StorageSection
+from broker.daemon.worker import Hung
 
 CONFIG = Config(
     host=HostSection(id=1, name="one"),

@@ -10,10 +10,10 @@ from typing import Any
 import libvirt
 import pytest
 
-from agent.definition import Definition
-from agent.hypervisor import LibvirtHypervisor
-from agent.leases import SanlockLeases
-from broker.config import Config, HostSection, StorageSection
+from agent.leases.sanlock import SanlockLeases
+from agent.vm.definition import Definition
+from agent.vm.hypervisor import LibvirtHypervisor
+from broker.config.sections import Config, HostSection, StorageSection
 from scoring.observation import DomainDisarmed, StartResult
 
 FLAGS = libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_FORCE_BOOT

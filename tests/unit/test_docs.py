@@ -14,12 +14,12 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from broker.config import Config
-from broker.domain_facts import Differs
-from broker.events import Extra
-from broker.exit_codes import ExitCode
-from broker.heartbeats import Trouble
-from broker.wire import (
+from broker.config.sections import Config
+from broker.daemon.exit_codes import ExitCode
+from broker.events.ring import Extra
+from broker.peers.asker import Trouble
+from broker.vm.domain_facts import Differs
+from broker.wire.status import (
     STATUS_VERSION,
     Bound,
     DifferenceStatus,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from broker.exit_codes import ExitCode
+from broker.daemon.exit_codes import ExitCode
 
 AGENT = Path(sys.executable).parent / "ha-agent"
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.domain_facts import (
+from broker.vm.domain_facts import (
     CHAIN_MAX,
     BadDomain,
     Differs,

@@ -11,7 +11,6 @@ import libvirt_qemu
 import pytest
 
 from broker.monitors.domain_look import PAUSES, DomainLook, in_the_way
-from scoring.left_behind import LEFTOVER_AFTER_S
 from scoring.observation import (
     DomainHere,
     EngineStatus,
@@ -21,6 +20,7 @@ from scoring.observation import (
     Pause,
     VmStatus,
 )
+from scoring.vm.left_behind import LEFTOVER_AFTER_S
 
 L = libvirt
 USER = (L.VIR_DOMAIN_PAUSED, L.VIR_DOMAIN_PAUSED_USER)

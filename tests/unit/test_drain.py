@@ -16,7 +16,6 @@ from scoring.decision import (
     PowerOnHost,
     ShutdownEngine,
 )
-from scoring.drain import TARGET_PATIENCE_S
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
     DETAIL_PAUSED,
@@ -36,6 +35,7 @@ from scoring.observation import (
 )
 from scoring.state import StateName as S
 from scoring.timing import HOST_SHUTDOWN_MAX_S, Timing
+from scoring.vm.drain import TARGET_PATIENCE_S
 from tests.unit.builders import (
     BOOTING,
     DIED,

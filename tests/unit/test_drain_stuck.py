@@ -11,12 +11,11 @@ import aiohttp
 import msgspec
 import pytest
 
-from agent.maintenance import drained as drained_answer
-from agent.maintenance import run as maintain
+from agent.commands.maintenance import drained as drained_answer
+from agent.commands.maintenance import run as maintain
 from broker.broker import Broker
-from broker.wire import ReasonOnWire
+from broker.wire.status import ReasonOnWire
 from scoring.decision import Code, Decision, MigrateEngine
-from scoring.move import LASTING_RETRY_S, NAMED_MAX, RETRY_MAX_S
 from scoring.observation import (
     EngineMigrationEnded,
     HostShutdown,
@@ -26,6 +25,7 @@ from scoring.observation import (
 )
 from scoring.state import MoveProblem
 from scoring.state import StateName as S
+from scoring.vm.move import LASTING_RETRY_S, NAMED_MAX, RETRY_MAX_S
 from tests.unit.builders import DOWN, NOW_S, TIMING, UP, codes, in_state, local, peer
 from tests.unit.test_api import report, served, up
 

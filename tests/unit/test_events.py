@@ -17,15 +17,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.events import _since, as_line
+from agent.commands.events import _since, as_line
 from broker.broker import Broker
-from broker.events import EVENTS_MAX, Events, Extra, PeerEvents
-from broker.exit_codes import ExitCode
-from broker.fence_log import LogRecord
-from broker.maintenance import Mode
-from broker.notify.notice import Kind, Notice
-from broker.whiteboard import SlotReport
-from broker.wire import Event, EventList
+from broker.daemon.exit_codes import ExitCode
+from broker.events.notice import Kind, Notice
+from broker.events.ring import EVENTS_MAX, Events, Extra, PeerEvents
+from broker.whiteboard.fence_log import LogRecord
+from broker.whiteboard.mode import Mode
+from broker.whiteboard.slot import SlotReport
+from broker.wire.status import Event, EventList
 from scoring.observation import EngineStatus, FenceStep, Health, VmStatus
 from tests.fakes.slot_store import MemoryVolume
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker.events import Events
-from broker.events_kept import FILE_NAME, KeptEvents
-from broker.notify.notice import Kind, Notice
-from broker.wire import Event
+from broker.events.kept import FILE_NAME, KeptEvents
+from broker.events.notice import Kind, Notice
+from broker.events.ring import Events
+from broker.wire.status import Event
 
 NOON_S = 1_800_000_000.0
 PATIENCE_S = 10.0

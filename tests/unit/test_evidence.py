@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoring.evidence import (
+from scoring.hosts.evidence import (
     RENEWAL_SEEN_LATE_S,
     fence_wait,
     is_noted,

@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.status_text import as_text
+from agent.status.text import as_text
 from broker.broker import Broker
+from broker.lockspace.hosts import HostRenewal, look
 from broker.monitors import Sample, Verdict
-from broker.network_verdict import TargetResult, Windows
-from broker.wire import Report, Status
-from broker.witness import HostRenewal, look
+from broker.monitors.network_verdict import TargetResult, Windows
+from broker.wire.status import Report, Status
 from scoring.observation import EngineStatus, Health, VmStatus
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume

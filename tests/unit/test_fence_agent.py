@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent.fence_agent import AgentDriver
-from agent.fence_levels import GuardedDevice
+from agent.fence.levels import GuardedDevice
+from agent.fence.program import AgentDriver
 from scoring.observation import Power
 from tests.fakes.ipmi_bmc import IpmiBmc
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from broker.sick_vm import SickVm, ask_of, line
-from broker.slot_lines import peer_report
-from broker.whiteboard import SlotReport
-from broker.wire import Report
+from broker.this_host.sick_vm import SickVm, ask_of, line
+from broker.whiteboard.lines import peer_report
+from broker.whiteboard.slot import SlotReport
+from broker.wire.status import Report
 from scoring.decision import (
     AskPower,
     Code,
@@ -22,8 +22,8 @@ from scoring.decision import (
     StartEngine,
     TakeFenceLease,
 )
-from scoring.evidence import Precondition, may_power_off
-from scoring.fence_ask import STOP_RETRY_S, asking, is_asked, told
+from scoring.hosts.evidence import Precondition, may_power_off
+from scoring.hosts.fence_ask import STOP_RETRY_S, asking, is_asked, told
 from scoring.observation import (
     EngineStatus,
     EngineStopEnded,

@@ -19,8 +19,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker.exit_codes import ExitCode
-from broker.wire import View
+from broker.daemon.exit_codes import ExitCode
+from broker.wire.status import View
 from scoring.observation import EngineStatus, Health, LocalHost, VmStatus
 from tests.fakes.ipmi_bmc import PASSWORD, IpmiBmc
 

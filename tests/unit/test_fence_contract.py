@@ -13,11 +13,11 @@ from typing import Protocol
 
 import pytest
 
-from agent.fence_agent import AgentDriver
-from agent.fence_driver import Driver
-from agent.fence_ipmi import IpmiDriver
-from agent.fence_levels import GuardedDevice, Identity, Privilege
-from agent.fence_redfish import RedfishDriver
+from agent.fence.driver import Driver
+from agent.fence.ipmi import IpmiDriver
+from agent.fence.levels import GuardedDevice, Identity, Privilege
+from agent.fence.program import AgentDriver
+from agent.fence.redfish import RedfishDriver
 from scoring.observation import Power
 from tests.fakes.ipmi_bmc import PASSWORD, IpmiBmc
 from tests.fakes.redfish_bmc import RedfishBmc

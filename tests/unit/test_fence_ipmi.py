@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.fence_driver import always
-from agent.fence_ipmi import IpmiDriver, password_problem
-from agent.fence_levels import FenceLevels, Finding, GuardedDevice, Identity, Privilege
+from agent.fence.driver import always
+from agent.fence.ipmi import IpmiDriver, password_problem
+from agent.fence.levels import FenceLevels, Finding, GuardedDevice, Identity, Privilege
 from scoring.observation import Power
 from tests.fakes.ipmi_bmc import PASSWORD, IpmiBmc
 

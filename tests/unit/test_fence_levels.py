@@ -14,8 +14,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from agent.fence_driver import DeviceError, Pointless, Still, always, go
-from agent.fence_levels import FenceLevels, Finding, GuardedDevice, Identity, together
+from agent.fence.driver import DeviceError, Pointless, Still, always, go
+from agent.fence.levels import FenceLevels, Finding, GuardedDevice, Identity, together
 from scoring.observation import Power
 
 MACHINE, OTHER = (uuid.UUID(f"0a0b0c0d-1111-2222-3333-00000000000{n}") for n in (2, 3))

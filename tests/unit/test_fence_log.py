@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.board import Board, StorageTrouble
-from broker.fence_log import (
+from broker.events.notice import Kind, Notice
+from broker.notify.notices import Notices
+from broker.whiteboard.board import Board, StorageTrouble
+from broker.whiteboard.fence_log import (
     FIRST_SLOT,
     RECENT_MAX,
     RECENT_S,
@@ -26,11 +28,9 @@ from broker.fence_log import (
     encode,
     slot_of,
 )
-from broker.notify.notice import Kind, Notice
-from broker.notify.notices import Notices
-from broker.volume_layout import IDENTITY_SLOT, WHAT_RAN_SLOTS
-from broker.whiteboard import EMPTY_SLOT, HOST_ID_MAX, SLOT_BYTES
-from broker.wire import FenceNote
+from broker.whiteboard.layout import IDENTITY_SLOT, WHAT_RAN_SLOTS
+from broker.whiteboard.slot import EMPTY_SLOT, HOST_ID_MAX, SLOT_BYTES
+from broker.wire.status import FenceNote
 from scoring.observation import FenceStep
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 from tests.unit.test_api import make_broker, report

@@ -19,9 +19,9 @@ import bcrypt
 import pytest
 import trustme
 
-from agent.fence_driver import always
-from agent.fence_levels import FenceLevels, GuardedDevice, Identity, Privilege
-from agent.fence_redfish import RedfishDriver
+from agent.fence.driver import always
+from agent.fence.levels import FenceLevels, GuardedDevice, Identity, Privilege
+from agent.fence.redfish import RedfishDriver
 from scoring.observation import Power
 from tests.fakes.redfish_bmc import PASSWORD, SESSIONS, RedfishBmc
 

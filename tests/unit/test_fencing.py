@@ -9,8 +9,8 @@ from typing import cast
 
 import pytest
 
-from agent.fence_driver import Still
-from agent.fencing import note_failed, power_off_host, power_on_host
+from agent.fence.driver import Still
+from agent.fence.switching import note_failed, power_off_host, power_on_host
 from agent.ports import FenceDevices, Leases
 from scoring.decision import NoteFenceFailed, PowerOffHost, PowerOnHost
 from scoring.observation import FenceLeaseAnswer, FenceStep, PowerOffEnded, PowerOnEnded

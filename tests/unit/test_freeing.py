@@ -14,8 +14,8 @@ import pytest
 
 from agent import actions
 from agent.actions import Hands
-from agent.fence_driver import Still, always
-from agent.freeing import free_host_id, was_freed
+from agent.fence.driver import Still, always
+from agent.leases.freeing import free_host_id, was_freed
 from agent.ports import FenceDevices, Hypervisor, Leases
 from scoring.decision import AskFenceOwner, DropFenceLease, FreeHostId, TakeFenceLease
 from scoring.observation import (

@@ -13,12 +13,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker import front_process
+from broker.api import front_process
+from broker.api.dashboard import FILES
+from broker.api.front import FrontDoor, own_names
+from broker.api.front_process import Busy, Pool, is_own
+from broker.api.listener import application
 from broker.broker import Broker
-from broker.dashboard import FILES
-from broker.front import FrontDoor, own_names
-from broker.front_process import Busy, Pool, is_own
-from broker.listener import application
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker
 

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker.config import Config
-from broker.exit_codes import ExitCode
+from broker.config.sections import Config
+from broker.daemon.exit_codes import ExitCode
 from scoring.timing import Timing
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -9,10 +9,10 @@ from typing import Any
 import libvirt
 import pytest
 
-from agent import libvirt_guests
-from agent.health_of_vm import libvirt_guests_found, vm_domain
+from agent.doctor.vm import libvirt_guests_found, vm_domain
 from agent.setup.beside import libvirt_guests_beside
-from broker.config import Config, HostSection, LibvirtSection, StorageSection, VmSection
+from agent.vm import libvirt_guests
+from broker.config.sections import Config, HostSection, LibvirtSection, StorageSection, VmSection
 
 CONFIG = Config(
     host=HostSection(id=1),

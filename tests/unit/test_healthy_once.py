@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether the VM was ever healthy by the check as it is now (broker/healthy_once.py)."""
+"""Whether the VM was ever healthy by the check as it is now (broker/vm/healthy_once.py)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.config import HealthSection
-from broker.healthy_once import HealthyOnce, digest
+from broker.config.sections import HealthSection
+from broker.vm.healthy_once import HealthyOnce, digest
 
 PAGE = HealthSection(url="http://shop.example.org/")
 

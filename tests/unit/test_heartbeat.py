@@ -11,8 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.cluster_key import ClusterKey
-from broker.heartbeat import ANSWER_BYTES_MAX, Fault, Heartbeat, heard, is_nonce, new_nonce, signed
+from broker.config.cluster_key import ClusterKey
+from broker.peers.heartbeat import (
+    ANSWER_BYTES_MAX,
+    Fault,
+    Heartbeat,
+    heard,
+    is_nonce,
+    new_nonce,
+    signed,
+)
 from scoring.observation import VmStatus
 
 RAW_KEY = bytes(range(32))

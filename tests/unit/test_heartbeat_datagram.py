@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.cluster_key import ClusterKey
-from broker.heartbeat import Fault, Heartbeat
-from broker.heartbeat_datagram import (
+from broker.config.cluster_key import ClusterKey
+from broker.peers.datagram import (
     DATAGRAM_BYTES,
     BadDatagram,
     Question,
@@ -23,6 +22,7 @@ from broker.heartbeat_datagram import (
     question_bytes,
     question_of,
 )
+from broker.peers.heartbeat import Fault, Heartbeat
 from scoring.observation import VmStatus
 
 RAW_KEY = bytes(range(32))

@@ -14,12 +14,13 @@ from typing import cast
 
 import pytest
 
-from broker import heartbeat_port
+from broker.api.door import Limits
+from broker.api.listener import Listener
 from broker.broker import Broker
-from broker.cluster_key import ClusterKey
-from broker.door import Limits
-from broker.heartbeat import Fault, Heartbeat, new_nonce
-from broker.heartbeat_datagram import (
+from broker.config.cluster_key import ClusterKey
+from broker.peers import heartbeat_port
+from broker.peers.asker import Heartbeats, Ways, Word
+from broker.peers.datagram import (
     DATAGRAM_BYTES,
     Question,
     answer_bytes,
@@ -27,11 +28,10 @@ from broker.heartbeat_datagram import (
     question_bytes,
     question_of,
 )
-from broker.heartbeat_port import DATAGRAMS_MAX, HeartbeatPort, NetworkTransport
-from broker.heartbeats import Heartbeats, Ways, Word
-from broker.listener import Listener
-from broker.question_gate import Refusal
-from broker.refusal_log import REMEMBERED_MAX, RefusalLog
+from broker.peers.heartbeat import Fault, Heartbeat, new_nonce
+from broker.peers.heartbeat_port import DATAGRAMS_MAX, HeartbeatPort, NetworkTransport
+from broker.peers.question_gate import Refusal
+from broker.peers.refusal_log import REMEMBERED_MAX, RefusalLog
 from scoring.observation import VmStatus
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker

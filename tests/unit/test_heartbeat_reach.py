@@ -11,16 +11,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.health_of_peers import heartbeat_ports
+from agent.doctor.peers import heartbeat_ports
 from agent.setup import heartbeat_reach
 from agent.setup.heartbeat_reach import OPEN, Port, ask_ports, how_to_open, ports_done
 from agent.setup.join import _heartbeat_listen
-from broker.cluster_key import ClusterKey
-from broker.config import ApiSection, Config, load
-from broker.heartbeat_port import HeartbeatPort
-from broker.heartbeats import Heartbeats
-from broker.volume import Volume
-from broker.whiteboard import SlotReport, encode_slot
+from broker.config.cluster_key import ClusterKey
+from broker.config.sections import ApiSection, Config, load
+from broker.peers.asker import Heartbeats
+from broker.peers.heartbeat_port import HeartbeatPort
+from broker.whiteboard.slot import SlotReport, encode_slot
+from broker.whiteboard.volume import Volume
 from scoring.observation import EngineStatus, Health, VmStatus
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker

@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.histogram import BOUNDS_S, Histogram
+from broker.daemon.histogram import BOUNDS_S, Histogram
 
 
 def test_nothing_counted_is_not_known() -> None:

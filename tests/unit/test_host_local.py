@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from agent import config_check, one_host
-from agent.errors import CommandError
+from agent.commands import config_check
 from agent.setup import shared_state
 from agent.setup.imported import Imported
 from agent.setup.shared_state import TPM_SOURCE_VERSION, state_folder, with_shared_state
-from broker.config import Config, HostSection, StorageSection, VmSection
-from broker.domain_facts import BadDomain, Layer
-from broker.host_local import one_host as found_in_xml
+from agent.terminal.errors import CommandError
+from agent.vm import one_host
+from broker.config.sections import Config, HostSection, StorageSection, VmSection
 from broker.monitors.what_runs import InUse
-from broker.what_ran_shown import one_host as shown
+from broker.status.what_ran import one_host as shown
+from broker.vm.domain_facts import BadDomain, Layer
+from broker.vm.host_local import one_host as found_in_xml
 
 UUID = "6e67696e-0000-4000-8000-0000000000a1"
 #: A Windows server as people have one.

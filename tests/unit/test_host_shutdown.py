@@ -15,16 +15,22 @@ import aiohttp
 import msgspec
 import pytest
 
-from agent import host_shutdown
-from agent.host_shutdown import AWAY_PATIENCE_S, TELL_AGAIN_S, drain, system_state
-from agent.status_text import as_text
+from agent.commands import host_shutdown
+from agent.commands.host_shutdown import AWAY_PATIENCE_S, TELL_AGAIN_S, drain, system_state
+from agent.status.text import as_text
 from broker.broker import Broker
-from broker.client import BrokerDown
-from broker.exit_codes import ExitCode
-from broker.host_shutdown import GIVE_BACK_S, LAPSE_S, PAUSED_PATIENCE_S, SETTLE_S, within_s
+from broker.client.ask import BrokerDown
+from broker.daemon.exit_codes import ExitCode
+from broker.maintenance.host_shutdown import (
+    GIVE_BACK_S,
+    LAPSE_S,
+    PAUSED_PATIENCE_S,
+    SETTLE_S,
+    within_s,
+)
 from broker.monitors import Sample
-from broker.whiteboard import SLOT_BYTES, decode_slot
-from broker.wire import HostShutdownStatus, Maintenance, Status
+from broker.whiteboard.slot import SLOT_BYTES, decode_slot
+from broker.wire.status import HostShutdownStatus, Maintenance, Status
 from scoring.observation import (
     DETAIL_PAUSED,
     EngineStatus,
@@ -281,7 +287,7 @@ def test_only_root_and_the_broker_s_user_say_so(
         async with session.put("http://ha/v1/host-shutdown") as answer:
             assert (answer.status, (await answer.json())["state"]) == (200, "no-agent")
         uid = os.getuid()
-        monkeypatch.setattr("broker.server._user_id", lambda request: uid + 4711)
+        monkeypatch.setattr("broker.api.socket._user_id", lambda request: uid + 4711)
         async with session.put("http://ha/v1/host-shutdown") as answer:
             assert answer.status == 403
 

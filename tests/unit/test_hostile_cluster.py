@@ -18,16 +18,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.journal import Record, decode, encode, told
-from agent.status_text import as_text
-from broker.board import Board
+from agent.journal.records import Record, decode, encode, told
+from agent.status.text import as_text
+from broker.api.metrics import Metrics
+from broker.api.socket import serve
 from broker.broker import Broker
-from broker.config import load
-from broker.metrics import Metrics
+from broker.config.sections import load
+from broker.lockspace.hosts import Witness
 from broker.monitors import MonitorRunner
-from broker.server import serve
-from broker.wire import Status, View
-from broker.witness import Witness
+from broker.whiteboard.board import Board
+from broker.wire.status import Status, View
 from scoring.decide import decide
 from scoring.decision import Decision
 from scoring.observation import Observation
@@ -165,7 +165,7 @@ def test_a_host_lives_and_shows_clean_text_whatever_the_storage_holds(
 
 
 def test_a_timestamp_at_its_end_in_the_own_slot_is_counted_anew(tmp_path: Path) -> None:
-    from broker.whiteboard import TIMESTAMP_MAX, SlotReport, encode_slot
+    from broker.whiteboard.slot import TIMESTAMP_MAX, SlotReport, encode_slot
     from scoring.observation import EngineStatus, Health, VmStatus
 
     async def run() -> None:

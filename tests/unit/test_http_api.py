@@ -17,15 +17,15 @@ import schemathesis
 import trustme
 from hypothesis import HealthCheck, settings
 
-from broker import event_stream, gate
+from broker.api import event_stream, gate
+from broker.api.door import BODY_BYTES_MAX
+from broker.api.event_stream import STREAMS_MAX, STREAMS_PER_CLIENT_MAX
+from broker.api.listener import Listener
+from broker.api.openapi import document
 from broker.broker import Broker
-from broker.certificate import load_certificate, tls_context
-from broker.config import ApiSection, ConfigError
-from broker.door import BODY_BYTES_MAX
-from broker.event_stream import STREAMS_MAX, STREAMS_PER_CLIENT_MAX
-from broker.listener import Listener
-from broker.openapi import document
-from broker.wire import Status
+from broker.config.certificate import load_certificate, tls_context
+from broker.config.sections import ApiSection, ConfigError
+from broker.wire.status import Status
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker, report, up
 from tests.unit.test_docs import DOCS, rows, sections

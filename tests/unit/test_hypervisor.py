@@ -12,12 +12,12 @@ from typing import Any
 import libvirt
 import pytest
 
-from agent import hypervisor
-from agent.definition import Definition
-from agent.hypervisor import LibvirtHypervisor
-from agent.leases import SanlockLeases
-from agent.migration_check import Refusal
-from broker.config import Config, HostSection, LibvirtSection, StorageSection
+from agent.leases.sanlock import SanlockLeases
+from agent.vm import hypervisor
+from agent.vm.definition import Definition
+from agent.vm.hypervisor import LibvirtHypervisor
+from agent.vm.migration_check import Refusal
+from broker.config.sections import Config, HostSection, LibvirtSection, StorageSection
 from scoring.observation import (
     EngineStartEnded,
     LeaseAnswer,

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.board import StorageTrouble, VolumeStore
-from broker.config import ClusterSection, Config, HostSection, StorageSection
-from broker.identity import (
+from broker.config.sections import ClusterSection, Config, HostSection, StorageSection
+from broker.main import StartError, check_storage
+from broker.whiteboard.board import StorageTrouble, VolumeStore
+from broker.whiteboard.identity import (
     LEASES_UNIT,
     BadIdentity,
     Expected,
@@ -29,10 +30,9 @@ from broker.identity import (
     expected,
     problem,
 )
-from broker.main import StartError, check_storage
-from broker.volume import Volume, VolumeError, VolumeFault
-from broker.volume_layout import IDENTITY_SLOT
-from broker.whiteboard import EMPTY_SLOT
+from broker.whiteboard.layout import IDENTITY_SLOT
+from broker.whiteboard.slot import EMPTY_SLOT
+from broker.whiteboard.volume import Volume, VolumeError, VolumeFault
 
 CLUSTER = "11111111-2222-3333-4444-555555555555"
 BOARD = "21111111-2222-3333-4444-555555555555"

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from agent.ovirt.key_values import device
 from agent.ovirt.storage_domain import StorageDomain
 from agent.setup.answers import read_answers
-from broker.exit_codes import ExitCode
+from broker.daemon.exit_codes import ExitCode
 
 AGENT = Path(sys.executable).parent / "ha-agent"
 VM, SD, IMAGE, VOLUME = (f"{n}0000000-0000-4000-8000-00000000000{n}" for n in (1, 2, 3, 4))

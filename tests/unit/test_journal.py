@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from agent import journal as journal_module
-from agent.journal import FILE_NAME, Damaged, Journal, read, told
+from agent.commands.replay import run
+from agent.journal import records as journal_module
+from agent.journal.records import FILE_NAME, Damaged, Journal, read, told
 from agent.main import _parser
-from agent.replay import run
-from broker.exit_codes import ExitCode
+from broker.daemon.exit_codes import ExitCode
 from scoring.decide import decide
 from scoring.observation import (
     EngineMigrationEnded,

@@ -21,10 +21,10 @@ from scoring.decision import (
     NoteFenceFailed,
     PowerOffHost,
 )
-from scoring.last_look import look_again
+from scoring.hosts.last_look import look_again
 from scoring.observation import FenceStep, Observation, PeerReport, Power, PowerAnswer
 from scoring.state import AgentState, Seen, StateName, Takeover
-from scoring.turn import Turn
+from scoring.vm.turn import Turn
 from tests.unit.builders import NOW_S, RULES, lease_of, local, off, peer
 
 TARGET = 2

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.delta_leases import DELTA_MAGIC, PAXOS_MAGIC
-from broker.lease_past import LeasePast
+from broker.lockspace.delta_leases import DELTA_MAGIC, PAXOS_MAGIC
+from broker.lockspace.lease_past import LeasePast
 
 ALIGN = 1 << 20
 OURS, THEIRS = 1, 2

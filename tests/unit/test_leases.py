@@ -15,14 +15,20 @@ from typing import Any
 import pytest
 import sanlock
 
-from agent import leases
-from agent.fence_driver import always
-from agent.leases import SanlockLeases
-from agent.sanlock_direct import SanlockDirect
-from broker.config import ClusterSection, Config, DaemonSection, HostSection, StorageSection
-from broker.freeing_before import freeing_before
-from broker.identity import Identity, VolumeKind, encode
-from broker.volume import Volume
+from agent.fence.driver import always
+from agent.leases import sanlock as leases
+from agent.leases.sanlock import SanlockLeases
+from agent.leases.sanlock_direct import SanlockDirect
+from broker.config.sections import (
+    ClusterSection,
+    Config,
+    DaemonSection,
+    HostSection,
+    StorageSection,
+)
+from broker.lockspace.freeing_before import freeing_before
+from broker.whiteboard.identity import Identity, VolumeKind, encode
+from broker.whiteboard.volume import Volume
 from scoring.decision import FreeHostId
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import sanlock
 
-from agent.errors import CommandError
 from agent.setup import leave
 from agent.setup.leave import check_slots_can_be_written
-from broker.config import Config, load
-from broker.delta_leases import LeaseVolume
-from broker.exit_codes import ExitCode
+from agent.terminal.errors import CommandError
+from broker.config.sections import Config, load
+from broker.daemon.exit_codes import ExitCode
+from broker.lockspace.delta_leases import LeaseVolume
 
 
 @pytest.fixture

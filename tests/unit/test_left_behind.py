@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What of the VM is left on a host that does not run it (scoring/left_behind.py)."""
+"""What of the VM is left on a host that does not run it (scoring/vm/left_behind.py)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from scoring.decision import AskLease, Code, Decision, DisarmDomain, PowerOffEngine
-from scoring.left_behind import LEFTOVER_AFTER_S, RETRY_S
 from scoring.observation import (
     DomainDisarmed,
     DomainHere,
@@ -21,6 +20,7 @@ from scoring.observation import (
     VmStatus,
 )
 from scoring.state import StateName
+from scoring.vm.left_behind import LEFTOVER_AFTER_S, RETRY_S
 from tests.unit.builders import DIED, DOWN, NOW_S, UNKNOWN, UP, codes, in_state, kinds, local, peer
 
 S = StateName

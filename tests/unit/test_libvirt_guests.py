@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.libvirt_guests import problem
+from agent.vm.libvirt_guests import problem
 
 DEBIAN = 'ON_BOOT="ignore"\nON_SHUTDOWN="shutdown"\n'
 UPSTREAM = "ON_BOOT=start\nON_SHUTDOWN=suspend\n"

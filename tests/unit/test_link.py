@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker import link as link_module
-from broker.client import BrokerDown, BrokerRefused
-from broker.link import Link
-from broker.wire import Problem, Report, View
+from broker.client import link as link_module
+from broker.client.ask import BrokerDown, BrokerRefused
+from broker.client.link import Link
+from broker.wire.status import Problem, Report, View
 from scoring.observation import EngineStatus, Health, LocalHost, VmStatus
 
 REPORT = Report(3400, "EngineUp", (), (), 1)

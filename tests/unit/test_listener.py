@@ -13,16 +13,16 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from broker import door as doors
-from broker.cluster_key import ClusterKey
-from broker.door import Limits, client_of
-from broker.heartbeat import Fault, Heartbeat, heard, new_nonce
-from broker.heartbeat_http import Names
-from broker.heartbeat_port import NetworkTransport
-from broker.heartbeats import Heartbeats
-from broker.listener import Listener
+from broker.api import door as doors
+from broker.api.door import Limits, client_of
+from broker.api.listener import Listener
+from broker.config.cluster_key import ClusterKey
+from broker.daemon.name_lookup import NameLookup
 from broker.main import StartError, run
-from broker.name_lookup import NameLookup
+from broker.peers.asker import Heartbeats
+from broker.peers.heartbeat import Fault, Heartbeat, heard, new_nonce
+from broker.peers.heartbeat_port import NetworkTransport
+from broker.peers.transport import Names
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoring.liveness import Liveness, is_blind, liveness, liveness_known, look
+from scoring.hosts.liveness import Liveness, is_blind, liveness, liveness_known, look
 from scoring.state import Seen
 from tests.unit.builders import peer
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.log_lines import (
+from broker.daemon.log_lines import (
     BURST,
     REMEMBERED_MAX,
     WINDOW_S,

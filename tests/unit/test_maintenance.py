@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.errors import CommandError
-from agent.maintenance import duration_s
-from agent.sentences import duration
-from agent.status_text import as_text
-from broker import local_mode
-from broker.board import OLD_SERIAL_S, Board
+from agent.commands.maintenance import duration_s
+from agent.status.sentences import duration
+from agent.status.text import as_text
+from agent.terminal.errors import CommandError
 from broker.broker import Broker
-from broker.config import load
-from broker.maintenance import LASTS_MAX_S, SEEN_MIN_S, Countdown, Mode, from_lines, to_lines
+from broker.config.sections import load
+from broker.maintenance import kept as local_mode
 from broker.monitors import MonitorRunner
-from broker.whiteboard import SLOT_BYTES, decode_cluster, encode_cluster
-from broker.wire import Maintenance, MigrationStatus
+from broker.whiteboard.board import OLD_SERIAL_S, Board
+from broker.whiteboard.mode import LASTS_MAX_S, SEEN_MIN_S, Countdown, Mode, from_lines, to_lines
+from broker.whiteboard.slot import SLOT_BYTES, decode_cluster, encode_cluster
+from broker.wire.status import Maintenance, MigrationStatus
 from scoring.observation import DomainHere
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume

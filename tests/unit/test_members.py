@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import pytest
 
-from broker.board import Board
-from broker.cluster_key import ClusterKey
-from broker.fence_log import LogRecord
-from broker.heartbeats import Heartbeats, Pulse, Ways
-from broker.members import (
+from broker.config.cluster_key import ClusterKey
+from broker.lockspace.hosts import Witness
+from broker.lockspace.renewals import Renewal
+from broker.peers.asker import Heartbeats, Pulse, Ways
+from broker.peers.members import (
     AFTER_FREE_S,
     BACK_S,
     NEWER_STANDS_S,
@@ -17,10 +17,10 @@ from broker.members import (
     STRANGERS_MAX,
     Members,
 )
-from broker.renewals import Renewal
-from broker.signatures import Signature, Signatures, Unsigned
-from broker.whiteboard import SlotReport
-from broker.witness import Witness
+from broker.whiteboard.board import Board
+from broker.whiteboard.fence_log import LogRecord
+from broker.whiteboard.signatures import Signature, Signatures, Unsigned
+from broker.whiteboard.slot import SlotReport
 from scoring.observation import EngineStatus, FenceStep, Health, VmStatus
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume

@@ -15,13 +15,13 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
-from broker import metrics
+from broker.api import metrics
+from broker.api.listener import Listener
+from broker.api.metrics import FAMILIES, OPENMETRICS, PENALTY_NAMES, PLAIN, Metrics
 from broker.broker import Broker
-from broker.listener import Listener
-from broker.metrics import FAMILIES, OPENMETRICS, PENALTY_NAMES, PLAIN, Metrics
-from broker.notify.notice import Kind, Notice
-from broker.tally import PHASES, Tally
-from broker.version import VERSION
+from broker.daemon.version import VERSION
+from broker.events.notice import Kind, Notice
+from broker.events.tally import PHASES, Tally
 from scoring.observation import EngineStatus, FenceStep, Health, VmStatus
 from scoring.state import StateName
 from tests.fakes.slot_store import MemoryVolume

@@ -9,7 +9,7 @@ from typing import Any
 import libvirt
 import pytest
 
-from agent.migration_check import Refusal, ask_target, host_devices, is_lasting, problems
+from agent.vm.migration_check import Refusal, ask_target, host_devices, is_lasting, problems
 
 UUID = "11111111-2222-3333-4444-555555555555"
 XML = """<domain type='kvm'><os><type arch='x86_64' machine='pc-q35-9.9'>hvm</type></os>

@@ -14,7 +14,7 @@ import libvirt
 import pytest
 from msgspec.structs import replace
 
-from broker.config import (
+from broker.config.sections import (
     Config,
     DaemonSection,
     HostSection,
@@ -24,8 +24,8 @@ from broker.config import (
 )
 from broker.monitors import Unknown
 from broker.monitors.domain_events import FIRED, PANICKED, DomainEvents
-from broker.monitors.engine import CAUSE_FRESH_S, EngineMonitor, translate
 from broker.monitors.health import HealthMonitor
+from broker.monitors.vm import CAUSE_FRESH_S, EngineMonitor, translate
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
     DETAIL_PAUSED,
@@ -183,7 +183,7 @@ def test_a_libvirt_that_hangs_is_told_with_its_age_and_asked_no_second_time(
         let_go.wait(30)
 
     async def run() -> None:
-        monkeypatch.setattr("broker.monitors.engine.LIBVIRT_DEADLINE_S", 0.05)
+        monkeypatch.setattr("broker.monitors.vm.LIBVIRT_DEADLINE_S", 0.05)
         monitor = made(config)
         monitor._state = hang  # type: ignore[method-assign]
         for _ in range(3):

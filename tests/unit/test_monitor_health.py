@@ -16,8 +16,7 @@ import pytest
 import trustme
 from msgspec.structs import replace
 
-from broker import name_lookup
-from broker.config import (
+from broker.config.sections import (
     Config,
     ConfigError,
     HealthSection,
@@ -25,9 +24,10 @@ from broker.config import (
     LibvirtSection,
     StorageSection,
 )
+from broker.daemon import name_lookup
+from broker.daemon.bounded_search import SEARCH_S, finder, is_plain
 from broker.monitors import Unknown, Verdict
 from broker.monitors.health import BODY_BYTES_MAX, HealthMonitor
-from broker.page_search import SEARCH_S, finder, is_plain
 from scoring.observation import Health
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

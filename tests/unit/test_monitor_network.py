@@ -16,11 +16,11 @@ import icmplib
 import pytest
 from dns import message, rcode, resolver
 
-from broker import name_lookup
-from broker.config import NetworkSection
+from broker.config.sections import NetworkSection
+from broker.daemon import name_lookup
 from broker.monitors import Unknown
 from broker.monitors.network import COUNT, NetworkMonitor
-from broker.network_verdict import TargetResult
+from broker.monitors.network_verdict import TargetResult
 from tests.unit.namespace import BRIDGE, ip
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

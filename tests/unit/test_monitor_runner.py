@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from broker.daemon.worker import Hung
 from broker.monitors import (
     APART_S,
     BACK_OFF_MAX_S,
@@ -22,7 +23,6 @@ from broker.monitors import (
     Verdict,
     back_off_s,
 )
-from broker.worker import Hung
 from tests.simulation.timeline import HostLoop, Process, Timeline
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.network_verdict import (
+from broker.monitors.network_verdict import (
     PUBLISHED_CHARS_MAX,
     WINDOWS,
     NetworkVerdict,
@@ -20,8 +20,8 @@ from broker.network_verdict import (
     verdict,
 )
 from scoring.rules import Rules, Weights
-from scoring.score import ScoreInput, score
 from scoring.state import StateName
+from scoring.vm.score import ScoreInput, score
 
 A, B = "192.0.2.1", "2001:db8::1"
 

@@ -14,20 +14,20 @@ import aiohttp
 import msgspec
 import pytest
 
-from agent import notify as notify_command
-from broker.cluster_key import ClusterKey
-from broker.config import load
-from broker.exit_codes import ExitCode
-from broker.host_monitors import HostMonitors
+from agent.commands import notify as notify_command
+from broker.api.socket import serve
+from broker.config.cluster_key import ClusterKey
+from broker.config.sections import load
+from broker.daemon.exit_codes import ExitCode
+from broker.events.notice import Kind, Message, Notice, Severity
 from broker.main import reload
+from broker.monitors.of_host import HostMonitors
 from broker.notify.limits import Limits
-from broker.notify.notice import Kind, Message, Notice, Severity
 from broker.notify.notices import Notices, Setting, setting, silent
 from broker.notify.render import BODY_CHARS_MAX, Renderer
 from broker.notify.rules import Rules
 from broker.notify.sender import Refused, Sender, SendFailed
-from broker.server import serve
-from broker.wire import BegunReason, NotifyTest, Status
+from broker.wire.status import BegunReason, NotifyTest, Status
 from tests.fakes.notify_servers import Mailbox, mail_server, silent_server
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker, report, up
@@ -457,7 +457,8 @@ def test_a_ca_file_that_is_not_there_names_its_key(tmp_path: Path) -> None:
 def test_nothing_is_imported_that_is_not_configured(tmp_path: Path) -> None:
     write(tmp_path / "c.toml", "")
     code = (
-        "import sys; from broker.config import load; from broker.notify.notices import Notices;"
+        "import sys; from broker.config.sections import load;"
+        "from broker.notify.notices import Notices;"
         f"Notices.of(load({str(tmp_path / 'c.toml')!r}));"
         "print([m for m in ('aiosmtplib', 'jinja2', 'regex', 'aiohttp') if m in sys.modules])"
     )

@@ -12,11 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.config import Config, ConfigError, NotifyRulesSection, load
-from broker.notify.backlog import Backlog
-from broker.notify.folding import Folding
-from broker.notify.limits import Limits
-from broker.notify.lookout import (
+from broker.config.secrets import load_notify_secrets
+from broker.config.sections import Config, ConfigError, NotifyRulesSection, load
+from broker.events.lookout import (
     AGENT_SILENT_S,
     ENGINE_UNKNOWN_AT_FIRST_S,
     ENGINE_UNKNOWN_S,
@@ -25,7 +23,7 @@ from broker.notify.lookout import (
     HostGlance,
     Lookout,
 )
-from broker.notify.notice import (
+from broker.events.notice import (
     DETAIL_CHARS_MAX,
     FACT_CHARS_MAX,
     FACTS_MAX,
@@ -36,10 +34,12 @@ from broker.notify.notice import (
     Severity,
     Told,
 )
+from broker.notify.backlog import Backlog
+from broker.notify.folding import Folding
+from broker.notify.limits import Limits
 from broker.notify.rules import Rules, matcher
-from broker.secrets_file import load_notify_secrets
-from broker.vm_place import VmPlace
-from broker.wire import BegunReason, FencePathOnWire, ReasonOnWire, Report
+from broker.status.vm_place import VmPlace
+from broker.wire.status import BegunReason, FencePathOnWire, ReasonOnWire, Report
 from scoring.observation import FenceStep
 
 NOON = 1_800_000_000.0

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from broker.config import CommandSection, SmtpSection, WebhookSection
+from broker.config.sections import CommandSection, SmtpSection, WebhookSection
+from broker.events.notice import Kind, Message, Notice, Told
 from broker.notify.command import CommandSender
-from broker.notify.notice import Kind, Message, Notice, Told
 from broker.notify.sender import Refused, Sender, SendFailed
 from broker.notify.smtp import SmtpSender, as_mail, greeting
 from broker.notify.webhook import WebhookSender

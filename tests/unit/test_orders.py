@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.orders import FORGOTTEN, KEPT, TAKEN_WITHIN_S, Orders
+from broker.exchange.orders import FORGOTTEN, KEPT, TAKEN_WITHIN_S, Orders
 from scoring.decide import decide
 from scoring.decision import (
     AskLease,
@@ -40,8 +40,8 @@ from scoring.observation import (
     Unfit,
     VmStatus,
 )
-from scoring.orders import ANSWERS_MAX, LEASE_PATIENCE_S
 from scoring.state import OrderAnswer, StateName
+from scoring.vm.orders import ANSWERS_MAX, LEASE_PATIENCE_S
 from tests.unit.builders import (
     DOWN,
     NOW_S,

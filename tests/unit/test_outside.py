@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.sentences import outside
-from agent.status_text import as_text
-from agent.troubles import troubles
-from agent.why import explain
-from broker.config import HealthSection, NetworkSection
+from agent.commands.why import explain
+from agent.status.sentences import outside
+from agent.status.text import as_text
+from agent.status.troubles import troubles
+from broker.config.sections import HealthSection, NetworkSection
 from broker.monitors import Unknown
 from broker.monitors.bridge import UplinkMonitor, vm_bridges
 from broker.monitors.network import NetworkMonitor
 from broker.monitors.outside import IDLE_S, LATE_S, OutsideMonitor, Place, is_local
 from broker.monitors.way_out import ASKED_S, FAILURES, WayOutMonitor
-from broker.outside_watch import STAYS_S, OutsideWatch, Plan, reached
-from broker.slot_lines import (
+from broker.peers.outside_watch import STAYS_S, OutsideWatch, Plan, reached
+from broker.whiteboard.lines import (
     outside_line,
     outside_of,
     uplink_line,
@@ -30,7 +30,7 @@ from broker.slot_lines import (
     way_out_line,
     way_out_of,
 )
-from broker.wire import EngineSummary, HostStatus, OutsideStatus
+from broker.wire.status import EngineSummary, HostStatus, OutsideStatus
 from scoring.observation import OutsideView
 from scoring.rules import Rules
 from tests.fakes.slot_store import MemoryVolume

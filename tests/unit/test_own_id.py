@@ -11,12 +11,12 @@ import msgspec
 import pytest
 
 from broker.broker import LOG_NOT_READ, Broker
-from broker.fence_log import LogRecord, encode, slot_of
-from broker.own_id import FenceOwner, Freeing, OwnId
-from broker.renewals import Renewals
-from broker.slot_lines import freeings_of
-from broker.whiteboard import SLOT_BYTES
-from broker.wire import FenceNote
+from broker.lockspace.own_id import FenceOwner, Freeing, OwnId
+from broker.lockspace.renewals import Renewals
+from broker.whiteboard.fence_log import LogRecord, encode, slot_of
+from broker.whiteboard.lines import freeings_of
+from broker.whiteboard.slot import SLOT_BYTES
+from broker.wire.status import FenceNote
 from scoring.observation import FenceStep
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A VM that stands still: who paused it decides what becomes of it (scoring/pause.py)."""
+"""A VM that stands still: who paused it decides what becomes of it (scoring/vm/pause.py)."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoring.placement import Candidate, ahead, ranked
+from scoring.vm.placement import Candidate, ahead, ranked
 
 candidates = st.lists(
     st.builds(

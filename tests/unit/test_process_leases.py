@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import sanlock
 
-from broker import process_leases as module
-from broker.process_leases import process_leases
+from broker.lockspace import process_leases as module
+from broker.lockspace.process_leases import process_leases
 
 HELD = [{"lockspace": b"hosted-engine", "resource": b"engine"}]
 

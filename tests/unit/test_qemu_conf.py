@@ -12,7 +12,7 @@ import pytest
 
 from broker.monitors import MonitorRunner, Verdict
 from broker.monitors.lock_driver import LockDriverMonitor
-from broker.qemu_conf import disk_leases_required, lock_driver_named, sanlock_conf
+from broker.vm.qemu_conf import disk_leases_required, lock_driver_named, sanlock_conf
 
 #: libvirt's parser in a process of its own: these functions are private, and no promise.
 LIBVIRT = """

@@ -8,11 +8,11 @@ import itertools
 import msgspec
 import pytest
 
-from broker import question_gate
-from broker.cluster_key import ClusterKey
-from broker.heartbeat import Heartbeat, new_nonce
-from broker.heartbeat_datagram import Question, answer_bytes, question_bytes, question_of
-from broker.question_gate import (
+from broker.config.cluster_key import ClusterKey
+from broker.peers import question_gate
+from broker.peers.datagram import Question, answer_bytes, question_bytes, question_of
+from broker.peers.heartbeat import Heartbeat, new_nonce
+from broker.peers.question_gate import (
     ANSWERS_PER_S,
     BOOTS_MAX,
     STRANGERS_PER_S,

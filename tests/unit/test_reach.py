@@ -16,18 +16,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.health_of_peers import libvirt_peers
+from agent.doctor.peers import libvirt_peers
 from agent.setup import join
-from agent.setup import reach as asking
-from agent.setup.reach import Heard, reached
-from broker import reach as answering
-from broker.addresses import in_uri
-from broker.cluster_key import ClusterKey
-from broker.config import Config, load
-from broker.foreign import clean
-from broker.heartbeats import Heartbeats
-from broker.listener import Listener
-from broker.reach_question import (
+from agent.vm import reach as asking
+from agent.vm.reach import Heard, reached
+from broker.api import reach as answering
+from broker.api.listener import Listener
+from broker.config.addresses import in_uri
+from broker.config.cluster_key import ClusterKey
+from broker.config.sections import Config, load
+from broker.daemon.foreign import clean
+from broker.peers.asker import Heartbeats
+from broker.peers.reach_question import (
     ANSWER_BYTES_MAX,
     PROBLEM_CHARS_MAX,
     Question,
@@ -36,8 +36,8 @@ from broker.reach_question import (
     new_nonce,
     problem_in,
 )
-from broker.volume import Volume
-from broker.whiteboard import SlotReport, encode_slot
+from broker.whiteboard.slot import SlotReport, encode_slot
+from broker.whiteboard.volume import Volume
 from scoring.observation import EngineStatus, Health, VmStatus
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker

@@ -9,8 +9,8 @@ from typing import cast
 
 import pytest
 
+from agent.fence.rehearsal import Rehearsals
 from agent.ports import FenceDevices, FencePath
-from agent.rehearsal import Rehearsals
 
 OWN = "own-uuid"
 

@@ -12,11 +12,19 @@ from typing import Any
 import pytest
 import sanlock
 
-from broker.delta_leases import DELTA_MAGIC, read_named_leases
-from broker.joined_mark import FILE, JoinedMark
-from broker.rejoin import NAME_MAX, OwnLease, Rejoin, is_made_up, name_of, own_name, own_names
-from broker.sanlock_lockspace import SanlockLockspace
-from broker.volume import Volume
+from broker.lockspace.delta_leases import DELTA_MAGIC, read_named_leases
+from broker.lockspace.joined_mark import FILE, JoinedMark
+from broker.lockspace.rejoin import (
+    NAME_MAX,
+    OwnLease,
+    Rejoin,
+    is_made_up,
+    name_of,
+    own_name,
+    own_names,
+)
+from broker.lockspace.sanlock import SanlockLockspace
+from broker.whiteboard.volume import Volume
 
 IO_S = 10.0
 DEAD_S = 8 * IO_S + 60.0
@@ -63,7 +71,7 @@ def test_what_sanlock_makes_up_is_known_by_its_form() -> None:
 def test_a_machine_without_a_machine_id_has_no_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.rejoin.MACHINE_ID", tmp_path / "machine-id")
+    monkeypatch.setattr("broker.lockspace.rejoin.MACHINE_ID", tmp_path / "machine-id")
     assert own_name("u") == ""
     (tmp_path / "machine-id").write_text("a\n")
     assert own_name("u") == name_of("a", "u")

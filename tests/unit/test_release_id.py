@@ -13,15 +13,15 @@ import msgspec
 import pytest
 import sanlock
 
-from agent import maintenance
-from agent.errors import CommandError
+from agent.commands import maintenance
+from agent.terminal.errors import CommandError
 from broker.broker import Broker
-from broker.exit_codes import ExitCode
-from broker.own_id import FenceOwner
-from broker.rejoin import OwnLease, Rejoin
-from broker.sanlock_lockspace import RELEASED, SanlockLockspace
-from broker.whiteboard import SLOT_BYTES, decode_slot
-from broker.wire import Maintenance
+from broker.daemon.exit_codes import ExitCode
+from broker.lockspace.own_id import FenceOwner
+from broker.lockspace.rejoin import OwnLease, Rejoin
+from broker.lockspace.sanlock import RELEASED, SanlockLockspace
+from broker.whiteboard.slot import SLOT_BYTES, decode_slot
+from broker.wire.status import Maintenance
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker, report, served
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from broker.client import BrokerDown, ask
-from broker.config import Config, ConfigError, load, socket_path
-from broker.host_monitors import HostMonitors
-from broker.network_verdict import Windows
-from broker.reload import needs_restart, refusal
-from broker.wire import MonitorStatus, Status
+from broker.client.ask import BrokerDown, ask
+from broker.config.reload import needs_restart, refusal
+from broker.config.sections import Config, ConfigError, load, socket_path
+from broker.monitors.network_verdict import Windows
+from broker.monitors.of_host import HostMonitors
+from broker.wire.status import MonitorStatus, Status
 from scoring.observation import Health
 
 BIN = Path(sys.executable).parent

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.delta_leases import DELTA_MAGIC, read_delta_leases
-from broker.renewals import Renewal, Renewals
-from broker.volume import Volume
+from broker.lockspace.delta_leases import DELTA_MAGIC, read_delta_leases
+from broker.lockspace.renewals import Renewal, Renewals
+from broker.whiteboard.volume import Volume
 
 
 async def nothing(host_ids: Iterable[int]) -> Mapping[int, tuple[int, int]]:

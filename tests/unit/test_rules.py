@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from broker.metrics import FAMILIES
+from broker.api.metrics import FAMILIES
 from tests.unit.test_docs import _anchor, sections
 
 ROOT = Path(__file__).parents[2]

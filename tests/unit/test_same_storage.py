@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Whether a peer writes to the storage that is read here: the table and the rules of
-scoring/same_storage.py."""
+scoring/hosts/same_storage.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from scoring.same_storage import (
+from scoring.hosts.same_storage import (
     Answer,
     Compared,
     Count,

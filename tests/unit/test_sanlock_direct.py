@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import sanlock_direct
-from agent.sanlock_direct import FreeingFile, FreeingOnFile, SanlockDirect, spawn
+from agent.leases import sanlock_direct
+from agent.leases.sanlock_direct import FreeingFile, FreeingOnFile, SanlockDirect, spawn
 
 FREEING = FreeingOnFile(2, 5, True, "read off twice")
 

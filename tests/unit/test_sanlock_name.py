@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import sanlock
 
-from agent.errors import CommandError
-from agent.health_of_host import sanlock_name
+from agent.doctor.host import sanlock_name
 from agent.setup import sanlock_name as module
 from agent.setup.sanlock_name import IN_USE, named_in, no_twin, sanlock_name_step
-from broker.config import Config, load
-from broker.delta_leases import DELTA_MAGIC
-from broker.rejoin import own_name
+from agent.terminal.errors import CommandError
+from broker.config.sections import Config, load
+from broker.lockspace.delta_leases import DELTA_MAGIC
+from broker.lockspace.rejoin import own_name
 
 UUID = "36a5c4e0-0000-4000-8000-000000000001"
 OURS = own_name(UUID)
@@ -153,7 +153,7 @@ def test_doctor(
 ) -> None:
     config = host(leases, conf, uuid)
     if not uuid:
-        monkeypatch.setattr("agent.health_of_host.machines_name", lambda config: "")
+        monkeypatch.setattr("agent.doctor.host.machines_name", lambda config: "")
     found = list(sanlock_name(config))
     assert [verdict for verdict, _, _ in found] == verdicts
     assert all(text in said for _, said, _ in found)

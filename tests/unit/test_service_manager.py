@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from broker import service_manager
+from broker.daemon import service_manager
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker
 
@@ -115,7 +115,7 @@ def logged(to_journal: bool) -> list[str]:
     place = os.fstat(write)
     stream = f"{place.st_dev}:{place.st_ino}" if to_journal else "8:1"
     program = (
-        "import logging; from broker.service_manager import set_up_logging; "
+        "import logging; from broker.daemon.service_manager import set_up_logging; "
         "set_up_logging('debug', '/nowhere'); log = logging.getLogger('x'); "
         "log.warning('one\\ntwo'); log.info('fine'); log.debug('detail')"
     )

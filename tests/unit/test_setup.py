@@ -19,13 +19,13 @@ from pathlib import Path
 import pytest
 
 from agent.setup.toml_text import with_keys
-from broker.delta_leases import read_lease_volume
-from broker.exit_codes import ExitCode
-from broker.identity import VolumeKind, decode, read
-from broker.rejoin import own_name
-from broker.volume import Volume
-from broker.volume_layout import FENCE_LOG_FIRST, SLOT_MAX
-from broker.whiteboard import SlotReport, encode_slot
+from broker.daemon.exit_codes import ExitCode
+from broker.lockspace.delta_leases import read_lease_volume
+from broker.lockspace.rejoin import own_name
+from broker.whiteboard.identity import VolumeKind, decode, read
+from broker.whiteboard.layout import FENCE_LOG_FIRST, SLOT_MAX
+from broker.whiteboard.slot import SlotReport, encode_slot
+from broker.whiteboard.volume import Volume
 from scoring.observation import EngineStatus, Health, VmStatus
 
 AGENT = Path(sys.executable).parent / "ha-agent"

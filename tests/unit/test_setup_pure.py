@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.errors import CommandError
 from agent.setup import written
 from agent.setup.answers import read_answers
 from agent.setup.imported import imported
 from agent.setup.toml_text import Value, with_keys
-from broker.config import StorageSection
+from agent.terminal.errors import CommandError
+from broker.config.sections import StorageSection
 
 DOCS = Path(__file__).parents[2] / "docs"
 STORAGE = StorageSection(whiteboard="/s/whiteboard", leases="/s/leases")

@@ -9,11 +9,11 @@ from functools import partial
 
 import pytest
 
-from broker.board import PUT_RIGHT_S, Board
-from broker.cluster_key import ClusterKey
-from broker.fence_log import FenceLog, LogRecord, encode, signature, slot_of
-from broker.maintenance import Mode
-from broker.signatures import (
+from broker.config.cluster_key import ClusterKey
+from broker.whiteboard.board import PUT_RIGHT_S, Board
+from broker.whiteboard.fence_log import FenceLog, LogRecord, encode, signature, slot_of
+from broker.whiteboard.mode import Mode
+from broker.whiteboard.signatures import (
     CLUSTER,
     COUNTER_LINE,
     COUNTER_WALL_MAX,
@@ -25,7 +25,7 @@ from broker.signatures import (
     counter_of,
     next_counter,
 )
-from broker.whiteboard import (
+from broker.whiteboard.slot import (
     EMPTY_SLOT,
     EXTRA_BYTES,
     SLOT_BYTES,

@@ -7,9 +7,13 @@ sanlock.
 
 from __future__ import annotations
 
-from agent import hypervisor, leases, sanlock_direct
-from broker import main, sanlock_lockspace, server
-from broker.monitors import engine
+from agent.leases import sanlock as leases
+from agent.leases import sanlock_direct
+from agent.vm import hypervisor
+from broker import main
+from broker.api import socket as server
+from broker.lockspace import sanlock as sanlock_lockspace
+from broker.monitors import vm as engine
 from tests.simulation import lockspace, ports
 
 

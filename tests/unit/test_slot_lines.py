@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.slot_lines import hears_line, hears_of, intent_line, intent_of, peer_report
-from broker.whiteboard import SLOT_BYTES, SlotReport, decode_slot
-from broker.wire import MoveStatus
+from broker.whiteboard.lines import hears_line, hears_of, intent_line, intent_of, peer_report
+from broker.whiteboard.slot import SLOT_BYTES, SlotReport, decode_slot
+from broker.wire.status import MoveStatus
 from scoring.observation import EngineStatus, Health, VmStatus
 from scoring.state import Seen
 from tests.fakes.slot_store import MemoryVolume

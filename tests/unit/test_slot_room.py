@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker.agreement import DIGEST_LINE
-from broker.fence_paths import APART_MAX, DETAIL_CHARS_MAX, path_lines, paths_of
+from broker.config.agreement import DIGEST_LINE
 from broker.monitors import Sample
-from broker.slot_room import DECIDES, PROSE, SHOWN, fit
-from broker.whiteboard import EXTRA_LINE_BYTES_MAX, LEFT_OUT_KEY, SLOT_BYTES, decode_slot
-from broker.wire import FencePathOnWire, PenaltyOnWire, ReasonOnWire
+from broker.peers.fence_paths import APART_MAX, DETAIL_CHARS_MAX, path_lines, paths_of
+from broker.whiteboard.room import DECIDES, PROSE, SHOWN, fit
+from broker.whiteboard.slot import EXTRA_LINE_BYTES_MAX, LEFT_OUT_KEY, SLOT_BYTES, decode_slot
+from broker.wire.status import FencePathOnWire, PenaltyOnWire, ReasonOnWire
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker, report, up
 

@@ -13,17 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.errors import CommandError
 from agent.setup import seen as asking
 from agent.setup.seen import Word, judged, unknown, words
-from broker.board import Board, SlotStore, VolumeStore
-from broker.cluster_key import ClusterKey
-from broker.config import Config, load
-from broker.exit_codes import ExitCode
-from broker.heartbeat import new_nonce
-from broker.heartbeats import Heartbeats
-from broker.listener import Listener
-from broker.slot_question import (
+from agent.terminal.errors import CommandError
+from broker.api.listener import Listener
+from broker.config.cluster_key import ClusterKey
+from broker.config.sections import Config, load
+from broker.daemon.exit_codes import ExitCode
+from broker.peers.asker import Heartbeats
+from broker.peers.heartbeat import new_nonce
+from broker.peers.slot_question import (
     ANSWER_BYTES_MAX,
     PROBLEM_CHARS_MAX,
     Seen,
@@ -32,8 +31,9 @@ from broker.slot_question import (
     digest_of,
     seen_in,
 )
-from broker.volume import Volume
-from broker.whiteboard import EMPTY_SLOT, SlotReport, encode_slot
+from broker.whiteboard.board import Board, SlotStore, VolumeStore
+from broker.whiteboard.slot import EMPTY_SLOT, SlotReport, encode_slot
+from broker.whiteboard.volume import Volume
 from scoring.observation import EngineStatus, Health, VmStatus
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 from tests.unit.test_api import make_broker
@@ -231,7 +231,7 @@ def test_a_member_of_an_earlier_version_is_named(tmp_path: Path, joining: Config
         assert "a member of an earlier version does not answer" in unknown(joining, [word])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("broker.listener.SlotSeer.add_to", lambda seer, router: None)
+        patch.setattr("broker.api.listener.SlotSeer.add_to", lambda seer, router: None)
         served(tmp_path, test, MemoryStore(MemoryVolume()))
 
 

@@ -11,15 +11,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from agent.errors import CommandError
 from agent.ovirt.descriptions import unexpected, without_vdsm
 from agent.ovirt.ovf_store import DESCRIPTION_BYTES_MAX, read_description
 from agent.ovirt.storage_domain import StorageDomain
-from broker.addresses import is_over_tls
-from broker.atomic_file import write_atomically
-from broker.config import ConfigError, load
-from broker.secrets_file import load_cluster_key
-from broker.volume import Volume, VolumeError, VolumeFault
+from agent.terminal.errors import CommandError
+from broker.config.addresses import is_over_tls
+from broker.config.secrets import load_cluster_key
+from broker.config.sections import ConfigError, load
+from broker.daemon.atomic_file import write_atomically
+from broker.whiteboard.volume import Volume, VolumeError, VolumeFault
 
 VM = "11111111-2222-3333-4444-555555555555"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

@@ -14,14 +14,14 @@ from typing import Any
 import libvirt
 import pytest
 
-from agent import health_of_host
-from broker import start_proof
-from broker.config import Config, HostSection, StorageSection, VmSection
+from agent.doctor import host as health_of_host
+from broker.config.sections import Config, HostSection, StorageSection, VmSection
 from broker.monitors import Unknown
 from broker.monitors import can_start as monitor_module
 from broker.monitors.can_start import AGAIN_S, CanStartMonitor
-from broker.start_proof import lacks, refusals, unreadable
-from broker.vm_needs import NeededFile, NotADefinition, VmNeeds, needs_of
+from broker.vm import start_proof
+from broker.vm.needs import NeededFile, NotADefinition, VmNeeds, needs_of
+from broker.vm.start_proof import lacks, refusals, unreadable
 
 VM = """<domain type='kvm'><name>vm</name><memory unit='GiB'>2</memory><vcpu>4</vcpu>
 <os firmware='efi'><type arch='x86_64' machine='q35'>hvm</type><kernel>/boot/vm</kernel>

@@ -16,17 +16,17 @@ import aiohttp
 import msgspec
 import pytest
 
-from agent.status import shown
-from agent.status_read import Lacking, read
-from agent.status_text import as_text
-from agent.troubles import troubles
-from agent.why import explain
+from agent.commands.why import explain
+from agent.status.command import shown
+from agent.status.read import Lacking, read
+from agent.status.text import as_text
+from agent.status.troubles import troubles
 from broker.broker import Broker
-from broker.config import Config
-from broker.exit_codes import ExitCode
-from broker.places import DEFAULT_SOCKET, plainly_named_socket
-from broker.quick_client import BrokerDown, get
-from broker.wire import (
+from broker.client.quick import BrokerDown, get
+from broker.config.places import DEFAULT_SOCKET, plainly_named_socket
+from broker.config.sections import Config
+from broker.daemon.exit_codes import ExitCode
+from broker.wire.status import (
     Bound,
     DifferenceStatus,
     EngineSummary,
@@ -317,10 +317,10 @@ def test_the_status_loads_nothing_that_costs_time(tmp_path: Path) -> None:
     config = tmp_path / "x.toml"
     config.write_text(f'[daemon]\nsocket = "{tmp_path}/none.sock"\n')
     code = (
-        "import sys; from agent.status import run\n"
-        f"from broker.quick_client import BrokerDown\n"
+        "import sys; from agent.status.command import run\n"
+        f"from broker.client.quick import BrokerDown\n"
         "import agent.main\n"
-        f"from agent.status import fetch\n"
+        f"from agent.status.command import fetch\n"
         f"try: fetch('{tmp_path}/none.sock')\nexcept BrokerDown: pass\n"
         "print(*sys.modules)"
     )
@@ -338,7 +338,13 @@ def test_the_status_loads_nothing_that_costs_time(tmp_path: Path) -> None:
     )
     loaded = set(said.stdout.split())
     costly = {"msgspec", "http.client", "ssl", "email", "asyncio", "aiohttp", "tomllib", "rich"}
-    assert not loaded & {*costly, "logging", "broker.wire", "broker.config", "typing_extensions"}
+    assert not loaded & {
+        *costly,
+        "logging",
+        "broker.wire.status",
+        "broker.config.sections",
+        "typing_extensions",
+    }
 
 
 def answering(tmp_path: Path, status: Status) -> tuple[Path, list[str]]:

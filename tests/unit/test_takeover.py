@@ -19,17 +19,8 @@ from scoring.decision import (
     PowerOffHost,
     TakeFenceLease,
 )
-from scoring.evidence import OFFS_NEEDED, may_free
-from scoring.observation import (
-    FenceRecord,
-    FenceStep,
-    LeaseAnswer,
-    Power,
-    PowerAnswer,
-    PowerOffEnded,
-)
-from scoring.state import Takeover
-from scoring.takeover import (
+from scoring.hosts.evidence import OFFS_NEEDED, may_free
+from scoring.hosts.takeover import (
     ASK_PAUSE_MAX_S,
     ASKS_AT_FULL_RATE,
     ATTEMPTS_TOLD,
@@ -40,6 +31,15 @@ from scoring.takeover import (
     with_order,
     with_power,
 )
+from scoring.observation import (
+    FenceRecord,
+    FenceStep,
+    LeaseAnswer,
+    Power,
+    PowerAnswer,
+    PowerOffEnded,
+)
+from scoring.state import Takeover
 from tests.unit.builders import NOW_S, RULES, TIMING, evidence, free_lease, lease_of, off
 
 DEAD = 2

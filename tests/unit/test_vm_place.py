@@ -17,14 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.status import code_of, shown
-from agent.status_text import engine_line
-from agent.why import explain
-from broker.exit_codes import ExitCode
-from broker.heartbeats import Pulse, Ways
-from broker.metrics import Metrics
+from agent.commands.why import explain
+from agent.status.command import code_of, shown
+from agent.status.text import engine_line
+from broker.api.metrics import Metrics
+from broker.daemon.exit_codes import ExitCode
+from broker.lockspace.hosts import HostRenewal, look
 from broker.monitors import Sample
-from broker.vm_place import (
+from broker.peers.asker import Pulse, Ways
+from broker.status.vm_place import (
     LEASE_OLD_S,
     LeaseOwner,
     OwnReads,
@@ -33,9 +34,8 @@ from broker.vm_place import (
     VmPlace,
     vm_place,
 )
-from broker.wire import LeaseSeen, Status
-from broker.witness import HostRenewal, look
-from scoring.liveness import Liveness
+from broker.wire.status import LeaseSeen, Status
+from scoring.hosts.liveness import Liveness
 from scoring.observation import EngineStatus, Health, VmStatus
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
@@ -452,7 +452,7 @@ async def stands_by_in_good_order(stage: Stage) -> None:
 
 
 def maintenance() -> Any:
-    from broker.wire import Maintenance
+    from broker.wire.status import Maintenance
 
     return Maintenance(on=True, reason="a test")
 

@@ -18,11 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import whiteboard_dump
-from broker.slot_plan import ALWAYS, SWEEP_BEATS, WINDOW, SlotPlan, slots_of_beat
-from broker.volume import Volume, VolumeError, VolumeFault
-from broker.volume_layout import SLOT_MAX
-from broker.whiteboard import (
+from agent.commands import whiteboard as whiteboard_dump
+from broker.whiteboard.layout import SLOT_MAX
+from broker.whiteboard.plan import ALWAYS, SWEEP_BEATS, WINDOW, SlotPlan, slots_of_beat
+from broker.whiteboard.slot import (
     EMPTY_SLOT,
     HOST_ID_MAX,
     SLOT_BYTES,
@@ -30,6 +29,7 @@ from broker.whiteboard import (
     encode_cluster,
     encode_slot,
 )
+from broker.whiteboard.volume import Volume, VolumeError, VolumeFault
 from scoring.observation import EngineStatus, Health, VmStatus
 
 PATIENT = settings(deadline=None)  # a loaded machine may take its time

@@ -13,16 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker import what_ran
-from broker.board import Board, StorageTrouble
-from broker.disks_record import CannotDecide, DisksRecord
-from broker.domain_facts import Domain, Layer, parse, read
 from broker.monitors.what_runs import InUse
-from broker.shared_paths import SharedPaths
-from broker.volume_layout import WHAT_RAN_SLOTS
-from broker.what_ran import EMPTY, OnDisk, WhatRan, encode, held_back, read_places
-from broker.what_ran_shown import codes, differences, problem, record, unfit
-from broker.whiteboard import EMPTY_SLOT, SLOT_BYTES
+from broker.status.what_ran import codes, differences, problem, record, unfit
+from broker.this_host.disks_record import CannotDecide, DisksRecord
+from broker.vm.domain_facts import Domain, Layer, parse, read
+from broker.vm.shared_paths import SharedPaths
+from broker.whiteboard import what_ran
+from broker.whiteboard.board import Board, StorageTrouble
+from broker.whiteboard.layout import WHAT_RAN_SLOTS
+from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
+from broker.whiteboard.what_ran import EMPTY, OnDisk, WhatRan, encode, held_back, read_places
 from scoring.observation import Obstacle
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 
@@ -419,7 +419,7 @@ def test_a_decision_is_taken_where_it_can_be_known(volume: MemoryVolume) -> None
 
 def test_what_differs_is_shown_by_code() -> None:
     assert (differences(None), codes(None), record(None)) == ((), (), None)
-    from broker.domain_facts import differences as compared
+    from broker.vm.domain_facts import differences as compared
 
     mine, theirs = read(domain()), read(domain(OVERLAY, extra="<rng/>"))
     use = InUse(mine, of_running=compared(mine, theirs), of_libvirt=compared(theirs, mine))

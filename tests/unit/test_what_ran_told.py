@@ -11,18 +11,18 @@ import aiohttp
 import msgspec
 import pytest
 
-from agent.troubles import troubles
-from agent.why import explain
-from broker import domain_facts
+from agent.commands.why import explain
+from agent.status.troubles import troubles
 from broker.broker import Broker
-from broker.client import BrokerRefused
-from broker.domain_facts import parse, read
-from broker.host_local import OneHost
+from broker.client.ask import BrokerRefused
+from broker.events.lookout import Lookout
+from broker.events.notice import Kind, Notice
 from broker.monitors import Sample
 from broker.monitors.what_runs import InUse
-from broker.notify.lookout import Lookout
-from broker.notify.notice import Kind, Notice
-from broker.wire import Decision, DifferenceStatus, WhatRanStatus
+from broker.vm import domain_facts
+from broker.vm.domain_facts import parse, read
+from broker.vm.host_local import OneHost
+from broker.wire.status import Decision, DifferenceStatus, WhatRanStatus
 from scoring.observation import Obstacle
 from scoring.rules import Rules
 from tests.fakes.slot_store import MemoryVolume

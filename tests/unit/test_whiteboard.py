@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from broker.whiteboard import (
+from broker.whiteboard.slot import (
     EMPTY_SLOT,
     EXTRA_BYTES,
     HEAD_BYTES,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.delta_leases import read_delta_leases
-from broker.volume import Volume
-from broker.witness import BUDGET_IO_TIMEOUTS, HostRenewal, Witness, budget_s, look
+from broker.lockspace.delta_leases import read_delta_leases
+from broker.lockspace.hosts import BUDGET_IO_TIMEOUTS, HostRenewal, Witness, budget_s, look
+from broker.whiteboard.volume import Volume
 
 # --- other hosts --------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from broker.worker import Hung, Worker
+from broker.daemon.worker import Hung, Worker
 
 
 async def free(worker: Worker) -> None:

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent vm adopt` and `ha-agent vm keep`: which is right where the VM, or libvirt's own
+definition of it, is not as the cluster's definition says.
+
+adopt: what runs here, or ran last. The disks go into the record on the shared storage, the rest
+into the definition file of this host. keep: the definition, for libvirt's own one too. Where the VM
+runs on another host only libvirt's own definition here is decided about: what runs is that host's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import libvirt
+import msgspec
+
+from agent.terminal.errors import CommandError
+from agent.vm.defined import Defined
+from broker.client.ask import ask
+from broker.config.sections import Config
+from broker.daemon.atomic_file import write_atomically
+from broker.daemon.exit_codes import ExitCode
+from broker.vm import domain_facts
+from broker.vm.domain_facts import BadDomain, Differs
+from broker.wire.status import Decision, DifferenceStatus, Status, WhatRanStatus
+
+
+def run(config: Config, adopt: bool, as_json: bool) -> int:
+    """Decide; OK. Raises as `ask` does, CommandError where libvirt or the file cannot be used."""
+    libvirt.registerErrorHandler(lambda context, error: None, None)
+    status = ask(config.daemon.socket, "GET", "/v1/status", Status)
+    if status.what_ran is None and not status.differences and not status.what_ran_problem:
+        raise CommandError(
+            ExitCode.REFUSED, "nothing differs here from the definition: there is nothing to decide"
+        )
+    record, lines = None, []
+    is_libvirt_s = any(each.where == "libvirt" for each in status.differences)
+    if status.engine.host in (None, status.host_id) or not is_libvirt_s:
+        # The record first: what it refuses leaves the files alone too.
+        decision = Decision("adopt" if adopt else "keep")
+        path = config.daemon.socket
+        record = ask(path, "POST", "/v1/what-ran", WhatRanStatus, decision)
+        lines.append(_disks(record, adopt))
+    lines += _adopted(config, status) if adopt else _kept(config, status)
+    if as_json:
+        shown = None if record is None else msgspec.to_builtins(record)
+        print(json.dumps({"what_ran": shown, "done": lines}))
+    else:
+        print("\n".join(lines))
+    return ExitCode.OK
+
+
+def _disks(record: WhatRanStatus, adopt: bool) -> str:
+    if not adopt:
+        return "disks: every host starts those of its definition"
+    if not record.disks:
+        return "disks: what ran last are those of the definition"
+    return "disks: every host starts " + ", ".join(
+        f"{target} from {place}" for target, place in sorted(record.disks.items())
+    )
+
+
+def _adopted(config: Config, status: Status) -> list[str]:
+    """Write into the definition file what is otherwise, disks apart; what was done."""
+    told = []
+    for where in ("libvirt", "running"):
+        codes = {
+            Differs(each.code)
+            for each in status.differences
+            if each.where == where and not (where == "running" and _is_recorded(each))
+        }
+        if codes - {Differs.BLOCK_JOB}:
+            told += _written(config, where, codes)
+    return told
+
+
+def _is_recorded(each: DifferenceStatus) -> bool:
+    """A disk that runs is the record's: the definitions of the other hosts do not name it yet."""
+    return each.code == Differs.BLOCK_JOB or (each.code == Differs.DISKS and bool(each.found))
+
+
+def _written(config: Config, where: str, codes: set[Differs]) -> list[str]:
+    path = Path(config.vm.definition)
+    flags = libvirt.VIR_DOMAIN_XML_SECURE
+    if where == "libvirt":
+        flags |= libvirt.VIR_DOMAIN_XML_INACTIVE
+    try:
+        old = path.read_text()
+        connection = libvirt.open(config.libvirt.uri)
+        try:
+            found = connection.lookupByName(config.vm.name).XMLDesc(flags)
+        finally:
+            connection.close()
+        new = domain_facts.with_facts_of(old, found, codes)
+        is_owned = path.stat()
+        write_atomically(path.with_name(f"{path.name}.old"), old.encode())
+        write_atomically(path, new.encode())
+        for place in (path, path.with_name(f"{path.name}.old")):
+            place.chmod(is_owned.st_mode & 0o777)
+            os.chown(place, is_owned.st_uid, is_owned.st_gid)
+    except (OSError, UnicodeDecodeError, BadDomain) as error:
+        raise CommandError(ExitCode.FILE, f"vm.definition: {path}: {error}") from None
+    except libvirt.libvirtError as error:
+        raise CommandError(ExitCode.FAILED, f"libvirt ({config.libvirt.uri}): {error}") from None
+    names = ", ".join(sorted(code.value for code in codes))
+    return [
+        f"{path}: takes over {names} ({path.name}.old is as it was); copy it to the other hosts"
+        + (f" and to {config.vm.shared_definition}" if config.vm.shared_definition else "")
+    ]
+
+
+def _kept(config: Config, status: Status) -> list[str]:
+    """Put libvirt's own definition back to the cluster's; what was done."""
+    told = []
+    if any(each.where == "libvirt" for each in status.differences):
+        path = Path(config.vm.definition)
+        try:
+            connection = libvirt.open(config.libvirt.uri)
+            try:
+                Defined(config.vm.name, Path(config.daemon.state_dir)).define(
+                    connection, path.read_text()
+                )
+            finally:
+                connection.close()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError(ExitCode.FILE, f"vm.definition: {path}: {error}") from None
+        except libvirt.libvirtError as error:
+            raise CommandError(ExitCode.FAILED, f"{path}: libvirt rejects it: {error}") from None
+        told.append(f"libvirt's own definition is that of {path} again")
+    if any(each.where == "running" for each in status.differences):
+        told.append("the VM runs on as it is; its next start takes the definition")
+    return told

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent config check [FILE]`: everything about the configuration that needs no daemon."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.fence.devices import fence_device
+from agent.fence.ipmi import password_problem
+from agent.fence.program import find_agent
+from agent.vm.definition import DefinitionError, load_definition
+from agent.vm.one_host import found_in
+from broker.config.certificate import tls_context
+from broker.config.secrets import (
+    FenceSecret,
+    load_api_token,
+    load_fence_secrets,
+    unused_fence_secrets,
+)
+from broker.config.sections import Config, ConfigError, load, system_uuid
+from broker.daemon.exit_codes import ExitCode
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. `verdict`: ok, warning or fail."""
+
+    name: str
+    verdict: str
+    text: str
+
+
+def run(path: str, as_json: bool) -> int:
+    """Check and print; OK, or CONFIG where something failed. A warning fails nothing."""
+    made = list(checks(path))
+    if as_json:
+        found = [dataclasses.asdict(check) for check in made]
+        print(json.dumps({"version": 1, "file": path, "checks": found}, indent=2))
+    else:
+        for check in made:
+            print(f"{check.verdict:<8} {check.name:<10} {check.text}")
+    failed = any(check.verdict == "fail" for check in made)
+    return ExitCode.CONFIG if failed else ExitCode.OK
+
+
+def checks(path: str) -> Iterator[Check]:
+    """Each thing that can be looked at."""
+    try:
+        config = load(path)
+    except ConfigError as error:
+        yield Check("file", "fail", str(error))
+        return
+    yield Check("file", "ok", f"{path}: every key is known, and they fit together")
+    yield from _identity(config)
+    try:
+        definition = load_definition(config)
+    except DefinitionError as error:
+        yield Check("definition", "fail", str(error))
+    else:
+        yield Check(
+            "definition",
+            "ok",
+            f"{config.vm.definition}: {definition.name}, {definition.memory_mb:.0f} MiB,"
+            f" lease {config.storage.lockspace}/{config.storage.resource}"
+            f" at {definition.lease_offset}",
+        )
+        for each in found_in(config):
+            yield Check("one-host", "warning", str(each))
+    secrets: dict[str, FenceSecret] = {}
+    try:
+        secrets = load_fence_secrets(config)
+        yield from _secrets(config, secrets, unused_fence_secrets(config))
+        yield from _api(config)
+    except ConfigError as error:
+        yield Check("secrets", "fail", str(error))
+    yield from _devices(config, secrets)
+
+
+def _api(config: Config) -> Iterator[Check]:
+    """Who may change things over TCP, and how."""
+    try:
+        token = load_api_token(config)
+        with_tls = tls_context(config.api) is not None
+    except ConfigError as error:
+        yield Check("api", "fail", str(error))
+        return
+    if token is None:
+        yield Check("api", "ok", "no api-token: over TCP everything is read-only")
+    elif with_tls:
+        yield Check("api", "ok", "who shows api-token may change things over TLS")
+    else:
+        yield Check("api", "ok", "who shows api-token may change things, from this host alone")
+
+
+def _identity(config: Config) -> Iterator[Check]:
+    uuid = system_uuid(config)
+    if uuid:
+        yield Check("identity", "ok", f"this host publishes the machine UUID {uuid}")
+    else:
+        yield Check(
+            "identity",
+            "warning",
+            "this host's machine UUID cannot be read (as root it can); without it, or"
+            " host.system-uuid, no fence device can be proven to be this host's",
+        )
+
+
+def _secrets(config: Config, secrets: Mapping[str, FenceSecret], unused: int) -> Iterator[Check]:
+    lacking = [d for d in config.fence.device if d.username and not secrets[d.key].password]
+    for device in lacking:
+        yield Check(
+            "secrets",
+            "fail",
+            f"{device.title}: no password; {config.daemon.secrets} lacks"
+            f' "{device.key}" in [fence-passwords]',
+        )
+    if unused:
+        yield Check(
+            "secrets", "warning", f"{config.daemon.secrets}: {unused} entries belong to no device"
+        )
+    if Path(config.daemon.secrets).exists():
+        yield Check("secrets", "ok", f"{config.daemon.secrets}: no other user may read it")
+
+
+def _devices(config: Config, secrets: Mapping[str, FenceSecret]) -> Iterator[Check]:
+    if not config.fence.device:
+        yield Check(
+            "fence",
+            "warning",
+            "no fence device: after a host's death its VM waits for sanlock's host-dead time",
+        )
+        return
+    for device in config.fence.device:
+        try:
+            fence_device(config, device, secrets.get(device.key, FenceSecret()))
+        except ConfigError as error:
+            yield Check("fence", "fail", str(error))
+            continue
+        password = secrets.get(device.key, FenceSecret()).password
+        if device.type == "ipmi" and (problem := password_problem(password)):
+            yield Check("fence", "fail", f"{device.title}: {problem}")
+        elif device.type == "agent" and find_agent(device.agent) is None:
+            yield Check("fence", "fail", f"{device.title}: {device.agent} is not installed")
+        elif device.type == "redfish" and not device.verify:
+            yield Check("fence", "warning", f"{device.title}: its certificate is not checked")
+        else:
+            yield Check("fence", "ok", f"{device.title}: level {device.level}, {device.identity}")
+    if config.host.id not in {device.host for device in config.fence.device}:
+        yield Check(
+            "fence",
+            "warning",
+            f"host {config.host.id}, this one, has no device here: the same list on every host"
+            " lets a host rehearse its own",
+        )

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent config show` and `config diff HOST`: what this host goes by, and what another does."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+
+from agent.terminal.errors import CommandError
+from broker.config.agreement import DIGEST_LINE, agreed, differences, published
+from broker.config.sections import Config, load
+from broker.daemon.exit_codes import ExitCode
+from broker.whiteboard.slot import HOST_ID_MAX, SlotReport, decode_sweep
+from broker.whiteboard.volume import Volume, VolumeError
+
+
+def show(path: str, as_json: bool) -> int:
+    """Print every key with its value, the default where none is set; no secret is in the file."""
+    config = load(path)
+    values = msgspec.to_builtins(config)
+    timing = {
+        name.replace("_", "-"): value
+        for name, value in msgspec.to_builtins(config.timing_rules()).items()
+    }
+    values["timing"] = timing
+    if as_json:
+        print(json.dumps({"version": 1, "file": path, "config": values}, indent=2))
+    else:
+        print("\n".join(_tables("", values)))
+    return ExitCode.OK
+
+
+def _tables(name: str, table: dict[str, object]) -> list[str]:
+    """A table as TOML: its keys, then the tables in it. What has no value is a comment."""
+    lines = [f"[{name}]"] if name else []
+    deeper: list[str] = []
+    for key, value in table.items():
+        full = f"{name}.{key}" if name else key
+        if isinstance(value, dict) and key != "options":
+            deeper += ["", *_tables(full, value)]
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+            for item in value:
+                deeper += ["", f"[[{full}]]", *_tables("", item)]
+        elif value is None:
+            lines.append(f"#{key} =")
+        elif isinstance(value, dict):
+            inside = ", ".join(f"{k} = {json.dumps(v)}" for k, v in value.items())
+            lines.append(f"{key} = {{ {inside} }}" if inside else f"{key} = {{}}")
+        else:
+            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+    return lines + (deeper if lines or name else deeper[1:])
+
+
+def diff(path: str, host: str, as_json: bool) -> int:
+    """Print what another host published otherwise; OK, or FAILED where something differs."""
+    config = load(path)
+    report = _report(config, host)
+    lines = report.extra if report.extra_trusted else {}
+    found = differences(agreed(config), published(config), lines)
+    if DIGEST_LINE not in lines:
+        raise CommandError(
+            ExitCode.FAILED,
+            f"host {report.host_id} ({report.hostname}) publishes no configuration:"
+            " an older version, or its broker has never run",
+        )
+    if as_json:
+        told = [{"key": d.key, "here": d.ours, "there": d.theirs} for d in found]
+        print(json.dumps({"version": 1, "host": report.host_id, "differences": told}, indent=2))
+    elif not found:
+        print(f"{report.hostname} is configured as this host where it must be")
+    else:
+        print("\n".join(str(difference) for difference in found))
+    return ExitCode.FAILED if found else ExitCode.OK
+
+
+def _report(config: Config, host: str) -> SlotReport:
+    """The slot of a host by its id or name, read from the whiteboard itself."""
+    try:
+        with Volume(config.storage.whiteboard, read_only=True) as volume:
+            reports = decode_sweep(volume.read_slots(range(HOST_ID_MAX + 1))).reports
+    except VolumeError as error:
+        raise CommandError(ExitCode.STORAGE, str(error)) from None
+    found = [r for i, r in reports.items() if host in (str(i), r.hostname)]
+    if len(found) != 1:
+        known = ", ".join(f"{i} {r.hostname}" for i, r in sorted(reports.items()))
+        raise CommandError(ExitCode.USAGE, f"no host {host!r}, or several: {known}")
+    return found[0]

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent events [--since TIME] [--follow] [--json]`: what happened, as this host saw it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from agent.commands.maintenance import duration_s
+from agent.status.command import wants_colour
+from agent.terminal.errors import CommandError
+from broker.client.ask import BrokerDown, ask
+from broker.daemon.exit_codes import ExitCode
+from broker.wire.status import Event, EventList
+
+#: A question for newer ones waits so long at the broker, and a little longer here.
+WAIT_S = 20
+PATIENCE_S = 30.0
+#: Between two tries while no broker answers.
+RETRY_S = 1.0
+_COLOURS = {"critical": "1;31", "warning": "33"}
+
+
+def run(socket_path: str, since: str | None, follow: bool, as_json: bool) -> int:
+    """Print them, oldest first. Raises as `ask` does where not even the first answer comes, and
+    CommandError where `since` is no time."""
+    not_before = "" if since is None else _since(since)
+    found = ask(socket_path, "GET", "/v1/events", EventList)
+    events = [event for event in found.events if event.time >= not_before]
+    if as_json and not follow:
+        shown = msgspec.structs.replace(found, events=tuple(events))
+        print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
+        return ExitCode.OK
+    _print(events, as_json)
+    if follow:
+        with contextlib.suppress(KeyboardInterrupt):
+            _follow(socket_path, found.last, as_json)
+    return ExitCode.OK
+
+
+def _follow(socket_path: str, last: int, as_json: bool) -> None:
+    """For ever; a broker that is away is waited for."""
+    is_away = False
+    while True:
+        resource = f"/v1/events?after={last}&wait={WAIT_S}"
+        try:
+            found = ask(socket_path, "GET", resource, EventList, timeout_s=PATIENCE_S)
+        except BrokerDown as error:
+            if not is_away:
+                print(f"ha-agent: {error}; waiting for it", file=sys.stderr)
+            is_away = True
+            time.sleep(RETRY_S)
+            continue
+        is_away = False
+        if found.missed:
+            print("ha-agent: events may be missing here", file=sys.stderr)
+        last = found.last
+        _print(found.events, as_json)
+
+
+def _print(events: Iterable[Event], as_json: bool) -> None:
+    colour = sys.stdout.isatty() and wants_colour()
+    for event in events:
+        if as_json:
+            print(msgspec.json.encode(event).decode())
+        else:
+            print(as_line(event, colour))
+    sys.stdout.flush()
+
+
+def as_line(event: Event, colour: bool = False) -> str:
+    """Time (UTC), severity where it is more than information, host, kind, and a sentence."""
+    text = event.text
+    facts = event.facts
+    if event.kind == "state-transition":
+        text = f"{facts.get('from')} -> {facts.get('to')}"
+        if facts.get("reason"):
+            text += f" because {facts['reason']}"
+    severity = "" if event.severity == "info" else event.severity.upper()
+    line = (
+        f"{event.time[:10]} {event.time[11:19]}  {severity:8}  {event.host}  {event.kind}: {text}"
+    )
+    kind = _COLOURS.get(event.severity)
+    return f"\x1b[{kind}m{line}\x1b[0m" if colour and kind else line
+
+
+def _since(text: str) -> str:
+    """The beginning, as the time of an event is written."""
+    try:
+        at = datetime.fromisoformat(text)
+        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except ValueError:
+        try:
+            at = datetime.now(UTC) - timedelta(seconds=duration_s(text, "--since"))
+        except (CommandError, OverflowError):
+            raise CommandError(
+                ExitCode.USAGE,
+                f"--since {text!r}: give how long ago (30m, 2h, 1d) or a time (UTC unless it "
+                "says otherwise), such as 2027-01-15T08:00",
+            ) from None
+    return at.strftime("%Y-%m-%dT%H:%M:%S") + f".{at.microsecond // 1000:03d}Z"

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent fence test HOST|all`: is each way to a host's power switch fit, here and now?"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+
+from agent.fence.devices import fence_devices
+from agent.fence.levels import DeviceTest, FenceLevels
+from agent.terminal.columns import table
+from agent.terminal.errors import CommandError
+from broker.client.ask import BrokerDown, ask
+from broker.config.sections import Config, system_uuid
+from broker.daemon.exit_codes import ExitCode
+from broker.wire.status import View
+
+_HEAD = ("", "HOST", "LEVEL", "DEVICE", "POWER", "IDENTITY", "PRIVILEGE", "TIME")
+
+
+def run(config: Config, host: str, as_json: bool) -> int:
+    """Test and print; OK, or FENCE where a device failed. Changes nothing anywhere."""
+    names, uuids, problem = published(config)
+    levels = fence_devices(config)
+    hosts = _chosen(config, host, names)
+    found = asyncio.run(tests(levels, hosts, uuids))
+    if as_json:
+        devices = [
+            {"hostname": names.get(test.host_id, ""), **dataclasses.asdict(test)} for test in found
+        ]
+        print(json.dumps({"version": 1, "broker": not problem, "devices": devices}, indent=2))
+    else:
+        print("\n".join(as_text(found, names)))
+    if problem:
+        print(f"ha-agent: {problem}; no host's machine is known but this one's", file=sys.stderr)
+    return ExitCode.OK if all(test.ok for test in found) else ExitCode.FENCE
+
+
+def as_text(tests: Sequence[DeviceTest], names: Mapping[int, str]) -> list[str]:
+    """A line for each device, and below them what is wrong."""
+    rows = [
+        (
+            "ok" if test.ok else "FAIL",
+            f"{test.host_id} {names.get(test.host_id, '')}".rstrip(),
+            str(test.level),
+            test.device,
+            test.power.value,
+            test.identity.value,
+            test.privilege.value,
+            f"{test.took_s:.1f} s",
+        )
+        for test in tests
+    ]
+    lines = table([_HEAD, *rows])
+    return lines + [test.detail for test in tests if test.detail]
+
+
+async def tests(
+    levels: FenceLevels, hosts: Sequence[int], uuids: Mapping[int, str]
+) -> list[DeviceTest]:
+    found = await asyncio.gather(*(levels.test(host, uuids.get(host, "")) for host in hosts))
+    return [test for tests in found for test in tests]
+
+
+def published(config: Config) -> tuple[dict[int, str], dict[int, str], str]:
+    """Names and machine UUIDs by host id as the broker knows them, and why it is not asked."""
+    own = config.host.id
+    names, uuids, problem = {own: config.host_name}, {own: system_uuid(config)}, ""
+    try:
+        view = ask(config.daemon.socket, "GET", "/v1/view", View)
+        names, uuids = view.hostnames | names, view.system_uuids | uuids
+    except BrokerDown as error:
+        problem = str(error)
+    return names, uuids, problem
+
+
+def _chosen(config: Config, host: str, names: Mapping[int, str]) -> list[int]:
+    """The ids of the hosts that are meant; CommandError where there is none."""
+    known = sorted({device.host for device in config.fence.device})
+    if not known:
+        raise CommandError(ExitCode.CONFIG, "no fence device is configured: [[fence.device]]")
+    if host == "all":
+        return known
+    meant = [int(host)] if host.isascii() and host.isdigit() else []
+    meant = meant or [number for number, name in names.items() if name == host]
+    if not meant:
+        have = ", ".join(f"{number} {names.get(number, '')}".rstrip() for number in known)
+        raise CommandError(ExitCode.USAGE, f"no host {host!r} is known; there are {have}")
+    if meant[0] not in known:
+        raise CommandError(
+            ExitCode.CONFIG, f"host {meant[0]} has no fence device: [[fence.device]]"
+        )
+    return meant

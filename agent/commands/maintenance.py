@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent maintenance global|local|none [--for TIME | --no-expiry] [--reason TEXT]`, and with
+`local` also `--release-id`."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from agent.terminal.errors import CommandError
+from broker.client.ask import BrokerDown, BrokerRefused, ask
+from broker.daemon.exit_codes import ExitCode
+from broker.whiteboard.mode import LASTS_MAX_S, REASON_CHARS_MAX
+from broker.wire.status import Maintenance, Status
+
+#: A working day: who says nothing about the end has forgotten it by then.
+DEFAULT_FOR = "8h"
+#: So long the command watches what becomes of the VM; a live migration takes a few seconds.
+DRAIN_PATIENCE_S = 5.0
+DRAIN_LOOK_S = 0.25
+#: Reasons of the agent that end the watching: the VM stays, or not for now.
+_STAYS = frozenset({"drain-stuck", "drain-waiting", "move-impossible", "global-maintenance"})
+_UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
+_DURATION = re.compile(r"([0-9]{1,9})(s|min|m|h|d)")
+
+
+def duration_s(text: str, option: str = "--for") -> int:
+    """Seconds of `90s`, `30m`, `2h`, `1d` or several of them together; CommandError."""
+    parts = _DURATION.findall(text)
+    seconds = sum(int(number) * _UNITS_S[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or not 0 < seconds <= LASTS_MAX_S:
+        raise CommandError(
+            ExitCode.USAGE,
+            f"{option} {text!r}: give a time with its unit, such as 90s, 30m, 2h, 1d or 1h30m,"
+            " at most ten years",
+        )
+    return seconds
+
+
+def run(
+    socket_path: str,
+    mode: str,
+    lasts: str | None,
+    no_expiry: bool,
+    reason: str | None,
+    release_id: bool = False,
+) -> int:
+    """Set a mode, or end both; setting one leaves the other as it is. Raises as `ask` does."""
+    if release_id and mode != "local":
+        raise CommandError(ExitCode.USAGE, "--release-id belongs to: maintenance local")
+    if mode == "none":
+        if lasts is not None or no_expiry or reason is not None:
+            raise CommandError(ExitCode.USAGE, "maintenance none takes no --for and no --reason")
+        ask(socket_path, "PUT", "/v1/maintenance/local", Maintenance, Maintenance(False))
+        ask(socket_path, "PUT", "/v1/maintenance/global", Maintenance, Maintenance(False))
+        print("no maintenance: neither global nor local on this host")
+        return ExitCode.OK
+    if lasts is not None and no_expiry:
+        raise CommandError(ExitCode.USAGE, "--for and --no-expiry exclude each other")
+    if reason is not None and len(reason) > REASON_CHARS_MAX:
+        raise CommandError(ExitCode.USAGE, f"--reason: at most {REASON_CHARS_MAX} characters")
+    for_s = None if no_expiry else duration_s(lasts or DEFAULT_FOR)
+    wanted = Maintenance(True, reason or "", for_s, release_id)
+    ask(socket_path, "PUT", f"/v1/maintenance/{mode}", Maintenance, wanted)
+    what = {
+        "global": "nothing starts, stops or moves on any host",
+        "local": "this host does not start the VM and is drained",
+    }
+    print(f"{mode} maintenance is set: {what[mode]}")
+    if mode == "local" and (said := drained(socket_path)):
+        print(said)
+    if release_id:
+        print(
+            "its host id is given back once it is empty; the status then says LOCKSPACE: given"
+            " back. Stop both daemons before the storage is unmounted"
+        )
+    if for_s is None:
+        print("it has no end; end it with: ha-agent maintenance none")
+    else:
+        end = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time.time() + for_s))
+        print(f"it ends by itself at {end}, or with: ha-agent maintenance none")
+        if lasts is None:
+            print(f"no end was given, {DEFAULT_FOR} was taken; say it by --for TIME or --no-expiry")
+    return ExitCode.OK
+
+
+def drained(socket_path: str, patience_s: float = DRAIN_PATIENCE_S) -> str:
+    """What became of the VM of this host within `patience_s`, in a sentence; empty where it does
+    not run here, or nobody tells. It is not waited for any longer: a drain may take its time."""
+    until_s = time.monotonic() + patience_s
+    was_here = False
+    while True:
+        try:
+            status = ask(socket_path, "GET", "/v1/status", Status)
+        except (BrokerDown, BrokerRefused):
+            return ""
+        is_here = status.engine.host == status.host_id and status.engine.up is True
+        if not is_here:
+            left = was_here and status.engine.up is True
+            return f"the VM has left, and is up on {status.engine.hostname}" if left else ""
+        was_here = True
+        stays = next((reason.text for reason in status.reasons if reason.code in _STAYS), "")
+        if stays:
+            return f"NOT DRAINED: {stays}"
+        if time.monotonic() >= until_s:
+            return "the VM is still here; how far that is: ha-agent why"
+        time.sleep(DRAIN_LOOK_S)

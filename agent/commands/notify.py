@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent notify test`: a test notice by each way out, and what came of it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from broker.client.ask import ask
+from broker.daemon.exit_codes import ExitCode
+from broker.wire.status import NotifyTest
+
+#: More than the longest timeout that a way out may have (broker/config/sections.py, SendTimeout).
+TEST_TIMEOUT_S = 90.0
+
+
+def run(socket_path: str, as_json: bool) -> int:
+    """OK only where every way out took it. Raises as `ask` does."""
+    result = ask(socket_path, "POST", "/v1/notify/test", NotifyTest, timeout_s=TEST_TIMEOUT_S)
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(result)).decode())
+    else:
+        for name, outcome in sorted(result.outcomes.items()):
+            print(f"{name:8} {outcome.error or 'ok'} ({outcome.took_s:.1f} s)")
+    went = all(outcome.ok for outcome in result.outcomes.values())
+    return ExitCode.OK if went else ExitCode.NOT_SENT

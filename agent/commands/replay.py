@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent replay FILE`: run the decisions of a journal again and compare."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from agent.journal import incident
+from agent.journal.records import Damaged, Record, read, told
+from agent.terminal.errors import CommandError
+from broker.daemon.exit_codes import ExitCode
+from scoring.decide import decide
+from scoring.state import AgentState
+
+
+def run(path: str, as_json: bool, scenario_path: str | None = None) -> int:
+    """Print each decision with its reasons; `scenario_path`: write the incident there.
+
+    OK when all came out as recorded, FAILED when one did not, FILE when some lines of the journal
+    could not be read (all others are replayed).
+    """
+    code = ExitCode.OK
+    state: AgentState | None = None
+    count = different = passed_over = 0
+    records: list[Record] = []
+    try:
+        for record in read(Path(path)):
+            if record.after_damage and record.state is None:
+                passed_over += 1
+                continue
+            state = record.state if record.state is not None else state
+            if state is None:
+                raise Damaged(f"{path}: its first record has no state to begin with")
+            state, again = _again(state, record)
+            count += 1
+            records.append(record)
+            differs = again != record.decision
+            different += differs
+            _print(record, again, differs, as_json)
+    except Damaged as error:
+        text = f"ha-agent: {error}; replayed without"
+        if passed_over:
+            text += f", and without {passed_over} records behind it that need what was lost"
+        print(text, file=sys.stderr)
+        code = ExitCode.FILE
+    except OSError as error:
+        raise CommandError(ExitCode.FILE, f"{path}: cannot be read: {error.strerror}") from None
+    if scenario_path is not None and state is not None:
+        text = incident.scenario(records, state.rules.timing.suspect_after)
+        try:
+            Path(scenario_path).write_text(text)
+        except OSError as error:
+            text = f"{scenario_path}: cannot be written: {error.strerror}"
+            raise CommandError(ExitCode.FILE, text) from None
+    if not as_json:
+        print(f"{count} decisions replayed, {different} came out differently")
+    return ExitCode.FAILED if different else code
+
+
+def _again(state: AgentState, record: Record) -> tuple[AgentState, dict[str, Any]]:
+    decision = decide(state, record.observation, record.now_s)
+    # Through JSON, as the recorded one has been.
+    return decision.state, json.loads(json.dumps(told(decision)))
+
+
+def _print(record: Record, again: dict[str, Any], differs: bool, as_json: bool) -> None:
+    if as_json:
+        line = {"wall": record.wall_s, "decision": again, "same": not differs}
+        if differs:
+            line["recorded"] = record.decision
+        print(json.dumps(line))
+        return
+    when = datetime.fromtimestamp(record.wall_s).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    print(f"{when}  {again['state']}, score {again['score']}")
+    for code, text in again["reasons"]:
+        print(f"    {code}: {text}")
+    for action in again["actions"]:
+        print(f"    -> {action}")
+    if differs:
+        print(f"    DIFFERS from what was recorded: {json.dumps(record.decision)}")

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent migrate` and `ha-agent vm …`: an operator's orders to the agent on this host."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+import msgspec
+
+from agent.terminal.errors import CommandError
+from broker.client.ask import ask
+from broker.config.sections import Config
+from broker.daemon.exit_codes import ExitCode
+from broker.wire.status import HostStatus, NewOrder, OrderStatus, Status
+from scoring.observation import Obstacle, OrderKind
+
+POLL_S = 0.2
+#: A guest that boots, or a migration of a large one, takes its time; the agent has deadlines of
+#: its own, which are shorter.
+PATIENCE_S = {OrderKind.MIGRATE: 3600.0, OrderKind.START: 120.0}
+PATIENCE_OTHERS_S = 60.0
+_OPEN = ("waiting", "under-way")
+
+
+def migrate(config: Config, to: str | None, cancel: bool, as_json: bool) -> int:
+    """Move the VM away from this host, or cancel a move. Raises as `ask` does."""
+    if cancel:
+        return _give(config, NewOrder(OrderKind.CANCEL), as_json)
+    status = _status(config)
+    target = None
+    if to is not None:
+        host = _host(status, to)
+        _check_fit(host)
+        target = host.host_id
+    return _give(config, NewOrder(OrderKind.MIGRATE, target), as_json)
+
+
+def vm(config: Config, what: str, yes: bool, as_json: bool) -> int:
+    """Start, shut down or end the VM here, or open its console. Raises as `ask` does."""
+    if what == "console":
+        return _console(config)
+    kind = OrderKind(what)
+    if kind is not OrderKind.START:
+        _warn(_status(config), yes)
+    return _give(config, NewOrder(kind), as_json)
+
+
+def _status(config: Config) -> Status:
+    return ask(config.daemon.socket, "GET", "/v1/status", Status)
+
+
+def _host(status: Status, name: str) -> HostStatus:
+    """A host by its id or its name."""
+    found = [host for host in status.hosts.values() if name in (str(host.host_id), host.hostname)]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(f"{host.hostname} ({host.host_id})" for host in status.hosts.values())
+    why = "more than one host has that name, give its id" if found else "no such host"
+    raise CommandError(ExitCode.USAGE, f"--to {name}: {why}; there are: {known}")
+
+
+#: Penalties that forbid to receive the VM, whatever the score, and what to say of each.
+_UNFIT = {
+    "memory": "has not the memory",
+    "lock-driver": "would run it without its lease",
+    **{obstacle.value: "cannot run it" for obstacle in Obstacle},
+}
+
+
+def _check_fit(host: HostStatus) -> None:
+    for penalty in host.penalties:
+        if penalty.name in _UNFIT:
+            text = f"{host.hostname} {_UNFIT[penalty.name]}: {penalty.why}"
+            raise CommandError(ExitCode.REFUSED, text)
+
+
+def _warn(status: Status, yes: bool) -> None:
+    """The cluster starts a VM again that was stopped by hand, unless it is told not to."""
+    if status.global_maintenance or yes:
+        return
+    text = (
+        "without global maintenance the cluster starts the VM again, here or elsewhere; "
+        "set it first (ha-agent maintenance global)"
+    )
+    if not sys.stdin.isatty():
+        raise CommandError(ExitCode.REFUSED, f"{text}, or give --yes")
+    print(f"{text}.")
+    if input("Do it all the same? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise CommandError(ExitCode.REFUSED, "nothing was done")
+
+
+def _give(config: Config, order: NewOrder, as_json: bool) -> int:
+    """Place the order and wait for its answer; progress on a terminal while that takes long."""
+    path = config.daemon.socket
+    placed = ask(path, "POST", "/v1/orders", OrderStatus, order)
+    until_s = time.monotonic() + PATIENCE_S.get(order.kind, PATIENCE_OTHERS_S)
+    told = Progress(quiet=as_json or not sys.stderr.isatty())
+    while placed.state in _OPEN and time.monotonic() < until_s:
+        time.sleep(POLL_S)
+        told.tick(path, order.kind)
+        placed = ask(path, "GET", f"/v1/orders/{placed.number}", OrderStatus)
+    told.end()
+    if as_json:
+        print(json.dumps(msgspec.to_builtins(placed)))
+    elif placed.state == "done":
+        print(placed.text)
+    if placed.state == "done":
+        return ExitCode.OK
+    if placed.state in _OPEN:
+        text = f"order {placed.number} is still under way; ha-agent --status tells how it goes on"
+        raise CommandError(ExitCode.FAILED, text)
+    code = ExitCode.REFUSED if placed.state == "refused" else ExitCode.FAILED
+    if as_json:
+        return code
+    raise CommandError(code, placed.text)
+
+
+class Progress:
+    """A line on standard error that is written over once a second."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._began_s = self._told_s = time.monotonic()
+        self._has_line = False
+
+    def tick(self, path: str, kind: OrderKind) -> None:
+        """Say how far it is, if a second has passed."""
+        now_s = time.monotonic()
+        if self._quiet or now_s - self._told_s < 1.0:
+            return
+        self._told_s = now_s
+        text = f"{kind.value}: {now_s - self._began_s:.0f} s"
+        if kind is OrderKind.MIGRATE:
+            migration = ask(path, "GET", "/v1/status", Status).migration
+            if migration is not None:
+                left = migration.remaining / 2**20
+                text += f", {migration.percent} % sent, {left:.0f} MiB left"
+        print(f"\r{text:<70}", end="", file=sys.stderr, flush=True)
+        self._has_line = True
+
+    def end(self) -> None:
+        """Leave the line clean."""
+        if self._has_line:
+            print(f"\r{'':<70}\r", end="", file=sys.stderr, flush=True)
+
+
+def _console(config: Config) -> int:
+    """Become virsh: a console needs a terminal of its own."""
+    status = _status(config)
+    if status.engine.host != status.host_id:
+        where = "the VM is not up"
+        if status.engine.up is None:
+            where = f"whether the VM is up is not known ({status.engine.known})"
+        elif status.engine.up:
+            where = f"the VM runs on {status.engine.hostname}"
+        raise CommandError(ExitCode.REFUSED, f"{where}: no console of it here")
+    argv = ["virsh", "-c", config.libvirt.uri, "console", config.vm.name]
+    try:
+        os.execvp(argv[0], argv)  # noqa: S606  (no shell)
+    except OSError as error:
+        raise CommandError(ExitCode.FAILED, f"virsh: {error.strerror}; install it") from None

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent why`: why the VM is where it is, and what would change that."""
+
+from __future__ import annotations
+
+from agent.status.command import code_of
+from agent.status.sentences import cannot, if_it_dies, is_cut_off, last_word, outside, switched_off
+from broker.client.ask import ask
+from broker.config.sections import Config
+from broker.wire.status import HostStatus, Status
+from scoring.rules import Rules
+from scoring.timing import Timing
+
+
+def run(config: Config) -> int:
+    """Print it; the exit code is that of the status. Raises as `ask` does."""
+    status = ask(config.daemon.socket, "GET", "/v1/status", Status)
+    print("\n".join(explain(status, config.rules(0))))
+    return code_of(status.engine.up)
+
+
+def explain(status: Status, rules: Rules) -> list[str]:
+    """The sentences: where it is, what this host decided last and why, what would change it."""
+    here = status.hosts[status.host_id]
+    lines = [_where(status)]
+    if status.storage.problem:
+        lines.append(f"This host's storage: {status.storage.state}, {status.storage.problem}.")
+    reasons = "; ".join(reason.text for reason in status.reasons) or "no decision yet"
+    lines.append(f"{here.hostname} is in {here.state or 'no state yet'}: {reasons}.")
+    if status.what_ran is not None and status.what_ran.held:
+        lines.append(f"Held back: {status.what_ran.held}.")
+    lines += [f"{each.code}: {each.where}: {each.text}." for each in status.differences]
+    if status.switched_off is not None:
+        lines.append(f"{switched_off(status.switched_off)}: {status.switched_off.text}.")
+    lines += [
+        f"{host.hostname} is on other storage than this host: it {host.other_storage}."
+        for host in status.hosts.values()
+        if host.other_storage
+    ]
+    lines += [
+        f"{host.hostname} says of itself: {host.fence_ask}."
+        for host in status.hosts.values()
+        if host.fence_ask and host.liveness == "live"
+    ]
+    if status.global_maintenance:
+        return [*lines, "Nothing would change it while global maintenance lasts."]
+    running = status.hosts.get(status.engine.host) if status.engine.host is not None else None
+    if running is None:
+        return [*lines, *_while_not_up(status)]
+    return [*lines, *_while_up(status, running, rules)]
+
+
+def _where(status: Status) -> str:
+    engine = status.engine
+    if engine.up is None:
+        return f"Whether the VM is up is not known: {engine.known}."
+    if not engine.up:
+        return f"The VM is down{f': {engine.known}' if engine.known else ' on every host'}."
+    health = {True: "healthy", False: "not healthy", None: "its health is not known,"}
+    return f"The VM is up and {health[engine.healthy]} on {engine.hostname}."
+
+
+def _while_not_up(status: Status) -> list[str]:
+    """Each host's own word on why it does not start the VM."""
+    lines = []
+    for host in status.hosts.values():
+        if host.liveness == "live":
+            said = "; ".join(dict.fromkeys((host.reason or "says nothing", *cannot(host))))
+            lines.append(f"{host.hostname} ({host.score} points): {said}.")
+        else:
+            lines.append(f"{host.hostname} {last_word(status, host)}.")
+    return lines
+
+
+def _while_up(status: Status, running: HostStatus, rules: Rules) -> list[str]:
+    timing: Timing = rules.timing
+    seen = outside(status) or "by nobody yet, so that nobody misses it"
+    lines = [f"Reached from outside: {seen}."]
+    for host in status.hosts.values():
+        if host.host_id == running.host_id:
+            continue
+        if status.storage.blind:
+            lines.append(f"{host.hostname} {last_word(status, host)}.")
+            continue
+        lines.append(f"{host.hostname}: {_compared(host, running, rules)}.")
+    if status.bound is not None:
+        sentence = if_it_dies(status.bound, running.hostname)
+        lines.append(f"{sentence[0].upper()}{sentence[1:]}.")
+    lines.append(
+        f"If {running.hostname} falls silent for {timing.suspect_after:g} s its peers ask who "
+        "owns the lease and whether its power is off."
+    )
+    if status.engine.healthy is False:
+        lines.append(
+            f"If it stays unhealthy for {timing.bad_health:g} s it is stopped and started anew."
+        )
+    return lines
+
+
+def _compared(host: HostStatus, running: HostStatus, rules: Rules) -> str:
+    if host.liveness != "live":
+        return f"{host.liveness}, it cannot take the VM"
+    if host.host_shutdown:
+        return "shutting down, it cannot take the VM"
+    if host.maintenance:
+        return "in local maintenance, it cannot take the VM"
+    if (host.score == 0 or is_cut_off(host)) and (why := cannot(host)):
+        return "; ".join(why)
+    gap = host.score - running.score
+    needed = f"{rules.move_threshold} for {rules.timing.move_dwell:g} s would move the VM there"
+    if gap > 0:
+        return f"{gap} points better; {needed}"
+    if gap == 0:
+        return f"equally good; {needed}"
+    return f"{-gap} points worse; to move the VM there it would have to be better: {needed}"

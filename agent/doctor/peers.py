@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Checks of the cluster from this host for `ha-agent doctor`: daemons, agreement, reach.
+
+Each yields (verdict, text, what to type).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import assert_never
+
+import libvirt
+
+from agent.doctor.host import Found
+from agent.setup.heartbeat_reach import OPEN, Port, ask_ports
+from agent.storage.watched import read_slots
+from agent.vm.definition import DefinitionError, load_definition
+from agent.vm.migration_check import ask_target, host_devices
+from agent.vm.reach import REFUSES, command_there, reach, reached
+from broker.client.ask import BrokerDown, BrokerRefused, ask
+from broker.config.addresses import is_over_tls
+from broker.config.agreement import DIGEST_LINE, agreed, differences, published
+from broker.config.sections import Config
+from broker.wire.status import Status
+
+
+def daemons(config: Config) -> Found:
+    """Whether both run here, and what they complain of."""
+    try:
+        status = ask(config.daemon.socket, "GET", "/v1/status", Status)
+    except (BrokerDown, BrokerRefused) as error:
+        yield "warn", str(error), "systemctl enable --now ha-broker ha-agent"
+        return
+    own = status.hosts[status.host_id]
+    if own.agent != "ok":
+        yield (
+            "fail",
+            f"the agent here: {own.agent}",
+            "systemctl start ha-agent; journalctl -u ha-agent",
+        )
+    if status.config_problem:
+        yield "fail", status.config_problem, "ha-agent config check"
+    if status.storage.problem:
+        yield "fail", status.storage.problem, "ha-agent --status"
+    for name, monitor in status.monitors.items():
+        if monitor.verdict == "bad":
+            yield "warn", f"monitor {name}: {monitor.problem}", "ha-agent --status"
+    silent = [
+        host.hostname
+        for host in status.hosts.values()
+        if host.witnesses is not None
+        and host.liveness == "live"
+        and host.witnesses.heartbeat != "answered"
+    ]
+    if silent:
+        yield (
+            "warn",
+            f"no sign of life over the network from {', '.join(silent)}",
+            f"api.listen on an address that the others reach; {OPEN}",
+        )
+    yield "ok", f"they run; score {own.score}, {own.state}", ""
+
+
+def heartbeat_ports(config: Config) -> Found:
+    """Whether each other host's port for heartbeats answers this one."""
+    if not config.heartbeat_listen():
+        yield (
+            "warn",
+            "the other hosts cannot ask this one whether it lives: it answers on loopback alone",
+            "api.listen, or api.heartbeat-listen, on an address that the others reach",
+        )
+    for asked in ask_ports(config):
+        match asked.port:
+            case Port.ANSWERS:
+                yield "ok", f"{asked.name} {asked.what}", ""
+            case Port.NONE:
+                yield "warn", f"{asked.name} {asked.what}", "there: upgrade, or api.listen"
+            case Port.SILENT:
+                yield "warn", f"{asked.name} {asked.what}", f"there: {OPEN}; ha-agent doctor"
+            case _:
+                assert_never(asked.port)
+
+
+def agreement(config: Config) -> Found:
+    """Whether every other host is configured as this one where it must be."""
+    own, lines = agreed(config), published(config)
+    alike = []
+    for host, report in sorted(read_slots(config.storage.whiteboard).reports.items()):
+        if host == config.host.id:
+            continue
+        name = report.hostname
+        extra = report.extra if report.extra_trusted else {}
+        found = differences(own, lines, extra)
+        if found:
+            text = f"{name}: {'; '.join(map(str, found))}"
+            yield "fail", text, f"ha-agent config diff {host}; make them alike, then reload"
+        elif DIGEST_LINE in extra:
+            alike.append(name)
+    if alike:
+        yield "ok", f"configured alike: {', '.join(alike)}", ""
+
+
+def libvirt_peers(config: Config) -> Found:
+    """Whether a live migration would find the others' libvirt, and theirs the one here."""
+    libvirt.registerErrorHandler(lambda context, error: None, None)
+    if not config.libvirt.migration_uri:
+        yield (
+            "warn",
+            "no live migration is possible: a host is drained by a stop and a start",
+            'libvirt.migration-uri, such as "qemu+tls://{host}/system"',
+        )
+        return
+    if not config.libvirt.migration_tls and not is_over_tls(config.libvirt.migration_uri):
+        yield (
+            "warn",
+            "the VM's memory crosses the network in plain when it is migrated",
+            "certificates for QEMU on all hosts, then libvirt.migration-tls = true",
+        )
+    xml = _vm(config)
+    for kind in host_devices(xml):
+        yield (
+            "warn",
+            f"the VM has a host device ({kind}), with which libvirt may not migrate it: a host "
+            "is then drained by a stop and a start",
+            "ha-agent migrate tries it",
+        )
+    with _own_libvirt(config) as own:
+        look = None if own is None else lambda uri: ask_target(uri, own, xml).text
+        for name, problem in reach(config, config.host.id, look):
+            if problem:
+                fix = "" if problem.startswith(REFUSES) else "virsh -c URI hostname"
+                yield "fail", f"libvirt of {name}: {problem}", fix
+            else:
+                yield "ok", f"libvirt of {name} answers", ""
+    for heard in reached(config, config.host.id):
+        text = f"{heard.name} {heard.what}"
+        if heard.is_good:
+            yield "ok", text, ""
+        else:
+            yield "fail" if heard.known else "warn", text, f"there: {command_there(config)}"
+
+
+@contextlib.contextmanager
+def _own_libvirt(config: Config) -> Iterator[libvirt.virConnect | None]:
+    """libvirt here; None where it does not answer, which another check says."""
+    try:
+        connection = libvirt.open(config.libvirt.uri)
+    except libvirt.libvirtError:
+        yield None
+        return
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _vm(config: Config) -> str:
+    """The VM as it runs here, else as it is defined; empty where neither can be read."""
+    with contextlib.suppress(libvirt.libvirtError), _own_libvirt(config) as own:
+        if own is not None and (domain := own.lookupByName(config.vm.name)).isActive():
+            return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))
+    try:
+        return load_definition(config).xml
+    except DefinitionError:
+        return ""

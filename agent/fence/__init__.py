@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Fence devices: their protocols, whose machine a device switches, and the order itself."""

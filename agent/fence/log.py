@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The fence log by way of the broker, which has the shared storage in its hand."""
+
+from __future__ import annotations
+
+from broker.client.ask import BrokerDown, BrokerRefused
+from broker.client.link import Link
+from broker.wire.status import FenceNote
+from scoring.observation import FenceStep
+
+
+class BrokerFenceLog:
+    """The real FenceLog."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def note(
+        self,
+        step: FenceStep,
+        target: int,
+        ordered: bool,
+        text: str,
+        over: str = "",
+        only_closes: bool = False,
+        withdrawn: bool = False,
+    ) -> str:
+        note = FenceNote(step, target, ordered, text, over, only_closes, withdrawn)
+        try:
+            await self._link.note_fence(note)
+        except (BrokerDown, BrokerRefused) as error:
+            return str(error)
+        return ""

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The way to every host's fence device, proven again and again: who needs it in the night must
+not find out then that a password was changed in spring. Changes nothing on any device."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from agent.ports import FenceDevices
+from broker.daemon.atomic_file import write_atomically
+from broker.wire.status import FencePathOnWire
+
+log = logging.getLogger("ha-agent.rehearsal")
+
+#: The first round after a start begins so late, and a little later on each further host, so
+#: that the BMCs are not asked by all at once.
+FIRST_S = 20.0
+APART_S = 7.0
+#: A way that failed is tried again so soon.
+RETRY_S = 300.0
+
+
+class Rehearsals:
+    """Asks every device in turn; `paths`: what came of it, by host id, kept over restarts.
+
+    `system_uuids`: what the other hosts published, brought up to date each beat.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        host_id: int,
+        own_uuid: str,
+        every_s: float,
+        devices: FenceDevices,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._file = file
+        self._host_id = host_id
+        self._own_uuid = own_uuid
+        self._wall = wall
+        self.every_s = every_s
+        self.devices = devices
+        self.system_uuids: Mapping[int, str] = {}
+        self.paths: dict[int, FencePathOnWire] = _load(file)
+
+    async def run(self) -> None:
+        """For ever; ends only by cancellation."""
+        await asyncio.sleep(FIRST_S + APART_S * (self._host_id % 10))
+        while True:
+            ok = await self.round()
+            await asyncio.sleep(self.every_s if ok else min(self.every_s, RETRY_S))
+
+    async def round(self) -> bool:
+        """Ask every device once; whether all ways are fine."""
+        hosts = self.devices.rehearsed
+        for host in sorted(hosts):
+            await self._rehearse(host)
+        self.paths = {host: path for host, path in self.paths.items() if host in hosts}
+        try:
+            write_atomically(self._file, msgspec.json.encode(self.paths))
+        except OSError as error:
+            log.warning("%s: %s; what was proven is forgotten at a restart", self._file, error)
+        return all(path.ok for path in self.paths.values())
+
+    async def _rehearse(self, host: int) -> None:
+        clock = asyncio.get_running_loop().time
+        began_s = clock()
+        uuids = {**self.system_uuids, self._host_id: self._own_uuid}
+        found = await self.devices.rehearse(host, uuids.get(host, ""))
+        took_s, wall_s = clock() - began_s, self._wall()
+        old = self.paths.get(host)
+        proven_s = wall_s if found.ok else (old.proven if old is not None else None)
+        self.paths[host] = FencePathOnWire(found.ok, proven_s, wall_s, took_s, found.detail)
+        if old is None or old.ok != found.ok:
+            if found.ok:
+                log.info("the way to the fence device of host %d is proven", host)
+            else:
+                log.warning("host %d could not be switched off now: %s", host, found.detail)
+
+
+def _load(file: Path) -> dict[int, FencePathOnWire]:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=dict[int, FencePathOnWire])
+    except FileNotFoundError:
+        return {}
+    except (OSError, msgspec.MsgspecError) as error:
+        log.warning("%s: %s; nothing counts as proven yet", file, error)
+        return {}

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The flight recorder: observations and decisions of this agent, for `ha-agent replay`.
+
+Rules of this file:
+
+1. A record holds everything `decide` was given, so each can be checked by itself: the
+   observation, the time, and, where the record before it is not the beat before it, the
+   state as well.
+2. Every beat with news is written (another state, an action, an outcome, other reasons),
+   and one beat a minute otherwise: some 3 MB a day, in FILES_MAX files of FILE_BYTES_MAX.
+3. Writing is off the beat, in a thread of its own behind a bounded queue. A disk that
+   hangs loses records and is said to; it never delays a decision.
+4. Nothing secret is in an observation, so nothing secret is here.
+5. A write that fails half way (a full disk, a power cut) costs the records that were not
+   written, and no other: what was torn is cut off or ended, and the next record that is
+   written holds its state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+
+from broker.daemon.atomic_file import append_lines
+from scoring.decision import Decision
+from scoring.observation import Observation, Outcome
+from scoring.state import AgentState
+
+log = logging.getLogger("ha-agent.journal")
+
+VERSION = 1
+FILE_NAME = "journal.jsonl"
+FILE_BYTES_MAX = 4 * 2**20
+FILES_MAX = 8
+QUIET_S = 60.0
+QUEUE_MAX = 256
+
+#: All that an observation can bring: one that were left out could be written and not read again.
+_OUTCOMES: dict[str, type[Outcome]] = {kind.__name__: kind for kind in get_args(Outcome)}
+
+
+class Damaged(Exception):
+    """A line that is no record: the file, the line's number and why."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """One decision as it was made. `state` None: the one that the record before it left.
+
+    `wall_s`: seconds since the epoch, for people only. `decision`: as `told` puts it.
+    `after_damage`: what stood before it could not be read, so that without a state of its own it
+    cannot be decided again.
+    """
+
+    wall_s: float
+    now_s: float
+    observation: Observation
+    decision: dict[str, Any]
+    state: AgentState | None = None
+    after_damage: bool = False
+
+
+def told(decision: Decision) -> dict[str, Any]:
+    """A decision in plain data: what must come out again when it is replayed."""
+    return {
+        "state": decision.state.name.value,
+        "actions": [_with_kind(action) for action in decision.actions],
+        "reasons": [[reason.code.value, reason.text] for reason in decision.reasons],
+        "score": decision.score.value,
+        "penalties": [[p.name, p.points] for p in decision.score.penalties],
+    }
+
+
+def _with_kind(value: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(value)
+    return {"kind": type(value).__name__, **fields}
+
+
+def encode(record: Record) -> bytes:
+    """A record as one line of JSON."""
+    observation = msgspec.to_builtins(dataclasses.replace(record.observation, outcomes=()))
+    observation["outcomes"] = [_with_kind(outcome) for outcome in record.observation.outcomes]
+    line = {
+        "v": VERSION,
+        "wall": round(record.wall_s, 3),
+        "now": record.now_s,
+        "observation": observation,
+        "decision": record.decision,
+    }
+    if record.state is not None:
+        line["state"] = msgspec.to_builtins(record.state, str_keys=True)
+    return json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def decode(line: bytes) -> Record:
+    """The record in a line; ValueError, KeyError or msgspec.ValidationError when it is none."""
+    data = json.loads(line)
+    if data["v"] != VERSION:
+        raise ValueError(f"version {data['v']}, this program reads {VERSION}")
+    state = data.get("state")
+    return Record(
+        wall_s=float(data["wall"]),
+        now_s=float(data["now"]),
+        observation=_observation(data["observation"]),
+        decision=dict(data["decision"]),
+        state=None if state is None else msgspec.convert(state, AgentState, strict=False),
+    )
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Observation)
+
+
+def _observation(data: dict[str, Any]) -> Observation:
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(Observation):
+        if field.name == "outcomes":
+            fields["outcomes"] = tuple(_outcome(dict(one)) for one in data["outcomes"])
+        elif field.name in data:
+            fields[field.name] = msgspec.convert(data[field.name], _hints()[field.name])
+    return Observation(**fields)
+
+
+def _outcome(data: dict[str, Any]) -> Outcome:
+    return msgspec.convert(data, _OUTCOMES[data.pop("kind")])
+
+
+def read(path: Path) -> Iterator[Record]:
+    """The records of one file in order, all that can be read; after the last one Damaged, where
+    lines were no records."""
+    damage: list[str] = []
+    after_damage = False
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                if not line.endswith(b"\n"):
+                    raise ValueError("cut short")
+                record = decode(line)
+            except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
+                # msgspec.ValidationError is a ValueError.
+                damage.append(f"{path} line {number}: {type(error).__name__}: {error}")
+                after_damage = True
+                continue
+            after_damage = after_damage and record.state is None
+            yield dataclasses.replace(record, after_damage=after_damage)
+    if damage:
+        more = f"; and {len(damage) - 1} more lines" if len(damage) > 1 else ""
+        raise Damaged(f"{damage[0]}{more}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Line:
+    """What the thread writes: into a new file, and down to the disk before the next.
+    `has_state`: it can be decided again without the record before it."""
+
+    data: bytes
+    new_file: bool
+    sync: bool
+    has_state: bool
+
+
+class Journal:
+    """Writes records to `directory`/journal.jsonl and its older siblings .1, .2, …"""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / FILE_NAME
+        self._queue: queue.Queue[_Line] = queue.Queue(QUEUE_MAX)
+        self._thread: threading.Thread | None = None
+        self._last: tuple[str, tuple[str, ...]] = ("", ())
+        self._written_s = float("-inf")
+        self._contiguous = False
+        self._file_bytes = self._path.stat().st_size if self._path.exists() else 0
+        #: A record was not written: what follows is of use only from one with a state on.
+        self._gap = False
+        self.lost = 0
+        #: Why decisions are not recorded now; empty while they are.
+        self.problem = ""
+
+    def note(
+        self, before: AgentState, observation: Observation, now_s: float, decision: Decision
+    ) -> None:
+        """Take in one decision; never blocks, never raises."""
+        codes = tuple(reason.code.value for reason in decision.reasons)
+        kind = (decision.state.name.value, codes)
+        news = kind != self._last or decision.actions or observation.outcomes
+        self._last = kind
+        if not news and now_s - self._written_s < QUIET_S:
+            self._contiguous = False
+            return
+        record = Record(time.time(), now_s, observation, told(decision))
+        line = encode(record)
+        new_file = self._file_bytes + len(line) > FILE_BYTES_MAX
+        has_state = new_file or self._gap or not self._contiguous
+        if has_state:
+            # A file must be readable by itself.
+            line = encode(dataclasses.replace(record, state=before))
+        self._file_bytes = len(line) if new_file else self._file_bytes + len(line)
+        self._written_s, self._contiguous = now_s, True
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
+            self._thread.start()
+        try:
+            # What acts is on the disk before the power can go: it is what will be asked for.
+            self._queue.put_nowait(_Line(line, new_file, bool(decision.actions), has_state))
+        except queue.Full:
+            self.lost += 1
+            self._contiguous = False
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until all that was noted is written, at most so long."""
+        until_s = time.monotonic() + timeout_s
+        while self._queue.unfinished_tasks and time.monotonic() < until_s:
+            time.sleep(0.01)
+
+    def _work(self) -> None:
+        while True:
+            line = self._queue.get()
+            try:
+                if self._gap and not line.has_state:
+                    self.lost += 1
+                    continue
+                self._write(line)
+                self._gap, self.problem = False, ""
+            except OSError as error:
+                self.lost += 1
+                self._gap = True
+                if not self.problem:
+                    log.warning("%s: %s; decisions are not in the journal", self._path, error)
+                self.problem = (
+                    f"{self._path}: {error.strerror or error}: decisions are not recorded"
+                )
+            finally:
+                self._queue.task_done()
+
+    def _write(self, line: _Line) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+        if line.new_file and self._path.exists():
+            for number in range(FILES_MAX - 2, 0, -1):
+                old = self._path.with_name(f"{FILE_NAME}.{number}")
+                if old.exists():
+                    old.replace(self._path.with_name(f"{FILE_NAME}.{number + 1}"))
+            self._path.replace(self._path.with_name(f"{FILE_NAME}.1"))
+        append_lines(self._path, line.data, line.sync)

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The agent's side of sanlock: who owns the engine lease, the fence lease, and the freeing
+of a dead host's id.
+
+Layout of the lease volume: the lockspace at offset 0, `engine` one alignment unit
+further, `fence` two. sanlock's daemon answers through its library; only the two
+`sanlock direct` calls have no library call and are a short process each, at a takeover.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import threading
+from pathlib import Path
+
+import sanlock
+
+from agent.fence.driver import Still
+from agent.leases.freeing import free_host_id, was_freed
+from agent.leases.sanlock_direct import FreeingFile, FreeingOnFile, SanlockDirect
+from broker.config.sections import Config
+from broker.daemon.foreign import sentence
+from broker.daemon.worker import Hung, Worker
+from broker.lockspace.delta_leases import FENCE_RESOURCE
+from broker.whiteboard.identity import VolumeKind, check_at, expected
+from broker.whiteboard.volume import VolumeError
+from scoring.decision import FreeHostId
+from scoring.observation import FenceLeaseAnswer, HostIdFreed, LeaseAnswer, Standing
+
+log = logging.getLogger("ha-agent.leases")
+
+ASK_DEADLINE_S = 10.0
+ACQUIRE_DEADLINE_S = 20.0
+#: sanlock's default time for a watchdog to reset a host (sanlock(8), watchdog_fire_timeout).
+WATCHDOG_FIRE_S = 60.0
+
+_STANDING = {
+    sanlock.HOST_FREE: Standing.FREE,
+    sanlock.HOST_LIVE: Standing.LIVE,
+    sanlock.HOST_FAIL: Standing.FAIL,
+    sanlock.HOST_DEAD: Standing.DEAD,
+}
+
+
+class SanlockLeases:
+    """The real Leases."""
+
+    def __init__(
+        self, config: Config, engine_offset: int, direct: SanlockDirect | None = None
+    ) -> None:
+        self._storage = config.storage
+        self._wanted = expected(config, VolumeKind.LEASES)
+        self._host_id = config.host.id
+        self._engine_offset = engine_offset
+        self._worker = Worker("sanlock")
+        # Of its own: sanlock may hold an acquire back until the last holder is dead for it, and
+        # who owns the engine lease must be known meanwhile.
+        self._fence_worker = Worker("fence lease")
+        self._fence_lock = threading.Lock()
+        self._fence_try: object | None = None
+        self._fence_fd: int | None = None
+        self.fence_held = False
+        self._renewals: dict[int, tuple[int, int, float]] = {}
+        self._direct = SanlockDirect() if direct is None else direct
+        self._file = FreeingFile(Path(config.daemon.state_dir) / "freeing.json")
+
+    @property
+    def _lockspace(self) -> bytes:
+        return self._storage.lockspace.encode()
+
+    async def ask_engine(self) -> LeaseAnswer:
+        return await self._ask_lease(self._storage.resource, self._engine_offset)
+
+    async def ask_fence(self) -> LeaseAnswer:
+        return await self._ask_lease(FENCE_RESOURCE, None)
+
+    async def _ask_lease(self, resource: str, offset: int | None) -> LeaseAnswer:
+        """Who owns a lease. `offset` None: where the fence lease is."""
+        asked_s = asyncio.get_running_loop().time()
+        try:
+            owners, hosts = await self._worker.call(
+                f"reading the lease {resource}", ASK_DEADLINE_S, self._ask, resource, offset
+            )
+        except (Hung, VolumeError, sanlock.SanlockException) as error:
+            return LeaseAnswer(False, asked_s, detail=_text(error))
+        if not owners:
+            return LeaseAnswer(True, asked_s)
+        owner = owners[0]
+        host = hosts[0] if hosts else None
+        if host is None:
+            return LeaseAnswer(
+                True, asked_s, owner["host_id"], owner["generation"], detail="no standing known"
+            )
+        standing = _STANDING.get(host["flags"], Standing.UNKNOWN)
+        now_on_disk = host["generation"], host["timestamp"]
+        if owner["host_id"] != self._host_id:
+            # get_hosts tells what sanlock's daemon saw at its own last renewal, up to
+            # 2 * io_timeout ago; a freeing compares with the disk, and so must we.
+            now_on_disk = await self.read_delta(owner["host_id"]) or now_on_disk
+        if now_on_disk[1] == 0:
+            standing = Standing.FREE
+        return LeaseAnswer(
+            known=True,
+            asked_s=asked_s,
+            owner=owner["host_id"],
+            owner_generation=owner["generation"],
+            current_generation=now_on_disk[0],
+            owner_timestamp=now_on_disk[1],
+            standing=standing,
+            dead_in_s=self._dead_in_s(host, asked_s),
+        )
+
+    def _ask(
+        self, resource: str, offset: int | None
+    ) -> tuple[list[dict[str, int]], list[dict[str, int]]]:
+        check_at(self._storage.leases, self._wanted)
+        disks = self._fence_disks() if offset is None else [(self._storage.leases, offset)]
+        owners = sanlock.read_resource_owners(self._lockspace, resource.encode(), disks)
+        hosts = sanlock.get_hosts(self._lockspace, owners[0]["host_id"]) if owners else []
+        return owners, hosts
+
+    def _dead_in_s(self, host: dict[str, int], now_s: float) -> float:
+        """At most so long until sanlock calls the host dead, counted from when we first saw
+        its present renewal."""
+        key = (host["generation"], host["timestamp"])
+        old = self._renewals.get(host["host_id"])
+        if old is None or old[:2] != key:
+            old = (*key, now_s)
+            self._renewals[host["host_id"]] = old
+        return 8 * self._storage.io_timeout + WATCHDOG_FIRE_S - (now_s - old[2])
+
+    # --- the fence lease ----------------------------------------------------------------
+
+    async def take_fence(self) -> FenceLeaseAnswer:
+        loop = asyncio.get_running_loop()
+        attempt = object()
+        with self._fence_lock:
+            self._fence_try = attempt
+        try:
+            await self._fence_worker.call(
+                "taking the fence lease", ACQUIRE_DEADLINE_S, self._take_fence, attempt
+            )
+        except (Hung, VolumeError, sanlock.SanlockException) as error:
+            with self._fence_lock:
+                if self._fence_fd is None:
+                    # Should it be given later, it goes back at once: nobody would know of it.
+                    self._fence_try = None
+                    return FenceLeaseAnswer(False, loop.time(), _text(error))
+        self.fence_held = True
+        return FenceLeaseAnswer(True, loop.time())
+
+    def _fence_disks(self) -> list[tuple[str, int]]:
+        return [(self._storage.leases, 2 * sanlock.get_alignment(self._storage.leases))]
+
+    def _take_fence(self, attempt: object) -> None:
+        self._drop_fence()
+        check_at(self._storage.leases, self._wanted)
+        descriptor = sanlock.register()
+        try:
+            sanlock.acquire(
+                self._lockspace, FENCE_RESOURCE.encode(), self._fence_disks(), slkfd=descriptor
+            )
+        except BaseException:
+            os.close(descriptor)
+            raise
+        with self._fence_lock:
+            if self._fence_try is attempt:
+                self._fence_fd = descriptor
+                return
+        os.close(descriptor)
+        log.warning("the fence lease came after its time and was given back")
+
+    async def drop_fence(self) -> None:
+        # From here on nothing is done under it: when it really goes is not known before it went.
+        self.fence_held = False
+        try:
+            await self._fence_worker.call(
+                "dropping the fence lease", ACQUIRE_DEADLINE_S, self._drop_fence
+            )
+        except (Hung, sanlock.SanlockException) as error:
+            log.warning("the fence lease could not be given back: %s", _text(error))
+            with self._fence_lock:
+                self.fence_held = self._fence_fd is not None
+
+    def _drop_fence(self) -> None:
+        with self._fence_lock:
+            descriptor, self._fence_fd = self._fence_fd, None
+        if descriptor is not None:
+            # Closing the connection unregisters the process: sanlock releases what it held.
+            os.close(descriptor)
+
+    # --- the dangerous act --------------------------------------------------------------
+
+    async def free_host_id(self, act: FreeHostId, still: Still) -> HostIdFreed:
+        return await free_host_id(
+            act, self._host_id, self._storage.io_timeout, lambda: self.fence_held, self, still
+        )
+
+    async def release_id(self, act: FreeHostId, still: Still) -> str:
+        """DeltaLeases: mark a host id as free on disk; why not, or empty."""
+        on_file = FreeingOnFile(act.host_id, act.generation, act.ordered, act.evidence, act.fencer)
+        descriptors = []
+        with self._fence_lock:
+            if self._fence_fd is None and not act.fencer:
+                return "the fence lease is not held"
+            # Inherited: however the agent ends, sanlock keeps the fence lease for as long as a
+            # write of that process is under way.
+            if self._fence_fd is not None:
+                descriptors.append(os.dup(self._fence_fd))
+        try:
+            descriptors.append(self._file.begin(on_file))
+        except OSError as error:
+            text = f"the freeing could not be written to {self._file.path}: {error}"
+            if isinstance(error, BlockingIOError):
+                text = "an earlier one has not ended"
+            elif not act.fencer:
+                # The fence lease and the fence log tell of it all the same.
+                log.error("%s", text)
+                text = ""
+            if text:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                return text
+        try:
+            # A local disk that hangs may have kept the file waiting.
+            if why := still():
+                return why
+            # The proof is at most io_timeout old; what has not ended io_timeout later is not
+            # begun any more. What was begun is waited for.
+            code, text = await self._direct.write(
+                "release_id",
+                "-s",
+                self._delta(act.host_id),
+                deadline_s=self._storage.io_timeout,
+                descriptors=descriptors,
+            )
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return "" if code == 0 else f"sanlock direct release_id: {sentence(text)}"
+
+    async def freeing_of_before(self) -> FreeHostId | None:
+        found = self._file.found()
+        if found is None:
+            return None
+        return FreeHostId(
+            found.host_id,
+            found.generation,
+            0,
+            0.0,
+            ordered=found.ordered,
+            evidence=found.evidence,
+            fencer=found.fencer,
+        )
+
+    async def end_of_before(self, act: FreeHostId) -> HostIdFreed:
+        await self._file.has_ended()
+        return was_freed(act, await self.read_delta(act.host_id))
+
+    def freeing_is_told(self) -> None:
+        self._file.end()
+
+    async def read_delta(self, host_id: int) -> tuple[int, int] | None:
+        """DeltaLeases: (generation, timestamp) of a host id on disk; None when not readable, or
+        when another volume lies there: nothing is freed that was not read right before."""
+        try:
+            await self._worker.call(
+                "reading the identity", ASK_DEADLINE_S, check_at, self._storage.leases, self._wanted
+            )
+        except (Hung, VolumeError) as error:
+            log.warning("%s", error)
+            return None
+        code, text = await self._direct.read("read_leader", "-s", self._delta(host_id))
+        generation = re.search(r"^owner_generation\s+(\d+)", text, re.MULTILINE)
+        timestamp = re.search(r"^timestamp\s+(\d+)", text, re.MULTILINE)
+        if code != 0 or generation is None or timestamp is None:
+            return None
+        return int(generation.group(1)), int(timestamp.group(1))
+
+    def _delta(self, host_id: int) -> str:
+        return f"{self._storage.lockspace}:{host_id}:{self._storage.leases}:0"
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, sanlock.SanlockException):
+        return f"sanlock: {error.args[-1]} ({error.errno})"
+    return sentence(error)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent --status`: the cluster as this host's broker sees it, for people or as JSON.
+
+It is what a person in a hurry types and what scripts run every few seconds: what is not
+needed to answer is not imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from agent.status.read import Lacking, read
+from agent.status.text import as_text
+from broker.client.quick import BrokerDown, get
+from broker.config.places import changed_s, plainly_named_socket
+from broker.daemon.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.wire.status import Status
+
+
+#: A longer answer is made readable faster by msgspec, its import included.
+SHORT_BYTES = 128 * 1024
+
+
+def run(config_path: str, as_json: bool, watch: bool, warn: Callable[[str], None]) -> int:
+    """Print it; the exit code is `code_of` its engine. Raises as `ask` does.
+
+    `warn` gets what is wrong with the configuration file, where the broker answers all the same;
+    the file is checked only where it was changed since the broker read it.
+    """
+    socket = _plain_socket(config_path)
+    is_plain = socket is not None
+    if socket is None:
+        socket = _checked_socket(config_path, warn)
+    if watch:
+        from agent.status import watch as watching
+
+        return watching.run(socket, as_json)
+    try:
+        raw = fetch(socket)
+    except BrokerDown:
+        if is_plain:
+            _checked_socket(config_path, warn)
+        raise
+    if as_json:
+        answer = json.loads(raw)
+        up, read_s = answer["engine"]["up"], answer.get("config_file_s")
+        text = json.dumps(answer, indent=2, ensure_ascii=False) if len(raw) < SHORT_BYTES else ""
+        text = text or _formatted(raw)
+    else:
+        on_terminal = sys.stdout.isatty()
+        width = os.get_terminal_size(1).columns if on_terminal else None
+        text, status = shown(raw, width, on_terminal and wants_colour())
+        up, read_s = status.engine.up, status.config_file_s
+    if is_plain and read_s != changed_s(config_path):
+        _checked_socket(config_path, warn)
+    print(text)
+    return code_of(up)
+
+
+def code_of(up: bool | None) -> ExitCode:
+    """OK: some host has the VM up; ENGINE_DOWN: it runs nowhere; ENGINE_UNKNOWN: not known."""
+    if up is None:
+        return ExitCode.ENGINE_UNKNOWN
+    return ExitCode.OK if up else ExitCode.ENGINE_DOWN
+
+
+def _formatted(raw: bytes) -> str:
+    import msgspec
+
+    return msgspec.json.format(raw, indent=2).decode()
+
+
+def shown(raw: bytes, width: int | None, colour: bool) -> tuple[str, Status]:
+    """The text, and what it was made from."""
+    try:
+        status = read(raw)
+        return as_text(status, width, colour), status
+    except (Lacking, ValueError):
+        status = decoded(raw)
+        return as_text(status, width, colour), status
+
+
+def decoded(raw: bytes) -> Status:
+    """The real thing; BrokerRefused where the answer does not fit."""
+    import msgspec
+
+    from broker.client.ask import BrokerRefused
+    from broker.wire.status import Status
+
+    try:
+        return msgspec.json.decode(raw, type=Status)
+    except msgspec.MsgspecError as error:
+        raise BrokerRefused(f"an answer that does not fit: {error}") from None
+
+
+def fetch(socket: str) -> bytes:
+    """The status as JSON. Raises as `ask` does."""
+    code, raw = get(socket, "/v1/status")
+    if code != 200:
+        from broker.client.ask import BrokerRefused, refusal
+
+        raise BrokerRefused(refusal(code, raw))
+    return raw
+
+
+def wants_colour() -> bool:
+    """Where there is a terminal: https://no-color.org, and terminals that cannot."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in (None, "", "dumb")
+
+
+def _plain_socket(config_path: str) -> str | None:
+    """The broker's socket, where the file's text tells it without being read as a whole."""
+    try:
+        with open(config_path, encoding="utf-8") as file:  # noqa: PTH123
+            return plainly_named_socket(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def _checked_socket(config_path: str, warn: Callable[[str], None]) -> str:
+    """The same by reading and checking all of it. Raises and warns as `socket_path` does."""
+    from broker.config.sections import socket_path
+
+    return socket_path(config_path, warn)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Reads the status's JSON by the standard library, for the text alone: as fields that are
+called as those of broker/wire/status.py.
+
+Decoding into the real structures costs four times as much time as all the rest of
+`ha-agent --status`, nearly all of it for imports (docs/decisions/0032). A test holds the two
+ways to the same text. A broker of another version may lack a field: that is `Lacking`, and
+then the real structures, which know the defaults, are taken.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from broker.wire.status import Status
+
+
+class Lacking(Exception):
+    """A field is asked for that the answer has not."""
+
+
+class _Fields:
+    """An object of the JSON."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.__dict__ = fields
+
+    def __getattr__(self, name: str) -> Any:
+        raise Lacking(name)
+
+
+def read(raw: bytes) -> Status:
+    """What looks like a Status to who only reads its fields; host ids and slot numbers stay
+    strings. Raises Lacking, or ValueError where it is no JSON object."""
+    found = json.loads(raw, object_hook=_Fields)
+    if not isinstance(found, _Fields):
+        raise ValueError("not a JSON object")
+    # These are no objects but tables with any keys.
+    for name in ("hosts", "bad_slots", "monitors"):
+        setattr(found, name, vars(getattr(found, name)))
+    found.notify.transports = vars(found.notify.transports)
+    if found.what_ran is not None:
+        found.what_ran.disks = vars(found.what_ran.disks)
+    return cast("Status", found)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The status for people. The first lines answer: is it up, where, since when, is anything
+wrong, what next; then comes a line for each host.
+
+Works on a `Status`, or on what status_read.py makes of its JSON; imports nothing that costs
+time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.status.sentences import duration, host_shutdown, if_it_dies, mode, outside
+from agent.status.troubles import troubles
+from agent.terminal.columns import table
+
+if TYPE_CHECKING:
+    from broker.wire.status import HostStatus, Status
+
+_HEAD = ("", "ID", "HOST", "STATE", "SCORE", "ENGINE", "AGE", "WHY")
+#: SGR codes, ECMA-48.
+_BOLD, _DIM, _RED, _GREEN, _YELLOW = "1", "2", "31", "32", "33"
+
+
+def as_text(status: Status, width: int | None = None, colour: bool = False) -> str:
+    """`width`: columns of the terminal, the table is cut there; None: nothing is cut."""
+    lines = [_coloured(engine_line(status), _engine_colour(status), colour)]
+    lines += [_coloured(line, _YELLOW, colour) for line in _modes(status)]
+    wrong = troubles(status)
+    if status.engine.up is None:
+        # The cause comes first where it is this host itself.
+        place = 1 if status.storage.blind and wrong else 0
+        wrong.insert(place, "whether the VM is up is not known (ha-agent why)")
+    elif not status.engine.up and status.global_maintenance is False:
+        wrong.insert(0, "the VM is down (ha-agent why)")
+    elif status.engine.up and status.engine.healthy is False and not _boots(status):
+        wrong.insert(0, "the VM is not healthy: look at the guest (ha-agent vm console)")
+    if wrong:
+        lines.append(f"wrong: {len(wrong)} thing{'s' if len(wrong) > 1 else ''}:")
+        lines += [_coloured(f"  {line}", _YELLOW, colour) for line in wrong]
+    else:
+        lines.append("nothing is wrong")
+    if seen := outside(status):
+        lines.append(f"reached from outside: {seen}")
+    lines += [f"next: {line}" for line in _next(status)]
+    lines.append("")
+    rows = table([_HEAD, *(_row(status, host) for host in status.hosts.values())])
+    kinds = [_BOLD, *(_row_colour(status, host) for host in status.hosts.values())]
+    lines += [
+        _coloured(_cut(row, width), kind, colour) for row, kind in zip(rows, kinds, strict=True)
+    ]
+    if status.reasons:
+        lines.append("")
+        lines.append("this host: " + "; ".join(reason.text for reason in status.reasons))
+    return "\n".join(lines)
+
+
+def engine_line(status: Status) -> str:
+    """The first line: is it up, healthy, where, since when."""
+    engine = status.engine
+    since = "" if engine.for_s is None else f" for {_at_least(engine.for_s, engine.at_least)}"
+    last = ""
+    if engine.last_up and engine.last_up not in engine.known:
+        last = f"; last seen up on {engine.last_up}"
+    if engine.up is None:
+        known = engine.known or "no host says so"
+        return f"{status.cluster}: whether the engine is up is NOT KNOWN,{since}: {known}{last}"
+    if not engine.up:
+        known = engine.known or "no host has it up"
+        return f"{status.cluster}: the engine is DOWN{since}: {known}{last}"
+    where = f"on {engine.hostname or ''} (id {engine.host})"
+    if engine.reached is False:
+        return f"{status.cluster}: the engine is up, but NOT REACHED from outside, {where},{since}"
+    if engine.healthy:
+        return f"{status.cluster}: the engine is up and healthy {where},{since}".rstrip(",")
+    if _boots(status):
+        return f"{status.cluster}: the engine is up and boots {where},{since}".rstrip(",")
+    if engine.healthy is None:
+        return (
+            f"{status.cluster}: the engine is up, its health is not known, {where},{since}".rstrip(
+                ","
+            )
+        )
+    unwell = ""
+    if engine.health_for_s is not None:
+        unwell = f" for {_at_least(engine.health_for_s, engine.health_at_least)}"
+    return f"{status.cluster}: the engine is up, not healthy{unwell}, {where},{since}".rstrip(",")
+
+
+def _boots(status: Status) -> bool:
+    """It was started and has not been healthy yet."""
+    owner = next((one for one in status.hosts.values() if one.host_id == status.engine.host), None)
+    return owner is not None and owner.state == "EngineStarting"
+
+
+def _at_least(seconds: float, at_least: bool) -> str:
+    """`at_least`: it was so already when the broker began to look."""
+    return f"at least {duration(seconds)}" if at_least else duration(seconds)
+
+
+def _modes(status: Status) -> list[str]:
+    lines = []
+    if status.global_maintenance:
+        lines.append(
+            "GLOBAL MAINTENANCE: nothing starts, stops or moves"
+            f"{mode(status.global_mode)} (ha-agent maintenance none)"
+        )
+    elif status.global_maintenance is None:
+        lines.append("whether global maintenance is set has not been read yet")
+    for host in status.hosts.values():
+        if host.host_shutdown:
+            lines.append(host_shutdown(host))
+        elif host.maintenance:
+            lines.append(f"LOCAL MAINTENANCE on {host.hostname}{mode(host.mode)}")
+    return lines
+
+
+def _next(status: Status) -> list[str]:
+    """What is about to happen, or would."""
+    hosts = status.hosts.values()
+    lines = [
+        f"{host.hostname} is about to {host.intent}{_over(host)}"
+        for host in hosts
+        if host.intent and host.liveness == "live"
+    ]
+    if status.migration is not None:
+        lines.append(f"the VM is being migrated, {status.migration.percent} %")
+    if status.global_maintenance:
+        return [*lines, "nothing, until global maintenance ends"]
+    if status.storage.blind and not status.engine.up:
+        return [*lines, _what_to_look_at(status)]
+    if not status.engine.up:
+        likely = [] if status.engine.likely is None else [_what_to_look_at(status)]
+        lines += likely
+        able = [host for host in hosts if host.liveness == "live" and not host.stopped]
+        best = max(able, key=lambda host: (host.score, -host.host_id), default=None)
+        if best is None:
+            return [*lines, "nothing: no host lives"]
+        return [*lines, f"{best.hostname}: {best.reason or best.state}"]
+    owner = next((host for host in hosts if host.host_id == status.engine.host), None)
+    if owner is not None and not status.engine.healthy:
+        lines.append(f"{owner.hostname}: {owner.reason or owner.state}")
+    if status.bound is not None:
+        lines.append(if_it_dies(status.bound, status.engine.hostname or ""))
+    return lines
+
+
+def _what_to_look_at(status: Status) -> str:
+    """While it is not known whether the VM is up: what makes it known again."""
+    if status.storage.blind:
+        return "this host reads the storage again; the other hosts go on by themselves"
+    names = {host.host_id: host.hostname for host in status.hosts.values()}
+    name = names.get(status.engine.likely or 0, f"host {status.engine.likely}")
+    return f"{name} is heard again: systemctl status ha-broker there"
+
+
+def _over(host: HostStatus) -> str:
+    if host.move is None or host.move.left_s is None:
+        return ""
+    return f", done or given up in {duration(host.move.left_s)}"
+
+
+def _row(status: Status, host: HostStatus) -> tuple[str, ...]:
+    why = [f"{part.name} -{part.points}" for part in host.penalties]
+    if _is_last_word(status, host):
+        why.insert(0, "LAST WORD")
+    elif host.liveness != "live":
+        why.insert(0, host.liveness.upper())
+    if host.host_shutdown:
+        why.insert(0, "shut down" if host.liveness == "silent" else "shutting down")
+    elif host.maintenance:
+        why.insert(0, "local maintenance")
+    if host.agent not in ("", "ok"):
+        why.append(f"agent {host.agent}")
+    vm = host.engine_status
+    engine = f"{vm.vm}/{vm.health}"
+    if host.domain_type and vm.vm == "up":
+        engine += f" ({host.domain_type})"
+    age = "?" if host.age_s is None else f"{host.age_s:.0f} s"
+    return (
+        "*" if host.local else "",
+        str(host.host_id),
+        host.hostname,
+        host.state or "?",
+        str(host.score),
+        engine,
+        age,
+        ", ".join(why),
+    )
+
+
+def _is_last_word(status: Status, host: HostStatus) -> bool:
+    """Whether the row is what the host last said, since this one cannot read it any more."""
+    return status.storage.blind and not host.local
+
+
+def _row_colour(status: Status, host: HostStatus) -> str:
+    if _is_last_word(status, host):
+        return _DIM
+    if host.liveness == "silent":
+        return _DIM if host.stopped else _RED
+    if host.engine_status.vm == "up":
+        return _GREEN if host.engine_status.health == "good" else _RED
+    return "" if host.score else _YELLOW
+
+
+def _engine_colour(status: Status) -> str:
+    if status.engine.healthy and status.engine.reached is not False:
+        return f"{_BOLD};{_GREEN}"
+    return f"{_BOLD};{_RED if status.engine.up is False else _YELLOW}"
+
+
+def _coloured(text: str, kind: str, wanted: bool) -> str:
+    return f"\x1b[{kind}m{text}\x1b[0m" if wanted and kind else text
+
+
+def _cut(row: str, width: int | None) -> str:
+    return row if width is None or len(row) <= width else row[: max(width - 1, 0)] + "…"

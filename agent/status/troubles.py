@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is wrong, as far as one host's status tells: a line for each, with its next step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from agent.status.sentences import (
+    cannot,
+    duration,
+    if_it_dies,
+    is_cut_off,
+    outside,
+    switched_off,
+    witnesses,
+)
+
+if TYPE_CHECKING:
+    from broker.wire.status import HostStatus, Status, WitnessStatus
+
+#: Monitors whose silence is worth a line; the others say little by being unknown.
+_MATTERS = frozenset({"engine", "memory", "definition", "what_runs"})
+#: Monitors whose word is told in words of its own.
+_TOLD = frozenset({"network", "what_runs"})
+#: A way to a fence device that was not proven for so long is worth a line.
+FENCE_PATH_OLD_S = 86_400.0
+#: What becomes of a difference, by where it is.
+_THEN = {
+    "running": "a start takes the recorded one; ha-agent vm adopt, or vm keep",
+    "libvirt": "a start puts the recorded one back; ha-agent vm adopt, or vm keep",
+}
+#: Reasons of this host's agent that are troubles by themselves (scoring/decision.py).
+_SAID = {
+    "vm-paused": "PAUSED",
+    "vm-outdated": "OUTDATED",
+    "autostart": "AUTOSTART",
+    "leftover-vm": "LEFTOVER",
+    "never-healthy": "NEVER HEALTHY",
+    "drain-stuck": "NOT DRAINED",
+}
+#: Less than this share of the lease budget is.
+LEASE_LOW = 0.5
+
+
+def troubles(status: Status) -> list[str]:
+    """The most urgent first; empty: nothing is wrong. A mode that somebody set is none."""
+    return [
+        *_of_the_network(status),
+        *_of_the_storage(status),
+        *_of_what_ran(status),
+        *_on_one_host(status),
+        *_of_what_is_left(status),
+        *_of_the_hosts(status),
+        *_of_this_host(status),
+    ]
+
+
+def _of_the_network(status: Status) -> Iterator[str]:
+    if status.engine.up and status.engine.reached is False:
+        yield f"NOT REACHED: no other host reaches the VM: {outside(status)} (ha-agent why)"
+
+
+def _of_the_storage(status: Status) -> Iterator[str]:
+    storage = status.storage
+    if storage.problem:
+        since = "" if storage.trouble_s is None else f" for {storage.trouble_s:.0f} s"
+        yield f"STORAGE {storage.state}{since}: {storage.problem}"
+    elif storage.blind:
+        yield f"STORAGE: the whiteboard was not read {_since(storage.last_read_age_s)}"
+    if storage.unheard:
+        yield "THIS HOST is silent for the others: its slot cannot be written, they count no score"
+    budget_s = status.lockspace_budget_s
+    if budget_s is not None:
+        if budget_s < LEASE_LOW * status.lockspace_budget_max_s:
+            why = "this host's id was not renewed for long; sanlock ends the VM here"
+            yield f"LEASE: {why} in {budget_s:.0f} s"
+        elif storage.unheard and status.engine.host == status.host_id:
+            why = "if its storage stays away as well, sanlock ends the VM here"
+            yield f"LEASE: {why} in {budget_s:.0f} s"
+    if not storage.named:
+        yield (
+            "NO IDENTITY: the configuration does not say which volumes whiteboard and leases must"
+            " be; others at the same paths would be taken (ha-agent init --identity)"
+        )
+    if status.lockspace != "joined":
+        yield f"LOCKSPACE: {status.lockspace}"
+    for slot, cause in status.bad_slots.items():
+        yield f"BAD SLOT {slot}: {cause}"
+
+
+def _since(age_s: float | None) -> str:
+    return "yet" if age_s is None else f"for {duration(age_s)}"
+
+
+def _of_what_ran(status: Status) -> Iterator[str]:
+    """Where a start would not boot what ran last, and what of the VM is not as recorded."""
+    ran = status.what_ran
+    if status.what_ran_problem:
+        yield f"WHAT RAN: {status.what_ran_problem}"
+    if ran is not None and ran.held:
+        yield f"HELD BACK: {ran.held}"
+    for each in status.differences:
+        is_recorded = ran is not None and each.what in ran.disks and not ran.held
+        then = "every host starts it so" if is_recorded else _THEN[each.where]
+        yield f"VM DIFFERS ({each.code}): {each.where}: {each.text} ({then})"
+    for host in status.hosts.values():
+        if host.differs and not host.local and host.liveness == "live":
+            codes = ", ".join(host.differs)
+            yield f"VM DIFFERS on {host.hostname}: {codes} (ha-agent why there)"
+
+
+def _on_one_host(status: Status) -> Iterator[str]:
+    """What a takeover would lose: of the host that runs the VM, where that is known here."""
+    for text in status.one_host:
+        yield f"ON ONE HOST ONLY: {text} (ha-agent config check)"
+
+
+def _of_what_is_left(status: Status) -> Iterator[str]:
+    """What of the VM lies about on a host, and what its agent says of its process."""
+    for reason in status.reasons:
+        if reason.code in _SAID:
+            yield f"{_SAID[reason.code]}: {reason.text} (ha-agent why)"
+    for host in status.hosts.values():
+        if host.memory_image and host.liveness == "live":
+            yield (
+                f"MEMORY IMAGE of the VM on {host.hostname}: it is never resumed, and"
+                " discarded at the next start (who saves the VM there? libvirt-guests?"
+                " ha-agent doctor there)"
+            )
+
+
+def _of_the_hosts(status: Status) -> Iterator[str]:
+    others = 0
+    names = Counter(host.hostname for host in status.hosts.values() if not host.not_counted)
+    for name in sorted(name for name, count in names.items() if count > 1):
+        ids = ", ".join(str(h.host_id) for h in status.hosts.values() if h.hostname == name)
+        yield (f"NAME TWICE: hosts {ids} are all called {name}: give each a host.name of its own")
+    for host in status.hosts.values():
+        if host.liveness == "silent" and not host.stopped and host.witnesses is not None:
+            yield f"{host.hostname} is silent: {witnesses(host.witnesses)}"
+        elif host.liveness == "live" and host.agent not in ("", "ok", "stopped"):
+            yield (
+                f"AGENT on {host.hostname} is {host.agent}: score 0"
+                " (systemctl status ha-agent there)"
+            )
+        if host.witnesses is not None and host.witnesses.heartbeat_trouble:
+            yield _heartbeat(host.hostname, host.witnesses)
+        if host.not_counted.startswith("it says that the VM is up"):
+            yield (
+                f"CONTRADICTED: {host.hostname} (slot {host.host_id}) is not believed:"
+                f" {host.not_counted} (who writes this slot? ha-agent doctor there)"
+            )
+        elif host.not_counted:
+            yield (
+                f"NOT A MEMBER: what slot {host.host_id} ({host.hostname}) says does not"
+                f" count: {host.not_counted} (who writes to this volume?"
+                f" ha-agent clean-metadata {host.host_id} removes it)"
+            )
+        elif host.signature == "unsigned":
+            yield (
+                f"NOT SIGNED: the slot of {host.hostname} is not signed; it counts while"
+                " that host is seen to live: an earlier version, or no cluster-key there"
+            )
+        elif host.signature == "accepted-key" and host.liveness == "live":
+            yield (
+                f"KEY: {host.hostname} signs with the key that is only accepted here"
+                " (the change of the cluster key is not over)"
+            )
+        if host.fence_ask and host.liveness == "live" and host.agent == "ok":
+            yield (f"ASKS TO BE SWITCHED OFF: {host.hostname}: {host.fence_ask} (ha-agent why)")
+        if host.left_out:
+            yield (
+                f"SLOT of {host.hostname} has no room for {host.left_out} of its lines:"
+                " what decides is whole, explanations are missing"
+                " (ha-agent whiteboard dump shows what is there)"
+            )
+        if host.liveness == "live":
+            yield from (f"{host.hostname} {what}" for what in cannot(host))
+        if host.other_storage:
+            yield (
+                f"OTHER STORAGE: {host.hostname} {host.other_storage}"
+                " (ha-agent doctor here and there)"
+            )
+        if host.storage_odd:
+            yield (f"ODD WORD: {host.hostname} {host.storage_odd}; it is not believed")
+        others += _can_take_it(host) and host.host_id != status.engine.host
+    if status.engine.up and not others and not status.storage.blind:
+        yield "NO STANDBY: no other host could take the VM now (see WHY below)"
+    if status.bound is not None and status.bound.held and not status.global_maintenance:
+        yield f"NO TAKEOVER: {if_it_dies(status.bound, status.engine.hostname or '')}"
+    for path in status.fence_paths:
+        if path.ok and path.proven_age_s is not None and path.proven_age_s < FENCE_PATH_OLD_S:
+            continue
+        since = "never" if path.proven_age_s is None else f"{duration(path.proven_age_s)} ago"
+        who = "itself" if path.by == path.host else f"by host {path.by}"
+        yield (
+            f"FENCE PATH of host {path.host} {who}: last proven {since}: "
+            f"{path.detail or 'not tried for long'} (ha-agent fence test {path.host})"
+        )
+
+
+def _heartbeat(name: str, seen: WitnessStatus) -> str:
+    """A host whose slot is written and whose answers over the network are missing."""
+    if seen.heartbeat_trouble == "heartbeat-port-silent":
+        return (
+            f"HEARTBEAT: {name} answers at its listener alone, not at its port for heartbeats:"
+            f" {seen.port_problem} (open that port, udp, in the firewalls there and"
+            " between the hosts)"
+        )
+    return (
+        f"HEARTBEAT: {name} does not answer over the network for"
+        f" {duration(seen.unanswered_s or 0.0)}, though its slot is written; were its storage to"
+        f" hang, nothing would speak for it: {seen.heartbeat_problem} (ha-agent doctor)"
+    )
+
+
+def _can_take_it(host: HostStatus) -> bool:
+    is_able = host.liveness == "live" and host.score > 0 and not host.maintenance
+    return is_able and not is_cut_off(host)
+
+
+def _of_this_host(status: Status) -> Iterator[str]:
+    if status.switched_off is not None:
+        yield f"SWITCHED OFF: {switched_off(status.switched_off)} (ha-agent why)"
+    if status.config_problem:
+        yield f"CONFIGURATION: an older one is in force: {status.config_problem}"
+    if status.state_problem:
+        yield f"STATE FOLDER: {status.state_problem}"
+    for host in status.hosts.values():
+        if host.config_drift and host.liveness == "live":
+            drift = "; ".join(host.config_drift)
+            yield (f"CONFIG DRIFT: {host.hostname}: {drift} (ha-agent config diff {host.host_id})")
+    if status.network:
+        yield f"NETWORK: {status.network}"
+    for name, monitor in status.monitors.items():
+        if name in _TOLD and monitor.verdict != "unknown":
+            continue  # it has its lines above
+        if monitor.verdict == "bad" or (monitor.verdict == "unknown" and name in _MATTERS):
+            yield f"MONITOR {name} is {monitor.verdict}: {monitor.problem}"
+    notify = status.notify
+    if notify.problem:
+        yield f"NOTIFICATIONS: {notify.problem}"
+    for name, out in notify.transports.items():
+        if out.last_error:
+            yield f"NOTIFICATIONS by {name}: {out.last_error} (ha-agent notify test)"

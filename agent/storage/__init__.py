@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The volumes: what they lie on, how they are made, what they are, and whether somebody uses
+them."""

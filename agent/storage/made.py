@@ -1,0 +1,396 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whiteboard and lease volume: made where nothing is, kept where they are as they should be.
+
+A file is made whole under another name and then linked to its own: no crash and no full disk
+leaves half of one, and of two who make it at once one finds it there. A block device is written
+where it lies, and only where nothing but zeros, or a lockspace that nobody ever used, is on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import sanlock
+
+from agent.storage.identity import check_volumes, found_at, written_to
+from agent.storage.room import WHITEBOARD_BYTES, allocate, bytes_of, check_room, sector_of
+from agent.storage.watched import (
+    SLOT_WATCH_S,
+    Users,
+    lease_watch_s,
+    read_leases,
+    read_slots,
+    storage_error,
+    watch,
+)
+from agent.terminal.errors import CommandError
+from agent.terminal.progress import progress
+from agent.terminal.steps import Step
+from broker.config.sections import Config, StorageSection
+from broker.daemon.exit_codes import ExitCode
+from broker.lockspace.delta_leases import ALIGN_OF_SECTOR
+from broker.whiteboard.identity import VolumeKind, expected
+from broker.whiteboard.layout import SLOT_MAX
+from broker.whiteboard.slot import EMPTY_SLOT
+from broker.whiteboard.volume import Volume, VolumeError
+
+FENCE_RESOURCE = "fence"
+#: File systems that no two hosts share, unless one of them is a mistake.
+LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "overlay", "tmpfs", "f2fs"})
+_ZEROS = bytes(1 << 20)
+_JOIN = "to add this host to it: ha-agent join; to write it over: --overwrite"
+
+
+@dataclass(frozen=True, slots=True)
+class Volumes:
+    """The two volumes of a configuration. `ours`: this host is configured for them already.
+    `overwrite`: what nobody uses any more may go. `local`: they may lie on a file system that no
+    other host sees."""
+
+    config: Config
+    ours: bool = False
+    overwrite: bool = False
+    local: bool = False
+
+    @property
+    def storage(self) -> StorageSection:
+        """What the configuration says of them."""
+        return self.config.storage
+
+    def steps(self) -> list[Step]:
+        """Whiteboard and lease volume, in this order."""
+        given = self.storage
+        return [
+            Step(
+                "whiteboard",
+                self._look_whiteboard,
+                f"making {given.whiteboard} ({WHITEBOARD_BYTES} bytes)",
+                self._make_whiteboard,
+            ),
+            Step(
+                "leases",
+                self._look_leases,
+                f"making {given.leases}: lockspace {given.lockspace}, leases {given.resource} and"
+                f" {FENCE_RESOURCE}",
+                self._make_leases,
+            ),
+        ]
+
+    # --- the whiteboard -----------------------------------------------------------------------
+
+    def _look_whiteboard(self) -> str | None:
+        found = self._found_whiteboard()
+        if found is None:
+            check_room(self.storage.whiteboard, WHITEBOARD_BYTES)
+        return found
+
+    def _found_whiteboard(self) -> str | None:
+        path = self.storage.whiteboard
+        if not _is_there(path):
+            if self.ours and not self.overwrite:
+                self._refuse_loss(path, "to make an empty one: --overwrite")
+            self._refuse_local(path)
+            return None
+        sweep = read_slots(path)
+        if not (sweep.reports or sweep.bad or sweep.cluster_fault):
+            if self.ours and not self.overwrite:
+                check_volumes(self.config, VolumeKind.WHITEBOARD)
+            is_named = self._is_named(path, VolumeKind.WHITEBOARD)
+            is_whole = is_named and not _too_small(path, WHITEBOARD_BYTES)
+            if not is_whole:
+                self._refuse_local(path)
+            return f"{path} is there and empty" if is_whole else None
+        if self.ours:
+            check_volumes(self.config, VolumeKind.WHITEBOARD)
+            return f"{path} is there"
+        names = ", ".join(f"{i} ({r.hostname})" for i, r in sorted(sweep.reports.items()))
+        what = (
+            f"holds slots of hosts {names}" if names else "holds something else than a whiteboard"
+        )
+        if not self.overwrite:
+            raise CommandError(ExitCode.REFUSED, f"{path}: {what}; {_JOIN}")
+        self._refuse_users(watch(path, None, SLOT_WATCH_S, progress), path)
+        return None
+
+    def _make_whiteboard(self) -> str:
+        path = self.storage.whiteboard
+        with (
+            _written(path, WHITEBOARD_BYTES) as (place, is_new),
+            _volume_errors(),
+            Volume(place) as volume,
+        ):
+            for slot in () if is_new else range(min(volume.size_slots, SLOT_MAX + 1)):
+                volume.write_slot(slot, EMPTY_SLOT)
+            if self.storage.whiteboard_id:
+                written_to(place, VolumeKind.WHITEBOARD, self.config)
+        kind = file_system(path)
+        local = f"; it lies on {kind}: every host must see this very file" if kind in LOCAL else ""
+        return f"{path} is made{local}"
+
+    # --- the lease volume ---------------------------------------------------------------------
+
+    def _look_leases(self) -> str | None:
+        found = self._found_leases()
+        if found is None:
+            check_leases_can_be_made(self.config, self._also_needed())
+        return found
+
+    def _also_needed(self) -> int:
+        """What the whiteboard takes of the same file system, if it is still to be made."""
+        board, leases = Path(self.storage.whiteboard), Path(self.storage.leases)
+        is_apart = stat.S_ISBLK(_mode(str(leases))) or (
+            board.parent.stat().st_dev != leases.parent.stat().st_dev
+        )
+        return 0 if is_apart or _is_there(str(board)) else WHITEBOARD_BYTES
+
+    def _found_leases(self) -> str | None:
+        path, given = self.storage.leases, self.storage
+        again = "to make a new one: ha-agent reinitialize-lockspace"
+        if not _is_there(path):
+            if self.ours:
+                self._refuse_loss(path, again)
+            self._refuse_local(path)
+            return None
+        head, used = read_leases(path)
+        names = set(head.resources.values()) if head is not None else set()
+        is_named = head is not None and head.lockspace == given.lockspace
+        wanted = head is not None and head.io_timeout in (0, given.io_timeout)
+        whole = is_named and wanted and {given.resource, FENCE_RESOURCE} <= names
+        if self.ours:
+            check_volumes(self.config, VolumeKind.LEASES)
+        whole = whole and self._is_named(path, VolumeKind.LEASES)
+        if not self.ours:
+            self._refuse_local(path)
+        if whole and (self.ours or not used):
+            return f"{path} is there: lockspace {given.lockspace}"
+        if head is None and _is_zero(path) and not self.ours:
+            return None
+        if is_named and not used and not self.ours:
+            return None  # made half, by a try that broke off: nobody ever used it
+        what = "holds something else than a lockspace"
+        if head is not None:
+            what = f"holds lockspace {head.lockspace!r} of io-timeout {head.io_timeout}"
+            what += f", used by host ids {_ids(used)}" if used else ""
+        if self.ours:
+            raise CommandError(ExitCode.LOCKSPACE, f"{path}: {what}; {again}")
+        if not self.overwrite:
+            step = _JOIN if head is not None else "to write it over: --overwrite"
+            raise CommandError(ExitCode.REFUSED, f"{path}: {what}; {step}")
+        if head is not None:
+            seconds = lease_watch_s(head, used, given.io_timeout)
+            self._refuse_users(watch(None, path, seconds, progress), path)
+        return None
+
+    def _make_leases(self) -> str:
+        make_leases(self.config)
+        return f"{self.storage.leases} is made: lockspace {self.storage.lockspace}"
+
+    def _is_named(self, path: str, kind: VolumeKind) -> bool:
+        """Whether it carries the name that the configuration has for it, if it has one."""
+        given, found = expected(self.config, kind), found_at(path, kind)
+        if not given.volume:
+            return True
+        return found is not None and (found.cluster, found.volume) == (given.cluster, given.volume)
+
+    def _refuse_local(self, path: str) -> None:
+        """Most likely nothing is mounted there, and each host would make volumes of its own."""
+        kind = file_system(path)
+        if self.ours or self.local or kind not in LOCAL or stat.S_ISBLK(_mode(path)):
+            return
+        raise CommandError(
+            ExitCode.REFUSED,
+            f"{path}: lies on {kind}, a file system of this host alone; mount the shared storage"
+            " there, or where every host does see this very file: --local",
+        )
+
+    @staticmethod
+    def _refuse_loss(path: str, step: str) -> None:
+        """A host that is configured once had its volumes: most likely nothing is mounted there."""
+        raise CommandError(
+            ExitCode.STORAGE, f"{path}: is not there; mount the storage, or if it is lost, {step}"
+        )
+
+    @staticmethod
+    def _refuse_users(users: Users, path: str) -> None:
+        if users:
+            raise CommandError(ExitCode.REFUSED, f"{path} is in use: {users}; it is left alone")
+
+
+def make_leases(config: Config) -> None:
+    """Write lockspace and leases, on what is there or on a new file; CommandError."""
+    path = config.storage.leases
+    size = bytes_of(path, VolumeKind.LEASES) if config.storage.leases_id else _leases_bytes(path)
+    with _written(path, size) as (place, _):
+        _write_leases(config, place, sector_of(path))
+
+
+def check_leases_can_be_made(config: Config, also: int = 0) -> None:
+    """CommandError where `make_leases` would fail: no room (`also`: for something else beside it),
+    or a sanlock that does not run or may not write there."""
+    path = config.storage.leases
+    size = bytes_of(path, VolumeKind.LEASES) if config.storage.leases_id else _leases_bytes(path)
+    check_room(path, size + (0 if stat.S_ISBLK(_mode(path)) else also))
+    with sanlock_errors(path):
+        sanlock.get_lockspaces()
+    if stat.S_ISBLK(_mode(path)):
+        return
+    probe, sector = f"{path}.probe-{os.getpid()}", sector_of(path)
+    align = ALIGN_OF_SECTOR[sector]
+    try:
+        allocate(probe, align)
+        with sanlock_errors(path):
+            sanlock.write_resource(b"probe", b"probe", [(probe, 0)], align=align, sector=sector)
+    finally:
+        with contextlib.suppress(OSError):
+            Path(probe).unlink()
+
+
+def _leases_bytes(path: str) -> int:
+    """Of one without an identity: the lockspace, the engine's lease, the fence lease."""
+    return 3 * ALIGN_OF_SECTOR[sector_of(path)]
+
+
+def _write_leases(config: Config, path: str, sector: int) -> None:
+    """Through sanlock's daemon."""
+    storage = config.storage
+    align = ALIGN_OF_SECTOR[sector]
+    with sanlock_errors(path):
+        # The resources first: what has a lockspace is whole.
+        for number, name in ((1, storage.resource), (2, FENCE_RESOURCE)):
+            sanlock.write_resource(
+                storage.lockspace.encode(),
+                name.encode(),
+                [(path, number * align)],
+                align=align,
+                sector=sector,
+            )
+        sanlock.write_lockspace(
+            storage.lockspace.encode(),
+            path,
+            iotimeout=storage.io_timeout,
+            align=align,
+            sector=sector,
+        )
+    if storage.leases_id:
+        written_to(path, VolumeKind.LEASES, config)
+
+
+@contextlib.contextmanager
+def sanlock_errors(path: str) -> Iterator[None]:
+    """What sanlock refuses as a CommandError."""
+    try:
+        yield
+    except sanlock.SanlockException as error:
+        step = "check that sanlock runs (systemctl start sanlock) and may read and write there"
+        raise CommandError(
+            ExitCode.LOCKSPACE, f"{path}: sanlock: {error.args[-1]} ({error.errno}); {step}"
+        ) from None
+
+
+def file_system(path: str) -> str:
+    """The kind of file system that a path lies on, as /proc/self/mounts calls it."""
+    best = kind = ""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, place, name = line.split()[:3]
+        inside = path == place or path.startswith(place.rstrip("/") + "/")
+        if inside and len(place) >= len(best):
+            best, kind = place, name
+    return kind
+
+
+def lease_offset(path: str) -> int:
+    """Where the engine's lease is or will be: one alignment unit into the lease volume."""
+    return ALIGN_OF_SECTOR[sector_of(path)]
+
+
+def _ids(used: dict[int, tuple[int, int]]) -> str:
+    return ", ".join(map(str, sorted(used)))
+
+
+def _is_there(path: str) -> bool:
+    try:
+        mode = Path(path).stat().st_mode
+    except FileNotFoundError:
+        if not Path(path).parent.is_dir():
+            raise CommandError(
+                ExitCode.STORAGE, f"{path}: its folder is not there; mount the shared storage"
+            ) from None
+        return False
+    except OSError as error:
+        raise CommandError(ExitCode.STORAGE, f"{path}: {error.strerror}") from None
+    return not (stat.S_ISREG(mode) and Path(path).stat().st_size == 0)
+
+
+def _too_small(path: str, size: int) -> bool:
+    with _volume_errors(), Volume(path, read_only=True) as volume:
+        small = volume.size_bytes < size
+    if small and stat.S_ISBLK(Path(path).stat().st_mode):
+        raise CommandError(
+            ExitCode.STORAGE, f"{path}: the device is too small: {size} bytes needed"
+        )
+    return small
+
+
+def _mode(path: str) -> int:
+    try:
+        return Path(path).stat().st_mode
+    except OSError:
+        return 0
+
+
+def _is_zero(path: str) -> bool:
+    """Whether the beginning that a lease volume takes is empty."""
+    left = _leases_bytes(path)
+    try:
+        with Path(path).open("rb") as file:
+            while left > 0 and (data := file.read(min(left, len(_ZEROS)))):
+                if data != _ZEROS[: len(data)]:
+                    return False
+                left -= len(data)
+    except OSError as error:
+        raise CommandError(ExitCode.STORAGE, f"{path}: {error.strerror}") from None
+    return True
+
+
+@contextlib.contextmanager
+def _volume_errors() -> Iterator[None]:
+    try:
+        yield
+    except VolumeError as error:
+        raise storage_error(error) from None
+
+
+@contextlib.contextmanager
+def _written(path: str, size: int) -> Iterator[tuple[str, bool]]:
+    """Where to write, and whether that is a new file of zeros which becomes `path` at the end."""
+    if Path(path).exists() and stat.S_ISBLK(Path(path).stat().st_mode):
+        _too_small(path, size)
+        yield path, False
+        return
+    if Path(path).exists() and Path(path).stat().st_size > 0:
+        # Somebody may hold it open: it stays the same file.
+        allocate(path, size)
+        yield path, False
+        return
+    new = f"{path}.new-{os.getpid()}"
+    try:
+        allocate(new, size)
+        yield new, True
+        with contextlib.suppress(FileNotFoundError):
+            if Path(path).stat().st_size == 0:
+                Path(path).unlink()
+        os.link(new, path)
+    except FileExistsError:
+        raise CommandError(
+            ExitCode.REFUSED, f"{path}: somebody else made it at the same moment; try again"
+        ) from None
+    except OSError as error:
+        raise CommandError(ExitCode.STORAGE, f"{path}: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            Path(new).unlink()

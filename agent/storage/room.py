@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Room for the volumes: how large each has to be, and files of real blocks that are so large."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from agent.terminal.errors import CommandError
+from broker.daemon.exit_codes import ExitCode
+from broker.lockspace.delta_leases import ALIGN_OF_SECTOR
+from broker.whiteboard.identity import LEASES_UNIT, VolumeKind
+from broker.whiteboard.layout import SLOT_MAX
+from broker.whiteboard.slot import SLOT_BYTES
+
+WHITEBOARD_BYTES = (SLOT_MAX + 1) * SLOT_BYTES
+#: Alignment units of a lease volume: all up to the one with its identity.
+LEASE_UNITS = LEASES_UNIT + 1
+USER, GROUP, MODE = "ha-agent", "sanlock", 0o660
+
+
+def bytes_of(path: str, kind: VolumeKind) -> int:
+    """How large a volume of this kind has to be there; CommandError."""
+    if kind is VolumeKind.WHITEBOARD:
+        return WHITEBOARD_BYTES
+    return LEASE_UNITS * ALIGN_OF_SECTOR[sector_of(path)]
+
+
+def make_room(path: str, kind: VolumeKind) -> None:
+    """Let a file grow to the size of its kind; whoever uses it goes on. CommandError where there is
+    no room, or where a device is too small."""
+    size = bytes_of(path, kind)
+    if stat.S_ISBLK(Path(path).stat().st_mode):
+        check_device(path, size)
+    else:
+        allocate(path, size)
+
+
+def check_room(path: str, size: int) -> None:
+    """CommandError where no volume of this size can be made or filled up there. What is written to
+    find that out has no name, or is gone when this returns."""
+    place = Path(path)
+    try:
+        status = place.stat() if place.exists() else None
+    except OSError as error:
+        raise CommandError(ExitCode.STORAGE, f"{path}: {error.strerror}") from None
+    if status is not None and stat.S_ISBLK(status.st_mode):
+        check_device(path, size)
+    elif status is not None and status.st_size > 0:
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise CommandError(ExitCode.STORAGE, f"{path}: cannot be written; check its mode")
+        # Not by what the file system says is free: some FUSE file systems say 0, and mean unknown.
+        _check_free(path, size, missing=size - status.st_size)
+    else:
+        _check_free(path, size, missing=size)
+
+
+def _check_free(path: str, size: int, missing: int) -> None:
+    """CommandError where `missing` more bytes than are there cannot be had."""
+    if missing <= 0:
+        return
+    try:
+        with _nameless(Path(path).parent) as descriptor:
+            os.posix_fallocate(descriptor, 0, missing)
+    except OSError as error:
+        raise no_room(path, size, error) from None
+
+
+@contextlib.contextmanager
+def _nameless(folder: Path) -> Iterator[int]:
+    """A new file with direct I/O in that folder that nobody else finds."""
+    flags = os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC
+    try:
+        descriptor = os.open(folder, flags | os.O_TMPFILE, MODE)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
+            raise
+        # A file system, NFS for one, that has no files without a name.
+        name = folder / f".ha-agent-probe-{os.getpid()}"
+        try:
+            descriptor = os.open(name, flags | os.O_CREAT | os.O_EXCL, MODE)
+        finally:
+            name.unlink(missing_ok=True)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def check_device(path: str, size: int) -> None:
+    """CommandError where a device is too small."""
+    try:
+        with Path(path).open("rb") as device:
+            is_small = device.seek(0, os.SEEK_END) < size
+    except OSError as error:
+        raise CommandError(ExitCode.STORAGE, f"{path}: {error.strerror}; run as root") from None
+    if is_small:
+        raise CommandError(
+            ExitCode.STORAGE, f"{path}: the device is too small: {size} bytes needed"
+        )
+
+
+def no_room(path: str, size: int, error: OSError) -> CommandError:
+    """What to say of room that is not to be had."""
+    step = "check the mount and its modes"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        step = "free space there"
+    elif error.errno == errno.EINVAL:
+        step = "direct I/O (O_DIRECT) does not work there; use another file system"
+    return CommandError(
+        ExitCode.STORAGE, f"{path}: {size} bytes cannot be had: {error.strerror}; {step}"
+    )
+
+
+def sector_of(path: str) -> int:
+    """512, or 4096 on a block device with such sectors; CommandError."""
+    try:
+        if not stat.S_ISBLK(Path(path).stat().st_mode):
+            return 512
+        name = os.path.realpath(path)
+        number = Path(name).stat().st_rdev
+        place = f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"
+        for queue in (Path(place, "queue"), Path(place, "../queue")):  # a partition's is its disk's
+            if (size := queue / "logical_block_size").exists():
+                return 4096 if int(size.read_text()) == 4096 else 512
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise CommandError(ExitCode.STORAGE, f"{path}: its sector size: {error}") from None
+    return 512
+
+
+def owner_ids() -> tuple[int, int]:
+    """uid and gid that a volume should have; -1: not to be changed, no such user or group."""
+    return _known(lambda: pwd.getpwnam(USER).pw_uid), _known(lambda: grp.getgrnam(GROUP).gr_gid)
+
+
+def _known(find: Callable[[], int]) -> int:
+    try:
+        return find()
+    except KeyError:
+        return -1
+
+
+def allocate(path: str, size: int) -> None:
+    """A file of real blocks, for sanlock and the daemons; CommandError where there is no room."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+        try:
+            is_new = os.fstat(descriptor).st_size == 0
+            os.posix_fallocate(descriptor, 0, size)
+            if is_new:
+                os.fchmod(descriptor, MODE)
+                with contextlib.suppress(PermissionError):  # an export that maps all to one user
+                    os.fchown(descriptor, *owner_ids())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise no_room(path, size, error) from None

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Who uses whiteboard and lease volume: by what changes on them while one watches."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from agent.terminal.errors import CommandError
+from broker.daemon.exit_codes import ExitCode
+from broker.lockspace.delta_leases import (
+    LeaseVolume,
+    read_delta_leases,
+    read_lease_volume,
+    read_named_leases,
+)
+from broker.lockspace.rejoin import OwnLease
+from broker.whiteboard.slot import HOST_ID_MAX, Sweep, decode_sweep
+from broker.whiteboard.volume import Volume, VolumeError
+
+#: A host writes its slot each beat, 1 s unless configured: three of them.
+SLOT_WATCH_S = 3.0
+#: sanlock renews a host id every 2 * io_timeout (its src/timeouts.h); half of one on top.
+RENEWAL_IO_TIMEOUTS = 2.5
+#: sanlock's default time for a watchdog to reset a host (sanlock(8), watchdog_fire_timeout).
+WATCHDOG_FIRE_S = 60.0
+_POLL_S = 0.5
+IDS = range(1, HOST_ID_MAX + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """Who was seen at work. `hosts`: names by host id, of changing slots. `ids`: host ids that
+    were renewed. `stale`: host ids not given back, that were not renewed."""
+
+    hosts: dict[int, str] = field(default_factory=dict)
+    ids: tuple[int, ...] = ()
+    stale: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.hosts or self.ids)
+
+    def __str__(self) -> str:
+        found = [f"host {i} ({name}) writes its slot" for i, name in sorted(self.hosts.items())]
+        found += [f"host {i} renews its id" for i in self.ids if i not in self.hosts]
+        return ", ".join(found) or "nobody"
+
+
+def storage_error(error: VolumeError) -> CommandError:
+    """An error of the storage as a command's end."""
+    return CommandError(ExitCode.STORAGE, str(error).replace("whiteboard volume ", ""))
+
+
+def read_slots(path: str) -> Sweep:
+    """All slots of a whiteboard, decoded; CommandError where it cannot be read."""
+    try:
+        with Volume(path, read_only=True) as volume:
+            return decode_sweep(volume.read_slots(range(HOST_ID_MAX + 1)))
+    except VolumeError as error:
+        raise storage_error(error) from None
+
+
+def read_leases(path: str) -> tuple[LeaseVolume | None, dict[int, tuple[int, int]]]:
+    """What the lease volume is, None: no lockspace is there; and (generation, timestamp) of each
+    host id that was ever used. CommandError where it cannot be read."""
+    try:
+        with Volume(path, read_only=True) as volume:
+            try:
+                head = read_lease_volume(volume)
+                return head, read_delta_leases(volume, IDS) if head is not None else {}
+            except (KeyError, struct.error):
+                return None, {}
+    except VolumeError as error:
+        raise storage_error(error) from None
+
+
+def read_names(path: str) -> dict[int, OwnLease]:
+    """The lease of each host id that was ever used, with the name of the sanlock that wrote it;
+    none where there is no lockspace; CommandError where it cannot be read."""
+    try:
+        with Volume(path, read_only=True) as volume:
+            try:
+                return read_named_leases(volume, IDS)
+            except (KeyError, struct.error):
+                return {}
+    except VolumeError as error:
+        raise storage_error(error) from None
+
+
+def used_slots(sweep: Sweep) -> dict[int, int]:
+    """Timestamp of each slot that can be read."""
+    return {host: report.timestamp for host, report in sweep.reports.items()}
+
+
+def watch(
+    whiteboard: str | None,
+    leases: str | None,
+    seconds: float,
+    say: Callable[[str], None] | None = None,
+    but: int | None = None,
+) -> Users:
+    """Look at both for so long, or until somebody was seen at work. `but`: not this host id."""
+    first = read_slots(whiteboard) if whiteboard else None
+    slots = used_slots(first) if first is not None else {}
+    renewals = read_leases(leases)[1] if leases else {}
+    until_s = time.monotonic() + seconds
+    while True:
+        left_s = until_s - time.monotonic()
+        if left_s <= 0:
+            stale = tuple(i for i, (_, at) in sorted(renewals.items()) if at and i != but)
+            return Users(stale=stale)
+        if say is not None:
+            say(f"watching for {left_s:.0f} s more whether anybody uses it")
+        time.sleep(min(_POLL_S, left_s))
+        hosts = {}
+        if whiteboard:
+            now = read_slots(whiteboard).reports
+            hosts = {
+                host: report.hostname
+                for host, report in now.items()
+                if report.timestamp != slots.get(host) and host != but
+            }
+        found = read_leases(leases)[1] if leases else {}
+        ids = tuple(
+            host
+            for host, (generation, at) in sorted(found.items())
+            if host != but and at and (generation, at) != renewals.get(host)
+        )
+        if hosts or ids:
+            return Users(hosts, ids)
+
+
+def lease_watch_s(
+    head: LeaseVolume | None,
+    used: Mapping[int, tuple[int, int]],
+    io_timeout: int,
+    own: int | None = None,
+) -> float:
+    """For how long to watch a lease volume until nobody can be using it any more.
+
+    Where every id was given back: until a host that joined a moment ago has surely renewed its
+    own. Where one was not (or nothing can be read): sanlock's host-dead time, for until then its
+    VM may run. `own`: not this host id.
+    """
+    timeout = (head.io_timeout if head is not None else 0) or io_timeout
+    if head is None or any(at and i != own for i, (_, at) in used.items()):
+        return 8 * timeout + WATCHDOG_FIRE_S
+    return RENEWAL_IO_TIMEOUTS * timeout

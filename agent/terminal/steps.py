@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Steps of a set-up: all are looked at first, then those that are due are done."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from agent.terminal.progress import progress
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that shall be so.
+
+    `look`: why nothing is to be done, None: it is to be done; changes nothing; raises CommandError
+    where it must not be done. `act`: does it and tells what it did, again after an earlier try
+    that broke off. `plan`: what `act` is about to do.
+    """
+
+    name: str
+    look: Callable[[], str | None]
+    plan: str
+    act: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of a step. `verdict`: ok (nothing was to be done), done or would; warning, of
+    what was only looked at."""
+
+    name: str
+    verdict: str
+    text: str
+
+
+def run_steps(steps: Sequence[Step], dry_run: bool, as_json: bool) -> list[Done]:
+    """Look at all, then do what is due, telling of each at once; as JSON at the end."""
+    done = do_steps(steps, dry_run, as_json)
+    if as_json:
+        print_json(done)
+    return done
+
+
+def do_steps(steps: Sequence[Step], dry_run: bool, is_quiet: bool) -> list[Done]:
+    """The same, and where it is quiet told by nobody."""
+    looked = [step.look() for step in steps]
+    done = []
+    for step, reason in zip(steps, looked, strict=True):
+        if reason is not None:
+            done.append(Done(step.name, "ok", reason))
+        elif dry_run:
+            done.append(Done(step.name, "would", step.plan))
+        else:
+            if not is_quiet:
+                progress(f"{step.name}: {step.plan}")
+            done.append(Done(step.name, "done", step.act()))
+        if not is_quiet:
+            print_line(done[-1])
+    return done
+
+
+def print_line(done: Done) -> None:
+    """For people."""
+    print(f"{done.verdict:<8} {done.name}: {done.text}", flush=True)
+
+
+def print_json(done: Sequence[Done]) -> None:
+    """All of it, for programs."""
+    steps = [dataclasses.asdict(one) for one in done]
+    print(json.dumps({"version": 1, "steps": steps}, indent=2))

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The engine VM's definition: a libvirt domain XML that must carry its sanlock lease."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from broker.config.sections import Config
+from broker.daemon.foreign import clean, whole
+
+_MIB_OF_UNIT = {
+    "b": 2**-20,
+    "bytes": 2**-20,
+    "kb": 1000 / 2**20,
+    "k": 2**-10,
+    "kib": 2**-10,
+    "mb": 1e6 / 2**20,
+    "m": 1.0,
+    "mib": 1.0,
+    "gb": 1e9 / 2**20,
+    "g": 1024.0,
+    "gib": 1024.0,
+    "tb": 1e12 / 2**20,
+    "t": 2.0**20,
+    "tib": 2.0**20,
+}
+
+
+#: libvirt counts in 64 bits.
+_NUMBER_MAX = 2**64
+
+
+class DefinitionError(Exception):
+    """The definition cannot be used: names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What the agent needs to know of the VM. `lease_offset`: bytes into the lease volume."""
+
+    xml: str
+    name: str
+    memory_mb: float
+    lease_offset: int
+    domain_type: str
+
+
+def load_definition(config: Config) -> Definition:
+    """Read and check the domain XML; DefinitionError where it cannot be used.
+
+    The lease must be the configured one (formatdomain, "Device leases"): without it nothing
+    would keep a second copy from running.
+    """
+    path = config.vm.definition
+    try:
+        xml = Path(path).read_text()
+    except FileNotFoundError:
+        raise DefinitionError(f"vm.definition: {path} is not there") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DefinitionError(f"vm.definition: {path} cannot be read: {error}") from None
+    return definition_of(xml, config)
+
+
+def definition_of(xml: str, config: Config) -> Definition:
+    """The same of a text that is, or will be, in the configured file."""
+    path = config.vm.definition
+    try:
+        root = ElementTree.fromstring(xml)  # noqa: S314  (root's own file, as trusted as we are)
+    except ElementTree.ParseError as error:
+        raise DefinitionError(f"vm.definition: {path} is not XML: {error}") from None
+    if root.tag != "domain":
+        raise DefinitionError(
+            f"vm.definition: {path} holds <{clean(root.tag, 40)}>, not a libvirt <domain>"
+        )
+    name = (root.findtext("name") or "").strip()
+    if name != config.vm.name:
+        raise DefinitionError(
+            f"vm.definition: {path} defines {name!r}, but vm.name is {config.vm.name!r}"
+        )
+    if not (root.findtext("uuid") or "").strip():
+        # libvirt would make another one at each define, and refuse it as a second domain.
+        raise DefinitionError(
+            f"vm.definition: {path} has no <uuid>: add one below <name>, the same on every host"
+            " (virsh dumpxml shows libvirt's; uuidgen makes one)"
+        )
+    return Definition(
+        xml, name, _memory_mb(root, path), _lease_offset(root, path, config), root.get("type", "")
+    )
+
+
+def _memory_mb(root: ElementTree.Element, path: str) -> float:
+    memory = root.find("memory")
+    amount = None if memory is None else whole((memory.text or "").strip(), _NUMBER_MAX)
+    unit = "KiB" if memory is None else memory.get("unit", "KiB")
+    factor = _MIB_OF_UNIT.get(unit.lower())
+    if amount is None or factor is None:
+        raise DefinitionError(f"vm.definition: {path} has no usable <memory>")
+    return amount * factor
+
+
+def _lease_offset(root: ElementTree.Element, path: str, config: Config) -> int:
+    wanted = (config.storage.lockspace, config.storage.resource, config.storage.leases)
+    for lease in root.iterfind("devices/lease"):
+        target = lease.find("target")
+        place = target.get("path", "") if target is not None else ""
+        found = (lease.findtext("lockspace", ""), lease.findtext("key", ""), place)
+        if found == wanted:
+            offset = whole("0" if target is None else target.get("offset", "0"), _NUMBER_MAX)
+            if offset is None:
+                raise DefinitionError(f"vm.definition: {path} has a <lease> without usable offset")
+            return offset
+    raise DefinitionError(
+        f"vm.definition: {path} has no <lease> for lockspace {wanted[0]}, key {wanted[1]}, "
+        f"target {wanted[2]}: without it the VM would run unprotected"
+    )

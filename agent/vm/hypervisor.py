@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The engine VM through libvirt: started only under its lease, and checked to hold it.
+
+A start goes in steps, so that no instruction of the guest runs unprotected:
+
+    define -> discard a memory image -> create paused -> sanlock knows the process?
+           -> resume (takes the lease) -> the process holds the lease? -> started
+
+libvirt's sanlock lock driver registers the process before QEMU runs and acquires the
+lease when the CPUs are started. A process that sanlock does not know means that libvirt
+runs without the lock driver: it is ended at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import libvirt
+import sanlock
+
+from agent.leases.sanlock import SanlockLeases
+from agent.vm.defined import Defined
+from agent.vm.definition import Definition, DefinitionError, load_definition
+from agent.vm.disarm import discard_memory_image, turn_off_autostart
+from agent.vm.migration_check import Refusal, ask_target, is_lasting
+from broker.config.addresses import in_uri, is_over_tls
+from broker.config.sections import Config
+from broker.daemon.foreign import sentence
+from broker.daemon.worker import Hung, Worker
+from broker.lockspace.process_leases import process_leases
+from broker.vm.domain_facts import BadDomain, composed
+from broker.vm.qemu_conf import LOCK_MANAGER_LINE
+from broker.whiteboard.what_ran import WhatRan
+from scoring.observation import (
+    DomainDisarmed,
+    EngineMigrationEnded,
+    EngineStartEnded,
+    EngineStopEnded,
+    MigrationCancelled,
+    MigrationPath,
+    StartResult,
+)
+from scoring.rules import MIGRATION_EXTRA_S
+
+log = logging.getLogger("ha-agent.hypervisor")
+
+START_DEADLINE_S = 60.0
+STOP_DEADLINE_S = 30.0
+#: A target's libvirt that does not answer within so long cannot take the VM.
+TARGET_DEADLINE_S = 10.0
+#: And the question whether it could has half of that, for a VM that nobody reaches waits for it.
+PATH_DEADLINE_S = 5.0
+CANCEL_DEADLINE_S = 10.0
+DOWNTIME_AFTER_S = 0.2
+#: More than the migration's own timeout: cancelling takes a moment too.
+MIGRATE_EXTRA_S = MIGRATION_EXTRA_S - TARGET_DEADLINE_S
+_PID_WAIT_S = 2.0
+
+
+class Unprotected(Exception):
+    """The VM's process does not hold its lease."""
+
+
+class LibvirtHypervisor:
+    """The real Hypervisor."""
+
+    def __init__(self, config: Config, definition: Definition, leases: SanlockLeases) -> None:
+        self._config = config
+        self._definition = definition
+        self._defined = Defined(definition.name, Path(config.daemon.state_dir))
+        self._leases = leases
+        self._worker = Worker("libvirt")
+        # Both are asked while a migration keeps the other one busy.
+        self._beside = Worker("libvirt beside a migration")
+        self._target = Worker("libvirt of the target")
+        # A migration that this agent began is under way; why it is being ended, empty while it
+        # is not.
+        self._moving = False
+        self._cancelled = ""
+
+    def reconfigure(self, config: Config) -> None:
+        """Go by another configuration; a migration under way keeps the one it began with."""
+        self._config = config
+
+    async def check(self) -> None:
+        """Define the VM, unless libvirt's own definition was changed by somebody; libvirtError or
+        Hung where libvirt does not take it."""
+        await self._worker.call("defining the VM", STOP_DEADLINE_S, self._define_first)
+
+    async def start(self, what_ran: WhatRan | None = None) -> EngineStartEnded:
+        try:
+            await self._worker.call("starting the VM", START_DEADLINE_S, self._start, what_ran)
+        except libvirt.libvirtError as error:
+            return await self._start_failed(error)
+        except (Unprotected, BadDomain, Hung, OSError, sanlock.SanlockException) as error:
+            return EngineStartEnded(StartResult.FAILED, sentence(error))
+        return EngineStartEnded(StartResult.STARTED)
+
+    async def _start_failed(self, error: libvirt.libvirtError) -> EngineStartEnded:
+        """Whether another host was faster, or libvirt's own words of what is wrong here.
+
+        Only the lock driver can have lost a race: any other error came before the lease was
+        tried, whoever owns it. Whose the lease is says sanlock, never libvirt's message.
+        """
+        failed = EngineStartEnded(StartResult.FAILED, f"libvirt: {sentence(error)}")
+        if error.get_error_domain() != libvirt.VIR_FROM_LOCKING:
+            return failed
+        answer = await self._leases.ask_engine()
+        if answer.keeps_out(self._config.host.id):
+            return EngineStartEnded(StartResult.LEASE_HELD, f"host {answer.owner} owns it")
+        if not answer.known and error.get_error_code() == libvirt.VIR_ERR_RESOURCE_BUSY:
+            return EngineStartEnded(
+                StartResult.LEASE_HELD, f"who owns it is not known: {sentence(error)}"
+            )
+        return failed
+
+    async def shut_down(self) -> EngineStopEnded:
+        return await self._stop("asking the guest to shut down", lambda domain: domain.shutdown())
+
+    async def power_off(self) -> EngineStopEnded:
+        return await self._stop("ending the VM", lambda domain: domain.destroy())
+
+    async def disarm(self, image: bool) -> DomainDisarmed:
+        def in_thread() -> None:
+            connection = self._connect()
+            try:
+                domain = connection.lookupByName(self._definition.name)
+                turn_off_autostart(domain)
+                if image:
+                    discard_memory_image(domain)
+            finally:
+                connection.close()
+
+        try:
+            await self._worker.call("disarming the domain", STOP_DEADLINE_S, in_thread)
+        except (libvirt.libvirtError, Hung) as error:
+            log.warning(
+                "a memory image or libvirt's autostart could not be taken away: %s", sentence(error)
+            )
+            return DomainDisarmed(False, sentence(error))
+        return DomainDisarmed(True)
+
+    async def ask_path(self, target: int, hostname: str) -> MigrationPath:
+        asked_s = asyncio.get_running_loop().time()
+        refusal = await self._ask_target(target, hostname, PATH_DEADLINE_S)
+        return MigrationPath(target, not refusal.text, asked_s, refusal.text)
+
+    async def _ask_target(self, target: int, hostname: str, deadline_s: float) -> Refusal:
+        """Why the VM cannot be migrated to a host; empty: its libvirt answers, and nothing is known
+        that it would refuse the VM for."""
+        name = in_uri(hostname)
+        if not name:
+            # It comes from the whiteboard: nothing of it may become part of the URI's meaning.
+            text = f"host {target} calls itself {hostname!r}, which is no host name or address"
+            return Refusal(text, lasting=True)
+        uri = self._config.libvirt.migration_uri.format(host=name)
+        try:
+            return await self._target.call("asking the target", deadline_s, self._ask_there, uri)
+        except (libvirt.libvirtError, Hung) as error:
+            return Refusal(f"libvirt on {hostname} does not answer at {uri}: {sentence(error)}")
+
+    async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
+        given = self._config.libvirt
+        refusal = await self._ask_target(target, hostname, TARGET_DEADLINE_S)
+        if refusal.text:
+            return EngineMigrationEnded(target, False, refusal.text, refusal.lasting)
+        uri = given.migration_uri.format(host=in_uri(hostname))
+        data_uri = given.migration_data_uri.format(host=in_uri(hostname))
+        deadline_s = given.migration_timeout + MIGRATE_EXTRA_S
+        self._moving = True
+        moving = asyncio.ensure_future(
+            self._worker.call(
+                "migrating the VM", deadline_s, self._migrate, hostname, uri, data_uri
+            )
+        )
+        try:
+            await self._watch_over(moving)
+            await moving
+        except Hung as error:
+            return EngineMigrationEnded(target, False, self._cancelled or sentence(error))
+        except libvirt.libvirtError as error:
+            if self._cancelled:
+                return EngineMigrationEnded(target, False, self._cancelled)
+            return EngineMigrationEnded(
+                target, False, f"libvirt: {sentence(error)}", is_lasting(error)
+            )
+        finally:
+            self._moving, self._cancelled = False, ""
+            moving.cancel()
+        return EngineMigrationEnded(target, True)
+
+    async def _watch_over(self, moving: asyncio.Future[None]) -> None:
+        """Post-copy when it is time for it, and an end when it is too late."""
+        given, loop = self._config.libvirt, asyncio.get_running_loop()
+        end_s = loop.time() + given.migration_timeout
+        if given.migration_downtime:
+            # Only a migration that is under way has one.
+            done, _ = await asyncio.wait([moving], timeout=DOWNTIME_AFTER_S)
+            if not done:
+                await self._beside_migration(
+                    "setting the downtime",
+                    lambda domain: domain.migrateSetMaxDowntime(given.migration_downtime),
+                )
+        if given.migration_post_copy_after:
+            after_s = min(given.migration_post_copy_after, given.migration_timeout)
+            done, _ = await asyncio.wait([moving], timeout=after_s)
+            if done:
+                return
+            await self._beside_migration("post-copy", lambda domain: domain.migrateStartPostCopy())
+        done, _ = await asyncio.wait([moving], timeout=max(0.0, end_s - loop.time()))
+        if not done:
+            key = f"{given.migration_timeout:g} s (libvirt.migration-timeout)"
+            self._cancelled = f"cancelled, for it took more than {key}"
+            log.warning("the migration is %s", self._cancelled)
+            await self._beside_migration("cancelling", lambda domain: domain.abortJob())
+
+    async def cancel_migration(self, why: str) -> MigrationCancelled:
+        # Of one that it did not begin no outcome comes: the words would be the next one's.
+        if self._moving:
+            self._cancelled = f"cancelled by {why}"
+        problem = await self._beside_migration("cancelling", lambda domain: domain.abortJob())
+        if problem:
+            self._cancelled = ""
+        return MigrationCancelled(not problem, problem)
+
+    async def _beside_migration(self, what: str, act: Callable[[libvirt.virDomain], object]) -> str:
+        """Do something to the migration that is under way; why it was not done, or empty."""
+
+        def in_thread() -> None:
+            connection = self._connect()
+            try:
+                act(connection.lookupByName(self._definition.name))
+            finally:
+                connection.close()
+
+        try:
+            await self._beside.call(what, CANCEL_DEADLINE_S, in_thread)
+        except (libvirt.libvirtError, Hung) as error:
+            log.warning("%s: %s", what, sentence(error))
+            return sentence(error)
+        return ""
+
+    # --- in the thread -----------------------------------------------------------------
+
+    def _connect(self) -> libvirt.virConnect:
+        return libvirt.open(self._config.libvirt.uri)
+
+    def _define_first(self) -> None:
+        connection = self._connect()
+        try:
+            found = self._defined.changes(connection, self._definition.xml)
+            if found:
+                log.warning(
+                    "libvirt's own definition of %s is not the cluster's, and stays until the next"
+                    " start, which takes the cluster's (ha-agent vm adopt takes libvirt's): %s",
+                    self._definition.name,
+                    "; ".join(map(str, found)),
+                )
+                return
+            self._defined.define(connection, self._definition.xml)
+        finally:
+            connection.close()
+
+    def _start(self, what_ran: WhatRan | None) -> None:
+        connection = self._connect()
+        try:
+            xml = self._wanted(what_ran)
+            for change in self._defined.changes(connection, xml):
+                log.warning("libvirt's own definition is put back to the cluster's: %s", change)
+            domain = self._defined.define(connection, xml)
+            discard_memory_image(domain)
+            turn_off_autostart(domain)
+            # Should one come up in this very moment, it is not resumed either.
+            domain.createWithFlags(
+                libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_FORCE_BOOT
+            )
+            try:
+                pid = self._pid()
+                if process_leases(pid) is None:
+                    raise Unprotected(
+                        "sanlock does not know the VM's process: libvirt runs without the "
+                        f"sanlock lock driver; set {LOCK_MANAGER_LINE} in "
+                        f"{self._config.libvirt.qemu_conf} and restart libvirt"
+                    )
+                domain.resume()
+                wanted = (self._config.storage.lockspace, self._config.storage.resource)
+                if wanted not in (process_leases(pid) or ()):
+                    raise Unprotected(f"the VM's process {pid} does not hold lease {wanted[1]}")
+            except BaseException:
+                with contextlib.suppress(libvirt.libvirtError):
+                    domain.destroy()
+                raise
+        finally:
+            connection.close()
+
+    def _wanted(self, what_ran: WhatRan | None) -> str:
+        """The definition as the file has it now, with the disks that ran last."""
+        try:
+            self._definition = load_definition(self._config)
+        except DefinitionError as error:
+            log.error("the definition stays as it was read before: %s", error)
+        if what_ran is None or not what_ran.disks:
+            return self._definition.xml
+        log.warning(
+            "the VM is started with what ran last (record %d of %s): %s",
+            what_ran.generation,
+            what_ran.by_name,
+            ", ".join(sorted(what_ran.disks)),
+        )
+        return composed(self._definition.xml, what_ran.disks)
+
+    def _pid(self) -> int:
+        """The QEMU process's id from libvirt's pid file, which is there soon after create."""
+        path = Path(self._config.libvirt.pid_dir) / f"{self._definition.name}.pid"
+        until_s = time.monotonic() + _PID_WAIT_S
+        while True:
+            try:
+                return int(path.read_text())
+            except (OSError, ValueError):
+                if time.monotonic() > until_s:
+                    raise Unprotected(
+                        f"{path}: no process id, the lease cannot be checked"
+                    ) from None
+                time.sleep(0.02)
+
+    async def _stop(self, what: str, act: Callable[[libvirt.virDomain], object]) -> EngineStopEnded:
+        def in_thread() -> None:
+            connection = self._connect()
+            try:
+                domain = connection.lookupByName(self._definition.name)
+                if domain.isActive():
+                    act(domain)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
+            finally:
+                connection.close()
+
+        try:
+            await self._worker.call(what, STOP_DEADLINE_S, in_thread)
+        except (libvirt.libvirtError, Hung) as error:
+            return EngineStopEnded(False, sentence(error))
+        return EngineStopEnded(True)
+
+    def _ask_there(self, uri: str) -> Refusal:
+        try:
+            connection = self._connect()
+        except libvirt.libvirtError as error:
+            return Refusal(f"libvirt here does not answer: {error}")
+        try:
+            try:
+                domain = connection.lookupByName(self._definition.name)
+                xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE)
+            except libvirt.libvirtError:
+                xml = ""  # the migration itself says what is wrong with it
+            return ask_target(uri, connection, xml)
+        finally:
+            connection.close()
+
+    def _migrate(self, hostname: str, uri: str, data_uri: str) -> None:
+        connection = self._connect()
+        try:
+            domain = connection.lookupByName(self._definition.name)
+            given = self._config.libvirt
+            parameters: dict[str, str | int] = {}
+            if data_uri:
+                parameters[libvirt.VIR_MIGRATE_PARAM_URI] = data_uri
+            if given.migration_bandwidth:
+                parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = given.migration_bandwidth
+            flags = (
+                libvirt.VIR_MIGRATE_PEER2PEER
+                | libvirt.VIR_MIGRATE_LIVE
+                | libvirt.VIR_MIGRATE_PERSIST_DEST
+                | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+            )
+            if given.migration_tls or is_over_tls(given.migration_uri):
+                flags |= libvirt.VIR_MIGRATE_TLS
+                parameters[libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION] = hostname
+            if given.migration_auto_converge:
+                flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
+            if given.migration_post_copy_after:
+                flags |= libvirt.VIR_MIGRATE_POSTCOPY
+            domain.migrateToURI3(uri, parameters, flags)
+        finally:
+            connection.close()

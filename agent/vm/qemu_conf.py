@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whether libvirt's configuration names the sanlock lock driver, without which nothing is safe, and
+leaves the other VMs of the host alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent.terminal.errors import CommandError
+from agent.terminal.steps import Step
+from broker.config.sections import Config
+from broker.daemon.exit_codes import ExitCode
+from broker.vm.qemu_conf import (
+    LOCK_MANAGER_LINE,
+    NO_DISK_LEASES_LINE,
+    disk_leases_required,
+    lock_driver_named,
+    sanlock_conf,
+)
+
+_RESTART = "then restart libvirt (virtqemud)"
+
+
+def lock_driver_problem(config: Config) -> tuple[str, str]:
+    """What is wrong with it and what to type; both empty where it is in order."""
+    path = config.libvirt.qemu_conf
+    mend = f"echo '{LOCK_MANAGER_LINE}' >> {path}, {_RESTART}"
+    if not Path(path).exists():
+        return f"{path} is not there: libvirt's QEMU driver is not installed, or elsewhere", mend
+    named = lock_driver_named(path)
+    if named is None:
+        return f"{path} cannot be read", "run it as root"
+    if not named:
+        # libvirt takes the first line: one more at the end would change nothing.
+        other = "lock_manager" in Path(path).read_text(errors="replace")
+        hint = f" (a line with another lock_manager before it must go), {_RESTART}"
+        return (
+            f"{path}: libvirt runs without the sanlock lock driver",
+            f"echo '{LOCK_MANAGER_LINE}' >> {path}{hint}" if other else mend,
+        )
+    return "", ""
+
+
+def other_vms_problem(config: Config) -> tuple[str, str]:
+    """What would keep the other VMs of this host from starting, and what to type; both empty where
+    nothing would, or where the file says it on purpose."""
+    path = sanlock_conf(config.libvirt.qemu_conf)
+    try:
+        required = disk_leases_required(config.libvirt.qemu_conf)
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}", "run it as root"
+    if required is not None:
+        return "", ""
+    return (
+        f"{path} does not say {NO_DISK_LEASES_LINE}: the lock driver lets no VM of this host start"
+        " or resume whose disks have no leases of their own",
+        f"echo '{NO_DISK_LEASES_LINE}' >> {path}, {_RESTART}",
+    )
+
+
+def lock_driver_step(config: Config) -> Step:
+    """Looks only: libvirt's configuration is the administrator's."""
+
+    def look() -> str:
+        found = [lock_driver_problem(config), other_vms_problem(config)]
+        wrong = [f"{problem}; {mend}" for problem, mend in found if problem]
+        if wrong:
+            raise CommandError(ExitCode.LOCK_DRIVER, "; ".join(wrong))
+        text = f"{config.libvirt.qemu_conf} names sanlock"
+        if disk_leases_required(config.libvirt.qemu_conf):
+            path = sanlock_conf(config.libvirt.qemu_conf)
+            return f"{text}; {path} asks other VMs for leases of all their disks"
+        return f"{text}, other VMs need no leases"
+
+    return Step("lock-driver", look, "", look)

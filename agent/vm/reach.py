@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whether libvirt answers between this host and the others, both ways, as a live migration needs
+it. The other hosts' word is asked of their brokers (broker/peers/reach_question.py)."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import libvirt
+
+from agent.storage.watched import read_slots
+from broker.client.ask import refusal
+from broker.config.addresses import advertised, in_uri, split
+from broker.config.cluster_key import ClusterKey
+from broker.config.secrets import load_cluster_key
+from broker.config.sections import Config
+from broker.daemon.foreign import sentence
+from broker.peers.libvirt_reach import ask_libvirt
+from broker.peers.reach_question import (
+    ANSWER_BYTES_MAX,
+    DEADLINE_S,
+    Question,
+    is_host_name,
+    new_nonce,
+    problem_in,
+)
+from broker.whiteboard.slot import SlotReport
+
+#: Of a broker's answer: what it takes itself, and the way.
+ANSWER_S = DEADLINE_S + 3.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What another host says of the way from it to the libvirt of this one. `name`: of that host.
+    `problem`: why it is not reached, empty: it is; or, where not `known`, why nobody could say."""
+
+    name: str
+    known: bool
+    problem: str
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it has said that it reaches it."""
+        return self.known and not self.problem
+
+    @property
+    def what(self) -> str:
+        """The same in words, without its name."""
+        if self.is_good:
+            return "reaches the libvirt of this host"
+        verb = "does not reach" if self.known else "does not say whether it reaches"
+        return f"{verb} the libvirt of this host: {self.problem}"
+
+
+#: How a problem begins where a libvirt answers, and would refuse the VM.
+REFUSES = "it would refuse the VM"
+
+
+def reach(
+    config: Config, own: int, refusal_at: Callable[[str], str] | None = None
+) -> list[tuple[str, str]]:
+    """Name and problem (empty: it answers) of every other host that did not stop; none where no
+    migration is configured. Takes at most DEADLINE_S: all are asked at once. `refusal_at`: why the
+    libvirt at an address would refuse the VM, "" where it would not; libvirtError where none
+    answers there."""
+    uri = config.libvirt.migration_uri
+    others = others_of(config, own) if uri else {}
+
+    def ask(host: int) -> str:
+        name = in_uri(others[host].hostname)
+        if not name:
+            return f"{others[host].hostname!r} is no host name or address"
+        there = uri.format(host=name)
+        try:
+            if refusal_at is None:
+                ask_libvirt(there)
+            elif refused := refusal_at(there):
+                return f"{REFUSES}: {refused}"
+        except libvirt.libvirtError as error:
+            return f"{there}: {sentence(error)}"
+        return ""
+
+    found = at_once(others, ask, f"no answer within {DEADLINE_S:.0f} s", DEADLINE_S)
+    return [(name_of(host, others[host]), problem) for host, problem in found.items()]
+
+
+def reached(config: Config, own: int) -> list[Heard]:
+    """What every other host that did not stop says of the other way; none where no migration is
+    configured. Takes at most ANSWER_S; ConfigError where the cluster key cannot be used."""
+    others = others_of(config, own) if config.libvirt.migration_uri else {}
+    key = load_cluster_key(config)
+    name = config.host_name
+
+    def ask(host: int) -> tuple[bool, str]:
+        if key is None:
+            return False, "there is no cluster-key here"
+        if not is_host_name(name):
+            return False, f"{name!r} is no host name"
+        report = others[host]
+        return _asked(key, name, report.extra.get("api", "") if report.extra_trusted else "")
+
+    late = (False, f"no answer within {ANSWER_S:.0f} s")
+    found = at_once(others, ask, late, ANSWER_S)
+    return [Heard(name_of(host, others[host]), *said) for host, said in found.items()]
+
+
+def command_there(config: Config) -> str:
+    """What to type on another host to see whether it reaches the libvirt of this one."""
+    return f"virsh -c {config.libvirt.migration_uri.format(host=in_uri(config.host_name))} hostname"
+
+
+def others_of(config: Config, own: int) -> dict[int, SlotReport]:
+    """The slots of all other hosts that did not stop, by host id."""
+    slots = sorted(read_slots(config.storage.whiteboard).reports.items())
+    return {host: report for host, report in slots if host != own and not report.stopped}
+
+
+def name_of(host: int, report: SlotReport) -> str:
+    return f"{report.hostname} (id {host})"
+
+
+def at_once(
+    hosts: dict[int, SlotReport], ask: Callable[[int], T], late: T, deadline_s: float
+) -> dict[int, T]:
+    """What `ask` says of each, all at the same time; `late` where it has said nothing in time."""
+    found = dict.fromkeys(hosts, late)
+
+    def take(host: int) -> None:
+        found[host] = ask(host)
+
+    threads = [threading.Thread(target=take, args=(host,), daemon=True) for host in hosts]
+    until_s = time.monotonic() + deadline_s
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, until_s - time.monotonic()))
+    return dict(found)
+
+
+def _asked(key: ClusterKey, name: str, api: str) -> tuple[bool, str]:
+    """Whether a broker with these published addresses has answered, and what it says."""
+    problem = "it publishes no address (api.listen)"
+    for address in advertised(api):
+        question = Question(name, new_nonce()).signed(key)
+        try:
+            return True, problem_in(key, answer_of(address, question.target), question)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            problem = f"{address}: {error or type(error).__name__}"
+    return False, problem
+
+
+def answer_of(address: str, target: str, timeout_s: float = ANSWER_S) -> bytes:
+    """The body of a broker's 200; ValueError where the answer is another one."""
+    connection = http.client.HTTPConnection(*split(address), timeout=timeout_s)
+    try:
+        connection.request("GET", target)
+        response = connection.getresponse()
+        raw = response.read(ANSWER_BYTES_MAX)
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise ValueError(refusal(response.status, raw))
+    return raw

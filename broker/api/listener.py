@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the broker answers over TCP, to anyone who can connect.
+
+Rules of this file:
+
+1. What is read waits for no storage, libvirt or sanlock; but for what who has the cluster key
+   asks of libvirt (broker/api/reach.py) or of a slot (broker/api/slot_seen.py). What changes
+   something
+   (broker/api/v1.py) is let in by broker/api/gate.py.
+2. Strangers are met by a process of their own (broker/api/front_process.py), which asks here for a
+   few of them at a time and says who asks (`CLIENT`, `OVER_TLS`). A request that says so comes by
+   a socket that only that process can open.
+
+`application` is where another page is added.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+
+from broker.api.answers import as_problems, problem
+from broker.api.dashboard import Dashboard
+from broker.api.door import BODY_BYTES_MAX, Doorway, at_work
+from broker.api.front_process import CLIENT, GUESTS, OVER_TLS, TURNED_AWAY, with_headers
+from broker.api.gate import Gate
+from broker.api.metrics import Door, Metrics
+from broker.api.reach import Reacher
+from broker.api.slot_seen import SlotSeer
+from broker.api.v1 import Api
+from broker.broker import Broker
+from broker.daemon.foreign import whole
+from broker.peers.heartbeat import is_nonce
+
+_COUNT_MAX = 10**12
+
+_BROKER: web.AppKey[Broker] = web.AppKey("broker", Broker)
+_METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
+
+
+def application(
+    broker: Broker, door: Door | None = None, token: str | None = None
+) -> web.Application:
+    """The pages over one broker; `door`: what the metrics tell of the listener; `token`: for
+    changes, None: there are none."""
+    app = web.Application(middlewares=[as_problems, at_work], client_max_size=BODY_BYTES_MAX)
+    app[_BROKER] = broker
+    app[_METRICS] = Metrics(broker, lambda: asyncio.get_running_loop().time(), door=door)
+    app.router.add_get("/heartbeat", _get_heartbeat, allow_head=False)
+    app.router.add_get("/metrics", _get_metrics)
+    Api(broker, Gate(token)).add_to(app.router)
+    Dashboard().add_to(app.router)
+    Reacher(broker).add_to(app.router)
+    SlotSeer(broker).add_to(app.router)
+    app.on_response_prepare.append(with_headers)
+    return app
+
+
+async def _get_heartbeat(request: web.Request) -> web.Response:
+    """A sign of life, signed: broker/peers/heartbeat.py."""
+    nonce = request.query.get("nonce", "")
+    if not is_nonce(nonce):
+        return problem(400, "nonce must be 32 lower-case hexadecimal digits")
+    answer = request.app[_BROKER].heartbeat(nonce, asyncio.get_running_loop().time())
+    if answer is None:
+        return problem(404, "no heartbeat", "this host has no cluster-key in its secrets file")
+    return web.Response(body=answer, content_type="application/json")
+
+
+async def _get_metrics(request: web.Request) -> web.Response:
+    """For Prometheus: broker/api/metrics.py."""
+    text, kind = request.app[_METRICS].text(request.headers.get("Accept", ""))
+    return web.Response(body=text, headers={"Content-Type": kind})
+
+
+class Behind(Door):
+    """The same pages behind the process that meets strangers: what it tells of its connections."""
+
+    def __init__(self) -> None:
+        self.open = self.turned_away = 0
+        super().__init__(lambda: self.open, lambda: self.turned_away)
+
+    def look(self, request: web.Request) -> web.Request:
+        """The request as the stranger's."""
+        given = request.headers
+        self.open = whole(given.get(GUESTS, ""), _COUNT_MAX) or 0
+        self.turned_away = whole(given.get(TURNED_AWAY, ""), _COUNT_MAX) or 0
+        scheme = "https" if given.get(OVER_TLS) == "yes" else "http"
+        return request.clone(remote=given.get(CLIENT, ""), scheme=scheme)
+
+
+def behind(broker: Broker, token: str | None = None) -> web.Application:
+    """The application for the process that meets strangers."""
+    door = Behind()
+
+    @web.middleware
+    async def as_asked(request: web.Request, handler: Any) -> web.StreamResponse:
+        response = await handler(door.look(request))
+        assert isinstance(response, web.StreamResponse)
+        return response
+
+    app = application(broker, door, token)
+    app.middlewares.insert(0, as_asked)
+    return app
+
+
+class Listener(Doorway):
+    """The pages of one broker in this very process."""
+
+    def __init__(self, broker: Broker, token: str | None = None) -> None:
+        door = Door(lambda: self.guests.total(), lambda: self.turned_away)
+        super().__init__(application(broker, door, token))

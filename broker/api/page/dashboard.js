@@ -1,0 +1,648 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// The dashboard: shows what /api/v1 tells, as it is told.
+//
+// Rules of this file:
+// 1. Names, reasons and all other text come from other hosts and are not trusted: they become
+//    text nodes, never markup, and what does not print becomes "?".
+// 2. What did not change is not touched, so that focus, selection and screen readers stay where
+//    they are.
+// 3. Old data is called old: a status must come with each beat.
+"use strict";
+
+// With very many hosts a status comes every 4 s at most (broker/api/event_stream.py).
+const OLD_S = 6;
+const GONE_S = 12;
+const EVENTS_SHOWN = 200;
+const HISTORY_EVERY_MS = 15000;
+const TRY_AGAIN_MS = 3000;
+const DAY_S = 86400;
+const PENALTY_WORDS = {
+  "config": "its VM definition is old", "network": "network", "bridge": "management bridge",
+  "load": "CPU load", "memory": "free memory", "fence-path": "its fence device",
+  "cannot-start": "cannot start the VM", "lock-driver": "lock driver",
+  "retries": "failed starts", "lockspace": "lockspace", "storage": "its slot is not written", "agent": "its agent",
+  "local-maintenance": "local maintenance", "unexpected-down": "the VM died there",
+  "reinitializing": "just started", "stopped": "stopped",
+};
+
+const $ = (id) => document.getElementById(id);
+
+/** Foreign text: bounded, and without characters that do not print or turn the line around. */
+function clean(text, most = 400) {
+  return String(text ?? "").slice(0, most).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, "?");
+}
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function show(element, is) {
+  if (element.hidden === is) element.hidden = !is;
+}
+
+/** Brings the children of `list` in line with `items`: [key, item], made once, then updated. */
+function keyed(list, items, create, update) {
+  const old = new Map([...list.children].map((child) => [child.dataset.key, child]));
+  let place = null;
+  for (const [key, item] of items) {
+    let child = old.get(String(key));
+    if (child) old.delete(String(key));
+    else {
+      child = create(item);
+      child.dataset.key = key;
+    }
+    const wanted = place ? place.nextSibling : list.firstChild;
+    if (child !== wanted) list.insertBefore(child, wanted);
+    update(child, item);
+    place = child;
+  }
+  for (const child of old.values()) child.remove();
+}
+
+function seconds(value) {
+  if (value === null || value === undefined) return "not known";
+  if (value < 9.95) return `${value.toFixed(1)} s`;
+  if (value < 120) return `${Math.round(value)} s`;
+  if (value < 7200) return `${Math.round(value / 60)} min`;
+  if (value < 2 * DAY_S) return `${Math.round(value / 3600)} h`;
+  return `${Math.round(value / DAY_S)} days`;
+}
+
+const ago = (value) => (value === null || value === undefined ? "never" : `${seconds(value)} ago`);
+
+// --- what comes in ------------------------------------------------------------------------------
+
+let status = null;
+let heardAt = 0;
+let source = null;
+let lastId = 0;
+let events = [];
+let history = null;
+let span = "minutes";
+let upSince = null;
+
+function connect() {
+  source?.close();
+  source = new EventSource(`api/v1/events?status=yes&after=${lastId}`);
+  source.addEventListener("status", (message) => {
+    status = JSON.parse(message.data);
+    heardAt = performance.now();
+    render();
+  });
+  source.addEventListener("happened", (message) => {
+    const event = JSON.parse(message.data);
+    lastId = Math.max(lastId, event.id);
+    take([event]);
+  });
+  source.addEventListener("missed", () => show($("missed"), true));
+  source.addEventListener("error", () => {
+    // A refusal ends it for good; a cut line is mended by the browser itself.
+    if (source.readyState === EventSource.CLOSED) setTimeout(connect, TRY_AGAIN_MS);
+  });
+}
+
+function take(more) {
+  const known = new Set(events.map((event) => event.id));
+  events.push(...more.filter((event) => !known.has(event.id)));
+  events.sort((a, b) => b.id - a.id);
+  events.length = Math.min(events.length, EVENTS_SHOWN);
+  const found = events.find((e) => e.kind === "state-transition" && e.facts.to === "EngineUp");
+  upSince = found ? { time: new Date(found.time), host: found.host_id } : null;
+  renderEvents();
+}
+
+async function begin() {
+  try {
+    const answer = await fetch(`api/v1/events?limit=${EVENTS_SHOWN}`);
+    const list = await answer.json();
+    lastId = list.last;
+    take(list.events);
+  } catch {
+    // The stream says that the broker is gone.
+  }
+  connect();
+  getHistory();
+  setInterval(getHistory, HISTORY_EVERY_MS);
+  setInterval(renderAge, 1000);
+}
+
+async function getHistory() {
+  if (document.hidden) return;
+  try {
+    history = await (await fetch("api/v1/history")).json();
+    renderPlots();
+  } catch {
+    // As above.
+  }
+}
+
+// --- the top ------------------------------------------------------------------------------------
+
+function renderAge() {
+  const pill = $("link");
+  const age = heardAt ? (performance.now() - heardAt) / 1000 : Infinity;
+  const old = age > OLD_S;
+  document.body.classList.toggle("old", old);
+  pill.classList.toggle("good", !old);
+  pill.classList.toggle("bad", old);
+  if (!old) say(pill, "live");
+  else if (age === Infinity) say(pill, "no word from this host’s broker yet");
+  else if (age < GONE_S) say(pill, "the data is old");
+  else say(pill, `the broker is gone: nothing heard since ${clock(new Date(Date.now() - age * 1000))}`);
+}
+
+function clock(time) {
+  return time.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+}
+
+function nameOf(id) {
+  const host = status.hosts[id];
+  return host ? clean(host.hostname, 100) : `host ${id}`;
+}
+
+function render() {
+  renderAge();
+  const { engine } = status;
+  say($("cluster"), clean(status.cluster, 100));
+  say($("from"), `${nameOf(status.host_id)} (id ${status.host_id})`);
+  const box = $("engine");
+  const lost = engine.up && engine.reached === false;
+  const level = lost ? "warn" : engine.healthy ? "good" : engine.up === false ? "bad" : "warn";
+  if (box.className !== level) box.className = level;
+  const where = engine.host === null ? "" : ` on ${nameOf(engine.host)}`;
+  const health = lost ? ", but no other host reaches it," : engine.healthy ? " and healthy" : engine.healthy === null ? ", its health is not known" : ", not healthy";
+  const known = engine.known ? `: ${clean(engine.known)}` : "";
+  const word = engine.up === null ? `Whether the engine is up is not known${known}`
+    : engine.up ? `The engine is up${health}${where}` : `The engine is down${known || ": no host has it up"}`;
+  say($("engine-now"), word);
+  const title = `${engine.healthy && !lost ? "" : engine.up ? "! " : engine.up === null ? "? " : "DOWN "}${clean(status.cluster, 40)} – ha-agent`;
+  if (document.title !== title) document.title = title;
+  const since = engine.up && upSince && upSince.host === engine.host ? `Since ${upSince.time.toLocaleString()}.` : "";
+  say($("engine-since"), since);
+  say($("engine-bound"), boundText());
+  const own = status.reasons.map((reason) => clean(reason.text)).join("; ");
+  say($("engine-why"), own ? `This host (${nameOf(status.host_id)}): ${own}.` : "");
+  const { migration } = status;
+  show($("migration"), migration !== null);
+  if (migration) {
+    $("migration").querySelector("progress").value = migration.percent;
+    say($("migration").querySelector("span"), `${migration.percent} % after ${seconds(migration.elapsed_s)}`);
+  }
+  renderBanners();
+  renderHosts();
+  renderButtons();
+  if (!$("plots").firstChild) renderPlots();
+}
+
+function boundText() {
+  const { bound, engine } = status;
+  if (!bound) return "";
+  if (bound.held) {
+    return `If ${nameOf(engine.host)} died now, the VM would not be started: ${clean(bound.held)}`;
+  }
+  const parts = [
+    `${seconds(bound.detect_s)} to notice`, `${seconds(bound.prove_s)} to prove it dead (${clean(bound.by)})`,
+    `${seconds(bound.lease_s)} to start`, bound.boot_s === null ? "its boot, not measured yet" : `${seconds(bound.boot_s)} to boot`,
+  ].join(", ");
+  const total = bound.total_s === null ? "after " : `in about ${seconds(bound.total_s)}: `;
+  return `If ${nameOf(engine.host)} died now, the engine would be back ${total}${parts}.`;
+}
+
+// --- what needs attention -----------------------------------------------------------------------
+
+function modeText(mode) {
+  if (!mode) return "";
+  const by = mode.owner ? ` Set by ${clean(mode.owner, 100)}` : "";
+  const why = mode.reason ? `: ${clean(mode.reason)}` : "";
+  const until = mode.left_s === null ? " It has no end." : ` It ends in ${seconds(mode.left_s)}.`;
+  return `${by}${why}${by || why ? "." : ""}${until}`;
+}
+
+/** What a silent host means for the engine: a takeover only where one is. */
+function silentText(id) {
+  const { engine } = status;
+  if (engine.host === id) return "It answers over the network that the engine runs there.";
+  if (engine.up) return "The engine runs on another host.";
+  if (status.global_maintenance) return "In global maintenance nobody takes over.";
+  const taker = Object.values(status.hosts).find((host) => host.liveness === "live" && host.intent === `fence ${id}`);
+  if (taker) return `${nameOf(taker.host_id)} takes over from it now.`;
+  if (engine.likely === id) return "The engine most likely runs there: look there, systemctl status ha-broker.";
+  return engine.up === null ? "Nothing proves yet that it is dead." : "";
+}
+
+function* banners() {
+  const s = status;
+  if (s.global_maintenance) {
+    yield ["global", s.global_mode?.ends_soon ? "warning" : "info", "Global maintenance",
+      `Nothing starts, stops, moves or is fenced.${modeText(s.global_mode)} End it: ha-agent maintenance none`];
+  } else if (s.global_maintenance === null) {
+    yield ["global", "info", "Maintenance", "Whether global maintenance is set has not been read yet."];
+  }
+  for (const [id, host] of Object.entries(s.hosts)) {
+    const name = nameOf(id);
+    if (host.host_shutdown) {
+      yield [`shutdown-${id}`, "info", `${name} is shutting down`,
+        host.liveness === "silent" ? "It has been silent since then." : "The engine leaves it first."];
+    } else if (host.maintenance) {
+      yield [`local-${id}`, host.mode?.ends_soon ? "warning" : "info", `${name} is in local maintenance`,
+        `It never runs the engine meanwhile.${modeText(host.mode)} End it there: ha-agent maintenance none`];
+    }
+    if (host.liveness === "silent" && !host.stopped) {
+      yield [`silent-${id}`, "critical", `${name} is silent`, `${witnessText(host)}. ${silentText(host.host_id)}`];
+    } else if (host.liveness === "silent") {
+      yield [`silent-${id}`, "info", `${name} is off duty`, "Its agent was stopped in good order."];
+    }
+    if (host.witnesses?.heartbeat_trouble) {
+      const w = host.witnesses;
+      yield [`heartbeat-${id}`, "warning", `${name} does not answer ${w.heartbeat === "answered" ? "at its port for heartbeats" : "over the network"}`,
+        `${clean(w.port_problem || w.heartbeat_problem)}. Were its storage to hang, nothing would speak for it.`];
+    }
+    if (host.intent && host.liveness === "live") yield [`intent-${id}`, "warning", "Now", `${name} is about to ${clean(host.intent)}${host.move?.left_s == null ? "" : `, done or given up in ${Math.round(host.move.left_s)} s`}.`];
+    if (host.agent.startsWith("silent") && host.liveness === "live") {
+      yield [`agent-${id}`, "critical", `The agent of ${name} is ${clean(host.agent, 60)}`, "Look there: systemctl status ha-agent"];
+    }
+  }
+  if (s.switched_off) {
+    const how = s.switched_off.ordered ? "switched this host off: it hung" : "found this host without power";
+    yield ["switched-off", "warning", "This host was dead", `${clean(s.switched_off.by_name, 100)} ${how}. Evidence: ha-agent why`];
+  }
+  if (s.storage.problem || s.storage.blind) {
+    const means = s.storage.blind ? " What the other hosts do is not known here: each card is their last word." : "";
+    const unheard = s.storage.unheard ? " The others see this host silent and count no score for it." : "";
+    const problem = clean(s.storage.problem) || "the whiteboard is not read";
+    yield ["storage", "critical", `The storage ${s.storage.state === "hung" ? "hangs" : "fails"} here`,
+      `${problem}${s.storage.trouble_s === null ? "" : `, for ${seconds(s.storage.trouble_s)}`}.${means}${unheard}`];
+  }
+  if (s.lockspace_budget_s !== null && s.lockspace_budget_s < s.lockspace_budget_max_s / 2) {
+    yield ["budget", "critical", "The lease is not renewed", `sanlock ends an engine here in ${seconds(s.lockspace_budget_s)}.`];
+  }
+  if (s.lockspace !== "joined") yield ["lockspace", "warning", "This host has not joined the lockspace", `${clean(s.lockspace)}.`];
+  for (const [slot, cause] of Object.entries(s.bad_slots)) {
+    yield [`slot-${slot}`, "warning", `Slot ${slot} cannot be read`, clean(cause)];
+  }
+  const unproven = s.fence_paths.filter((path) => !path.ok || path.proven_age_s === null || path.proven_age_s > DAY_S);
+  for (const path of unproven) {
+    yield [`path-${path.by}-${path.host}`, "warning",
+      `${path.by === path.host ? "The own fence device" : "The fence device"} of ${nameOf(path.host)} is not proven by ${nameOf(path.by)}`,
+      `Last proven ${ago(path.proven_age_s)}. ${clean(path.detail)} Try it: ha-agent fence test ${path.host}`];
+  }
+  if (s.config_problem) yield ["config", "warning", "An older configuration is in force", clean(s.config_problem)];
+  if (s.state_problem) yield ["state-folder", "warning", "State folder", `${clean(s.state_problem)}.`];
+  if (s.network) yield ["network", "warning", "Network", `${clean(s.network)}.`];
+  for (const [name, monitor] of Object.entries(s.monitors)) {
+    if (monitor.verdict === "bad" && name !== "network") yield [`monitor-${name}`, "warning", `Monitor ${clean(name, 40)}`, `${clean(monitor.problem)}.`];
+  }
+  if (s.notify.problem) yield ["notify", "warning", "No notifications go out", clean(s.notify.problem)];
+  for (const [way, found] of Object.entries(s.notify.transports)) {
+    if (found.last_error) yield [`notify-${way}`, "warning", `Notices by ${clean(way, 40)} fail`, `${clean(found.last_error)}. Try it: ha-agent notify test`];
+  }
+}
+
+const ORDER = { critical: 0, warning: 1, info: 2 };
+
+function renderBanners() {
+  const all = [...banners()].sort((a, b) => ORDER[a[1]] - ORDER[b[1]]).map((item) => [item[0], item]);
+  keyed($("banners"), all,
+    () => make("li", {}, make("strong"), make("span")),
+    (li, [, severity, head, text]) => {
+      const name = `banner ${severity}`;
+      if (li.className !== name) li.className = name;
+      say(li.children[0], `${severity === "info" ? "" : `${severity}: `}${head}.`);
+      say(li.children[1], text);
+    });
+}
+
+// --- the hosts ----------------------------------------------------------------------------------
+
+const VM_WORDS = { up: "up", down: "not here", down_unexpected: "died here", down_missing: "gone from libvirt", unknown: "not known" };
+
+function leaseText(w) {
+  return `${clean(w.sanlock_state, 40)}${w.renewal_age_s === null ? "" : `, renewed ${ago(w.renewal_age_s)}`}`;
+}
+
+function witnessText(host) {
+  const w = host.witnesses;
+  if (!w) return "";
+  const network = w.unanswered_s !== null ? `network without answer for ${seconds(w.unanswered_s)}`
+    : w.heartbeat_age_s !== null ? `network answered ${ago(w.heartbeat_age_s)}` : `network: ${clean(w.heartbeat, 40)}`;
+  const lease = `sanlock: ${leaseText(w)}`;
+  return `Whiteboard changed ${ago(w.whiteboard_age_s)}, ${network}, ${lease}`;
+}
+
+/** Whether a card is what the host last said, since this one cannot read it any more. */
+function isLastWord(host) {
+  return status.storage.blind && !host.local;
+}
+
+function makeCard() {
+  return make("li", { class: "card" },
+    make("div", { class: "head" }, make("h3", {}, make("bdi"), make("span", { class: "small" })), make("span", { class: "pill" })),
+    make("p", { class: "state" }), make("p", { class: "small why" }),
+    make("div", { class: "score" }, make("span"), make("strong")),
+    make("div", { class: "bar", "aria-hidden": "true" }),
+    make("ul", { class: "lacks-list" }), make("dl"),
+    make("details", {}, make("summary", {}, "Monitors"), make("dl")));
+}
+
+function renderHosts() {
+  keyed($("hosts"), Object.entries(status.hosts).map(([id, host]) => [id, host]), makeCard, updateCard);
+}
+
+function updateCard(card, host) {
+  const here = status.engine.host === host.host_id;
+  const name = `card ${isLastWord(host) ? "last-word" : host.liveness}${here ? " engine-here" : ""}`;
+  if (card.className !== name) card.className = name;
+  const [head, state, why, score, bar, lacks, facts, more] = card.children;
+  say(head.querySelector("bdi"), nameOf(host.host_id));
+  say(head.querySelector("h3 span"), ` id ${host.host_id}${host.local ? ", this host" : ""}`);
+  const pill = head.querySelector(".pill");
+  const lastWord = isLastWord(host);
+  const word = host.liveness === "live" ? "live" : host.liveness === "silent" ? "SILENT" : lastWord ? "last word" : "uncertain";
+  say(pill, word);
+  pill.className = `pill ${host.liveness === "live" ? "good" : host.liveness === "silent" ? "bad" : "warn"}`;
+  const past = host.liveness === "silent" || lastWord ? ", as last published" : "";
+  say(state, `${clean(host.state, 60) || "state not published"}${past}${here ? " – the engine is here" : ""}`);
+  say(why, clean(host.reason));
+  const lacking = host.penalties.reduce((sum, part) => sum + part.points, 0);
+  say(score.children[0], `Score${past}`);
+  say(score.children[1], `${host.score} of ${host.score + lacking}`);
+  const parts = [["has", host.score], ...host.penalties.map((part) => ["lacks", part.points])].map((part, n) => [n, part]);
+  keyed(bar, parts, () => make("span"), (piece, [kind, points]) => {
+    piece.className = kind;
+    piece.style.flexGrow = String(Math.max(0, points));
+  });
+  keyed(lacks, host.penalties.map((part, n) => [n, part]), () => make("li", {}, make("b"), make("span")), (li, part) => {
+    say(li.children[0], `−${part.points} `);
+    say(li.children[1], `${PENALTY_WORDS[part.name] ?? clean(part.name, 60)}: ${clean(part.why)}`);
+  });
+  fill(facts, factsOf(host));
+  show(more, host.local);
+  if (host.local) fill(more.lastChild, Object.entries(status.monitors).map(([n, monitor]) => [clean(n, 40), monitorText(monitor)]));
+}
+
+function fill(list, pairs) {
+  const flat = pairs.flatMap(([term, text]) => [[`t-${term}`, ["dt", term]], [`d-${term}`, ["dd", text]]]);
+  keyed(list, flat, ([tag]) => make(tag), (element, [, text]) => {
+    if (typeof text === "string") return say(element, text);
+    if (!element.firstChild) element.append(make("meter", { min: 0, "aria-label": text.label }), make("span"));
+    const [meter, words] = element.children;
+    meter.max = text.max;
+    meter.low = text.max / 2;
+    meter.value = text.value;
+    return say(words, ` ${text.words}`);
+  });
+}
+
+function factsOf(host) {
+  const vm = host.engine_status;
+  const facts = [["Engine", VM_WORDS[vm.vm] ?? clean(vm.vm, 40)]];
+  if (host.liveness === "silent" || isLastWord(host)) facts[0][1] += ", as last published";
+  else if (vm.vm === "up") {
+    const how = host.domain_type ? ` (${clean(host.domain_type, 20)})` : "";
+    facts[0][1] += `${how}, health ${clean(vm.health, 20)}${vm.reason ? `: ${clean(vm.reason)}` : ""}`;
+  }
+  if (host.agent) facts.push(["Agent", clean(host.agent, 60)]);
+  const w = host.witnesses;
+  if (w) {
+    facts.push(["Whiteboard", `changed ${ago(w.whiteboard_age_s)}`]);
+    facts.push(["Network", w.unanswered_s !== null ? `no answer for ${seconds(w.unanswered_s)}`
+      : w.heartbeat_age_s !== null ? `answered ${ago(w.heartbeat_age_s)}` : clean(w.heartbeat, 40)]);
+    facts.push(["sanlock", leaseText(w)]);
+  }
+  const paths = status.fence_paths.filter((path) => path.host === host.host_id && path.by !== host.host_id);
+  if (paths.length) {
+    const good = paths.filter((path) => path.ok);
+    const newest = Math.min(...paths.map((path) => path.proven_age_s ?? Infinity));
+    facts.push(["Fence device", `proven by ${good.length} of ${paths.length} hosts${newest < Infinity ? `, last ${ago(newest)}` : ""}`]);
+  }
+  if (host.local && status.lockspace_budget_s !== null) {
+    facts.push(["Lease budget", { label: "lease budget", max: status.lockspace_budget_max_s, value: status.lockspace_budget_s,
+      words: `${Math.round(status.lockspace_budget_s)} of ${Math.round(status.lockspace_budget_max_s)} s` }]);
+  }
+  if (host.unknown.length) facts.push(["Not measured", clean(host.unknown.join(", "))]);
+  return facts;
+}
+
+function monitorText(monitor) {
+  const value = monitor.value === null ? "not known" : typeof monitor.value === "object"
+    ? Object.entries(monitor.value).map(([target, part]) => `${clean(target, 100)} ${Math.round(part * 100)} %`).join(", ")
+    : `${typeof monitor.value === "number" ? Math.round(monitor.value * 1000) / 1000 : clean(monitor.value, 60)} ${clean(monitor.unit, 20)}`.trim();
+  return `${value}${monitor.problem ? `: ${clean(monitor.problem)}` : ""} (${seconds(monitor.age_s)} old)`;
+}
+
+// --- the scores ---------------------------------------------------------------------------------
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function draw(tag, attributes) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
+function renderPlots() {
+  if (!history || !status) return;
+  const series = history[span];
+  keyed($("plots"), Object.entries(series.scores),
+    () => make("li", {}, make("bdi"), make("div"), make("span", { class: "last" })),
+    (li, scores) => plot(li, scores, series, Number(li.dataset.key)));
+}
+
+function plot(li, scores, series, id) {
+  const host = status.hosts[id];
+  const most = Math.max(3400, ...scores.filter((score) => score !== null));
+  const steps = scores.length;
+  const svg = draw("svg", { viewBox: `0 0 ${steps} 100`, preserveAspectRatio: "none", role: "img" });
+  const known = scores.filter((score) => score !== null);
+  svg.setAttribute("aria-label", known.length
+    ? `Score of ${nameOf(id)}: now ${scores.at(-1) ?? "not known"}, between ${Math.min(...known)} and ${Math.max(...known)}`
+    : `Score of ${nameOf(id)}: not known`);
+  svg.append(draw("line", { x1: 0, x2: steps, y1: 84, y2: 84, class: "base" }));
+  for (let from = 0; from < steps; from++) {
+    if (scores[from] === null) continue;
+    let to = from;
+    while (to + 1 < steps && scores[to + 1] !== null) to++;
+    const points = [];
+    for (let n = from; n <= to; n++) {
+      const y = 84 - (scores[n] / most) * 78;
+      points.push(`${n},${y}`, `${n + 1},${y}`);
+    }
+    svg.append(draw("polygon", { points: `${from},84 ${points.join(" ")} ${to + 1},84`, class: "area" }));
+    svg.append(draw("polyline", { points: points.join(" "), class: "line" }));
+    from = to;
+  }
+  for (let n = 0; n < steps; n++) {
+    if (series.engine[n] !== id) continue;
+    let to = n;
+    while (to + 1 < steps && series.engine[to + 1] === id) to++;
+    svg.append(draw("rect", { x: n, y: 90, width: to + 1 - n, height: 10, class: "place" }));
+    n = to;
+  }
+  say(li.children[0], host ? nameOf(id) : `host ${id}`);
+  li.children[0].title = li.children[0].textContent;
+  li.children[1].replaceChildren(svg);
+  say(li.children[2], scores.at(-1) === null ? "–" : String(scores.at(-1)));
+}
+
+for (const name of ["minutes", "day"]) {
+  $(`span-${name}`).addEventListener("click", () => {
+    span = name;
+    for (const other of ["minutes", "day"]) $(`span-${other}`).setAttribute("aria-pressed", String(other === span));
+    renderPlots();
+  });
+}
+
+// --- what happened ------------------------------------------------------------------------------
+
+function eventText(event) {
+  if (event.kind !== "state-transition") return clean(event.text);
+  const because = event.facts.reason ? `: ${clean(event.facts.reason)}` : "";
+  return `${clean(event.facts.from, 60)} → ${clean(event.facts.to, 60)}${because}`;
+}
+
+function renderEvents() {
+  keyed($("events"), events.map((event) => [event.id, event]),
+    () => make("li", {}, make("time"), make("span"), make("bdi"), make("span", { class: "what" })),
+    (li, event) => {
+      const [time, severity, host, what] = li.children;
+      const at = new Date(event.time);
+      if (time.dateTime !== event.time) time.dateTime = event.time;
+      say(time, clock(at));
+      time.title = at.toLocaleString();
+      severity.className = ["critical", "warning", "info"].includes(event.severity) ? event.severity : "info";
+      say(severity, clean(event.severity, 20));
+      say(host, clean(event.host, 100));
+      say(what, eventText(event));
+    });
+}
+
+// --- orders -------------------------------------------------------------------------------------
+
+let token = "";
+
+/** Over plain HTTP from elsewhere whoever listens reads the token: it is not even asked for. */
+const IS_PRIVATE = window.isSecureContext;
+show($("token-form"), IS_PRIVATE);
+if (!IS_PRIVATE) say($("answer"), "Orders need TLS: open this page at an address of api.tls-listen.");
+
+function headers() {
+  if (!IS_PRIVATE) throw new Error("a token crosses the network over TLS alone");
+  return { "Authorization": `Bearer ${token}`, "Content-Type": "application/json" };
+}
+
+async function ask(method, path, body) {
+  const answer = await fetch(path, { method, headers: headers(), body: body && JSON.stringify(body) });
+  const found = await answer.json();
+  if (!answer.ok) throw new Error([found.title, found.detail].filter(Boolean).map((text) => clean(text)).join(": "));
+  return found;
+}
+
+$("token-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  token = $("token").value.trim();
+  try {
+    await ask("GET", "api/v1/token");
+    $("token").value = "";
+    show($("token-form"), false);
+    show($("buttons"), true);
+    say($("answer"), "The token is taken. Each order asks once more.");
+    renderButtons();
+    $("buttons").querySelector("button")?.focus();
+  } catch (error) {
+    token = "";
+    say($("answer"), clean(error.message));
+  }
+});
+
+/** Each: key, label, why it cannot be had (empty: it can), and what the dialog says. */
+function orders() {
+  const here = status.engine.host === status.host_id;
+  const nowhere = status.engine.up === null ? "Where the engine runs is not known." : "The engine is down.";
+  const elsewhere = status.engine.host === null ? nowhere : `The engine is on ${nameOf(status.engine.host)}: open the dashboard there.`;
+  const own = status.hosts[status.host_id];
+  const me = nameOf(status.host_id);
+  const others = Object.values(status.hosts).filter((host) => !host.local && host.liveness === "live" && !host.maintenance);
+  const moved = here ? ` The engine is on ${me}: it is migrated away first, live.` : "";
+  return [
+    status.global_maintenance
+      ? ["global-off", "End global maintenance", "", "The cluster acts again: the engine is started where it is down, hung hosts are fenced."]
+      : ["global-on", "Global maintenance …", "", "On all hosts nothing starts, stops, moves or is fenced. If the engine dies meanwhile, it stays down."],
+    own.maintenance
+      ? ["local-off", `End maintenance of ${me}`, "", `${me} may run the engine again, and gets its score back.`]
+      : ["local-on", `Maintenance of ${me} …`, "", `${me} gets score 0 and never runs the engine.${moved}`],
+    ["migrate", "Migrate …", here ? (others.length ? "" : "No other host could take it.") : elsewhere,
+      `The engine moves from ${me} to the host you choose, live: it goes on answering, with a pause of well under a second.`],
+    ["start", "Start here", status.engine.up ? "The engine is up already." : "", `${status.engine.up === null ? "It may run already: that is not known. " : ""}The engine is started on ${me}, under its lease. If another host holds the lease, that is refused.`],
+    ["shutdown", "Shut down …", here ? "" : elsewhere,
+      "The guest is asked to shut down: users lose it. Unless global maintenance is set, the cluster starts it again."],
+  ];
+}
+
+function renderButtons() {
+  if (!token) return;
+  keyed($("buttons"), orders().map((order) => [order[0], order]),
+    ([key]) => {
+      const button = make("button", { type: "button" });
+      button.addEventListener("click", () => confirmOrder(key));
+      return button;
+    },
+    (button, [, label, obstacle]) => {
+      say(button, label);
+      if (button.disabled !== Boolean(obstacle)) button.disabled = Boolean(obstacle);
+      if (button.title !== obstacle) button.title = obstacle;
+    });
+}
+
+function confirmOrder(key) {
+  const [, label, , text] = orders().find((order) => order[0] === key);
+  const dialog = $("ask");
+  say($("ask-title"), `${label.replace(" …", "")}?`);
+  say($("ask-text"), text);
+  const setsMode = key === "global-on" || key === "local-on";
+  show($("ask-reason-row"), setsMode);
+  show($("ask-for-row"), setsMode);
+  show($("ask-to-row"), key === "migrate");
+  if (key === "migrate") {
+    const others = Object.values(status.hosts).filter((host) => !host.local && host.liveness === "live" && !host.maintenance);
+    others.sort((a, b) => b.score - a.score);
+    $("ask-to").replaceChildren(...others.map((host) => make("option", { value: host.host_id }, `${nameOf(host.host_id)} (score ${host.score})`)));
+  }
+  dialog.returnValue = "no";
+  dialog.showModal();
+  $("ask-no").focus();
+  dialog.addEventListener("close", () => dialog.returnValue === "yes" && give(key), { once: true });
+}
+
+async function give(key) {
+  const answer = $("answer");
+  say(answer, "Sent …");
+  try {
+    const [mode, way] = key.split("-");
+    if (mode === "global" || mode === "local") {
+      const body = way === "on"
+        ? { on: true, reason: $("ask-reason").value, for_s: Number($("ask-for").value) } : { on: false };
+      await ask("PUT", `api/v1/maintenance/${mode}`, body);
+      say(answer, `${mode} maintenance is ${way === "on" ? "set" : "ended"}.`);
+      return;
+    }
+    const body = key === "migrate" ? { kind: key, target: Number($("ask-to").value) } : { kind: key };
+    let order = await ask("POST", "api/v1/orders", body);
+    while (order.state === "waiting" || order.state === "under-way") {
+      say(answer, `Order ${order.number}, ${key}: ${order.state} ${clean(order.text)}`.trim());
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      order = await ask("GET", `api/v1/orders/${order.number}`);
+    }
+    say(answer, `${key}: ${order.state}. ${clean(order.text)}`);
+  } catch (error) {
+    say(answer, `Not done: ${clean(error.message)}`);
+  }
+}
+
+begin();

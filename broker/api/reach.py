@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whether this host reaches another one's libvirt, for a host that joins and wants to know.
+
+Asked by `GET /libvirt-reach`, by who has the cluster key alone (broker/peers/reach_question.py).
+As the
+broker's user, to the address that a migration would go to: `libvirt.migration-uri`. One
+question at a time, with a deadline: asking much keeps this host from nothing else.
+"""
+
+from __future__ import annotations
+
+import libvirt
+from aiohttp import web
+
+from broker.api.answers import problem
+from broker.broker import Broker
+from broker.config.addresses import in_uri
+from broker.daemon.foreign import sentence
+from broker.daemon.worker import Hung, Worker
+from broker.peers.libvirt_reach import ask_libvirt
+from broker.peers.reach_question import DEADLINE_S, PATH, Question, answer
+
+
+class Reacher:
+    """Answers over one broker, by its configuration as it is."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._worker = Worker("libvirt of another host")
+        self._is_busy = False
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Its route."""
+        router.add_get(PATH, self._get, allow_head=False)
+
+    async def _get(self, request: web.Request) -> web.Response:
+        key = self._broker.heartbeats.key
+        if key is None:
+            return problem(404, "no cluster key", "this host has none in its secrets file")
+        given = request.query
+        question = Question(given.get("name", ""), given.get("nonce", ""), given.get("mac", ""))
+        if not question.has_form:
+            return problem(400, "needs name, a host's, and nonce, 32 hexadecimal digits")
+        if not question.is_from(key):
+            return problem(403, "not signed with this cluster's key")
+        uri = self._broker.config.libvirt.migration_uri
+        if not uri:
+            return problem(409, "no migration", "libvirt.migration-uri is not set on this host")
+        if self._is_busy:
+            return problem(503, "busy with such a question", "ask again")
+        self._is_busy = True
+        try:
+            said = await self._reach(uri.format(host=in_uri(question.name)))
+        finally:
+            self._is_busy = False
+        return web.Response(body=answer(key, question, said), content_type="application/json")
+
+    async def _reach(self, uri: str) -> str:
+        """Why it is not reached; empty: it is."""
+        try:
+            await self._worker.call("asking it", DEADLINE_S, ask_libvirt, uri)
+        except (libvirt.libvirtError, Hung) as error:
+            return f"{uri}: {sentence(error)}"
+        return ""

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whether this host reads what a host that joins has written to its slot: `GET /slot-seen`, for who
+has the cluster key alone (broker/peers/slot_question.py). One read of one slot, one at a time."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from broker.api.answers import problem
+from broker.broker import Broker
+from broker.peers.slot_question import PATH, Seen, SlotQuestion, answer, digest_of
+from broker.whiteboard.board import StorageTrouble
+
+
+class SlotSeer:
+    """Answers over one broker."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._is_busy = False
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Its route."""
+        router.add_get(PATH, self._get, allow_head=False)
+
+    async def _get(self, request: web.Request) -> web.Response:
+        key = self._broker.heartbeats.key
+        if key is None:
+            return problem(404, "no cluster key", "this host has none in its secrets file")
+        given = request.query
+        number = given.get("id", "")
+        host_id = int(number) if number.isascii() and number.isdigit() and len(number) < 5 else 0
+        question = SlotQuestion(
+            host_id, given.get("digest", ""), given.get("nonce", ""), given.get("mac", "")
+        )
+        if not question.has_form:
+            return problem(400, "needs id, a host's, digest, 64 hexadecimal digits, and nonce, 32")
+        if not question.is_from(key):
+            return problem(403, "not signed with this cluster's key")
+        if self._is_busy:
+            return problem(503, "busy with such a question", "ask again")
+        self._is_busy = True
+        try:
+            slot = await self._broker.board.read_slot(host_id)
+            said = answer(
+                key, question, Seen.YES if digest_of(slot) == question.digest else Seen.NO
+            )
+        except StorageTrouble as error:
+            said = answer(key, question, Seen.UNKNOWN, str(error))
+        finally:
+            self._is_busy = False
+        return web.Response(body=said, content_type="application/json")

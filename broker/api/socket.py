@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The broker's HTTP API on its UNIX socket. `curl --unix-socket PATH http://ha/v1/status` works.
+
+Who may change things is told by the peer's credentials (unix(7), SO_PEERCRED): root and
+the user the broker runs as. Errors are problem+json (RFC 9457).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import pwd
+import socket
+import struct
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from broker.api.answers import as_problems, json_answer, json_bytes, problem
+from broker.api.door import Doorway, Limits, at_work
+from broker.broker import Broker
+from broker.daemon.foreign import whole
+from broker.status.what_ran import record
+from broker.this_host.disks_record import CannotDecide
+from broker.whiteboard.board import StorageTrouble
+from broker.wire.status import Decision, FenceNote, Maintenance, NewOrder, NotifyTest, Report
+
+BODY_BYTES_MAX = 262_144
+SOCKET_MODE = 0o660
+#: The largest number in a question: of 15 digits.
+NUMBER_MAX = 10**15 - 1
+#: Longer than any beat that makes sense to wait for, shorter than the agent's own patience.
+PATIENCE_S = 5.0
+#: Of users that are neither root nor the broker's own: connections, those of one of them, how long
+#: a whole request may take; and its bytes, whoever sends it.
+CONNECTIONS_MAX, CONNECTIONS_PER_USER_MAX = 64, 16
+REQUEST_S = 30.0
+REQUEST_BYTES_MAX = BODY_BYTES_MAX + 16_384
+
+_BROKER: web.AppKey[Broker] = web.AppKey("broker", Broker)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _user_id(request: web.Request) -> int | None:
+    """Whose process asks."""
+    return _peer_user(request.transport.get_extra_info("socket") if request.transport else None)
+
+
+def _peer_user(sock: socket.socket | None) -> int | None:
+    if sock is None:
+        return None
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("3i", raw)
+    return int(uid)
+
+
+def _may_change(request: web.Request) -> bool:
+    """Root, or the broker's own user."""
+    return _user_id(request) in (0, os.getuid())
+
+
+def _owner(request: web.Request) -> str:
+    """The asking user's name, or number."""
+    uid = _user_id(request)
+    assert uid is not None
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+async def _get_status(request: web.Request) -> web.Response:
+    return json_bytes(request.app[_BROKER].status_json(_now_s()))
+
+
+async def _get_view(request: web.Request) -> web.Response:
+    return json_answer(request.app[_BROKER].view(_now_s()))
+
+
+async def _get_events(request: web.Request) -> web.Response:
+    """What happened after the event `?after=ID`; with `&wait=SECONDS` only once there is
+    something."""
+    after, wait = request.query.get("after", "0"), request.query.get("wait", "0")
+    event_id, wait_s = whole(after, NUMBER_MAX), whole(wait, NUMBER_MAX)
+    if event_id is None or wait_s is None:
+        return problem(400, "after and wait must be whole numbers, of up to 15 digits")
+    return json_answer(await request.app[_BROKER].events.newer(event_id, float(wait_s)))
+
+
+async def _put_report(request: web.Request) -> web.Response:
+    """The agent's report; answered with a view, so that a beat is one round trip.
+
+    With `?newer-than=N` the answer waits for a view of a later version, PATIENCE_S at most.
+    """
+    if not _may_change(request):
+        return problem(403, "not allowed", "only root and the broker's user may report")
+    report = msgspec.json.decode(await request.read(), type=Report)
+    broker = request.app[_BROKER]
+    broker.take_report(report, _now_s())
+    than = request.query.get("newer-than", "")
+    if (version := whole(than, NUMBER_MAX)) is not None:
+        return json_answer(await broker.newer_view(version, PATIENCE_S))
+    return json_answer(broker.view(_now_s()))
+
+
+async def _post_fence_log(request: web.Request) -> web.Response:
+    if not _may_change(request):
+        return problem(403, "not allowed", "only root and the broker's user may write it")
+    note = msgspec.json.decode(await request.read(), type=FenceNote)
+    try:
+        record = await request.app[_BROKER].note_fence(note)
+    except StorageTrouble as error:
+        return problem(503, "the fence log was not written", str(error))
+    return json_answer({} if record is None else record)
+
+
+async def _post_what_ran(request: web.Request) -> web.Response:
+    """A person's decision where what ran last differs from the definition."""
+    if not _may_change(request):
+        return problem(403, "not allowed", "only root and the broker's user may decide it")
+    wanted = msgspec.json.decode(await request.read(), type=Decision)
+    broker = request.app[_BROKER]
+    who = f"{_owner(request)}@{broker.config.host_name}"
+    try:
+        await broker.decide_what_ran(wanted.decision == "adopt", who)
+    except CannotDecide as error:
+        return problem(409, "nothing was decided", str(error))
+    except StorageTrouble as error:
+        return problem(503, "the decision could not be recorded", str(error))
+    return json_answer(record(broker.disks.on_disk))
+
+
+async def _post_order(request: web.Request) -> web.Response:
+    if not _may_change(request):
+        return problem(403, "not allowed", "only root and the broker's user may give orders")
+    wanted = msgspec.json.decode(await request.read(), type=NewOrder)
+    order = request.app[_BROKER].place_order(wanted)
+    return json_answer(request.app[_BROKER].orders.status(order.number, _now_s()))
+
+
+async def _get_order(request: web.Request) -> web.Response:
+    status = request.app[_BROKER].orders.status(int(request.match_info["number"]), _now_s())
+    if status is None:
+        return problem(404, "no such order")
+    return json_answer(status)
+
+
+async def _put_maintenance(request: web.Request) -> web.Response:
+    if not _may_change(request):
+        return problem(403, "not allowed", "only root and the broker's user may set maintenance")
+    wanted = msgspec.json.decode(await request.read(), type=Maintenance)
+    broker, kind = request.app[_BROKER], request.match_info["mode"]
+    try:
+        await broker.set_maintenance(kind, wanted, _owner(request))
+    except (StorageTrouble, OSError) as error:
+        return problem(503, "maintenance was not changed", str(error))
+    return json_answer(wanted)
+
+
+async def _put_host_shutdown(request: web.Request) -> web.Response:
+    """This host shuts down; said again and again until the answer is that it is empty."""
+    if not _may_change(request):
+        return problem(403, "not allowed", "only root and the broker's user may say so")
+    return json_answer(request.app[_BROKER].host_shuts_down(_now_s()))
+
+
+async def _post_notify_test(request: web.Request) -> web.Response:
+    """A test notice by each way out that is configured; waits for what comes of it."""
+    if not _may_change(request):
+        return problem(403, "not allowed", "only root and the broker's user may send a test")
+    notices = request.app[_BROKER].notices
+    outcomes = await notices.test()
+    if not outcomes:
+        why = notices.problem or "none of notify.smtp.server, notify.webhook.url and"
+        why += "" if notices.problem else " notify.command.argv is set"
+        return problem(409, "notifications are not configured", why)
+    return json_answer(NotifyTest(outcomes))
+
+
+def application(broker: Broker) -> web.Application:
+    """The API over one broker."""
+    app = web.Application(middlewares=[as_problems, at_work], client_max_size=BODY_BYTES_MAX)
+    app[_BROKER] = broker
+    app.router.add_get("/v1/status", _get_status)
+    app.router.add_get("/v1/view", _get_view)
+    app.router.add_get("/v1/events", _get_events)
+    app.router.add_put("/v1/report", _put_report)
+    app.router.add_post("/v1/fence-log", _post_fence_log)
+    app.router.add_post("/v1/notify/test", _post_notify_test)
+    app.router.add_post("/v1/what-ran", _post_what_ran)
+    app.router.add_post("/v1/orders", _post_order)
+    app.router.add_get("/v1/orders/{number:[0-9]{1,15}}", _get_order)
+    app.router.add_put("/v1/host-shutdown", _put_host_shutdown)
+    app.router.add_put("/v1/maintenance/{mode:global|local}", _put_maintenance)
+    return app
+
+
+def _answers(path: str) -> bool:
+    """Whether somebody listens on the UNIX socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(path) == 0
+
+
+class OwnSocket(Doorway):
+    """The API on a UNIX socket. Root and the broker's own user have places of their own: a reader
+    of the socket's group who takes all that he may keeps the agent from nothing."""
+
+    def __init__(self, app: web.Application) -> None:
+        limits = Limits(
+            CONNECTIONS_MAX,
+            CONNECTIONS_PER_USER_MAX,
+            REQUEST_S,
+            REQUEST_BYTES_MAX,
+            trusted=frozenset({"0", str(os.getuid())}),
+        )
+        super().__init__(app, limits)
+        self.whose = _user_of
+
+    async def cleanup(self) -> None:
+        """End it, and all connections."""
+        await self.close()
+
+
+def _user_of(transport: asyncio.Transport) -> str:
+    """The number of the user whose process is at the other end."""
+    uid = _peer_user(transport.get_extra_info("socket"))
+    return "" if uid is None else str(uid)
+
+
+async def serve(broker: Broker, path: str) -> OwnSocket:
+    """Listen on the UNIX socket `path`, replacing what an ended broker left there.
+
+    Raises OSError where the socket cannot be made.
+    """
+    place = Path(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if _answers(path):
+        raise OSError(errno.EADDRINUSE, "another ha-broker answers there; stop it first")
+    place.unlink(missing_ok=True)
+    server = OwnSocket(application(broker))
+    await server.start_unix(path, SOCKET_MODE)
+    return server

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The HTTP API over TCP, `/api/v1/...`: read by anyone who can connect, changed by who has the
+token (broker/api/gate.py). Described by broker/api/openapi.py, which the tests hold it to.
+
+Within v1 fields and paths are only added.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from broker.api.answers import encode, json_answer, json_bytes, problem
+from broker.api.event_stream import Streams
+from broker.api.gate import Gate
+from broker.api.openapi import document
+from broker.broker import Broker
+from broker.whiteboard.board import StorageTrouble
+from broker.wire.status import History, Maintenance, NewOrder
+from scoring.observation import OrderKind
+
+#: Who set a maintenance over TCP, as the status shows it.
+OWNER = "api-token"
+#: One that is younger is sent as it is; it has steps of 5 s.
+HISTORY_FRESH_S = 1.0
+#: It orders nothing without another host's id.
+_WITH_TARGET = OrderKind.MIGRATE
+
+
+_T = TypeVar("_T")
+
+
+class Api:
+    """The API over one broker."""
+
+    def __init__(self, broker: Broker, gate: Gate) -> None:
+        self._broker = broker
+        self._gate = gate
+        self.streams = Streams(broker)
+        self._document = encode(document())
+        self._history: tuple[float, bytes] = (float("-inf"), b"")
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Its routes."""
+        router.add_get("/api/v1/openapi.json", self._get_document, allow_head=False)
+        router.add_get("/api/v1/status", self._get_status, allow_head=False)
+        router.add_get("/api/v1/history", self._get_history, allow_head=False)
+        router.add_get("/api/v1/events", self.streams.get_events, allow_head=False)
+        router.add_get("/api/v1/orders/{number}", self._get_order, allow_head=False)
+        router.add_post("/api/v1/orders", self._post_order)
+        router.add_put("/api/v1/maintenance/{mode}", self._put_maintenance)
+        router.add_get("/api/v1/token", self._get_token, allow_head=False)
+
+    async def _get_document(self, request: web.Request) -> web.Response:
+        return web.Response(body=self._document, content_type="application/json")
+
+    async def _get_status(self, request: web.Request) -> web.Response:
+        return json_bytes(self._broker.status_json(_now_s()))
+
+    async def _get_history(self, request: web.Request) -> web.Response:
+        made_s, text = self._history
+        if _now_s() - made_s >= HISTORY_FRESH_S:
+            text = encode(History(**self._broker.history.shown()))
+            self._history = _now_s(), text
+        return json_bytes(text)
+
+    async def _get_token(self, request: web.Request) -> web.Response:
+        """Whether the token that is shown would be taken; changes nothing."""
+        # Not "or": up to aiohttp 3.11 an answer counts as false.
+        refused = self._gate.refusal(request, _now_s())
+        return json_answer({"ok": True}) if refused is None else refused
+
+    async def _get_order(self, request: web.Request) -> web.Response:
+        text = request.match_info["number"]
+        if not re.fullmatch("[0-9]{1,15}", text):
+            return problem(400, "the number of an order has 1 to 15 digits")
+        status = self._broker.orders.status(int(text), _now_s())
+        return problem(404, "no such order") if status is None else json_answer(status)
+
+    async def _post_order(self, request: web.Request) -> web.Response:
+        refused = self._gate.refusal(request, _now_s())
+        if refused is not None:
+            return refused
+        wanted = _body(await request.read(), NewOrder)
+        if (wanted.target is not None) != (wanted.kind is _WITH_TARGET):
+            return problem(400, "the body does not fit", "target: for a migration, and only then")
+        order = self._broker.place_order(wanted)
+        return json_answer(self._broker.orders.status(order.number, _now_s()))
+
+    async def _put_maintenance(self, request: web.Request) -> web.Response:
+        refused = self._gate.refusal(request, _now_s())
+        if refused is not None:
+            return refused
+        kind = request.match_info["mode"]
+        if kind not in ("global", "local"):
+            return problem(404, "no such maintenance", "there are global and local")
+        wanted = _body(await request.read(), Maintenance)
+        try:
+            await self._broker.set_maintenance(kind, wanted, OWNER)
+        except (StorageTrouble, OSError) as error:
+            return problem(503, "maintenance was not changed", str(error))
+        return json_answer(wanted)
+
+
+def _body(raw: bytes, kind: type[_T]) -> _T:
+    """The body as that type; msgspec.MsgspecError where it does not fit. 5.0 is an integer in
+    JSON Schema's eyes, so it is one here."""
+    value = msgspec.json.decode(raw)
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if isinstance(each, float) and each.is_integer():
+                value[key] = int(each)
+    return msgspec.convert(value, kind)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A command's question to the broker's socket; no event loop. The agent's way is link.py."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from typing import Any, TypeVar
+
+import msgspec
+
+from broker.client.quick import ANSWER_BYTES_MAX, ASK_TIMEOUT_S, BrokerDown
+from broker.wire.status import Problem
+
+__all__ = ["BrokerDown", "BrokerRefused", "ask", "refusal"]
+
+T = TypeVar("T")
+
+
+class BrokerRefused(Exception):
+    """The broker answered with an error."""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("ha", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def ask(
+    path: str,
+    method: str,
+    resource: str,
+    kind: type[T],
+    body: Any = None,
+    timeout_s: float = ASK_TIMEOUT_S,
+) -> T:
+    """One request to the broker; blocking, at most `timeout_s` a step.
+
+    Raises BrokerDown where nobody answers, BrokerRefused where the answer is an error.
+    """
+    connection = _UnixConnection(path, timeout_s)
+    data = None if body is None else msgspec.json.encode(body)
+    try:
+        connection.request(method, resource, data)
+        answer = connection.getresponse()
+        raw = answer.read(ANSWER_BYTES_MAX)
+    except (OSError, http.client.HTTPException) as error:
+        raise BrokerDown.because(path, error) from None
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise BrokerRefused(refusal(answer.status, raw))
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.MsgspecError as error:
+        raise BrokerRefused(f"an answer that does not fit: {error}") from None
+
+
+def refusal(status: int, raw: bytes) -> str:
+    """What an answer that is not 200 says."""
+    try:
+        problem = msgspec.json.decode(raw, type=Problem)
+    except msgspec.MsgspecError:
+        return f"the broker answers {status}"
+    return f"{problem.title}: {problem.detail}" if problem.detail else problem.title

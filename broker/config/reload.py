@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A changed configuration file in a daemon that runs on: what may change, and what may not.
+Pure."""
+
+from __future__ import annotations
+
+from broker.config.sections import Config
+
+#: Tables that a running daemon has built itself upon, without these keys, and keys of others.
+_FIXED_TABLES = ("host", "storage", "vm", "api")
+_CHANGEABLE = {("vm", "on_host_shutdown"), ("storage", "unsigned")}
+_FIXED_KEYS = (
+    ("cluster", "id"),
+    ("libvirt", "uri"),
+    ("libvirt", "qemu_conf"),
+    ("libvirt", "pid_dir"),
+    ("daemon", "socket"),
+    ("daemon", "state_dir"),
+)
+
+
+def needs_restart(old: Config, new: Config) -> list[str]:
+    """The keys that differ and that a running daemon cannot change."""
+    keys: list[str] = []
+    for table in _FIXED_TABLES:
+        before, after = getattr(old, table), getattr(new, table)
+        for name in before.__struct_fields__:
+            if (table, name) not in _CHANGEABLE and getattr(before, name) != getattr(after, name):
+                keys.append(_key(table, name))
+    for table, name in _FIXED_KEYS:
+        if getattr(getattr(old, table), name) != getattr(getattr(new, table), name):
+            keys.append(_key(table, name))
+    return keys
+
+
+def refusal(path: str, keys: list[str]) -> str:
+    """What to say of them."""
+    return f"{path}: {', '.join(keys)} cannot change while the daemons run; restart them"
+
+
+def _key(table: str, name: str) -> str:
+    return f"{table}.{name.replace('_', '-')}"

@@ -1,0 +1,677 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The configuration file: `/etc/ha-agent/ha-agent.toml`, the same for both daemons.
+
+Every key, its type, its default and its range stand here and nowhere else. What does not
+fit is a ConfigError that names the file and the key and says what would fit; an unknown
+key is an error with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import platform
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from broker.config import addresses
+from broker.config.fence_relations import check_devices
+from broker.config.places import DEFAULT_SOCKET, PATH_VARIABLE
+from broker.daemon.bounded_search import finder
+from broker.events.notice import Kind
+from broker.notify.rules import ALL, matcher
+from scoring.rules import Rules, Weights
+from scoring.timing import Timing
+
+#: Where an oVirt engine tells its health.
+OVIRT_PAGE = "http://{}/ovirt-engine/services/health"
+#: What that page says of an engine that is well.
+OVIRT_EXPECT = "DB Up"
+#: Where heartbeats are answered, unless another one is configured.
+HEARTBEAT_PORT = 8766
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+HostId = Annotated[int, Meta(ge=1, le=2000)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Name = Annotated[str, Meta(min_length=1, max_length=255)]
+AbsolutePath = Annotated[str, Meta(pattern="^/", max_length=4096)]
+#: As broker/peers/heartbeat.py and broker/whiteboard/identity.py take them: a UUID in lower case,
+#: or "".
+VolumeId = Annotated[str, Meta(pattern=r"^$|^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+Points = Annotated[int, Meta(ge=0, le=10000)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
+SecondsOrNever = Annotated[float, Meta(ge=0, le=86400)]
+Interval = Annotated[float, Meta(ge=0.5, le=3600)]
+SendTimeout = Annotated[float, Meta(ge=0.1, le=60)]
+SeverityWord = Annotated[str, Meta(pattern="^(info|warning|critical)$")]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used: the message names the file, the key and the way out."""
+
+
+class _Section(Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
+    """A table of the file."""
+
+
+class ClusterSection(_Section, frozen=True, kw_only=True):
+    """`name` shows up in status and notifications. `id`: made by `ha-agent init`, the same on all
+    hosts; with it the ids of the volumes, which are checked at each opening. Empty: not checked."""
+
+    name: Name = "ha"
+    id: VolumeId = ""
+
+
+class HostSection(_Section, frozen=True, kw_only=True):
+    """`id`: this host's id in lockspace and whiteboard. `name`: default the host's own.
+
+    `system-uuid`: default the SMBIOS UUID; a peer's fence device must show the same.
+    """
+
+    id: HostId
+    name: str = ""
+    system_uuid: Annotated[str, Meta(pattern=r"^$|^[0-9A-Fa-f-]{32,36}$")] = ""
+
+
+class StorageSection(_Section, frozen=True, kw_only=True):
+    """Files on shared storage, or block devices. `io-timeout`: sanlock's in seconds, the same
+    on all hosts. `whiteboard-id`, `leases-id`: what the volumes must say that they are.
+    `unsigned`: what becomes of a slot that is not signed with the cluster key: `ignore` it, `show`
+    it (it counts only where it is of a member that an earlier version runs on), or `trust` it.
+    `sanlock-conf`: sanlock's own file, where its fixed name stands."""
+
+    whiteboard: AbsolutePath
+    leases: AbsolutePath
+    whiteboard_id: VolumeId = ""
+    leases_id: VolumeId = ""
+    unsigned: Annotated[str, Meta(pattern="^(ignore|show|trust)$")] = "show"
+    lockspace: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,48}$")] = "hosted-engine"
+    resource: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,48}$")] = "engine"
+    io_timeout: Annotated[int, Meta(ge=1, le=60)] = 10
+    sanlock_conf: AbsolutePath = "/etc/sanlock/sanlock.conf"
+
+
+class VmSection(_Section, frozen=True, kw_only=True):
+    """`definition`: the libvirt domain XML, with its `<lease>`. `shared-definition`: the copy
+    on shared storage that this host's must not be older than. `prove-start`: a host that could
+    certainly not start the VM scores 0. `on-host-shutdown`: what becomes of the VM when its host
+    shuts down or reboots: `migrate` (shut down in order where nobody can take it), `shutdown`, or
+    `leave` (to libvirt). `on-isolation`: what becomes of a VM that nobody reaches because its
+    host is cut off: `move`, or `leave` it and tell."""
+
+    name: Name = "HostedEngine"
+    definition: AbsolutePath = "/etc/ha-agent/engine.xml"
+    shared_definition: AbsolutePath | None = None
+    prove_start: bool = True
+    on_host_shutdown: Annotated[str, Meta(pattern="^(migrate|shutdown|leave)$")] = "migrate"
+    on_isolation: Annotated[str, Meta(pattern="^(move|leave)$")] = "move"
+
+
+class LibvirtSection(_Section, frozen=True, kw_only=True):
+    """`migration-uri`, `migration-data-uri`: templates, `{host}` is the target's host name.
+
+    `migration-bandwidth`: MiB/s, 0: as much as there is. `migration-downtime`: ms that the VM
+    may stand still at the end, 0: libvirt's default. `migration-timeout`: s until a migration
+    that does not end is cancelled. `migration-post-copy-after`: s until the VM goes on at the
+    target whatever is still missing, 0: never. `migration-tls`: QEMU encrypts the guest's memory
+    on its way, with the certificates that qemu.conf names.
+    """
+
+    uri: Name = "qemu:///system"
+    qemu_conf: AbsolutePath = "/etc/libvirt/qemu.conf"
+    pid_dir: AbsolutePath = "/run/libvirt/qemu"
+    migration_uri: str = ""
+    migration_data_uri: str = ""
+    migration_bandwidth: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    migration_downtime: Annotated[int, Meta(ge=0, le=60_000)] = 0
+    migration_timeout: Seconds = 300.0
+    migration_auto_converge: bool = True
+    migration_post_copy_after: Annotated[float, Meta(ge=0, le=86400)] = 0.0
+    migration_tls: bool = False
+
+
+class NetworkSection(_Section, frozen=True, kw_only=True):
+    """`test`: `ping`, `dns`, `tcp` or `none`. `targets`: addresses to ping, the gateway as a
+    rule; resolvers to ask; `host:port` to connect to.
+
+    `dns-server`: asked instead of the system's resolver. `dns-name`: what is asked for; empty:
+    the root. `bridge`: the management bridge; empty: not checked.
+    """
+
+    test: Annotated[str, Meta(pattern="^(ping|dns|tcp|none)$")] = "ping"
+    targets: tuple[Name, ...] = ()
+    dns_server: str = ""
+    dns_port: Port = 53
+    dns_name: str = ""
+    bridge: str = "ovirtmgmt"
+
+
+class MonitorsSection(_Section, frozen=True, kw_only=True):
+    """How often each monitor looks, seconds. What is known of the VM is forgotten after 15."""
+
+    engine: Annotated[float, Meta(ge=0.5, le=5)] = 1.0
+    health: Interval = 1.0
+    network: Interval = 10.0
+    bridge: Interval = 2.0
+    memory: Interval = 5.0
+    cpu_load: Interval = 10.0
+    pressure: Interval = 10.0
+    definition: Interval = 30.0
+    lock_driver: Interval = 5.0
+    what_runs: Annotated[float, Meta(ge=0.5, le=60)] = 1.0
+    can_start: Interval = 60.0
+
+
+class HealthSection(_Section, frozen=True, kw_only=True):
+    """How the engine is asked: `url` (its page, in which the regular expression `expect` must be
+    found), or `fqdn` (the name of an oVirt engine, which has its page at a known place), or
+    `tcp`, or `guest-agent`. `failures` in a row before it is bad."""
+
+    url: str = ""
+    fqdn: str = ""
+    expect: str | None = None
+    ca_file: AbsolutePath | None = None
+    verify: bool = True
+    tcp: str = ""
+    guest_agent: bool = False
+    timeout: Seconds = 5.0
+    failures: Annotated[int, Meta(ge=1, le=100)] = 2
+
+    @property
+    def page(self) -> str:
+        """The page to ask; empty: none."""
+        return self.url or (OVIRT_PAGE.format(self.fqdn) if self.fqdn else "")
+
+    @property
+    def expected(self) -> str:
+        """The regular expression to be found in the page; empty: any page that comes with 200 is a
+        good one. What oVirt's own page says is known."""
+        if self.expect is not None:
+            return self.expect
+        return OVIRT_EXPECT if self.page.endswith(OVIRT_PAGE.partition("{}")[2]) else ""
+
+
+class FenceDevice(_Section, frozen=True, kw_only=True):
+    """One way to read and switch the power of host `host`; docs/fencing.md tells how they work
+    together. `timeout`: default that of `[fence]`. `port`: default that of the type."""
+
+    host: HostId
+    name: Annotated[str, Meta(pattern=r"^$|^[A-Za-z0-9_-]{1,32}$")] = ""
+    type: Annotated[str, Meta(pattern="^(ipmi|redfish|agent)$")] = "ipmi"
+    level: Annotated[int, Meta(ge=1, le=9)] = 1
+    identity: Annotated[str, Meta(pattern="^(proven|trusted)$")] = "proven"
+    address: Annotated[str, Meta(max_length=255)] = ""
+    port: Port | None = None
+    username: str = ""
+    timeout: Seconds | None = None
+    retries: Annotated[int, Meta(ge=0, le=5)] = 1
+    privilege: Annotated[str, Meta(pattern="^(user|operator|administrator)$")] = "operator"
+    system: Annotated[str, Meta(max_length=255)] = ""
+    ca_file: AbsolutePath | None = None
+    fingerprint: Annotated[str, Meta(pattern="^$|^([0-9A-Fa-f]{2}:?){32}$")] = ""
+    verify: bool = True
+    agent: Annotated[str, Meta(pattern="^$|^(/.*/)?fence_[A-Za-z0-9_]+$")] = ""
+    options: dict[str, bool | int | str] = {}
+
+    @property
+    def key(self) -> str:
+        """What its secrets are filed under."""
+        return f"{self.host}/{self.name}" if self.name else f"{self.host}"
+
+    @property
+    def port_used(self) -> int | None:
+        """The port, where the type has one."""
+        return self.port or {"ipmi": 623, "redfish": 443}.get(self.type)
+
+    @property
+    def title(self) -> str:
+        """How people know it; shown in every text about it."""
+        words = [f"{self.type} {self.name}" if self.name else self.type]
+        if self.agent:
+            words.append(Path(self.agent).name)
+        if self.address:
+            words.append(self.address if self.port_used is None else f"{self.address} port")
+            words += [] if self.port_used is None else [str(self.port_used)]
+        return f"{' '.join(words)} of host {self.host}"
+
+
+class FenceSection(_Section, frozen=True, kw_only=True):
+    """`timeout`: for one question to a device, login and retries included. `power-off`: a silent
+    host that is still on is switched off; `power-on`: and on again afterwards; `per-hour`: so
+    many over the whole cluster. `rehearse-every`: how often the way to each device is proven."""
+
+    device: tuple[FenceDevice, ...] = ()
+    timeout: Seconds = 8.0
+    power_off: bool = True
+    power_on: bool = True
+    per_hour: Annotated[int, Meta(ge=1, le=100)] = 3
+    rehearse_every: Annotated[float, Meta(ge=10, le=86400)] = 3600.0
+
+
+class SmtpSection(_Section, frozen=True, kw_only=True):
+    """Mail. `server` empty: none is sent. `port` 0: the usual one of `security`. `helo`: the name
+    that this host greets the server with, in full; empty: its own where that has a domain, else
+    its address. `severity`: the least that goes out this way."""
+
+    server: str = ""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    helo: Annotated[str, Meta(pattern=r"^([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+)?$", max_length=253)] = ""
+    security: Annotated[str, Meta(pattern="^(starttls|tls|none)$")] = "starttls"
+    ca_file: AbsolutePath | None = None
+    username: str = ""
+    sender: Name = "root@localhost"
+    recipients: tuple[Name, ...] = ("root@localhost",)
+    timeout: SendTimeout = 20.0
+    severity: SeverityWord = "info"
+
+
+class WebhookSection(_Section, frozen=True, kw_only=True):
+    """A signed POST to `url`; empty: none is sent."""
+
+    url: str = ""
+    ca_file: AbsolutePath | None = None
+    timeout: SendTimeout = 10.0
+    severity: SeverityWord = "info"
+
+
+class CommandSection(_Section, frozen=True, kw_only=True):
+    """A command, its arguments one by one, without a shell; empty: none is run."""
+
+    argv: tuple[Name, ...] = ()
+    timeout: SendTimeout = 10.0
+    severity: SeverityWord = "info"
+
+
+class NotifyRulesSection(_Section, frozen=True, kw_only=True):
+    """For each kind of notice a regular expression that is searched for in its detail. Empty:
+    none of the kind goes out."""
+
+    state_transition: str = "maintenance|start|stop|up|down"
+    failover_started: str = ALL
+    failover_done: str = ALL
+    fence_attempted: str = ALL
+    fence_proven: str = ALL
+    fence_failed: str = ALL
+    fence_held_back: str = ALL
+    fence_asked: str = ALL
+    fence_switched_on: str = ALL
+    was_switched_off: str = ALL
+    fence_path_unproven: str = ALL
+    fence_path_proven: str = ALL
+    lease_budget_low: str = ALL
+    lease_budget_good: str = ALL
+    maintenance_ends_soon: str = ALL
+    maintenance_over: str = ALL
+    config_refused: str = ALL
+    vm_unprotected: str = ALL
+    start_failed: str = ALL
+    vm_differs: str = ALL
+    vm_as_recorded: str = ALL
+    start_held_back: str = ALL
+    vm_paused: str = ALL
+    vm_outdated: str = ALL
+    memory_image: str = ALL
+    autostart: str = ALL
+    leftover_vm: str = ALL
+    never_healthy: str = ALL
+    cannot_start: str = ALL
+    can_start: str = ALL
+    engine_unknown: str = ALL
+    engine_known: str = ALL
+    other_storage: str = ALL
+    same_storage: str = ALL
+    slot_not_counted: str = ALL
+    isolated: str = ALL
+    isolation_held_back: str = ALL
+    drain_stuck: str = ALL
+    peer_silent: str = ALL
+    peer_stopped: str = ALL
+    peer_back: str = ALL
+    agent_silent: str = ALL
+    agent_back: str = ALL
+
+    def patterns(self) -> dict[Kind, str]:
+        """The expressions by kind."""
+        given = msgspec.structs.asdict(self)
+        return {Kind(name.replace("_", "-")): pattern for name, pattern in given.items()}
+
+
+class NotifySection(_Section, frozen=True, kw_only=True):
+    """`repeat-after`: the same notice again is held back for so long, seconds."""
+
+    templates: AbsolutePath = "/etc/ha-agent/templates"
+    repeat_after: Seconds = 60.0
+    smtp: SmtpSection = SmtpSection()
+    webhook: WebhookSection = WebhookSection()
+    command: CommandSection = CommandSection()
+    rules: NotifyRulesSection = NotifyRulesSection()
+
+
+class DaemonSection(_Section, frozen=True, kw_only=True):
+    """Where the daemons keep and find things on this host."""
+
+    socket: AbsolutePath = DEFAULT_SOCKET
+    state_dir: AbsolutePath = "/var/lib/ha-agent"
+    secrets: AbsolutePath = "/etc/ha-agent/secrets.toml"
+    log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+
+
+class ApiSection(_Section, frozen=True, kw_only=True):
+    """`listen`: where this host answers over TCP, `host:port` or `[v6]:port`; empty: nowhere.
+
+    `advertise`: where the others reach that; default: what can be told from `listen`.
+    `heartbeat_listen`: where this host answers the others' heartbeats (UDP); default: the
+    addresses of `listen` that are not loopback, at HEARTBEAT_PORT. `heartbeat_advertise`: where
+    the others reach that.
+    `tls_listen`: where it answers over TLS, with `certificate` and `private_key` (PEM files).
+    `names`: what a browser may call this host besides its own name and what it advertises.
+    """
+
+    listen: tuple[Name, ...] = ("127.0.0.1:8765",)
+    advertise: tuple[Name, ...] | None = None
+    heartbeat_listen: tuple[Name, ...] | None = None
+    heartbeat_advertise: tuple[Name, ...] | None = None
+    tls_listen: tuple[Name, ...] = ()
+    certificate: AbsolutePath | None = None
+    private_key: AbsolutePath | None = None
+    names: tuple[Name, ...] = ()
+
+
+class ScoreSection(_Section, frozen=True, kw_only=True):
+    """Weights under the reference's key names; see scoring/rules.py."""
+
+    base_score: Points = 3400
+    network_score_penalty: Points = 1600
+    not_uptodate_config_penalty: Points = 1000
+    mgmt_bridge_score_penalty: Points = 600
+    free_memory_score_penalty: Points = 400
+    cpu_load_score_penalty: Points = 1000
+    engine_retry_score_penalty: Points = 50
+    fence_path_score_penalty: Points = 0
+    cpu_load_penalty_min: Fraction = 0.4
+    cpu_load_penalty_max: Fraction = 0.9
+
+
+class TimingSection(_Section, frozen=True, kw_only=True):
+    """Seconds; what is not set keeps the default of scoring/timing.py."""
+
+    beat: Seconds | UnsetType = UNSET
+    suspect_after: Seconds | UnsetType = UNSET
+    fence_after: Seconds | UnsetType = UNSET
+    tie_follow: Seconds | UnsetType = UNSET
+    takeover_follow: Seconds | UnsetType = UNSET
+    power_reread: Seconds | UnsetType = UNSET
+    power_off_patience: Seconds | UnsetType = UNSET
+    power_on_retry: Seconds | UnsetType = UNSET
+    fence_backoff: Seconds | UnsetType = UNSET
+    takeover_retry: Seconds | UnsetType = UNSET
+    migrate_retry: Seconds | UnsetType = UNSET
+    move_dwell: Seconds | UnsetType = UNSET
+    engine_starting: Seconds | UnsetType = UNSET
+    bad_health: Seconds | UnsetType = UNSET
+    stop_grace: Seconds | UnsetType = UNSET
+    host_shutdown_move: Seconds | UnsetType = UNSET
+    host_shutdown_grace: Seconds | UnsetType = UNSET
+    maybe_away: Seconds | UnsetType = UNSET
+    unexpected_down: Seconds | UnsetType = UNSET
+    retry_expiry: Seconds | UnsetType = UNSET
+    load_window: Seconds | UnsetType = UNSET
+    outside_interval: Seconds | UnsetType = UNSET
+    isolation_after: Seconds | UnsetType = UNSET
+    isolation_grace: Seconds | UnsetType = UNSET
+    force_stop_patience: SecondsOrNever | UnsetType = UNSET
+    agent_dead_after: SecondsOrNever | UnsetType = UNSET
+
+
+class Config(_Section, frozen=True, kw_only=True):
+    """The whole file."""
+
+    host: HostSection
+    storage: StorageSection
+    cluster: ClusterSection = ClusterSection()
+    vm: VmSection = VmSection()
+    libvirt: LibvirtSection = LibvirtSection()
+    network: NetworkSection = NetworkSection()
+    health: HealthSection = HealthSection()
+    monitors: MonitorsSection = MonitorsSection()
+    fence: FenceSection = FenceSection()
+    api: ApiSection = ApiSection()
+    notify: NotifySection = NotifySection()
+    daemon: DaemonSection = DaemonSection()
+    score: ScoreSection = ScoreSection()
+    timing: TimingSection = TimingSection()
+
+    @property
+    def host_name(self) -> str:
+        """This host's name: configured, or the system's."""
+        return self.host.name or platform.node()
+
+    def advertised(self) -> tuple[str, ...]:
+        """Where other hosts reach this one's API."""
+        if self.api.advertise is not None:
+            return self.api.advertise
+        return addresses.to_advertise(self.api.listen, self.host_name)
+
+    def heartbeat_listen(self) -> tuple[str, ...]:
+        """Where this host answers the others' heartbeats."""
+        if self.api.heartbeat_listen is not None:
+            return self.api.heartbeat_listen
+        return addresses.at_port(self.api.listen, HEARTBEAT_PORT)
+
+    def heartbeat_advertised(self) -> tuple[str, ...]:
+        """Where other hosts reach that."""
+        if self.api.heartbeat_advertise is not None:
+            return self.api.heartbeat_advertise
+        if self.api.heartbeat_listen is None and self.api.advertise is not None:
+            return addresses.at_port(self.api.advertise, HEARTBEAT_PORT)
+        return addresses.to_advertise(self.heartbeat_listen(), self.host_name)
+
+    def timing_rules(self) -> Timing:
+        """The configured durations; ValueError where a relation between them does not hold."""
+        given = msgspec.structs.asdict(self.timing)
+        return Timing(**{name: value for name, value in given.items() if value is not UNSET})
+
+    def rules(self, vm_memory_mb: float) -> Rules:
+        """All settings of the decision core."""
+        return Rules(
+            weights=Weights(**msgspec.structs.asdict(self.score)),
+            timing=self.timing_rules(),
+            vm_memory_mb=vm_memory_mb,
+            io_timeout_s=float(self.storage.io_timeout),
+            fence_power_off=self.fence.power_off,
+            fence_power_on=self.fence.power_on,
+            fences_per_hour=self.fence.per_hour,
+            migration_timeout_s=self.libvirt.migration_timeout,
+            leave_isolated=self.vm.on_isolation == "leave",
+        )
+
+
+def socket_path(path: str, warn: Callable[[str], None]) -> str:
+    """The broker's socket, for those who only ask it.
+
+    A mistake in a file that is there does not hide a broker that runs on with an older one: it
+    goes to `warn`, and the socket is the one that the file names all the same, or the default
+    one. ConfigError where the file, or that socket, is not there.
+    """
+    try:
+        return load(path).daemon.socket
+    except ConfigError as error:
+        try:
+            text = Path(path).read_text(errors="replace")
+        except OSError:
+            raise error from None
+        named = re.search(r'^socket\s*=\s*"(/[^"]+)"', text, re.MULTILINE)
+        socket = named.group(1) if named is not None else DaemonSection().socket
+        if not Path(socket).is_socket():
+            raise
+        warn(str(error))
+        return socket
+
+
+def load(path: str) -> Config:
+    """Read and check the file; ConfigError where it cannot be used."""
+    try:
+        data = tomllib.loads(Path(path).read_bytes().decode())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file; write one (docs/configuration.md has every key) "
+            f"or set {PATH_VARIABLE}"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; check its mode") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from None
+    try:
+        config = msgspec.convert(data, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(str(error))}") from None
+    _check_relations(path, config)
+    return config
+
+
+def _check_relations(path: str, config: Config) -> None:
+    """What no single key can tell."""
+    try:
+        config.timing_rules()
+    except ValueError as error:
+        raise ConfigError(f"{path}: timing: {error}") from None
+    if config.score.cpu_load_penalty_min > config.score.cpu_load_penalty_max:
+        raise ConfigError(f"{path}: score.cpu-load-penalty-min is above score.cpu-load-penalty-max")
+    try:
+        finder(config.health.expected)
+    except ValueError as error:
+        raise ConfigError(f"{path}: health.expect: not a regular expression: {error}") from None
+    if config.health.url and not re.match(r"https?://[^/\s]+", config.health.url):
+        raise ConfigError(f"{path}: health.url: {config.health.url!r} is no http(s) address")
+    given = config.health
+    if sum(map(bool, (given.url, given.fqdn, given.tcp, given.guest_agent))) > 1:
+        raise ConfigError(f"{path}: health: url, fqdn, tcp and guest-agent exclude each other")
+    if not re.fullmatch(r"[A-Za-z0-9.-]{0,255}", given.fqdn):
+        raise ConfigError(f"{path}: health.fqdn: {given.fqdn!r} is no host name")
+    if config.monitors.cpu_load > config.timing_rules().load_window / 2:
+        raise ConfigError(f"{path}: monitors.cpu-load must be at most half of timing.load-window")
+    _check_address(path, "health.tcp", config.health.tcp)
+    for address in config.api.listen:
+        _check_address(path, "api.listen", address)
+    for address in config.api.tls_listen:
+        _check_address(path, "api.tls-listen", address)
+    if config.api.tls_listen and not (config.api.certificate and config.api.private_key):
+        raise ConfigError(f"{path}: api.tls-listen needs api.certificate and api.private-key")
+    for address in config.api.advertise or ():
+        _check_address(path, "api.advertise", address)
+    for name in ("heartbeat_listen", "heartbeat_advertise"):
+        for address in getattr(config.api, name) or ():
+            _check_address(path, f"api.{name.replace('_', '-')}", address)
+    for key, published in (
+        ("api.advertise", config.advertised()),
+        ("api.heartbeat-advertise", config.heartbeat_advertised()),
+    ):
+        if len(published) > addresses.ADDRESSES_MAX:
+            raise ConfigError(f"{path}: {key}: more than {addresses.ADDRESSES_MAX} addresses")
+    for target in config.network.targets if config.network.test == "tcp" else ():
+        _check_address(path, "network.targets", target)
+    try:
+        check_devices(config.fence.device)
+    except ValueError as error:
+        raise ConfigError(f"{path}: fence.device: {error}") from None
+    _check_notify(path, config.notify)
+    if config.storage.whiteboard == config.storage.leases:
+        raise ConfigError(f"{path}: storage.whiteboard and storage.leases are the same")
+    for name in ("migration_uri", "migration_data_uri"):
+        try:
+            getattr(config.libvirt, name).format(host="x")
+        except (KeyError, IndexError, ValueError):
+            raise ConfigError(
+                f"{path}: libvirt.{name.replace('_', '-')}: only {{host}} may stand in braces"
+            ) from None
+    if "{host}" in config.libvirt.migration_uri and not addresses.in_uri(config.host_name):
+        # The others would put it into their URI: better said here than at the first migration.
+        raise ConfigError(
+            f"{path}: host.name: {config.host_name!r} cannot stand for {{host}} in "
+            "libvirt.migration-uri: give this host a name of letters, digits, dots, hyphens and "
+            "underscores, or an address"
+        )
+
+
+def _check_notify(path: str, given: NotifySection) -> None:
+    for kind, pattern in given.rules.patterns().items():
+        try:
+            matcher(pattern)
+        except ValueError as error:
+            raise ConfigError(
+                f"{path}: notify.rules.{kind}: not a regular expression: {error}"
+            ) from None
+    smtp = given.smtp
+    if smtp.server and not re.fullmatch(r"[A-Za-z0-9._:-]+", smtp.server):
+        raise ConfigError(f"{path}: notify.smtp.server: {smtp.server!r} is no host name or address")
+    if smtp.server and not smtp.recipients:
+        raise ConfigError(f"{path}: notify.smtp.recipients: none is given")
+    for key, address in [("sender", smtp.sender), *(("recipients", a) for a in smtp.recipients)]:
+        if not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.:\[\]-]+", address):
+            raise ConfigError(f"{path}: notify.smtp.{key}: {address!r} is no plain mail address")
+    if smtp.username and smtp.security == "none" and smtp.server not in _LOOPBACK:
+        raise ConfigError(
+            f"{path}: notify.smtp.security: a password needs starttls or tls to travel"
+        )
+    url = given.webhook.url
+    if url and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]_-]+(/[!-~]*)?", url):
+        raise ConfigError(
+            f"{path}: notify.webhook.url: is no plain http(s) address (a user or a password may"
+            " not stand in it)"
+        )
+    argv = given.command.argv
+    if argv and not (argv[0].startswith("/") and "=" not in argv[0]):
+        raise ConfigError(f"{path}: notify.command.argv: {argv[0]!r} is no absolute path")
+    if any("\0" in word for word in argv):
+        raise ConfigError(f"{path}: notify.command.argv: holds a NUL character")
+
+
+def _check_address(path: str, key: str, address: str) -> None:
+    """Raise ConfigError where it is not empty and no address with its port."""
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s]+):([0-9]{1,5})", address)
+    if address and (found is None or not 1 <= int(found.group(2)) <= 65_535):
+        raise ConfigError(f"{path}: {key}: {address!r} is not host:port or [v6]:port")
+
+
+def _explain(message: str) -> str:
+    """msgspec's message with the key in the file's own words and a suggestion."""
+    text, _, where = message.partition(" - at `$")
+    key = where.rstrip("`").lstrip(".").replace("[...]", "")
+    unknown = re.search(r"unknown field `(.*)`", text)
+    if unknown is not None:
+        name = unknown.group(1)
+        near = difflib.get_close_matches(name, _known_keys(key), 1)
+        full = f"{key}.{name}" if key else name
+        return f"unknown key {full}" + (f"; did you mean {near[0]}?" if near else "")
+    missing = re.search(r"missing required field `(.*)`", text)
+    if missing is not None:
+        full = f"{key}.{missing.group(1)}" if key else missing.group(1)
+        return f"{full} is missing"
+    return f"{key or 'the file'}: {text}"
+
+
+def _known_keys(section: str) -> list[str]:
+    """The keys a table of the file may have."""
+    kind: Any = Config
+    for part in filter(None, re.sub(r"\[[0-9]+\]", "", section).split(".")):
+        kind = get_type_hints(kind).get(part.replace("-", "_"))
+        kind = next((a for a in get_args(kind) if isinstance(a, type)), kind)
+    if not (isinstance(kind, type) and issubclass(kind, Struct)):
+        return []
+    return [item.encode_name for item in msgspec.structs.fields(kind)]
+
+
+def system_uuid(config: Config) -> str:
+    """This machine's UUID in lower case, or "" where it is not to be had."""
+    if config.host.system_uuid:
+        return config.host.system_uuid.lower()
+    try:
+        return Path("/sys/class/dmi/id/product_uuid").read_text().strip().lower()
+    except OSError:
+        return ""

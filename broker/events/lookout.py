@@ -1,0 +1,403 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the broker sees, as notices: it is shown everything once a beat and each report, and
+tells what has changed. No I/O.
+
+What concerns one host is told by that host. What all hosts see (a peer, the global
+maintenance) is told by the live host with the lowest id, so that it is told once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from broker.events.notice import FactValue, Kind, Notice
+from broker.status.vm_place import VmPlace
+from broker.wire.status import DifferenceStatus, FencePathOnWire, Report
+from scoring.decision import Code
+from scoring.observation import FenceStep
+from scoring.state import StateName
+
+#: Reasons of the agent that are told by themselves, each when it comes up.
+TOLD_CODES: Mapping[str, Kind] = {
+    Code.VM_UNPROTECTED: Kind.VM_UNPROTECTED,
+    Code.START_FAILED: Kind.START_FAILED,
+    Code.VM_PAUSED: Kind.VM_PAUSED,
+    Code.VM_OUTDATED: Kind.VM_OUTDATED,
+    Code.MEMORY_IMAGE: Kind.MEMORY_IMAGE,
+    Code.AUTOSTART: Kind.AUTOSTART,
+    Code.LEFTOVER_VM: Kind.LEFTOVER_VM,
+    Code.NEVER_HEALTHY: Kind.NEVER_HEALTHY,
+    Code.ISOLATED: Kind.ISOLATED,
+    Code.ISOLATION_HELD_BACK: Kind.ISOLATION_HELD_BACK,
+    Code.DRAIN_STUCK: Kind.DRAIN_STUCK,
+    Code.FENCE_FORBIDDEN: Kind.FENCE_HELD_BACK,
+    Code.FENCE_HELD_BACK: Kind.FENCE_HELD_BACK,
+    Code.FENCE_ASKED: Kind.FENCE_ASKED,
+    Code.HELD_BACK: Kind.START_HELD_BACK,
+}
+_FENCE_STEPS: Mapping[FenceStep, tuple[Kind, str]] = {
+    FenceStep.INTENT: (Kind.FENCE_ATTEMPTED, "is being switched off"),
+    FenceStep.DEAD: (Kind.FENCE_PROVEN, "is proven off, and its host id is free"),
+    FenceStep.FAILED: (Kind.FENCE_FAILED, "could not be switched off"),
+    FenceStep.BACK: (Kind.FENCE_SWITCHED_ON, "was switched on again"),
+}
+#: What begins is told by how it ends.
+assert set(_FENCE_STEPS) == set(FenceStep) - {FenceStep.FREEING}
+#: A peer silent for less may be a slow storage; an agent silent for less may be an upgrade.
+PEER_SILENT_S = 10.0
+AGENT_SILENT_S = 30.0
+#: Not to know for less where the engine is is the way of each takeover.
+ENGINE_UNKNOWN_S = 15.0
+#: A broker that was just started has to find its peers and join the lockspace first.
+ENGINE_UNKNOWN_AT_FIRST_S = 120.0
+#: A way to a fence device that was not proven for so long is told.
+PATH_UNPROVEN_S = 86_400.0
+#: Below the first share of the lease budget it is low, above the second one good again.
+BUDGET_LOW, BUDGET_GOOD = 0.5, 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class HostGlance:
+    """One host as seen now. `silent_s`: for how long it has been silent, None while it is not;
+    `lived`: it was seen alive; `up`: the engine runs there; `known_s`: when that was known;
+    `is_known` False: this host cannot read what it does, and tells nothing of it; `shut_down`: it
+    said that it shuts down."""
+
+    name: str
+    silent_s: float | None
+    lived: bool
+    stopped: bool
+    up: bool
+    known_s: float
+    is_known: bool = True
+    shut_down: bool = False
+
+
+class Lookout:
+    """`tell`: who gets the notices. `host_id`, `name`: this host's. `see`: who gets those that
+    another host tells."""
+
+    def __init__(
+        self,
+        tell: Callable[[Notice], None],
+        host_id: int,
+        name: str,
+        see: Callable[[Notice], None] = lambda notice: None,
+    ) -> None:
+        self._tell = tell
+        self._see = see
+        self._host_id = host_id
+        self._name = name
+        self._report: Report | None = None
+        #: Where the engine was last up, and when that was still known.
+        self._last_up: tuple[int, str, float] | None = None
+        self._is_up = False
+        self._unknown_since_s: float | None = None
+        self._unknown_told = False
+        self._was_known = False
+        self._failover_since_s: float | None = None
+        self._gone: dict[int, float] = {}
+        self._elsewhere: dict[int, str] = {}
+        self._not_counted = False
+        self._budget_low = False
+        self._agent_silent = False
+        self._cannot_start = False
+        self._first_s: float | None = None
+        self._unproven: set[int] = set()
+        self._differs: dict[tuple[str, str, str], DifferenceStatus] = {}
+        self._path_seen_s: dict[int, float] = {}
+        #: Whether what all hosts see is told by this one.
+        self.tells_for_all = True
+
+    @property
+    def last_up(self) -> str | None:
+        """The host that had the engine up last, as far as this broker saw."""
+        return None if self._last_up is None else self._last_up[1]
+
+    # --- each report ------------------------------------------------------------------------
+
+    def reported(self, report: Report, now_s: float, wall_s: float) -> None:
+        """The agent's word on itself. `wall_s`: UTC seconds since 1970."""
+        old, self._report = self._report, report
+        for begun in report.begun:
+            kind = TOLD_CODES.get(begun.code)
+            if kind is not None and (old is None or begun not in old.begun):
+                self._say(kind, begun.text, {"code": begun.code})
+        for host, path in report.fence_paths.items():
+            self._look_at_path(host, path, now_s, wall_s)
+        if old is None or old.state == report.state:
+            return
+        facts: dict[str, FactValue] = {"from": old.state, "to": report.state}
+        facts["reason"] = report.reasons[0].text if report.reasons else ""
+        facts["code"] = report.reasons[0].code if report.reasons else ""
+        facts["score"] = report.score
+        self._say(Kind.STATE_TRANSITION, f"{old.state}-{report.state}", facts)
+        if report.state == StateName.ENGINE_START:
+            self._failover_starts(now_s)
+        elif report.state == StateName.ENGINE_UP and self._failover_since_s is not None:
+            away_s = round(now_s - self._failover_since_s, 1)
+            self._failover_since_s = None
+            self._say(
+                Kind.FAILOVER_DONE,
+                f"the engine is up and healthy on {self._name}, after {away_s:g} s",
+                {"to": self._name, "duration_s": away_s},
+            )
+
+    def _look_at_path(self, host: int, path: FencePathOnWire, now_s: float, wall_s: float) -> None:
+        """One that was never proven counts from when it was first seen here."""
+        since_s = now_s - self._path_seen_s.setdefault(host, now_s)
+        age_s = since_s if path.proven is None else wall_s - path.proven
+        facts: dict[str, FactValue] = {"host_id": host, "problem": path.detail}
+        if age_s >= PATH_UNPROVEN_S and host not in self._unproven:
+            self._unproven.add(host)
+            facts["proven_age_s"] = None if path.proven is None else round(age_s)
+            detail = f"the fence device of host {host} has not been proven to work for a day"
+            self._say(Kind.FENCE_PATH_UNPROVEN, detail, facts)
+        elif path.ok and age_s < PATH_UNPROVEN_S and host in self._unproven:
+            self._unproven.discard(host)
+            detail = f"the fence device of host {host} is proven to work again"
+            self._say(Kind.FENCE_PATH_PROVEN, detail, facts)
+
+    def _failover_starts(self, now_s: float) -> None:
+        """Only where the engine was seen up before: its first start is no failover."""
+        if self._last_up is None or self._is_up or self._failover_since_s is not None:
+            return
+        _, where, self._failover_since_s = self._last_up
+        away_s = round(now_s - self._failover_since_s, 1)
+        self._say(
+            Kind.FAILOVER_STARTED,
+            f"the engine, last seen up on {where}, is started on {self._name}",
+            {"from": where, "to": self._name, "away_s": away_s},
+        )
+
+    # --- each beat --------------------------------------------------------------------------
+
+    def look(
+        self, hosts: Mapping[int, HostGlance], agent_silent_s: float | None, now_s: float
+    ) -> None:
+        """All hosts as they are, and for how long this host's agent has been silent (None: it is
+        not)."""
+        known = {host: seen for host, seen in hosts.items() if seen.is_known}
+        if len(known) == len(hosts):
+            live = [host for host, seen in hosts.items() if seen.silent_s is None and seen.lived]
+            self.tells_for_all = self._host_id <= min(live, default=self._host_id)
+        self._look_for_the_engine(known)
+        for host, seen in known.items():
+            if host != self._host_id and seen.lived:
+                self._look_at_peer(host, seen, now_s)
+        self._look_at_agent(agent_silent_s, now_s)
+
+    def _look_for_the_engine(self, hosts: Mapping[int, HostGlance]) -> None:
+        up = [
+            (host, seen.name, seen.known_s)
+            for host, seen in hosts.items()
+            if seen.up and seen.silent_s is None
+        ]
+        self._is_up = bool(up)
+        if up:
+            # A failover that is open here is over when another host has the engine.
+            self._last_up = max(up, key=lambda each: each[2])
+            if self._host_id not in [host for host, _, _ in up]:
+                self._failover_since_s = None
+
+    def _look_at_peer(self, host: int, seen: HostGlance, now_s: float) -> None:
+        facts: dict[str, FactValue] = {"host_id": host, "host": seen.name}
+        if seen.silent_s is None:
+            since_s = self._gone.pop(host, None)
+            if since_s is not None:
+                facts["away_s"] = round(now_s - since_s, 1)
+                self._say_once(Notice(Kind.PEER_BACK, seen.name, f"{seen.name} is back", facts))
+        elif seen.silent_s >= PEER_SILENT_S and host not in self._gone:
+            self._gone[host] = now_s - seen.silent_s
+            if seen.stopped:
+                how = "its agent was stopped" if not seen.shut_down else "it was shut down"
+                detail = f"{seen.name} is gone, {how} in good order"
+                self._say_once(Notice(Kind.PEER_STOPPED, seen.name, detail, facts))
+            else:
+                facts["engine"] = "up there when last seen" if seen.up else "not there"
+                detail = f"{seen.name} is silent: it does not publish any more"
+                self._say_once(Notice(Kind.PEER_SILENT, seen.name, detail, facts))
+
+    def storage_of_others(self, names: Mapping[int, str], elsewhere: Mapping[int, str]) -> None:
+        """Which hosts are on other storage than this one, and how their words differ. `names`: of
+        all hosts."""
+        for host in elsewhere.keys() - self._elsewhere.keys():
+            name = self._elsewhere[host] = names.get(host, f"host {host}")
+            detail = f"{name} does not see the same storage as {self._name}: it {elsewhere[host]}"
+            facts: dict[str, FactValue] = {"host_id": host, "host": name, "seen_by": self._name}
+            self._say_once(Notice(Kind.OTHER_STORAGE, name, detail, facts))
+        for host in self._elsewhere.keys() - elsewhere.keys():
+            name = self._elsewhere.pop(host)
+            facts = {"host_id": host, "host": name, "seen_by": self._name}
+            detail = f"nothing tells any more that {name} is on other storage than {self._name}"
+            self._say_once(Notice(Kind.SAME_STORAGE, name, detail, facts))
+
+    def slots_not_counted(self, names: Mapping[int, str], why_not: Mapping[int, str]) -> None:
+        """Which slots do not count, and why. However many there are, it is said once until there
+        is none: whoever forges them has 2000 of them."""
+        if why_not and not self._not_counted:
+            host = min(why_not)
+            name = names.get(host, f"host {host}")
+            more = "" if len(why_not) == 1 else f" (and {len(why_not) - 1} more)"
+            detail = f"what slot {host} ({name}) says does not count{more}: {why_not[host]}"
+            facts: dict[str, FactValue] = {"host_id": host, "host": name, "slots": len(why_not)}
+            self._say_once(Notice(Kind.SLOT_NOT_COUNTED, name, detail, facts))
+        self._not_counted = bool(why_not)
+
+    def _look_at_agent(self, silent_s: float | None, now_s: float) -> None:
+        if self._first_s is None:
+            self._first_s = now_s
+        if silent_s is None:
+            if self._agent_silent:
+                self._say(Kind.AGENT_BACK, "the agent reports again", {})
+            self._agent_silent = False
+        elif min(silent_s, now_s - self._first_s) >= AGENT_SILENT_S and not self._agent_silent:
+            self._agent_silent = True
+            self._say(
+                Kind.AGENT_SILENT,
+                "the agent on this host does not report; its score is 0",
+                {"silent_s": AGENT_SILENT_S},
+            )
+
+    def place(self, place: VmPlace, name: str, blind: bool, now_s: float) -> None:
+        """Where the engine is, as far as this host knows; `name`: of the host that has it up.
+        A host that is itself blind tells nobody: the others know more."""
+        if place.up is None:
+            if self._unknown_since_s is None:
+                self._unknown_since_s = now_s
+            patience_s = ENGINE_UNKNOWN_S if self._was_known else ENGINE_UNKNOWN_AT_FIRST_S
+            if now_s - self._unknown_since_s < patience_s or self._unknown_told:
+                return
+            self._unknown_told = True
+            facts: dict[str, FactValue] = {"known": place.known, "likely": place.likely}
+            detail = f"whether the engine is up is not known: {place.known}"
+            notice = Notice(Kind.ENGINE_UNKNOWN, self._name, detail, facts)
+        else:
+            since_s, self._unknown_since_s = self._unknown_since_s, None
+            self._was_known = True
+            if not self._unknown_told:
+                return
+            self._unknown_told = False
+            what = f"up on {name}" if place.up else "down"
+            facts = {"up": place.up, "host": name if place.up else None}
+            facts["unknown_s"] = None if since_s is None else round(now_s - since_s, 1)
+            detail = f"it is known again where the engine is: it is {what}"
+            notice = Notice(Kind.ENGINE_KNOWN, self._name, detail, facts)
+        if blind:
+            self._see(notice)
+        else:
+            self._say_once(notice)
+
+    def budget(self, left_s: float | None, of_s: float) -> None:
+        """How much of its lease budget this host has left; None: not known, which tells
+        nothing."""
+        if left_s is None:
+            return
+        facts: dict[str, FactValue] = {"left_s": round(left_s, 1), "of_s": of_s}
+        if not self._budget_low and left_s < BUDGET_LOW * of_s:
+            self._budget_low = True
+            detail = "less than half of the lease budget is left; at 0 sanlock ends the VM here"
+            self._say(Kind.LEASE_BUDGET_LOW, detail, facts)
+        elif self._budget_low and left_s > BUDGET_GOOD * of_s:
+            self._budget_low = False
+            self._say(Kind.LEASE_BUDGET_GOOD, "the lease is renewed again", facts)
+
+    def differences(self, found: Sequence[DifferenceStatus] | None, held: str) -> None:
+        """What the VM here has otherwise than its definition, and why a start elsewhere is held
+        back for it; None: not known, which tells nothing."""
+        if found is None:
+            return
+        before, now = self._differs, {(each.code, each.where, each.what): each for each in found}
+        self._differs = now
+        for key, each in now.items():
+            if key not in before:
+                facts = {"code": each.code, "where": each.where, "what": each.what}
+                facts |= {"recorded": each.recorded, "found": each.found}
+                self._say(Kind.VM_DIFFERS, f"{each.where}: {each.text}", {**facts, "held": held})
+        for code, where, what in sorted(before.keys() - now.keys()):
+            facts = {"code": code, "where": where, "what": what}
+            self._say(Kind.VM_AS_RECORDED, f"{where}: {what} is as recorded again", facts)
+
+    def can_start(self, problem: str) -> None:
+        """Why this host could not start the VM; empty where it could. What is not known is not
+        told."""
+        if problem and not self._cannot_start:
+            detail = f"{self._name} could not start the VM, its score is 0: {problem}"
+            self._say(Kind.CANNOT_START, detail, {"problem": problem})
+        elif self._cannot_start and not problem:
+            self._say(Kind.CAN_START, f"{self._name} can start the VM again", {})
+        self._cannot_start = bool(problem)
+
+    # --- each by itself -----------------------------------------------------------------------
+
+    def fenced(
+        self,
+        step: FenceStep,
+        host_id: int,
+        name: str,
+        ordered: bool,
+        text: str,
+        withdrawn: bool = False,
+    ) -> None:
+        """This host's agent has written to the fence log about host `host_id`."""
+        self._tell(fence_notice(step, host_id, name, self._name, ordered, text, withdrawn))
+
+    def was_switched_off(self, by: str, ordered: bool, text: str) -> None:
+        """This host is back, and its last end is in the fence log."""
+        how = "switched off" if ordered else "found without power and taken for dead"
+        detail = f"{self._name} is back: it had been {how} by {by}"
+        self._say(Kind.WAS_SWITCHED_OFF, detail, {"by": by, "ordered": ordered, "evidence": text})
+
+    def maintenance_ends_soon(self, mode: str, left_s: float | None, reason: str) -> None:
+        """`mode`: local or global, the latter told by one host."""
+        left = None if left_s is None else round(left_s)
+        notice = Notice(
+            Kind.MAINTENANCE_ENDS_SOON,
+            f"{mode} maintenance",
+            f"{mode} maintenance ends by itself soon",
+            {"mode": mode, "host": self._name, "left_s": left, "reason": reason},
+        )
+        if mode == "local":
+            self._tell(notice)
+        else:
+            self._say_once(notice)
+
+    def maintenance_over(self, mode: str) -> None:
+        """It has ended by itself; told by the host that ended it."""
+        detail = f"{mode} maintenance has ended by itself"
+        facts: dict[str, FactValue] = {"mode": mode, "host": self._name}
+        self._tell(Notice(Kind.MAINTENANCE_OVER, f"{mode} maintenance", detail, facts))
+
+    def config_refused(self, problem: str) -> None:
+        """The configuration file as it is now is not gone by."""
+        self._say(Kind.CONFIG_REFUSED, f"the configuration stays as it was: {problem}", {})
+
+    def _say(self, kind: Kind, detail: str, facts: Mapping[str, FactValue]) -> None:
+        self._tell(Notice(kind, self._name, detail, facts))
+
+    def _say_once(self, notice: Notice) -> None:
+        """What all hosts see: the people get it from one of them."""
+        if self.tells_for_all:
+            self._tell(notice)
+        else:
+            self._see(notice)
+
+
+def fence_notice(
+    step: FenceStep,
+    host_id: int,
+    name: str,
+    by: str,
+    ordered: bool,
+    text: str,
+    withdrawn: bool = False,
+) -> Notice:
+    """A record of the fence log, about host `host_id`, written by the host named `by`."""
+    kind, what = _FENCE_STEPS[step]
+    if withdrawn:
+        what = "is not switched off after all, the order was withdrawn"
+    host = name or f"host {host_id}"
+    facts: dict[str, FactValue] = {"host_id": host_id, "host": host, "by": by}
+    facts |= {"ordered": ordered, "evidence": text}
+    return Notice(kind, host, f"{host} {what}", facts)

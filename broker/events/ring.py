@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What happened in the cluster, as this host saw it: one bounded ring that the command line,
+the dashboard and the API read.
+
+Rules of this file:
+
+1. Everything that is told as a notice is an event, whatever the rules of the notifications
+   say, and also what another host tells the people. Besides: the peers' transitions, fences
+   and maintenance modes, as their slots show them.
+2. `add` is synchronous, costs O(1) and never raises: it is called from the beat.
+3. An id grows with each event. The first one of a broker's life is its start as UTC
+   milliseconds, or the one after the last that was kept: ids grow over a restart too.
+4. Whoever follows and was too slow, or knows of more than was kept, is told that something is
+   missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from itertools import islice
+
+from broker.daemon.log_lines import fields
+from broker.events.kept import KeptEvents
+from broker.events.lookout import fence_notice
+from broker.events.notice import FactValue, Kind, Notice, Severity
+from broker.whiteboard import lines as slot_lines
+from broker.whiteboard.fence_log import LogRecord
+from broker.whiteboard.mode import Mode
+from broker.whiteboard.slot import SlotReport
+from broker.wire.status import EVENTS_VERSION, Event, EventList
+from scoring.observation import FenceStep
+
+log = logging.getLogger("ha-broker.events")
+
+#: So many are remembered; a failover makes about twenty.
+EVENTS_MAX = 1000
+#: The longest that a question for newer ones is kept waiting.
+WAIT_MAX_S = 25.0
+
+
+class Extra(StrEnum):
+    """Kinds of events that are no notices."""
+
+    BROKER_STARTED = "broker-started"
+    MAINTENANCE_SET = "maintenance-set"
+    MAINTENANCE_ENDED = "maintenance-ended"
+
+
+assert not {extra.value for extra in Extra} & {kind.value for kind in Kind}
+
+
+class Events:
+    """The ring. `wall`: UTC seconds since 1970. `host_id`, `name`: this host's. `kept`: where
+    they outlive the broker; None: nowhere."""
+
+    def __init__(
+        self,
+        wall: Callable[[], float],
+        host_id: int,
+        name: str,
+        size_max: int = EVENTS_MAX,
+        kept: KeptEvents | None = None,
+    ) -> None:
+        self._wall = wall
+        self._host_id, self._name = host_id, name
+        self._kept = kept
+        self._ring: deque[Event] = deque(() if kept is None else kept.load(), maxlen=size_max)
+        last = self._ring[-1].id if self._ring else 0
+        self._next_id = max(last + 1, int(wall() * 1000))
+        self._news = asyncio.Event()
+
+    @property
+    def problem(self) -> str:
+        """Why events do not outlive this broker now; empty while they do."""
+        return "" if self._kept is None else self._kept.problem
+
+    def add(
+        self, notice: Notice, kind: str | None = None, severity: Severity | None = None
+    ) -> None:
+        """Something happened. `kind`, `severity`: in place of the notice's own."""
+        about = notice.facts.get("host_id")
+        if about is None and notice.subject == self._name:
+            about = self._host_id
+        at_s = self._wall()
+        event = Event(
+            id=self._next_id,
+            time=_iso(at_s),
+            kind=kind or notice.kind.value,
+            severity=(notice.severity if severity is None else severity).word,
+            host=notice.subject,
+            host_id=about if isinstance(about, int) else None,
+            text=notice.detail,
+            facts=dict(notice.facts),
+        )
+        self._ring.append(event)
+        if self._kept is not None:
+            self._kept.keep(event)
+        self._log(event)
+        self._next_id += 1
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _log(self, event: Event) -> None:
+        """A line each; this host's transitions are its agent's lines."""
+        if event.kind == Kind.STATE_TRANSITION and event.host_id == self._host_id:
+            return
+        level = logging.INFO if event.severity == "info" else logging.WARNING
+        extra = fields(
+            event=event.kind,
+            severity=event.severity,
+            event_id=event.id,
+            host=event.host,
+            host_id=event.host_id,
+            reason=event.facts.get("code"),
+        )
+        log.log(level, "%s: %s", event.kind, _sentence(event), extra=extra)
+
+    def after(self, event_id: int, count_max: int = EVENTS_MAX) -> EventList:
+        """The events that came after that id, oldest first, the `count_max` oldest of them; 0:
+        all that are remembered."""
+        first = self._ring[0].id if self._ring else self._next_id
+        skip = bisect_right(self._ring, event_id, key=lambda event: event.id)
+        is_known = skip > 0 and self._ring[skip - 1].id == event_id
+        missed = event_id not in (0, first - 1) and not is_known
+        if missed:
+            skip = 0
+        found = tuple(islice(self._ring, skip, skip + count_max))
+        last = found[-1].id if found else self._next_id - 1
+        return EventList(EVENTS_VERSION, found, last, missed)
+
+    async def newer(self, event_id: int, wait_s: float, count_max: int = EVENTS_MAX) -> EventList:
+        """The same, as soon as there is one; none after `wait_s`, WAIT_MAX_S at most."""
+        if not (found := self.after(event_id, count_max)).events:
+            try:
+                async with asyncio.timeout(min(wait_s, WAIT_MAX_S)):
+                    await self._news.wait()
+            except TimeoutError:
+                return found
+            found = self.after(event_id, count_max)
+        return found
+
+
+class PeerEvents:
+    """Finds what is new in the other hosts' slots, in the fence log and in the maintenance
+    modes, and adds it. What is seen first is no news."""
+
+    def __init__(self, events: Events, host_id: int, name: str) -> None:
+        self._events = events
+        self._host_id, self._name = host_id, name
+        self._slots: dict[int, SlotReport] = {}
+        self._global: Mode | None = None
+        self._local: Mode | None = None
+        self._looked = self._global_known = False
+        self._fence_number: int | None = None
+
+    def started(self) -> None:
+        """This broker's life begins."""
+        text = f"the broker of {self._name} has started; until then it saw nothing"
+        self._say(Extra.BROKER_STARTED, self._name, text, {})
+
+    def look(
+        self,
+        reports: Mapping[int, SlotReport],
+        global_known: bool,
+        global_mode: Mode | None,
+        local_mode: Mode | None,
+        fence_log: Iterable[LogRecord] | None,
+    ) -> None:
+        """Once a beat: everything as it is now. `global_known`: whether the cluster's slot was
+        read yet; `fence_log`: newest first, None: not read yet."""
+        for host, report in reports.items():
+            old = self._slots.get(host)
+            if old is not report:
+                self._slots[host] = report
+                if old is not None:
+                    self._compare(old, report)
+        for host in self._slots.keys() - reports.keys():
+            del self._slots[host]
+        if self._looked:
+            about: dict[str, FactValue] = {"mode": "local", "host_id": self._host_id}
+            self._mode(self._name, self._local, local_mode, about)
+        self._local, self._looked = local_mode, True
+        if global_known:
+            if self._global_known:
+                self._mode("global maintenance", self._global, global_mode, {"mode": "global"})
+            self._global, self._global_known = global_mode, True
+        if fence_log is not None:
+            self._fences(list(fence_log))
+
+    def _compare(self, old: SlotReport, new: SlotReport) -> None:
+        about: dict[str, FactValue] = {"host_id": new.host_id}
+        if new.maintenance != old.maintenance:
+            mode = slot_lines.local_mode_of(new)
+            by: dict[str, FactValue] = {"owner": mode.owner} if mode.owner else {}
+            self._changed_mode(
+                new.hostname, new.maintenance, {**about, "mode": "local", **by}, mode.reason
+            )
+        before, state = _state(old), _state(new)
+        if before and state and state != before:
+            facts = about | {"from": before, "to": state, "score": new.score}
+            facts["reason"] = new.extra.get("reason", "")
+            detail = f"{before}-{state}"
+            self._events.add(Notice(Kind.STATE_TRANSITION, new.hostname, detail, facts))
+
+    def _mode(
+        self, subject: str, old: Mode | None, new: Mode | None, facts: Mapping[str, FactValue]
+    ) -> None:
+        if new == old:
+            return
+        by: dict[str, FactValue] = {} if new is None else {"owner": new.owner}
+        reason = "" if new is None else new.reason
+        self._changed_mode(subject, new is not None, {**facts, **by}, reason)
+
+    def _changed_mode(
+        self, subject: str, is_set: bool, facts: Mapping[str, FactValue], reason: str
+    ) -> None:
+        kind = Extra.MAINTENANCE_SET if is_set else Extra.MAINTENANCE_ENDED
+        text = f"{facts['mode']} maintenance {'is set' if is_set else 'has ended'}"
+        if is_set and reason:
+            text += f": {reason}"
+        self._say(kind, subject, text, {**facts, "reason": reason})
+
+    def _fences(self, records: list[LogRecord]) -> None:
+        """Of other hosts; this one's own are notices."""
+        records = [record for record in records if record.step is not FenceStep.FREEING]
+        newest = max((record.number for record in records), default=0)
+        known, self._fence_number = self._fence_number, newest
+        for record in reversed(records):
+            if known is not None and record.number > known and record.by != self._host_id:
+                self._events.add(
+                    fence_notice(
+                        record.step,
+                        record.target,
+                        record.target_name,
+                        record.by_name,
+                        record.ordered,
+                        record.text,
+                        record.withdrawn,
+                    )
+                )
+
+    def _say(self, kind: Extra, subject: str, text: str, facts: Mapping[str, FactValue]) -> None:
+        # The notice only bounds and cleans the text: its own kind is not shown.
+        notice = Notice(Kind.TEST, subject, text, facts)
+        self._events.add(notice, kind.value, Severity.INFO)
+
+
+def _sentence(event: Event) -> str:
+    return event.text if event.host in event.text else f"{event.host}: {event.text}"
+
+
+def _state(report: SlotReport) -> str:
+    return report.extra.get("state", "") if report.extra_trusted else ""
+
+
+def _iso(at_s: float) -> str:
+    """UTC, ISO 8601 with milliseconds."""
+    ms = int(at_s * 1000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ms // 1000)) + f".{ms % 1000:03d}Z"

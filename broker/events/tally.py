@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What has happened since the broker started, counted: transitions, failovers, fences. No I/O.
+
+The phases of a failover to this host, in seconds:
+
+away    the engine was last known up elsewhere, until its start began here: detection, proof
+start   until it runs here under its lease
+boot    until it is healthy
+total   all of it
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from broker.daemon.histogram import Histogram
+from broker.events.notice import Kind, Notice
+from scoring.state import StateName
+
+#: A takeover is judged in seconds, one by sanlock's verdict alone in minutes.
+FAILOVER_BOUNDS_S = (0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+PHASES = ("away", "start", "boot", "total")
+#: What became of it -> the notice that tells so.
+FENCE_OUTCOMES: Mapping[Kind, str] = {
+    Kind.FENCE_ATTEMPTED: "attempted",
+    Kind.FENCE_PROVEN: "proven",
+    Kind.FENCE_FAILED: "failed",
+    Kind.FENCE_HELD_BACK: "held-back",
+    Kind.FENCE_SWITCHED_ON: "switched-on",
+}
+_STATES = frozenset(state.value for state in StateName)
+
+
+class Tally:
+    """Is shown every notice of this host, with the time."""
+
+    def __init__(self) -> None:
+        self.transitions: Counter[tuple[str, str]] = Counter()
+        self.fences: Counter[str] = Counter(dict.fromkeys(FENCE_OUTCOMES.values(), 0))
+        self.failovers = 0
+        self.phases = {phase: Histogram(FAILOVER_BOUNDS_S) for phase in PHASES}
+        self._begun_s: float | None = None
+        self._started_s: float | None = None
+
+    def take(self, notice: Notice, now_s: float) -> None:
+        """Count it, if it is one of those that are counted."""
+        facts = notice.facts
+        match notice.kind:
+            case Kind.STATE_TRANSITION:
+                self._transition(str(facts.get("from")), str(facts.get("to")), now_s)
+            case Kind.FAILOVER_STARTED:
+                self._begun_s, self._started_s = now_s, None
+                self._add("away", facts.get("away_s"))
+            case Kind.FAILOVER_DONE:
+                self.failovers += 1
+                self._add("total", facts.get("duration_s"))
+                if self._started_s is not None:
+                    self._add("boot", now_s - self._started_s)
+                self._begun_s = self._started_s = None
+            case kind if kind in FENCE_OUTCOMES:
+                self.fences[FENCE_OUTCOMES[kind]] += 1
+            case _:
+                pass
+
+    def _transition(self, old: str, new: str, now_s: float) -> None:
+        # What a newer agent calls its states is one series, not any number of them.
+        names = tuple(name if name in _STATES else "other" for name in (old, new))
+        self.transitions[names[0], names[1]] += 1
+        if new == StateName.ENGINE_STARTING and self._begun_s is not None:
+            self._started_s = now_s
+            self._add("start", now_s - self._begun_s)
+        elif new == StateName.ENGINE_DOWN:
+            self._started_s = None
+
+    def _add(self, phase: str, seconds: object) -> None:
+        if isinstance(seconds, int | float):
+            self.phases[phase].add(float(seconds))

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Orders of operators to this host's agent: placed here, shown to the agent, answered by it.
+
+An order that the agent does not take up at once is lost, not kept: nobody wants a VM shut
+down by a command that was given up minutes ago.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from broker.wire.status import OrderStatus
+from scoring.observation import Order, OrderKind
+from scoring.state import OrderAnswer
+
+#: The agent takes an order up within so long, or never.
+TAKEN_WITHIN_S = 10.0
+KEPT = 32
+FORGOTTEN = (
+    "the agent on this host was started anew meanwhile; ha-agent --status tells how it goes on"
+)
+
+
+class Orders:
+    """Numbers grow over restarts of the broker: they begin with the time since boot."""
+
+    def __init__(self) -> None:
+        self._placed: dict[int, tuple[Order, float]] = {}
+        self._answers: dict[int, OrderAnswer] = {}
+
+    def place(self, kind: OrderKind, target: int | None, now_s: float) -> Order:
+        """A new order to the agent."""
+        number = max(int(now_s * 1000), max(self._placed, default=0) + 1)
+        order = Order(number, kind, target)
+        self._placed[number] = (order, now_s)
+        for old in sorted(self._placed)[:-KEPT]:
+            del self._placed[old]
+            self._answers.pop(old, None)
+        return order
+
+    def answered(self, answers: Iterable[OrderAnswer]) -> None:
+        """Take in what the agent reports. An agent that knows nothing any more of an order that
+        was under way has been started anew."""
+        told = {answer.number: answer for answer in answers}
+        for number, before in self._answers.items():
+            if before.ok is None and number not in told:
+                self._answers[number] = OrderAnswer(number, False, FORGOTTEN)
+        self._answers |= {number: told[number] for number in told if number in self._placed}
+
+    def pending(self, now_s: float) -> Order | None:
+        """The order that the agent has not taken up yet."""
+        if not self._placed:
+            return None
+        order, placed_s = self._placed[max(self._placed)]
+        if order.number in self._answers or now_s - placed_s > TAKEN_WITHIN_S:
+            return None
+        return order
+
+    def status(self, number: int, now_s: float) -> OrderStatus | None:
+        """What became of an order; None where there is no such one."""
+        if number not in self._placed:
+            return None
+        order, placed_s = self._placed[number]
+        answer = self._answers.get(number)
+        if answer is not None:
+            state = {None: "under-way", True: "done", False: "refused"}[answer.ok]
+            return OrderStatus(number, order.kind, order.target, state, answer.text)
+        if now_s - placed_s <= TAKEN_WITHIN_S:
+            return OrderStatus(number, order.kind, order.target, "waiting", "")
+        text = "the agent on this host did not take it up; is it running?"
+        return OrderStatus(number, order.kind, order.target, "lost", text)

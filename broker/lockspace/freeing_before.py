@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whose host id a process of this host may still free, though no agent says so.
+
+Such a process outlives its agent (agent/leases/sanlock_direct.py), and where it acts without the
+fence
+lease nothing on the shared storage tells of it but this host's own slot. The agent repeats the line
+in each report; a broker that was started anew has none yet, and would take the line away.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import msgspec
+
+#: The agent's file, in the state directory.
+FREEING_FILE = "freeing.json"
+
+
+class _OnFile(msgspec.Struct, frozen=True):
+    """Of the agent's file, what matters here."""
+
+    host_id: int
+    fencer: bool = False
+
+
+def freeing_before(path: Path) -> int | None:
+    """The host whose id is being freed without the fence lease, by the agent's file; None: none is,
+    or it has ended. The process holds a lock on that file for as long as it lives."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _fencer(path)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _fencer(path: Path) -> int | None:
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=_OnFile)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return found.host_id if found.fencer else None

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""This host's local maintenance in a file, so that it outlives the broker."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import msgspec
+
+from broker.daemon.atomic_file import write_atomically
+from broker.whiteboard.mode import Mode
+
+log = logging.getLogger("ha-broker")
+
+
+class _File(msgspec.Struct, frozen=True):
+    """`on` False: not set. The rest as in Mode."""
+
+    on: bool
+    owner: str = ""
+    reason: str = ""
+    since_epoch_s: int | None = None
+    lasts_s: int | None = None
+    release_id: bool = False
+
+
+def load(path: Path) -> Mode | None:
+    """The mode as it was left, None: not set. A file that cannot be read counts as set."""
+    try:
+        kept = msgspec.json.decode(path.read_bytes(), type=_File)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        log.error("%s: %s; taking local maintenance as set", path, error)
+        return Mode()
+    if not kept.on:
+        return None
+    return Mode(kept.owner, kept.reason, kept.since_epoch_s, kept.lasts_s, kept.release_id)
+
+
+def save(path: Path, mode: Mode | None) -> None:
+    """Keep it, whole or not at all; OSError when it cannot be written."""
+    kept = _File(False)
+    if mode is not None:
+        kept = _File(
+            True, mode.owner, mode.reason, mode.since_epoch_s, mode.lasts_s, mode.release_id
+        )
+    write_atomically(path, msgspec.json.encode(kept))

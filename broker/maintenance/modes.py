@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The maintenance modes as this host sees them: its own, kept in a file, and the cluster's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from broker.maintenance import kept as local_mode
+from broker.whiteboard.mode import Countdown, Mode, from_lines, to_lines
+from broker.wire.status import ModeStatus
+
+
+class Modes:
+    """`file`: where the local mode outlives the broker. `wall`: UTC seconds since 1970."""
+
+    def __init__(self, file: Path, wall: Callable[[], float]) -> None:
+        self._file = file
+        self._wall = wall
+        #: This host's local mode as somebody set it, None while it is in none.
+        self.local = local_mode.load(file)
+        #: The one that lasts while this host shuts down; in no file.
+        self.shutdown: Mode | None = None
+        self.local_countdown, self.global_countdown = Countdown(), Countdown()
+
+    @property
+    def in_force(self) -> Mode | None:
+        """The local mode that counts now."""
+        return self.local if self.shutdown is None else self.shutdown
+
+    def new(self, owner: str, reason: str, for_s: int | None, release_id: bool = False) -> Mode:
+        """A mode that begins now. `for_s`: how long it lasts, None: without an end."""
+        # Rounded up: it may end a little late, and never early.
+        mode = Mode(owner, reason, math.ceil(self._wall()), for_s, release_id)
+        return from_lines(to_lines(mode))
+
+    def set_local(self, mode: Mode | None, now_s: float) -> None:
+        """Set or end it for this host; OSError when it cannot be written, and stays as it was."""
+        local_mode.save(self._file, mode)
+        self.local = mode
+        self.local_countdown.look(self.in_force, now_s, self._wall())
+
+    def set_shutdown(self, mode: Mode | None, now_s: float) -> None:
+        """This host shuts down, or does not after all."""
+        self.shutdown = mode
+        self.local_countdown.look(self.in_force, now_s, self._wall())
+
+    def look(self, global_mode: Mode | None, now_s: float) -> None:
+        """Count on, with the global mode as it is now."""
+        wall_s = self._wall()
+        self.local_countdown.look(self.in_force, now_s, wall_s)
+        self.global_countdown.look(global_mode, now_s, wall_s)
+
+    def end_soon(self, now_s: float) -> list[tuple[str, Countdown]]:
+        """The modes, by name, of which it is to be told now that they end soon; each once."""
+        both = {"local": self.local_countdown, "global": self.global_countdown}
+        return [(name, countdown) for name, countdown in both.items() if countdown.tell_soon(now_s)]
+
+    def lines(self, now_s: float) -> dict[str, str]:
+        """What the other hosts show of this one's local mode, and how long it sees the global
+        one last."""
+        lines = {}
+        if (mode := self.local_countdown.mode) is not None:
+            lines = {f"mode-{key}": value for key, value in to_lines(mode).items()}
+            if (left_s := self.local_countdown.left_s(now_s)) is not None:
+                lines["mode-left"] = f"{left_s:.0f}"
+        if (left_s := self.global_countdown.left_s(now_s)) is not None:
+            lines["global-left"] = str(math.ceil(left_s))
+        return lines
+
+
+def mode_status(countdown: Countdown, now_s: float) -> ModeStatus | None:
+    """A mode for people and scripts; None while none is set."""
+    mode = countdown.mode
+    if mode is None:
+        return None
+    left_s, soon = countdown.left_s(now_s), countdown.ends_soon(now_s)
+    return ModeStatus(mode.owner, mode.reason, mode.since_epoch_s, left_s, soon)

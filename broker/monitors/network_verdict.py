@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the network tests of this host and of the others mean together. Pure.
+
+Rules of this file:
+
+1. A target counts with the best of its last WINDOWS windows: one bad window costs nothing,
+   a target that stays away costs all of it. Until so many were seen, a target that was
+   never fine is not known, and not counted.
+2. A target that fails here is at fault itself where other live hosts say that it fails for
+   them too and none says that it answers: it is left out, and nobody is penalised for it.
+   Who does not test it, or has not yet, says nothing.
+3. A host says of a target what its last window was: all hosts see a dead gateway within one
+   window, long before it costs any of them a point.
+4. What a peer publishes is text of a stranger: it can only leave targets out that fail here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from broker.daemon.foreign import clean
+
+#: Windows of the network test that a target has to be bad in before it costs anything.
+WINDOWS = 3
+#: A target fails when fewer of its probes are answered.
+FAILS_BELOW = 0.5
+PUBLISHED_CHARS_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class TargetResult:
+    """One target: the best fraction of its last windows (None: not known yet), that of the last
+    one, how many of them were bad, and what went wrong last."""
+
+    target: str
+    fraction: float | None
+    last: float
+    bad_windows: int = 0
+    windows: int = 1
+    detail: str = ""
+
+    @property
+    def fails(self) -> bool:
+        """Whether the target has not answered for all of its windows."""
+        return self.fraction is not None and self.fraction < FAILS_BELOW
+
+    @property
+    def text(self) -> str:
+        """What is wrong with it, for people; empty when nothing is."""
+        if not self.bad_windows:
+            return ""
+        text = f"{self.target}: {self.bad_windows} of {self.windows} windows bad"
+        return f"{text} ({self.detail})" if self.detail else text
+
+
+class Windows:
+    """Remembers the last windows of each target."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, deque[float]] = {}
+
+    def take(self, window: Mapping[str, tuple[float, str]]) -> tuple[TargetResult, ...]:
+        """The results after one more window: target -> (fraction of answered probes, detail)."""
+        self._seen = {t: self._seen.get(t, deque(maxlen=WINDOWS)) for t in window}
+        results = []
+        for target, (fraction, detail) in window.items():
+            seen = self._seen[target]
+            seen.append(fraction)
+            bad = sum(one < 1.0 for one in seen)
+            best = max(seen)
+            is_known = best == 1.0 or len(seen) == WINDOWS
+            known = best if is_known else None
+            results.append(TargetResult(target, known, fraction, bad, len(seen), detail))
+        return tuple(results)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkVerdict:
+    """`fraction`: what the score is made of, None when nothing can be said. `at_fault`: the
+    targets that no host reaches. `text`: for people, empty when all is well."""
+
+    fraction: float | None
+    at_fault: tuple[str, ...] = ()
+    text: str = ""
+
+
+def verdict(
+    results: Sequence[TargetResult], peers: Collection[Mapping[str, bool]]
+) -> NetworkVerdict:
+    """`peers`: of each live peer the targets it speaks of, and whether they answer it."""
+    at_fault = []
+    for result in results:
+        others = [peer[result.target] for peer in peers if result.target in peer]
+        if result.fails and others and not any(others):
+            at_fault.append(result.target)
+    counted = [result for result in results if result.target not in at_fault]
+    parts = [f"{target} answers no host: not counted" for target in at_fault]
+    parts += [result.text for result in counted if result.text]
+    known = [result.fraction for result in counted if result.fraction is not None]
+    fraction = sum(known) / len(known) if known else None
+    return NetworkVerdict(fraction, tuple(at_fault), "; ".join(parts))
+
+
+def publish(results: Sequence[TargetResult]) -> str:
+    """What this host says of its targets, one line for the slot: `+` answers, `-` fails."""
+    line = ""
+    for result in results:
+        sign = "-" if result.last < FAILS_BELOW else "+"
+        word = sign + quote(result.target, ":[].")
+        if len(line) + len(word) + 1 > PUBLISHED_CHARS_MAX:
+            break
+        line = f"{line} {word}".strip()
+    return line
+
+
+def published(line: str) -> dict[str, bool]:
+    """What a peer's line says: target -> whether it answers; what cannot be read says nothing."""
+    words = line[:PUBLISHED_CHARS_MAX].split()
+    return {
+        clean(unquote(word[1:], errors="replace")): word[0] == "+"
+        for word in words
+        if word[0] in "+-"
+    }

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""All monitors of this host, made from the configuration, and made over from a new one."""
+
+from __future__ import annotations
+
+from broker.config.sections import Config, MonitorsSection
+from broker.monitors import Monitor, MonitorRunner
+from broker.monitors.bridge import BridgeMonitor, UplinkMonitor, vm_bridges
+from broker.monitors.can_start import CanStartMonitor
+from broker.monitors.cpu_load import CpuLoadMonitor
+from broker.monitors.definition import DefinitionMonitor
+from broker.monitors.health import HealthMonitor
+from broker.monitors.lock_driver import LockDriverMonitor
+from broker.monitors.memory import MemoryMonitor, hugepage_kb
+from broker.monitors.network import NetworkMonitor
+from broker.monitors.outside import OutsideMonitor, is_local
+from broker.monitors.pressure import PressureMonitor
+from broker.monitors.vm import EngineMonitor
+from broker.monitors.way_out import WayOutMonitor
+from broker.monitors.what_runs import WhatRunsMonitor
+
+
+class HostMonitors:
+    """Wires the monitors together. `runner` samples them, `engine` tells of the VM here,
+    `what_runs` how it differs from its definition,
+    `outside` of one on another host, `way_out` of this host's network.
+
+    Making and reloading them raise ConfigError where a file that the configuration names cannot
+    be used; nothing has changed then.
+    """
+
+    def __init__(self, config: Config) -> None:
+        every = config.monitors
+        health = HealthMonitor(config, every.health)
+        self.engine = EngineMonitor(config, health, every.engine)
+        self._network = NetworkMonitor(config.network, every.network)
+        self._cpu_load = CpuLoadMonitor(
+            config.timing_rules().load_window, self.engine.cpu_s, every.cpu_load
+        )
+        self.outside = _outside(config)
+        self.way_out = WayOutMonitor(lambda: self._network.any_answers())
+        self.what_runs = WhatRunsMonitor(config, every.what_runs)
+        self.can_start = CanStartMonitor(config, every.can_start)
+        kept: list[Monitor] = [
+            self.engine,
+            health,
+            self._network,
+            self._cpu_load,
+            self.what_runs,
+            self.can_start,
+            self.outside,
+            self.way_out,
+        ]
+        self.runner = MonitorRunner([*kept, *_made_anew(config, every)])
+
+    def reload(self, config: Config) -> None:
+        """Go by another configuration; what was seen so far is kept."""
+        every = config.monitors
+        health = HealthMonitor(config, every.health)
+        is_same_test = config.network.test == self._network.given.test
+        windows = self._network.windows if is_same_test else None
+        network = NetworkMonitor(config.network, every.network, windows)
+        health.go_on_from(self.engine.health)
+        self.engine.health, self._network = health, network
+        self.engine.interval_s = every.engine
+        self.what_runs.interval_s = every.what_runs
+        self._cpu_load.interval_s = every.cpu_load
+        self._cpu_load.window_s = config.timing_rules().load_window
+        # The broker tells this very one where to look.
+        outside = _outside(config)
+        self.outside.probe, self.outside.deadline_s = outside.probe, outside.deadline_s
+        can_start = CanStartMonitor(config, every.can_start)
+        can_start.disks, self.can_start = self.can_start.disks, can_start
+        changed: list[Monitor] = [health, network, can_start, *_made_anew(config, every)]
+        for monitor in changed:
+            self.runner.replace(monitor)
+
+
+def _outside(config: Config) -> OutsideMonitor:
+    probe = None if is_local(config.health) else HealthMonitor(config)
+    return OutsideMonitor(probe, config.health.timeout + 5.0)
+
+
+def _made_anew(config: Config, every: MonitorsSection) -> list[Monitor]:
+    """Those that remember nothing."""
+    return [
+        BridgeMonitor(config.network.bridge, every.bridge),
+        UplinkMonitor(vm_bridges(config.vm.definition), every.bridge),
+        MemoryMonitor(hugepage_kb(config.vm.definition), every.memory),
+        PressureMonitor(every.pressure),
+        LockDriverMonitor(config.libvirt.qemu_conf, every.lock_driver),
+        DefinitionMonitor(config.vm.definition, config.vm.shared_definition, every.definition),
+    ]

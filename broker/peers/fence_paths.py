@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Who could switch whom off, as each host says: how its slot says it, and what all say. Pure.
+
+A host of a large cluster has a way to a hundred fence devices, and a slot has room for 3.5 KB. So
+ways that are fine stand together, and a failure stands apart as long as there are few:
+
+    paths=ok 1-24,27 1800000000 1800000300 0.31;bad 26 - 1800000300 5.00
+    path-26=wrong password
+
+Each group: the verdict, the hosts, when the ways were last proven ("-": never) and tried (UTC
+seconds, the oldest of the group), and how many seconds a device took (the slowest of the group; in
+a group all took the same whole number of seconds). Groups that have no room in the line go on in
+`paths-2` and so on. The sentences of the failures are lines of their own: they give way first.
+Earlier versions wrote a line `fence-path-HOST` for each way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from broker.whiteboard.host_ranges import hosts_of, ranges
+from broker.whiteboard.slot import HOST_ID_MAX, SlotReport
+from broker.wire.status import FencePathOnWire, FencePathStatus
+
+#: So many failures stand apart from each other; more stand together.
+APART_MAX = 8
+#: So much of a failure's sentence is published.
+DETAIL_CHARS_MAX = 80
+#: Characters of a `paths` line, and ranges of one group.
+_LINE_CHARS_MAX, _RANGES_MAX = 1000, 80
+#: Lines of groups, and groups in a line, that are read of another host's slot.
+_LINES_MAX, _GROUPS_MAX = 16, 64
+
+_GROUP = re.compile(
+    r"(ok|bad) ([0-9,-]{1,900}) (-|[0-9]{1,12}) ([0-9]{1,12}) ([0-9]{1,6}\.[0-9]{2})"
+)
+_EARLIER = re.compile(r"(ok|bad) (-|[0-9]{1,12}) ([0-9]{1,12}) ([0-9]{1,6}\.[0-9]{2}) ?(.*)")
+
+
+def fence_paths(
+    here: int, own: Mapping[int, FencePathOnWire], reports: Iterable[SlotReport], wall_s: float
+) -> list[FencePathStatus]:
+    """By target, then by who says it. `own`: this host's, by target; `reports`: the others';
+    `wall_s`: now, UTC seconds since 1970."""
+    found = [_shown(here, host, path, wall_s) for host, path in own.items()]
+    for report in reports:
+        if report.extra_trusted:
+            paths = paths_of(report.extra)
+            found += [_shown(report.host_id, host, path, wall_s) for host, path in paths.items()]
+    return sorted(found, key=lambda path: (path.host, path.by))
+
+
+def _shown(by: int, host: int, path: FencePathOnWire, wall_s: float) -> FencePathStatus:
+    proven_age_s = None if path.proven is None else max(0.0, wall_s - path.proven)
+    tried_age_s = max(0.0, wall_s - path.tried)
+    return FencePathStatus(by, host, path.ok, proven_age_s, tried_age_s, path.took_s, path.detail)
+
+
+# --- writing --------------------------------------------------------------------------------
+
+
+def path_lines(paths: Mapping[int, FencePathOnWire]) -> dict[str, str]:
+    """The lines of this host's slot. `paths`: by host id, at most 2000 of them."""
+    lines: list[str] = []
+    for group in _groups(paths):
+        if lines and len(lines[-1]) + 1 + len(group) <= _LINE_CHARS_MAX:
+            lines[-1] += f";{group}"
+        else:
+            lines.append(group)
+    named = {f"paths-{n}" if n > 1 else "paths": line for n, line in enumerate(lines, 1)}
+    failures = {
+        f"path-{host}": path.detail[:DETAIL_CHARS_MAX]
+        for host, path in sorted(paths.items())
+        if not path.ok and path.detail
+    }
+    return {**named, **failures}
+
+
+def _groups(paths: Mapping[int, FencePathOnWire]) -> Iterator[str]:
+    """Failures first: they are what somebody looks for."""
+    apart = sum(not path.ok for path in paths.values()) <= APART_MAX
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for host, path in sorted(paths.items(), key=lambda item: (item[1].ok, item[0])):
+        kind = (path.ok, path.proven is None, int(path.took_s))
+        alike.setdefault((host,) if apart and not path.ok else kind, []).append(host)
+    for hosts in alike.values():
+        runs = ranges(hosts)
+        members = [paths[host] for host in hosts]
+        proven = [path.proven for path in members if path.proven is not None]
+        values = (
+            f"{f'{min(proven):.0f}' if proven else '-'} {min(p.tried for p in members):.0f}"
+            f" {max(p.took_s for p in members):.2f}"
+        )
+        word = "ok" if members[0].ok else "bad"
+        for first in range(0, len(runs), _RANGES_MAX):
+            yield f"{word} {','.join(runs[first : first + _RANGES_MAX])} {values}"
+
+
+# --- reading what a stranger may have written --------------------------------------------------
+
+
+def paths_of(extra: Mapping[str, str]) -> dict[int, FencePathOnWire]:
+    """The ways that another host published, by target; what is nothing of the kind is left out."""
+    paths = _earlier_paths(extra)
+    for number in range(1, _LINES_MAX + 1):
+        line = extra.get(f"paths-{number}" if number > 1 else "paths", "")
+        for group in line.split(";")[:_GROUPS_MAX] if line else ():
+            if (found := _GROUP.fullmatch(group)) is None:
+                continue
+            word, hosts, proven, tried, took = found.groups()
+            for host in hosts_of(hosts):
+                detail = "" if word == "ok" else extra.get(f"path-{host}", "")
+                paths[host] = _path(word, proven, tried, took, detail)
+    return paths
+
+
+def _earlier_paths(extra: Mapping[str, str]) -> dict[int, FencePathOnWire]:
+    paths = {}
+    for key, value in extra.items():
+        name = key.removeprefix("fence-path-")
+        if name == key or not (name.isascii() and name.isdigit() and len(name) <= 4):
+            continue
+        if 1 <= int(name) <= HOST_ID_MAX and (found := _EARLIER.fullmatch(value)) is not None:
+            paths[int(name)] = _path(*found.groups())
+    return paths
+
+
+def _path(word: str, proven: str, tried: str, took: str, detail: str) -> FencePathOnWire:
+    return FencePathOnWire(
+        word == "ok", None if proven == "-" else float(proven), float(tried), float(took), detail
+    )

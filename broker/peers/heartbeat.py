@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A sign of life over the network: the answer to a question, signed with the cluster key. Pure.
+
+What a host says of itself, and the form in which hosts without a port for heartbeats are asked,
+over HTTP. The form of the others is in broker/peers/datagram.py.
+
+Rules of this file:
+
+1. Who asks makes a nonce that nobody can know before. An answer that carries it was made after
+   the question, so it proves life since then; no clock is compared.
+2. The MAC covers every field of the answer and the version of this text:
+
+       ha-agent heartbeat 1 \\n host id \\n boot id \\n timestamp \\n vm \\n nonce
+
+   No field can hold a newline. HMAC-SHA256, in hexadecimal.
+3. Whatever is wrong with an answer, it is no sign of life.
+4. What later versions added is covered by a second MAC, `proof`, whose text goes on where the
+   first one's ends: ids of cluster, whiteboard and leases, what was written, what was renewed.
+   An answer without it is of an earlier version: a sign of life that says nothing of these.
+"""
+
+from __future__ import annotations
+
+import secrets
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from broker.config.cluster_key import ClusterKey
+from scoring.observation import VmStatus
+
+NONCE_BYTES = 16
+#: Longer answers are not read to their end.
+ANSWER_BYTES_MAX = 1024
+
+_VERSION = "ha-agent heartbeat 1"
+_PROOF_VERSION = "ha-agent heartbeat 2"
+
+# \Z: $ would also match before a last newline.
+Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+
+
+#: The id of a cluster or a volume: a UUID, "" for none.
+Id = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})?\Z")]
+#: As large as a counter in a slot may be (broker/whiteboard/slot.py).
+Counter = Annotated[int, Meta(ge=0, le=2**53)]
+BootId = Annotated[str, Meta(pattern=r"^[!-~]{0,64}\Z")]
+_Mac = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+class Heartbeat(Struct, frozen=True, omit_defaults=True):
+    """An answer. `timestamp`: of the host's last slot; `vm`: its own word on the engine VM.
+
+    `cluster`, `whiteboard`, `leases`: the ids that its configuration names. `written`: the
+    timestamp of its last slot that the storage acknowledged, 0: none since its broker was started.
+    `generation`, `renewed`: the last renewal of its own host id, as it reads it on the lease
+    volume; 0: none.
+    """
+
+    host_id: int
+    boot_id: BootId
+    timestamp: int
+    vm: VmStatus
+    nonce: Nonce
+    mac: _Mac = ""
+    cluster: Id = ""
+    whiteboard: Id = ""
+    leases: Id = ""
+    written: Counter = 0
+    generation: Counter = 0
+    renewed: Counter = 0
+    proof: Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{64})?\Z")] = ""
+
+
+class Fault(StrEnum):
+    """Why an answer is no sign of life. The values are stable: they go into JSON and metrics.
+
+    WRONG_HOST: another host's, or to another host's question. IMPOSSIBLE: it says that more was
+    acknowledged than was ever written. REFLECTED: a question where an answer belongs, or the other
+    way round."""
+
+    UNREADABLE = "unreadable"
+    WRONG_MAC = "wrong-mac"
+    WRONG_HOST = "wrong-host"
+    REPLAYED = "replayed"
+    IMPOSSIBLE = "impossible"
+    REFLECTED = "reflected"
+
+
+def new_nonce() -> str:
+    """One that was never used and cannot be guessed."""
+    return secrets.token_hex(NONCE_BYTES)
+
+
+def is_nonce(text: str) -> bool:
+    """Whether it has the form of one."""
+    try:
+        msgspec.convert(text, Nonce)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def signed(key: ClusterKey, heartbeat: Heartbeat) -> bytes:
+    """The answer as it goes over the wire."""
+    replace, text = msgspec.structs.replace, _text(heartbeat)
+    heartbeat = replace(heartbeat, mac=key.sign(_signed_text(_VERSION, text)))
+    proof = key.sign(_signed_text(_PROOF_VERSION, (*text, *_more(heartbeat))))
+    return msgspec.json.encode(replace(heartbeat, proof=proof))
+
+
+def heard(key: ClusterKey, raw: bytes, host_id: int, nonce: str) -> Heartbeat | Fault:
+    """The answer to a question to `host_id`, or what is wrong with it.
+
+    One of an earlier version says nothing but that its host lives.
+    """
+    try:
+        heartbeat = msgspec.json.decode(raw, type=Heartbeat)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return Fault.UNREADABLE
+    text = _text(heartbeat)
+    if not key.accepts(_signed_text(_VERSION, text), heartbeat.mac):
+        return Fault.WRONG_MAC
+    if not heartbeat.proof:
+        heartbeat = Heartbeat(
+            heartbeat.host_id, heartbeat.boot_id, heartbeat.timestamp, heartbeat.vm, heartbeat.nonce
+        )
+    else:
+        whole = _signed_text(_PROOF_VERSION, (*text, *_more(heartbeat)))
+        if not key.accepts(whole, heartbeat.proof):
+            return Fault.WRONG_MAC
+    if heartbeat.host_id != host_id:
+        return Fault.WRONG_HOST
+    if heartbeat.nonce != nonce:
+        return Fault.REPLAYED
+    return Fault.IMPOSSIBLE if heartbeat.written > heartbeat.timestamp else heartbeat
+
+
+def _text(heartbeat: Heartbeat) -> tuple[str, ...]:
+    """What the first MAC covers, behind its version."""
+    return (
+        str(heartbeat.host_id),
+        heartbeat.boot_id,
+        str(heartbeat.timestamp),
+        heartbeat.vm.value,
+        heartbeat.nonce,
+    )
+
+
+def _more(heartbeat: Heartbeat) -> tuple[str, ...]:
+    """What the second one covers besides."""
+    counts = (heartbeat.written, heartbeat.generation, heartbeat.renewed)
+    return (heartbeat.cluster, heartbeat.whiteboard, heartbeat.leases, *map(str, counts))
+
+
+def _signed_text(version: str, fields: tuple[str, ...]) -> bytes:
+    text = "\n".join((version, *fields))
+    assert text.count("\n") == len(fields), text
+    return text.encode()

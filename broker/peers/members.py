@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whose word counts: which of the hosts that have a slot are members of the cluster.
+
+One forged slot, of a host that does not exist, said that the VM was up there and kept it down for
+ever; another one claimed a score of 10000 and had the healthy VM moved to it. Nobody who is not a
+member causes anything, or keeps anything from happening. What does not count is shown, with why.
+
+Rules of this file:
+
+1. A host whose slot is signed is a member, unless its host id is free in the lockspace, read there
+   since its slot is written, and it does not answer over the network: nothing can run there.
+2. A host whose slot is not signed (an earlier version) is one while its id is in use in the
+   lockspace, or it answers over the network. Under `unsigned = "trust"`, and without a key, rule 1
+   is enough for it.
+3. Who was a member once stays one, unless its slot is written on after its id was seen free: a dead
+   host that was fenced, whose id is free then, is still the host that had the VM.
+4. A slot of a newer version cannot be read, nor its signature: its word is that this host does
+   nothing. It counts while its bytes change, of a host whose id is in use or that answers.
+5. A slot that says that the VM is up there is not believed where nothing else speaks for it: the
+   engine lease is not known to be that host's, and its own newer answer over the network says the
+   contrary, or it does not answer and its id is free or dead.
+6. A score counts up to what a host without fault has, by its own configuration.
+7. What is not known decides nothing: where the lockspace was not read, a signed host counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from broker.config import agreement
+from broker.lockspace.port import Lockspace
+from broker.peers.asker import Heartbeats, Word
+from broker.status.vm_place import NOT_HERE
+from broker.whiteboard.board import Board
+from broker.whiteboard.signatures import GOOD, Unsigned
+from broker.whiteboard.slot import SCORE_MAX, SlotReport
+from scoring.observation import VmStatus
+
+#: So many ids that are not in use are looked at on disk, and asked over the network: strangers cost
+#: no more, however many slots they write.
+STRANGERS_MAX = 32
+#: A slot that stood still for so long and changes again is written by a host that came back.
+BACK_S = 5.0
+#: A slot that changes so long after its host id was seen free is written by nobody who joined.
+AFTER_FREE_S = 2.0
+#: A slot of a newer version that stands still for so long is a dead host's.
+NEWER_STANDS_S = 10.0
+#: sanlock looks at the others every 2 * io_timeout; what it does not name after this and a little
+#: more is not joined.
+SANLOCK_LOOKS_S = 5.0
+
+#: A claim is given so long until the other witnesses must have seen the same.
+CLAIM_S = 2.0
+#: sanlock calls a host id so under which nothing can run.
+_GONE = frozenset({"free", "dead"})
+
+_NOT_SIGNED = (
+    "it is not signed with the cluster key, its host id is not in use in the lockspace, and no host"
+    " of that id answers over the network"
+)
+_NOT_JOINED = (
+    "its host id is free in the lockspace, and no host of that id answers over the network: nothing"
+    " can run there"
+)
+
+
+@dataclass(slots=True)
+class _Slot:
+    """When a slot was first seen, was seen to change last, since when it is written without a
+    break, since when it says that the VM is up there, and since when its host denies that."""
+
+    timestamp: int
+    first_s: float
+    changed_s: float
+    alive_s: float
+    up_s: float | None = None
+    denied_s: float | None = None
+
+
+class Members:
+    """`reports`: what the members published. `why_not`: the hosts whose word does not count, and
+    why. `unsigned`: members whose slots are not signed. `strangers`: some of those whose ids are
+    not in use, to be looked at more closely. `newer_versions`: members whose slots are of a newer
+    version than this one reads.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        lockspace: Lockspace,
+        heartbeats: Heartbeats,
+        io_timeout_s: float,
+        base_score: int = SCORE_MAX,
+    ) -> None:
+        """`base_score`: what a host without fault scores by this host's own configuration."""
+        self._board = board
+        self._lockspace = lockspace
+        self._heartbeats = heartbeats
+        self._looks_s = 2 * io_timeout_s + SANLOCK_LOOKS_S
+        self.base_score = base_score
+        #: Whom this host's agent found to own the engine lease just now, and when. None: not known;
+        #: an owner of None: nobody.
+        self.lease_owner: Callable[[], tuple[int | None, float] | None] = lambda: None
+        self._been: set[int] = set()
+        self._slots: dict[int, _Slot] = {}
+        self.reports: dict[int, SlotReport] = {}
+        self.why_not: dict[int, str] = {}
+        self.newer_versions: tuple[int, ...] = ()
+        self.unsigned: frozenset[int] = frozenset()
+        self.strangers: frozenset[int] = frozenset()
+        board.has_earlier = lambda: bool(self.unsigned)
+        board.fence_log.counts = lambda record: self.may_be_earlier(record.by)
+
+    def may_be_earlier(self, host_id: int) -> bool:
+        """Whether an earlier version may run on that host, which signs nothing. Not known: yes."""
+        if self._board.signatures.signs(host_id):
+            return False
+        return not self._lockspace.witnesses or self._in_use(host_id) or self._answers(host_id)
+
+    def look(self, now_s: float) -> None:
+        """Judge everybody anew, after a read of the whiteboard."""
+        board = self._board
+        for host in self._slots.keys() - board.reports.keys():
+            del self._slots[host]
+        why_not: dict[int, str] = {}
+        unsigned: set[int] = set()
+        strangers: set[int] = set()
+        for host, report in board.reports.items():
+            slot = self._slots.get(host)
+            if slot is None:
+                slot = self._slots[host] = _Slot(report.timestamp, now_s, now_s, now_s)
+            elif slot.timestamp != report.timestamp:
+                slot.alive_s = now_s if now_s - slot.changed_s >= BACK_S else slot.alive_s
+                slot.timestamp, slot.changed_s = report.timestamp, now_s
+            is_signed = board.signed.get(host) in GOOD
+            is_up = report.engine_status.vm is VmStatus.UP
+            slot.up_s = None if not is_up else now_s if slot.up_s is None else slot.up_s
+            why = self._why_not(host, is_signed, slot, now_s) or self._contradicted(host, slot)
+            if why:
+                why_not[host] = why
+            else:
+                if is_signed or self._in_use(host) or self._answers(host):
+                    self._been.add(host)
+                if not is_signed:
+                    unsigned.add(host)
+            if not self._in_use(host) and len(strangers) < STRANGERS_MAX:
+                strangers.add(host)
+        self.reports = {
+            host: self._within_base(report)
+            for host, report in board.reports.items()
+            if host not in why_not
+        }
+        self.why_not, self.unsigned = why_not, frozenset(unsigned)
+        self.strangers = self._lockspace.renewals.strangers = frozenset(strangers)
+        self.newer_versions = tuple(
+            host
+            for host, changed_s in board.newer_versions.items()
+            if now_s - changed_s < NEWER_STANDS_S and self._may_be_newer(host)
+        )
+
+    def _within_base(self, report: SlotReport) -> SlotReport:
+        """A host's report with no higher score than a host without fault has there."""
+        if report.score <= self.base_score:
+            return report
+        lines = report.extra if report.extra_trusted else {}
+        most = max(self.base_score, agreement.base_score_of(lines, self.base_score))
+        return replace(report, score=min(report.score, most))
+
+    def _may_be_newer(self, host: int) -> bool:
+        """Whether a host of a version that signs in another way may be a member."""
+        is_known = bool(self._lockspace.witnesses) and self._board.signatures.key is not None
+        return not is_known or self._in_use(host) or self._answers(host)
+
+    def _why_not(self, host: int, is_signed: bool, slot: _Slot, now_s: float) -> str:
+        """Why its word does not count; "": it does."""
+        if self._in_use(host) or self._answers(host):
+            return ""
+        is_trusted = is_signed or self._board.signatures.unsigned is Unsigned.TRUST
+        if not is_trusted:
+            return "" if host in self._been and not self._writes_on(host, slot) else _NOT_SIGNED
+        if not self._is_free(host, slot, now_s):
+            return ""
+        return "" if host in self._been and not self._writes_on(host, slot) else _NOT_JOINED
+
+    def _contradicted(self, host: int, slot: _Slot) -> str:
+        """Why its word that the VM is up there is not true; "": it may be, or it says nothing."""
+        pulse = self._heartbeats.pulses.get(host)
+        if slot.up_s is None:
+            slot.denied_s = None
+            return ""
+        owned = self.lease_owner()
+        if owned is not None and owned[0] == host:
+            return ""
+        if pulse is not None and self._answers(host):
+            assert pulse.heartbeat_s is not None
+            if pulse.heartbeat_s < slot.up_s + CLAIM_S or pulse.vm not in NOT_HERE:
+                slot.denied_s = None
+            elif slot.denied_s is None:
+                slot.denied_s = pulse.heartbeat_s
+            # Written after that answer, it says so still.
+            if slot.denied_s is None or slot.changed_s < slot.denied_s + CLAIM_S:
+                return ""
+            said = "its host answers over the network that it is not"
+        else:
+            named = self._lockspace.witnesses.get(host)
+            if named is None or named.state not in _GONE or not self._writes_on(host, slot):
+                return ""
+            said = f"its host does not answer over the network, and sanlock calls it {named.state}"
+        if owned is not None:
+            owner = "nobody" if owned[0] is None else f"host {owned[0]}"
+            said += f"; {owner} owns the engine lease"
+        return f"it says that the VM is up there, and {said}"
+
+    def _answers(self, host: int) -> bool:
+        return self._heartbeats.word(host) is Word.ANSWERED
+
+    def _in_use(self, host: int) -> bool:
+        """Whether somebody has joined the lockspace under that id, alive or dead."""
+        on_disk = self._lockspace.renewals.table.get(host)
+        if on_disk is not None:
+            return on_disk.timestamp != 0
+        named = self._lockspace.witnesses.get(host)
+        return named is not None and named.state != "free"
+
+    def _is_free(self, host: int, slot: _Slot, now_s: float) -> bool:
+        """Whether nobody has joined under that id, as was seen since its slot is written."""
+        renewals = self._lockspace.renewals
+        if host in renewals.table:
+            return renewals.read_s.get(host, float("-inf")) >= slot.alive_s
+        since_s = slot.alive_s if host in self._been else slot.first_s
+        return bool(self._lockspace.witnesses) and now_s - since_s >= self._looks_s
+
+    def _writes_on(self, host: int, slot: _Slot) -> bool:
+        """Whether its slot was written after its id was seen free."""
+        on_disk = self._lockspace.renewals.table.get(host)
+        free_s = float("-inf") if on_disk is None else on_disk.changed_s
+        return slot.changed_s >= max(free_s, slot.alive_s) + AFTER_FREE_S

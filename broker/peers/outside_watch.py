@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Who asks the VM from outside, where, and how often; and who is in doubt. Pure.
+
+Rules of this file:
+
+1. The best standby asks every `outside_interval`, the other live hosts seldom; all of them as
+   often as the best as soon as one of them misses an answer.
+2. A host in doubt asks whether its own network leads anywhere: one that misses the VM, or waits for
+   its answer longer than usual, and the VM's own host while another one misses it or its uplink
+   has no carrier. It goes on for STAYS_S, so that the VM is not started again where nobody would
+   reach it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from broker.monitors.outside import Place
+from broker.wire.status import HostStatus
+from scoring.hosts.liveness import Liveness
+from scoring.observation import OutsideView, PeerReport, VmStatus
+from scoring.timing import Timing
+
+STAYS_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`place`: where the VM is to be asked, None: nowhere; `every_s`: how often. `is_in_doubt`:
+    this host needs to know whether its own network leads anywhere."""
+
+    place: Place | None
+    every_s: float
+    is_in_doubt: bool
+
+
+class OutsideWatch:
+    """Is shown the live hosts each beat."""
+
+    def __init__(self, host_id: int) -> None:
+        self._host_id = host_id
+        self._doubt_s = float("-inf")
+
+    def plan(
+        self,
+        live: Iterable[PeerReport],
+        own_score: int,
+        own_stay: int | None,
+        own_view: OutsideView | None,
+        uplink_up: bool | None,
+        timing: Timing,
+        now_s: float,
+        is_late: bool = False,
+    ) -> Plan:
+        """What this host does until the next beat. `own_stay`: the stay of the VM that is up here,
+        None: it is not. `is_late`: the VM elsewhere lets this host's question wait."""
+        peers = list(live)
+        owner = _owner(peers) if own_stay is None else None
+        place = None if owner is None else Place(owner.host_id, owner.last_ran)
+        here = place if own_stay is None else Place(self._host_id, own_stay)
+        missed = any(_misses(peer.outside, here) for peer in peers)
+        misses = _misses(own_view, here)
+        standbys = [(-p.score, p.host_id) for p in peers if owner is None or p is not owner]
+        is_best = (-own_score, self._host_id) <= min(standbys, default=(1, 0))
+        is_often = is_best or missed or misses
+        cut = own_stay is not None and (missed or uplink_up is False)
+        if misses or cut or (is_late and own_stay is None):
+            self._doubt_s = now_s
+        return Plan(
+            place,
+            timing.outside_interval if is_often else timing.outside_seldom,
+            now_s - self._doubt_s < STAYS_S,
+        )
+
+
+def reached(
+    where: HostStatus | None, hosts: Iterable[HostStatus], missed_after_s: float
+) -> bool | None:
+    """Whether the live hosts that ask the VM on `where` as its users do have its answer. False:
+    none had one for so long. None: it is up nowhere, none of them ever had one from there, or
+    none has asked of late."""
+    if where is None:
+        return None
+    views = [
+        host.outside
+        for host in hosts
+        if host.outside is not None
+        and host.outside.owner == where.host_id
+        and host.liveness != Liveness.SILENT.value
+    ]
+    ages = [view.good_age_s for view in views if view.good_age_s is not None]
+    if not ages:
+        return None
+    if min(ages) < missed_after_s:
+        return True
+    return False if any(view.bad_s is not None for view in views) else None
+
+
+def _owner(peers: list[PeerReport]) -> PeerReport | None:
+    """The host where the VM is up, the healthy one where two claim it."""
+    up = [peer for peer in peers if peer.engine.vm is VmStatus.UP]
+    return min(
+        up, key=lambda peer: (peer.engine.health.value != "good", peer.host_id), default=None
+    )
+
+
+def _misses(view: OutsideView | None, place: Place | None) -> bool:
+    """Whether it had an answer of the VM in this place, and has none now."""
+    return (
+        view is not None
+        and place is not None
+        and (view.owner, view.stay) == (place.owner, place.stay)
+        and view.good_s is not None
+        and view.bad_since_s is not None
+    )

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A question among hosts: does your host reach the libvirt of the host with this name? Pure.
+
+Rules of this file:
+
+1. Question and answer carry the same nonce, which who asks has made, and the same name. An
+   answer was made after the question, and for it.
+2. Both are signed with the cluster key, over texts that no other message of ours can be:
+
+       ha-agent reach question 1 \\n nonce \\n name
+       ha-agent reach answer 1 \\n nonce \\n name \\n problem
+
+   No field can hold a newline. HMAC-SHA256, in hexadecimal.
+3. A question that was overheard can be asked again by anyone: it then costs one connection
+   from a member to a host that a key holder has named, and tells nothing new.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+from urllib.parse import urlencode
+
+import msgspec
+from msgspec import Meta, Struct
+
+from broker.config.addresses import in_uri
+from broker.config.cluster_key import ClusterKey
+from broker.daemon.foreign import clean
+from broker.peers.heartbeat import Nonce, is_nonce, new_nonce
+
+PATH = "/libvirt-reach"
+#: Of a member's question to the libvirt that it is asked about.
+DEADLINE_S = 10.0
+#: libvirt's sentence, cut there.
+PROBLEM_CHARS_MAX = 500
+ANSWER_BYTES_MAX = 4096
+
+_MAC = re.compile("[0-9a-f]{64}")
+
+__all__ = ["Question", "Reach", "is_host_name", "new_nonce"]
+
+
+class Question(Struct, frozen=True):
+    """About the host `name`."""
+
+    name: str
+    nonce: str
+    mac: str = ""
+
+    def signed(self, key: ClusterKey) -> Question:
+        """The same with its MAC; `name` has to be a host name."""
+        return msgspec.structs.replace(self, mac=key.sign(_question_text(self)))
+
+    @property
+    def target(self) -> str:
+        """What is asked for in HTTP."""
+        return f"{PATH}?{urlencode(msgspec.structs.asdict(self))}"
+
+    @property
+    def has_form(self) -> bool:
+        """Name and nonce are what they should be; nothing else is signed or looked at."""
+        return is_host_name(self.name) and is_nonce(self.nonce)
+
+    def is_from(self, key: ClusterKey) -> bool:
+        """Whether who has the key has asked this."""
+        good = self.has_form and _MAC.fullmatch(self.mac) is not None
+        return good and key.accepts(_question_text(self), self.mac)
+
+
+class Reach(Struct, frozen=True):
+    """The answer. `problem`: why that libvirt is not reached; empty: it is."""
+
+    name: str
+    nonce: Nonce
+    problem: Annotated[str, Meta(pattern=r"^[^\n]*\Z", max_length=PROBLEM_CHARS_MAX)]
+    mac: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] = ""
+
+
+def answer(key: ClusterKey, question: Question, problem: str) -> bytes:
+    """The signed answer to a good question, as it goes over the wire."""
+    # One line, and nothing in it that UTF-8 has no bytes for.
+    line = " ".join(problem.encode("utf-8", "replace").decode().split())[:PROBLEM_CHARS_MAX]
+    made = Reach(question.name, question.nonce, line)
+    return msgspec.json.encode(msgspec.structs.replace(made, mac=key.sign(_answer_text(made))))
+
+
+def problem_in(key: ClusterKey, raw: bytes, question: Question) -> str:
+    """What an answer says; ValueError where it is none to this question by who has the key."""
+    try:
+        found = msgspec.json.decode(raw, type=Reach)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise ValueError("an answer that cannot be read") from None
+    if not key.accepts(_answer_text(found), found.mac):
+        raise ValueError("an answer signed with another key")
+    if (found.name, found.nonce) != (question.name, question.nonce):
+        raise ValueError("an answer to another question")
+    return clean(found.problem)
+
+
+def is_host_name(text: str) -> bool:
+    """Whether it may stand for `{host}` in a URI; nothing of it is part of the URI's meaning."""
+    return in_uri(text) != ""
+
+
+def _question_text(question: Question) -> bytes:
+    assert question.has_form, question
+    return "\n".join(("ha-agent reach question 1", question.nonce, question.name)).encode()
+
+
+def _answer_text(found: Reach) -> bytes:
+    fields = ("ha-agent reach answer 1", found.nonce, found.name, found.problem)
+    return "\n".join(fields).encode("utf-8", "surrogatepass")

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The log of refused datagrams: a line for each address and reason, however many come."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+
+from broker.peers.question_gate import Refusal
+
+log = logging.getLogger("ha-broker.heartbeat")
+
+#: Addresses and reasons that are remembered; a flood from more of them writes the log at most
+#: as fast as broker/daemon/log_lines.py lets it.
+REMEMBERED_MAX = 256
+
+
+class RefusalLog:
+    """Says once of each address why its datagrams are refused."""
+
+    def __init__(self) -> None:
+        self._said: OrderedDict[tuple[str, Refusal], None] = OrderedDict()
+
+    def refused(self, source: str, host_id: int | None, why: Refusal) -> None:
+        """A datagram from there; `host_id`: whose address it is, None: nobody's."""
+        if (source, why) in self._said:
+            return
+        self._said[source, why] = None
+        while len(self._said) > REMEMBERED_MAX:
+            self._said.popitem(last=False)
+        if host_id is None:
+            log.debug("datagrams from %s are not answered: %s", source, why)
+        else:
+            log.info("datagrams from %s (host %d) are not answered: %s", source, host_id, why)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the other hosts say over the network of their storage, beside what is read of it here.
+
+The rules are in scoring/hosts/same_storage.py; this file collects what they go by, after each read
+of
+the whiteboard, and remembers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from broker.config.sections import Config
+from broker.lockspace.port import Lockspace
+from broker.peers.asker import Heartbeats, Pulse
+from broker.peers.heartbeat import Heartbeat
+from broker.whiteboard.board import Board
+from scoring.hosts.same_storage import (
+    Answer,
+    Compared,
+    Here,
+    Ids,
+    Judgement,
+    Limits,
+    compare,
+    judge,
+)
+from scoring.observation import Obstacle, Unfit, VmStatus
+from scoring.state import Seen
+
+#: sanlock's host-dead time (src/timeouts.h): 8 * io_timeout + watchdog_fire_timeout.
+_DEAD_IO_TIMEOUTS, _WATCHDOG_FIRE_S = 8, 60
+
+
+class SameStorage:
+    """`judgement`: what follows from all peers, as of the last look."""
+
+    def __init__(
+        self, config: Config, board: Board, heartbeats: Heartbeats, lockspace: Lockspace
+    ) -> None:
+        self._board, self._heartbeats, self._lockspace = board, heartbeats, lockspace
+        self._peers: dict[int, Compared] = {}
+        self.judgement = Judgement()
+        self.reconfigure(config)
+
+    def reconfigure(self, config: Config) -> None:
+        """Go by another configuration from the next look on."""
+        self._host_id = config.host.id
+        self.ids = ids_of(config)
+        dead_s = _DEAD_IO_TIMEOUTS * config.storage.io_timeout + _WATCHDOG_FIRE_S
+        self._limits = Limits(config.timing_rules().suspect_after, float(dead_s))
+
+    def look(self, seen: Mapping[int, Seen], now_s: float) -> None:
+        """After a read of the whiteboard."""
+        old, self._peers = self._peers, {}
+        for host, report in self._board.reports.items():
+            if (its := seen.get(host)) is None:
+                continue
+            pulse = self._heartbeats.pulses.get(host)
+            here = self._here(host, report.hostname, its, pulse)
+            answer = None
+            if pulse is not None and pulse.said is not None:
+                answer = _answer(pulse.said, pulse.heard_s)
+            self._peers[host] = compare(old.get(host), answer, here, self.ids, self._limits)
+        self.judgement = judge(self._peers, now_s, self._limits)
+        self._lockspace.renewals.also = self._next_to_read()
+
+    def _here(self, host: int, name: str, seen: Seen, pulse: Pulse | None) -> Here:
+        renewals = self._lockspace.renewals
+        renewal = renewals.table.get(host)
+        is_asked = self._heartbeats.key is not None and pulse is not None and pulse.ways
+        return Here(
+            name=f"{name or 'host'} (id {host})",
+            slot=seen.timestamp,
+            # Of a slot that cannot be read the last good report is kept: it shows nothing new.
+            slot_read_s=None if host in self._board.bad else self._board.last_read_s,
+            slot_changed_s=seen.since_s if seen.changed else None,
+            renewal=None if renewal is None else (renewal.generation, renewal.timestamp),
+            renewal_read_s=renewals.read_s.get(host),
+            renewal_changed_s=renewals.changed_s.get(host),
+            askable=bool(is_asked),
+            unanswered_since_s=None if pulse is None else pulse.unanswered_since_s,
+        )
+
+    def _next_to_read(self) -> frozenset[int]:
+        """The host whose renewals were compared longest ago: each is read from disk in its turn,
+        whether its slot stands still or not."""
+        read_s = self._lockspace.renewals.read_s
+        oldest = min(self._peers, key=lambda host: read_s.get(host, float("-inf")), default=None)
+        return frozenset() if oldest is None else frozenset({oldest})
+
+    @property
+    def unfit(self) -> tuple[Unfit, ...]:
+        """The obstacle, where this host must not start the VM."""
+        text = self.judgement.unfit
+        return (Unfit(Obstacle.OTHER_STORAGE, text),) if text else ()
+
+
+def ids_of(config: Config) -> Ids:
+    """What this host calls its cluster and volumes."""
+    return Ids(config.cluster.id, config.storage.whiteboard_id, config.storage.leases_id)
+
+
+def _answer(said: Heartbeat, heard_s: float) -> Answer:
+    return Answer(
+        heard_s=heard_s,
+        written=said.written or None,
+        renewal=(said.generation, said.renewed) if said.renewed else None,
+        ids=Ids(said.cluster, said.whiteboard, said.leases),
+        vm_up=said.vm is VmStatus.UP,
+    )

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A question among hosts: is this what you read in that slot? Pure.
+
+A host that joins sees the members' slots change. Whether they see its own only they can say: a
+volume that shows the cluster's writes and keeps its own to itself (a replica, a snapshot that
+follows) would make two clusters of one. So it writes its slot and asks.
+
+Rules of this file:
+
+1. What is asked about is named by the SHA-256 of the slot's 4096 bytes. An answer says whether the
+   slot held them when it was read after the question had come.
+2. Question and answer are signed with the cluster key, and carry the nonce of who asks:
+
+       ha-agent slot question 1 \\n nonce \\n host id \\n digest
+       ha-agent slot answer 1 \\n nonce \\n host id \\n digest \\n seen \\n problem
+
+3. `seen` is "yes", "no" (the slot was read and holds something else) or "unknown" (it was not
+   read: `problem` says why).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from enum import StrEnum
+from typing import Annotated
+from urllib.parse import urlencode
+
+import msgspec
+from msgspec import Meta, Struct
+
+from broker.config.cluster_key import ClusterKey
+from broker.peers.heartbeat import Nonce, is_nonce
+from broker.whiteboard.slot import HOST_ID_MAX
+
+PATH = "/slot-seen"
+PROBLEM_CHARS_MAX = 500
+ANSWER_BYTES_MAX = 4096
+_HEX = re.compile("[0-9a-f]{64}")
+
+
+class Seen(StrEnum):
+    """What a member read in the slot."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+
+def digest_of(slot: bytes) -> str:
+    """How what is in a slot is named."""
+    return hashlib.sha256(slot).hexdigest()
+
+
+class SlotQuestion(Struct, frozen=True):
+    """Whether the slot of host `host_id` holds the bytes of that `digest`."""
+
+    host_id: int
+    digest: str
+    nonce: str
+    mac: str = ""
+
+    def signed(self, key: ClusterKey) -> SlotQuestion:
+        """The same with its MAC."""
+        return msgspec.structs.replace(self, mac=key.sign(_question_text(self)))
+
+    @property
+    def target(self) -> str:
+        """What is asked for in HTTP."""
+        given = {"id": self.host_id, "digest": self.digest, "nonce": self.nonce, "mac": self.mac}
+        return f"{PATH}?{urlencode(given)}"
+
+    @property
+    def has_form(self) -> bool:
+        """Whether all of it is what it should be; nothing else is signed or looked at."""
+        is_id = 1 <= self.host_id <= HOST_ID_MAX
+        return is_id and is_nonce(self.nonce) and _HEX.fullmatch(self.digest) is not None
+
+    def is_from(self, key: ClusterKey) -> bool:
+        """Whether who has the key has asked this."""
+        good = self.has_form and _HEX.fullmatch(self.mac) is not None
+        return good and key.accepts(_question_text(self), self.mac)
+
+
+class SlotSeen(Struct, frozen=True):
+    """The answer."""
+
+    host_id: int
+    digest: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    nonce: Nonce
+    seen: Seen
+    problem: Annotated[str, Meta(pattern=r"^[^\n]*\Z", max_length=PROBLEM_CHARS_MAX)] = ""
+    mac: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] = ""
+
+
+def answer(key: ClusterKey, question: SlotQuestion, seen: Seen, problem: str = "") -> bytes:
+    """The signed answer to a good question, as it goes over the wire."""
+    line = " ".join(problem.encode("utf-8", "replace").decode().split())[:PROBLEM_CHARS_MAX]
+    made = SlotSeen(question.host_id, question.digest, question.nonce, seen, line)
+    return msgspec.json.encode(msgspec.structs.replace(made, mac=key.sign(_answer_text(made))))
+
+
+def seen_in(key: ClusterKey, raw: bytes, question: SlotQuestion) -> SlotSeen:
+    """What an answer says; ValueError where it is none to this question by who has the key."""
+    try:
+        found = msgspec.json.decode(raw, type=SlotSeen)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise ValueError("an answer that cannot be read") from None
+    if not key.accepts(_answer_text(found), found.mac):
+        raise ValueError("an answer signed with another key")
+    asked = (question.host_id, question.digest, question.nonce)
+    if (found.host_id, found.digest, found.nonce) != asked:
+        raise ValueError("an answer to another question")
+    return found
+
+
+def _question_text(question: SlotQuestion) -> bytes:
+    assert question.has_form, question
+    fields = ("ha-agent slot question 1", question.nonce, str(question.host_id), question.digest)
+    return "\n".join(fields).encode()
+
+
+def _answer_text(found: SlotSeen) -> bytes:
+    fields = ("ha-agent slot answer 1", found.nonce, str(found.host_id), found.digest)
+    return "\n".join((*fields, found.seen.value, found.problem)).encode("utf-8", "surrogatepass")

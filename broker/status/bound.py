@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How long the VM would be away if its host lost power now. Pure.
+
+detect   its slot stands still for suspect_after, seen at the next look half a beat later
+prove    until the VM is started: what the decision itself does from then on (scoring/forecast.py)
+lease    the VM is started under its lease, as long as that was measured to take
+boot     the guest boots until the engine is healthy, as measured
+
+The decision is asked of the hosts that could take the VM, the best first: the first of them that
+would start it sets the bound. Where none would, the bound is none, and says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from broker.whiteboard import lines as slot_lines
+from broker.whiteboard.slot import SlotReport
+from broker.wire.status import Bound, FencePathStatus, HostStatus, MeasuredOnWire
+from scoring.forecast import Forecast, if_it_loses_power
+from scoring.hosts.liveness import Liveness
+from scoring.observation import (
+    EngineStatus,
+    Health,
+    LocalHost,
+    Observation,
+    Obstacle,
+    PeerReport,
+    VmStatus,
+)
+from scoring.rules import Rules
+from scoring.state import Seen
+from scoring.vm import placement
+
+#: Where nothing was measured yet: a start under libvirt.
+START_S = 1.0
+#: So many hosts are asked, and so many of the others do they see: those with the best scores.
+ASKED_MAX = 3
+PEERS_MAX = 16
+#: A host that could take the VM does not run it.
+NOT_RUNNING = EngineStatus(VmStatus.DOWN, Health.BAD)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What this host sees now. `observation`: its own; `itself`: it, as the others see it."""
+
+    rules: Rules
+    observation: Observation
+    seen: Mapping[int, Seen]
+    itself: PeerReport
+    now_s: float
+
+    def asked(self, host: int, dead: int, took_s: float | None) -> Forecast:
+        """What the decision would do on that host, which is this one or a peer."""
+        peers = {peer.host_id: peer for peer in self.observation.peers}
+        seen = dict(self.seen)
+        observation, rules = self.observation, self.rules
+        if host != self.itself.host_id:
+            other = peers.pop(host)
+            seen.pop(host, None)
+            peers[self.itself.host_id] = self.itself
+            seen[self.itself.host_id] = Seen(self.itself.timestamp, self.now_s, changed=True)
+            # Its own samples are its own affair: what it makes of them is its score.
+            rules = replace(rules, weights=replace(rules.weights, base_score=other.score))
+            observation = replace(
+                observation, local=_fine(other, self.now_s), lockspace_joined=True
+            )
+        rest = sorted((p for p in peers.values() if p.host_id != dead), key=lambda p: -p.score)
+        kept = [peers[dead], *rest[:PEERS_MAX]] if dead in peers else rest[:PEERS_MAX]
+        observation = replace(observation, peers=tuple(kept))
+        return if_it_loses_power(rules, observation, seen, dead, took_s, self.now_s)
+
+
+def _fine(peer: PeerReport, now_s: float) -> LocalHost:
+    return LocalHost(
+        host_id=peer.host_id,
+        engine=NOT_RUNNING,
+        engine_taken_s=now_s,
+        network=1.0,
+        bridge_up=True,
+        mem_free_mb=peer.mem_free_mb,
+        cpu_load=0.0,
+        config_up_to_date=True,
+        last_ran=peer.last_ran,
+        lock_driver=True,
+        uplink_up=peer.uplink_up,
+    )
+
+
+def heirs_of(host_id: int, hosts: Iterable[HostStatus]) -> frozenset[int]:
+    """The hosts that could take the VM from `host_id` now; a silent one is none, one that is not
+    known yet is."""
+    return frozenset(
+        host.host_id
+        for host in hosts
+        if host.host_id != host_id
+        and host.liveness != Liveness.SILENT.value
+        and host.score > 0
+        and not (host.maintenance or host.stopped or host.not_counted)
+        and not any(penalty.name == Obstacle.CUT_OFF.value for penalty in host.penalties)
+    )
+
+
+def bound_of(
+    host_id: int,
+    paths: Iterable[FencePathStatus],
+    own: MeasuredOnWire,
+    reports: Iterable[SlotReport],
+    picture: Picture,
+    heirs: frozenset[int],
+) -> Bound | None:
+    """The bound of the host that has the VM, from what all hosts say of themselves. `own`: what
+    this one measured. None: no other host could take the VM. What a host can do that could not
+    take it counts for nothing."""
+    known = {peer.host_id: peer for peer in (*picture.observation.peers, picture.itself)}
+    asked = placement.ranked(
+        [
+            placement.Candidate(heir, known[heir].score, known[heir].last_ran)
+            for heir in heirs
+            if heir in known
+        ]
+    )[:ASKED_MAX]
+    if not asked:
+        return None
+    proven = {p.by: p.took_s for p in paths if p.host == host_id and p.by in heirs and p.ok}
+    found: list[Forecast] = []
+    for one in asked:
+        found.append(picture.asked(one.host_id, host_id, proven.get(one.host_id)))
+        if found[-1].by_device:
+            break  # nobody behind it is quicker
+    first = min(found, key=lambda f: float("inf") if f.starts_s is None else f.starts_s)
+    extras = [
+        report.extra
+        for report in reports
+        if report.extra_trusted and report.host_id in heirs | {host_id}
+    ]
+    starts = [own.start_s, *(slot_lines.seconds(extra.get("start-s")) for extra in extras)]
+    boots = [own.boot_s, *(slot_lines.seconds(extra.get("boot-s")) for extra in extras)]
+    lease_s = max((s for s in starts if s is not None), default=START_S)
+    boot_s = max((s for s in boots if s is not None), default=None)
+    total_s = None
+    if first.starts_s is not None and boot_s is not None:
+        total_s = first.starts_s + lease_s + boot_s
+    return Bound(
+        total_s,
+        first.detect_s,
+        0.0 if first.starts_s is None else first.starts_s - first.detect_s,
+        lease_s,
+        boot_s,
+        "its fence device" if first.by_device else "sanlock's host-dead time",
+        first.held,
+    )

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What this host says of a VM that is sick and that nobody on it can end; see
+scoring/hosts/fence_ask.py.
+
+Its agent asks to be switched off. Where the agent is dead, the broker says for how long, and for
+how long the VM's health has been bad; what follows from it is for the others to judge. An agent
+that was stopped in order is not dead, and one that this broker never heard may have been.
+"""
+
+from __future__ import annotations
+
+import re
+
+from broker.wire.status import Report
+from scoring.observation import EngineStatus, FenceAsk, Health, VmStatus
+
+#: "unstopped 75", or "agent-dead 1200 bad 1180": seconds.
+_LINE = re.compile(r"unstopped ([0-9]{1,9})|agent-dead ([0-9]{1,9}) bad ([0-9]{1,9})")
+#: The key of the line.
+LINE = "fence-ask"
+
+
+class SickVm:
+    """Is shown the VM here each beat, and remembers since when its health has been bad."""
+
+    def __init__(self) -> None:
+        self._bad_since_s: float | None = None
+
+    def look(self, engine: EngineStatus, healthy_before: bool, now_s: float) -> None:
+        """`healthy_before`: see LocalHost; what was never seen to work proves nothing by failing.
+        Where nothing is known for a moment, it has not been bad without a break."""
+        is_bad = (engine.vm, engine.health) == (VmStatus.UP, Health.BAD) and healthy_before
+        if not is_bad:
+            self._bad_since_s = None
+        elif self._bad_since_s is None:
+            self._bad_since_s = now_s
+
+    def ask(self, report: Report | None, silent_s: float | None, now_s: float) -> FenceAsk | None:
+        """What there is to say. `report`: the agent's last; `silent_s`: for how long it has been
+        silent, None: it is not, or was stopped in order."""
+        if report is None:
+            return None
+        if silent_s is None:
+            since_s = report.unstopped_since_s
+            return None if since_s is None else FenceAsk(unstopped_s=max(0.0, now_s - since_s))
+        if self._bad_since_s is None:
+            return None
+        return FenceAsk(agent_dead_s=silent_s, bad_s=now_s - self._bad_since_s)
+
+
+def line(ask: FenceAsk | None) -> str:
+    """It as a line of this host's slot; empty: nothing."""
+    if ask is None:
+        return ""
+    if ask.unstopped_s is not None:
+        return f"unstopped {ask.unstopped_s:.0f}"
+    assert ask.agent_dead_s is not None and ask.bad_s is not None
+    return f"agent-dead {ask.agent_dead_s:.0f} bad {ask.bad_s:.0f}"
+
+
+def ask_of(text: str) -> FenceAsk | None:
+    """What another host wrote of it; None where it is nothing of the kind."""
+    found = _LINE.fullmatch(text)
+    if found is None:
+        return None
+    unstopped, dead, bad = (None if each is None else float(each) for each in found.groups())
+    return FenceAsk(unstopped, dead, bad)

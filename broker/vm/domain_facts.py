@@ -1,0 +1,634 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a libvirt domain XML says of the VM, as facts that can be compared. Pure.
+
+The administrator's file, libvirt's own definition and libvirt's XML of the running VM never read
+alike: libvirt adds addresses, aliases, labels, controllers and defaults, and makes `pc` a version.
+A comparison of texts would cry every day. So each text is read into *facts*, and only facts are
+compared.
+
+Rules of this file:
+
+1. A fact is what the guest would notice, or what its data hang on. What libvirt adds or chooses by
+   itself is none: addresses, aliases, labels, the balloon, controllers, consoles, graphics, video.
+2. A fact that the recorded text leaves to libvirt (no MAC, no model, no loader) is not compared.
+3. The disks come first: each has its *chain* of layers, the one that is written to in front.
+4. Text that cannot be read as a domain is a BadDomain, never "no difference".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+from broker.daemon.foreign import clean, whole
+
+#: Bytes of a unit of libvirt's <memory>.
+BYTES_OF_UNIT = {
+    "b": 1,
+    "bytes": 1,
+    "kb": 1000,
+    "k": 2**10,
+    "kib": 2**10,
+    "mb": 10**6,
+    "m": 2**20,
+    "mib": 2**20,
+    "gb": 10**9,
+    "g": 2**30,
+    "gib": 2**30,
+    "tb": 10**12,
+    "t": 2**40,
+    "tib": 2**40,
+}
+#: What of a <source>, and of what stands below it, says where it lies. Of the rest libvirt writes
+#: down what it chose (tls='no', transport='tcp', index), the usual port too.
+_NAMES = frozenset({"protocol", "name", "pool", "volume", "namespace", "path", "type"})
+_NAMES_BELOW = {
+    "host": frozenset({"name", "port", "socket"}),
+    "address": frozenset({"domain", "bus", "slot", "function"}),
+    "snapshot": frozenset({"name"}),
+}
+_PORTS = {"nbd": "10809", "gluster": "24007", "iscsi": "3260", "http": "80", "https": "443"}
+#: Layers that are looked at.
+CHAIN_MAX = 64
+#: Devices of which only the number counts.
+_COUNTED = ("memory", "redirdev", "shmem", "vsock", "rng", "smartcard", "sound", "iommu")
+#: Of these libvirt adds some by itself: only one that is lacking counts.
+_AT_LEAST = ("watchdog", "panic", "channel", "serial", "parallel")
+#: Namespaces that libvirt and its friends write keep their usual names.
+for _prefix, _uri in (
+    ("qemu", "http://libvirt.org/schemas/domain/qemu/1.0"),
+    ("libosinfo", "http://libosinfo.org/xmlns/libvirt/domain/1.0"),
+    ("ovirt-vm", "http://ovirt.org/vm/1.0"),
+):
+    ElementTree.register_namespace(_prefix, _uri)
+#: `pc` and `q35` are names for the newest of a kind.
+#: Text for people, of several lines perhaps.
+_PROSE = frozenset({"metadata", "description", "title"})
+_MACHINES = {"pc": "pc-i440fx-", "q35": "pc-q35-"}
+
+
+#: libvirt counts in 64 bits.
+_AMOUNT_MAX = 2**64
+_SHOWN_CHARS_MAX = 120
+
+
+class BadDomain(Exception):
+    """The text is no libvirt domain: the message says why."""
+
+
+class Differs(StrEnum):
+    """What of the VM differs; stable names, told in docs/reasons.md."""
+
+    DISKS = "disks-differ"
+    BLOCK_JOB = "block-job"
+    FIRMWARE = "firmware-differs"
+    TPM = "tpm-differs"
+    DEVICES = "devices-differ"
+    MEMORY = "memory-differs"
+    VCPUS = "vcpus-differ"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One fact that is otherwise. `recorded`, `found`: "" where it is not there at all."""
+
+    code: Differs
+    what: str
+    recorded: str
+    found: str
+
+    def __str__(self) -> str:
+        if not self.found:
+            return f"{self.what}: recorded {self.recorded}, not there"
+        if not self.recorded:
+            return f"{self.what}: not recorded, but there: {self.found}"
+        return f"{self.what}: recorded {self.recorded}, found {self.found}"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """An image of a disk's chain. `kind`: libvirt's (file, block, network, …); `place`: its path,
+    or what names it; `form`: raw, qcow2, …, "" where it is not said."""
+
+    kind: str
+    place: str
+    form: str
+
+    def __str__(self) -> str:
+        return f"{self.place} ({self.form})" if self.form else self.place
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk that holds the guest's data. `target`: vda, …; `chain`: from the layer that is
+    written to down to the base; what lies below the last one said is not known here. `job`: the
+    block job under way (copy, active-commit, …), "": none; `pivot`: it may go over to another
+    image at any moment, or is about to."""
+
+    target: str
+    chain: tuple[Layer, ...]
+    job: str = ""
+    pivot: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A network interface. `mac`, `model`: "" where they are left to libvirt; `place`: what it
+    hangs on."""
+
+    mac: str
+    place: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """What a domain XML says. `facts`: by code and name; `loose`: names of those that are
+    compared only where they are recorded; `disks`: by target; `interfaces`: in order."""
+
+    facts: Mapping[tuple[Differs, str], str]
+    loose: frozenset[str]
+    disks: Mapping[str, Disk]
+    interfaces: tuple[Interface, ...]
+
+
+def parse(xml: str) -> Element:
+    """The root of a domain's XML; BadDomain."""
+    try:
+        root = ElementTree.fromstring(xml)  # noqa: S314  (root's own file, or libvirt's word)
+    except ElementTree.ParseError as error:
+        raise BadDomain(f"is not XML: {error}") from None
+    if root.tag != "domain":
+        raise BadDomain(f"holds <{clean(root.tag, _SHOWN_CHARS_MAX)}>, not a libvirt <domain>")
+    _only_what_can_be_shown(root)
+    return root
+
+
+def parse_disk(text: str) -> Element:
+    """A `<disk>` element by itself; BadDomain."""
+    try:
+        disk = ElementTree.fromstring(text)  # noqa: S314  (its checksum was right)
+    except ElementTree.ParseError as error:
+        raise BadDomain(f"a disk is not XML: {error}") from None
+    if disk.tag != "disk" or not _target(disk):
+        raise BadDomain("a disk has no <target>")
+    _only_what_can_be_shown(disk)
+    return disk
+
+
+def _only_what_can_be_shown(root: Element) -> None:
+    """BadDomain where a path or a name could not be shown as it is. It is not cleaned: what is
+    opened must be what is shown. What a person wrote about the VM is looked at by nobody."""
+    for child in root.iterfind("*"):
+        if child.tag in _PROSE:
+            continue
+        for element in child.iter():
+            texts = (
+                element.attrib.values()
+                if len(element)
+                else (*element.attrib.values(), element.text or "")
+            )
+            for text in texts:
+                if not text.strip().isprintable():
+                    shown = clean(text.strip(), _SHOWN_CHARS_MAX)
+                    raise BadDomain(
+                        f"has a name that cannot be shown as it is: <{element.tag}> {shown}"
+                    )
+
+
+def read(xml: str) -> Domain:
+    """The facts of a domain XML; BadDomain."""
+    root = parse(xml)
+    facts: dict[tuple[Differs, str], str] = {}
+    loose: set[str] = set()
+    for code, name, value, is_loose in _facts(root):
+        facts[code, name] = value
+        if is_loose:
+            loose.add(name)
+    disks = {disk.target: disk for disk in map(_disk, data_disks(root)) if disk.target}
+    interfaces = tuple(map(_interface, root.iterfind("devices/interface")))
+    return Domain(facts, frozenset(loose), disks, interfaces)
+
+
+def differences(recorded: Domain, found: Domain) -> tuple[Difference, ...]:
+    """What `found` has otherwise than `recorded`; disks first, then by code and name."""
+    told: list[Difference] = []
+    for target in sorted({*recorded.disks, *found.disks}):
+        told += _disk_differences(recorded.disks.get(target), found.disks.get(target))
+    told += _interface_differences(recorded.interfaces, found.interfaces)
+    for key in sorted({*recorded.facts, *found.facts}):
+        code, name = key
+        was, now = recorded.facts.get(key, ""), found.facts.get(key, "")
+        if was == now:
+            continue
+        if not was and name in found.loose:
+            continue
+        if name in _AT_LEAST and int(now or 0) >= int(was or 0):
+            continue
+        if name == "machine" and _is_same_machine(was, now):
+            continue
+        told.append(Difference(code, name, was, now))
+    return tuple(told)
+
+
+def composed(xml: str, disks: Mapping[str, str]) -> str:
+    """The definition with other disks. `disks`: a `<disk>` element by target, as `element_of`
+    makes it: of a disk that the definition has, its place and form are taken, else all of it.
+    BadDomain."""
+    if not disks:
+        return xml
+    root = parse(xml)
+    devices = root.find("devices")
+    if devices is None:
+        raise BadDomain("has no <devices>")
+    mine = {_target(element): element for element in data_disks(root)}
+    for target, text in sorted(disks.items()):
+        other = parse_disk(text)
+        if target not in mine:
+            devices.append(other)
+            continue
+        _take_place(mine[target], other)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def with_facts_of(xml: str, other: str, codes: Collection[Differs]) -> str:
+    """The definition with what another text of the VM says of these codes; BadDomain."""
+    root, theirs = parse(xml), parse(other)
+    for code, paths in _PLACES.items():
+        if code in codes:
+            for path in paths:
+                _replace(root, theirs, path)
+    if Differs.FIRMWARE in codes:
+        kind, new = root.find("os/type"), theirs.find("os/type")
+        if kind is not None and new is not None and new.get("machine"):
+            kind.set("machine", new.get("machine", ""))
+    if Differs.DISKS in codes:
+        disks = {_target(disk) for disk in data_disks(theirs)}
+        devices = root.find("devices")
+        for gone in [disk for disk in data_disks(root) if _target(disk) not in disks]:
+            assert devices is not None
+            devices.remove(gone)
+        text = ElementTree.tostring(root, encoding="unicode")
+        root = parse(composed(text, {target: element_of(theirs, target) for target in disks}))
+    return ElementTree.tostring(root, encoding="unicode").rstrip("\n") + "\n"
+
+
+#: Where the facts of a code stand; of devices all of a kind are taken together.
+_PLACES: Mapping[Differs, tuple[str, ...]] = {
+    Differs.MEMORY: ("memory", "currentMemory", "maxMemory"),
+    Differs.VCPUS: ("vcpu", "vcpus", "cpu/topology"),
+    Differs.FIRMWARE: ("os/loader", "os/nvram", "os/kernel", "os/initrd", "os/cmdline"),
+    Differs.TPM: ("devices/tpm",),
+    Differs.DEVICES: tuple(
+        f"devices/{tag}"
+        for tag in (
+            "disk[@device='cdrom']",
+            "disk[@device='floppy']",
+            "interface",
+            "hostdev",
+            "filesystem",
+            *_COUNTED,
+            *_AT_LEAST,
+        )
+    ),
+}
+
+
+def _replace(root: Element, theirs: Element, path: str) -> None:
+    """All elements of a path by the other text's, where the first of them stood."""
+    above, _, tag = path.rpartition("/")
+    parent = root.find(above) if above else root
+    if parent is None:
+        return
+    old, new = parent.findall(tag), theirs.findall(path)
+    at = list(parent).index(old[0]) if old else len(parent)
+    for element in old:
+        parent.remove(element)
+    for number, element in enumerate(new):
+        copy = ElementTree.fromstring(ElementTree.tostring(element))  # noqa: S314
+        for alias in copy.findall("alias"):
+            copy.remove(alias)
+        for target in copy.findall("target") if copy.tag == "interface" else ():
+            copy.remove(target)
+        parent.insert(at + number, copy)
+
+
+def element_of(root: Element, target: str) -> str:
+    """The `<disk>` of the running VM as a definition can have it: without what belongs to this
+    run. Its layers below the first are left out: each image names the one below it."""
+    disk = next(each for each in data_disks(root) if _target(each) == target)
+    copy = ElementTree.fromstring(ElementTree.tostring(disk))  # noqa: S314
+    for tag in ("backingStore", "mirror", "alias"):
+        for child in copy.findall(tag):
+            copy.remove(child)
+    source = copy.find("source")
+    if source is not None:
+        _without_run(source)
+    for each in copy.iter():
+        each.tail = None
+        each.text = each.text if (each.text or "").strip() else None
+    return ElementTree.tostring(copy, encoding="unicode")
+
+
+def data_disks(root: Element) -> list[Element]:
+    """The `<disk>` elements that hold the guest's data: neither CD-ROM nor floppy."""
+    return [
+        disk
+        for disk in root.iterfind("devices/disk")
+        if disk.get("device", "disk") in _DATA_DEVICES
+    ]
+
+
+_DATA_DEVICES = ("disk", "lun")
+
+
+def host_devices(root: Element) -> list[str]:
+    """The devices of the host that are passed through, by their own names."""
+    return [_host_device(each) for each in root.iterfind("devices/hostdev")]
+
+
+def layers(disk: Element) -> tuple[Layer, ...]:
+    """The chain of a `<disk>`, the layer that is written to in front."""
+    driver = disk.find("driver")
+    form = "raw" if driver is None else driver.get("type", "raw")
+    chain: list[Layer] = []
+    here: Element | None = disk
+    while here is not None and len(chain) < CHAIN_MAX:
+        source = here.find("source")
+        if source is None:
+            break
+        chain.append(_layer(here.get("type", "file"), source, form))
+        here = here.find("backingStore")
+        if here is not None:
+            found = here.find("format")
+            form = "" if found is None else found.get("type", "")
+    return tuple(chain)
+
+
+# --- one fact after another -----------------------------------------------------------------
+
+
+def _facts(root: Element) -> Iterator[tuple[Differs, str, str, bool]]:
+    """(code, name, value, whether it is compared only where it is recorded)."""
+    memory_mb = _memory_mb(root)
+    if memory_mb is not None:
+        yield Differs.MEMORY, "memory", f"{memory_mb} MiB", False
+    vcpus = root.find("vcpu")
+    most = "1" if vcpus is None else (vcpus.text or "1").strip()
+    now = most if vcpus is None else vcpus.get("current", most)
+    yield Differs.VCPUS, "vCPUs", now if now == most else f"{now} of {most}", False
+    topology = root.find("cpu/topology")
+    if topology is not None:
+        parts = (f"{topology.get(key, '1')} {key}" for key in ("sockets", "cores", "threads"))
+        yield Differs.VCPUS, "topology", ", ".join(parts), True
+    yield from _firmware(root)
+    yield from _tpm(root)
+    devices = root.find("devices")
+    yield from () if devices is None else _devices(devices)
+
+
+def _memory_mb(root: Element) -> int | None:
+    """Rounded up as libvirt does; None where nothing is said. Of NUMA cells their sum counts."""
+    cells = [cell for cell in root.iterfind("cpu/numa/cell") if cell.get("memory") is not None]
+    if cells:
+        kib = sum(_kib(cell.get("memory"), cell.get("unit")) for cell in cells)
+        kib += sum(
+            _kib(size.text, size.get("unit"))
+            for size in root.iterfind("devices/memory/target/size")
+        )
+    else:
+        memory = root.find("memory")
+        if memory is None:
+            return None
+        kib = _kib(memory.text, memory.get("unit"))
+    return math.ceil(kib / 1024)
+
+
+def _kib(text: str | None, unit: str | None) -> int:
+    amount = whole((text or "").strip(), _AMOUNT_MAX)
+    unit_bytes = BYTES_OF_UNIT.get((unit or "KiB").lower())
+    if amount is None or unit_bytes is None:
+        raise BadDomain(f"has memory of {text!r} {unit or 'KiB'!r}"[:_SHOWN_CHARS_MAX])
+    return math.ceil(amount * unit_bytes / 1024)
+
+
+def _firmware(root: Element) -> Iterator[tuple[Differs, str, str, bool]]:
+    os = root.find("os")
+    if os is None:
+        return
+    kind = os.find("type")
+    if kind is not None and kind.get("machine"):
+        yield Differs.FIRMWARE, "machine", kind.get("machine", ""), True
+    for tag in ("loader", "kernel", "initrd", "cmdline"):
+        text = _text(os, tag)
+        if text:
+            # libvirt chooses a loader by itself where only <os firmware='efi'> is said.
+            yield Differs.FIRMWARE, tag, text, tag == "loader"
+    nvram = os.find("nvram")
+    if nvram is not None:
+        source = nvram.find("source")
+        place = _text(os, "nvram") or ("" if source is None else _place(source))
+        if place:
+            yield Differs.FIRMWARE, "nvram", place, True
+
+
+def _tpm(root: Element) -> Iterator[tuple[Differs, str, str, bool]]:
+    for tpm in root.iterfind("devices/tpm"):
+        backend = tpm.find("backend")
+        yield (
+            Differs.TPM,
+            "TPM",
+            "passthrough" if backend is None else backend.get("type", ""),
+            False,
+        )
+        if tpm.get("model"):
+            yield Differs.TPM, "TPM model", tpm.get("model", ""), True
+        if backend is not None and backend.get("version"):
+            yield Differs.TPM, "TPM version", backend.get("version", ""), True
+
+
+def _devices(devices: Element) -> Iterator[tuple[Differs, str, str, bool]]:
+    for disk in devices.findall("disk"):
+        if disk.get("device", "disk") not in _DATA_DEVICES:
+            source = disk.find("source")
+            place = "empty" if source is None else _place(source) or "empty"
+            yield Differs.DEVICES, f"{disk.get('device')} {_target(disk)}", place, False
+    for hostdev in devices.findall("hostdev"):
+        yield Differs.DEVICES, f"host device {_host_device(hostdev)}", "passed through", False
+    for filesystem in devices.findall("filesystem"):
+        target, source = filesystem.find("target"), filesystem.find("source")
+        name = "" if target is None else target.get("dir", "")
+        place = "" if source is None else _place(source)
+        yield Differs.DEVICES, f"file system {name}", place or "there", False
+    for tag in (*_COUNTED, *_AT_LEAST):
+        count = len(devices.findall(tag))
+        if count:
+            yield Differs.DEVICES, tag, str(count), False
+
+
+def _interface(interface: Element) -> Interface:
+    mac, model = interface.find("mac"), interface.find("model")
+    return Interface(
+        "" if mac is None else mac.get("address", "").lower(),
+        _network(interface),
+        "" if model is None else model.get("type", ""),
+    )
+
+
+def _interface_differences(
+    recorded: tuple[Interface, ...], found: tuple[Interface, ...]
+) -> Iterator[Difference]:
+    """By MAC where one is recorded; the others by their order, for libvirt makes up a MAC."""
+    left = {each.mac or f"number {number}": each for number, each in enumerate(found, 1)}
+    known = {each.mac for each in recorded}
+    unnamed = iter([name for name, each in left.items() if not each.mac or each.mac not in known])
+    for number, mine in enumerate(recorded, 1):
+        theirs = left.pop(mine.mac or next(unnamed, ""), None)
+        name = f"interface {mine.mac or number}"
+        if theirs is None or theirs.place != mine.place:
+            now = "" if theirs is None else theirs.place
+            yield Difference(Differs.DEVICES, name, mine.place, now)
+        elif mine.model and mine.model != theirs.model:
+            yield Difference(Differs.DEVICES, f"model of {name}", mine.model, theirs.model)
+    for name, theirs in left.items():
+        yield Difference(Differs.DEVICES, f"interface {name}", "", theirs.place)
+
+
+def _network(interface: Element) -> str:
+    """The kind of an interface, and what it hangs on."""
+    kind, source = interface.get("type", ""), interface.find("source")
+    # Of the rest libvirt writes down what it found in this run.
+    keys = {"network": ("network", "portgroup"), "direct": ("dev", "mode")}
+    if source is None:
+        return kind
+    wanted = keys.get(kind, ("bridge", "dev", "name", "path", "address", "port"))
+    return " ".join([kind, *(source.get(key, "") for key in wanted if source.get(key))])
+
+
+def _host_device(hostdev: Element) -> str:
+    """A device that is passed through, by its own name: of USB vendor and product where said."""
+    kind, source = hostdev.get("type", ""), hostdev.find("source")
+    if source is None:
+        return kind
+    vendor, product = source.find("vendor"), source.find("product")
+    if vendor is not None and product is not None:
+        return f"{kind} {_number(vendor.get('id', ''))}:{_number(product.get('id', ''))}"
+    address = source.find("address")
+    parts = {} if address is None else address.attrib
+    return " ".join([kind, *(f"{key}={_number(parts[key])}" for key in sorted(parts))])
+
+
+def _number(text: str) -> str:
+    """0x3b, 0x003b and 59 are one number."""
+    try:
+        return f"{int(text, 0):#x}"
+    except ValueError:
+        return text
+
+
+# --- disks ----------------------------------------------------------------------------------
+
+
+def _disk(element: Element) -> Disk:
+    mirror = element.find("mirror")
+    if mirror is None:
+        return Disk(_target(element), layers(element))
+    job = mirror.get("job", "copy")
+    return Disk(_target(element), layers(element), job, mirror.get("ready") in ("yes", "pivot"))
+
+
+def _disk_differences(recorded: Disk | None, found: Disk | None) -> Iterator[Difference]:
+    disk = recorded or found
+    assert disk is not None
+    was, now = () if recorded is None else recorded.chain, () if found is None else found.chain
+    if recorded is None or found is None:
+        yield Difference(Differs.DISKS, disk.target, _top(was), _top(now))
+    elif was[:1] != now[:1]:
+        yield Difference(Differs.DISKS, disk.target, _top(was) or "empty", _top(now) or "empty")
+    elif len(was) > 1 and _below(was) != _below(now):
+        yield Difference(
+            Differs.DISKS, f"layers below {disk.target}", _chain(was[1:]), _chain(now[1:]) or "none"
+        )
+    if found is not None and found.job:
+        state = "it may go over to another image now" if found.pivot else "copying"
+        yield Difference(Differs.BLOCK_JOB, found.target, "", f"{found.job}, {state}")
+
+
+def _below(chain: tuple[Layer, ...]) -> list[tuple[str, str]]:
+    return [(layer.kind, layer.place) for layer in chain[1:]]
+
+
+def _top(chain: tuple[Layer, ...]) -> str:
+    return str(chain[0]) if chain else ""
+
+
+def _chain(chain: tuple[Layer, ...]) -> str:
+    return " on ".join(map(str, chain))
+
+
+def _layer(kind: str, source: Element, form: str) -> Layer:
+    return Layer(kind, _place(source), form)
+
+
+def _place(source: Element) -> str:
+    """Where it lies: a path, or what names it elsewhere."""
+    for key in ("file", "dev", "dir"):
+        if source.get(key):
+            return source.get(key, "")
+    parts = [f"{key}={source.attrib[key]}" for key in sorted(_NAMES & set(source.keys()))]
+    usual = _PORTS.get(source.get("protocol", ""), "")
+    for child in source:
+        keys = _NAMES_BELOW.get(child.tag, frozenset()) & set(child.keys())
+        said = {key: child.attrib[key] for key in sorted(keys)}
+        if said.get("port") == usual:
+            del said["port"]
+        parts += [f"{key}={value}" for key, value in said.items()]
+    return " ".join(parts)
+
+
+def _target(disk: Element) -> str:
+    target = disk.find("target")
+    return "" if target is None else target.get("dev", "")
+
+
+def _take_place(mine: Element, other: Element) -> None:
+    """Where the disk lies, and in which form, of the other one; all the rest stays."""
+    mine.set("type", other.get("type", "file"))
+    for tag in ("backingStore", "mirror"):
+        for child in mine.findall(tag):
+            mine.remove(child)
+    old, new = mine.find("source"), other.find("source")
+    if new is not None:
+        at = len(mine) if old is None else list(mine).index(old)
+        if old is not None:
+            new.tail = old.tail
+            mine.remove(old)
+        mine.insert(at, new)
+    driver, theirs = mine.find("driver"), other.find("driver")
+    form = "raw" if theirs is None else theirs.get("type", "raw")
+    if driver is None:
+        driver = ElementTree.Element("driver", {"name": "qemu"})
+        mine.insert(0, driver)
+    driver.set("type", form)
+
+
+def _without_run(source: Element) -> None:
+    """Leave out what belongs to one run of the VM."""
+    source.attrib.pop("index", None)
+    for child in source.findall("seclabel"):
+        source.remove(child)
+
+
+# --- names ----------------------------------------------------------------------------------
+
+
+def _text(element: Element, tag: str) -> str:
+    return (element.findtext(tag) or "").strip()
+
+
+def _is_same_machine(recorded: str, found: str) -> bool:
+    return found.startswith(_MACHINES.get(recorded, f"{recorded}-"))

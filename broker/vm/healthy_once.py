@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whether the VM was ever seen healthy by the health check as it is configured now.
+
+A check that never succeeded proves nothing when it fails: the page may have another name, the
+firewall may be closed, the word may not be in it. Only one that worked once may end a VM. Each host
+remembers it, tells the others in its slot, and believes them: they ask the same check.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from broker.config.sections import HealthSection
+from broker.daemon.atomic_file import write_atomically
+
+log = logging.getLogger("ha-broker")
+
+#: The line of a host's slot that has `digest` for a check that has worked.
+LINE = "healthy-once"
+
+
+def digest(check: HealthSection) -> str:
+    """8 hex digits that change with what is asked, and with what answer is a good one."""
+    what = (check.page, check.expected, check.tcp, check.guest_agent)
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:8]
+
+
+class HealthyOnce:
+    """`known`: it has worked. `path`: where that is remembered over restarts."""
+
+    def __init__(self, path: Path, check: HealthSection) -> None:
+        self._path = path
+        try:
+            self._worked = path.read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            self._worked = ""
+        self._digest = digest(check)
+
+    def reconfigure(self, check: HealthSection) -> None:
+        """Another check has not worked yet."""
+        self._digest = digest(check)
+
+    @property
+    def known(self) -> bool:
+        """Whether the check as it is now was ever seen to succeed, here or on another host."""
+        return self._worked == self._digest
+
+    @property
+    def line(self) -> str:
+        """What the slot says for the other hosts; empty: nothing."""
+        return self._digest if self.known else ""
+
+    def look(self, is_good: bool, lines: Iterable[str]) -> None:
+        """`is_good`: the VM here is healthy now. `lines`: of the other hosts' slots."""
+        if self.known or not (is_good or self._digest in lines):
+            return
+        self._worked = self._digest
+        try:
+            write_atomically(self._path, f"{self._worked}\n".encode())
+        except OSError as error:
+            log.warning("%s: cannot be written: %s", self._path, error.strerror)

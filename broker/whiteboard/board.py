@@ -1,0 +1,631 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The whiteboard as this host lives with it: publish, read, remember, never give up.
+
+Rules of this file:
+
+1. A bad slot costs that slot: its last good report stays, with a timestamp that stands
+   still, so that its host falls silent by itself if it does not write a good one again.
+2. An unreadable cluster slot keeps its last good value and says so.
+3. A slot that is not signed as it should be is such a bad slot too
+(broker/whiteboard/signatures.py). A
+   cluster slot that is not counts only while a host of an earlier version may have written it.
+4. A read or write that fails or is late resets `storage_good_since_s`, is reported, and is
+   tried again at the next beat. It ends nothing.
+5. A read that shows an older slot than before of one boot of a host, and no signature tells so,
+   shows what was: the storage was set back (a snapshot was restored), or a read was stale. Nothing
+   that it says of who runs the VM is true yet, so it resets `storage_good_since_s` as well: who
+   lives writes again by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from broker.daemon.histogram import Histogram
+from broker.daemon.worker import Hung, Worker
+from broker.whiteboard.fence_log import AHEAD, FenceLog, LogRecord, encode, slot_of
+from broker.whiteboard.identity import Expected, VolumeKind, check
+from broker.whiteboard.layout import WHAT_RAN_SLOTS
+from broker.whiteboard.mode import Mode, count, from_lines, to_lines
+from broker.whiteboard.plan import SlotPlan
+from broker.whiteboard.signatures import CLUSTER, GOOD, SLOT, Signature, Signatures, Unsigned
+from broker.whiteboard.slot import (
+    EMPTY_SLOT,
+    HOST_ID_MAX,
+    BadSlot,
+    ClusterSlot,
+    SlotFault,
+    SlotReport,
+    decode_cluster,
+    decode_slot,
+    decode_sweep,
+    encode_cluster,
+    encode_slot,
+    signed_part,
+    signed_part_of_cluster,
+)
+from broker.whiteboard.volume import Volume, VolumeError
+from broker.whiteboard.what_ran import OnDisk, WhatRan, read_places
+from broker.whiteboard.what_ran import encode as encode_what_ran
+
+log = logging.getLogger("ha-broker")
+
+#: A read of the storage that is older than this is no stale read any more.
+OLD_SERIAL_S = 60.0
+#: A late write to slot 0 is put right after it was seen for so long, no stale read any more.
+PUT_RIGHT_S = 5.0
+#: Older slots reset `storage_good_since_s` so often: one host that writes in disorder must not keep
+#: all others from starting the VM.
+SET_BACK_AGAIN_S = 60.0
+#: For so long after older slots were read it is not said where the VM is.
+SET_BACK_SETTLES_S = 5.0
+#: A record of the fence log that misses its deadline is waited for so often and so long (2 s);
+#: the agent waits a little longer for the answer (link.LINK_TIMEOUT_S).
+LATE_RECORD_LOOKS = 20
+#: Slots that nobody writes, under ids that nobody has joined, that are looked at.
+STILL_MAX = 128
+LATE_RECORD_LOOK_S = 0.1
+
+
+NOT_SIGNED = (
+    "was not signed by a host of this cluster, and does not count; the last one that was does (who"
+    " else writes to this volume?)"
+)
+_FAULTS = {
+    Signature.NONE: SlotFault.UNSIGNED,
+    Signature.WRONG: SlotFault.WRONG_MAC,
+    Signature.REPLAYED: SlotFault.REPLAYED,
+}
+_SENTENCES = {
+    Signature.NONE: NOT_SIGNED,
+    Signature.WRONG: "is signed with a key that is not this cluster's, and does not count; has that"
+    " host another cluster-key than this one?",
+    Signature.REPLAYED: "is older than one that was read before, and does not count: a late write,"
+    " or somebody has put it back",
+}
+
+
+def _goes_back(before: SlotReport | None, after: SlotReport) -> bool:
+    """Whether a slot is an older one of the same boot, in which its timestamp only ever grows."""
+    if before is None or not (before.extra_trusted and after.extra_trusted):
+        return False
+    boot_id = after.extra.get("boot-id", "")
+    is_same_boot = boot_id != "" and before.extra.get("boot-id") == boot_id
+    return is_same_boot and after.timestamp < before.timestamp
+
+
+class StorageTrouble(Exception):
+    """A read or write of the whiteboard failed or, `hung`, did not come back in time."""
+
+    def __init__(self, text: str, hung: bool = False) -> None:
+        super().__init__(text)
+        self.hung = hung
+
+
+class SlotStore(Protocol):
+    """Port to the whiteboard volume; write and read raise StorageTrouble."""
+
+    async def write(self, slot: int, data: bytes) -> None:
+        """Write one slot of 4096 bytes."""
+
+    async def read(self, slots: Sequence[int]) -> Mapping[int, bytes]:
+        """Read slots; those beyond the end are missing, one cut by the end is short."""
+
+    def at_rest(self) -> bool:
+        """Whether no call of before is under way: a write that was given up may still land."""
+
+
+class VolumeStore:
+    """The real SlotStore: a file or block device, one thread, a deadline for each call."""
+
+    def __init__(self, path: str, deadline_s: float, wanted: Expected | None = None) -> None:
+        """`wanted`: what the volume must say that it is, each time it is opened."""
+        self.path = path
+        self.deadline_s = deadline_s
+        self._wanted = wanted or Expected(VolumeKind.WHITEBOARD)
+        self._worker = Worker("whiteboard")
+        self._volume: Volume | None = None
+
+    async def write(self, slot: int, data: bytes) -> None:
+        await self._call(f"writing slot {slot}", lambda: self._opened().write_slot(slot, data))
+
+    async def read(self, slots: Sequence[int]) -> Mapping[int, bytes]:
+        found: dict[int, bytes] = {}
+        await self._call("reading slots", lambda: found.update(self._opened().read_slots(slots)))
+        return found
+
+    def at_rest(self) -> bool:
+        return not self._worker.busy
+
+    async def _call(self, what: str, function: object) -> None:
+        assert callable(function)
+        try:
+            await self._worker.call(what, self.deadline_s, self._guarded, function)
+        except (Hung, VolumeError) as error:
+            raise StorageTrouble(str(error), isinstance(error, Hung)) from error
+
+    def _guarded(self, function: object) -> None:
+        """Runs in the thread: after a failure the volume is opened anew by the next call."""
+        assert callable(function)
+        try:
+            function()
+        except VolumeError:
+            if self._volume is not None:
+                self._volume.close()
+                self._volume = None
+            raise
+
+    def _opened(self) -> Volume:
+        if self._volume is None:
+            self._volume = Volume(self.path)
+            # Where it raises, the volume is closed again: `_guarded`.
+            check(self._volume, self._wanted)
+        return self._volume
+
+
+class Board:
+    """What this host knows from the whiteboard, brought up to date by `beat`.
+
+    `reports`: the last good report of every other host. `own`: this host's slot as read.
+    `bad`: slot -> why it cannot be read now. `global_maintenance`: None until slot 0 was
+    readable once; `global_mode`: what is known of it while it is set. Times are of the
+    monotonic clock that is passed in.
+    """
+
+    def __init__(
+        self,
+        store: SlotStore,
+        host_id: int,
+        wall: Callable[[], float] = time.time,
+        signatures: Signatures | None = None,
+    ) -> None:
+        """`wall`: UTC seconds since 1970. `signatures`: None: nothing is signed."""
+        self._store = store
+        self._wall = wall
+        self.signatures = signatures or Signatures()
+        self.fence_log = FenceLog(self.signatures)
+        #: What was found of the signature of each of `reports`.
+        self.signed: dict[int, Signature] = {}
+        #: Whether a host of an earlier version, which signs nothing, takes part.
+        self.has_earlier: Callable[[], bool] = lambda: False
+        #: Called with each record of the fence log that another host, or this one, adds.
+        self.on_fence_record: Callable[[LogRecord], None] = lambda record: None
+        self.host_id = host_id
+        self._plan = SlotPlan({host_id})
+        #: The record of what ran last; None before the first read.
+        self.what_ran: OnDisk | None = None
+        self._what_ran_raw: dict[int, bytes] = {}
+        self.reports: dict[int, SlotReport] = {}
+        self.own: SlotReport | None = None
+        self.bad: dict[int, BadSlot] = {}
+        self._raw: dict[int, bytes] = {}
+        #: Slots that were seen to be written on.
+        self._written: set[int] = set()
+        self._has_set_aside = False
+        #: Host ids that somebody has joined the lockspace under, alive or dead.
+        self.in_use: frozenset[int] = frozenset()
+        #: The hosts whose slots are of a newer version, and when each of them last changed.
+        self.newer_versions: dict[int, float] = {}
+        self.global_maintenance: bool | None = None
+        self.global_mode: Mode | None = None
+        self._serial = 0
+        #: Slot 0 as it was with that serial, and since when it is an older one.
+        self._cluster_data = EMPTY_SLOT
+        self._old_since_s: float | None = None
+        #: A good signature of slot 0 was seen; since when it is there without one.
+        self._cluster_signed = False
+        #: An earlier version, which signs nothing, ran on this host until now.
+        self._was_earlier = False
+        self._unsigned_since_s: float | None = None
+        self.storage_good_since_s: float | None = None
+        self.sweep = 0
+        self._appending = self._may_land = False
+        #: The last read brought records of the fence log: there may be more.
+        self.log_grew = False
+        #: When a read last showed older slots than the one before it.
+        self._set_back_s: float | None = None
+        self.last_read_s: float | None = None
+        self.last_write_s: float | None = None
+        #: The timestamp of the last slot of this host that the storage acknowledged; 0: none yet.
+        self.written = 0
+        self.read_problem = ""
+        self.write_problem = ""
+        self.read_times, self.write_times = Histogram(), Histogram()
+        self.errors = 0
+        self.trouble_since_s: float | None = None
+        self.is_hung = False
+
+    def _failed(self, error: StorageTrouble, began_s: float) -> None:
+        """Count it; trouble began with the first question that was not answered well."""
+        self.errors += 1
+        self.is_hung = error.hung
+        if self.trouble_since_s is None:
+            self.trouble_since_s = began_s
+
+    @property
+    def log_is_written(self) -> bool:
+        """A record of the fence log is being written, or one that was given up may still land."""
+        return self._appending or self._may_land
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the storage now; empty when nothing is."""
+        return self.write_problem or self.read_problem
+
+    @property
+    def all_read(self) -> bool:
+        """Whether every slot was read at least once."""
+        return self._plan.all_read
+
+    async def read_own(self) -> SlotReport | None:
+        """This host's slot as it was left, None when it is empty or not readable as ours."""
+        data = (await self._store.read([self.host_id])).get(self.host_id, EMPTY_SLOT)
+        try:
+            own = decode_slot(self.host_id, data)
+        except BadSlot:
+            return None
+        part = signed_part(data)
+        self._was_earlier = own is not None and part is None
+        return own
+
+    async def read_slot(self, host_id: int) -> bytes:
+        """A host's slot as it is now, whatever is in it; StorageTrouble."""
+        return (await self._store.read([host_id])).get(host_id, EMPTY_SLOT)
+
+    async def write(self, report: SlotReport, now_s: float) -> None:
+        """Publish this host; trouble is remembered, not raised."""
+        clock = asyncio.get_running_loop().time
+        began_s = clock()
+        try:
+            await self._store.write(self.host_id, encode_slot(report, self._sign_slot))
+        except StorageTrouble as error:
+            self.write_problem = str(error)
+            self._failed(error, began_s)
+        else:
+            self.write_problem = ""
+            self.last_write_s, self.written = now_s, report.timestamp
+            self.write_times.add(clock() - began_s)
+
+    async def read(self, now_s: float, second_look: bool = False) -> None:
+        """Read the slots of this beat; trouble is remembered, not raised.
+
+        `second_look`: within the same beat; new hosts are not looked for.
+        """
+        wanted = self._plan.in_use() if second_look else self._plan.next_beat()
+        wanted += [*self.fence_log.slots_to_read(), *WHAT_RAN_SLOTS]
+        clock = asyncio.get_running_loop().time
+        began_s = clock()
+        self._may_land = self._may_land and not self._store.at_rest()
+        try:
+            slots = await self._store.read(wanted)
+        except StorageTrouble as error:
+            self.read_problem = str(error)
+            self.storage_good_since_s = None
+            self._failed(error, began_s)
+            return
+        self.read_times.add(clock() - began_s)
+        if not self.write_problem:
+            self.trouble_since_s, self.is_hung = None, False
+        self._learn_log(slots, now_s)
+        self._learn_what_ran(slots)
+        older = self._learn(
+            {slot: data for slot, data in slots.items() if slot <= HOST_ID_MAX}, now_s
+        )
+        self.sweep += 1
+        if 0 not in slots:
+            self.read_problem = "the whiteboard is empty or was cut off: slot 0 is not there"
+            self.storage_good_since_s = None
+            return
+        self.last_read_s = now_s
+        self._plan.windows_read += not second_look
+        self.read_problem = ""
+        if self.storage_good_since_s is None:
+            self.storage_good_since_s = now_s
+        if older:
+            self._was_set_back(older, now_s)
+
+    def _was_set_back(self, hosts: list[int], now_s: float) -> None:
+        if self._set_back_s is not None and now_s - self._set_back_s < SET_BACK_AGAIN_S:
+            return
+        log.warning(
+            "the whiteboard shows older slots of host(s) %s than before: it was set back (was a "
+            "snapshot of the storage restored?), or a read was stale; nothing is started until "
+            "they write again",
+            ", ".join(map(str, hosts)),
+        )
+        self._set_back_s = self.storage_good_since_s = now_s
+
+    def set_back_unfit(self, now_s: float) -> str:
+        """Why what the slots say of the VM is not to be believed yet; empty: it is."""
+        if self._set_back_s is None or now_s - self._set_back_s >= SET_BACK_SETTLES_S:
+            return ""
+        return "the whiteboard shows older slots than before, the hosts have yet to write again"
+
+    async def set_global_maintenance(self, mode: Mode | None) -> None:
+        """Write the cluster slot, None: no maintenance; StorageTrouble when that fails."""
+        await self._read_cluster()
+        serial = self._serial + 1
+        lines = {"serial": str(serial)} | ({} if mode is None else to_lines(mode))
+        data = self._cluster_slot(mode is not None, lines)
+        await self._store.write(0, data)
+        self._serial, self._cluster_data = serial, data
+        self._cluster_signed = self.signatures.key is not None
+        self.global_maintenance, self.global_mode = mode is not None, mode
+
+    async def end_global_maintenance(self, mode: Mode) -> bool:
+        """End this very mode; False where another one, or none, is set by now.
+
+        StorageTrouble where that cannot be told or written.
+        """
+        slot = await self._read_cluster()
+        if isinstance(slot, BadSlot):
+            raise StorageTrouble(str(slot))
+        if not slot.maintenance or from_lines(slot.extra) != mode:
+            return False
+        await self.set_global_maintenance(None)
+        return True
+
+    async def put_cluster_right(self, now_s: float) -> None:
+        """Write the cluster slot again as it was, where a late write has put back an older one.
+
+        All hosts write the same; StorageTrouble is left to the next try.
+        """
+        if self._unsigned_since_s is not None and now_s - self._unsigned_since_s >= PUT_RIGHT_S:
+            with contextlib.suppress(StorageTrouble):
+                await self._sign_cluster()
+        if self._old_since_s is None or now_s - self._old_since_s < PUT_RIGHT_S:
+            return
+        with contextlib.suppress(StorageTrouble):
+            slot = await self._read_cluster()
+            if isinstance(slot, BadSlot) or not self._is_older(slot):
+                return
+            log.warning("slot 0 is older than what was set (a late write?): writing it again")
+            await self._store.write(0, self._cluster_data)
+
+    async def _sign_cluster(self) -> None:
+        """Sign slot 0, which is there without a good signature: as it is, where it counts (a host
+        of an earlier version wrote it), else as it was."""
+        data = (await self._store.read([0])).get(0, EMPTY_SLOT)
+        with contextlib.suppress(BadSlot):
+            slot = decode_cluster(data)
+            if self._look_at_cluster(data) in GOOD:
+                return
+            if not self._cluster_counts(data):
+                if self.global_maintenance is None:
+                    return  # nobody here knows what it was
+                log.warning("slot 0 is not signed by this cluster: writing it again as it was")
+                await self._store.write(0, self._cluster_data)
+            elif data != EMPTY_SLOT:
+                serial = count(slot.extra.get("serial", "")) or 0
+                self._serial = max(self._serial, serial, 1)
+                lines = {"serial": str(self._serial)}
+                lines |= to_lines(from_lines(slot.extra)) if slot.maintenance else {}
+                await self._store.write(0, self._cluster_slot(slot.maintenance, lines))
+
+    def _cluster_slot(self, maintenance: bool, lines: Mapping[str, str]) -> bytes:
+        by = {"by": str(self.host_id)}
+        return encode_cluster(maintenance, {**lines, **by}, self._sign_cluster_slot)
+
+    def _sign_cluster_slot(self, data: bytes) -> str:
+        return self.signatures.sign(CLUSTER, 0, data)
+
+    def _sign_slot(self, data: bytes) -> str:
+        return self.signatures.sign(SLOT, self.host_id, data)
+
+    def _look_at_cluster(self, data: bytes) -> Signature:
+        return self.signatures.look(CLUSTER, 0, signed_part_of_cluster(data))
+
+    def _cluster_counts(self, data: bytes) -> bool:
+        """Whether slot 0 decides: it is signed, or a host of an earlier version may have written
+        it, or it was never set."""
+        found = self._look_at_cluster(data)
+        if found in GOOD or self.signatures.unsigned is Unsigned.TRUST:
+            return True
+        if data == EMPTY_SLOT and not self._cluster_signed:
+            return True
+        if found is not Signature.NONE or self.signatures.unsigned is Unsigned.IGNORE:
+            return False
+        return self.has_earlier() or (self._was_earlier and not self._cluster_signed)
+
+    async def _read_cluster(self) -> ClusterSlot | BadSlot:
+        """The cluster slot as it is now; no serial that was ever seen is given twice."""
+        data = (await self._store.read([0])).get(0, EMPTY_SLOT)
+        try:
+            slot = decode_cluster(data)
+        except BadSlot as error:
+            return error
+        if not self._cluster_counts(data):
+            return BadSlot(0, SlotFault.UNSIGNED, NOT_SIGNED)
+        if (serial := count(slot.extra.get("serial", "")) or 0) > self._serial:
+            self._serial, self._cluster_data = serial, data
+        return slot
+
+    def _is_older(self, slot: ClusterSlot) -> bool:
+        serial = count(slot.extra.get("serial", ""))
+        return serial is not None and serial < self._serial
+
+    def _learn_log(self, slots: Mapping[int, bytes], now_s: float) -> None:
+        new = self.fence_log.learn(slots, now_s, self._wall())
+        self.log_grew = bool(new)
+        for record in new:
+            self.on_fence_record(record)
+
+    async def append_to_log(self, make: Callable[[int], LogRecord], now_s: float) -> LogRecord:
+        """Add a record to the fence log; `make`: the record of a number.
+
+        Only for who holds the fence lease. StorageTrouble where it is not there afterwards; while
+        `log_is_written` it may still come, and the fence lease must not go.
+        """
+        self._appending = True
+        try:
+            return await self._append(make, now_s)
+        except StorageTrouble:
+            for _ in range(LATE_RECORD_LOOKS):
+                if self._store.at_rest():
+                    break
+                await asyncio.sleep(LATE_RECORD_LOOK_S)
+            self._may_land = not self._store.at_rest()
+            raise
+        finally:
+            self._appending = False
+
+    async def _append(self, make: Callable[[int], LogRecord], now_s: float) -> LogRecord:
+        ahead = self.fence_log.slots_to_read(AHEAD)
+        self._learn_log(await self._store.read(ahead), now_s)
+        record = make(self.fence_log.next_number)
+        slot, data = slot_of(record.number), encode(record, self.signatures)
+        await self._store.write(slot, data)
+        slots = await self._store.read([slot])
+        if slots.get(slot) != data:
+            raise StorageTrouble("the fence log does not show what was written to it")
+        self._learn_log(slots, now_s)
+        return record
+
+    def _learn_what_ran(self, slots: Mapping[int, bytes]) -> None:
+        found = {slot: slots[slot] for slot in WHAT_RAN_SLOTS if slot in slots}
+        if self.what_ran is None or found != self._what_ran_raw:
+            self.what_ran, self._what_ran_raw = read_places(found), found
+
+    async def write_what_ran(self, record: WhatRan) -> None:
+        """Write it to both places, one after the other, and read each back; StorageTrouble where
+        it is not there afterwards."""
+        data = encode_what_ran(record)
+        if data is None:
+            raise StorageTrouble(
+                "the record of what ran last has no room for what was to be written"
+            )
+        for slot in WHAT_RAN_SLOTS:
+            await self._store.write(slot, data)
+            if (await self._store.read([slot])).get(slot) != data:
+                raise StorageTrouble("the record of what ran last does not show what was written")
+        self._learn_what_ran(dict.fromkeys(WHAT_RAN_SLOTS, data))
+
+    def _learn(self, slots: Mapping[int, bytes], now_s: float) -> list[int]:
+        """Remember what was read; the hosts whose slot is an older one than before."""
+        # Most slots are as they were read half a beat ago: only the others are decoded.
+        changed = {slot: data for slot, data in slots.items() if self._raw.get(slot) != data}
+        self._written |= {slot for slot in changed if self._raw.get(slot, EMPTY_SLOT) != EMPTY_SLOT}
+        for slot, data in changed.items():
+            self._raw[slot] = EMPTY_SLOT if data == EMPTY_SLOT else data
+        self._plan.learn(changed)
+        sweep = decode_sweep(changed)
+        older = []
+        for slot in changed:
+            self.bad.pop(slot, None)
+            if slot not in sweep.reports and slot not in sweep.bad:
+                self.reports.pop(slot, None)
+                self.signed.pop(slot, None)
+        self.bad.update(sweep.bad)
+        for slot, report in sweep.reports.items():
+            before = self.own if slot == self.host_id else self.reports.get(slot)
+            self._learn_report(report, changed[slot])
+            # One that was replayed does not count, so nothing that counts is older.
+            if self.reports.get(slot) is report and _goes_back(before, report):
+                older.append(slot)
+        if self.host_id in changed:
+            self.own = self.reports.pop(self.host_id, None)
+        self._set_aside()
+        self.newer_versions = {
+            host: now_s if host in changed else self.newer_versions[host]
+            for host, bad in sorted(self.bad.items())
+            if bad.fault is SlotFault.NEWER_VERSION and host != self.host_id
+        }
+        if sweep.cluster is not None and not self._is_signed_cluster(changed[0], now_s):
+            self.bad[0] = BadSlot(0, SlotFault.UNSIGNED, NOT_SIGNED)
+        elif sweep.cluster_fault is not None:
+            self.bad[0] = sweep.cluster_fault
+        elif self.global_maintenance and changed.get(0) == EMPTY_SLOT:
+            # Nobody ends a maintenance by wiping the slot: who ends one writes a 0.
+            self.bad[0] = BadSlot(
+                0, SlotFault.MAINTENANCE_MISSING, "was emptied while global maintenance was set"
+            )
+        elif sweep.cluster is not None and not self._may_be_old(sweep.cluster, now_s):
+            self._cluster_data = changed[0]
+            on = self.global_maintenance = sweep.cluster.maintenance
+            self.global_mode = from_lines(sweep.cluster.extra) if on else None
+        return older
+
+    def _set_aside(self) -> None:
+        """Of slots that nobody writes, under ids that nobody has joined, so many are looked at, the
+        lowest first: what somebody wrote once into all two thousand costs each host next to
+        nothing. One that changes is seen by the window, and counts from then on."""
+        still = [
+            slot
+            for slot in (*self.reports, *self.bad)
+            if slot not in self._written
+            and slot not in self.in_use
+            and slot not in (0, self.host_id)
+            and self.signed.get(slot) not in GOOD
+        ]
+        aside = sorted(still)[STILL_MAX:]
+        for slot in aside:
+            self.bad.pop(slot, None)
+            self.reports.pop(slot, None)
+            self.signed.pop(slot, None)
+        self._plan.known.difference_update(aside)
+        if aside and not self._has_set_aside:
+            log.warning(
+                "more than %d slots are written by nobody, under ids that nobody has joined: the"
+                " others of them are not looked at (who wrote to this volume?)",
+                STILL_MAX,
+            )
+        self._has_set_aside = self._has_set_aside or bool(aside)
+
+    def _learn_report(self, report: SlotReport, data: bytes) -> None:
+        """Take a slot that can be read, unless its signature forbids it: then its last good one
+        stays."""
+        host, signatures = report.host_id, self.signatures
+        found = signatures.look_at_slot(report, data)
+        is_taken = found in GOOD or signatures.unsigned is Unsigned.TRUST
+        if found is Signature.NONE and signatures.unsigned is Unsigned.SHOW:
+            is_taken = not signatures.signs(host)
+        if is_taken:
+            self.reports[host], self.signed[host] = report, found
+        else:
+            self.bad[host] = BadSlot(host, _FAULTS[found], _SENTENCES[found])
+
+    def _is_signed_cluster(self, data: bytes, now_s: float) -> bool:
+        """Whether slot 0 decides. One that is not signed is signed, or written again as it was,
+        where it stays so."""
+        is_signed = self._look_at_cluster(data) in GOOD
+        self._cluster_signed = self._cluster_signed or is_signed
+        never_set = data == EMPTY_SLOT and not self._cluster_signed
+        if is_signed or never_set or self.signatures.unsigned is Unsigned.TRUST:
+            self._unsigned_since_s = None
+        elif self._unsigned_since_s is None:
+            self._unsigned_since_s = now_s
+        counts = self._cluster_counts(data)
+        if not counts:
+            del self._raw[0]
+        return counts
+
+    def _may_be_old(self, slot: ClusterSlot, now_s: float) -> bool:
+        """Whether what the slot says may be older than what is known: a stale read, or a late
+        write over a newer one.
+
+        One read is not enough to end a maintenance. Where the slot's serial is lower than one
+        seen before, it must have stayed so for OLD_SERIAL_S: by then it is another volume. Where
+        slot 0 is signed, nobody who could sign goes back: it is never believed.
+        """
+        is_older = self._is_older(slot)
+        if not is_older and (not self.global_maintenance or slot.maintenance):
+            self._old_since_s = None
+        elif (
+            self._old_since_s is None
+            or (is_older and self._cluster_signed)
+            or (is_older and now_s - self._old_since_s < OLD_SERIAL_S)
+        ):
+            if self._old_since_s is None:
+                self._old_since_s = now_s
+            del self._raw[0]
+            return True
+        else:
+            self._old_since_s = None
+            self._serial = 0
+        self._serial = max(self._serial, count(slot.extra.get("serial", "")) or 0)
+        return False

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What hosts tell each other in the text lines of their slots, beyond the reference's fields:
+how each is written, and read from a stranger who may have written anything. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+
+from broker.config.addresses import advertised
+from broker.daemon.foreign import whole
+from broker.lockspace.own_id import Freeing
+from broker.peers.asker import Ways
+from broker.this_host.sick_vm import LINE, ask_of
+from broker.whiteboard.fence_log import LogRecord
+from broker.whiteboard.host_ranges import hosts_of, ranges
+from broker.whiteboard.mode import Mode, count, from_lines
+from broker.whiteboard.slot import SlotReport
+from broker.wire.status import (
+    FenceLogEntry,
+    MeasuredOnWire,
+    ModeStatus,
+    MoveStatus,
+    PenaltyOnWire,
+    Report,
+)
+from scoring.observation import OnHostShutdown, OutsideView, PeerReport
+from scoring.state import Seen
+
+#: A move of the VM in a slot: where to, from where, and within how many seconds it is over.
+#: Earlier versions wrote the first part alone.
+_MOVE = re.compile(r"(migrate (?:([0-9]{1,4})|away))(?: from ([0-9]{1,4}) within ([0-9]{1,6}) s)?")
+#: What a host sees of the VM on another one: its id, the stay, and how many seconds ago the last
+#: question was asked that was answered well, and the first of those that were not since then.
+_OUTSIDE = re.compile(r"([0-9]{1,4}) ([0-9]{1,15}) (-|[0-9]{1,9}\.[0-9]) (-|[0-9]{1,9}\.[0-9])")
+#: The largest count in a line, and half of it; the largest memory, MiB.
+COUNT_MAX, LAST_RAN_MAX, MEM_MB_MAX = 10**15 - 1, 5 * 10**14, 10**12 - 1
+#: heartbeat_s, unanswered_since_s, renewal_s and renewal_timestamp of a PeerReport.
+Others = tuple[float | None, float | None, float | None, int]
+
+
+def measured_lines(measured: MeasuredOnWire) -> dict[str, str]:
+    """How long a start and a boot of the VM took on this host, for the bound."""
+    both = {"start-s": measured.start_s, "boot-s": measured.boot_s}
+    return {key: f"{value:.2f}" for key, value in both.items() if value is not None}
+
+
+def freeing_lines(host_id: int | None, fencer: bool) -> dict[str, str]:
+    """Whose host id this host's agent frees, `fencer`: without the fence lease, which that host
+    owns; nothing where it frees none."""
+    if host_id is None:
+        return {}
+    return {"freeing": str(host_id), "freeing-fencer": "yes" if fencer else ""}
+
+
+def freeings_of(
+    host_id: int, record: LogRecord | None, reports: Iterable[SlotReport]
+) -> list[Freeing]:
+    """Who says that it frees that host's id: in the fence log (`record`: what is under way
+    there), or in its slot."""
+    found = []
+    if record is not None and record.target == host_id:
+        found.append(
+            Freeing(
+                record.by, _name(record.by, record.by_name), record.by_generation, record.by_boot
+            )
+        )
+    for report in reports:
+        extra = report.extra if report.extra_trusted else {}
+        if count_of(extra.get("freeing", "")) == host_id:
+            name = _name(report.host_id, report.hostname)
+            is_under_lease = not extra.get("freeing-fencer", "")
+            boot_id = extra.get("boot-id", "")
+            found.append(Freeing(report.host_id, name, 0, boot_id, is_under_lease))
+    return found
+
+
+def _name(host_id: int, hostname: str) -> str:
+    return f"{hostname or 'host'} (id {host_id})"
+
+
+def seconds(text: str | None) -> float | None:
+    """A duration another host wrote; None where it is none."""
+    found = re.fullmatch(r"[0-9]{1,6}\.[0-9]{2}", text or "")
+    return None if found is None else float(found.group())
+
+
+def intent_line(report: Report, host_id: int, now_s: float) -> str:
+    """What a host is about to do, for the others; of a move also from where, and how many seconds
+    they should wait for its end: they have another clock."""
+    if report.moving_until_s is None:
+        return report.intent
+    left_s = math.ceil(max(0.0, report.moving_until_s - now_s))
+    return f"{report.intent} from {host_id} within {left_s} s"
+
+
+def intent_of(line: str, host_id: int, age_s: float = 0.0) -> tuple[str, MoveStatus | None]:
+    """What host `host_id` wrote of its intent `age_s` ago: the words, and the move of the VM that
+    it is about. One that it writes of another host is no move."""
+    found = _MOVE.fullmatch(line)
+    if found is None:
+        return line, None
+    words, target, source, within = found.groups()
+    if source is not None and int(source) != host_id:
+        return line, None
+    left_s = None if within is None else max(0.0, float(within) - age_s)
+    return words, MoveStatus(host_id, None if target is None else int(target), left_s)
+
+
+def outside_line(seen: OutsideView | None, now_s: float) -> str:
+    """What a host sees of the VM on another one, for the others; they have another clock."""
+    if seen is None or (seen.good_s is None and seen.bad_since_s is None):
+        return ""
+    ages = (
+        "-" if at_s is None else f"{max(0.0, now_s - at_s):.1f}"
+        for at_s in (seen.good_s, seen.bad_since_s)
+    )
+    return f"{seen.owner} {seen.stay} {' '.join(ages)}"
+
+
+def outside_of(line: str, read_s: float) -> OutsideView | None:
+    """What another host wrote of it, in a slot that was read at `read_s`; None where it is
+    nothing of the kind."""
+    found = _OUTSIDE.fullmatch(line)
+    if found is None:
+        return None
+    owner, stay, *ages = found.groups()
+    good_s, bad_since_s = (None if age == "-" else read_s - float(age) for age in ages)
+    return OutsideView(int(owner), int(stay), good_s, bad_since_s)
+
+
+def way_out_line(way_out: bool | None) -> str:
+    """Whether a host's network leads anywhere, for the others; empty: it was not asked."""
+    return "" if way_out is None else "good" if way_out else "bad"
+
+
+def way_out_of(line: str) -> bool | None:
+    """What another host wrote of it."""
+    return {"good": True, "bad": False}.get(line)
+
+
+def uplink_line(uplink_up: bool | None) -> str:
+    """Whether the VM's bridges here lead out; empty: not known, or there are none."""
+    return "" if uplink_up is None else "up" if uplink_up else "down"
+
+
+def uplink_of(line: str) -> bool | None:
+    """What another host wrote of it."""
+    return {"up": True, "down": False}.get(line)
+
+
+def log_entry(record: LogRecord, signature: str = "") -> FenceLogEntry:
+    """A record of the fence log as the status shows it. `signature`: what is amiss with it."""
+    return FenceLogEntry(
+        record.number,
+        record.step.value,
+        record.by,
+        record.by_name,
+        record.target,
+        record.target_name,
+        record.wall_s,
+        record.ordered,
+        f"came to nothing: {record.over}; {record.text}" if record.over else record.text,
+        signature,
+    )
+
+
+def local_mode_of(report: SlotReport) -> Mode:
+    """A host's local mode as it published it; without any particulars where it did not."""
+    extra = report.extra if report.extra_trusted else {}
+    own = {key: value for key, value in extra.items() if key.startswith("mode-")}
+    return from_lines({key.removeprefix("mode-"): value for key, value in own.items()})
+
+
+def mode_of(report: SlotReport) -> ModeStatus | None:
+    """Another host's local mode as it published it."""
+    if not report.maintenance:
+        return None
+    extra = report.extra if report.extra_trusted else {}
+    mode = local_mode_of(report)
+    left = count(extra.get("mode-left", ""))
+    return ModeStatus(
+        mode.owner, mode.reason, mode.since_epoch_s, None if left is None else float(left)
+    )
+
+
+def host_shutdown_of(report: SlotReport) -> str:
+    """What becomes of the VM of a host that shuts down or was shut down; "" where it does not."""
+    said = report.extra.get("host-shutdown", "") if report.extra_trusted else ""
+    return said if said in (OnHostShutdown.MIGRATE, OnHostShutdown.SHUTDOWN) else ""
+
+
+def peer_report(
+    report: SlotReport, seen: Seen | None, others: Others, is_signed: bool = False
+) -> PeerReport:
+    """What a host's slot says, and when it was seen to live, for the decision. `is_signed`: with
+    the cluster's key; to be switched off it asks by its signed word alone."""
+    heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp = others
+    extra = report.extra if report.extra_trusted else {}
+    read_s = seen.since_s if seen is not None and seen.timestamp == report.timestamp else None
+    _, move = intent_of(extra.get("intent", ""), report.host_id)
+    until_s = None
+    if read_s is not None and move is not None and move.left_s is not None:
+        until_s = read_s + move.left_s
+    return PeerReport(
+        host_id=report.host_id,
+        timestamp=report.timestamp,
+        score=report.score,
+        engine=report.engine_status,
+        hostname=report.hostname,
+        maintenance=report.maintenance,
+        stopped=report.stopped,
+        state=_state_of(extra),
+        boot_id=extra.get("boot-id", ""),
+        last_ran=last_ran_of(extra),
+        read_s=read_s,
+        heartbeat_s=heartbeat_s,
+        unanswered_since_s=unanswered_since_s,
+        renewal_s=renewal_s,
+        renewal_timestamp=renewal_timestamp,
+        memory_short="penalty-memory" in extra,
+        mem_free_mb=mem_free_of(extra.get("mem-free", "")),
+        hears=hears_of(extra.get("hears", "")),
+        moving_until_s=until_s,
+        outside=None if read_s is None else outside_of(extra.get("outside", ""), read_s),
+        way_out=way_out_of(extra.get("way-out", "")),
+        uplink_up=uplink_of(extra.get("uplink", "")),
+        fence_ask=ask_of(extra.get(LINE, "")) if is_signed else None,
+    )
+
+
+def mem_free_line(mem_free_mb: float | None) -> str:
+    """The memory that a new VM could get here, in whole MiB; empty where it is not known."""
+    return "" if mem_free_mb is None else str(max(0, int(mem_free_mb)))
+
+
+def mem_free_of(text: str) -> float | None:
+    """The memory that a new VM could get there, MiB; None where the host does not say."""
+    found = whole(text, MEM_MB_MAX)
+    return None if found is None else float(found)
+
+
+def ways_of(report: SlotReport) -> Ways | None:
+    """Where a host is asked for a heartbeat; None where its lines cannot be trusted."""
+    if not report.extra_trusted:
+        return None
+    extra = report.extra
+    return Ways(advertised(extra.get("heartbeat", "")), advertised(extra.get("api", "")))
+
+
+def hears_line(hosts: Iterable[int]) -> str:
+    """The hosts that have answered this one over the network in the last seconds."""
+    return ",".join(ranges(hosts))
+
+
+def hears_of(text: str) -> frozenset[int]:
+    """The hosts that another host says have answered it."""
+    return frozenset(hosts_of(text))
+
+
+def _state_of(extra: Mapping[str, str]) -> str:
+    """The state that another host's agent is in; "" where it published none, or where that agent
+    is away: what it was about to do then is done by nobody."""
+    agent = extra.get("agent", "")
+    return "" if agent == "stopped" or agent.startswith("silent") else extra.get("state", "")
+
+
+def penalties_of(extra: Mapping[str, str]) -> list[PenaltyOnWire]:
+    """What another host lost points for, as it published it."""
+    parts = []
+    for key, value in extra.items():
+        name, _, why = value.partition(" ")
+        if key.startswith("penalty-"):
+            parts.append(PenaltyOnWire(key.removeprefix("penalty-"), count_of(name), why))
+    return parts
+
+
+def last_ran_of(extra: Mapping[str, str]) -> int:
+    """How often the VM had been started when this host ran it last; 0: it never did. Who runs it
+    next counts on from the largest, so there must be room above what anybody may write."""
+    return min(count_of(extra.get("last-ran", "")), LAST_RAN_MAX)
+
+
+def count_of(text: str) -> int:
+    """A count another host wrote, 0 where it is none or above COUNT_MAX."""
+    return whole(text, COUNT_MAX) or 0

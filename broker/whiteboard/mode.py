@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A maintenance mode: who set it, why, and when it ends by itself. Pure.
+
+Rules of this file:
+
+1. A mode is written down with the wall-clock second at which it was set and with how long
+   it lasts, so that it can end while nobody looks.
+2. Who sees a mode for the first time takes what is left from the wall clock, never more
+   than it lasts, and from then on counts by its own monotonic clock: a wall clock that
+   jumps meanwhile changes nothing.
+3. A mode without a duration has no end. What cannot be read of a mode makes it longer, never
+   shorter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from broker.daemon.foreign import clean, whole
+
+#: Ten years: what is longer is a mistake.
+LASTS_MAX_S = 10 * 366 * 86_400
+#: A mode that ends within so long, or within a tenth of its time, ends soon.
+SOON_S = 600.0
+#: Nobody ends a mode that he has not seen for so long: a host whose wall clock is ahead has to
+#: give the others the time to say that they count longer.
+SEEN_MIN_S = 10.0
+OWNER_CHARS_MAX = 128
+REASON_CHARS_MAX = 200
+COUNT_MAX = 10**12
+#: What stays readable in a line; "=" does not: the reference takes a line apart at each one.
+_SAFE = " /:,;@+()!?"
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """A mode that is set. `since_epoch_s`: UTC seconds since 1970, None when it was not
+    written down; `lasts_s`: whole seconds from then on, None without an end. `release_id`: of a
+    local one: the host's id in the lockspace is given back while it lasts."""
+
+    owner: str = ""
+    reason: str = ""
+    since_epoch_s: int | None = None
+    lasts_s: int | None = None
+    release_id: bool = False
+
+    def left_s(self, wall_s: float) -> float:
+        """What is left of it by a wall clock: 0 up to all of it; infinity without an end."""
+        if self.lasts_s is None:
+            return float("inf")
+        if self.since_epoch_s is None:
+            return float(self.lasts_s)
+        return min(max(self.since_epoch_s + self.lasts_s - wall_s, 0.0), float(self.lasts_s))
+
+
+def to_lines(mode: Mode) -> dict[str, str]:
+    """The mode as `key=value` lines of a slot; no value holds a "=" or a newline."""
+    lines = {
+        "owner": quote(mode.owner[:OWNER_CHARS_MAX], _SAFE),
+        "reason": quote(mode.reason[:REASON_CHARS_MAX], _SAFE),
+    }
+    if mode.since_epoch_s is not None:
+        lines["since"] = str(mode.since_epoch_s)
+    if mode.lasts_s is not None:
+        lines["lasts"] = str(mode.lasts_s)
+    if mode.release_id:
+        lines["release-id"] = "1"
+    return lines
+
+
+def from_lines(lines: Mapping[str, str]) -> Mode:
+    """The mode in the lines of a slot; whatever they hold."""
+    return Mode(
+        owner=_text(lines.get("owner", ""), OWNER_CHARS_MAX),
+        reason=_text(lines.get("reason", ""), REASON_CHARS_MAX),
+        since_epoch_s=count(lines.get("since", "")),
+        lasts_s=count(lines.get("lasts", "")),
+        release_id=lines.get("release-id") == "1",
+    )
+
+
+def count(text: str) -> int | None:
+    """A whole number 0..10**12 as it was written, None for anything else."""
+    return whole(text, COUNT_MAX)
+
+
+def _text(raw: str, chars_max: int) -> str:
+    return clean(unquote(raw, errors="replace"), chars_max)
+
+
+class Countdown:
+    """How long the mode that is set still lasts, by this host's monotonic clock."""
+
+    def __init__(self) -> None:
+        self.mode: Mode | None = None
+        self._end_s = float("inf")
+        self._seen_s = 0.0
+        self._told = False
+
+    def look(self, mode: Mode | None, now_s: float, wall_s: float) -> None:
+        """Take in the mode as it is now; one that was seen before goes on being counted."""
+        if mode != self.mode:
+            self.mode, self._seen_s, self._told = mode, now_s, False
+            self._end_s = float("inf") if mode is None else now_s + mode.left_s(wall_s)
+
+    def left_s(self, now_s: float) -> float | None:
+        """Seconds until it ends, at least 0; None without a mode or without an end."""
+        return None if self._end_s == float("inf") else max(0.0, self._end_s - now_s)
+
+    def is_over(self, now_s: float) -> bool:
+        """Whether it has ended by itself."""
+        return now_s >= max(self._end_s, self._seen_s + SEEN_MIN_S)
+
+    def ends_soon(self, now_s: float) -> bool:
+        """Whether little of it is left (SOON_S)."""
+        left_s = self.left_s(now_s)
+        if left_s is None or self.mode is None or self.mode.lasts_s is None:
+            return False
+        return left_s <= min(SOON_S, self.mode.lasts_s / 10)
+
+    def tell_soon(self, now_s: float) -> bool:
+        """The same, but true once for each mode."""
+        if self._told or not self.ends_soon(now_s):
+            return False
+        self._told = True
+        return True

@@ -1,0 +1,711 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The whiteboard's codec: bytes of a slot <-> typed reports. Pure: no I/O, no clock, no log.
+
+Rules of this file:
+
+1. Any bytes at all are survived. Decoding answers a report, `None` (empty slot) or raises
+   `BadSlot`, nothing else; one bad slot costs exactly that slot (`decode_sweep`).
+2. What is written here can be read by the reference (oVirt hosted engine, metadata
+   version 1), and what it writes can be read here.
+3. What does not fit is cut, always in the same way: a report always becomes 4096 bytes.
+4. Nothing is guessed: a slot that says it is of a newer version is `NEWER_VERSION`,
+   whatever else is wrong with it, and a damaged cluster slot is never "no maintenance".
+5. Text that is read is clean (broker/daemon/foreign.py): whoever shows it shows it as it is.
+
+Layout of the volume: slot i at byte i * 4096; slot 0 belongs to the cluster, slots 1..2000
+to the hosts of that sanlock host id.
+
+    host slot, bytes 0..511 (the head), NUL padded, UTF-8, fields joined by "|":
+
+     0 parse version     a reader of a lower version must not read on
+     1 feature version   the newest version whose fields are there
+     2 timestamp         0..2^53, grows with each beat, host-local
+     3 host id           1..2000
+     4 score             0..10000
+     5 engine status     {"vm": ..., "health": ..., "detail": ..., "reason": ...}
+     6 host name
+     7 maintenance       0 or 1
+     8 stopped           0 or 1: the agent ended in good order
+     9 crc32             8 lower-case hex digits: CRC-32 (zlib) of the joined fields with
+                         this one as 00000000
+    10 conf on shared storage  0 or 1       (absent before reference 3.6)
+    11 local conf timestamp    0..2^53      (absent before reference 3.6)
+    12 and on: fields of newer features; covered by the crc, otherwise ignored
+
+    host slot, bytes 512..4095 (the extra), NUL padded, UTF-8, "\\n"-ended lines:
+
+     key=value                for people, and ours to read
+     truncated=N              N lines had no room
+     mac=<64 hex digits>      ours, behind all of these: the writer's signature of all bytes before
+                              this line (broker/whiteboard/signatures.py); absent where it has no
+                              key
+     end=<8 hex digits>       last line, ours only: CRC-32 of all bytes of the slot before
+                              this line, the head included, so that an extra of another
+                              beat than the head (a torn write) is not believed
+
+    cluster slot: lines "maintenance=BOOL", NUL padded; all NUL: never set. Ours ends in a line
+    "mac=<64 hex digits>", the signature of all bytes before it and its newline.
+
+The first field is taken as the version by its leading digits alone, so that a newer version
+may change the delimiter; it must be text (UTF-8) though, or it is no version at all but
+damage.
+"""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NoReturn
+
+from broker.config.cluster_key import MAC_DIGITS
+from broker.daemon.foreign import clean
+from scoring.observation import DETAIL_ALREADY_LOCKED, EngineStatus, Health, VmStatus
+
+SLOT_BYTES = 4096
+HEAD_BYTES = 512
+EXTRA_BYTES = SLOT_BYTES - HEAD_BYTES
+HOST_ID_MAX = 2000
+PARSE_VERSION = 1
+FEATURE_VERSION = 1
+SCORE_MAX = 10_000
+#: Above it a double (any JSON reader's number) no longer counts one by one.
+TIMESTAMP_MAX = 2**53
+#: A host goes on from what its own slot says up to here: as many writes have room above it as lie
+#: below. What is more was never counted by a host, and it counts anew.
+TIMESTAMP_TAKEN_MAX = 2**52
+#: A full DNS name in text form (RFC 1035: 255 octets on the wire). Longer ones are cut.
+HOSTNAME_BYTES_MAX = 253
+#: One extra line, key, "=" and value, without its newline. Longer values are cut.
+EXTRA_LINE_BYTES_MAX = 1024
+
+EMPTY_SLOT = bytes(SLOT_BYTES)
+
+_CRC_FIELD = 9
+_LAST_FIELD = 11  # of those known here
+_FIELDS_MIN = 7  # what the oldest writers had, which knew no crc yet
+_NO_CRC_YET = b"00000000"
+_CUT_MARK = "..."
+_NAME_HASH_DIGITS = 8
+#: The line that says how many others had no room.
+LEFT_OUT_KEY = "truncated"
+_SHOWN_MAX = 40  # characters of foreign data in a message
+_END_LINE_BYTES = len("end=01234567\n")
+
+_LEADING_DIGITS = re.compile(rb"[0-9]+")
+# Plain ASCII digits: int() alone would also take "1_000", " 7", "+7" and other scripts' digits.
+_NUMBER = re.compile(rb"-?[0-9]+")
+_CRC = re.compile(rb"[0-9a-f]{8}")
+_END_LINE = re.compile(rb"end=([0-9a-f]{8})\n")
+_MAC_KEY = "mac"
+_MAC_LINE_BYTES = len(f"{_MAC_KEY}=") + MAC_DIGITS + 1
+_MAC_LINE = re.compile(rb"mac=([0-9a-f]{64})\n?")
+#: Makes the signature of what is written.
+Sign = Callable[[bytes], str]
+
+#: What the lines of a slot have room for, with the marker of left-out lines, the signature and the
+#: end line besides.
+EXTRA_ROOM_BYTES = EXTRA_BYTES - _MAC_LINE_BYTES - _END_LINE_BYTES - len(f"{LEFT_OUT_KEY}=0000\n")
+
+assert HEAD_BYTES + EXTRA_BYTES == SLOT_BYTES
+assert HOSTNAME_BYTES_MAX < HEAD_BYTES // 2, "the engine status must keep its half of the head"
+
+
+class SlotFault(StrEnum):
+    """Why a slot cannot be read. The values are stable: they go into logs, JSON and metrics."""
+
+    SHORT = "short"
+    NUL_FIRST = "nul-first"
+    NUL_INSIDE = "nul-inside"
+    NOT_UTF8 = "not-utf8"
+    NO_VERSION = "no-version"
+    NEWER_VERSION = "newer-version"
+    OLDER_VERSION = "older-version"
+    TOO_FEW_FIELDS = "too-few-fields"
+    NO_CRC = "no-crc"
+    CRC = "crc"
+    NOT_A_NUMBER = "not-a-number"
+    WRONG_HOST = "wrong-host"
+    SCORE_RANGE = "score-range"
+    TIMESTAMP_RANGE = "timestamp-range"
+    FLAG_RANGE = "flag-range"
+    ENGINE_STATUS = "engine-status"
+    NO_EQUALS_SIGN = "no-equals-sign"
+    MAINTENANCE_VALUE = "maintenance-value"
+    MAINTENANCE_CONFLICT = "maintenance-conflict"
+    MAINTENANCE_MISSING = "maintenance-missing"
+    UNSIGNED = "unsigned"
+    WRONG_MAC = "wrong-mac"
+    REPLAYED = "replayed"
+
+
+class BadSlot(Exception):
+    """A slot that cannot be read: whose it is, a stable code and a sentence.
+
+    The writer of the slot (or the storage) is at fault, never the reader. `cause` is code and
+    sentence in one line of printable ASCII.
+    """
+
+    def __init__(self, host_id: int, fault: SlotFault, sentence: str) -> None:
+        super().__init__(host_id, fault, sentence)
+        self.host_id = host_id
+        self.fault = fault
+        self.sentence = sentence
+
+    @property
+    def cause(self) -> str:
+        return f"{self.fault}: {self.sentence}"
+
+    def __str__(self) -> str:
+        owner = f"slot of host {self.host_id}" if self.host_id else "cluster slot"
+        return f"{owner}: {self.cause}"
+
+
+@dataclass(frozen=True, slots=True)
+class SlotReport:
+    """What one host published.
+
+    `extra`: the lines behind the head, in order. `extra_trusted`: they are ours and whole, of
+    the same write as the head; otherwise they are text for people only. `conf_on_shared_storage`
+    and `local_conf_timestamp` are False and 0 where an old writer has no such fields.
+    """
+
+    host_id: int
+    timestamp: int
+    score: int
+    engine_status: EngineStatus
+    hostname: str
+    maintenance: bool = False
+    stopped: bool = False
+    conf_on_shared_storage: bool = False
+    local_conf_timestamp: int = 0
+    extra: Mapping[str, str] = field(default_factory=dict)
+    extra_trusted: bool = False
+    parse_version: int = PARSE_VERSION
+    feature_version: int = FEATURE_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSlot:
+    """What holds for the whole cluster. `extra`: lines of keys that are not known here."""
+
+    maintenance: bool
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """One reading of the volume, decoded.
+
+    `cluster` is None when slot 0 was not read or (`cluster_fault`) cannot be read: the last
+    good value then holds. Host ids of empty slots are in neither `reports` nor `bad`.
+    """
+
+    cluster: ClusterSlot | None
+    cluster_fault: BadSlot | None
+    reports: dict[int, SlotReport]
+    bad: dict[int, BadSlot]
+
+    @property
+    def newer_versions(self) -> tuple[int, ...]:
+        """Host ids whose slots were written by a version newer than this one, ascending."""
+        return tuple(i for i in sorted(self.bad) if self.bad[i].fault is SlotFault.NEWER_VERSION)
+
+
+# ---------------------------------------------------------------------------- writing
+
+
+def encode_slot(report: SlotReport, sign: Sign | None = None) -> bytes:
+    """The 4096 bytes of a host's slot. `sign`: makes its signature; None, or an empty one: it has
+    none.
+
+    Always fits: see `fit_hostname`, `_engine_status_json` and `_encode_extra` for what is cut.
+    A number out of its range is the caller's bug and an AssertionError. `extra_trusted` is not
+    looked at: what is written here is always checksummed.
+    """
+    assert 1 <= report.host_id <= HOST_ID_MAX, report.host_id
+    assert 0 <= report.timestamp <= TIMESTAMP_MAX, report.timestamp
+    assert 0 <= report.score <= SCORE_MAX, report.score
+    assert 0 <= report.local_conf_timestamp <= TIMESTAMP_MAX, report.local_conf_timestamp
+    assert report.parse_version == PARSE_VERSION, report.parse_version
+    assert PARSE_VERSION <= report.feature_version <= TIMESTAMP_MAX, report.feature_version
+
+    fields = [
+        str(report.parse_version),
+        str(report.feature_version),
+        str(report.timestamp),
+        str(report.host_id),
+        str(report.score),
+        "",
+        fit_hostname(report.hostname),
+        _flag(report.maintenance),
+        _flag(report.stopped),
+        _NO_CRC_YET.decode(),
+        _flag(report.conf_on_shared_storage),
+        str(report.local_conf_timestamp),
+    ]
+    room = HEAD_BYTES - len("|".join(fields).encode())
+    fields[5] = _engine_status_json(report.engine_status, room)
+    fields[_CRC_FIELD] = f"{zlib.crc32('|'.join(fields).encode()):08x}"
+    head = "|".join(fields).encode()
+    assert len(head) <= HEAD_BYTES, len(head)
+    assert len(fields) - 1 == head.count(b"|"), head
+
+    body = head.ljust(HEAD_BYTES, b"\0") + _encode_extra(report.extra)
+    if sign is not None and (mac := sign(body)):
+        body += f"{_MAC_KEY}={mac}\n".encode()
+    slot = body + f"end={zlib.crc32(body):08x}\n".encode()
+    assert len(slot) <= SLOT_BYTES, len(slot)
+    return slot.ljust(SLOT_BYTES, b"\0")
+
+
+def encode_cluster(
+    maintenance: bool, extra: Mapping[str, str] | None = None, sign: Sign | None = None
+) -> bytes:
+    """The 4096 bytes of the cluster slot. `extra`: further lines; none holds "=" in its value.
+    `sign`: as of `encode_slot`.
+
+    No newline behind the line: the reference splits at newlines and then takes every piece
+    apart at "=", the empty one behind a last newline included, and fails.
+    """
+    lines = [f"maintenance={_flag(maintenance)}"]
+    for key, value in (extra or {}).items():
+        assert "=" not in key + value and key.isascii(), key
+        lines.append(f"{key}={clean(value)}")
+    data = "\n".join(lines).encode()
+    if sign is not None and (mac := sign(data)):
+        data += f"\n{_MAC_KEY}={mac}".encode()
+    assert len(data) <= SLOT_BYTES, len(data)
+    return data.ljust(SLOT_BYTES, b"\0")
+
+
+def fit_hostname(name: str) -> str:
+    """The name as it is published: UTF-8, at most 253 bytes, without "|" and what is not shown.
+
+    Those are percent-encoded byte by byte ("|" is %7C). A longer name ends in "~" and 8 hex
+    digits of its SHA-256, so that two long names stay distinct. Applied to its own result it
+    changes nothing.
+    """
+    shown = name
+    if "|" in name or not name.isprintable():
+        shown = "".join(_percent(char) if _unfit(char) else char for char in name)
+    if len(shown.encode()) <= HOSTNAME_BYTES_MAX:
+        return shown
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    tail = "~" + digest[:_NAME_HASH_DIGITS]
+    return _cut_bytes(shown, HOSTNAME_BYTES_MAX - len(tail)) + tail
+
+
+def _flag(value: bool) -> str:
+    return "1" if value else "0"
+
+
+def _unfit(char: str) -> bool:
+    """What a reader would not show."""
+    return char == "|" or not char.isprintable()
+
+
+def _percent(char: str) -> str:
+    try:
+        raw = char.encode("utf-8", "surrogateescape")  # os.fsdecode's stand-in for a raw byte
+    except UnicodeEncodeError:
+        raw = char.encode("utf-8", "surrogatepass")
+    return "".join(f"%{byte:02X}" for byte in raw)
+
+
+def _cut_bytes(text: str, bytes_max: int) -> str:
+    """The longest beginning of `text` of at most `bytes_max` UTF-8 bytes, whole characters."""
+    if 4 * len(text) <= bytes_max:
+        return text
+    return text.encode()[:bytes_max].decode("utf-8", "ignore")
+
+
+def _json(value: Mapping[str, str]) -> str:
+    """ASCII JSON without "|": the head is split at every "|", in strings too."""
+    return json.dumps(value, ensure_ascii=True).replace("|", "\\u007c")
+
+
+# The status is the same from beat to beat, nearly always.
+@functools.lru_cache(64)
+def _engine_status_json(status: EngineStatus, room: int) -> str:
+    """The engine status as an object of at most `room` bytes: reason is cut first, then detail."""
+    detail = clean(status.detail)
+    reason = None if status.reason is None else clean(status.reason)
+
+    def text(detail: str, reason: str | None) -> str:
+        value = {"vm": status.vm.value, "health": status.health.value, "detail": detail}
+        if reason is not None:
+            value["reason"] = reason
+        return _json(value)
+
+    whole = text(detail, reason)
+    if len(whole) <= room:
+        return whole
+    if reason is not None:
+        reason = _cut_escaped(reason, room - len(text(detail, "")))
+    if len(text(detail, reason)) > room:
+        detail = _cut_escaped(detail, room - len(text("", reason)))
+    return text(detail, reason)
+
+
+def _cut_escaped(text: str, bytes_max: int) -> str:
+    """The longest beginning of `text` that takes `bytes_max` bytes in JSON, "..." included."""
+    kept: list[str] = []
+    used = len(_CUT_MARK)
+    if bytes_max < used:
+        return ""
+    for char in text:
+        used += len(_json({"": char})) - len(_json({"": ""}))
+        if used > bytes_max:
+            break
+        kept.append(char)
+    return "".join(kept) + _CUT_MARK
+
+
+def _encode_extra(extra: Mapping[str, str]) -> bytes:
+    """The lines that have room besides the end line, in order, and how many had none."""
+    lines: dict[str, bytes] = {}
+    for key, value in extra.items():
+        known, line = _clean_line(key, value)
+        lines[known] = line
+    lines.pop(_MAC_KEY, None)
+    room = EXTRA_BYTES - _MAC_LINE_BYTES - _END_LINE_BYTES
+    if sum(map(len, lines.values())) <= room:
+        return b"".join(lines.values())
+
+    # Drop from the end. A caller's own line of that name gives way to the marker.
+    lines.pop(LEFT_OUT_KEY, None)
+    kept = list(lines.values())
+    while True:
+        marker = _extra_line(LEFT_OUT_KEY, str(len(lines) - len(kept)))
+        if sum(map(len, kept)) + len(marker) <= room:
+            return b"".join(kept) + marker
+        kept.pop()
+
+
+# Nearly all lines are the same from beat to beat.
+@functools.lru_cache(512)
+def _clean_line(key: str, value: str) -> tuple[str, bytes]:
+    """The key as it may stand there, and its line."""
+    known = clean(key).replace("=", "_") or "_"
+    known = _cut_bytes(known, EXTRA_LINE_BYTES_MAX // 2)
+    return known, _extra_line(known, clean(value))
+
+
+def line_bytes(key: str, value: str) -> int:
+    """How much room a line takes in a slot."""
+    return len(_clean_line(key, value)[1])
+
+
+def _extra_line(key: str, value: str) -> bytes:
+    return _cut_bytes(f"{key}={value}", EXTRA_LINE_BYTES_MAX).encode() + b"\n"
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+def decode_slot(host_id: int, data: bytes) -> SlotReport | None:
+    """What the slot of `host_id` says; None: the slot is empty (all NUL). Raises BadSlot.
+
+    `data`: the slot's bytes; fewer than 4096 are a slot cut short, bytes beyond are not its.
+    """
+    assert 1 <= host_id <= HOST_ID_MAX, host_id
+    data = data[:SLOT_BYTES]
+
+    def bad(fault: SlotFault, sentence: str) -> NoReturn:
+        raise BadSlot(host_id, fault, sentence)
+
+    # First of all: a newer version may have changed everything else, the checksum too.
+    version = _leading_version(data)
+    if version is not None and version > PARSE_VERSION:
+        bad(
+            SlotFault.NEWER_VERSION,
+            f"written in version {_shown_number(version)}, this program reads up to"
+            f" {PARSE_VERSION}; upgrade this host",
+        )
+    if len(data) < SLOT_BYTES:
+        bad(SlotFault.SHORT, f"{len(data)} of {SLOT_BYTES} bytes; was the volume shrunk?")
+    if data[0] == 0:
+        if data == EMPTY_SLOT:
+            return None
+        bad(SlotFault.NUL_FIRST, "first byte is NUL but there is data behind it")
+
+    head = data[:HEAD_BYTES].rstrip(b"\0")
+    if b"\0" in head:
+        bad(SlotFault.NUL_INSIDE, f"NUL at byte {head.index(0)} with more of the head behind it")
+    if not _is_utf8(head):
+        bad(SlotFault.NOT_UTF8, "the head is not UTF-8 text")
+    if version is None:
+        bad(SlotFault.NO_VERSION, "does not begin with a version number")
+
+    fields = head.split(b"|")
+    if len(fields) < _FIELDS_MIN:
+        bad(SlotFault.TOO_FEW_FIELDS, f"{len(fields)} fields, at least {_FIELDS_MIN} expected")
+    if len(fields) <= _CRC_FIELD or not _CRC.fullmatch(fields[_CRC_FIELD]):
+        bad(SlotFault.NO_CRC, f"no checksum in field {_CRC_FIELD + 1} of {len(fields)}")
+    unsigned = [*fields]
+    unsigned[_CRC_FIELD] = _NO_CRC_YET
+    computed = b"%08x" % zlib.crc32(b"|".join(unsigned))
+    if computed != fields[_CRC_FIELD]:
+        stated = fields[_CRC_FIELD].decode()
+        bad(SlotFault.CRC, f"checksum {stated} does not fit, computed {computed.decode()}")
+
+    def number(index: int, name: str, most: int, fault: SlotFault) -> int:
+        if not _NUMBER.fullmatch(fields[index]):
+            bad(SlotFault.NOT_A_NUMBER, f"{name} is {_shown(fields[index])}, not a number")
+        value = int(fields[index])  # 512 digits at most: int() refuses 4300 and more
+        if fields[index].startswith(b"-") or value > most:
+            bad(fault, f"{name} is {_shown_number(value)}, not 0..{most}")
+        return value
+
+    def flag(index: int, name: str) -> bool:
+        return index < len(fields) and number(index, name, 1, SlotFault.FLAG_RANGE) == 1
+
+    parse_version = number(0, "parse version", PARSE_VERSION, SlotFault.NEWER_VERSION)
+    feature_version = number(1, "feature version", TIMESTAMP_MAX, SlotFault.NEWER_VERSION)
+    if parse_version < PARSE_VERSION or feature_version < PARSE_VERSION:
+        bad(SlotFault.OLDER_VERSION, "written before version 1; upgrade that host")
+    written_by = number(3, "host id", TIMESTAMP_MAX, SlotFault.WRONG_HOST)
+    if written_by != host_id:
+        bad(SlotFault.WRONG_HOST, f"holds the report of host {written_by}; two hosts with one id?")
+
+    extra, extra_trusted = _decode_extra(data)
+    return SlotReport(
+        host_id=host_id,
+        timestamp=number(2, "timestamp", TIMESTAMP_MAX, SlotFault.TIMESTAMP_RANGE),
+        score=number(4, "score", SCORE_MAX, SlotFault.SCORE_RANGE),
+        engine_status=_decode_engine_status(host_id, fields[5]),
+        hostname=clean(fields[6].decode()),
+        maintenance=flag(7, "maintenance"),
+        stopped=flag(8, "stopped"),
+        conf_on_shared_storage=flag(10, "conf on shared storage"),
+        local_conf_timestamp=(
+            number(_LAST_FIELD, "local conf timestamp", TIMESTAMP_MAX, SlotFault.TIMESTAMP_RANGE)
+            if len(fields) > _LAST_FIELD
+            else 0
+        ),
+        extra=extra,
+        extra_trusted=extra_trusted,
+        parse_version=parse_version,
+        feature_version=feature_version,
+    )
+
+
+def decode_cluster(data: bytes) -> ClusterSlot:
+    """What slot 0 says; all NUL: nothing was ever set. Raises BadSlot (of host id 0).
+
+    Stricter than the reference in one point: data without any maintenance line is a fault, not
+    "no maintenance", since one damaged letter of the key must not end a global maintenance.
+    """
+
+    def bad(fault: SlotFault, sentence: str) -> NoReturn:
+        raise BadSlot(0, fault, sentence)
+
+    data = data[:SLOT_BYTES]
+    if len(data) < SLOT_BYTES:
+        bad(SlotFault.SHORT, f"{len(data)} of {SLOT_BYTES} bytes; was the volume shrunk?")
+    if data == EMPTY_SLOT:
+        return ClusterSlot(maintenance=False)
+    raw = data.rstrip(b"\0")
+    if raw[0] == 0:
+        bad(SlotFault.NUL_FIRST, "first byte is NUL but there is data behind it")
+    if b"\0" in raw:
+        bad(SlotFault.NUL_INSIDE, f"NUL at byte {raw.index(0)} with more data behind it")
+    if not _is_utf8(raw):
+        bad(SlotFault.NOT_UTF8, "not UTF-8 text")
+
+    maintenance: bool | None = None
+    extra: dict[str, str] = {}
+    for line in raw.decode().split("\n"):
+        if not line.strip():
+            continue
+        key, equals, value = (part.strip() for part in line.partition("="))
+        if not equals:
+            bad(SlotFault.NO_EQUALS_SIGN, f"line {_shown(line.encode())} has no '='")
+        if key != "maintenance":
+            extra[clean(key)] = clean(value)
+            continue
+        said = _BOOL_WORDS.get(value.lower())
+        if said is None:
+            bad(SlotFault.MAINTENANCE_VALUE, f"maintenance is {_shown(value.encode())}, not 0 or 1")
+        if maintenance is not None and maintenance != said:
+            bad(SlotFault.MAINTENANCE_CONFLICT, "one line sets maintenance, another clears it")
+        maintenance = said
+    if maintenance is None:
+        bad(SlotFault.MAINTENANCE_MISSING, "holds data but no line maintenance=0 or 1")
+    return ClusterSlot(maintenance=maintenance, extra=extra)
+
+
+def decode_sweep(slots: Mapping[int, bytes]) -> Sweep:
+    """Decode one reading of the volume, {slot: bytes}; never raises for any bytes."""
+    cluster: ClusterSlot | None = None
+    cluster_fault: BadSlot | None = None
+    reports: dict[int, SlotReport] = {}
+    bad: dict[int, BadSlot] = {}
+    for slot in sorted(slots):
+        try:
+            if slot == 0:
+                cluster = decode_cluster(slots[slot])
+            elif (report := decode_slot(slot, slots[slot])) is not None:
+                reports[slot] = report
+        except BadSlot as err:
+            # Kept as a value: its traceback would keep the frames and their bytes alive.
+            fault = err.with_traceback(None)
+            if slot == 0:
+                cluster_fault = fault
+            else:
+                bad[slot] = fault
+    return Sweep(cluster, cluster_fault, reports, bad)
+
+
+#: The reference goes by the first letter of 1/0, t/f, y/n; whole words are asked for here.
+_BOOL_WORDS = {
+    **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
+    **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
+}
+
+#: Older reference versions had a word of its own for "another host held the lease"; newer ones
+#: say `down`. It is read as `down` with a detail that keeps it apart.
+_ALREADY_LOCKED_WORDS = frozenset({"already_locked", "already-locked"})
+_VM_WORDS = {
+    **{word.value: word for word in VmStatus},
+    **dict.fromkeys(_ALREADY_LOCKED_WORDS, VmStatus.DOWN),
+}
+_HEALTH_WORDS = {word.value: word for word in Health}
+
+
+def _leading_version(data: bytes) -> int | None:
+    """The number the head begins with, if the head is text and goes on behind the number.
+
+    Damage that happens to begin with a digit must not look like a newer version, which stops
+    every host from acting: hence text only.
+    """
+    head = data[:HEAD_BYTES].rstrip(b"\0")
+    digits = _LEADING_DIGITS.match(head)
+    if digits is None or digits.end() == len(data):
+        return None
+    try:
+        # Not final: a newer layout may go on behind byte 511, in the middle of a character.
+        codecs.utf_8_decode(head, "strict", False)
+    except UnicodeDecodeError:
+        return None
+    return int(digits.group())  # 512 digits at most
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _shown(raw: bytes) -> str:
+    """Foreign bytes for a message: printable ASCII, short, quoted."""
+    text = ascii(raw.decode("utf-8", "replace"))
+    return text if len(text) <= _SHOWN_MAX else text[: _SHOWN_MAX - 4] + "...'"
+
+
+def _shown_number(value: int) -> str:
+    text = str(value)
+    return text if len(text) <= _SHOWN_MAX else f"{text[:16]}... ({len(text)} digits)"
+
+
+# As when it is written: mostly what it was a beat ago.
+@functools.lru_cache(512)
+def _decode_engine_status(host_id: int, raw: bytes) -> EngineStatus:
+    """The engine status of the head. `detail` may be absent or null (then ""), `reason` too
+    (then None); other keys are ignored. Raises BadSlot."""
+
+    def bad(sentence: str) -> NoReturn:
+        raise BadSlot(host_id, SlotFault.ENGINE_STATUS, f"engine status {sentence}")
+
+    def unique(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
+        value: dict[str, object] = {}
+        for key, item in pairs:
+            if key in value:
+                raise ValueError(f"key {key!r} twice")
+            value[key] = item
+        return value
+
+    def constant(name: str) -> NoReturn:
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        value = json.loads(raw.decode(), object_pairs_hook=unique, parse_constant=constant)
+    except (ValueError, RecursionError):
+        bad(f"{_shown(raw)} is not JSON with unique keys")
+    if not isinstance(value, dict):
+        bad(f"{_shown(raw)} is not an object")
+
+    def word(key: str) -> str:
+        text = value.get(key)
+        if not isinstance(text, str):
+            bad(f"has no text for {key!r}")
+        return text
+
+    def text_or_none(key: str) -> str | None:
+        # JSON can name any character: a newline, an escape, a lone surrogate ("\\ud800").
+        return None if value.get(key) is None else clean(word(key))
+
+    vm = _VM_WORDS.get(word("vm"))
+    health = _HEALTH_WORDS.get(word("health"))
+    if vm is None:
+        bad(f"has vm {_shown(clean(word('vm')).encode())}, not one of the known words")
+    if health is None:
+        shown = _shown(clean(word("health")).encode())
+        bad(f"has health {shown}, not one of the known words")
+    detail = text_or_none("detail") or ""
+    if word("vm") in _ALREADY_LOCKED_WORDS:
+        detail = DETAIL_ALREADY_LOCKED
+    return EngineStatus(vm=vm, health=health, detail=detail, reason=text_or_none("reason"))
+
+
+def signed_part(data: bytes) -> tuple[bytes, str] | None:
+    """What of a host's slot is signed, and its signature; None: it has none."""
+    raw = data[:SLOT_BYTES].rstrip(b"\0")
+    end, before = raw[-_END_LINE_BYTES:], raw[: -_END_LINE_BYTES - _MAC_LINE_BYTES]
+    found = _MAC_LINE.fullmatch(raw[len(before) : -_END_LINE_BYTES])
+    if found is None or _END_LINE.fullmatch(end) is None or len(before) < HEAD_BYTES:
+        return None
+    starts_a_line = len(before) == HEAD_BYTES or before.endswith(b"\n")
+    return (before, found.group(1).decode()) if starts_a_line else None
+
+
+def signed_part_of_cluster(data: bytes) -> tuple[bytes, str] | None:
+    """The same of the cluster slot."""
+    before, newline, last = data[:SLOT_BYTES].rstrip(b"\0").rpartition(b"\n")
+    found = _MAC_LINE.fullmatch(last)
+    return (before, found.group(1).decode()) if newline and found is not None else None
+
+
+def _decode_extra(data: bytes) -> tuple[dict[str, str], bool]:
+    """The lines behind the head, and whether they are ours and whole. Never raises.
+
+    Text that is not UTF-8 yields nothing; lines without "=" are text for people and skipped.
+    """
+    raw = data[HEAD_BYTES:].rstrip(b"\0")
+    if not _is_utf8(raw):
+        return {}, False
+    trusted = False
+    end = _END_LINE.fullmatch(raw[-_END_LINE_BYTES:])
+    if end is not None:
+        before = len(raw) - _END_LINE_BYTES
+        # The line must begin where a line may: behind the head or behind a newline.
+        starts_a_line = before == 0 or raw[before - 1 : before] == b"\n"
+        fits = int(end.group(1), 16) == zlib.crc32(data[: HEAD_BYTES + before])
+        trusted = starts_a_line and fits
+        if trusted:
+            raw = raw[:before]
+    extra: dict[str, str] = {}
+    for line in raw.decode().split("\n"):
+        key, equals, value = line.partition("=")
+        if equals and key and key != _MAC_KEY:
+            extra[clean(key)] = clean(value)
+    return extra, trusted

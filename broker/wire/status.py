@@ -1,0 +1,613 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What crosses the broker's socket, as JSON: typed on both sides.
+
+`View` goes from the broker to the agent each beat, `Report` back; `Status` is for people
+and scripts, its shape is documented in docs/status.md and carries a version.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from broker.whiteboard.mode import LASTS_MAX_S, REASON_CHARS_MAX
+from broker.whiteboard.what_ran import WhatRan
+from scoring.observation import (
+    EngineStatus,
+    FenceRecord,
+    FenceStep,
+    LocalHost,
+    Order,
+    OrderKind,
+    PeerReport,
+)
+from scoring.state import OrderAnswer
+
+STATUS_VERSION = 1
+EVENTS_VERSION = 1
+
+
+class View(Struct, frozen=True):
+    """Everything the broker knows that a decision needs; fields as in scoring.Observation.
+
+    `version` grows whenever there is something new to decide on. `system_uuids`: what each
+    peer published as its machine's UUID, lower case. `told_beat`: the `beat` of the agent's report
+    that is in this host's slot on the storage, 0: none yet; None: the broker does not say.
+    `log_is_written`: a record of the fence log is under way to the storage. `announced`: see
+    Observation.
+    """
+
+    version: int
+    local: LocalHost
+    peers: tuple[PeerReport, ...]
+    storage_good_since_s: float | None
+    sweep: int
+    global_maintenance: bool | None
+    newer_versions: tuple[int, ...]
+    lockspace_joined: bool | None
+    system_uuids: dict[int, str]
+    hostnames: dict[int, str]
+    fence_log: tuple[FenceRecord, ...] | None = None
+    order: Order | None = None
+    told_beat: int | None = None
+    what_ran: WhatRan | None = None
+    unsure: tuple[int, ...] = ()
+    log_is_written: bool = False
+    announced: int | None = None
+
+
+class Decision(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is right where what ran last differs from the definition: what ran (`adopt`), or the
+    definition (`keep`)."""
+
+    decision: Annotated[str, Meta(pattern="^(adopt|keep)$")]
+
+
+class DifferenceStatus(Struct, frozen=True):
+    """A fact of the VM on this host that is otherwise than its definition says. `code`: a stable
+    name, docs/reasons.md; `where`: running (the VM that runs here) or libvirt (libvirt's own
+    definition). `recorded`, `found`: empty where it is not there at all."""
+
+    code: str
+    where: str
+    what: str
+    recorded: str
+    found: str
+    text: str
+
+
+class WhatRanStatus(Struct, frozen=True):
+    """The record of the disks that ran last, where they differed from the definition. `by`,
+    `by_name`: the host that wrote it; `at`: UTC seconds since 1970 by its clock. `disks`: by
+    target, the image that is written to. `held`: why a start would not boot what ran last, with
+    what to do; empty: it does. `only`: the host that can all the same, 0: none. `decided`: who
+    decided about it."""
+
+    generation: int
+    by: int
+    by_name: str
+    at: float
+    disks: dict[str, str]
+    held: str
+    only: int
+    decided: str
+
+
+class NewOrder(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an operator orders; fields as in Order."""
+
+    kind: OrderKind
+    target: Annotated[int, Meta(ge=1, le=2000)] | None = None
+
+
+class OrderStatus(Struct, frozen=True):
+    """What became of an order. `state`: waiting, under-way, done, refused or lost (the agent did
+    not take it up)."""
+
+    number: int
+    kind: OrderKind
+    target: int | None
+    state: str
+    text: str
+
+
+class FenceNote(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the agent wants written to the fence log; fields as in FenceRecord. `text`: the
+    evidence, or what went wrong. `over`: of a FREEING, why it came to nothing; "": it begins.
+    `only_closes`: write it only where this host's FREEING of that id is still the newest.
+    `withdrawn`: of a FAILED, no order was given."""
+
+    step: FenceStep
+    target: int
+    ordered: bool = False
+    text: str = ""
+    over: str = ""
+    only_closes: bool = False
+    withdrawn: bool = False
+
+
+class PenaltyOnWire(Struct, frozen=True):
+    """A part of what the score lacks."""
+
+    name: str
+    points: int
+    why: str
+
+
+class ReasonOnWire(Struct, frozen=True):
+    """A reason of the last decision."""
+
+    code: str
+    text: str
+
+
+class FencePathOnWire(Struct, frozen=True):
+    """What the last rehearsal of a host's fence device found. `proven`, `tried`: UTC seconds
+    since 1970, `proven` None: never yet. `took_s`: how long it took, login included."""
+
+    ok: bool
+    proven: float | None
+    tried: float
+    took_s: float
+    detail: str = ""
+
+
+class MeasuredOnWire(Struct, frozen=True):
+    """Medians of what this host measured, seconds, None: nothing yet. `start_s`: a start of the
+    VM under its lease; `boot_s`: from then until the engine is healthy."""
+
+    start_s: float | None = None
+    boot_s: float | None = None
+
+
+class BegunReason(Struct, frozen=True):
+    """A reason that a decision had and the one before it had not. `beat`: the decision's."""
+
+    beat: int
+    code: str
+    text: str
+
+
+class LeaseSeen(Struct, frozen=True):
+    """Whom the agent found to own the engine lease when it last asked, at `asked_s` of this host's
+    monotonic clock. `owner`: a host id, None: nobody; `gone`: what took the lease is gone."""
+
+    owner: int | None
+    gone: bool
+    asked_s: float
+
+
+class Report(Struct, frozen=True):
+    """What the agent wants published of this host. `unknown`: samples the score lacks.
+    `config_problem`: why it does not go by the configuration file as it is now. `state_problem`:
+    why it cannot write to its state folder. `intent`: what
+    it is about to do to another host or with the VM, in words; empty: nothing. `moving_until_s`:
+    by then the move of the VM is over, by this host's monotonic clock. `fence_paths`: by host id,
+    this host's own among them. `answers`: to the operator's last orders. `begun`: what came up
+    since the last report that arrived, so that nothing short is missed. `lease`: None: it was not
+    answered. `freeing`: the host whose id a process of it frees that has not ended, or is about to;
+    `freeing_fencer`: that host owns the fence lease, so that it is done without that.
+    `unstopped_since_s`: this host asks to be switched off, for its sick VM could not be ended since
+    then (None: it does not ask)."""
+
+    score: int
+    state: str
+    penalties: tuple[PenaltyOnWire, ...]
+    reasons: tuple[ReasonOnWire, ...]
+    last_ran: int
+    stopped: bool = False
+    beat: int = 0
+    domain_type: str = ""
+    unknown: tuple[str, ...] = ()
+    config_problem: str = ""
+    intent: str = ""
+    moving_until_s: float | None = None
+    fence_paths: dict[int, FencePathOnWire] = {}
+    measured: MeasuredOnWire = MeasuredOnWire()
+    begun: tuple[BegunReason, ...] = ()
+    answers: tuple[OrderAnswer, ...] = ()
+    state_problem: str = ""
+    lease: LeaseSeen | None = None
+    freeing: int | None = None
+    freeing_fencer: bool = False
+    unstopped_since_s: float | None = None
+
+
+class Maintenance(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Set or clear a maintenance mode. `for_s`: seconds until it ends by itself, None: never.
+    `release_id`: of the local one: once the VM has left, the host's id is given back."""
+
+    on: bool
+    reason: Annotated[str, Meta(max_length=REASON_CHARS_MAX)] = ""
+    for_s: Annotated[int, Meta(ge=1, le=LASTS_MAX_S)] | None = None
+    release_id: bool = False
+
+
+class HostShutdownStatus(Struct, frozen=True):
+    """How far this host is drained for its own shutdown. `state`: going; over (it is empty);
+    left (the VM is left to libvirt, on purpose); no-agent (nobody can drain it). `within_s`: so
+    long it takes at most."""
+
+    state: str
+    text: str
+    within_s: float
+
+
+class ModeStatus(Struct, frozen=True):
+    """A maintenance mode that is set. `since`: UTC seconds since 1970, None when not known;
+    `left_s`: until it ends by itself, None when it does not."""
+
+    owner: str
+    reason: str
+    since: int | None
+    left_s: float | None
+    ends_soon: bool = False
+
+
+class WitnessStatus(Struct, frozen=True):
+    """What this host sees of another one's life. `whiteboard_age_s`: since its slot changed.
+    `heartbeat`: answered, unanswered, not-asked, not-advertised or no-key; `heartbeat_age_s`:
+    since the last question that was answered, `unanswered_s`: since the first that was not since
+    then; `heartbeat_problem`: why the last one that was not; `bad_answers`: how many so far by
+    what was wrong with them. `heartbeat_trouble`: what is wrong with the network's word though
+    its slot is written, as a code; empty: nothing. `port_silent_s`: since the first question that
+    its port for heartbeats did not answer, None while it does or there is none; `port_problem`:
+    why not. `refused`: how many datagrams from its addresses were not answered, by reason.
+    `renewal_age_s`: since its host id's last renewal was first seen;
+    `generation`: its host id's."""
+
+    whiteboard_age_s: float | None
+    heartbeat: str
+    heartbeat_age_s: float | None
+    unanswered_s: float | None
+    heartbeat_problem: str
+    bad_answers: dict[str, int]
+    renewal_age_s: float | None
+    sanlock_state: str
+    generation: int | None
+    heartbeat_trouble: str = ""
+    port_silent_s: float | None = None
+    port_problem: str = ""
+    refused: dict[str, int] = {}
+
+
+class MoveStatus(Struct, frozen=True):
+    """A move of the VM that is begun or about to be. `target`: None where the agent found it
+    under way. `left_s`: until it is over at the latest, whether it went well or not; None where
+    its host named no end."""
+
+    source: int
+    target: int | None
+    left_s: float | None
+
+
+class OutsideStatus(Struct, frozen=True):
+    """What a host sees of the VM on another one, `owner`, asked as its users do. `good_age_s`:
+    since the last question that was answered well, `bad_s`: since the first of those that were not
+    since then; None: there was none."""
+
+    owner: int
+    good_age_s: float | None
+    bad_s: float | None
+
+
+class HostStatus(Struct, frozen=True):
+    """One host in `Status`. `liveness`: live, silent or uncertain, the latter also of every other
+    host while this one cannot read; `age_s`: since its data last changed, None when that was not
+    seen. `unknown`: samples that were not to be had
+    when it was scored. `mode`: its local maintenance. `sanlock_state`, `sanlock_age_s`: how
+    its host id stands, and since when its last renewal is known. `intent`: what it is about to
+    do, in words; `move`: the same of a move of the VM. `witnesses`: None for the host itself.
+    `config_drift`: a sentence for each value that must agree across the cluster and that it has
+    otherwise than this host. `left_out`: lines that its slot had no room for. `differs`: codes of
+    what its VM has otherwise than the definition. `host_shutdown`: it is shutting down, or has been
+    shut down, in order; "migrate" or "shutdown": what becomes of the VM; empty: it is not.
+    `other_storage`: how its word on its own storage differs from what is seen here, empty where it
+    does not; `storage_odd`: the same where its word is not believed. `memory_image`: an image of
+    the VM's memory (managed save) lies there. `outside`: what it sees of the VM on another host,
+    None: nothing. `way_out`: whether its network leads anywhere, None: not asked. `uplink_up`:
+    whether a bridge of the VM there leads out, None: it does not say. `signature`: what was found
+    of its slot's signature, "" where this host has no key to look with. `not_counted`: why its word
+    does not count, "": it does. `fence_ask`: why it is to be switched off by its own word, or may
+    be before long; empty: it says nothing."""
+
+    host_id: int
+    hostname: str
+    liveness: str
+    score: int
+    state: str
+    penalties: tuple[PenaltyOnWire, ...]
+    reason: str
+    engine_status: EngineStatus
+    age_s: float | None
+    maintenance: bool
+    stopped: bool
+    local: bool = False
+    agent: str = ""
+    domain_type: str = ""
+    unknown: tuple[str, ...] = ()
+    mode: ModeStatus | None = None
+    sanlock_state: str = "unknown"
+    sanlock_age_s: float | None = None
+    intent: str = ""
+    move: MoveStatus | None = None
+    witnesses: WitnessStatus | None = None
+    config_drift: tuple[str, ...] = ()
+    left_out: int = 0
+    differs: tuple[str, ...] = ()
+    host_shutdown: str = ""
+    other_storage: str = ""
+    storage_odd: str = ""
+    memory_image: bool = False
+    outside: OutsideStatus | None = None
+    way_out: bool | None = None
+    uplink_up: bool | None = None
+    signature: str = ""
+    not_counted: str = ""
+    fence_ask: str = ""
+
+
+class EngineSummary(Struct, frozen=True):
+    """Where the engine is. `up`: a host that can be heard has it up (`host`, `hostname`); False:
+    it runs nowhere, by every host's word or by proof; None: not known. `healthy`: None: not known.
+    `for_s`: for how long it has been there, or down, or not known; `health_for_s`: and as healthy
+    as it is. None: not known; `at_least`, `health_at_least`: it was so already when the broker
+    began to look. `last_up`: the host that had it up last, while it is not up. `known`: while it
+    is not up, what is known of it, in words. `likely`: the host where it most likely runs, None:
+    none is likelier. `reached`: some other host that asks it as its users do has its answer, or had
+    it until just now; None: none ever had one in this place."""
+
+    up: bool | None
+    healthy: bool | None
+    host: int | None = None
+    hostname: str | None = None
+    for_s: float | None = None
+    at_least: bool = False
+    health_for_s: float | None = None
+    health_at_least: bool = False
+    last_up: str | None = None
+    known: str = ""
+    likely: int | None = None
+    reached: bool | None = None
+
+
+class Times(Struct, frozen=True):
+    """How long something took since the broker started, in seconds: upper bounds of the buckets
+    in which the quantiles lie, and the longest."""
+
+    count: int
+    p50_s: float | None
+    p99_s: float | None
+    max_s: float
+
+
+class StorageStatus(Struct, frozen=True):
+    """The whiteboard as this host sees it. Ages in seconds; `problem` empty when fine. `state`:
+    ok, error or hung; `trouble_s`: for how long it has not been ok. `blind`: nothing was read for
+    so long that what the other hosts do is not known. `named`: the configuration says which volumes
+    they must be. `unheard`: this host's slot was not written
+    for so long that the others call it silent."""
+
+    whiteboard: str
+    last_read_age_s: float | None
+    last_write_age_s: float | None
+    problem: str = ""
+    state: str = "ok"
+    trouble_s: float | None = None
+    errors: int = 0
+    read_times: Times | None = None
+    write_times: Times | None = None
+    blind: bool = False
+    unheard: bool = False
+    named: bool = True
+
+
+class MonitorStatus(Struct, frozen=True):
+    """A monitor's latest sample. `verdict`: ok, bad or unknown; `problem`: why it is not ok.
+    Ages and durations in seconds."""
+
+    value: bool | float | str | dict[str, float] | None
+    unit: str
+    age_s: float
+    took_s: float
+    verdict: str
+    problem: str
+    interval_s: float
+
+
+class FenceLogEntry(Struct, frozen=True):
+    """A record of the fence log. `step`: intent, dead, failed or back. `at`: UTC seconds since
+    1970, by the clock of the host that wrote it. `ordered`: it was switched off by that host,
+    not found off. `text`: the evidence, or what went wrong. `signature`: what was found of its
+    signature, where it is not as it should be; it then counts only while its writer is a host of an
+    earlier version."""
+
+    number: int
+    step: str
+    by: int
+    by_name: str
+    target: int
+    target_name: str
+    at: float
+    ordered: bool
+    text: str
+    signature: str = ""
+
+
+class FencePathStatus(Struct, frozen=True):
+    """Whether host `by` could switch host `host` off. Ages in seconds; `proven_age_s` None: it
+    was never proven. `took_s`: how long the device took to answer."""
+
+    by: int
+    host: int
+    ok: bool
+    proven_age_s: float | None
+    tried_age_s: float
+    took_s: float
+    detail: str
+
+
+class Bound(Struct, frozen=True):
+    """How long the VM would be away if its host lost power now, in seconds: the sum of the
+    parts, None while the boot was never measured. `by`: what proves the host dead. `held`: why the
+    VM would not be started at all, empty: it would; `total_s` is None then, `prove_s` 0."""
+
+    total_s: float | None
+    detect_s: float
+    prove_s: float
+    lease_s: float
+    boot_s: float | None
+    by: str
+    held: str = ""
+
+
+class TransportStatus(Struct, frozen=True):
+    """One way out for notices. `sent`, `failed`: messages; `dropped`, `queued`: notices. Ages in
+    seconds; `last_error` is empty once something went out after it."""
+
+    sent: int
+    failed: int
+    dropped: int
+    queued: int
+    last_error: str
+    last_error_age_s: float | None
+    last_sent_age_s: float | None
+
+
+class NotifyStatus(Struct, frozen=True):
+    """Notifications: notices `told` since the broker started, `dropped` before they reached a way
+    out, `folded` since the same was told lately. `problem`: what is wrong with templates, rules or
+    secrets, empty when nothing is. `transports`: smtp, webhook, command as far as configured."""
+
+    told: int = 0
+    dropped: int = 0
+    folded: int = 0
+    problem: str = ""
+    transports: dict[str, TransportStatus] = {}
+
+
+class NotifyOutcome(Struct, frozen=True):
+    """What came of one attempt. `error`: empty when it is `ok`; `final`: trying again is of no
+    use."""
+
+    ok: bool
+    error: str
+    took_s: float
+    final: bool = False
+
+
+class NotifyTest(Struct, frozen=True):
+    """The answer to a test of the notifications, by way out."""
+
+    outcomes: dict[str, NotifyOutcome]
+
+
+class MigrationStatus(Struct, frozen=True):
+    """How far a live migration away from this host is, as libvirt tells. Sizes in bytes,
+    `elapsed_s` in seconds, `downtime_ms`: how long it will stand still, as libvirt expects."""
+
+    percent: int
+    total: int
+    remaining: int
+    elapsed_s: float
+    downtime_ms: int | None
+
+
+class Status(Struct, frozen=True):
+    """The cluster as one host sees it. `bad_slots`: host id -> cause. `global_mode`: the global
+    maintenance, None while it is not set. `monitors`: by name. `network`: what is wrong with the
+    network's targets, empty when nothing is. `config_problem`: why the configuration file as it is
+    now is not gone by. `lockspace_budget_s`: how long the storage may stay away before sanlock
+    ends the VM here, of `lockspace_budget_max_s`. `beat`: how late beats begin. `fence_log`: its
+    newest records, newest first. `switched_off`: why this host was switched off in its last
+    boot, None where it was not. `fence_paths`: which host could switch which off. `bound`: how
+    long the VM would be away if its host lost power now, None while it runs nowhere. `notify`:
+    what became of the notices. `migration`: of the VM away from this host, None while there is
+    none. `config_file_s`: the configuration in force is that of the file as it was changed then,
+    UTC seconds since 1970. `state_problem`: why a daemon here cannot write to its state folder.
+    `differences`: what the VM here has otherwise than its definition. `what_ran`: the record of the
+    disks that ran last, None: nothing was ever recorded; `what_ran_problem`: why it is not known,
+    or not written. `one_host`: what of the VM lives on this host alone and costs data at a
+    takeover."""
+
+    version: int
+    cluster: str
+    host_id: int
+    engine: EngineSummary
+    global_maintenance: bool | None
+    hosts: dict[int, HostStatus]
+    bad_slots: dict[int, str]
+    storage: StorageStatus
+    lockspace: str
+    reasons: tuple[ReasonOnWire, ...] = ()
+    global_mode: ModeStatus | None = None
+    monitors: dict[str, MonitorStatus] = {}
+    network: str = ""
+    config_problem: str = ""
+    lockspace_budget_s: float | None = None
+    lockspace_budget_max_s: float = 0.0
+    beat: Times | None = None
+    fence_log: tuple[FenceLogEntry, ...] = ()
+    switched_off: FenceLogEntry | None = None
+    fence_paths: tuple[FencePathStatus, ...] = ()
+    bound: Bound | None = None
+    notify: NotifyStatus = NotifyStatus()
+    migration: MigrationStatus | None = None
+    config_file_s: float | None = None
+    state_problem: str = ""
+    differences: tuple[DifferenceStatus, ...] = ()
+    what_ran: WhatRanStatus | None = None
+    what_ran_problem: str = ""
+    one_host: tuple[str, ...] = ()
+
+
+class Event(Struct, frozen=True):
+    """Something that happened, docs/events.md. `id` grows. `time`: UTC by the clock of the host
+    that answers, ISO 8601. `host`: whom or what it is about; `host_id`: None where that is no
+    host. `text`: a sentence, of a transition "OldState-NewState"."""
+
+    id: int
+    time: str
+    kind: str
+    severity: str
+    host: str
+    host_id: int | None
+    text: str
+    facts: dict[str, str | int | float | bool | None]
+
+
+class EventList(Struct, frozen=True):
+    """Events, oldest first. `last`: what to ask for those after them with. `missed`: others
+    after the id that was asked with are not known any more."""
+
+    version: int
+    events: tuple[Event, ...]
+    last: int
+    missed: bool
+
+
+class HistorySeries(Struct, frozen=True):
+    """Samples, the oldest first, `step_s` apart; the last is now. `scores`: by host id, null: not
+    known, or that host was silent. `engine`: id of the host that had it up, 0: none had, null:
+    not known."""
+
+    step_s: float
+    scores: dict[int, list[int | None]]
+    engine: list[int | None]
+
+
+class History(Struct, frozen=True):
+    """Scores of the last 15 minutes and the last day, since the broker started at most."""
+
+    minutes: HistorySeries
+    day: HistorySeries
+
+
+class Problem(Struct, frozen=True):
+    """An error as the API answers it (RFC 9457)."""
+
+    title: str
+    status: int
+    detail: str = ""
+    type: str = "about:blank"

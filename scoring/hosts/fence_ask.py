@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A living host that is switched off because its VM is sick and nobody on it can end it.
+
+A QEMU that hangs in the kernel outlives every signal, and its lease lives as long as it does: its
+host stops it again and again, and no other host may start the VM. Only the loss of power ends such
+a process, and only its own host can tell that it is so. So that host asks the others for it.
+
+Rules of this file:
+
+1. Nobody asks but the host itself, in its own slot, which must be signed with the cluster's key
+   (broker/whiteboard/lines.py). Its agent does: the VM's health is bad, and ending it has failed
+   for
+   `force_stop_patience`. Where the agent is dead, its broker says since when, and since when the
+   VM's health has been bad; when both have been so for `agent_dead_after` (and no start may take
+   as long), the others take that for the same.
+2. What outsiders reach is not sick: one live host that had an answer of the VM within
+   `isolation_after` forbids it, whatever the host itself says.
+3. Unknown is not sick: a host whose libvirt does not answer, or whose health check says nothing,
+   does not ask.
+4. A host in maintenance, global or its own, or that shuts down, neither asks nor is switched off.
+5. The ask stands in for the silence of the host, and for nothing else: all other preconditions of
+   switching off hold as ever (`evidence.may_power_off`).
+6. It holds for the moment. Withdrawn, or its host no longer live, it is not there: what is under
+   way for it is withdrawn (`last_look`), and a host that falls silent is an ordinary silent host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from scoring.decision import Code, Reason
+from scoring.observation import FenceAsk, Health, OutsideView, PeerReport, VmStatus
+from scoring.rules import Rules
+from scoring.state import StateName
+from scoring.vm.turn import Turn, name_of
+
+#: Pause before the VM's process is ended once more.
+STOP_RETRY_S = 15.0
+#: Rule 4; an agent that ends asks for nothing either.
+_ASKS_NOT = frozenset(
+    {StateName.GLOBAL_MAINTENANCE, StateName.LOCAL_MAINTENANCE, StateName.AGENT_STOPPED}
+)
+
+
+# --- the host that asks -----------------------------------------------------------------------
+
+
+def look_at_stops(turn: Turn) -> None:
+    """Forget failed stops of a VM that is well again, or gone."""
+    engine = turn.observation.local.engine
+    is_over = engine.health is Health.GOOD or engine.vm not in (VmStatus.UP, VmStatus.UNKNOWN)
+    if is_over and turn.state.unstopped_since_s is not None:
+        turn.state = replace(turn.state, unstopped_since_s=None)
+
+
+def is_retried(turn: Turn) -> bool:
+    """Whether the process of a sick VM, which could not be ended, is to be ended once more."""
+    return (
+        turn.state.unstopped_since_s is not None
+        and turn.observation.local.engine.health is Health.BAD
+        and turn.now_s - turn.state.acted_s >= STOP_RETRY_S
+    )
+
+
+def ask(turn: Turn) -> None:
+    """Ask the other hosts to switch this one off, or no longer."""
+    since_s = turn.state.unstopped_since_s
+    if since_s is None or not _asks(turn, since_s):
+        turn.state = replace(turn.state, asks_off=False)
+        return
+    turn.state = replace(turn.state, asks_off=True)
+    text = (
+        f"the VM is sick, and ending its process has failed for {turn.now_s - since_s:.0f} s: "
+        "the other hosts are asked to switch this host off"
+    )
+    # First: the last reason belongs to the state that the beat ended in.
+    turn.reasons.insert(0, Reason(Code.FENCE_ASKED, text))
+
+
+def _asks(turn: Turn, since_s: float) -> bool:
+    local, patience_s = turn.observation.local, turn.state.rules.timing.force_stop_patience
+    return (
+        0 < patience_s <= turn.now_s - since_s
+        and (local.engine.vm, local.engine.health) == (VmStatus.UP, Health.BAD)
+        and local.lease_held is not False
+        and turn.observation.global_maintenance is False
+        and not local.maintenance
+        and turn.state.name not in _ASKS_NOT
+        and not reached_by(turn, local.host_id, turn.state.last_ran)
+    )
+
+
+# --- those that are asked ----------------------------------------------------------------------
+
+
+def asking(live: Iterable[PeerReport], rules: Rules) -> PeerReport | None:
+    """The live host that is to be switched off by its own word; None: none, or more than one, which
+    is a fault of all."""
+    found = [peer for peer in live if is_asked(peer.fence_ask, rules)]
+    return found[0] if len(found) == 1 else None
+
+
+def is_asked(given: FenceAsk | None, rules: Rules) -> bool:
+    """Whether what a host says of its VM amounts to asking to be switched off (rule 1)."""
+    if given is None:
+        return False
+    if given.unstopped_s is not None:
+        return True
+    timing = rules.timing
+    if given.agent_dead_s is None or given.bad_s is None or timing.agent_dead_after == 0:
+        return False
+    bad_after_s = max(timing.agent_dead_after, timing.engine_starting, timing.bad_health)
+    return given.agent_dead_s >= timing.agent_dead_after and given.bad_s >= bad_after_s
+
+
+def told(given: FenceAsk) -> str:
+    """Why a host is to be switched off by its own word."""
+    if given.unstopped_s is not None:
+        return f"its VM is sick, and could not be ended for {given.unstopped_s:.0f} s"
+    return f"its agent is dead for {given.agent_dead_s:.0f} s, its VM sick for {given.bad_s:.0f} s"
+
+
+def reached_by(turn: Turn, owner: int, stay: int) -> tuple[str, ...]:
+    """Who has had an answer of the VM there of late, asked as its users do (rule 2)."""
+    newest_s = turn.now_s - turn.state.rules.timing.isolation_after
+    return tuple(
+        who
+        for who, view in _views(turn)
+        if (view.owner, view.stay) == (owner, stay)
+        and view.good_s is not None
+        and view.good_s > newest_s
+    )
+
+
+def _views(turn: Turn) -> Iterator[tuple[str, OutsideView]]:
+    if (own := turn.observation.local.outside) is not None:
+        yield "this host", own
+    for peer in turn.live:
+        if peer.outside is not None:
+            yield name_of(peer), peer.outside

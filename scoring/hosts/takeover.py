@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Taking over from a silent host that owns the engine lease.
+
+    silent -> ask its power --off--> take the fence lease -> ask again --off--> free its id
+                 |  ^                                            |
+                 |  +-- on, unknown: nothing is proven, sanlock's own verdict is waited for
+                 on, and every witness silent for fence_after:
+                 +-> take the fence lease -> ask again --on--> switch it off -> ask again
+
+Rules:
+
+1. Asking harms nobody and is quick. Freeing a host id and switching a host off are the two
+   acts that cannot be taken back: `evidence.may_free` and `evidence.may_power_off` list
+   everything that must be true for them, each in one place.
+2. One "on" or "unknown", or a device that is not proven to be that host's, undoes all
+   "off" readings before it.
+3. The readings that count are at least power_reread apart, from the answer of the one to
+   the question of the next, and the last one was taken while this agent held the fence lease.
+4. A broken fence device slows a takeover down to sanlock's host-dead time; it never
+   blocks it.
+5. An order to switch off proves nothing: what counts is "off", read twice.
+6. An order that was not taken, or came to nothing, is given again after pauses that grow, as long
+   as the host is silent: a device that is busy, or has no session left, may take the next one.
+   Meanwhile the fence lease is given back, for another host's order may be taken where this
+   one's is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from scoring.decision import (
+    Action,
+    AskPower,
+    Code,
+    DropFenceLease,
+    FreeHostId,
+    NoteFenceFailed,
+    PowerOffHost,
+    Reason,
+    TakeFenceLease,
+)
+from scoring.hosts import fence_ask
+from scoring.hosts.evidence import (
+    OFFS_NEEDED,
+    Evidence,
+    Precondition,
+    evidence_told,
+    fence_wait,
+    may_free,
+    may_power_off,
+)
+from scoring.observation import LeaseAnswer, Power, PowerAnswer, PowerOffEnded
+from scoring.rules import Rules
+from scoring.state import Takeover
+from scoring.timing import Timing
+
+#: After so many orders that came to nothing the fence log and the people are told; once.
+ATTEMPTS_TOLD = 3
+#: The pause after the first order that came to nothing; doubled with each, up to the longest.
+ORDER_PAUSE_S = 2.0
+ORDER_PAUSE_MAX_S = 60.0
+#: A device that keeps saying "on" or nothing is asked less and less often, at least so often.
+ASK_PAUSE_MAX_S = 8.0
+#: Readings before it is asked less often.
+ASKS_AT_FULL_RATE = 10
+#: What this host's own next steps bring about; the rest has to come from outside.
+_OWN_STEPS = frozenset({"fence-lease-held", "reads-on-while-holding"})
+#: What time alone may still bring.
+_WAITED_FOR = frozenset(
+    {"does-not-answer", "own-storage-fine", "slot-stands-still", "does-not-renew"}
+)
+
+
+def with_power(takeover: Takeover, answer: PowerAnswer, timing: Timing) -> Takeover:
+    """The takeover after one more power reading (rules 2 and 3)."""
+    takeover = replace(takeover, asking_power=False, power=answer)
+    if answer.power is not Power.OFF or not answer.identity_proven:
+        return replace(takeover, offs=(), not_off=takeover.not_off + 1)
+    takeover = replace(takeover, not_off=0)
+    offs = takeover.offs
+    if offs and answer.read_s - offs[-1].over_s < timing.power_reread:
+        return takeover
+    return replace(takeover, offs=(*offs, answer)[-OFFS_NEEDED:])
+
+
+def with_lease(takeover: Takeover, answer: LeaseAnswer) -> Takeover:
+    """The takeover after one more look at the owner's host id on disk."""
+    if not answer.known or answer.owner != takeover.host_id:
+        return takeover
+    renewal = (answer.current_generation, answer.owner_timestamp)
+    if renewal == takeover.renewal:
+        return takeover
+    return replace(takeover, renewal=renewal, renewal_since_s=answer.asked_s)
+
+
+def with_order(
+    takeover: Takeover, outcome: PowerOffEnded, now_s: float, timing: Timing
+) -> Takeover:
+    """The takeover after an order to switch the host off has ended (rule 6).
+
+    One that was withdrawn was not given: it counts for the pause only.
+    """
+    tries = takeover.tries + 1
+    takeover = replace(
+        takeover,
+        switching_off=False,
+        withdrawn="",
+        tries=tries,
+        attempts=takeover.attempts + (not outcome.withdrawn),
+        next_order_s=now_s + order_pause_s(tries),
+    )
+    if outcome.ok:
+        # What was read before it says nothing any more.
+        return replace(
+            takeover,
+            ordered_s=now_s,
+            next_order_s=takeover.next_order_s + timing.power_off_patience,
+            offs=(),
+            power=None,
+            not_off=0,
+            problem="",
+        )
+    return replace(takeover, problem=outcome.detail)
+
+
+def order_pause_s(tries: int) -> float:
+    """How long after the n-th order the next one is given."""
+    return min(ORDER_PAUSE_MAX_S, ORDER_PAUSE_S * 2.0 ** min(tries - 1, 10))
+
+
+def _shows_soon(takeover: Takeover, now_s: float, timing: Timing) -> bool:
+    """Whether an order was taken so lately that what it brings may still show."""
+    return takeover.ordered_s is not None and now_s - takeover.ordered_s < timing.power_off_patience
+
+
+def step(
+    takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules
+) -> tuple[Takeover, tuple[Action, ...], tuple[Reason, ...]]:
+    """The next step of the protocol for a silent owner that has a fence device."""
+    host = takeover.host_id
+    if takeover.freeing:
+        return (
+            takeover,
+            (),
+            (Reason(Code.PROVEN_OFF, f"host {host} is proven off, freeing its id"),),
+        )
+    if takeover.switching_off:
+        return takeover, (), (Reason(Code.POWER_OFF_ORDERED, f"switching host {host} off"),)
+    if now_s < takeover.not_before_s:
+        text = f"{takeover.problem}; next try in {takeover.not_before_s - now_s:.0f} s"
+        return takeover, (), (Reason(Code.TAKEOVER_PAUSED, text),)
+
+    free = may_free(takeover, evidence, now_s, rules)
+    if all(condition.holds for condition in free):
+        return _free(takeover, evidence, free)
+    shoot, reasons = _power_off_is_due(takeover, evidence, now_s, rules)
+    if shoot is not None:
+        return replace(takeover, switching_off=True, withdrawn=""), (shoot,), tuple(reasons)
+
+    actions: list[Action] = []
+    pauses = _pauses(takeover, now_s, rules.timing) and not takeover.offs
+    if pauses and evidence.fence_lease_held:
+        if takeover.attempts >= ATTEMPTS_TOLD and not takeover.gave_up:
+            actions.append(NoteFenceFailed(host, takeover.problem or "it still reads on"))
+            takeover = replace(takeover, gave_up=True)
+        actions.append(DropFenceLease())
+    reasons.insert(0, _power_reason(takeover))
+    if evidence.ask is not None:
+        text = f"host {host} asks to be switched off: {fence_ask.told(evidence.ask)}"
+        reasons.insert(0, Reason(Code.OWNER_ASKS, text))
+    wants_fence = bool(takeover.offs) or _is_ripe(takeover, evidence, now_s, rules)
+    if wants_fence and not evidence.fence_lease_held and not takeover.taking_fence:
+        actions.append(TakeFenceLease())
+        takeover = replace(takeover, taking_fence=True)
+        reasons.append(Reason(Code.FENCE_LEASE_ASKED, "asking for the fence lease"))
+    at_once = wants_fence and evidence.fence_lease_held
+    if not takeover.asking_power and may_ask(takeover, now_s, rules.timing, at_once):
+        actions.append(AskPower(host))
+        takeover = replace(takeover, asking_power=True)
+    return takeover, tuple(actions), tuple(reasons)
+
+
+def _free(
+    takeover: Takeover, evidence: Evidence, conditions: tuple[Precondition, ...]
+) -> tuple[Takeover, tuple[Action, ...], tuple[Reason, ...]]:
+    lease, values = evidence.lease, evidence_told(conditions)
+    act = FreeHostId(
+        takeover.host_id,
+        lease.owner_generation,
+        lease.owner_timestamp,
+        takeover.offs[-1].read_s,
+        ordered=takeover.ordered_s is not None,
+        evidence=values,
+    )
+    text = f"host {takeover.host_id} is proven off, freeing its id ({values})"
+    takeover = replace(takeover, freeing=True, withdrawn="")
+    return takeover, (act,), (Reason(Code.PROVEN_OFF, text),)
+
+
+def _power_off_is_due(
+    takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules
+) -> tuple[PowerOffHost | None, list[Reason]]:
+    """The order to switch the host off, where everything for it is true; or why not yet."""
+    host, timing = takeover.host_id, rules.timing
+    power = takeover.power
+    if power is None or power.power is not Power.ON or not power.identity_proven:
+        return None, []
+    if _shows_soon(takeover, now_s, timing):
+        return None, [
+            Reason(Code.POWER_OFF_ORDERED, f"host {host} was switched off, reads on still")
+        ]
+    if _pauses(takeover, now_s, timing):
+        why = takeover.problem or "it took the order and reads on still"
+        left_s = takeover.next_order_s - now_s
+        text = (
+            f"host {host} is not off after {takeover.tries} order(s) ({why}); next order in "
+            f"{left_s:.0f} s, until then another host may try"
+        )
+        return None, [Reason(Code.TAKEOVER_PAUSED, text)]
+    conditions = may_power_off(takeover, evidence, now_s, rules)
+    missing = [condition for condition in conditions if not condition.holds]
+    if not missing:
+        lease, peer = evidence.lease, evidence.peer
+        assert peer is not None
+        order = PowerOffHost(
+            host,
+            takeover.attempts,
+            peer.timestamp,
+            lease.owner_generation,
+            lease.owner_timestamp,
+            evidence_told(conditions),
+            asked=evidence.ask is not None,
+        )
+        why = "hangs with its power on" if evidence.ask is None else "asks for it"
+        text = f"host {host} {why}, switching it off ({evidence_told(conditions)})"
+        return order, [Reason(Code.POWER_OFF_ORDERED, text)]
+    first = missing[0]
+    if evidence.ask is None and evidence.answers:
+        return None, [
+            Reason(
+                Code.OWNER_ANSWERS,
+                f"host {host} answers on the network: its storage is in trouble, not the host; "
+                "its own sanlock ends its VM",
+            )
+        ]
+    if evidence.ask is None and evidence.heard_by:
+        text = f"host {host} answers {', '.join(evidence.heard_by)} on the network"
+        return None, [Reason(Code.OWNER_ANSWERS, f"{text}: this host is deaf, it is not dead")]
+    if first.name == "does-not-renew":
+        text = f"host {host} is silent, but its host id was renewed: {first.value}"
+        return None, [Reason(Code.OWNER_RENEWS, text)]
+    if first.name in ("not-too-often", "fence-log-readable"):
+        wait_s = fence_wait(evidence, now_s, rules)[0] if evidence.peer is not None else 0.0
+        text = f"host {host} is not switched off now: {first.value}"
+        left = f", in {wait_s:.0f} s at the earliest" if wait_s > 0 else ""
+        return None, [Reason(Code.FENCE_HELD_BACK, text + left)]
+    if first.name in _WAITED_FOR:
+        text = f"host {host} is switched off when all for it has been so long enough"
+        return None, [Reason(Code.FENCE_WAITING, f"{text}: {first.name} ({first.value})")]
+    if first.name in _OWN_STEPS:
+        return None, []
+    text = f"host {host} must not be switched off: {first.name} ({first.value})"
+    return None, [Reason(Code.FENCE_FORBIDDEN, text)]
+
+
+def _pauses(takeover: Takeover, now_s: float, timing: Timing) -> bool:
+    """Whether this host gives no order now since its last one came to nothing."""
+    return now_s < takeover.next_order_s and not _shows_soon(takeover, now_s, timing)
+
+
+def _is_ripe(takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules) -> bool:
+    """Whether nothing but this host's own steps is missing before the host is switched off."""
+    if _pauses(takeover, now_s, rules.timing):
+        return False
+    if takeover.power is None:
+        # Asked again after an order: the fence lease stays.
+        return takeover.ordered_s is not None
+    if takeover.power.power is not Power.ON:
+        return False
+    missing = {c.name for c in may_power_off(takeover, evidence, now_s, rules) if not c.holds}
+    return missing <= _OWN_STEPS
+
+
+def may_ask(takeover: Takeover, now_s: float, timing: Timing, at_once: bool) -> bool:
+    """Not before power_reread after the last answer: a reading nearer than that cannot count.
+
+    A device that says nothing new for long is spared, but not while something waits for it.
+    """
+    if takeover.power is None:
+        return True
+    pause_s = timing.power_reread
+    if _pauses(takeover, now_s, timing):
+        # It may be busy with too many questions.
+        pause_s = ASK_PAUSE_MAX_S
+    elif not at_once and takeover.not_off > ASKS_AT_FULL_RATE:
+        doublings = min(takeover.not_off - ASKS_AT_FULL_RATE, 10)
+        pause_s = min(ASK_PAUSE_MAX_S, pause_s * 2**doublings)
+    return now_s - takeover.power.over_s >= pause_s
+
+
+def _power_reason(takeover: Takeover) -> Reason:
+    host, answer = takeover.host_id, takeover.power
+    if answer is None:
+        return Reason(Code.POWER_ASKED, f"asking the fence device of host {host} for its power")
+    if answer.power is Power.UNKNOWN:
+        return Reason(
+            Code.POWER_UNKNOWN, f"the fence device of host {host} gives no answer: {answer.detail}"
+        )
+    if not answer.identity_proven:
+        return Reason(
+            Code.POWER_UNKNOWN,
+            f"the fence device of host {host} is not proven to be its own: {answer.detail}",
+        )
+    if answer.power is Power.ON:
+        return Reason(Code.POWER_ON, f"the power of host {host} reads on: its death is not proven")
+    return Reason(Code.POWER_OFF_ONCE, f"host {host} reads off, reading once more")

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A host that shuts down: its VM has left before libvirt ends there.
+
+A reboot of a host is planned, and what is planned costs nothing. If the daemons simply ended,
+the VM would be shut down by libvirt minutes later, or be killed with its host, and until then
+the other hosts would have to treat the host as dead. So it is drained first, as for local
+maintenance. The difference is time: local maintenance may wait for a target for ever, a host
+that goes down, perhaps on the battery of a UPS, may not.
+
+Rules of this file:
+
+1. The VM is migrated to the best host that can take it; each host is tried once.
+2. Where nobody can take it, it is shut down in order. That frees its lease, and another host
+   can start it at once; the lease of a host that was simply switched off would have to be
+   proven free first.
+3. A host that lives but cannot take the VM yet (it boots, it joins the lockspace) is waited for,
+   TARGET_PATIENCE_S at most. Until it has joined it writes no slot: its answers over the network
+   tell that it is there. One that shuts down itself is not waited for: where all hosts go down
+   together nobody waits for anybody.
+4. Global maintenance comes first, as everywhere: then nothing is moved or stopped.
+"""
+
+from __future__ import annotations
+
+from scoring.decision import Code
+from scoring.observation import HostShutdown, OnHostShutdown
+from scoring.state import StateName
+from scoring.vm.move import failures, targets
+from scoring.vm.pause import is_paused
+from scoring.vm.turn import Turn, begin_move
+
+#: A host that has just booted joins the lockspace in 21 s at io_timeout 10, then looks around for
+#: some seconds. The VM itself would take longer to shut down and boot.
+TARGET_PATIENCE_S = 45.0
+NO_MORE_TIME = "this host is shutting down and cannot wait for it any longer"
+
+
+def leave(turn: Turn) -> StateName | None:
+    """What becomes of the VM, which is up on this host that shuts down: it is migrated or shut
+    down. None: it stays a little longer, until a target is ready."""
+    shutdown = turn.observation.local.shutdown
+    assert shutdown is not None and turn.vm_up_here
+    if shutdown.way is OnHostShutdown.SHUTDOWN:
+        return _stop(turn, "vm.on-host-shutdown says so")
+    if is_paused(turn):
+        # One that somebody paused does not come here (scoring/vm/pause.py, rule 3).
+        return _stop(turn, "it is paused, and would be so at any other host")
+    if not turn.observation.migration_possible:
+        return _stop(turn, "it cannot move, since libvirt.migration-uri is not set")
+    if move_left_s(turn) <= 0:
+        limit_s = turn.state.rules.timing.host_shutdown_move
+        return _stop(turn, f"it could not be moved in {limit_s:g} s (timing.host-shutdown-move)")
+    tried = _tried(turn, shutdown)
+    best = next((c for c in targets(turn) if c.host_id not in tried), None)
+    if best is not None:
+        turn.because(
+            Code.MOVE_STARTED, f"this host is shutting down, migrating the VM to {best.title}"
+        )
+        begin_move(turn, best.host_id)
+        return StateName.ENGINE_MIGRATING_AWAY
+    left_s = shutdown.since_s + TARGET_PATIENCE_S - turn.now_s
+    if left_s > 0 and _somebody_may_come(turn, tried):
+        turn.because(
+            Code.DRAIN_WAITING,
+            "this host is shutting down, and no other host can take the VM yet: "
+            f"waiting for one, {left_s:.0f} s at most",
+        )
+        return None
+    if tried:
+        why = failures(turn, sorted(tried))
+        return _stop(turn, f"its migration failed to each host that could take it{why}")
+    return _stop(turn, "no other live host can take it")
+
+
+def move_left_s(turn: Turn) -> float:
+    """How long a move of the VM may still take; infinite where this host does not shut down."""
+    shutdown = turn.observation.local.shutdown
+    if shutdown is None:
+        return float("inf")
+    return shutdown.since_s + turn.state.rules.timing.host_shutdown_move - turn.now_s
+
+
+def stop_grace_s(turn: Turn) -> float:
+    """How long the guest has to shut down before its process is ended."""
+    timing = turn.state.rules.timing
+    grace_s = timing.stop_grace
+    if turn.observation.local.shutdown is not None:
+        grace_s = min(grace_s, timing.host_shutdown_grace)
+    if turn.state.isolated:
+        grace_s = min(grace_s, timing.isolation_grace)
+    return grace_s
+
+
+def _stop(turn: Turn, why: str) -> StateName:
+    turn.because(Code.DRAIN_STOP, f"this host is shutting down, and the VM with it: {why}")
+    return StateName.ENGINE_STOP
+
+
+def _tried(turn: Turn, shutdown: HostShutdown) -> frozenset[int]:
+    """The hosts to which the VM could not be migrated since the shutdown began."""
+    failed_s = turn.state.move_failed_s
+    return frozenset(host for host, at_s in failed_s.items() if at_s >= shutdown.since_s)
+
+
+def _somebody_may_come(turn: Turn, tried: frozenset[int]) -> bool:
+    """Whether a host lives that may be able to take the VM in a moment."""
+    timing, seen = turn.state.rules.timing, (*turn.live, *turn.uncertain)
+    if any(not p.maintenance and not p.stopped and p.host_id not in tried for p in seen):
+        return True
+    # The slot of any other is of its life before.
+    answered_s = turn.now_s - timing.suspect_after - 2 * timing.beat
+    return any(
+        p.heartbeat_s is not None and p.heartbeat_s >= answered_s and p not in seen
+        for p in turn.observation.peers
+    )

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The VM runs well here, but does anybody reach it?
+
+The other hosts ask the VM as its users do, each over its own network, and publish when it last
+answered. When it answers nobody any more, either this host is cut off, and the VM is of use only
+somewhere else; or whatever else is wrong is wrong for everybody, and moving it would cost an
+outage and win nothing. What tells the two apart is this host's own network.
+
+Rules of this file:
+
+1. What was never seen from outside in this place (this host, this stay) is not missed: a health
+   check may be answered locally by design.
+2. Nobody's word is enough alone. It takes a host that misses the VM while its own network is good,
+   and this host's own word that its network is bad: the VM's bridges are down or their uplinks
+   have no carrier, or no answer of any target of the network test.
+3. One host that reached it within `isolation_after` is enough to leave it in peace. Without
+   carrier the time counts from its loss on: the questions come too late to begin it.
+4. A VM that is not well by this host's own check is no case of this file, unless its uplink has
+   no carrier: the check may go that way too.
+5. It is given away only to where it can be reached: some host that may run it says that its own
+   network is good, and not that the VM's bridge there leads nowhere.
+6. A way for a migration is proven before it is needed. A guest that is asked to shut down is left
+   alone again as soon as the VM is reached.
+7. As long as none of those that miss it knows that its own network is good, nothing counts but
+   that it may come to a migration: the way for it is asked early, it may take seconds.
+
+    missed   own network     seen within isolation_after   verdict
+    no       any             any                           none
+    yes      good            yes                           none
+    yes      not known       yes                           doubt: the way for a migration is asked
+    yes      bad             yes                           waiting: the same, and said
+    yes      good, not known no                            held back: it may be so for everybody
+    yes      bad             no                            isolated: move it, else stop it in order
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import assert_never
+
+from scoring.decision import AskMigrationPath, Code
+from scoring.observation import DETAIL_PAUSED, Health, OutsideView, PeerReport
+from scoring.state import NEVER_S, StateName
+from scoring.vm import placement
+from scoring.vm.move import pause_s, targets
+from scoring.vm.turn import Turn, begin_move, is_cut_off, name_of
+
+#: The way for a migration is proven anew when the last answer is older than this.
+PATH_OLD_S = 5.0
+
+
+class Verdict(Enum):
+    """See the table above."""
+
+    NONE = "none"
+    DOUBT = "doubt"
+    WAITING = "waiting"
+    HELD_BACK = "held back"
+    ISOLATED = "isolated"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`why`: a sentence, empty for NONE and DOUBT. `able`: hosts that can take the VM and would be
+    reached, the best first. `seen_s`: when somebody outside last reached it. `left_s`: until a
+    VM that is WAITING is given away."""
+
+    verdict: Verdict
+    why: str = ""
+    able: tuple[placement.Candidate, ...] = ()
+    seen_s: float = NEVER_S
+    left_s: float = 0.0
+
+
+_NONE = Finding(Verdict.NONE)
+
+
+def look(turn: Turn) -> Finding:
+    """Whether the VM here is isolated, and what that rests on."""
+    local, rules = turn.observation.local, turn.state.rules
+    views = [(peer, view) for peer in turn.live if (view := _of_this_place(turn, peer)) is not None]
+    seen_s = max((view.good_s for _, view in views if view.good_s is not None), default=None)
+    missing = [peer for peer, view in views if view.bad_since_s is not None]
+    is_well = local.engine.health is Health.GOOD or local.uplink_up is False
+    if seen_s is None or not missing or not is_well or local.engine.detail == DETAIL_PAUSED:
+        return _NONE
+    cut_off = is_cut_off(turn)
+    blind = [peer for peer in missing if peer.way_out]
+    if not blind:
+        # They do not know yet whose network it is; the way may be asked for meanwhile.
+        somewhere = tuple(targets(turn))
+        may_be_ours = cut_off is not False and any(peer.way_out is None for peer in missing)
+        is_doubt = somewhere and may_be_ours
+        return Finding(Verdict.DOUBT, able=somewhere) if is_doubt else _NONE
+    unseen_s = turn.now_s - _missed_since_s(turn, seen_s, views)
+    left_s = rules.timing.isolation_after - unseen_s
+    missed = f"{_names(blind)} cannot reach the VM here, nobody has for {unseen_s:.0f} s"
+    good = {peer.host_id for peer in turn.live if peer.way_out and peer.uplink_up is not False}
+    able = tuple(c for c in targets(turn) if c.host_id in good)
+    if not cut_off:
+        if left_s <= 0:
+            why = f"{missed}; {_whose_fault(cut_off)}: it is left here"
+            return Finding(Verdict.HELD_BACK, why)
+        return Finding(Verdict.DOUBT, able=able) if cut_off is None and able else _NONE
+    own = (
+        "the VM's bridge is down or has no carrier"
+        if local.uplink_up is False
+        else "no target answers here"
+    )
+    if rules.leave_isolated or not able:
+        why = "vm.on-isolation is leave" if able else "no host with a good network can take it"
+        return Finding(Verdict.HELD_BACK, f"{missed}, {own}: it is left here, for {why}")
+    if left_s > 0:
+        why = f"{missed}, {own}: given away in {left_s:.0f} s"
+        return Finding(Verdict.WAITING, why, able, seen_s, left_s)
+    return Finding(Verdict.ISOLATED, f"{missed}, {own}", able, seen_s)
+
+
+def act(turn: Turn) -> StateName | None:
+    """Give an isolated VM away; None where it is none, or not yet."""
+    found = look(turn)
+    match found.verdict:
+        case Verdict.NONE:
+            return None
+        case Verdict.DOUBT:
+            _ask_path(turn, found.able[0])
+            return None
+        case Verdict.HELD_BACK:
+            turn.because(Code.ISOLATION_HELD_BACK, found.why)
+            return None
+        case Verdict.WAITING:
+            turn.because(Code.ISOLATION_WAITING, found.why)
+            turn.wake_s = turn.now_s + found.left_s
+            _ask_path(turn, found.able[0])
+            return None
+        case Verdict.ISOLATED:
+            return _give_away(turn, found)
+        case _:
+            assert_never(found.verdict)
+
+
+def is_over(turn: Turn) -> bool:
+    """Whether the guest was asked to shut down for nothing: the VM here is reached again."""
+    return (
+        turn.state.isolated
+        and turn.observation.local.shutdown is None
+        and turn.vm_up_here
+        and not turn.sample_is_stale
+        and turn.observation.local.engine.health is Health.GOOD
+        and look(turn).verdict is not Verdict.ISOLATED
+    )
+
+
+def _give_away(turn: Turn, found: Finding) -> StateName | None:
+    state, grace_s = turn.state, turn.state.rules.timing.isolation_grace
+    target = found.able[0]
+    failed = any(pause_s(turn, candidate.host_id) for candidate in found.able)
+    if turn.observation.migration_possible and not failed:
+        path = state.path
+        if path is None or path.target != target.host_id or path.asked_s < found.seen_s:
+            turn.because(Code.ISOLATION_WAITING, f"{found.why}: asking whether it can be migrated")
+            _ask_path(turn, target)
+            return None
+        if path.ok:
+            turn.because(Code.ISOLATED, f"{found.why}: migrating it to {target.title}")
+            begin_move(turn, target.host_id)
+            return StateName.ENGINE_MIGRATING_AWAY
+    turn.because(
+        Code.ISOLATED,
+        f"{found.why}: no way to migrate it, shutting it down within {grace_s:g} s, so that "
+        f"{target.title} can start it",
+    )
+    turn.state = replace(state, isolated=True)
+    return StateName.ENGINE_STOP
+
+
+def _ask_path(turn: Turn, target: placement.Candidate) -> None:
+    """Ask whether a migration would get through, unless it was asked just now."""
+    state, path = turn.state, turn.state.path
+    is_known = (
+        path is not None
+        and path.target == target.host_id
+        and turn.now_s - path.asked_s < PATH_OLD_S
+    )
+    if turn.observation.migration_possible and not state.asking_path and not is_known:
+        turn.actions.append(AskMigrationPath(target.host_id))
+        turn.state = replace(state, asking_path=True)
+
+
+def _missed_since_s(
+    turn: Turn, seen_s: float, views: list[tuple[PeerReport, OutsideView]]
+) -> float:
+    """Since when nobody reaches the VM. Not since the last answer, which of a host that asks
+    seldom is an old one, but since the first question after it that had none; or since the VM's
+    bridge has no carrier, which needs no question."""
+    since_s = [view.bad_since_s for _, view in views if view.bad_since_s is not None]
+    since_s = [at_s for at_s in since_s if at_s >= seen_s]
+    if turn.state.uplink_down_s is not None:
+        since_s.append(max(seen_s, turn.state.uplink_down_s))
+    return min(since_s, default=seen_s)
+
+
+def _of_this_place(turn: Turn, peer: PeerReport) -> OutsideView | None:
+    """What a host sees of the VM here, in this stay."""
+    view = peer.outside
+    here = turn.observation.local.host_id, turn.state.last_ran
+    return view if view is not None and (view.owner, view.stay) == here else None
+
+
+def _whose_fault(cut_off: bool | None) -> str:
+    if cut_off is None:
+        return "whether this host is cut off is not known (are network.targets set?)"
+    return "but this host's own network answers, so that it may be the same everywhere"
+
+
+def _names(peers: list[PeerReport]) -> str:
+    return ", ".join(map(name_of, peers))

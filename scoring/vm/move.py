@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Should the VM move? Out of a host in local maintenance, or to one that is better for long.
+
+Rules of this file:
+
+1. A host to which a move failed is left alone for `migrate_retry`, twice as long after each
+   further failure, RETRY_MAX_S at most; for LASTING_RETRY_S where the cause does not go away by
+   itself. A drain goes on to the next host meanwhile.
+2. A drain that gets nowhere says why, of each host, in libvirt's own words, and what a person can
+   do. It never ends the VM: the VM is well here, and nobody asked for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from scoring.decision import Code
+from scoring.observation import PeerReport, VmStatus
+from scoring.state import StateName
+from scoring.vm import placement
+from scoring.vm.turn import Turn, begin_move, is_short_of_memory, name_of, others, own
+
+RETRY_MAX_S = 900.0
+LASTING_RETRY_S = 3600.0
+#: After so many failures in a row a host counts as one that cannot take the VM.
+STUCK_TRIES = 3
+#: So many hosts are named with what keeps the VM from them; the rest is counted.
+NAMED_MAX = 4
+
+
+def move(turn: Turn) -> StateName | None:
+    """Whether the VM should be migrated: this host drains, or another is better for long enough."""
+    state, rules = turn.state, turn.state.rules
+    candidates = targets(turn)
+    best: placement.Candidate | None
+    draining = turn.observation.local.maintenance
+    if draining:
+        if not candidates:
+            said = "local maintenance: no other live host can take the VM"
+            turn.because(Code.DRAIN_WAITING, f"{said}{_each(_why_none(turn))}")
+            return None
+        # The best one that did not fail just now; all of them did: the best one, later.
+        best = next((c for c in candidates if not pause_s(turn, c.host_id)), candidates[0])
+    else:
+        best = candidates[0] if candidates else None
+        gap = 0 if best is None else best.score - own(turn).score
+        if best is None or gap < rules.move_threshold:
+            turn.state = replace(state, better_since_s=None)
+            return None
+        since_s = turn.now_s if state.better_since_s is None else state.better_since_s
+        turn.state = state = replace(state, better_since_s=since_s)
+        left_s = rules.timing.move_dwell - (turn.now_s - since_s)
+        if left_s > 0:
+            turn.because(
+                Code.MOVE_DWELL,
+                f"{best.title} is {gap} points better, moving there in {left_s:.0f} s",
+            )
+            return None
+    if not turn.observation.migration_possible:
+        turn.because(
+            Code.MOVE_IMPOSSIBLE,
+            f"would move to {best.title}, but libvirt.migration-uri is not set",
+        )
+        return None
+    tried = candidates if draining else [best]
+    left_s = min(pause_s(turn, candidate.host_id) for candidate in tried)
+    if left_s:
+        _tell_failed(turn, tried, left_s)
+        return None
+    turn.because(Code.MOVE_STARTED, f"migrating the VM to {best.title}")
+    begin_move(turn, best.host_id)
+    return StateName.ENGINE_MIGRATING_AWAY
+
+
+def targets(turn: Turn) -> list[placement.Candidate]:
+    """The hosts that the VM may be migrated to, the best first: those that may run it and say
+    that they have the memory. Those that answer over the network come before all others: a slot
+    alone does not take a VM. Where nobody answers it may be this host's own network, or nobody is
+    asked."""
+    short = {peer.host_id for peer in turn.live if is_short_of_memory(turn, peer)}
+    answer = {
+        peer.host_id
+        for peer in turn.live
+        if peer.heartbeat_s is not None and peer.unanswered_since_s is None
+    }
+    ranked = placement.ranked([c for c in others(turn) if c.host_id not in short])
+    return sorted(ranked, key=lambda c: c.host_id not in answer)
+
+
+def pause_s(turn: Turn, target: int) -> float:
+    """How long a host is left alone after a move there failed; 0: not at all."""
+    failed_s = turn.state.move_failed_s.get(target)
+    if failed_s is None:
+        return 0.0
+    retry_s = turn.state.rules.timing.migrate_retry
+    known = turn.state.move_problems.get(target)
+    if known is not None:
+        doubled_s = retry_s * 2.0 ** min(known.tries - 1, 10)
+        longest_s = max(retry_s, LASTING_RETRY_S if known.lasting else RETRY_MAX_S)
+        retry_s = longest_s if known.lasting else min(doubled_s, longest_s)
+    return max(0.0, failed_s + retry_s - turn.now_s)
+
+
+def failures(turn: Turn, hosts: Iterable[int]) -> str:
+    """Why the last moves to these hosts failed, to follow a sentence; empty where none did."""
+    known = turn.state.move_problems
+    names = {peer.host_id: name_of(peer) for peer in turn.observation.peers}
+    told = [host for host in hosts if host in known]
+    return _each([f"{names.get(host, f'host {host}')}: {known[host].why}" for host in told])
+
+
+def why_not(turn: Turn, target: int) -> str:
+    """Why a host cannot take the VM; each reason has its own words. Empty: it can."""
+    if target == turn.observation.local.host_id:
+        return "the VM runs on this very host"
+    peer = next((p for p in turn.observation.peers if p.host_id == target), None)
+    if peer is None:
+        return f"no host with id {target} is on the whiteboard"
+    live = next((p for p in turn.live if p.host_id == target), None)
+    if live is None:
+        if any(p.host_id == target for p in turn.uncertain):
+            return f"{name_of(peer)} was first seen just now: try again in a few seconds"
+        return f"{name_of(peer)} is silent"
+    return _not_fit_to_run(turn, live)
+
+
+def _not_fit_to_run(turn: Turn, peer: PeerReport) -> str:
+    if peer.maintenance:
+        return f"{name_of(peer)} is in local maintenance"
+    if peer.stopped:
+        return f"the agent on {name_of(peer)} was stopped"
+    if peer.engine.vm is VmStatus.UNKNOWN:
+        return f"libvirt on {name_of(peer)} does not answer it"
+    if peer.score <= 0:
+        return f"{name_of(peer)} scores 0: it must not run the VM (ha-agent --status tells why)"
+    if peer.uplink_up is False and turn.observation.local.uplink_up:
+        return f"the VM's bridge on {name_of(peer)} leads nowhere: nobody would reach it there"
+    if is_short_of_memory(turn, peer):
+        return f"{name_of(peer)} has less memory free than the VM needs"
+    return ""
+
+
+def _why_none(turn: Turn) -> list[str]:
+    """Of each other host that did not stop why it cannot take the VM."""
+    peers = [peer for peer in turn.observation.peers if not peer.stopped]
+    return [why for peer in peers if (why := why_not(turn, peer.host_id))]
+
+
+def _tell_failed(turn: Turn, candidates: list[placement.Candidate], left_s: float) -> None:
+    """Moves to all of these have failed, and none is tried before `left_s`."""
+    hosts = [candidate.host_id for candidate in candidates]
+    why = failures(turn, hosts)
+    known = [turn.state.move_problems.get(host) for host in hosts]
+    is_stuck = all(each and (each.lasting or each.tries >= STUCK_TRIES) for each in known)
+    if not (turn.observation.local.maintenance and is_stuck):
+        turn.because(Code.MOVE_DWELL, f"the last migration failed, next try in {left_s:.0f} s{why}")
+        return
+    turn.because(
+        Code.DRAIN_STUCK,
+        "local maintenance: the VM runs on here, for it cannot be migrated, next try in "
+        f"{left_s:.0f} s (at once: ha-agent migrate; without migration, with an outage: ha-agent "
+        f"vm shutdown, another host then starts it){why}",
+    )
+
+
+def _each(said: list[str]) -> str:
+    """What is said of several hosts, to follow a sentence."""
+    more = f"; and {len(said) - NAMED_MAX} more" if len(said) > NAMED_MAX else ""
+    return f": {'; '.join(said[:NAMED_MAX])}{more}" if said else ""

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What an operator orders on this host: move the VM, start it, stop it.
+
+Rules of this file:
+
+1. An order goes through the same doors as a decision of our own: one action on the VM at a
+   time, the lease, maintenance. What must not be done is refused with its reason, at once.
+2. Each order is answered: under way, done or refused; an agent takes one once. One that comes
+   while another is under way is refused and changes nothing of that one; only a cancellation
+   goes beside the migration that it ends.
+3. In global maintenance nothing moves; but starting and stopping the VM by hand is what the
+   mode is for, and is done.
+4. Nothing here waits for long: who owns the lease is asked, and a start that the lease does
+   not allow now is refused, not kept for later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import assert_never
+
+from scoring.decision import (
+    AskLease,
+    CancelMigration,
+    PowerOffEngine,
+    ShutdownEngine,
+    StartEngine,
+)
+from scoring.observation import (
+    EngineMigrationEnded,
+    EngineStartEnded,
+    EngineStopEnded,
+    LeaseAnswer,
+    MigrationCancelled,
+    Order,
+    OrderKind,
+    Outcome,
+    StartResult,
+    VmStatus,
+)
+from scoring.state import AgentState, OrderAnswer, StateName
+from scoring.vm.move import targets, why_not
+from scoring.vm.pause import is_paused
+from scoring.vm.turn import Turn, begin_move, entered, name_of
+
+_S = StateName
+
+#: States in which the VM is up here and may be moved.
+_UP = frozenset({_S.ENGINE_UP, _S.ENGINE_UP_BAD_HEALTH})
+#: States out of which an ordered start may be made.
+_STARTABLE = frozenset({_S.ENGINE_DOWN, _S.ENGINE_UNEXPECTEDLY_DOWN, _S.ENGINE_MAYBE_AWAY})
+#: How long the question who owns the lease may take.
+LEASE_PATIENCE_S = 15.0
+#: So many answers are kept for those who ask what became of their orders.
+ANSWERS_MAX = 8
+
+
+def take(turn: Turn) -> None:
+    """Take up a new order, or go on with one that waits for the lease's answer."""
+    order, state = turn.observation.order, turn.state
+    if order is not None and order.number > max((a.number for a in state.answers), default=0):
+        turn.state = _with_answer(state, OrderAnswer(order.number, None, "under way"))
+        refused = _begin(turn, order)
+        if refused:
+            turn.state = _with_answer(turn.state, OrderAnswer(order.number, False, refused))
+        elif order.kind is OrderKind.CANCEL:
+            turn.state = replace(turn.state, cancelling=order.number)
+        else:
+            turn.state = replace(turn.state, order=order)
+    elif state.order is not None and state.order.kind is OrderKind.START and not state.acting:
+        refused = _start(turn, state.order)
+        if refused:
+            turn.state = _answered(turn.state, False, refused)
+
+
+def with_outcome(state: AgentState, outcome: Outcome) -> AgentState:
+    """The order that this outcome ends is answered."""
+    if isinstance(outcome, MigrationCancelled):
+        if state.cancelling is None:
+            return state
+        text = "the migration is cancelled" if outcome.ok else outcome.detail
+        answer = OrderAnswer(state.cancelling, outcome.ok, text)
+        return replace(_with_answer(state, answer), cancelling=None)
+    if state.order is None:
+        return state
+    match state.order.kind, outcome:
+        case OrderKind.START, EngineStartEnded(result=result, detail=detail):
+            done = result is StartResult.STARTED
+            return _answered(state, done, "the VM runs here under its lease" if done else detail)
+        case OrderKind.MIGRATE, EngineMigrationEnded(target=target, ok=ok, detail=detail):
+            return _answered(state, ok, f"the VM runs on host {target} now" if ok else detail)
+        case OrderKind.SHUTDOWN, EngineStopEnded(ok=ok, detail=detail):
+            return _answered(state, ok, "the guest was asked to shut down" if ok else detail)
+        case OrderKind.POWER_OFF, EngineStopEnded(ok=ok, detail=detail):
+            return _answered(state, ok, "the VM's process is gone" if ok else detail)
+        case _:
+            return state
+
+
+def _answered(state: AgentState, ok: bool, text: str) -> AgentState:
+    assert state.order is not None
+    answer = OrderAnswer(state.order.number, ok, text)
+    return replace(_with_answer(state, answer), order=None)
+
+
+def _with_answer(state: AgentState, answer: OrderAnswer) -> AgentState:
+    """The answers with this one in its place; whoever is under way is never forgotten."""
+    others = [a for a in state.answers if a.number != answer.number]
+    kept = sorted([*others, answer], key=lambda a: (a.ok is None, a.number))[-ANSWERS_MAX:]
+    return replace(state, answers=tuple(sorted(kept, key=lambda a: a.number)))
+
+
+def _begin(turn: Turn, order: Order) -> str:
+    """Why it is refused; empty when it is under way."""
+    if turn.observation.stopping:
+        return "the agent on this host is ending"
+    earlier = turn.state.order
+    if earlier is not None and order.kind is not OrderKind.CANCEL:
+        return f"an earlier order is still under way: {earlier.kind.value}"
+    match order.kind:
+        case OrderKind.MIGRATE:
+            return _migrate(turn, order)
+        case OrderKind.CANCEL:
+            return _cancel(turn)
+        case OrderKind.START:
+            return _start(turn, order)
+        case OrderKind.SHUTDOWN | OrderKind.POWER_OFF:
+            return _stop(turn, order.kind)
+        case _:
+            assert_never(order.kind)
+
+
+def _busy(turn: Turn) -> str:
+    return f"the agent is busy with the VM ({turn.state.name})" if turn.state.acting else ""
+
+
+def _not_here(turn: Turn) -> str:
+    """Why the VM cannot be had from here; empty when it is up here."""
+    if turn.vm_up_here:
+        return ""
+    if turn.vm is VmStatus.UNKNOWN:
+        return "the state of the VM on this host is not known"
+    up = turn.up_elsewhere()
+    if up is None:
+        return "the VM is not up"
+    return f"the VM runs on {name_of(up)}: give the order there"
+
+
+def _migrate(turn: Turn, order: Order) -> str:
+    if turn.observation.global_maintenance is not False:
+        return "global maintenance is set: nothing moves; end it first (ha-agent maintenance none)"
+    refused = _not_here(turn) or _busy(turn)
+    if refused:
+        return refused
+    if turn.state.name not in _UP:
+        return f"this host is in {turn.state.name}: the VM can be moved once it is up and healthy"
+    if is_paused(turn):
+        return "the VM is paused: resume it first (virsh resume)"
+    if not turn.observation.migration_possible:
+        return "libvirt.migration-uri is not set: no live migration is possible"
+    if order.target is None:
+        candidates = targets(turn)
+        if not candidates:
+            return "no other live host can take the VM"
+        target = candidates[0].host_id
+    else:
+        target = order.target
+        refused = why_not(turn, target)
+        if refused:
+            return refused
+    turn.state = entered(turn, _S.ENGINE_MIGRATING_AWAY)
+    begin_move(turn, target)
+    return ""
+
+
+def _cancel(turn: Turn) -> str:
+    if turn.state.name is not _S.ENGINE_MIGRATING_AWAY:
+        return "no migration of the VM is under way here"
+    if turn.state.cancelling is not None or turn.state.asking_cancel:
+        return "it is being cancelled already"
+    turn.actions.append(CancelMigration())
+    return ""
+
+
+def _stop(turn: Turn, kind: OrderKind) -> str:
+    refused = _not_here(turn) or _busy(turn)
+    if refused:
+        return refused
+    turn.act(ShutdownEngine() if kind is OrderKind.SHUTDOWN else PowerOffEngine())
+    return ""
+
+
+def _start(turn: Turn, order: Order) -> str:
+    observation, state = turn.observation, turn.state
+    refused = _no_start(turn) or _busy(turn)
+    if refused:
+        return refused
+    lease = state.lease
+    since_s = state.order_since_s
+    if since_s is None:
+        turn.state = state = replace(state, order_since_s=turn.now_s)
+        since_s = turn.now_s
+    if lease is None or lease.asked_s < since_s:
+        if turn.now_s - since_s > LEASE_PATIENCE_S:
+            turn.state = replace(turn.state, order_since_s=None)
+            return "who owns the engine lease is not known: sanlock does not answer"
+        if not state.asking_lease:
+            turn.actions.append(AskLease())
+            turn.state = replace(state, asking_lease=True)
+        return ""
+    turn.state = state = replace(state, order_since_s=None)
+    refused = _owned(lease, observation.local.host_id)
+    if refused:
+        return refused
+    turn.act(StartEngine())
+    if state.name in _STARTABLE:
+        if state.name is not _S.ENGINE_DOWN:
+            turn.state = entered(turn, _S.ENGINE_DOWN)
+        turn.state = entered(turn, _S.ENGINE_START)
+    return ""
+
+
+def _no_start(turn: Turn) -> str:
+    """Why the VM must not be started here, whoever owns the lease."""
+    observation = turn.observation
+    if turn.vm_up_here:
+        return "the VM runs on this host already"
+    if turn.vm is VmStatus.UNKNOWN:
+        return "the state of the VM on this host is not known"
+    up = turn.up_elsewhere()
+    if up is not None:
+        return f"the VM runs on {name_of(up)}"
+    if observation.local.shutdown is not None:
+        return "this host is shutting down"
+    if observation.local.maintenance:
+        return "this host is in local maintenance (ha-agent maintenance none ends it)"
+    if observation.storage_good_since_s is None:
+        return "the whiteboard cannot be read: nothing is known of the other hosts"
+    if not observation.lockspace_joined:
+        return "this host has not joined the lockspace: the VM would have no lease"
+    if observation.local.unfit:
+        return observation.local.unfit[0].text
+    if observation.unsure:
+        hosts = ", ".join(map(str, observation.unsure))
+        return (
+            f"not known yet whether host(s) {hosts} write to the storage that is read here: try"
+            " again in a few seconds"
+        )
+    if turn.state.name not in _STARTABLE and turn.state.name is not _S.GLOBAL_MAINTENANCE:
+        return f"this host is in {turn.state.name}"
+    return ""
+
+
+def _owned(lease: LeaseAnswer, own_id: int) -> str:
+    """Why the lease cannot be had now; empty when it can."""
+    if not lease.known:
+        return f"who owns the engine lease is not known: {lease.detail}"
+    if not lease.keeps_out(own_id):
+        return ""
+    text = f"host {lease.owner} owns the engine lease and is not known to be dead"
+    if lease.dead_in_s is None:
+        return text
+    return f"{text}; sanlock frees it in {lease.dead_in_s:.0f} s at the latest if it is"

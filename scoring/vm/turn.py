@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One turn of the decision: what came in, what was found out from it, what goes out; and the
+questions that several parts of the decision ask of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from scoring.decision import Action, Code, MigrateEngine, Reason
+from scoring.observation import (
+    EngineMigrationEnded,
+    EngineStartEnded,
+    EngineStopEnded,
+    Observation,
+    Obstacle,
+    Outcome,
+    PeerReport,
+    Unfit,
+    VmStatus,
+)
+from scoring.state import AgentState, StateName
+from scoring.vm import placement
+from scoring.vm.score import Penalty, Score, ScoreInput, score
+
+_Ended = TypeVar("_Ended", EngineStartEnded, EngineStopEnded, EngineMigrationEnded)
+
+
+@dataclass(slots=True)
+class Turn:
+    """One call of `decide`: the inputs, what was found out from them, and what it emits.
+
+    `asking`: the live host that is to be switched off by its own word
+    (scoring/hosts/fence_ask.py); it
+    does not count as one that runs the VM, nor as one that may. Thrown away when `decide` returns;
+    `state` is replaced, never changed.
+    """
+
+    state: AgentState
+    observation: Observation
+    now_s: float
+    ended: list[Outcome]
+    live: tuple[PeerReport, ...] = ()
+    uncertain: tuple[PeerReport, ...] = ()
+    asking: PeerReport | None = None
+    pursuing: bool = False
+    start_allowed: bool = False
+    wake_s: float | None = None
+    actions: list[Action] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)
+
+    def because(self, code: Code, text: str) -> None:
+        self.reasons.append(Reason(code, text))
+
+    def act(self, action: Action) -> None:
+        """Emit an action on the VM; it is under way until its outcome comes."""
+        assert not self.state.acting, "one action on the VM at a time"
+        self.actions.append(action)
+        self.state = replace(self.state, acting=True)
+
+    @property
+    def in_state_s(self) -> float:
+        assert self.state.since_s is not None
+        return self.now_s - self.state.since_s
+
+    @property
+    def vm(self) -> VmStatus:
+        return self.observation.local.engine.vm
+
+    @property
+    def vm_up_here(self) -> bool:
+        return self.vm is VmStatus.UP
+
+    @property
+    def sample_is_stale(self) -> bool:
+        """The engine sample was taken before the last action on the VM had ended.
+
+        None is younger than now: in the beat in which an action ended nothing is judged.
+        """
+        taken_s = min(self.observation.local.engine_taken_s, self.now_s)
+        return self.state.acting or taken_s <= self.state.acted_s
+
+    def take(self, kind: type[_Ended]) -> _Ended | None:
+        """The outcome of this kind, once: a later state of the same beat does not see it."""
+        for outcome in self.ended:
+            if isinstance(outcome, kind):
+                self.ended.remove(outcome)
+                return outcome
+        return None
+
+    def up_elsewhere(self) -> PeerReport | None:
+        """A live peer that reports the engine up, and can do something about it."""
+        up = (p for p in self.live if p.engine.vm is VmStatus.UP)
+        return next((p for p in up if p is not self.asking), None)
+
+
+def entered(turn: Turn, name: StateName) -> AgentState:
+    """The memory on entering a state: its clock starts, what belonged to the old one ends."""
+    state = replace(
+        turn.state, name=name, since_s=turn.now_s, better_since_s=None, stop_asked=False
+    )
+    if name is not StateName.ENGINE_STOP:
+        state = replace(state, isolated=False)
+    if name is not StateName.ENGINE_MIGRATING_AWAY:
+        state = replace(state, moving_to=None, moving_until_s=None, cancelled_s=None)
+    if name is StateName.ENGINE_UP and turn.state.name is not StateName.ENGINE_UP_BAD_HEALTH:
+        newest = max((p.last_ran for p in turn.observation.peers), default=0)
+        if state.last_ran <= newest:
+            state = replace(state, last_ran=newest + 1)
+        state = replace(state, retries=0, last_failure="")
+    return state
+
+
+def begin_move(turn: Turn, target: int) -> None:
+    """Migrate the VM, and remember where to and until when, which the others are told."""
+    turn.act(MigrateEngine(target))
+    until_s = turn.now_s + turn.state.rules.migration_within_s
+    turn.state = replace(turn.state, moving_to=target, moving_until_s=until_s)
+
+
+def name_of(peer: PeerReport) -> str:
+    return f"{peer.hostname or 'host'} (id {peer.host_id})"
+
+
+def is_short_of_memory(turn: Turn, peer: PeerReport) -> bool:
+    """Whether the VM does not fit into a peer's free memory: by what is free there, or by its own
+    word, whose definition may want more than ours."""
+    free_mb = peer.mem_free_mb
+    return peer.memory_short or (free_mb is not None and free_mb < turn.state.rules.vm_memory_mb)
+
+
+def others(turn: Turn) -> list[placement.Candidate]:
+    """Live peers that may run the VM; one that does not know its own VM cannot start it. Where the
+    VM's bridge leads nowhere it is of no use, as long as it leads out on another of these hosts."""
+    local = turn.observation.local
+    able = [
+        p
+        for p in turn.live
+        if p is not turn.asking
+        and p.score > 0
+        and not p.maintenance
+        and not p.stopped
+        and p.engine.vm is not VmStatus.UNKNOWN
+    ]
+    # A host that goes down offers nothing: rather move the VM there than shut it down.
+    is_better_here = local.uplink_up and local.shutdown is None
+    if is_better_here or any(p.uplink_up for p in able):
+        able = [p for p in able if p.uplink_up is not False]
+    return [placement.Candidate(p.host_id, p.score, p.last_ran, p.hostname) for p in able]
+
+
+def is_cut_off(turn: Turn) -> bool | None:
+    """Whether this host's own network is bad by its own word; None: it does not know."""
+    local = turn.observation.local
+    if local.uplink_up is False or local.way_out is False:
+        return True
+    return None if local.way_out is None else False
+
+
+def obstacles(turn: Turn) -> tuple[Unfit, ...]:
+    """What keeps this host from starting the VM: the broker's findings, and a network that is cut
+    off while a host that can run the VM says that its own is good."""
+    found = turn.observation.local.unfit
+    if turn.vm_up_here or not is_cut_off(turn):
+        return found
+    able = {candidate.host_id for candidate in others(turn)}
+    good = next((p for p in turn.live if p.host_id in able and p.way_out), None)
+    if good is None:
+        return found
+    text = f"nobody would reach the VM here: this host's network is cut off, {name_of(good)}'s not"
+    return (*found, Unfit(Obstacle.CUT_OFF, text))
+
+
+def bridge_elsewhere(turn: Turn) -> Unfit | None:
+    """The VM's bridge leads nowhere here, and on another host that can run the VM it does. This
+    host's points stay as they are, as the reference counts them: the fact decides, not the
+    points."""
+    if turn.observation.local.uplink_up is not False or turn.vm_up_here:
+        return None
+    able = {candidate.host_id for candidate in others(turn)}
+    good = next((p for p in turn.live if p.host_id in able and p.uplink_up), None)
+    if good is None:
+        return None
+    text = f"nobody would reach the VM here: its bridge leads nowhere, that of {name_of(good)} does"
+    return Unfit(Obstacle.CUT_OFF, text)
+
+
+def own(turn: Turn) -> placement.Candidate:
+    """This host, as one that may run the VM."""
+    return placement.Candidate(
+        turn.observation.local.host_id, own_score(turn).value, turn.state.last_ran
+    )
+
+
+def own_score(turn: Turn) -> Score:
+    """This host's score in the state the beat ended in; a host that is asked to be kept
+    out of the way is in LocalMaintenance for its peers, whatever its machine still does."""
+    local, state = turn.observation.local, turn.state
+    name = StateName.LOCAL_MAINTENANCE if local.maintenance else state.name
+    if state.name is StateName.AGENT_STOPPED:
+        name = state.name
+    elif local.shutdown is not None:
+        why = "this host is shutting down"
+        return Score(0, (Penalty("local-maintenance", state.rules.weights.base_score, why),))
+    elif (unfit := obstacles(turn)) and not turn.vm_up_here:
+        first, *rest = unfit
+        base = state.rules.weights.base_score
+        return Score(
+            0,
+            (
+                Penalty(first.obstacle.value, base, first.text),
+                *(Penalty(other.obstacle.value, 0, other.text) for other in rest),
+            ),
+        )
+    elif turn.observation.lockspace_joined is False and not turn.vm_up_here:
+        # It could not start the VM: nobody must wait for it.
+        why = "this host has not joined the lockspace"
+        return Score(0, (Penalty("lockspace", state.rules.weights.base_score, why),))
+    elif local.lock_driver is False and not turn.vm_up_here:
+        # What ran here would run without its lease: started here, or migrated to here, which
+        # libvirt does without a word.
+        why = "libvirt here runs without the sanlock lock driver"
+        return Score(0, (Penalty("lock-driver", state.rules.weights.base_score, why),))
+    found = score(
+        ScoreInput(
+            state=name,
+            network=local.network,
+            bridge_up=local.bridge_up,
+            mem_free_mb=local.mem_free_mb,
+            vm_memory_mb=state.rules.vm_memory_mb,
+            cpu_load=local.cpu_load,
+            config_up_to_date=local.config_up_to_date,
+            retries=state.retries,
+            last_failure=state.last_failure,
+            fence_path_ok=local.fence_path_ok,
+        ),
+        state.rules.weights,
+    )
+    if (cut := bridge_elsewhere(turn)) is not None:
+        found = replace(
+            found, penalties=(*found.penalties, Penalty(cut.obstacle.value, 0, cut.text))
+        )
+    return found
