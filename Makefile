@@ -44,7 +44,9 @@ explore: setup
 check: lint fast
 
 simulation-test: setup
-	@$(PYTHON) -m pytest -q -n auto --dist worksteal tests/simulation
+	@$(PYTHON) -m pytest -q -n auto --dist worksteal tests/simulation --ignore tests/simulation/test_seeds.py
+	@# The seeds have processes of their own: each of pytest's would run all of them.
+	@$(PYTHON) -m pytest -q tests/simulation/test_seeds.py
 
 lab-test: setup
 	@$(PYTHON) -m pytest -q tests/lab

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The house: which room may enter which, how large things may be, and the page that draws it."""
+
+from __future__ import annotations
+
+import ast
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HOUSE: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "generate_architecture.py"))
+#: From the ground up: a room enters those before it. `PACKAGE.*` are the files beside the rooms
+#: on which they stand; the last of each package are those that wire them.
+ORDER = {
+    "scoring": ["scoring.*", "scoring.vm", "scoring.hosts", "scoring"],
+    "broker": [
+        "broker.daemon",
+        "broker.config",
+        "broker.wire",
+        "broker.client",
+        "broker.vm",
+        "broker.whiteboard",
+        "broker.lockspace",
+        "broker.monitors",
+        "broker.peers",
+        "broker.this_host",
+        "broker.status",
+        "broker.events",
+        "broker.notify",
+        "broker.maintenance",
+        "broker.exchange",
+        "broker.api",
+        "broker",
+    ],
+    "agent": [
+        "agent.*",
+        "agent.terminal",
+        "agent.fence",
+        "agent.leases",
+        "agent.storage",
+        "agent.vm",
+        "agent.journal",
+        "agent.status",
+        "agent.setup",
+        "agent.ovirt",
+        "agent.commands",
+        "agent.doctor",
+        "agent",
+    ],
+}
+#: Arrows that still climb. This list may only shrink.
+CLIMBS = {
+    ("agent.*", "agent.fence"),
+    ("agent.setup", "agent.ovirt"),
+    ("agent.storage", "agent.setup"),
+    ("broker.api", "broker"),
+    ("broker.config", "broker.api"),
+    ("broker.config", "broker.events"),
+    ("broker.config", "broker.notify"),
+    ("broker.peers", "broker.status"),
+    ("broker.whiteboard", "broker.lockspace"),
+    ("broker.whiteboard", "broker.peers"),
+    ("broker.whiteboard", "broker.this_host"),
+    ("broker.wire", "broker.whiteboard"),
+    ("scoring.*", "scoring.vm"),
+    ("scoring.vm", "scoring.hosts"),
+}
+#: What is larger than it should be, and how large: this list may only shrink.
+FILE_LINES, FUNCTION_LINES, PARAMETERS = 500, 70, 8
+LARGER = {
+    "agent/beat.py:__init__()": 9,
+    "agent/fence/levels.py:__init__()": 11,
+    "agent/main.py:_dispatch": 93,
+    "agent/main.py:_parser": 95,
+    "broker/broker.py": 1596,
+    "broker/broker.py:__init__": 137,
+    "broker/broker.py:__init__()": 13,
+    "broker/broker.py:status": 75,
+    "broker/config/sections.py": 677,
+    "broker/main.py:run": 97,
+    "broker/vm/domain_facts.py": 634,
+    "broker/whiteboard/board.py": 631,
+    "broker/whiteboard/slot.py": 711,
+    "broker/whiteboard/slot.py:decode_slot": 85,
+    "broker/wire/status.py": 613,
+    "scoring/decide.py": 650,
+    "scoring/observation.py": 567,
+    "scoring/vm/memory.py:_with_outcome": 79,
+}
+
+
+def test_every_room_has_its_place_in_the_order() -> None:
+    rooms = {room for rooms in ORDER.values() for room in rooms}
+    assert set(HOUSE["arrows"]()) == rooms
+
+
+def test_no_room_enters_one_above_it() -> None:
+    climbs = {
+        (room, other)
+        for room, others in HOUSE["arrows"]().items()
+        for other in others
+        for order in ORDER.values()
+        if room in order and other in order and order.index(other) > order.index(room)
+    }
+    assert climbs - CLIMBS == set(), "a new arrow that climbs"
+    assert CLIMBS - climbs == set(), "mended: take it off the list"
+
+
+def sizes() -> dict[str, int]:
+    """What is above its limit, by name."""
+    found = {}
+    for path in HOUSE["modules"]().values():
+        name, text = str(path.relative_to(ROOT)), path.read_text()
+        if (lines := text.count("\n")) > FILE_LINES:
+            found[name] = lines
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                if (lines := node.end_lineno - node.lineno + 1) > FUNCTION_LINES:
+                    found[f"{name}:{node.name}"] = lines
+                count = len(node.args.args) + len(node.args.kwonlyargs) - 1
+                if node.name == "__init__" and count > PARAMETERS:
+                    found[f"{name}:__init__()"] = count
+    return found
+
+
+def test_nothing_grows_above_its_limit() -> None:
+    now = sizes()
+    assert {name: size for name, size in now.items() if size > LARGER.get(name, 0)} == {}
+    shrunk = {name: now.get(name) for name, size in LARGER.items() if now.get(name, 0) < size}
+    assert shrunk == {}, "smaller than the list says: write the new size, or take it off"
+
+
+def test_the_page_draws_what_the_imports_say() -> None:
+    page = HOUSE["FILE"].read_text()
+    assert page == HOUSE["rendered"](page), "python docs/generate_architecture.py"
+
+
+@pytest.mark.parametrize("room", [r for r in HOUSE["arrows"]() if "." in r and "*" not in r])
+def test_every_room_says_what_lives_in_it(room: str) -> None:
+    init = ROOT / room.replace(".", "/") / "__init__.py"
+    tree = ast.parse(init.read_text())
+    assert ast.get_docstring(tree), init
+
+
+def test_what_the_status_command_loads_stays_light() -> None:
+    """`ha-agent --status` passes these rooms: an import there would be paid for at each call."""
+    for room in ("broker/config", "broker/client", "broker/wire", "agent/status"):
+        body = ast.parse((ROOT / room / "__init__.py").read_text()).body
+        assert all(isinstance(node, ast.Expr) for node in body), room
