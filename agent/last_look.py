@@ -4,10 +4,9 @@
 The decision that is behind it may be many seconds old: the fence log was written since, a BMC
 took its time for the login. Each later decision has looked at the preconditions again
 (scoring/hosts/last_look.py); here stands what the newest one left, and how old it is. A device's
-thread
-asks at the moment of its order, so all of it is replaced at once, by one assignment. A host that
-has not looked around for suspect_after knows nothing, and does nothing: its loop, its broker or
-the whole host stood still.
+thread asks at the moment of its order, so all of it is replaced at once, by one assignment. A host
+that has not looked around for suspect_after knows nothing, and does nothing: its loop, its broker
+or the whole host stood still.
 """
 
 from __future__ import annotations

@@ -2,10 +2,9 @@
 """`python docs/generate_config.py`: prints the commented default configuration file.
 
 Tables, keys and defaults are broker/config/sections.py's and scoring/timing.py's; what each is for
-is
-told by the tables of docs/configuration.md, which a test holds to the same code. Each key
-stands there with its default, behind a #; a required one and one without a default with
-an example. The packages install what this prints.
+is told by the tables of docs/configuration.md, which a test holds to the same code. Each key stands
+there with its default, behind a #; a required one and one without a default with an example. The
+packages install what this prints.
 """
 
 from __future__ import annotations

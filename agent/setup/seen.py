@@ -30,8 +30,7 @@ from scoring.observation import EngineStatus, Health, VmStatus
 #: For one question to a member; it reads one slot meanwhile.
 ASK_S = 5.0
 #: A write that was acknowledged may be seen so much later (scoring/hosts/same_storage.py): who
-#: does not
-#: see it is asked again.
+#: does not see it is asked again.
 TRIES, PAUSE_S = 3, 1.0
 DEADLINE_S = TRIES * (ASK_S + PAUSE_S)
 

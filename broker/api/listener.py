@@ -5,8 +5,7 @@ Rules of this file:
 
 1. What is read waits for no storage, libvirt or sanlock; but for what who has the cluster key
    asks of libvirt (broker/api/reach.py) or of a slot (broker/api/slot_seen.py). What changes
-   something
-   (broker/api/v1.py) is let in by broker/api/gate.py.
+   something (broker/api/v1.py) is let in by broker/api/gate.py.
 2. Strangers are met by a process of their own (broker/api/front_process.py), which asks here for a
    few of them at a time and says who asks (`CLIENT`, `OVER_TLS`). A request that says so comes by
    a socket that only that process can open.

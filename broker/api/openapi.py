@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The OpenAPI 3.1 document of `/api/v1`. The schemas are made from broker/wire/status.py, so they
-are
-what is encoded."""
+are what is encoded."""
 
 from __future__ import annotations
 

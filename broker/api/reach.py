@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Whether this host reaches another one's libvirt, for a host that joins and wants to know.
 
-Asked by `GET /libvirt-reach`, by who has the cluster key alone (broker/peers/reach_question.py).
-As the
-broker's user, to the address that a migration would go to: `libvirt.migration-uri`. One
+Asked by `GET /libvirt-reach`, by who has the cluster key alone (broker/peers/reach_question.py). As
+the broker's user, to the address that a migration would go to: `libvirt.migration-uri`. One
 question at a time, with a deadline: asking much keeps this host from nothing else.
 """
 

@@ -2,9 +2,8 @@
 """Whose host id a process of this host may still free, though no agent says so.
 
 Such a process outlives its agent (agent/leases/sanlock_direct.py), and where it acts without the
-fence
-lease nothing on the shared storage tells of it but this host's own slot. The agent repeats the line
-in each report; a broker that was started anew has none yet, and would take the line away.
+fence lease nothing on the shared storage tells of it but this host's own slot. The agent repeats
+the line in each report; a broker that was started anew has none yet, and would take the line away.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 """This host is being shut down: what the broker knows of it, and how far the draining has come.
 
 systemd stops the unit ha-agent-host-shutdown first. Its command (agent/commands/host_shutdown.py)
-says
-so to the broker once a second until it is answered that the host is empty. What is said is kept
-in memory alone and lapses by itself (LAPSE_S): a host that is back, or whose shutdown was
+says so to the broker once a second until it is answered that the host is empty. What is said is
+kept in memory alone and lapses by itself (LAPSE_S): a host that is back, or whose shutdown was
 cancelled, is a full member without anybody's doing.
 """
 

@@ -12,9 +12,8 @@ Rules of this file:
        ha-agent heartbeat question 1 \\n MAC \\n {JSON} spaces
        ha-agent heartbeat answer 1 \\n MAC \\n {JSON} spaces
 
-   The MAC (broker/config/cluster_key.py) covers the first line and all that follows the MAC,
-   spaces and
-   fields of later versions included. DATAGRAM_BYTES is below what IPv6 carries in one piece.
+   The MAC (broker/config/cluster_key.py) covers the first line and all that follows the MAC, spaces
+   and fields of later versions included. DATAGRAM_BYTES is below what IPv6 carries in one piece.
 2. A question says who asks whom, in which boot, and has a number that grows with each question of
    that boot: it is not answered twice.
 3. An answer says who answers whom, and carries the nonce of the question, which nobody can know

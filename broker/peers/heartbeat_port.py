@@ -5,9 +5,8 @@ Rules of this file:
 
 1. What has not the length and the first word of a question the kernel drops by itself
    (broker/peers/kernel_filter.py). The port does nothing but answer: what it takes and what it
-   answers
-   is decided by broker/peers/question_gate.py and broker/peers/datagram.py. It waits for nothing,
-   and keeps nothing of a datagram.
+   answers is decided by broker/peers/question_gate.py and broker/peers/datagram.py. It waits for
+   nothing, and keeps nothing of a datagram.
 2. Each question goes out by a socket of its own, connected to the address that is asked. The
    kernel drops what comes from elsewhere, nobody else knows its port, and a late answer finds
    it closed.

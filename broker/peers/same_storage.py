@@ -2,8 +2,7 @@
 """What the other hosts say over the network of their storage, beside what is read of it here.
 
 The rules are in scoring/hosts/same_storage.py; this file collects what they go by, after each read
-of
-the whiteboard, and remembers it.
+of the whiteboard, and remembers it.
 """
 
 from __future__ import annotations

@@ -17,8 +17,7 @@ Rules of this file:
    network that names the boot which the slot names lets it in.
 4. `unsigned` says what becomes of a slot without a MAC: TRUST takes it as signed. SHOW shows it,
    and it counts only as broker/peers/members.py says, for a host of an earlier version; never of a
-   host
-   that was seen to sign. IGNORE refuses it.
+   host that was seen to sign. IGNORE refuses it.
 5. Without a key nothing can be signed or refused: all is as under TRUST.
 """
 

@@ -3,12 +3,10 @@
 
 The witnesses: its slot on the whiteboard, the renewals of its host id by its sanlock, its
 answers on the network, the power that its fence device reads. The first two go over the
-storage: before anybody is switched off the network, a way of its own, must be silent too.
-So are the other
-hosts' ears: a link that is cut makes one host deaf, not another one dead.
-One that speaks for its life outweighs all that are silent: a host without a broker keeps
-its VM, and its sanlock renews; a host without storage answers on the network until its own
-sanlock ends its VM.
+storage: before anybody is switched off the network, a way of its own, must be silent too. So are
+the other hosts' ears: a link that is cut makes one host deaf, not another one dead. One that speaks
+for its life outweighs all that are silent: a host without a broker keeps its VM, and its sanlock
+renews; a host without storage answers on the network until its own sanlock ends its VM.
 """
 
 from __future__ import annotations
@@ -145,9 +143,8 @@ def may_free(
 def may_free_fencer(
     takeover: Takeover, evidence: Evidence, announced: int | None, now_s: float, rules: Rules
 ) -> tuple[Precondition, ...]:
-    """The same of a host that owns the fence lease (scoring/hosts/dead_fencer.py). `takeover`:
-    what is
-    known of that host; `evidence.lease`: of the fence lease. `announced`: the host whose id this
+    """The same of a host that owns the fence lease (scoring/hosts/dead_fencer.py). `takeover`: what
+    is known of that host; `evidence.lease`: of the fence lease. `announced`: the host whose id this
     host frees without the fence lease, as its slot on the storage says."""
     return (
         _no_global_maintenance(evidence),
