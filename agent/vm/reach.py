@@ -22,13 +22,13 @@ from broker.config.sections import Config
 from broker.daemon.foreign import sentence
 from broker.peers.libvirt_reach import ask_libvirt
 from broker.peers.reach_question import (
-    ANSWER_BYTES_MAX,
     DEADLINE_S,
     Question,
     is_host_name,
     new_nonce,
     problem_in,
 )
+from broker.peers.signed_answer import ANSWER_BYTES_MAX
 from broker.whiteboard.slot import SlotReport
 
 #: Of a broker's answer: what it takes itself, and the way.

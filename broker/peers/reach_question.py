@@ -17,27 +17,28 @@ Rules of this file:
 
 from __future__ import annotations
 
-import re
-from typing import Annotated
 from urllib.parse import urlencode
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from broker.config.addresses import in_uri
 from broker.config.cluster_key import ClusterKey
 from broker.daemon.foreign import clean
 from broker.peers.heartbeat import Nonce, is_nonce, new_nonce
+from broker.peers.signed_answer import (
+    Mac,
+    Problem,
+    answer_bytes,
+    answer_in,
+    has_mac,
+    problem_line,
+    signed_text,
+)
 
 PATH = "/libvirt-reach"
 #: Of a member's question to the libvirt that it is asked about.
 DEADLINE_S = 10.0
-#: libvirt's sentence, cut there.
-PROBLEM_CHARS_MAX = 500
-ANSWER_BYTES_MAX = 4096
-
-_MAC = re.compile("[0-9a-f]{64}")
-
 __all__ = ["Question", "Reach", "is_host_name", "new_nonce"]
 
 
@@ -64,8 +65,7 @@ class Question(Struct, frozen=True):
 
     def is_from(self, key: ClusterKey) -> bool:
         """Whether who has the key has asked this."""
-        good = self.has_form and _MAC.fullmatch(self.mac) is not None
-        return good and key.accepts(_question_text(self), self.mac)
+        return self.has_form and has_mac(key, _question_text(self), self.mac)
 
 
 class Reach(Struct, frozen=True):
@@ -73,26 +73,19 @@ class Reach(Struct, frozen=True):
 
     name: str
     nonce: Nonce
-    problem: Annotated[str, Meta(pattern=r"^[^\n]*\Z", max_length=PROBLEM_CHARS_MAX)]
-    mac: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] = ""
+    problem: Problem
+    mac: Mac = ""
 
 
 def answer(key: ClusterKey, question: Question, problem: str) -> bytes:
     """The signed answer to a good question, as it goes over the wire."""
-    # One line, and nothing in it that UTF-8 has no bytes for.
-    line = " ".join(problem.encode("utf-8", "replace").decode().split())[:PROBLEM_CHARS_MAX]
-    made = Reach(question.name, question.nonce, line)
-    return msgspec.json.encode(msgspec.structs.replace(made, mac=key.sign(_answer_text(made))))
+    made = Reach(question.name, question.nonce, problem_line(problem))
+    return answer_bytes(key, made, _answer_text(made))
 
 
 def problem_in(key: ClusterKey, raw: bytes, question: Question) -> str:
     """What an answer says; ValueError where it is none to this question by who has the key."""
-    try:
-        found = msgspec.json.decode(raw, type=Reach)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise ValueError("an answer that cannot be read") from None
-    if not key.accepts(_answer_text(found), found.mac):
-        raise ValueError("an answer signed with another key")
+    found = answer_in(key, raw, Reach, _answer_text)
     if (found.name, found.nonce) != (question.name, question.nonce):
         raise ValueError("an answer to another question")
     return clean(found.problem)
@@ -105,9 +98,8 @@ def is_host_name(text: str) -> bool:
 
 def _question_text(question: Question) -> bytes:
     assert question.has_form, question
-    return "\n".join(("ha-agent reach question 1", question.nonce, question.name)).encode()
+    return signed_text("ha-agent reach question 1", question.nonce, question.name)
 
 
 def _answer_text(found: Reach) -> bytes:
-    fields = ("ha-agent reach answer 1", found.nonce, found.name, found.problem)
-    return "\n".join(fields).encode("utf-8", "surrogatepass")
+    return signed_text("ha-agent reach answer 1", found.nonce, found.name, found.problem)

@@ -31,11 +31,18 @@ from msgspec import Meta, Struct
 
 from broker.config.cluster_key import ClusterKey
 from broker.peers.heartbeat import Nonce, is_nonce
+from broker.peers.signed_answer import (
+    Mac,
+    Problem,
+    answer_bytes,
+    answer_in,
+    has_mac,
+    problem_line,
+    signed_text,
+)
 from broker.whiteboard.slot import HOST_ID_MAX
 
 PATH = "/slot-seen"
-PROBLEM_CHARS_MAX = 500
-ANSWER_BYTES_MAX = 4096
 _HEX = re.compile("[0-9a-f]{64}")
 
 
@@ -78,8 +85,7 @@ class SlotQuestion(Struct, frozen=True):
 
     def is_from(self, key: ClusterKey) -> bool:
         """Whether who has the key has asked this."""
-        good = self.has_form and _HEX.fullmatch(self.mac) is not None
-        return good and key.accepts(_question_text(self), self.mac)
+        return self.has_form and has_mac(key, _question_text(self), self.mac)
 
 
 class SlotSeen(Struct, frozen=True):
@@ -89,25 +95,20 @@ class SlotSeen(Struct, frozen=True):
     digest: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     nonce: Nonce
     seen: Seen
-    problem: Annotated[str, Meta(pattern=r"^[^\n]*\Z", max_length=PROBLEM_CHARS_MAX)] = ""
-    mac: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] = ""
+    problem: Problem = ""
+    mac: Mac = ""
 
 
 def answer(key: ClusterKey, question: SlotQuestion, seen: Seen, problem: str = "") -> bytes:
     """The signed answer to a good question, as it goes over the wire."""
-    line = " ".join(problem.encode("utf-8", "replace").decode().split())[:PROBLEM_CHARS_MAX]
+    line = problem_line(problem)
     made = SlotSeen(question.host_id, question.digest, question.nonce, seen, line)
-    return msgspec.json.encode(msgspec.structs.replace(made, mac=key.sign(_answer_text(made))))
+    return answer_bytes(key, made, _answer_text(made))
 
 
 def seen_in(key: ClusterKey, raw: bytes, question: SlotQuestion) -> SlotSeen:
     """What an answer says; ValueError where it is none to this question by who has the key."""
-    try:
-        found = msgspec.json.decode(raw, type=SlotSeen)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise ValueError("an answer that cannot be read") from None
-    if not key.accepts(_answer_text(found), found.mac):
-        raise ValueError("an answer signed with another key")
+    found = answer_in(key, raw, SlotSeen, _answer_text)
     asked = (question.host_id, question.digest, question.nonce)
     if (found.host_id, found.digest, found.nonce) != asked:
         raise ValueError("an answer to another question")
@@ -116,10 +117,11 @@ def seen_in(key: ClusterKey, raw: bytes, question: SlotQuestion) -> SlotSeen:
 
 def _question_text(question: SlotQuestion) -> bytes:
     assert question.has_form, question
-    fields = ("ha-agent slot question 1", question.nonce, str(question.host_id), question.digest)
-    return "\n".join(fields).encode()
+    about = str(question.host_id), question.digest
+    return signed_text("ha-agent slot question 1", question.nonce, *about)
 
 
 def _answer_text(found: SlotSeen) -> bytes:
-    fields = ("ha-agent slot answer 1", found.nonce, str(found.host_id), found.digest)
-    return "\n".join((*fields, found.seen.value, found.problem)).encode("utf-8", "surrogatepass")
+    about = str(found.host_id), found.digest
+    said = found.seen.value, found.problem
+    return signed_text("ha-agent slot answer 1", found.nonce, *about, *said)

@@ -28,14 +28,13 @@ from broker.config.sections import Config, load
 from broker.daemon.foreign import clean
 from broker.peers.asker import Heartbeats
 from broker.peers.reach_question import (
-    ANSWER_BYTES_MAX,
-    PROBLEM_CHARS_MAX,
     Question,
     answer,
     is_host_name,
     new_nonce,
     problem_in,
 )
+from broker.peers.signed_answer import ANSWER_BYTES_MAX, PROBLEM_CHARS_MAX
 from broker.whiteboard.slot import SlotReport, encode_slot
 from broker.whiteboard.volume import Volume
 from scoring.observation import EngineStatus, Health, VmStatus

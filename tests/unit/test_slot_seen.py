@@ -22,9 +22,8 @@ from broker.config.sections import Config, load
 from broker.daemon.exit_codes import ExitCode
 from broker.peers.asker import Heartbeats
 from broker.peers.heartbeat import new_nonce
+from broker.peers.signed_answer import ANSWER_BYTES_MAX, PROBLEM_CHARS_MAX
 from broker.peers.slot_question import (
-    ANSWER_BYTES_MAX,
-    PROBLEM_CHARS_MAX,
     Seen,
     SlotQuestion,
     answer,

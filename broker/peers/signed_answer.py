@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the questions that one host asks another over HTTP have in common. Pure.
+
+Question and answer are signed with the cluster key over lines that begin with the name and version
+of what is signed, and carry the nonce of who asks. An answer is JSON; why it could not be found out
+stands in it as one line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Protocol, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from broker.config.cluster_key import ClusterKey
+
+#: Somebody else's sentence, cut there.
+PROBLEM_CHARS_MAX = 500
+ANSWER_BYTES_MAX = 4096
+Mac = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Problem = Annotated[str, Meta(pattern=r"^[^\n]*\Z", max_length=PROBLEM_CHARS_MAX)]
+_MAC = re.compile("[0-9a-f]{64}")
+
+
+class _Signed(Protocol):
+    """A message with its MAC."""
+
+    @property
+    def mac(self) -> str: ...
+
+
+_Answer = TypeVar("_Answer", bound=_Signed)
+
+
+def signed_text(*lines: str) -> bytes:
+    """What is signed. No line may hold a newline: two messages would have one MAC."""
+    return "\n".join(lines).encode("utf-8", "surrogatepass")
+
+
+def has_mac(key: ClusterKey, text: bytes, mac: str) -> bool:
+    """Whether who has the key has signed this; `mac` may be anything."""
+    return _MAC.fullmatch(mac) is not None and key.accepts(text, mac)
+
+
+def problem_line(problem: str) -> str:
+    """One line, and nothing in it that UTF-8 has no bytes for."""
+    return " ".join(problem.encode("utf-8", "replace").decode().split())[:PROBLEM_CHARS_MAX]
+
+
+def answer_bytes(key: ClusterKey, made: Any, text: bytes) -> bytes:
+    """An answer, a Struct with a field `mac`, as it goes over the wire."""
+    return msgspec.json.encode(msgspec.structs.replace(made, mac=key.sign(text)))
+
+
+def answer_in(
+    key: ClusterKey, raw: bytes, kind: type[_Answer], text_of: Callable[[_Answer], bytes]
+) -> _Answer:
+    """What came as an answer; ValueError where it is none by who has the key."""
+    try:
+        found = msgspec.json.decode(raw, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise ValueError("an answer that cannot be read") from None
+    if not key.accepts(text_of(found), found.mac):
+        raise ValueError("an answer signed with another key")
+    return found
