@@ -30,6 +30,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from broker.config.cluster_key import ClusterKey
+from broker.daemon.foreign import clean
 from broker.peers.heartbeat import Nonce, is_nonce
 from broker.peers.signed_answer import (
     Mac,
@@ -112,7 +113,7 @@ def seen_in(key: ClusterKey, raw: bytes, question: SlotQuestion) -> SlotSeen:
     asked = (question.host_id, question.digest, question.nonce)
     if (found.host_id, found.digest, found.nonce) != asked:
         raise ValueError("an answer to another question")
-    return found
+    return msgspec.structs.replace(found, problem=clean(found.problem))
 
 
 def _question_text(question: SlotQuestion) -> bytes:

@@ -20,6 +20,7 @@ from broker.api.listener import Listener
 from broker.config.cluster_key import ClusterKey
 from broker.config.sections import Config, load
 from broker.daemon.exit_codes import ExitCode
+from broker.daemon.foreign import clean
 from broker.peers.asker import Heartbeats
 from broker.peers.heartbeat import new_nonce
 from broker.peers.signed_answer import ANSWER_BYTES_MAX, PROBLEM_CHARS_MAX
@@ -68,7 +69,8 @@ def test_an_answer_is_one_line_and_fits(problem: str) -> None:
     asked = question()
     raw = answer(KEY, asked, Seen.UNKNOWN, problem)
     assert len(raw) <= ANSWER_BYTES_MAX
-    assert seen_in(KEY, raw, asked).problem == " ".join(problem.split())[:PROBLEM_CHARS_MAX]
+    said = seen_in(KEY, raw, asked).problem
+    assert said == clean(" ".join(problem.split())[:PROBLEM_CHARS_MAX])
 
 
 def test_an_answer_counts_from_who_has_the_key_and_to_this_question_alone() -> None:
