@@ -22,7 +22,7 @@ from aiohttp import web
 
 from broker.api.answers import as_problems, problem
 from broker.api.dashboard import Dashboard
-from broker.api.door import BODY_BYTES_MAX, Doorway, at_work
+from broker.api.door import BODY_BYTES_MAX, at_work
 from broker.api.front_process import CLIENT, GUESTS, OVER_TLS, TURNED_AWAY, with_headers
 from broker.api.gate import Gate
 from broker.api.metrics import Door, Metrics
@@ -103,11 +103,3 @@ def behind(broker: Broker, token: str | None = None) -> web.Application:
     app = application(broker, door, token)
     app.middlewares.insert(0, as_asked)
     return app
-
-
-class Listener(Doorway):
-    """The pages of one broker in this very process."""
-
-    def __init__(self, broker: Broker, token: str | None = None) -> None:
-        door = Door(lambda: self.guests.total(), lambda: self.turned_away)
-        super().__init__(application(broker, door, token))

@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from broker.api.listener import Listener
 from broker.config.cluster_key import ClusterKey
 from broker.peers.asker import Heartbeats, steady_s
 from broker.peers.datagram import DATAGRAM_BYTES, Question, heard_in, question_bytes
 from broker.peers.heartbeat import Heartbeat, heard, new_nonce
 from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
 from broker.peers.question_gate import QuestionGate
+from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker
 

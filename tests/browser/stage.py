@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from broker.api.listener import Listener
 from broker.broker import Broker
 from broker.monitors import Sample
 from broker.wire.status import PenaltyOnWire, ReasonOnWire, Report
 from scoring.observation import EngineStatus, Health, VmStatus
+from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker, report, up
 

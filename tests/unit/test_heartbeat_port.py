@@ -15,7 +15,6 @@ from typing import cast
 import pytest
 
 from broker.api.door import Limits
-from broker.api.listener import Listener
 from broker.broker import Broker
 from broker.config.cluster_key import ClusterKey
 from broker.peers import heartbeat_port
@@ -33,6 +32,7 @@ from broker.peers.heartbeat_port import DATAGRAMS_MAX, HeartbeatPort, NetworkTra
 from broker.peers.question_gate import Refusal
 from broker.peers.refusal_log import REMEMBERED_MAX, RefusalLog
 from scoring.observation import VmStatus
+from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker
 

@@ -20,12 +20,12 @@ from hypothesis import HealthCheck, settings
 from broker.api import event_stream, gate
 from broker.api.door import BODY_BYTES_MAX
 from broker.api.event_stream import STREAMS_MAX, STREAMS_PER_CLIENT_MAX
-from broker.api.listener import Listener
 from broker.api.openapi import document
 from broker.broker import Broker
 from broker.config.certificate import load_certificate, tls_context
 from broker.config.sections import ApiSection, ConfigError
 from broker.wire.status import Status
+from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker, report, up
 from tests.unit.test_docs import DOCS, rows, sections

@@ -15,7 +15,6 @@ from aiohttp import web
 
 from broker.api import door as doors
 from broker.api.door import Limits, client_of
-from broker.api.listener import Listener
 from broker.config.cluster_key import ClusterKey
 from broker.daemon.name_lookup import NameLookup
 from broker.main import StartError, run
@@ -23,6 +22,7 @@ from broker.peers.asker import Heartbeats
 from broker.peers.heartbeat import Fault, Heartbeat, heard, new_nonce
 from broker.peers.heartbeat_port import NetworkTransport
 from broker.peers.transport import Names
+from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker
 

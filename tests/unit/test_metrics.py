@@ -16,7 +16,6 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
 from broker.api import metrics
-from broker.api.listener import Listener
 from broker.api.metrics import FAMILIES, OPENMETRICS, PENALTY_NAMES, PLAIN, Metrics
 from broker.broker import Broker
 from broker.daemon.version import VERSION
@@ -24,6 +23,7 @@ from broker.events.notice import Kind, Notice
 from broker.events.tally import PHASES, Tally
 from scoring.observation import EngineStatus, FenceStep, Health, VmStatus
 from scoring.state import StateName
+from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker, report, up
 from tests.unit.test_docs import rows, sections

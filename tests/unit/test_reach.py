@@ -21,7 +21,6 @@ from agent.setup import join
 from agent.vm import reach as asking
 from agent.vm.reach import Heard, reached
 from broker.api import reach as answering
-from broker.api.listener import Listener
 from broker.config.addresses import in_uri
 from broker.config.cluster_key import ClusterKey
 from broker.config.sections import Config, load
@@ -38,6 +37,7 @@ from broker.peers.signed_answer import ANSWER_BYTES_MAX, PROBLEM_CHARS_MAX
 from broker.whiteboard.slot import SlotReport, encode_slot
 from broker.whiteboard.volume import Volume
 from scoring.observation import EngineStatus, Health, VmStatus
+from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit.test_api import make_broker
 

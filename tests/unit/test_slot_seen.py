@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from agent.setup import seen as asking
 from agent.setup.seen import Word, judged, unknown, words
 from agent.terminal.errors import CommandError
-from broker.api.listener import Listener
 from broker.config.cluster_key import ClusterKey
 from broker.config.sections import Config, load
 from broker.daemon.exit_codes import ExitCode
@@ -35,6 +34,7 @@ from broker.whiteboard.board import Board, SlotStore, VolumeStore
 from broker.whiteboard.slot import EMPTY_SLOT, SlotReport, encode_slot
 from broker.whiteboard.volume import Volume
 from scoring.observation import EngineStatus, Health, VmStatus
+from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 from tests.unit.test_api import make_broker
 

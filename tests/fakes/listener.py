@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The pages of one broker in this very process: the product has a process of its own for them."""
+
+from __future__ import annotations
+
+from broker.api.door import Doorway
+from broker.api.listener import application
+from broker.api.metrics import Door
+from broker.broker import Broker
+
+
+class Listener(Doorway):
+    """The real door and the real pages, without the process that meets strangers."""
+
+    def __init__(self, broker: Broker, token: str | None = None) -> None:
+        door = Door(lambda: self.guests.total(), lambda: self.turned_away)
+        super().__init__(application(broker, door, token))
