@@ -121,8 +121,7 @@ def _global_maintenance(turn: Turn) -> StateName | None:
 
 def _holds_still(turn: Turn) -> bool:
     """Whether nothing may be begun here, not even the end of what is under way."""
-    seen = turn.observation
-    allowed = seen.global_maintenance is False and not seen.newer_versions and not seen.stopping
+    allowed = turn.cluster_allows and not turn.observation.stopping
     return not allowed or turn.vm is VmStatus.UNKNOWN
 
 

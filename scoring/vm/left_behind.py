@@ -43,13 +43,8 @@ def clear(turn: Turn) -> None:
 
 
 def _may_act(turn: Turn) -> bool:
-    observation = turn.observation
-    return (
-        observation.global_maintenance is False
-        and not observation.newer_versions
-        and turn.state.name is not _S.AGENT_STOPPED
-        and not turn.state.acting
-    )
+    is_ended = turn.state.name is _S.AGENT_STOPPED
+    return turn.cluster_allows and not is_ended and not turn.state.acting
 
 
 def _say(turn: Turn, code: Code, text: str) -> None:

@@ -72,6 +72,12 @@ class Turn:
         return self.vm is VmStatus.UP
 
     @property
+    def cluster_allows(self) -> bool:
+        """The cluster's slot was read and lets anything be begun, and this version reads all."""
+        seen = self.observation
+        return seen.global_maintenance is False and not seen.newer_versions
+
+    @property
     def sample_is_stale(self) -> bool:
         """The engine sample was taken before the last action on the VM had ended.
 

@@ -86,7 +86,7 @@ LARGER = {
     "broker/whiteboard/slot.py": 711,
     "broker/whiteboard/slot.py:decode_slot": 85,
     "broker/wire/status.py": 613,
-    "scoring/decide.py": 650,
+    "scoring/decide.py": 649,
     "scoring/observation.py": 567,
     "scoring/vm/memory.py:_with_outcome": 79,
 }
