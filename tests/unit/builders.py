@@ -9,11 +9,34 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scoring.decide import decide
-from scoring.decision import Action, Code, Decision
+from scoring.decision import (
+    Action,
+    AskFenceOwner,
+    AskLease,
+    AskPower,
+    Code,
+    Decision,
+    DropFenceLease,
+    FreeHostId,
+    MigrateEngine,
+    NoteFenceFailed,
+    PowerOffEngine,
+    PowerOffHost,
+    ShutdownEngine,
+    StartEngine,
+    TakeFenceLease,
+)
 from scoring.hosts.evidence import Evidence
 from scoring.observation import (
+    DETAIL_ALREADY_LOCKED,
+    DETAIL_MIGRATION_SOURCE,
+    DETAIL_PAUSED,
+    EngineStartEnded,
     EngineStatus,
+    FenceLeaseAnswer,
+    FenceOwnerAnswer,
     Health,
+    HostIdFreed,
     LeaseAnswer,
     LocalHost,
     Observation,
@@ -21,7 +44,9 @@ from scoring.observation import (
     PeerReport,
     Power,
     PowerAnswer,
+    PowerOffEnded,
     Standing,
+    StartResult,
     VmStatus,
 )
 from scoring.rules import Rules
@@ -45,6 +70,18 @@ DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "shut down", "vm not running on t
 MISSING = EngineStatus(VmStatus.DOWN_MISSING, Health.BAD, "vanished", "libvirt forgot it")
 DIED = EngineStatus(VmStatus.DOWN_UNEXPECTED, Health.BAD, "crashed", "the guest crashed")
 UNKNOWN = EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN, "unknown", "libvirt hangs")
+LEAVING = EngineStatus(VmStatus.UP, Health.UNKNOWN, DETAIL_MIGRATION_SOURCE)
+PAUSED = EngineStatus(VmStatus.UP, Health.BAD, DETAIL_PAUSED, "paused by an I/O error")
+LOCKED_OUT = EngineStatus(VmStatus.DOWN, Health.BAD, DETAIL_ALREADY_LOCKED)
+
+VM_ACTIONS = {StartEngine, ShutdownEngine, PowerOffEngine, MigrateEngine}
+#: States in which the agent has nothing under way and looks at the guards first.
+GUARDED = [
+    name
+    for name in StateName
+    if name
+    not in (StateName.AGENT_STOPPED, StateName.GLOBAL_MAINTENANCE, StateName.LOCAL_MAINTENANCE)
+]
 
 
 def local(engine: EngineStatus = DOWN, **changed: Any) -> LocalHost:
@@ -224,3 +261,119 @@ class Life:
     def change_peer(self, host_id: int, **changed: Any) -> None:
         """Let a peer's slot show something else from the next beat on."""
         self.peers = tuple(replace(p, **changed) if p.host_id == host_id else p for p in self.peers)
+
+
+def may_start(**remembered: Any) -> dict[str, Any]:
+    """The memory of a host that has just been told that the engine lease is free."""
+    return {"lease": free_lease(), **remembered}
+
+
+def acting(**remembered: Any) -> dict[str, Any]:
+    """The memory of a host whose last action on the VM has not ended."""
+    return {"acting": True, **remembered}
+
+
+def starts(decision: Decision) -> bool:
+    """Whether the decision starts the VM here, and is in EngineStart for it."""
+    started = StartEngine in kinds(decision)
+    assert started == (decision.state.name is StateName.ENGINE_START)
+    assert started == decision.state.acting
+    return started
+
+
+def down(here: LocalHost | None = None, **given: Any) -> Decision:
+    """A decision in EngineDown, the lease being free unless `remembered` says otherwise."""
+    given.setdefault("remembered", may_start())
+    return in_state(StateName.ENGINE_DOWN, here, for_s=given.pop("for_s", 100.0), **given)
+
+
+def long_silent(**remembered: Any) -> dict[str, Any]:
+    """The memory of a host that has seen the slot of host 2 stand still for a minute."""
+    memory = {2: Seen(500, NOW_S - 60, changed=True)}
+    return {"lease": lease_of(2), "seen": memory, **remembered}
+
+
+#: The host that `Fall` lets fall silent.
+DEAD = 2
+
+
+class Fall:
+    """Host 2 ran the VM and falls silent at second 20; host 1 watches, one beat at a time.
+
+    The questions of host 1 are answered at the next beat as the fields say.
+    """
+
+    def __init__(self, *others: int, device: bool = True) -> None:
+        self.life = Life(
+            peers=(peer(DEAD, 3400, UP), *(peer(h) for h in others)),
+            beating={DEAD, *others},
+            world={"fence_devices": frozenset({DEAD} if device else ())},
+        )
+        self.power = Power.OFF
+        self.proven = True
+        self.fence_given = True
+        self.freed = True
+        self.order_works = True
+        self.start = StartResult.STARTED
+        self.lease: dict[str, Any] = {}
+        self.actions: list[object] = []
+        for _ in range(20):
+            self.beat()
+        assert self.life.state.name is StateName.ENGINE_DOWN
+        assert not self.actions
+        self.life.beating.discard(DEAD)
+
+    def beat(self, *extra: Any) -> Decision:
+        outcomes = [self.answer(action) for action in self.pending()]
+        given = [outcome for outcome in outcomes if outcome is not None]
+        decision = self.life.beat(*given, *extra)
+        self.actions.extend(decision.actions)
+        return decision
+
+    def pending(self) -> tuple[object, ...]:
+        return self.life.history[-1].actions if self.life.history else ()
+
+    def answer(self, action: object) -> Any:
+        """What became of an action of the last beat; None: no outcome, or none yet."""
+        now_s = self.life.now_s + 0.5
+        match action:
+            case AskLease():
+                return lease_of(DEAD, now_s, **self.lease)
+            case AskPower(host_id=host_id):
+                return PowerAnswer(host_id, self.power, now_s, self.proven, "as read")
+            case NoteFenceFailed():
+                return None
+            case PowerOffHost(host_id=host_id):
+                if self.order_works:
+                    self.power = Power.OFF
+                return PowerOffEnded(host_id, self.order_works, "as ordered")
+            case TakeFenceLease():
+                self.life.world["fence_lease_held"] = self.fence_given
+                return FenceLeaseAnswer(self.fence_given, now_s, "" if self.fence_given else "no")
+            case DropFenceLease():
+                self.life.world["fence_lease_held"] = False
+                return None
+            case AskFenceOwner():
+                return FenceOwnerAnswer(free_lease(now_s))
+            case FreeHostId(host_id=host_id):
+                return HostIdFreed(host_id, self.freed, "" if self.freed else "still there")
+            case StartEngine():
+                if self.start is StartResult.STARTED:
+                    self.life.here = replace(self.life.here, engine=UP)
+                return EngineStartEnded(self.start, "so it ended")
+        raise AssertionError(action)
+
+    def run(self, beats: int) -> None:
+        for _ in range(beats):
+            self.beat()
+
+    def until(self, kind: type, beats: int = 60) -> Decision:
+        """Beat until an action of this kind is emitted."""
+        for _ in range(beats):
+            decision = self.beat()
+            if kind in kinds(decision):
+                return decision
+        raise AssertionError(f"no {kind.__name__} within {beats} beats: {self.actions}")
+
+    def did(self, kind: type) -> int:
+        return sum(isinstance(action, kind) for action in self.actions)
