@@ -20,9 +20,10 @@ from broker.config.sections import HEARTBEAT_PORT
 from broker.peers.datagram import DATAGRAM_BYTES, Question, question_bytes
 from broker.peers.heartbeat import new_nonce
 from tests.lab import ask
+from tests.lab.ask import says
 from tests.lab.cluster import Cluster
+from tests.lab.idle_connections import idle_connections
 from tests.lab.layout import host_id_of
-from tests.lab.test_witnesses import idle_connections, says
 
 from .daemons import Pair, cpu_percent, lab, scrape
 from .figure import Figure

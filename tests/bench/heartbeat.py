@@ -18,9 +18,9 @@ from broker.peers.datagram import DATAGRAM_BYTES, Question, heard_in, question_b
 from broker.peers.heartbeat import Heartbeat, heard, new_nonce
 from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
 from broker.peers.question_gate import QuestionGate
+from tests.fakes.broker import make_broker
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
-from tests.unit.test_api import make_broker
 
 from .figure import Figure
 

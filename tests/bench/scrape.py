@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 
 from broker.api import metrics
 from broker.api.metrics import OPENMETRICS, PLAIN, Metrics
+from tests.fakes.broker import make_broker, report, up
 from tests.fakes.slot_store import MemoryVolume
-from tests.unit.test_api import make_broker, report, up
 
 RUNS = 9
 SCRAPES = 30

@@ -21,10 +21,10 @@ from tempfile import TemporaryDirectory
 from broker.api.event_stream import STREAMS_MAX, STREAMS_PER_CLIENT_MAX
 from broker.api.front import FrontDoor
 from broker.daemon.histogram import Histogram
+from tests.fakes.broker import make_broker, report, up
 from tests.fakes.hostile import Hostile
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
-from tests.unit.test_api import make_broker, report, up
 
 from .figure import Figure
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from broker.api.event_stream import STREAMS_MAX, STREAMS_PER_CLIENT_MAX
+from tests.fakes.broker import make_broker, report, up
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
-from tests.unit.test_api import make_broker, report, up
 
 from .figure import Figure
 

@@ -15,9 +15,9 @@ from broker.broker import Broker
 from broker.monitors import Sample
 from broker.wire.status import PenaltyOnWire, ReasonOnWire, Report
 from scoring.observation import EngineStatus, Health, VmStatus
+from tests.fakes.broker import make_broker, report, up
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
-from tests.unit.test_api import make_broker, report, up
 
 TOKEN = "t" * 40
 _T = TypeVar("_T")

@@ -65,3 +65,19 @@ def lease_holders(cluster: Cluster, host: str) -> set[int]:
         if words[:1] == ["r"] and ":engine:" in words[1] and words[-1].isdigit():
             holders.add(int(words[-1]))
     return holders
+
+
+def seen(lab: Cluster, asker: str, peer: str) -> dict[str, Any]:
+    """The peer in the asker's table of witnesses; empty while there is none."""
+    host = status(lab, asker).get("hosts", {}).get(str(host_id_of(peer)), {})
+    return host.get("witnesses") or {}
+
+
+def heartbeat(lab: Cluster, asker: str, peer: str) -> str:
+    """What became of the asker's last question to the peer; empty before the first."""
+    return str(seen(lab, asker, peer).get("heartbeat", ""))
+
+
+def says(lab: Cluster, asker: str, peer: str, word: str) -> bool:
+    """Whether that is `word`."""
+    return heartbeat(lab, asker, peer) == word

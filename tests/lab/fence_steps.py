@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from broker.whiteboard.fence_log import FIRST_SLOT, RECORDS, LogRecord, decode
 from scoring.observation import FenceStep
 
-from . import bmc
+from . import ask, bmc
 from .cluster import Cluster
 from .layout import FENCE_LEASE_OFFSET, SLOT_BYTES, host_id_of
 
 SECTOR_BYTES = 512
 POLL_S = 0.003
+#: Until the VM is healthy on another host.
+HEALTHY_S = 60.0
 _LEADER = struct.Struct("<4I 5Q 48s 48s Q")
 
 
@@ -165,3 +167,32 @@ def polls(within_s: float, what: str) -> Iterator[None]:
         yield
         time.sleep(POLL_S)
     raise AssertionError(f"not within {within_s:.0f} s: {what}")
+
+
+def others(lab: Cluster, host: str) -> list[str]:
+    """The hosts but this one."""
+    return [name for name in lab.hosts if name != host]
+
+
+def reasons(lab: Cluster, host: str) -> str:
+    """Codes and texts of what it decided last."""
+    return "; ".join(f"{one['code']}: {one['text']}" for one in ask.status(lab, host)["reasons"])
+
+
+def somebody_says(lab: Cluster, fence: Fence, *words: str) -> bool:
+    """Whether a reason on one of the other hosts has all these words."""
+    told = [reasons(lab, host) for host in others(lab, fence.victim) if lab.is_on(host)]
+    return any(all(word in text for word in words) for text in told)
+
+
+def is_spared(lab: Cluster, fence: Fence) -> bool:
+    """Nobody is ordered off, nobody's id is freed, the VM is started nowhere else."""
+    started = [host for host in others(lab, fence.victim) if lab.census().engines(host)]
+    return not (fence.shot() or fence.freed() or started)
+
+
+def comes_back(lab: Cluster, host: str) -> None:
+    """Switched on by whoever runs the VM, who tries that once a minute; in its place again."""
+    ask.until(f"{host} is switched on again", 90, lambda: lab.is_on(host))
+    lab.wait_booted(host)
+    ask.until(f"{host} is back", 60, lambda: ask.state(lab, host) == "EngineDown")

@@ -10,10 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .cluster import Cluster
+from .layout import API_PORT, HOST_BRIDGE, NETWORK_PREFIX, host_id_of
 
 #: A connection that was refused or dropped is opened again after so long.
 AGAIN_S = 0.2
+#: Sixteen addresses that nobody else has, and what one may open at a listener.
+STRANGERS = [f"{NETWORK_PREFIX}.{n}" for n in range(220, 236)]
+EACH = 16
 
 
 async def main() -> None:
@@ -38,6 +47,24 @@ async def _hold(host: str, port: int, address: str, tried: asyncio.Event) -> Non
             writer.close()
         tried.set()
         await asyncio.sleep(AGAIN_S)
+
+
+@contextmanager
+def idle_connections(lab: Cluster, source: str, target: str) -> Iterator[None]:
+    """The target's listener has no place left: 256 connections from 16 addresses of a host."""
+    for address in STRANGERS:
+        lab.sh(source, ["ip", "address", "add", f"{address}/32", "dev", HOST_BRIDGE])
+    place = [lab.layout.host(host_id_of(target)).address, str(API_PORT), str(EACH)]
+    argv = [sys.executable, "-m", "tests.lab.idle_connections", *place, *STRANGERS]
+    command, environment = lab.sh_command(source, argv)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as them:
+        try:
+            assert them.stdout is not None and them.stdout.readline() == "full\n"
+            yield
+        finally:
+            them.kill()
+            for address in STRANGERS:
+                lab.sh(source, ["ip", "address", "del", f"{address}/32", "dev", HOST_BRIDGE])
 
 
 if __name__ == "__main__":

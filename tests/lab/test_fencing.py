@@ -14,39 +14,20 @@ from scoring.observation import FenceStep
 
 from . import ask
 from .cluster import Cluster
-from .fence_steps import Fence, host_id_lease, wait_for
+from .fence_steps import (
+    HEALTHY_S,
+    Fence,
+    comes_back,
+    host_id_lease,
+    is_spared,
+    others,
+    somebody_says,
+    wait_for,
+)
 from .layout import host_id_of
 
-HEALTHY_S = 60.0
 #: Not shot in so long: not shot at all. fence-after is 10 s.
 NOT_SHOT_S = 14.0
-
-
-def others(lab: Cluster, host: str) -> list[str]:
-    return [name for name in lab.hosts if name != host]
-
-
-def reasons(lab: Cluster, host: str) -> str:
-    return "; ".join(f"{one['code']}: {one['text']}" for one in ask.status(lab, host)["reasons"])
-
-
-def somebody_says(lab: Cluster, fence: Fence, *words: str) -> bool:
-    """Whether a reason on one of the other hosts has all these words."""
-    told = [reasons(lab, host) for host in others(lab, fence.victim) if lab.is_on(host)]
-    return any(all(word in text for word in words) for text in told)
-
-
-def is_spared(lab: Cluster, fence: Fence) -> bool:
-    """Nobody is ordered off, nobody's id is freed, the VM is started nowhere else."""
-    started = [host for host in others(lab, fence.victim) if lab.census().engines(host)]
-    return not (fence.shot() or fence.freed() or started)
-
-
-def comes_back(lab: Cluster, host: str) -> None:
-    """Switched on by whoever runs the VM, who tries that once a minute; in its place again."""
-    ask.until(f"{host} is switched on again", 90, lambda: lab.is_on(host))
-    lab.wait_booted(host)
-    ask.until(f"{host} is back", 60, lambda: ask.state(lab, host) == "EngineDown")
 
 
 def test_a_hung_host_whose_bmc_says_off_too_early_is_switched_off(fencing: Cluster) -> None:

@@ -12,9 +12,18 @@ from scoring.observation import FenceStep
 
 from . import ask
 from .cluster import Cluster
-from .fence_steps import STEPS, Fence, fence_log, wait_for
+from .fence_steps import (
+    HEALTHY_S,
+    STEPS,
+    Fence,
+    comes_back,
+    fence_log,
+    is_spared,
+    others,
+    somebody_says,
+    wait_for,
+)
 from .layout import host_id_of
-from .test_fencing import HEALTHY_S, comes_back, is_spared, others, somebody_says
 
 pytestmark = pytest.mark.long
 

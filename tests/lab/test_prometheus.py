@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from tests.unit.test_rules import queries
+from tests.unit.documents import queries
 
 from . import ask, prometheus
 from .cluster import Cluster

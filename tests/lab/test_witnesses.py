@@ -4,35 +4,18 @@ disk; and what a cut of one direction of the network changes."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 from broker.config.sections import HEARTBEAT_PORT
 
 from . import ask
+from .ask import heartbeat, says, seen
 from .cluster import Cluster
-from .layout import API_PORT, HOST_BRIDGE, NETWORK_PREFIX, host_id_of
+from .idle_connections import idle_connections
+from .layout import host_id_of
 
 #: Two questions at the steady pace, and some.
 ANSWERED_S = 25.0
-
-
-def seen(lab: Cluster, asker: str, peer: str) -> dict[str, Any]:
-    """The peer in the asker's table of witnesses; empty while there is none."""
-    host = ask.status(lab, asker).get("hosts", {}).get(str(host_id_of(peer)), {})
-    return host.get("witnesses") or {}
-
-
-def heartbeat(lab: Cluster, asker: str, peer: str) -> str:
-    return str(seen(lab, asker, peer).get("heartbeat", ""))
-
-
-def says(lab: Cluster, asker: str, peer: str, word: str) -> bool:
-    return heartbeat(lab, asker, peer) == word
 
 
 def is_renewed(lab: Cluster, asker: str, peer: str) -> bool:
@@ -116,29 +99,8 @@ def test_a_dead_host_is_silent_in_each_way_and_the_status_says_so(lab: Cluster) 
     ask.until("it is silent no more", 90, lambda: not line())
 
 
-#: Sixteen addresses that nobody else has, and what one may open at a listener.
-STRANGERS = [f"{NETWORK_PREFIX}.{n}" for n in range(220, 236)]
-EACH = 16
 #: Less than sanlock gives the owner of a lease at the lab's io_timeout.
 STALL_S = 5.0
-
-
-@contextmanager
-def idle_connections(lab: Cluster, source: str, target: str) -> Iterator[None]:
-    """The target's listener has no place left: 256 connections from 16 addresses of a host."""
-    for address in STRANGERS:
-        lab.sh(source, ["ip", "address", "add", f"{address}/32", "dev", HOST_BRIDGE])
-    place = [lab.layout.host(host_id_of(target)).address, str(API_PORT), str(EACH)]
-    argv = [sys.executable, "-m", "tests.lab.idle_connections", *place, *STRANGERS]
-    command, environment = lab.sh_command(source, argv)
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as them:
-        try:
-            assert them.stdout is not None and them.stdout.readline() == "full\n"
-            yield
-        finally:
-            them.kill()
-            for address in STRANGERS:
-                lab.sh(source, ["ip", "address", "del", f"{address}/32", "dev", HOST_BRIDGE])
 
 
 def test_who_fills_the_listener_takes_no_heartbeat_away(lab: Cluster) -> None:

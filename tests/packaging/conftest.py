@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from .machine import KEPT
+from .machine import KEPT, RELEASES, ROOT
 
-ROOT = Path(__file__).parents[2]
+CHOSEN = os.environ.get("HA_PACKAGE_RELEASES", "bookworm").split(",")
 
 
 def build(*arguments: str) -> list[Path]:
@@ -46,3 +47,14 @@ def directory() -> Iterator[Path]:
     path.chmod(0o755)
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture(params=CHOSEN)
+def release(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def package(release: str, debs: dict[str, Path]) -> Path:
+    """The deb for the release."""
+    return debs[RELEASES[release]]

@@ -17,13 +17,19 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.vm.qemu_conf import LOCK_MANAGER_LINE, NO_DISK_LEASES_LINE
 from tests.lab import bmc
 
+ROOT = Path(__file__).parents[2]
+#: Debian release -> the package's target. HA_PACKAGE_RELEASES chooses among them.
+RELEASES = {"bookworm": "debian12", "trixie": "debian13"}
+UNITS = ("ha-broker", "ha-agent")
+UP_SECONDS_MAX = 60.0
 KEPT = Path("/var/tmp/ha-package-test")
 MIRROR = "http://deb.debian.org/debian"
 BOOT_SECONDS_MAX = 60.0
@@ -373,3 +379,27 @@ class Machine:
         self._unshare.kill()
         self._unshare.wait()
         self._unshare, self._first = None, 0
+
+
+def machines(
+    release: str, directory: Path, count: int, more: tuple[str, ...] = ()
+) -> Iterator[list[Machine]]:
+    """Bare machines of a release, with what the package depends on and `more` installed."""
+    targets = tomllib.loads((ROOT / "packaging" / "targets.toml").read_text())
+    depends = [name.partition(" ")[0] for name in targets[RELEASES[release]]["depends"]]
+    root = base(release, [*depends, *more])
+    shared = directory / "shared"
+    shared.mkdir()
+    made = [Machine(root, directory / f"host{n}", n, shared) for n in range(1, count + 1)]
+    try:
+        for machine in made:
+            machine.boot()
+        yield made
+    finally:
+        for machine in made:
+            machine.cut()
+
+
+def status_of(machine: Machine) -> str:
+    """The first line of its status."""
+    return machine.run("ha-agent", "--status").stdout.split("\n")[0]

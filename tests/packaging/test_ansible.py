@@ -13,9 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT
-from .machine import DEFINITION, Machine, why_not
-from .test_machine import RELEASES, machines
+from .machine import DEFINITION, RELEASES, ROOT, Machine, machines, why_not
 
 ROLE = ROOT / "packaging" / "ansible"
 PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT, build
+from .conftest import build
+from .machine import ROOT
 
 UNITS = ("ha-broker.service", "ha-agent.service")
 EXPOSURE_MAX = 3.0

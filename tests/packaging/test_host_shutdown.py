@@ -12,11 +12,8 @@ import pytest
 
 from tests.lab import guest
 
-from .machine import Machine, why_not
-from .test_machine import UNITS, UP_SECONDS_MAX, machines, package, release, status_of
+from .machine import UNITS, UP_SECONDS_MAX, Machine, machines, status_of, why_not
 from .wired import MIGRATION, Switch, configure, lay_guest, switch
-
-__all__ = ["package", "release"]
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"no machine can be made: {why_not()}")
 

@@ -6,22 +6,15 @@ real QEMU under a real lease, and no step but the power cut may touch it."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT
-from .machine import Machine, MachineError, base, why_not
+from .machine import UNITS, UP_SECONDS_MAX, Machine, MachineError, machines, status_of, why_not
 
-#: Debian release -> the package's target. HA_PACKAGE_RELEASES chooses among them.
-RELEASES = {"bookworm": "debian12", "trixie": "debian13"}
-CHOSEN = os.environ.get("HA_PACKAGE_RELEASES", "bookworm").split(",")
-UNITS = ("ha-broker", "ha-agent")
 #: What the broker serves, and a word of each.
 PAGES = {
     "/": "<html",
@@ -32,43 +25,12 @@ PAGES = {
     "/api/v1/openapi.json": '"openapi"',
 }
 FETCH = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())"
-UP_SECONDS_MAX = 60.0
 #: 8 * io_timeout + 60 s until sanlock calls the host dead, and some to start the VM.
 TAKEOVER_SECONDS_MAX = 68.0 + 60.0
 #: With proof by a BMC; well below the 68 s.
 PROVEN_TAKEOVER_SECONDS_MAX = 45.0
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"no machine can be made: {why_not()}")
-
-
-@pytest.fixture(params=CHOSEN)
-def release(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def package(release: str, debs: dict[str, Path]) -> Path:
-    """The deb for the release."""
-    return debs[RELEASES[release]]
-
-
-def machines(
-    release: str, directory: Path, count: int, more: tuple[str, ...] = ()
-) -> Iterator[list[Machine]]:
-    """Bare machines of a release, with what the package depends on and `more` installed."""
-    targets = tomllib.loads((ROOT / "packaging" / "targets.toml").read_text())
-    depends = [name.partition(" ")[0] for name in targets[RELEASES[release]]["depends"]]
-    root = base(release, [*depends, *more])
-    shared = directory / "shared"
-    shared.mkdir()
-    made = [Machine(root, directory / f"host{n}", n, shared) for n in range(1, count + 1)]
-    try:
-        for machine in made:
-            machine.boot()
-        yield made
-    finally:
-        for machine in made:
-            machine.cut()
 
 
 @pytest.fixture
@@ -275,7 +237,3 @@ def test_a_power_cut_with_a_bmc_is_taken_over_without_privileges(
     form_cluster(two, package, bmc=True)
     first.cut()
     second.wait("the takeover", lambda: is_up(second), PROVEN_TAKEOVER_SECONDS_MAX)
-
-
-def status_of(machine: Machine) -> str:
-    return machine.run("ha-agent", "--status").stdout.split("\n")[0]

@@ -7,8 +7,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import libvirt
 import pytest
 
+from tests.fakes.definitions import Shared
 from tests.unit.namespace import own_network
 
 DOMAIN = """<domain type='qemu'><name>HostedEngine</name>
@@ -43,3 +45,13 @@ def site(tmp_path: Path) -> Path:
         f'[daemon]\nsocket = "{tmp_path}/broker.sock"\nstate-dir = "{tmp_path}/state"\n'
     )
     return config
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Shared]:
+    """The node of libvirt's test driver that whoever opens libvirt in this test is given."""
+    libvirt.registerErrorHandler(lambda context, error: None, None)
+    shared = Shared(tmp_path / "node.xml")
+    monkeypatch.setattr(libvirt, "open", lambda uri: shared)
+    yield shared
+    shared.real.close()

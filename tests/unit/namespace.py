@@ -36,3 +36,19 @@ def own_network(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(sysfs)], check=False)
         libc.setns(before, CLONE_NEWNET)
         os.close(before)
+
+
+def card(net: Path, name: str, bridge: str, *, kind: str = "", carrier: str = "1") -> None:
+    """An interface as sysfs shows it."""
+    (net / name).mkdir(parents=True)
+    (net / name / "carrier").write_text(carrier)
+    (net / name / "uevent").write_text(f"DEVTYPE={kind}\nINTERFACE={name}\n" if kind else "")
+    (net / bridge / "brif" / name).mkdir(parents=True)
+
+
+def made(net: Path) -> Path:
+    """A bridge br0 without a port, as sysfs shows it; the folder that it is in."""
+    (net / "br0").mkdir(parents=True)
+    (net / "br0" / "flags").write_text("0x1003\n")
+    (net / "br0" / "operstate").write_text("up\n")
+    return net

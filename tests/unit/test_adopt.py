@@ -15,10 +15,7 @@ from agent.terminal.errors import CommandError
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import Decision, DifferenceStatus, EngineSummary, WhatRanStatus
-from tests.unit import test_defined
-from tests.unit.test_defined import TWO, XML, Shared, config, vcpus
-
-connection = test_defined.connection
+from tests.fakes.definitions import TWO, XML, Shared, config, vcpus
 
 VCPUS = DifferenceStatus("vcpus-differ", "libvirt", "vCPUs", "1", "2", "vCPUs: recorded 1, found 2")
 DISK = DifferenceStatus("disks-differ", "running", "vda", "/srv/base", "/srv/over", "vda: …")

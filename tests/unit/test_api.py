@@ -9,9 +9,8 @@ import pwd
 import shutil
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import msgspec
@@ -22,86 +21,17 @@ from broker.api.socket import BODY_BYTES_MAX, CONNECTIONS_PER_USER_MAX, serve
 from broker.broker import AGENT_SILENT_BEATS, STATUS_FRESH_S, Broker
 from broker.client.ask import BrokerDown, BrokerRefused, ask
 from broker.client.link import Link
-from broker.config.sections import load
 from broker.lockspace.port import LockspaceError
-from broker.monitors import MonitorRunner, Sample, Verdict
-from broker.whiteboard.board import Board
+from broker.monitors import Sample, Verdict
 from broker.whiteboard.mode import Mode
 from broker.whiteboard.slot import SLOT_BYTES, decode_slot
 from broker.wire.status import (
     Maintenance,
-    MigrationStatus,
-    PenaltyOnWire,
-    ReasonOnWire,
-    Report,
     Status,
 )
-from scoring.observation import DomainHere, EngineStatus, Health, Obstacle, Unfit, VmStatus
-from tests.fakes.lockspace import FakeLockspace
+from scoring.observation import Obstacle, Unfit, VmStatus
+from tests.fakes.broker import in_thread, make_broker, report, served, up
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
-
-
-class Engine:
-    lease_held: bool | None = True
-    migration: MigrationStatus | None = None
-    facts: DomainHere = DomainHere()
-
-
-def make_broker(
-    tmp_path: Path, volume: MemoryVolume, host_id: int = 1, boot_id: str | None = None
-) -> Broker:
-    path = tmp_path / f"{host_id}.toml"
-    path.write_text(
-        f'[host]\nid = {host_id}\nname = "host{host_id}"\n'
-        '[storage]\nwhiteboard = "/w"\nleases = "/l"\n'
-        f'[daemon]\nstate-dir = "{tmp_path}/{host_id}"\n'
-        f'socket = "{tmp_path}/{host_id}.sock"\n'
-    )
-    monitors = MonitorRunner([])
-    return Broker(
-        load(str(path)),
-        Board(MemoryStore(volume), host_id),
-        FakeLockspace(),
-        monitors,
-        Engine(),
-        boot_id,
-    )
-
-
-def report(state: str = "EngineUp", score: int = 3400, stopped: bool = False) -> Report:
-    return Report(
-        score=score,
-        state=state,
-        penalties=(PenaltyOnWire("load", 7, "mean load 0.40"),),
-        reasons=(ReasonOnWire("engine-healthy", "the VM is up and healthy here"),),
-        last_ran=3,
-        stopped=stopped,
-    )
-
-
-def up(broker: Broker, now_s: float) -> None:
-    status = EngineStatus(VmStatus.UP, Health.GOOD, "up")
-    broker.monitors.latest["engine"] = Sample(status, now_s)
-
-
-def served(
-    tmp_path: Path, test: Callable[[Broker, str, aiohttp.ClientSession], Awaitable[None]]
-) -> None:
-    async def run() -> None:
-        broker = make_broker(tmp_path, MemoryVolume())
-        path = broker.config.daemon.socket
-        runner = await serve(broker, path)
-        try:
-            async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as session:
-                await test(broker, path, session)
-        finally:
-            await runner.cleanup()
-
-    asyncio.run(run())
-
-
-async def in_thread(path: str, *arguments: Any) -> Any:
-    return await asyncio.to_thread(ask, path, *arguments)
 
 
 def test_a_host_that_could_not_start_the_vm_says_so_to_its_agent_and_as_an_event(

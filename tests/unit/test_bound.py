@@ -32,11 +32,11 @@ from scoring.decision import Decision, StartEngine
 from scoring.observation import Observation
 from scoring.state import AgentState, Seen, StateName
 from scoring.vm.score import Score
+from tests.fakes.broker import make_broker, report, up
 from tests.fakes.slot_store import MemoryVolume
+from tests.fakes.statuses import DOWN as DOWN_STATUS
+from tests.fakes.statuses import host
 from tests.unit.builders import NOW_S, RULES, UP, local, peer
-from tests.unit.test_api import make_broker, report, up
-from tests.unit.test_status_text import DOWN as DOWN_STATUS
-from tests.unit.test_status_text import host
 
 S = StateName
 

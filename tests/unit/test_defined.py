@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import libvirt
 import pytest
@@ -16,72 +14,20 @@ from agent.leases.sanlock import SanlockLeases
 from agent.vm.defined import Defined
 from agent.vm.definition import Definition
 from agent.vm.hypervisor import LibvirtHypervisor
-from broker.config.sections import Config, DaemonSection, HostSection, StorageSection, VmSection
+from broker.config.sections import Config
 from broker.monitors import Unknown
 from broker.monitors.what_runs import WhatRunsMonitor
 from broker.vm.domain_facts import Differs, read
 from broker.whiteboard.what_ran import WhatRan
 from scoring.observation import StartResult
+from tests.fakes.definitions import TWO, XML, Shared, config, vcpus
 
-XML = """<domain type='test'>
-  <name>vm</name><uuid>6e67696e-0000-4000-8000-000000000001</uuid>
-  <memory unit='MiB'>64</memory><vcpu>1</vcpu><os><type>hvm</type></os>
-  <devices>
-    <disk type='file'><driver type='qcow2'/><source file='/srv/base'/><target dev='vda'/></disk>
-    <lease><lockspace>hosted-engine</lockspace><key>engine</key>
-      <target path='/leases' offset='1048576'/></lease>
-  </devices>
-</domain>"""
-TWO = XML.replace("<vcpu>1<", "<vcpu>2<")
 RAN = "<disk type='file'><driver type='qcow2'/><source file='/srv/over'/><target dev='vda'/></disk>"
-
-
-class Shared:
-    """A connection of the test driver that stays open: it forgets everything at its close.
-
-    `test:///default` is one node for all connections of the process, with what they defined in it;
-    a node of its own file is this connection's alone.
-    """
-
-    def __init__(self, node: Path) -> None:
-        node.write_text("<node/>")
-        self.real = libvirt.open(f"test://{node}")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.real, name)
-
-    def close(self) -> None:
-        """Not yet."""
-
-
-@pytest.fixture
-def connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Shared]:
-    libvirt.registerErrorHandler(lambda context, error: None, None)
-    shared = Shared(tmp_path / "node.xml")
-    monkeypatch.setattr(libvirt, "open", lambda uri: shared)
-    yield shared
-    shared.real.close()
-
-
-def config(tmp_path: Path) -> Config:
-    path = tmp_path / "engine.xml"
-    path.write_text(XML)
-    return Config(
-        host=HostSection(id=1, name="one"),
-        storage=StorageSection(whiteboard="/whiteboard", leases="/leases"),
-        vm=VmSection(name="vm", definition=str(path)),
-        daemon=DaemonSection(state_dir=str(tmp_path / "state")),
-    )
 
 
 def hypervisor(given: Config) -> LibvirtHypervisor:
     definition = Definition(XML, "vm", 64, 1048576, "test")
     return LibvirtHypervisor(given, definition, SanlockLeases(given, 0))
-
-
-def vcpus(connection: Shared) -> int:
-    own = connection.lookupByName("vm").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-    return int(read(own).facts[Differs.VCPUS, "vCPUs"])
 
 
 def test_what_libvirt_does_not_know_is_defined_at_the_agent_s_start(

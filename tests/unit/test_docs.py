@@ -46,9 +46,9 @@ from scoring.decision import Code
 from scoring.observation import EngineStatus
 from scoring.state import StateName
 from scoring.timing import Timing
+from tests.unit.documents import DOCS, anchor, rows, sections
 
 ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 
 #: Heading in docs/status.md -> the structure whose fields its table lists.
@@ -73,24 +73,6 @@ STATUS_TABLES: dict[str, type] = {
     "notify": NotifyStatus,
     "transports": TransportStatus,
 }
-
-
-def sections(page: Path) -> dict[str, str]:
-    """The text below each heading of a page, by the heading without its ticks."""
-    parts = re.split(r"^#+ +(.*)$", page.read_text(), flags=re.MULTILINE)
-    return {
-        title.replace("`", ""): text for title, text in zip(parts[1::2], parts[2::2], strict=True)
-    }
-
-
-def rows(text: str) -> list[list[str]]:
-    """The cells of the first table's rows, its head and rule left out."""
-    table = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    lines = table.group().splitlines() if table is not None else []
-    return [
-        [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line.strip("|"))]
-        for line in lines[2:]
-    ]
 
 
 # --- docs/configuration.md -----------------------------------------------------------------
@@ -288,17 +270,12 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if re.match(r"[a-z]+:", target):
             continue
-        path, _, anchor = target.partition("#")
+        path, _, place_in = target.partition("#")
         place = (page.parent / path) if path else page
         assert place.exists(), f"{target}: is not there"
-        if anchor:
-            names = {_anchor(title) for title in sections(place)}
-            assert anchor in names, f"{target}: no such heading"
-
-
-def _anchor(title: str) -> str:
-    """A heading's anchor, as the usual forges make it."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        if place_in:
+            names = {anchor(title) for title in sections(place)}
+            assert place_in in names, f"{target}: no such heading"
 
 
 def test_every_decision_record_has_a_number_of_its_own() -> None:

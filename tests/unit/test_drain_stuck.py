@@ -26,8 +26,8 @@ from scoring.observation import (
 from scoring.state import MoveProblem
 from scoring.state import StateName as S
 from scoring.vm.move import LASTING_RETRY_S, NAMED_MAX, RETRY_MAX_S
+from tests.fakes.broker import report, served, up
 from tests.unit.builders import DOWN, NOW_S, TIMING, UP, codes, in_state, local, peer
-from tests.unit.test_api import report, served, up
 
 CPU = "libvirt: the CPU is incompatible"
 RETRY = TIMING.migrate_retry

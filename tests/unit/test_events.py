@@ -27,9 +27,8 @@ from broker.whiteboard.mode import Mode
 from broker.whiteboard.slot import SlotReport
 from broker.wire.status import Event, EventList
 from scoring.observation import EngineStatus, FenceStep, Health, VmStatus
+from tests.fakes.broker import make_broker, report, served
 from tests.fakes.slot_store import MemoryVolume
-
-from .test_api import make_broker, report, served
 
 NOON_S = 1_800_000_000.25
 NOON_ID = 1_800_000_000_250

@@ -16,9 +16,9 @@ from broker.monitors import Sample, Verdict
 from broker.monitors.network_verdict import TargetResult, Windows
 from broker.wire.status import Report, Status
 from scoring.observation import EngineStatus, Health, VmStatus
+from tests.fakes.broker import make_broker, report
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
-from tests.unit.test_api import make_broker, report
 
 GATEWAY, OTHER = "192.0.2.1", "192.0.2.2"
 

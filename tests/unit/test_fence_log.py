@@ -32,8 +32,8 @@ from broker.whiteboard.layout import IDENTITY_SLOT, WHAT_RAN_SLOTS
 from broker.whiteboard.slot import EMPTY_SLOT, HOST_ID_MAX, SLOT_BYTES
 from broker.wire.status import FenceNote
 from scoring.observation import FenceStep
+from tests.fakes.broker import make_broker, report
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
-from tests.unit.test_api import make_broker, report
 
 WALL_S = 1_800_000_000.0
 

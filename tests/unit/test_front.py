@@ -19,8 +19,8 @@ from broker.api.front import FrontDoor, own_names
 from broker.api.front_process import Busy, Pool, is_own
 from broker.api.listener import application
 from broker.broker import Broker
+from tests.fakes.broker import make_broker
 from tests.fakes.slot_store import MemoryVolume
-from tests.unit.test_api import make_broker
 
 TOKEN = "t" * 32
 

@@ -32,9 +32,9 @@ from broker.peers.heartbeat_port import DATAGRAMS_MAX, HeartbeatPort, NetworkTra
 from broker.peers.question_gate import Refusal
 from broker.peers.refusal_log import REMEMBERED_MAX, RefusalLog
 from scoring.observation import VmStatus
+from tests.fakes.broker import make_broker
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
-from tests.unit.test_api import make_broker
 
 KEY, OTHER_KEY = ClusterKey(b"k" * 32), ClusterKey(b"x" * 32)
 UP = VmStatus.UP

@@ -22,8 +22,8 @@ from broker.peers.heartbeat_port import HeartbeatPort
 from broker.whiteboard.slot import SlotReport, encode_slot
 from broker.whiteboard.volume import Volume
 from scoring.observation import EngineStatus, Health, VmStatus
+from tests.fakes.broker import make_broker
 from tests.fakes.slot_store import MemoryVolume
-from tests.unit.test_api import make_broker
 
 KEY, OTHER_KEY = ClusterKey(b"k" * 32), ClusterKey(b"o" * 32)
 

@@ -39,10 +39,10 @@ from scoring.observation import (
     OnHostShutdown,
     VmStatus,
 )
+from tests.fakes.broker import make_broker, report, served, up
 from tests.fakes.slot_store import MemoryVolume
 from tests.simulation.timeline import HostLoop, Process, Timeline
 from tests.unit.builders import TIMING
-from tests.unit.test_api import make_broker, report, served, up
 
 DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "unknown", "vm not running on this host")
 

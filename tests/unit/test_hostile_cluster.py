@@ -33,10 +33,10 @@ from scoring.decision import Decision
 from scoring.observation import Observation
 from scoring.rules import Rules
 from scoring.state import AgentState
+from tests.fakes.broker import Engine, make_broker, report, up
 from tests.fakes.hostile import NUMBERS, Hostile
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
-from tests.unit.test_api import Engine, make_broker, report, up
 
 #: A few here; see above for more.
 CLUSTERS = int(os.environ.get("HA_HOSTILE_CLUSTERS", "40"))

@@ -151,3 +151,16 @@ def test_what_the_status_command_loads_stays_light() -> None:
     for room in ("broker/config", "broker/client", "broker/wire", "agent/status"):
         body = ast.parse((ROOT / room / "__init__.py").read_text()).body
         assert all(isinstance(node, ast.Expr) for node in body), room
+
+
+def test_no_test_file_is_imported() -> None:
+    """What several of them make is in tests/fakes, in builders.py, or in a module beside them."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+        if name.rpartition(".")[2].startswith("test_")
+    ]
+    assert found == []

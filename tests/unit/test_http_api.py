@@ -25,11 +25,11 @@ from broker.broker import Broker
 from broker.config.certificate import load_certificate, tls_context
 from broker.config.sections import ApiSection, ConfigError
 from broker.wire.status import Status
+from tests.fakes.broker import make_broker, report, up
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
-from tests.unit.test_api import make_broker, report, up
-from tests.unit.test_docs import DOCS, rows, sections
-from tests.unit.test_listener import talk
+from tests.fakes.tcp import talk
+from tests.unit.documents import DOCS, rows, sections
 
 TOKEN = "t" * 40
 AUTH = {"Authorization": f"Bearer {TOKEN}"}

@@ -22,9 +22,10 @@ from broker.peers.asker import Heartbeats
 from broker.peers.heartbeat import Fault, Heartbeat, heard, new_nonce
 from broker.peers.heartbeat_port import NetworkTransport
 from broker.peers.transport import Names
+from tests.fakes.broker import make_broker
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
-from tests.unit.test_api import make_broker
+from tests.fakes.tcp import talk
 
 KEY = ClusterKey(b"k" * 32)
 NONCE = "0123456789abcdef" * 2
@@ -49,19 +50,6 @@ def served(
         assert not door.guests, "every connection is counted out again"
 
     asyncio.run(main())
-
-
-async def talk(port: int, sent: bytes, host: str = "127.0.0.1") -> bytes:
-    """What comes back until the connection ends."""
-    reader, writer = await asyncio.open_connection(host, port)
-    try:
-        writer.write(sent)
-        async with asyncio.timeout(10.0):
-            return await reader.read()
-    except ConnectionResetError:
-        return b""
-    finally:
-        writer.close()
 
 
 def get(target: str) -> bytes:

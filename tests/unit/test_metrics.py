@@ -23,10 +23,10 @@ from broker.events.notice import Kind, Notice
 from broker.events.tally import PHASES, Tally
 from scoring.observation import EngineStatus, FenceStep, Health, VmStatus
 from scoring.state import StateName
+from tests.fakes.broker import make_broker, report, up
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
-from tests.unit.test_api import make_broker, report, up
-from tests.unit.test_docs import rows, sections
+from tests.unit.documents import rows, sections
 
 ROOT = Path(__file__).parents[2]
 KINDS = {"gauge", "counter", "histogram"}

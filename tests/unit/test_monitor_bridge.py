@@ -11,7 +11,7 @@ import pytest
 
 from broker.monitors import MonitorRunner, Sample, Unknown, Verdict
 from broker.monitors.bridge import BridgeMonitor, LinkEvents
-from tests.unit.namespace import BRIDGE, ip
+from tests.unit.namespace import BRIDGE, card, ip, made
 
 UPLINK, FAR = "uplink", "far"
 
@@ -88,21 +88,6 @@ def test_a_change_wakes_the_monitor(net: Path) -> None:
 def test_no_bridge_is_configured() -> None:
     with pytest.raises(Unknown, match=r"network\.bridge"):
         asyncio.run(BridgeMonitor("").sample())
-
-
-def card(net: Path, name: str, bridge: str, *, kind: str = "", carrier: str = "1") -> None:
-    """An interface as sysfs shows it."""
-    (net / name).mkdir(parents=True)
-    (net / name / "carrier").write_text(carrier)
-    (net / name / "uevent").write_text(f"DEVTYPE={kind}\nINTERFACE={name}\n" if kind else "")
-    (net / bridge / "brif" / name).mkdir(parents=True)
-
-
-def made(net: Path) -> Path:
-    (net / "br0").mkdir(parents=True)
-    (net / "br0" / "flags").write_text("0x1003\n")
-    (net / "br0" / "operstate").write_text("up\n")
-    return net
 
 
 def test_taps_and_veths_are_no_way_out_where_there_is_a_card(tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import icmplib
@@ -21,30 +19,8 @@ from broker.daemon import name_lookup
 from broker.monitors import Unknown
 from broker.monitors.network import COUNT, NetworkMonitor
 from broker.monitors.network_verdict import TargetResult
+from tests.fakes.tcp import NOWHERE, Handler, free_port, listening, take
 from tests.unit.namespace import BRIDGE, ip
-
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-#: RFC 5737, TEST-NET-1.
-NOWHERE = "192.0.2.1"
-
-
-@asynccontextmanager
-async def listening(handler: Handler, host: str = "127.0.0.1") -> AsyncIterator[int]:
-    """A TCP server on loopback; its port."""
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await handler(reader, writer)
-        except (OSError, EOFError):
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(handle, host, 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
 
 
 def monitor(test: str, *targets: str, timeout_s: float = 5.0, **given: object) -> NetworkMonitor:
@@ -56,17 +32,7 @@ async def window(monitor: NetworkMonitor) -> dict[str, TargetResult]:
     return {result.target: result for result in await monitor.sample()}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 # --- tcp --------------------------------------------------------------------------------------
-
-
-async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.read()
 
 
 def test_a_port_that_takes_connections_and_one_that_does_not() -> None:

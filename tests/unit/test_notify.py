@@ -28,9 +28,9 @@ from broker.notify.render import BODY_CHARS_MAX, Renderer
 from broker.notify.rules import Rules
 from broker.notify.sender import Refused, Sender, SendFailed
 from broker.wire.status import BegunReason, NotifyTest, Status
+from tests.fakes.broker import make_broker, report, up
 from tests.fakes.notify_servers import Mailbox, mail_server, silent_server
 from tests.fakes.slot_store import MemoryVolume
-from tests.unit.test_api import make_broker, report, up
 
 #: Times for tests; the numbers are the real ones.
 QUICK = Limits(retry_first_s=0.01, retry_max_s=0.02, give_up_s=0.5, closing_s=0.3, window_s=0.2)

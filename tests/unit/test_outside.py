@@ -33,13 +33,13 @@ from broker.whiteboard.lines import (
 from broker.wire.status import EngineSummary, HostStatus, OutsideStatus
 from scoring.observation import OutsideView
 from scoring.rules import Rules
+from tests.fakes.broker import make_broker, report, up
 from tests.fakes.slot_store import MemoryVolume
+from tests.fakes.statuses import UP as UP_THERE
+from tests.fakes.statuses import host, status
+from tests.fakes.tcp import NOWHERE, free_port, listening, take
 from tests.unit.builders import DOWN, NOW_S, SICK, TIMING, UP, peer
-from tests.unit.test_api import make_broker, report, up
-from tests.unit.test_monitor_bridge import card, made
-from tests.unit.test_monitor_network import NOWHERE, free_port, listening, take
-from tests.unit.test_status_text import UP as UP_THERE
-from tests.unit.test_status_text import host, status
+from tests.unit.namespace import card, made
 
 OFTEN, SELDOM = TIMING.outside_interval, TIMING.outside_seldom
 

@@ -18,9 +18,9 @@ from broker.whiteboard.lines import freeings_of
 from broker.whiteboard.slot import SLOT_BYTES
 from broker.wire.status import FenceNote
 from scoring.observation import FenceStep
+from tests.fakes.broker import make_broker, report
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
-from tests.unit.test_api import make_broker, report
 
 IO_S = 10.0
 #: sanlock's host-dead time, and one io_timeout for what the storage holds.

@@ -37,9 +37,9 @@ from broker.peers.signed_answer import ANSWER_BYTES_MAX, PROBLEM_CHARS_MAX
 from broker.whiteboard.slot import SlotReport, encode_slot
 from broker.whiteboard.volume import Volume
 from scoring.observation import EngineStatus, Health, VmStatus
+from tests.fakes.broker import make_broker
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
-from tests.unit.test_api import make_broker
 
 KEY, OTHER = ClusterKey(b"k" * 32), ClusterKey(b"o" * 32)
 #: libvirt's own driver for tests: it answers without a daemon.

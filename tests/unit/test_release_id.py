@@ -22,8 +22,8 @@ from broker.lockspace.rejoin import OwnLease, Rejoin
 from broker.lockspace.sanlock import RELEASED, SanlockLockspace
 from broker.whiteboard.slot import SLOT_BYTES, decode_slot
 from broker.wire.status import Maintenance
+from tests.fakes.broker import make_broker, report, served
 from tests.fakes.slot_store import MemoryVolume
-from tests.unit.test_api import make_broker, report, served
 
 
 def release(broker: Broker) -> None:

@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 from broker.api.metrics import FAMILIES
-from tests.unit.test_docs import _anchor, sections
+from tests.unit.documents import GRAFANA, anchor, queries, sections
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "packaging" / "prometheus" / "ha-agent.rules.yml"
-GRAFANA = ROOT / "packaging" / "grafana" / "ha-agent.json"
 OPERATIONS = ROOT / "docs" / "operations.md"
 RUNBOOK = "/usr/share/doc/ha-agent/operations.md"
 promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
@@ -338,7 +337,7 @@ def test_each_alert_has_its_section_in_the_operations_page(alert: str) -> None:
     assert rules()[alert]["runbook"] == f"{RUNBOOK}#alert-{alert.lower()}"
     assert rules()[alert]["severity"] in ("critical", "warning")
     assert rules()[alert]["annotations"]
-    assert f"alert-{alert.lower()}" in {_anchor(title) for title in sections(OPERATIONS)}
+    assert f"alert-{alert.lower()}" in {anchor(title) for title in sections(OPERATIONS)}
 
 
 def test_no_section_is_of_an_alert_that_does_not_exist() -> None:
@@ -367,12 +366,6 @@ def test_a_rule_asks_for_what_there_is(name: str) -> None:
 
 
 # --- Grafana -------------------------------------------------------------------------------------
-
-
-def queries() -> list[tuple[str, str]]:
-    """Panel and query, of each query of the dashboard."""
-    panels = json.loads(GRAFANA.read_text())["panels"]
-    return [(panel["title"], target["expr"]) for panel in panels for target in panel["targets"]]
 
 
 @pytest.mark.parametrize(("panel", "query"), queries())

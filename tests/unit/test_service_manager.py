@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from broker.daemon import service_manager
+from tests.fakes.broker import make_broker
 from tests.fakes.slot_store import MemoryVolume
-from tests.unit.test_api import make_broker
 
 
 @pytest.fixture(params=["path", "abstract"])

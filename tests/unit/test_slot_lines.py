@@ -16,8 +16,8 @@ from broker.whiteboard.slot import SLOT_BYTES, SlotReport, decode_slot
 from broker.wire.status import MoveStatus
 from scoring.observation import EngineStatus, Health, VmStatus
 from scoring.state import Seen
+from tests.fakes.broker import make_broker, report
 from tests.fakes.slot_store import MemoryVolume
-from tests.unit.test_api import make_broker, report
 
 MOVING = msgspec.structs.replace(
     report("EngineMigratingAway"), intent="migrate 3", moving_until_s=350.0

@@ -15,8 +15,8 @@ from broker.peers.fence_paths import APART_MAX, DETAIL_CHARS_MAX, path_lines, pa
 from broker.whiteboard.room import DECIDES, PROSE, SHOWN, fit
 from broker.whiteboard.slot import EXTRA_LINE_BYTES_MAX, LEFT_OUT_KEY, SLOT_BYTES, decode_slot
 from broker.wire.status import FencePathOnWire, PenaltyOnWire, ReasonOnWire
+from tests.fakes.broker import make_broker, report, up
 from tests.fakes.slot_store import MemoryVolume
-from tests.unit.test_api import make_broker, report, up
 
 FINE = FencePathOnWire(True, 1_800_000_000.0, 1_800_000_300.0, 0.31)
 BROKEN = FencePathOnWire(False, None, 1_800_000_300.0, 5.0, "x" * 200)

@@ -34,9 +34,9 @@ from broker.whiteboard.board import Board, SlotStore, VolumeStore
 from broker.whiteboard.slot import EMPTY_SLOT, SlotReport, encode_slot
 from broker.whiteboard.volume import Volume
 from scoring.observation import EngineStatus, Health, VmStatus
+from tests.fakes.broker import make_broker
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
-from tests.unit.test_api import make_broker
 
 KEY, OTHER = ClusterKey(b"k" * 32), ClusterKey(b"o" * 32)
 EMPTY = digest_of(EMPTY_SLOT)

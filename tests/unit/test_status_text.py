@@ -27,10 +27,8 @@ from broker.config.places import DEFAULT_SOCKET, plainly_named_socket
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import (
-    Bound,
     DifferenceStatus,
     EngineSummary,
-    HostStatus,
     ModeStatus,
     MoveStatus,
     PenaltyOnWire,
@@ -41,46 +39,12 @@ from broker.wire.status import (
 )
 from scoring.observation import EngineStatus, Health, VmStatus
 from scoring.rules import Rules
-from tests.unit.test_api import in_thread, served
+from tests.fakes.broker import in_thread, served
+from tests.fakes.statuses import DOWN, UP, documented, host, status
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-UP = EngineStatus(VmStatus.UP, Health.GOOD, "up")
 ILL = EngineStatus(VmStatus.UP, Health.BAD, "up", "no answer")
-DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "off")
-BOUND = Bound(13.2, 3.5, 1.2, 0.7, 7.8, "its fence device")
-
-
-def documented() -> Status:
-    """The example of docs/status.md: every structure occurs in it."""
-    page = (ROOT / "docs" / "status.md").read_text()
-    (example,) = re.findall(r"```json\n(\{\n.*?\n\})\n```", page, re.S)
-    return msgspec.json.decode(example, type=Status)
-
-
-def host(host_id: int, engine: EngineStatus = DOWN, **changes: object) -> HostStatus:
-    made = HostStatus(
-        host_id, f"host{host_id}", "live", 3400, "EngineDown", (), "", engine, 0.5, False, False
-    )
-    return msgspec.structs.replace(made, **changes)
-
-
-def status(*hosts: HostStatus, **changes: object) -> Status:
-    """All is well, but for the changes."""
-    example = documented()
-    good = msgspec.structs.replace(
-        example,
-        cluster="lab",
-        hosts={one.host_id: one for one in hosts},
-        engine=EngineSummary(True, True, 1, "host1", 7800.0, False, 7800.0, False),
-        monitors={},
-        network="",
-        fence_paths=(),
-        notify=type(example.notify)(),
-        bound=BOUND,
-        reasons=(),
-    )
-    return msgspec.structs.replace(good, **changes)
 
 
 WELL = (host(1, UP, state="EngineUp", local=True), host(2))

@@ -37,10 +37,10 @@ from broker.status.vm_place import (
 from broker.wire.status import LeaseSeen, Status
 from scoring.hosts.liveness import Liveness
 from scoring.observation import EngineStatus, Health, VmStatus
+from tests.fakes.broker import make_broker, report
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 from tests.unit.builders import DOWN, UNKNOWN, UP
-from tests.unit.test_api import make_broker, report
 
 LIVE, SILENT, UNCERTAIN = Liveness.LIVE, Liveness.SILENT, Liveness.UNCERTAIN
 NOT_HERE = (VmStatus.DOWN, VmStatus.DOWN_UNEXPECTED, VmStatus.DOWN_MISSING)

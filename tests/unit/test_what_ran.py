@@ -24,25 +24,11 @@ from broker.whiteboard.layout import WHAT_RAN_SLOTS
 from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
 from broker.whiteboard.what_ran import EMPTY, OnDisk, WhatRan, encode, held_back, read_places
 from scoring.observation import Obstacle
+from tests.fakes.definitions import BASE, OVERLAY, domain
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 
-BASE, OVERLAY = "/srv/base.qcow2", "/srv/overlay.qcow2"
 A, B = WHAT_RAN_SLOTS
 Shared = Callable[[Layer], bool]
-
-
-def domain(top: str = BASE, below: str = "", extra: str = "", job: str = "") -> str:
-    """A VM with one disk."""
-    chain = ""
-    if below:
-        chain = (
-            f"<backingStore type='file'><format type='qcow2'/><source file='{below}'/>"
-            "</backingStore>"
-        )
-    return (
-        "<domain><devices><disk type='file'><driver name='qemu' type='qcow2'/>"
-        f"<source file='{top}'/>{chain}{job}<target dev='vda'/></disk>{extra}</devices></domain>"
-    )
 
 
 def running(xml: str, before: WhatRan | None = None, shared: Shared = bool) -> WhatRan:

@@ -22,12 +22,12 @@ from broker.monitors.what_runs import InUse
 from broker.vm import domain_facts
 from broker.vm.domain_facts import parse, read
 from broker.vm.host_local import OneHost
-from broker.wire.status import Decision, DifferenceStatus, WhatRanStatus
+from broker.wire.status import BegunReason, Decision, DifferenceStatus, WhatRanStatus
 from scoring.observation import Obstacle
 from scoring.rules import Rules
+from tests.fakes.broker import in_thread, make_broker, report, served, up
+from tests.fakes.definitions import BASE, OVERLAY, domain
 from tests.fakes.slot_store import MemoryVolume
-from tests.unit.test_api import in_thread, make_broker, report, served, up
-from tests.unit.test_what_ran import BASE, OVERLAY, domain
 
 
 def sees(broker: Broker, xml: str, shared: bool, now_s: float) -> None:
@@ -152,9 +152,8 @@ def test_each_difference_is_told_when_it_comes_and_when_it_goes() -> None:
 
 
 def test_a_start_that_is_held_back_is_told_as_critical() -> None:
-    from tests.unit.test_notify_pure import report as reported
-
     told: list[Notice] = []
     lookout = Lookout(told.append, 1, "host1")
-    lookout.reported(reported("EngineDown", ("held-back", "vda ran last from …")), 1.0, 0.0)
+    begun = (BegunReason(1, "held-back", "vda ran last from …"),)
+    lookout.reported(msgspec.structs.replace(report("EngineDown"), begun=begun), 1.0, 0.0)
     assert [each.kind for each in told] == [Kind.START_HELD_BACK]
