@@ -29,6 +29,22 @@ from scoring.observation import (
     PowerOffEnded,
     PowerOnEnded,
 )
+from scoring.rules import MIGRATION_EXTRA_S
+
+#: Hypervisor: starting the VM; ending, disarming or defining it; cancelling its migration.
+START_DEADLINE_S = 60.0
+STOP_DEADLINE_S = 30.0
+CANCEL_DEADLINE_S = 10.0
+#: A target's libvirt that does not answer within so long cannot take the VM.
+TARGET_DEADLINE_S = 10.0
+#: And the question whether it could has half of that, for a VM that nobody reaches waits for it.
+PATH_DEADLINE_S = 5.0
+#: More than the migration's own timeout: cancelling takes a moment too.
+MIGRATE_EXTRA_S = MIGRATION_EXTRA_S - TARGET_DEADLINE_S
+#: Leases: a question after an owner; taking or dropping the fence lease; reading a host id on disk.
+ASK_DEADLINE_S = 10.0
+ACQUIRE_DEADLINE_S = 20.0
+READ_DEADLINE_S = 5.0
 
 
 class Hypervisor(Protocol):

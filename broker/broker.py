@@ -40,7 +40,6 @@ from broker.lockspace.port import Lockspace, LockspaceError
 from broker.maintenance.host_shutdown import Scene, ShuttingDown
 from broker.maintenance.modes import Modes, mode_status
 from broker.monitors import MonitorRunner, Verdict
-from broker.monitors.domain_look import in_the_way
 from broker.monitors.network_verdict import (
     NetworkVerdict,
     TargetResult,
@@ -80,6 +79,7 @@ from broker.this_host.disks_record import DisksRecord
 from broker.this_host.sick_vm import SickVm
 from broker.vm import healthy_once
 from broker.vm.healthy_once import HealthyOnce
+from broker.vm.in_the_way import in_the_way
 from broker.whiteboard import lines as slot_lines
 from broker.whiteboard import room as slot_room
 from broker.whiteboard.board import Board, StorageTrouble

@@ -44,11 +44,10 @@ from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
 from broker.whiteboard.board import Board, VolumeStore
 from broker.whiteboard.identity import VolumeKind, check, check_at, expected
 from broker.whiteboard.signatures import Signatures, Unsigned
-from broker.whiteboard.volume import Volume, VolumeError
+from broker.whiteboard.volume import STORAGE_DEADLINE_S, Volume, VolumeError
 
 log = logging.getLogger("ha-broker")
 
-STORAGE_DEADLINE_S = 2.0
 #: So long the broker's end waits for the last events to be kept.
 KEEP_PATIENCE_S = 1.0
 

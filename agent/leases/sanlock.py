@@ -21,10 +21,12 @@ import sanlock
 from agent.fence.driver import Still
 from agent.leases.freeing import free_host_id, was_freed
 from agent.leases.sanlock_direct import FreeingFile, FreeingOnFile, SanlockDirect
+from agent.ports import ACQUIRE_DEADLINE_S, ASK_DEADLINE_S
 from broker.config.sections import Config
 from broker.daemon.foreign import sentence
 from broker.daemon.worker import Hung, Worker
 from broker.lockspace.delta_leases import FENCE_RESOURCE
+from broker.lockspace.own_id import WATCHDOG_FIRE_S
 from broker.whiteboard.identity import VolumeKind, check_at, expected
 from broker.whiteboard.volume import VolumeError
 from scoring.decision import FreeHostId
@@ -32,10 +34,6 @@ from scoring.observation import FenceLeaseAnswer, HostIdFreed, LeaseAnswer, Stan
 
 log = logging.getLogger("ha-agent.leases")
 
-ASK_DEADLINE_S = 10.0
-ACQUIRE_DEADLINE_S = 20.0
-#: sanlock's default time for a watchdog to reset a host (sanlock(8), watchdog_fire_timeout).
-WATCHDOG_FIRE_S = 60.0
 
 _STANDING = {
     sanlock.HOST_FREE: Standing.FREE,

@@ -25,9 +25,10 @@ from typing import Protocol
 
 import msgspec
 
+from agent.ports import READ_DEADLINE_S
+
 log = logging.getLogger("ha-agent.leases")
 
-READ_DEADLINE_S = 5.0
 #: How often it is asked whether a freeing of an earlier agent has ended.
 LOOK_S = 1.0
 

@@ -24,6 +24,14 @@ import libvirt
 import sanlock
 
 from agent.leases.sanlock import SanlockLeases
+from agent.ports import (
+    CANCEL_DEADLINE_S,
+    MIGRATE_EXTRA_S,
+    PATH_DEADLINE_S,
+    START_DEADLINE_S,
+    STOP_DEADLINE_S,
+    TARGET_DEADLINE_S,
+)
 from agent.vm.defined import Defined
 from agent.vm.definition import Definition, DefinitionError, load_definition
 from agent.vm.disarm import discard_memory_image, turn_off_autostart
@@ -45,20 +53,10 @@ from scoring.observation import (
     MigrationPath,
     StartResult,
 )
-from scoring.rules import MIGRATION_EXTRA_S
 
 log = logging.getLogger("ha-agent.hypervisor")
 
-START_DEADLINE_S = 60.0
-STOP_DEADLINE_S = 30.0
-#: A target's libvirt that does not answer within so long cannot take the VM.
-TARGET_DEADLINE_S = 10.0
-#: And the question whether it could has half of that, for a VM that nobody reaches waits for it.
-PATH_DEADLINE_S = 5.0
-CANCEL_DEADLINE_S = 10.0
 DOWNTIME_AFTER_S = 0.2
-#: More than the migration's own timeout: cancelling takes a moment too.
-MIGRATE_EXTRA_S = MIGRATION_EXTRA_S - TARGET_DEADLINE_S
 _PID_WAIT_S = 2.0
 
 

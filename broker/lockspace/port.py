@@ -9,6 +9,12 @@ from broker.lockspace.hosts import Witness
 from broker.lockspace.own_id import FenceOwner
 from broker.lockspace.renewals import Renewals
 
+#: How often it is looked how the id stands, and how often while something holds its joining back.
+RETRY_S = 2.0
+HELD_LOOK_S = 0.25
+#: For one reading of delta leases.
+DISK_DEADLINE_S = 2.0
+
 
 class LockspaceError(Exception):
     """The lockspace cannot be joined, and trying again will not help: what and why."""

@@ -26,7 +26,7 @@ from broker.lockspace.delta_leases import (
 )
 from broker.lockspace.hosts import HostRenewal, Witness, look
 from broker.lockspace.own_id import FenceOwner
-from broker.lockspace.port import LockspaceError
+from broker.lockspace.port import DISK_DEADLINE_S, HELD_LOOK_S, RETRY_S, LockspaceError
 from broker.lockspace.rejoin import OwnLease, Rejoin
 from broker.lockspace.renewals import Renewals
 from broker.whiteboard.identity import Expected, VolumeKind, check, check_at
@@ -34,15 +34,11 @@ from broker.whiteboard.volume import Volume, VolumeError, VolumeFault
 
 log = logging.getLogger("ha-broker.lockspace")
 
-RETRY_S = 2.0
-HELD_LOOK_S = 0.25
 #: For one reading of who owns the fence lease.
 FENCE_DEADLINE_S = 10.0
 #: sanlock watches an id that somebody may still use for up to 8 * io_timeout + 60 s, and
 #: needs 21 s at io_timeout 10 for a free one; a minute on top for slow storage.
 JOIN_EXTRA_S = 120.0
-#: For one reading of delta leases.
-DISK_DEADLINE_S = 2.0
 #: sanlock ends its renewal thread and writes the id free: two operations on the storage.
 REMOVE_DEADLINE_S = 60.0
 RELEASED = "the host id is given back for local maintenance; ha-agent maintenance none joins again"

@@ -24,6 +24,8 @@ log = logging.getLogger("ha-broker.monitors")
 BACK_OFF_MAX_S = 60.0
 #: However often it is woken, a monitor is asked at most this often.
 APART_S = 0.1
+#: For one question to libvirt or sanlock about the VM.
+LIBVIRT_DEADLINE_S = 3.0
 
 
 class Verdict(StrEnum):

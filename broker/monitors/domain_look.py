@@ -8,8 +8,7 @@ import json
 
 import libvirt
 
-from scoring.observation import DomainHere, EngineStatus, Leftover, Obstacle, Pause, Unfit
-from scoring.vm.left_behind import LEFTOVER_AFTER_S
+from scoring.observation import DomainHere, Leftover, Pause
 
 #: virDomainPausedReason. VIR_DOMAIN_PAUSED_API_ERROR (14) is younger than the bindings here.
 PAUSES: dict[int, tuple[Pause, str]] = {
@@ -35,17 +34,6 @@ PAUSES: dict[int, tuple[Pause, str]] = {
 }
 NEVER_RAN = "created and never run (a start that was cut short)"
 SUSPENDED = "the guest suspended itself"
-
-
-def in_the_way(facts: DomainHere, engine: EngineStatus, now_s: float) -> tuple[Unfit, ...]:
-    """A process of the VM that keeps this host from starting it, as an obstacle."""
-    if facts.leftover is None:
-        return ()
-    waited_s = now_s - facts.leftover_since_s
-    if facts.leftover is Leftover.NOT_RECEIVED and waited_s < LEFTOVER_AFTER_S:
-        return ()
-    text = f"a process of the VM is left here and blocks each start: {engine.reason}"
-    return (Unfit(Obstacle.LEFTOVER, text),)
 
 
 class DomainLook:

@@ -17,7 +17,7 @@ from broker.daemon.kernel_boot import boot_id
 from broker.daemon.worker import Hung, Worker
 from broker.lockspace.lease_past import LeasePast
 from broker.lockspace.process_leases import process_leases
-from broker.monitors import Unknown
+from broker.monitors import LIBVIRT_DEADLINE_S, Unknown
 from broker.monitors.domain_look import NEVER_RAN, PAUSES, SUSPENDED, DomainLook
 from broker.monitors.health import HealthMonitor
 from broker.wire.status import MigrationStatus
@@ -31,7 +31,6 @@ from scoring.observation import (
     VmStatus,
 )
 
-LIBVIRT_DEADLINE_S = 3.0
 #: A panic or a watchdog is the cause of an end that comes within so long.
 CAUSE_FRESH_S = 30.0
 #: Details of an end that may have such a cause; the others have one of their own.

@@ -5,9 +5,7 @@ definition that the cluster starts. Asks libvirt for two texts; no process is st
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from xml.etree.ElementTree import Element
 
 import libvirt
 
@@ -16,38 +14,13 @@ from broker.daemon.foreign import sentence
 from broker.daemon.worker import Hung, Worker
 from broker.monitors import Unknown
 from broker.vm import domain_facts
-from broker.vm.domain_facts import BadDomain, Difference, Differs, Domain, Layer
-from broker.vm.host_local import OneHost, one_host
+from broker.vm.domain_facts import BadDomain, Difference, Differs, Domain
+from broker.vm.host_local import one_host
+from broker.vm.in_use import InUse
 from broker.vm.shared_paths import SharedPaths
 from broker.whiteboard.what_ran import DEFINED_FILE, digest
 
 DEADLINE_S = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class InUse:
-    """`recorded`: the definition's facts; `running`, `root`: of the VM that runs here, None while
-    none does; `shared`: its images that every host finds. `of_running`: what the running VM has
-    otherwise than the definition; `of_libvirt`: what libvirt's own definition has, where it is not
-    the one that the agent made. `one_host`: what of the VM lives on this host alone."""
-
-    recorded: Domain
-    running: Domain | None = None
-    root: Element | None = field(default=None, compare=False)
-    shared: frozenset[Layer] = frozenset()
-    of_running: tuple[Difference, ...] = ()
-    of_libvirt: tuple[Difference, ...] = ()
-    one_host: tuple[OneHost, ...] = ()
-
-    @property
-    def problem(self) -> str:
-        """All of it in words; "" where nothing differs."""
-        told = [f"running: {each}" for each in self.of_running]
-        told += [f"libvirt's own definition: {each}" for each in self.of_libvirt]
-        return "; ".join(told)
-
-    def __str__(self) -> str:
-        return "differs" if self.problem else "as recorded"
 
 
 class WhatRunsMonitor:

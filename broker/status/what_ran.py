@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from broker.monitors.what_runs import InUse
 from broker.this_host.disks_record import DisksRecord
 from broker.vm import domain_facts
+from broker.vm.in_use import InUse
 from broker.whiteboard.what_ran import OnDisk
 from broker.wire.status import DifferenceStatus, WhatRanStatus
 from scoring.observation import Obstacle, Unfit

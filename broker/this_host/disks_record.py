@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from broker.monitors.what_runs import InUse
 from broker.vm.domain_facts import Domain
+from broker.vm.in_use import InUse
 from broker.whiteboard import what_ran
 from broker.whiteboard.board import Board, StorageTrouble
 from broker.whiteboard.what_ran import OnDisk, WhatRan

@@ -31,6 +31,8 @@ from typing import Self
 from broker.whiteboard.layout import SLOT_MAX
 from broker.whiteboard.slot import SLOT_BYTES
 
+#: A call to the whiteboard that takes longer has failed.
+STORAGE_DEADLINE_S = 2.0
 #: The most that one read asks for.
 READ_BYTES_MAX = 1024 * 1024
 

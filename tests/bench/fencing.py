@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from broker.lockspace.own_id import WATCHDOG_FIRE_S
 from tests.lab import ask, boot_journal, configs
 from tests.lab.cluster import Cluster
 from tests.lab.errors import LabError
@@ -30,8 +31,6 @@ from tests.lab.watch import EngineWatcher
 
 from . import core
 
-#: sanlock's src/timeouts.h, WATCHDOG_FIRE_TIMEOUT.
-WATCHDOG_FIRE_S = 60.0
 HEALTHY_S = 120.0
 IN_PLACE_S = 120.0
 STEPS = (

@@ -10,8 +10,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from broker.monitors import Sampled, Unknown
-from broker.monitors.what_runs import InUse
 from broker.vm import domain_facts
+from broker.vm.in_use import InUse
 from broker.whiteboard.what_ran import WhatRan
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from tests.simulation.lockspace import Daemon, LeaseVolume, Membership, Refused,
 from tests.simulation.timeline import HostLoop, Process, Timeline
 from tests.simulation.whiteboard import Whiteboard
 
-#: A call that takes longer is one that did not answer (ports.STORAGE_DEADLINE_S).
+#: A call that takes longer is one that did not answer (broker/whiteboard/volume.py).
 SLOW_IS_READ_S = 1.9
 #: What libvirt says of a start where the bridge of the VM's interface is not on the host.
 NO_BRIDGE = "Cannot get interface MTU on 'br-vlan20': No such device"

@@ -28,10 +28,9 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from broker.lockspace.own_id import WATCHDOG_FIRE_S
 from scoring.observation import Standing
 from tests.simulation.timeline import Timeline
-
-WATCHDOG_FIRE_S = 60.0
 
 
 def made_up_name(host: int, starts: int) -> str:

@@ -17,22 +17,33 @@ import msgspec
 
 from agent.fence.driver import Still
 from agent.leases.freeing import free_host_id, was_freed
+from agent.ports import (
+    ACQUIRE_DEADLINE_S,
+    ASK_DEADLINE_S,
+    MIGRATE_EXTRA_S,
+    PATH_DEADLINE_S,
+    READ_DEADLINE_S,
+    START_DEADLINE_S,
+    STOP_DEADLINE_S,
+)
+from broker.api.socket import PATIENCE_S
 from broker.broker import Broker
 from broker.client.ask import BrokerDown
 from broker.client.quick import ASK_TIMEOUT_S
 from broker.config.sections import HealthSection
 from broker.lockspace.hosts import HostRenewal, Witness, look
-from broker.lockspace.own_id import FenceOwner
-from broker.lockspace.port import LockspaceError
+from broker.lockspace.own_id import WATCHDOG_FIRE_S, FenceOwner
+from broker.lockspace.port import DISK_DEADLINE_S, HELD_LOOK_S, LockspaceError
+from broker.lockspace.port import RETRY_S as LOCKSPACE_RETRY_S
 from broker.lockspace.rejoin import OwnLease, Rejoin, name_of
 from broker.lockspace.renewals import Renewals
-from broker.lockspace.sanlock import HELD_LOOK_S
-from broker.monitors import Sampled, Unknown
+from broker.monitors import LIBVIRT_DEADLINE_S, Sampled, Unknown
 from broker.monitors.network import ANY_TIMEOUT_S
 from broker.monitors.network_verdict import TargetResult, Windows
 from broker.whiteboard.board import StorageTrouble
 from broker.whiteboard.layout import IDENTITY_SLOT
 from broker.whiteboard.slot import EMPTY_SLOT, HOST_ID_MAX
+from broker.whiteboard.volume import STORAGE_DEADLINE_S
 from broker.whiteboard.what_ran import WhatRan
 from broker.wire.status import FenceNote, MigrationStatus, Report, View
 from scoring.decision import FreeHostId
@@ -63,7 +74,6 @@ from tests.simulation.disks import SHARED, started_image
 from tests.simulation.earlier import Metadata, heartbeat_of_version, of_version
 from tests.simulation.host import RETRY_S, Host, Qemu
 from tests.simulation.lockspace import (
-    WATCHDOG_FIRE_S,
     Daemon,
     DeltaLease,
     LeaseVolume,
@@ -75,20 +85,6 @@ from tests.simulation.timeline import PROCESS
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-#: Deadlines of the real adapters, whose modules need libvirt's and sanlock's libraries: copies,
-#: which tests/unit/test_simulation_copies.py holds to them.
-STORAGE_DEADLINE_S = 2.0
-LINK_PATIENCE_S = 5.0
-ASK_DEADLINE_S = 10.0
-ACQUIRE_DEADLINE_S = 20.0
-DIRECT_DEADLINE_S = 5.0
-LIBVIRT_DEADLINE_S = 3.0
-START_DEADLINE_S = 60.0
-STOP_DEADLINE_S = 30.0
-MIGRATE_EXTRA_S = 30.0
-PATH_DEADLINE_S = 5.0
-LOCKSPACE_RETRY_S = 2.0
-DISK_DEADLINE_S = 2.0
 MIGRATE_DEADLINE_S = Rules().migration_timeout_s
 PAGE_TIMEOUT_S = HealthSection().timeout
 BAD_AFTER = HealthSection().failures
@@ -595,7 +591,7 @@ class SimLink:
             assert task is not None
             self._waiting[task] = None
             try:
-                view = await broker.newer_view(newer_than, LINK_PATIENCE_S)
+                view = await broker.newer_view(newer_than, PATIENCE_S)
             except asyncio.CancelledError:
                 process = PROCESS.get()
                 if task not in self._cut or (process is not None and not process.alive):
@@ -708,7 +704,7 @@ class SimLeases:
 
     async def read_delta(self, host_id: int) -> tuple[int, int] | None:
         reach = self._host.reach()
-        await _takes(DIRECT_DEADLINE_S if reach == "hang" else 0.03)
+        await _takes(READ_DEADLINE_S if reach == "hang" else 0.03)
         if reach:
             return None
         delta = self._host.leases.read().delta(host_id)
@@ -755,7 +751,7 @@ class _Direct:
         host = self.host
         host.freeing_on_file = act
         if host.reach() == "error":
-            await _takes(DIRECT_DEADLINE_S)
+            await _takes(READ_DEADLINE_S)
             return "sanlock direct release_id: Input/output error"
         if host.storage.of("leases")[0] == "read-only":
             return "sanlock direct release_id: Read-only file system"

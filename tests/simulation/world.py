@@ -33,6 +33,7 @@ from broker.config.sections import (
     VmSection,
 )
 from broker.events.lookout import TOLD_CODES
+from broker.lockspace.own_id import WATCHDOG_FIRE_S
 from broker.lockspace.port import LockspaceError
 from broker.monitors import MonitorRunner
 from broker.monitors.outside import OutsideMonitor, is_local
@@ -56,7 +57,7 @@ from tests.simulation.disks import BASE, SHARED, SimWhatRuns
 from tests.simulation.forger import Forger
 from tests.simulation.host import CLUSTER, WALL_EPOCH_S, Host, Qemu, identity_of, volume_id
 from tests.simulation.laws import Laws
-from tests.simulation.lockspace import WATCHDOG_FIRE_S, LeaseVolume, Membership, Refused
+from tests.simulation.lockspace import LeaseVolume, Membership, Refused
 from tests.simulation.ports import (
     SimCanStart,
     SimEngineMonitor,

@@ -10,7 +10,8 @@ import libvirt
 import libvirt_qemu
 import pytest
 
-from broker.monitors.domain_look import PAUSES, DomainLook, in_the_way
+from broker.monitors.domain_look import PAUSES, DomainLook
+from broker.vm.in_the_way import in_the_way
 from scoring.observation import (
     DomainHere,
     EngineStatus,

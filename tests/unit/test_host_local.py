@@ -15,10 +15,10 @@ from agent.setup.shared_state import TPM_SOURCE_VERSION, state_folder, with_shar
 from agent.terminal.errors import CommandError
 from agent.vm import one_host
 from broker.config.sections import Config, HostSection, StorageSection, VmSection
-from broker.monitors.what_runs import InUse
 from broker.status.what_ran import one_host as shown
 from broker.vm.domain_facts import BadDomain, Layer
 from broker.vm.host_local import one_host as found_in_xml
+from broker.vm.in_use import InUse
 
 UUID = "6e67696e-0000-4000-8000-0000000000a1"
 #: A Windows server as people have one.

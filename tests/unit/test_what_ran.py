@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.monitors.what_runs import InUse
 from broker.status.what_ran import codes, differences, problem, record, unfit
 from broker.this_host.disks_record import CannotDecide, DisksRecord
 from broker.vm.domain_facts import Domain, Layer, parse, read
+from broker.vm.in_use import InUse
 from broker.vm.shared_paths import SharedPaths
 from broker.whiteboard import what_ran
 from broker.whiteboard.board import Board, StorageTrouble

@@ -18,10 +18,10 @@ from broker.client.ask import BrokerRefused
 from broker.events.lookout import Lookout
 from broker.events.notice import Kind, Notice
 from broker.monitors import Sample
-from broker.monitors.what_runs import InUse
 from broker.vm import domain_facts
 from broker.vm.domain_facts import parse, read
 from broker.vm.host_local import OneHost
+from broker.vm.in_use import InUse
 from broker.wire.status import BegunReason, Decision, DifferenceStatus, WhatRanStatus
 from scoring.observation import Obstacle
 from scoring.rules import Rules

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a monitor found of the VM's definition and of its disks in use, as a value that those read
+who have no libvirt: the record of what ran last, the status, the simulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from xml.etree.ElementTree import Element
+
+from broker.vm.domain_facts import Difference, Domain, Layer
+from broker.vm.host_local import OneHost
+
+
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """`recorded`: the definition's facts; `running`, `root`: of the VM that runs here, None while
+    none does; `shared`: its images that every host finds. `of_running`: what the running VM has
+    otherwise than the definition; `of_libvirt`: what libvirt's own definition has, where it is not
+    the one that the agent made. `one_host`: what of the VM lives on this host alone."""
+
+    recorded: Domain
+    running: Domain | None = None
+    root: Element | None = field(default=None, compare=False)
+    shared: frozenset[Layer] = frozenset()
+    of_running: tuple[Difference, ...] = ()
+    of_libvirt: tuple[Difference, ...] = ()
+    one_host: tuple[OneHost, ...] = ()
+
+    @property
+    def problem(self) -> str:
+        """All of it in words; "" where nothing differs."""
+        told = [f"running: {each}" for each in self.of_running]
+        told += [f"libvirt's own definition: {each}" for each in self.of_libvirt]
+        return "; ".join(told)
+
+    def __str__(self) -> str:
+        return "differs" if self.problem else "as recorded"
