@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`python -m tests.simulation run|nightly|scenario|false-fences|demo`; see --help."""
+"""`python -m tests.simulation run|nightly|scenario|false-fences|fingerprint|demo`; see --help."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.simulation import demo, false_fences, nightly
+from tests.simulation import demo, false_fences, fingerprint, nightly
 from tests.simulation.laws import Broken
 from tests.simulation.scenario import BadScenario, Disappointed, Player, load
 from tests.simulation.seeds import MOMENTS, Sum, run_seed, run_seeds
@@ -57,6 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     false.add_argument("--first", type=int, default=0, help="the first seed; a day is a seed")
     false.add_argument("--processes", type=int, default=2)
     false.add_argument("--cpu-minutes", type=float, help="begin no day after so many")
+    prints = verbs.add_parser("fingerprint", help="digests of what runs do, to hold code against")
+    prints.add_argument("--seeds", type=int, default=40, help="how many")
+    prints.add_argument("--first", type=int, default=0, help="the first seed")
+    prints.add_argument("--hosts", type=_hosts, default=(2, 7), help="N or N..M")
+    prints.add_argument("--moments", type=int, default=3, help="of faults in each run")
+    prints.add_argument("--scenarios", action="store_true", help="of all scenarios too")
+    prints.add_argument("--processes", type=int, default=2)
+    prints.add_argument("--to", type=Path, help="write them there, as they come")
+    prints.add_argument("--against", type=Path, help="say which are others than there")
     verbs.add_parser("demo", help="a power cut and what follows, told in virtual time")
     return parser
 
@@ -71,6 +80,8 @@ def main() -> int:
             return _scenarios(arguments.files, arguments.trace)
         case "false-fences":
             return _false_fences(arguments)
+        case "fingerprint":
+            return _fingerprint(arguments)
         case "demo":
             return demo.tell(print)
         case _:
@@ -132,6 +143,24 @@ def _false_fences(arguments: argparse.Namespace) -> int:
             break
     print("\n".join(total.lines()))
     return 1 if total.false else 0
+
+
+def _fingerprint(arguments: argparse.Namespace) -> int:
+    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    lines = []
+    to = None if arguments.to is None else arguments.to.open("a")
+    for line in fingerprint.run(
+        seeds, arguments.hosts, arguments.moments, arguments.scenarios, arguments.processes
+    ):
+        lines.append(line)
+        print(line, file=to or sys.stdout, flush=True)
+    if arguments.against is None:
+        return 0
+    with arguments.against.open() as against:
+        others = list(fingerprint.differing(lines, against))
+    print("\n".join(others))
+    print(f"{len(lines) - len(others)} of {len(lines)} are the same")
+    return 1 if others else 0
 
 
 def _print_trace(trace: list[tuple[float, str, str]]) -> None:
