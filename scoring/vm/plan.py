@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where each missing VM goes.
+
+Every host makes this plan for itself, from the same slots, and acts on its own part of it alone:
+there is no planner whose death would leave VMs without a place. A wrong plan costs seconds and
+never data, since the VM's own lease decides who runs it. A VM that runs is never in the plan: only
+what is missing gets a place, so that nothing moves at rest.
+
+Rules:
+
+1. Missing VMs are placed one after the other, in the order of scoring/vm/spec.py, each into what
+   the ones before it have left.
+2. A host may run a VM where it is live and open, understands several VMs, is fit (score above 0)
+   and has not failed to start it lately, and where no rule of the VM (`only`, `apart`, `together`)
+   forbids it.
+3. Of the hosts with enough memory (for all that must be together, where there is such a host) the
+   one that has claimed the VM comes first (its room is spoken for before any other VM is placed);
+   the others follow by the VM's own preference, by score in steps of 400
+   points (less is noise), by the share of memory that it leaves free in 16ths, by who ran it last,
+   by host id.
+4. A VM without a place is named together with how much memory it is short of on the host that has
+   most. A VM with `overcommit` then starts where it would fit best all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from scoring.vm.spec import VmSpec, Want, apart_of, in_order, together_of
+
+#: A host that speaks less does not know of VMs beside the engine.
+SPEAKS_SEVERAL = 2
+#: Scores that differ by less count as equal, as many points as missing memory costs.
+SCORE_STEP = 400
+#: Free memory is compared in so many parts of the whole.
+FREE_PARTS = 16
+_NONE: Mapping[int, int] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One live host as its slot shows it.
+
+    `score`: what it has left of the base score, before what a VM lacks there. `total_mb`,
+    `free_mb`, `free_huge_mb`: its memory, what of it is not committed, and what of its huge pages
+    is free, in MiB. `vms`: numbers of the VMs that are there. `open`: it takes VMs (no
+    maintenance, not stopping, knows its own VMs). `barred`: numbers of VMs that failed to start
+    there lately. `last_ran`: how late in the row of all runs it ran a VM. `lacks`: points that a VM
+    lacks there.
+    """
+
+    host_id: int
+    score: int
+    total_mb: int
+    free_mb: int
+    free_huge_mb: int = 0
+    vms: frozenset[int] = frozenset()
+    open: bool = True
+    speaks: int = SPEAKS_SEVERAL
+    barred: frozenset[int] = frozenset()
+    last_ran: Mapping[int, int] = field(default_factory=lambda: _NONE)
+    lacks: Mapping[int, int] = field(default_factory=lambda: _NONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`order`: for each VM that has a place the ids of the hosts that may take it, the best first.
+    `short`: for each VM that has none how many MiB it is short of; its whole memory where no host
+    may run it at all."""
+
+    order: Mapping[int, tuple[int, ...]]
+    short: Mapping[int, int]
+
+
+NO_PLAN = Plan(MappingProxyType({}), MappingProxyType({}))
+
+
+def place(
+    specs: Iterable[VmSpec],
+    hosts: Iterable[Host],
+    missing: frozenset[int],
+    claims: Mapping[int, int] = _NONE,
+) -> Plan:
+    """The plan for the VMs whose numbers are `missing`; the same for any order of the input.
+
+    `hosts`: the live ones. `claims`: VM number -> id of the host that has claimed it and does not
+    show it yet.
+    """
+    specs = tuple(specs)
+    work = _Placing(specs, hosts)
+    wanted = [v for v in in_order(specs) if v.number in missing and v.want is Want.UP]
+    pins: dict[int, int] = {}
+    for v in wanted:
+        pin = claims.get(v.number)
+        if pin is not None and any(host.host_id == pin for host in work.able(v)):
+            pins[v.number] = pin
+            work.reserve(v, pin)
+    order: dict[int, tuple[int, ...]] = {}
+    short: dict[int, int] = {}
+    for v in wanted:
+        pin = pins.get(v.number)
+        if pin is not None:
+            work.release(v, pin)
+        able, free_mb = work.able(v), work.free_mb(v)
+        fits = [host for host in able if free_mb[host.host_id] >= v.memory_mb]
+        if v.number in work.together:
+            with_all_mb = v.memory_mb + work.mates_mb(v, wanted)
+            fits = [host for host in fits if free_mb[host.host_id] >= with_all_mb] or fits
+        if not fits and v.overcommit:
+            fits = able
+        if fits:
+            order[v.number] = work.ranked(v, fits, pin)
+            work.reserve(v, order[v.number][0])
+        else:
+            largest_mb = max((free_mb[host.host_id] for host in able), default=0)
+            short[v.number] = v.memory_mb - max(largest_mb, 0)
+    return Plan(order, short)
+
+
+def n_plus_1(
+    specs: Iterable[VmSpec], hosts: Iterable[Host], missing: frozenset[int]
+) -> Mapping[int, Mapping[int, int]]:
+    """Host id -> the VMs that would have no place if that host died, with the MiB that they would
+    be short of; hosts whose death leaves nobody without a place are not in it. VMs that have no
+    place already are named for no host."""
+    specs, hosts = tuple(specs), tuple(hosts)
+    already = place(specs, hosts, missing).short if missing else _NONE
+    found: dict[int, Mapping[int, int]] = {}
+    for lost in hosts:
+        left = [host for host in hosts if host is not lost]
+        short = place(specs, left, missing | lost.vms).short
+        fresh = {vm: mb for vm, mb in short.items() if vm not in already}
+        if fresh:
+            found[lost.host_id] = fresh
+    return found
+
+
+class _Placing:
+    """The hosts while VMs are placed on them: where each VM is, and what room is left."""
+
+    def __init__(self, specs: tuple[VmSpec, ...], hosts: Iterable[Host]) -> None:
+        self.together = {vm: mates for vm, mates in together_of(specs).items() if mates}
+        self._apart = apart_of(specs)
+        self._hosts: list[Host] = []
+        self._free_mb: tuple[dict[int, int], dict[int, int]] = ({}, {})
+        self._at: dict[int, set[int]] = {}
+        for host in hosts:
+            self._free_mb[False][host.host_id] = host.free_mb
+            self._free_mb[True][host.host_id] = host.free_huge_mb
+            for number in host.vms:
+                self._at.setdefault(number, set()).add(host.host_id)
+            if host.open and host.speaks >= SPEAKS_SEVERAL:
+                self._hosts.append(host)
+
+    def reserve(self, v: VmSpec, host_id: int) -> None:
+        self._at.setdefault(v.number, set()).add(host_id)
+        self._free_mb[v.huge][host_id] -= v.memory_mb
+
+    def release(self, v: VmSpec, host_id: int) -> None:
+        self._at[v.number].discard(host_id)
+        self._free_mb[v.huge][host_id] += v.memory_mb
+
+    def free_mb(self, v: VmSpec) -> Mapping[int, int]:
+        """Host id -> what is left there of the kind of memory that it takes."""
+        return self._free_mb[v.huge]
+
+    def mates_mb(self, v: VmSpec, wanted: list[VmSpec]) -> int:
+        """MiB of those that must come with it and are nowhere yet: the first of them does not
+        choose a host that is too small for the rest."""
+        mates = self.together[v.number]
+        coming = (w for w in wanted if w.number in mates and not self._at.get(w.number))
+        return sum(w.memory_mb for w in coming if w.huge == v.huge)
+
+    def able(self, v: VmSpec) -> list[Host]:
+        """The hosts that may run it, whether its memory fits there or not."""
+        number = v.number
+        without = self._all_hosts_of(self._apart[number])
+        beside = self._all_hosts_of(self.together.get(number, frozenset()))
+        return [
+            host
+            for host in self._hosts
+            if number not in host.barred
+            and host.score > host.lacks.get(number, 0)
+            and (not v.only or host.host_id in v.only)
+            and host.host_id not in without
+            and (not beside or host.host_id in beside)
+        ]
+
+    def _all_hosts_of(self, numbers: frozenset[int]) -> set[int]:
+        return {host_id for number in numbers for host_id in self._at.get(number, ())}
+
+    def ranked(self, v: VmSpec, fits: list[Host], pin: int | None) -> tuple[int, ...]:
+        """Their ids, the best host first."""
+        number, prefer, free_mb = v.number, v.prefer, self._free_mb[v.huge]
+        best = max(host.score - host.lacks.get(number, 0) for host in fits)
+        keys = [
+            (
+                host.host_id != pin,
+                prefer.index(host.host_id) if host.host_id in prefer else len(prefer),
+                (best - host.score + host.lacks.get(number, 0)) // SCORE_STEP,
+                -((free_mb[host.host_id] - v.memory_mb) * FREE_PARTS // max(host.total_mb, 1)),
+                -host.last_ran.get(number, 0),
+                host.host_id,
+            )
+            for host in fits
+        ]
+        return tuple(key[-1] for key in sorted(keys))
