@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The blocks of the registry as bytes: its header, and one record for each VM. Pure.
+
+A VM that is lost from the registry is not started when its host dies, so nothing of it is ever
+half written: a record is one block of 4096 bytes, which the storage writes as a whole or not at
+all, and the definition (libvirt's XML) that it points to was written and read back before.
+
+Rules:
+
+1. A block is JSON in one line, and behind it "end=" with the CRC-32 of that line in 8 hex digits,
+   NUL padded. The JSON's last field, "mac", signs what stands before it by the cluster key, as a
+   registry record of that place.
+2. What does not read as that is damage: it costs this VM its next start, and nothing else. A block
+   of NUL bytes is an unused one.
+3. A record keeps its last definitions, the newest first, each in a place of its own; the next one
+   is written to the place of the oldest.
+4. A VM that was removed leaves its number, its name and `removed`; the number is free again once
+   its lease was found free.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from broker.daemon.foreign import clean
+from broker.whiteboard.signatures import Signature, Signatures
+from broker.whiteboard.slot import HOST_ID_MAX, SLOT_BYTES
+from scoring.vm.spec import ORDINARY_PAGES_KB, VmSpec, Want
+
+#: So many VMs at most; number 1 is the engine.
+VMS_MAX = 128
+#: Each VM's definitions: so many, each of so many bytes once compressed, and in full.
+PLACES = 4
+PLACE_BYTES = 64 * 1024
+DEFINITION_BYTES_MAX = 1024 * 1024
+MAGIC = "ha-agent registry"
+VERSION = 1
+#: What a registry record is signed as.
+REGISTRY = "ha-agent registry record 1"
+#: A double counts generations one by one up to here.
+COUNT_MAX = 2**53
+#: 64 TiB.
+MEMORY_MB_MAX = 2**26
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z"
+_UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z"
+_END = re.compile(rb"end=([0-9a-f]{8})\n?")
+_MAC = re.compile(rb"(.*),\"mac\":\"([0-9a-f]{64})\"\}", re.DOTALL)
+
+VmNumber = Annotated[int, Meta(ge=1, le=VMS_MAX)]
+HostId = Annotated[int, Meta(ge=1, le=HOST_ID_MAX)]
+Numbers = Annotated[tuple[VmNumber, ...], Meta(max_length=VMS_MAX)]
+HostIds = Annotated[tuple[HostId, ...], Meta(max_length=256)]
+Generation = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """Block 0. `cluster`: the cluster's id. `generation`: grows with each change of a record."""
+
+    magic: Literal["ha-agent registry"] = MAGIC
+    version: Annotated[int, Meta(ge=1)] = VERSION
+    cluster: Annotated[str, Meta(max_length=64)]
+    generation: Generation = 0
+
+
+class Definition(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one definition lies. `place`: 0 to 3 of this VM's. `stored`: its bytes there. `sha256`:
+    of the whole XML, in hex. `generation`: the registry's when it was written. `wall_s`: UTC
+    seconds since 1970 by the writer's clock, `by` its name."""
+
+    place: Annotated[int, Meta(ge=0, lt=PLACES)]
+    stored: Annotated[int, Meta(ge=1, le=PLACE_BYTES)]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    generation: Generation
+    wall_s: Annotated[float, Meta(ge=0, le=COUNT_MAX)]
+    by: Annotated[str, Meta(max_length=253)] = ""
+
+
+class VmRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One protected VM: what `ha-agent vm add|define|set` wrote. Fields as VmSpec has them;
+    `definitions`: the newest first. `generation`: the registry's when the record was written."""
+
+    number: VmNumber
+    name: Annotated[str, Meta(pattern=NAME)]
+    uuid: Annotated[str, Meta(pattern=_UUID)]
+    generation: Generation
+    memory_mb: Annotated[int, Meta(ge=1, le=MEMORY_MB_MAX)]
+    pages_kb: Annotated[int, Meta(ge=4, le=2**22)] = ORDINARY_PAGES_KB
+    want: Want = Want.UP
+    priority: Annotated[int, Meta(ge=0, le=100)] = 50
+    after: Numbers = ()
+    apart: Numbers = ()
+    together: Numbers = ()
+    only: HostIds = ()
+    prefer: HostIds = ()
+    failback: bool = False
+    overcommit: bool = False
+    removed: bool = False
+    definitions: Annotated[tuple[Definition, ...], Meta(max_length=PLACES)] = ()
+
+    @property
+    def resource(self) -> str:
+        """The name of its lease."""
+        return "vm-" + self.uuid.replace("-", "")
+
+    def spec(self) -> VmSpec:
+        """What the decision needs of it."""
+        return VmSpec(
+            self.number,
+            self.name,
+            self.memory_mb,
+            pages_kb=self.pages_kb,
+            priority=self.priority,
+            after=self.after,
+            apart=self.apart,
+            together=self.together,
+            only=self.only,
+            prefer=self.prefer,
+            failback=self.failback,
+            want=self.want,
+            overcommit=self.overcommit,
+        )
+
+    def free_place(self) -> int:
+        """The place that the next definition is written to: one that holds none, or the oldest."""
+        held = [kept.place for kept in self.definitions]
+        unused = set(range(PLACES)) - set(held)
+        return min(unused) if unused else held[-1]
+
+
+class RecordTooLarge(ValueError):
+    """The record does not fit into its block; the administrator's rules name too much."""
+
+
+def encode(block: Header | VmRecord, place: int, signatures: Signatures | None = None) -> bytes:
+    """The 4096 bytes of a block, signed where there is a key. `place`: its number in the volume.
+    RecordTooLarge."""
+    line = msgspec.json.encode(block)
+    mac = "" if signatures is None else signatures.sign(REGISTRY, place, line[:-1])
+    if mac:
+        line = line[:-1] + f',"mac":"{mac}"}}'.encode()
+    line += b"\n"
+    data = line + b"end=%08x\n" % zlib.crc32(line)
+    if len(data) > SLOT_BYTES:
+        raise RecordTooLarge(f"{len(data)} bytes, a record of the registry has {SLOT_BYTES}")
+    return data.ljust(SLOT_BYTES, b"\0")
+
+
+def is_unused(data: bytes) -> bool:
+    """Whether nothing was ever written there."""
+    return not data.rstrip(b"\0")
+
+
+def decode_header(data: bytes) -> Header | None:
+    """The header in a block; None where there is none, or none that can be read."""
+    line = _whole_line(data)
+    try:
+        return None if line is None else msgspec.json.decode(line, type=Header)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def decode_record(data: bytes, number: int) -> VmRecord | None:
+    """The record in the block of that number; None where there is none that can be read."""
+    line = _whole_line(data)
+    if line is None:
+        return None
+    try:
+        record = msgspec.json.decode(line, type=VmRecord)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    places = [kept.place for kept in record.definitions]
+    if record.number != number or len(set(places)) != len(places):
+        return None
+    kept = tuple(msgspec.structs.replace(one, by=clean(one.by)) for one in record.definitions)
+    return msgspec.structs.replace(record, definitions=kept)
+
+
+def signature(data: bytes, place: int, signatures: Signatures) -> Signature:
+    """What is found of the signature of a block that can be read."""
+    found = _MAC.fullmatch(data.partition(b"\n")[0])
+    part = None if found is None else (found.group(1), found.group(2).decode())
+    return signatures.look(REGISTRY, place, part)
+
+
+def _whole_line(data: bytes) -> bytes | None:
+    """The JSON of a block whose checksum is right."""
+    line, newline, rest = data.rstrip(b"\0").partition(b"\n")
+    found = _END.fullmatch(rest)
+    if found is None or int(found.group(1), 16) != zlib.crc32(line + newline):
+        return None
+    return line

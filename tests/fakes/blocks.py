@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A volume of blocks in memory, on which a writer can die."""
+
+from __future__ import annotations
+
+from broker.whiteboard.slot import SLOT_BYTES
+
+
+class Died(Exception):
+    """The writer's host lost its power here."""
+
+
+class MemoryBlocks:
+    """As a broker.whiteboard.volume.Volume. `writes_left`: the writer dies before the next one;
+    None: it lives."""
+
+    def __init__(self, size_bytes: int, path: str = "/shared/registry") -> None:
+        self.path = path
+        self.size_bytes = size_bytes
+        self.blocks: dict[int, bytes] = {}
+        self.writes_left: int | None = None
+        self.written = 0
+
+    def read_at(self, offset: int) -> bytes:
+        if offset >= self.size_bytes:
+            return b""
+        return self.blocks.get(offset, bytes(SLOT_BYTES))
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        assert offset % SLOT_BYTES == 0 and len(data) == SLOT_BYTES
+        if self.writes_left is not None:
+            if self.writes_left == 0:
+                raise Died
+            self.writes_left -= 1
+        self.written += 1
+        self.blocks[offset] = data
