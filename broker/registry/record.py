@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -38,7 +38,7 @@ VMS_MAX = 128
 PLACES = 4
 PLACE_BYTES = 64 * 1024
 DEFINITION_BYTES_MAX = 1024 * 1024
-MAGIC = "ha-agent registry"
+MAGIC: Final = "ha-agent registry"
 VERSION = 1
 #: What a registry record is signed as.
 REGISTRY = "ha-agent registry record 1"

@@ -23,6 +23,7 @@ ORDER = {
         "broker.client",
         "broker.vm",
         "broker.whiteboard",
+        "broker.registry",
         "broker.lockspace",
         "broker.monitors",
         "broker.peers",

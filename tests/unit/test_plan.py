@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,15 +16,15 @@ from scoring.vm.spec import VmSpec, Want, apart_of, cycle, in_order, together_of
 GIB = 1024
 
 
-def host(host_id: int, free_gib: float = 16, **change: object) -> Host:
+def host(host_id: int, free_gib: float = 16, **change: Any) -> Host:
     return replace(
         Host(host_id, score=3400, total_mb=64 * GIB, free_mb=int(free_gib * GIB)),
-        **change,  # type: ignore[arg-type]
+        **change,
     )
 
 
-def vm(number: int, gib: float = 4, **change: object) -> VmSpec:
-    return replace(VmSpec(number, f"vm{number}", int(gib * GIB)), **change)  # type: ignore[arg-type]
+def vm(number: int, gib: float = 4, **change: Any) -> VmSpec:
+    return replace(VmSpec(number, f"vm{number}", int(gib * GIB)), **change)
 
 
 def plan(specs: list[VmSpec], hosts: list[Host], **given: object) -> Plan:
@@ -130,7 +131,7 @@ def test_overcommit_starts_where_it_would_fit_best() -> None:
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_a_host_that_cannot_run_it_is_not_in_the_order(unable: dict[str, object]) -> None:
+def test_a_host_that_cannot_run_it_is_not_in_the_order(unable: dict[str, Any]) -> None:
     assert plan([vm(1)], [host(1, **unable), host(2, 8)]).order == {1: (2,)}
 
 
