@@ -236,9 +236,17 @@ class Doorway:
 
 class _Http(RequestHandler):
     """aiohttp's protocol, but what is no request at all is a problem like all others, and told
-    in a line without a traceback: anybody can send it."""
+    in a line without a traceback: anybody can send it. The same for a connection that ends before
+    aiohttp's task has looked at it."""
 
     __slots__ = ()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        task = self._task_handler if self._current_request is None else None
+        super().connection_lost(exc)
+        if task is not None:
+            # It would go on without what the call above has taken away.
+            task.cancel()
 
     def handle_error(
         self,

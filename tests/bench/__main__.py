@@ -57,9 +57,10 @@ def _parser() -> argparse.ArgumentParser:
         "heartbeat: what the hosts' signs of life cost. streams: what open dashboards cost. "
         "status: "
         "how long ha-agent --status takes at 3, 100 and 2000 hosts. jitter: "
-        "how late beats begin while everything hangs. strangers: the same while they flood the "
-        "TCP port. steady: forks, CPU, memory and threads at "
-        "3 hosts. crowd: the same at 100 hosts. flood: what strangers cost the witness. soak: does "
+        "how late beats begin while everything hangs. strangers: the same while they do all that "
+        "they can over TCP and UDP, beside a cluster that is left alone. steady: forks, CPU, "
+        "memory and threads at 3 hosts. crowd: the same at 100 hosts. flood: strangers, in the "
+        "lab. soak: does "
         "anything grow? fencing: see fencing "
         "--help. Default minutes: "
         + ", ".join(f"{name} {minutes:g}" for name, minutes in MINUTES.items() if minutes),

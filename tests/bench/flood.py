@@ -1,115 +1,123 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What strangers cost the engine's host: its beats, its CPU and its heartbeats, while another
-machine sends garbage and a recorded question to its port for heartbeats and fills its listener.
+"""What strangers cost the VM's host in a cluster of real daemons: its beats, its CPU and its
+heartbeats, while another machine does all of tests/bench/attack.py to it and a slot is forged each
+second. `python -m tests.bench flood`.
 
-`python -m tests.bench flood`. As a program, `python -m tests.bench.flood ADDRESS PER_SECOND`, it is
-the machine that sends; the recorded datagram comes in hexadecimal on standard input.
+The third host is left alone: what its beats are late in the same minutes is the machine's.
 """
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from broker.config.cluster_key import ClusterKey
 from broker.config.sections import HEARTBEAT_PORT
-from broker.peers.datagram import DATAGRAM_BYTES, Question, question_bytes
+from broker.peers.datagram import Question, question_bytes
 from broker.peers.heartbeat import new_nonce
 from tests.lab import ask
-from tests.lab.ask import says
 from tests.lab.cluster import Cluster
-from tests.lab.idle_connections import idle_connections
-from tests.lab.layout import host_id_of
+from tests.lab.layout import API_PORT, HOST_BRIDGE, NETWORK_PREFIX, host_id_of
 
+from .attack import SOURCES
 from .daemons import Pair, cpu_percent, lab, scrape
 from .figure import Figure
+from .forged import Forged
 from .jitter import P99_MAX_S, late_between, p99_ms
 
-#: Datagrams a second, half of them garbage, half a question that was asked before.
-PER_SECOND = 2000
-#: So many go out at once, so that the sender needs no more of the machine than it must.
-BURST = 20
 SETTLE_S = 30.0
 ANSWERED_S = 60.0
+#: Nobody disturbs for so long, before.
+BEFORE_S = 60.0
+#: Addresses that nobody else has in the lab.
+ADDRESSES = [f"{NETWORK_PREFIX}.{number}" for number in range(211, 211 + SOURCES)]
 
 
 def measure(minutes: float) -> Iterator[Figure]:
     """Before, and meanwhile."""
     with lab() as cluster:
         owner = cluster.wait_healthy(ANSWERED_S)
-        sender, asker = (host for host in cluster.hosts if host != owner)
+        sender, left_alone = (host for host in cluster.hosts if host != owner)
+        hosts = {owner: "attacked", left_alone: "left alone"}
         time.sleep(SETTLE_S)
-        for_s = minutes * 60.0
-        yield from _over(cluster, owner, asker, for_s, "nobody disturbs")
+        yield from _over(cluster, hosts, BEFORE_S, "before", None)
+        before = _acts(cluster)
         with ExitStack() as stack:
-            stack.enter_context(_flood(cluster, sender, owner))
-            yield from _over(
-                cluster, owner, asker, for_s, f"{PER_SECOND} datagrams a second", P99_MAX_S * 1e3
-            )
-        with idle_connections(cluster, sender, owner):
-            ask.during("the owner answers", 10.0, lambda: says(cluster, asker, owner, "answered"))
+            stack.enter_context(_attack(cluster, sender, owner))
+            stack.enter_context(Forged(cluster.layout.whiteboard))
+            yield from _over(cluster, hosts, minutes * 60.0, "under attack", P99_MAX_S * 1e3)
+        after = _acts(cluster)
+        for act, count in after.items():
+            yield Figure(f"{act} (under attack)", "", [float(count - before[act])], 0)
 
 
 def _over(
-    cluster: Cluster, owner: str, asker: str, for_s: float, what: str, target: float | None = None
+    cluster: Cluster, hosts: dict[str, str], for_s: float, when: str, target: float | None
 ) -> Iterator[Figure]:
-    before, pair = scrape(cluster, owner), Pair.of(cluster, owner)
-    (cpu,) = cpu_percent([pair], for_s)
-    after = scrape(cluster, owner)
-    yield Figure(f"CPU of broker and agent ({what})", "% of 1", [cpu])
-    late = late_between(before, after)
-    yield Figure(f"p99 of beat start after plan ({what})", "ms", [p99_ms(late)], target)
+    before = {host: scrape(cluster, host) for host in hosts}
+    cpu = cpu_percent([Pair.of(cluster, host) for host in hosts], for_s)
+    after = {host: scrape(cluster, host) for host in hosts}
+    for (host, which), used in zip(hosts.items(), cpu, strict=True):
+        what = f"{when}, {which}"
+        late = late_between(before[host], after[host])
+        wanted = target if which == "attacked" else None
+        yield Figure(f"beats ({what})", "", [late[-1][1]])
+        yield Figure(f"p99 of beat start after plan ({what})", "ms", [p99_ms(late)], wanted)
+        yield Figure(f"CPU of broker and agent ({what})", "% of 1", [used])
+    (owner, left_alone) = hosts
     name = "ha_agent_heartbeat_questions_total,outcome="
     counts = {
-        key.removeprefix(name): after[key] - before.get(key, 0.0)
-        for key in after
+        key.removeprefix(name): after[owner][key] - before[owner].get(key, 0.0)
+        for key in after[owner]
         if key.startswith(name)
     }
-    yield Figure(f"questions answered ({what})", "", [counts.pop("answered")])
-    yield Figure(f"datagrams refused a second ({what})", "", [sum(counts.values()) / for_s])
-    seen = ask.status(cluster, asker)["hosts"][str(host_id_of(owner))]["witnesses"]
+    yield Figure(f"questions answered ({when})", "", [counts.pop("answered")])
+    yield Figure(f"datagrams refused a second ({when})", "", [sum(counts.values()) / for_s])
+    seen = ask.status(cluster, left_alone)["hosts"][str(host_id_of(owner))]["witnesses"]
     is_silent = seen["unanswered_s"] is not None or seen["port_silent_s"] is not None
-    yield Figure(f"questions to it unanswered ({what})", "", [float(is_silent)], 0)
+    yield Figure(f"questions to it unanswered ({when})", "", [float(is_silent)], 0)
 
 
-def _flood(cluster: Cluster, sender: str, owner: str) -> subprocess.Popen[str]:
-    """Runs until its block is left."""
+def _acts(cluster: Cluster) -> dict[str, int]:
+    """What strangers must not cause, as all hosts have counted it."""
+    found = {"fencing attempts": 0, "changes of state": 0, "starts, stops and moves": 0}
+    for host in cluster.hosts:
+        for key, value in scrape(cluster, host).items():
+            if key.startswith("ha_agent_fences_total"):
+                found["fencing attempts"] += int(value)
+            elif key.startswith("ha_agent_transitions_total"):
+                found["changes of state"] += int(value)
+        # The same process on the same host: otherwise the sum of the numbers is another one.
+        pids: list[Any] = cluster.status()["hosts"][host]["engine_pids"]
+        found["starts, stops and moves"] += sum(pids)
+    return found
+
+
+@contextmanager
+def _attack(cluster: Cluster, sender: str, owner: str) -> Iterator[None]:
     own, address = host_id_of(sender), cluster.layout.host(host_id_of(owner)).address
     key = ClusterKey(bytes.fromhex(cluster.settings.cluster_key))
     recorded = question_bytes(key, Question(own, host_id_of(owner), "recorded", 1, new_nonce()))
-    argv = [sys.executable, "-m", "tests.bench.flood", address, str(PER_SECOND)]
-    command, environment = cluster.sh_command(sender, argv)
-    flood = _Flood(command, env=environment, stdin=subprocess.PIPE, text=True)
-    assert flood.stdin is not None
-    flood.stdin.write(recorded.hex() + "\n")
-    flood.stdin.flush()
-    return flood
-
-
-class _Flood(subprocess.Popen[str]):
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-        self.wait()
-
-
-def main() -> None:
-    """Send for ever."""
-    address, per_second = sys.argv[1], int(sys.argv[2])
-    recorded = bytes.fromhex(sys.stdin.readline())
-    garbage = b"ha-agent heartbeat question 1\n".ljust(DATAGRAM_BYTES, b"x")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        due_s = time.monotonic()
-        while True:
-            for _ in range(BURST // 2):
-                sock.sendto(garbage, (address, HEARTBEAT_PORT))
-                sock.sendto(recorded, (address, HEARTBEAT_PORT))
-            due_s += BURST / per_second
-            time.sleep(max(0.0, due_s - time.monotonic()))
-
-
-if __name__ == "__main__":
-    main()
+    for source in ADDRESSES:
+        cluster.sh(sender, ["ip", "address", "add", f"{source}/32", "dev", HOST_BRIDGE])
+    argv = [sys.executable, "-m", "tests.bench.attack", address, str(API_PORT)]
+    command, environment = cluster.sh_command(sender, [*argv, str(HEARTBEAT_PORT), *ADDRESSES])
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as them:
+        try:
+            assert them.stdin is not None and them.stdout is not None
+            them.stdin.write(recorded.hex() + "\n")
+            them.stdin.flush()
+            assert them.stdout.readline() == "begun\n"
+            yield
+            assert them.poll() is None, "the strangers have ended"
+        finally:
+            # It ends with its standard input; the process that was started is only its parent.
+            them.communicate()
+            for source in ADDRESSES:
+                cluster.sh(sender, ["ip", "address", "del", f"{source}/32", "dev", HOST_BRIDGE])

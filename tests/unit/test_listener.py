@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 from collections.abc import Awaitable, Callable
@@ -196,6 +197,35 @@ def test_who_is_idle_gives_way_the_longest_first_and_of_the_same_client_where_it
     door.works("c1")
     assert not comes("d1", "d"), "all are worked for"
     assert door.guests == {"a": 2, "c": 1} and door.turned_away == 3
+
+
+def test_a_connection_that_gives_way_before_it_was_looked_at_leaves_no_error(
+    tmp_path: Path,
+) -> None:
+    """Each of them is ended by the next one, most of them in the moment in which they came, some
+    with a request: under a flood the log was full of tracebacks of the library."""
+    wrong: list[dict[str, object]] = []
+
+    async def test(door: Listener, port: int) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: wrong.append(context))
+        door.limits = Limits(per_client=1)
+        for sent in (b"", get("/heartbeat"), b"nonsense\r\n\r\n"):
+            socks = []
+            for _ in range(20):
+                sock = socket.create_connection(("127.0.0.1", port))
+                sock.send(sent)
+                socks.append(sock)
+            # Their ends are of the same turn of the loop as what they have sent.
+            for _ in range(50):
+                await asyncio.sleep(0)
+            for sock in socks:
+                sock.close()
+            await asyncio.sleep(0.01)
+        gc.collect()
+
+    served(tmp_path, test)
+    assert [str(context.get("exception")) for context in wrong] == []
 
 
 def test_an_ipv6_network_is_one_client() -> None:
