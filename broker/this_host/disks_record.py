@@ -13,6 +13,7 @@ from broker.vm.domain_facts import Domain
 from broker.vm.in_use import InUse
 from broker.whiteboard import what_ran
 from broker.whiteboard.board import Board, StorageTrouble
+from broker.whiteboard.ran_places import fits
 from broker.whiteboard.what_ran import OnDisk, WhatRan
 
 log = logging.getLogger("ha-broker.what-ran")
@@ -74,7 +75,7 @@ class DisksRecord:
         if not owns or running is None or on_disk is None:
             self.problem = ""
             return
-        is_nothing = on_disk.record is None and not on_disk.problem
+        is_nothing = on_disk.record is None and not on_disk.problem and on_disk.is_whole
         if is_nothing and what_ran.EMPTY.says_the_same(running):
             self.problem = ""
             return
@@ -115,7 +116,7 @@ class DisksRecord:
             record = what_ran.adopted(before, who)
         else:
             record = what_ran.kept(before, in_use.running, who)
-        if not what_ran.fits(self._stamped(record)):
+        if not self._fits(record):
             raise CannotDecide(
                 "the record has no room for so many disks: put them into the definition"
             )
@@ -135,7 +136,7 @@ class DisksRecord:
             self._host_id,
             self._host_name,
         )
-        if what_ran.fits(self._stamped(running)):
+        if self._fits(running):
             return running
         held = (
             f"what ran last on {self._host_name} has more disks of its own than the record has room"
@@ -144,6 +145,9 @@ class DisksRecord:
         return msgspec.structs.replace(
             running, disks={}, instead_of={}, held=held, only=self._host_id
         )
+
+    def _fits(self, record: WhatRan) -> bool:
+        return fits(self._stamped(record), self._board.signatures)
 
     def _stamped(self, record: WhatRan) -> WhatRan:
         return msgspec.structs.replace(

@@ -33,6 +33,8 @@ from broker.whiteboard.identity import Expected, VolumeKind, check
 from broker.whiteboard.layout import WHAT_RAN_SLOTS
 from broker.whiteboard.mode import Mode, count, from_lines, to_lines
 from broker.whiteboard.plan import SlotPlan
+from broker.whiteboard.ran_places import RanPlaces
+from broker.whiteboard.ran_places import encode as encode_what_ran
 from broker.whiteboard.signatures import CLUSTER, GOOD, SLOT, Signature, Signatures, Unsigned
 from broker.whiteboard.slot import (
     EMPTY_SLOT,
@@ -50,8 +52,7 @@ from broker.whiteboard.slot import (
     signed_part_of_cluster,
 )
 from broker.whiteboard.volume import Volume, VolumeError
-from broker.whiteboard.what_ran import OnDisk, WhatRan, read_places
-from broker.whiteboard.what_ran import encode as encode_what_ran
+from broker.whiteboard.what_ran import OnDisk, WhatRan
 
 log = logging.getLogger("ha-broker")
 
@@ -197,9 +198,7 @@ class Board:
         self.on_fence_record: Callable[[LogRecord], None] = lambda record: None
         self.host_id = host_id
         self._plan = SlotPlan({host_id})
-        #: The record of what ran last; None before the first read.
-        self.what_ran: OnDisk | None = None
-        self._what_ran_raw: dict[int, bytes] = {}
+        self._ran = RanPlaces(self.signatures, lambda: self.has_earlier())
         self.reports: dict[int, SlotReport] = {}
         self.own: SlotReport | None = None
         self.bad: dict[int, BadSlot] = {}
@@ -312,7 +311,7 @@ class Board:
         if not self.write_problem:
             self.trouble_since_s, self.is_hung = None, False
         self._learn_log(slots, now_s)
-        self._learn_what_ran(slots)
+        self._ran.learn(slots)
         older = self._learn(
             {slot: data for slot, data in slots.items() if slot <= HOST_ID_MAX}, now_s
         )
@@ -486,15 +485,15 @@ class Board:
         self._learn_log(slots, now_s)
         return record
 
-    def _learn_what_ran(self, slots: Mapping[int, bytes]) -> None:
-        found = {slot: slots[slot] for slot in WHAT_RAN_SLOTS if slot in slots}
-        if self.what_ran is None or found != self._what_ran_raw:
-            self.what_ran, self._what_ran_raw = read_places(found), found
+    @property
+    def what_ran(self) -> OnDisk | None:
+        """The record of what ran last; None before the first read."""
+        return self._ran.on_disk
 
     async def write_what_ran(self, record: WhatRan) -> None:
         """Write it to both places, one after the other, and read each back; StorageTrouble where
         it is not there afterwards."""
-        data = encode_what_ran(record)
+        data = encode_what_ran(record, self.signatures)
         if data is None:
             raise StorageTrouble(
                 "the record of what ran last has no room for what was to be written"
@@ -503,7 +502,7 @@ class Board:
             await self._store.write(slot, data)
             if (await self._store.read([slot])).get(slot) != data:
                 raise StorageTrouble("the record of what ran last does not show what was written")
-        self._learn_what_ran(dict.fromkeys(WHAT_RAN_SLOTS, data))
+        self._ran.learn(dict.fromkeys(WHAT_RAN_SLOTS, data))
 
     def _learn(self, slots: Mapping[int, bytes], now_s: float) -> list[int]:
         """Remember what was read; the hosts whose slot is an older one than before."""

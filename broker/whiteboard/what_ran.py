@@ -11,8 +11,8 @@ Rules of this file:
 1. Only the host whose VM holds its lease writes. A record names a disk that differs from the
    definition, and from then on always: the definition of another host may be an older one. Where
    nothing ever differed there is none.
-2. A record is one slot of 4096 bytes, kept in two places (broker/whiteboard/layout.py) that are
-   written one after the other: a torn write leaves the other one whole.
+2. A record is one slot of 4096 bytes, kept in two places (broker/whiteboard/ran_places.py) that
+   are written one after the other: a torn write leaves the other one whole.
 3. The newest counts: the larger `last_ran` (the count of the host that wrote it), then the larger
    generation. A write that lands late has the smaller one, and the owner writes its own again.
 4. A place whose head can be read and whose rest does not fit it is a write that broke off. Where it
@@ -25,29 +25,17 @@ Rules of this file:
 from __future__ import annotations
 
 import hashlib
-import re
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated
 from xml.etree.ElementTree import Element
 
 import msgspec
 from msgspec import Meta
 
-from broker.daemon.foreign import clean
 from broker.vm import domain_facts
 from broker.vm.domain_facts import Disk, Domain, Layer
-from broker.whiteboard.layout import WHAT_RAN_SLOTS
-from broker.whiteboard.slot import HOST_ID_MAX, SLOT_BYTES, TIMESTAMP_MAX
+from broker.whiteboard.slot import HOST_ID_MAX, TIMESTAMP_MAX
 
-#: Of a place: "what-ran GENERATION LAST-RAN LENGTH CRC-OF-THE-REST CRC-OF-THIS\n", then the rest.
-_HEAD = re.compile(
-    rb"(what-ran ([0-9]{1,15}) ([0-9]{1,15}) ([0-9]{1,4}) ([0-9a-f]{8})) ([0-9a-f]{8})\n"
-)
-_HEAD_BYTES_MAX = 96
-_SPARE_BYTES = 128
-#: What a record may unpack to.
-RECORD_BYTES_MAX = 262_144
 #: A generation above it was counted by nobody; behind the last one the count of runs goes on.
 GENERATION_MAX = 10**12
 DECISIONS_MAX = 16
@@ -117,80 +105,9 @@ class OnDisk(msgspec.Struct, frozen=True):
         )
 
 
-def encode(record: WhatRan) -> bytes | None:
-    """The 4096 bytes of a place; None where they do not suffice."""
-    rest = zlib.compress(msgspec.json.encode(record), 9)
-    head = b"what-ran %d %d %d %08x" % (*reversed(record.key), len(rest), zlib.crc32(rest))
-    data = head + b" %08x\n" % zlib.crc32(head) + rest
-    has_room = len(data) <= SLOT_BYTES and _HEAD.match(data[:_HEAD_BYTES_MAX])
-    return data.ljust(SLOT_BYTES, b"\0") if has_room else None
-
-
-def fits(record: WhatRan) -> bool:
-    """Whether a place has room for it, whatever its numbers will be."""
-    data = encode(record)
-    return data is not None and not any(data[-_SPARE_BYTES:])
-
-
-def read_places(slots: Mapping[int, bytes]) -> OnDisk:
-    """What a read of WHAT_RAN_SLOTS brought. A volume that ends before them holds no record."""
-    whole: list[WhatRan] = []
-    torn: list[tuple[int, int]] = []
-    for slot in WHAT_RAN_SLOTS:
-        found = _decode(slots.get(slot, b""))
-        if isinstance(found, WhatRan):
-            whole.append(found)
-        elif found is not None:
-            torn.append(found)
-    newest = max(whole, key=lambda record: record.key, default=None)
-    last = max([*torn, *(record.key for record in whole)], default=(0, 0))
-    if torn and (newest is None or max(torn) >= newest.key):
-        text = (
-            "the record of the disks that ran last was being written when its host ended, and"
-            f" cannot be read: see where the VM's newest data are, then {KEEP} (the definition is"
-            f" right) or {ADOPT} (the record before that one is)"
-        )
-        return OnDisk(newest, text, False, last)
-    return OnDisk(newest, "", newest is None or whole == [newest, newest], last)
-
-
-def _decode(data: bytes) -> WhatRan | tuple[int, int] | None:
-    """A record; (last_ran, generation) of one that broke off; None where there is none."""
-    head = _HEAD.match(data[:_HEAD_BYTES_MAX])
-    if head is None or zlib.crc32(head.group(1)) != int(head.group(6), 16):
-        return None
-    generation, last_ran, length = (int(head.group(at)) for at in (2, 3, 4))
-    if generation > GENERATION_MAX:
-        return None
-    rest = data[head.end() : head.end() + length]
-    if zlib.crc32(rest) != int(head.group(5), 16):
-        return last_ran, generation
-    try:
-        unpacked = zlib.decompressobj().decompress(rest, RECORD_BYTES_MAX)
-        record = msgspec.json.decode(unpacked, type=WhatRan)
-        for text in record.disks.values():
-            domain_facts.parse_disk(text)
-    except (
-        zlib.error,
-        msgspec.MsgspecError,
-        UnicodeDecodeError,
-        RecursionError,
-        domain_facts.BadDomain,
-    ):
-        return last_ran, generation
-    if record.key != (last_ran, generation):
-        return last_ran, generation
-    # Whoever shows it shows it as it is; what is compared is written clean.
-    return msgspec.structs.replace(
-        record,
-        by_name=clean(record.by_name),
-        disks={clean(target): text for target, text in record.disks.items()},
-        instead_of={clean(key): clean(each) for key, each in record.instead_of.items()},
-        held=clean(record.held),
-        adopted=tuple(map(clean, record.adopted)),
-        kept=tuple(map(clean, record.kept)),
-        decided=clean(record.decided),
-    )
+def images_of(record: WhatRan) -> list[str]:
+    """The images that it has a start open, by the place of each."""
+    return [_first(domain_facts.parse_disk(text)) for _, text in sorted(record.disks.items())]
 
 
 def of_running(

@@ -34,8 +34,8 @@ from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
 from broker.whiteboard.board import Board, VolumeStore
 from broker.whiteboard.signatures import Signatures
 from scoring.observation import EngineStatus, Health, VmStatus
+from tests.fakes.broker import Engine, report
 from tests.fakes.lockspace import FakeLockspace
-from tests.unit.test_api import Engine, report
 
 KEY = ClusterKey(b"the key of the cluster that is measured")
 API_PORT = 8765

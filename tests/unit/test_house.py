@@ -83,7 +83,7 @@ LARGER = {
     "broker/config/sections.py": 677,
     "broker/main.py:run": 97,
     "broker/vm/domain_facts.py": 634,
-    "broker/whiteboard/board.py": 631,
+    "broker/whiteboard/board.py": 630,
     "broker/whiteboard/slot.py": 711,
     "broker/whiteboard/slot.py:decode_slot": 85,
     "broker/wire/status.py": 613,

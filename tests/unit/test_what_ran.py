@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -14,26 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.status.what_ran import codes, differences, problem, record, unfit
-from broker.this_host.disks_record import CannotDecide, DisksRecord
-from broker.vm.domain_facts import Domain, Layer, parse, read
+from broker.this_host.disks_record import CannotDecide
+from broker.vm.domain_facts import Layer, parse, read
 from broker.vm.in_use import InUse
 from broker.vm.shared_paths import SharedPaths
 from broker.whiteboard import what_ran
-from broker.whiteboard.board import Board, StorageTrouble
+from broker.whiteboard.board import StorageTrouble
 from broker.whiteboard.layout import WHAT_RAN_SLOTS
+from broker.whiteboard.ran_places import encode, read_places
 from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
-from broker.whiteboard.what_ran import EMPTY, OnDisk, WhatRan, encode, held_back, read_places
+from broker.whiteboard.what_ran import EMPTY, OnDisk, WhatRan, held_back
 from scoring.observation import Obstacle
 from tests.fakes.definitions import BASE, OVERLAY, domain
-from tests.fakes.slot_store import MemoryStore, MemoryVolume
+from tests.fakes.slot_store import MemoryVolume
+from tests.fakes.what_ran import Host, running, stamped
 
 A, B = WHAT_RAN_SLOTS
-Shared = Callable[[Layer], bool]
-
-
-def running(xml: str, before: WhatRan | None = None, shared: Shared = bool) -> WhatRan:
-    """What host 1 would record of a VM that runs like this; the definition names BASE."""
-    return what_ran.of_running(read(domain()), read(xml), parse(xml), shared, before, 1, "host1")
 
 
 def nothing_is_shared(layer: Layer) -> bool:
@@ -147,11 +142,6 @@ def test_decided_without_a_record_there_is_one() -> None:
 # --- how it survives ------------------------------------------------------------------------------
 
 
-def stamped(generation: int = 1, last_ran: int = 1, xml: str = "") -> WhatRan:
-    ran = running(xml or domain(OVERLAY, BASE))
-    return msgspec.structs.replace(ran, generation=generation, last_ran=last_ran)
-
-
 def bytes_of(record: WhatRan) -> bytes:
     data = encode(record)
     assert data is not None and len(data) == SLOT_BYTES
@@ -237,27 +227,6 @@ def test_a_path_is_shared_where_the_volumes_or_the_defined_disks_are(tmp_path: P
 
 
 # --- kept by a host ---------------------------------------------------------------------------
-
-
-class Host:
-    """One host's board and record on a shared volume."""
-
-    def __init__(self, volume: MemoryVolume, number: int) -> None:
-        self.store = MemoryStore(volume)
-        self.board = Board(self.store, number)
-        self.record = DisksRecord(self.board, number, f"host{number}", lambda: 7.0)
-        self.runs("")
-
-    def runs(self, xml: str, shared: Shared = bool, definition: str = "") -> None:
-        recorded = read(definition or domain())
-        found: Domain | None = read(xml) if xml else None
-        layers = set() if found is None else {x for d in found.disks.values() for x in d.chain}
-        use = InUse(recorded, found, parse(xml) if xml else None, frozenset(filter(shared, layers)))
-        self.record.in_use = lambda: use
-
-    async def beat(self, owns: bool = False, last_ran: int = 1) -> None:
-        await self.board.read(1.0)
-        await self.record.look(owns, last_ran)
 
 
 @pytest.fixture
