@@ -1163,6 +1163,8 @@ class Broker:
         place = self.vm_place(now_s)
         where = None if place.host is None else hosts[place.host]
         own_report = self._report
+        agents = "" if own_report is None else own_report.state_problem
+        state_problems = self.events.problem, agents
         paths = fence_paths(
             self.config.host.id,
             own_report.fence_paths if own_report is not None else {},
@@ -1186,17 +1188,13 @@ class Broker:
             network=self._network(now_s).text,
             config_problem=self.config_problem
             or (self._report.config_problem if self._report is not None else ""),
-            state_problem="; ".join(
-                filter(
-                    None,
-                    (self.events.problem, "" if own_report is None else own_report.state_problem),
-                )
-            ),
+            state_problem="; ".join(filter(None, state_problems)),
             hosts=dict(sorted(hosts.items())),
             bad_slots={slot: fault.cause for slot, fault in sorted(self.board.bad.items())},
             storage=StorageStatus(
                 whiteboard=self.config.storage.whiteboard,
                 named=bool(self.config.cluster.id and self.same_storage.ids.whiteboard),
+                signed=self.heartbeats.key is not None,
                 last_read_age_s=_age(self.board.last_read_s, now_s),
                 last_write_age_s=_age(self.board.last_write_s, now_s),
                 problem=self.board.problem,

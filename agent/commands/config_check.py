@@ -18,6 +18,7 @@ from broker.config.certificate import tls_context
 from broker.config.secrets import (
     FenceSecret,
     load_api_token,
+    load_cluster_key,
     load_fence_secrets,
     unused_fence_secrets,
 )
@@ -74,6 +75,7 @@ def checks(path: str) -> Iterator[Check]:
     try:
         secrets = load_fence_secrets(config)
         yield from _secrets(config, secrets, unused_fence_secrets(config))
+        yield from _cluster_key(config)
         yield from _api(config)
     except ConfigError as error:
         yield Check("secrets", "fail", str(error))
@@ -107,6 +109,21 @@ def _identity(config: Config) -> Iterator[Check]:
             "this host's machine UUID cannot be read (as root it can); without it, or"
             " host.system-uuid, no fence device can be proven to be this host's",
         )
+
+
+def _cluster_key(config: Config) -> Iterator[Check]:
+    """Whether what counts on the shared storage and over the network is signed."""
+    if load_cluster_key(config) is None:
+        yield Check(
+            "key",
+            "warning",
+            f"{config.daemon.secrets} has no cluster-key: whoever can write to the shared storage"
+            " is believed, and no host answers another over the network; openssl rand -hex 32 makes"
+            ' one: the line cluster-key = "…", the same on all hosts, at the top of that file on'
+            " each, then systemctl restart ha-broker there, one host after the other",
+        )
+    else:
+        yield Check("key", "ok", "slots, fence log and heartbeats are signed with the cluster-key")
 
 
 def _secrets(config: Config, secrets: Mapping[str, FenceSecret], unused: int) -> Iterator[Check]:

@@ -84,6 +84,12 @@ def _of_the_storage(status: Status) -> Iterator[str]:
             "NO IDENTITY: the configuration does not say which volumes whiteboard and leases must"
             " be; others at the same paths would be taken (ha-agent init --identity)"
         )
+    if not storage.signed:
+        yield (
+            "NO KEY: this host has no cluster-key: whoever can write to the shared storage is"
+            " believed, and no host answers it over the network (how to give the cluster one:"
+            " ha-agent config check)"
+        )
     if status.lockspace != "joined":
         yield f"LOCKSPACE: {status.lockspace}"
     for slot, cause in status.bad_slots.items():

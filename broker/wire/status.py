@@ -34,8 +34,7 @@ class View(Struct, frozen=True):
     `version` grows whenever there is something new to decide on. `system_uuids`: what each
     peer published as its machine's UUID, lower case. `told_beat`: the `beat` of the agent's report
     that is in this host's slot on the storage, 0: none yet; None: the broker does not say.
-    `log_is_written`: a record of the fence log is under way to the storage. `announced`: see
-    Observation.
+    `log_is_written`: a record of the fence log is under way. `announced`: see Observation.
     """
 
     version: int
@@ -386,7 +385,7 @@ class StorageStatus(Struct, frozen=True):
     """The whiteboard as this host sees it. Ages in seconds; `problem` empty when fine. `state`:
     ok, error or hung; `trouble_s`: for how long it has not been ok. `blind`: nothing was read for
     so long that what the other hosts do is not known. `named`: the configuration says which volumes
-    they must be. `unheard`: this host's slot was not written
+    they must be. `signed`: this host has a cluster key. `unheard`: this host's slot was not written
     for so long that the others call it silent."""
 
     whiteboard: str
@@ -401,6 +400,7 @@ class StorageStatus(Struct, frozen=True):
     blind: bool = False
     unheard: bool = False
     named: bool = True
+    signed: bool = True
 
 
 class MonitorStatus(Struct, frozen=True):

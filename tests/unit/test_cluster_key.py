@@ -4,15 +4,20 @@ accepted while it is changed."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import itertools
 from pathlib import Path
 
 import pytest
 
+from agent.commands.config_check import _cluster_key
+from agent.status.troubles import troubles
 from broker.config.cluster_key import ClusterKey
 from broker.config.secrets import load_cluster_key
 from broker.config.sections import Config, ConfigError, DaemonSection, HostSection, StorageSection
+from tests.fakes.broker import make_broker
+from tests.fakes.slot_store import MemoryVolume
 
 KEY, NEXT = bytes(range(32)), bytes(range(32, 64))
 
@@ -119,3 +124,30 @@ def test_during_a_change_of_the_key_everybody_accepts_everybody() -> None:
         for one, other in itertools.permutations((before, after)):
             assert one.accepts(b"slot", other.sign(b"slot"))
     assert not steps[0].accepts(b"slot", steps[2].sign(b"slot")), "a step left out is seen"
+
+
+def test_a_host_without_a_key_is_told_what_that_means_and_what_to_do(tmp_path: Path) -> None:
+    """By the check of the configuration, which doctor makes too, and by the status."""
+
+    def found(text: str) -> list[tuple[str, str]]:
+        given = config(tmp_path / "secrets.toml")
+        secrets(tmp_path, text)
+        return [(each.verdict, each.text) for each in _cluster_key(given)]
+
+    ((verdict, text),) = found("")
+    assert verdict == "warning"
+    assert "openssl rand -hex 32" in text and "systemctl restart ha-broker" in text
+    assert found(f'cluster-key = "{KEY.hex()}"\n')[0][0] == "ok"
+
+
+@pytest.mark.parametrize("has_key", [True, False])
+def test_the_status_says_that_a_host_has_no_key(tmp_path: Path, has_key: bool) -> None:
+    async def main() -> None:
+        broker = make_broker(tmp_path, MemoryVolume())
+        broker.heartbeats.key = ClusterKey(KEY) if has_key else None
+        status = broker.status(1.0)
+        assert status.storage.signed is has_key
+        said = [line for line in troubles(status) if line.startswith("NO KEY: ")]
+        assert len(said) == (0 if has_key else 1)
+
+    asyncio.run(main())
