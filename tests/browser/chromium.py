@@ -17,6 +17,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 PROGRAM = "/usr/bin/chromium"
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / "build" / "screenshots"
+#: A name of this machine that is no secure context for a browser, as an address of another one.
+ELSEWHERE = "elsewhere.test"
+#: The sandbox needs another user than root.
+ARGUMENTS = ("--no-sandbox", f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1")
 PHONE = {"width": 360, "height": 740}
 DESK = {"width": 1280, "height": 900}
 
@@ -35,8 +39,10 @@ def browser(network_of: int | None = None) -> Iterator[Browser]:
             program.write_text(f'#!/bin/sh\nexec nsenter -t {network_of} -n -- {PROGRAM} "$@"\n')
             program.chmod(program.stat().st_mode | stat.S_IXUSR)
         with sync_playwright() as playwright:
-            # The sandbox needs another user than root.
-            found = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+            found = playwright.chromium.launch(
+                executable_path=program,
+                args=ARGUMENTS,
+            )
             try:
                 yield found
             finally:

@@ -16,7 +16,7 @@ from scoring.observation import OrderKind
 from tests.fakes.slot_store import MemoryStore
 
 from . import chromium
-from .chromium import DESK, PHONE, Complaints, keep
+from .chromium import DESK, ELSEWHERE, PHONE, Complaints, keep
 from .stage import TOKEN, Stage
 
 pytestmark = chromium.needed
@@ -71,6 +71,26 @@ def test_it_answers_the_operator_s_first_questions(page: Page) -> None:
     # A host is in the plots from the step on in which it was first seen.
     expect(page.locator("#plots svg")).to_have_count(3, timeout=20_000)
     keep(page, "page-desk")
+
+
+def test_over_plain_http_from_elsewhere_no_token_is_asked_for_or_sent(
+    stage: Stage, browser: Browser
+) -> None:
+    page = browser.new_page()
+    sent: list[dict[str, str]] = []
+    page.on("request", lambda request: sent.append(request.headers))
+    page.goto(stage.url.replace("127.0.0.1", ELSEWHERE))
+    expect(page.locator(".card")).to_have_count(3)
+    assert page.evaluate("window.isSecureContext") is False
+    expect(page.locator("#token-form")).to_be_hidden()
+    expect(page.locator("#answer")).to_contain_text("Orders need TLS")
+    # Whoever makes the form visible by hand gains nothing.
+    page.evaluate("document.getElementById('token-form').hidden = false")
+    page.evaluate("document.getElementById('token').value = 't'.repeat(40)")
+    page.evaluate("document.getElementById('token-form').requestSubmit()")
+    expect(page.locator("#answer")).to_contain_text("over TLS alone")
+    assert sent and not any("authorization" in headers for headers in sent)
+    page.close()
 
 
 def test_what_other_hosts_write_stays_text(page: Page) -> None:

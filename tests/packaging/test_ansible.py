@@ -46,6 +46,43 @@ def test_the_role_s_syntax_is_what_ansible_takes() -> None:
     assert "WARNING" not in done.stderr
 
 
+#: firewalld as it was told: it has the service once somebody added it, and notes each call.
+FIREWALL = """#!/bin/sh
+echo "$*" >>{folder}/calls
+case "$*" in
+  --state) [ -e {folder}/runs ] ;;
+  *--query-service=ha-agent) [ -e {folder}/open ] ;;
+  *--add-service=ha-agent) touch {folder}/open ;;
+esac
+"""
+
+
+def test_the_firewall_is_opened_once_and_only_where_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, playbook = tmp_path / "bin" / "firewall-cmd", tmp_path / "play.json"
+    program.parent.mkdir()
+    program.write_text(FIREWALL.format(folder=tmp_path))
+    program.chmod(0o755)
+    tasks = ROLE / "roles" / "ha_agent" / "tasks" / "firewall.yml"
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    steps = [{"ansible.builtin.import_tasks": str(tasks)}]
+    playbook.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": steps}]))
+
+    def called() -> list[str]:
+        (tmp_path / "calls").write_text("")
+        python = f"ansible_python_interpreter={sys.executable}"
+        done = play("-i", "localhost,", "-c", "local", "-e", python, playbook)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return (tmp_path / "calls").read_text().splitlines()
+
+    assert called() == ["--state"], "another firewall is its administrator's"
+    (tmp_path / "runs").touch()
+    asked = ["--state", "--permanent --query-service=ha-agent"]
+    assert called() == [*asked, "--permanent --add-service=ha-agent", "--reload"]
+    assert called() == asked
+
+
 @pytest.fixture
 def pair(directory: Path) -> Iterator[list[Machine]]:
     yield from machines("bookworm", directory, 2, ("python3-apt",))

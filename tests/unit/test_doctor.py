@@ -46,11 +46,32 @@ def test_every_check_is_made_and_every_failure_has_its_fix(site: Path) -> None:
         for check in checks:
             assert check["verdict"] in ("ok", "warn", "fail")
             assert (
-                check["fix"] or check["verdict"] == "ok" or check["name"] in ("fence", "identity")
+                check["fix"]
+                or check["verdict"] == "ok"
+                or check["name"] in ("fence", "identity", "key")
             )
     storage = {check["text"].partition(":")[0]: check["verdict"] for check in found["storage"]}
     assert storage[f"{site.parent}/leases"] == "fail", "an empty file is no lockspace"
     assert found["accelerator"][0]["fix"] == "systemctl start virtqemud.socket"
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_told"),
+    [
+        ('migration-uri = "qemu+ssh://root@{host}/system"', True),
+        ('migration-uri = "qemu+ssh://root@{host}/system"\nmigration-tls = true', False),
+        ('migration-uri = "qemu+tls://{host}/system"', False),
+    ],
+)
+def test_memory_that_would_cross_the_network_in_plain(
+    site: Path, lines: str, is_told: bool
+) -> None:
+    text = site.read_text()
+    assert "[libvirt]" in text
+    site.write_text(text.replace("[libvirt]", f"[libvirt]\n{lines}"))
+    told = [each for each in findings(site).get("libvirt", []) if "in plain" in each["text"]]
+    assert len(told) == int(is_told)
+    assert all("libvirt.migration-tls = true" in each["fix"] for each in told)
 
 
 @pytest.mark.parametrize(

@@ -288,6 +288,43 @@ def test_over_tls_the_same_is_served(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("offered", "is_taken"),
+    [
+        ("ECDHE+AESGCM", True),
+        ("ECDHE+CHACHA20", True),
+        ("ECDHE+AES:!AESGCM:!AESCCM", False),
+        ("AES128-GCM-SHA256", False),
+    ],
+)
+def test_tls_1_2_takes_no_cbc_and_nothing_without_forward_secrecy(
+    tmp_path: Path, offered: str, is_taken: bool
+) -> None:
+    authority = trustme.CA()
+    tls = tls_context(issued(tmp_path, authority))
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    trusting.maximum_version = ssl.TLSVersion.TLSv1_2
+    trusting.set_ciphers(offered)
+
+    async def main() -> None:
+        door = Listener(make_broker(tmp_path, MemoryVolume()))
+        try:
+            await door.start([("127.0.0.1", 0)], tls)
+            opened = asyncio.open_connection("127.0.0.1", door.ports[0], ssl=trusting)
+            if not is_taken:
+                with pytest.raises(OSError):
+                    await opened
+                return
+            _, writer = await opened
+            assert "CBC" not in writer.get_extra_info("cipher")[0]
+            writer.close()
+        finally:
+            await door.close()
+
+    asyncio.run(main())
+
+
 # --- events ---------------------------------------------------------------------------------------
 
 

@@ -36,9 +36,12 @@ class Domain:
         self.migrates, self.abortable = migrates, abortable
         self.aborted = threading.Event()
         self.calls: list[str] = []
+        #: How it was migrated: parameters and flags.
+        self.how: tuple[dict[str, Any], int] = {}, 0
 
-    def migrateToURI3(self, *_: Any) -> None:  # noqa: N802
+    def migrateToURI3(self, uri: str, given: dict[str, Any], flags: int) -> None:  # noqa: N802
         self.calls.append("migrate")
+        self.how = given, flags
         if self.migrates:
             assert self.aborted.wait(PATIENCE_S)
         raise libvirt.libvirtError("libvirt's own words")
@@ -69,10 +72,29 @@ def on(domain: Domain, monkeypatch: pytest.MonkeyPatch, **given: Any) -> Libvirt
     config = Config(
         host=HostSection(id=1, name="one"),
         storage=StorageSection(whiteboard="/no/whiteboard", leases="/no/leases"),
-        libvirt=LibvirtSection(migration_uri="qemu+tls://{host}/system", **given),
+        libvirt=LibvirtSection(**{"migration_uri": "qemu+tls://{host}/system", **given}),
     )
     definition = Definition(xml="", name="vm", memory_mb=1, lease_offset=0, domain_type="qemu")
     return LibvirtHypervisor(config, definition, SanlockLeases(config, 0))
+
+
+@pytest.mark.parametrize(
+    ("uri", "asked_for", "is_encrypted"),
+    [
+        ("qemu+tls://{host}/system", False, True),
+        ("qemu+ssh://root@{host}/system", False, False),
+        ("qemu+ssh://root@{host}/system", True, True),
+    ],
+)
+def test_the_memory_is_encrypted_where_the_address_is_over_tls_or_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, uri: str, asked_for: bool, is_encrypted: bool
+) -> None:
+    domain = Domain(migrates=False)
+    ours = on(domain, monkeypatch, migration_uri=uri, migration_tls=asked_for)
+    assert not asyncio.run(ours.migrate(2, "two")).ok
+    given, flags = domain.how
+    assert bool(flags & libvirt.VIR_MIGRATE_TLS) is is_encrypted
+    assert (given.get(libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION) == "two") is is_encrypted
 
 
 def test_one_that_takes_too_long_is_cancelled_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
