@@ -12,7 +12,7 @@ from typing import assert_never
 from agent.fence.switching import note_failed, power_off_host, power_on_host
 from agent.last_look import LastLook
 from agent.ports import FenceDevices, FenceLog, Hypervisor, Leases
-from broker.whiteboard.what_ran import WhatRan
+from broker.wire.what_ran import WhatRan
 from scoring.decision import (
     Action,
     AskFenceOwner,

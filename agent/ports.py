@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.fence.driver import Still
-from broker.whiteboard.what_ran import WhatRan
+from broker.wire.what_ran import WhatRan
 from scoring.decision import FreeHostId
 from scoring.observation import (
     DomainDisarmed,

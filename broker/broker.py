@@ -27,6 +27,7 @@ from broker.config.cluster_key import ClusterKey
 from broker.config.sections import Config, system_uuid
 from broker.daemon import kernel_boot
 from broker.daemon.histogram import Histogram
+from broker.events.history import History
 from broker.events.kept import KeptEvents
 from broker.events.lookout import HostGlance, Lookout
 from broker.events.notice import Notice
@@ -35,7 +36,7 @@ from broker.events.tally import Tally
 from broker.exchange.orders import Orders
 from broker.lockspace.freeing_before import FREEING_FILE, freeing_before
 from broker.lockspace.hosts import BUDGET_IO_TIMEOUTS, budget_s
-from broker.lockspace.own_id import Freeing, OwnId
+from broker.lockspace.own_id import OwnId
 from broker.lockspace.port import Lockspace, LockspaceError
 from broker.maintenance.host_shutdown import Scene, ShuttingDown
 from broker.maintenance.modes import Modes, mode_status
@@ -59,13 +60,8 @@ from broker.peers.outside_watch import OutsideWatch, reached
 from broker.peers.question_gate import QuestionGate, Refusal
 from broker.peers.refusal_log import RefusalLog
 from broker.peers.same_storage import SameStorage
-from broker.status import what_ran as what_ran_shown
-from broker.status.bound import NOT_RUNNING, Picture, bound_of, heirs_of
-from broker.status.history import History
-from broker.status.monitors import shown_monitors
-from broker.status.seen_hosts import MOVING, seen_peers
-from broker.status.switched_off import SwitchedOff
-from broker.status.vm_place import (
+from broker.peers.seen_hosts import MOVING, seen_peers
+from broker.peers.vm_place import (
     LEASE_OLD_S,
     LeaseOwner,
     OwnReads,
@@ -74,7 +70,10 @@ from broker.status.vm_place import (
     VmPlace,
     vm_place,
 )
-from broker.this_host import sick_vm
+from broker.status.bound import NOT_RUNNING, Picture, bound_of, heirs_of
+from broker.status.monitors import shown_monitors
+from broker.status.switched_off import SwitchedOff
+from broker.this_host import disks_shown
 from broker.this_host.disks_record import DisksRecord
 from broker.this_host.sick_vm import SickVm
 from broker.vm import healthy_once
@@ -82,8 +81,9 @@ from broker.vm.healthy_once import HealthyOnce
 from broker.vm.in_the_way import in_the_way
 from broker.whiteboard import lines as slot_lines
 from broker.whiteboard import room as slot_room
-from broker.whiteboard.board import Board, StorageTrouble
+from broker.whiteboard.board import Board
 from broker.whiteboard.fence_log import LogRecord
+from broker.whiteboard.lines import Freeing
 from broker.whiteboard.mode import Mode
 from broker.whiteboard.signatures import (
     COUNTER_LINE,
@@ -94,7 +94,7 @@ from broker.whiteboard.signatures import (
     next_counter,
 )
 from broker.whiteboard.slot import LEFT_OUT_KEY, TIMESTAMP_TAKEN_MAX, SlotReport, fit_hostname
-from broker.whiteboard.what_ran import WhatRan
+from broker.whiteboard.store import StorageTrouble
 from broker.wire.status import (
     STATUS_VERSION,
     Bound,
@@ -115,6 +115,7 @@ from broker.wire.status import (
     View,
     WitnessStatus,
 )
+from broker.wire.what_ran import WhatRan
 from scoring.decision import Code
 from scoring.hosts.fence_ask import told
 from scoring.hosts.liveness import Liveness, is_blind, liveness_known, look
@@ -650,7 +651,7 @@ class Broker:
         budget_max_s = BUDGET_IO_TIMEOUTS * float(self.config.storage.io_timeout)
         in_use = self.disks.in_use()
         self._lookout.differences(
-            None if in_use is None else what_ran_shown.differences(in_use), self.disks.held
+            None if in_use is None else disks_shown.differences(in_use), self.disks.held
         )
         self._lookout.budget(self.lockspace_budget_s(now_s), budget_max_s)
         proof = self.monitors.latest.get("can_start")
@@ -881,7 +882,7 @@ class Broker:
                 self.heartbeats.heard_within(HEARS_BEATS * self._timing.beat, now_s)
             ),
             "mem-free": slot_lines.mem_free_line(self.monitors.value("memory")),
-            sick_vm.LINE: sick_vm.line(self._fence_ask(now_s)),
+            "fence-ask": slot_lines.fence_ask_line(self._fence_ask(now_s)),
             **self._modes.lines(now_s),
             **slot_lines.freeing_lines(*self._freeing()),
             **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},
@@ -938,7 +939,7 @@ class Broker:
             intent=intent,
             move=move,
             left_out=len(self._left_out),
-            differs=what_ran_shown.codes(self.disks.in_use()),
+            differs=disks_shown.codes(self.disks.in_use()),
             host_shutdown=self._shutdown.way or "" if self._shutdown.drains else "",
             memory_image=bool(self._engine.facts.memory_image),
             outside=_outside_status(self._seen_outside(), now_s),
@@ -1123,7 +1124,7 @@ class Broker:
         proof = self.monitors.latest.get("can_start")
         if proof is not None and proof.value is False:
             yield Unfit(Obstacle.CANNOT_START, proof.problem)
-        yield from what_ran_shown.unfit(self.disks)
+        yield from disks_shown.unfit(self.disks)
         yield from in_the_way(self._engine.facts, engine, now_s)
 
     def _is_joined(self) -> bool | None:
@@ -1219,10 +1220,10 @@ class Broker:
             fence_paths=tuple(paths),
             bound=None if where is None else self._bound(where.host_id, paths, hosts, now_s),
             migration=self._engine.migration,
-            differences=what_ran_shown.differences(self.disks.in_use()),
-            what_ran=what_ran_shown.record(self.disks.on_disk),
-            what_ran_problem=what_ran_shown.problem(self.disks),
-            one_host=what_ran_shown.one_host(self.disks.in_use()),
+            differences=disks_shown.differences(self.disks.in_use()),
+            what_ran=disks_shown.record(self.disks.on_disk),
+            what_ran_problem=disks_shown.problem(self.disks),
+            one_host=disks_shown.one_host(self.disks.in_use()),
             config_file_s=self.config_file_s,
             switched_off=None
             if (ended := self._switched_off.record(self._previous_boot_id)) is None
@@ -1289,8 +1290,6 @@ class Broker:
         log.warning("order %d: %s %s", order.number, order.kind, order.target or "")
         self._tell_news()
         return order
-
-    # --- fencing ------------------------------------------------------------------------
 
     def _own_fence_path(self) -> bool | None:
         paths = self._report.fence_paths if self._report is not None else {}
@@ -1434,7 +1433,7 @@ class Broker:
             ),
             way_out=slot_lines.way_out_of(extra.get("way-out", "")),
             uplink_up=slot_lines.uplink_of(extra.get("uplink", "")),
-            fence_ask=_fence_ask(sick_vm.ask_of(extra.get(sick_vm.LINE, ""))),
+            fence_ask=_fence_ask(slot_lines.fence_ask_of(extra.get("fence-ask", ""))),
             config_drift=tuple(
                 map(str, agreement.differences(self._agreed, self._agreed_lines, extra))
             ),

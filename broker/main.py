@@ -41,9 +41,10 @@ from broker.monitors.status_file import StatusFileEvents
 from broker.notify.notices import setting
 from broker.peers.asker import Heartbeats
 from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
-from broker.whiteboard.board import Board, VolumeStore
+from broker.whiteboard.board import Board
 from broker.whiteboard.identity import VolumeKind, check, check_at, expected
 from broker.whiteboard.signatures import Signatures, Unsigned
+from broker.whiteboard.store import VolumeStore
 from broker.whiteboard.volume import STORAGE_DEADLINE_S, Volume, VolumeError
 
 log = logging.getLogger("ha-broker")

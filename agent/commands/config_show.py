@@ -11,8 +11,9 @@ from agent.terminal.errors import CommandError
 from broker.config.agreement import DIGEST_LINE, agreed, differences, published
 from broker.config.sections import Config, load
 from broker.daemon.exit_codes import ExitCode
-from broker.whiteboard.slot import HOST_ID_MAX, SlotReport, decode_sweep
+from broker.whiteboard.slot import SlotReport, decode_sweep
 from broker.whiteboard.volume import Volume, VolumeError
+from broker.wire.limits import HOST_ID_MAX
 
 
 def show(path: str, as_json: bool) -> int:

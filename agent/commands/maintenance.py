@@ -10,7 +10,7 @@ import time
 from agent.terminal.errors import CommandError
 from broker.client.ask import BrokerDown, BrokerRefused, ask
 from broker.daemon.exit_codes import ExitCode
-from broker.whiteboard.mode import LASTS_MAX_S, REASON_CHARS_MAX
+from broker.wire.limits import LASTS_MAX_S, REASON_CHARS_MAX
 from broker.wire.status import Maintenance, Status
 
 #: A working day: who says nothing about the end has forgotten it by then.

@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 import sys
 
-from broker.whiteboard.slot import HOST_ID_MAX, SlotReport, Sweep, decode_sweep
+from broker.whiteboard.slot import SlotReport, Sweep, decode_sweep
 from broker.whiteboard.volume import Volume, VolumeError, VolumeFault
+from broker.wire.limits import HOST_ID_MAX
 
 EXIT_OK = 0
 EXIT_UNREADABLE = 3

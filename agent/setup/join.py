@@ -45,8 +45,8 @@ from agent.vm.qemu_conf import lock_driver_step
 from agent.vm.reach import command_there, reach, reached
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
-from broker.whiteboard.slot import HOST_ID_MAX
 from broker.whiteboard.volume import Volume, VolumeError
+from broker.wire.limits import HOST_ID_MAX
 
 #: So many host ids are tried when others are quicker.
 TRIES_MAX = 8

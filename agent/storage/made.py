@@ -33,9 +33,9 @@ from agent.terminal.progress import progress
 from agent.terminal.steps import Step
 from broker.config.sections import Config, StorageSection
 from broker.daemon.exit_codes import ExitCode
-from broker.lockspace.delta_leases import ALIGN_OF_SECTOR
 from broker.whiteboard.identity import VolumeKind, expected
 from broker.whiteboard.layout import SLOT_MAX
+from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR
 from broker.whiteboard.slot import EMPTY_SLOT
 from broker.whiteboard.volume import Volume, VolumeError
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from agent.terminal.errors import CommandError
 from broker.daemon.exit_codes import ExitCode
-from broker.lockspace.delta_leases import ALIGN_OF_SECTOR
 from broker.whiteboard.identity import LEASES_UNIT, VolumeKind
 from broker.whiteboard.layout import SLOT_MAX
+from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR
 from broker.whiteboard.slot import SLOT_BYTES
 
 WHITEBOARD_BYTES = (SLOT_MAX + 1) * SLOT_BYTES

@@ -17,8 +17,9 @@ from broker.lockspace.delta_leases import (
     read_named_leases,
 )
 from broker.lockspace.rejoin import OwnLease
-from broker.whiteboard.slot import HOST_ID_MAX, Sweep, decode_sweep
+from broker.whiteboard.slot import Sweep, decode_sweep
 from broker.whiteboard.volume import Volume, VolumeError
+from broker.wire.limits import HOST_ID_MAX
 
 #: A host writes its slot each beat, 1 s unless configured: three of them.
 SLOT_WATCH_S = 3.0

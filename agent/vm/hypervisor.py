@@ -43,7 +43,7 @@ from broker.daemon.worker import Hung, Worker
 from broker.lockspace.process_leases import process_leases
 from broker.vm.domain_facts import BadDomain, composed
 from broker.vm.qemu_conf import LOCK_MANAGER_LINE
-from broker.whiteboard.what_ran import WhatRan
+from broker.wire.what_ran import WhatRan
 from scoring.observation import (
     DomainDisarmed,
     EngineMigrationEnded,

@@ -59,14 +59,6 @@ class Limits:
     trusted: frozenset[str] = frozenset()
 
 
-def server_context() -> ssl.SSLContext:
-    """TLS 1.2 and later, forward secrecy, no CBC (RFC 9325, 4.2)."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
-    return context
-
-
 def client_of(address: str) -> str:
     """What counts as one client: an IPv4 address, an IPv6 /64."""
     try:

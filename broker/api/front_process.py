@@ -43,8 +43,9 @@ from aiohttp import hdrs, web
 
 from broker.api.answers import as_problems, problem
 from broker.api.dashboard import Dashboard
-from broker.api.door import BODY_BYTES_MAX, Doorway, at_work, server_context
+from broker.api.door import BODY_BYTES_MAX, Doorway, at_work
 from broker.daemon.service_manager import set_up_logging
+from broker.daemon.tls import server_context
 
 log = logging.getLogger("ha-broker.front")
 

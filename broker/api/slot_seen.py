@@ -9,7 +9,7 @@ from aiohttp import web
 from broker.api.answers import problem
 from broker.broker import Broker
 from broker.peers.slot_question import PATH, Seen, SlotQuestion, answer, digest_of
-from broker.whiteboard.board import StorageTrouble
+from broker.whiteboard.store import StorageTrouble
 
 
 class SlotSeer:

@@ -22,9 +22,9 @@ from broker.api.answers import as_problems, json_answer, json_bytes, problem
 from broker.api.door import Doorway, Limits, at_work
 from broker.broker import Broker
 from broker.daemon.foreign import whole
-from broker.status.what_ran import record
 from broker.this_host.disks_record import CannotDecide
-from broker.whiteboard.board import StorageTrouble
+from broker.this_host.disks_shown import record
+from broker.whiteboard.store import StorageTrouble
 from broker.wire.status import Decision, FenceNote, Maintenance, NewOrder, NotifyTest, Report
 
 BODY_BYTES_MAX = 262_144

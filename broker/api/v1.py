@@ -19,7 +19,7 @@ from broker.api.event_stream import Streams
 from broker.api.gate import Gate
 from broker.api.openapi import document
 from broker.broker import Broker
-from broker.whiteboard.board import StorageTrouble
+from broker.whiteboard.store import StorageTrouble
 from broker.wire.status import History, Maintenance, NewOrder
 from scoring.observation import OrderKind
 

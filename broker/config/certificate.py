@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import ssl
 
-from broker.api.door import server_context
 from broker.config.sections import ApiSection, ConfigError
+from broker.daemon.tls import server_context
 
 
 def tls_context(api: ApiSection) -> ssl.SSLContext | None:

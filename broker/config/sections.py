@@ -21,10 +21,10 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.config import addresses
 from broker.config.fence_relations import check_devices
+from broker.config.patterns import ALL, matcher
 from broker.config.places import DEFAULT_SOCKET, PATH_VARIABLE
 from broker.daemon.bounded_search import finder
-from broker.events.notice import Kind
-from broker.notify.rules import ALL, matcher
+from broker.wire.kinds import Kind
 from scoring.rules import Rules, Weights
 from scoring.timing import Timing
 

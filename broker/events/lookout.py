@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from broker.events.notice import FactValue, Kind, Notice
-from broker.status.vm_place import VmPlace
+from broker.events.notice import FactValue, Notice
+from broker.peers.vm_place import VmPlace
+from broker.wire.kinds import Kind
 from broker.wire.status import DifferenceStatus, FencePathOnWire, Report
 from scoring.decision import Code
 from scoring.observation import FenceStep

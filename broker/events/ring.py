@@ -28,11 +28,12 @@ from itertools import islice
 from broker.daemon.log_lines import fields
 from broker.events.kept import KeptEvents
 from broker.events.lookout import fence_notice
-from broker.events.notice import FactValue, Kind, Notice, Severity
+from broker.events.notice import FactValue, Notice
 from broker.whiteboard import lines as slot_lines
 from broker.whiteboard.fence_log import LogRecord
 from broker.whiteboard.mode import Mode
 from broker.whiteboard.slot import SlotReport
+from broker.wire.kinds import Kind, Severity
 from broker.wire.status import EVENTS_VERSION, Event, EventList
 from scoring.observation import FenceStep
 

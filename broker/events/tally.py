@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 from broker.daemon.histogram import Histogram
-from broker.events.notice import Kind, Notice
+from broker.events.notice import Notice
+from broker.wire.kinds import Kind
 from scoring.state import StateName
 
 #: A takeover is judged in seconds, one by sanlock's verdict alone in minutes.

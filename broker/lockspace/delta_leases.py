@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from broker.lockspace.rejoin import OwnLease
+from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR, DELTA_MAGIC
 from broker.whiteboard.slot import SLOT_BYTES
 from broker.whiteboard.volume import Volume
 
@@ -16,7 +17,6 @@ SANLK_HOSTID_BUSY = -262
 #: What a volume without a lockspace answers: wrong magic, version, checksum, lockspace.
 NOT_A_LOCKSPACE = frozenset({-223, -224, -226, -229})
 #: sanlock's src/leader.h, little endian: struct leader_record of a delta lease.
-DELTA_MAGIC = 0x12212010
 _MAGIC = _SECTOR_SIZE = struct.Struct("<I")
 _OWNER_GENERATION = struct.Struct("<QQ")
 _TIMESTAMP = struct.Struct("<Q")
@@ -86,17 +86,6 @@ PAXOS_MAGIC = 0x06152010
 FENCE_RESOURCE = "fence"
 _SPACE_AT, _RESOURCE_AT, _NAME_BYTES = 56, 104, 48
 _IO_TIMEOUT, _IO_TIMEOUT_AT = struct.Struct("<H"), 174
-#: sanlock's sizes for 2000 hosts: a sector each, rounded up (sanlock(8), align and sector size).
-ALIGN_OF_SECTOR = {512: 1 << 20, 4096: 8 << 20}
-
-
-def sector_of_leases(volume: Volume) -> int:
-    """The sector size of a lease volume, bytes; 512 where it holds no lockspace; VolumeError."""
-    first = volume.read_at(0)
-    if len(first) < SLOT_BYTES or _MAGIC.unpack_from(first)[0] != DELTA_MAGIC:
-        return 512
-    sector = _SECTOR_SIZE.unpack_from(first, _SECTOR_SIZE_AT)[0]
-    return sector if sector in ALIGN_OF_SECTOR else 512
 
 
 def read_lease_volume(volume: Volume) -> LeaseVolume | None:

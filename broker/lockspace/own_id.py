@@ -29,21 +29,10 @@ from dataclasses import dataclass
 
 from broker.lockspace.hosts import BUDGET_IO_TIMEOUTS
 from broker.lockspace.renewals import Renewals
+from broker.whiteboard.lines import Freeing
 
 #: sanlock's default time for a watchdog to reset a host (sanlock(8), watchdog_fire_timeout).
 WATCHDOG_FIRE_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Freeing:
-    """Host `by` frees this host's id. `generation`: of its own host id, 0: not known; `boot_id`:
-    of its boot, "": not known. `under_lease`: it holds the fence lease for that."""
-
-    by: int
-    by_name: str
-    generation: int
-    boot_id: str
-    under_lease: bool = True
 
 
 @dataclass(frozen=True, slots=True)

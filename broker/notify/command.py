@@ -16,9 +16,10 @@ import signal
 from pathlib import Path
 
 from broker.config.sections import CommandSection
-from broker.events.notice import Message, Severity
+from broker.events.notice import Message
 from broker.notify.render import as_json
 from broker.notify.sender import SendFailed
+from broker.wire.kinds import Severity
 
 _ENV = "/usr/bin/env"
 #: So much of the end of what it writes on standard error is shown.

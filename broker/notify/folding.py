@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
-from broker.events.notice import Kind, Told
+from broker.events.notice import Told
+from broker.wire.kinds import Kind
 
 
 @dataclass(slots=True)

@@ -19,13 +19,14 @@ from dataclasses import dataclass
 
 from broker.config.secrets import load_notify_secrets
 from broker.config.sections import Config, ConfigError
-from broker.events.notice import Kind, Message, Notice, Told
+from broker.events.notice import Message, Notice, Told
 from broker.notify.folding import Folding
 from broker.notify.limits import Limits
 from broker.notify.outlet import Outlet
 from broker.notify.render import Renderer
 from broker.notify.rules import Rules
 from broker.notify.sender import Sender
+from broker.wire.kinds import Kind
 from broker.wire.status import NotifyOutcome, NotifyStatus
 
 log = logging.getLogger("ha-broker.notify")

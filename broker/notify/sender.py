@@ -10,7 +10,8 @@ from typing import Protocol
 
 from broker.daemon.name_lookup import NameLookup
 from broker.daemon.worker import Hung
-from broker.events.notice import Message, Severity, one_line
+from broker.events.notice import Message, one_line
+from broker.wire.kinds import Severity
 
 ERROR_CHARS_MAX = 200
 

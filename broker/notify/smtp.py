@@ -15,8 +15,9 @@ from email.policy import SMTP as SMTP_LINES
 from email.utils import formatdate
 
 from broker.config.sections import SmtpSection
-from broker.events.notice import Message, Severity
+from broker.events.notice import Message
 from broker.notify.sender import Names, Refused, SendFailed
+from broker.wire.kinds import Severity
 
 QUIT_S = 1.0
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")

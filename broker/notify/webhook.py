@@ -20,9 +20,10 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from broker.config.sections import WebhookSection
-from broker.events.notice import Message, Severity
+from broker.events.notice import Message
 from broker.notify.render import as_json
 from broker.notify.sender import Names, Refused, SendFailed
+from broker.wire.kinds import Severity
 
 #: Answers that mean "not now" (RFC 9110, RFC 6585); every other 3xx and 4xx is final.
 _NOT_NOW = {408, 425, 429}

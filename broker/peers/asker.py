@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from broker.config.cluster_key import ClusterKey
 from broker.peers.datagram import Question, heard_in, question_bytes
 from broker.peers.heartbeat import Fault, Heartbeat, heard, new_nonce
+from broker.whiteboard.lines import Ways
 from scoring.observation import VmStatus
 
 #: Between two questions to a peer of whom nothing is feared.
@@ -82,17 +83,6 @@ class Transport(Protocol):
         """What the listener there answers to this nonce; OSError where nothing good."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ways:
-    """The addresses that a host publishes: of its port for heartbeats, and of its listener."""
-
-    ports: tuple[str, ...] = ()
-    listeners: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.ports or self.listeners)
-
-
 @dataclass(slots=True)
 class Pulse:
     """What the network tells of one peer; times are this host's monotonic clock.
@@ -104,7 +94,7 @@ class Pulse:
     while it answers or there is none. `port_problem`: what became of that one's last question.
     """
 
-    ways: Ways = Ways()
+    ways: Ways = field(default_factory=Ways)
     heartbeat_s: float | None = None
     vm: VmStatus | None = None
     unanswered_since_s: float | None = None

@@ -20,7 +20,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from broker.whiteboard.host_ranges import hosts_of, ranges
-from broker.whiteboard.slot import HOST_ID_MAX, SlotReport
+from broker.whiteboard.slot import SlotReport
+from broker.wire.limits import HOST_ID_MAX
 from broker.wire.status import FencePathOnWire, FencePathStatus
 
 #: So many failures stand apart from each other; more stand together.

@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 from broker.config import agreement
 from broker.lockspace.port import Lockspace
 from broker.peers.asker import Heartbeats, Word
-from broker.status.vm_place import NOT_HERE
+from broker.peers.vm_place import NOT_HERE
 from broker.whiteboard.board import Board
 from broker.whiteboard.signatures import GOOD, Unsigned
 from broker.whiteboard.slot import SCORE_MAX, SlotReport

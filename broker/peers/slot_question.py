@@ -41,7 +41,7 @@ from broker.peers.signed_answer import (
     problem_line,
     signed_text,
 )
-from broker.whiteboard.slot import HOST_ID_MAX
+from broker.wire.limits import HOST_ID_MAX
 
 PATH = "/slot-seen"
 _HEX = re.compile("[0-9a-f]{64}")

@@ -29,7 +29,8 @@ from msgspec import Meta
 
 from broker.daemon.foreign import clean
 from broker.whiteboard.signatures import Signature, Signatures
-from broker.whiteboard.slot import HOST_ID_MAX, SLOT_BYTES
+from broker.whiteboard.slot import SLOT_BYTES
+from broker.wire.limits import HOST_ID_MAX
 from scoring.vm.spec import ORDINARY_PAGES_KB, VmSpec, Want
 
 #: So many VMs at most; number 1 is the engine.

@@ -12,9 +12,11 @@ import msgspec
 from broker.vm.domain_facts import Domain
 from broker.vm.in_use import InUse
 from broker.whiteboard import what_ran
-from broker.whiteboard.board import Board, StorageTrouble
+from broker.whiteboard.board import Board
 from broker.whiteboard.ran_places import fits
-from broker.whiteboard.what_ran import OnDisk, WhatRan
+from broker.whiteboard.store import StorageTrouble
+from broker.whiteboard.what_ran import OnDisk
+from broker.wire.what_ran import WhatRan
 
 log = logging.getLogger("ha-broker.what-ran")
 
@@ -76,14 +78,14 @@ class DisksRecord:
             self.problem = ""
             return
         is_nothing = on_disk.record is None and not on_disk.problem and on_disk.is_whole
-        if is_nothing and what_ran.EMPTY.says_the_same(running):
+        if is_nothing and what_ran.says_the_same(what_ran.EMPTY, running):
             self.problem = ""
             return
         if (
             on_disk.record is not None
             and not on_disk.problem
             and on_disk.is_whole
-            and on_disk.record.says_the_same(running)
+            and what_ran.says_the_same(on_disk.record, running)
             and on_disk.record.last_ran >= last_ran
         ):
             self.problem = ""

@@ -9,15 +9,8 @@ that was stopped in order is not dead, and one that this broker never heard may 
 
 from __future__ import annotations
 
-import re
-
 from broker.wire.status import Report
 from scoring.observation import EngineStatus, FenceAsk, Health, VmStatus
-
-#: "unstopped 75", or "agent-dead 1200 bad 1180": seconds.
-_LINE = re.compile(r"unstopped ([0-9]{1,9})|agent-dead ([0-9]{1,9}) bad ([0-9]{1,9})")
-#: The key of the line.
-LINE = "fence-ask"
 
 
 class SickVm:
@@ -46,22 +39,3 @@ class SickVm:
         if self._bad_since_s is None:
             return None
         return FenceAsk(agent_dead_s=silent_s, bad_s=now_s - self._bad_since_s)
-
-
-def line(ask: FenceAsk | None) -> str:
-    """It as a line of this host's slot; empty: nothing."""
-    if ask is None:
-        return ""
-    if ask.unstopped_s is not None:
-        return f"unstopped {ask.unstopped_s:.0f}"
-    assert ask.agent_dead_s is not None and ask.bad_s is not None
-    return f"agent-dead {ask.agent_dead_s:.0f} bad {ask.bad_s:.0f}"
-
-
-def ask_of(text: str) -> FenceAsk | None:
-    """What another host wrote of it; None where it is nothing of the kind."""
-    found = _LINE.fullmatch(text)
-    if found is None:
-        return None
-    unstopped, dead, bad = (None if each is None else float(each) for each in found.groups())
-    return FenceAsk(unstopped, dead, bad)

@@ -6,9 +6,9 @@ Rules of this file:
 1. A bad slot costs that slot: its last good report stays, with a timestamp that stands
    still, so that its host falls silent by itself if it does not write a good one again.
 2. An unreadable cluster slot keeps its last good value and says so.
-3. A slot that is not signed as it should be is such a bad slot too
-(broker/whiteboard/signatures.py). A
-   cluster slot that is not counts only while a host of an earlier version may have written it.
+3. A slot that is not signed as it should be (broker/whiteboard/signatures.py) is such a bad slot
+   too. A cluster slot that is not counts only while a host of an earlier version may have written
+   it.
 4. A read or write that fails or is late resets `storage_good_since_s`, is reported, and is
    tried again at the next beat. It ends nothing.
 5. A read that shows an older slot than before of one boot of a host, and no signature tells so,
@@ -23,13 +23,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 from broker.daemon.histogram import Histogram
-from broker.daemon.worker import Hung, Worker
 from broker.whiteboard.fence_log import AHEAD, FenceLog, LogRecord, encode, slot_of
-from broker.whiteboard.identity import Expected, VolumeKind, check
 from broker.whiteboard.layout import WHAT_RAN_SLOTS
 from broker.whiteboard.mode import Mode, count, from_lines, to_lines
 from broker.whiteboard.plan import SlotPlan
@@ -38,7 +35,6 @@ from broker.whiteboard.ran_places import encode as encode_what_ran
 from broker.whiteboard.signatures import CLUSTER, GOOD, SLOT, Signature, Signatures, Unsigned
 from broker.whiteboard.slot import (
     EMPTY_SLOT,
-    HOST_ID_MAX,
     BadSlot,
     ClusterSlot,
     SlotFault,
@@ -51,8 +47,10 @@ from broker.whiteboard.slot import (
     signed_part,
     signed_part_of_cluster,
 )
-from broker.whiteboard.volume import Volume, VolumeError
-from broker.whiteboard.what_ran import OnDisk, WhatRan
+from broker.whiteboard.store import SlotStore, StorageTrouble
+from broker.whiteboard.what_ran import OnDisk
+from broker.wire.limits import HOST_ID_MAX
+from broker.wire.what_ran import WhatRan
 
 log = logging.getLogger("ha-broker")
 
@@ -98,75 +96,6 @@ def _goes_back(before: SlotReport | None, after: SlotReport) -> bool:
     boot_id = after.extra.get("boot-id", "")
     is_same_boot = boot_id != "" and before.extra.get("boot-id") == boot_id
     return is_same_boot and after.timestamp < before.timestamp
-
-
-class StorageTrouble(Exception):
-    """A read or write of the whiteboard failed or, `hung`, did not come back in time."""
-
-    def __init__(self, text: str, hung: bool = False) -> None:
-        super().__init__(text)
-        self.hung = hung
-
-
-class SlotStore(Protocol):
-    """Port to the whiteboard volume; write and read raise StorageTrouble."""
-
-    async def write(self, slot: int, data: bytes) -> None:
-        """Write one slot of 4096 bytes."""
-
-    async def read(self, slots: Sequence[int]) -> Mapping[int, bytes]:
-        """Read slots; those beyond the end are missing, one cut by the end is short."""
-
-    def at_rest(self) -> bool:
-        """Whether no call of before is under way: a write that was given up may still land."""
-
-
-class VolumeStore:
-    """The real SlotStore: a file or block device, one thread, a deadline for each call."""
-
-    def __init__(self, path: str, deadline_s: float, wanted: Expected | None = None) -> None:
-        """`wanted`: what the volume must say that it is, each time it is opened."""
-        self.path = path
-        self.deadline_s = deadline_s
-        self._wanted = wanted or Expected(VolumeKind.WHITEBOARD)
-        self._worker = Worker("whiteboard")
-        self._volume: Volume | None = None
-
-    async def write(self, slot: int, data: bytes) -> None:
-        await self._call(f"writing slot {slot}", lambda: self._opened().write_slot(slot, data))
-
-    async def read(self, slots: Sequence[int]) -> Mapping[int, bytes]:
-        found: dict[int, bytes] = {}
-        await self._call("reading slots", lambda: found.update(self._opened().read_slots(slots)))
-        return found
-
-    def at_rest(self) -> bool:
-        return not self._worker.busy
-
-    async def _call(self, what: str, function: object) -> None:
-        assert callable(function)
-        try:
-            await self._worker.call(what, self.deadline_s, self._guarded, function)
-        except (Hung, VolumeError) as error:
-            raise StorageTrouble(str(error), isinstance(error, Hung)) from error
-
-    def _guarded(self, function: object) -> None:
-        """Runs in the thread: after a failure the volume is opened anew by the next call."""
-        assert callable(function)
-        try:
-            function()
-        except VolumeError:
-            if self._volume is not None:
-                self._volume.close()
-                self._volume = None
-            raise
-
-    def _opened(self) -> Volume:
-        if self._volume is None:
-            self._volume = Volume(self.path)
-            # Where it raises, the volume is closed again: `_guarded`.
-            check(self._volume, self._wanted)
-        return self._volume
 
 
 class Board:

@@ -36,7 +36,8 @@ from msgspec import Meta
 from broker.daemon.foreign import clean
 from broker.whiteboard.layout import FENCE_LOG_FIRST, FENCE_LOG_RECORDS
 from broker.whiteboard.signatures import FENCE, GOOD, Signature, Signatures, Unsigned
-from broker.whiteboard.slot import EMPTY_SLOT, HOST_ID_MAX, SLOT_BYTES
+from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
+from broker.wire.limits import HOST_ID_MAX
 from scoring.observation import FenceRecord, FenceStep
 
 #: First slot of the ring, and how many records it holds: 1 MiB.

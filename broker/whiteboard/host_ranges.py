@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from broker.whiteboard.slot import HOST_ID_MAX
+from broker.wire.limits import HOST_ID_MAX
 
 #: Ranges that are read of what another host wrote.
 RANGES_MAX = 1000

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from broker.config.sections import Config
-from broker.lockspace.delta_leases import ALIGN_OF_SECTOR, sector_of_leases
 from broker.whiteboard.layout import IDENTITY_SLOT
+from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR, sector_of_leases
 from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
 from broker.whiteboard.volume import Volume, VolumeError, VolumeFault
 

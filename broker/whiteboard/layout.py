@@ -15,7 +15,7 @@ something else: an earlier version may still write there.
 
 from __future__ import annotations
 
-from broker.whiteboard.slot import HOST_ID_MAX
+from broker.wire.limits import HOST_ID_MAX
 
 #: The fence log: its first slot, and how many records it holds (1 MiB).
 FENCE_LOG_FIRST = HOST_ID_MAX + 1

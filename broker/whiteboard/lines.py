@@ -7,12 +7,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from broker.config.addresses import advertised
 from broker.daemon.foreign import whole
-from broker.lockspace.own_id import Freeing
-from broker.peers.asker import Ways
-from broker.this_host.sick_vm import LINE, ask_of
 from broker.whiteboard.fence_log import LogRecord
 from broker.whiteboard.host_ranges import hosts_of, ranges
 from broker.whiteboard.mode import Mode, count, from_lines
@@ -25,7 +23,7 @@ from broker.wire.status import (
     PenaltyOnWire,
     Report,
 )
-from scoring.observation import OnHostShutdown, OutsideView, PeerReport
+from scoring.observation import FenceAsk, OnHostShutdown, OutsideView, PeerReport
 from scoring.state import Seen
 
 #: A move of the VM in a slot: where to, from where, and within how many seconds it is over.
@@ -34,10 +32,35 @@ _MOVE = re.compile(r"(migrate (?:([0-9]{1,4})|away))(?: from ([0-9]{1,4}) within
 #: What a host sees of the VM on another one: its id, the stay, and how many seconds ago the last
 #: question was asked that was answered well, and the first of those that were not since then.
 _OUTSIDE = re.compile(r"([0-9]{1,4}) ([0-9]{1,15}) (-|[0-9]{1,9}\.[0-9]) (-|[0-9]{1,9}\.[0-9])")
+#: "unstopped 75", or "agent-dead 1200 bad 1180": seconds.
+_FENCE_ASK = re.compile(r"unstopped ([0-9]{1,9})|agent-dead ([0-9]{1,9}) bad ([0-9]{1,9})")
 #: The largest count in a line, and half of it; the largest memory, MiB.
 COUNT_MAX, LAST_RAN_MAX, MEM_MB_MAX = 10**15 - 1, 5 * 10**14, 10**12 - 1
 #: heartbeat_s, unanswered_since_s, renewal_s and renewal_timestamp of a PeerReport.
 Others = tuple[float | None, float | None, float | None, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Freeing:
+    """Host `by` frees this host's id. `generation`: of its own host id, 0: not known; `boot_id`:
+    of its boot, "": not known. `under_lease`: it holds the fence lease for that."""
+
+    by: int
+    by_name: str
+    generation: int
+    boot_id: str
+    under_lease: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """The addresses that a host publishes: of its port for heartbeats, and of its listener."""
+
+    ports: tuple[str, ...] = ()
+    listeners: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.ports or self.listeners)
 
 
 def measured_lines(measured: MeasuredOnWire) -> dict[str, str]:
@@ -226,8 +249,27 @@ def peer_report(
         outside=None if read_s is None else outside_of(extra.get("outside", ""), read_s),
         way_out=way_out_of(extra.get("way-out", "")),
         uplink_up=uplink_of(extra.get("uplink", "")),
-        fence_ask=ask_of(extra.get(LINE, "")) if is_signed else None,
+        fence_ask=fence_ask_of(extra.get("fence-ask", "")) if is_signed else None,
     )
+
+
+def fence_ask_line(ask: FenceAsk | None) -> str:
+    """It as a line of this host's slot; empty: nothing."""
+    if ask is None:
+        return ""
+    if ask.unstopped_s is not None:
+        return f"unstopped {ask.unstopped_s:.0f}"
+    assert ask.agent_dead_s is not None and ask.bad_s is not None
+    return f"agent-dead {ask.agent_dead_s:.0f} bad {ask.bad_s:.0f}"
+
+
+def fence_ask_of(text: str) -> FenceAsk | None:
+    """What another host wrote of it; None where it is nothing of the kind."""
+    found = _FENCE_ASK.fullmatch(text)
+    if found is None:
+        return None
+    unstopped, dead, bad = (None if each is None else float(each) for each in found.groups())
+    return FenceAsk(unstopped, dead, bad)
 
 
 def mem_free_line(mem_free_mb: float | None) -> str:

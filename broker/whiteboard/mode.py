@@ -19,16 +19,14 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 from broker.daemon.foreign import clean, whole
+from broker.wire.limits import REASON_CHARS_MAX
 
-#: Ten years: what is longer is a mistake.
-LASTS_MAX_S = 10 * 366 * 86_400
 #: A mode that ends within so long, or within a tenth of its time, ends soon.
 SOON_S = 600.0
 #: Nobody ends a mode that he has not seen for so long: a host whose wall clock is ahead has to
 #: give the others the time to say that they count longer.
 SEEN_MIN_S = 10.0
 OWNER_CHARS_MAX = 128
-REASON_CHARS_MAX = 200
 COUNT_MAX = 10**12
 #: What stays readable in a line; "=" does not: the reference takes a line apart at each one.
 _SAFE = " /:,;@+()!?"

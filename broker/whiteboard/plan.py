@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from broker.whiteboard.slot import EMPTY_SLOT, HOST_ID_MAX
+from broker.whiteboard.slot import EMPTY_SLOT
+from broker.wire.limits import HOST_ID_MAX
 
 #: Slots 0..16.
 ALWAYS = 17

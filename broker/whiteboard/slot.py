@@ -66,17 +66,15 @@ from typing import NoReturn
 
 from broker.config.cluster_key import MAC_DIGITS
 from broker.daemon.foreign import clean
+from broker.wire.limits import HOST_ID_MAX, TIMESTAMP_MAX
 from scoring.observation import DETAIL_ALREADY_LOCKED, EngineStatus, Health, VmStatus
 
 SLOT_BYTES = 4096
 HEAD_BYTES = 512
 EXTRA_BYTES = SLOT_BYTES - HEAD_BYTES
-HOST_ID_MAX = 2000
 PARSE_VERSION = 1
 FEATURE_VERSION = 1
 SCORE_MAX = 10_000
-#: Above it a double (any JSON reader's number) no longer counts one by one.
-TIMESTAMP_MAX = 2**53
 #: A host goes on from what its own slot says up to here: as many writes have room above it as lie
 #: below. What is more was never counted by a host, and it counts anew.
 TIMESTAMP_TAKEN_MAX = 2**52

@@ -26,15 +26,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Annotated
 from xml.etree.ElementTree import Element
 
 import msgspec
-from msgspec import Meta
 
 from broker.vm import domain_facts
 from broker.vm.domain_facts import Disk, Domain, Layer
-from broker.whiteboard.slot import HOST_ID_MAX, TIMESTAMP_MAX
+from broker.wire.what_ran import WhatRan
 
 #: A generation above it was counted by nobody; behind the last one the count of runs goes on.
 GENERATION_MAX = 10**12
@@ -43,42 +41,6 @@ DECISIONS_MAX = 16
 DEFINED_FILE = "defined.sha256"
 ADOPT = "ha-agent vm adopt"
 KEEP = "ha-agent vm keep"
-
-
-Count = Annotated[int, Meta(ge=0, lt=10**15)]
-
-
-class WhatRan(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One record. `by`: the host that wrote it, `at`: UTC seconds since 1970 by its clock.
-
-    `disks`: by target the `<disk>` that ran in place of the definition's; `instead_of`: what the
-    definition named then, "" for none. `held`: why a start would not boot what ran last, with what
-    to do, "": it does. `only`: the host that can all the same, 0: none. `adopted`, `kept`: what a
-    person decided, as `decision_of` names it; `decided`: who, and when in words.
-    """
-
-    generation: Count
-    last_ran: Count
-    by: Annotated[int, Meta(ge=0, le=HOST_ID_MAX)]
-    by_name: str
-    at: Annotated[float, Meta(ge=0, le=TIMESTAMP_MAX)]
-    disks: dict[str, str] = {}
-    instead_of: dict[str, str] = {}
-    held: str = ""
-    only: Annotated[int, Meta(ge=0, le=HOST_ID_MAX)] = 0
-    adopted: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
-    decided: str = ""
-
-    @property
-    def key(self) -> tuple[int, int]:
-        """The larger one is the newer."""
-        return self.last_ran, self.generation
-
-    def says_the_same(self, other: WhatRan) -> bool:
-        """Whether both let the same disks be started by the same hosts."""
-        return _content(self) == _content(other)
-
 
 #: In `instead_of`: whatever the definition names, somebody has decided.
 ANY = "*"
@@ -103,6 +65,11 @@ class OnDisk(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(
             record, generation=generation + 1, last_ran=max(ran, last_ran)
         )
+
+
+def says_the_same(one: WhatRan, other: WhatRan) -> bool:
+    """Whether both let the same disks be started by the same hosts."""
+    return _content(one) == _content(other)
 
 
 def images_of(record: WhatRan) -> list[str]:

@@ -11,8 +11,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from broker.whiteboard.mode import LASTS_MAX_S, REASON_CHARS_MAX
-from broker.whiteboard.what_ran import WhatRan
+from broker.wire.limits import LASTS_MAX_S, REASON_CHARS_MAX
+from broker.wire.what_ran import WhatRan
 from scoring.observation import (
     EngineStatus,
     FenceRecord,

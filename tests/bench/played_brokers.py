@@ -31,8 +31,9 @@ from broker.daemon.histogram import Histogram
 from broker.monitors import MonitorRunner, Sample
 from broker.peers.asker import Heartbeats
 from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
-from broker.whiteboard.board import Board, VolumeStore
+from broker.whiteboard.board import Board
 from broker.whiteboard.signatures import Signatures
+from broker.whiteboard.store import VolumeStore
 from scoring.observation import EngineStatus, Health, VmStatus
 from tests.fakes.broker import Engine, report
 from tests.fakes.lockspace import FakeLockspace

@@ -27,8 +27,9 @@ from broker.broker import Broker
 from broker.config.places import changed_s
 from broker.config.sections import load
 from broker.monitors import MonitorRunner, Sample
-from broker.whiteboard.board import Board, VolumeStore
+from broker.whiteboard.board import Board
 from broker.whiteboard.slot import SLOT_BYTES, SlotReport, encode_cluster, encode_slot
+from broker.whiteboard.store import VolumeStore
 from broker.wire.status import MigrationStatus
 from scoring.observation import DomainHere, EngineStatus, Health, VmStatus
 from tests.fakes.lockspace import FakeLockspace

@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from broker.whiteboard.board import StorageTrouble
 from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.store import StorageTrouble
 
 
 class MemoryVolume:

@@ -14,7 +14,7 @@ from broker.vm.in_use import InUse
 from broker.whiteboard import what_ran
 from broker.whiteboard.board import Board
 from broker.whiteboard.signatures import Signatures
-from broker.whiteboard.what_ran import WhatRan
+from broker.wire.what_ran import WhatRan
 from tests.fakes.definitions import BASE, OVERLAY, domain
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from broker.monitors import Sampled, Unknown
 from broker.vm import domain_facts
 from broker.vm.in_use import InUse
-from broker.whiteboard.what_ran import WhatRan
+from broker.wire.what_ran import WhatRan
 
 if TYPE_CHECKING:
     from tests.simulation.host import Host

@@ -20,13 +20,13 @@ import msgspec
 from broker.whiteboard.lines import intent_of
 from broker.whiteboard.signatures import COUNTER_LINE
 from broker.whiteboard.slot import (
-    HOST_ID_MAX,
     SLOT_BYTES,
     BadSlot,
     decode_slot,
     encode_slot,
     signed_part_of_cluster,
 )
+from broker.wire.limits import HOST_ID_MAX
 
 
 class Metadata(StrEnum):

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.whiteboard.slot import EMPTY_SLOT, HOST_ID_MAX
+from broker.whiteboard.slot import EMPTY_SLOT
+from broker.wire.limits import HOST_ID_MAX
 from scoring.observation import Pause
 from tests.simulation.disks import SHARED
 from tests.simulation.lockspace import Membership

@@ -40,12 +40,13 @@ from broker.lockspace.renewals import Renewals
 from broker.monitors import LIBVIRT_DEADLINE_S, Sampled, Unknown
 from broker.monitors.network import ANY_TIMEOUT_S
 from broker.monitors.network_verdict import TargetResult, Windows
-from broker.whiteboard.board import StorageTrouble
 from broker.whiteboard.layout import IDENTITY_SLOT
-from broker.whiteboard.slot import EMPTY_SLOT, HOST_ID_MAX
+from broker.whiteboard.slot import EMPTY_SLOT
+from broker.whiteboard.store import StorageTrouble
 from broker.whiteboard.volume import STORAGE_DEADLINE_S
-from broker.whiteboard.what_ran import WhatRan
+from broker.wire.limits import HOST_ID_MAX
 from broker.wire.status import FenceNote, MigrationStatus, Report, View
+from broker.wire.what_ran import WhatRan
 from scoring.decision import FreeHostId
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.this_host.sick_vm import LINE, ask_of
+from broker.whiteboard.lines import fence_ask_of
 from broker.whiteboard.slot import EMPTY_SLOT, BadSlot, decode_slot
 from scoring.hosts.fence_ask import is_asked
 
@@ -77,7 +77,7 @@ class Sick:
 
     def _asks(self, host: Host) -> bool:
         data = self._world.board.slots.get(host.host_id, EMPTY_SLOT)
-        if f"{LINE}=".encode() not in data:
+        if f"{'fence-ask'}=".encode() not in data:
             return False
         try:
             report = decode_slot(host.host_id, data)
@@ -85,4 +85,6 @@ class Sick:
             return False
         if report is None or not report.extra_trusted:
             return False
-        return is_asked(ask_of(report.extra.get(LINE, "")), self._world.config(host).rules(0))
+        return is_asked(
+            fence_ask_of(report.extra.get("fence-ask", "")), self._world.config(host).rules(0)
+        )

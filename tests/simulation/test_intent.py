@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.whiteboard.board import StorageTrouble
 from broker.whiteboard.slot import decode_slot
+from broker.whiteboard.store import StorageTrouble
 from scoring.observation import OrderKind
 from tests.simulation.host import Host
 from tests.simulation.ports import SimStore

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from broker import broker
-from broker.status.vm_place import SeenHost, VmPlace
+from broker.peers.vm_place import SeenHost, VmPlace
 from broker.wire.status import Report
 from scoring import decide
 from scoring.decision import FreeHostId

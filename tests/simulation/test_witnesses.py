@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.status.text import as_text
-from broker.peers.asker import Ways
+from broker.whiteboard.lines import Ways
 from broker.wire.status import WitnessStatus
 from scoring.observation import PeerReport
 from tests.simulation.earlier import Metadata

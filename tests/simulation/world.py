@@ -39,14 +39,15 @@ from broker.monitors import MonitorRunner
 from broker.monitors.outside import OutsideMonitor, is_local
 from broker.monitors.way_out import WayOutMonitor
 from broker.peers.asker import Heartbeats
-from broker.status.vm_place import VmPlace
+from broker.peers.vm_place import VmPlace
 from broker.this_host.disks_record import CannotDecide
-from broker.whiteboard.board import Board, StorageTrouble
+from broker.whiteboard.board import Board
 from broker.whiteboard.identity import VolumeKind, expected, problem
 from broker.whiteboard.mode import Mode, to_lines
 from broker.whiteboard.signatures import CLUSTER as CLUSTER_SLOT
 from broker.whiteboard.signatures import Signatures
 from broker.whiteboard.slot import EMPTY_SLOT, BadSlot, decode_cluster, encode_cluster
+from broker.whiteboard.store import StorageTrouble
 from broker.wire.status import BegunReason, Maintenance, NewOrder, Report
 from scoring.decision import Code, FreeHostId
 from scoring.observation import OrderKind, Pause, VmStatus

@@ -9,17 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from broker.whiteboard.board import STILL_MAX, Board, SlotStore, StorageTrouble, VolumeStore
+from broker.whiteboard.board import STILL_MAX, Board
 from broker.whiteboard.mode import Mode
 from broker.whiteboard.plan import ALWAYS, SWEEP_BEATS, WINDOW
-from broker.whiteboard.slot import (
-    HOST_ID_MAX,
-    SLOT_BYTES,
-    SlotFault,
-    SlotReport,
-    encode_cluster,
-    encode_slot,
-)
+from broker.whiteboard.slot import SLOT_BYTES, SlotFault, SlotReport, encode_cluster, encode_slot
+from broker.whiteboard.store import SlotStore, StorageTrouble, VolumeStore
+from broker.wire.limits import HOST_ID_MAX
 from scoring.observation import EngineStatus, Health, VmStatus
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 

@@ -18,7 +18,7 @@ from broker.config.sections import Config
 from broker.monitors import Unknown
 from broker.monitors.what_runs import WhatRunsMonitor
 from broker.vm.domain_facts import Differs, read
-from broker.whiteboard.what_ran import WhatRan
+from broker.wire.what_ran import WhatRan
 from scoring.observation import StartResult
 from tests.fakes.definitions import TWO, XML, Shared, config, vcpus
 

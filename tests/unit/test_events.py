@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from agent.commands.events import _since, as_line
 from broker.broker import Broker
 from broker.daemon.exit_codes import ExitCode
-from broker.events.notice import Kind, Notice
+from broker.events.notice import Notice
 from broker.events.ring import EVENTS_MAX, Events, Extra, PeerEvents
 from broker.whiteboard.fence_log import LogRecord
 from broker.whiteboard.mode import Mode
 from broker.whiteboard.slot import SlotReport
+from broker.wire.kinds import Kind
 from broker.wire.status import Event, EventList
 from scoring.observation import EngineStatus, FenceStep, Health, VmStatus
 from tests.fakes.broker import make_broker, report, served

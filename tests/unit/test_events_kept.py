@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from broker.events.kept import FILE_NAME, KeptEvents
-from broker.events.notice import Kind, Notice
+from broker.events.notice import Notice
 from broker.events.ring import Events
+from broker.wire.kinds import Kind
 from broker.wire.status import Event
 
 NOON_S = 1_800_000_000.0

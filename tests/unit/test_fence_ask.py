@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from broker.this_host.sick_vm import SickVm, ask_of, line
-from broker.whiteboard.lines import peer_report
+from broker.this_host.sick_vm import SickVm
+from broker.whiteboard.lines import fence_ask_line, fence_ask_of, peer_report
 from broker.whiteboard.slot import SlotReport
 from broker.wire.status import Report
 from scoring.decision import (
@@ -471,7 +471,7 @@ def test_a_slot_that_is_not_signed_asks_for_nothing() -> None:
 
 @pytest.mark.parametrize("ask", [None, FenceAsk(75.0), FenceAsk(None, 1200.0, 1180.0)])
 def test_it_is_read_as_it_was_written(ask: FenceAsk | None) -> None:
-    assert ask_of(line(ask)) == ask
+    assert fence_ask_of(fence_ask_line(ask)) == ask
 
 
 @pytest.mark.parametrize(
@@ -491,4 +491,4 @@ def test_it_is_read_as_it_was_written(ask: FenceAsk | None) -> None:
     ],
 )
 def test_anything_else_is_no_ask(text: str) -> None:
-    assert ask_of(text) is None
+    assert fence_ask_of(text) is None

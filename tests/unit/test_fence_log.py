@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.events.notice import Kind, Notice
+from broker.events.notice import Notice
 from broker.notify.notices import Notices
-from broker.whiteboard.board import Board, StorageTrouble
+from broker.whiteboard.board import Board
 from broker.whiteboard.fence_log import (
     FIRST_SLOT,
     RECENT_MAX,
@@ -29,7 +29,10 @@ from broker.whiteboard.fence_log import (
     slot_of,
 )
 from broker.whiteboard.layout import IDENTITY_SLOT, WHAT_RAN_SLOTS
-from broker.whiteboard.slot import EMPTY_SLOT, HOST_ID_MAX, SLOT_BYTES
+from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
+from broker.whiteboard.store import StorageTrouble
+from broker.wire.kinds import Kind
+from broker.wire.limits import HOST_ID_MAX
 from broker.wire.status import FenceNote
 from scoring.observation import FenceStep
 from tests.fakes.broker import make_broker, report

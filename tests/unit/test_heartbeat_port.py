@@ -18,7 +18,7 @@ from broker.api.door import Limits
 from broker.broker import Broker
 from broker.config.cluster_key import ClusterKey
 from broker.peers import heartbeat_port
-from broker.peers.asker import Heartbeats, Ways, Word
+from broker.peers.asker import Heartbeats, Word
 from broker.peers.datagram import (
     DATAGRAM_BYTES,
     Question,
@@ -31,6 +31,7 @@ from broker.peers.heartbeat import Fault, Heartbeat, new_nonce
 from broker.peers.heartbeat_port import DATAGRAMS_MAX, HeartbeatPort, NetworkTransport
 from broker.peers.question_gate import Refusal
 from broker.peers.refusal_log import REMEMBERED_MAX, RefusalLog
+from broker.whiteboard.lines import Ways
 from scoring.observation import VmStatus
 from tests.fakes.broker import make_broker
 from tests.fakes.listener import Listener

@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 
 from broker.config.cluster_key import ClusterKey
-from broker.peers.asker import APART_S, QUESTION_S, STEADY_S, Heartbeats, Ways, Word, steady_s
+from broker.peers.asker import APART_S, QUESTION_S, STEADY_S, Heartbeats, Word, steady_s
 from broker.peers.datagram import Question, answer_bytes, question_of
 from broker.peers.heartbeat import Heartbeat, signed
+from broker.whiteboard.lines import Ways
 from scoring.observation import VmStatus
 from tests.simulation.timeline import HostLoop, Process, Timeline
 

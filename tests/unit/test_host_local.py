@@ -15,7 +15,7 @@ from agent.setup.shared_state import TPM_SOURCE_VERSION, state_folder, with_shar
 from agent.terminal.errors import CommandError
 from agent.vm import one_host
 from broker.config.sections import Config, HostSection, StorageSection, VmSection
-from broker.status.what_ran import one_host as shown
+from broker.this_host.disks_shown import one_host as shown
 from broker.vm.domain_facts import BadDomain, Layer
 from broker.vm.host_local import one_host as found_in_xml
 from broker.vm.in_use import InUse

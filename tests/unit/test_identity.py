@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from broker.config.sections import ClusterSection, Config, HostSection, StorageSection
 from broker.main import StartError, check_storage
-from broker.whiteboard.board import StorageTrouble, VolumeStore
 from broker.whiteboard.identity import (
     LEASES_UNIT,
     BadIdentity,
@@ -32,6 +31,7 @@ from broker.whiteboard.identity import (
 )
 from broker.whiteboard.layout import IDENTITY_SLOT
 from broker.whiteboard.slot import EMPTY_SLOT
+from broker.whiteboard.store import StorageTrouble, VolumeStore
 from broker.whiteboard.volume import Volume, VolumeError, VolumeFault
 
 CLUSTER = "11111111-2222-3333-4444-555555555555"

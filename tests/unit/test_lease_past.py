@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.lockspace.delta_leases import DELTA_MAGIC, PAXOS_MAGIC
+from broker.lockspace.delta_leases import PAXOS_MAGIC
 from broker.lockspace.lease_past import LeasePast
+from broker.whiteboard.lease_sectors import DELTA_MAGIC
 
 ALIGN = 1 << 20
 OURS, THEIRS = 1, 2

@@ -20,8 +20,9 @@ from broker.config.sections import load
 from broker.maintenance import kept as local_mode
 from broker.monitors import MonitorRunner
 from broker.whiteboard.board import OLD_SERIAL_S, Board
-from broker.whiteboard.mode import LASTS_MAX_S, SEEN_MIN_S, Countdown, Mode, from_lines, to_lines
+from broker.whiteboard.mode import SEEN_MIN_S, Countdown, Mode, from_lines, to_lines
 from broker.whiteboard.slot import SLOT_BYTES, decode_cluster, encode_cluster
+from broker.wire.limits import LASTS_MAX_S
 from broker.wire.status import Maintenance, MigrationStatus
 from scoring.observation import DomainHere
 from tests.fakes.lockspace import FakeLockspace

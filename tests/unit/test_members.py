@@ -8,7 +8,7 @@ import pytest
 from broker.config.cluster_key import ClusterKey
 from broker.lockspace.hosts import Witness
 from broker.lockspace.renewals import Renewal
-from broker.peers.asker import Heartbeats, Pulse, Ways
+from broker.peers.asker import Heartbeats, Pulse
 from broker.peers.members import (
     AFTER_FREE_S,
     BACK_S,
@@ -19,6 +19,7 @@ from broker.peers.members import (
 )
 from broker.whiteboard.board import Board
 from broker.whiteboard.fence_log import LogRecord
+from broker.whiteboard.lines import Ways
 from broker.whiteboard.signatures import Signature, Signatures, Unsigned
 from broker.whiteboard.slot import SlotReport
 from scoring.observation import EngineStatus, FenceStep, Health, VmStatus

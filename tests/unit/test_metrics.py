@@ -19,8 +19,9 @@ from broker.api import metrics
 from broker.api.metrics import FAMILIES, OPENMETRICS, PENALTY_NAMES, PLAIN, Metrics
 from broker.broker import Broker
 from broker.daemon.version import VERSION
-from broker.events.notice import Kind, Notice
+from broker.events.notice import Notice
 from broker.events.tally import PHASES, Tally
+from broker.wire.kinds import Kind
 from scoring.observation import EngineStatus, FenceStep, Health, VmStatus
 from scoring.state import StateName
 from tests.fakes.broker import make_broker, report, up

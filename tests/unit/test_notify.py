@@ -19,7 +19,7 @@ from broker.api.socket import serve
 from broker.config.cluster_key import ClusterKey
 from broker.config.sections import load
 from broker.daemon.exit_codes import ExitCode
-from broker.events.notice import Kind, Message, Notice, Severity
+from broker.events.notice import Message, Notice
 from broker.main import reload
 from broker.monitors.of_host import HostMonitors
 from broker.notify.limits import Limits
@@ -27,6 +27,7 @@ from broker.notify.notices import Notices, Setting, setting, silent
 from broker.notify.render import BODY_CHARS_MAX, Renderer
 from broker.notify.rules import Rules
 from broker.notify.sender import Refused, Sender, SendFailed
+from broker.wire.kinds import Kind, Severity
 from broker.wire.status import BegunReason, NotifyTest, Status
 from tests.fakes.broker import make_broker, report, up
 from tests.fakes.notify_servers import Mailbox, mail_server, silent_server

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.config.patterns import matcher
 from broker.config.secrets import load_notify_secrets
 from broker.config.sections import Config, ConfigError, NotifyRulesSection, load
 from broker.events.lookout import (
@@ -27,18 +28,16 @@ from broker.events.notice import (
     DETAIL_CHARS_MAX,
     FACT_CHARS_MAX,
     FACTS_MAX,
-    SEVERITY,
     SUBJECT_CHARS_MAX,
-    Kind,
     Notice,
-    Severity,
     Told,
 )
 from broker.notify.backlog import Backlog
 from broker.notify.folding import Folding
 from broker.notify.limits import Limits
-from broker.notify.rules import Rules, matcher
-from broker.status.vm_place import VmPlace
+from broker.notify.rules import Rules
+from broker.peers.vm_place import VmPlace
+from broker.wire.kinds import SEVERITY, Kind, Severity
 from broker.wire.status import BegunReason, FencePathOnWire, ReasonOnWire, Report
 from scoring.observation import FenceStep
 

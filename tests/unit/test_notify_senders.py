@@ -18,11 +18,12 @@ import pytest
 from aiohttp import web
 
 from broker.config.sections import CommandSection, SmtpSection, WebhookSection
-from broker.events.notice import Kind, Message, Notice, Told
+from broker.events.notice import Message, Notice, Told
 from broker.notify.command import CommandSender
 from broker.notify.sender import Refused, Sender, SendFailed
 from broker.notify.smtp import SmtpSender, as_mail, greeting
 from broker.notify.webhook import WebhookSender
+from broker.wire.kinds import Kind
 from tests.fakes.notify_servers import (
     PASSWORD,
     USER,

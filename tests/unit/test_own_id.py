@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from broker.broker import LOG_NOT_READ, Broker
-from broker.lockspace.own_id import FenceOwner, Freeing, OwnId
+from broker.lockspace.own_id import FenceOwner, OwnId
 from broker.lockspace.renewals import Renewals
 from broker.whiteboard.fence_log import LogRecord, encode, slot_of
-from broker.whiteboard.lines import freeings_of
+from broker.whiteboard.lines import Freeing, freeings_of
 from broker.whiteboard.slot import SLOT_BYTES
 from broker.wire.status import FenceNote
 from scoring.observation import FenceStep

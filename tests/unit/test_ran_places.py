@@ -19,7 +19,8 @@ from broker.whiteboard.layout import WHAT_RAN_SLOTS
 from broker.whiteboard.ran_places import LAST_RAN_MAX, RanPlaces, encode, fits
 from broker.whiteboard.signatures import Signatures, Unsigned
 from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
-from broker.whiteboard.what_ran import EMPTY, GENERATION_MAX, WhatRan, held_back
+from broker.whiteboard.what_ran import EMPTY, GENERATION_MAX, held_back
+from broker.wire.what_ran import WhatRan
 from tests.fakes.definitions import BASE, OVERLAY, domain
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 from tests.fakes.what_ran import Host, stamped

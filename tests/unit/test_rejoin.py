@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sanlock
 
-from broker.lockspace.delta_leases import DELTA_MAGIC, read_named_leases
+from broker.lockspace.delta_leases import read_named_leases
 from broker.lockspace.joined_mark import FILE, JoinedMark
 from broker.lockspace.rejoin import (
     NAME_MAX,
@@ -24,6 +24,7 @@ from broker.lockspace.rejoin import (
     own_names,
 )
 from broker.lockspace.sanlock import SanlockLockspace
+from broker.whiteboard.lease_sectors import DELTA_MAGIC
 from broker.whiteboard.volume import Volume
 
 IO_S = 10.0

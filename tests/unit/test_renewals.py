@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.lockspace.delta_leases import DELTA_MAGIC, read_delta_leases
+from broker.lockspace.delta_leases import read_delta_leases
 from broker.lockspace.renewals import Renewal, Renewals
+from broker.whiteboard.lease_sectors import DELTA_MAGIC
 from broker.whiteboard.volume import Volume
 
 

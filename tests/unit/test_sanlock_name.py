@@ -16,8 +16,8 @@ from agent.setup import sanlock_name as module
 from agent.setup.sanlock_name import IN_USE, named_in, no_twin, sanlock_name_step
 from agent.terminal.errors import CommandError
 from broker.config.sections import Config, load
-from broker.lockspace.delta_leases import DELTA_MAGIC
 from broker.lockspace.rejoin import own_name
+from broker.whiteboard.lease_sectors import DELTA_MAGIC
 
 UUID = "36a5c4e0-0000-4000-8000-000000000001"
 OURS = own_name(UUID)

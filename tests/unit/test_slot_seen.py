@@ -30,8 +30,9 @@ from broker.peers.slot_question import (
     digest_of,
     seen_in,
 )
-from broker.whiteboard.board import Board, SlotStore, VolumeStore
+from broker.whiteboard.board import Board
 from broker.whiteboard.slot import EMPTY_SLOT, SlotReport, encode_slot
+from broker.whiteboard.store import SlotStore, VolumeStore
 from broker.whiteboard.volume import Volume
 from scoring.observation import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker

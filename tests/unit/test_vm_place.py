@@ -24,8 +24,8 @@ from broker.api.metrics import Metrics
 from broker.daemon.exit_codes import ExitCode
 from broker.lockspace.hosts import HostRenewal, look
 from broker.monitors import Sample
-from broker.peers.asker import Pulse, Ways
-from broker.status.vm_place import (
+from broker.peers.asker import Pulse
+from broker.peers.vm_place import (
     LEASE_OLD_S,
     LeaseOwner,
     OwnReads,
@@ -34,6 +34,7 @@ from broker.status.vm_place import (
     VmPlace,
     vm_place,
 )
+from broker.whiteboard.lines import Ways
 from broker.wire.status import LeaseSeen, Status
 from scoring.hosts.liveness import Liveness
 from scoring.observation import EngineStatus, Health, VmStatus

@@ -21,15 +21,9 @@ from hypothesis import strategies as st
 from agent.commands import whiteboard as whiteboard_dump
 from broker.whiteboard.layout import SLOT_MAX
 from broker.whiteboard.plan import ALWAYS, SWEEP_BEATS, WINDOW, SlotPlan, slots_of_beat
-from broker.whiteboard.slot import (
-    EMPTY_SLOT,
-    HOST_ID_MAX,
-    SLOT_BYTES,
-    SlotReport,
-    encode_cluster,
-    encode_slot,
-)
+from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES, SlotReport, encode_cluster, encode_slot
 from broker.whiteboard.volume import Volume, VolumeError, VolumeFault
+from broker.wire.limits import HOST_ID_MAX
 from scoring.observation import EngineStatus, Health, VmStatus
 
 PATIENT = settings(deadline=None)  # a loaded machine may take its time

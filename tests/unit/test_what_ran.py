@@ -12,17 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.status.what_ran import codes, differences, problem, record, unfit
 from broker.this_host.disks_record import CannotDecide
+from broker.this_host.disks_shown import codes, differences, problem, record, unfit
 from broker.vm.domain_facts import Layer, parse, read
 from broker.vm.in_use import InUse
 from broker.vm.shared_paths import SharedPaths
 from broker.whiteboard import what_ran
-from broker.whiteboard.board import StorageTrouble
 from broker.whiteboard.layout import WHAT_RAN_SLOTS
 from broker.whiteboard.ran_places import encode, read_places
 from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
-from broker.whiteboard.what_ran import EMPTY, OnDisk, WhatRan, held_back
+from broker.whiteboard.store import StorageTrouble
+from broker.whiteboard.what_ran import EMPTY, OnDisk, held_back, says_the_same
+from broker.wire.what_ran import WhatRan
 from scoring.observation import Obstacle
 from tests.fakes.definitions import BASE, OVERLAY, domain
 from tests.fakes.slot_store import MemoryVolume
@@ -43,8 +44,8 @@ def on_disk(record: WhatRan | None) -> OnDisk:
 
 
 def test_of_a_vm_that_runs_as_defined_there_is_nothing_to_say() -> None:
-    assert running(domain()).says_the_same(EMPTY)
-    assert running(domain(BASE, "/srv/below.qcow2")).says_the_same(EMPTY)
+    assert says_the_same(running(domain()), EMPTY)
+    assert says_the_same(running(domain(BASE, "/srv/below.qcow2")), EMPTY)
 
 
 def test_an_overlay_on_the_shared_storage_is_started_by_every_host() -> None:
@@ -72,7 +73,7 @@ def test_a_shared_overlay_on_a_local_image_is_as_local_as_that() -> None:
 
 
 def test_what_is_below_the_recorded_image_is_not_the_record_s_matter() -> None:
-    assert running(domain(BASE, "/local/x"), shared=nothing_is_shared).says_the_same(EMPTY)
+    assert says_the_same(running(domain(BASE, "/local/x"), shared=nothing_is_shared), EMPTY)
 
 
 @pytest.mark.parametrize(("ready", "is_held"), [("", False), ("yes", True), ("pivot", True)])
@@ -117,7 +118,7 @@ def test_adopted_every_host_starts_it_and_it_stays_so_while_it_runs() -> None:
     for definition in (domain(), domain("/srv/new.qcow2")):
         assert held_back(on_disk(ran), read(definition), 2) == ""
     again = running(domain(OVERLAY, BASE), ran, nothing_is_shared)
-    assert again.says_the_same(ran) and again.decided == ran.decided
+    assert says_the_same(again, ran) and again.decided == ran.decided
     other = running(domain("/srv/second.qcow2", OVERLAY), ran, nothing_is_shared)
     assert "/srv/second.qcow2" in other.held, "decided was about the other image"
     assert other.adopted == () and other.decided == ""
@@ -129,14 +130,14 @@ def test_kept_the_definition_is_started_and_it_stays_so_while_it_runs() -> None:
     ran = what_ran.kept(on_disk(local), read(xml), "root@host1")
     assert (ran.disks, ran.held) == ({}, "")
     assert held_back(on_disk(ran), read(domain()), 2) == ""
-    assert running(xml, ran, nothing_is_shared).says_the_same(ran)
+    assert says_the_same(running(xml, ran, nothing_is_shared), ran)
     other = running(domain("/srv/second.qcow2", OVERLAY), ran, nothing_is_shared)
     assert "/srv/second.qcow2" in other.held and other.kept == ()
 
 
 def test_decided_without_a_record_there_is_one() -> None:
-    assert what_ran.adopted(OnDisk(), "x").says_the_same(EMPTY)
-    assert what_ran.kept(OnDisk(), None, "x").says_the_same(EMPTY)
+    assert says_the_same(what_ran.adopted(OnDisk(), "x"), EMPTY)
+    assert says_the_same(what_ran.kept(OnDisk(), None, "x"), EMPTY)
 
 
 # --- how it survives ------------------------------------------------------------------------------

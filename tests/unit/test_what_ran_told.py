@@ -16,12 +16,13 @@ from agent.status.troubles import troubles
 from broker.broker import Broker
 from broker.client.ask import BrokerRefused
 from broker.events.lookout import Lookout
-from broker.events.notice import Kind, Notice
+from broker.events.notice import Notice
 from broker.monitors import Sample
 from broker.vm import domain_facts
 from broker.vm.domain_facts import parse, read
 from broker.vm.host_local import OneHost
 from broker.vm.in_use import InUse
+from broker.wire.kinds import Kind
 from broker.wire.status import BegunReason, Decision, DifferenceStatus, WhatRanStatus
 from scoring.observation import Obstacle
 from scoring.rules import Rules

@@ -15,11 +15,9 @@ from broker.whiteboard.slot import (
     EMPTY_SLOT,
     EXTRA_BYTES,
     HEAD_BYTES,
-    HOST_ID_MAX,
     HOSTNAME_BYTES_MAX,
     SCORE_MAX,
     SLOT_BYTES,
-    TIMESTAMP_MAX,
     BadSlot,
     SlotFault,
     SlotReport,
@@ -30,6 +28,7 @@ from broker.whiteboard.slot import (
     encode_slot,
     fit_hostname,
 )
+from broker.wire.limits import HOST_ID_MAX, TIMESTAMP_MAX
 from scoring.observation import DETAIL_ALREADY_LOCKED, EngineStatus, Health, VmStatus
 
 # A loaded machine may take its time: what is measured here is what comes out, not how fast.

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from broker.lockspace.port import Lockspace
 from broker.peers.asker import Heartbeats
 from broker.peers.members import Members
-from broker.status.vm_place import SeenHost
+from broker.peers.vm_place import SeenHost
 from broker.whiteboard.board import Board
 from broker.whiteboard.slot import SlotReport
 from scoring.hosts.evidence import renews

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The port to the whiteboard's volume, and the volume itself behind it: one thread, and a deadline
+for each call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from broker.daemon.worker import Hung, Worker
+from broker.whiteboard.identity import Expected, VolumeKind, check
+from broker.whiteboard.volume import Volume, VolumeError
+
+
+class StorageTrouble(Exception):
+    """A read or write of the whiteboard failed or, `hung`, did not come back in time."""
+
+    def __init__(self, text: str, hung: bool = False) -> None:
+        super().__init__(text)
+        self.hung = hung
+
+
+class SlotStore(Protocol):
+    """Port to the whiteboard volume; write and read raise StorageTrouble."""
+
+    async def write(self, slot: int, data: bytes) -> None:
+        """Write one slot of 4096 bytes."""
+
+    async def read(self, slots: Sequence[int]) -> Mapping[int, bytes]:
+        """Read slots; those beyond the end are missing, one cut by the end is short."""
+
+    def at_rest(self) -> bool:
+        """Whether no call of before is under way: a write that was given up may still land."""
+
+
+class VolumeStore:
+    """The real SlotStore: a file or block device, one thread, a deadline for each call."""
+
+    def __init__(self, path: str, deadline_s: float, wanted: Expected | None = None) -> None:
+        """`wanted`: what the volume must say that it is, each time it is opened."""
+        self.path = path
+        self.deadline_s = deadline_s
+        self._wanted = wanted or Expected(VolumeKind.WHITEBOARD)
+        self._worker = Worker("whiteboard")
+        self._volume: Volume | None = None
+
+    async def write(self, slot: int, data: bytes) -> None:
+        await self._call(f"writing slot {slot}", lambda: self._opened().write_slot(slot, data))
+
+    async def read(self, slots: Sequence[int]) -> Mapping[int, bytes]:
+        found: dict[int, bytes] = {}
+        await self._call("reading slots", lambda: found.update(self._opened().read_slots(slots)))
+        return found
+
+    def at_rest(self) -> bool:
+        return not self._worker.busy
+
+    async def _call(self, what: str, function: object) -> None:
+        assert callable(function)
+        try:
+            await self._worker.call(what, self.deadline_s, self._guarded, function)
+        except (Hung, VolumeError) as error:
+            raise StorageTrouble(str(error), isinstance(error, Hung)) from error
+
+    def _guarded(self, function: object) -> None:
+        """Runs in the thread: after a failure the volume is opened anew by the next call."""
+        assert callable(function)
+        try:
+            function()
+        except VolumeError:
+            if self._volume is not None:
+                self._volume.close()
+                self._volume = None
+            raise
+
+    def _opened(self) -> Volume:
+        if self._volume is None:
+            self._volume = Volume(self.path)
+            # Where it raises, the volume is closed again: `_guarded`.
+            check(self._volume, self._wanted)
+        return self._volume
