@@ -3,6 +3,8 @@
 PYTHON := .venv/bin/python
 HOSTS ?= 2..7
 SEEDS ?= 200
+# Without its compiled files Python compiles the code and the tests anew for each process.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests of files that share nothing run side by side; those of the lab share the two cores, and do not.
 SIDE_BY_SIDE := -n auto --dist loadfile
 

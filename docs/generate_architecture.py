@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,6 +67,7 @@ def imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
             yield from (n if n in known else node.module for n in names if node.module in known)
 
 
+@cache
 def arrows(root: Path = ROOT) -> dict[str, dict[str, set[str]]]:
     """For each room the rooms that it enters, each with the modules that do so."""
     known = modules(root)

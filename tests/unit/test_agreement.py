@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,8 @@ from broker.daemon.exit_codes import ExitCode
 from broker.whiteboard.slot import SlotReport, decode_slot, encode_slot
 from broker.whiteboard.volume import Volume
 from scoring.observation import EngineStatus, Health, VmStatus
+from tests.unit import commands
 
-AGENT = Path(sys.executable).parent / "ha-agent"
 BASE = {"host": {"id": 1}, "storage": {"whiteboard": "/s/whiteboard", "leases": "/s/leases"}}
 DEVICE = {"host": 1, "address": "10.0.0.1", "username": "u"}
 
@@ -121,8 +120,7 @@ def test_show_and_diff_as_a_user_runs_them(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(bytes(4096 * 16))
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        argv = [str(AGENT), "--config", str(file), "config", *words]
-        return subprocess.run(argv, capture_output=True, text=True)
+        return commands.run("ha-agent", "--config", file, "config", *words)
 
     shown = run("show")
     again = msgspec.convert(tomllib.loads(shown.stdout), Config)

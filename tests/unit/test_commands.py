@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from broker.daemon.exit_codes import ExitCode
+from tests.unit import commands
 
 BIN = Path(sys.executable).parent
 
@@ -21,13 +22,7 @@ def run(
     program: str, *arguments: str, config: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HA_AGENT_CONFIG": str(config) if config else ""}
-    return subprocess.run(
-        [BIN / program, *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=30,
-    )
+    return commands.run(program, *arguments, env=environment)
 
 
 def refused(result: subprocess.CompletedProcess[str], code: ExitCode, *words: str) -> None:

@@ -75,6 +75,7 @@ from scoring.observation import (
 )
 from scoring.state import TRANSITIONS, AgentState, StateName
 from tests.unit.builders import DIED, DOWN, RULES, SICK, TIMING, UNKNOWN, UP, local, peer
+from tests.unit.draws import draws
 
 VM_ACTIONS = (StartEngine, ShutdownEngine, PowerOffEngine, MigrateEngine)
 MOVES_OR_FREES = (*VM_ACTIONS, CancelMigration, FreeHostId)
@@ -317,7 +318,7 @@ observations = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=draws(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(StateName), st.floats(0, 1000), observations, st.booleans())
 def test_any_state_survives_any_observation(
     name: StateName, for_s: float, observation: Observation, acting: bool
@@ -547,7 +548,7 @@ ANY_ACTION: tuple[Action, ...] = (
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=draws(100), deadline=None)
 @given(st.integers(0, 2**32))
 def test_the_laws_hold_through_any_storm(seed: int) -> None:
     Storm(seed).beats(250)
@@ -758,4 +759,4 @@ class Cluster(RuleBasedStateMachine):
 
 
 TestCluster = Cluster.TestCase
-TestCluster.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestCluster.settings = settings(max_examples=draws(200), stateful_step_count=50, deadline=None)

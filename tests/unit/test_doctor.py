@@ -5,21 +5,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker.daemon.exit_codes import ExitCode
-
-AGENT = Path(sys.executable).parent / "ha-agent"
+from tests.unit import commands
 
 
 def run(config: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [AGENT, "--config", config, "doctor", *words], capture_output=True, text=True, timeout=60
-    )
+    done = commands.run("ha-agent", "--config", config, "doctor", *words)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 

@@ -28,6 +28,7 @@ from broker.vm.domain_facts import (
     read,
     with_facts_of,
 )
+from tests.unit.draws import draws
 
 DOMAINS = Path(__file__).parent / "domains"
 OVERLAY = Layer("file", "/srv/vm/overlay.qcow2", "qcow2")
@@ -390,7 +391,7 @@ def written(given: dict[str, object], by_libvirt: bool) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=draws(200), deadline=None)
 @given(domains)
 def test_whatever_a_person_wrote_libvirt_s_words_of_it_are_no_difference(
     given: dict[str, object],
@@ -398,7 +399,7 @@ def test_whatever_a_person_wrote_libvirt_s_words_of_it_are_no_difference(
     assert told(written(given, False), written(given, True)) == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=draws(200), deadline=None)
 @given(domains, domains)
 def test_two_definitions_differ_exactly_where_they_were_made_otherwise(
     one: dict[str, object], two: dict[str, object]
@@ -418,7 +419,7 @@ def test_two_definitions_differ_exactly_where_they_were_made_otherwise(
     assert codes == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=draws(200), deadline=None)
 @given(domains, domains)
 def test_what_ran_is_what_is_started(one: dict[str, object], two: dict[str, object]) -> None:
     """The definition with the disks that ran has exactly these, where it had them or not."""

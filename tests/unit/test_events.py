@@ -30,6 +30,7 @@ from broker.wire.status import Event, EventList
 from scoring.observation import EngineStatus, FenceStep, Health, VmStatus
 from tests.fakes.broker import make_broker, report, served
 from tests.fakes.slot_store import MemoryVolume
+from tests.unit import commands
 
 NOON_S = 1_800_000_000.25
 NOON_ID = 1_800_000_000_250
@@ -296,10 +297,9 @@ async def until_asked(broker: Broker) -> None:
 @pytest.mark.parametrize("since", ["yesterday", "-5", "1w", "999999999999d", "2027-13-01"])
 def test_a_beginning_that_is_no_time_is_refused_in_a_line(tmp_path: Path, since: str) -> None:
     make_broker_config(tmp_path)
-    process = command(tmp_path, f"--since={since}")
-    shown, said = process.communicate()
-    assert (process.returncode, shown) == (ExitCode.USAGE, "")
-    assert "--since" in said and "Traceback" not in said
+    done = commands.run("ha-agent", "--config", tmp_path / "1.toml", "events", f"--since={since}")
+    assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
+    assert "--since" in done.stderr and "Traceback" not in done.stderr
 
 
 def make_broker_config(tmp_path: Path) -> None:

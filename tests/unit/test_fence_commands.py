@@ -8,7 +8,6 @@ import os
 import re
 import socketserver
 import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -23,8 +22,8 @@ from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import View
 from scoring.observation import EngineStatus, Health, LocalHost, VmStatus
 from tests.fakes.ipmi_bmc import PASSWORD, IpmiBmc
+from tests.unit import commands
 
-AGENT = Path(sys.executable).parent / "ha-agent"
 FAKE_AGENT = Path(__file__).parents[1] / "fakes" / "fence_fake"
 OWN, MACHINE, OTHER = (str(uuid.UUID(f"0a0b0c0d-1111-2222-3333-00000000000{n}")) for n in (1, 2, 3))
 DOMAIN = """<domain type='kvm'><name>HostedEngine</name>
@@ -69,9 +68,7 @@ class Site:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "HA_AGENT_CONFIG": str(self.config)}
-        result = subprocess.run(
-            [AGENT, *arguments], capture_output=True, text=True, env=environment, timeout=60
-        )
+        result = commands.run("ha-agent", *arguments, env=environment)
         assert "Traceback" not in result.stderr, result.stderr
         assert PASSWORD not in result.stdout + result.stderr
         assert "hunter2" not in result.stdout + result.stderr

@@ -19,6 +19,7 @@ import pytest
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from scoring.timing import Timing
+from tests.unit import commands
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -85,13 +86,12 @@ def readable(page: Path) -> str:
 @pytest.mark.parametrize("program", ["ha-agent", "ha-broker"])
 def test_every_option_and_verb_of_the_help_is_in_the_man_page(program: str, pages: Path) -> None:
     page = readable(pages / f"{program}.8")
-    command = [Path(sys.executable).parent / program]
-    said = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+    said = commands.run(program, "--help").stdout
     for option in re.findall(r"--[a-z-]+", said):
         assert option in page, option
     for verb in re.findall(r"^    ([a-z-]+) ", said, re.MULTILINE):
         assert f".SS {verb}\n" in page, verb
-        own = subprocess.run([*command, verb, "--help"], capture_output=True, text=True).stdout
+        own = commands.run(program, verb, "--help").stdout
         for option in re.findall(r"--[a-z-]+", own):
             assert option in page, (verb, option)
 

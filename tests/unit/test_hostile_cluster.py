@@ -11,7 +11,6 @@ import asyncio
 import json
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from tests.fakes.broker import Engine, make_broker, report, up
 from tests.fakes.hostile import NUMBERS, Hostile
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
+from tests.unit import commands
 
 #: A few here; see above for more.
 CLUSTERS = int(os.environ.get("HA_HOSTILE_CLUSTERS", "40"))
@@ -201,16 +201,10 @@ def test_no_command_shows_what_steers_a_terminal(site: Path) -> None:
     """Each command in both forms, on a broker that has read hostile clusters."""
 
     async def told(*arguments: str) -> tuple[str, str]:
-        process = await asyncio.create_subprocess_exec(
-            Path(sys.executable).parent / "ha-agent",
-            *(each.format(whiteboard=site.parent / "whiteboard") for each in arguments),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "HA_AGENT_CONFIG": str(site)},
-        )
-        out, err = await process.communicate()
-        return out.decode(), err.decode()
+        words = [each.format(whiteboard=site.parent / "whiteboard") for each in arguments]
+        environment = {**os.environ, "HA_AGENT_CONFIG": str(site)}
+        done = await asyncio.to_thread(commands.run, "ha-agent", *words, env=environment)
+        return done.stdout, done.stderr
 
     async def run() -> None:
         volume = MemoryVolume()

@@ -9,7 +9,6 @@ import io
 import json
 import shutil
 import subprocess
-import sys
 import tarfile
 import tomllib
 from pathlib import Path
@@ -24,8 +23,8 @@ from agent.ovirt.key_values import device
 from agent.ovirt.storage_domain import StorageDomain
 from agent.setup.answers import read_answers
 from broker.daemon.exit_codes import ExitCode
+from tests.unit import commands
 
-AGENT = Path(sys.executable).parent / "ha-agent"
 VM, SD, IMAGE, VOLUME = (f"{n}0000000-0000-4000-8000-00000000000{n}" for n in (1, 2, 3, 4))
 CONF = f"""fqdn=engine.example.org
 vm_disk_id={IMAGE}
@@ -103,9 +102,7 @@ class Host:
         self.conf.write_text(CONF.format(vm_conf=self.vm_conf, kind=kind))
 
     def run(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [AGENT, "import-ovirt", "--conf", self.conf, *words], capture_output=True, text=True
-        )
+        done = commands.run("ha-agent", "import-ovirt", "--conf", self.conf, *words)
         assert "Traceback" not in done.stderr, done.stderr
         return done
 

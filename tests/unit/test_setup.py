@@ -27,6 +27,7 @@ from broker.whiteboard.layout import FENCE_LOG_FIRST, SLOT_MAX
 from broker.whiteboard.slot import SlotReport, encode_slot
 from broker.whiteboard.volume import Volume
 from scoring.observation import EngineStatus, Health, VmStatus
+from tests.unit import commands
 
 AGENT = Path(sys.executable).parent / "ha-agent"
 XML = "<domain type='kvm'><name>vm</name><memory unit='MiB'>64</memory><devices/></domain>"
@@ -83,14 +84,17 @@ class Host:
         )
 
     def run(self, *arguments: str, enter: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [*enter, AGENT, *arguments],
-            capture_output=True,
-            text=True,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            timeout=60,
-        )
+        if not enter:
+            done = commands.run("ha-agent", *arguments, env=self._environment)
+        else:
+            done = subprocess.run(
+                [*enter, AGENT, *arguments],
+                capture_output=True,
+                text=True,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                timeout=60,
+            )
         assert "Traceback" not in done.stderr, done.stderr
         return done
 

@@ -41,6 +41,7 @@ from scoring.observation import EngineStatus, Health, VmStatus
 from scoring.rules import Rules
 from tests.fakes.broker import in_thread, served
 from tests.fakes.statuses import DOWN, UP, documented, host, status
+from tests.unit import commands
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -402,9 +403,8 @@ def test_liveliness_is_a_line_and_an_exit_code(
     with subprocess.Popen(server, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as broker:
         try:
             assert broker.stdout is not None and broker.stdout.readline() == b"up\n"
-            command = [str(BIN / "ha-agent"), "--config", str(config), "check-liveliness"]
-            plain = subprocess.run(command, capture_output=True, text=True)
-            as_json = subprocess.run([*command, "--json"], capture_output=True, text=True)
+            command = ("ha-agent", "--config", config, "check-liveliness")
+            plain, as_json = commands.run(*command), commands.run(*command, "--json")
         finally:
             broker.kill()
     assert (plain.returncode, as_json.returncode) == (code, code)

@@ -30,6 +30,7 @@ from broker.whiteboard.slot import (
 )
 from broker.wire.limits import HOST_ID_MAX, TIMESTAMP_MAX
 from scoring.observation import DETAIL_ALREADY_LOCKED, EngineStatus, Health, VmStatus
+from tests.unit.draws import draws
 
 # A loaded machine may take its time: what is measured here is what comes out, not how fast.
 PATIENT = settings(deadline=None)
@@ -239,7 +240,7 @@ class TestRoundTrip:
         assert decoded(data, report.host_id) == report
 
     @given(reports(HOSTILE))
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=draws(300), deadline=None)
     def test_any_report_is_made_to_fit_and_twice_is_the_same_as_once(
         self, report: SlotReport
     ) -> None:
