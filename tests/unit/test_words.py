@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The words of the source and of the documents: plain, the field's, read once.
+
+docs/glossary.md has one word for one thing. What is counted here may only shrink: where a room has
+fewer than its number, the number is wrong too.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+#: How no docstring and no comment begins: the reader does not know yet what it is about.
+RIDDLES = re.compile(r"(Of|The same)\b")
+#: A status is published, a line is logged, a person is notified, a fact is known or remembered, a
+#: page shows it: "told" is all of these, and so none. "gone by" stands for used, or in force.
+WORDS = {
+    "told": re.compile(r"(?<![a-z])(?:un)?told(?![a-z])", re.IGNORECASE),
+    "tell": re.compile(r"(?<![a-z])(?:tells?|telling|teller)(?![a-z])", re.IGNORECASE),
+    "gone by": re.compile(r"\b(?:gone|goes?|going|went)\s+by\b(?! itself)", re.IGNORECASE),
+}
+#: What is left of them, by room or document: these tables may only shrink.
+RIDDLES_LEFT: dict[str, int] = {
+    "scoring/hosts": 3,
+    "scoring/vm": 1,
+    "broker": 3,
+    "broker/api": 7,
+    "broker/client": 1,
+    "broker/daemon": 2,
+    "broker/events": 2,
+    "broker/lockspace": 5,
+    "broker/maintenance": 1,
+    "broker/monitors": 2,
+    "broker/notify": 2,
+    "broker/peers": 7,
+    "broker/status": 3,
+    "broker/vm": 4,
+    "broker/whiteboard": 8,
+    "agent": 5,
+    "agent/fence": 3,
+    "agent/leases": 2,
+    "agent/ovirt": 2,
+    "agent/setup": 4,
+    "agent/status": 2,
+    "agent/storage": 1,
+    "agent/terminal": 1,
+    "agent/vm": 6,
+}
+LEFT: dict[str, dict[str, int]] = {
+    "told": {
+        "scoring": 19,
+        "scoring/hosts": 17,
+        "scoring/vm": 4,
+        "broker": 16,
+        "broker/api": 17,
+        "broker/config": 16,
+        "broker/daemon": 11,
+        "broker/events": 28,
+        "broker/exchange": 4,
+        "broker/maintenance": 4,
+        "broker/monitors": 12,
+        "broker/notify": 70,
+        "broker/peers": 1,
+        "broker/status": 17,
+        "broker/vm": 10,
+        "broker/whiteboard": 7,
+        "broker/wire": 5,
+        "agent": 29,
+        "agent/commands": 28,
+        "agent/doctor": 2,
+        "agent/fence": 8,
+        "agent/journal": 10,
+        "agent/leases": 4,
+        "agent/ovirt": 4,
+        "agent/setup": 1,
+        "agent/status": 4,
+        "agent/terminal": 1,
+        "agent/vm": 3,
+        "CONTRIBUTING.md": 1,
+        "docs/api.md": 1,
+        "docs/architecture.md": 4,
+        "docs/configuration.md": 6,
+        "docs/events.md": 1,
+        "docs/figures.md": 3,
+        "docs/glossary.md": 1,
+        "docs/logs.md": 1,
+        "docs/metrics.md": 4,
+        "docs/migration.md": 1,
+        "docs/mutation.md": 3,
+        "docs/notifications.md": 4,
+        "docs/operations.md": 3,
+        "docs/privileges.md": 1,
+        "docs/reasons.md": 8,
+        "docs/simulation.md": 2,
+        "docs/states.md": 1,
+        "docs/status.md": 5,
+    },
+    "tell": {
+        "scoring": 5,
+        "scoring/hosts": 2,
+        "scoring/vm": 5,
+        "broker": 20,
+        "broker/api": 3,
+        "broker/config": 8,
+        "broker/daemon": 6,
+        "broker/events": 21,
+        "broker/exchange": 1,
+        "broker/lockspace": 6,
+        "broker/maintenance": 2,
+        "broker/monitors": 33,
+        "broker/notify": 5,
+        "broker/peers": 3,
+        "broker/status": 2,
+        "broker/vm": 1,
+        "broker/whiteboard": 5,
+        "broker/wire": 1,
+        "agent": 30,
+        "agent/commands": 11,
+        "agent/doctor": 2,
+        "agent/fence": 9,
+        "agent/leases": 2,
+        "agent/ovirt": 2,
+        "agent/setup": 5,
+        "agent/status": 2,
+        "agent/terminal": 2,
+        "agent/vm": 1,
+        "README.md": 1,
+        "CONTRIBUTING.md": 1,
+        "docs/architecture.md": 1,
+        "docs/configuration.md": 6,
+        "docs/fencing.md": 3,
+        "docs/figures.md": 1,
+        "docs/metrics.md": 2,
+        "docs/migration.md": 1,
+        "docs/notifications.md": 4,
+        "docs/operations.md": 9,
+        "docs/privileges.md": 1,
+        "docs/quickstart.md": 3,
+        "docs/reasons.md": 8,
+        "docs/simulation.md": 1,
+        "docs/states.md": 1,
+        "docs/status.md": 3,
+    },
+    "gone by": {
+        "broker": 3,
+        "broker/api": 1,
+        "broker/events": 2,
+        "broker/peers": 1,
+        "broker/whiteboard": 2,
+        "broker/wire": 1,
+        "agent": 1,
+        "agent/commands": 1,
+        "agent/doctor": 1,
+        "agent/journal": 1,
+        "docs/architecture.md": 1,
+        "docs/configuration.md": 1,
+        "docs/operations.md": 3,
+    },
+}
+HOMELY_LEFT: set[str] = {
+    "Door",
+    "Doorway",
+    "FrontDoor",
+    "Guest",
+    "Hands",
+    "Lookout",
+    "Tally",
+    "Told",
+}
+#: Names that are homely where the field has one.
+HOMELY = re.compile(
+    r"_?(Hands?|Lookout|Tally|Door|Doorway|FrontDoor|Guest|(Un)?[Tt]old\w*|\w*Teller)"
+)
+
+
+def sources() -> list[Path]:
+    return [p for top in ("scoring", "broker", "agent") for p in sorted((ROOT / top).rglob("*.py"))]
+
+
+def documents() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def texts(path: Path) -> list[tuple[int, str]]:
+    """The docstrings and comments of a file, each with its line; comment lines that follow each
+    other are one text."""
+    source = path.read_text()
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text is not None:
+                found.append((node.body[0].lineno, text))
+    return found + list(_comments(source))
+
+
+def _comments(source: str) -> Iterator[tuple[int, str]]:
+    begun, lines, last = 0, [], -1
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        line = token.start[0]
+        is_alone = token.line.lstrip().startswith("#")
+        if lines and not (is_alone and line == last + 1):
+            yield begun, " ".join(lines)
+            lines = []
+        if not lines:
+            begun = line
+        lines.append(token.string.lstrip("#:").strip())
+        last = line if is_alone else -1
+    if lines:
+        yield begun, " ".join(lines)
+
+
+def places() -> Iterator[tuple[str, Path]]:
+    """Each file with what it is counted under: its room, or the document."""
+    for path in sources() + documents():
+        place = path if path.suffix == ".md" else path.parent
+        yield str(place.relative_to(ROOT)), path
+
+
+def counted(word: str) -> dict[str, int]:
+    """How often a word stands in each room, and in each document."""
+    found: Counter[str] = Counter()
+    for place, path in places():
+        found[place] += len(WORDS[word].findall(path.read_text()))
+    return {place: count for place, count in found.items() if count}
+
+
+def riddles() -> dict[str, int]:
+    """How many texts of each room begin as one."""
+    found: Counter[str] = Counter()
+    for place, path in places():
+        if path.suffix == ".py":
+            found[place] += sum(bool(RIDDLES.match(text)) for _, text in texts(path))
+    return {place: count for place, count in found.items() if count}
+
+
+def homely() -> set[str]:
+    """The types whose names are."""
+    return {
+        node.name
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and HOMELY.fullmatch(node.name)
+    }
+
+
+def test_no_text_begins_as_a_riddle() -> None:
+    assert riddles() == RIDDLES_LEFT
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_that_says_too_little_becomes_rarer(word: str) -> None:
+    assert counted(word) == LEFT[word]
+
+
+def test_no_type_has_a_homely_name() -> None:
+    assert homely() == HOMELY_LEFT
+
+
+@pytest.mark.parametrize(
+    "text, first",
+    [
+        ('"""Of a host."""\n', "Of a host."),
+        ("#: Of a host, and\n#: of a VM.\nx = 1\n", "Of a host, and of a VM."),
+        ('def f() -> None:\n    """The same for a VM."""\n', "The same for a VM."),
+        ("x = 1  # Of a host.\n", "Of a host."),
+    ],
+)
+def test_a_riddle_is_found(text: str, first: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text(text)
+    (found,) = [text for _, text in texts(path) if RIDDLES.match(text)]
+    assert found == first
