@@ -772,7 +772,7 @@ class Broker:
         """What the lookout has seen, to all who want to know."""
         self.tally.take(notice, asyncio.get_running_loop().time())
         self.events.add(notice)
-        self.notices.tell(notice)
+        self.notices.notify(notice)
 
     @property
     def lease_held(self) -> bool | None:

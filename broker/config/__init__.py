@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The configuration file: its sections, what fits together, secrets, and what may change at a
-reload."""
+"""The configuration file: its sections, the relations of its values, the secrets, and what a reload
+may change."""

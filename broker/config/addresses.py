@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`host:port` and `[v6]:port`: where a broker listens, and where others find it; and a host's name
-as a part of a URI. Pure."""
+"""Addresses: `host:port` and `[v6]:port`, where a broker listens and where others find it; and a
+host's name as a part of a URI. Pure."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import functools
 import ipaddress
 import re
 
-#: What a host may advertise; more of them are not looked at.
+#: How many addresses a host may advertise; the others of a longer list are ignored.
 ADDRESSES_MAX = 4
-#: The longest DNS name in text form (RFC 1035) and its port.
+#: The length of the longest DNS name in text form (RFC 1035) with its port.
 ADDRESS_CHARS_MAX = 260
 
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 
 
-#: RFC 1123, 2.1, and the underscore, which is in use and which resolvers take.
+#: A host name of RFC 1123, 2.1, and the underscore, which is in use and which resolvers accept.
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
 
 
 def in_uri(name: str) -> str:
-    """A host's name or address as it may stand for `{host}` in a URI (RFC 3986, 3.2.2): without
-    the root's dot, an IPv6 address in brackets. Empty where it cannot: nothing of a name may be
-    part of the URI's meaning."""
+    """A host's name or address in the form in which it replaces `{host}` in a URI (RFC 3986,
+    3.2.2): without the root's dot, an IPv6 address in brackets. Empty where it has no such form:
+    no part of a name may change the meaning of the URI."""
     bare = name.removesuffix(".")
     if _HOST_NAME.fullmatch(bare):
         return bare
@@ -40,7 +40,7 @@ def is_over_tls(uri: str) -> bool:
 
 
 def split(address: str) -> tuple[str, int]:
-    """Host (a v6 address without its brackets) and port; ValueError where it is no address."""
+    """Host (a v6 address without its brackets) and port; ValueError where it is no such address."""
     found = _ADDRESS.fullmatch(address) if len(address) <= ADDRESS_CHARS_MAX else None
     if found is None or not 1 <= int(found[3]) <= 65_535:
         raise ValueError(f"{address[:ADDRESS_CHARS_MAX]!r} is not host:port or [v6]:port")
@@ -60,7 +60,7 @@ def is_loopback(address: str) -> bool:
 
 @functools.lru_cache(4096)
 def advertised(text: str) -> tuple[str, ...]:
-    """The addresses in what a host published; foreign text: what is no address is left out."""
+    """The addresses that a host published; foreign text: what is no address is left out."""
     good = []
     for address in text.split(",")[:ADDRESSES_MAX]:
         try:
@@ -72,17 +72,17 @@ def advertised(text: str) -> tuple[str, ...]:
 
 
 def at_port(places: tuple[str, ...], port: int) -> tuple[str, ...]:
-    """The addresses among them that others can reach, each at this port."""
+    """Those of the addresses that others can reach, each with this port instead of its own."""
     hosts = (split(place)[0] for place in places if not is_loopback(place))
     found = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts)
     return tuple(dict.fromkeys(found))
 
 
 def to_advertise(listen: tuple[str, ...], host_name: str) -> tuple[str, ...]:
-    """Where others reach what listens there, as far as that can be told.
+    """The addresses at which others reach a server that listens on `listen`.
 
-    An address stands for itself and needs no name service when the others ask; for all
-    addresses of the host stands its name.
+    A specific address is advertised as it is, so that the others need no name service; instead of
+    "all addresses" the host's name is advertised.
     """
     found = []
     for address in listen:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the hosts of a cluster must be configured alike, published and compared. Pure.
+"""The values that all hosts of a cluster must have alike: published, and compared. Pure.
 
 Each host publishes two lines in its slot:
 
@@ -7,8 +7,8 @@ Each host publishes two lines in its slot:
     config={"KEY": VALUE, ...}      those that are no defaults, as JSON; the last ones are left
                                     out where the line would be too long
 
-The digest tells that something differs, even of a version with other defaults; the values tell
-what. Fence devices are published as a digest of theirs: nobody needs their addresses.
+The digest shows that something differs, even where the other version has other defaults; the values
+show what differs. Fence devices are published as a digest: no other host needs their addresses.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from scoring.timing import Timing
 
 Value = bool | int | float | str
 DIGEST_LINE, VALUES_LINE = "config-digest", "config"
-#: An extra line has 1024 bytes (broker/whiteboard/slot.py); these are the value's.
+#: An extra line has 1024 bytes (broker/whiteboard/slot.py); the value may take this many of them.
 VALUES_BYTES_MAX = 900
-#: What each host may have as its own power supply needs it.
+#: Durations that may differ from host to host, since they depend on its own power supply.
 _OWN_TIMES = frozenset({"host_shutdown_move", "host_shutdown_grace"})
-#: So many differences of one host are told.
+#: At most so many differences of one host are reported.
 SHOWN_MAX = 20
 _SHOWN_CHARS = 80
-#: The volumes' ids: the volumes themselves are held against them, and each signed heartbeat. What
-#: becomes of unsigned slots changes host by host, in an upgrade. Where a host has sanlock's file is
-#: its own business.
+#: Compared by other means: the volumes' ids with the volumes themselves and in each signed
+#: heartbeat. `unsigned` changes host by host in an upgrade, and the path of sanlock's file is a
+#: matter of each host.
 _COMPARED_ELSEWHERE = frozenset({"whiteboard_id", "leases_id", "unsigned", "sanlock_conf"})
-#: Values that the code has no default for, or whose default is no value.
+#: Values that are always published: the code has no default for them, or the default is no value.
 _ALWAYS = frozenset({"storage.whiteboard", "storage.leases", "fence.device"})
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A value that another host has otherwise. `theirs`: as it published it; empty: not known."""
+    """A value that is different on another host. `theirs`: as it published it; empty: not known."""
 
     key: str
     ours: str
@@ -63,7 +63,7 @@ def _times(timing: Timing) -> dict[str, Value]:
 
 
 def agreed(config: Config) -> dict[str, Value]:
-    """The values that must be the same on every host, by the file's own keys."""
+    """The values that must be the same on every host, by their keys in the file."""
     values: dict[str, Value] = {"cluster.name": config.cluster.name, "vm.name": config.vm.name}
     values["vm.on-isolation"] = config.vm.on_isolation
     for name, value in msgspec.structs.asdict(config.storage).items():
@@ -80,7 +80,7 @@ def agreed(config: Config) -> dict[str, Value]:
 
 
 def defaults() -> dict[str, Value]:
-    """The values of a configuration that sets none, of those keys that have one."""
+    """The default values, of those keys that have a default."""
     storage = msgspec.structs.asdict(StorageSection(whiteboard="/", leases="/"))
     values: dict[str, Value] = {"cluster.name": "ha", "vm.name": "HostedEngine"}
     values |= {
@@ -100,37 +100,36 @@ def published(config: Config) -> dict[str, str]:
     """The lines of this host's slot."""
     values, usual = agreed(config), defaults()
     whole = json.dumps(values, sort_keys=True, ensure_ascii=True)
-    told = {key: value for key, value in values.items() if usual.get(key) != value}
-    while len(text := json.dumps(told, separators=(",", ":"))) > VALUES_BYTES_MAX:
-        told.popitem()
+    changed = {key: value for key, value in values.items() if usual.get(key) != value}
+    while len(text := json.dumps(changed, separators=(",", ":"))) > VALUES_BYTES_MAX:
+        changed.popitem()
     return {DIGEST_LINE: _digest(whole.encode()), VALUES_LINE: text}
 
 
 def base_score_of(lines: Mapping[str, str], usual: int) -> int:
-    """What a host that published `lines` scores at the most, by its own word; `usual` where it says
-    nothing of it."""
+    """The base score of the host that published `lines`; `usual` where it published none."""
     try:
-        told = json.loads(lines.get(VALUES_LINE, "") or "{}")
+        given = json.loads(lines.get(VALUES_LINE, "") or "{}")
     except (ValueError, RecursionError):
         return usual
-    value = told.get("score.base-score") if isinstance(told, dict) else None
+    value = given.get("score.base-score") if isinstance(given, dict) else None
     return value if type(value) is int else usual
 
 
 def differences(
     own: Mapping[str, Value], own_lines: Mapping[str, str], lines: Mapping[str, str]
 ) -> tuple[Difference, ...]:
-    """What a host that published `lines` has otherwise; none where it published nothing of the
-    kind. `own`, `own_lines`: what `agreed` and `published` say here."""
+    """The values in which the host that published `lines` differs; none where it published no
+    configuration. `own`, `own_lines`: the results of `agreed` and `published` on this host."""
     if lines.get(DIGEST_LINE, "") in ("", own_lines[DIGEST_LINE]):
         return ()
     try:
-        told = json.loads(lines.get(VALUES_LINE, ""))
+        given = json.loads(lines.get(VALUES_LINE, ""))
     except (ValueError, RecursionError):
-        told = None
-    if not isinstance(told, dict):
+        given = None
+    if not isinstance(given, dict):
         return (Difference("", "", ""),)
-    theirs = {**defaults(), **{k: v for k, v in told.items() if isinstance(v, Value)}}
+    theirs = {**defaults(), **{k: v for k, v in given.items() if isinstance(v, Value)}}
     found = [
         Difference(key, _shown(value), _shown(theirs[key]))
         for key, value in own.items()

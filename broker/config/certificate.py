@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The certificate of `api.tls-listen`."""
+"""Loads the certificate of `api.tls-listen`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from broker.daemon.tls import server_context
 
 
 def tls_context(api: ApiSection) -> ssl.SSLContext | None:
-    """For a server, as configured; None: there is no `tls-listen`. ConfigError where the files
-    cannot be used."""
+    """The TLS context of the server; None where `tls-listen` is not set. ConfigError where the
+    files cannot be used."""
     if not api.tls_listen:
         return None
     context = server_context()
@@ -20,8 +20,9 @@ def tls_context(api: ApiSection) -> ssl.SSLContext | None:
 
 
 def load_certificate(context: ssl.SSLContext, api: ApiSection) -> None:
-    """Read the files, again too: from the next connection on they are used. ConfigError where
-    they cannot be; a key that has a password is one of those, nobody is asked for it."""
+    """Read the files, the first time or anew: they are used from the next connection on.
+    ConfigError where they cannot be used; so with a key that has a password, since nobody is asked
+    for it."""
     assert api.certificate is not None and api.private_key is not None, (
         "broker/config/sections.py checks it"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which fence devices make sense, alone and beside each other. Pure."""
+"""Checks whether fence devices make sense, each alone and all together. Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import msgspec
 if TYPE_CHECKING:
     from broker.config.sections import FenceDevice
 
-#: Keys of a fence device that only one type has.
+#: Keys of a fence device, by the only type that has them.
 _TYPE_KEYS = {
     "ipmi": ("privilege",),
     "redfish": ("system", "ca_file", "fingerprint", "verify"),
     "agent": ("agent", "options"),
 }
-#: What a fence agent is told by other keys, or decided by us (FenceAgentAPI), with its older names.
+#: Options of a fence agent that other keys set, or that this program sets (FenceAgentAPI), with
+#: their older names.
 _TAKEN_OPTIONS = {
     "action": "not for the configuration to say",
     **dict.fromkeys(("ip", "ipaddr"), "the key address"),
@@ -60,7 +61,7 @@ def check_devices(devices: tuple[FenceDevice, ...]) -> None:
 
 
 def _device_problem(device: FenceDevice) -> str:
-    """What does not fit in one fence device; empty: all does."""
+    """What is wrong with one fence device; empty: nothing."""
     defaults = {field.name: field.default for field in msgspec.structs.fields(device)}
     for kind, names in _TYPE_KEYS.items():
         for name in names if kind != device.type else ():
@@ -77,7 +78,7 @@ def _device_problem(device: FenceDevice) -> str:
     if not device.agent:
         return "agent is missing: the program, such as fence_apc"
     if device.identity != "trusted":
-        return 'a fence agent cannot tell whose machine it is; if you know, identity = "trusted"'
+        return 'a fence agent cannot read the machine\'s UUID; if you know it, identity = "trusted"'
     for name, value in device.options.items():
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
             return f"options: {name!r} is no name of an option"
@@ -91,7 +92,7 @@ def _device_problem(device: FenceDevice) -> str:
 
 
 def _plain_address(address: str) -> str:
-    """An address in one spelling."""
+    """The address in its canonical spelling."""
     try:
         return str(ipaddress.ip_address(address))
     except ValueError:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where things are that a command needs before it has read the configuration.
+"""The paths that a command needs before it has read the configuration.
 
-Imports nothing that costs time: `ha-agent --status` starts with this.
+This module imports nothing that is slow to load: `ha-agent --status` starts with it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def default_path() -> str:
 
 
 def plainly_named_socket(text: str) -> str | None:
-    """The broker's socket as a configuration file's text names it; None where it takes a whole
-    reading of the file to tell.
+    """The path of the broker's socket in the text of a configuration file; None where only a full
+    parse of the file can find it.
 
     No other key of the file is called `socket` (held by a test), so one plain line is enough.
     """
@@ -36,13 +36,13 @@ def plainly_named_socket(text: str) -> str | None:
 
 
 def _may_name_it(line: str) -> bool:
-    """A key of that name, by itself, dotted, or in an inline table."""
+    """Whether the line may set a key of that name: by itself, dotted, or in an inline table."""
     key = line.partition("=")[0]
     return not line.startswith("#") and "socket" in (line if "{" in line else key)
 
 
 def changed_s(path: str) -> float | None:
-    """When a file was changed last, UTC seconds since 1970; None where it cannot be told."""
+    """When a file was changed last, UTC seconds since 1970; None where that cannot be read."""
     try:
         return os.stat(path).st_mtime  # noqa: PTH116
     except OSError:

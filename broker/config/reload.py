@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A changed configuration file in a daemon that runs on: what may change, and what may not.
+"""Which keys of a changed configuration file a running daemon can take over, and which it cannot.
 Pure."""
 
 from __future__ import annotations
 
 from broker.config.sections import Config
 
-#: Tables that a running daemon has built itself upon, without these keys, and keys of others.
+#: Tables that are read at the start only, but for these keys; and such keys of other tables.
 _FIXED_TABLES = ("host", "storage", "vm", "api")
 _CHANGEABLE = {("vm", "on_host_shutdown"), ("storage", "unsigned")}
 _FIXED_KEYS = (
@@ -20,7 +20,7 @@ _FIXED_KEYS = (
 
 
 def needs_restart(old: Config, new: Config) -> list[str]:
-    """The keys that differ and that a running daemon cannot change."""
+    """The keys that differ and that a running daemon cannot take over."""
     keys: list[str] = []
     for table in _FIXED_TABLES:
         before, after = getattr(old, table), getattr(new, table)
@@ -34,7 +34,7 @@ def needs_restart(old: Config, new: Config) -> list[str]:
 
 
 def refusal(path: str, keys: list[str]) -> str:
-    """What to say of them."""
+    """The error text for such keys."""
     return f"{path}: {', '.join(keys)} cannot change while the daemons run; restart them"
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The secrets file, and the systemd credentials that go before it.
+"""The secrets file, and the systemd credentials that are preferred to it.
 
-No error here quotes what it read: it could be a password.
+No error text here quotes what was read: it could be a password.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from broker.config.sections import Config, ConfigError
 _Key = Annotated[str, Meta(pattern=r"^[0-9]{1,4}(/[A-Za-z0-9_-]{1,32})?$")]
 
 
-#: A key shorter than this can be guessed by who sees one signed message.
+#: A shorter key can be guessed by whoever sees one signed message.
 WEBHOOK_KEY_CHARS_MIN = 16
 
 
 class NotifySecrets(Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """What notifications need and nobody may read."""
+    """The secrets of the notifications."""
 
     smtp_password: str = ""
     webhook_key: str = ""
@@ -45,7 +45,7 @@ class _Secrets(Struct, forbid_unknown_fields=True, rename="kebab"):
 
 
 class FenceSecret(Struct, frozen=True):
-    """What one fence device is told besides its configuration."""
+    """The secret of one fence device."""
 
     password: str = ""
     options: dict[str, str] = {}
@@ -54,18 +54,18 @@ class FenceSecret(Struct, frozen=True):
         return "FenceSecret(***)"
 
 
-#: A systemd credential (systemd.exec(5), LoadCredential=) of a device: this and its key.
+#: A device's systemd credential (systemd.exec(5), LoadCredential=) has this prefix and its key.
 CREDENTIAL_PREFIX = "fence-password."
-#: Where those of the running service are: for root's `ha-agent fence test`.
+#: The credentials of the running service, for root's `ha-agent fence test`.
 SERVICE_CREDENTIALS = "/run/credentials/ha-agent.service"
-#: The cluster key's.
+#: The credential of the cluster key.
 CLUSTER_KEY_CREDENTIAL = "cluster-key"
-#: That of the other key that is accepted, while the cluster changes its key.
+#: The credential of the second accepted key, while the cluster changes its key.
 ACCEPTED_KEY_CREDENTIAL = "cluster-key-accepted"
-#: That of the token for changes over TCP.
+#: The credential of the token for changes over TCP.
 API_TOKEN_CREDENTIAL = "api-token"  # noqa: S105  its name
 API_TOKEN_CHARS_MIN = 32
-#: Whom the packages run the daemons as.
+#: The user that the packages run the daemons as.
 SERVICE_USER = "ha-agent"
 _FENCE_FORM = '[fence-passwords] with "HOST" or "HOST/NAME" = "password"'
 
@@ -73,8 +73,8 @@ _FENCE_FORM = '[fence-passwords] with "HOST" or "HOST/NAME" = "password"'
 def load_fence_secrets(config: Config) -> dict[str, FenceSecret]:
     """The secrets of the fence devices, by their keys; ConfigError where they cannot be read.
 
-    A systemd credential goes before the secrets file. That must not be readable by others, and
-    may be missing only where each device that has a user has a credential.
+    A systemd credential is preferred to the secrets file. The file must not be readable by others,
+    and may be missing only where each device that has a user has a credential.
     """
     if not config.fence.device:
         return {}
@@ -94,8 +94,8 @@ def load_fence_secrets(config: Config) -> dict[str, FenceSecret]:
 
 
 def unused_fence_secrets(config: Config) -> int:
-    """How many entries of the secrets file belong to no device. Not which: a name that fits
-    nothing may be a password in the wrong place."""
+    """The number of entries in the secrets file that belong to no device. Their names are not
+    reported: a name that fits no device may be a password in the wrong place."""
     secrets = _read_secrets(Path(config.daemon.secrets), "")
     keys = {device.key for device in config.fence.device}
     return len((secrets.fence_passwords.keys() | secrets.fence_options.keys()) - keys)
@@ -114,8 +114,8 @@ def _credential(name: str) -> str | None:
 
 
 def load_notify_secrets(config: Config) -> NotifySecrets:
-    """Mail password and webhook key, as far as the configuration asks for them; ConfigError
-    where one is missing."""
+    """Mail password and webhook key, where the configuration needs them; ConfigError where one is
+    missing."""
     mail = config.notify.smtp
     with_login, with_webhook = bool(mail.server and mail.username), bool(config.notify.webhook.url)
     if not with_login and not with_webhook:
@@ -133,8 +133,8 @@ def load_notify_secrets(config: Config) -> NotifySecrets:
 
 
 def load_cluster_key(config: Config) -> ClusterKey | None:
-    """The key, and the one that is accepted besides, each from its credential or the file; None
-    where there is none, ConfigError where one cannot be used."""
+    """The key, and the second accepted one, each from its credential or the file; None where there
+    is no key, ConfigError where one cannot be used."""
     path = Path(config.daemon.secrets)
 
     def key(credential_name: str, text: str) -> bytes | None:
@@ -156,8 +156,8 @@ def load_cluster_key(config: Config) -> ClusterKey | None:
 
 
 def load_api_token(config: Config) -> str | None:
-    """Who shows it may change things over TCP; None where there is none, ConfigError where it
-    cannot be used."""
+    """The token that allows changes over TCP; None where there is none, ConfigError where it cannot
+    be used."""
     credential = _credential(API_TOKEN_CREDENTIAL)
     path = Path(config.daemon.secrets)
     where = f"the credential {API_TOKEN_CREDENTIAL}"
@@ -197,7 +197,7 @@ def _service_uid() -> int:
 
 
 def _read_secrets(path: Path, needed_for: str) -> _Secrets:
-    """The whole file; where it is needed for nothing it may be missing."""
+    """The parsed file; it may be missing where it is not needed."""
     try:
         found = path.stat()
         mode = found.st_mode

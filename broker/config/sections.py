@@ -28,11 +28,11 @@ from broker.wire.kinds import Kind
 from scoring.rules import Rules, Weights
 from scoring.timing import Timing
 
-#: Where an oVirt engine tells its health.
+#: The page on which an oVirt engine reports its health.
 OVIRT_PAGE = "http://{}/ovirt-engine/services/health"
-#: What that page says of an engine that is well.
+#: The text on that page when the engine is well.
 OVIRT_EXPECT = "DB Up"
-#: Where heartbeats are answered, unless another one is configured.
+#: The port on which heartbeats are answered, unless another one is configured.
 HEARTBEAT_PORT = 8766
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -40,8 +40,8 @@ HostId = Annotated[int, Meta(ge=1, le=2000)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 AbsolutePath = Annotated[str, Meta(pattern="^/", max_length=4096)]
-#: As broker/peers/heartbeat.py and broker/whiteboard/identity.py take them: a UUID in lower case,
-#: or "".
+#: A UUID in lower case, or "", as broker/peers/heartbeat.py and broker/whiteboard/identity.py use
+#: it.
 VolumeId = Annotated[str, Meta(pattern=r"^$|^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Points = Annotated[int, Meta(ge=0, le=10000)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
@@ -53,7 +53,7 @@ SeverityWord = Annotated[str, Meta(pattern="^(info|warning|critical)$")]
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used: the message names the file, the key and the way out."""
+    """The configuration cannot be used: the message names the file, the key and the remedy."""
 
 
 class _Section(Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
@@ -62,7 +62,8 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", 
 
 class ClusterSection(_Section, frozen=True, kw_only=True):
     """`name` shows up in status and notifications. `id`: made by `ha-agent init`, the same on all
-    hosts; with it the ids of the volumes, which are checked at each opening. Empty: not checked."""
+    hosts. The ids of the cluster and the volumes are checked at each opening; empty: not
+    checked."""
 
     name: Name = "ha"
     id: VolumeId = ""
@@ -81,7 +82,7 @@ class HostSection(_Section, frozen=True, kw_only=True):
 
 class StorageSection(_Section, frozen=True, kw_only=True):
     """Files on shared storage, or block devices. `io-timeout`: sanlock's in seconds, the same
-    on all hosts. `whiteboard-id`, `leases-id`: what the volumes must say that they are.
+    on all hosts. `whiteboard-id`, `leases-id`: the ids that the volumes must have.
     `unsigned`: what becomes of a slot that is not signed with the cluster key: `ignore` it, `show`
     it (it counts only where it is of a member that an earlier version runs on), or `trust` it.
     `sanlock-conf`: sanlock's own file, where its fixed name stands."""
@@ -101,9 +102,9 @@ class VmSection(_Section, frozen=True, kw_only=True):
     """`definition`: the libvirt domain XML, with its `<lease>`. `shared-definition`: the copy
     on shared storage that this host's must not be older than. `prove-start`: a host that could
     certainly not start the VM scores 0. `on-host-shutdown`: what becomes of the VM when its host
-    shuts down or reboots: `migrate` (shut down in order where nobody can take it), `shutdown`, or
-    `leave` (to libvirt). `on-isolation`: what becomes of a VM that nobody reaches because its
-    host is cut off: `move`, or `leave` it and tell."""
+    shuts down or reboots: `migrate` (its guest is shut down where no host can take it), `shutdown`,
+    or `leave` (to libvirt). `on-isolation`: what becomes of a VM that nobody reaches because its
+    host is cut off: `move` it, or `leave` it and notify."""
 
     name: Name = "HostedEngine"
     definition: AbsolutePath = "/etc/ha-agent/engine.xml"
@@ -153,7 +154,7 @@ class NetworkSection(_Section, frozen=True, kw_only=True):
 
 
 class MonitorsSection(_Section, frozen=True, kw_only=True):
-    """How often each monitor looks, seconds. What is known of the VM is forgotten after 15."""
+    """How often each monitor samples, in seconds. A sample of the VM is forgotten after 15 s."""
 
     engine: Annotated[float, Meta(ge=0.5, le=5)] = 1.0
     health: Interval = 1.0
@@ -190,16 +191,16 @@ class HealthSection(_Section, frozen=True, kw_only=True):
 
     @property
     def expected(self) -> str:
-        """The regular expression to be found in the page; empty: any page that comes with 200 is a
-        good one. What oVirt's own page says is known."""
+        """The regular expression to be found in the page; empty: any page with status 200 is good.
+        For oVirt's own page the expression is known."""
         if self.expect is not None:
             return self.expect
         return OVIRT_EXPECT if self.page.endswith(OVIRT_PAGE.partition("{}")[2]) else ""
 
 
 class FenceDevice(_Section, frozen=True, kw_only=True):
-    """One way to read and switch the power of host `host`; docs/fencing.md tells how they work
-    together. `timeout`: default that of `[fence]`. `port`: default that of the type."""
+    """One way to read and switch the power of host `host`; docs/fencing.md says how several devices
+    work together. `timeout`: default that of `[fence]`. `port`: default that of the type."""
 
     host: HostId
     name: Annotated[str, Meta(pattern=r"^$|^[A-Za-z0-9_-]{1,32}$")] = ""
@@ -221,7 +222,7 @@ class FenceDevice(_Section, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """What its secrets are filed under."""
+        """The key of its secrets in the secrets file."""
         return f"{self.host}/{self.name}" if self.name else f"{self.host}"
 
     @property
@@ -231,7 +232,7 @@ class FenceDevice(_Section, frozen=True, kw_only=True):
 
     @property
     def title(self) -> str:
-        """How people know it; shown in every text about it."""
+        """The name of the device in every text for people."""
         words = [f"{self.type} {self.name}" if self.name else self.type]
         if self.agent:
             words.append(Path(self.agent).name)
@@ -242,9 +243,9 @@ class FenceDevice(_Section, frozen=True, kw_only=True):
 
 
 class FenceSection(_Section, frozen=True, kw_only=True):
-    """`timeout`: for one question to a device, login and retries included. `power-off`: a silent
-    host that is still on is switched off; `power-on`: and on again afterwards; `per-hour`: so
-    many over the whole cluster. `rehearse-every`: how often the way to each device is proven."""
+    """`timeout`: for one exchange with a device, login and retries included. `power-off`: a silent
+    host that is still on is switched off; `power-on`: and on again afterwards; `per-hour`: at most
+    so many power-offs in the whole cluster. `rehearse-every`: how often each device is tested."""
 
     device: tuple[FenceDevice, ...] = ()
     timeout: Seconds = 8.0
@@ -255,9 +256,9 @@ class FenceSection(_Section, frozen=True, kw_only=True):
 
 
 class SmtpSection(_Section, frozen=True, kw_only=True):
-    """Mail. `server` empty: none is sent. `port` 0: the usual one of `security`. `helo`: the name
-    that this host greets the server with, in full; empty: its own where that has a domain, else
-    its address. `severity`: the least that goes out this way."""
+    """Mail. `server` empty: none is sent. `port` 0: the usual one of `security`. `helo`: the full
+    name with which this host greets the server; empty: its own where that has a domain, else
+    its address. `severity`: the least that is sent by mail."""
 
     server: str = ""
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
@@ -290,7 +291,7 @@ class CommandSection(_Section, frozen=True, kw_only=True):
 
 class NotifyRulesSection(_Section, frozen=True, kw_only=True):
     """For each kind of notice a regular expression that is searched for in its detail. Empty:
-    none of the kind goes out."""
+    no notice of the kind is sent."""
 
     state_transition: str = "maintenance|start|stop|up|down"
     failover_started: str = ALL
@@ -343,7 +344,7 @@ class NotifyRulesSection(_Section, frozen=True, kw_only=True):
 
 
 class NotifySection(_Section, frozen=True, kw_only=True):
-    """`repeat-after`: the same notice again is held back for so long, seconds."""
+    """`repeat-after`: how long a repeated notice is held back, seconds."""
 
     templates: AbsolutePath = "/etc/ha-agent/templates"
     repeat_after: Seconds = 60.0
@@ -354,7 +355,7 @@ class NotifySection(_Section, frozen=True, kw_only=True):
 
 
 class DaemonSection(_Section, frozen=True, kw_only=True):
-    """Where the daemons keep and find things on this host."""
+    """Paths and settings of the daemons on this host."""
 
     socket: AbsolutePath = DEFAULT_SOCKET
     state_dir: AbsolutePath = "/var/lib/ha-agent"
@@ -365,12 +366,12 @@ class DaemonSection(_Section, frozen=True, kw_only=True):
 class ApiSection(_Section, frozen=True, kw_only=True):
     """`listen`: where this host answers over TCP, `host:port` or `[v6]:port`; empty: nowhere.
 
-    `advertise`: where the others reach that; default: what can be told from `listen`.
+    `advertise`: the addresses at which the others reach that; default: derived from `listen`.
     `heartbeat_listen`: where this host answers the others' heartbeats (UDP); default: the
-    addresses of `listen` that are not loopback, at HEARTBEAT_PORT. `heartbeat_advertise`: where
-    the others reach that.
+    addresses of `listen` that are not loopback, at HEARTBEAT_PORT. `heartbeat_advertise`: the
+    addresses at which the others reach that.
     `tls_listen`: where it answers over TLS, with `certificate` and `private_key` (PEM files).
-    `names`: what a browser may call this host besides its own name and what it advertises.
+    `names`: names by which a browser may reach this host, besides its own and those it advertises.
     """
 
     listen: tuple[Name, ...] = ("127.0.0.1:8765",)
@@ -459,13 +460,13 @@ class Config(_Section, frozen=True, kw_only=True):
         return addresses.to_advertise(self.api.listen, self.host_name)
 
     def heartbeat_listen(self) -> tuple[str, ...]:
-        """Where this host answers the others' heartbeats."""
+        """The addresses at which this host answers the others' heartbeats."""
         if self.api.heartbeat_listen is not None:
             return self.api.heartbeat_listen
         return addresses.at_port(self.api.listen, HEARTBEAT_PORT)
 
     def heartbeat_advertised(self) -> tuple[str, ...]:
-        """Where other hosts reach that."""
+        """The addresses at which other hosts send their heartbeats."""
         if self.api.heartbeat_advertise is not None:
             return self.api.heartbeat_advertise
         if self.api.heartbeat_listen is None and self.api.advertise is not None:
@@ -493,11 +494,11 @@ class Config(_Section, frozen=True, kw_only=True):
 
 
 def socket_path(path: str, warn: Callable[[str], None]) -> str:
-    """The broker's socket, for those who only ask it.
+    """The path of the broker's socket, for commands that only ask the broker.
 
-    A mistake in a file that is there does not hide a broker that runs on with an older one: it
-    goes to `warn`, and the socket is the one that the file names all the same, or the default
-    one. ConfigError where the file, or that socket, is not there.
+    A mistake in the file must not hide a broker that runs on with an older file: the mistake goes
+    to `warn`, and the result is the socket that the file names all the same, or the default.
+    ConfigError where the file, or that socket, does not exist.
     """
     try:
         return load(path).daemon.socket
@@ -536,7 +537,7 @@ def load(path: str) -> Config:
 
 
 def _check_relations(path: str, config: Config) -> None:
-    """What no single key can tell."""
+    """Check the rules that concern more than one key; ConfigError."""
     try:
         config.timing_rules()
     except ValueError as error:
@@ -591,7 +592,8 @@ def _check_relations(path: str, config: Config) -> None:
                 f"{path}: libvirt.{name.replace('_', '-')}: only {{host}} may stand in braces"
             ) from None
     if "{host}" in config.libvirt.migration_uri and not addresses.in_uri(config.host_name):
-        # The others would put it into their URI: better said here than at the first migration.
+        # The others would put the name into their URI: an error now is better than a failed
+        # migration.
         raise ConfigError(
             f"{path}: host.name: {config.host_name!r} cannot stand for {{host}} in "
             "libvirt.migration-uri: give this host a name of letters, digits, dots, hyphens and "
@@ -633,14 +635,14 @@ def _check_notify(path: str, given: NotifySection) -> None:
 
 
 def _check_address(path: str, key: str, address: str) -> None:
-    """Raise ConfigError where it is not empty and no address with its port."""
+    """Raise ConfigError where the address is neither empty nor one with a port."""
     found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s]+):([0-9]{1,5})", address)
     if address and (found is None or not 1 <= int(found.group(2)) <= 65_535):
         raise ConfigError(f"{path}: {key}: {address!r} is not host:port or [v6]:port")
 
 
 def _explain(message: str) -> str:
-    """msgspec's message with the key in the file's own words and a suggestion."""
+    """msgspec's message with the key as the file spells it and a suggestion."""
     text, _, where = message.partition(" - at `$")
     key = where.rstrip("`").lstrip(".").replace("[...]", "")
     unknown = re.search(r"unknown field `(.*)`", text)
@@ -668,7 +670,7 @@ def _known_keys(section: str) -> list[str]:
 
 
 def system_uuid(config: Config) -> str:
-    """This machine's UUID in lower case, or "" where it is not to be had."""
+    """This machine's UUID in lower case, or "" where it cannot be read."""
     if config.host.system_uuid:
         return config.host.system_uuid.lower()
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What can be told: a closed set of kinds, each with its severity. Pure."""
+"""What a person can be notified of: a closed set of kinds, each with its severity. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from broker.wire.kinds import SEVERITY, Kind, Severity
 
 SUBJECT_CHARS_MAX = 100
 DETAIL_CHARS_MAX = 500
-#: All of the evidence that a record of the fence log holds.
+#: The longest fact: the evidence that a record of the fence log holds.
 FACT_CHARS_MAX = 2000
 FACTS_MAX = 20
 
@@ -29,11 +29,11 @@ def one_line(text: str, chars_max: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One thing to be told. `subject`: the host, mode or file it is about. `detail`: a sentence,
-    of a transition "OldState-NewState"; what the rules are matched against. `facts`: the
-    particulars for programs, unit in the name.
+    """One event of which people are notified. `subject`: the host, mode or file it is about.
+    `detail`: a sentence, for a transition "OldState-NewState"; the rules match it. `facts`: the
+    details for programs, with the unit in the name.
 
-    Whatever it is made from, it holds printable single lines within the bounds above.
+    Whatever text it is made from, it holds printable single lines within the bounds above.
     """
 
     kind: Kind
@@ -54,14 +54,14 @@ class Notice:
 
     @property
     def severity(self) -> Severity:
-        """How soon a person should look; goes by the kind."""
+        """How soon a person should look; it follows from the kind."""
         return SEVERITY[self.kind]
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A notice, when it was told (UTC seconds since 1970), and how often the same one had been
-    told and held back since it last went out."""
+class StampedNotice:
+    """A notice, when it came up (UTC seconds since 1970), and how often it came up again and was
+    held back since it was last sent."""
 
     notice: Notice
     at_epoch_s: float
@@ -70,13 +70,13 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What goes out in one go: one notice, or several as a digest. `lost`: how many more found
-    no room in the queue. `id`: the same at each attempt to send it."""
+    """What is sent at once: one notice, or several as a digest. `lost`: how many more found
+    no room in the queue. `id`: stays the same when the message is sent again."""
 
     id: str
     cluster: str
     host: str
-    notices: tuple[Told, ...]
+    notices: tuple[StampedNotice, ...]
     lost: int = 0
     subject: str = ""
     body: str = ""
@@ -93,5 +93,5 @@ class Message:
 
     @property
     def severity(self) -> Severity:
-        """That of its most severe notice."""
-        return max((told.notice.severity for told in self.notices), default=Severity.WARNING)
+        """The severity of its most severe notice."""
+        return max((stamped.notice.severity for stamped in self.notices), default=Severity.WARNING)

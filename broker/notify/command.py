@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A command of the operator's: no shell, the message as JSON on its standard input.
+"""Runs the operator's command: without a shell, with the message as JSON on its standard input.
 
-It gets a session of its own, and all of it is killed when its time is up. The process is
-started by way of env(1): a program that lies on a mount that hangs then hangs there, and not
-in the broker, which waits for exec(2) to be done.
+The command gets a session of its own, which is killed as a whole when its time is up. It is
+started by way of env(1): a program on a mount that hangs then hangs in that process, and not in
+the broker, which waits until exec(2) has returned.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from broker.notify.sender import SendFailed
 from broker.wire.kinds import Severity
 
 _ENV = "/usr/bin/env"
-#: So much of the end of what it writes on standard error is shown.
+#: How much of the end of its standard error is shown.
 STDERR_CHARS = 120
-#: A killed process that is not gone after so long sits in the kernel.
+#: A killed process that has not ended after this time waits inside the kernel.
 GONE_S = 1.0
-#: For what it wrote to be read, once it has ended.
+#: Time to read what the command wrote, once it has ended.
 LAST_WORDS_S = 0.5
-#: More than `timeout_s`, so that the killing is done here and not by the caller.
+#: Longer than `timeout_s`, so that the process is killed here and not given up by the caller.
 MARGIN_S = 2 * GONE_S
 
 
 class CommandSender:
-    """Sender port."""
+    """Sender port: runs the command of `[notify.command]`."""
 
     def __init__(self, given: CommandSection) -> None:
         self.timeout_s = given.timeout + MARGIN_S
@@ -43,7 +43,7 @@ class CommandSender:
         self._turn = asyncio.Lock()
 
     async def send(self, message: Message) -> None:
-        """Run it, one at a time; an exit code other than 0 is a failure."""
+        """Run the command, one at a time; an exit code other than 0 is a failure."""
         async with self._turn:
             await self._run(message)
 
@@ -71,7 +71,7 @@ class CommandSender:
         try:
             async with asyncio.timeout(given.timeout):
                 code = await process.wait()
-            # What it wrote is there, or comes from a child that it left behind.
+            # Its output has been read, or a child that it left behind still writes.
             await asyncio.wait(talking, timeout=LAST_WORDS_S)
         except TimeoutError:
             raise SendFailed(
@@ -80,7 +80,7 @@ class CommandSender:
         finally:
             for task in talking:
                 task.cancel()
-            # What an ended command leaves running on purpose is left alone.
+            # Processes that an ended command leaves running on purpose are left alone.
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -92,7 +92,7 @@ class CommandSender:
 
 
 async def _feed(stdin: asyncio.StreamWriter | None, data: bytes) -> None:
-    """A command that does not read is no error."""
+    """Write `data` to the command; one that does not read it is no error."""
     assert stdin is not None
     with contextlib.suppress(OSError):
         stdin.write(data)
@@ -101,7 +101,7 @@ async def _feed(stdin: asyncio.StreamWriter | None, data: bytes) -> None:
 
 
 class _Tail:
-    """The end of what a stream says, however much that is."""
+    """The last characters of a stream, however long the stream is."""
 
     def __init__(self) -> None:
         self._end = b""
@@ -117,7 +117,7 @@ class _Tail:
 
 
 def environment(message: Message) -> dict[str, str]:
-    """A short environment of its own: nothing of the broker's gets out this way."""
+    """The command's environment: short, and nothing of the broker's own environment is in it."""
     out = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",

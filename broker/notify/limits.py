@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`inbox`: notices told and not looked at yet. `queue`: notices that wait for one way out.
+    """`inbox`: notices that came in and were not sorted yet. `queue`: notices that wait for one
+    channel.
 
-    `burst` messages may go out within `window_s` by one way; what comes up meanwhile waits.
-    From `digest_from` waiting notices on they go out as one message. A failed message is tried
+    `burst` messages may go out within `window_s` by one channel; later ones wait. When
+    `digest_from` notices wait they go out as one message. A failed message is tried
     again after `retry_first_s`, twice that, and so on up to `retry_max_s`, for `give_up_s` in
-    all. `closing_s`: what a broker that ends still gives to what is left. `folded`: notices
-    remembered so that they are not told twice.
+    all. `closing_s`: how long a broker that ends tries to send the rest. `folded`: notices
+    remembered so that repeats are found.
     """
 
     inbox: int = 1000

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The one door for whoever has something to tell.
+"""Takes every notice of the broker and hands it to the channels.
 
-tell -> inbox -> (rules) -> (folding) -> outlet mail
-                                      -> outlet webhook
-                                      -> outlet command
+notify -> inbox -> (rules) -> (folding) -> outlet mail
+                                        -> outlet webhook
+                                        -> outlet command
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from broker.config.secrets import load_notify_secrets
 from broker.config.sections import Config, ConfigError
-from broker.events.notice import Message, Notice, Told
+from broker.events.notice import Message, Notice, StampedNotice
 from broker.notify.folding import Folding
 from broker.notify.limits import Limits
 from broker.notify.outlet import Outlet
@@ -34,7 +34,7 @@ log = logging.getLogger("ha-broker.notify")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A configuration that has been found fit: rules, words, and the ways out by name."""
+    """A configuration that was checked: rules, templates, and the sender of each channel."""
 
     rules: Rules
     renderer: Renderer
@@ -45,9 +45,9 @@ class Setting:
 
 
 def setting(config: Config) -> Setting:
-    """Everything the `[notify]` tables say; ConfigError where secrets or CA files are amiss.
+    """The `[notify]` tables as checked objects; ConfigError where secrets or CA files are unusable.
 
-    What is not configured is not imported.
+    The module of a channel is imported only where the channel is configured.
     """
     given = config.notify
     senders: dict[str, Sender] = {}
@@ -81,29 +81,29 @@ def setting(config: Config) -> Setting:
 
 
 class Notices:
-    """Everything that is told, on its way to who wants to know. `problem`: why notifications
-    are not as configured, empty when they are. `wall`: UTC seconds since 1970."""
+    """All notices on their way to the channels. `problem`: why notifications do not work as
+    configured, empty when they do. `wall`: UTC seconds since 1970."""
 
     def __init__(
         self, start: Setting, limits: Limits | None = None, wall: Callable[[], float] = time.time
     ) -> None:
         self._limits = limits or Limits()
         self._wall = wall
-        self._inbox: deque[Told] = deque()
+        self._inbox: deque[StampedNotice] = deque()
         self._news = asyncio.Event()
         self._folding = Folding(self._limits.folded)
         self._setting = start
         self._outlets: dict[str, Outlet] = {}
         self._tasks: dict[Outlet, asyncio.Task[None]] = {}
-        self._told = self._dropped = 0
+        self._taken = self._dropped = 0
         self._testing = asyncio.Lock()
         self.problem = ""
         self.use(start)
 
     @classmethod
     def of(cls, config: Config, wall: Callable[[], float] = time.time) -> Notices:
-        """As configured. Where that cannot be (ConfigError of `setting`) nothing is sent, which
-        is shown: a secret that is amiss must not keep the broker from its work."""
+        """Notices as configured. Where the configuration cannot be used (ConfigError of `setting`)
+        nothing is sent, and the status shows why: a bad secret must not stop the broker."""
         try:
             return cls(setting(config), wall=wall)
         except ConfigError as error:
@@ -114,19 +114,19 @@ class Notices:
 
     # --- for everybody --------------------------------------------------------------------
 
-    def tell(self, notice: Notice) -> None:
-        """Hand it over: O(1), does not wait, never raises. What finds no room is counted."""
+    def notify(self, notice: Notice) -> None:
+        """Take a notice: O(1), does not wait, never raises. One that finds no room is counted."""
         if not self._outlets:
             return
-        self._told += 1
+        self._taken += 1
         if len(self._inbox) >= self._limits.inbox:
             self._dropped += 1
             return
-        self._inbox.append(Told(notice, self._wall()))
+        self._inbox.append(StampedNotice(notice, self._wall()))
         self._news.set()
 
     def use(self, new: Setting) -> None:
-        """Go by another configuration from now on; what waits goes out the new way."""
+        """Use another configuration from now on; waiting notices go out by the new one."""
         new.renderer.go_on_from(self._setting.renderer)
         self._setting, self.problem = new, ""
         for name in set(self._outlets) - set(new.senders):
@@ -139,10 +139,10 @@ class Notices:
         self._news.set()
 
     def status(self, now_s: float) -> NotifyStatus:
-        """The counters, for the status."""
+        """The counters of the notifications."""
         setting = self._setting
         return NotifyStatus(
-            told=self._told,
+            told=self._taken,
             dropped=self._dropped,
             folded=self._folding.held,
             problem=self.problem or setting.rules.problem or setting.renderer.problem,
@@ -150,10 +150,10 @@ class Notices:
         )
 
     async def test(self) -> dict[str, NotifyOutcome]:
-        """Send a test notice by each way at once, past queue and rules; what came of it."""
+        """Send a test notice by each channel at once, past queue and rules; the results."""
         async with self._testing:
             notice = Notice(Kind.TEST, self._setting.host, "a test: somebody asked for it")
-            message = await self._compose((Told(notice, self._wall()),), 0)
+            message = await self._compose((StampedNotice(notice, self._wall()),), 0)
             outlets = sorted(self._outlets.items())
             outcomes = await asyncio.gather(*(out.try_once(message) for _, out in outlets))
             return {name: outcome for (name, _), outcome in zip(outlets, outcomes, strict=True)}
@@ -169,7 +169,7 @@ class Notices:
             await self._close()
 
     async def _work(self) -> None:
-        """One turn: hand on what came in, then wait for more."""
+        """One turn: sort the notices that came in, then wait for more."""
         loop = asyncio.get_running_loop()
         self._keep_tasks()
         self._hand_on(loop.time())
@@ -185,29 +185,29 @@ class Notices:
             log.exception("notices were lost by a bug, which is no reason to stop")
 
     def _sort(self, now_s: float) -> None:
-        """What is wanted and was not told lately goes into every queue."""
-        for told in self._folding.due(now_s, self._setting.repeat_after_s):
-            self._send(told)
+        """Queue each notice that the rules want, and that was not sent lately, for all channels."""
+        for stamped in self._folding.due(now_s, self._setting.repeat_after_s):
+            self._send(stamped)
         while self._inbox:
-            told = self._inbox.popleft()
-            if not self._setting.rules.want(told.notice):
+            stamped = self._inbox.popleft()
+            if not self._setting.rules.want(stamped.notice):
                 continue
-            if (fresh := self._folding.take(told, now_s)) is not None:
+            if (fresh := self._folding.take(stamped, now_s)) is not None:
                 self._send(fresh)
 
-    def _send(self, told: Told) -> None:
+    def _send(self, stamped: StampedNotice) -> None:
         for outlet in self._outlets.values():
-            outlet.put(told)
+            outlet.put(stamped)
 
     def _keep_tasks(self) -> None:
-        """One task for each outlet, none for one that is gone."""
+        """Start a task for each new outlet, and cancel those of removed ones."""
         outlets = set(self._outlets.values())
         for gone in set(self._tasks) - outlets:
             self._tasks.pop(gone).cancel()
         for new in outlets - set(self._tasks):
             self._tasks[new] = asyncio.create_task(new.run(), name=f"notify by {new.name}")
 
-    async def _compose(self, notices: tuple[Told, ...], lost: int) -> Message:
+    async def _compose(self, notices: tuple[StampedNotice, ...], lost: int) -> Message:
         setting = self._setting
         message = Message(uuid.uuid4().hex, setting.cluster, setting.host, notices, lost)
         return await setting.renderer.fill(message)
@@ -230,6 +230,6 @@ class Notices:
 
 
 def silent(config: Config) -> Setting:
-    """Nothing goes out."""
+    """A setting that sends nothing."""
     renderer = Renderer(config.notify.templates)
     return Setting(Rules({}), renderer, {}, 60.0, config.cluster.name, config.host_name)

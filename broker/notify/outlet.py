@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One way out with its queue and its task; nothing of it reaches another.
+"""One channel with its queue and its task; a failure of one channel does not reach another.
 
 waiting -> (pace) -> message -> try -> sent
                         ^        |
@@ -13,7 +13,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
-from broker.events.notice import Message, Told, one_line
+from broker.events.notice import Message, StampedNotice, one_line
 from broker.notify.backlog import Backlog
 from broker.notify.limits import Limits
 from broker.notify.sender import ERROR_CHARS_MAX, Refused, Sender, SendFailed
@@ -21,12 +21,12 @@ from broker.wire.status import NotifyOutcome, TransportStatus
 
 log = logging.getLogger("ha-broker.notify")
 
-#: Notices to a message, ready to be sent.
-Compose = Callable[[tuple[Told, ...], int], Awaitable[Message]]
+#: Makes a message, ready to be sent, from notices and the number of lost ones.
+Compose = Callable[[tuple[StampedNotice, ...], int], Awaitable[Message]]
 
 
 class Outlet:
-    """`sender` may be put in place of another one at any time; counters and queue stay."""
+    """`sender` may be replaced at any time; counters and queue stay."""
 
     def __init__(self, name: str, sender: Sender, compose: Compose, limits: Limits) -> None:
         self.name = name
@@ -42,26 +42,26 @@ class Outlet:
         self._error_s: float | None = None
         self._sent_s: float | None = None
 
-    # --- what comes in ------------------------------------------------------------------
+    # --- notices come in ------------------------------------------------------------------
 
-    def put(self, told: Told) -> None:
-        """Queue it where it is severe enough for this way."""
-        if told.notice.severity >= self.sender.severity:
-            self._backlog.put(told)
+    def put(self, stamped: StampedNotice) -> None:
+        """Queue a notice where it is severe enough for this channel."""
+        if stamped.notice.severity >= self.sender.severity:
+            self._backlog.put(stamped)
             self._poke.set()
 
     def use(self, sender: Sender) -> None:
-        """Send by this one from the next attempt on, which is made at once."""
+        """Send by this sender from now on; the next attempt is made at once."""
         self.sender = sender
         self._poke.set()
 
     def close(self) -> None:
-        """Send what waits as one message, once, and end."""
+        """Send the waiting notices as one message, once, and end."""
         self._closing = True
         self._poke.set()
 
     def give_up(self) -> int:
-        """Nothing is sent any more: what is left counts as dropped. How many that were."""
+        """Stop sending; the notices that wait count as dropped. Returns how many they were."""
         self._backlog.dropped += self._in_hand
         left, self._in_hand = self._backlog.drop_all() + self._in_hand, 0
         return left
@@ -78,7 +78,7 @@ class Outlet:
             last_sent_age_s=None if self._sent_s is None else now_s - self._sent_s,
         )
 
-    # --- what goes out ------------------------------------------------------------------
+    # --- messages go out --------------------------------------------------------------------
 
     async def run(self) -> None:
         """Send what is queued, until it is closed and nothing is left."""
@@ -107,7 +107,7 @@ class Outlet:
                 await sender.send(message)
             error = ""
         except TimeoutError:
-            error = f"no end within {sender.timeout_s:g} s"
+            error = f"the message was not sent within {sender.timeout_s:g} s"
         except SendFailed as failure:
             error, final = str(failure), isinstance(failure, Refused)
         except Exception as bug:
@@ -148,7 +148,7 @@ class Outlet:
             pause_s = min(limits.retry_max_s, 2 * pause_s)
 
     async def _poked_before(self, until_s: float | None) -> None:
-        """Return when something came up, or at `until_s`."""
+        """Return when the outlet was poked, or at `until_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until_s):
                 await self._poke.wait()

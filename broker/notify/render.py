@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A message's words: the operator's Jinja2 templates where there are any, else built in.
+"""The text of a message: from the operator's Jinja2 templates where there are any, else built in.
 
 Templates run in a thread of their own with a deadline, in Jinja2's sandbox, without a
-loader: they can fill in what they are given and nothing else. Jinja2 is imported there, and
-only when a template exists.
+loader: they can use the values that they are given and nothing else. Jinja2 is imported in that
+thread, and only when a template exists.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 import msgspec
 
 from broker.daemon.worker import Hung, Worker
-from broker.events.notice import Message, Told, one_line
+from broker.events.notice import Message, StampedNotice, one_line
 
-#: Of the JSON form; grows when a field is removed or gets another meaning.
+#: Version of the JSON form; it grows when a field is removed or gets another meaning.
 JSON_VERSION = 1
 SUBJECT_CHARS_MAX = 200
 BODY_CHARS_MAX = 32_768
 TEMPLATE_BYTES_MAX = 65_536
-#: For filling in both templates of a message, import of Jinja2 included.
+#: Time to fill in both templates of a message, the import of Jinja2 included.
 FILL_S = 5.0
 _PROBLEM_CHARS_MAX = 200
-#: A digest names so many notices one by one.
+#: A digest lists at most so many notices.
 _LISTED_MAX = 50
 
 
@@ -39,12 +39,12 @@ class Renderer:
         self.problem = ""
 
     def go_on_from(self, other: Renderer) -> None:
-        """Take over the thread, which may still be busy."""
+        """Take over the other renderer's thread, which may still be busy."""
         self._worker = other._worker
 
     async def fill(self, message: Message) -> Message:
-        """The message with subject and body. Never raises: a template with an error is replaced
-        by what is built in, and the body says so."""
+        """The message with subject and body. Never raises: where a template has an error the
+        built-in text is used, and the body says so."""
         subject, body = built_in_subject(message), built_in_body(message)
         problem = ""
         try:
@@ -75,8 +75,8 @@ class Renderer:
 
 
 def values(message: Message) -> dict[str, Any]:
-    """What a template may use; documented in docs/notifications.md."""
-    notices = [notice_values(told) for told in message.notices]
+    """The values that a template may use, as docs/notifications.md has them."""
+    notices = [notice_values(stamped) for stamped in message.notices]
     first = notices[0] if notices else {}
     return {
         "cluster": message.cluster,
@@ -94,18 +94,18 @@ def values(message: Message) -> dict[str, Any]:
     }
 
 
-def notice_values(told: Told) -> dict[str, Any]:
+def notice_values(stamped: StampedNotice) -> dict[str, Any]:
     """One notice as plain values; the webhook and the command get the same."""
-    notice = told.notice
+    notice = stamped.notice
     return {
         "kind": notice.kind.value,
         "severity": notice.severity.word,
         "subject": notice.subject,
         "detail": notice.detail,
         "facts": dict(notice.facts),
-        "time": _utc(told.at_epoch_s),
-        "at_epoch_s": told.at_epoch_s,
-        "repeats": told.repeats,
+        "time": _utc(stamped.at_epoch_s),
+        "at_epoch_s": stamped.at_epoch_s,
+        "repeats": stamped.repeats,
     }
 
 
@@ -121,14 +121,14 @@ def as_json(message: Message) -> bytes:
             "severity": message.severity.word,
             "subject": message.subject,
             "text": message.body,
-            "notices": [notice_values(told) for told in message.notices],
+            "notices": [notice_values(stamped) for stamped in message.notices],
             "lost": message.lost,
         }
     )
 
 
 def built_in_subject(message: Message) -> str:
-    """One line: cluster, host, how bad, what."""
+    """One line: cluster, host, severity, event."""
     head = f"[{message.cluster}] {message.host}: {message.severity.word}"
     if message.is_single:
         notice = message.notices[0].notice
@@ -137,23 +137,23 @@ def built_in_subject(message: Message) -> str:
 
 
 def built_in_body(message: Message) -> str:
-    """The whole of it for a person, plain text."""
+    """The whole message for a person, as plain text."""
     lines = [f"From host {message.host} of cluster {message.cluster}."]
     if not message.is_single:
         lines += ["", f"{len(message.notices)} notices came up faster than they may be sent:", ""]
         lines += [
-            f"{_utc(told.at_epoch_s)} {told.notice.kind}: {told.notice.detail}{_again(told)}"
-            for told in message.notices[:_LISTED_MAX]
+            f"{_utc(each.at_epoch_s)} {each.notice.kind}: {each.notice.detail}{_again(each)}"
+            for each in message.notices[:_LISTED_MAX]
         ]
         unlisted = max(0, len(message.notices) - _LISTED_MAX)
         if unlisted or message.lost:
             lines.append(f"and {unlisted + message.lost} more")
         return "\n".join(lines) + "\n"
-    told = message.notices[0]
-    notice = told.notice
-    lines += ["", f"{notice.detail}{_again(told)}", ""]
+    stamped = message.notices[0]
+    notice = stamped.notice
+    lines += ["", f"{notice.detail}{_again(stamped)}", ""]
     lines += [f"{'what':16} {notice.kind} ({notice.severity.word})"]
-    lines += [f"{'about':16} {notice.subject}", f"{'when':16} {_utc(told.at_epoch_s)}"]
+    lines += [f"{'about':16} {notice.subject}", f"{'when':16} {_utc(stamped.at_epoch_s)}"]
     lines += [
         f"{name:16} {'-' if value is None else value}" for name, value in notice.facts.items()
     ]
@@ -161,8 +161,9 @@ def built_in_body(message: Message) -> str:
 
 
 def fill_templates(folder: Path, kind: str, given: dict[str, Any]) -> dict[str, str]:
-    """Runs in the thread. `subject` and `body` as far as a template says them, `problem` where
-    one has an error. `KIND.subject.j2` goes before `default.subject.j2`."""
+    """Fill in the templates; runs in the thread. The result has `subject` and `body` where a
+    template gives them, and `problem` where one has an error. `KIND.subject.j2` is preferred to
+    `default.subject.j2`."""
     out: dict[str, str] = {}
     for part in ("subject", "body"):
         for path in (folder / f"{kind}.{part}.j2", folder / f"default.{part}.j2"):
@@ -202,12 +203,12 @@ def _shown(error: Exception) -> str:
 
 
 def _printable_lines(text: str) -> str:
-    """Newlines and tabs stay, any other control character becomes "?"."""
+    """The text with each control character replaced by "?", but for newlines and tabs."""
     return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
 
 
-def _again(told: Told) -> str:
-    return f" ({told.repeats} times more since it was last told)" if told.repeats else ""
+def _again(stamped: StampedNotice) -> str:
+    return f" ({stamped.repeats} times more since it was last sent)" if stamped.repeats else ""
 
 
 def _utc(epoch_s: float) -> str:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which notices go out: one regular expression per kind, as in the reference. Pure.
 
-It is searched for in the notice's detail, whatever the case. `.*` is all of the kind, an
-empty one none.
+The expression is searched for in the notice's detail, ignoring case. `.*` lets all notices of the
+kind out, an empty expression none.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from broker.wire.kinds import Kind
 
 
 class Rules:
-    """`problem`: the rule that is too slow to go by, empty when none is."""
+    """`problem`: which rule is too slow to be used, empty when none is."""
 
     def __init__(self, patterns: dict[Kind, str]) -> None:
-        """`patterns`: what is not in it goes out."""
+        """`patterns`: a kind without a pattern is always sent."""
         self._fits = {kind: matcher(pattern) for kind, pattern in patterns.items()}
         self.problem = ""
 
     def want(self, notice: Notice) -> bool:
-        """Whether it is to go out. A rule that is too slow once lets everything through."""
+        """Whether the notice is to be sent. A rule that was too slow once lets everything out."""
         fits = self._fits.get(notice.kind)
         if fits is None:
             return True

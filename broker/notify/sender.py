@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The port that mail, webhook and command stand behind."""
+"""The port for a channel: mail, webhook and command implement it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ERROR_CHARS_MAX = 200
 
 
 class SendFailed(Exception):
-    """It did not go out: the message says why, in one line and without a secret. Trying again
+    """The message was not sent: the text says why, in one line and without a secret. Another try
     may help."""
 
     def __init__(self, why: str) -> None:
@@ -25,27 +25,27 @@ class SendFailed(Exception):
 
 
 class Refused(SendFailed):
-    """The other side will never take it: trying again is of no use."""
+    """The receiver will never take this message: another try is of no use."""
 
 
 class Sender(Protocol):
-    """One way out. `timeout_s`: for one message, all in all; the caller ends it after that."""
+    """Sends by one channel. `timeout_s`: for one message in all; the caller cancels it then."""
 
     timeout_s: float
     severity: Severity
 
     async def send(self, message: Message) -> None:
-        """Hand it over; SendFailed or Refused. Must bear being cancelled."""
+        """Send one message; SendFailed or Refused. It may be cancelled at any moment."""
 
 
 class Names:
-    """Host names, looked up in a thread of this way's own (broker/daemon/name_lookup.py)."""
+    """Host names, looked up in this channel's own thread (broker/daemon/name_lookup.py)."""
 
     def __init__(self, whose: str) -> None:
         self._lookup = NameLookup(whose)
 
     async def addresses(self, host: str) -> list[str]:
-        """At least one; SendFailed where there is none."""
+        """At least one address; SendFailed where there is none."""
         try:
             return await self._lookup.addresses(host)
         except Hung as error:
@@ -54,7 +54,7 @@ class Names:
             raise SendFailed(f"{host} cannot be looked up: {error.strerror or error}") from None
 
     async def connect(self, host: str, port: int) -> socket.socket:
-        """A connection to the first address that takes it; SendFailed."""
+        """A connection to the first address that accepts one; SendFailed."""
         loop = asyncio.get_running_loop()
         problem = f"{host} has no address"
         for address in await self.addresses(host):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Mail by SMTP (RFC 5321) with STARTTLS, TLS or neither, and a login.
+"""Sends mail by SMTP (RFC 5321) with STARTTLS, TLS or neither, and with a login.
 
-aiosmtplib is imported by the first mail. What it would do with blocking calls (this host's
-full name, the server's address) is done here.
+aiosmtplib is imported by the first mail. It would look up this host's full name and the server's
+address with blocking calls, so both are looked up here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class SmtpSender:
             self._tls = ssl.create_default_context(cafile=given.ca_file)
 
     async def send(self, message: Message) -> None:
-        """One mail on one connection. 5xx is final, everything else may pass."""
+        """Send one mail on one connection. A 5xx answer is final, any other failure may pass."""
         import aiosmtplib
 
         given = self._given
@@ -60,11 +60,11 @@ class SmtpSender:
             refused, _ = await client.send_message(
                 as_mail(message, given), sender=given.sender, recipients=list(given.recipients)
             )
-            # It is taken: a farewell that is not answered must not make it a failure.
+            # The mail is accepted: an unanswered QUIT must not make it a failure.
             with contextlib.suppress(aiosmtplib.SMTPException, OSError):
                 await client.quit(timeout=QUIT_S)
         except aiosmtplib.SMTPAuthenticationError as error:
-            # The server's text may repeat what it was sent.
+            # The server's text may repeat the password that it was sent.
             raise SendFailed(f"{given.server}: {error.code}, the login is refused") from None
         except aiosmtplib.SMTPRecipientsRefused as error:
             codes = [each.code for each in error.recipients]
@@ -90,8 +90,8 @@ class SmtpSender:
 
 
 def greeting(host: str, address: str) -> str:
-    """What a host says in EHLO (RFC 5321, 4.1.3): its name where that is a full one, else its
-    address as a literal, which relays that insist on full names take too."""
+    """The name in EHLO (RFC 5321, 4.1.3): the host's name where it is a full one, else its
+    address as a literal, which relays that insist on full names accept too."""
     name = host.rstrip(".")
     labels = name.split(".")
     if len(labels) > 1 and all(_LABEL.fullmatch(label) for label in labels):
@@ -115,6 +115,6 @@ def as_mail(message: Message, given: SmtpSection) -> EmailMessage:
 
 
 def _domain(host: str) -> str:
-    """A host's name as it may stand in a greeting and in an address."""
+    """A host's name in the form that a greeting and a mail address allow."""
     name = "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in host[:200])
     return name.strip(".-") or "localhost"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A signed POST: the message as JSON to one URL.
+"""Sends a signed POST: the message as JSON to one URL.
 
 The signature is HMAC-SHA256 over the time of sending and the body, so that neither can be
 changed, and an old request cannot be passed off as a new one. docs/notifications.md says how
@@ -25,7 +25,7 @@ from broker.notify.render import as_json
 from broker.notify.sender import Names, Refused, SendFailed
 from broker.wire.kinds import Severity
 
-#: Answers that mean "not now" (RFC 9110, RFC 6585); every other 3xx and 4xx is final.
+#: Status codes that mean "not now" (RFC 9110, RFC 6585); every other 3xx and 4xx is final.
 _NOT_NOW = {408, 425, 429}
 
 
@@ -45,7 +45,7 @@ class WebhookSender:
         if given.url.startswith("https:"):
             self._tls = ssl.create_default_context(cafile=given.ca_file)
         parts = urlsplit(given.url)
-        # A path is often a secret of its own.
+        # The path of the URL is often a secret, so it is never shown.
         self._shown = f"{parts.scheme}://{parts.netloc}"
 
     async def send(self, message: Message) -> None:
@@ -85,12 +85,12 @@ class WebhookSender:
 
 
 def signature(key: bytes, stamp: str, body: bytes) -> str:
-    """Hex digits over the time of sending, a full stop and the body."""
+    """The MAC in hex digits, over the time of sending, a full stop and the body."""
     return hmac.new(key, stamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
 class _Resolver(AbstractResolver):
-    """aiohttp's port for names, on a thread of ours."""
+    """aiohttp's port for name lookup, on a thread of this channel's own."""
 
     def __init__(self) -> None:
         self._names = Names("webhook")
@@ -115,4 +115,4 @@ class _Resolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: no resource is held."""

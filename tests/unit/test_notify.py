@@ -94,7 +94,7 @@ def test_what_is_told_goes_out_by_every_way() -> None:
     async def run() -> None:
         mail, web = FakeSender(), FakeSender()
         async with running(told_by(smtp=mail, webhook=web)) as notices:
-            notices.tell(note("one"))
+            notices.notify(note("one"))
             await until(lambda: mail.taken and web.taken)
             status = notices.status(asyncio.get_running_loop().time())
         assert mail.details() == web.details() == ["one"]
@@ -110,7 +110,7 @@ def test_a_hung_way_does_not_delay_the_other() -> None:
         hung, web = FakeSender(hangs=True), FakeSender()
         async with running(told_by(smtp=hung, webhook=web)) as notices:
             for n in range(3):
-                notices.tell(note(str(n)))
+                notices.notify(note(str(n)))
             await until(lambda: len(web.taken) == 3)
             status = notices.status(asyncio.get_running_loop().time())
         assert (status.transports["smtp"].sent, status.transports["smtp"].queued) == (0, 3)
@@ -122,7 +122,7 @@ def test_it_is_tried_again_with_the_same_id_until_it_is_taken() -> None:
     async def run() -> None:
         sender = FakeSender(SendFailed("451"), SendFailed("451"), ValueError("a bug"), None)
         async with running(told_by(smtp=sender)) as notices:
-            notices.tell(note())
+            notices.notify(note())
             await until(lambda: sender.taken)
             status = notices.status(0.0).transports["smtp"]
         assert len({message.id for message in sender.tries}) == 1
@@ -136,7 +136,7 @@ def test_what_is_refused_is_not_tried_again_and_what_fails_too_long_is_given_up(
     async def run() -> None:
         refusing, failing = FakeSender(Refused("550 no")), FakeSender(SendFailed("away"))
         async with running(told_by(smtp=refusing, webhook=failing)) as notices:
-            notices.tell(note())
+            notices.notify(note())
 
             def failed() -> int:
                 return sum(t.failed for t in notices.status(0.0).transports.values())
@@ -156,7 +156,7 @@ def test_a_storm_becomes_few_messages_and_nothing_is_lost_uncounted() -> None:
         sender = FakeSender()
         async with running(told_by(smtp=sender)) as notices:
             for n in range(5_000):
-                notices.tell(note(str(n)))
+                notices.notify(note(str(n)))
             await until(lambda: sender.taken and not notices.status(0.0).transports["smtp"].queued)
             status = notices.status(0.0)
         sent = sum(len(message.notices) for message in sender.taken)
@@ -175,10 +175,10 @@ def test_faster_than_the_pace_waits_and_goes_out_together() -> None:
         sender = FakeSender()
         async with running(told_by(smtp=sender)) as notices:
             for n in range(QUICK.burst):
-                notices.tell(note(str(n)))
+                notices.notify(note(str(n)))
                 await until(lambda: len(sender.details()) == n + 1)  # noqa: B023
             for n in range(20):
-                notices.tell(note(f"more {n}"))
+                notices.notify(note(f"more {n}"))
             await until(lambda: len(sender.details()) == QUICK.burst + 20)
         assert len(sender.taken) == QUICK.burst + 1
 
@@ -192,7 +192,7 @@ def test_the_same_again_and_again_is_one_message_and_one_with_the_number() -> No
         start = Setting(start.rules, start.renderer, start.senders, 0.2, "lab", "host1")
         async with running(start) as notices:
             for _ in range(100):
-                notices.tell(note())
+                notices.notify(note())
             await until(lambda: len(sender.taken) == 2)
             assert notices.status(0.0).folded == 99
         assert sender.taken[1].notices[0].repeats == 99
@@ -206,8 +206,8 @@ def test_a_way_out_has_its_own_least_severity() -> None:
         sender, pager = FakeSender(), FakeSender()
         pager.severity = Severity.CRITICAL
         async with running(told_by(smtp=sender, command=pager)) as notices:
-            notices.tell(note("A-B", Kind.STATE_TRANSITION))
-            notices.tell(note("bad"))
+            notices.notify(note("A-B", Kind.STATE_TRANSITION))
+            notices.notify(note("bad"))
             await until(lambda: len(sender.details()) == 2 and pager.taken)
         assert pager.details() == ["bad"]
 
@@ -220,14 +220,14 @@ def test_a_way_out_has_its_own_least_severity() -> None:
 def test_telling_needs_no_loop_no_task_and_never_raises() -> None:
     notices = Notices(told_by(smtp=FakeSender()), QUICK)
     for n in range(3 * QUICK.inbox):
-        notices.tell(note(str(n)))
+        notices.notify(note(str(n)))
     status = notices.status(0.0)
     assert (status.told, status.dropped) == (3 * QUICK.inbox, 2 * QUICK.inbox)
 
 
 def test_where_nothing_is_configured_nothing_is_kept() -> None:
     notices = Notices(told_by())
-    notices.tell(note())
+    notices.notify(note())
     assert notices.status(0.0) == Notices(told_by()).status(0.0)
 
 
@@ -242,7 +242,7 @@ def test_the_beat_goes_on_while_all_ways_hang_and_a_storm_rages(tmp_path: Path) 
             states = ("EngineUp", "EngineUpBadHealth")
             broker.take_report(report(states[beat % 2]), float(beat))
             for n in range(50):
-                broker.notices.tell(note(f"{beat} {n}"))
+                broker.notices.notify(note(f"{beat} {n}"))
             await broker.beat(float(beat))
         assert broker.status(199.5).hosts[1].age_s == 0.5
         assert broker.status(199.5).notify.transports["smtp"].sent == 0
@@ -257,10 +257,10 @@ def test_the_end_tries_once_more_and_not_for_long() -> None:
     async def run() -> None:
         good, hung = FakeSender(), FakeSender(hangs=True)
         async with running(told_by(smtp=good, webhook=hung)) as notices:
-            notices.tell(note("0"))
+            notices.notify(note("0"))
             await until(lambda: good.taken and hung.tries)
-            notices.tell(note("1"))
-            notices.tell(note("2"))
+            notices.notify(note("1"))
+            notices.notify(note("2"))
         assert good.details() == ["0", "1", "2"]
         status = notices.status(0.0).transports
         assert (status["webhook"].queued, status["webhook"].dropped) == (0, 3)
@@ -273,10 +273,10 @@ def test_what_waits_for_its_next_try_is_tried_at_the_end() -> None:
         slow = Limits(retry_first_s=1000, retry_max_s=1000, give_up_s=3000, closing_s=5.0)
         sender = FakeSender(SendFailed("not now"), None)
         async with running(told_by(smtp=sender), slow) as notices:
-            notices.tell(note("one"))
+            notices.notify(note("one"))
             await until(lambda: sender.tries)
-            notices.tell(note("two"))
-            notices.tell(note("three"))
+            notices.notify(note("two"))
+            notices.notify(note("three"))
             await asyncio.sleep(0)
         assert sender.details() == ["one", "two", "three"]
         assert len(sender.taken) == 2
@@ -292,11 +292,11 @@ def test_a_new_setting_takes_over_what_waits_and_keeps_the_counters() -> None:
         slow = Limits(retry_first_s=1000, retry_max_s=1000, give_up_s=3000)
         old, new, other = FakeSender(SendFailed("away")), FakeSender(), FakeSender()
         async with running(told_by(smtp=old, webhook=FakeSender(hangs=True)), slow) as notices:
-            notices.tell(note("one"))
+            notices.notify(note("one"))
             await until(lambda: old.tries)
             notices.use(told_by(smtp=new, command=other))
             await until(lambda: new.taken)
-            notices.tell(note("two"))
+            notices.notify(note("two"))
             await until(lambda: other.taken)
             status = notices.status(0.0)
         assert new.details() == ["one", "two"]
@@ -319,7 +319,7 @@ async def filled(folder: Path, **parts: str) -> tuple[Message, Renderer]:
     async with running(
         Setting(start.rules, renderer, start.senders, 60.0, "lab", "host1")
     ) as notices:
-        notices.tell(Notice(Kind.FAILOVER_DONE, "host1", "it is up", {"duration_s": 12.5}))
+        notices.notify(Notice(Kind.FAILOVER_DONE, "host1", "it is up", {"duration_s": 12.5}))
         await until(lambda: sender.taken)
     return sender.taken[0], renderer
 
@@ -402,7 +402,7 @@ def test_sighup_takes_new_notifications_and_refuses_bad_ones(tmp_path: Path) -> 
             assert "config refused" in box.mails[0]["Subject"]
             path.write_text(base + smtp_toml(new_port))
             reload(str(path), broker, monitors)
-            broker.notices.tell(note("after"))
+            broker.notices.notify(note("after"))
             await until(lambda: other.mails)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -444,7 +444,7 @@ def test_a_secret_that_is_amiss_does_not_keep_the_broker_from_starting(tmp_path:
     path = tmp_path / "c.toml"
     write(path, f'[notify.webhook]\nurl = "http://x/"\n[daemon]\nsecrets = "{tmp_path}/none"\n')
     notices = Notices.of(load(str(path)))
-    notices.tell(note())
+    notices.notify(note())
     assert "none: cannot be read" in notices.status(0.0).problem
     assert not notices.status(0.0).transports
 

@@ -30,7 +30,7 @@ from broker.events.notice import (
     FACTS_MAX,
     SUBJECT_CHARS_MAX,
     Notice,
-    Told,
+    StampedNotice,
 )
 from broker.notify.backlog import Backlog
 from broker.notify.folding import Folding
@@ -49,8 +49,10 @@ def notice(detail: str = "it happened", kind: Kind = Kind.PEER_SILENT) -> Notice
     return Notice(kind, "host1", detail)
 
 
-def told(detail: str = "it happened", kind: Kind = Kind.PEER_SILENT, at: float = 0.0) -> Told:
-    return Told(notice(detail, kind), at)
+def stamped(
+    detail: str = "it happened", kind: Kind = Kind.PEER_SILENT, at: float = 0.0
+) -> StampedNotice:
+    return StampedNotice(notice(detail, kind), at)
 
 
 # --- Notice --------------------------------------------------------------------------------
@@ -132,29 +134,29 @@ def test_every_kind_has_its_rule_and_its_line_in_the_documents() -> None:
 
 def test_the_same_again_is_held_back_and_told_with_its_number_when_the_time_is_up() -> None:
     folding = Folding(10)
-    assert folding.take(told(), 0.0) is not None
-    assert folding.take(told(at=1.0), 1.0) is None
-    assert folding.take(told(at=2.0), 2.0) is None
+    assert folding.take(stamped(), 0.0) is not None
+    assert folding.take(stamped(at=1.0), 1.0) is None
+    assert folding.take(stamped(at=2.0), 2.0) is None
     assert folding.due(59.9, 60.0) == []
     (again,) = folding.due(60.0, 60.0)
     assert (again.repeats, again.at_epoch_s) == (2, 2.0)
     # Nothing came up meanwhile: forgotten, and the next one goes out at once.
     assert folding.due(120.0, 60.0) == []
-    assert folding.take(told(), 120.0) is not None
+    assert folding.take(stamped(), 120.0) is not None
     assert folding.held == 2
 
 
 def test_another_subject_or_detail_is_not_the_same() -> None:
     folding = Folding(10)
-    assert folding.take(told("EngineUp-EngineDown"), 0.0) is not None
-    assert folding.take(told("EngineDown-EngineUp"), 0.0) is not None
+    assert folding.take(stamped("EngineUp-EngineDown"), 0.0) is not None
+    assert folding.take(stamped("EngineDown-EngineUp"), 0.0) is not None
 
 
 def test_the_last_word_on_a_thing_is_never_swallowed() -> None:
     """Back and forth within the time: what is told last is how it is."""
     folding, out = Folding(10), []
     for at, detail in enumerate(["silent", "back", "silent"]):
-        fresh = folding.take(told(detail), float(at))
+        fresh = folding.take(stamped(detail), float(at))
         out += [fresh.notice.detail] if fresh else []
     out += [each.notice.detail for each in folding.due(100.0, 60.0)]
     assert out == ["silent", "back", "silent"]
@@ -163,9 +165,9 @@ def test_the_last_word_on_a_thing_is_never_swallowed() -> None:
 def test_folding_remembers_a_bounded_number() -> None:
     folding = Folding(3)
     for n in range(100):
-        assert folding.take(told(str(n)), 0.0) is not None
-    assert folding.take(told("99"), 0.0) is None
-    assert folding.take(told("0"), 0.0) is not None
+        assert folding.take(stamped(str(n)), 0.0) is not None
+    assert folding.take(stamped("99"), 0.0) is None
+    assert folding.take(stamped("0"), 0.0) is not None
     assert folding.next_s(60.0) == 60.0
 
 
@@ -177,18 +179,18 @@ SMALL = Limits(queue=6, digest_from=4, burst=2, window_s=60.0)
 def test_few_go_out_one_by_one_and_many_as_a_digest() -> None:
     backlog = Backlog(SMALL)
     for n in range(3):
-        backlog.put(told(str(n)))
+        backlog.put(stamped(str(n)))
     assert [len(backlog.take()[0]) for _ in range(3)] == [1, 1, 1]
     for n in range(4):
-        backlog.put(told(str(n)))
+        backlog.put(stamped(str(n)))
     assert len(backlog.take()[0]) == 4
 
 
 def test_a_full_backlog_drops_the_oldest_of_the_least_severe_and_says_how_many() -> None:
     backlog = Backlog(SMALL)
-    backlog.put(told("first", Kind.FAILOVER_STARTED))
+    backlog.put(stamped("first", Kind.FAILOVER_STARTED))
     for n in range(20):
-        backlog.put(told(str(n), Kind.STATE_TRANSITION))
+        backlog.put(stamped(str(n), Kind.STATE_TRANSITION))
     taken, lost = backlog.take()
     assert [each.notice.detail for each in taken] == ["first", "15", "16", "17", "18", "19"]
     assert (lost, backlog.dropped, len(backlog)) == (15, 15, 0)

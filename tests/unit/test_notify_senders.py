@@ -18,7 +18,7 @@ import pytest
 from aiohttp import web
 
 from broker.config.sections import CommandSection, SmtpSection, WebhookSection
-from broker.events.notice import Message, Notice, Told
+from broker.events.notice import Message, Notice, StampedNotice
 from broker.notify.command import CommandSender
 from broker.notify.sender import Refused, Sender, SendFailed
 from broker.notify.smtp import SmtpSender, as_mail, greeting
@@ -42,9 +42,23 @@ NOTICE = Notice(
     {"to": "host1", "duration_s": 12.5, "from": None, "odd name!": "ä"},
 )
 MESSAGE = Message(
-    "0123abcd", "lab", "host1", (Told(NOTICE, NOON),), 0, "[lab] failover ä", "line 1\nline 2\n"
+    "0123abcd",
+    "lab",
+    "host1",
+    (StampedNotice(NOTICE, NOON),),
+    0,
+    "[lab] failover ä",
+    "line 1\nline 2\n",
 )
-DIGEST = Message("1", "lab", "host1", (Told(NOTICE, NOON), Told(NOTICE, NOON)), 3, "many", "b\n")
+DIGEST = Message(
+    "1",
+    "lab",
+    "host1",
+    (StampedNotice(NOTICE, NOON), StampedNotice(NOTICE, NOON)),
+    3,
+    "many",
+    "b\n",
+)
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +247,7 @@ def test_nobody_listens_and_no_such_name() -> None:
 @pytest.mark.parametrize("evil", ["a\r\nBcc: x@y", "a\nb", "\0", "\u2028x", "a\r"])
 def test_nothing_in_a_message_can_add_a_header(evil: str) -> None:
     notice = Notice(Kind.PEER_SILENT, evil, evil, {evil: evil})
-    message = Message("id", evil, evil, (Told(notice, NOON),), 0, notice.detail, evil)
+    message = Message("id", evil, evil, (StampedNotice(notice, NOON),), 0, notice.detail, evil)
     mail = as_mail(message, SmtpSection(server="x"))
     head = mail.as_bytes().partition(b"\r\n\r\n")[0]
     names = [line.partition(b":")[0] for line in head.split(b"\r\n") if not line.startswith(b" ")]
