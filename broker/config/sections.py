@@ -40,8 +40,7 @@ HostId = Annotated[int, Meta(ge=1, le=2000)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 AbsolutePath = Annotated[str, Meta(pattern="^/", max_length=4096)]
-#: A UUID in lower case, or "", as broker/peers/heartbeat.py and broker/whiteboard/identity.py use
-#: it.
+#: A UUID in lower case, or "", as in broker/peers/heartbeat.py and broker/whiteboard/identity.py.
 VolumeId = Annotated[str, Meta(pattern=r"^$|^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Points = Annotated[int, Meta(ge=0, le=10000)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
@@ -62,8 +61,7 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", 
 
 class ClusterSection(_Section, frozen=True, kw_only=True):
     """`name` shows up in status and notifications. `id`: made by `ha-agent init`, the same on all
-    hosts. The ids of the cluster and the volumes are checked at each opening; empty: not
-    checked."""
+    hosts. It is checked with the volumes' ids at each opening; empty: not checked."""
 
     name: Name = "ha"
     id: VolumeId = ""
@@ -592,8 +590,7 @@ def _check_relations(path: str, config: Config) -> None:
                 f"{path}: libvirt.{name.replace('_', '-')}: only {{host}} may stand in braces"
             ) from None
     if "{host}" in config.libvirt.migration_uri and not addresses.in_uri(config.host_name):
-        # The others would put the name into their URI: an error now is better than a failed
-        # migration.
+        # The others put the name into their URI: an error now is better than a failed migration.
         raise ConfigError(
             f"{path}: host.name: {config.host_name!r} cannot stand for {{host}} in "
             "libvirt.migration-uri: give this host a name of letters, digits, dots, hyphens and "

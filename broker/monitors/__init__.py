@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """One small file per monitor. A monitor has a name, a unit, an interval and an `async sample()`.
 
-`sample()` returns its value; None is "unknown". What it raises is an unknown with the
-error as its reason; what does not come back in time is an unknown that says so.
+`sample()` returns the value; None is "unknown". An exception counts as unknown, with the error as
+its reason; so does a sample that misses its deadline.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from broker.daemon.worker import Hung
 
 log = logging.getLogger("ha-broker.monitors")
 
-#: A monitor that fails is asked less and less often, but at least so often.
+#: A monitor that fails is sampled less and less often, but never less often than this.
 BACK_OFF_MAX_S = 60.0
-#: However often it is woken, a monitor is asked at most this often.
+#: Least time between two samples of a monitor, however often it is woken.
 APART_S = 0.1
 #: For one question to libvirt or sanlock about the VM.
 LIBVIRT_DEADLINE_S = 3.0
 
 
 class Verdict(StrEnum):
-    """What a value means."""
+    """The meaning of a value."""
 
     OK = "ok"
     BAD = "bad"
@@ -37,11 +37,11 @@ class Verdict(StrEnum):
 
 
 class Unknown(Exception):
-    """A monitor cannot tell: the message says why. Nothing is wrong with the monitor."""
+    """The value cannot be known now: the message says why. The monitor itself works."""
 
 
 class Monitor(Protocol):
-    """What the runner needs of a monitor; durations in seconds, `unit` of its value."""
+    """The port of a monitor; durations in seconds, `unit` is the unit of its value."""
 
     name: str
     unit: str
@@ -56,10 +56,10 @@ class Monitor(Protocol):
 
 
 class Sampled:
-    """What most monitors are: no value of theirs is bad by itself."""
+    """Base of the monitors whose value is never bad by itself."""
 
     def judge(self, value: Any) -> str:
-        """Never bad."""
+        """No value is bad."""
         return ""
 
 
@@ -97,18 +97,18 @@ class MonitorRunner:
         return None if sample is None else sample.value
 
     def wake(self, name: str) -> None:
-        """Sample now, whatever the interval; nothing where there is no such monitor."""
+        """Sample now, whatever the interval; nothing is done where there is no such monitor."""
         if name in self._wake:
             self._wake[name].set()
 
     def replace(self, monitor: Monitor) -> None:
-        """From its next turn on this one is asked in place of the one of that name."""
+        """Use this monitor from the next turn on, instead of the one of the same name."""
         assert monitor.name in self._monitors, monitor.name
         self._monitors[monitor.name] = monitor
         self.wake(monitor.name)
 
     async def run(self) -> None:
-        """Sample for ever; ends only by cancellation."""
+        """Sample for ever, until cancelled."""
         async with asyncio.TaskGroup() as group:
             for name in self._monitors:
                 group.create_task(self._repeat(name), name=f"monitor {name}")
@@ -123,7 +123,7 @@ class MonitorRunner:
             sample, failed = await self._sample(monitor)
             failures = failures + 1 if failed else 0
             old = self.latest.get(name)
-            _tell(name, old, sample, failed)
+            _log_change(name, old, sample, failed)
             self.latest[name] = sample
             if old is None or old.value != sample.value:
                 self.on_change(name)
@@ -154,29 +154,29 @@ class MonitorRunner:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # Not we are to end: something within the monitor was.
+            # The cancelled task is one inside the monitor, not this one.
             problem, failed = "it was cancelled from within", True
         except Exception as error:  # a monitor must never end the broker
             value, problem, failed = None, f"{type(error).__name__}: {sentence(error)}", True
-        # What a library, libvirt or the network has said: clean from here on.
+        # The text of a library, of libvirt or of the network is foreign: it is cleaned here.
         problem = clean(problem)
         verdict = Verdict.UNKNOWN if value is None else Verdict.BAD if problem else Verdict.OK
-        # The moment the question was asked: what happened after it may not be in it.
+        # The time of the question: what happened after it may not be in the answer.
         took_s = loop.time() - started_s
         interval_s = monitor.interval_s
         return Sample(value, started_s, took_s, problem, monitor.unit, verdict, interval_s), failed
 
 
 def back_off_s(interval_s: float, failures: int) -> float:
-    """How long after its last turn a monitor has the next one: the interval after the first
-    failure in a row, then twice as long each time, up to BACK_OFF_MAX_S."""
+    """The pause before the next turn of a monitor: its interval after the first failure in a row,
+    then twice as long each time, up to BACK_OFF_MAX_S."""
     if failures < 2:
         return interval_s
     return max(interval_s, min(BACK_OFF_MAX_S, interval_s * 2.0 ** min(failures - 1, 10)))
 
 
-def _tell(name: str, old: Sample | None, new: Sample, failed: bool) -> None:
-    """To the log, when the verdict has changed: a reason may change with each sample."""
+def _log_change(name: str, old: Sample | None, new: Sample, failed: bool) -> None:
+    """Log a changed verdict; a changed reason alone is not logged, it may change at each sample."""
     if old is not None and old.verdict is new.verdict:
         return
     if new.verdict is Verdict.OK:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether the management bridge is there, up, and has a way out; whether those of the VM have one.
+"""Whether the management bridge exists, is up and has a carrier; and the same of the VM's bridges.
 
 The state is read from sysfs (the kernel's ABI/testing/sysfs-class-net); rtnetlink(7) only
-tells that something changed, and wakes the monitor (LinkEvents).
+reports that something changed, and wakes the monitor (LinkEvents).
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from broker.monitors import Unknown
 _IFF_UP = 0x1
 #: Multicast group of link changes (linux/rtnetlink.h).
 _RTMGRP_LINK = 0x1
-#: Messages taken at once; what is left makes the loop call again.
+#: Messages read at once; the loop calls again for the rest.
 _READS_MAX = 100
-#: operstate of an interface that cannot carry anything (RFC 2863, ifOperStatus).
+#: operstates of an interface that can carry nothing (RFC 2863, ifOperStatus).
 _NOT_UP = frozenset({"down", "lowerlayerdown", "notpresent", "dormant", "testing"})
 
-#: Kinds of interfaces that stand on others, as they name themselves (DEVTYPE in uevent).
+#: Types of interfaces that stand on other interfaces (DEVTYPE in uevent).
 _STACKED = ("bond", "vlan", "vxlan", "macvlan", "team")
-#: The interface that all ports of Open vSwitch's kernel module belong to.
+#: The master interface of all ports of Open vSwitch's kernel module.
 _OVS = "ovs-system"
-#: A VLAN on a bond on cards is three deep.
+#: How deep interfaces may stand on each other: a VLAN on a bond on cards is three deep.
 DEPTH_MAX = 4
 
 
 class BridgeMonitor:
-    """True: up, with carrier on an uplink if it has uplinks. Unknown where none is configured."""
+    """True: the bridge is up, and one of its uplinks, if it has any, has a carrier. Unknown where
+    no bridge is configured."""
 
     name = "bridge"
     unit = ""
@@ -73,9 +74,9 @@ class BridgeMonitor:
         return f"{self._bridge} is {state}" if state in _NOT_UP else ""
 
     def _uplinks(self) -> list[str]:
-        """Its ports that lead out: network cards and what stands on other interfaces (bonds,
-        teams, VLANs, VXLANs), or, where it has none of these, whatever is not a VM's tap. Of Open
-        vSwitch sysfs tells the ports of all its bridges together."""
+        """The bridge's ports that lead out: network cards and what stands on other interfaces
+        (bonds, teams, VLANs, VXLANs), or, where there are none of these, every port that is not a
+        VM's tap. For Open vSwitch sysfs lists the ports of all its bridges together."""
         if "DEVTYPE=openvswitch" in self._text(self._bridge, "uevent").split():
             return [port for port in self._lower(_OVS) if self._is_card(port)]
         try:
@@ -87,13 +88,13 @@ class BridgeMonitor:
         return cards or ports
 
     def _is_card(self, port: str) -> bool:
-        """A network card, or something that stands on one; not a container's end of a pair."""
+        """Whether the port is a network card, or stands on one; a container's veth is neither."""
         words = self._text(port, "uevent").split()
         stands_on_one = any(f"DEVTYPE={kind}" in words for kind in _STACKED)
         return (self._net / port / "device").exists() or stands_on_one or bool(self._lower(port))
 
     def _lower(self, interface: str) -> list[str]:
-        """The interfaces that it stands on (ABI/testing/sysfs-class-net, lower_*)."""
+        """The interfaces that this one stands on (ABI/testing/sysfs-class-net, lower_*)."""
         try:
             names = sorted(entry.name for entry in (self._net / interface).iterdir())
         except OSError:
@@ -101,8 +102,8 @@ class BridgeMonitor:
         return [name.removeprefix("lower_") for name in names if name.startswith("lower_")]
 
     def _leads_out(self, interface: str, depth: int = DEPTH_MAX) -> bool:
-        """Whether it has a carrier, and, where it stands on others, one of those too: a VXLAN has
-        one by itself while the cable of its card is out."""
+        """Whether the interface has a carrier, and, where it stands on others, one of those too: a
+        VXLAN has a carrier while the cable of its card is out."""
         if self._text(interface, "carrier") != "1":
             return False
         lower = self._lower(interface) if depth else []
@@ -110,16 +111,16 @@ class BridgeMonitor:
 
     def _text(self, interface: str, attribute: str) -> str:
         """An attribute; empty where it cannot be read (the carrier of an interface that is
-        down, anything of one that vanishes)."""
+        down, any attribute of an interface that vanishes)."""
         try:
             return (self._net / interface / attribute).read_text().strip()
         except OSError:
             return ""
 
     def leads_out(self) -> bool | None:
-        """Whether it is up and an uplink of it has carrier; None where it has no uplinks.
+        """Whether the bridge is up and one of its uplinks has a carrier; None: it has no uplinks.
 
-        Open vSwitch goes on with an interface of the bridge's name that is down.
+        Open vSwitch works on while the interface of the bridge's name is down.
         """
         place = self._net / self._bridge
         if not place.is_dir():
@@ -130,7 +131,7 @@ class BridgeMonitor:
         return any(map(self._leads_out, uplinks)) if uplinks else None
 
     def _is_down(self) -> bool:
-        """Whether somebody set it down; not where that cannot be read."""
+        """Whether an administrator set the bridge down; False where that cannot be read."""
         try:
             return not int(self._text(self._bridge, "flags"), 16) & _IFF_UP
         except ValueError:
@@ -138,8 +139,8 @@ class BridgeMonitor:
 
 
 class UplinkMonitor:
-    """True: a bridge that the VM's network cards are on is up and has carrier on an uplink. False:
-    none is. Unknown where it is on no bridge with an uplink."""
+    """True: some bridge of the VM's network cards is up and has a carrier on an uplink. False:
+    none has. Unknown where the VM is on no bridge with an uplink."""
 
     name = "uplink"
     unit = ""
@@ -163,27 +164,27 @@ class UplinkMonitor:
         return any(found)
 
     def judge(self, value: bool) -> str:
-        """Which bridges have none."""
+        """The bridges without a carrier."""
         names = ", ".join(self._bridges)
         return "" if value else f"down, or no carrier on any uplink: {names}"
 
 
 def vm_bridges(definition: str) -> tuple[str, ...]:
-    """The bridges that the network cards of a VM's definition are on (libvirt's formatdomain,
-    "Bridge to LAN"), each once; none where it cannot be read."""
+    """The bridges of the network cards in a VM's definition (libvirt's formatdomain,
+    "Bridge to LAN"), each once; none where the definition cannot be read."""
     try:
         root = ElementTree.parse(definition).getroot()  # noqa: S314  (root's own file)
     except (OSError, ElementTree.ParseError, ValueError, LookupError):
-        return ()  # the last two: an encoding that is not known
+        return ()  # LookupError and ValueError: an unknown encoding
     sources = root.iterfind("devices/interface[@type='bridge']/source")
     names = [source.get("bridge", "") for source in sources]
     return tuple(dict.fromkeys(name for name in names if name and "/" not in name))
 
 
 class LinkEvents:
-    """Calls `changed` whenever the kernel tells of a changed link. Close it when done.
+    """Calls `changed` whenever the kernel reports a changed link. Close it when done.
 
-    OSError where the kernel does not let us listen.
+    OSError where the kernel refuses the subscription.
     """
 
     def __init__(self, changed: Callable[[], object]) -> None:
@@ -206,11 +207,11 @@ class LinkEvents:
         except BlockingIOError:
             pass
         except OSError:
-            # ENOBUFS: more has changed than the kernel could tell. It is a change all the same.
+            # ENOBUFS: messages were lost, so something has changed.
             pass
         self._changed()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._loop.remove_reader(self._socket)
         self._socket.close()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether this host could start the VM as it is defined: the proof of start_proof.py, again after
-each change, and now and then."""
+"""Whether this host could start the VM as it is defined: the proof of start_proof.py, made again
+after each change and at intervals."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from broker.vm.domain_facts import BadDomain, composed
 from broker.vm.needs import NotADefinition, VmNeeds, needs_of
 from broker.vm.start_proof import AWAY, lacks, refusals, unreadable
 
-#: While it cannot, or that is not known, it is looked at so often.
+#: The interval while the VM could not be started, or that is unknown.
 AGAIN_S = 5.0
-#: Changes of links may come in hundreds; libvirt is not asked more often than this.
+#: Changes of links may come in hundreds; libvirt is asked at most this often.
 LIBVIRT_APART_S = 5.0
 PART_DEADLINE_S = 8.0
-#: So many problems are told; the rest is counted.
+#: At most so many problems are listed; the rest is counted.
 PROBLEMS_MAX = 3
 
 
 class CanStartMonitor:
-    """`disks`: the disks that ran last, as a start puts them in place of the definition's.
+    """`disks`: the disks that ran last; a start uses them in place of the definition's.
 
     True: nothing is known that would make a start fail here. False: something would, see
-    `judge`. Unknown: a part has not answered, and the others found nothing."""
+    `judge`. Unknown: a part of the proof has not answered, and the others found nothing."""
 
     name = "can_start"
     unit = ""
@@ -66,7 +66,7 @@ class CanStartMonitor:
             xml = composed(text, self.disks())
             needs = needs_of(xml)
         except (NotADefinition, BadDomain, OSError, UnicodeDecodeError) as error:
-            # An agent that runs starts the one that it has read before.
+            # The agent may still start the definition that it has read before.
             raise Unknown(f"{path} cannot be used: {error}") from None
         parts = await asyncio.gather(
             self._host.call("looking", PART_DEADLINE_S, _listed, lacks, needs),
@@ -94,7 +94,7 @@ class CanStartMonitor:
         return True
 
     async def _asks(self, needs: VmNeeds, xml: str) -> list[str]:
-        """libvirt's word; one that is not old is not asked for again."""
+        """libvirt's answer; one that is still fresh is not asked for again."""
         now_s = asyncio.get_running_loop().time()
         about, asked_s, known = self._asked
         if about == xml and now_s - asked_s < LIBVIRT_APART_S:

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Load per CPU without the engine VM's own share, as a mean over the load window.
+"""CPU load of the host without the engine VM's own share, as a mean over the load window.
 
-Both are differences between two looks: ticks of the machine (proc(5), /proc/stat) and CPU
-time of the VM as libvirt tells it. Busy is everything but idle and iowait; time that a
-hypervisor above us stole was not ours to use either. The ticks of all CPUs together are
-the denominator, so a CPU that goes offline takes its share with it. A mean exists only
-once a full window was seen: half a window after a restart would punish a host for the
-restart.
+Both are differences between two samples: ticks of the machine (proc(5), /proc/stat), and CPU
+time of the VM as libvirt counts it. Busy is everything but idle and iowait; time that an outer
+hypervisor stole counts as busy, since this host could not use it. The ticks of all CPUs together
+are the denominator, so a CPU that goes offline takes its share with it. There is no mean before
+a full window was seen: half a window after a restart would make the restart cost points.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pathlib import Path
 from broker.monitors import Sampled, Unknown
 from scoring.vm.score import mean_load
 
-#: user, nice, system, idle, iowait, irq, softirq, steal (proc(5)); guest time is in user.
+#: user, nice, system, idle, iowait, irq, softirq, steal (proc(5)); guest time is part of user.
 _FIELDS = 8
 _IDLE = (3, 4)
 
@@ -35,7 +34,7 @@ class Ticks:
 
 
 def parse_ticks(text: str) -> Ticks:
-    """The first line of /proc/stat; Unknown where it is none."""
+    """The ticks in the first line of /proc/stat; Unknown where that line has another form."""
     words = text.split("\n", 1)[0].split()
     if len(words) < 1 + 4 or words[0] != "cpu" or not "".join(words[1:]).isdecimal():
         raise Unknown("/proc/stat does not begin with the ticks of all CPUs")
@@ -47,8 +46,8 @@ def parse_ticks(text: str) -> Ticks:
 class CpuLoadMonitor(Sampled):
     """Mean load per CPU, 0..1; Unknown until the first full window.
 
-    `engine_cpu_s`: whose CPU time the VM's is, and its seconds so far; None without a VM.
-    Raises Unknown where it cannot be told: the next look then spans the time in between.
+    `engine_cpu_s`: the process id of the VM and its CPU seconds so far; None without a VM.
+    Raises Unknown where they cannot be read: the next sample then spans the time in between.
     """
 
     name = "cpu_load"
@@ -88,14 +87,14 @@ class CpuLoadMonitor(Sampled):
         except (OSError, UnicodeDecodeError) as error:
             self._last = None
             raise Unknown(f"{self._proc / 'stat'}: {error}") from None
-        now = (parse_ticks(text), self._engine_cpu_s())  # Unknown keeps the last look
+        now = (parse_ticks(text), self._engine_cpu_s())  # Unknown keeps the last sample
         last, self._last = self._last, now
         if last is None:
             return
         passed = now[0].total - last[0].total
         busy: float = now[0].busy - last[0].busy
         if passed <= 0 or busy < 0:
-            # A CPU went, and its ticks with it: the next look has a fair pair again.
+            # A CPU went offline with its ticks: the next sample has a comparable pair again.
             return
         if now[1] is not None and last[1] is not None and now[1][0] == last[1][0]:
             busy -= max(0.0, now[1][1] - last[1][1]) * self._ticks_per_s

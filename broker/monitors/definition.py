@@ -10,7 +10,8 @@ from broker.monitors import Unknown
 
 
 class DefinitionMonitor:
-    """True: same text, or newer here, or nothing shared. False: older. Unknown: not readable."""
+    """True: the same text, or a newer file here, or no shared copy. False: the file here is older.
+    Unknown: one of them cannot be read."""
 
     name = "definition"
     unit = ""
@@ -22,7 +23,7 @@ class DefinitionMonitor:
         self._worker = Worker("definition")
 
     def judge(self, value: bool) -> str:
-        """Why the definition here is not good."""
+        """Why the definition on this host must not be used."""
         return "" if value else f"{self._local} is older than {self._shared}"
 
     async def sample(self) -> bool:

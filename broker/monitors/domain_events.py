@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""libvirt's events of the engine VM: a start, a stop, a crash, a pause, a migration, a block job is
-known at once and not with the next look. What an event says is only logged; it wakes the monitors
-of the VM, which ask.
+"""libvirt's events of the engine VM: a start, a stop, a crash, a pause, a migration or a block job
+is known at once and not with the next sample. The content of an event is only logged; the event
+wakes the monitors of the VM, which ask libvirt.
 
-libvirt's own event loop runs in one thread of its own, with a connection of its own: what
-hangs there delays neither the beat nor the questions of the monitor (decision 19).
+libvirt's own event loop runs in one thread of its own, with a connection of its own: a hang
+there delays neither the beat nor the questions of the monitor (decision 19).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from broker.daemon.foreign import sentence
 log = logging.getLogger("ha-broker.events")
 
 RETRY_S = 5.0
-#: A connection whose other end says nothing for so long is given up (virConnectSetKeepAlive).
+#: A connection that is silent for so long is given up (virConnectSetKeepAlive).
 KEEPALIVE_S, KEEPALIVE_COUNT = 5, 3
 
 #: virDomainEventType (libvirt-domain.h).
@@ -77,8 +77,9 @@ FIRED = "its watchdog fired"
 
 
 class DomainEvents:
-    """Calls `changed` on the loop it was made on for each event of the VM, until closed, and before
-    that `caused` with what libvirt's state of the VM does not tell afterwards: PANICKED, FIRED."""
+    """Calls `changed` for each event of the VM, on the loop on which it was made, until closed.
+    Before that it calls `caused` with PANICKED or FIRED, which libvirt's state of the VM does not
+    show afterwards."""
 
     def __init__(
         self,
@@ -94,13 +95,13 @@ class DomainEvents:
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._alive = False
-        # Before any connection of this process is opened (virEventRegisterDefaultImpl).
+        # This must come before any connection of this process (virEventRegisterDefaultImpl).
         libvirt.virEventRegisterDefaultImpl()
         thread = threading.Thread(target=self._run, name="libvirt events", daemon=True)
         thread.start()
 
     def close(self) -> None:
-        """Tell nobody any more. The thread ends with the process: it may hang in libvirt."""
+        """Call nobody any more. The thread ends with the process: it may hang in libvirt."""
         self._closed = True
 
     def _run(self) -> None:
@@ -121,7 +122,7 @@ class DomainEvents:
             connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
-                raise  # a driver within this process has no other end that could be silent
+                raise  # a driver inside this process has no connection that could go silent
         connection.registerCloseCallback(self._lost, None)
         registered = [
             connection.domainEventRegisterAny(None, kind, callback, None)
@@ -135,22 +136,22 @@ class DomainEvents:
             )
         ]
         self._alive = True
-        log.info("libvirt tells of the VM's changes")
-        # What happened before this connection is told by no event.
-        self._tell("")
+        log.info("libvirt sends events of the VM")
+        # No event reports what happened before this connection.
+        self._report("")
         while self._alive and not self._closed:
             # Returns after each event and each keepalive timer.
             libvirt.virEventRunDefaultImpl()
         with contextlib.suppress(libvirt.libvirtError):
-            # Else they keep the dead connection in memory.
+            # Callbacks that stay registered keep the dead connection in memory.
             for number in registered:
                 connection.domainEventDeregisterAny(number)
             connection.unregisterCloseCallback()
 
     def _lost(self, connection: Any, reason: int, opaque: Any) -> None:
-        log.warning("libvirt's events are lost (reason %d), asking it anew", reason)
+        log.warning("libvirt's events are lost (reason %d); connecting anew", reason)
         self._alive = False
-        self._tell("")
+        self._report("")
 
     def _lifecycle(
         self, connection: Any, domain: libvirt.virDomain, event: int, detail: int, opaque: Any
@@ -163,7 +164,7 @@ class DomainEvents:
         elif event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED and detail in _PAUSED:
             text = f"{text} {_PAUSED[detail]}"
         is_panic = event == libvirt.VIR_DOMAIN_EVENT_CRASHED
-        self._tell(text, PANICKED if is_panic else "")
+        self._report(text, PANICKED if is_panic else "")
 
     def _io_error(
         self,
@@ -176,7 +177,7 @@ class DomainEvents:
         opaque: Any,
     ) -> None:
         if domain.name() == self._vm_name:
-            self._tell(f"I/O error on {path or alias} ({reason or 'no reason given'})")
+            self._report(f"I/O error on {path or alias} ({reason or 'no reason given'})")
 
     def _block_job(
         self,
@@ -189,27 +190,27 @@ class DomainEvents:
     ) -> None:
         if domain.name() == self._vm_name:
             word = _JOB_STATUS.get(status, f"status {status}")
-            self._tell(f"block job of {disk} {word}")
+            self._report(f"block job of {disk} {word}")
 
     def _device_added(
         self, connection: Any, domain: libvirt.virDomain, alias: str, opaque: Any
     ) -> None:
         if domain.name() == self._vm_name:
-            self._tell(f"got device {alias}")
+            self._report(f"got device {alias}")
 
     def _device_removed(
         self, connection: Any, domain: libvirt.virDomain, alias: str, opaque: Any
     ) -> None:
         if domain.name() == self._vm_name:
-            self._tell(f"lost device {alias}")
+            self._report(f"lost device {alias}")
 
     def _watchdog(
         self, connection: Any, domain: libvirt.virDomain, action: int, opaque: Any
     ) -> None:
         if domain.name() == self._vm_name:
-            self._tell(f"{FIRED}: {_WATCHDOG.get(action, f'action {action}')}", FIRED)
+            self._report(f"{FIRED}: {_WATCHDOG.get(action, f'action {action}')}", FIRED)
 
-    def _tell(self, text: str, cause: str = "") -> None:
+    def _report(self, text: str, cause: str = "") -> None:
         if self._closed:
             return
         if text:

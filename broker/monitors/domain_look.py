@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What libvirt tells of the VM's domain beside its state: why it is paused, what is left of it,
-what would start it behind the agent's back. Runs in the engine monitor's thread; no fork."""
+"""What libvirt reports of the VM's domain beside its state: why it is paused, what is left of it,
+and what would start it without the agent. Runs in the engine monitor's thread; starts no
+process."""
 
 from __future__ import annotations
 
@@ -37,8 +38,8 @@ SUSPENDED = "the guest suspended itself"
 
 
 class DomainLook:
-    """`run` remembers which process has run, so that QEMU is asked only about one that may never
-    have: that taints the domain in libvirt's log."""
+    """`run` remembers which process has executed the guest, so that QEMU is asked only about one
+    that may never have: the question taints the domain in libvirt's log."""
 
     def __init__(self) -> None:
         self._has_run: int | None = None
@@ -65,7 +66,7 @@ class DomainLook:
             return None
         pause, _ = PAUSES[reason]
         if pause is Pause.USER and (pid is None or pid != self._has_run):
-            # libvirt gives a domain that was created paused the reason of one that a user paused.
+            # libvirt gives a domain that was created paused the same reason as a user's pause.
             ran = _has_run(domain)
             if ran is False:
                 return Pause.NEVER_RAN
@@ -74,8 +75,8 @@ class DomainLook:
 
 
 def _has_run(domain: libvirt.virDomain) -> bool | None:
-    """Whether the CPUs were ever started: QEMU is in run state `prelaunch` until then. None: it
-    does not tell."""
+    """Whether the CPUs were ever started: QEMU is in run state `prelaunch` until then. None where
+    QEMU does not answer."""
     import libvirt_qemu
 
     try:
@@ -98,8 +99,8 @@ def _leftover(domain: libvirt.virDomain, state: int, reason: int) -> Leftover | 
 
 
 def _is_received(domain: libvirt.virDomain) -> bool | None:
-    """Whether a migration to here is under way: libvirt refuses to tell of it, for that is known at
-    its source. None: libvirt has no jobs here."""
+    """Whether a migration to this host is under way: libvirt refuses job statistics then, since
+    only the source has them. None: libvirt has no jobs here."""
     try:
         stats = domain.jobStats()
     except libvirt.libvirtError as error:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Whether the engine in the VM is well: its health page, a TCP port, or QEMU's guest agent.
 
-Asked while the VM is up here; "bad" after `failures` in a row, "unknown" before the first
-answer, and while the monitor itself fails.
+It is asked while the VM is up on this host. The health is "bad" after `failures` in a row, and
+"unknown" before the first answer and while the monitor itself fails.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ class HealthMonitor:
         self._tls = _tls(given)
 
     def ask(self, on: bool) -> None:
-        """Begin or cease to ask; what an earlier VM answered is forgotten."""
+        """Start or stop asking; the answers of an earlier VM are forgotten."""
         if on != self._asked:
             self._asked, self._failures = on, 0
             self.verdict = (Health.UNKNOWN, "the engine has not answered yet" if on else None)
 
     def go_on_from(self, other: HealthMonitor) -> None:
-        """Take the place of one with other settings: what it knew still holds."""
+        """Replace a monitor that has other settings: its results are kept."""
         self._asked, self._failures, self.verdict = other._asked, other._failures, other.verdict
 
     async def sample(self) -> str:
@@ -68,7 +68,7 @@ class HealthMonitor:
         if self._asked:
             try:
                 problem = await self.problem()
-            except BaseException as error:  # the deadline's too: what was known holds no more
+            except BaseException as error:  # the deadline's too: the old result is no longer valid
                 why = "no answer in time" if isinstance(error, asyncio.CancelledError) else error
                 self.verdict = (Health.UNKNOWN, f"the health monitor failed: {why}")
                 raise
@@ -88,8 +88,8 @@ class HealthMonitor:
         return self.verdict[1] or ""
 
     async def problem(self) -> str | None:
-        """Why the engine does not answer well when it is asked now; None when it does, or when
-        nothing is to be asked."""
+        """Why the engine does not answer well at this moment; None when it does, or when no check
+        is configured."""
         given = self._given
         if given.page:
             return await self._page(given.page)
@@ -102,7 +102,7 @@ class HealthMonitor:
     async def _page(self, url: str) -> str | None:
         given = self._given
         timeout = aiohttp.ClientTimeout(total=given.timeout)
-        # Nothing packed: a small answer must not become a large text.
+        # No compression: a small answer must not become a large text.
         headers = {"Accept-Encoding": "identity"}
         connector = aiohttp.TCPConnector(
             resolver=_Resolver(self._lookup), ssl=self._tls, force_close=True
@@ -117,7 +117,7 @@ class HealthMonitor:
             ):
                 if 300 <= answer.status < 400:
                     where = clean(answer.headers.get("Location", "nowhere"), SHOWN_CHARS)
-                    return f"the health page sends elsewhere ({answer.status}): {where}"
+                    return f"the health page redirects ({answer.status}) to {where}"
                 if answer.status != 200:
                     return f"the health page answers {answer.status}"
                 while len(body) < BODY_BYTES_MAX and (
@@ -152,7 +152,7 @@ class HealthMonitor:
         return None
 
     def _ping_agent(self) -> None:
-        """Runs in the thread."""
+        """Ping the agent; runs in the thread."""
         import libvirt_qemu
 
         try:
@@ -180,7 +180,7 @@ class HealthMonitor:
 
 
 class _Resolver(AbstractResolver):
-    """aiohttp's door to name lookups."""
+    """aiohttp's port for name lookup."""
 
     def __init__(self, lookup: NameLookup) -> None:
         self._lookup = lookup
@@ -188,7 +188,7 @@ class _Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """As aiohttp wants it."""
+        """The addresses in aiohttp's form."""
         return [
             ResolveResult(
                 hostname=host,
@@ -202,11 +202,11 @@ class _Resolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing to close: the lookup outlives the request."""
+        """Does nothing: the lookup outlives the request."""
 
 
 def _tls(given: HealthSection) -> ssl.SSLContext | bool:
-    """How a https page is verified; ConfigError where the CA file cannot be used."""
+    """The TLS settings for an https page; ConfigError where the CA file cannot be used."""
     if not given.verify:
         return False
     if given.ca_file is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether libvirt on this host is told to use the sanlock lock driver."""
+"""Whether libvirt on this host is configured to use the sanlock lock driver."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from broker.vm.qemu_conf import LOCK_MANAGER_LINE, lock_driver_named
 
 
 class LockDriverMonitor:
-    """True: qemu.conf names it. Unknown where the file cannot be read: each start of the VM is
-    checked all the same. What libvirt was started with before a change of it is not seen."""
+    """True: qemu.conf names the driver. Unknown where the file cannot be read; each start of the VM
+    is checked all the same. A change of the file after libvirt's start is not noticed."""
 
     name = "lock_driver"
     unit = ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Memory a new VM could get: what the kernel calls available (proc(5), MemAvailable), or the
+"""Memory that a new VM could get: what the kernel calls available (proc(5), MemAvailable), or the
 free huge pages where the VM wants those (the kernel's admin-guide/mm/hugetlbpage.rst)."""
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def hugepage_kb(definition: str, proc: Path = Path("/proc")) -> int | None:
     """The page size that a VM's definition wants for its memory; None: ordinary pages.
 
     libvirt's formatdomain, "Memory backing": <hugepages/> without a <page> is the host's
-    default size (proc(5), Hugepagesize). What cannot be read wants ordinary pages: the agent
-    refuses a definition that is no XML.
+    default size (proc(5), Hugepagesize). A definition that cannot be read counts as one with
+    ordinary pages: the agent refuses a definition that is no XML.
     """
     try:
         root = ElementTree.parse(definition).getroot()  # noqa: S314  (root's own file)
     except (OSError, ElementTree.ParseError, ValueError, LookupError):
-        return None  # the last two: an encoding that is not known
+        return None  # LookupError and ValueError: an unknown encoding
     wanted = root.find("memoryBacking/hugepages")
     if wanted is None:
         return None

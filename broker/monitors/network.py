@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The network test: which fraction of probes to each target is answered.
 
-Five probes half a second apart, each with its own five seconds, as the reference does.
-`ping`: ICMP without privileges (icmp(7), net.ipv4.ping_group_range); where that does not
-hold for us, a raw socket is tried. `dns`: a query over TCP. `tcp`: a connection.
+A window has five probes half a second apart, each with its own five seconds, as in the reference.
+`ping`: ICMP without privileges (icmp(7), net.ipv4.ping_group_range); where the group is not in
+that range, a raw socket is tried. `dns`: a query over TCP. `tcp`: a connection.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from broker.monitors.network_verdict import TargetResult, Windows
 COUNT = 5
 APART_S = 0.5
 TIMEOUT_S = 5.0
-#: Asked of the resolver where `network.dns-name` is empty: the root's name servers, which
-#: every resolver can tell (RFC 8109).
+#: The name to resolve where `network.dns-name` is empty: the root, whose name servers every
+#: resolver knows (RFC 8109).
 DNS_NAME = "."
-#: What is tested where the test is `dns` and no target is configured.
+#: The target where the test is `dns` and no target is configured.
 RESOLVER = "resolver"
 #: At most so many of the system's name servers are asked (resolv.conf(5), MAXNS).
 NAME_SERVERS_MAX = 3
-#: Of a library's error text.
+#: The length of a library's error text that is kept.
 WHY_CHARS = 120
 
-#: How long a target has for the one question whether any answers.
+#: Time for a target to answer the single question of `any_answers`.
 ANY_TIMEOUT_S = 2.0
 
 #: One probe; raises OSError or a library's error when it is not answered.
@@ -51,7 +51,7 @@ class NetworkMonitor:
         apart_s: float = APART_S,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        """`windows`: what an earlier monitor has seen."""
+        """`windows`: the windows of an earlier monitor."""
         self.interval_s = interval_s
         self.deadline_s = COUNT * (apart_s + timeout_s) + 5.0
         self.windows = Windows() if windows is None else windows
@@ -88,8 +88,8 @@ class NetworkMonitor:
             async with asyncio.timeout(ANY_TIMEOUT_S):
                 await self._probe()(target)
         except (Unknown, ImportError):
-            raise  # it could not be asked: that says nothing of the network
-        except Exception:  # what a library raises is its own affair
+            raise  # the question could not be sent: nothing is known of the network
+        except Exception:  # any error of a library is a failed probe
             return False
         return True
 
@@ -114,10 +114,10 @@ class NetworkMonitor:
                     await probe(target)
                 answered += 1
             except (Unknown, ImportError):
-                raise  # it could not be asked: that says nothing of the network
+                raise  # the question could not be sent: nothing is known of the network
             except TimeoutError:
                 why = f"no answer within {self._timeout_s:g} s"
-            except Exception as error:  # what a library raises is its own affair
+            except Exception as error:  # any error of a library is a failed probe
                 why = sentence(error, WHY_CHARS)
         return answered / COUNT, why
 
@@ -140,7 +140,7 @@ class NetworkMonitor:
             raise TimeoutError
 
     async def _dns(self, target: str) -> None:
-        """Ask over TCP; any answer that is one counts, an error of the name server's too."""
+        """Ask over TCP; any DNS answer counts, even one with an error code."""
         from dns import asyncquery, message
 
         if target != RESOLVER:
@@ -154,7 +154,7 @@ class NetworkMonitor:
         for server in servers[:-1]:
             try:
                 await asyncquery.tcp(query, server, timeout=each_s, port=self.given.dns_port)
-            except Exception:  # noqa: S112  the next one is asked
+            except Exception:  # noqa: S112  the next server is asked
                 continue
             return
         await asyncquery.tcp(query, servers[-1], timeout=each_s, port=self.given.dns_port)
@@ -164,7 +164,7 @@ class NetworkMonitor:
 
 
 def _name_servers() -> list[str]:
-    """The system's, as resolv.conf(5) has them at this moment; OSError where there are none."""
+    """The system's name servers in resolv.conf(5) at this moment; OSError where there are none."""
     from dns import resolver
 
     try:

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the network tests of this host and of the others mean together. Pure.
+"""Combines the network tests of this host and of the others into one verdict. Pure.
 
 Rules of this file:
 
-1. A target counts with the best of its last WINDOWS windows: one bad window costs nothing,
-   a target that stays away costs all of it. Until so many were seen, a target that was
-   never fine is not known, and not counted.
-2. A target that fails here is at fault itself where other live hosts say that it fails for
-   them too and none says that it answers: it is left out, and nobody is penalised for it.
-   Who does not test it, or has not yet, says nothing.
-3. A host says of a target what its last window was: all hosts see a dead gateway within one
-   window, long before it costs any of them a point.
-4. What a peer publishes is text of a stranger: it can only leave targets out that fail here.
+1. A target counts with the best of its last WINDOWS windows: one bad window costs nothing, a
+   target that stays away costs all of it. Until so many windows were seen, a target that was
+   never fine is unknown, and does not count.
+2. A target that fails here is at fault itself where other live hosts publish that it fails for
+   them too and none publishes that it answers: it is left out, and costs no host points.
+   A host that does not test it, or has no result yet, has no say.
+3. A host publishes of a target the result of its last window: all hosts see a dead gateway within
+   one window, long before it costs any of them a point.
+4. The line of a peer is foreign text: it can only cause targets that fail here to be left out.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from urllib.parse import quote, unquote
 
 from broker.daemon.foreign import clean
 
-#: Windows of the network test that a target has to be bad in before it costs anything.
+#: A target must be bad in so many windows of the network test before it costs anything.
 WINDOWS = 3
-#: A target fails when fewer of its probes are answered.
+#: A target fails when a smaller fraction of its probes is answered.
 FAILS_BELOW = 0.5
 PUBLISHED_CHARS_MAX = 200
 
@@ -49,7 +49,7 @@ class TargetResult:
 
     @property
     def text(self) -> str:
-        """What is wrong with it, for people; empty when nothing is."""
+        """What is wrong with the target, for people; empty when nothing is."""
         if not self.bad_windows:
             return ""
         text = f"{self.target}: {self.bad_windows} of {self.windows} windows bad"
@@ -79,7 +79,7 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class NetworkVerdict:
-    """`fraction`: what the score is made of, None when nothing can be said. `at_fault`: the
+    """`fraction`: the input of the score, None when nothing is known. `at_fault`: the
     targets that no host reaches. `text`: for people, empty when all is well."""
 
     fraction: float | None
@@ -90,7 +90,7 @@ class NetworkVerdict:
 def verdict(
     results: Sequence[TargetResult], peers: Collection[Mapping[str, bool]]
 ) -> NetworkVerdict:
-    """`peers`: of each live peer the targets it speaks of, and whether they answer it."""
+    """`peers`: for each live peer its targets, and whether they answer it."""
     at_fault = []
     for result in results:
         others = [peer[result.target] for peer in peers if result.target in peer]
@@ -105,7 +105,7 @@ def verdict(
 
 
 def publish(results: Sequence[TargetResult]) -> str:
-    """What this host says of its targets, one line for the slot: `+` answers, `-` fails."""
+    """This host's results, as one line for the slot: `+` answers, `-` fails."""
     line = ""
     for result in results:
         sign = "-" if result.last < FAILS_BELOW else "+"
@@ -117,7 +117,7 @@ def publish(results: Sequence[TargetResult]) -> str:
 
 
 def published(line: str) -> dict[str, bool]:
-    """What a peer's line says: target -> whether it answers; what cannot be read says nothing."""
+    """The results in a peer's line: target -> whether it answers; unreadable parts are left out."""
     words = line[:PUBLISHED_CHARS_MAX].split()
     return {
         clean(unquote(word[1:], errors="replace")): word[0] == "+"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""All monitors of this host, made from the configuration, and made over from a new one."""
+"""All monitors of this host, made from the configuration, and replaced when it is reloaded."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from broker.monitors.what_runs import WhatRunsMonitor
 
 
 class HostMonitors:
-    """Wires the monitors together. `runner` samples them, `engine` tells of the VM here,
-    `what_runs` how it differs from its definition,
-    `outside` of one on another host, `way_out` of this host's network.
+    """Wires the monitors together. `runner` samples them. `engine`: the VM on this host;
+    `what_runs`: how it differs from its definition; `outside`: the VM on another host;
+    `way_out`: whether this host's network leads anywhere.
 
-    Making and reloading them raise ConfigError where a file that the configuration names cannot
-    be used; nothing has changed then.
+    Making and reloading them raises ConfigError where a file that the configuration names cannot
+    be used; a reload has changed nothing then.
     """
 
     def __init__(self, config: Config) -> None:
@@ -54,7 +54,7 @@ class HostMonitors:
         self.runner = MonitorRunner([*kept, *_made_anew(config, every)])
 
     def reload(self, config: Config) -> None:
-        """Go by another configuration; what was seen so far is kept."""
+        """Use another configuration; the results so far are kept."""
         every = config.monitors
         health = HealthMonitor(config, every.health)
         is_same_test = config.network.test == self._network.given.test
@@ -66,7 +66,7 @@ class HostMonitors:
         self.what_runs.interval_s = every.what_runs
         self._cpu_load.interval_s = every.cpu_load
         self._cpu_load.window_s = config.timing_rules().load_window
-        # The broker tells this very one where to look.
+        # This object stays: the broker sets which place it watches.
         outside = _outside(config)
         self.outside.probe, self.outside.deadline_s = outside.probe, outside.deadline_s
         can_start = CanStartMonitor(config, every.can_start)
@@ -82,7 +82,7 @@ def _outside(config: Config) -> OutsideMonitor:
 
 
 def _made_anew(config: Config, every: MonitorsSection) -> list[Monitor]:
-    """Those that remember nothing."""
+    """The monitors that keep nothing between two samples."""
     return [
         BridgeMonitor(config.network.bridge, every.bridge),
         UplinkMonitor(vm_bridges(config.vm.definition), every.bridge),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether the VM answers when it is asked from here while it runs on another host: what its users
-would see, as far as another host can tell.
+"""Whether the VM, while it runs on another host, answers this host: what its users would see, as
+far as another host can know.
 
-The same question as the health check's, over this host's own network. What it saw counts for one
-place alone: one host, one stay.
+It asks the question of the health check over this host's own network. The results count for one
+place only: one host, one stay of the VM there.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from broker.config.sections import HealthSection
 from broker.monitors import Unknown
 from scoring.observation import OutsideView
 
-#: How often it looks whether there is anything to ask.
+#: The interval at which it checks whether there is anything to ask.
 IDLE_S = 60.0
-#: A VM that answered before, and has not answered a question for so long, may be missed soon.
+#: A VM that answered before and leaves a question unanswered for so long may be missed soon.
 LATE_S = 1.0
 
 
@@ -28,19 +28,19 @@ class OutsideProbe(Protocol):
     """Port to the VM as its users reach it."""
 
     async def problem(self) -> str | None:
-        """Why the VM does not answer well when it is asked from this host; None when it does."""
+        """Why the VM does not answer this host well; None when it does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the VM is up: the host, and the `last_ran` that it published."""
+    """A stay of the VM: the host, and the `last_ran` that the host published."""
 
     owner: int
     stay: int
 
 
 class OutsideMonitor:
-    """`seen`: what was seen of the place that is watched; None while none is."""
+    """`seen`: the results for the watched place; None while no place is watched."""
 
     name = "outside"
     unit = ""
@@ -55,13 +55,13 @@ class OutsideMonitor:
         self._asked_s: float | None = None
 
     def is_late(self, now_s: float) -> bool:
-        """Whether a VM that has answered before lets a question wait, which is no miss yet."""
+        """Whether a VM that answered before leaves a question waiting, which is not yet a miss."""
         is_known = self.seen is not None and self.seen.good_s is not None
         return is_known and self._asked_s is not None and now_s - self._asked_s >= LATE_S
 
     def watch(self, place: Place | None, every_s: float) -> bool:
-        """Ask the VM there from now on, None: nowhere; whether it must be asked sooner than it
-        would be. What was seen of another place is forgotten."""
+        """Ask the VM at that place from now on, None: nowhere. Returns whether it must be asked
+        before its next turn. The results for another place are forgotten."""
         if self.probe is None or place is None:
             self.seen, self.interval_s = None, IDLE_S
             return False
@@ -94,13 +94,13 @@ class OutsideMonitor:
         return False
 
     def judge(self, value: bool) -> str:
-        """Why it does not answer well."""
+        """Why the VM does not answer well."""
         return self._why
 
 
 def is_local(given: HealthSection) -> bool:
-    """Whether only the VM's own host can ask the VM by this check: through QEMU, at an address
-    of the host's own, or not at all."""
+    """Whether only the VM's own host can make this check: through QEMU, at an address of the
+    host's own, or not at all."""
     if given.page:
         name = urlsplit(given.page).hostname or ""
     elif given.tcp:

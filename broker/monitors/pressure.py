@@ -32,5 +32,5 @@ class PressureMonitor(Sampled):
                 continue
             found |= {f"{what}-{kind}": float(value) for kind, value in _LINE.findall(text)}
         if not found:
-            raise Unknown("this kernel tells no pressure (CONFIG_PSI, psi=1)")
+            raise Unknown("this kernel has no pressure information (CONFIG_PSI, psi=1)")
         return found

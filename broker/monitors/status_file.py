@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""libvirt has written anew what it keeps of the running VM: something of it has changed.
+"""Watches the file in which libvirt keeps the state of the running VM: a write means a change.
 
 libvirt has an event for a block job and none for a snapshot, after which the VM writes to another
 image. But it keeps what runs in a file, VM.xml beside the process id's, so that a restarted
 libvirtd finds the VM again; and it writes that file after each such change, before the call that
-made it returns (qemuDomainSaveStatus in libvirt's src/qemu). So the kernel tells by inotify(7)
-that there is something to look at. The file itself is not read: what it says is libvirt's own
-affair, and only root may.
+made it returns (qemuDomainSaveStatus in libvirt's src/qemu). So inotify(7) reports that there is
+something to look at. The file itself is not read: its content is private to libvirt, and only root
+may read it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 #: struct inotify_event without its name.
 _HEAD = struct.Struct("iIII")
 _READ_BYTES = 65_536
-#: A folder that is not there, or has gone, is looked for anew after this.
+#: A folder that does not exist, or has vanished, is looked for again after this.
 AGAIN_S = 5.0
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class StatusFileEvents:
-    """Calls `changed` on the loop it was made on whenever libvirt has written the VM's status file,
-    and whenever some of its writes may have been missed. Close it when done.
+    """Calls `changed`, on the loop on which it was made, whenever libvirt has written the VM's
+    status file, and whenever some of its writes may have been missed. Close it when done.
 
-    OSError where the kernel does not let us watch anything.
+    OSError where the kernel refuses the watch.
     """
 
     def __init__(self, folder: str, vm_name: str, changed: Callable[[], object]) -> None:
@@ -50,7 +50,7 @@ class StatusFileEvents:
         self._watch()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop watching."""
         if self._again is not None:
             self._again.cancel()
         self._loop.remove_reader(self._file)
@@ -76,7 +76,7 @@ class StatusFileEvents:
             name = data[place - length : place].rstrip(b"\0")
             is_ours = is_ours or name == self._name or bool(mask & _IN_Q_OVERFLOW)
             if mask & _IN_IGNORED and self._again is None:
-                # The folder has gone, and the watch with it.
+                # The folder has vanished, and the watch with it.
                 self._again = self._loop.call_later(AGAIN_S, self._watch)
         if is_ours:
             self._changed()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The engine VM on this host: what libvirt says of it, and whether its process holds the
-engine lease."""
+"""The engine VM on this host: its state in libvirt, and whether its process holds the engine
+lease."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from scoring.observation import (
     VmStatus,
 )
 
-#: A panic or a watchdog is the cause of an end that comes within so long.
+#: A panic or a watchdog counts as the cause of an end that follows within so long.
 CAUSE_FRESH_S = 30.0
-#: Details of an end that may have such a cause; the others have one of their own.
+#: Details of an end that may have such a cause; other details name a cause themselves.
 _NO_CAUSE = frozenset({"its process died", "shut down", "off"})
 
 _NOT_HERE = "vm not running on this host"
@@ -41,7 +41,7 @@ _NOT_RECEIVED = f"{_NOT_HERE}: a migration to it did not end well"
 _CRASHED = "the guest crashed, and its process is still here (on_crash)"
 _PANICKED = "the guest's kernel panicked, and its process is still here (on_crash)"
 
-#: libvirt's reasons of a domain that is off (libvirt-domain.h, virDomainShutoffReason).
+#: libvirt's reasons why a domain is off (libvirt-domain.h, virDomainShutoffReason).
 _SHUTOFF: dict[int, tuple[VmStatus, str]] = {
     libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: (VmStatus.DOWN, "shut down"),
     libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: (VmStatus.DOWN, "powered off"),
@@ -50,19 +50,19 @@ _SHUTOFF: dict[int, tuple[VmStatus, str]] = {
     libvirt.VIR_DOMAIN_SHUTOFF_SAVED: (VmStatus.DOWN, "saved"),
     libvirt.VIR_DOMAIN_SHUTOFF_FAILED: (VmStatus.DOWN, "failed to start"),
 }
-#: What jobStats answers where it has nothing to tell of a migration away from here: a driver
-#: without jobs, and a VM that is being received ("available only on the source host").
+#: Errors of jobStats that mean "no migration away from here": from a driver without jobs, and for a
+#: VM that is being received ("available only on the source host").
 _NO_JOB = frozenset({libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_UNSUPPORTED})
 
-#: What is worth a word beside its being down: it was not meant to.
+#: States that are bad beside being down: the VM was not meant to be down.
 _BAD = frozenset({VmStatus.DOWN_UNEXPECTED, VmStatus.DOWN_MISSING})
 
 
 class EngineMonitor:
-    """EngineStatus of this host; Unknown where libvirt does not tell.
+    """EngineStatus of this host; Unknown where libvirt does not answer.
 
     `pid`, `lease_held`, `facts` and `cpu_s` belong to the last sample. The health in it is the
-    health monitor's last word: a page that hangs delays nothing here.
+    latest result of the health monitor: a page that hangs delays nothing here.
     """
 
     name = "engine"
@@ -94,23 +94,23 @@ class EngineMonitor:
         self.facts = self._new_facts = DomainHere()
         self.migration: MigrationStatus | None = None
         self._cpu: tuple[int | None, float] | None = None
-        #: What libvirt told of its end, and when.
+        #: The cause of the VM's end in libvirt's events, and when it came.
         self._cause: tuple[str, float] | None = None
 
     def caused(self, cause: str) -> None:
-        """libvirt has told why the VM ends, or is about to (broker/monitors/domain_events.py)."""
+        """Note why the VM ends, or is about to (broker/monitors/domain_events.py)."""
         self._cause = cause, asyncio.get_running_loop().time()
 
     def judge(self, value: EngineStatus) -> str:
-        """What is wrong with the VM here; nothing is where it is simply not here."""
+        """What is wrong with the VM here; a VM that is simply not here is no problem."""
         if value.vm in _BAD or value.detail == DETAIL_PAUSED:
             return value.reason or value.detail
         return ""
 
     def cpu_s(self) -> tuple[int | None, float] | None:
-        """Whose CPU time it is, and the VM's seconds so far; None while it does not run here.
+        """The VM's process id and its CPU seconds so far; None while it does not run here.
 
-        Unknown where it did and libvirt does not tell any more.
+        Unknown where it ran here and libvirt does not answer any more.
         """
         if self._cpu is None and self._was_up:
             raise Unknown("the VM's own share is not known")
@@ -126,7 +126,7 @@ class EngineMonitor:
                 self.pid = self._read_pid()
                 self.lease_held = await self._holds_lease(self.pid)
             if vm is VmStatus.DOWN_UNEXPECTED and self._was_received:
-                # Nothing of it ran here, whatever becomes of it at the source.
+                # Nothing of it ran here, whatever happens to it at the source.
                 return EngineStatus(VmStatus.DOWN, Health.BAD, "not received", _NOT_RECEIVED)
             if vm is not VmStatus.UNKNOWN:
                 self._name_cause()
@@ -147,10 +147,10 @@ class EngineMonitor:
         return EngineStatus(vm, health, detail, "; ".join(filter(None, (reason, problem))) or None)
 
     def _name_cause(self) -> None:
-        """Of a VM that was up until now: what libvirt told just before."""
+        """Add the cause that libvirt's events gave to the end of a VM that was up until now."""
         if self._was_up and self._cause is not None:
-            cause, told_s = self._cause
-            is_fresh = asyncio.get_running_loop().time() - told_s < CAUSE_FRESH_S
+            cause, caused_s = self._cause
+            is_fresh = asyncio.get_running_loop().time() - caused_s < CAUSE_FRESH_S
             self._ended_by = cause if is_fresh else ""
 
     async def _vm(self) -> tuple[VmStatus, str, str | None]:
@@ -184,7 +184,7 @@ class EngineMonitor:
 
     def _state(self) -> tuple[int, int, MigrationStatus | None, float, DomainHere] | None:
         """Runs in the thread: (state, reason, the migration away from here, CPU seconds so far,
-        what else libvirt tells); None without a domain."""
+        the domain's other facts); None without a domain."""
         try:
             if self._connection is None:
                 self._connection = libvirt.open(self._config.libvirt.uri)
@@ -220,7 +220,7 @@ class EngineMonitor:
             return None
 
     def _inquire(self, pid: int) -> bool:
-        """Runs in the thread."""
+        """Ask whether the process holds the lease; runs in the thread."""
         wanted = (self._config.storage.lockspace, self._config.storage.resource)
         held = wanted in (process_leases(pid) or ())
         if held:
@@ -260,7 +260,7 @@ def _migration(domain: libvirt.virDomain) -> MigrationStatus | None:
 
 
 def translate(state: int, reason: int, leaving: bool) -> tuple[VmStatus, str, str | None]:
-    """libvirt's state and reason: the VM, a word for it, and a sentence where it is not well.
+    """Libvirt's state and reason as the VM's status, a word, and a sentence where it is not well.
 
     `leaving`: it is being migrated away.
     """

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether this host's network leads anywhere at this moment: any target of the network test will
-do, one question to each.
+"""Whether this host's network leads anywhere at this moment: each target of the network test is
+asked once, and any answer is enough.
 
-The network test itself is made for a score: it takes up to half a minute to call a target bad, and
-three times that to take points for it. This one is asked in doubt only, when somebody misses the
-VM, and then every second.
+The network test is made for the score: it needs up to half a minute to call a target bad, and
+three times that to take points for it. This monitor is asked only when somebody misses the VM,
+and then every second.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Awaitable, Callable
 
 from broker.monitors import Unknown
 
-#: So many times in a row nobody answers before there is no way out.
+#: After so many rounds in a row without any answer there is no way out.
 FAILURES = 3
 ASKED_S = 1.0
 IDLE_S = 60.0
 
 
 class WayOutMonitor:
-    """True: some target answers. False: none did FAILURES times. Unknown where nobody needs to
-    know, before that is known, and where no network test is configured."""
+    """True: some target answers. False: none did, FAILURES times. Unknown while nobody needs to
+    know, before the first result, and where no network test is configured."""
 
     name = "way_out"
     unit = ""
@@ -36,11 +36,11 @@ class WayOutMonitor:
 
     @property
     def is_asked(self) -> bool:
-        """Whether somebody needs to know."""
+        """Whether somebody needs the result."""
         return self.interval_s == ASKED_S
 
     def ask(self, on: bool) -> bool:
-        """Begin or cease to ask; whether that begins now. What was known before is forgotten."""
+        """Start or stop asking; returns whether it starts now. Earlier results are forgotten."""
         if on == self.is_asked:
             return False
         self.interval_s = ASKED_S if on else IDLE_S
@@ -48,7 +48,7 @@ class WayOutMonitor:
         return on
 
     async def sample(self) -> bool:
-        """See the class."""
+        """One round, see the class."""
         if not self.is_asked:
             raise Unknown("asked only while somebody misses the VM")
         answered = await self._any_answers()
@@ -60,5 +60,5 @@ class WayOutMonitor:
         return self._value
 
     def judge(self, value: bool) -> str:
-        """Why there is none."""
+        """Why there is no way out."""
         return "" if value else "no target of the network test answers (network.targets)"

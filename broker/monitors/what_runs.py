@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the VM here really runs with, and what libvirt's own definition of it says, against the
-definition that the cluster starts. Asks libvirt for two texts; no process is started for it."""
+"""Compares what the VM on this host runs with, and libvirt's own definition of it, with the
+definition that the cluster starts. It reads two texts from libvirt and starts no process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class WhatRunsMonitor:
         self._made: InUse | None = None
 
     def judge(self, value: InUse) -> str:
-        """What differs."""
+        """The differences."""
         return value.problem
 
     async def sample(self) -> InUse:
@@ -125,7 +125,7 @@ class WhatRunsMonitor:
 
 
 def _is_what_runs(each: Difference, own: Domain, running: Domain | None) -> bool:
-    """A disk of libvirt's own definition that is where the running VM has it: libvirt writes a
+    """Whether a disk of libvirt's own definition is where the running VM has it: libvirt writes a
     snapshot into both, and the record follows."""
     if each.code is not Differs.DISKS or running is None:
         return False

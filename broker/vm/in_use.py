@@ -29,9 +29,9 @@ class InUse:
     @property
     def problem(self) -> str:
         """All of it in words; "" where nothing differs."""
-        told = [f"running: {each}" for each in self.of_running]
-        told += [f"libvirt's own definition: {each}" for each in self.of_libvirt]
-        return "; ".join(told)
+        texts = [f"running: {each}" for each in self.of_running]
+        texts += [f"libvirt's own definition: {each}" for each in self.of_libvirt]
+        return "; ".join(texts)
 
     def __str__(self) -> str:
         return "differs" if self.problem else "as recorded"
