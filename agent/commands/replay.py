@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.journal import incident
-from agent.journal.records import Damaged, Record, read, told
+from agent.journal.records import Damaged, Record, plain, read
 from agent.terminal.errors import CommandError
 from broker.daemon.exit_codes import ExitCode
 from scoring.decide import decide
@@ -64,7 +64,7 @@ def run(path: str, as_json: bool, scenario_path: str | None = None) -> int:
 def _again(state: AgentState, record: Record) -> tuple[AgentState, dict[str, Any]]:
     decision = decide(state, record.observation, record.now_s)
     # Through JSON, as the recorded one has been.
-    return decision.state, json.loads(json.dumps(told(decision)))
+    return decision.state, json.loads(json.dumps(plain(decision)))
 
 
 def _print(record: Record, again: dict[str, Any], differs: bool, as_json: bool) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""An incident from a journal, told as a scenario (tests/scenarios/README.md).
+"""Writes an incident of a journal as a scenario (tests/scenarios/README.md).
 
-A journal knows what one host saw, so the story is that host's: who fell silent and whether
-its power read off, which VM died, which start failed, who set maintenance. It ends where
-the host itself went down. It is a place to begin a test from, with the times kept and the
+A journal holds what one host saw, so the scenario is that host's view: which host fell silent and
+whether its power read off, which VM died, which start failed, who set maintenance. It ends where
+the host itself went down. It is the beginning of a test, with the recorded times and with the
 outcome as its expectation; what another host did unseen has to be added by hand.
 """
 
@@ -24,13 +24,13 @@ from scoring.observation import (
 )
 from scoring.state import Seen
 
-#: What a simulated cluster may take longer than the real one did.
+#: How much longer a simulated cluster may take than the real one did.
 _PATIENCE_S = 60.0
 
 
 @dataclass(slots=True)
-class _Story:
-    """What has been told so far."""
+class _Script:
+    """The events written so far."""
 
     records: Sequence[Record]
     suspect_after_s: float
@@ -42,8 +42,8 @@ class _Story:
 
 
 def scenario(records: Sequence[Record], suspect_after_s: float) -> str:
-    """The scenario of these records, which must not be empty."""
-    # The story begins with the VM up somewhere, where that is ever seen.
+    """The scenario of these records, of which there must be at least one."""
+    # The scenario begins with the VM up somewhere, if the journal shows that at all.
     begin = next((n for n, r in enumerate(records) if _owner(r.observation) is not None), 0)
     records = records[begin:]
     until = next((n for n in range(1, len(records)) if _rebooted(records, n)), len(records))
@@ -59,21 +59,21 @@ def scenario(records: Sequence[Record], suspect_after_s: float) -> str:
     if owner is None:
         lines += ["power on all", "expect engine healthy within 200", "wait 30"]
     else:
-        # Alone at first, so that the VM begins where it began.
+        # This host is powered on alone at first, so that the VM begins where it began.
         lines += [f"power on host{owner}", "expect engine healthy within 200"]
         lines += ["power on others", "wait 60"]
-    told_s = first.now_s
-    for at_s, line in _events(_Story(records[:until], suspect_after_s)):
-        if at_s - told_s >= 0.05:
-            lines.append(f"wait {at_s - told_s:.1f}")
-            told_s = at_s
+    written_s = first.now_s
+    for at_s, line in _events(_Script(records[:until], suspect_after_s)):
+        if at_s - written_s >= 0.05:
+            lines.append(f"wait {at_s - written_s:.1f}")
+            written_s = at_s
         lines.append(line)
     if until < len(records):
-        # Who took over, and why, is in the others' journals.
+        # The takeover, and its reason, are in the other hosts' journals.
         lines.append(f"power off host{here}")
         lines.append(f"expect engine running within {_PATIENCE_S:.0f}")
         return "\n".join(lines) + "\n"
-    lines.append(f"# {last.now_s - told_s:.0f} s later:")
+    lines.append(f"# {last.now_s - written_s:.0f} s later:")
     where = _owner(last.observation)
     if where is not None:
         lines.append(f"expect engine running on host{where} within {_PATIENCE_S:.0f}")
@@ -82,7 +82,7 @@ def scenario(records: Sequence[Record], suspect_after_s: float) -> str:
 
 
 def _rebooted(records: Sequence[Record], number: int) -> bool:
-    """Whether the host was down between this record and the one before: its clock began anew."""
+    """Whether the host was down between this record and the one before: its clock restarted."""
     return records[number].now_s < records[number - 1].now_s
 
 
@@ -93,20 +93,20 @@ def _owner(observation: Observation) -> int | None:
     return next((p.host_id for p in observation.peers if p.engine.vm is VmStatus.UP), None)
 
 
-def _events(story: _Story) -> Iterator[tuple[float, str]]:
-    """(when, the verb) of everything that changed from record to record, in order."""
+def _events(script: _Script) -> Iterator[tuple[float, str]]:
+    """(time, verb) of every change from record to record, in order."""
     found: list[tuple[float, str]] = []
-    before = story.records[0]
-    story.seen = look({}, before.observation.peers, before.now_s)
-    story.vm_up = {p.host_id for p in before.observation.peers if p.engine.vm is VmStatus.UP}
-    for record in story.records[1:]:
-        found += _own_events(story, before, record)
-        found += _peer_events(story, record)
+    before = script.records[0]
+    script.seen = look({}, before.observation.peers, before.now_s)
+    script.vm_up = {p.host_id for p in before.observation.peers if p.engine.vm is VmStatus.UP}
+    for record in script.records[1:]:
+        found += _own_events(script, before, record)
+        found += _peer_events(script, record)
         before = record
     yield from sorted(found, key=lambda event: event[0])
 
 
-def _own_events(story: _Story, before: Record, now: Record) -> Iterator[tuple[float, str]]:
+def _own_events(script: _Script, before: Record, now: Record) -> Iterator[tuple[float, str]]:
     old, new = before.observation, now.observation
     here = f"host{new.local.host_id}"
     modes = (old.global_maintenance, new.global_maintenance)
@@ -122,46 +122,46 @@ def _own_events(story: _Story, before: Record, now: Record) -> Iterator[tuple[fl
     for outcome in new.outcomes:
         if isinstance(outcome, EngineStartEnded):
             fails = outcome.result is StartResult.FAILED
-            if fails != story.starts_fail and outcome.result is not StartResult.LEASE_HELD:
-                story.starts_fail = fails
+            if fails != script.starts_fail and outcome.result is not StartResult.LEASE_HELD:
+                script.starts_fail = fails
                 yield now.now_s, f"set starts {'no' if fails else 'yes'} {here}"
 
 
-def _peer_events(story: _Story, now: Record) -> Iterator[tuple[float, str]]:
+def _peer_events(script: _Script, now: Record) -> Iterator[tuple[float, str]]:
     """A peer fell silent when its timestamp last changed, and came back when it changed again."""
-    story.seen = look(story.seen, now.observation.peers, now.now_s)
+    script.seen = look(script.seen, now.observation.peers, now.now_s)
     for peer in now.observation.peers:
-        host, seen = f"host{peer.host_id}", story.seen[peer.host_id]
-        if peer.engine.vm is VmStatus.DOWN_UNEXPECTED and peer.host_id in story.vm_up:
+        host, seen = f"host{peer.host_id}", script.seen[peer.host_id]
+        if peer.engine.vm is VmStatus.DOWN_UNEXPECTED and peer.host_id in script.vm_up:
             yield now.now_s, f"kill qemu {host}"
         if peer.engine.vm is VmStatus.UP:
-            story.vm_up.add(peer.host_id)
+            script.vm_up.add(peer.host_id)
         else:
-            story.vm_up.discard(peer.host_id)
-        is_silent = now.now_s - seen.since_s >= story.suspect_after_s
-        if is_silent and seen.changed and peer.host_id not in story.silent:
-            story.silent.add(peer.host_id)
-            if _read_off(story, peer.host_id, seen.since_s):
-                story.cut.add(peer.host_id)
+            script.vm_up.discard(peer.host_id)
+        is_silent = now.now_s - seen.since_s >= script.suspect_after_s
+        if is_silent and seen.changed and peer.host_id not in script.silent:
+            script.silent.add(peer.host_id)
+            if _read_off(script, peer.host_id, seen.since_s):
+                script.cut.add(peer.host_id)
                 yield seen.since_s, f"power off {host}"
             else:
                 yield seen.since_s, f"storage hangs {host}"
-        elif not is_silent and peer.host_id in story.silent:
-            story.silent.discard(peer.host_id)
-            if peer.host_id in story.cut:
-                story.cut.discard(peer.host_id)
+        elif not is_silent and peer.host_id in script.silent:
+            script.silent.discard(peer.host_id)
+            if peer.host_id in script.cut:
+                script.cut.discard(peer.host_id)
                 yield seen.since_s, f"power on {host}"
             else:
                 yield seen.since_s, f"storage fine {host}"
 
 
-def _read_off(story: _Story, host_id: int, since_s: float) -> bool:
-    """Whether its fence device ever read off after it fell silent."""
+def _read_off(script: _Script, host_id: int, since_s: float) -> bool:
+    """Whether the host's fence device read off at any time after it fell silent."""
     return any(
         isinstance(outcome, PowerAnswer)
         and outcome.host_id == host_id
         and outcome.power is Power.OFF
-        for record in story.records
+        for record in script.records
         if record.now_s >= since_s
         for outcome in record.observation.outcomes
     )

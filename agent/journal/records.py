@@ -3,17 +3,17 @@
 
 Rules of this file:
 
-1. A record holds everything `decide` was given, so each can be checked by itself: the
-   observation, the time, and, where the record before it is not the beat before it, the
-   state as well.
+1. A record holds the whole input of `decide`, so that it can be checked by itself: the
+   observation, the time, and the state too, where the record before it is not of the beat
+   before.
 2. Every beat with news is written (another state, an action, an outcome, other reasons),
    and one beat a minute otherwise: some 3 MB a day, in FILES_MAX files of FILE_BYTES_MAX.
-3. Writing is off the beat, in a thread of its own behind a bounded queue. A disk that
-   hangs loses records and is said to; it never delays a decision.
+3. A thread of its own writes, behind a bounded queue. A disk that hangs costs records, and a log
+   line says so; it never delays a decision.
 4. Nothing secret is in an observation, so nothing secret is here.
 5. A write that fails half way (a full disk, a power cut) costs the records that were not
-   written, and no other: what was torn is cut off or ended, and the next record that is
-   written holds its state.
+   written, and no others: an incomplete line is cut off or ended, and the next record
+   holds its state.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ FILES_MAX = 8
 QUIET_S = 60.0
 QUEUE_MAX = 256
 
-#: All that an observation can bring: one that were left out could be written and not read again.
+#: All kinds of outcomes: with one missing, a record could be written and not read again.
 _OUTCOMES: dict[str, type[Outcome]] = {kind.__name__: kind for kind in get_args(Outcome)}
 
 
 class Damaged(Exception):
-    """A line that is no record: the file, the line's number and why."""
+    """A line is no record: the message has the file, the line's number and the reason."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """One decision as it was made. `state` None: the one that the record before it left.
+    """One decision as it was made. `state` None: the state that the record before it left.
 
-    `wall_s`: seconds since the epoch, for people only. `decision`: as `told` puts it.
-    `after_damage`: what stood before it could not be read, so that without a state of its own it
-    cannot be decided again.
+    `wall_s`: seconds since the epoch, for people only. `decision`: in the form of `plain`.
+    `after_damage`: the lines before it could not be read, so that without a state of its own it
+    cannot be replayed.
     """
 
     wall_s: float
@@ -70,8 +70,8 @@ class Record:
     after_damage: bool = False
 
 
-def told(decision: Decision) -> dict[str, Any]:
-    """A decision in plain data: what must come out again when it is replayed."""
+def plain(decision: Decision) -> dict[str, Any]:
+    """A decision as plain data: the result that a replay must have."""
     return {
         "state": decision.state.name.value,
         "actions": [_with_kind(action) for action in decision.actions],
@@ -103,7 +103,7 @@ def encode(record: Record) -> bytes:
 
 
 def decode(line: bytes) -> Record:
-    """The record in a line; ValueError, KeyError or msgspec.ValidationError when it is none."""
+    """The record in a line; ValueError, KeyError or msgspec.ValidationError where it is none."""
     data = json.loads(line)
     if data["v"] != VERSION:
         raise ValueError(f"version {data['v']}, this program reads {VERSION}")
@@ -137,8 +137,8 @@ def _outcome(data: dict[str, Any]) -> Outcome:
 
 
 def read(path: Path) -> Iterator[Record]:
-    """The records of one file in order, all that can be read; after the last one Damaged, where
-    lines were no records."""
+    """The readable records of one file in order; at the end Damaged, where some lines were no
+    records."""
     damage: list[str] = []
     after_damage = False
     with path.open("rb") as file:
@@ -161,8 +161,8 @@ def read(path: Path) -> Iterator[Record]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Line:
-    """What the thread writes: into a new file, and down to the disk before the next.
-    `has_state`: it can be decided again without the record before it."""
+    """One record for the thread: whether it begins a new file, and whether it must be on the disk
+    before the next. `has_state`: it can be replayed without the record before it."""
 
     data: bytes
     new_file: bool
@@ -183,6 +183,7 @@ class Journal:
         self._file_bytes = self._path.stat().st_size if self._path.exists() else 0
         #: A record was not written: what follows is of use only from one with a state on.
         self._gap = False
+        #: A record was lost: later ones are of use only from one with a state on.
         self.lost = 0
         #: Why decisions are not recorded now; empty while they are.
         self.problem = ""
@@ -190,7 +191,7 @@ class Journal:
     def note(
         self, before: AgentState, observation: Observation, now_s: float, decision: Decision
     ) -> None:
-        """Take in one decision; never blocks, never raises."""
+        """Record one decision; never blocks, never raises."""
         codes = tuple(reason.code.value for reason in decision.reasons)
         kind = (decision.state.name.value, codes)
         news = kind != self._last or decision.actions or observation.outcomes
@@ -198,12 +199,12 @@ class Journal:
         if not news and now_s - self._written_s < QUIET_S:
             self._contiguous = False
             return
-        record = Record(time.time(), now_s, observation, told(decision))
+        record = Record(time.time(), now_s, observation, plain(decision))
         line = encode(record)
         new_file = self._file_bytes + len(line) > FILE_BYTES_MAX
         has_state = new_file or self._gap or not self._contiguous
         if has_state:
-            # A file must be readable by itself.
+            # Each file must be readable by itself.
             line = encode(dataclasses.replace(record, state=before))
         self._file_bytes = len(line) if new_file else self._file_bytes + len(line)
         self._written_s, self._contiguous = now_s, True
@@ -211,14 +212,15 @@ class Journal:
             self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
             self._thread.start()
         try:
-            # What acts is on the disk before the power can go: it is what will be asked for.
+            # A decision with an action must be on the disk before the power can fail: it will be
+            # asked for.
             self._queue.put_nowait(_Line(line, new_file, bool(decision.actions), has_state))
         except queue.Full:
             self.lost += 1
             self._contiguous = False
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until all that was noted is written, at most so long."""
+        """Wait until all recorded decisions are written, at most so long."""
         until_s = time.monotonic() + timeout_s
         while self._queue.unfinished_tasks and time.monotonic() < until_s:
             time.sleep(0.01)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How another program of this host asks the broker."""
+"""Clients of the broker's socket, for the other programs of this host."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A command's question to the broker's socket; no event loop. The agent's way is link.py."""
+"""Sends a command's request to the broker's socket, without an event loop. The agent uses
+link.py."""
 
 from __future__ import annotations
 
@@ -40,9 +41,9 @@ def ask(
     body: Any = None,
     timeout_s: float = ASK_TIMEOUT_S,
 ) -> T:
-    """One request to the broker; blocking, at most `timeout_s` a step.
+    """Send one request to the broker; blocks at most `timeout_s` in each step.
 
-    Raises BrokerDown where nobody answers, BrokerRefused where the answer is an error.
+    Raises BrokerDown where the broker does not answer, BrokerRefused where the answer is an error.
     """
     connection = _UnixConnection(path, timeout_s)
     data = None if body is None else msgspec.json.encode(body)
@@ -63,7 +64,7 @@ def ask(
 
 
 def refusal(status: int, raw: bytes) -> str:
-    """What an answer that is not 200 says."""
+    """The error text in an answer that is not 200."""
     try:
         problem = msgspec.json.decode(raw, type=Problem)
     except msgspec.MsgspecError:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The agent's way to its broker: HTTP/1.1 on the UNIX socket, by h11.
+"""The agent's connection to its broker: HTTP/1.1 on the UNIX socket, by h11.
 
-aiohttp's client would do, at twelve MiB more in a daemon that must stay small.
+aiohttp's client would work too, but needs twelve MiB more in a daemon that must stay small.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from broker.wire.status import FenceNote, Report, View
 
 T = TypeVar("T")
 
-#: More than the broker holds back an answer for (server.PATIENCE_S).
+#: Longer than the broker may hold back an answer (PATIENCE_S in broker/api/socket.py).
 LINK_TIMEOUT_S = 7.0
 READ_BYTES = 65_536
 
 
 class Link:
-    """The agent's connections, kept open from beat to beat: one for what may be held back,
-    one for what is answered at once, one for the fence log."""
+    """The agent's connections, kept open from beat to beat: one for answers that may be held back,
+    one for those that come at once, one for the fence log."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -34,7 +34,7 @@ class Link:
         self._notes = _Exchanges(path)
 
     async def exchange(self, report: Report, newer_than: int | None = None) -> View:
-        """Hand over a report, get the view: at once, or when it is newer than that version.
+        """Send a report and get the view: at once, or when it is newer than that version.
 
         BrokerDown or BrokerRefused.
         """
@@ -44,7 +44,7 @@ class Link:
         return await self._asked(over, "PUT", target, report, View)
 
     async def note_fence(self, note: FenceNote) -> None:
-        """Have it written to the fence log. BrokerDown or BrokerRefused: it is not there."""
+        """Have the broker write to the fence log. BrokerDown, BrokerRefused: it was not written."""
         await self._asked(self._notes, "POST", "/v1/fence-log", note, dict)
 
     async def _asked(
@@ -83,7 +83,7 @@ class _Exchanges:
         self._http = h11.Connection(h11.CLIENT)
 
     def close(self) -> None:
-        """Give the connection up; the next request makes a new one."""
+        """Drop the connection; the next request makes a new one."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
@@ -94,7 +94,7 @@ class _Exchanges:
         try:
             return await self._ask(method, target, body)
         except (ConnectionError, h11.RemoteProtocolError):
-            # A broker that was started anew has forgotten the connection: that is no failure.
+            # A broker that was restarted does not know the connection: that is no failure.
             self.close()
             if not reused:
                 raise

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The shortest way to ask the broker something: HTTP/1.0 over its UNIX socket, without any
-library. For `ha-agent --status`, of whose time http.client's imports (ssl, email) would be a
-third; everything else asks by client.py.
+"""The fastest way to ask the broker: HTTP/1.0 over its UNIX socket, without any library. It is for
+`ha-agent --status`, of whose time http.client's imports (ssl, email) would be a third; other
+commands use ask.py.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ _PART_BYTES = 256 * 1024
 
 
 class BrokerDown(Exception):
-    """Nobody answers on the socket: the message says which and what to do."""
+    """No broker answers on the socket: the message says which socket and what to do."""
 
     @classmethod
     def because(cls, path: str, error: Exception) -> BrokerDown:
-        """Of what a try to ask met."""
+        """A BrokerDown for the error of an attempt."""
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return cls(
             f"no answer on {path}: {why}; is ha-broker running? (systemctl status ha-broker)"
@@ -28,13 +28,13 @@ class BrokerDown(Exception):
 def get(path: str, resource: str, timeout_s: float = ASK_TIMEOUT_S) -> tuple[int, bytes]:
     """GET `resource` (no blanks in it) from the broker on the socket `path`: HTTP status and body.
 
-    Blocks at most `timeout_s` a step. Raises BrokerDown where nobody answers, or not in HTTP.
+    Blocks at most `timeout_s` in each step. Raises BrokerDown where nothing answers in HTTP.
     """
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(timeout_s)
             connection.connect(path)
-            # 1.0: the answer comes in one piece and ends with the connection.
+            # HTTP/1.0: the answer comes in one piece and ends with the connection.
             connection.sendall(f"GET {resource} HTTP/1.0\r\nHost: ha\r\n\r\n".encode())
             parts, size = [], 0
             while part := connection.recv(_PART_BYTES):

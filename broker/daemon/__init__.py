@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What any daemon needs: workers with a deadline, log lines, whole files, exit codes, the service
-manager."""
+"""Building blocks of any daemon: workers with a deadline, log lines, atomic files, exit codes, the
+service manager."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Files of state, whole or as they were, and files to which lines are added, whole or not."""
+"""Writes a state file completely or not at all, and appends lines completely or not at all."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes, mode: int | None = None, group: str = "") -> None:
-    """Replace a file's content, it and its name on the disk when this returns; OSError where it
-    cannot be, and then nothing is left of the try.
+    """Replace a file's content; content and name are on the disk when this returns. OSError where
+    that fails; no part of the attempt is left then.
 
-    `mode`, `group`: of the new file, which was never open to more; None, "": as the process makes
-    files. A link that stands where the new file is made is not followed.
+    `mode`, `group`: of the new file, which never had wider permissions; None, "": those of any file
+    of this process. A link at the temporary file's name is not followed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.new")
@@ -40,7 +40,8 @@ def write_atomically(path: Path, data: bytes, mode: int | None = None, group: st
 
 
 def _sync_folder(folder: Path) -> None:
-    """A name is on the disk only once its folder is. Not every file system can do that."""
+    """Write a folder's entries to the disk, which new names need. Some file systems cannot do
+    it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with contextlib.suppress(OSError):
@@ -50,11 +51,11 @@ def _sync_folder(folder: Path) -> None:
 
 
 def append_lines(path: Path, data: bytes, sync: bool = False) -> None:
-    """Add lines to a file, all of them or none; OSError where that fails. `data` ends in a newline;
-    `sync`: it is on the disk when this returns.
+    """Append lines to a file, all of them or none; OSError where that fails. `data` ends in a
+    newline; `sync`: the lines are on the disk when this returns.
 
-    A line that a power cut left torn is ended first, and what a full disk took only in part is
-    cut off again: what is read later lacks that line and no other.
+    A line that a power cut left incomplete is ended first; what a full disk took only in part is
+    cut off again: a reader later misses that line and no other.
     """
     with path.open("a+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Searching a text that a stranger wrote, within a bounded time.
+"""Searches a foreign text within a bounded time.
 
-Python's own `re` cannot be stopped, and holds everything else up while it searches: a
-pattern with nested repetitions takes hours on the right thirty letters. The `regex`
-module has a timeout, and lets other threads run meanwhile.
+Python's own `re` cannot be interrupted, and blocks all other threads while it searches: a pattern
+with nested repetitions takes hours on the right thirty letters. The `regex` module has a timeout,
+and lets other threads run.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _PLAIN = re.compile(r"[^\\.^$*+?{}\[\]|()]*")
 
 
 def is_plain(pattern: str) -> bool:
-    """Whether the pattern is nothing but a text to be found."""
+    """Whether the pattern is a literal text."""
     return _PLAIN.fullmatch(pattern) is not None
 
 
 def finder(pattern: str) -> Callable[[str], bool]:
-    """Whether a text holds what the regular expression says; raises TimeoutError after
-    SEARCH_S. ValueError where it is no regular expression."""
+    """A function that says whether a text matches the regular expression; it raises TimeoutError
+    after SEARCH_S. ValueError where the pattern is no regular expression."""
     if is_plain(pattern):
         return lambda text: pattern in text
     import regex  # 1.3 MiB that most hosts need not pay for

@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """0 is fine; each other number is one kind of trouble."""
+    """0 is success; each other number is one kind of failure."""
 
     OK = 0
     FAILED = 1

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What somebody else wrote, made fit for use where it comes in. Pure.
+"""Cleans foreign text at the place where it comes in. Pure.
 
 A slot, a fence device, libvirt, a page that is checked: each may send an escape sequence that
 rewrites an administrator's terminal, a newline that forges a line of the log, a character that
 turns the direction of the text, or a number of four thousand digits. So text is cleaned and numbers
-are bounded once, where they become values of ours. Whoever shows such a text shows it as it is.
-What is cleaned is never compared with what is not.
+are bounded once, where they become values of this program. Code that shows such a text shows it as
+it is. Cleaned text is never compared with uncleaned text.
 """
 
 from __future__ import annotations
 
-#: Of an error text, or another sentence, of somebody else.
+#: The length of a foreign error text, or another sentence, that is kept.
 SENTENCE_CHARS_MAX = 500
 
 
 def clean(text: str, chars_max: int | None = None) -> str:
-    """One line that can be shown anywhere: white space of any kind becomes a blank, and what has
-    no shape of its own (control characters, escapes, what turns the direction, lone surrogates)
-    a "?". Applied to its own result it changes nothing. `chars_max`: longer text is cut.
+    """One line that can be shown anywhere: white space of any kind becomes a blank, and characters
+    without a shape of their own (control characters, escapes, direction marks, lone surrogates)
+    become "?". Applied to its own result it changes nothing. `chars_max`: longer text is cut.
     """
     if chars_max is not None and len(text) > chars_max:
         text = text[: chars_max - 3] + "..."
@@ -27,11 +27,11 @@ def clean(text: str, chars_max: int | None = None) -> str:
     return "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in text)
 
 
-def sentence(told: object, chars_max: int = SENTENCE_CHARS_MAX) -> str:
-    """What somebody else's error says, or an error of ours that quotes one, in one clean line;
-    never empty."""
-    text = " ".join(str(told).split())
-    return clean(text, chars_max) or type(told).__name__
+def sentence(said: object, chars_max: int = SENTENCE_CHARS_MAX) -> str:
+    """The text of a foreign error, or of an own error that quotes one, in one clean line; never
+    empty."""
+    text = " ".join(str(said).split())
+    return clean(text, chars_max) or type(said).__name__
 
 
 def whole(text: str, most: int) -> int | None:

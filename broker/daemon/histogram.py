@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Durations in fixed buckets: small, bounded, and what Prometheus wants later. Pure."""
+"""Durations in fixed buckets: small and bounded, in the form that Prometheus reads. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 
 class Histogram:
     """Counts durations. `bounds_s`: upper bounds in order. `counts`: one for each bound, and one
-    for what is longer."""
+    for longer durations."""
 
     def __init__(self, bounds_s: Sequence[float] = BOUNDS_S) -> None:
         self.bounds_s = tuple(bounds_s)
@@ -21,7 +21,7 @@ class Histogram:
         self.max_s = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one; a negative one as 0."""
+        """Count one duration; a negative one counts as 0."""
         seconds = max(0.0, seconds)
         self.counts[bisect_left(self.bounds_s, seconds)] += 1
         self.sum_s += seconds
@@ -29,11 +29,11 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many were counted."""
+        """The number of counted durations."""
         return sum(self.counts)
 
     def quantile_s(self, part: float) -> float | None:
-        """The upper bound of the bucket in which that part of all lies, at most the largest one
+        """The upper bound of the bucket that holds this quantile, at most the largest duration
         counted; None while nothing was counted."""
         count = self.count
         if count == 0:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which boot of this host this is."""
+"""Identifies the present boot of this host."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def boot_id() -> str:
-    """This boot's id (random(4), /proc/sys/kernel/random/boot_id); "" where there is none."""
+    """The boot's id (random(4), /proc/sys/kernel/random/boot_id); "" where it cannot be read."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

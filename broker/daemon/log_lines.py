@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where the daemons' log lines go: to systemd's journal with fields, or to standard error.
+"""Sends the daemons' log lines to systemd's journal with fields, or to standard error.
 
 Rules of this file:
 
-1. Under systemd a line goes to the journal's own socket, with what is in it as fields
-   (systemd.io/JOURNAL_NATIVE_PROTOCOL). What cannot be sent there at once (no socket, full,
+1. Under systemd a line goes to the journal's own socket, with its particulars as fields
+   (systemd.io/JOURNAL_NATIVE_PROTOCOL). A line that cannot be sent there at once (no socket, full,
    too long) goes to standard error, which systemd reads too.
 2. Sending never blocks and never raises.
-3. The same line again and again is held back here and nowhere else: BURST within WINDOW_S, then
-   it is counted, and the count is told when the time is up. Lines with `always` are never.
+3. Repeated lines are held back here and nowhere else: BURST of a line are sent within WINDOW_S,
+   further ones are counted, and the count is logged when the window is over. Lines with `always`
+   are never held back.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ JOURNAL_SOCKET = "/run/systemd/journal/socket"
 #: sd-daemon(3), the kernel's levels.
 PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
 DEBUG_PRIORITY = 7
-#: The same line may come so often within so long.
+#: How many of one line are sent within the window.
 BURST = 10
 WINDOW_S = 60.0
-#: So many different lines are remembered for that.
+#: So many different lines are remembered.
 REMEMBERED_MAX = 256
 _LENGTH = struct.Struct("<Q")
 _NUMBER = re.compile(r"[0-9]+")
@@ -43,8 +44,8 @@ _NUMBER = re.compile(r"[0-9]+")
 def fields(
     given: Mapping[str, object] = MappingProxyType({}), *, always: bool = False, **named: object
 ) -> dict[str, Any]:
-    """What a line is about, for `extra=` of the call: `reason="lease-wait"` becomes the journal's
-    field HA_REASON. None is left out. `always`: the line is never held back."""
+    """The particulars of a line, for `extra=` of the call: `reason="lease-wait"` becomes the
+    journal's field HA_REASON. None is left out. `always`: the line is never held back."""
     texts = {
         f"HA_{name.upper()}": str(one)
         for name, one in {**given, **named}.items()
@@ -54,7 +55,7 @@ def fields(
 
 
 def priority(level: int) -> int:
-    """The journal's for one of logging's levels."""
+    """The journal's priority for one of logging's levels."""
     return PRIORITIES.get(level, DEBUG_PRIORITY)
 
 
@@ -66,16 +67,16 @@ class _Line:
 
 
 class Repeats:
-    """Holds back what comes too often; lines that differ in their numbers alone are the same.
+    """Holds back lines that come too often; lines that differ only in their numbers count as one.
     `clock`: monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lines: OrderedDict[tuple[str, int, str], _Line] = OrderedDict()
-        self._untold: list[logging.LogRecord] = []
+        self._unsent: list[logging.LogRecord] = []
 
     def lets_out(self, record: logging.LogRecord) -> bool:
-        """Whether it may go out."""
+        """Whether the line is to be sent."""
         if getattr(record, "ha_always", False):
             return True
         now_s = self._clock()
@@ -90,7 +91,7 @@ class Repeats:
         return line.count <= BURST
 
     def due(self, everything: bool = False) -> list[logging.LogRecord]:
-        """Lines that tell how many were held back, of those whose time is up."""
+        """Lines with the number of held-back ones, for each window that is over."""
         now_s = self._clock()
         while self._lines:
             key, line = next(iter(self._lines.items()))
@@ -98,15 +99,15 @@ class Repeats:
                 break
             del self._lines[key]
             self._forget(key, line)
-        found, self._untold = self._untold, []
+        found, self._unsent = self._unsent, []
         return found
 
     def _forget(self, _key: tuple[str, int, str], line: _Line) -> None:
         if (held := line.count - BURST) > 0:
-            self._untold.append(_told_of(line.last, held))
+            self._unsent.append(_count_line(line.last, held))
 
 
-def _told_of(last: logging.LogRecord, held: int) -> logging.LogRecord:
+def _count_line(last: logging.LogRecord, held: int) -> logging.LogRecord:
     text = f"{held} more like this were held back, the last one: {last.getMessage()}"
     made = logging.LogRecord(last.name, last.levelno, last.pathname, last.lineno, text, (), None)
     vars(made).update(fields(held_back=held))
@@ -114,7 +115,7 @@ def _told_of(last: logging.LogRecord, held: int) -> logging.LogRecord:
 
 
 class Lines(logging.Handler):
-    """The one handler: repeats are held back, the rest goes out by `send`."""
+    """The only handler: repeats are held back, other lines are sent by `send`."""
 
     def __init__(self, send: Callable[[logging.LogRecord], None]) -> None:
         super().__init__()
@@ -122,7 +123,7 @@ class Lines(logging.Handler):
         self._repeats = Repeats()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """What has become due goes first."""
+        """Send the record; counts that have become due are sent first."""
         try:
             for due in self._repeats.due():
                 self._send(due)
@@ -132,7 +133,7 @@ class Lines(logging.Handler):
             self.handleError(record)
 
     def close(self) -> None:
-        """The end: what was held back is told."""
+        """Log the counts of all held-back lines."""
         with contextlib.suppress(Exception):
             for due in self._repeats.due(everything=True):
                 self._send(due)
@@ -140,7 +141,7 @@ class Lines(logging.Handler):
 
 
 class Journal:
-    """Sends to the journal's socket; `otherwise` gets what cannot be sent."""
+    """Sends to the journal's socket; `otherwise` gets the lines that cannot be sent."""
 
     def __init__(self, path: str, otherwise: Callable[[logging.LogRecord], None]) -> None:
         self._path = path
@@ -149,19 +150,19 @@ class Journal:
         self._socket.setblocking(False)
 
     def send(self, record: logging.LogRecord) -> None:
-        """One datagram."""
+        """Send the line as one datagram."""
         try:
             self._socket.sendto(datagram(record), self._path)
         except OSError:
             self._otherwise(record)
 
     def close(self) -> None:
-        """Its socket; whatever is sent later goes the other way."""
+        """Close the socket; later lines go to `otherwise`."""
         self._socket.close()
 
 
 def datagram(record: logging.LogRecord) -> bytes:
-    """The line as the journal takes it."""
+    """The line in the journal's native format."""
     message = record.getMessage()
     if record.exc_info:
         message += "\n" + logging.Formatter().formatException(record.exc_info)
@@ -185,12 +186,12 @@ def _field(name: str, value: str) -> bytes:
     raw = value.encode(errors="replace")
     if b"\n" not in raw:
         return name.encode() + b"=" + raw + b"\n"
-    # With its length in front a value may hold newlines.
+    # With its length before it a value may hold newlines.
     return name.encode() + b"\n" + _LENGTH.pack(len(raw)) + raw + b"\n"
 
 
 def to_standard_error(formatter: logging.Formatter) -> Callable[[logging.LogRecord], None]:
-    """The way there."""
+    """A function that writes a record to standard error."""
     stream = logging.StreamHandler()
     stream.setFormatter(formatter)
     return stream.emit

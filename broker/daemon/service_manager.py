@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a daemon tells the service manager that started it (sd_notify(3)), and its journal.
+"""Reports the daemon's state to its service manager (sd_notify(3)), and sets up its journal.
 
-One datagram each to the socket in NOTIFY_SOCKET; without that variable nothing. Sending
-never blocks and never fails: a word that is lost is said again with the next beat. Nothing
-here has a timer: `alive` is called by what has just made progress, so that the watchdog
+Each report is one datagram to the socket in NOTIFY_SOCKET; without that variable there is none.
+Sending never blocks and never fails: a lost report is sent again with the next beat. Nothing
+here has a timer: `alive` is called by code that has just made progress, so that the watchdog
 ends a daemon whose loop turns but whose beat does not.
 """
 
@@ -17,16 +17,16 @@ import time
 
 from broker.daemon.log_lines import JOURNAL_SOCKET, Journal, Lines, priority, to_standard_error
 
-#: systemd shows one line; what a library's error adds beyond that is cut.
+#: systemd shows one line; a longer text is cut.
 STATUS_CHARACTERS_MAX = 200
 
-#: For files and terminals; the journal has the time of each line itself.
+#: The format for files and terminals; the journal adds the time of each line itself.
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 JOURNAL_FORMAT = "%(levelname)s %(name)s: %(message)s"
 
 
 class JournalFormatter(logging.Formatter):
-    """Each line with its priority, as sd-daemon(3) wants it; a traceback's lines too."""
+    """A line with its priority in the form of sd-daemon(3), each line of a traceback too."""
 
     def format(self, record: logging.LogRecord) -> str:
         lines = super().format(record).splitlines()
@@ -34,8 +34,8 @@ class JournalFormatter(logging.Formatter):
 
 
 def set_up_logging(level: str, journal_socket: str = JOURNAL_SOCKET) -> None:
-    """One line per event: to the journal with its fields where standard error goes there, else
-    to standard error."""
+    """Log one line per event: to the journal with fields where standard error leads to the journal,
+    else to standard error."""
     if _is_journal():
         plain = to_standard_error(JournalFormatter(JOURNAL_FORMAT))
         handler = Lines(Journal(journal_socket, plain).send)
@@ -45,7 +45,7 @@ def set_up_logging(level: str, journal_socket: str = JOURNAL_SOCKET) -> None:
 
 
 def _is_journal() -> bool:
-    """Whether standard error goes there: systemd.exec(5), JOURNAL_STREAM."""
+    """Whether standard error leads to the journal: systemd.exec(5), JOURNAL_STREAM."""
     try:
         found = os.fstat(2)
     except OSError:
@@ -54,22 +54,23 @@ def _is_journal() -> bool:
 
 
 def alive(status: str) -> None:
-    """A beat is done: the service is ready, and lives. `status`: for `systemctl status`."""
+    """Report that a beat is done: the service is ready, and lives. `status`: for `systemctl
+    status`."""
     line = " ".join(status.split())[:STATUS_CHARACTERS_MAX]
-    _tell("READY=1", "WATCHDOG=1", f"STATUS={line}")
+    _notify("READY=1", "WATCHDOG=1", f"STATUS={line}")
 
 
 def reloading() -> None:
-    """The configuration is being read anew; the next `alive` says that it is done."""
-    _tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    """Report that the configuration is being read anew; the next `alive` ends this state."""
+    _notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def stopping() -> None:
-    """Asked to end, and about to."""
-    _tell("STOPPING=1")
+    """Report that the daemon is about to end."""
+    _notify("STOPPING=1")
 
 
-def _tell(*lines: str) -> None:
+def _notify(*lines: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which version this is; the same as in pyproject.toml, which is not there once installed."""
+"""The version of this program; the same as in pyproject.toml, which is not installed."""
 
 VERSION = "0.1.0"

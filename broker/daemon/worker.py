@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Blocking library calls, off the event loop, with a deadline.
+"""Runs blocking library calls off the event loop, with a deadline.
 
 A Worker is one named daemon thread that runs one call at a time. A call that misses its
 deadline is left running (a thread in a hung system call cannot be ended) and reported as
 hung with its age; until it comes back no other call is accepted, so nothing piles up. The
-thread does not keep the process from ending, and ends when nobody has its Worker any more.
+thread does not keep the process from ending, and ends when its Worker is no longer used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Hung(Exception):
-    """A call did not come back in time, or an earlier one still has not.
+    """A call did not return in time, or an earlier one still has not returned.
 
     `what`: the call that hangs. `age_s`: for how long, in seconds.
     """
@@ -44,7 +44,7 @@ class Worker:
 
     @property
     def busy(self) -> bool:
-        """Whether a call runs, in time or not."""
+        """Whether a call is running, in time or late."""
         return self._running is not None
 
     async def call(self, what: str, timeout_s: float, function: Callable[..., T], *args: Any) -> T:
@@ -63,8 +63,8 @@ class Worker:
         if self._running is not None:
             raise Hung(self.name, self._running[0], loop.time() - self._running[1])
         future: asyncio.Future[T] = loop.create_future()
-        # Whoever comes too late, or after the caller was cancelled, is not waited for; an
-        # error of his must not be shouted about as "never retrieved".
+        # A call that returns too late, or after the caller was cancelled, is ignored; its error
+        # must not be logged as "never retrieved".
         future.add_done_callback(lambda late: late.cancelled() or late.exception())
         self._running = (what, loop.time())
         self.hand_over(lambda: self._run(loop, future, function, args))
@@ -76,7 +76,7 @@ class Worker:
             raise Hung(self.name, what, timeout_s) from None
 
     def hand_over(self, call: Callable[[], None]) -> None:
-        """Have the thread run it; returns at once."""
+        """Have the thread run the call; returns at once."""
         if self._thread is None:
             self._thread = threading.Thread(
                 target=_work, args=(self._calls,), name=self.name, daemon=True
@@ -115,7 +115,7 @@ class Worker:
 
 
 def _work(calls: queue.SimpleQueue[Callable[[], None] | None]) -> None:
-    """The thread; it must not know its Worker, or that would never be let go."""
+    """The thread's loop; it holds no reference to its Worker, which could never end otherwise."""
     while (call := calls.get()) is not None:
         call()
         del call

@@ -55,7 +55,9 @@ class Modes:
     def end_soon(self, now_s: float) -> list[tuple[str, Countdown]]:
         """The modes, by name, of which it is to be told now that they end soon; each once."""
         both = {"local": self.local_countdown, "global": self.global_countdown}
-        return [(name, countdown) for name, countdown in both.items() if countdown.tell_soon(now_s)]
+        return [
+            (name, countdown) for name, countdown in both.items() if countdown.warns_once(now_s)
+        ]
 
     def lines(self, now_s: float) -> dict[str, str]:
         """What the other hosts show of this one's local mode, and how long it sees the global

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The whiteboard as this host lives with it: publish, read, remember, never give up.
+"""The whiteboard as this host uses it: it publishes, reads, remembers, and never gives up.
 
 Rules of this file:
 
 1. A bad slot costs that slot: its last good report stays, with a timestamp that stands
    still, so that its host falls silent by itself if it does not write a good one again.
 2. An unreadable cluster slot keeps its last good value and says so.
-3. A slot that is not signed as it should be (broker/whiteboard/signatures.py) is such a bad slot
-   too. A cluster slot that is not counts only while a host of an earlier version may have written
-   it.
+3. A slot without the signature that it should have is such a bad slot too
+   (broker/whiteboard/signatures.py). An unsigned cluster slot counts only while a host of an
+   earlier version may have written it.
 4. A read or write that fails or is late resets `storage_good_since_s`, is reported, and is
    tried again at the next beat. It ends nothing.
-5. A read that shows an older slot than before of one boot of a host, and no signature tells so,
-   shows what was: the storage was set back (a snapshot was restored), or a read was stale. Nothing
-   that it says of who runs the VM is true yet, so it resets `storage_good_since_s` as well: who
-   lives writes again by then.
+5. A read may show an older slot of the same boot of a host, without a signature that proves it
+   replayed: then the storage was set back (a snapshot was restored), or the read was stale. What
+   it says about the VM may be out of date, so it resets `storage_good_since_s` as well: hosts
+   that live write again before that time is over.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ from broker.wire.what_ran import WhatRan
 
 log = logging.getLogger("ha-broker")
 
-#: A read of the storage that is older than this is no stale read any more.
+#: An older serial that is still there after this time is not a stale read.
 OLD_SERIAL_S = 60.0
-#: A late write to slot 0 is put right after it was seen for so long, no stale read any more.
+#: A late write to slot 0 is corrected once it was seen for so long; a stale read would have ended.
 PUT_RIGHT_S = 5.0
-#: Older slots reset `storage_good_since_s` so often: one host that writes in disorder must not keep
-#: all others from starting the VM.
+#: Older slots reset `storage_good_since_s` at most so often: one host that writes in disorder must
+#: not keep all others from starting the VM.
 SET_BACK_AGAIN_S = 60.0
-#: For so long after older slots were read it is not said where the VM is.
+#: For so long after older slots were read the place of the VM counts as unknown.
 SET_BACK_SETTLES_S = 5.0
-#: A record of the fence log that misses its deadline is waited for so often and so long (2 s);
+#: A record of the fence log that misses its deadline is looked for so often, 2 s in all;
 #: the agent waits a little longer for the answer (link.LINK_TIMEOUT_S).
 LATE_RECORD_LOOKS = 20
-#: Slots that nobody writes, under ids that nobody has joined, that are looked at.
+#: At most so many slots are looked at that no host writes, under ids that no host has joined.
 STILL_MAX = 128
 LATE_RECORD_LOOK_S = 0.1
 
@@ -90,7 +90,7 @@ _SENTENCES = {
 
 
 def _goes_back(before: SlotReport | None, after: SlotReport) -> bool:
-    """Whether a slot is an older one of the same boot, in which its timestamp only ever grows."""
+    """Whether the later slot is an older one of the same boot: its timestamp only ever grows."""
     if before is None or not (before.extra_trusted and after.extra_trusted):
         return False
     boot_id = after.extra.get("boot-id", "")
@@ -119,11 +119,11 @@ class Board:
         self._wall = wall
         self.signatures = signatures or Signatures()
         self.fence_log = FenceLog(self.signatures)
-        #: What was found of the signature of each of `reports`.
+        #: The state of the signature of each of `reports`.
         self.signed: dict[int, Signature] = {}
-        #: Whether a host of an earlier version, which signs nothing, takes part.
+        #: Whether a host of an earlier version, which signs nothing, is a member.
         self.has_earlier: Callable[[], bool] = lambda: False
-        #: Called with each record of the fence log that another host, or this one, adds.
+        #: Called with each record that any host adds to the fence log.
         self.on_fence_record: Callable[[LogRecord], None] = lambda record: None
         self.host_id = host_id
         self._plan = SlotPlan({host_id})
@@ -132,30 +132,30 @@ class Board:
         self.own: SlotReport | None = None
         self.bad: dict[int, BadSlot] = {}
         self._raw: dict[int, bytes] = {}
-        #: Slots that were seen to be written on.
+        #: Slots in which a write was seen.
         self._written: set[int] = set()
         self._has_set_aside = False
-        #: Host ids that somebody has joined the lockspace under, alive or dead.
+        #: Host ids under which some host has joined the lockspace, alive or dead.
         self.in_use: frozenset[int] = frozenset()
         #: The hosts whose slots are of a newer version, and when each of them last changed.
         self.newer_versions: dict[int, float] = {}
         self.global_maintenance: bool | None = None
         self.global_mode: Mode | None = None
         self._serial = 0
-        #: Slot 0 as it was with that serial, and since when it is an older one.
+        #: Slot 0 as it was at the highest serial, and since when an older one is there.
         self._cluster_data = EMPTY_SLOT
         self._old_since_s: float | None = None
-        #: A good signature of slot 0 was seen; since when it is there without one.
+        #: Whether a good signature of slot 0 was seen, and since when slot 0 is without one.
         self._cluster_signed = False
-        #: An earlier version, which signs nothing, ran on this host until now.
+        #: Whether an earlier version, which signs nothing, ran on this host until now.
         self._was_earlier = False
         self._unsigned_since_s: float | None = None
         self.storage_good_since_s: float | None = None
         self.sweep = 0
         self._appending = self._may_land = False
-        #: The last read brought records of the fence log: there may be more.
+        #: Whether the last read brought records of the fence log: there may be more.
         self.log_grew = False
-        #: When a read last showed older slots than the one before it.
+        #: When a read last showed older slots than the read before it.
         self._set_back_s: float | None = None
         self.last_read_s: float | None = None
         self.last_write_s: float | None = None
@@ -169,7 +169,7 @@ class Board:
         self.is_hung = False
 
     def _failed(self, error: StorageTrouble, began_s: float) -> None:
-        """Count it; trouble began with the first question that was not answered well."""
+        """Count the failure; the trouble began with the first call that failed."""
         self.errors += 1
         self.is_hung = error.hung
         if self.trouble_since_s is None:
@@ -177,7 +177,7 @@ class Board:
 
     @property
     def log_is_written(self) -> bool:
-        """A record of the fence log is being written, or one that was given up may still land."""
+        """Whether a record of the fence log is being written, or one that was given up may land."""
         return self._appending or self._may_land
 
     @property
@@ -202,11 +202,11 @@ class Board:
         return own
 
     async def read_slot(self, host_id: int) -> bytes:
-        """A host's slot as it is now, whatever is in it; StorageTrouble."""
+        """A host's slot at this moment, unchecked; StorageTrouble."""
         return (await self._store.read([host_id])).get(host_id, EMPTY_SLOT)
 
     async def write(self, report: SlotReport, now_s: float) -> None:
-        """Publish this host; trouble is remembered, not raised."""
+        """Publish this host's report; a failure is kept in `problem`, not raised."""
         clock = asyncio.get_running_loop().time
         began_s = clock()
         try:
@@ -220,7 +220,7 @@ class Board:
             self.write_times.add(clock() - began_s)
 
     async def read(self, now_s: float, second_look: bool = False) -> None:
-        """Read the slots of this beat; trouble is remembered, not raised.
+        """Read the slots of this beat; a failure is kept in `problem`, not raised.
 
         `second_look`: within the same beat; new hosts are not looked for.
         """
@@ -269,7 +269,7 @@ class Board:
         self._set_back_s = self.storage_good_since_s = now_s
 
     def set_back_unfit(self, now_s: float) -> str:
-        """Why what the slots say of the VM is not to be believed yet; empty: it is."""
+        """Why the slots must not be believed yet about the VM; empty: they may."""
         if self._set_back_s is None or now_s - self._set_back_s >= SET_BACK_SETTLES_S:
             return ""
         return "the whiteboard shows older slots than before, the hosts have yet to write again"
@@ -286,9 +286,9 @@ class Board:
         self.global_maintenance, self.global_mode = mode is not None, mode
 
     async def end_global_maintenance(self, mode: Mode) -> bool:
-        """End this very mode; False where another one, or none, is set by now.
+        """End the given mode; False where another one, or none, is set by now.
 
-        StorageTrouble where that cannot be told or written.
+        StorageTrouble where the slot cannot be read or written.
         """
         slot = await self._read_cluster()
         if isinstance(slot, BadSlot):
@@ -299,9 +299,9 @@ class Board:
         return True
 
     async def put_cluster_right(self, now_s: float) -> None:
-        """Write the cluster slot again as it was, where a late write has put back an older one.
+        """Write the newest cluster slot again where a late write has put back an older one.
 
-        All hosts write the same; StorageTrouble is left to the next try.
+        All hosts write the same bytes; after StorageTrouble the next beat tries again.
         """
         if self._unsigned_since_s is not None and now_s - self._unsigned_since_s >= PUT_RIGHT_S:
             with contextlib.suppress(StorageTrouble):
@@ -316,8 +316,8 @@ class Board:
             await self._store.write(0, self._cluster_data)
 
     async def _sign_cluster(self) -> None:
-        """Sign slot 0, which is there without a good signature: as it is, where it counts (a host
-        of an earlier version wrote it), else as it was."""
+        """Sign slot 0 where it has no good signature: as it is, if it counts (a host of an earlier
+        version wrote it), else as it was before."""
         data = (await self._store.read([0])).get(0, EMPTY_SLOT)
         with contextlib.suppress(BadSlot):
             slot = decode_cluster(data)
@@ -325,7 +325,7 @@ class Board:
                 return
             if not self._cluster_counts(data):
                 if self.global_maintenance is None:
-                    return  # nobody here knows what it was
+                    return  # this host does not know the earlier content
                 log.warning("slot 0 is not signed by this cluster: writing it again as it was")
                 await self._store.write(0, self._cluster_data)
             elif data != EMPTY_SLOT:
@@ -349,7 +349,7 @@ class Board:
         return self.signatures.look(CLUSTER, 0, signed_part_of_cluster(data))
 
     def _cluster_counts(self, data: bytes) -> bool:
-        """Whether slot 0 decides: it is signed, or a host of an earlier version may have written
+        """Whether slot 0 is valid: it is signed, or a host of an earlier version may have written
         it, or it was never set."""
         found = self._look_at_cluster(data)
         if found in GOOD or self.signatures.unsigned is Unsigned.TRUST:
@@ -361,7 +361,7 @@ class Board:
         return self.has_earlier() or (self._was_earlier and not self._cluster_signed)
 
     async def _read_cluster(self) -> ClusterSlot | BadSlot:
-        """The cluster slot as it is now; no serial that was ever seen is given twice."""
+        """The cluster slot at this moment; this host never uses a serial again that it has seen."""
         data = (await self._store.read([0])).get(0, EMPTY_SLOT)
         try:
             slot = decode_cluster(data)
@@ -386,8 +386,8 @@ class Board:
     async def append_to_log(self, make: Callable[[int], LogRecord], now_s: float) -> LogRecord:
         """Add a record to the fence log; `make`: the record of a number.
 
-        Only for who holds the fence lease. StorageTrouble where it is not there afterwards; while
-        `log_is_written` it may still come, and the fence lease must not go.
+        Only the holder of the fence lease may call it. StorageTrouble where the record cannot be
+        read back; while `log_is_written` it may still land, and the fence lease must be kept.
         """
         self._appending = True
         try:
@@ -420,8 +420,8 @@ class Board:
         return self._ran.on_disk
 
     async def write_what_ran(self, record: WhatRan) -> None:
-        """Write it to both places, one after the other, and read each back; StorageTrouble where
-        it is not there afterwards."""
+        """Write the record to both places, one after the other, and read each back; StorageTrouble
+        where it cannot be read back."""
         data = encode_what_ran(record, self.signatures)
         if data is None:
             raise StorageTrouble(
@@ -434,8 +434,8 @@ class Board:
         self._ran.learn(dict.fromkeys(WHAT_RAN_SLOTS, data))
 
     def _learn(self, slots: Mapping[int, bytes], now_s: float) -> list[int]:
-        """Remember what was read; the hosts whose slot is an older one than before."""
-        # Most slots are as they were read half a beat ago: only the others are decoded.
+        """Remember the slots of a read; returns the hosts whose slot is older than before."""
+        # Most slots are the same as half a beat ago: only changed ones are decoded.
         changed = {slot: data for slot, data in slots.items() if self._raw.get(slot) != data}
         self._written |= {slot for slot in changed if self._raw.get(slot, EMPTY_SLOT) != EMPTY_SLOT}
         for slot, data in changed.items():
@@ -452,7 +452,7 @@ class Board:
         for slot, report in sweep.reports.items():
             before = self.own if slot == self.host_id else self.reports.get(slot)
             self._learn_report(report, changed[slot])
-            # One that was replayed does not count, so nothing that counts is older.
+            # A replayed slot was refused above, so what counts here is not older.
             if self.reports.get(slot) is report and _goes_back(before, report):
                 older.append(slot)
         if self.host_id in changed:
@@ -468,7 +468,7 @@ class Board:
         elif sweep.cluster_fault is not None:
             self.bad[0] = sweep.cluster_fault
         elif self.global_maintenance and changed.get(0) == EMPTY_SLOT:
-            # Nobody ends a maintenance by wiping the slot: who ends one writes a 0.
+            # An emptied slot does not end a maintenance: whoever ends one writes a 0.
             self.bad[0] = BadSlot(
                 0, SlotFault.MAINTENANCE_MISSING, "was emptied while global maintenance was set"
             )
@@ -479,9 +479,9 @@ class Board:
         return older
 
     def _set_aside(self) -> None:
-        """Of slots that nobody writes, under ids that nobody has joined, so many are looked at, the
-        lowest first: what somebody wrote once into all two thousand costs each host next to
-        nothing. One that changes is seen by the window, and counts from then on."""
+        """Limit the slots that no host writes, under ids that no host has joined, to the lowest
+        STILL_MAX: a program that once wrote into all two thousand must not cost each host time at
+        each beat. A slot that changes is found by the window, and counts from then on."""
         still = [
             slot
             for slot in (*self.reports, *self.bad)
@@ -505,8 +505,8 @@ class Board:
         self._has_set_aside = self._has_set_aside or bool(aside)
 
     def _learn_report(self, report: SlotReport, data: bytes) -> None:
-        """Take a slot that can be read, unless its signature forbids it: then its last good one
-        stays."""
+        """Take the report of a readable slot, unless its signature forbids it: then the last good
+        report stays."""
         host, signatures = report.host_id, self.signatures
         found = signatures.look_at_slot(report, data)
         is_taken = found in GOOD or signatures.unsigned is Unsigned.TRUST
@@ -518,8 +518,8 @@ class Board:
             self.bad[host] = BadSlot(host, _FAULTS[found], _SENTENCES[found])
 
     def _is_signed_cluster(self, data: bytes, now_s: float) -> bool:
-        """Whether slot 0 decides. One that is not signed is signed, or written again as it was,
-        where it stays so."""
+        """Whether slot 0 is valid. Where it stays unsigned it is signed, or written again as it
+        was."""
         is_signed = self._look_at_cluster(data) in GOOD
         self._cluster_signed = self._cluster_signed or is_signed
         never_set = data == EMPTY_SLOT and not self._cluster_signed
@@ -533,12 +533,12 @@ class Board:
         return counts
 
     def _may_be_old(self, slot: ClusterSlot, now_s: float) -> bool:
-        """Whether what the slot says may be older than what is known: a stale read, or a late
-        write over a newer one.
+        """Whether the slot may be older than what is known: by a stale read, or by a late write
+        over a newer one.
 
         One read is not enough to end a maintenance. Where the slot's serial is lower than one
-        seen before, it must have stayed so for OLD_SERIAL_S: by then it is another volume. Where
-        slot 0 is signed, nobody who could sign goes back: it is never believed.
+        seen before, it must stay so for OLD_SERIAL_S: after that it is another volume. A signed
+        slot 0 with a lower serial is never believed: no member writes a lower one.
         """
         is_older = self._is_older(slot)
         if not is_older and (not self.global_maintenance or slot.maintenance):

@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The fence log: who switched which host off, why, and what came of it. On the shared storage,
-behind the whiteboard's last slot, where the reference never looks. Pure.
+"""The fence log: which host switched which one off, why, and with what result. It lies on the
+shared storage, behind the whiteboard's last slot, where the reference never reads. Pure.
 
 Rules of this file:
 
-1. Only who holds the fence lease writes. A record is a slot of its own, RECORDS of them in a
-   ring, numbered from 1 on: nothing is ever changed, the oldest is written over.
-2. A record is JSON in one line, and behind it "end=" with the CRC-32 of that line in 8 hex
-   digits, NUL padded to 4096 bytes. What does not read as that costs that record alone, and so
-   does one with a number, a host id or a time that nobody has, and one that lies where its number
-   does not belong. What stands far above all others, and is fewer than they, was never counted:
-   the next record comes behind the others. The JSON's last
-   field, "mac", signs what stands before it (broker/whiteboard/signatures.py).
-3. A reader looks at the whole ring once and then only where the next record will be.
-4. The freeing of a host id is written down before it begins, and how it ended takes the place
-   of that record, with its number. So an act that is under way is always the newest record; an
-   earlier version of this file cannot read it, and reads what takes its place. Whoever comes
-   next does the same: the fence lease was not free before the act had ended.
-5. A record that is not signed counts only while `counts` says so of its writer (a host of an
-   earlier version); one with a wrong signature never. Both are shown.
-6. When something was is told by its wall clock; who sees it happen goes by his own
-   monotonic one.
+1. Only the holder of the fence lease writes. A record is a slot of its own, RECORDS of them in a
+   ring, numbered from 1 on: no record is changed, the oldest one is overwritten.
+2. A record is JSON in one line, followed by "end=" with the CRC-32 of that line in 8 hex digits,
+   NUL padded to 4096 bytes. The JSON's last field, "mac", signs what stands before it
+   (broker/whiteboard/signatures.py). A record that cannot be read is ignored, and only that
+   record; so is one with an impossible number, host id or time, and one in a place that does not
+   fit its number. A few records with numbers far above all others are damage: the next record is
+   numbered after the others.
+3. A reader reads the whole ring once, and then only the place of the next record.
+4. The freeing of a host id is recorded before it begins, and the record of its end overwrites
+   that record, with its number. So an act that is under way is always the newest record; an
+   earlier version of this file cannot read it, and reads the one that overwrites it. The next
+   writer overwrites it in the same way: the fence lease was not free before the act had ended.
+5. An unsigned record counts only while `counts` allows it for its writer (a host of an earlier
+   version); one with a wrong signature never counts. Both are shown.
+6. The time of a record is the wall clock of its writer; a host that sees it arrive uses its own
+   monotonic clock instead.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ from scoring.observation import FenceRecord, FenceStep
 #: First slot of the ring, and how many records it holds: 1 MiB.
 FIRST_SLOT = FENCE_LOG_FIRST
 RECORDS = FENCE_LOG_RECORDS
-#: Records that are handed on to decisions: so new, and so many.
+#: Records that decisions get: at most so old, and at most so many.
 RECENT_S = 86_400.0
 RECENT_MAX = 32
-#: A writer looks at so many records ahead first, for those it has not seen yet.
+#: A writer first reads so many records ahead, to find those that it has not seen.
 AHEAD = 4
 TEXT_CHARS_MAX = 2000
-#: Nobody switches hosts off so often: one a second for a hundred years.
+#: Numbers above are impossible: one record a second for a hundred years.
 NUMBER_MAX = 2**32
-#: A double counts seconds, and a generation its joins, one by one up to here.
+#: A double represents each whole second, and each generation, up to here.
 COUNT_MAX = 2**53
-#: A host that did not look for long has missed no more than so many records.
+#: A host that has not read for a long time has missed at most so many records.
 _BEHIND_MAX = 64 * RECORDS
 _TEXTS = ("by_name", "target_name", "boot_id", "text", "by_boot", "over")
 _END = re.compile(rb"end=([0-9a-f]{8})\n?")
@@ -88,7 +88,7 @@ class LogRecord(msgspec.Struct, frozen=True):
 
 
 def slot_of(number: int) -> int:
-    """Where the record of that number stands."""
+    """The slot in which the record of that number lies."""
     assert number >= 1, number
     return FIRST_SLOT + (number - 1) % RECORDS
 
@@ -126,8 +126,8 @@ def decode(data: bytes) -> LogRecord | None:
 
 
 def _counted(records: Iterable[LogRecord]) -> list[LogRecord]:
-    """Those of the ring that follow upon each other, ascending: of several groups that lie more
-    than a ring apart the one with the most records, of equals the earlier."""
+    """The records of the ring whose numbers belong together, ascending: of several groups that lie
+    more than a ring apart the one with the most records, of equals the earlier."""
     groups: list[list[LogRecord]] = []
     for record in sorted(records, key=lambda one: one.number):
         if not groups or record.number - groups[-1][-1].number > RECORDS:
@@ -137,16 +137,16 @@ def _counted(records: Iterable[LogRecord]) -> list[LogRecord]:
 
 
 def signature(data: bytes, slot: int, signatures: Signatures) -> Signature:
-    """What is found of the signature of a record that can be read."""
+    """The state of a readable record's signature."""
     found = _MAC.fullmatch(data.partition(b"\n")[0])
     part = None if found is None else (found.group(1), found.group(2).decode())
     return signatures.look(FENCE, slot, part)
 
 
 class FenceLog:
-    """What this host knows of the log. `known`: the whole ring was read once. `records`: those that
-    count, by number. `doubtful`: those of the ring that are not signed, or not well, by slot.
-    `counts`: whether a record that is not signed counts all the same."""
+    """The log as this host knows it. `known`: the whole ring was read once. `records`: those that
+    count, by number. `doubtful`: those without a good signature, by slot.
+    `counts`: whether an unsigned record counts all the same."""
 
     def __init__(self, signatures: Signatures | None = None) -> None:
         self.known = False
@@ -158,7 +158,7 @@ class FenceLog:
 
     @property
     def records(self) -> dict[int, LogRecord]:
-        """Those that count. A signed one goes before one of the same number that is not."""
+        """The records that count. A signed one is preferred to an unsigned one of that number."""
         if not self.doubtful or self._signatures.unsigned is not Unsigned.SHOW:
             return self._signed
         unsigned = {
@@ -170,7 +170,7 @@ class FenceLog:
 
     @property
     def next_number(self) -> int:
-        """The number of the record that comes next: of a new one, or of a FREEING (rule 4)."""
+        """The number of the next record: a new one, or that of the open FREEING (rule 4)."""
         records = self.records
         newest = max(records, default=0)
         is_freeing = newest and records[newest].step is FenceStep.FREEING
@@ -178,20 +178,20 @@ class FenceLog:
 
     @property
     def under_way(self) -> LogRecord | None:
-        """The freeing of a host id that is not told to be over."""
+        """The record of a freeing whose end was not recorded."""
         records = self.records
         record = records[max(records)] if records else None
         is_open = record is not None and record.step is FenceStep.FREEING and not record.over
         return record if is_open else None
 
     def slots_to_read(self, ahead: int = 1) -> list[int]:
-        """What a read has to bring."""
+        """The slots that the next read must include."""
         if not self.known:
             return list(range(FIRST_SLOT, FIRST_SLOT + RECORDS))
         return sorted({slot_of(self.next_number + more) for more in range(ahead)})
 
     def learn(self, slots: Mapping[int, bytes], now_s: float, wall_s: float) -> list[LogRecord]:
-        """Take in what a read of `slots_to_read` brought; the new records.
+        """Take in the slots of a read of `slots_to_read`; returns the new records.
 
         Slots that are not the ring's are ignored. A volume that ends before it holds none yet.
         """
@@ -235,22 +235,22 @@ class FenceLog:
         return [] if first_look else new
 
     def _at(self, record: LogRecord, first_look: bool, now_s: float, wall_s: float) -> float:
-        """When it happened. What happened before we looked is as old as its wall clock says."""
+        """When it happened; for a record of before the first read by its wall clock."""
         return now_s - (max(0.0, wall_s - record.wall_s) if first_look else 0.0)
 
     def _forget(self, slot: int) -> None:
-        """What is not signed and is not there any more."""
+        """Forget an unsigned record that is not there any more."""
         gone = self.doubtful.pop(slot, None)
         if gone is not None:
             self._at_s.pop(gone[0], None)
 
     def _is_known(self, record: LogRecord) -> bool:
-        """What takes the place of a FREEING is new; of what else is there nothing changes."""
+        """Whether the record is not new. One that overwrites a FREEING is new."""
         known = self._signed.get(record.number)
         return known == record or (known is not None and known.step is not FenceStep.FREEING)
 
     def recent(self, now_s: float) -> tuple[FenceRecord, ...] | None:
-        """What decisions have to know, oldest first; None while the log is not known."""
+        """The records that decisions need, oldest first; None while the log is not known."""
         if not self.known:
             return None
         found = [
@@ -275,8 +275,8 @@ class FenceLog:
         return [records[number] for number in sorted(records)[::-1][:count]]
 
     def shown(self, count: int) -> list[tuple[LogRecord, str]]:
-        """The same, with those that do not count, and what is amiss with the signature of each; ""
-        where nothing is."""
+        """The newest records, newest first, with those that do not count, and the fault of each
+        signature; "" where there is none."""
         found = [(record, "") for record in self.last(count)]
         known = {record.number for record, _ in found}
         for record, signature in self.doubtful.values():
@@ -288,7 +288,7 @@ class FenceLog:
 
     def certificate(self, host_id: int, boot_id: str) -> LogRecord | None:
         """Why that boot of a host ended: the newest record that somebody switched it off, or
-        meant to; None where nobody did, or whoever meant to withdrew before any order."""
+        intended to; None where nobody did, or every intent was withdrawn before an order."""
         if not boot_id:
             return None
         found: dict[int, LogRecord] = {}

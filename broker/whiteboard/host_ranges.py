@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Many host ids in few characters: 1-24,27. Pure."""
+"""A compact text form of many host ids: 1-24,27. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from broker.wire.limits import HOST_ID_MAX
 
-#: Ranges that are read of what another host wrote.
+#: At most so many ranges of another host's line are read.
 RANGES_MAX = 1000
 
 _RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
@@ -26,7 +26,7 @@ def ranges(hosts: Iterable[int]) -> list[str]:
 
 
 def hosts_of(text: str) -> Iterator[int]:
-    """The host ids in a line that another host may have written; what is none is left out."""
+    """The host ids in a line of another host; foreign text: what is no id is left out."""
     for part in text.split(",", RANGES_MAX)[:RANGES_MAX]:
         if (found := _RANGE.fullmatch(part)) is None:
             continue

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a volume says that it is: of which cluster, which volume, of what kind, made when. Pure,
+"""The identity of a volume: of which cluster it is, which volume, of what kind, made when. Pure,
 but for `check`, which reads it.
 
 A path proves nothing: below a mount point that is not mounted lies some other file. So the volume
-carries its own name where neither the reference nor sanlock ever looks, the configuration says
-which name it must be, and whoever opens the volume compares.
+carries its identity where neither the reference nor sanlock ever looks, the configuration names the
+identity that it must have, and each program that opens the volume compares.
 
 Rules of this file:
 
-1. One block of 4096 bytes: lines of text, and behind them "end=" with the CRC-32 of those lines in
-   8 hex digits, NUL padded. The first line has the version; a later version's block is not guessed
-   at. Lines that this version does not know are ignored.
-2. On a whiteboard it is slot IDENTITY_SLOT (volume_layout.py). On a lease volume it is the first
+1. One block of 4096 bytes: lines of text, followed by "end=" with the CRC-32 of those lines in
+   8 hex digits, NUL padded. The first line has the version; the block of a later version is an
+   error. Lines that this version does not know are ignored.
+2. On a whiteboard it is slot IDENTITY_SLOT (layout.py). On a lease volume it is the first
    block of alignment unit LEASES_UNIT, behind lockspace, engine and fence lease and the unit that
    is kept for the registry.
-3. A configuration without ids is of an earlier version: nothing is compared.
-4. A copy of a volume carries its name too. What tells a copy from the original is
-   scoring/hosts/same_storage.py.
+3. A configuration without ids was made by an earlier version: nothing is compared.
+4. A copy of a volume has the same identity. scoring/hosts/same_storage.py tells a copy from the
+   original.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR, sector_of_leases
 from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
 from broker.whiteboard.volume import Volume, VolumeError, VolumeFault
 
-#: Of the lease volume's alignment units: 0 lockspace, 1 engine, 2 fence, 3 registry; 4 to 15 kept.
+#: An alignment unit of the lease volume: 0 lockspace, 1 engine, 2 fence, 3 registry; 4 to 15 are
+#: reserved.
 LEASES_UNIT = 4
 _HEAD = b"ha-agent volume "
 _VERSION = 1
@@ -51,7 +52,7 @@ class VolumeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A volume's name. `made_at`: UTC seconds since 1970."""
+    """A volume's identity. `made_at`: UTC seconds since 1970."""
 
     kind: VolumeKind
     cluster: str
@@ -61,7 +62,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a volume must say that it is. `volume` "": nothing is compared."""
+    """The identity that a volume must have. `volume` "": nothing is compared."""
 
     kind: VolumeKind
     cluster: str = ""
@@ -69,18 +70,18 @@ class Expected:
 
 
 class BadIdentity(Exception):
-    """There is something where the name should be that cannot be read: what it is."""
+    """The identity's block holds something that cannot be read as one."""
 
 
 def expected(config: Config, kind: VolumeKind) -> Expected:
-    """What the configuration says of one of its volumes."""
+    """The identity that the configuration demands of one of its volumes."""
     given = config.storage
     volume = given.whiteboard_id if kind is VolumeKind.WHITEBOARD else given.leases_id
     return Expected(kind, config.cluster.id, volume)
 
 
 def encode(identity: Identity) -> bytes:
-    """The block."""
+    """The block of an identity."""
     lines = (
         f"ha-agent volume {_VERSION}\nkind={identity.kind}\ncluster={identity.cluster}\n"
         f"volume={identity.volume}\nmade-at={identity.made_at}\n"
@@ -89,7 +90,7 @@ def encode(identity: Identity) -> bytes:
 
 
 def decode(raw: bytes) -> Identity | None:
-    """The name in a block; None where it is empty or not there; BadIdentity."""
+    """The identity in a block; None where the block is empty or missing; BadIdentity."""
     if not raw or raw == EMPTY_SLOT[: len(raw)]:
         return None
     if not raw.startswith(_HEAD):
@@ -116,7 +117,7 @@ def decode(raw: bytes) -> Identity | None:
 
 
 def problem(raw: bytes, wanted: Expected) -> str:
-    """Why a volume with this block is not the one that is wanted; "" where it is."""
+    """Why a volume with this block is not the expected one; "" where it is."""
     if not wanted.volume:
         return ""
     is_of = f"{wanted.kind} {wanted.volume} of cluster {wanted.cluster} is expected"
@@ -132,19 +133,19 @@ def problem(raw: bytes, wanted: Expected) -> str:
 
 
 def place_of(volume: Volume, kind: VolumeKind) -> int:
-    """Where its name stands or belongs, bytes; VolumeError."""
+    """The offset of the volume's identity, in bytes; VolumeError."""
     if kind is VolumeKind.WHITEBOARD:
         return IDENTITY_SLOT * SLOT_BYTES
     return LEASES_UNIT * ALIGN_OF_SECTOR[sector_of_leases(volume)]
 
 
 def read(volume: Volume, kind: VolumeKind) -> bytes:
-    """The block of its name, shorter or empty where the volume ends before; VolumeError."""
+    """The block of the identity, shorter or empty where the volume ends before; VolumeError."""
     return volume.read_at(place_of(volume, kind))
 
 
 def check(volume: Volume, wanted: Expected) -> None:
-    """VolumeError where it is not the volume that is wanted."""
+    """VolumeError where the open volume is not the expected one."""
     if not wanted.volume:
         return
     found = problem(read(volume, wanted.kind), wanted)
@@ -153,7 +154,7 @@ def check(volume: Volume, wanted: Expected) -> None:
 
 
 def check_at(path: str, wanted: Expected) -> None:
-    """The same of the volume that lies there now. Blocks as reads do."""
+    """VolumeError where the volume at `path` is not the expected one. May block, as any read."""
     if wanted.volume:
         with Volume(path, read_only=True) as volume:
             check(volume, wanted)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What lies where on the whiteboard's volume, in slots of 4096 bytes. Pure.
+"""The layout of the whiteboard's volume, in slots of 4096 bytes. Pure.
 
 | slots | what | who writes it |
 | - | - | - |
@@ -9,8 +9,8 @@
 | 2257 | the volume's identity | `ha-agent init` |
 | 2258, 2259 | what ran last, two copies in turn (what_ran.py) | the host that runs the VM |
 
-The reference reads and writes slots 0..2000 only. A place that is given here is never given to
-something else: an earlier version may still write there.
+The reference reads and writes slots 0..2000 only. A slot that has a purpose here never gets another
+one: an earlier version may still write there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What hosts tell each other in the text lines of their slots, beyond the reference's fields:
-how each is written, and read from a stranger who may have written anything. Pure."""
+"""The text lines of a host's slot, beyond the reference's fields: how each one is written, and how
+it is read from another host, which may have written anything. Pure."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from broker.wire.status import (
 from scoring.observation import FenceAsk, OnHostShutdown, OutsideView, PeerReport
 from scoring.state import Seen
 
-#: A move of the VM in a slot: where to, from where, and within how many seconds it is over.
-#: Earlier versions wrote the first part alone.
+#: A move of the VM in a slot: its target, its source, and within how many seconds it is over.
+#: Earlier versions wrote the first part only.
 _MOVE = re.compile(r"(migrate (?:([0-9]{1,4})|away))(?: from ([0-9]{1,4}) within ([0-9]{1,6}) s)?")
-#: What a host sees of the VM on another one: its id, the stay, and how many seconds ago the last
-#: question was asked that was answered well, and the first of those that were not since then.
+#: How a host reaches the VM on another one: that host's id, the stay, how many seconds ago the last
+#: well-answered question was asked, and how many seconds ago the first unanswered one since then.
 _OUTSIDE = re.compile(r"([0-9]{1,4}) ([0-9]{1,15}) (-|[0-9]{1,9}\.[0-9]) (-|[0-9]{1,9}\.[0-9])")
 #: "unstopped 75", or "agent-dead 1200 bad 1180": seconds.
 _FENCE_ASK = re.compile(r"unstopped ([0-9]{1,9})|agent-dead ([0-9]{1,9}) bad ([0-9]{1,9})")
-#: The largest count in a line, and half of it; the largest memory, MiB.
+#: The largest count in a line; the largest count of starts, half of it; the largest memory, MiB.
 COUNT_MAX, LAST_RAN_MAX, MEM_MB_MAX = 10**15 - 1, 5 * 10**14, 10**12 - 1
 #: heartbeat_s, unanswered_since_s, renewal_s and renewal_timestamp of a PeerReport.
 Others = tuple[float | None, float | None, float | None, int]
@@ -70,8 +70,8 @@ def measured_lines(measured: MeasuredOnWire) -> dict[str, str]:
 
 
 def freeing_lines(host_id: int | None, fencer: bool) -> dict[str, str]:
-    """Whose host id this host's agent frees, `fencer`: without the fence lease, which that host
-    owns; nothing where it frees none."""
+    """The host id that this host's agent frees; `fencer`: it does so without the fence lease,
+    which the dead host owns. Empty where it frees none."""
     if host_id is None:
         return {}
     return {"freeing": str(host_id), "freeing-fencer": "yes" if fencer else ""}
@@ -80,8 +80,8 @@ def freeing_lines(host_id: int | None, fencer: bool) -> dict[str, str]:
 def freeings_of(
     host_id: int, record: LogRecord | None, reports: Iterable[SlotReport]
 ) -> list[Freeing]:
-    """Who says that it frees that host's id: in the fence log (`record`: what is under way
-    there), or in its slot."""
+    """The hosts that announce the freeing of that host's id: in the fence log (`record`: the
+    freeing under way there), or in their slots."""
     found = []
     if record is not None and record.target == host_id:
         found.append(
@@ -104,14 +104,14 @@ def _name(host_id: int, hostname: str) -> str:
 
 
 def seconds(text: str | None) -> float | None:
-    """A duration another host wrote; None where it is none."""
+    """A duration in another host's line; None where it is none."""
     found = re.fullmatch(r"[0-9]{1,6}\.[0-9]{2}", text or "")
     return None if found is None else float(found.group())
 
 
 def intent_line(report: Report, host_id: int, now_s: float) -> str:
-    """What a host is about to do, for the others; of a move also from where, and how many seconds
-    they should wait for its end: they have another clock."""
+    """What this host is about to do; for a move also its source, and how many seconds the other
+    hosts should wait for its end, since their clocks differ."""
     if report.moving_until_s is None:
         return report.intent
     left_s = math.ceil(max(0.0, report.moving_until_s - now_s))
@@ -119,8 +119,8 @@ def intent_line(report: Report, host_id: int, now_s: float) -> str:
 
 
 def intent_of(line: str, host_id: int, age_s: float = 0.0) -> tuple[str, MoveStatus | None]:
-    """What host `host_id` wrote of its intent `age_s` ago: the words, and the move of the VM that
-    it is about. One that it writes of another host is no move."""
+    """The intent that host `host_id` published `age_s` ago: its words, and the move of the VM that
+    it describes. A move whose source is another host is ignored."""
     found = _MOVE.fullmatch(line)
     if found is None:
         return line, None
@@ -132,7 +132,7 @@ def intent_of(line: str, host_id: int, age_s: float = 0.0) -> tuple[str, MoveSta
 
 
 def outside_line(seen: OutsideView | None, now_s: float) -> str:
-    """What a host sees of the VM on another one, for the others; they have another clock."""
+    """How this host reaches the VM on another one; ages, since the hosts' clocks differ."""
     if seen is None or (seen.good_s is None and seen.bad_since_s is None):
         return ""
     ages = (
@@ -143,8 +143,8 @@ def outside_line(seen: OutsideView | None, now_s: float) -> str:
 
 
 def outside_of(line: str, read_s: float) -> OutsideView | None:
-    """What another host wrote of it, in a slot that was read at `read_s`; None where it is
-    nothing of the kind."""
+    """How another host reaches the VM, from a line that was read at `read_s`; None where the line
+    is not valid."""
     found = _OUTSIDE.fullmatch(line)
     if found is None:
         return None
@@ -154,27 +154,27 @@ def outside_of(line: str, read_s: float) -> OutsideView | None:
 
 
 def way_out_line(way_out: bool | None) -> str:
-    """Whether a host's network leads anywhere, for the others; empty: it was not asked."""
+    """Whether this host's network leads anywhere; empty: it was not asked."""
     return "" if way_out is None else "good" if way_out else "bad"
 
 
 def way_out_of(line: str) -> bool | None:
-    """What another host wrote of it."""
+    """Whether another host's network leads anywhere; None: unknown."""
     return {"good": True, "bad": False}.get(line)
 
 
 def uplink_line(uplink_up: bool | None) -> str:
-    """Whether the VM's bridges here lead out; empty: not known, or there are none."""
+    """Whether the VM's bridges on this host lead out; empty: unknown, or there are none."""
     return "" if uplink_up is None else "up" if uplink_up else "down"
 
 
 def uplink_of(line: str) -> bool | None:
-    """What another host wrote of it."""
+    """Whether the VM's bridges on another host lead out; None: unknown."""
     return {"up": True, "down": False}.get(line)
 
 
 def log_entry(record: LogRecord, signature: str = "") -> FenceLogEntry:
-    """A record of the fence log as the status shows it. `signature`: what is amiss with it."""
+    """A record of the fence log as the status shows it. `signature`: the fault of its signature."""
     return FenceLogEntry(
         record.number,
         record.step.value,
@@ -190,14 +190,14 @@ def log_entry(record: LogRecord, signature: str = "") -> FenceLogEntry:
 
 
 def local_mode_of(report: SlotReport) -> Mode:
-    """A host's local mode as it published it; without any particulars where it did not."""
+    """A host's published local mode; without particulars where it published none."""
     extra = report.extra if report.extra_trusted else {}
     own = {key: value for key, value in extra.items() if key.startswith("mode-")}
     return from_lines({key.removeprefix("mode-"): value for key, value in own.items()})
 
 
 def mode_of(report: SlotReport) -> ModeStatus | None:
-    """Another host's local mode as it published it."""
+    """Another host's published local mode, for the status."""
     if not report.maintenance:
         return None
     extra = report.extra if report.extra_trusted else {}
@@ -209,7 +209,7 @@ def mode_of(report: SlotReport) -> ModeStatus | None:
 
 
 def host_shutdown_of(report: SlotReport) -> str:
-    """What becomes of the VM of a host that shuts down or was shut down; "" where it does not."""
+    """What a host that shuts down does with its VM; "" where it does not shut down."""
     said = report.extra.get("host-shutdown", "") if report.extra_trusted else ""
     return said if said in (OnHostShutdown.MIGRATE, OnHostShutdown.SHUTDOWN) else ""
 
@@ -217,8 +217,8 @@ def host_shutdown_of(report: SlotReport) -> str:
 def peer_report(
     report: SlotReport, seen: Seen | None, others: Others, is_signed: bool = False
 ) -> PeerReport:
-    """What a host's slot says, and when it was seen to live, for the decision. `is_signed`: with
-    the cluster's key; to be switched off it asks by its signed word alone."""
+    """A host's slot, and when it was seen to live, as input of a decision. `is_signed`: the slot
+    is signed with the cluster's key; only then its request to be switched off counts."""
     heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp = others
     extra = report.extra if report.extra_trusted else {}
     read_s = seen.since_s if seen is not None and seen.timestamp == report.timestamp else None
@@ -273,18 +273,18 @@ def fence_ask_of(text: str) -> FenceAsk | None:
 
 
 def mem_free_line(mem_free_mb: float | None) -> str:
-    """The memory that a new VM could get here, in whole MiB; empty where it is not known."""
+    """The memory that a new VM could get here, in whole MiB; empty where it is unknown."""
     return "" if mem_free_mb is None else str(max(0, int(mem_free_mb)))
 
 
 def mem_free_of(text: str) -> float | None:
-    """The memory that a new VM could get there, MiB; None where the host does not say."""
+    """The memory that a new VM could get there, MiB; None where the host published none."""
     found = whole(text, MEM_MB_MAX)
     return None if found is None else float(found)
 
 
 def ways_of(report: SlotReport) -> Ways | None:
-    """Where a host is asked for a heartbeat; None where its lines cannot be trusted."""
+    """The addresses at which a host answers heartbeats; None where its lines are not trusted."""
     if not report.extra_trusted:
         return None
     extra = report.extra
@@ -297,19 +297,19 @@ def hears_line(hosts: Iterable[int]) -> str:
 
 
 def hears_of(text: str) -> frozenset[int]:
-    """The hosts that another host says have answered it."""
+    """The hosts that have answered another host, by its own line."""
     return frozenset(hosts_of(text))
 
 
 def _state_of(extra: Mapping[str, str]) -> str:
-    """The state that another host's agent is in; "" where it published none, or where that agent
-    is away: what it was about to do then is done by nobody."""
+    """The state of another host's agent; "" where it published none, or where that agent is away:
+    what it was about to do is then not done."""
     agent = extra.get("agent", "")
     return "" if agent == "stopped" or agent.startswith("silent") else extra.get("state", "")
 
 
 def penalties_of(extra: Mapping[str, str]) -> list[PenaltyOnWire]:
-    """What another host lost points for, as it published it."""
+    """The penalties that another host published."""
     parts = []
     for key, value in extra.items():
         name, _, why = value.partition(" ")
@@ -319,11 +319,11 @@ def penalties_of(extra: Mapping[str, str]) -> list[PenaltyOnWire]:
 
 
 def last_ran_of(extra: Mapping[str, str]) -> int:
-    """How often the VM had been started when this host ran it last; 0: it never did. Who runs it
-    next counts on from the largest, so there must be room above what anybody may write."""
+    """How often the VM had been started when this host ran it last; 0: it never did. The next
+    host counts on from the largest, so there must be room above any value that is accepted."""
     return min(count_of(extra.get("last-ran", "")), LAST_RAN_MAX)
 
 
 def count_of(text: str) -> int:
-    """A count another host wrote, 0 where it is none or above COUNT_MAX."""
+    """A count that another host wrote, 0 where it is none or above COUNT_MAX."""
     return whole(text, COUNT_MAX) or 0

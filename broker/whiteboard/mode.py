@@ -3,13 +3,12 @@
 
 Rules of this file:
 
-1. A mode is written down with the wall-clock second at which it was set and with how long
-   it lasts, so that it can end while nobody looks.
-2. Who sees a mode for the first time takes what is left from the wall clock, never more
-   than it lasts, and from then on counts by its own monotonic clock: a wall clock that
-   jumps meanwhile changes nothing.
-3. A mode without a duration has no end. What cannot be read of a mode makes it longer, never
-   shorter.
+1. A mode is written with the wall-clock second at which it was set and with its duration, so
+   that it can end while no host looks.
+2. A host that sees a mode for the first time takes the rest from the wall clock, never more than
+   the duration, and from then on counts by its own monotonic clock: a wall clock that jumps
+   later changes nothing.
+3. A mode without a duration has no end. A damaged mode lasts longer, never shorter.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ from broker.wire.limits import REASON_CHARS_MAX
 
 #: A mode that ends within so long, or within a tenth of its time, ends soon.
 SOON_S = 600.0
-#: Nobody ends a mode that he has not seen for so long: a host whose wall clock is ahead has to
-#: give the others the time to say that they count longer.
+#: No host ends a mode that it has not seen for so long: a host whose wall clock is ahead must give
+#: the others the time to object that they count longer.
 SEEN_MIN_S = 10.0
 OWNER_CHARS_MAX = 128
 COUNT_MAX = 10**12
-#: What stays readable in a line; "=" does not: the reference takes a line apart at each one.
+#: Characters that a line keeps as they are; not "=", at which the reference splits a line.
 _SAFE = " /:,;@+()!?"
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
     """A mode that is set. `since_epoch_s`: UTC seconds since 1970, None when it was not
-    written down; `lasts_s`: whole seconds from then on, None without an end. `release_id`: of a
-    local one: the host's id in the lockspace is given back while it lasts."""
+    written; `lasts_s`: whole seconds from then on, None without an end. `release_id`, of a local
+    mode: the host's id in the lockspace is given back while the mode lasts."""
 
     owner: str = ""
     reason: str = ""
@@ -45,7 +44,7 @@ class Mode:
     release_id: bool = False
 
     def left_s(self, wall_s: float) -> float:
-        """What is left of it by a wall clock: 0 up to all of it; infinity without an end."""
+        """What a wall clock leaves of it: 0 up to all of it; infinity without an end."""
         if self.lasts_s is None:
             return float("inf")
         if self.since_epoch_s is None:
@@ -69,7 +68,7 @@ def to_lines(mode: Mode) -> dict[str, str]:
 
 
 def from_lines(lines: Mapping[str, str]) -> Mode:
-    """The mode in the lines of a slot; whatever they hold."""
+    """The mode in the lines of a slot; any text is accepted."""
     return Mode(
         owner=_text(lines.get("owner", ""), OWNER_CHARS_MAX),
         reason=_text(lines.get("reason", ""), REASON_CHARS_MAX),
@@ -95,12 +94,12 @@ class Countdown:
         self.mode: Mode | None = None
         self._end_s = float("inf")
         self._seen_s = 0.0
-        self._told = False
+        self._warned = False
 
     def look(self, mode: Mode | None, now_s: float, wall_s: float) -> None:
-        """Take in the mode as it is now; one that was seen before goes on being counted."""
+        """Take in the present mode; one that was seen before goes on being counted."""
         if mode != self.mode:
-            self.mode, self._seen_s, self._told = mode, now_s, False
+            self.mode, self._seen_s, self._warned = mode, now_s, False
             self._end_s = float("inf") if mode is None else now_s + mode.left_s(wall_s)
 
     def left_s(self, now_s: float) -> float | None:
@@ -118,9 +117,9 @@ class Countdown:
             return False
         return left_s <= min(SOON_S, self.mode.lasts_s / 10)
 
-    def tell_soon(self, now_s: float) -> bool:
-        """The same, but true once for each mode."""
-        if self._told or not self.ends_soon(now_s):
+    def warns_once(self, now_s: float) -> bool:
+        """Whether it ends soon; true once for each mode."""
+        if self._warned or not self.ends_soon(now_s):
             return False
-        self._told = True
+        self._warned = True
         return True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which slots of the whiteboard to read in a beat. Pure.
+"""Chooses which slots of the whiteboard to read in a beat. Pure.
 
 Rules of this file:
 
@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from broker.whiteboard.slot import EMPTY_SLOT
 from broker.wire.limits import HOST_ID_MAX
 
-#: Slots 0..16.
+#: Slots 0..16 are always read.
 ALWAYS = 17
-#: 32 slots are 128 KiB: one read, well under a millisecond on any storage fit for the job.
+#: 32 slots are 128 KiB: one read of well under a millisecond on any suitable storage.
 WINDOW = 32
-#: Beats until the window has been everywhere.
+#: Beats until the window has covered all slots.
 SWEEP_BEATS = -(-(HOST_ID_MAX + 1 - ALWAYS) // WINDOW)
 
 assert SWEEP_BEATS * WINDOW >= HOST_ID_MAX + 1 - ALWAYS
@@ -67,11 +67,11 @@ class SlotPlan:
         return slots
 
     def in_use(self) -> list[int]:
-        """The slots of a second look within a beat, ascending: no window."""
+        """The slots of a second look within a beat, ascending: without the window."""
         return sorted({*range(ALWAYS), *self.known})
 
     def learn(self, slots: Mapping[int, bytes]) -> None:
-        """Take in what a read returned. Slot 0 is read always and never counted."""
+        """Take in the slots of a read. Slot 0 is always read and never counted."""
         for slot, data in slots.items():
             if slot == 0:
                 continue

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which lines of a host's slot come first, and which give way when there is no room. Pure.
+"""Orders the lines of a host's slot, and drops the least important where there is no room. Pure.
 
 A slot has 3.5 KB for lines. Once, 70 lines of fence devices pushed out the fact that the host was
-short of memory, and the VM was moved there: what decides must never be what falls out. So each
-key has its place here, facts that decide first, prose last, and what gives way is said.
+short of memory, and the VM was moved there: a fact that decides must never be dropped. So each key
+has its place here, facts that decide first, prose last, and the number of dropped lines is
+published.
 
 Rules of this file:
 
-1. A line that another host decides on stands in DECIDES. Together they always fit, whatever they
-   say: the test fills a slot with the worst of 200 hosts.
-2. What people only look at stands in SHOWN, sentences stand in PROSE. They give way from the end.
-3. A key that stands nowhere here counts as shown. A key that ends in "*" means all that begin so.
+1. A line on which another host's decision depends stands in DECIDES. These lines always fit,
+   whatever their values: the test fills a slot with the largest values of 200 hosts.
+2. A line that is only shown to people stands in SHOWN, a sentence in PROSE. They are dropped from
+   the end.
+3. A key that is in no list counts as shown. A key that ends in "*" means all that begin so.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Mapping
 
 from broker.whiteboard.slot import EXTRA_ROOM_BYTES, LEFT_OUT_KEY, line_bytes
 
-#: What other hosts' decisions rest on.
+#: Facts on which other hosts' decisions depend.
 DECIDES = (
     "boot-id",
     "count",
@@ -43,7 +45,7 @@ DECIDES = (
     "global-left",
     "network",
 )
-#: What people are shown of this host.
+#: Facts about this host that are only shown to people.
 SHOWN = (
     "host-shutdown",
     "beat",
@@ -59,7 +61,7 @@ SHOWN = (
     "mode-left",
     "mode-*",
 )
-#: Sentences, and what explains the facts above.
+#: Sentences that explain the facts above.
 PROSE = (
     "reason",
     "penalty-*",
@@ -70,7 +72,7 @@ _ORDER = {key: place for place, key in enumerate((*DECIDES, *SHOWN, "", *PROSE))
 
 
 def _place(key: str) -> int:
-    """Where a line stands; the smaller, the more it matters."""
+    """The position of a line; a smaller number is more important."""
     if (place := _ORDER.get(key)) is not None:
         return place
     family, dash, _ = key.partition("-")
@@ -78,10 +80,10 @@ def _place(key: str) -> int:
 
 
 def fit(lines: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The lines that have room, the most important first, and the keys of those that have none.
+    """The lines that have room, the most important first, and the keys of the dropped ones.
 
-    An empty value is no line: a reader takes one that is not there for an empty one. Where
-    something has no room, a last line says how many keys that are.
+    An empty value is not written: a reader takes a missing line for an empty one. Where lines are
+    dropped, a last line says how many keys that are.
     """
     order = sorted((key for key in lines if lines[key]), key=_place)
     used = 0

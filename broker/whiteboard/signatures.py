@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who wrote what lies on the shared storage: a MAC by the cluster key, and a counter.
+"""Signatures of the records on the shared storage: a MAC by the cluster key, and a counter.
 
 Everybody who can write to the volume can write a slot: an administrator of the storage, a machine
 that mounts it by mistake, a program gone astray. What such a slot claims (a VM that is up, a score
@@ -7,18 +7,19 @@ of 10000, global maintenance) once kept the VM down for ever. So what counts is 
 
 Rules of this file:
 
-1. A MAC covers all that stands before it, the kind of record and its place: a slot shown in
-   another place, or a fence record shown as a slot, is not signed.
-2. Each host's slots carry a counter that only grows. What has a lower one than was seen is an
-   older slot that somebody, or a late write, put back: it is REPLAYED, and the last good one stays.
+1. A MAC covers all bytes before it, the kind of record and its place: a slot copied to another
+   place, or a fence record shown as a slot, has no valid signature.
+2. Each host's slots carry a counter that only grows. A slot with a lower counter than was seen is
+   an older one that somebody, or a late write, put back: it is REPLAYED, and the last good one
+   stays.
 3. The counter is milliseconds of the writer's wall clock, and one more than the last where the
-   clock does not grow. So a host that has lost its state folder and its slot still goes on above
-   what it wrote before. Where it does not (its clock went back too), its signed answer over the
-   network that names the boot which the slot names lets it in.
-4. `unsigned` says what becomes of a slot without a MAC: TRUST takes it as signed. SHOW shows it,
-   and it counts only as broker/peers/members.py says, for a host of an earlier version; never of a
+   clock does not grow. So a host that has lost its state folder and its slot still continues above
+   its earlier counters. Where it does not (its clock went back too), the others accept its slot
+   once its signed answer over the network names the same boot as the slot.
+4. `unsigned` decides about a slot without a MAC: TRUST takes it as signed. SHOW shows it, and it
+   counts only as broker/peers/members.py allows, for a host of an earlier version; never for a
    host that was seen to sign. IGNORE refuses it.
-5. Without a key nothing can be signed or refused: all is as under TRUST.
+5. Without a key nothing can be signed or refused: everything is as under TRUST.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from enum import StrEnum
 from broker.config.cluster_key import ClusterKey
 from broker.whiteboard.slot import SlotReport, signed_part
 
-#: The lines of a slot that it is signed with, beside the MAC.
+#: The line of a slot that holds the counter.
 COUNTER_LINE = "count"
 
 
 class Unsigned(StrEnum):
-    """What becomes of what is not signed; values of `storage.unsigned`."""
+    """How unsigned records are treated; values of `storage.unsigned`."""
 
     IGNORE = "ignore"
     SHOW = "show"
@@ -42,9 +43,9 @@ class Unsigned(StrEnum):
 
 
 class Signature(StrEnum):
-    """What is found of a signature. The values are stable: they go into JSON.
+    """The state of a signature. The values are stable: they go into JSON.
 
-    OTHER_KEY: good, by the key that is accepted besides the one that signs here."""
+    OTHER_KEY: good, but made with the second accepted key, not with the one that signs here."""
 
     GOOD = "good"
     OTHER_KEY = "accepted-key"
@@ -55,7 +56,7 @@ class Signature(StrEnum):
 
 GOOD = frozenset({Signature.GOOD, Signature.OTHER_KEY})
 
-#: What kind of record it is.
+#: The kinds of records, as the MAC covers them.
 SLOT = "ha-agent slot 1"
 CLUSTER = "ha-agent cluster slot 1"
 FENCE = "ha-agent fence record 1"
@@ -63,26 +64,26 @@ RAN = "ha-agent what ran 1"
 
 
 class Signatures:
-    """Signs for one host, and remembers the newest slot of each other one. `wanted`: what the
-    configuration says of what is not signed.
+    """Signs for one host, and remembers the newest slot of each other one. `wanted`: how the
+    configuration treats unsigned records.
 
-    `boot_heard(host)`: the boot that the host itself named over the network, signed; "" where it
-    did not.
+    `boot_heard(host)`: the boot that the host itself named in a signed answer over the network; ""
+    where it named none.
     """
 
     def __init__(self, key: ClusterKey | None = None, unsigned: Unsigned = Unsigned.SHOW) -> None:
         self.key = key
         self.wanted = unsigned
         self.boot_heard: Callable[[int], str] = lambda host: ""
-        #: Counter, boot and MAC.
+        #: Counter, boot and MAC of each host's newest slot.
         self._newest: dict[int, tuple[int, str, str]] = {}
-        #: The boot of a host whose counter went back, which was let in by its word: what its
-        #: earlier boots wrote has higher ones.
+        #: The accepted boot of a host whose counter went back: slots of its earlier boots have
+        #: higher counters.
         self._let_in: dict[int, str] = {}
 
     @property
     def unsigned(self) -> Unsigned:
-        """What becomes of what is not signed."""
+        """How unsigned records are treated."""
         return Unsigned.TRUST if self.key is None else self.wanted
 
     def sign(self, kind: str, place: int, data: bytes) -> str:
@@ -90,7 +91,7 @@ class Signatures:
         return "" if self.key is None else self.key.sign(_text(kind, place, data))
 
     def look(self, kind: str, place: int, part: tuple[bytes, str] | None) -> Signature:
-        """The signature of a record. `part`: what is signed and the MAC, None: there is none."""
+        """The state of a record's signature. `part`: the signed bytes and the MAC, None: no MAC."""
         if self.key is None or part is None:
             return Signature.NONE
         text = _text(kind, place, part[0])
@@ -99,11 +100,11 @@ class Signatures:
         return Signature.OTHER_KEY if self.key.accepts(text, part[1]) else Signature.WRONG
 
     def signs(self, host_id: int) -> bool:
-        """Whether a good signature of that host was seen."""
+        """Whether a valid signature of that host was seen."""
         return host_id in self._newest
 
     def look_at_slot(self, report: SlotReport, data: bytes) -> Signature:
-        """The signature of a host's slot that can be read, `data`; remembers the newest."""
+        """The state of the signature of a readable slot, `data`; remembers the newest slot."""
         part = signed_part(data)
         found = self.look(SLOT, report.host_id, part)
         if found not in GOOD:

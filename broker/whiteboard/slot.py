@@ -3,7 +3,7 @@
 
 Rules of this file:
 
-1. Any bytes at all are survived. Decoding answers a report, `None` (empty slot) or raises
+1. Any bytes are accepted. Decoding returns a report, `None` (empty slot) or raises
    `BadSlot`, nothing else; one bad slot costs exactly that slot (`decode_sweep`).
 2. What is written here can be read by the reference (oVirt hosted engine, metadata
    version 1), and what it writes can be read here.
@@ -75,8 +75,8 @@ EXTRA_BYTES = SLOT_BYTES - HEAD_BYTES
 PARSE_VERSION = 1
 FEATURE_VERSION = 1
 SCORE_MAX = 10_000
-#: A host goes on from what its own slot says up to here: as many writes have room above it as lie
-#: below. What is more was never counted by a host, and it counts anew.
+#: A host continues from the timestamp of its own slot up to here: half of the range is left above
+#: it. No host has counted to a larger one, so it starts anew.
 TIMESTAMP_TAKEN_MAX = 2**52
 #: A full DNS name in text form (RFC 1035: 255 octets on the wire). Longer ones are cut.
 HOSTNAME_BYTES_MAX = 253
@@ -91,7 +91,7 @@ _FIELDS_MIN = 7  # what the oldest writers had, which knew no crc yet
 _NO_CRC_YET = b"00000000"
 _CUT_MARK = "..."
 _NAME_HASH_DIGITS = 8
-#: The line that says how many others had no room.
+#: The line that says how many lines had no room.
 LEFT_OUT_KEY = "truncated"
 _SHOWN_MAX = 40  # characters of foreign data in a message
 _END_LINE_BYTES = len("end=01234567\n")
@@ -107,8 +107,8 @@ _MAC_LINE = re.compile(rb"mac=([0-9a-f]{64})\n?")
 #: Makes the signature of what is written.
 Sign = Callable[[bytes], str]
 
-#: What the lines of a slot have room for, with the marker of left-out lines, the signature and the
-#: end line besides.
+#: The room for the lines of a slot, beside the line of the left-out ones, the signature and the end
+#: line.
 EXTRA_ROOM_BYTES = EXTRA_BYTES - _MAC_LINE_BYTES - _END_LINE_BYTES - len(f"{LEFT_OUT_KEY}=0000\n")
 
 assert HEAD_BYTES + EXTRA_BYTES == SLOT_BYTES
@@ -220,12 +220,12 @@ class Sweep:
 
 
 def encode_slot(report: SlotReport, sign: Sign | None = None) -> bytes:
-    """The 4096 bytes of a host's slot. `sign`: makes its signature; None, or an empty one: it has
-    none.
+    """The 4096 bytes of a host's slot. `sign`: makes its signature; None, or an empty result: the
+    slot has none.
 
     Always fits: see `fit_hostname`, `_engine_status_json` and `_encode_extra` for what is cut.
     A number out of its range is the caller's bug and an AssertionError. `extra_trusted` is not
-    looked at: what is written here is always checksummed.
+    ignored: what is written here is always checksummed.
     """
     assert 1 <= report.host_id <= HOST_ID_MAX, report.host_id
     assert 0 <= report.timestamp <= TIMESTAMP_MAX, report.timestamp
@@ -267,10 +267,10 @@ def encode_cluster(
     maintenance: bool, extra: Mapping[str, str] | None = None, sign: Sign | None = None
 ) -> bytes:
     """The 4096 bytes of the cluster slot. `extra`: further lines; none holds "=" in its value.
-    `sign`: as of `encode_slot`.
+    `sign`: as in `encode_slot`.
 
-    No newline behind the line: the reference splits at newlines and then takes every piece
-    apart at "=", the empty one behind a last newline included, and fails.
+    No newline after the last line: the reference splits at newlines and then splits every piece
+    at "=", the empty one after a last newline included, and fails.
     """
     lines = [f"maintenance={_flag(maintenance)}"]
     for key, value in (extra or {}).items():
@@ -284,7 +284,7 @@ def encode_cluster(
 
 
 def fit_hostname(name: str) -> str:
-    """The name as it is published: UTF-8, at most 253 bytes, without "|" and what is not shown.
+    """The name as it is published: UTF-8, at most 253 bytes, without "|" and unprintables.
 
     Those are percent-encoded byte by byte ("|" is %7C). A longer name ends in "~" and 8 hex
     digits of its SHA-256, so that two long names stay distinct. Applied to its own result it
@@ -305,7 +305,7 @@ def _flag(value: bool) -> str:
 
 
 def _unfit(char: str) -> bool:
-    """What a reader would not show."""
+    """Whether a character would not be shown by a reader."""
     return char == "|" or not char.isprintable()
 
 
@@ -329,7 +329,7 @@ def _json(value: Mapping[str, str]) -> str:
     return json.dumps(value, ensure_ascii=True).replace("|", "\\u007c")
 
 
-# The status is the same from beat to beat, nearly always.
+# The status is nearly always the same from beat to beat.
 @functools.lru_cache(64)
 def _engine_status_json(status: EngineStatus, room: int) -> str:
     """The engine status as an object of at most `room` bytes: reason is cut first, then detail."""
@@ -367,7 +367,7 @@ def _cut_escaped(text: str, bytes_max: int) -> str:
 
 
 def _encode_extra(extra: Mapping[str, str]) -> bytes:
-    """The lines that have room besides the end line, in order, and how many had none."""
+    """The lines that have room beside the end line, in order, and how many had none."""
     lines: dict[str, bytes] = {}
     for key, value in extra.items():
         known, line = _clean_line(key, value)
@@ -390,14 +390,14 @@ def _encode_extra(extra: Mapping[str, str]) -> bytes:
 # Nearly all lines are the same from beat to beat.
 @functools.lru_cache(512)
 def _clean_line(key: str, value: str) -> tuple[str, bytes]:
-    """The key as it may stand there, and its line."""
+    """The key as it is written, and its line."""
     known = clean(key).replace("=", "_") or "_"
     known = _cut_bytes(known, EXTRA_LINE_BYTES_MAX // 2)
     return known, _extra_line(known, clean(value))
 
 
 def line_bytes(key: str, value: str) -> int:
-    """How much room a line takes in a slot."""
+    """The room that a line takes in a slot."""
     return len(_clean_line(key, value)[1])
 
 
@@ -409,9 +409,9 @@ def _extra_line(key: str, value: str) -> bytes:
 
 
 def decode_slot(host_id: int, data: bytes) -> SlotReport | None:
-    """What the slot of `host_id` says; None: the slot is empty (all NUL). Raises BadSlot.
+    """The report in the slot of `host_id`; None: the slot is empty (all NUL). Raises BadSlot.
 
-    `data`: the slot's bytes; fewer than 4096 are a slot cut short, bytes beyond are not its.
+    `data`: the slot's bytes; fewer than 4096 are a slot cut short, more are ignored.
     """
     assert 1 <= host_id <= HOST_ID_MAX, host_id
     data = data[:SLOT_BYTES]
@@ -419,7 +419,7 @@ def decode_slot(host_id: int, data: bytes) -> SlotReport | None:
     def bad(fault: SlotFault, sentence: str) -> NoReturn:
         raise BadSlot(host_id, fault, sentence)
 
-    # First of all: a newer version may have changed everything else, the checksum too.
+    # This comes first: a newer version may have changed everything else, the checksum too.
     version = _leading_version(data)
     if version is not None and version > PARSE_VERSION:
         bad(
@@ -496,7 +496,7 @@ def decode_slot(host_id: int, data: bytes) -> SlotReport | None:
 
 
 def decode_cluster(data: bytes) -> ClusterSlot:
-    """What slot 0 says; all NUL: nothing was ever set. Raises BadSlot (of host id 0).
+    """The content of slot 0; all NUL: nothing was ever set. Raises BadSlot (of host id 0).
 
     Stricter than the reference in one point: data without any maintenance line is a fault, not
     "no maintenance", since one damaged letter of the key must not end a global maintenance.
@@ -553,7 +553,7 @@ def decode_sweep(slots: Mapping[int, bytes]) -> Sweep:
             elif (report := decode_slot(slot, slots[slot])) is not None:
                 reports[slot] = report
         except BadSlot as err:
-            # Kept as a value: its traceback would keep the frames and their bytes alive.
+            # The error is kept as a value: its traceback would keep the frames and their bytes.
             fault = err.with_traceback(None)
             if slot == 0:
                 cluster_fault = fault
@@ -562,14 +562,14 @@ def decode_sweep(slots: Mapping[int, bytes]) -> Sweep:
     return Sweep(cluster, cluster_fault, reports, bad)
 
 
-#: The reference goes by the first letter of 1/0, t/f, y/n; whole words are asked for here.
+#: The reference uses the first letter of 1/0, t/f, y/n; whole words are required here.
 _BOOL_WORDS = {
     **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
     **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
 }
 
-#: Older reference versions had a word of its own for "another host held the lease"; newer ones
-#: say `down`. It is read as `down` with a detail that keeps it apart.
+#: Older reference versions have a word of their own for "another host held the lease"; newer ones
+#: use `down`. The word is read as `down` with a detail that keeps it apart.
 _ALREADY_LOCKED_WORDS = frozenset({"already_locked", "already-locked"})
 _VM_WORDS = {
     **{word.value: word for word in VmStatus},
@@ -579,7 +579,7 @@ _HEALTH_WORDS = {word.value: word for word in Health}
 
 
 def _leading_version(data: bytes) -> int | None:
-    """The number the head begins with, if the head is text and goes on behind the number.
+    """The number at the head's beginning, if the head is text that continues after the number.
 
     Damage that happens to begin with a digit must not look like a newer version, which stops
     every host from acting: hence text only.
@@ -589,7 +589,7 @@ def _leading_version(data: bytes) -> int | None:
     if digits is None or digits.end() == len(data):
         return None
     try:
-        # Not final: a newer layout may go on behind byte 511, in the middle of a character.
+        # Not final: a newer layout may continue after byte 511, in the middle of a character.
         codecs.utf_8_decode(head, "strict", False)
     except UnicodeDecodeError:
         return None
@@ -615,7 +615,7 @@ def _shown_number(value: int) -> str:
     return text if len(text) <= _SHOWN_MAX else f"{text[:16]}... ({len(text)} digits)"
 
 
-# As when it is written: mostly what it was a beat ago.
+# As in writing: the status is mostly the same as a beat ago.
 @functools.lru_cache(512)
 def _decode_engine_status(host_id: int, raw: bytes) -> EngineStatus:
     """The engine status of the head. `detail` may be absent or null (then ""), `reason` too
@@ -666,7 +666,7 @@ def _decode_engine_status(host_id: int, raw: bytes) -> EngineStatus:
 
 
 def signed_part(data: bytes) -> tuple[bytes, str] | None:
-    """What of a host's slot is signed, and its signature; None: it has none."""
+    """The signed part of a host's slot, and its signature; None: it has none."""
     raw = data[:SLOT_BYTES].rstrip(b"\0")
     end, before = raw[-_END_LINE_BYTES:], raw[: -_END_LINE_BYTES - _MAC_LINE_BYTES]
     found = _MAC_LINE.fullmatch(raw[len(before) : -_END_LINE_BYTES])
@@ -677,14 +677,14 @@ def signed_part(data: bytes) -> tuple[bytes, str] | None:
 
 
 def signed_part_of_cluster(data: bytes) -> tuple[bytes, str] | None:
-    """The same of the cluster slot."""
+    """The signed part of the cluster slot, and its signature; None: it has none."""
     before, newline, last = data[:SLOT_BYTES].rstrip(b"\0").rpartition(b"\n")
     found = _MAC_LINE.fullmatch(last)
     return (before, found.group(1).decode()) if newline and found is not None else None
 
 
 def _decode_extra(data: bytes) -> tuple[dict[str, str], bool]:
-    """The lines behind the head, and whether they are ours and whole. Never raises.
+    """The lines after the head, and whether they are ours and complete. Never raises.
 
     Text that is not UTF-8 yields nothing; lines without "=" are text for people and skipped.
     """
@@ -695,7 +695,7 @@ def _decode_extra(data: bytes) -> tuple[dict[str, str], bool]:
     end = _END_LINE.fullmatch(raw[-_END_LINE_BYTES:])
     if end is not None:
         before = len(raw) - _END_LINE_BYTES
-        # The line must begin where a line may: behind the head or behind a newline.
+        # The line must begin at a line's start: after the head or after a newline.
         starts_a_line = before == 0 or raw[before - 1 : before] == b"\n"
         fits = int(end.group(1), 16) == zlib.crc32(data[: HEAD_BYTES + before])
         trusted = starts_a_line and fits

@@ -98,7 +98,7 @@ class VolumeError(Exception):
 
 
 def volume_error(path: str, doing: str, err: OSError) -> VolumeError:
-    """What an OSError met while `doing` something on the volume means to its owner."""
+    """The VolumeError for an OSError that came up while `doing` something."""
     code = err.errno or 0
     fault, step = _FAULTS.get(code, _IO)
     return VolumeError(fault, path, f"{doing}: {os.strerror(code)}", step, code)
@@ -130,7 +130,7 @@ class Volume:
         self.close()
 
     def close(self) -> None:
-        """Close; again is harmless. Every other call then fails as CLOSED."""
+        """Close; a second time is harmless. Every other call then fails as CLOSED."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             with contextlib.suppress(OSError):  # nothing is written behind our back: O_DSYNC
@@ -142,13 +142,13 @@ class Volume:
     def write_slot(self, host_id: int, data: bytes) -> None:
         """Write one slot, 0 (the cluster's) or a host's, in a single 4096-byte write.
 
-        On return it is on the storage. A file that shrank grows again as far as this slot.
+        On return the slot is on the storage. A file that shrank grows again as far as this slot.
         """
         assert 0 <= host_id <= SLOT_MAX, host_id
         self._write(host_id, data, f"writing slot {host_id}")
 
     def write_at(self, offset: int, data: bytes) -> None:
-        """Write 4096 bytes at a multiple of 4096, wherever that lies; on return on the storage."""
+        """Write 4096 bytes at a multiple of 4096; on return they are on the storage."""
         assert offset >= 0 and offset % SLOT_BYTES == 0, offset
         self._write(offset // SLOT_BYTES, data, f"writing at {offset}")
 
@@ -190,7 +190,7 @@ class Volume:
         return slots
 
     def read_at(self, offset: int) -> bytes:
-        """4096 bytes from a multiple of 4096 on, wherever it lies; fewer where the volume ends."""
+        """4096 bytes from a multiple of 4096 on; fewer where the volume ends."""
         assert offset >= 0 and offset % SLOT_BYTES == 0, offset
         got = self._read_at(offset // SLOT_BYTES, 1)
         return self._buffer[:got]

@@ -9,17 +9,17 @@ without a word. So the host that runs the VM records what differs, and a start t
 Rules of this file:
 
 1. Only the host whose VM holds its lease writes. A record names a disk that differs from the
-   definition, and from then on always: the definition of another host may be an older one. Where
-   nothing ever differed there is none.
-2. A record is one slot of 4096 bytes, kept in two places (broker/whiteboard/ran_places.py) that
-   are written one after the other: a torn write leaves the other one whole.
-3. The newest counts: the larger `last_ran` (the count of the host that wrote it), then the larger
-   generation. A write that lands late has the smaller one, and the owner writes its own again.
-4. A place whose head can be read and whose rest does not fit it is a write that broke off. Where it
-   may have been the newer one, nobody knows what ran last: a start is held back.
-5. Where a disk's layers lie decides. On the shared storage: every host can start what ran last. On
-   one host: that host alone. Going over from one image to another: nobody, until it is over or
-   somebody decides.
+   definition, and goes on naming it: the definition of another host may be an older one. Where
+   no disk ever differed there is no record.
+2. A record is one slot of 4096 bytes, kept in two places (broker/whiteboard/ran_places.py) that are
+   written one after the other: a torn write leaves the other place whole.
+3. The newest record counts: the larger `last_ran` (the count of the host that wrote it), then the
+   larger generation. A write that lands late has the smaller one, and the owner writes again.
+4. A place with a readable head and a rest that does not fit is an interrupted write. Where it may
+   have been the newer record, it is unknown what ran last: no host starts the VM.
+5. The place of a disk's layers decides. On the shared storage: every host can start what ran last.
+   On one host: that host alone. Changing over from one image to another: no host, until that is
+   over or somebody decides.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from broker.vm import domain_facts
 from broker.vm.domain_facts import Disk, Domain, Layer
 from broker.wire.what_ran import WhatRan
 
-#: A generation above it was counted by nobody; behind the last one the count of runs goes on.
+#: A larger generation is damage; after the largest one the count of runs goes on.
 GENERATION_MAX = 10**12
 DECISIONS_MAX = 16
-#: In the state directory: the digest of libvirt's own definition as the agent last defined it.
+#: A file in the state directory: the digest of libvirt's definition as the agent last defined it.
 DEFINED_FILE = "defined.sha256"
 ADOPT = "ha-agent vm adopt"
 KEEP = "ha-agent vm keep"
 
-#: In `instead_of`: whatever the definition names, somebody has decided.
+#: A value in `instead_of`: somebody has decided, whatever the definition names.
 ANY = "*"
 EMPTY = WhatRan(0, 0, 0, "", 0.0)
 
 
 class OnDisk(msgspec.Struct, frozen=True):
-    """What the two places say. `record`: the newest, None: nothing ever differed. `problem`: why it
-    is not known what ran last, "": it is. `is_whole`: both places hold that record. `last`: the
-    newest key that was seen, of a write that broke off too."""
+    """The content of the two places. `record`: the newest, None: no disk ever differed. `problem`:
+    why it is unknown what ran last, "": it is known. `is_whole`: both places hold that record.
+    `last`: the newest key that was seen, that of an interrupted write included."""
 
     record: WhatRan | None = None
     problem: str = ""
@@ -58,7 +58,7 @@ class OnDisk(msgspec.Struct, frozen=True):
     last: tuple[int, int] = (0, 0)
 
     def next(self, record: WhatRan, last_ran: int) -> WhatRan:
-        """The record as the one that comes next."""
+        """The record with the numbers that come next."""
         ran, generation = self.last
         if generation >= GENERATION_MAX:
             ran, generation = ran + 1, 0
@@ -86,9 +86,9 @@ def of_running(
     host_id: int,
     host_name: str,
 ) -> WhatRan:
-    """The record that tells what runs here now; generation, last_ran and time are the writer's to
-    fill in. `root`: the running VM's XML; `before`: the record that is there, whose decisions still
-    count for what is as it was."""
+    """The record of what runs here now; the writer fills in generation, last_ran and time. `root`:
+    the running VM's XML; `before`: the present record, whose decisions still hold for disks that
+    have not changed."""
     adopted = before.adopted if before is not None else ()
     kept = before.kept if before is not None else ()
     disks: dict[str, str] = {}
@@ -128,8 +128,8 @@ def of_running(
 
 
 def held_back(on_disk: OnDisk, recorded: Domain | None, host_id: int) -> str:
-    """Why this host must not start the VM: it would not boot what ran last; "": it would.
-    `recorded`: the definition here, None: it is not known."""
+    """Why this host must not start the VM, since it would not boot what ran last; "": it would.
+    `recorded`: the definition here, None: unknown."""
     record = on_disk.record
     if on_disk.problem:
         return on_disk.problem
@@ -137,7 +137,7 @@ def held_back(on_disk: OnDisk, recorded: Domain | None, host_id: int) -> str:
         return ""
     if record.held and record.only != host_id:
         return record.held
-    # A definition that cannot be read is not started.
+    # Nothing is compared with a definition that cannot be read: that one is not started anyway.
     for target, text in sorted(record.disks.items()) if recorded is not None else ():
         assert recorded is not None
         ran, named = domain_facts.parse_disk(text), _top(recorded.disks.get(target))
@@ -152,8 +152,8 @@ def held_back(on_disk: OnDisk, recorded: Domain | None, host_id: int) -> str:
 
 
 def adopted(on_disk: OnDisk, who: str) -> WhatRan:
-    """The record once somebody says that what ran last is right, wherever it is started. The
-    decision holds for the disks as they are now."""
+    """The record after somebody has decided that what ran last is right, wherever it is started.
+    The decision holds for the disks as they are now."""
     record = on_disk.record or EMPTY
     now = {decision_of(Disk(target, _chain(text))) for target, text in record.disks.items()}
     return msgspec.structs.replace(
@@ -167,8 +167,8 @@ def adopted(on_disk: OnDisk, who: str) -> WhatRan:
 
 
 def kept(on_disk: OnDisk, running: Domain | None, who: str) -> WhatRan:
-    """The record once somebody says that the definition is right. `running`: the VM as it runs
-    here, whose disks are then left out of account as long as they are as now."""
+    """The record after somebody has decided that the definition is right. `running`: the VM that
+    runs here, whose disks are ignored from then on as long as they do not change."""
     record = on_disk.record or WhatRan(0, 0, 0, "", 0.0)
     known = [Disk(target, _chain(text)) for target, text in record.disks.items()]
     now = {
@@ -187,12 +187,12 @@ def kept(on_disk: OnDisk, running: Domain | None, who: str) -> WhatRan:
 
 
 def digest(xml: str) -> str:
-    """Of libvirt's own definition, as DEFINED_FILE holds it."""
+    """The digest of libvirt's own definition, as DEFINED_FILE holds it."""
     return hashlib.sha256(xml.encode()).hexdigest()
 
 
 def decision_of(disk: Disk) -> str:
-    """A disk by the image that it is written to now, for a decision about it."""
+    """A disk's name in a decision: the image that it is written to now."""
     return f"{disk.target} {_top(disk)}"
 
 

@@ -31,9 +31,9 @@ EVENTS_VERSION = 1
 class View(Struct, frozen=True):
     """Everything the broker knows that a decision needs; fields as in scoring.Observation.
 
-    `version` grows whenever there is something new to decide on. `system_uuids`: what each
-    peer published as its machine's UUID, lower case. `told_beat`: the `beat` of the agent's report
-    that is in this host's slot on the storage, 0: none yet; None: the broker does not say.
+    `version` grows whenever there is something new to decide on. `system_uuids`: the machine's UUID
+    that each peer published, lower case. `told_beat`: the `beat` of the agent's report that this
+    host's slot on the storage holds, 0: none yet; None: an earlier broker, which does not say.
     `log_is_written`: a record of the fence log is under way. `announced`: see Observation.
     """
 
@@ -57,16 +57,16 @@ class View(Struct, frozen=True):
 
 
 class Decision(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is right where what ran last differs from the definition: what ran (`adopt`), or the
-    definition (`keep`)."""
+    """The right disks where what ran last differs from the definition: those that ran (`adopt`), or
+    those of the definition (`keep`)."""
 
     decision: Annotated[str, Meta(pattern="^(adopt|keep)$")]
 
 
 class DifferenceStatus(Struct, frozen=True):
-    """A fact of the VM on this host that is otherwise than its definition says. `code`: a stable
+    """A fact of the VM on this host that differs from its definition. `code`: a stable
     name, docs/reasons.md; `where`: running (the VM that runs here) or libvirt (libvirt's own
-    definition). `recorded`, `found`: empty where it is not there at all."""
+    definition). `recorded`, `found`: empty where the thing does not exist there."""
 
     code: str
     where: str
@@ -94,14 +94,14 @@ class WhatRanStatus(Struct, frozen=True):
 
 
 class NewOrder(Struct, frozen=True, forbid_unknown_fields=True):
-    """What an operator orders; fields as in Order."""
+    """An operator's order; fields as in Order."""
 
     kind: OrderKind
     target: Annotated[int, Meta(ge=1, le=2000)] | None = None
 
 
 class OrderStatus(Struct, frozen=True):
-    """What became of an order. `state`: waiting, under-way, done, refused or lost (the agent did
+    """The state of an order. `state`: waiting, under-way, done, refused or lost (the agent did
     not take it up)."""
 
     number: int
@@ -112,7 +112,7 @@ class OrderStatus(Struct, frozen=True):
 
 
 class FenceNote(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the agent wants written to the fence log; fields as in FenceRecord. `text`: the
+    """A record that the agent wants in the fence log; fields as in FenceRecord. `text`: the
     evidence, or what went wrong. `over`: of a FREEING, why it came to nothing; "": it begins.
     `only_closes`: write it only where this host's FREEING of that id is still the newest.
     `withdrawn`: of a FAILED, no order was given."""
@@ -127,7 +127,7 @@ class FenceNote(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PenaltyOnWire(Struct, frozen=True):
-    """A part of what the score lacks."""
+    """A part of the points that the score lacks."""
 
     name: str
     points: int
@@ -142,7 +142,7 @@ class ReasonOnWire(Struct, frozen=True):
 
 
 class FencePathOnWire(Struct, frozen=True):
-    """What the last rehearsal of a host's fence device found. `proven`, `tried`: UTC seconds
+    """The result of the last rehearsal of a host's fence device. `proven`, `tried`: UTC seconds
     since 1970, `proven` None: never yet. `took_s`: how long it took, login included."""
 
     ok: bool
@@ -153,7 +153,7 @@ class FencePathOnWire(Struct, frozen=True):
 
 
 class MeasuredOnWire(Struct, frozen=True):
-    """Medians of what this host measured, seconds, None: nothing yet. `start_s`: a start of the
+    """Medians of this host's measurements, seconds, None: nothing yet. `start_s`: a start of the
     VM under its lease; `boot_s`: from then until the engine is healthy."""
 
     start_s: float | None = None
@@ -161,7 +161,7 @@ class MeasuredOnWire(Struct, frozen=True):
 
 
 class BegunReason(Struct, frozen=True):
-    """A reason that a decision had and the one before it had not. `beat`: the decision's."""
+    """A reason of a decision that the decision before did not have. `beat`: of the decision."""
 
     beat: int
     code: str
@@ -169,8 +169,8 @@ class BegunReason(Struct, frozen=True):
 
 
 class LeaseSeen(Struct, frozen=True):
-    """Whom the agent found to own the engine lease when it last asked, at `asked_s` of this host's
-    monotonic clock. `owner`: a host id, None: nobody; `gone`: what took the lease is gone."""
+    """The owner of the engine lease, as the agent last found it, at `asked_s` of this host's
+    monotonic clock. `owner`: a host id, None: nobody; `gone`: the holder of the lease is gone."""
 
     owner: int | None
     gone: bool
@@ -178,15 +178,15 @@ class LeaseSeen(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """What the agent wants published of this host. `unknown`: samples the score lacks.
-    `config_problem`: why it does not go by the configuration file as it is now. `state_problem`:
-    why it cannot write to its state folder. `intent`: what
-    it is about to do to another host or with the VM, in words; empty: nothing. `moving_until_s`:
-    by then the move of the VM is over, by this host's monotonic clock. `fence_paths`: by host id,
-    this host's own among them. `answers`: to the operator's last orders. `begun`: what came up
-    since the last report that arrived, so that nothing short is missed. `lease`: None: it was not
-    answered. `freeing`: the host whose id a process of it frees that has not ended, or is about to;
-    `freeing_fencer`: that host owns the fence lease, so that it is done without that.
+    """What the agent reports for publication. `unknown`: samples that the score lacks.
+    `config_problem`: why the present configuration file is not in force. `state_problem`: why the
+    agent cannot write to its state folder. `intent`: what it is about to do to another host or with
+    the VM, in words; empty: nothing. `moving_until_s`: when the move of the VM is over at the
+    latest, by this host's monotonic clock. `fence_paths`: by host id, this host's own among them.
+    `answers`: to the operator's last orders. `begun`: reasons that came up since the last report
+    that arrived, so that no short one is missed. `lease`: None: there was no
+    answer. `freeing`: the host whose id a process of the agent frees, or is about to free;
+    `freeing_fencer`: that host owns the fence lease, so that it is done without that lease.
     `unstopped_since_s`: this host asks to be switched off, for its sick VM could not be ended since
     then (None: it does not ask)."""
 
@@ -225,8 +225,8 @@ class Maintenance(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
 
 class HostShutdownStatus(Struct, frozen=True):
     """How far this host is drained for its own shutdown. `state`: going; over (it is empty);
-    left (the VM is left to libvirt, on purpose); no-agent (nobody can drain it). `within_s`: so
-    long it takes at most."""
+    left (the VM is left to libvirt, on purpose); no-agent (no agent can drain it). `within_s`: the
+    longest time that it takes."""
 
     state: str
     text: str
@@ -247,9 +247,9 @@ class ModeStatus(Struct, frozen=True):
 class WitnessStatus(Struct, frozen=True):
     """What this host sees of another one's life. `whiteboard_age_s`: since its slot changed.
     `heartbeat`: answered, unanswered, not-asked, not-advertised or no-key; `heartbeat_age_s`:
-    since the last question that was answered, `unanswered_s`: since the first that was not since
-    then; `heartbeat_problem`: why the last one that was not; `bad_answers`: how many so far by
-    what was wrong with them. `heartbeat_trouble`: what is wrong with the network's word though
+    since the last answered question; `unanswered_s`: since the first unanswered one after that;
+    `heartbeat_problem`: why the last unanswered one was; `bad_answers`: how many answers were bad,
+    by fault. `heartbeat_trouble`: what is wrong with the network's word though
     its slot is written, as a code; empty: nothing. `port_silent_s`: since the first question that
     its port for heartbeats did not answer, None while it does or there is none; `port_problem`:
     why not. `refused`: how many datagrams from its addresses were not answered, by reason.
@@ -282,9 +282,9 @@ class MoveStatus(Struct, frozen=True):
 
 
 class OutsideStatus(Struct, frozen=True):
-    """What a host sees of the VM on another one, `owner`, asked as its users do. `good_age_s`:
-    since the last question that was answered well, `bad_s`: since the first of those that were not
-    since then; None: there was none."""
+    """How a host reaches the VM on another one, `owner`, asked as its users do. `good_age_s`: since
+    the last well-answered question; `bad_s`: since the first unanswered one after that; None: there
+    was none."""
 
     owner: int
     good_age_s: float | None
@@ -300,7 +300,7 @@ class HostStatus(Struct, frozen=True):
     do, in words; `move`: the same of a move of the VM. `witnesses`: None for the host itself.
     `config_drift`: a sentence for each value that must agree across the cluster and that it has
     otherwise than this host. `left_out`: lines that its slot had no room for. `differs`: codes of
-    what its VM has otherwise than the definition. `host_shutdown`: it is shutting down, or has been
+    what of its VM differs from the definition. `host_shutdown`: it is shutting down, or has been
     shut down, in order; "migrate" or "shutdown": what becomes of the VM; empty: it is not.
     `other_storage`: how its word on its own storage differs from what is seen here, empty where it
     does not; `storage_odd`: the same where its word is not believed. `memory_image`: an image of
@@ -349,12 +349,12 @@ class HostStatus(Struct, frozen=True):
 
 class EngineSummary(Struct, frozen=True):
     """Where the engine is. `up`: a host that can be heard has it up (`host`, `hostname`); False:
-    it runs nowhere, by every host's word or by proof; None: not known. `healthy`: None: not known.
-    `for_s`: for how long it has been there, or down, or not known; `health_for_s`: and as healthy
-    as it is. None: not known; `at_least`, `health_at_least`: it was so already when the broker
-    began to look. `last_up`: the host that had it up last, while it is not up. `known`: while it
+    it runs nowhere, by every host's word or by proof; None: unknown. `healthy`: None: unknown.
+    `for_s`: for how long it has been there, or down, or unknown; `health_for_s`: for how long its
+    health has not changed. None: unknown; `at_least`, `health_at_least`: the time began before the
+    broker looked. `last_up`: the host that had it up last, while it is not up. `known`: while it
     is not up, what is known of it, in words. `likely`: the host where it most likely runs, None:
-    none is likelier. `reached`: some other host that asks it as its users do has its answer, or had
+    none is likelier. `reached`: another host that asks it as its users do has its answer, or had
     it until just now; None: none ever had one in this place."""
 
     up: bool | None
@@ -419,9 +419,9 @@ class MonitorStatus(Struct, frozen=True):
 class FenceLogEntry(Struct, frozen=True):
     """A record of the fence log. `step`: intent, dead, failed or back. `at`: UTC seconds since
     1970, by the clock of the host that wrote it. `ordered`: it was switched off by that host,
-    not found off. `text`: the evidence, or what went wrong. `signature`: what was found of its
-    signature, where it is not as it should be; it then counts only while its writer is a host of an
-    earlier version."""
+    not found off. `text`: the evidence, or what went wrong. `signature`: the fault of its
+    signature, empty where there is none; the record then counts only while its writer is a host of
+    an earlier version."""
 
     number: int
     step: str
@@ -463,8 +463,8 @@ class Bound(Struct, frozen=True):
 
 
 class TransportStatus(Struct, frozen=True):
-    """One way out for notices. `sent`, `failed`: messages; `dropped`, `queued`: notices. Ages in
-    seconds; `last_error` is empty once something went out after it."""
+    """A channel for notices. `sent`, `failed`: messages; `dropped`, `queued`: notices. Ages in
+    seconds; `last_error` is empty once a later message was sent."""
 
     sent: int
     failed: int
@@ -476,9 +476,9 @@ class TransportStatus(Struct, frozen=True):
 
 
 class NotifyStatus(Struct, frozen=True):
-    """Notifications: notices `told` since the broker started, `dropped` before they reached a way
-    out, `folded` since the same was told lately. `problem`: what is wrong with templates, rules or
-    secrets, empty when nothing is. `transports`: smtp, webhook, command as far as configured."""
+    """Notifications: notices that came up (`told`) since the broker started, `dropped` before they
+    reached a channel, `folded` into one that was sent lately. `problem`: what is wrong with
+    templates, rules or secrets, empty when nothing is. `transports`: by channel."""
 
     told: int = 0
     dropped: int = 0
@@ -488,7 +488,7 @@ class NotifyStatus(Struct, frozen=True):
 
 
 class NotifyOutcome(Struct, frozen=True):
-    """What came of one attempt. `error`: empty when it is `ok`; `final`: trying again is of no
+    """The result of one attempt. `error`: empty when it is `ok`; `final`: another try is of no
     use."""
 
     ok: bool
@@ -498,13 +498,13 @@ class NotifyOutcome(Struct, frozen=True):
 
 
 class NotifyTest(Struct, frozen=True):
-    """The answer to a test of the notifications, by way out."""
+    """The result of a test of the notifications, by channel."""
 
     outcomes: dict[str, NotifyOutcome]
 
 
 class MigrationStatus(Struct, frozen=True):
-    """How far a live migration away from this host is, as libvirt tells. Sizes in bytes,
+    """How far a live migration away from this host is, by libvirt's figures. Sizes in bytes,
     `elapsed_s` in seconds, `downtime_ms`: how long it will stand still, as libvirt expects."""
 
     percent: int
@@ -517,16 +517,16 @@ class MigrationStatus(Struct, frozen=True):
 class Status(Struct, frozen=True):
     """The cluster as one host sees it. `bad_slots`: host id -> cause. `global_mode`: the global
     maintenance, None while it is not set. `monitors`: by name. `network`: what is wrong with the
-    network's targets, empty when nothing is. `config_problem`: why the configuration file as it is
-    now is not gone by. `lockspace_budget_s`: how long the storage may stay away before sanlock
+    network's targets, empty when nothing is. `config_problem`: why the present configuration file
+    is not in force. `lockspace_budget_s`: how long the storage may stay away before sanlock
     ends the VM here, of `lockspace_budget_max_s`. `beat`: how late beats begin. `fence_log`: its
     newest records, newest first. `switched_off`: why this host was switched off in its last
     boot, None where it was not. `fence_paths`: which host could switch which off. `bound`: how
     long the VM would be away if its host lost power now, None while it runs nowhere. `notify`:
-    what became of the notices. `migration`: of the VM away from this host, None while there is
-    none. `config_file_s`: the configuration in force is that of the file as it was changed then,
+    long the VM would be away if its host lost power now, None while it runs nowhere. `notify`: the
+    counters of the notices. `migration`: of the VM away from this host, None while there is
     UTC seconds since 1970. `state_problem`: why a daemon here cannot write to its state folder.
-    `differences`: what the VM here has otherwise than its definition. `what_ran`: the record of the
+    `differences`: how the VM here differs from its definition. `what_ran`: the record of the
     disks that ran last, None: nothing was ever recorded; `what_ran_problem`: why it is not known,
     or not written. `one_host`: what of the VM lives on this host alone and costs data at a
     takeover."""
@@ -563,9 +563,9 @@ class Status(Struct, frozen=True):
 
 
 class Event(Struct, frozen=True):
-    """Something that happened, docs/events.md. `id` grows. `time`: UTC by the clock of the host
-    that answers, ISO 8601. `host`: whom or what it is about; `host_id`: None where that is no
-    host. `text`: a sentence, of a transition "OldState-NewState"."""
+    """Something that happened, docs/events.md. `id` grows. `time`: UTC by the clock of the
+    answering host, ISO 8601. `host`: the host or thing it is about; `host_id`: None where that is
+    no host. `text`: a sentence, for a transition "OldState-NewState"."""
 
     id: int
     time: str
@@ -578,8 +578,8 @@ class Event(Struct, frozen=True):
 
 
 class EventList(Struct, frozen=True):
-    """Events, oldest first. `last`: what to ask for those after them with. `missed`: others
-    after the id that was asked with are not known any more."""
+    """Events, oldest first. `last`: the id to ask with for those after them. `missed`: some events
+    after the id that was asked with are no longer known."""
 
     version: int
     events: tuple[Event, ...]
@@ -588,9 +588,9 @@ class EventList(Struct, frozen=True):
 
 
 class HistorySeries(Struct, frozen=True):
-    """Samples, the oldest first, `step_s` apart; the last is now. `scores`: by host id, null: not
-    known, or that host was silent. `engine`: id of the host that had it up, 0: none had, null:
-    not known."""
+    """Samples, the oldest first, `step_s` apart; the last is now. `scores`: by host id, null:
+    unknown, or that host was silent. `engine`: id of the host that had it up, 0: none had, null:
+    unknown."""
 
     step_s: float
     scores: dict[int, list[int | None]]
@@ -605,7 +605,7 @@ class History(Struct, frozen=True):
 
 
 class Problem(Struct, frozen=True):
-    """An error as the API answers it (RFC 9457)."""
+    """An error in the API's answer (RFC 9457)."""
 
     title: str
     status: int

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.journal.records import Record, decode, encode, told
+from agent.journal.records import Record, decode, encode, plain
 from agent.status.text import as_text
 from broker.api.metrics import Metrics
 from broker.api.socket import serve
@@ -118,10 +118,10 @@ class Host:
         before = self.state
         decision = decide(before, observation, now_s)
         assert_clean([reason.text for reason in decision.reasons])
-        record = decode(encode(Record(0.0, now_s, observation, told(decision), before)))
+        record = decode(encode(Record(0.0, now_s, observation, plain(decision), before)))
         assert record.state is not None
         again: Decision = decide(record.state, record.observation, record.now_s)
-        assert told(again) == told(decision) == record.decision
+        assert plain(again) == plain(decision) == record.decision
         self.state = decision.state
 
 
@@ -200,7 +200,7 @@ COMMANDS = (
 def test_no_command_shows_what_steers_a_terminal(site: Path) -> None:
     """Each command in both forms, on a broker that has read hostile clusters."""
 
-    async def told(*arguments: str) -> tuple[str, str]:
+    async def plain(*arguments: str) -> tuple[str, str]:
         words = [each.format(whiteboard=site.parent / "whiteboard") for each in arguments]
         environment = {**os.environ, "HA_AGENT_CONFIG": str(site)}
         done = await asyncio.to_thread(commands.run, "ha-agent", *words, env=environment)
@@ -226,7 +226,7 @@ def test_no_command_shows_what_steers_a_terminal(site: Path) -> None:
             Path(broker.config.storage.whiteboard).write_bytes(volume.data)
             asked = [command for each in COMMANDS for command in (each, (*each, "--json"))]
             for command, found in zip(
-                asked, await asyncio.gather(*(told(*c) for c in asked)), strict=True
+                asked, await asyncio.gather(*(plain(*c) for c in asked)), strict=True
             ):
                 out, err = found
                 assert "Traceback" not in err, (command, err)

@@ -12,7 +12,7 @@ import pytest
 
 from agent.commands.replay import run
 from agent.journal import records as journal_module
-from agent.journal.records import FILE_NAME, Damaged, Journal, read, told
+from agent.journal.records import FILE_NAME, Damaged, Journal, plain, read
 from agent.main import _parser
 from broker.daemon.exit_codes import ExitCode
 from scoring.decide import decide
@@ -98,7 +98,7 @@ def test_a_record_survives_the_way_through_json(tmp_path: Path) -> None:
     for number in range(100):
         seen = observation(chance, NOW_S + number)
         decision = decide(state, seen, NOW_S + number)
-        record = journal_module.Record(1.0, NOW_S + number, seen, told(decision), state)
+        record = journal_module.Record(1.0, NOW_S + number, seen, plain(decision), state)
         again = journal_module.decode(journal_module.encode(record))
         assert again.observation == seen
         assert again.state == state

@@ -170,9 +170,9 @@ def test_that_it_ends_soon_is_told_once_for_each_mode() -> None:
     countdown = Countdown()
     for since_s in (0, 1):
         countdown.look(Mode(since_epoch_s=int(NOON) + since_s, lasts_s=1000), 0.0, NOON)
-        assert not countdown.tell_soon(800.0)
-        assert countdown.tell_soon(901.5)
-        assert not countdown.tell_soon(902.0)
+        assert not countdown.warns_once(800.0)
+        assert countdown.warns_once(901.5)
+        assert not countdown.warns_once(902.0)
         assert countdown.ends_soon(902.0)
 
 
