@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The shapes of an HTTP answer: JSON, and problem+json (RFC 9457) for all that goes wrong."""
+"""HTTP answers: JSON, and problem+json (RFC 9457) for every error."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ encode = msgspec.json.Encoder().encode
 
 
 def json_answer(value: Any, status: int = 200, kind: str = "application/json") -> web.Response:
-    """A value as JSON."""
+    """An answer with the value as JSON."""
     return web.Response(body=encode(value), status=status, content_type=kind)
 
 
 def json_bytes(made: bytes) -> web.Response:
-    """JSON that was made before."""
+    """An answer of JSON that is encoded already."""
     return web.Response(body=made, content_type="application/json")
 
 
 def problem(status: int, title: str, detail: str = "") -> web.Response:
-    """What went wrong."""
+    """An answer that says what went wrong."""
     return json_answer(Problem(title, status, detail), status, "application/problem+json")
 
 
 @web.middleware
 async def as_problems(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Whatever goes wrong is answered in the same shape."""
+    """Answer every error in the form of `problem`."""
     try:
         response = await handler(request)
         assert isinstance(response, web.StreamResponse)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The dashboard's files, read once and answered from memory: no path of a request ever names a
-file. The page fetches nothing from elsewhere, and its policy lets it do nothing else."""
+"""The dashboard's files, read once and answered from memory: no path in a request is used as a
+file's path. The page loads nothing from other sites, and its policy lets it do nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from aiohttp import web
 
 FOLDER = Path(__file__).parent / "page"
-#: Path -> file and its type.
+#: Path in the URL -> file and its type.
 FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/dashboard.js": ("dashboard.js", "text/javascript; charset=utf-8"),
@@ -25,7 +25,7 @@ POLICY = (
 
 
 class Dashboard:
-    """The page; OSError where the installation lacks a file of it."""
+    """Serves the page; OSError where the installation lacks one of its files."""
 
     def __init__(self) -> None:
         self._answers = {}
@@ -34,7 +34,7 @@ class Dashboard:
             self._answers[path] = content, kind, f'"{hashlib.sha256(content).hexdigest()[:20]}"'
 
     def add_to(self, router: web.UrlDispatcher) -> None:
-        """Its routes."""
+        """Add the routes of the page."""
         for path in FILES:
             router.add_get(path, self._get)
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`/api/v1/events`: what has happened, as a list or, for who accepts text/event-stream, as it
-happens (server-sent events, HTML's section 9.2).
+"""`/api/v1/events`: what has happened, as a list; or, for a client that accepts text/event-stream,
+as it happens (server-sent events, HTML's section 9.2).
 
 Rules of this file:
 
-1. A stream holds no queue: it remembers the last id it sent and reads the ring. Who was away
-   says so with Last-Event-ID (or `after`) and gets what it missed, as far as it is there.
-2. A client takes what it is sent within WRITE_S, or is dropped.
-3. So many streams at once, and so many from one address; more are refused with 503.
+1. A stream holds no queue: it remembers the last id it sent and reads the ring. A client that was
+   away sends Last-Event-ID (or `after`) and gets what it missed, as far as the ring holds it.
+2. A client that does not take a piece within WRITE_S is dropped.
+3. The number of streams is bounded, in all and for one address; more are refused with 503.
 4. A status is encoded once for all streams, and a large one is sent less often.
 """
 
@@ -28,24 +28,24 @@ from broker.wire.status import Event, EventList
 STREAMS_MAX = 64
 STREAMS_PER_CLIENT_MAX = 8
 WRITE_S = 5.0
-#: So often at least something is sent: who hears nothing for longer knows that it is cut off.
+#: Something is sent at least this often: a client that gets nothing for longer is cut off.
 QUIET_S = 15.0
-#: Between two statuses to a client, whatever the news.
+#: Least time between two statuses for a client.
 APART_S = 0.2
-#: A status of so many bytes is a second away from the next: 300 hosts or so. 2000 take 4 s.
+#: A status of so many bytes waits a second for the next one: 300 hosts or so. 2000 take 4 s.
 BYTES_PER_S = 300_000
-#: When a browser connects again.
+#: The pause after which a browser connects again.
 RETRY_MS = 2000
 LIMIT_DEFAULT, LIMIT_MAX = 100, 1000
 _DIGITS_MAX = 15
 
 
 class BadQuery(Exception):
-    """A parameter of the question is not what it should be."""
+    """A parameter of the query is invalid."""
 
 
 def number(text: str, name: str, least: int, most: int) -> int:
-    """A parameter within its range; BadQuery where it is none."""
+    """A parameter that must be a number in a range; BadQuery where it is not."""
     digits = text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX
     if not digits or not least <= int(text) <= most:
         raise BadQuery(f"{name} must be a whole number from {least} to {most}")
@@ -53,7 +53,7 @@ def number(text: str, name: str, least: int, most: int) -> int:
 
 
 class Streams:
-    """The questions for events of one broker's clients."""
+    """Answers the queries for events of one broker."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -61,8 +61,8 @@ class Streams:
         self._status: tuple[int, bytes] = (-1, b"")
 
     async def get_events(self, request: web.Request) -> web.StreamResponse:
-        """A list or a stream. `after`: only what came after that id. `limit`: at most so many,
-        of a list. `status`: yes puts the status into the stream, with each beat."""
+        """A list or a stream. `after`: only events after that id. `limit`: the longest list.
+        `status`: yes adds the status to a stream, at each beat."""
         query = request.query
         try:
             after = request.headers.get("Last-Event-ID") or query.get("after")
@@ -71,7 +71,7 @@ class Streams:
             if query.get("status", "no") not in ("yes", "no"):
                 raise BadQuery("status must be yes or no")
         except BadQuery as error:
-            return problem(400, "the question does not fit", str(error))
+            return problem(400, "the query does not fit", str(error))
         if "text/event-stream" not in request.headers.get("Accept", ""):
             return json_answer(self._list(after_id, limit))
         client = client_of(request.remote or "")
@@ -109,7 +109,7 @@ class Streams:
             await response.prepare(request)
             await _send(response, b"retry: %d\n\n" % RETRY_MS)
             await self._send_for_ever(response, after_id, with_status)
-        # Not in good order: what could not be sent is not waited for.
+        # The connection is aborted: data that could not be sent is not waited for.
         if request.transport is not None:
             request.transport.abort()
         return response
@@ -119,19 +119,19 @@ class Streams:
     ) -> None:
         broker, ring = self._broker, self._broker.events
         sent_id = ring.after(0).last if after_id is None else after_id
-        told = -1
+        sent_news = -1
         while True:
             found = ring.after(sent_id)
             parts = [b"event: missed\ndata: {}\n\n"] if found.missed else []
             parts += map(_as_sse, found.events)
             sent_id = found.last
-            if with_status and broker.news != told:
-                told = broker.news
+            if with_status and broker.news != sent_news:
+                sent_news = broker.news
                 parts.append(b"event: status\ndata: " + self._encoded_status() + b"\n\n")
             await _send(response, b"".join(parts) or b":\n\n")
             if with_status:
                 await asyncio.sleep(max(APART_S, len(self._status[1]) / BYTES_PER_S))
-                await broker.wait_for_news(told, QUIET_S)
+                await broker.wait_for_news(sent_news, QUIET_S)
             else:
                 await ring.newer(sent_id, QUIET_S)
 
@@ -144,7 +144,7 @@ class Streams:
 
 
 def _as_sse(event: Event) -> bytes:
-    # JSON has no raw line ends, so foreign text cannot end the field.
+    # Encoded JSON has no raw line ends, so foreign text cannot end the field.
     return b"id: %d\nevent: happened\ndata: %s\n\n" % (event.id, encode(event))
 
 

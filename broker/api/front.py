@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The broker's side of the process that meets strangers (broker/api/front_process.py): it makes the
-sockets, starts the process, starts it again when it ends, and answers what it asks."""
+"""The broker's side of the process that serves strangers (broker/api/front_process.py): it makes
+the sockets, starts the process, restarts it when it ends, and answers its requests."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ from broker.config.sections import Config
 
 log = logging.getLogger("ha-broker.front")
 
-#: Pauses before a process that has ended is started again.
+#: Pauses before a process that has ended is restarted.
 AGAIN_FIRST_S, AGAIN_MAX_S = 0.5, 30.0
-#: One that has lived so long starts with the first pause again.
+#: After a life of this length the pauses begin with the first one again.
 LIVED_S = 60.0
-#: So long it has for its end.
+#: Time for the process to end.
 END_S = 2.0
 BACKLOG = 128
-#: What it may have open with us: every request of every pool, and what is being closed.
+#: Connections that the process may have to the broker: one for each request of each pool, and those
+#: that are being closed.
 _CONNECTIONS_MAX = 256
 _SOCKET_MODE = 0o600
 _OURS_ALONE = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"})
 
 
 class FrontDoor:
-    """Strangers' way to one broker. `ready`: set while the process serves."""
+    """Runs the process that serves strangers. `ready`: set while the process serves."""
 
     def __init__(self, broker: Broker, token: str | None = None) -> None:
         config = broker.config
@@ -53,8 +54,8 @@ class FrontDoor:
         self.ready = asyncio.Event()
 
     async def start(self, addresses: Iterable[tuple[str, int]], is_tls: bool = False) -> None:
-        """Listen on (host, port), port 0: any; OSError, its filename the address, where that
-        cannot be. Nobody is answered before `run`."""
+        """Open sockets on (host, port), port 0: any; OSError, its filename the address, where that
+        fails. Requests are answered once `run` runs."""
         loop = asyncio.get_running_loop()
         for host, port in addresses:
             await self._listen_inside()
@@ -69,7 +70,7 @@ class FrontDoor:
                 raise OSError(error.errno, why, f"{host} port {port}") from None
 
     async def _listen_inside(self) -> None:
-        """Where the process asks; once."""
+        """Open the socket on which the process asks; once."""
         if self._listens_inside:
             return
         Path(self._path).unlink(missing_ok=True)
@@ -85,11 +86,11 @@ class FrontDoor:
 
     @property
     def ports(self) -> list[int]:
-        """Where it listens, plain before TLS."""
+        """The ports of the open sockets, plain ones before those with TLS."""
         return [int(sock.getsockname()[1]) for sock in (*self._plain, *self._tls)]
 
     async def run(self) -> None:
-        """Keep the process alive, for ever; nothing to do where nothing is listened on."""
+        """Keep the process alive, for ever; nothing is done where no socket is open."""
         if not self._plain and not self._tls:
             return
         loop, pause_s = asyncio.get_running_loop(), AGAIN_FIRST_S
@@ -104,7 +105,7 @@ class FrontDoor:
             pause_s = min(2 * pause_s, AGAIN_MAX_S)
 
     async def _one_life(self) -> str:
-        """Start it, wait for its end, and say how that was."""
+        """Start the process and wait for its end; returns how it ended, in words."""
         try:
             process = self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -141,13 +142,13 @@ class FrontDoor:
         }
 
     def certificate_anew(self) -> None:
-        """The files of the certificate have changed."""
+        """Have the process load the files of the certificate again."""
         if self._process is not None and self.ready.is_set():
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGHUP)
 
     async def close(self) -> None:
-        """End it, and all connections; `run` was cancelled before."""
+        """End the process and all connections; `run` was cancelled before."""
         for sock in (*self._plain, *self._tls):
             sock.close()
         await self._inside.close()
@@ -155,13 +156,13 @@ class FrontDoor:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, without what is for it alone, and with where its own code is."""
+    """The environment of the process: this one's without secrets, and the path of the code."""
     ours = {name: value for name, value in os.environ.items() if name not in _OURS_ALONE}
     return ours | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:
-    """Its standard input ends, then it; killed where it does not."""
+    """End the process by closing its standard input; kill it where it does not end."""
     if process.returncode is not None:
         return
     if process.stdin is not None:
@@ -193,8 +194,8 @@ def _listening(family: int, address: tuple[object, ...]) -> socket.socket:
 
 
 def own_names(config: Config) -> frozenset[str]:
-    """What a browser may call this host: its name, whole and short, what it advertises, and what
-    api.names adds."""
+    """The names by which a browser may reach this host: its own, full and short, those it
+    advertises, and those in api.names."""
     name = config.host_name.lower().removesuffix(".")
     hosts = [split(address)[0].lower() for address in config.advertised()]
     return frozenset(

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The process that meets strangers: HTTP for people, Prometheus and joining hosts. It knows nothing
-of the cluster and asks the broker, a few questions at a time, each of them small.
+"""The process that serves strangers: HTTP for people, Prometheus and joining hosts. It knows
+nothing of the cluster; it asks the broker, a few small questions at a time.
 
-Why a process: whoever may connect may ask as fast as he can, and the beat of the broker must not
-be a millisecond later for it. Here he takes this process's time and memory, which are bounded,
-and the kernel ends it first. Once, idle connections from 16 addresses took all places of one
-listener, the other hosts' questions were reset, and a host was switched off that lived.
+Why a process: anyone who can connect may send requests as fast as he can, and the broker's beat
+must not be a millisecond later for it. Here such requests use this process's time and memory,
+which are bounded, and the kernel kills this process first. Once, idle connections from 16
+addresses took all places of one listener, the other hosts' questions were reset, and a living host
+was switched off.
 
 Rules of this file:
 
-1. Every request has a purpose, and each purpose a pool of its own: how many of them the broker is
-   asked at once, and how many a second. One that finds no place within WAIT_S is told to try later.
-2. What is the same for all is asked once and given to all for a moment (`FRESH_S`).
-3. A page of another site must not read this one through somebody's browser: where a browser asks,
-   the name in `Host` must be one of this host's (DNS rebinding), or an address.
-4. Only what is named here is passed on, of the question and of the answer.
+1. Every request has a purpose, and each purpose has a pool: how many requests the broker gets at
+   once, and how many a second. A request that finds no place within WAIT_S is answered with 503.
+2. An answer that is the same for all is asked once and given to all for a moment (`FRESH_S`).
+3. A page of another site must not read this one through somebody's browser: the name in a
+   browser's `Host` must be one of this host's names (DNS rebinding), or an address.
+4. Only the headers named here are passed on, in both directions.
 
 The broker starts it (broker/api/front.py); it ends when its standard input does.
 """
@@ -49,38 +50,38 @@ from broker.daemon.tls import server_context
 
 log = logging.getLogger("ha-broker.front")
 
-#: What the broker is told of who asks: nobody else can open the socket that it listens on.
+#: Headers that say who asks: no other process can open the broker's socket for this one.
 CLIENT, OVER_TLS = "X-Ha-Client", "X-Ha-Over-Tls"
 GUESTS, TURNED_AWAY = "X-Ha-Guests", "X-Ha-Turned-Away"
 
-#: A request waits so long for a place in its pool.
+#: How long a request waits for a place in its pool.
 WAIT_S = 2.0
-#: The broker answers a question that is no stream within so long; /libvirt-reach takes 10 s.
+#: The broker answers a request that is no stream within this time; /libvirt-reach takes 10 s.
 ANSWER_S = 15.0
-#: A client takes a piece of a stream within so long, or is dropped.
+#: A client that does not take a piece of a stream within this time is dropped.
 WRITE_S = 5.0
 #: The largest answer of the broker: a status of 2000 hosts has 3 MB.
 ANSWER_BYTES_MAX = 16 * 2**20
-#: Answers that are the same for all, and how old they may be.
+#: Answers that are the same for all clients, and how old they may be.
 FRESH_S = {
     "/metrics": 1.0,
     "/api/v1/status": 0.2,
     "/api/v1/history": 1.0,
     "/api/v1/openapi.json": float("inf"),
 }
-#: Of a question.
+#: Headers of a request that are passed on.
 _PASSED = ("Accept", "Authorization", "Content-Type", "Last-Event-ID")
-#: Of an answer.
+#: Headers of an answer that are passed on.
 _GIVEN = ("Allow", "Cache-Control", "Retry-After", "WWW-Authenticate", "X-Accel-Buffering")
-#: Asked by programs, which have no other site open beside it.
+#: Paths that programs ask for: they have no other site open at the same time.
 _BY_PROGRAMS = frozenset({"/metrics", "/heartbeat", "/libvirt-reach", "/slot-seen"})
 
-#: Of this process. Less than any QEMU, and the first to go (proc(5), oom_score_adj).
+#: Limits of this process. Less than any QEMU, and the first to be killed (proc(5), oom_score_adj).
 _FILES_MAX, _DATA_BYTES_MAX, _OOM_SCORE, _NICE = 1024, 512 * 2**20, 500, 10
 
 
 class Purpose(Enum):
-    """What a request is for: how many at once, how many a second."""
+    """The purpose of a request: how many at once, how many a second."""
 
     PEOPLE = (4, 50.0)
     PROMETHEUS = (1, 20.0)
@@ -89,7 +90,7 @@ class Purpose(Enum):
     STREAMS = (64, 20.0)
 
 
-#: Path -> methods. A path with a part that varies stands with its beginning.
+#: Path -> methods. A path with a variable part is listed by its beginning.
 _ROUTES: tuple[tuple[str, str, Purpose], ...] = (
     ("GET", "/metrics", Purpose.PROMETHEUS),
     ("GET", "/heartbeat", Purpose.MEMBERS),
@@ -107,12 +108,12 @@ _ROUTES: tuple[tuple[str, str, Purpose], ...] = (
 
 
 class Busy(Exception):
-    """The pool of a purpose is full."""
+    """The pool of this purpose is full."""
 
 
 class Pool:
-    """How many requests of one purpose the broker is asked: `at_once`, and `per_s` on average, a
-    second's worth in one go."""
+    """Bounds the requests of one purpose to the broker: `at_once`, and `per_s` on average, of which
+    one second's number may come at once."""
 
     def __init__(self, at_once: int, per_s: float) -> None:
         self._places = asyncio.Semaphore(at_once)
@@ -122,7 +123,7 @@ class Pool:
 
     @contextlib.asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """Busy where there is none within WAIT_S, or where this one would be too many."""
+        """A place in the pool; Busy where there is none within WAIT_S, or too many wait."""
         now_s = asyncio.get_running_loop().time()
         self._left = min(self._per_s, self._left + (now_s - self._counted_s) * self._per_s)
         self._counted_s = now_s
@@ -142,7 +143,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the broker has said."""
+    """An answer of the broker."""
 
     status: int
     headers: Mapping[str, str]
@@ -152,15 +153,15 @@ class Answer:
 
 @dataclass(slots=True)
 class _Kept:
-    """An answer for all who ask the same, and that somebody is asking for it anew."""
+    """An answer for all who ask the same, and whether it is being renewed."""
 
     answer: Answer | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Front:
-    """Passes requests on to the broker. `upstream`: the path of its socket; `names`: this host's,
-    in lower case."""
+    """Passes requests on to the broker. `upstream`: the path of the broker's socket; `names`: this
+    host's names, in lower case."""
 
     def __init__(self, upstream: str, names: frozenset[str]) -> None:
         self._upstream = upstream
@@ -172,7 +173,7 @@ class Front:
         self.doorway: Doorway | None = None
 
     def application(self) -> web.Application:
-        """The pages; the dashboard's own are answered here."""
+        """The application; it answers the dashboard's pages itself."""
         app = web.Application(
             middlewares=[as_problems, at_work, self._check_host], client_max_size=BODY_BYTES_MAX
         )
@@ -193,7 +194,7 @@ class Front:
         if request.path not in _BY_PROGRAMS and not is_own(
             request.headers.get("Host"), self._names
         ):
-            detail = "this host has another name; more of them are set by api.names"
+            detail = "this host has another name; api.names can add names"
             return problem(421, "not for this host", detail)
         response = await handler(request)
         assert isinstance(response, web.StreamResponse)
@@ -281,7 +282,7 @@ class Front:
                 async for part in found.content.iter_any():
                     async with asyncio.timeout(WRITE_S):
                         await response.write(part)
-            # Not in good order: what could not be sent is not waited for.
+            # The connection is aborted: data that could not be sent is not waited for.
             if request.transport is not None:
                 request.transport.abort()
             return response
@@ -293,8 +294,8 @@ def _given(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_own(host: str | None, names: frozenset[str]) -> bool:
-    """Whether a `Host` header means this host: an address, one of `names`, or none at all, which no
-    browser sends."""
+    """Whether a `Host` header names this host: by an address, by one of `names`, or not at all,
+    which no browser does."""
     if host is None:
         return True
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
@@ -308,7 +309,7 @@ def is_own(host: str | None, names: frozenset[str]) -> bool:
     return True
 
 
-#: On every answer. What a page of ours may do is told by that page.
+#: Headers of every answer. A page of ours has its own policy for what it may do.
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -319,10 +320,10 @@ HEADERS = {
 
 
 async def with_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """On every answer (aiohttp's on_response_prepare)."""
+    """Add the headers to every answer (aiohttp's on_response_prepare)."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
-    # Which library of which version answers is nobody's business.
+    # The server's software and version are not published.
     response.headers.pop(hdrs.SERVER, None)
 
 
@@ -330,7 +331,7 @@ async def with_headers(request: web.Request, response: web.StreamResponse) -> No
 
 
 def bound_this_process() -> None:
-    """Its files, memory and standing with the kernel; what may not be set stays as it is."""
+    """Bound the process's files, memory and priority; a limit that cannot be set is skipped."""
     for what, most in (
         (resource.RLIMIT_NOFILE, _FILES_MAX),
         (resource.RLIMIT_DATA, _DATA_BYTES_MAX),
@@ -344,7 +345,7 @@ def bound_this_process() -> None:
 
 
 async def serve(spec: Mapping[str, Any]) -> None:
-    """Serve on the sockets of `spec` until standard input ends."""
+    """Serve on the sockets of `spec` until the standard input ends."""
     front = Front(spec["upstream"], frozenset(spec["names"]))
     door = front.doorway = Doorway(front.application())
     await door.start(sockets=[socket.socket(fileno=number) for number in spec["plain"]])
@@ -356,13 +357,13 @@ async def serve(spec: Mapping[str, Any]) -> None:
 
     def certificate_anew() -> None:
         if spec["tls"]:
-            # The broker has looked at it; it may have changed once more since.
+            # The broker has checked the files; they may have changed once more since.
             with contextlib.suppress(OSError):
                 tls.load_cert_chain(spec["certificate"], spec["private_key"], password="")
 
     loop.add_signal_handler(signal.SIGHUP, certificate_anew)
     loop.add_signal_handler(signal.SIGTERM, ended.set)
-    # The broker's own: it ends both.
+    # The broker ends this process; a Ctrl-C goes to both.
     loop.add_signal_handler(signal.SIGINT, lambda: None)
     loop.add_reader(sys.stdin.fileno(), ended.set)
     os.write(sys.stdout.fileno(), b"ready\n")
@@ -372,9 +373,9 @@ async def serve(spec: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """`python -m broker.front_process SPEC`, SPEC in JSON: what broker/api/front.py hands over."""
+    """`python -m broker.api.front_process SPEC`, SPEC in JSON, as broker/api/front.py makes it."""
     spec = json.loads(sys.argv[1])
-    # A stranger's nonsense has a line each, which repeats are held back of.
+    # Each invalid request is logged in a line; repeats are held back.
     set_up_logging(spec["log_level"])
     bound_this_process()
     asyncio.run(serve(spec))

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who may change things over TCP: who shows the token, over TLS or from this host itself.
+"""Decides whether a request over TCP may change anything: it must show the token, over TLS or from
+this host itself.
 
-A token that is guessed at is not found (it has 128 bits or more), but the guesses are bounded
-and told: WRONG_MAX from one client within WRONG_WINDOW_S, then 429 for its other wrong ones for
-the rest of it. The right one is always taken: nobody locks its owner out.
+A token cannot be found by guessing (it has 128 bits or more), but guesses are bounded and logged:
+WRONG_MAX from one client within WRONG_WINDOW_S, then its other wrong ones get 429 until the window
+is over. The right token is always accepted: nobody can lock its owner out.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ log = logging.getLogger("ha-broker.gate")
 
 WRONG_MAX = 10
 WRONG_WINDOW_S = 60.0
-#: Clients whose wrong tokens are remembered.
+#: How many clients with wrong tokens are remembered.
 REMEMBERED_MAX = 256
 
 
 class Gate:
-    """`token`: None: nobody may change anything over TCP."""
+    """`token`: None: nothing can be changed over TCP."""
 
     def __init__(self, token: str | None) -> None:
         self._token = None if token is None else token.encode()
         self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def refusal(self, request: web.Request, now_s: float) -> web.Response | None:
-        """Why the request may change nothing; None: it may."""
+        """The answer that refuses the request; None: it may change things."""
         client = client_of(request.remote or "")
         if self._token is None:
             detail = "this host has no api-token in its secrets file; use ha-agent on the host"
@@ -44,7 +45,7 @@ class Gate:
             return problem(403, "needs TLS", detail)
         scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
         given = shown.strip().encode("utf-8", "surrogateescape")
-        # Whoever else guesses from that address: who has the token is let in.
+        # Others at that address may guess: the right token is accepted all the same.
         if scheme.lower() == "bearer" and hmac.compare_digest(given, self._token):
             return None
         count, since_s = self._wrong.get(client, (0, now_s))
@@ -68,7 +69,8 @@ class Gate:
 
 
 def is_private(request: web.Request) -> bool:
-    """Nobody on the network can read it: TLS, or it comes from this host itself."""
+    """Whether nobody on the network can read the request: it uses TLS, or is of this host
+    itself."""
     if request.scheme == "https":
         return True
     try:

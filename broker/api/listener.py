@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the broker answers over TCP, to anyone who can connect.
+"""The broker's pages over TCP, for anyone who can connect.
 
 Rules of this file:
 
-1. What is read waits for no storage, libvirt or sanlock; but for what who has the cluster key
-   asks of libvirt (broker/api/reach.py) or of a slot (broker/api/slot_seen.py). What changes
-   something (broker/api/v1.py) is let in by broker/api/gate.py.
-2. Strangers are met by a process of their own (broker/api/front_process.py), which asks here for a
-   few of them at a time and says who asks (`CLIENT`, `OVER_TLS`). A request that says so comes by
-   a socket that only that process can open.
+1. A page that is read waits for no storage, libvirt or sanlock; but for the questions of holders
+   of the cluster key about libvirt (broker/api/reach.py) or a slot (broker/api/slot_seen.py).
+   Requests that change something (broker/api/v1.py) must pass broker/api/gate.py.
+2. A process of its own serves strangers (broker/api/front_process.py). It sends a few of their
+   requests at a time to this application and names the client (`CLIENT`, `OVER_TLS`). Such a
+   request comes by a socket that only that process can open.
 
-`application` is where another page is added.
+`application` is the place to add a page.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
 def application(
     broker: Broker, door: Door | None = None, token: str | None = None
 ) -> web.Application:
-    """The pages over one broker; `door`: what the metrics tell of the listener; `token`: for
-    changes, None: there are none."""
+    """The pages over one broker; `door`: the listener's figures for the metrics; `token`: for
+    changes, None: nothing can be changed."""
     app = web.Application(middlewares=[as_problems, at_work], client_max_size=BODY_BYTES_MAX)
     app[_BROKER] = broker
     app[_METRICS] = Metrics(broker, lambda: asyncio.get_running_loop().time(), door=door)
@@ -58,7 +58,7 @@ def application(
 
 
 async def _get_heartbeat(request: web.Request) -> web.Response:
-    """A sign of life, signed: broker/peers/heartbeat.py."""
+    """A signed sign of life: broker/peers/heartbeat.py."""
     nonce = request.query.get("nonce", "")
     if not is_nonce(nonce):
         return problem(400, "nonce must be 32 lower-case hexadecimal digits")
@@ -69,20 +69,20 @@ async def _get_heartbeat(request: web.Request) -> web.Response:
 
 
 async def _get_metrics(request: web.Request) -> web.Response:
-    """For Prometheus: broker/api/metrics.py."""
+    """The metrics for Prometheus: broker/api/metrics.py."""
     text, kind = request.app[_METRICS].text(request.headers.get("Accept", ""))
     return web.Response(body=text, headers={"Content-Type": kind})
 
 
 class Behind(Door):
-    """The same pages behind the process that meets strangers: what it tells of its connections."""
+    """The listener's figures, as the process that serves strangers sends them."""
 
     def __init__(self) -> None:
         self.open = self.turned_away = 0
         super().__init__(lambda: self.open, lambda: self.turned_away)
 
     def look(self, request: web.Request) -> web.Request:
-        """The request as the stranger's."""
+        """The request with the stranger's address, as the process names it."""
         given = request.headers
         self.open = whole(given.get(GUESTS, ""), _COUNT_MAX) or 0
         self.turned_away = whole(given.get(TURNED_AWAY, ""), _COUNT_MAX) or 0
@@ -91,7 +91,7 @@ class Behind(Door):
 
 
 def behind(broker: Broker, token: str | None = None) -> web.Application:
-    """The application for the process that meets strangers."""
+    """The application for the process that serves strangers."""
     door = Behind()
 
     @web.middleware

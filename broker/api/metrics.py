@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`/metrics`: what this broker knows, for Prometheus, in its text format or OpenMetrics.
+"""`/metrics`: the broker's knowledge for Prometheus, in its text format or OpenMetrics.
 
 Rules of this file:
 
 1. A scrape reads memory only: it never waits for storage, libvirt, sanlock or the network.
 2. Every label has a closed or bounded set of values. Foreign text (host names) is one value per
-   host; a host more than PEERS_MAX is counted and left out.
-3. What is not known has no sample: never 0, never a guess.
-4. State and penalties are told by each host of itself. Of the others only what a host sees
-   from outside: score, age, witnesses. So n hosts make n * n series of few kinds, not of all.
+   host; hosts beyond PEERS_MAX are counted and have no series.
+3. An unknown value has no sample: never 0, never a guess.
+4. Each host publishes its own state and penalties. About the others it publishes only what it sees
+   from outside: score, age, witnesses. So n hosts make n * n series of a few kinds only.
 
-What each one means is told by docs/metrics.md; a test holds the two together.
+docs/metrics.md says what each one means; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from scoring.observation import Obstacle, VmStatus
 from scoring.state import StateName
 
 PEERS_MAX = 256
-#: Two scrapes within so long get the same text: who scrapes in a loop costs little.
+#: Two scrapes within this time get the same text: a client that scrapes in a loop costs little.
 FRESH_S = 0.2
 PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = openmetrics.CONTENT_TYPE_LATEST
@@ -57,12 +57,12 @@ _STATES = tuple(state.value for state in StateName)
 _LIVENESS = tuple(each.value for each in Liveness)
 _WORDS = tuple(word.value for word in Word)
 _TROUBLES = tuple(trouble.value for trouble in Trouble)
-#: What became of a datagram at the port for heartbeats, beside the reasons to refuse it.
+#: Outcomes of a datagram at the port for heartbeats, beside the reasons to refuse it.
 _ANSWERED, _DROPPED = "answered", "dropped"
 _SANLOCK_STATES = ("free", "live", "fail", "dead", "unknown")
 _STORAGE_STATES = ("ok", "error", "hung")
 _VERDICTS = ("ok", "bad", "unknown")
-#: What a penalty of this host may be called (docs/status.md); a test holds them together.
+#: The names of this host's penalties (docs/status.md); a test holds them together.
 PENALTY_NAMES = (
     "config",
     "network",
@@ -94,7 +94,7 @@ class Family:
 
     @property
     def shown_name(self) -> str:
-        """As a query names it."""
+        """The name in a query."""
         return f"{self.name}_total" if self.kind is CounterMetricFamily else self.name
 
 
@@ -194,13 +194,13 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("maintenance", "The mode is set; local: on this host.", "mode"),
     _gauge("maintenance_left_seconds", "Until it ends by itself.", "mode"),
     # Notifications.
-    _counter("notices_told", "Notices told."),
-    _counter("notices_dropped", "Notices dropped before they reached a way out."),
-    _counter("notices_folded", "Notices held back, since the same was told lately."),
+    _counter("notices_told", "Notices of what happened."),
+    _counter("notices_dropped", "Notices dropped before they reached a channel."),
+    _counter("notices_folded", "Notices held back, since the same one was sent lately."),
     _gauge("notify_broken", "Notifications are not as configured."),
-    _counter("notify_messages", "Messages by way out and result.", "transport", "result"),
-    _counter("notify_dropped", "Notices that a way out had no room for.", "transport"),
-    _gauge("notify_queued", "Notices that wait for a way out.", "transport"),
+    _counter("notify_messages", "Messages by channel and result.", "transport", "result"),
+    _counter("notify_dropped", "Notices that a channel had no room for.", "transport"),
+    _gauge("notify_queued", "Notices that wait for a channel.", "transport"),
     # The listener.
     _gauge("tasks", "Tasks of the broker's event loop."),
     _gauge("api_connections", "Open connections to the TCP listener."),
@@ -217,13 +217,13 @@ class _Sheet:
         self._metrics: dict[str, Any] = {}
 
     def put(self, name: str, value: float | None, *labels: str) -> None:
-        """A sample; None: there is none."""
+        """Add a sample; None: there is none."""
         metric = self._metric(name)
         if value is not None:
             metric.add_metric(labels, float(value))
 
     def put_one_of(self, name: str, value: str, values: Iterable[str], *labels: str) -> None:
-        """1 for the value, 0 for all others; a value that is none of them makes all 0."""
+        """1 for the value, 0 for all others; an unknown value makes all of them 0."""
         metric = self._metric(name)
         for each in values:
             metric.add_metric((*labels, each), float(each == value))
@@ -250,14 +250,14 @@ class _Sheet:
 
 @dataclass(slots=True)
 class Door:
-    """What the TCP listener tells of itself."""
+    """The figures of the TCP listener."""
 
     connections: Callable[[], int] = lambda: 0
     refused: Callable[[], int] = lambda: 0
 
 
 class Metrics(Collector):
-    """The metrics of one broker; `clock`: the monotonic clock that the broker goes by."""
+    """The metrics of one broker; `clock`: the broker's monotonic clock."""
 
     def __init__(
         self,
@@ -288,11 +288,11 @@ class Metrics(Collector):
         return text, kind
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: so the registry does not collect to learn the names."""
+        """Nothing: so the registry does not collect in order to learn the names."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        """Everything, from one status."""
+        """All metrics, made from one status."""
         now_s = self._clock()
         status = self._broker.status(now_s)
         sheet = _Sheet()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The OpenAPI 3.1 document of `/api/v1`. The schemas are made from broker/wire/status.py, so they
-are what is encoded."""
+"""The OpenAPI 3.1 document of `/api/v1`. The schemas are made from broker/wire/status.py, from
+which the answers are encoded too."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _COUNT: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": 10**15 - 1
 
 
 def document() -> dict[str, Any]:
-    """The whole."""
+    """The complete document."""
     _, components = msgspec.json.schema_components(
         _TYPES, ref_template="#/components/schemas/{name}"
     )
-    # What the type cannot say: the target belongs to a migration.
+    # The type cannot express it: a target belongs to a migration.
     order = components["NewOrder"]
     others = [kind.value for kind in OrderKind if kind is not OrderKind.MIGRATE]
     order["oneOf"] = [

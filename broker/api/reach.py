@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether this host reaches another one's libvirt, for a host that joins and wants to know.
+"""Answers whether this host reaches another one's libvirt, for a host that is joining.
 
-Asked by `GET /libvirt-reach`, by who has the cluster key alone (broker/peers/reach_question.py). As
-the broker's user, to the address that a migration would go to: `libvirt.migration-uri`. One
-question at a time, with a deadline: asking much keeps this host from nothing else.
+The question is `GET /libvirt-reach`, and only a holder of the cluster key may ask it
+(broker/peers/reach_question.py). The broker's user connects to the address that a migration would
+use: `libvirt.migration-uri`. One question at a time, with a deadline: many questions do not
+delay this host.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from broker.peers.reach_question import DEADLINE_S, PATH, Question, answer
 
 
 class Reacher:
-    """Answers over one broker, by its configuration as it is."""
+    """Answers for one broker, by its present configuration."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -29,7 +30,7 @@ class Reacher:
         self._is_busy = False
 
     def add_to(self, router: web.UrlDispatcher) -> None:
-        """Its route."""
+        """Add the route."""
         router.add_get(PATH, self._get, allow_head=False)
 
     async def _get(self, request: web.Request) -> web.Response:
@@ -55,7 +56,7 @@ class Reacher:
         return web.Response(body=answer(key, question, said), content_type="application/json")
 
     async def _reach(self, uri: str) -> str:
-        """Why it is not reached; empty: it is."""
+        """Why libvirt there is not reached; empty: it is."""
         try:
             await self._worker.call("asking it", DEADLINE_S, ask_libvirt, uri)
         except (libvirt.libvirtError, Hung) as error:

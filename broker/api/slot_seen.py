@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether this host reads what a host that joins has written to its slot: `GET /slot-seen`, for who
-has the cluster key alone (broker/peers/slot_question.py). One read of one slot, one at a time."""
+"""Answers whether this host reads what a joining host has written to its slot: `GET /slot-seen`,
+for holders of the cluster key only (broker/peers/slot_question.py). One read of one slot at a
+time."""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ from broker.whiteboard.store import StorageTrouble
 
 
 class SlotSeer:
-    """Answers over one broker."""
+    """Answers for one broker."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._is_busy = False
 
     def add_to(self, router: web.UrlDispatcher) -> None:
-        """Its route."""
+        """Add the route."""
         router.add_get(PATH, self._get, allow_head=False)
 
     async def _get(self, request: web.Request) -> web.Response:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The broker's HTTP API on its UNIX socket. `curl --unix-socket PATH http://ha/v1/status` works.
 
-Who may change things is told by the peer's credentials (unix(7), SO_PEERCRED): root and
+The peer's credentials decide who may change things (unix(7), SO_PEERCRED): root and
 the user the broker runs as. Errors are problem+json (RFC 9457).
 """
 
@@ -29,12 +29,12 @@ from broker.wire.status import Decision, FenceNote, Maintenance, NewOrder, Notif
 
 BODY_BYTES_MAX = 262_144
 SOCKET_MODE = 0o660
-#: The largest number in a question: of 15 digits.
+#: The largest number in a query: of 15 digits.
 NUMBER_MAX = 10**15 - 1
-#: Longer than any beat that makes sense to wait for, shorter than the agent's own patience.
+#: Longer than any sensible beat, shorter than the agent's own timeout.
 PATIENCE_S = 5.0
-#: Of users that are neither root nor the broker's own: connections, those of one of them, how long
-#: a whole request may take; and its bytes, whoever sends it.
+#: Bounds for users other than root and the broker's own: connections in all and of one user, the
+#: time of a whole request. Its bytes are bounded whoever sends it.
 CONNECTIONS_MAX, CONNECTIONS_PER_USER_MAX = 64, 16
 REQUEST_S = 30.0
 REQUEST_BYTES_MAX = BODY_BYTES_MAX + 16_384
@@ -47,7 +47,7 @@ def _now_s() -> float:
 
 
 def _user_id(request: web.Request) -> int | None:
-    """Whose process asks."""
+    """The user of the process that asks."""
     return _peer_user(request.transport.get_extra_info("socket") if request.transport else None)
 
 
@@ -60,7 +60,7 @@ def _peer_user(sock: socket.socket | None) -> int | None:
 
 
 def _may_change(request: web.Request) -> bool:
-    """Root, or the broker's own user."""
+    """Whether root, or the broker's own user, asks."""
     return _user_id(request) in (0, os.getuid())
 
 
@@ -83,8 +83,8 @@ async def _get_view(request: web.Request) -> web.Response:
 
 
 async def _get_events(request: web.Request) -> web.Response:
-    """What happened after the event `?after=ID`; with `&wait=SECONDS` only once there is
-    something."""
+    """The events after `?after=ID`; with `&wait=SECONDS` the answer waits until there is
+    one."""
     after, wait = request.query.get("after", "0"), request.query.get("wait", "0")
     event_id, wait_s = whole(after, NUMBER_MAX), whole(wait, NUMBER_MAX)
     if event_id is None or wait_s is None:
@@ -163,14 +163,15 @@ async def _put_maintenance(request: web.Request) -> web.Response:
 
 
 async def _put_host_shutdown(request: web.Request) -> web.Response:
-    """This host shuts down; said again and again until the answer is that it is empty."""
+    """This host is shutting down; the command repeats this until the answer says that it is
+    empty."""
     if not _may_change(request):
         return problem(403, "not allowed", "only root and the broker's user may say so")
     return json_answer(request.app[_BROKER].host_shuts_down(_now_s()))
 
 
 async def _post_notify_test(request: web.Request) -> web.Response:
-    """A test notice by each way out that is configured; waits for what comes of it."""
+    """Send a test notice by each configured channel, and wait for the results."""
     if not _may_change(request):
         return problem(403, "not allowed", "only root and the broker's user may send a test")
     notices = request.app[_BROKER].notices

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The HTTP API over TCP, `/api/v1/...`: read by anyone who can connect, changed by who has the
-token (broker/api/gate.py). Described by broker/api/openapi.py, which the tests hold it to.
+"""The HTTP API over TCP, `/api/v1/...`: anyone who can connect may read, a holder of the token may
+change (broker/api/gate.py). broker/api/openapi.py describes it; tests hold the two together.
 
 Within v1 fields and paths are only added.
 """
@@ -23,11 +23,11 @@ from broker.whiteboard.store import StorageTrouble
 from broker.wire.status import History, Maintenance, NewOrder
 from scoring.observation import OrderKind
 
-#: Who set a maintenance over TCP, as the status shows it.
+#: The owner of a maintenance that was set over TCP, as the status shows it.
 OWNER = "api-token"
-#: One that is younger is sent as it is; it has steps of 5 s.
+#: An answer that is younger is sent again; the history has steps of 5 s.
 HISTORY_FRESH_S = 1.0
-#: It orders nothing without another host's id.
+#: The kind of order that needs another host's id.
 _WITH_TARGET = OrderKind.MIGRATE
 
 
@@ -45,7 +45,7 @@ class Api:
         self._history: tuple[float, bytes] = (float("-inf"), b"")
 
     def add_to(self, router: web.UrlDispatcher) -> None:
-        """Its routes."""
+        """Add the routes."""
         router.add_get("/api/v1/openapi.json", self._get_document, allow_head=False)
         router.add_get("/api/v1/status", self._get_status, allow_head=False)
         router.add_get("/api/v1/history", self._get_history, allow_head=False)
@@ -69,8 +69,8 @@ class Api:
         return json_bytes(text)
 
     async def _get_token(self, request: web.Request) -> web.Response:
-        """Whether the token that is shown would be taken; changes nothing."""
-        # Not "or": up to aiohttp 3.11 an answer counts as false.
+        """Whether the token in the request would be accepted; changes nothing."""
+        # Not `or`: up to aiohttp 3.11 an answer is false in a condition.
         refused = self._gate.refusal(request, _now_s())
         return json_answer({"ok": True}) if refused is None else refused
 
@@ -107,8 +107,8 @@ class Api:
 
 
 def _body(raw: bytes, kind: type[_T]) -> _T:
-    """The body as that type; msgspec.MsgspecError where it does not fit. 5.0 is an integer in
-    JSON Schema's eyes, so it is one here."""
+    """The body as that type; msgspec.MsgspecError where it does not fit. 5.0 is an integer for JSON
+    Schema, so it is one here."""
     value = msgspec.json.decode(raw)
     if isinstance(value, dict):
         for key, each in value.items():

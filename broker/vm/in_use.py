@@ -13,10 +13,10 @@ from broker.vm.host_local import OneHost
 
 @dataclass(frozen=True, slots=True)
 class InUse:
-    """`recorded`: the definition's facts; `running`, `root`: of the VM that runs here, None while
-    none does; `shared`: its images that every host finds. `of_running`: what the running VM has
-    otherwise than the definition; `of_libvirt`: what libvirt's own definition has, where it is not
-    the one that the agent made. `one_host`: what of the VM lives on this host alone."""
+    """`recorded`: the facts of the definition. `running`, `root`: those of the VM that runs here,
+    None while none does. `shared`: its images that every host finds. `of_running`: how the running
+    VM differs from the definition. `of_libvirt`: how libvirt's own definition differs, where the
+    agent did not make it. `one_host`: what of the VM exists on this host alone."""
 
     recorded: Domain
     running: Domain | None = None
@@ -28,7 +28,7 @@ class InUse:
 
     @property
     def problem(self) -> str:
-        """All of it in words; "" where nothing differs."""
+        """All differences in words; "" where there are none."""
         texts = [f"running: {each}" for each in self.of_running]
         texts += [f"libvirt's own definition: {each}" for each in self.of_libvirt]
         return "; ".join(texts)
