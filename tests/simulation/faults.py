@@ -20,7 +20,7 @@ from broker.whiteboard.slot import EMPTY_SLOT
 from scoring.observation import PAUSED_ON_PURPOSE, Pause, VmStatus
 from scoring.timing import Timing
 from tests.simulation.forger import ForgedSlot
-from tests.simulation.host import NO_BRIDGE, WRITES, Host
+from tests.simulation.host import NO_BRIDGE, PARTS, WRITES, Host
 from tests.simulation.lockspace import Refused
 from tests.simulation.orderly import GUESTS_S
 from tests.simulation.world import World
@@ -284,6 +284,161 @@ def _storage_of_all(world: World, _: Host, chance: random.Random) -> Callable[[]
             host.break_storage("")
 
     return back
+
+
+def _lies(
+    lie: Callable[[World, Host, random.Random], Callable[[], None]],
+) -> Callable[[World, Host, random.Random], Callable[[], None]]:
+    """A storage that lies, beside no other fault that is open when it begins: who reads a lie and
+    hears nobody cannot know better. It lasts for less than sanlock's time for a dead host."""
+
+    def begin(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+        return lie(world, host, chance) if world.open_faults == 1 else _nothing
+
+    return begin
+
+
+def _stale_reads(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """What a host reads of the whiteboard, of the leases or of both stands still."""
+    host.go_stale(chance.choice([("whiteboard",), ("leases",), ("whiteboard", "leases")]))
+    return lambda: host.go_stale(())
+
+
+def _storage_splits(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """One host goes on with a half of its own, equal at first; which is lost in the end."""
+    others = [each for each in world.hosts.values() if each is not host]
+    world.split_storage([others, [host]])
+    return world.join_storage
+
+
+def _set_back(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """A snapshot of the volumes is restored in the end, or of one of them."""
+    snapshot = world.keep_storage()
+    parts = chance.choice([("whiteboard",), ("leases",), ("whiteboard", "leases")])
+    return lambda: world.set_storage_back(snapshot, parts)
+
+
+def _part(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """One part of the storage hangs, fails, is slow or takes no writes."""
+    fault, part = chance.choice(["hang", "error", "slow", "read-only"]), chance.choice(PARTS)
+    host.break_storage(fault, chance.uniform(0.2, 9.0) if fault == "slow" else 0.0, (part,))
+    return lambda: host.break_storage("", parts=(part,))
+
+
+def _disk_error(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """The VM's disk fails and QEMU pauses the guest; somebody lets it go on afterwards, or not."""
+    resumes = chance.random() < 0.5
+    host.pauses_on_disk_error = True
+    host.break_storage(chance.choice(["error", "read-only"]), parts=("disk",))
+
+    def back() -> None:
+        host.break_storage("", parts=("disk",))
+        host.pauses_on_disk_error = False
+        qemu = host.qemu
+        if resumes and qemu is not None and qemu.pause is Pause.IO_ERROR and qemu.has_run:
+            with contextlib.suppress(Refused):
+                host.resume_qemu(max(qemu.healthy_from_s, world.timeline.now_s))
+
+    return back
+
+
+def _clock_jumps(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    host.jump_clock(chance.choice([1.0, 5.0, 20.0, 70.0, 150.0]))
+    return _nothing
+
+
+def _suspended(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """It sleeps, for less than sanlock's time for a dead host: its watchdog sleeps too."""
+    host.suspend(chance.choice([2.0, 12.0, 60.0]))
+    return _nothing
+
+
+def _stopped(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """SIGSTOP of one process, and SIGCONT."""
+    what = chance.choice(["agent", "broker", "libvirtd", "sanlock", "qemu"])
+    if host.up:
+        with contextlib.suppress(ValueError):
+            host.stop_process(what, chance.choice([2.0, 12.0, 40.0, 150.0]))
+    return _nothing
+
+
+def _boot_hangs(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """It panics and does not come up; somebody resets it in the end."""
+    boot_s, host.boot_s = host.boot_s, float("inf")
+    host.reset("kernel panic, and its boot hangs")
+
+    def back() -> None:
+        host.boot_s = boot_s
+        if not host.up:
+            host.reset("by somebody, since its boot hung")
+        host.power_on()
+
+    return back
+
+
+def _other_key(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """This host has another cluster key, or none; it is read when the broker starts."""
+    host.key = chance.choice(["other", "none"])
+    host.crash("broker")
+
+    def back() -> None:
+        host.key = "cluster"
+        host.crash("broker")
+
+    return back
+
+
+def _no_fence_devices(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """This host has no fence devices configured; that is read when the agent starts."""
+    host.has_fence = False
+    host.crash("agent")
+
+    def back() -> None:
+        host.has_fence = True
+        host.crash("agent")
+
+    return back
+
+
+def _bmc_for_one(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """One host has a wrong address for this one's BMC: nobody answers there, or another machine."""
+    asker = chance.choice(sorted(world.hosts))
+    host.bmc.fault_for[asker] = chance.choice(["silent", "foreign", "refuses"])
+
+    def back() -> None:
+        host.bmc.fault_for.pop(asker, None)
+
+    return back
+
+
+def _network_splits(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """No packet goes between two parts of the cluster."""
+    numbers = sorted(world.hosts)
+    side = set(chance.sample(numbers, chance.randint(1, max(1, len(numbers) - 1))))
+    other = set(numbers) - side
+    ways = {way for a in side for b in other for way in ((a, b), (b, a))}
+    world.cut_links |= ways
+
+    def back() -> None:
+        world.cut_links -= ways
+
+    return back
+
+
+def _migration_network(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    world.no_migration.add(host.number)
+    return lambda: world.no_migration.discard(host.number)
+
+
+def _libvirtd_dies(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    if host.up:
+        world.libvirtd_dies(host)
+    return _nothing
+
+
+def _watchdog(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    host.reset("watchdog: it fires for no reason")
+    return _nothing
 
 
 def _bad_slot(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
@@ -605,6 +760,27 @@ FAULTS: tuple[Fault, ...] = (
     Fault("late writes", _late, (3.0, 200.0), SICK_BOUND_S + LATE_BOUND_S, weight=1.5),
     Fault("writes held by the storage", _held_by_the_storage, (3.0, 200.0), SICK_BOUND_S),
     Fault("late freeing", _late_and_dark, (60.0, 200.0), LATE_BOUND_S, weight=0.7),
+    Fault("stale reads", _lies(_stale_reads), (3.0, 60.0), SICK_BOUND_S, weight=1.5),
+    Fault("storage splits", _lies(_storage_splits), (3.0, 60.0), SICK_BOUND_S, weight=1.5),
+    Fault("storage set back", _lies(_set_back), (3.0, 200.0), SICK_BOUND_S, weight=1.5),
+    Fault("part of the storage", _part, (3.0, 200.0), SICK_BOUND_S, weight=1.5),
+    Fault("disk error pauses", _disk_error, (3.0, 200.0), SICK_BOUND_S),
+    Fault("clock jumps", _clock_jumps, extra_bound_s=STAND_BACK_BOUND_S),
+    Fault("suspended host", _suspended, (60.0, 61.0), STAND_BACK_BOUND_S),
+    Fault("stopped process", _stopped, (150.0, 151.0), SICK_BOUND_S, weight=2),
+    Fault("boot hangs", _boot_hangs, (60.0, 400.0)),
+    Fault("another key", _other_key, (30.0, 300.0), SICK_BOUND_S),
+    Fault("no fence devices", _no_fence_devices, (30.0, 300.0)),
+    Fault("network splits", _network_splits, (5.0, 200.0), SICK_BOUND_S, lies_still=True),
+    Fault("migration network", _migration_network, (5.0, 200.0), lies_still=True),
+    Fault("libvirtd killed", _libvirtd_dies, (2.0, 3.0)),
+    Fault("watchdog fires", _watchdog),
+    Fault("BMC of one asker", _bmc_for_one, (30.0, 300.0), lies_still=True),
+    Fault("BMC every other", _bmc("every-other"), (30.0, 300.0), lies_still=True),
+    Fault("BMC caches", _bmc("caches"), (30.0, 300.0), lies_still=True),
+    Fault("BMC loses its power", _bmc("own-power"), (30.0, 300.0), lies_still=True),
+    Fault("BMC on fails", _bmc("on-fails"), (30.0, 300.0), lies_still=True),
+    Fault("BMC on ignored", _bmc("on-ignored"), (30.0, 300.0), lies_still=True),
     Fault("bad slot", _bad_slot, (5.0, 20.0)),
     Fault("newer version", _newer_version, (10.0, 120.0), 40.0, weight=0.5, lies_still=True),
     Fault("older version", _older_version, (10.0, 120.0), weight=0.5, lies_still=True),
