@@ -112,6 +112,8 @@ class Agent:
         self.config_problem = ""
         self._begun: tuple[BegunReason, ...] = ()
         self.last: Decision | None = None
+        #: What decides in the place of this version's `decide`.
+        self.decides: Callable[[AgentState, Observation, float], Decision] | None = None
         #: Called after each step, one without a broker too.
         self.on_step: Callable[[], None] = lambda: None
 
@@ -260,7 +262,7 @@ class Agent:
             announced=view.announced,
         )
         now_s = asyncio.get_running_loop().time()
-        decision = decide(self._state, observation, now_s)
+        decision = (self.decides or decide)(self._state, observation, now_s)
         if self._journal is not None:
             self._journal.note(self._state, observation, now_s, decision)
         if self._measured is not None:

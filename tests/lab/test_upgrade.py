@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import earlier_version
+
 from . import ask
 from .cluster import Cluster
 from .conftest import law_1, new_cluster
@@ -23,8 +25,6 @@ from .visitors import Visitors
 pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
-#: The last one that wrote a move of the VM into its slot without its end.
-EARLIER = "9eaa995eb24b656ab29fe39dda14bef7ba99e55c"
 STARTED_S = 60.0
 SETTLED_S = 60.0
 
@@ -43,14 +43,11 @@ class Versions:
     def __init__(self, folder: Path, hosts: int) -> None:
         self.folder, self.earlier = folder, folder / "earlier"
         self.earlier.mkdir(parents=True)
-        archive = subprocess.run(
-            ["git", "-C", str(ROOT), "archive", EARLIER, "scoring", "broker", "agent"],
-            capture_output=True,
-            check=False,
-        )
-        if archive.returncode != 0:
-            pytest.skip(f"the earlier version is not to be had: {archive.stderr.decode()}")
-        subprocess.run(["tar", "-x", "-C", str(self.earlier)], input=archive.stdout, check=True)
+        try:
+            archive = earlier_version.archive("scoring", "broker", "agent")
+        except earlier_version.NotToBeHad as error:
+            pytest.skip(str(error))
+        subprocess.run(["tar", "-x", "-C", str(self.earlier)], input=archive, check=True)
         for name, module in (("ha-agent", "agent"), ("ha-broker", "broker")):
             path = folder / name
             path.write_text(

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.simulation import demo, false_fences, fingerprint, nightly
+from tests.simulation.earlier_decisions import NotToBeHad
 from tests.simulation.laws import Broken
 from tests.simulation.scenario import BadScenario, Disappointed, Player, load
 from tests.simulation.seeds import MOMENTS, Sum, run_seed, run_seeds
@@ -95,7 +96,7 @@ def _scenarios(files: list[Path], trace: bool) -> int:
         try:
             player = Player(load(path))
             player.play()
-        except (BadScenario, Disappointed, Broken) as error:
+        except (BadScenario, Disappointed, Broken, NotToBeHad) as error:
             failed += 1
             print(f"{path}: {error}")
             if player is not None and not trace:

@@ -9,7 +9,9 @@ down, killed and started again) says how much longer than usual all may take.
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
+import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from broker.maintenance.host_shutdown import within_s
 from broker.whiteboard.slot import EMPTY_SLOT
 from scoring.observation import PAUSED_ON_PURPOSE, Pause, VmStatus
 from scoring.timing import Timing
+from tests.simulation import earlier_decisions
+from tests.simulation.earlier import Metadata
 from tests.simulation.forger import ForgedSlot
 from tests.simulation.host import NO_BRIDGE, PARTS, WRITES, Host
 from tests.simulation.lockspace import Refused
@@ -374,6 +378,18 @@ def _boot_hangs(world: World, host: Host, chance: random.Random) -> Callable[[],
         host.power_on()
 
     return back
+
+
+def _other_timing(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """This host's durations differ; they are read when the daemons start."""
+
+    def take_up(timing: dict[str, float]) -> None:
+        host.timing = timing
+        host.crash("broker")
+        host.crash("agent")
+
+    take_up({"fence_after": chance.choice([5.0, 30.0]), "move_dwell": chance.choice([5.0, 120.0])})
+    return lambda: take_up({})
 
 
 def _other_key(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
@@ -732,6 +748,34 @@ def _wall_clock(world: World, host: Host, chance: random.Random) -> Callable[[],
     return back
 
 
+def _previous_version(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """The earlier version is installed on a host, and this one again: what it writes, and how it
+    decides. Where git's history does not have it: what it writes alone."""
+
+    def install(earlier: bool) -> None:
+        host.metadata = Metadata.PREVIOUS if earlier else Metadata.THIS
+        host.wants_earlier = earlier and _has_earlier_decisions()
+        host.crash("broker")
+        host.crash("agent")
+
+    install(True)
+    if not host.wants_earlier:
+        world.tell(host.name, "the earlier version's decisions are not to be had")
+    return lambda: install(False)
+
+
+@functools.cache
+def _has_earlier_decisions() -> bool:
+    try:
+        earlier_decisions.must_be_had()
+    except earlier_decisions.NotToBeHad as error:
+        warnings.warn(
+            f"hosts of the earlier version decide as this one does: {error}", stacklevel=1
+        )
+        return False
+    return True
+
+
 #: Every kind. What a schedule draws from.
 FAULTS: tuple[Fault, ...] = (
     Fault("power cut", _power_cut, (3.0, 400.0), weight=4, lies_still=True),
@@ -769,6 +813,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("suspended host", _suspended, (60.0, 61.0), STAND_BACK_BOUND_S),
     Fault("stopped process", _stopped, (150.0, 151.0), SICK_BOUND_S, weight=2),
     Fault("boot hangs", _boot_hangs, (60.0, 400.0)),
+    Fault("other timing", _other_timing, (60.0, 300.0)),
     Fault("another key", _other_key, (30.0, 300.0), SICK_BOUND_S),
     Fault("no fence devices", _no_fence_devices, (30.0, 300.0)),
     Fault("network splits", _network_splits, (5.0, 200.0), SICK_BOUND_S, lies_still=True),
@@ -781,6 +826,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("BMC loses its power", _bmc("own-power"), (30.0, 300.0), lies_still=True),
     Fault("BMC on fails", _bmc("on-fails"), (30.0, 300.0), lies_still=True),
     Fault("BMC on ignored", _bmc("on-ignored"), (30.0, 300.0), lies_still=True),
+    Fault("previous version", _previous_version, (60.0, 600.0), SICK_BOUND_S, weight=2),
     Fault("bad slot", _bad_slot, (5.0, 20.0)),
     Fault("newer version", _newer_version, (10.0, 120.0), 40.0, weight=0.5, lies_still=True),
     Fault("older version", _older_version, (10.0, 120.0), weight=0.5, lies_still=True),

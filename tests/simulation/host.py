@@ -264,6 +264,8 @@ class Host:
         self.is_told = False
         #: The version of the metadata that its broker writes and reads.
         self.metadata = Metadata.THIS
+        #: Its agent decides as the earlier version does, from its next start on; and does now.
+        self.wants_earlier = self.decides_earlier = False
         #: How long a migration away from here takes.
         self.migration_s = 5.0
         self.qemu_unkillable = False

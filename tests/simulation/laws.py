@@ -41,6 +41,9 @@ product's own word.
                     if a host can run it; at any moment: never for IDLE_S do they not reach it and
                     nothing is done, while a host could run it all that time
     clean           no exception in a task or in a loop, no task left at the end
+
+Laws that came after the earlier version do not hold for a host that decides by it: `planned`,
+`healthy`, `isolated`, and of `fenced` what a third host hears.
 """
 
 from __future__ import annotations
@@ -82,6 +85,8 @@ LATE_S = 10.0
 #: Longer than any wait that the product may have: a host that stands back (560 s), starts that
 #: failed (600 s), a sick VM (300 s), a shutdown (300 s) and a start (600 s) one after the other.
 IDLE_S = 2400.0
+#: How a path by which a third host hears begins (World.heard_since_s).
+THIRD_HOST = "network of "
 #: What an agent may do on each order.
 _ORDERED = {
     OrderKind.MIGRATE: ("migrate",),
@@ -250,6 +255,8 @@ class Laws:
         # What else is wrong at the same time may well keep it from being moved.
         if self._world.open_faults > 1 or host.on_host_shutdown is OnHostShutdown.SHUTDOWN:
             return
+        if host.decides_earlier:
+            return
         target = self._world.could_take_the_vm(host)
         if target is not None and not host.move_failed:
             self.breach("planned", f"{host.name}: {name}, but {target.name} could take the VM")
@@ -258,7 +265,7 @@ class Laws:
         """An agent shuts down or ends a VM that has been well for so long."""
         world = self._world
         others = [other for other in world.hosts.values() if other is not host]
-        if well_s <= HEALTHY_FOR_S:
+        if well_s <= HEALTHY_FOR_S or host.decides_earlier:
             return
         if world.reached_for_s(host) > REACHED_FOR_S:
             self.breach("healthy", f"{host.name}: {act} of a healthy VM that is reached")
@@ -298,7 +305,9 @@ class Laws:
             self.breach("fenced", f"{host.name} shoots {target.name} without the fence lease")
         asks = self._sick.may_be_shot(target)
         for path, since_s in self._world.heard_since_s(host, target).items():
-            if since_s is not None and now_s - since_s > WELL_S and not asks:
+            # The earlier version does not ask what the others hear.
+            known = not (host.decides_earlier and path.startswith(THIRD_HOST))
+            if known and since_s is not None and now_s - since_s > WELL_S and not asks:
                 self.breach(
                     "fenced",
                     f"{host.name} shoots {target.name}, which can be heard by the {path}",

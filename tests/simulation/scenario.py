@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from broker.config.sections import ScoreSection, TimingSection
 from scoring.observation import OnHostShutdown, OrderKind, Pause, VmStatus
 from scoring.state import StateName
+from tests.simulation import earlier_decisions, membership
 from tests.simulation.earlier import Metadata
 from tests.simulation.faults import SICK_BOUND_S
 from tests.simulation.forger import ForgedSlot
@@ -101,7 +102,10 @@ def parse(name: str, text: str) -> Scenario:
         if words[0] not in VERBS + TELLING:
             unknown = Misfit(words[0], VERBS + TELLING)
             raise BadScenario(f"{name}:{number}: {words[0]!r} is no verb; {unknown}")
-        steps.append(Step(number, words[0], tuple(words[1:])))
+        # "60 s" is "60s".
+        unit = [at for at in range(1, len(words)) if words[at] == "s" and is_number(words[at - 1])]
+        kept = [word for at, word in enumerate(words) if at not in unit]
+        steps.append(Step(number, kept[0], tuple(kept[1:])))
     if not sentence:
         raise BadScenario(f"{name}:1: the first line must be a comment that tells the story")
     verbs = [step.verb for step in steps if step.verb not in TELLING]
@@ -193,6 +197,7 @@ STORAGE = (
     "joined",
     "snapshot",
     "restored",
+    "reinitialized",
 )
 #: The parts of the storage that the cluster itself writes to.
 VOLUMES = ("whiteboard", "leases")
@@ -220,6 +225,7 @@ SETTINGS = (
     "host-boot",
     "migration-takes",
     "metadata",
+    "decisions",
     "clock",
     "base-score",
     "id",
@@ -393,6 +399,18 @@ class Player:
         for host in self._who(who):
             act(host)
 
+    def _host(self, step: Step, how: str, who: str) -> None:
+        acts = {
+            "leave": membership.leaves,
+            "join": membership.joins,
+            "clean": membership.cleaned,
+            "replace": membership.replaced,
+            "reload": membership.reloads,
+        }
+        act = _one_of(how, acts)
+        for host in self._who(who):
+            act(self.world, host)
+
     def _clock(self, step: Step, how: str, *words: str) -> None:
         if how != "jumps":
             raise Misfit(how, ("jumps",))
@@ -465,7 +483,7 @@ class Player:
         if how in PARTS and given:
             # `storage leases hangs HOST`
             how, given = given[0], (how, *given[1:])
-        if how in ("split", "joined", "snapshot", "restored"):
+        if how in ("split", "joined", "snapshot", "restored", "reinitialized"):
             self._storage_of_all(how, given)
             return
         words, times = apart(given)
@@ -510,6 +528,8 @@ class Player:
             raise WrongCount
         elif how == "joined":
             self.world.join_storage()
+        elif how == "reinitialized":
+            membership.reinitialized(self.world)
         else:
             self._snapshot = self.world.keep_storage()
 
@@ -771,6 +791,10 @@ class Player:
                     host.wall_offset_s = number_of(value)
                 case "metadata":
                     host.metadata = _one_of(value, {each.value: each for each in Metadata})
+                case "decisions":
+                    host.wants_earlier = _one_of(value, {"previous": True, "this": False})
+                    if host.wants_earlier:
+                        earlier_decisions.must_be_had()
                 case "migration-takes":
                     host.migration_s = seconds_of(value)
                 case "host-boot":

@@ -116,6 +116,18 @@ def test_an_owner_that_a_third_host_hears(world: World) -> None:
     broken(world, "fenced")
 
 
+def test_the_earlier_version_is_not_judged_by_what_a_third_host_hears(world: World) -> None:
+    """It does not ask the others: a law of today, and a bug of then."""
+    target = owner(world)
+    asker, _ = others(world)
+    world.cut_links.add((asker.number, target.number))
+    target.break_storage("hang")
+    world.run(30.0)
+    asker.decides_earlier = asker.fence_held = True
+    world.shoots(asker, target)
+    assert "can be heard" not in str(world.laws.broken)
+
+
 def test_an_owner_without_daemons_whose_sanlock_renews_slowly(world: World) -> None:
     """Each renewal takes three seconds to the volume, and lands."""
     target = owner(world)

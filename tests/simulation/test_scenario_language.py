@@ -57,6 +57,33 @@ def test_each_telling_of_a_sweep_is_played_and_the_one_that_fails_is_named() -> 
         Player(parse("x.txt", bad)).play()
 
 
+def test_the_unit_of_a_time_may_stand_apart() -> None:
+    """Seconds are what a bare number means."""
+    assert parse("x.txt", "# a\nhosts 1\nwait 60 s\nexpect moves 0\n").steps[1].words == ("60",)
+    told("wait 60 s\nexpect downtime below 2 s\nexpect not engine healthy for 1 s\n", "1 power off")
+
+
+def test_what_a_host_was_before_its_agent_ended_is_not_what_it_is() -> None:
+    """A story that waits for a state must not be content with the one of before."""
+    for condition in ("last in EngineUp", "score of last is 3400"):
+        story = f"{UP}wait 30\nset agent dead owner\nset libvirt off last\nset agent on last\n"
+        with pytest.raises(Disappointed, match="not so"):
+            told(f"{story}expect {condition}\n")
+
+
+def test_hosts_leave_join_and_are_replaced() -> None:
+    """The slot of one that left is empty and its id is free; a refusal changes nothing."""
+    player = told(f"{UP}wait 30\nhost leave owner\nwait 20\nexpect engine healthy\n")
+    assert said(player, "leave of host")
+    player = told(f"{UP}wait 30\nhost leave others\nwait 20\nexpect id of others free\n")
+    left = [host for host in player.world.hosts.values() if host is not player.world.owner()]
+    assert not any(player.world.board.slots[host.host_id].strip(b"\0") for host in left)
+    player = told(f"{UP}wait 30\nhost clean owner\nwait 5\nexpect engine healthy\n")
+    assert said(player, "clean-metadata of host")
+    player = told(f"{UP}storage reinitialized\nwait 5\nexpect engine healthy\n")
+    assert said(player, "reinitialize-lockspace of host")
+
+
 def test_repeat_before_the_hosts_tells_the_story_with_other_chance() -> None:
     """Each time the hosts boot at other moments."""
     scenario = parse("x.txt", "# a\nrepeat 2\nhosts 2\nexpect engine healthy within 240\n")

@@ -52,12 +52,12 @@ from broker.wire.status import BegunReason, Maintenance, NewOrder, Report
 from scoring.decision import Code, FreeHostId
 from scoring.observation import OrderKind, Pause, VmStatus
 from scoring.state import StateName
-from tests.simulation import orderly
+from tests.simulation import earlier_decisions, orderly
 from tests.simulation.bmc import fence_levels
 from tests.simulation.disks import BASE, SHARED, SimWhatRuns
 from tests.simulation.forger import Forger
 from tests.simulation.host import CLUSTER, WALL_EPOCH_S, Host, Qemu, identity_of, volume_id
-from tests.simulation.laws import Laws
+from tests.simulation.laws import THIRD_HOST, Laws
 from tests.simulation.lockspace import LeaseVolume, Membership, Refused
 from tests.simulation.ports import (
     SimCanStart,
@@ -328,8 +328,14 @@ class World:
             self.brokers.pop(host.number, None)
             self._cut(host)
         else:
-            self.laws.agent_gone(host)
+            self._agent_gone(host)
         self._restart(host, name, RESTART_S)
+
+    def _agent_gone(self, host: Host) -> None:
+        """What it reported is not true of the next one."""
+        for reported in (self._states, self._scores, self._penalties, self._begun):
+            reported.pop(host.number, None)
+        self.laws.agent_gone(host)
 
     def _cut(self, host: Host) -> None:
         link = self.links.get(host.number)
@@ -441,6 +447,9 @@ class World:
             migration_possible=self.settings.migration,
             refused=lambda: host.refused,
         )
+        host.decides_earlier = host.wants_earlier
+        if host.decides_earlier:
+            agent.decides = earlier_decisions.decide
         host.agent_since_s = self.timeline.now_s
         self.agents[host.number] = agent
         await agent.run()
@@ -450,7 +459,7 @@ class World:
             self.brokers.pop(host.number, None)
             self._cut(host)
         else:
-            self.laws.agent_gone(host)
+            self._agent_gone(host)
         if error is not None and not _only(error, LockspaceError):
             self._failures.append(f"{name} of {host.name} failed: {error!r}")
             self.laws.clean()
@@ -650,7 +659,9 @@ class World:
     def order(self, host: Host, kind: OrderKind, target: int | None = None) -> None:
         """An operator's order on a host; nothing where no broker answers."""
         broker = self.brokers.get(host.number)
-        if broker is not None and host.loop is not None:
+        if broker is None or host.loop is None:
+            self._no_broker(host)
+        else:
             wanted = NewOrder(kind, target)
             order = self.timeline.call_within(host.loop, broker.place_order, wanted)
             self.last_order = host, broker, order.number
@@ -658,6 +669,9 @@ class World:
             self.ordered[host.number] = kind
             self._order_numbers[host.number] = order.number
             self.tell("operator", f"order {order.number} to {host.name}: {kind} {target or ''}")
+
+    def _no_broker(self, host: Host) -> None:
+        self.tell("operator", f"no broker answers on {host.name}: nothing is done")
 
     # --- disks ------------------------------------------------------------------------------
 
@@ -681,6 +695,7 @@ class World:
         """An operator says on a host what is right; nothing where no broker answers."""
         broker = self.brokers.get(host.number)
         if broker is None or host.loop is None:
+            self._no_broker(host)
             return
 
         async def ask() -> None:
@@ -756,7 +771,7 @@ class World:
             for third in self.hosts.values():
                 told_s = self._told_since_s(asker, third, target)
                 if told_s is not None and max(alive_s, told_s) + HEARSAY_S <= now_s:
-                    heard[f"network of {third.name}"] = max(alive_s, told_s) + HEARSAY_S
+                    heard[f"{THIRD_HOST}{third.name}"] = max(alive_s, told_s) + HEARSAY_S
         renewed_s, ours, its = target.renews_since_s(), asker.sanlock, target.sanlock
         is_seen = ours is not None and its is not None and its.shares_volume(ours)
         is_seen = is_seen and asker.leases.stale is None
@@ -993,6 +1008,7 @@ class World:
         """As an operator does on a host; nothing where no broker answers there."""
         broker = self.brokers.get(host.number)
         if broker is None or host.loop is None:
+            self._no_broker(host)
             return
 
         async def set_it() -> None:
@@ -1035,6 +1051,7 @@ class World:
         """The same for one host; nothing where no broker answers."""
         broker = self.brokers.get(host.number)
         if broker is None or host.loop is None:
+            self._no_broker(host)
             return
         mode = broker.mode(Maintenance(on, "", lasts_s, release_id), "operator")
         self.timeline.call_within(host.loop, broker.set_local_maintenance, mode)
@@ -1210,6 +1227,10 @@ class World:
         self.laws.clean()
         if self.laws.broken is not None:
             raise self.laws.broken
+
+    def forget_own_files(self, host: Host) -> None:
+        """What its daemons kept on its own disk is gone."""
+        shutil.rmtree(self._state_dir / host.name, ignore_errors=True)
 
     def close(self) -> None:
         """Take the world down for good, whatever state it is in."""
