@@ -25,7 +25,7 @@ from agent.ports import ACQUIRE_DEADLINE_S, ASK_DEADLINE_S
 from broker.config.sections import Config
 from broker.daemon.foreign import sentence
 from broker.daemon.worker import Hung, Worker
-from broker.lockspace.delta_leases import FENCE_RESOURCE
+from broker.lockspace.delta_leases import FENCE_RESOURCE, layout_at
 from broker.lockspace.own_id import WATCHDOG_FIRE_S
 from broker.whiteboard.identity import VolumeKind, check_at, expected
 from broker.whiteboard.volume import VolumeError
@@ -116,7 +116,9 @@ class SanlockLeases:
     ) -> tuple[list[dict[str, int]], list[dict[str, int]]]:
         check_at(self._storage.leases, self._wanted)
         disks = self._fence_disks() if offset is None else [(self._storage.leases, offset)]
-        owners = sanlock.read_resource_owners(self._lockspace, resource.encode(), disks)
+        owners = sanlock.read_resource_owners(
+            self._lockspace, resource.encode(), disks, **layout_at(self._storage.leases).words
+        )
         hosts = sanlock.get_hosts(self._lockspace, owners[0]["host_id"]) if owners else []
         return owners, hosts
 
@@ -151,7 +153,7 @@ class SanlockLeases:
         return FenceLeaseAnswer(True, loop.time())
 
     def _fence_disks(self) -> list[tuple[str, int]]:
-        return [(self._storage.leases, 2 * sanlock.get_alignment(self._storage.leases))]
+        return [(self._storage.leases, 2 * layout_at(self._storage.leases).align)]
 
     def _take_fence(self, attempt: object) -> None:
         self._drop_fence()

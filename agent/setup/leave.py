@@ -164,10 +164,16 @@ def _refuse_holder(config: Config, here: int) -> None:
     given = config.storage
     head, used = read_leases(given.leases)
     generation = used.get(here, (0, 0))[0]
-    for offset, name in head.resources.items() if head is not None else ():
+    if head is None:
+        return
+    for offset, name in head.resources.items():
         with sanlock_errors(given.leases):
             owners = sanlock.read_resource_owners(
-                given.lockspace.encode(), name.encode(), [(given.leases, offset)]
+                given.lockspace.encode(),
+                name.encode(),
+                [(given.leases, offset)],
+                align=head.align,
+                sector=head.sector,
             )
         if any((o["host_id"], o["generation"]) == (here, generation) for o in owners):
             raise CommandError(

@@ -119,20 +119,25 @@ def no_room(path: str, size: int, error: OSError) -> CommandError:
 
 
 def sector_of(path: str) -> int:
-    """512, or 4096 on a block device with such sectors; CommandError."""
+    """The sector size for leases there: 4096 on a block device with such sectors and on a file
+    system of one, whose direct I/O takes no smaller pieces; else 512. CommandError."""
     try:
-        if not stat.S_ISBLK(Path(path).stat().st_mode):
-            return 512
-        name = os.path.realpath(path)
-        number = Path(name).stat().st_rdev
-        place = f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"
-        for queue in (Path(place, "queue"), Path(place, "../queue")):  # a partition's is its disk's
-            if (size := queue / "logical_block_size").exists():
-                return 4096 if int(size.read_text()) == 4096 else 512
-    except FileNotFoundError:
-        pass
+        for place in (Path(path), Path(path).parent):
+            if place.exists():
+                return _sector_of_device(place.stat())
     except (OSError, ValueError) as error:
         raise CommandError(ExitCode.STORAGE, f"{path}: its sector size: {error}") from None
+    return 512
+
+
+def _sector_of_device(found: os.stat_result) -> int:
+    """The sector size of a block device, or of the one that a file lies on. A file system of the
+    network, or one that spans several devices, has none that the kernel names: 512 works there."""
+    number = found.st_rdev if stat.S_ISBLK(found.st_mode) else found.st_dev
+    place = f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"
+    for queue in (Path(place, "queue"), Path(place, "../queue")):  # a partition's is its disk's
+        if (size := queue / "logical_block_size").exists():
+            return 4096 if int(size.read_text()) == 4096 else 512
     return 512
 
 

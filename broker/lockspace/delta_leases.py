@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from broker.lockspace.rejoin import OwnLease
-from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR, DELTA_MAGIC
+from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR, DELTA_MAGIC, sector_of_leases
 from broker.whiteboard.slot import SLOT_BYTES
 from broker.whiteboard.volume import Volume
 
@@ -86,6 +86,30 @@ PAXOS_MAGIC = 0x06152010
 FENCE_RESOURCE = "fence"
 _SPACE_AT, _RESOURCE_AT, _NAME_BYTES = 56, 104, 48
 _IO_TIMEOUT, _IO_TIMEOUT_AT = struct.Struct("<H"), 174
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a lease volume is divided, in bytes: sanlock asks for both in each reading call, and
+    answers EINVAL where its defaults (512, 1 MiB) are not the volume's."""
+
+    sector: int
+
+    @property
+    def align(self) -> int:
+        """From one lease to the next."""
+        return ALIGN_OF_SECTOR[self.sector]
+
+    @property
+    def words(self) -> dict[str, int]:
+        """As the arguments of sanlock's library."""
+        return {"align": self.align, "sector": self.sector}
+
+
+def layout_at(path: str) -> Layout:
+    """The layout of the lease volume that lies there now; blocks as reads do; VolumeError."""
+    with Volume(path, read_only=True) as volume:
+        return Layout(sector_of_leases(volume))
 
 
 def read_lease_volume(volume: Volume) -> LeaseVolume | None:

@@ -21,6 +21,7 @@ from broker.lockspace.delta_leases import (
     FENCE_RESOURCE,
     NOT_A_LOCKSPACE,
     SANLK_HOSTID_BUSY,
+    layout_at,
     read_delta_leases,
     read_named_leases,
 )
@@ -179,13 +180,18 @@ class SanlockLockspace:
             self.fence_owner = await self._worker.call(
                 "reading the fence lease", FENCE_DEADLINE_S, self._read_fence
             )
-        except (Hung, sanlock.SanlockException) as error:
+        except (Hung, VolumeError, sanlock.SanlockException) as error:
             self.fence_owner = None
             log.warning("who owns the fence lease is not known: %s", error)
 
     def _read_fence(self) -> FenceOwner:
-        disks = [(self._path, 2 * sanlock.get_alignment(self._path))]
-        found = sanlock.read_resource_owners(self._name.encode(), FENCE_RESOURCE.encode(), disks)
+        layout = layout_at(self._path)
+        found = sanlock.read_resource_owners(
+            self._name.encode(),
+            FENCE_RESOURCE.encode(),
+            [(self._path, 2 * layout.align)],
+            **layout.words,
+        )
         if not found:
             return FenceOwner(0, 0)
         return FenceOwner(found[0]["host_id"], found[0]["generation"])
@@ -271,7 +277,7 @@ class SanlockLockspace:
                 raise
             raise LockspaceError(f"storage.leases: {error}") from None
         try:
-            found = sanlock.read_lockspace(self._path)
+            found = sanlock.read_lockspace(self._path, **layout_at(self._path).words)
         except sanlock.SanlockException as error:
             if error.errno not in NOT_A_LOCKSPACE:
                 raise

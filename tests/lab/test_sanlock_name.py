@@ -4,8 +4,6 @@ daemons of their own on a lockspace in a file, in the place of hosts."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 import time
@@ -18,9 +16,9 @@ from broker.lockspace.delta_leases import read_last_owner, read_named_leases
 from broker.lockspace.rejoin import OwnLease, is_made_up
 from broker.whiteboard.volume import Volume
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("sanlock") is None, reason="needs root and sanlock"
-)
+from .real_sanlock import Daemon, needs_sanlock
+
+pytestmark = needs_sanlock
 SPACE, OFFSET = "names", 1 << 20
 IO_TIMEOUT_S = "1"
 NAME = "ha-of-this-machine"
@@ -38,35 +36,6 @@ lockspace = SanlockLockspace("names", 1, path, 1, rejoin)
 asyncio.run(lockspace._look())
 print(lockspace.problem or "joined")
 """
-
-
-class Daemon:
-    """A sanlock daemon with a run directory of its own. `name` "": it makes one up."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        folder.mkdir()
-        self.environment = {
-            **os.environ,
-            "SANLOCK_RUN_DIR": str(folder),
-            "SANLOCK_PRIVILEGED": "0",
-        }
-        argv = ["sanlock", "daemon", "-D", "-w", "0", "-l", "0", "-h", "0", "-U", "root"]
-        argv += ["-G", "root", *(("-e", name) if name else ())]
-        self.process = subprocess.Popen(
-            argv, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        while not (folder / "sanlock.sock").exists():
-            assert self.process.poll() is None
-            time.sleep(0.02)
-
-    def client(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["sanlock", "client", *words], env=self.environment, capture_output=True, text=True
-        )
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 class Site:

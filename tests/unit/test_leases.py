@@ -26,6 +26,7 @@ from broker.config.sections import (
     HostSection,
     StorageSection,
 )
+from broker.lockspace.delta_leases import Layout
 from broker.lockspace.freeing_before import freeing_before
 from broker.whiteboard.identity import Identity, VolumeKind, encode
 from broker.whiteboard.volume import Volume
@@ -40,8 +41,8 @@ class SlowSanlock:
         self.connection = -1
         monkeypatch.setattr(sanlock, "register", self._register)
         monkeypatch.setattr(sanlock, "acquire", self._acquire)
-        monkeypatch.setattr(sanlock, "get_alignment", lambda path: 1 << 20)
-        monkeypatch.setattr(sanlock, "read_resource_owners", lambda lockspace, resource, disks: [])
+        monkeypatch.setattr("agent.leases.sanlock.layout_at", lambda path: Layout(512))
+        monkeypatch.setattr(sanlock, "read_resource_owners", lambda *where, **size: [])
 
     def _register(self) -> int:
         self.connection, descriptor = os.pipe()
@@ -216,7 +217,10 @@ def test_who_owns_the_fence_lease_is_known_while_an_acquire_of_it_hangs(
         owner = {"host_id": 3, "generation": 5, "timestamp": 70, "flags": 0}
         host = {"host_id": 3, "generation": 5, "timestamp": 70, "flags": sanlock.HOST_LIVE}
 
-        def owners(lockspace: bytes, resource: bytes, disks: list[tuple[str, int]]) -> list[Any]:
+        def owners(
+            lockspace: bytes, resource: bytes, disks: list[tuple[str, int]], **size: int
+        ) -> list[Any]:
+            assert size == Layout(512).words
             asked.append((resource, disks))
             return [owner]
 

@@ -43,7 +43,10 @@ def test_a_lease_that_is_held_here_refuses_beforehand(
     owner: tuple[int, int],
     refused: bool,
 ) -> None:
-    def owners(lockspace: bytes, resource: bytes, disks: list[tuple[str, int]]) -> list[Any]:
+    def owners(
+        lockspace: bytes, resource: bytes, disks: list[tuple[str, int]], **size: int
+    ) -> list[Any]:
+        assert size == {"align": 1 << 20, "sector": 512}
         assert disks[0][1] == {b"engine": 1 << 20, b"fence": 2 << 20}[resource]
         is_it = resource.decode() == held
         return [{"host_id": owner[0], "generation": owner[1]}] if is_it else []

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sanlock
 
-from broker.lockspace.delta_leases import read_named_leases
+from broker.lockspace.delta_leases import Layout, read_named_leases
 from broker.lockspace.joined_mark import FILE, JoinedMark
 from broker.lockspace.rejoin import (
     NAME_MAX,
@@ -191,7 +191,8 @@ class Joins:
         monkeypatch.setattr(sanlock, "inq_lockspace", lambda *_: self.is_in)
         monkeypatch.setattr(sanlock, "add_lockspace", self.add)
         monkeypatch.setattr(sanlock, "get_lockspaces", list)
-        monkeypatch.setattr(sanlock, "read_lockspace", lambda path: {"lockspace": b"lab"})
+        monkeypatch.setattr("broker.lockspace.sanlock.layout_at", lambda path: Layout(512))
+        monkeypatch.setattr(sanlock, "read_lockspace", lambda path, **size: {"lockspace": b"lab"})
 
     def add(self, *_: Any, **__: Any) -> None:
         self.asked += 1

@@ -17,6 +17,7 @@ from agent.commands import maintenance
 from agent.terminal.errors import CommandError
 from broker.broker import Broker
 from broker.daemon.exit_codes import ExitCode
+from broker.lockspace.delta_leases import Layout
 from broker.lockspace.own_id import FenceOwner
 from broker.lockspace.rejoin import OwnLease, Rejoin
 from broker.lockspace.sanlock import RELEASED, SanlockLockspace
@@ -152,7 +153,8 @@ class Sanlock:
         for name in ("inq_lockspace", "add_lockspace", "rem_lockspace"):
             monkeypatch.setattr(sanlock, name, getattr(self, name))
         monkeypatch.setattr(sanlock, "get_lockspaces", list)
-        monkeypatch.setattr(sanlock, "read_lockspace", lambda path: {"lockspace": b"lab"})
+        monkeypatch.setattr("broker.lockspace.sanlock.layout_at", lambda path: Layout(512))
+        monkeypatch.setattr(sanlock, "read_lockspace", lambda path, **size: {"lockspace": b"lab"})
 
     def inq_lockspace(self, *_: Any) -> bool:
         return self.joined
@@ -247,6 +249,7 @@ def test_one_that_was_joined_while_it_was_being_freed_is_given_back(
     assert fake.calls == ["remove"]
 
 
+@pytest.mark.parametrize("sector", [512, 4096])
 @pytest.mark.parametrize(
     ("owners", "found"),
     [
@@ -256,15 +259,18 @@ def test_one_that_was_joined_while_it_was_being_freed_is_given_back(
     ],
 )
 def test_who_owns_the_fence_lease_is_read_where_it_matters(
-    monkeypatch: pytest.MonkeyPatch, owners: Any, found: FenceOwner | None
+    monkeypatch: pytest.MonkeyPatch, owners: Any, found: FenceOwner | None, sector: int
 ) -> None:
-    def read(lockspace: bytes, resource: bytes, disks: list[tuple[str, int]]) -> Any:
-        assert (lockspace, resource, disks) == (b"lab", b"fence", [("/no/leases", 2 << 20)])
+    layout = Layout(sector)
+
+    def read(lockspace: bytes, resource: bytes, disks: list[tuple[str, int]], **size: int) -> Any:
+        assert (lockspace, resource, size) == (b"lab", b"fence", layout.words)
+        assert disks == [("/no/leases", 2 * layout.align)]
         if isinstance(owners, Exception):
             raise owners
         return owners
 
-    monkeypatch.setattr(sanlock, "get_alignment", lambda path: 1 << 20)
+    monkeypatch.setattr("broker.lockspace.sanlock.layout_at", lambda path: layout)
     monkeypatch.setattr(sanlock, "read_resource_owners", read)
     lockspace = lockspace_of()
     lockspace.fence_owner = FenceOwner(9, 9)

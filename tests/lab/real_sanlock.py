@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""sanlock daemons of a test's own, each with a run directory of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+needs_sanlock = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("sanlock") is None, reason="needs root and sanlock"
+)
+
+
+class Daemon:
+    """A sanlock daemon with a run directory of its own. `name` "": it makes one up."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        folder.mkdir()
+        self.environment = {
+            **os.environ,
+            "SANLOCK_RUN_DIR": str(folder),
+            "SANLOCK_PRIVILEGED": "0",
+        }
+        argv = ["sanlock", "daemon", "-D", "-w", "0", "-l", "0", "-h", "0", "-U", "root"]
+        argv += ["-G", "root", *(("-e", name) if name else ())]
+        self.process = subprocess.Popen(
+            argv, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while not (folder / "sanlock.sock").exists():
+            assert self.process.poll() is None
+            time.sleep(0.02)
+
+    def client(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sanlock", "client", *words], env=self.environment, capture_output=True, text=True
+        )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
