@@ -248,7 +248,7 @@ class Hands:
             freed = await self._leases.free_host_id(act, lambda: self.last_look.free(act))
         finally:
             self.freeing, self.freeing_fencer = None, False
-        self._leases.freeing_is_told()
+        self._leases.freeing_is_recorded()
         if freed.ok:
             self._found_dead = act
         return freed
@@ -275,7 +275,7 @@ class Hands:
         if problem:
             log.error("the end of a freeing could not be written to the fence log: %s", problem)
             return False
-        self._leases.freeing_is_told()
+        self._leases.freeing_is_recorded()
         return True
 
     async def _keep_telling_end(self, act: FreeHostId, freed: HostIdFreed) -> None:

@@ -106,7 +106,7 @@ class Leases(Protocol):
     async def end_of_before(self, act: FreeHostId) -> HostIdFreed:
         """The end of that, when nothing of it can land any more, however long that takes."""
 
-    def freeing_is_told(self) -> None:
+    def freeing_is_recorded(self) -> None:
         """The end of the last freeing is in the fence log."""
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent doctor`: the checks of a host, one by one."""
+"""`ha-agent doctor`: the checks of a host."""

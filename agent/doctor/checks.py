@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent doctor`: is this host fit to run the VM and to take it over? With what to type.
+"""`ha-agent doctor`: checks whether this host is fit to run the VM and to take it over, and says
+what to type where it is not.
 
-Looks only. Every check stands for itself: one that cannot be made says so and hinders no other.
+It changes nothing. Each check stands for itself: one that cannot be made is reported and stops no
+other.
 """
 
 from __future__ import annotations
@@ -31,13 +33,13 @@ from agent.terminal.errors import CommandError
 from broker.config.sections import Config, ConfigError, load
 from broker.daemon.exit_codes import ExitCode
 
-#: How each verdict is shown; "fail" alone makes the exit code.
+#: The verdicts as they are shown; only "fail" changes the exit code.
 VERDICTS = ("ok", "warn", "fail")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found. `verdict`: one of VERDICTS. `fix`: what to type, empty: nothing."""
+    """The result of one check. `verdict`: one of VERDICTS. `fix`: what to type, empty: nothing."""
 
     name: str
     verdict: str
@@ -57,8 +59,8 @@ def run(path: str, as_json: bool) -> int:
     failed = sum(finding.verdict == "fail" for finding in findings)
     warned = sum(finding.verdict == "warn" for finding in findings)
     if as_json:
-        told = [dataclasses.asdict(finding) for finding in findings]
-        print(json.dumps({"version": 1, "fit": not failed, "checks": told}, indent=2))
+        shown = [dataclasses.asdict(finding) for finding in findings]
+        print(json.dumps({"version": 1, "fit": not failed, "checks": shown}, indent=2))
     else:
         print(f"{'NOT FIT' if failed else 'fit'}: {failed} failed, {warned} to look at")
     return ExitCode.FAILED if failed else ExitCode.OK
@@ -101,9 +103,9 @@ def check(path: str) -> Iterator[Finding]:
 
 
 def _fence_devices(config: Config) -> Found:
-    """Each device: logged in to, its power and its identity read, the privilege looked at."""
+    """Log in to each device, read its power and identity, and check the privilege."""
     if not config.fence.device:
-        return  # said by the checks of the configuration
+        return  # the checks of the configuration report it
     from agent.commands import fence_test
     from agent.fence.devices import fence_devices
 

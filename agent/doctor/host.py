@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Checks of this host for `ha-agent doctor`: libvirt, sanlock, the watchdog, the storage.
 
-Each yields (verdict, text, what to type).
+Each check yields (verdict, text, what to type).
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ from broker.vm.start_proof import lacks, refusals, unreadable
 Found = Iterator[tuple[str, str, str]]
 #: adjtimex(2): the clock is not synchronised.
 _TIME_ERROR = 5
-#: struct timex of the kernel has 208 bytes; its first field, `modes`, 0: only read.
+#: The kernel's struct timex has 208 bytes; its first field, `modes`, 0: read only.
 _TIMEX_BYTES = 256
-#: A read of the whiteboard this slow eats up what `suspect-after` leaves.
+#: A read of the whiteboard that is this slow uses up the reserve of `suspect-after`.
 SLOW_MS, FAR_TOO_SLOW_MS = 100.0, 1000.0
 KVM = Path("/dev/kvm")
-#: What a driver calls a watchdog that is a timer in the kernel: it dies with the kernel.
+#: Names of a watchdog that is a timer in the kernel: it stops when the kernel hangs.
 _SOFT = ("softdog", "software watchdog")
 
 
 def lock_driver(config: Config) -> Found:
-    """In libvirt's file, and where the VM runs here in its process itself."""
+    """The lock driver in libvirt's file, and the lease of the VM's process where the VM runs
+    here."""
     problem, mend = lock_driver_problem(config)
     if problem:
         yield "fail", problem, mend
@@ -66,7 +67,7 @@ def lock_driver(config: Config) -> Found:
     try:
         held = process_leases(pid)
     except sanlock.SanlockException as error:
-        yield "fail", f"sanlock does not tell what the VM's process holds: {error.args[-1]}", ""
+        yield "fail", f"sanlock does not say which leases the VM holds: {error.args[-1]}", ""
         return
     wanted = (config.storage.lockspace, config.storage.resource)
     if held is not None and wanted in held:
@@ -92,7 +93,7 @@ def _other_vms(config: Config) -> Found:
 
 
 def _without_leases(config: Config) -> list[str]:
-    """The other VMs that libvirt knows here, those with leases of their own apart."""
+    """The other VMs that libvirt knows here and that have no leases of their own."""
     try:
         connection = libvirt.open(config.libvirt.uri)
         try:
@@ -104,11 +105,11 @@ def _without_leases(config: Config) -> list[str]:
         finally:
             connection.close()
     except libvirt.libvirtError:
-        return []  # said by the next check
+        return []  # the next check reports it
 
 
 def engine_pid(config: Config) -> int | None:
-    """The VM's process here; None: none is known."""
+    """The process id of the VM here; None: unknown, or it does not run here."""
     try:
         return int((Path(config.libvirt.pid_dir) / f"{config.vm.name}.pid").read_text())
     except (OSError, ValueError):
@@ -116,7 +117,7 @@ def engine_pid(config: Config) -> int | None:
 
 
 def _libvirt_started() -> float | None:
-    """When libvirt's daemon was started, UTC seconds since 1970; None: not known."""
+    """When libvirt's daemon was started, UTC seconds since 1970; None: unknown."""
     for name in ("virtqemud", "libvirtd"):
         try:
             pid = int(Path(f"/run/{name}.pid").read_text())
@@ -127,7 +128,7 @@ def _libvirt_started() -> float | None:
 
 
 def accelerator(config: Config) -> Found:
-    """KVM or emulation: what the definition wants, what is there, what the process really has."""
+    """KVM or emulation: in the definition, on this host, and in the VM's process."""
     try:
         connection = libvirt.open(config.libvirt.uri)
         connection.close()
@@ -141,7 +142,7 @@ def accelerator(config: Config) -> Found:
     try:
         kind = load_definition(config).domain_type
     except DefinitionError:
-        return  # said by the checks of the configuration
+        return  # the checks of the configuration report it
     if kind != "kvm":
         yield (
             "warn",
@@ -157,7 +158,7 @@ def accelerator(config: Config) -> Found:
     pid = engine_pid(config)
     if pid is None:
         if kind == "kvm" and KVM.exists():
-            yield "ok", "/dev/kvm is there; whether the VM uses it shows once it runs here", ""
+            yield "ok", "/dev/kvm exists; whether the VM uses it shows once the VM runs here", ""
         return
     try:
         links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
@@ -177,13 +178,13 @@ def accelerator(config: Config) -> Found:
 
 
 def can_start(config: Config) -> Found:
-    """The proof that the broker gives too, part by part."""
+    """The proof of the monitor can_start, part by part."""
     path = config.vm.definition
     try:
         xml = Path(path).read_text()
         needs = needs_of(xml)
     except (OSError, UnicodeDecodeError, NotADefinition):
-        return  # said by the checks of the configuration
+        return  # the checks of the configuration report it
     problems = [*lacks(needs), *unreadable(needs)]
     try:
         connection = libvirt.open(config.libvirt.uri)
@@ -201,7 +202,7 @@ def can_start(config: Config) -> Found:
 
 
 def groups(config: Config) -> Found:
-    """The daemons' user, and the files that must not be everybody's."""
+    """The daemons' user and its groups, and the files that others must not read."""
     try:
         user = pwd.getpwnam(USER)
     except KeyError:
@@ -242,7 +243,7 @@ def groups(config: Config) -> Found:
 
 
 def sanlock_state(config: Config) -> Found:
-    """Whether it answers, and with which id this host is in the lockspace."""
+    """Whether sanlock answers, and with which id this host is in the lockspace."""
     given = config.storage
     try:
         spaces = sanlock.get_lockspaces()
@@ -268,7 +269,8 @@ def sanlock_state(config: Config) -> Found:
 
 
 def sanlock_name(config: Config) -> Found:
-    """Whether sanlock has a fixed name, this machine's own, uses it, and alone has it."""
+    """Whether sanlock has a fixed name that is this machine's own, uses it, and is alone with
+    it."""
     path, name = config.storage.sanlock_conf, machines_name(config)
     found = named_in(read_text(Path(path)))
     slow = "after a boot this host's id must stand still for sanlock's whole time"
@@ -293,12 +295,12 @@ def sanlock_name(config: Config) -> Found:
     if lease.name == found:
         yield "ok", f"sanlock has its fixed name, {found}", ""
     else:
-        text = f"sanlock goes by the name {lease.name}, not yet by {found}"
+        text = f"sanlock uses the name {lease.name}, not yet {found}"
         yield "warn", text, IN_USE
 
 
 def watchdog(config: Config) -> Found:
-    """A host whose sanlock cannot end the VM must be reset: that is the watchdog's part."""
+    """Whether a watchdog is armed: it resets a host whose sanlock cannot end the VM."""
     found = []
     for place in sorted(Path("/sys/class/watchdog").glob("watchdog*")):
         try:
@@ -327,7 +329,7 @@ def watchdog(config: Config) -> Found:
 
 
 def clock(config: Config) -> Found:
-    """No decision depends on it; ends of maintenance, certificates and logs do."""
+    """Whether the clock is right: no decision depends on it; ends of maintenance and logs do."""
     libc = ctypes.CDLL(None, use_errno=True)
     state = libc.adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
     if state < 0:
@@ -343,7 +345,7 @@ def clock(config: Config) -> Found:
 
 
 def volumes(config: Config) -> Found:
-    """Both volumes: direct I/O and how long it takes, kind, owner, what the lockspace says."""
+    """Both volumes: direct I/O and its duration, kind, owner, and the lockspace's own data."""
     given = config.storage
     text, slowest_ms = storage_speed(config)
     if slowest_ms > FAR_TOO_SLOW_MS:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Checks of the cluster from this host for `ha-agent doctor`: daemons, agreement, reach.
+"""Checks of the cluster from this host for `ha-agent doctor`: daemons, agreement, reachability.
 
-Each yields (verdict, text, what to type).
+Each check yields (verdict, text, what to type).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from broker.wire.status import Status
 
 
 def daemons(config: Config) -> Found:
-    """Whether both run here, and what they complain of."""
+    """Whether both daemons run here, and which problems they report."""
     try:
         status = ask(config.daemon.socket, "GET", "/v1/status", Status)
     except (BrokerDown, BrokerRefused) as error:
@@ -83,7 +83,7 @@ def heartbeat_ports(config: Config) -> Found:
 
 
 def agreement(config: Config) -> Found:
-    """Whether every other host is configured as this one where it must be."""
+    """Whether every other host has the values that must be the same on all."""
     own, lines = agreed(config), published(config)
     alike = []
     for host, report in sorted(read_slots(config.storage.whiteboard).reports.items()):
@@ -102,7 +102,7 @@ def agreement(config: Config) -> Found:
 
 
 def libvirt_peers(config: Config) -> Found:
-    """Whether a live migration would find the others' libvirt, and theirs the one here."""
+    """Whether a live migration can reach the other hosts' libvirt, and theirs this one."""
     libvirt.registerErrorHandler(lambda context, error: None, None)
     if not config.libvirt.migration_uri:
         yield (
@@ -143,7 +143,7 @@ def libvirt_peers(config: Config) -> Found:
 
 @contextlib.contextmanager
 def _own_libvirt(config: Config) -> Iterator[libvirt.virConnect | None]:
-    """libvirt here; None where it does not answer, which another check says."""
+    """libvirt here; None where it does not answer, which another check reports."""
     try:
         connection = libvirt.open(config.libvirt.uri)
     except libvirt.libvirtError:
@@ -156,7 +156,7 @@ def _own_libvirt(config: Config) -> Iterator[libvirt.virConnect | None]:
 
 
 def _vm(config: Config) -> str:
-    """The VM as it runs here, else as it is defined; empty where neither can be read."""
+    """The XML of the running VM, else its definition; empty where neither can be read."""
     with contextlib.suppress(libvirt.libvirtError), _own_libvirt(config) as own:
         if own is not None and (domain := own.lookupByName(config.vm.name)).isActive():
             return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE))

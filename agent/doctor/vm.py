@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Checks for `ha-agent doctor` of what may start the VM on this host behind the agent's back."""
+"""Checks for `ha-agent doctor`: what could start the VM on this host without the agent."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from broker.config.sections import Config
 
 
 def vm_domain(config: Config) -> Found:
-    """libvirt's autostart of the VM, and a memory image of it."""
+    """Whether libvirt starts the VM by itself, and whether there is a memory image of it."""
     name = config.vm.name
     try:
         connection = libvirt.open(config.libvirt.uri)
     except libvirt.libvirtError:
-        return  # said by another check
+        return  # another check reports it
     try:
         domain = connection.lookupByName(name)
         image, autostart = domain.hasManagedSaveImage(), domain.autostart()
     except libvirt.libvirtError as error:
         if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-            yield "warn", f"libvirt does not tell of {name}: {error}", ""
+            yield "warn", f"libvirt does not answer about {name}: {error}", ""
         return
     finally:
         connection.close()

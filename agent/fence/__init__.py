@@ -1,2 +1,3 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Fence devices: their protocols, whose machine a device switches, and the order itself."""
+"""Fence devices: their protocols, the proof whose machine a device switches, and the order
+itself."""

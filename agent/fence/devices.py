@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""From the configuration to fence devices. A kind's library is imported where one is used."""
+"""Makes fence devices from the configuration. The library of a kind is imported only where
+needed."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ def fence_devices(config: Config) -> FenceLevels:
 
 
 def fence_device(config: Config, device: FenceDevice, secret: FenceSecret) -> GuardedDevice:
-    """One of them; ConfigError where its certificates cannot be read."""
+    """One fence device; ConfigError where its certificates cannot be read."""
     try:
         driver = _driver(device, secret)
     except ValueError as error:
@@ -71,7 +72,7 @@ def _driver(device: FenceDevice, secret: FenceSecret) -> Driver:
 
 
 def _agent_options(device: FenceDevice, secret: FenceSecret) -> dict[str, str]:
-    """What goes to the program's standard input, by the names of the FenceAgentAPI."""
+    """The options for the program's standard input, by the names of the FenceAgentAPI."""
     given = {
         "ip": device.address,
         "ipport": "" if device.port is None else str(device.port),

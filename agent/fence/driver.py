@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What every kind of fence device must be able to do, and nothing more.
+"""The port of a fence device: what every kind of device must be able to do, and nothing more.
 
 A driver is blocking; its caller gives it a thread and a deadline (agent/fence/levels.py). It
-raises what it likes: whoever calls it turns that into a sentence without the password.
+may raise any exception: the caller turns it into a sentence without the password.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ class DeviceError(Exception):
 
 
 class Pointless(DeviceError):
-    """It cannot be used as it is configured: asking again would change nothing."""
+    """The device cannot be used as it is configured: asking again would change nothing."""
 
 
 class Withdrawn(DeviceError):
-    """The order must not be given any more; it was not."""
+    """The order must not be given any more; it was not given."""
 
 
-#: Why an order must not be given now; empty: it must. Any thread may ask.
+#: Returns why an order must not be given now; empty: it may be. Any thread may call it.
 Still = Callable[[], str]
 
 
 def always() -> str:
-    """A Still of an order that nothing can overtake."""
+    """A Still for an order that nothing can overtake."""
     return ""
 
 
 def go(still: Still) -> None:
-    """Called with nothing left to do but the order itself; Withdrawn where it must not be given."""
+    """Called when nothing but the order is left to do; Withdrawn where it must not be given."""
     why = still()
     if why:
         raise Withdrawn(why)
@@ -46,23 +46,23 @@ class Login(Protocol):
     """One login to one device."""
 
     def guid(self) -> bytes | None:
-        """The machine's GUID as 16 bytes in whatever order; None: this device has none."""
+        """The machine's GUID as 16 bytes in any order; None: this device has none."""
 
     def power(self) -> Power:
-        """The power, freshly read."""
+        """The power, read at this moment."""
 
     def lacks(self) -> str | None:
-        """What this login lacks to switch the power; empty: nothing; None: the device does not
-        tell. Changes nothing."""
+        """The rights that this login lacks to switch the power; empty: none; None: the device does
+        not say. Changes nothing."""
 
     def switch(self, on: bool, still: Still) -> None:
-        """Order the power on, or hard off: never soft off, cycle or reset. An order that
-        was taken proves nothing; the power is read afterwards. `go(still)` is called right
-        before the order, behind every question to the device."""
+        """Order the power on, or hard off: never soft off, cycle or reset. An accepted order
+        proves nothing; the power is read afterwards. `go(still)` is called right before the order,
+        after every question to the device."""
 
 
 class Driver(Protocol):
     """One device."""
 
     def login(self, timeout_s: float) -> AbstractContextManager[Login]:
-        """Log in; all that is done with the login is to be over after `timeout_s`."""
+        """Log in; everything done with the login must be over after `timeout_s`."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A BMC over IPMI 2.0, by pyghmi; each question has a login of its own.
+"""The driver of a BMC over IPMI 2.0, by pyghmi; each question has a login of its own.
 
 The numbers are those of the IPMI 2.0 specification: 22.14 Get System GUID, 22.18 Set
 Session Privilege Level (0: leave it, say what it is), 28.2 Get Chassis Status (bit 0 of
@@ -7,8 +7,8 @@ the first byte: power is on), 28.3 Chassis Control (0: power down, hard; 1: powe
 need the level operator, appendix G). pyghmi's own `set_power` is not used: it hands the
 order to vendors' modules, some of which do something else with it.
 
-pyghmi keeps all its sessions in one table, and whichever thread waits serves all of them.
-Two that do so at once take each other's packets and then wait for them in vain (seen: 2 s
+pyghmi keeps all its sessions in one table, and any thread that waits serves all of them.
+Two threads that wait at once take each other's packets and then wait in vain (seen: 2 s
 instead of 10 ms, while one BMC was hung). So one thread at a time is inside pyghmi, for
 _SLICE_S at most, and each waits for its own answer up to its own deadline.
 """
@@ -39,7 +39,7 @@ PRIVILEGES = {"user": 2, "operator": _OPERATOR, "administrator": 4}
 #: 5.2, Completion Codes.
 _INSUFFICIENT_PRIVILEGE = 0xD4
 
-#: 22.30, Set User Password: of a longer one a BMC keeps the first 20 bytes, or the first 16.
+#: 22.30, Set User Password: a BMC keeps the first 20 bytes of a longer one, or the first 16.
 PASSWORD_BYTES_MAX = 20
 
 _SLICE_S = 0.02
@@ -52,13 +52,13 @@ def password_problem(password: str) -> str:
     if size <= PASSWORD_BYTES_MAX:
         return ""
     return (
-        f"the password has {size} bytes, IPMI 2.0 knows {PASSWORD_BYTES_MAX} at most: give the BMC "
-        "a shorter one (a BMC that took it keeps the first 16 or 20 bytes and says nothing)"
+        f"the password has {size} bytes, IPMI 2.0 allows {PASSWORD_BYTES_MAX} at most: give the "
+        "BMC a shorter one (a BMC that accepted it keeps the first 16 or 20 bytes without a warning)"
     )
 
 
 class IpmiDriver:
-    """The Driver of a BMC. `privilege`: the level to ask for; below operator it can read only."""
+    """The Driver of a BMC. `privilege`: the level to ask for; below operator it can only read."""
 
     def __init__(
         self, address: str, port: int, username: str, password: str, privilege: str = "operator"
@@ -68,7 +68,7 @@ class IpmiDriver:
         self._username = username
         self._password = password
         self._privilege = PRIVILEGES[privilege]
-        # Now, not in the middle of a takeover: it takes a tenth of a second.
+        # The import takes a tenth of a second, which must not happen in the middle of a takeover.
         importlib.import_module("pyghmi.ipmi.command")
 
     @contextmanager
@@ -77,7 +77,7 @@ class IpmiDriver:
         if problem := password_problem(self._password):
             raise Pointless(problem)
         deadline_s = time.monotonic() + timeout_s
-        # Here, since a name may take long: inside pyghmi all others would wait for it.
+        # The lookup may take long: inside pyghmi all other threads would wait for it.
         found = socket.getaddrinfo(self._address, self._port, type=socket.SOCK_DGRAM)
         answer = _Answer()
         with _PYGHMI:
@@ -91,7 +91,7 @@ class IpmiDriver:
             _log_out(session)
 
     def _begin(self, address: str, answer: _Answer) -> Any:
-        """pyghmi's session, on its way to a login."""
+        """A session of pyghmi that is logging in."""
         from pyghmi.ipmi.command import Command
 
         command = Command(
@@ -132,11 +132,11 @@ class _IpmiLogin:
         self._ask(_CHASSIS, _CHASSIS_CONTROL, _POWER_UP if on else _POWER_DOWN)
 
     def _ask(self, netfn: int, command: int, *data: int) -> bytes:
-        """One command; the answer's data."""
+        """Send one command; returns the answer's data."""
         answer = _Answer()
 
         def take(response: dict[str, Any]) -> None:
-            # Whoever gives a callback must say himself that the command is over.
+            # pyghmi leaves it to the callback to say that the command is over.
             self._session.incommand = False
             answer.take(response)
 
@@ -154,7 +154,7 @@ class _IpmiLogin:
 
 
 class _Answer:
-    """What pyghmi hands to a callback, and how to wait for it."""
+    """The response that pyghmi gives to a callback, and the wait for it."""
 
     def __init__(self) -> None:
         self._response: dict[str, Any] = {}
@@ -176,17 +176,17 @@ class _Answer:
                 try:
                     Command.wait_for_rsp(_SLICE_S)
                 except IpmiException as error:
-                    # Whose session it was is not said; that one will miss its answer.
+                    # pyghmi does not say whose session it was; its owner will miss its answer.
                     log.debug("a session broke: %s", type(error).__name__)
                 finally:
                     _PYGHMI.release()
-            # A lock is not fair: the others get their turn.
+            # A lock is not fair: this pause lets the other threads in.
             self._here.wait(0.001)
         return self._response
 
 
 def _log_out(session: Any) -> None:
-    """Say goodbye without waiting for an answer, and let pyghmi forget the session."""
+    """Log out without waiting for an answer, and let pyghmi forget the session."""
     with _PYGHMI:
         session.incommand = False
         session.logout()

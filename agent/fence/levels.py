@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The fence devices of all hosts, level by level: the real FenceDevices.
 
-1. Devices of one level belong together, like the two supplies of one machine: off is what
-   all of them read, on is what any of them reads, an order must be taken by all.
-2. A device's word counts, and an order is given to it, only when its GUID is the UUID that
+1. Devices of one level belong together, like the two supplies of one machine: the level is off
+   when all of them read off, on when any of them reads on, and an order must be accepted by all.
+2. A device's answer counts, and an order is given to it, only when its GUID is the UUID that
    the host published, or the configuration trusts it by name. The GUID is read in the same
    login as the power, before the order.
 3. A device that shows another machine's GUID is not asked again until the configuration is
    read anew or the host publishes another UUID.
-4. Each device has its own thread and its own deadline, and one question at a time: one
-   that hangs holds up no other.
+4. Each device has its own thread and its own deadline, and one question at a time: a device
+   that hangs does not delay another.
 5. No text that leaves this file holds a password.
-6. Whether an order must still be given is asked in the device's thread with nothing left to do
-   but the order itself, each time anew: a device may need seconds for a login, and a host that
+6. Whether an order must still be given is asked in the device's thread when nothing but the order
+   is left to do, before each order: a device may need seconds for a login, and a host that
    hung may live again meanwhile. Once one order was withdrawn no further device gets one.
 
 Firmware disagrees on the byte order of a GUID (SMBIOS 7.2.1 has its first three fields
 little-endian, IPMI sends the whole least significant byte first), so each of these orders
-is the same machine.
+counts as the same machine.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ log = logging.getLogger("ha-agent.fence")
 ERROR_CHARS_MAX = 300
 #: SMBIOS 7.2.1: not present, and not set.
 _NO_GUID = (b"\xff" * 16, bytes(16))
-#: A driver keeps its deadline itself; one that is this late is hung.
+#: A driver keeps its deadline itself; one that is late by this much is hung.
 GRACE_S = 0.5
-#: How long a power may take to show after an order that was answered with an error.
+#: Time for the power to change after an order that was answered with an error.
 SETTLE_S = 2.0
 SETTLE_STEP_S = 0.5
 
 
 class Identity(StrEnum):
-    """Whose machine a device is, as far as this host can tell."""
+    """Whose machine a device switches, as far as this host knows."""
 
     PROVEN = "proven"
     TRUSTED = "trusted"
@@ -74,9 +74,9 @@ class Privilege(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a device said. `detail`: what is wrong with it, empty when nothing is. `ordered`: it
-    took an order. `tried`: an order was sent to it, whatever came of that. `withdrawn`: the order
-    must not be given any more. `privilege`: as far as it was asked for."""
+    """The answer of a device. `detail`: what is wrong with it, empty when nothing is. `ordered`: it
+    accepted an order. `tried`: an order was sent to it, with any result. `withdrawn`: the order
+    must not be given any more. `privilege`: UNKNOWN where it was not asked for."""
 
     power: Power
     identity: Identity
@@ -88,13 +88,13 @@ class Finding:
 
     @property
     def usable(self) -> bool:
-        """Whether its word counts."""
+        """Whether its answer counts."""
         return self.identity in (Identity.PROVEN, Identity.TRUSTED)
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceTest:
-    """What a test of one device found. `took_s`: seconds, login included."""
+    """The result of a test of one device. `took_s`: seconds, login included."""
 
     device: str
     host_id: int
@@ -108,7 +108,7 @@ class DeviceTest:
 
 
 class Clock(Protocol):
-    """The time of a device's thread, seconds; the module `time` is one."""
+    """The time of a device's thread, in seconds; the module `time` is one."""
 
     def monotonic(self) -> float:
         """A time that only grows."""
@@ -117,15 +117,15 @@ class Clock(Protocol):
         """Block the thread for so long."""
 
 
-#: What is to be done with a login, whose machine it is, and until when.
+#: What to do with a login, given the finding so far and the deadline.
 _Then = Callable[[Login, Finding, float], Finding]
 
 
 class GuardedDevice:
     """One device with its thread, its deadline, its identity and its secrets.
 
-    `name`: how people know it. `secrets`: what no text may hold. `timeout_s`: for one question,
-    login and `retries` included. `worker`, `clock`: its thread, by a name, and the time there.
+    `name`: its name for people. `secrets`: strings that no text may hold. `timeout_s`: for one
+    question, login and `retries` included. `worker`, `clock`: its thread, by a name, and its time.
     """
 
     def __init__(
@@ -155,15 +155,15 @@ class GuardedDevice:
         self._worker = worker(name)
         self._turn = asyncio.Lock()
         self._other: tuple[str, str] | None = None
-        #: What other hosts published, by host id, to tell whose a strange GUID is.
+        #: The UUIDs that other hosts published, by host id: they show whose a strange GUID is.
         self.known_uuids: Mapping[int, str] = {}
 
     async def read(self, system_uuid: str) -> Finding:
-        """Its power and whose machine it is."""
+        """The power, and whose machine it is."""
         return await self._ask(system_uuid, _look)
 
     async def check(self, system_uuid: str) -> Finding:
-        """The same, and whether the login would be allowed to switch the power."""
+        """The power, whose machine it is, and whether the login may switch the power."""
 
         def check(login: Login, found: Finding, deadline_s: float) -> Finding:
             found = _look(login, found, deadline_s)
@@ -177,8 +177,8 @@ class GuardedDevice:
         return await self._ask(system_uuid, check)
 
     async def switch(self, system_uuid: str, on: bool, still: Still = always) -> Finding:
-        """Order it on or hard off, unless it is already, or is not proven to be the host's, or
-        `still` says why not."""
+        """Order it on or hard off, unless it is so already, or is not proven to be the host's, or
+        `still` gives a reason not to."""
         wanted = Power.ON if on else Power.OFF
         tried = False
 
@@ -200,7 +200,7 @@ class GuardedDevice:
             except Pointless:
                 raise
             except Exception:
-                # The goal is a power, not an answer: some refuse to switch off what is off.
+                # The power decides, not the answer: some devices refuse to switch off what is off.
                 if not _becomes(login, wanted, deadline_s, self._clock):
                     raise
                 return Finding(wanted, found.identity)
@@ -209,7 +209,7 @@ class GuardedDevice:
         return replace(await self._ask(system_uuid, switch), tried=tried)
 
     async def _ask(self, system_uuid: str, then: _Then) -> Finding:
-        """Log in, tell whose machine it is, and go on from there."""
+        """Log in, find out whose machine it is, and continue with `then`."""
         if self._other is not None and self._other[0] == system_uuid:
             return Finding(Power.UNKNOWN, Identity.OTHER, self._other[1])
 
@@ -232,11 +232,11 @@ class GuardedDevice:
                 found = await self._worker.call("the device", self._timeout_s + GRACE_S, ask)
             except Hung as error:
                 return Finding(Power.UNKNOWN, Identity.UNKNOWN, str(error))
-            except Exception as error:  # pyghmi raises what it likes
+            except Exception as error:  # pyghmi may raise any exception
                 found = Finding(Power.UNKNOWN, Identity.UNKNOWN, f"{self.name}: {self._say(error)}")
             if found.usable and found.power is Power.UNKNOWN and not found.detail:
                 found = replace(found, detail=f"{self.name}: its power is neither on nor off")
-            # Of a hundred devices nearly all are idle: no thread is kept but for a hung one.
+            # Of a hundred devices nearly all are idle: only a hung thread is kept.
             self._worker = self._new_worker(self.name)
         if found.identity is Identity.OTHER:
             self._other = (system_uuid, found.detail)
@@ -248,14 +248,14 @@ class GuardedDevice:
             return Finding(Power.UNKNOWN, Identity.TRUSTED)
         guid = login.guid()
         if guid is None or guid in _NO_GUID:
-            detail = 'it cannot tell whose machine it is; identity = "trusted" would take it as is'
+            detail = 'no GUID proves whose machine it is; identity = "trusted" accepts it'
             return Finding(Power.UNKNOWN, Identity.UNKNOWN, f"{self.name}: {detail}")
         identity, detail = whose(guid, system_uuid)
         for host, known in list(self.known_uuids.items()):
             if host == self.host_id or whose(guid, known)[0] is not Identity.PROVEN:
                 continue
             if identity is Identity.PROVEN:
-                # Boards of one maker may all carry the same; then it proves nothing.
+                # Boards of one maker may all carry the same UUID; then it proves nothing.
                 identity, detail = Identity.UNKNOWN, f"host {host} published the same UUID"
             elif identity is Identity.OTHER:
                 detail += f"; that is host {host}: are their addresses swapped?"
@@ -276,7 +276,7 @@ def _look(login: Login, found: Finding, deadline_s: float) -> Finding:
 
 
 def _becomes(login: Login, wanted: Power, deadline_s: float, clock: Clock) -> bool:
-    """Whether the power is seen to be what is wanted within SETTLE_S."""
+    """Whether the power is seen to be the wanted one within SETTLE_S."""
     end_s = min(clock.monotonic() + SETTLE_S, deadline_s - SETTLE_STEP_S)
     with suppress(Exception):
         while login.power() is not wanted:
@@ -288,7 +288,7 @@ def _becomes(login: Login, wanted: Power, deadline_s: float, clock: Clock) -> bo
 
 
 def _forms(username: str, secrets: Iterable[str]) -> tuple[str, ...]:
-    """Every way in which a library or a device may write secrets, the longest first."""
+    """Every form in which a library or a device may write the secrets, the longest first."""
     forms: set[str] = set()
     for secret in filter(None, secrets):
         forms |= {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]}
@@ -299,7 +299,7 @@ def _forms(username: str, secrets: Iterable[str]) -> tuple[str, ...]:
 
 
 def whose(guid: bytes, system_uuid: str) -> tuple[Identity, str]:
-    """Whether a GUID and a published UUID are one machine's, and what to say when not."""
+    """Whether a GUID and a published UUID belong to one machine, and the sentence when not."""
     if not system_uuid:
         return Identity.UNKNOWN, "the host published no machine UUID to compare with"
     try:
@@ -334,7 +334,7 @@ class FenceLevels:
         self._known_uuids.update({host: known for host, known in system_uuids.items() if known})
 
     def _of(self, host_id: int, system_uuid: str) -> Sequence[Sequence[GuardedDevice]]:
-        """The levels of a host; what it published is remembered."""
+        """The levels of a host; the UUID that it published is remembered."""
         self.know({host_id: system_uuid})
         return self._levels.get(host_id, [])
 
@@ -344,7 +344,7 @@ class FenceLevels:
         unproven: PowerAnswer | None = None
         asked_s = loop.time()
         for level in self._of(host_id, system_uuid):
-            # A reading is as old as its question: what a slow device answers may be, too.
+            # A reading is as old as its question: a slow device's answer may be old, too.
             asked_s = loop.time()
             found = await asyncio.gather(*(device.read(system_uuid) for device in level))
             power, proven = together(found)
@@ -377,7 +377,9 @@ class FenceLevels:
                 *(device.switch(system_uuid, False, still) for device in level)
             )
             done = all(f.usable and (f.ordered or f.power is Power.OFF) for f in found)
-            details += [_told(device, f, "off") for device, f in zip(level, found, strict=True)]
+            details += [
+                _order_text(device, f, "off") for device, f in zip(level, found, strict=True)
+            ]
             if done:
                 return PowerOffEnded(host_id, True, "; ".join(details))
             tried = tried or any(f.tried for f in found)
@@ -395,7 +397,9 @@ class FenceLevels:
             found = await asyncio.gather(
                 *(device.switch(system_uuid, True, still) for device in level)
             )
-            details += [_told(device, f, "on") for device, f in zip(level, found, strict=True)]
+            details += [
+                _order_text(device, f, "on") for device, f in zip(level, found, strict=True)
+            ]
             if any(f.withdrawn for f in found):
                 return PowerOnEnded(host_id, False, "; ".join(details))
             already = all(f.usable and f.power is Power.ON for f in found)
@@ -427,7 +431,7 @@ def together(found: Sequence[Finding]) -> tuple[Power, bool]:
     return Power.UNKNOWN, False
 
 
-def _told(device: GuardedDevice, found: Finding, order: str) -> str:
+def _order_text(device: GuardedDevice, found: Finding, order: str) -> str:
     if found.ordered:
         return f"{device.name} took the order {order}"
     return found.detail or f"{device.name} reads {found.power}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The fence log by way of the broker, which has the shared storage in its hand."""
+"""Writes the fence log through the broker, which alone accesses the whiteboard."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Any program of the fence-agents collection: PDUs, blade chassis, clouds.
+"""The driver for any program of the fence-agents collection: PDUs, blade chassis, clouds.
 
 The interface is the FenceAgentAPI of the ClusterLabs: options as `key=value` lines on
 standard input, so that no password is on a command line; `action=` on, off, status or
-monitor; exit code 0 is done, or on; of status 2 is off. Here a fork is right: these
-programs are what knows a hundred kinds of devices. Each run is a process group of its own
-and is killed as one at its deadline. Of what it writes the end is kept, for errors.
+monitor; exit code 0 means done, or on; 2 for status means off. Here a new process is right: these
+programs know a hundred kinds of devices. Each run is a process group of its own and is killed as
+a whole at its deadline. The end of its output is kept, for error texts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import IO
 from agent.fence.driver import DeviceError, Pointless, Still, go
 from scoring.observation import Power
 
-#: Where the programs are besides PATH, which under systemd or sudo may lack them.
+#: Folders of the programs beside PATH, which under systemd or sudo may lack them.
 _DIRECTORIES = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 _TAIL_BYTES_MAX = 2048
 _STATUS = {0: Power.ON, 2: Power.OFF}
@@ -35,7 +35,7 @@ def find_agent(program: str) -> str | None:
 
 
 class AgentDriver:
-    """The Driver of what a fence agent speaks to. `options`: all but the action."""
+    """The Driver of a device that a fence agent controls. `options`: all but the action."""
 
     def __init__(self, program: str, options: Mapping[str, str]) -> None:
         self._program = program
@@ -43,7 +43,7 @@ class AgentDriver:
 
     @contextmanager
     def login(self, timeout_s: float) -> Iterator[_AgentLogin]:
-        """Nothing to log in to: each run of the program does so by itself."""
+        """Check the program; each of its runs logs in by itself."""
         path = find_agent(self._program)
         if path is None:
             raise Pointless(f"{self._program} is not installed (package fence-agents)")
@@ -74,7 +74,7 @@ class _AgentLogin:
         return None  # no action asks for the privilege alone
 
     def switch(self, on: bool, still: Still) -> None:
-        # The program logs in by itself: what comes between that and its order nobody can stop.
+        # The program logs in by itself: between its login and its order nobody can stop it.
         action = "on" if on else "off"
         go(still)
         code, text = self._run(action)
@@ -82,8 +82,8 @@ class _AgentLogin:
             raise DeviceError(f"{action} ended with {code}: {text}")
 
     def _run(self, action: str) -> tuple[int, str]:
-        """The exit code, and the end of what it said on standard error."""
-        told = "".join(f"{k}={v}\n" for k, v in {"action": action, **self._options}.items())
+        """The exit code, and the end of its standard error."""
+        options = "".join(f"{k}={v}\n" for k, v in {"action": action, **self._options}.items())
         with subprocess.Popen(  # noqa: S603  (a program named by root's own configuration)
             [self._path],
             stdin=subprocess.PIPE,
@@ -95,7 +95,7 @@ class _AgentLogin:
             assert process.stdin is not None and process.stderr is not None
             try:
                 with suppress(BrokenPipeError), process.stdin:
-                    process.stdin.write(told.encode())
+                    process.stdin.write(options.encode())
                 text = _tail(process.stderr, self._deadline_s)
                 code = process.wait(max(0.0, self._deadline_s - time.monotonic()))
             except (TimeoutError, subprocess.TimeoutExpired):
@@ -108,8 +108,8 @@ class _AgentLogin:
 
 
 def _tail(pipe: IO[bytes], deadline_s: float) -> str:
-    """The end of what comes until the pipe is closed, in whole lines (of a password no part may
-    be left, since only the whole is recognised); TimeoutError at the deadline."""
+    """The end of the output until the pipe is closed, in whole lines (a part of a password would
+    not be recognised, so lines are not cut); TimeoutError at the deadline."""
     kept, cut = b"", False
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)

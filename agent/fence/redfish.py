@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A BMC over Redfish (DMTF DSP0266), by the standard library's HTTP client.
+"""The driver of a BMC over Redfish (DMTF DSP0266), by the standard library's HTTP client.
 
 Not by pyghmi: it opens a session for each login and never ends one, gives every step 60 s,
 and cannot be given a CA file (docs/decisions/0004). Here a question has one connection and
 one deadline, a session is ended, and no request is sent before the certificate is checked.
 
-Basic authentication first (DSP0266, 13.3), as it needs one request; where the service does
-not offer it, a session, made where the service root says. Of several systems behind one service
-the configuration names one.
+Basic authentication is tried first (DSP0266, 13.3), as it needs one request; where the service
+does not offer it, a session is made, at the place that the service root names. Where several
+systems are behind one service the configuration names one.
 
 What real services do, and what is done here:
 
@@ -41,17 +41,17 @@ _ROOT = "/redfish/v1/"
 _RESET = "#ComputerSystem.Reset"
 BODY_BYTES_MAX = 1 << 20
 MEMBERS_MAX = 64
-#: A request is redirected so often, and put off by a busy service so often.
+#: How often a request may be redirected, and how often it may be repeated for a busy service.
 REDIRECTS_MAX = 3
 PUT_OFF_MAX = 5
-#: RFC 9110, 15.4. After a 303 the action is taken, and its result may be looked at elsewhere.
+#: RFC 9110, 15.4. After a 303 the action is done, and its result is elsewhere.
 _SAME_AGAIN = frozenset({301, 302, 307, 308})
 _SEE_OTHER = 303
 _BUSY = frozenset({429, 503})
-#: DSP0266 13.4.2: what a Reset of a ComputerSystem needs; the predefined roles that have it.
+#: DSP0266 13.4.2: the privilege for a Reset of a ComputerSystem; the predefined roles that have it.
 _NEEDED_PRIVILEGE = "ConfigureComponents"
 _ROLES = {"Administrator": True, "Operator": True, "ReadOnly": False}
-#: Resource.PowerState. What is on its way to off is not off.
+#: Resource.PowerState. A system that is powering off is not off.
 _POWER = {
     "On": Power.ON,
     "PoweringOn": Power.ON,
@@ -88,7 +88,7 @@ class RedfishDriver:
         self._fingerprint = fingerprint.replace(":", "").lower()
         try:
             self._tls = ssl.create_default_context(cafile=ca_file)
-        except OSError as error:  # ssl.SSLError is one
+        except OSError as error:  # ssl.SSLError is a subclass
             raise ValueError(f"{ca_file}: no certificates to be read there: {error}") from None
         if self._fingerprint or not verify:
             self._tls.check_hostname = False
@@ -106,15 +106,15 @@ class RedfishDriver:
                 self._path = _system_path(service, self._system)
             yield _RedfishLogin(service, self._path, self._username)
         except Exception:
-            self._path = ""  # a service may name its systems anew
+            self._path = ""  # after an error: a service may name its systems anew
             raise
         finally:
             service.end()
 
 
 class _Service:
-    """Requests over one connection, by one deadline. Whatever a service does then, nothing of it
-    is waited for any longer: the connection is cut."""
+    """Requests over one connection, with one deadline: when it is over the connection is cut,
+    whatever the service does."""
 
     def __init__(
         self,
@@ -139,25 +139,25 @@ class _Service:
         return self._deadline_s - time.monotonic()
 
     def basic(self, username: str, password: str) -> None:
-        """Send these with each request."""
+        """Send these credentials with each request."""
         self._account = {"UserName": username, "Password": password}
         token = base64.b64encode(f"{username}:{password}".encode()).decode()
         self._headers["Authorization"] = f"Basic {token}"
 
     def get(self, path: str) -> Json:
-        """One resource."""
+        """Get one resource."""
         data = self._ask("GET", path)
         if not data:
             raise DeviceError(f"GET {path} answers without a body")
         return data
 
     def post(self, path: str, body: Json, still: Still) -> None:
-        """One action; `still` is asked right before each time that it is sent."""
+        """Send one action; `still` is asked right before each attempt."""
         self._ask("POST", path, body, still)
 
     def allows_post(self, path: str) -> str:
-        """Why an action would not be taken there, as far as that can be told without it; empty:
-        nothing speaks against it. A service need not know OPTIONS."""
+        """Why an action would not be accepted there, as far as that can be known without sending
+        it; empty: no objection is known. A service need not support OPTIONS."""
         answer, _ = self._follow("OPTIONS", path, None)
         if answer.status in (404, 410):
             return f"OPTIONS {path} answers {answer.status}: there is no such action"
@@ -177,7 +177,7 @@ class _Service:
     def _ask(self, method: str, path: str, body: Json | None = None, still: Still = always) -> Json:
         answer, data = self._follow(method, path, body, still)
         if answer.status == 401 and self._account and not self._session:
-            # DSP0266 13.3.1: what it would take instead stands in the challenge, if it has one.
+            # DSP0266 13.3.1: the challenge, if there is one, names what the service would accept.
             offered = " ".join(answer.headers.get_all("WWW-Authenticate") or [])
             if "basic" not in offered.lower():
                 self._begin_session()
@@ -190,8 +190,8 @@ class _Service:
         return data
 
     def _begin_session(self) -> None:
-        """Where the service root says that sessions are made (DSP0266, 13.3.4); it tells that to
-        anyone."""
+        """Make a session at the place that the service root names (DSP0266, 13.3.4); anyone may
+        read the root."""
         basic = self._headers.pop("Authorization")
         try:
             root = self.get(_ROOT)
@@ -210,7 +210,7 @@ class _Service:
     def _follow(
         self, method: str, path: str, body: Json | None, still: Still = always
     ) -> tuple[http.client.HTTPResponse, Json]:
-        """The answer, of where the service sends us within itself, and once it is not busy."""
+        """The answer after redirections within the service, and once the service is not busy."""
         redirected = put_off = 0
         while True:
             answer, data = self._send(method, path, body, still)
@@ -227,8 +227,8 @@ class _Service:
             time.sleep(wait_s)
 
     def _place(self, method: str, path: str, answer: http.client.HTTPResponse) -> str:
-        """Where a redirection leads; Pointless where that is another service: it would be shown
-        the password, and nothing proves whose it is."""
+        """The target of a redirection; Pointless where that is another service: it would get the
+        password, and nothing proves whose it is."""
         asked = f"{method} {path} answers {answer.status}"
         here = f"https://{_bracketed(self._connection.host)}:{self._connection.port}"
         try:
@@ -291,10 +291,10 @@ class _Service:
         return answer, data if isinstance(data, dict) else {}
 
     def _connect(self) -> None:
-        """Before the first request: nothing is told to a stranger."""
+        """Connect before the first request: nothing is sent to a service before it is checked."""
         host, port = self._connection.host, self._connection.port
         plain = socket.create_connection((host, port), timeout=self.left_s)
-        # Known to the connection before the handshake, so that this can be cut as well.
+        # The socket is known before the handshake, so that the handshake can be cut as well.
         sock = self._tls.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
         self._connection.sock = sock
         try:
@@ -310,7 +310,7 @@ class _Service:
             raise Pointless(f"its certificate's fingerprint is {found}, not the configured one")
 
     def _cut(self) -> None:
-        """The deadline is over: whoever waits for this service wakes up."""
+        """Cut the connection at the deadline: a blocked read or write returns."""
         with suppress(OSError, AttributeError):
             self._connection.sock.shutdown(socket.SHUT_RDWR)
 
@@ -320,7 +320,7 @@ def _bracketed(host: str) -> str:
 
 
 def _retry_after_s(answer: http.client.HTTPResponse) -> float | None:
-    """How long a busy service wants to be left alone; None where it does not say."""
+    """How long a busy service asks to wait; None where it does not say."""
     text = answer.getheader("Retry-After", "")
     if answer.status not in _BUSY or not (text.isascii() and text.isdigit() and len(text) < 5):
         return None
@@ -342,12 +342,12 @@ class _RedfishLogin:
         return None
 
     def power(self) -> Power:
-        # What came with the GUID a moment ago is as fresh; a second time it is asked for.
+        # The system that was read with the GUID a moment ago is fresh; it is used once.
         system, self._system = self._system or self._service.get(self._path), {}
         return _POWER.get(str(system.get("PowerState")), Power.UNKNOWN)
 
     def lacks(self) -> str | None:
-        """As far as the order's own way can be walked without giving it."""
+        """As far as the order's path can be checked without giving the order."""
         reset = self._reset()
         kinds = self._kinds(reset)
         if kinds is not None and "ForceOff" not in kinds:
@@ -357,7 +357,7 @@ class _RedfishLogin:
         try:
             enough = self._may_configure()
         except DeviceError:
-            return None  # an account that may not look at accounts
+            return None  # an account that may not read accounts
         if enough is False:
             return f"the role of {self._username} lacks {_NEEDED_PRIVILEGE}"
         return "" if enough else None
@@ -367,8 +367,8 @@ class _RedfishLogin:
         self._service.post(_target(self._reset()), {"ResetType": kind}, still)
 
     def _kinds(self, reset: Json) -> list[object] | None:
-        """What may be ordered (DSP0266, 7.11 and 8.3: beside the action, or in its ActionInfo);
-        None where the service does not tell."""
+        """The kinds of orders (DSP0266, 7.11 and 8.3: beside the action, or in its ActionInfo);
+        None where the service does not list them."""
         kinds = reset.get("ResetType@Redfish.AllowableValues")
         info = reset.get("@Redfish.ActionInfo")
         if kinds is None and isinstance(info, str):
@@ -382,7 +382,7 @@ class _RedfishLogin:
         return _object(_object(self._service.get(self._path), "Actions"), _RESET)
 
     def _may_configure(self) -> bool | None:
-        """Whether the user's role has the privilege; None where the service does not tell."""
+        """Whether the user's role has the privilege; None where the service does not say."""
         service = self._service.get(_link(self._service.get(_ROOT), "AccountService"))
         for path in _members(self._service.get(_link(service, "Accounts"))):
             account = self._service.get(path)
@@ -398,7 +398,7 @@ class _RedfishLogin:
 
 
 def _target(reset: Json) -> str:
-    """Where the order goes."""
+    """The path for the order."""
     target = reset.get("target")
     if not isinstance(target, str):
         raise DeviceError(f"its system has no action {_RESET}")
@@ -406,7 +406,7 @@ def _target(reset: Json) -> str:
 
 
 def _system_path(service: _Service, wanted: str) -> str:
-    """The path of the one system, or of the one that is wanted."""
+    """The path of the only system, or of the wanted one."""
     if wanted.startswith("/"):
         return wanted
     paths = _members(service.get(_link(service.get(_ROOT), "Systems")))
@@ -437,7 +437,7 @@ def _object(resource: Json, name: str) -> Json:
 
 
 def _message(data: Json) -> str:
-    """What an error of Redfish says (DSP0266, 8.6); shown, never decided on."""
+    """The text of a Redfish error (DSP0266, 8.6); shown, never decided on."""
     error = _object(data, "error")
     more = error.get("@Message.ExtendedInfo")
     first = more[0] if isinstance(more, list) and more and isinstance(more[0], dict) else {}

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The way to every host's fence device, proven again and again: who needs it in the night must
-not find out then that a password was changed in spring. Changes nothing on any device."""
+"""Proves again and again that this host reaches every host's fence device: a takeover in the night
+must not find out that a password was changed in spring. Changes nothing on any device."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from broker.wire.status import FencePathOnWire
 
 log = logging.getLogger("ha-agent.rehearsal")
 
-#: The first round after a start begins so late, and a little later on each further host, so
-#: that the BMCs are not asked by all at once.
+#: The first round begins so long after the start, and a little later on each further host, so
+#: that not all hosts ask the BMCs at once.
 FIRST_S = 20.0
 APART_S = 7.0
-#: A way that failed is tried again so soon.
+#: A failed device is tried again after this time.
 RETRY_S = 300.0
 
 
 class Rehearsals:
-    """Asks every device in turn; `paths`: what came of it, by host id, kept over restarts.
+    """Tests every device in turn; `paths`: the results by host id, kept over restarts.
 
-    `system_uuids`: what the other hosts published, brought up to date each beat.
+    `system_uuids`: the UUIDs that the other hosts published, updated each beat.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class Rehearsals:
         self.paths: dict[int, FencePathOnWire] = _load(file)
 
     async def run(self) -> None:
-        """For ever; ends only by cancellation."""
+        """Test for ever, until cancelled."""
         await asyncio.sleep(FIRST_S + APART_S * (self._host_id % 10))
         while True:
             ok = await self.round()
             await asyncio.sleep(self.every_s if ok else min(self.every_s, RETRY_S))
 
     async def round(self) -> bool:
-        """Ask every device once; whether all ways are fine."""
+        """Test every device once; returns whether all are fine."""
         hosts = self.devices.rehearsed
         for host in sorted(hosts):
             await self._rehearse(host)

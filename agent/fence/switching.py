@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Switching a host off, and on again: what is checked last thing, and what the log is told.
+"""Switches a host off, and on again: the last checks, the order, and the records in the fence log.
 
-The decision has checked its own conditions (scoring/hosts/evidence.py); these are of the moment
-of the act, and `still` is asked once more by the device, right before each order. The fence log
-is written before: who finds an intent without an end knows that a host may have been switched off.
-An order that was withdrawn is the end of its intent.
+The decision has checked its own conditions (scoring/hosts/evidence.py); these here are checked at
+the moment of the act, and the device asks `still` once more, right before each order. The fence log
+is written before the order: an intent without an end means that a host may have been switched off.
+The end of an intent may also be that its order was withdrawn.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ async def power_off_host(
     fence_log: FenceLog,
     is_noted: bool = False,
 ) -> PowerOffEnded:
-    """Switch it off if all of it still holds. `still`: why it must not be switched off any more.
+    """Switch it off if all conditions still hold. `still`: why it must not be switched off any
+    more.
     `is_noted`: the log has this host's intent from an earlier order of the same act."""
     host = act.host_id
     if not is_noted:
@@ -39,7 +40,7 @@ async def power_off_host(
             return PowerOffEnded(host, False, why, withdrawn=True)
     on_disk = await leases.read_delta(host)
     why = ""
-    # One that asks for it lives, and renews.
+    # A host that asks to be switched off lives, and renews.
     is_as_decided = on_disk == (act.generation, act.timestamp) or (
         act.asked and on_disk is not None and on_disk[0] == act.generation
     )
@@ -57,7 +58,7 @@ async def power_off_host(
     if ended.withdrawn:
         log.warning("host %d is not switched off: %s", host, ended.detail)
         if act.attempt == 0:
-            # Of a later order the earlier ones were given: their intent stays.
+            # Earlier orders of this act were given, so their intent stays open.
             await _note_failed(host, ended.detail, fence_log, withdrawn=True)
     return ended
 
@@ -70,7 +71,7 @@ async def power_on_host(
     devices: FenceDevices,
     fence_log: FenceLog,
 ) -> PowerOnEnded:
-    """Switch a host on again; under the fence lease, since the log is written."""
+    """Switch a host on again, under the fence lease, which is needed to write the log."""
     if not leases.fence_held:
         answer = await leases.take_fence()
         if not answer.held:
@@ -84,7 +85,7 @@ async def power_on_host(
 
 
 async def note_failed(act: NoteFenceFailed, fence_log: FenceLog) -> None:
-    """Tell the log that a host was not switched off after all."""
+    """Record in the log that a host was not switched off after all."""
     log.error("host %d could not be switched off: %s", act.host_id, act.why)
     await _note_failed(act.host_id, act.why, fence_log)
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The one dangerous act: freeing a dead host's id. Every condition is checked last thing.
+"""The one dangerous act: freeing a dead host's id. Every condition is checked once more at its
+moment.
 
-The decision has checked its own (scoring/hosts/evidence.py); these are of the moment of the act.
+The decision has checked its own conditions (scoring/hosts/evidence.py); these here are checked
+last.
 """
 
 from __future__ import annotations
@@ -19,15 +21,15 @@ log = logging.getLogger("ha-agent.freeing")
 
 
 class DeltaLeases(Protocol):
-    """Port to the host ids on the lease volume, past sanlock's daemon."""
+    """Port to the host ids on the lease volume, without sanlock's daemon."""
 
     async def read_delta(self, host_id: int) -> tuple[int, int] | None:
-        """(generation, timestamp) of a host id on disk; None when not readable."""
+        """(generation, timestamp) of a host id on disk; None where it cannot be read."""
 
     async def release_id(self, act: FreeHostId, still: Still) -> str:
-        """Mark a host id as free on disk; why not, or empty. `still` is asked with nothing left to
-        do but the write. Returns when the write has ended: until then it may still land, whatever
-        was killed."""
+        """Mark a host id as free on disk; returns why that failed, or "". `still` is asked when
+        nothing but the write is left to do. Returns when the write has ended: until then it may
+        still land, even after its process was killed."""
 
 
 async def free_host_id(
@@ -38,12 +40,12 @@ async def free_host_id(
     disk: DeltaLeases,
     still: Still,
 ) -> HostIdFreed:
-    """Free it if all of it still holds; ok only when the disk shows it free afterwards. `still`:
-    why it must not be freed any more."""
+    """Free the host id if all conditions still hold; ok only when the disk shows it free
+    afterwards. `still`: why it must not be freed any more."""
     time_s = asyncio.get_running_loop().time
 
     def last_look() -> str:
-        """Nothing is awaited from here on: these are true at the moment of the act."""
+        """The conditions at the moment of the act: nothing is awaited after this."""
         if not act.fencer and not fence_held():
             return "the fence lease is not held"
         age_s = time_s() - act.off_read_s
@@ -69,15 +71,15 @@ async def free_host_id(
 
 
 def was_freed(act: FreeHostId, on_disk: tuple[int, int] | None) -> HostIdFreed:
-    """What came of it. A command that returned 0 is not a fact: a free id has timestamp 0 on
-    disk, and the generation that was freed."""
+    """The outcome by what the disk shows. A command that returned 0 is not a fact: a free id has
+    timestamp 0 on disk, and the generation that was freed."""
     if on_disk != (act.generation, 0):
         return HostIdFreed(act.host_id, False, f"the id is not free on disk: {on_disk}")
     return HostIdFreed(act.host_id, True)
 
 
 async def _refusal(act: FreeHostId, own_host_id: int, disk: DeltaLeases) -> str:
-    """Why the id must not be freed; empty when the disk shows what it did at the decision."""
+    """Why the id must not be freed; empty when the disk shows the same as at the decision."""
     if act.host_id == own_host_id:
         return "it is this host's own id"
     on_disk = await disk.read_delta(act.host_id)

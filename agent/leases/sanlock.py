@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The agent's side of sanlock: who owns the engine lease, the fence lease, and the freeing
+"""The agent's side of sanlock: the owner of the engine lease, the fence lease, and the freeing
 of a dead host's id.
 
 Layout of the lease volume: the lockspace at offset 0, `engine` one alignment unit
@@ -54,8 +54,8 @@ class SanlockLeases:
         self._host_id = config.host.id
         self._engine_offset = engine_offset
         self._worker = Worker("sanlock")
-        # Of its own: sanlock may hold an acquire back until the last holder is dead for it, and
-        # who owns the engine lease must be known meanwhile.
+        # A worker of its own: sanlock may delay an acquire until it calls the last holder dead, and
+        # the owner of the engine lease must be known meanwhile.
         self._fence_worker = Worker("fence lease")
         self._fence_lock = threading.Lock()
         self._fence_try: object | None = None
@@ -76,7 +76,7 @@ class SanlockLeases:
         return await self._ask_lease(FENCE_RESOURCE, None)
 
     async def _ask_lease(self, resource: str, offset: int | None) -> LeaseAnswer:
-        """Who owns a lease. `offset` None: where the fence lease is."""
+        """The owner of a lease. `offset` None: where the fence lease is."""
         asked_s = asyncio.get_running_loop().time()
         try:
             owners, hosts = await self._worker.call(
@@ -95,8 +95,8 @@ class SanlockLeases:
         standing = _STANDING.get(host["flags"], Standing.UNKNOWN)
         now_on_disk = host["generation"], host["timestamp"]
         if owner["host_id"] != self._host_id:
-            # get_hosts tells what sanlock's daemon saw at its own last renewal, up to
-            # 2 * io_timeout ago; a freeing compares with the disk, and so must we.
+            # get_hosts returns what sanlock's daemon saw at its own last renewal, up to
+            # 2 * io_timeout ago; a freeing compares with the disk, and so must this.
             now_on_disk = await self.read_delta(owner["host_id"]) or now_on_disk
         if now_on_disk[1] == 0:
             standing = Standing.FREE
@@ -123,8 +123,8 @@ class SanlockLeases:
         return owners, hosts
 
     def _dead_in_s(self, host: dict[str, int], now_s: float) -> float:
-        """At most so long until sanlock calls the host dead, counted from when we first saw
-        its present renewal."""
+        """The longest time until sanlock calls the host dead, counted from when this host first
+        saw its present renewal."""
         key = (host["generation"], host["timestamp"])
         old = self._renewals.get(host["host_id"])
         if old is None or old[:2] != key:
@@ -146,7 +146,7 @@ class SanlockLeases:
         except (Hung, VolumeError, sanlock.SanlockException) as error:
             with self._fence_lock:
                 if self._fence_fd is None:
-                    # Should it be given later, it goes back at once: nobody would know of it.
+                    # A lease that is granted later is given back at once: nobody knows of it.
                     self._fence_try = None
                     return FenceLeaseAnswer(False, loop.time(), _text(error))
         self.fence_held = True
@@ -174,7 +174,7 @@ class SanlockLeases:
         log.warning("the fence lease came after its time and was given back")
 
     async def drop_fence(self) -> None:
-        # From here on nothing is done under it: when it really goes is not known before it went.
+        # From here on nothing is done under the lease: the moment of its release is not known.
         self.fence_held = False
         try:
             await self._fence_worker.call(
@@ -200,14 +200,14 @@ class SanlockLeases:
         )
 
     async def release_id(self, act: FreeHostId, still: Still) -> str:
-        """DeltaLeases: mark a host id as free on disk; why not, or empty."""
+        """DeltaLeases: mark a host id as free on disk; returns why that failed, or ""."""
         on_file = FreeingOnFile(act.host_id, act.generation, act.ordered, act.evidence, act.fencer)
         descriptors = []
         with self._fence_lock:
             if self._fence_fd is None and not act.fencer:
                 return "the fence lease is not held"
-            # Inherited: however the agent ends, sanlock keeps the fence lease for as long as a
-            # write of that process is under way.
+            # The process inherits the descriptor: however the agent ends, sanlock keeps the fence
+            # lease as long as a write of that process is under way.
             if self._fence_fd is not None:
                 descriptors.append(os.dup(self._fence_fd))
         try:
@@ -217,7 +217,7 @@ class SanlockLeases:
             if isinstance(error, BlockingIOError):
                 text = "an earlier one has not ended"
             elif not act.fencer:
-                # The fence lease and the fence log tell of it all the same.
+                # The fence lease and the fence log record the freeing all the same.
                 log.error("%s", text)
                 text = ""
             if text:
@@ -225,11 +225,11 @@ class SanlockLeases:
                     os.close(descriptor)
                 return text
         try:
-            # A local disk that hangs may have kept the file waiting.
+            # A local disk that hangs may have delayed the file.
             if why := still():
                 return why
-            # The proof is at most io_timeout old; what has not ended io_timeout later is not
-            # begun any more. What was begun is waited for.
+            # The proof is at most io_timeout old; a process that has not begun its write another
+            # io_timeout later is killed. A write that has begun is waited for.
             code, text = await self._direct.write(
                 "release_id",
                 "-s",
@@ -260,12 +260,12 @@ class SanlockLeases:
         await self._file.has_ended()
         return was_freed(act, await self.read_delta(act.host_id))
 
-    def freeing_is_told(self) -> None:
+    def freeing_is_recorded(self) -> None:
         self._file.end()
 
     async def read_delta(self, host_id: int) -> tuple[int, int] | None:
-        """DeltaLeases: (generation, timestamp) of a host id on disk; None when not readable, or
-        when another volume lies there: nothing is freed that was not read right before."""
+        """DeltaLeases: (generation, timestamp) of a host id on disk; None where it cannot be read,
+        or where another volume lies there: nothing is freed that was not read right before."""
         try:
             await self._worker.call(
                 "reading the identity", ASK_DEADLINE_S, check_at, self._storage.leases, self._wanted

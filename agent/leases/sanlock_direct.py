@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`sanlock direct`: a short process that works on the lease volume itself, past sanlock's daemon.
+"""Runs `sanlock direct`: a short process that accesses the lease volume without sanlock's daemon.
 
 Rules of this file:
 
-1. A process is over when it has really ended, not when it was killed: a write that the kernel
-   holds ends with the storage's answer, and SIGKILL does not take it back. sanlock writes by
+1. A process is over when it has really ended, not when it was killed: a write that is inside the
+   kernel ends with the storage's answer, and SIGKILL does not take it back. sanlock writes by
    asynchronous I/O, and a process with such I/O under way does not end before it (the kernel's
-   exit_aio waits): so behind its end nothing of it can land any more.
-2. A read that does not end is killed and given up. While such a one has not ended no other is
+   exit_aio waits): so after its end no write of it can land.
+2. A read that does not end is killed and given up. While it has not ended no other read is
    begun: they would pile up.
-3. What must not be begun twice, nor forgotten over a restart of the agent, is in a file that is
-   locked. The process inherits the lock, and lets go of it by its end.
+3. An act that must not be begun twice, nor be forgotten over a restart of the agent, is in a file
+   that is locked. The process inherits the lock, and releases it by its end.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from agent.ports import READ_DEADLINE_S
 
 log = logging.getLogger("ha-agent.leases")
 
-#: How often it is asked whether a freeing of an earlier agent has ended.
+#: The interval at which the end of an earlier agent's freeing is looked for.
 LOOK_S = 1.0
 
 
 class Process(Protocol):
-    """A child: what asyncio's has of it."""
+    """A child process: the used part of asyncio's."""
 
     @property
     def returncode(self) -> int | None: ...
@@ -48,7 +48,7 @@ Spawn = Callable[[Sequence[str], Sequence[int]], Awaitable[Process]]
 
 
 async def spawn(arguments: Sequence[str], descriptors: Sequence[int]) -> Process:
-    """Begin `sanlock direct …`; it inherits these descriptors."""
+    """Start `sanlock direct …`; the process inherits these descriptors."""
     return await asyncio.create_subprocess_exec(
         "sanlock",
         "direct",
@@ -65,11 +65,11 @@ class SanlockDirect:
 
     def __init__(self, begin: Spawn = spawn) -> None:
         self._begin = begin
-        #: Ends of processes that were given up.
+        #: Processes that were given up and have not ended.
         self._left: set[asyncio.Future[tuple[bytes, bytes | None]]] = set()
 
     async def read(self, *arguments: str) -> tuple[int, str]:
-        """Its exit code and output; -1 where it did not end in time, or an earlier one has not."""
+        """The exit code and output; -1 where it did not end in time, or an earlier one has not."""
         if self._left:
             return -1, "an earlier one has not ended"
         process = await self._begin(arguments, ())
@@ -85,9 +85,9 @@ class SanlockDirect:
     async def write(
         self, *arguments: str, deadline_s: float, descriptors: Sequence[int]
     ) -> tuple[int, str]:
-        """The same of one that writes: returns when it has really ended, however long that takes.
+        """Run a process that writes: returns when it has really ended, however long that takes.
 
-        Killed after `deadline_s`, so that a write that is not begun by then never is.
+        It is killed after `deadline_s`, so that a write that is not begun by then never is.
         """
         process = await self._begin(arguments, descriptors)
         ending = asyncio.ensure_future(process.communicate())
@@ -112,7 +112,7 @@ def _result(process: Process, output: bytes) -> tuple[int, str]:
 
 
 class FreeingOnFile(msgspec.Struct, frozen=True):
-    """A freeing of a host id that was begun: what its end has to say. Fields as in FreeHostId."""
+    """A freeing of a host id that was begun, for the record of its end. Fields as in FreeHostId."""
 
     host_id: int
     generation: int
@@ -122,13 +122,13 @@ class FreeingOnFile(msgspec.Struct, frozen=True):
 
 
 class FreeingFile:
-    """Where a freeing stands from before its begin until its end was told."""
+    """The state of a freeing, from before its begin until its end was recorded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def begin(self, freeing: FreeingOnFile) -> int:
-        """Write it down; a locked descriptor for the process to inherit.
+        """Write the freeing to the file; returns a locked descriptor for the process to inherit.
 
         BlockingIOError where an earlier one has not ended, OSError where it cannot be written.
         """
@@ -144,11 +144,11 @@ class FreeingFile:
         return descriptor
 
     def end(self) -> None:
-        """Its end was told."""
+        """Remove the freeing: its end was recorded."""
         self.path.unlink(missing_ok=True)
 
     def found(self) -> FreeingOnFile | None:
-        """One that an earlier agent began and of which no end was told."""
+        """A freeing that an earlier agent began and whose end was not recorded."""
         try:
             return msgspec.json.decode(self.path.read_bytes(), type=FreeingOnFile)
         except (OSError, msgspec.MsgspecError):

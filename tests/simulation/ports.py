@@ -719,7 +719,7 @@ class SimLeases:
             await _takes(RETRY_S)
         return was_freed(act, await self.read_delta(act.host_id))
 
-    def freeing_is_told(self) -> None:
+    def freeing_is_recorded(self) -> None:
         self._host.freeing_on_file = None
 
     async def free_host_id(self, act: FreeHostId, still: Still) -> HostIdFreed:

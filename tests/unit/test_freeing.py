@@ -65,7 +65,7 @@ class World:
         await self.ends.wait()
         return self.freed
 
-    def freeing_is_told(self) -> None:
+    def freeing_is_recorded(self) -> None:
         self.told.append("told")
 
     async def note(

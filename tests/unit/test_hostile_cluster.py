@@ -200,7 +200,7 @@ COMMANDS = (
 def test_no_command_shows_what_steers_a_terminal(site: Path) -> None:
     """Each command in both forms, on a broker that has read hostile clusters."""
 
-    async def plain(*arguments: str) -> tuple[str, str]:
+    async def printed(*arguments: str) -> tuple[str, str]:
         words = [each.format(whiteboard=site.parent / "whiteboard") for each in arguments]
         environment = {**os.environ, "HA_AGENT_CONFIG": str(site)}
         done = await asyncio.to_thread(commands.run, "ha-agent", *words, env=environment)
@@ -226,7 +226,7 @@ def test_no_command_shows_what_steers_a_terminal(site: Path) -> None:
             Path(broker.config.storage.whiteboard).write_bytes(volume.data)
             asked = [command for each in COMMANDS for command in (each, (*each, "--json"))]
             for command, found in zip(
-                asked, await asyncio.gather(*(plain(*c) for c in asked)), strict=True
+                asked, await asyncio.gather(*(printed(*c) for c in asked)), strict=True
             ):
                 out, err = found
                 assert "Traceback" not in err, (command, err)

@@ -156,7 +156,7 @@ def test_sanlock_keeps_the_fence_lease_until_the_freeing_has_ended_whatever_ends
         child.ends.set()
         await child.communicate()
         assert os.read(connection, 1) == b"", "sanlock releases it now"
-        after.freeing_is_told()
+        after.freeing_is_recorded()
         assert await after.freeing_of_before() is None
 
     asyncio.run(run())

@@ -136,7 +136,7 @@ def test_another_host_with_our_name_is_refused(host: MakeHost) -> None:
             f"our_host_name = {OURS}\n",
             UUID,
             ["warn"],
-            "goes by the name x",
+            "uses the name x",
         ),
         ({2: (OURS, 77)}, f"our_host_name = {OURS}\n", UUID, ["fail"], "the lease of host id 2"),
         ({}, "", "", ["warn"], "no UUID to make a name"),
