@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent vm adopt` and `ha-agent vm keep`: which is right where the VM, or libvirt's own
-definition of it, is not as the cluster's definition says.
+"""`ha-agent vm adopt` and `ha-agent vm keep`: decide which is right where the VM, or libvirt's own
+definition of it, differs from the cluster's definition.
 
-adopt: what runs here, or ran last. The disks go into the record on the shared storage, the rest
-into the definition file of this host. keep: the definition, for libvirt's own one too. Where the VM
-runs on another host only libvirt's own definition here is decided about: what runs is that host's.
+adopt: what runs here, or ran last, is right. Its disks go into the record on the shared storage,
+the rest into the definition file of this host. keep: the definition is right, for libvirt's own one
+too. Where the VM runs on another host, this host decides only about its libvirt's definition.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from broker.wire.status import Decision, DifferenceStatus, Status, WhatRanStatus
 
 
 def run(config: Config, adopt: bool, as_json: bool) -> int:
-    """Decide; OK. Raises as `ask` does, CommandError where libvirt or the file cannot be used."""
+    """Decide; OK. Raises as `ask` does; CommandError where libvirt or the file cannot be used."""
     libvirt.registerErrorHandler(lambda context, error: None, None)
     status = ask(config.daemon.socket, "GET", "/v1/status", Status)
     if status.what_ran is None and not status.differences and not status.what_ran_problem:
@@ -38,7 +38,7 @@ def run(config: Config, adopt: bool, as_json: bool) -> int:
     record, lines = None, []
     is_libvirt_s = any(each.where == "libvirt" for each in status.differences)
     if status.engine.host in (None, status.host_id) or not is_libvirt_s:
-        # The record first: what it refuses leaves the files alone too.
+        # The record is written first: if the broker refuses it, the files stay as they are.
         decision = Decision("adopt" if adopt else "keep")
         path = config.daemon.socket
         record = ask(path, "POST", "/v1/what-ran", WhatRanStatus, decision)
@@ -63,8 +63,8 @@ def _disks(record: WhatRanStatus, adopt: bool) -> str:
 
 
 def _adopted(config: Config, status: Status) -> list[str]:
-    """Write into the definition file what is otherwise, disks apart; what was done."""
-    told = []
+    """Write the differences into the definition file, disks apart; returns what was done."""
+    done = []
     for where in ("libvirt", "running"):
         codes = {
             Differs(each.code)
@@ -72,12 +72,12 @@ def _adopted(config: Config, status: Status) -> list[str]:
             if each.where == where and not (where == "running" and _is_recorded(each))
         }
         if codes - {Differs.BLOCK_JOB}:
-            told += _written(config, where, codes)
-    return told
+            done += _written(config, where, codes)
+    return done
 
 
 def _is_recorded(each: DifferenceStatus) -> bool:
-    """A disk that runs is the record's: the definitions of the other hosts do not name it yet."""
+    """Whether it is a running disk: those are in the record, which the other hosts read."""
     return each.code == Differs.BLOCK_JOB or (each.code == Differs.DISKS and bool(each.found))
 
 
@@ -112,8 +112,8 @@ def _written(config: Config, where: str, codes: set[Differs]) -> list[str]:
 
 
 def _kept(config: Config, status: Status) -> list[str]:
-    """Put libvirt's own definition back to the cluster's; what was done."""
-    told = []
+    """Put libvirt's own definition back to the cluster's; returns what was done."""
+    done = []
     if any(each.where == "libvirt" for each in status.differences):
         path = Path(config.vm.definition)
         try:
@@ -128,7 +128,7 @@ def _kept(config: Config, status: Status) -> list[str]:
             raise CommandError(ExitCode.FILE, f"vm.definition: {path}: {error}") from None
         except libvirt.libvirtError as error:
             raise CommandError(ExitCode.FAILED, f"{path}: libvirt rejects it: {error}") from None
-        told.append(f"libvirt's own definition is that of {path} again")
+        done.append(f"libvirt's own definition is that of {path} again")
     if any(each.where == "running" for each in status.differences):
-        told.append("the VM runs on as it is; its next start takes the definition")
-    return told
+        done.append("the VM runs on as it is; its next start takes the definition")
+    return done

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent config check [FILE]`: everything about the configuration that needs no daemon."""
+"""`ha-agent config check [FILE]`: checks everything in the configuration that needs no daemon."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from broker.daemon.exit_codes import ExitCode
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. `verdict`: ok, warning or fail."""
+    """The result of one check. `verdict`: ok, warning or fail."""
 
     name: str
     verdict: str
@@ -36,7 +36,7 @@ class Check:
 
 
 def run(path: str, as_json: bool) -> int:
-    """Check and print; OK, or CONFIG where something failed. A warning fails nothing."""
+    """Check and print; OK, or CONFIG where a check failed. A warning is no failure."""
     made = list(checks(path))
     if as_json:
         found = [dataclasses.asdict(check) for check in made]
@@ -49,7 +49,7 @@ def run(path: str, as_json: bool) -> int:
 
 
 def checks(path: str) -> Iterator[Check]:
-    """Each thing that can be looked at."""
+    """The results of all checks."""
     try:
         config = load(path)
     except ConfigError as error:
@@ -83,7 +83,7 @@ def checks(path: str) -> Iterator[Check]:
 
 
 def _api(config: Config) -> Iterator[Check]:
-    """Who may change things over TCP, and how."""
+    """Who may change things over TCP."""
     try:
         token = load_api_token(config)
         with_tls = tls_context(config.api) is not None
@@ -93,9 +93,9 @@ def _api(config: Config) -> Iterator[Check]:
     if token is None:
         yield Check("api", "ok", "no api-token: over TCP everything is read-only")
     elif with_tls:
-        yield Check("api", "ok", "who shows api-token may change things over TLS")
+        yield Check("api", "ok", "a holder of api-token may change things over TLS")
     else:
-        yield Check("api", "ok", "who shows api-token may change things, from this host alone")
+        yield Check("api", "ok", "a holder of api-token may change things, from this host alone")
 
 
 def _identity(config: Config) -> Iterator[Check]:

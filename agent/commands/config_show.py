@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent config show` and `config diff HOST`: what this host goes by, and what another does."""
+"""`ha-agent config show` and `config diff HOST`: the values in force here, and another host's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from broker.wire.limits import HOST_ID_MAX
 
 
 def show(path: str, as_json: bool) -> int:
-    """Print every key with its value, the default where none is set; no secret is in the file."""
+    """Print every key with its value, the default where none is set; the file holds no secret."""
     config = load(path)
     values = msgspec.to_builtins(config)
     timing = {
@@ -33,7 +33,7 @@ def show(path: str, as_json: bool) -> int:
 
 
 def _tables(name: str, table: dict[str, object]) -> list[str]:
-    """A table as TOML: its keys, then the tables in it. What has no value is a comment."""
+    """A table as TOML: its keys, then its tables. A key without a value is a comment."""
     lines = [f"[{name}]"] if name else []
     deeper: list[str] = []
     for key, value in table.items():
@@ -54,7 +54,7 @@ def _tables(name: str, table: dict[str, object]) -> list[str]:
 
 
 def diff(path: str, host: str, as_json: bool) -> int:
-    """Print what another host published otherwise; OK, or FAILED where something differs."""
+    """Print the values in which another host differs; OK, or FAILED where one does."""
     config = load(path)
     report = _report(config, host)
     lines = report.extra if report.extra_trusted else {}
@@ -66,8 +66,8 @@ def diff(path: str, host: str, as_json: bool) -> int:
             " an older version, or its broker has never run",
         )
     if as_json:
-        told = [{"key": d.key, "here": d.ours, "there": d.theirs} for d in found]
-        print(json.dumps({"version": 1, "host": report.host_id, "differences": told}, indent=2))
+        shown = [{"key": d.key, "here": d.ours, "there": d.theirs} for d in found]
+        print(json.dumps({"version": 1, "host": report.host_id, "differences": shown}, indent=2))
     elif not found:
         print(f"{report.hostname} is configured as this host where it must be")
     else:
@@ -76,7 +76,7 @@ def diff(path: str, host: str, as_json: bool) -> int:
 
 
 def _report(config: Config, host: str) -> SlotReport:
-    """The slot of a host by its id or name, read from the whiteboard itself."""
+    """The slot of a host by its id or name, read from the whiteboard directly."""
     try:
         with Volume(config.storage.whiteboard, read_only=True) as volume:
             reports = decode_sweep(volume.read_slots(range(HOST_ID_MAX + 1))).reports

@@ -18,17 +18,17 @@ from broker.client.ask import BrokerDown, ask
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import Event, EventList
 
-#: A question for newer ones waits so long at the broker, and a little longer here.
+#: How long the broker holds back an answer until there is an event; the command waits longer.
 WAIT_S = 20
 PATIENCE_S = 30.0
-#: Between two tries while no broker answers.
+#: The pause between two tries while no broker answers.
 RETRY_S = 1.0
 _COLOURS = {"critical": "1;31", "warning": "33"}
 
 
 def run(socket_path: str, since: str | None, follow: bool, as_json: bool) -> int:
-    """Print them, oldest first. Raises as `ask` does where not even the first answer comes, and
-    CommandError where `since` is no time."""
+    """Print the events, oldest first. Raises as `ask` does where the first answer does not come,
+    and CommandError where `since` is no time."""
     not_before = "" if since is None else _since(since)
     found = ask(socket_path, "GET", "/v1/events", EventList)
     events = [event for event in found.events if event.time >= not_before]
@@ -44,7 +44,7 @@ def run(socket_path: str, since: str | None, follow: bool, as_json: bool) -> int
 
 
 def _follow(socket_path: str, last: int, as_json: bool) -> None:
-    """For ever; a broker that is away is waited for."""
+    """Print new events for ever; wait for a broker that is away."""
     is_away = False
     while True:
         resource = f"/v1/events?after={last}&wait={WAIT_S}"
@@ -74,7 +74,7 @@ def _print(events: Iterable[Event], as_json: bool) -> None:
 
 
 def as_line(event: Event, colour: bool = False) -> str:
-    """Time (UTC), severity where it is more than information, host, kind, and a sentence."""
+    """Time (UTC), severity unless it is information, host, kind, and a sentence."""
     text = event.text
     facts = event.facts
     if event.kind == "state-transition":
@@ -90,7 +90,7 @@ def as_line(event: Event, colour: bool = False) -> str:
 
 
 def _since(text: str) -> str:
-    """The beginning, as the time of an event is written."""
+    """The beginning, in the form of an event's time."""
     try:
         at = datetime.fromisoformat(text)
         at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)

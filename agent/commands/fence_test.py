@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent fence test HOST|all`: is each way to a host's power switch fit, here and now?"""
+"""`ha-agent fence test HOST|all`: tests whether this host can switch a host's power."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(config: Config, host: str, as_json: bool) -> int:
 
 
 def as_text(tests: Sequence[DeviceTest], names: Mapping[int, str]) -> list[str]:
-    """A line for each device, and below them what is wrong."""
+    """A line for each device, followed by what is wrong with it."""
     rows = [
         (
             "ok" if test.ok else "FAIL",
@@ -66,7 +66,7 @@ async def tests(
 
 
 def published(config: Config) -> tuple[dict[int, str], dict[int, str], str]:
-    """Names and machine UUIDs by host id as the broker knows them, and why it is not asked."""
+    """Names and machine UUIDs by host id as the broker knows them, and why it did not answer."""
     own = config.host.id
     names, uuids, problem = {own: config.host_name}, {own: system_uuid(config)}, ""
     try:
@@ -78,7 +78,7 @@ def published(config: Config) -> tuple[dict[int, str], dict[int, str], str]:
 
 
 def _chosen(config: Config, host: str, names: Mapping[int, str]) -> list[int]:
-    """The ids of the hosts that are meant; CommandError where there is none."""
+    """The ids of the named hosts; CommandError where there is none."""
     known = sorted({device.host for device in config.fence.device})
     if not known:
         raise CommandError(ExitCode.CONFIG, "no fence device is configured: [[fence.device]]")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent host-shutdown`: the VM leaves this host, because the host shuts down.
+"""`ha-agent host-shutdown` drains this host because it shuts down.
 
-What the unit ha-agent-host-shutdown runs when it is stopped. A unit is stopped for other
+The unit ha-agent-host-shutdown runs it when it is stopped. A unit is stopped for other
 reasons too (an operator, a package that is removed), and none of them may touch the VM: so
-systemd itself is asked whether the whole system is being stopped.
+the command asks systemd whether the whole system is being stopped.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import HostShutdownStatus
 
 POLL_S = 1.0
-#: A broker or agent that is away may be starting just now. During a shutdown systemd starts none
-#: anew, so longer is of no use.
+#: A broker or agent that does not answer may be starting. During a shutdown systemd starts none
+#: anew, so waiting longer is of no use.
 AWAY_PATIENCE_S = 15.0
 SYSTEMCTL_TIMEOUT_S = 20.0
 TELL_AGAIN_S = 15.0
@@ -28,39 +28,40 @@ _DIGITS = re.compile("[0-9]+")
 Say = Callable[[], Awaitable[HostShutdownStatus]]
 
 
-async def drain(say: Say, tell: Callable[[str], None]) -> bool:
-    """Until this host is empty; whether it is. `say`: tells the broker that the host shuts down,
-    and gives how far it is; BrokerDown, BrokerRefused. `tell`: gets each new line."""
+async def drain(say: Say, show: Callable[[str], None]) -> bool:
+    """Wait until this host is empty; returns whether it is. `say`: reports to the broker that the
+    host shuts down, and returns its progress; BrokerDown, BrokerRefused. `show`: gets each new
+    line."""
     loop = asyncio.get_running_loop()
     began_s = well_s = loop.time()
-    told, told_s = "", began_s
+    shown, shown_s = "", began_s
     while True:
         try:
             status = await say()
             text, over_s = status.text, began_s + status.within_s
             if status.state in ("over", "left"):
-                tell(text)
+                show(text)
                 return status.state == "over"
             if status.state != "no-agent":
                 well_s = loop.time()
         except (BrokerDown, BrokerRefused) as error:
             text, over_s = str(error), float("inf")
         now_s = loop.time()
-        # What only counts seconds is told now and then.
-        if (words := _DIGITS.sub("", text)) != told or now_s - told_s >= TELL_AGAIN_S:
-            tell(text)
-            told, told_s = words, now_s
+        # A line that differs only in its seconds is shown now and then.
+        if (words := _DIGITS.sub("", text)) != shown or now_s - shown_s >= TELL_AGAIN_S:
+            show(text)
+            shown, shown_s = words, now_s
         if now_s - well_s >= AWAY_PATIENCE_S:
-            tell(f"given up after {AWAY_PATIENCE_S:g} s: what runs here is left to libvirt")
+            show(f"given up after {AWAY_PATIENCE_S:g} s: what runs here is left to libvirt")
             return False
         if now_s >= over_s:
-            tell(f"given up after {now_s - began_s:.0f} s: the VM is left to libvirt")
+            show(f"given up after {now_s - began_s:.0f} s: the VM is left to libvirt")
             return False
         await asyncio.sleep(POLL_S)
 
 
 def system_state() -> str:
-    """systemd's word on the system, `stopping` while it shuts down; "" where it gives none."""
+    """The state of the system in systemd, `stopping` while it shuts down; "" if unknown."""
     try:
         done = subprocess.run(
             ["systemctl", "is-system-running"],  # noqa: S607  (of the unit's own path)
@@ -75,7 +76,7 @@ def system_state() -> str:
 
 
 def run(socket: str, state: Callable[[], str] = system_state) -> int:
-    """OK: this host is empty, or the system does not shut down; FAILED: the VM is left here."""
+    """OK: this host is empty, or the system does not shut down; FAILED: the VM is still here."""
     found = state()
     if found != "stopping":
         said = f"systemd says {found}" if found else "systemd does not say so"

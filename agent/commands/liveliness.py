@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent check-liveliness`: is the engine well? In one line, and by the exit code.
+"""`ha-agent check-liveliness`: whether the engine is well, in one line and by the exit code.
 
-By the last check of whichever host runs it, as this host's broker has read it; nothing is
-asked anew.
+The answer is the last check of the host that runs the VM, as this host's broker has read it; no new
+check is made.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from broker.wire.status import Status
 
 def run(socket: str, as_json: bool) -> int:
     """OK: up and healthy; ENGINE_SICK: up, but not (yet) healthy; ENGINE_DOWN: it runs nowhere;
-    ENGINE_UNKNOWN: whether it is up, or healthy, is not known, or its own host finds it healthy
-    and no other host reaches it: nobody knows whether its users do. Raises as `ask` does."""
+    ENGINE_UNKNOWN: whether it is up, or healthy, is unknown; or its own host finds it healthy and
+    no other host reaches it, so that it is unknown whether its users do. Raises as `ask` does."""
     status = ask(socket, "GET", "/v1/status", Status)
     engine = status.engine
     if as_json:
-        told = {
+        shown = {
             "up": engine.up,
             "healthy": engine.healthy,
             "reached": engine.reached,
             "host": engine.hostname,
         }
-        print(json.dumps({"version": 1, **told}))
+        print(json.dumps({"version": 1, **shown}))
     else:
         print(engine_line(status))
     if not engine.up or engine.healthy is None:

@@ -13,12 +13,12 @@ from broker.daemon.exit_codes import ExitCode
 from broker.wire.limits import LASTS_MAX_S, REASON_CHARS_MAX
 from broker.wire.status import Maintenance, Status
 
-#: A working day: who says nothing about the end has forgotten it by then.
+#: A working day: the default end, since a mode without one may be forgotten.
 DEFAULT_FOR = "8h"
-#: So long the command watches what becomes of the VM; a live migration takes a few seconds.
+#: How long the command watches the VM leave; a live migration takes a few seconds.
 DRAIN_PATIENCE_S = 5.0
 DRAIN_LOOK_S = 0.25
-#: Reasons of the agent that end the watching: the VM stays, or not for now.
+#: Reasons of the agent that end the watch: the VM stays, at least for now.
 _STAYS = frozenset({"drain-stuck", "drain-waiting", "move-impossible", "global-maintenance"})
 _UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"([0-9]{1,9})(s|min|m|h|d)")
@@ -85,8 +85,8 @@ def run(
 
 
 def drained(socket_path: str, patience_s: float = DRAIN_PATIENCE_S) -> str:
-    """What became of the VM of this host within `patience_s`, in a sentence; empty where it does
-    not run here, or nobody tells. It is not waited for any longer: a drain may take its time."""
+    """What happens to this host's VM within `patience_s`, in a sentence; empty where it does not
+    run here, or that is unknown. The command does not wait longer: a drain may take its time."""
     until_s = time.monotonic() + patience_s
     was_here = False
     while True:

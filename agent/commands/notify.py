@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent notify test`: a test notice by each way out, and what came of it."""
+"""`ha-agent notify test`: sends a test notice by each channel and prints the results."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from broker.client.ask import ask
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import NotifyTest
 
-#: More than the longest timeout that a way out may have (broker/config/sections.py, SendTimeout).
+#: Longer than the longest timeout of a channel (broker/config/sections.py, SendTimeout).
 TEST_TIMEOUT_S = 90.0
 
 
 def run(socket_path: str, as_json: bool) -> int:
-    """OK only where every way out took it. Raises as `ask` does."""
+    """OK only where every channel took the notice. Raises as `ask` does."""
     result = ask(socket_path, "POST", "/v1/notify/test", NotifyTest, timeout_s=TEST_TIMEOUT_S)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(result)).decode())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent replay FILE`: run the decisions of a journal again and compare."""
+"""`ha-agent replay FILE`: makes the decisions of a journal again and compares them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scoring.state import AgentState
 def run(path: str, as_json: bool, scenario_path: str | None = None) -> int:
     """Print each decision with its reasons; `scenario_path`: write the incident there.
 
-    OK when all came out as recorded, FAILED when one did not, FILE when some lines of the journal
+    OK when all are as recorded, FAILED when one is not, FILE when some lines of the journal
     could not be read (all others are replayed).
     """
     code = ExitCode.OK
@@ -63,7 +63,7 @@ def run(path: str, as_json: bool, scenario_path: str | None = None) -> int:
 
 def _again(state: AgentState, record: Record) -> tuple[AgentState, dict[str, Any]]:
     decision = decide(state, record.observation, record.now_s)
-    # Through JSON, as the recorded one has been.
+    # Through JSON, as the recorded decision went.
     return decision.state, json.loads(json.dumps(plain(decision)))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent score FILE|-`: the score that given samples would make, with its parts.
+"""`ha-agent score FILE|-`: the score for the given samples, with its parts.
 
 One JSON object, or an array of them:
 
@@ -11,8 +11,8 @@ One JSON object, or an array of them:
      "history": [{"t": 0, "cpu_load": 0.2}], all load points; t in seconds
      "sample": {"network": 1.0, "bridge": true, "mem_free_mb": 8000, "cpu_load": 0.2}}
 
-What is missing or null is unknown and costs nothing. Without `history` the sample's
-cpu_load counts as if it had been the same all the time.
+A missing or null value is unknown and costs nothing. Without `history` the sample's cpu_load counts
+as the load of the whole window.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NotNegative = Annotated[float, Meta(ge=0)]
 
 
 class _Given(Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of the shapes: a misspelt key must not pass for an unknown sample."""
+    """Base of the shapes: a misspelt key must not look like an unknown sample."""
 
 
 class LoadPoint(_Given, frozen=True):
@@ -132,7 +132,7 @@ def _read(path: str) -> bytes:
 
 def _parse(text: bytes, name: str) -> Any:
     try:
-        # Not msgspec: it would call a NaN bad JSON and not say where it stands.
+        # Not msgspec: it would call a NaN bad JSON and not say where it is.
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CommandError(ExitCode.FAILED, f"{name}: is not JSON: {error}") from None

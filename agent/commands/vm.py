@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent migrate` and `ha-agent vm …`: an operator's orders to the agent on this host."""
+"""`ha-agent migrate` and `ha-agent vm …`: orders of an operator to the agent on this host."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from broker.wire.status import HostStatus, NewOrder, OrderStatus, Status
 from scoring.observation import Obstacle, OrderKind
 
 POLL_S = 0.2
-#: A guest that boots, or a migration of a large one, takes its time; the agent has deadlines of
-#: its own, which are shorter.
+#: A guest's boot, or the migration of a large one, takes its time; the agent's own deadlines are
+#: shorter than these.
 PATIENCE_S = {OrderKind.MIGRATE: 3600.0, OrderKind.START: 120.0}
 PATIENCE_OTHERS_S = 60.0
 _OPEN = ("waiting", "under-way")
@@ -62,7 +62,7 @@ def _host(status: Status, name: str) -> HostStatus:
     raise CommandError(ExitCode.USAGE, f"--to {name}: {why}; there are: {known}")
 
 
-#: Penalties that forbid to receive the VM, whatever the score, and what to say of each.
+#: Penalties that forbid a host to receive the VM at any score, and the words for each.
 _UNFIT = {
     "memory": "has not the memory",
     "lock-driver": "would run it without its lease",
@@ -78,7 +78,7 @@ def _check_fit(host: HostStatus) -> None:
 
 
 def _warn(status: Status, yes: bool) -> None:
-    """The cluster starts a VM again that was stopped by hand, unless it is told not to."""
+    """Warn that the cluster restarts a VM that was stopped by hand, unless maintenance is set."""
     if status.global_maintenance or yes:
         return
     text = (
@@ -93,16 +93,16 @@ def _warn(status: Status, yes: bool) -> None:
 
 
 def _give(config: Config, order: NewOrder, as_json: bool) -> int:
-    """Place the order and wait for its answer; progress on a terminal while that takes long."""
+    """Place the order and wait for its answer; show progress on a terminal."""
     path = config.daemon.socket
     placed = ask(path, "POST", "/v1/orders", OrderStatus, order)
     until_s = time.monotonic() + PATIENCE_S.get(order.kind, PATIENCE_OTHERS_S)
-    told = Progress(quiet=as_json or not sys.stderr.isatty())
+    progress = Progress(quiet=as_json or not sys.stderr.isatty())
     while placed.state in _OPEN and time.monotonic() < until_s:
         time.sleep(POLL_S)
-        told.tick(path, order.kind)
+        progress.tick(path, order.kind)
         placed = ask(path, "GET", f"/v1/orders/{placed.number}", OrderStatus)
-    told.end()
+    progress.end()
     if as_json:
         print(json.dumps(msgspec.to_builtins(placed)))
     elif placed.state == "done":
@@ -110,7 +110,7 @@ def _give(config: Config, order: NewOrder, as_json: bool) -> int:
     if placed.state == "done":
         return ExitCode.OK
     if placed.state in _OPEN:
-        text = f"order {placed.number} is still under way; ha-agent --status tells how it goes on"
+        text = f"order {placed.number} is still under way; ha-agent --status shows its progress"
         raise CommandError(ExitCode.FAILED, text)
     code = ExitCode.REFUSED if placed.state == "refused" else ExitCode.FAILED
     if as_json:
@@ -119,19 +119,19 @@ def _give(config: Config, order: NewOrder, as_json: bool) -> int:
 
 
 class Progress:
-    """A line on standard error that is written over once a second."""
+    """A line on standard error that is overwritten once a second."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
-        self._began_s = self._told_s = time.monotonic()
+        self._began_s = self._shown_s = time.monotonic()
         self._has_line = False
 
     def tick(self, path: str, kind: OrderKind) -> None:
-        """Say how far it is, if a second has passed."""
+        """Show the progress, if a second has passed."""
         now_s = time.monotonic()
-        if self._quiet or now_s - self._told_s < 1.0:
+        if self._quiet or now_s - self._shown_s < 1.0:
             return
-        self._told_s = now_s
+        self._shown_s = now_s
         text = f"{kind.value}: {now_s - self._began_s:.0f} s"
         if kind is OrderKind.MIGRATE:
             migration = ask(path, "GET", "/v1/status", Status).migration
@@ -142,13 +142,13 @@ class Progress:
         self._has_line = True
 
     def end(self) -> None:
-        """Leave the line clean."""
+        """Clear the line."""
         if self._has_line:
             print(f"\r{'':<70}\r", end="", file=sys.stderr, flush=True)
 
 
 def _console(config: Config) -> int:
-    """Become virsh: a console needs a terminal of its own."""
+    """Replace this process by virsh: a console needs a terminal of its own."""
     status = _status(config)
     if status.engine.host != status.host_id:
         where = "the VM is not up"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent whiteboard dump FILE [--json]`: what any whiteboard volume says, the reference's too.
+"""`ha-agent whiteboard dump FILE [--json]`: the content of any whiteboard volume, even oVirt's.
 
-Needs no daemon and no configuration, writes nothing, works on a copy of a volume as well.
+Needs no daemon and no configuration, writes nothing, works on a copy of a volume too.
 
 Exit codes: 0 the volume could be read, bad slots or not; 3 it could not.
 
@@ -129,7 +129,7 @@ def _row(report: SlotReport) -> tuple[str, ...]:
 
 
 def _print(text: str, *, to_stderr: bool = False) -> None:
-    """Write out in whatever encoding the terminal has; what it lacks is escaped."""
+    """Print in the terminal's encoding; characters that it lacks are escaped."""
     stream = sys.stderr if to_stderr else sys.stdout
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -13,14 +13,15 @@ from scoring.timing import Timing
 
 
 def run(config: Config) -> int:
-    """Print it; the exit code is that of the status. Raises as `ask` does."""
+    """Print the sentences; the exit code is that of the status. Raises as `ask` does."""
     status = ask(config.daemon.socket, "GET", "/v1/status", Status)
     print("\n".join(explain(status, config.rules(0))))
     return code_of(status.engine.up)
 
 
 def explain(status: Status, rules: Rules) -> list[str]:
-    """The sentences: where it is, what this host decided last and why, what would change it."""
+    """The sentences: where the VM is, this host's last decision and its reason, what would
+    change."""
     here = status.hosts[status.host_id]
     lines = [_where(status)]
     if status.storage.problem:
@@ -61,7 +62,7 @@ def _where(status: Status) -> str:
 
 
 def _while_not_up(status: Status) -> list[str]:
-    """Each host's own word on why it does not start the VM."""
+    """The reason of each host why it does not start the VM."""
     lines = []
     for host in status.hosts.values():
         if host.liveness == "live":

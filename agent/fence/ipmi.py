@@ -53,7 +53,7 @@ def password_problem(password: str) -> str:
         return ""
     return (
         f"the password has {size} bytes, IPMI 2.0 allows {PASSWORD_BYTES_MAX} at most: give the "
-        "BMC a shorter one (a BMC that accepted it keeps the first 16 or 20 bytes without a warning)"
+        "BMC a shorter one (a BMC that took it keeps the first 16 or 20 bytes without a warning)"
     )
 
 

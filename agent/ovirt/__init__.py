@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Coming from oVirt: its hosted engine's files, read and turned into ours. Writes only where it
-is told to."""
+"""Import from oVirt: reads its hosted engine's files and turns them into ours. Writes only with
+`--output`."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The VM out of vm.conf, out of an OVF envelope, and out of the domain XML that VDSM used. Pure.
+"""The VM from vm.conf, from an OVF envelope, or from the domain XML that VDSM used. Pure.
 
-ValueError says what is lacking. Elements of an OVF are found by their names without namespace:
-that has changed with the engine's version.
+ValueError says what is missing. Elements of an OVF are found by their names without namespace,
+which has changed with the engine's version.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from agent.ovirt.storage_domain import UUID, StorageDomain
 #: rasd:ResourceSubType of a network interface, oVirt's VmInterfaceType.
 _NIC_MODELS = {"0": "virtio", "1": "rtl8139", "2": "e1000", "3": "virtio"}
 _VM_CONF_NICS = {"pv": "virtio", "rtl8139": "rtl8139", "e1000": "e1000", "rtl8139_pv": "virtio"}
-#: oVirt's BiosType: from here on q35, and from here on UEFI.
+#: oVirt's BiosType: the first value with q35, and the first with UEFI.
 _Q35, _EFI = 2, 3
-#: Where distributions have QEMU.
+#: The paths of QEMU in distributions.
 _EMULATORS = frozenset(
     {"/usr/libexec/qemu-kvm", "/usr/bin/qemu-kvm", "/usr/bin/kvm", "/usr/bin/qemu-system-x86_64"}
 )
-#: Devices that give the guest something of the host.
+#: Devices that give the guest access to the host.
 _UNEXPECTED = {
     "filesystem": "a folder of the host is shared with the VM (<filesystem>)",
     "hostdev": "a device of the host is passed through (<hostdev>)",
     "shmem": "memory is shared with the host (<shmem>)",
 }
-#: Their paths are looked at elsewhere, or made anew by libvirt.
+#: Elements whose paths are checked elsewhere, or made anew by libvirt.
 _WITH_PATHS = frozenset({"disk", "channel", "interface"})
 
 
 def from_vm_conf(
     values: Mapping[str, str], devices: Sequence[str], domain: StorageDomain
 ) -> Machine:
-    """Of a vm.conf that has no domain XML in it."""
+    """The VM of a vm.conf that has no domain XML in it."""
     disks, nics = [], []
     for found in map(device, devices):
         if found.get("type") == "disk" and found.get("device") == "disk":
@@ -63,7 +63,7 @@ def from_vm_conf(
 
 
 def _cpu(name: str) -> str:
-    """oVirt says `model_Haswell`, or appends features that libvirt takes elsewhere."""
+    """The CPU model: oVirt writes `model_Haswell`, or appends features."""
     return name.removeprefix("model_").partition(",")[0].strip()
 
 
@@ -87,7 +87,7 @@ def _all(element: ElementTree.Element, name: str) -> Iterator[ElementTree.Elemen
 
 
 def from_envelope(root: ElementTree.Element, domain: StorageDomain) -> Machine:
-    """Of an OVF as the engine keeps it in an OVF_STORE."""
+    """The VM of an OVF, as the engine keeps it in an OVF_STORE."""
     content = next(_all(root, "Content"), None)
     if content is None:
         raise ValueError("no <Content> in the OVF envelope")
@@ -141,8 +141,8 @@ def from_envelope(root: ElementTree.Element, domain: StorageDomain) -> Machine:
 
 
 def unexpected(root: ElementTree.Element, devices: ElementTree.Element) -> list[str]:
-    """What the engine puts into no machine of its own, each named; ValueError where it would run
-    anything with QEMU's rights on the host."""
+    """Everything that the engine puts into no machine of its own, in words; ValueError where it
+    would run a program with QEMU's rights on the host."""
     for element in root.iter():
         if local(element.tag) == "commandline":
             raise ValueError(
@@ -170,7 +170,7 @@ def unexpected(root: ElementTree.Element, devices: ElementTree.Element) -> list[
 
 
 def without_vdsm(root: ElementTree.Element, domain: StorageDomain) -> list[str]:
-    """Change the domain XML that VDSM used into one that runs without it; what was changed."""
+    """Change the domain XML that VDSM used so that it runs without VDSM; returns the changes."""
     devices = root.find("devices")
     if devices is None:
         raise ValueError("the domain has no <devices>")
@@ -192,7 +192,7 @@ def without_vdsm(root: ElementTree.Element, domain: StorageDomain) -> list[str]:
         if channel.attrib.pop("path", ""):
             notes.append("a channel's socket: libvirt chooses its path")
     for graphics in devices.iterfind("graphics"):
-        # VDSM sets a password that has expired, and listens on a network of its own.
+        # VDSM sets an expired password, and listens on a network of its own.
         for name in ("passwd", "passwdValidTo", "connected"):
             graphics.attrib.pop(name, None)
         graphics.attrib.pop("listen", None)

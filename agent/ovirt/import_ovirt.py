@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent import-ovirt`: proposes a VM definition and an answers file for `ha-agent init`, from
+"""`ha-agent import-ovirt` proposes a VM definition and an answers file for `ha-agent init`, from
 the files of oVirt's hosted engine on this host."""
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from broker.config.sections import OVIRT_PAGE
 from broker.daemon.exit_codes import ExitCode
 
 CONF = "/etc/ovirt-hosted-engine/hosted-engine.conf"
-#: Where the reference's agent keeps the one that it uses.
+#: The file that the reference's agent uses.
 VM_CONF = "/run/ovirt-hosted-engine-ha/vm.conf"
 BROKER_CONF = "/etc/ovirt-hosted-engine-ha/broker.conf"
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What `init` is to be told, the VM's definition, what else goes to ha-agent.toml by hand, and
-    what a person must look at."""
+    """The answers for `init`, the VM's definition, the lines to add to ha-agent.toml by hand, and
+    notes for a person."""
 
     answers: dict[str, Value]
     xml: str
@@ -44,7 +44,7 @@ class Proposal:
 def run(
     conf: str, vm_conf: str | None, ovf: str | None, mount: str, output: str | None, as_json: bool
 ) -> int:
-    """Propose; with `output` write engine.xml and answers.toml there. OK or CommandError."""
+    """Print the proposal; `output`: write engine.xml and answers.toml there. OK or CommandError."""
     found = propose(conf, vm_conf, ovf, mount)
     answers = "".join(f"{key} = {written(value)}\n" for key, value in found.answers.items())
     if output is not None:
@@ -60,14 +60,14 @@ def run(
         answers = f"domain = {written(definition)}\n{answers}"
         place(folder / "answers.toml", answers, 0o600)
     if as_json:
-        told = {
+        shown = {
             "version": 1,
             "answers": found.answers,
             "definition": found.xml,
             "more": found.more,
             "notes": found.notes,
         }
-        print(json.dumps(told, indent=2))
+        print(json.dumps(shown, indent=2))
         return ExitCode.OK
     if output is None:
         print(f"# answers.toml\n{answers}\n# engine.xml\n{found.xml}")
@@ -81,7 +81,7 @@ def run(
 
 
 def propose(conf: str, vm_conf: str | None, ovf: str | None, mount: str) -> Proposal:
-    """Read all there is; CommandError names the file that cannot be used."""
+    """Read all files; CommandError names the file that cannot be used."""
     values, _ = key_values(_read(conf))
     domain = StorageDomain(
         values.get("domainType", ""), values.get("sdUUID", ""), values.get("storage", ""), mount
@@ -119,7 +119,7 @@ def propose(conf: str, vm_conf: str | None, ovf: str | None, mount: str) -> Prop
 def _definition(
     values: Mapping[str, str], vm_conf: str | None, ovf: str | None, domain: StorageDomain
 ) -> tuple[str, str, list[str]]:
-    """From where, the domain XML, and notes: of an OVF where one is given, else of vm.conf."""
+    """The source, the domain XML, and notes: from an OVF where one is given, else from vm.conf."""
     if ovf is not None:
         text = read_description(ovf, values.get("vmid", ""))
         return (ovf, *_from_xml(text, ovf, domain))
@@ -162,7 +162,7 @@ def _machine_notes(machine: str) -> list[str]:
 
 
 def _more(values: Mapping[str, str]) -> list[str]:
-    """Lines of ha-agent.toml that no answer of init covers."""
+    """Lines for ha-agent.toml that no answer of init covers."""
     lines = []
     test = values.get("network_test", "")
     if test == "dns":
@@ -176,7 +176,7 @@ def _more(values: Mapping[str, str]) -> list[str]:
 
 
 def _mail(path: Path) -> list[str]:
-    """The reference's mail settings as ours; none where there is no such file."""
+    """The reference's mail settings in our form; none where it has no such file."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(path.read_text())

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: More than any such file has; what is deeper is no device.
+#: Deeper than any such file; deeper groups are ignored.
 _DEPTH_MAX = 8
 
 
 def key_values(text: str) -> tuple[dict[str, str], list[str]]:
-    """Values by key, the last one counts; and the values of all `devices` lines, in order."""
+    """Values by key, of repeated keys the last; and the values of all `devices` lines, in order."""
     values: dict[str, str] = {}
     devices = []
     for line in text.splitlines():
@@ -26,7 +26,7 @@ def key_values(text: str) -> tuple[dict[str, str], list[str]]:
 
 def device(text: str) -> dict[str, str]:
     """A device's fields: `{index:0,iface:virtio,address:{bus:0x00, type:pci},...}`; those of a
-    nested group under its name and a dot. What does not fit is left out."""
+    nested group under its name and a dot. Malformed parts are left out."""
     found: dict[str, str] = {}
     _collect(text.strip(), "", found, 0)
     return found
@@ -47,7 +47,7 @@ def _collect(text: str, above: str, found: dict[str, str], depth: int) -> None:
 
 
 def _parts(text: str) -> list[str]:
-    """Split at the commas that stand in no inner braces."""
+    """Split at the commas outside inner braces."""
     parts, depth, start = [], 0, 0
     for place, char in enumerate(text):
         depth += (char == "{") - (char == "}")
@@ -58,6 +58,6 @@ def _parts(text: str) -> list[str]:
 
 
 def number(values: Mapping[str, str], key: str, default: int = 0) -> int:
-    """A whole number, the default where it is none."""
+    """A whole number, or the default where the value is none."""
     text = values.get(key, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else default

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The VM as oVirt describes it, whichever of its files said so; and as a libvirt domain."""
+"""The VM as oVirt's files describe it, and its form as a libvirt domain."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BUSES = {
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """`path`: where it is without VDSM. `format`: raw or qcow2. `interface`: oVirt's word."""
+    """`path`: its path without VDSM. `format`: raw or qcow2. `interface`: oVirt's word."""
 
     path: str
     format: str = "raw"
@@ -52,7 +52,8 @@ class Machine:
 
 
 def domain_xml(vm: Machine) -> str:
-    """A libvirt domain for it: what oVirt would run, without what only VDSM can give."""
+    """A libvirt domain of the VM: what oVirt would run, without the parts that only VDSM
+    provides."""
     root = ElementTree.Element("domain", type="kvm")
     _text(root, "name", vm.name)
     _text(root, "uuid", vm.uuid)

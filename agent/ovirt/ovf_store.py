@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The VM's description out of an OVF_STORE: a tar with an OVF per VM, as the engine writes it."""
+"""Reads the VM's description from an OVF_STORE: a tar with an OVF per VM, as the engine writes
+it."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from agent.terminal.errors import CommandError
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign import clean, sentence
 
-#: An OVF has some ten kilobytes; a domain XML less.
+#: The largest description: an OVF has some ten kilobytes; a domain XML less.
 DESCRIPTION_BYTES_MAX = 4 * 1024 * 1024
 MEMBERS_MAX = 10_000
 
@@ -22,15 +23,15 @@ MEMBERS_MAX = 10_000
 def read_description(path: str, vm_id: str) -> str:
     """The XML in a file, or that of the VM with this id in a tar; CommandError.
 
-    A tar may be the volume itself, or a copy of it: what comes behind its end does no harm.
+    A tar may be the volume itself, or a copy of it: bytes after its end are ignored.
     """
     try:
         with opened(path) as file:
-            if not tarfile.is_tarfile(cast(BinaryIO, Sparing(file))):
+            if not tarfile.is_tarfile(cast(BinaryIO, BoundedReads(file))):
                 file.seek(0)
                 return file.read(DESCRIPTION_BYTES_MAX).decode()
             file.seek(0)
-            with tarfile.open(fileobj=cast(BinaryIO, Sparing(file)), mode="r:") as tar:
+            with tarfile.open(fileobj=cast(BinaryIO, BoundedReads(file)), mode="r:") as tar:
                 return _of_vm(tar, path, vm_id)
     except (OSError, UnicodeDecodeError, tarfile.TarError) as error:
         why = getattr(error, "strerror", None) or sentence(error)
@@ -38,7 +39,7 @@ def read_description(path: str, vm_id: str) -> str:
 
 
 def opened(path: str) -> BinaryIO:
-    """Open it for reading, no link that others may have put there: root does it. OSError."""
+    """Open it for reading, but no link that others may have made, since root opens it. OSError."""
     folder = Path(path).parent.stat()
     others = folder.st_uid != 0 or folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     ways = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if others else 0)
@@ -50,25 +51,25 @@ def opened(path: str) -> BinaryIO:
     return file
 
 
-class Sparing:
-    """A file that reads no more at once than a description may have: a tar's header may claim
-    that a name has eight gigabytes, and tarfile reads it whole."""
+class BoundedReads:
+    """A file whose reads are at most as long as a description: a tar's header may claim a name of
+    eight gigabytes, and tarfile would read it at once."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
     def read(self, size: int = -1) -> bytes:
-        """OSError where more is asked for."""
+        """Read; OSError where more than that is asked for."""
         if not 0 <= size <= DESCRIPTION_BYTES_MAX:
             raise OSError(errno.EFBIG, "a header claims more than any description has")
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As of the file."""
+        """Seek in the file."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """As of the file."""
+        """The position in the file."""
         return self._file.tell()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where oVirt's volumes are, without VDSM to make its links. Pure."""
+"""The paths of oVirt's volumes, without the links that VDSM makes. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 BLOCK = ("iscsi", "fc", "fcp")
 _MOUNTS = "/rhev/data-center/mnt"
 UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-#: VDSM's own paths to a volume: by its links in /run, by the pool, by the mount.
+#: VDSM's paths to a volume: by its links in /run, by the pool, by the mount.
 _VDSM_PATH = re.compile(
     r"/(?:(?:var/)?run/vdsm/storage|rhev/data-center)/(?:.*/)?"
     r"([0-9a-f-]{36})/(?:images/)?([0-9a-f-]{36})/([0-9a-f-]{36})"
@@ -19,8 +19,8 @@ _VDSM_PATH = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class StorageDomain:
-    """`kind`: oVirt's domainType. `uuid`: sdUUID. `address`: what is mounted, such as
-    `nas:/export`. `mount`: where; empty: where VDSM mounts it."""
+    """`kind`: oVirt's domainType. `uuid`: sdUUID. `address`: the source of the mount, such as
+    `nas:/export`. `mount`: its place; empty: where VDSM mounts it."""
 
     kind: str
     uuid: str
@@ -34,7 +34,7 @@ class StorageDomain:
 
     @property
     def place(self) -> str:
-        """Where it is mounted. VDSM writes / as _ and _ as __ (its fileUtils.transformPath)."""
+        """The mount point. VDSM writes / as _ and _ as __ (its fileUtils.transformPath)."""
         if self.mount:
             return self.mount.rstrip("/")
         name = self.address.rstrip("/").replace("_", "__").replace("/", "_")
@@ -42,7 +42,7 @@ class StorageDomain:
 
     def volume(self, image: str, volume: str, domain: str = "") -> str:
         """The path of a volume of this domain, or of another block domain; ValueError where one of
-        the ids is none: it would be a part of a path that root opens."""
+        the ids is no UUID: it would become a part of a path that root opens."""
         uuid = domain or self.uuid
         for given in (uuid, volume, *(() if self.is_block else (image,))):
             if not UUID.fullmatch(given):
@@ -52,7 +52,7 @@ class StorageDomain:
         return f"{self.place}/{uuid}/images/{image}/{volume}"
 
     def without_vdsm(self, path: str) -> str:
-        """A path that only VDSM makes, as it is without; any other path as it is."""
+        """The path without VDSM, of a path that only VDSM makes; any other path as it is."""
         found = _VDSM_PATH.fullmatch(path)
         if found is None:
             return path

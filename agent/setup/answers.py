@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a set-up needs to know: from flags, from an answers file, from a person, or the default.
+"""The answers that a set-up needs: from flags, from an answers file, from a person, or the default,
+in this order.
 
-In this order. A person is asked only on a terminal and without `--yes`.
+A person is asked only on a terminal and without `--yes`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Text = Annotated[str, Meta(max_length=4096)]
 
 
 class Answers(Struct, forbid_unknown_fields=True, rename="kebab", kw_only=True):
-    """The keys of an answers file; None: not answered. docs/quickstart.md describes each."""
+    """The keys of an answers file; None: no answer. docs/quickstart.md describes each."""
 
     storage: Text | None = None
     local: bool | None = None
@@ -49,7 +50,7 @@ class Answers(Struct, forbid_unknown_fields=True, rename="kebab", kw_only=True):
 
 
 def answers_of(arguments: argparse.Namespace) -> Answers:
-    """Flags over the answers file; CommandError where that does not fit."""
+    """The answers of the file, with flags preferred; CommandError where they do not fit."""
     found = read_answers(arguments.answers) if arguments.answers else Answers()
     for name in Answers.__struct_fields__:
         value = getattr(arguments, name, None)
@@ -61,7 +62,7 @@ def answers_of(arguments: argparse.Namespace) -> Answers:
 
 
 def read_answers(path: str) -> Answers:
-    """An answers file; CommandError names it and the key."""
+    """The answers in a file; CommandError names the file and the key."""
     try:
         return msgspec.convert(tomllib.loads(Path(path).read_text()), Answers)
     except OSError as error:
@@ -72,13 +73,13 @@ def read_answers(path: str) -> Answers:
 
 
 class Asker:
-    """Asks a person, where there is one."""
+    """Asks a person, where there is a terminal."""
 
     def __init__(self, yes: bool, as_json: bool) -> None:
         self._talks = not yes and not as_json and sys.stdin.isatty()
 
     def ask(self, name: str, question: str, default: str | None) -> str:
-        """The answer, the default where nobody is asked; CommandError where there is none."""
+        """The answer, or the default where nobody is asked; CommandError where there is none."""
         while self._talks:
             shown = f" [{default}]" if default else ""
             said = input(f"{question}{shown}: ").strip()
@@ -92,13 +93,13 @@ class Asker:
         return default
 
     def confirm(self, question: str) -> None:
-        """Go on only where a person says so; where nobody is asked it goes on."""
+        """Ask for a confirmation, CommandError without it; where nobody is asked it is given."""
         if self._talks and input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
             raise CommandError(ExitCode.REFUSED, "nothing was done")
 
 
 def none_or(text: str) -> str:
-    """`-` stands for nothing."""
+    """The text, but empty for `-`."""
     return "" if text == "-" else text
 
 

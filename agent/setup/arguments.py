@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import argparse
 
-#: Verbs that are carried out here.
+#: Verbs that this room carries out.
 VERBS = ("init", "join", "leave", "clean-metadata", "reinitialize-lockspace", "import-ovirt")
 
-#: Option -> its help; `ha-agent init` and `join` take those of theirs.
+#: Option -> its help; each command takes those that it needs.
 OPTIONS = {
     "storage": "folder on the shared storage for whiteboard and lease volume",
     "whiteboard": "file or block device of the whiteboard; default: STORAGE/whiteboard",
@@ -21,7 +21,7 @@ OPTIONS = {
     "listen": "where the other hosts ask this one, ADDRESS:PORT",
     "bridge": "the management bridge, - for none; default: the VM's",
     "network-targets": "addresses to ping, with commas; default: the gateway",
-    "health-url": "the page that tells whether the VM is well, - for none",
+    "health-url": "the page that says whether the VM is well, - for none",
     "health-expect": "what must be found in that page; default: nothing (oVirt's own: DB Up)",
     "migration-uri": "libvirt of another host, {host} is its name; - for none",
     "migration-data-uri": "where a migration's data goes; default: libvirt chooses",
@@ -35,7 +35,7 @@ JOIN_TAKES = ("host-id", "name", "listen")
 
 
 def add_options(parser: argparse.ArgumentParser, names: tuple[str, ...]) -> None:
-    """The options of these names, and those that every set-up has."""
+    """Add the options of these names, and those that every set-up command has."""
     for name in names:
         kind = int if name in ("io-timeout", "host-id") else str
         value = name.rpartition("-")[2].upper()
@@ -46,13 +46,13 @@ def add_options(parser: argparse.ArgumentParser, names: tuple[str, ...]) -> None
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """Of every command that changes something."""
-    parser.add_argument("--dry-run", action="store_true", help="look, and tell what would be done")
+    """Add the options of every command that changes something."""
+    parser.add_argument("--dry-run", action="store_true", help="look, and say what would be done")
     parser.add_argument("--json", action="store_true", dest="json_here")
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add them to the others."""
+    """Add the set-up verbs to the other verbs."""
     first = verbs.add_parser("init", help="make a new cluster with this host as its first")
     add_options(first, INIT_TAKES)
     first.add_argument(
@@ -123,7 +123,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(arguments: argparse.Namespace, as_json: bool) -> int:
-    """Carry out the one that was given."""
+    """Carry out the given verb."""
     from agent.setup import clean, init, join, leave, reinitialize
 
     match arguments.verb:

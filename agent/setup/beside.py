@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What else on this host meddles with the VM, for `init` and `join`: looked at, not changed."""
+"""Finds what else on this host acts on the VM, for `init` and `join`: it is reported, not
+changed."""
 
 from __future__ import annotations
 

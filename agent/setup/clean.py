@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent clean-metadata HOST`: the slot of a host that is gone, emptied. Its host id is not
-freed: sanlock does that by itself, when it is certain."""
+"""`ha-agent clean-metadata HOST` empties the slot of a host that is gone. The host id is not freed:
+sanlock does that by itself, when it is certain."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _GONE = {sanlock.HOST_FREE: "free", sanlock.HOST_DEAD: "dead"}
 
 
 def run(arguments: argparse.Namespace, as_json: bool) -> int:
-    """Empty it; OK, or REFUSED while that host may live."""
+    """Empty the slot; OK, or REFUSED while that host may live."""
     config = load(arguments.config)
     check_volumes(config)
     host_id = _host_id(config, arguments.host)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether the other hosts' ports for heartbeats answer this one, and what to open where they do
-not: for `init`, `join` and `doctor`. Asks as the broker does, with this host's id and key."""
+"""Checks whether the other hosts' ports for heartbeats answer this one, and says what to open where
+they do not: for `init`, `join` and `doctor`. It asks as the broker does, with this host's id and
+key."""
 
 from __future__ import annotations
 
@@ -19,16 +20,17 @@ from broker.daemon.kernel_boot import boot_id
 from broker.peers.datagram import DATAGRAM_BYTES, Question, heard_in, question_bytes
 from broker.peers.heartbeat import Fault, new_nonce
 
-#: Each address is asked so often, and so long is waited each time: a packet may be lost.
+#: How often each address is asked, and how long each answer is waited for: a packet may be lost.
 TRIES, ANSWER_S = 3, 1.0
-#: All addresses of a host, one after the other (broker/config/addresses.py, ADDRESSES_MAX).
+#: Time for all addresses of a host, one after the other (broker/config/addresses.py,
+#: ADDRESSES_MAX).
 DEADLINE_S = 4 * TRIES * ANSWER_S + 1.0
-#: What opens the usual port, where firewalld runs.
+#: The command that opens the usual port, where firewalld runs.
 OPEN = "firewall-cmd --permanent --add-service=ha-agent && firewall-cmd --reload"
 
 
 class Port(Enum):
-    """What becomes of questions to a host's port. NONE: it publishes none."""
+    """The result of the questions to a host's port. NONE: the host publishes no port."""
 
     ANSWERS = "answers"
     SILENT = "silent"
@@ -37,7 +39,7 @@ class Port(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A host that was asked: its `name`, and `what` came of it, in words."""
+    """A host that was asked: its `name`, and the result `what`, in words."""
 
     name: str
     port: Port
@@ -45,7 +47,7 @@ class Asked:
 
 
 def ask_ports(config: Config) -> list[Asked]:
-    """Every other host that did not stop; none where this host has no cluster key. Takes at most
+    """Ask every host that did not stop; empty where this host has no cluster key. Takes at most
     DEADLINE_S; ConfigError where the key cannot be used."""
     key = load_cluster_key(config)
     if key is None:
@@ -63,21 +65,21 @@ def ask_ports(config: Config) -> list[Asked]:
 
 
 def ports_done(config: Config) -> list[Done]:
-    """The same as steps of a set-up, and what the other hosts need of this one."""
+    """The results as steps of a set-up, and the port that the other hosts need of this one."""
     found = []
     for asked in ask_ports(config):
         verdict = "ok" if asked.port is Port.ANSWERS else "warning"
         found.append(Done(f"heartbeat of {asked.name}", verdict, asked.what))
     listen = config.heartbeat_listen()
     if not listen:
-        return found  # as was answered; doctor says what that means
+        return found  # nothing is added; doctor explains the results
     where = ", ".join(f"{address}/udp" for address in listen)
     text = f"the other hosts ask this one at {where}; in its firewall: {how_to_open(listen)}"
     return [*found, Done("heartbeat", "ok", text)]
 
 
 def how_to_open(addresses: tuple[str, ...]) -> str:
-    """What opens these in firewalld."""
+    """The command that opens the ports of these addresses in firewalld."""
     ports = sorted({split(address)[1] for address in addresses})
     if ports == [HEARTBEAT_PORT]:
         return OPEN
@@ -100,7 +102,7 @@ def _ask(key: ClusterKey, own: int, host_id: int, addresses: tuple[str, ...]) ->
 
 
 def _problem_at(key: ClusterKey, own: int, host_id: int, address: str) -> str:
-    """Why there is no answer; empty: there is one."""
+    """Why there was no answer; empty: there was one."""
     host, port = split(address)
     problem = f"silent for {TRIES} questions"
     try:
@@ -121,7 +123,7 @@ def _problem_at(key: ClusterKey, own: int, host_id: int, address: str) -> str:
 
 
 def _answer(sock: socket.socket, key: ClusterKey, question: Question) -> str | None:
-    """None: it has come; else what came instead of it, empty: nothing."""
+    """None: the answer has come; else what came instead of it, empty: nothing."""
     until_s, wrong = time.monotonic() + ANSWER_S, ""
     while (left_s := until_s - time.monotonic()) > 0:
         sock.settimeout(left_s)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The VM's definition, from a file or from libvirt, made fit: with its lease and a UUID."""
+"""The VM's definition, taken from a file or from libvirt and completed with its lease and a
+UUID."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ from broker.vm.domain_facts import BadDomain, parse
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A definition with its lease. `bridge`: of its first such network interface, or empty.
-    `notes`: what was changed, or needs to be known."""
+    """A definition with its lease. `bridge`: of its first bridged network interface, or empty.
+    `notes`: what was changed, or should be known."""
 
     xml: str
     name: str
@@ -82,7 +83,7 @@ def imported(xml: str, source: str, storage: StorageSection, offset: int) -> Imp
         root.insert(list(root).index(root.find("name") or root[0]) + 1, made)
         notes.append(f"it had no <uuid>, it gets {made.text}")
     notes += _with_lease(devices, storage, offset)
-    # What belongs to one run on one host, or would let libvirt start it beside the agent.
+    # These belong to one run on one host, or would let libvirt start the VM without the agent.
     root.attrib.pop("id", None)
     source_bridges = (i.get("bridge", "") for i in devices.iterfind("interface/source"))
     bridge = next(filter(None, source_bridges), "")
@@ -98,7 +99,7 @@ def _with_lease(devices: ElementTree.Element, storage: StorageSection, offset: i
         place = (target.get("path", ""), target.get("offset", "0")) if target is not None else ()
         if (lease.findtext("lockspace", ""), lease.findtext("key", ""), *place) == wanted:
             return []
-        # Another one's lease would have to be free too: the VM could not start.
+        # A foreign lease would have to be free too: the VM could not start.
         devices.remove(lease)
     lease = ElementTree.Element("lease")
     for tag, text in (("lockspace", storage.lockspace), ("key", storage.resource)):

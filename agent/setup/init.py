@@ -39,7 +39,7 @@ LIBVIRT_URI = "qemu:///system"
 
 
 def run(arguments: argparse.Namespace, as_json: bool) -> int:
-    """Make the cluster; OK, or CommandError with nothing written over."""
+    """Make the cluster; OK, or CommandError with nothing overwritten."""
     if arguments.identity:
         return give(arguments, as_json)
     libvirt.registerErrorHandler(lambda context, error: None, None)
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
 
 
 def _as_configured(files: Files, given: Answers) -> dict[str, Value | None]:
-    """Of a host that is configured: what it says stays; another answer is refused."""
+    """The keys of a configured host: they stay as they are; a different answer is refused."""
     config = checked(files.text(), files.config)
     for name, now in (
         ("whiteboard", config.storage.whiteboard),
@@ -158,7 +158,7 @@ def _network(
     values["api.listen"] = (listen,) if none_or(listen) else ()
     page = given.health_url
     if page is None:
-        page = asker.ask("health-url", "Page that tells whether the VM is well, - for none", "-")
+        page = asker.ask("health-url", "Page that says whether the VM is well, - for none", "-")
     if none_or(page):
         values["health.url"] = page
         if given.health_expect is not None:
@@ -200,7 +200,7 @@ def _definition_step(config: Config, domain: domains.Imported | None, share_stat
         if share_state:
             folder = state_folder(config.storage, domain.name)
             made = with_shared_state(domain, folder, _libvirt_version())
-        # A console's or VNC's password may stand in it.
+        # The file may hold the password of a console or of VNC.
         place(path, made.xml, 0o640, "ha-agent")
         load_definition(config)
         return "; ".join((f"{path} is written: {domain.name}", *made.notes, *_autostart(domain)))
@@ -209,7 +209,7 @@ def _definition_step(config: Config, domain: domains.Imported | None, share_stat
 
 
 def _refuse_running(domain: domains.Imported) -> None:
-    """What a VM that runs writes to is not copied."""
+    """Refuse a running VM: a copy of files that it writes to would be torn."""
     try:
         connection = libvirt.open(LIBVIRT_URI)
         try:
@@ -217,7 +217,7 @@ def _refuse_running(domain: domains.Imported) -> None:
         finally:
             connection.close()
     except libvirt.libvirtError:
-        return  # libvirt does not know it, or is away: nothing of it runs
+        return  # libvirt does not know the VM, or does not answer: it does not run
     if is_active:
         raise CommandError(
             ExitCode.REFUSED,
@@ -226,7 +226,7 @@ def _refuse_running(domain: domains.Imported) -> None:
 
 
 def _libvirt_version() -> int:
-    """As virConnectGetLibVersion counts; 0 where libvirt is away."""
+    """libvirt's version, as virConnectGetLibVersion counts; 0 where it does not answer."""
     try:
         connection = libvirt.open(LIBVIRT_URI)
         try:
@@ -238,7 +238,7 @@ def _libvirt_version() -> int:
 
 
 def _autostart(domain: domains.Imported) -> list[str]:
-    """libvirt shall not start it by itself: the agent does. Told what was found."""
+    """Turn libvirt's autostart of the VM off, for the agent starts it; returns notes of it."""
     notes = []
     try:
         connection = libvirt.open(LIBVIRT_URI)
@@ -256,5 +256,5 @@ def _autostart(domain: domains.Imported) -> list[str]:
         finally:
             connection.close()
     except libvirt.libvirtError:
-        pass  # libvirt does not know it, or is away: nothing runs that we could speak of
+        pass  # libvirt does not know the VM, or does not answer: nothing runs
     return notes

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`ha-agent join --from FOLDER`: this host becomes a member of a cluster.
 
-FOLDER holds copies of a member's ha-agent.toml, secrets.toml and engine.xml. What differs between
-hosts is made anew: host id, name, machine UUID, address. The host id is taken in sanlock's
-lockspace before anything is written: of two hosts that want the same one, one gets it.
+FOLDER holds copies of a member's ha-agent.toml, secrets.toml and engine.xml. The keys that differ
+between hosts are made anew: host id, name, machine UUID, address. The host id is taken in sanlock's
+lockspace before anything is written: of two hosts that want one id, one gets it.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ from broker.daemon.exit_codes import ExitCode
 from broker.whiteboard.volume import Volume, VolumeError
 from broker.wire.limits import HOST_ID_MAX
 
-#: So many host ids are tried when others are quicker.
+#: So many host ids are tried when other hosts are faster.
 TRIES_MAX = 8
-#: Reads of the whiteboard to see how quick the storage is.
+#: Reads of the whiteboard that measure the storage's speed.
 READS = 20
 
 
 @dataclass(slots=True)
 class Joining:
-    """What is known and what was reached. `host_id`: the one that is ours, None: not yet.
-    `not_seen`: why it is not known whether the members see what this host writes."""
+    """The state of a join. `host_id`: the id that this host holds, None: none yet.
+    `not_seen`: why it is unknown whether the members see what this host writes."""
 
     files: Files
     source: Path
@@ -82,8 +82,8 @@ class Joining:
         }
         old = tomllib.loads(self.files.text()).get("host", {}) if self.files.text() else {}
         if old.get("id") == self.config.host.id:
-            old = {}  # the member's file, copied whole: nothing in it is of this host
-        for key in ("name", "system-uuid"):  # said of this host before it joined
+            old = {}  # the member's own file: no key in it is this host's
+        for key in ("name", "system-uuid"):  # set for this host before it joined
             if values[f"host.{key}"] is None and key in old:
                 values[f"host.{key}"] = old[key]
         return values
@@ -125,7 +125,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
         if joining.host_id is not None and joining.tried:
             leave_lockspace(config.storage, joining.host_id)
         raise
-    # A member from here on: nothing that is found gives the host id back.
+    # This host is a member from here on: no later finding gives the host id back.
     if joining.not_seen:
         done.append(Done("seen-by-members", "warning", joining.not_seen))
     done += libvirt_guests_beside()
@@ -146,7 +146,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
 
 
 def _ways_there(config: Config, own: int) -> list[Done]:
-    """Whether the libvirt of the others answers here."""
+    """Whether the other hosts' libvirt answers this one."""
     return [
         Done(f"libvirt of {name}", "warning" if problem else "ok", problem or "answers")
         for name, problem in reach(config, own)
@@ -154,7 +154,7 @@ def _ways_there(config: Config, own: int) -> list[Done]:
 
 
 def _ways_here(config: Config) -> list[Done]:
-    """What the others say of the libvirt here."""
+    """Whether this host's libvirt answers the others, by their word."""
     found = []
     for heard in reached(config, config.host.id):
         if heard.is_good:
@@ -166,8 +166,7 @@ def _ways_here(config: Config) -> list[Done]:
 
 
 def storage_speed(config: Config) -> tuple[str, float]:
-    """How quick the whiteboard is read as the broker will read it, in words, and the slowest read
-    in ms; CommandError."""
+    """The speed of reads of the whiteboard, in words, and the slowest read in ms; CommandError."""
     took: list[float] = []
     try:
         with Volume(config.storage.whiteboard) as volume:
@@ -186,8 +185,8 @@ def storage_speed(config: Config) -> tuple[str, float]:
 
 
 def _look_member(config: Config, unproven: bool) -> str:
-    """Whether the member whose files these are, or another one, writes to the whiteboard that is
-    seen here: on a copy of it nobody does."""
+    """Check that the member whose files these are, or another one, writes to the whiteboard that
+    this host sees: nobody writes to a copy of it."""
     path, member = config.storage.whiteboard, config.host.id
     if own_id(config.storage) is not None:
         return "this host is a member already"
@@ -265,7 +264,7 @@ def _key_step(joining: Joining) -> Step:
         return key_step(joining.files, str(found.get("cluster-key", "")))
 
     def act() -> str:
-        # The fence devices' passwords as well: every host fences.
+        # The fence devices' passwords are copied too: every host fences.
         place(target, read_text(path), 0o640, "ha-agent")
         return f"{target} is written"
 
@@ -273,7 +272,8 @@ def _key_step(joining: Joining) -> Step:
 
 
 def _twin_step(joining: Joining, own: Config) -> Step:
-    """Before sanlock is asked for an id: it takes one of its own name without waiting."""
+    """Check for a twin before sanlock is asked for an id: it takes an id of its own name without
+    waiting."""
 
     def look() -> str:
         ids = own_id(own.storage), joining.files.host_id(), joining.given.host_id
@@ -283,7 +283,7 @@ def _twin_step(joining: Joining, own: Config) -> Step:
 
 
 def _id_step(joining: Joining, own: Config) -> Step:
-    """`own`: what this host's configuration will be, but for its id."""
+    """`own`: this host's future configuration, but for its id."""
     storage = joining.config.storage
 
     def look() -> str | None:
@@ -324,9 +324,9 @@ def _id_step(joining: Joining, own: Config) -> Step:
 
 
 def _seen_step(joining: Joining, unproven: bool) -> Step:
-    """The members see what this host writes, as it sees what they write. Behind the host id, for
-    the slot is that id's, and before anything is configured."""
-    # The key is the cluster's, which this host's own file may not have yet.
+    """Check that the members see what this host writes, as it sees what they write. This comes
+    after the host id, since the slot is that id's, and before anything is configured."""
+    # The key is the cluster's; this host's own file may not have it yet.
     daemon = msgspec.structs.replace(
         joining.config.daemon, secrets=str(joining.source / "secrets.toml")
     )
@@ -351,8 +351,8 @@ def _seen_step(joining: Joining, unproven: bool) -> Step:
 
 
 def free_ids(config: Config) -> Iterator[int]:
-    """Ids that nobody has, ascending: empty on the whiteboard, and given back or never used in
-    the lockspace. Nor that of the member whose files these are: it may not have started yet."""
+    """Ids that no host has, ascending: empty on the whiteboard, and given back or never used in the
+    lockspace. The id of the member whose files these are is left out: it may not run yet."""
     sweep = read_slots(config.storage.whiteboard)
     _, used = read_leases(config.storage.leases)
     for host_id in range(1, HOST_ID_MAX + 1):
@@ -367,7 +367,7 @@ def _candidates(joining: Joining) -> Iterator[int]:
         yield joining.given.host_id
         return
     said = joining.files.host_id()
-    if said is not None and said != joining.config.host.id:  # the member's file, copied whole
+    if said is not None and said != joining.config.host.id:  # the member's own file
         yield said
     for _ in range(TRIES_MAX):
         free = (i for i in free_ids(joining.config) if i not in joining.tried)
@@ -424,20 +424,20 @@ def _config_step(joining: Joining) -> Step:
 
 
 def _listen(config: Config, given: Answers) -> tuple[str, ...]:
-    """Where this host answers: as was said, else the same ports at its own addresses."""
+    """The addresses to listen on: as given, else the member's ports at this host's addresses."""
     if given.listen is not None:
         return (given.listen,) if given.listen != "-" else ()
     return _here(config.api.listen)
 
 
 def _heartbeat_listen(config: Config) -> tuple[str, ...] | None:
-    """Where this host answers heartbeats, where the member's file says so apart."""
+    """The addresses to answer heartbeats on, where the member's file sets them."""
     given = config.api.heartbeat_listen
     return None if given is None else _here(given)
 
 
 def _here(places: tuple[str, ...]) -> tuple[str, ...]:
-    """The same ports at this host's own addresses."""
+    """These ports at this host's own addresses."""
     found = []
     for place_ in places:
         address, _, port = place_.rpartition(":")

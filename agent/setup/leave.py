@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent leave`: this host is no member any more. Never while the VM is here."""
+"""`ha-agent leave` ends this host's membership. Never while the VM is here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from broker.whiteboard.volume import Volume, VolumeError
 from broker.wire.status import Status
 
 UNITS = ("ha-agent.service", "ha-broker.service")
-#: systemd waits for the units' own TimeoutStopSec, 30 s.
+#: Longer than the units' own TimeoutStopSec, 30 s, for which systemd waits.
 STOP_SECONDS_MAX = 60.0
 
 
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
 
 
 def vm_is_not_here(config: Config) -> str:
-    """Says so; CommandError where it is, or where libvirt cannot be asked."""
+    """A sentence that the VM is not here; CommandError where it is, or where libvirt fails."""
     try:
         connection = libvirt.open(config.libvirt.uri)
         try:
@@ -116,7 +116,7 @@ def _daemons_step(config: Config, only: bool) -> Step:
 
 
 def empty_slot(config: Config, host_id: int) -> None:
-    """Write the slot of a host as it was before the host came; CommandError."""
+    """Write a host's slot as it was before the host joined; CommandError."""
     try:
         with Volume(config.storage.whiteboard) as volume:
             volume.write_slot(host_id, EMPTY_SLOT)
@@ -125,7 +125,7 @@ def empty_slot(config: Config, host_id: int) -> None:
 
 
 def is_used(config: Config, host_id: int) -> bool:
-    """Whether anything is in the slot."""
+    """Whether the slot holds anything."""
     sweep = read_slots(config.storage.whiteboard)
     return host_id in sweep.reports or host_id in sweep.bad
 
@@ -142,7 +142,7 @@ def _slot_step(config: Config) -> Step:
     def act() -> str:
         if own_id(config.storage) not in (own, None):
             raise CommandError(ExitCode.REFUSED, f"host id {own} is not this host's any more")
-        # The broker's last write may still be under way.
+        # The broker's last write may still be under way: wait a beat.
         time.sleep(config.timing_rules().beat)
         empty_slot(config, own)
         return f"slot {own} of {path} is empty"
@@ -159,8 +159,8 @@ def check_slots_can_be_written(config: Config) -> None:
 
 
 def _refuse_holder(config: Config, here: int) -> None:
-    """A lease that is held under this host's id keeps it in the lockspace: found before the daemons
-    are stopped."""
+    """Refuse where a lease is held under this host's id, which keeps it in the lockspace: before
+    the daemons are stopped."""
     given = config.storage
     head, used = read_leases(given.leases)
     generation = used.get(here, (0, 0))[0]

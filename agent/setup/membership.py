@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""This host's id in the lockspace, by hand: joined and given back. Blocking, with progress."""
+"""Joins the lockspace with this host's id, and gives the id back. Blocking, with progress."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from agent.terminal.progress import progress
 from broker.config.sections import StorageSection
 from broker.daemon.exit_codes import ExitCode
 
-#: sanlock watches an id that somebody may still use for so long (its src/timeouts.h), and some.
+#: sanlock watches an id that may still be in use for this time (its src/timeouts.h), and a reserve.
 JOIN_EXTRA_S = 60 + 120
-#: A free id is joined after 2.1 io_timeouts and little more. Who waits longer, and sees the id
-#: renewed meanwhile, has lost it: renewals come every 2 io_timeouts.
+#: A free id is joined after 2.1 io_timeouts and little more. A host that waits longer, and sees the
+#: id renewed meanwhile, has lost it: renewals come every 2 io_timeouts.
 LOST_IO_TIMEOUTS, LOST_EXTRA_S = 3, 3.0
 
 
@@ -39,13 +39,13 @@ def own_id(storage: StorageSection) -> int | None:
 def join_lockspace(
     storage: StorageSection, host_id: int, names: Collection[str] = frozenset()
 ) -> None:
-    """Take the host id; IdTaken where another host has it or was quicker, else CommandError.
-    `names`: by which this host's sanlock takes an id without waiting."""
+    """Take the host id; IdTaken where another host has it or was faster, else CommandError.
+    `names`: the names under which this host's sanlock takes an id without waiting."""
     where = (storage.lockspace.encode(), host_id, storage.leases)
     lease = read_names(storage.leases).get(host_id)
     if lease is not None and lease.timestamp and lease.name in names:
-        # What sanlock would do under another name: a process may use the old lease, here or on a
-        # copy of this machine.
+        # As sanlock does for a lease of another name: a process may use the old lease, here or on
+        # a copy of this machine.
         seconds = 8 * max(storage.io_timeout, lease.io_timeout) + WATCHDOG_FIRE_S
         if host_id in watch(None, storage.leases, seconds, progress).ids:
             raise IdTaken("it is renewed by a host of the same sanlock name")
@@ -56,7 +56,7 @@ def join_lockspace(
     seen: set[tuple[int, int]] = set()
 
     def lost(passed_s: float) -> bool:
-        """Whether somebody else renews the id: sanlock itself goes on hoping for minutes."""
+        """Whether another host renews the id: sanlock itself goes on trying for minutes."""
         renewal = read_leases(storage.leases)[1].get(host_id, (0, 0))
         seen.update({renewal} if renewal[1] else ())
         return passed_s > LOST_IO_TIMEOUTS * storage.io_timeout + LOST_EXTRA_S and len(seen) > 1
@@ -70,14 +70,14 @@ def join_lockspace(
         _end_join(where)
         raise
     except sanlock.SanlockException as error:
-        if error.errno < -200:  # sanlock's own verdicts on the lease, not the system's errors
+        if error.errno < -200:  # sanlock's own error codes, not the system's
             raise IdTaken(f"sanlock: {error.args[-1]} ({error.errno})") from None
         with sanlock_errors(storage.leases):
             raise
 
 
 def _end_join(where: tuple[bytes, int, str]) -> None:
-    """sanlock would go on with it by itself."""
+    """Cancel the join, which sanlock would otherwise continue."""
     with sanlock_errors(where[2]):
         sanlock.rem_lockspace(*where, unused=True)
 
@@ -100,7 +100,7 @@ def leave_lockspace(storage: StorageSection, host_id: int) -> None:
 def _with_progress(
     text: str, act: Callable[[], None], seconds_max: float, is_lost: Callable[[float], bool]
 ) -> bool:
-    """Run it in a thread; tell how long it takes; what it raises is raised. False: it is lost."""
+    """Run it in a thread and show how long it takes; its exception is raised. False: it is lost."""
     failed: list[BaseException] = []
 
     def run() -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent reinitialize-lockspace`: the lease volume written anew, in its place.
+"""`ha-agent reinitialize-lockspace` writes the lease volume anew, in its place.
 
-Only where no host can still be in the old lockspace: those that gave their id back are not; one
-that did not must have been seen not to renew it for sanlock's whole host-dead time, since its
+It does so only where no host can still be in the old lockspace: a host that gave its id back is
+not; any other one must have been seen not to renew it for sanlock's whole host-dead time, since its
 VM may live until then.
 """
 
@@ -28,7 +28,7 @@ from broker.whiteboard.identity import VolumeKind, expected
 
 
 def run(arguments: argparse.Namespace, as_json: bool) -> int:
-    """Write it anew; OK, or REFUSED while anybody may be using it."""
+    """Write the volume anew; OK, or REFUSED while any host may be using it."""
     libvirt.registerErrorHandler(lambda context, error: None, None)
     config = load(arguments.config)
     given = config.storage
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
 
 
 def _look_identity(config: Config) -> str:
-    """The old one may be damaged or gone, but never another cluster's."""
+    """Check the old volume: it may be damaged or gone, but never another cluster's."""
     path, wanted = config.storage.leases, expected(config, VolumeKind.LEASES)
     found = found_at(path, VolumeKind.LEASES)
     if found is not None and wanted.volume and found.volume != wanted.volume:
@@ -86,7 +86,7 @@ def _look_daemons(config: Config) -> str:
 
 
 def _look_hosts(config: Config) -> str:
-    """Nobody writes, nobody renews, and who did not give its id back is dead."""
+    """Check that no host writes, none renews, and all that did not give their id back are dead."""
     given = config.storage
     own = own_id(given)
     is_there = Path(given.leases).exists()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The fixed name of this host's sanlock, by which it takes its own id back at once after a boot
-(broker/lockspace/rejoin.py): written to sanlock.conf, and held against the leases on disk."""
+"""The fixed name of this host's sanlock, with which it takes its own id back at once after a boot
+(broker/lockspace/rejoin.py): written to sanlock.conf, and compared with the leases on disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from broker.lockspace.rejoin import own_name, own_names
 _LINE = re.compile(r"[ \t]*our_host_name[ \t]*=[ \t]*(\S+)")
 _DEFAULT = "/etc/sanlock/sanlock.conf"
 RESTART_SECONDS_MAX = 60.0
-#: How the name comes into use where the host is in a lockspace already.
+#: How the name comes into use on a host that is in a lockspace already.
 IN_USE = (
     "it counts once sanlock is restarted, which no host in a lockspace can do: ha-agent maintenance"
     " local --release-id, then systemctl restart sanlock, then ha-agent maintenance none"
@@ -30,18 +30,18 @@ IN_USE = (
 
 
 def named_in(text: str) -> str:
-    """The name that a sanlock.conf gives; "": none. Of several lines the last one counts."""
+    """The name in a sanlock.conf; "": none. Of several lines the last one counts."""
     found = [match.group(1) for match in map(_LINE.match, text.splitlines()) if match is not None]
     return found[-1] if found else ""
 
 
 def machines_name(config: Config) -> str:
-    """This machine's name for its sanlock; "": it cannot be made."""
+    """This machine's name for its sanlock; "": the machine has no UUID to make it from."""
     return own_name(system_uuid(config))
 
 
 def sanlock_name_step(config: Config) -> Step:
-    """Gives sanlock a fixed name where it has none. One that is there is the administrator's."""
+    """Give sanlock a fixed name where it has none. An existing name is the administrator's."""
     path, name = Path(config.storage.sanlock_conf), machines_name(config)
 
     def look() -> str | None:
@@ -64,7 +64,7 @@ def sanlock_name_step(config: Config) -> Step:
 
 
 def _in_use(path: Path) -> str:
-    """Restart sanlock where no lease can hang on it; what came of it."""
+    """Restart sanlock where no lease can depend on it; returns the result."""
     try:
         is_idle = not sanlock.get_lockspaces()
     except sanlock.SanlockException:
@@ -101,14 +101,14 @@ def twins(config: Config, own: Collection[int | None]) -> list[int]:
 
 
 def no_twin(config: Config, own: Collection[int | None]) -> str:
-    """Says that there is none; CommandError where there is one."""
+    """A sentence that there is no twin; CommandError where there is one."""
     for host_id in twins(config, own):
         raise CommandError(ExitCode.LOCKSPACE, "; ".join(twin(config, host_id)))
     return "no other host's lease has this host's name"
 
 
 def twin(config: Config, host_id: int) -> tuple[str, str]:
-    """What to say of two machines with one name, and what to type."""
+    """The text about two machines with one name, and what to type."""
     return (
         f"the lease of host id {host_id} has the sanlock name of this machine: it is a copy of that"
         " host, or had that id itself and did not give it back",

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether the members see what a host that joins writes to the whiteboard: it writes its slot, asks
-their brokers (broker/peers/slot_question.py), and leaves the slot as it was."""
+"""Checks whether the members see what a joining host writes to the whiteboard: it writes its slot,
+asks their brokers (broker/peers/slot_question.py), and leaves the slot as it was."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from broker.whiteboard.slot import EMPTY_SLOT, SlotReport, encode_slot
 from broker.whiteboard.volume import Volume, VolumeError
 from scoring.observation import EngineStatus, Health, VmStatus
 
-#: For one question to a member; it reads one slot meanwhile.
+#: Time for one question to a member, which reads one slot meanwhile.
 ASK_S = 5.0
-#: A write that was acknowledged may be seen so much later (scoring/hosts/same_storage.py): who
-#: does not see it is asked again.
+#: An acknowledged write may be seen late (scoring/hosts/same_storage.py): a member that does not
+#: see it is asked again.
 TRIES, PAUSE_S = 3, 1.0
 DEADLINE_S = TRIES * (ASK_S + PAUSE_S)
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What a member says. `name`: of that host; `problem`: why it does not know, else empty."""
+    """A member's answer. `name`: of that host; `problem`: why it does not know, else empty."""
 
     name: str
     seen: Seen
@@ -45,8 +45,8 @@ class Word:
 
 
 def words(config: Config, own: int) -> list[Word]:
-    """What every member that did not stop says of a slot that is written for them to see; none
-    where there is none. CommandError where it cannot be written; takes DEADLINE_S at most."""
+    """The answers of all members that did not stop, about a slot that is written for them to see;
+    empty where there is none. CommandError where it cannot be written; takes DEADLINE_S at most."""
     others = others_of(config, own)
     try:
         key = load_cluster_key(config)
@@ -67,7 +67,7 @@ def words(config: Config, own: int) -> list[Word]:
 
 @contextmanager
 def _written(config: Config, own: int, key: ClusterKey | None) -> Iterator[str]:
-    """The slot says for a while that this host is there and stopped, signed; its digest."""
+    """Write a signed slot for a while, of this host as a stopped one; gives its digest."""
     path = config.storage.whiteboard
     claim = encode_slot(
         SlotReport(
@@ -78,7 +78,7 @@ def _written(config: Config, own: int, key: ClusterKey | None) -> Iterator[str]:
             hostname=config.host_name,
             maintenance=False,
             stopped=True,
-            # No two claims are alike.
+            # The nonce makes each claim different.
             extra={COUNTER_LINE: str(next_counter(0, time.time())), "claim": new_nonce()},
         ),
         partial(Signatures(key).sign, SLOT, own),
@@ -96,7 +96,7 @@ def _written(config: Config, own: int, key: ClusterKey | None) -> Iterator[str]:
 
 
 def _word(key: ClusterKey | None, own: int, digest: str, report: SlotReport) -> tuple[Seen, str]:
-    """What one member says at last."""
+    """One member's last answer."""
     if key is None:
         return Seen.UNKNOWN, "there is no cluster-key here"
     said = Seen.UNKNOWN, "it publishes no address (api.listen)"
@@ -121,8 +121,8 @@ def _word(key: ClusterKey | None, own: int, digest: str, report: SlotReport) -> 
 
 
 def judged(config: Config, own: int, said: list[Word], unproven: bool) -> str:
-    """What follows, in a sentence; CommandError where a member reads the slot and sees something
-    else, unless that is taken as it is (`unproven`)."""
+    """The conclusion in a sentence; CommandError where a member reads the slot and sees something
+    else, unless that is accepted (`unproven`)."""
     path = config.storage.whiteboard
     blind = [word.name for word in said if word.seen is Seen.NO]
     if blind:
@@ -144,7 +144,7 @@ def judged(config: Config, own: int, said: list[Word], unproven: bool) -> str:
 
 
 def unknown(config: Config, said: list[Word]) -> str:
-    """What to say where nobody has seen it and nobody has not; "": a member has said it."""
+    """The text where no member has seen the slot and none has not; "": a member has answered."""
     if any(word.seen is not Seen.UNKNOWN for word in said):
         return ""
     why = "; ".join(f"{word.name}: {word.problem}" for word in said) or "there is no member to ask"

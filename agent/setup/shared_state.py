@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent init --share-state`: the VM's nvram and TPM state go to the shared storage.
+"""`ha-agent init --share-state` moves the VM's nvram and TPM state to the shared storage.
 
-nvram: the definition names a file there, and what the VM has now is copied. TPM: libvirt keeps the
-state where it likes, below /var/lib/libvirt/swtpm, until 10.10, which takes a folder of ours.
+nvram: the definition names a file there, and the present content is copied. TPM: libvirt keeps the
+state in a place of its choice, below /var/lib/libvirt/swtpm; from 10.10 on it accepts a folder.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from broker.daemon.exit_codes import ExitCode
 from broker.vm.domain_facts import parse
 from broker.vm.host_local import NVRAM_FOLDER, TPM_FOLDER
 
-#: The first libvirt that takes <source type='dir' path='…'/> for a TPM's state.
+#: The first libvirt that accepts <source type='dir' path='…'/> for a TPM's state.
 TPM_SOURCE_VERSION = 10_010_000
 
 
 def state_folder(storage: StorageSection, name: str) -> Path:
-    """Where it goes; CommandError where the volumes are devices, beside which no file can be."""
+    """The folder for it; CommandError where the volumes are devices, which have no folder."""
     folder = Path(storage.whiteboard).parent
     if str(folder).startswith("/dev"):
         raise CommandError(
@@ -95,7 +95,7 @@ def _tpm(root: Element, folder: Path, libvirt_version: int) -> Iterator[str]:
 
 
 def _copy(old: Path, new: Path) -> None:
-    """With owner and mode: QEMU's user must be able to write it."""
+    """Copy with owner and mode: QEMU's user must be able to write it."""
     try:
         new.parent.mkdir(mode=0o711, exist_ok=True)
         if old.is_dir():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Changing keys in the text of a TOML file, its comments kept. Pure.
+"""Changes keys in the text of a TOML file and keeps its comments. Pure.
 
-Made for our own files: one key a line, `[table]` lines of their own, and keys that stand behind
-a # with their default, as in the commented file that the packages install.
+It is made for this program's own files: one key a line, `[table]` lines of their own, and keys that
+stand after a # with their default, as in the commented file that the packages install.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Value = bool | int | float | str | tuple[str, ...]
 
 
 def with_keys(text: str, values: dict[str, Value | None]) -> str:
-    """The text with each `table.key` (or top-level `key`) set; None: not set any more."""
+    """The text with each `table.key` (or top-level `key`) set; None: the key is removed."""
     for name, value in values.items():
         table, _, key = name.rpartition(".")
         text = _with_key(text, table, key, value)
@@ -49,8 +49,8 @@ def _with_key(text: str, table: str, key: str, value: Value | None) -> str:
 
 
 def _table(lines: list[str], table: str) -> tuple[int, int]:
-    """First line behind the table's head, and the line of the next head; both behind the end
-    where the table is not there."""
+    """The first line after the table's head, and the line of the next head; both after the end
+    where the table does not exist."""
     heads = [n for n, line in enumerate(lines) if re.match(r"\s*#?\[", line)]
     if not table:
         first = heads[0] if heads else len(lines)

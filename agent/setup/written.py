@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The files under /etc/ha-agent: configuration, secrets, definition. Whole, with their modes."""
+"""Writes the files under /etc/ha-agent completely, with their modes: configuration, secrets,
+definition."""
 
 from __future__ import annotations
 
@@ -19,15 +20,15 @@ from broker.daemon.atomic_file import write_atomically
 from broker.daemon.exit_codes import ExitCode
 
 SERVICE_GROUP = "ha-agent"
-#: What a new configuration file is made from: every key, commented. From the place of this file
-#: in an installed tree; a checkout has none, and begins with an empty file.
+#: The template of a new configuration file: every key, commented. The path is relative to this file
+#: in an installed tree; a checkout has no template, and begins with an empty file.
 COMMENTED = Path(__file__).resolve().parents[2].parent.parent / "share/ha-agent/ha-agent.toml"
 KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Where this host's files are. Where the configuration is not at its usual place, secrets,
+    """The paths of this host's files. Where the configuration is not at its usual path, secrets,
     definition and state lie beside it."""
 
     config: Path
@@ -41,7 +42,7 @@ class Files:
         return self.config.with_name("engine.xml")
 
     def own_keys(self) -> dict[str, Value | None]:
-        """The keys that name places, where they are not the usual ones."""
+        """The keys that name these paths, where they are not the usual ones."""
         if str(self.config) == DEFAULT_PATH:
             return {}
         return {
@@ -51,7 +52,7 @@ class Files:
         }
 
     def text(self) -> str:
-        """The configuration file as it is, empty where there is none; CommandError."""
+        """The text of the configuration file, empty where there is none; CommandError."""
         return read_text(self.config)
 
     def host_id(self) -> int | None:
@@ -64,7 +65,7 @@ class Files:
 
 
 def read_text(path: Path) -> str:
-    """A file's text; empty where it is not there; CommandError where it cannot be read."""
+    """A file's text; empty where there is no file; CommandError where it cannot be read."""
     try:
         return path.read_text()
     except FileNotFoundError:
@@ -83,7 +84,7 @@ def check_place(path: Path) -> None:
 
 
 def place(path: Path, text: str, mode: int, group: str = "") -> None:
-    """Write a file whole, never open to more than its mode; CommandError."""
+    """Write a complete file that never has wider permissions than `mode`; CommandError."""
     try:
         write_atomically(path, text.encode(), mode, group)
     except OSError as error:
@@ -94,7 +95,7 @@ def place(path: Path, text: str, mode: int, group: str = "") -> None:
 
 
 def checked(text: str, path: Path) -> Config:
-    """What the text would configure; CommandError in the words of the file at `path`."""
+    """The configuration that the text makes; CommandError names the file at `path`."""
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as probe:
         probe.write(text)
         probe.flush()
@@ -106,8 +107,8 @@ def checked(text: str, path: Path) -> Config:
 
 
 def config_step(files: Files, values: dict[str, Value | None]) -> Step:
-    """Sets the keys in the configuration file, its comments kept; one that is not there is made
-    from the commented one of the packages."""
+    """Set the keys in the configuration file, its comments kept; a new file is made from the
+    packages' commented one."""
     old = files.text()
     text = with_keys(old or read_text(COMMENTED), values)
     known = ", ".join(sorted(values))
@@ -133,7 +134,7 @@ def config_step(files: Files, values: dict[str, Value | None]) -> Step:
 
 
 def key_step(files: Files, key: str = "") -> Step:
-    """The cluster's key in the secrets file: made, or the given one of the cluster."""
+    """The cluster's key in the secrets file: a new one, or the given one of the cluster."""
     old = read_text(files.secrets)
     found = _key_of(old, files.secrets)
 
@@ -160,6 +161,6 @@ def _key_of(text: str, path: Path) -> str:
     try:
         found = tomllib.loads(text).get("cluster-key", "")
     except tomllib.TOMLDecodeError:
-        # The error's text could hold a password.
+        # The text of the error could hold a password.
         raise CommandError(ExitCode.CONFIG, f"{path}: is not TOML; mend or remove it") from None
     return found if isinstance(found, str) else ""

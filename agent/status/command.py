@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`ha-agent --status`: the cluster as this host's broker sees it, for people or as JSON.
 
-It is what a person in a hurry types and what scripts run every few seconds: what is not
-needed to answer is not imported.
+People in a hurry type it and scripts run it every few seconds: a module that the answer does not
+need is not imported.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from broker.wire.status import Status
 
 
-#: A longer answer is made readable faster by msgspec, its import included.
+#: A longer answer is decoded faster by msgspec, even with its import.
 SHORT_BYTES = 128 * 1024
 
 
 def run(config_path: str, as_json: bool, watch: bool, warn: Callable[[str], None]) -> int:
-    """Print it; the exit code is `code_of` its engine. Raises as `ask` does.
+    """Print the status; the exit code is `code_of` its engine. Raises as `ask` does.
 
-    `warn` gets what is wrong with the configuration file, where the broker answers all the same;
-    the file is checked only where it was changed since the broker read it.
+    `warn` gets the fault of the configuration file, where the broker answers all the same; the file
+    is checked only where it was changed since the broker read it.
     """
     socket = _plain_socket(config_path)
     is_plain = socket is not None
@@ -65,7 +65,7 @@ def run(config_path: str, as_json: bool, watch: bool, warn: Callable[[str], None
 
 
 def code_of(up: bool | None) -> ExitCode:
-    """OK: some host has the VM up; ENGINE_DOWN: it runs nowhere; ENGINE_UNKNOWN: not known."""
+    """OK: some host has the VM up; ENGINE_DOWN: it runs nowhere; ENGINE_UNKNOWN: unknown."""
     if up is None:
         return ExitCode.ENGINE_UNKNOWN
     return ExitCode.OK if up else ExitCode.ENGINE_DOWN
@@ -78,7 +78,7 @@ def _formatted(raw: bytes) -> str:
 
 
 def shown(raw: bytes, width: int | None, colour: bool) -> tuple[str, Status]:
-    """The text, and what it was made from."""
+    """The text, and the status that it was made from."""
     try:
         status = read(raw)
         return as_text(status, width, colour), status
@@ -88,7 +88,7 @@ def shown(raw: bytes, width: int | None, colour: bool) -> tuple[str, Status]:
 
 
 def decoded(raw: bytes) -> Status:
-    """The real thing; BrokerRefused where the answer does not fit."""
+    """The decoded answer; BrokerRefused where it has another form."""
     import msgspec
 
     from broker.client.ask import BrokerRefused
@@ -111,12 +111,13 @@ def fetch(socket: str) -> bytes:
 
 
 def wants_colour() -> bool:
-    """Where there is a terminal: https://no-color.org, and terminals that cannot."""
+    """Whether to use colours: on a terminal that can, unless https://no-color.org is asked for."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in (None, "", "dumb")
 
 
 def _plain_socket(config_path: str) -> str | None:
-    """The broker's socket, where the file's text tells it without being read as a whole."""
+    """The broker's socket, where a plain line of the file names it; None: a full parse is
+    needed."""
     try:
         with open(config_path, encoding="utf-8") as file:  # noqa: PTH123
             return plainly_named_socket(file.read())
@@ -125,7 +126,7 @@ def _plain_socket(config_path: str) -> str | None:
 
 
 def _checked_socket(config_path: str, warn: Callable[[str], None]) -> str:
-    """The same by reading and checking all of it. Raises and warns as `socket_path` does."""
+    """The broker's socket by a full parse of the file. Raises and warns as `socket_path` does."""
     from broker.config.sections import socket_path
 
     return socket_path(config_path, warn)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Reads the status's JSON by the standard library, for the text alone: as fields that are
-called as those of broker/wire/status.py.
+"""Decodes the status's JSON by the standard library, for the text only: into objects whose fields
+have the names of broker/wire/status.py.
 
-Decoding into the real structures costs four times as much time as all the rest of
+Decoding into the real structures takes four times as long as the rest of
 `ha-agent --status`, nearly all of it for imports (docs/decisions/0032). A test holds the two
-ways to the same text. A broker of another version may lack a field: that is `Lacking`, and
-then the real structures, which know the defaults, are taken.
+decoders to the same text. A broker of another version may lack a field: that is `Lacking`, and
+then the real structures, which have the defaults, are used.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class Lacking(Exception):
-    """A field is asked for that the answer has not."""
+    """The answer has no field of this name."""
 
 
 class _Fields:
-    """An object of the JSON."""
+    """A JSON object whose keys are read as attributes."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.__dict__ = fields
@@ -32,12 +32,12 @@ class _Fields:
 
 
 def read(raw: bytes) -> Status:
-    """What looks like a Status to who only reads its fields; host ids and slot numbers stay
-    strings. Raises Lacking, or ValueError where it is no JSON object."""
+    """An object with the fields of a Status; host ids and slot numbers stay strings. Raises
+    Lacking, or ValueError where it is no JSON object."""
     found = json.loads(raw, object_hook=_Fields)
     if not isinstance(found, _Fields):
         raise ValueError("not a JSON object")
-    # These are no objects but tables with any keys.
+    # These are tables with arbitrary keys, not objects.
     for name in ("hosts", "bad_slots", "monitors"):
         setattr(found, name, vars(getattr(found, name)))
     found.notify.transports = vars(found.notify.transports)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Parts of the status in words. Imports nothing that costs time: `ha-agent --status` does."""
+"""Parts of the status in words. Its imports are cheap, since `ha-agent --status` loads it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         WitnessStatus,
     )
 
-#: Penalties of a host that cannot start the VM, or failed to, each with the words before its why.
+#: Penalties of a host that cannot start the VM, or failed to, with the words before the reason.
 _CANNOT = {
     "cannot-start": "cannot start the VM",
     "retries": "failed to start the VM",
@@ -30,12 +30,12 @@ def cannot(host: HostStatus) -> list[str]:
 
 
 def is_cut_off(host: HostStatus) -> bool:
-    """Whether nobody would reach the VM there, by that host's own word."""
+    """Whether nobody would reach the VM on that host, as the host itself published."""
     return any(p.name == "cut-off" for p in host.penalties)
 
 
 def duration(seconds: float) -> str:
-    """For people: the two largest units."""
+    """A duration for people: the two largest units."""
     whole = int(seconds)
     for unit_s, unit, next_s, next_unit in (
         (86_400, "d", 3600, "h"),
@@ -57,7 +57,7 @@ def switched_off(entry: FenceLogEntry) -> str:
 
 
 def if_it_dies(found: Bound, hostname: str) -> str:
-    """What would become of the VM if its host died now."""
+    """What would happen to the VM if its host died now."""
     if found.held:
         return f"if {hostname} dies now, the VM is NOT started: {found.held}"
     parts = f"detect {found.detect_s:.1f} + prove {found.prove_s:.1f} + lease {found.lease_s:.1f}"
@@ -69,7 +69,7 @@ def if_it_dies(found: Bound, hostname: str) -> str:
 
 
 def host_shutdown(host: HostStatus) -> str:
-    """A host that shuts down, or was shut down, and what becomes of its VM."""
+    """A host that shuts down, or was shut down, and what happens to its VM."""
     name = host.hostname
     if host.liveness == "silent":
         if not host.stopped:
@@ -83,7 +83,7 @@ def host_shutdown(host: HostStatus) -> str:
 
 
 def outside(status: Status) -> str:
-    """Who reaches the VM from where, as its users do; empty: nobody ever has in this place."""
+    """Which hosts reach the VM as its users do; empty: none ever has in this place."""
     parts = []
     for host in status.hosts.values():
         seen = host.outside
@@ -100,7 +100,7 @@ def outside(status: Status) -> str:
 
 
 def mode(given: ModeStatus | None) -> str:
-    """Who set a maintenance mode, when, why, and until when; begins with what divides it."""
+    """Who set a maintenance mode, when, why, and until when; begins with its separator."""
     if given is None:
         return ""
     text = ""
@@ -115,7 +115,7 @@ def mode(given: ModeStatus | None) -> str:
     return f"{text}; ends in {duration(given.left_s)}{', SOON' if given.ends_soon else ''}"
 
 
-#: What to say of a heartbeat that has no age.
+#: The words for a heartbeat that has no age.
 _HEARTBEAT = {
     "no-key": "network not asked: no cluster-key",
     "not-advertised": "network not asked: it advertises no address",
@@ -124,7 +124,7 @@ _HEARTBEAT = {
 
 
 def witnesses(seen: WitnessStatus) -> str:
-    """What each witness of a host's life says, with its age."""
+    """The observations of each witness of a host's life, with their ages."""
     age_s = seen.whiteboard_age_s
     parts = ["whiteboard never changed" if age_s is None else f"whiteboard {duration(age_s)}"]
     if seen.unanswered_s is not None:
@@ -141,7 +141,7 @@ def witnesses(seen: WitnessStatus) -> str:
 
 
 def last_word(status: Status, host: HostStatus) -> str:
-    """Of a host that is not live: what its row in the status is worth, to follow its name."""
+    """How old the row of a host that is not live is, in words that follow the host's name."""
     if status.storage.blind and not host.local:
         age = "" if host.age_s is None else f", its last word is {duration(host.age_s)} old"
         return f"cannot be read from here{age}"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The status for people. The first lines answer: is it up, where, since when, is anything
-wrong, what next; then comes a line for each host.
+"""The status for people. The first lines answer: is the VM up, where, since when, is anything
+wrong, what is next; a line for each host follows.
 
-Works on a `Status`, or on what status_read.py makes of its JSON; imports nothing that costs
-time.
+Works on a `Status`, or on the object that agent/status/read.py makes of its JSON; its imports are
+cheap.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _BOLD, _DIM, _RED, _GREEN, _YELLOW = "1", "2", "31", "32", "33"
 
 
 def as_text(status: Status, width: int | None = None, colour: bool = False) -> str:
-    """`width`: columns of the terminal, the table is cut there; None: nothing is cut."""
+    """The text. `width`: columns of the terminal, to which the table is cut; None: no cut."""
     lines = [_coloured(engine_line(status), _engine_colour(status), colour)]
     lines += [_coloured(line, _YELLOW, colour) for line in _modes(status)]
     wrong = troubles(status)
     if status.engine.up is None:
-        # The cause comes first where it is this host itself.
+        # A cause on this host itself comes first.
         place = 1 if status.storage.blind and wrong else 0
         wrong.insert(place, "whether the VM is up is not known (ha-agent why)")
     elif not status.engine.up and status.global_maintenance is False:
@@ -56,7 +56,7 @@ def as_text(status: Status, width: int | None = None, colour: bool = False) -> s
 
 
 def engine_line(status: Status) -> str:
-    """The first line: is it up, healthy, where, since when."""
+    """The first line: whether the engine is up and healthy, where, and since when."""
     engine = status.engine
     since = "" if engine.for_s is None else f" for {_at_least(engine.for_s, engine.at_least)}"
     last = ""
@@ -88,13 +88,13 @@ def engine_line(status: Status) -> str:
 
 
 def _boots(status: Status) -> bool:
-    """It was started and has not been healthy yet."""
+    """Whether the engine was started and has not been healthy yet."""
     owner = next((one for one in status.hosts.values() if one.host_id == status.engine.host), None)
     return owner is not None and owner.state == "EngineStarting"
 
 
 def _at_least(seconds: float, at_least: bool) -> str:
-    """`at_least`: it was so already when the broker began to look."""
+    """`at_least`: the time began before the broker looked."""
     return f"at least {duration(seconds)}" if at_least else duration(seconds)
 
 
@@ -116,7 +116,7 @@ def _modes(status: Status) -> list[str]:
 
 
 def _next(status: Status) -> list[str]:
-    """What is about to happen, or would."""
+    """What is about to happen, or would happen."""
     hosts = status.hosts.values()
     lines = [
         f"{host.hostname} is about to {host.intent}{_over(host)}"
@@ -146,7 +146,7 @@ def _next(status: Status) -> list[str]:
 
 
 def _what_to_look_at(status: Status) -> str:
-    """While it is not known whether the VM is up: what makes it known again."""
+    """What makes it known again whether the VM is up."""
     if status.storage.blind:
         return "this host reads the storage again; the other hosts go on by themselves"
     names = {host.host_id: host.hostname for host in status.hosts.values()}
@@ -190,7 +190,7 @@ def _row(status: Status, host: HostStatus) -> tuple[str, ...]:
 
 
 def _is_last_word(status: Status, host: HostStatus) -> bool:
-    """Whether the row is what the host last said, since this one cannot read it any more."""
+    """Whether the row shows old data of a host, since this host cannot read it any more."""
     return status.storage.blind and not host.local
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is wrong, as far as one host's status tells: a line for each, with its next step."""
+"""What is wrong, as far as one host's status shows it: a line for each, with its next step."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from agent.status.sentences import (
 if TYPE_CHECKING:
     from broker.wire.status import HostStatus, Status, WitnessStatus
 
-#: Monitors whose silence is worth a line; the others say little by being unknown.
+#: Monitors that get a line when they are unknown; for the others that means little.
 _MATTERS = frozenset({"engine", "memory", "definition", "what_runs"})
-#: Monitors whose word is told in words of its own.
-_TOLD = frozenset({"network", "what_runs"})
-#: A way to a fence device that was not proven for so long is worth a line.
+#: Monitors whose problems have lines of their own.
+_SHOWN_ELSEWHERE = frozenset({"network", "what_runs"})
+#: A fence device that was not proven for so long gets a line.
 FENCE_PATH_OLD_S = 86_400.0
-#: What becomes of a difference, by where it is.
+#: What happens to a difference, by where it is.
 _THEN = {
     "running": "a start takes the recorded one; ha-agent vm adopt, or vm keep",
     "libvirt": "a start puts the recorded one back; ha-agent vm adopt, or vm keep",
@@ -40,12 +40,13 @@ _SAID = {
     "never-healthy": "NEVER HEALTHY",
     "drain-stuck": "NOT DRAINED",
 }
-#: Less than this share of the lease budget is.
+#: The lease budget is low below this share.
 LEASE_LOW = 0.5
 
 
 def troubles(status: Status) -> list[str]:
-    """The most urgent first; empty: nothing is wrong. A mode that somebody set is none."""
+    """The lines, the most urgent first; empty: nothing is wrong. A mode that was set is no
+    trouble."""
     return [
         *_of_the_network(status),
         *_of_the_storage(status),
@@ -101,7 +102,7 @@ def _since(age_s: float | None) -> str:
 
 
 def _of_what_ran(status: Status) -> Iterator[str]:
-    """Where a start would not boot what ran last, and what of the VM is not as recorded."""
+    """Where a start would not boot what ran last, and where the VM differs from its record."""
     ran = status.what_ran
     if status.what_ran_problem:
         yield f"WHAT RAN: {status.what_ran_problem}"
@@ -118,13 +119,13 @@ def _of_what_ran(status: Status) -> Iterator[str]:
 
 
 def _on_one_host(status: Status) -> Iterator[str]:
-    """What a takeover would lose: of the host that runs the VM, where that is known here."""
+    """What a takeover would lose, as far as this host knows it of the host that runs the VM."""
     for text in status.one_host:
         yield f"ON ONE HOST ONLY: {text} (ha-agent config check)"
 
 
 def _of_what_is_left(status: Status) -> Iterator[str]:
-    """What of the VM lies about on a host, and what its agent says of its process."""
+    """What is left of the VM on a host, and what its agent reports about the VM's process."""
     for reason in status.reasons:
         if reason.code in _SAID:
             yield f"{_SAID[reason.code]}: {reason.text} (ha-agent why)"
@@ -208,7 +209,7 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
 
 
 def _heartbeat(name: str, seen: WitnessStatus) -> str:
-    """A host whose slot is written and whose answers over the network are missing."""
+    """A host that writes its slot but does not answer over the network."""
     if seen.heartbeat_trouble == "heartbeat-port-silent":
         return (
             f"HEARTBEAT: {name} answers at its listener alone, not at its port for heartbeats:"
@@ -241,8 +242,8 @@ def _of_this_host(status: Status) -> Iterator[str]:
     if status.network:
         yield f"NETWORK: {status.network}"
     for name, monitor in status.monitors.items():
-        if name in _TOLD and monitor.verdict != "unknown":
-            continue  # it has its lines above
+        if name in _SHOWN_ELSEWHERE and monitor.verdict != "unknown":
+            continue  # it has lines of its own above
         if monitor.verdict == "bad" or (monitor.verdict == "unknown" and name in _MATTERS):
             yield f"MONITOR {name} is {monitor.verdict}: {monitor.problem}"
     notify = status.notify

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`ha-agent --status --watch`: the status again and again, until Ctrl-C.
 
-On a terminal the picture is redrawn; elsewhere each status follows the one before it, and with
---json each is one line. An answer that does not come is said on top of the last one that did.
+On a terminal the text is redrawn; elsewhere each status follows the one before it, and with
+--json each is one line. When an answer is missing, a line above the last one says so.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from broker.client.ask import BrokerRefused
 from broker.client.quick import BrokerDown
 from broker.daemon.exit_codes import ExitCode
 
-#: As often as a broker has something new by default.
+#: The interval at which a broker has news by default.
 EVERY_S = 1.0
 
 
 def run(socket: str, as_json: bool) -> int:
-    """Until it is interrupted, which is its end in good order. Raises as `ask` does where not
-    even the first answer comes."""
+    """Show the status until interrupted, which is a normal end. Raises as `ask` does where the
+    first answer does not come."""
     raw = fetch(socket)
     try:
         if as_json or not sys.stdout.isatty():

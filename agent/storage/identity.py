@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The identities of whiteboard and lease volume for the set-up commands: made with a new cluster,
-given to one that has none, and held against the configuration before anything is done."""
+given to volumes without one, and compared with the configuration before anything is done."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from broker.whiteboard.volume import Volume, VolumeError
 
 IDENTITY_COMMAND = "ha-agent init --identity"
 KINDS = (VolumeKind.WHITEBOARD, VolumeKind.LEASES)
-#: With a cluster's id behind it a lockspace's name is unique; 48 bytes at most (sanlock's
+#: With a cluster's id after it a lockspace's name is unique; 48 bytes at most (sanlock's
 #: SANLK_NAME_LEN).
 LOCKSPACE_PREFIX = "ha-"
 
 
 def new_ids(storage: StorageSection) -> dict[str, Value | None]:
-    """The keys that name a new cluster and its volumes. Those of a try that broke off, before
-    anybody wrote to the whiteboard, are taken up again."""
+    """The keys that name a new cluster and its volumes. Those of an interrupted attempt, before
+    any host wrote to the whiteboard, are used again."""
     board, leases = (found_at(path_of(storage, kind), kind) for kind in KINDS)
     if board is not None and read_slots(storage.whiteboard).reports:
         board = None
@@ -54,8 +54,8 @@ def new_ids(storage: StorageSection) -> dict[str, Value | None]:
 
 
 def found_at(path: str, kind: VolumeKind) -> Identity | None:
-    """The identity of the volume that lies there; None: there is no volume, or it has none that
-    can be read; CommandError where it cannot be read at all."""
+    """The identity of the volume at `path`; None: there is no volume, or it has no readable
+    identity; CommandError where the volume cannot be read."""
     if not Path(path).exists():
         return None
     try:
@@ -68,13 +68,13 @@ def found_at(path: str, kind: VolumeKind) -> Identity | None:
 
 
 def path_of(storage: StorageSection, kind: VolumeKind) -> str:
-    """Where the configuration says that it lies."""
+    """The configured path of the volume."""
     return storage.whiteboard if kind is VolumeKind.WHITEBOARD else storage.leases
 
 
 def check_volumes(config: Config, *kinds: VolumeKind) -> str:
-    """CommandError where one of them is not the volume that the configuration names; else what
-    was found. Without `kinds`: both."""
+    """CommandError where one of them is not the volume that the configuration names; else the
+    result in words. Without `kinds`: both."""
     for kind in kinds or KINDS:
         path = path_of(config.storage, kind)
         try:
@@ -92,7 +92,7 @@ def identity_step(config: Config, *kinds: VolumeKind) -> Step:
 
 
 def written_to(path: str, kind: VolumeKind, config: Config) -> None:
-    """Write a volume's identity, as the configuration names it, where it belongs; CommandError."""
+    """Write a volume's identity, as the configuration names it, to its place; CommandError."""
     given = expected(config, kind)
     identity = Identity(kind, given.cluster, given.volume, int(time.time()))
     try:
@@ -103,8 +103,8 @@ def written_to(path: str, kind: VolumeKind, config: Config) -> None:
 
 
 def give(arguments: argparse.Namespace, as_json: bool) -> int:
-    """`ha-agent init --identity`: the volumes of a cluster of an earlier version get their names,
-    while it runs; a host that comes after the first takes the names over into its configuration.
+    """`ha-agent init --identity`: give the volumes of an earlier version's cluster their
+    identities, while it runs; a later host takes them over into its configuration.
     """
     files = Files(Path(arguments.config).absolute())
     if files.host_id() is None:
@@ -125,7 +125,7 @@ def give(arguments: argparse.Namespace, as_json: bool) -> int:
 
 
 def _named(config: Config) -> dict[str, Value | None]:
-    """The keys that name the volumes: as configured, else as the volumes say, else new ones."""
+    """The keys that name the volumes: as configured, else as the volumes have them, else new."""
     given = config.storage
     if config.cluster.id:
         check_volumes(config)

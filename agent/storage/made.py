@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whiteboard and lease volume: made where nothing is, kept where they are as they should be.
+"""Makes whiteboard and lease volume where nothing is, and keeps them where they are right.
 
-A file is made whole under another name and then linked to its own: no crash and no full disk
-leaves half of one, and of two who make it at once one finds it there. A block device is written
-where it lies, and only where nothing but zeros, or a lockspace that nobody ever used, is on it.
+A file is made completely under another name and then linked to its own: no crash and no full disk
+leaves a part of one, and of two hosts that make it at once one finds it there. A block device is
+written in place, and only where it holds zeros, or a lockspace that no host ever used.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from broker.whiteboard.slot import EMPTY_SLOT
 from broker.whiteboard.volume import Volume, VolumeError
 
 FENCE_RESOURCE = "fence"
-#: File systems that no two hosts share, unless one of them is a mistake.
+#: File systems that hosts do not share, unless by mistake.
 LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "overlay", "tmpfs", "f2fs"})
 _ZEROS = bytes(1 << 20)
 _JOIN = "to add this host to it: ha-agent join; to write it over: --overwrite"
@@ -49,8 +49,8 @@ _JOIN = "to add this host to it: ha-agent join; to write it over: --overwrite"
 @dataclass(frozen=True, slots=True)
 class Volumes:
     """The two volumes of a configuration. `ours`: this host is configured for them already.
-    `overwrite`: what nobody uses any more may go. `local`: they may lie on a file system that no
-    other host sees."""
+    `overwrite`: volumes that are no longer in use may be overwritten. `local`: they may lie on a
+    file system that no other host sees."""
 
     config: Config
     ours: bool = False
@@ -59,7 +59,7 @@ class Volumes:
 
     @property
     def storage(self) -> StorageSection:
-        """What the configuration says of them."""
+        """The configuration of the volumes."""
         return self.config.storage
 
     def steps(self) -> list[Step]:
@@ -141,7 +141,7 @@ class Volumes:
         return found
 
     def _also_needed(self) -> int:
-        """What the whiteboard takes of the same file system, if it is still to be made."""
+        """Bytes for the whiteboard on the same file system, if it is still to be made."""
         board, leases = Path(self.storage.whiteboard), Path(self.storage.leases)
         is_apart = stat.S_ISBLK(_mode(str(leases))) or (
             board.parent.stat().st_dev != leases.parent.stat().st_dev
@@ -171,7 +171,7 @@ class Volumes:
         if head is None and _is_zero(path) and not self.ours:
             return None
         if is_named and not used and not self.ours:
-            return None  # made half, by a try that broke off: nobody ever used it
+            return None  # incomplete, from an interrupted attempt: no host ever used it
         what = "holds something else than a lockspace"
         if head is not None:
             what = f"holds lockspace {head.lockspace!r} of io-timeout {head.io_timeout}"
@@ -191,14 +191,15 @@ class Volumes:
         return f"{self.storage.leases} is made: lockspace {self.storage.lockspace}"
 
     def _is_named(self, path: str, kind: VolumeKind) -> bool:
-        """Whether it carries the name that the configuration has for it, if it has one."""
+        """Whether the volume has the identity that the configuration demands, if it demands one."""
         given, found = expected(self.config, kind), found_at(path, kind)
         if not given.volume:
             return True
         return found is not None and (found.cluster, found.volume) == (given.cluster, given.volume)
 
     def _refuse_local(self, path: str) -> None:
-        """Most likely nothing is mounted there, and each host would make volumes of its own."""
+        """Refuse: most likely nothing is mounted there, and each host would make its own
+        volumes."""
         kind = file_system(path)
         if self.ours or self.local or kind not in LOCAL or stat.S_ISBLK(_mode(path)):
             return
@@ -210,7 +211,7 @@ class Volumes:
 
     @staticmethod
     def _refuse_loss(path: str, step: str) -> None:
-        """A host that is configured once had its volumes: most likely nothing is mounted there."""
+        """Refuse: a configured host once had its volumes, so most likely nothing is mounted."""
         raise CommandError(
             ExitCode.STORAGE, f"{path}: is not there; mount the storage, or if it is lost, {step}"
         )
@@ -222,7 +223,7 @@ class Volumes:
 
 
 def make_leases(config: Config) -> None:
-    """Write lockspace and leases, on what is there or on a new file; CommandError."""
+    """Write lockspace and leases, to the existing volume or to a new file; CommandError."""
     path = config.storage.leases
     size = bytes_of(path, VolumeKind.LEASES) if config.storage.leases_id else _leases_bytes(path)
     with _written(path, size) as (place, _):
@@ -230,8 +231,8 @@ def make_leases(config: Config) -> None:
 
 
 def check_leases_can_be_made(config: Config, also: int = 0) -> None:
-    """CommandError where `make_leases` would fail: no room (`also`: for something else beside it),
-    or a sanlock that does not run or may not write there."""
+    """CommandError where `make_leases` would fail: no room (`also`: bytes for another volume), or a
+    sanlock that does not run or may not write there."""
     path = config.storage.leases
     size = bytes_of(path, VolumeKind.LEASES) if config.storage.leases_id else _leases_bytes(path)
     check_room(path, size + (0 if stat.S_ISBLK(_mode(path)) else also))
@@ -251,16 +252,16 @@ def check_leases_can_be_made(config: Config, also: int = 0) -> None:
 
 
 def _leases_bytes(path: str) -> int:
-    """Of one without an identity: the lockspace, the engine's lease, the fence lease."""
+    """The size of a lease volume without an identity: lockspace, engine lease, fence lease."""
     return 3 * ALIGN_OF_SECTOR[sector_of(path)]
 
 
 def _write_leases(config: Config, path: str, sector: int) -> None:
-    """Through sanlock's daemon."""
+    """Write the volume through sanlock's daemon."""
     storage = config.storage
     align = ALIGN_OF_SECTOR[sector]
     with sanlock_errors(path):
-        # The resources first: what has a lockspace is whole.
+        # The resources first: a volume with a lockspace is complete.
         for number, name in ((1, storage.resource), (2, FENCE_RESOURCE)):
             sanlock.write_resource(
                 storage.lockspace.encode(),
@@ -282,7 +283,7 @@ def _write_leases(config: Config, path: str, sector: int) -> None:
 
 @contextlib.contextmanager
 def sanlock_errors(path: str) -> Iterator[None]:
-    """What sanlock refuses as a CommandError."""
+    """Turn an error of sanlock into a CommandError."""
     try:
         yield
     except sanlock.SanlockException as error:
@@ -304,7 +305,7 @@ def file_system(path: str) -> str:
 
 
 def lease_offset(path: str) -> int:
-    """Where the engine's lease is or will be: one alignment unit into the lease volume."""
+    """The offset of the engine lease: one alignment unit into the lease volume."""
     return ALIGN_OF_SECTOR[sector_of(path)]
 
 
@@ -344,7 +345,7 @@ def _mode(path: str) -> int:
 
 
 def _is_zero(path: str) -> bool:
-    """Whether the beginning that a lease volume takes is empty."""
+    """Whether the part that a lease volume takes is empty."""
     left = _leases_bytes(path)
     try:
         with Path(path).open("rb") as file:
@@ -367,13 +368,14 @@ def _volume_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _written(path: str, size: int) -> Iterator[tuple[str, bool]]:
-    """Where to write, and whether that is a new file of zeros which becomes `path` at the end."""
+    """The path to write to, and whether it is a new file of zeros that becomes `path` at the
+    end."""
     if Path(path).exists() and stat.S_ISBLK(Path(path).stat().st_mode):
         _too_small(path, size)
         yield path, False
         return
     if Path(path).exists() and Path(path).stat().st_size > 0:
-        # Somebody may hold it open: it stays the same file.
+        # A process may hold the file open, so it must stay the same file.
         allocate(path, size)
         yield path, False
         return

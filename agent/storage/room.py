@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Room for the volumes: how large each has to be, and files of real blocks that are so large."""
+"""Room for the volumes: the size that each must have, and files of that size with real blocks."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR
 from broker.whiteboard.slot import SLOT_BYTES
 
 WHITEBOARD_BYTES = (SLOT_MAX + 1) * SLOT_BYTES
-#: Alignment units of a lease volume: all up to the one with its identity.
+#: Alignment units of a lease volume, up to the one with its identity.
 LEASE_UNITS = LEASES_UNIT + 1
 USER, GROUP, MODE = "ha-agent", "sanlock", 0o660
 
 
 def bytes_of(path: str, kind: VolumeKind) -> int:
-    """How large a volume of this kind has to be there; CommandError."""
+    """The size that a volume of this kind must have there; CommandError."""
     if kind is VolumeKind.WHITEBOARD:
         return WHITEBOARD_BYTES
     return LEASE_UNITS * ALIGN_OF_SECTOR[sector_of(path)]
 
 
 def make_room(path: str, kind: VolumeKind) -> None:
-    """Let a file grow to the size of its kind; whoever uses it goes on. CommandError where there is
-    no room, or where a device is too small."""
+    """Grow a file to the size of its kind while it is in use. CommandError where there is no room,
+    or where a device is too small."""
     size = bytes_of(path, kind)
     if stat.S_ISBLK(Path(path).stat().st_mode):
         check_device(path, size)
@@ -43,8 +43,8 @@ def make_room(path: str, kind: VolumeKind) -> None:
 
 
 def check_room(path: str, size: int) -> None:
-    """CommandError where no volume of this size can be made or filled up there. What is written to
-    find that out has no name, or is gone when this returns."""
+    """CommandError where no volume of this size can be made or extended there. The file that is
+    written to find that out has no name, or is removed before this returns."""
     place = Path(path)
     try:
         status = place.stat() if place.exists() else None
@@ -55,14 +55,14 @@ def check_room(path: str, size: int) -> None:
     elif status is not None and status.st_size > 0:
         if not os.access(path, os.R_OK | os.W_OK):
             raise CommandError(ExitCode.STORAGE, f"{path}: cannot be written; check its mode")
-        # Not by what the file system says is free: some FUSE file systems say 0, and mean unknown.
+        # The free space is not asked for: some FUSE file systems say 0, and mean unknown.
         _check_free(path, size, missing=size - status.st_size)
     else:
         _check_free(path, size, missing=size)
 
 
 def _check_free(path: str, size: int, missing: int) -> None:
-    """CommandError where `missing` more bytes than are there cannot be had."""
+    """CommandError where `missing` more bytes cannot be allocated."""
     if missing <= 0:
         return
     try:
@@ -74,14 +74,14 @@ def _check_free(path: str, size: int, missing: int) -> None:
 
 @contextlib.contextmanager
 def _nameless(folder: Path) -> Iterator[int]:
-    """A new file with direct I/O in that folder that nobody else finds."""
+    """A new file with direct I/O in that folder, without a name."""
     flags = os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC
     try:
         descriptor = os.open(folder, flags | os.O_TMPFILE, MODE)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
             raise
-        # A file system, NFS for one, that has no files without a name.
+        # Some file systems, such as NFS, have no files without a name.
         name = folder / f".ha-agent-probe-{os.getpid()}"
         try:
             descriptor = os.open(name, flags | os.O_CREAT | os.O_EXCL, MODE)
@@ -107,7 +107,7 @@ def check_device(path: str, size: int) -> None:
 
 
 def no_room(path: str, size: int, error: OSError) -> CommandError:
-    """What to say of room that is not to be had."""
+    """The error for room that cannot be allocated."""
     step = "check the mount and its modes"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         step = "free space there"
@@ -154,7 +154,8 @@ def _known(find: Callable[[], int]) -> int:
 
 
 def allocate(path: str, size: int) -> None:
-    """A file of real blocks, for sanlock and the daemons; CommandError where there is no room."""
+    """Make a file of real blocks, for sanlock and the daemons; CommandError where there is no
+    room."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
         try:

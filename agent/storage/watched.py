@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who uses whiteboard and lease volume: by what changes on them while one watches."""
+"""Finds out who uses whiteboard and lease volume, by watching what changes on them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from broker.whiteboard.slot import Sweep, decode_sweep
 from broker.whiteboard.volume import Volume, VolumeError
 from broker.wire.limits import HOST_ID_MAX
 
-#: A host writes its slot each beat, 1 s unless configured: three of them.
+#: A host writes its slot each beat, 1 s unless configured: this is three beats.
 SLOT_WATCH_S = 3.0
-#: sanlock renews a host id every 2 * io_timeout (its src/timeouts.h); half of one on top.
+#: sanlock renews a host id every 2 * io_timeout (its src/timeouts.h); half of one is added.
 RENEWAL_IO_TIMEOUTS = 2.5
 #: sanlock's default time for a watchdog to reset a host (sanlock(8), watchdog_fire_timeout).
 WATCHDOG_FIRE_S = 60.0
@@ -33,8 +33,8 @@ IDS = range(1, HOST_ID_MAX + 1)
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """Who was seen at work. `hosts`: names by host id, of changing slots. `ids`: host ids that
-    were renewed. `stale`: host ids not given back, that were not renewed."""
+    """The hosts that were seen to be active. `hosts`: names by host id, of changing slots. `ids`:
+    renewed host ids. `stale`: host ids that were neither given back nor renewed."""
 
     hosts: dict[int, str] = field(default_factory=dict)
     ids: tuple[int, ...] = ()
@@ -50,7 +50,7 @@ class Users:
 
 
 def storage_error(error: VolumeError) -> CommandError:
-    """An error of the storage as a command's end."""
+    """An error of the storage as the error of a command."""
     return CommandError(ExitCode.STORAGE, str(error).replace("whiteboard volume ", ""))
 
 
@@ -64,7 +64,7 @@ def read_slots(path: str) -> Sweep:
 
 
 def read_leases(path: str) -> tuple[LeaseVolume | None, dict[int, tuple[int, int]]]:
-    """What the lease volume is, None: no lockspace is there; and (generation, timestamp) of each
+    """The head of the lease volume, None: it has no lockspace; and (generation, timestamp) of each
     host id that was ever used. CommandError where it cannot be read."""
     try:
         with Volume(path, read_only=True) as volume:
@@ -91,7 +91,7 @@ def read_names(path: str) -> dict[int, OwnLease]:
 
 
 def used_slots(sweep: Sweep) -> dict[int, int]:
-    """Timestamp of each slot that can be read."""
+    """The timestamp of each readable slot."""
     return {host: report.timestamp for host, report in sweep.reports.items()}
 
 
@@ -102,7 +102,7 @@ def watch(
     say: Callable[[str], None] | None = None,
     but: int | None = None,
 ) -> Users:
-    """Look at both for so long, or until somebody was seen at work. `but`: not this host id."""
+    """Watch both for this time, or until an active host was seen. `but`: ignore this host id."""
     first = read_slots(whiteboard) if whiteboard else None
     slots = used_slots(first) if first is not None else {}
     renewals = read_leases(leases)[1] if leases else {}
@@ -139,11 +139,11 @@ def lease_watch_s(
     io_timeout: int,
     own: int | None = None,
 ) -> float:
-    """For how long to watch a lease volume until nobody can be using it any more.
+    """How long to watch a lease volume until no host can be using it any more.
 
-    Where every id was given back: until a host that joined a moment ago has surely renewed its
-    own. Where one was not (or nothing can be read): sanlock's host-dead time, for until then its
-    VM may run. `own`: not this host id.
+    Where every id was given back: until a host that has just joined must have renewed its id.
+    Where one was not (or nothing can be read): sanlock's host-dead time, since until then its VM
+    may run. `own`: ignore this host id.
     """
     timeout = (head.io_timeout if head is not None else 0) or io_timeout
     if head is None or any(at and i != own for i, (_, at) in used.items()):

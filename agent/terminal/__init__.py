@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How a command speaks: columns, errors, progress, steps."""
+"""The output of commands: columns, errors, progress, steps."""

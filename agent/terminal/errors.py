@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a command ends with when it cannot do its work."""
+"""The error that ends a command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from broker.daemon.exit_codes import ExitCode
 
 
 class CommandError(Exception):
-    """One line that names what failed and the next step, and the exit code."""
+    """A line that names what failed and the next step, and the exit code."""
 
     def __init__(self, code: ExitCode, message: str) -> None:
         super().__init__(message)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Steps of a set-up: all are looked at first, then those that are due are done."""
+"""Steps of a set-up: first all are checked, then those that are due are carried out."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from agent.terminal.progress import progress
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that shall be so.
+    """One thing that the set-up has to make true.
 
     `look`: why nothing is to be done, None: it is to be done; changes nothing; raises CommandError
-    where it must not be done. `act`: does it and tells what it did, again after an earlier try
-    that broke off. `plan`: what `act` is about to do.
+    where it must not be done. `act`: does it and returns what it did; it may be repeated after an
+    interrupted attempt. `plan`: what `act` is about to do.
     """
 
     name: str
@@ -28,8 +28,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of a step. `verdict`: ok (nothing was to be done), done or would; warning, of
-    what was only looked at."""
+    """The result of a step. `verdict`: ok (nothing was to be done), done or would; warning, for a
+    step that only checks."""
 
     name: str
     verdict: str
@@ -37,7 +37,7 @@ class Done:
 
 
 def run_steps(steps: Sequence[Step], dry_run: bool, as_json: bool) -> list[Done]:
-    """Look at all, then do what is due, telling of each at once; as JSON at the end."""
+    """Check all steps, then do those that are due, and print each result at once, or JSON."""
     done = do_steps(steps, dry_run, as_json)
     if as_json:
         print_json(done)
@@ -45,7 +45,7 @@ def run_steps(steps: Sequence[Step], dry_run: bool, as_json: bool) -> list[Done]
 
 
 def do_steps(steps: Sequence[Step], dry_run: bool, is_quiet: bool) -> list[Done]:
-    """The same, and where it is quiet told by nobody."""
+    """Check all steps, then do those that are due; print each result unless `is_quiet`."""
     looked = [step.look() for step in steps]
     done = []
     for step, reason in zip(steps, looked, strict=True):
@@ -63,11 +63,11 @@ def do_steps(steps: Sequence[Step], dry_run: bool, is_quiet: bool) -> list[Done]
 
 
 def print_line(done: Done) -> None:
-    """For people."""
+    """Print one result for people."""
     print(f"{done.verdict:<8} {done.name}: {done.text}", flush=True)
 
 
 def print_json(done: Sequence[Done]) -> None:
-    """All of it, for programs."""
+    """Print all results for programs."""
     steps = [dataclasses.asdict(one) for one in done]
     print(json.dumps({"version": 1, "steps": steps}, indent=2))

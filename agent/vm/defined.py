@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""libvirt's own definition of the VM: what the agent made of it last, and what others did."""
+"""libvirt's own definition of the VM: the agent's last version of it, and changes by others."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ log = logging.getLogger("ha-agent.defined")
 
 
 class Defined:
-    """Of the domain `name`. What was defined last is remembered as a digest in `state_dir`, so that
-    a change by others is told from one of the record's."""
+    """The definition of the domain `name`. A digest of the last version that the agent defined is
+    kept in `state_dir`: it distinguishes changes by others from changes of the record."""
 
     def __init__(self, name: str, state_dir: Path) -> None:
         self._name = name
         self._path = state_dir / DEFINED_FILE
 
     def changes(self, connection: libvirt.virConnect, wanted: str) -> tuple[Difference, ...]:
-        """What libvirt's own definition has otherwise than `wanted`, where somebody else made it;
+        """How libvirt's own definition differs from `wanted`, where somebody else made it;
         libvirtError."""
         try:
             own = connection.lookupByName(self._name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
@@ -42,7 +42,7 @@ class Defined:
             return ()
 
     def define(self, connection: libvirt.virConnect, xml: str) -> libvirt.virDomain:
-        """Define it, and remember how libvirt has it; libvirtError."""
+        """Define the domain, and remember libvirt's form of it; libvirtError."""
         domain = connection.defineXML(xml)
         own = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
         try:

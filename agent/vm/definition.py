@@ -28,17 +28,17 @@ _MIB_OF_UNIT = {
 }
 
 
-#: libvirt counts in 64 bits.
+#: libvirt's numbers have 64 bits.
 _NUMBER_MAX = 2**64
 
 
 class DefinitionError(Exception):
-    """The definition cannot be used: names the file and what is wrong with it."""
+    """The definition cannot be used: the message names the file and its fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What the agent needs to know of the VM. `lease_offset`: bytes into the lease volume."""
+    """The facts of the VM that the agent needs. `lease_offset`: bytes into the lease volume."""
 
     xml: str
     name: str
@@ -64,7 +64,7 @@ def load_definition(config: Config) -> Definition:
 
 
 def definition_of(xml: str, config: Config) -> Definition:
-    """The same of a text that is, or will be, in the configured file."""
+    """Check a text that is, or will be, in the configured file; as `load_definition`."""
     path = config.vm.definition
     try:
         root = ElementTree.fromstring(xml)  # noqa: S314  (root's own file, as trusted as we are)
@@ -80,7 +80,7 @@ def definition_of(xml: str, config: Config) -> Definition:
             f"vm.definition: {path} defines {name!r}, but vm.name is {config.vm.name!r}"
         )
     if not (root.findtext("uuid") or "").strip():
-        # libvirt would make another one at each define, and refuse it as a second domain.
+        # libvirt would make a new UUID at each define, and refuse it as a second domain.
         raise DefinitionError(
             f"vm.definition: {path} has no <uuid>: add one below <name>, the same on every host"
             " (virsh dumpxml shows libvirt's; uuidgen makes one)"

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether libvirt here takes the VM's definition: asked before the agent decides anything, and
-again while it does not.
+"""Checks whether libvirt here accepts the VM's definition: before the agent decides anything, and
+again while libvirt refuses it.
 
-An agent that ended for it would be a silent one: its host could not even say why it is no standby,
-and a VM that runs there would be watched by nobody. It stays, and its host cannot start the VM.
+If the agent ended because of a refusal, it would be silent: its host could not even say why it is
+no standby, and a VM that runs there would be unwatched. So it stays, and its host cannot start the
+VM.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from broker.vm.start_proof import AWAY
 log = logging.getLogger("ha-agent")
 
 LIBVIRT_RETRY_S = 2.0
-#: A definition that was refused is offered again so often: what it lacked may have come.
+#: A refused definition is tried again at this interval: what libvirt lacked may exist now.
 AGAIN_S = 30.0
 
 
 class DefinitionCheck:
-    """`refused`: why libvirt does not take the definition; empty while it does. `define`: gives it
+    """`refused`: why libvirt refuses the definition; empty while it accepts it. `define`: gives it
     to libvirt; raises libvirt.libvirtError or Hung."""
 
     def __init__(self, config: Config, define: Callable[[], Awaitable[None]]) -> None:
@@ -37,13 +38,13 @@ class DefinitionCheck:
         self.refused = ""
 
     async def answered(self) -> None:
-        """Wait until libvirt has said yes or no."""
+        """Wait until libvirt has accepted or refused the definition."""
         while not await self._ask():
             service_manager.alive("waiting for libvirt")
             await asyncio.sleep(LIBVIRT_RETRY_S)
 
     async def run(self) -> None:
-        """Offer a refused definition again and again, until it is taken."""
+        """Try a refused definition again and again, until libvirt accepts it."""
         while self.refused:
             await asyncio.sleep(AGAIN_S)
             await self._ask()
@@ -67,6 +68,6 @@ class DefinitionCheck:
             return False
         else:
             if self.refused:
-                log.info("libvirt takes the definition now")
+                log.info("libvirt accepts the definition now")
             self.refused = ""
         return True

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Taking from libvirt what would start the VM behind the agent's back, or with old memory. Loudly:
-a memory image is somebody's, or was. Blocking; raises libvirt.libvirtError."""
+"""Removes what would start the VM without the agent, or with old memory. Each removal is logged as
+a warning: somebody made the memory image. Blocking; raises libvirt.libvirtError."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The engine VM through libvirt: started only under its lease, and checked to hold it.
+"""The engine VM through libvirt: started only under its lease, and checked to hold the lease.
 
 A start goes in steps, so that no instruction of the guest runs unprotected:
 
@@ -65,7 +65,7 @@ class Unprotected(Exception):
 
 
 class LibvirtHypervisor:
-    """The real Hypervisor."""
+    """Hypervisor port: libvirt."""
 
     def __init__(self, config: Config, definition: Definition, leases: SanlockLeases) -> None:
         self._config = config
@@ -73,21 +73,21 @@ class LibvirtHypervisor:
         self._defined = Defined(definition.name, Path(config.daemon.state_dir))
         self._leases = leases
         self._worker = Worker("libvirt")
-        # Both are asked while a migration keeps the other one busy.
+        # Both are used while a migration keeps the first worker busy.
         self._beside = Worker("libvirt beside a migration")
         self._target = Worker("libvirt of the target")
-        # A migration that this agent began is under way; why it is being ended, empty while it
-        # is not.
+        # Whether a migration that this agent began is under way, and why it is being ended; empty
+        # while it is not.
         self._moving = False
         self._cancelled = ""
 
     def reconfigure(self, config: Config) -> None:
-        """Go by another configuration; a migration under way keeps the one it began with."""
+        """Use another configuration; a migration under way keeps the one it began with."""
         self._config = config
 
     async def check(self) -> None:
-        """Define the VM, unless libvirt's own definition was changed by somebody; libvirtError or
-        Hung where libvirt does not take it."""
+        """Define the VM, unless somebody changed libvirt's own definition; libvirtError or
+        Hung where libvirt does not accept it."""
         await self._worker.call("defining the VM", STOP_DEADLINE_S, self._define_first)
 
     async def start(self, what_ran: WhatRan | None = None) -> EngineStartEnded:
@@ -100,10 +100,10 @@ class LibvirtHypervisor:
         return EngineStartEnded(StartResult.STARTED)
 
     async def _start_failed(self, error: libvirt.libvirtError) -> EngineStartEnded:
-        """Whether another host was faster, or libvirt's own words of what is wrong here.
+        """Whether another host was faster, or libvirt's sentence about what is wrong here.
 
-        Only the lock driver can have lost a race: any other error came before the lease was
-        tried, whoever owns it. Whose the lease is says sanlock, never libvirt's message.
+        Only an error of the lock driver can mean a lost race: any other error came before the
+        lease was tried, whoever owns it. sanlock says who owns the lease, not libvirt's message.
         """
         failed = EngineStartEnded(StartResult.FAILED, f"libvirt: {sentence(error)}")
         if error.get_error_domain() != libvirt.VIR_FROM_LOCKING:
@@ -149,11 +149,11 @@ class LibvirtHypervisor:
         return MigrationPath(target, not refusal.text, asked_s, refusal.text)
 
     async def _ask_target(self, target: int, hostname: str, deadline_s: float) -> Refusal:
-        """Why the VM cannot be migrated to a host; empty: its libvirt answers, and nothing is known
-        that it would refuse the VM for."""
+        """Why the VM cannot be migrated to a host; empty: its libvirt answers, and no reason to
+        refuse the VM is known."""
         name = in_uri(hostname)
         if not name:
-            # It comes from the whiteboard: nothing of it may become part of the URI's meaning.
+            # The name comes from the whiteboard: no part of it may change the URI's meaning.
             text = f"host {target} calls itself {hostname!r}, which is no host name or address"
             return Refusal(text, lasting=True)
         uri = self._config.libvirt.migration_uri.format(host=name)
@@ -193,11 +193,11 @@ class LibvirtHypervisor:
         return EngineMigrationEnded(target, True)
 
     async def _watch_over(self, moving: asyncio.Future[None]) -> None:
-        """Post-copy when it is time for it, and an end when it is too late."""
+        """Switch to post-copy when it is time for it, and cancel the migration when it is late."""
         given, loop = self._config.libvirt, asyncio.get_running_loop()
         end_s = loop.time() + given.migration_timeout
         if given.migration_downtime:
-            # Only a migration that is under way has one.
+            # Only a migration that is under way has a downtime.
             done, _ = await asyncio.wait([moving], timeout=DOWNTIME_AFTER_S)
             if not done:
                 await self._beside_migration(
@@ -218,7 +218,8 @@ class LibvirtHypervisor:
             await self._beside_migration("cancelling", lambda domain: domain.abortJob())
 
     async def cancel_migration(self, why: str) -> MigrationCancelled:
-        # Of one that it did not begin no outcome comes: the words would be the next one's.
+        # A migration that this agent did not begin has no outcome: the text would stay for the
+        # next.
         if self._moving:
             self._cancelled = f"cancelled by {why}"
         problem = await self._beside_migration("cancelling", lambda domain: domain.abortJob())
@@ -227,7 +228,7 @@ class LibvirtHypervisor:
         return MigrationCancelled(not problem, problem)
 
     async def _beside_migration(self, what: str, act: Callable[[libvirt.virDomain], object]) -> str:
-        """Do something to the migration that is under way; why it was not done, or empty."""
+        """Apply `act` to the migration that is under way; returns why that failed, or ""."""
 
         def in_thread() -> None:
             connection = self._connect()
@@ -273,7 +274,7 @@ class LibvirtHypervisor:
             domain = self._defined.define(connection, xml)
             discard_memory_image(domain)
             turn_off_autostart(domain)
-            # Should one come up in this very moment, it is not resumed either.
+            # An image that is made at this very moment is not resumed either.
             domain.createWithFlags(
                 libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_FORCE_BOOT
             )
@@ -355,7 +356,7 @@ class LibvirtHypervisor:
                 domain = connection.lookupByName(self._definition.name)
                 xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE)
             except libvirt.libvirtError:
-                xml = ""  # the migration itself says what is wrong with it
+                xml = ""  # the migration itself reports what is wrong
             return ask_target(uri, connection, xml)
         finally:
             connection.close()

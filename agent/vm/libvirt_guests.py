@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """libvirt-guests: the service that saves or shuts down a host's VMs at its shutdown, and starts
-them at its boot. Looked at by `init`, `join` and `doctor`."""
+them at its boot. `init`, `join` and `doctor` check it."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
 
-#: Where distributions have its settings (Debian, EL).
+#: The files of its settings in distributions (Debian, EL).
 PLACES = (Path("/etc/default/libvirt-guests"), Path("/etc/sysconfig/libvirt-guests"))
 #: Its script, which has the defaults: upstream's are ON_BOOT=start and ON_SHUTDOWN=suspend.
 SCRIPTS = (Path("/usr/lib/libvirt/libvirt-guests.sh"), Path("/usr/libexec/libvirt-guests.sh"))
@@ -16,7 +16,7 @@ ENABLED = Path("/etc/systemd/system/multi-user.target.wants/libvirt-guests.servi
 _GOOD = {"ON_BOOT": "ignore", "ON_SHUTDOWN": "shutdown"}
 _UPSTREAM = {"ON_BOOT": "start", "ON_SHUTDOWN": "suspend"}
 _COSTS = {
-    "ON_BOOT": "it starts the VM at boot behind the agent's back",
+    "ON_BOOT": "it starts the VM at boot without the agent",
     "ON_SHUTDOWN": "it saves the VM's memory at a shutdown, to be resumed over newer disks",
 }
 
@@ -26,8 +26,8 @@ def problem(
     scripts: tuple[Path, ...] = SCRIPTS,
     enabled: Path = ENABLED,
 ) -> tuple[str, str]:
-    """What it would do to the VM, and what to type; both empty where it does nothing bad, is not
-    enabled or not installed. OSError where a file cannot be read."""
+    """What the service would do to the VM, and what to type; both empty where it does nothing bad,
+    is not enabled or not installed. OSError where a file cannot be read."""
     script = next((path for path in scripts if path.exists()), None)
     if script is None or not enabled.is_symlink():
         return "", ""
@@ -44,7 +44,7 @@ def problem(
 
 
 def _settings(path: Path) -> dict[str, str]:
-    """What a shell script assigns at the beginning of its lines; the last one counts."""
+    """The variables that a shell script sets at the beginning of lines; the last one counts."""
     found = {}
     for line in path.read_text(errors="replace").splitlines():
         name, is_set, value = line.partition("=")

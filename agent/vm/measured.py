@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How long a start and a boot of the VM took on this host, kept over restarts: what the bound
-of a takeover is made of."""
+"""How long a start and a boot of the VM took on this host, kept over restarts: the input of the
+bound of a takeover."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scoring.state import StateName
 
 log = logging.getLogger("ha-agent.measured")
 
-#: So many of the last ones count.
+#: How many of the last measurements count.
 KEPT = 9
 
 
@@ -27,7 +27,7 @@ class _File(msgspec.Struct):
 
 
 class Measured:
-    """Watches the decisions. `start`: from the order to a running VM that holds its lease;
+    """Measures from the decisions. `start`: from the order to a running VM that holds its lease;
     `boot`: from then until the engine is healthy; medians, seconds."""
 
     def __init__(self, file: Path) -> None:
@@ -49,7 +49,7 @@ class Measured:
         )
 
     def look(self, before: StateName, decision: Decision, now_s: float) -> None:
-        """One decision."""
+        """Take in one decision."""
         after = decision.state.name
         if any(isinstance(action, StartEngine) for action in decision.actions):
             self._ordered_s = now_s
@@ -62,7 +62,7 @@ class Measured:
                 self._keep(self._kept.boot_s, now_s - self._runs_s)
             self._runs_s = None
         elif after is not StateName.ENGINE_STARTING:
-            # What comes of it now is no plain start.
+            # What follows is no plain start, so it is not measured.
             self._runs_s = None
         if after is not StateName.ENGINE_START:
             self._ordered_s = None

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether a live migration of the VM to another libvirt would be refused, asked of both beforehand.
+"""Asks both libvirts beforehand whether a live migration of the VM would be refused.
 
-A migration that is refused costs nothing by itself. But a host that is to be drained then tries
-for ever, and some of libvirt's refusals say little: two machines with one UUID, as boards of one
-maker have, are an "internal error".
+A refused migration costs nothing by itself. But a host that is to be drained then tries for ever,
+and some of libvirt's refusals say little: two machines with one UUID, as boards of one maker have,
+are an "internal error".
 
 Rules of this file:
 
-1. A problem is what certainly makes it fail. What cannot be told makes none: libvirt says it when
-   it is tried.
+1. Only a certain failure is a problem. What cannot be known is none: libvirt reports it when the
+   migration is tried.
 2. libvirt's sentence is shown, its error's code decides.
 """
 
@@ -24,9 +24,9 @@ import libvirt
 from broker.vm.needs import NotADefinition, needs_of
 from broker.vm.start_proof import not_capable, other_cpu
 
-#: libvirt's codes for a migration that it refuses for what the VM or the target is
+#: libvirt's error codes for a refusal because of the VM or the target itself
 #: (src/qemu/qemu_migration.c): a host device, a disk cache that is not safe, a CPU, a machine.
-#: INTERNAL_ERROR and OPERATION_INVALID are not among them: they come for what passes as well.
+#: INTERNAL_ERROR and OPERATION_INVALID are not among them: temporary failures have them too.
 _LASTING = frozenset(
     {
         libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
@@ -40,21 +40,21 @@ _LASTING = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why the VM cannot be migrated there. `lasting`: that does not go away by itself. Empty
-    `text`: nothing is known that would keep it."""
+    """Why the VM cannot be migrated there. `lasting`: the reason does not go away by itself. Empty
+    `text`: no reason is known."""
 
     text: str = ""
     lasting: bool = False
 
 
 def is_lasting(error: libvirt.libvirtError) -> bool:
-    """Whether a migration that failed with it would fail again."""
+    """Whether a migration that failed with this error would fail again."""
     return error.get_error_code() in _LASTING
 
 
 def ask_target(uri: str, own: libvirt.virConnect, xml: str) -> Refusal:
-    """What keeps the VM that runs with `xml` from the libvirt at `uri`; libvirtError where none
-    answers there. Blocks, for minutes perhaps."""
+    """Why the libvirt at `uri` would refuse the VM that runs with `xml`; libvirtError where none
+    answers there. May block for minutes."""
     there = libvirt.open(uri)
     try:
         there.getLibVersion()
@@ -65,7 +65,7 @@ def ask_target(uri: str, own: libvirt.virConnect, xml: str) -> Refusal:
 
 
 def problems(own: libvirt.virConnect, there: libvirt.virConnect, xml: str) -> Iterator[str]:
-    """What would make a migration from `own` to `there` fail, each with what to do."""
+    """The reasons why a migration from `own` to `there` would fail, each with what to do."""
     with contextlib.suppress(libvirt.libvirtError):
         uuid = _host_uuid(there)
         if uuid and uuid == _host_uuid(own):
@@ -85,7 +85,7 @@ def problems(own: libvirt.virConnect, there: libvirt.virConnect, xml: str) -> It
 
 
 def _host_uuid(connection: libvirt.virConnect) -> str:
-    """As libvirt compares it; empty where it names none."""
+    """The UUID that libvirt compares; empty where it has none."""
     try:
         root = ElementTree.fromstring(connection.getCapabilities())  # noqa: S314  (libvirt's word)
     except ElementTree.ParseError:
@@ -94,8 +94,8 @@ def _host_uuid(connection: libvirt.virConnect) -> str:
 
 
 def host_devices(xml: str) -> list[str]:
-    """The kinds of host devices that libvirt moves with no VM, or only some of them: all but USB
-    ones and network cards with a stand-in (`<teaming>`). None where the text cannot be read."""
+    """The kinds of host devices with which libvirt migrates no VM, or only some: all but USB
+    devices and network cards with a stand-in (`<teaming>`). Empty where the XML cannot be read."""
     try:
         root = ElementTree.fromstring(xml)  # noqa: S314  (root's own file)
     except ElementTree.ParseError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What of the VM lives on one host, as `init`, `join`, `config check` and `doctor` tell it."""
+"""The VM's state that exists on one host alone, for `init`, `join`, `config check` and `doctor`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from broker.vm.shared_paths import SharedPaths
 
 
 def found_in(config: Config) -> tuple[OneHost, ...]:
-    """Of the definition that the configuration names, what costs data first; nothing where it
-    cannot be read: that is told by who checks the definition."""
+    """The state by the configured definition, what costs data first; empty where the definition
+    cannot be read, which its own check reports."""
     storage = config.storage
     try:
         xml = Path(config.vm.definition).read_text()

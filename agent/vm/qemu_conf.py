@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether libvirt's configuration names the sanlock lock driver, without which nothing is safe, and
-leaves the other VMs of the host alone."""
+"""Checks that libvirt's configuration names the sanlock lock driver, without which nothing is safe,
+and that it does not keep the host's other VMs from starting."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RESTART = "then restart libvirt (virtqemud)"
 
 
 def lock_driver_problem(config: Config) -> tuple[str, str]:
-    """What is wrong with it and what to type; both empty where it is in order."""
+    """What is wrong and what to type; both empty where all is in order."""
     path = config.libvirt.qemu_conf
     mend = f"echo '{LOCK_MANAGER_LINE}' >> {path}, {_RESTART}"
     if not Path(path).exists():
@@ -31,7 +31,7 @@ def lock_driver_problem(config: Config) -> tuple[str, str]:
     if named is None:
         return f"{path} cannot be read", "run it as root"
     if not named:
-        # libvirt takes the first line: one more at the end would change nothing.
+        # libvirt uses the first line: one more at the end would change nothing.
         other = "lock_manager" in Path(path).read_text(errors="replace")
         hint = f" (a line with another lock_manager before it must go), {_RESTART}"
         return (
@@ -43,7 +43,7 @@ def lock_driver_problem(config: Config) -> tuple[str, str]:
 
 def other_vms_problem(config: Config) -> tuple[str, str]:
     """What would keep the other VMs of this host from starting, and what to type; both empty where
-    nothing would, or where the file says it on purpose."""
+    nothing would, or where the file sets it on purpose."""
     path = sanlock_conf(config.libvirt.qemu_conf)
     try:
         required = disk_leases_required(config.libvirt.qemu_conf)
@@ -59,7 +59,7 @@ def other_vms_problem(config: Config) -> tuple[str, str]:
 
 
 def lock_driver_step(config: Config) -> Step:
-    """Looks only: libvirt's configuration is the administrator's."""
+    """A check only: libvirt's configuration is the administrator's."""
 
     def look() -> str:
         found = [lock_driver_problem(config), other_vms_problem(config)]

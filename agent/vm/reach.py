@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether libvirt answers between this host and the others, both ways, as a live migration needs
-it. The other hosts' word is asked of their brokers (broker/peers/reach_question.py)."""
+"""Checks whether libvirt answers between this host and the others, both ways, as a live migration
+needs it. The other hosts' brokers answer for their side (broker/peers/reach_question.py)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from broker.peers.reach_question import (
 from broker.peers.signed_answer import ANSWER_BYTES_MAX
 from broker.whiteboard.slot import SlotReport
 
-#: Of a broker's answer: what it takes itself, and the way.
+#: Time for a broker's answer: what the broker itself takes, and the network.
 ANSWER_S = DEADLINE_S + 3.0
 
 T = TypeVar("T")
@@ -39,8 +39,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What another host says of the way from it to the libvirt of this one. `name`: of that host.
-    `problem`: why it is not reached, empty: it is; or, where not `known`, why nobody could say."""
+    """Another host's answer about its connection to this host's libvirt. `name`: of that host.
+    `problem`: why it fails, empty: it works; or, where not `known`, why there is no answer."""
 
     name: str
     known: bool
@@ -48,19 +48,19 @@ class Heard:
 
     @property
     def is_good(self) -> bool:
-        """Whether it has said that it reaches it."""
+        """Whether that host reaches this one's libvirt."""
         return self.known and not self.problem
 
     @property
     def what(self) -> str:
-        """The same in words, without its name."""
+        """The answer in words, without the host's name."""
         if self.is_good:
             return "reaches the libvirt of this host"
         verb = "does not reach" if self.known else "does not say whether it reaches"
         return f"{verb} the libvirt of this host: {self.problem}"
 
 
-#: How a problem begins where a libvirt answers, and would refuse the VM.
+#: How a problem begins where a libvirt answers, but would refuse the VM.
 REFUSES = "it would refuse the VM"
 
 
@@ -93,7 +93,7 @@ def reach(
 
 
 def reached(config: Config, own: int) -> list[Heard]:
-    """What every other host that did not stop says of the other way; none where no migration is
+    """Every other host's answer, of those that did not stop; none where no migration is
     configured. Takes at most ANSWER_S; ConfigError where the cluster key cannot be used."""
     others = others_of(config, own) if config.libvirt.migration_uri else {}
     key = load_cluster_key(config)
@@ -113,7 +113,7 @@ def reached(config: Config, own: int) -> list[Heard]:
 
 
 def command_there(config: Config) -> str:
-    """What to type on another host to see whether it reaches the libvirt of this one."""
+    """The command that shows on another host whether it reaches this host's libvirt."""
     return f"virsh -c {config.libvirt.migration_uri.format(host=in_uri(config.host_name))} hostname"
 
 
@@ -130,7 +130,7 @@ def name_of(host: int, report: SlotReport) -> str:
 def at_once(
     hosts: dict[int, SlotReport], ask: Callable[[int], T], late: T, deadline_s: float
 ) -> dict[int, T]:
-    """What `ask` says of each, all at the same time; `late` where it has said nothing in time."""
+    """The answers of `ask` for each, all asked at once; `late` where there is none in time."""
     found = dict.fromkeys(hosts, late)
 
     def take(host: int) -> None:
@@ -146,7 +146,7 @@ def at_once(
 
 
 def _asked(key: ClusterKey, name: str, api: str) -> tuple[bool, str]:
-    """Whether a broker with these published addresses has answered, and what it says."""
+    """Whether a broker with these published addresses has answered, and its answer."""
     problem = "it publishes no address (api.listen)"
     for address in advertised(api):
         question = Question(name, new_nonce()).signed(key)
@@ -158,7 +158,7 @@ def _asked(key: ClusterKey, name: str, api: str) -> tuple[bool, str]:
 
 
 def answer_of(address: str, target: str, timeout_s: float = ANSWER_S) -> bytes:
-    """The body of a broker's 200; ValueError where the answer is another one."""
+    """The body of a broker's answer of status 200; ValueError for any other answer."""
     connection = http.client.HTTPConnection(*split(address), timeout=timeout_s)
     try:
         connection.request("GET", target)

@@ -20,7 +20,7 @@ FLAGS = libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_FORCE_BOOT
 
 
 class Domain:
-    """A domain and its connection, with what lies behind the agent's back. Not started in the end:
+    """A domain and its connection, with what lies without the agent. Not started in the end:
     what comes then needs sanlock."""
 
     def __init__(self, image: bool, autostart: bool, refuses: bool = False) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What `ha-agent doctor` says of a start behind the agent's back: libvirt's own test driver plays
+"""What `ha-agent doctor` says of a start without the agent: libvirt's own test driver plays
 the hypervisor, as far as it goes."""
 
 from __future__ import annotations
