@@ -217,7 +217,7 @@ def test_any_file_can_be_checked(site: Site, tmp_path: Path) -> None:
     [
         ("secrets-mode", "secrets", "chmod 0600"),
         ("no-password", "secrets", '"2" in [fence-passwords]'),
-        ("long-password", "fence", "the password has 28 bytes, IPMI 2.0 knows 20 at most"),
+        ("long-password", "fence", "the password has 28 bytes, IPMI 2.0 allows 20 at most"),
         ("no-lease", "definition", "no <lease>"),
         ("no-program", "fence", "fence_of_nobody is not installed"),
         ("no-ca", "fence", "no certificates"),

@@ -237,7 +237,7 @@ def test_a_note_names_the_host_and_its_boot_and_the_host_finds_it_when_it_is_bac
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notices: list[Notice] = []
-    monkeypatch.setattr(Notices, "tell", lambda self, notice: notices.append(notice))
+    monkeypatch.setattr(Notices, "notify", lambda self, notice: notices.append(notice))
 
     async def run() -> None:
         volume = MemoryVolume()
