@@ -34,10 +34,9 @@ from broker.lockspace.joined_mark import JoinedMark
 from broker.lockspace.port import LockspaceError
 from broker.lockspace.rejoin import Rejoin, own_names
 from broker.lockspace.sanlock import SanlockLockspace
-from broker.monitors.bridge import LinkEvents
-from broker.monitors.domain_events import DomainEvents
+from broker.monitors.listen import listen
 from broker.monitors.of_host import HostMonitors
-from broker.monitors.status_file import StatusFileEvents
+from broker.monitors.watched import Watched
 from broker.notify.notices import setting
 from broker.peers.asker import Heartbeats
 from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
@@ -108,14 +107,11 @@ def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Bro
             ),
             expected(config, VolumeKind.LEASES),
         ),
-        monitors.runner,
-        monitors.engine,
+        Watched(monitors.runner, monitors.engine, monitors.outside, monitors.way_out),
         heartbeats=Heartbeats(config.host.id, key, NetworkTransport()),
         kept=kept,
-        outside=monitors.outside,
-        way_out=monitors.way_out,
     )
-    monitors.what_runs.ran = monitors.can_start.disks = lambda: broker.disks.ran
+    monitors.what_runs.ran = monitors.can_start.disks = lambda: broker.this_host.disks.ran
     return broker
 
 
@@ -145,7 +141,7 @@ def reload(
         return
     broker.reconfigure(config)
     broker.use_key(key)
-    broker.config_file_s = file_s
+    broker.in_force.file_s = file_s
     broker.notices.use(notify)
     logging.getLogger().setLevel(config.daemon.log_level.upper())
     log.info("%s is read anew", path)
@@ -163,7 +159,7 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
     broker = make_broker(config, monitors, kept)
     tls = tls_context(config.api)
     token = load_api_token(config)
-    broker.config_file_s = file_s
+    broker.in_force.file_s = file_s
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -174,9 +170,11 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
         raise StartError(
             ExitCode.CONFIG, f"daemon.socket: {config.daemon.socket}: {error.strerror}"
         ) from None
-    broker.on_beat = lambda: service_manager.alive(broker.line(loop.time()))
+    broker.beats.on_beat = lambda: service_manager.alive(broker.this_host.line(loop.time()))
     front = FrontDoor(broker, token)
-    port = HeartbeatPort(lambda datagram, source: broker.answer(datagram, source, loop.time()))
+    port = HeartbeatPort(
+        lambda datagram, source: broker.sign_of_life.answer(datagram, source, loop.time())
+    )
     broker.gate.dropped = lambda: port.dropped
 
     def told_to_reload() -> None:
@@ -197,57 +195,35 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
         await front.close()
         await server.cleanup()
         raise StartError(ExitCode.CONFIG, f"{key}: {error.filename}: {error.strerror}") from None
-    wake = monitors.runner.wake
-
-    def vm_changed() -> None:
-        wake("engine")
-        wake("what_runs")
-        wake("can_start")
-
-    def links_changed() -> None:
-        wake("bridge")
-        wake("uplink")
-        wake("can_start")
-
-    changes = DomainEvents(config.libvirt.uri, config.vm.name, vm_changed, monitors.engine.caused)
-    links = None
-    try:
-        links = LinkEvents(links_changed)
-    except OSError as error:
-        log.warning("the kernel does not tell of links (%s): the bridge is only polled", error)
-    written = None
-    try:
-        given = config.libvirt.pid_dir, config.vm.name
-        written = StatusFileEvents(*given, lambda: wake("what_runs"))
-    except OSError as error:
-        log.warning("the kernel does not tell of files (%s): what runs is only polled", error)
+    listeners = listen(config, monitors)
     log.info("broker of host %d (%s) is up", config.host.id, config.host_name)
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(broker.run(), name="beat"),
-                group.create_task(broker.lockspace.run(), name="lockspace"),
-                group.create_task(broker.lockspace.renewals.run(), name="renewals"),
-                group.create_task(broker.heartbeats.run(), name="heartbeats"),
-                group.create_task(broker.monitors.run(), name="monitors"),
-                group.create_task(broker.notices.run(), name="notices"),
-                group.create_task(front.run(), name="front"),
-            ]
-            await stop.wait()
-            service_manager.stopping()
-            for task in tasks:
-                task.cancel()
+        await _live(broker, front, stop)
     finally:
-        changes.close()
-        if links is not None:
-            links.close()
-        if written is not None:
-            written.close()
+        listeners.close()
         port.close()
         await front.close()
         await server.cleanup()
         kept.flush(KEEP_PATIENCE_S)
     log.info("broker ends; the host id stays joined and the VM untouched")
+
+
+async def _live(broker: Broker, front: FrontDoor, stop: asyncio.Event) -> None:
+    """All that goes on for as long as the broker lives; the first that fails ends it."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(broker.run(), name="beat"),
+            group.create_task(broker.lockspace.run(), name="lockspace"),
+            group.create_task(broker.lockspace.renewals.run(), name="renewals"),
+            group.create_task(broker.heartbeats.run(), name="heartbeats"),
+            group.create_task(broker.monitors.run(), name="monitors"),
+            group.create_task(broker.notices.run(), name="notices"),
+            group.create_task(front.run(), name="front"),
+        ]
+        await stop.wait()
+        service_manager.stopping()
+        for task in tasks:
+            task.cancel()
 
 
 def _parser() -> argparse.ArgumentParser:

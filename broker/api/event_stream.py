@@ -22,7 +22,7 @@ from aiohttp import web
 
 from broker.api.answers import encode, json_answer, problem
 from broker.api.door import client_of
-from broker.broker import Broker
+from broker.api.served import Served
 from broker.wire.status import Event, EventList
 
 STREAMS_MAX = 64
@@ -55,7 +55,7 @@ def number(text: str, name: str, least: int, most: int) -> int:
 class Streams:
     """Answers the queries for events of one broker."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Served) -> None:
         self._broker = broker
         self.open: Counter[str] = Counter()
         self._status: tuple[int, bytes] = (-1, b"")
@@ -125,21 +125,21 @@ class Streams:
             parts = [b"event: missed\ndata: {}\n\n"] if found.missed else []
             parts += map(_as_sse, found.events)
             sent_id = found.last
-            if with_status and broker.news != sent_news:
-                sent_news = broker.news
+            if with_status and broker.news.version != sent_news:
+                sent_news = broker.news.version
                 parts.append(b"event: status\ndata: " + self._encoded_status() + b"\n\n")
             await _send(response, b"".join(parts) or b":\n\n")
             if with_status:
                 await asyncio.sleep(max(APART_S, len(self._status[1]) / BYTES_PER_S))
-                await broker.wait_for_news(sent_news, QUIET_S)
+                await broker.news.wait(sent_news, QUIET_S)
             else:
                 await ring.newer(sent_id, QUIET_S)
 
     def _encoded_status(self) -> bytes:
         news, text = self._status
-        if news != self._broker.news:
-            text = encode(self._broker.status(asyncio.get_running_loop().time()))
-            self._status = self._broker.news, text
+        if news != self._broker.news.version:
+            text = encode(self._broker.shown.now(asyncio.get_running_loop().time()))
+            self._status = self._broker.news.version, text
         return text
 
 

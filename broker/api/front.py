@@ -18,7 +18,7 @@ from pathlib import Path
 
 from broker.api.door import Doorway, Limits
 from broker.api.listener import behind
-from broker.broker import Broker
+from broker.api.served import Served
 from broker.config.addresses import split
 from broker.config.sections import Config
 
@@ -41,7 +41,7 @@ _OURS_ALONE = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CRED
 class FrontDoor:
     """Runs the process that serves strangers. `ready`: set while the process serves."""
 
-    def __init__(self, broker: Broker, token: str | None = None) -> None:
+    def __init__(self, broker: Served, token: str | None = None) -> None:
         config = broker.config
         self._config = config
         self._path = f"{config.daemon.socket}.front"

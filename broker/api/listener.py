@@ -27,20 +27,20 @@ from broker.api.front_process import CLIENT, GUESTS, OVER_TLS, TURNED_AWAY, with
 from broker.api.gate import Gate
 from broker.api.metrics import Door, Metrics
 from broker.api.reach import Reacher
+from broker.api.served import Served
 from broker.api.slot_seen import SlotSeer
 from broker.api.v1 import Api
-from broker.broker import Broker
 from broker.daemon.foreign import whole
 from broker.peers.heartbeat import is_nonce
 
 _COUNT_MAX = 10**12
 
-_BROKER: web.AppKey[Broker] = web.AppKey("broker", Broker)
+_BROKER: web.AppKey[Served] = web.AppKey("broker")
 _METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
 
 
 def application(
-    broker: Broker, door: Door | None = None, token: str | None = None
+    broker: Served, door: Door | None = None, token: str | None = None
 ) -> web.Application:
     """The pages over one broker; `door`: the listener's figures for the metrics; `token`: for
     changes, None: nothing can be changed."""
@@ -62,7 +62,7 @@ async def _get_heartbeat(request: web.Request) -> web.Response:
     nonce = request.query.get("nonce", "")
     if not is_nonce(nonce):
         return problem(400, "nonce must be 32 lower-case hexadecimal digits")
-    answer = request.app[_BROKER].heartbeat(nonce, asyncio.get_running_loop().time())
+    answer = request.app[_BROKER].sign_of_life.at_listener(nonce, asyncio.get_running_loop().time())
     if answer is None:
         return problem(404, "no heartbeat", "this host has no cluster-key in its secrets file")
     return web.Response(body=answer, content_type="application/json")
@@ -90,7 +90,7 @@ class Behind(Door):
         return request.clone(remote=given.get(CLIENT, ""), scheme=scheme)
 
 
-def behind(broker: Broker, token: str | None = None) -> web.Application:
+def behind(broker: Served, token: str | None = None) -> web.Application:
     """The application for the process that serves strangers."""
     door = Behind()
 

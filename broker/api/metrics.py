@@ -34,7 +34,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from broker.broker import Broker
+from broker.api.served import Served
 from broker.daemon.histogram import Histogram
 from broker.daemon.version import VERSION
 from broker.events.notice import SUBJECT_CHARS_MAX, one_line
@@ -261,7 +261,7 @@ class Metrics(Collector):
 
     def __init__(
         self,
-        broker: Broker,
+        broker: Served,
         clock: Callable[[], float],
         wall: Callable[[], float] = time.time,
         door: Door | None = None,
@@ -294,7 +294,7 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """All metrics, made from one status."""
         now_s = self._clock()
-        status = self._broker.status(now_s)
+        status = self._broker.shown.now(now_s)
         sheet = _Sheet()
         sheet.put("build_info", 1, VERSION, platform.python_version())
         self._engine(sheet, status)
@@ -318,7 +318,7 @@ class Metrics(Collector):
         sheet.put("engine_host_id", nowhere if status.engine.host is None else status.engine.host)
         vm = own.engine_status.vm
         sheet.put("engine_here", None if vm is VmStatus.UNKNOWN else vm is VmStatus.UP)
-        sheet.put("engine_lease_held", self._broker.lease_held)
+        sheet.put("engine_lease_held", self._broker.this_host.vm.lease_held)
         sheet.put("vm_reached", status.engine.reached)
         sheet.put("vm_seen_from_outside", None)
         lookers = [host for host in status.hosts.values() if host.outside is not None]
@@ -342,12 +342,12 @@ class Metrics(Collector):
         sheet.put("score", own.score)
         sheet.put("switched_off", status.switched_off is not None)
         sheet.put_one_of("state", own.state, _STATES)
-        sheet.put("agent_reporting", self._broker.agent_silent_s(now_s) is None)
+        sheet.put("agent_reporting", self._broker.this_host.agent.silent_s(now_s) is None)
         sheet.put("agent_stopped", own.stopped)
         differs = {each.code for each in status.differences}
         for code in Differs:
             sheet.put("vm_differs", code.value in differs, code.value)
-        sheet.put("start_held_back", bool(self._broker.disks.held_back))
+        sheet.put("start_held_back", bool(self._broker.this_host.disks.held_back))
         sheet.put("one_host_state", len(status.one_host))
         sheet.put("config_refused", bool(status.config_problem))
         sheet.put("transitions", None)

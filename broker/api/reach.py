@@ -13,7 +13,7 @@ import libvirt
 from aiohttp import web
 
 from broker.api.answers import problem
-from broker.broker import Broker
+from broker.api.served import Served
 from broker.config.addresses import in_uri
 from broker.daemon.foreign import sentence
 from broker.daemon.worker import Hung, Worker
@@ -24,7 +24,7 @@ from broker.peers.reach_question import DEADLINE_S, PATH, Question, answer
 class Reacher:
     """Answers for one broker, by its present configuration."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Served) -> None:
         self._broker = broker
         self._worker = Worker("libvirt of another host")
         self._is_busy = False

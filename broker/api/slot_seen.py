@@ -8,7 +8,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from broker.api.answers import problem
-from broker.broker import Broker
+from broker.api.served import Served
 from broker.peers.slot_question import PATH, Seen, SlotQuestion, answer, digest_of
 from broker.whiteboard.store import StorageTrouble
 
@@ -16,7 +16,7 @@ from broker.whiteboard.store import StorageTrouble
 class SlotSeer:
     """Answers for one broker."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Served) -> None:
         self._broker = broker
         self._is_busy = False
 

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from broker.api.answers import as_problems, json_answer, json_bytes, problem
 from broker.api.door import Doorway, Limits, at_work
-from broker.broker import Broker
+from broker.api.served import Served
 from broker.daemon.foreign import whole
 from broker.this_host.disks_record import CannotDecide
 from broker.this_host.disks_shown import record
@@ -39,7 +39,7 @@ CONNECTIONS_MAX, CONNECTIONS_PER_USER_MAX = 64, 16
 REQUEST_S = 30.0
 REQUEST_BYTES_MAX = BODY_BYTES_MAX + 16_384
 
-_BROKER: web.AppKey[Broker] = web.AppKey("broker", Broker)
+_BROKER: web.AppKey[Served] = web.AppKey("broker")
 
 
 def _now_s() -> float:
@@ -75,11 +75,11 @@ def _owner(request: web.Request) -> str:
 
 
 async def _get_status(request: web.Request) -> web.Response:
-    return json_bytes(request.app[_BROKER].status_json(_now_s()))
+    return json_bytes(request.app[_BROKER].shown.as_json(_now_s()))
 
 
 async def _get_view(request: web.Request) -> web.Response:
-    return json_answer(request.app[_BROKER].view(_now_s()))
+    return json_answer(request.app[_BROKER].exchange.view(_now_s()))
 
 
 async def _get_events(request: web.Request) -> web.Response:
@@ -101,11 +101,11 @@ async def _put_report(request: web.Request) -> web.Response:
         return problem(403, "not allowed", "only root and the broker's user may report")
     report = msgspec.json.decode(await request.read(), type=Report)
     broker = request.app[_BROKER]
-    broker.take_report(report, _now_s())
+    broker.exchange.take_report(report, _now_s())
     than = request.query.get("newer-than", "")
     if (version := whole(than, NUMBER_MAX)) is not None:
-        return json_answer(await broker.newer_view(version, PATIENCE_S))
-    return json_answer(broker.view(_now_s()))
+        return json_answer(await broker.exchange.newer_view(version, PATIENCE_S))
+    return json_answer(broker.exchange.view(_now_s()))
 
 
 async def _post_fence_log(request: web.Request) -> web.Response:
@@ -113,7 +113,7 @@ async def _post_fence_log(request: web.Request) -> web.Response:
         return problem(403, "not allowed", "only root and the broker's user may write it")
     note = msgspec.json.decode(await request.read(), type=FenceNote)
     try:
-        record = await request.app[_BROKER].note_fence(note)
+        record = await request.app[_BROKER].asked.note_fence(note)
     except StorageTrouble as error:
         return problem(503, "the fence log was not written", str(error))
     return json_answer({} if record is None else record)
@@ -127,24 +127,26 @@ async def _post_what_ran(request: web.Request) -> web.Response:
     broker = request.app[_BROKER]
     who = f"{_owner(request)}@{broker.config.host_name}"
     try:
-        await broker.decide_what_ran(wanted.decision == "adopt", who)
+        await broker.asked.decide_what_ran(wanted.decision == "adopt", who)
     except CannotDecide as error:
         return problem(409, "nothing was decided", str(error))
     except StorageTrouble as error:
         return problem(503, "the decision could not be recorded", str(error))
-    return json_answer(record(broker.disks.on_disk))
+    return json_answer(record(broker.this_host.disks.on_disk))
 
 
 async def _post_order(request: web.Request) -> web.Response:
     if not _may_change(request):
         return problem(403, "not allowed", "only root and the broker's user may give orders")
     wanted = msgspec.json.decode(await request.read(), type=NewOrder)
-    order = request.app[_BROKER].place_order(wanted)
-    return json_answer(request.app[_BROKER].orders.status(order.number, _now_s()))
+    order = request.app[_BROKER].exchange.place_order(wanted)
+    return json_answer(request.app[_BROKER].exchange.orders.status(order.number, _now_s()))
 
 
 async def _get_order(request: web.Request) -> web.Response:
-    status = request.app[_BROKER].orders.status(int(request.match_info["number"]), _now_s())
+    status = request.app[_BROKER].exchange.orders.status(
+        int(request.match_info["number"]), _now_s()
+    )
     if status is None:
         return problem(404, "no such order")
     return json_answer(status)
@@ -156,7 +158,7 @@ async def _put_maintenance(request: web.Request) -> web.Response:
     wanted = msgspec.json.decode(await request.read(), type=Maintenance)
     broker, kind = request.app[_BROKER], request.match_info["mode"]
     try:
-        await broker.set_maintenance(kind, wanted, _owner(request))
+        await broker.keeper.set(kind, wanted, _owner(request))
     except (StorageTrouble, OSError) as error:
         return problem(503, "maintenance was not changed", str(error))
     return json_answer(wanted)
@@ -167,7 +169,7 @@ async def _put_host_shutdown(request: web.Request) -> web.Response:
     empty."""
     if not _may_change(request):
         return problem(403, "not allowed", "only root and the broker's user may say so")
-    return json_answer(request.app[_BROKER].host_shuts_down(_now_s()))
+    return json_answer(request.app[_BROKER].asked.host_shuts_down(_now_s()))
 
 
 async def _post_notify_test(request: web.Request) -> web.Response:
@@ -183,7 +185,7 @@ async def _post_notify_test(request: web.Request) -> web.Response:
     return json_answer(NotifyTest(outcomes))
 
 
-def application(broker: Broker) -> web.Application:
+def application(broker: Served) -> web.Application:
     """The API over one broker."""
     app = web.Application(middlewares=[as_problems, at_work], client_max_size=BODY_BYTES_MAX)
     app[_BROKER] = broker
@@ -234,7 +236,7 @@ def _user_of(transport: asyncio.Transport) -> str:
     return "" if uid is None else str(uid)
 
 
-async def serve(broker: Broker, path: str) -> OwnSocket:
+async def serve(broker: Served, path: str) -> OwnSocket:
     """Listen on the UNIX socket `path`, replacing what an ended broker left there.
 
     Raises OSError where the socket cannot be made.

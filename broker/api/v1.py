@@ -18,7 +18,7 @@ from broker.api.answers import encode, json_answer, json_bytes, problem
 from broker.api.event_stream import Streams
 from broker.api.gate import Gate
 from broker.api.openapi import document
-from broker.broker import Broker
+from broker.api.served import Served
 from broker.whiteboard.store import StorageTrouble
 from broker.wire.status import History, Maintenance, NewOrder
 from scoring.observation import OrderKind
@@ -37,7 +37,7 @@ _T = TypeVar("_T")
 class Api:
     """The API over one broker."""
 
-    def __init__(self, broker: Broker, gate: Gate) -> None:
+    def __init__(self, broker: Served, gate: Gate) -> None:
         self._broker = broker
         self._gate = gate
         self.streams = Streams(broker)
@@ -59,7 +59,7 @@ class Api:
         return web.Response(body=self._document, content_type="application/json")
 
     async def _get_status(self, request: web.Request) -> web.Response:
-        return json_bytes(self._broker.status_json(_now_s()))
+        return json_bytes(self._broker.shown.as_json(_now_s()))
 
     async def _get_history(self, request: web.Request) -> web.Response:
         made_s, text = self._history
@@ -78,7 +78,7 @@ class Api:
         text = request.match_info["number"]
         if not re.fullmatch("[0-9]{1,15}", text):
             return problem(400, "the number of an order has 1 to 15 digits")
-        status = self._broker.orders.status(int(text), _now_s())
+        status = self._broker.exchange.orders.status(int(text), _now_s())
         return problem(404, "no such order") if status is None else json_answer(status)
 
     async def _post_order(self, request: web.Request) -> web.Response:
@@ -88,8 +88,8 @@ class Api:
         wanted = _body(await request.read(), NewOrder)
         if (wanted.target is not None) != (wanted.kind is _WITH_TARGET):
             return problem(400, "the body does not fit", "target: for a migration, and only then")
-        order = self._broker.place_order(wanted)
-        return json_answer(self._broker.orders.status(order.number, _now_s()))
+        order = self._broker.exchange.place_order(wanted)
+        return json_answer(self._broker.exchange.orders.status(order.number, _now_s()))
 
     async def _put_maintenance(self, request: web.Request) -> web.Response:
         refused = self._gate.refusal(request, _now_s())
@@ -100,7 +100,7 @@ class Api:
             return problem(404, "no such maintenance", "there are global and local")
         wanted = _body(await request.read(), Maintenance)
         try:
-            await self._broker.set_maintenance(kind, wanted, OWNER)
+            await self._broker.keeper.set(kind, wanted, OWNER)
         except (StorageTrouble, OSError) as error:
             return problem(503, "maintenance was not changed", str(error))
         return json_answer(wanted)

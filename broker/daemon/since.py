@@ -30,3 +30,8 @@ class Since:
     def is_since_before(self, value: Hashable) -> bool:
         """Whether the value has been this one since before the first look."""
         return self.at_least and value == self._value
+
+
+def age_s(at_s: float | None, now_s: float) -> float | None:
+    """How long ago that was; None where it never was."""
+    return None if at_s is None else now_s - at_s

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 #: A host whose id was not renewed for so many io_timeouts must have ended what it ran
 #: (sanlock's src/timeouts.h, id_renewal_fail_seconds).
@@ -57,3 +58,10 @@ def budget_s(renewed_s: float | None, io_timeout_s: float, now_s: float) -> floa
     if renewed_s is None:
         return None
     return max(0.0, BUDGET_IO_TIMEOUTS * io_timeout_s - max(0.0, now_s - renewed_s))
+
+
+def standing_fields(witness: Witness | None, now_s: float) -> dict[str, Any]:
+    """sanlock's word on a host, as fields of its status; None: it has none."""
+    if witness is None:
+        return {}
+    return {"sanlock_state": witness.state, "sanlock_age_s": now_s - witness.changed_s}

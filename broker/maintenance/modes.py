@@ -29,6 +29,11 @@ class Modes:
         """The local mode that counts now."""
         return self.local if self.shutdown is None else self.shutdown
 
+    @property
+    def is_set(self) -> bool:
+        """Whether this host is in local maintenance, or shuts down."""
+        return self.in_force is not None
+
     def new(self, owner: str, reason: str, for_s: int | None, release_id: bool = False) -> Mode:
         """A mode that begins now. `for_s`: how long it lasts, None: without an end."""
         # Rounded up: it may end a little late, and never early.

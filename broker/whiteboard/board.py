@@ -32,7 +32,17 @@ from broker.whiteboard.mode import Mode, count, from_lines, to_lines
 from broker.whiteboard.plan import SlotPlan
 from broker.whiteboard.ran_places import RanPlaces
 from broker.whiteboard.ran_places import encode as encode_what_ran
-from broker.whiteboard.signatures import CLUSTER, GOOD, SLOT, Signature, Signatures, Unsigned
+from broker.whiteboard.signatures import (
+    CLUSTER,
+    FAULTS,
+    GOOD,
+    NOT_SIGNED,
+    SENTENCES,
+    SLOT,
+    Signature,
+    Signatures,
+    Unsigned,
+)
 from broker.whiteboard.slot import (
     EMPTY_SLOT,
     BadSlot,
@@ -69,24 +79,6 @@ LATE_RECORD_LOOKS = 20
 #: At most so many slots are looked at that no host writes, under ids that no host has joined.
 STILL_MAX = 128
 LATE_RECORD_LOOK_S = 0.1
-
-
-NOT_SIGNED = (
-    "was not signed by a host of this cluster, and does not count; the last one that was does (who"
-    " else writes to this volume?)"
-)
-_FAULTS = {
-    Signature.NONE: SlotFault.UNSIGNED,
-    Signature.WRONG: SlotFault.WRONG_MAC,
-    Signature.REPLAYED: SlotFault.REPLAYED,
-}
-_SENTENCES = {
-    Signature.NONE: NOT_SIGNED,
-    Signature.WRONG: "is signed with a key that is not this cluster's, and does not count; has that"
-    " host another cluster-key than this one?",
-    Signature.REPLAYED: "is older than one that was read before, and does not count: a late write,"
-    " or somebody has put it back",
-}
 
 
 def _goes_back(before: SlotReport | None, after: SlotReport) -> bool:
@@ -184,6 +176,11 @@ class Board:
     def problem(self) -> str:
         """What is wrong with the storage now; empty when nothing is."""
         return self.write_problem or self.read_problem
+
+    @property
+    def state(self) -> str:
+        """ok, error or hung."""
+        return "ok" if not self.problem else "hung" if self.is_hung else "error"
 
     @property
     def all_read(self) -> bool:
@@ -515,7 +512,7 @@ class Board:
         if is_taken:
             self.reports[host], self.signed[host] = report, found
         else:
-            self.bad[host] = BadSlot(host, _FAULTS[found], _SENTENCES[found])
+            self.bad[host] = BadSlot(host, FAULTS[found], SENTENCES[found])
 
     def _is_signed_cluster(self, data: bytes, now_s: float) -> bool:
         """Whether slot 0 is valid. Where it stays unsigned it is signed, or written again as it

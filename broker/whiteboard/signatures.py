@@ -28,7 +28,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from broker.config.cluster_key import ClusterKey
-from broker.whiteboard.slot import SlotReport, signed_part
+from broker.whiteboard.slot import SlotFault, SlotReport, signed_part
 
 #: The line of a slot that holds the counter.
 COUNTER_LINE = "count"
@@ -61,6 +61,25 @@ SLOT = "ha-agent slot 1"
 CLUSTER = "ha-agent cluster slot 1"
 FENCE = "ha-agent fence record 1"
 RAN = "ha-agent what ran 1"
+
+
+NOT_SIGNED = (
+    "was not signed by a host of this cluster, and does not count; the last one that was does (who"
+    " else writes to this volume?)"
+)
+#: What a slot with such a signature is taken for, and the sentence that says so.
+FAULTS = {
+    Signature.NONE: SlotFault.UNSIGNED,
+    Signature.WRONG: SlotFault.WRONG_MAC,
+    Signature.REPLAYED: SlotFault.REPLAYED,
+}
+SENTENCES = {
+    Signature.NONE: NOT_SIGNED,
+    Signature.WRONG: "is signed with a key that is not this cluster's, and does not count; has that"
+    " host another cluster-key than this one?",
+    Signature.REPLAYED: "is older than one that was read before, and does not count: a late write,"
+    " or somebody has put it back",
+}
 
 
 class Signatures:

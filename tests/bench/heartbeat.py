@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from broker.config.cluster_key import ClusterKey
-from broker.peers.asker import Heartbeats, steady_s
+from broker.peers.asker import steady_s
 from broker.peers.datagram import DATAGRAM_BYTES, Question, heard_in, question_bytes
 from broker.peers.heartbeat import Heartbeat, heard, new_nonce
 from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
@@ -55,11 +55,11 @@ def measure() -> Iterator[Figure]:
 async def _exchanges(folder: Path) -> tuple[list[float], list[float]]:
     """µs of CPU for a question and its answer, at the port and at the listener."""
     broker = make_broker(folder, MemoryVolume())
-    broker.heartbeats = Heartbeats(OWN, KEY, None)
+    broker.heartbeats.key = KEY
     # A second passes between two questions: the limit of a member is not what is measured.
     seconds = itertools.count()
     port = HeartbeatPort(
-        lambda datagram, source: broker.answer(datagram, source, float(next(seconds)))
+        lambda datagram, source: broker.sign_of_life.answer(datagram, source, float(next(seconds)))
     )
     listener = Listener(broker)
     await port.start([("127.0.0.1", 0)])

@@ -29,6 +29,7 @@ from broker.config.cluster_key import ClusterKey
 from broker.config.sections import HEARTBEAT_PORT, load
 from broker.daemon.histogram import Histogram
 from broker.monitors import MonitorRunner, Sample
+from broker.monitors.watched import Watched
 from broker.peers.asker import Heartbeats
 from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
 from broker.whiteboard.board import Board
@@ -84,13 +85,13 @@ def made(folder: Path, host_id: int, network: str) -> Broker:
     store = VolumeStore(config.storage.whiteboard, DEADLINE_S)
     board = Board(store, host_id, signatures=Signatures(KEY))
     heartbeats = Heartbeats(host_id, KEY, NetworkTransport())
-    engine = MonitorRunner([])
-    return Broker(config, board, FakeLockspace(), engine, Engine(), heartbeats=heartbeats)
+    watched = Watched(MonitorRunner([]), Engine())
+    return Broker(config, board, FakeLockspace(), watched, heartbeats=heartbeats)
 
 
 def answer(broker: Broker, raw: bytes, source: str) -> bytes | None:
     """To a datagram from that address."""
-    return broker.answer(raw, source, asyncio.get_running_loop().time())
+    return broker.sign_of_life.answer(raw, source, asyncio.get_running_loop().time())
 
 
 async def live(broker: Broker) -> None:

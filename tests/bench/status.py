@@ -27,6 +27,7 @@ from broker.broker import Broker
 from broker.config.places import changed_s
 from broker.config.sections import load
 from broker.monitors import MonitorRunner, Sample
+from broker.monitors.watched import Watched
 from broker.whiteboard.board import Board
 from broker.whiteboard.slot import SLOT_BYTES, SlotReport, encode_cluster, encode_slot
 from broker.whiteboard.store import VolumeStore
@@ -131,10 +132,9 @@ async def _serve(folder: Path, hosts: int) -> None:
         config,
         Board(VolumeStore(config.storage.whiteboard, 2.0), 1),
         FakeLockspace(),
-        MonitorRunner([]),
-        _Engine(),
+        Watched(MonitorRunner([]), _Engine()),
     )
-    broker.config_file_s = changed_s(path)
+    broker.in_force.file_s = changed_s(path)
     await serve(broker, config.daemon.socket)
     writing = asyncio.create_task(asyncio.to_thread(_write, config.storage.whiteboard, hosts))
     beating = asyncio.create_task(broker.run())

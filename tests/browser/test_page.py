@@ -240,8 +240,8 @@ def test_focus_outlives_the_updates(page: Page, stage: Stage) -> None:
     expect(button).to_be_enabled(timeout=20_000)
     button.focus()
     expect(button).to_be_focused()
-    before = stage.brokers[0].news
-    stage.wait(stage.brokers[0].wait_for_news(before + 5, 10.0))
+    before = stage.brokers[0].news.version
+    stage.wait(stage.brokers[0].news.wait(before + 5, 10.0))
     expect(button).to_be_focused()
 
 

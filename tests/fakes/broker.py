@@ -11,10 +11,11 @@ from typing import Any
 import aiohttp
 
 from broker.api.socket import serve
-from broker.broker import Broker
+from broker.broker import Broker, Given
 from broker.client.ask import ask
 from broker.config.sections import load
 from broker.monitors import MonitorRunner, Sample
+from broker.monitors.watched import Watched
 from broker.whiteboard.board import Board
 from broker.wire.status import (
     MigrationStatus,
@@ -51,9 +52,8 @@ def make_broker(
         load(str(path)),
         Board(MemoryStore(volume), host_id),
         FakeLockspace(),
-        monitors,
-        Engine(),
-        boot_id,
+        Watched(monitors, Engine()),
+        Given(boot_id),
     )
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from agent.storage.room import sector_of
-from broker.lockspace.delta_leases import ALIGN_OF_SECTOR, layout_at
+from broker.lockspace.delta_leases import layout_at
+from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR
 
 from .real_sanlock import Daemon, needs_sanlock
 

@@ -38,7 +38,7 @@ async def shut_down(world: World, host: Host, reboots: bool) -> None:
         await asyncio.sleep(0.002)
         if broker is None:
             raise BrokerDown("no answer: connection refused")
-        return broker.host_shuts_down(asyncio.get_running_loop().time())
+        return broker.asked.host_shuts_down(asyncio.get_running_loop().time())
 
     def tell(text: str) -> None:
         world.tell(host.name, f"host-shutdown: {text}")

@@ -346,7 +346,7 @@ class SimHeartbeats:
         answer = await self._there_and_back(
             target,
             self._world.delay_s(self._host, target),
-            lambda broker: broker.answer(question, source, target.clock_s()),
+            lambda broker: broker.sign_of_life.answer(question, source, target.clock_s()),
         )
         if target.number not in self._world.brokers or target.metadata is not Metadata.THIS:
             # Nothing listens there; of an earlier version neither.
@@ -363,7 +363,7 @@ class SimHeartbeats:
             target,
             # Two packets there for the connection and the request, two back.
             2.0 * self._world.delay_s(self._host, target),
-            lambda broker: broker.heartbeat(nonce, target.clock_s()),
+            lambda broker: broker.sign_of_life.at_listener(nonce, target.clock_s()),
         )
         if answer is None:
             raise ConnectionRefusedError(f"{address}: connection refused")
@@ -592,7 +592,7 @@ class SimLink:
             assert task is not None
             self._waiting[task] = None
             try:
-                view = await broker.newer_view(newer_than, PATIENCE_S)
+                view = await broker.exchange.newer_view(newer_than, PATIENCE_S)
             except asyncio.CancelledError:
                 process = PROCESS.get()
                 if task not in self._cut or (process is not None and not process.alive):
@@ -813,7 +813,7 @@ class SimFenceLog:
             await _takes(0.001)
             return "no answer: connection refused"
         try:
-            await broker.note_fence(
+            await broker.asked.note_fence(
                 FenceNote(step, target, ordered, text, over, only_closes, withdrawn)
             )
         except StorageTrouble as error:

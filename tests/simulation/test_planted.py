@@ -229,7 +229,7 @@ def test_a_fencer_is_freed_without_a_trace(world: World, what: str) -> None:
     act = FreeHostId(target.host_id, delta.generation, delta.timestamp, read_s, fencer=True)
     if what != "not announced":
         broker = world.brokers[host.number]
-        broker._freeing = lambda: (target.host_id, True)  # type: ignore[method-assign]
+        broker.this_host.agent.freeing = lambda: (target.host_id, True)  # type: ignore[method-assign]
         world.run(2.0)
     world.freeing(host, act)
     if what == "all":
@@ -258,7 +258,7 @@ def test_the_word_of_a_broker_whose_agent_lives(world: World) -> None:
     world.run(100.0)
     broker = world.brokers[target.number]
     word = FenceAsk(agent_dead_s=5000.0, bad_s=5000.0)
-    broker._sick_vm.ask = lambda *_: word  # type: ignore[method-assign]
+    broker.this_host.sick_vm.ask = lambda *_: word  # type: ignore[method-assign]
     world.run(3.0)
     shot(world, target)
     broken(world, "fenced")

@@ -16,7 +16,7 @@ from pathlib import Path
 from agent.actions import Hands
 from agent.beat import Agent
 from agent.fence.levels import FenceLevels
-from broker.broker import Broker
+from broker.broker import Broker, Given
 from broker.config.cluster_key import ClusterKey
 from broker.config.sections import (
     ApiSection,
@@ -37,6 +37,7 @@ from broker.lockspace.own_id import WATCHDOG_FIRE_S
 from broker.lockspace.port import LockspaceError
 from broker.monitors import MonitorRunner
 from broker.monitors.outside import OutsideMonitor, is_local
+from broker.monitors.watched import Watched
 from broker.monitors.way_out import WayOutMonitor
 from broker.peers.asker import Heartbeats
 from broker.peers.vm_place import VmPlace
@@ -407,18 +408,13 @@ class World:
             config,
             Board(store, host.host_id, host.wall_s, Signatures(key)),
             lockspace,
-            runner,
-            engine,
-            boot_id=boot_id,
-            wall=host.wall_s,
+            Watched(runner, engine, outside, way_out),
+            Given(boot_id, host.wall_s, host.frees_without_lease),
             heartbeats=Heartbeats(
                 host.host_id,
                 key,
                 SimHeartbeats(self, host),
             ),
-            outside=outside,
-            way_out=way_out,
-            freeing_left=host.frees_without_lease,
         )
         host.broker_since_s = self.timeline.now_s
         if host.wall_offset_s != 0.0:
@@ -558,7 +554,7 @@ class World:
         broker, loop = self.brokers.get(host.number), host.loop
         if broker is None or loop is None or host.frozen or host.is_stopped("broker"):
             return None
-        return broker.vm_place(loop.time())
+        return broker.place.now(loop.time())
 
     def score_of(self, host: Host) -> int | None:
         """The score a host's agent last reported."""
@@ -663,7 +659,7 @@ class World:
             self._no_broker(host)
         else:
             wanted = NewOrder(kind, target)
-            order = self.timeline.call_within(host.loop, broker.place_order, wanted)
+            order = self.timeline.call_within(host.loop, broker.exchange.place_order, wanted)
             self.last_order = host, broker, order.number
             self.ordered_s[host.number] = self.timeline.now_s
             self.ordered[host.number] = kind
@@ -700,7 +696,7 @@ class World:
 
         async def ask() -> None:
             try:
-                record = await broker.decide_what_ran(adopt, "operator")
+                record = await broker.asked.decide_what_ran(adopt, "operator")
             except (CannotDecide, StorageTrouble) as error:
                 self.tell("operator", f"{host.name} refuses: {error}")
                 return
@@ -1012,9 +1008,9 @@ class World:
             return
 
         async def set_it() -> None:
-            mode = broker.mode(Maintenance(on), "operator")
+            mode = broker.keeper.mode(Maintenance(on), "operator")
             try:
-                await broker.set_global_maintenance(mode)
+                await broker.keeper.set_global(mode)
             except StorageTrouble as error:
                 self.tell("operator", f"global maintenance at {host.name}: {error}")
                 return
@@ -1053,8 +1049,8 @@ class World:
         if broker is None or host.loop is None:
             self._no_broker(host)
             return
-        mode = broker.mode(Maintenance(on, "", lasts_s, release_id), "operator")
-        self.timeline.call_within(host.loop, broker.set_local_maintenance, mode)
+        mode = broker.keeper.mode(Maintenance(on, "", lasts_s, release_id), "operator")
+        self.timeline.call_within(host.loop, broker.keeper.set_local, mode)
         since_s = host.local_maintenance_since_s = self.timeline.now_s if on else None
         ends = f" for {lasts_s} s" if lasts_s is not None else ""
         self.tell("operator", f"local maintenance of {host.name} {'on' if on else 'off'}{ends}")

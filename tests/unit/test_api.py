@@ -18,11 +18,13 @@ import pytest
 
 from agent.status.text import as_text
 from broker.api.socket import BODY_BYTES_MAX, CONNECTIONS_PER_USER_MAX, serve
-from broker.broker import AGENT_SILENT_BEATS, STATUS_FRESH_S, Broker
+from broker.broker import Broker
 from broker.client.ask import BrokerDown, BrokerRefused, ask
 from broker.client.link import Link
 from broker.lockspace.port import LockspaceError
 from broker.monitors import Sample, Verdict
+from broker.status.of_cluster import STATUS_FRESH_S
+from broker.this_host.agent_report import AGENT_SILENT_BEATS
 from broker.whiteboard.mode import Mode
 from broker.whiteboard.slot import SLOT_BYTES, decode_slot
 from broker.wire.status import (
@@ -164,8 +166,8 @@ def test_status_and_maintenance_over_the_socket(tmp_path: Path) -> None:
             assert mode is not None and mode.reason == "a test"
             assert mode.owner == f"{pwd.getpwuid(os.getuid()).pw_name}@host1"
         assert broker.board.global_maintenance
-        assert broker.local_maintenance
-        assert make_broker(tmp_path, MemoryVolume()).local_maintenance, "kept over a restart"
+        assert broker.modes.is_set
+        assert make_broker(tmp_path, MemoryVolume()).modes.is_set, "kept over a restart"
 
     served(tmp_path, test)
 
@@ -210,7 +212,7 @@ def test_bad_requests_are_answered_as_problems(
             assert answer.status == status
             assert answer.content_type == "application/problem+json"
             assert msgspec.json.decode(await answer.read())["status"] == status
-        assert not broker.local_maintenance
+        assert not broker.modes.is_set
 
     served(tmp_path, test)
 
@@ -281,25 +283,25 @@ def test_many_who_ask_get_one_status_and_never_an_old_one(tmp_path: Path) -> Non
     async def run() -> None:
         broker = make_broker(tmp_path, MemoryVolume())
         await broker.beat(1.0)
-        first = broker.status_json(1.0)
-        assert broker.status_json(1.0 + STATUS_FRESH_S / 2) is first
-        assert broker.status_json(1.0 + 2 * STATUS_FRESH_S) is not first
+        first = broker.shown.as_json(1.0)
+        assert broker.shown.as_json(1.0 + STATUS_FRESH_S / 2) is first
+        assert broker.shown.as_json(1.0 + 2 * STATUS_FRESH_S) is not first
 
         changes: list[Callable[[], None]] = [
             lambda: broker.take_report(report(), 2.0),
             lambda: up(broker, 2.0),
             lambda: broker.refuse_config("x.toml: no"),
-            lambda: broker.set_local_maintenance(Mode("root", "disk")),
+            lambda: broker.keeper.set_local(Mode("root", "disk")),
         ]
         for change in changes:
-            before = broker.status_json(2.0)
+            before = broker.shown.as_json(2.0)
             change()
-            assert broker.status_json(2.0) is not before
-        before = broker.status_json(2.0)
-        await broker.set_global_maintenance(Mode("root", "disk"))
-        assert broker.status_json(2.0) is not before
+            assert broker.shown.as_json(2.0) is not before
+        before = broker.shown.as_json(2.0)
+        await broker.keeper.set_global(Mode("root", "disk"))
+        assert broker.shown.as_json(2.0) is not before
         await broker.beat(2.0)
-        assert msgspec.json.decode(broker.status_json(2.0), type=Status) == broker.status(2.0)
+        assert msgspec.json.decode(broker.shown.as_json(2.0), type=Status) == broker.status(2.0)
 
     asyncio.run(run())
 

@@ -95,7 +95,7 @@ def test_what_one_host_proved_and_measured_the_others_show(tmp_path: Path) -> No
         volume = MemoryVolume()
         one, two = make_broker(tmp_path, volume, 1), make_broker(tmp_path, volume, 2)
         for broker in (one, two):
-            broker._wall = lambda: 2000.0
+            broker.this_host.wall = lambda: 2000.0
         good = FencePathOnWire(True, 1990.0, 1990.0, 0.25)
         bad = FencePathOnWire(False, None, 1800.0, 8.0, "wrong password")
         one.take_report(report(), 1.0)
@@ -239,7 +239,7 @@ def test_the_status_says_that_nobody_would_start_it(tmp_path: Path) -> None:
         status = two.status(1.0)
         assert status.bound is not None and "newer" in status.bound.held
         assert "NO TAKEOVER" in as_text(status)
-        await two.set_global_maintenance(Mode())
+        await two.keeper.set_global(Mode())
         assert "NO TAKEOVER" not in as_text(two.status(1.0)), "a mode that is set is no trouble"
 
     asyncio.run(run())

@@ -204,7 +204,7 @@ def test_every_monitor_is_shown_and_only_what_matters_has_a_line(tmp_path: Path)
 def test_a_configuration_that_either_daemon_refuses_is_told(tmp_path: Path, who: str) -> None:
     (broker,) = hosts(tmp_path, 1)
     if who == "broker":
-        broker.config_problem = "x.toml: timing: no"
+        broker.in_force.problem = "x.toml: timing: no"
     else:
         sent = Report(0, "EngineDown", (), (), 0, config_problem="x.toml: timing: no")
         broker.take_report(msgspec.json.decode(msgspec.json.encode(sent), type=Report), 1.0)

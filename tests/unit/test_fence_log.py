@@ -247,7 +247,7 @@ def test_a_note_names_the_host_and_its_boot_and_the_host_finds_it_when_it_is_bac
             broker.take_report(report(), 1.0)
             await broker.beat(1.0)
         note = FenceNote(FenceStep.DEAD, 2, True, "it hung")
-        written = await one.note_fence(note)
+        written = await one.asked.note_fence(note)
         assert written is not None
         assert (written.by_name, written.target_name) == ("host1", "host2")
         assert written.boot_id == "first-boot"

@@ -107,7 +107,7 @@ async def the_token(port: int, broker: Broker) -> None:
     )
     assert b" 200 " in await reader.readline()
     writer.close()
-    assert broker.local_maintenance
+    assert broker.modes.is_set
 
 
 async def a_stream(port: int, broker: Broker) -> None:

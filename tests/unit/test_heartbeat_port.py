@@ -56,9 +56,11 @@ def served(
 
     async def main() -> None:
         broker = make_broker(tmp_path, MemoryVolume())
-        broker.heartbeats = Heartbeats(1, key, None)
+        broker.heartbeats.key = key
         clock = asyncio.get_running_loop().time
-        port = HeartbeatPort(lambda datagram, source: broker.answer(datagram, source, clock()))
+        port = HeartbeatPort(
+            lambda datagram, source: broker.sign_of_life.answer(datagram, source, clock())
+        )
         broker.gate.dropped = lambda: port.dropped
         try:
             await port.start([(host, 0)])
@@ -273,7 +275,9 @@ def test_a_listener_without_a_place_left_costs_no_heartbeat(tmp_path: Path) -> N
 
 def test_without_a_key_nothing_is_answered(tmp_path: Path) -> None:
     async def test(broker: Broker, port: int) -> None:
-        assert broker.answer(question_bytes(KEY, question(1)), "127.0.0.1", 1.0) is None
+        assert (
+            broker.sign_of_life.answer(question_bytes(KEY, question(1)), "127.0.0.1", 1.0) is None
+        )
 
     served(tmp_path, test, key=None)
 

@@ -17,7 +17,6 @@ from agent.setup.heartbeat_reach import OPEN, Port, ask_ports, how_to_open, port
 from agent.setup.join import _heartbeat_listen
 from broker.config.cluster_key import ClusterKey
 from broker.config.sections import ApiSection, Config, load
-from broker.peers.asker import Heartbeats
 from broker.peers.heartbeat_port import HeartbeatPort
 from broker.whiteboard.slot import SlotReport, encode_slot
 from broker.whiteboard.volume import Volume
@@ -63,9 +62,11 @@ def with_port(
 
     async def main() -> None:
         broker = make_broker(tmp_path, MemoryVolume(), 2)
-        broker.heartbeats = Heartbeats(2, key, None)
+        broker.heartbeats.key = key
         clock = asyncio.get_running_loop().time
-        port = HeartbeatPort(lambda datagram, source: broker.answer(datagram, source, clock()))
+        port = HeartbeatPort(
+            lambda datagram, source: broker.sign_of_life.answer(datagram, source, clock())
+        )
         await port.start([("127.0.0.1", 0)])
         try:
             await test(port.ports[0])

@@ -75,7 +75,7 @@ def test_it_is_in_maintenance_from_the_first_word_on_and_says_by_whom(tmp_path: 
         broker, other = make_broker(tmp_path, volume), make_broker(tmp_path, volume, 2)
         tell(broker, "EngineUp", 1.0)
         up(broker, 1.0)
-        said = broker.host_shuts_down(1.0)
+        said = broker.asked.host_shuts_down(1.0)
         assert (said.state, said.within_s) == ("going", within_s(TIMING)) == ("going", 480.0)
         local = broker.view(1.0).local
         assert local.maintenance and local.shutdown == HostShutdown(1.0, OnHostShutdown.MIGRATE)
@@ -102,7 +102,7 @@ def test_the_others_say_of_one_that_ended_in_order_that_it_was_shut_down(tmp_pat
         for now_s in (1.0, 2.0, 3.0):
             down(broker, now_s)
             tell(broker, "LocalMaintenance", now_s)
-            broker.host_shuts_down(now_s)
+            broker.asked.host_shuts_down(now_s)
             await broker.beat(now_s)
             await other.beat(now_s)
         assert "host1 is shutting down; the VM does not run there" in text_of(other, 3.0)
@@ -130,7 +130,7 @@ def test_the_host_is_empty_when_the_others_know_and_the_id_is_given_back(tmp_pat
         def said(at_s: float, name: str = "LocalMaintenance") -> HostShutdownStatus:
             down(broker, at_s)
             tell(broker, name, at_s)
-            return broker.host_shuts_down(at_s)
+            return broker.asked.host_shuts_down(at_s)
 
         down(broker, begun_s)
         tell(broker, "LocalMaintenance", begun_s)
@@ -149,10 +149,10 @@ def test_the_host_is_empty_when_the_others_know_and_the_id_is_given_back(tmp_pat
         assert said(told_s).text.endswith("the host id is given back")
         assert said(told_s, "EngineStop").state == "going"
         tell(broker, "LocalMaintenance", told_s, intent="fence 3")
-        assert broker.host_shuts_down(told_s).state == "going"
+        assert broker.asked.host_shuts_down(told_s).state == "going"
         tell(broker, "LocalMaintenance", told_s)
         up(broker, told_s)
-        assert broker.host_shuts_down(told_s).state == "going"
+        assert broker.asked.host_shuts_down(told_s).state == "going"
 
     asyncio.run(run())
 
@@ -163,20 +163,20 @@ def test_a_vm_that_is_on_its_way_here_is_waited_for(tmp_path: Path) -> None:
     async def run() -> None:
         volume = MemoryVolume()
         broker, source = make_broker(tmp_path, volume), make_broker(tmp_path, volume, 2)
-        broker.host_shuts_down(0.5)
+        broker.asked.host_shuts_down(0.5)
         for now_s in (1.0, 2.0, 5.0):
             down(broker, now_s)
             tell(broker, "LocalMaintenance", now_s)
             tell(source, "EngineMigratingAway", now_s, intent="migrate 1", moving_until_s=60.0)
             await source.beat(now_s)
             await broker.beat(now_s)
-        said = broker.host_shuts_down(5.0)
+        said = broker.asked.host_shuts_down(5.0)
         assert (said.state, said.text) == ("going", "host2 is migrating the VM to this host")
         assert not broker.lockspace.stay_out
         tell(source, "EngineDown", 6.0)
         await source.beat(6.0)
         await broker.beat(6.0)
-        assert "host id is being given back" in broker.host_shuts_down(6.0).text
+        assert "host id is being given back" in broker.asked.host_shuts_down(6.0).text
         assert broker.lockspace.stay_out
 
     asyncio.run(run())
@@ -187,12 +187,12 @@ def test_it_lapses_when_it_is_not_said_any_more(tmp_path: Path) -> None:
 
     async def run() -> None:
         broker = make_broker(tmp_path, MemoryVolume())
-        broker.host_shuts_down(1.0)
-        broker.host_shuts_down(2.0)
+        broker.asked.host_shuts_down(1.0)
+        broker.asked.host_shuts_down(2.0)
         await broker.beat(2.0 + LAPSE_S - 0.1)
-        assert broker.local_maintenance
+        assert broker.modes.is_set
         await broker.beat(2.0 + LAPSE_S)
-        assert not broker.local_maintenance and broker.view(70.0).local.shutdown is None
+        assert not broker.modes.is_set and broker.view(70.0).local.shutdown is None
         assert not broker.lockspace.no_join
 
     asyncio.run(run())
@@ -203,8 +203,8 @@ def test_it_does_not_outlive_the_broker_and_leaves_a_local_maintenance_as_it_was
 ) -> None:
     async def run() -> None:
         broker = make_broker(tmp_path, MemoryVolume())
-        broker.set_local_maintenance(broker.mode(Maintenance(True, "new memory"), "root@host1"))
-        broker.host_shuts_down(1.0)
+        broker.keeper.set_local(broker.keeper.mode(Maintenance(True, "new memory"), "root@host1"))
+        broker.asked.host_shuts_down(1.0)
         await broker.beat(1.0)
         mode = broker.status(1.0).hosts[1].mode
         assert mode is not None and mode.owner == "systemd"
@@ -227,8 +227,8 @@ def test_what_is_configured_decides(tmp_path: Path, way: str, is_up: bool, found
         leaving(broker, way)
         tell(broker, "EngineUp", 1.0)
         (up if is_up else down)(broker, 1.0)
-        assert broker.host_shuts_down(1.0).state == found
-        assert broker.local_maintenance is (way != "leave")
+        assert broker.asked.host_shuts_down(1.0).state == found
+        assert broker.modes.is_set is (way != "leave")
         shutdown = broker.view(1.0).local.shutdown
         assert (shutdown is not None) is (way != "leave")
 
@@ -238,13 +238,13 @@ def test_what_is_configured_decides(tmp_path: Path, way: str, is_up: bool, found
 def test_in_global_maintenance_the_vm_is_left(tmp_path: Path) -> None:
     async def run() -> None:
         broker = make_broker(tmp_path, MemoryVolume())
-        await broker.set_global_maintenance(broker.mode(Maintenance(True), "root@host1"))
+        await broker.keeper.set_global(broker.keeper.mode(Maintenance(True), "root@host1"))
         tell(broker, "GlobalMaintenance", 1.0)
         up(broker, 1.0)
-        assert broker.host_shuts_down(1.0).state == "left"
+        assert broker.asked.host_shuts_down(1.0).state == "left"
         down(broker, 1.0)
         broker.lockspace.joined = False
-        assert broker.host_shuts_down(1.0 + SETTLE_S).state == "over", "nothing runs here"
+        assert broker.asked.host_shuts_down(1.0 + SETTLE_S).state == "over", "nothing runs here"
 
     asyncio.run(run())
 
@@ -259,7 +259,7 @@ def test_a_vm_that_somebody_paused_is_not_waited_for_long(tmp_path: Path) -> Non
         for now_s in (1.0, 10.0, 1.0 + PAUSED_PATIENCE_S):
             tell(broker, "EngineUp", now_s)
             broker.monitors.latest["engine"] = Sample(paused, now_s)
-            found.append(broker.host_shuts_down(now_s).state)
+            found.append(broker.asked.host_shuts_down(now_s).state)
         assert found == ["going", "going", "left"]
 
     asyncio.run(run())
@@ -269,13 +269,13 @@ def test_without_an_agent_nobody_can_drain_it(tmp_path: Path) -> None:
     async def run() -> None:
         broker = make_broker(tmp_path, MemoryVolume())
         up(broker, 1.0)
-        said = broker.host_shuts_down(1.0)
+        said = broker.asked.host_shuts_down(1.0)
         assert (said.state, said.text.split(":")[0]) == ("no-agent", "the agent is silent")
         tell(broker, "AgentStopped", 2.0, stopped=True)
-        assert "the agent is stopped" in broker.host_shuts_down(2.0).text
+        assert "the agent is stopped" in broker.asked.host_shuts_down(2.0).text
         down(broker, 5.0)
         broker.lockspace.joined = False
-        assert broker.host_shuts_down(5.0).state == "over", "the host is empty all the same"
+        assert broker.asked.host_shuts_down(5.0).state == "over", "the host is empty all the same"
 
     asyncio.run(run())
 

@@ -25,6 +25,7 @@ from broker.broker import Broker
 from broker.config.sections import load
 from broker.lockspace.hosts import Witness
 from broker.monitors import MonitorRunner
+from broker.monitors.watched import Watched
 from broker.whiteboard.board import Board
 from broker.wire.status import Status, View
 from scoring.decide import decide
@@ -106,7 +107,7 @@ class Host:
         self.written = self.broker.board.written
         made = msgspec.json.decode(msgspec.json.encode(self.broker.view(now_s)), type=View)
         self.decide(observed(made), now_s)
-        raw = self.broker.status_json(now_s)
+        raw = self.broker.shown.as_json(now_s)
         assert_clean(strings(json.loads(raw)))
         assert_clean(as_text(msgspec.json.decode(raw, type=Status)).splitlines())
         text, _ = self.metrics.text("")
@@ -212,8 +213,7 @@ def test_no_command_shows_what_steers_a_terminal(site: Path) -> None:
             load(str(site)),
             Board(MemoryStore(volume), 1),
             FakeLockspace(),
-            MonitorRunner([]),
-            Engine(),
+            Watched(MonitorRunner([]), Engine()),
         )
         runner = await serve(broker, broker.config.daemon.socket)
         try:

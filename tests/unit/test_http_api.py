@@ -148,7 +148,7 @@ def test_a_change_needs_the_token(
                 assert answer.status == 401, headers
                 assert answer.headers["WWW-Authenticate"] == "Bearer"
                 assert answer.content_type == "application/problem+json"
-        assert not broker.local_maintenance and not broker.board.global_maintenance
+        assert not broker.modes.is_set and not broker.board.global_maintenance
         assert broker.orders.pending(0.0) is None
         async with session.request(method, url + path, json=body, headers=AUTH) as answer:
             assert answer.status == 200
@@ -492,10 +492,10 @@ def test_two_hundred_streams_are_bounded_and_the_beat_goes_on(tmp_path: Path) ->
                 heads.append((await reader.readuntil(b"\r\n"))[9:12])
             assert heads.count(b"200") == STREAMS_MAX
             assert heads.count(b"503") == 200 - STREAMS_MAX
-            before = broker.news
+            before = broker.news.version
             async with asyncio.timeout(10.0):
-                while broker.news < before + 4:
-                    await broker.wait_for_news(broker.news, 5.0)
+                while broker.news.version < before + 4:
+                    await broker.news.wait(broker.news.version, 5.0)
             async with session.get(f"{url}/api/v1/status") as answer:
                 assert answer.status == 200, "others are answered as ever"
         finally:

@@ -19,7 +19,6 @@ from broker.api.door import Limits, client_of
 from broker.config.cluster_key import ClusterKey
 from broker.daemon.name_lookup import NameLookup
 from broker.main import StartError, run
-from broker.peers.asker import Heartbeats
 from broker.peers.heartbeat import Fault, Heartbeat, heard, new_nonce
 from broker.peers.heartbeat_port import NetworkTransport
 from broker.peers.transport import Names
@@ -40,7 +39,7 @@ def served(
 ) -> None:
     async def main() -> None:
         broker = make_broker(tmp_path, MemoryVolume())
-        broker.heartbeats = Heartbeats(1, key, None)
+        broker.heartbeats.key = key
         door = Listener(broker)
         try:
             await door.start([(host, 0)])

@@ -15,10 +15,11 @@ from agent.commands.maintenance import duration_s
 from agent.status.sentences import duration
 from agent.status.text import as_text
 from agent.terminal.errors import CommandError
-from broker.broker import Broker
+from broker.broker import Broker, Given
 from broker.config.sections import load
 from broker.maintenance import kept as local_mode
 from broker.monitors import MonitorRunner
+from broker.monitors.watched import Watched
 from broker.whiteboard.board import OLD_SERIAL_S, Board
 from broker.whiteboard.mode import SEEN_MIN_S, Countdown, Mode, from_lines, to_lines
 from broker.whiteboard.slot import SLOT_BYTES, decode_cluster, encode_cluster
@@ -68,7 +69,7 @@ def make_broker(tmp_path: Path, volume: MemoryVolume, wall: Wall, host_id: int =
     board = Board(MemoryStore(volume), host_id)
     runner = MonitorRunner([])
     lockspace = FakeLockspace()
-    return Broker(load(str(path)), board, lockspace, runner, Engine(), boot_id="b", wall=wall)
+    return Broker(load(str(path)), board, lockspace, Watched(runner, Engine()), Given("b", wall))
 
 
 # --- writing it down ---------------------------------------------------------------------
@@ -185,7 +186,7 @@ def test_global_maintenance_ends_by_itself(tmp_path: Path) -> None:
         broker = make_broker(tmp_path, volume, wall)
         await broker.beat(0.0)
         now_s = asyncio.get_running_loop().time()
-        await broker.set_global_maintenance(broker.mode(Maintenance(True, "disk", 60), "root@h"))
+        await broker.keeper.set_global(broker.keeper.mode(Maintenance(True, "disk", 60), "root@h"))
         await broker.beat(now_s + 1)
         status = broker.status(now_s + 1)
         assert status.global_mode is not None
@@ -208,19 +209,19 @@ def test_it_ends_though_nobody_was_there_at_its_end(tmp_path: Path) -> None:
         now_s = asyncio.get_running_loop().time()
         first = make_broker(tmp_path, volume, wall)
         await first.beat(now_s)
-        await first.set_global_maintenance(first.mode(Maintenance(True, "", 60), "root@h"))
-        first.set_local_maintenance(first.mode(Maintenance(True, "", 60), "root@h"))
+        await first.keeper.set_global(first.keeper.mode(Maintenance(True, "", 60), "root@h"))
+        first.keeper.set_local(first.keeper.mode(Maintenance(True, "", 60), "root@h"))
         wall.now_s += 600
         later = make_broker(tmp_path, volume, wall)
-        assert later.local_maintenance
+        assert later.modes.is_set
         await later.beat(5.0)
         await later.beat(5.0 + SEEN_MIN_S - 0.1)
         assert later.board.global_maintenance is True, "the others may count longer"
         for beat in range(3):
             await later.beat(5.0 + SEEN_MIN_S + beat)
         assert later.board.global_maintenance is False
-        assert not later.local_maintenance
-        assert not make_broker(tmp_path, volume, wall).local_maintenance, "kept"
+        assert not later.modes.is_set
+        assert not make_broker(tmp_path, volume, wall).modes.is_set, "kept"
 
     asyncio.run(run())
 
@@ -231,7 +232,7 @@ def test_one_wrong_wall_clock_ends_nothing_while_another_host_counts(tmp_path: P
         now_s = asyncio.get_running_loop().time()
         right = make_broker(tmp_path, volume, Wall(), 1)
         await right.beat(now_s)
-        await right.set_global_maintenance(right.mode(Maintenance(True, "", 3600), "root@h"))
+        await right.keeper.set_global(right.keeper.mode(Maintenance(True, "", 3600), "root@h"))
         wrong = make_broker(tmp_path, volume, Wall(NOON + 86_400), 2)
         for beat in range(8):
             await right.beat(now_s + beat)
@@ -283,9 +284,9 @@ def test_setting_one_mode_leaves_the_other(tmp_path: Path) -> None:
         volume = MemoryVolume()
         broker = make_broker(tmp_path, volume, Wall())
         await broker.beat(0.0)
-        await broker.set_global_maintenance(broker.mode(Maintenance(True), "root@h"))
-        broker.set_local_maintenance(broker.mode(Maintenance(True), "root@h"))
-        broker.set_local_maintenance(None)
+        await broker.keeper.set_global(broker.keeper.mode(Maintenance(True), "root@h"))
+        broker.keeper.set_local(broker.keeper.mode(Maintenance(True), "root@h"))
+        broker.keeper.set_local(None)
         await broker.beat(1.0)
         assert broker.board.global_maintenance is True
 
@@ -298,7 +299,7 @@ def test_the_other_hosts_show_a_local_mode(tmp_path: Path) -> None:
         now_s = asyncio.get_running_loop().time()
         one, two = (make_broker(tmp_path, volume, wall, host) for host in (1, 2))
         await one.beat(now_s)
-        one.set_local_maintenance(one.mode(Maintenance(True, "new\x1bfan = 2", 600), "root@h"))
+        one.keeper.set_local(one.keeper.mode(Maintenance(True, "new\x1bfan = 2", 600), "root@h"))
         await one.beat(now_s + 1)
         await two.beat(now_s + 1)
         status = two.status(now_s + 1)

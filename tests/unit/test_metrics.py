@@ -222,8 +222,8 @@ def test_a_first_start_is_no_failover() -> None:
 
 def test_fences_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
     async def test(broker: Broker) -> None:
-        broker._lookout.fenced(FenceStep.INTENT, 2, "host2", True, "")
-        broker._lookout.fenced(FenceStep.DEAD, 2, "host2", True, "")
+        broker.teller.lookout.fenced(FenceStep.INTENT, 2, "host2", True, "")
+        broker.teller.lookout.fenced(FenceStep.DEAD, 2, "host2", True, "")
         found = samples(broker)
         assert found["ha_agent_fences_total", ("attempted",)] == 1
         assert found["ha_agent_fences_total", ("proven",)] == 1

@@ -394,10 +394,10 @@ def test_sighup_takes_new_notifications_and_refuses_bad_ones(tmp_path: Path) -> 
             task = asyncio.create_task(broker.notices.run())
             path.write_text(base + smtp_toml(port))
             reload(str(path), broker, monitors)
-            assert not broker.config_problem
+            assert not broker.in_force.problem
             path.write_text(base + '[notify.webhook]\nurl = "http://x/"\n')
             reload(str(path), broker, monitors)
-            assert "secrets.toml" in broker.config_problem
+            assert "secrets.toml" in broker.in_force.problem
             await until(lambda: box.mails)
             assert "config refused" in box.mails[0]["Subject"]
             path.write_text(base + smtp_toml(new_port))
@@ -433,7 +433,7 @@ def test_sighup_takes_the_cluster_key_as_it_is_now(tmp_path: Path) -> None:
         wanted = ClusterKey(bytes.fromhex(new), bytes.fromhex(old))
         assert broker.heartbeats.key == wanted
         reload_with('cluster-key = "short"\n')
-        assert "cluster-key" in broker.config_problem and broker.heartbeats.key == wanted
+        assert "cluster-key" in broker.in_force.problem and broker.heartbeats.key == wanted
         reload_with("")
         assert broker.heartbeats.key == wanted, "a key that was taken away needs one too"
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker.broker import LOG_NOT_READ, Broker
+from broker.broker import Broker
 from broker.lockspace.own_id import FenceOwner, OwnId
+from broker.lockspace.own_id_guard import LOG_NOT_READ
 from broker.lockspace.renewals import Renewals
 from broker.whiteboard.fence_log import LogRecord, encode, slot_of
 from broker.whiteboard.lines import Freeing, freeings_of
@@ -281,8 +282,8 @@ def test_a_broker_that_no_agent_has_spoken_to_says_what_an_earlier_one_began(
     async def run() -> None:
         volume, left = MemoryVolume(), [2]
         fencer = make_broker(tmp_path, volume, 1)
-        fencer._look_for_freeing = lambda: left[0] if left else None
-        fencer._freeing_left = 2
+        fencer.this_host.agent._look_for_freeing = lambda: left[0] if left else None
+        fencer.this_host.agent._freeing_left = 2
         await fencer.beat(1.0)
         broker = returned(tmp_path, volume)
         await broker.beat(1.0)
@@ -339,14 +340,14 @@ def test_a_note_names_the_writer_s_boot_and_generation(tmp_path: Path) -> None:
         broker = make_broker(tmp_path, volume, 1, "boot-1")
         broker.lockspace.renewals.learn({1: (4, 9)}, 0.0)
         await broker.beat(1.0)
-        written = await broker.note_fence(FenceNote(FenceStep.FREEING, 2, False, "off"))
+        written = await broker.asked.note_fence(FenceNote(FenceStep.FREEING, 2, False, "off"))
         assert written is not None
         assert (written.by_boot, written.by_generation) == ("boot-1", 4)
         assert not [e for e in broker.events.after(0).events if "fence" in e.kind], "no news yet"
         over = FenceNote(FenceStep.FREEING, 2, False, "off", "killed", only_closes=True)
-        written = await broker.note_fence(over)
+        written = await broker.asked.note_fence(over)
         assert written is not None and written.number == 1
         assert broker.status(1.0).fence_log[0].text == "came to nothing: killed; off"
-        assert await broker.note_fence(over) is None, "nothing is under way"
+        assert await broker.asked.note_fence(over) is None, "nothing is under way"
 
     asyncio.run(run())

@@ -25,7 +25,6 @@ from broker.config.addresses import in_uri
 from broker.config.cluster_key import ClusterKey
 from broker.config.sections import Config, load
 from broker.daemon.foreign import clean
-from broker.peers.asker import Heartbeats
 from broker.peers.reach_question import (
     Question,
     answer,
@@ -139,8 +138,8 @@ def served(
     async def main() -> None:
         broker = make_broker(tmp_path, MemoryVolume())
         section = msgspec.structs.replace(broker.config.libvirt, migration_uri=uri)
-        broker.config = msgspec.structs.replace(broker.config, libvirt=section)
-        broker.heartbeats = Heartbeats(1, key, None)
+        broker.in_force.use(msgspec.structs.replace(broker.config, libvirt=section))
+        broker.heartbeats.key = key
         door = Listener(broker)
         try:
             await door.start([("127.0.0.1", 0)])

@@ -28,7 +28,7 @@ from tests.fakes.slot_store import MemoryVolume
 
 
 def release(broker: Broker) -> None:
-    broker.set_local_maintenance(broker.mode(Maintenance(True, release_id=True), "root@host1"))
+    broker.keeper.set_local(broker.keeper.mode(Maintenance(True, release_id=True), "root@host1"))
 
 
 def asked(broker: Broker) -> tuple[bool, bool]:
@@ -77,7 +77,7 @@ def test_the_id_goes_once_the_host_is_empty_and_comes_back_with_the_mode_s_end(
             broker.take_report(report(state), now_s)
             await broker.beat(now_s)
             assert asked(broker) == (True, out), state
-        broker.set_local_maintenance(None)
+        broker.keeper.set_local(None)
         await broker.beat(4.0)
         assert asked(broker) == (False, False)
 
@@ -87,7 +87,7 @@ def test_the_id_goes_once_the_host_is_empty_and_comes_back_with_the_mode_s_end(
 def test_local_maintenance_alone_keeps_the_id(tmp_path: Path) -> None:
     async def run() -> None:
         broker = make_broker(tmp_path, MemoryVolume())
-        broker.set_local_maintenance(broker.mode(Maintenance(True), "root@host1"))
+        broker.keeper.set_local(broker.keeper.mode(Maintenance(True), "root@host1"))
         broker.take_report(report("LocalMaintenance"), 1.0)
         await broker.beat(1.0)
         assert asked(broker) == (False, False)
@@ -124,15 +124,15 @@ def test_out_on_request_it_goes_on_with_the_slot_that_is_its_own(
     async def run() -> None:
         volume = MemoryVolume()
         first = make_broker(tmp_path, volume)
-        first._system_uuid = "another" if change == "machine" else "this-one"
+        first.in_force.system_uuid = "another" if change == "machine" else "this-one"
         if change == "name":
             other = msgspec.structs.replace(first.config.host, name="other")
-            first.config = msgspec.structs.replace(first.config, host=other)
+            first.in_force.use(msgspec.structs.replace(first.config, host=other))
         await first.beat(10.0)
         if change != "mode":
             release(first)
         again = make_broker(tmp_path, volume)
-        again._system_uuid = "this-one"
+        again.in_force.system_uuid = "this-one"
         again.lockspace.joined = False
         before = slot(volume)
         await again.beat(20.0)

@@ -81,13 +81,15 @@ def test_a_broker_whose_beat_hangs_feeds_no_watchdog(tmp_path: Path) -> None:
         await asyncio.Event().wait()
 
     async def story() -> int:
-        broker.on_beat = lambda: beats.append(broker.line(asyncio.get_running_loop().time()))
+        broker.beats.on_beat = lambda: beats.append(
+            broker.this_host.line(asyncio.get_running_loop().time())
+        )
         running = asyncio.create_task(broker.run())
         async with asyncio.timeout(10.0):
             while not beats:
                 await asyncio.sleep(0.01)
             # The loop turns on, the beat does not.
-            broker.beat = hang  # type: ignore[method-assign]
+            broker.beats.once = hang  # type: ignore[method-assign]
             before = len(beats)
             await asyncio.sleep(2.5 * broker.config.timing_rules().beat)
         running.cancel()

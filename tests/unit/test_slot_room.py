@@ -57,7 +57,9 @@ def test_in_the_worst_slot_of_200_hosts_nothing_that_decides_is_missing(
     async def run() -> None:
         volume = MemoryVolume()
         broker, reader = make_broker(tmp_path, volume, 1), make_broker(tmp_path, volume, 2)
-        broker._advertised = tuple(f"{'n' * 63}.{'n' * 63}.{n}.example.org:8765" for n in range(4))
+        broker.own_slot.advertised = tuple(
+            f"{'n' * 63}.{'n' * 63}.{n}.example.org:8765" for n in range(4)
+        )
         memory = Sample(100.0, 1.0)
         broker.monitors.latest["memory"] = memory
         is_broken = {"all": {0, 1}, "every other": {1}, "none": set[int]()}[fails]

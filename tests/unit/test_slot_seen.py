@@ -20,7 +20,6 @@ from broker.config.cluster_key import ClusterKey
 from broker.config.sections import Config, load
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign import clean
-from broker.peers.asker import Heartbeats
 from broker.peers.heartbeat import new_nonce
 from broker.peers.signed_answer import ANSWER_BYTES_MAX, PROBLEM_CHARS_MAX
 from broker.peers.slot_question import (
@@ -104,7 +103,7 @@ def served(
     async def main() -> None:
         broker = make_broker(tmp_path, MemoryVolume())
         broker.board = Board(store, 1)
-        broker.heartbeats = Heartbeats(1, key, None)
+        broker.heartbeats.key = key
         door = Listener(broker)
         try:
             await door.start([("127.0.0.1", 0)])

@@ -428,7 +428,7 @@ async def all_say_down(stage: Stage) -> None:
 
 async def down_in_global_maintenance(stage: Stage) -> None:
     await all_say_down(stage)
-    await stage.looks_from.set_global_maintenance(stage.looks_from.mode(maintenance(), "root"))
+    await stage.looks_from.keeper.set_global(stage.looks_from.keeper.mode(maintenance(), "root"))
     await stage.run(2)
 
 

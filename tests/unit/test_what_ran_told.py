@@ -103,7 +103,7 @@ def test_without_the_lease_nothing_is_recorded(tmp_path: Path) -> None:
         now_s = asyncio.get_running_loop().time()
         up(owner, now_s)
         sees(owner, domain(OVERLAY, BASE), True, now_s)
-        owner._engine.lease_held = None
+        owner.this_host.vm.watched.vm.lease_held = None
         await owner.beat(now_s)
         assert owner.status(now_s).what_ran is None
 

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the API serves: the parts of the broker that it asks, each from its own room."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from broker.config.sections import Config
+from broker.daemon.histogram import Histogram
+from broker.daemon.news import News
+from broker.events.history import History
+from broker.events.ring import Events
+from broker.events.tally import Tally
+from broker.exchange.asked import Asked
+from broker.exchange.view import Exchange
+from broker.maintenance.keeper import Keeper
+from broker.notify.notices import Notices
+from broker.peers.asker import Heartbeats
+from broker.peers.question_gate import QuestionGate
+from broker.status.of_cluster import ClusterStatus
+from broker.this_host.facts import ThisHost
+from broker.this_host.sign_of_life import SignOfLife
+from broker.whiteboard.board import Board
+
+
+class Served(Protocol):
+    """`lateness`, `durations`: of the beats."""
+
+    board: Board
+    heartbeats: Heartbeats
+    gate: QuestionGate
+    sign_of_life: SignOfLife
+    this_host: ThisHost
+    shown: ClusterStatus
+    exchange: Exchange
+    asked: Asked
+    keeper: Keeper
+    events: Events
+    tally: Tally
+    history: History
+    notices: Notices
+    news: News
+    lateness: Histogram
+    durations: Histogram
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The configuration that is in force, and what is made of it once: a reload changes it for every
+part of the broker at the same moment."""
+
+from __future__ import annotations
+
+from broker.config import agreement
+from broker.config.sections import Config, system_uuid
+
+
+class InForce:
+    """`problem`: why the file as it is now is not used, "": it is. `file_s`: when the file that is
+    used was changed last, UTC seconds since 1970, None: not known. `agreed`, `agreed_lines`: what
+    all hosts must have alike, and this host's slot lines of it. `system_uuid`: of this machine.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.file_s: float | None = None
+        self.use(config)
+        self.system_uuid = system_uuid(config)
+
+    def use(self, config: Config) -> None:
+        """Another configuration is in force from now on."""
+        self.config, self.problem = config, ""
+        self.timing, self.rules = config.timing_rules(), config.rules(0)
+        self.agreed, self.agreed_lines = agreement.agreed(config), agreement.published(config)
+        self.host_id, self.host_name = config.host.id, config.host_name
+        self.io_timeout_s = float(config.storage.io_timeout)

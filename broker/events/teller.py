@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Once a beat everything is shown to those who notice what has changed; what they notice becomes
+events, counts, and notices to people."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from broker.config.in_force import InForce
+from broker.events.history import History
+from broker.events.kept import KeptEvents
+from broker.events.lookout import HostGlance, Lookout
+from broker.events.notice import Notice
+from broker.events.ring import Events, PeerEvents
+from broker.events.tally import Tally
+from broker.lockspace.hosts import BUDGET_IO_TIMEOUTS
+from broker.monitors import Verdict
+from broker.peers.table import Table
+from broker.peers.vm_place import PlaceSince
+from broker.this_host import disks_shown
+from broker.this_host.facts import ThisHost
+from broker.this_host.place_seen import PlaceSeen
+from broker.vm import healthy_once
+from broker.whiteboard import lines as slot_lines
+from scoring.observation import Health, VmStatus
+
+#: Records of the fence log that the status shows.
+FENCE_LOG_SHOWN = 10
+
+
+class Teller:
+    """`tally`: what has happened, counted; `history`: everybody's scores of the last day;
+    `events`: what happened; `place_since`: since when the VM is where it is."""
+
+    def __init__(
+        self,
+        in_force: InForce,
+        table: Table,
+        this_host: ThisHost,
+        place: PlaceSeen,
+        kept: KeptEvents | None,
+        tell_people: Callable[[Notice], None],
+    ) -> None:
+        """`kept`: where events outlive the broker."""
+        self._in_force, self._table = in_force, table
+        self._this_host, self._place = this_host, place
+        self._tell_people = tell_people
+        self.tally, self.history, self.place_since = Tally(), History(), PlaceSince()
+        self.events = Events(this_host.wall, in_force.host_id, in_force.host_name, kept=kept)
+        self._peer_events = PeerEvents(self.events, in_force.host_id, in_force.host_name)
+        self._peer_events.started()
+        self.lookout = Lookout(self._tell, in_force.host_id, in_force.host_name, self.events.add)
+
+    def _tell(self, notice: Notice) -> None:
+        """What the lookout has seen, to all who want to know."""
+        self.tally.take(notice, asyncio.get_running_loop().time())
+        self.events.add(notice)
+        self._tell_people(notice)
+
+    def look(self, now_s: float) -> None:
+        """Everything as it is now, after a beat."""
+        hosts = self._glances(now_s)
+        self.lookout.look(hosts, self._this_host.agent.silent_s(now_s), now_s)
+        self._look_at_slots(hosts)
+        self._look_at_this_host(now_s)
+        self._remember(now_s)
+
+    def _glances(self, now_s: float) -> dict[int, HostGlance]:
+        table, this_host = self._table, self._this_host
+        engine, taken_s = this_host.vm.status(now_s)
+        this_host.sick_vm.look(engine, this_host.healthy_once.known, now_s)
+        own = HostGlance(
+            self._in_force.host_name, None, True, False, engine.vm is VmStatus.UP, taken_s
+        )
+        hosts, blind = {self._in_force.host_id: own}, table.is_blind(now_s)
+        for host, report in table.members.reports.items():
+            if (seen := table.seen.get(host)) is not None:
+                hosts[host] = HostGlance(
+                    name=report.hostname,
+                    silent_s=now_s - seen.since_s if host in table.silent else None,
+                    lived=seen.changed,
+                    stopped=report.stopped,
+                    shut_down=bool(slot_lines.host_shutdown_of(report)),
+                    up=report.engine_status.vm is VmStatus.UP,
+                    known_s=seen.since_s,
+                    is_known=not blind,
+                )
+        return hosts
+
+    def _look_at_slots(self, hosts: dict[int, HostGlance]) -> None:
+        table, board = self._table, self._table.board
+        names = {host: glance.name for host, glance in hosts.items()}
+        self.lookout.storage_of_others(names, table.same_storage.judgement.others)
+        shown = {host: report.hostname for host, report in board.reports.items()}
+        self.lookout.slots_not_counted(shown, table.members.why_not)
+        self._peer_events.look(
+            table.members.reports,
+            board.global_maintenance is not None,
+            board.global_mode,
+            self._this_host.modes.in_force,
+            board.fence_log.last(FENCE_LOG_SHOWN) if board.fence_log.known else None,
+        )
+
+    def _look_at_this_host(self, now_s: float) -> None:
+        this_host = self._this_host
+        in_use = this_host.disks.in_use()
+        self.lookout.differences(
+            None if in_use is None else disks_shown.differences(in_use), this_host.disks.held
+        )
+        budget_max_s = BUDGET_IO_TIMEOUTS * self._in_force.io_timeout_s
+        self.lookout.budget(this_host.lockspace_budget_s(now_s), budget_max_s)
+        proof = this_host.monitors.latest.get("can_start")
+        if proof is not None and proof.verdict is not Verdict.UNKNOWN:
+            self.lookout.can_start(proof.problem)
+
+    def _remember(self, now_s: float) -> None:
+        """Everybody's score, where the VM is, and since when that is so."""
+        table, this_host = self._table, self._this_host
+        this_host.healthy_once.look(
+            this_host.vm.status(now_s)[0].health is Health.GOOD,
+            [
+                report.extra.get(healthy_once.LINE, "")
+                for report in table.members.reports.values()
+                if report.extra_trusted
+            ],
+        )
+        is_blind = table.is_blind(now_s)
+        own_score = 0 if this_host.is_unheard(now_s) else this_host.score(now_s)
+        scores: dict[int, int | None] = {self._in_force.host_id: own_score}
+        for host, report in table.members.reports.items():
+            is_known = not is_blind and host not in table.silent
+            scores[host] = report.score if is_known else None
+        place = self._place.now(now_s)
+        where = place.host if place.up else 0
+        self.history.take(scores, None if place.up is None else where, now_s)
+        self.place_since.look(place, now_s)
+        self.lookout.place(place, table.name_of(place.host), is_blind, now_s)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What others on this host ask the broker to do: the agent that a record be written to the fence
+log, a person that what ran last be decided, systemd that the host be drained."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from broker.config.in_force import InForce
+from broker.daemon.news import News
+from broker.events.lookout import Lookout
+from broker.maintenance.host_shutdown import Scene
+from broker.peers.table import Table
+from broker.this_host.facts import ThisHost
+from broker.whiteboard.fence_log import LogRecord
+from broker.whiteboard.slot import fit_hostname
+from broker.whiteboard.store import StorageTrouble
+from broker.wire.status import FenceNote, HostShutdownStatus
+from broker.wire.what_ran import WhatRan
+from scoring.decision import Code
+from scoring.observation import FenceStep, OnHostShutdown, VmStatus
+
+log = logging.getLogger("ha-broker")
+
+
+class NotUnderWay(Exception):
+    """There is nothing of that kind in the fence log to be closed."""
+
+
+class Asked:
+    """Each by itself."""
+
+    def __init__(
+        self, in_force: InForce, table: Table, this_host: ThisHost, lookout: Lookout, news: News
+    ) -> None:
+        self._in_force, self._table, self._this_host = in_force, table, this_host
+        self._lookout, self._news = lookout, news
+
+    async def note_fence(self, note: FenceNote) -> LogRecord | None:
+        """Write to the fence log for this host's agent; None: there is nothing to be closed.
+
+        StorageTrouble where that fails.
+        """
+        now_s = asyncio.get_running_loop().time()
+        try:
+            written = await self._table.board.append_to_log(
+                lambda number: self._record(note, number), now_s
+            )
+        except NotUnderWay:
+            return None
+        except StorageTrouble:
+            self._news.tell()
+            raise
+        name = written.target_name
+        if note.step is not FenceStep.FREEING:
+            self._lookout.fenced(
+                note.step, note.target, name, note.ordered, note.text, note.withdrawn
+            )
+        self._news.tell()
+        return written
+
+    def _record(self, note: FenceNote, number: int) -> LogRecord:
+        table, host_id = self._table, self._in_force.host_id
+        newest = table.board.fence_log.under_way
+        if note.only_closes and (
+            newest is None or (newest.by, newest.target) != (host_id, note.target)
+        ):
+            raise NotUnderWay
+        target = table.members.reports.get(note.target)
+        trusted = target is not None and target.extra_trusted
+        own = table.lockspace.renewals.table.get(host_id)
+        return LogRecord(
+            number=number,
+            step=note.step,
+            by=host_id,
+            by_name=fit_hostname(self._in_force.host_name),
+            target=note.target,
+            target_name=fit_hostname(target.hostname) if target is not None else "",
+            boot_id=target.extra.get("boot-id", "") if target and trusted else "",
+            wall_s=self._this_host.wall(),
+            ordered=note.ordered,
+            text=note.text,
+            by_generation=0 if own is None else own.generation,
+            by_boot=self._this_host.boot_id,
+            over=note.over,
+            withdrawn=note.withdrawn,
+        )
+
+    async def decide_what_ran(self, adopt: bool, who: str) -> WhatRan:
+        """What ran last is right, or the definition is; CannotDecide, StorageTrouble."""
+        this_host, now_s = self._this_host, asyncio.get_running_loop().time()
+        is_here = this_host.vm.status(now_s)[0].vm is VmStatus.UP
+        up_on = None if is_here else self._table.up_elsewhere()
+        record = await this_host.disks.decide(adopt, who, up_on, this_host.agent.last_ran)
+        log.warning("what ran last is %s", record.decided)
+        self._news.tell()
+        return record
+
+    def host_shuts_down(self, now_s: float) -> HostShutdownStatus:
+        """systemd shuts this host down, says the unit's command: drain it. How far that is."""
+        shutdown, modes = self._this_host.shutdown, self._this_host.modes
+        if shutdown.say(OnHostShutdown(self._in_force.config.vm.on_host_shutdown), now_s):
+            log.warning("this host is shutting down (vm.on-host-shutdown: %s)", shutdown.way)
+            mode = shutdown.mode(int(self._this_host.wall())) if shutdown.drains else None
+            modes.set_shutdown(mode, now_s)
+            self._news.publish()
+            self._news.tell()
+        return shutdown.status(self._scene(now_s), now_s, self._in_force.timing)
+
+    def _scene(self, now_s: float) -> Scene:
+        own, engine = self._this_host.status(now_s), self._this_host.vm.status(now_s)[0]
+        report = self._this_host.agent.last
+        reasons = () if report is None else report.reasons
+        waits = [reason.text for reason in reasons if reason.code == Code.DRAIN_WAITING]
+        return Scene(
+            vm=engine.vm,
+            detail=engine.detail,
+            state=own.state,
+            reason=waits[0] if waits else own.reason,
+            intent=own.intent,
+            agent="" if own.agent == "ok" else own.agent,
+            arriving=self._table.arriving(now_s),
+            global_maintenance=self._table.board.global_maintenance is True,
+            joined=self._table.lockspace.joined is True,
+        )

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The agent's report in, the view that it decides on out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+from broker.config.in_force import InForce
+from broker.daemon.news import News
+from broker.events.lookout import Lookout
+from broker.exchange.orders import Orders
+from broker.lockspace.own_id_guard import OwnIdGuard
+from broker.peers.table import Table
+from broker.this_host import disks_shown
+from broker.this_host.facts import ThisHost
+from broker.this_host.slot import OwnSlot
+from broker.vm.in_the_way import in_the_way
+from broker.wire.status import NewOrder, Report, View
+from scoring.observation import EngineStatus, LocalHost, Obstacle, Order, Unfit
+
+log = logging.getLogger("ha-broker")
+
+
+class Exchange:
+    """`orders`: of operators to this host's agent."""
+
+    def __init__(
+        self,
+        in_force: InForce,
+        table: Table,
+        this_host: ThisHost,
+        own_slot: OwnSlot,
+        own_id: OwnIdGuard,
+        lookout: Lookout,
+        news: News,
+    ) -> None:
+        self._in_force, self._table, self._this_host = in_force, table, this_host
+        self._own_slot, self._own_id = own_slot, own_id
+        self._lookout, self._news = lookout, news
+        self.orders = Orders()
+
+    def take_report(self, report: Report, now_s: float) -> None:
+        """What the agent wants published; a new state is published at once."""
+        is_new_state = self._this_host.agent.take(report, now_s)
+        self._lookout.reported(report, now_s, self._this_host.wall())
+        self.orders.answered(report.answers)
+        if is_new_state:
+            self._news.publish()
+
+    async def newer_view(self, than: int, patience_s: float) -> View:
+        """The view as soon as it is newer than version `than`, or after `patience_s`."""
+        await self._news.wait(than, patience_s)
+        return self.view(asyncio.get_running_loop().time())
+
+    def place_order(self, wanted: NewOrder) -> Order:
+        """Give an order to this host's agent."""
+        order = self.orders.place(wanted.kind, wanted.target, asyncio.get_running_loop().time())
+        log.warning("order %d: %s %s", order.number, order.kind, order.target or "")
+        self._news.tell()
+        return order
+
+    def view(self, now_s: float) -> View:
+        """What the agent decides on."""
+        table, board, this_host = self._table, self._table.board, self._this_host
+        reports, on_disk = table.members.reports, this_host.disks.on_disk
+        return View(
+            version=self._news.version,
+            local=self._local(now_s),
+            peers=table.peers(),
+            storage_good_since_s=board.storage_good_since_s if self._own_slot.started else None,
+            sweep=board.sweep,
+            global_maintenance=board.global_maintenance,
+            newer_versions=table.members.newer_versions,
+            lockspace_joined=self._own_id.is_joined,
+            system_uuids={
+                host: report.extra.get("system-uuid", "")
+                for host, report in reports.items()
+                if report.extra_trusted
+            },
+            hostnames={host: report.hostname for host, report in reports.items()},
+            fence_log=board.fence_log.recent(now_s),
+            order=self.orders.pending(now_s),
+            told_beat=this_host.agent.told_beat,
+            announced=this_host.agent.announced,
+            what_ran=None if on_disk is None else on_disk.record,
+            unsure=table.same_storage.judgement.unsure,
+            log_is_written=board.log_is_written,
+        )
+
+    def _local(self, now_s: float) -> LocalHost:
+        this_host, value = self._this_host, self._this_host.monitors.value
+        engine, taken_s = this_host.vm.status(now_s)
+        migration = this_host.vm.migration
+        return LocalHost(
+            host_id=self._in_force.host_id,
+            engine=engine,
+            engine_taken_s=taken_s,
+            lease_held=this_host.vm.lease_held,
+            network=self._table.network(value("network") or (), now_s).fraction,
+            bridge_up=value("bridge"),
+            mem_free_mb=value("memory"),
+            cpu_load=value("cpu_load"),
+            config_up_to_date=value("definition"),
+            maintenance=this_host.modes.is_set,
+            last_ran=this_host.agent.last_ran,
+            fence_path_ok=this_host.agent.own_fence_path(),
+            lock_driver=value("lock_driver"),
+            unfit=tuple(self._unfit(engine, now_s)),
+            migrating_s=None if migration is None else migration.elapsed_s,
+            domain=this_host.vm.facts,
+            shutdown=this_host.shutdown.for_agent,
+            healthy_before=this_host.healthy_once.known,
+            uplink_up=value("uplink"),
+            way_out=this_host.outside.way_out(),
+            outside=this_host.outside.seen,
+        )
+
+    def _unfit(self, engine: EngineStatus, now_s: float) -> Iterator[Unfit]:
+        """What keeps this host from starting the VM."""
+        yield from self._table.same_storage.unfit
+        proof = self._this_host.monitors.latest.get("can_start")
+        if proof is not None and proof.value is False:
+            yield Unfit(Obstacle.CANNOT_START, proof.problem)
+        yield from disks_shown.unfit(self._this_host.disks)
+        yield from in_the_way(self._this_host.vm.facts, engine, now_s)

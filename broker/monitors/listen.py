@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What tells a monitor to look now, before its interval is over: libvirt of the VM, the kernel of
+links and of libvirt's own files. Where one of them cannot be had, its monitor only looks seldom."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+from broker.config.sections import Config
+from broker.monitors.bridge import LinkEvents
+from broker.monitors.domain_events import DomainEvents
+from broker.monitors.of_host import HostMonitors
+from broker.monitors.status_file import StatusFileEvents
+
+log = logging.getLogger("ha-broker")
+
+
+def listen(config: Config, monitors: HostMonitors) -> contextlib.ExitStack:
+    """Listen to all of them, until what is returned is closed."""
+    wake = monitors.runner.wake
+
+    def vm_changed() -> None:
+        wake("engine")
+        wake("what_runs")
+        wake("can_start")
+
+    def links_changed() -> None:
+        wake("bridge")
+        wake("uplink")
+        wake("can_start")
+
+    listeners = contextlib.ExitStack()
+    name = config.vm.name
+    changes = DomainEvents(config.libvirt.uri, name, vm_changed, monitors.engine.caused)
+    listeners.callback(changes.close)
+    try:
+        listeners.callback(LinkEvents(links_changed).close)
+    except OSError as error:
+        log.warning("the kernel does not tell of links (%s): the bridge is only polled", error)
+    try:
+        written = StatusFileEvents(config.libvirt.pid_dir, name, lambda: wake("what_runs"))
+        listeners.callback(written.close)
+    except OSError as error:
+        log.warning("the kernel does not tell of files (%s): what runs is only polled", error)
+    return listeners

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A slot that stands still: the other witnesses look at its host more closely before it is
+suspected. Asking harms nobody, so it may be quick."""
+
+from __future__ import annotations
+
+from broker.config.in_force import InForce
+from broker.peers.question_gate import QuestionGate
+from broker.peers.table import Table
+from broker.whiteboard import lines as slot_lines
+from broker.whiteboard.lines import Freeing
+
+#: A slot that stands still for so long is looked at more closely, before it is suspected.
+QUIET_BEATS = 1.5
+#: One that has stood still for longer is asked over the network no more often than others.
+QUIET_MAX_S = 600.0
+
+
+class CloserLook:
+    """`gate`: lets in the questions of those that are asked."""
+
+    def __init__(self, in_force: InForce, table: Table, gate: QuestionGate) -> None:
+        self._in_force, self._table, self._gate = in_force, table, gate
+
+    def look(self, freed_by: Freeing | None, second_look: bool, now_s: float) -> None:
+        """After a read of the whiteboard. `freed_by`: who may free this host's id is looked at as
+        well. `second_look`: nothing is asked unless something has changed."""
+        quiet = self._table.still(now_s - QUIET_BEATS * self._in_force.timing.beat)
+        if freed_by is not None:
+            quiet.add(freed_by.by)
+        if quiet != self._table.lockspace.renewals.watch or not second_look:
+            self._look(frozenset(quiet), now_s)
+
+    def _look(self, quiet: frozenset[int], now_s: float) -> None:
+        table, members = self._table, self._table.members
+        table.lockspace.renewals.watch = quiet
+        asked = {
+            host: slot_lines.ways_of(report)
+            for host, report in table.board.reports.items()
+            if host not in members.why_not or host in members.strangers
+        }
+        self._gate.members(
+            {
+                host: ways.ports + ways.listeners
+                for host, ways in asked.items()
+                if ways is not None and host in members.reports
+            }
+        )
+        quick = {
+            host
+            for host in quiet
+            if host in table.seen and now_s - table.seen[host].since_s < QUIET_MAX_S
+        }
+        table.heartbeats.look(asked, quick, self._in_force.timing.beat, now_s)

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The other hosts as this one sees them now: who lives, what each published, what the network says.
+
+A host lives by the change of its slot. Everything here is brought up to date by `look`, after each
+read of the whiteboard; nothing is asked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from broker.config.in_force import InForce
+from broker.lockspace.port import Lockspace
+from broker.monitors.network_verdict import NetworkVerdict, TargetResult, published, verdict
+from broker.peers.asker import Heartbeats
+from broker.peers.members import Members
+from broker.peers.same_storage import SameStorage
+from broker.peers.seen_hosts import seen_peers
+from broker.peers.vm_place import SeenHost
+from broker.whiteboard import lines as slot_lines
+from broker.whiteboard.board import Board
+from broker.whiteboard.signatures import GOOD
+from broker.whiteboard.slot import SlotReport
+from scoring.hosts.liveness import Liveness, is_blind, liveness_known, look
+from scoring.observation import PeerReport, VmStatus
+from scoring.state import Seen
+
+
+class Table:
+    """`seen`: since when each peer's slot is as it is. `silent`: the peers that are."""
+
+    def __init__(
+        self,
+        in_force: InForce,
+        board: Board,
+        lockspace: Lockspace,
+        heartbeats: Heartbeats,
+    ) -> None:
+        self._in_force = in_force
+        self.board, self.lockspace, self.heartbeats = board, lockspace, heartbeats
+        #: Whose word counts.
+        self.members = Members(
+            board,
+            lockspace,
+            heartbeats,
+            in_force.io_timeout_s,
+            in_force.config.score.base_score,
+        )
+        #: Whether the others write to the storage that is read here.
+        self.same_storage = SameStorage(in_force.config, board, heartbeats, lockspace)
+        self.seen: dict[int, Seen] = {}
+        self.silent: frozenset[int] = frozenset()
+        self._known: dict[int, tuple[SlotReport, Seen | None, slot_lines.Others, PeerReport]] = {}
+
+    def look(self, now_s: float) -> bool:
+        """After a read of the whiteboard. Whether a peer has fallen silent or come back."""
+        self.seen = look(self.seen, self.peers(), now_s)
+        silent = frozenset(
+            host
+            for host, seen in self.seen.items()
+            if self.liveness(seen, now_s) is Liveness.SILENT
+        )
+        changed, self.silent = silent != self.silent, silent
+        return changed
+
+    def is_blind(self, now_s: float) -> bool:
+        """Whether this host cannot say what the others do, since it does not read them."""
+        return is_blind(self.board.last_read_s, now_s, self._in_force.timing.suspect_after)
+
+    def liveness(self, seen: Seen, now_s: float) -> Liveness:
+        """Of a peer whose slot was last seen so."""
+        read_s = self.board.last_read_s
+        return liveness_known(seen, read_s, now_s, self._in_force.timing.suspect_after)
+
+    def still(self, since_s: float) -> set[int]:
+        """The peers whose slots have not changed since then."""
+        return {host for host, seen in self.seen.items() if seen.since_s < since_s}
+
+    def peers(self) -> tuple[PeerReport, ...]:
+        """Every other host's report; one that is as it was is not made anew."""
+        known, self._known = self._known, {}
+        for host, report in sorted(self.members.reports.items()):
+            seen = self.seen.get(host)
+            renewal = self.lockspace.renewals.table.get(host)
+            others = (
+                *self.heartbeats.times(host),
+                self.lockspace.renewals.renewal_s(host),
+                0 if renewal is None else renewal.timestamp,
+            )
+            old = known.get(host)
+            if old is None or old[0] is not report or old[1] is not seen or old[2] != others:
+                is_signed = self.board.signed.get(host) in GOOD
+                made = slot_lines.peer_report(report, seen, others, is_signed)
+                old = (report, seen, others, made)
+            self._known[host] = old
+        return tuple(old[3] for old in self._known.values())
+
+    def live(self) -> list[PeerReport]:
+        """Those that are seen to live."""
+        return [
+            peer
+            for peer in self.peers()
+            if (seen := self.seen.get(peer.host_id)) is not None
+            and seen.changed
+            and peer.host_id not in self.silent
+        ]
+
+    def hands(self) -> frozenset[tuple[int, str, VmStatus]]:
+        """What the other hosts do with the VM: host id, its agent's state, the VM there."""
+        return frozenset((peer.host_id, peer.state, peer.engine.vm) for peer in self.peers())
+
+    def speaking(self) -> Iterator[SlotReport]:
+        """The slots of those that are not silent, as far as their lines can be trusted."""
+        for host, report in self.members.reports.items():
+            if report.extra_trusted and host in self.seen and host not in self.silent:
+                yield report
+
+    def seen_hosts(self, now_s: float) -> Iterator[SeenHost]:
+        """Every other host that may run the VM, with all witnesses of its life."""
+        return seen_peers(
+            self.board,
+            self.members,
+            self.seen,
+            self.lockspace,
+            self.heartbeats,
+            self._in_force.rules,
+            now_s,
+        )
+
+    def network(self, results: Sequence[TargetResult], now_s: float) -> NetworkVerdict:
+        """What the network tests here (`results`) and on the live peers mean together."""
+        if self.is_blind(now_s) or not any(result.fails for result in results):
+            return verdict(results, ())
+        peers = [
+            published(report.extra.get("network", "") if report.extra_trusted else "")
+            for host, report in self.members.reports.items()
+            if host in self.seen and self.seen[host].changed and host not in self.silent
+        ]
+        return verdict(results, peers)
+
+    def arriving(self, now_s: float) -> str:
+        """The live host that is migrating the VM to this one; empty: none is."""
+        for report in self.speaking():
+            host = report.host_id
+            age_s = now_s - self.seen[host].since_s
+            _, move = slot_lines.intent_of(report.extra.get("intent", ""), host, age_s)
+            if move is not None and move.target == self._in_force.host_id and move.left_s != 0:
+                return report.hostname
+        return ""
+
+    def sees_global_over(self) -> bool:
+        """Whether no live host counts the global mode longer: one wall clock that is wrong ends
+        nothing early."""
+        return not any(
+            slot_lines.count_of(report.extra.get("global-left", "")) > 0
+            for report in self.speaking()
+        )
+
+    def name_of(self, host: int | None) -> str:
+        """A host's name; "" where it has no slot."""
+        report = self.members.reports.get(host or 0)
+        if report is None:
+            return self._in_force.host_name if host == self._in_force.host_id else ""
+        return report.hostname
+
+    def up_elsewhere(self) -> str | None:
+        """The name of a host that has the VM up and is not silent; None: none has."""
+        return next(
+            (
+                report.hostname
+                for host, report in self.members.reports.items()
+                if report.engine_status.vm is VmStatus.UP and host not in self.silent
+            ),
+            None,
+        )

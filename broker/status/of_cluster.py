@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The whole cluster as people, scripts and the metrics are shown it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from broker.config.in_force import InForce
+from broker.daemon.histogram import Histogram
+from broker.daemon.news import News
+from broker.daemon.since import age_s
+from broker.events.teller import FENCE_LOG_SHOWN, Teller
+from broker.lockspace.hosts import BUDGET_IO_TIMEOUTS
+from broker.maintenance.modes import mode_status
+from broker.peers.fence_paths import fence_paths
+from broker.peers.outside_watch import reached
+from broker.peers.table import Table
+from broker.peers.vm_place import VmPlace
+from broker.status.bound_now import BoundNow
+from broker.status.monitors import shown_monitors
+from broker.status.of_peer import PeerStatus
+from broker.this_host import disks_shown
+from broker.this_host.facts import ThisHost
+from broker.this_host.place_seen import PlaceSeen
+from broker.whiteboard import lines as slot_lines
+from broker.whiteboard.fence_log import LogRecord
+from broker.wire.status import (
+    STATUS_VERSION,
+    EngineSummary,
+    FencePathStatus,
+    HostStatus,
+    NotifyStatus,
+    Status,
+    StorageStatus,
+    Times,
+)
+
+#: A status is made anew when it is asked for after so long, if nothing has changed.
+STATUS_FRESH_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What is shown beside the hosts. `lateness`: of the beats; `notify`: of the notifications;
+    `switched_off`: the record that this host was, None: it was not; `news`: grows with changes."""
+
+    lateness: Histogram
+    notify: Callable[[float], NotifyStatus]
+    switched_off: Callable[[], LogRecord | None]
+    news: News
+
+
+class ClusterStatus:
+    """Made from what the broker knows already; asks nothing."""
+
+    def __init__(
+        self,
+        in_force: InForce,
+        table: Table,
+        this_host: ThisHost,
+        place: PlaceSeen,
+        teller: Teller,
+        of_peer: PeerStatus,
+        bound: BoundNow,
+        beside: Beside,
+    ) -> None:
+        self._in_force, self._table, self._this_host = in_force, table, this_host
+        self._place, self._teller = place, teller
+        self._of_peer, self._bound, self._beside = of_peer, bound, beside
+        self._made: tuple[float, tuple[object, ...], bytes] | None = None
+
+    def as_json(self, now_s: float) -> bytes:
+        """The same as JSON; what was made within STATUS_FRESH_S from the same is given again, so
+        that many who ask cost no more than one."""
+        this_host = self._this_host
+        made_from = (
+            self._beside.news.version,
+            this_host.agent.last,
+            this_host.monitors.latest.get("engine"),
+            this_host.modes.in_force,
+            self._table.board.global_mode,
+            self._in_force.problem,
+            self._in_force.file_s,
+            this_host.monitors.latest.get("what_runs"),
+            this_host.disks.on_disk,
+            this_host.disks.problem,
+        )
+        old = self._made
+        is_same = old is not None and all(map(operator.is_, old[1], made_from))
+        if old is None or not is_same or not 0 <= now_s - old[0] < STATUS_FRESH_S:
+            old = self._made = (now_s, made_from, msgspec.json.encode(self.now(now_s)))
+        return old[2]
+
+    def now(self, now_s: float) -> Status:
+        """The cluster for people and scripts."""
+        in_force, table, board = self._in_force, self._table, self._table.board
+        this_host, report, lockspace = self._this_host, self._this_host.agent.last, table.lockspace
+        hosts = {in_force.host_id: this_host.shown(now_s)}
+        for host_id, slot in board.reports.items():
+            hosts[host_id] = self._of_peer.status(slot, now_s)
+        place = self._place.now(now_s)
+        where = None if place.host is None else hosts[place.host]
+        paths = self._paths()
+        in_use, on_disk = this_host.disks.in_use(), this_host.disks.on_disk
+        ended = self._beside.switched_off()
+        state_problems = self._teller.events.problem, "" if report is None else report.state_problem
+        return Status(
+            version=STATUS_VERSION,
+            cluster=in_force.config.cluster.name,
+            host_id=in_force.host_id,
+            engine=self._engine(place, where, hosts, now_s),
+            global_maintenance=board.global_maintenance,
+            global_mode=mode_status(this_host.modes.global_countdown, now_s),
+            monitors=shown_monitors(this_host.monitors.latest, now_s),
+            network=table.network(this_host.monitors.value("network") or (), now_s).text,
+            config_problem=in_force.problem or ("" if report is None else report.config_problem),
+            state_problem="; ".join(filter(None, state_problems)),
+            hosts=dict(sorted(hosts.items())),
+            bad_slots={slot: fault.cause for slot, fault in sorted(board.bad.items())},
+            storage=self._storage(now_s),
+            lockspace_budget_s=this_host.lockspace_budget_s(now_s),
+            lockspace_budget_max_s=BUDGET_IO_TIMEOUTS * in_force.io_timeout_s,
+            beat=times(self._beside.lateness),
+            notify=self._beside.notify(now_s),
+            lockspace="joined" if lockspace.joined else lockspace.problem,
+            reasons=() if report is None else report.reasons,
+            fence_log=tuple(
+                slot_lines.log_entry(record, signature)
+                for record, signature in board.fence_log.shown(FENCE_LOG_SHOWN)
+            ),
+            fence_paths=tuple(paths),
+            bound=None if where is None else self._bound.of(where.host_id, paths, hosts, now_s),
+            migration=this_host.vm.migration,
+            differences=disks_shown.differences(in_use),
+            what_ran=disks_shown.record(on_disk),
+            what_ran_problem=disks_shown.problem(this_host.disks),
+            one_host=disks_shown.one_host(in_use),
+            config_file_s=in_force.file_s,
+            switched_off=None if ended is None else slot_lines.log_entry(ended),
+        )
+
+    def _paths(self) -> Sequence[FencePathStatus]:
+        report = self._this_host.agent.last
+        return fence_paths(
+            self._in_force.host_id,
+            {} if report is None else report.fence_paths,
+            self._table.members.reports.values(),
+            self._this_host.wall(),
+        )
+
+    def _engine(
+        self,
+        place: VmPlace,
+        where: HostStatus | None,
+        hosts: Mapping[int, HostStatus],
+        now_s: float,
+    ) -> EngineSummary:
+        return self._teller.place_since.summary(
+            place,
+            None if where is None else where.hostname,
+            self._teller.lookout.last_up,
+            now_s,
+            reached(where, hosts.values(), self._in_force.timing.isolation_after),
+        )
+
+    def _storage(self, now_s: float) -> StorageStatus:
+        in_force, table, board = self._in_force, self._table, self._table.board
+        return StorageStatus(
+            whiteboard=in_force.config.storage.whiteboard,
+            named=bool(in_force.config.cluster.id and table.same_storage.ids.whiteboard),
+            signed=table.heartbeats.key is not None,
+            last_read_age_s=age_s(board.last_read_s, now_s),
+            last_write_age_s=age_s(board.last_write_s, now_s),
+            problem=board.problem,
+            state=board.state,
+            trouble_s=age_s(board.trouble_since_s, now_s),
+            errors=board.errors,
+            read_times=times(board.read_times),
+            write_times=times(board.write_times),
+            blind=table.is_blind(now_s),
+            unheard=self._this_host.is_unheard(now_s),
+        )
+
+
+def times(histogram: Histogram) -> Times:
+    """How long something took, as the status has it."""
+    return Times(
+        histogram.count,
+        histogram.quantile_s(0.5),
+        histogram.quantile_s(0.99),
+        histogram.max_s,
+    )

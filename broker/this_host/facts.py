@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""This host: all that is known of it here, and what people are shown of it.
+
+A host whose agent is silent is a live host with score 0, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from broker.config.in_force import InForce
+from broker.lockspace.hosts import budget_s, standing_fields
+from broker.lockspace.port import Lockspace
+from broker.maintenance.host_shutdown import ShuttingDown
+from broker.maintenance.modes import Modes, mode_status
+from broker.monitors.watched import Watched
+from broker.this_host import disks_shown
+from broker.this_host.agent_report import AgentReport
+from broker.this_host.disks_record import DisksRecord
+from broker.this_host.outside import Outside
+from broker.this_host.sick_vm import SickVm
+from broker.this_host.vm_sample import VmSample
+from broker.vm.healthy_once import HealthyOnce
+from broker.whiteboard import lines as slot_lines
+from broker.whiteboard.board import Board
+from broker.wire.status import HostStatus, OutsideStatus, PenaltyOnWire
+from scoring.hosts.fence_ask import told
+from scoring.hosts.liveness import Liveness
+from scoring.observation import FenceAsk, OutsideView
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the broker finds of its machine. `boot_id`: of this boot of it. `wall`: UTC seconds
+    since 1970. `freeing_left`: see AgentReport."""
+
+    boot_id: str
+    wall: Callable[[], float]
+    freeing_left: Callable[[], int | None]
+
+
+class ThisHost:
+    """Its parts. `left_out`: how many lines this host's slot had no room for."""
+
+    def __init__(
+        self,
+        in_force: InForce,
+        watched: Watched,
+        board: Board,
+        lockspace: Lockspace,
+        modes: Modes,
+        shutdown: ShuttingDown,
+        machine: Machine,
+    ) -> None:
+        state_dir = Path(in_force.config.daemon.state_dir)
+        self._in_force, self._board, self._lockspace = in_force, board, lockspace
+        self.modes, self.shutdown = modes, shutdown
+        self.wall, self.boot_id = machine.wall, machine.boot_id
+        self.monitors = watched.runner
+        self.vm = VmSample(watched)
+        self.agent = AgentReport(in_force, machine.freeing_left)
+        self.outside = Outside(in_force, watched)
+        self.disks = DisksRecord(board, in_force.host_id, in_force.host_name, machine.wall)
+        self.disks.in_use = lambda: self.monitors.value("what_runs")
+        self.healthy_once = HealthyOnce(state_dir / "healthy-once", in_force.config.health)
+        self.sick_vm = SickVm()
+        self.left_out = 0
+
+    def fence_ask(self, now_s: float) -> FenceAsk | None:
+        """What this host says of a sick VM that nobody here can end."""
+        return self.sick_vm.ask(self.agent.last, self.agent.silent_s(now_s), now_s)
+
+    def score(self, now_s: float) -> int:
+        """As this host publishes it."""
+        report = self.agent.last
+        return 0 if report is None or self.agent.silent_s(now_s) is not None else report.score
+
+    def status(self, now_s: float) -> HostStatus:
+        """As this host publishes it."""
+        report, in_force = self.agent.last, self._in_force
+        silent_s = self.agent.silent_s(now_s)
+        penalties: tuple[PenaltyOnWire, ...] = ()
+        score, agent = 0, "ok"
+        if report is None or silent_s is not None:
+            agent = "silent" if report is None else f"silent for {silent_s:.0f} s"
+            why = "the agent on this host does not report"
+            penalties = (PenaltyOnWire("agent", in_force.config.score.base_score, why),)
+        else:
+            score, penalties = report.score, report.penalties
+            agent = "stopped" if report.stopped else "ok"
+        intent, move = slot_lines.intent_of(self.agent.intent_line(now_s), in_force.host_id)
+        written_s = self._board.last_write_s
+        return HostStatus(
+            host_id=in_force.host_id,
+            hostname=in_force.host_name,
+            liveness=Liveness.LIVE.value,
+            score=score,
+            state=report.state if report is not None else "",
+            penalties=penalties,
+            reason=report.reasons[0].text if report is not None and report.reasons else "",
+            engine_status=self.vm.status(now_s)[0],
+            age_s=None if written_s is None else now_s - written_s,
+            maintenance=self.modes.is_set,
+            mode=mode_status(self.modes.local_countdown, now_s),
+            **standing_fields(self._lockspace.witnesses.get(in_force.host_id), now_s),
+            stopped=report.stopped if report is not None else False,
+            local=True,
+            agent=agent,
+            domain_type=report.domain_type if report is not None else "",
+            unknown=report.unknown if report is not None else (),
+            intent=intent,
+            move=move,
+            left_out=self.left_out,
+            differs=disks_shown.codes(self.disks.in_use()),
+            host_shutdown=self.shutdown.way or "" if self.shutdown.drains else "",
+            memory_image=bool(self.vm.facts.memory_image),
+            outside=outside_status(self.outside.seen, now_s),
+            way_out=self.outside.way_out(),
+            uplink_up=self.monitors.value("uplink"),
+            fence_ask=fence_ask_text(self.fence_ask(now_s)),
+        )
+
+    def is_unheard(self, now_s: float) -> bool:
+        """Whether this host's slot was not written for so long that the others call it silent."""
+        written_s = self._board.last_write_s
+        return written_s is not None and now_s - written_s >= self._in_force.timing.suspect_after
+
+    def shown(self, now_s: float) -> HostStatus:
+        """For people: what its peers count it for, not what it would like to publish."""
+        own = self.status(now_s)
+        if not self.is_unheard(now_s):
+            return own
+        why = f"its slot was not written for {own.age_s:.0f} s: the other hosts see it silent"
+        penalty = PenaltyOnWire("storage", self._in_force.config.score.base_score, why)
+        return replace(own, score=0, penalties=(penalty,))
+
+    def lockspace_budget_s(self, now_s: float) -> float | None:
+        """How long the storage may still stay away before sanlock ends the VM here."""
+        if not self._lockspace.joined:
+            return None
+        return budget_s(self._lockspace.renewed_s, self._in_force.io_timeout_s, now_s)
+
+    def line(self, now_s: float) -> str:
+        """In one line, for the service manager."""
+        own, board, lockspace = self.status(now_s), self._board, self._lockspace
+        parts = [
+            f"host {own.host_id}",
+            "lockspace joined" if lockspace.joined else lockspace.problem,
+            f"agent {own.agent}",
+            f"storage: {board.problem}" if board.problem else "storage ok",
+            self._in_force.problem,
+        ]
+        return ", ".join(filter(None, parts))
+
+
+def fence_ask_text(ask: FenceAsk | None) -> str:
+    """Why a host is to be switched off by its own word; empty: it says nothing."""
+    return "" if ask is None else told(ask)
+
+
+def outside_status(seen: OutsideView | None, now_s: float) -> OutsideStatus | None:
+    """What a host sees of the VM elsewhere, with ages; None: nothing yet."""
+    if seen is None or (seen.good_s is None and seen.bad_since_s is None):
+        return None
+    good_s, bad_s = (
+        None if at_s is None else now_s - at_s for at_s in (seen.good_s, seen.bad_since_s)
+    )
+    return OutsideStatus(seen.owner, good_s, bad_s)

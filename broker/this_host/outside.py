@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The VM on another host as it is seen from here, and whether this host's own network leads
+anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from broker.config.in_force import InForce
+from broker.monitors.watched import Watched
+from broker.peers.outside_watch import OutsideWatch
+from scoring.observation import OutsideView, PeerReport
+
+
+class Outside:
+    """Says each beat where the VM is to be asked from here, and how often."""
+
+    def __init__(self, in_force: InForce, watched: Watched) -> None:
+        self._in_force, self._watched = in_force, watched
+        self._watch = OutsideWatch(in_force.host_id)
+        #: Since when this host's network leads somewhere, without a break.
+        self._way_out_since_s: float | None = None
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether this host asks the VM elsewhere at all."""
+        return self._watched.outside is not None and self._watched.way_out is not None
+
+    def look(
+        self, live: Iterable[PeerReport], own_score: int, own_stay: int | None, now_s: float
+    ) -> None:
+        """Once a beat. `own_stay`: see OutsideWatch.plan."""
+        outside, way_out = self._watched.outside, self._watched.way_out
+        assert outside is not None and way_out is not None, "look while is_watched"
+        plan = self._watch.plan(
+            live,
+            own_score,
+            own_stay,
+            outside.seen,
+            self._watched.runner.value("uplink"),
+            self._in_force.timing,
+            now_s,
+            outside.is_late(now_s),
+        )
+        if outside.watch(plan.place, plan.every_s):
+            self._watched.runner.wake(outside.name)
+        if way_out.ask(plan.is_in_doubt):
+            self._watched.runner.wake(way_out.name)
+        since_s = now_s if self._way_out_since_s is None else self._way_out_since_s
+        self._way_out_since_s = since_s if self.way_out() else None
+
+    @property
+    def seen(self) -> OutsideView | None:
+        """What is seen of the VM on another host; None: nothing."""
+        return None if self._watched.outside is None else self._watched.outside.seen
+
+    def way_out(self) -> bool | None:
+        """Whether this host's network leads anywhere; None: not asked, or not known. Without a
+        network test the carrier of its own uplink is what there is."""
+        if self._watched.way_out is None or not self._watched.way_out.is_asked:
+            return None
+        value: bool | None = self._watched.runner.value("way_out")
+        given = self._in_force.config.network
+        is_tested = given.test == "dns" or (given.test != "none" and given.targets)
+        if value is None and not is_tested and self._watched.runner.value("uplink"):
+            return True
+        return value
+
+    def way_out_for_others(self, now_s: float) -> bool | None:
+        """What this host publishes of it. Good only once what it then says of the VM was asked
+        over the good network: where all networks come back at once, nobody may count on a bad one
+        that it has not looked at anew."""
+        value, since_s = self.way_out(), self._way_out_since_s
+        steady_s = self._in_force.config.health.timeout + self._in_force.timing.outside_interval
+        is_steady = since_s is not None and now_s - since_s >= steady_s
+        return value if not value or is_steady else None

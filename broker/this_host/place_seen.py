@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where the VM is, by this host's own sample and by what it knows of all others."""
+
+from __future__ import annotations
+
+from broker.config.in_force import InForce
+from broker.peers.seen_hosts import MOVING
+from broker.peers.table import Table
+from broker.peers.vm_place import OwnReads, SeenHost, VmPlace, vm_place
+from broker.this_host.facts import ThisHost
+
+
+class PlaceSeen:
+    """The rules are in broker/peers/vm_place.py."""
+
+    def __init__(self, in_force: InForce, table: Table, this_host: ThisHost) -> None:
+        self._in_force, self._table, self._this_host = in_force, table, this_host
+
+    def now(self, now_s: float) -> VmPlace:
+        """As far as this host knows."""
+        table, board = self._table, self._table.board
+        here = self._seen_here(now_s)
+        reads = OwnReads(
+            blind=table.is_blind(now_s),
+            age_s=None if board.last_read_s is None else now_s - board.last_read_s,
+            state=board.state,
+            all_known=board.all_read or bool(table.lockspace.witnesses),
+            elsewhere=table.same_storage.judgement.unfit or board.set_back_unfit(now_s),
+        )
+        assert here.vm is not None, "this host always says something"
+        owner = self._this_host.agent.lease_owner(here.vm, now_s)
+        return vm_place([here, *table.seen_hosts(now_s)], reads, owner)
+
+    def _seen_here(self, now_s: float) -> SeenHost:
+        engine, _ = self._this_host.vm.status(now_s)
+        return SeenHost(
+            host_id=self._in_force.host_id,
+            name=self._in_force.host_name,
+            vm=engine.vm,
+            health=engine.health,
+            reason=engine.reason or "",
+            local=True,
+            moving=self._this_host.agent.state == MOVING,
+        )

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""This host's slot: taken up where it left off, and made anew each beat.
+
+It is published as long as the broker lives, agent or not.
+"""
+
+from __future__ import annotations
+
+from broker.config.in_force import InForce
+from broker.monitors.network_verdict import publish
+from broker.peers.asker import Heartbeats
+from broker.peers.fence_paths import path_lines
+from broker.this_host.facts import ThisHost
+from broker.vm import healthy_once
+from broker.whiteboard import lines as slot_lines
+from broker.whiteboard import room as slot_room
+from broker.whiteboard.board import Board
+from broker.whiteboard.signatures import COUNTER_LINE, COUNTER_WALL_MAX, counter_of, next_counter
+from broker.whiteboard.slot import TIMESTAMP_TAKEN_MAX, SlotReport, fit_hostname
+from broker.whiteboard.store import StorageTrouble
+from broker.wire.status import HostStatus
+
+#: An answer over the network counts for the others for so long.
+HEARS_BEATS = 3
+
+
+class OwnSlot:
+    """`timestamp`: of the last slot that was made. `started`: the slot was read, and what it said
+    taken up. `was_ours`: it was this very host's then. `previous_boot_id`: of the boot before."""
+
+    def __init__(
+        self, in_force: InForce, this_host: ThisHost, board: Board, heartbeats: Heartbeats
+    ) -> None:
+        self._in_force, self._this_host = in_force, this_host
+        self._board, self._heartbeats = board, heartbeats
+        self.timestamp = 0
+        self.started = self.was_ours = False
+        self.previous_boot_id = ""
+        #: The counter of the last slot that was made.
+        self._counter = 0
+        #: Where this host is asked: its listener, and its port for heartbeats.
+        self.advertised = in_force.config.advertised()
+        self._heartbeat_at = in_force.config.heartbeat_advertised() if heartbeats.key else ()
+
+    async def take_up(self) -> bool:
+        """Go on where this host's slot left off, so that its timestamp never goes back."""
+        try:
+            own = await self._board.read_own()
+        except StorageTrouble as error:
+            self._board.read_problem = str(error)
+            return False
+        if own is not None:
+            # Peers live by change alone: to count anew costs nothing.
+            self.timestamp = own.timestamp if own.timestamp <= TIMESTAMP_TAKEN_MAX else 0
+            self._counter = min(counter_of(own), COUNTER_WALL_MAX)
+            extra = own.extra if own.extra_trusted else {}
+            named = own.hostname == fit_hostname(self._in_force.host_name)
+            same_machine = extra.get("system-uuid") == self._in_force.system_uuid != ""
+            self.was_ours = named and same_machine
+            self._this_host.agent.last_ran = slot_lines.last_ran_of(extra)
+            boot_id = extra.get("boot-id", "")
+            is_same = boot_id == self._this_host.boot_id
+            self.previous_boot_id = extra.get("previous-boot-id", "") if is_same else boot_id
+        self.started = True
+        return True
+
+    def make(self, now_s: float) -> SlotReport:
+        """The next one."""
+        this_host, in_force = self._this_host, self._in_force
+        # Grows with each write, whatever the clock does; starts from the time since boot as
+        # the reference's does, so that a person can read it.
+        self.timestamp = max(self.timestamp + 1, int(now_s))
+        self._counter = next_counter(self._counter, this_host.wall())
+        status = this_host.status(now_s)
+        extra, left_out = slot_room.fit(self._lines(status, now_s))
+        this_host.left_out = len(left_out)
+        return SlotReport(
+            host_id=in_force.host_id,
+            timestamp=self.timestamp,
+            score=status.score,
+            engine_status=status.engine_status,
+            hostname=status.hostname,
+            maintenance=status.maintenance,
+            stopped=status.stopped,
+            conf_on_shared_storage=in_force.config.vm.shared_definition is not None,
+            local_conf_timestamp=0,
+            extra=extra,
+        )
+
+    def _lines(self, status: HostStatus, now_s: float) -> dict[str, str]:
+        this_host, report = self._this_host, self._this_host.agent.last
+        value = this_host.monitors.value
+        lines = {
+            "state": status.state,
+            "agent": status.agent,
+            "boot-id": this_host.boot_id,
+            COUNTER_LINE: str(self._counter),
+            "previous-boot-id": self.previous_boot_id,
+            "system-uuid": self._in_force.system_uuid,
+            "last-ran": str(this_host.agent.last_ran),
+            healthy_once.LINE: this_host.healthy_once.line,
+            "memory-image": "yes" if this_host.vm.facts.memory_image else "",
+            "domain-type": status.domain_type,
+            "unknown": ",".join(status.unknown),
+            "beat": str(report.beat) if report is not None else "",
+            "reason": status.reason,
+            "network": publish(value("network") or ()),
+            "intent": this_host.agent.intent_line(now_s),
+            "differs": ",".join(status.differs),
+            "host-shutdown": status.host_shutdown,
+            "outside": slot_lines.outside_line(this_host.outside.seen, now_s),
+            "way-out": slot_lines.way_out_line(this_host.outside.way_out_for_others(now_s)),
+            "uplink": slot_lines.uplink_line(value("uplink")),
+            "api": ",".join(self.advertised),
+            "heartbeat": ",".join(self._heartbeat_at),
+            "hears": slot_lines.hears_line(
+                self._heartbeats.heard_within(HEARS_BEATS * self._in_force.timing.beat, now_s)
+            ),
+            "mem-free": slot_lines.mem_free_line(value("memory")),
+            "fence-ask": slot_lines.fence_ask_line(this_host.fence_ask(now_s)),
+            **this_host.modes.lines(now_s),
+            **slot_lines.freeing_lines(*this_host.agent.freeing()),
+            **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},
+            **self._in_force.agreed_lines,
+        }
+        if report is not None:
+            lines |= slot_lines.measured_lines(report.measured)
+            lines |= path_lines(report.fence_paths)
+        return lines
