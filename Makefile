@@ -33,6 +33,7 @@ setup:
 lint: setup
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
+	@.venv/bin/bandit -q -c pyproject.toml -r scoring broker agent packaging
 	@.venv/bin/mypy -p scoring -p broker -p agent -p tests
 	@.venv/bin/mypy packaging/build.py docs/generate_man.py
 

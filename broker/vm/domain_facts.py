@@ -171,7 +171,7 @@ def parse(xml: str) -> Element:
 def parse_disk(text: str) -> Element:
     """A `<disk>` element by itself; BadDomain."""
     try:
-        disk = ElementTree.fromstring(text)  # noqa: S314  (its checksum was right)
+        disk = ElementTree.fromstring(text)  # noqa: S314  (signed, or of an earlier version)
     except ElementTree.ParseError as error:
         raise BadDomain(f"a disk is not XML: {error}") from None
     if disk.tag != "disk" or not _target(disk):
