@@ -286,3 +286,37 @@ def test_every_decision_record_has_a_number_of_its_own() -> None:
     for name in names:
         chapters = sections(DOCS / "decisions" / name)
         assert {"Context", "Decision", "Alternatives", "Consequences"} <= set(chapters), name
+
+
+# --- docs/security.md ------------------------------------------------------------------------
+
+
+def test_each_line_of_the_security_page_names_tests_that_exist() -> None:
+    """Otherwise the page promises what nobody holds."""
+    lines = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in (DOCS / "security.md").read_text().splitlines()
+        if line.startswith("|") and not line.startswith("| ---")
+    ]
+    heads = [at for at, cells in enumerate(lines) if cells[:2] == ["who", "what he tries"]]
+    assert len(heads) >= 4
+    for cells in lines[heads[0] :]:
+        assert len(cells) == 5, cells[:2]
+        if cells[0] == "who":
+            assert cells[4] == "held by"
+            continue
+        named = re.findall(r"`([^`]+)`", cells[4])
+        assert named, cells[:2]
+        for each in named:
+            assert _is_there(each), f"{cells[1]}: {each}"
+
+
+def _is_there(named: str) -> bool:
+    """A test by file and name, or a measurement."""
+    bench = re.fullmatch(r"python -m tests\.bench (\w+)", named)
+    if bench is not None:
+        known = (ROOT / "tests" / "bench" / "__main__.py").read_text()
+        return f'    "{bench[1]}": ' in known
+    file, _, name = named.partition("::")
+    path = ROOT / file if "/" in file else ROOT / "tests" / "unit" / file
+    return bool(name) and re.search(rf"^def {name}\(", path.read_text(), re.MULTILINE) is not None

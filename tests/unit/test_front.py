@@ -135,6 +135,28 @@ async def another_life(front: FrontDoor, port: int) -> None:
     assert (await ask(port, "/api/v1/status"))[9:12] == "200"
 
 
+def test_the_process_is_bounded_and_goes_first(tmp_path: Path) -> None:
+    """Before the broker, and before QEMU: so the kernel sees it (proc(5))."""
+
+    async def test(front: FrontDoor, broker: Broker, port: int) -> None:
+        assert front._process is not None
+        proc = Path("/proc", str(front._process.pid))
+        limits = {
+            line[:26].strip(): line[26:].split()[:2]
+            for line in (proc / "limits").read_text().splitlines()
+        }
+        assert limits["Max open files"] == ["1024", "1024"]
+        assert limits["Max data size"] == [str(512 * 2**20)] * 2
+        assert int((proc / "oom_score_adj").read_text()) == 500
+        own, its = (
+            int(path.read_text().rpartition(")")[2].split()[16])
+            for path in (Path("/proc/self/stat"), proc / "stat")
+        )
+        assert its == min(own + 10, 19), "it gives way to the beat"
+
+    served(tmp_path, test)
+
+
 def test_whatever_the_broker_answers_the_process_passes_on(tmp_path: Path) -> None:
     app = application(make_broker(tmp_path, MemoryVolume()))
     pages = set(FILES)

@@ -187,6 +187,12 @@ def test_a_timestamp_at_its_end_in_the_own_slot_is_counted_anew(tmp_path: Path) 
 
 COMMANDS = (
     ("status",),
+    ("--status",),
+    ("vm", "adopt", "--yes"),
+    ("vm", "keep", "--yes"),
+    ("vm", "start", "--yes"),
+    ("fence", "test", "all"),
+    ("config", "check"),
     ("why",),
     ("events",),
     ("check-liveliness",),
