@@ -39,6 +39,7 @@ log = logging.getLogger("ha-broker.listener")
 
 #: Of the request line, and of each header line.
 LINE_BYTES_MAX = 2048
+HEADERS_MAX = 64
 BODY_BYTES_MAX = 4096
 #: How long the end of the broker waits for answers under way.
 SHUTDOWN_S = 0.5
@@ -77,6 +78,10 @@ async def at_work(request: web.Request, handler: Any) -> web.StreamResponse:
     """The client's time stands still while its request, all of it, is worked on."""
     guest = request.transport.get_protocol() if request.transport is not None else None
     assert isinstance(guest, Guest) or guest is None
+    # aiohttp 3.11 bounds neither, 3.14 both.
+    sizes = [len(name) + len(value) for name, value in request.raw_headers]
+    if len(sizes) > HEADERS_MAX or max(sizes, default=0) > LINE_BYTES_MAX:
+        return problem(400, "Bad Request", "the header lines are too many, or too long")
     if request.can_read_body:
         await request.read()
     if guest is not None:

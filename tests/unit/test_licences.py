@@ -59,7 +59,8 @@ def names_of(distribution: metadata.Distribution) -> str:
     """All that a distribution says of its licence."""
     given = distribution.metadata
     kinds = [line.rpartition(" :: ")[2] for line in given.get_all("Classifier") or ()]
-    return " | ".join([given.get("License-Expression") or "", given.get("License") or "", *kinds])
+    named = [given[key] for key in ("License-Expression", "License") if key in given]
+    return " | ".join([*named, *kinds])
 
 
 @pytest.mark.parametrize("name", sorted(loaded()))
