@@ -14,6 +14,8 @@ RETRY_S = 2.0
 HELD_LOOK_S = 0.25
 #: For one reading of delta leases.
 DISK_DEADLINE_S = 2.0
+#: The problem of an id that is to stay out, where nothing else holds it back.
+RELEASED = "the host id is given back for local maintenance; ha-agent maintenance none joins again"
 
 
 class LockspaceError(Exception):

@@ -27,7 +27,7 @@ from broker.lockspace.delta_leases import (
 )
 from broker.lockspace.hosts import HostRenewal, Witness, look
 from broker.lockspace.own_id import FenceOwner
-from broker.lockspace.port import DISK_DEADLINE_S, HELD_LOOK_S, RETRY_S, LockspaceError
+from broker.lockspace.port import DISK_DEADLINE_S, HELD_LOOK_S, RELEASED, RETRY_S, LockspaceError
 from broker.lockspace.rejoin import OwnLease, Rejoin
 from broker.lockspace.renewals import Renewals
 from broker.whiteboard.identity import Expected, VolumeKind, check, check_at
@@ -42,7 +42,6 @@ FENCE_DEADLINE_S = 10.0
 JOIN_EXTRA_S = 120.0
 #: sanlock ends its renewal thread and writes the id free: two operations on the storage.
 REMOVE_DEADLINE_S = 60.0
-RELEASED = "the host id is given back for local maintenance; ha-agent maintenance none joins again"
 
 #: What sanlock's socket says when nobody is behind it.
 _NO_ANSWER = (errno.ENOENT, errno.ECONNREFUSED, errno.EPIPE, errno.ECONNRESET)

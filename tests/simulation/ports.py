@@ -31,9 +31,10 @@ from broker.broker import Broker
 from broker.client.ask import BrokerDown
 from broker.client.quick import ASK_TIMEOUT_S
 from broker.config.sections import HealthSection
+from broker.daemon.worker import Hung
 from broker.lockspace.hosts import HostRenewal, Witness, look
 from broker.lockspace.own_id import WATCHDOG_FIRE_S, FenceOwner
-from broker.lockspace.port import DISK_DEADLINE_S, HELD_LOOK_S, LockspaceError
+from broker.lockspace.port import DISK_DEADLINE_S, HELD_LOOK_S, RELEASED, LockspaceError
 from broker.lockspace.port import RETRY_S as LOCKSPACE_RETRY_S
 from broker.lockspace.rejoin import OwnLease, Rejoin, name_of
 from broker.lockspace.renewals import Renewals
@@ -122,6 +123,7 @@ class SimStore:
         self._board = host.whiteboard
         self._latency_s = latency_s
         self._hangs_since_s: float | None = None
+        self._hung_call = ""
         self._held = False
 
     async def write(self, slot: int, data: bytes) -> None:
@@ -136,18 +138,19 @@ class SimStore:
 
     async def _write_late(self, kind: str, slot: int, data: bytes) -> None:
         await self._reach(f"writing slot {slot}", None)
-        self._held = True
+        self._held, self._hung_call = True, f"writing slot {slot}"
+        self._hangs_since_s = asyncio.get_running_loop().time()
         self._host.write_late(kind, lambda: self._put(slot, data), self._landed)
         late_s = self._host.late_s(kind)
         await _takes(min(late_s, STORAGE_DEADLINE_S))
         if late_s >= STORAGE_DEADLINE_S:
-            raise StorageTrouble(f"writing slot {slot} has not answered", hung=True)
+            raise self._hung(STORAGE_DEADLINE_S)
 
     def _fault(self) -> str:
         return self._host.storage.of("whiteboard")[0]
 
     def _landed(self) -> None:
-        self._held = False
+        self._held, self._hangs_since_s = False, None
 
     def at_rest(self) -> bool:
         hangs = self._hangs_since_s is not None and self._fault() == "hang"
@@ -181,24 +184,25 @@ class SimStore:
     async def _reach(self, what: str, late: Any) -> None:
         storage = self._host.storage
         loop = asyncio.get_running_loop()
-        if self._held:
-            raise StorageTrouble("whiteboard: a write has not answered", hung=True)
         if self._hangs_since_s is not None:
-            if self._fault() == "hang":
-                age_s = loop.time() - self._hangs_since_s
-                raise StorageTrouble(f"whiteboard: {what} has not answered for {age_s:.1f} s")
+            if self._held or self._fault() == "hang":
+                raise self._hung(loop.time() - self._hangs_since_s)
             self._hangs_since_s = None
         if self._fault() == "error":
             raise StorageTrouble(f"{what}: Input/output error")
         wait_s = self._latency_s + storage.of("whiteboard")[1]
         if self._fault() == "hang" or wait_s > STORAGE_DEADLINE_S:
-            self._hangs_since_s = loop.time()
+            self._hangs_since_s, self._hung_call = loop.time(), what
             if late is not None:
                 self._host.timeline.after(0.25, self._late, late, self._host.boots)
             await _takes(STORAGE_DEADLINE_S)
-            raise StorageTrouble(f"{what} has not answered for {STORAGE_DEADLINE_S} s")
+            raise self._hung(STORAGE_DEADLINE_S)
         if wait_s > 0:
             await _takes(wait_s)
+
+    def _hung(self, age_s: float) -> StorageTrouble:
+        """As the real store's thread says it of the call that it is in."""
+        return StorageTrouble(str(Hung("whiteboard", self._hung_call, age_s)), hung=True)
 
     def _late(self, write: Any, boot: int) -> None:
         """The kernel still has the write: it is done as soon as the storage answers."""
@@ -269,18 +273,32 @@ class SimLockspace:
         if daemon.busy:
             daemon.busy = False
             raise LockspaceError(daemon.refused)
-        if self.stay_out and daemon.membership is Membership.IN:
+        if self.stay_out:
+            self._leave(daemon)
+        else:
+            self.joined = daemon.membership is Membership.IN
+            self.problem = "" if self.joined else daemon.refused or "joining"
+            if daemon.membership is not Membership.OUT:
+                self._rejoin.mark.set()
+            elif self.hold or self.no_join:
+                self.problem = self.hold or RELEASED
+            else:
+                self._join(daemon)
+        self._look_around(daemon)
+
+    def _leave(self, daemon: Daemon) -> None:
+        """As SanlockLockspace: given back, or later where a lease hangs on it."""
+        if daemon.membership is Membership.JOINING:
+            self.joined, self.problem = False, "joining, to be left at once"
+            return
+        if daemon.membership is Membership.IN:
             daemon.leave_unused()
         self.joined = daemon.membership is Membership.IN
-        self.problem = "" if self.joined else daemon.refused or "joining"
-        if daemon.membership is Membership.OUT:
-            if self.hold:
-                self.problem = self.hold
-            elif not self.no_join:
-                self._join(daemon)
-        else:
-            self._rejoin.mark.set()
-        self._look_around(daemon)
+        self.problem = "" if self.joined else self.hold or RELEASED
+        if not self.joined:
+            if daemon.membership in (Membership.LEAVING, Membership.OUT):
+                self._rejoin.mark.clear()
+            self.renewed_s = None
 
     def _join(self, daemon: Daemon) -> None:
         """As SanlockLockspace: the own lease first, then sanlock is asked."""

@@ -19,8 +19,9 @@ from broker.broker import Broker
 from broker.daemon.exit_codes import ExitCode
 from broker.lockspace.delta_leases import Layout
 from broker.lockspace.own_id import FenceOwner
+from broker.lockspace.port import RELEASED
 from broker.lockspace.rejoin import OwnLease, Rejoin
-from broker.lockspace.sanlock import RELEASED, SanlockLockspace
+from broker.lockspace.sanlock import SanlockLockspace
 from broker.whiteboard.slot import SLOT_BYTES, decode_slot
 from broker.wire.status import Maintenance
 from tests.fakes.broker import make_broker, report, served
