@@ -19,8 +19,8 @@ from broker.config.in_force import InForce
 from broker.config.sections import Config
 from broker.daemon import kernel_boot
 from broker.daemon.news import News
+from broker.events.feed import EventFeed
 from broker.events.kept import KeptEvents
-from broker.events.teller import Teller
 from broker.exchange.asked import Asked
 from broker.exchange.view import Exchange
 from broker.lockspace.freeing_before import FREEING_FILE, freeing_before
@@ -110,11 +110,11 @@ class Broker:
         self._own_id = OwnIdGuard(self.in_force, board, lockspace, machine.boot_id)
         self.place = PlaceSeen(self.in_force, self.table, self.this_host)
         # What is told, handed on and shown.
-        self.teller = Teller(
+        self.feed = EventFeed(
             self.in_force, self.table, self.this_host, self.place, kept, self.notices.notify
         )
-        self.events, self.tally = self.teller.events, self.teller.tally
-        self.history, lookout = self.teller.history, self.teller.lookout
+        self.events, self.counts = self.feed.events, self.feed.counts
+        self.history, detector = self.feed.history, self.feed.detector
         self.keeper = Keeper(
             self.in_force,
             self.table,
@@ -122,13 +122,13 @@ class Broker:
             self.modes,
             shutdown,
             lambda: self.this_host.agent.state,
-            lookout,
+            detector,
             self.news,
         )
         own = self.this_host, self.own_slot, self._own_id
-        self.exchange = Exchange(self.in_force, self.table, *own, lookout, self.news)
+        self.exchange = Exchange(self.in_force, self.table, *own, detector, self.news)
         self.orders = self.exchange.orders
-        self.asked = Asked(self.in_force, self.table, self.this_host, lookout, self.news)
+        self.asked = Asked(self.in_force, self.table, self.this_host, detector, self.news)
         turns = self._publish_and_read, self._read_again
         self.beats = Beat(self.in_force, self.news.to_publish, *turns, self._after)
         self.lateness, self.durations = self.beats.lateness, self.beats.durations
@@ -144,7 +144,7 @@ class Broker:
             self.table,
             self.this_host,
             self.place,
-            self.teller,
+            self.feed,
             PeerStatus(self.in_force, self.table, self.gate),
             bound,
             Beside(
@@ -166,7 +166,7 @@ class Broker:
             asyncio.get_running_loop().time()
         )
         self.monitors.on_change = monitor_changed
-        self.heartbeats.on_change = self.news.tell
+        self.heartbeats.on_change = self.news.announce
 
     # --- the configuration --------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class Broker:
     def refuse_config(self, problem: str) -> None:
         """The configuration file as it is now is not used: show it and tell it."""
         self.in_force.problem = problem
-        self.teller.lookout.config_refused(problem)
+        self.feed.detector.config_refused(problem)
 
     # --- the beat -----------------------------------------------------------------------
 
@@ -231,7 +231,7 @@ class Broker:
         await self.read(now_s, second_look=True)
         if self.table.hands() != before:
             # Who waits for a host to let go of the VM need not wait for the beat.
-            self.news.tell()
+            self.news.announce()
 
     async def read(self, now_s: float, second_look: bool = False) -> None:
         """Read everybody's slots; a peer that falls silent or comes back is news."""
@@ -244,7 +244,7 @@ class Broker:
         if not self._owns_slot:
             self._own_id.check_slot(before, board.own)
         if self.table.look(now_s):
-            self.news.tell()
+            self.news.announce()
         self._closer_look.look(self._own_id.freed_by, second_look, now_s)
         self.same_storage.look(self.table.seen, now_s)
 
@@ -260,11 +260,11 @@ class Broker:
             is_up = this_host.vm.status(now_s)[0].vm is VmStatus.UP
             stay = this_host.agent.last_ran if is_up else None
             outside.look(self.table.live(), this_host.score(now_s), stay, now_s)
-        self.teller.look(now_s)
+        self.feed.look(now_s)
         record = self._switched_off.untold(self.own_slot.previous_boot_id)
         if record is not None:
-            self.teller.lookout.was_switched_off(record.by_name, record.ordered, record.text)
-        self.news.tell()
+            self.feed.detector.was_switched_off(record.by_name, record.ordered, record.text)
+        self.news.announce()
 
     # --- what agent, people and programs ask most ---------------------------------------
 

@@ -37,8 +37,8 @@ from prometheus_client.registry import Collector
 from broker.api.served import Served
 from broker.daemon.histogram import Histogram
 from broker.daemon.version import VERSION
+from broker.events.counts import PHASES
 from broker.events.notice import SUBJECT_CHARS_MAX, one_line
-from broker.events.tally import PHASES
 from broker.peers.asker import Trouble, Word
 from broker.peers.question_gate import QuestionGate, Refusal
 from broker.vm.domain_facts import Differs
@@ -351,7 +351,7 @@ class Metrics(Collector):
         sheet.put("one_host_state", len(status.one_host))
         sheet.put("config_refused", bool(status.config_problem))
         sheet.put("transitions", None)
-        for (old, new), count in sorted(self._broker.tally.transitions.items()):
+        for (old, new), count in sorted(self._broker.counts.transitions.items()):
             sheet.put("transitions", count, old, new)
         for mode, is_set, found in (
             ("global", status.global_maintenance, status.global_mode),
@@ -391,11 +391,11 @@ class Metrics(Collector):
         sheet.put("storage_write_age_seconds", storage.last_write_age_s)
 
     def _events(self, sheet: _Sheet, status: Status) -> None:
-        tally = self._broker.tally
-        sheet.put("failovers", tally.failovers)
+        counts = self._broker.counts
+        sheet.put("failovers", counts.failovers)
         for phase in PHASES:
-            sheet.put_histogram("failover_seconds", tally.phases[phase], phase)
-        for outcome, count in tally.fences.items():
+            sheet.put_histogram("failover_seconds", counts.phases[phase], phase)
+        for outcome, count in counts.fences.items():
             sheet.put("fences", count, outcome)
         sheet.put("fence_path_ok", None)
         sheet.put("fence_path_proven_timestamp_seconds", None)

@@ -8,9 +8,9 @@ from typing import Protocol
 from broker.config.sections import Config
 from broker.daemon.histogram import Histogram
 from broker.daemon.news import News
+from broker.events.counts import EventCounts
 from broker.events.history import History
 from broker.events.ring import Events
-from broker.events.tally import Tally
 from broker.exchange.asked import Asked
 from broker.exchange.view import Exchange
 from broker.maintenance.keeper import Keeper
@@ -36,7 +36,7 @@ class Served(Protocol):
     asked: Asked
     keeper: Keeper
     events: Events
-    tally: Tally
+    counts: EventCounts
     history: History
     notices: Notices
     news: News

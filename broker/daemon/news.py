@@ -16,7 +16,7 @@ class News:
         self.to_publish = asyncio.Event()
         self._news = asyncio.Event()
 
-    def tell(self) -> None:
+    def announce(self) -> None:
         """There is something new to decide on, or to show."""
         self.version += 1
         self._news.set()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What happened: noticed, counted, kept, and told."""
+"""What happened: detected, counted, kept, and passed on."""

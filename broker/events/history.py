@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every host's score over the last minutes and the last day, and where the engine was: what
-the dashboard draws. No I/O; forgotten with the broker's end."""
+"""Every host's score over the last minutes and the last day, and the host of the engine: the
+dashboard draws it. No I/O; it is lost when the broker ends."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 from broker.wire.status import HistorySeries
 
-#: Name, seconds of a step, steps: 15 minutes and 24 hours.
+#: Name, seconds of a step, number of steps: 15 minutes and 24 hours.
 SERIES = (("minutes", 5.0, 180), ("day", 300.0, 288))
-#: More have no history: that of so many takes half a MiB.
+#: More hosts have no history: it takes half a MiB for so many.
 HOSTS_MAX = 256
 _NONE = 0xFFFF
 
@@ -25,7 +25,7 @@ class _Series:
         self._engine = array("H", [_NONE] * steps)
 
     def take(self, scores: Mapping[int, int | None], engine: int | None, now_s: float) -> None:
-        """The last look within a step is what the step shows."""
+        """Take in a look; the last one within a step is what the step shows."""
         step = int(now_s // self.step_s)
         if self._now is not None:
             for passed in range(max(self._now + 1, step - self.steps + 1), step + 1):
@@ -42,7 +42,7 @@ class _Series:
             self._scores[host][place] = _NONE if score is None else min(score, _NONE - 1)
 
     def shown(self) -> HistorySeries:
-        """Oldest first."""
+        """The samples, oldest first."""
         first = 0 if self._now is None else self._now + 1
 
         def ordered(ring: array[int]) -> list[int | None]:
@@ -60,11 +60,11 @@ class History:
         self._series = {name: _Series(step_s, steps) for name, step_s, steps in SERIES}
 
     def take(self, scores: Mapping[int, int | None], engine: int | None, now_s: float) -> None:
-        """One look at the cluster. A score None: that host is silent. `engine`: the host that
-        has it up, 0: none, None: not known."""
+        """Take in one look at the cluster. A score None: that host is silent. `engine`: the host
+        that has it up, 0: none, None: unknown."""
         for series in self._series.values():
             series.take(scores, engine, now_s)
 
     def shown(self) -> dict[str, HistorySeries]:
-        """By name."""
+        """The series by name."""
         return {name: series.shown() for name, series in self._series.items()}

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The newest events in a file, so that a restart of the broker or of the host forgets nothing.
+"""Keeps the newest events in a file, so that they survive a restart of the broker or of the host.
 
 Rules of this file:
 
-1. A line of JSON each. What cannot be read, as a line that a power cut has torn, is passed over.
+1. Each line is one event in JSON. A line that cannot be read, as one that a power cut has torn, is
+   skipped.
 2. `keep` is called from the beat: it only hands over. A thread that lives while there is
    something to write writes it; a disk that hangs costs the file, never the beat.
-3. The file is made anew with what is remembered when it holds twice as much.
+3. The file is written anew with the newest events when it holds twice as many.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ from broker.wire.status import Event
 log = logging.getLogger("ha-broker.events")
 
 FILE_NAME = "events.jsonl"
-#: Longer files are not ours: so much is read from the end.
+#: At most so much is read from the end of the file: this program writes no longer ones.
 BYTES_MAX = 8 * 2**20
 
 
 class KeptEvents:
-    """The file in `directory`, of which the newest `count_max` events count."""
+    """The file in `directory`, which keeps the newest `count_max` events."""
 
     def __init__(self, directory: Path, count_max: int) -> None:
         self.path = directory / FILE_NAME
         self._count_max = count_max
-        #: As the file has them, or will.
+        #: The events of the file, those still to be written included.
         self._newest: deque[Event] = deque(maxlen=count_max)
         self._lines = 0
         self._waiting: deque[Event] = deque(maxlen=count_max)
         self._lock = threading.Lock()
         self._writing: threading.Thread | None = None
-        #: Why events do not outlive this broker now; empty while they do.
+        #: Why events are not kept at the moment; empty while they are.
         self.problem = ""
 
     def load(self) -> tuple[Event, ...]:
-        """What an earlier broker kept, oldest first, ids growing; nothing where there is none."""
+        """An earlier broker's events, oldest first, ids growing; empty where there are none."""
         try:
             with self.path.open("rb") as file:
                 file.seek(max(0, self.path.stat().st_size - BYTES_MAX))
@@ -67,7 +68,7 @@ class KeptEvents:
         return tuple(self._newest)
 
     def keep(self, event: Event) -> None:
-        """Have it written, soon; never raises, never waits for the disk."""
+        """Have the event written soon; never raises, never waits for the disk."""
         with self._lock:
             self._waiting.append(event)
             if self._writing is None:
@@ -78,7 +79,7 @@ class KeptEvents:
 
     @property
     def is_writing(self) -> bool:
-        """Whether something is still on its way to the disk."""
+        """Whether events are still to be written."""
         return self._writing is not None
 
     def flush(self, patience_s: float) -> None:

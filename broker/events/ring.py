@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What happened in the cluster, as this host saw it: one bounded ring that the command line,
-the dashboard and the API read.
+"""What happened in the cluster, as this host saw it: a bounded ring that the command line, the
+dashboard and the API read.
 
 Rules of this file:
 
-1. Everything that is told as a notice is an event, whatever the rules of the notifications
-   say, and also what another host tells the people. Besides: the peers' transitions, fences
-   and maintenance modes, as their slots show them.
+1. Each notice is an event, whatever the rules of the notifications say, and so is a notice that
+   another host sends. Besides: the peers' transitions, fences and maintenance modes, as their
+   slots show them.
 2. `add` is synchronous, costs O(1) and never raises: it is called from the beat.
 3. An id grows with each event. The first one of a broker's life is its start as UTC
    milliseconds, or the one after the last that was kept: ids grow over a restart too.
-4. Whoever follows and was too slow, or knows of more than was kept, is told that something is
+4. A reader that was too slow, or asks for older events than were kept, learns that some are
    missing.
 """
 
@@ -26,8 +26,8 @@ from enum import StrEnum
 from itertools import islice
 
 from broker.daemon.log_lines import fields
+from broker.events.detector import fence_notice
 from broker.events.kept import KeptEvents
-from broker.events.lookout import fence_notice
 from broker.events.notice import FactValue, Notice
 from broker.whiteboard import lines as slot_lines
 from broker.whiteboard.fence_log import LogRecord
@@ -39,9 +39,9 @@ from scoring.observation import FenceStep
 
 log = logging.getLogger("ha-broker.events")
 
-#: So many are remembered; a failover makes about twenty.
+#: How many events are remembered; a failover makes about twenty.
 EVENTS_MAX = 1000
-#: The longest that a question for newer ones is kept waiting.
+#: The longest time that a request for newer events is held back.
 WAIT_MAX_S = 25.0
 
 
@@ -57,8 +57,8 @@ assert not {extra.value for extra in Extra} & {kind.value for kind in Kind}
 
 
 class Events:
-    """The ring. `wall`: UTC seconds since 1970. `host_id`, `name`: this host's. `kept`: where
-    they outlive the broker; None: nowhere."""
+    """The ring. `wall`: UTC seconds since 1970. `host_id`, `name`: this host's. `kept`: the file
+    that keeps them over restarts; None: none."""
 
     def __init__(
         self,
@@ -78,13 +78,13 @@ class Events:
 
     @property
     def problem(self) -> str:
-        """Why events do not outlive this broker now; empty while they do."""
+        """Why events are not kept over a restart at the moment; empty while they are."""
         return "" if self._kept is None else self._kept.problem
 
     def add(
         self, notice: Notice, kind: str | None = None, severity: Severity | None = None
     ) -> None:
-        """Something happened. `kind`, `severity`: in place of the notice's own."""
+        """Add an event. `kind`, `severity`: in place of the notice's own."""
         about = notice.facts.get("host_id")
         if about is None and notice.subject == self._name:
             about = self._host_id
@@ -108,7 +108,7 @@ class Events:
         self._news = asyncio.Event()
 
     def _log(self, event: Event) -> None:
-        """A line each; this host's transitions are its agent's lines."""
+        """Log a line for the event; this host's transitions are logged by its agent."""
         if event.kind == Kind.STATE_TRANSITION and event.host_id == self._host_id:
             return
         level = logging.INFO if event.severity == "info" else logging.WARNING
@@ -136,7 +136,8 @@ class Events:
         return EventList(EVENTS_VERSION, found, last, missed)
 
     async def newer(self, event_id: int, wait_s: float, count_max: int = EVENTS_MAX) -> EventList:
-        """The same, as soon as there is one; none after `wait_s`, WAIT_MAX_S at most."""
+        """The events after that id as soon as there is one; none after `wait_s`, WAIT_MAX_S at
+        most."""
         if not (found := self.after(event_id, count_max)).events:
             try:
                 async with asyncio.timeout(min(wait_s, WAIT_MAX_S)):
@@ -148,8 +149,8 @@ class Events:
 
 
 class PeerEvents:
-    """Finds what is new in the other hosts' slots, in the fence log and in the maintenance
-    modes, and adds it. What is seen first is no news."""
+    """Finds news in the other hosts' slots, in the fence log and in the maintenance modes, and adds
+    them. What it sees first is no news."""
 
     def __init__(self, events: Events, host_id: int, name: str) -> None:
         self._events = events
@@ -161,7 +162,7 @@ class PeerEvents:
         self._fence_number: int | None = None
 
     def started(self) -> None:
-        """This broker's life begins."""
+        """Add the start of this broker."""
         text = f"the broker of {self._name} has started; until then it saw nothing"
         self._say(Extra.BROKER_STARTED, self._name, text, {})
 
@@ -173,7 +174,7 @@ class PeerEvents:
         local_mode: Mode | None,
         fence_log: Iterable[LogRecord] | None,
     ) -> None:
-        """Once a beat: everything as it is now. `global_known`: whether the cluster's slot was
+        """Compare with the state of the last beat. `global_known`: whether the cluster's slot was
         read yet; `fence_log`: newest first, None: not read yet."""
         for host, report in reports.items():
             old = self._slots.get(host)
@@ -228,7 +229,7 @@ class PeerEvents:
         self._say(kind, subject, text, {**facts, "reason": reason})
 
     def _fences(self, records: list[LogRecord]) -> None:
-        """Of other hosts; this one's own are notices."""
+        """Add the records of other hosts; this host's own are notices."""
         records = [record for record in records if record.step is not FenceStep.FREEING]
         newest = max((record.number for record in records), default=0)
         known, self._fence_number = self._fence_number, newest
@@ -247,7 +248,7 @@ class PeerEvents:
                 )
 
     def _say(self, kind: Extra, subject: str, text: str, facts: Mapping[str, FactValue]) -> None:
-        # The notice only bounds and cleans the text: its own kind is not shown.
+        # The notice only bounds and cleans the text: its own kind is replaced.
         notice = Notice(Kind.TEST, subject, text, facts)
         self._events.add(notice, kind.value, Severity.INFO)
 

@@ -9,8 +9,8 @@ import logging
 
 from broker.config.in_force import InForce
 from broker.daemon.news import News
-from broker.events.lookout import Lookout
-from broker.maintenance.host_shutdown import Scene
+from broker.events.detector import EventDetector
+from broker.maintenance.host_shutdown import HostView
 from broker.peers.table import Table
 from broker.this_host.facts import ThisHost
 from broker.whiteboard.fence_log import LogRecord
@@ -32,10 +32,15 @@ class Asked:
     """Each by itself."""
 
     def __init__(
-        self, in_force: InForce, table: Table, this_host: ThisHost, lookout: Lookout, news: News
+        self,
+        in_force: InForce,
+        table: Table,
+        this_host: ThisHost,
+        detector: EventDetector,
+        news: News,
     ) -> None:
         self._in_force, self._table, self._this_host = in_force, table, this_host
-        self._lookout, self._news = lookout, news
+        self._detector, self._news = detector, news
 
     async def note_fence(self, note: FenceNote) -> LogRecord | None:
         """Write to the fence log for this host's agent; None: there is nothing to be closed.
@@ -50,14 +55,14 @@ class Asked:
         except NotUnderWay:
             return None
         except StorageTrouble:
-            self._news.tell()
+            self._news.announce()
             raise
         name = written.target_name
         if note.step is not FenceStep.FREEING:
-            self._lookout.fenced(
+            self._detector.fenced(
                 note.step, note.target, name, note.ordered, note.text, note.withdrawn
             )
-        self._news.tell()
+        self._news.announce()
         return written
 
     def _record(self, note: FenceNote, number: int) -> LogRecord:
@@ -94,7 +99,7 @@ class Asked:
         up_on = None if is_here else self._table.up_elsewhere()
         record = await this_host.disks.decide(adopt, who, up_on, this_host.agent.last_ran)
         log.warning("what ran last is %s", record.decided)
-        self._news.tell()
+        self._news.announce()
         return record
 
     def host_shuts_down(self, now_s: float) -> HostShutdownStatus:
@@ -105,15 +110,15 @@ class Asked:
             mode = shutdown.mode(int(self._this_host.wall())) if shutdown.drains else None
             modes.set_shutdown(mode, now_s)
             self._news.publish()
-            self._news.tell()
-        return shutdown.status(self._scene(now_s), now_s, self._in_force.timing)
+            self._news.announce()
+        return shutdown.status(self._host_view(now_s), now_s, self._in_force.timing)
 
-    def _scene(self, now_s: float) -> Scene:
+    def _host_view(self, now_s: float) -> HostView:
         own, engine = self._this_host.status(now_s), self._this_host.vm.status(now_s)[0]
         report = self._this_host.agent.last
         reasons = () if report is None else report.reasons
         waits = [reason.text for reason in reasons if reason.code == Code.DRAIN_WAITING]
-        return Scene(
+        return HostView(
             vm=engine.vm,
             detail=engine.detail,
             state=own.state,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Orders of operators to this host's agent: placed here, shown to the agent, answered by it.
+"""Orders of operators to this host's agent: placed here, sent to the agent, answered by it.
 
-An order that the agent does not take up at once is lost, not kept: nobody wants a VM shut
+An order that the agent does not take at once is lost, not kept: nobody wants a VM shut
 down by a command that was given up minutes ago.
 """
 
@@ -13,12 +13,10 @@ from broker.wire.status import OrderStatus
 from scoring.observation import Order, OrderKind
 from scoring.state import OrderAnswer
 
-#: The agent takes an order up within so long, or never.
+#: The agent takes an order within this time, or never.
 TAKEN_WITHIN_S = 10.0
 KEPT = 32
-FORGOTTEN = (
-    "the agent on this host was started anew meanwhile; ha-agent --status tells how it goes on"
-)
+FORGOTTEN = "the agent on this host was restarted meanwhile; ha-agent --status shows how it goes on"
 
 
 class Orders:
@@ -39,8 +37,8 @@ class Orders:
         return order
 
     def answered(self, answers: Iterable[OrderAnswer]) -> None:
-        """Take in what the agent reports. An agent that knows nothing any more of an order that
-        was under way has been started anew."""
+        """Take in the agent's answers. An agent that no longer knows an order that was under way
+        was restarted."""
         told = {answer.number: answer for answer in answers}
         for number, before in self._answers.items():
             if before.ok is None and number not in told:
@@ -48,7 +46,7 @@ class Orders:
         self._answers |= {number: told[number] for number in told if number in self._placed}
 
     def pending(self, now_s: float) -> Order | None:
-        """The order that the agent has not taken up yet."""
+        """The order that the agent has not taken yet."""
         if not self._placed:
             return None
         order, placed_s = self._placed[max(self._placed)]
@@ -57,7 +55,7 @@ class Orders:
         return order
 
     def status(self, number: int, now_s: float) -> OrderStatus | None:
-        """What became of an order; None where there is no such one."""
+        """The state of an order; None where there is no such order."""
         if number not in self._placed:
             return None
         order, placed_s = self._placed[number]
@@ -67,5 +65,5 @@ class Orders:
             return OrderStatus(number, order.kind, order.target, state, answer.text)
         if now_s - placed_s <= TAKEN_WITHIN_S:
             return OrderStatus(number, order.kind, order.target, "waiting", "")
-        text = "the agent on this host did not take it up; is it running?"
+        text = "the agent on this host did not take the order; is it running?"
         return OrderStatus(number, order.kind, order.target, "lost", text)

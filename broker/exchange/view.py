@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from broker.config.in_force import InForce
 from broker.daemon.news import News
-from broker.events.lookout import Lookout
+from broker.events.detector import EventDetector
 from broker.exchange.orders import Orders
 from broker.lockspace.own_id_guard import OwnIdGuard
 from broker.peers.table import Table
@@ -33,18 +33,18 @@ class Exchange:
         this_host: ThisHost,
         own_slot: OwnSlot,
         own_id: OwnIdGuard,
-        lookout: Lookout,
+        detector: EventDetector,
         news: News,
     ) -> None:
         self._in_force, self._table, self._this_host = in_force, table, this_host
         self._own_slot, self._own_id = own_slot, own_id
-        self._lookout, self._news = lookout, news
+        self._detector, self._news = detector, news
         self.orders = Orders()
 
     def take_report(self, report: Report, now_s: float) -> None:
         """What the agent wants published; a new state is published at once."""
         is_new_state = self._this_host.agent.take(report, now_s)
-        self._lookout.reported(report, now_s, self._this_host.wall())
+        self._detector.reported(report, now_s, self._this_host.wall())
         self.orders.answered(report.answers)
         if is_new_state:
             self._news.publish()
@@ -58,7 +58,7 @@ class Exchange:
         """Give an order to this host's agent."""
         order = self.orders.place(wanted.kind, wanted.target, asyncio.get_running_loop().time())
         log.warning("order %d: %s %s", order.number, order.kind, order.target or "")
-        self._news.tell()
+        self._news.announce()
         return order
 
     def view(self, now_s: float) -> View:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""sanlock: this host's id, the other hosts' renewals, and who owns which lease."""
+"""sanlock: this host's id, the other hosts' renewals, and the owners of the leases."""

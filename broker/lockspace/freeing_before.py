@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whose host id a process of this host may still free, though no agent says so.
+"""Finds a host id that a process of this host may still be freeing though no agent reports it.
 
 Such a process outlives its agent (agent/leases/sanlock_direct.py), and where it acts without the
-fence lease nothing on the shared storage tells of it but this host's own slot. The agent repeats
-the line in each report; a broker that was started anew has none yet, and would take the line away.
+fence lease nothing on the shared storage shows it but this host's own slot. The agent repeats
+the line in each report; a broker that was restarted has no report yet, and would remove the line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FREEING_FILE = "freeing.json"
 
 
 class _OnFile(msgspec.Struct, frozen=True):
-    """Of the agent's file, what matters here."""
+    """The part of the agent's file that matters here."""
 
     host_id: int
     fencer: bool = False
@@ -27,7 +27,7 @@ class _OnFile(msgspec.Struct, frozen=True):
 
 def freeing_before(path: Path) -> int | None:
     """The host whose id is being freed without the fence lease, by the agent's file; None: none is,
-    or it has ended. The process holds a lock on that file for as long as it lives."""
+    or that has ended. The process holds a lock on the file as long as it lives."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

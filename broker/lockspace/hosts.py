@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What sanlock knows of the hosts: one witness of their life beside the whiteboard. Pure.
+"""sanlock's knowledge of the hosts: one witness of their life beside the whiteboard. Pure.
 
 A host id is renewed on disk every 2 * io_timeout. sanlock on this host looks at all of them
-when it renews its own, so what it tells may be as old as that.
+when it renews its own, so its answer may be as old as that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BUDGET_IO_TIMEOUTS = 8
 
 @dataclass(frozen=True, slots=True)
 class HostRenewal:
-    """One host id as sanlock tells it: `state` is free, live, fail, dead or unknown."""
+    """One host id in sanlock's answer: `state` is free, live, fail, dead or unknown."""
 
     host_id: int
     generation: int
@@ -39,7 +39,7 @@ class Witness:
 def look(
     known: dict[int, Witness], hosts: Iterable[HostRenewal], now_s: float
 ) -> dict[int, Witness]:
-    """The table after one more look; hosts that sanlock knows no more fall out."""
+    """The table after one more look; hosts that sanlock no longer knows are removed."""
     table: dict[int, Witness] = {}
     for host in hosts:
         old = known.get(host.host_id)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether this boot of the host was, or may have been, in the lockspace: a file with its boot id,
-written before sanlock is asked. It outlives the broker, and means nothing after a boot."""
+"""Records whether this boot of the host was, or may have been, in the lockspace: a file with its
+boot id, written before sanlock is asked. It outlives the broker, and means nothing after a boot."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ FILE = "joined-on-boot"
 
 
 class JoinedMark:
-    """The mark in the state folder. `boot_id` "": not known, so it counts as set. Both methods
-    block for as long as the local disk does."""
+    """The mark in the state folder. `boot_id` "": unknown, so the mark counts as set. Both methods
+    block as long as the local disk does."""
 
     def __init__(self, folder: Path, boot_id: str) -> None:
         self._path = folder / FILE
@@ -28,8 +28,8 @@ class JoinedMark:
         self.is_set = self._is_written or not boot_id
 
     def set(self) -> None:
-        """From now on this boot may be in the lockspace. Where the file cannot be written it is
-        tried again at the next call; this broker knows it in any case."""
+        """Note that this boot may be in the lockspace from now on. Where the file cannot be written
+        the next call tries again; this broker knows it in any case."""
         self.is_set = True
         if self._is_written:
             return
@@ -40,7 +40,7 @@ class JoinedMark:
             log.warning("%s: cannot be written: %s; free space there", self._path, error.strerror)
 
     def clear(self) -> None:
-        """sanlock itself said that it did not join, or the id was given back."""
+        """Remove the mark: sanlock said that it did not join, or the id was given back."""
         self.is_set = not self._boot_id
         self._is_written = False
         with contextlib.suppress(OSError):

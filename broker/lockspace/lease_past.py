@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether another host has held the engine lease since the VM's process here gave it back.
+"""Finds out whether another host has held the engine lease since the VM's process gave it back.
 
 libvirt's lock driver gives the lease back when a VM is paused, and takes it again when it is
 resumed, even if another host ran the VM in between. The lease on disk names its last owner also
@@ -23,8 +23,8 @@ log = logging.getLogger("ha-broker.engine")
 class LeasePast:
     """Remembers, over restarts of the broker, which process here was seen to hold the lease.
 
-    `path`: where. `boot_id`: of this boot; a process id of an earlier one means nothing. Both
-    methods block: they belong into a thread.
+    `path`: the file. `boot_id`: of this boot; a process id of an earlier one means nothing. Both
+    methods block, so they belong into a thread.
     """
 
     def __init__(self, path: Path, boot_id: str, leases: str, resource: str, host_id: int) -> None:
@@ -39,7 +39,7 @@ class LeasePast:
             self._holder = int(pid) if boot == boot_id else None
 
     def holds(self, pid: int) -> None:
-        """That process holds the lease now."""
+        """Note that this process holds the lease now."""
         if pid == self._holder:
             return
         self._holder = pid
@@ -49,8 +49,8 @@ class LeasePast:
             log.warning("%s: cannot be written: %s", self._path, error.strerror)
 
     def is_outdated(self, pid: int) -> bool | None:
-        """Of a process that does not hold the lease: whether another host has held it since.
-        None: it was never seen to hold it, or the lease volume cannot be read."""
+        """Whether another host has held the lease since this process, which does not hold it now,
+        did. None: it was never seen to hold it, or the lease volume cannot be read."""
         if pid != self._holder:
             return None
         try:

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether another host may still free this host's id. Pure.
+"""Decides whether another host may still free this host's id. Pure.
 
-A fencer frees the id of a host that it has read off. Its write may land minutes later: the
-kernel holds on to it while a path to the storage is away, and killing the process does not take
-it back. If the host has come back by then and runs the VM under that id, the VM loses its lease
-while it runs. So a host that is back does not join before the act is over.
+A fencer frees the id of a host whose power it has read as off. Its write may land minutes later:
+the kernel keeps it while a path to the storage is away, and killing the process does not take it
+back. If the host has come back by then and runs the VM under that id, the VM loses its lease while
+it runs. So a host that is back does not join before the act is over.
 
 Rules of this file:
 
 1. An act is under way while the newest record of the fence log says so, or the slot of the host
-   that acts. Both are looked at again after this host has joined: the record is written before
-   the fencer looks at the id for the last time, so one of the two sees the other.
-2. It is over when they say no more so.
-3. Where nobody is left to say it: the process that frees the id holds the fence lease, and the
+   that acts. Both are read again after this host has joined: the record is written before
+   the fencer reads the id for the last time, so one of the two sees the other.
+2. It is over when they no longer say so.
+3. Where no host is left to say it: the process that frees the id holds the fence lease, and the
    kernel closes its connection to sanlock only when no write of it is left. So it is over when
-   that host owns the fence lease no more. Not so where this host owned the fence lease itself, and
-   its id is freed to have it (scoring/hosts/dead_fencer.py): then only rule 4 is left.
+   that host no longer owns the fence lease. This does not hold where this host owned the fence
+   lease itself, and its id is freed for it (scoring/hosts/dead_fencer.py): then rule 4 is left.
 4. Where that host is gone: a host that has booted, or joined, anew has lost its writes. One
    whose id has stood still for sanlock's host-dead time was reset by its watchdog.
-5. What rules 3 and 4 find must have been so for one io_timeout: a write that the storage itself
-   holds of a host that is gone is taken to have landed by then (docs/decisions/0038).
+5. What rules 3 and 4 find must have been so for one io_timeout: a write of a host that is gone
+   and that the storage itself delays is expected to have landed by then (docs/decisions/0038).
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ WATCHDOG_FIRE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class FenceOwner:
-    """Who owns the fence lease on disk; `host_id` 0: nobody."""
+    """The owner of the fence lease on disk; `host_id` 0: nobody."""
 
     host_id: int
     generation: int
 
 
 class OwnId:
-    """What may still happen to this host's id from outside."""
+    """Follows the acts of other hosts that concern this host's id."""
 
     def __init__(self, io_timeout_s: float) -> None:
         self._io_timeout_s = io_timeout_s
@@ -60,7 +60,7 @@ class OwnId:
     ) -> Freeing | None:
         """The first of these acts that may still land; None: none can.
 
-        `owner` None: not known. `boots`: each host's boot id, as its slot has it.
+        `owner` None: unknown. `boots`: each host's boot id, as its slot has it.
         """
         under_way, ended_s = None, {}
         for act in acts:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which sanlock leases a process holds, as this host's sanlock tells."""
+"""The sanlock leases of a process, as this host's sanlock knows them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import time
 import sanlock
 
 #: sanlock refuses a question about a process while it answers another one about it (EBUSY);
-#: broker and agent both ask. So much later it is asked again, and for so long.
+#: broker and agent both ask. The pause before the question is repeated, and for how long.
 BUSY_RETRY_S = 0.05
 BUSY_PATIENCE_S = 1.0
 
 
 def process_leases(pid: int) -> tuple[tuple[str, str], ...] | None:
-    """(lockspace, resource) of each lease a process holds; None when sanlock does not know it.
+    """(lockspace, resource) of each lease of a process; None where sanlock does not know it.
 
     Blocking; raises sanlock.SanlockException where sanlock does not answer.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""When sanlock may take this host's own id back at once. Pure, but for `own_name`.
+"""Decides when sanlock may take this host's own id back at once. Pure, but for `own_name`.
 
 sanlock takes an id back within 2 * io_timeout where the lease on disk carries its own name, and
 watches it for the whole host-dead time where another name stands there (its src/delta_lease.c,
@@ -10,15 +10,15 @@ uses them. So it is asked for the id at once only where none can.
 
 Rules of this file:
 
-1. After a boot nothing of the earlier one lives: sanlock is asked at once.
+1. After a boot no process of the earlier one lives: sanlock is asked at once.
 2. Where this boot was, or may have been, in the lockspace before and the id was not given back,
    sanlock died: a QEMU may go on under the old lease. Then the id must have stood still for the
-   host-dead time, as sanlock itself would have it under a name of its own. By then the watchdog has
+   host-dead time, as sanlock itself demands under a name that it made up. By then the watchdog has
    reset this host.
-3. The same where the lease carries a fixed name that is not this machine's: a copy of the disk of
+3. So too where the lease carries a fixed name that is not this machine's: a copy of the disk of
    another host would take the id of the living original.
 4. A lease that is free, or carries a name that sanlock made up, is left to sanlock.
-5. What cannot be read is not known: sanlock is not asked.
+5. A lease that cannot be read is unknown: sanlock is not asked.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ from broker.lockspace.own_id import WATCHDOG_FIRE_S
 #: sanlock keeps 48 bytes with a NUL at the end; a longer name is cut, and never equals itself.
 NAME_MAX = 47
 MACHINE_ID = Path("/etc/machine-id")
-#: What sanlock makes up: a random UUID, a dot, the host's name (its src/main.c, setup_host_name).
+#: The form of a name that sanlock makes up: a random UUID, a dot, the host's name (its src/main.c,
+#: setup_host_name).
 _MADE_UP = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.")
 
 
 @dataclass(frozen=True, slots=True)
 class OwnLease:
     """The lease of a host id on disk. `name`: of the sanlock that wrote it; `timestamp` 0: free;
-    `io_timeout`: seconds, 0: not said."""
+    `io_timeout`: seconds, 0: not given."""
 
     name: str
     generation: int
@@ -51,8 +52,8 @@ class OwnLease:
 
 
 def name_of(machine_id: str, system_uuid: str) -> str:
-    """The name of a machine for its sanlock; "" where one of the two is not known: a copy of its
-    disk has the same machine-id, a cheap board the same UUID as all of its kind."""
+    """A machine's name for its sanlock; "" where one of the two is unknown: a copy of its disk has
+    the same machine-id, a cheap board the same UUID as all of its kind."""
     if not machine_id or not system_uuid:
         return ""
     both = f"{machine_id}\n{system_uuid}\n".encode()
@@ -60,7 +61,7 @@ def name_of(machine_id: str, system_uuid: str) -> str:
 
 
 def own_name(system_uuid: str) -> str:
-    """This machine's name for its sanlock; "" where it cannot be made."""
+    """This machine's name for its sanlock; "" where there is none."""
     try:
         return name_of(MACHINE_ID.read_text().strip(), system_uuid)
     except (OSError, UnicodeDecodeError):
@@ -68,13 +69,13 @@ def own_name(system_uuid: str) -> str:
 
 
 def own_names(system_uuid: str) -> frozenset[str]:
-    """The fixed names by which a lease is this machine's: the one that `init` and `join` give, and
+    """The fixed names that mark a lease as this machine's: the one that `init` and `join` give, and
     its UUID alone, which oVirt's VDSM gives."""
     return frozenset(filter(None, (own_name(system_uuid), system_uuid)))
 
 
 def is_made_up(name: str) -> bool:
-    """Whether sanlock has made up this name, so that no later start has it again."""
+    """Whether sanlock made the name up, so that no later start has it again."""
     return _MADE_UP.match(name) is not None
 
 
@@ -85,14 +86,14 @@ class Mark(Protocol):
     is_set: bool
 
     def set(self) -> None:
-        """It is so from now on: called before sanlock is asked."""
+        """Note that it is so from now on; called before sanlock is asked."""
 
     def clear(self) -> None:
-        """It was not after all, or the id was given back."""
+        """Note that it was not so after all, or that the id was given back."""
 
 
 class Rejoin:
-    """Whether sanlock may be asked for the id. `names`: this machine's."""
+    """Decides whether sanlock may be asked for the id. `names`: this machine's."""
 
     def __init__(self, names: frozenset[str], io_timeout_s: float, mark: Mark) -> None:
         self.mark = mark

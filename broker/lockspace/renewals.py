@@ -2,8 +2,8 @@
 """When each host id was last renewed on disk, as this host saw it.
 
 sanlock's daemon looks at the others when it renews its own id, every 2 * io_timeout. That is
-too seldom for a host that is suspected to be dead: its delta lease is read from the volume
-itself. Only its change is looked at: the timestamp in it is of another host's clock.
+too seldom for a host that may be dead: its delta lease is read from the volume itself. Only a
+change of it counts: the timestamp in it is from another host's clock.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-#: Between two looks while nobody is watched (this host's own renewal counts its budget), and
-#: while somebody is.
+#: The interval of reads while no host is watched (this host's own renewal counts its budget), and
+#: the one while some host is.
 LOOK_S = 2.0
 WATCH_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What a delta lease says, and when this host first saw that. `timestamp` 0: free."""
+    """The content of a delta lease, and when this host first saw it. `timestamp` 0: free."""
 
     generation: int
     timestamp: int
@@ -28,14 +28,13 @@ class Renewal:
 
 
 class Renewals:
-    """The table of all host ids, brought up to date by `run` and by what else is `learn`ed.
+    """The table of all host ids, updated by `run` and by `learn`.
 
-    `watch`: host ids to read from disk. `also`: another one, which is no reason to look more often;
-    `strangers`: ids that have a slot and are not in use, no reason either.
+    `watch`: host ids to read from disk. `also`: another one, which does not raise the rate;
+    `strangers`: ids that have a slot and are not in use, which do not raise it either.
     `read_s`: when the last good read of a host id from disk began; `changed_s`: when it was last
-    seen to change. `read(host ids)`: (generation,
-    timestamp) of those that can be read within its own deadline, and of whatever else lay in the
-    same blocks.
+    seen to change. `read(host ids)`: (generation, timestamp) of those that can be read within its
+    own deadline, and of others in the same blocks.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class Renewals:
             await asyncio.sleep(WATCH_S if self.watch else LOOK_S)
 
     def learn(self, found: Mapping[int, tuple[int, int]], now_s: float) -> None:
-        """Take what is newer; who tells may have looked long ago."""
+        """Take in what is newer; the source may have looked long ago."""
         for host_id, (generation, timestamp) in found.items():
             old = self.table.get(host_id)
             if old is not None and (old.generation, old.timestamp) == (generation, timestamp):
@@ -71,11 +70,12 @@ class Renewals:
                     self.changed_s[host_id] = now_s
 
     def renewal_s(self, host_id: int) -> float | None:
-        """Since when the present renewal is known; None: not seen, or the id is free."""
+        """When the present renewal was first seen; None: not seen, or the id is free."""
         found = self.table.get(host_id)
         return None if found is None or found.timestamp == 0 else found.changed_s
 
 
 def _order(generation: int, timestamp: int) -> tuple[int, float]:
-    """Grows with each write of a delta lease: within a generation its release is the last."""
+    """A key that grows with each write of a delta lease: its release is the last of a
+    generation."""
     return generation, timestamp or float("inf")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """This host's id in the sanlock lockspace: joined once, kept for as long as the host lives.
 
-The broker joins and never leaves by itself: the lease that the engine VM's process holds
-hangs on it, and a stopped broker must not stop the VM. On request (`stay_out`) it leaves, in a
+The broker joins and never leaves by itself: the lease of the engine VM's process depends on the
+id, and a stopped broker must not stop the VM. On request (`stay_out`) it leaves, in a
 way that sanlock refuses while any process holds a lease under the id.
 """
 
@@ -35,15 +35,15 @@ from broker.whiteboard.volume import Volume, VolumeError, VolumeFault
 
 log = logging.getLogger("ha-broker.lockspace")
 
-#: For one reading of who owns the fence lease.
+#: Time for one read of the owner of the fence lease.
 FENCE_DEADLINE_S = 10.0
-#: sanlock watches an id that somebody may still use for up to 8 * io_timeout + 60 s, and
-#: needs 21 s at io_timeout 10 for a free one; a minute on top for slow storage.
+#: sanlock watches an id that may still be in use for up to 8 * io_timeout + 60 s, and
+#: needs 21 s at io_timeout 10 for a free one; a minute is added for slow storage.
 JOIN_EXTRA_S = 120.0
-#: sanlock ends its renewal thread and writes the id free: two operations on the storage.
+#: sanlock ends its renewal thread and writes the id as free: two operations on the storage.
 REMOVE_DEADLINE_S = 60.0
 
-#: What sanlock's socket says when nobody is behind it.
+#: Errors of sanlock's socket when no daemon listens.
 _NO_ANSWER = (errno.ENOENT, errno.ECONNREFUSED, errno.EPIPE, errno.ECONNRESET)
 #: sanlock_admin.h, SANLK_HOST_*.
 _STATES = {
@@ -55,7 +55,7 @@ _STATES = {
 
 
 class SanlockLockspace:
-    """The real one. `joined`: None until sanlock answered."""
+    """Lockspace port: sanlock. `joined`: None until sanlock has answered."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class SanlockLockspace:
         rejoin: Rejoin,
         wanted: Expected | None = None,
     ) -> None:
-        """`rejoin`: when sanlock may be asked; `wanted`: what the lease volume must say it is."""
+        """`rejoin`: when sanlock may be asked; `wanted`: the identity of the lease volume."""
         self._name, self._host_id, self._path = name, host_id, path
         self._rejoin = rejoin
         self._wanted = wanted or Expected(VolumeKind.LEASES)
@@ -82,7 +82,7 @@ class SanlockLockspace:
         self.no_join = self.stay_out = self.watch_fence = False
         self.hold = ""
         self.fence_owner: FenceOwner | None = None
-        #: The last join that was begun was the first of this boot.
+        #: Whether the last join that was begun was the first of this boot.
         self._is_first = False
 
     async def run(self) -> None:
@@ -108,11 +108,11 @@ class SanlockLockspace:
                     ) from None
             if self.watch_fence:
                 await self._look_at_fence()
-            # What is held back only until something was read goes on as soon as it was.
+            # A join that waits for a read of the storage continues soon after it.
             await asyncio.sleep(HELD_LOOK_S if self.hold and not self.watch_fence else RETRY_S)
 
     async def _look(self) -> None:
-        """One look; joins when not joined."""
+        """Look at the id once; join where it is not joined."""
         where = (self._name.encode(), self._host_id, self._path)
         deadline_s = 8 * self._io_timeout + 60 + JOIN_EXTRA_S
         try:
@@ -147,12 +147,12 @@ class SanlockLockspace:
             self.joined, self.problem = True, ""
             log.info("joined lockspace %s with host id %d", self._name, self._host_id)
         except sanlock.SanlockException as error:
-            # Somebody else on this host was faster: the next look will tell.
+            # Another program on this host was faster: the next look will show it.
             if error.errno not in (errno.EEXIST, errno.EINPROGRESS):
                 raise
 
     async def _leave(self, is_ours: bool | None) -> None:
-        """Give the id back; where a lease hangs on it, later."""
+        """Give the id back; not while a lease depends on it."""
         why = self.hold or RELEASED
         if is_ours is None:
             self.joined, self.problem = False, "joining, to be left at once"
@@ -174,7 +174,7 @@ class SanlockLockspace:
         sanlock.rem_lockspace(self._name.encode(), self._host_id, self._path, unused=True)
 
     async def _look_at_fence(self) -> None:
-        """Who owns the fence lease on disk; this host need not be in the lockspace for that."""
+        """The owner of the fence lease on disk; the host need not be in the lockspace for it."""
         try:
             self.fence_owner = await self._worker.call(
                 "reading the fence lease", FENCE_DEADLINE_S, self._read_fence
@@ -196,7 +196,7 @@ class SanlockLockspace:
         return FenceOwner(found[0]["host_id"], found[0]["generation"])
 
     async def _look_around(self) -> None:
-        """What sanlock knows of all hosts."""
+        """sanlock's knowledge of all hosts."""
         if not self.joined:
             self.witnesses = {}
             return
@@ -207,8 +207,8 @@ class SanlockLockspace:
         self.renewals.learn(known, now_s)
 
     async def _renewals_on_disk(self, host_ids: Iterable[int]) -> Mapping[int, tuple[int, int]]:
-        """Of these hosts and this one, and of all in the same blocks; what cannot be read is
-        missing."""
+        """The leases of these hosts and this one, and of all in the same blocks; unreadable ones
+        are missing."""
         wanted = {self._host_id, *host_ids}
         try:
             found = await self._disk.call(
@@ -223,7 +223,7 @@ class SanlockLockspace:
         return found
 
     def _read_leases(self, host_ids: Iterable[int]) -> dict[int, tuple[int, int]]:
-        """Delta leases as they are on disk; in the thread, empty where it cannot be read."""
+        """The delta leases on disk; in the thread, empty where they cannot be read."""
         try:
             if self._lease_volume is None:
                 self._lease_volume = Volume(self._path)
@@ -236,14 +236,14 @@ class SanlockLockspace:
             return {}
 
     async def _abandon(self) -> None:
-        """End a join that is still under way: sanlock would go on with it for minutes.
+        """End a join that is still under way: sanlock would continue it for minutes.
 
-        A lockspace that is joined is never left here: the VM's lease hangs on it.
+        A joined lockspace is never left here: the VM's lease depends on it.
         """
         if self.joined is not False:
             return
         try:
-            # The other worker's thread is the one that waits for the join.
+            # The other worker's thread waits for the join, so this needs its own.
             await Worker("sanlock abandon").call("rem_lockspace", 10.0, self._end_join)
         except (Hung, sanlock.SanlockException) as error:
             log.warning("the join of the lockspace could not be ended: %s", error)
@@ -310,12 +310,12 @@ class SanlockLockspace:
             )
         except sanlock.SanlockException as error:
             if error.errno not in (*_NO_ANSWER, errno.EEXIST, errno.EINPROGRESS):
-                # sanlock's own word that it is not in: nothing can hold a lease under the id.
+                # sanlock itself says that it is not in: nothing can hold a lease under the id.
                 self._not_in_after_all()
             raise
 
     def _not_in_after_all(self) -> None:
-        """Of a join that was this boot's first."""
+        """Take the mark back, if the failed join was this boot's first."""
         if self._is_first:
             self._rejoin.mark.clear()
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""This host is being shut down: what the broker knows of it, and how far the draining has come.
+"""The shutdown of this host: what the broker knows of it, and how far the host is drained.
 
 systemd stops the unit ha-agent-host-shutdown first. Its command (agent/commands/host_shutdown.py)
-says so to the broker once a second until it is answered that the host is empty. What is said is
-kept in memory alone and lapses by itself (LAPSE_S): a host that is back, or whose shutdown was
-cancelled, is a full member without anybody's doing.
+reports that to the broker once a second until the answer is that the host is empty. The broker
+keeps it in memory only, and forgets it after LAPSE_S without a report: a host that is back, or
+whose shutdown was cancelled, is a full member without anybody's action.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from scoring.observation import DETAIL_PAUSED, HostShutdown, OnHostShutdown, VmS
 from scoring.state import StateName
 from scoring.timing import Timing
 
-#: Longer than the daemons need to end once the command has; the VM is not started meanwhile.
+#: Longer than the daemons need to end after the command; the VM is not started meanwhile.
 LAPSE_S = 60.0
-#: The slot says it from the first write on. A host that looked just before that may still begin
-#: a migration to here: two beats, and it says so before it begins.
+#: The slot says it from the next write on. A host that read the slot just before may still begin
+#: a migration to here: that takes two beats, and it announces it before it begins.
 SETTLE_S = 3.0
-#: Giving the host id back takes two looks of the lockspace's loop and two writes by sanlock.
+#: Giving the host id back takes two looks of the lockspace's loop and two writes of sanlock.
 GIVE_BACK_S = 20.0
-#: Beside moving and stopping the VM: ending its process (30 s), giving the id back.
+#: Added to the time for moving and stopping the VM: ending its process (30 s), giving the id back.
 MARGIN_S = 60.0
-#: A VM that somebody paused is left alone by the agent. A snapshot or dump is over in moments.
+#: The agent leaves a paused VM alone. A snapshot or dump is over in moments.
 PAUSED_PATIENCE_S = 45.0
 OWNER, REASON = "systemd", "this host is shutting down"
 
-#: States in which the agent has the VM in its hands.
+#: States in which the agent acts on the VM.
 _BUSY = frozenset(
     {
         StateName.ENGINE_START.value,
@@ -43,15 +43,15 @@ _BUSY = frozenset(
 
 
 def within_s(timing: Timing) -> float:
-    """At most so long the draining takes."""
+    """The longest time that the draining takes."""
     return timing.host_shutdown_move + timing.host_shutdown_grace + MARGIN_S
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """What the broker sees of this host. `agent`: "" while it reports, else why not; `arriving`:
+class HostView:
+    """The broker's view of this host. `agent`: "" while it reports, else why not; `arriving`:
     the host that is migrating the VM to here, "" where none is; `detail`, `reason`: of the VM and
-    of the agent's last decision; `joined`: this host's id in the lockspace is."""
+    of the agent's last decision; `joined`: this host's id is in the lockspace."""
 
     vm: VmStatus
     detail: str
@@ -65,7 +65,7 @@ class Scene:
 
 
 class ShuttingDown:
-    """Whether it is, since when, and how far it is empty. Times by this host's own clock."""
+    """Whether it is shutting down, since when, and how far it is empty. Times of its own clock."""
 
     def __init__(self) -> None:
         self.way: OnHostShutdown | None = None
@@ -73,7 +73,7 @@ class ShuttingDown:
         self._empty_since_s: float | None = None
 
     def say(self, way: OnHostShutdown, now_s: float) -> bool:
-        """It is; whether that is news."""
+        """Note that it is shutting down; returns whether that is news."""
         is_new = self.way is not way
         if self.way is None:
             self._since_s, self._empty_since_s = now_s, None
@@ -81,7 +81,7 @@ class ShuttingDown:
         return is_new
 
     def lapses(self, now_s: float) -> bool:
-        """Forget it once it was not said for long; whether that was now."""
+        """Forget it when no report has come for long; returns whether that is now."""
         if self.way is None or now_s - self._said_s < LAPSE_S:
             return False
         self.way = None
@@ -89,53 +89,53 @@ class ShuttingDown:
 
     @property
     def drains(self) -> bool:
-        """The VM is to leave."""
+        """Whether the VM is to leave."""
         return self.way is not None and self.way is not OnHostShutdown.LEAVE
 
-    def is_told(self, now_s: float) -> bool:
-        """Whether the others have had the time to see it; also where there is nothing to tell."""
+    def is_published(self, now_s: float) -> bool:
+        """Whether the others have had the time to see it; also where there is nothing to see."""
         return self.way is None or now_s - self._since_s >= SETTLE_S
 
     @property
     def for_agent(self) -> HostShutdown | None:
-        """The same for the decision."""
+        """The shutdown, as an input of the decision."""
         if self.way is None or self.way is OnHostShutdown.LEAVE:
             return None
         return HostShutdown(self._since_s, self.way)
 
     def mode(self, since_epoch_s: int) -> Mode:
-        """As a maintenance of this host, which gives the host id back."""
+        """The shutdown as a maintenance of this host, which gives the host id back."""
         return Mode(OWNER, REASON, since_epoch_s, None, True)
 
-    def status(self, scene: Scene, now_s: float, timing: Timing) -> HostShutdownStatus:
+    def status(self, view: HostView, now_s: float, timing: Timing) -> HostShutdownStatus:
         """How far it is."""
-        state, text = self._progress(scene, now_s)
+        state, text = self._progress(view, now_s)
         return HostShutdownStatus(state, text, within_s(timing))
 
-    def _progress(self, scene: Scene, now_s: float) -> tuple[str, str]:
-        is_here = scene.vm in (VmStatus.UP, VmStatus.UNKNOWN)
+    def _progress(self, view: HostView, now_s: float) -> tuple[str, str]:
+        is_here = view.vm in (VmStatus.UP, VmStatus.UNKNOWN)
         if self.way is OnHostShutdown.LEAVE:
             return (
                 "left",
                 "vm.on-host-shutdown is leave: a VM that runs here is left to libvirt",
             )
-        if scene.global_maintenance and is_here:
+        if view.global_maintenance and is_here:
             return "left", "global maintenance is set: the VM is not moved, it is left to libvirt"
-        if scene.agent and is_here:
-            return "no-agent", f"the agent is {scene.agent}: nobody here can move the VM"
-        if not self.is_told(now_s):
-            return "going", "the other hosts are told that this host shuts down"
-        if scene.detail == DETAIL_PAUSED and now_s - self._since_s >= PAUSED_PATIENCE_S:
-            return "left", f"the VM is paused, and left to libvirt: {scene.reason}"
-        if scene.arriving:
+        if view.agent and is_here:
+            return "no-agent", f"the agent is {view.agent}: nobody here can move the VM"
+        if not self.is_published(now_s):
+            return "going", "the other hosts are being informed that this host shuts down"
+        if view.detail == DETAIL_PAUSED and now_s - self._since_s >= PAUSED_PATIENCE_S:
+            return "left", f"the VM is paused, and left to libvirt: {view.reason}"
+        if view.arriving:
             self._empty_since_s = None
-            return "going", f"{scene.arriving} is migrating the VM to this host"
-        if is_here or scene.intent or (scene.state in _BUSY and not scene.agent):
+            return "going", f"{view.arriving} is migrating the VM to this host"
+        if is_here or view.intent or (view.state in _BUSY and not view.agent):
             self._empty_since_s = None
-            return "going", scene.reason or scene.detail or scene.state
+            return "going", view.reason or view.detail or view.state
         if self._empty_since_s is None:
             self._empty_since_s = now_s
-        if not scene.joined:
+        if not view.joined:
             return "over", "the VM does not run here, and the host id is given back"
         if now_s - self._empty_since_s < GIVE_BACK_S:
             return "going", "the VM does not run here, the host id is being given back"

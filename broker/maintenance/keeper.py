@@ -85,7 +85,7 @@ class Keeper:
         local = self._modes.in_force
         is_empty = (
             self._agent_state() == StateName.LOCAL_MAINTENANCE
-            and self._shutdown.is_told(now_s)
+            and self._shutdown.is_published(now_s)
             and not self._table.arriving(now_s)
         )
         self._own_id.give_back(local is not None and local.release_id, is_empty)

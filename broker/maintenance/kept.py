@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""This host's local maintenance in a file, so that it outlives the broker."""
+"""Keeps this host's local maintenance in a file, so that it survives a restart of the broker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger("ha-broker")
 
 
 class _File(msgspec.Struct, frozen=True):
-    """`on` False: not set. The rest as in Mode."""
+    """The content. `on` False: not set. The rest as in Mode."""
 
     on: bool
     owner: str = ""
@@ -26,7 +26,7 @@ class _File(msgspec.Struct, frozen=True):
 
 
 def load(path: Path) -> Mode | None:
-    """The mode as it was left, None: not set. A file that cannot be read counts as set."""
+    """The mode that was kept, None: not set. A file that cannot be read counts as set."""
     try:
         kept = msgspec.json.decode(path.read_bytes(), type=_File)
     except FileNotFoundError:
@@ -40,7 +40,7 @@ def load(path: Path) -> Mode | None:
 
 
 def save(path: Path, mode: Mode | None) -> None:
-    """Keep it, whole or not at all; OSError when it cannot be written."""
+    """Keep the mode, completely or not at all; OSError where it cannot be written."""
     kept = _File(False)
     if mode is not None:
         kept = _File(

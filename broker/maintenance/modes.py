@@ -13,20 +13,20 @@ from broker.wire.status import ModeStatus
 
 
 class Modes:
-    """`file`: where the local mode outlives the broker. `wall`: UTC seconds since 1970."""
+    """The modes. `file`: keeps the local mode over restarts. `wall`: UTC seconds since 1970."""
 
     def __init__(self, file: Path, wall: Callable[[], float]) -> None:
         self._file = file
         self._wall = wall
-        #: This host's local mode as somebody set it, None while it is in none.
+        #: This host's local mode as it was set, None while there is none.
         self.local = local_mode.load(file)
-        #: The one that lasts while this host shuts down; in no file.
+        #: The mode that lasts while this host shuts down; it is not kept.
         self.shutdown: Mode | None = None
         self.local_countdown, self.global_countdown = Countdown(), Countdown()
 
     @property
     def in_force(self) -> Mode | None:
-        """The local mode that counts now."""
+        """The local mode in force."""
         return self.local if self.shutdown is None else self.shutdown
 
     @property
@@ -36,37 +36,36 @@ class Modes:
 
     def new(self, owner: str, reason: str, for_s: int | None, release_id: bool = False) -> Mode:
         """A mode that begins now. `for_s`: how long it lasts, None: without an end."""
-        # Rounded up: it may end a little late, and never early.
+        # Rounded up: the mode may end a little late, and never early.
         mode = Mode(owner, reason, math.ceil(self._wall()), for_s, release_id)
         return from_lines(to_lines(mode))
 
     def set_local(self, mode: Mode | None, now_s: float) -> None:
-        """Set or end it for this host; OSError when it cannot be written, and stays as it was."""
+        """Set or end it for this host; OSError where it cannot be written, and then unchanged."""
         local_mode.save(self._file, mode)
         self.local = mode
         self.local_countdown.look(self.in_force, now_s, self._wall())
 
     def set_shutdown(self, mode: Mode | None, now_s: float) -> None:
-        """This host shuts down, or does not after all."""
+        """Set the mode of this host's shutdown, or None when the shutdown was cancelled."""
         self.shutdown = mode
         self.local_countdown.look(self.in_force, now_s, self._wall())
 
     def look(self, global_mode: Mode | None, now_s: float) -> None:
-        """Count on, with the global mode as it is now."""
+        """Take in the present global mode, and count the time."""
         wall_s = self._wall()
         self.local_countdown.look(self.in_force, now_s, wall_s)
         self.global_countdown.look(global_mode, now_s, wall_s)
 
     def end_soon(self, now_s: float) -> list[tuple[str, Countdown]]:
-        """The modes, by name, of which it is to be told now that they end soon; each once."""
+        """The modes, by name, of which a notice is due that they end soon; each once."""
         both = {"local": self.local_countdown, "global": self.global_countdown}
         return [
             (name, countdown) for name, countdown in both.items() if countdown.warns_once(now_s)
         ]
 
     def lines(self, now_s: float) -> dict[str, str]:
-        """What the other hosts show of this one's local mode, and how long it sees the global
-        one last."""
+        """The lines about this host's local mode, and how long it sees the global one last."""
         lines = {}
         if (mode := self.local_countdown.mode) is not None:
             lines = {f"mode-{key}": value for key, value in to_lines(mode).items()}
@@ -78,7 +77,7 @@ class Modes:
 
 
 def mode_status(countdown: Countdown, now_s: float) -> ModeStatus | None:
-    """A mode for people and scripts; None while none is set."""
+    """A mode for the status; None while none is set."""
     mode = countdown.mode
     if mode is None:
         return None

@@ -13,7 +13,7 @@ from broker.config.in_force import InForce
 from broker.daemon.histogram import Histogram
 from broker.daemon.news import News
 from broker.daemon.since import age_s
-from broker.events.teller import FENCE_LOG_SHOWN, Teller
+from broker.events.feed import FENCE_LOG_SHOWN, EventFeed
 from broker.lockspace.hosts import BUDGET_IO_TIMEOUTS
 from broker.maintenance.modes import mode_status
 from broker.peers.fence_paths import fence_paths
@@ -63,13 +63,13 @@ class ClusterStatus:
         table: Table,
         this_host: ThisHost,
         place: PlaceSeen,
-        teller: Teller,
+        feed: EventFeed,
         of_peer: PeerStatus,
         bound: BoundNow,
         beside: Beside,
     ) -> None:
         self._in_force, self._table, self._this_host = in_force, table, this_host
-        self._place, self._teller = place, teller
+        self._place, self._feed = place, feed
         self._of_peer, self._bound, self._beside = of_peer, bound, beside
         self._made: tuple[float, tuple[object, ...], bytes] | None = None
 
@@ -107,7 +107,7 @@ class ClusterStatus:
         paths = self._paths()
         in_use, on_disk = this_host.disks.in_use(), this_host.disks.on_disk
         ended = self._beside.switched_off()
-        state_problems = self._teller.events.problem, "" if report is None else report.state_problem
+        state_problems = self._feed.events.problem, "" if report is None else report.state_problem
         return Status(
             version=STATUS_VERSION,
             cluster=in_force.config.cluster.name,
@@ -159,10 +159,10 @@ class ClusterStatus:
         hosts: Mapping[int, HostStatus],
         now_s: float,
     ) -> EngineSummary:
-        return self._teller.place_since.summary(
+        return self._feed.place_since.summary(
             place,
             None if where is None else where.hostname,
-            self._teller.lookout.last_up,
+            self._feed.detector.last_up,
             now_s,
             reached(where, hosts.values(), self._in_force.timing.isolation_after),
         )

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""This host, as it is published to the others."""
+"""This host's facts, as they are published to the others."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The record of what ran last, kept by this host: written while it runs the VM, read before it
-starts it, changed by who decides (`ha-agent vm adopt`, `vm keep`)."""
+"""Keeps the record of what ran last for this host: written while it runs the VM, read before it
+starts the VM, changed by a person's decision (`ha-agent vm adopt`, `vm keep`)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ log = logging.getLogger("ha-broker.what-ran")
 
 
 class CannotDecide(Exception):
-    """A decision that cannot be taken now: the message says why, and what to do."""
+    """A decision is not possible now: the message says why, and what to do."""
 
 
 class DisksRecord:
-    """`in_use`: what the monitor saw last, None: not known. `problem`: why what runs here is not
+    """`in_use`: the monitor's last value, None: unknown. `problem`: why what runs here is not
     recorded, "": it is."""
 
     def __init__(
@@ -41,7 +41,7 @@ class DisksRecord:
 
     @property
     def on_disk(self) -> OnDisk | None:
-        """As it was read last; None before the first read."""
+        """The record as it was read last; None before the first read."""
         return self._board.what_ran
 
     @property
@@ -52,7 +52,7 @@ class DisksRecord:
 
     @property
     def held(self) -> str:
-        """Why a start on another host than that which ran it last is held back; "": it is not."""
+        """Why only the host that ran the VM last may start it; "": others may."""
         record = None if self.on_disk is None else self.on_disk.record
         return "" if record is None else record.held
 
@@ -71,7 +71,7 @@ class DisksRecord:
         return None if in_use is None else in_use.recorded
 
     async def look(self, owns: bool, last_ran: int) -> None:
-        """Record what runs here where the record says otherwise. `owns`: the VM is up here and
+        """Write a record where what runs here is not recorded. `owns`: the VM is up here and
         holds its lease; `last_ran`: this host's count."""
         running, on_disk = self._running(), self.on_disk
         if not owns or running is None or on_disk is None:
@@ -102,8 +102,8 @@ class DisksRecord:
         log.warning("recorded for all hosts what runs here (%d): %s", written.generation, what)
 
     async def decide(self, adopt: bool, who: str, up_on: str | None, last_ran: int) -> WhatRan:
-        """What runs, or ran last, is right (`adopt`), or the definition is. `who`: decides;
-        `up_on`: the other host that has the VM up. CannotDecide, StorageTrouble."""
+        """Decide that what runs, or ran last, is right (`adopt`), or the definition. `who`:
+        decides; `up_on`: the other host that has the VM up. CannotDecide, StorageTrouble."""
         on_disk = self.on_disk
         if on_disk is None:
             raise CannotDecide("the whiteboard was not read yet: what ran last is not known")
@@ -125,7 +125,7 @@ class DisksRecord:
         return await self._write(on_disk, record, last_ran)
 
     def _running(self) -> WhatRan | None:
-        """What runs here as a record; None where nothing does, or it is not known."""
+        """A record of what runs here; None where nothing does, or that is unknown."""
         in_use, on_disk = self.in_use(), self.on_disk
         if in_use is None or on_disk is None or in_use.running is None or in_use.root is None:
             return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What ran last, and what differs, as decisions, the status and the slot have it. Pure."""
+"""What ran last, and the differences, for decisions, the status and the slot. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from broker.whiteboard.what_ran import OnDisk
 from broker.wire.status import DifferenceStatus, WhatRanStatus
 from scoring.observation import Obstacle, Unfit
 
-#: So many differences are shown.
+#: At most so many differences are shown.
 SHOWN_MAX = 32
 
 
@@ -20,7 +20,7 @@ def unfit(disks: DisksRecord) -> tuple[Unfit, ...]:
 
 
 def differences(in_use: InUse | None) -> tuple[DifferenceStatus, ...]:
-    """Each fact that differs; none where it is not known."""
+    """Each differing fact; none where that is unknown."""
     if in_use is None:
         return ()
     told = [("running", each) for each in in_use.of_running]
@@ -32,7 +32,7 @@ def differences(in_use: InUse | None) -> tuple[DifferenceStatus, ...]:
 
 
 def codes(in_use: InUse | None) -> tuple[str, ...]:
-    """What of the VM differs here, each code once."""
+    """The codes of the differences here, each once."""
     return tuple(sorted({each.code for each in differences(in_use)}))
 
 
@@ -58,11 +58,11 @@ def record(on_disk: OnDisk | None) -> WhatRanStatus | None:
 
 
 def problem(disks: DisksRecord) -> str:
-    """Why what ran last is not known, or what runs here not recorded."""
+    """Why it is unknown what ran last, or why what runs here is not recorded."""
     return disks.problem or ("" if disks.on_disk is None else disks.on_disk.problem)
 
 
 def one_host(in_use: InUse | None) -> tuple[str, ...]:
-    """What of the VM lives on this host alone and costs data at a takeover."""
+    """The state of the VM that exists on this host alone and costs data at a takeover."""
     found = () if in_use is None else in_use.one_host
     return tuple(str(each) for each in found if each.costs_data)[:SHOWN_MAX]

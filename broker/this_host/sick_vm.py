@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What this host says of a VM that is sick and that nobody on it can end; see
-scoring/hosts/fence_ask.py.
+"""What this host publishes about a sick VM that it cannot end; see scoring/hosts/fence_ask.py.
 
-Its agent asks to be switched off. Where the agent is dead, the broker says for how long, and for
-how long the VM's health has been bad; what follows from it is for the others to judge. An agent
-that was stopped in order is not dead, and one that this broker never heard may have been.
+Its agent asks to be switched off. Where the agent is dead, the broker publishes for how long, and
+for how long the VM's health has been bad; the others judge what follows. An agent that was stopped
+in order is not dead, and one that this broker never heard may have been.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from scoring.observation import EngineStatus, FenceAsk, Health, VmStatus
 
 
 class SickVm:
-    """Is shown the VM here each beat, and remembers since when its health has been bad."""
+    """Gets the VM's status each beat, and remembers since when its health has been bad."""
 
     def __init__(self) -> None:
         self._bad_since_s: float | None = None
 
     def look(self, engine: EngineStatus, healthy_before: bool, now_s: float) -> None:
-        """`healthy_before`: see LocalHost; what was never seen to work proves nothing by failing.
-        Where nothing is known for a moment, it has not been bad without a break."""
+        """`healthy_before`: see LocalHost; a check that never succeeded proves nothing by failing.
+        An unknown health ends a time of bad health."""
         is_bad = (engine.vm, engine.health) == (VmStatus.UP, Health.BAD) and healthy_before
         if not is_bad:
             self._bad_since_s = None
@@ -29,8 +28,8 @@ class SickVm:
             self._bad_since_s = now_s
 
     def ask(self, report: Report | None, silent_s: float | None, now_s: float) -> FenceAsk | None:
-        """What there is to say. `report`: the agent's last; `silent_s`: for how long it has been
-        silent, None: it is not, or was stopped in order."""
+        """The request, if there is one. `report`: the agent's last; `silent_s`: for how long it has
+        been silent, None: it is not, or it was stopped in order."""
         if report is None:
             return None
         if silent_s is None:

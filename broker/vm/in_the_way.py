@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is left of the VM on this host and keeps it from being started here."""
+"""A leftover of the VM on this host that keeps it from being started here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scoring.vm.left_behind import LEFTOVER_AFTER_S
 
 
 def in_the_way(facts: DomainHere, engine: EngineStatus, now_s: float) -> tuple[Unfit, ...]:
-    """A process of the VM that keeps this host from starting it, as an obstacle."""
+    """A leftover process of the VM that keeps this host from starting it, as an obstacle."""
     if facts.leftover is None:
         return ()
     waited_s = now_s - facts.leftover_since_s

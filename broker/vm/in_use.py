@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a monitor found of the VM's definition and of its disks in use, as a value that those read
-who have no libvirt: the record of what ran last, the status, the simulation."""
+"""A monitor's result about the VM's definition and its disks in use, for readers without libvirt:
+the record of what ran last, the status, the simulation."""
 
 from __future__ import annotations
 

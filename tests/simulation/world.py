@@ -32,7 +32,7 @@ from broker.config.sections import (
     TimingSection,
     VmSection,
 )
-from broker.events.lookout import TOLD_CODES
+from broker.events.detector import NOTIFIED_CODES
 from broker.lockspace.own_id import WATCHDOG_FIRE_S
 from broker.lockspace.port import LockspaceError
 from broker.monitors import MonitorRunner
@@ -83,7 +83,7 @@ LIBVIRTD_RESTART_S = 1.5
 #: From a change of a domain until libvirt's event of it has arrived.
 LIBVIRT_EVENT_S = 0.02
 #: Reasons of an agent whose words are in the trace.
-_TOLD = frozenset({*TOLD_CODES, Code.CANNOT_START})
+_TOLD = frozenset({*NOTIFIED_CODES, Code.CANNOT_START})
 #: A stretch that is passed over is at least so long, begins after so long a rest, and ends so
 #: long before the next thing that is planned.
 LEAP_MIN_S = 15.0

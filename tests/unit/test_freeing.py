@@ -197,11 +197,11 @@ def test_the_next_freeing_stops_the_telling_of_the_last_one() -> None:
         ours = hands(world)
         ours.begin(ACT)
         await settle(lambda: bool(ours._outcomes))
-        teller = ours._teller
-        assert teller is not None and not teller.done()
+        feed = ours._feed
+        assert feed is not None and not feed.done()
         ours.begin(ACT)
         await settle(lambda: not ours.busy)
-        assert teller.cancelled()
+        assert feed.cancelled()
 
     asyncio.run(run())
 

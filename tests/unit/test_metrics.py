@@ -19,8 +19,8 @@ from broker.api import metrics
 from broker.api.metrics import FAMILIES, OPENMETRICS, PENALTY_NAMES, PLAIN, Metrics
 from broker.broker import Broker
 from broker.daemon.version import VERSION
+from broker.events.counts import PHASES, EventCounts
 from broker.events.notice import Notice
-from broker.events.tally import PHASES, Tally
 from broker.wire.kinds import Kind
 from scoring.observation import EngineStatus, FenceStep, Health, VmStatus
 from scoring.state import StateName
@@ -195,35 +195,35 @@ def test_names_follow_the_rules(tmp_path: Path) -> None:
 
 
 def test_a_takeover_is_counted_by_its_phases() -> None:
-    tally = Tally()
+    counts = EventCounts()
 
     def change(old: str, new: str, now_s: float) -> None:
-        tally.take(Notice(Kind.STATE_TRANSITION, "h", "", {"from": old, "to": new}), now_s)
+        counts.take(Notice(Kind.STATE_TRANSITION, "h", "", {"from": old, "to": new}), now_s)
 
     change("EngineDown", "EngineStart", 10.0)
-    tally.take(Notice(Kind.FAILOVER_STARTED, "h", "", {"away_s": 4.0}), 10.0)
+    counts.take(Notice(Kind.FAILOVER_STARTED, "h", "", {"away_s": 4.0}), 10.0)
     change("EngineStart", "EngineStarting", 10.6)
     change("EngineStarting", "EngineUp", 17.6)
-    tally.take(Notice(Kind.FAILOVER_DONE, "h", "", {"duration_s": 11.6}), 17.6)
+    counts.take(Notice(Kind.FAILOVER_DONE, "h", "", {"duration_s": 11.6}), 17.6)
     change("EngineUp", "a newer one's state", 18.0)
-    assert tally.failovers == 1
-    sums = {phase: round(tally.phases[phase].sum_s, 3) for phase in PHASES}
+    assert counts.failovers == 1
+    sums = {phase: round(counts.phases[phase].sum_s, 3) for phase in PHASES}
     assert sums == {"away": 4.0, "start": 0.6, "boot": 7.0, "total": 11.6}
-    assert tally.transitions["EngineUp", "other"] == 1
+    assert counts.transitions["EngineUp", "other"] == 1
 
 
 def test_a_first_start_is_no_failover() -> None:
-    tally = Tally()
+    counts = EventCounts()
     facts = {"from": "EngineStart", "to": "EngineStarting"}
-    tally.take(Notice(Kind.STATE_TRANSITION, "h", "", facts), 1.0)
-    assert tally.phases["start"].count == 0
-    assert tally.transitions["EngineStart", "EngineStarting"] == 1
+    counts.take(Notice(Kind.STATE_TRANSITION, "h", "", facts), 1.0)
+    assert counts.phases["start"].count == 0
+    assert counts.transitions["EngineStart", "EngineStarting"] == 1
 
 
 def test_fences_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
     async def test(broker: Broker) -> None:
-        broker.teller.lookout.fenced(FenceStep.INTENT, 2, "host2", True, "")
-        broker.teller.lookout.fenced(FenceStep.DEAD, 2, "host2", True, "")
+        broker.feed.detector.fenced(FenceStep.INTENT, 2, "host2", True, "")
+        broker.feed.detector.fenced(FenceStep.DEAD, 2, "host2", True, "")
         found = samples(broker)
         assert found["ha_agent_fences_total", ("attempted",)] == 1
         assert found["ha_agent_fences_total", ("proven",)] == 1

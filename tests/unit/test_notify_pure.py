@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from broker.config.patterns import matcher
 from broker.config.secrets import load_notify_secrets
 from broker.config.sections import Config, ConfigError, NotifyRulesSection, load
-from broker.events.lookout import (
+from broker.events.detector import (
     AGENT_SILENT_S,
     ENGINE_UNKNOWN_AT_FIRST_S,
     ENGINE_UNKNOWN_S,
     PATH_UNPROVEN_S,
     PEER_SILENT_S,
+    EventDetector,
     HostGlance,
-    Lookout,
 )
 from broker.events.notice import (
     DETAIL_CHARS_MAX,
@@ -206,7 +206,7 @@ def test_only_so_many_messages_go_out_within_the_window() -> None:
     assert backlog.not_before_s() == 80.0
 
 
-# --- lookout -------------------------------------------------------------------------------
+# --- detector -------------------------------------------------------------------------------
 
 
 class Ears(list[Notice]):
@@ -238,31 +238,31 @@ def ears() -> Ears:
 
 
 @pytest.fixture
-def lookout(ears: Ears) -> Lookout:
-    return Lookout(ears.append, 1, "host1")
+def detector(ears: Ears) -> EventDetector:
+    return EventDetector(ears.append, 1, "host1")
 
 
-def test_a_transition_is_told_as_old_and_new_state(lookout: Lookout, ears: Ears) -> None:
-    lookout.reported(report("EngineDown"), 1.0, NOON)
-    lookout.reported(report("EngineDown"), 2.0, NOON)
+def test_a_transition_is_told_as_old_and_new_state(detector: EventDetector, ears: Ears) -> None:
+    detector.reported(report("EngineDown"), 1.0, NOON)
+    detector.reported(report("EngineDown"), 2.0, NOON)
     assert not ears
-    lookout.reported(report("EngineStart"), 3.0, NOON)
+    detector.reported(report("EngineStart"), 3.0, NOON)
     assert [(each.kind, each.detail) for each in ears] == [
         (Kind.STATE_TRANSITION, "EngineDown-EngineStart")
     ]
     assert ears[0].facts["reason"] == "because"
 
 
-def test_a_failover_is_told_with_its_duration(lookout: Lookout, ears: Ears) -> None:
-    lookout.reported(report("EngineDown"), 0.0, NOON)
-    lookout.look({1: glance("host1"), 2: glance("host2", up=True, known_s=100.0)}, None, 100.5)
-    lookout.look(
+def test_a_failover_is_told_with_its_duration(detector: EventDetector, ears: Ears) -> None:
+    detector.reported(report("EngineDown"), 0.0, NOON)
+    detector.look({1: glance("host1"), 2: glance("host2", up=True, known_s=100.0)}, None, 100.5)
+    detector.look(
         {1: glance("host1"), 2: glance("host2", up=True, known_s=100.0, silent_s=3.0)}, None, 103.0
     )
-    lookout.reported(report("EngineStart"), 104.0, NOON)
-    lookout.reported(report("EngineStarting"), 105.0, NOON)
-    lookout.look({1: glance("host1", up=True, known_s=106.0)}, None, 106.0)
-    lookout.reported(report("EngineUp"), 112.5, NOON)
+    detector.reported(report("EngineStart"), 104.0, NOON)
+    detector.reported(report("EngineStarting"), 105.0, NOON)
+    detector.look({1: glance("host1", up=True, known_s=106.0)}, None, 106.0)
+    detector.reported(report("EngineUp"), 112.5, NOON)
     begun, done = (each for each in ears if each.kind is not Kind.STATE_TRANSITION)
     assert begun.kind is Kind.FAILOVER_STARTED
     assert (begun.facts["from"], begun.facts["to"], begun.facts["away_s"]) == ("host2", "host1", 4)
@@ -270,43 +270,47 @@ def test_a_failover_is_told_with_its_duration(lookout: Lookout, ears: Ears) -> N
 
 
 def test_a_failover_that_another_host_ended_is_told_by_that_one(
-    lookout: Lookout, ears: Ears
+    detector: EventDetector, ears: Ears
 ) -> None:
-    lookout.reported(report("EngineDown"), 0.0, NOON)
-    lookout.look({1: glance("host1"), 2: glance("host2", up=True, known_s=1.0)}, None, 1.0)
-    lookout.look({1: glance("host1"), 2: glance("host2")}, None, 2.0)
-    lookout.reported(report("EngineStart"), 3.0, NOON)
-    lookout.reported(report("EngineDown"), 4.0, NOON)
-    lookout.look({1: glance("host1"), 2: glance("host2", up=True, known_s=9.0)}, None, 9.0)
-    lookout.reported(report("EngineUp"), 90.0, NOON)
+    detector.reported(report("EngineDown"), 0.0, NOON)
+    detector.look({1: glance("host1"), 2: glance("host2", up=True, known_s=1.0)}, None, 1.0)
+    detector.look({1: glance("host1"), 2: glance("host2")}, None, 2.0)
+    detector.reported(report("EngineStart"), 3.0, NOON)
+    detector.reported(report("EngineDown"), 4.0, NOON)
+    detector.look({1: glance("host1"), 2: glance("host2", up=True, known_s=9.0)}, None, 9.0)
+    detector.reported(report("EngineUp"), 90.0, NOON)
     assert Kind.FAILOVER_STARTED in ears.kinds()
     assert Kind.FAILOVER_DONE not in ears.kinds()
 
 
-def test_the_first_start_and_a_migration_are_no_failover(lookout: Lookout, ears: Ears) -> None:
+def test_the_first_start_and_a_migration_are_no_failover(
+    detector: EventDetector, ears: Ears
+) -> None:
     for at, state in enumerate(["EngineDown", "EngineStart", "EngineStarting", "EngineUp"]):
-        lookout.reported(report(state), float(at), NOON)
+        detector.reported(report(state), float(at), NOON)
     assert set(ears.kinds()) == {Kind.STATE_TRANSITION}
 
 
-def test_reasons_with_a_kind_of_their_own_are_told_once(lookout: Lookout, ears: Ears) -> None:
+def test_reasons_with_a_kind_of_their_own_are_told_once(
+    detector: EventDetector, ears: Ears
+) -> None:
     first = report("EngineDown", ("fence-forbidden", "host 2 hangs"), beat=7)
-    lookout.reported(first, 1.0, NOON)
-    lookout.reported(first, 2.0, NOON)
-    lookout.reported(report("EngineDown", ("vm-unprotected", "no lease"), beat=8), 3.0, NOON)
-    lookout.reported(report("EngineDown", ("start-failed", "no bridge"), beat=9), 4.0, NOON)
+    detector.reported(first, 1.0, NOON)
+    detector.reported(first, 2.0, NOON)
+    detector.reported(report("EngineDown", ("vm-unprotected", "no lease"), beat=8), 3.0, NOON)
+    detector.reported(report("EngineDown", ("start-failed", "no bridge"), beat=9), 4.0, NOON)
     assert ears.kinds() == [Kind.FENCE_HELD_BACK, Kind.VM_UNPROTECTED, Kind.START_FAILED]
     assert ears[0].detail == "host 2 hangs"
 
 
 def test_a_host_that_could_not_start_the_vm_is_told_when_it_begins_and_ends(
-    lookout: Lookout, ears: Ears
+    detector: EventDetector, ears: Ears
 ) -> None:
-    lookout.can_start("")
-    lookout.can_start("no bridge")
-    lookout.can_start("no bridge; no disk")
-    lookout.can_start("")
-    lookout.can_start("")
+    detector.can_start("")
+    detector.can_start("no bridge")
+    detector.can_start("no bridge; no disk")
+    detector.can_start("")
+    detector.can_start("")
     assert ears.kinds() == [Kind.CANNOT_START, Kind.CAN_START]
     assert ears[0].facts == {"problem": "no bridge"}
     assert ears[0].detail.endswith("could not start the VM, its score is 0: no bridge")
@@ -314,22 +318,24 @@ def test_a_host_that_could_not_start_the_vm_is_told_when_it_begins_and_ends(
 
 @pytest.mark.parametrize("step", sorted(set(FenceStep) - {FenceStep.FREEING}))
 def test_each_step_of_a_fencing_is_told_with_its_evidence(
-    lookout: Lookout, ears: Ears, step: FenceStep
+    detector: EventDetector, ears: Ears, step: FenceStep
 ) -> None:
-    lookout.fenced(step, 2, "", True, "e" * FACT_CHARS_MAX)
+    detector.fenced(step, 2, "", True, "e" * FACT_CHARS_MAX)
     (made,) = ears
     assert made.kind.value.startswith("fence-")
     assert made.detail.startswith("host 2 ")
     assert made.facts["evidence"] == "e" * FACT_CHARS_MAX
 
 
-def test_a_peer_that_is_silent_long_enough_and_comes_back(lookout: Lookout, ears: Ears) -> None:
+def test_a_peer_that_is_silent_long_enough_and_comes_back(
+    detector: EventDetector, ears: Ears
+) -> None:
     here = {1: glance("host1")}
-    lookout.look({**here, 2: glance("host2", silent_s=PEER_SILENT_S - 1)}, None, 20.0)
+    detector.look({**here, 2: glance("host2", silent_s=PEER_SILENT_S - 1)}, None, 20.0)
     assert not ears
     for now_s in (21.0, 22.0):
-        lookout.look({**here, 2: glance("host2", silent_s=now_s - 11.0)}, None, now_s)
-    lookout.look({**here, 2: glance("host2")}, None, 31.0)
+        detector.look({**here, 2: glance("host2", silent_s=now_s - 11.0)}, None, now_s)
+    detector.look({**here, 2: glance("host2")}, None, 31.0)
     assert ears.kinds() == [Kind.PEER_SILENT, Kind.PEER_BACK]
     assert ears[1].facts["away_s"] == 20.0
 
@@ -345,70 +351,70 @@ UNKNOWN = VmPlace(None, known="host2 wrote nothing for 17 s", likely=2)
     ],
 )
 def test_an_engine_of_which_nothing_is_known_is_told_and_its_end_too(
-    lookout: Lookout, ears: Ears, then: VmPlace, detail: str
+    detector: EventDetector, ears: Ears, then: VmPlace, detail: str
 ) -> None:
-    lookout.place(VmPlace(True, 2, True), "host2", False, 0.0)
+    detector.place(VmPlace(True, 2, True), "host2", False, 0.0)
     for now_s in (1.0, 15.9, 16.0, 40.0):
-        lookout.place(UNKNOWN, "", False, now_s)
+        detector.place(UNKNOWN, "", False, now_s)
         assert len(ears) == (now_s >= 1.0 + ENGINE_UNKNOWN_S)
     assert ears[0].severity is Severity.CRITICAL
     assert ears[0].detail.endswith("is not known: host2 wrote nothing for 17 s")
     assert ears[0].facts["likely"] == 2
-    lookout.place(then, "host2", False, 41.0)
-    lookout.place(then, "host2", False, 42.0)
+    detector.place(then, "host2", False, 41.0)
+    detector.place(then, "host2", False, 42.0)
     assert ears.kinds() == [Kind.ENGINE_UNKNOWN, Kind.ENGINE_KNOWN]
     assert (ears[1].detail, ears[1].facts["unknown_s"]) == (detail, 40.0)
 
 
 def test_a_broker_that_was_just_started_has_time_to_find_the_others(
-    lookout: Lookout, ears: Ears
+    detector: EventDetector, ears: Ears
 ) -> None:
     for now_s in (1.0, 60.0, 120.9):
-        lookout.place(UNKNOWN, "", False, now_s)
+        detector.place(UNKNOWN, "", False, now_s)
     assert not ears
-    lookout.place(UNKNOWN, "", False, 1.0 + ENGINE_UNKNOWN_AT_FIRST_S)
+    detector.place(UNKNOWN, "", False, 1.0 + ENGINE_UNKNOWN_AT_FIRST_S)
     assert ears.kinds() == [Kind.ENGINE_UNKNOWN]
 
 
-def test_what_every_takeover_passes_through_is_no_news(lookout: Lookout, ears: Ears) -> None:
+def test_what_every_takeover_passes_through_is_no_news(detector: EventDetector, ears: Ears) -> None:
     for now_s in range(10):
-        lookout.place(UNKNOWN, "", False, now_s)
-    lookout.place(VmPlace(True, 1, True), "host1", False, 10.0)
+        detector.place(UNKNOWN, "", False, now_s)
+    detector.place(VmPlace(True, 1, True), "host1", False, 10.0)
     assert not ears
 
 
 def test_a_blind_host_keeps_to_itself_that_it_does_not_know(ears: Ears) -> None:
     seen: list[Notice] = []
-    blind = Lookout(ears.append, 1, "host1", seen.append)
+    blind = EventDetector(ears.append, 1, "host1", seen.append)
     blind.place(VmPlace(False), "", False, 0.0)
     for now_s in (1.0, 20.0):
         blind.place(UNKNOWN, "", True, now_s)
     assert not ears and [each.kind for each in seen] == [Kind.ENGINE_UNKNOWN]
 
 
-def test_a_blind_host_tells_nothing_of_its_peers(lookout: Lookout, ears: Ears) -> None:
+def test_a_blind_host_tells_nothing_of_its_peers(detector: EventDetector, ears: Ears) -> None:
     """Who was silent before does not come back by it."""
     here = {1: glance("host1")}
-    lookout.look({**here, 2: glance("host2", silent_s=20.0)}, None, 20.0)
+    detector.look({**here, 2: glance("host2", silent_s=20.0)}, None, 20.0)
     for now_s in (30.0, 60.0):
-        lookout.look({**here, 2: glance("host2", is_known=False)}, None, now_s)
-    lookout.look({**here, 2: glance("host2", silent_s=50.0)}, None, 70.0)
+        detector.look({**here, 2: glance("host2", is_known=False)}, None, now_s)
+    detector.look({**here, 2: glance("host2", silent_s=50.0)}, None, 70.0)
     assert ears.kinds() == [Kind.PEER_SILENT]
 
 
-def test_a_peer_that_was_stopped_is_another_thing(lookout: Lookout, ears: Ears) -> None:
-    lookout.look({1: glance("host1"), 2: glance("host2", silent_s=60.0, stopped=True)}, None, 1.0)
+def test_a_peer_that_was_stopped_is_another_thing(detector: EventDetector, ears: Ears) -> None:
+    detector.look({1: glance("host1"), 2: glance("host2", silent_s=60.0, stopped=True)}, None, 1.0)
     assert ears.kinds() == [Kind.PEER_STOPPED]
     assert ears[0].severity is Severity.INFO
 
 
-def test_a_peer_that_never_lived_is_no_news(lookout: Lookout, ears: Ears) -> None:
-    lookout.look({1: glance("host1"), 2: glance("host2", silent_s=9e9, lived=False)}, None, 1.0)
+def test_a_peer_that_never_lived_is_no_news(detector: EventDetector, ears: Ears) -> None:
+    detector.look({1: glance("host1"), 2: glance("host2", silent_s=9e9, lived=False)}, None, 1.0)
     assert not ears
 
 
 def test_what_all_see_is_told_by_the_lowest_live_host(ears: Ears) -> None:
-    third = Lookout(ears.append, 3, "host3")
+    third = EventDetector(ears.append, 3, "host3")
     hosts = {1: glance("host1"), 2: glance("host2", silent_s=30.0), 3: glance("host3")}
     third.look(hosts, None, 30.0)
     third.maintenance_ends_soon("global", 600.0, "")
@@ -423,22 +429,22 @@ def test_what_all_see_is_told_by_the_lowest_live_host(ears: Ears) -> None:
     ]
 
 
-def test_a_silent_agent_is_told_after_a_while(lookout: Lookout, ears: Ears) -> None:
+def test_a_silent_agent_is_told_after_a_while(detector: EventDetector, ears: Ears) -> None:
     # A broker that has just started has not heard of its agent yet.
-    lookout.look({}, float("inf"), 100.0)
-    lookout.look({}, float("inf"), 100.0 + AGENT_SILENT_S - 1)
+    detector.look({}, float("inf"), 100.0)
+    detector.look({}, float("inf"), 100.0 + AGENT_SILENT_S - 1)
     assert not ears
-    lookout.look({}, float("inf"), 100.0 + AGENT_SILENT_S)
-    lookout.look({}, float("inf"), 101.0 + AGENT_SILENT_S)
-    lookout.look({}, None, 200.0)
+    detector.look({}, float("inf"), 100.0 + AGENT_SILENT_S)
+    detector.look({}, float("inf"), 101.0 + AGENT_SILENT_S)
+    detector.look({}, None, 200.0)
     assert ears.kinds() == [Kind.AGENT_SILENT, Kind.AGENT_BACK]
 
 
-def test_a_fence_path_that_is_not_proven_for_a_day(lookout: Lookout, ears: Ears) -> None:
+def test_a_fence_path_that_is_not_proven_for_a_day(detector: EventDetector, ears: Ears) -> None:
     def looks(now_s: float, wall_s: float, **paths: FencePathOnWire) -> None:
         by_host = {int(name.removeprefix("host")): path for name, path in paths.items()}
         made = msgspec.structs.replace(report("EngineDown"), fence_paths=by_host)
-        lookout.reported(made, now_s, wall_s)
+        detector.reported(made, now_s, wall_s)
 
     never = FencePathOnWire(False, None, NOON, 0.1, "the login is refused")
     once = FencePathOnWire(False, NOON, NOON, 0.1, "timeout")
@@ -455,9 +461,9 @@ def test_a_fence_path_that_is_not_proven_for_a_day(lookout: Lookout, ears: Ears)
     assert ears.kinds()[2:] == [Kind.FENCE_PATH_PROVEN]
 
 
-def test_half_of_the_lease_budget(lookout: Lookout, ears: Ears) -> None:
+def test_half_of_the_lease_budget(detector: EventDetector, ears: Ears) -> None:
     for left_s in (None, 80.0, 41.0, 39.0, 20.0, None, 45.0, 80.0):
-        lookout.budget(left_s, 80.0)
+        detector.budget(left_s, 80.0)
     assert ears.kinds() == [Kind.LEASE_BUDGET_LOW, Kind.LEASE_BUDGET_GOOD]
     assert ears[0].facts == {"left_s": 39.0, "of_s": 80.0}
 
@@ -542,19 +548,19 @@ def test_secrets_that_are_amiss_are_told_and_not_quoted(
 
 
 def test_a_host_on_other_storage_is_told_once_and_when_that_ends(
-    lookout: Lookout, ears: Ears
+    detector: EventDetector, ears: Ears
 ) -> None:
     names = {1: "host1", 2: "host2"}
     text = "says that it wrote 815 to its slot, which is at 700 here"
-    lookout.storage_of_others(names, {})
+    detector.storage_of_others(names, {})
     for _ in range(2):
-        lookout.storage_of_others(names, {2: text, 7: text})
+        detector.storage_of_others(names, {2: text, 7: text})
     assert [(each.kind, each.subject) for each in ears] == [
         (Kind.OTHER_STORAGE, "host2"),
         (Kind.OTHER_STORAGE, "host 7"),
     ]
     assert ears[0].detail == f"host2 does not see the same storage as host1: it {text}"
-    lookout.storage_of_others({}, {7: text})
+    detector.storage_of_others({}, {7: text})
     assert (ears[2].kind, ears[2].facts) == (
         Kind.SAME_STORAGE,
         {"host_id": 2, "host": "host2", "seen_by": "host1"},
@@ -562,15 +568,15 @@ def test_a_host_on_other_storage_is_told_once_and_when_that_ends(
 
 
 def test_slots_that_do_not_count_are_told_once_however_many_they_are(
-    lookout: Lookout, ears: Ears
+    detector: EventDetector, ears: Ears
 ) -> None:
     names = {77: "evil"}
-    lookout.slots_not_counted(names, {})
-    lookout.slots_not_counted(names, {77: "it is forged"})
+    detector.slots_not_counted(names, {})
+    detector.slots_not_counted(names, {77: "it is forged"})
     for host in range(100, 200):
-        lookout.slots_not_counted(names, {77: "it is forged", host: "so is this"})
+        detector.slots_not_counted(names, {77: "it is forged", host: "so is this"})
     assert [(each.kind, each.subject) for each in ears] == [(Kind.SLOT_NOT_COUNTED, "evil")]
     assert ears[0].detail == "what slot 77 (evil) says does not count: it is forged"
-    lookout.slots_not_counted(names, {})
-    lookout.slots_not_counted(names, {3: "so is this", 4: "and this"})
+    detector.slots_not_counted(names, {})
+    detector.slots_not_counted(names, {3: "so is this", 4: "and this"})
     assert ears[1].detail == "what slot 3 (host 3) says does not count (and 1 more): so is this"

@@ -15,7 +15,7 @@ from agent.commands.why import explain
 from agent.status.troubles import troubles
 from broker.broker import Broker
 from broker.client.ask import BrokerRefused
-from broker.events.lookout import Lookout
+from broker.events.detector import EventDetector
 from broker.events.notice import Notice
 from broker.monitors import Sample
 from broker.vm import domain_facts
@@ -134,14 +134,14 @@ def test_who_decides_is_answered_with_the_record_or_why_not(tmp_path: Path) -> N
 
 def test_each_difference_is_told_when_it_comes_and_when_it_goes() -> None:
     told: list[Notice] = []
-    lookout = Lookout(told.append, 1, "host1")
+    detector = EventDetector(told.append, 1, "host1")
     disk = DifferenceStatus("disks-differ", "running", "vda", "a", "b", "vda: recorded a, found b")
     cpus = DifferenceStatus("vcpus-differ", "libvirt", "vCPUs", "1", "2", "vCPUs: …")
-    lookout.differences(None, "")
-    lookout.differences([disk], "only host1 has it")
-    lookout.differences([disk, cpus], "")
-    lookout.differences(None, "")
-    lookout.differences([cpus], "")
+    detector.differences(None, "")
+    detector.differences([disk], "only host1 has it")
+    detector.differences([disk, cpus], "")
+    detector.differences(None, "")
+    detector.differences([cpus], "")
     assert [each.kind for each in told] == [
         Kind.VM_DIFFERS,
         Kind.VM_DIFFERS,
@@ -154,7 +154,7 @@ def test_each_difference_is_told_when_it_comes_and_when_it_goes() -> None:
 
 def test_a_start_that_is_held_back_is_told_as_critical() -> None:
     told: list[Notice] = []
-    lookout = Lookout(told.append, 1, "host1")
+    detector = EventDetector(told.append, 1, "host1")
     begun = (BegunReason(1, "held-back", "vda ran last from …"),)
-    lookout.reported(msgspec.structs.replace(report("EngineDown"), begun=begun), 1.0, 0.0)
+    detector.reported(msgspec.structs.replace(report("EngineDown"), begun=begun), 1.0, 0.0)
     assert [each.kind for each in told] == [Kind.START_HELD_BACK]

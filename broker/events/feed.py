@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import Callable
 
 from broker.config.in_force import InForce
+from broker.events.counts import EventCounts
+from broker.events.detector import EventDetector, HostGlance
 from broker.events.history import History
 from broker.events.kept import KeptEvents
-from broker.events.lookout import HostGlance, Lookout
 from broker.events.notice import Notice
 from broker.events.ring import Events, PeerEvents
-from broker.events.tally import Tally
 from broker.lockspace.hosts import BUDGET_IO_TIMEOUTS
 from broker.monitors import Verdict
 from broker.peers.table import Table
@@ -29,8 +29,8 @@ from scoring.observation import Health, VmStatus
 FENCE_LOG_SHOWN = 10
 
 
-class Teller:
-    """`tally`: what has happened, counted; `history`: everybody's scores of the last day;
+class EventFeed:
+    """`counts`: what has happened, counted; `history`: everybody's scores of the last day;
     `events`: what happened; `place_since`: since when the VM is where it is."""
 
     def __init__(
@@ -40,28 +40,30 @@ class Teller:
         this_host: ThisHost,
         place: PlaceSeen,
         kept: KeptEvents | None,
-        tell_people: Callable[[Notice], None],
+        notify_people: Callable[[Notice], None],
     ) -> None:
         """`kept`: where events outlive the broker."""
         self._in_force, self._table = in_force, table
         self._this_host, self._place = this_host, place
-        self._tell_people = tell_people
-        self.tally, self.history, self.place_since = Tally(), History(), PlaceSince()
+        self._notify_people = notify_people
+        self.counts, self.history, self.place_since = EventCounts(), History(), PlaceSince()
         self.events = Events(this_host.wall, in_force.host_id, in_force.host_name, kept=kept)
         self._peer_events = PeerEvents(self.events, in_force.host_id, in_force.host_name)
         self._peer_events.started()
-        self.lookout = Lookout(self._tell, in_force.host_id, in_force.host_name, self.events.add)
+        self.detector = EventDetector(
+            self._pass_on, in_force.host_id, in_force.host_name, self.events.add
+        )
 
-    def _tell(self, notice: Notice) -> None:
-        """What the lookout has seen, to all who want to know."""
-        self.tally.take(notice, asyncio.get_running_loop().time())
+    def _pass_on(self, notice: Notice) -> None:
+        """What the detector has seen, to all who want to know."""
+        self.counts.take(notice, asyncio.get_running_loop().time())
         self.events.add(notice)
-        self._tell_people(notice)
+        self._notify_people(notice)
 
     def look(self, now_s: float) -> None:
         """Everything as it is now, after a beat."""
         hosts = self._glances(now_s)
-        self.lookout.look(hosts, self._this_host.agent.silent_s(now_s), now_s)
+        self.detector.look(hosts, self._this_host.agent.silent_s(now_s), now_s)
         self._look_at_slots(hosts)
         self._look_at_this_host(now_s)
         self._remember(now_s)
@@ -91,9 +93,9 @@ class Teller:
     def _look_at_slots(self, hosts: dict[int, HostGlance]) -> None:
         table, board = self._table, self._table.board
         names = {host: glance.name for host, glance in hosts.items()}
-        self.lookout.storage_of_others(names, table.same_storage.judgement.others)
+        self.detector.storage_of_others(names, table.same_storage.judgement.others)
         shown = {host: report.hostname for host, report in board.reports.items()}
-        self.lookout.slots_not_counted(shown, table.members.why_not)
+        self.detector.slots_not_counted(shown, table.members.why_not)
         self._peer_events.look(
             table.members.reports,
             board.global_maintenance is not None,
@@ -105,14 +107,14 @@ class Teller:
     def _look_at_this_host(self, now_s: float) -> None:
         this_host = self._this_host
         in_use = this_host.disks.in_use()
-        self.lookout.differences(
+        self.detector.differences(
             None if in_use is None else disks_shown.differences(in_use), this_host.disks.held
         )
         budget_max_s = BUDGET_IO_TIMEOUTS * self._in_force.io_timeout_s
-        self.lookout.budget(this_host.lockspace_budget_s(now_s), budget_max_s)
+        self.detector.budget(this_host.lockspace_budget_s(now_s), budget_max_s)
         proof = this_host.monitors.latest.get("can_start")
         if proof is not None and proof.verdict is not Verdict.UNKNOWN:
-            self.lookout.can_start(proof.problem)
+            self.detector.can_start(proof.problem)
 
     def _remember(self, now_s: float) -> None:
         """Everybody's score, where the VM is, and since when that is so."""
@@ -135,4 +137,4 @@ class Teller:
         where = place.host if place.up else 0
         self.history.take(scores, None if place.up is None else where, now_s)
         self.place_since.look(place, now_s)
-        self.lookout.place(place, table.name_of(place.host), is_blind, now_s)
+        self.detector.place(place, table.name_of(place.host), is_blind, now_s)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What has happened since the broker started, counted: transitions, failovers, fences. No I/O.
+"""Counts what has happened since the broker started: transitions, failovers, fences. No I/O.
 
 The phases of a failover to this host, in seconds:
 
@@ -19,10 +19,10 @@ from broker.events.notice import Notice
 from broker.wire.kinds import Kind
 from scoring.state import StateName
 
-#: A takeover is judged in seconds, one by sanlock's verdict alone in minutes.
+#: A takeover takes seconds, one by sanlock's time alone minutes.
 FAILOVER_BOUNDS_S = (0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 PHASES = ("away", "start", "boot", "total")
-#: What became of it -> the notice that tells so.
+#: The notice of an outcome -> its name.
 FENCE_OUTCOMES: Mapping[Kind, str] = {
     Kind.FENCE_ATTEMPTED: "attempted",
     Kind.FENCE_PROVEN: "proven",
@@ -33,8 +33,8 @@ FENCE_OUTCOMES: Mapping[Kind, str] = {
 _STATES = frozenset(state.value for state in StateName)
 
 
-class Tally:
-    """Is shown every notice of this host, with the time."""
+class EventCounts:
+    """Gets every notice of this host, with the time, and counts."""
 
     def __init__(self) -> None:
         self.transitions: Counter[tuple[str, str]] = Counter()
@@ -45,7 +45,7 @@ class Tally:
         self._started_s: float | None = None
 
     def take(self, notice: Notice, now_s: float) -> None:
-        """Count it, if it is one of those that are counted."""
+        """Count the notice, if its kind is counted."""
         facts = notice.facts
         match notice.kind:
             case Kind.STATE_TRANSITION:
@@ -65,7 +65,7 @@ class Tally:
                 pass
 
     def _transition(self, old: str, new: str, now_s: float) -> None:
-        # What a newer agent calls its states is one series, not any number of them.
+        # Unknown states of a newer agent are one series, not any number of them.
         names = tuple(name if name in _STATES else "other" for name in (old, new))
         self.transitions[names[0], names[1]] += 1
         if new == StateName.ENGINE_STARTING and self._begun_s is not None:

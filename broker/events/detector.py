@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the broker sees, as notices: it is shown everything once a beat and each report, and
-tells what has changed. No I/O.
+"""Detects what has changed: it gets the broker's view once a beat and each report of the agent, and
+makes notices of the changes. No I/O.
 
-What concerns one host is told by that host. What all hosts see (a peer, the global
-maintenance) is told by the live host with the lowest id, so that it is told once.
+A notice about one host comes from that host. A notice about what all hosts see (a peer, the global
+maintenance) comes from the live host with the lowest id, so that people get it once.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from scoring.decision import Code
 from scoring.observation import FenceStep
 from scoring.state import StateName
 
-#: Reasons of the agent that are told by themselves, each when it comes up.
-TOLD_CODES: Mapping[str, Kind] = {
+#: Reasons of the agent with a notice of their own, sent when the reason comes up.
+NOTIFIED_CODES: Mapping[str, Kind] = {
     Code.VM_UNPROTECTED: Kind.VM_UNPROTECTED,
     Code.START_FAILED: Kind.START_FAILED,
     Code.VM_PAUSED: Kind.VM_PAUSED,
@@ -43,16 +43,17 @@ _FENCE_STEPS: Mapping[FenceStep, tuple[Kind, str]] = {
     FenceStep.FAILED: (Kind.FENCE_FAILED, "could not be switched off"),
     FenceStep.BACK: (Kind.FENCE_SWITCHED_ON, "was switched on again"),
 }
-#: What begins is told by how it ends.
+#: The begin of a freeing has no notice; its end has one.
 assert set(_FENCE_STEPS) == set(FenceStep) - {FenceStep.FREEING}
 #: A peer silent for less may be a slow storage; an agent silent for less may be an upgrade.
 PEER_SILENT_S = 10.0
 AGENT_SILENT_S = 30.0
-#: Not to know for less where the engine is is the way of each takeover.
+#: Each takeover passes through a time in which the engine's host is unknown; less than this is
+#: none.
 ENGINE_UNKNOWN_S = 15.0
-#: A broker that was just started has to find its peers and join the lockspace first.
+#: A broker that has just started has to find its peers and join the lockspace first.
 ENGINE_UNKNOWN_AT_FIRST_S = 120.0
-#: A way to a fence device that was not proven for so long is told.
+#: A notice is sent of a fence device that was not proven for so long.
 PATH_UNPROVEN_S = 86_400.0
 #: Below the first share of the lease budget it is low, above the second one good again.
 BUDGET_LOW, BUDGET_GOOD = 0.5, 0.7
@@ -60,10 +61,10 @@ BUDGET_LOW, BUDGET_GOOD = 0.5, 0.7
 
 @dataclass(frozen=True, slots=True)
 class HostGlance:
-    """One host as seen now. `silent_s`: for how long it has been silent, None while it is not;
+    """One host at this moment. `silent_s`: for how long it has been silent, None while it is not;
     `lived`: it was seen alive; `up`: the engine runs there; `known_s`: when that was known;
-    `is_known` False: this host cannot read what it does, and tells nothing of it; `shut_down`: it
-    said that it shuts down."""
+    `is_known` False: this host cannot read what it does, and sends no notice about it; `shut_down`:
+    it published that it shuts down."""
 
     name: str
     silent_s: float | None
@@ -75,27 +76,27 @@ class HostGlance:
     shut_down: bool = False
 
 
-class Lookout:
-    """`tell`: who gets the notices. `host_id`, `name`: this host's. `see`: who gets those that
-    another host tells."""
+class EventDetector:
+    """`notify`: gets the notices. `host_id`, `name`: this host's. `see`: gets those that another
+    host sends."""
 
     def __init__(
         self,
-        tell: Callable[[Notice], None],
+        notify: Callable[[Notice], None],
         host_id: int,
         name: str,
         see: Callable[[Notice], None] = lambda notice: None,
     ) -> None:
-        self._tell = tell
+        self._notify = notify
         self._see = see
         self._host_id = host_id
         self._name = name
         self._report: Report | None = None
-        #: Where the engine was last up, and when that was still known.
+        #: The host where the engine was last up, and when that was known.
         self._last_up: tuple[int, str, float] | None = None
         self._is_up = False
         self._unknown_since_s: float | None = None
-        self._unknown_told = False
+        self._unknown_sent = False
         self._was_known = False
         self._failover_since_s: float | None = None
         self._gone: dict[int, float] = {}
@@ -108,8 +109,8 @@ class Lookout:
         self._unproven: set[int] = set()
         self._differs: dict[tuple[str, str, str], DifferenceStatus] = {}
         self._path_seen_s: dict[int, float] = {}
-        #: Whether what all hosts see is told by this one.
-        self.tells_for_all = True
+        #: Whether this host sends the notices about what all hosts see.
+        self.speaks_for_all = True
 
     @property
     def last_up(self) -> str | None:
@@ -119,10 +120,10 @@ class Lookout:
     # --- each report ------------------------------------------------------------------------
 
     def reported(self, report: Report, now_s: float, wall_s: float) -> None:
-        """The agent's word on itself. `wall_s`: UTC seconds since 1970."""
+        """Take in the agent's report. `wall_s`: UTC seconds since 1970."""
         old, self._report = self._report, report
         for begun in report.begun:
-            kind = TOLD_CODES.get(begun.code)
+            kind = NOTIFIED_CODES.get(begun.code)
             if kind is not None and (old is None or begun not in old.begun):
                 self._say(kind, begun.text, {"code": begun.code})
         for host, path in report.fence_paths.items():
@@ -146,7 +147,7 @@ class Lookout:
             )
 
     def _look_at_path(self, host: int, path: FencePathOnWire, now_s: float, wall_s: float) -> None:
-        """One that was never proven counts from when it was first seen here."""
+        """Check the age of a proof; a path that was never proven counts from its first sight."""
         since_s = now_s - self._path_seen_s.setdefault(host, now_s)
         age_s = since_s if path.proven is None else wall_s - path.proven
         facts: dict[str, FactValue] = {"host_id": host, "problem": path.detail}
@@ -161,7 +162,7 @@ class Lookout:
             self._say(Kind.FENCE_PATH_PROVEN, detail, facts)
 
     def _failover_starts(self, now_s: float) -> None:
-        """Only where the engine was seen up before: its first start is no failover."""
+        """A failover begins, where the engine was seen up before: its first start is none."""
         if self._last_up is None or self._is_up or self._failover_since_s is not None:
             return
         _, where, self._failover_since_s = self._last_up
@@ -177,12 +178,12 @@ class Lookout:
     def look(
         self, hosts: Mapping[int, HostGlance], agent_silent_s: float | None, now_s: float
     ) -> None:
-        """All hosts as they are, and for how long this host's agent has been silent (None: it is
+        """Take in all hosts, and for how long this host's agent has been silent (None: it is
         not)."""
         known = {host: seen for host, seen in hosts.items() if seen.is_known}
         if len(known) == len(hosts):
             live = [host for host, seen in hosts.items() if seen.silent_s is None and seen.lived]
-            self.tells_for_all = self._host_id <= min(live, default=self._host_id)
+            self.speaks_for_all = self._host_id <= min(live, default=self._host_id)
         self._look_for_the_engine(known)
         for host, seen in known.items():
             if host != self._host_id and seen.lived:
@@ -197,7 +198,7 @@ class Lookout:
         ]
         self._is_up = bool(up)
         if up:
-            # A failover that is open here is over when another host has the engine.
+            # A failover of this host is over when another host has the engine.
             self._last_up = max(up, key=lambda each: each[2])
             if self._host_id not in [host for host, _, _ in up]:
                 self._failover_since_s = None
@@ -221,8 +222,8 @@ class Lookout:
                 self._say_once(Notice(Kind.PEER_SILENT, seen.name, detail, facts))
 
     def storage_of_others(self, names: Mapping[int, str], elsewhere: Mapping[int, str]) -> None:
-        """Which hosts are on other storage than this one, and how their words differ. `names`: of
-        all hosts."""
+        """Take in which hosts are on other storage than this one, and how their words differ.
+        `names`: of all hosts."""
         for host in elsewhere.keys() - self._elsewhere.keys():
             name = self._elsewhere[host] = names.get(host, f"host {host}")
             detail = f"{name} does not see the same storage as {self._name}: it {elsewhere[host]}"
@@ -231,12 +232,12 @@ class Lookout:
         for host in self._elsewhere.keys() - elsewhere.keys():
             name = self._elsewhere.pop(host)
             facts = {"host_id": host, "host": name, "seen_by": self._name}
-            detail = f"nothing tells any more that {name} is on other storage than {self._name}"
+            detail = f"there is no sign any more that {name} is on other storage than {self._name}"
             self._say_once(Notice(Kind.SAME_STORAGE, name, detail, facts))
 
     def slots_not_counted(self, names: Mapping[int, str], why_not: Mapping[int, str]) -> None:
-        """Which slots do not count, and why. However many there are, it is said once until there
-        is none: whoever forges them has 2000 of them."""
+        """Take in which slots do not count, and why. However many there are, one notice is sent
+        until there is none: a forger can write 2000 of them."""
         if why_not and not self._not_counted:
             host = min(why_not)
             name = names.get(host, f"host {host}")
@@ -262,24 +263,24 @@ class Lookout:
             )
 
     def place(self, place: VmPlace, name: str, blind: bool, now_s: float) -> None:
-        """Where the engine is, as far as this host knows; `name`: of the host that has it up.
-        A host that is itself blind tells nobody: the others know more."""
+        """Take in where the engine is; `name`: of the host that has it up. A blind host sends no
+        notice of it: the others know more."""
         if place.up is None:
             if self._unknown_since_s is None:
                 self._unknown_since_s = now_s
             patience_s = ENGINE_UNKNOWN_S if self._was_known else ENGINE_UNKNOWN_AT_FIRST_S
-            if now_s - self._unknown_since_s < patience_s or self._unknown_told:
+            if now_s - self._unknown_since_s < patience_s or self._unknown_sent:
                 return
-            self._unknown_told = True
+            self._unknown_sent = True
             facts: dict[str, FactValue] = {"known": place.known, "likely": place.likely}
             detail = f"whether the engine is up is not known: {place.known}"
             notice = Notice(Kind.ENGINE_UNKNOWN, self._name, detail, facts)
         else:
             since_s, self._unknown_since_s = self._unknown_since_s, None
             self._was_known = True
-            if not self._unknown_told:
+            if not self._unknown_sent:
                 return
-            self._unknown_told = False
+            self._unknown_sent = False
             what = f"up on {name}" if place.up else "down"
             facts = {"up": place.up, "host": name if place.up else None}
             facts["unknown_s"] = None if since_s is None else round(now_s - since_s, 1)
@@ -291,7 +292,7 @@ class Lookout:
             self._say_once(notice)
 
     def budget(self, left_s: float | None, of_s: float) -> None:
-        """How much of its lease budget this host has left; None: not known, which tells
+        """Take in how much of its lease budget this host has left; None: unknown, which changes
         nothing."""
         if left_s is None:
             return
@@ -305,8 +306,8 @@ class Lookout:
             self._say(Kind.LEASE_BUDGET_GOOD, "the lease is renewed again", facts)
 
     def differences(self, found: Sequence[DifferenceStatus] | None, held: str) -> None:
-        """What the VM here has otherwise than its definition, and why a start elsewhere is held
-        back for it; None: not known, which tells nothing."""
+        """Take in how the VM here differs from its definition, and why a start elsewhere is held
+        back for it; None: unknown, which changes nothing."""
         if found is None:
             return
         before, now = self._differs, {(each.code, each.where, each.what): each for each in found}
@@ -321,8 +322,8 @@ class Lookout:
             self._say(Kind.VM_AS_RECORDED, f"{where}: {what} is as recorded again", facts)
 
     def can_start(self, problem: str) -> None:
-        """Why this host could not start the VM; empty where it could. What is not known is not
-        told."""
+        """Take in why this host could not start the VM; empty where it could, or where that is
+        unknown."""
         if problem and not self._cannot_start:
             detail = f"{self._name} could not start the VM, its score is 0: {problem}"
             self._say(Kind.CANNOT_START, detail, {"problem": problem})
@@ -330,7 +331,7 @@ class Lookout:
             self._say(Kind.CAN_START, f"{self._name} can start the VM again", {})
         self._cannot_start = bool(problem)
 
-    # --- each by itself -----------------------------------------------------------------------
+    # --- single events ------------------------------------------------------------------------
 
     def fenced(
         self,
@@ -341,17 +342,17 @@ class Lookout:
         text: str,
         withdrawn: bool = False,
     ) -> None:
-        """This host's agent has written to the fence log about host `host_id`."""
-        self._tell(fence_notice(step, host_id, name, self._name, ordered, text, withdrawn))
+        """This host's agent has written a record about host `host_id` to the fence log."""
+        self._notify(fence_notice(step, host_id, name, self._name, ordered, text, withdrawn))
 
     def was_switched_off(self, by: str, ordered: bool, text: str) -> None:
-        """This host is back, and its last end is in the fence log."""
+        """This host is back, and the fence log has the record of its last end."""
         how = "switched off" if ordered else "found without power and taken for dead"
         detail = f"{self._name} is back: it had been {how} by {by}"
         self._say(Kind.WAS_SWITCHED_OFF, detail, {"by": by, "ordered": ordered, "evidence": text})
 
     def maintenance_ends_soon(self, mode: str, left_s: float | None, reason: str) -> None:
-        """`mode`: local or global, the latter told by one host."""
+        """A mode ends soon. `mode`: local or global; one host sends the notice about the latter."""
         left = None if left_s is None else round(left_s)
         notice = Notice(
             Kind.MAINTENANCE_ENDS_SOON,
@@ -360,27 +361,27 @@ class Lookout:
             {"mode": mode, "host": self._name, "left_s": left, "reason": reason},
         )
         if mode == "local":
-            self._tell(notice)
+            self._notify(notice)
         else:
             self._say_once(notice)
 
     def maintenance_over(self, mode: str) -> None:
-        """It has ended by itself; told by the host that ended it."""
+        """A mode has ended by itself; the host that ended it sends the notice."""
         detail = f"{mode} maintenance has ended by itself"
         facts: dict[str, FactValue] = {"mode": mode, "host": self._name}
-        self._tell(Notice(Kind.MAINTENANCE_OVER, f"{mode} maintenance", detail, facts))
+        self._notify(Notice(Kind.MAINTENANCE_OVER, f"{mode} maintenance", detail, facts))
 
     def config_refused(self, problem: str) -> None:
-        """The configuration file as it is now is not gone by."""
+        """The present configuration file is not in force."""
         self._say(Kind.CONFIG_REFUSED, f"the configuration stays as it was: {problem}", {})
 
     def _say(self, kind: Kind, detail: str, facts: Mapping[str, FactValue]) -> None:
-        self._tell(Notice(kind, self._name, detail, facts))
+        self._notify(Notice(kind, self._name, detail, facts))
 
     def _say_once(self, notice: Notice) -> None:
-        """What all hosts see: the people get it from one of them."""
-        if self.tells_for_all:
-            self._tell(notice)
+        """Send a notice about what all hosts see, from one of them."""
+        if self.speaks_for_all:
+            self._notify(notice)
         else:
             self._see(notice)
 
@@ -394,7 +395,7 @@ def fence_notice(
     text: str,
     withdrawn: bool = False,
 ) -> Notice:
-    """A record of the fence log, about host `host_id`, written by the host named `by`."""
+    """The notice for a record of the fence log about host `host_id`, written by the host `by`."""
     kind, what = _FENCE_STEPS[step]
     if withdrawn:
         what = "is not switched off after all, the order was withdrawn"
