@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What wakes those who wait: news for the agent and for people, and news for the other hosts."""
+"""Wakes those who wait for news: the agent and people, or the writer of this host's slot."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class News:
         self._news = asyncio.Event()
 
     def announce(self) -> None:
-        """There is something new to decide on, or to show."""
+        """Wake the waiters: there is something new to decide on, or to show."""
         self.version += 1
         self._news.set()
         self._news = asyncio.Event()
 
     def publish(self) -> None:
-        """There is something new for the other hosts: the next beat begins now."""
+        """Begin the next beat now: there is something new for the other hosts."""
         self.to_publish.set()
 
     async def wait(self, than: int, patience_s: float) -> None:
-        """Until `version` is above `than`, or for `patience_s`."""
+        """Wait until `version` is above `than`, or for `patience_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
                 while self.version <= than:

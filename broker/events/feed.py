@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Once a beat everything is shown to those who notice what has changed; what they notice becomes
-events, counts, and notices to people."""
+"""Once a beat the event detectors get the broker's view; the changes that they find become events,
+counts, and notices to people."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from broker.vm import healthy_once
 from broker.whiteboard import lines as slot_lines
 from scoring.observation import Health, VmStatus
 
-#: Records of the fence log that the status shows.
+#: How many records of the fence log the status shows.
 FENCE_LOG_SHOWN = 10
 
 
 class EventFeed:
-    """`counts`: what has happened, counted; `history`: everybody's scores of the last day;
-    `events`: what happened; `place_since`: since when the VM is where it is."""
+    """`counts`: how often what happened; `history`: the scores of the last day; `events`: what
+    happened; `place_since`: since when the VM is where it is."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class EventFeed:
         kept: KeptEvents | None,
         notify_people: Callable[[Notice], None],
     ) -> None:
-        """`kept`: where events outlive the broker."""
+        """`kept`: the file that keeps events over restarts."""
         self._in_force, self._table = in_force, table
         self._this_host, self._place = this_host, place
         self._notify_people = notify_people
@@ -55,13 +55,13 @@ class EventFeed:
         )
 
     def _pass_on(self, notice: Notice) -> None:
-        """What the detector has seen, to all who want to know."""
+        """Count a notice, add it to the events, and send it to people."""
         self.counts.take(notice, asyncio.get_running_loop().time())
         self.events.add(notice)
         self._notify_people(notice)
 
     def look(self, now_s: float) -> None:
-        """Everything as it is now, after a beat."""
+        """Show the detectors the state after a beat."""
         hosts = self._glances(now_s)
         self.detector.look(hosts, self._this_host.agent.silent_s(now_s), now_s)
         self._look_at_slots(hosts)
@@ -117,7 +117,7 @@ class EventFeed:
             self.detector.can_start(proof.problem)
 
     def _remember(self, now_s: float) -> None:
-        """Everybody's score, where the VM is, and since when that is so."""
+        """Keep all hosts' scores, where the VM is, and since when."""
         table, this_host = self._table, self._this_host
         this_host.healthy_once.look(
             this_host.vm.status(now_s)[0].health is Health.GOOD,
