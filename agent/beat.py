@@ -27,12 +27,13 @@ from broker.wire.status import (
     Report,
     View,
 )
-from scoring.decide import decide
-from scoring.decision import Decision, MigrateEngine
+from scoring.decide import Decision, decide
+from scoring.decision import MigrateEngine
 from scoring.hosts.evidence import is_noted
 from scoring.observation import LocalHost, Observation, Obstacle, Unfit
 from scoring.rules import Rules
-from scoring.state import AgentState, StateName
+from scoring.state import AgentState
+from scoring.vm.state import StateName
 
 log = logging.getLogger("ha-agent")
 
@@ -148,7 +149,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         end_s = float("inf")
         try:
-            while self._state.name is not StateName.AGENT_STOPPED:
+            while self._state.engine.name is not StateName.AGENT_STOPPED:
                 await self._news(min(self._wake_s, end_s))
                 if self._stopping:
                     end_s = min(end_s, loop.time() + STOP_PATIENCE_S)
@@ -216,7 +217,7 @@ class Agent:
         if self._view is None:
             self._wake_s = float("inf")
             return
-        before = self._state.name
+        before = self._state.engine.name
         decision = self._decide(self._view)
         now_s, wake_s = asyncio.get_running_loop().time(), decision.wake_s
         self._wake_s = wake_s if wake_s is not None and wake_s > now_s else float("inf")
@@ -225,7 +226,7 @@ class Agent:
             if action not in moves:
                 self._hands.begin(action)
         self._tell_reasons(before, decision)
-        if decision.state.name is not before:
+        if decision.state.engine.name is not before:
             # A new state is published at once, not with the next beat.
             try:
                 self._view = await self._exchange()
@@ -266,7 +267,7 @@ class Agent:
         if self._journal is not None:
             self._journal.note(self._state, observation, now_s, decision)
         if self._measured is not None:
-            self._measured.look(self._state.name, decision, now_s)
+            self._measured.look(self._state.engine.name, decision, now_s)
         before = () if self.last is None else tuple(reason.code for reason in self.last.reasons)
         fresh = [reason for reason in decision.reasons if reason.code not in before]
         begun = (BegunReason(self._beat, reason.code.value, reason.text) for reason in fresh)
@@ -274,31 +275,34 @@ class Agent:
         self._state, self.last = decision.state, decision
         self._hands.last_look.take(decision.state, self._view_s)
         freeing, is_fencer = self._freeing(decision.state)
+        engine = decision.state.engine
         self._report = Report(
             score=decision.score.value,
-            state=decision.state.name.value,
+            state=engine.name.value,
             penalties=tuple(
                 PenaltyOnWire(p.name, p.points, p.why) for p in decision.score.penalties
             ),
             # The last reason belongs to the state the beat ended in: it goes first.
             reasons=tuple(ReasonOnWire(r.code.value, r.text) for r in decision.reasons[::-1]),
-            last_ran=decision.state.last_ran,
-            stopped=decision.state.name is StateName.AGENT_STOPPED,
+            last_ran=engine.last_ran,
+            stopped=engine.name is StateName.AGENT_STOPPED,
             beat=self._beat,
             domain_type=self._domain_type,
             unknown=decision.score.unknown,
             config_problem=self.config_problem,
             state_problem="" if self._journal is None else self._journal.problem,
             intent=_intent(decision.state),
-            moving_until_s=decision.state.moving_until_s,
-            answers=decision.state.answers,
+            moving_until_s=engine.moving_until_s,
+            answers=engine.answers,
             fence_paths={} if self._rehearsals is None else dict(self._rehearsals.paths),
             measured=MeasuredOnWire() if self._measured is None else self._measured.on_wire,
             begun=self._begun,
             lease=_lease(decision.state),
             freeing=freeing,
             freeing_fencer=is_fencer,
-            unstopped_since_s=decision.state.unstopped_since_s if decision.state.asks_off else None,
+            unstopped_since_s=decision.state.engine.unstopped_since_s
+            if decision.state.engine.asks_off
+            else None,
         )
         return decision
 
@@ -307,7 +311,8 @@ class Agent:
         announced first; and whether without that lease."""
         if self._hands.freeing is not None:
             return self._hands.freeing, self._hands.freeing_fencer
-        fencer = None if state.takeover is None else state.takeover.fencer
+        step = state.host.takeover
+        fencer = None if step is None else step.fencer
         if fencer is None or not (fencer.offs or fencer.freeing):
             return None, False
         return fencer.host_id, True
@@ -322,17 +327,19 @@ class Agent:
     def line(self) -> str:
         """What it is at, in one line, for the service manager."""
         if self._broker_problem:
-            return f"{self._state.name}, nothing is decided: {self._broker_problem}"
+            return f"{self._state.engine.name}, nothing is decided: {self._broker_problem}"
         problem = f", {self.config_problem}" if self.config_problem else ""
-        return f"{self._state.name}, score {self._report.score}{problem}"
+        return f"{self._state.engine.name}, score {self._report.score}{problem}"
 
     def _tell_reasons(self, before: StateName, decision: Decision) -> None:
         """One line for each change of state, and one when the reasons to stay have changed."""
         codes = tuple(reason.code for reason in decision.reasons)
-        if decision.state.name is not before:
+        if decision.state.engine.name is not before:
             moved = fields(self._about(before, decision), event="transition", always=True)
             because = _because(decision)
-            log.info("%s -> %s because %s", before, decision.state.name, because, extra=moved)
+            log.info(
+                "%s -> %s because %s", before, decision.state.engine.name, because, extra=moved
+            )
         elif codes != self._told:
             stays = fields(self._about(before, decision), event="reasons")
             log.info("%s stays because %s", before, _because(decision), extra=stays)
@@ -343,7 +350,7 @@ class Agent:
         codes = [reason.code.value for reason in decision.reasons]
         return {
             "from": before.value,
-            "state": decision.state.name.value,
+            "state": decision.state.engine.name.value,
             "reason": codes[-1] if codes else None,
             "reasons": " ".join(codes),
             "score": decision.score.value,
@@ -366,13 +373,14 @@ def _asks(view: View) -> frozenset[int]:
 
 def _intent(state: AgentState) -> str:
     """What the others should know before it happens."""
-    if state.moving_to is not None:
-        return f"migrate {state.moving_to}"
-    if state.moving_until_s is not None:
+    engine, host = state.engine, state.host
+    if engine.moving_to is not None:
+        return f"migrate {engine.moving_to}"
+    if engine.moving_until_s is not None:
         return "migrate away"
-    if state.switching_on is not None:
-        return f"switch on {state.switching_on}"
-    step = state.takeover
+    if host.switching_on is not None:
+        return f"switch on {host.switching_on}"
+    step = host.takeover
     if step is None or not (
         step.switching_off or step.ordered_s or step.freeing or step.freed_s is not None
     ):
@@ -388,7 +396,7 @@ def _is_noted(view: View, host_id: int) -> bool:
 
 def _lease(state: AgentState) -> LeaseSeen | None:
     """Who owns the engine lease, by the last answer."""
-    answer = state.lease
+    answer = state.engine.lease
     if answer is None or not answer.known:
         return None
     return LeaseSeen(answer.owner, answer.owner_is_gone, answer.asked_s)

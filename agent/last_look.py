@@ -50,7 +50,7 @@ class LastLook:
         known = self._known
         if known is None:
             return "nothing was decided yet"
-        step = known.state.takeover
+        step = known.state.host.takeover
         if step is None or step.host_id != act.host_id or not step.switching_off:
             return "it is decided no longer"
         if act.asked and act.host_id not in self.asks:
@@ -64,16 +64,16 @@ class LastLook:
         known = self._known
         if known is None:
             return "nothing was decided yet"
-        if known.state.switching_on != host_id:
+        if known.state.host.switching_on != host_id:
             return "it is decided no longer"
-        return known.state.on_withdrawn or self._of_this_host(known)
+        return known.state.host.on_withdrawn or self._of_this_host(known)
 
     def free(self, act: FreeHostId) -> str:
         """Of the freeing of a host id."""
         known = self._known
         if known is None:
             return "nothing was decided yet"
-        step = known.state.takeover
+        step = known.state.host.takeover
         if step is not None and act.fencer:
             step = step.fencer
         if step is None or step.host_id != act.host_id or not step.freeing:

@@ -1,649 +1,92 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The decision: `decide(state, observation, now_s) -> Decision(state, actions, reasons, score)`.
 
+One beat has these stages:
+
+    look      who lives, what has ended                           once, for all hosts
+    step      each VM's state machine; it says whose death it waits for
+    pursue    the proof that a host is dead, for all VMs that wait for it
+    look again  whether what is under way must still be done
+
 Rules of this file:
 
 1. No clock, no I/O, no logging. The same arguments give the same decision, always.
-2. A state is a function. It returns the next state's name, or stays; it may emit actions
-   and always says why. Within one beat the machine walks on until a state stays, at most
-   once through every state.
-3. An action that starts, stops or moves the VM is emitted once; until its outcome came
-   (`acting`) no other such action is. An engine sample older than that outcome is stale,
-   and nothing is concluded from it.
-4. Before any state: the agent is asked to end, global maintenance, a whiteboard newer than
-   this version, an unknown local VM, local maintenance; in this order. Where a VM runs
-   here, local maintenance does not leave it alone: EngineUp drains it first.
-5. Nothing is started while anything needed for it is unknown.
+2. What is known of a host is asked of the hosts' part alone, what is known of a VM of its own part.
+   A VM that waits for a dead host says so; it pursues nobody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import assert_never
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from scoring.decision import (
-    CancelMigration,
-    Code,
-    Decision,
-    PowerOffEngine,
-    PowerOnHost,
-    ShutdownEngine,
-    StartEngine,
-)
-from scoring.hosts import fence_ask, last_look
-from scoring.observation import (
-    DETAIL_ALREADY_LOCKED,
-    DETAIL_MIGRATION_SOURCE,
-    EngineMigrationEnded,
-    EngineStartEnded,
-    EngineStopEnded,
-    FenceRecord,
-    FenceStep,
-    Health,
-    Observation,
-    Pause,
-    StartResult,
-    VmStatus,
-)
-from scoring.state import NEVER_S, TRANSITIONS, AgentState, StateName
-from scoring.vm import drain, isolation, left_behind, orders
-from scoring.vm.memory import forget, take_in, wake_s
-from scoring.vm.move import move
-from scoring.vm.pause import is_paused, left_alone, must_end
-from scoring.vm.start import first_in_line, lease_allows, may_start_here, nobody_else_can
-from scoring.vm.turn import Turn, entered, name_of, own_score
+from scoring.decision import Action, Reason
+from scoring.hosts import fencing, last_look
+from scoring.hosts.look import look
+from scoring.hosts.turn import HostTurn
+from scoring.observation import LeaseAnswer, Observation
+from scoring.state import ENGINE, AgentState
+from scoring.vm import left_behind, machine, orders, unstoppable
+from scoring.vm.memory import take_in
+from scoring.vm.score import Score
+from scoring.vm.state import StateName
+from scoring.vm.turn import VmTurn, own_score
 
-_S = StateName
 
-#: A host that was switched off longer ago is left to people.
-SWITCH_ON_WITHIN_S = 3600.0
-#: A migration that was told to end and goes on is told so again after this.
-CANCEL_RETRY_S = 15.0
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The next state, what to do now, why, and this host's score in that state.
+
+    `wake_s`: when to decide again even if no beat and no news has come by then.
+    """
+
+    state: AgentState
+    actions: tuple[Action, ...]
+    reasons: tuple[Reason, ...]
+    score: Score
+    wake_s: float | None = None
 
 
 def decide(state: AgentState, observation: Observation, now_s: float) -> Decision:
-    """One beat: take in the observation, walk the machine until a state stays, say why."""
-    turn = Turn(state, observation, now_s, list(observation.outcomes))
-    if state.since_s is None:
-        turn.state = replace(
-            state, since_s=now_s, last_ran=max(state.last_ran, observation.local.last_ran)
-        )
-    take_in(turn)
-    orders.take(turn)
-    visited: set[StateName] = set()
-    while turn.state.name not in visited:
-        before = turn.state.name
-        visited.add(before)
-        after = _HANDLERS[before](turn)
-        if after is not before:
-            assert after in TRANSITIONS[before], f"{before} -> {after} is no transition"
-            turn.state = entered(turn, after)
-    left_behind.clear(turn)
-    fence_ask.ask(turn)
-    forget(turn)
-    last_look.look_again(turn)
+    """One beat: take in the observation, walk each machine until a state stays, say why."""
+    host = look(state.host, state.rules, observation, now_s)
+    fencing.take_in(host, observation.outcomes)
+    turns = [
+        VmTurn(host, number, vm, list(observation.outcomes)) for number, vm in state.vms.items()
+    ]
+    for turn in turns:
+        take_in(turn)
+        orders.take(turn)
+        machine.walk(turn)
+    _pursue(host, turns)
+    for turn in turns:
+        left_behind.clear(turn)
+        unstoppable.ask(turn)
+    fencing.forget(host)
+    last_look.look_again(host, _lease(host, turns))
+    wakes_s = [fencing.wake_s(host), *(turn.wake_s for turn in turns)]
+    vms = {turn.number: turn.state for turn in turns}
     return Decision(
-        turn.state, tuple(turn.actions), tuple(turn.reasons), own_score(turn), wake_s(turn)
+        replace(state, host=host.state, vms=vms),
+        tuple(host.actions),
+        tuple(host.reasons),
+        next(own_score(turn) for turn in turns if turn.number == ENGINE),
+        min((at_s for at_s in wakes_s if at_s is not None), default=None),
     )
 
 
-# --- what comes before any state -----------------------------------------------------------
-
-
-def _stopping(turn: Turn) -> StateName | None:
-    if turn.observation.stopping:
-        turn.because(Code.STOPPING, "the agent was asked to end; the VM stays as it is")
-        return _S.AGENT_STOPPED
-    return None
-
-
-def _global_maintenance(turn: Turn) -> StateName | None:
-    """GlobalMaintenance while it is set; hold still while it is not known or not readable."""
-    if turn.observation.global_maintenance:
-        turn.because(Code.GLOBAL_MAINTENANCE, "global maintenance: nothing starts, stops or moves")
-        return _S.GLOBAL_MAINTENANCE
-    if turn.observation.newer_versions:
-        hosts = ", ".join(map(str, turn.observation.newer_versions))
-        turn.because(
-            Code.NEWER_METADATA,
-            f"host(s) {hosts} write a newer whiteboard than this version reads: upgrade this host",
-        )
-        return turn.state.name
-    if turn.observation.global_maintenance is None:
-        turn.because(
-            Code.GLOBAL_MAINTENANCE_UNKNOWN,
-            "whether global maintenance is set could not be read yet: holding still",
-        )
-        return turn.state.name
-    return None
-
-
-def _holds_still(turn: Turn) -> bool:
-    """Whether nothing may be begun here, not even the end of what is under way."""
-    allowed = turn.cluster_allows and not turn.observation.stopping
-    return not allowed or turn.vm is VmStatus.UNKNOWN
-
-
-def _vm_unknown(turn: Turn) -> StateName | None:
-    if turn.vm is VmStatus.UNKNOWN:
-        reason = turn.observation.local.engine.reason or "no answer"
-        turn.because(Code.LOCAL_VM_UNKNOWN, f"the state of the VM here is unknown: {reason}")
-        return _S.UNKNOWN_LOCAL_VM_STATE
-    return None
-
-
-def _local_maintenance(turn: Turn) -> StateName | None:
-    if turn.observation.local.maintenance and not turn.vm_up_here:
-        _kept_out(turn)
-        return _S.LOCAL_MAINTENANCE
-    return None
-
-
-def _kept_out(turn: Turn) -> None:
-    """Say why this host does not start the VM."""
-    if turn.observation.local.shutdown is not None:
-        turn.because(Code.HOST_SHUTDOWN, "this host is shutting down and does not run the VM")
-    else:
-        turn.because(Code.LOCAL_MAINTENANCE, "this host is in local maintenance")
-
-
-def _before(turn: Turn, *checks: Callable[[Turn], StateName | None]) -> StateName | None:
-    """The first check that has something to say decides."""
-    for check in checks:
-        name = check(turn)
-        if name is not None:
-            return name
-    return None
-
-
-def _usual(turn: Turn) -> StateName | None:
-    return _before(turn, _stopping, _global_maintenance, _vm_unknown, _local_maintenance)
-
-
-def _fresh(turn: Turn) -> bool:
-    """Whether the engine sample may be judged; says so when not."""
-    if turn.sample_is_stale:
-        turn.because(Code.AWAITING_SAMPLE, "waiting for the VM's state after the last action")
-        return False
-    return True
-
-
-# --- the states, in the order of a life -----------------------------------------------------
-
-
-def _reinitialize(turn: Turn) -> StateName:
-    if (name := _usual(turn)) is not None:
-        return name
-    if turn.vm_up_here:
-        turn.because(Code.VM_FOUND_HERE, "the VM runs here")
-        return _S.ENGINE_STARTING
-    turn.because(Code.VM_NOT_HERE, "the VM does not run here")
-    return _S.ENGINE_DOWN
-
-
-def _engine_down(turn: Turn) -> StateName:
-    """Stays while the VM runs elsewhere, while too little is known, while a better host is
-    there or the lease is not free; otherwise EngineStart."""
-    if (name := _usual(turn)) is not None:
-        return name
-    if not _fresh(turn):
-        return _S.ENGINE_DOWN
-    if turn.vm_up_here:
-        turn.because(Code.VM_FOUND_HERE, "the VM runs here")
-        return _S.ENGINE_STARTING
-    if (up := turn.up_elsewhere()) is not None:
-        turn.because(Code.UP_ELSEWHERE, f"the VM runs on {name_of(up)}")
-        return _S.ENGINE_DOWN
-    if not (may_start_here(turn) and lease_allows(turn)):
-        turn.state = replace(turn.state, startable_since_s=None)
-        return _S.ENGINE_DOWN
-    if not first_in_line(turn):
-        return _S.ENGINE_DOWN
-    turn.start_allowed = True
-    return _S.ENGINE_START
-
-
-def _engine_start(turn: Turn) -> StateName:
-    if (outcome := turn.take(EngineStartEnded)) is not None:
-        return _start_ended(turn, outcome)
-    if turn.state.acting:
-        # Leaving now would forget that a start is under way.
-        turn.because(Code.STARTING, f"starting the VM for {turn.in_state_s:.0f} s")
-        return _S.ENGINE_START
-    if (name := _usual(turn)) is not None:
-        return name
-    if not turn.start_allowed:
-        # What EngineDown found in an earlier beat allows nothing now.
-        turn.because(Code.START_FAILED, "the start ended without a result, looking anew")
-        return _S.ENGINE_DOWN
-    turn.because(Code.STARTING, "starting the VM here")
-    turn.act(StartEngine())
-    return _S.ENGINE_START
-
-
-def _start_ended(turn: Turn, outcome: EngineStartEnded) -> StateName:
-    match outcome.result:
-        case StartResult.STARTED:
-            turn.because(Code.STARTED, "the VM was started and holds its lease")
-            return _S.ENGINE_STARTING
-        case StartResult.LEASE_HELD:
-            turn.because(Code.START_LOST_RACE, f"another host holds the lease: {outcome.detail}")
-            return _S.ENGINE_DOWN
-        case StartResult.FAILED:
-            turn.because(
-                Code.START_FAILED,
-                f"start number {turn.state.retries} failed: {outcome.detail}",
-            )
-            return _S.ENGINE_DOWN
-        case _:
-            assert_never(outcome.result)
-
-
-def _count_failed_start(turn: Turn) -> None:
-    engine = turn.observation.local.engine
-    turn.state = replace(
-        turn.state,
-        retries=turn.state.retries + 1,
-        last_failure_s=turn.now_s,
-        last_failure=engine.reason or engine.detail,
-    )
-
-
-def _engine_starting(turn: Turn) -> StateName:
-    if (name := _before(turn, _stopping, _global_maintenance, _vm_unknown)) is not None:
-        return name
-    if not _fresh(turn):
-        return _S.ENGINE_STARTING
-    engine = turn.observation.local.engine
-    if turn.vm_up_here and engine.health is Health.GOOD:
-        turn.because(Code.ENGINE_HEALTHY, "the VM is up and healthy")
-        return _S.ENGINE_UP
-    if turn.vm_up_here and engine.detail == DETAIL_MIGRATION_SOURCE:
-        turn.because(Code.MIGRATING, "the VM is being migrated away")
-        return _S.ENGINE_MIGRATING_AWAY
-    if not turn.vm_up_here:
-        if engine.detail == DETAIL_ALREADY_LOCKED:
-            turn.because(Code.LEASE_LOST_RACE, "another host took the lease, cleaning up here")
-            return _S.ENGINE_FORCE_STOP
-        if turn.vm is VmStatus.DOWN_UNEXPECTED:
-            # It died before it was ever healthy: that start has failed.
-            _count_failed_start(turn)
-        return _gone(turn)
-    if must_end(turn):
-        return _S.ENGINE_FORCE_STOP
-    if left_alone(turn):
-        return _S.ENGINE_STARTING
-    if fence_ask.is_retried(turn):
-        turn.because(Code.STOP_TIMEOUT, "the VM's process could not be ended, ending it once more")
-        return _S.ENGINE_FORCE_STOP
-    if (name := _given_away(turn)) is not None:
-        return name
-    timing = turn.state.rules.timing
-    overdue = turn.in_state_s >= (timing.bad_health if is_paused(turn) else timing.engine_starting)
-    if overdue and engine.health is Health.BAD:
-        if _never_healthy(turn):
-            return _S.ENGINE_UP
-        turn.because(
-            Code.STARTING_TIMEOUT,
-            f"not healthy {turn.in_state_s:.0f} s after its start ({_cause(turn)}), stopping it",
-        )
-        return _S.ENGINE_STOP
-    turn.because(Code.ENGINE_BOOTING, f"the VM boots, {engine.reason or 'not healthy yet'}")
-    return _S.ENGINE_STARTING
-
-
-def _engine_up(turn: Turn) -> StateName:
-    if (name := _before(turn, _stopping, _global_maintenance, _vm_unknown)) is not None:
-        return name
-    if not _fresh(turn):
-        return turn.state.name
-    local = turn.observation.local
-    if not turn.vm_up_here:
-        return _gone(turn)
-    if local.engine.detail == DETAIL_MIGRATION_SOURCE:
-        turn.because(Code.MIGRATING, "the VM is being migrated away")
-        return _S.ENGINE_MIGRATING_AWAY
-    if must_end(turn):
-        return _S.ENGINE_STOP
-    if (other := turn.up_elsewhere()) is not None:
-        if local.lease_held is False and not is_paused(turn):
-            turn.because(Code.VM_TWICE, f"{name_of(other)} runs the VM too, stopping it here")
-            return _S.ENGINE_STOP
-        # Ours holds the lease: whatever the other one claims, it is not the VM. And while
-        # nobody told whether ours does, nothing is done to it: unknown is not "no".
-        # Nor does a word alone end what is paused, and gave its lease back for that.
-        held = "but the lease is held here" if local.lease_held else "who holds it is not known"
-        if local.lease_held is False and local.domain.outdated is False:
-            held = "but no other host has held the lease since it was paused here"
-        turn.because(Code.VM_TWICE_CLAIMED, f"{name_of(other)} says that it runs the VM, {held}")
-    if local.lease_held is False and not is_paused(turn):
-        turn.because(
-            Code.VM_UNPROTECTED,
-            "the VM runs here without its lease: nothing keeps another host from starting it; "
-            "was it started or suspended by hand?",
-        )
-    if local.shutdown is None:
-        _switch_on_again(turn)
-    if left_alone(turn):
-        return turn.state.name
-    if (name := _given_away(turn)) is not None:
-        return name
-    if local.shutdown is None and (name := move(turn)) is not None:
-        return name
-    return _judge_health(turn)
-
-
-def _given_away(turn: Turn) -> StateName | None:
-    """The VM leaves this host: it is going down, or nobody reaches the VM here."""
-    if turn.observation.local.shutdown is not None:
-        return drain.leave(turn)
-    return isolation.act(turn)
-
-
-def _switch_on_again(turn: Turn) -> None:
-    """A host that was switched off is switched on again by the one that runs its VM now."""
-    state, timing = turn.state, turn.state.rules.timing
-    if not state.rules.fence_power_on or state.switching_on is not None:
-        return
-    last: dict[int, FenceRecord] = {}
-    begun: set[tuple[int, str]] = set()
-    for record in turn.observation.fence_log or ():
-        act = record.target, record.boot_id
-        if record.step is FenceStep.INTENT:
-            begun.add(act)
-        elif record.step is FenceStep.FAILED:
-            begun.discard(act)
-        # Found off, and by none of us: whoever switched it off may not want it on. Of one that
-        # died after its order the intent is there; the host may be off, and its VM is here.
-        if record.step is FenceStep.DEAD and not record.ordered and act not in begun:
-            last.pop(record.target, None)
-        else:
-            last[record.target] = record
-    alive = {p.host_id for p in (*turn.live, *turn.uncertain)} | {turn.observation.local.host_id}
-    for target, record in last.items():
-        tried_s = state.switched_on_s.get(target, NEVER_S)
-        if (
-            record.step in (FenceStep.INTENT, FenceStep.DEAD)
-            and target not in alive
-            and target in turn.observation.fence_devices
-            and turn.now_s - record.at_s < SWITCH_ON_WITHIN_S
-            and turn.now_s - tried_s >= timing.power_on_retry
-        ):
-            turn.because(
-                Code.POWER_ON_ORDERED, f"host {target} was switched off, switching it on again"
-            )
-            turn.actions.append(PowerOnHost(target))
-            turn.state = replace(state, switching_on=target, on_withdrawn="")
-            return
-
-
-def _judge_health(turn: Turn) -> StateName:
-    engine = turn.observation.local.engine
-    if engine.health is Health.BAD:
-        if turn.state.name is not _S.ENGINE_UP_BAD_HEALTH:
-            turn.because(
-                Code.ENGINE_BAD_HEALTH, f"the VM is up, but {engine.reason or 'unhealthy'}"
-            )
-            return _S.ENGINE_UP_BAD_HEALTH
-        if _never_healthy(turn):
-            # What was never seen to work proves nothing by failing: the check itself may be wrong.
-            turn.because(
-                Code.NEVER_HEALTHY,
-                f"the VM was never healthy since it was set up ({_cause(turn)}): it is left "
-                "running; is the health check right ([health] in the configuration)?",
-            )
-            turn.state = replace(turn.state, since_s=turn.now_s)
-            return _S.ENGINE_UP_BAD_HEALTH
-        if who := fence_ask.reached_by(turn, turn.observation.local.host_id, turn.state.last_ran):
-            turn.because(
-                Code.SICK_BUT_REACHED,
-                f"unhealthy by this host's own check ({_cause(turn)}), but {', '.join(who)} had an "
-                "answer of the VM: it is left running",
-            )
-            turn.state = replace(turn.state, since_s=turn.now_s)
-            return _S.ENGINE_UP_BAD_HEALTH
-        grace_s = turn.state.rules.timing.bad_health
-        if turn.in_state_s >= grace_s:
-            turn.because(
-                Code.BAD_HEALTH_TIMEOUT,
-                f"unhealthy for {turn.in_state_s:.0f} s ({_cause(turn)}), restarting",
-            )
-            return _S.ENGINE_STOP
-        turn.because(
-            Code.ENGINE_BAD_HEALTH,
-            f"unhealthy ({_cause(turn)}), stopping it in {grace_s - turn.in_state_s:.0f} s",
-        )
-        return _S.ENGINE_UP_BAD_HEALTH
-    if engine.health is Health.GOOD:
-        turn.because(Code.ENGINE_HEALTHY, "the VM is up and healthy here")
-        return _S.ENGINE_UP
-    turn.because(Code.ENGINE_HEALTH_UNKNOWN, "the VM is up here, its health is not known now")
-    return turn.state.name
-
-
-def _engine_stop(turn: Turn) -> StateName:
-    if (
-        name := _before(turn, _stopping, _global_maintenance, _local_maintenance, _vm_unknown)
-    ) is not None:
-        return name
-    outcome = turn.take(EngineStopEnded)
-    if outcome is not None and not outcome.ok:
-        turn.because(Code.STOP_FAILED, f"the guest was not asked to shut down: {outcome.detail}")
-        return _S.REINITIALIZE_FSM
-    if not turn.sample_is_stale and not turn.vm_up_here:
-        turn.because(Code.VM_STOPPED, "the VM has stopped")
-        return _S.ENGINE_DOWN
-    if not turn.sample_is_stale and must_end(turn):
-        return _S.ENGINE_FORCE_STOP
-    if not turn.sample_is_stale and left_alone(turn):
-        return _S.ENGINE_STOP
-    if not turn.sample_is_stale and is_paused(turn) and turn.observation.local.domain.pause:
-        turn.because(Code.VM_PAUSED, "the VM is paused and cannot shut down, ending it")
-        if turn.observation.local.domain.pause is Pause.IO_ERROR:
-            # Another host may have a better way to the disk: this one comes after its equals.
-            _count_failed_start(turn)
-        return _S.ENGINE_FORCE_STOP
-    if isolation.is_over(turn):
-        turn.because(Code.ISOLATION_OVER, "the VM can be reached here again: it is left running")
-        return _S.REINITIALIZE_FSM
-    grace_s = drain.stop_grace_s(turn)
-    if turn.in_state_s >= grace_s and not turn.state.acting:
-        turn.because(Code.STOP_TIMEOUT, f"not down after {grace_s:.0f} s, ending it")
-        return _S.ENGINE_FORCE_STOP
-    if not turn.state.stop_asked and not turn.state.acting:
-        turn.state = replace(turn.state, stop_asked=True)
-        turn.because(Code.STOP_REQUESTED, "asking the guest to shut down")
-        turn.act(ShutdownEngine())
-        return _S.ENGINE_STOP
-    turn.because(Code.STOP_WAITING, f"shutting down, {grace_s - turn.in_state_s:.0f} s left")
-    return _S.ENGINE_STOP
-
-
-def _engine_force_stop(turn: Turn) -> StateName:
-    if (outcome := turn.take(EngineStopEnded)) is not None:
-        if outcome.ok:
-            turn.because(Code.VM_STOPPED, "the VM's process is gone")
-            return _S.ENGINE_DOWN
-        turn.because(Code.STOP_FAILED, f"the VM could not be ended: {outcome.detail}")
-        return _S.REINITIALIZE_FSM
-    if turn.state.acting:
-        turn.because(Code.STOP_WAITING, "ending the VM")
-        return _S.ENGINE_FORCE_STOP
-    if (
-        name := _before(turn, _stopping, _global_maintenance, _local_maintenance, _vm_unknown)
-    ) is not None:
-        return name
-    turn.because(Code.STOP_REQUESTED, "ending the VM's process")
-    turn.act(PowerOffEngine())
-    return _S.ENGINE_FORCE_STOP
-
-
-def _engine_maybe_away(turn: Turn) -> StateName:
-    if (name := _usual(turn)) is not None:
-        return name
-    if turn.vm_up_here:
-        turn.because(Code.VM_FOUND_HERE, "the VM runs here again")
-        return _S.ENGINE_STARTING
-    if (up := turn.up_elsewhere()) is not None:
-        turn.because(Code.UP_ELSEWHERE, f"the VM runs on {name_of(up)}")
-        return _S.ENGINE_DOWN
-    left_s = turn.state.rules.timing.maybe_away - turn.in_state_s
-    if left_s <= 0:
-        turn.because(Code.AWAY_TIMEOUT, "the VM did not show up on another host")
-        return _S.ENGINE_UNEXPECTEDLY_DOWN
-    turn.because(Code.AWAY_WAITING, f"the VM left, {left_s:.0f} s for it to show up elsewhere")
-    return _S.ENGINE_MAYBE_AWAY
-
-
-def _engine_unexpectedly_down(turn: Turn) -> StateName:
-    if (name := _usual(turn)) is not None:
-        return name
-    if turn.vm_up_here:
-        turn.because(Code.VM_FOUND_HERE, "the VM runs here again")
-        return _S.ENGINE_STARTING
-    left_s = turn.state.rules.timing.unexpected_down - turn.in_state_s
-    if left_s <= 0:
-        turn.because(Code.UNEXPECTED_DOWN_OVER, "long enough since the VM died here")
-        return _S.ENGINE_DOWN
-    if nobody_else_can(turn):
-        turn.because(Code.LAST_HOST, "no other live host can run the VM: not waiting for nobody")
-        return _S.ENGINE_DOWN
-    turn.because(
-        Code.UNEXPECTED_DOWN_WAITING,
-        f"the VM died here: another host should take it, score 0 for {left_s:.0f} s",
-    )
-    return _S.ENGINE_UNEXPECTEDLY_DOWN
-
-
-def _engine_migrating_away(turn: Turn) -> StateName:
-    if (outcome := turn.take(EngineMigrationEnded)) is not None:
-        if outcome.ok:
-            turn.because(Code.MIGRATED, f"the VM runs on host {outcome.target} now")
-            return _S.ENGINE_DOWN
-        turn.because(Code.MIGRATION_FAILED, f"the migration failed: {outcome.detail}")
-        return _S.REINITIALIZE_FSM
-    if turn.state.acting:
-        turn.because(Code.MIGRATING, f"migrating for {turn.in_state_s:.0f} s")
-        if drain.move_left_s(turn) <= 0 and not _holds_still(turn):
-            _cancel(turn, drain.NO_MORE_TIME, CancelMigration("the shutdown of this host"))
-        return _S.ENGINE_MIGRATING_AWAY
-    if (name := _before(turn, _stopping, _global_maintenance, _vm_unknown)) is not None:
-        return name
-    if not turn.vm_up_here:
-        turn.because(Code.VM_GONE, "the VM has left")
-        return _S.ENGINE_MAYBE_AWAY
-    if turn.observation.local.engine.detail != DETAIL_MIGRATION_SOURCE:
-        turn.because(Code.MIGRATION_FAILED, "the migration is over and the VM is still here")
-        return _S.REINITIALIZE_FSM
-    _watch_over(turn)
-    return _S.ENGINE_MIGRATING_AWAY
-
-
-def _watch_over(turn: Turn) -> None:
-    """A migration that this agent did not begin, or does not remember: it ends as one of its own
-    would, `migration_timeout_s` after its begin."""
-    state, local = turn.state, turn.observation.local
-    begun_s = (
-        state.since_s if local.migrating_s is None else local.engine_taken_s - local.migrating_s
-    )
-    assert begun_s is not None
-    if state.moving_until_s is None:
-        until_s = begun_s + state.rules.migration_within_s
-        turn.state = state = replace(state, moving_until_s=until_s)
-    own_left_s = begun_s + state.rules.migration_timeout_s - turn.now_s
-    left_s = min(own_left_s, drain.move_left_s(turn))
-    if left_s > 0:
-        text = f"the VM is being migrated away; cancelled in {left_s:.0f} s if it does not end"
-        turn.because(Code.MIGRATING, text)
-    elif own_left_s > 0:
-        _cancel(turn, drain.NO_MORE_TIME, CancelMigration())
-    else:
-        timeout_s = state.rules.migration_timeout_s
-        why = f"it takes more than {timeout_s:g} s (libvirt.migration-timeout)"
-        _cancel(turn, why, CancelMigration())
-
-
-def _cancel(turn: Turn, why: str, action: CancelMigration) -> None:
-    """Have the migration that is under way cancelled; told so again where it goes on."""
-    state = turn.state
-    turn.because(Code.MIGRATION_OVERDUE, f"the migration is being cancelled, for {why}")
-    is_asked = state.asking_cancel or state.cancelling is not None
-    told_s = NEVER_S if state.cancelled_s is None else state.cancelled_s
-    if not is_asked and turn.now_s - told_s >= CANCEL_RETRY_S:
-        turn.actions.append(action)
-        turn.state = replace(state, asking_cancel=True)
-
-
-def _in_local_maintenance(turn: Turn) -> StateName:
-    if (name := _before(turn, _stopping, _global_maintenance, _vm_unknown)) is not None:
-        return name
-    if turn.observation.local.maintenance and not turn.vm_up_here:
-        _kept_out(turn)
-        return _S.LOCAL_MAINTENANCE
-    if turn.observation.local.maintenance:
-        turn.because(Code.VM_FOUND_HERE, "the VM runs here in spite of local maintenance")
-    else:
-        turn.because(Code.LOCAL_MAINTENANCE_OVER, "local maintenance is over")
-    return _S.REINITIALIZE_FSM
-
-
-def _in_global_maintenance(turn: Turn) -> StateName:
-    if (name := _before(turn, _stopping, _global_maintenance, _local_maintenance)) is not None:
-        return name
-    turn.because(Code.GLOBAL_MAINTENANCE_OVER, "global maintenance is over")
-    return _S.REINITIALIZE_FSM
-
-
-def _in_unknown_local_vm_state(turn: Turn) -> StateName:
-    if (name := _usual(turn)) is not None:
-        return name
-    turn.because(Code.LOCAL_VM_KNOWN, "the state of the VM here is known again")
-    return _S.REINITIALIZE_FSM
-
-
-def _agent_stopped(turn: Turn) -> StateName:
-    turn.because(Code.STOPPING, "the agent has ended its work")
-    return _S.AGENT_STOPPED
-
-
-_HANDLERS: Mapping[StateName, Callable[[Turn], StateName]] = {
-    _S.REINITIALIZE_FSM: _reinitialize,
-    _S.ENGINE_DOWN: _engine_down,
-    _S.ENGINE_START: _engine_start,
-    _S.ENGINE_STARTING: _engine_starting,
-    _S.ENGINE_UP: _engine_up,
-    _S.ENGINE_UP_BAD_HEALTH: _engine_up,
-    _S.ENGINE_STOP: _engine_stop,
-    _S.ENGINE_FORCE_STOP: _engine_force_stop,
-    _S.ENGINE_MAYBE_AWAY: _engine_maybe_away,
-    _S.ENGINE_UNEXPECTEDLY_DOWN: _engine_unexpectedly_down,
-    _S.ENGINE_MIGRATING_AWAY: _engine_migrating_away,
-    _S.LOCAL_MAINTENANCE: _in_local_maintenance,
-    _S.GLOBAL_MAINTENANCE: _in_global_maintenance,
-    _S.UNKNOWN_LOCAL_VM_STATE: _in_unknown_local_vm_state,
-    _S.AGENT_STOPPED: _agent_stopped,
-}
-
-
-# --- questions that several states ask ------------------------------------------------------
-
-
-def _never_healthy(turn: Turn) -> bool:
-    """The check has never been seen to work, and the VM may well; a paused one surely does not."""
-    return not turn.observation.local.healthy_before and not is_paused(turn)
-
-
-def _cause(turn: Turn) -> str:
-    """What the health check found last."""
-    return turn.observation.local.engine.reason or "no reason"
-
-
-def _gone(turn: Turn) -> StateName:
-    """The VM is not up here any more: died, or gone in a way that may be a move."""
-    engine = turn.observation.local.engine
-    if engine.vm is VmStatus.DOWN_UNEXPECTED:
-        turn.because(Code.VM_DIED, f"the VM died: {engine.detail or 'unexpectedly'}")
-        return _S.ENGINE_UNEXPECTEDLY_DOWN
-    turn.because(Code.VM_GONE, f"the VM is gone from here: {engine.detail or engine.vm.value}")
-    return _S.ENGINE_MAYBE_AWAY
+def _pursue(host: HostTurn, turns: Sequence[VmTurn]) -> None:
+    """Pursue the host that some VM waits for; a VM that starts waits for nobody."""
+    waiting = [turn for turn in turns if turn.state.name is StateName.ENGINE_DOWN]
+    waits = [turn.waits_for for turn in waiting if turn.waits_for is not None]
+    if waits:
+        fencing.pursue(host, waits)
+    elif any(turn.keeps_waiting for turn in waiting):
+        host.pursued = True
+
+
+def _lease(host: HostTurn, turns: Sequence[VmTurn]) -> LeaseAnswer | None:
+    """The last answer about a lease that the pursued host owns, or about any."""
+    pursued = None if host.state.takeover is None else host.state.takeover.host_id
+    known = [turn.state.lease for turn in turns if turn.state.lease is not None]
+    return next((lease for lease in known if lease.owner == pursued), known[0] if known else None)

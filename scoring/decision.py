@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What `decide` gives back: the next state, what to do (data, nothing is done here), and why."""
+"""What `decide` wants done (data, nothing is done here), and why."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-
-from scoring.state import AgentState
-from scoring.vm.score import Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,17 +267,3 @@ class Reason:
     def __post_init__(self) -> None:
         assert isinstance(self.code, Code), self.code
         assert isinstance(self.text, str) and self.text, self.code
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """The next state, what to do now, why, and this host's score in that state.
-
-    `wake_s`: when to decide again even if no beat and no news has come by then.
-    """
-
-    state: AgentState
-    actions: tuple[Action, ...]
-    reasons: tuple[Reason, ...]
-    score: Score
-    wake_s: float | None = None

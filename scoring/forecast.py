@@ -21,17 +21,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from scoring.decide import decide
+from scoring.decide import Decision, decide
 from scoring.decision import (
     AskLease,
     AskPower,
     Code,
-    Decision,
     FreeHostId,
     Reason,
     StartEngine,
     TakeFenceLease,
 )
+from scoring.hosts.state import HostState, Seen
 from scoring.observation import (
     FenceLeaseAnswer,
     HostIdFreed,
@@ -44,7 +44,8 @@ from scoring.observation import (
     Standing,
 )
 from scoring.rules import Rules
-from scoring.state import AgentState, Seen, StateName
+from scoring.state import ENGINE, AgentState
+from scoring.vm.state import StateName, VmState
 
 #: sanlock's host-dead time (src/timeouts.h).
 DEAD_IO_TIMEOUTS, WATCHDOG_FIRE_S = 8, 60
@@ -134,9 +135,8 @@ class _World:
         if last is not None:
             seen[dead] = Seen(last.timestamp, died_s, changed=True)
         self.renewal = 1 if last is None else max(1, last.renewal_timestamp)
-        self.state = AgentState(
-            rules, name=StateName.ENGINE_DOWN, since_s=died_s - _LONG_S, seen=seen
-        )
+        down = VmState(StateName.ENGINE_DOWN, since_s=died_s - _LONG_S)
+        self.state = AgentState(rules, HostState(seen), {ENGINE: down})
         self.outcomes: list[tuple[float, Outcome]] = []
         self.freed = self.by_device = False
         self.beats = 0
@@ -227,7 +227,7 @@ class _World:
     def _is_over(self, decision: Decision) -> bool:
         """Whether nothing changes by itself any more: the decision left EngineDown, or waits for
         what only people or other hosts bring."""
-        if decision.state.name is not StateName.ENGINE_DOWN:
+        if decision.state.engine.name is not StateName.ENGINE_DOWN:
             return True
         codes = {reason.code for reason in decision.reasons}
         return not self.outcomes and bool(codes & _FOR_GOOD)

@@ -31,6 +31,8 @@ from dataclasses import dataclass
 #: poweroff.target and reboot.target have JobTimeoutSec=30min, and so has our unit; what is left
 #: of that is for the other services, libvirt-guests before all.
 HOST_SHUTDOWN_MAX_S = 1500.0
+#: Before any time a monotonic clock shows; finite, so that a state can be written as JSON.
+NEVER_S = -1.0e12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,8 +30,8 @@ from agent.terminal.errors import CommandError
 from broker.config.sections import Fraction, ScoreSection
 from broker.daemon.exit_codes import ExitCode
 from scoring.rules import Weights
-from scoring.state import StateName
 from scoring.vm.score import Score, ScoreInput, mean_load, score
+from scoring.vm.state import StateName
 
 NotNegative = Annotated[float, Meta(ge=0)]
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from agent.journal.records import Record
 from scoring.hosts.liveness import look
+from scoring.hosts.state import Seen
 from scoring.observation import (
     EngineStartEnded,
     Observation,
@@ -22,7 +23,6 @@ from scoring.observation import (
     StartResult,
     VmStatus,
 )
-from scoring.state import Seen
 
 #: How much longer a simulated cluster may take than the real one did.
 _PATIENCE_S = 60.0

@@ -32,9 +32,10 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 
 from broker.daemon.atomic_file import append_lines
-from scoring.decision import Decision
+from scoring.decide import Decision
+from scoring.hosts.state import HostState
 from scoring.observation import Observation, Outcome
-from scoring.state import AgentState
+from scoring.state import ENGINE, AgentState
 
 log = logging.getLogger("ha-agent.journal")
 
@@ -73,7 +74,7 @@ class Record:
 def plain(decision: Decision) -> dict[str, Any]:
     """A decision as plain data: the result that a replay must have."""
     return {
-        "state": decision.state.name.value,
+        "state": decision.state.engine.name.value,
         "actions": [_with_kind(action) for action in decision.actions],
         "reasons": [[reason.code.value, reason.text] for reason in decision.reasons],
         "score": decision.score.value,
@@ -113,8 +114,22 @@ def decode(line: bytes) -> Record:
         now_s=float(data["now"]),
         observation=_observation(data["observation"]),
         decision=dict(data["decision"]),
-        state=None if state is None else msgspec.convert(state, AgentState, strict=False),
+        state=None if state is None else _state(state),
     )
+
+
+def _state(data: dict[str, Any]) -> AgentState:
+    if "vms" not in data:
+        data = _apart(data)
+    return msgspec.convert(data, AgentState, strict=False)
+
+
+def _apart(data: dict[str, Any]) -> dict[str, Any]:
+    """A state as it was written before hosts and VMs were apart, in today's shape: all in one."""
+    of_hosts = {field.name for field in dataclasses.fields(HostState)}
+    host = {name: value for name, value in data.items() if name in of_hosts}
+    vm = {name: value for name, value in data.items() if name not in of_hosts}
+    return {"rules": vm.pop("rules"), "host": host, "vms": {ENGINE: vm}}
 
 
 @cache
@@ -193,7 +208,7 @@ class Journal:
     ) -> None:
         """Record one decision; never blocks, never raises."""
         codes = tuple(reason.code.value for reason in decision.reasons)
-        kind = (decision.state.name.value, codes)
+        kind = (decision.state.engine.name.value, codes)
         news = kind != self._last or decision.actions or observation.outcomes
         self._last = kind
         if not news and now_s - self._written_s < QUIET_S:

@@ -12,8 +12,9 @@ import msgspec
 
 from broker.daemon.atomic_file import write_atomically
 from broker.wire.status import MeasuredOnWire
-from scoring.decision import Decision, StartEngine
-from scoring.state import StateName
+from scoring.decide import Decision
+from scoring.decision import StartEngine
+from scoring.vm.state import StateName
 
 log = logging.getLogger("ha-agent.measured")
 
@@ -50,7 +51,7 @@ class Measured:
 
     def look(self, before: StateName, decision: Decision, now_s: float) -> None:
         """Take in one decision."""
-        after = decision.state.name
+        after = decision.state.engine.name
         if any(isinstance(action, StartEngine) for action in decision.actions):
             self._ordered_s = now_s
         if before is StateName.ENGINE_START and after is StateName.ENGINE_STARTING:

@@ -45,7 +45,7 @@ from broker.vm.domain_facts import Differs
 from broker.wire.status import HostStatus, Status
 from scoring.hosts.liveness import Liveness
 from scoring.observation import Obstacle, VmStatus
-from scoring.state import StateName
+from scoring.vm.state import StateName
 
 PEERS_MAX = 256
 #: Two scrapes within this time get the same text: a client that scrapes in a loop costs little.

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from broker.daemon.histogram import Histogram
 from broker.events.notice import Notice
 from broker.wire.kinds import Kind
-from scoring.state import StateName
+from scoring.vm.state import StateName
 
 #: A takeover takes seconds, one by sanlock's time alone minutes.
 FAILOVER_BOUNDS_S = (0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0)

@@ -17,7 +17,7 @@ from broker.wire.kinds import Kind
 from broker.wire.status import DifferenceStatus, FencePathOnWire, Report
 from scoring.decision import Code
 from scoring.observation import FenceStep
-from scoring.state import StateName
+from scoring.vm.state import StateName
 
 #: Reasons of the agent with a notice of their own, sent when the reason comes up.
 NOTIFIED_CODES: Mapping[str, Kind] = {

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from broker.wire.status import OrderStatus
 from scoring.observation import Order, OrderKind
-from scoring.state import OrderAnswer
+from scoring.vm.state import OrderAnswer
 
 #: The agent takes an order within this time, or never.
 TAKEN_WITHIN_S = 10.0

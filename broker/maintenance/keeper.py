@@ -17,7 +17,7 @@ from broker.peers.table import Table
 from broker.whiteboard.mode import Mode
 from broker.whiteboard.store import StorageTrouble
 from broker.wire.status import Maintenance
-from scoring.state import StateName
+from scoring.vm.state import StateName
 
 log = logging.getLogger("ha-broker")
 

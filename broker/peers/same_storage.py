@@ -24,8 +24,8 @@ from scoring.hosts.same_storage import (
     compare,
     judge,
 )
+from scoring.hosts.state import Seen
 from scoring.observation import Obstacle, Unfit, VmStatus
-from scoring.state import Seen
 
 #: sanlock's host-dead time (src/timeouts.h): 8 * io_timeout + watchdog_fire_timeout.
 _DEAD_IO_TIMEOUTS, _WATCHDOG_FIRE_S = 8, 60

@@ -14,8 +14,9 @@ from broker.whiteboard.board import Board
 from broker.whiteboard.slot import SlotReport
 from scoring.hosts.evidence import renews
 from scoring.hosts.liveness import Liveness, liveness_known
+from scoring.hosts.state import Seen
 from scoring.rules import Rules
-from scoring.state import Seen, StateName
+from scoring.vm.state import StateName
 
 CLUSTER_SLOT = 0
 MOVING = StateName.ENGINE_MIGRATING_AWAY.value

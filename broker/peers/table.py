@@ -22,8 +22,8 @@ from broker.whiteboard.board import Board
 from broker.whiteboard.signatures import GOOD
 from broker.whiteboard.slot import SlotReport
 from scoring.hosts.liveness import Liveness, is_blind, liveness_known, look
+from scoring.hosts.state import Seen
 from scoring.observation import PeerReport, VmStatus
-from scoring.state import Seen
 
 
 class Table:

@@ -20,6 +20,7 @@ from broker.whiteboard.slot import SlotReport
 from broker.wire.status import Bound, FencePathStatus, HostStatus, MeasuredOnWire
 from scoring.forecast import Forecast, if_it_loses_power
 from scoring.hosts.liveness import Liveness
+from scoring.hosts.state import Seen
 from scoring.observation import (
     EngineStatus,
     Health,
@@ -30,7 +31,6 @@ from scoring.observation import (
     VmStatus,
 )
 from scoring.rules import Rules
-from scoring.state import Seen
 from scoring.vm import placement
 
 #: Where nothing was measured yet: a start under libvirt.

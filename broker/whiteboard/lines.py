@@ -23,8 +23,8 @@ from broker.wire.status import (
     PenaltyOnWire,
     Report,
 )
+from scoring.hosts.state import Seen
 from scoring.observation import FenceAsk, OnHostShutdown, OutsideView, PeerReport
-from scoring.state import Seen
 
 #: A move of the VM in a slot: its target, its source, and within how many seconds it is over.
 #: Earlier versions wrote the first part only.

@@ -22,7 +22,7 @@ from scoring.observation import (
     OrderKind,
     PeerReport,
 )
-from scoring.state import OrderAnswer
+from scoring.vm.state import OrderAnswer
 
 STATUS_VERSION = 1
 EVENTS_VERSION = 1

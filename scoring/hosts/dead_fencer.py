@@ -30,9 +30,9 @@ from dataclasses import replace
 from scoring.decision import AskFenceOwner, AskPower, Code, FreeHostId
 from scoring.hosts import takeover
 from scoring.hosts.evidence import Evidence, Precondition, evidence_told, may_free_fencer
+from scoring.hosts.state import Takeover
+from scoring.hosts.turn import HostTurn
 from scoring.observation import LeaseAnswer
-from scoring.state import Takeover
-from scoring.vm.turn import Turn
 
 
 def owner_of(current: Takeover, own_id: int) -> LeaseAnswer | None:
@@ -51,7 +51,7 @@ def forgotten(current: Takeover) -> Takeover:
     return replace(current, fencer=fencer, fence_owner=None)
 
 
-def step(turn: Turn, current: Takeover, evidence: Evidence | None) -> Takeover:
+def step(turn: HostTurn, current: Takeover, evidence: Evidence | None) -> Takeover:
     """The next step towards a fence lease that is not given. `evidence`: of the host that owns it,
     None: nobody, or not known."""
     observation, now_s = turn.observation, turn.now_s
@@ -60,7 +60,7 @@ def step(turn: Turn, current: Takeover, evidence: Evidence | None) -> Takeover:
     is_waited_for = before is not None and before.taking_fence and current.taking_fence
     if observation.fence_lease_held or not (is_waited_for or current.refused):
         return forgotten(current)
-    rules = turn.state.rules
+    rules = turn.rules
     owner = current.fence_owner
     is_old = owner is None or now_s - owner.asked_s >= 2 * rules.timing.beat
     if is_old and not current.asking_owner:
@@ -95,7 +95,7 @@ def step(turn: Turn, current: Takeover, evidence: Evidence | None) -> Takeover:
 
 
 def _free(
-    turn: Turn, fencer: Takeover, evidence: Evidence, conditions: tuple[Precondition, ...]
+    turn: HostTurn, fencer: Takeover, evidence: Evidence, conditions: tuple[Precondition, ...]
 ) -> Takeover:
     lease, values = evidence.lease, evidence_told(conditions)
     turn.actions.append(
@@ -113,9 +113,9 @@ def _free(
     return replace(fencer, freeing=True, withdrawn="")
 
 
-def _ask_power(turn: Turn, current: Takeover, fencer: Takeover) -> tuple[Takeover, Takeover]:
+def _ask_power(turn: HostTurn, current: Takeover, fencer: Takeover) -> tuple[Takeover, Takeover]:
     """Read its power, unless that is under way; the VM's host may be the same one."""
-    host, timing = fencer.host_id, turn.state.rules.timing
+    host, timing = fencer.host_id, turn.rules.timing
     is_same = host == current.host_id
     is_asked = fencer.asking_power or (is_same and current.asking_power)
     if not is_asked and takeover.may_ask(fencer, turn.now_s, timing, bool(fencer.offs)):

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scoring.hosts import fence_ask
+from scoring.hosts.state import Takeover
 from scoring.observation import (
     FenceAsk,
     FenceRecord,
@@ -24,7 +25,6 @@ from scoring.observation import (
     Power,
 )
 from scoring.rules import Rules
-from scoring.state import Takeover
 
 #: Readings of "off" that prove a power-off.
 OFFS_NEEDED = 2

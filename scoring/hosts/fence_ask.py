@@ -27,71 +27,10 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
-from scoring.decision import Code, Reason
-from scoring.observation import FenceAsk, Health, OutsideView, PeerReport, VmStatus
+from scoring.hosts.turn import HostTurn, name_of
+from scoring.observation import FenceAsk, OutsideView, PeerReport
 from scoring.rules import Rules
-from scoring.state import StateName
-from scoring.vm.turn import Turn, name_of
-
-#: Pause before the VM's process is ended once more.
-STOP_RETRY_S = 15.0
-#: Rule 4; an agent that ends asks for nothing either.
-_ASKS_NOT = frozenset(
-    {StateName.GLOBAL_MAINTENANCE, StateName.LOCAL_MAINTENANCE, StateName.AGENT_STOPPED}
-)
-
-
-# --- the host that asks -----------------------------------------------------------------------
-
-
-def look_at_stops(turn: Turn) -> None:
-    """Forget failed stops of a VM that is well again, or gone."""
-    engine = turn.observation.local.engine
-    is_over = engine.health is Health.GOOD or engine.vm not in (VmStatus.UP, VmStatus.UNKNOWN)
-    if is_over and turn.state.unstopped_since_s is not None:
-        turn.state = replace(turn.state, unstopped_since_s=None)
-
-
-def is_retried(turn: Turn) -> bool:
-    """Whether the process of a sick VM, which could not be ended, is to be ended once more."""
-    return (
-        turn.state.unstopped_since_s is not None
-        and turn.observation.local.engine.health is Health.BAD
-        and turn.now_s - turn.state.acted_s >= STOP_RETRY_S
-    )
-
-
-def ask(turn: Turn) -> None:
-    """Ask the other hosts to switch this one off, or no longer."""
-    since_s = turn.state.unstopped_since_s
-    if since_s is None or not _asks(turn, since_s):
-        turn.state = replace(turn.state, asks_off=False)
-        return
-    turn.state = replace(turn.state, asks_off=True)
-    text = (
-        f"the VM is sick, and ending its process has failed for {turn.now_s - since_s:.0f} s: "
-        "the other hosts are asked to switch this host off"
-    )
-    # First: the last reason belongs to the state that the beat ended in.
-    turn.reasons.insert(0, Reason(Code.FENCE_ASKED, text))
-
-
-def _asks(turn: Turn, since_s: float) -> bool:
-    local, patience_s = turn.observation.local, turn.state.rules.timing.force_stop_patience
-    return (
-        0 < patience_s <= turn.now_s - since_s
-        and (local.engine.vm, local.engine.health) == (VmStatus.UP, Health.BAD)
-        and local.lease_held is not False
-        and turn.observation.global_maintenance is False
-        and not local.maintenance
-        and turn.state.name not in _ASKS_NOT
-        and not reached_by(turn, local.host_id, turn.state.last_ran)
-    )
-
-
-# --- those that are asked ----------------------------------------------------------------------
 
 
 def asking(live: Iterable[PeerReport], rules: Rules) -> PeerReport | None:
@@ -121,9 +60,9 @@ def told(given: FenceAsk) -> str:
     return f"its agent is dead for {given.agent_dead_s:.0f} s, its VM sick for {given.bad_s:.0f} s"
 
 
-def reached_by(turn: Turn, owner: int, stay: int) -> tuple[str, ...]:
+def reached_by(turn: HostTurn, owner: int, stay: int) -> tuple[str, ...]:
     """Who has had an answer of the VM there of late, asked as its users do (rule 2)."""
-    newest_s = turn.now_s - turn.state.rules.timing.isolation_after
+    newest_s = turn.now_s - turn.rules.timing.isolation_after
     return tuple(
         who
         for who, view in _views(turn)
@@ -133,7 +72,7 @@ def reached_by(turn: Turn, owner: int, stay: int) -> tuple[str, ...]:
     )
 
 
-def _views(turn: Turn) -> Iterator[tuple[str, OutsideView]]:
+def _views(turn: HostTurn) -> Iterator[tuple[str, OutsideView]]:
     if (own := turn.observation.local.outside) is not None:
         yield "this host", own
     for peer in turn.live:

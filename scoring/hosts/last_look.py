@@ -21,22 +21,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scoring.hosts.evidence import Precondition, may_free, may_free_fencer, may_power_off
+from scoring.hosts.fencing import evidence_of
+from scoring.hosts.state import Takeover
+from scoring.hosts.turn import HostTurn
 from scoring.observation import LeaseAnswer
-from scoring.state import Takeover
-from scoring.vm.start import evidence_of
-from scoring.vm.turn import Turn
 
 #: Rule 2.
 _OF_THE_ACT = frozenset({"reads-on-while-holding", "read-fresh"})
 _OF_THE_LEASE = "lease-owner-known"
 
 
-def look_again(turn: Turn) -> None:
-    """Withdraw what is under way and must not be done any more."""
+def look_again(turn: HostTurn, lease: LeaseAnswer | None) -> None:
+    """Withdraw what is under way and must not be done any more. `lease`: the last answer about the
+    lease that the pursued host owned."""
     state = turn.state
     step = state.takeover
     if step is not None and (step.switching_off or step.freeing) and not step.withdrawn:
-        step = replace(step, withdrawn=_taken_over(turn, step))
+        step = replace(step, withdrawn=_taken_over(turn, step, lease))
         state = replace(state, takeover=step)
     fencer = None if step is None else step.fencer
     if step is not None and fencer is not None and fencer.freeing and not fencer.withdrawn:
@@ -47,20 +48,19 @@ def look_again(turn: Turn) -> None:
     turn.state = state
 
 
-def _taken_over(turn: Turn, step: Takeover) -> str:
-    lease = turn.state.lease
+def _taken_over(turn: HostTurn, step: Takeover, lease: LeaseAnswer | None) -> str:
     known = lease is not None and lease.known
     evidence = evidence_of(turn, step.host_id, lease or LeaseAnswer(False, turn.now_s))
     preconditions = may_power_off if step.switching_off else may_free
-    return _missing(preconditions(step, evidence, turn.now_s, turn.state.rules), known)
+    return _missing(preconditions(step, evidence, turn.now_s, turn.rules), known)
 
 
-def _fencer_freed(turn: Turn, step: Takeover, fencer: Takeover) -> str:
+def _fencer_freed(turn: HostTurn, step: Takeover, fencer: Takeover) -> str:
     """The same of the host that owns the fence lease."""
     lease = step.fence_owner
     known = lease is not None and lease.known
     evidence = evidence_of(turn, fencer.host_id, lease or LeaseAnswer(False, turn.now_s))
-    announced, rules = turn.observation.announced, turn.state.rules
+    announced, rules = turn.observation.announced, turn.rules
     return _missing(may_free_fencer(fencer, evidence, announced, turn.now_s, rules), known)
 
 
@@ -73,7 +73,7 @@ def _missing(conditions: tuple[Precondition, ...], lease_known: bool) -> str:
     return ""
 
 
-def _switched_on(turn: Turn, host: int) -> str:
+def _switched_on(turn: HostTurn, host: int) -> str:
     """Why a host must not be switched on any more."""
     if turn.observation.global_maintenance is not False:
         return "whether global maintenance is set is not known, or it is"

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import Enum
 
+from scoring.hosts.state import Seen
 from scoring.observation import PeerReport
-from scoring.state import Seen
 
 
 class Liveness(Enum):

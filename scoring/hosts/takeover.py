@@ -50,9 +50,9 @@ from scoring.hosts.evidence import (
     may_free,
     may_power_off,
 )
+from scoring.hosts.state import Takeover
 from scoring.observation import LeaseAnswer, Power, PowerAnswer, PowerOffEnded
 from scoring.rules import Rules
-from scoring.state import Takeover
 from scoring.timing import Timing
 
 #: After so many orders that came to nothing the fence log and the people are told; once.

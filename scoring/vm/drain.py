@@ -24,10 +24,10 @@ from __future__ import annotations
 
 from scoring.decision import Code
 from scoring.observation import HostShutdown, OnHostShutdown
-from scoring.state import StateName
 from scoring.vm.move import failures, targets
 from scoring.vm.pause import is_paused
-from scoring.vm.turn import Turn, begin_move
+from scoring.vm.state import StateName
+from scoring.vm.turn import VmTurn, begin_move
 
 #: A host that has just booted joins the lockspace in 21 s at io_timeout 10, then looks around for
 #: some seconds. The VM itself would take longer to shut down and boot.
@@ -35,7 +35,7 @@ TARGET_PATIENCE_S = 45.0
 NO_MORE_TIME = "this host is shutting down and cannot wait for it any longer"
 
 
-def leave(turn: Turn) -> StateName | None:
+def leave(turn: VmTurn) -> StateName | None:
     """What becomes of the VM, which is up on this host that shuts down: it is migrated or shut
     down. None: it stays a little longer, until a target is ready."""
     shutdown = turn.observation.local.shutdown
@@ -48,7 +48,7 @@ def leave(turn: Turn) -> StateName | None:
     if not turn.observation.migration_possible:
         return _stop(turn, "it cannot move, since libvirt.migration-uri is not set")
     if move_left_s(turn) <= 0:
-        limit_s = turn.state.rules.timing.host_shutdown_move
+        limit_s = turn.rules.timing.host_shutdown_move
         return _stop(turn, f"it could not be moved in {limit_s:g} s (timing.host-shutdown-move)")
     tried = _tried(turn, shutdown)
     best = next((c for c in targets(turn) if c.host_id not in tried), None)
@@ -72,17 +72,17 @@ def leave(turn: Turn) -> StateName | None:
     return _stop(turn, "no other live host can take it")
 
 
-def move_left_s(turn: Turn) -> float:
+def move_left_s(turn: VmTurn) -> float:
     """How long a move of the VM may still take; infinite where this host does not shut down."""
     shutdown = turn.observation.local.shutdown
     if shutdown is None:
         return float("inf")
-    return shutdown.since_s + turn.state.rules.timing.host_shutdown_move - turn.now_s
+    return shutdown.since_s + turn.rules.timing.host_shutdown_move - turn.now_s
 
 
-def stop_grace_s(turn: Turn) -> float:
+def stop_grace_s(turn: VmTurn) -> float:
     """How long the guest has to shut down before its process is ended."""
-    timing = turn.state.rules.timing
+    timing = turn.rules.timing
     grace_s = timing.stop_grace
     if turn.observation.local.shutdown is not None:
         grace_s = min(grace_s, timing.host_shutdown_grace)
@@ -91,20 +91,20 @@ def stop_grace_s(turn: Turn) -> float:
     return grace_s
 
 
-def _stop(turn: Turn, why: str) -> StateName:
+def _stop(turn: VmTurn, why: str) -> StateName:
     turn.because(Code.DRAIN_STOP, f"this host is shutting down, and the VM with it: {why}")
     return StateName.ENGINE_STOP
 
 
-def _tried(turn: Turn, shutdown: HostShutdown) -> frozenset[int]:
+def _tried(turn: VmTurn, shutdown: HostShutdown) -> frozenset[int]:
     """The hosts to which the VM could not be migrated since the shutdown began."""
     failed_s = turn.state.move_failed_s
     return frozenset(host for host, at_s in failed_s.items() if at_s >= shutdown.since_s)
 
 
-def _somebody_may_come(turn: Turn, tried: frozenset[int]) -> bool:
+def _somebody_may_come(turn: VmTurn, tried: frozenset[int]) -> bool:
     """Whether a host lives that may be able to take the VM in a moment."""
-    timing, seen = turn.state.rules.timing, (*turn.live, *turn.uncertain)
+    timing, seen = turn.rules.timing, (*turn.live, *turn.uncertain)
     if any(not p.maintenance and not p.stopped and p.host_id not in tried for p in seen):
         return True
     # The slot of any other is of its life before.

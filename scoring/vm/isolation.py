@@ -40,11 +40,13 @@ from enum import Enum
 from typing import assert_never
 
 from scoring.decision import AskMigrationPath, Code
+from scoring.hosts.turn import name_of
 from scoring.observation import DETAIL_PAUSED, Health, OutsideView, PeerReport
-from scoring.state import NEVER_S, StateName
+from scoring.timing import NEVER_S
 from scoring.vm import placement
 from scoring.vm.move import pause_s, targets
-from scoring.vm.turn import Turn, begin_move, is_cut_off, name_of
+from scoring.vm.state import StateName
+from scoring.vm.turn import VmTurn, begin_move, is_cut_off
 
 #: The way for a migration is proven anew when the last answer is older than this.
 PATH_OLD_S = 5.0
@@ -76,9 +78,9 @@ class Finding:
 _NONE = Finding(Verdict.NONE)
 
 
-def look(turn: Turn) -> Finding:
+def look(turn: VmTurn) -> Finding:
     """Whether the VM here is isolated, and what that rests on."""
-    local, rules = turn.observation.local, turn.state.rules
+    local, rules = turn.observation.local, turn.rules
     views = [(peer, view) for peer in turn.live if (view := _of_this_place(turn, peer)) is not None]
     seen_s = max((view.good_s for _, view in views if view.good_s is not None), default=None)
     missing = [peer for peer, view in views if view.bad_since_s is not None]
@@ -117,7 +119,7 @@ def look(turn: Turn) -> Finding:
     return Finding(Verdict.ISOLATED, f"{missed}, {own}", able, seen_s)
 
 
-def act(turn: Turn) -> StateName | None:
+def act(turn: VmTurn) -> StateName | None:
     """Give an isolated VM away; None where it is none, or not yet."""
     found = look(turn)
     match found.verdict:
@@ -140,7 +142,7 @@ def act(turn: Turn) -> StateName | None:
             assert_never(found.verdict)
 
 
-def is_over(turn: Turn) -> bool:
+def is_over(turn: VmTurn) -> bool:
     """Whether the guest was asked to shut down for nothing: the VM here is reached again."""
     return (
         turn.state.isolated
@@ -152,8 +154,8 @@ def is_over(turn: Turn) -> bool:
     )
 
 
-def _give_away(turn: Turn, found: Finding) -> StateName | None:
-    state, grace_s = turn.state, turn.state.rules.timing.isolation_grace
+def _give_away(turn: VmTurn, found: Finding) -> StateName | None:
+    state, grace_s = turn.state, turn.rules.timing.isolation_grace
     target = found.able[0]
     failed = any(pause_s(turn, candidate.host_id) for candidate in found.able)
     if turn.observation.migration_possible and not failed:
@@ -175,7 +177,7 @@ def _give_away(turn: Turn, found: Finding) -> StateName | None:
     return StateName.ENGINE_STOP
 
 
-def _ask_path(turn: Turn, target: placement.Candidate) -> None:
+def _ask_path(turn: VmTurn, target: placement.Candidate) -> None:
     """Ask whether a migration would get through, unless it was asked just now."""
     state, path = turn.state, turn.state.path
     is_known = (
@@ -189,7 +191,7 @@ def _ask_path(turn: Turn, target: placement.Candidate) -> None:
 
 
 def _missed_since_s(
-    turn: Turn, seen_s: float, views: list[tuple[PeerReport, OutsideView]]
+    turn: VmTurn, seen_s: float, views: list[tuple[PeerReport, OutsideView]]
 ) -> float:
     """Since when nobody reaches the VM. Not since the last answer, which of a host that asks
     seldom is an old one, but since the first question after it that had none; or since the VM's
@@ -201,7 +203,7 @@ def _missed_since_s(
     return min(since_s, default=seen_s)
 
 
-def _of_this_place(turn: Turn, peer: PeerReport) -> OutsideView | None:
+def _of_this_place(turn: VmTurn, peer: PeerReport) -> OutsideView | None:
     """What a host sees of the VM here, in this stay."""
     view = peer.outside
     here = turn.observation.local.host_id, turn.state.last_ran

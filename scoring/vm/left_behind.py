@@ -21,8 +21,8 @@ from dataclasses import replace
 
 from scoring.decision import Code, DisarmDomain, PowerOffEngine, Reason
 from scoring.observation import EngineStopEnded, Leftover, Pause
-from scoring.state import StateName
-from scoring.vm.turn import Turn
+from scoring.vm.state import StateName
+from scoring.vm.turn import VmTurn
 
 _S = StateName
 
@@ -36,23 +36,23 @@ LEFTOVER_AFTER_S = 10.0
 RETRY_S = 15.0
 
 
-def clear(turn: Turn) -> None:
+def clear(turn: VmTurn) -> None:
     """Take away what is left here; called once a beat, after the states."""
     _end_leftover(turn)
     _disarm(turn)
 
 
-def _may_act(turn: Turn) -> bool:
+def _may_act(turn: VmTurn) -> bool:
     is_ended = turn.state.name is _S.AGENT_STOPPED
     return turn.cluster_allows and not is_ended and not turn.state.acting
 
 
-def _say(turn: Turn, code: Code, text: str) -> None:
+def _say(turn: VmTurn, code: Code, text: str) -> None:
     """Before the reasons of the state, the last of which is the one that counts."""
     turn.reasons.insert(0, Reason(code, text))
 
 
-def _end_leftover(turn: Turn) -> None:
+def _end_leftover(turn: VmTurn) -> None:
     if turn.state.name not in _EMPTY:
         return
     ended = turn.take(EngineStopEnded)
@@ -71,7 +71,7 @@ def _end_leftover(turn: Turn) -> None:
     turn.act(PowerOffEngine())
 
 
-def _nobody_sends_it(turn: Turn) -> bool:
+def _nobody_sends_it(turn: VmTurn) -> bool:
     local = turn.observation.local
     return (
         turn.now_s - local.domain.leftover_since_s >= LEFTOVER_AFTER_S
@@ -81,7 +81,7 @@ def _nobody_sends_it(turn: Turn) -> bool:
     )
 
 
-def _disarm(turn: Turn) -> None:
+def _disarm(turn: VmTurn) -> None:
     state, domain = turn.state, turn.observation.local.domain
     has_run = turn.vm_up_here or turn.up_elsewhere() is not None
     is_dead = bool(domain.memory_image) and has_run and domain.pause is not Pause.SAVE

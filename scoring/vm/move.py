@@ -16,10 +16,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from scoring.decision import Code
+from scoring.hosts.turn import name_of
 from scoring.observation import PeerReport, VmStatus
-from scoring.state import StateName
 from scoring.vm import placement
-from scoring.vm.turn import Turn, begin_move, is_short_of_memory, name_of, others, own
+from scoring.vm.state import StateName
+from scoring.vm.turn import VmTurn, begin_move, is_short_of_memory, others, own
 
 RETRY_MAX_S = 900.0
 LASTING_RETRY_S = 3600.0
@@ -29,9 +30,9 @@ STUCK_TRIES = 3
 NAMED_MAX = 4
 
 
-def move(turn: Turn) -> StateName | None:
+def move(turn: VmTurn) -> StateName | None:
     """Whether the VM should be migrated: this host drains, or another is better for long enough."""
-    state, rules = turn.state, turn.state.rules
+    state, rules = turn.state, turn.rules
     candidates = targets(turn)
     best: placement.Candidate | None
     draining = turn.observation.local.maintenance
@@ -73,7 +74,7 @@ def move(turn: Turn) -> StateName | None:
     return StateName.ENGINE_MIGRATING_AWAY
 
 
-def targets(turn: Turn) -> list[placement.Candidate]:
+def targets(turn: VmTurn) -> list[placement.Candidate]:
     """The hosts that the VM may be migrated to, the best first: those that may run it and say
     that they have the memory. Those that answer over the network come before all others: a slot
     alone does not take a VM. Where nobody answers it may be this host's own network, or nobody is
@@ -88,12 +89,12 @@ def targets(turn: Turn) -> list[placement.Candidate]:
     return sorted(ranked, key=lambda c: c.host_id not in answer)
 
 
-def pause_s(turn: Turn, target: int) -> float:
+def pause_s(turn: VmTurn, target: int) -> float:
     """How long a host is left alone after a move there failed; 0: not at all."""
     failed_s = turn.state.move_failed_s.get(target)
     if failed_s is None:
         return 0.0
-    retry_s = turn.state.rules.timing.migrate_retry
+    retry_s = turn.rules.timing.migrate_retry
     known = turn.state.move_problems.get(target)
     if known is not None:
         doubled_s = retry_s * 2.0 ** min(known.tries - 1, 10)
@@ -102,7 +103,7 @@ def pause_s(turn: Turn, target: int) -> float:
     return max(0.0, failed_s + retry_s - turn.now_s)
 
 
-def failures(turn: Turn, hosts: Iterable[int]) -> str:
+def failures(turn: VmTurn, hosts: Iterable[int]) -> str:
     """Why the last moves to these hosts failed, to follow a sentence; empty where none did."""
     known = turn.state.move_problems
     names = {peer.host_id: name_of(peer) for peer in turn.observation.peers}
@@ -110,7 +111,7 @@ def failures(turn: Turn, hosts: Iterable[int]) -> str:
     return _each([f"{names.get(host, f'host {host}')}: {known[host].why}" for host in told])
 
 
-def why_not(turn: Turn, target: int) -> str:
+def why_not(turn: VmTurn, target: int) -> str:
     """Why a host cannot take the VM; each reason has its own words. Empty: it can."""
     if target == turn.observation.local.host_id:
         return "the VM runs on this very host"
@@ -125,7 +126,7 @@ def why_not(turn: Turn, target: int) -> str:
     return _not_fit_to_run(turn, live)
 
 
-def _not_fit_to_run(turn: Turn, peer: PeerReport) -> str:
+def _not_fit_to_run(turn: VmTurn, peer: PeerReport) -> str:
     if peer.maintenance:
         return f"{name_of(peer)} is in local maintenance"
     if peer.stopped:
@@ -141,13 +142,13 @@ def _not_fit_to_run(turn: Turn, peer: PeerReport) -> str:
     return ""
 
 
-def _why_none(turn: Turn) -> list[str]:
+def _why_none(turn: VmTurn) -> list[str]:
     """Of each other host that did not stop why it cannot take the VM."""
     peers = [peer for peer in turn.observation.peers if not peer.stopped]
     return [why for peer in peers if (why := why_not(turn, peer.host_id))]
 
 
-def _tell_failed(turn: Turn, candidates: list[placement.Candidate], left_s: float) -> None:
+def _tell_failed(turn: VmTurn, candidates: list[placement.Candidate], left_s: float) -> None:
     """Moves to all of these have failed, and none is tried before `left_s`."""
     hosts = [candidate.host_id for candidate in candidates]
     why = failures(turn, hosts)

@@ -26,6 +26,7 @@ from scoring.decision import (
     ShutdownEngine,
     StartEngine,
 )
+from scoring.hosts.turn import name_of
 from scoring.observation import (
     EngineMigrationEnded,
     EngineStartEnded,
@@ -38,10 +39,10 @@ from scoring.observation import (
     StartResult,
     VmStatus,
 )
-from scoring.state import AgentState, OrderAnswer, StateName
 from scoring.vm.move import targets, why_not
 from scoring.vm.pause import is_paused
-from scoring.vm.turn import Turn, begin_move, entered, name_of
+from scoring.vm.state import OrderAnswer, StateName, VmState
+from scoring.vm.turn import VmTurn, begin_move, entered
 
 _S = StateName
 
@@ -55,7 +56,7 @@ LEASE_PATIENCE_S = 15.0
 ANSWERS_MAX = 8
 
 
-def take(turn: Turn) -> None:
+def take(turn: VmTurn) -> None:
     """Take up a new order, or go on with one that waits for the lease's answer."""
     order, state = turn.observation.order, turn.state
     if order is not None and order.number > max((a.number for a in state.answers), default=0):
@@ -73,7 +74,7 @@ def take(turn: Turn) -> None:
             turn.state = _answered(turn.state, False, refused)
 
 
-def with_outcome(state: AgentState, outcome: Outcome) -> AgentState:
+def with_outcome(state: VmState, outcome: Outcome) -> VmState:
     """The order that this outcome ends is answered."""
     if isinstance(outcome, MigrationCancelled):
         if state.cancelling is None:
@@ -97,20 +98,20 @@ def with_outcome(state: AgentState, outcome: Outcome) -> AgentState:
             return state
 
 
-def _answered(state: AgentState, ok: bool, text: str) -> AgentState:
+def _answered(state: VmState, ok: bool, text: str) -> VmState:
     assert state.order is not None
     answer = OrderAnswer(state.order.number, ok, text)
     return replace(_with_answer(state, answer), order=None)
 
 
-def _with_answer(state: AgentState, answer: OrderAnswer) -> AgentState:
+def _with_answer(state: VmState, answer: OrderAnswer) -> VmState:
     """The answers with this one in its place; whoever is under way is never forgotten."""
     others = [a for a in state.answers if a.number != answer.number]
     kept = sorted([*others, answer], key=lambda a: (a.ok is None, a.number))[-ANSWERS_MAX:]
     return replace(state, answers=tuple(sorted(kept, key=lambda a: a.number)))
 
 
-def _begin(turn: Turn, order: Order) -> str:
+def _begin(turn: VmTurn, order: Order) -> str:
     """Why it is refused; empty when it is under way."""
     if turn.observation.stopping:
         return "the agent on this host is ending"
@@ -130,11 +131,11 @@ def _begin(turn: Turn, order: Order) -> str:
             assert_never(order.kind)
 
 
-def _busy(turn: Turn) -> str:
+def _busy(turn: VmTurn) -> str:
     return f"the agent is busy with the VM ({turn.state.name})" if turn.state.acting else ""
 
 
-def _not_here(turn: Turn) -> str:
+def _not_here(turn: VmTurn) -> str:
     """Why the VM cannot be had from here; empty when it is up here."""
     if turn.vm_up_here:
         return ""
@@ -146,7 +147,7 @@ def _not_here(turn: Turn) -> str:
     return f"the VM runs on {name_of(up)}: give the order there"
 
 
-def _migrate(turn: Turn, order: Order) -> str:
+def _migrate(turn: VmTurn, order: Order) -> str:
     if turn.observation.global_maintenance is not False:
         return "global maintenance is set: nothing moves; end it first (ha-agent maintenance none)"
     refused = _not_here(turn) or _busy(turn)
@@ -173,7 +174,7 @@ def _migrate(turn: Turn, order: Order) -> str:
     return ""
 
 
-def _cancel(turn: Turn) -> str:
+def _cancel(turn: VmTurn) -> str:
     if turn.state.name is not _S.ENGINE_MIGRATING_AWAY:
         return "no migration of the VM is under way here"
     if turn.state.cancelling is not None or turn.state.asking_cancel:
@@ -182,7 +183,7 @@ def _cancel(turn: Turn) -> str:
     return ""
 
 
-def _stop(turn: Turn, kind: OrderKind) -> str:
+def _stop(turn: VmTurn, kind: OrderKind) -> str:
     refused = _not_here(turn) or _busy(turn)
     if refused:
         return refused
@@ -190,7 +191,7 @@ def _stop(turn: Turn, kind: OrderKind) -> str:
     return ""
 
 
-def _start(turn: Turn, order: Order) -> str:
+def _start(turn: VmTurn, order: Order) -> str:
     observation, state = turn.observation, turn.state
     refused = _no_start(turn) or _busy(turn)
     if refused:
@@ -220,7 +221,7 @@ def _start(turn: Turn, order: Order) -> str:
     return ""
 
 
-def _no_start(turn: Turn) -> str:
+def _no_start(turn: VmTurn) -> str:
     """Why the VM must not be started here, whoever owns the lease."""
     observation = turn.observation
     if turn.vm_up_here:

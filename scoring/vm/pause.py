@@ -24,20 +24,20 @@ from dataclasses import replace
 
 from scoring.decision import Code
 from scoring.observation import DETAIL_PAUSED, PAUSED_ON_PURPOSE, Pause
-from scoring.vm.turn import Turn
+from scoring.vm.turn import VmTurn
 
 
-def is_paused(turn: Turn) -> bool:
+def is_paused(turn: VmTurn) -> bool:
     """Whether the VM is up here and its CPUs stand still."""
     return turn.vm_up_here and turn.observation.local.engine.detail == DETAIL_PAUSED
 
 
-def is_paused_on_purpose(turn: Turn) -> bool:
+def is_paused_on_purpose(turn: VmTurn) -> bool:
     """Rule 3."""
     return is_paused(turn) and turn.observation.local.domain.pause in PAUSED_ON_PURPOSE
 
 
-def must_end(turn: Turn) -> bool:
+def must_end(turn: VmTurn) -> bool:
     """Rules 1 and 2; says which. Never while the lease is held here, or nobody knows whether."""
     local = turn.observation.local
     if not is_paused(turn) or local.lease_held is not False:
@@ -55,7 +55,7 @@ def must_end(turn: Turn) -> bool:
     return False
 
 
-def left_alone(turn: Turn) -> bool:
+def left_alone(turn: VmTurn) -> bool:
     """Rule 3; says so, and stops the state's clock: what is resumed has its whole time again."""
     if not is_paused_on_purpose(turn):
         return False

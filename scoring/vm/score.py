@@ -25,8 +25,8 @@ from itertools import pairwise
 from math import isfinite
 
 from scoring.rules import Weights
-from scoring.state import StateName
 from scoring.timing import START_RETRIES_MAX
+from scoring.vm.state import StateName
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scoring.decision import AskLease, Code
-from scoring.hosts import dead_fencer, takeover
-from scoring.hosts.evidence import Evidence, renews
-from scoring.hosts.fence_ask import reached_by
+from scoring.hosts.turn import name_of
 from scoring.observation import LeaseAnswer, Obstacle, PeerReport
-from scoring.state import StateName, Takeover
 from scoring.timing import START_RETRIES_MAX
 from scoring.vm import placement
-from scoring.vm.turn import Turn, bridge_elsewhere, name_of, obstacles, others, own
+from scoring.vm.state import StateName
+from scoring.vm.turn import VmTurn, bridge_elsewhere, obstacles, others, own
 
 _S = StateName
 
@@ -38,25 +36,21 @@ _CODES = {
 }
 
 
-def nobody_else_can(turn: Turn) -> bool:
+def nobody_else_can(turn: VmTurn) -> bool:
     """No other live host scores above 0; known for sure only when nothing is uncertain."""
     looked_s = _looked_s(turn)
-    return (
-        looked_s >= turn.state.rules.timing.suspect_after
-        and not turn.uncertain
-        and not others(turn)
-    )
+    return looked_s >= turn.rules.timing.suspect_after and not turn.uncertain and not others(turn)
 
 
-def _looked_s(turn: Turn) -> float:
+def _looked_s(turn: VmTurn) -> float:
     """How long this host has read the whiteboard without a gap."""
     since_s = turn.observation.storage_good_since_s
     return 0.0 if since_s is None else turn.now_s - since_s
 
 
-def may_start_here(turn: Turn) -> bool:
+def may_start_here(turn: VmTurn) -> bool:
     """Whether it is this host's turn to start the VM; says why when it is not."""
-    state, timing = turn.state, turn.state.rules.timing
+    state, timing = turn.state, turn.rules.timing
     if turn.observation.storage_good_since_s is None:
         turn.because(Code.STORAGE_UNREADABLE, "the whiteboard cannot be read: nothing is known")
         return False
@@ -105,7 +99,7 @@ def _is_busy(peer: PeerReport, now_s: float) -> bool:
     )
 
 
-def _is_our_turn(turn: Turn) -> bool:
+def _is_our_turn(turn: VmTurn) -> bool:
     """Whether every better host has had its time (takeover_follow each).
 
     They are not waited for any longer: what keeps a live host from its work for so long
@@ -114,7 +108,7 @@ def _is_our_turn(turn: Turn) -> bool:
     mine, candidates = own(turn), others(turn)
     _, waited_s = _queue(turn, [*candidates, mine])
     better = [c for c in placement.ranked(candidates) if c.score > mine.score]
-    if waited_s >= len(better) * turn.state.rules.timing.takeover_follow:
+    if waited_s >= len(better) * turn.rules.timing.takeover_follow:
         return True
     best = better[0]
     turn.because(
@@ -123,7 +117,7 @@ def _is_our_turn(turn: Turn) -> bool:
     return False
 
 
-def first_in_line(turn: Turn) -> bool:
+def first_in_line(turn: VmTurn) -> bool:
     """Whether the hosts that come first have left the lease to us (tie_follow each).
 
     Counted from when the lease could be had: after a long wait for a dead owner all hosts
@@ -133,13 +127,13 @@ def first_in_line(turn: Turn) -> bool:
     since_s = turn.now_s if state.startable_since_s is None else state.startable_since_s
     turn.state = replace(state, startable_since_s=since_s)
     place, waited_s = _queue(turn, [*others(turn), own(turn)])
-    if min(waited_s, turn.now_s - since_s) >= place * state.rules.timing.tie_follow:
+    if min(waited_s, turn.now_s - since_s) >= place * turn.rules.timing.tie_follow:
         return True
     turn.because(Code.EQUAL_HOST_FIRST, f"{place} equally good host(s) may start it first")
     return False
 
 
-def _queue(turn: Turn, candidates: list[placement.Candidate]) -> tuple[int, float]:
+def _queue(turn: VmTurn, candidates: list[placement.Candidate]) -> tuple[int, float]:
     """How many candidates come before this host, and for how long they have had the chance.
 
     Counted anew when a host comes first that has not come first before, since the VM went
@@ -159,35 +153,36 @@ def _queue(turn: Turn, candidates: list[placement.Candidate]) -> tuple[int, floa
     return len(ahead), waited_s
 
 
-def lease_allows(turn: Turn) -> bool:
+def lease_allows(turn: VmTurn) -> bool:
     """Whether the engine lease can be had now; asks, takes over from a dead owner, or waits."""
-    state, timing = turn.state, turn.state.rules.timing
+    state, timing = turn.state, turn.rules.timing
     lease = state.lease
-    freed_s = None if state.takeover is None else state.takeover.freed_s
+    takeover = turn.host.state.takeover
+    freed_s = None if takeover is None else takeover.freed_s
     is_old = lease is None or turn.now_s - lease.asked_s >= 2 * timing.beat
     if is_old and not state.asking_lease and turn.now_s != freed_s:
         turn.actions.append(AskLease())
         turn.state = state = replace(state, asking_lease=True)
     if freed_s is not None and (lease is None or lease.asked_s <= freed_s):
         # What is known of the lease is of the time before: nothing is freed once more for it.
-        assert state.takeover is not None
-        turn.pursuing = True
-        turn.because(Code.HOST_ID_FREED, f"the id of host {state.takeover.host_id} is freed")
+        assert takeover is not None
+        turn.keeps_waiting = True
+        turn.because(Code.HOST_ID_FREED, f"the id of host {takeover.host_id} is freed")
         return True
     if lease is None or (
         state.missing_since_s is not None and lease.asked_s < state.missing_since_s
     ):
-        turn.pursuing = state.takeover is not None
+        turn.keeps_waiting = takeover is not None
         turn.because(Code.LEASE_ASKED, "asking who owns the engine lease")
         return False
     if not lease.known:
         # One question without an answer ends nothing that has begun.
-        turn.pursuing = state.takeover is not None
+        turn.keeps_waiting = takeover is not None
         turn.because(Code.LEASE_UNKNOWN, f"who owns the engine lease is not known: {lease.detail}")
         return False
     if turn.asking is not None and (lease.owner != turn.asking.host_id or lease.owner_is_gone):
         # While it lives its VM is ended by nothing but its power: a free lease is no proof of that.
-        turn.pursuing = state.takeover is not None
+        turn.keeps_waiting = takeover is not None
         turn.because(
             Code.OWNER_ASKS,
             f"{name_of(turn.asking)} asks to be switched off, but its VM does not hold the lease",
@@ -215,7 +210,7 @@ def lease_allows(turn: Turn) -> bool:
             f"host {lease.owner} took the engine lease, but is {_standing(lease)}",
         )
         return True
-    return _wait_for_owner(turn, lease)
+    return _waits_for_owner(turn, lease)
 
 
 def _standing(lease: LeaseAnswer) -> str:
@@ -224,104 +219,18 @@ def _standing(lease: LeaseAnswer) -> str:
     return lease.standing.value
 
 
-def _wait_for_owner(turn: Turn, lease: LeaseAnswer) -> bool:
-    """The lease is owned: by a live host (wait), by a silent one (its power may prove it dead)."""
-    state, timing = turn.state, turn.state.rules.timing
-    assert lease.owner is not None
+def _waits_for_owner(turn: VmTurn, lease: LeaseAnswer) -> bool:
+    """The lease is owned: by a live host (wait), by a silent one, which is pursued when that is
+    this host's turn."""
     owner = next((p for p in turn.live if p.host_id == lease.owner), None)
     if owner is not None and owner is not turn.asking:
         turn.because(Code.LEASE_OWNER_LIVE, f"{name_of(owner)} lives and owns the engine lease")
         return False
     place, waited_s = _queue(turn, [*others(turn), own(turn)])
-    state = turn.state
-    if waited_s < place * timing.takeover_follow:
+    if waited_s < place * turn.rules.timing.takeover_follow:
         turn.because(
             Code.TAKEOVER_TURN, f"{place} host(s) may take over from host {lease.owner} first"
         )
         return False
-    if lease.owner not in turn.observation.fence_devices:
-        if owner is not None:
-            text = f"{name_of(owner)} asks to be switched off, but no fence device is configured"
-            turn.because(Code.OWNER_ASKS, f"{text} for it: power it off by hand")
-        elif not _owner_renews(turn, lease):
-            why = "no fence device is configured for it"
-            turn.because(Code.LEASE_WAIT, _countdown(turn, lease, why))
-        return False
-    current = state.takeover
-    if current is None:
-        current = Takeover(lease.owner, turn.now_s)
-    elif current.host_id != lease.owner:
-        # The fence lease is one for all hosts; what was read of the other host is not.
-        current = Takeover(
-            lease.owner,
-            turn.now_s,
-            fence_since_s=current.fence_since_s,
-            taking_fence=current.taking_fence,
-        )
-    current = takeover.with_lease(current, lease)
-    current, actions, reasons = takeover.step(
-        current, evidence_of(turn, lease.owner, lease), turn.now_s, state.rules
-    )
-    turn.pursuing = True
-    turn.actions.extend(actions)
-    turn.reasons.extend(reasons)
-    fence_owner = dead_fencer.owner_of(current, turn.observation.local.host_id)
-    of_fencer = None
-    if fence_owner is not None and fence_owner.owner is not None:
-        of_fencer = evidence_of(turn, fence_owner.owner, fence_owner)
-    current = dead_fencer.step(turn, current, of_fencer)
-    turn.state = replace(state, takeover=current)
-    if owner is not None or current.offs or current.freeing or current.switching_off:
-        return False
-    if not _owner_renews(turn, lease):
-        turn.because(Code.LEASE_WAIT, _countdown(turn, lease, "its death is not proven"))
+    turn.waits_for = lease
     return False
-
-
-def _owner_renews(turn: Turn, lease: LeaseAnswer) -> bool:
-    """Whether the silent owner's sanlock renews its host id; says so. There is no time to be
-    told then: each renewal would begin it anew."""
-    peer = next((p for p in turn.observation.peers if p.host_id == lease.owner), None)
-    if peer is None:
-        return False
-    since_s = turn.state.seen[peer.host_id].since_s
-    if not renews(peer.renewal_s, since_s, turn.now_s, turn.state.rules):
-        return False
-    # The takeover says less of the same: what it found may be the last renewal of a dead host.
-    turn.reasons = [reason for reason in turn.reasons if reason.code is not Code.OWNER_RENEWS]
-    turn.because(
-        Code.OWNER_RENEWS,
-        f"{name_of(peer)} is silent, but its sanlock renews its host id: the VM most likely runs "
-        "there; look at ha-broker on that host",
-    )
-    return True
-
-
-def evidence_of(turn: Turn, host: int, lease: LeaseAnswer) -> Evidence:
-    """What is known in this beat of a silent host that owned the lease."""
-    observation = turn.observation
-    peer = next((p for p in observation.peers if p.host_id == host), None)
-    seen = turn.state.seen.get(host)
-    asks = turn.asking is not None and turn.asking.host_id == host
-    return Evidence(
-        lease=lease,
-        peer=peer,
-        slot_since_s=None if seen is None else seen.since_s,
-        looked_since_s=observation.storage_good_since_s,
-        fence_lease_held=observation.fence_lease_held,
-        global_maintenance=observation.global_maintenance,
-        fence_log=observation.fence_log,
-        heard_by=tuple(name_of(p) for p in turn.live if host in p.hears),
-        ask=peer.fence_ask if asks and peer is not None else None,
-        reached_by=() if peer is None else reached_by(turn, host, peer.last_ran),
-    )
-
-
-def _countdown(turn: Turn, lease: LeaseAnswer, why: str) -> str:
-    if lease.dead_in_s is None:
-        return f"host {lease.owner} is silent and owns the engine lease; {why}"
-    left_s = max(0.0, lease.dead_in_s - (turn.now_s - lease.asked_s))
-    return (
-        f"host {lease.owner} is silent and owns the engine lease; {why}: "
-        f"free in {left_s:.0f} s unless its host id is renewed"
-    )

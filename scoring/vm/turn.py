@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One turn of the decision: what came in, what was found out from it, what goes out; and the
-questions that several parts of the decision ask of it."""
+"""The turn of one VM, on the turn of its host; and the questions that several parts of the
+decision ask of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from scoring.decision import Action, Code, MigrateEngine, Reason
+from scoring.hosts.turn import HostTurn, name_of
 from scoring.observation import (
     EngineMigrationEnded,
     EngineStartEnded,
     EngineStopEnded,
+    LeaseAnswer,
     Observation,
     Obstacle,
     Outcome,
@@ -19,42 +21,70 @@ from scoring.observation import (
     Unfit,
     VmStatus,
 )
-from scoring.state import AgentState, StateName
+from scoring.rules import Rules
 from scoring.vm import placement
 from scoring.vm.score import Penalty, Score, ScoreInput, score
+from scoring.vm.state import StateName, VmState
 
 _Ended = TypeVar("_Ended", EngineStartEnded, EngineStopEnded, EngineMigrationEnded)
 
 
 @dataclass(slots=True)
-class Turn:
-    """One call of `decide`: the inputs, what was found out from them, and what it emits.
+class VmTurn:
+    """One VM in one call of `decide`: its memory, what has ended, and what was found out.
 
-    `asking`: the live host that is to be switched off by its own word
-    (scoring/hosts/fence_ask.py); it
-    does not count as one that runs the VM, nor as one that may. Thrown away when `decide` returns;
-    `state` is replaced, never changed.
+    `waits_for`: the answer that its lease is owned by a host whose death is to be proven before it
+    can start. `keeps_waiting`: a takeover that was begun for it is not over, though nothing new is
+    known. Thrown away when `decide` returns; `state` is replaced, never changed.
     """
 
-    state: AgentState
-    observation: Observation
-    now_s: float
+    host: HostTurn
+    number: int
+    state: VmState
     ended: list[Outcome]
-    live: tuple[PeerReport, ...] = ()
-    uncertain: tuple[PeerReport, ...] = ()
-    asking: PeerReport | None = None
-    pursuing: bool = False
+    waits_for: LeaseAnswer | None = None
+    keeps_waiting: bool = False
     start_allowed: bool = False
     wake_s: float | None = None
-    actions: list[Action] = field(default_factory=list)
-    reasons: list[Reason] = field(default_factory=list)
+
+    @property
+    def rules(self) -> Rules:
+        return self.host.rules
+
+    @property
+    def observation(self) -> Observation:
+        return self.host.observation
+
+    @property
+    def now_s(self) -> float:
+        return self.host.now_s
+
+    @property
+    def live(self) -> tuple[PeerReport, ...]:
+        return self.host.live
+
+    @property
+    def uncertain(self) -> tuple[PeerReport, ...]:
+        return self.host.uncertain
+
+    @property
+    def asking(self) -> PeerReport | None:
+        return self.host.asking
+
+    @property
+    def actions(self) -> list[Action]:
+        return self.host.actions
+
+    @property
+    def reasons(self) -> list[Reason]:
+        return self.host.reasons
 
     def because(self, code: Code, text: str) -> None:
-        self.reasons.append(Reason(code, text))
+        self.host.because(code, text)
 
     def act(self, action: Action) -> None:
         """Emit an action on the VM; it is under way until its outcome comes."""
-        assert not self.state.acting, "one action on the VM at a time"
+        assert not self.state.acting, "one action on a VM at a time"
         self.actions.append(action)
         self.state = replace(self.state, acting=True)
 
@@ -73,9 +103,7 @@ class Turn:
 
     @property
     def cluster_allows(self) -> bool:
-        """The cluster's slot was read and lets anything be begun, and this version reads all."""
-        seen = self.observation
-        return seen.global_maintenance is False and not seen.newer_versions
+        return self.host.cluster_allows
 
     @property
     def sample_is_stale(self) -> bool:
@@ -100,7 +128,7 @@ class Turn:
         return next((p for p in up if p is not self.asking), None)
 
 
-def entered(turn: Turn, name: StateName) -> AgentState:
+def entered(turn: VmTurn, name: StateName) -> VmState:
     """The memory on entering a state: its clock starts, what belonged to the old one ends."""
     state = replace(
         turn.state, name=name, since_s=turn.now_s, better_since_s=None, stop_asked=False
@@ -117,25 +145,21 @@ def entered(turn: Turn, name: StateName) -> AgentState:
     return state
 
 
-def begin_move(turn: Turn, target: int) -> None:
+def begin_move(turn: VmTurn, target: int) -> None:
     """Migrate the VM, and remember where to and until when, which the others are told."""
     turn.act(MigrateEngine(target))
-    until_s = turn.now_s + turn.state.rules.migration_within_s
+    until_s = turn.now_s + turn.rules.migration_within_s
     turn.state = replace(turn.state, moving_to=target, moving_until_s=until_s)
 
 
-def name_of(peer: PeerReport) -> str:
-    return f"{peer.hostname or 'host'} (id {peer.host_id})"
-
-
-def is_short_of_memory(turn: Turn, peer: PeerReport) -> bool:
+def is_short_of_memory(turn: VmTurn, peer: PeerReport) -> bool:
     """Whether the VM does not fit into a peer's free memory: by what is free there, or by its own
     word, whose definition may want more than ours."""
     free_mb = peer.mem_free_mb
-    return peer.memory_short or (free_mb is not None and free_mb < turn.state.rules.vm_memory_mb)
+    return peer.memory_short or (free_mb is not None and free_mb < turn.rules.vm_memory_mb)
 
 
-def others(turn: Turn) -> list[placement.Candidate]:
+def others(turn: VmTurn) -> list[placement.Candidate]:
     """Live peers that may run the VM; one that does not know its own VM cannot start it. Where the
     VM's bridge leads nowhere it is of no use, as long as it leads out on another of these hosts."""
     local = turn.observation.local
@@ -155,7 +179,7 @@ def others(turn: Turn) -> list[placement.Candidate]:
     return [placement.Candidate(p.host_id, p.score, p.last_ran, p.hostname) for p in able]
 
 
-def is_cut_off(turn: Turn) -> bool | None:
+def is_cut_off(turn: VmTurn) -> bool | None:
     """Whether this host's own network is bad by its own word; None: it does not know."""
     local = turn.observation.local
     if local.uplink_up is False or local.way_out is False:
@@ -163,7 +187,7 @@ def is_cut_off(turn: Turn) -> bool | None:
     return None if local.way_out is None else False
 
 
-def obstacles(turn: Turn) -> tuple[Unfit, ...]:
+def obstacles(turn: VmTurn) -> tuple[Unfit, ...]:
     """What keeps this host from starting the VM: the broker's findings, and a network that is cut
     off while a host that can run the VM says that its own is good."""
     found = turn.observation.local.unfit
@@ -177,7 +201,7 @@ def obstacles(turn: Turn) -> tuple[Unfit, ...]:
     return (*found, Unfit(Obstacle.CUT_OFF, text))
 
 
-def bridge_elsewhere(turn: Turn) -> Unfit | None:
+def bridge_elsewhere(turn: VmTurn) -> Unfit | None:
     """The VM's bridge leads nowhere here, and on another host that can run the VM it does. This
     host's points stay as they are, as the reference counts them: the fact decides, not the
     points."""
@@ -191,14 +215,14 @@ def bridge_elsewhere(turn: Turn) -> Unfit | None:
     return Unfit(Obstacle.CUT_OFF, text)
 
 
-def own(turn: Turn) -> placement.Candidate:
+def own(turn: VmTurn) -> placement.Candidate:
     """This host, as one that may run the VM."""
     return placement.Candidate(
         turn.observation.local.host_id, own_score(turn).value, turn.state.last_ran
     )
 
 
-def own_score(turn: Turn) -> Score:
+def own_score(turn: VmTurn) -> Score:
     """This host's score in the state the beat ended in; a host that is asked to be kept
     out of the way is in LocalMaintenance for its peers, whatever its machine still does."""
     local, state = turn.observation.local, turn.state
@@ -207,10 +231,10 @@ def own_score(turn: Turn) -> Score:
         name = state.name
     elif local.shutdown is not None:
         why = "this host is shutting down"
-        return Score(0, (Penalty("local-maintenance", state.rules.weights.base_score, why),))
+        return Score(0, (Penalty("local-maintenance", turn.rules.weights.base_score, why),))
     elif (unfit := obstacles(turn)) and not turn.vm_up_here:
         first, *rest = unfit
-        base = state.rules.weights.base_score
+        base = turn.rules.weights.base_score
         return Score(
             0,
             (
@@ -221,26 +245,26 @@ def own_score(turn: Turn) -> Score:
     elif turn.observation.lockspace_joined is False and not turn.vm_up_here:
         # It could not start the VM: nobody must wait for it.
         why = "this host has not joined the lockspace"
-        return Score(0, (Penalty("lockspace", state.rules.weights.base_score, why),))
+        return Score(0, (Penalty("lockspace", turn.rules.weights.base_score, why),))
     elif local.lock_driver is False and not turn.vm_up_here:
         # What ran here would run without its lease: started here, or migrated to here, which
         # libvirt does without a word.
         why = "libvirt here runs without the sanlock lock driver"
-        return Score(0, (Penalty("lock-driver", state.rules.weights.base_score, why),))
+        return Score(0, (Penalty("lock-driver", turn.rules.weights.base_score, why),))
     found = score(
         ScoreInput(
             state=name,
             network=local.network,
             bridge_up=local.bridge_up,
             mem_free_mb=local.mem_free_mb,
-            vm_memory_mb=state.rules.vm_memory_mb,
+            vm_memory_mb=turn.rules.vm_memory_mb,
             cpu_load=local.cpu_load,
             config_up_to_date=local.config_up_to_date,
             retries=state.retries,
             last_failure=state.last_failure,
             fence_path_ok=local.fence_path_ok,
         ),
-        state.rules.weights,
+        turn.rules.weights,
     )
     if (cut := bridge_elsewhere(turn)) is not None:
         found = replace(

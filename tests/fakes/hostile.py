@@ -13,7 +13,7 @@ from broker.whiteboard.layout import WHAT_RAN_SLOTS
 from broker.whiteboard.room import DECIDES, PROSE, SHOWN
 from broker.whiteboard.slot import HEAD_BYTES, SLOT_BYTES
 from scoring.observation import FenceStep, Health, VmStatus
-from scoring.state import StateName
+from scoring.vm.state import StateName
 
 #: What must reach no terminal, log line, page or metric as it is.
 TEXTS = (

@@ -18,21 +18,25 @@ import importlib.util
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from types import ModuleType
 from typing import Any
 
+import scoring.decide
 import scoring.decision
+import scoring.hosts.state
 import scoring.observation
 import scoring.rules
-import scoring.state
 import scoring.timing
 import scoring.vm.score
-from scoring.decision import Decision
+import scoring.vm.state
+from scoring.decide import Decision
+from scoring.hosts.state import HostState
 from scoring.observation import Observation
 from scoring.rules import Rules
-from scoring.state import AgentState
+from scoring.state import ENGINE, AgentState
+from scoring.vm.state import VmState
 from tests import earlier_version
 from tests.earlier_version import NotToBeHad
 
@@ -45,7 +49,9 @@ _IMPORT = re.compile(r"^(\s*(?:from|import)\s+)scoring\b", re.MULTILINE)
 _NOW = (
     scoring.observation,
     scoring.decision,
-    scoring.state,
+    scoring.decide,
+    scoring.hosts.state,
+    scoring.vm.state,
     scoring.rules,
     scoring.timing,
     scoring.vm.score,
@@ -110,10 +116,29 @@ def counterparts() -> Iterator[tuple[type, type | None]]:
 def decide(state: AgentState, observation: Observation, now_s: float) -> Decision:
     """What the earlier version decides. Pure, as what it stands for."""
     then = of_then()
-    decision = _earlier()[0].decide(into(state, then), into(observation, then), now_s)
-    found: Decision = into(decision, _TODAY)
+    # The earlier version's state is one record: what it knows of hosts and of its VM.
+    known = {each.name for each in fields(then.named("AgentState"))} - {"rules"}
+    parts = {**_by_name(state.host, then), **_by_name(state.engine, then)}
+    flat = {name: value for name, value in parts.items() if name in known}
+    memory = then.named("AgentState")(rules=into(state.rules, then), **flat)
+    decision = _earlier()[0].decide(memory, into(observation, then), now_s)
+    after = _by_name(decision.state, _TODAY)
     # The earlier version's rules are a part of this one's.
-    return replace(found, state=replace(found.state, rules=state.rules))
+    state = AgentState(state.rules, _part(HostState, after), {ENGINE: _part(VmState, after)})
+    rest = {each.name: getattr(decision, each.name) for each in fields(decision)}
+    del rest["state"]
+    return Decision(state, **{name: into(value, _TODAY) for name, value in rest.items()})
+
+
+def _by_name(value: Any, types: _Types) -> dict[str, Any]:
+    """The fields of a record in other types, without those that have no counterpart there."""
+    given = {each.name: into(getattr(value, each.name), types) for each in fields(value)}
+    return {name: each for name, each in given.items() if each is not _MISSING}
+
+
+def _part(kind: Any, given: Mapping[str, Any]) -> Any:
+    """A record of those of the fields that it has."""
+    return kind(**{each.name: given[each.name] for each in fields(kind) if each.name in given})
 
 
 class _Types:

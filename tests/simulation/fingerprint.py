@@ -25,7 +25,8 @@ from typing import Any
 
 import agent.beat
 from scoring import decision as made
-from scoring.decision import Action, Decision
+from scoring.decide import Decision
+from scoring.decision import Action
 from tests.simulation.laws import Broken
 from tests.simulation.scenario import Disappointed, Player, load
 from tests.simulation.seeds import GC_THRESHOLD, run_seed
@@ -59,7 +60,7 @@ SCENARIOS = Path(__file__).parents[1] / "scenarios"
 def told(decision: Decision) -> tuple[Any, ...]:
     """A decision by its values alone."""
     return (
-        decision.state.name.value,
+        decision.state.engine.name.value,
         tuple(_action(action) for action in decision.actions),
         tuple((reason.code.value, reason.text) for reason in decision.reasons),
         decision.score.value,

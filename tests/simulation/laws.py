@@ -53,7 +53,7 @@ from typing import TYPE_CHECKING
 from broker.wire.status import Report
 from scoring.decision import Code, FreeHostId
 from scoring.observation import OnHostShutdown, OrderKind
-from scoring.state import StateName
+from scoring.vm.state import StateName
 from tests.simulation import fitness
 from tests.simulation.fence_laws import FenceLaws
 from tests.simulation.lockspace import Membership

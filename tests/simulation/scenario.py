@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from broker.config.sections import ScoreSection, TimingSection
 from scoring.observation import OnHostShutdown, OrderKind, Pause, VmStatus
-from scoring.state import StateName
+from scoring.vm.state import StateName
 from tests.simulation import earlier_decisions, membership
 from tests.simulation.earlier import Metadata
 from tests.simulation.faults import SICK_BOUND_S

@@ -24,7 +24,8 @@ from scoring.observation import (
     VmStatus,
 )
 from scoring.rules import Rules
-from scoring.state import AgentState, StateName
+from scoring.state import AgentState
+from scoring.vm.state import StateName
 from tests import earlier_version
 from tests.simulation import earlier_decisions
 from tests.simulation.earlier_decisions import NAME, NotToBeHad, counterparts
@@ -85,10 +86,10 @@ def test_it_is_the_earlier_version_that_decides(earlier: None) -> None:
     then, now = earlier_decisions.decide(seen, ordered, 100.0), decide(seen, ordered, 100.0)
     assert type(then) is type(now)
     assert then.actions == (MigrateEngine(2),)
-    assert then.state.moving_to == 2
-    assert then.state.moving_until_s is None
+    assert then.state.engine.moving_to == 2
+    assert then.state.engine.moving_until_s is None
     # This version asks the target's libvirt first, or says until when.
-    assert then.actions != now.actions or now.state.moving_until_s is not None
+    assert then.actions != now.actions or now.state.engine.moving_until_s is not None
     assert then.state.rules == state.rules, "its own part of the rules does not take the rest away"
 
 

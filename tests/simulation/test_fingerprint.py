@@ -10,7 +10,8 @@ import pytest
 
 import agent.beat
 import scoring.decide
-from scoring.decision import Action, Decision
+from scoring.decide import Decision
+from scoring.decision import Action
 from scoring.observation import Observation
 from scoring.state import AgentState
 from tests.simulation.fingerprint import WORDS, differing, of_scenario

@@ -12,7 +12,7 @@ import agent.beat
 from agent.commands.replay import run
 from agent.journal.records import FILE_NAME, Journal
 from broker.daemon.exit_codes import ExitCode
-from scoring.decision import Decision
+from scoring.decide import Decision
 from scoring.observation import Observation
 from scoring.state import AgentState
 from tests.simulation.scenario import Player, parse

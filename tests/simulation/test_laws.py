@@ -12,13 +12,12 @@ import pytest
 from broker import broker
 from broker.peers.vm_place import SeenHost, VmPlace
 from broker.wire.status import Report
-from scoring import decide
 from scoring.decision import FreeHostId
 from scoring.hosts.liveness import Liveness
 from scoring.observation import VmStatus
-from scoring.state import StateName
-from scoring.vm import drain, isolation, left_behind, start
-from scoring.vm.turn import Turn
+from scoring.vm import drain, gates, isolation, left_behind, machine, start
+from scoring.vm.state import StateName
+from scoring.vm.turn import VmTurn
 from tests.simulation import ports
 from tests.simulation.disks import BASE
 from tests.simulation.host import Host
@@ -59,7 +58,7 @@ def broken(world: World, law: str, within_s: float = 300.0) -> None:
 def test_one_vm(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """sanlock gives the lease to everyone: the second QEMU is seen the moment it runs."""
     monkeypatch.setattr(Daemon, "_may_take", lambda self, resource: True)
-    monkeypatch.setattr(decide, "lease_allows", lambda turn: True)
+    monkeypatch.setattr(machine, "lease_allows", lambda turn: True)
     owner(world).freeze(30.0)
     broken(world, "one-vm")
 
@@ -123,8 +122,8 @@ def test_freed_off_looks_at_the_moment_of_the_proof(world: World) -> None:
 
 def test_global(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A core that does not look at global maintenance."""
-    monkeypatch.setattr(decide, "_global_maintenance", lambda turn: None)
-    monkeypatch.setattr(decide, "_usual", lambda turn: None)
+    monkeypatch.setattr(gates, "global_maintenance", lambda turn: None)
+    monkeypatch.setattr(gates, "usual", lambda turn: None)
     world.set_global_maintenance(True)
     world.run(10.0)
     owner(world).power_off("test")
@@ -133,7 +132,7 @@ def test_global(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_local(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A core that does not look at local maintenance."""
-    monkeypatch.setattr(decide, "_local_maintenance", lambda turn: None)
+    monkeypatch.setattr(gates, "local_maintenance", lambda turn: None)
     for host in world.hosts.values():
         if host is not owner(world):
             world.set_local_maintenance(host, True)
@@ -145,7 +144,7 @@ def test_local(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_healthy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A core that shuts the VM down as soon as another host scores more."""
-    monkeypatch.setattr(decide, "move", lambda turn: StateName.ENGINE_STOP)
+    monkeypatch.setattr(machine, "move", lambda turn: StateName.ENGINE_STOP)
     broken(world, "healthy")
 
 
@@ -175,8 +174,8 @@ def test_isolated_where_no_host_has_a_better_network(
     """A core that believes hosts which are cut off themselves."""
     look = isolation.look
 
-    def credulous(turn: Turn) -> isolation.Finding:
-        turn.live = tuple(replace(peer, way_out=True, uplink_up=True) for peer in turn.live)
+    def credulous(turn: VmTurn) -> isolation.Finding:
+        turn.host.live = tuple(replace(p, way_out=True, uplink_up=True) for p in turn.live)
         return look(turn)
 
     monkeypatch.setattr(isolation, "look", credulous)
@@ -212,7 +211,7 @@ def test_quiet(world: World) -> None:
 
 def test_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody ever starts the VM again."""
-    monkeypatch.setattr(decide, "may_start_here", lambda turn: False)
+    monkeypatch.setattr(machine, "may_start_here", lambda turn: False)
     owner(world).power_off("test")
     world.fault_ended()
     world.run(world.bound_s() + 5.0)
@@ -233,7 +232,7 @@ def test_clean_sees_a_failed_daemon(world: World, monkeypatch: pytest.MonkeyPatc
     def fails(turn: object) -> None:
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(decide, "_judge_health", fails)
+    monkeypatch.setattr(machine, "_judge_health", fails)
     broken(world, "clean", 20.0)
 
 

@@ -17,11 +17,10 @@ import pytest
 from agent.beat import Agent
 from agent.fence.driver import always
 from broker.lockspace.rejoin import Rejoin
-from scoring import decide
 from scoring.decision import Code, FreeHostId
-from scoring.hosts import fence_ask
+from scoring.hosts.turn import HostTurn
 from scoring.observation import FenceAsk, Health, OrderKind, VmStatus
-from scoring.vm.turn import Turn
+from scoring.vm import machine, unstoppable
 from tests.simulation.bmc import fence_levels
 from tests.simulation.host import Host
 from tests.simulation.laws import IDLE_S, LATE_S, Broken
@@ -161,7 +160,7 @@ def test_a_host_that_hangs_may_be_switched_off(world: World) -> None:
 # --- who asks to be switched off -------------------------------------------------------------
 
 
-def unstoppable(world: World) -> Host:
+def asks_with_reason(world: World) -> Host:
     """The owner asks to be switched off, and with reason; nobody does it."""
     target = owner(world)
     for host in others(world):
@@ -174,14 +173,14 @@ def unstoppable(world: World) -> Host:
 
 
 def test_a_host_that_asks_with_reason_may_be_switched_off(world: World) -> None:
-    target = unstoppable(world)
+    target = asks_with_reason(world)
     shot(world, target)
     world.run(1.0)
 
 
 def test_a_host_that_asks_although_its_vm_is_well(world: World) -> None:
     """Its word alone is not enough."""
-    target = unstoppable(world)
+    target = asks_with_reason(world)
     assert target.qemu is not None
     target.qemu.is_hung = False
     shot(world, target)
@@ -189,7 +188,7 @@ def test_a_host_that_asks_although_its_vm_is_well(world: World) -> None:
 
 
 def test_a_host_that_asks_although_its_vm_can_be_ended(world: World) -> None:
-    target = unstoppable(world)
+    target = asks_with_reason(world)
     target.qemu_unkillable = False
     shot(world, target)
     broken(world, "fenced")
@@ -207,7 +206,7 @@ def test_a_host_with_a_sick_vm_that_does_not_ask(world: World) -> None:
 
 
 def test_a_host_that_asks_and_is_put_into_maintenance(world: World) -> None:
-    target = unstoppable(world)
+    target = asks_with_reason(world)
     world.set_local_maintenance(target, True)
     shot(world, target)
     broken(world, "fenced")
@@ -242,7 +241,7 @@ def test_a_host_whose_ask_is_not_true_of_its_patience(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The product asks at once, and the others believe it."""
-    monkeypatch.setattr(fence_ask, "_asks", lambda *_: True)
+    monkeypatch.setattr(unstoppable, "_asks", lambda *_: True)
     target = owner(world)
     target.qemu_unkillable = True
     assert target.qemu is not None
@@ -353,7 +352,7 @@ def test_quiet_within_a_scenario(world: World) -> None:
 
 def test_up_in_the_middle_of_a_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody starts the VM, and faults go on elsewhere."""
-    monkeypatch.setattr(decide, "may_start_here", lambda turn: False)
+    monkeypatch.setattr(machine, "may_start_here", lambda turn: False)
     owner(world).power_off("test")
     broken(world, "up", IDLE_S + 100.0)
 
@@ -367,7 +366,7 @@ def test_up_where_it_is_sick_and_nothing_is_done(
         return Health.GOOD, None
 
     monkeypatch.setattr(SimEngineMonitor, "_health", good)
-    monkeypatch.setattr(decide, "must_end", lambda turn: False)
+    monkeypatch.setattr(machine, "must_end", lambda turn: False)
     qemu = owner(world).qemu
     assert qemu is not None
     qemu.is_hung = True
@@ -391,13 +390,13 @@ def started_past_the_lock_driver(world: World) -> Host:
 def test_leased_where_a_host_says_nothing_of_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    because = Turn.because
+    because = HostTurn.because
 
-    def silent(turn: Turn, code: Code, text: str) -> None:
+    def silent(turn: HostTurn, code: Code, text: str) -> None:
         if code is not Code.VM_UNPROTECTED:
             because(turn, code, text)
 
-    monkeypatch.setattr(Turn, "because", silent)
+    monkeypatch.setattr(HostTurn, "because", silent)
     started_past_the_lock_driver(world)
     broken(world, "leased", 60.0)
 

@@ -25,14 +25,14 @@ import pytest
 from agent.fence.driver import Still
 from agent.last_look import LastLook
 from agent.leases.freeing import DeltaLeases, free_host_id
-from scoring import decide
 from scoring.decision import FreeHostId
 from scoring.hosts import last_look, takeover
 from scoring.hosts.evidence import Evidence, Precondition, may_free, may_power_off
+from scoring.hosts.state import Takeover
 from scoring.observation import HostIdFreed, LeaseAnswer, PowerAnswer
 from scoring.rules import Rules
-from scoring.state import Takeover
 from scoring.timing import Timing
+from scoring.vm import gates
 from tests.simulation.laws import Broken
 from tests.simulation.scenario import Player, parse
 
@@ -67,7 +67,7 @@ def take_away(monkeypatch: pytest.MonkeyPatch, act: str, *names: str) -> None:
 
 def the_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """GlobalMaintenance, the state, comes before everything."""
-    monkeypatch.setattr(decide, "_global_maintenance", lambda turn: None)
+    monkeypatch.setattr(gates, "global_maintenance", lambda turn: None)
 
 
 def the_lease_of_now(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,8 @@ from broker.whiteboard.store import StorageTrouble
 from broker.wire.status import BegunReason, Maintenance, NewOrder, Report
 from scoring.decision import Code, FreeHostId
 from scoring.observation import OrderKind, Pause, VmStatus
-from scoring.state import StateName
+from scoring.state import ENGINE
+from scoring.vm.state import StateName
 from tests.simulation import earlier_decisions, orderly
 from tests.simulation.bmc import fence_levels
 from tests.simulation.disks import BASE, SHARED, SimWhatRuns
@@ -1256,16 +1257,16 @@ def _waits_s(agent: Agent, now_s: float) -> float:
     """How long an agent waits for nothing but time to pass; 0 while anything is under way."""
     if agent.last is None:
         return 0.0
-    state = agent.last.state
+    state, rules = agent.last.state.engine, agent.last.state.rules
     if (
         state.acting
         or state.asking_lease
-        or state.takeover is not None
+        or agent.last.state.host.takeover is not None
         or state.better_since_s is not None
         or state.move_failed_s
     ):
         return 0.0
-    timing, ends_s = state.rules.timing, float("inf")
+    timing, ends_s = rules.timing, float("inf")
     if state.retries:
         ends_s = state.last_failure_s + timing.retry_expiry
     if state.name is StateName.ENGINE_UNEXPECTEDLY_DOWN:
@@ -1276,12 +1277,13 @@ def _waits_s(agent: Agent, now_s: float) -> float:
 
 def _age(agent: Agent, by_s: float) -> None:
     """Its clock stood still in a leap: what it remembers is that much longer ago."""
-    state = agent._state
-    agent._state = replace(
+    state = agent._state.engine
+    aged = replace(
         state,
         since_s=None if state.since_s is None else state.since_s - by_s,
         last_failure_s=state.last_failure_s - by_s,
     )
+    agent._state = replace(agent._state, vms={ENGINE: aged})
 
 
 def _only(error: BaseException, kind: type[BaseException]) -> bool:

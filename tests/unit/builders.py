@@ -5,17 +5,16 @@ otherwise. Each test then says only what is different in its story."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from scoring.decide import decide
+from scoring.decide import Decision, decide
 from scoring.decision import (
     Action,
     AskFenceOwner,
     AskLease,
     AskPower,
     Code,
-    Decision,
     DropFenceLease,
     FreeHostId,
     MigrateEngine,
@@ -27,6 +26,7 @@ from scoring.decision import (
     TakeFenceLease,
 )
 from scoring.hosts.evidence import Evidence
+from scoring.hosts.state import HostState, Seen
 from scoring.observation import (
     DETAIL_ALREADY_LOCKED,
     DETAIL_MIGRATION_SOURCE,
@@ -50,7 +50,8 @@ from scoring.observation import (
     VmStatus,
 )
 from scoring.rules import Rules
-from scoring.state import AgentState, Seen, StateName
+from scoring.state import ENGINE, AgentState
+from scoring.vm.state import StateName, VmState
 
 #: A moment in the middle of a long life; a whole number, so that sums of it are exact.
 NOW_S = 10_000.0
@@ -141,6 +142,15 @@ def seen(
     return table | {p.host_id: Seen(p.timestamp, now_s - 1) for p in uncertain}
 
 
+def state_of(**remembered: Any) -> AgentState:
+    """The memory of an agent: fields of its rules, of its HostState and of VM 1, by their names."""
+    of_host = {each.name for each in fields(HostState)}
+    rules = remembered.pop("rules", RULES)
+    host = {name: value for name, value in remembered.items() if name in of_host}
+    vm = {name: value for name, value in remembered.items() if name not in of_host}
+    return AgentState(rules, HostState(**host), {ENGINE: VmState(**vm)})
+
+
 def in_state(
     name: StateName,
     here: LocalHost | None = None,
@@ -154,15 +164,17 @@ def in_state(
 ) -> Decision:
     """What is decided at NOW_S by a host that has been in state `name` for `for_s`.
 
-    `remembered`: other fields of its AgentState; `observed`: of the Observation.
+    `remembered`: other fields of its memory, see `state_of`; `observed`: of the Observation.
     """
-    fields: dict[str, Any] = {
-        "rules": RULES,
-        "missing_since_s": NOW_S - LONG_S,
-        "seen": seen(live, silent, uncertain),
-        **(remembered or {}),
-    }
-    state = AgentState(name=name, since_s=NOW_S - for_s, **fields)
+    state = state_of(
+        name=name,
+        since_s=NOW_S - for_s,
+        **{
+            "missing_since_s": NOW_S - LONG_S,
+            "seen": seen(live, silent, uncertain),
+            **(remembered or {}),
+        },
+    )
     return decide(state, observe(here, peers=(*live, *silent, *uncertain), **observed), NOW_S)
 
 
@@ -276,8 +288,8 @@ def acting(**remembered: Any) -> dict[str, Any]:
 def starts(decision: Decision) -> bool:
     """Whether the decision starts the VM here, and is in EngineStart for it."""
     started = StartEngine in kinds(decision)
-    assert started == (decision.state.name is StateName.ENGINE_START)
-    assert started == decision.state.acting
+    assert started == (decision.state.engine.name is StateName.ENGINE_START)
+    assert started == decision.state.engine.acting
     return started
 
 
@@ -319,7 +331,7 @@ class Fall:
         self.actions: list[object] = []
         for _ in range(20):
             self.beat()
-        assert self.life.state.name is StateName.ENGINE_DOWN
+        assert self.life.state.engine.name is StateName.ENGINE_DOWN
         assert not self.actions
         self.life.beating.discard(DEAD)
 

@@ -28,15 +28,17 @@ from broker.wire.status import (
     MeasuredOnWire,
     PenaltyOnWire,
 )
-from scoring.decision import Decision, StartEngine
+from scoring.decide import Decision
+from scoring.decision import StartEngine
+from scoring.hosts.state import Seen
 from scoring.observation import Observation
-from scoring.state import AgentState, Seen, StateName
 from scoring.vm.score import Score
+from scoring.vm.state import StateName
 from tests.fakes.broker import make_broker, report, up
 from tests.fakes.slot_store import MemoryVolume
 from tests.fakes.statuses import DOWN as DOWN_STATUS
 from tests.fakes.statuses import host
-from tests.unit.builders import NOW_S, RULES, UP, local, peer
+from tests.unit.builders import NOW_S, RULES, UP, local, peer, state_of
 
 S = StateName
 
@@ -46,7 +48,7 @@ def seen(measured: Measured, *steps: tuple[float, StateName]) -> MeasuredOnWire:
     before = S.ENGINE_DOWN
     for now_s, name in steps:
         actions = (StartEngine(),) if name is S.ENGINE_START else ()
-        measured.look(before, Decision(AgentState(name=name), actions, (), Score(1)), now_s)
+        measured.look(before, Decision(state_of(name=name), actions, (), Score(1)), now_s)
         before = name
     return measured.on_wire
 

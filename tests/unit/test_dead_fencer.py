@@ -13,17 +13,18 @@ from typing import Any
 import pytest
 
 from broker.lockspace.freeing_before import freeing_before
+from scoring.decide import Decision
 from scoring.decision import (
     AskFenceOwner,
     AskPower,
     Code,
-    Decision,
     DropFenceLease,
     FreeHostId,
     PowerOffHost,
     TakeFenceLease,
 )
 from scoring.hosts.evidence import may_free_fencer
+from scoring.hosts.state import Takeover
 from scoring.observation import (
     FenceLeaseAnswer,
     FenceOwnerAnswer,
@@ -34,7 +35,7 @@ from scoring.observation import (
     PowerAnswer,
     Standing,
 )
-from scoring.state import StateName, Takeover
+from scoring.vm.state import StateName
 from tests.unit.builders import (
     NOW_S,
     RULES,
@@ -104,8 +105,8 @@ def codes(decision: Decision) -> list[Code]:
 
 
 def step_of(decision: Decision) -> Takeover:
-    assert decision.state.takeover is not None
-    return decision.state.takeover
+    assert decision.state.host.takeover is not None
+    return decision.state.host.takeover
 
 
 def frees(decision: Decision) -> list[FreeHostId]:
@@ -293,7 +294,7 @@ def test_a_host_that_had_the_vm_as_well_is_freed_of_both() -> None:
         fencer=replace(FOUND, host_id=DEAD, freeing=True),
     )
     freed = decided(both, outcomes=(HostIdFreed(DEAD, True),))
-    assert freed.state.name is StateName.ENGINE_START
+    assert freed.state.engine.name is StateName.ENGINE_START
 
 
 def test_one_that_was_not_freed_is_proven_off_anew_after_a_pause() -> None:
@@ -342,8 +343,8 @@ def test_what_is_under_way_outlasts_the_takeover() -> None:
     assert left.fencer.offs == () and "global maintenance" in left.fencer.withdrawn
     ended = (HostIdFreed(FENCER, True), FenceOwnerAnswer(free_lease()))
     gone = decided(freeing, global_maintenance=True, outcomes=ended)
-    assert gone.state.takeover is None
-    assert decided(PROVEN, global_maintenance=True).state.takeover is None
+    assert gone.state.host.takeover is None
+    assert decided(PROVEN, global_maintenance=True).state.host.takeover is None
 
 
 def test_an_answer_that_nobody_waits_for_changes_nothing() -> None:
@@ -351,7 +352,7 @@ def test_an_answer_that_nobody_waits_for_changes_nothing() -> None:
     decision = decided(
         REFUSED, remembered={"takeover": None}, outcomes=outcomes, global_maintenance=True
     )
-    assert decision.state.takeover is None
+    assert decision.state.host.takeover is None
     assert DropFenceLease() not in decision.actions
 
 

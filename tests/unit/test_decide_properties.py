@@ -26,14 +26,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from scoring.decide import decide
+from scoring.decide import Decision, decide
 from scoring.decision import (
     Action,
     AskFenceOwner,
     AskLease,
     AskPower,
     CancelMigration,
-    Decision,
     DisarmDomain,
     DropFenceLease,
     FreeHostId,
@@ -73,8 +72,9 @@ from scoring.observation import (
     StartResult,
     VmStatus,
 )
-from scoring.state import TRANSITIONS, AgentState, StateName
-from tests.unit.builders import DIED, DOWN, RULES, SICK, TIMING, UNKNOWN, UP, local, peer
+from scoring.state import AgentState
+from scoring.vm.state import TRANSITIONS, StateName
+from tests.unit.builders import DIED, DOWN, RULES, SICK, TIMING, UNKNOWN, UP, local, peer, state_of
 from tests.unit.draws import draws
 
 VM_ACTIONS = (StartEngine, ShutdownEngine, PowerOffEngine, MigrateEngine)
@@ -131,20 +131,20 @@ class Witness:
         return decision
 
     def check_shape(self, before: AgentState, decision: Decision, now_s: float) -> None:
-        state = decision.state
+        state, was = decision.state.engine, before.engine
         assert decision.reasons, "always say why"
         assert all(reason.text for reason in decision.reasons)
-        assert state.name in REACHABLE[before.name]
+        assert state.name in REACHABLE[was.name]
         assert state.since_s is not None
         assert state.since_s <= now_s
-        if state.name is before.name and before.since_s is not None:
-            assert state.since_s in (before.since_s, now_s)
+        if state.name is was.name and was.since_s is not None:
+            assert state.since_s in (was.since_s, now_s)
         else:
             assert state.since_s == now_s, "the clock of a state starts when it is entered"
-        assert all(moment.since_s <= now_s for moment in state.seen.values())
+        assert all(moment.since_s <= now_s for moment in decision.state.host.seen.values())
         assert 0 <= decision.score.value <= RULES.weights.base_score
         assert sum(isinstance(a, VM_ACTIONS) for a in decision.actions) <= 1
-        if before.acting and not state.acting:
+        if was.acting and not state.acting:
             assert not any(isinstance(a, VM_ACTIONS) for a in decision.actions)
 
     def check_laws(self, seen: Observation, decision: Decision) -> None:
@@ -163,13 +163,13 @@ class Witness:
             assert seen.storage_good_since_s is not None
             assert seen.lockspace_joined is True
             assert vm is not VmStatus.UP
-            assert seen.local.engine_taken_s > decision.state.acted_s
+            assert seen.local.engine_taken_s > decision.state.engine.acted_s
             lease, freed_s = self.lease, self.freed_s
             freed = freed_s is not None and (lease is None or lease.asked_s <= freed_s)
             assert freed or (lease is not None and lease.known)
         if any(isinstance(a, ShutdownEngine | MigrateEngine) for a in acts):
             assert vm is VmStatus.UP
-            assert seen.local.engine_taken_s > decision.state.acted_s
+            assert seen.local.engine_taken_s > decision.state.engine.acted_s
         for act in acts:
             if isinstance(act, MigrateEngine):
                 assert seen.migration_possible
@@ -324,10 +324,10 @@ def test_any_state_survives_any_observation(
     name: StateName, for_s: float, observation: Observation, acting: bool
 ) -> None:
     """Also where a state was left with an action under way, or was never to be entered so."""
-    state = AgentState(RULES, name, since_s=1000.0 - for_s, acting=acting)
+    state = state_of(name=name, since_s=1000.0 - for_s, acting=acting)
     decision = decide(state, observation, 1000.0)
     assert decision.reasons
-    assert decision.state.name in REACHABLE[name]
+    assert decision.state.engine.name in REACHABLE[name]
     if observation.global_maintenance is not False or observation.newer_versions:
         assert not any(isinstance(a, MOVES_OR_FREES) for a in decision.actions)
 
@@ -468,7 +468,7 @@ class Storm:
         )
         decision = self.witness.decide(observation, self.now_s)
         self.pending.extend(decision.actions)
-        if self.witness.state.name is StateName.AGENT_STOPPED:
+        if self.witness.state.engine.name is StateName.AGENT_STOPPED:
             self.witness, self.pending = Witness(), []
 
     def outcomes(self) -> Iterator[Outcome]:

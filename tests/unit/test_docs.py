@@ -44,8 +44,8 @@ from broker.wire.status import (
 )
 from scoring.decision import Code
 from scoring.observation import EngineStatus
-from scoring.state import StateName
 from scoring.timing import Timing
+from scoring.vm.state import StateName
 from tests.unit.documents import DOCS, anchor, rows, sections
 
 ROOT = Path(__file__).parents[2]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from scoring.decide import Decision
 from scoring.decision import (
     CancelMigration,
     Code,
-    Decision,
     MigrateEngine,
     PowerOffEngine,
     PowerOnHost,
@@ -33,9 +33,9 @@ from scoring.observation import (
     Pause,
     VmStatus,
 )
-from scoring.state import StateName as S
 from scoring.timing import HOST_SHUTDOWN_MAX_S, Timing
 from scoring.vm.drain import TARGET_PATIENCE_S
+from scoring.vm.state import StateName as S
 from tests.unit.builders import (
     BOOTING,
     DIED,
@@ -81,7 +81,7 @@ def going(
 def test_the_vm_goes_to_the_best_host_at_once(state: S, engine: EngineStatus) -> None:
     """Healthy, sick or in the middle of its boot."""
     moved = in_state(state, going(engine), live=[peer(2, 2400), peer(3)])
-    assert moved.state.name is S.ENGINE_MIGRATING_AWAY
+    assert moved.state.engine.name is S.ENGINE_MIGRATING_AWAY
     assert moved.actions == (MigrateEngine(3),)
     assert Code.MOVE_STARTED in codes(moved)
     assert moved.score.value == 0 and moved.score.penalties[0].why == "this host is shutting down"
@@ -105,7 +105,7 @@ def test_each_host_is_tried_once_and_then_the_vm_is_shut_down_in_order() -> None
     assert life.beat(after_s=0.1).actions == (MigrateEngine(3),)
     life.beat(EngineMigrationEnded(3, False, "refused"))
     last = life.beat(after_s=0.1)
-    assert last.state.name is S.ENGINE_STOP and last.actions == (ShutdownEngine(),)
+    assert last.state.engine.name is S.ENGINE_STOP and last.actions == (ShutdownEngine(),)
     assert "failed to each host that could take it" in _text(last, Code.DRAIN_STOP)
 
 
@@ -124,7 +124,7 @@ def test_where_nobody_can_take_it_it_is_shut_down_in_order(
     for_s: float, hosts: list[Any], observed: dict[str, Any], why: str
 ) -> None:
     stopped = in_state(S.ENGINE_UP, going(for_s=for_s), live=hosts, **observed)
-    assert stopped.state.name is S.ENGINE_STOP
+    assert stopped.state.engine.name is S.ENGINE_STOP
     assert stopped.actions == (ShutdownEngine(),)
     assert why in _text(stopped, Code.DRAIN_STOP)
 
@@ -144,25 +144,28 @@ def test_a_host_that_may_be_able_in_a_moment_is_waited_for() -> None:
         {"silent": [peer(2, stopped=True, maintenance=True, heartbeat_s=NOW_S - 5)]},
     ):
         waits = in_state(S.ENGINE_UP, here, **seen)  # type: ignore[arg-type]
-        assert waits.state.name is S.ENGINE_UP and not waits.actions, seen
+        assert waits.state.engine.name is S.ENGINE_UP and not waits.actions, seen
         assert "waiting for one, 1 s at most" in _text(waits, Code.DRAIN_WAITING)
     silent = peer(2, heartbeat_s=NOW_S - 5 - MOMENT_S)
     gone = in_state(S.ENGINE_UP, here, silent=[silent])
-    assert gone.state.name is S.ENGINE_STOP, "it answered too long ago"
+    assert gone.state.engine.name is S.ENGINE_STOP, "it answered too long ago"
     tried = {"move_failed_s": {2: NOW_S}}
-    assert in_state(S.ENGINE_UP, here, live=[peer(2)], remembered=tried).state.name is S.ENGINE_STOP
+    assert (
+        in_state(S.ENGINE_UP, here, live=[peer(2)], remembered=tried).state.engine.name
+        is S.ENGINE_STOP
+    )
 
 
 def test_a_booting_vm_waits_for_a_target_like_any_other() -> None:
     waits = in_state(S.ENGINE_STARTING, going(BOOTING), live=[peer(2, 0)])
-    assert waits.state.name is S.ENGINE_STARTING
+    assert waits.state.engine.name is S.ENGINE_STARTING
     assert codes(waits) == [Code.DRAIN_WAITING, Code.ENGINE_BOOTING]
 
 
 def test_the_other_host_that_shuts_down_is_no_target() -> None:
     """Nor does this one wait for it: all hosts may be going down."""
     both = in_state(S.ENGINE_UP, going(), live=[peer(2, 0, maintenance=True)])
-    assert both.state.name is S.ENGINE_STOP
+    assert both.state.engine.name is S.ENGINE_STOP
 
 
 # --- what else a shutdown changes ---------------------------------------------------------------
@@ -178,23 +181,23 @@ def test_the_guest_has_less_time_than_in_another_stop() -> None:
     for_s = TIMING.host_shutdown_grace
     remembered = {"stop_asked": True}
     waits = in_state(S.ENGINE_STOP, going(), for_s=for_s - 1, remembered=remembered)
-    assert waits.state.name is S.ENGINE_STOP and not waits.actions
+    assert waits.state.engine.name is S.ENGINE_STOP and not waits.actions
     ended = in_state(S.ENGINE_STOP, going(), for_s=for_s, remembered=remembered)
     assert ended.actions == (PowerOffEngine(),)
     usual = in_state(S.ENGINE_STOP, local(UP), for_s=for_s, remembered=remembered)
-    assert usual.state.name is S.ENGINE_STOP and not usual.actions
+    assert usual.state.engine.name is S.ENGINE_STOP and not usual.actions
 
 
 @pytest.mark.parametrize("state", [S.ENGINE_DOWN, S.ENGINE_MAYBE_AWAY, S.LOCAL_MAINTENANCE])
 def test_without_the_vm_it_is_out_of_the_way(state: S) -> None:
     out = in_state(state, going(DOWN), live=[peer(2)])
-    assert out.state.name is S.LOCAL_MAINTENANCE and not out.actions
+    assert out.state.engine.name is S.LOCAL_MAINTENANCE and not out.actions
     assert codes(out)[-1] is Code.HOST_SHUTDOWN
 
 
 def test_a_vm_that_died_meanwhile_is_not_started_here() -> None:
     out = in_state(S.ENGINE_UP, going(DIED), live=[peer(2)])
-    assert out.state.name is S.LOCAL_MAINTENANCE
+    assert out.state.engine.name is S.LOCAL_MAINTENANCE
 
 
 def test_a_vm_that_arrives_is_moved_on() -> None:
@@ -212,7 +215,7 @@ def test_a_paused_vm_that_lost_its_lease_is_ended_not_moved() -> None:
 def test_a_vm_that_somebody_paused_is_left_alone(state: S) -> None:
     by_user = going(PAUSED, lease_held=False, domain=DomainHere(pause=Pause.USER))
     left = in_state(state, by_user, live=[peer(2)])
-    assert left.state.name is state and not left.actions
+    assert left.state.engine.name is state and not left.actions
 
 
 def test_a_vm_whose_disk_failed_is_ended_and_not_moved() -> None:
@@ -224,7 +227,7 @@ def test_a_vm_whose_disk_failed_is_ended_and_not_moved() -> None:
 
 def test_global_maintenance_comes_first() -> None:
     held = in_state(S.ENGINE_UP, going(), live=[peer(2)], global_maintenance=True)
-    assert held.state.name is S.GLOBAL_MAINTENANCE and not held.actions
+    assert held.state.engine.name is S.GLOBAL_MAINTENANCE and not held.actions
 
 
 def test_no_host_is_switched_on_by_one_that_goes_down() -> None:
@@ -237,7 +240,7 @@ def test_no_host_is_switched_on_by_one_that_goes_down() -> None:
 def test_an_order_to_start_is_refused_with_its_reason() -> None:
     order = Order(1, OrderKind.START)
     refused = in_state(S.LOCAL_MAINTENANCE, going(DOWN), live=[peer(2)], order=order)
-    assert refused.state.answers[-1].text == "this host is shutting down"
+    assert refused.state.engine.answers[-1].text == "this host is shutting down"
 
 
 # --- a migration that takes too long ------------------------------------------------------------

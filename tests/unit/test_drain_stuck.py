@@ -15,7 +15,8 @@ from agent.commands.maintenance import drained as drained_answer
 from agent.commands.maintenance import run as maintain
 from broker.broker import Broker
 from broker.wire.status import ReasonOnWire
-from scoring.decision import Code, Decision, MigrateEngine
+from scoring.decide import Decision
+from scoring.decision import Code, MigrateEngine
 from scoring.observation import (
     EngineMigrationEnded,
     HostShutdown,
@@ -23,9 +24,9 @@ from scoring.observation import (
     OrderKind,
     PeerReport,
 )
-from scoring.state import MoveProblem
-from scoring.state import StateName as S
 from scoring.vm.move import LASTING_RETRY_S, NAMED_MAX, RETRY_MAX_S
+from scoring.vm.state import MoveProblem
+from scoring.vm.state import StateName as S
 from tests.fakes.broker import report, served, up
 from tests.unit.builders import DOWN, NOW_S, TIMING, UP, codes, in_state, local, peer
 
@@ -58,7 +59,7 @@ LASTING = MoveProblem(CPU, lasting=True)
 
 def test_what_cannot_go_away_is_said_of_each_host_with_what_to_do() -> None:
     decision = drained(failed={2: LASTING, 3: MoveProblem("two machines with one UUID", True)})
-    assert decision.state.name is S.ENGINE_UP and not decision.actions
+    assert decision.state.engine.name is S.ENGINE_UP and not decision.actions
     assert codes(decision) == [Code.DRAIN_STUCK, Code.ENGINE_HEALTHY]
     text = decision.reasons[0].text
     assert f"host2 (id 2): {CPU}; host3 (id 3): two machines with one UUID" in text
@@ -109,17 +110,19 @@ def moved(outcome: EngineMigrationEnded, **remembered: Any) -> Decision:
 
 
 def test_why_and_how_often_a_move_failed_is_remembered() -> None:
-    once = moved(ended(False, detail="no route")).state
+    once = moved(ended(False, detail="no route")).state.engine
     assert once.move_problems == {2: MoveProblem("no route")}
-    twice = moved(ended(False, detail=CPU, lasting=True), move_problems=once.move_problems).state
+    twice = moved(
+        ended(False, detail=CPU, lasting=True), move_problems=once.move_problems
+    ).state.engine
     assert twice.move_problems == {2: MoveProblem(CPU, lasting=True, tries=2)}
-    assert moved(ended(False)).state.move_problems[2].why == "no reason"
-    assert not moved(ended(True), move_problems=once.move_problems).state.move_problems
+    assert moved(ended(False)).state.engine.move_problems[2].why == "no reason"
+    assert not moved(ended(True), move_problems=once.move_problems).state.engine.move_problems
 
 
 def test_what_an_operator_ordered_counts_for_nothing() -> None:
     order = Order(1, OrderKind.MIGRATE)
-    assert not moved(ended(False, detail="no"), order=order).state.move_problems
+    assert not moved(ended(False, detail="no"), order=order).state.engine.move_problems
 
 
 def test_a_host_that_was_away_may_have_been_mended() -> None:
@@ -131,7 +134,7 @@ def test_a_host_that_was_away_may_have_been_mended() -> None:
         silent=(peer(3),),
         remembered={"move_problems": known},
     )
-    assert decision.state.move_problems == {2: LASTING}
+    assert decision.state.engine.move_problems == {2: LASTING}
 
 
 def test_where_no_host_can_take_it_each_is_named_with_its_reason() -> None:
@@ -180,7 +183,7 @@ def test_a_host_that_shuts_down_says_why_the_vm_could_not_leave() -> None:
             "move_problems": {2: LASTING, 3: MoveProblem("no route")},
         },
     )
-    assert decision.state.name is S.ENGINE_STOP
+    assert decision.state.engine.name is S.ENGINE_STOP
     assert decision.reasons[0].text.endswith(
         f"to each host that could take it: host2 (id 2): {CPU}; host3 (id 3): no route"
     )

@@ -18,8 +18,8 @@ from scoring.hosts.evidence import (
     renewal_patience_s,
     renews,
 )
+from scoring.hosts.state import Takeover
 from scoring.observation import FenceRecord, FenceStep, Power, PowerAnswer
-from scoring.state import Takeover
 from tests.unit.builders import NOW_S, RULES, TIMING, evidence, lease_of
 
 TARGET = 2

@@ -13,17 +13,18 @@ from broker.this_host.sick_vm import SickVm
 from broker.whiteboard.lines import fence_ask_line, fence_ask_of, peer_report
 from broker.whiteboard.slot import SlotReport
 from broker.wire.status import Report
+from scoring.decide import Decision
 from scoring.decision import (
     AskPower,
     Code,
-    Decision,
     PowerOffEngine,
     PowerOffHost,
     StartEngine,
     TakeFenceLease,
 )
 from scoring.hosts.evidence import Precondition, may_power_off
-from scoring.hosts.fence_ask import STOP_RETRY_S, asking, is_asked, told
+from scoring.hosts.fence_ask import asking, is_asked, told
+from scoring.hosts.state import Takeover
 from scoring.observation import (
     EngineStatus,
     EngineStopEnded,
@@ -35,8 +36,9 @@ from scoring.observation import (
     PowerAnswer,
 )
 from scoring.rules import Rules
-from scoring.state import StateName, Takeover
 from scoring.timing import Timing
+from scoring.vm.state import StateName
+from scoring.vm.unstoppable import STOP_RETRY_S
 from tests.unit.builders import (
     DOWN,
     NOW_S,
@@ -87,13 +89,13 @@ def sick(
 
 def test_it_asks_when_ending_the_vm_has_failed_for_long_enough() -> None:
     decision = sick()
-    assert decision.state.asks_off and codes(decision)[0] is Code.FENCE_ASKED
-    assert not sick(failed_s=PATIENCE_S - 0.1).state.asks_off
+    assert decision.state.engine.asks_off and codes(decision)[0] is Code.FENCE_ASKED
+    assert not sick(failed_s=PATIENCE_S - 0.1).state.engine.asks_off
 
 
 def test_it_asks_while_it_tries_once_more() -> None:
     decision = sick(state=StateName.ENGINE_FORCE_STOP, remembered={"acting": True})
-    assert decision.state.asks_off
+    assert decision.state.engine.asks_off
 
 
 @pytest.mark.parametrize(
@@ -114,13 +116,13 @@ def test_it_asks_while_it_tries_once_more() -> None:
 )
 def test_it_does_not_ask(changed: dict[str, Any]) -> None:
     decision = sick(**changed)
-    assert not decision.state.asks_off and Code.FENCE_ASKED not in codes(decision)
+    assert not decision.state.engine.asks_off and Code.FENCE_ASKED not in codes(decision)
 
 
 def test_an_ask_is_withdrawn() -> None:
     asked: dict[str, Any] = {"remembered": {"asks_off": True}}
-    assert sick(**asked).state.asks_off
-    assert not sick(engine=UP, **asked).state.asks_off
+    assert sick(**asked).state.engine.asks_off
+    assert not sick(engine=UP, **asked).state.engine.asks_off
 
 
 def test_it_does_not_ask_while_somebody_outside_reaches_the_vm() -> None:
@@ -129,9 +131,9 @@ def test_it_does_not_ask_while_somebody_outside_reaches_the_vm() -> None:
 
     remembered = {"last_ran": 7}
     newest_s = NOW_S - TIMING.isolation_after
-    assert not sick(live=(seen(newest_s + 0.1),), remembered=remembered).state.asks_off
-    assert sick(live=(seen(newest_s),), remembered=remembered).state.asks_off
-    assert sick(live=(seen(NOW_S, stay=6),), remembered=remembered).state.asks_off
+    assert not sick(live=(seen(newest_s + 0.1),), remembered=remembered).state.engine.asks_off
+    assert sick(live=(seen(newest_s),), remembered=remembered).state.engine.asks_off
+    assert sick(live=(seen(NOW_S, stay=6),), remembered=remembered).state.engine.asks_off
 
 
 def test_a_stop_that_failed_is_remembered_from_the_first_on() -> None:
@@ -141,34 +143,34 @@ def test_a_stop_that_failed_is_remembered_from_the_first_on() -> None:
         remembered={"unstopped_since_s": None, "acting": True},
         outcomes=(failed,),
     )
-    assert first.state.unstopped_since_s == NOW_S
+    assert first.state.engine.unstopped_since_s == NOW_S
     again = sick(state=StateName.ENGINE_FORCE_STOP, remembered={"acting": True}, outcomes=(failed,))
-    assert again.state.unstopped_since_s == NOW_S - PATIENCE_S
+    assert again.state.engine.unstopped_since_s == NOW_S - PATIENCE_S
 
 
 def test_a_guest_that_was_asked_to_shut_down_is_not_ended_by_that() -> None:
     passed_on = EngineStopEnded(True)
     asked = sick(state=StateName.ENGINE_STOP, remembered={"acting": True}, outcomes=(passed_on,))
-    assert asked.state.unstopped_since_s == NOW_S - PATIENCE_S
+    assert asked.state.engine.unstopped_since_s == NOW_S - PATIENCE_S
     ended = sick(
         state=StateName.ENGINE_FORCE_STOP, remembered={"acting": True}, outcomes=(passed_on,)
     )
-    assert ended.state.unstopped_since_s is None
+    assert ended.state.engine.unstopped_since_s is None
 
 
 @pytest.mark.parametrize("engine", [UP, DOWN])
 def test_it_is_forgotten_when_the_vm_is_well_or_gone(engine: EngineStatus) -> None:
-    assert sick(engine=engine).state.unstopped_since_s is None
+    assert sick(engine=engine).state.engine.unstopped_since_s is None
 
 
 @pytest.mark.parametrize("engine", [UNKNOWN, UNANSWERED])
 def test_it_is_not_forgotten_for_want_of_an_answer(engine: EngineStatus) -> None:
-    assert sick(engine=engine).state.unstopped_since_s is not None
+    assert sick(engine=engine).state.engine.unstopped_since_s is not None
 
 
 def test_the_process_is_ended_once_more_after_a_pause() -> None:
     decision = sick(acted_s=NOW_S - STOP_RETRY_S)
-    assert decision.state.name is StateName.ENGINE_FORCE_STOP
+    assert decision.state.engine.name is StateName.ENGINE_FORCE_STOP
     assert decision.actions == (PowerOffEngine(),)
     assert not sick(acted_s=NOW_S - STOP_RETRY_S + 0.1).actions
     assert not sick(UNANSWERED, acted_s=NOW_S - STOP_RETRY_S).actions
@@ -180,9 +182,9 @@ def test_a_vm_that_is_sick_by_its_own_check_alone_is_not_stopped() -> None:
     kwargs: dict[str, Any] = {"for_s": TIMING.bad_health, "remembered": {"last_ran": 7}}
     name = StateName.ENGINE_UP_BAD_HEALTH
     left = in_state(name, local(SICK), live=(reaches,), **kwargs)
-    assert left.state.name is name and left.state.since_s == NOW_S
+    assert left.state.engine.name is name and left.state.engine.since_s == NOW_S
     assert codes(left) == [Code.SICK_BUT_REACHED]
-    assert in_state(name, local(SICK), **kwargs).state.name is StateName.ENGINE_STOP
+    assert in_state(name, local(SICK), **kwargs).state.engine.name is StateName.ENGINE_STOP
 
 
 # --- those that are asked ----------------------------------------------------------------------
@@ -267,7 +269,7 @@ def test_a_host_that_asks_is_switched_off() -> None:
     decision = heard()
     (order,) = orders(decision)
     assert order.asked and order.host_id == OWNER
-    step = decision.state.takeover
+    step = decision.state.host.takeover
     assert step is not None and step.switching_off
     assert Code.POWER_OFF_ORDERED in codes(decision)
 
@@ -341,7 +343,7 @@ def test_a_vm_that_does_not_hold_the_lease_is_no_reason() -> None:
 def test_the_lease_is_asked_anew_without_forgetting_what_has_begun() -> None:
     asked = heard(remembered={"lease": lease_of(OWNER, NOW_S - LONG_AGO_S)})
     assert Code.LEASE_ASKED in codes(asked)
-    assert asked.state.takeover == STEP
+    assert asked.state.host.takeover == STEP
 
 
 def test_a_better_host_goes_first_and_the_one_that_asks_is_none() -> None:
@@ -354,20 +356,20 @@ def test_a_better_host_goes_first_and_the_one_that_asks_is_none() -> None:
 def test_an_order_is_withdrawn_with_the_ask() -> None:
     under_way = replace(STEP, switching_off=True)
     told_off: dict[str, Any] = {"remembered": {"takeover": under_way}}
-    held = heard(**told_off).state.takeover
+    held = heard(**told_off).state.host.takeover
     assert held is not None and held.withdrawn == ""
-    step = heard(owner(fence_ask=None), **told_off).state.takeover
+    step = heard(owner(fence_ask=None), **told_off).state.host.takeover
     assert step is not None and step.withdrawn == "the VM runs on host2 (id 2)"
     told = owner(UNKNOWN, fence_ask=None, state=StateName.UNKNOWN_LOCAL_VM_STATE.value)
-    step = heard(told, **told_off).state.takeover
+    step = heard(told, **told_off).state.host.takeover
     assert step is not None and "lives and owns the engine lease" in step.withdrawn
-    step = heard(owner(UP), **told_off).state.takeover
+    step = heard(owner(UP), **told_off).state.host.takeover
     assert step is not None and "its-vm-is-sick holds no longer" in step.withdrawn
 
 
 def test_nothing_is_started_while_the_host_lives_and_only_its_ask_is_known() -> None:
     gone = heard(remembered={"lease": lease_of(OWNER, current_generation=6), "takeover": None})
-    assert gone.state.name is StateName.ENGINE_DOWN
+    assert gone.state.engine.name is StateName.ENGINE_DOWN
     assert codes(gone) == [Code.OWNER_ASKS]
 
 

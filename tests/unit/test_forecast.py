@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from scoring.forecast import STEPS_MAX, Forecast, dead_time_s, if_it_loses_power
+from scoring.hosts.state import Seen
 from scoring.observation import Observation, Obstacle, PeerReport, Unfit
-from scoring.state import Seen
 from scoring.timing import Timing
 from tests.unit.builders import NOW_S, RULES, UP, local, peer
 

@@ -28,8 +28,7 @@ from broker.monitors import MonitorRunner
 from broker.monitors.watched import Watched
 from broker.whiteboard.board import Board
 from broker.wire.status import Status, View
-from scoring.decide import decide
-from scoring.decision import Decision
+from scoring.decide import Decision, decide
 from scoring.observation import Observation
 from scoring.rules import Rules
 from scoring.state import AgentState

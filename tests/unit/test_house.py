@@ -16,7 +16,7 @@ HOUSE: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "generate_architectur
 #: From the ground up: a room enters those before it. `PACKAGE.*` are the files beside the rooms
 #: on which they stand; the last of each package are those that wire them.
 ORDER = {
-    "scoring": ["scoring.*", "scoring.vm", "scoring.hosts", "scoring"],
+    "scoring": ["scoring.*", "scoring.hosts", "scoring.vm", "scoring"],
     "broker": [
         "broker.daemon",
         "broker.wire",
@@ -58,8 +58,6 @@ CLIMBS = {
     ("agent.*", "agent.fence"),
     ("agent.setup", "agent.ovirt"),
     ("agent.storage", "agent.setup"),
-    ("scoring.*", "scoring.vm"),
-    ("scoring.vm", "scoring.hosts"),
 }
 #: What is larger than it should be, and how large: this list may only shrink.
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 500, 70, 8
@@ -74,9 +72,7 @@ LARGER = {
     "broker/whiteboard/slot.py": 709,
     "broker/whiteboard/slot.py:decode_slot": 85,
     "broker/wire/status.py": 613,
-    "scoring/decide.py": 649,
     "scoring/observation.py": 567,
-    "scoring/vm/memory.py:_with_outcome": 79,
 }
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from scoring.decide import Decision
 from scoring.decision import (
     AskMigrationPath,
     Code,
-    Decision,
     MigrateEngine,
     PowerOffEngine,
     ShutdownEngine,
@@ -30,7 +30,7 @@ from scoring.observation import (
     PeerReport,
     VmStatus,
 )
-from scoring.state import StateName as S
+from scoring.vm.state import StateName as S
 from tests.unit.builders import (
     DOWN,
     NOW_S,
@@ -103,7 +103,7 @@ def way(ok: bool, target: int = 2, ago_s: float = 1.0) -> MigrationPath:
 
 def test_with_a_way_for_it_the_vm_is_migrated() -> None:
     decision = judged(path=way(True))
-    assert decision.state.name is S.ENGINE_MIGRATING_AWAY
+    assert decision.state.engine.name is S.ENGINE_MIGRATING_AWAY
     assert decision.actions == (MigrateEngine(2),)
     assert codes(decision) == [Code.ISOLATED, Code.MIGRATING]
     assert "host2 (id 2), host3 (id 3) cannot reach the VM" in decision.reasons[0].text
@@ -111,14 +111,14 @@ def test_with_a_way_for_it_the_vm_is_migrated() -> None:
 
 def test_without_one_it_is_shut_down_within_its_grace() -> None:
     decision = judged(path=way(False))
-    assert (decision.state.name, decision.actions) == (S.ENGINE_STOP, (ShutdownEngine(),))
+    assert (decision.state.engine.name, decision.actions) == (S.ENGINE_STOP, (ShutdownEngine(),))
     assert codes(decision) == [Code.ISOLATED, Code.STOP_REQUESTED]
-    assert decision.state.isolated and "within 20 s" in decision.reasons[0].text
+    assert decision.state.engine.isolated and "within 20 s" in decision.reasons[0].text
 
 
 def test_where_no_migration_is_configured_no_way_is_asked_for() -> None:
     decision = judged(migration_possible=False)
-    assert (decision.state.name, decision.actions) == (S.ENGINE_STOP, (ShutdownEngine(),))
+    assert (decision.state.engine.name, decision.actions) == (S.ENGINE_STOP, (ShutdownEngine(),))
 
 
 @pytest.mark.parametrize(
@@ -126,25 +126,25 @@ def test_where_no_migration_is_configured_no_way_is_asked_for() -> None:
 )
 def test_the_way_is_asked_for_before_anything_is_stopped(path: MigrationPath | None) -> None:
     decision = judged(path=path)
-    assert decision.state.name is S.ENGINE_UP
+    assert decision.state.engine.name is S.ENGINE_UP
     assert decision.actions == (AskMigrationPath(2),)
     assert Code.ISOLATION_WAITING in codes(decision)
 
 
 def test_the_way_is_asked_for_once_at_a_time() -> None:
     decision = judged(remembered={"asking_path": True})
-    assert decision.actions == () and decision.state.name is S.ENGINE_UP
+    assert decision.actions == () and decision.state.engine.name is S.ENGINE_UP
 
 
 def test_the_answer_is_taken_in() -> None:
     decision = judged(outcomes=(way(False),), remembered={"asking_path": True})
-    assert not decision.state.asking_path and decision.state.name is S.ENGINE_STOP
+    assert not decision.state.engine.asking_path and decision.state.engine.name is S.ENGINE_STOP
 
 
 @pytest.mark.parametrize("failed", [2, 3])
 def test_a_migration_that_failed_is_no_way(failed: int) -> None:
     decision = judged(path=way(True), remembered={"move_failed_s": {failed: NOW_S - 1}})
-    assert decision.state.name is S.ENGINE_STOP
+    assert decision.state.engine.name is S.ENGINE_STOP
 
 
 def test_a_migration_that_fails_now_leads_to_the_stop() -> None:
@@ -155,34 +155,36 @@ def test_a_migration_that_fails_now_leads_to_the_stop() -> None:
         outcomes=(EngineMigrationEnded(2, False, "the connection broke"),),
     )
     after = in_state(
-        decision.state.name,
+        decision.state.engine.name,
         cut_off(engine_taken_s=NOW_S + 1),
         live=(outsider(2), outsider(3)),
         remembered={
             "last_ran": STAY,
             "path": way(True),
-            "move_failed_s": decision.state.move_failed_s,
+            "move_failed_s": decision.state.engine.move_failed_s,
         },
     )
-    assert decision.state.name is S.ENGINE_STARTING and after.state.name is S.ENGINE_STOP
+    assert (
+        decision.state.engine.name is S.ENGINE_STARTING and after.state.engine.name is S.ENGINE_STOP
+    )
 
 
 def test_no_carrier_is_this_hosts_own_word_too() -> None:
     here = cut_off(uplink_up=False, way_out=None)
-    assert judged(here, outsider(2), path=way(False)).state.name is S.ENGINE_STOP
+    assert judged(here, outsider(2), path=way(False)).state.engine.name is S.ENGINE_STOP
 
 
 def test_without_carrier_a_check_that_fails_here_says_nothing() -> None:
     """It may go by way of the network that is cut."""
     here = cut_off(SICK, uplink_up=False)
     for name in (S.ENGINE_UP, S.ENGINE_UP_BAD_HEALTH, S.ENGINE_STARTING):
-        assert judged(here, name=name, path=way(False)).state.name is S.ENGINE_STOP
+        assert judged(here, name=name, path=way(False)).state.engine.name is S.ENGINE_STOP
 
 
 def test_one_witness_beside_this_host_is_enough() -> None:
-    assert judged(None, outsider(2), path=way(False)).state.name is S.ENGINE_STOP
+    assert judged(None, outsider(2), path=way(False)).state.engine.name is S.ENGINE_STOP
     seen_last = outsider(3, bad_s=None, good_s=AFTER)
-    assert judged(None, outsider(2), seen_last, path=way(False)).state.name is S.ENGINE_STOP
+    assert judged(None, outsider(2), seen_last, path=way(False)).state.engine.name is S.ENGINE_STOP
 
 
 def test_it_goes_to_a_host_that_would_be_reached() -> None:
@@ -195,7 +197,9 @@ def test_it_goes_to_a_host_that_would_be_reached() -> None:
 
 
 def nothing(decision: Decision) -> bool:
-    return decision.state.name in (S.ENGINE_UP, S.ENGINE_UP_BAD_HEALTH) and not decision.actions
+    return (
+        decision.state.engine.name in (S.ENGINE_UP, S.ENGINE_UP_BAD_HEALTH) and not decision.actions
+    )
 
 
 @pytest.mark.parametrize(
@@ -240,7 +244,7 @@ def test_it_is_counted_from_the_first_question_without_an_answer() -> None:
     late = outsider(3, bad_s=3.0, good_s=AFTER + 6)
     decision = judged(None, early, late, path=way(True))
     assert nothing(decision) and "given away in 0 s" in decision.reasons[0].text
-    assert judged(None, outsider(2), late, path=way(False)).state.name is S.ENGINE_STOP
+    assert judged(None, outsider(2), late, path=way(False)).state.engine.name is S.ENGINE_STOP
 
 
 def test_without_carrier_it_is_counted_from_its_loss() -> None:
@@ -251,24 +255,27 @@ def test_without_carrier_it_is_counted_from_its_loss() -> None:
         decision = judged(
             dark, *peers, path=way(False), remembered={"uplink_down_s": NOW_S - down_s}
         )
-        assert decision.state.name is name, down_s
+        assert decision.state.engine.name is name, down_s
     # Somebody reached it after that: not before that answer.
     late = outsider(2, bad_s=AFTER - 2, good_s=AFTER - 1)
     decision = judged(dark, late, path=way(False), remembered={"uplink_down_s": NOW_S - 100})
-    assert decision.state.name is S.ENGINE_UP and "given away in 1 s" in decision.reasons[0].text
+    assert (
+        decision.state.engine.name is S.ENGINE_UP
+        and "given away in 1 s" in decision.reasons[0].text
+    )
 
 
 def test_the_loss_of_the_carrier_is_remembered_while_it_lasts() -> None:
     early = outsider(2, bad_s=5.0, good_s=6.0)
-    lost = judged(cut_off(uplink_up=False), early).state
+    lost = judged(cut_off(uplink_up=False), early).state.engine
     assert lost.uplink_down_s == NOW_S
     before = {"uplink_down_s": NOW_S - 5}
-    assert judged(cut_off(uplink_up=False), early, remembered=before).state.uplink_down_s == (
-        NOW_S - 5
-    )
+    assert judged(
+        cut_off(uplink_up=False), early, remembered=before
+    ).state.engine.uplink_down_s == (NOW_S - 5)
     for up in (True, None):
         decision = judged(cut_off(uplink_up=up), early, remembered=before)
-        assert decision.state.uplink_down_s is None, up
+        assert decision.state.engine.uplink_down_s is None, up
 
 
 def test_it_is_decided_the_moment_the_time_is_over() -> None:
@@ -330,7 +337,7 @@ def test_a_paused_vm_is_none_either() -> None:
 
 def test_global_maintenance_holds_it() -> None:
     decision = judged(path=way(True), global_maintenance=True)
-    assert decision.state.name is S.GLOBAL_MAINTENANCE and not decision.actions
+    assert decision.state.engine.name is S.GLOBAL_MAINTENANCE and not decision.actions
 
 
 # --- the stop ----------------------------------------------------------------------------------
@@ -349,10 +356,10 @@ def stopping(here: LocalHost, *peers: PeerReport, for_s: float = 5.0) -> Decisio
 
 
 def test_the_guest_has_its_grace_and_no_more() -> None:
-    assert stopping(cut_off()).state.name is S.ENGINE_STOP
+    assert stopping(cut_off()).state.engine.name is S.ENGINE_STOP
     decision = stopping(cut_off(SICK), for_s=TIMING.isolation_grace)
-    assert decision.state.name is S.ENGINE_FORCE_STOP and kinds(decision) == {PowerOffEngine}
-    assert not decision.state.isolated
+    assert decision.state.engine.name is S.ENGINE_FORCE_STOP and kinds(decision) == {PowerOffEngine}
+    assert not decision.state.engine.isolated
 
 
 @pytest.mark.parametrize(
@@ -369,16 +376,16 @@ def test_a_vm_that_is_reached_again_is_not_ended(
     here: LocalHost, peers: tuple[PeerReport, ...]
 ) -> None:
     decision = stopping(here, *peers, for_s=TIMING.isolation_grace)
-    assert decision.state.name is S.ENGINE_UP and kinds(decision) <= {AskMigrationPath}
+    assert decision.state.engine.name is S.ENGINE_UP and kinds(decision) <= {AskMigrationPath}
     assert Code.ISOLATION_OVER in codes(decision)
 
 
 def test_one_that_is_down_by_then_is_down() -> None:
-    assert stopping(cut_off(DOWN, way_out=True)).state.name is S.ENGINE_DOWN
+    assert stopping(cut_off(DOWN, way_out=True)).state.engine.name is S.ENGINE_DOWN
 
 
 def test_a_guest_that_shuts_down_and_answers_no_more_goes_on_doing_so() -> None:
-    assert stopping(cut_off(SICK, way_out=True)).state.name is S.ENGINE_STOP
+    assert stopping(cut_off(SICK, way_out=True)).state.engine.name is S.ENGINE_STOP
 
 
 def test_the_stop_waits_for_the_answer_to_its_request() -> None:
@@ -386,7 +393,7 @@ def test_the_stop_waits_for_the_answer_to_its_request() -> None:
     decision = in_state(
         S.ENGINE_STOP, here, for_s=1.0, remembered={"last_ran": STAY, "acting": True, **STOPPING}
     )
-    assert decision.state.name is S.ENGINE_STOP
+    assert decision.state.engine.name is S.ENGINE_STOP
     decision = in_state(
         S.ENGINE_STOP,
         here,
@@ -394,14 +401,14 @@ def test_the_stop_waits_for_the_answer_to_its_request() -> None:
         remembered={"last_ran": STAY, "acting": True, **STOPPING},
         outcomes=(EngineStopEnded(True),),
     )
-    assert decision.state.name is S.ENGINE_STOP
+    assert decision.state.engine.name is S.ENGINE_STOP
 
 
 def test_another_stop_knows_nothing_of_it() -> None:
     decision = in_state(
         S.ENGINE_STOP, cut_off(way_out=True), for_s=30.0, remembered={"stop_asked": True}
     )
-    assert decision.state.name is S.ENGINE_STOP
+    assert decision.state.engine.name is S.ENGINE_STOP
 
 
 # --- who starts it then --------------------------------------------------------------------------
@@ -416,7 +423,7 @@ def started(here: LocalHost, *peers: PeerReport) -> Decision:
 @pytest.mark.parametrize("lost", [{"uplink_up": False}, {"way_out": False}])
 def test_a_host_that_is_cut_off_leaves_the_start_to_one_that_is_not(lost: dict[str, bool]) -> None:
     decision = started(local(DOWN, **lost), peer(2, way_out=True))
-    assert decision.state.name is S.ENGINE_DOWN and StartEngine not in kinds(decision)
+    assert decision.state.engine.name is S.ENGINE_DOWN and StartEngine not in kinds(decision)
     assert codes(decision) == [Code.CUT_OFF]
     assert decision.score.value == 0 and decision.score.penalties[0].name == "cut-off"
 
@@ -424,7 +431,7 @@ def test_a_host_that_is_cut_off_leaves_the_start_to_one_that_is_not(lost: dict[s
 @pytest.mark.parametrize("other", [peer(2), peer(2, way_out=False), peer(2, 0, way_out=True)])
 def test_it_starts_the_vm_where_nobody_is_better_off(other: PeerReport) -> None:
     decision = started(local(DOWN, way_out=False), other)
-    assert decision.state.name is S.ENGINE_START
+    assert decision.state.engine.name is S.ENGINE_START
 
 
 # --- the VM's bridge, which leads nowhere ---------------------------------------------------------
@@ -433,7 +440,7 @@ def test_it_starts_the_vm_where_nobody_is_better_off(other: PeerReport) -> None:
 def test_a_host_whose_bridge_is_down_leaves_the_start_to_one_whose_bridge_is_not() -> None:
     """Its points are the reference's all the same: the fact decides."""
     decision = started(local(DOWN, uplink_up=False, bridge_up=False), peer(2, 2000, uplink_up=True))
-    assert decision.state.name is S.ENGINE_DOWN and codes(decision) == [Code.CUT_OFF]
+    assert decision.state.engine.name is S.ENGINE_DOWN and codes(decision) == [Code.CUT_OFF]
     assert decision.score.value == 2800
     assert [(p.name, p.points) for p in decision.score.penalties] == [
         ("bridge", 600),
@@ -453,14 +460,14 @@ def test_a_host_whose_bridge_is_down_leaves_the_start_to_one_whose_bridge_is_not
 )
 def test_it_starts_the_vm_where_no_bridge_is_better(other: PeerReport) -> None:
     decision = started(local(DOWN, uplink_up=False), other)
-    assert decision.state.name is S.ENGINE_START
+    assert decision.state.engine.name is S.ENGINE_START
 
 
 @pytest.mark.parametrize("here", [True, None])
 def test_nobody_waits_for_a_better_host_whose_bridge_is_down(here: bool | None) -> None:
     others = (peer(2, uplink_up=False), peer(3, 1000, uplink_up=True))
     decision = started(local(DOWN, uplink_up=here, cpu_load=0.6), *others)
-    assert decision.state.name is S.ENGINE_START
+    assert decision.state.engine.name is S.ENGINE_START
 
 
 def test_it_is_not_given_to_where_its_bridge_is_down_too() -> None:

@@ -13,19 +13,15 @@ import pytest
 from agent.actions import Hands
 from agent.last_look import LastLook
 from agent.ports import FenceDevices, FenceLog, Hypervisor, Leases
-from scoring.decide import decide
-from scoring.decision import (
-    Decision,
-    DropFenceLease,
-    FreeHostId,
-    NoteFenceFailed,
-    PowerOffHost,
-)
+from scoring.decide import Decision, decide
+from scoring.decision import DropFenceLease, FreeHostId, NoteFenceFailed, PowerOffHost
 from scoring.hosts.last_look import look_again
+from scoring.hosts.state import HostState, Seen, Takeover
+from scoring.hosts.turn import HostTurn
 from scoring.observation import FenceStep, Observation, PeerReport, Power, PowerAnswer
-from scoring.state import AgentState, Seen, StateName, Takeover
-from scoring.vm.turn import Turn
-from tests.unit.builders import NOW_S, RULES, lease_of, local, off, peer
+from scoring.state import AgentState
+from scoring.vm.state import StateName
+from tests.unit.builders import NOW_S, RULES, lease_of, local, off, peer, state_of
 
 TARGET = 2
 ON = PowerAnswer(TARGET, Power.ON, NOW_S - 30, identity_proven=True)
@@ -63,7 +59,7 @@ def looked(
     lease: Any = None,
     target: PeerReport | None = None,
     **changed: Any,
-) -> AgentState:
+) -> HostState:
     """The memory after one more look while `step` is under way."""
     known: dict[str, Any] = {
         "storage_good_since_s": NOW_S - 900,
@@ -74,15 +70,9 @@ def looked(
     observation = Observation(
         local=local(), peers=(target or hangs(), *others), **(known | changed)
     )
-    state = AgentState(
-        RULES,
-        name=StateName.ENGINE_DOWN,
-        takeover=step,
-        lease=lease,
-        seen={TARGET: Seen(500, seen_s, changed=True)},
-    )
-    turn = Turn(state, observation, NOW_S, [], live=others)
-    look_again(turn)
+    state = HostState({TARGET: Seen(500, seen_s, changed=True)}, takeover=step)
+    turn = HostTurn(RULES, state, observation, NOW_S, live=others)
+    look_again(turn, lease)
     return turn.state
 
 
@@ -171,12 +161,12 @@ def test_nothing_is_withdrawn_where_nothing_is_under_way() -> None:
 )
 def test_a_host_that_is_back_is_not_switched_on(withdrawn: str, changed: dict[str, Any]) -> None:
     maintenance = changed.pop("maintenance", False)
-    state = AgentState(RULES, switching_on=TARGET)
-    turn = Turn(state, Observation(local(), global_maintenance=maintenance), NOW_S, [], **changed)
-    look_again(turn)
+    observation = Observation(local(), global_maintenance=maintenance)
+    turn = HostTurn(RULES, HostState(switching_on=TARGET), observation, NOW_S, **changed)
+    look_again(turn, None)
     assert turn.state.on_withdrawn == withdrawn
     turn.live = turn.uncertain = ()
-    look_again(turn)
+    look_again(turn, None)
     assert turn.state.on_withdrawn == withdrawn, "it stays so"
 
 
@@ -204,9 +194,9 @@ def asked(
 
 
 QUESTIONS: list[tuple[AgentState, Callable[[LastLook], str]]] = [
-    (AgentState(RULES, takeover=SHOOTS), lambda look: look.off(OFF)),
-    (AgentState(RULES, takeover=FREES), lambda look: look.free(FREE)),
-    (AgentState(RULES, switching_on=TARGET), lambda look: look.on(TARGET)),
+    (state_of(takeover=SHOOTS), lambda look: look.off(OFF)),
+    (state_of(takeover=FREES), lambda look: look.free(FREE)),
+    (state_of(switching_on=TARGET), lambda look: look.on(TARGET)),
 ]
 
 
@@ -226,33 +216,33 @@ def test_it_must_be_decided_still_by_a_host_that_looks_around_and_holds_the_leas
 def test_it_must_be_the_same_act() -> None:
     other = replace(SHOOTS, host_id=3)
     for state, question in (
-        (AgentState(RULES, takeover=other), QUESTIONS[0][1]),
-        (AgentState(RULES, takeover=replace(other, freeing=True)), QUESTIONS[1][1]),
-        (AgentState(RULES, takeover=FREES), QUESTIONS[0][1]),
-        (AgentState(RULES, takeover=SHOOTS), QUESTIONS[1][1]),
-        (AgentState(RULES, switching_on=3), QUESTIONS[2][1]),
+        (state_of(takeover=other), QUESTIONS[0][1]),
+        (state_of(takeover=replace(other, freeing=True)), QUESTIONS[1][1]),
+        (state_of(takeover=FREES), QUESTIONS[0][1]),
+        (state_of(takeover=SHOOTS), QUESTIONS[1][1]),
+        (state_of(switching_on=3), QUESTIONS[2][1]),
     ):
         assert asked(state, question) == "it is decided no longer"
 
 
 def test_of_a_fencer_the_lease_is_not_asked_for() -> None:
     fencer = replace(FREES, host_id=3)
-    state = AgentState(RULES, takeover=replace(SHOOTS, switching_off=False, fencer=fencer))
+    state = state_of(takeover=replace(SHOOTS, switching_off=False, fencer=fencer))
     act = FreeHostId(3, 5, 77, NOW_S - 1, fencer=True)
     assert asked(state, lambda look: look.free(act), held=False) == ""
     gone = replace(SHOOTS, fencer=replace(fencer, withdrawn="it lives"))
-    lives = AgentState(RULES, takeover=gone)
+    lives = state_of(takeover=gone)
     assert asked(lives, lambda look: look.free(act), held=False) == "it lives"
-    none = AgentState(RULES, takeover=SHOOTS)
+    none = state_of(takeover=SHOOTS)
     assert asked(none, lambda look: look.free(act)) == "it is decided no longer"
     assert "not looked around" in asked(state, lambda look: look.free(act), view_ago_s=9.0)
 
 
 def test_what_was_withdrawn_is_not_done() -> None:
     so = "it lives"
-    assert asked(AgentState(RULES, takeover=replace(SHOOTS, withdrawn=so)), QUESTIONS[0][1]) == so
-    assert asked(AgentState(RULES, takeover=replace(FREES, withdrawn=so)), QUESTIONS[1][1]) == so
-    on = AgentState(RULES, switching_on=TARGET, on_withdrawn=so)
+    assert asked(state_of(takeover=replace(SHOOTS, withdrawn=so)), QUESTIONS[0][1]) == so
+    assert asked(state_of(takeover=replace(FREES, withdrawn=so)), QUESTIONS[1][1]) == so
+    on = state_of(switching_on=TARGET, on_withdrawn=so)
     assert asked(on, QUESTIONS[2][1]) == so
 
 
@@ -262,7 +252,7 @@ def test_a_slot_that_has_changed_since_the_decision_is_seen_before_the_next_deci
 
 
 def test_one_that_asks_for_it_may_write_but_must_not_take_its_ask_back() -> None:
-    state = AgentState(RULES, takeover=SHOOTS)
+    state = state_of(takeover=SHOOTS)
     order = replace(OFF, asked=True)
 
     def asks(look: LastLook) -> str:
@@ -329,7 +319,7 @@ def test_a_decision_carries_what_was_withdrawn() -> None:
         fence_lease_held=True,
         fence_log=(),
     )
-    state = AgentState(RULES, name=StateName.ENGINE_DOWN, since_s=NOW_S - 60, takeover=SHOOTS)
+    state = state_of(name=StateName.ENGINE_DOWN, since_s=NOW_S - 60, takeover=SHOOTS)
     decision: Decision = decide(state, observation, NOW_S)
-    step = decision.state.takeover
+    step = decision.state.host.takeover
     assert step is not None and step.switching_off and "global maintenance" in step.withdrawn

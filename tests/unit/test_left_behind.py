@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from scoring.decision import AskLease, Code, Decision, DisarmDomain, PowerOffEngine
+from scoring.decide import Decision
+from scoring.decision import AskLease, Code, DisarmDomain, PowerOffEngine
 from scoring.observation import (
     DomainDisarmed,
     DomainHere,
@@ -19,8 +20,8 @@ from scoring.observation import (
     Pause,
     VmStatus,
 )
-from scoring.state import StateName
 from scoring.vm.left_behind import LEFTOVER_AFTER_S, RETRY_S
+from scoring.vm.state import StateName
 from tests.unit.builders import DIED, DOWN, NOW_S, UNKNOWN, UP, codes, in_state, kinds, local, peer
 
 S = StateName
@@ -59,7 +60,7 @@ def test_the_process_of_a_crashed_guest_is_ended(name: StateName, held: bool | N
     """Also where it keeps the lease, which would block every other host too."""
     decision = in_state(name, crashed(lease_held=held), live=[peer(2)])
     assert ends(decision)
-    assert decision.state.name is name and decision.state.acting
+    assert decision.state.engine.name is name and decision.state.engine.acting
     assert codes(decision)[0] is Code.LEFTOVER_VM
     assert codes(decision)[-1] is not Code.LEFTOVER_VM, "the state's own reason stays the last"
 
@@ -68,7 +69,7 @@ def test_also_in_local_maintenance_and_where_it_just_died() -> None:
     drained = in_state(S.LOCAL_MAINTENANCE, crashed(maintenance=True))
     assert drained.actions == (PowerOffEngine(),)
     died = in_state(S.ENGINE_UP, crashed(), live=[peer(2)])
-    assert died.state.name is S.ENGINE_UNEXPECTEDLY_DOWN
+    assert died.state.engine.name is S.ENGINE_UNEXPECTEDLY_DOWN
     assert died.actions == (PowerOffEngine(),)
 
 
@@ -120,7 +121,7 @@ def test_one_that_does_not_end_is_told_and_tried_again_later() -> None:
     acting = {"acting": True, "acted_s": NOW_S - 60}
     first = in_state(S.ENGINE_DOWN, crashed(), remembered=acting, outcomes=(failed,))
     assert codes(first)[0] is Code.STOP_FAILED and "device busy" in first.reasons[0].text
-    assert not first.state.acting and PowerOffEngine not in kinds(first)
+    assert not first.state.engine.acting and PowerOffEngine not in kinds(first)
     again = in_state(S.ENGINE_DOWN, crashed(), remembered={"acted_s": NOW_S - RETRY_S})
     assert ends(again)
     gone = in_state(
@@ -137,7 +138,7 @@ def test_an_image_is_discarded_once_the_vm_has_run_elsewhere_or_runs_here() -> N
     here = in_state(S.ENGINE_UP, image(UP))
     for decision in (elsewhere, here):
         assert decision.actions == (DisarmDomain(image=True),)
-        assert decision.state.disarming
+        assert decision.state.engine.disarming
         assert codes(decision)[0] is Code.MEMORY_IMAGE
         assert "it is discarded" in decision.reasons[0].text
 
@@ -184,7 +185,7 @@ def test_what_could_not_be_taken_away_is_tried_again_later() -> None:
             remembered={"disarming": True},
             outcomes=(DomainDisarmed(ok, "busy"),),
         )
-        assert not ended.state.disarming and ended.state.disarmed_s == NOW_S
+        assert not ended.state.engine.disarming and ended.state.engine.disarmed_s == NOW_S
         assert DisarmDomain not in kinds(ended)
     again = in_state(S.ENGINE_UP, image(UP), remembered={"disarmed_s": NOW_S - RETRY_S})
     assert again.actions == (DisarmDomain(image=True),)

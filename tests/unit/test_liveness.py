@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoring.hosts.liveness import Liveness, is_blind, liveness, liveness_known, look
-from scoring.state import Seen
+from scoring.hosts.state import Seen
 from tests.unit.builders import peer
 
 SUSPECT_S = 3.0

@@ -23,7 +23,7 @@ from broker.events.counts import PHASES, EventCounts
 from broker.events.notice import Notice
 from broker.wire.kinds import Kind
 from scoring.observation import EngineStatus, FenceStep, Health, VmStatus
-from scoring.state import StateName
+from scoring.vm.state import StateName
 from tests.fakes.broker import make_broker, report, up
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume

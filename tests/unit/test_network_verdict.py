@@ -20,8 +20,8 @@ from broker.monitors.network_verdict import (
     verdict,
 )
 from scoring.rules import Rules, Weights
-from scoring.state import StateName
 from scoring.vm.score import ScoreInput, score
+from scoring.vm.state import StateName
 
 A, B = "192.0.2.1", "2001:db8::1"
 

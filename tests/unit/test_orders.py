@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.exchange.orders import FORGOTTEN, KEPT, TAKEN_WITHIN_S, Orders
-from scoring.decide import decide
+from scoring.decide import Decision, decide
 from scoring.decision import (
     AskLease,
     CancelMigration,
-    Decision,
     DropFenceLease,
     MigrateEngine,
     PowerOffEngine,
@@ -40,8 +39,8 @@ from scoring.observation import (
     Unfit,
     VmStatus,
 )
-from scoring.state import OrderAnswer, StateName
 from scoring.vm.orders import ANSWERS_MAX, LEASE_PATIENCE_S
+from scoring.vm.state import OrderAnswer, StateName
 from tests.unit.builders import (
     DOWN,
     NOW_S,
@@ -74,7 +73,7 @@ def ordered(
 
 
 def answer(decision: Decision) -> tuple[bool | None, str]:
-    told = decision.state.answers[-1]
+    told = decision.state.engine.answers[-1]
     assert told.number == 7
     return told.ok, told.text
 
@@ -85,9 +84,9 @@ def answer(decision: Decision) -> tuple[bool | None, str]:
 def test_the_vm_is_moved_to_the_named_host() -> None:
     decision = ordered(OrderKind.MIGRATE, target=3, live=[peer(2), peer(3, 100)])
     assert MigrateEngine(3) in decision.actions
-    assert decision.state.name is S.ENGINE_MIGRATING_AWAY
-    assert decision.state.moving_to == 3
-    assert decision.state.moving_until_s == NOW_S + RULES.migration_within_s
+    assert decision.state.engine.name is S.ENGINE_MIGRATING_AWAY
+    assert decision.state.engine.moving_to == 3
+    assert decision.state.engine.moving_until_s == NOW_S + RULES.migration_within_s
     assert answer(decision)[0] is None
 
 
@@ -162,22 +161,22 @@ def test_an_order_is_answered_when_its_action_ends(
 ) -> None:
     decision = ended(kind, outcome)
     assert answer(decision)[0] is ok and text in answer(decision)[1]
-    assert (decision.state.order, decision.state.cancelling) == (None, None)
+    assert (decision.state.engine.order, decision.state.engine.cancelling) == (None, None)
 
 
 def test_an_order_is_remembered_until_its_action_ends() -> None:
     life = Life(here=HERE, peers=(peer(2),), beating={2})
     for _ in range(10):
         life.beat()
-    assert life.state.name is S.ENGINE_UP
+    assert life.state.engine.name is S.ENGINE_UP
     life.world["order"] = Order(7, OrderKind.MIGRATE)
     assert MigrateEngine(2) in life.beat().actions
     del life.world["order"]
-    assert life.beat().state.moving_to == 2
+    assert life.beat().state.engine.moving_to == 2
     life.here = local()
     done = life.beat(EngineMigrationEnded(2, True))
     assert answer(done) == (True, "the VM runs on host 2 now")
-    assert done.state.moving_to is None and done.state.order is None
+    assert done.state.engine.moving_to is None and done.state.engine.order is None
 
 
 def test_an_outcome_of_our_own_action_answers_no_order() -> None:
@@ -214,10 +213,10 @@ def test_a_second_order_is_refused_and_the_first_one_is_still_answered() -> None
     moving = ordered(OrderKind.MIGRATE, target=2, live=[peer(2)])
     second = replace(HERE_SEEN, order=Order(8, OrderKind.MIGRATE, 2))
     refused = decide(moving.state, second, NOW_S + 1)
-    assert [(a.number, a.ok) for a in refused.state.answers] == [(7, None), (8, False)]
-    assert "migrate" in refused.state.answers[-1].text
+    assert [(a.number, a.ok) for a in refused.state.engine.answers] == [(7, None), (8, False)]
+    assert "migrate" in refused.state.engine.answers[-1].text
     ended = replace(HERE_SEEN, outcomes=(EngineMigrationEnded(2, True),))
-    answers = decide(refused.state, ended, NOW_S + 2).state.answers
+    answers = decide(refused.state, ended, NOW_S + 2).state.engine.answers
     assert [(a.number, a.ok) for a in answers] == [(7, True), (8, False)]
 
 
@@ -230,9 +229,9 @@ def test_a_cancelled_migration_answers_its_own_order_too() -> None:
     assert CancelMigration not in kinds(again)
     outcomes = (EngineMigrationEnded(2, False, "cancelled"), MigrationCancelled(True))
     ended = decide(again.state, replace(HERE_SEEN, outcomes=outcomes), NOW_S + 3)
-    told = [(a.number, a.ok) for a in ended.state.answers]
+    told = [(a.number, a.ok) for a in ended.state.engine.answers]
     assert told == [(7, False), (8, True), (9, False)]
-    assert (ended.state.order, ended.state.cancelling) == (None, None)
+    assert (ended.state.engine.order, ended.state.engine.cancelling) == (None, None)
 
 
 def test_answers_are_bounded_and_the_open_one_is_never_forgotten() -> None:
@@ -240,9 +239,10 @@ def test_answers_are_bounded_and_the_open_one_is_never_forgotten() -> None:
     for number in range(8, 8 + 2 * ANSWERS_MAX):
         order = Order(number, OrderKind.SHUTDOWN)
         state = decide(state, replace(HERE_SEEN, order=order), NOW_S + number).state
-    assert len(state.answers) == ANSWERS_MAX
-    assert (state.answers[0].number, state.answers[0].ok) == (7, None)
-    assert state.answers[-1].number == 7 + 2 * ANSWERS_MAX
+    answers = state.engine.answers
+    assert len(answers) == ANSWERS_MAX
+    assert (answers[0].number, answers[0].ok) == (7, None)
+    assert answers[-1].number == 7 + 2 * ANSWERS_MAX
 
 
 # --- stop ---------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_the_vm_is_stopped_by_hand(kind: OrderKind, action: type, name: StateNam
     assert action in kinds(decision)
     in_mode = ordered(kind, S.GLOBAL_MAINTENANCE, global_maintenance=True)
     assert action in kinds(in_mode), "that is what the mode is for"
-    assert in_mode.state.name is S.GLOBAL_MAINTENANCE
+    assert in_mode.state.engine.name is S.GLOBAL_MAINTENANCE
 
 
 def test_a_vm_that_is_not_here_is_not_stopped() -> None:
@@ -283,14 +283,14 @@ def start(name: StateName = S.ENGINE_DOWN, **given: Any) -> Decision:
 def test_the_vm_is_started_here_though_another_host_is_better(name: StateName) -> None:
     decision = start(name)
     assert StartEngine in kinds(decision)
-    assert decision.state.name is S.ENGINE_START
+    assert decision.state.engine.name is S.ENGINE_START
     assert answer(decision)[0] is None
 
 
 def test_in_global_maintenance_it_is_started_and_the_mode_stays() -> None:
     decision = start(S.GLOBAL_MAINTENANCE, global_maintenance=True)
     assert StartEngine in kinds(decision)
-    assert decision.state.name is S.GLOBAL_MAINTENANCE
+    assert decision.state.engine.name is S.GLOBAL_MAINTENANCE
 
 
 def test_who_owns_the_lease_is_asked_first() -> None:
@@ -316,13 +316,13 @@ def test_each_ordered_start_waits_for_an_answer_of_its_own_and_not_for_ever() ->
     life = Life(here=local(DOWN), world={"global_maintenance": True})
     for _ in range(3):
         life.beat()
-    assert life.state.name is S.GLOBAL_MAINTENANCE
+    assert life.state.engine.name is S.GLOBAL_MAINTENANCE
     for number in (7, 8):
         life.world["order"] = Order(number, OrderKind.START)
         asked = [AskLease in kinds(life.beat()) for _ in range(int(LEASE_PATIENCE_S) + 1)]
         assert asked == [number == 7] + [False] * int(LEASE_PATIENCE_S), "asked once, and waited"
-        assert life.state.answers[-1] == OrderAnswer(number, None, "under way")
-        refused = life.beat().state.answers[-1]
+        assert life.state.engine.answers[-1] == OrderAnswer(number, None, "under way")
+        refused = life.beat().state.engine.answers[-1]
         assert refused.ok is False and "sanlock" in refused.text
     # The answer to what is still being asked does for the next one.
     life.world["order"] = Order(9, OrderKind.START)
@@ -406,7 +406,7 @@ def test_whatever_is_ordered_when_every_order_is_answered_and_breaks_no_law(
         "remembered": {"lease": free_lease()},
     }
     decision = ordered(kind, name, here=here, **given)
-    assert [told.number for told in decision.state.answers] == [7]
+    assert [told.number for told in decision.state.engine.answers] == [7]
     if MigrateEngine in kinds(decision):
         assert mode is False
     if StartEngine in kinds(decision):

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from scoring.decision import Code, Decision, MigrateEngine, PowerOffEngine, ShutdownEngine
+from scoring.decide import Decision
+from scoring.decision import Code, MigrateEngine, PowerOffEngine, ShutdownEngine
 from scoring.observation import (
     DETAIL_PAUSED,
     PAUSED_ON_PURPOSE,
@@ -21,7 +22,7 @@ from scoring.observation import (
     Pause,
     VmStatus,
 )
-from scoring.state import StateName
+from scoring.vm.state import StateName
 from tests.unit.builders import (
     NOW_S,
     SICK,
@@ -58,9 +59,9 @@ def test_what_somebody_paused_is_left_alone_for_ever(
 ) -> None:
     here = paused(pause, outdated=outdated)
     decision = in_state(name, here, for_s=LONG_S, live=[peer(2, score=9999)])
-    assert decision.state.name is name
+    assert decision.state.engine.name is name
     assert decision.actions == ()
-    assert decision.state.since_s == NOW_S, "its state's time begins anew once it is resumed"
+    assert decision.state.engine.since_s == NOW_S, "its state's time begins anew once it is resumed"
     said = Code.VM_PAUSED if pause is Pause.USER else Code.VM_PAUSED_BRIEFLY
     assert codes(decision)[-1] is said
     assert "paused by somebody" in decision.reasons[-1].text
@@ -79,9 +80,9 @@ def test_what_nobody_paused_counts_as_bad_health(name: StateName, pause: Pause) 
     assert not ends(in_state(name, paused(pause), for_s=TIMING.bad_health - 1))
     late = in_state(name, paused(pause), for_s=TIMING.bad_health)
     if name is S.ENGINE_UP:
-        assert late.state.name is S.ENGINE_UP_BAD_HEALTH
+        assert late.state.engine.name is S.ENGINE_UP_BAD_HEALTH
     else:
-        assert late.state.name is S.ENGINE_FORCE_STOP and ends(late)
+        assert late.state.engine.name is S.ENGINE_FORCE_STOP and ends(late)
         assert "(paused by somebody)" in late.reasons[0].text, "the cause is told"
 
 
@@ -91,7 +92,7 @@ def test_outdated_memory_is_ended_and_never_while_the_lease_is_held_or_that_is_n
     name: StateName, pause: Pause
 ) -> None:
     ended = in_state(name, paused(pause, outdated=True))
-    assert ended.state.name is S.ENGINE_FORCE_STOP and ends(ended)
+    assert ended.state.engine.name is S.ENGINE_FORCE_STOP and ends(ended)
     said = Code.VM_PAUSED if pause is Pause.NEVER_RAN else Code.VM_OUTDATED
     assert codes(ended)[0] is said
     for held in (True, None):
@@ -102,11 +103,11 @@ def test_outdated_memory_is_ended_and_never_while_the_lease_is_held_or_that_is_n
 def test_a_start_that_was_cut_short_is_ended() -> None:
     """QEMU is there and not one instruction of the guest ran: it blocks every other start."""
     left = in_state(S.ENGINE_STARTING, paused(Pause.NEVER_RAN))
-    assert left.state.name is S.ENGINE_FORCE_STOP
+    assert left.state.engine.name is S.ENGINE_FORCE_STOP
     assert kinds(left) == {PowerOffEngine}
     for held in (True, None):
         assert (
-            in_state(S.ENGINE_STARTING, paused(Pause.NEVER_RAN, held=held)).state.name
+            in_state(S.ENGINE_STARTING, paused(Pause.NEVER_RAN, held=held)).state.engine.name
             is S.ENGINE_STARTING
         )
 
@@ -116,7 +117,7 @@ def test_why_it_is_paused_is_not_known_then_nothing_is_done_for_it() -> None:
         decision = in_state(
             name, paused(None), for_s=1, remembered={"stop_asked": True, "acted_s": NOW_S - 1}
         )
-        assert decision.state.name is name and decision.actions == ()
+        assert decision.state.engine.name is name and decision.actions == ()
 
 
 def test_what_runs_is_never_taken_for_paused() -> None:
@@ -130,17 +131,17 @@ def test_the_word_of_another_host_alone_ends_no_paused_vm() -> None:
     the lease itself shows that another host had it."""
     claims = [peer(2, engine=UP)]
     running = in_state(S.ENGINE_UP, local(UP, lease_held=False), live=claims)
-    assert running.state.name is S.ENGINE_STOP and Code.VM_TWICE in codes(running)
+    assert running.state.engine.name is S.ENGINE_STOP and Code.VM_TWICE in codes(running)
     for outdated, words in ((False, "no other host has held the lease"), (None, "not known")):
         kept = in_state(S.ENGINE_UP, paused(Pause.USER, outdated=outdated), live=claims)
-        assert kept.state.name is S.ENGINE_UP and not kept.actions
+        assert kept.state.engine.name is S.ENGINE_UP and not kept.actions
         claimed = next(r for r in kept.reasons if r.code is Code.VM_TWICE_CLAIMED)
         assert words in claimed.text
 
 
 def test_a_guest_is_not_asked_to_shut_down_while_it_is_paused_on_purpose() -> None:
     decision = in_state(S.ENGINE_STOP, paused(Pause.USER), for_s=LONG_S)
-    assert ShutdownEngine not in kinds(decision) and not decision.state.stop_asked
+    assert ShutdownEngine not in kinds(decision) and not decision.state.engine.stop_asked
 
 
 def test_a_paused_vm_is_not_moved_by_itself_nor_by_order() -> None:
@@ -151,9 +152,9 @@ def test_a_paused_vm_is_not_moved_by_itself_nor_by_order() -> None:
             S.ENGINE_UP, here, live=better, remembered={"better_since_s": NOW_S - LONG_S}
         )
         assert MigrateEngine not in kinds(decision)
-        assert decision.state.better_since_s is None
+        assert decision.state.engine.better_since_s is None
     ordered = in_state(
         S.ENGINE_UP, paused(Pause.USER), live=better, order=Order(1, OrderKind.MIGRATE)
     )
     assert MigrateEngine not in kinds(ordered)
-    assert "virsh resume" in ordered.state.answers[-1].text
+    assert "virsh resume" in ordered.state.engine.answers[-1].text

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoring.rules import Weights
-from scoring.state import StateName
 from scoring.vm.score import Score, ScoreInput, load_penalty, mean_load, score
+from scoring.vm.state import StateName
 
 W = Weights()
 FINE = ScoreInput(

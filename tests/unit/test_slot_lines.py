@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from broker.whiteboard.lines import hears_line, hears_of, intent_line, intent_of, peer_report
 from broker.whiteboard.slot import SLOT_BYTES, SlotReport, decode_slot
 from broker.wire.status import MoveStatus
+from scoring.hosts.state import Seen
 from scoring.observation import EngineStatus, Health, VmStatus
-from scoring.state import Seen
 from tests.fakes.broker import make_broker, report
 from tests.fakes.slot_store import MemoryVolume
 

@@ -20,6 +20,7 @@ from scoring.decision import (
     TakeFenceLease,
 )
 from scoring.hosts.evidence import OFFS_NEEDED, may_free
+from scoring.hosts.state import Takeover
 from scoring.hosts.takeover import (
     ASK_PAUSE_MAX_S,
     ASKS_AT_FULL_RATE,
@@ -39,7 +40,6 @@ from scoring.observation import (
     PowerAnswer,
     PowerOffEnded,
 )
-from scoring.state import Takeover
 from tests.unit.builders import NOW_S, RULES, TIMING, evidence, free_lease, lease_of, off
 
 DEAD = 2

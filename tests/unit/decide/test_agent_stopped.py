@@ -8,7 +8,7 @@ import pytest
 from scoring.observation import (
     EngineStatus,
 )
-from scoring.state import StateName
+from scoring.vm.state import StateName
 from tests.unit.builders import (
     DIED,
     DOWN,
@@ -26,7 +26,7 @@ S = StateName
 def test_an_agent_that_is_asked_to_end_ends_and_leaves_the_vm_alone(name: StateName) -> None:
     for engine in (UP, DOWN, DIED, UNKNOWN):
         decision = in_state(name, local(engine), stopping=True, global_maintenance=True)
-        assert decision.state.name is S.AGENT_STOPPED
+        assert decision.state.engine.name is S.AGENT_STOPPED
         assert decision.actions == ()
         assert decision.score.value == 0
 
@@ -38,7 +38,7 @@ def test_an_agent_that_is_asked_to_end_ends_in_maintenance_too(mode: StateName) 
         here = local(DOWN, maintenance=both or mode is S.LOCAL_MAINTENANCE)
         wide = both or mode is S.GLOBAL_MAINTENANCE
         decision = in_state(mode, here, stopping=True, global_maintenance=wide)
-        assert decision.state.name is S.AGENT_STOPPED
+        assert decision.state.engine.name is S.AGENT_STOPPED
 
 
 @pytest.mark.parametrize("engine", [UP, DOWN, UNKNOWN])
@@ -46,7 +46,7 @@ def test_a_stopped_agent_does_nothing_any_more(engine: EngineStatus) -> None:
     decision = in_state(
         S.AGENT_STOPPED, local(engine, maintenance=True), global_maintenance=True, for_s=9999
     )
-    assert decision.state.name is S.AGENT_STOPPED
+    assert decision.state.engine.name is S.AGENT_STOPPED
     assert decision.actions == ()
     assert decision.score.penalties[0].name == "stopped"
 
@@ -55,5 +55,5 @@ def test_a_stopped_agent_does_nothing_any_more(engine: EngineStatus) -> None:
 @pytest.mark.parametrize("engine", [UP, DOWN])
 def test_every_state_ends_when_the_agent_is_asked_to(name: StateName, engine: EngineStatus) -> None:
     decision = in_state(name, local(engine), stopping=True)
-    assert decision.state.name is S.AGENT_STOPPED
+    assert decision.state.engine.name is S.AGENT_STOPPED
     assert decision.actions == ()

@@ -10,7 +10,7 @@ import pytest
 from scoring.decision import (
     Code,
 )
-from scoring.state import StateName
+from scoring.vm.state import StateName
 from tests.unit.builders import (
     BOOTING,
     DIED,
@@ -30,35 +30,35 @@ S = StateName
 
 def test_a_vm_that_left_has_40_seconds_to_show_up_elsewhere() -> None:
     waiting = in_state(S.ENGINE_MAYBE_AWAY, for_s=40 - MOMENT_S, live=[peer(2)])
-    assert waiting.state.name is S.ENGINE_MAYBE_AWAY
+    assert waiting.state.engine.name is S.ENGINE_MAYBE_AWAY
     assert codes(waiting) == [Code.AWAY_WAITING]
     over = in_state(S.ENGINE_MAYBE_AWAY, for_s=40, live=[peer(2)])
-    assert over.state.name is S.ENGINE_UNEXPECTEDLY_DOWN
-    assert over.state.since_s == NOW_S
+    assert over.state.engine.name is S.ENGINE_UNEXPECTEDLY_DOWN
+    assert over.state.engine.since_s == NOW_S
     assert codes(over)[0] is Code.AWAY_TIMEOUT
 
 
 def test_a_vm_that_shows_up_elsewhere_has_moved() -> None:
     decision = in_state(S.ENGINE_MAYBE_AWAY, for_s=40, live=[peer(2, 3400, UP)])
-    assert decision.state.name is S.ENGINE_DOWN
+    assert decision.state.engine.name is S.ENGINE_DOWN
     assert codes(decision)[0] is Code.UP_ELSEWHERE
 
 
 @pytest.mark.parametrize("name", [S.ENGINE_MAYBE_AWAY, S.ENGINE_UNEXPECTEDLY_DOWN])
 def test_a_vm_that_is_here_again_is_watched_over(name: StateName) -> None:
     decision = in_state(name, local(BOOTING), for_s=9999)
-    assert decision.state.name is S.ENGINE_STARTING
+    assert decision.state.engine.name is S.ENGINE_STARTING
 
 
 def test_a_host_where_the_vm_died_stays_away_from_it_for_560_seconds() -> None:
     waiting = in_state(
         S.ENGINE_UNEXPECTEDLY_DOWN, local(DIED), for_s=560 - MOMENT_S, live=[peer(2)]
     )
-    assert waiting.state.name is S.ENGINE_UNEXPECTEDLY_DOWN
+    assert waiting.state.engine.name is S.ENGINE_UNEXPECTEDLY_DOWN
     assert waiting.score.value == 0
     assert codes(waiting) == [Code.UNEXPECTED_DOWN_WAITING]
     over = in_state(S.ENGINE_UNEXPECTEDLY_DOWN, local(DIED), for_s=560, live=[peer(2, 3399)])
-    assert over.state.name is S.ENGINE_DOWN
+    assert over.state.engine.name is S.ENGINE_DOWN
     assert over.score.value == 3400
     assert codes(over)[0] is Code.UNEXPECTED_DOWN_OVER
 
@@ -76,7 +76,7 @@ def test_a_host_where_the_vm_died_stays_away_from_it_for_560_seconds() -> None:
 )
 def test_the_last_host_does_not_wait_for_nobody(others: dict[str, Any]) -> None:
     decision = in_state(S.ENGINE_UNEXPECTEDLY_DOWN, local(DIED), **others)
-    assert decision.state.name is S.ENGINE_DOWN
+    assert decision.state.engine.name is S.ENGINE_DOWN
     assert codes(decision)[0] is Code.LAST_HOST
 
 
@@ -91,4 +91,4 @@ def test_the_last_host_does_not_wait_for_nobody(others: dict[str, Any]) -> None:
 )
 def test_a_host_that_is_not_sure_to_be_the_last_one_waits(not_sure: dict[str, Any]) -> None:
     decision = in_state(S.ENGINE_UNEXPECTEDLY_DOWN, local(DIED), **not_sure)
-    assert decision.state.name is S.ENGINE_UNEXPECTEDLY_DOWN
+    assert decision.state.engine.name is S.ENGINE_UNEXPECTEDLY_DOWN

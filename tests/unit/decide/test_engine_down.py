@@ -11,7 +11,7 @@ import pytest
 from scoring.decision import (
     Code,
 )
-from scoring.state import StateName
+from scoring.vm.state import StateName
 from tests.unit.builders import (
     BOOTING,
     DOWN,
@@ -68,8 +68,8 @@ def test_a_better_host_that_is_silent_is_not_waited_for() -> None:
 def test_a_vm_that_runs_on_a_live_host_is_left_there() -> None:
     decision = down(live=[peer(2, 0, UP)])
     assert codes(decision) == [Code.UP_ELSEWHERE]
-    assert decision.state.name is S.ENGINE_DOWN
-    assert decision.state.missing_since_s is None
+    assert decision.state.engine.name is S.ENGINE_DOWN
+    assert decision.state.engine.missing_since_s is None
 
 
 def test_a_vm_that_a_silent_host_says_it_runs_is_not_believed() -> None:
@@ -78,7 +78,7 @@ def test_a_vm_that_a_silent_host_says_it_runs_is_not_believed() -> None:
 
 def test_a_vm_that_shows_up_here_is_watched_over() -> None:
     decision = down(local(BOOTING))
-    assert decision.state.name is S.ENGINE_STARTING
+    assert decision.state.engine.name is S.ENGINE_STARTING
     assert decision.actions == ()
 
 
@@ -158,7 +158,7 @@ def test_a_sample_taken_before_the_last_action_ended_is_not_judged() -> None:
     """A start that has just ended would be begun once more on the VM's state before it."""
     for engine in (DOWN, UP):
         decision = down(local(engine), remembered=may_start(acted_s=NOW_S))
-        assert decision.state.name is S.ENGINE_DOWN
+        assert decision.state.engine.name is S.ENGINE_DOWN
         assert codes(decision) == [Code.AWAITING_SAMPLE]
     assert starts(down(remembered=may_start(acted_s=NOW_S - MOMENT_S)))
 

@@ -13,13 +13,13 @@ from scoring.decision import (
     Code,
 )
 from scoring.hosts.evidence import RENEWAL_SEEN_LATE_S
+from scoring.hosts.state import Takeover
 from scoring.observation import (
     LeaseAnswer,
     Power,
     PowerAnswer,
     Standing,
 )
-from scoring.state import Takeover
 from tests.unit.builders import (
     MOMENT_S,
     NOW_S,
@@ -40,14 +40,14 @@ def test_a_lease_that_is_lost_again_is_waited_for_anew() -> None:
     decision = down(
         silent=[peer(2)], remembered=may_start(lease=lease_of(2), startable_since_s=1.0)
     )
-    assert decision.state.startable_since_s is None
+    assert decision.state.engine.startable_since_s is None
 
 
 def test_the_lease_is_asked_for_before_a_start() -> None:
     decision = down(remembered={})
     assert decision.actions == (AskLease(),)
     assert codes(decision) == [Code.LEASE_ASKED]
-    assert decision.state.asking_lease
+    assert decision.state.engine.asking_lease
 
 
 def test_the_lease_is_not_asked_for_twice_at_once() -> None:
@@ -118,7 +118,7 @@ def test_a_live_owner_is_waited_for_and_never_asked_its_power() -> None:
     )
     assert codes(decision) == [Code.LEASE_OWNER_LIVE]
     assert decision.actions == ()
-    assert decision.state.takeover is None
+    assert decision.state.host.takeover is None
 
 
 def test_a_silent_owner_without_a_fence_device_is_waited_for_until_sanlock_calls_it_dead() -> None:
@@ -184,7 +184,7 @@ def test_a_silent_owner_with_a_fence_device_is_asked_its_power() -> None:
     )
     assert decision.actions == (AskPower(2),)
     assert codes(decision) == [Code.POWER_ASKED, Code.LEASE_WAIT]
-    assert decision.state.takeover is not None
+    assert decision.state.host.takeover is not None
 
 
 def test_an_owner_without_a_slot_is_as_silent_as_any() -> None:

@@ -8,17 +8,12 @@ from typing import Any
 
 import pytest
 
-from scoring.decision import (
-    AskLease,
-    AskPower,
-    Code,
-    Decision,
-    StartEngine,
-)
+from scoring.decide import Decision
+from scoring.decision import AskLease, AskPower, Code, StartEngine
 from scoring.observation import (
     LeaseAnswer,
 )
-from scoring.state import StateName
+from scoring.vm.state import StateName
 from tests.unit.builders import (
     MOMENT_S,
     NOW_S,
@@ -145,7 +140,7 @@ def test_a_lease_that_comes_free_after_a_long_wait_starts_no_race() -> None:
         for_s=500.0,
     )
     assert codes(first_seen) == [Code.LEASE_FREE, Code.EQUAL_HOST_FIRST]
-    assert first_seen.state.startable_since_s == NOW_S
+    assert first_seen.state.engine.startable_since_s == NOW_S
 
 
 @pytest.mark.parametrize("better_hosts", [1, 2])
@@ -195,7 +190,7 @@ def test_a_new_better_host_gets_its_chance_and_is_remembered() -> None:
         for_s=500.0,
     )
     assert codes(decision) == [Code.BETTER_HOST]
-    assert (decision.state.ahead, decision.state.ahead_since_s) == ((2, 3), NOW_S)
+    assert (decision.state.engine.ahead, decision.state.engine.ahead_since_s) == ((2, 3), NOW_S)
 
 
 def test_once_the_vm_is_there_every_host_has_its_chance_again() -> None:
@@ -203,7 +198,7 @@ def test_once_the_vm_is_there_every_host_has_its_chance_again() -> None:
         live=[peer(2, engine=UP)],
         remembered=may_start(ahead=(2, 3), ahead_since_s=NOW_S - 500),
     )
-    assert seen.state.ahead == ()
+    assert seen.state.engine.ahead == ()
 
 
 def test_equals_are_counted_anew_after_a_global_maintenance() -> None:
@@ -217,7 +212,7 @@ def test_equals_are_counted_anew_after_a_global_maintenance() -> None:
         life.beat(free_lease(life.now_s))
         for _ in range(100):
             life.beat()
-        assert life.state.name is S.GLOBAL_MAINTENANCE
+        assert life.state.engine.name is S.GLOBAL_MAINTENANCE
         life.world = {}
         ended_s = life.now_s
         started_s = start_moment(life)

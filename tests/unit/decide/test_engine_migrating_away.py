@@ -19,7 +19,7 @@ from scoring.observation import (
     MigrationCancelled,
 )
 from scoring.rules import MIGRATION_EXTRA_S
-from scoring.state import StateName
+from scoring.vm.state import StateName
 from tests.unit.builders import (
     DOWN,
     LEAVING,
@@ -46,7 +46,7 @@ def test_a_migration_under_way_is_waited_for_whatever_else_happens() -> None:
             decision = in_state(
                 S.ENGINE_MIGRATING_AWAY, local(engine), for_s=999, remembered=acting(), **observed
             )
-            assert decision.state.name is S.ENGINE_MIGRATING_AWAY
+            assert decision.state.engine.name is S.ENGINE_MIGRATING_AWAY
             assert codes(decision) == [Code.MIGRATING]
 
 
@@ -58,10 +58,10 @@ def test_a_migration_that_went_well_ends_in_engine_down() -> None:
         remembered=acting(),
         outcomes=(EngineMigrationEnded(2, ok=True),),
     )
-    assert decision.state.name is S.ENGINE_DOWN
+    assert decision.state.engine.name is S.ENGINE_DOWN
     assert decision.actions == ()
     assert codes(decision) == [Code.MIGRATED, Code.AWAITING_SAMPLE]
-    assert not decision.state.move_failed_s
+    assert not decision.state.engine.move_failed_s
 
 
 def test_a_migration_that_failed_leaves_the_vm_to_be_watched_over_here() -> None:
@@ -72,8 +72,8 @@ def test_a_migration_that_failed_leaves_the_vm_to_be_watched_over_here() -> None
         remembered=acting(),
         outcomes=(EngineMigrationEnded(2, ok=False, detail="no route"),),
     )
-    assert decision.state.name is S.ENGINE_STARTING
-    assert decision.state.move_failed_s == {2: NOW_S}
+    assert decision.state.engine.name is S.ENGINE_STARTING
+    assert decision.state.engine.move_failed_s == {2: NOW_S}
     assert "no route" in decision.reasons[0].text
 
 
@@ -89,7 +89,7 @@ def test_somebody_elses_migration_is_followed_to_its_end(
     engine: EngineStatus, after: StateName, code: Code
 ) -> None:
     decision = in_state(S.ENGINE_MIGRATING_AWAY, local(engine), for_s=9)
-    assert decision.state.name is after
+    assert decision.state.engine.name is after
     assert codes(decision)[0] is code
     assert not kinds(decision) & VM_ACTIONS
 
@@ -101,8 +101,10 @@ def test_a_migration_found_under_way_is_ended_when_its_time_is_over() -> None:
     life.beat()
     life.here = replace(life.here, engine=LEAVING, migrating_s=timeout_s - 1.5)
     found = life.beat()
-    assert found.state.name is S.ENGINE_MIGRATING_AWAY
-    assert found.state.moving_until_s == life.now_s - timeout_s + 1.5 + RULES.migration_within_s
+    assert found.state.engine.name is S.ENGINE_MIGRATING_AWAY
+    assert (
+        found.state.engine.moving_until_s == life.now_s - timeout_s + 1.5 + RULES.migration_within_s
+    )
     assert codes(found) == [Code.MIGRATING, Code.MIGRATING] and not found.actions
     life.here = replace(life.here, migrating_s=timeout_s - 0.5)
     assert not life.beat().actions
@@ -118,14 +120,14 @@ def test_a_migration_found_under_way_is_ended_when_its_time_is_over() -> None:
     assert asked == [False] * 15 + [True], "and later once more"
     life.here = replace(life.here, engine=UP, migrating_s=None)
     ended = life.beat(MigrationCancelled(True))
-    assert ended.state.name is S.ENGINE_UP and not ended.state.asking_cancel
-    assert ended.state.moving_until_s is None
+    assert ended.state.engine.name is S.ENGINE_UP and not ended.state.engine.asking_cancel
+    assert ended.state.engine.moving_until_s is None
 
 
 def test_where_libvirt_does_not_tell_a_migration_counts_from_when_it_was_found() -> None:
     for_s = RULES.migration_timeout_s - 1
     kept = in_state(S.ENGINE_MIGRATING_AWAY, local(LEAVING), for_s=for_s)
-    assert not kept.actions and kept.state.moving_until_s == NOW_S + 1 + MIGRATION_EXTRA_S
+    assert not kept.actions and kept.state.engine.moving_until_s == NOW_S + 1 + MIGRATION_EXTRA_S
     over = in_state(S.ENGINE_MIGRATING_AWAY, local(LEAVING), for_s=for_s + 1)
     assert over.actions == (CancelMigration(),)
 
@@ -140,7 +142,7 @@ def test_a_migration_that_is_being_cancelled_is_not_cancelled_once_more(
 
 def test_in_global_maintenance_nobody_ends_a_migration() -> None:
     held = in_state(S.ENGINE_MIGRATING_AWAY, local(LEAVING), for_s=999, global_maintenance=True)
-    assert held.state.name is S.GLOBAL_MAINTENANCE and not held.actions
+    assert held.state.engine.name is S.GLOBAL_MAINTENANCE and not held.actions
 
 
 def test_a_host_drained_by_migration_is_in_local_maintenance_in_the_end() -> None:
@@ -150,4 +152,4 @@ def test_a_host_drained_by_migration_is_in_local_maintenance_in_the_end() -> Non
     life.here = replace(life.here, engine=DOWN)
     life.change_peer(2, engine=UP)
     life.beat(EngineMigrationEnded(2, ok=True))
-    assert life.beat().state.name is S.LOCAL_MAINTENANCE
+    assert life.beat().state.engine.name is S.LOCAL_MAINTENANCE

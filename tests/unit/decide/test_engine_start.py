@@ -16,7 +16,7 @@ from scoring.observation import (
     EngineStartEnded,
     StartResult,
 )
-from scoring.state import StateName
+from scoring.vm.state import StateName
 from tests.unit.builders import (
     MOMENT_S,
     NOW_S,
@@ -48,7 +48,7 @@ def test_a_start_under_way_is_waited_for_whatever_else_happens() -> None:
         decision = in_state(
             S.ENGINE_START, local(UNKNOWN), for_s=500, remembered=acting(), **observed
         )
-        assert decision.state.name is S.ENGINE_START
+        assert decision.state.engine.name is S.ENGINE_START
         assert decision.actions == ()
         assert codes(decision) == [Code.STARTING]
 
@@ -56,10 +56,10 @@ def test_a_start_under_way_is_waited_for_whatever_else_happens() -> None:
 def test_a_start_that_went_well_leads_to_engine_starting() -> None:
     outcome = EngineStartEnded(StartResult.STARTED)
     decision = in_state(S.ENGINE_START, for_s=3, remembered=acting(retries=2), outcomes=(outcome,))
-    assert decision.state.name is S.ENGINE_STARTING
-    assert decision.state.retries == 0
-    assert not decision.state.acting
-    assert decision.state.acted_s == NOW_S
+    assert decision.state.engine.name is S.ENGINE_STARTING
+    assert decision.state.engine.retries == 0
+    assert not decision.state.engine.acting
+    assert decision.state.engine.acted_s == NOW_S
     # The sample in this beat was taken before the start had ended: it says nothing yet.
     assert codes(decision) == [Code.STARTED, Code.AWAITING_SAMPLE]
 
@@ -71,22 +71,22 @@ def test_a_start_that_failed_leads_back_to_engine_down(result: StartResult, retr
     decision = in_state(
         S.ENGINE_START, for_s=3, remembered=acting(), outcomes=(EngineStartEnded(result, "why"),)
     )
-    assert decision.state.name is S.ENGINE_DOWN
-    assert decision.state.retries == retries
+    assert decision.state.engine.name is S.ENGINE_DOWN
+    assert decision.state.engine.retries == retries
     assert decision.actions == ()
     assert "why" in decision.reasons[0].text
 
 
 def test_a_start_not_yet_asked_for_gives_way_to_the_guards() -> None:
     decision = in_state(S.ENGINE_START, local(maintenance=True))
-    assert decision.state.name is S.LOCAL_MAINTENANCE
+    assert decision.state.engine.name is S.LOCAL_MAINTENANCE
     assert decision.actions == ()
 
 
 def test_a_start_is_begun_in_the_beat_that_allowed_it_or_not_at_all() -> None:
     """However the host came to be in EngineStart without one under way."""
     decision = in_state(S.ENGINE_START, for_s=5, live=[peer(2, 9000)])
-    assert decision.state.name is S.ENGINE_DOWN
+    assert decision.state.engine.name is S.ENGINE_DOWN
     assert decision.actions == ()
     assert codes(decision) == [Code.START_FAILED, Code.BETTER_HOST]
 
@@ -109,7 +109,7 @@ def test_failed_starts_cost_50_each_then_everything_for_600_seconds() -> None:
         assert life.now_s < 100
     assert scores == [3350, 3300, 3250, 0]
     failed_s = life.now_s
-    assert life.state.last_failure_s == failed_s
+    assert life.state.engine.last_failure_s == failed_s
     while life.now_s < failed_s + 599:
         decision = life.beat()
         assert StartEngine not in kinds(decision)
@@ -117,7 +117,7 @@ def test_failed_starts_cost_50_each_then_everything_for_600_seconds() -> None:
         assert Code.RETRIES_EXHAUSTED in codes(decision)
     decision = life.beat()
     assert decision.score.value == 3400
-    assert (decision.state.retries, decision.state.last_failure) == (0, "")
+    assert (decision.state.engine.retries, decision.state.engine.last_failure) == (0, "")
 
 
 def test_retries_expire_exactly_600_seconds_after_the_last_failure() -> None:

@@ -17,7 +17,7 @@ from scoring.observation import (
     Order,
     OrderKind,
 )
-from scoring.state import OrderAnswer, StateName
+from scoring.vm.state import OrderAnswer, StateName
 from tests.unit.builders import (
     DOWN,
     LEAVING,
@@ -50,20 +50,20 @@ def test_a_much_better_host_gets_the_vm_after_the_dwell_by_live_migration() -> N
     assert codes(waiting) == [Code.MOVE_DWELL, Code.ENGINE_HEALTHY]
     moving = in_state(S.ENGINE_UP, local(UP), live=better, remembered={"better_since_s": since_s})
     assert moving.actions == (MigrateEngine(2),)
-    assert moving.state.moving_to == 2, "the others are told where it goes"
-    assert moving.state.moving_until_s == NOW_S + RULES.migration_within_s, "and until when"
-    assert moving.state.name is S.ENGINE_MIGRATING_AWAY
+    assert moving.state.engine.moving_to == 2, "the others are told where it goes"
+    assert moving.state.engine.moving_until_s == NOW_S + RULES.migration_within_s, "and until when"
+    assert moving.state.engine.name is S.ENGINE_MIGRATING_AWAY
     assert codes(moving) == [Code.MOVE_STARTED, Code.MIGRATING]
 
 
 def test_the_dwell_begins_when_a_host_is_800_better_and_ends_when_it_is_not() -> None:
     begun = in_state(S.ENGINE_UP, local(UP), live=[peer(2, 4200)])
-    assert begun.state.better_since_s == NOW_S
+    assert begun.state.engine.better_since_s == NOW_S
     for others in ([peer(2, 4199)], []):
         ended = in_state(
             S.ENGINE_UP, local(UP), live=others, remembered={"better_since_s": NOW_S - 29}
         )
-        assert ended.state.better_since_s is None
+        assert ended.state.engine.better_since_s is None
         assert codes(ended) == [Code.ENGINE_HEALTHY]
 
 
@@ -78,7 +78,7 @@ def test_the_vm_moves_once_and_is_followed_to_its_new_host() -> None:
     life = Life(here=local(UP), peers=(peer(2, 4200),), beating={2})
     # The first beat cannot tell yet that host 2 lives; the dwell begins with the second.
     for _ in range(1 + int(TIMING.move_dwell)):
-        assert life.beat().state.name is S.ENGINE_UP
+        assert life.beat().state.engine.name is S.ENGINE_UP
     assert MigrateEngine(2) in life.beat().actions
     life.here = replace(life.here, engine=LEAVING)
     for _ in range(30):
@@ -86,7 +86,7 @@ def test_the_vm_moves_once_and_is_followed_to_its_new_host() -> None:
     life.here = replace(life.here, engine=DOWN)
     life.change_peer(2, engine=UP)
     decision = life.beat(EngineMigrationEnded(2, ok=True))
-    assert decision.state.name is S.ENGINE_DOWN
+    assert decision.state.engine.name is S.ENGINE_DOWN
     assert codes(life.beat()) == [Code.UP_ELSEWHERE]
 
 
@@ -105,7 +105,7 @@ def test_without_migration_a_healthy_vm_stays_whatever_the_scores() -> None:
         remembered={"better_since_s": NOW_S - 999},
         migration_possible=False,
     )
-    assert decision.state.name is S.ENGINE_UP
+    assert decision.state.engine.name is S.ENGINE_UP
     assert decision.actions == ()
     assert codes(decision) == [Code.MOVE_IMPOSSIBLE, Code.ENGINE_HEALTHY]
 
@@ -127,14 +127,14 @@ def test_the_vm_never_moves_to_a_host_that_cannot_take_it(unfit: dict[str, Any])
 @pytest.mark.parametrize("name", [S.ENGINE_UP, S.ENGINE_UP_BAD_HEALTH])
 def test_local_maintenance_drains_the_host_at_once_without_a_dwell(name: StateName) -> None:
     decision = in_state(name, local(UP, maintenance=True), live=[peer(2, 5), peer(3, 4)])
-    assert decision.state.name is S.ENGINE_MIGRATING_AWAY
+    assert decision.state.engine.name is S.ENGINE_MIGRATING_AWAY
     assert decision.actions == (MigrateEngine(2),)
     assert decision.score.value == 0
 
 
 def test_a_host_that_cannot_be_drained_keeps_the_vm_and_says_so() -> None:
     decision = in_state(S.ENGINE_UP, local(UP, maintenance=True), for_s=9999)
-    assert decision.state.name is S.ENGINE_UP
+    assert decision.state.engine.name is S.ENGINE_UP
     assert decision.actions == ()
     assert codes(decision) == [Code.DRAIN_WAITING, Code.ENGINE_HEALTHY]
 
@@ -148,7 +148,7 @@ def test_after_a_failed_migration_the_next_waits_for_migrate_retry() -> None:
     assert failed.actions == ()
     assert codes(failed)[0] is Code.MIGRATION_FAILED
     while MigrateEngine not in kinds(life.beat()):
-        assert life.state.name is S.ENGINE_UP
+        assert life.state.engine.name is S.ENGINE_UP
         assert life.now_s < failed_s + 100
     assert life.now_s == failed_s + TIMING.migrate_retry
 
@@ -179,7 +179,7 @@ def test_an_ordered_migration_that_failed_does_not_delay_a_drain() -> None:
         },
         outcomes=(EngineMigrationEnded(2, ok=False, detail="cancelled"),),
     )
-    assert not moving.state.move_failed_s
+    assert not moving.state.engine.move_failed_s
 
 
 def test_the_vm_is_not_moved_to_a_host_without_the_memory() -> None:

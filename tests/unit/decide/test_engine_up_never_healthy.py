@@ -10,7 +10,7 @@ from scoring.observation import (
     DomainHere,
     Pause,
 )
-from scoring.state import StateName
+from scoring.vm.state import StateName
 from tests.unit.builders import (
     NOW_S,
     PAUSED,
@@ -28,12 +28,14 @@ def test_a_vm_that_was_never_healthy_is_left_running_and_told_critically() -> No
     never = local(SICK, healthy_before=False, lease_held=True)
     started = in_state(S.ENGINE_STARTING, never, for_s=TIMING.engine_starting)
     for decision in (started, in_state(S.ENGINE_UP_BAD_HEALTH, never, for_s=TIMING.bad_health)):
-        assert decision.state.name is S.ENGINE_UP_BAD_HEALTH
+        assert decision.state.engine.name is S.ENGINE_UP_BAD_HEALTH
         assert decision.actions == ()
         assert codes(decision)[-1] is Code.NEVER_HEALTHY
         assert "the health page does not answer" in decision.reasons[-1].text
-        assert decision.state.since_s == NOW_S, "its time begins once the check is known to work"
-    assert in_state(S.ENGINE_STARTING, never, for_s=1).state.name is S.ENGINE_STARTING
+        assert decision.state.engine.since_s == NOW_S, (
+            "its time begins once the check is known to work"
+        )
+    assert in_state(S.ENGINE_STARTING, never, for_s=1).state.engine.name is S.ENGINE_STARTING
 
 
 def test_one_that_was_healthy_once_is_stopped_and_the_cause_is_told() -> None:
@@ -42,7 +44,7 @@ def test_one_that_was_healthy_once_is_stopped_and_the_cause_is_told() -> None:
         (S.ENGINE_UP_BAD_HEALTH, TIMING.bad_health, Code.BAD_HEALTH_TIMEOUT),
     ):
         decision = in_state(name, local(SICK, lease_held=True), for_s=for_s)
-        assert decision.state.name is S.ENGINE_STOP
+        assert decision.state.engine.name is S.ENGINE_STOP
         assert decision.reasons[0].code is code
         assert "the health page does not answer" in decision.reasons[0].text
 
@@ -56,4 +58,4 @@ def test_a_paused_vm_is_surely_not_well_whatever_its_check_is_worth() -> None:
     )
     for name in (S.ENGINE_STARTING, S.ENGINE_UP_BAD_HEALTH):
         decision = in_state(name, stands, for_s=TIMING.bad_health)
-        assert decision.state.name is S.ENGINE_FORCE_STOP
+        assert decision.state.engine.name is S.ENGINE_FORCE_STOP

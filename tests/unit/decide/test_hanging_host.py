@@ -123,9 +123,9 @@ def test_the_owner_that_beats_again_in_the_middle_of_an_order_ends_the_takeover(
     fall.life.beating.add(DEAD)
     order, fall.life.history[-1] = fall.life.history[-1], replace(fall.life.history[-1], actions=())
     decision = fall.beat()
-    assert decision.state.takeover is not None and decision.state.takeover.switching_off
+    assert decision.state.host.takeover is not None and decision.state.host.takeover.switching_off
     assert DropFenceLease not in kinds(decision)
     (act,) = [a for a in order.actions if isinstance(a, PowerOffHost)]
     decision = fall.beat(PowerOffEnded(act.host_id, True))
-    assert decision.state.takeover is None
+    assert decision.state.host.takeover is None
     assert DropFenceLease in kinds(decision)

@@ -7,19 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from scoring.decide import decide
-from scoring.decision import (
-    Decision,
-)
+from scoring.decide import Decision, decide
+from scoring.hosts.state import Seen
 from scoring.observation import (
     EngineStopEnded,
 )
-from scoring.state import TRANSITIONS, AgentState, Seen, StateName
+from scoring.vm.state import TRANSITIONS, StateName
 from tests.unit.builders import (
     DIED,
     MOMENT_S,
     NOW_S,
-    RULES,
     SICK,
     TIMING,
     UNKNOWN,
@@ -32,6 +29,7 @@ from tests.unit.builders import (
     observe,
     peer,
     seen,
+    state_of,
 )
 
 S = StateName
@@ -47,12 +45,12 @@ def test_the_clock_of_a_state_starts_when_it_is_entered_and_is_not_kept_for_the_
     life.beat()
     life.beat(after_s=200.0)
     life.here = replace(life.here, engine=UNKNOWN)
-    assert life.beat().state.name is S.UNKNOWN_LOCAL_VM_STATE
+    assert life.beat().state.engine.name is S.UNKNOWN_LOCAL_VM_STATE
     life.here = replace(life.here, engine=SICK)
     decision = life.beat()
-    assert decision.state.name is S.ENGINE_STARTING
-    assert decision.state.since_s == life.now_s
-    assert life.beat(after_s=250.0).state.name is S.ENGINE_STARTING
+    assert decision.state.engine.name is S.ENGINE_STARTING
+    assert decision.state.engine.since_s == life.now_s
+    assert life.beat(after_s=250.0).state.engine.name is S.ENGINE_STARTING
 
 
 @pytest.mark.parametrize("name", [S.ENGINE_UP, S.ENGINE_STOP])
@@ -62,40 +60,40 @@ def test_what_belonged_to_a_state_is_forgotten_when_it_is_left(name: StateName) 
         local(UNKNOWN),
         remembered={"better_since_s": NOW_S - 10, "stop_asked": True},
     )
-    assert decision.state.name is S.UNKNOWN_LOCAL_VM_STATE
-    assert decision.state.better_since_s is None
-    assert not decision.state.stop_asked
-    assert decision.state.since_s == NOW_S
+    assert decision.state.engine.name is S.UNKNOWN_LOCAL_VM_STATE
+    assert decision.state.engine.better_since_s is None
+    assert not decision.state.engine.stop_asked
+    assert decision.state.engine.since_s == NOW_S
 
 
 def test_unreadable_storage_forgets_who_lived_and_since_when_the_vm_is_missing() -> None:
     decision = in_state(S.ENGINE_DOWN, live=[peer(2, engine=UP)], storage_good_since_s=None)
-    assert decision.state.seen == {}
-    assert decision.state.missing_since_s is None
+    assert decision.state.host.seen == {}
+    assert decision.state.engine.missing_since_s is None
 
 
 def test_a_vm_is_missing_from_the_first_beat_on_that_no_live_host_reports_it() -> None:
     life = Life(peers=(peer(2, engine=UP),), beating={2})
     life.beat()
     life.beat()
-    assert life.state.missing_since_s is None
+    assert life.state.engine.missing_since_s is None
     life.beating.clear()
     life.beat(after_s=TIMING.suspect_after - MOMENT_S)
-    assert life.state.missing_since_s is None
+    assert life.state.engine.missing_since_s is None
     life.beat(after_s=MOMENT_S)
-    assert life.state.missing_since_s == pytest.approx(life.now_s)
+    assert life.state.engine.missing_since_s == pytest.approx(life.now_s)
 
 
 def test_the_same_inputs_give_the_same_decision() -> None:
     peers = [peer(2, 4200), peer(3, engine=UP)]
-    state = AgentState(RULES, S.ENGINE_UP, since_s=NOW_S - 5, seen=seen(live=peers))
+    state = state_of(name=S.ENGINE_UP, since_s=NOW_S - 5, seen=seen(live=peers))
     observation = observe(local(UP), peers=tuple(peers))
     assert decide(state, observation, NOW_S) == decide(state, observation, NOW_S)
 
 
 def test_what_comes_in_is_not_changed() -> None:
     memory = {2: Seen(499, NOW_S - 1, changed=True)}
-    state = AgentState(RULES, S.ENGINE_DOWN, since_s=NOW_S - 5, seen=memory)
+    state = state_of(name=S.ENGINE_DOWN, since_s=NOW_S - 5, seen=memory)
     observation = observe(peers=(peer(2),), outcomes=(free_lease(),))
     decide(state, observation, NOW_S)
     assert memory == {2: Seen(499, NOW_S - 1, changed=True)}
@@ -147,8 +145,8 @@ def test_an_outcome_that_belongs_to_no_state_any_more_only_ends_its_action() -> 
         global_maintenance=True,
         outcomes=(EngineStopEnded(True),),
     )
-    assert not decision.state.acting
-    assert decision.state.name is S.GLOBAL_MAINTENANCE
+    assert not decision.state.engine.acting
+    assert decision.state.engine.name is S.GLOBAL_MAINTENANCE
 
 
 def test_every_state_has_its_row_in_the_table_and_none_may_be_left_for_itself() -> None:

@@ -16,7 +16,7 @@ from scoring.observation import (
     Obstacle,
     Unfit,
 )
-from scoring.state import StateName
+from scoring.vm.state import StateName
 from tests.unit.builders import (
     DOWN,
     RULES,

@@ -8,18 +8,14 @@ from typing import Any
 
 import pytest
 
-from scoring.decision import (
-    Code,
-    Decision,
-    DropFenceLease,
-    PowerOnHost,
-)
+from scoring.decide import Decision
+from scoring.decision import Code, DropFenceLease, PowerOnHost
 from scoring.observation import (
     FenceRecord,
     FenceStep,
     PowerOnEnded,
 )
-from scoring.state import StateName
+from scoring.vm.state import StateName
 from tests.unit.builders import (
     DEAD,
     NOW_S,
@@ -54,7 +50,7 @@ def up_with(*log: FenceRecord, **given: Any) -> Decision:
 def test_the_host_that_runs_the_vm_switches_the_fenced_one_on_again() -> None:
     decision = up_with(SHOT)
     assert PowerOnHost(DEAD) in decision.actions
-    assert decision.state.switching_on == DEAD
+    assert decision.state.host.switching_on == DEAD
     assert Code.POWER_ON_ORDERED in codes(decision)
 
 
@@ -94,7 +90,7 @@ def test_nobody_is_switched_on_who_was_not_switched_off_by_us_or_is_back(
 
 def test_it_is_tried_again_after_a_while() -> None:
     tried = up_with(SHOT, outcomes=(PowerOnEnded(DEAD, False, "no answer"),))
-    assert tried.state.switched_on_s == {DEAD: NOW_S} and PowerOnHost not in kinds(tried)
+    assert tried.state.host.switched_on_s == {DEAD: NOW_S} and PowerOnHost not in kinds(tried)
     again = {"switched_on_s": {DEAD: NOW_S - TIMING.power_on_retry}}
     assert PowerOnHost(DEAD) in up_with(SHOT, remembered=again).actions
 

@@ -16,6 +16,7 @@ from scoring.decision import (
     StartEngine,
     TakeFenceLease,
 )
+from scoring.hosts.state import Takeover
 from scoring.observation import (
     FenceLeaseAnswer,
     HostIdFreed,
@@ -25,7 +26,7 @@ from scoring.observation import (
     Standing,
     StartResult,
 )
-from scoring.state import StateName, Takeover
+from scoring.vm.state import StateName
 from tests.unit.builders import (
     DEAD,
     DOWN,
@@ -66,7 +67,7 @@ def test_an_unanswered_question_does_not_forget_a_takeover() -> None:
     lease = LeaseAnswer(known=False, asked_s=NOW_S)
     pursued = Takeover(2, NOW_S - 2)
     decision = down(silent=[peer(2)], remembered={"lease": lease, "takeover": pursued})
-    assert decision.state.takeover == pursued
+    assert decision.state.host.takeover == pursued
     assert codes(decision) == [Code.LEASE_UNKNOWN]
 
 
@@ -80,15 +81,15 @@ def test_the_whole_way_from_a_host_that_fell_silent_to_the_vm_here() -> None:
     assert replace(freed, evidence="") == FreeHostId(DEAD, 5, 77, fall.life.now_s - 0.5)
     decision = fall.until(StartEngine)
     assert Code.HOST_ID_FREED in codes(decision)
-    assert decision.state.takeover is None
+    assert decision.state.host.takeover is None
     assert DropFenceLease in kinds(decision)
     # suspect_after, and a beat each for: lease, power, power again, freed, start.
     assert fall.life.now_s - fell_s <= TIMING.suspect_after + 6 * TIMING.beat
     # The VM's state is judged from the first sample on that is younger than the start.
-    assert fall.beat().state.name is S.ENGINE_STARTING
+    assert fall.beat().state.engine.name is S.ENGINE_STARTING
     after = fall.beat()
-    assert after.state.name is S.ENGINE_UP
-    assert after.state.last_ran == 1
+    assert after.state.engine.name is S.ENGINE_UP
+    assert after.state.engine.last_ran == 1
     assert fall.did(FreeHostId) == 1
 
 
@@ -106,7 +107,7 @@ def test_an_answer_of_the_time_before_the_freeing_starts_nothing_over() -> None:
     assert kinds(stale) == {AskLease}
     fresh = fall.life.beat(lease_of(DEAD, fall.life.now_s + 0.5, standing=Standing.FREE))
     assert Code.LEASE_OWNER_GONE in codes(fresh)
-    assert fresh.state.takeover is None
+    assert fresh.state.host.takeover is None
 
 
 def test_each_step_of_a_takeover_says_what_it_waits_for() -> None:
@@ -128,8 +129,8 @@ def test_a_second_reading_at_its_earliest_is_woken_up_for() -> None:
     fall.until(TakeFenceLease)
     decision = fall.life.history[-1]
     assert decision.wake_s is not None
-    assert decision.state.takeover is not None
-    assert decision.wake_s == decision.state.takeover.offs[-1].read_s + TIMING.power_reread
+    assert decision.state.host.takeover is not None
+    assert decision.wake_s == decision.state.host.takeover.offs[-1].read_s + TIMING.power_reread
 
 
 @pytest.mark.parametrize(
@@ -154,8 +155,8 @@ def test_an_off_followed_by_an_on_proves_nothing() -> None:
     fall.power = Power.ON
     fall.run(30)
     assert not fall.did(FreeHostId)
-    assert fall.life.state.takeover is not None
-    assert fall.life.state.takeover.offs == ()
+    assert fall.life.state.host.takeover is not None
+    assert fall.life.state.host.takeover.offs == ()
 
 
 def test_a_device_that_does_not_answer_is_asked_once() -> None:
@@ -188,8 +189,8 @@ def test_without_the_fence_lease_nothing_is_freed_and_it_is_asked_for_again() ->
     refused = fall.beat()
     assert Code.TAKEOVER_PAUSED in codes(refused)
     again = fall.until(TakeFenceLease)
-    assert again.state.takeover is not None
-    assert len(again.state.takeover.offs) == 1, "what was read before the pause does not count"
+    assert again.state.host.takeover is not None
+    assert len(again.state.host.takeover.offs) == 1, "what was read before the pause does not count"
     fall.run(60)
     assert not fall.did(FreeHostId)
     assert fall.did(TakeFenceLease) <= 70 / TIMING.takeover_retry
@@ -235,7 +236,7 @@ def test_global_maintenance_in_the_middle_ends_a_takeover(value: bool | None) ->
     fall.life.world["global_maintenance"] = value
     fall.run(20)
     assert not fall.did(FreeHostId)
-    assert fall.life.state.takeover is None
+    assert fall.life.state.host.takeover is None
     assert fall.life.world["fence_lease_held"] is False
 
 
@@ -245,7 +246,7 @@ def test_an_owner_that_beats_again_ends_a_takeover() -> None:
     fall.life.beating.add(DEAD)
     fall.run(20)
     assert not fall.did(FreeHostId)
-    assert fall.life.state.takeover is None
+    assert fall.life.state.host.takeover is None
     assert fall.life.world["fence_lease_held"] is False
 
 
@@ -256,7 +257,7 @@ def test_an_owner_that_beats_again_without_the_vm_is_waited_for() -> None:
     fall.life.change_peer(DEAD, engine=DOWN, score=0)
     decision = fall.beat()
     assert Code.LEASE_OWNER_LIVE in codes(decision)
-    assert decision.state.takeover is None
+    assert decision.state.host.takeover is None
     fall.run(20)
     assert not fall.did(FreeHostId)
     assert not fall.did(StartEngine)
@@ -268,7 +269,7 @@ def test_storage_that_becomes_unreadable_ends_a_takeover() -> None:
     fall.life.world["storage_good_since_s"] = None
     fall.run(20)
     assert not fall.did(FreeHostId)
-    assert fall.life.state.takeover is None
+    assert fall.life.state.host.takeover is None
 
 
 def test_the_fence_lease_outlasts_a_freeing_that_is_under_way() -> None:
@@ -276,11 +277,11 @@ def test_the_fence_lease_outlasts_a_freeing_that_is_under_way() -> None:
     fall.until(FreeHostId)
     fall.life.world["global_maintenance"] = True
     during = fall.life.beat()
-    assert during.state.name is S.GLOBAL_MAINTENANCE
+    assert during.state.engine.name is S.GLOBAL_MAINTENANCE
     assert DropFenceLease not in kinds(during)
     after = fall.life.beat(HostIdFreed(DEAD, True))
     assert DropFenceLease in kinds(after)
-    assert after.state.takeover is None
+    assert after.state.host.takeover is None
 
 
 def test_a_fence_lease_that_was_lost_in_between_must_be_taken_again_and_the_power_read() -> None:
@@ -309,7 +310,7 @@ def test_another_owner_starts_the_proof_anew_but_keeps_the_fence_lease() -> None
         fence_lease_held=True,
     )
     assert decision.actions == (AskPower(DEAD),)
-    step = decision.state.takeover
+    step = decision.state.host.takeover
     assert step is not None
     assert (step.host_id, step.offs, step.fence_since_s) == (DEAD, (), NOW_S - 2)
 
@@ -321,7 +322,7 @@ def test_answers_about_a_host_that_is_not_taken_over_from_change_nothing() -> No
         PowerOffEnded(9, True),
         FenceLeaseAnswer(True, NOW_S),
     ):
-        assert down(live=[peer(2, 0, UP)], outcomes=(outcome,)).state.takeover is None
+        assert down(live=[peer(2, 0, UP)], outcomes=(outcome,)).state.host.takeover is None
     pursued = Takeover(DEAD, NOW_S - 5, asking_power=True)
     decision = down(
         silent=[peer(DEAD)],
@@ -329,7 +330,7 @@ def test_answers_about_a_host_that_is_not_taken_over_from_change_nothing() -> No
         fence_devices=frozenset({DEAD}),
         outcomes=(off(9, NOW_S), HostIdFreed(9, True), PowerOffEnded(9, True)),
     )
-    after = decision.state.takeover
+    after = decision.state.host.takeover
     assert after is not None
     assert replace(after, renewal=None, renewal_since_s=None) == pursued
 
@@ -363,7 +364,7 @@ def test_a_start_lost_to_a_faster_host_costs_nothing_and_asks_anew() -> None:
     fall.start = StartResult.LEASE_HELD
     fall.until(StartEngine)
     decision = fall.beat()
-    assert decision.state.name is S.ENGINE_DOWN
+    assert decision.state.engine.name is S.ENGINE_DOWN
     assert Code.START_LOST_RACE in codes(decision)
-    assert decision.state.retries == 0
-    assert decision.state.lease is None
+    assert decision.state.engine.retries == 0
+    assert decision.state.engine.lease is None

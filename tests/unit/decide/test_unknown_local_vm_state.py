@@ -13,7 +13,7 @@ from scoring.observation import (
     Health,
     VmStatus,
 )
-from scoring.state import StateName
+from scoring.vm.state import StateName
 from tests.unit.builders import (
     DOWN,
     UNKNOWN,
@@ -34,12 +34,12 @@ def test_an_unknown_vm_tells_why_it_is_unknown() -> None:
 
 def test_an_unknown_vm_is_waited_for_however_long_it_takes() -> None:
     decision = in_state(S.UNKNOWN_LOCAL_VM_STATE, local(UNKNOWN), for_s=99999)
-    assert decision.state.name is S.UNKNOWN_LOCAL_VM_STATE
+    assert decision.state.engine.name is S.UNKNOWN_LOCAL_VM_STATE
     assert decision.actions == ()
 
 
 @pytest.mark.parametrize(("engine", "after"), [(UP, S.ENGINE_UP), (DOWN, S.ENGINE_DOWN)])
 def test_a_vm_that_is_known_again_is_looked_at_anew(engine: EngineStatus, after: StateName) -> None:
     decision = in_state(S.UNKNOWN_LOCAL_VM_STATE, local(engine), storage_good_since_s=None)
-    assert decision.state.name is after
+    assert decision.state.engine.name is after
     assert codes(decision)[0] is Code.LOCAL_VM_KNOWN

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Pursuing the dead: one machine for each dead host, however many VMs wait for it.
+
+A VM whose lease is owned by a silent host can start only when that host is proven dead, or when
+sanlock calls it so. The proof, and the freeing of its host id, is for the host, not for the VM:
+two machines would ask one fence device, and there is one fence lease. So a VM says whose death it
+waits for, and here that host is pursued.
+
+Rules of this file:
+
+1. One host at a time: the one that is pursued already, as long as somebody waits for it.
+2. A takeover is remembered only while somebody waits for it. What it has under way when nobody
+   does any more is withdrawn, and its end waited for: no device is asked twice at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from scoring.decision import Code, DropFenceLease
+from scoring.hosts import dead_fencer, takeover
+from scoring.hosts.evidence import Evidence, renews
+from scoring.hosts.fence_ask import reached_by
+from scoring.hosts.state import HostState, Takeover
+from scoring.hosts.turn import HostTurn, name_of
+from scoring.observation import (
+    FenceLeaseAnswer,
+    FenceOwnerAnswer,
+    HostIdFreed,
+    LeaseAnswer,
+    Outcome,
+    PowerAnswer,
+    PowerOffEnded,
+    PowerOnEnded,
+)
+from scoring.timing import Timing
+
+
+def take_in(turn: HostTurn, outcomes: Iterable[Outcome]) -> None:
+    """Bring memory up to date with what ended."""
+    for outcome in outcomes:
+        turn.state = _with_outcome(turn.state, outcome, turn.now_s, turn.rules.timing)
+
+
+def _with_outcome(state: HostState, outcome: Outcome, now_s: float, timing: Timing) -> HostState:
+    """What an ended action changes in memory."""
+    if isinstance(outcome, PowerOnEnded):
+        switched_on_s = {**state.switched_on_s, outcome.host_id: now_s}
+        return replace(state, switching_on=None, on_withdrawn="", switched_on_s=switched_on_s)
+    if state.takeover is None:
+        return state
+    return replace(state, takeover=_gone_on(state.takeover, outcome, now_s, timing))
+
+
+def _gone_on(step: Takeover, outcome: Outcome, now_s: float, timing: Timing) -> Takeover:
+    """The takeover after one of its questions or acts has ended."""
+    match outcome:
+        case LeaseAnswer():
+            return takeover.with_lease(step, outcome)
+        case PowerAnswer():
+            return _with_power(step, outcome, timing)
+        case FenceLeaseAnswer():
+            step = replace(step, taking_fence=False, refused=not outcome.held)
+            if outcome.held:
+                return replace(step, fence_since_s=outcome.since_s)
+            return _paused(step, f"the fence lease was not given: {outcome.detail}", now_s, timing)
+        case FenceOwnerAnswer(answer=answer):
+            return replace(step, fence_owner=answer, asking_owner=False)
+        case HostIdFreed() if _is_of_fencer(step, outcome):
+            return _fencer_freed(step, outcome, now_s, timing)
+        case HostIdFreed() if step.host_id == outcome.host_id:
+            freed_s = now_s if outcome.ok else None
+            step = replace(step, freeing=False, withdrawn="", freed_s=freed_s)
+            if outcome.ok:
+                return step
+            return _paused(step, f"its id was not freed: {outcome.detail}", now_s, timing)
+        case PowerOffEnded() if step.host_id == outcome.host_id:
+            return takeover.with_order(step, outcome, now_s, timing)
+        case _:
+            return step
+
+
+def _with_power(step: Takeover, answer: PowerAnswer, timing: Timing) -> Takeover:
+    """One more reading, of the VM's host, of the host that owns the fence lease, or of one that is
+    both."""
+    fencer = step.fencer
+    if fencer is not None and fencer.host_id == answer.host_id:
+        step = replace(step, fencer=takeover.with_power(fencer, answer, timing))
+    if step.host_id == answer.host_id:
+        step = takeover.with_power(step, answer, timing)
+    return step
+
+
+def _is_of_fencer(step: Takeover, outcome: HostIdFreed) -> bool:
+    return (
+        step.fencer is not None and step.fencer.freeing and step.fencer.host_id == outcome.host_id
+    )
+
+
+def _fencer_freed(step: Takeover, outcome: HostIdFreed, now_s: float, timing: Timing) -> Takeover:
+    """The id of the host that owns the fence lease was freed, or not. The lease is asked for at
+    once then; where that host had the VM as well, the VM's lease is free too."""
+    assert step.fencer is not None
+    if not outcome.ok:
+        fencer = replace(step.fencer, freeing=False, withdrawn="")
+        problem = f"its id was not freed: {outcome.detail}"
+        return replace(step, fencer=_paused(fencer, problem, now_s, timing))
+    freed_s = now_s if step.host_id == outcome.host_id else step.freed_s
+    return replace(step, fencer=None, fence_owner=None, not_before_s=now_s, freed_s=freed_s)
+
+
+def _paused(step: Takeover, problem: str, now_s: float, timing: Timing) -> Takeover:
+    """Start the protocol over after a pause: nothing read before it counts."""
+    return replace(step, offs=(), problem=problem, not_before_s=now_s + timing.takeover_retry)
+
+
+def pursue(turn: HostTurn, waits: Sequence[LeaseAnswer]) -> None:
+    """Go on with the proof that a silent host is dead. `waits`: the leases that some VM waits for,
+    each owned by such a host."""
+    current = turn.state.takeover
+    pursued = None if current is None else current.host_id
+    lease = next((each for each in waits if each.owner == pursued), waits[0])
+    assert lease.owner is not None
+    owner = turn.asking if turn.asking and turn.asking.host_id == lease.owner else None
+    if lease.owner not in turn.observation.fence_devices:
+        if owner is not None:
+            text = f"{name_of(owner)} asks to be switched off, but no fence device is configured"
+            turn.because(Code.OWNER_ASKS, f"{text} for it: power it off by hand")
+        elif not _owner_renews(turn, lease):
+            why = "no fence device is configured for it"
+            turn.because(Code.LEASE_WAIT, _countdown(turn, lease, why))
+        return
+    if current is None:
+        current = Takeover(lease.owner, turn.now_s)
+    elif current.host_id != lease.owner:
+        # The fence lease is one for all hosts; what was read of the other host is not.
+        current = Takeover(
+            lease.owner,
+            turn.now_s,
+            fence_since_s=current.fence_since_s,
+            taking_fence=current.taking_fence,
+        )
+    current = _step(turn, takeover.with_lease(current, lease), lease)
+    if owner is not None or current.offs or current.freeing or current.switching_off:
+        return
+    if not _owner_renews(turn, lease):
+        turn.because(Code.LEASE_WAIT, _countdown(turn, lease, "its death is not proven"))
+
+
+def _step(turn: HostTurn, current: Takeover, lease: LeaseAnswer) -> Takeover:
+    """The next step of the protocol, and the one towards a fence lease that a dead fencer has."""
+    evidence = evidence_of(turn, current.host_id, lease)
+    current, actions, reasons = takeover.step(current, evidence, turn.now_s, turn.rules)
+    turn.pursued = True
+    turn.actions.extend(actions)
+    turn.reasons.extend(reasons)
+    fence_owner = dead_fencer.owner_of(current, turn.observation.local.host_id)
+    of_fencer = None
+    if fence_owner is not None and fence_owner.owner is not None:
+        of_fencer = evidence_of(turn, fence_owner.owner, fence_owner)
+    current = dead_fencer.step(turn, current, of_fencer)
+    turn.state = replace(turn.state, takeover=current)
+    return current
+
+
+def _owner_renews(turn: HostTurn, lease: LeaseAnswer) -> bool:
+    """Whether the silent owner's sanlock renews its host id; says so. There is no time to be
+    told then: each renewal would begin it anew."""
+    peer = next((p for p in turn.observation.peers if p.host_id == lease.owner), None)
+    if peer is None:
+        return False
+    since_s = turn.state.seen[peer.host_id].since_s
+    if not renews(peer.renewal_s, since_s, turn.now_s, turn.rules):
+        return False
+    # The takeover says less of the same: what it found may be the last renewal of a dead host.
+    turn.reasons = [reason for reason in turn.reasons if reason.code is not Code.OWNER_RENEWS]
+    turn.because(
+        Code.OWNER_RENEWS,
+        f"{name_of(peer)} is silent, but its sanlock renews its host id: the VM most likely runs "
+        "there; look at ha-broker on that host",
+    )
+    return True
+
+
+def evidence_of(turn: HostTurn, host: int, lease: LeaseAnswer) -> Evidence:
+    """What is known in this beat of a silent host that owned the lease."""
+    observation = turn.observation
+    peer = next((p for p in observation.peers if p.host_id == host), None)
+    seen = turn.state.seen.get(host)
+    asks = turn.asking is not None and turn.asking.host_id == host
+    return Evidence(
+        lease=lease,
+        peer=peer,
+        slot_since_s=None if seen is None else seen.since_s,
+        looked_since_s=observation.storage_good_since_s,
+        fence_lease_held=observation.fence_lease_held,
+        global_maintenance=observation.global_maintenance,
+        fence_log=observation.fence_log,
+        heard_by=tuple(name_of(p) for p in turn.live if host in p.hears),
+        ask=peer.fence_ask if asks and peer is not None else None,
+        reached_by=() if peer is None else reached_by(turn, host, peer.last_ran),
+    )
+
+
+def _countdown(turn: HostTurn, lease: LeaseAnswer, why: str) -> str:
+    if lease.dead_in_s is None:
+        return f"host {lease.owner} is silent and owns the engine lease; {why}"
+    left_s = max(0.0, lease.dead_in_s - (turn.now_s - lease.asked_s))
+    return (
+        f"host {lease.owner} is silent and owns the engine lease; {why}: "
+        f"free in {left_s:.0f} s unless its host id is renewed"
+    )
+
+
+def forget(turn: HostTurn) -> None:
+    """A takeover is remembered only while it is pursued; the fence lease goes with it.
+
+    What it has under way is waited for: no device is asked twice at once, and the fence
+    lease outlasts a freeing and the switching off or on of a host. An order or a freeing that is
+    under way is withdrawn.
+    """
+    if turn.pursued:
+        return
+    step = turn.state.takeover
+    if step is not None:
+        step = Takeover(
+            step.host_id,
+            step.since_s,
+            power=step.power,
+            asking_power=step.asking_power,
+            taking_fence=step.taking_fence,
+            switching_off=step.switching_off,
+            freeing=step.freeing,
+            withdrawn=step.withdrawn or _why(turn),
+            asking_owner=step.asking_owner,
+            fencer=_left(step.fencer, turn),
+        )
+        if not (
+            step.asking_power
+            or step.taking_fence
+            or step.switching_off
+            or step.freeing
+            or step.asking_owner
+            or step.fencer is not None
+        ):
+            step = None
+        turn.state = replace(turn.state, takeover=step)
+    in_use = turn.state.switching_on is not None or (
+        step is not None and (step.freeing or step.switching_off)
+    )
+    if turn.observation.fence_lease_held and not in_use:
+        turn.actions.append(DropFenceLease())
+
+
+def _why(turn: HostTurn) -> str:
+    """Why a takeover is not pursued any more."""
+    return "; ".join(reason.text for reason in turn.reasons[-1:])
+
+
+def _left(fencer: Takeover | None, turn: HostTurn) -> Takeover | None:
+    """What is under way about the host that owns the fence lease, withdrawn; None: nothing."""
+    if fencer is None or not (fencer.freeing or fencer.asking_power):
+        return None
+    return replace(fencer, offs=(), withdrawn=fencer.withdrawn or _why(turn))
+
+
+def wake_s(turn: HostTurn) -> float | None:
+    """When the next power reading may count, while one is waited for."""
+    step = turn.state.takeover
+    if step is None:
+        return None
+    due_s = [
+        each.offs[-1].over_s + turn.rules.timing.power_reread
+        for each in (step, step.fencer)
+        if each is not None
+        and each.offs
+        and not (each.asking_power or each.freeing or each.switching_off)
+    ]
+    return min(due_s, default=None)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is asked before any state of a VM: whether anything may be done to it here at all.
+
+In this order: the agent is asked to end, global maintenance, a whiteboard newer than this version,
+an unknown local VM, local maintenance. The first that has something to say decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from scoring.decision import Code
+from scoring.observation import VmStatus
+from scoring.vm.state import StateName
+from scoring.vm.turn import VmTurn
+
+_S = StateName
+
+
+def stopping(turn: VmTurn) -> StateName | None:
+    if turn.observation.stopping:
+        turn.because(Code.STOPPING, "the agent was asked to end; the VM stays as it is")
+        return _S.AGENT_STOPPED
+    return None
+
+
+def global_maintenance(turn: VmTurn) -> StateName | None:
+    """GlobalMaintenance while it is set; hold still while it is not known or not readable."""
+    if turn.observation.global_maintenance:
+        turn.because(Code.GLOBAL_MAINTENANCE, "global maintenance: nothing starts, stops or moves")
+        return _S.GLOBAL_MAINTENANCE
+    if turn.observation.newer_versions:
+        hosts = ", ".join(map(str, turn.observation.newer_versions))
+        turn.because(
+            Code.NEWER_METADATA,
+            f"host(s) {hosts} write a newer whiteboard than this version reads: upgrade this host",
+        )
+        return turn.state.name
+    if turn.observation.global_maintenance is None:
+        turn.because(
+            Code.GLOBAL_MAINTENANCE_UNKNOWN,
+            "whether global maintenance is set could not be read yet: holding still",
+        )
+        return turn.state.name
+    return None
+
+
+def holds_still(turn: VmTurn) -> bool:
+    """Whether nothing may be begun here, not even the end of what is under way."""
+    allowed = turn.cluster_allows and not turn.observation.stopping
+    return not allowed or turn.vm is VmStatus.UNKNOWN
+
+
+def vm_unknown(turn: VmTurn) -> StateName | None:
+    if turn.vm is VmStatus.UNKNOWN:
+        reason = turn.observation.local.engine.reason or "no answer"
+        turn.because(Code.LOCAL_VM_UNKNOWN, f"the state of the VM here is unknown: {reason}")
+        return _S.UNKNOWN_LOCAL_VM_STATE
+    return None
+
+
+def local_maintenance(turn: VmTurn) -> StateName | None:
+    if turn.observation.local.maintenance and not turn.vm_up_here:
+        kept_out(turn)
+        return _S.LOCAL_MAINTENANCE
+    return None
+
+
+def kept_out(turn: VmTurn) -> None:
+    """Say why this host does not start the VM."""
+    if turn.observation.local.shutdown is not None:
+        turn.because(Code.HOST_SHUTDOWN, "this host is shutting down and does not run the VM")
+    else:
+        turn.because(Code.LOCAL_MAINTENANCE, "this host is in local maintenance")
+
+
+def usual(turn: VmTurn) -> StateName | None:
+    """All of them."""
+    return _first(turn, stopping, global_maintenance, vm_unknown, local_maintenance)
+
+
+def while_up(turn: VmTurn) -> StateName | None:
+    """What is asked of a VM that may be up here: local maintenance drains it first."""
+    return _first(turn, stopping, global_maintenance, vm_unknown)
+
+
+def while_stopping(turn: VmTurn) -> StateName | None:
+    """The same of one that is being stopped: a host in local maintenance waits for no answer."""
+    return _first(turn, stopping, global_maintenance, local_maintenance, vm_unknown)
+
+
+def in_global_maintenance(turn: VmTurn) -> StateName | None:
+    """What ends global maintenance for other reasons than its end."""
+    return _first(turn, stopping, global_maintenance, local_maintenance)
+
+
+def _first(turn: VmTurn, *checks: Callable[[VmTurn], StateName | None]) -> StateName | None:
+    """The first check that has something to say decides."""
+    for check in checks:
+        name = check(turn)
+        if name is not None:
+            return name
+    return None

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A migration that is under way is watched over: it ends in time, or is cancelled.
+
+While a VM is being sent its host has to keep it, and no other may start it. So a migration has an
+end that all hosts know, whoever began it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from scoring.decision import CancelMigration, Code
+from scoring.timing import NEVER_S
+from scoring.vm import drain
+from scoring.vm.turn import VmTurn
+
+#: A migration that was told to end and goes on is told so again after this.
+CANCEL_RETRY_S = 15.0
+
+
+def watch_over(turn: VmTurn) -> None:
+    """A migration that this agent did not begin, or does not remember: it ends as one of its own
+    would, `migration_timeout_s` after its begin."""
+    state, local = turn.state, turn.observation.local
+    begun_s = (
+        state.since_s if local.migrating_s is None else local.engine_taken_s - local.migrating_s
+    )
+    assert begun_s is not None
+    if state.moving_until_s is None:
+        until_s = begun_s + turn.rules.migration_within_s
+        turn.state = state = replace(state, moving_until_s=until_s)
+    own_left_s = begun_s + turn.rules.migration_timeout_s - turn.now_s
+    left_s = min(own_left_s, drain.move_left_s(turn))
+    if left_s > 0:
+        text = f"the VM is being migrated away; cancelled in {left_s:.0f} s if it does not end"
+        turn.because(Code.MIGRATING, text)
+    elif own_left_s > 0:
+        cancel(turn, drain.NO_MORE_TIME, CancelMigration())
+    else:
+        timeout_s = turn.rules.migration_timeout_s
+        why = f"it takes more than {timeout_s:g} s (libvirt.migration-timeout)"
+        cancel(turn, why, CancelMigration())
+
+
+def cancel(turn: VmTurn, why: str, action: CancelMigration) -> None:
+    """Have the migration that is under way cancelled; told so again where it goes on."""
+    state = turn.state
+    turn.because(Code.MIGRATION_OVERDUE, f"the migration is being cancelled, for {why}")
+    is_asked = state.asking_cancel or state.cancelling is not None
+    told_s = NEVER_S if state.cancelled_s is None else state.cancelled_s
+    if not is_asked and turn.now_s - told_s >= CANCEL_RETRY_S:
+        turn.actions.append(action)
+        turn.state = replace(state, asking_cancel=True)

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A sick VM whose process cannot be ended here: its host asks the others to switch it off.
+
+Only the loss of power ends a QEMU that hangs in the kernel, and only its own host can tell that it
+is so. What the others make of the ask, and its rules, are in scoring/hosts/fence_ask.py; here is
+the host that asks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from scoring.decision import Code, Reason
+from scoring.hosts.fence_ask import reached_by
+from scoring.observation import Health, VmStatus
+from scoring.vm.state import StateName
+from scoring.vm.turn import VmTurn
+
+#: Pause before the VM's process is ended once more.
+STOP_RETRY_S = 15.0
+#: Rule 4; an agent that ends asks for nothing either.
+_ASKS_NOT = frozenset(
+    {StateName.GLOBAL_MAINTENANCE, StateName.LOCAL_MAINTENANCE, StateName.AGENT_STOPPED}
+)
+
+
+def look_at_stops(turn: VmTurn) -> None:
+    """Forget failed stops of a VM that is well again, or gone."""
+    engine = turn.observation.local.engine
+    is_over = engine.health is Health.GOOD or engine.vm not in (VmStatus.UP, VmStatus.UNKNOWN)
+    if is_over and turn.state.unstopped_since_s is not None:
+        turn.state = replace(turn.state, unstopped_since_s=None)
+
+
+def is_retried(turn: VmTurn) -> bool:
+    """Whether the process of a sick VM, which could not be ended, is to be ended once more."""
+    return (
+        turn.state.unstopped_since_s is not None
+        and turn.observation.local.engine.health is Health.BAD
+        and turn.now_s - turn.state.acted_s >= STOP_RETRY_S
+    )
+
+
+def ask(turn: VmTurn) -> None:
+    """Ask the other hosts to switch this one off, or no longer."""
+    since_s = turn.state.unstopped_since_s
+    if since_s is None or not _asks(turn, since_s):
+        turn.state = replace(turn.state, asks_off=False)
+        return
+    turn.state = replace(turn.state, asks_off=True)
+    text = (
+        f"the VM is sick, and ending its process has failed for {turn.now_s - since_s:.0f} s: "
+        "the other hosts are asked to switch this host off"
+    )
+    # First: the last reason belongs to the state that the beat ended in.
+    turn.reasons.insert(0, Reason(Code.FENCE_ASKED, text))
+
+
+def _asks(turn: VmTurn, since_s: float) -> bool:
+    local, patience_s = turn.observation.local, turn.rules.timing.force_stop_patience
+    return (
+        0 < patience_s <= turn.now_s - since_s
+        and (local.engine.vm, local.engine.health) == (VmStatus.UP, Health.BAD)
+        and local.lease_held is not False
+        and turn.observation.global_maintenance is False
+        and not local.maintenance
+        and turn.state.name not in _ASKS_NOT
+        and not reached_by(turn.host, local.host_id, turn.state.last_ran)
+    )

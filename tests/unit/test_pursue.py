@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One machine for each dead host, however many VMs wait for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scoring.decide import decide
+from scoring.decision import AskPower, Code
+from scoring.hosts import fencing
+from scoring.hosts.state import HostState, Takeover
+from scoring.hosts.turn import HostTurn
+from scoring.observation import LeaseAnswer
+from scoring.state import ENGINE, AgentState
+from scoring.vm.state import StateName, VmState
+from tests.unit.builders import LONG_S, NOW_S, RULES, lease_of, local, observe, peer, seen
+
+SILENT = (peer(2), peer(3))
+
+
+def turn(waits: list[LeaseAnswer], takeover: Takeover | None = None) -> HostTurn:
+    """A host that sees hosts 2 and 3 silent, and has a way to the devices of both."""
+    observation = observe(local(), peers=SILENT, fence_devices=frozenset({2, 3}))
+    state = HostState(seen(silent=SILENT), takeover)
+    found = HostTurn(RULES, state, observation, NOW_S)
+    fencing.pursue(found, waits)
+    return found
+
+
+def test_two_vms_that_wait_for_one_host_ask_one_device_once() -> None:
+    found = turn([lease_of(2), lease_of(2)])
+    assert found.actions == [AskPower(2)]
+    assert found.state.takeover is not None and found.state.takeover.host_id == 2
+
+
+def test_what_was_begun_is_gone_on_with_while_somebody_waits_for_it() -> None:
+    """Another host that is waited for as well comes later: the fence lease is one."""
+    waits = [lease_of(3), lease_of(2)]
+    begun = turn(waits, Takeover(2, NOW_S - 1)).state.takeover
+    assert begun is not None and begun.host_id == 2
+    first = turn(waits).state.takeover
+    assert first is not None and first.host_id == 3
+
+
+def down(**changed: Any) -> VmState:
+    """A VM that is missing for long."""
+    return VmState(
+        StateName.ENGINE_DOWN, since_s=NOW_S - LONG_S, missing_since_s=NOW_S - LONG_S, **changed
+    )
+
+
+def test_each_vm_keeps_its_own_memory_and_waits_for_its_own_host() -> None:
+    """Two VMs in one decision: one waits for host 2, whose death is being proven, and the lease of
+    the other is asked for. Nothing of the one is in the memory of the other."""
+    takeover = Takeover(2, NOW_S - 1)
+    vms = {
+        ENGINE: down(asking_lease=True),
+        2: down(lease=lease_of(2), retries=1, last_failure_s=NOW_S),
+    }
+    state = AgentState(RULES, HostState(seen(silent=SILENT), takeover), vms)
+    observation = observe(local(), peers=SILENT, fence_devices=frozenset({2, 3}))
+    after = decide(state, observation, NOW_S)
+    assert AskPower(2) in after.actions
+    assert {number: vm.retries for number, vm in after.state.vms.items()} == {ENGINE: 0, 2: 1}
+    assert after.state.engine.lease is None and after.state.vms[2].lease == lease_of(2)
+    assert after.state.host.takeover is not None and after.state.host.takeover.asking_power
+    assert Code.LEASE_WAIT in [reason.code for reason in after.reasons]
