@@ -29,8 +29,9 @@ from msgspec import Meta, Struct
 from agent.terminal.errors import CommandError
 from broker.config.sections import Fraction, ScoreSection
 from broker.daemon.exit_codes import ExitCode
+from scoring.hosts.score import HostSamples, mean_load
 from scoring.rules import Weights
-from scoring.vm.score import Score, ScoreInput, mean_load, score
+from scoring.vm.score import Score, VmSamples, score
 from scoring.vm.state import StateName
 
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -76,15 +77,13 @@ def answer(question: Question) -> Score:
         points = sorted(((point.t, point.cpu_load) for point in question.history), key=_time)
         load = mean_load(points)
     return score(
-        ScoreInput(
-            state=question.state,
-            network=sample.network,
-            bridge_up=sample.bridge,
-            mem_free_mb=sample.mem_free_mb,
-            vm_memory_mb=question.vm_memory_mb,
-            cpu_load=load,
-            config_up_to_date=question.config_up_to_date,
-            retries=question.retries,
+        HostSamples(sample.network, sample.bridge, load),
+        VmSamples(
+            question.state,
+            sample.mem_free_mb,
+            question.vm_memory_mb,
+            question.config_up_to_date,
+            question.retries,
         ),
         Weights(**msgspec.structs.asdict(question.score)),
     )

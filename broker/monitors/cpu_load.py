@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.monitors import Sampled, Unknown
-from scoring.vm.score import mean_load
+from scoring.hosts.score import mean_load
 
 #: user, nice, system, idle, iowait, irq, softirq, steal (proc(5)); guest time is part of user.
 _FIELDS = 8

@@ -1,58 +1,41 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How fit a host is to run the engine VM: one number, and why it is not higher.
+"""How fit a host is to run a VM: one number, and why it is not higher.
 
 The rules and the key names are oVirt hosted engine's, so that a score means the same in
-both (its agent's `score` section and constants):
+both (its agent's `score` section and constants). It is the base score, less what the host lacks
+(scoring/hosts/score.py), less what this VM lacks there:
 
-    network     1600  int((1 - fraction of passed network tests) * 1600)
-    bridge       600  management bridge down
+    config      1000  this host's VM definition is older than the shared one
     memory       400  free memory below the VM's; not while the VM is up here (EngineUp,
                       EngineUpBadHealth), not in global maintenance
-    load    0..1000   linear in the mean load per CPU, from 0.4 to 0.9, int, clamped
-    config      1000  this host's VM definition is older than the shared one
     retries   50 each failed starts; with more than 3 the score is 0
 
 The score is never below 0. It is 0 in LocalMaintenance, EngineUnexpectedlyDown,
-ReinitializeFSM and AgentStopped. A sample that is unknown costs nothing and is said to
-be unknown: a question that was not answered is no reason to move a VM.
+ReinitializeFSM and AgentStopped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from math import isfinite
 
+from scoring.hosts.score import HostSamples, Lack, Penalty, host_lacks, number
 from scoring.rules import Weights
 from scoring.timing import START_RETRIES_MAX
 from scoring.vm.state import StateName
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreInput:
-    """What the score depends on; None is unknown. Load is the mean per CPU, memory in MiB.
-    `last_failure`: why the last of `retries` failed, where that is known."""
+class VmSamples:
+    """What of a VM's score is its own; None is unknown. Memory in MiB. `last_failure`: why the last
+    of `retries` failed, where that is known."""
 
     state: StateName
-    network: float | None = None
-    bridge_up: bool | None = None
     mem_free_mb: float | None = None
     vm_memory_mb: float = 0
-    cpu_load: float | None = None
     config_up_to_date: bool | None = None
     retries: int = 0
     last_failure: str = ""
-    fence_path_ok: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Penalty:
-    """One part of what a score lacks. `name` is stable; `why` is for people."""
-
-    name: str
-    points: int
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +51,8 @@ class Score:
     unknown: tuple[str, ...] = ()
 
 
+#: In this order the parts are published, and taken off the base.
+ORDER = ("config", "network", "bridge", "load", "memory", "fence-path", "retries")
 #: States in which the VM's memory is already taken here, or nothing may be started.
 _MEMORY_NOT_ASKED = frozenset(
     {StateName.ENGINE_UP, StateName.ENGINE_UP_BAD_HEALTH, StateName.GLOBAL_MAINTENANCE}
@@ -81,44 +66,21 @@ _ZERO_STATES = {
 }
 
 
-def load_penalty(load: float, weights: Weights) -> int:
-    """Points for a mean load per CPU: 0 up to the minimum, all from the maximum on."""
-    low, high, most = (
-        weights.cpu_load_penalty_min,
-        weights.cpu_load_penalty_max,
-        weights.cpu_load_score_penalty,
-    )
-    if load >= high:
-        return most
-    if load <= low:
-        return 0
-    return int((load - low) / (high - low) * most)
-
-
-def mean_load(points: Sequence[tuple[float, float | None]]) -> float | None:
-    """Time-weighted (trapezoidal) mean of (seconds, load) points in order of time.
-
-    An interval counts only when the load at both its ends is known; without any such
-    interval the mean is not known (None). Summed from the newest to the oldest, as the
-    reference does: the last bit may decide about a point.
-    """
-    area = span_s = 0.0
-    for (t0, a), (t1, b) in pairwise(reversed(points)):
-        if a is not None and b is not None:
-            area += (t0 - t1) * (a + b) / 2
-            span_s += t0 - t1
-    return area / span_s if span_s > 0 else None
-
-
-def score(given: ScoreInput, weights: Weights) -> Score:
-    """The host's score with its parts, by the rules at the head of this file."""
-    if given.state in _ZERO_STATES:
-        name, why = _ZERO_STATES[given.state]
+def score(host: HostSamples, vm: VmSamples, weights: Weights) -> Score:
+    """A VM's score on a host with its parts, by the rules at the head of this file."""
+    if vm.state in _ZERO_STATES:
+        name, why = _ZERO_STATES[vm.state]
         return Score(0, (Penalty(name, weights.base_score, why),))
+    of_host, of_vm = host_lacks(host, weights), vm_lacks(vm, weights)
+    parts = sorted((*of_host.parts, *of_vm.parts), key=lambda part: ORDER.index(part.name))
+    unknown = sorted((*of_host.unknown, *of_vm.unknown), key=ORDER.index)
+    return _cut_at_zero(parts, weights.base_score, tuple(unknown))
 
+
+def vm_lacks(given: VmSamples, weights: Weights) -> Lack:
+    """By the table at the head of this file, in a state that does not make the score 0."""
     parts: list[Penalty] = []
     unknown: list[str] = []
-
     if given.config_up_to_date is None:
         unknown.append("config")
     elif not given.config_up_to_date:
@@ -129,31 +91,8 @@ def score(given: ScoreInput, weights: Weights) -> Score:
                 "this host's VM definition is older than the shared one",
             )
         )
-
-    network = _number(given.network)
-    if network is None:
-        unknown.append("network")
-    else:
-        passed = max(0.0, min(1.0, network))
-        points = int((1 - passed) * weights.network_score_penalty)
-        parts.append(Penalty("network", points, f"{passed:.0%} of the network tests pass"))
-
-    if given.bridge_up is None:
-        unknown.append("bridge")
-    elif not given.bridge_up:
-        parts.append(
-            Penalty("bridge", weights.mgmt_bridge_score_penalty, "the management bridge is down")
-        )
-
-    load = _number(given.cpu_load)
-    if load is None:
-        unknown.append("load")
-    else:
-        points = load_penalty(load, weights)
-        parts.append(Penalty("load", points, f"mean load {load:.2f} per CPU without the engine VM"))
-
     if given.state not in _MEMORY_NOT_ASKED:
-        free_mb = _number(given.mem_free_mb)
+        free_mb = number(given.mem_free_mb)
         if free_mb is None:
             unknown.append("memory")
         elif free_mb < given.vm_memory_mb:
@@ -164,11 +103,6 @@ def score(given: ScoreInput, weights: Weights) -> Score:
                     f"{free_mb:.0f} MiB free, the VM needs {given.vm_memory_mb:.0f}",
                 )
             )
-
-    if given.fence_path_ok is False and weights.fence_path_score_penalty:
-        why = "the fence device of this host cannot be reached"
-        parts.append(Penalty("fence-path", weights.fence_path_score_penalty, why))
-
     last = f"; the last: {given.last_failure}" if given.last_failure else ""
     if given.retries > START_RETRIES_MAX:
         why = f"{given.retries} failed starts, pausing{last}"
@@ -176,16 +110,10 @@ def score(given: ScoreInput, weights: Weights) -> Score:
     elif given.retries > 0:
         points = weights.engine_retry_score_penalty * given.retries
         parts.append(Penalty("retries", points, f"{given.retries} failed start(s){last}"))
-
-    return _cut_at_zero(parts, weights.base_score, tuple(unknown))
-
-
-def _number(sample: float | None) -> float | None:
-    """The sample; None where it is no number (NaN, infinite), which says as little."""
-    return sample if sample is not None and isfinite(sample) else None
+    return Lack(tuple(parts), tuple(unknown))
 
 
-def _cut_at_zero(parts: list[Penalty], base: int, unknown: tuple[str, ...]) -> Score:
+def _cut_at_zero(parts: Sequence[Penalty], base: int, unknown: tuple[str, ...]) -> Score:
     """Take the parts off the base in order; what would go below 0 is cut, empty parts fall out."""
     left = base
     kept: list[Penalty] = []

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from scoring.decision import Action, Code, MigrateEngine, Reason
+from scoring.hosts.score import HostSamples, Penalty
 from scoring.hosts.turn import HostTurn, name_of
 from scoring.observation import (
     EngineMigrationEnded,
@@ -23,7 +24,7 @@ from scoring.observation import (
 )
 from scoring.rules import Rules
 from scoring.vm import placement
-from scoring.vm.score import Penalty, Score, ScoreInput, score
+from scoring.vm.score import Score, VmSamples, score
 from scoring.vm.state import StateName, VmState
 
 _Ended = TypeVar("_Ended", EngineStartEnded, EngineStopEnded, EngineMigrationEnded)
@@ -251,21 +252,16 @@ def own_score(turn: VmTurn) -> Score:
         # libvirt does without a word.
         why = "libvirt here runs without the sanlock lock driver"
         return Score(0, (Penalty("lock-driver", turn.rules.weights.base_score, why),))
-    found = score(
-        ScoreInput(
-            state=name,
-            network=local.network,
-            bridge_up=local.bridge_up,
-            mem_free_mb=local.mem_free_mb,
-            vm_memory_mb=turn.rules.vm_memory_mb,
-            cpu_load=local.cpu_load,
-            config_up_to_date=local.config_up_to_date,
-            retries=state.retries,
-            last_failure=state.last_failure,
-            fence_path_ok=local.fence_path_ok,
-        ),
-        turn.rules.weights,
+    host = HostSamples(local.network, local.bridge_up, local.cpu_load, local.fence_path_ok)
+    vm = VmSamples(
+        name,
+        local.mem_free_mb,
+        turn.rules.vm_memory_mb,
+        local.config_up_to_date,
+        state.retries,
+        state.last_failure,
     )
+    found = score(host, vm, turn.rules.weights)
     if (cut := bridge_elsewhere(turn)) is not None:
         found = replace(
             found, penalties=(*found.penalties, Penalty(cut.obstacle.value, 0, cut.text))

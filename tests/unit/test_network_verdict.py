@@ -19,8 +19,9 @@ from broker.monitors.network_verdict import (
     published,
     verdict,
 )
+from scoring.hosts.score import HostSamples
 from scoring.rules import Rules, Weights
-from scoring.vm.score import ScoreInput, score
+from scoring.vm.score import VmSamples, score
 from scoring.vm.state import StateName
 
 A, B = "192.0.2.1", "2001:db8::1"
@@ -37,7 +38,7 @@ def after(*fractions: float, target: str = A) -> TargetResult:
 
 def score_after(*fractions: float) -> int:
     network = verdict([after(*fractions)], []).fraction
-    return score(ScoreInput(state=StateName.ENGINE_UP, network=network), Weights()).value
+    return score(HostSamples(network), VmSamples(StateName.ENGINE_UP), Weights()).value
 
 
 def test_one_bad_window_throws_no_healthy_host_below_the_move_threshold() -> None:

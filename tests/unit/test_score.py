@@ -4,17 +4,49 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scoring.hosts.score import HostSamples, host_lacks, load_penalty, mean_load
 from scoring.rules import Weights
-from scoring.vm.score import Score, ScoreInput, load_penalty, mean_load, score
+from scoring.vm import score as of_vm
+from scoring.vm.score import ORDER, Score, VmSamples, vm_lacks
 from scoring.vm.state import StateName
 
 W = Weights()
+
+
+@dataclass(frozen=True)
+class ScoreInput:
+    """The samples of a host and of a VM there, in one."""
+
+    state: StateName
+    network: float | None = None
+    bridge_up: bool | None = None
+    mem_free_mb: float | None = None
+    vm_memory_mb: float = 0
+    cpu_load: float | None = None
+    config_up_to_date: bool | None = None
+    retries: int = 0
+    last_failure: str = ""
+    fence_path_ok: bool | None = None
+
+    @property
+    def host(self) -> HostSamples:
+        return HostSamples(*(getattr(self, each.name) for each in fields(HostSamples)))
+
+    @property
+    def vm(self) -> VmSamples:
+        return VmSamples(*(getattr(self, each.name) for each in fields(VmSamples)))
+
+
+def score(given: ScoreInput, weights: Weights) -> Score:
+    return of_vm.score(given.host, given.vm, weights)
+
+
 FINE = ScoreInput(
     state=StateName.ENGINE_DOWN,
     network=1.0,
@@ -360,3 +392,29 @@ def test_failed_starts_are_named_and_told() -> None:
         assert (part.name, part.points) == ("retries", points)
         assert str(retries) in part.why
     assert not score(ScoreInput(StateName.ENGINE_DOWN, retries=0), W).penalties
+
+
+# --- in two -------------------------------------------------------------------------------------
+
+
+def test_what_the_host_lacks_is_the_same_for_every_vm() -> None:
+    """Each part has one of the two, and the published order is that of both together."""
+    worst = replace(
+        FINE,
+        network=0.0,
+        bridge_up=False,
+        cpu_load=2.0,
+        fence_path_ok=False,
+        config_up_to_date=False,
+        mem_free_mb=0.0,
+        retries=1,
+    )
+    weights = replace(W, fence_path_score_penalty=1)
+    of_host = {part.name for part in host_lacks(worst.host, weights).parts}
+    of_vm = {part.name for part in vm_lacks(worst.vm, weights).parts}
+    assert of_host == {"network", "bridge", "load", "fence-path"}
+    assert of_vm == {"config", "memory", "retries"}
+    assert of_host | of_vm == set(ORDER)
+    rich = replace(weights, base_score=10_000)
+    assert [part.name for part in score(worst, rich).penalties] == list(ORDER)
+    assert score(ScoreInput(StateName.ENGINE_DOWN), W).unknown == ORDER[:5]
