@@ -25,11 +25,11 @@ from scoring.hosts import fencing, last_look
 from scoring.hosts.look import look
 from scoring.hosts.turn import HostTurn
 from scoring.observation import LeaseAnswer, Observation
-from scoring.state import ENGINE, AgentState
+from scoring.state import AgentState
 from scoring.vm import left_behind, machine, orders, unstoppable
 from scoring.vm.memory import take_in
 from scoring.vm.score import Score
-from scoring.vm.state import StateName
+from scoring.vm.state import ENGINE, StateName
 from scoring.vm.turn import VmTurn, own_score
 
 

@@ -44,8 +44,8 @@ from scoring.observation import (
     Standing,
 )
 from scoring.rules import Rules
-from scoring.state import ENGINE, AgentState
-from scoring.vm.state import StateName, VmState
+from scoring.state import AgentState
+from scoring.vm.state import ENGINE, StateName, VmState
 
 #: sanlock's host-dead time (src/timeouts.h).
 DEAD_IO_TIMEOUTS, WATCHDOG_FIRE_S = 8, 60

@@ -8,10 +8,7 @@ from dataclasses import dataclass, field
 
 from scoring.hosts.state import HostState
 from scoring.rules import Rules
-from scoring.vm.state import VmState
-
-#: The number of the engine, whose state names and slot are the reference's. Others come later.
-ENGINE = 1
+from scoring.vm.state import ENGINE, VmState
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,8 @@ from broker.daemon.atomic_file import append_lines
 from scoring.decide import Decision
 from scoring.hosts.state import HostState
 from scoring.observation import Observation, Outcome
-from scoring.state import ENGINE, AgentState
+from scoring.state import AgentState
+from scoring.vm.state import ENGINE
 
 log = logging.getLogger("ha-agent.journal")
 

@@ -53,7 +53,7 @@ def holds_still(turn: VmTurn) -> bool:
 
 def vm_unknown(turn: VmTurn) -> StateName | None:
     if turn.vm is VmStatus.UNKNOWN:
-        reason = turn.observation.local.engine.reason or "no answer"
+        reason = turn.here.report.reason or "no answer"
         turn.because(Code.LOCAL_VM_UNKNOWN, f"the state of the VM here is unknown: {reason}")
         return _S.UNKNOWN_LOCAL_VM_STATE
     return None

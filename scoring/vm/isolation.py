@@ -80,12 +80,12 @@ _NONE = Finding(Verdict.NONE)
 
 def look(turn: VmTurn) -> Finding:
     """Whether the VM here is isolated, and what that rests on."""
-    local, rules = turn.observation.local, turn.rules
+    rules = turn.rules
     views = [(peer, view) for peer in turn.live if (view := _of_this_place(turn, peer)) is not None]
     seen_s = max((view.good_s for _, view in views if view.good_s is not None), default=None)
     missing = [peer for peer, view in views if view.bad_since_s is not None]
-    is_well = local.engine.health is Health.GOOD or local.uplink_up is False
-    if seen_s is None or not missing or not is_well or local.engine.detail == DETAIL_PAUSED:
+    is_well = turn.here.report.health is Health.GOOD or turn.here.uplink_up is False
+    if seen_s is None or not missing or not is_well or turn.here.report.detail == DETAIL_PAUSED:
         return _NONE
     cut_off = is_cut_off(turn)
     blind = [peer for peer in missing if peer.way_out]
@@ -98,7 +98,9 @@ def look(turn: VmTurn) -> Finding:
     unseen_s = turn.now_s - _missed_since_s(turn, seen_s, views)
     left_s = rules.timing.isolation_after - unseen_s
     missed = f"{_names(blind)} cannot reach the VM here, nobody has for {unseen_s:.0f} s"
-    good = {peer.host_id for peer in turn.live if peer.way_out and peer.uplink_up is not False}
+    good = {
+        peer.host_id for peer in turn.live if peer.way_out and turn.at(peer).uplink_up is not False
+    }
     able = tuple(c for c in targets(turn) if c.host_id in good)
     if not cut_off:
         if left_s <= 0:
@@ -107,7 +109,7 @@ def look(turn: VmTurn) -> Finding:
         return Finding(Verdict.DOUBT, able=able) if cut_off is None and able else _NONE
     own = (
         "the VM's bridge is down or has no carrier"
-        if local.uplink_up is False
+        if turn.here.uplink_up is False
         else "no target answers here"
     )
     if rules.leave_isolated or not able:
@@ -149,7 +151,7 @@ def is_over(turn: VmTurn) -> bool:
         and turn.observation.local.shutdown is None
         and turn.vm_up_here
         and not turn.sample_is_stale
-        and turn.observation.local.engine.health is Health.GOOD
+        and turn.here.report.health is Health.GOOD
         and look(turn).verdict is not Verdict.ISOLATED
     )
 
@@ -205,7 +207,7 @@ def _missed_since_s(
 
 def _of_this_place(turn: VmTurn, peer: PeerReport) -> OutsideView | None:
     """What a host sees of the VM here, in this stay."""
-    view = peer.outside
+    view = turn.at(peer).outside
     here = turn.observation.local.host_id, turn.state.last_ran
     return view if view is not None and (view.owner, view.stay) == here else None
 

@@ -58,31 +58,30 @@ def _end_leftover(turn: VmTurn) -> None:
     ended = turn.take(EngineStopEnded)
     if ended is not None and not ended.ok:
         _say(turn, Code.STOP_FAILED, f"the VM's process could not be ended: {ended.detail}")
-    leftover = turn.observation.local.domain.leftover
+    leftover = turn.here.domain.leftover
     if leftover is None or turn.sample_is_stale or not _may_act(turn):
         return
     if leftover is Leftover.NOT_RECEIVED and not _nobody_sends_it(turn):
         return
     if turn.now_s - turn.state.leftover_ended_s < RETRY_S:
         return
-    what = turn.observation.local.engine.reason or leftover.value
+    what = turn.here.report.reason or leftover.value
     _say(turn, Code.LEFTOVER_VM, f"a process of the VM is left here ({what}): ending it")
     turn.state = replace(turn.state, leftover_ended_s=turn.now_s)
     turn.act(PowerOffEngine())
 
 
 def _nobody_sends_it(turn: VmTurn) -> bool:
-    local = turn.observation.local
     return (
-        turn.now_s - local.domain.leftover_since_s >= LEFTOVER_AFTER_S
-        and local.lease_held is False
+        turn.now_s - turn.here.domain.leftover_since_s >= LEFTOVER_AFTER_S
+        and turn.here.lease_held is False
         and not turn.uncertain
-        and not any(p.state == _S.ENGINE_MIGRATING_AWAY for p in turn.live)
+        and not any(turn.at(p).state == _S.ENGINE_MIGRATING_AWAY for p in turn.live)
     )
 
 
 def _disarm(turn: VmTurn) -> None:
-    state, domain = turn.state, turn.observation.local.domain
+    state, domain = turn.state, turn.here.domain
     has_run = turn.vm_up_here or turn.up_elsewhere() is not None
     is_dead = bool(domain.memory_image) and has_run and domain.pause is not Pause.SAVE
     if domain.memory_image:

@@ -144,7 +144,7 @@ def _start_ended(turn: VmTurn, outcome: EngineStartEnded) -> StateName:
 
 
 def _count_failed_start(turn: VmTurn) -> None:
-    engine = turn.observation.local.engine
+    engine = turn.here.report
     turn.state = replace(
         turn.state,
         retries=turn.state.retries + 1,
@@ -158,7 +158,7 @@ def _engine_starting(turn: VmTurn) -> StateName:
         return name
     if not _fresh(turn):
         return _S.ENGINE_STARTING
-    engine = turn.observation.local.engine
+    engine = turn.here.report
     if turn.vm_up_here and engine.health is Health.GOOD:
         turn.because(Code.ENGINE_HEALTHY, "the VM is up and healthy")
         return _S.ENGINE_UP
@@ -204,23 +204,23 @@ def _engine_up(turn: VmTurn) -> StateName:
     local = turn.observation.local
     if not turn.vm_up_here:
         return _gone(turn)
-    if local.engine.detail == DETAIL_MIGRATION_SOURCE:
+    if turn.here.report.detail == DETAIL_MIGRATION_SOURCE:
         turn.because(Code.MIGRATING, "the VM is being migrated away")
         return _S.ENGINE_MIGRATING_AWAY
     if must_end(turn):
         return _S.ENGINE_STOP
     if (other := turn.up_elsewhere()) is not None:
-        if local.lease_held is False and not is_paused(turn):
+        if turn.here.lease_held is False and not is_paused(turn):
             turn.because(Code.VM_TWICE, f"{name_of(other)} runs the VM too, stopping it here")
             return _S.ENGINE_STOP
         # Ours holds the lease: whatever the other one claims, it is not the VM. And while
         # nobody told whether ours does, nothing is done to it: unknown is not "no".
         # Nor does a word alone end what is paused, and gave its lease back for that.
-        held = "but the lease is held here" if local.lease_held else "who holds it is not known"
-        if local.lease_held is False and local.domain.outdated is False:
+        held = "but the lease is held here" if turn.here.lease_held else "who holds it is not known"
+        if turn.here.lease_held is False and turn.here.domain.outdated is False:
             held = "but no other host has held the lease since it was paused here"
         turn.because(Code.VM_TWICE_CLAIMED, f"{name_of(other)} says that it runs the VM, {held}")
-    if local.lease_held is False and not is_paused(turn):
+    if turn.here.lease_held is False and not is_paused(turn):
         turn.because(
             Code.VM_UNPROTECTED,
             "the VM runs here without its lease: nothing keeps another host from starting it; "
@@ -245,7 +245,7 @@ def _given_away(turn: VmTurn) -> StateName | None:
 
 
 def _judge_health(turn: VmTurn) -> StateName:
-    engine = turn.observation.local.engine
+    engine = turn.here.report
     if engine.health is Health.BAD:
         if turn.state.name is not _S.ENGINE_UP_BAD_HEALTH:
             turn.because(
@@ -302,9 +302,9 @@ def _engine_stop(turn: VmTurn) -> StateName:
         return _S.ENGINE_FORCE_STOP
     if not turn.sample_is_stale and left_alone(turn):
         return _S.ENGINE_STOP
-    if not turn.sample_is_stale and is_paused(turn) and turn.observation.local.domain.pause:
+    if not turn.sample_is_stale and is_paused(turn) and turn.here.domain.pause:
         turn.because(Code.VM_PAUSED, "the VM is paused and cannot shut down, ending it")
-        if turn.observation.local.domain.pause is Pause.IO_ERROR:
+        if turn.here.domain.pause is Pause.IO_ERROR:
             # Another host may have a better way to the disk: this one comes after its equals.
             _count_failed_start(turn)
         return _S.ENGINE_FORCE_STOP
@@ -395,7 +395,7 @@ def _engine_migrating_away(turn: VmTurn) -> StateName:
     if not turn.vm_up_here:
         turn.because(Code.VM_GONE, "the VM has left")
         return _S.ENGINE_MAYBE_AWAY
-    if turn.observation.local.engine.detail != DETAIL_MIGRATION_SOURCE:
+    if turn.here.report.detail != DETAIL_MIGRATION_SOURCE:
         turn.because(Code.MIGRATION_FAILED, "the migration is over and the VM is still here")
         return _S.REINITIALIZE_FSM
     migration.watch_over(turn)
@@ -458,17 +458,17 @@ _HANDLERS: Mapping[StateName, Callable[[VmTurn], StateName]] = {
 
 def _never_healthy(turn: VmTurn) -> bool:
     """The check has never been seen to work, and the VM may well; a paused one surely does not."""
-    return not turn.observation.local.healthy_before and not is_paused(turn)
+    return not turn.here.healthy_before and not is_paused(turn)
 
 
 def _cause(turn: VmTurn) -> str:
     """What the health check found last."""
-    return turn.observation.local.engine.reason or "no reason"
+    return turn.here.report.reason or "no reason"
 
 
 def _gone(turn: VmTurn) -> StateName:
     """The VM is not up here any more: died, or gone in a way that may be a move."""
-    engine = turn.observation.local.engine
+    engine = turn.here.report
     if engine.vm is VmStatus.DOWN_UNEXPECTED:
         turn.because(Code.VM_DIED, f"the VM died: {engine.detail or 'unexpectedly'}")
         return _S.ENGINE_UNEXPECTEDLY_DOWN

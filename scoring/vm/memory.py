@@ -27,7 +27,7 @@ def take_in(turn: VmTurn) -> None:
     """Bring memory up to date with what was seen and with what ended, before any state acts."""
     state, observation, now_s = turn.state, turn.observation, turn.now_s
     if state.since_s is None:
-        last_ran = max(state.last_ran, observation.local.last_ran)
+        last_ran = max(state.last_ran, turn.here.last_ran)
         state = replace(state, since_s=now_s, last_ran=last_ran)
     if state.retries and now_s - state.last_failure_s >= turn.rules.timing.retry_expiry:
         state = replace(state, retries=0, last_failure="")
@@ -41,7 +41,7 @@ def take_in(turn: VmTurn) -> None:
         missing_since_s = now_s
     ahead = state.ahead if missing_since_s is not None else ()
     uplink_down_s = state.uplink_down_s
-    if observation.local.uplink_up is not False:
+    if turn.here.uplink_up is not False:
         uplink_down_s = None
     elif uplink_down_s is None:
         uplink_down_s = now_s

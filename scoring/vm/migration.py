@@ -21,10 +21,8 @@ CANCEL_RETRY_S = 15.0
 def watch_over(turn: VmTurn) -> None:
     """A migration that this agent did not begin, or does not remember: it ends as one of its own
     would, `migration_timeout_s` after its begin."""
-    state, local = turn.state, turn.observation.local
-    begun_s = (
-        state.since_s if local.migrating_s is None else local.engine_taken_s - local.migrating_s
-    )
+    state, here = turn.state, turn.here
+    begun_s = state.since_s if here.migrating_s is None else here.taken_s - here.migrating_s
     assert begun_s is not None
     if state.moving_until_s is None:
         until_s = begun_s + turn.rules.migration_within_s

@@ -131,11 +131,11 @@ def _not_fit_to_run(turn: VmTurn, peer: PeerReport) -> str:
         return f"{name_of(peer)} is in local maintenance"
     if peer.stopped:
         return f"the agent on {name_of(peer)} was stopped"
-    if peer.engine.vm is VmStatus.UNKNOWN:
+    if turn.at(peer).report.vm is VmStatus.UNKNOWN:
         return f"libvirt on {name_of(peer)} does not answer it"
     if peer.score <= 0:
         return f"{name_of(peer)} scores 0: it must not run the VM (ha-agent --status tells why)"
-    if peer.uplink_up is False and turn.observation.local.uplink_up:
+    if turn.at(peer).uplink_up is False and turn.here.uplink_up:
         return f"the VM's bridge on {name_of(peer)} leads nowhere: nobody would reach it there"
     if is_short_of_memory(turn, peer):
         return f"{name_of(peer)} has less memory free than the VM needs"

@@ -239,8 +239,8 @@ def _no_start(turn: VmTurn) -> str:
         return "the whiteboard cannot be read: nothing is known of the other hosts"
     if not observation.lockspace_joined:
         return "this host has not joined the lockspace: the VM would have no lease"
-    if observation.local.unfit:
-        return observation.local.unfit[0].text
+    if turn.here.unfit:
+        return turn.here.unfit[0].text
     if observation.unsure:
         hosts = ", ".join(map(str, observation.unsure))
         return (

@@ -29,23 +29,22 @@ from scoring.vm.turn import VmTurn
 
 def is_paused(turn: VmTurn) -> bool:
     """Whether the VM is up here and its CPUs stand still."""
-    return turn.vm_up_here and turn.observation.local.engine.detail == DETAIL_PAUSED
+    return turn.vm_up_here and turn.here.report.detail == DETAIL_PAUSED
 
 
 def is_paused_on_purpose(turn: VmTurn) -> bool:
     """Rule 3."""
-    return is_paused(turn) and turn.observation.local.domain.pause in PAUSED_ON_PURPOSE
+    return is_paused(turn) and turn.here.domain.pause in PAUSED_ON_PURPOSE
 
 
 def must_end(turn: VmTurn) -> bool:
     """Rules 1 and 2; says which. Never while the lease is held here, or nobody knows whether."""
-    local = turn.observation.local
-    if not is_paused(turn) or local.lease_held is not False:
+    if not is_paused(turn) or turn.here.lease_held is not False:
         return False
-    if local.domain.pause is Pause.NEVER_RAN:
+    if turn.here.domain.pause is Pause.NEVER_RAN:
         turn.because(Code.VM_PAUSED, "the VM is paused, never ran and has no lease, ending it")
         return True
-    if local.domain.outdated:
+    if turn.here.domain.outdated:
         turn.because(
             Code.VM_OUTDATED,
             "the VM is paused here and has run on another host since: its memory is older than "
@@ -59,9 +58,8 @@ def left_alone(turn: VmTurn) -> bool:
     """Rule 3; says so, and stops the state's clock: what is resumed has its whole time again."""
     if not is_paused_on_purpose(turn):
         return False
-    local = turn.observation.local
-    why = local.engine.reason or "paused"
-    if local.domain.pause is Pause.USER:
+    why = turn.here.report.reason or "paused"
+    if turn.here.domain.pause is Pause.USER:
         text = f"the VM is {why}; it is left alone until it is resumed (virsh resume)"
         turn.because(Code.VM_PAUSED, text)
     else:

@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from scoring.decision import AskLease, Code
 from scoring.hosts.turn import name_of
-from scoring.observation import LeaseAnswer, Obstacle, PeerReport
+from scoring.observation import LeaseAnswer, Obstacle
 from scoring.timing import START_RETRIES_MAX
 from scoring.vm import placement
+from scoring.vm.seen import PeerVm
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn, bridge_elsewhere, obstacles, others, own
 
@@ -75,11 +76,12 @@ def may_start_here(turn: VmTurn) -> bool:
         )
         return False
     able = (p for p in turn.live if p is not turn.asking)
-    busy = next((p for p in able if _is_busy(p, turn.now_s)), None)
+    busy = next((p for p in able if _is_busy(turn.at(p), turn.now_s)), None)
     if busy is not None:
-        text = f"{name_of(busy)} is in {busy.state}"
-        if busy.moving_until_s is not None:
-            text += f", for {busy.moving_until_s - turn.now_s:.0f} s at most"
+        its = turn.at(busy)
+        text = f"{name_of(busy)} is in {its.state}"
+        if its.moving_until_s is not None:
+            text += f", for {its.moving_until_s - turn.now_s:.0f} s at most"
         turn.because(Code.BUSY_ELSEWHERE, text)
         return False
     if state.retries > START_RETRIES_MAX:
@@ -92,11 +94,9 @@ def may_start_here(turn: VmTurn) -> bool:
     return _is_our_turn(turn)
 
 
-def _is_busy(peer: PeerReport, now_s: float) -> bool:
+def _is_busy(its: PeerVm, now_s: float) -> bool:
     """Whether it has the VM in its hands; one that moves it, until the end that it named."""
-    return peer.state in _BUSY_STATES and (
-        peer.moving_until_s is None or now_s < peer.moving_until_s
-    )
+    return its.state in _BUSY_STATES and (its.moving_until_s is None or now_s < its.moving_until_s)
 
 
 def _is_our_turn(turn: VmTurn) -> bool:
@@ -193,9 +193,7 @@ def lease_allows(turn: VmTurn) -> bool:
         return True
     if lease.owner == turn.observation.local.host_id:
         missing_since_s = state.missing_since_s
-        if missing_since_s is not None and (
-            turn.observation.local.engine_taken_s < missing_since_s
-        ):
+        if missing_since_s is not None and turn.here.taken_s < missing_since_s:
             # It comes with the VM: who sent that may say so before it was looked at here.
             turn.because(
                 Code.AWAITING_SAMPLE,

@@ -4,7 +4,7 @@ decision ask of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from scoring.decision import Action, Code, MigrateEngine, Reason
@@ -23,8 +23,9 @@ from scoring.observation import (
     VmStatus,
 )
 from scoring.rules import Rules
-from scoring.vm import placement
+from scoring.vm import placement, seen
 from scoring.vm.score import Score, VmSamples, score
+from scoring.vm.seen import PeerVm, VmHere
 from scoring.vm.state import StateName, VmState
 
 _Ended = TypeVar("_Ended", EngineStartEnded, EngineStopEnded, EngineMigrationEnded)
@@ -43,10 +44,22 @@ class VmTurn:
     number: int
     state: VmState
     ended: list[Outcome]
+    here: VmHere = field(init=False)
     waits_for: LeaseAnswer | None = None
     keeps_waiting: bool = False
     start_allowed: bool = False
     wake_s: float | None = None
+    _there: dict[int, PeerVm] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.here = seen.here(self.observation.local, self.number)
+
+    def at(self, peer: PeerReport) -> PeerVm:
+        """This VM by the word of another host."""
+        found = self._there.get(peer.host_id)
+        if found is None:
+            found = self._there[peer.host_id] = seen.at(peer, self.number)
+        return found
 
     @property
     def rules(self) -> Rules:
@@ -96,7 +109,7 @@ class VmTurn:
 
     @property
     def vm(self) -> VmStatus:
-        return self.observation.local.engine.vm
+        return self.here.report.vm
 
     @property
     def vm_up_here(self) -> bool:
@@ -112,7 +125,7 @@ class VmTurn:
 
         None is younger than now: in the beat in which an action ended nothing is judged.
         """
-        taken_s = min(self.observation.local.engine_taken_s, self.now_s)
+        taken_s = min(self.here.taken_s, self.now_s)
         return self.state.acting or taken_s <= self.state.acted_s
 
     def take(self, kind: type[_Ended]) -> _Ended | None:
@@ -125,7 +138,7 @@ class VmTurn:
 
     def up_elsewhere(self) -> PeerReport | None:
         """A live peer that reports the engine up, and can do something about it."""
-        up = (p for p in self.live if p.engine.vm is VmStatus.UP)
+        up = (p for p in self.live if self.at(p).report.vm is VmStatus.UP)
         return next((p for p in up if p is not self.asking), None)
 
 
@@ -139,7 +152,7 @@ def entered(turn: VmTurn, name: StateName) -> VmState:
     if name is not StateName.ENGINE_MIGRATING_AWAY:
         state = replace(state, moving_to=None, moving_until_s=None, cancelled_s=None)
     if name is StateName.ENGINE_UP and turn.state.name is not StateName.ENGINE_UP_BAD_HEALTH:
-        newest = max((p.last_ran for p in turn.observation.peers), default=0)
+        newest = max((turn.at(p).last_ran for p in turn.observation.peers), default=0)
         if state.last_ran <= newest:
             state = replace(state, last_ran=newest + 1)
         state = replace(state, retries=0, last_failure="")
@@ -157,7 +170,7 @@ def is_short_of_memory(turn: VmTurn, peer: PeerReport) -> bool:
     """Whether the VM does not fit into a peer's free memory: by what is free there, or by its own
     word, whose definition may want more than ours."""
     free_mb = peer.mem_free_mb
-    return peer.memory_short or (free_mb is not None and free_mb < turn.rules.vm_memory_mb)
+    return turn.at(peer).memory_short or (free_mb is not None and free_mb < turn.rules.vm_memory_mb)
 
 
 def others(turn: VmTurn) -> list[placement.Candidate]:
@@ -171,19 +184,19 @@ def others(turn: VmTurn) -> list[placement.Candidate]:
         and p.score > 0
         and not p.maintenance
         and not p.stopped
-        and p.engine.vm is not VmStatus.UNKNOWN
+        and turn.at(p).report.vm is not VmStatus.UNKNOWN
     ]
     # A host that goes down offers nothing: rather move the VM there than shut it down.
-    is_better_here = local.uplink_up and local.shutdown is None
-    if is_better_here or any(p.uplink_up for p in able):
-        able = [p for p in able if p.uplink_up is not False]
-    return [placement.Candidate(p.host_id, p.score, p.last_ran, p.hostname) for p in able]
+    is_better_here = turn.here.uplink_up and local.shutdown is None
+    if is_better_here or any(turn.at(p).uplink_up for p in able):
+        able = [p for p in able if turn.at(p).uplink_up is not False]
+    return [placement.Candidate(p.host_id, p.score, turn.at(p).last_ran, p.hostname) for p in able]
 
 
 def is_cut_off(turn: VmTurn) -> bool | None:
     """Whether this host's own network is bad by its own word; None: it does not know."""
     local = turn.observation.local
-    if local.uplink_up is False or local.way_out is False:
+    if turn.here.uplink_up is False or local.way_out is False:
         return True
     return None if local.way_out is None else False
 
@@ -191,7 +204,7 @@ def is_cut_off(turn: VmTurn) -> bool | None:
 def obstacles(turn: VmTurn) -> tuple[Unfit, ...]:
     """What keeps this host from starting the VM: the broker's findings, and a network that is cut
     off while a host that can run the VM says that its own is good."""
-    found = turn.observation.local.unfit
+    found = turn.here.unfit
     if turn.vm_up_here or not is_cut_off(turn):
         return found
     able = {candidate.host_id for candidate in others(turn)}
@@ -206,10 +219,10 @@ def bridge_elsewhere(turn: VmTurn) -> Unfit | None:
     """The VM's bridge leads nowhere here, and on another host that can run the VM it does. This
     host's points stay as they are, as the reference counts them: the fact decides, not the
     points."""
-    if turn.observation.local.uplink_up is not False or turn.vm_up_here:
+    if turn.here.uplink_up is not False or turn.vm_up_here:
         return None
     able = {candidate.host_id for candidate in others(turn)}
-    good = next((p for p in turn.live if p.host_id in able and p.uplink_up), None)
+    good = next((p for p in turn.live if p.host_id in able and turn.at(p).uplink_up), None)
     if good is None:
         return None
     text = f"nobody would reach the VM here: its bridge leads nowhere, that of {name_of(good)} does"
@@ -257,7 +270,7 @@ def own_score(turn: VmTurn) -> Score:
         name,
         local.mem_free_mb,
         turn.rules.vm_memory_mb,
-        local.config_up_to_date,
+        turn.here.config_up_to_date,
         state.retries,
         state.last_failure,
     )

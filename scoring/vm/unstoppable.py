@@ -26,7 +26,7 @@ _ASKS_NOT = frozenset(
 
 def look_at_stops(turn: VmTurn) -> None:
     """Forget failed stops of a VM that is well again, or gone."""
-    engine = turn.observation.local.engine
+    engine = turn.here.report
     is_over = engine.health is Health.GOOD or engine.vm not in (VmStatus.UP, VmStatus.UNKNOWN)
     if is_over and turn.state.unstopped_since_s is not None:
         turn.state = replace(turn.state, unstopped_since_s=None)
@@ -36,7 +36,7 @@ def is_retried(turn: VmTurn) -> bool:
     """Whether the process of a sick VM, which could not be ended, is to be ended once more."""
     return (
         turn.state.unstopped_since_s is not None
-        and turn.observation.local.engine.health is Health.BAD
+        and turn.here.report.health is Health.BAD
         and turn.now_s - turn.state.acted_s >= STOP_RETRY_S
     )
 
@@ -60,8 +60,8 @@ def _asks(turn: VmTurn, since_s: float) -> bool:
     local, patience_s = turn.observation.local, turn.rules.timing.force_stop_patience
     return (
         0 < patience_s <= turn.now_s - since_s
-        and (local.engine.vm, local.engine.health) == (VmStatus.UP, Health.BAD)
-        and local.lease_held is not False
+        and (turn.here.report.vm, turn.here.report.health) == (VmStatus.UP, Health.BAD)
+        and turn.here.lease_held is not False
         and turn.observation.global_maintenance is False
         and not local.maintenance
         and turn.state.name not in _ASKS_NOT

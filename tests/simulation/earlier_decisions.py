@@ -36,7 +36,7 @@ from scoring.hosts.state import HostState
 from scoring.observation import Observation
 from scoring.rules import Rules
 from scoring.state import ENGINE, AgentState
-from scoring.vm.state import VmState
+from scoring.vm.state import ENGINE, VmState
 from tests import earlier_version
 from tests.earlier_version import NotToBeHad
 

@@ -52,8 +52,7 @@ from broker.whiteboard.store import StorageTrouble
 from broker.wire.status import BegunReason, Maintenance, NewOrder, Report
 from scoring.decision import Code, FreeHostId
 from scoring.observation import OrderKind, Pause, VmStatus
-from scoring.state import ENGINE
-from scoring.vm.state import StateName
+from scoring.vm.state import ENGINE, StateName
 from tests.simulation import earlier_decisions, orderly
 from tests.simulation.bmc import fence_levels
 from tests.simulation.disks import BASE, SHARED, SimWhatRuns

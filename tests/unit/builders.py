@@ -50,8 +50,8 @@ from scoring.observation import (
     VmStatus,
 )
 from scoring.rules import Rules
-from scoring.state import ENGINE, AgentState
-from scoring.vm.state import StateName, VmState
+from scoring.state import AgentState
+from scoring.vm.state import ENGINE, StateName, VmState
 
 #: A moment in the middle of a long life; a whole number, so that sums of it are exact.
 NOW_S = 10_000.0

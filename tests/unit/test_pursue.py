@@ -10,10 +10,11 @@ from scoring.decision import AskPower, Code
 from scoring.hosts import fencing
 from scoring.hosts.state import HostState, Takeover
 from scoring.hosts.turn import HostTurn
-from scoring.observation import LeaseAnswer
-from scoring.state import ENGINE, AgentState
-from scoring.vm.state import StateName, VmState
-from tests.unit.builders import LONG_S, NOW_S, RULES, lease_of, local, observe, peer, seen
+from scoring.observation import LeaseAnswer, VmStatus
+from scoring.state import AgentState
+from scoring.vm.seen import at
+from scoring.vm.state import ENGINE, StateName, VmState
+from tests.unit.builders import LONG_S, NOW_S, RULES, UP, lease_of, local, observe, peer, seen
 
 SILENT = (peer(2), peer(3))
 
@@ -50,18 +51,20 @@ def down(**changed: Any) -> VmState:
 
 
 def test_each_vm_keeps_its_own_memory_and_waits_for_its_own_host() -> None:
-    """Two VMs in one decision: one waits for host 2, whose death is being proven, and the lease of
-    the other is asked for. Nothing of the one is in the memory of the other."""
-    takeover = Takeover(2, NOW_S - 1)
-    vms = {
-        ENGINE: down(asking_lease=True),
-        2: down(lease=lease_of(2), retries=1, last_failure_s=NOW_S),
-    }
-    state = AgentState(RULES, HostState(seen(silent=SILENT), takeover), vms)
+    """Two VMs in one decision: one waits for host 2, whose death is being proven; of the other
+    nothing is known, which is not that it is down. Nothing of the one is in the other's memory."""
+    vms = {ENGINE: down(lease=lease_of(2)), 2: down(retries=1, last_failure_s=NOW_S)}
+    state = AgentState(RULES, HostState(seen(silent=SILENT), Takeover(2, NOW_S - 1)), vms)
     observation = observe(local(), peers=SILENT, fence_devices=frozenset({2, 3}))
     after = decide(state, observation, NOW_S)
     assert AskPower(2) in after.actions
     assert {number: vm.retries for number, vm in after.state.vms.items()} == {ENGINE: 0, 2: 1}
-    assert after.state.engine.lease is None and after.state.vms[2].lease == lease_of(2)
+    assert after.state.engine.lease == lease_of(2) and after.state.vms[2].lease is None
+    assert after.state.vms[2].name is StateName.UNKNOWN_LOCAL_VM_STATE
     assert after.state.host.takeover is not None and after.state.host.takeover.asking_power
     assert Code.LEASE_WAIT in [reason.code for reason in after.reasons]
+
+
+def test_nothing_is_known_of_a_vm_on_a_host_that_says_nothing_of_it() -> None:
+    assert at(peer(2, engine=UP), 2).report.vm is VmStatus.UNKNOWN
+    assert at(peer(2, engine=UP), ENGINE).report == UP
