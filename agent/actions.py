@@ -23,22 +23,22 @@ from scoring.decision import (
     DisarmDomain,
     DropFenceLease,
     FreeHostId,
-    MigrateEngine,
+    MigrateVm,
     NoteFenceFailed,
-    PowerOffEngine,
     PowerOffHost,
+    PowerOffVm,
     PowerOnHost,
-    ShutdownEngine,
-    StartEngine,
+    ShutDownVm,
+    StartVm,
     TakeFenceLease,
 )
 from scoring.observation import (
-    EngineMigrationEnded,
     FenceLeaseAnswer,
     FenceOwnerAnswer,
     FenceStep,
     HostIdFreed,
     Outcome,
+    VmMigrationEnded,
 )
 
 log = logging.getLogger("ha-agent.actions")
@@ -116,7 +116,7 @@ class Hands:
             return
         self._begin(action, self._run(action))
 
-    def begin_move(self, action: MigrateEngine, told: Awaitable[str]) -> None:
+    def begin_move(self, action: MigrateVm, told: Awaitable[str]) -> None:
         """Start migrating once the others know of it. `told`: why they do not, or empty."""
         self._begin(action, self._move(action, told))
 
@@ -126,13 +126,13 @@ class Hands:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _move(self, action: MigrateEngine, told: Awaitable[str]) -> None:
+    async def _move(self, action: MigrateVm, told: Awaitable[str]) -> None:
         problem = await told
         if not problem:
             await self._run(action)
             return
         log.warning("not begun: %s: %s", action, problem)
-        self._outcomes.append(EngineMigrationEnded(action.target, False, problem))
+        self._outcomes.append(VmMigrationEnded(action.target, False, problem))
         self.news.set()
 
     async def _run(self, action: Action) -> None:
@@ -150,15 +150,15 @@ class Hands:
 
     async def _do(self, action: Action) -> Outcome | None:
         match action:
-            case StartEngine():
+            case StartVm():
                 return await self._hypervisor.start(self.what_ran)
-            case ShutdownEngine():
+            case ShutDownVm():
                 return await self._hypervisor.shut_down()
-            case PowerOffEngine():
+            case PowerOffVm():
                 return await self._hypervisor.power_off()
             case DisarmDomain(image=image):
                 return await self._hypervisor.disarm(image)
-            case MigrateEngine(target=target):
+            case MigrateVm(target=target):
                 return await self._hypervisor.migrate(target, self.hostnames.get(target, ""))
             case CancelMigration(why=why):
                 return await self._hypervisor.cancel_migration(why)

@@ -28,7 +28,7 @@ from broker.wire.status import (
     View,
 )
 from scoring.decide import Decision, decide
-from scoring.decision import MigrateEngine
+from scoring.decision import MigrateVm
 from scoring.hosts.evidence import is_noted
 from scoring.observation import LocalHost, Observation, Obstacle, Unfit
 from scoring.rules import Rules
@@ -221,7 +221,7 @@ class Agent:
         decision = self._decide(self._view)
         now_s, wake_s = asyncio.get_running_loop().time(), decision.wake_s
         self._wake_s = wake_s if wake_s is not None and wake_s > now_s else float("inf")
-        moves = [action for action in decision.actions if isinstance(action, MigrateEngine)]
+        moves = [action for action in decision.actions if isinstance(action, MigrateVm)]
         for action in decision.actions:
             if action not in moves:
                 self._hands.begin(action)

@@ -16,9 +16,6 @@ from broker.wire.what_ran import WhatRan
 from scoring.decision import FreeHostId
 from scoring.observation import (
     DomainDisarmed,
-    EngineMigrationEnded,
-    EngineStartEnded,
-    EngineStopEnded,
     FenceLeaseAnswer,
     FenceStep,
     HostIdFreed,
@@ -28,6 +25,9 @@ from scoring.observation import (
     PowerAnswer,
     PowerOffEnded,
     PowerOnEnded,
+    VmMigrationEnded,
+    VmStartEnded,
+    VmStopEnded,
 )
 from scoring.rules import MIGRATION_EXTRA_S
 
@@ -50,20 +50,20 @@ READ_DEADLINE_S = 5.0
 class Hypervisor(Protocol):
     """Starts, stops and moves the engine VM on this host."""
 
-    async def start(self, what_ran: WhatRan | None = None) -> EngineStartEnded:
+    async def start(self, what_ran: WhatRan | None = None) -> VmStartEnded:
         """Start it under its lease; running means that its process holds the lease. `what_ran`:
         the record of the disks that ran last, which go before those of the definition."""
 
-    async def shut_down(self) -> EngineStopEnded:
+    async def shut_down(self) -> VmStopEnded:
         """Ask the guest to shut down; does not wait for it."""
 
-    async def power_off(self) -> EngineStopEnded:
+    async def power_off(self) -> VmStopEnded:
         """End its process; ok when it is gone, or was not there."""
 
     async def disarm(self, image: bool) -> DomainDisarmed:
         """Turn libvirt's autostart of it off; `image`: and discard its memory image."""
 
-    async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
+    async def migrate(self, target: int, hostname: str) -> VmMigrationEnded:
         """Live-migrate it to another host, if that one's libvirt answers."""
 
     async def ask_path(self, target: int, hostname: str) -> MigrationPath:

@@ -8,23 +8,23 @@ from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
-class StartEngine:
-    """Start the engine VM here, under its lease. Outcome: EngineStartEnded."""
+class StartVm:
+    """Start the VM here, under its lease. Outcome: VmStartEnded."""
 
 
 @dataclass(frozen=True, slots=True)
-class ShutdownEngine:
-    """Ask the guest to shut down. Outcome: EngineStopEnded once the request is passed on."""
+class ShutDownVm:
+    """Ask the guest to shut down. Outcome: VmStopEnded once the request is passed on."""
 
 
 @dataclass(frozen=True, slots=True)
-class PowerOffEngine:
-    """End the engine VM's process here. Outcome: EngineStopEnded once it is gone."""
+class PowerOffVm:
+    """End the VM's process here. Outcome: VmStopEnded once it is gone."""
 
 
 @dataclass(frozen=True, slots=True)
-class MigrateEngine:
-    """Live-migrate the engine VM to `target`. Outcome: EngineMigrationEnded."""
+class MigrateVm:
+    """Live-migrate the VM to `target`. Outcome: VmMigrationEnded."""
 
     target: int
 
@@ -135,10 +135,10 @@ class PowerOnHost:
 
 
 Action = (
-    StartEngine
-    | ShutdownEngine
-    | PowerOffEngine
-    | MigrateEngine
+    StartVm
+    | ShutDownVm
+    | PowerOffVm
+    | MigrateVm
     | CancelMigration
     | DisarmDomain
     | AskMigrationPath

@@ -28,7 +28,7 @@ from scoring.decision import (
     Code,
     FreeHostId,
     Reason,
-    StartEngine,
+    StartVm,
     TakeFenceLease,
 )
 from scoring.hosts.state import HostState, Seen
@@ -157,7 +157,7 @@ class _World:
         last_s = self.died_s + dead_time_s(self.rules) + timing.beat + PATIENCE_S
         decision = self._decide(now_s)
         for _ in range(STEPS_MAX):
-            started = any(isinstance(action, StartEngine) for action in decision.actions)
+            started = any(isinstance(action, StartVm) for action in decision.actions)
             if started or now_s >= last_s or self._is_over(decision):
                 break
             now_s = self._next_s(decision, now_s)

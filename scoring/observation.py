@@ -296,7 +296,7 @@ class Power(StrEnum):
 
 
 class StartResult(StrEnum):
-    """How a start of the engine VM ended."""
+    """How a start of a VM ended."""
 
     STARTED = "started"
     LEASE_HELD = "lease_held"
@@ -304,8 +304,8 @@ class StartResult(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class EngineStartEnded:
-    """StartEngine is over. LEASE_HELD: another host was faster, which costs nothing: only where
+class VmStartEnded:
+    """StartVm is over. LEASE_HELD: another host was faster, which costs nothing: only where
     the lock driver itself refused, and the lease's owner is not gone. `detail`: of a failed one
     what libvirt says, in its own words."""
 
@@ -314,8 +314,8 @@ class EngineStartEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineStopEnded:
-    """ShutdownEngine (the request was passed on) or PowerOffEngine (it is gone) is over."""
+class VmStopEnded:
+    """ShutDownVm (the request was passed on) or PowerOffVm (it is gone) is over."""
 
     ok: bool
     detail: str = ""
@@ -330,8 +330,8 @@ class DomainDisarmed:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineMigrationEnded:
-    """MigrateEngine is over. `ok`: the VM runs at the target. `lasting`: it failed for a cause that
+class VmMigrationEnded:
+    """MigrateVm is over. `ok`: the VM runs at the target. `lasting`: it failed for a cause that
     does not go away by itself, such as a CPU that the target has not."""
 
     target: int
@@ -496,9 +496,9 @@ class MigrationCancelled:
 
 
 Outcome = (
-    EngineStartEnded
-    | EngineStopEnded
-    | EngineMigrationEnded
+    VmStartEnded
+    | VmStopEnded
+    | VmMigrationEnded
     | LeaseAnswer
     | PowerAnswer
     | FenceLeaseAnswer

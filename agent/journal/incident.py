@@ -16,11 +16,11 @@ from agent.journal.records import Record
 from scoring.hosts.liveness import look
 from scoring.hosts.state import Seen
 from scoring.observation import (
-    EngineStartEnded,
     Observation,
     Power,
     PowerAnswer,
     StartResult,
+    VmStartEnded,
     VmStatus,
 )
 
@@ -120,7 +120,7 @@ def _own_events(script: _Script, before: Record, now: Record) -> Iterator[tuple[
     if old.local.engine.vm is VmStatus.UP and new.local.engine.vm is VmStatus.DOWN_UNEXPECTED:
         yield now.now_s, f"kill qemu {here}"
     for outcome in new.outcomes:
-        if isinstance(outcome, EngineStartEnded):
+        if isinstance(outcome, VmStartEnded):
             fails = outcome.result is StartResult.FAILED
             if fails != script.starts_fail and outcome.result is not StartResult.LEASE_HELD:
                 script.starts_fail = fails

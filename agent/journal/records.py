@@ -33,8 +33,15 @@ import msgspec
 
 from broker.daemon.atomic_file import append_lines
 from scoring.decide import Decision
+from scoring.decision import MigrateVm, PowerOffVm, ShutDownVm, StartVm
 from scoring.hosts.state import HostState
-from scoring.observation import Observation, Outcome
+from scoring.observation import (
+    Observation,
+    Outcome,
+    VmMigrationEnded,
+    VmStartEnded,
+    VmStopEnded,
+)
 from scoring.state import AgentState
 from scoring.vm.state import ENGINE
 
@@ -47,8 +54,24 @@ FILES_MAX = 8
 QUIET_S = 60.0
 QUEUE_MAX = 256
 
+#: The names in a journal of what is called otherwise in the code: those of the first journals.
+_NAMES: dict[type[Any], str] = {
+    StartVm: "StartEngine",
+    ShutDownVm: "ShutdownEngine",
+    PowerOffVm: "PowerOffEngine",
+    MigrateVm: "MigrateEngine",
+    VmStartEnded: "EngineStartEnded",
+    VmStopEnded: "EngineStopEnded",
+    VmMigrationEnded: "EngineMigrationEnded",
+}
+
+
+def _name(kind: type[Any]) -> str:
+    return _NAMES.get(kind, kind.__name__)
+
+
 #: All kinds of outcomes: with one missing, a record could be written and not read again.
-_OUTCOMES: dict[str, type[Outcome]] = {kind.__name__: kind for kind in get_args(Outcome)}
+_OUTCOMES: dict[str, type[Outcome]] = {_name(kind): kind for kind in get_args(Outcome)}
 
 
 class Damaged(Exception):
@@ -85,7 +108,7 @@ def plain(decision: Decision) -> dict[str, Any]:
 
 def _with_kind(value: Any) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(value)
-    return {"kind": type(value).__name__, **fields}
+    return {"kind": _name(type(value)), **fields}
 
 
 def encode(record: Record) -> bytes:

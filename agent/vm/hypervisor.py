@@ -46,12 +46,12 @@ from broker.vm.qemu_conf import LOCK_MANAGER_LINE
 from broker.wire.what_ran import WhatRan
 from scoring.observation import (
     DomainDisarmed,
-    EngineMigrationEnded,
-    EngineStartEnded,
-    EngineStopEnded,
     MigrationCancelled,
     MigrationPath,
     StartResult,
+    VmMigrationEnded,
+    VmStartEnded,
+    VmStopEnded,
 )
 
 log = logging.getLogger("ha-agent.hypervisor")
@@ -90,37 +90,37 @@ class LibvirtHypervisor:
         Hung where libvirt does not accept it."""
         await self._worker.call("defining the VM", STOP_DEADLINE_S, self._define_first)
 
-    async def start(self, what_ran: WhatRan | None = None) -> EngineStartEnded:
+    async def start(self, what_ran: WhatRan | None = None) -> VmStartEnded:
         try:
             await self._worker.call("starting the VM", START_DEADLINE_S, self._start, what_ran)
         except libvirt.libvirtError as error:
             return await self._start_failed(error)
         except (Unprotected, BadDomain, Hung, OSError, sanlock.SanlockException) as error:
-            return EngineStartEnded(StartResult.FAILED, sentence(error))
-        return EngineStartEnded(StartResult.STARTED)
+            return VmStartEnded(StartResult.FAILED, sentence(error))
+        return VmStartEnded(StartResult.STARTED)
 
-    async def _start_failed(self, error: libvirt.libvirtError) -> EngineStartEnded:
+    async def _start_failed(self, error: libvirt.libvirtError) -> VmStartEnded:
         """Whether another host was faster, or libvirt's sentence about what is wrong here.
 
         Only an error of the lock driver can mean a lost race: any other error came before the
         lease was tried, whoever owns it. sanlock says who owns the lease, not libvirt's message.
         """
-        failed = EngineStartEnded(StartResult.FAILED, f"libvirt: {sentence(error)}")
+        failed = VmStartEnded(StartResult.FAILED, f"libvirt: {sentence(error)}")
         if error.get_error_domain() != libvirt.VIR_FROM_LOCKING:
             return failed
         answer = await self._leases.ask_engine()
         if answer.keeps_out(self._config.host.id):
-            return EngineStartEnded(StartResult.LEASE_HELD, f"host {answer.owner} owns it")
+            return VmStartEnded(StartResult.LEASE_HELD, f"host {answer.owner} owns it")
         if not answer.known and error.get_error_code() == libvirt.VIR_ERR_RESOURCE_BUSY:
-            return EngineStartEnded(
+            return VmStartEnded(
                 StartResult.LEASE_HELD, f"who owns it is not known: {sentence(error)}"
             )
         return failed
 
-    async def shut_down(self) -> EngineStopEnded:
+    async def shut_down(self) -> VmStopEnded:
         return await self._stop("asking the guest to shut down", lambda domain: domain.shutdown())
 
-    async def power_off(self) -> EngineStopEnded:
+    async def power_off(self) -> VmStopEnded:
         return await self._stop("ending the VM", lambda domain: domain.destroy())
 
     async def disarm(self, image: bool) -> DomainDisarmed:
@@ -162,11 +162,11 @@ class LibvirtHypervisor:
         except (libvirt.libvirtError, Hung) as error:
             return Refusal(f"libvirt on {hostname} does not answer at {uri}: {sentence(error)}")
 
-    async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
+    async def migrate(self, target: int, hostname: str) -> VmMigrationEnded:
         given = self._config.libvirt
         refusal = await self._ask_target(target, hostname, TARGET_DEADLINE_S)
         if refusal.text:
-            return EngineMigrationEnded(target, False, refusal.text, refusal.lasting)
+            return VmMigrationEnded(target, False, refusal.text, refusal.lasting)
         uri = given.migration_uri.format(host=in_uri(hostname))
         data_uri = given.migration_data_uri.format(host=in_uri(hostname))
         deadline_s = given.migration_timeout + MIGRATE_EXTRA_S
@@ -180,17 +180,15 @@ class LibvirtHypervisor:
             await self._watch_over(moving)
             await moving
         except Hung as error:
-            return EngineMigrationEnded(target, False, self._cancelled or sentence(error))
+            return VmMigrationEnded(target, False, self._cancelled or sentence(error))
         except libvirt.libvirtError as error:
             if self._cancelled:
-                return EngineMigrationEnded(target, False, self._cancelled)
-            return EngineMigrationEnded(
-                target, False, f"libvirt: {sentence(error)}", is_lasting(error)
-            )
+                return VmMigrationEnded(target, False, self._cancelled)
+            return VmMigrationEnded(target, False, f"libvirt: {sentence(error)}", is_lasting(error))
         finally:
             self._moving, self._cancelled = False, ""
             moving.cancel()
-        return EngineMigrationEnded(target, True)
+        return VmMigrationEnded(target, True)
 
     async def _watch_over(self, moving: asyncio.Future[None]) -> None:
         """Switch to post-copy when it is time for it, and cancel the migration when it is late."""
@@ -327,7 +325,7 @@ class LibvirtHypervisor:
                     ) from None
                 time.sleep(0.02)
 
-    async def _stop(self, what: str, act: Callable[[libvirt.virDomain], object]) -> EngineStopEnded:
+    async def _stop(self, what: str, act: Callable[[libvirt.virDomain], object]) -> VmStopEnded:
         def in_thread() -> None:
             connection = self._connect()
             try:
@@ -343,8 +341,8 @@ class LibvirtHypervisor:
         try:
             await self._worker.call(what, STOP_DEADLINE_S, in_thread)
         except (libvirt.libvirtError, Hung) as error:
-            return EngineStopEnded(False, sentence(error))
-        return EngineStopEnded(True)
+            return VmStopEnded(False, sentence(error))
+        return VmStopEnded(True)
 
     def _ask_there(self, uri: str) -> Refusal:
         try:

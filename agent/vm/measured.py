@@ -13,7 +13,7 @@ import msgspec
 from broker.daemon.atomic_file import write_atomically
 from broker.wire.status import MeasuredOnWire
 from scoring.decide import Decision
-from scoring.decision import StartEngine
+from scoring.decision import StartVm
 from scoring.vm.state import StateName
 
 log = logging.getLogger("ha-agent.measured")
@@ -52,7 +52,7 @@ class Measured:
     def look(self, before: StateName, decision: Decision, now_s: float) -> None:
         """Take in one decision."""
         after = decision.state.engine.name
-        if any(isinstance(action, StartEngine) for action in decision.actions):
+        if any(isinstance(action, StartVm) for action in decision.actions):
             self._ordered_s = now_s
         if before is StateName.ENGINE_START and after is StateName.ENGINE_STARTING:
             if self._ordered_s is not None:

@@ -15,7 +15,7 @@ from broker.monitors.memory import MemoryMonitor, hugepage_kb
 from broker.monitors.network import NetworkMonitor
 from broker.monitors.outside import OutsideMonitor, is_local
 from broker.monitors.pressure import PressureMonitor
-from broker.monitors.vm import EngineMonitor
+from broker.monitors.vm import DomainMonitor
 from broker.monitors.way_out import WayOutMonitor
 from broker.monitors.what_runs import WhatRunsMonitor
 
@@ -32,7 +32,7 @@ class HostMonitors:
     def __init__(self, config: Config) -> None:
         every = config.monitors
         health = HealthMonitor(config, every.health)
-        self.engine = EngineMonitor(config, health, every.engine)
+        self.engine = DomainMonitor(config, health, every.engine)
         self._network = NetworkMonitor(config.network, every.network)
         self._cpu_load = CpuLoadMonitor(
             config.timing_rules().load_window, self.engine.cpu_s, every.cpu_load

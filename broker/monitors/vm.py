@@ -58,7 +58,7 @@ _NO_JOB = frozenset({libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_UNSUP
 _BAD = frozenset({VmStatus.DOWN_UNEXPECTED, VmStatus.DOWN_MISSING})
 
 
-class EngineMonitor:
+class DomainMonitor:
     """EngineStatus of this host; Unknown where libvirt does not answer.
 
     `pid`, `lease_held`, `facts` and `cpu_s` belong to the last sample. The health in it is the

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scoring.decision import Code, DisarmDomain, PowerOffEngine, Reason
-from scoring.observation import EngineStopEnded, Leftover, Pause
+from scoring.decision import Code, DisarmDomain, PowerOffVm, Reason
+from scoring.observation import Leftover, Pause, VmStopEnded
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn
 
@@ -55,7 +55,7 @@ def _say(turn: VmTurn, code: Code, text: str) -> None:
 def _end_leftover(turn: VmTurn) -> None:
     if turn.state.name not in _EMPTY:
         return
-    ended = turn.take(EngineStopEnded)
+    ended = turn.take(VmStopEnded)
     if ended is not None and not ended.ok:
         _say(turn, Code.STOP_FAILED, f"the VM's process could not be ended: {ended.detail}")
     leftover = turn.here.domain.leftover
@@ -68,7 +68,7 @@ def _end_leftover(turn: VmTurn) -> None:
     what = turn.here.report.reason or leftover.value
     _say(turn, Code.LEFTOVER_VM, f"a process of the VM is left here ({what}): ending it")
     turn.state = replace(turn.state, leftover_ended_s=turn.now_s)
-    turn.act(PowerOffEngine())
+    turn.act(PowerOffVm())
 
 
 def _nobody_sends_it(turn: VmTurn) -> bool:

@@ -24,9 +24,9 @@ from typing import assert_never
 from scoring.decision import (
     CancelMigration,
     Code,
-    PowerOffEngine,
-    ShutdownEngine,
-    StartEngine,
+    PowerOffVm,
+    ShutDownVm,
+    StartVm,
 )
 from scoring.hosts import switch_on
 from scoring.hosts.fence_ask import reached_by
@@ -34,13 +34,13 @@ from scoring.hosts.turn import name_of
 from scoring.observation import (
     DETAIL_ALREADY_LOCKED,
     DETAIL_MIGRATION_SOURCE,
-    EngineMigrationEnded,
-    EngineStartEnded,
-    EngineStopEnded,
     Health,
     Pause,
     StartResult,
+    VmMigrationEnded,
+    VmStartEnded,
     VmStatus,
+    VmStopEnded,
 )
 from scoring.vm import drain, gates, isolation, migration, unstoppable
 from scoring.vm.move import move
@@ -108,7 +108,7 @@ def _engine_down(turn: VmTurn) -> StateName:
 
 
 def _engine_start(turn: VmTurn) -> StateName:
-    if (outcome := turn.take(EngineStartEnded)) is not None:
+    if (outcome := turn.take(VmStartEnded)) is not None:
         return _start_ended(turn, outcome)
     if turn.state.acting:
         # Leaving now would forget that a start is under way.
@@ -121,11 +121,11 @@ def _engine_start(turn: VmTurn) -> StateName:
         turn.because(Code.START_FAILED, "the start ended without a result, looking anew")
         return _S.ENGINE_DOWN
     turn.because(Code.STARTING, "starting the VM here")
-    turn.act(StartEngine())
+    turn.act(StartVm())
     return _S.ENGINE_START
 
 
-def _start_ended(turn: VmTurn, outcome: EngineStartEnded) -> StateName:
+def _start_ended(turn: VmTurn, outcome: VmStartEnded) -> StateName:
     match outcome.result:
         case StartResult.STARTED:
             turn.because(Code.STARTED, "the VM was started and holds its lease")
@@ -291,7 +291,7 @@ def _judge_health(turn: VmTurn) -> StateName:
 def _engine_stop(turn: VmTurn) -> StateName:
     if (name := gates.while_stopping(turn)) is not None:
         return name
-    outcome = turn.take(EngineStopEnded)
+    outcome = turn.take(VmStopEnded)
     if outcome is not None and not outcome.ok:
         turn.because(Code.STOP_FAILED, f"the guest was not asked to shut down: {outcome.detail}")
         return _S.REINITIALIZE_FSM
@@ -318,14 +318,14 @@ def _engine_stop(turn: VmTurn) -> StateName:
     if not turn.state.stop_asked and not turn.state.acting:
         turn.state = replace(turn.state, stop_asked=True)
         turn.because(Code.STOP_REQUESTED, "asking the guest to shut down")
-        turn.act(ShutdownEngine())
+        turn.act(ShutDownVm())
         return _S.ENGINE_STOP
     turn.because(Code.STOP_WAITING, f"shutting down, {grace_s - turn.in_state_s:.0f} s left")
     return _S.ENGINE_STOP
 
 
 def _engine_force_stop(turn: VmTurn) -> StateName:
-    if (outcome := turn.take(EngineStopEnded)) is not None:
+    if (outcome := turn.take(VmStopEnded)) is not None:
         if outcome.ok:
             turn.because(Code.VM_STOPPED, "the VM's process is gone")
             return _S.ENGINE_DOWN
@@ -337,7 +337,7 @@ def _engine_force_stop(turn: VmTurn) -> StateName:
     if (name := gates.while_stopping(turn)) is not None:
         return name
     turn.because(Code.STOP_REQUESTED, "ending the VM's process")
-    turn.act(PowerOffEngine())
+    turn.act(PowerOffVm())
     return _S.ENGINE_FORCE_STOP
 
 
@@ -379,7 +379,7 @@ def _engine_unexpectedly_down(turn: VmTurn) -> StateName:
 
 
 def _engine_migrating_away(turn: VmTurn) -> StateName:
-    if (outcome := turn.take(EngineMigrationEnded)) is not None:
+    if (outcome := turn.take(VmMigrationEnded)) is not None:
         if outcome.ok:
             turn.because(Code.MIGRATED, f"the VM runs on host {outcome.target} now")
             return _S.ENGINE_DOWN

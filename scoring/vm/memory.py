@@ -8,15 +8,15 @@ from dataclasses import replace
 
 from scoring.observation import (
     DomainDisarmed,
-    EngineMigrationEnded,
-    EngineStartEnded,
-    EngineStopEnded,
     LeaseAnswer,
     MigrationCancelled,
     MigrationPath,
     OrderKind,
     Outcome,
     StartResult,
+    VmMigrationEnded,
+    VmStartEnded,
+    VmStopEnded,
 )
 from scoring.vm import orders, unstoppable
 from scoring.vm.state import MoveProblem, StateName, VmState
@@ -63,7 +63,7 @@ def take_in(turn: VmTurn) -> None:
 def _with_outcome(state: VmState, outcome: Outcome, now_s: float) -> VmState:
     """What an ended action changes in memory; the states read the outcome itself as well."""
     match outcome:
-        case EngineStartEnded(result=StartResult.FAILED):
+        case VmStartEnded(result=StartResult.FAILED):
             return replace(
                 state,
                 acting=False,
@@ -72,7 +72,7 @@ def _with_outcome(state: VmState, outcome: Outcome, now_s: float) -> VmState:
                 last_failure_s=now_s,
                 last_failure=outcome.detail,
             )
-        case EngineStopEnded(ok=ok):
+        case VmStopEnded(ok=ok):
             since_s = state.unstopped_since_s
             if not ok and since_s is None:
                 since_s = now_s
@@ -81,9 +81,9 @@ def _with_outcome(state: VmState, outcome: Outcome, now_s: float) -> VmState:
             return replace(
                 state, acting=False, acted_s=now_s, lease=None, unstopped_since_s=since_s
             )
-        case EngineStartEnded():
+        case VmStartEnded():
             return replace(state, acting=False, acted_s=now_s, lease=None)
-        case EngineMigrationEnded():
+        case VmMigrationEnded():
             return replace(_moved(state, outcome, now_s), acting=False, acted_s=now_s)
         case LeaseAnswer():
             return replace(state, lease=outcome, asking_lease=False)
@@ -98,7 +98,7 @@ def _with_outcome(state: VmState, outcome: Outcome, now_s: float) -> VmState:
             return state
 
 
-def _moved(state: VmState, outcome: EngineMigrationEnded, now_s: float) -> VmState:
+def _moved(state: VmState, outcome: VmMigrationEnded, now_s: float) -> VmState:
     """What the end of a migration says of later moves to that host."""
     target = outcome.target
     failed_s = {host: at_s for host, at_s in state.move_failed_s.items() if host != target}

@@ -22,22 +22,22 @@ from typing import assert_never
 from scoring.decision import (
     AskLease,
     CancelMigration,
-    PowerOffEngine,
-    ShutdownEngine,
-    StartEngine,
+    PowerOffVm,
+    ShutDownVm,
+    StartVm,
 )
 from scoring.hosts.turn import name_of
 from scoring.observation import (
-    EngineMigrationEnded,
-    EngineStartEnded,
-    EngineStopEnded,
     LeaseAnswer,
     MigrationCancelled,
     Order,
     OrderKind,
     Outcome,
     StartResult,
+    VmMigrationEnded,
+    VmStartEnded,
     VmStatus,
+    VmStopEnded,
 )
 from scoring.vm.move import targets, why_not
 from scoring.vm.pause import is_paused
@@ -85,14 +85,14 @@ def with_outcome(state: VmState, outcome: Outcome) -> VmState:
     if state.order is None:
         return state
     match state.order.kind, outcome:
-        case OrderKind.START, EngineStartEnded(result=result, detail=detail):
+        case OrderKind.START, VmStartEnded(result=result, detail=detail):
             done = result is StartResult.STARTED
             return _answered(state, done, "the VM runs here under its lease" if done else detail)
-        case OrderKind.MIGRATE, EngineMigrationEnded(target=target, ok=ok, detail=detail):
+        case OrderKind.MIGRATE, VmMigrationEnded(target=target, ok=ok, detail=detail):
             return _answered(state, ok, f"the VM runs on host {target} now" if ok else detail)
-        case OrderKind.SHUTDOWN, EngineStopEnded(ok=ok, detail=detail):
+        case OrderKind.SHUTDOWN, VmStopEnded(ok=ok, detail=detail):
             return _answered(state, ok, "the guest was asked to shut down" if ok else detail)
-        case OrderKind.POWER_OFF, EngineStopEnded(ok=ok, detail=detail):
+        case OrderKind.POWER_OFF, VmStopEnded(ok=ok, detail=detail):
             return _answered(state, ok, "the VM's process is gone" if ok else detail)
         case _:
             return state
@@ -187,7 +187,7 @@ def _stop(turn: VmTurn, kind: OrderKind) -> str:
     refused = _not_here(turn) or _busy(turn)
     if refused:
         return refused
-    turn.act(ShutdownEngine() if kind is OrderKind.SHUTDOWN else PowerOffEngine())
+    turn.act(ShutDownVm() if kind is OrderKind.SHUTDOWN else PowerOffVm())
     return ""
 
 
@@ -213,7 +213,7 @@ def _start(turn: VmTurn, order: Order) -> str:
     refused = _owned(lease, observation.local.host_id)
     if refused:
         return refused
-    turn.act(StartEngine())
+    turn.act(StartVm())
     if state.name in _STARTABLE:
         if state.name is not _S.ENGINE_DOWN:
             turn.state = entered(turn, _S.ENGINE_DOWN)

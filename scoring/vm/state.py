@@ -114,7 +114,7 @@ class OrderAnswer:
 @dataclass(frozen=True, slots=True)
 class MoveProblem:
     """Why the last moves of our own to a host failed: so many in a row, the last one for `why`;
-    `lasting`: see EngineMigrationEnded."""
+    `lasting`: see VmMigrationEnded."""
 
     why: str
     lasting: bool = False

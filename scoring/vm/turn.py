@@ -7,20 +7,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from scoring.decision import Action, Code, MigrateEngine, Reason
+from scoring.decision import Action, Code, MigrateVm, Reason
 from scoring.hosts.score import HostSamples, Penalty
 from scoring.hosts.turn import HostTurn, name_of
 from scoring.observation import (
-    EngineMigrationEnded,
-    EngineStartEnded,
-    EngineStopEnded,
     LeaseAnswer,
     Observation,
     Obstacle,
     Outcome,
     PeerReport,
     Unfit,
+    VmMigrationEnded,
+    VmStartEnded,
     VmStatus,
+    VmStopEnded,
 )
 from scoring.rules import Rules
 from scoring.vm import placement, seen
@@ -28,7 +28,7 @@ from scoring.vm.score import Score, VmSamples, score
 from scoring.vm.seen import PeerVm, VmHere
 from scoring.vm.state import StateName, VmState
 
-_Ended = TypeVar("_Ended", EngineStartEnded, EngineStopEnded, EngineMigrationEnded)
+_Ended = TypeVar("_Ended", VmStartEnded, VmStopEnded, VmMigrationEnded)
 
 
 @dataclass(slots=True)
@@ -161,7 +161,7 @@ def entered(turn: VmTurn, name: StateName) -> VmState:
 
 def begin_move(turn: VmTurn, target: int) -> None:
     """Migrate the VM, and remember where to and until when, which the others are told."""
-    turn.act(MigrateEngine(target))
+    turn.act(MigrateVm(target))
     until_s = turn.now_s + turn.rules.migration_within_s
     turn.state = replace(turn.state, moving_to=target, moving_until_s=until_s)
 

@@ -140,7 +140,7 @@ def test_a_start_that_fails_says_libvirt_s_own_words_and_counts(pair: Cluster) -
     events = pair.sh(heir, ["ha-agent", "events", "--since", "5min"]).stdout
     assert any("start-failed" in line and NO_BRIDGE in line for line in events.splitlines()), events
     ask.until("it pauses", 30, lambda: own(pair, heir).get("score", 1) == 0)
-    tries = log.read_text().count("begin StartEngine")
+    tries = log.read_text().count("begin StartVm")
     assert tries <= 4
     definition = pair.layout.host(host_id_of(heir)).definition
     definition.write_text(definition.read_text().replace("br-vlan20", HOST_BRIDGE))

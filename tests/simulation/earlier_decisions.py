@@ -25,9 +25,11 @@ from typing import Any
 
 import scoring.decide
 import scoring.decision
+import scoring.hosts.score
 import scoring.hosts.state
 import scoring.observation
 import scoring.rules
+import scoring.state
 import scoring.timing
 import scoring.vm.score
 import scoring.vm.state
@@ -35,7 +37,7 @@ from scoring.decide import Decision
 from scoring.hosts.state import HostState
 from scoring.observation import Observation
 from scoring.rules import Rules
-from scoring.state import ENGINE, AgentState
+from scoring.state import AgentState
 from scoring.vm.state import ENGINE, VmState
 from tests import earlier_version
 from tests.earlier_version import NotToBeHad
@@ -50,13 +52,26 @@ _NOW = (
     scoring.observation,
     scoring.decision,
     scoring.decide,
+    scoring.state,
     scoring.hosts.state,
     scoring.vm.state,
     scoring.rules,
     scoring.timing,
+    scoring.hosts.score,
     scoring.vm.score,
 )
 _THEN = ("observation", "decision", "state", "rules", "timing", "score")
+#: What has another name today.
+_RENAMED = {
+    "StartEngine": "StartVm",
+    "ShutdownEngine": "ShutDownVm",
+    "PowerOffEngine": "PowerOffVm",
+    "MigrateEngine": "MigrateVm",
+    "EngineStartEnded": "VmStartEnded",
+    "EngineStopEnded": "VmStopEnded",
+    "EngineMigrationEnded": "VmMigrationEnded",
+}
+_NAMES_OF_THEN = {now: then for then, now in _RENAMED.items()}
 _MISSING = object()
 _PLAIN = frozenset({int, float, str, bool, type(None)})
 
@@ -154,8 +169,9 @@ class _Types:
         return hash(self._modules)
 
     def named(self, name: str) -> Any:
-        """The type of that name; None: there is none."""
-        kinds = (getattr(module, name, None) for module in self._modules)
+        """The type of that name, or of the name that it has there; None: there is none."""
+        names = {name, _RENAMED.get(name, name), _NAMES_OF_THEN.get(name, name)}
+        kinds = (getattr(module, each, None) for module in self._modules for each in names)
         return next((kind for kind in kinds if isinstance(kind, type)), None)
 
 

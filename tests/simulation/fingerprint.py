@@ -35,10 +35,10 @@ from tests.simulation.world import World
 
 #: The word of each kind of action; it stays when the class gets another name.
 WORDS: Mapping[type[Action], str] = {
-    made.StartEngine: "start",
-    made.ShutdownEngine: "shut down",
-    made.PowerOffEngine: "end",
-    made.MigrateEngine: "migrate",
+    made.StartVm: "start",
+    made.ShutDownVm: "shut down",
+    made.PowerOffVm: "end",
+    made.MigrateVm: "migrate",
     made.CancelMigration: "cancel",
     made.DisarmDomain: "disarm",
     made.AskMigrationPath: "ask path",

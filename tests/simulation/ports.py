@@ -54,10 +54,7 @@ from scoring.observation import (
     DETAIL_PAUSED,
     DomainDisarmed,
     DomainHere,
-    EngineMigrationEnded,
-    EngineStartEnded,
     EngineStatus,
-    EngineStopEnded,
     FenceLeaseAnswer,
     FenceStep,
     Health,
@@ -69,7 +66,10 @@ from scoring.observation import (
     Pause,
     Standing,
     StartResult,
+    VmMigrationEnded,
+    VmStartEnded,
     VmStatus,
+    VmStopEnded,
 )
 from scoring.rules import Rules
 from tests.simulation.disks import SHARED, started_image
@@ -849,40 +849,40 @@ class SimHypervisor:
         self._host = host
         self._leases = leases
 
-    async def start(self, what_ran: WhatRan | None = None) -> EngineStartEnded:
+    async def start(self, what_ran: WhatRan | None = None) -> VmStartEnded:
         host = self._host
         self._world.began(host, "start")
         if not await self._libvirt(START_DEADLINE_S):
-            return EngineStartEnded(StartResult.FAILED, "libvirt does not answer")
+            return VmStartEnded(StartResult.FAILED, "libvirt does not answer")
         await _takes(0.2)
         if host.qemu is not None:
-            return EngineStartEnded(StartResult.FAILED, "domain is already active")
+            return VmStartEnded(StartResult.FAILED, "domain is already active")
         if host.starts_fail:
-            return EngineStartEnded(StartResult.FAILED, f"libvirt: {host.starts_fail}")
+            return VmStartEnded(StartResult.FAILED, f"libvirt: {host.starts_fail}")
         host.autostart = False
         image = started_image(what_ran)
         if not image.startswith((SHARED, f"/{host.name}/")):
-            return EngineStartEnded(StartResult.FAILED, f"libvirt: cannot open {image}")
+            return VmStartEnded(StartResult.FAILED, f"libvirt: cannot open {image}")
         host.create_qemu(force_boot=FORCE_BOOT, disk=image)
         await _takes(0.15)
         if host.qemu is None:
-            return EngineStartEnded(StartResult.FAILED, "QEMU ended while starting")
+            return VmStartEnded(StartResult.FAILED, "QEMU ended while starting")
         if not host.libvirt_up:
-            return EngineStartEnded(StartResult.FAILED, "libvirt went away")
+            return VmStartEnded(StartResult.FAILED, "libvirt went away")
         try:
             host.resume_qemu(host.timeline.now_s + host.guest_boot_s)
         except Refused as error:
             host.end_qemu(f"not started: {error}", VmStatus.DOWN, "failed to start")
             return await self._refused(str(error))
         self._world.tell(host.name, "started the VM")
-        return EngineStartEnded(StartResult.STARTED)
+        return VmStartEnded(StartResult.STARTED)
 
-    async def _refused(self, why: str) -> EngineStartEnded:
+    async def _refused(self, why: str) -> VmStartEnded:
         """The lock driver gave no lease: another host's, or its own trouble."""
         answer = await self._leases.ask_engine()
         if answer.keeps_out(self._host.host_id):
-            return EngineStartEnded(StartResult.LEASE_HELD, f"host {answer.owner} owns it")
-        return EngineStartEnded(StartResult.FAILED, why)
+            return VmStartEnded(StartResult.LEASE_HELD, f"host {answer.owner} owns it")
+        return VmStartEnded(StartResult.FAILED, why)
 
     async def _libvirt(self, deadline_s: float) -> bool:
         if self._host.libvirt_hangs:
@@ -890,17 +890,17 @@ class SimHypervisor:
             return False
         return self._host.libvirt_up
 
-    async def shut_down(self) -> EngineStopEnded:
+    async def shut_down(self) -> VmStopEnded:
         host = self._host
         self._world.began(host, "shut down")
         if not await self._libvirt(STOP_DEADLINE_S):
-            return EngineStopEnded(False, "libvirt does not answer")
+            return VmStopEnded(False, "libvirt does not answer")
         await _takes(0.05)
         qemu = host.qemu
         obeys = qemu is not None and not (qemu.is_hung or qemu.ignores_shutdown)
         if qemu is not None and qemu.running and obeys:
             host.timeline.after(8.0, self._guest_ends, qemu)
-        return EngineStopEnded(True)
+        return VmStopEnded(True)
 
     def _guest_ends(self, qemu: Qemu) -> None:
         host = self._host
@@ -911,17 +911,17 @@ class SimHypervisor:
         else:
             host.end_qemu("the guest shut down", VmStatus.DOWN, "shut down")
 
-    async def power_off(self) -> EngineStopEnded:
+    async def power_off(self) -> VmStopEnded:
         host = self._host
         self._world.began(host, "power off")
         if not await self._libvirt(STOP_DEADLINE_S):
-            return EngineStopEnded(False, "libvirt does not answer")
+            return VmStopEnded(False, "libvirt does not answer")
         await _takes(0.3)
         if host.qemu is not None:
             if host.qemu_unkillable:
-                return EngineStopEnded(False, "the process does not end")
+                return VmStopEnded(False, "the process does not end")
             host.end_qemu("ended by the agent", VmStatus.DOWN, "powered off")
-        return EngineStopEnded(True)
+        return VmStopEnded(True)
 
     async def disarm(self, image: bool) -> DomainDisarmed:
         if not await self._libvirt(STOP_DEADLINE_S):
@@ -952,16 +952,16 @@ class SimHypervisor:
         ok = found.libvirt_up and not found.libvirt_hangs
         return MigrationPath(target, ok, asked_s, "" if ok else "libvirt does not answer")
 
-    async def migrate(self, target: int, hostname: str) -> EngineMigrationEnded:
+    async def migrate(self, target: int, hostname: str) -> VmMigrationEnded:
         self._world.began(self._host, "migrate")
         loop = asyncio.get_running_loop()
         if not await self._libvirt(MIGRATE_DEADLINE_S):
-            return EngineMigrationEnded(target, False, "libvirt does not answer")
+            return VmMigrationEnded(target, False, "libvirt does not answer")
         await _takes(0.1)
         there = self._world.named(hostname)
         if there is not None and there.refuses_moves:
             self._host.move_failed = True
-            return EngineMigrationEnded(target, False, OTHER_CPU, lasting=True)
+            return VmMigrationEnded(target, False, OTHER_CPU, lasting=True)
         move = self._world.migrate(self._host, hostname)
         until_s = loop.time() + MIGRATE_DEADLINE_S
         while move.result is None and loop.time() < until_s:
@@ -972,5 +972,5 @@ class SimHypervisor:
         while move.result is None and loop.time() < until_s:
             await _takes(0.2)
         if move.result is None:
-            return EngineMigrationEnded(target, False, "no end")
-        return EngineMigrationEnded(target, move.result == "", move.result)
+            return VmMigrationEnded(target, False, "no end")
+        return VmMigrationEnded(target, move.result == "", move.result)

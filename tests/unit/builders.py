@@ -17,12 +17,12 @@ from scoring.decision import (
     Code,
     DropFenceLease,
     FreeHostId,
-    MigrateEngine,
+    MigrateVm,
     NoteFenceFailed,
-    PowerOffEngine,
     PowerOffHost,
-    ShutdownEngine,
-    StartEngine,
+    PowerOffVm,
+    ShutDownVm,
+    StartVm,
     TakeFenceLease,
 )
 from scoring.hosts.evidence import Evidence
@@ -31,7 +31,6 @@ from scoring.observation import (
     DETAIL_ALREADY_LOCKED,
     DETAIL_MIGRATION_SOURCE,
     DETAIL_PAUSED,
-    EngineStartEnded,
     EngineStatus,
     FenceLeaseAnswer,
     FenceOwnerAnswer,
@@ -47,6 +46,7 @@ from scoring.observation import (
     PowerOffEnded,
     Standing,
     StartResult,
+    VmStartEnded,
     VmStatus,
 )
 from scoring.rules import Rules
@@ -75,7 +75,7 @@ LEAVING = EngineStatus(VmStatus.UP, Health.UNKNOWN, DETAIL_MIGRATION_SOURCE)
 PAUSED = EngineStatus(VmStatus.UP, Health.BAD, DETAIL_PAUSED, "paused by an I/O error")
 LOCKED_OUT = EngineStatus(VmStatus.DOWN, Health.BAD, DETAIL_ALREADY_LOCKED)
 
-VM_ACTIONS = {StartEngine, ShutdownEngine, PowerOffEngine, MigrateEngine}
+VM_ACTIONS = {StartVm, ShutDownVm, PowerOffVm, MigrateVm}
 #: States in which the agent has nothing under way and looks at the guards first.
 GUARDED = [
     name
@@ -287,7 +287,7 @@ def acting(**remembered: Any) -> dict[str, Any]:
 
 def starts(decision: Decision) -> bool:
     """Whether the decision starts the VM here, and is in EngineStart for it."""
-    started = StartEngine in kinds(decision)
+    started = StartVm in kinds(decision)
     assert started == (decision.state.engine.name is StateName.ENGINE_START)
     assert started == decision.state.engine.acting
     return started
@@ -369,10 +369,10 @@ class Fall:
                 return FenceOwnerAnswer(free_lease(now_s))
             case FreeHostId(host_id=host_id):
                 return HostIdFreed(host_id, self.freed, "" if self.freed else "still there")
-            case StartEngine():
+            case StartVm():
                 if self.start is StartResult.STARTED:
                     self.life.here = replace(self.life.here, engine=UP)
-                return EngineStartEnded(self.start, "so it ended")
+                return VmStartEnded(self.start, "so it ended")
         raise AssertionError(action)
 
     def run(self, beats: int) -> None:

@@ -29,7 +29,7 @@ from broker.wire.status import (
     PenaltyOnWire,
 )
 from scoring.decide import Decision
-from scoring.decision import StartEngine
+from scoring.decision import StartVm
 from scoring.hosts.state import Seen
 from scoring.observation import Observation
 from scoring.vm.score import Score
@@ -47,7 +47,7 @@ def seen(measured: Measured, *steps: tuple[float, StateName]) -> MeasuredOnWire:
     """The states of an agent, each from that second on; a start is ordered with EngineStart."""
     before = S.ENGINE_DOWN
     for now_s, name in steps:
-        actions = (StartEngine(),) if name is S.ENGINE_START else ()
+        actions = (StartVm(),) if name is S.ENGINE_START else ()
         measured.look(before, Decision(state_of(name=name), actions, (), Score(1)), now_s)
         before = name
     return measured.on_wire

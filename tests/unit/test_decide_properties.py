@@ -36,10 +36,10 @@ from scoring.decision import (
     DisarmDomain,
     DropFenceLease,
     FreeHostId,
-    MigrateEngine,
-    PowerOffEngine,
-    ShutdownEngine,
-    StartEngine,
+    MigrateVm,
+    PowerOffVm,
+    ShutDownVm,
+    StartVm,
     TakeFenceLease,
 )
 from scoring.observation import (
@@ -48,10 +48,7 @@ from scoring.observation import (
     DETAIL_PAUSED,
     DomainDisarmed,
     DomainHere,
-    EngineMigrationEnded,
-    EngineStartEnded,
     EngineStatus,
-    EngineStopEnded,
     FenceLeaseAnswer,
     FenceOwnerAnswer,
     Health,
@@ -70,14 +67,17 @@ from scoring.observation import (
     PowerAnswer,
     Standing,
     StartResult,
+    VmMigrationEnded,
+    VmStartEnded,
     VmStatus,
+    VmStopEnded,
 )
 from scoring.state import AgentState
 from scoring.vm.state import TRANSITIONS, StateName
 from tests.unit.builders import DIED, DOWN, RULES, SICK, TIMING, UNKNOWN, UP, local, peer, state_of
 from tests.unit.draws import draws
 
-VM_ACTIONS = (StartEngine, ShutdownEngine, PowerOffEngine, MigrateEngine)
+VM_ACTIONS = (StartVm, ShutDownVm, PowerOffVm, MigrateVm)
 MOVES_OR_FREES = (*VM_ACTIONS, CancelMigration, FreeHostId)
 
 
@@ -149,7 +149,7 @@ class Witness:
 
     def check_laws(self, seen: Observation, decision: Decision) -> None:
         acts = [a for a in decision.actions if isinstance(a, MOVES_OR_FREES)]
-        starts = any(isinstance(a, StartEngine) for a in acts)
+        starts = any(isinstance(a, StartVm) for a in acts)
         vm = seen.local.engine.vm
         # Law 4; and what is not known to be over is not over.
         assert seen.global_maintenance is False or not acts
@@ -167,11 +167,11 @@ class Witness:
             lease, freed_s = self.lease, self.freed_s
             freed = freed_s is not None and (lease is None or lease.asked_s <= freed_s)
             assert freed or (lease is not None and lease.known)
-        if any(isinstance(a, ShutdownEngine | MigrateEngine) for a in acts):
+        if any(isinstance(a, ShutDownVm | MigrateVm) for a in acts):
             assert vm is VmStatus.UP
             assert seen.local.engine_taken_s > decision.state.engine.acted_s
         for act in acts:
-            if isinstance(act, MigrateEngine):
+            if isinstance(act, MigrateVm):
                 assert seen.migration_possible
                 target = next(p for p in seen.peers if p.host_id == act.target)
                 assert target.score > 0
@@ -271,9 +271,9 @@ peers = st.builds(
     moving_until_s=st.none() | times,
 )
 outcomes = st.one_of(
-    st.builds(EngineStartEnded, result=st.sampled_from(StartResult)),
-    st.builds(EngineStopEnded, ok=st.booleans()),
-    st.builds(EngineMigrationEnded, target=hosts, ok=st.booleans()),
+    st.builds(VmStartEnded, result=st.sampled_from(StartResult)),
+    st.builds(VmStopEnded, ok=st.booleans()),
+    st.builds(VmMigrationEnded, target=hosts, ok=st.booleans()),
     st.builds(
         LeaseAnswer,
         known=st.booleans(),
@@ -489,18 +489,18 @@ class Storm:
         well = self.chance(0.8)
         read_s = self.now_s - self.pick(0.0, 0.0, 0.0, 0.5, 5.0, 30.0)
         match action:
-            case StartEngine():
+            case StartVm():
                 result = StartResult.STARTED if well else self.pick(*StartResult)
                 if result is StartResult.STARTED:
                     self.here = replace(self.here, engine=self.pick(UP, SICK))
-                return EngineStartEnded(result)
-            case ShutdownEngine() | PowerOffEngine():
+                return VmStartEnded(result)
+            case ShutDownVm() | PowerOffVm():
                 if self.chance(0.5):
                     self.here = replace(self.here, engine=DOWN)
-                return EngineStopEnded(well)
-            case MigrateEngine(target=target):
+                return VmStopEnded(well)
+            case MigrateVm(target=target):
                 self.here = replace(self.here, engine=DOWN if well else self.here.engine)
-                return EngineMigrationEnded(target, well)
+                return VmMigrationEnded(target, well)
             case DisarmDomain():
                 self.here = replace(self.here, domain=DomainHere())
                 return DomainDisarmed(well)
@@ -534,10 +534,10 @@ ODD_ENGINES = (
     EngineStatus(VmStatus.UP, Health.UNKNOWN, "up"),
 )
 ANY_ACTION: tuple[Action, ...] = (
-    StartEngine(),
-    ShutdownEngine(),
-    PowerOffEngine(),
-    MigrateEngine(2),
+    StartVm(),
+    ShutDownVm(),
+    PowerOffVm(),
+    MigrateVm(2),
     AskLease(),
     AskPower(2),
     AskPower(9),
@@ -726,15 +726,15 @@ class Cluster(RuleBasedStateMachine):
         """An action ends between two beats; its outcome is in the next observation."""
         self.pending.remove(action)
         match action:
-            case StartEngine():
+            case StartVm():
                 result = StartResult.STARTED if well else StartResult.FAILED
-                self.ended.append(EngineStartEnded(result))
+                self.ended.append(VmStartEnded(result))
                 self.here = replace(self.here, engine=UP if well else DOWN)
-            case ShutdownEngine() | PowerOffEngine():
-                self.ended.append(EngineStopEnded(well))
+            case ShutDownVm() | PowerOffVm():
+                self.ended.append(VmStopEnded(well))
                 self.here = replace(self.here, engine=DOWN if well else self.here.engine)
-            case MigrateEngine(target=target):
-                self.ended.append(EngineMigrationEnded(target, well))
+            case MigrateVm(target=target):
+                self.ended.append(VmMigrationEnded(target, well))
                 self.here = replace(self.here, engine=DOWN if well else UP)
             case CancelMigration():
                 self.ended.append(MigrationCancelled(well))

@@ -11,16 +11,15 @@ from scoring.decide import Decision
 from scoring.decision import (
     CancelMigration,
     Code,
-    MigrateEngine,
-    PowerOffEngine,
+    MigrateVm,
+    PowerOffVm,
     PowerOnHost,
-    ShutdownEngine,
+    ShutDownVm,
 )
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
     DETAIL_PAUSED,
     DomainHere,
-    EngineMigrationEnded,
     EngineStatus,
     FenceRecord,
     FenceStep,
@@ -31,6 +30,7 @@ from scoring.observation import (
     Order,
     OrderKind,
     Pause,
+    VmMigrationEnded,
     VmStatus,
 )
 from scoring.timing import HOST_SHUTDOWN_MAX_S, Timing
@@ -82,7 +82,7 @@ def test_the_vm_goes_to_the_best_host_at_once(state: S, engine: EngineStatus) ->
     """Healthy, sick or in the middle of its boot."""
     moved = in_state(state, going(engine), live=[peer(2, 2400), peer(3)])
     assert moved.state.engine.name is S.ENGINE_MIGRATING_AWAY
-    assert moved.actions == (MigrateEngine(3),)
+    assert moved.actions == (MigrateVm(3),)
     assert Code.MOVE_STARTED in codes(moved)
     assert moved.score.value == 0 and moved.score.penalties[0].why == "this host is shutting down"
 
@@ -91,7 +91,7 @@ def test_a_failure_of_before_the_shutdown_does_not_count() -> None:
     moved = in_state(
         S.ENGINE_UP, going(for_s=5), live=[peer(2)], remembered={"move_failed_s": {2: NOW_S - 6}}
     )
-    assert moved.actions == (MigrateEngine(2),)
+    assert moved.actions == (MigrateVm(2),)
 
 
 def test_each_host_is_tried_once_and_then_the_vm_is_shut_down_in_order() -> None:
@@ -100,12 +100,12 @@ def test_each_host_is_tried_once_and_then_the_vm_is_shut_down_in_order() -> None
     life.beat()
     shutdown = HostShutdown(life.now_s, OnHostShutdown.MIGRATE)
     life.here = local(UP, maintenance=True, shutdown=shutdown)
-    assert life.beat().actions == (MigrateEngine(2),)
-    life.beat(EngineMigrationEnded(2, False, "refused"))
-    assert life.beat(after_s=0.1).actions == (MigrateEngine(3),)
-    life.beat(EngineMigrationEnded(3, False, "refused"))
+    assert life.beat().actions == (MigrateVm(2),)
+    life.beat(VmMigrationEnded(2, False, "refused"))
+    assert life.beat(after_s=0.1).actions == (MigrateVm(3),)
+    life.beat(VmMigrationEnded(3, False, "refused"))
     last = life.beat(after_s=0.1)
-    assert last.state.engine.name is S.ENGINE_STOP and last.actions == (ShutdownEngine(),)
+    assert last.state.engine.name is S.ENGINE_STOP and last.actions == (ShutDownVm(),)
     assert "failed to each host that could take it" in _text(last, Code.DRAIN_STOP)
 
 
@@ -125,13 +125,13 @@ def test_where_nobody_can_take_it_it_is_shut_down_in_order(
 ) -> None:
     stopped = in_state(S.ENGINE_UP, going(for_s=for_s), live=hosts, **observed)
     assert stopped.state.engine.name is S.ENGINE_STOP
-    assert stopped.actions == (ShutdownEngine(),)
+    assert stopped.actions == (ShutDownVm(),)
     assert why in _text(stopped, Code.DRAIN_STOP)
 
 
 def test_until_its_time_is_over_it_is_moved() -> None:
     moved = in_state(S.ENGINE_UP, going(for_s=TIMING.host_shutdown_move - MOMENT_S), live=[peer(2)])
-    assert moved.actions == (MigrateEngine(2),)
+    assert moved.actions == (MigrateVm(2),)
 
 
 def test_a_host_that_may_be_able_in_a_moment_is_waited_for() -> None:
@@ -173,7 +173,7 @@ def test_the_other_host_that_shuts_down_is_no_target() -> None:
 
 def test_set_to_shutdown_nothing_is_migrated() -> None:
     stopped = in_state(S.ENGINE_UP, going(way=OnHostShutdown.SHUTDOWN), live=[peer(2)])
-    assert stopped.actions == (ShutdownEngine(),)
+    assert stopped.actions == (ShutDownVm(),)
     assert "vm.on-host-shutdown says so" in _text(stopped, Code.DRAIN_STOP)
 
 
@@ -183,7 +183,7 @@ def test_the_guest_has_less_time_than_in_another_stop() -> None:
     waits = in_state(S.ENGINE_STOP, going(), for_s=for_s - 1, remembered=remembered)
     assert waits.state.engine.name is S.ENGINE_STOP and not waits.actions
     ended = in_state(S.ENGINE_STOP, going(), for_s=for_s, remembered=remembered)
-    assert ended.actions == (PowerOffEngine(),)
+    assert ended.actions == (PowerOffVm(),)
     usual = in_state(S.ENGINE_STOP, local(UP), for_s=for_s, remembered=remembered)
     assert usual.state.engine.name is S.ENGINE_STOP and not usual.actions
 
@@ -202,13 +202,13 @@ def test_a_vm_that_died_meanwhile_is_not_started_here() -> None:
 
 def test_a_vm_that_arrives_is_moved_on() -> None:
     arrived = in_state(S.LOCAL_MAINTENANCE, going(UP), live=[peer(2)])
-    assert arrived.actions == (MigrateEngine(2),)
+    assert arrived.actions == (MigrateVm(2),)
 
 
 def test_a_paused_vm_that_lost_its_lease_is_ended_not_moved() -> None:
     never_ran = going(PAUSED, lease_held=False, domain=DomainHere(pause=Pause.NEVER_RAN))
     ended = in_state(S.ENGINE_STARTING, never_ran, live=[peer(2)])
-    assert ended.actions == (PowerOffEngine(),)
+    assert ended.actions == (PowerOffVm(),)
 
 
 @pytest.mark.parametrize("state", [S.ENGINE_UP, S.ENGINE_STARTING])
@@ -222,7 +222,7 @@ def test_a_vm_whose_disk_failed_is_ended_and_not_moved() -> None:
     stopped = in_state(
         S.ENGINE_UP, going(PAUSED, domain=DomainHere(pause=Pause.IO_ERROR)), live=[peer(2)]
     )
-    assert stopped.actions == (PowerOffEngine(),), "it cannot shut down either"
+    assert stopped.actions == (PowerOffVm(),), "it cannot shut down either"
 
 
 def test_global_maintenance_comes_first() -> None:
@@ -254,7 +254,7 @@ def test_a_migration_is_cancelled_when_the_host_cannot_wait_any_longer() -> None
     began_s = life.now_s
     shutdown = HostShutdown(began_s, OnHostShutdown.MIGRATE)
     life.here = local(UP, maintenance=True, shutdown=shutdown)
-    assert life.beat().actions == (MigrateEngine(2),)
+    assert life.beat().actions == (MigrateVm(2),)
     life.here = local(LEAVING, maintenance=True, shutdown=shutdown, migrating_s=1.0)
     assert not life.beat(after_s=began_s + limit_s - 1 - life.now_s).actions
     over = life.beat()
@@ -262,8 +262,8 @@ def test_a_migration_is_cancelled_when_the_host_cannot_wait_any_longer() -> None
     assert codes(over) == [Code.MIGRATING, Code.MIGRATION_OVERDUE]
     assert not life.beat().actions, "it is being cancelled"
     life.here = local(UP, maintenance=True, shutdown=shutdown)
-    life.beat(EngineMigrationEnded(2, False, "cancelled by the shutdown of this host"))
-    assert life.beat(after_s=0.1).actions == (ShutdownEngine(),)
+    life.beat(VmMigrationEnded(2, False, "cancelled by the shutdown of this host"))
+    assert life.beat(after_s=0.1).actions == (ShutDownVm(),)
 
 
 @pytest.mark.parametrize(

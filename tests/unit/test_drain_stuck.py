@@ -16,13 +16,13 @@ from agent.commands.maintenance import run as maintain
 from broker.broker import Broker
 from broker.wire.status import ReasonOnWire
 from scoring.decide import Decision
-from scoring.decision import Code, MigrateEngine
+from scoring.decision import Code, MigrateVm
 from scoring.observation import (
-    EngineMigrationEnded,
     HostShutdown,
     Order,
     OrderKind,
     PeerReport,
+    VmMigrationEnded,
 )
 from scoring.vm.move import LASTING_RETRY_S, NAMED_MAX, RETRY_MAX_S
 from scoring.vm.state import MoveProblem
@@ -67,7 +67,7 @@ def test_what_cannot_go_away_is_said_of_each_host_with_what_to_do() -> None:
 
 
 def test_a_host_that_was_not_tried_yet_is_tried_at_once() -> None:
-    assert drained(failed={2: LASTING}).actions == (MigrateEngine(3),)
+    assert drained(failed={2: LASTING}).actions == (MigrateVm(3),)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_host_that_was_not_tried_yet_is_tried_at_once() -> None:
 def test_it_is_tried_again_more_and_more_rarely(problem: MoveProblem, pause_s: float) -> None:
     failed = {2: problem, 3: problem}
     assert not drained(failed=failed, ago_s=pause_s - 1).actions
-    assert drained(failed=failed, ago_s=pause_s).actions == (MigrateEngine(2),)
+    assert drained(failed=failed, ago_s=pause_s).actions == (MigrateVm(2),)
 
 
 def test_what_may_pass_is_said_as_such_until_it_has_failed_three_times() -> None:
@@ -95,11 +95,11 @@ def test_what_may_pass_is_said_as_such_until_it_has_failed_three_times() -> None
         assert "host2 (id 2): no route" in decision.reasons[0].text
 
 
-def ended(ok: bool, **given: Any) -> EngineMigrationEnded:
-    return EngineMigrationEnded(2, ok, **given)
+def ended(ok: bool, **given: Any) -> VmMigrationEnded:
+    return VmMigrationEnded(2, ok, **given)
 
 
-def moved(outcome: EngineMigrationEnded, **remembered: Any) -> Decision:
+def moved(outcome: VmMigrationEnded, **remembered: Any) -> Decision:
     return in_state(
         S.ENGINE_MIGRATING_AWAY,
         local(UP, maintenance=True),

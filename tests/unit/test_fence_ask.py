@@ -17,9 +17,9 @@ from scoring.decide import Decision
 from scoring.decision import (
     AskPower,
     Code,
-    PowerOffEngine,
     PowerOffHost,
-    StartEngine,
+    PowerOffVm,
+    StartVm,
     TakeFenceLease,
 )
 from scoring.hosts.evidence import Precondition, may_power_off
@@ -27,13 +27,13 @@ from scoring.hosts.fence_ask import asking, is_asked, told
 from scoring.hosts.state import Takeover
 from scoring.observation import (
     EngineStatus,
-    EngineStopEnded,
     FenceAsk,
     FenceLeaseAnswer,
     OutsideView,
     PeerReport,
     Power,
     PowerAnswer,
+    VmStopEnded,
 )
 from scoring.rules import Rules
 from scoring.timing import Timing
@@ -137,7 +137,7 @@ def test_it_does_not_ask_while_somebody_outside_reaches_the_vm() -> None:
 
 
 def test_a_stop_that_failed_is_remembered_from_the_first_on() -> None:
-    failed = EngineStopEnded(False, "the process does not end")
+    failed = VmStopEnded(False, "the process does not end")
     first = sick(
         state=StateName.ENGINE_FORCE_STOP,
         remembered={"unstopped_since_s": None, "acting": True},
@@ -149,7 +149,7 @@ def test_a_stop_that_failed_is_remembered_from_the_first_on() -> None:
 
 
 def test_a_guest_that_was_asked_to_shut_down_is_not_ended_by_that() -> None:
-    passed_on = EngineStopEnded(True)
+    passed_on = VmStopEnded(True)
     asked = sick(state=StateName.ENGINE_STOP, remembered={"acting": True}, outcomes=(passed_on,))
     assert asked.state.engine.unstopped_since_s == NOW_S - PATIENCE_S
     ended = sick(
@@ -171,7 +171,7 @@ def test_it_is_not_forgotten_for_want_of_an_answer(engine: EngineStatus) -> None
 def test_the_process_is_ended_once_more_after_a_pause() -> None:
     decision = sick(acted_s=NOW_S - STOP_RETRY_S)
     assert decision.state.engine.name is StateName.ENGINE_FORCE_STOP
-    assert decision.actions == (PowerOffEngine(),)
+    assert decision.actions == (PowerOffVm(),)
     assert not sick(acted_s=NOW_S - STOP_RETRY_S + 0.1).actions
     assert not sick(UNANSWERED, acted_s=NOW_S - STOP_RETRY_S).actions
 
@@ -322,7 +322,7 @@ def test_it_is_not_switched_off_unless_all_else_holds(
 ) -> None:
     decision = heard(who, **changed)
     assert not orders(decision)
-    assert not any(isinstance(action, StartEngine) for action in decision.actions)
+    assert not any(isinstance(action, StartVm) for action in decision.actions)
 
 
 def test_a_place_that_was_seen_before_says_nothing_of_this_stay() -> None:

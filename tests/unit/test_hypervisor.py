@@ -19,11 +19,11 @@ from agent.vm.hypervisor import LibvirtHypervisor
 from agent.vm.migration_check import Refusal
 from broker.config.sections import Config, HostSection, LibvirtSection, StorageSection
 from scoring.observation import (
-    EngineStartEnded,
     LeaseAnswer,
     MigrationCancelled,
     Standing,
     StartResult,
+    VmStartEnded,
 )
 
 PATIENCE_S = 10.0
@@ -189,7 +189,7 @@ NOBODY = LeaseAnswer(True, 7.0)
 SILENT = LeaseAnswer(False, 7.0, detail="sanlock does not answer")
 
 
-def started(error: tuple[int, int, str], lease: LeaseAnswer, monkey: Any) -> EngineStartEnded:
+def started(error: tuple[int, int, str], lease: LeaseAnswer, monkey: Any) -> VmStartEnded:
     """How a start ends that libvirt refuses with that error, on host 1."""
     ours = on(Refusing(*error), monkey)  # type: ignore[arg-type]
     ours._leases = Lease(lease)  # type: ignore[assignment]
@@ -223,7 +223,7 @@ def test_a_race_is_lost_to_an_owner_that_is_not_gone(
 ) -> None:
     for error in (OWNED, NO_SANLOCK):
         ended = started(error, replace(LIVE, standing=standing), monkeypatch)
-        assert ended == EngineStartEnded(StartResult.LEASE_HELD, "host 2 owns it")
+        assert ended == VmStartEnded(StartResult.LEASE_HELD, "host 2 owns it")
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_lease_that_is_refused_though_its_owner_is_gone_is_a_failed_start(
 ) -> None:
     """Else it would be tried each second for ever, uncounted."""
     ended = started(OWNED, lease, monkeypatch)
-    assert ended == EngineStartEnded(StartResult.FAILED, f"libvirt: {OWNED[2]}")
+    assert ended == VmStartEnded(StartResult.FAILED, f"libvirt: {OWNED[2]}")
 
 
 def test_where_sanlock_does_not_answer_the_lock_driver_s_own_code_counts(

@@ -12,23 +12,23 @@ from scoring.decide import Decision
 from scoring.decision import (
     AskMigrationPath,
     Code,
-    MigrateEngine,
-    PowerOffEngine,
-    ShutdownEngine,
-    StartEngine,
+    MigrateVm,
+    PowerOffVm,
+    ShutDownVm,
+    StartVm,
 )
 from scoring.observation import (
     DETAIL_PAUSED,
-    EngineMigrationEnded,
     EngineStatus,
-    EngineStopEnded,
     Health,
     HostShutdown,
     LocalHost,
     MigrationPath,
     OutsideView,
     PeerReport,
+    VmMigrationEnded,
     VmStatus,
+    VmStopEnded,
 )
 from scoring.vm.state import StateName as S
 from tests.unit.builders import (
@@ -104,21 +104,21 @@ def way(ok: bool, target: int = 2, ago_s: float = 1.0) -> MigrationPath:
 def test_with_a_way_for_it_the_vm_is_migrated() -> None:
     decision = judged(path=way(True))
     assert decision.state.engine.name is S.ENGINE_MIGRATING_AWAY
-    assert decision.actions == (MigrateEngine(2),)
+    assert decision.actions == (MigrateVm(2),)
     assert codes(decision) == [Code.ISOLATED, Code.MIGRATING]
     assert "host2 (id 2), host3 (id 3) cannot reach the VM" in decision.reasons[0].text
 
 
 def test_without_one_it_is_shut_down_within_its_grace() -> None:
     decision = judged(path=way(False))
-    assert (decision.state.engine.name, decision.actions) == (S.ENGINE_STOP, (ShutdownEngine(),))
+    assert (decision.state.engine.name, decision.actions) == (S.ENGINE_STOP, (ShutDownVm(),))
     assert codes(decision) == [Code.ISOLATED, Code.STOP_REQUESTED]
     assert decision.state.engine.isolated and "within 20 s" in decision.reasons[0].text
 
 
 def test_where_no_migration_is_configured_no_way_is_asked_for() -> None:
     decision = judged(migration_possible=False)
-    assert (decision.state.engine.name, decision.actions) == (S.ENGINE_STOP, (ShutdownEngine(),))
+    assert (decision.state.engine.name, decision.actions) == (S.ENGINE_STOP, (ShutDownVm(),))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_migration_that_fails_now_leads_to_the_stop() -> None:
         name=S.ENGINE_MIGRATING_AWAY,
         path=way(True),
         remembered={"acting": True, "moving_to": 2},
-        outcomes=(EngineMigrationEnded(2, False, "the connection broke"),),
+        outcomes=(VmMigrationEnded(2, False, "the connection broke"),),
     )
     after = in_state(
         decision.state.engine.name,
@@ -190,7 +190,7 @@ def test_one_witness_beside_this_host_is_enough() -> None:
 def test_it_goes_to_a_host_that_would_be_reached() -> None:
     better_but_cut_off = outsider(2, score=3400, way_out=False)
     decision = judged(None, better_but_cut_off, outsider(3, score=3000), path=way(True, target=3))
-    assert decision.actions == (MigrateEngine(3),)
+    assert decision.actions == (MigrateVm(3),)
 
 
 # --- what is not -------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ def stopping(here: LocalHost, *peers: PeerReport, for_s: float = 5.0) -> Decisio
 def test_the_guest_has_its_grace_and_no_more() -> None:
     assert stopping(cut_off()).state.engine.name is S.ENGINE_STOP
     decision = stopping(cut_off(SICK), for_s=TIMING.isolation_grace)
-    assert decision.state.engine.name is S.ENGINE_FORCE_STOP and kinds(decision) == {PowerOffEngine}
+    assert decision.state.engine.name is S.ENGINE_FORCE_STOP and kinds(decision) == {PowerOffVm}
     assert not decision.state.engine.isolated
 
 
@@ -399,7 +399,7 @@ def test_the_stop_waits_for_the_answer_to_its_request() -> None:
         here,
         for_s=1.0,
         remembered={"last_ran": STAY, "acting": True, **STOPPING},
-        outcomes=(EngineStopEnded(True),),
+        outcomes=(VmStopEnded(True),),
     )
     assert decision.state.engine.name is S.ENGINE_STOP
 
@@ -423,7 +423,7 @@ def started(here: LocalHost, *peers: PeerReport) -> Decision:
 @pytest.mark.parametrize("lost", [{"uplink_up": False}, {"way_out": False}])
 def test_a_host_that_is_cut_off_leaves_the_start_to_one_that_is_not(lost: dict[str, bool]) -> None:
     decision = started(local(DOWN, **lost), peer(2, way_out=True))
-    assert decision.state.engine.name is S.ENGINE_DOWN and StartEngine not in kinds(decision)
+    assert decision.state.engine.name is S.ENGINE_DOWN and StartVm not in kinds(decision)
     assert codes(decision) == [Code.CUT_OFF]
     assert decision.score.value == 0 and decision.score.penalties[0].name == "cut-off"
 
@@ -476,7 +476,7 @@ def test_it_is_not_given_to_where_its_bridge_is_down_too() -> None:
     assert nothing(decision) and "no host with a good network" in decision.reasons[0].text
     peers = (outsider(2, uplink_up=False), outsider(3, score=1000, uplink_up=True))
     assert judged(cut_off(uplink_up=False), *peers, path=way(True, target=3)).actions == (
-        MigrateEngine(3),
+        MigrateVm(3),
     )
 
 
@@ -485,10 +485,10 @@ def test_a_drain_does_not_go_to_where_nobody_reaches_it() -> None:
     decision = in_state(S.ENGINE_UP, local(UP, uplink_up=True, maintenance=True), live=(other,))
     assert nothing(decision) and Code.DRAIN_WAITING in codes(decision)
     decision = in_state(S.ENGINE_UP, local(UP, uplink_up=False, maintenance=True), live=(other,))
-    assert decision.actions == (MigrateEngine(2),), "here it is reached no more than there"
+    assert decision.actions == (MigrateVm(2),), "here it is reached no more than there"
     going = local(UP, uplink_up=True, maintenance=True, shutdown=HostShutdown(NOW_S - 1))
     decision = in_state(S.ENGINE_UP, going, live=(other,))
-    assert decision.actions == (MigrateEngine(2),), "rather than shut down"
+    assert decision.actions == (MigrateVm(2),), "rather than shut down"
 
 
 def test_a_host_that_runs_the_vm_keeps_its_score() -> None:

@@ -17,15 +17,15 @@ from agent.main import _parser
 from broker.daemon.exit_codes import ExitCode
 from scoring.decide import decide
 from scoring.observation import (
-    EngineMigrationEnded,
-    EngineStartEnded,
-    EngineStopEnded,
     FenceLeaseAnswer,
     FenceOwnerAnswer,
     HostIdFreed,
     Observation,
     Outcome,
     StartResult,
+    VmMigrationEnded,
+    VmStartEnded,
+    VmStopEnded,
 )
 from scoring.state import AgentState
 from tests.unit.builders import (
@@ -48,9 +48,9 @@ from tests.unit.builders import (
 def observation(chance: random.Random, now_s: float) -> Observation:
     """Anything at all, outcomes of every kind among it."""
     outcomes: list[Outcome] = [
-        EngineStartEnded(chance.choice(list(StartResult)), "détail"),
-        EngineStopEnded(chance.random() < 0.5),
-        EngineMigrationEnded(2, chance.random() < 0.5),
+        VmStartEnded(chance.choice(list(StartResult)), "détail"),
+        VmStopEnded(chance.random() < 0.5),
+        VmMigrationEnded(2, chance.random() < 0.5),
         free_lease(now_s),
         lease_of(2, now_s),
         off(2, now_s),

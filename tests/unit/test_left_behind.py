@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 from scoring.decide import Decision
-from scoring.decision import AskLease, Code, DisarmDomain, PowerOffEngine
+from scoring.decision import AskLease, Code, DisarmDomain, PowerOffVm
 from scoring.observation import (
     DomainDisarmed,
     DomainHere,
     EngineStatus,
-    EngineStopEnded,
     Health,
     Leftover,
     LocalHost,
     Pause,
     VmStatus,
+    VmStopEnded,
 )
 from scoring.vm.left_behind import LEFTOVER_AFTER_S, RETRY_S
 from scoring.vm.state import StateName
@@ -48,7 +48,7 @@ def autostart(engine: EngineStatus = DOWN) -> LocalHost:
 
 def ends(decision: Decision) -> bool:
     """And does nothing else to the VM."""
-    return kinds(decision) - {AskLease} == {PowerOffEngine}
+    return kinds(decision) - {AskLease} == {PowerOffVm}
 
 
 # --- a dead process --------------------------------------------------------------------------
@@ -67,10 +67,10 @@ def test_the_process_of_a_crashed_guest_is_ended(name: StateName, held: bool | N
 
 def test_also_in_local_maintenance_and_where_it_just_died() -> None:
     drained = in_state(S.LOCAL_MAINTENANCE, crashed(maintenance=True))
-    assert drained.actions == (PowerOffEngine(),)
+    assert drained.actions == (PowerOffVm(),)
     died = in_state(S.ENGINE_UP, crashed(), live=[peer(2)])
     assert died.state.engine.name is S.ENGINE_UNEXPECTEDLY_DOWN
-    assert died.actions == (PowerOffEngine(),)
+    assert died.actions == (PowerOffVm(),)
 
 
 def test_no_sentence_of_libvirt_is_needed() -> None:
@@ -92,13 +92,13 @@ def test_what_waits_to_be_received_is_ended_only_when_nobody_sends_it() -> None:
         in_state(S.ENGINE_DOWN, orphan(), uncertain=[peer(2)]),
     ]
     for decision in cases:
-        assert PowerOffEngine not in kinds(decision)
+        assert PowerOffVm not in kinds(decision)
 
 
 def test_a_guest_that_crashes_right_after_its_start_is_ended_at_once() -> None:
     """Seen in the lab: its process was left for 8 s beside the heir's."""
     decision = in_state(S.ENGINE_DOWN, crashed(), remembered={"acted_s": NOW_S - RETRY_S + 1})
-    assert PowerOffEngine in kinds(decision)
+    assert PowerOffVm in kinds(decision)
 
 
 def test_it_is_not_ended_while_it_must_not_be_or_nothing_fresh_is_known() -> None:
@@ -113,20 +113,18 @@ def test_it_is_not_ended_while_it_must_not_be_or_nothing_fresh_is_known() -> Non
         in_state(S.ENGINE_STARTING, local(UP, domain=DomainHere(leftover=Leftover.CRASHED))),
     ]
     for decision in cases:
-        assert PowerOffEngine not in kinds(decision)
+        assert PowerOffVm not in kinds(decision)
 
 
 def test_one_that_does_not_end_is_told_and_tried_again_later() -> None:
-    failed = EngineStopEnded(False, "device busy")
+    failed = VmStopEnded(False, "device busy")
     acting = {"acting": True, "acted_s": NOW_S - 60}
     first = in_state(S.ENGINE_DOWN, crashed(), remembered=acting, outcomes=(failed,))
     assert codes(first)[0] is Code.STOP_FAILED and "device busy" in first.reasons[0].text
-    assert not first.state.engine.acting and PowerOffEngine not in kinds(first)
+    assert not first.state.engine.acting and PowerOffVm not in kinds(first)
     again = in_state(S.ENGINE_DOWN, crashed(), remembered={"acted_s": NOW_S - RETRY_S})
     assert ends(again)
-    gone = in_state(
-        S.ENGINE_DOWN, local(DOWN), remembered=acting, outcomes=(EngineStopEnded(True),)
-    )
+    gone = in_state(S.ENGINE_DOWN, local(DOWN), remembered=acting, outcomes=(VmStopEnded(True),))
     assert Code.STOP_FAILED not in codes(gone)
 
 

@@ -25,7 +25,7 @@ from broker.config.sections import (
 from broker.monitors import Unknown
 from broker.monitors.domain_events import FIRED, PANICKED, DomainEvents
 from broker.monitors.health import HealthMonitor
-from broker.monitors.vm import CAUSE_FRESH_S, EngineMonitor, translate
+from broker.monitors.vm import CAUSE_FRESH_S, DomainMonitor, translate
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
     DETAIL_PAUSED,
@@ -66,8 +66,8 @@ def domain() -> Iterator[libvirt.virDomain]:
     connection.close()
 
 
-def made(config: Config) -> EngineMonitor:
-    return EngineMonitor(config, HealthMonitor(config))
+def made(config: Config) -> DomainMonitor:
+    return DomainMonitor(config, HealthMonitor(config))
 
 
 def test_a_running_vm_is_up_and_its_health_is_asked_for(
@@ -281,7 +281,7 @@ def test_a_vm_that_was_not_received_has_not_died_here(
     running = (L.VIR_DOMAIN_RUNNING, L.VIR_DOMAIN_RUNNING_MIGRATED, None, 0.0, DomainHere())
     crashed = (L.VIR_DOMAIN_SHUTOFF, L.VIR_DOMAIN_SHUTOFF_CRASHED, None, 0.0, DomainHere())
 
-    class Told(EngineMonitor):
+    class Told(DomainMonitor):
         now = incoming
 
         def _state(self) -> Any:
@@ -307,7 +307,7 @@ def test_a_panic_or_a_watchdog_is_named_as_the_cause_of_an_end(config: Config) -
     crashed = (L.VIR_DOMAIN_SHUTOFF, L.VIR_DOMAIN_SHUTOFF_CRASHED, None, 0.0, DomainHere())
     destroyed = (L.VIR_DOMAIN_SHUTOFF, L.VIR_DOMAIN_SHUTOFF_DESTROYED, None, 0.0, DomainHere())
 
-    class Told(EngineMonitor):
+    class Told(DomainMonitor):
         now = running
 
         def _state(self) -> Any:

@@ -16,17 +16,14 @@ from scoring.decision import (
     AskLease,
     CancelMigration,
     DropFenceLease,
-    MigrateEngine,
-    PowerOffEngine,
-    ShutdownEngine,
-    StartEngine,
+    MigrateVm,
+    PowerOffVm,
+    ShutDownVm,
+    StartVm,
 )
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
-    EngineMigrationEnded,
-    EngineStartEnded,
     EngineStatus,
-    EngineStopEnded,
     Health,
     LeaseAnswer,
     MigrationCancelled,
@@ -37,7 +34,10 @@ from scoring.observation import (
     Standing,
     StartResult,
     Unfit,
+    VmMigrationEnded,
+    VmStartEnded,
     VmStatus,
+    VmStopEnded,
 )
 from scoring.vm.orders import ANSWERS_MAX, LEASE_PATIENCE_S
 from scoring.vm.state import OrderAnswer, StateName
@@ -83,7 +83,7 @@ def answer(decision: Decision) -> tuple[bool | None, str]:
 
 def test_the_vm_is_moved_to_the_named_host() -> None:
     decision = ordered(OrderKind.MIGRATE, target=3, live=[peer(2), peer(3, 100)])
-    assert MigrateEngine(3) in decision.actions
+    assert MigrateVm(3) in decision.actions
     assert decision.state.engine.name is S.ENGINE_MIGRATING_AWAY
     assert decision.state.engine.moving_to == 3
     assert decision.state.engine.moving_until_s == NOW_S + RULES.migration_within_s
@@ -92,7 +92,7 @@ def test_the_vm_is_moved_to_the_named_host() -> None:
 
 def test_without_a_name_the_best_host_is_taken() -> None:
     decision = ordered(OrderKind.MIGRATE, live=[peer(2, 100), peer(3, 200)])
-    assert MigrateEngine(3) in decision.actions
+    assert MigrateVm(3) in decision.actions
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_what_cannot_be_moved_is_refused_in_its_own_words(given: dict[str, Any],
     decision = ordered(OrderKind.MIGRATE, **given)
     ok, text = answer(decision)
     assert ok is False and why in text
-    assert MigrateEngine not in kinds(decision)
+    assert MigrateVm not in kinds(decision)
 
 
 def ended(kind: OrderKind, outcome: Outcome, name: StateName = S.ENGINE_UP) -> Decision:
@@ -143,15 +143,15 @@ def ended(kind: OrderKind, outcome: Outcome, name: StateName = S.ENGINE_UP) -> D
 @pytest.mark.parametrize(
     ("kind", "outcome", "ok", "text"),
     [
-        (OrderKind.MIGRATE, EngineMigrationEnded(2, True), True, "on host 2"),
-        (OrderKind.MIGRATE, EngineMigrationEnded(2, False, "no way"), False, "no way"),
-        (OrderKind.START, EngineStartEnded(StartResult.STARTED), True, "under its lease"),
-        (OrderKind.START, EngineStartEnded(StartResult.FAILED, "no disk"), False, "no disk"),
-        (OrderKind.START, EngineStartEnded(StartResult.LEASE_HELD, "host 2"), False, "host 2"),
-        (OrderKind.SHUTDOWN, EngineStopEnded(True), True, "asked"),
-        (OrderKind.SHUTDOWN, EngineStopEnded(False, "libvirt"), False, "libvirt"),
-        (OrderKind.POWER_OFF, EngineStopEnded(True), True, "gone"),
-        (OrderKind.POWER_OFF, EngineStopEnded(False, "stuck"), False, "stuck"),
+        (OrderKind.MIGRATE, VmMigrationEnded(2, True), True, "on host 2"),
+        (OrderKind.MIGRATE, VmMigrationEnded(2, False, "no way"), False, "no way"),
+        (OrderKind.START, VmStartEnded(StartResult.STARTED), True, "under its lease"),
+        (OrderKind.START, VmStartEnded(StartResult.FAILED, "no disk"), False, "no disk"),
+        (OrderKind.START, VmStartEnded(StartResult.LEASE_HELD, "host 2"), False, "host 2"),
+        (OrderKind.SHUTDOWN, VmStopEnded(True), True, "asked"),
+        (OrderKind.SHUTDOWN, VmStopEnded(False, "libvirt"), False, "libvirt"),
+        (OrderKind.POWER_OFF, VmStopEnded(True), True, "gone"),
+        (OrderKind.POWER_OFF, VmStopEnded(False, "stuck"), False, "stuck"),
         (OrderKind.CANCEL, MigrationCancelled(True), True, "cancelled"),
         (OrderKind.CANCEL, MigrationCancelled(False, "none"), False, "none"),
     ],
@@ -170,29 +170,29 @@ def test_an_order_is_remembered_until_its_action_ends() -> None:
         life.beat()
     assert life.state.engine.name is S.ENGINE_UP
     life.world["order"] = Order(7, OrderKind.MIGRATE)
-    assert MigrateEngine(2) in life.beat().actions
+    assert MigrateVm(2) in life.beat().actions
     del life.world["order"]
     assert life.beat().state.engine.moving_to == 2
     life.here = local()
-    done = life.beat(EngineMigrationEnded(2, True))
+    done = life.beat(VmMigrationEnded(2, True))
     assert answer(done) == (True, "the VM runs on host 2 now")
     assert done.state.engine.moving_to is None and done.state.engine.order is None
 
 
 def test_an_outcome_of_our_own_action_answers_no_order() -> None:
-    decision = ended(OrderKind.MIGRATE, EngineStopEnded(True))
+    decision = ended(OrderKind.MIGRATE, VmStopEnded(True))
     assert answer(decision)[0] is None
 
 
 def test_an_order_is_taken_once() -> None:
     first = ordered(OrderKind.SHUTDOWN)
-    assert ShutdownEngine in kinds(first)
+    assert ShutDownVm in kinds(first)
     again = ordered(
         OrderKind.SHUTDOWN, remembered={"answers": (OrderAnswer(7, True, "the guest was asked"),)}
     )
-    assert ShutdownEngine not in kinds(again)
+    assert ShutDownVm not in kinds(again)
     later = ordered(OrderKind.SHUTDOWN, remembered={"answers": (OrderAnswer(6, True, "older"),)})
-    assert ShutdownEngine in kinds(later)
+    assert ShutDownVm in kinds(later)
 
 
 def test_a_migration_is_cancelled_and_one_that_is_not_there_is_not() -> None:
@@ -215,7 +215,7 @@ def test_a_second_order_is_refused_and_the_first_one_is_still_answered() -> None
     refused = decide(moving.state, second, NOW_S + 1)
     assert [(a.number, a.ok) for a in refused.state.engine.answers] == [(7, None), (8, False)]
     assert "migrate" in refused.state.engine.answers[-1].text
-    ended = replace(HERE_SEEN, outcomes=(EngineMigrationEnded(2, True),))
+    ended = replace(HERE_SEEN, outcomes=(VmMigrationEnded(2, True),))
     answers = decide(refused.state, ended, NOW_S + 2).state.engine.answers
     assert [(a.number, a.ok) for a in answers] == [(7, True), (8, False)]
 
@@ -227,7 +227,7 @@ def test_a_cancelled_migration_answers_its_own_order_too() -> None:
     assert CancelMigration in kinds(cancelling)
     again = decide(cancelling.state, replace(cancel, order=Order(9, OrderKind.CANCEL)), NOW_S + 2)
     assert CancelMigration not in kinds(again)
-    outcomes = (EngineMigrationEnded(2, False, "cancelled"), MigrationCancelled(True))
+    outcomes = (VmMigrationEnded(2, False, "cancelled"), MigrationCancelled(True))
     ended = decide(again.state, replace(HERE_SEEN, outcomes=outcomes), NOW_S + 3)
     told = [(a.number, a.ok) for a in ended.state.engine.answers]
     assert told == [(7, False), (8, True), (9, False)]
@@ -250,7 +250,7 @@ def test_answers_are_bounded_and_the_open_one_is_never_forgotten() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "action"),
-    [(OrderKind.SHUTDOWN, ShutdownEngine), (OrderKind.POWER_OFF, PowerOffEngine)],
+    [(OrderKind.SHUTDOWN, ShutDownVm), (OrderKind.POWER_OFF, PowerOffVm)],
 )
 @pytest.mark.parametrize("name", [S.ENGINE_UP, S.ENGINE_UP_BAD_HEALTH, S.ENGINE_STARTING])
 def test_the_vm_is_stopped_by_hand(kind: OrderKind, action: type, name: StateName) -> None:
@@ -264,7 +264,7 @@ def test_the_vm_is_stopped_by_hand(kind: OrderKind, action: type, name: StateNam
 def test_a_vm_that_is_not_here_is_not_stopped() -> None:
     decision = ordered(OrderKind.POWER_OFF, S.ENGINE_DOWN, live=[peer(2, engine=UP)])
     assert answer(decision) == (False, "the VM runs on host2 (id 2): give the order there")
-    assert PowerOffEngine not in kinds(decision)
+    assert PowerOffVm not in kinds(decision)
 
 
 # --- start --------------------------------------------------------------------------------
@@ -282,20 +282,20 @@ def start(name: StateName = S.ENGINE_DOWN, **given: Any) -> Decision:
 @pytest.mark.parametrize("name", [S.ENGINE_DOWN, S.ENGINE_UNEXPECTEDLY_DOWN, S.ENGINE_MAYBE_AWAY])
 def test_the_vm_is_started_here_though_another_host_is_better(name: StateName) -> None:
     decision = start(name)
-    assert StartEngine in kinds(decision)
+    assert StartVm in kinds(decision)
     assert decision.state.engine.name is S.ENGINE_START
     assert answer(decision)[0] is None
 
 
 def test_in_global_maintenance_it_is_started_and_the_mode_stays() -> None:
     decision = start(S.GLOBAL_MAINTENANCE, global_maintenance=True)
-    assert StartEngine in kinds(decision)
+    assert StartVm in kinds(decision)
     assert decision.state.engine.name is S.GLOBAL_MAINTENANCE
 
 
 def test_who_owns_the_lease_is_asked_first() -> None:
     old = start(lease=free_lease(NOW_S - 5))
-    assert AskLease in kinds(old) and StartEngine not in kinds(old)
+    assert AskLease in kinds(old) and StartVm not in kinds(old)
     assert answer(old)[0] is None
     late = {
         "order": Order(7, OrderKind.START),
@@ -309,7 +309,7 @@ def test_who_owns_the_lease_is_asked_first() -> None:
     answered = in_state(
         S.GLOBAL_MAINTENANCE, global_maintenance=True, remembered=late, outcomes=(free_lease(),)
     )
-    assert StartEngine in kinds(answered)
+    assert StartVm in kinds(answered)
 
 
 def test_each_ordered_start_waits_for_an_answer_of_its_own_and_not_for_ever() -> None:
@@ -328,8 +328,8 @@ def test_each_ordered_start_waits_for_an_answer_of_its_own_and_not_for_ever() ->
     life.world["order"] = Order(9, OrderKind.START)
     life.beat()
     started = life.beat(free_lease(life.now_s))
-    assert StartEngine in kinds(started)
-    life.beat(EngineStartEnded(StartResult.FAILED, "no disk"))
+    assert StartVm in kinds(started)
+    life.beat(VmStartEnded(StartResult.FAILED, "no disk"))
     life.world["order"] = Order(10, OrderKind.START)
     assert AskLease in kinds(life.beat()), "what was known for the last one is old"
 
@@ -344,7 +344,7 @@ def test_each_ordered_start_waits_for_an_answer_of_its_own_and_not_for_ever() ->
     ],
 )
 def test_a_lease_that_can_be_had_is_taken(lease: LeaseAnswer) -> None:
-    assert StartEngine in kinds(start(lease=lease))
+    assert StartVm in kinds(start(lease=lease))
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_a_lease_that_can_be_had_is_taken(lease: LeaseAnswer) -> None:
 def test_a_lease_that_cannot_be_had_refuses_the_start(lease: LeaseAnswer, why: str) -> None:
     decision = start(lease=lease)
     assert answer(decision)[0] is False and why in answer(decision)[1]
-    assert StartEngine not in kinds(decision)
+    assert StartVm not in kinds(decision)
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_a_lease_that_cannot_be_had_refuses_the_start(lease: LeaseAnswer, why: s
 def test_what_must_not_be_started_is_refused(given: dict[str, Any], why: str) -> None:
     decision = start(**given)
     assert answer(decision)[0] is False and why in answer(decision)[1]
-    assert StartEngine not in kinds(decision)
+    assert StartVm not in kinds(decision)
 
 
 @given(
@@ -407,11 +407,11 @@ def test_whatever_is_ordered_when_every_order_is_answered_and_breaks_no_law(
     }
     decision = ordered(kind, name, here=here, **given)
     assert [told.number for told in decision.state.engine.answers] == [7]
-    if MigrateEngine in kinds(decision):
+    if MigrateVm in kinds(decision):
         assert mode is False
-    if StartEngine in kinds(decision):
+    if StartVm in kinds(decision):
         assert engine is DOWN and not up and not local_mode
-    assert sum(kind in kinds(decision) for kind in (StartEngine, MigrateEngine)) <= 1
+    assert sum(kind in kinds(decision) for kind in (StartVm, MigrateVm)) <= 1
 
 
 def test_an_ordered_start_drops_a_takeover_s_fence_lease() -> None:

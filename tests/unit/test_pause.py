@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scoring.decide import Decision
-from scoring.decision import Code, MigrateEngine, PowerOffEngine, ShutdownEngine
+from scoring.decision import Code, MigrateVm, PowerOffVm, ShutDownVm
 from scoring.observation import (
     DETAIL_PAUSED,
     PAUSED_ON_PURPOSE,
@@ -48,7 +48,7 @@ def paused(pause: Pause | None, held: bool | None = False, **facts: Any) -> Loca
 
 
 def ends(decision: Decision) -> bool:
-    return PowerOffEngine in kinds(decision)
+    return PowerOffVm in kinds(decision)
 
 
 @pytest.mark.parametrize("name", [*ALIVE, S.ENGINE_STOP])
@@ -104,7 +104,7 @@ def test_a_start_that_was_cut_short_is_ended() -> None:
     """QEMU is there and not one instruction of the guest ran: it blocks every other start."""
     left = in_state(S.ENGINE_STARTING, paused(Pause.NEVER_RAN))
     assert left.state.engine.name is S.ENGINE_FORCE_STOP
-    assert kinds(left) == {PowerOffEngine}
+    assert kinds(left) == {PowerOffVm}
     for held in (True, None):
         assert (
             in_state(S.ENGINE_STARTING, paused(Pause.NEVER_RAN, held=held)).state.engine.name
@@ -141,7 +141,7 @@ def test_the_word_of_another_host_alone_ends_no_paused_vm() -> None:
 
 def test_a_guest_is_not_asked_to_shut_down_while_it_is_paused_on_purpose() -> None:
     decision = in_state(S.ENGINE_STOP, paused(Pause.USER), for_s=LONG_S)
-    assert ShutdownEngine not in kinds(decision) and not decision.state.engine.stop_asked
+    assert ShutDownVm not in kinds(decision) and not decision.state.engine.stop_asked
 
 
 def test_a_paused_vm_is_not_moved_by_itself_nor_by_order() -> None:
@@ -151,10 +151,10 @@ def test_a_paused_vm_is_not_moved_by_itself_nor_by_order() -> None:
         decision = in_state(
             S.ENGINE_UP, here, live=better, remembered={"better_since_s": NOW_S - LONG_S}
         )
-        assert MigrateEngine not in kinds(decision)
+        assert MigrateVm not in kinds(decision)
         assert decision.state.engine.better_since_s is None
     ordered = in_state(
         S.ENGINE_UP, paused(Pause.USER), live=better, order=Order(1, OrderKind.MIGRATE)
     )
-    assert MigrateEngine not in kinds(ordered)
+    assert MigrateVm not in kinds(ordered)
     assert "virsh resume" in ordered.state.engine.answers[-1].text

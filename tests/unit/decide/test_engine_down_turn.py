@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scoring.decide import Decision
-from scoring.decision import AskLease, AskPower, Code, StartEngine
+from scoring.decision import AskLease, AskPower, Code, StartVm
 from scoring.observation import (
     LeaseAnswer,
 )
@@ -48,7 +48,7 @@ def start_moment(life: Life, beats: int = 40) -> float | None:
     outcomes: tuple[LeaseAnswer, ...] = ()
     for _ in range(beats):
         decision = life.beat(*outcomes)
-        if StartEngine in kinds(decision):
+        if StartVm in kinds(decision):
             return life.now_s
         asked = AskLease in kinds(decision)
         outcomes = (free_lease(life.now_s),) if asked else ()
@@ -121,7 +121,7 @@ def test_a_follower_waits_exactly_its_time_from_the_last_of_three_moments(
     waiting = decision(follow_s - MOMENT_S)
     assert codes(waiting)[-1] is code
     assert not waiting.actions
-    assert kinds(decision(follow_s)) == {StartEngine if lease.owner is None else AskPower}
+    assert kinds(decision(follow_s)) == {StartVm if lease.owner is None else AskPower}
 
 
 def test_an_own_lease_may_have_come_with_the_vm() -> None:
@@ -160,7 +160,7 @@ def test_a_better_host_that_does_not_start_is_not_waited_for_for_ever(better_hos
         )
 
     assert codes(decision(given_s - MOMENT_S)) == [Code.BETTER_HOST]
-    assert kinds(decision(given_s)) == {StartEngine}
+    assert kinds(decision(given_s)) == {StartVm}
 
 
 def test_hosts_that_had_their_chance_may_change_places_as_they_like() -> None:
@@ -178,7 +178,7 @@ def test_hosts_that_had_their_chance_may_change_places_as_they_like() -> None:
 
     for better in ((2,), (3,), (3, 2)):
         given_s = len(better) * TIMING.takeover_follow
-        assert kinds(decision(given_s, *better)) == {StartEngine}
+        assert kinds(decision(given_s, *better)) == {StartVm}
         assert codes(decision(given_s - MOMENT_S, *better)) == [Code.BETTER_HOST]
 
 

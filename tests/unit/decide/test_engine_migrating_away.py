@@ -11,12 +11,12 @@ import pytest
 from scoring.decision import (
     CancelMigration,
     Code,
-    MigrateEngine,
+    MigrateVm,
 )
 from scoring.observation import (
-    EngineMigrationEnded,
     EngineStatus,
     MigrationCancelled,
+    VmMigrationEnded,
 )
 from scoring.rules import MIGRATION_EXTRA_S
 from scoring.vm.state import StateName
@@ -56,7 +56,7 @@ def test_a_migration_that_went_well_ends_in_engine_down() -> None:
         local(LEAVING),
         live=[peer(2)],
         remembered=acting(),
-        outcomes=(EngineMigrationEnded(2, ok=True),),
+        outcomes=(VmMigrationEnded(2, ok=True),),
     )
     assert decision.state.engine.name is S.ENGINE_DOWN
     assert decision.actions == ()
@@ -70,7 +70,7 @@ def test_a_migration_that_failed_leaves_the_vm_to_be_watched_over_here() -> None
         local(LEAVING),
         live=[peer(2)],
         remembered=acting(),
-        outcomes=(EngineMigrationEnded(2, ok=False, detail="no route"),),
+        outcomes=(VmMigrationEnded(2, ok=False, detail="no route"),),
     )
     assert decision.state.engine.name is S.ENGINE_STARTING
     assert decision.state.engine.move_failed_s == {2: NOW_S}
@@ -148,8 +148,8 @@ def test_in_global_maintenance_nobody_ends_a_migration() -> None:
 def test_a_host_drained_by_migration_is_in_local_maintenance_in_the_end() -> None:
     life = Life(here=local(UP, maintenance=True), peers=(peer(2),), beating={2})
     life.beat()
-    assert MigrateEngine(2) in life.beat().actions
+    assert MigrateVm(2) in life.beat().actions
     life.here = replace(life.here, engine=DOWN)
     life.change_peer(2, engine=UP)
-    life.beat(EngineMigrationEnded(2, ok=True))
+    life.beat(VmMigrationEnded(2, ok=True))
     assert life.beat().state.engine.name is S.LOCAL_MAINTENANCE

@@ -10,11 +10,11 @@ import pytest
 from scoring.decision import (
     AskLease,
     Code,
-    StartEngine,
+    StartVm,
 )
 from scoring.observation import (
-    EngineStartEnded,
     StartResult,
+    VmStartEnded,
 )
 from scoring.vm.state import StateName
 from tests.unit.builders import (
@@ -54,7 +54,7 @@ def test_a_start_under_way_is_waited_for_whatever_else_happens() -> None:
 
 
 def test_a_start_that_went_well_leads_to_engine_starting() -> None:
-    outcome = EngineStartEnded(StartResult.STARTED)
+    outcome = VmStartEnded(StartResult.STARTED)
     decision = in_state(S.ENGINE_START, for_s=3, remembered=acting(retries=2), outcomes=(outcome,))
     assert decision.state.engine.name is S.ENGINE_STARTING
     assert decision.state.engine.retries == 0
@@ -69,7 +69,7 @@ def test_a_start_that_went_well_leads_to_engine_starting() -> None:
 )
 def test_a_start_that_failed_leads_back_to_engine_down(result: StartResult, retries: int) -> None:
     decision = in_state(
-        S.ENGINE_START, for_s=3, remembered=acting(), outcomes=(EngineStartEnded(result, "why"),)
+        S.ENGINE_START, for_s=3, remembered=acting(), outcomes=(VmStartEnded(result, "why"),)
     )
     assert decision.state.engine.name is S.ENGINE_DOWN
     assert decision.state.engine.retries == retries
@@ -101,8 +101,8 @@ def test_failed_starts_cost_50_each_then_everything_for_600_seconds() -> None:
         outcomes = ()
         if AskLease in kinds(decision):
             outcomes = (free_lease(life.now_s),)
-        if StartEngine in kinds(decision):
-            decision = life.beat(EngineStartEnded(StartResult.FAILED, "no such disk"))
+        if StartVm in kinds(decision):
+            decision = life.beat(VmStartEnded(StartResult.FAILED, "no such disk"))
             assert Code.START_FAILED in codes(decision)
             assert decision.score.penalties[0].why.endswith("the last: no such disk")
             scores.append(decision.score.value)
@@ -112,7 +112,7 @@ def test_failed_starts_cost_50_each_then_everything_for_600_seconds() -> None:
     assert life.state.engine.last_failure_s == failed_s
     while life.now_s < failed_s + 599:
         decision = life.beat()
-        assert StartEngine not in kinds(decision)
+        assert StartVm not in kinds(decision)
         assert decision.score.value == 0
         assert Code.RETRIES_EXHAUSTED in codes(decision)
     decision = life.beat()

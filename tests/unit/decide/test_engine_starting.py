@@ -9,8 +9,8 @@ import pytest
 
 from scoring.decision import (
     Code,
-    PowerOffEngine,
-    ShutdownEngine,
+    PowerOffVm,
+    ShutDownVm,
 )
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
@@ -60,7 +60,7 @@ def test_a_vm_that_boots_is_given_600_seconds() -> None:
     assert codes(waiting) == [Code.ENGINE_BOOTING]
     over = in_state(S.ENGINE_STARTING, local(BOOTING), for_s=600)
     assert over.state.engine.name is S.ENGINE_STOP
-    assert over.actions == (ShutdownEngine(),)
+    assert over.actions == (ShutDownVm(),)
     assert codes(over) == [Code.STARTING_TIMEOUT, Code.STOP_REQUESTED]
 
 
@@ -88,7 +88,7 @@ def test_a_vm_that_dies_while_it_starts_is_unexpectedly_down() -> None:
 def test_a_vm_that_lost_its_lease_to_another_host_is_cleaned_up() -> None:
     decision = in_state(S.ENGINE_STARTING, local(LOCKED_OUT))
     assert decision.state.engine.name is S.ENGINE_FORCE_STOP
-    assert decision.actions == (PowerOffEngine(),)
+    assert decision.actions == (PowerOffVm(),)
     assert codes(decision)[0] is Code.LEASE_LOST_RACE
 
 

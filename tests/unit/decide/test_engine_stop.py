@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from scoring.decide import Decision
-from scoring.decision import Code, PowerOffEngine, ShutdownEngine
+from scoring.decision import Code, PowerOffVm, ShutDownVm
 from scoring.observation import (
     DomainHere,
     EngineStatus,
-    EngineStopEnded,
     Pause,
+    VmStopEnded,
 )
 from scoring.vm.state import StateName
 from tests.unit.builders import (
@@ -41,7 +41,7 @@ def stopping_vm(engine: EngineStatus = SICK, **given: Any) -> Decision:
 
 def test_a_guest_is_asked_to_shut_down_once() -> None:
     asked = in_state(S.ENGINE_STOP, local(SICK))
-    assert asked.actions == (ShutdownEngine(),)
+    assert asked.actions == (ShutDownVm(),)
     assert asked.state.engine.stop_asked
     assert stopping_vm(for_s=299).actions == ()
 
@@ -56,14 +56,14 @@ def test_a_guest_that_does_not_shut_down_is_ended_after_300_seconds() -> None:
     assert stopping_vm(for_s=300 - MOMENT_S).state.engine.name is S.ENGINE_STOP
     over = stopping_vm(for_s=300)
     assert over.state.engine.name is S.ENGINE_FORCE_STOP
-    assert over.actions == (PowerOffEngine(),)
+    assert over.actions == (PowerOffVm(),)
     assert codes(over) == [Code.STOP_TIMEOUT, Code.STOP_REQUESTED]
 
 
 def test_a_guest_that_is_paused_cannot_shut_down_and_is_ended() -> None:
     decision = stopping_vm(PAUSED, for_s=1)
     assert decision.state.engine.name is S.ENGINE_FORCE_STOP
-    assert decision.actions == (PowerOffEngine(),)
+    assert decision.actions == (PowerOffVm(),)
     assert codes(decision)[0] is Code.VM_PAUSED
 
 
@@ -92,7 +92,7 @@ def test_a_guest_that_could_not_be_asked_is_looked_at_anew() -> None:
     decision = stopping_vm(
         SICK,
         remembered={"stop_asked": True, "acting": True},
-        outcomes=(EngineStopEnded(False, "no libvirt"),),
+        outcomes=(VmStopEnded(False, "no libvirt"),),
     )
     assert codes(decision)[0] is Code.STOP_FAILED
     assert decision.state.engine.name is S.ENGINE_STARTING
@@ -104,7 +104,7 @@ def test_a_request_that_was_passed_on_leaves_the_guest_its_time() -> None:
         SICK,
         for_s=5,
         remembered={"stop_asked": True, "acting": True},
-        outcomes=(EngineStopEnded(True),),
+        outcomes=(VmStopEnded(True),),
     )
     assert decision.state.engine.name is S.ENGINE_STOP
     assert codes(decision) == [Code.STOP_WAITING]
@@ -112,7 +112,7 @@ def test_a_request_that_was_passed_on_leaves_the_guest_its_time() -> None:
 
 def test_ending_the_vm_is_begun_once_and_waited_for() -> None:
     begun = in_state(S.ENGINE_FORCE_STOP, local(SICK))
-    assert begun.actions == (PowerOffEngine(),)
+    assert begun.actions == (PowerOffVm(),)
     guards: list[dict[str, Any]] = [{"global_maintenance": True}, {"stopping": True}, {}]
     for observed in guards:
         waiting = in_state(
@@ -135,7 +135,7 @@ def test_an_end_of_the_vm_is_believed_as_it_is_told(ok: bool, after: StateName, 
         S.ENGINE_FORCE_STOP,
         local(SICK),
         remembered=acting(),
-        outcomes=(EngineStopEnded(ok, "because"),),
+        outcomes=(VmStopEnded(ok, "because"),),
     )
     assert decision.state.engine.name is after
     assert codes(decision) == [code, *codes(decision)[1:]]

@@ -9,7 +9,7 @@ import pytest
 
 from scoring.decision import (
     Code,
-    ShutdownEngine,
+    ShutDownVm,
 )
 from scoring.observation import (
     EngineStatus,
@@ -73,7 +73,7 @@ def test_a_vm_that_is_gone_left_cleanly_or_died(
 def test_a_vm_that_runs_elsewhere_too_is_stopped_where_it_holds_no_lease(name: StateName) -> None:
     decision = in_state(name, local(UP, lease_held=False), live=[peer(2, 100, UP)])
     assert decision.state.engine.name is S.ENGINE_STOP
-    assert decision.actions == (ShutdownEngine(),)
+    assert decision.actions == (ShutDownVm(),)
     assert codes(decision)[0] is Code.VM_TWICE
 
 
@@ -115,7 +115,7 @@ def test_an_unhealthy_vm_is_stopped_after_300_seconds() -> None:
     assert waiting.actions == ()
     over = in_state(S.ENGINE_UP_BAD_HEALTH, local(SICK), for_s=300)
     assert over.state.engine.name is S.ENGINE_STOP
-    assert over.actions == (ShutdownEngine(),)
+    assert over.actions == (ShutDownVm(),)
     assert codes(over) == [Code.BAD_HEALTH_TIMEOUT, Code.STOP_REQUESTED]
 
 

@@ -10,12 +10,12 @@ import pytest
 
 from scoring.decision import (
     Code,
-    MigrateEngine,
+    MigrateVm,
 )
 from scoring.observation import (
-    EngineMigrationEnded,
     Order,
     OrderKind,
+    VmMigrationEnded,
 )
 from scoring.vm.state import OrderAnswer, StateName
 from tests.unit.builders import (
@@ -49,7 +49,7 @@ def test_a_much_better_host_gets_the_vm_after_the_dwell_by_live_migration() -> N
     assert waiting.actions == ()
     assert codes(waiting) == [Code.MOVE_DWELL, Code.ENGINE_HEALTHY]
     moving = in_state(S.ENGINE_UP, local(UP), live=better, remembered={"better_since_s": since_s})
-    assert moving.actions == (MigrateEngine(2),)
+    assert moving.actions == (MigrateVm(2),)
     assert moving.state.engine.moving_to == 2, "the others are told where it goes"
     assert moving.state.engine.moving_until_s == NOW_S + RULES.migration_within_s, "and until when"
     assert moving.state.engine.name is S.ENGINE_MIGRATING_AWAY
@@ -79,13 +79,13 @@ def test_the_vm_moves_once_and_is_followed_to_its_new_host() -> None:
     # The first beat cannot tell yet that host 2 lives; the dwell begins with the second.
     for _ in range(1 + int(TIMING.move_dwell)):
         assert life.beat().state.engine.name is S.ENGINE_UP
-    assert MigrateEngine(2) in life.beat().actions
+    assert MigrateVm(2) in life.beat().actions
     life.here = replace(life.here, engine=LEAVING)
     for _ in range(30):
         assert life.beat().actions == ()
     life.here = replace(life.here, engine=DOWN)
     life.change_peer(2, engine=UP)
-    decision = life.beat(EngineMigrationEnded(2, ok=True))
+    decision = life.beat(VmMigrationEnded(2, ok=True))
     assert decision.state.engine.name is S.ENGINE_DOWN
     assert codes(life.beat()) == [Code.UP_ELSEWHERE]
 
@@ -128,7 +128,7 @@ def test_the_vm_never_moves_to_a_host_that_cannot_take_it(unfit: dict[str, Any])
 def test_local_maintenance_drains_the_host_at_once_without_a_dwell(name: StateName) -> None:
     decision = in_state(name, local(UP, maintenance=True), live=[peer(2, 5), peer(3, 4)])
     assert decision.state.engine.name is S.ENGINE_MIGRATING_AWAY
-    assert decision.actions == (MigrateEngine(2),)
+    assert decision.actions == (MigrateVm(2),)
     assert decision.score.value == 0
 
 
@@ -142,12 +142,12 @@ def test_a_host_that_cannot_be_drained_keeps_the_vm_and_says_so() -> None:
 def test_after_a_failed_migration_the_next_waits_for_migrate_retry() -> None:
     life = Life(here=local(UP, maintenance=True), peers=(peer(2),), beating={2})
     life.beat()
-    assert MigrateEngine(2) in life.beat().actions
-    failed = life.beat(EngineMigrationEnded(2, ok=False, detail="refused"))
+    assert MigrateVm(2) in life.beat().actions
+    failed = life.beat(VmMigrationEnded(2, ok=False, detail="refused"))
     failed_s = life.now_s
     assert failed.actions == ()
     assert codes(failed)[0] is Code.MIGRATION_FAILED
-    while MigrateEngine not in kinds(life.beat()):
+    while MigrateVm not in kinds(life.beat()):
         assert life.state.engine.name is S.ENGINE_UP
         assert life.now_s < failed_s + 100
     assert life.now_s == failed_s + TIMING.migrate_retry
@@ -156,14 +156,14 @@ def test_after_a_failed_migration_the_next_waits_for_migrate_retry() -> None:
 def test_a_host_that_cannot_be_drained_to_one_is_drained_to_the_next() -> None:
     life = Life(here=local(UP, maintenance=True), peers=(peer(2), peer(3, 100)), beating={2, 3})
     life.beat()
-    assert MigrateEngine(2) in life.beat().actions
-    assert MigrateEngine(2) not in life.beat(EngineMigrationEnded(2, ok=False)).actions
-    assert MigrateEngine(3) in life.beat().actions, "not in a minute: now"
-    life.beat(EngineMigrationEnded(3, ok=False))
+    assert MigrateVm(2) in life.beat().actions
+    assert MigrateVm(2) not in life.beat(VmMigrationEnded(2, ok=False)).actions
+    assert MigrateVm(3) in life.beat().actions, "not in a minute: now"
+    life.beat(VmMigrationEnded(3, ok=False))
     failed_s = life.now_s
-    while MigrateEngine not in kinds(decision := life.beat()):
+    while MigrateVm not in kinds(decision := life.beat()):
         assert life.now_s < failed_s + 100
-    assert MigrateEngine(2) in decision.actions
+    assert MigrateVm(2) in decision.actions
     assert life.now_s <= failed_s + TIMING.migrate_retry
 
 
@@ -177,7 +177,7 @@ def test_an_ordered_migration_that_failed_does_not_delay_a_drain() -> None:
             "order": Order(7, OrderKind.MIGRATE, 2),
             "answers": (OrderAnswer(7, None, ""),),
         },
-        outcomes=(EngineMigrationEnded(2, ok=False, detail="cancelled"),),
+        outcomes=(VmMigrationEnded(2, ok=False, detail="cancelled"),),
     )
     assert not moving.state.engine.move_failed_s
 
@@ -188,11 +188,11 @@ def test_the_vm_is_not_moved_to_a_host_without_the_memory() -> None:
     short = replace(peer(2), mem_free_mb=RULES.vm_memory_mb - 1)
     for without in (earlier, short):
         decision = in_state(S.ENGINE_UP, here, live=[without, peer(3, 100)])
-        assert MigrateEngine(3) in decision.actions
+        assert MigrateVm(3) in decision.actions
         waiting = in_state(S.ENGINE_UP, here, live=[without])
         assert codes(waiting) == [Code.DRAIN_WAITING, Code.ENGINE_HEALTHY]
     enough = replace(peer(2), mem_free_mb=RULES.vm_memory_mb)
-    assert MigrateEngine(2) in in_state(S.ENGINE_UP, here, live=[enough]).actions
+    assert MigrateVm(2) in in_state(S.ENGINE_UP, here, live=[enough]).actions
     wants_more = replace(enough, memory_short=True)
     waits = in_state(S.ENGINE_UP, here, live=[wants_more])
     assert Code.DRAIN_WAITING in codes(waits), "its own definition may want more"
@@ -204,8 +204,8 @@ def test_the_vm_moves_to_a_host_that_answers_before_a_better_one_that_does_not()
     heard = replace(other, heartbeat_s=NOW_S - 5.0)
     unheard = replace(better, heartbeat_s=NOW_S - 60.0, unanswered_since_s=NOW_S - 50.0)
     for silent in (better, unheard):
-        assert MigrateEngine(3) in in_state(S.ENGINE_UP, here, live=[silent, heard]).actions
+        assert MigrateVm(3) in in_state(S.ENGINE_UP, here, live=[silent, heard]).actions
         alone = in_state(S.ENGINE_UP, here, live=[silent, other])
-        assert MigrateEngine(2) in alone.actions, "nobody answers: it may be this host's network"
+        assert MigrateVm(2) in alone.actions, "nobody answers: it may be this host's network"
     both = [replace(better, heartbeat_s=NOW_S - 9.0), heard]
-    assert MigrateEngine(2) in in_state(S.ENGINE_UP, here, live=both).actions
+    assert MigrateVm(2) in in_state(S.ENGINE_UP, here, live=both).actions

@@ -14,7 +14,7 @@ from scoring.decision import (
     FreeHostId,
     NoteFenceFailed,
     PowerOffHost,
-    StartEngine,
+    StartVm,
 )
 from scoring.observation import (
     Power,
@@ -55,7 +55,7 @@ def test_the_whole_way_from_a_host_that_hangs_to_the_vm_here() -> None:
     fall.until(FreeHostId)
     freed = fall.actions[-1]
     assert isinstance(freed, FreeHostId) and freed.ordered
-    fall.until(StartEngine)
+    fall.until(StartVm)
     assert fall.did(PowerOffHost) == 1
 
 
@@ -111,9 +111,9 @@ def test_an_order_that_fails_is_given_again_for_as_long_as_it_may_help() -> None
     assert fall.did(PowerOffHost) == 7, "the pauses grow"
     assert fall.did(NoteFenceFailed) == 1
     assert fall.did(DropFenceLease) == 7, "another host may try in each pause"
-    assert fall.did(FreeHostId) == fall.did(StartEngine) == 0
+    assert fall.did(FreeHostId) == fall.did(StartVm) == 0
     fall.order_works = True
-    fall.until(StartEngine, beats=70)
+    fall.until(StartVm, beats=70)
 
 
 def test_the_owner_that_beats_again_in_the_middle_of_an_order_ends_the_takeover() -> None:

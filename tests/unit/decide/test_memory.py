@@ -10,7 +10,7 @@ import pytest
 from scoring.decide import Decision, decide
 from scoring.hosts.state import Seen
 from scoring.observation import (
-    EngineStopEnded,
+    VmStopEnded,
 )
 from scoring.vm.state import TRANSITIONS, StateName
 from tests.unit.builders import (
@@ -143,7 +143,7 @@ def test_an_outcome_that_belongs_to_no_state_any_more_only_ends_its_action() -> 
         local(UP),
         remembered=acting(),
         global_maintenance=True,
-        outcomes=(EngineStopEnded(True),),
+        outcomes=(VmStopEnded(True),),
     )
     assert not decision.state.engine.acting
     assert decision.state.engine.name is S.GLOBAL_MAINTENANCE

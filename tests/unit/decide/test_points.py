@@ -10,7 +10,7 @@ import pytest
 
 from scoring.decision import (
     Code,
-    StartEngine,
+    StartVm,
 )
 from scoring.observation import (
     Obstacle,
@@ -73,7 +73,7 @@ def test_a_host_without_the_lock_driver_scores_0_and_one_that_does_not_tell_does
     without = in_state(S.ENGINE_DOWN, replace(local(DOWN), lock_driver=False))
     assert without.score.value == 0
     assert [penalty.name for penalty in without.score.penalties] == ["lock-driver"]
-    assert StartEngine not in kinds(without)
+    assert StartVm not in kinds(without)
     for told in (None, True):
         assert in_state(S.ENGINE_DOWN, replace(local(DOWN), lock_driver=told)).score.value > 0
     running = in_state(S.ENGINE_UP, replace(local(UP), lock_driver=False))

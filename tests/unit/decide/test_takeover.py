@@ -13,7 +13,7 @@ from scoring.decision import (
     Code,
     DropFenceLease,
     FreeHostId,
-    StartEngine,
+    StartVm,
     TakeFenceLease,
 )
 from scoring.hosts.state import Takeover
@@ -79,7 +79,7 @@ def test_the_whole_way_from_a_host_that_fell_silent_to_the_vm_here() -> None:
     assert asked == [AskPower(DEAD), TakeFenceLease(), AskPower(DEAD)]
     assert isinstance(freed, FreeHostId)
     assert replace(freed, evidence="") == FreeHostId(DEAD, 5, 77, fall.life.now_s - 0.5)
-    decision = fall.until(StartEngine)
+    decision = fall.until(StartVm)
     assert Code.HOST_ID_FREED in codes(decision)
     assert decision.state.host.takeover is None
     assert DropFenceLease in kinds(decision)
@@ -143,10 +143,10 @@ def test_a_host_that_is_not_proven_off_is_never_taken_over_from(power: Power, pr
     assert fall.did(AskPower) > 10
     assert not fall.did(TakeFenceLease)
     assert not fall.did(FreeHostId)
-    assert not fall.did(StartEngine)
+    assert not fall.did(StartVm)
     # The broken device slows it down to sanlock's own verdict, and blocks nothing.
     fall.lease = {"standing": Standing.DEAD}
-    fall.until(StartEngine, beats=5)
+    fall.until(StartVm, beats=5)
 
 
 def test_an_off_followed_by_an_on_proves_nothing() -> None:
@@ -207,7 +207,7 @@ def test_a_host_id_that_could_not_be_freed_is_proven_off_anew_before_the_next_tr
     fall.freed = True
     fall.until(FreeHostId)
     assert fall.life.now_s - freed_s >= TIMING.takeover_retry + TIMING.power_reread
-    fall.until(StartEngine)
+    fall.until(StartVm)
 
 
 def test_a_proof_that_grew_old_is_read_again() -> None:
@@ -260,7 +260,7 @@ def test_an_owner_that_beats_again_without_the_vm_is_waited_for() -> None:
     assert decision.state.host.takeover is None
     fall.run(20)
     assert not fall.did(FreeHostId)
-    assert not fall.did(StartEngine)
+    assert not fall.did(StartVm)
 
 
 def test_storage_that_becomes_unreadable_ends_a_takeover() -> None:
@@ -362,7 +362,7 @@ def test_the_second_host_asks_a_dead_hosts_power_a_while_after_the_first() -> No
 def test_a_start_lost_to_a_faster_host_costs_nothing_and_asks_anew() -> None:
     fall = Fall()
     fall.start = StartResult.LEASE_HELD
-    fall.until(StartEngine)
+    fall.until(StartVm)
     decision = fall.beat()
     assert decision.state.engine.name is S.ENGINE_DOWN
     assert Code.START_LOST_RACE in codes(decision)
