@@ -5,7 +5,8 @@ One beat has these stages:
 
     look      who lives, what has ended                           once, for all hosts
     step      each VM's state machine; it says whose death it waits for
-    pursue    the proof that a host is dead, for all VMs that wait for it
+    pursue    the proof that a host is dead, for all VMs that wait for it; whoever was switched off
+              is switched on again
     look again  whether what is under way must still be done
 
 Rules of this file:
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from scoring.decision import Action, Reason
-from scoring.hosts import fencing, last_look
+from scoring.hosts import fencing, last_look, switch_on
 from scoring.hosts.look import look
 from scoring.hosts.turn import HostTurn
 from scoring.observation import LeaseAnswer, Observation
@@ -59,6 +60,8 @@ def decide(state: AgentState, observation: Observation, now_s: float) -> Decisio
         orders.take(turn)
         machine.walk(turn)
     _pursue(host, turns)
+    if any(turn.wants_hosts_back for turn in turns):
+        switch_on.again(host)
     for turn in turns:
         left_behind.clear(turn)
         unstoppable.ask(turn)

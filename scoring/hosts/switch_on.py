@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scoring.decision import Code, PowerOnHost
+from scoring.decision import Code, PowerOnHost, Reason
 from scoring.hosts.turn import HostTurn
 from scoring.observation import FenceRecord, FenceStep
 from scoring.timing import NEVER_S
@@ -47,9 +47,9 @@ def again(turn: HostTurn) -> None:
             and turn.now_s - record.at_s < SWITCH_ON_WITHIN_S
             and turn.now_s - tried_s >= rules.timing.power_on_retry
         ):
-            turn.because(
-                Code.POWER_ON_ORDERED, f"host {target} was switched off, switching it on again"
-            )
+            text = f"host {target} was switched off, switching it on again"
+            # First: the last reason belongs to the state that the beat ended in.
+            turn.reasons.insert(0, Reason(Code.POWER_ON_ORDERED, text))
             turn.actions.append(PowerOnHost(target))
             turn.state = replace(state, switching_on=target, on_withdrawn="")
             return

@@ -28,7 +28,6 @@ from scoring.decision import (
     ShutDownVm,
     StartVm,
 )
-from scoring.hosts import switch_on
 from scoring.hosts.fence_ask import reached_by
 from scoring.hosts.turn import name_of
 from scoring.observation import (
@@ -214,7 +213,7 @@ def _engine_up(turn: VmTurn) -> StateName:
             turn.because(Code.VM_TWICE, f"{name_of(other)} runs the VM too, stopping it here")
             return _S.ENGINE_STOP
         # Ours holds the lease: whatever the other one claims, it is not the VM. And while
-        # nobody told whether ours does, nothing is done to it: unknown is not "no".
+        # nobody knows whether ours does, nothing is done to it: unknown is not "no".
         # Nor does a word alone end what is paused, and gave its lease back for that.
         held = "but the lease is held here" if turn.here.lease_held else "who holds it is not known"
         if turn.here.lease_held is False and turn.here.domain.outdated is False:
@@ -226,8 +225,7 @@ def _engine_up(turn: VmTurn) -> StateName:
             "the VM runs here without its lease: nothing keeps another host from starting it; "
             "was it started or suspended by hand?",
         )
-    if local.shutdown is None:
-        switch_on.again(turn.host)
+    turn.wants_hosts_back = local.shutdown is None
     if left_alone(turn):
         return turn.state.name
     if (name := _given_away(turn)) is not None:

@@ -37,7 +37,8 @@ class VmTurn:
 
     `waits_for`: the answer that its lease is owned by a host whose death is to be proven before it
     can start. `keeps_waiting`: a takeover that was begun for it is not over, though nothing new is
-    known. Thrown away when `decide` returns; `state` is replaced, never changed.
+    known. `wants_hosts_back`: it runs here for good: hosts that were switched off are to come back.
+    Thrown away when `decide` returns; `state` is replaced, never changed.
     """
 
     host: HostTurn
@@ -47,6 +48,7 @@ class VmTurn:
     here: VmHere = field(init=False)
     waits_for: LeaseAnswer | None = None
     keeps_waiting: bool = False
+    wants_hosts_back: bool = False
     start_allowed: bool = False
     wake_s: float | None = None
     _there: dict[int, PeerVm] = field(default_factory=dict)
@@ -160,7 +162,7 @@ def entered(turn: VmTurn, name: StateName) -> VmState:
 
 
 def begin_move(turn: VmTurn, target: int) -> None:
-    """Migrate the VM, and remember where to and until when, which the others are told."""
+    """Migrate the VM, and remember where to and until when, which is published."""
     turn.act(MigrateVm(target))
     until_s = turn.now_s + turn.rules.migration_within_s
     turn.state = replace(turn.state, moving_to=target, moving_until_s=until_s)
