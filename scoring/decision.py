@@ -76,7 +76,7 @@ class AskFenceOwner:
 
 @dataclass(frozen=True, slots=True)
 class DropFenceLease:
-    """Give the fence lease back. No outcome; `fence_lease_held` tells."""
+    """Give the fence lease back. No outcome; `fence_lease_held` shows it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ Rules of this file:
 3. All times are seconds of this host's monotonic clock, as floats, and end in `_s`.
    A peer's timestamp is a counter, not a time: it is only ever compared with its own
    earlier value.
-4. What became of an action is an `Outcome` in a later observation. Nothing else tells
+4. What became of an action is an `Outcome` in a later observation. Nothing else shows
    `decide` that something it asked for has happened.
 """
 
@@ -61,7 +61,7 @@ class Pause(StrEnum):
     NEVER_RAN: its process was made and not one instruction of the guest was executed: a start
     that was cut short. USER, SNAPSHOT, DUMP, SAVE: somebody paused it, or libvirt did for what
     somebody asked for. GUEST: the guest suspended itself. IO_ERROR, WATCHDOG, POST_COPY: its disk
-    failed, its watchdog fired, a migration in post-copy broke off. OTHER: libvirt does not tell.
+    failed, its watchdog fired, a migration in post-copy broke off. OTHER: libvirt does not say.
     """
 
     NEVER_RAN = "never-ran"
@@ -83,7 +83,7 @@ PAUSED_ON_PURPOSE = frozenset({Pause.USER, Pause.SNAPSHOT, Pause.DUMP, Pause.SAV
 class Leftover(StrEnum):
     """Why a process of the VM is here that does not run it.
 
-    CRASHED: its guest is dead, and libvirt was told to keep the process (`on_crash`). NOT_RECEIVED:
+    CRASHED: its guest is dead, and libvirt has to keep the process (`on_crash`). NOT_RECEIVED:
     it waits for a guest that no migration is sending.
     """
 
@@ -93,9 +93,9 @@ class Leftover(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DomainHere:
-    """What libvirt and sanlock tell of the VM's domain here, beside whether it is up.
+    """What libvirt and sanlock say of the VM's domain here, beside whether it is up.
 
-    `pause`: why it stands still (None: it does not, or nobody told). `outdated`: another host
+    `pause`: why it stands still (None: it does not, or nobody knows). `outdated`: another host
     has held the lease since this process lost it, so that the guest's memory here is older than
     its disks (None: not known). `leftover`: see Leftover (None: none, or not known);
     `leftover_since_s`: since when. `memory_image`: a memory image (managed save) lies here, which
@@ -147,7 +147,7 @@ class OnHostShutdown(StrEnum):
 @dataclass(frozen=True, slots=True)
 class HostShutdown:
     """This host is being shut down, since `since_s`. `way`: MIGRATE or SHUTDOWN; with LEAVE the
-    agent is told nothing."""
+    agent knows nothing of it."""
 
     since_s: float
     way: OnHostShutdown = OnHostShutdown.MIGRATE
@@ -162,13 +162,13 @@ class LocalHost:
     of network tests passed, 0..1. `mem_free_mb`: MiB a new VM could get. `cpu_load`: mean load
     per CPU over the load window without the engine VM's own share; None until the first
     full window. `last_ran`: see PeerReport. `fence_path_ok`: the last rehearsal of this host's
-    own fence device (None: it has none, or none was yet). `lock_driver`: libvirt here is told
+    own fence device (None: it has none, or none was yet). `lock_driver`: libvirt here is set
     to use the sanlock lock driver (None: its file cannot be read). `migrating_s`: how long, when
     the engine was sampled, a migration away from here had been under way (None: none is, or it
-    is not told). `healthy_before`: the VM was seen healthy on some host, by the same check, since
+    is not known). `healthy_before`: the VM was seen healthy on some host, by the same check, since
     it was set up. `shutdown`: this host is going down, and is in `maintenance` meanwhile.
     `uplink_up`: a bridge that the VM's network cards are on is up and has carrier on an uplink
-    (None: it has none, or it cannot be told). `way_out`: some target of the network
+    (None: it has none, or nobody knows). `way_out`: some target of the network
     test answers at this moment (None: not asked, which it is only in doubt, or nothing to ask).
     `outside`: what this host sees of the VM on another one (None: nothing to look at).
     """
@@ -444,7 +444,7 @@ class PowerOnEnded:
 
 
 class FenceStep(StrEnum):
-    """What a record of the fence log tells.
+    """What a record of the fence log says.
 
     INTENT: the host is about to be switched off. FREEING: its host id is being freed. DEAD: it
     was read off twice and its host id was freed. FAILED: it was not switched off after all.

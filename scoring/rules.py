@@ -43,7 +43,7 @@ class Rules:
     still on is switched off; `fence_power_on`: and on again once its VM runs elsewhere.
     `fences_per_hour`: so many over the whole cluster, at most.
     `migration_timeout_s`: a migration that takes longer is cancelled. `leave_isolated`: a VM that
-    nobody reaches because its host is cut off is told of, and left where it is.
+    nobody reaches because its host is cut off is reported, and left where it is.
     """
 
     weights: Weights = field(default_factory=Weights)

@@ -28,7 +28,7 @@ from broker.vm.healthy_once import HealthyOnce
 from broker.whiteboard import lines as slot_lines
 from broker.whiteboard.board import Board
 from broker.wire.status import HostStatus, OutsideStatus, PenaltyOnWire
-from scoring.hosts.fence_ask import told
+from scoring.hosts.fence_ask import in_words
 from scoring.hosts.liveness import Liveness
 from scoring.observation import FenceAsk, OutsideView
 
@@ -159,7 +159,7 @@ class ThisHost:
 
 def fence_ask_text(ask: FenceAsk | None) -> str:
     """Why a host is to be switched off by its own word; empty: it says nothing."""
-    return "" if ask is None else told(ask)
+    return "" if ask is None else in_words(ask)
 
 
 def outside_status(seen: OutsideView | None, now_s: float) -> OutsideStatus | None:

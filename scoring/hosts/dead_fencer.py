@@ -29,7 +29,7 @@ from dataclasses import replace
 
 from scoring.decision import AskFenceOwner, AskPower, Code, FreeHostId
 from scoring.hosts import takeover
-from scoring.hosts.evidence import Evidence, Precondition, evidence_told, may_free_fencer
+from scoring.hosts.evidence import Evidence, Precondition, evidence_text, may_free_fencer
 from scoring.hosts.state import Takeover
 from scoring.hosts.turn import HostTurn
 from scoring.observation import LeaseAnswer
@@ -97,7 +97,7 @@ def step(turn: HostTurn, current: Takeover, evidence: Evidence | None) -> Takeov
 def _free(
     turn: HostTurn, fencer: Takeover, evidence: Evidence, conditions: tuple[Precondition, ...]
 ) -> Takeover:
-    lease, values = evidence.lease, evidence_told(conditions)
+    lease, values = evidence.lease, evidence_text(conditions)
     turn.actions.append(
         FreeHostId(
             fencer.host_id,

@@ -44,7 +44,7 @@ class Precondition:
     value: str
 
 
-def evidence_told(conditions: tuple[Precondition, ...]) -> str:
+def evidence_text(conditions: tuple[Precondition, ...]) -> str:
     """All of them with their values, for the log."""
     return "; ".join(f"{condition.name}: {condition.value}" for condition in conditions)
 
@@ -143,9 +143,10 @@ def may_free(
 def may_free_fencer(
     takeover: Takeover, evidence: Evidence, announced: int | None, now_s: float, rules: Rules
 ) -> tuple[Precondition, ...]:
-    """The same of a host that owns the fence lease (scoring/hosts/dead_fencer.py). `takeover`: what
-    is known of that host; `evidence.lease`: of the fence lease. `announced`: the host whose id this
-    host frees without the fence lease, as its slot on the storage says."""
+    """Everything that must be true before the id of a host that owns the fence lease may be freed
+    (scoring/hosts/dead_fencer.py). `takeover`: what is known of that host; `evidence.lease`: of the
+    fence lease. `announced`: the host whose id this host frees without the fence lease, as its slot
+    on the storage says."""
     return (
         _no_global_maintenance(evidence),
         Precondition(
@@ -247,7 +248,7 @@ def _may_power_off_as_asked(
     health = Health.UNKNOWN if evidence.peer is None else evidence.peer.engine.health
     return (
         *_never_without(takeover, evidence, rules),
-        Precondition("asks-for-it", fence_ask.is_asked(ask, rules), fence_ask.told(ask)),
+        Precondition("asks-for-it", fence_ask.is_asked(ask, rules), fence_ask.in_words(ask)),
         Precondition("its-vm-is-sick", health is Health.BAD, f"health {health} by its own check"),
         Precondition(
             "nobody-reaches-its-vm",

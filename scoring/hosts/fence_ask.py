@@ -3,7 +3,7 @@
 
 A QEMU that hangs in the kernel outlives every signal, and its lease lives as long as it does: its
 host stops it again and again, and no other host may start the VM. Only the loss of power ends such
-a process, and only its own host can tell that it is so. So that host asks the others for it.
+a process, and only its own host can know that it is so. So that host asks the others for it.
 
 Rules of this file:
 
@@ -53,7 +53,7 @@ def is_asked(given: FenceAsk | None, rules: Rules) -> bool:
     return given.agent_dead_s >= timing.agent_dead_after and given.bad_s >= bad_after_s
 
 
-def told(given: FenceAsk) -> str:
+def in_words(given: FenceAsk) -> str:
     """Why a host is to be switched off by its own word."""
     if given.unstopped_s is not None:
         return f"its VM is sick, and could not be ended for {given.unstopped_s:.0f} s"

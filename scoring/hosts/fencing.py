@@ -165,8 +165,8 @@ def _step(turn: HostTurn, current: Takeover, lease: LeaseAnswer) -> Takeover:
 
 
 def _owner_renews(turn: HostTurn, lease: LeaseAnswer) -> bool:
-    """Whether the silent owner's sanlock renews its host id; says so. There is no time to be
-    told then: each renewal would begin it anew."""
+    """Whether the silent owner's sanlock renews its host id; says so. No time is left to
+    count then: each renewal would begin it anew."""
     peer = next((p for p in turn.observation.peers if p.host_id == lease.owner), None)
     if peer is None:
         return False

@@ -56,7 +56,7 @@ def _taken_over(turn: HostTurn, step: Takeover, lease: LeaseAnswer | None) -> st
 
 
 def _fencer_freed(turn: HostTurn, step: Takeover, fencer: Takeover) -> str:
-    """The same of the host that owns the fence lease."""
+    """Why the freeing of the host that owns the fence lease must not go on; empty: it may."""
     lease = step.fence_owner
     known = lease is not None and lease.known
     evidence = evidence_of(turn, fencer.host_id, lease or LeaseAnswer(False, turn.now_s))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who lives, told from timestamps that change.
+"""Who lives, seen by timestamps that change.
 
 No clock of another host is ever read: a peer's timestamp is a counter, and a peer lives
 as long as this host sees it change, by this host's own clock, while this host's own
@@ -58,8 +58,8 @@ def is_blind(read_s: float | None, now_s: float, suspect_after_s: float) -> bool
 def liveness_known(
     seen: Seen, read_s: float | None, now_s: float, suspect_after_s: float
 ) -> Liveness:
-    """The same as `liveness`, but SILENT only where a read has shown that the slot stood still:
-    of a host that cannot read every peer is UNCERTAIN."""
+    """Whether the peer lives, as in `liveness`, but SILENT only where a read has shown that the
+    slot stood still: a host that cannot read finds every peer UNCERTAIN."""
     if read_s is None or is_blind(read_s, now_s, suspect_after_s):
         return Liveness.UNCERTAIN
     return liveness(seen, read_s, suspect_after_s)

@@ -4,7 +4,7 @@
 Whiteboard and leases keep a VM single only while there is one of each. A host whose storage is
 not mounted, with an old copy below the mount point, or a clone of the LUN, or another replica,
 sees a cluster in which everybody is silent: it waits for sanlock's time and starts the VM a
-second time. No look at the copy itself can tell. The network can: each host says, signed, what
+second time. No look at the copy itself shows it. The network does: each host says, signed, what
 it last wrote and the storage acknowledged, and what was acknowledged before a read began must be
 in that read.
 
@@ -182,7 +182,8 @@ def compare(
         is_lasting = slot.latest > slot.first
         found.append((_finding(slot, is_lasting, answer, here.slot_changed_s, limits), text))
     if renewal is not None:
-        text = f"renewed its host id ({_told(renewal.latest)}; here it is {_told(renewal.shown)})"
+        said, shown = _in_words(renewal.latest), _in_words(renewal.shown)
+        text = f"renewed its host id ({said}; here it is {shown})"
         found.append((_finding(renewal, True, answer, here.renewal_changed_s, limits), text))
     if ids := _differing(answer.ids, own):
         found.append((Finding.OTHER, ids))
@@ -238,7 +239,7 @@ def _in_order(renewal: Count | None) -> Count | None:
     return renewal[0], renewal[1] or _RELEASED
 
 
-def _told(renewal: Count) -> str:
+def _in_words(renewal: Count) -> str:
     when = "released" if renewal[1] == _RELEASED else str(renewal[1])
     return f"generation {renewal[0]}, {when}"
 

@@ -34,7 +34,7 @@ class Takeover:
     at least Timing.power_reread apart. `asking_power`, `taking_fence`, `switching_off`,
     `freeing`: that action is under way, its outcome has not come. `not_before_s`: pause after a
     failure. `not_off`: readings in a row that were not "off". `attempts`: orders to switch it
-    off; `ordered_s`: when the last one was taken; `gave_up`: the log was told that they come to
+    off; `ordered_s`: when the last one was taken; `gave_up`: it was logged that they come to
     nothing. `tries`: orders, those that were withdrawn among them; `next_order_s`: no other is
     given before. `withdrawn`: why what is under way must not be done any more; empty: it must.
     `renewal`: its host id's generation and timestamp on disk, first seen so at `renewal_since_s`.
@@ -74,7 +74,7 @@ class Takeover:
 class HostState:
     """`seen`: of each peer. `takeover`: from the one dead host that is pursued now. `switching_on`:
     the host that is being switched on again, `on_withdrawn`: why it must not be any more;
-    `switched_on_s`: when each host was last told to be.
+    `switched_on_s`: when each host was last ordered to be.
     """
 
     seen: Mapping[int, Seen] = field(default_factory=dict)

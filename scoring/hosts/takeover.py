@@ -45,7 +45,7 @@ from scoring.hosts.evidence import (
     OFFS_NEEDED,
     Evidence,
     Precondition,
-    evidence_told,
+    evidence_text,
     fence_wait,
     may_free,
     may_power_off,
@@ -55,8 +55,8 @@ from scoring.observation import LeaseAnswer, Power, PowerAnswer, PowerOffEnded
 from scoring.rules import Rules
 from scoring.timing import Timing
 
-#: After so many orders that came to nothing the fence log and the people are told; once.
-ATTEMPTS_TOLD = 3
+#: After so many orders that came to nothing the fence log has it, and people are notified; once.
+ATTEMPTS_NOTED = 3
 #: The pause after the first order that came to nothing; doubled with each, up to the longest.
 ORDER_PAUSE_S = 2.0
 ORDER_PAUSE_MAX_S = 60.0
@@ -161,13 +161,13 @@ def step(
     actions: list[Action] = []
     pauses = _pauses(takeover, now_s, rules.timing) and not takeover.offs
     if pauses and evidence.fence_lease_held:
-        if takeover.attempts >= ATTEMPTS_TOLD and not takeover.gave_up:
+        if takeover.attempts >= ATTEMPTS_NOTED and not takeover.gave_up:
             actions.append(NoteFenceFailed(host, takeover.problem or "it still reads on"))
             takeover = replace(takeover, gave_up=True)
         actions.append(DropFenceLease())
     reasons.insert(0, _power_reason(takeover))
     if evidence.ask is not None:
-        text = f"host {host} asks to be switched off: {fence_ask.told(evidence.ask)}"
+        text = f"host {host} asks to be switched off: {fence_ask.in_words(evidence.ask)}"
         reasons.insert(0, Reason(Code.OWNER_ASKS, text))
     wants_fence = bool(takeover.offs) or _is_ripe(takeover, evidence, now_s, rules)
     if wants_fence and not evidence.fence_lease_held and not takeover.taking_fence:
@@ -184,7 +184,7 @@ def step(
 def _free(
     takeover: Takeover, evidence: Evidence, conditions: tuple[Precondition, ...]
 ) -> tuple[Takeover, tuple[Action, ...], tuple[Reason, ...]]:
-    lease, values = evidence.lease, evidence_told(conditions)
+    lease, values = evidence.lease, evidence_text(conditions)
     act = FreeHostId(
         takeover.host_id,
         lease.owner_generation,
@@ -229,11 +229,11 @@ def _power_off_is_due(
             peer.timestamp,
             lease.owner_generation,
             lease.owner_timestamp,
-            evidence_told(conditions),
+            evidence_text(conditions),
             asked=evidence.ask is not None,
         )
         why = "hangs with its power on" if evidence.ask is None else "asks for it"
-        text = f"host {host} {why}, switching it off ({evidence_told(conditions)})"
+        text = f"host {host} {why}, switching it off ({evidence_text(conditions)})"
         return order, [Reason(Code.POWER_OFF_ORDERED, text)]
     first = missing[0]
     if evidence.ask is None and evidence.answers:

@@ -15,7 +15,7 @@ Rules of this file:
    proven free first.
 3. A host that lives but cannot take the VM yet (it boots, it joins the lockspace) is waited for,
    TARGET_PATIENCE_S at most. Until it has joined it writes no slot: its answers over the network
-   tell that it is there. One that shuts down itself is not waited for: where all hosts go down
+   show that it is there. One that shuts down itself is not waited for: where all hosts go down
    together nobody waits for anybody.
 4. Global maintenance comes first, as everywhere: then nothing is moved or stopped.
 """

@@ -85,7 +85,7 @@ def while_up(turn: VmTurn) -> StateName | None:
 
 
 def while_stopping(turn: VmTurn) -> StateName | None:
-    """The same of one that is being stopped: a host in local maintenance waits for no answer."""
+    """What is asked of a VM that is being stopped: local maintenance waits for no answer."""
     return _first(turn, stopping, global_maintenance, local_maintenance, vm_unknown)
 
 

@@ -4,7 +4,7 @@
 The other hosts ask the VM as its users do, each over its own network, and publish when it last
 answered. When it answers nobody any more, either this host is cut off, and the VM is of use only
 somewhere else; or whatever else is wrong is wrong for everybody, and moving it would cost an
-outage and win nothing. What tells the two apart is this host's own network.
+outage and win nothing. This host's own network shows which of the two it is.
 
 Rules of this file:
 

@@ -14,7 +14,7 @@ from scoring.timing import NEVER_S
 from scoring.vm import drain
 from scoring.vm.turn import VmTurn
 
-#: A migration that was told to end and goes on is told so again after this.
+#: A migration that was cancelled and goes on is cancelled again after this.
 CANCEL_RETRY_S = 15.0
 
 
@@ -41,11 +41,11 @@ def watch_over(turn: VmTurn) -> None:
 
 
 def cancel(turn: VmTurn, why: str, action: CancelMigration) -> None:
-    """Have the migration that is under way cancelled; told so again where it goes on."""
+    """Have the migration that is under way cancelled; again where it goes on."""
     state = turn.state
     turn.because(Code.MIGRATION_OVERDUE, f"the migration is being cancelled, for {why}")
     is_asked = state.asking_cancel or state.cancelling is not None
-    told_s = NEVER_S if state.cancelled_s is None else state.cancelled_s
-    if not is_asked and turn.now_s - told_s >= CANCEL_RETRY_S:
+    ordered_s = NEVER_S if state.cancelled_s is None else state.cancelled_s
+    if not is_asked and turn.now_s - ordered_s >= CANCEL_RETRY_S:
         turn.actions.append(action)
         turn.state = replace(state, asking_cancel=True)

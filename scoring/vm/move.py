@@ -67,7 +67,7 @@ def move(turn: VmTurn) -> StateName | None:
     tried = candidates if draining else [best]
     left_s = min(pause_s(turn, candidate.host_id) for candidate in tried)
     if left_s:
-        _tell_failed(turn, tried, left_s)
+        _say_failed(turn, tried, left_s)
         return None
     turn.because(Code.MOVE_STARTED, f"migrating the VM to {best.title}")
     begin_move(turn, best.host_id)
@@ -107,8 +107,8 @@ def failures(turn: VmTurn, hosts: Iterable[int]) -> str:
     """Why the last moves to these hosts failed, to follow a sentence; empty where none did."""
     known = turn.state.move_problems
     names = {peer.host_id: name_of(peer) for peer in turn.observation.peers}
-    told = [host for host in hosts if host in known]
-    return _each([f"{names.get(host, f'host {host}')}: {known[host].why}" for host in told])
+    failed = [host for host in hosts if host in known]
+    return _each([f"{names.get(host, f'host {host}')}: {known[host].why}" for host in failed])
 
 
 def why_not(turn: VmTurn, target: int) -> str:
@@ -143,12 +143,12 @@ def _not_fit_to_run(turn: VmTurn, peer: PeerReport) -> str:
 
 
 def _why_none(turn: VmTurn) -> list[str]:
-    """Of each other host that did not stop why it cannot take the VM."""
+    """Why each other host that did not stop cannot take the VM."""
     peers = [peer for peer in turn.observation.peers if not peer.stopped]
     return [why for peer in peers if (why := why_not(turn, peer.host_id))]
 
 
-def _tell_failed(turn: VmTurn, candidates: list[placement.Candidate], left_s: float) -> None:
+def _say_failed(turn: VmTurn, candidates: list[placement.Candidate], left_s: float) -> None:
     """Moves to all of these have failed, and none is tried before `left_s`."""
     hosts = [candidate.host_id for candidate in candidates]
     why = failures(turn, hosts)

@@ -23,7 +23,7 @@ from scoring.observation import (
 )
 from scoring.vm.state import ENGINE
 
-#: Of a VM that nobody says anything of: unknown is not down.
+#: A VM that nobody says anything of: unknown is not down.
 NOT_KNOWN = EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN, "unknown", "nothing is known of it")
 
 

@@ -135,8 +135,8 @@ class VmState:
     `move_failed_s`: when a move of our own to each host last failed, and `move_problems`: why,
     while that host lives.
     `moving_to`: the host that the VM is being migrated to; `moving_until_s`: that migration is
-    over by then; `asking_cancel`: one that this agent did not begin is being told to end, and
-    `cancelled_s`: when any was last told so.
+    over by then; `asking_cancel`: one that this agent did not begin is being cancelled, and
+    `cancelled_s`: when any last was.
     `last_failure`: why the last of the failed starts did, empty where none is counted.
     `order`: an operator's, under way; `order_since_s`: since when it asks for the lease;
     `asking_path`: libvirt on another host is being asked whether it answers, and `path` is what it
@@ -144,8 +144,8 @@ class VmState:
     `cancelling`: the number of the order to cancel a migration, under way; `answers`: to the
     last orders, the newest last.
     `uplink_down_s`: since when the VM's bridges have no carrier (None: they have, or not known).
-    `disarming`: libvirt is being told to forget an autostart or a memory image; `disarmed_s`:
-    when it was last told so.
+    `disarming`: libvirt is being asked to forget an autostart or a memory image; `disarmed_s`:
+    when it was last asked.
     `leftover_ended_s`: when a process that was left here was last ended.
     `unstopped_since_s`: since when ending the VM's process here has failed; `asks_off`: this host
     asks the others to switch it off for that.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A sick VM whose process cannot be ended here: its host asks the others to switch it off.
 
-Only the loss of power ends a QEMU that hangs in the kernel, and only its own host can tell that it
+Only the loss of power ends a QEMU that hangs in the kernel, and only its own host can know that it
 is so. What the others make of the ask, and its rules, are in scoring/hosts/fence_ask.py; here is
 the host that asks.
 """

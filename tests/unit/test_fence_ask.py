@@ -23,7 +23,7 @@ from scoring.decision import (
     TakeFenceLease,
 )
 from scoring.hosts.evidence import Precondition, may_power_off
-from scoring.hosts.fence_ask import asking, is_asked, told
+from scoring.hosts.fence_ask import asking, in_words, is_asked
 from scoring.hosts.state import Takeover
 from scoring.observation import (
     EngineStatus,
@@ -417,7 +417,7 @@ def test_an_agent_that_asks_is_quoted() -> None:
     ask = SickVm().ask(report(unstopped_since_s=25.0), None, 100.0)
     assert ask == FenceAsk(unstopped_s=75.0)
     assert SickVm().ask(report(), None, 100.0) is None
-    assert told(FenceAsk(unstopped_s=75.0)) == "its VM is sick, and could not be ended for 75 s"
+    assert in_words(FenceAsk(unstopped_s=75.0)) == "its VM is sick, and could not be ended for 75 s"
 
 
 def test_of_a_dead_agent_the_broker_says_since_when() -> None:
@@ -426,7 +426,7 @@ def test_of_a_dead_agent_the_broker_says_since_when() -> None:
     seen.look(SICK, True, 50.0)
     ask = seen.ask(report(), 70.0, 100.0)
     assert ask == FenceAsk(agent_dead_s=70.0, bad_s=90.0)
-    assert told(ask) == "its agent is dead for 70 s, its VM sick for 90 s"
+    assert in_words(ask) == "its agent is dead for 70 s, its VM sick for 90 s"
     assert seen.ask(report(unstopped_since_s=1.0), 70.0, 100.0) == ask, "its last word is old"
 
 

@@ -24,7 +24,7 @@ from scoring.hosts.state import Takeover
 from scoring.hosts.takeover import (
     ASK_PAUSE_MAX_S,
     ASKS_AT_FULL_RATE,
-    ATTEMPTS_TOLD,
+    ATTEMPTS_NOTED,
     ORDER_PAUSE_MAX_S,
     order_pause_s,
     step,
@@ -423,9 +423,9 @@ def test_an_order_that_was_withdrawn_is_no_attempt_but_has_its_pause() -> None:
 
 
 def test_people_are_told_once_that_the_orders_come_to_nothing() -> None:
-    two = failed(HANGS, ATTEMPTS_TOLD - 1)
+    two = failed(HANGS, ATTEMPTS_NOTED - 1)
     assert not any(isinstance(a, NoteFenceFailed) for a in walk(two)[1])
-    three = failed(HANGS, ATTEMPTS_TOLD)
+    three = failed(HANGS, ATTEMPTS_NOTED)
     without, actions, _ = walk(three, fence_lease_held=False)
     assert actions == () and not without.gave_up, "only under the fence lease"
     after, actions, _ = walk(three)
