@@ -197,11 +197,11 @@ def test_the_next_freeing_stops_the_telling_of_the_last_one() -> None:
         ours = hands(world)
         ours.begin(ACT)
         await settle(lambda: bool(ours._outcomes))
-        feed = ours._feed
-        assert feed is not None and not feed.done()
+        teller = ours._teller
+        assert teller is not None and not teller.done()
         ours.begin(ACT)
         await settle(lambda: not ours.busy)
-        assert feed.cancelled()
+        assert teller.cancelled()
 
     asyncio.run(run())
 
