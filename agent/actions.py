@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Carrying out what was decided. Each action is a task of its own; its outcome is kept for
+"""Carries out the decided actions. Each action is a task of its own; its outcome is kept for
 the next observation, so the beat never waits for any of them."""
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ from scoring.observation import (
 
 log = logging.getLogger("ha-agent.actions")
 
-#: The end of a freeing that could not be written is written so often again, so far apart.
-TELL_END_TRIES = 12
-TELL_END_PAUSE_S = 5.0
+#: How often, and at which interval, a failed record of the end of a freeing is tried again.
+RECORD_END_TRIES = 12
+RECORD_END_PAUSE_S = 5.0
 
 
-class Hands:
-    """Runs actions through the ports. `news` is set whenever an outcome has come (and by
-    whoever else has some).
+class ActionRunner:
+    """Runs actions through the ports. `news` is set whenever an outcome has come (or by other code
+    that has news).
 
     `hostnames` by host id, `what_ran` (the record of the disks that ran last), `is_noted` (whether
-    the fence log has the intent of an order) and `last_look` are brought up to date with each view.
+    the fence log has the intent of an order) and `last_look` are updated with each view.
     """
 
     def __init__(
@@ -72,15 +72,15 @@ class Hands:
         self.is_noted: Callable[[int], bool] = lambda host_id: False
         self._noting = 0
         self.what_ran: WhatRan | None = None
-        #: Brought up to date with each view: a record of the fence log may still land.
+        #: Updated with each view: whether a record of the fence log may still land.
         self.log_is_written = False
-        #: The host whose id a process of this host frees that has not ended.
+        #: The host whose id a process of this host is freeing.
         self.freeing: int | None = None
-        #: That host owns the fence lease, so that it is done without it.
+        #: Whether that host owns the fence lease, so that its id is freed without the lease.
         self.freeing_fencer = False
-        #: A host whose id was freed for the fence lease; the fence log is not told yet.
+        #: A host whose id was freed for the fence lease; the fence log does not have it yet.
         self._found_dead: FreeHostId | None = None
-        self._teller: asyncio.Task[None] | None = None
+        self._recorder: asyncio.Task[None] | None = None
 
     @property
     def fence_held(self) -> bool:
@@ -91,12 +91,12 @@ class Hands:
         return self._fence.hosts
 
     def use_fence(self, fence: FenceDevices) -> None:
-        """Ask these from now on; a question under way is answered by the old ones."""
+        """Use these from now on; a question under way is answered by the old ones."""
         self._fence = fence
         fence.know(self._system_uuids)
 
     def know(self, system_uuids: Mapping[int, str]) -> None:
-        """What the hosts published of their machines, by host id; brought up to date each beat."""
+        """Take in the machines' UUIDs that the hosts published, by host id; called each beat."""
         self._system_uuids = system_uuids
         self._fence.know(system_uuids)
 
@@ -106,7 +106,7 @@ class Hands:
         return bool(self._tasks)
 
     def take_outcomes(self) -> tuple[Outcome, ...]:
-        """What has ended since the last call, in order."""
+        """The outcomes since the last call, in order."""
         outcomes, self._outcomes = tuple(self._outcomes), []
         return outcomes
 
@@ -116,9 +116,9 @@ class Hands:
             return
         self._begin(action, self._run(action))
 
-    def begin_move(self, action: MigrateVm, told: Awaitable[str]) -> None:
-        """Start migrating once the others know of it. `told`: why they do not, or empty."""
-        self._begin(action, self._move(action, told))
+    def begin_move(self, action: MigrateVm, published: Awaitable[str]) -> None:
+        """Start migrating once the others know of it. `published`: why they do not, or empty."""
+        self._begin(action, self._move(action, published))
 
     def _begin(self, action: Action, running: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(running, name=str(action))
@@ -126,8 +126,8 @@ class Hands:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _move(self, action: MigrateVm, told: Awaitable[str]) -> None:
-        problem = await told
+    async def _move(self, action: MigrateVm, published: Awaitable[str]) -> None:
+        problem = await published
         if not problem:
             await self._run(action)
             return
@@ -211,19 +211,21 @@ class Hands:
                 assert_never(action)
 
     def _keeps_fence(self) -> bool:
-        """Whether the fence lease must not go yet; it is asked anew with the next decision.
+        """Whether the fence lease must be kept for now; the next decision asks again.
 
-        Who takes it next writes to the fence log: nothing of this host's may land there then.
+        Its next holder writes to the fence log: no write of this host may land there then.
         """
-        is_told = self._teller is None or self._teller.done()
-        return self.log_is_written or self._noting > 0 or self.freeing is not None or not is_told
+        is_recorded = self._recorder is None or self._recorder.done()
+        return (
+            self.log_is_written or self._noting > 0 or self.freeing is not None or not is_recorded
+        )
 
     async def _free(self, act: FreeHostId) -> HostIdFreed:
-        """Free it. The fence log has it before it begins, and how it ended: a host that is back
-        does not join meanwhile."""
+        """Free the id. The fence log has a record before it begins, and one of its end: a host that
+        is back does not join meanwhile."""
         self.freeing = act.host_id
-        if self._teller is not None:
-            self._teller.cancel()
+        if self._recorder is not None:
+            self._recorder.cancel()
         try:
             problem = await self._fence_log.note(
                 FenceStep.FREEING, act.host_id, act.ordered, act.evidence
@@ -231,18 +233,18 @@ class Hands:
             if problem:
                 why = f"the fence log could not be written: {problem}"
                 freed = HostIdFreed(act.host_id, False, why)
-                self._teller = self._begin(act, self._keep_telling_end(act, freed))
+                self._recorder = self._begin(act, self._keep_recording_end(act, freed))
                 return freed
             freed = await self._leases.free_host_id(act, lambda: self.last_look.free(act))
-            if not await self._tell_end(act, freed):
-                self._teller = self._begin(act, self._keep_telling_end(act, freed))
+            if not await self._record_end(act, freed):
+                self._recorder = self._begin(act, self._keep_recording_end(act, freed))
             return freed
         finally:
             self.freeing = None
 
     async def _free_fencer(self, act: FreeHostId) -> HostIdFreed:
-        """Free the id of the host that owns the fence lease. The fence log is not ours to write:
-        this host's slot says so already, and goes on saying it until the act is over."""
+        """Free the id of the host that owns the fence lease. This host may not write the fence log:
+        its slot announces the freeing already, and does so until the act is over."""
         self.freeing, self.freeing_fencer = act.host_id, True
         try:
             freed = await self._leases.free_host_id(act, lambda: self.last_look.free(act))
@@ -254,7 +256,7 @@ class Hands:
         return freed
 
     async def _take_fence(self) -> FenceLeaseAnswer:
-        """Take the fence lease, and tell the log whose id was freed for it."""
+        """Take the fence lease, and record whose id was freed for it."""
         answer = await self._leases.take_fence()
         if answer.held and (act := self._found_dead) is not None:
             self._found_dead = None
@@ -264,10 +266,10 @@ class Hands:
                 log.error("the fence log could not be written: %s", problem)
         return answer
 
-    async def _tell_end(
+    async def _record_end(
         self, act: FreeHostId, freed: HostIdFreed, only_closes: bool = False
     ) -> bool:
-        """Whether the fence log has how a freeing ended."""
+        """Record how a freeing ended; returns whether the fence log has it."""
         step = FenceStep.DEAD if freed.ok else FenceStep.FREEING
         problem = await self._fence_log.note(
             step, act.host_id, act.ordered, act.evidence, freed.detail, only_closes
@@ -278,15 +280,15 @@ class Hands:
         self._leases.freeing_is_recorded()
         return True
 
-    async def _keep_telling_end(self, act: FreeHostId, freed: HostIdFreed) -> None:
-        """Under the fence lease, which is kept meanwhile; not for ever, since others need it."""
-        for _ in range(TELL_END_TRIES):
-            await asyncio.sleep(TELL_END_PAUSE_S)
-            if not self._leases.fence_held or await self._tell_end(act, freed, only_closes=True):
+    async def _keep_recording_end(self, act: FreeHostId, freed: HostIdFreed) -> None:
+        """Repeat that under the fence lease, which is kept; not for ever, since others need it."""
+        for _ in range(RECORD_END_TRIES):
+            await asyncio.sleep(RECORD_END_PAUSE_S)
+            if not self._leases.fence_held or await self._record_end(act, freed, only_closes=True):
                 return
 
     async def finish_freeing_of_before(self) -> None:
-        """What an earlier agent of this host began is waited for, and its end told."""
+        """Wait for a freeing that an earlier agent of this host began, and record its end."""
         act = await self._leases.freeing_of_before()
         if act is None:
             return
@@ -297,12 +299,12 @@ class Hands:
         finally:
             self.freeing, self.freeing_fencer = None, False
             self.news.set()
-        self._teller = asyncio.current_task()
+        self._recorder = asyncio.current_task()
         tries = 0
-        while tries < TELL_END_TRIES:
-            # Before this host has joined the lockspace it is given no lease.
+        while tries < RECORD_END_TRIES:
+            # Before this host has joined the lockspace it gets no lease.
             is_held = self._leases.fence_held or (await self._leases.take_fence()).held
-            if is_held and await self._tell_end(act, freed, only_closes=True):
+            if is_held and await self._record_end(act, freed, only_closes=True):
                 return
             tries += is_held
-            await asyncio.sleep(TELL_END_PAUSE_S)
+            await asyncio.sleep(RECORD_END_PAUSE_S)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The agent's beat: one view from the broker, one decision, its actions begun, the report
-handed back. The broker's beat drives it; news and ended actions make it sooner."""
+"""The agent's beat: one view from the broker, one decision, its actions begun, one report
+returned. The broker's beat drives it; news and ended actions begin it earlier."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Protocol
 
 from msgspec.structs import replace as replace_fields
 
-from agent.actions import Hands
+from agent.actions import ActionRunner
 from agent.fence.rehearsal import Rehearsals
 from agent.ports import FenceDevices
 from agent.vm.measured import Measured
@@ -37,21 +37,21 @@ from scoring.vm.state import StateName
 
 log = logging.getLogger("ha-agent")
 
-#: How long an agent that was told to end waits for a start or stop under way.
+#: How long an agent that is ending waits for a start or stop under way.
 STOP_PATIENCE_S = 10.0
 #: Pause before a broker that does not answer is asked again.
 BROKER_RETRY_S = 0.5
-#: Of the reasons that no report has brought to the broker yet, so many of the latest are kept.
+#: How many of the latest reasons are kept that no report has brought to the broker yet.
 BEGUN_MAX = 32
-#: How long a move of the VM waits until it is written where the others read it.
-TOLD_PATIENCE_S = 5.0
+#: How long a move of the VM waits until it is published for the others.
+PUBLISH_PATIENCE_S = 5.0
 
 
 class BrokerLink(Protocol):
     """Port to the broker."""
 
     async def exchange(self, report: Report, newer_than: int | None = None) -> View:
-        """Hand over a report, get the view, if asked when it is newer than that version.
+        """Send a report, get the view; with `newer_than` only when it is newer than that version.
 
         Raises BrokerDown or BrokerRefused.
         """
@@ -65,7 +65,7 @@ class Notes(Protocol):
     def note(
         self, before: AgentState, observation: Observation, now_s: float, decision: Decision
     ) -> None:
-        """Take in one decision; never blocks, never raises."""
+        """Record one decision; never blocks, never raises."""
 
 
 class Agent:
@@ -75,7 +75,7 @@ class Agent:
         self,
         rules: Rules,
         link: BrokerLink,
-        hands: Hands,
+        actions: ActionRunner,
         domain_type: str,
         migration_possible: bool,
         journal: Notes | None = None,
@@ -83,13 +83,13 @@ class Agent:
         measured: Measured | None = None,
         refused: Callable[[], str] = lambda: "",
     ) -> None:
-        """`refused`: why libvirt does not take the VM's definition, empty while it does."""
+        """`refused`: why libvirt refuses the VM's definition, empty while it accepts it."""
         self._refused = refused
         self._journal = journal
         self._rehearsals = rehearsals
         self._measured = measured
         self._link = link
-        self._hands = hands
+        self._actions = actions
         self._domain_type = domain_type
         self._migration_possible = migration_possible
         self._state = AgentState(rules)
@@ -108,20 +108,20 @@ class Agent:
         self._came = asyncio.Event()
         self._wake_s = float("inf")
         self._broker_problem = ""
-        self._told: tuple[str, ...] = ()
-        #: Why the configuration file as it is now is not gone by; empty when it is.
+        self._logged: tuple[str, ...] = ()
+        #: Why the present configuration file is not in force; empty when it is.
         self.config_problem = ""
         self._begun: tuple[BegunReason, ...] = ()
         self.last: Decision | None = None
-        #: What decides in the place of this version's `decide`.
+        #: Decides instead of this version's `decide`, where it is set.
         self.decides: Callable[[AgentState, Observation, float], Decision] | None = None
-        #: Called after each step, one without a broker too.
+        #: Called after each step, even one without a broker.
         self.on_step: Callable[[], None] = lambda: None
 
     def stop(self) -> None:
-        """Ask it to end: AgentStopped is published, then `run` returns."""
+        """Have the agent end: AgentStopped is published, then `run` returns."""
         self._stopping = True
-        self._hands.news.set()
+        self._actions.news.set()
 
     def reconfigure(
         self,
@@ -130,21 +130,21 @@ class Agent:
         rehearse_every_s: float,
         migration_possible: bool,
     ) -> None:
-        """Go by other rules and fence devices from the next decision on."""
+        """Use other rules and fence devices from the next decision on."""
         self.config_problem = ""
         self._migration_possible = migration_possible
         self._state = replace(self._state, rules=rules)
-        self._hands.use_fence(fence)
+        self._actions.use_fence(fence)
         if self._rehearsals is not None:
             self._rehearsals.devices = fence
             self._rehearsals.every_s = rehearse_every_s
-        self._hands.news.set()
+        self._actions.news.set()
 
     async def run(self) -> None:
         """Decide whenever there is something new, until stopped."""
         watching = asyncio.create_task(self._watch(), name="watch the broker")
         finishing = asyncio.create_task(
-            self._hands.finish_freeing_of_before(), name="finish a freeing"
+            self._actions.finish_freeing_of_before(), name="finish a freeing"
         )
         loop = asyncio.get_running_loop()
         end_s = float("inf")
@@ -153,7 +153,7 @@ class Agent:
                 await self._news(min(self._wake_s, end_s))
                 if self._stopping:
                     end_s = min(end_s, loop.time() + STOP_PATIENCE_S)
-                    if loop.time() >= end_s or (self._view is None and not self._hands.busy):
+                    if loop.time() >= end_s or (self._view is None and not self._actions.busy):
                         return
                 await self.step()
                 self.on_step()
@@ -165,32 +165,32 @@ class Agent:
         """Wait for a view, an outcome or a stop, but not beyond `until_s`."""
         try:
             async with asyncio.timeout_at(None if until_s == float("inf") else until_s):
-                await self._hands.news.wait()
+                await self._actions.news.wait()
         except TimeoutError:
             pass
-        self._hands.news.clear()
+        self._actions.news.clear()
 
     async def _watch(self) -> None:
-        """Keep the newest view; what the broker does not answer leaves everything as it is."""
+        """Keep the newest view; without an answer of the broker everything stays as it is."""
         newer_than = 0
         while True:
             try:
                 self._view = await self._exchange(newer_than)
                 newer_than = self._view.version
-                self._hands.log_is_written = self._view.log_is_written
+                self._actions.log_is_written = self._view.log_is_written
                 slots = {peer.host_id: peer.timestamp for peer in self._view.peers}
-                self._hands.last_look.slots = slots
-                self._hands.last_look.asks = _asks(self._view)
-                self._tell_broker_problem("")
-                self._hands.news.set()
+                self._actions.last_look.slots = slots
+                self._actions.last_look.asks = _asks(self._view)
+                self._log_broker_problem("")
+                self._actions.news.set()
             except (BrokerDown, BrokerRefused) as error:
                 self._view, newer_than = None, 0
-                self._tell_broker_problem(str(error))
-                self._hands.news.set()
+                self._log_broker_problem(str(error))
+                self._actions.news.set()
                 await asyncio.sleep(BROKER_RETRY_S)
 
     async def _exchange(self, newer_than: int | None = None) -> View:
-        """Report, and get a view. What has begun is reported until a report has arrived."""
+        """Report, and get a view. New reasons are reported until a report has arrived."""
         report = self._report
         view = await self._link.exchange(report, newer_than)
         self._view_s = asyncio.get_running_loop().time()
@@ -199,21 +199,21 @@ class Agent:
         self._came.set()
         return view
 
-    async def _told_to_all(self, beat: int) -> str:
-        """Wait until what that beat decided is in this host's slot; why it is not, or empty."""
+    async def _published(self, beat: int) -> str:
+        """Wait until that beat's decision is in this host's slot; returns why it is not, or ""."""
         try:
-            async with asyncio.timeout(TOLD_PATIENCE_S):
+            async with asyncio.timeout(PUBLISH_PATIENCE_S):
                 while self._view is None or (
                     self._view.told_beat is not None and self._view.told_beat < beat
                 ):
                     self._came.clear()
                     await self._came.wait()
         except TimeoutError:
-            return f"the other hosts could not be told of it for {TOLD_PATIENCE_S:g} s"
+            return f"this host could not publish it for {PUBLISH_PATIENCE_S:g} s"
         return ""
 
     async def step(self) -> None:
-        """One decision on the newest view. Without a broker nothing is decided."""
+        """Make one decision on the newest view. Without a broker nothing is decided."""
         if self._view is None:
             self._wake_s = float("inf")
             return
@@ -224,26 +224,26 @@ class Agent:
         moves = [action for action in decision.actions if isinstance(action, MigrateVm)]
         for action in decision.actions:
             if action not in moves:
-                self._hands.begin(action)
-        self._tell_reasons(before, decision)
+                self._actions.begin(action)
+        self._log_reasons(before, decision)
         if decision.state.engine.name is not before:
             # A new state is published at once, not with the next beat.
             try:
                 self._view = await self._exchange()
             except (BrokerDown, BrokerRefused) as error:
-                self._tell_broker_problem(str(error))
+                self._log_broker_problem(str(error))
         for action in moves:
-            # Where to is told first: nobody is to take the handing over for a death.
-            self._hands.begin_move(action, self._told_to_all(self._beat))
+            # The target is published first: no host may take the handing over for a death.
+            self._actions.begin_move(action, self._published(self._beat))
 
     def _decide(self, view: View) -> Decision:
         self._beat += 1
-        self._hands.know(view.system_uuids)
+        self._actions.know(view.system_uuids)
         if self._rehearsals is not None:
             self._rehearsals.system_uuids = view.system_uuids
-        self._hands.hostnames = view.hostnames
-        self._hands.what_ran = view.what_ran
-        self._hands.is_noted = lambda host: _is_noted(view, host)
+        self._actions.hostnames = view.hostnames
+        self._actions.what_ran = view.what_ran
+        self._actions.is_noted = lambda host: _is_noted(view, host)
         observation = Observation(
             local=self._local(view),
             peers=view.peers,
@@ -252,12 +252,12 @@ class Agent:
             global_maintenance=view.global_maintenance,
             newer_versions=view.newer_versions,
             lockspace_joined=view.lockspace_joined,
-            fence_devices=self._hands.fence_hosts,
-            fence_lease_held=self._hands.fence_held,
+            fence_devices=self._actions.fence_hosts,
+            fence_lease_held=self._actions.fence_held,
             migration_possible=self._migration_possible,
             fence_log=view.fence_log,
             order=view.order,
-            outcomes=self._hands.take_outcomes(),
+            outcomes=self._actions.take_outcomes(),
             stopping=self._stopping,
             unsure=view.unsure,
             announced=view.announced,
@@ -273,7 +273,7 @@ class Agent:
         begun = (BegunReason(self._beat, reason.code.value, reason.text) for reason in fresh)
         self._begun = (*self._begun, *begun)[-BEGUN_MAX:]
         self._state, self.last = decision.state, decision
-        self._hands.last_look.take(decision.state, self._view_s)
+        self._actions.last_look.take(decision.state, self._view_s)
         freeing, is_fencer = self._freeing(decision.state)
         engine = decision.state.engine
         self._report = Report(
@@ -307,10 +307,10 @@ class Agent:
         return decision
 
     def _freeing(self, state: AgentState) -> tuple[int | None, bool]:
-        """Whose host id this agent frees, or is about to free without the fence lease, which is
-        announced first; and whether without that lease."""
-        if self._hands.freeing is not None:
-            return self._hands.freeing, self._hands.freeing_fencer
+        """The host id that this agent frees, or is about to free without the fence lease, which it
+        announces first; and whether it does so without that lease."""
+        if self._actions.freeing is not None:
+            return self._actions.freeing, self._actions.freeing_fencer
         step = state.host.takeover
         fencer = None if step is None else step.fencer
         if fencer is None or not (fencer.offs or fencer.freeing):
@@ -318,21 +318,21 @@ class Agent:
         return fencer.host_id, True
 
     def _local(self, view: View) -> LocalHost:
-        """The host as its broker sees it, and what this agent alone knows of it."""
+        """The host as its broker sees it, and the facts that only this agent knows."""
         refused, unfit = self._refused(), view.local.unfit
         if not refused or any(each.obstacle is Obstacle.CANNOT_START for each in unfit):
             return view.local
         return replace(view.local, unfit=(*unfit, Unfit(Obstacle.CANNOT_START, refused)))
 
     def line(self) -> str:
-        """What it is at, in one line, for the service manager."""
+        """The agent's state in one line, for the service manager."""
         if self._broker_problem:
             return f"{self._state.engine.name}, nothing is decided: {self._broker_problem}"
         problem = f", {self.config_problem}" if self.config_problem else ""
         return f"{self._state.engine.name}, score {self._report.score}{problem}"
 
-    def _tell_reasons(self, before: StateName, decision: Decision) -> None:
-        """One line for each change of state, and one when the reasons to stay have changed."""
+    def _log_reasons(self, before: StateName, decision: Decision) -> None:
+        """Log one line for each change of state, and one when the reasons to stay have changed."""
         codes = tuple(reason.code for reason in decision.reasons)
         if decision.state.engine.name is not before:
             moved = fields(self._about(before, decision), event="transition", always=True)
@@ -340,13 +340,13 @@ class Agent:
             log.info(
                 "%s -> %s because %s", before, decision.state.engine.name, because, extra=moved
             )
-        elif codes != self._told:
+        elif codes != self._logged:
             stays = fields(self._about(before, decision), event="reasons")
             log.info("%s stays because %s", before, _because(decision), extra=stays)
-        self._told = codes
+        self._logged = codes
 
     def _about(self, before: StateName, decision: Decision) -> dict[str, object]:
-        """A decision as fields of the journal; the reason that counts is the last one."""
+        """The fields of a decision for the journal; the reason that counts is the last one."""
         codes = [reason.code.value for reason in decision.reasons]
         return {
             "from": before.value,
@@ -357,8 +357,8 @@ class Agent:
             "beat": self._beat,
         }
 
-    def _tell_broker_problem(self, problem: str) -> None:
-        """Say it once when it begins and once when it ends."""
+    def _log_broker_problem(self, problem: str) -> None:
+        """Log a problem once when it begins and once when it ends."""
         if problem and not self._broker_problem:
             log.warning("%s; nothing is decided meanwhile", problem)
         elif self._broker_problem and not problem:
@@ -367,12 +367,12 @@ class Agent:
 
 
 def _asks(view: View) -> frozenset[int]:
-    """The hosts whose newest slots say that their VM is sick and cannot be ended there."""
+    """The hosts whose newest slots ask that they be switched off."""
     return frozenset(peer.host_id for peer in view.peers if peer.fence_ask is not None)
 
 
 def _intent(state: AgentState) -> str:
-    """What the others should know before it happens."""
+    """What the others should know before it is done."""
     engine, host = state.engine, state.host
     if engine.moving_to is not None:
         return f"migrate {engine.moving_to}"
@@ -395,7 +395,7 @@ def _is_noted(view: View, host_id: int) -> bool:
 
 
 def _lease(state: AgentState) -> LeaseSeen | None:
-    """Who owns the engine lease, by the last answer."""
+    """The owner of the engine lease, by the last answer."""
     answer = state.engine.lease
     if answer is None or not answer.known:
         return None

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The last look before an act that cannot be taken back: may it still be done, at this moment?
 
-The decision that is behind it may be many seconds old: the fence log was written since, a BMC
-took its time for the login. Each later decision has looked at the preconditions again
-(scoring/hosts/last_look.py); here stands what the newest one left, and how old it is. A device's
-thread asks at the moment of its order, so all of it is replaced at once, by one assignment. A host
-that has not looked around for suspect_after knows nothing, and does nothing: its loop, its broker
-or the whole host stood still.
+Its decision may be many seconds old: the fence log was written since, a BMC took its time for the
+login. Each later decision has checked the preconditions again (scoring/hosts/last_look.py); this
+object keeps the result of the newest one, and its age. A device's thread asks at the moment of its
+order, so the whole is replaced at once, by one assignment. A host that has not looked around for
+suspect_after knows nothing, and does nothing: its loop, its broker or the whole host stood still.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from scoring.state import AgentState
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """`view_s`: when the view came that `state` was decided on."""
+    """`view_s`: when the view came on which `state` was decided."""
 
     state: AgentState
     view_s: float
@@ -30,7 +29,7 @@ class _Known:
 
 @dataclass(slots=True)
 class LastLook:
-    """Why an act under way must not be done any more; "": it must. Any thread may ask.
+    """Why an act under way must not be done any more; "": it may. Any thread may ask.
 
     `slots`: the timestamps on the whiteboard by host id, `asks`: the hosts that ask to be switched
     off there; replaced with each view.
@@ -42,11 +41,11 @@ class LastLook:
     _known: _Known | None = None
 
     def take(self, state: AgentState, view_s: float) -> None:
-        """The newest decision, and when the view came that it rests on."""
+        """Take in the newest decision, and when its view came."""
         self._known = _Known(state, view_s, asyncio.get_running_loop().time)
 
     def off(self, act: PowerOffHost) -> str:
-        """Of the order to switch a host off."""
+        """Why the order to switch a host off must not be given; "": it may."""
         known = self._known
         if known is None:
             return "nothing was decided yet"
@@ -60,7 +59,7 @@ class LastLook:
         return step.withdrawn or self._of_this_host(known)
 
     def on(self, host_id: int) -> str:
-        """Of the order to switch a host on."""
+        """Why the order to switch a host on must not be given; "": it may."""
         known = self._known
         if known is None:
             return "nothing was decided yet"
@@ -69,7 +68,7 @@ class LastLook:
         return known.state.host.on_withdrawn or self._of_this_host(known)
 
     def free(self, act: FreeHostId) -> str:
-        """Of the freeing of a host id."""
+        """Why a host id must not be freed; "": it may."""
         known = self._known
         if known is None:
             return "nothing was decided yet"

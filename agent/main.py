@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The command `ha-agent`. What a subcommand needs is imported by that subcommand alone."""
+"""The command `ha-agent`. The modules of a subcommand are imported only by that subcommand."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
-        # The reader of our output has gone: nothing more to say, and nothing to flush.
+        # The reader of the output has gone: there is nothing to say or to flush.
         sys.stderr.close()
         code = ExitCode.OK
     sys.exit(code)
@@ -149,7 +149,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as_json
 
 
 def _known(error: Exception) -> ExitCode | None:
-    """The exit code of an error that has one; None is a bug and keeps its traceback."""
+    """The exit code of an error that has one; None: it is a bug and keeps its traceback."""
     from agent.terminal.errors import CommandError
     from broker.client.ask import BrokerDown, BrokerRefused
 
@@ -260,12 +260,12 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as
 
 
 def _warn(message: str) -> None:
-    """Of the configuration file, where the broker can be asked all the same."""
+    """Warn about the configuration file, where the broker can be asked all the same."""
     print(f"ha-agent: {message}; asking the broker all the same", file=sys.stderr)
 
 
 def _say(code: ExitCode, name: str, message: str, as_json: bool) -> int:
-    """One line on standard error; with --json also a JSON object on standard output."""
+    """Print one line on standard error, and with --json a JSON object on standard output."""
     if as_json:
         import json
 

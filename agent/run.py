@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent run`: checks what can be checked, wires the real adapters, beats until told to end."""
+"""`ha-agent run`: checks what can be checked, wires the real adapters, and beats until it ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import libvirt
 
-from agent.actions import Hands
+from agent.actions import ActionRunner
 from agent.beat import Agent
 from agent.fence.devices import fence_devices
 from agent.fence.log import BrokerFenceLog
@@ -53,7 +53,7 @@ def check_lock_driver(config: Config) -> None:
 
 
 class Reload:
-    """SIGHUP: go by the configuration file as it is now; a bad one changes nothing."""
+    """SIGHUP: use the present configuration file; a bad one changes nothing."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
     agent = Agent(
         config.rules(definition.memory_mb),
         link,
-        Hands(hypervisor, leases, fence, BrokerFenceLog(link)),
+        ActionRunner(hypervisor, leases, fence, BrokerFenceLog(link)),
         definition.domain_type,
         migration_possible=bool(config.libvirt.migration_uri),
         journal=journal,
@@ -157,9 +157,9 @@ def run(path: str) -> int:
     """The command; CommandError or ConfigError where it cannot run."""
     config = load(path)
     service_manager.set_up_logging(config.daemon.log_level)
-    # The service manager's watchdog ends a hung daemon by SIGABRT: say where it hung.
+    # The service manager's watchdog ends a hung daemon by SIGABRT: the trace shows where it hung.
     faulthandler.enable()
-    # libvirt prints each error on standard error by itself unless told not to.
+    # libvirt prints each error on standard error by itself unless a handler is set.
     libvirt.registerErrorHandler(lambda context, error: None, None)
     try:
         definition = load_definition(config)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import libvirt
 
-from broker.api.front import FrontDoor
+from broker.api.front import FrontProcess
 from broker.api.socket import serve
 from broker.broker import Broker
 from broker.config.addresses import split
@@ -171,7 +171,7 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
             ExitCode.CONFIG, f"daemon.socket: {config.daemon.socket}: {error.strerror}"
         ) from None
     broker.beats.on_beat = lambda: service_manager.alive(broker.this_host.line(loop.time()))
-    front = FrontDoor(broker, token)
+    front = FrontProcess(broker, token)
     port = HeartbeatPort(
         lambda datagram, source: broker.sign_of_life.answer(datagram, source, loop.time())
     )
@@ -208,7 +208,7 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
     log.info("broker ends; the host id stays joined and the VM untouched")
 
 
-async def _live(broker: Broker, front: FrontDoor, stop: asyncio.Event) -> None:
+async def _live(broker: Broker, front: FrontProcess, stop: asyncio.Event) -> None:
     """All that goes on for as long as the broker lives; the first that fails ends it."""
     async with asyncio.TaskGroup() as group:
         tasks = [

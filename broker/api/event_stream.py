@@ -21,7 +21,7 @@ import msgspec
 from aiohttp import web
 
 from broker.api.answers import encode, json_answer, problem
-from broker.api.door import client_of
+from broker.api.bounded_server import client_of
 from broker.api.served import Served
 from broker.wire.status import Event, EventList
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from broker.api.door import Doorway, Limits
+from broker.api.bounded_server import BoundedServer, Limits
 from broker.api.listener import behind
 from broker.api.served import Served
 from broker.config.addresses import split
@@ -38,7 +38,7 @@ _SOCKET_MODE = 0o600
 _OURS_ALONE = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"})
 
 
-class FrontDoor:
+class FrontProcess:
     """Runs the process that serves strangers. `ready`: set while the process serves."""
 
     def __init__(self, broker: Served, token: str | None = None) -> None:
@@ -46,7 +46,7 @@ class FrontDoor:
         self._config = config
         self._path = f"{config.daemon.socket}.front"
         limits = Limits(_CONNECTIONS_MAX, _CONNECTIONS_MAX, request_s=600.0)
-        self._inside = Doorway(behind(broker, token), limits)
+        self._inside = BoundedServer(behind(broker, token), limits)
         self._plain: list[socket.socket] = []
         self._tls: list[socket.socket] = []
         self._listens_inside = False

@@ -43,8 +43,8 @@ import aiohttp
 from aiohttp import hdrs, web
 
 from broker.api.answers import as_problems, problem
+from broker.api.bounded_server import BODY_BYTES_MAX, BoundedServer, at_work
 from broker.api.dashboard import Dashboard
-from broker.api.door import BODY_BYTES_MAX, Doorway, at_work
 from broker.daemon.service_manager import set_up_logging
 from broker.daemon.tls import server_context
 
@@ -52,7 +52,7 @@ log = logging.getLogger("ha-broker.front")
 
 #: Headers that say who asks: no other process can open the broker's socket for this one.
 CLIENT, OVER_TLS = "X-Ha-Client", "X-Ha-Over-Tls"
-GUESTS, TURNED_AWAY = "X-Ha-Guests", "X-Ha-Turned-Away"
+OPEN_CONNECTIONS, TURNED_AWAY = "X-Ha-Open-Connections", "X-Ha-Turned-Away"
 
 #: How long a request waits for a place in its pool.
 WAIT_S = 2.0
@@ -170,7 +170,7 @@ class Front:
         self._pools = {purpose: Pool(*purpose.value) for purpose in Purpose}
         self._kept: dict[tuple[str, str], _Kept] = {}
         #: Set before the first request.
-        self.doorway: Doorway | None = None
+        self.server: BoundedServer | None = None
 
     def application(self) -> web.Application:
         """The application; it answers the dashboard's pages itself."""
@@ -249,15 +249,15 @@ class Front:
                 timeout=aiohttp.ClientTimeout(total=None),
                 auto_decompress=False,
             )
-        door = self.doorway
-        assert door is not None
+        server = self.server
+        assert server is not None
         headers = {name: request.headers[name] for name in _PASSED if name in request.headers}
         secured = request.transport is not None and request.transport.get_extra_info("ssl_object")
         headers |= {
             CLIENT: request.remote or "",
             OVER_TLS: "yes" if secured else "no",
-            GUESTS: str(door.guests.total()),
-            TURNED_AWAY: str(door.turned_away),
+            OPEN_CONNECTIONS: str(server.connections.total()),
+            TURNED_AWAY: str(server.turned_away),
         }
         return self._session.request(
             request.method,
@@ -347,12 +347,12 @@ def bound_this_process() -> None:
 async def serve(spec: Mapping[str, Any]) -> None:
     """Serve on the sockets of `spec` until the standard input ends."""
     front = Front(spec["upstream"], frozenset(spec["names"]))
-    door = front.doorway = Doorway(front.application())
-    await door.start(sockets=[socket.socket(fileno=number) for number in spec["plain"]])
+    server = front.server = BoundedServer(front.application())
+    await server.start(sockets=[socket.socket(fileno=number) for number in spec["plain"]])
     tls = server_context()
     if spec["tls"]:
         tls.load_cert_chain(spec["certificate"], spec["private_key"], password="")
-        await door.start(tls=tls, sockets=[socket.socket(fileno=n) for n in spec["tls"]])
+        await server.start(tls=tls, sockets=[socket.socket(fileno=n) for n in spec["tls"]])
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
     def certificate_anew() -> None:
@@ -368,7 +368,7 @@ async def serve(spec: Mapping[str, Any]) -> None:
     loop.add_reader(sys.stdin.fileno(), ended.set)
     os.write(sys.stdout.fileno(), b"ready\n")
     await ended.wait()
-    await door.close()
+    await server.close()
     await front.close()
 
 

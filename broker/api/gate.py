@@ -17,7 +17,7 @@ from collections import OrderedDict
 from aiohttp import web
 
 from broker.api.answers import problem
-from broker.api.door import client_of
+from broker.api.bounded_server import client_of
 
 log = logging.getLogger("ha-broker.gate")
 

@@ -21,11 +21,11 @@ from typing import Any
 from aiohttp import web
 
 from broker.api.answers import as_problems, problem
+from broker.api.bounded_server import BODY_BYTES_MAX, at_work
 from broker.api.dashboard import Dashboard
-from broker.api.door import BODY_BYTES_MAX, at_work
-from broker.api.front_process import CLIENT, GUESTS, OVER_TLS, TURNED_AWAY, with_headers
+from broker.api.front_process import CLIENT, OPEN_CONNECTIONS, OVER_TLS, TURNED_AWAY, with_headers
 from broker.api.gate import Gate
-from broker.api.metrics import Door, Metrics
+from broker.api.metrics import ListenerFigures, Metrics
 from broker.api.reach import Reacher
 from broker.api.served import Served
 from broker.api.slot_seen import SlotSeer
@@ -40,13 +40,13 @@ _METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
 
 
 def application(
-    broker: Served, door: Door | None = None, token: str | None = None
+    broker: Served, figures: ListenerFigures | None = None, token: str | None = None
 ) -> web.Application:
-    """The pages over one broker; `door`: the listener's figures for the metrics; `token`: for
+    """The pages over one broker; `figures`: the listener's figures for the metrics; `token`: for
     changes, None: nothing can be changed."""
     app = web.Application(middlewares=[as_problems, at_work], client_max_size=BODY_BYTES_MAX)
     app[_BROKER] = broker
-    app[_METRICS] = Metrics(broker, lambda: asyncio.get_running_loop().time(), door=door)
+    app[_METRICS] = Metrics(broker, lambda: asyncio.get_running_loop().time(), figures=figures)
     app.router.add_get("/heartbeat", _get_heartbeat, allow_head=False)
     app.router.add_get("/metrics", _get_metrics)
     Api(broker, Gate(token)).add_to(app.router)
@@ -74,7 +74,7 @@ async def _get_metrics(request: web.Request) -> web.Response:
     return web.Response(body=text, headers={"Content-Type": kind})
 
 
-class Behind(Door):
+class Behind(ListenerFigures):
     """The listener's figures, as the process that serves strangers sends them."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Behind(Door):
     def look(self, request: web.Request) -> web.Request:
         """The request with the stranger's address, as the process names it."""
         given = request.headers
-        self.open = whole(given.get(GUESTS, ""), _COUNT_MAX) or 0
+        self.open = whole(given.get(OPEN_CONNECTIONS, ""), _COUNT_MAX) or 0
         self.turned_away = whole(given.get(TURNED_AWAY, ""), _COUNT_MAX) or 0
         scheme = "https" if given.get(OVER_TLS) == "yes" else "http"
         return request.clone(remote=given.get(CLIENT, ""), scheme=scheme)
@@ -92,14 +92,14 @@ class Behind(Door):
 
 def behind(broker: Served, token: str | None = None) -> web.Application:
     """The application for the process that serves strangers."""
-    door = Behind()
+    figures = Behind()
 
     @web.middleware
     async def as_asked(request: web.Request, handler: Any) -> web.StreamResponse:
-        response = await handler(door.look(request))
+        response = await handler(figures.look(request))
         assert isinstance(response, web.StreamResponse)
         return response
 
-    app = application(broker, door, token)
+    app = application(broker, figures, token)
     app.middlewares.insert(0, as_asked)
     return app

@@ -249,7 +249,7 @@ class _Sheet:
 
 
 @dataclass(slots=True)
-class Door:
+class ListenerFigures:
     """The figures of the TCP listener."""
 
     connections: Callable[[], int] = lambda: 0
@@ -264,13 +264,13 @@ class Metrics(Collector):
         broker: Served,
         clock: Callable[[], float],
         wall: Callable[[], float] = time.time,
-        door: Door | None = None,
+        figures: ListenerFigures | None = None,
     ) -> None:
         """`wall`: UTC seconds since 1970."""
         self._broker = broker
         self._clock = clock
         self._wall = wall
-        self._door = door or Door()
+        self._figures = figures or ListenerFigures()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -306,8 +306,8 @@ class Metrics(Collector):
         self._events(sheet, status)
         _notify(sheet, status)
         sheet.put("tasks", len(asyncio.all_tasks()))
-        sheet.put("api_connections", self._door.connections())
-        sheet.put("api_connections_refused", self._door.refused())
+        sheet.put("api_connections", self._figures.connections())
+        sheet.put("api_connections_refused", self._figures.refused())
         return sheet
 
     def _engine(self, sheet: _Sheet, status: Status) -> None:

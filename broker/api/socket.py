@@ -19,7 +19,7 @@ import msgspec
 from aiohttp import web
 
 from broker.api.answers import as_problems, json_answer, json_bytes, problem
-from broker.api.door import Doorway, Limits, at_work
+from broker.api.bounded_server import BoundedServer, Limits, at_work
 from broker.api.served import Served
 from broker.daemon.foreign import whole
 from broker.this_host.disks_record import CannotDecide
@@ -210,7 +210,7 @@ def _answers(path: str) -> bool:
         return probe.connect_ex(path) == 0
 
 
-class OwnSocket(Doorway):
+class OwnSocket(BoundedServer):
     """The API on a UNIX socket. Root and the broker's own user have places of their own: a reader
     of the socket's group who takes all that he may keeps the agent from nothing."""
 

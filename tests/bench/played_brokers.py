@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from broker.api.front import FrontDoor
+from broker.api.front import FrontProcess
 from broker.broker import Broker
 from broker.config.addresses import split
 from broker.config.cluster_key import ClusterKey
@@ -135,7 +135,7 @@ async def main() -> None:
     brokers = [made(folder, int(host), network) for host in hosts]
     tasks, doors = [], []
     for broker in brokers:
-        door = FrontDoor(broker)
+        door = FrontProcess(broker)
         await door.start(map(split, broker.config.api.listen))
         port = HeartbeatPort(partial(answer, broker))
         await port.start(map(split, broker.config.heartbeat_listen()))

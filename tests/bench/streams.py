@@ -66,7 +66,7 @@ async def _cpu_ms(hosts: int) -> list[float]:
         )
         try:
             await asyncio.sleep(SETTLE_S)
-            assert door.guests.total() == STREAMS_MAX, door.guests
+            assert door.connections.total() == STREAMS_MAX, door.connections
             return [await _spent_ms() - sorted(alone_ms)[RUNS // 2] for _ in range(RUNS)]
         finally:
             clients.kill()

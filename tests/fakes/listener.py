@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from broker.api.door import Doorway
+from broker.api.bounded_server import BoundedServer
 from broker.api.listener import application
-from broker.api.metrics import Door
+from broker.api.metrics import ListenerFigures
 from broker.broker import Broker
 
 
-class Listener(Doorway):
-    """The real door and the real pages, without the process that meets strangers."""
+class Listener(BoundedServer):
+    """The real server and the real pages, without the process that serves strangers."""
 
     def __init__(self, broker: Broker, token: str | None = None) -> None:
-        door = Door(lambda: self.guests.total(), lambda: self.turned_away)
+        door = ListenerFigures(lambda: self.connections.total(), lambda: self.turned_away)
         super().__init__(application(broker, door, token))

@@ -78,7 +78,7 @@ def test_a_host_that_cannot_tell_the_others_moves_nothing(monkeypatch: pytest.Mo
         assert not begun and world.owner() is owner
         answer = world.agents[owner.number].last
         assert answer is not None
-        assert "could not be told of it for 5 s" in answer.state.engine.answers[-1].text
+        assert "could not publish it for 5 s" in answer.state.engine.answers[-1].text
         failing.clear()
         world.run(5.0)
         world.order(owner, OrderKind.MIGRATE)

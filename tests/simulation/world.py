@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from agent.actions import Hands
+from agent.actions import ActionRunner
 from agent.beat import Agent
 from agent.fence.levels import FenceLevels
 from broker.broker import Broker, Given
@@ -438,7 +438,7 @@ class World:
         agent = Agent(
             config.rules(VM_MEMORY_MB),
             link,
-            Hands(SimHypervisor(self, host, leases), leases, fence, SimFenceLog(self, host)),
+            ActionRunner(SimHypervisor(self, host, leases), leases, fence, SimFenceLog(self, host)),
             "kvm",
             migration_possible=self.settings.migration,
             refused=lambda: host.refused,

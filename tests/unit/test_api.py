@@ -341,7 +341,7 @@ def test_a_reader_of_the_group_takes_no_place_of_root_s() -> None:
         try:
             assert reader.stdout is not None and await reader.stdout.readline() == b"held\n"
             await asyncio.sleep(0.1)
-            assert server.guests == {"65534": CONNECTIONS_PER_USER_MAX}
+            assert server.connections == {"65534": CONNECTIONS_PER_USER_MAX}
             connector = aiohttp.UnixConnector(path)
             async with (
                 aiohttp.ClientSession(connector=connector) as session,
@@ -351,7 +351,7 @@ def test_a_reader_of_the_group_takes_no_place_of_root_s() -> None:
             # As many of root's as anybody could want.
             held = [await asyncio.open_unix_connection(path) for _ in range(80)]
             await asyncio.sleep(0.1)
-            assert server.guests["0"] == 80
+            assert server.connections["0"] == 80
             for _, writer in held:
                 writer.close()
         finally:

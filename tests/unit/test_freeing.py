@@ -13,7 +13,7 @@ from typing import cast
 import pytest
 
 from agent import actions
-from agent.actions import Hands
+from agent.actions import ActionRunner
 from agent.fence.driver import Still, always
 from agent.leases.freeing import free_host_id, was_freed
 from agent.ports import FenceDevices, Hypervisor, Leases
@@ -84,8 +84,10 @@ class World:
         return problem
 
 
-def hands(world: World) -> Hands:
-    return Hands(cast(Hypervisor, None), cast(Leases, world), cast(FenceDevices, None), world)
+def runner(world: World) -> ActionRunner:
+    return ActionRunner(
+        cast(Hypervisor, None), cast(Leases, world), cast(FenceDevices, None), world
+    )
 
 
 async def settle(until: Callable[[], bool] = lambda: False) -> None:
@@ -98,7 +100,7 @@ async def settle(until: Callable[[], bool] = lambda: False) -> None:
 def test_it_is_written_down_before_it_begins_and_how_it_ended() -> None:
     async def run() -> None:
         world = World()
-        ours = hands(world)
+        ours = runner(world)
         ours.begin(ACT)
         await settle()
         assert world.told == ["freeing 2", "frees 2"] and ours.freeing == 2
@@ -121,7 +123,7 @@ def test_one_that_came_to_nothing_is_said_to_be_over() -> None:
     async def run() -> None:
         world = World(freed=HostIdFreed(2, False, "killed"))
         world.ends.set()
-        ours = hands(world)
+        ours = runner(world)
         ours.begin(ACT)
         await settle(lambda: not ours.busy)
         assert world.told == ["freeing 2", "frees 2", "freeing 2 over", "told"]
@@ -131,11 +133,11 @@ def test_one_that_came_to_nothing_is_said_to_be_over() -> None:
 
 def test_nothing_is_freed_that_is_not_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
     """And since the record may be there all the same, it is closed where it is."""
-    monkeypatch.setattr(actions, "TELL_END_PAUSE_S", 0.001)
+    monkeypatch.setattr(actions, "RECORD_END_PAUSE_S", 0.001)
 
     async def run() -> None:
         world = World(log_problems=["no answer"])
-        ours = hands(world)
+        ours = runner(world)
         ours.begin(ACT)
         await settle(lambda: not ours.busy)
         (outcome,) = ours.take_outcomes()
@@ -148,12 +150,12 @@ def test_nothing_is_freed_that_is_not_written_down(monkeypatch: pytest.MonkeyPat
 def test_an_end_that_cannot_be_written_holds_up_no_start_and_is_written_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(actions, "TELL_END_PAUSE_S", 0.01)
+    monkeypatch.setattr(actions, "RECORD_END_PAUSE_S", 0.01)
 
     async def run() -> None:
         world = World(log_problems=["", "no answer", "no answer"])
         world.ends.set()
-        ours = hands(world)
+        ours = runner(world)
         ours.begin(ACT)
         await settle(lambda: bool(ours._outcomes))
         assert ours.take_outcomes() == (HostIdFreed(2, True),)
@@ -172,15 +174,15 @@ def test_an_end_that_cannot_be_written_holds_up_no_start_and_is_written_again(
 
 
 def test_it_is_not_written_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actions, "TELL_END_PAUSE_S", 0.0)
+    monkeypatch.setattr(actions, "RECORD_END_PAUSE_S", 0.0)
 
     async def run() -> None:
         world = World(log_problems=["", *["no answer"] * 99])
         world.ends.set()
-        ours = hands(world)
+        ours = runner(world)
         ours.begin(ACT)
         await settle(lambda: not ours.busy)
-        assert len(world.told) == 3 + actions.TELL_END_TRIES
+        assert len(world.told) == 3 + actions.RECORD_END_TRIES
         ours.begin(DropFenceLease())
         await settle(lambda: not ours.busy)
         assert world.told[-1] == "drop", "others need it"
@@ -194,14 +196,14 @@ def test_the_next_freeing_stops_the_telling_of_the_last_one() -> None:
     async def run() -> None:
         world = World(log_problems=["", "no answer"])
         world.ends.set()
-        ours = hands(world)
+        ours = runner(world)
         ours.begin(ACT)
         await settle(lambda: bool(ours._outcomes))
-        teller = ours._teller
-        assert teller is not None and not teller.done()
+        recorder = ours._recorder
+        assert recorder is not None and not recorder.done()
         ours.begin(ACT)
         await settle(lambda: not ours.busy)
-        assert teller.cancelled()
+        assert recorder.cancelled()
 
     asyncio.run(run())
 
@@ -209,7 +211,7 @@ def test_the_next_freeing_stops_the_telling_of_the_last_one() -> None:
 def test_while_a_record_may_still_land_the_fence_lease_stays() -> None:
     async def run() -> None:
         world = World()
-        ours = hands(world)
+        ours = runner(world)
         ours.log_is_written = True
         ours.begin(DropFenceLease())
         await settle()
@@ -224,7 +226,7 @@ def test_while_a_record_may_still_land_the_fence_lease_stays() -> None:
 def test_what_an_earlier_agent_began_is_waited_for_and_its_end_told() -> None:
     async def run() -> None:
         world = World(before=ACT, fence_held=False)
-        ours = hands(world)
+        ours = runner(world)
         finishing = asyncio.ensure_future(ours.finish_freeing_of_before())
         await settle()
         assert ours.freeing == 2 and world.told == []
@@ -238,12 +240,12 @@ def test_what_an_earlier_agent_began_is_waited_for_and_its_end_told() -> None:
 
 def test_without_the_fence_lease_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that has booted is given none before it has joined the lockspace."""
-    monkeypatch.setattr(actions, "TELL_END_PAUSE_S", 0.0)
+    monkeypatch.setattr(actions, "RECORD_END_PAUSE_S", 0.0)
 
     async def run() -> None:
         world = World(before=ACT, fence_held=False, fence_given=False)
         world.ends.set()
-        ours = hands(world)
+        ours = runner(world)
         finishing = asyncio.ensure_future(ours.finish_freeing_of_before())
         await settle()
         assert world.told == [] and ours.freeing is None
@@ -257,14 +259,14 @@ def test_without_the_fence_lease_nothing_is_written(monkeypatch: pytest.MonkeyPa
 def test_an_end_of_before_that_cannot_be_written_does_not_keep_the_fence_lease_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(actions, "TELL_END_PAUSE_S", 0.0)
+    monkeypatch.setattr(actions, "RECORD_END_PAUSE_S", 0.0)
 
     async def run() -> None:
         world = World(before=ACT, log_problems=["no answer"] * 99)
         world.ends.set()
-        ours = hands(world)
+        ours = runner(world)
         await asyncio.ensure_future(ours.finish_freeing_of_before())
-        assert world.told == ["not noted: dead 2 closes"] * actions.TELL_END_TRIES
+        assert world.told == ["not noted: dead 2 closes"] * actions.RECORD_END_TRIES
         ours.begin(DropFenceLease())
         await settle(lambda: not ours.busy)
         assert world.told[-1] == "drop"
@@ -275,7 +277,7 @@ def test_an_end_of_before_that_cannot_be_written_does_not_keep_the_fence_lease_f
 def test_nothing_of_before_is_nothing_to_do() -> None:
     async def run() -> None:
         world = World()
-        await hands(world).finish_freeing_of_before()
+        await runner(world).finish_freeing_of_before()
         assert world.told == []
 
     asyncio.run(run())
@@ -291,7 +293,7 @@ def test_the_fence_log_is_told_of_a_fencer_when_the_fence_lease_is_ours() -> Non
 
     async def run() -> None:
         world = World(freed=HostIdFreed(3, True), fence_held=False)
-        ours = hands(world)
+        ours = runner(world)
         ours.begin(FENCER)
         await settle()
         assert world.told == ["frees 3"]
@@ -316,7 +318,7 @@ def test_a_fencer_that_was_not_freed_is_told_to_nobody() -> None:
     async def run() -> None:
         world = World(freed=HostIdFreed(3, False, "changed"))
         world.ends.set()
-        ours = hands(world)
+        ours = runner(world)
         ours.begin(FENCER)
         await settle(lambda: not ours.busy)
         ours.begin(TakeFenceLease())
@@ -330,7 +332,7 @@ def test_a_record_that_cannot_be_written_does_not_keep_the_fence_lease_from_us()
     async def run() -> None:
         world = World(freed=HostIdFreed(3, True), log_problems=["no answer"])
         world.ends.set()
-        ours = hands(world)
+        ours = runner(world)
         ours.begin(FENCER)
         await settle(lambda: not ours.busy)
         ours.take_outcomes()
@@ -346,7 +348,7 @@ def test_a_record_that_cannot_be_written_does_not_keep_the_fence_lease_from_us()
 def test_who_owns_the_fence_lease_is_asked() -> None:
     async def run() -> None:
         world = World()
-        ours = hands(world)
+        ours = runner(world)
         ours.begin(AskFenceOwner())
         await settle(lambda: not ours.busy)
         assert ours.take_outcomes() == (FenceOwnerAnswer(LeaseAnswer(True, 1.0, owner=3)),)

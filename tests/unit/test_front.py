@@ -15,7 +15,7 @@ import pytest
 
 from broker.api import front_process
 from broker.api.dashboard import FILES
-from broker.api.front import FrontDoor, own_names
+from broker.api.front import FrontProcess, own_names
 from broker.api.front_process import Busy, Pool, is_own
 from broker.api.listener import application
 from broker.broker import Broker
@@ -26,11 +26,11 @@ TOKEN = "t" * 32
 
 
 def served(
-    tmp_path: Path, test: Callable[[FrontDoor, Broker, int], Awaitable[None]], tls: bool = False
+    tmp_path: Path, test: Callable[[FrontProcess, Broker, int], Awaitable[None]], tls: bool = False
 ) -> None:
     async def main() -> None:
         broker = make_broker(tmp_path, MemoryVolume())
-        front = FrontDoor(broker, TOKEN)
+        front = FrontProcess(broker, TOKEN)
         await front.start([("127.0.0.1", 0)])
         running = asyncio.create_task(front.run())
         try:
@@ -64,7 +64,7 @@ async def ask(
 def test_what_the_process_passes_on_and_what_it_keeps_away(tmp_path: Path) -> None:
     """One process, since a start of it takes a second."""
 
-    async def test(front: FrontDoor, broker: Broker, port: int) -> None:
+    async def test(front: FrontProcess, broker: Broker, port: int) -> None:
         answers = {}
         for path in ("/", "/metrics", "/api/v1/status", "/api/v1/events", "/api/v1/openapi.json"):
             answers[path] = await ask(port, path)
@@ -81,7 +81,7 @@ def test_what_the_process_passes_on_and_what_it_keeps_away(tmp_path: Path) -> No
         assert (await ask(port, "/", host="evil.example:8765")).startswith("HTTP/1.1 421")
         assert (await ask(port, "/metrics", host="prometheus-alias")).startswith("HTTP/1.1 200")
         # What a client says of itself in the words of the process is not passed on.
-        forged = "X-Ha-Client: 192.0.2.1\r\nX-Ha-Guests: 77\r\n"
+        forged = "X-Ha-Client: 192.0.2.1\r\nX-Ha-Open-Connections: 77\r\n"
         await asyncio.sleep(1.1)
         assert "api_connections 77" not in await ask(port, "/metrics", forged)
 
@@ -123,7 +123,7 @@ async def a_stream(port: int, broker: Broker) -> None:
     writer.close()
 
 
-async def another_life(front: FrontDoor, port: int) -> None:
+async def another_life(front: FrontProcess, port: int) -> None:
     """It may be killed: the broker lives on, and starts another on the same sockets."""
     process = front._process
     assert process is not None
@@ -138,7 +138,7 @@ async def another_life(front: FrontDoor, port: int) -> None:
 def test_the_process_is_bounded_and_goes_first(tmp_path: Path) -> None:
     """Before the broker, and before QEMU: so the kernel sees it (proc(5))."""
 
-    async def test(front: FrontDoor, broker: Broker, port: int) -> None:
+    async def test(front: FrontProcess, broker: Broker, port: int) -> None:
         assert front._process is not None
         proc = Path("/proc", str(front._process.pid))
         limits = {

@@ -14,7 +14,7 @@ from typing import cast
 
 import pytest
 
-from broker.api.door import Limits
+from broker.api.bounded_server import Limits
 from broker.broker import Broker
 from broker.config.cluster_key import ClusterKey
 from broker.peers import heartbeat_port

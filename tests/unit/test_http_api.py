@@ -18,7 +18,7 @@ import trustme
 from hypothesis import HealthCheck, settings
 
 from broker.api import event_stream, gate
-from broker.api.door import BODY_BYTES_MAX
+from broker.api.bounded_server import BODY_BYTES_MAX
 from broker.api.event_stream import STREAMS_MAX, STREAMS_PER_CLIENT_MAX
 from broker.api.openapi import document
 from broker.broker import Broker
@@ -268,7 +268,7 @@ def test_over_tls_the_same_is_served(tmp_path: Path) -> None:
                 session.get(url, headers=AUTH, ssl=trusting) as answer,
             ):
                 assert answer.status == 200
-                assert door.guests == {"127.0.0.1": 1}
+                assert door.connections == {"127.0.0.1": 1}
             # Who says nothing, or no TLS, is counted from the first moment and let go.
             reader, writer = await asyncio.open_connection("127.0.0.1", door.ports[1])
             writer.write(b"GET / HTTP/1.1\r\n\r\n")
@@ -276,14 +276,14 @@ def test_over_tls_the_same_is_served(tmp_path: Path) -> None:
             writer.close()
             held = [await asyncio.open_connection("127.0.0.1", door.ports[1]) for _ in range(20)]
             await asyncio.sleep(0.1)
-            assert door.guests["127.0.0.1"] == 16
+            assert door.connections["127.0.0.1"] == 16
             assert door.turned_away == 4
             for _, writer in held:
                 writer.close()
         finally:
             await door.close()
         await asyncio.sleep(0.1)
-        assert not door.guests
+        assert not door.connections
 
     asyncio.run(main())
 

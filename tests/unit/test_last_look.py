@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from agent.actions import Hands
+from agent.actions import ActionRunner
 from agent.last_look import LastLook
 from agent.ports import FenceDevices, FenceLog, Hypervisor, Leases
 from scoring.decide import Decision, decide
@@ -287,22 +287,22 @@ class SlowLog:
 def test_the_fence_lease_stays_until_the_log_is_told_that_an_act_failed() -> None:
     async def run() -> None:
         world = SlowLog()
-        hands = Hands(
+        actions = ActionRunner(
             cast(Hypervisor, None),
             cast(Leases, world),
             cast(FenceDevices, None),
             cast(FenceLog, world),
         )
-        hands.begin(NoteFenceFailed(TARGET, "busy"))
+        actions.begin(NoteFenceFailed(TARGET, "busy"))
         await asyncio.sleep(0)
-        hands.begin(DropFenceLease())
+        actions.begin(DropFenceLease())
         await asyncio.sleep(0)
         world.written.set()
-        while hands.busy:
+        while actions.busy:
             await asyncio.sleep(0)
         assert world.told == ["failed"]
-        hands.begin(DropFenceLease())
-        while hands.busy:
+        actions.begin(DropFenceLease())
+        while actions.busy:
             await asyncio.sleep(0)
         assert world.told == ["failed", "drop"]
 

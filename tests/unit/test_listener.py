@@ -14,8 +14,8 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from broker.api import door as doors
-from broker.api.door import Limits, client_of
+from broker.api import bounded_server
+from broker.api.bounded_server import Limits, client_of
 from broker.config.cluster_key import ClusterKey
 from broker.daemon.name_lookup import NameLookup
 from broker.main import StartError, run
@@ -47,7 +47,7 @@ def served(
         finally:
             await door.close()
         await asyncio.sleep(0)
-        assert not door.guests, "every connection is counted out again"
+        assert not door.connections, "every connection is counted out again"
 
     asyncio.run(main())
 
@@ -99,8 +99,8 @@ def test_without_a_key_there_is_no_heartbeat(tmp_path: Path) -> None:
         (get("/x"), 404),
         (get("/v1/status"), 404),
         (get(f"/heartbeat?nonce={NONCE}").replace(b"GET", b"PUT"), 405),
-        (get("/" + "x" * doors.LINE_BYTES_MAX), 400),
-        (b"GET / HTTP/1.1\r\nX: " + b"x" * doors.LINE_BYTES_MAX + b"\r\n\r\n", 400),
+        (get("/" + "x" * bounded_server.LINE_BYTES_MAX), 400),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * bounded_server.LINE_BYTES_MAX + b"\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 1000 + b"\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\n" * 9, 400),
     ],
@@ -154,19 +154,19 @@ def test_one_client_cannot_take_all_places(tmp_path: Path) -> None:
         most = door.limits.per_client
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(most + 3)]
         await asyncio.sleep(0.1)
-        assert door.guests == {"127.0.0.1": most}
+        assert door.connections == {"127.0.0.1": most}
         assert door.turned_away == 3
         for _, writer in held:
             writer.close()
         await asyncio.sleep(0.1)
-        assert not door.guests
+        assert not door.connections
         assert (await talk(port, get(f"/heartbeat?nonce={NONCE}"))).startswith(b"HTTP/1.1 200")
 
     served(tmp_path, test)
 
 
 def test_there_are_places_for_so_many_clients() -> None:
-    door = doors.Doorway(web.Application())
+    door = bounded_server.BoundedServer(web.Application())
     most = door.limits.connections
     clients = [f"10.0.{n // 250}.{n % 250}" for n in range(most + 1)]
     assert [door.admits(client) for client in clients] == [True] * most + [False]
@@ -175,7 +175,7 @@ def test_there_are_places_for_so_many_clients() -> None:
 
 
 def test_who_is_idle_gives_way_the_longest_first_and_of_the_same_client_where_it_has_all() -> None:
-    door = doors.Doorway(web.Application(), Limits(connections=3, per_client=2))
+    door = bounded_server.BoundedServer(web.Application(), Limits(connections=3, per_client=2))
     ended: list[str] = []
 
     def comes(key: str, client: str) -> bool:
@@ -195,7 +195,7 @@ def test_who_is_idle_gives_way_the_longest_first_and_of_the_same_client_where_it
     door.works("a3")
     door.works("c1")
     assert not comes("d1", "d"), "all are worked for"
-    assert door.guests == {"a": 2, "c": 1} and door.turned_away == 3
+    assert door.connections == {"a": 2, "c": 1} and door.turned_away == 3
 
 
 def test_a_connection_that_gives_way_before_it_was_looked_at_leaves_no_error(
@@ -256,7 +256,7 @@ def test_a_request_is_bounded_before_any_library_keeps_it(tmp_path: Path, piece:
     async def test(door: Listener, port: int) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         await asyncio.sleep(0.05)
-        guest = next(key for key in door._idle if isinstance(key, doors.Guest))
+        guest = next(key for key in door._idle if isinstance(key, bounded_server.Connection))
         guest._inner = Counting(guest._inner, taken)
         writer.write(b"GET / HTTP/1.1\r\n")
         for _ in range(200):

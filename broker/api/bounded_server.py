@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""An HTTP application behind a door: who comes in, how long a request may take, and how large it
-may be, before any library looks at it.
+"""An HTTP server with bounds: how many clients it admits, how long a request may take, and how
+large it may be, before any library reads it.
 
 Rules of this file:
 
-1. A connection has `request_s` to send a whole request, from its beginning or from the last
-   answer on, and the same to take the answer; then it is dropped. While a handler works on a
-   request nothing is counted: what takes long has its own bounds.
-2. It has `request_bytes` for it. What a library keeps of an unfinished request is the library's
-   affair (aiohttp 3.11 kept 2.5 GB of one connection); what it is given is ours.
-3. So many connections at once, and so many of one client: an IPv4 address, an IPv6 /64 (RFC 4291
-   gives a host no less), a user of a UNIX socket. Where the places run short, a connection with
-   no request under way gives way, the one that has been idle longest first: nobody keeps others
-   out by holding places.
-4. The trusted have places of their own, and no clock.
+1. A connection has `request_s` to send a whole request, counted from its beginning or from the
+   last answer, and the same to take the answer; then it is dropped. While a handler works on a
+   request no time is counted: long work has its own bounds.
+2. A request has at most `request_bytes`. How much a library keeps of an unfinished request is not
+   known (aiohttp 3.11 kept 2.5 GB of one connection), so it is given no more than that.
+3. The number of connections is bounded, in all and for one client: an IPv4 address, an IPv6 /64
+   (RFC 4291 gives a host no less), a user of a UNIX socket. Where the bound is reached, a
+   connection without a request under way is dropped, the one that has been idle longest first:
+   nobody keeps others out by idle connections.
+4. Trusted clients have places of their own, and no time limit.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from broker.api.answers import problem
 
 log = logging.getLogger("ha-broker.listener")
 
-#: Of the request line, and of each header line.
+#: The longest request line, and the longest header line.
 LINE_BYTES_MAX = 2048
 HEADERS_MAX = 64
 BODY_BYTES_MAX = 4096
-#: How long the end of the broker waits for answers under way.
+#: How long the end of the broker waits for answers that are under way.
 SHUTDOWN_S = 0.5
-#: Of an IPv6 address, what one client has.
+#: The part of an IPv6 address that counts as one client.
 _PREFIX_BITS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`connections`: of strangers at once, `per_client` of them of one; `request_s`,
-    `request_bytes`: for a whole request; `trusted`: clients that none of this binds but the
-    bytes."""
+    """Bounds. `connections`: of strangers at once, `per_client` of them for one; `request_s`,
+    `request_bytes`: for a whole request; `trusted`: clients for which only the bytes are
+    bounded."""
 
     connections: int = 256
     per_client: int = 16
@@ -61,7 +61,7 @@ class Limits:
 
 
 def client_of(address: str) -> str:
-    """What counts as one client: an IPv4 address, an IPv6 /64."""
+    """The client of an address: an IPv4 address, or an IPv6 /64."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -75,39 +75,39 @@ def client_of(address: str) -> str:
 
 @web.middleware
 async def at_work(request: web.Request, handler: Any) -> web.StreamResponse:
-    """The client's time stands still while its request, all of it, is worked on."""
-    guest = request.transport.get_protocol() if request.transport is not None else None
-    assert isinstance(guest, Guest) or guest is None
-    # aiohttp 3.11 bounds neither, 3.14 both.
+    """Stop the client's clock while its request, all of it, is worked on."""
+    connection = request.transport.get_protocol() if request.transport is not None else None
+    assert isinstance(connection, Connection) or connection is None
+    # aiohttp 3.11 bounds neither their number nor their size, 3.14 both.
     sizes = [len(name) + len(value) for name, value in request.raw_headers]
     if len(sizes) > HEADERS_MAX or max(sizes, default=0) > LINE_BYTES_MAX:
         return problem(400, "Bad Request", "the header lines are too many, or too long")
     if request.can_read_body:
         await request.read()
-    if guest is not None:
-        guest.stop_clock()
+    if connection is not None:
+        connection.stop_clock()
     try:
         response = await handler(request)
         assert isinstance(response, web.StreamResponse)
         return response
     finally:
-        if guest is not None:
-            guest.start_clock()
+        if connection is not None:
+            connection.start_clock()
 
 
-class Doorway:
-    """An application over TCP, on all addresses that it is given. `turned_away`: connections that
-    were dropped for want of a place."""
+class BoundedServer:
+    """Serves an application over TCP, on all given addresses. `turned_away`: connections that were
+    dropped for lack of a place."""
 
     def __init__(self, app: web.Application, limits: Limits | None = None) -> None:
-        """`limits`: None: of strangers on the network."""
+        """`limits`: None: those for strangers on the network."""
         self.limits = limits or Limits()
-        self.guests: Counter[str] = Counter()
+        self.connections: Counter[str] = Counter()
         self.turned_away = 0
         self.whose: Callable[[asyncio.Transport], str] = _prefix_of
         self.handshakes: set[asyncio.Task[None]] = set()
-        #: Connections with no request under way, the one that has been so longest first: how each
-        #: is ended, and whose it is.
+        #: Connections with no request under way, the one that has been idle longest first: the call
+        #: that ends each, and its client.
         self._idle: OrderedDict[object, tuple[str, Callable[[], None]]] = OrderedDict()
         self._runner = web.AppRunner(
             app,
@@ -129,27 +129,27 @@ class Doorway:
         sockets: Iterable[socket.socket] = (),
     ) -> None:
         """Listen on (host, port), port 0: any; OSError, its filename the address, where that
-        cannot be. May be called again for other addresses. `tls`: over TLS. `sockets`: that
+        fails. May be called again for other addresses. `tls`: over TLS. `sockets`: sockets that
         listen already."""
         if self._runner.server is None:
             await self._runner.setup()
         loop = asyncio.get_running_loop()
 
-        def guest() -> asyncio.Protocol:
-            return self._guest() if tls is None else _Handshake(self, self._guest(), tls)
+        def connection() -> asyncio.Protocol:
+            return self._connection() if tls is None else _Handshake(self, self._connection(), tls)
 
         for host, port in addresses:
             try:
-                server = await loop.create_server(guest, host, port)
+                server = await loop.create_server(connection, host, port)
             except OSError as error:
                 why = error.strerror or str(error)
                 raise OSError(error.errno, why, f"{host} port {port}") from None
             self._servers.append(server)
         for sock in sockets:
-            self._servers.append(await loop.create_server(guest, sock=sock))
+            self._servers.append(await loop.create_server(connection, sock=sock))
 
     async def start_unix(self, path: str, mode: int) -> None:
-        """Listen on a UNIX socket of that mode, in place of one that nobody serves any more;
+        """Listen on a UNIX socket of that mode, in place of one that no process serves any more;
         OSError."""
         if self._runner.server is None:
             await self._runner.setup()
@@ -157,67 +157,69 @@ class Doorway:
         old = os.umask(0o777 & ~mode)
         try:
             loop = asyncio.get_running_loop()
-            self._servers.append(await loop.create_unix_server(self._guest, path))
+            self._servers.append(await loop.create_unix_server(self._connection, path))
         finally:
             os.umask(old)
 
     @property
     def ports(self) -> list[int]:
-        """Where it listens, in the order of the addresses."""
+        """The ports, in the order of the addresses."""
         return [server.sockets[0].getsockname()[1] for server in self._servers]
 
     async def close(self) -> None:
-        """End it, and all connections."""
+        """End the server, and all its connections."""
         for server in self._servers:
             server.close()
         for task in self.handshakes:
             task.cancel()
         await self._runner.cleanup()
 
-    def _guest(self) -> Guest:
+    def _connection(self) -> Connection:
         assert self._runner.server is not None
         inner = self._runner.server()
         inner.__class__ = _Http
-        return Guest(self, cast(asyncio.Protocol, inner))
+        return Connection(self, cast(asyncio.Protocol, inner))
 
     def admits(self, client: str) -> bool:
-        """Count a connection, unless there are too many that are worked for. Who has sent no
-        request gives way: of this client first where it takes all it may, else the one that has
+        """Count a connection and return True, unless all places are in use. An idle connection
+        gives its place: one of this client where the client has all it may, else the one that has
         been idle longest."""
         limits = self.limits
         if client not in limits.trusted:
-            strangers = self.guests.total() - sum(self.guests[each] for each in limits.trusted)
-            if self.guests[client] >= limits.per_client:
+            strangers = self.connections.total() - sum(
+                self.connections[each] for each in limits.trusted
+            )
+            if self.connections[client] >= limits.per_client:
                 return self._takes_place_of(client, client)
             if strangers >= limits.connections:
                 return self._takes_place_of(None, client)
-        self.guests[client] += 1
+        self.connections[client] += 1
         return True
 
     def _takes_place_of(self, whose: str | None, client: str) -> bool:
-        """`whose`: only one of theirs; None: anybody's. The place is counted out at once: its
-        connection ends a moment later."""
+        """Give the place of an idle connection to the client. `whose`: only one of that client;
+        None: any. The place is free at once: its connection ends a moment later."""
         self.turned_away += 1
         key = next((key for key, (of, _) in self._idle.items() if whose in (None, of)), None)
         if key is None:
             return False
         _, end = self._idle.pop(key)
         end()
-        self.guests[client] += 1
+        self.connections[client] += 1
         return True
 
     def rests(self, key: object, client: str, end: Callable[[], None]) -> None:
-        """A connection with no request under way, from now on."""
+        """Note that a connection has no request under way."""
         self._idle.pop(key, None)
         if client not in self.limits.trusted:
             self._idle[key] = client, end
 
     def works(self, key: object) -> None:
-        """It is worked for, or gone."""
+        """Note that a connection has a request under way, or is gone."""
         self._idle.pop(key, None)
 
     def admitted(self, transport: asyncio.Transport) -> str | None:
-        """Who connects, counted; None: one too many, and sent away."""
+        """The client that connects, counted; None: there was no place, and it is dropped."""
         client = self.whose(transport)
         if self.admits(client):
             return client
@@ -225,15 +227,15 @@ class Doorway:
         return None
 
     def left(self, client: str) -> None:
-        """It is over."""
-        self.guests[client] -= 1
-        if not self.guests[client]:
-            del self.guests[client]
+        """Count a client's connection out."""
+        self.connections[client] -= 1
+        if not self.connections[client]:
+            del self.connections[client]
 
 
 class _Http(RequestHandler):
-    """aiohttp's protocol, but what is no request at all is a problem like all others, and told
-    in a line without a traceback: anybody can send it. The same for a connection that ends before
+    """aiohttp's protocol, but an invalid request gets an answer like all other errors, and a log
+    line without a traceback, since anybody can send one. So does a connection that ends before
     aiohttp's task has looked at it."""
 
     __slots__ = ()
@@ -242,7 +244,7 @@ class _Http(RequestHandler):
         task = self._task_handler if self._current_request is None else None
         super().connection_lost(exc)
         if task is not None:
-            # It would go on without what the call above has taken away.
+            # The task would continue without what the call above has removed.
             task.cancel()
 
     def handle_error(
@@ -260,27 +262,27 @@ class _Http(RequestHandler):
         return answer
 
 
-class Guest(asyncio.Protocol):
-    """A connection before aiohttp's own protocol: lets it in, and ends it when it is slow."""
+class Connection(asyncio.Protocol):
+    """A connection, in front of aiohttp's own protocol: admits it, and ends it when it is slow."""
 
-    def __init__(self, listener: Doorway, inner: asyncio.Protocol) -> None:
+    def __init__(self, listener: BoundedServer, inner: asyncio.Protocol) -> None:
         self._listener = listener
         self._inner = inner
         self._client: str | None = None
         self._transport: asyncio.Transport | None = None
         self._clock: asyncio.TimerHandle | None = None
         self._early: list[bytes] | None = None
-        #: Bytes since the last answer.
+        #: Bytes received since the last answer.
         self._bytes = 0
 
     def start_clock(self) -> None:
-        """From now on it has the time and the bytes of one request."""
+        """Give the connection the time and the bytes of one request from now on."""
         self.stop_clock()
         was_too_much = self._bytes > self._listener.limits.request_bytes
         self._bytes = 0
         if self._transport is not None and self._client is not None:
             if was_too_much:
-                # Nobody knows where in it the next request begins.
+                # It is unknown where in these bytes the next request begins.
                 self._transport.close()
             loop = asyncio.get_running_loop()
             limits = self._listener.limits
@@ -289,14 +291,14 @@ class Guest(asyncio.Protocol):
             self._listener.rests(self, self._client, self.end)
 
     def stop_clock(self) -> None:
-        """Wait for it as long as it takes."""
+        """Take the time limit away."""
         self._listener.works(self)
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None
 
     def end(self) -> None:
-        """Another takes its place: it is counted out at once."""
+        """End it, since another takes its place: it is counted out at once."""
         self.stop_clock()
         if self._client is not None and self._transport is not None:
             self._listener.left(self._client)
@@ -311,11 +313,11 @@ class Guest(asyncio.Protocol):
             self.welcome(transport, client)
 
     def expect(self) -> None:
-        """TLS is being set up: what comes with its end, before `welcome`, is kept."""
+        """TLS is being set up: bytes that come with its end, before `welcome`, are kept."""
         self._early = []
 
     def welcome(self, transport: asyncio.Transport, client: str) -> None:
-        """One that is admitted and counted."""
+        """Begin; the connection is admitted and counted."""
         self._client, self._transport = client, transport
         self.start_clock()
         self._inner.connection_made(transport)
@@ -331,8 +333,8 @@ class Guest(asyncio.Protocol):
             self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        # What the library keeps of a request is not ours to bound; what it gets is. It may still
-        # say that this is too much.
+        # The library's own buffer cannot be bounded here; its input is. The library may still
+        # answer that the request is too large.
         room = max(0, self._listener.limits.request_bytes - self._bytes)
         self._bytes += len(data)
         if len(data) > room and self._transport is not None:
@@ -353,11 +355,13 @@ class Guest(asyncio.Protocol):
 
 
 class _Handshake(asyncio.Protocol):
-    """A connection until TLS stands: counted from its first moment, and it has REQUEST_S too."""
+    """A connection until TLS is set up: counted from its first moment, and bounded by REQUEST_S."""
 
-    def __init__(self, listener: Doorway, guest: Guest, tls: ssl.SSLContext) -> None:
+    def __init__(
+        self, listener: BoundedServer, connection: Connection, tls: ssl.SSLContext
+    ) -> None:
         self._listener = listener
-        self._guest = guest
+        self._connection = connection
         self._tls = tls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -366,7 +370,7 @@ class _Handshake(asyncio.Protocol):
         if client is None:
             return
         transport.pause_reading()
-        self._guest.expect()
+        self._connection.expect()
         self._listener.rests(transport, client, transport.abort)
         task = asyncio.get_running_loop().create_task(self._shake(transport, client))
         self._listener.handshakes.add(task)
@@ -377,7 +381,7 @@ class _Handshake(asyncio.Protocol):
         try:
             secured = await asyncio.get_running_loop().start_tls(
                 transport,
-                self._guest,
+                self._connection,
                 self._tls,
                 server_side=True,
                 ssl_handshake_timeout=self._listener.limits.request_s,
@@ -396,7 +400,7 @@ class _Handshake(asyncio.Protocol):
         if secured.is_closing():
             self._listener.left(client)
         else:
-            self._guest.welcome(secured, client)
+            self._connection.welcome(secured, client)
 
 
 def _prefix_of(transport: asyncio.Transport) -> str:
