@@ -32,6 +32,7 @@ from scoring.decision import (
     TakeFenceLease,
 )
 from scoring.hosts.state import HostState, Seen
+from scoring.lease_times import host_dead_s
 from scoring.observation import (
     FenceLeaseAnswer,
     HostIdFreed,
@@ -47,8 +48,6 @@ from scoring.rules import Rules
 from scoring.state import AgentState
 from scoring.vm.state import ENGINE, StateName, VmState
 
-#: sanlock's host-dead time (src/timeouts.h).
-DEAD_IO_TIMEOUTS, WATCHDOG_FIRE_S = 8, 60
 #: What the lease volume takes to answer; it is fast where it is fine.
 LEASE_ANSWER_S = 0.1
 #: So long after sanlock's time a start must have come: other hosts may come first for so long.
@@ -82,7 +81,7 @@ class Forecast:
 
 def dead_time_s(rules: Rules) -> float:
     """When sanlock calls a host dead that has just renewed its id."""
-    return DEAD_IO_TIMEOUTS * rules.io_timeout_s + WATCHDOG_FIRE_S
+    return host_dead_s(rules.io_timeout_s)
 
 
 def if_it_loses_power(

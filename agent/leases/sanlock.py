@@ -26,10 +26,10 @@ from broker.config.sections import Config
 from broker.daemon.foreign import sentence
 from broker.daemon.worker import Hung, Worker
 from broker.lockspace.delta_leases import FENCE_RESOURCE, layout_at
-from broker.lockspace.own_id import WATCHDOG_FIRE_S
 from broker.whiteboard.identity import VolumeKind, check_at, expected
 from broker.whiteboard.volume import VolumeError
 from scoring.decision import FreeHostId
+from scoring.lease_times import host_dead_s
 from scoring.observation import FenceLeaseAnswer, HostIdFreed, LeaseAnswer, Standing
 
 log = logging.getLogger("ha-agent.leases")
@@ -130,7 +130,7 @@ class SanlockLeases:
         if old is None or old[:2] != key:
             old = (*key, now_s)
             self._renewals[host["host_id"]] = old
-        return 8 * self._storage.io_timeout + WATCHDOG_FIRE_S - (now_s - old[2])
+        return host_dead_s(self._storage.io_timeout) - (now_s - old[2])
 
     # --- the fence lease ----------------------------------------------------------------
 

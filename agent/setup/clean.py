@@ -18,6 +18,7 @@ from agent.terminal.progress import progress
 from agent.terminal.steps import Step, run_steps
 from broker.config.sections import Config, load
 from broker.daemon.exit_codes import ExitCode
+from scoring.lease_times import host_dead_s
 
 _GONE = {sanlock.HOST_FREE: "free", sanlock.HOST_DEAD: "dead"}
 
@@ -78,9 +79,9 @@ def _refuse_live(config: Config, host_id: int) -> None:
         hosts = sanlock.get_hosts(given.lockspace.encode(), host_id)
     flags = hosts[0]["flags"] if hosts else sanlock.HOST_FREE
     if flags not in _GONE:
-        wait_s = 8 * given.io_timeout + 60
+        wait_s = host_dead_s(given.io_timeout)
         raise CommandError(
             ExitCode.REFUSED,
-            f"sanlock does not hold host {host_id} for dead yet: {wait_s} s after its last renewal"
-            " it does; or it gives its id back there: ha-agent leave",
+            f"sanlock does not hold host {host_id} for dead yet: {wait_s:.0f} s after its last"
+            " renewal it does; or it gives its id back there: ha-agent leave",
         )

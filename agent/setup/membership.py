@@ -10,11 +10,12 @@ from collections.abc import Callable, Collection
 import sanlock
 
 from agent.storage.made import sanlock_errors
-from agent.storage.watched import WATCHDOG_FIRE_S, read_leases, read_names, watch
+from agent.storage.watched import read_leases, read_names, watch
 from agent.terminal.errors import CommandError
 from agent.terminal.progress import progress
 from broker.config.sections import StorageSection
 from broker.daemon.exit_codes import ExitCode
+from scoring.lease_times import host_dead_s
 
 #: sanlock watches an id that may still be in use for this time (its src/timeouts.h), and a reserve.
 JOIN_EXTRA_S = 60 + 120
@@ -46,7 +47,7 @@ def join_lockspace(
     if lease is not None and lease.timestamp and lease.name in names:
         # As sanlock does for a lease of another name: a process may use the old lease, here or on
         # a copy of this machine.
-        seconds = 8 * max(storage.io_timeout, lease.io_timeout) + WATCHDOG_FIRE_S
+        seconds = host_dead_s(max(storage.io_timeout, lease.io_timeout))
         if host_id in watch(None, storage.leases, seconds, progress).ids:
             raise IdTaken("it is renewed by a host of the same sanlock name")
 

@@ -20,13 +20,12 @@ from broker.lockspace.rejoin import OwnLease
 from broker.whiteboard.slot import Sweep, decode_sweep
 from broker.whiteboard.volume import Volume, VolumeError
 from broker.wire.limits import HOST_ID_MAX
+from scoring.lease_times import host_dead_s
 
 #: A host writes its slot each beat, 1 s unless configured: this is three beats.
 SLOT_WATCH_S = 3.0
 #: sanlock renews a host id every 2 * io_timeout (its src/timeouts.h); half of one is added.
 RENEWAL_IO_TIMEOUTS = 2.5
-#: sanlock's default time for a watchdog to reset a host (sanlock(8), watchdog_fire_timeout).
-WATCHDOG_FIRE_S = 60.0
 _POLL_S = 0.5
 IDS = range(1, HOST_ID_MAX + 1)
 
@@ -147,5 +146,5 @@ def lease_watch_s(
     """
     timeout = (head.io_timeout if head is not None else 0) or io_timeout
     if head is None or any(at and i != own for i, (_, at) in used.items()):
-        return 8 * timeout + WATCHDOG_FIRE_S
+        return host_dead_s(timeout)
     return RENEWAL_IO_TIMEOUTS * timeout

@@ -14,7 +14,6 @@ from broker.events.history import History
 from broker.events.kept import KeptEvents
 from broker.events.notice import Notice
 from broker.events.ring import Events, PeerEvents
-from broker.lockspace.hosts import BUDGET_IO_TIMEOUTS
 from broker.monitors import Verdict
 from broker.peers.table import Table
 from broker.peers.vm_place import PlaceSince
@@ -23,6 +22,7 @@ from broker.this_host.facts import ThisHost
 from broker.this_host.place_seen import PlaceSeen
 from broker.vm import healthy_once
 from broker.whiteboard import lines as slot_lines
+from scoring.lease_times import BUDGET_IO_TIMEOUTS
 from scoring.observation import Health, VmStatus
 
 #: How many records of the fence log the status shows.

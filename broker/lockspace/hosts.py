@@ -11,9 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-#: A host whose id was not renewed for so many io_timeouts must have ended what it ran
-#: (sanlock's src/timeouts.h, id_renewal_fail_seconds).
-BUDGET_IO_TIMEOUTS = 8
+from scoring.lease_times import BUDGET_IO_TIMEOUTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from broker.lockspace.hosts import BUDGET_IO_TIMEOUTS
 from broker.lockspace.renewals import Renewals
 from broker.whiteboard.lines import Freeing
-
-#: sanlock's default time for a watchdog to reset a host (sanlock(8), watchdog_fire_timeout).
-WATCHDOG_FIRE_S = 60.0
+from scoring.lease_times import host_dead_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +86,7 @@ class OwnId:
         renewal = renewals.table.get(act.by)
         if renewal is None:
             return False
-        dead_s = BUDGET_IO_TIMEOUTS * self._io_timeout_s + WATCHDOG_FIRE_S
+        dead_s = host_dead_s(self._io_timeout_s)
         return (
             renewal.timestamp == 0
             or 0 < act.generation < renewal.generation

@@ -29,8 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from broker.lockspace.hosts import BUDGET_IO_TIMEOUTS
-from broker.lockspace.own_id import WATCHDOG_FIRE_S
+from scoring.lease_times import host_dead_s
 
 #: sanlock keeps 48 bytes with a NUL at the end; a longer name is cut, and never equals itself.
 NAME_MAX = 47
@@ -112,9 +111,8 @@ class Rejoin:
             return ""
         if self._since is None or self._since[0] != lease:
             self._since = lease, now_s
-        wait_s = (
-            BUDGET_IO_TIMEOUTS * max(self._io_timeout_s, lease.io_timeout) + WATCHDOG_FIRE_S
-        ) - (now_s - self._since[1])
+        dead_s = host_dead_s(max(self._io_timeout_s, lease.io_timeout))
+        wait_s = dead_s - (now_s - self._since[1])
         if wait_s <= 0:
             return ""
         why = (

@@ -32,6 +32,7 @@ from broker.lockspace.rejoin import OwnLease, Rejoin
 from broker.lockspace.renewals import Renewals
 from broker.whiteboard.identity import Expected, VolumeKind, check, check_at
 from broker.whiteboard.volume import Volume, VolumeError, VolumeFault
+from scoring.lease_times import host_dead_s
 
 log = logging.getLogger("ha-broker.lockspace")
 
@@ -114,7 +115,7 @@ class SanlockLockspace:
     async def _look(self) -> None:
         """Look at the id once; join where it is not joined."""
         where = (self._name.encode(), self._host_id, self._path)
-        deadline_s = 8 * self._io_timeout + 60 + JOIN_EXTRA_S
+        deadline_s = host_dead_s(self._io_timeout) + JOIN_EXTRA_S
         try:
             is_ours = await self._worker.call("inq_lockspace", 5.0, sanlock.inq_lockspace, *where)
             if self.stay_out:

@@ -25,10 +25,8 @@ from scoring.hosts.same_storage import (
     judge,
 )
 from scoring.hosts.state import Seen
+from scoring.lease_times import host_dead_s
 from scoring.observation import Obstacle, Unfit, VmStatus
-
-#: sanlock's host-dead time (src/timeouts.h): 8 * io_timeout + watchdog_fire_timeout.
-_DEAD_IO_TIMEOUTS, _WATCHDOG_FIRE_S = 8, 60
 
 
 class SameStorage:
@@ -46,8 +44,8 @@ class SameStorage:
         """Go by another configuration from the next look on."""
         self._host_id = config.host.id
         self.ids = ids_of(config)
-        dead_s = _DEAD_IO_TIMEOUTS * config.storage.io_timeout + _WATCHDOG_FIRE_S
-        self._limits = Limits(config.timing_rules().suspect_after, float(dead_s))
+        dead_s = host_dead_s(config.storage.io_timeout)
+        self._limits = Limits(config.timing_rules().suspect_after, dead_s)
 
     def look(self, seen: Mapping[int, Seen], now_s: float) -> None:
         """After a read of the whiteboard."""

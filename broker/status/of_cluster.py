@@ -14,7 +14,6 @@ from broker.daemon.histogram import Histogram
 from broker.daemon.news import News
 from broker.daemon.since import age_s
 from broker.events.feed import FENCE_LOG_SHOWN, EventFeed
-from broker.lockspace.hosts import BUDGET_IO_TIMEOUTS
 from broker.maintenance.modes import mode_status
 from broker.peers.fence_paths import fence_paths
 from broker.peers.outside_watch import reached
@@ -38,6 +37,7 @@ from broker.wire.status import (
     StorageStatus,
     Times,
 )
+from scoring.lease_times import BUDGET_IO_TIMEOUTS
 
 #: A status is made anew when it is asked for after so long, if nothing has changed.
 STATUS_FRESH_S = 0.2

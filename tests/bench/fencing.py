@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from broker.lockspace.own_id import WATCHDOG_FIRE_S
+from scoring.lease_times import WATCHDOG_FIRE_S
 from tests.lab import ask, boot_journal, configs
 from tests.lab.cluster import Cluster
 from tests.lab.errors import LabError

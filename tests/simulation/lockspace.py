@@ -28,7 +28,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from broker.lockspace.own_id import WATCHDOG_FIRE_S
+from scoring.lease_times import WATCHDOG_FIRE_S
 from scoring.observation import Standing
 from tests.simulation.timeline import Timeline
 

@@ -33,7 +33,7 @@ from broker.client.quick import ASK_TIMEOUT_S
 from broker.config.sections import HealthSection
 from broker.daemon.worker import Hung
 from broker.lockspace.hosts import HostRenewal, Witness, look
-from broker.lockspace.own_id import WATCHDOG_FIRE_S, FenceOwner
+from broker.lockspace.own_id import FenceOwner
 from broker.lockspace.port import DISK_DEADLINE_S, HELD_LOOK_S, RELEASED, LockspaceError
 from broker.lockspace.port import RETRY_S as LOCKSPACE_RETRY_S
 from broker.lockspace.rejoin import OwnLease, Rejoin, name_of
@@ -49,6 +49,7 @@ from broker.wire.limits import HOST_ID_MAX
 from broker.wire.status import FenceNote, MigrationStatus, Report, View
 from broker.wire.what_ran import WhatRan
 from scoring.decision import FreeHostId
+from scoring.lease_times import WATCHDOG_FIRE_S
 from scoring.observation import (
     DETAIL_MIGRATION_SOURCE,
     DETAIL_PAUSED,

@@ -33,7 +33,6 @@ from broker.config.sections import (
     VmSection,
 )
 from broker.events.detector import NOTIFIED_CODES
-from broker.lockspace.own_id import WATCHDOG_FIRE_S
 from broker.lockspace.port import LockspaceError
 from broker.monitors import MonitorRunner
 from broker.monitors.outside import OutsideMonitor, is_local
@@ -51,6 +50,7 @@ from broker.whiteboard.slot import EMPTY_SLOT, BadSlot, decode_cluster, encode_c
 from broker.whiteboard.store import StorageTrouble
 from broker.wire.status import BegunReason, Maintenance, NewOrder, Report
 from scoring.decision import Code, FreeHostId
+from scoring.lease_times import WATCHDOG_FIRE_S
 from scoring.observation import OrderKind, Pause, VmStatus
 from scoring.vm.state import ENGINE, StateName
 from tests.simulation import earlier_decisions, orderly

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from broker.lockspace.delta_leases import read_delta_leases
-from broker.lockspace.hosts import BUDGET_IO_TIMEOUTS, HostRenewal, Witness, budget_s, look
+from broker.lockspace.hosts import HostRenewal, Witness, budget_s, look
 from broker.whiteboard.volume import Volume
+from scoring.lease_times import BUDGET_IO_TIMEOUTS
 
 # --- other hosts --------------------------------------------------------------------------------
 
