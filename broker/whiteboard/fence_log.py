@@ -35,6 +35,7 @@ from msgspec import Meta
 
 from broker.daemon.foreign import clean
 from broker.whiteboard.layout import FENCE_LOG_FIRST, FENCE_LOG_RECORDS
+from broker.whiteboard.padding import unpadded
 from broker.whiteboard.signatures import FENCE, GOOD, Signature, Signatures, Unsigned
 from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
 from broker.wire.limits import HOST_ID_MAX
@@ -113,7 +114,7 @@ def encode(record: LogRecord, signatures: Signatures | None = None) -> bytes:
 
 def decode(data: bytes) -> LogRecord | None:
     """The record in a slot; None where there is none, or none that can be read."""
-    line, newline, rest = data.rstrip(b"\0").partition(b"\n")
+    line, newline, rest = unpadded(data).partition(b"\n")
     found = _END.fullmatch(rest)
     if found is None or int(found.group(1), 16) != zlib.crc32(line + newline):
         return None

@@ -66,6 +66,7 @@ from typing import NoReturn
 
 from broker.config.cluster_key import MAC_DIGITS
 from broker.daemon.foreign import clean
+from broker.whiteboard.padding import unpadded
 from broker.wire.limits import HOST_ID_MAX, TIMESTAMP_MAX
 from scoring.observation import DETAIL_ALREADY_LOCKED, EngineStatus, Health, VmStatus
 
@@ -434,7 +435,7 @@ def decode_slot(host_id: int, data: bytes) -> SlotReport | None:
             return None
         bad(SlotFault.NUL_FIRST, "first byte is NUL but there is data behind it")
 
-    head = data[:HEAD_BYTES].rstrip(b"\0")
+    head = unpadded(data[:HEAD_BYTES])
     if b"\0" in head:
         bad(SlotFault.NUL_INSIDE, f"NUL at byte {head.index(0)} with more of the head behind it")
     if not _is_utf8(head):
@@ -510,7 +511,7 @@ def decode_cluster(data: bytes) -> ClusterSlot:
         bad(SlotFault.SHORT, f"{len(data)} of {SLOT_BYTES} bytes; was the volume shrunk?")
     if data == EMPTY_SLOT:
         return ClusterSlot(maintenance=False)
-    raw = data.rstrip(b"\0")
+    raw = unpadded(data)
     if raw[0] == 0:
         bad(SlotFault.NUL_FIRST, "first byte is NUL but there is data behind it")
     if b"\0" in raw:
@@ -584,7 +585,7 @@ def _leading_version(data: bytes) -> int | None:
     Damage that happens to begin with a digit must not look like a newer version, which stops
     every host from acting: hence text only.
     """
-    head = data[:HEAD_BYTES].rstrip(b"\0")
+    head = unpadded(data[:HEAD_BYTES])
     digits = _LEADING_DIGITS.match(head)
     if digits is None or digits.end() == len(data):
         return None
@@ -667,7 +668,7 @@ def _decode_engine_status(host_id: int, raw: bytes) -> EngineStatus:
 
 def signed_part(data: bytes) -> tuple[bytes, str] | None:
     """The signed part of a host's slot, and its signature; None: it has none."""
-    raw = data[:SLOT_BYTES].rstrip(b"\0")
+    raw = unpadded(data[:SLOT_BYTES])
     end, before = raw[-_END_LINE_BYTES:], raw[: -_END_LINE_BYTES - _MAC_LINE_BYTES]
     found = _MAC_LINE.fullmatch(raw[len(before) : -_END_LINE_BYTES])
     if found is None or _END_LINE.fullmatch(end) is None or len(before) < HEAD_BYTES:
@@ -678,7 +679,7 @@ def signed_part(data: bytes) -> tuple[bytes, str] | None:
 
 def signed_part_of_cluster(data: bytes) -> tuple[bytes, str] | None:
     """The signed part of the cluster slot, and its signature; None: it has none."""
-    before, newline, last = data[:SLOT_BYTES].rstrip(b"\0").rpartition(b"\n")
+    before, newline, last = unpadded(data[:SLOT_BYTES]).rpartition(b"\n")
     found = _MAC_LINE.fullmatch(last)
     return (before, found.group(1).decode()) if newline and found is not None else None
 
@@ -688,11 +689,10 @@ def _decode_extra(data: bytes) -> tuple[dict[str, str], bool]:
 
     Text that is not UTF-8 yields nothing; lines without "=" are text for people and skipped.
     """
-    raw = data[HEAD_BYTES:].rstrip(b"\0")
+    raw = unpadded(data[HEAD_BYTES:])
     if not _is_utf8(raw):
         return {}, False
-    trusted = False
-    end = _END_LINE.fullmatch(raw[-_END_LINE_BYTES:])
+    trusted, end = False, _END_LINE.fullmatch(raw[-_END_LINE_BYTES:])
     if end is not None:
         before = len(raw) - _END_LINE_BYTES
         # The line must begin at a line's start: after the head or after a newline.

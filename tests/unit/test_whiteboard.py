@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from broker.whiteboard.padding import unpadded
 from broker.whiteboard.slot import (
     EMPTY_SLOT,
     EXTRA_BYTES,
@@ -711,3 +712,14 @@ class TestSweep:
     def test_an_unread_cluster_slot_is_no_fault(self) -> None:
         sweep = decode_sweep({})
         assert (sweep.cluster, sweep.cluster_fault) == (None, None)
+
+
+@example(b"\0\n", 3, b"")
+@example(b"x\ny", 2, b"")
+@example(b"", 4097, b"")
+@given(st.binary(max_size=40), st.integers(0, 5000), st.sampled_from((b"", b"", b"\n", b"\0x")))
+def test_what_is_left_without_the_padding_is_what_stands_before_it(
+    text: bytes, nuls: int, behind: bytes
+) -> None:
+    data = text + bytes(nuls) + behind
+    assert unpadded(data) == data.rstrip(b"\0")
