@@ -20,6 +20,7 @@ from agent.leases.freeing import free_host_id, was_freed
 from agent.ports import (
     ACQUIRE_DEADLINE_S,
     ASK_DEADLINE_S,
+    CANCEL_DEADLINE_S,
     MIGRATE_EXTRA_S,
     PATH_DEADLINE_S,
     READ_DEADLINE_S,
@@ -30,6 +31,7 @@ from broker.api.socket import PATIENCE_S
 from broker.broker import Broker
 from broker.client.ask import BrokerDown
 from broker.client.quick import ASK_TIMEOUT_S
+from broker.config.addresses import in_uri
 from broker.config.sections import HealthSection
 from broker.daemon.worker import Hung
 from broker.lockspace.hosts import HostRenewal, Witness, look
@@ -99,8 +101,18 @@ WIRE_S = 0.0002
 #: What the real adapter tells libvirt at each start.
 FORCE_BOOT = True
 _NOT_HERE = "vm not running on this host"
+#: libvirt's own words (src/rpc/virnetsocket.c, src/qemu/qemu_driver.c, src/conf/domain_conf.c).
+_NO_SOCKET = "Failed to connect socket to '/var/run/libvirt/libvirt-sock': Connection refused"
+_CUT_OFF = "libvirt: End of file while reading data: Input/output error"
+_INVALID = "Requested operation is not valid: "
+_RUNS_ALREADY = f"libvirt: {_INVALID}domain is already running"
+IS_ACTIVE = f"{_INVALID}domain 'HostedEngine' is already active"
+NO_JOB = f"{_INVALID}no job is active on the domain"
+NOT_RUNNING = f"{_INVALID}domain is not running"
+CANCELLED = "libvirt: operation aborted: migration out: canceled by client"
 
 
+_MIGRATION_URI = "qemu+tls://{host}/system"
 _takes = asyncio.sleep
 #: What libvirt says of a migration that it refuses for the target's CPU.
 OTHER_CPU = "the VM's CPU cannot be had there: unsupported configuration"
@@ -842,6 +854,19 @@ class SimFenceLog:
         return ""
 
 
+def no_name(target: int, hostname: str) -> str:
+    """As the real adapter: what a host calls itself must be a name or an address; else why not."""
+    if in_uri(hostname):
+        return ""
+    return f"host {target} calls itself {hostname!r}, which is no host name or address"
+
+
+def no_libvirt(hostname: str) -> str:
+    """As the real adapter: a target whose libvirt is away."""
+    uri = _MIGRATION_URI.format(host=in_uri(hostname))
+    return f"libvirt on {hostname} does not answer at {uri}: unable to connect to server"
+
+
 class SimHypervisor:
     """Hypervisor port: libvirt with sanlock's lock driver on a simulated host."""
 
@@ -849,15 +874,20 @@ class SimHypervisor:
         self._world = world
         self._host = host
         self._leases = leases
+        # As the real adapter: a migration that this agent began, and why it is being ended.
+        self._moving = False
+        self._cancelled = ""
 
     async def start(self, what_ran: WhatRan | None = None) -> VmStartEnded:
         host = self._host
         self._world.began(host, "start")
-        if not await self._libvirt(START_DEADLINE_S):
-            return VmStartEnded(StartResult.FAILED, "libvirt does not answer")
+        if why := await self._libvirt("starting the VM", START_DEADLINE_S):
+            # The real adapter names libvirt for its errors; a call that hangs names it already.
+            why = f"libvirt: {why}" if why is _NO_SOCKET else why
+            return VmStartEnded(StartResult.FAILED, why)
         await _takes(0.2)
         if host.qemu is not None:
-            return VmStartEnded(StartResult.FAILED, "domain is already active")
+            return VmStartEnded(StartResult.FAILED, _RUNS_ALREADY)
         if host.starts_fail:
             return VmStartEnded(StartResult.FAILED, f"libvirt: {host.starts_fail}")
         host.autostart = False
@@ -869,7 +899,7 @@ class SimHypervisor:
         if host.qemu is None:
             return VmStartEnded(StartResult.FAILED, "QEMU ended while starting")
         if not host.libvirt_up:
-            return VmStartEnded(StartResult.FAILED, "libvirt went away")
+            return VmStartEnded(StartResult.FAILED, _CUT_OFF)
         try:
             host.resume_qemu(host.timeline.now_s + host.guest_boot_s)
         except Refused as error:
@@ -885,17 +915,18 @@ class SimHypervisor:
             return VmStartEnded(StartResult.LEASE_HELD, f"host {answer.owner} owns it")
         return VmStartEnded(StartResult.FAILED, why)
 
-    async def _libvirt(self, deadline_s: float) -> bool:
+    async def _libvirt(self, what: str, deadline_s: float, worker: str = "libvirt") -> str:
+        """Why libvirt does not do it; empty: it will."""
         if self._host.libvirt_hangs:
             await _takes(deadline_s)
-            return False
-        return self._host.libvirt_up
+            return str(Hung(worker, what, deadline_s))
+        return "" if self._host.libvirt_up else _NO_SOCKET
 
     async def shut_down(self) -> VmStopEnded:
         host = self._host
         self._world.began(host, "shut down")
-        if not await self._libvirt(STOP_DEADLINE_S):
-            return VmStopEnded(False, "libvirt does not answer")
+        if why := await self._libvirt("asking the guest to shut down", STOP_DEADLINE_S):
+            return VmStopEnded(False, why)
         await _takes(0.05)
         qemu = host.qemu
         obeys = qemu is not None and not (qemu.is_hung or qemu.ignores_shutdown)
@@ -915,8 +946,8 @@ class SimHypervisor:
     async def power_off(self) -> VmStopEnded:
         host = self._host
         self._world.began(host, "power off")
-        if not await self._libvirt(STOP_DEADLINE_S):
-            return VmStopEnded(False, "libvirt does not answer")
+        if why := await self._libvirt("ending the VM", STOP_DEADLINE_S):
+            return VmStopEnded(False, why)
         await _takes(0.3)
         if host.qemu is not None:
             if host.qemu_unkillable:
@@ -925,8 +956,8 @@ class SimHypervisor:
         return VmStopEnded(True)
 
     async def disarm(self, image: bool) -> DomainDisarmed:
-        if not await self._libvirt(STOP_DEADLINE_S):
-            return DomainDisarmed(False, "libvirt does not answer")
+        if why := await self._libvirt("disarming the domain", STOP_DEADLINE_S):
+            return DomainDisarmed(False, why)
         self._host.autostart = False
         if image and self._host.memory_image is not None:
             self._host.memory_image = None
@@ -934,44 +965,66 @@ class SimHypervisor:
         return DomainDisarmed(True)
 
     async def cancel_migration(self, why: str) -> MigrationCancelled:
-        if not await self._libvirt(STOP_DEADLINE_S):
-            return MigrationCancelled(False, "libvirt does not answer")
-        if self._host.qemu is None or not self._host.qemu.leaving:
-            return MigrationCancelled(False, "no job is active")
+        if self._moving:
+            self._cancelled = f"cancelled by {why}"
+        problem = await self._cancel()
+        if problem:
+            self._cancelled = ""
+        return MigrationCancelled(not problem, problem)
+
+    async def _cancel(self) -> str:
+        """Why the migration that is under way cannot be cancelled; empty: it soon is."""
+        worker = "libvirt beside a migration"
+        if why := await self._libvirt("cancelling", CANCEL_DEADLINE_S, worker):
+            return why
+        qemu = self._host.qemu
+        if qemu is None or not qemu.leaving:
+            return NOT_RUNNING if qemu is None else NO_JOB
         self._world.cancel_move(self._host)
-        return MigrationCancelled(True)
+        return ""
 
     async def ask_path(self, target: int, hostname: str) -> MigrationPath:
         asked_s = asyncio.get_running_loop().time()
+        if why := no_name(target, hostname):
+            return MigrationPath(target, False, asked_s, why)
         found = self._world.named(hostname)
         if found is None or not self._world.migration_reaches(self._host, found):
             await _takes(PATH_DEADLINE_S)
-            return MigrationPath(target, False, asked_s, f"{hostname!r} does not answer")
+            return MigrationPath(target, False, asked_s, no_libvirt(hostname))
         await _takes(0.1)
         if found.refuses_moves:
             return MigrationPath(target, False, asked_s, OTHER_CPU)
         ok = found.libvirt_up and not found.libvirt_hangs
-        return MigrationPath(target, ok, asked_s, "" if ok else "libvirt does not answer")
+        return MigrationPath(target, ok, asked_s, "" if ok else no_libvirt(hostname))
 
     async def migrate(self, target: int, hostname: str) -> VmMigrationEnded:
         self._world.began(self._host, "migrate")
         loop = asyncio.get_running_loop()
-        if not await self._libvirt(MIGRATE_DEADLINE_S):
-            return VmMigrationEnded(target, False, "libvirt does not answer")
+        if why := no_name(target, hostname):
+            return VmMigrationEnded(target, False, why, lasting=True)
+        if why := await self._libvirt("migrating the VM", MIGRATE_DEADLINE_S):
+            return VmMigrationEnded(target, False, why)
         await _takes(0.1)
         there = self._world.named(hostname)
         if there is not None and there.refuses_moves:
             self._host.move_failed = True
             return VmMigrationEnded(target, False, OTHER_CPU, lasting=True)
         move = self._world.migrate(self._host, hostname)
-        until_s = loop.time() + MIGRATE_DEADLINE_S
-        while move.result is None and loop.time() < until_s:
-            await _takes(0.2)
-        if move.result is None:
-            await self.cancel_migration("its timeout")
-        until_s += MIGRATE_EXTRA_S
-        while move.result is None and loop.time() < until_s:
-            await _takes(0.2)
-        if move.result is None:
-            return VmMigrationEnded(target, False, "no end")
-        return VmMigrationEnded(target, move.result == "", move.result)
+        self._moving, self._cancelled = True, ""
+        try:
+            until_s = loop.time() + MIGRATE_DEADLINE_S
+            while move.result is None and loop.time() < until_s:
+                await _takes(0.2)
+            if move.result is None:
+                key = f"{MIGRATE_DEADLINE_S:g} s (libvirt.migration-timeout)"
+                self._cancelled = f"cancelled, for it took more than {key}"
+                await self._cancel()
+            until_s += MIGRATE_EXTRA_S
+            while move.result is None and loop.time() < until_s:
+                await _takes(0.2)
+            if move.result == "":
+                return VmMigrationEnded(target, True)
+            hung = Hung("libvirt", "migrating the VM", MIGRATE_DEADLINE_S + MIGRATE_EXTRA_S)
+            return VmMigrationEnded(target, False, self._cancelled or move.result or str(hung))
+        finally:
+            self._moving, self._cancelled = False, ""

@@ -61,6 +61,9 @@ from tests.simulation.host import CLUSTER, WALL_EPOCH_S, Host, Qemu, identity_of
 from tests.simulation.laws import THIRD_HOST, Laws
 from tests.simulation.lockspace import LeaseVolume, Membership, Refused
 from tests.simulation.ports import (
+    CANCELLED,
+    IS_ACTIVE,
+    NOT_RUNNING,
     SimCanStart,
     SimEngineMonitor,
     SimFenceLog,
@@ -74,6 +77,7 @@ from tests.simulation.ports import (
     SimSample,
     SimStore,
     SimTargets,
+    no_libvirt,
 )
 from tests.simulation.timeline import Process, Timeline
 from tests.simulation.whiteboard import Whiteboard
@@ -873,12 +877,13 @@ class World:
         target = self.named(hostname)
         if target is None or not target.up or not self.migration_reaches(source, target):
             source.move_failed = True
-            self.timeline.after(2.0, setattr, move, "result", f"{hostname!r} does not answer")
+            self.timeline.after(2.0, setattr, move, "result", no_libvirt(hostname))
         elif not target.libvirt_up or target.libvirt_hangs or target.qemu is not None:
             source.move_failed = True
-            self.timeline.after(2.0, setattr, move, "result", f"{hostname!r} cannot receive it")
+            busy = f"libvirt: {IS_ACTIVE}" if target.qemu is not None else no_libvirt(hostname)
+            self.timeline.after(2.0, setattr, move, "result", busy)
         elif source.qemu is None or not source.qemu.running or source.qemu.leaving:
-            move.result = "the domain is not running"
+            move.result = f"libvirt: {NOT_RUNNING}"
         else:
             self.laws.moves(source, target)
             source.qemu.leaving, source.qemu.leaving_since_s = True, self.timeline.now_s
@@ -951,7 +956,7 @@ class World:
         if source.qemu is not old or not old.running:
             move.result = "the source has ended"
         elif old.cancelled:
-            move.result, old.cancelled = "cancelled", False
+            move.result, old.cancelled = CANCELLED, False
             self.tell(source.name, "the migration is cancelled")
         elif target.qemu is not new or source.frozen or target.frozen:
             move.result = "the target has ended"
