@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Asking the other brokers for a sign of life over the network.
+"""Asks the other brokers for a sign of life over the network.
 
 Rules of this file:
 
 1. Each peer has a task of its own that asks all its addresses at once, and not again before
    all of them have answered or are given up: nothing piles up, and the beat never waits.
-   Asked is its port for heartbeats; its listener besides as long as that port does not answer
+   It asks the peer's port for heartbeats; the peer's listener too while that port does not answer
    or none is published, as hosts of earlier versions do.
-2. A good answer counts from the moment the question was asked: the peer lived after that.
-3. A peer whose slot changes is asked every STEADY_S, in a large cluster more seldom: APART_S
-   lie between two questions to two of them. One whose slot has just fallen silent is asked at
-   once and then every beat, so that the network's word is as quick as the suspicion.
-4. A question that this host itself was too slow to judge (it stood still) says nothing.
+2. A good answer counts from the moment of its question: the peer lived after that.
+3. A peer whose slot changes is asked every STEADY_S, in a large cluster less often: APART_S
+   lie between two questions to two such peers. One whose slot has just fallen silent is asked at
+   once and then every beat, so that the network's answer is as fast as the suspicion.
+4. A question that this host itself was too slow to judge (it stood still) proves nothing.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from broker.peers.heartbeat import Fault, Heartbeat, heard, new_nonce
 from broker.whiteboard.lines import Ways
 from scoring.observation import VmStatus
 
-#: Between two questions to a peer of whom nothing is feared.
+#: The interval of questions to a peer that is not suspected.
 STEADY_S = 10.0
-#: Between two questions to two peers of whom nothing is feared, on average, at the least.
+#: Least time between questions to two peers that are not suspected, on average.
 APART_S = 0.2
-#: An answer that takes longer is none.
+#: An answer that takes longer is ignored.
 QUESTION_S = 1.0
 _LATE = f"no answer within {QUESTION_S:.0f} s"
-#: So much later than planned a question may be over; else this host stood still.
+#: A question may be over so much later than planned; else this host stood still.
 STALL_S = 1.0
-#: A peer that has not answered for so many steady questions is told: two may be lost, the third
-#: is given up by then.
+#: A peer that has not answered for so many steady questions is reported: two may be lost, and the
+#: third is given up by then.
 TROUBLE_QUESTIONS = 2.5
 #: A fraction that spreads neighbouring host ids evenly (the golden ratio's).
 _SPREAD = 0.6180339887
 
 
 def steady_s(peers: int) -> float:
-    """Seconds between two questions to a peer of whom nothing is feared, among so many."""
+    """The interval of questions to a peer that is not suspected, among so many."""
     return max(STEADY_S, peers * APART_S)
 
 
 class Word(StrEnum):
-    """What the network says of a peer. The values are stable: they go into JSON."""
+    """The state of a peer on the network. The values are stable: they go into JSON."""
 
     NO_KEY = "no-key"
     NOT_ADVERTISED = "not-advertised"
@@ -61,8 +61,8 @@ class Word(StrEnum):
 
 
 class Trouble(StrEnum):
-    """What is wrong with the network's word on a host whose slot is written: it would be missed
-    if that host's storage hung. The values are stable: they go into JSON and metrics.
+    """What is wrong with the network's answers of a host whose slot is written: they would be
+    missed if that host's storage hung. The values are stable: they go into JSON and metrics.
 
     UNANSWERED: it answers no question. PORT_SILENT: its listener does, its port for heartbeats
     does not."""
@@ -76,22 +76,22 @@ class Transport(Protocol):
     it is cancelled after QUESTION_S."""
 
     async def ask_port(self, address: str, question: bytes, take: Callable[[bytes], bool]) -> None:
-        """Send a datagram to a port for heartbeats, and hand each that comes back from there to
+        """Send a datagram to a port for heartbeats, and give each reply from there to
         `take` until it says that this one is the answer; OSError where there will be none."""
 
     async def ask_listener(self, address: str, nonce: str) -> bytes:
-        """What the listener there answers to this nonce; OSError where nothing good."""
+        """The listener's answer to this nonce; OSError where there is no good one."""
 
 
 @dataclass(slots=True)
 class Pulse:
-    """What the network tells of one peer; times are this host's monotonic clock.
+    """The state of one peer on the network; times are this host's monotonic clock.
 
-    `heartbeat_s`, `unanswered_since_s`: see PeerReport. `vm`: what the last good answer says of
-    the VM there. `problem`: what became of the last question that was not answered well.
-    `faults`: bad answers so far. `said`: the last good answer, which had come at `heard_s`.
+    `heartbeat_s`, `unanswered_since_s`: see PeerReport. `vm`: the VM's status there, by the last
+    good answer. `problem`: why the last badly answered question was so. `faults`: bad answers so
+    far. `said`: the last good answer, which came at `heard_s`.
     `port_silent_since_s`: the first question since its port for heartbeats last answered; None
-    while it answers or there is none. `port_problem`: what became of that one's last question.
+    while it answers or there is none. `port_problem`: the problem of that port's last question.
     """
 
     ways: Ways = field(default_factory=Ways)
@@ -111,18 +111,18 @@ class Pulse:
     task: asyncio.Task[None] | None = None
 
     def hurry(self) -> None:
-        """Look again whether the next question is due."""
+        """Check again whether the next question is due."""
         if self.turn is not None and not self.turn.done():
             self.turn.set_result(None)
 
     @property
     def bad_answers(self) -> dict[str, int]:
-        """How many, by what was wrong with them."""
+        """The number of bad answers, by fault."""
         return {fault.value: count for fault, count in sorted(self.faults.items())}
 
 
 class Heartbeats:
-    """The asker of one host. `key` None: nothing is asked. `boot_id`: of this boot of it.
+    """Asks for one host. `key` None: nothing is asked. `boot_id`: of the host's present boot.
 
     `on_change`: called when the answers of a peer begin or end.
     """
@@ -138,7 +138,7 @@ class Heartbeats:
         self._group: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
-        """Ask for ever; with nothing to ask with, end at once."""
+        """Ask for ever; return at once where there is no key or no transport."""
         if self.key is None or self._transport is None:
             return
         async with asyncio.TaskGroup() as self._group:
@@ -150,8 +150,8 @@ class Heartbeats:
         return (None, None) if pulse is None else (pulse.heartbeat_s, pulse.unanswered_since_s)
 
     def heard(self, host_id: int, now_s: float, fresh_s: float) -> VmStatus | None:
-        """What a peer says of the VM on itself, in answer to a question that is no older than
-        `fresh_s`; None: nothing."""
+        """The VM's status on a peer, by an answer to a question that is no older than `fresh_s`;
+        None: there is none."""
         pulse = self.pulses.get(host_id)
         if pulse is None or pulse.heartbeat_s is None or pulse.unanswered_since_s is not None:
             return None
@@ -173,7 +173,7 @@ class Heartbeats:
         return "" if pulse is None or pulse.said is None else pulse.said.boot_id
 
     def word(self, host_id: int) -> Word:
-        """What became of the last question to a peer."""
+        """The result of the last question to a peer."""
         pulse = self.pulses.get(host_id)
         if self.key is None:
             return Word.NO_KEY
@@ -205,7 +205,7 @@ class Heartbeats:
         beat_s: float,
         now_s: float,
     ) -> None:
-        """Whom to ask, and where; None: as before. `quiet`: hosts whose slots stand still."""
+        """Set whom to ask, and where; None: as before. `quiet`: hosts whose slots stand still."""
         for host_id in [host for host in self.pulses if host not in advertised]:
             task = self.pulses.pop(host_id).task
             if task is not None:
@@ -248,7 +248,7 @@ class Heartbeats:
                 self.on_change()
 
     async def _ask(self, host_id: int, pulse: Pulse, asked_s: float) -> bool:
-        """Ask at all addresses; whether one of them answered well."""
+        """Ask at all addresses; returns whether one of them answered well."""
         ports = pulse.ways.ports
         listeners = () if ports and pulse.port_answers else pulse.ways.listeners
         asked: list[Coroutine[Any, Any, str]] = [
@@ -264,7 +264,7 @@ class Heartbeats:
         at_ports = problems[: len(ports)]
         pulse.port_answers = "" in at_ports
         pulse.port_problem = "" if pulse.port_answers else "".join(at_ports[-1:])
-        # What a listener says tells more than the silence of a port: another key, for example.
+        # A listener's answer says more than a silent port: for example, that the key is another.
         pulse.problem = next(filter(None, reversed(problems)), pulse.problem)
         if pulse.port_answers or not ports:
             pulse.port_silent_since_s = None
@@ -275,7 +275,7 @@ class Heartbeats:
     async def _ask_port(self, host_id: int, pulse: Pulse, address: str, asked_s: float) -> str:
         """Why there was no answer; empty: there was."""
         assert self.key is not None and self._transport is not None
-        # No two questions of a boot have the same number, whatever the clock does.
+        # No two questions of a boot have the same number, even if the clock jumps.
         self._number = max(self._number + 1, int(asyncio.get_running_loop().time() * 1e9))
         question = Question(self.host_id, host_id, self.boot_id, self._number, new_nonce())
         key, wrong = self.key, ""
@@ -300,7 +300,7 @@ class Heartbeats:
         return ""
 
     async def _ask_listener(self, host_id: int, pulse: Pulse, address: str, asked_s: float) -> str:
-        """The same at a listener."""
+        """Ask a listener; returns why there was no answer, empty: there was one."""
         assert self.key is not None and self._transport is not None
         nonce = new_nonce()
         try:
@@ -318,7 +318,7 @@ class Heartbeats:
         return ""
 
     def _heard(self, pulse: Pulse, answer: Heartbeat, asked_s: float) -> None:
-        """A good answer to a question that was asked at `asked_s`."""
+        """Take in a good answer to a question that was asked at `asked_s`."""
         pulse.said, pulse.heard_s = answer, asyncio.get_running_loop().time()
         was_silent = pulse.unanswered_since_s is not None
         pulse.heartbeat_s, pulse.unanswered_since_s = asked_s, None

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Question and answer of a heartbeat as datagrams. Pure.
 
-Anybody can send a datagram and write any address on it. So the first thing that is looked at is
-the length, the second one the MAC, and nothing else of a datagram is read before a member of the
-cluster has signed it.
+Anybody can send a datagram and write any address on it. So its length is checked first, its MAC
+second, and nothing else of a datagram is read before the MAC has proven that a member signed it.
 
 Rules of this file:
 
@@ -14,11 +13,11 @@ Rules of this file:
 
    The MAC (broker/config/cluster_key.py) covers the first line and all that follows the MAC, spaces
    and fields of later versions included. DATAGRAM_BYTES is below what IPv6 carries in one piece.
-2. A question says who asks whom, in which boot, and has a number that grows with each question of
-   that boot: it is not answered twice.
-3. An answer says who answers whom, and carries the nonce of the question, which nobody can know
-   before: it was made after the question, whatever the clocks say.
-4. What a later version adds is ignored. A later version that cannot be understood so has another
+2. A question names the asking and the asked host and the boot, and has a number that grows with
+   each question of that boot: it is not answered twice.
+3. An answer names the answering and the asking host, and carries the nonce of the question, which
+   nobody can know before: it was made after the question, whatever the clocks say.
+4. Fields that a later version adds are ignored. A later version with another meaning has another
    first line.
 """
 
@@ -36,11 +35,11 @@ from scoring.observation import VmStatus
 DATAGRAM_BYTES = 1024
 #: The number of the VM that all versions know.
 _ENGINE = "1"
-#: A status that a later version may know besides is unknown here.
+#: A status that only a later version knows is unknown here.
 _STATUS = {status.value: status for status in VmStatus}
 _QUESTION = b"ha-agent heartbeat question 1\n"
 _ANSWER = b"ha-agent heartbeat answer 1\n"
-#: How every question of every version begins: what the kernel may look at.
+#: The first bytes of a question of any version, for the kernel's filter.
 QUESTION_BEGINS = _QUESTION[:4]
 
 HostId = Annotated[int, Meta(ge=1, le=2000)]
@@ -76,7 +75,7 @@ class _Answer(Struct, frozen=True, omit_defaults=True):
 
 
 class BadDatagram(Exception):
-    """It is not what was waited for: `fault`."""
+    """The datagram is not the expected one: `fault`."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.value)
@@ -84,12 +83,12 @@ class BadDatagram(Exception):
 
 
 def question_bytes(key: ClusterKey, question: Question) -> bytes:
-    """The question as it is sent."""
+    """The question as bytes."""
     return _datagram(key, _QUESTION, question)
 
 
 def answer_bytes(key: ClusterKey, question: Question, life: Heartbeat) -> bytes:
-    """The answer to it, as it is sent. `life`: what the host that answers says of itself."""
+    """The answer as bytes. `life`: the answering host's sign of life."""
     answer = _Answer(
         host_id=life.host_id,
         asker=question.asker,
@@ -108,7 +107,7 @@ def answer_bytes(key: ClusterKey, question: Question, life: Heartbeat) -> bytes:
 
 
 def looks_like_a_question(raw: bytes) -> Fault | None:
-    """What can be seen without any work: None where it may be one."""
+    """What can be checked without any work: None where it may be a question."""
     if len(raw) == DATAGRAM_BYTES and raw.startswith(_QUESTION):
         return None
     return Fault.REFLECTED if raw.startswith(_ANSWER) else Fault.UNREADABLE
@@ -160,7 +159,7 @@ def _datagram(key: ClusterKey, head: bytes, content: Struct) -> bytes:
 
 
 def _signed_body(key: ClusterKey, raw: bytes, head: bytes, other: bytes) -> bytes:
-    """What follows the MAC, which fits; BadDatagram. `other`: the first line of the other kind."""
+    """The content after a valid MAC; BadDatagram. `other`: the first line of the other kind."""
     if raw.startswith(other):
         raise BadDatagram(Fault.REFLECTED)
     mac_ends = len(head) + MAC_DIGITS

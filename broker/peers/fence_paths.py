@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who could switch whom off, as each host says: how its slot says it, and what all say. Pure.
+"""Which host could switch which one off, by each host's own word: the lines of a slot, and the
+summary of all hosts. Pure.
 
-A host of a large cluster has a way to a hundred fence devices, and a slot has room for 3.5 KB. So
-ways that are fine stand together, and a failure stands apart as long as there are few:
+A host of a large cluster reaches a hundred fence devices, and a slot has room for 3.5 KB. So
+good paths are grouped, and a failure stands alone as long as there are few:
 
     paths=ok 1-24,27 1800000000 1800000300 0.31;bad 26 - 1800000300 5.00
     path-26=wrong password
 
-Each group: the verdict, the hosts, when the ways were last proven ("-": never) and tried (UTC
+Each group: the verdict, the hosts, when the paths were last proven ("-": never) and tried (UTC
 seconds, the oldest of the group), and how many seconds a device took (the slowest of the group; in
-a group all took the same whole number of seconds). Groups that have no room in the line go on in
-`paths-2` and so on. The sentences of the failures are lines of their own: they give way first.
-Earlier versions wrote a line `fence-path-HOST` for each way.
+a group all took the same whole number of seconds). Groups that do not fit into the line continue in
+`paths-2` and so on. The sentences of the failures are lines of their own: they are dropped first.
+Earlier versions wrote a line `fence-path-HOST` for each path.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from broker.whiteboard.slot import SlotReport
 from broker.wire.limits import HOST_ID_MAX
 from broker.wire.status import FencePathOnWire, FencePathStatus
 
-#: So many failures stand apart from each other; more stand together.
+#: So many failures stand alone; more are grouped.
 APART_MAX = 8
-#: So much of a failure's sentence is published.
+#: How much of a failure's sentence is published.
 DETAIL_CHARS_MAX = 80
-#: Characters of a `paths` line, and ranges of one group.
+#: The length of a `paths` line, and the number of ranges in a group.
 _LINE_CHARS_MAX, _RANGES_MAX = 1000, 80
-#: Lines of groups, and groups in a line, that are read of another host's slot.
+#: At most so many lines of groups, and groups in a line, are read of another host's slot.
 _LINES_MAX, _GROUPS_MAX = 16, 64
 
 _GROUP = re.compile(
@@ -42,7 +43,7 @@ _EARLIER = re.compile(r"(ok|bad) (-|[0-9]{1,12}) ([0-9]{1,12}) ([0-9]{1,6}\.[0-9
 def fence_paths(
     here: int, own: Mapping[int, FencePathOnWire], reports: Iterable[SlotReport], wall_s: float
 ) -> list[FencePathStatus]:
-    """By target, then by who says it. `own`: this host's, by target; `reports`: the others';
+    """The paths by target, then by host. `own`: this host's, by target; `reports`: the others';
     `wall_s`: now, UTC seconds since 1970."""
     found = [_shown(here, host, path, wall_s) for host, path in own.items()]
     for report in reports:
@@ -79,7 +80,7 @@ def path_lines(paths: Mapping[int, FencePathOnWire]) -> dict[str, str]:
 
 
 def _groups(paths: Mapping[int, FencePathOnWire]) -> Iterator[str]:
-    """Failures first: they are what somebody looks for."""
+    """The groups, failures first: those are looked for."""
     apart = sum(not path.ok for path in paths.values()) <= APART_MAX
     alike: dict[tuple[object, ...], list[int]] = {}
     for host, path in sorted(paths.items(), key=lambda item: (item[1].ok, item[0])):
@@ -102,7 +103,7 @@ def _groups(paths: Mapping[int, FencePathOnWire]) -> Iterator[str]:
 
 
 def paths_of(extra: Mapping[str, str]) -> dict[int, FencePathOnWire]:
-    """The ways that another host published, by target; what is nothing of the kind is left out."""
+    """The paths that another host published, by target; invalid parts are left out."""
     paths = _earlier_paths(extra)
     for number in range(1, _LINES_MAX + 1):
         line = extra.get(f"paths-{number}" if number > 1 else "paths", "")

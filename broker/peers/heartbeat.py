@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A sign of life over the network: the answer to a question, signed with the cluster key. Pure.
 
-What a host says of itself, and the form in which hosts without a port for heartbeats are asked,
-over HTTP. The form of the others is in broker/peers/datagram.py.
+This file has the content of the answer, and the form in which hosts without a port for heartbeats
+are asked, over HTTP. The form for the other hosts is in broker/peers/datagram.py.
 
 Rules of this file:
 
-1. Who asks makes a nonce that nobody can know before. An answer that carries it was made after
-   the question, so it proves life since then; no clock is compared.
+1. The asking host makes a nonce that nobody can know before. An answer that carries it was made
+   after the question, so it proves life since then; no clock is compared.
 2. The MAC covers every field of the answer and the version of this text:
 
        ha-agent heartbeat 1 \\n host id \\n boot id \\n timestamp \\n vm \\n nonce
 
    No field can hold a newline. HMAC-SHA256, in hexadecimal.
-3. Whatever is wrong with an answer, it is no sign of life.
-4. What later versions added is covered by a second MAC, `proof`, whose text goes on where the
-   first one's ends: ids of cluster, whiteboard and leases, what was written, what was renewed.
-   An answer without it is of an earlier version: a sign of life that says nothing of these.
+3. An answer with any fault is no sign of life.
+4. Fields that later versions added are covered by a second MAC, `proof`, whose text continues where
+   the first one's ends: ids of cluster, whiteboard and leases, what was written, what was renewed.
+   An answer without it is of an earlier version: a sign of life without these fields.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from broker.config.cluster_key import ClusterKey
 from scoring.observation import VmStatus
 
 NONCE_BYTES = 16
-#: Longer answers are not read to their end.
+#: Longer answers are not read to the end.
 ANSWER_BYTES_MAX = 1024
 
 _VERSION = "ha-agent heartbeat 1"
@@ -44,14 +44,14 @@ Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 #: The id of a cluster or a volume: a UUID, "" for none.
 Id = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})?\Z")]
-#: As large as a counter in a slot may be (broker/whiteboard/slot.py).
+#: A counter of a slot is not larger (broker/whiteboard/slot.py).
 Counter = Annotated[int, Meta(ge=0, le=2**53)]
 BootId = Annotated[str, Meta(pattern=r"^[!-~]{0,64}\Z")]
 _Mac = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class Heartbeat(Struct, frozen=True, omit_defaults=True):
-    """An answer. `timestamp`: of the host's last slot; `vm`: its own word on the engine VM.
+    """An answer. `timestamp`: of the host's last slot; `vm`: the VM's status on that host.
 
     `cluster`, `whiteboard`, `leases`: the ids that its configuration names. `written`: the
     timestamp of its last slot that the storage acknowledged, 0: none since its broker was started.
@@ -90,12 +90,12 @@ class Fault(StrEnum):
 
 
 def new_nonce() -> str:
-    """One that was never used and cannot be guessed."""
+    """A new nonce, which nobody can guess."""
     return secrets.token_hex(NONCE_BYTES)
 
 
 def is_nonce(text: str) -> bool:
-    """Whether it has the form of one."""
+    """Whether the text has the form of a nonce."""
     try:
         msgspec.convert(text, Nonce)
     except msgspec.ValidationError:
@@ -104,7 +104,7 @@ def is_nonce(text: str) -> bool:
 
 
 def signed(key: ClusterKey, heartbeat: Heartbeat) -> bytes:
-    """The answer as it goes over the wire."""
+    """The answer as bytes."""
     replace, text = msgspec.structs.replace, _text(heartbeat)
     heartbeat = replace(heartbeat, mac=key.sign(_signed_text(_VERSION, text)))
     proof = key.sign(_signed_text(_PROOF_VERSION, (*text, *_more(heartbeat))))
@@ -112,9 +112,9 @@ def signed(key: ClusterKey, heartbeat: Heartbeat) -> bytes:
 
 
 def heard(key: ClusterKey, raw: bytes, host_id: int, nonce: str) -> Heartbeat | Fault:
-    """The answer to a question to `host_id`, or what is wrong with it.
+    """The answer to a question to `host_id`, or its fault.
 
-    One of an earlier version says nothing but that its host lives.
+    An answer of an earlier version proves only that its host lives.
     """
     try:
         heartbeat = msgspec.json.decode(raw, type=Heartbeat)
@@ -139,7 +139,7 @@ def heard(key: ClusterKey, raw: bytes, host_id: int, nonce: str) -> Heartbeat | 
 
 
 def _text(heartbeat: Heartbeat) -> tuple[str, ...]:
-    """What the first MAC covers, behind its version."""
+    """The fields that the first MAC covers, after its version."""
     return (
         str(heartbeat.host_id),
         heartbeat.boot_id,
@@ -150,7 +150,7 @@ def _text(heartbeat: Heartbeat) -> tuple[str, ...]:
 
 
 def _more(heartbeat: Heartbeat) -> tuple[str, ...]:
-    """What the second one covers besides."""
+    """The further fields that the second MAC covers."""
     counts = (heartbeat.written, heartbeat.generation, heartbeat.renewed)
     return (heartbeat.cluster, heartbeat.whiteboard, heartbeat.leases, *map(str, counts))
 

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Heartbeats over UDP: the port that answers questions, and the way to ask other hosts' ports.
+"""Heartbeats over UDP: the port that answers questions, and the client of other hosts' ports.
 
 Rules of this file:
 
-1. What has not the length and the first word of a question the kernel drops by itself
-   (broker/peers/kernel_filter.py). The port does nothing but answer: what it takes and what it
-   answers is decided by broker/peers/question_gate.py and broker/peers/datagram.py. It waits for
-   nothing, and keeps nothing of a datagram.
-2. Each question goes out by a socket of its own, connected to the address that is asked. The
-   kernel drops what comes from elsewhere, nobody else knows its port, and a late answer finds
-   it closed.
-3. What arrives there and is no answer does not end the question: at most DATAGRAMS_MAX are
-   looked at, until the right one or the deadline of who asks.
+1. The kernel drops everything without the length and the first word of a question
+   (broker/peers/kernel_filter.py). The port does nothing but answer: which datagrams it accepts and
+   what it answers is decided by broker/peers/question_gate.py and broker/peers/datagram.py. It
+   waits for nothing, and keeps nothing of a datagram.
+2. Each question has a socket of its own, connected to the asked address. The kernel drops datagrams
+   from elsewhere, nobody else knows the socket's port, and a late answer finds it closed.
+3. A datagram that is no answer does not end the question: at most DATAGRAMS_MAX are
+   read, until the right one comes or the caller's deadline.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from broker.peers.transport import Names, ask_over_http
 
 log = logging.getLogger("ha-broker.heartbeat")
 
-#: Asked for as the queue of the port; the kernel gives at most net.core.rmem_max.
+#: The requested size of the port's queue; the kernel gives at most net.core.rmem_max.
 QUEUE_BYTES = 1 << 20
-#: Looked at in reply to one question.
+#: So many replies to one question are read.
 DATAGRAMS_MAX = 16
-#: What is answered to a datagram from an address; None: nothing.
+#: Makes the answer to a datagram from an address; None: there is none.
 Answer = Callable[[bytes, str], bytes | None]
 
 
@@ -48,7 +47,7 @@ class HeartbeatPort:
 
     async def start(self, addresses: Iterable[tuple[str, int]]) -> None:
         """Listen on (host, port), port 0: any; OSError, its filename the address, where that
-        cannot be."""
+        fails."""
         loop = asyncio.get_running_loop()
         for host, port in addresses:
             try:
@@ -62,12 +61,12 @@ class HeartbeatPort:
 
     @property
     def ports(self) -> list[int]:
-        """Where it listens, in the order of the addresses."""
+        """The ports, in the order of the addresses."""
         return [one.get_extra_info("sockname")[1] for one in self._transports]
 
     @property
     def dropped(self) -> int:
-        """Datagrams that the kernel has not handed over: no question, or there was no room."""
+        """Datagrams that the kernel dropped: they were no questions, or there was no room."""
         found = 0
         for transport in self._transports:
             with contextlib.suppress(OSError):
@@ -75,15 +74,15 @@ class HeartbeatPort:
         return found
 
     def close(self) -> None:
-        """End it."""
+        """Close the port."""
         for transport in self._transports:
             transport.abort()
 
 
 async def _bound(host: str, port: int) -> socket.socket:
-    """A socket there. As asyncio does for TCP, `::` stands for IPv6 alone."""
+    """A socket bound there. As asyncio does for TCP, `::` stands for IPv6 alone."""
     if is_address(host):
-        # Nothing to look up: no thread is made for it, which would stay.
+        # An address needs no lookup, so no thread is made for it.
         flags = socket.AI_PASSIVE | socket.AI_NUMERICHOST
         found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=flags)
     else:
@@ -107,7 +106,7 @@ async def _bound(host: str, port: int) -> socket.socket:
 
 
 class _Port(asyncio.DatagramProtocol):
-    """Answers as long as the answers get away; asyncio would keep all others in memory."""
+    """Answers while answers can be sent; asyncio would keep all others in memory."""
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
@@ -135,7 +134,7 @@ def _source(addr: tuple[Any, ...]) -> str:
 
 
 class NetworkTransport:
-    """The real Transport."""
+    """Transport port: the network."""
 
     def __init__(self) -> None:
         self._names = Names()
@@ -160,7 +159,7 @@ class NetworkTransport:
 
 
 class _Question(asyncio.DatagramProtocol):
-    """Ends `done` with the right answer, or the kernel's word that there will be none."""
+    """Ends `done` with the right answer, or with the kernel's error that there will be none."""
 
     def __init__(self, take: Callable[[bytes], bool], done: asyncio.Future[None]) -> None:
         self._take, self._done = take, done

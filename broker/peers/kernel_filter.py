@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A filter that the kernel applies to the datagrams of a socket before they are queued there.
 
-Whoever can reach a port can fill its queue: a few datagrams of 60 KB are enough, and what a member
-sends then is lost. What cannot be a question is dropped before it takes a place or wakes anybody.
+Anybody who can reach a port can fill its queue: a few datagrams of 60 KB are enough, and what a
+member sends then is lost. A datagram that cannot be a question is dropped before it takes a place.
 The filter is classic BPF (Linux, Documentation/networking/filter.rst); it needs no privilege.
 """
 
@@ -24,7 +24,7 @@ _WHOLE = 0xFFFFFFFF
 def accept_only(sock: socket.socket, payload_bytes: int, first: bytes) -> None:
     """Drop datagrams of another length, or with other bytes at their beginning; OSError.
 
-    `first`: four bytes. What was queued before stays.
+    `first`: four bytes. Datagrams that were queued before stay.
     """
     (word,) = struct.unpack("!I", first)
     program = (
@@ -41,7 +41,8 @@ def accept_only(sock: socket.socket, payload_bytes: int, first: bytes) -> None:
 
 
 def dropped(sock: socket.socket | TransportSocket) -> int:
-    """Datagrams that the kernel has not queued: by a filter, or for want of room; OSError."""
+    """The number of datagrams that the kernel dropped: by a filter, or for lack of room;
+    OSError."""
     size = 4 * _MEMINFO_NUMBERS
     numbers = struct.unpack(
         f"={_MEMINFO_NUMBERS}I", sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, size)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether a libvirt answers at an address."""
+"""Checks whether a libvirt answers at an address."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import libvirt
 
 
 def ask_libvirt(uri: str) -> None:
-    """Return where one answers, libvirtError where none does. Blocks, for minutes perhaps."""
+    """Return where libvirt answers, libvirtError where it does not. May block for minutes."""
     connection = libvirt.open(uri)
     try:
         connection.getLibVersion()

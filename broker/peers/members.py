@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whose word counts: which of the hosts that have a slot are members of the cluster.
+"""Decides which slots count: which of the hosts that have a slot are members of the cluster.
 
 One forged slot, of a host that does not exist, said that the VM was up there and kept it down for
-ever; another one claimed a score of 10000 and had the healthy VM moved to it. Nobody who is not a
-member causes anything, or keeps anything from happening. What does not count is shown, with why.
+ever; another one claimed a score of 10000 and had the healthy VM moved to it. A writer that is no
+member causes nothing, and prevents nothing. A slot that does not count is shown, with the reason.
 
 Rules of this file:
 
@@ -12,15 +12,15 @@ Rules of this file:
 2. A host whose slot is not signed (an earlier version) is one while its id is in use in the
    lockspace, or it answers over the network. Under `unsigned = "trust"`, and without a key, rule 1
    is enough for it.
-3. Who was a member once stays one, unless its slot is written on after its id was seen free: a dead
-   host that was fenced, whose id is free then, is still the host that had the VM.
-4. A slot of a newer version cannot be read, nor its signature: its word is that this host does
+3. A host that was a member once stays one, unless its slot is written after its id was seen free: a
+   dead host that was fenced, whose id is free then, is still the host that had the VM.
+4. A slot of a newer version cannot be read, nor its signature: it means that this host does
    nothing. It counts while its bytes change, of a host whose id is in use or that answers.
-5. A slot that says that the VM is up there is not believed where nothing else speaks for it: the
+5. A slot that says that the VM is up there is not believed where no other witness supports it: the
    engine lease is not known to be that host's, and its own newer answer over the network says the
    contrary, or it does not answer and its id is free or dead.
-6. A score counts up to what a host without fault has, by its own configuration.
-7. What is not known decides nothing: where the lockspace was not read, a signed host counts.
+6. A score counts up to that of a host without fault, by the host's own configuration.
+7. What is unknown decides nothing: where the lockspace was not read, a signed host counts.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from broker.whiteboard.signatures import GOOD, Unsigned
 from broker.whiteboard.slot import SCORE_MAX, SlotReport
 from scoring.observation import VmStatus
 
-#: So many ids that are not in use are looked at on disk, and asked over the network: strangers cost
-#: no more, however many slots they write.
+#: At most so many ids that are not in use are read from disk, and asked over the network: strangers
+#: cost no more, however many slots they write.
 STRANGERS_MAX = 32
-#: A slot that stood still for so long and changes again is written by a host that came back.
+#: A slot that stood still for so long and changes again is that of a host that came back.
 BACK_S = 5.0
-#: A slot that changes so long after its host id was seen free is written by nobody who joined.
+#: A slot that changes so long after its host id was seen free is not that of a host that joined.
 AFTER_FREE_S = 2.0
 #: A slot of a newer version that stands still for so long is a dead host's.
 NEWER_STANDS_S = 10.0
-#: sanlock looks at the others every 2 * io_timeout; what it does not name after this and a little
-#: more is not joined.
+#: sanlock looks at the others every 2 * io_timeout; an id that it does not list after this time is
+#: not joined.
 SANLOCK_LOOKS_S = 5.0
 
-#: A claim is given so long until the other witnesses must have seen the same.
+#: A claim is believed for so long, until the other witnesses must have seen the same.
 CLAIM_S = 2.0
-#: sanlock calls a host id so under which nothing can run.
+#: sanlock's states of a host id under which nothing can run.
 _GONE = frozenset({"free", "dead"})
 
 _NOT_SIGNED = (
@@ -67,8 +67,9 @@ _NOT_JOINED = (
 
 @dataclass(slots=True)
 class _Slot:
-    """When a slot was first seen, was seen to change last, since when it is written without a
-    break, since when it says that the VM is up there, and since when its host denies that."""
+    """When a slot was first seen, when it was last seen to change, since when it is written
+    without a break, since when it says that the VM is up there, and since when its host denies
+    that."""
 
     timestamp: int
     first_s: float
@@ -79,10 +80,10 @@ class _Slot:
 
 
 class Members:
-    """`reports`: what the members published. `why_not`: the hosts whose word does not count, and
-    why. `unsigned`: members whose slots are not signed. `strangers`: some of those whose ids are
-    not in use, to be looked at more closely. `newer_versions`: members whose slots are of a newer
-    version than this one reads.
+    """`reports`: the slots of the members. `why_not`: the hosts whose slots do not count, and
+    why. `unsigned`: members whose slots are not signed. `strangers`: some of the ids that are not
+    in use, to be checked more closely. `newer_versions`: members whose slots are of a newer version
+    than this one reads.
     """
 
     def __init__(
@@ -93,13 +94,13 @@ class Members:
         io_timeout_s: float,
         base_score: int = SCORE_MAX,
     ) -> None:
-        """`base_score`: what a host without fault scores by this host's own configuration."""
+        """`base_score`: the score of a host without fault, by this host's own configuration."""
         self._board = board
         self._lockspace = lockspace
         self._heartbeats = heartbeats
         self._looks_s = 2 * io_timeout_s + SANLOCK_LOOKS_S
         self.base_score = base_score
-        #: Whom this host's agent found to own the engine lease just now, and when. None: not known;
+        #: The engine lease's owner as this host's agent found it just now, and when. None: unknown;
         #: an owner of None: nobody.
         self.lease_owner: Callable[[], tuple[int | None, float] | None] = lambda: None
         self._been: set[int] = set()
@@ -113,13 +114,13 @@ class Members:
         board.fence_log.counts = lambda record: self.may_be_earlier(record.by)
 
     def may_be_earlier(self, host_id: int) -> bool:
-        """Whether an earlier version may run on that host, which signs nothing. Not known: yes."""
+        """Whether an earlier version, which signs nothing, may run on that host. Unknown: yes."""
         if self._board.signatures.signs(host_id):
             return False
         return not self._lockspace.witnesses or self._in_use(host_id) or self._answers(host_id)
 
     def look(self, now_s: float) -> None:
-        """Judge everybody anew, after a read of the whiteboard."""
+        """Judge all hosts anew, after a read of the whiteboard."""
         board = self._board
         for host in self._slots.keys() - board.reports.keys():
             del self._slots[host]
@@ -160,7 +161,7 @@ class Members:
         )
 
     def _within_base(self, report: SlotReport) -> SlotReport:
-        """A host's report with no higher score than a host without fault has there."""
+        """A host's report with a score of at most that of a host without fault there."""
         if report.score <= self.base_score:
             return report
         lines = report.extra if report.extra_trusted else {}
@@ -173,7 +174,7 @@ class Members:
         return not is_known or self._in_use(host) or self._answers(host)
 
     def _why_not(self, host: int, is_signed: bool, slot: _Slot, now_s: float) -> str:
-        """Why its word does not count; "": it does."""
+        """Why the host's slot does not count; "": it does."""
         if self._in_use(host) or self._answers(host):
             return ""
         is_trusted = is_signed or self._board.signatures.unsigned is Unsigned.TRUST
@@ -184,7 +185,8 @@ class Members:
         return "" if host in self._been and not self._writes_on(host, slot) else _NOT_JOINED
 
     def _contradicted(self, host: int, slot: _Slot) -> str:
-        """Why its word that the VM is up there is not true; "": it may be, or it says nothing."""
+        """Why the host's claim that the VM is up there is false; "": it may be true, or there is
+        none."""
         pulse = self._heartbeats.pulses.get(host)
         if slot.up_s is None:
             slot.denied_s = None
@@ -198,7 +200,7 @@ class Members:
                 slot.denied_s = None
             elif slot.denied_s is None:
                 slot.denied_s = pulse.heartbeat_s
-            # Written after that answer, it says so still.
+            # The claim was written after that answer.
             if slot.denied_s is None or slot.changed_s < slot.denied_s + CLAIM_S:
                 return ""
             said = "its host answers over the network that it is not"
@@ -216,7 +218,7 @@ class Members:
         return self._heartbeats.word(host) is Word.ANSWERED
 
     def _in_use(self, host: int) -> bool:
-        """Whether somebody has joined the lockspace under that id, alive or dead."""
+        """Whether some host has joined the lockspace under that id, alive or dead."""
         on_disk = self._lockspace.renewals.table.get(host)
         if on_disk is not None:
             return on_disk.timestamp != 0
@@ -224,7 +226,7 @@ class Members:
         return named is not None and named.state != "free"
 
     def _is_free(self, host: int, slot: _Slot, now_s: float) -> bool:
-        """Whether nobody has joined under that id, as was seen since its slot is written."""
+        """Whether no host has joined under that id, by a look made since its slot is written."""
         renewals = self._lockspace.renewals
         if host in renewals.table:
             return renewals.read_s.get(host, float("-inf")) >= slot.alive_s
@@ -232,7 +234,7 @@ class Members:
         return bool(self._lockspace.witnesses) and now_s - since_s >= self._looks_s
 
     def _writes_on(self, host: int, slot: _Slot) -> bool:
-        """Whether its slot was written after its id was seen free."""
+        """Whether the slot was written after its id was seen free."""
         on_disk = self._lockspace.renewals.table.get(host)
         free_s = float("-inf") if on_disk is None else on_disk.changed_s
         return slot.changed_s >= max(free_s, slot.alive_s) + AFTER_FREE_S

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who asks the VM from outside, where, and how often; and who is in doubt. Pure.
+"""Plans which host asks the VM from outside, how often, and which host is in doubt. Pure.
 
 Rules of this file:
 
-1. The best standby asks every `outside_interval`, the other live hosts seldom; all of them as
+1. The best standby asks every `outside_interval`, the other live hosts less often; all of them as
    often as the best as soon as one of them misses an answer.
-2. A host in doubt asks whether its own network leads anywhere: one that misses the VM, or waits for
-   its answer longer than usual, and the VM's own host while another one misses it or its uplink
+2. A host in doubt checks whether its own network leads anywhere: one that misses the VM, or waits
+   for its answer longer than usual, and the VM's own host while another one misses it or its uplink
    has no carrier. It goes on for STAYS_S, so that the VM is not started again where nobody would
    reach it.
 """
@@ -36,7 +36,7 @@ class Plan:
 
 
 class OutsideWatch:
-    """Is shown the live hosts each beat."""
+    """Gets the live hosts each beat."""
 
     def __init__(self, host_id: int) -> None:
         self._host_id = host_id
@@ -53,8 +53,8 @@ class OutsideWatch:
         now_s: float,
         is_late: bool = False,
     ) -> Plan:
-        """What this host does until the next beat. `own_stay`: the stay of the VM that is up here,
-        None: it is not. `is_late`: the VM elsewhere lets this host's question wait."""
+        """This host's plan until the next beat. `own_stay`: the stay of the VM that is up here,
+        None: it is not. `is_late`: the VM elsewhere has not answered this host's question yet."""
         peers = list(live)
         owner = _owner(peers) if own_stay is None else None
         place = None if owner is None else Place(owner.host_id, owner.last_ran)
@@ -106,7 +106,7 @@ def _owner(peers: list[PeerReport]) -> PeerReport | None:
 
 
 def _misses(view: OutsideView | None, place: Place | None) -> bool:
-    """Whether it had an answer of the VM in this place, and has none now."""
+    """Whether the host had an answer of the VM in this place, and has none now."""
     return (
         view is not None
         and place is not None

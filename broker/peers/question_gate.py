@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which questions for a heartbeat are answered: those that a member has just asked. Pure.
+"""Decides which questions for a heartbeat are answered: those that a member has just asked. Pure.
 
-The port for heartbeats takes datagrams from everybody, and what is decided on the answers is
-whether a host is switched off. So whatever arrives here must cost little and push nobody aside:
-not garbage, not a question that was recorded and is sent again, and not a flood of both.
+The port for heartbeats receives datagrams from everybody, and the answers decide whether a host
+is switched off. So whatever arrives here must cost little and must not displace a member's
+question: neither garbage, nor a recorded question that is sent again, nor a flood of both.
 
 Rules of this file:
 
-1. In this order: length and first line; the address; the MAC; host ids; whether it was asked
-   before; how many this member has asked in this second. What fails is dropped without an answer
-   and counted by its reason.
-2. An address is known that a member publishes as a number, or that a member has asked from. Of
-   all others STRANGERS_PER_S datagrams in a second are looked at, for a member whose address was
+1. The checks are made in this order: length and first line; the address; the MAC; host ids; whether
+   it was asked before; how many this member has asked in this second. A datagram that fails is
+   dropped without an answer and counted by its reason.
+2. An address is known if a member publishes it as a number, or has asked from it. From all
+   others STRANGERS_PER_S datagrams in a second are checked, for a member whose address was
    never seen; the rest is dropped before any work.
-3. What only costs a member its turns comes after its MAC: nobody else can use them up.
+3. A check that uses up a member's share comes after its MAC: nobody else can use it up.
 4. A question is answered once. Of the last BOOTS_MAX boots of each member the numbers of the last
-   WINDOW_S are remembered; older ones are replays as well. In the first moment after a start of
+   WINDOW_S are remembered; older ones count as replays. In the first moment after a start of
    the broker nothing is remembered: a replay then costs one answer, which proves nothing.
 """
 
@@ -34,12 +34,12 @@ from broker.peers.heartbeat import Fault
 
 #: Answers to one member in a second; a beat of 0.1 s and four addresses make 40 questions.
 ANSWERS_PER_S = 50
-#: Datagrams from unknown addresses that are looked at in a second.
+#: So many datagrams from unknown addresses are checked in a second.
 STRANGERS_PER_S = 100
-#: Two questions of a host may overtake each other by so much.
+#: Two questions of a host may arrive in the wrong order within this time.
 WINDOW_S = 5.0
 BOOTS_MAX = 64
-#: Addresses beside the published ones that are remembered: of 2000 members a few each.
+#: How many addresses are remembered beside the published ones: of 2000 members a few each.
 PROVEN_MAX = 4096
 
 
@@ -70,7 +70,7 @@ _OF_FAULT = {
 
 @dataclass(slots=True)
 class _Turns:
-    """So many in each second, a second's worth at once."""
+    """A share per second; one second's share may be used at once."""
 
     per_s: int
     left: float
@@ -106,33 +106,33 @@ class _Boot:
 
 @dataclass(slots=True)
 class _Member:
-    """What is remembered of a member: its boots, the last one that asked at the end."""
+    """The memory about a member: its boots, the one that asked last at the end."""
 
     turns: _Turns
     boots: OrderedDict[str, _Boot] = field(default_factory=OrderedDict)
 
 
 class QuestionGate:
-    """The gate of one host. `answered`, `refused`: counted since the broker began; `refused_of`:
-    by host, of the addresses that are one host's alone."""
+    """The gate of one host. `answered`, `refused`: counted since the broker's start; `refused_of`:
+    by host, for addresses that belong to one host only."""
 
     def __init__(self, host_id: int) -> None:
         self.answered = 0
-        #: Datagrams that the kernel has not handed over.
+        #: The number of datagrams that the kernel dropped.
         self.dropped: Callable[[], int] = lambda: 0
         self.refused: Counter[Refusal] = Counter()
         self.refused_of: dict[int, Counter[Refusal]] = {}
         self._host_id = host_id
         self._published: Mapping[int, tuple[str, ...]] = {}
-        #: Address as the kernel writes it, and whose it is.
+        #: The address as the kernel writes it, and whose it is.
         self._known: dict[str, int] = {}
         self._proven: OrderedDict[str, int] = OrderedDict()
         self._members: dict[int, _Member] = {}
         self._strangers = _Turns(STRANGERS_PER_S, STRANGERS_PER_S, 0.0)
 
     def members(self, published: Mapping[int, tuple[str, ...]]) -> None:
-        """The addresses that the hosts publish, `host:port` each; those of names are found out
-        when they ask."""
+        """Take in the addresses that the hosts publish, `host:port` each; the addresses of names
+        are learnt when they ask."""
         if published == self._published:
             return
         self._published = dict(published)
@@ -144,8 +144,8 @@ class QuestionGate:
                     self._known[number] = host_id
 
     def admit(self, key: ClusterKey, raw: bytes, source: str, now_s: float) -> Question | Refusal:
-        """The question, which is to be answered; or why it is not. `source`: the address that it
-        came from, as the kernel writes it."""
+        """The question that is to be answered; or why it is not. `source`: the address from which
+        it came, as the kernel writes it."""
         found = self._look(key, raw, source, now_s)
         if isinstance(found, Refusal):
             self.refused[found] += 1
@@ -161,7 +161,7 @@ class QuestionGate:
         return {why.value: count for why, count in sorted(self.refused_of.get(host_id, {}).items())}
 
     def host_at(self, source: str) -> int | None:
-        """The host that is known to ask from there."""
+        """The host that is known to ask from that address."""
         return self._known.get(source) or self._proven.get(source)
 
     def _look(self, key: ClusterKey, raw: bytes, source: str, now_s: float) -> Question | Refusal:
@@ -183,7 +183,7 @@ class QuestionGate:
         return self._turn(question, source, now_s)
 
     def _turn(self, question: Question, source: str, now_s: float) -> Question | Refusal:
-        """Of a question that a member has signed for this host."""
+        """Check a question that a member has signed for this host."""
         member = self._members.get(question.asker)
         if member is None:
             turns = _Turns(ANSWERS_PER_S, ANSWERS_PER_S, now_s)

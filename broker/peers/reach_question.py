@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A question among hosts: does your host reach the libvirt of the host with this name? Pure.
+"""A question between hosts: does your host reach the libvirt of the host with this name? Pure.
 
 Rules of this file:
 
-1. Question and answer carry the same nonce, which who asks has made, and the same name. An
+1. Question and answer carry the same nonce, which the asking host has made, and the same name. An
    answer was made after the question, and for it.
 2. Both are signed with the cluster key, over texts that no other message of ours can be:
 
@@ -11,8 +11,8 @@ Rules of this file:
        ha-agent reach answer 1 \\n nonce \\n name \\n problem
 
    No field can hold a newline. HMAC-SHA256, in hexadecimal.
-3. A question that was overheard can be asked again by anyone: it then costs one connection
-   from a member to a host that a key holder has named, and tells nothing new.
+3. Anyone can repeat a question that was overheard: it then costs one connection from a member
+   to a host that a holder of the key has named, and reveals nothing new.
 """
 
 from __future__ import annotations
@@ -37,34 +37,34 @@ from broker.peers.signed_answer import (
 )
 
 PATH = "/libvirt-reach"
-#: Of a member's question to the libvirt that it is asked about.
+#: The member's time to connect to the libvirt in question.
 DEADLINE_S = 10.0
 __all__ = ["Question", "Reach", "is_host_name", "new_nonce"]
 
 
 class Question(Struct, frozen=True):
-    """About the host `name`."""
+    """The question about the host `name`."""
 
     name: str
     nonce: str
     mac: str = ""
 
     def signed(self, key: ClusterKey) -> Question:
-        """The same with its MAC; `name` has to be a host name."""
+        """The question with its MAC; `name` has to be a host name."""
         return msgspec.structs.replace(self, mac=key.sign(_question_text(self)))
 
     @property
     def target(self) -> str:
-        """What is asked for in HTTP."""
+        """The target of the HTTP request."""
         return f"{PATH}?{urlencode(msgspec.structs.asdict(self))}"
 
     @property
     def has_form(self) -> bool:
-        """Name and nonce are what they should be; nothing else is signed or looked at."""
+        """Whether name and nonce have the right form; others are neither signed nor checked."""
         return is_host_name(self.name) and is_nonce(self.nonce)
 
     def is_from(self, key: ClusterKey) -> bool:
-        """Whether who has the key has asked this."""
+        """Whether a holder of the key has asked this."""
         return self.has_form and has_mac(key, _question_text(self), self.mac)
 
 
@@ -78,13 +78,13 @@ class Reach(Struct, frozen=True):
 
 
 def answer(key: ClusterKey, question: Question, problem: str) -> bytes:
-    """The signed answer to a good question, as it goes over the wire."""
+    """The signed answer to a good question, as bytes."""
     made = Reach(question.name, question.nonce, problem_line(problem))
     return answer_bytes(key, made, _answer_text(made))
 
 
 def problem_in(key: ClusterKey, raw: bytes, question: Question) -> str:
-    """What an answer says; ValueError where it is none to this question by who has the key."""
+    """The problem in an answer; ValueError where it is no answer to this question."""
     found = answer_in(key, raw, Reach, _answer_text)
     if (found.name, found.nonce) != (question.name, question.nonce):
         raise ValueError("an answer to another question")
@@ -92,7 +92,7 @@ def problem_in(key: ClusterKey, raw: bytes, question: Question) -> str:
 
 
 def is_host_name(text: str) -> bool:
-    """Whether it may stand for `{host}` in a URI; nothing of it is part of the URI's meaning."""
+    """Whether it may replace `{host}` in a URI; no part of it may change the URI's meaning."""
     return in_uri(text) != ""
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The log of refused datagrams: a line for each address and reason, however many come."""
+"""Logs refused datagrams: a line for each address and reason, however many come."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from broker.peers.question_gate import Refusal
 
 log = logging.getLogger("ha-broker.heartbeat")
 
-#: Addresses and reasons that are remembered; a flood from more of them writes the log at most
-#: as fast as broker/daemon/log_lines.py lets it.
+#: How many addresses and reasons are remembered; a flood from more of them writes the log at most
+#: as fast as broker/daemon/log_lines.py allows.
 REMEMBERED_MAX = 256
 
 
 class RefusalLog:
-    """Says once of each address why its datagrams are refused."""
+    """Logs once for each address why its datagrams are refused."""
 
     def __init__(self) -> None:
         self._said: OrderedDict[tuple[str, Refusal], None] = OrderedDict()
 
     def refused(self, source: str, host_id: int | None, why: Refusal) -> None:
-        """A datagram from there; `host_id`: whose address it is, None: nobody's."""
+        """Take in a refused datagram; `host_id`: whose address it is, None: unknown."""
         if (source, why) in self._said:
             return
         self._said[source, why] = None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the other hosts say over the network of their storage, beside what is read of it here.
+"""Collects the other hosts' words about their storage, and what this host reads of it.
 
-The rules are in scoring/hosts/same_storage.py; this file collects what they go by, after each read
-of the whiteboard, and remembers it.
+The rules are in scoring/hosts/same_storage.py; this file collects their input after each read of
+the whiteboard, and remembers it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from scoring.observation import Obstacle, Unfit, VmStatus
 
 
 class SameStorage:
-    """`judgement`: what follows from all peers, as of the last look."""
+    """`judgement`: the conclusion from all peers at the last look."""
 
     def __init__(
         self, config: Config, board: Board, heartbeats: Heartbeats, lockspace: Lockspace
@@ -41,14 +41,14 @@ class SameStorage:
         self.reconfigure(config)
 
     def reconfigure(self, config: Config) -> None:
-        """Go by another configuration from the next look on."""
+        """Use another configuration from the next look on."""
         self._host_id = config.host.id
         self.ids = ids_of(config)
         dead_s = host_dead_s(config.storage.io_timeout)
         self._limits = Limits(config.timing_rules().suspect_after, dead_s)
 
     def look(self, seen: Mapping[int, Seen], now_s: float) -> None:
-        """After a read of the whiteboard."""
+        """Compare, after a read of the whiteboard."""
         old, self._peers = self._peers, {}
         for host, report in self._board.reports.items():
             if (its := seen.get(host)) is None:
@@ -69,7 +69,7 @@ class SameStorage:
         return Here(
             name=f"{name or 'host'} (id {host})",
             slot=seen.timestamp,
-            # Of a slot that cannot be read the last good report is kept: it shows nothing new.
+            # The last good report of an unreadable slot is kept, but it shows nothing new.
             slot_read_s=None if host in self._board.bad else self._board.last_read_s,
             slot_changed_s=seen.since_s if seen.changed else None,
             renewal=None if renewal is None else (renewal.generation, renewal.timestamp),
@@ -80,8 +80,8 @@ class SameStorage:
         )
 
     def _next_to_read(self) -> frozenset[int]:
-        """The host whose renewals were compared longest ago: each is read from disk in its turn,
-        whether its slot stands still or not."""
+        """The host whose renewals were compared longest ago: each is read from disk in turn, even
+        one whose slot does not stand still."""
         read_s = self._lockspace.renewals.read_s
         oldest = min(self._peers, key=lambda host: read_s.get(host, float("-inf")), default=None)
         return frozenset() if oldest is None else frozenset({oldest})
@@ -94,7 +94,7 @@ class SameStorage:
 
 
 def ids_of(config: Config) -> Ids:
-    """What this host calls its cluster and volumes."""
+    """The names of this host's cluster and volumes."""
     return Ids(config.cluster.id, config.storage.whiteboard_id, config.storage.leases_id)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the questions that one host asks another over HTTP have in common. Pure.
+"""The common part of questions that one host asks another over HTTP. Pure.
 
 Question and answer are signed with the cluster key over lines that begin with the name and version
-of what is signed, and carry the nonce of who asks. An answer is JSON; why it could not be found out
-stands in it as one line.
+of what is signed, and carry the nonce of the asking host. An answer is JSON; where the asked host
+could not find the answer, one line in it says why.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from broker.config.cluster_key import ClusterKey
 
-#: Somebody else's sentence, cut there.
+#: The length at which a foreign sentence is cut.
 PROBLEM_CHARS_MAX = 500
 ANSWER_BYTES_MAX = 4096
 Mac = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -36,22 +36,22 @@ _Answer = TypeVar("_Answer", bound=_Signed)
 
 
 def signed_text(*lines: str) -> bytes:
-    """What is signed. No line may hold a newline: two messages would have one MAC."""
+    """The text to sign. No line may hold a newline: two messages would have one MAC."""
     return "\n".join(lines).encode("utf-8", "surrogatepass")
 
 
 def has_mac(key: ClusterKey, text: bytes, mac: str) -> bool:
-    """Whether who has the key has signed this; `mac` may be anything."""
+    """Whether a holder of the key has signed this; `mac` may be any text."""
     return _MAC.fullmatch(mac) is not None and key.accepts(text, mac)
 
 
 def problem_line(problem: str) -> str:
-    """One line, and nothing in it that UTF-8 has no bytes for."""
+    """One line that UTF-8 can encode."""
     return " ".join(problem.encode("utf-8", "replace").decode().split())[:PROBLEM_CHARS_MAX]
 
 
 def answer_bytes(key: ClusterKey, made: Any, text: bytes) -> bytes:
-    """An answer, a Struct with a field `mac`, as it goes over the wire."""
+    """An answer, a Struct with a field `mac`, as bytes."""
     return msgspec.json.encode(msgspec.structs.replace(made, mac=key.sign(text)))
 
 

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A question among hosts: is this what you read in that slot? Pure.
+"""A question between hosts: is this what you read in that slot? Pure.
 
-A host that joins sees the members' slots change. Whether they see its own only they can say: a
-volume that shows the cluster's writes and keeps its own to itself (a replica, a snapshot that
-follows) would make two clusters of one. So it writes its slot and asks.
+A host that joins sees the members' slots change. Only the members can say whether they see its own:
+a volume that shows the cluster's writes and hides its own (a replica, a snapshot that follows)
+would make two clusters of one. So it writes its slot and asks.
 
 Rules of this file:
 
-1. What is asked about is named by the SHA-256 of the slot's 4096 bytes. An answer says whether the
-   slot held them when it was read after the question had come.
-2. Question and answer are signed with the cluster key, and carry the nonce of who asks:
+1. The content is named by the SHA-256 of the slot's 4096 bytes. An answer says whether the slot
+   held them in a read that was made after the question had come.
+2. Question and answer are signed with the cluster key, and carry the nonce of the asking host:
 
        ha-agent slot question 1 \\n nonce \\n host id \\n digest
        ha-agent slot answer 1 \\n nonce \\n host id \\n digest \\n seen \\n problem
@@ -48,7 +48,7 @@ _HEX = re.compile("[0-9a-f]{64}")
 
 
 class Seen(StrEnum):
-    """What a member read in the slot."""
+    """The result of a member's read of the slot."""
 
     YES = "yes"
     NO = "no"
@@ -56,7 +56,7 @@ class Seen(StrEnum):
 
 
 def digest_of(slot: bytes) -> str:
-    """How what is in a slot is named."""
+    """The name of a slot's content."""
     return hashlib.sha256(slot).hexdigest()
 
 
@@ -69,28 +69,28 @@ class SlotQuestion(Struct, frozen=True):
     mac: str = ""
 
     def signed(self, key: ClusterKey) -> SlotQuestion:
-        """The same with its MAC."""
+        """The question with its MAC."""
         return msgspec.structs.replace(self, mac=key.sign(_question_text(self)))
 
     @property
     def target(self) -> str:
-        """What is asked for in HTTP."""
+        """The target of the HTTP request."""
         given = {"id": self.host_id, "digest": self.digest, "nonce": self.nonce, "mac": self.mac}
         return f"{PATH}?{urlencode(given)}"
 
     @property
     def has_form(self) -> bool:
-        """Whether all of it is what it should be; nothing else is signed or looked at."""
+        """Whether all fields have the right form; others are neither signed nor checked."""
         is_id = 1 <= self.host_id <= HOST_ID_MAX
         return is_id and is_nonce(self.nonce) and _HEX.fullmatch(self.digest) is not None
 
     def is_from(self, key: ClusterKey) -> bool:
-        """Whether who has the key has asked this."""
+        """Whether a holder of the key has asked this."""
         return self.has_form and has_mac(key, _question_text(self), self.mac)
 
 
 class SlotSeen(Struct, frozen=True):
-    """The answer."""
+    """The answer to a SlotQuestion."""
 
     host_id: int
     digest: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -101,14 +101,14 @@ class SlotSeen(Struct, frozen=True):
 
 
 def answer(key: ClusterKey, question: SlotQuestion, seen: Seen, problem: str = "") -> bytes:
-    """The signed answer to a good question, as it goes over the wire."""
+    """The signed answer to a good question, as bytes."""
     line = problem_line(problem)
     made = SlotSeen(question.host_id, question.digest, question.nonce, seen, line)
     return answer_bytes(key, made, _answer_text(made))
 
 
 def seen_in(key: ClusterKey, raw: bytes, question: SlotQuestion) -> SlotSeen:
-    """What an answer says; ValueError where it is none to this question by who has the key."""
+    """The answer; ValueError where it is none to this question by a holder of the key."""
     found = answer_in(key, raw, SlotSeen, _answer_text)
     asked = (question.host_id, question.digest, question.nonce)
     if (found.host_id, found.digest, found.nonce) != asked:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The questions for a sign of life as HTTP: `GET /heartbeat?nonce=…`, by h11. So are asked hosts
-whose port for heartbeats (broker/peers/heartbeat_port.py) does not answer, or that publish none.
+"""Questions for a sign of life over HTTP: `GET /heartbeat?nonce=…`, by h11. They go to hosts whose
+port for heartbeats (broker/peers/heartbeat_port.py) does not answer, or that publish none.
 
-Each question makes a connection of its own: one that was kept could answer out of a buffer, and
-half-open ones of dead hosts would have to be found out first. docs/decisions/0023 has what
-that costs. Addresses come from the whiteboard: nothing in them or behind them is trusted.
+Each question makes a connection of its own: a kept one could answer out of a buffer, and
+half-open ones of dead hosts would have to be found first. docs/decisions/0023 has the cost of
+that. Addresses come from the whiteboard: nothing in them, and no answer, is trusted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from broker.daemon.name_lookup import NameLookup, is_address
 from broker.daemon.worker import Hung
 from broker.peers.heartbeat import ANSWER_BYTES_MAX
 
-#: Of the head of an answer.
+#: The largest head of an answer.
 HEAD_BYTES_MAX = 4096
 #: How long a name's address is used before it is looked up again, and after that failed.
 NAME_GOOD_S = 300.0
@@ -26,8 +26,8 @@ NAME_DEADLINE_S = 0.5
 
 
 async def ask_over_http(where: str, port: int, address: str, nonce: str) -> bytes:
-    """What the broker there answers to this nonce; OSError where nothing good. `address`: as it
-    was published."""
+    """The answer of the broker there to this nonce; OSError where there is no good one. `address`:
+    as it was published."""
     reader, writer = await asyncio.open_connection(where, port, limit=HEAD_BYTES_MAX)
     try:
         return await _get(reader, writer, address, f"/heartbeat?nonce={nonce}")
@@ -40,7 +40,8 @@ async def ask_over_http(where: str, port: int, address: str, nonce: str) -> byte
 async def _get(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, target: str
 ) -> bytes:
-    """The body of a 200; ConnectionError where there is none, too much, or another status."""
+    """The body of an answer of status 200; ConnectionError where it is missing, too large, or of
+    another status."""
     http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES_MAX)
     headers = [("Host", host), ("Connection", "close")]
     request = h11.Request(method="GET", target=target, headers=headers)
@@ -53,7 +54,7 @@ async def _get(
             left -= len(data)
             http.receive_data(data)
         elif isinstance(event, h11.Response) and event.status_code != 200:
-            # A redirect too: an answer comes from the address that was asked, or not at all.
+            # This refuses a redirect too: an answer comes from the asked address, or not at all.
             raise ConnectionError(f"HTTP status {event.status_code}")
         elif isinstance(event, h11.Data):
             body += event.data
@@ -65,7 +66,7 @@ async def _get(
 
 
 class Names:
-    """Addresses of names, kept: name service and a host may well fail together."""
+    """Addresses of names, kept: the name service may well fail together with a host."""
 
     def __init__(self) -> None:
         self.lookup = NameLookup("heartbeats")
@@ -79,7 +80,7 @@ class Names:
         known, good_until_s = self._known.get(name, ("", 0.0))
         if known and now_s < good_until_s:
             return known
-        # Who comes meanwhile goes by what is known.
+        # Callers that come meanwhile use the known address.
         self._known[name] = known, now_s + NAME_RETRY_S
         try:
             async with asyncio.timeout(NAME_DEADLINE_S):
