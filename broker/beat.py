@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The broker's beat: once a second a turn on the storage, sooner when there is something that the
-other hosts should read. It keeps its plan whatever the storage does."""
+"""The broker's beat: a turn on the storage once a second, earlier when there is something that the
+other hosts should read. It keeps its schedule whatever the storage does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from broker.config.in_force import InForce
 from broker.daemon.histogram import Histogram
 
-#: What is done with the storage, begun at that time.
+#: The work on the storage, begun at that time.
 Turn = Callable[[float], Coroutine[Any, Any, None]]
 
 
@@ -27,7 +27,7 @@ class Beat:
         read_again: Turn,
         after: Callable[[float], None],
     ) -> None:
-        """`to_publish`: set: the next beat begins now. `after`: what follows each beat's turn."""
+        """`to_publish`: once set, the next beat begins at once. `after`: called after each turn."""
         self._in_force, self._to_publish = in_force, to_publish
         self._publish_and_read, self._read_again, self._after = publish_and_read, read_again, after
         self.lateness, self.durations = Histogram(), Histogram()
@@ -43,7 +43,7 @@ class Beat:
             while True:
                 begun_s, beat_s = loop.time(), self._in_force.timing.beat
                 self.lateness.add(begun_s - planned_s)
-                # A beat that was missed as a whole is not made up for.
+                # A beat that was missed completely is skipped.
                 is_missed = begun_s - planned_s >= beat_s
                 next_s = (begun_s if is_missed else planned_s) + beat_s
                 await self.once(begun_s, next_s)
@@ -57,16 +57,16 @@ class Beat:
     async def once(self, now_s: float, until_s: float | None = None) -> None:
         """One turn: this host's slot out, everybody's slots in.
 
-        What the storage has not answered by `until_s` is left to itself (None: waited for).
+        What the storage has not answered by `until_s` is not waited for (None: it is).
         """
         await self._take_turn(self._publish_and_read, now_s, until_s)
         self._after(now_s)
 
     async def _rest(self, next_s: float) -> bool:
-        """Wait for the next beat; False: news bring it forward to this moment.
+        """Wait for the next beat; False: news brought it forward to this moment.
 
-        Half a beat before it the peers' slots are read once more: who is silent is known half
-        a beat sooner.
+        Half a beat before it the peers' slots are read once more: a silence is known half a beat
+        earlier.
         """
         loop, second_s = asyncio.get_running_loop(), next_s - self._in_force.timing.beat / 2
         if loop.time() < second_s:
@@ -76,7 +76,7 @@ class Beat:
         return not await self._news_before(next_s)
 
     async def _news_before(self, until_s: float) -> bool:
-        """Whether something to be published at once came up before `until_s`."""
+        """Whether something that must be published at once came up before `until_s`."""
         try:
             async with asyncio.timeout_at(until_s):
                 await self._to_publish.wait()

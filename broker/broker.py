@@ -60,7 +60,7 @@ class Given:
     freeing_left: Callable[[], int | None] | None = None
 
     def machine(self, state_dir: Path) -> Machine:
-        """With the kernel's and the agent's own word where nothing was given."""
+        """The machine; values that were not given come from the kernel and the agent's file."""
         boot_id = kernel_boot.boot_id() if self.boot_id is None else self.boot_id
         freeing_left = self.freeing_left or partial(freeing_before, state_dir / FREEING_FILE)
         return Machine(boot_id, self.wall, freeing_left)
@@ -81,7 +81,7 @@ class Broker:
         kept: KeptEvents | None = None,
     ) -> None:
         """`heartbeats`: None: no question is asked over the network, and none answered.
-        `notices`: who is told; None: as configured. `kept`: where events outlive the broker."""
+        `notices`: the notifications; None: as configured. `kept`: keeps events over restarts."""
         given = given or Given()
         state_dir = Path(config.daemon.state_dir)
         self.in_force, self.news = InForce(config), News()
@@ -94,7 +94,7 @@ class Broker:
         # The other hosts.
         self.table = Table(self.in_force, board, lockspace, self.heartbeats)
         self.members, self.same_storage = self.table.members, self.table.same_storage
-        #: Whose questions for a heartbeat are answered.
+        #: Admits questions for a heartbeat.
         self.gate = QuestionGate(config.host.id)
         self._closer_look = CloserLook(self.in_force, self.table, self.gate)
         # This host.
@@ -109,7 +109,7 @@ class Broker:
         )
         self._own_id = OwnIdGuard(self.in_force, board, lockspace, machine.boot_id)
         self.place = PlaceSeen(self.in_force, self.table, self.this_host)
-        # What is told, handed on and shown.
+        # Events, exchange and status.
         self.feed = EventFeed(
             self.in_force, self.table, self.this_host, self.place, kept, self.notices.notify
         )
@@ -156,7 +156,7 @@ class Broker:
         )
 
     def _connect(self) -> None:
-        """What calls back: each part tells the others by these."""
+        """Connect the callbacks: the parts wake each other by these."""
 
         def monitor_changed(name: str) -> None:
             if name in PUBLISHED_AT_ONCE:
@@ -176,7 +176,7 @@ class Broker:
         return self.in_force.config
 
     def reconfigure(self, config: Config) -> None:
-        """Another configuration is in force from the next beat on."""
+        """Use another configuration from the next beat on."""
         self.in_force.use(config)
         self.same_storage.reconfigure(config)
         self.board.signatures.wanted = Unsigned(config.storage.unsigned)
@@ -185,13 +185,13 @@ class Broker:
         self.news.publish()
 
     def use_key(self, key: ClusterKey | None) -> None:
-        """Sign, and accept, by the secrets file as it is now. A key where there was none, or none
-        where there was one, needs a restart."""
+        """Use the present secrets file for signing and accepting. A first key, or a removed one,
+        needs a restart."""
         if self.heartbeats.key is not None and key is not None:
             self.heartbeats.key = self.board.signatures.key = key
 
     def refuse_config(self, problem: str) -> None:
-        """The configuration file as it is now is not used: show it and tell it."""
+        """The present configuration file cannot be used: show it, and send a notice."""
         self.in_force.problem = problem
         self.feed.detector.config_refused(problem)
 
@@ -214,12 +214,13 @@ class Broker:
             self._owns_slot = self._owns_slot or (self._own_id.is_out and self.own_slot.was_ours)
             if self._owns_slot:
                 report, (freeing, is_fencer) = agent.last, agent.freeing()
-                # From here on the slot may say either; the old line is no announcement any more.
+                # From here on the slot may hold either line; the old one announces nothing any
+                # more.
                 if freeing != agent.announced:
                     agent.announced = None
                 await board.write(self.own_slot.make(now_s), now_s)
                 if not board.write_problem:
-                    agent.told_beat = agent.told_beat if report is None else report.beat
+                    agent.published_beat = agent.published_beat if report is None else report.beat
                     agent.announced = freeing if is_fencer else None
             await self.read(now_s)
             await self.this_host.disks.look(self.this_host.vm.owns(now_s), agent.last_ran)
@@ -230,7 +231,7 @@ class Broker:
         before = self.table.hands()
         await self.read(now_s, second_look=True)
         if self.table.hands() != before:
-            # Who waits for a host to let go of the VM need not wait for the beat.
+            # A host that waits for another one to release the VM need not wait for the beat.
             self.news.announce()
 
     async def read(self, now_s: float, second_look: bool = False) -> None:
@@ -261,7 +262,7 @@ class Broker:
             stay = this_host.agent.last_ran if is_up else None
             outside.look(self.table.live(), this_host.score(now_s), stay, now_s)
         self.feed.look(now_s)
-        record = self._switched_off.untold(self.own_slot.previous_boot_id)
+        record = self._switched_off.unreported(self.own_slot.previous_boot_id)
         if record is not None:
             self.feed.detector.was_switched_off(record.by_name, record.ordered, record.text)
         self.news.announce()

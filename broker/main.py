@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-broker`: wires the real adapters together and runs until it is told to end."""
+"""`ha-broker`: wires the real adapters together and runs until it is stopped."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from broker.whiteboard.volume import STORAGE_DEADLINE_S, Volume, VolumeError
 
 log = logging.getLogger("ha-broker")
 
-#: So long the broker's end waits for the last events to be kept.
+#: How long the broker's end waits for the last events to be kept.
 KEEP_PATIENCE_S = 1.0
 
 
@@ -118,7 +118,7 @@ def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Bro
 def reload(
     path: str, broker: Broker, monitors: HostMonitors, tls: ssl.SSLContext | None = None
 ) -> None:
-    """Go by the configuration file as it is now; a bad one changes nothing and is told. The
+    """Use the present configuration file; a bad one changes nothing and a notice is sent. The
     certificate of `tls` is read anew."""
     service_manager.reloading()
     file_s = changed_s(path)
@@ -148,8 +148,8 @@ def reload(
 
 
 async def run(path: str, config: Config, file_s: float | None = None) -> None:
-    """Run until SIGTERM or SIGINT; StartError and LockspaceError where that cannot be. `file_s`:
-    when the file was changed last before it was read."""
+    """Run until SIGTERM or SIGINT; StartError and LockspaceError where that is impossible.
+    `file_s`: when the file was changed last before it was read."""
     check_storage(config)
     try:
         monitors = HostMonitors(config)
@@ -177,11 +177,11 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
     )
     broker.gate.dropped = lambda: port.dropped
 
-    def told_to_reload() -> None:
+    def on_reload() -> None:
         reload(path, broker, monitors, tls)
         front.certificate_anew()
 
-    loop.add_signal_handler(signal.SIGHUP, told_to_reload)
+    loop.add_signal_handler(signal.SIGHUP, on_reload)
     key = "api.listen"
     try:
         await front.start(map(split, config.api.listen))
@@ -209,7 +209,7 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
 
 
 async def _live(broker: Broker, front: FrontProcess, stop: asyncio.Event) -> None:
-    """All that goes on for as long as the broker lives; the first that fails ends it."""
+    """Run everything that lives as long as the broker; the first failure ends it."""
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(broker.run(), name="beat"),
@@ -240,9 +240,10 @@ def main() -> None:
     try:
         file_s = changed_s(arguments.config)
         config = load(arguments.config)
-        # libvirt prints each error on standard error by itself unless told not to.
+        # libvirt prints each error on standard error by itself unless a handler is set.
         libvirt.registerErrorHandler(lambda context, error: None, None)
-        # The service manager's watchdog ends a hung daemon by SIGABRT: say where it hung.
+        # The service manager's watchdog ends a hung daemon by SIGABRT: the trace shows where it
+        # hung.
         faulthandler.enable()
         service_manager.set_up_logging(config.daemon.log_level)
         asyncio.run(run(arguments.config, config, file_s))

@@ -236,7 +236,7 @@ class GuardedDevice:
                 found = Finding(Power.UNKNOWN, Identity.UNKNOWN, f"{self.name}: {self._say(error)}")
             if found.usable and found.power is Power.UNKNOWN and not found.detail:
                 found = replace(found, detail=f"{self.name}: its power is neither on nor off")
-            # Of a hundred devices nearly all are idle: only a hung thread is kept.
+            # Nearly all of a hundred devices are idle: only a hung thread is kept.
             self._worker = self._new_worker(self.name)
         if found.identity is Identity.OTHER:
             self._other = (system_uuid, found.detail)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the API serves: the parts of the broker that it asks, each from its own room."""
+"""The part of the broker that the API serves, each object from its own room."""
 
 from __future__ import annotations
 

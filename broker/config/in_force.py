@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The configuration that is in force, and what is made of it once: a reload changes it for every
-part of the broker at the same moment."""
+"""The configuration in force, and what is made from it once: a reload changes it for every part of
+the broker at the same moment."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from broker.config.sections import Config, system_uuid
 
 
 class InForce:
-    """`problem`: why the file as it is now is not used, "": it is. `file_s`: when the file that is
-    used was changed last, UTC seconds since 1970, None: not known. `agreed`, `agreed_lines`: what
-    all hosts must have alike, and this host's slot lines of it. `system_uuid`: of this machine.
+    """`problem`: why the present file is not in force, "": it is. `file_s`: when the file in force
+    was changed last, UTC seconds since 1970, None: unknown. `agreed`, `agreed_lines`: the values
+    that all hosts must have alike, and this host's slot lines of them. `system_uuid`: of this
+    machine.
     """
 
     def __init__(self, config: Config) -> None:
@@ -20,7 +21,7 @@ class InForce:
         self.system_uuid = system_uuid(config)
 
     def use(self, config: Config) -> None:
-        """Another configuration is in force from now on."""
+        """Use another configuration from now on."""
         self.config, self.problem = config, ""
         self.timing, self.rules = config.timing_rules(), config.rules(0)
         self.agreed, self.agreed_lines = agreement.agreed(config), agreement.published(config)

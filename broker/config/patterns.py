@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The regular expressions of `[notify.rules]`: which texts fit one. Pure."""
+"""The regular expressions of `[notify.rules]`: which texts match one. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 from broker.daemon.bounded_search import is_plain
 
-#: A search that takes longer is given up, and the notice goes out.
+#: A search that takes longer is given up, and the notice is sent.
 SEARCH_S = 0.02
 ALL = ".*"
 
 
 def matcher(pattern: str) -> Callable[[str], bool]:
-    """Whether a text fits; ValueError where it is no regular expression. TimeoutError from
-    the search after SEARCH_S."""
+    """A function that says whether a text matches; ValueError where the pattern is no regular
+    expression. Each search may raise TimeoutError after SEARCH_S."""
     if pattern in ("", ALL):
         return lambda text: pattern == ALL
     words = pattern.casefold().split("|")

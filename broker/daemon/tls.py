@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How this host speaks TLS where others ask it."""
+"""The TLS settings of this host's servers."""
 
 from __future__ import annotations
 

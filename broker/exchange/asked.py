@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What others on this host ask the broker to do: the agent that a record be written to the fence
-log, a person that what ran last be decided, systemd that the host be drained."""
+"""Requests of other programs on this host: the agent's for a record in the fence log, a person's
+decision about what ran last, systemd's to drain the host."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ log = logging.getLogger("ha-broker")
 
 
 class NotUnderWay(Exception):
-    """There is nothing of that kind in the fence log to be closed."""
+    """The fence log has no open record that could be closed."""
 
 
 class Asked:
-    """Each by itself."""
+    """Carries the requests out."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Asked:
         self._detector, self._news = detector, news
 
     async def note_fence(self, note: FenceNote) -> LogRecord | None:
-        """Write to the fence log for this host's agent; None: there is nothing to be closed.
+        """Write to the fence log for this host's agent; None: there is no record to close.
 
         StorageTrouble where that fails.
         """
@@ -93,7 +93,7 @@ class Asked:
         )
 
     async def decide_what_ran(self, adopt: bool, who: str) -> WhatRan:
-        """What ran last is right, or the definition is; CannotDecide, StorageTrouble."""
+        """Record that what ran last is right, or the definition; CannotDecide, StorageTrouble."""
         this_host, now_s = self._this_host, asyncio.get_running_loop().time()
         is_here = this_host.vm.status(now_s)[0].vm is VmStatus.UP
         up_on = None if is_here else self._table.up_elsewhere()
@@ -103,7 +103,7 @@ class Asked:
         return record
 
     def host_shuts_down(self, now_s: float) -> HostShutdownStatus:
-        """systemd shuts this host down, says the unit's command: drain it. How far that is."""
+        """Drain this host, which systemd shuts down; returns how far it is."""
         shutdown, modes = self._this_host.shutdown, self._this_host.modes
         if shutdown.say(OnHostShutdown(self._in_force.config.vm.on_host_shutdown), now_s):
             log.warning("this host is shutting down (vm.on-host-shutdown: %s)", shutdown.way)

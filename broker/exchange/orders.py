@@ -39,11 +39,11 @@ class Orders:
     def answered(self, answers: Iterable[OrderAnswer]) -> None:
         """Take in the agent's answers. An agent that no longer knows an order that was under way
         was restarted."""
-        told = {answer.number: answer for answer in answers}
+        known = {answer.number: answer for answer in answers}
         for number, before in self._answers.items():
-            if before.ok is None and number not in told:
+            if before.ok is None and number not in known:
                 self._answers[number] = OrderAnswer(number, False, FORGOTTEN)
-        self._answers |= {number: told[number] for number in told if number in self._placed}
+        self._answers |= {number: known[number] for number in known if number in self._placed}
 
     def pending(self, now_s: float) -> Order | None:
         """The order that the agent has not taken yet."""

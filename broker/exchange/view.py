@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The agent's report in, the view that it decides on out."""
+"""Takes the agent's report in, and gives out the view that the agent decides on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger("ha-broker")
 
 
 class Exchange:
-    """`orders`: of operators to this host's agent."""
+    """`orders`: the operators' orders to this host's agent."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Exchange:
         self.orders = Orders()
 
     def take_report(self, report: Report, now_s: float) -> None:
-        """What the agent wants published; a new state is published at once."""
+        """Take in the agent's report; a new state is published at once."""
         is_new_state = self._this_host.agent.take(report, now_s)
         self._detector.reported(report, now_s, self._this_host.wall())
         self.orders.answered(report.answers)
@@ -62,7 +62,7 @@ class Exchange:
         return order
 
     def view(self, now_s: float) -> View:
-        """What the agent decides on."""
+        """The view for the agent's next decision."""
         table, board, this_host = self._table, self._table.board, self._this_host
         reports, on_disk = table.members.reports, this_host.disks.on_disk
         return View(
@@ -82,7 +82,7 @@ class Exchange:
             hostnames={host: report.hostname for host, report in reports.items()},
             fence_log=board.fence_log.recent(now_s),
             order=self.orders.pending(now_s),
-            told_beat=this_host.agent.told_beat,
+            told_beat=this_host.agent.published_beat,
             announced=this_host.agent.announced,
             what_ran=None if on_disk is None else on_disk.record,
             unsure=table.same_storage.judgement.unsure,
@@ -118,7 +118,7 @@ class Exchange:
         )
 
     def _unfit(self, engine: EngineStatus, now_s: float) -> Iterator[Unfit]:
-        """What keeps this host from starting the VM."""
+        """The obstacles that keep this host from starting the VM."""
         yield from self._table.same_storage.unfit
         proof = self._this_host.monitors.latest.get("can_start")
         if proof is not None and proof.value is False:

@@ -39,8 +39,8 @@ def read_delta_leases(volume: Volume, host_ids: Iterable[int]) -> dict[int, tupl
 
 
 def read_named_leases(volume: Volume, host_ids: Iterable[int]) -> dict[int, OwnLease]:
-    """The same leases with the names of the sanlocks that wrote them; an id that nobody ever had
-    is left out. Raises as `read_delta_leases`."""
+    """The leases with the names of the sanlocks that wrote them; an id that no host ever had is
+    left out. Raises as `read_delta_leases`."""
     return {
         host_id: OwnLease(
             _name(record, _RESOURCE_AT),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Setting and ending the maintenance modes, and the giving back of this host's id with them."""
+"""Sets and ends the maintenance modes, and gives this host's id back with them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ log = logging.getLogger("ha-broker")
 
 
 class Announcer(Protocol):
-    """Who tells people of it."""
+    """Sends notices of it."""
 
     def maintenance_ends_soon(self, mode: str, left_s: float | None, reason: str) -> None:
         """`mode`: local or global."""
 
     def maintenance_over(self, mode: str) -> None:
-        """It has ended by itself."""
+        """The mode has ended by itself."""
 
 
 class Keeper:
@@ -49,13 +49,13 @@ class Keeper:
         self._in_force, self._table, self._own_id = in_force, table, own_id
         self._modes, self._shutdown = modes, shutdown
         self._agent_state, self._announcer, self._news = agent_state, announcer, news
-        # Before the lockspace looks for the first time: a host that has given its id back does
-        # not join because its broker is started.
+        # This comes before the lockspace's first look: a host that has given its id back must not
+        # join because its broker is started.
         self.give_back_id()
 
     async def set(self, kind: str, wanted: Maintenance, owner: str) -> None:
-        """Set or end a mode as asked for. `kind`: global or local; `owner`: who asks, without the
-        host. StorageTrouble or OSError when it cannot be written."""
+        """Set or end a mode. `kind`: global or local; `owner`: who asks, without the
+        host. StorageTrouble or OSError where it cannot be written."""
         mode = self.mode(wanted, f"{owner}@{self._in_force.host_name}")
         if kind == "global":
             await self.set_global(mode)
@@ -63,25 +63,25 @@ class Keeper:
             self.set_local(mode)
 
     async def set_global(self, mode: Mode | None) -> None:
-        """Set or end it for all hosts; StorageTrouble when it cannot be written."""
+        """Set or end the global mode; StorageTrouble where it cannot be written."""
         await self._table.board.set_global_maintenance(mode)
         self._modes.look(mode, asyncio.get_running_loop().time())
 
     def set_local(self, mode: Mode | None) -> None:
-        """Set or end it for this host, kept over restarts; OSError when it cannot be written."""
+        """Set or end the local mode, kept over restarts; OSError where it cannot be written."""
         self._modes.set_local(mode, asyncio.get_running_loop().time())
         self._news.publish()
 
     def mode(self, wanted: Maintenance, owner: str) -> Mode | None:
-        """What was asked for as a mode that begins now."""
+        """The wanted mode, beginning now."""
         if not wanted.on:
             return None
         return self._modes.new(owner, wanted.reason, wanted.for_s, wanted.release_id)
 
     def give_back_id(self, now_s: float = 0.0) -> None:
-        """The host id goes once the agent calls this host empty: in the middle of a migration, when
-        no process holds the lease, it may be needed again; for one to here as well. It is not
-        joined anew meanwhile."""
+        """Give the host id back once the agent reports this host as empty. In the middle of a
+        migration, even of one to here, no process holds the lease, but the id may be needed again.
+        It is not joined anew meanwhile."""
         local = self._modes.in_force
         is_empty = (
             self._agent_state() == StateName.LOCAL_MAINTENANCE
@@ -91,7 +91,7 @@ class Keeper:
         self._own_id.give_back(local is not None and local.release_id, is_empty)
 
     async def end_what_is_over(self, now_s: float) -> None:
-        """Maintenance ends by itself. What cannot be written ended stays set."""
+        """End modes whose time is over. A mode whose end cannot be written stays set."""
         modes, board = self._modes, self._table.board
         if self._shutdown.lapses(now_s):
             log.warning("this host does not shut down after all")

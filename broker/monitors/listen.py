@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What tells a monitor to look now, before its interval is over: libvirt of the VM, the kernel of
-links and of libvirt's own files. Where one of them cannot be had, its monitor only looks seldom."""
+"""Wakes a monitor before its interval is over: by libvirt's events of the VM, by the kernel's of
+links and of libvirt's own files. Where a source is missing, its monitor only samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger("ha-broker")
 
 
 def listen(config: Config, monitors: HostMonitors) -> contextlib.ExitStack:
-    """Listen to all of them, until what is returned is closed."""
+    """Listen to all of them, until the result is closed."""
     wake = monitors.runner.wake
 
     def vm_changed() -> None:
@@ -37,10 +37,10 @@ def listen(config: Config, monitors: HostMonitors) -> contextlib.ExitStack:
     try:
         listeners.callback(LinkEvents(links_changed).close)
     except OSError as error:
-        log.warning("the kernel does not tell of links (%s): the bridge is only polled", error)
+        log.warning("the kernel reports no changed links (%s): the bridge is only polled", error)
     try:
         written = StatusFileEvents(config.libvirt.pid_dir, name, lambda: wake("what_runs"))
         listeners.callback(written.close)
     except OSError as error:
-        log.warning("the kernel does not tell of files (%s): what runs is only polled", error)
+        log.warning("the kernel reports no changed files (%s): what runs is only polled", error)
     return listeners

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The monitors of this host as the broker uses them: all samples, and the three that it asks for
-more than their sample."""
+"""The monitors of this host as the broker uses them: all samples, and the three of which it needs
+more than the sample."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PUBLISHED_AT_ONCE = frozenset({"engine", "what_runs", "outside", "way_out", "upl
 
 
 class VmSampler(Protocol):
-    """What the monitor of the VM tells beside its status."""
+    """The further results of the VM's monitor, beside the VM's status."""
 
     lease_held: bool | None
     migration: MigrationStatus | None
@@ -27,7 +27,7 @@ class VmSampler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """`outside`, `way_out`: None: this host does not ask the VM where it runs elsewhere."""
+    """`outside`, `way_out`: None: this host does not ask a VM that runs elsewhere."""
 
     runner: MonitorRunner
     vm: VmSampler

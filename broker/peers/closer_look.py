@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A slot that stands still: the other witnesses look at its host more closely before it is
-suspected. Asking harms nobody, so it may be quick."""
+"""Asks the other witnesses about a host whose slot stands still, before the host is suspected.
+Asking harms nobody, so it may be early."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from broker.peers.table import Table
 from broker.whiteboard import lines as slot_lines
 from broker.whiteboard.lines import Freeing
 
-#: A slot that stands still for so long is looked at more closely, before it is suspected.
+#: A slot that stands still for so long causes the questions.
 QUIET_BEATS = 1.5
-#: One that has stood still for longer is asked over the network no more often than others.
+#: A host whose slot has stood still for longer is asked over the network no more often than others.
 QUIET_MAX_S = 600.0
 
 
 class CloserLook:
-    """`gate`: lets in the questions of those that are asked."""
+    """`gate`: admits the questions of the hosts that are asked."""
 
     def __init__(self, in_force: InForce, table: Table, gate: QuestionGate) -> None:
         self._in_force, self._table, self._gate = in_force, table, gate
 
     def look(self, freed_by: Freeing | None, second_look: bool, now_s: float) -> None:
-        """After a read of the whiteboard. `freed_by`: who may free this host's id is looked at as
-        well. `second_look`: nothing is asked unless something has changed."""
+        """Decide after a read of the whiteboard whom to ask. `freed_by`: the host that may free
+        this host's id is asked too. `second_look`: only changes cause questions."""
         quiet = self._table.still(now_s - QUIET_BEATS * self._in_force.timing.beat)
         if freed_by is not None:
             quiet.add(freed_by.by)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The other hosts as this one sees them now: who lives, what each published, what the network says.
+"""The other hosts as this one sees them now: which live, what each published, what the network
+says.
 
-A host lives by the change of its slot. Everything here is brought up to date by `look`, after each
-read of the whiteboard; nothing is asked here.
+A host lives while its slot changes. `look` updates everything here after each read of the
+whiteboard; nothing is asked here.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from scoring.observation import PeerReport, VmStatus
 
 
 class Table:
-    """`seen`: since when each peer's slot is as it is. `silent`: the peers that are."""
+    """`seen`: when each peer's slot last changed. `silent`: the peers that are silent."""
 
     def __init__(
         self,
@@ -38,7 +39,7 @@ class Table:
     ) -> None:
         self._in_force = in_force
         self.board, self.lockspace, self.heartbeats = board, lockspace, heartbeats
-        #: Whose word counts.
+        #: Which hosts' slots count.
         self.members = Members(
             board,
             lockspace,
@@ -46,14 +47,15 @@ class Table:
             in_force.io_timeout_s,
             in_force.config.score.base_score,
         )
-        #: Whether the others write to the storage that is read here.
+        #: Whether the others write to the storage that this host reads.
         self.same_storage = SameStorage(in_force.config, board, heartbeats, lockspace)
         self.seen: dict[int, Seen] = {}
         self.silent: frozenset[int] = frozenset()
         self._known: dict[int, tuple[SlotReport, Seen | None, slot_lines.Others, PeerReport]] = {}
 
     def look(self, now_s: float) -> bool:
-        """After a read of the whiteboard. Whether a peer has fallen silent or come back."""
+        """Update after a read of the whiteboard; returns whether a peer fell silent or came
+        back."""
         self.seen = look(self.seen, self.peers(), now_s)
         silent = frozenset(
             host
@@ -68,7 +70,7 @@ class Table:
         return is_blind(self.board.last_read_s, now_s, self._in_force.timing.suspect_after)
 
     def liveness(self, seen: Seen, now_s: float) -> Liveness:
-        """Of a peer whose slot was last seen so."""
+        """The liveness of a peer whose slot was last seen to change then."""
         read_s = self.board.last_read_s
         return liveness_known(seen, read_s, now_s, self._in_force.timing.suspect_after)
 
@@ -77,7 +79,7 @@ class Table:
         return {host for host, seen in self.seen.items() if seen.since_s < since_s}
 
     def peers(self) -> tuple[PeerReport, ...]:
-        """Every other host's report; one that is as it was is not made anew."""
+        """Every other host's report; an unchanged one is not made anew."""
         known, self._known = self._known, {}
         for host, report in sorted(self.members.reports.items()):
             seen = self.seen.get(host)
@@ -96,7 +98,7 @@ class Table:
         return tuple(old[3] for old in self._known.values())
 
     def live(self) -> list[PeerReport]:
-        """Those that are seen to live."""
+        """The reports of the hosts that live."""
         return [
             peer
             for peer in self.peers()
@@ -110,7 +112,7 @@ class Table:
         return frozenset((peer.host_id, peer.state, peer.engine.vm) for peer in self.peers())
 
     def speaking(self) -> Iterator[SlotReport]:
-        """The slots of those that are not silent, as far as their lines can be trusted."""
+        """The slots of hosts that are not silent, as far as their lines are trusted."""
         for host, report in self.members.reports.items():
             if report.extra_trusted and host in self.seen and host not in self.silent:
                 yield report
@@ -128,7 +130,7 @@ class Table:
         )
 
     def network(self, results: Sequence[TargetResult], now_s: float) -> NetworkVerdict:
-        """What the network tests here (`results`) and on the live peers mean together."""
+        """The verdict of the network tests here (`results`) and on the live peers together."""
         if self.is_blind(now_s) or not any(result.fails for result in results):
             return verdict(results, ())
         peers = [
@@ -149,8 +151,8 @@ class Table:
         return ""
 
     def sees_global_over(self) -> bool:
-        """Whether no live host counts the global mode longer: one wall clock that is wrong ends
-        nothing early."""
+        """Whether no live host counts the global mode longer: a single wrong wall clock must not
+        end it early."""
         return not any(
             slot_lines.count_of(report.extra.get("global-left", "")) > 0
             for report in self.speaking()

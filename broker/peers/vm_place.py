@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What this host knows of where the VM is: up (on whom), down, or not known. Pure.
+"""What this host knows about the VM's place: up (on which host), down, or unknown. Pure.
 
-A host that does not see the VM running has not seen it stopped. Whoever reads "down" starts it
-elsewhere, wakes a colleague or restores a backup; where the VM runs on, each of these does harm.
+A host that does not see the VM running has not seen it stopped. An administrator who reads "down"
+starts it elsewhere, wakes a colleague or restores a backup; while the VM runs on, all of these do
+harm.
 
 Rules of this file:
 
 1. Up: a host says so now: this one, one whose slot changes, or one that answers over the network.
-2. Down needs proof of every host: its own word, now, or that nothing of it can hold the lease
-   (its host id is free, sanlock calls it dead). Or proof of the VM: the engine lease is free, or
-   what owns it is gone.
-3. All else is not known, and then it is said what is known. This host's own trouble comes first:
-   who cannot read, or reads other storage than they write to, knows nothing of the others.
-4. "Most likely" needs a sign of life of the host that had it, after it fell silent. There is no
+2. Down needs proof for every host: its own word, now, or that nothing on it can hold the lease
+   (its host id is free, sanlock calls it dead). Or proof for the VM: the engine lease is free, or
+   its owner is gone.
+3. Everything else is unknown, and then what is known is said. This host's own trouble comes first:
+   a host that cannot read, or reads another storage than the others write to, knows nothing of
+   them.
+4. "Most likely" needs a sign of life of the host that had the VM, after it fell silent. There is no
    countdown here: a host whose sanlock renews is never called dead.
 
 A further witness is a further field of `SeenHost`, and one more line in `_word` or `_cannot_run`.
@@ -28,11 +30,11 @@ from broker.wire.status import EngineSummary
 from scoring.hosts.liveness import Liveness
 from scoring.observation import Health, VmStatus
 
-#: What the agent found of the lease is asked every two beats; an older answer proves nothing.
+#: The agent asks for the lease every two beats; an older answer proves nothing.
 LEASE_OLD_S = 4.0
-#: What a host says of a VM that it does not run.
+#: The status that a host publishes of a VM that it does not run.
 NOT_HERE = frozenset({VmStatus.DOWN, VmStatus.DOWN_UNEXPECTED, VmStatus.DOWN_MISSING})
-#: How sanlock calls a host id under which nothing can run.
+#: sanlock's states of a host id under which nothing can run.
 _GONE = frozenset({"free", "dead"})
 
 
@@ -40,12 +42,12 @@ _GONE = frozenset({"free", "dead"})
 class SeenHost:
     """One host as this one sees it now.
 
-    `vm`, `health`, `reason`: its last word on the VM on itself; `vm` None: it has never said
-    anything that can be read. `liveness`: of its slot. `age_s`: since its slot changed, or was
+    `vm`, `health`, `reason`: its last word on the VM on itself; `vm` None: it has never published
+    a readable one. `liveness`: of its slot. `age_s`: since its slot changed, or was
     first seen. `moving`: its agent moves the VM to another host. `stopped`: its agent ended in
-    good order. `heard`: what it answers over the network just now, None: no answer. `renews`: its
+    good order. `heard`: its present answer over the network, None: no answer. `renews`: its
     sanlock has renewed its host id since its slot stands still. `renewed_s`: since its last
-    renewal was seen. `sanlock`: how sanlock calls its id.
+    renewal was seen. `sanlock`: sanlock's state of its id.
     """
 
     host_id: int
@@ -67,7 +69,7 @@ class SeenHost:
 
 @dataclass(frozen=True, slots=True)
 class LeaseOwner:
-    """Who owns the engine lease, found `age_s` ago. `gone`: nothing can hold it any more."""
+    """The owner of the engine lease, found `age_s` ago. `gone`: nothing can hold it any more."""
 
     owner: int | None
     gone: bool
@@ -90,8 +92,8 @@ class OwnReads:
 
 @dataclass(frozen=True, slots=True)
 class VmPlace:
-    """Where the VM is. `up` None: not known; `host` only while it is up; `healthy` None: not
-    known. `known`: while it is not up, why that is said, and what is known. `likely`: see
+    """Where the VM is. `up` None: unknown; `host` only while it is up; `healthy` None: unknown.
+    `known`: while it is not up, the reason for that verdict, and what is known. `likely`: see
     EngineSummary."""
 
     up: bool | None
@@ -104,8 +106,8 @@ class VmPlace:
 def vm_place(
     hosts: Iterable[SeenHost], reads: OwnReads, lease: LeaseOwner | None = None
 ) -> VmPlace:
-    """All that is known of it. `hosts`: this one and every other that may be there; `lease`: None:
-    its owner was not asked for, or nobody answered."""
+    """The verdict. `hosts`: this one and every other that may be there; `lease`: None: its owner
+    was not asked for, or there was no answer."""
     hosts = list(hosts)
     up = [host for host in hosts if _word(host) is VmStatus.UP]
     if up:
@@ -145,12 +147,12 @@ def vm_place(
 
 
 def _word(host: SeenHost) -> VmStatus | None:
-    """What the host says of the VM on itself now; None: it says nothing now."""
+    """The host's present word on the VM on itself; None: there is none."""
     return host.vm if host.liveness is Liveness.LIVE else host.heard
 
 
 def _healthy(host: SeenHost) -> bool | None:
-    """Of a host that has it up. The network tells no health."""
+    """The health on a host that has the VM up. An answer over the network has no health."""
     if host.liveness is not Liveness.LIVE or host.health is Health.UNKNOWN:
         return None
     return host.health is Health.GOOD
@@ -177,7 +179,7 @@ def _lives(host: SeenHost) -> bool:
 
 
 def _rank(host: SeenHost, owner: int | None) -> tuple[bool, bool, bool, int]:
-    """Of whom to speak first: the owner of the lease, who had the VM, this host."""
+    """The order of hosts in the text: the lease's owner, a host that had the VM, this host."""
     return (host.host_id != owner, host.vm is not VmStatus.UP, not host.local, host.host_id)
 
 
@@ -243,17 +245,17 @@ def _title(host: SeenHost) -> str:
 
 
 class PlaceSince:
-    """Is shown the VM's place again and again, and tells since when.
+    """Gets the VM's place each beat, and remembers since when it is the same.
 
-    While it is not known nothing is taken for changed: found again where it was, it was there
-    all the time.
+    While the place is unknown it counts as unchanged: found again on the same host, the VM was
+    there all the time.
     """
 
     def __init__(self) -> None:
         self._place, self._health, self._unknown = Since(), Since(), Since()
 
     def look(self, place: VmPlace, now_s: float) -> None:
-        """The place as it is now."""
+        """Take in the present place."""
         self._unknown.look(place.up is None, now_s)
         if place.up is None:
             return

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What people and programs are shown of the cluster, made from what the broker knows."""
+"""The cluster as people and programs see it, made from the broker's knowledge."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How long the VM would be away if its host died now, kept while nothing has changed: asking the
-decision costs more than all the rest of the status."""
+"""Keeps the bound while nothing has changed: asking the decision costs more than all the rest of
+the status."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from broker.this_host.slot import OwnSlot
 from broker.wire.status import Bound, FencePathStatus, HostStatus, MeasuredOnWire
 from scoring.observation import Observation, PeerReport
 
-#: It is made anew after so long, where nothing has changed.
+#: The bound is made anew after this time, even if nothing has changed.
 BOUND_FRESH_S = 10.0
 
 
 class BoundNow:
-    """The rules are in bound.py."""
+    """The kept bound; bound.py has the rules."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class BoundNow:
     ) -> None:
         self._in_force, self._table, self._this_host = in_force, table, this_host
         self._own_slot, self._exchange = own_slot, exchange
-        #: As it was made last: when, from what, and what it is.
+        #: The last one: when it was made, from what, and its value.
         self._made: tuple[float, tuple[object, ...], Bound | None] | None = None
 
     def of(
@@ -43,7 +43,7 @@ class BoundNow:
         hosts: Mapping[int, HostStatus],
         now_s: float,
     ) -> Bound | None:
-        """What the decision would do if the VM's host died now."""
+        """The present bound."""
         table, board = self._table, self._table.board
         heirs = heirs_of(dead, hosts.values())
         made_from = (

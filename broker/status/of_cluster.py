@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The whole cluster as people, scripts and the metrics are shown it."""
+"""The status of the whole cluster, for people, scripts and the metrics."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from broker.wire.status import (
 )
 from scoring.lease_times import BUDGET_IO_TIMEOUTS
 
-#: A status is made anew when it is asked for after so long, if nothing has changed.
+#: A status is made anew after this time, even if nothing has changed.
 STATUS_FRESH_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What is shown beside the hosts. `lateness`: of the beats; `notify`: of the notifications;
+    """The further parts of a status. `lateness`: of the beats; `notify`: of the notifications;
     `switched_off`: the record that this host was, None: it was not; `news`: grows with changes."""
 
     lateness: Histogram
@@ -55,7 +55,7 @@ class Beside:
 
 
 class ClusterStatus:
-    """Made from what the broker knows already; asks nothing."""
+    """Makes the status from what the broker knows already; asks nothing."""
 
     def __init__(
         self,
@@ -74,8 +74,8 @@ class ClusterStatus:
         self._made: tuple[float, tuple[object, ...], bytes] | None = None
 
     def as_json(self, now_s: float) -> bytes:
-        """The same as JSON; what was made within STATUS_FRESH_S from the same is given again, so
-        that many who ask cost no more than one."""
+        """The status as JSON; within STATUS_FRESH_S the same bytes are returned again, so that many
+        clients cost no more than one."""
         this_host = self._this_host
         made_from = (
             self._beside.news.version,
@@ -187,7 +187,7 @@ class ClusterStatus:
 
 
 def times(histogram: Histogram) -> Times:
-    """How long something took, as the status has it."""
+    """The times of a histogram, in the form of the status."""
     return Times(
         histogram.count,
         histogram.quantile_s(0.5),

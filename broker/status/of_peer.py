@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Another host as the status shows it: what it published, and what each witness says of it."""
+"""Another host in the status: what it published, and what each witness shows of it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from scoring.hosts.liveness import Liveness
 
 
 class PeerStatus:
-    """`gate`: whose questions are answered here."""
+    """Makes that part. `gate`: the gate for questions at this host's port."""
 
     def __init__(self, in_force: InForce, table: Table, gate: QuestionGate) -> None:
         self._in_force, self._table, self._gate = in_force, table, gate
 
     def status(self, report: SlotReport, now_s: float) -> HostStatus:
-        """A host whose slot says this."""
+        """The status of the host with this report."""
         table, in_force, host_id = self._table, self._in_force, report.host_id
         seen = table.seen.get(host_id)
         kind = Liveness.UNCERTAIN if seen is None else table.liveness(seen, now_s)
@@ -75,7 +75,7 @@ class PeerStatus:
         return self._table.board.signed[host_id].value
 
     def _witnesses(self, host_id: int, now_s: float) -> WitnessStatus:
-        """Each way in which this host sees whether a peer lives."""
+        """The witnesses of a peer's life, as this host sees them."""
         table, heartbeats, lockspace = self._table, self._table.heartbeats, self._table.lockspace
         seen, pulse = table.seen.get(host_id), heartbeats.pulses.get(host_id)
         known = lockspace.witnesses.get(host_id)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What this host's agent reported last, and what it is worth once the agent is silent."""
+"""The last report of this host's agent, and what it is worth once the agent is silent."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ AGENT_SILENT_BEATS = 5
 
 
 class AgentReport:
-    """`last`: None: none yet. `told_beat`: the `beat` of the report that is in this host's slot on
-    the storage, 0: none. `announced`: the host whose id is freed without the fence lease, by this
-    host's slot on the storage. `last_ran`: the largest count of starts of the VM here."""
+    """`last`: None: none yet. `published_beat`: the `beat` of the report that this host's slot on
+    the storage holds, 0: none. `announced`: the host whose id is freed without the fence lease, by
+    this host's slot on the storage. `last_ran`: the largest count of starts of the VM here."""
 
     def __init__(self, in_force: InForce, freeing_left: Callable[[], int | None]) -> None:
-        """`freeing_left`: the host whose id a process frees that an earlier agent has left; asked
-        anew while there is one."""
+        """`freeing_left`: the host whose id a process of an earlier agent is still freeing; asked
+        again while there is one."""
         self._in_force = in_force
         self.last: Report | None = None
         self._reported_s = float("-inf")
-        self.told_beat = 0
+        self.published_beat = 0
         self.announced: int | None = None
         self.last_ran = 0
         self._look_for_freeing = freeing_left
         self._freeing_left = freeing_left()
 
     def take(self, report: Report, now_s: float) -> bool:
-        """The agent reports; whether it is in another state than before."""
+        """Take in a report; returns whether the agent is in another state than before."""
         old = self.last
         self.last, self._reported_s = report, now_s
         if old is not None and report.beat < old.beat:
-            # Another agent, which counts anew: what is in the slot is none of its own.
-            self.told_beat = 0
+            # Another agent counts anew, so the number in the slot is not one of its own.
+            self.published_beat = 0
         self.last_ran = max(self.last_ran, report.last_ran)
         return old is None or (old.state, old.stopped) != (report.state, report.stopped)
 
@@ -51,24 +51,24 @@ class AgentReport:
 
     @property
     def state(self) -> str | None:
-        """The state it is in by its last report; None: there is none."""
+        """The agent's state by its last report; None: there is none."""
         return None if self.last is None else self.last.state
 
     def intent_line(self, now_s: float) -> str:
-        """What it is about to do, as this host's slot says it; nothing once it is silent."""
+        """The agent's intent, as a line of the slot; empty once the agent is silent."""
         if self.last is None or self.silent_s(now_s) is not None:
             return ""
         return slot_lines.intent_line(self.last, self._in_force.host_id, now_s)
 
     def own_fence_path(self) -> bool | None:
-        """Whether this host's own fence device answered the last rehearsal; None: not known."""
+        """Whether this host's own fence device answered the last rehearsal; None: unknown."""
         paths = self.last.fence_paths if self.last is not None else {}
         own = paths.get(self._in_force.host_id)
         return None if own is None else own.ok
 
     def freeing(self) -> tuple[int | None, bool]:
-        """Whose host id this host frees, and whether without the fence lease. Where no agent has
-        reported yet, what an earlier one may have begun."""
+        """The host id that this host frees, and whether without the fence lease. Before the first
+        report: an act that an earlier agent may have begun."""
         if self.last is not None:
             return self.last.freeing, self.last.freeing_fencer
         if self._freeing_left is not None:
@@ -76,7 +76,7 @@ class AgentReport:
         return self._freeing_left, self._freeing_left is not None
 
     def lease_owner(self, here: VmStatus, now_s: float) -> LeaseOwner | None:
-        """Whom it found to own the engine lease. `here`: the VM on this host."""
+        """The owner of the engine lease, as the agent found it. `here`: the VM on this host."""
         lease = None if self.last is None else self.last.lease
         if lease is None:
             return None
@@ -85,7 +85,7 @@ class AgentReport:
         return LeaseOwner(lease.owner, gone, now_s - lease.asked_s)
 
     def lease_asked(self, now_s: float) -> tuple[int | None, float] | None:
-        """The same for `Members.lease_owner`; not known where it was asked long ago."""
+        """The owner in the form of `Members.lease_owner`; None where the answer is old."""
         lease = None if self.last is None else self.last.lease
         if lease is None or now_s - lease.asked_s > LEASE_OLD_S:
             return None

@@ -23,11 +23,11 @@ def differences(in_use: InUse | None) -> tuple[DifferenceStatus, ...]:
     """Each differing fact; none where that is unknown."""
     if in_use is None:
         return ()
-    told = [("running", each) for each in in_use.of_running]
-    told += [("libvirt", each) for each in in_use.of_libvirt]
+    found = [("running", each) for each in in_use.of_running]
+    found += [("libvirt", each) for each in in_use.of_libvirt]
     return tuple(
         DifferenceStatus(each.code.value, where, each.what, each.recorded, each.found, str(each))
-        for where, each in told[:SHOWN_MAX]
+        for where, each in found[:SHOWN_MAX]
     )
 
 

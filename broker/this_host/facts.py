@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""This host: all that is known of it here, and what people are shown of it.
+"""This host: the facts that are known of it here, and its part of the status.
 
-A host whose agent is silent is a live host with score 0, and says so.
+A host whose agent is silent is a live host with score 0, and is shown as that.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from scoring.observation import FenceAsk, OutsideView
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the broker finds of its machine. `boot_id`: of this boot of it. `wall`: UTC seconds
+    """The machine under the broker. `boot_id`: of its present boot. `wall`: UTC seconds
     since 1970. `freeing_left`: see AgentReport."""
 
     boot_id: str
@@ -44,7 +44,7 @@ class Machine:
 
 
 class ThisHost:
-    """Its parts. `left_out`: how many lines this host's slot had no room for."""
+    """The parts. `left_out`: the number of lines that this host's slot had no room for."""
 
     def __init__(
         self,
@@ -71,16 +71,16 @@ class ThisHost:
         self.left_out = 0
 
     def fence_ask(self, now_s: float) -> FenceAsk | None:
-        """What this host says of a sick VM that nobody here can end."""
+        """This host's request about a sick VM that it cannot end."""
         return self.sick_vm.ask(self.agent.last, self.agent.silent_s(now_s), now_s)
 
     def score(self, now_s: float) -> int:
-        """As this host publishes it."""
+        """The score that this host publishes."""
         report = self.agent.last
         return 0 if report is None or self.agent.silent_s(now_s) is not None else report.score
 
     def status(self, now_s: float) -> HostStatus:
-        """As this host publishes it."""
+        """The status that this host publishes."""
         report, in_force = self.agent.last, self._in_force
         silent_s = self.agent.silent_s(now_s)
         penalties: tuple[PenaltyOnWire, ...] = ()
@@ -130,7 +130,7 @@ class ThisHost:
         return written_s is not None and now_s - written_s >= self._in_force.timing.suspect_after
 
     def shown(self, now_s: float) -> HostStatus:
-        """For people: what its peers count it for, not what it would like to publish."""
+        """The status for people: as the peers count this host, not as it would publish itself."""
         own = self.status(now_s)
         if not self.is_unheard(now_s):
             return own
@@ -145,7 +145,7 @@ class ThisHost:
         return budget_s(self._lockspace.renewed_s, self._in_force.io_timeout_s, now_s)
 
     def line(self, now_s: float) -> str:
-        """In one line, for the service manager."""
+        """The state in one line, for the service manager."""
         own, board, lockspace = self.status(now_s), self._board, self._lockspace
         parts = [
             f"host {own.host_id}",
@@ -158,12 +158,12 @@ class ThisHost:
 
 
 def fence_ask_text(ask: FenceAsk | None) -> str:
-    """Why a host is to be switched off by its own word; empty: it says nothing."""
+    """Why a host asks to be switched off; empty: it does not."""
     return "" if ask is None else in_words(ask)
 
 
 def outside_status(seen: OutsideView | None, now_s: float) -> OutsideStatus | None:
-    """What a host sees of the VM elsewhere, with ages; None: nothing yet."""
+    """How a host reaches the VM elsewhere, with ages; None: nothing yet."""
     if seen is None or (seen.good_s is None and seen.bad_since_s is None):
         return None
     good_s, bad_s = (

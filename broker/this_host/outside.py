@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The VM on another host as it is seen from here, and whether this host's own network leads
-anywhere."""
+"""How this host reaches the VM on another one, and whether its own network leads anywhere."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from scoring.observation import OutsideView, PeerReport
 
 
 class Outside:
-    """Says each beat where the VM is to be asked from here, and how often."""
+    """Decides each beat where the VM is asked from here, and how often."""
 
     def __init__(self, in_force: InForce, watched: Watched) -> None:
         self._in_force, self._watched = in_force, watched
@@ -29,7 +28,7 @@ class Outside:
     def look(
         self, live: Iterable[PeerReport], own_score: int, own_stay: int | None, now_s: float
     ) -> None:
-        """Once a beat. `own_stay`: see OutsideWatch.plan."""
+        """Decide for this beat. `own_stay`: see OutsideWatch.plan."""
         outside, way_out = self._watched.outside, self._watched.way_out
         assert outside is not None and way_out is not None, "look while is_watched"
         plan = self._watch.plan(
@@ -51,12 +50,12 @@ class Outside:
 
     @property
     def seen(self) -> OutsideView | None:
-        """What is seen of the VM on another host; None: nothing."""
+        """How this host reaches the VM on another one; None: nothing is known."""
         return None if self._watched.outside is None else self._watched.outside.seen
 
     def way_out(self) -> bool | None:
-        """Whether this host's network leads anywhere; None: not asked, or not known. Without a
-        network test the carrier of its own uplink is what there is."""
+        """Whether this host's network leads anywhere; None: not asked, or unknown. Without a
+        network test the carrier of its own uplink decides."""
         if self._watched.way_out is None or not self._watched.way_out.is_asked:
             return None
         value: bool | None = self._watched.runner.value("way_out")
@@ -67,9 +66,8 @@ class Outside:
         return value
 
     def way_out_for_others(self, now_s: float) -> bool | None:
-        """What this host publishes of it. Good only once what it then says of the VM was asked
-        over the good network: where all networks come back at once, nobody may count on a bad one
-        that it has not looked at anew."""
+        """The published value. It is good only once the VM was asked over the good network: where
+        all networks come back at once, no host may count on an old result about another one."""
         value, since_s = self.way_out(), self._way_out_since_s
         steady_s = self._in_force.config.health.timeout + self._in_force.timing.outside_interval
         is_steady = since_s is not None and now_s - since_s >= steady_s

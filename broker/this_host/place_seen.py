@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where the VM is, by this host's own sample and by what it knows of all others."""
+"""The VM's place, by this host's own sample and by its knowledge of all others."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from broker.this_host.facts import ThisHost
 
 
 class PlaceSeen:
-    """The rules are in broker/peers/vm_place.py."""
+    """Makes the verdict; broker/peers/vm_place.py has the rules."""
 
     def __init__(self, in_force: InForce, table: Table, this_host: ThisHost) -> None:
         self._in_force, self._table, self._this_host = in_force, table, this_host
 
     def now(self, now_s: float) -> VmPlace:
-        """As far as this host knows."""
+        """The verdict at this moment."""
         table, board = self._table, self._table.board
         here = self._seen_here(now_s)
         reads = OwnReads(

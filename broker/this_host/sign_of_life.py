@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What this host answers to a member that asks over the network whether it lives."""
+"""This host's answers to members that ask over the network whether it lives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from broker.this_host.slot import OwnSlot
 
 
 class SignOfLife:
-    """`gate`: whose questions are answered."""
+    """`gate`: admits the questions."""
 
     def __init__(
         self,
@@ -30,12 +30,12 @@ class SignOfLife:
         self._refusals = RefusalLog()
 
     def at_listener(self, nonce: str, now_s: float) -> bytes | None:
-        """The answer to who asks at the listener; None: there is no key to sign it with."""
+        """The answer to a question at the listener; None: there is no key to sign it with."""
         key = self._table.heartbeats.key
         return None if key is None else signed(key, self._made(nonce, now_s))
 
     def answer(self, datagram: bytes, source: str, now_s: float) -> bytes | None:
-        """The answer to a datagram that has come to the port for heartbeats from that address;
+        """The answer to a datagram that came from that address to the port for heartbeats;
         None: there is none."""
         key = self._table.heartbeats.key
         if key is None:

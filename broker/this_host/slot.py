@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""This host's slot: taken up where it left off, and made anew each beat.
+"""This host's slot: continued from its last content, and made anew each beat.
 
-It is published as long as the broker lives, agent or not.
+It is published as long as the broker lives, with or without an agent.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from broker.whiteboard.slot import TIMESTAMP_TAKEN_MAX, SlotReport, fit_hostname
 from broker.whiteboard.store import StorageTrouble
 from broker.wire.status import HostStatus
 
-#: An answer over the network counts for the others for so long.
+#: For so many beats an answer over the network is published.
 HEARS_BEATS = 3
 
 
 class OwnSlot:
-    """`timestamp`: of the last slot that was made. `started`: the slot was read, and what it said
-    taken up. `was_ours`: it was this very host's then. `previous_boot_id`: of the boot before."""
+    """`timestamp`: of the last slot that was made. `started`: the slot was read, and its numbers
+    are continued. `was_ours`: it was this host's then. `previous_boot_id`: of the boot before."""
 
     def __init__(
         self, in_force: InForce, this_host: ThisHost, board: Board, heartbeats: Heartbeats
@@ -38,19 +38,19 @@ class OwnSlot:
         self.previous_boot_id = ""
         #: The counter of the last slot that was made.
         self._counter = 0
-        #: Where this host is asked: its listener, and its port for heartbeats.
+        #: The addresses at which this host is asked: its listener, and its port for heartbeats.
         self.advertised = in_force.config.advertised()
         self._heartbeat_at = in_force.config.heartbeat_advertised() if heartbeats.key else ()
 
     async def take_up(self) -> bool:
-        """Go on where this host's slot left off, so that its timestamp never goes back."""
+        """Continue from this host's slot, so that its timestamp never goes back."""
         try:
             own = await self._board.read_own()
         except StorageTrouble as error:
             self._board.read_problem = str(error)
             return False
         if own is not None:
-            # Peers live by change alone: to count anew costs nothing.
+            # A peer lives by changes alone, so counting anew costs nothing.
             self.timestamp = own.timestamp if own.timestamp <= TIMESTAMP_TAKEN_MAX else 0
             self._counter = min(counter_of(own), COUNTER_WALL_MAX)
             extra = own.extra if own.extra_trusted else {}
@@ -65,7 +65,7 @@ class OwnSlot:
         return True
 
     def make(self, now_s: float) -> SlotReport:
-        """The next one."""
+        """The next slot."""
         this_host, in_force = self._this_host, self._in_force
         # Grows with each write, whatever the clock does; starts from the time since boot as
         # the reference's does, so that a person can read it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The VM as this host's own monitor sees it: what the slot says of it, never the agent's word."""
+"""The VM by this host's own monitor: the slot publishes this, never the agent's word."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scoring.observation import (
     VmStatus,
 )
 
-#: A sample older than this says nothing any more.
+#: An older sample counts as unknown.
 SAMPLE_OLD_S = 15.0
 
 
@@ -24,7 +24,7 @@ class VmSample:
         self.watched = watched
 
     def status(self, now_s: float) -> tuple[EngineStatus, float]:
-        """The VM as this host sees it, and when that was."""
+        """The VM's status on this host, and when it was sampled."""
         sample = self.watched.runner.latest.get("engine")
         if sample is None:
             reason = "not sampled yet"
@@ -45,15 +45,15 @@ class VmSample:
 
     @property
     def lease_held(self) -> bool | None:
-        """Whether the VM's process here holds the engine lease; None: not known."""
+        """Whether the VM's process here holds the engine lease; None: unknown."""
         return self.watched.vm.lease_held
 
     @property
     def migration(self) -> MigrationStatus | None:
-        """How far its migration is; None: there is none."""
+        """The progress of its migration; None: there is none."""
         return self.watched.vm.migration
 
     @property
     def facts(self) -> DomainHere:
-        """What else is known of its domain here."""
+        """The other facts of its domain here."""
         return self.watched.vm.facts

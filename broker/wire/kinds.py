@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The kinds of what can be told, each with its severity: a closed set. Pure."""
+"""The kinds of notices, each with its severity: a closed set. Pure."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ SEVERITY: Mapping[Kind, Severity] = {
     Kind.PEER_BACK: _S.INFO,
     Kind.AGENT_SILENT: _S.CRITICAL,
     Kind.AGENT_BACK: _S.INFO,
-    # Above every threshold: a test must go out by each way.
+    # Above every threshold: a test must be sent by each channel.
     Kind.TEST: _S.CRITICAL,
 }
 assert set(SEVERITY) == set(Kind)
