@@ -7,11 +7,10 @@ detail, and every call ends within its own deadline.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.fence.driver import Still
 from broker.wire.what_ran import WhatRan
 from scoring.decision import FreeHostId
 from scoring.observation import (
@@ -45,6 +44,9 @@ MIGRATE_EXTRA_S = MIGRATION_EXTRA_S - TARGET_DEADLINE_S
 ASK_DEADLINE_S = 10.0
 ACQUIRE_DEADLINE_S = 20.0
 READ_DEADLINE_S = 5.0
+
+#: Returns why an order must not be given now; empty: it may be. Any thread may call it.
+Still = Callable[[], str]
 
 
 class Hypervisor(Protocol):

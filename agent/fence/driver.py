@@ -7,10 +7,10 @@ may raise any exception: the caller turns it into a sentence without the passwor
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from agent.ports import Still
 from scoring.observation import Power
 
 
@@ -24,10 +24,6 @@ class Pointless(DeviceError):
 
 class Withdrawn(DeviceError):
     """The order must not be given any more; it was not given."""
-
-
-#: Returns why an order must not be given now; empty: it may be. Any thread may call it.
-Still = Callable[[], str]
 
 
 def always() -> str:

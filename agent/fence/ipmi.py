@@ -24,7 +24,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from agent.fence.driver import DeviceError, Pointless, Still, go
+from agent.fence.driver import DeviceError, Pointless, go
+from agent.ports import Still
 from scoring.observation import Power
 
 log = logging.getLogger("ha-agent.fence")

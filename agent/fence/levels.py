@@ -37,8 +37,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
-from agent.fence.driver import DeviceError, Driver, Login, Pointless, Still, Withdrawn, always
-from agent.ports import FencePath
+from agent.fence.driver import DeviceError, Driver, Login, Pointless, Withdrawn, always
+from agent.ports import FencePath, Still
 from broker.daemon.foreign import clean
 from broker.daemon.worker import Hung, Worker
 from scoring.observation import Power, PowerAnswer, PowerOffEnded, PowerOnEnded

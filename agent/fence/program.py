@@ -20,7 +20,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from agent.fence.driver import DeviceError, Pointless, Still, go
+from agent.fence.driver import DeviceError, Pointless, go
+from agent.ports import Still
 from scoring.observation import Power
 
 #: Folders of the programs beside PATH, which under systemd or sudo may lack them.

@@ -34,7 +34,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from agent.fence.driver import DeviceError, Pointless, Still, always, go
+from agent.fence.driver import DeviceError, Pointless, always, go
+from agent.ports import Still
 from scoring.observation import Power
 
 _ROOT = "/redfish/v1/"

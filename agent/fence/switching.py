@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import logging
 
-from agent.fence.driver import Still
-from agent.ports import FenceDevices, FenceLog, Leases
+from agent.ports import FenceDevices, FenceLog, Leases, Still
 from scoring.decision import NoteFenceFailed, PowerOffHost, PowerOnHost
 from scoring.observation import FenceStep, PowerOffEnded, PowerOnEnded
 

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from agent.fence.driver import Still
+from agent.ports import Still
 from scoring.decision import FreeHostId
 from scoring.observation import HostIdFreed
 

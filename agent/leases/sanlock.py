@@ -18,10 +18,9 @@ from pathlib import Path
 
 import sanlock
 
-from agent.fence.driver import Still
 from agent.leases.freeing import free_host_id, was_freed
 from agent.leases.sanlock_direct import FreeingFile, FreeingOnFile, SanlockDirect
-from agent.ports import ACQUIRE_DEADLINE_S, ASK_DEADLINE_S
+from agent.ports import ACQUIRE_DEADLINE_S, ASK_DEADLINE_S, Still
 from broker.config.sections import Config
 from broker.daemon.foreign import sentence
 from broker.daemon.worker import Hung, Worker

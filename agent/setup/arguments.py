@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import argparse
 
-#: Verbs that this room carries out.
-VERBS = ("init", "join", "leave", "clean-metadata", "reinitialize-lockspace", "import-ovirt")
-
 #: Option -> its help; each command takes those that it needs.
 OPTIONS = {
     "storage": "folder on the shared storage for whiteboard and lease volume",
@@ -51,9 +48,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", dest="json_here")
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the set-up verbs to the other verbs."""
-    first = verbs.add_parser("init", help="make a new cluster with this host as its first")
+def init(first: argparse.ArgumentParser) -> None:
+    """The options of `init`."""
     add_options(first, INIT_TAKES)
     first.add_argument(
         "--share-state",
@@ -74,7 +70,10 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="give the volumes of a cluster of an earlier version their names; nothing else",
     )
-    more = verbs.add_parser("join", help="make this host a member of a cluster")
+
+
+def join(more: argparse.ArgumentParser) -> None:
+    """The options of `join`."""
     more.add_argument(
         "--from",
         dest="source",
@@ -89,41 +88,30 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="join though no member is seen to write to the whiteboard, or one does not see what"
         " this host writes",
     )
-    less = verbs.add_parser(
-        "leave", help="take this host out of its cluster; not while the VM is here"
-    )
+
+
+def leave(less: argparse.ArgumentParser) -> None:
+    """The options of `leave`."""
     less.add_argument(
         "--lockspace-only", action="store_true", help="give the host id back, keep all else"
     )
     add_common(less)
-    clean = verbs.add_parser("clean-metadata", help="remove the slot of a host that is gone")
-    clean.add_argument("host", metavar="HOST", help="its id or its name")
-    add_common(clean)
-    again = verbs.add_parser(
-        "reinitialize-lockspace", help="write the lease volume anew; no host may be using it"
-    )
-    again.add_argument("--yes", action="store_true", help="ask nothing")
-    add_common(again)
-    ovirt = verbs.add_parser("import-ovirt", help="propose a set-up from oVirt's hosted engine")
-    ovirt.add_argument(
-        "--conf",
-        metavar="FILE",
-        default="/etc/ovirt-hosted-engine/hosted-engine.conf",
-        help="default: %(default)s",
-    )
-    ovirt.add_argument("--vm-conf", metavar="FILE", help="default: the one that --conf names")
-    ovirt.add_argument(
-        "--ovf", metavar="FILE", help="an OVF, a domain XML, or a tar with them (OVF_STORE)"
-    )
-    ovirt.add_argument(
-        "--mount", metavar="FOLDER", default="", help="where oVirt's storage domain is mounted"
-    )
-    ovirt.add_argument("--output", metavar="FOLDER", help="write engine.xml and answers.toml there")
-    ovirt.add_argument("--json", action="store_true", dest="json_here")
+
+
+def clean(parser: argparse.ArgumentParser) -> None:
+    """The options of `clean-metadata`."""
+    parser.add_argument("host", metavar="HOST", help="its id or its name")
+    add_common(parser)
+
+
+def reinitialize(parser: argparse.ArgumentParser) -> None:
+    """The options of `reinitialize-lockspace`."""
+    parser.add_argument("--yes", action="store_true", help="ask nothing")
+    add_common(parser)
 
 
 def run(arguments: argparse.Namespace, as_json: bool) -> int:
-    """Carry out the given verb."""
+    """Carry out the given verb of set-up."""
     from agent.setup import clean, init, join, leave, reinitialize
 
     match arguments.verb:
@@ -135,16 +123,5 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
             return leave.run(arguments, as_json)
         case "clean-metadata":
             return clean.run(arguments, as_json)
-        case "import-ovirt":
-            from agent.ovirt import import_ovirt
-
-            return import_ovirt.run(
-                arguments.conf,
-                arguments.vm_conf,
-                arguments.ovf,
-                arguments.mount,
-                arguments.output,
-                as_json,
-            )
         case _:
             return reinitialize.run(arguments, as_json)

@@ -20,12 +20,12 @@ from agent.setup.answers import (
     own_address,
 )
 from agent.setup.beside import libvirt_guests_beside
+from agent.setup.give_identity import LOCKSPACE_PREFIX, give, new_ids
 from agent.setup.heartbeat_reach import ports_done
 from agent.setup.sanlock_name import sanlock_name_step
 from agent.setup.shared_state import state_folder, with_shared_state
 from agent.setup.toml_text import Value, with_keys
 from agent.setup.written import Files, check_place, checked, config_step, key_step, place
-from agent.storage.identity import LOCKSPACE_PREFIX, give, new_ids
 from agent.storage.made import Volumes, lease_offset
 from agent.terminal.errors import CommandError
 from agent.terminal.steps import Done, Step, do_steps, print_json, print_line

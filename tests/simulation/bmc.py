@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from agent.fence.driver import DeviceError, Still, Withdrawn, go
+from agent.fence.driver import DeviceError, Withdrawn, go
 from agent.fence.levels import FenceLevels, GuardedDevice
+from agent.ports import Still
 from scoring.observation import Power
 from tests.simulation.host import CACHED_S, Host
 from tests.simulation.threads import SimTime, SimWorker

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agent.fence.driver import Still
 from agent.leases.freeing import free_host_id, was_freed
 from agent.ports import (
     ACQUIRE_DEADLINE_S,
@@ -26,6 +25,7 @@ from agent.ports import (
     READ_DEADLINE_S,
     START_DEADLINE_S,
     STOP_DEADLINE_S,
+    Still,
 )
 from broker.api.socket import PATIENCE_S
 from broker.broker import Broker

@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from agent.fence.driver import Still
 from agent.last_look import LastLook
 from agent.leases.freeing import DeltaLeases, free_host_id
+from agent.ports import Still
 from scoring.decision import FreeHostId
 from scoring.hosts import last_look, takeover
 from scoring.hosts.evidence import Evidence, Precondition, may_free, may_power_off

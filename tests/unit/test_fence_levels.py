@@ -14,8 +14,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from agent.fence.driver import DeviceError, Pointless, Still, always, go
+from agent.fence.driver import DeviceError, Pointless, always, go
 from agent.fence.levels import FenceLevels, Finding, GuardedDevice, Identity, together
+from agent.ports import Still
 from scoring.observation import Power
 
 MACHINE, OTHER = (uuid.UUID(f"0a0b0c0d-1111-2222-3333-00000000000{n}") for n in (2, 3))

@@ -9,9 +9,8 @@ from typing import cast
 
 import pytest
 
-from agent.fence.driver import Still
 from agent.fence.switching import note_failed, power_off_host, power_on_host
-from agent.ports import FenceDevices, Leases
+from agent.ports import FenceDevices, Leases, Still
 from scoring.decision import NoteFenceFailed, PowerOffHost, PowerOnHost
 from scoring.observation import FenceLeaseAnswer, FenceStep, PowerOffEnded, PowerOnEnded
 

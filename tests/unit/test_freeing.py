@@ -14,9 +14,9 @@ import pytest
 
 from agent import actions
 from agent.actions import ActionRunner
-from agent.fence.driver import Still, always
+from agent.fence.driver import always
 from agent.leases.freeing import free_host_id, was_freed
-from agent.ports import FenceDevices, Hypervisor, Leases
+from agent.ports import FenceDevices, Hypervisor, Leases, Still
 from scoring.decision import AskFenceOwner, DropFenceLease, FreeHostId, TakeFenceLease
 from scoring.observation import (
     FenceLeaseAnswer,

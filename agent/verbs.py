@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The verbs of `ha-agent`, one table: each with its help, its options, and what runs it.
+
+What a verb needs is imported by that verb alone: `ha-agent --status` is run every few seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.setup import arguments as setup
+
+
+def _no_options(parser: ArgumentParser) -> None:
+    """Of a verb that has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """`run`: given the arguments, and whether to answer in JSON; returns the exit code."""
+
+    name: str
+    help: str
+    run: Callable[[Namespace, bool], int]
+    options: Callable[[ArgumentParser], None] = _no_options
+
+
+def add(verbs: argparse._SubParsersAction[ArgumentParser]) -> None:
+    """Add all of them, in the order of the table."""
+    for verb in VERBS:
+        verb.options(verbs.add_parser(verb.name, help=verb.help))
+
+
+def run(arguments: Namespace, as_json: bool) -> int | None:
+    """Carry out the given one; None: none was given."""
+    name = arguments.verb or ("status" if arguments.status else None)
+    for verb in VERBS:
+        if verb.name == name:
+            return verb.run(arguments, as_json)
+    return None
+
+
+def _warn(message: str) -> None:
+    """Warn about the configuration file, where the broker can be asked all the same."""
+    print(f"ha-agent: {message}; asking the broker all the same", file=sys.stderr)
+
+
+def _socket(arguments: Namespace) -> str:
+    """Where the broker is asked, also where the configuration is wrong."""
+    from broker.config.sections import socket_path
+
+    return socket_path(arguments.config, _warn)
+
+
+def _as_json(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", dest="json_here")
+
+
+def _below(parser: ArgumentParser, what: str, text: str | None = None) -> ArgumentParser:
+    """The parser of the one word that follows a verb."""
+    words = parser.add_subparsers(dest="what", metavar=what, required=True)
+    return words.add_parser(what) if text is None else words.add_parser(what, help=text)
+
+
+# --- the daemon, and what is shown ----------------------------------------------------------
+
+
+def _run(arguments: Namespace, as_json: bool) -> int:
+    from agent.run import run as run_agent
+
+    return run_agent(arguments.config)
+
+
+def _status_options(parser: ArgumentParser) -> None:
+    _as_json(parser)
+    parser.add_argument(
+        "--watch", action="store_true", dest="watch_here", help="again and again, until Ctrl-C"
+    )
+
+
+def _status(arguments: Namespace, as_json: bool) -> int:
+    from agent.status import command
+
+    watch = arguments.watch or getattr(arguments, "watch_here", False)
+    return command.run(arguments.config, as_json, watch, _warn)
+
+
+def _check_liveliness(arguments: Namespace, as_json: bool) -> int:
+    from agent.commands import liveliness
+
+    return liveliness.run(_socket(arguments), as_json)
+
+
+def _why(arguments: Namespace, as_json: bool) -> int:
+    from agent.commands import why
+    from broker.config.sections import load
+
+    return why.run(load(arguments.config))
+
+
+def _events_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--since", metavar="TIME", help="how long ago (30m, 2h, 1d), or a time; default: all"
+    )
+    parser.add_argument("--follow", action="store_true", help="go on, until Ctrl-C")
+    _as_json(parser)
+
+
+def _events(arguments: Namespace, as_json: bool) -> int:
+    from agent.commands import events
+
+    return events.run(_socket(arguments), arguments.since, arguments.follow, as_json)
+
+
+def _doctor(arguments: Namespace, as_json: bool) -> int:
+    from agent.doctor import checks
+
+    return checks.run(arguments.config, as_json)
+
+
+# --- the VM, and maintenance ----------------------------------------------------------------
+
+
+def _maintenance_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "mode",
+        choices=("global", "local", "none"),
+        help="global: nothing is touched; local: this host is drained; none: end both",
+    )
+    parser.add_argument(
+        "--for", metavar="TIME", dest="lasts", help="ends by itself: 30m, 2h, 1d; default 8h"
+    )
+    parser.add_argument("--no-expiry", action="store_true", help="until somebody ends it")
+    parser.add_argument(
+        "--release-id", action="store_true", help="with local: give the host id back, once empty"
+    )
+    parser.add_argument("--reason", metavar="TEXT", help="shown on every host")
+
+
+def _maintenance(arguments: Namespace, as_json: bool) -> int:
+    from agent.commands import maintenance
+
+    return maintenance.run(
+        _socket(arguments),
+        arguments.mode,
+        arguments.lasts,
+        arguments.no_expiry,
+        arguments.reason,
+        arguments.release_id,
+    )
+
+
+def _migrate_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--to", metavar="HOST", help="id or name; default: the best host")
+    parser.add_argument("--cancel", action="store_true", help="cancel the one under way")
+    _as_json(parser)
+
+
+def _migrate(arguments: Namespace, as_json: bool) -> int:
+    from agent.commands import vm
+    from broker.config.sections import load
+
+    return vm.migrate(load(arguments.config), arguments.to, arguments.cancel, as_json)
+
+
+def _vm_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "what",
+        choices=("start", "shutdown", "poweroff", "console", "adopt", "keep"),
+        help="shutdown asks the guest, poweroff ends its process; adopt: what runs or ran last is"
+        " right, keep: the definition is",
+    )
+    parser.add_argument("--yes", action="store_true", help="ask nothing")
+    _as_json(parser)
+
+
+def _vm(arguments: Namespace, as_json: bool) -> int:
+    from agent.commands import adopt, vm
+    from broker.config.sections import load
+
+    config = load(arguments.config)
+    if arguments.what in ("adopt", "keep"):
+        return adopt.run(config, arguments.what == "adopt", as_json)
+    return vm.vm(config, arguments.what, arguments.yes, as_json)
+
+
+def _host_shutdown(arguments: Namespace, as_json: bool) -> int:
+    from agent.commands import host_shutdown
+
+    return host_shutdown.run(_socket(arguments))
+
+
+# --- trying out, and looking into files -----------------------------------------------------
+
+
+def _notify_options(parser: ArgumentParser) -> None:
+    _as_json(_below(parser, "test"))
+
+
+def _notify(arguments: Namespace, as_json: bool) -> int:
+    from agent.commands import notify
+
+    return notify.run(_socket(arguments), as_json)
+
+
+def _replay_options(parser: ArgumentParser) -> None:
+    parser.add_argument("file", help="STATE-DIR/journal/journal.jsonl, or an older one")
+    parser.add_argument("--scenario", metavar="OUT", help="also write the incident as a scenario")
+    _as_json(parser)
+
+
+def _replay(arguments: Namespace, as_json: bool) -> int:
+    from agent.commands import replay
+
+    return replay.run(arguments.file, as_json, arguments.scenario)
+
+
+def _score_options(parser: ArgumentParser) -> None:
+    parser.add_argument("file", help="JSON; -: standard input")
+    _as_json(parser)
+
+
+def _score(arguments: Namespace, as_json: bool) -> int:
+    from agent.commands import score
+
+    return score.run(arguments.file, as_json)
+
+
+def _fence_options(parser: ArgumentParser) -> None:
+    test = _below(
+        parser, "test", "log in, read power and identity, check the privilege; changes nothing"
+    )
+    test.add_argument("host", metavar="HOST|all", help="a host's id or name")
+    _as_json(test)
+
+
+def _fence(arguments: Namespace, as_json: bool) -> int:
+    from agent.commands import fence_test
+    from broker.config.sections import load
+
+    return fence_test.run(load(arguments.config), arguments.host, as_json)
+
+
+def _config_options(parser: ArgumentParser) -> None:
+    looks = parser.add_subparsers(dest="what", metavar="check|show|diff", required=True)
+    check = looks.add_parser("check", help="everything that can be checked without a daemon")
+    check.add_argument("file", nargs="?", help="default: as --config")
+    _as_json(check)
+    _as_json(looks.add_parser("show", help="every key with the value that counts"))
+    diff = looks.add_parser("diff", help="what another host has otherwise and must not")
+    diff.add_argument("host", metavar="HOST", help="a host's id or name")
+    _as_json(diff)
+
+
+def _config(arguments: Namespace, as_json: bool) -> int:
+    from agent.commands import config_check, config_show
+
+    match arguments.what:
+        case "show":
+            return config_show.show(arguments.config, as_json)
+        case "diff":
+            return config_show.diff(arguments.config, arguments.host, as_json)
+        case _:
+            return config_check.run(arguments.file or arguments.config, as_json)
+
+
+def _whiteboard_options(parser: ArgumentParser) -> None:
+    dump = _below(parser, "dump")
+    dump.add_argument("file")
+    _as_json(dump)
+
+
+def _whiteboard(arguments: Namespace, as_json: bool) -> int:
+    from agent.commands import whiteboard
+
+    return whiteboard.run(arguments.file, as_json)
+
+
+# --- set-up -----------------------------------------------------------------------------------
+
+
+def _ovirt_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--conf",
+        metavar="FILE",
+        default="/etc/ovirt-hosted-engine/hosted-engine.conf",
+        help="default: %(default)s",
+    )
+    parser.add_argument("--vm-conf", metavar="FILE", help="default: the one that --conf names")
+    parser.add_argument(
+        "--ovf", metavar="FILE", help="an OVF, a domain XML, or a tar with them (OVF_STORE)"
+    )
+    parser.add_argument(
+        "--mount", metavar="FOLDER", default="", help="where oVirt's storage domain is mounted"
+    )
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="write engine.xml and answers.toml there"
+    )
+    _as_json(parser)
+
+
+def _import_ovirt(arguments: Namespace, as_json: bool) -> int:
+    from agent.ovirt import import_ovirt
+
+    return import_ovirt.run(
+        arguments.conf,
+        arguments.vm_conf,
+        arguments.ovf,
+        arguments.mount,
+        arguments.output,
+        as_json,
+    )
+
+
+#: All verbs, in the order in which the help has them.
+VERBS = (
+    Verb("run", "run the agent (the service does this)", _run),
+    Verb("status", "the cluster as this host sees it", _status, _status_options),
+    Verb(
+        "check-liveliness",
+        "is the VM healthy? exit code 0: yes, 14: up only, 6: down, 15: ?",
+        _check_liveliness,
+        _as_json,
+    ),
+    Verb("maintenance", "set or end a maintenance mode", _maintenance, _maintenance_options),
+    Verb("notify", "try the notifications", _notify, _notify_options),
+    Verb("migrate", "move the VM away from this host, live", _migrate, _migrate_options),
+    Verb("vm", "start or stop the VM by hand, or decide what is started", _vm, _vm_options),
+    Verb(
+        "host-shutdown",
+        "empty this host because it shuts down (its unit does this)",
+        _host_shutdown,
+    ),
+    Verb("why", "why the VM is where it is, and what would change that", _why),
+    Verb("events", "what happened, as this host saw it", _events, _events_options),
+    Verb("replay", "run the decisions of a journal again and compare", _replay, _replay_options),
+    Verb("score", "what score given samples would make, and why", _score, _score_options),
+    Verb("fence", "look after the fence devices", _fence, _fence_options),
+    Verb("config", "look at the configuration", _config, _config_options),
+    Verb("doctor", "is this host fit? each check with its fix", _doctor, _as_json),
+    Verb("whiteboard", "look at a whiteboard volume", _whiteboard, _whiteboard_options),
+    Verb("init", "make a new cluster with this host as its first", setup.run, setup.init),
+    Verb("join", "make this host a member of a cluster", setup.run, setup.join),
+    Verb(
+        "leave",
+        "take this host out of its cluster; not while the VM is here",
+        setup.run,
+        setup.leave,
+    ),
+    Verb("clean-metadata", "remove the slot of a host that is gone", setup.run, setup.clean),
+    Verb(
+        "reinitialize-lockspace",
+        "write the lease volume anew; no host may be using it",
+        setup.run,
+        setup.reinitialize,
+    ),
+    Verb(
+        "import-ovirt",
+        "propose a set-up from oVirt's hosted engine",
+        _import_ovirt,
+        _ovirt_options,
+    ),
+)
