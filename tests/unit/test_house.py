@@ -53,8 +53,8 @@ ORDER = {
         "agent",
     ],
 }
-#: Arrows that still climb. This list may only shrink.
-CLIMBS = {}
+#: Arrows that still climb: there are none any more, and none may come.
+CLIMBS: set[tuple[str, str]] = set()
 #: What is larger than it should be, and how large: this list may only shrink.
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 500, 70, 8
 LARGER = {
