@@ -7,11 +7,11 @@ from __future__ import annotations
 from typing import Protocol
 
 from scoring.observation import (
+    MigrationCancelled,
+    StartResult,
     VmMigrationEnded,
     VmStartEnded,
     VmStopEnded,
-    MigrationCancelled,
-    StartResult,
 )
 
 #: What libvirt 9.0 says (src/qemu/qemu_driver.c).

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from scoring.observation import (
+    MigrationCancelled,
+    StartResult,
     VmMigrationEnded,
     VmStartEnded,
     VmStopEnded,
-    MigrationCancelled,
-    StartResult,
 )
 from scoring.rules import Rules
 from tests.contract import qemu
