@@ -124,9 +124,11 @@ def test_what_the_monitors_see_of_real_parts(lab: Cluster) -> None:
     assert status["storage"]["state"] == "ok"
     assert status["storage"]["write_times"]["count"] > 0
     assert 0 < status["lockspace_budget_s"] <= status["lockspace_budget_max_s"]
-    io_timeout_s = status["lockspace_budget_max_s"] / 8
-    # Renewed every two io_timeouts, and read every two seconds.
-    assert status["lockspace_budget_s"] >= 5 * io_timeout_s
+    # Renewed every two io_timeouts, and read every two seconds; a busy machine is late with both.
+    enough_s = 5 * status["lockspace_budget_max_s"] / 8
+    ask.until(
+        "it is renewed", WITHIN_S, lambda: ask.status(lab, host)["lockspace_budget_s"] >= enough_s
+    )
     for number in status["hosts"]:
         assert status["hosts"][number]["sanlock_state"] == "live", number
 

@@ -66,7 +66,12 @@ def test_a_network_cut_in_one_direction_is_told_and_the_whiteboard_goes_on(lab: 
         found = seen(lab, first, second)
         assert found["unanswered_s"] is not None
         assert found["port_problem"].startswith(f"{address}:{HEARTBEAT_PORT}/udp: ")
-        assert found["whiteboard_age_s"] < 3.0
+        # A busy machine is late with a beat now and then.
+        ask.until(
+            "its slot is fresh",
+            ANSWERED_S,
+            lambda: seen(lab, first, second)["whiteboard_age_s"] < 3.0,
+        )
         assert ask.status(lab, first)["hosts"][str(host_id_of(second))]["liveness"] == "live"
         assert heartbeat(lab, third, second) == "answered"
         assert heartbeat(lab, third, first) == "answered"
