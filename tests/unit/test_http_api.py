@@ -30,6 +30,7 @@ from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
 from tests.fakes.tcp import talk
 from tests.unit.documents import DOCS, rows, sections
+from tests.unit.draws import draws
 
 TOKEN = "t" * 40
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
@@ -91,7 +92,7 @@ described = schemathesis.openapi.from_dict(document())
 
 
 @described.parametrize()
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=draws(40), deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_as_the_document_says(
     case: schemathesis.Case[Any], api_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
