@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from broker import broker
 from broker.peers.vm_place import SeenHost, VmPlace
+from broker.this_host import place_seen
 from broker.wire.status import Report
 from scoring.decision import FreeHostId
 from scoring.hosts.liveness import Liveness
@@ -176,6 +176,7 @@ def test_isolated_where_no_host_has_a_better_network(
 
     def credulous(turn: VmTurn) -> isolation.Finding:
         turn.host.live = tuple(replace(p, way_out=True, uplink_up=True) for p in turn.live)
+        turn._there.clear()
         return look(turn)
 
     monkeypatch.setattr(isolation, "look", credulous)
@@ -265,7 +266,7 @@ def test_not_down(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         up = [host for host in hosts if host.vm == "up" and host.liveness is not Liveness.SILENT]
         return VmPlace(True, up[0].host_id) if up else VmPlace(False)
 
-    monkeypatch.setattr(broker, "vm_place", as_it_was)
+    monkeypatch.setattr(place_seen, "vm_place", as_it_was)
     world.wish_daemons(owner(world), False)
     broken(world, "not-down", 30.0)
 
