@@ -16,7 +16,7 @@ from agent.setup import arguments as setup
 
 
 def _no_options(parser: ArgumentParser) -> None:
-    """Of a verb that has none."""
+    """What is added for a verb without options of its own: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
