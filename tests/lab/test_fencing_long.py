@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from scoring.hosts.takeover import ATTEMPTS_TOLD
 from scoring.observation import FenceStep
 
 from . import ask
@@ -108,7 +109,8 @@ def test_a_bmc_that_never_switches_off_is_told_and_the_watchdog_ends_it(fencing:
     lab.bmc(victim, "off-ignored")
     lab.freeze(victim)
     assert lab.wait_healthy(HOST_DEAD_S + START_S) != victim
-    assert fence.told("ordered:off") == 3, "so often and no more"
+    # Tried without end, with growing pauses, for it may help; people are told after so many.
+    assert fence.told("ordered:off") >= ATTEMPTS_TOLD
     assert fence.logged(FenceStep.FAILED)
 
 

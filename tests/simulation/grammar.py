@@ -108,6 +108,7 @@ CONDITIONS = (
     "HOST lacks PENALTY",
     "HOST finds HOST elsewhere",
     "HOST says TEXT",
+    "HOST tells KIND [TEXT]",
 )
 _PLAIN = re.compile(r"[a-z][a-z-]*")
 

@@ -12,7 +12,8 @@ What is modelled (sanlock's src/delta_lease.c, paxos_lease.c, lockspace.c, timeo
 
 A write of a delta lease may land late (`write`): it then puts back the whole of what it was
 meant to say, whatever is there by then. The daemon goes on when it has ended: with no renewal
-meanwhile. What is late of a resource is refused, for its protocol reads again what it wrote.
+meanwhile, and with none at all where it took longer than io_timeout (SANLK_AIO_TIMEOUT). What is
+late of a resource is refused, for its protocol reads again what it wrote.
 
 A daemon sees the others' renewals only when it makes its own: what it tells of them may be
 2 * io_timeout old. All its durations are of its host's clock.
@@ -322,12 +323,17 @@ class Daemon:
         if self._is_late():
             self._expire_in_time(generation)
         self._timestamp = self._stamp()
-        self._put(self._timestamp, lambda: self._renewed(generation))
+        began_s = self._timeline.now_s
+        self._put(self._timestamp, lambda: self._renewed(generation, began_s))
 
-    def _renewed(self, generation: int) -> None:
+    def _renewed(self, generation: int, began_s: float) -> None:
         if not self.running or self.membership is not Membership.IN:
             return
         if self.generation != generation:
+            return
+        if self._timeline.now_s - began_s > self._io_s:
+            # It landed, and sanlock had given it up: no renewal for this daemon.
+            self._renewal_failed(generation)
             return
         self.last_renewal_s = self._timeline.now_s
         self._expiring = False

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from broker.config.sections import ScoreSection, TimingSection
+from broker.wire.kinds import Kind
 from scoring.observation import OnHostShutdown, OrderKind, Pause, VmStatus
 from scoring.vm.state import StateName
 from tests.simulation import earlier_decisions, membership
@@ -1008,6 +1009,12 @@ class Player:
                     for host in hosts
                     for its in others
                     if host is not its
+                )
+            case (who, "tells", kind, *text):
+                known = _one_of(kind, {each.value: each.value for each in Kind})
+                hosts, said = self._who(who), " ".join(text)
+                return lambda: all(
+                    any(said in text for text in world.told_of(host, known)) for host in hosts
                 )
             case (who, "says", *text):
                 hosts, said, before = self._who(who), " ".join(text), len(world.trace)

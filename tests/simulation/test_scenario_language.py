@@ -373,6 +373,10 @@ def test_slow_leases_are_felt_by_sanlock() -> None:
     owner = player.world.owner()
     assert owner is not None and owner.sanlock is not None
     assert owner.leases_slow_s() == 9.0
+    # Past its io_timeout it gives each write up, though it lands.
+    told(
+        f"{UP}wait 30\nstorage slow owner 12 leases\nexpect not engine running on last within 110\n"
+    )
 
 
 def test_the_network_splits_loses_and_delays() -> None:

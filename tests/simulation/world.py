@@ -568,6 +568,12 @@ class World:
         """What a host's agent last reported that its score lacks."""
         return self._penalties.get(host.number, ()) if self.state(host) else ()
 
+    def told_of(self, host: Host, kind: str) -> list[str]:
+        """What a host's broker, since it was started, has told people of that kind."""
+        broker = self.brokers.get(host.number)
+        events = () if broker is None else broker.events.after(0).events
+        return [event.text for event in events if event.kind == kind]
+
     def finds_elsewhere(self, host: Host, other: Host) -> bool:
         """Whether a host's broker says that another one is on other storage."""
         broker = self.brokers.get(host.number)
