@@ -8,6 +8,7 @@ in its name, where it would do them (`world.shoots`, `world.began`, the ports).
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Coroutine, Iterator
 from typing import Any
@@ -27,15 +28,24 @@ from tests.simulation.laws import IDLE_S, LATE_S, Broken
 from tests.simulation.ports import SimEngineMonitor
 from tests.simulation.world import Settings, World
 
+#: Breaches that both a scenario and a seed must see.
+both = pytest.mark.parametrize("world", ["scenario", "seed"], indirect=True)
+
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    """Three hosts, the VM up and healthy on one of them; a fault is open, as in each scenario."""
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """Three hosts, the VM up and healthy on one of them. As in each scenario one fault is open and
+    every beat is stepped; as in a seed, one has ended before it, and what is quiet is passed over.
+    """
     world = World(Settings(hosts=3), random.Random(1))
     world.fault_began("test")
     world.power_all_on(1.0)
     world.run(150.0)
     assert owner(world).vm_healthy
+    if getattr(request, "param", "scenario") == "seed":
+        world.fault_ended()
+        world.fault_began("another")
+        world.run = functools.partial(world.run, leaps=True)  # type: ignore[method-assign]
     yield world
     world.close()
 
@@ -73,6 +83,7 @@ def within(world: World, host: Host, act: Coroutine[Any, Any, Any]) -> None:
 # --- who must not be switched off ------------------------------------------------------------
 
 
+@both
 def test_an_owner_whose_agent_alone_is_dead(world: World) -> None:
     """Its broker writes and answers, its VM is healthy."""
     target = owner(world)
@@ -84,6 +95,7 @@ def test_an_owner_whose_agent_alone_is_dead(world: World) -> None:
     broken(world, "fenced")
 
 
+@both
 def test_an_owner_without_daemons_whose_sanlock_renews(world: World) -> None:
     target = owner(world)
     world.wish_daemons(target, False)
@@ -93,6 +105,7 @@ def test_an_owner_without_daemons_whose_sanlock_renews(world: World) -> None:
     broken(world, "fenced")
 
 
+@both
 def test_an_owner_with_slow_storage_and_no_network(world: World) -> None:
     """Slow is not silent: each of its writes lands."""
     target = owner(world)
@@ -104,6 +117,7 @@ def test_an_owner_with_slow_storage_and_no_network(world: World) -> None:
     broken(world, "fenced")
 
 
+@both
 def test_an_owner_that_a_third_host_hears(world: World) -> None:
     """The link to the one who shoots is cut, and its storage hangs."""
     target = owner(world)
@@ -274,6 +288,7 @@ def refused_order(world: World, host: Host) -> None:
     world.run(3.0)
 
 
+@both
 @pytest.mark.parametrize("act", ["start", "switch a host off"])
 def test_global_after_a_refused_order(world: World, act: str) -> None:
     host = owner(world)
@@ -303,6 +318,7 @@ def test_global_where_a_host_is_switched_on(world: World) -> None:
     broken(world, "global")
 
 
+@both
 @pytest.mark.parametrize("act", ["start", "switch a host off", "switch a host on"])
 def test_global_on_a_host_with_slow_storage(world: World, act: str) -> None:
     """It reads slowly, but it reads."""
@@ -325,6 +341,7 @@ def test_what_was_ordered_may_be_done_in_global_maintenance(world: World) -> Non
     assert world.owner() is None
 
 
+@both
 def test_local_where_the_vm_is_moved_to(world: World) -> None:
     target = others(world)[0]
     world.set_local_maintenance(target, True)
@@ -336,6 +353,7 @@ def test_local_where_the_vm_is_moved_to(world: World) -> None:
 # --- rest, and none ---------------------------------------------------------------------------
 
 
+@both
 def test_quiet_where_the_process_ends(world: World) -> None:
     world.fault_ended()
     world.run(world.bound_s() + 5.0, leaps=True)
@@ -350,6 +368,7 @@ def test_quiet_within_a_scenario(world: World) -> None:
     broken(world, "quiet")
 
 
+@both
 def test_up_in_the_middle_of_a_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody starts the VM, and faults go on elsewhere."""
     monkeypatch.setattr(machine, "may_start_here", lambda turn: False)
@@ -357,6 +376,7 @@ def test_up_in_the_middle_of_a_run(world: World, monkeypatch: pytest.MonkeyPatch
     broken(world, "up", IDLE_S + 100.0)
 
 
+@both
 def test_up_where_it_is_sick_and_nothing_is_done(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
