@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from scoring.hosts.takeover import ATTEMPTS_TOLD
+from scoring.hosts.takeover import ATTEMPTS_NOTED
 from scoring.observation import FenceStep
 
 from . import ask
@@ -110,7 +110,7 @@ def test_a_bmc_that_never_switches_off_is_told_and_the_watchdog_ends_it(fencing:
     lab.freeze(victim)
     assert lab.wait_healthy(HOST_DEAD_S + START_S) != victim
     # Tried without end, with growing pauses, for it may help; people are told after so many.
-    assert fence.told("ordered:off") >= ATTEMPTS_TOLD
+    assert fence.told("ordered:off") >= ATTEMPTS_NOTED
     assert fence.logged(FenceStep.FAILED)
 
 
