@@ -83,7 +83,13 @@ async def at_work(request: web.Request, handler: Any) -> web.StreamResponse:
     if len(sizes) > HEADERS_MAX or max(sizes, default=0) > LINE_BYTES_MAX:
         return problem(400, "Bad Request", "the header lines are too many, or too long")
     if request.can_read_body:
-        await request.read()
+        try:
+            await request.read()
+        except (web.RequestPayloadError, ConnectionError) as error:
+            log.info("%s sent no usable body: %s", request.remote, type(error).__name__)
+            answer = problem(400, "Bad Request", "the body cannot be read")
+            answer.force_close()
+            return answer
     if connection is not None:
         connection.stop_clock()
     try:

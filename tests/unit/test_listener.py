@@ -198,6 +198,39 @@ def test_who_is_idle_gives_way_the_longest_first_and_of_the_same_client_where_it
     assert door.connections == {"a": 2, "c": 1} and door.turned_away == 3
 
 
+POST = b"POST /api/v1/orders HTTP/1.1\r\nHost: ha\r\nConnection: close\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "answered"),
+    [
+        (POST + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}", True),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", True),
+        (POST + b"Content-Length: 9\r\n\r\n{}", False),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nFFFF\r\n", False),
+    ],
+)
+def test_a_body_that_is_none_costs_a_line_of_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, sent: bytes, answered: bool
+) -> None:
+    """It cannot be decoded, or its sender leaves in the middle of it."""
+
+    async def test(door: Listener, port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        if answered:
+            async with asyncio.timeout(10.0):
+                assert (await reader.read()).startswith((b"HTTP/1.1 400", b"HTTP/1.0 400"))
+        else:
+            await asyncio.sleep(0.05)
+            writer.transport.abort()
+        writer.close()
+        await asyncio.sleep(0.05)
+
+    served(tmp_path, test)
+    assert not [record for record in caplog.records if record.exc_info], "anybody can send it"
+
+
 def test_a_connection_that_gives_way_before_it_was_looked_at_leaves_no_error(
     tmp_path: Path,
 ) -> None:
