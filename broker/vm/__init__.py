@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The VM's definition: what it says, what it needs of a host, and whether this host can start it.
+"""The VM's definition: its facts, what it needs of a host, and whether this host can start it.
 No process, no loop."""

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a libvirt domain XML says of the VM, as facts that can be compared. Pure.
+"""Reads a libvirt domain XML into facts that can be compared. Pure.
 
-The administrator's file, libvirt's own definition and libvirt's XML of the running VM never read
-alike: libvirt adds addresses, aliases, labels, controllers and defaults, and makes `pc` a version.
-A comparison of texts would cry every day. So each text is read into *facts*, and only facts are
-compared.
+The administrator's file, libvirt's own definition and libvirt's XML of the running VM are never
+alike as texts: libvirt adds addresses, aliases, labels, controllers and defaults, and turns `pc`
+into a version. A comparison of texts would report a difference every day. So each text is read into
+*facts*, and only facts are compared.
 
 Rules of this file:
 
-1. A fact is what the guest would notice, or what its data hang on. What libvirt adds or chooses by
-   itself is none: addresses, aliases, labels, the balloon, controllers, consoles, graphics, video.
+1. A fact is something that the guest would notice, or on which its data depend. What libvirt adds
+   or chooses itself is none: addresses, aliases, labels, the balloon, controllers, consoles,
+   graphics, video.
 2. A fact that the recorded text leaves to libvirt (no MAC, no model, no loader) is not compared.
-3. The disks come first: each has its *chain* of layers, the one that is written to in front.
+3. The disks come first: each has its *chain* of layers, beginning with the one that is written to.
 4. Text that cannot be read as a domain is a BadDomain, never "no difference".
 """
 
@@ -26,7 +27,7 @@ from xml.etree.ElementTree import Element
 
 from broker.daemon.foreign import clean, whole
 
-#: Bytes of a unit of libvirt's <memory>.
+#: The number of bytes in a unit of libvirt's <memory>.
 BYTES_OF_UNIT = {
     "b": 1,
     "bytes": 1,
@@ -43,8 +44,8 @@ BYTES_OF_UNIT = {
     "t": 2**40,
     "tib": 2**40,
 }
-#: What of a <source>, and of what stands below it, says where it lies. Of the rest libvirt writes
-#: down what it chose (tls='no', transport='tcp', index), the usual port too.
+#: The attributes of a <source>, and of the elements in it, that say where it lies. In the others
+#: libvirt writes what it chose (tls='no', transport='tcp', index), even the usual port.
 _NAMES = frozenset({"protocol", "name", "pool", "volume", "namespace", "path", "type"})
 _NAMES_BELOW = {
     "host": frozenset({"name", "port", "socket"}),
@@ -52,26 +53,26 @@ _NAMES_BELOW = {
     "snapshot": frozenset({"name"}),
 }
 _PORTS = {"nbd": "10809", "gluster": "24007", "iscsi": "3260", "http": "80", "https": "443"}
-#: Layers that are looked at.
+#: At most so many layers are read.
 CHAIN_MAX = 64
-#: Devices of which only the number counts.
+#: Devices of which only the number is compared.
 _COUNTED = ("memory", "redirdev", "shmem", "vsock", "rng", "smartcard", "sound", "iommu")
-#: Of these libvirt adds some by itself: only one that is lacking counts.
+#: Of these devices libvirt adds some itself: only a missing one is a difference.
 _AT_LEAST = ("watchdog", "panic", "channel", "serial", "parallel")
-#: Namespaces that libvirt and its friends write keep their usual names.
+#: Namespaces that libvirt and related programs write keep their usual prefixes.
 for _prefix, _uri in (
     ("qemu", "http://libvirt.org/schemas/domain/qemu/1.0"),
     ("libosinfo", "http://libosinfo.org/xmlns/libvirt/domain/1.0"),
     ("ovirt-vm", "http://ovirt.org/vm/1.0"),
 ):
     ElementTree.register_namespace(_prefix, _uri)
-#: `pc` and `q35` are names for the newest of a kind.
-#: Text for people, of several lines perhaps.
+#: Elements with text for people, which may have several lines.
 _PROSE = frozenset({"metadata", "description", "title"})
+#: `pc` and `q35` are names for the newest machine type of a kind.
 _MACHINES = {"pc": "pc-i440fx-", "q35": "pc-q35-"}
 
 
-#: libvirt counts in 64 bits.
+#: libvirt's numbers have 64 bits.
 _AMOUNT_MAX = 2**64
 _SHOWN_CHARS_MAX = 120
 
@@ -81,7 +82,7 @@ class BadDomain(Exception):
 
 
 class Differs(StrEnum):
-    """What of the VM differs; stable names, told in docs/reasons.md."""
+    """What of the VM differs; stable names, described in docs/reasons.md."""
 
     DISKS = "disks-differ"
     BLOCK_JOB = "block-job"
@@ -94,7 +95,7 @@ class Differs(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One fact that is otherwise. `recorded`, `found`: "" where it is not there at all."""
+    """A fact that differs. `recorded`, `found`: "" where the thing does not exist there."""
 
     code: Differs
     what: str
@@ -112,7 +113,7 @@ class Difference:
 @dataclass(frozen=True, slots=True)
 class Layer:
     """An image of a disk's chain. `kind`: libvirt's (file, block, network, …); `place`: its path,
-    or what names it; `form`: raw, qcow2, …, "" where it is not said."""
+    or its name; `form`: raw, qcow2, …, "" where it is not given."""
 
     kind: str
     place: str
@@ -124,10 +125,10 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A disk that holds the guest's data. `target`: vda, …; `chain`: from the layer that is
-    written to down to the base; what lies below the last one said is not known here. `job`: the
-    block job under way (copy, active-commit, …), "": none; `pivot`: it may go over to another
-    image at any moment, or is about to."""
+    """A disk with the guest's data. `target`: vda, …; `chain`: from the layer that is written to
+    down to the base; layers below the last one are unknown here. `job`: the
+    block job under way (copy, active-commit, …), "": none; `pivot`: the disk may change over to
+    another image at any moment, or is about to."""
 
     target: str
     chain: tuple[Layer, ...]
@@ -137,8 +138,8 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A network interface. `mac`, `model`: "" where they are left to libvirt; `place`: what it
-    hangs on."""
+    """A network interface. `mac`, `model`: "" where they are left to libvirt; `place`: the network
+    or device that it is connected to."""
 
     mac: str
     place: str
@@ -147,7 +148,7 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """What a domain XML says. `facts`: by code and name; `loose`: names of those that are
+    """The content of a domain XML. `facts`: by code and name; `loose`: names of facts that are
     compared only where they are recorded; `disks`: by target; `interfaces`: in order."""
 
     facts: Mapping[tuple[Differs, str], str]
@@ -181,8 +182,8 @@ def parse_disk(text: str) -> Element:
 
 
 def _only_what_can_be_shown(root: Element) -> None:
-    """BadDomain where a path or a name could not be shown as it is. It is not cleaned: what is
-    opened must be what is shown. What a person wrote about the VM is looked at by nobody."""
+    """BadDomain where a path or a name could not be shown as it is. It is not cleaned, since the
+    opened path must be the shown one. Texts for people are not checked."""
     for child in root.iterfind("*"):
         if child.tag in _PROSE:
             continue
@@ -215,11 +216,11 @@ def read(xml: str) -> Domain:
 
 
 def differences(recorded: Domain, found: Domain) -> tuple[Difference, ...]:
-    """What `found` has otherwise than `recorded`; disks first, then by code and name."""
-    told: list[Difference] = []
+    """How `found` differs from `recorded`; disks first, then by code and name."""
+    differing: list[Difference] = []
     for target in sorted({*recorded.disks, *found.disks}):
-        told += _disk_differences(recorded.disks.get(target), found.disks.get(target))
-    told += _interface_differences(recorded.interfaces, found.interfaces)
+        differing += _disk_differences(recorded.disks.get(target), found.disks.get(target))
+    differing += _interface_differences(recorded.interfaces, found.interfaces)
     for key in sorted({*recorded.facts, *found.facts}):
         code, name = key
         was, now = recorded.facts.get(key, ""), found.facts.get(key, "")
@@ -231,13 +232,13 @@ def differences(recorded: Domain, found: Domain) -> tuple[Difference, ...]:
             continue
         if name == "machine" and _is_same_machine(was, now):
             continue
-        told.append(Difference(code, name, was, now))
-    return tuple(told)
+        differing.append(Difference(code, name, was, now))
+    return tuple(differing)
 
 
 def composed(xml: str, disks: Mapping[str, str]) -> str:
     """The definition with other disks. `disks`: a `<disk>` element by target, as `element_of`
-    makes it: of a disk that the definition has, its place and form are taken, else all of it.
+    makes it: for a disk of the definition only its place and form are taken, else all of it.
     BadDomain."""
     if not disks:
         return xml
@@ -256,7 +257,7 @@ def composed(xml: str, disks: Mapping[str, str]) -> str:
 
 
 def with_facts_of(xml: str, other: str, codes: Collection[Differs]) -> str:
-    """The definition with what another text of the VM says of these codes; BadDomain."""
+    """The definition with the facts of these codes from another text of the VM; BadDomain."""
     root, theirs = parse(xml), parse(other)
     for code, paths in _PLACES.items():
         if code in codes:
@@ -277,7 +278,7 @@ def with_facts_of(xml: str, other: str, codes: Collection[Differs]) -> str:
     return ElementTree.tostring(root, encoding="unicode").rstrip("\n") + "\n"
 
 
-#: Where the facts of a code stand; of devices all of a kind are taken together.
+#: The elements of each code; devices of one kind are replaced together.
 _PLACES: Mapping[Differs, tuple[str, ...]] = {
     Differs.MEMORY: ("memory", "currentMemory", "maxMemory"),
     Differs.VCPUS: ("vcpu", "vcpus", "cpu/topology"),
@@ -299,7 +300,7 @@ _PLACES: Mapping[Differs, tuple[str, ...]] = {
 
 
 def _replace(root: Element, theirs: Element, path: str) -> None:
-    """All elements of a path by the other text's, where the first of them stood."""
+    """Replace all elements of a path by the other text's, at the place of the first of them."""
     above, _, tag = path.rpartition("/")
     parent = root.find(above) if above else root
     if parent is None:
@@ -318,8 +319,8 @@ def _replace(root: Element, theirs: Element, path: str) -> None:
 
 
 def element_of(root: Element, target: str) -> str:
-    """The `<disk>` of the running VM as a definition can have it: without what belongs to this
-    run. Its layers below the first are left out: each image names the one below it."""
+    """The `<disk>` of the running VM in a form for a definition: without what belongs to this run.
+    Its layers below the first are left out: each image names the one below it."""
     disk = next(each for each in data_disks(root) if _target(each) == target)
     copy = ElementTree.fromstring(ElementTree.tostring(disk))  # noqa: S314
     for tag in ("backingStore", "mirror", "alias"):
@@ -347,12 +348,12 @@ _DATA_DEVICES = ("disk", "lun")
 
 
 def host_devices(root: Element) -> list[str]:
-    """The devices of the host that are passed through, by their own names."""
+    """The host devices that are passed through, by their own names."""
     return [_host_device(each) for each in root.iterfind("devices/hostdev")]
 
 
 def layers(disk: Element) -> tuple[Layer, ...]:
-    """The chain of a `<disk>`, the layer that is written to in front."""
+    """The chain of a `<disk>`, beginning with the layer that is written to."""
     driver = disk.find("driver")
     form = "raw" if driver is None else driver.get("type", "raw")
     chain: list[Layer] = []
@@ -392,7 +393,7 @@ def _facts(root: Element) -> Iterator[tuple[Differs, str, str, bool]]:
 
 
 def _memory_mb(root: Element) -> int | None:
-    """Rounded up as libvirt does; None where nothing is said. Of NUMA cells their sum counts."""
+    """Rounded up as libvirt does; None where none is given. NUMA cells are added up."""
     cells = [cell for cell in root.iterfind("cpu/numa/cell") if cell.get("memory") is not None]
     if cells:
         kib = sum(_kib(cell.get("memory"), cell.get("unit")) for cell in cells)
@@ -426,7 +427,7 @@ def _firmware(root: Element) -> Iterator[tuple[Differs, str, str, bool]]:
     for tag in ("loader", "kernel", "initrd", "cmdline"):
         text = _text(os, tag)
         if text:
-            # libvirt chooses a loader by itself where only <os firmware='efi'> is said.
+            # libvirt chooses a loader itself where only <os firmware='efi'> is given.
             yield Differs.FIRMWARE, tag, text, tag == "loader"
     nvram = os.find("nvram")
     if nvram is not None:
@@ -482,7 +483,7 @@ def _interface(interface: Element) -> Interface:
 def _interface_differences(
     recorded: tuple[Interface, ...], found: tuple[Interface, ...]
 ) -> Iterator[Difference]:
-    """By MAC where one is recorded; the others by their order, for libvirt makes up a MAC."""
+    """Compare by MAC where one is recorded, else by order, since libvirt makes up a MAC."""
     left = {each.mac or f"number {number}": each for number, each in enumerate(found, 1)}
     known = {each.mac for each in recorded}
     unnamed = iter([name for name, each in left.items() if not each.mac or each.mac not in known])
@@ -499,9 +500,9 @@ def _interface_differences(
 
 
 def _network(interface: Element) -> str:
-    """The kind of an interface, and what it hangs on."""
+    """The kind of an interface, and what it is connected to."""
     kind, source = interface.get("type", ""), interface.find("source")
-    # Of the rest libvirt writes down what it found in this run.
+    # In the other attributes libvirt writes what it found in this run.
     keys = {"network": ("network", "portgroup"), "direct": ("dev", "mode")}
     if source is None:
         return kind
@@ -510,7 +511,7 @@ def _network(interface: Element) -> str:
 
 
 def _host_device(hostdev: Element) -> str:
-    """A device that is passed through, by its own name: of USB vendor and product where said."""
+    """A passed-through device, by its own name: for USB by vendor and product where given."""
     kind, source = hostdev.get("type", ""), hostdev.find("source")
     if source is None:
         return kind
@@ -523,7 +524,7 @@ def _host_device(hostdev: Element) -> str:
 
 
 def _number(text: str) -> str:
-    """0x3b, 0x003b and 59 are one number."""
+    """The number in a uniform text: 0x3b, 0x003b and 59 are the same."""
     try:
         return f"{int(text, 0):#x}"
     except ValueError:
@@ -575,7 +576,7 @@ def _layer(kind: str, source: Element, form: str) -> Layer:
 
 
 def _place(source: Element) -> str:
-    """Where it lies: a path, or what names it elsewhere."""
+    """Where the source lies: a path, or its name elsewhere."""
     for key in ("file", "dev", "dir"):
         if source.get(key):
             return source.get(key, "")
@@ -596,7 +597,7 @@ def _target(disk: Element) -> str:
 
 
 def _take_place(mine: Element, other: Element) -> None:
-    """Where the disk lies, and in which form, of the other one; all the rest stays."""
+    """Take the place and the form of the other disk; all the rest stays."""
     mine.set("type", other.get("type", "file"))
     for tag in ("backingStore", "mirror"):
         for child in mine.findall(tag):
@@ -617,7 +618,7 @@ def _take_place(mine: Element, other: Element) -> None:
 
 
 def _without_run(source: Element) -> None:
-    """Leave out what belongs to one run of the VM."""
+    """Remove what belongs to one run of the VM."""
     source.attrib.pop("index", None)
     for child in source.findall("seclabel"):
         source.remove(child)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether the VM was ever seen healthy by the health check as it is configured now.
+"""Whether the VM was ever seen healthy by the health check in its present configuration.
 
 A check that never succeeded proves nothing when it fails: the page may have another name, the
 firewall may be closed, the word may not be in it. Only one that worked once may end a VM. Each host
-remembers it, tells the others in its slot, and believes them: they ask the same check.
+remembers it, publishes it in its slot, and believes the others: they make the same check.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from broker.daemon.atomic_file import write_atomically
 
 log = logging.getLogger("ha-broker")
 
-#: The line of a host's slot that has `digest` for a check that has worked.
+#: The key of a slot's line; its value is the `digest` of a check that has worked.
 LINE = "healthy-once"
 
 
 def digest(check: HealthSection) -> str:
-    """8 hex digits that change with what is asked, and with what answer is a good one."""
+    """8 hex digits that change with the question, and with the answer that counts as good."""
     what = (check.page, check.expected, check.tcp, check.guest_agent)
     return hashlib.sha256(repr(what).encode()).hexdigest()[:8]
 
 
 class HealthyOnce:
-    """`known`: it has worked. `path`: where that is remembered over restarts."""
+    """`known`: the check has worked. `path`: the file that keeps this over restarts."""
 
     def __init__(self, path: Path, check: HealthSection) -> None:
         self._path = path
@@ -40,17 +40,17 @@ class HealthyOnce:
         self._digest = digest(check)
 
     def reconfigure(self, check: HealthSection) -> None:
-        """Another check has not worked yet."""
+        """Use another check, which has not worked yet."""
         self._digest = digest(check)
 
     @property
     def known(self) -> bool:
-        """Whether the check as it is now was ever seen to succeed, here or on another host."""
+        """Whether the present check was ever seen to succeed, here or on another host."""
         return self._worked == self._digest
 
     @property
     def line(self) -> str:
-        """What the slot says for the other hosts; empty: nothing."""
+        """The value of the slot's line; empty: none."""
         return self._digest if self.known else ""
 
     def look(self, is_good: bool, lines: Iterable[str]) -> None:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What of a VM lives on one host, or must be alike on every host, and what it costs at a takeover.
-Pure; whether a path is on the shared storage is told by who asks.
+"""Finds what of a VM exists on one host only, or must be alike on every host, and what that costs
+at a takeover. Pure; the caller says whether a path is on the shared storage.
 
-A takeover is a start on another machine from what every machine has. What is not there is replaced
-by something empty (nvram, TPM), keeps the VM from starting (a disk, a device), or is silently
-another thing (a bridge of that name). None of it shows before the takeover, so it is named at
-`init`, `join`, `config check` and `doctor`; what costs data is a trouble as well.
+A takeover is a start on another machine with what every machine has. What is missing there is
+replaced by something empty (nvram, TPM), keeps the VM from starting (a disk, a device), or is
+silently something else (a bridge of that name). None of it shows before the takeover, so it is
+listed by `init`, `join`, `config check` and `doctor`; what costs data is a trouble too.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from xml.etree.ElementTree import Element
 from broker.vm import domain_facts
 from broker.vm.domain_facts import Layer
 
-#: Where libvirt keeps what the definition names no place for.
+#: libvirt's folder for files to which the definition gives no place.
 NVRAM_FOLDER = "/var/lib/libvirt/qemu/nvram"
 TPM_FOLDER = "/var/lib/libvirt/swtpm"
 _QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}commandline"
-#: Network interfaces that hang on something of the host, by their kind.
+#: Network interfaces that depend on the host, by their kind.
 _LINKS = {"bridge": "bridge", "network": "network", "direct": "dev", "ethernet": "dev"}
 
 
 @dataclass(frozen=True, slots=True)
 class OneHost:
-    """One thing. `what`: it, with where it is; `cost`: at a takeover; `costs_data`: what the guest
-    or its users stored is not there on another host."""
+    """One such thing. `what`: its name, with its place; `cost`: at a takeover; `costs_data`: what
+    the guest or its users stored is missing on another host."""
 
     what: str
     cost: str
@@ -39,7 +39,7 @@ class OneHost:
 
 
 def one_host(xml: str, is_shared: Callable[[Layer], bool]) -> tuple[OneHost, ...]:
-    """All of it, what costs data first; BadDomain."""
+    """All such things, those that cost data first; BadDomain."""
     root = domain_facts.parse(xml)
 
     def is_here_alone(path: str) -> bool:

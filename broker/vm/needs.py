@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a VM's definition (libvirt's formatdomain) needs of the host that starts it. Pure."""
+"""Reads what a VM's definition (libvirt's formatdomain) needs of the host that starts it. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from broker.daemon.foreign import clean, whole
 
 _KIB_OF = {"b": 1 / 1024, "bytes": 1 / 1024, "kb": 1000 / 1024, "mb": 1e6 / 1024, "gb": 1e9 / 1024}
 _KIB_OF |= {"k": 1.0, "kib": 1.0, "m": 1024.0, "mib": 1024.0, "g": 2.0**20, "gib": 2.0**20}
-#: libvirt counts in 64 bits.
+#: libvirt's numbers have 64 bits.
 _NUMBER_MAX = 2**64
 _KIB_OF |= {"tb": 1e12 / 1024, "t": 2.0**30, "tib": 2.0**30}
 
@@ -23,7 +23,7 @@ class NotADefinition(Exception):
 @dataclass(frozen=True, slots=True)
 class NeededFile:
     """A file or block device that QEMU opens. `what`: in words. `instead`: the template that it is
-    made from where it is not there; None: there is none."""
+    made from where it does not exist; None: there is none."""
 
     path: str
     what: str
@@ -34,10 +34,10 @@ class NeededFile:
 class VmNeeds:
     """What the host must have. Empty strings: libvirt chooses.
 
-    `cpu`: the <cpu> that the host's is compared with before a start, empty: it is not compared.
-    `memory_kib`: at most so much. `hugepages_kib`: sizes of pages, 0: the host's default size.
-    `links`: network devices by name, each with what it is. `volumes`: pool and volume. `pci`: as
-    in sysfs. `efi`: libvirt looks for a firmware by itself.
+    `cpu`: the <cpu> that is compared with the host's before a start, empty: it is not compared.
+    `memory_kib`: the largest amount. `hugepages_kib`: sizes of pages, 0: the host's default size.
+    `links`: network devices by name, each with its kind. `volumes`: pool and volume. `pci`: as
+    in sysfs. `efi`: libvirt looks for a firmware itself.
     """
 
     domain_type: str
@@ -57,7 +57,7 @@ class VmNeeds:
 
 
 def needs_of(xml: str) -> VmNeeds:
-    """What a definition needs; NotADefinition where it is none."""
+    """The needs of a definition; NotADefinition where the text is none."""
     try:
         root = ElementTree.fromstring(xml)  # noqa: S314  (root's own file)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
@@ -88,7 +88,7 @@ def _text(root: ElementTree.Element, path: str) -> str:
 
 
 def _number(element: ElementTree.Element | None) -> float:
-    """0 where there is none: libvirt says what is wrong with it."""
+    """The number, 0 where it is none: libvirt reports what is wrong with it."""
     text = "" if element is None else (element.text or "").strip()
     return float(whole(text, _NUMBER_MAX) or 0)
 
@@ -99,8 +99,9 @@ def _kib(element: ElementTree.Element | None) -> float:
 
 
 def _compared_cpu(root: ElementTree.Element) -> str:
-    """libvirt compares a named model with the host's unless told not to, and without KVM only when
-    told to ("check" of formatdomain, "CPU model and topology")."""
+    """The CPU that libvirt compares with the host's. It compares a named model unless "check" says
+    otherwise, and without KVM only when "check" demands it (formatdomain, "CPU model and
+    topology")."""
     cpu = root.find("cpu")
     if cpu is None or cpu.find("model") is None or cpu.get("mode", "custom") != "custom":
         return ""
@@ -131,13 +132,13 @@ def _boot_files(root: ElementTree.Element) -> Iterator[NeededFile]:
     nvram = root.find("os/nvram")
     if nvram is not None and (nvram.text or "").strip():
         template = nvram.get("template")
-        # Without one libvirt knows the template of its firmware by itself.
+        # Without a template libvirt uses that of its firmware.
         if template:
             yield NeededFile((nvram.text or "").strip(), "the firmware's variables", template)
 
 
 def _disk_files(disk: ElementTree.Element) -> Iterator[NeededFile]:
-    """The layers that the definition names, the lowest ones too; not one that may be missing."""
+    """The layers that the definition names, the lowest ones too; none that may be missing."""
     target = disk.find("target")
     name = "" if target is None else target.get("dev", "")
     layer: ElementTree.Element | None = disk
@@ -185,5 +186,5 @@ def _pci(root: ElementTree.Element) -> Iterator[str]:
                     int(address.get(part, "0"), 0) for part in ("domain", "bus", "slot", "function")
                 )
             except ValueError:
-                continue  # libvirt says what is wrong with it
+                continue  # libvirt reports what is wrong with it
             yield f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"

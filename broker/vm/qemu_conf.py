@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What libvirt's own configuration files say of the sanlock lock driver.
+"""Reads the settings of the sanlock lock driver in libvirt's own configuration files.
 
 qemu.conf chooses the driver. Chosen alone, it demands a lease for every disk of every VM on the
 host, and a VM without leases can neither be started nor resumed: qemu-sanlock.conf beside it must
 say that leases for disks are not required (libvirt's locking-sanlock page).
 
-libvirt takes the first line of a key; what comes after it counts for nothing (virConfGetValue). A
-test holds the reading here to libvirt's own.
+libvirt uses the first line of a key and ignores later ones (virConfGetValue). A test holds the
+reading here to libvirt's own.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def sanlock_conf(qemu_conf: str) -> Path:
 
 def disk_leases_required(qemu_conf: str) -> bool | None:
     """Whether the lock driver refuses a VM whose disks have no leases: as the file says, else
-    unless it makes the leases by itself. None: it does not say, and libvirt requires them.
+    unless it makes the leases itself. None: the file does not say, and libvirt requires them.
 
     OSError where the file is there and cannot be read. Blocks.
     """

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether a path lies where every host of the cluster finds it.
+"""Decides whether a path lies where every host of the cluster finds it.
 
-The rule: a file does whose file system also holds the whiteboard, the lease volume or a disk that
-the definition names (what the cluster starts from already); a block device does that the definition
-or the configuration names; a network's disk does that is reached over the network. Everything else
-is taken for this host's own, what cannot be looked at too.
+The rule: a file does if its file system also holds the whiteboard, the lease volume or a disk that
+the definition names (the cluster starts from these already); a block device does if the definition
+or the configuration names it; a network disk does if it is reached over the network. Everything
+else counts as this host's own, and so does what cannot be checked.
 
-Its calls ask the file system: they block as long as that likes.
+Its calls ask the file system, so they may block for any time.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _BY_NETWORK = frozenset({"network"})
 
 
 class SharedPaths:
-    """`known`: paths that every host has: the volumes, and what the definition names."""
+    """`known`: paths that every host has: the volumes, and those in the definition."""
 
     def __init__(self, known: Iterable[str]) -> None:
         self._known = {os.path.realpath(path) for path in known}
         self._file_systems = {found for path in self._known if (found := _device(path)) is not None}
 
     def has_file(self, path: str) -> bool:
-        """Whether every host finds this file; of one that is not there its folder counts."""
+        """Whether every host finds this file; for a missing one its folder decides."""
         place = os.path.realpath(path)
         if place in self._known:
             return True
@@ -48,8 +48,8 @@ class SharedPaths:
 
 
 def _device(path: str) -> int | None:
-    """The file system that holds it; None where it cannot be looked at. A device's own file says
-    nothing of what is on it."""
+    """The file system that holds it; None where that cannot be read. A device's own file says
+    nothing about the device's content."""
     try:
         found = os.stat(path)  # noqa: PTH116
     except OSError:

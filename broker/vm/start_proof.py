@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether libvirt on this host could start the VM, proven without a start, a definition or a fork.
+"""Proves whether libvirt on this host could start the VM, without a start, a definition or a
+process.
 
-A standby that cannot start the VM is none. Without this it is found out when the VM is down: the
-bridge has another name here, the ISO lies on the other host, this QEMU does not know the machine.
+A standby that cannot start the VM is none. Without this proof it is found out when the VM is down:
+the bridge has another name here, the ISO lies on the other host, this QEMU lacks the machine type.
 
 Rules of this file:
 
-1. A problem is what certainly makes a start fail. What cannot be told makes none: a wrong "cannot"
-   on every host would keep the VM down, a start that is tried and fails costs a second.
+1. Only what certainly makes a start fail is a problem. What is unknown is none: a wrong "cannot"
+   on every host would keep the VM down, while a start that is tried and fails costs a second.
 2. Each part is one blocking call of its own: storage that hangs hides no missing bridge.
-3. libvirt is asked in words that hold no domain and open no disk. Its sentence is shown, its
+3. The questions to libvirt define no domain and open no disk. Its sentence is shown, its
    error's code decides.
 """
 
@@ -28,8 +29,8 @@ import libvirt
 from broker.daemon.foreign import sentence, whole
 from broker.vm.needs import NeededFile, VmNeeds
 
-#: What says nothing of the file: it is there and not for our eyes (libvirt changes the owner at
-#: a start), or we are short of something ourselves.
+#: Errors that say nothing about the file: it exists and this process may not read it (libvirt
+#: changes the owner at a start), or this process lacks something itself.
 _NO_ANSWER = frozenset(
     {
         errno.EACCES,
@@ -43,15 +44,15 @@ _NO_ANSWER = frozenset(
         errno.ETIMEDOUT,
     }
 )
-#: libvirt's codes for a definition that it does not take: measured on 9.0 with wrong elements,
-#: attributes, devices and machines. Others (1, internal error) come where the question cannot be
-#: answered without a start, for example with a PCI device of the host.
+#: libvirt's codes for a refused definition: measured on 9.0 with wrong elements, attributes,
+#: devices and machines. Other codes (1, internal error) come where the question cannot be answered
+#: without a start, for example with a PCI device of the host.
 _REFUSES = frozenset(
     {libvirt.VIR_ERR_XML_ERROR, libvirt.VIR_ERR_XML_DETAIL, libvirt.VIR_ERR_CONFIG_UNSUPPORTED}
 )
-#: The same for the capabilities: a machine, an emulator or a domain type that is none here.
+#: libvirt's codes for missing capabilities: a machine, an emulator or a domain type.
 _NOT_CAPABLE = frozenset({libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_CONFIG_UNSUPPORTED})
-#: The same for the CPU, where the error is the CPU driver's: an unknown model, lacking features.
+#: libvirt's codes for a CPU, from the CPU driver: an unknown model, or missing features.
 _NO_SUCH_CPU = frozenset(
     {
         libvirt.VIR_ERR_CPU_INCOMPATIBLE,
@@ -59,9 +60,9 @@ _NO_SUCH_CPU = frozenset(
         libvirt.VIR_ERR_INTERNAL_ERROR,
     }
 )
-#: Domains of errors on the way to libvirt: it has not answered at all.
-#: More than any machine type has.
+#: More CPUs than any machine type has.
 _VCPUS_MAX = 10**6
+#: Domains of errors on the way to libvirt: it has not answered at all.
 AWAY = frozenset({libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE})
 _TOTAL = re.compile(r"^(?:MemTotal|SwapTotal):\s+([0-9]{1,18}) kB$", re.MULTILINE)
 _DEFAULT_PAGE = re.compile(r"^Hugepagesize:\s+([0-9]{1,9}) kB$", re.MULTILINE)
@@ -71,7 +72,7 @@ _DEFAULT_PAGE = re.compile(r"^Hugepagesize:\s+([0-9]{1,9}) kB$", re.MULTILINE)
 
 
 def lacks(needs: VmNeeds, root: Path = Path("/")) -> Iterator[str]:
-    """What this host has not, from /sys and /proc, which always answer."""
+    """What this host lacks, by /sys and /proc, which always answer."""
     for name, what in needs.links:
         if not (root / "sys/class/net" / name).exists():
             yield (
@@ -92,7 +93,7 @@ def lacks(needs: VmNeeds, root: Path = Path("/")) -> Iterator[str]:
 
 
 def _lacks_memory(needs: VmNeeds, meminfo: str, pools: Path) -> Iterator[str]:
-    """More than there is in all; how much of it is free is another matter."""
+    """Memory that is more than the host has in all; how much of it is free is not checked."""
     sizes = needs.hugepages_kib
     if not sizes:
         total_kib = sum(int(kib) for kib in _TOTAL.findall(meminfo))
@@ -123,7 +124,7 @@ def _lacks_memory(needs: VmNeeds, meminfo: str, pools: Path) -> Iterator[str]:
 
 
 def unreadable(needs: VmNeeds) -> Iterator[str]:
-    """Files of the VM that are not there or cannot be read; blocks while their storage hangs."""
+    """Files of the VM that do not exist or cannot be read; blocks while their storage hangs."""
     files = needs.files
     if needs.emulator:
         files = (NeededFile(needs.emulator, "the emulator"), *files)
@@ -142,8 +143,8 @@ def _says(file: NeededFile, problem: str) -> str:
 
 
 def _hidden() -> tuple[str, ...]:
-    """Folders of which this process may see others than QEMU will (PrivateTmp= of the unit; what
-    ProtectHome= hides answers with EACCES)."""
+    """Folders of which this process may see others than QEMU will (PrivateTmp= of the unit; paths
+    under ProtectHome= answer with EACCES)."""
     with contextlib.suppress(OSError, IndexError):
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
         mounted = {line.split()[4] for line in lines}
@@ -152,9 +153,9 @@ def _hidden() -> tuple[str, ...]:
 
 
 def _problem_of(path: str, hidden: tuple[str, ...]) -> str:
-    """Why QEMU could not open it; empty where it could, and where that is not known."""
+    """Why QEMU could not open the file; empty where it could, and where that is unknown."""
     try:
-        # O_NONBLOCK: no wait for a FIFO's other end, no drive that is closed.
+        # O_NONBLOCK: the open waits neither for a FIFO's other end nor for a drive to be closed.
         os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
         is_known = error.errno not in _NO_ANSWER and not path.startswith(hidden)
@@ -166,7 +167,7 @@ def _problem_of(path: str, hidden: tuple[str, ...]) -> str:
 
 
 def refusals(connection: libvirt.virConnect, needs: VmNeeds, xml: str) -> Iterator[str]:
-    """What libvirt here does not take. libvirtError where it does not answer; blocks."""
+    """What libvirt here refuses. libvirtError where it does not answer; blocks."""
     yield from not_capable(connection, needs)
     yield from other_cpu(connection, needs)
     for name in needs.networks:
@@ -174,7 +175,7 @@ def refusals(connection: libvirt.virConnect, needs: VmNeeds, xml: str) -> Iterat
     for pool, volume in needs.volumes:
         yield from _no_volume(connection, pool, volume)
     try:
-        # As for a start, from the definition to QEMU's arguments; nothing is kept of it.
+        # As in a start, from the definition to QEMU's arguments; nothing of it is kept.
         connection.domainXMLToNative("qemu-argv", xml)
     except libvirt.libvirtError as error:
         if _code(error) in _REFUSES:
@@ -182,7 +183,7 @@ def refusals(connection: libvirt.virConnect, needs: VmNeeds, xml: str) -> Iterat
 
 
 def _code(error: libvirt.libvirtError) -> int:
-    """Its code; raises it again where libvirt has not answered at all."""
+    """The error's code; the error is raised again where libvirt has not answered at all."""
     if error.get_error_domain() in AWAY:
         raise error
     return int(error.get_error_code() or 0)
@@ -191,8 +192,8 @@ def _code(error: libvirt.libvirtError) -> int:
 def not_capable(
     connection: libvirt.virConnect, needs: VmNeeds, where: str = "on this host"
 ) -> Iterator[str]:
-    """Emulator, machine type, CPUs or firmware that are not to be had `where` the connection leads
-    to. libvirtError where it does not answer."""
+    """Emulator, machine type, CPUs or firmware that are missing `where` the connection leads
+    to. libvirtError where libvirt does not answer."""
     try:
         text = connection.getDomainCapabilities(
             needs.emulator or None,
@@ -217,7 +218,7 @@ def not_capable(
 def other_cpu(
     connection: libvirt.virConnect, needs: VmNeeds, where: str = "on this host"
 ) -> Iterator[str]:
-    """A CPU that is not to be had there; as above."""
+    """A CPU that is missing there; as `not_capable`."""
     if not needs.cpu:
         return
     try:
