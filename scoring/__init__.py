@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The pure core: scores, liveness, the state machine, the takeover protocol.
 
-Imports the standard library only. No clock, no I/O, no asyncio, no logging. Read in this
-order: observation (what comes in), decision (what goes out), state, score, decide,
-takeover.
+It imports the standard library only: no clock, no I/O, no asyncio, no logging. Read it in this
+order: observation (the input), decision (the output), state, score, decide, takeover.
 """

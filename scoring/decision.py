@@ -1,5 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What `decide` wants done (data, nothing is done here), and why."""
+"""The output of `decide`: the actions to carry out, and the reasons for them.
+
+An action is data, and nothing is done here. If the decision acted itself, it could not be tested,
+replayed from a journal or asked in a forecast; and it would have to guess from a return code what
+the outside world made of the act.
+
+Rules of this file:
+
+1. An action names the outcome that a later observation brings. Until then nothing is known of it.
+2. A reason has a stable code, for programs and docs/reasons.md, and a sentence for people.
+"""
 
 from __future__ import annotations
 

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Everything `decide` may look at: one frozen picture of the world, taken once a beat.
+"""The input of `decide`: one frozen picture of the world, taken once a beat.
 
-Rules of this file:
+A decision that asked the world itself would see two moments in one beat. Rules of this file:
 
-1. Nothing here does anything. Strings and dictionaries of the outside become these types
-   once, at the edge (broker/wire/status.py, broker/whiteboard/slot.py), and stay these types.
+1. Nothing here does anything. Foreign strings and dictionaries become these types once, at the
+   edge (broker/wire/status.py, broker/whiteboard/slot.py).
 2. Unknown is a value of its own: `None` or `UNKNOWN`, never `False` and never 0.
-3. All times are seconds of this host's monotonic clock, as floats, and end in `_s`.
-   A peer's timestamp is a counter, not a time: it is only ever compared with its own
-   earlier value.
-4. What became of an action is an `Outcome` in a later observation. Nothing else shows
-   `decide` that something it asked for has happened.
+3. All times are seconds of this host's monotonic clock, as floats, and end in `_s`. A peer's
+   timestamp is a counter, not a time: it is only compared with its own earlier value.
+4. The result of an action is an `Outcome` in a later observation, and nothing else.
 """
 
 from __future__ import annotations

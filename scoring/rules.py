@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What an administrator may set about the decisions; the same on every host of a cluster."""
+"""The settings of the decisions, which must be the same on every host of a cluster.
+
+Each host decides by itself, so hosts with different settings would disagree: two would each find
+the other one better, or wait for each other. The broker compares the settings of all hosts
+(broker/config/agreement.py) and reports a difference.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the agent carries from one beat to the next: its rules, the hosts, and each VM."""
+"""The agent's memory from one beat to the next: its rules, the hosts, and each VM.
+
+`decide` has no memory of its own: it gets this value and returns the next one. So a journal that
+holds it can be replayed, and an agent that is restarted begins with an empty one and learns again.
+What concerns a host is kept once, in `host`, however many VMs there are.
+"""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def _refuse_live(config: Config, host_id: int) -> None:
     if own_id(given) is None:
         raise CommandError(
             ExitCode.LOCKSPACE,
-            f"this host is not in lockspace {given.lockspace}, so sanlock cannot tell whether"
+            f"this host is not in lockspace {given.lockspace}, so sanlock does not know whether"
             f" host {host_id} is gone; run it where ha-broker runs",
         )
     users = watch(given.whiteboard, None, SLOT_WATCH_S, progress)

@@ -8,9 +8,8 @@ into a version. A comparison of texts would report a difference every day. So ea
 
 Rules of this file:
 
-1. A fact is something that the guest would notice, or on which its data depend. What libvirt adds
-   or chooses itself is none: addresses, aliases, labels, the balloon, controllers, consoles,
-   graphics, video.
+1. A fact is what the guest would notice, or on which its data depend. What libvirt adds or chooses
+   itself is none: addresses, aliases, labels, balloon, controllers, consoles, graphics, video.
 2. A fact that the recorded text leaves to libvirt (no MAC, no model, no loader) is not compared.
 3. The disks come first: each has its *chain* of layers, beginning with the one that is written to.
 4. Text that cannot be read as a domain is a BadDomain, never "no difference".
@@ -57,7 +56,7 @@ _PORTS = {"nbd": "10809", "gluster": "24007", "iscsi": "3260", "http": "80", "ht
 CHAIN_MAX = 64
 #: Devices of which only the number is compared.
 _COUNTED = ("memory", "redirdev", "shmem", "vsock", "rng", "smartcard", "sound", "iommu")
-#: Of these devices libvirt adds some itself: only a missing one is a difference.
+#: libvirt adds some of these devices itself: only a missing one is a difference.
 _AT_LEAST = ("watchdog", "panic", "channel", "serial", "parallel")
 #: Namespaces that libvirt and related programs write keep their usual prefixes.
 for _prefix, _uri in (

@@ -15,8 +15,7 @@ Rules of this file:
    block of alignment unit LEASES_UNIT, behind lockspace, engine and fence lease and the unit that
    is kept for the registry.
 3. A configuration without ids was made by an earlier version: nothing is compared.
-4. A copy of a volume has the same identity. scoring/hosts/same_storage.py tells a copy from the
-   original.
+4. A copy of a volume has the same identity; scoring/hosts/same_storage.py finds the copy.
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The hosts are looked at once a beat, before anything is decided: who lives, who is silent, who
-asks to be switched off."""
+"""Looks at all hosts once a beat, before anything is decided: which live, which are silent, which
+asks to be switched off.
+
+Every later question stands on this answer. If each part of the decision judged the hosts itself,
+one could start a VM because a host is silent while another one still counts it as a standby.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from scoring.rules import Rules
 
 
 def look(state: HostState, rules: Rules, observation: Observation, now_s: float) -> HostTurn:
-    """A turn that knows who lives. A host that cannot read the whiteboard knows it of nobody."""
+    """A turn with the hosts that live. A host that cannot read the whiteboard knows of none."""
     if observation.storage_good_since_s is None:
         return HostTurn(rules, replace(state, seen={}), observation, now_s)
     seen = last_changes(state.seen, observation.peers, now_s)

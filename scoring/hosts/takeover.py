@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Taking over from a silent host that owns the engine lease.
 
+A silent host is not a dead host: where it still runs the VM, a second start would destroy the disk.
+sanlock gives the lease free by itself, but only after minutes. A fence device can prove within
+seconds that the host is off; then its host id is freed, and its leases with it.
+
     silent -> ask its power --off--> take the fence lease -> ask again --off--> free its id
                  |  ^                                            |
                  |  +-- on, unknown: nothing is proven, sanlock's own verdict is waited for

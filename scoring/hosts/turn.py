@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One turn of the decision as far as it is about hosts: what came in, what was found out from it,
-what goes out. The turn of each VM (scoring/vm/turn.py) stands on it."""
+"""One turn of the decision about hosts: its input, what was found out, and its output.
+
+The turn is made for one call of `decide` and then thrown away, so that the parts of a decision
+share what they found without passing it through each call, and nothing of it can leak into the next
+beat. The turn of each VM (scoring/vm/turn.py) stands on it.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The state machine of one VM.
 
+Each host runs it for itself, and the published state shows the others what that host is about to do
+with the VM. A state that acted on a guess could start a second copy or end a healthy one, so each
+state acts only on what was seen, and says why it stays or leaves.
+
 Rules of this file:
 
 1. A state is a function. It returns the next state's name, or stays; it may emit actions

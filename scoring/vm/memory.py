@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is remembered of one VM: what an observation and the ends of actions add to it before any
-state is asked."""
+"""Updates the memory about one VM, from the observation and from ended actions, before any state
+acts.
+
+Every state reads this memory, so it is updated in one place and first. If each state took in the
+outcomes itself, an outcome that comes while another state is in charge would be lost: a failed
+start would not count, or an order would stay open for ever.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Should the VM move? Out of a host in local maintenance, or to one that is better for long.
+"""Decides whether the VM should move: out of a host in local maintenance, or to a better host.
+
+A live migration costs the users a moment and the network much, and a target that looked better for
+a second may not be. So a healthy VM moves only when another host has been clearly better for a
+while; out of a host in maintenance it moves at once, to whichever host can take it.
 
 Rules of this file:
 
@@ -134,7 +138,7 @@ def _not_fit_to_run(turn: VmTurn, peer: PeerReport) -> str:
     if turn.at(peer).report.vm is VmStatus.UNKNOWN:
         return f"libvirt on {name_of(peer)} does not answer it"
     if peer.score <= 0:
-        return f"{name_of(peer)} scores 0: it must not run the VM (ha-agent --status tells why)"
+        return f"{name_of(peer)} scores 0: it must not run the VM (ha-agent --status shows why)"
     if turn.at(peer).uplink_up is False and turn.here.uplink_up:
         return f"the VM's bridge on {name_of(peer)} leads nowhere: nobody would reach it there"
     if is_short_of_memory(turn, peer):

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What an operator orders on this host: move the VM, start it, stop it.
+"""Orders of an operator on this host: move the VM, start it, stop it.
+
+A person who types a command must not be able to do harm that the cluster itself would not do: start
+the VM twice, or move it to a host that cannot run it. So an order is an input of the decision like
+any other, and not a way around it.
 
 Rules of this file:
 
-1. An order goes through the same doors as a decision of our own: one action on the VM at a
+1. An order passes the same checks as a decision of the agent's own: one action on the VM at a
    time, the lease, maintenance. What must not be done is refused with its reason, at once.
 2. Each order is answered: under way, done or refused; an agent takes one once. One that comes
    while another is under way is refused and changes nothing of that one; only a cancellation

@@ -1,6 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""May this host start the VM now? Whether it can at all, whether better and equal hosts have had
-their chance, and whether the engine lease can be had: in this order."""
+"""Decides whether this host may start the VM now.
+
+All hosts see a missing VM at the same moment. The lease lets only one of them start it, but hosts
+that race for it cost time, and the wrong one may win. So each host waits until those before it have
+had their time; and it starts nothing while it does not know enough.
+
+The questions, in this order:
+
+    can it at all?       storage, obstacles, lockspace, enough seen, no other host has the VM
+    is it its turn?      better hosts have had their time, equal hosts stand in line
+    is the lease free?   sanlock's answer, and the takeover where its owner is silent
+"""
 
 from __future__ import annotations
 
@@ -17,7 +27,7 @@ from scoring.vm.turn import VmTurn, bridge_elsewhere, obstacles, others, own
 
 _S = StateName
 
-#: Published states of a peer that is about to have, or still has, the VM in its hands.
+#: Published states of a peer that is about to act on the VM, or still does.
 _BUSY_STATES = frozenset(
     {
         _S.ENGINE_START,
@@ -95,7 +105,7 @@ def may_start_here(turn: VmTurn) -> bool:
 
 
 def _is_busy(its: PeerVm, now_s: float) -> bool:
-    """Whether it has the VM in its hands; one that moves it, until the end that it named."""
+    """Whether the peer acts on the VM; one that moves it, until the end that it named."""
     return its.state in _BUSY_STATES and (its.moving_until_s is None or now_s < its.moving_until_s)
 
 

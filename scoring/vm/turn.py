@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The turn of one VM, on the turn of its host; and the questions that several parts of the
-decision ask of it."""
+"""The turn of one VM, on the turn of the hosts; and the questions that several parts of the
+decision ask about it.
+
+Each VM has a turn of its own, so that what is found out about one cannot decide about another. The
+questions stand here once: if two states answered "is the VM up elsewhere" in two ways, one could
+start what the other one keeps running.
+"""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def test_where_no_host_can_take_it_each_is_named_with_its_reason() -> None:
     assert codes(decision)[0] is Code.DRAIN_WAITING
     assert decision.reasons[0].text.endswith(
         "can take the VM: host2 (id 2) is in local maintenance; host3 (id 3) scores 0: it must not "
-        "run the VM (ha-agent --status tells why); host4 (id 4) has less memory free than the VM "
+        "run the VM (ha-agent --status shows why); host4 (id 4) has less memory free than the VM "
         "needs"
     )
     many = tuple(peer(host, maintenance=True) for host in range(2, 202))
