@@ -18,6 +18,9 @@ _TYPE_KEYS = {
     "redfish": ("system", "ca_file", "fingerprint", "verify"),
     "agent": ("agent", "options"),
 }
+#: The types of a device, and the port of those that have one.
+TYPES = tuple(_TYPE_KEYS)
+PORTS = {"ipmi": 623, "redfish": 443}
 #: Options of a fence agent that other keys set, or that this program sets (FenceAgentAPI), with
 #: their older names.
 _TAKEN_OPTIONS = {

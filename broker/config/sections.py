@@ -20,7 +20,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.config import addresses
-from broker.config.fence_relations import check_devices
+from broker.config.fence_relations import PORTS, TYPES, check_devices
 from broker.config.patterns import ALL, matcher
 from broker.config.places import DEFAULT_SOCKET, PATH_VARIABLE
 from broker.daemon.bounded_search import finder
@@ -202,7 +202,7 @@ class FenceDevice(_Section, frozen=True, kw_only=True):
 
     host: HostId
     name: Annotated[str, Meta(pattern=r"^$|^[A-Za-z0-9_-]{1,32}$")] = ""
-    type: Annotated[str, Meta(pattern="^(ipmi|redfish|agent)$")] = "ipmi"
+    type: Annotated[str, Meta(pattern=f"^({'|'.join(TYPES)})$")] = "ipmi"
     level: Annotated[int, Meta(ge=1, le=9)] = 1
     identity: Annotated[str, Meta(pattern="^(proven|trusted)$")] = "proven"
     address: Annotated[str, Meta(max_length=255)] = ""
@@ -226,7 +226,7 @@ class FenceDevice(_Section, frozen=True, kw_only=True):
     @property
     def port_used(self) -> int | None:
         """The port, where the type has one."""
-        return self.port or {"ipmi": 623, "redfish": 443}.get(self.type)
+        return self.port or PORTS.get(self.type)
 
     @property
     def title(self) -> str:

@@ -116,6 +116,7 @@ class OwnSlot:
             "hears": slot_lines.hears_line(
                 self._heartbeats.heard_within(HEARS_BEATS * self._in_force.timing.beat, now_s)
             ),
+            "memory-short": slot_lines.memory_short_line(status.penalties),
             "mem-free": slot_lines.mem_free_line(value("memory")),
             "fence-ask": slot_lines.fence_ask_line(this_host.fence_ask(now_s)),
             **this_host.modes.lines(now_s),

@@ -242,7 +242,7 @@ def peer_report(
         unanswered_since_s=unanswered_since_s,
         renewal_s=renewal_s,
         renewal_timestamp=renewal_timestamp,
-        memory_short="penalty-memory" in extra,
+        memory_short=memory_short_of(extra),
         mem_free_mb=mem_free_of(extra.get("mem-free", "")),
         hears=hears_of(extra.get("hears", "")),
         moving_until_s=until_s,
@@ -270,6 +270,17 @@ def fence_ask_of(text: str) -> FenceAsk | None:
         return None
     unstopped, dead, bad = (None if each is None else float(each) for each in found.groups())
     return FenceAsk(unstopped, dead, bad)
+
+
+def memory_short_line(penalties: Iterable[PenaltyOnWire]) -> str:
+    """Whether this host is short of memory for the VM by its own score; empty: it is not."""
+    return "yes" if any(penalty.name == "memory" for penalty in penalties) else ""
+
+
+def memory_short_of(extra: Mapping[str, str]) -> bool:
+    """Whether another host is. An earlier version says so by the sentence of its penalty alone,
+    which gives way where its slot is full."""
+    return extra.get("memory-short", "") == "yes" or "penalty-memory" in extra
 
 
 def mem_free_line(mem_free_mb: float | None) -> str:

@@ -38,6 +38,7 @@ DECIDES = (
     "freeing-fencer",
     "fence-ask",
     "mem-free",
+    "memory-short",
     "hears",
     "api",
     "heartbeat",

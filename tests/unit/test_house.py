@@ -117,6 +117,22 @@ def test_the_page_draws_what_the_imports_say() -> None:
     assert page == HOUSE["rendered"](page), "python docs/generate_architecture.py"
 
 
+def places() -> dict[str, list[str]]:
+    """The rows of the page's last table: what is new -> the files and folders that it touches."""
+    table = HOUSE["FILE"].read_text().partition("## Where to add what")[2]
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", table, re.M)[2:]
+    return {new: re.findall(r"`([^` ]+(?:/|\.py|\.md))`", where) for new, where in rows}
+
+
+def test_what_is_new_touches_at_most_four_places_and_each_of_them_exists() -> None:
+    found = places()
+    wanted = ("monitor", "config key", "fact", "verb", "reason", "fence driver", "notice")
+    assert all(any(word in new for new in found) for word in wanted), list(found)
+    for new, touched in found.items():
+        assert 1 <= len(touched) <= 4, (new, touched)
+        assert [place for place in touched if not (ROOT / place).exists()] == [], new
+
+
 @pytest.mark.parametrize("room", [r for r in HOUSE["arrows"]() if "." in r and "*" not in r])
 def test_every_room_says_what_lives_in_it(room: str) -> None:
     init = ROOT / room.replace(".", "/") / "__init__.py"

@@ -11,9 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.whiteboard.lines import hears_line, hears_of, intent_line, intent_of, peer_report
+from broker.whiteboard.lines import (
+    hears_line,
+    hears_of,
+    intent_line,
+    intent_of,
+    memory_short_line,
+    memory_short_of,
+    peer_report,
+)
 from broker.whiteboard.slot import SLOT_BYTES, SlotReport, decode_slot
-from broker.wire.status import MoveStatus
+from broker.wire.status import MoveStatus, PenaltyOnWire
 from scoring.hosts.state import Seen
 from scoring.observation import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker, report
@@ -124,3 +132,23 @@ def test_whom_a_host_hears_is_written_in_few_characters() -> None:
     assert hears_of("1-3,9") == {1, 2, 3, 9}
     assert hears_line([]) == ""
     assert hears_of("") == hears_of("x,0,5-3,9999") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("extra", "is_short"),
+    [
+        ({"memory-short": "yes"}, True),
+        ({"penalty-memory": "400 100 MiB are free, the VM needs 4096 MiB"}, True),
+        ({"memory-short": "maybe"}, False),
+        ({"penalty-cpu-load": "7 load"}, False),
+    ],
+)
+def test_a_host_short_of_memory_says_so_as_earlier_versions_do_and_in_a_line_of_its_own(
+    extra: dict[str, str], is_short: bool
+) -> None:
+    assert memory_short_of(extra) is is_short
+
+
+def test_only_the_penalty_for_memory_is_written_as_being_short_of_it() -> None:
+    assert memory_short_line([PenaltyOnWire("cpu-load", 7, "load")]) == ""
+    assert memory_short_line([PenaltyOnWire("memory", 400, "100 MiB are free")]) == "yes"

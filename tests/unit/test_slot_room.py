@@ -67,7 +67,10 @@ def test_in_the_worst_slot_of_200_hosts_nothing_that_decides_is_missing(
         full = msgspec.structs.replace(
             report("EngineDown"),
             reasons=(ReasonOnWire("busy-elsewhere", "é" * 2000),),
-            penalties=tuple(PenaltyOnWire(f"part-{n}", 100, "y" * 300) for n in range(10)),
+            penalties=(
+                *(PenaltyOnWire(f"part-{n}", 100, "y" * 300) for n in range(10)),
+                PenaltyOnWire("memory", 400, "y" * 300),
+            ),
             unknown=("network", "bridge", "load", "memory"),
             intent="migrate 1999",
             fence_paths=paths,
@@ -82,6 +85,7 @@ def test_in_the_worst_slot_of_200_hosts_nothing_that_decides_is_missing(
         assert slot is not None and slot.extra_trusted
         extra = slot.extra
         assert extra["mem-free"] == "100"
+        assert "penalty-memory" not in extra, "its sentence gave way"
         assert extra["state"] == "EngineDown"
         assert extra["intent"] == "migrate 1999"
         assert extra["freeing"] == "1999"
@@ -97,6 +101,7 @@ def test_in_the_worst_slot_of_200_hosts_nothing_that_decides_is_missing(
         (own,) = (host for host in broker.status(1.0).hosts.values() if host.local)
         assert own.left_out == int(extra[LEFT_OUT_KEY])
         assert reader.status(1.0).hosts[1].left_out == own.left_out
+        assert [peer.memory_short for peer in reader.view(1.0).peers] == [True]
 
     asyncio.run(run())
 
