@@ -522,10 +522,10 @@ class Status(Struct, frozen=True):
     ends the VM here, of `lockspace_budget_max_s`. `beat`: how late beats begin. `fence_log`: its
     newest records, newest first. `switched_off`: why this host was switched off in its last
     boot, None where it was not. `fence_paths`: which host could switch which off. `bound`: how
-    long the VM would be away if its host lost power now, None while it runs nowhere. `notify`:
     long the VM would be away if its host lost power now, None while it runs nowhere. `notify`: the
-    counters of the notices. `migration`: of the VM away from this host, None while there is
-    UTC seconds since 1970. `state_problem`: why a daemon here cannot write to its state folder.
+    counters of the notices. `migration`: of the VM away from this host, None while there is none.
+    `config_file_s`: when the configuration file that is in force was changed last, UTC seconds
+    since 1970. `state_problem`: why a daemon here cannot write to its state folder.
     `differences`: how the VM here differs from its definition. `what_ran`: the record of the
     disks that ran last, None: nothing was ever recorded; `what_ran_problem`: why it is not known,
     or not written. `one_host`: what of the VM lives on this host alone and costs data at a
