@@ -86,13 +86,22 @@ esac
 #: Run inside a mount namespace and a control group of the machine's own, as its first process.
 START = r"""
 set -e
-root=$1 lower=$2 name=$3 shared=$4
+root=$1 lower=$2 name=$3 shared=$4 memory=$6
 hostname "$name"
 mount -t overlay overlay -o "lowerdir=$lower,upperdir=$root/upper,workdir=$root/work" "$root/root"
 cd "$root/root"
 mount -t proc proc proc
 mount -t sysfs sysfs sys
-mount -t cgroup2 cgroup2 sys/fs/cgroup
+if [ -n "$memory" ]; then
+  # Where the kernel's memory controller is one of version 1, systemd's is the mixed tree.
+  mount -t tmpfs tmpfs sys/fs/cgroup
+  mkdir sys/fs/cgroup/unified sys/fs/cgroup/systemd sys/fs/cgroup/memory
+  mount -t cgroup2 cgroup2 sys/fs/cgroup/unified
+  mount -t cgroup -o none,name=systemd systemd sys/fs/cgroup/systemd
+  mount -t cgroup -o memory memory sys/fs/cgroup/memory
+else
+  mount -t cgroup2 cgroup2 sys/fs/cgroup
+fi
 mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs -o mode=755 tmpfs dev
 for node in null zero full random urandom tty; do
@@ -123,6 +132,15 @@ mount -t cgroup2 cgroup2 "$1/cgroup"
 mkdir -p "$1/cgroup/$5"
 echo $$ >"$1/cgroup/$5/cgroup.procs"
 umount "$1/cgroup"
+if [ -n "$6" ]; then
+  # What systemd uses of that version, or it would make its groups among this machine's.
+  for kind in memory pids devices freezer blkio none,name=systemd; do
+    mount -t cgroup -o $kind cgroup "$1/cgroup"
+    mkdir -p "$1/cgroup/$5"
+    echo $$ >"$1/cgroup/$5/cgroup.procs"
+    umount "$1/cgroup"
+  done
+fi
 exec unshare -u -n -p -C -m --fork --kill-child bash -c "$0" - "$@"
 """
 
@@ -141,6 +159,15 @@ def why_not() -> str:
         ["unshare", "-u", "-n", "-p", "-C", "-m", "--fork", "true"], capture_output=True, text=True
     )
     return probe.stderr.strip()
+
+
+def why_no_memory_limits() -> str:
+    """Why no machine can have the memory controller of version 1; empty where one can."""
+    kinds = Path("/proc/filesystems").read_text().split()
+    groups = Path("/proc/self/cgroup").read_text().splitlines()
+    if "cgroup" not in kinds or not any(":memory:" in line for line in groups):
+        return "the kernel's memory controller is in no tree of version 1 here"
+    return ""
 
 
 def base(release: str, packages: list[str]) -> Path:
@@ -173,12 +200,14 @@ def first_within(outer: int) -> int | None:
 
 @dataclass(slots=True)
 class Machine:
-    """One machine, host `host` of a cluster whose storage is `shared`."""
+    """One machine, host `host` of a cluster whose storage is `shared`. `has_memory_limits`: its
+    systemd has the kernel's memory controller of version 1, which this machine must have."""
 
     base: Path
     directory: Path
     host: int
     shared: Path
+    has_memory_limits: bool = False
     _unshare: subprocess.Popen[bytes] | None = None
     _first: int = 0
     _bmcs: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -214,9 +243,10 @@ class Machine:
         self.write("/etc/systemd/system/sanlock.service.d/lab.conf", SANLOCK)
         given = (str(self.directory), str(self.base), self.name, str(self.shared))
         group = f"ha-package-test-{os.getpid()}-{self.name}"
+        wanted = "memory" if self.has_memory_limits else ""
         with (self.directory / "console").open("ab") as log:
             self._unshare = subprocess.Popen(
-                ["unshare", "-m", "bash", "-c", OUTER, START, *given, group],
+                ["unshare", "-m", "bash", "-c", OUTER, START, *given, group, wanted],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -382,7 +412,11 @@ class Machine:
 
 
 def machines(
-    release: str, directory: Path, count: int, more: tuple[str, ...] = ()
+    release: str,
+    directory: Path,
+    count: int,
+    more: tuple[str, ...] = (),
+    has_memory_limits: bool = False,
 ) -> Iterator[list[Machine]]:
     """Bare machines of a release, with what the package depends on and `more` installed."""
     targets = tomllib.loads((ROOT / "packaging" / "targets.toml").read_text())
@@ -390,7 +424,10 @@ def machines(
     root = base(release, [*depends, *more])
     shared = directory / "shared"
     shared.mkdir()
-    made = [Machine(root, directory / f"host{n}", n, shared) for n in range(1, count + 1)]
+    made = [
+        Machine(root, directory / f"host{n}", n, shared, has_memory_limits)
+        for n in range(1, count + 1)
+    ]
     try:
         for machine in made:
             machine.boot()
@@ -398,6 +435,22 @@ def machines(
     finally:
         for machine in made:
             machine.cut()
+
+
+def bring_up(machine: Machine) -> int:
+    """Configure, start both units, wait for the VM; its process."""
+    machine.configure()
+    machine.make_storage()
+    machine.must("systemctl", "start", *UNITS)
+    machine.wait("the VM", lambda: is_up(machine), UP_SECONDS_MAX)
+    pid = machine.engine_pid()
+    assert pid is not None
+    return pid
+
+
+def is_up(machine: Machine) -> bool:
+    status = machine.run("ha-agent", "--status").stdout
+    return machine.engine_pid() is not None and "up and healthy" in status.split("\n")[0]
 
 
 def status_of(machine: Machine) -> str:

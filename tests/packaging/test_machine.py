@@ -13,7 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from .machine import UNITS, UP_SECONDS_MAX, Machine, MachineError, machines, status_of, why_not
+from .machine import (
+    UNITS,
+    UP_SECONDS_MAX,
+    Machine,
+    MachineError,
+    bring_up,
+    is_up,
+    machines,
+    status_of,
+    why_not,
+)
 
 #: What the broker serves, and a word of each.
 PAGES = {
@@ -42,22 +52,6 @@ def one(release: str, directory: Path) -> Iterator[Machine]:
 @pytest.fixture
 def two(release: str, directory: Path) -> Iterator[list[Machine]]:
     yield from machines(release, directory, 2)
-
-
-def bring_up(machine: Machine) -> int:
-    """Configure, start both units, wait for the VM; its process."""
-    machine.configure()
-    machine.make_storage()
-    machine.must("systemctl", "start", *UNITS)
-    machine.wait("the VM", lambda: is_up(machine), UP_SECONDS_MAX)
-    pid = machine.engine_pid()
-    assert pid is not None
-    return pid
-
-
-def is_up(machine: Machine) -> bool:
-    status = machine.run("ha-agent", "--status").stdout
-    return machine.engine_pid() is not None and "up and healthy" in status.split("\n")[0]
 
 
 def repacked(package: Path, to: Path, version: str, postinst: str = "") -> Path:
