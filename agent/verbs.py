@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The verbs of `ha-agent`, one table: each with its help, its options, and what runs it.
 
-What a verb needs is imported by that verb alone: `ha-agent --status` is run every few seconds.
+The modules of a verb are imported by that verb alone: `ha-agent --status` is run every few seconds.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from agent.setup import arguments as setup
 
 
 def _no_options(parser: ArgumentParser) -> None:
-    """What is added for a verb without options of its own: nothing."""
+    """Options of a verb that has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """`run`: given the arguments, and whether to answer in JSON; returns the exit code."""
+    """`run`: gets the arguments, and whether to answer in JSON; returns the exit code."""
 
     name: str
     help: str
@@ -30,13 +30,13 @@ class Verb:
 
 
 def add(verbs: argparse._SubParsersAction[ArgumentParser]) -> None:
-    """Add all of them, in the order of the table."""
+    """Add all verbs, in the order of the table."""
     for verb in VERBS:
         verb.options(verbs.add_parser(verb.name, help=verb.help))
 
 
 def run(arguments: Namespace, as_json: bool) -> int | None:
-    """Carry out the given one; None: none was given."""
+    """Carry out the given verb; None: none was given."""
     name = arguments.verb or ("status" if arguments.status else None)
     for verb in VERBS:
         if verb.name == name:
@@ -50,7 +50,7 @@ def _warn(message: str) -> None:
 
 
 def _socket(arguments: Namespace) -> str:
-    """Where the broker is asked, also where the configuration is wrong."""
+    """The path of the broker's socket, even where the configuration is wrong."""
     from broker.config.sections import socket_path
 
     return socket_path(arguments.config, _warn)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""When this host joins the lockspace, stays out of it, and gives its id back.
+"""Decides when this host joins the lockspace, stays out of it, and gives its id back.
 
-Two hosts under one id would both be let near the VM's lease. So this host stays out while another
-one may still free its id (the rules are in own_id.py), and ends itself where another host writes
-its slot.
+Two hosts under one id would both get the VM's lease. So this host stays out while another one may
+still free its id (own_id.py has the rules), and ends itself where another host writes its slot.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from broker.whiteboard.slot import SlotReport
 
 log = logging.getLogger("ha-broker")
 
-#: So many changes of our slot by somebody else mean that it has our host id.
+#: So many changes of this host's slot by another writer mean that it has the same host id.
 FOREIGN_WRITES_MAX = 2
 #: Why the lockspace is not joined at first.
 LOG_NOT_READ = "the fence log, where a freeing of this host's id would stand, was not read yet"
 
 
 class OwnIdGuard:
-    """`freed_by`: who may still free this host's id, None: nobody."""
+    """`freed_by`: the host that may still free this host's id, None: none."""
 
     def __init__(self, in_force: InForce, board: Board, lockspace: Lockspace, boot_id: str) -> None:
         self._in_force, self._board, self._lockspace = in_force, board, lockspace
         self._boot_id = boot_id
         self._own_id = OwnId(in_force.io_timeout_s)
         self.freed_by: Freeing | None = None
-        #: The last good read of the fence log brought all of it, and began when this host was
+        #: Whether the last good read of the fence log was complete, and began when this host was
         #: in the lockspace.
         self._log_read_joined = False
         self._gives_back = False
@@ -43,8 +42,9 @@ class OwnIdGuard:
         lockspace.hold = LOG_NOT_READ
 
     def look(self, reports: Mapping[int, SlotReport], joined: bool | None, now_s: float) -> bool:
-        """After a read of the whiteboard: stay out of the lockspace while another host may still
-        free this host's id. `joined`: as it was when that read began. Whether this changed."""
+        """Decide after a read of the whiteboard: stay out of the lockspace while another host may
+        still free this host's id. `joined`: at the begin of that read. Returns whether it
+        changed."""
         board, lockspace = self._board, self._lockspace
         if joined is not True:
             self._log_read_joined = False
@@ -62,7 +62,7 @@ class OwnIdGuard:
         owner, was = lockspace.fence_owner, self.freed_by
         self.freed_by = act = self._own_id.look(acts, owner, lockspace.renewals, boots, now_s)
         lockspace.hold = "" if act is None else f"{act.by_name} may still free this host's id"
-        # Also of an act that is over for us: without an answer it would be under way again.
+        # Acts that are over for this host too: without an answer they would be under way again.
         lockspace.watch_fence = bool(acts)
         if not acts:
             lockspace.fence_owner = None
@@ -75,8 +75,8 @@ class OwnIdGuard:
         return True
 
     def give_back(self, asked_for: bool, is_empty: bool) -> None:
-        """`asked_for`: the id is not joined anew, and goes once this host is empty for the first
-        time."""
+        """`asked_for`: do not join the id anew, and give it back once this host is empty for the
+        first time."""
         self._lockspace.no_join = asked_for
         self._gives_back = asked_for and (is_empty or self._gives_back)
         self._lockspace.stay_out = self._gives_back or self.freed_by is not None
@@ -88,18 +88,19 @@ class OwnIdGuard:
 
     @property
     def is_joined(self) -> bool | None:
-        """Whether this host is in the lockspace for good: nobody began to free its id before it
-        had joined. None: that is not known yet."""
+        """Whether this host is in the lockspace for good: no host began to free its id before it
+        had joined. None: unknown yet."""
         if self.freed_by is not None:
             return False
         joined = self._lockspace.joined
         return None if joined and not self._log_read_joined else joined
 
     def check_slot(self, before: SlotReport | None, after: SlotReport | None) -> None:
-        """Raise LockspaceError when another host writes the slot that we do not write yet.
+        """Raise LockspaceError where another host writes the slot that this host does not write
+        yet.
 
-        sanlock comes to the same verdict, but watches the id for minutes before it does.
-        One change may be a late write or a stale read, and the earlier broker of this boot of
+        sanlock comes to the same result, but watches the id for minutes before.
+        One change may be a late write or a stale read; and the earlier broker of this boot of
         this machine is no other host.
         """
         if before is None or after is None or after.timestamp <= before.timestamp:

@@ -7,11 +7,11 @@ all, and the definition (libvirt's XML) that it points to was written and read b
 
 Rules:
 
-1. A block is JSON in one line, and behind it "end=" with the CRC-32 of that line in 8 hex digits,
-   NUL padded. The JSON's last field, "mac", signs what stands before it by the cluster key, as a
+1. A block is JSON in one line, followed by "end=" with the CRC-32 of that line in 8 hex digits,
+   NUL padded. The JSON's last field, "mac", signs what stands before it with the cluster key, as a
    registry record of that place.
-2. What does not read as that is damage: it costs this VM its next start, and nothing else. A block
-   of NUL bytes is an unused one.
+2. A block that cannot be read is damaged: that costs this VM its next start, and nothing else. A
+   block of NUL bytes is unused.
 3. A record keeps its last definitions, the newest first, each in a place of its own; the next one
    is written to the place of the oldest.
 4. A VM that was removed leaves its number, its name and `removed`; the number is free again once
@@ -33,17 +33,17 @@ from broker.whiteboard.slot import SLOT_BYTES
 from broker.wire.limits import HOST_ID_MAX
 from scoring.vm.spec import ORDINARY_PAGES_KB, VmSpec, Want
 
-#: So many VMs at most; number 1 is the engine.
+#: The largest number of VMs; number 1 is the engine.
 VMS_MAX = 128
-#: Each VM's definitions: so many, each of so many bytes once compressed, and in full.
+#: The number of a VM's definitions, and the size of each, compressed and in full.
 PLACES = 4
 PLACE_BYTES = 64 * 1024
 DEFINITION_BYTES_MAX = 1024 * 1024
 MAGIC: Final = "ha-agent registry"
 VERSION = 1
-#: What a registry record is signed as.
+#: The kind of record, as the MAC covers it.
 REGISTRY = "ha-agent registry record 1"
-#: A double counts generations one by one up to here.
+#: A double represents each generation up to here.
 COUNT_MAX = 2**53
 #: 64 TiB.
 MEMORY_MB_MAX = 2**26
@@ -69,9 +69,9 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one definition lies. `place`: 0 to 3 of this VM's. `stored`: its bytes there. `sha256`:
-    of the whole XML, in hex. `generation`: the registry's when it was written. `wall_s`: UTC
-    seconds since 1970 by the writer's clock, `by` its name."""
+    """The place of one definition. `place`: 0 to 3 of this VM's. `stored`: its bytes there.
+    `sha256`: of the whole XML, in hex. `generation`: the registry's when it was written. `wall_s`:
+    UTC seconds since 1970 by the writer's clock, `by` its name."""
 
     place: Annotated[int, Meta(ge=0, lt=PLACES)]
     stored: Annotated[int, Meta(ge=1, le=PLACE_BYTES)]
@@ -109,7 +109,7 @@ class VmRecord(msgspec.Struct, frozen=True, kw_only=True):
         return "vm-" + self.uuid.replace("-", "")
 
     def spec(self) -> VmSpec:
-        """What the decision needs of it."""
+        """The part of it that the decision needs."""
         return VmSpec(
             self.number,
             self.name,
@@ -127,14 +127,15 @@ class VmRecord(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def free_place(self) -> int:
-        """The place that the next definition is written to: one that holds none, or the oldest."""
+        """The place for the next definition: an unused one, or the oldest."""
         held = [kept.place for kept in self.definitions]
         unused = set(range(PLACES)) - set(held)
         return min(unused) if unused else held[-1]
 
 
 class RecordTooLarge(ValueError):
-    """The record does not fit into its block; the administrator's rules name too much."""
+    """The record does not fit into its block: the administrator's rules name too many hosts or
+    VMs."""
 
 
 def encode(block: Header | VmRecord, place: int, signatures: Signatures | None = None) -> bytes:
@@ -182,7 +183,7 @@ def decode_record(data: bytes, number: int) -> VmRecord | None:
 
 
 def signature(data: bytes, place: int, signatures: Signatures) -> Signature:
-    """What is found of the signature of a block that can be read."""
+    """The state of a readable block's signature."""
     found = _MAC.fullmatch(data.partition(b"\n")[0])
     part = None if found is None else (found.group(1), found.group(2).decode())
     return signatures.look(REGISTRY, place, part)

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The record of what ran last (what_ran.py) as bytes: how it is written, and which bytes count.
+"""The record of what ran last (what_ran.py) as bytes, and which bytes count.
 
-A start opens the disks that the record names. Whoever may write to this volume, and is no member,
-could have a host open any file or device of its own, boot an older disk, or hold every start back.
-So the record is signed like all else here (signatures.py).
+A start opens the disks that the record names. A writer to this volume that is no member could have
+a host open any file or device of its own, boot an older disk, or hold every start back. So the
+record is signed, as everything else here is (signatures.py).
 
 Rules of this file:
 
 1. A place holds "what-ran GENERATION LAST-RAN LENGTH CRC-OF-THE-REST CRC-OF-THIS\\n", then the
-   rest: JSON, zlib. Behind it "mac=" and the MAC over all that stands before it. Earlier versions
-   do not look there.
+   rest: JSON, zlib. "mac=" and the MAC over everything before it follow. Earlier versions do not
+   read that far.
 2. A write that broke off has no good MAC, and its head must still be believed. So the two counts of
    the head are signed by themselves: the "seal", the first field of the JSON, which stands
    uncompressed in the first sector, where the head is.
-3. With a key, only what is signed counts; what is not counts while a host of an earlier version
-   takes part, or `storage.unsigned` is "trust".
-4. What counted last stays, in memory, until something newer counts: nobody takes it away by wiping
-   or overwriting the places, or by putting back what stood there before. The host that runs the VM
-   then writes the record again.
-5. A broker that has seen nothing yet and finds only what does not count cannot know what ran last:
-   a start is held back until a member writes the record, or a person decides.
+3. With a key, only a signed record counts; an unsigned one counts while a host of an earlier
+   version is a member, or `storage.unsigned` is "trust".
+4. The last record that counted stays in memory until a newer one counts: nobody can remove it by
+   wiping or overwriting the places, or by restoring their earlier content. The host that runs the
+   VM then writes the record again.
+5. A broker that has seen no record yet and finds only ones that do not count cannot know what ran
+   last: no start is made until a member writes the record, or a person decides.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _MAC = re.compile(rb"mac=([0-9a-f]{64})")
 #: Behind the two bytes of zlib's head and the five of a stored block's.
 _SEAL_AT = 7
 _SEAL = re.compile(rb'\{"seal":"([0-9a-f]{64})",')
-#: What a record may unpack to.
+#: The largest size of an unpacked record.
 RECORD_BYTES_MAX = 262_144
 #: A count of runs above it was counted by nobody.
 LAST_RAN_MAX = 10**14

@@ -13,7 +13,7 @@ from broker.whiteboard.volume import Volume, VolumeError
 
 
 class StorageTrouble(Exception):
-    """A read or write of the whiteboard failed or, `hung`, did not come back in time."""
+    """A read or write of the whiteboard failed or, `hung`, missed its deadline."""
 
     def __init__(self, text: str, hung: bool = False) -> None:
         super().__init__(text)
@@ -30,14 +30,14 @@ class SlotStore(Protocol):
         """Read slots; those beyond the end are missing, one cut by the end is short."""
 
     def at_rest(self) -> bool:
-        """Whether no call of before is under way: a write that was given up may still land."""
+        """Whether no earlier call is under way: a write that was given up may still land."""
 
 
 class VolumeStore:
-    """The real SlotStore: a file or block device, one thread, a deadline for each call."""
+    """SlotStore port: a file or block device, with one thread, and a deadline for each call."""
 
     def __init__(self, path: str, deadline_s: float, wanted: Expected | None = None) -> None:
-        """`wanted`: what the volume must say that it is, each time it is opened."""
+        """`wanted`: the identity that the volume must have, checked each time it is opened."""
         self.path = path
         self.deadline_s = deadline_s
         self._wanted = wanted or Expected(VolumeKind.WHITEBOARD)
@@ -63,7 +63,7 @@ class VolumeStore:
             raise StorageTrouble(str(error), isinstance(error, Hung)) from error
 
     def _guarded(self, function: object) -> None:
-        """Runs in the thread: after a failure the volume is opened anew by the next call."""
+        """Runs in the thread; after a failure the next call opens the volume anew."""
         assert callable(function)
         try:
             function()
@@ -76,6 +76,6 @@ class VolumeStore:
     def _opened(self) -> Volume:
         if self._volume is None:
             self._volume = Volume(self.path)
-            # Where it raises, the volume is closed again: `_guarded`.
+            # Where the check fails, `_guarded` closes the volume again.
             check(self._volume, self._wanted)
         return self._volume
