@@ -96,7 +96,8 @@ def test_the_units_from_installation_to_removal(one: Machine, package: Path) -> 
     assert "storage ok" in one.show("ha-broker", "StatusText")
     assert "EngineUp" in one.show("ha-agent", "StatusText")
     # Ping without privileges, and the pid file under libvirt's folder, work for that user.
-    assert "network" not in one.must("ha-agent", "--status")
+    assert json.loads(one.must("ha-agent", "--status", "--json"))["network"] == ""
+    assert "NO KEY: " in one.must("ha-agent", "--status"), "this configuration has none"
     # What is installed answers, the page and the figures as well; the host is fit but for what
     # this machine has not: a watchdog device, KVM, a second host.
     assert one.run("ha-agent", "check-liveliness").returncode == 0
