@@ -22,7 +22,7 @@ POLL_S = 1.0
 #: anew, so waiting longer is of no use.
 AWAY_PATIENCE_S = 15.0
 SYSTEMCTL_TIMEOUT_S = 20.0
-TELL_AGAIN_S = 15.0
+SHOW_AGAIN_S = 15.0
 _DIGITS = re.compile("[0-9]+")
 
 Say = Callable[[], Awaitable[HostShutdownStatus]]
@@ -48,7 +48,7 @@ async def drain(say: Say, show: Callable[[str], None]) -> bool:
             text, over_s = str(error), float("inf")
         now_s = loop.time()
         # A line that differs only in its seconds is shown now and then.
-        if (words := _DIGITS.sub("", text)) != shown or now_s - shown_s >= TELL_AGAIN_S:
+        if (words := _DIGITS.sub("", text)) != shown or now_s - shown_s >= SHOW_AGAIN_S:
             show(text)
             shown, shown_s = words, now_s
         if now_s - well_s >= AWAY_PATIENCE_S:

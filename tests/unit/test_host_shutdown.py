@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from agent.commands import host_shutdown
-from agent.commands.host_shutdown import AWAY_PATIENCE_S, TELL_AGAIN_S, drain, system_state
+from agent.commands.host_shutdown import AWAY_PATIENCE_S, SHOW_AGAIN_S, drain, system_state
 from agent.status.text import as_text
 from broker.broker import Broker
 from broker.client.ask import BrokerDown
@@ -327,7 +327,7 @@ def test_it_says_how_far_it_is_until_the_host_is_empty() -> None:
     said = [*[going(f"migrating for {n} s") for n in range(20)], going("empty", "over")]
     is_empty, told, took_s = drained(said)
     assert is_empty and took_s == 20.0
-    again = int(TELL_AGAIN_S)
+    again = int(SHOW_AGAIN_S)
     assert told == ["migrating for 0 s", f"migrating for {again} s", "empty"]
 
 
