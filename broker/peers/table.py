@@ -109,7 +109,10 @@ class Table:
 
     def hands(self) -> frozenset[tuple[int, str, VmStatus]]:
         """What the other hosts do with the VM: host id, its agent's state, the VM there."""
-        return frozenset((peer.host_id, peer.state, peer.engine.vm) for peer in self.peers())
+        return frozenset(
+            (host, slot_lines.state_of(report), report.engine_status.vm)
+            for host, report in self.members.reports.items()
+        )
 
     def speaking(self) -> Iterator[SlotReport]:
         """The slots of hosts that are not silent, as far as their lines are trusted."""

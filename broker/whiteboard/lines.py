@@ -234,7 +234,7 @@ def peer_report(
         hostname=report.hostname,
         maintenance=report.maintenance,
         stopped=report.stopped,
-        state=_state_of(extra),
+        state=state_of(report),
         boot_id=extra.get("boot-id", ""),
         last_ran=last_ran_of(extra),
         read_s=read_s,
@@ -312,9 +312,10 @@ def hears_of(text: str) -> frozenset[int]:
     return frozenset(hosts_of(text))
 
 
-def _state_of(extra: Mapping[str, str]) -> str:
+def state_of(report: SlotReport) -> str:
     """The state of another host's agent; "" where it published none, or where that agent is away:
     what it was about to do is then not done."""
+    extra = report.extra if report.extra_trusted else {}
     agent = extra.get("agent", "")
     return "" if agent == "stopped" or agent.startswith("silent") else extra.get("state", "")
 
