@@ -72,7 +72,7 @@ def test_a_write_that_was_given_up_lands_when_the_storage_is_back(site: Both) ->
     with pytest.raises(StorageTrouble):
         site.call(lambda: site.store.write(HERE, ONE))
     site.is_well()
-    for _ in range(100):
+    for _ in range(600):
         site.pass_s(0.05)
         if site.store.at_rest() and site.call(lambda: site.second.read([HERE]))[HERE] == ONE:
             break
