@@ -145,6 +145,21 @@ exec unshare -u -n -p -C -m --fork --kill-child bash -c "$0" - "$@"
 """
 
 
+#: The groups of that version stay, empty, when their machine has ended.
+SWEEP = r"""
+for kind in memory pids devices freezer blkio none,name=systemd; do
+  mount -t cgroup -o $kind cgroup "$1/cgroup" || continue
+  # The last of its processes may still be ending.
+  for _ in $(seq 50); do
+    [ -d "$1/cgroup/$2" ] || break
+    find "$1/cgroup/$2" -depth -type d -exec rmdir {} + && break
+    sleep 0.1
+  done
+  umount "$1/cgroup"
+done
+"""
+
+
 class MachineError(Exception):
     """A machine cannot be made or does not do what it should."""
 
@@ -217,6 +232,11 @@ class Machine:
         return f"host{self.host}"
 
     @property
+    def _group(self) -> str:
+        """Its control group on this machine."""
+        return f"ha-package-test-{os.getpid()}-{self.name}"
+
+    @property
     def first(self) -> int:
         """Its first process, by its number here; 0 while it is off."""
         return self._first
@@ -242,11 +262,10 @@ class Machine:
         self.write("/etc/hostname", f"{self.name}\n")
         self.write("/etc/systemd/system/sanlock.service.d/lab.conf", SANLOCK)
         given = (str(self.directory), str(self.base), self.name, str(self.shared))
-        group = f"ha-package-test-{os.getpid()}-{self.name}"
         wanted = "memory" if self.has_memory_limits else ""
         with (self.directory / "console").open("ab") as log:
             self._unshare = subprocess.Popen(
-                ["unshare", "-m", "bash", "-c", OUTER, START, *given, group, wanted],
+                ["unshare", "-m", "bash", "-c", OUTER, START, *given, self._group, wanted],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -409,6 +428,9 @@ class Machine:
         self._unshare.kill()
         self._unshare.wait()
         self._unshare, self._first = None, 0
+        if self.has_memory_limits:
+            sweep = ["unshare", "-m", "bash", "-c", SWEEP, "-", str(self.directory), self._group]
+            subprocess.run(sweep, capture_output=True)
 
 
 def machines(
