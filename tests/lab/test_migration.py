@@ -192,7 +192,7 @@ def test_the_agent_that_migrates_is_killed_and_the_migration_goes_on(moving: Clu
     with slow_migration(moving, source, target) as command:
         moving.kill(source, "agent")
         code, said = ended(command)
-        assert code == 11 and "started anew" in said
+        assert code == 11 and "was restarted meanwhile" in said
         ask.until(
             "the new agent follows it",
             BEGUN_S,
@@ -447,7 +447,7 @@ def orphaned(lab: Cluster, source: str, command: subprocess.Popen[str]) -> None:
     """The agent that began the migration is killed, and the next one watches over it."""
     lab.kill(source, "agent")
     code, said = ended(command)
-    assert code == 11 and "started anew" in said
+    assert code == 11 and "was restarted meanwhile" in said
     told = "-> EngineMigratingAway because"
     ask.until("the new agent has found it", BEGUN_S, lambda: told in since_start(lab, source))
 
