@@ -109,9 +109,9 @@ def test_a_bmc_that_never_switches_off_is_told_and_the_watchdog_ends_it(fencing:
     lab.bmc(victim, "off-ignored")
     lab.freeze(victim)
     assert lab.wait_healthy(HOST_DEAD_S + START_S) != victim
-    # Tried without end, with growing pauses, for it may help; people are told after so many.
+    # Ordered without end, with growing pauses, by each host in turn: the next one's order may be
+    # taken. Who has given so many itself logs a failure; here the watchdog comes before that.
     assert fence.told("ordered:off") >= ATTEMPTS_NOTED
-    assert fence.logged(FenceStep.FAILED)
 
 
 def test_a_host_that_has_only_lost_its_storage_answers_and_is_spared(fencing: Cluster) -> None:
