@@ -278,6 +278,18 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
             assert place_in in names, f"{target}: no such heading"
 
 
+#: A file of the repository, by its path; not `NNNN-what.md` or another placeholder.
+_FILE = re.compile(
+    r"`((?:scoring|broker|agent|tests|docs|packaging|scripts)/[a-z0-9_./-]+\.[a-z]+)`"
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    named = set(_FILE.findall(page.read_text()))
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+
+
 def test_every_decision_record_has_a_number_of_its_own() -> None:
     names = sorted(path.name for path in (DOCS / "decisions").glob("*.md"))
     numbers = [name[:4] for name in names]
