@@ -114,9 +114,10 @@ class SanlockLeases:
         self, resource: str, offset: int | None
     ) -> tuple[list[dict[str, int]], list[dict[str, int]]]:
         check_at(self._storage.leases, self._wanted)
-        disks = self._fence_disks() if offset is None else [(self._storage.leases, offset)]
+        layout = layout_at(self._storage.leases)
+        disks = [(self._storage.leases, layout.fence_at if offset is None else offset)]
         owners = sanlock.read_resource_owners(
-            self._lockspace, resource.encode(), disks, **layout_at(self._storage.leases).words
+            self._lockspace, resource.encode(), disks, **layout.words
         )
         hosts = sanlock.get_hosts(self._lockspace, owners[0]["host_id"]) if owners else []
         return owners, hosts
@@ -151,17 +152,13 @@ class SanlockLeases:
         self.fence_held = True
         return FenceLeaseAnswer(True, loop.time())
 
-    def _fence_disks(self) -> list[tuple[str, int]]:
-        return [(self._storage.leases, 2 * layout_at(self._storage.leases).align)]
-
     def _take_fence(self, attempt: object) -> None:
         self._drop_fence()
         check_at(self._storage.leases, self._wanted)
+        disks = [(self._storage.leases, layout_at(self._storage.leases).fence_at)]
         descriptor = sanlock.register()
         try:
-            sanlock.acquire(
-                self._lockspace, FENCE_RESOURCE.encode(), self._fence_disks(), slkfd=descriptor
-            )
+            sanlock.acquire(self._lockspace, FENCE_RESOURCE.encode(), disks, slkfd=descriptor)
         except BaseException:
             os.close(descriptor)
             raise

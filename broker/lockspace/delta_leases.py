@@ -101,6 +101,11 @@ class Layout:
         return ALIGN_OF_SECTOR[self.sector]
 
     @property
+    def fence_at(self) -> int:
+        """The offset of the fence lease."""
+        return 2 * self.align
+
+    @property
     def words(self) -> dict[str, int]:
         """As the arguments of sanlock's library."""
         return {"align": self.align, "sector": self.sector}

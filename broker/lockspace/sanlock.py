@@ -189,7 +189,7 @@ class SanlockLockspace:
         found = sanlock.read_resource_owners(
             self._name.encode(),
             FENCE_RESOURCE.encode(),
-            [(self._path, 2 * layout.align)],
+            [(self._path, layout.fence_at)],
             **layout.words,
         )
         if not found:

@@ -20,15 +20,15 @@ Rules:
 
 from __future__ import annotations
 
-import re
-import zlib
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from broker.daemon.foreign import clean
+from broker.whiteboard.padding import unpadded
 from broker.whiteboard.signatures import Signature, Signatures
+from broker.whiteboard.signed_json import framed, framed_in, signature_in
 from broker.whiteboard.slot import SLOT_BYTES
 from broker.wire.limits import HOST_ID_MAX
 from scoring.vm.spec import ORDINARY_PAGES_KB, VmSpec, Want
@@ -49,8 +49,6 @@ COUNT_MAX = 2**53
 MEMORY_MB_MAX = 2**26
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z"
 _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z"
-_END = re.compile(rb"end=([0-9a-f]{8})\n?")
-_MAC = re.compile(rb"(.*),\"mac\":\"([0-9a-f]{64})\"\}", re.DOTALL)
 
 VmNumber = Annotated[int, Meta(ge=1, le=VMS_MAX)]
 HostId = Annotated[int, Meta(ge=1, le=HOST_ID_MAX)]
@@ -141,12 +139,7 @@ class RecordTooLarge(ValueError):
 def encode(block: Header | VmRecord, place: int, signatures: Signatures | None = None) -> bytes:
     """The 4096 bytes of a block, signed where there is a key. `place`: its number in the volume.
     RecordTooLarge."""
-    line = msgspec.json.encode(block)
-    mac = "" if signatures is None else signatures.sign(REGISTRY, place, line[:-1])
-    if mac:
-        line = line[:-1] + f',"mac":"{mac}"}}'.encode()
-    line += b"\n"
-    data = line + b"end=%08x\n" % zlib.crc32(line)
+    data = framed(block, REGISTRY, place, signatures)
     if len(data) > SLOT_BYTES:
         raise RecordTooLarge(f"{len(data)} bytes, a record of the registry has {SLOT_BYTES}")
     return data.ljust(SLOT_BYTES, b"\0")
@@ -154,26 +147,18 @@ def encode(block: Header | VmRecord, place: int, signatures: Signatures | None =
 
 def is_unused(data: bytes) -> bool:
     """Whether nothing was ever written there."""
-    return not data.rstrip(b"\0")
+    return not unpadded(data)
 
 
 def decode_header(data: bytes) -> Header | None:
     """The header in a block; None where there is none, or none that can be read."""
-    line = _whole_line(data)
-    try:
-        return None if line is None else msgspec.json.decode(line, type=Header)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
+    return framed_in(data, Header)
 
 
 def decode_record(data: bytes, number: int) -> VmRecord | None:
     """The record in the block of that number; None where there is none that can be read."""
-    line = _whole_line(data)
-    if line is None:
-        return None
-    try:
-        record = msgspec.json.decode(line, type=VmRecord)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    record = framed_in(data, VmRecord)
+    if record is None:
         return None
     places = [kept.place for kept in record.definitions]
     if record.number != number or len(set(places)) != len(places):
@@ -184,15 +169,4 @@ def decode_record(data: bytes, number: int) -> VmRecord | None:
 
 def signature(data: bytes, place: int, signatures: Signatures) -> Signature:
     """The state of a readable block's signature."""
-    found = _MAC.fullmatch(data.partition(b"\n")[0])
-    part = None if found is None else (found.group(1), found.group(2).decode())
-    return signatures.look(REGISTRY, place, part)
-
-
-def _whole_line(data: bytes) -> bytes | None:
-    """The JSON of a block whose checksum is right."""
-    line, newline, rest = data.rstrip(b"\0").partition(b"\n")
-    found = _END.fullmatch(rest)
-    if found is None or int(found.group(1), 16) != zlib.crc32(line + newline):
-        return None
-    return line
+    return signature_in(data, REGISTRY, place, signatures)

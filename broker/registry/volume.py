@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -56,6 +57,9 @@ class Blocks(Protocol):
     @property
     def size_bytes(self) -> int:
         """Its size now."""
+
+    def read_slots(self, ids: Iterable[int]) -> dict[int, bytes]:
+        """Its first blocks by their number, as far as the volume reaches; few reads."""
 
     def read_at(self, offset: int) -> bytes:
         """4096 bytes from a multiple of 4096 on; fewer where the volume ends."""
@@ -138,11 +142,12 @@ class Registry:
 
     def read(self) -> Contents:
         """All records. RegistryError where the header cannot be read or names another cluster."""
-        newest = self.generation()
+        blocks = self._volume.read_slots(range(VMS_MAX + 1))
+        newest = self._header(blocks.get(0, b"")).generation
         records: dict[int, VmRecord] = {}
         damaged, refused = set(), set()
         for number in range(1, VMS_MAX + 1):
-            data = self._volume.read_at(number * SLOT_BYTES)
+            data = blocks.get(number, b"")
             if is_unused(data):
                 continue
             record = decode_record(data, number)

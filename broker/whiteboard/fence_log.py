@@ -25,8 +25,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import re
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated
 
@@ -35,8 +33,8 @@ from msgspec import Meta
 
 from broker.daemon.foreign import clean
 from broker.whiteboard.layout import FENCE_LOG_FIRST, FENCE_LOG_RECORDS
-from broker.whiteboard.padding import unpadded
 from broker.whiteboard.signatures import FENCE, GOOD, Signature, Signatures, Unsigned
+from broker.whiteboard.signed_json import framed, framed_in, signature_in
 from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
 from broker.wire.limits import HOST_ID_MAX
 from scoring.observation import FenceRecord, FenceStep
@@ -57,8 +55,6 @@ COUNT_MAX = 2**53
 #: A host that has not read for a long time has missed at most so many records.
 _BEHIND_MAX = 64 * RECORDS
 _TEXTS = ("by_name", "target_name", "boot_id", "text", "by_boot", "over")
-_END = re.compile(rb"end=([0-9a-f]{8})\n?")
-_MAC = re.compile(rb"(.*),\"mac\":\"([0-9a-f]{64})\"\}", re.DOTALL)
 
 
 HostId = Annotated[int, Meta(ge=1, le=HOST_ID_MAX)]
@@ -98,14 +94,8 @@ def encode(record: LogRecord, signatures: Signatures | None = None) -> bytes:
     """The 4096 bytes of a record; a text that is too long is cut."""
     text = record.text[:TEXT_CHARS_MAX]
     while True:
-        line = msgspec.json.encode(msgspec.structs.replace(record, text=text))
-        mac = (
-            "" if signatures is None else signatures.sign(FENCE, slot_of(record.number), line[:-1])
-        )
-        if mac:
-            line = line[:-1] + f',"mac":"{mac}"}}'.encode()
-        line += b"\n"
-        data = line + b"end=%08x\n" % zlib.crc32(line)
+        shortened = msgspec.structs.replace(record, text=text)
+        data = framed(shortened, FENCE, slot_of(record.number), signatures)
         if len(data) <= SLOT_BYTES:
             return data.ljust(SLOT_BYTES, b"\0")
         assert text, "names are at most 253 bytes each"
@@ -114,13 +104,8 @@ def encode(record: LogRecord, signatures: Signatures | None = None) -> bytes:
 
 def decode(data: bytes) -> LogRecord | None:
     """The record in a slot; None where there is none, or none that can be read."""
-    line, newline, rest = unpadded(data).partition(b"\n")
-    found = _END.fullmatch(rest)
-    if found is None or int(found.group(1), 16) != zlib.crc32(line + newline):
-        return None
-    try:
-        record = msgspec.json.decode(line, type=LogRecord)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    record = framed_in(data, LogRecord)
+    if record is None:
         return None
     texts = {name: clean(getattr(record, name)) for name in _TEXTS}
     return msgspec.structs.replace(record, **texts)
@@ -139,9 +124,7 @@ def _counted(records: Iterable[LogRecord]) -> list[LogRecord]:
 
 def signature(data: bytes, slot: int, signatures: Signatures) -> Signature:
     """The state of a readable record's signature."""
-    found = _MAC.fullmatch(data.partition(b"\n")[0])
-    part = None if found is None else (found.group(1), found.group(2).decode())
-    return signatures.look(FENCE, slot, part)
+    return signature_in(data, FENCE, slot, signatures)
 
 
 class FenceLog:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from broker.whiteboard.slot import SLOT_BYTES
 
 
@@ -20,6 +22,10 @@ class MemoryBlocks:
         self.blocks: dict[int, bytes] = {}
         self.writes_left: int | None = None
         self.written = 0
+
+    def read_slots(self, ids: Iterable[int]) -> dict[int, bytes]:
+        whole = self.size_bytes // SLOT_BYTES
+        return {number: self.read_at(number * SLOT_BYTES) for number in ids if number < whole}
 
     def read_at(self, offset: int) -> bytes:
         if offset >= self.size_bytes:
