@@ -100,6 +100,9 @@ class SanlockLockspace:
                 await self._look_around()
             except Hung as error:
                 self.problem = str(error)
+            except VolumeError as error:
+                # Met on the way into the lockspace, after sanlock had said that the id is not in.
+                self.joined, self.problem = False, str(error)
             except sanlock.SanlockException as error:
                 self.joined, self.problem = False, _text(error)
                 if error.errno == SANLK_HOSTID_BUSY:

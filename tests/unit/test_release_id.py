@@ -17,7 +17,7 @@ from agent.commands import maintenance
 from agent.terminal.errors import CommandError
 from broker.broker import Broker
 from broker.daemon.exit_codes import ExitCode
-from broker.lockspace.delta_leases import Layout
+from broker.lockspace.delta_leases import Layout, layout_at
 from broker.lockspace.own_id import FenceOwner
 from broker.lockspace.port import RELEASED
 from broker.lockspace.rejoin import OwnLease, Rejoin
@@ -203,6 +203,29 @@ def look(times: int, no_join: bool, stay_out: bool = False) -> SanlockLockspace:
 
     asyncio.run(run())
     return lockspace
+
+
+def test_a_lease_volume_that_is_not_there_ends_nothing_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An unmounted folder: the broker goes on, and looks again."""
+    fake = Sanlock(monkeypatch, joined=False)
+    monkeypatch.setattr("broker.lockspace.sanlock.layout_at", layout_at)
+    monkeypatch.setattr("broker.lockspace.sanlock.RETRY_S", 0.01)
+    lockspace = lockspace_of()
+    lockspace._path = str(tmp_path / "leases")
+
+    async def run() -> None:
+        keeping = asyncio.ensure_future(lockspace.run())
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+            assert not keeping.done(), keeping.exception()
+        assert lockspace.joined is False and f"{tmp_path}/leases: opening" in lockspace.problem
+        assert fake.calls == []
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+    asyncio.run(run())
 
 
 def test_an_id_that_was_given_back_is_not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
