@@ -35,6 +35,7 @@ from broker.peers.asker import Heartbeats
 from broker.peers.closer_look import CloserLook
 from broker.peers.question_gate import QuestionGate
 from broker.peers.table import Table
+from broker.registry.cache import RegistryCache, newest_heard, no_registry
 from broker.status.bound_now import BoundNow
 from broker.status.of_cluster import Beside, ClusterStatus
 from broker.status.of_peer import PeerStatus
@@ -53,11 +54,12 @@ from scoring.observation import VmStatus
 class Given:
     """What differs between a host and a test of one. `boot_id`: of this boot of the host, None: the
     kernel's. `wall`: UTC seconds since 1970. `freeing_left`: see freeing_before, None: by the
-    agent's file."""
+    agent's file. `registry`: None: there is none."""
 
     boot_id: str | None = None
     wall: Callable[[], float] = time.time
     freeing_left: Callable[[], int | None] | None = None
+    registry: RegistryCache | None = None
 
     def machine(self, state_dir: Path) -> Machine:
         """The machine; values that were not given come from the kernel and the agent's file."""
@@ -86,6 +88,7 @@ class Broker:
         state_dir = Path(config.daemon.state_dir)
         self.in_force, self.news = InForce(config), News()
         self.board, self.lockspace, self.monitors = board, lockspace, watched.runner
+        self.registry = given.registry or no_registry()
         self.heartbeats = heartbeats or Heartbeats(config.host.id, None, None)
         self.notices = Notices.of(config, given.wall) if notices is None else notices
         machine = given.machine(state_dir)
@@ -126,7 +129,9 @@ class Broker:
             self.news,
         )
         own = self.this_host, self.own_slot, self._own_id
-        self.exchange = Exchange(self.in_force, self.table, *own, detector, self.news)
+        self.exchange = Exchange(
+            self.in_force, self.table, *own, detector, self.news, self.registry
+        )
         self.orders = self.exchange.orders
         self.asked = Asked(self.in_force, self.table, self.this_host, detector, self.news)
         turns = self._publish_and_read, self._read_again
@@ -167,6 +172,8 @@ class Broker:
         )
         self.monitors.on_change = monitor_changed
         self.heartbeats.on_change = self.news.announce
+        # What this host knows of the registry stands in its slot.
+        self.registry.on_change = self.news.publish
 
     # --- the configuration --------------------------------------------------------------
 
@@ -246,6 +253,9 @@ class Broker:
             self._own_id.check_slot(before, board.own)
         if self.table.look(now_s):
             self.news.announce()
+        self.registry.heard(
+            newest_heard(r.extra for r in self.members.reports.values() if r.extra_trusted)
+        )
         self._closer_look.look(self._own_id.freed_by, second_look, now_s)
         self.same_storage.look(self.table.seen, now_s)
 

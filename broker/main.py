@@ -12,13 +12,14 @@ import os
 import signal
 import ssl
 import sys
+from functools import partial
 from pathlib import Path
 
 import libvirt
 
 from broker.api.front import FrontProcess
 from broker.api.socket import serve
-from broker.broker import Broker
+from broker.broker import Broker, Given
 from broker.config.addresses import split
 from broker.config.certificate import load_certificate, tls_context
 from broker.config.places import changed_s, default_path
@@ -40,6 +41,7 @@ from broker.monitors.watched import Watched
 from broker.notify.notices import setting
 from broker.peers.asker import Heartbeats
 from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
+from broker.registry.cache import FOLDER, RegistryCache
 from broker.whiteboard.board import Board
 from broker.whiteboard.identity import VolumeKind, check, check_at, expected
 from broker.whiteboard.signatures import Signatures, Unsigned
@@ -81,9 +83,21 @@ def check_storage(config: Config) -> None:
         raise StartError(ExitCode.STORAGE, f"storage.leases: {error}") from None
 
 
+def registry_cache(config: Config, signatures: Signatures) -> RegistryCache:
+    """What this host knows of the registry."""
+    path = config.storage.registry
+    return RegistryCache(
+        partial(Volume, path, read_only=True) if path else None,
+        config.cluster.id,
+        signatures,
+        Path(config.daemon.state_dir) / FOLDER,
+    )
+
+
 def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Broker:
     """The broker on its real adapters; ConfigError where the cluster key cannot be used."""
     key = load_cluster_key(config)
+    signatures = Signatures(key, Unsigned(config.storage.unsigned))
     broker = Broker(
         config,
         Board(
@@ -93,7 +107,7 @@ def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Bro
                 expected(config, VolumeKind.WHITEBOARD),
             ),
             config.host.id,
-            signatures=Signatures(key, Unsigned(config.storage.unsigned)),
+            signatures=signatures,
         ),
         SanlockLockspace(
             config.storage.lockspace,
@@ -108,6 +122,7 @@ def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Bro
             expected(config, VolumeKind.LEASES),
         ),
         Watched(monitors.runner, monitors.engine, monitors.outside, monitors.way_out),
+        Given(registry=registry_cache(config, signatures)),
         heartbeats=Heartbeats(config.host.id, key, NetworkTransport()),
         kept=kept,
     )
@@ -218,6 +233,7 @@ async def _live(broker: Broker, front: FrontProcess, stop: asyncio.Event) -> Non
             group.create_task(broker.heartbeats.run(), name="heartbeats"),
             group.create_task(broker.monitors.run(), name="monitors"),
             group.create_task(broker.notices.run(), name="notices"),
+            group.create_task(broker.registry.run(), name="registry"),
             group.create_task(front.run(), name="front"),
         ]
         await stop.wait()

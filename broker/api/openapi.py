@@ -11,10 +11,10 @@ import msgspec
 
 from broker.api.event_stream import LIMIT_DEFAULT, LIMIT_MAX
 from broker.daemon.version import VERSION
+from broker.wire.history import History
 from broker.wire.status import (
     Event,
     EventList,
-    History,
     Maintenance,
     NewOrder,
     OrderStatus,

@@ -20,7 +20,8 @@ from broker.api.gate import Gate
 from broker.api.openapi import document
 from broker.api.served import Served
 from broker.whiteboard.store import StorageTrouble
-from broker.wire.status import History, Maintenance, NewOrder
+from broker.wire.history import History
+from broker.wire.status import Maintenance, NewOrder
 from scoring.observation import OrderKind
 
 #: The owner of a maintenance that was set over TCP, as the status shows it.

@@ -36,6 +36,9 @@ _SHOWN_CHARS = 80
 #: heartbeat. `unsigned` changes host by host in an upgrade, and the path of sanlock's file is a
 #: matter of each host.
 _COMPARED_ELSEWHERE = frozenset({"whiteboard_id", "leases_id", "unsigned", "sanlock_conf"})
+#: Keys that an earlier version does not know. A default of them is in no digest: a cluster that is
+#: upgraded host by host shows no difference.
+_LATER = frozenset({"storage.registry"})
 #: Values that are always published: the code has no default for them, or the default is no value.
 _ALWAYS = frozenset({"storage.whiteboard", "storage.leases", "fence.device"})
 
@@ -99,7 +102,8 @@ def defaults() -> dict[str, Value]:
 def published(config: Config) -> dict[str, str]:
     """The lines of this host's slot."""
     values, usual = agreed(config), defaults()
-    whole = json.dumps(values, sort_keys=True, ensure_ascii=True)
+    compared = {k: v for k, v in values.items() if k not in _LATER or usual.get(k) != v}
+    whole = json.dumps(compared, sort_keys=True, ensure_ascii=True)
     changed = {key: value for key, value in values.items() if usual.get(key) != value}
     while len(text := json.dumps(changed, separators=(",", ":"))) > VALUES_BYTES_MAX:
         changed.popitem()

@@ -21,7 +21,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.config import addresses
 from broker.config.fence_relations import PORTS, TYPES, check_devices
-from broker.config.patterns import ALL, matcher
+from broker.config.notify_relations import check_notify
+from broker.config.patterns import ALL
 from broker.config.places import DEFAULT_SOCKET, PATH_VARIABLE
 from broker.daemon.bounded_search import finder
 from broker.wire.kinds import Kind
@@ -34,7 +35,6 @@ OVIRT_PAGE = "http://{}/ovirt-engine/services/health"
 OVIRT_EXPECT = "DB Up"
 #: The port on which heartbeats are answered, unless another one is configured.
 HEARTBEAT_PORT = 8766
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 HostId = Annotated[int, Meta(ge=1, le=2000)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -79,14 +79,16 @@ class HostSection(_Section, frozen=True, kw_only=True):
 
 
 class StorageSection(_Section, frozen=True, kw_only=True):
-    """Files on shared storage, or block devices. `io-timeout`: sanlock's in seconds, the same
-    on all hosts. `whiteboard-id`, `leases-id`: the ids that the volumes must have.
-    `unsigned`: what becomes of a slot that is not signed with the cluster key: `ignore` it, `show`
-    it (it counts only where it is of a member that an earlier version runs on), or `trust` it.
-    `sanlock-conf`: sanlock's own file, where its fixed name stands."""
+    """Files on shared storage, or block devices. `registry`: of the VMs beside the engine; empty:
+    there are none. `io-timeout`: sanlock's in seconds, the same on all hosts. `whiteboard-id`,
+    `leases-id`: the ids that the volumes must have. `unsigned`: what becomes of a slot that is not
+    signed with the cluster key: `ignore` it, `show` it (it counts only where it is of a member that
+    an earlier version runs on), or `trust` it. `sanlock-conf`: sanlock's own file, where its fixed
+    name stands."""
 
     whiteboard: AbsolutePath
     leases: AbsolutePath
+    registry: Annotated[str, Meta(pattern="^$|^/", max_length=4096)] = ""
     whiteboard_id: VolumeId = ""
     leases_id: VolumeId = ""
     unsigned: Annotated[str, Meta(pattern="^(ignore|show|trust)$")] = "show"
@@ -579,9 +581,15 @@ def _check_relations(path: str, config: Config) -> None:
         check_devices(config.fence.device)
     except ValueError as error:
         raise ConfigError(f"{path}: fence.device: {error}") from None
-    _check_notify(path, config.notify)
-    if config.storage.whiteboard == config.storage.leases:
-        raise ConfigError(f"{path}: storage.whiteboard and storage.leases are the same")
+    try:
+        check_notify(config.notify)
+    except ValueError as error:
+        raise ConfigError(f"{path}: notify.{error}") from None
+    volumes = config.storage.whiteboard, config.storage.leases, config.storage.registry
+    if len(set(volumes)) < len(volumes):
+        raise ConfigError(
+            f"{path}: storage.whiteboard, storage.leases and storage.registry must differ"
+        )
     for name in ("migration_uri", "migration_data_uri"):
         try:
             getattr(config.libvirt, name).format(host="x")
@@ -596,39 +604,6 @@ def _check_relations(path: str, config: Config) -> None:
             "libvirt.migration-uri: give this host a name of letters, digits, dots, hyphens and "
             "underscores, or an address"
         )
-
-
-def _check_notify(path: str, given: NotifySection) -> None:
-    for kind, pattern in given.rules.patterns().items():
-        try:
-            matcher(pattern)
-        except ValueError as error:
-            raise ConfigError(
-                f"{path}: notify.rules.{kind}: not a regular expression: {error}"
-            ) from None
-    smtp = given.smtp
-    if smtp.server and not re.fullmatch(r"[A-Za-z0-9._:-]+", smtp.server):
-        raise ConfigError(f"{path}: notify.smtp.server: {smtp.server!r} is no host name or address")
-    if smtp.server and not smtp.recipients:
-        raise ConfigError(f"{path}: notify.smtp.recipients: none is given")
-    for key, address in [("sender", smtp.sender), *(("recipients", a) for a in smtp.recipients)]:
-        if not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.:\[\]-]+", address):
-            raise ConfigError(f"{path}: notify.smtp.{key}: {address!r} is no plain mail address")
-    if smtp.username and smtp.security == "none" and smtp.server not in _LOOPBACK:
-        raise ConfigError(
-            f"{path}: notify.smtp.security: a password needs starttls or tls to travel"
-        )
-    url = given.webhook.url
-    if url and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]_-]+(/[!-~]*)?", url):
-        raise ConfigError(
-            f"{path}: notify.webhook.url: is no plain http(s) address (a user or a password may"
-            " not stand in it)"
-        )
-    argv = given.command.argv
-    if argv and not (argv[0].startswith("/") and "=" not in argv[0]):
-        raise ConfigError(f"{path}: notify.command.argv: {argv[0]!r} is no absolute path")
-    if any("\0" in word for word in argv):
-        raise ConfigError(f"{path}: notify.command.argv: holds a NUL character")
 
 
 def _check_address(path: str, key: str, address: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 
-from broker.wire.status import HistorySeries
+from broker.wire.history import HistorySeries
 
 #: Name, seconds of a step, number of steps: 15 minutes and 24 hours.
 SERIES = (("minutes", 5.0, 180), ("day", 300.0, 288))

@@ -13,6 +13,7 @@ from broker.events.detector import EventDetector
 from broker.exchange.orders import Orders
 from broker.lockspace.own_id_guard import OwnIdGuard
 from broker.peers.table import Table
+from broker.registry.cache import RegistryCache
 from broker.this_host import disks_shown
 from broker.this_host.facts import ThisHost
 from broker.this_host.slot import OwnSlot
@@ -35,10 +36,12 @@ class Exchange:
         own_id: OwnIdGuard,
         detector: EventDetector,
         news: News,
+        registry: RegistryCache,
     ) -> None:
         self._in_force, self._table, self._this_host = in_force, table, this_host
         self._own_slot, self._own_id = own_slot, own_id
         self._detector, self._news = detector, news
+        self._registry = registry
         self.orders = Orders()
 
     def take_report(self, report: Report, now_s: float) -> None:
@@ -65,6 +68,7 @@ class Exchange:
         """The view for the agent's next decision."""
         table, board, this_host = self._table, self._table.board, self._this_host
         reports, on_disk = table.members.reports, this_host.disks.on_disk
+        known = self._registry.cached
         return View(
             version=self._news.version,
             local=self._local(now_s),
@@ -87,6 +91,9 @@ class Exchange:
             what_ran=None if on_disk is None else on_disk.record,
             unsure=table.same_storage.judgement.unsure,
             log_is_written=board.log_is_written,
+            specs=known.specs,
+            registry=known.generation,
+            damaged=dict(known.damaged),
         )
 
     def _local(self, now_s: float) -> LocalHost:

@@ -22,6 +22,7 @@ from scoring.observation import (
     OrderKind,
     PeerReport,
 )
+from scoring.vm.spec import VmSpec
 from scoring.vm.state import OrderAnswer
 
 STATUS_VERSION = 1
@@ -35,6 +36,8 @@ class View(Struct, frozen=True):
     that each peer published, lower case. `told_beat`: the `beat` of the agent's report that this
     host's slot on the storage holds, 0: none yet; None: an earlier broker, which does not say.
     `log_is_written`: a record of the fence log is under way. `announced`: see Observation.
+    `specs`: the VMs of the registry; `registry`: its generation that is known here; `damaged`: by
+    VM number, why it cannot be started on this host.
     """
 
     version: int
@@ -54,6 +57,9 @@ class View(Struct, frozen=True):
     unsure: tuple[int, ...] = ()
     log_is_written: bool = False
     announced: int | None = None
+    specs: tuple[VmSpec, ...] = ()
+    registry: int = 0
+    damaged: dict[int, str] = {}
 
 
 class Decision(Struct, frozen=True, forbid_unknown_fields=True):
@@ -585,23 +591,6 @@ class EventList(Struct, frozen=True):
     events: tuple[Event, ...]
     last: int
     missed: bool
-
-
-class HistorySeries(Struct, frozen=True):
-    """Samples, the oldest first, `step_s` apart; the last is now. `scores`: by host id, null:
-    unknown, or that host was silent. `engine`: id of the host that had it up, 0: none had, null:
-    unknown."""
-
-    step_s: float
-    scores: dict[int, list[int | None]]
-    engine: list[int | None]
-
-
-class History(Struct, frozen=True):
-    """Scores of the last 15 minutes and the last day, since the broker started at most."""
-
-    minutes: HistorySeries
-    day: HistorySeries
 
 
 class Problem(Struct, frozen=True):

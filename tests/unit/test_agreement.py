@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import tomllib
@@ -29,7 +30,8 @@ from broker.whiteboard.volume import Volume
 from scoring.observation import EngineStatus, Health, VmStatus
 from tests.unit import commands
 
-BASE = {"host": {"id": 1}, "storage": {"whiteboard": "/s/whiteboard", "leases": "/s/leases"}}
+VOLUMES = {"whiteboard": "/s/whiteboard", "leases": "/s/leases"}
+BASE = {"host": {"id": 1}, "storage": VOLUMES}
 DEVICE = {"host": 1, "address": "10.0.0.1", "username": "u"}
 
 
@@ -44,6 +46,14 @@ def compared(here: Config, there: Config) -> list[str]:
     report = decode_slot(2, slot)
     assert report is not None and report.extra_trusted
     return [str(d) for d in differences(agreed(here), published(here), report.extra)]
+
+
+def test_a_key_that_an_earlier_version_does_not_know_is_no_difference_until_it_is_used() -> None:
+    here, there = config(), config(storage={**VOLUMES, "registry": "/s/registry"})
+    earlier = {key: value for key, value in agreed(here).items() if key != "storage.registry"}
+    digest = hashlib.sha256(json.dumps(earlier, sort_keys=True).encode()).hexdigest()[:8]
+    assert published(here)["config-digest"] == digest
+    assert compared(here, there) == ['storage.registry is "/s/registry" there, "" here']
 
 
 def test_what_differs_from_the_own_values_is_told_with_both() -> None:

@@ -56,7 +56,7 @@ def test_the_smallest_file_has_the_reference_defaults(tmp_path: Path) -> None:
         (GOOD + '[health]\nexpect = "("\n', "health.expect: not a regular expression"),
         (GOOD + '[health]\nurl = "ftp://x/"\n', "health.url"),
         (GOOD + '[libvirt]\nmigration-uri = "qemu://{hots}/"\n', "libvirt.migration-uri"),
-        (GOOD.replace("/shared/leases", "/shared/whiteboard"), "are the same"),
+        (GOOD.replace("/shared/leases", "/shared/whiteboard"), "must differ"),
         (GOOD.replace("/shared/leases", "leases"), "storage.leases"),
         ("host = [", "is not TOML"),
         ("\x00", "is not TOML"),

@@ -162,6 +162,8 @@ def _range(kind: inspect.Type) -> str:
             return f"each {_range(item)}"
         case inspect.StrType(pattern="^/"):
             return "an absolute path"
+        case inspect.StrType(pattern="^$|^/"):
+            return "an absolute path, or empty"
         case inspect.StrType(pattern=str(pattern)) if re.fullmatch(r"\^\(?[a-z|]+\)?\$", pattern):
             return " or ".join(f"`{word}`" for word in re.findall("[a-z]+", pattern))
         case inspect.StrType(pattern=str(pattern)) if "{1,48}" in pattern:
