@@ -30,10 +30,11 @@ from broker.wire.status import (
 from scoring.decide import Decision, decide
 from scoring.decision import MigrateVm
 from scoring.hosts.evidence import is_noted
-from scoring.observation import LocalHost, Observation, Obstacle, Unfit
+from scoring.observation import LocalHost, Observation
 from scoring.rules import Rules
 from scoring.state import AgentState
 from scoring.vm.state import StateName
+from scoring.vm_facts import Obstacle, Unfit
 
 log = logging.getLogger("ha-agent")
 

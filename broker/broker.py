@@ -47,7 +47,7 @@ from broker.this_host.slot import OwnSlot
 from broker.whiteboard.board import Board
 from broker.whiteboard.signatures import Unsigned
 from broker.wire.status import Report, Status, View
-from scoring.observation import VmStatus
+from scoring.vm_facts import VmStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,9 @@ from scoring.state import AgentState
 from scoring.vm import left_behind, machine, orders, unstoppable
 from scoring.vm.memory import take_in
 from scoring.vm.score import Score
-from scoring.vm.state import ENGINE, StateName
+from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn, own_score
+from scoring.vm_facts import ENGINE
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ the outside world made of the act.
 
 Rules of this file:
 
-1. An action names the outcome that a later observation brings. Until then nothing is known of it.
-2. A reason has a stable code, for programs and docs/reasons.md, and a sentence for people.
+1. An action on a VM, and what becomes of it, say which VM by `vm`, its number.
+2. An action names the outcome that a later observation brings. Until then nothing is known of it.
+3. A reason has a stable code, for programs and docs/reasons.md, and a sentence for people.
 """
 
 from __future__ import annotations
@@ -21,15 +22,21 @@ from enum import StrEnum
 class StartVm:
     """Start the VM here, under its lease. Outcome: VmStartEnded."""
 
+    vm: int = 1
+
 
 @dataclass(frozen=True, slots=True)
 class ShutDownVm:
     """Ask the guest to shut down. Outcome: VmStopEnded once the request is passed on."""
 
+    vm: int = 1
+
 
 @dataclass(frozen=True, slots=True)
 class PowerOffVm:
     """End the VM's process here. Outcome: VmStopEnded once it is gone."""
+
+    vm: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,7 @@ class MigrateVm:
     """Live-migrate the VM to `target`. Outcome: VmMigrationEnded."""
 
     target: int
+    vm: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,7 @@ class CancelMigration:
     MigrationCancelled."""
 
     why: str = "an operator's order"
+    vm: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,7 @@ class DisarmDomain:
     with `image` a memory image that a start by hand would resume. Outcome: DomainDisarmed."""
 
     image: bool
+    vm: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +70,14 @@ class AskMigrationPath:
     """Ask libvirt on `target` where a migration would go to. Outcome: MigrationPath."""
 
     target: int
+    vm: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class AskLease:
     """Read who owns the engine lease. Outcome: LeaseAnswer."""
+
+    vm: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,10 +282,12 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A stable code, and the sentence a person reads."""
+    """A stable code, and the sentence a person reads. `vm`: the number of the VM that it is about;
+    0: it is about a host."""
 
     code: Code
     text: str
+    vm: int = 1
 
     def __post_init__(self) -> None:
         assert isinstance(self.code, Code), self.code

@@ -22,15 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from scoring.decide import Decision, decide
-from scoring.decision import (
-    AskLease,
-    AskPower,
-    Code,
-    FreeHostId,
-    Reason,
-    StartVm,
-    TakeFenceLease,
-)
+from scoring.decision import AskLease, AskPower, Code, FreeHostId, Reason, StartVm, TakeFenceLease
 from scoring.hosts.state import HostState, Seen
 from scoring.lease_times import host_dead_s
 from scoring.observation import (
@@ -46,7 +38,8 @@ from scoring.observation import (
 )
 from scoring.rules import Rules
 from scoring.state import AgentState
-from scoring.vm.state import ENGINE, StateName, VmState
+from scoring.vm.state import StateName, VmState
+from scoring.vm_facts import ENGINE
 
 #: What the lease volume takes to answer; it is fast where it is fine.
 LEASE_ANSWER_S = 0.1

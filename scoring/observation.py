@@ -13,125 +13,20 @@ A decision that asked the world itself would see two moments in one beat. Rules 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-
-class VmStatus(StrEnum):
-    """What a host says of the engine VM on itself (the reference's words)."""
-
-    UP = "up"
-    DOWN = "down"
-    DOWN_UNEXPECTED = "down_unexpected"
-    DOWN_MISSING = "down_missing"
-    UNKNOWN = "unknown"
-
-
-class Health(StrEnum):
-    """What the engine's health page says."""
-
-    GOOD = "good"
-    BAD = "bad"
-    UNKNOWN = "unknown"
-
-
-#: `EngineStatus.detail` of a VM that is being sent to another host.
-DETAIL_MIGRATION_SOURCE = "migration source"
-#: `EngineStatus.detail` of a VM whose CPUs stand still.
-DETAIL_PAUSED = "paused"
-#: `EngineStatus.detail` of a VM that lost the lease to another host while it started.
-DETAIL_ALREADY_LOCKED = "already_locked"
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStatus:
-    """The engine VM as one host sees it on itself; `reason` says why when it is not good."""
-
-    vm: VmStatus
-    health: Health
-    detail: str = ""
-    reason: str | None = None
-
-
-class Pause(StrEnum):
-    """Why the CPUs of a VM that is up stand still.
-
-    NEVER_RAN: its process was made and not one instruction of the guest was executed: a start
-    that was cut short. USER, SNAPSHOT, DUMP, SAVE: somebody paused it, or libvirt did for what
-    somebody asked for. GUEST: the guest suspended itself. IO_ERROR, WATCHDOG, POST_COPY: its disk
-    failed, its watchdog fired, a migration in post-copy broke off. OTHER: libvirt does not say.
-    """
-
-    NEVER_RAN = "never-ran"
-    USER = "user"
-    SNAPSHOT = "snapshot"
-    DUMP = "dump"
-    SAVE = "save"
-    GUEST = "guest"
-    IO_ERROR = "io-error"
-    WATCHDOG = "watchdog"
-    POST_COPY = "post-copy"
-    OTHER = "other"
-
-
-#: Somebody's own wish: no time limit ends such a VM.
-PAUSED_ON_PURPOSE = frozenset({Pause.USER, Pause.SNAPSHOT, Pause.DUMP, Pause.SAVE})
-
-
-class Leftover(StrEnum):
-    """Why a process of the VM is here that does not run it.
-
-    CRASHED: its guest is dead, and libvirt has to keep the process (`on_crash`). NOT_RECEIVED:
-    it waits for a guest that no migration is sending.
-    """
-
-    CRASHED = "crashed"
-    NOT_RECEIVED = "not-received"
-
-
-@dataclass(frozen=True, slots=True)
-class DomainHere:
-    """What libvirt and sanlock say of the VM's domain here, beside whether it is up.
-
-    `pause`: why it stands still (None: it does not, or nobody knows). `outdated`: another host
-    has held the lease since this process lost it, so that the guest's memory here is older than
-    its disks (None: not known). `leftover`: see Leftover (None: none, or not known);
-    `leftover_since_s`: since when. `memory_image`: a memory image (managed save) lies here, which
-    a start by hand would resume. `autostart`: libvirt starts the VM by itself when this host boots.
-    """
-
-    pause: Pause | None = None
-    outdated: bool | None = None
-    leftover: Leftover | None = None
-    leftover_since_s: float = 0.0
-    memory_image: bool | None = None
-    autostart: bool | None = None
-
-
-class Obstacle(StrEnum):
-    """A fact that keeps a host from starting the VM, whoever's turn it is; the value is the name
-    of its penalty.
-
-    OTHER_STORAGE: this host does not see the storage that the others see. CANNOT_START: libvirt
-    here could not start the VM as it is defined. LEFTOVER: a dead process of the VM is in the way
-    here. HELD_BACK: what ran last is not what a start here would boot. CUT_OFF: nobody outside
-    would reach the VM here, and another host has a good network, or a bridge that leads out
-    while the VM's bridge here does not.
-    """
-
-    OTHER_STORAGE = "other-storage"
-    CANNOT_START = "cannot-start"
-    LEFTOVER = "leftover-vm"
-    HELD_BACK = "held-back"
-    CUT_OFF = "cut-off"
-
-
-@dataclass(frozen=True, slots=True)
-class Unfit:
-    """One obstacle, and the sentence that says what it is and what to do."""
-
-    obstacle: Obstacle
-    text: str
+from scoring.vm_facts import (
+    Claim,
+    DomainHere,
+    EngineStatus,
+    OutsideView,
+    PeerVm,
+    Unfit,
+    VmHere,
+    VmSpec,
+)
 
 
 class OnHostShutdown(StrEnum):
@@ -169,6 +64,9 @@ class LocalHost:
     (None: it has none, or nobody knows). `way_out`: some target of the network
     test answers at this moment (None: not asked, which it is only in doubt, or nothing to ask).
     `outside`: what this host sees of the VM on another one (None: nothing to look at).
+    `vms`: the protected VMs beside the engine on this host. `total_mb`, `free_mb`, `free_huge_mb`:
+    its memory, what of it is not committed to any domain, and what of its huge pages is free, in
+    MiB (None: not known).
     """
 
     host_id: int
@@ -186,28 +84,16 @@ class LocalHost:
     lock_driver: bool | None = None
     migrating_s: float | None = None
     unfit: tuple[Unfit, ...] = ()
-    domain: DomainHere = DomainHere()
+    domain: DomainHere = field(default_factory=DomainHere)
     healthy_before: bool = True
     shutdown: HostShutdown | None = None
     uplink_up: bool | None = None
     way_out: bool | None = None
     outside: OutsideView | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class OutsideView:
-    """What a host sees of a VM that runs on another one, asked over the network as its users do.
-
-    `owner`, `stay`: the host that it runs on, and the `last_ran` which that host published: what
-    was seen counts for that place alone. `good_s`: when the last question was asked that the VM
-    answered well (None: none was). `bad_since_s`: when the first of those was asked that it has
-    not answered well since (None: the last one was answered well, or none was asked yet).
-    """
-
-    owner: int
-    stay: int
-    good_s: float | None = None
-    bad_since_s: float | None = None
+    vms: tuple[VmHere, ...] = ()
+    total_mb: float | None = None
+    free_mb: float | None = None
+    free_huge_mb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +134,11 @@ class PeerReport:
     when, by this host's clock, it wants to be waited for because it moves the VM (None: it named
     no end). `outside`: what it sees of the VM on another host (None: nothing to look at).
     `way_out`, `uplink_up`: see LocalHost. `fence_ask`: None: it says nothing of the kind.
+
+    `vms`: what it says of protected VMs beside the engine, by number; of those that are not in it
+    it says that they are down there. `claims`: what it is about to bring to a host. `speaks`: 1: it
+    knows of the engine alone; 2: of several VMs. `registry`: the generation of the VMs' registry
+    that it knows (0: none). `total_mb`, `free_mb`, `free_huge_mb`: see LocalHost.
     """
 
     host_id: int
@@ -273,6 +164,13 @@ class PeerReport:
     way_out: bool | None = None
     uplink_up: bool | None = None
     fence_ask: FenceAsk | None = None
+    vms: Mapping[int, PeerVm] = field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
+    speaks: int = 1
+    registry: int = 0
+    total_mb: float | None = None
+    free_mb: float | None = None
+    free_huge_mb: float | None = None
 
 
 class Standing(StrEnum):
@@ -309,6 +207,7 @@ class VmStartEnded:
 
     result: StartResult
     detail: str = ""
+    vm: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +216,7 @@ class VmStopEnded:
 
     ok: bool
     detail: str = ""
+    vm: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +225,7 @@ class DomainDisarmed:
 
     ok: bool
     detail: str = ""
+    vm: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +237,7 @@ class VmMigrationEnded:
     ok: bool
     detail: str = ""
     lasting: bool = False
+    vm: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +260,7 @@ class LeaseAnswer:
     standing: Standing = Standing.UNKNOWN
     dead_in_s: float | None = None
     detail: str = ""
+    vm: int = 1
 
     @property
     def owner_is_gone(self) -> bool:
@@ -483,6 +386,7 @@ class MigrationPath:
     ok: bool
     asked_s: float
     detail: str = ""
+    vm: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,6 +395,7 @@ class MigrationCancelled:
 
     ok: bool
     detail: str = ""
+    vm: int = 1
 
 
 Outcome = (
@@ -528,6 +433,7 @@ class Order:
     number: int
     kind: OrderKind
     target: int | None = None
+    vm: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -544,7 +450,8 @@ class Observation:
     None where it cannot be read. `order`: an operator's, until it is answered. `unsure`: hosts of
     which it is not known yet whether they write to the storage that is read here. `announced`: the
     host whose id this host is about to free without the fence lease, as its slot on the storage
-    says (None: none).
+    says (None: none). `specs`: the protected VMs by the registry, whose generation is `registry`
+    (0: there is none). `own_claims`: the claims in this host's own slot as `sweep` read it.
     """
 
     local: LocalHost
@@ -563,3 +470,6 @@ class Observation:
     stopping: bool = False
     unsure: tuple[int, ...] = ()
     announced: int | None = None
+    specs: tuple[VmSpec, ...] = ()
+    registry: int = 0
+    own_claims: tuple[Claim, ...] = ()

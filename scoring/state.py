@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from scoring.hosts.state import HostState
 from scoring.rules import Rules
-from scoring.vm.state import ENGINE, VmState
+from scoring.vm.state import VmState
+from scoring.vm_facts import ENGINE
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from broker.client.ask import ask
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import HostStatus, NewOrder, OrderStatus, Status
-from scoring.observation import Obstacle, OrderKind
+from scoring.observation import OrderKind
+from scoring.vm_facts import Obstacle
 
 POLL_S = 0.2
 #: A guest's boot, or the migration of a large one, takes its time; the agent's own deadlines are

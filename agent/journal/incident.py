@@ -15,14 +15,8 @@ from dataclasses import dataclass, field
 from agent.journal.records import Record
 from scoring.hosts.liveness import look
 from scoring.hosts.state import Seen
-from scoring.observation import (
-    Observation,
-    Power,
-    PowerAnswer,
-    StartResult,
-    VmStartEnded,
-    VmStatus,
-)
+from scoring.observation import Observation, Power, PowerAnswer, StartResult, VmStartEnded
+from scoring.vm_facts import VmStatus
 
 #: How much longer a simulated cluster may take than the real one did.
 _PATIENCE_S = 60.0

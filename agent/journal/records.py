@@ -33,17 +33,11 @@ import msgspec
 
 from broker.daemon.atomic_file import append_lines
 from scoring.decide import Decision
-from scoring.decision import MigrateVm, PowerOffVm, ShutDownVm, StartVm
+from scoring.decision import MigrateVm, PowerOffVm, Reason, ShutDownVm, StartVm
 from scoring.hosts.state import HostState
-from scoring.observation import (
-    Observation,
-    Outcome,
-    VmMigrationEnded,
-    VmStartEnded,
-    VmStopEnded,
-)
+from scoring.observation import Observation, Outcome, VmMigrationEnded, VmStartEnded, VmStopEnded
 from scoring.state import AgentState
-from scoring.vm.state import ENGINE
+from scoring.vm_facts import ENGINE
 
 log = logging.getLogger("ha-agent.journal")
 
@@ -100,20 +94,29 @@ def plain(decision: Decision) -> dict[str, Any]:
     return {
         "state": decision.state.engine.name.value,
         "actions": [_with_kind(action) for action in decision.actions],
-        "reasons": [[reason.code.value, reason.text] for reason in decision.reasons],
+        "reasons": [_reason(reason) for reason in decision.reasons],
         "score": decision.score.value,
         "penalties": [[p.name, p.points] for p in decision.score.penalties],
     }
 
 
+def _reason(reason: Reason) -> list[Any]:
+    """A reason has its number where it is about another VM than the engine."""
+    said: list[Any] = [reason.code.value, reason.text]
+    return said if reason.vm == ENGINE else [*said, reason.vm]
+
+
 def _with_kind(value: Any) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(value)
+    if fields.get("vm") == ENGINE:
+        del fields["vm"]
     return {"kind": _name(type(value)), **fields}
 
 
 def encode(record: Record) -> bytes:
     """A record as one line of JSON."""
-    observation = msgspec.to_builtins(dataclasses.replace(record.observation, outcomes=()))
+    seen = dataclasses.replace(record.observation, outcomes=())
+    observation = msgspec.to_builtins(seen, str_keys=True)
     observation["outcomes"] = [_with_kind(outcome) for outcome in record.observation.outcomes]
     line = {
         "v": VERSION,
@@ -167,7 +170,8 @@ def _observation(data: dict[str, Any]) -> Observation:
         if field.name == "outcomes":
             fields["outcomes"] = tuple(_outcome(dict(one)) for one in data["outcomes"])
         elif field.name in data:
-            fields[field.name] = msgspec.convert(data[field.name], _hints()[field.name])
+            hint = _hints()[field.name]
+            fields[field.name] = msgspec.convert(data[field.name], hint, strict=False)
     return Observation(**fields)
 
 

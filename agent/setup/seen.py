@@ -25,7 +25,7 @@ from broker.peers.slot_question import Seen, SlotQuestion, digest_of, seen_in
 from broker.whiteboard.signatures import COUNTER_LINE, SLOT, Signatures, next_counter
 from broker.whiteboard.slot import EMPTY_SLOT, SlotReport, encode_slot
 from broker.whiteboard.volume import Volume, VolumeError
-from scoring.observation import EngineStatus, Health, VmStatus
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 
 #: Time for one question to a member, which reads one slot meanwhile.
 ASK_S = 5.0

@@ -44,8 +44,8 @@ from broker.peers.question_gate import QuestionGate, Refusal
 from broker.vm.domain_facts import Differs
 from broker.wire.status import HostStatus, Status
 from scoring.hosts.liveness import Liveness
-from scoring.observation import Obstacle, VmStatus
 from scoring.vm.state import StateName
+from scoring.vm_facts import Obstacle, VmStatus
 
 PEERS_MAX = 256
 #: Two scrapes within this time get the same text: a client that scrapes in a loop costs little.

@@ -23,7 +23,7 @@ from broker.this_host.place_seen import PlaceSeen
 from broker.vm import healthy_once
 from broker.whiteboard import lines as slot_lines
 from scoring.lease_times import BUDGET_IO_TIMEOUTS
-from scoring.observation import Health, VmStatus
+from scoring.vm_facts import Health, VmStatus
 
 #: How many records of the fence log the status shows.
 FENCE_LOG_SHOWN = 10

@@ -19,7 +19,8 @@ from broker.whiteboard.store import StorageTrouble
 from broker.wire.status import FenceNote, HostShutdownStatus
 from broker.wire.what_ran import WhatRan
 from scoring.decision import Code
-from scoring.observation import FenceStep, OnHostShutdown, VmStatus
+from scoring.observation import FenceStep, OnHostShutdown
+from scoring.vm_facts import VmStatus
 
 log = logging.getLogger("ha-broker")
 

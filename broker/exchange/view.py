@@ -19,7 +19,8 @@ from broker.this_host.facts import ThisHost
 from broker.this_host.slot import OwnSlot
 from broker.vm.in_the_way import in_the_way
 from broker.wire.status import NewOrder, Report, View
-from scoring.observation import EngineStatus, LocalHost, Obstacle, Order, Unfit
+from scoring.observation import LocalHost, Order
+from scoring.vm_facts import EngineStatus, Obstacle, Unfit
 
 log = logging.getLogger("ha-broker")
 

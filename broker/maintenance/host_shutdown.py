@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from broker.whiteboard.mode import Mode
 from broker.wire.status import HostShutdownStatus
-from scoring.observation import DETAIL_PAUSED, HostShutdown, OnHostShutdown, VmStatus
+from scoring.observation import HostShutdown, OnHostShutdown
 from scoring.timing import Timing
 from scoring.vm.state import StateName
+from scoring.vm_facts import DETAIL_PAUSED, VmStatus
 
 #: Longer than the daemons need to end after the command; the VM is not started meanwhile.
 LAPSE_S = 60.0

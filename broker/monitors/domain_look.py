@@ -9,7 +9,7 @@ import json
 
 import libvirt
 
-from scoring.observation import DomainHere, Leftover, Pause
+from scoring.vm_facts import DomainHere, Leftover, Pause
 
 #: virDomainPausedReason. VIR_DOMAIN_PAUSED_API_ERROR (14) is younger than the bindings here.
 PAUSES: dict[int, tuple[Pause, str]] = {

@@ -21,7 +21,7 @@ from broker.daemon.foreign import clean, sentence
 from broker.daemon.name_lookup import NameLookup
 from broker.daemon.worker import Hung, Worker
 from broker.monitors import Unknown
-from scoring.observation import Health
+from scoring.vm_facts import Health
 
 BODY_BYTES_MAX = 65_536
 SHOWN_CHARS = 80

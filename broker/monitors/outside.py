@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from broker.config.sections import HealthSection
 from broker.monitors import Unknown
-from scoring.observation import OutsideView
+from scoring.vm_facts import OutsideView
 
 #: The interval at which it checks whether there is anything to ask.
 IDLE_S = 60.0

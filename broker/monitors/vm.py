@@ -21,7 +21,7 @@ from broker.monitors import LIBVIRT_DEADLINE_S, Unknown
 from broker.monitors.domain_look import NEVER_RAN, PAUSES, SUSPENDED, DomainLook
 from broker.monitors.health import HealthMonitor
 from broker.wire.status import MigrationStatus
-from scoring.observation import (
+from scoring.vm_facts import (
     DETAIL_MIGRATION_SOURCE,
     DETAIL_PAUSED,
     DomainHere,

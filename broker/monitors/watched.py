@@ -11,7 +11,7 @@ from broker.monitors import MonitorRunner
 from broker.monitors.outside import OutsideMonitor
 from broker.monitors.way_out import WayOutMonitor
 from broker.wire.status import MigrationStatus
-from scoring.observation import DomainHere
+from scoring.vm_facts import DomainHere
 
 #: Monitors whose news the other hosts, or this host's agent, wait for.
 PUBLISHED_AT_ONCE = frozenset({"engine", "what_runs", "outside", "way_out", "uplink"})

@@ -27,7 +27,7 @@ from broker.config.cluster_key import ClusterKey
 from broker.peers.datagram import Question, heard_in, question_bytes
 from broker.peers.heartbeat import Fault, Heartbeat, heard, new_nonce
 from broker.whiteboard.lines import Ways
-from scoring.observation import VmStatus
+from scoring.vm_facts import VmStatus
 
 #: The interval of questions to a peer that is not suspected.
 STEADY_S = 10.0

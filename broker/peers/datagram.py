@@ -30,7 +30,7 @@ from msgspec import Meta, Struct
 
 from broker.config.cluster_key import MAC_DIGITS, ClusterKey
 from broker.peers.heartbeat import BootId, Counter, Fault, Heartbeat, Id, Nonce
-from scoring.observation import VmStatus
+from scoring.vm_facts import VmStatus
 
 DATAGRAM_BYTES = 1024
 #: The number of the VM that all versions know.

@@ -29,7 +29,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from broker.config.cluster_key import ClusterKey
-from scoring.observation import VmStatus
+from scoring.vm_facts import VmStatus
 
 NONCE_BYTES = 16
 #: Longer answers are not read to the end.

@@ -35,7 +35,7 @@ from broker.peers.vm_place import NOT_HERE
 from broker.whiteboard.board import Board
 from broker.whiteboard.signatures import GOOD, Unsigned
 from broker.whiteboard.slot import SCORE_MAX, SlotReport
-from scoring.observation import VmStatus
+from scoring.vm_facts import VmStatus
 
 #: At most so many ids that are not in use are read from disk, and asked over the network: strangers
 #: cost no more, however many slots they write.

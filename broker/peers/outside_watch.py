@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from broker.monitors.outside import Place
 from broker.wire.status import HostStatus
 from scoring.hosts.liveness import Liveness
-from scoring.observation import OutsideView, PeerReport, VmStatus
+from scoring.observation import PeerReport
 from scoring.timing import Timing
+from scoring.vm_facts import OutsideView, VmStatus
 
 STAYS_S = 120.0
 

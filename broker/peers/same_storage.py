@@ -26,7 +26,7 @@ from scoring.hosts.same_storage import (
 )
 from scoring.hosts.state import Seen
 from scoring.lease_times import host_dead_s
-from scoring.observation import Obstacle, Unfit, VmStatus
+from scoring.vm_facts import Obstacle, Unfit, VmStatus
 
 
 class SameStorage:

@@ -24,7 +24,8 @@ from broker.whiteboard.signatures import GOOD
 from broker.whiteboard.slot import SlotReport
 from scoring.hosts.liveness import Liveness, is_blind, liveness_known, look
 from scoring.hosts.state import Seen
-from scoring.observation import PeerReport, VmStatus
+from scoring.observation import PeerReport
+from scoring.vm_facts import VmStatus
 
 
 class Table:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from broker.daemon.since import Since
 from broker.wire.status import EngineSummary
 from scoring.hosts.liveness import Liveness
-from scoring.observation import Health, VmStatus
+from scoring.vm_facts import Health, VmStatus
 
 #: The agent asks for the lease every two beats; an older answer proves nothing.
 LEASE_OLD_S = 4.0

@@ -39,7 +39,7 @@ from broker.registry.record import COUNT_MAX, VMS_MAX, VmRecord
 from broker.registry.volume import Blocks, Contents, Registry, RegistryError
 from broker.whiteboard.signatures import Signatures
 from broker.whiteboard.volume import STORAGE_DEADLINE_S, VolumeError
-from scoring.vm.spec import VmSpec
+from scoring.vm_facts import VmSpec
 
 log = logging.getLogger("ha-broker.registry")
 

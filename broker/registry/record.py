@@ -31,7 +31,7 @@ from broker.whiteboard.signatures import Signature, Signatures
 from broker.whiteboard.signed_json import framed, framed_in, signature_in
 from broker.whiteboard.slot import SLOT_BYTES
 from broker.wire.limits import HOST_ID_MAX
-from scoring.vm.spec import ORDINARY_PAGES_KB, VmSpec, Want
+from scoring.vm_facts import ORDINARY_PAGES_KB, VmSpec, Want
 
 #: The largest number of VMs; number 1 is the engine.
 VMS_MAX = 128

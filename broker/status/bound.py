@@ -21,17 +21,10 @@ from broker.wire.status import Bound, FencePathStatus, HostStatus, MeasuredOnWir
 from scoring.forecast import Forecast, if_it_loses_power
 from scoring.hosts.liveness import Liveness
 from scoring.hosts.state import Seen
-from scoring.observation import (
-    EngineStatus,
-    Health,
-    LocalHost,
-    Observation,
-    Obstacle,
-    PeerReport,
-    VmStatus,
-)
+from scoring.observation import LocalHost, Observation, PeerReport
 from scoring.rules import Rules
 from scoring.vm import placement
+from scoring.vm_facts import EngineStatus, Health, Obstacle, VmStatus
 
 #: Where nothing was measured yet: a start under libvirt.
 START_S = 1.0

@@ -9,7 +9,7 @@ from typing import Any
 from broker.monitors import Sample
 from broker.monitors.network_verdict import TargetResult
 from broker.wire.status import MonitorStatus
-from scoring.observation import EngineStatus
+from scoring.vm_facts import EngineStatus
 
 
 def shown_monitors(latest: Mapping[str, Sample], now_s: float) -> dict[str, MonitorStatus]:

@@ -9,7 +9,7 @@ from broker.config.in_force import InForce
 from broker.peers.vm_place import LEASE_OLD_S, LeaseOwner
 from broker.whiteboard import lines as slot_lines
 from broker.wire.status import Report
-from scoring.observation import VmStatus
+from scoring.vm_facts import VmStatus
 
 #: An agent that has not reported for so many beats is silent: its host gets score 0.
 AGENT_SILENT_BEATS = 5

@@ -8,7 +8,7 @@ from broker.vm import domain_facts
 from broker.vm.in_use import InUse
 from broker.whiteboard.what_ran import OnDisk
 from broker.wire.status import DifferenceStatus, WhatRanStatus
-from scoring.observation import Obstacle, Unfit
+from scoring.vm_facts import Obstacle, Unfit
 
 #: At most so many differences are shown.
 SHOWN_MAX = 32

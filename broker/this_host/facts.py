@@ -30,7 +30,8 @@ from broker.whiteboard.board import Board
 from broker.wire.status import HostStatus, OutsideStatus, PenaltyOnWire
 from scoring.hosts.fence_ask import in_words
 from scoring.hosts.liveness import Liveness
-from scoring.observation import FenceAsk, OutsideView
+from scoring.observation import FenceAsk
+from scoring.vm_facts import OutsideView
 
 
 @dataclass(frozen=True, slots=True)

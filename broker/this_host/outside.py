@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from broker.config.in_force import InForce
 from broker.monitors.watched import Watched
 from broker.peers.outside_watch import OutsideWatch
-from scoring.observation import OutsideView, PeerReport
+from scoring.observation import PeerReport
+from scoring.vm_facts import OutsideView
 
 
 class Outside:

@@ -9,7 +9,8 @@ in order is not dead, and one that this broker never heard may have been.
 from __future__ import annotations
 
 from broker.wire.status import Report
-from scoring.observation import EngineStatus, FenceAsk, Health, VmStatus
+from scoring.observation import FenceAsk
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 
 
 class SickVm:

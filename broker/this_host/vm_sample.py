@@ -5,13 +5,7 @@ from __future__ import annotations
 
 from broker.monitors.watched import Watched
 from broker.wire.status import MigrationStatus
-from scoring.observation import (
-    DETAIL_MIGRATION_SOURCE,
-    DomainHere,
-    EngineStatus,
-    Health,
-    VmStatus,
-)
+from scoring.vm_facts import DETAIL_MIGRATION_SOURCE, DomainHere, EngineStatus, Health, VmStatus
 
 #: An older sample counts as unknown.
 SAMPLE_OLD_S = 15.0

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from scoring.observation import DomainHere, EngineStatus, Leftover, Obstacle, Unfit
 from scoring.vm.left_behind import LEFTOVER_AFTER_S
+from scoring.vm_facts import DomainHere, EngineStatus, Leftover, Obstacle, Unfit
 
 
 def in_the_way(facts: DomainHere, engine: EngineStatus, now_s: float) -> tuple[Unfit, ...]:

@@ -24,7 +24,8 @@ from broker.wire.status import (
     Report,
 )
 from scoring.hosts.state import Seen
-from scoring.observation import FenceAsk, OnHostShutdown, OutsideView, PeerReport
+from scoring.observation import FenceAsk, OnHostShutdown, PeerReport
+from scoring.vm_facts import OutsideView
 
 #: A move of the VM in a slot: its target, its source, and within how many seconds it is over.
 #: Earlier versions wrote the first part only.

@@ -68,7 +68,7 @@ from broker.config.cluster_key import MAC_DIGITS
 from broker.daemon.foreign import clean
 from broker.whiteboard.padding import unpadded
 from broker.wire.limits import HOST_ID_MAX, TIMESTAMP_MAX
-from scoring.observation import DETAIL_ALREADY_LOCKED, EngineStatus, Health, VmStatus
+from scoring.vm_facts import DETAIL_ALREADY_LOCKED, EngineStatus, Health, VmStatus
 
 SLOT_BYTES = 4096
 HEAD_BYTES = 512

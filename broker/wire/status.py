@@ -13,17 +13,9 @@ from msgspec import Meta, Struct
 
 from broker.wire.limits import LASTS_MAX_S, REASON_CHARS_MAX
 from broker.wire.what_ran import WhatRan
-from scoring.observation import (
-    EngineStatus,
-    FenceRecord,
-    FenceStep,
-    LocalHost,
-    Order,
-    OrderKind,
-    PeerReport,
-)
-from scoring.vm.spec import VmSpec
+from scoring.observation import FenceRecord, FenceStep, LocalHost, Order, OrderKind, PeerReport
 from scoring.vm.state import OrderAnswer
+from scoring.vm_facts import EngineStatus, VmSpec
 
 STATUS_VERSION = 1
 EVENTS_VERSION = 1

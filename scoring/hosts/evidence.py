@@ -15,16 +15,9 @@ from dataclasses import dataclass
 
 from scoring.hosts import fence_ask
 from scoring.hosts.state import Takeover
-from scoring.observation import (
-    FenceAsk,
-    FenceRecord,
-    FenceStep,
-    Health,
-    LeaseAnswer,
-    PeerReport,
-    Power,
-)
+from scoring.observation import FenceAsk, FenceRecord, FenceStep, LeaseAnswer, PeerReport, Power
 from scoring.rules import Rules
+from scoring.vm_facts import Health
 
 #: Readings of "off" that prove a power-off.
 OFFS_NEEDED = 2

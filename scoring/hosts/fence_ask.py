@@ -29,8 +29,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from scoring.hosts.turn import HostTurn, name_of
-from scoring.observation import FenceAsk, OutsideView, PeerReport
+from scoring.observation import FenceAsk, PeerReport
 from scoring.rules import Rules
+from scoring.vm_facts import OutsideView
 
 
 def asking(live: Iterable[PeerReport], rules: Rules) -> PeerReport | None:

@@ -28,28 +28,16 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
 from enum import StrEnum
 
 from scoring.vm.plan import Host
-from scoring.vm.spec import VmSpec
+from scoring.vm_facts import Claim, VmSpec
 
 #: How long a claim outlives the first sight of the VM on its host, in seconds: longer than one
 #: reading of all slots takes, since a host whose reading takes longer acts on nothing.
 HOLD_S = 5.0
 #: For so many beats a claim that is served first waits for those in its way to be withdrawn.
 WAIT_BEATS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A host is about to bring the VM `number` to `host_id`; `until_s`: it ends by itself then
-    (seconds of the monotonic clock of who reads it), `by`: the host in whose slot it stands."""
-
-    number: int
-    host_id: int
-    by: int
-    until_s: float
 
 
 class Verdict(StrEnum):

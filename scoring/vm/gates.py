@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from scoring.decision import Code
-from scoring.observation import VmStatus
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn
+from scoring.vm_facts import VmStatus
 
 _S = StateName
 

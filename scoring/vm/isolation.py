@@ -41,12 +41,13 @@ from typing import assert_never
 
 from scoring.decision import AskMigrationPath, Code
 from scoring.hosts.turn import name_of
-from scoring.observation import DETAIL_PAUSED, Health, OutsideView, PeerReport
+from scoring.observation import PeerReport
 from scoring.timing import NEVER_S
 from scoring.vm import placement
 from scoring.vm.move import pause_s, targets
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn, begin_move, is_cut_off
+from scoring.vm_facts import DETAIL_PAUSED, Health, OutsideView
 
 #: The way for a migration is proven anew when the last answer is older than this.
 PATH_OLD_S = 5.0

@@ -20,9 +20,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scoring.decision import Code, DisarmDomain, PowerOffVm, Reason
-from scoring.observation import Leftover, Pause, VmStopEnded
+from scoring.observation import VmStopEnded
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn
+from scoring.vm_facts import Leftover, Pause
 
 _S = StateName
 

@@ -25,32 +25,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from scoring.decision import (
-    CancelMigration,
-    Code,
-    PowerOffVm,
-    ShutDownVm,
-    StartVm,
-)
+from scoring.decision import CancelMigration, Code, PowerOffVm, ShutDownVm, StartVm
 from scoring.hosts.fence_ask import reached_by
 from scoring.hosts.turn import name_of
-from scoring.observation import (
-    DETAIL_ALREADY_LOCKED,
-    DETAIL_MIGRATION_SOURCE,
-    Health,
-    Pause,
-    StartResult,
-    VmMigrationEnded,
-    VmStartEnded,
-    VmStatus,
-    VmStopEnded,
-)
+from scoring.observation import StartResult, VmMigrationEnded, VmStartEnded, VmStopEnded
 from scoring.vm import drain, gates, isolation, migration, unstoppable
 from scoring.vm.move import move
 from scoring.vm.pause import is_paused, left_alone, must_end
 from scoring.vm.start import first_in_line, lease_allows, may_start_here, nobody_else_can
 from scoring.vm.state import TRANSITIONS, StateName
 from scoring.vm.turn import VmTurn, entered
+from scoring.vm_facts import DETAIL_ALREADY_LOCKED, DETAIL_MIGRATION_SOURCE, Health, Pause, VmStatus
 
 _S = StateName
 

@@ -21,10 +21,11 @@ from dataclasses import replace
 
 from scoring.decision import Code
 from scoring.hosts.turn import name_of
-from scoring.observation import PeerReport, VmStatus
+from scoring.observation import PeerReport
 from scoring.vm import placement
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn, begin_move, is_short_of_memory, others, own
+from scoring.vm_facts import VmStatus
 
 RETRY_MAX_S = 900.0
 LASTING_RETRY_S = 3600.0

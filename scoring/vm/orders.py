@@ -23,13 +23,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from scoring.decision import (
-    AskLease,
-    CancelMigration,
-    PowerOffVm,
-    ShutDownVm,
-    StartVm,
-)
+from scoring.decision import AskLease, CancelMigration, PowerOffVm, ShutDownVm, StartVm
 from scoring.hosts.turn import name_of
 from scoring.observation import (
     LeaseAnswer,
@@ -40,13 +34,13 @@ from scoring.observation import (
     StartResult,
     VmMigrationEnded,
     VmStartEnded,
-    VmStatus,
     VmStopEnded,
 )
 from scoring.vm.move import targets, why_not
 from scoring.vm.pause import is_paused
 from scoring.vm.state import OrderAnswer, StateName, VmState
 from scoring.vm.turn import VmTurn, begin_move, entered
+from scoring.vm_facts import VmStatus
 
 _S = StateName
 

@@ -23,8 +23,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scoring.decision import Code
-from scoring.observation import DETAIL_PAUSED, PAUSED_ON_PURPOSE, Pause
 from scoring.vm.turn import VmTurn
+from scoring.vm_facts import DETAIL_PAUSED, PAUSED_ON_PURPOSE, Pause
 
 
 def is_paused(turn: VmTurn) -> bool:

@@ -28,10 +28,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from scoring.vm.spec import VmSpec, Want, apart_of, in_order, together_of
+from scoring.vm.seen import SPEAKS_SEVERAL
+from scoring.vm.spec import apart_of, in_order, together_of
+from scoring.vm_facts import VmSpec, Want
 
-#: A host that speaks less does not know of VMs beside the engine.
-SPEAKS_SEVERAL = 2
 #: Scores that differ by less count as equal, as many points as missing memory costs.
 SCORE_STEP = 400
 #: Free memory is compared in so many parts of the whole.

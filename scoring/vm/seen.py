@@ -8,60 +8,23 @@ does not know where a VM's facts stand.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from scoring.observation import LocalHost, PeerReport
+from scoring.vm_facts import ENGINE, EngineStatus, Health, PeerVm, VmHere, VmStatus
 
-from scoring.observation import (
-    DomainHere,
-    EngineStatus,
-    Health,
-    LocalHost,
-    OutsideView,
-    PeerReport,
-    Unfit,
-    VmStatus,
-)
-from scoring.vm.state import ENGINE
-
+#: A host that speaks less does not know of VMs beside the engine.
+SPEAKS_SEVERAL = 2
 #: A VM that nobody says anything of: unknown is not down.
 NOT_KNOWN = EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN, "unknown", "nothing is known of it")
-
-
-@dataclass(frozen=True, slots=True)
-class VmHere:
-    """A VM on this host; the fields are those of LocalHost. `report`: whether it is up, and how it
-    is; `taken_s`: when that was sampled."""
-
-    report: EngineStatus
-    taken_s: float
-    lease_held: bool | None = None
-    migrating_s: float | None = None
-    last_ran: int = 0
-    config_up_to_date: bool | None = None
-    unfit: tuple[Unfit, ...] = ()
-    domain: DomainHere = field(default_factory=DomainHere)
-    healthy_before: bool = True
-    uplink_up: bool | None = None
-    outside: OutsideView | None = None
-
-
-class PeerVm(NamedTuple):
-    """A VM by the word of another host; the fields are those of PeerReport. Made for each host and
-    beat, so of the kind that costs least."""
-
-    report: EngineStatus
-    state: str = ""
-    last_ran: int = 0
-    moving_until_s: float | None = None
-    memory_short: bool = False
-    uplink_up: bool | None = None
-    outside: OutsideView | None = None
+NOTHING_SAID = PeerVm(NOT_KNOWN)
+#: A host lists what is up, acting or barred there, or ran there last; nothing else.
+NOT_LISTED = PeerVm(EngineStatus(VmStatus.DOWN, Health.BAD))
 
 
 def here(local: LocalHost, number: int) -> VmHere:
-    """What this host's samples say of a VM; of any but the engine nothing is said as yet."""
+    """What this host's samples say of a VM."""
     if number != ENGINE:
-        return VmHere(NOT_KNOWN, local.engine_taken_s)
+        found = (vm for vm in local.vms if vm.number == number)
+        return next(found, VmHere(NOT_KNOWN, local.engine_taken_s, number=number))
     return VmHere(
         local.engine,
         local.engine_taken_s,
@@ -78,9 +41,9 @@ def here(local: LocalHost, number: int) -> VmHere:
 
 
 def at(peer: PeerReport, number: int) -> PeerVm:
-    """What another host's slot says of a VM; of any but the engine nothing is said as yet."""
+    """What another host's slot says of a VM: down, where the slot lists VMs and not this one."""
     if number != ENGINE:
-        return PeerVm(NOT_KNOWN)
+        return peer.vms.get(number, NOT_LISTED if peer.speaks >= SPEAKS_SEVERAL else NOTHING_SAID)
     return PeerVm(
         peer.engine,
         peer.state,

@@ -18,50 +18,8 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 
-#: The size of an ordinary page in KiB; memory of any other page size is counted apart.
-ORDINARY_PAGES_KB = 4
-
-
-class Want(StrEnum):
-    """Whether an administrator wants the VM to run."""
-
-    UP = "up"
-    DOWN = "down"
-
-
-@dataclass(frozen=True, slots=True)
-class VmSpec:
-    """One protected VM as the registry has it.
-
-    `number`: 1 to 128, and 1 is the engine. `memory_mb`: what it takes of a host, in MiB, of pages
-    of `pages_kb` KiB. `priority`: 0 to 100, the higher one is served first. `after`: numbers of VMs
-    that must be healthy before it starts. `apart`, `together`: numbers of VMs with which it never,
-    or only, shares a host. `only`: the ids of the hosts that may run it (empty: every host).
-    `prefer`: ids of hosts in the order in which it likes them. `failback`: it goes back to a
-    preferred host that returns. `overcommit`: it starts also where its memory does not fit.
-    """
-
-    number: int
-    name: str
-    memory_mb: int
-    pages_kb: int = ORDINARY_PAGES_KB
-    priority: int = 50
-    after: tuple[int, ...] = ()
-    apart: tuple[int, ...] = ()
-    together: tuple[int, ...] = ()
-    only: tuple[int, ...] = ()
-    prefer: tuple[int, ...] = ()
-    failback: bool = False
-    want: Want = Want.UP
-    overcommit: bool = False
-
-    @property
-    def huge(self) -> bool:
-        """Whether its memory comes from the pool of huge pages."""
-        return self.pages_kb != ORDINARY_PAGES_KB
+from scoring.vm_facts import VmSpec
 
 
 def in_order(specs: Iterable[VmSpec]) -> tuple[VmSpec, ...]:

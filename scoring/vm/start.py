@@ -18,12 +18,12 @@ from dataclasses import replace
 
 from scoring.decision import AskLease, Code
 from scoring.hosts.turn import name_of
-from scoring.observation import LeaseAnswer, Obstacle
+from scoring.observation import LeaseAnswer
 from scoring.timing import START_RETRIES_MAX
 from scoring.vm import placement
-from scoring.vm.seen import PeerVm
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn, bridge_elsewhere, obstacles, others, own
+from scoring.vm_facts import Obstacle, PeerVm
 
 _S = StateName
 

@@ -14,9 +14,6 @@ from enum import StrEnum
 from scoring.observation import LeaseAnswer, MigrationPath, Order
 from scoring.timing import NEVER_S
 
-#: The number of the engine, whose state names and slot are the reference's. Others come later.
-ENGINE = 1
-
 
 class StateName(StrEnum):
     """The reference's state names; the value is what is published on the whiteboard."""

@@ -18,20 +18,17 @@ from scoring.hosts.turn import HostTurn, name_of
 from scoring.observation import (
     LeaseAnswer,
     Observation,
-    Obstacle,
     Outcome,
     PeerReport,
-    Unfit,
     VmMigrationEnded,
     VmStartEnded,
-    VmStatus,
     VmStopEnded,
 )
 from scoring.rules import Rules
 from scoring.vm import placement, seen
 from scoring.vm.score import Score, VmSamples, score
-from scoring.vm.seen import PeerVm, VmHere
 from scoring.vm.state import StateName, VmState
+from scoring.vm_facts import Obstacle, PeerVm, Unfit, VmHere, VmStatus
 
 _Ended = TypeVar("_Ended", VmStartEnded, VmStopEnded, VmMigrationEnded)
 

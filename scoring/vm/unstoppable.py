@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from scoring.decision import Code, Reason
 from scoring.hosts.fence_ask import reached_by
-from scoring.observation import Health, VmStatus
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn
+from scoring.vm_facts import Health, VmStatus
 
 #: Pause before the VM's process is ended once more.
 STOP_RETRY_S = 15.0

@@ -12,8 +12,9 @@ from broker.config.cluster_key import ClusterKey
 from broker.whiteboard.signatures import COUNTER_LINE, GOOD, SLOT, Signatures
 from broker.whiteboard.slot import SlotReport, decode_sweep, encode_cluster, encode_slot
 from scoring.decide import decide
-from scoring.observation import EngineStatus, Health, LocalHost, Observation, PeerReport, VmStatus
+from scoring.observation import LocalHost, Observation, PeerReport
 from scoring.state import AgentState
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 
 from .figure import Figure
 

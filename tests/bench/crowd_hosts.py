@@ -25,7 +25,7 @@ from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
 from broker.peers.question_gate import QuestionGate, Refusal
 from broker.whiteboard.signatures import COUNTER_LINE, SLOT, Signatures, next_counter
 from broker.whiteboard.slot import SLOT_BYTES, SlotReport, encode_slot
-from scoring.observation import EngineStatus, Health, VmStatus
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 
 BEAT_S = 1.0
 FIRST_PORT = 20_000

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from broker.whiteboard.slot import SLOT_BYTES, SlotReport, encode_slot
-from scoring.observation import EngineStatus, Health, VmStatus
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 
 HOST, SCORE, EVERY_S = 7, 10_000, 1.0
 

@@ -35,7 +35,7 @@ from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
 from broker.whiteboard.board import Board
 from broker.whiteboard.signatures import Signatures
 from broker.whiteboard.store import VolumeStore
-from scoring.observation import EngineStatus, Health, VmStatus
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import Engine, report
 from tests.fakes.lockspace import FakeLockspace
 

@@ -32,7 +32,7 @@ from broker.whiteboard.board import Board
 from broker.whiteboard.slot import SLOT_BYTES, SlotReport, encode_cluster, encode_slot
 from broker.whiteboard.store import VolumeStore
 from broker.wire.status import MigrationStatus
-from scoring.observation import DomainHere, EngineStatus, Health, VmStatus
+from scoring.vm_facts import DomainHere, EngineStatus, Health, VmStatus
 from tests.fakes.lockspace import FakeLockspace
 
 RUNS = 15

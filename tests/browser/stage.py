@@ -14,7 +14,7 @@ import msgspec
 from broker.broker import Broker
 from broker.monitors import Sample
 from broker.wire.status import PenaltyOnWire, ReasonOnWire, Report
-from scoring.observation import EngineStatus, Health, VmStatus
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker, report, up
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume

@@ -23,7 +23,7 @@ from broker.wire.status import (
     ReasonOnWire,
     Report,
 )
-from scoring.observation import DomainHere, EngineStatus, Health, VmStatus
+from scoring.vm_facts import DomainHere, EngineStatus, Health, VmStatus
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 

@@ -12,8 +12,9 @@ from broker.whiteboard.fence_log import FIRST_SLOT, RECORDS, slot_of
 from broker.whiteboard.layout import WHAT_RAN_SLOTS
 from broker.whiteboard.room import DECIDES, PROSE, SHOWN
 from broker.whiteboard.slot import HEAD_BYTES, SLOT_BYTES
-from scoring.observation import FenceStep, Health, VmStatus
+from scoring.observation import FenceStep
 from scoring.vm.state import StateName
+from scoring.vm_facts import Health, VmStatus
 
 #: What must reach no terminal, log line, page or metric as it is.
 TEXTS = (

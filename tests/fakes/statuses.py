@@ -14,7 +14,7 @@ from broker.wire.status import (
     HostStatus,
     Status,
 )
-from scoring.observation import EngineStatus, Health, VmStatus
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 
 ROOT = Path(__file__).parents[2]
 UP = EngineStatus(VmStatus.UP, Health.GOOD, "up")

@@ -33,12 +33,14 @@ import scoring.state
 import scoring.timing
 import scoring.vm.score
 import scoring.vm.state
+import scoring.vm_facts
 from scoring.decide import Decision
 from scoring.hosts.state import HostState
 from scoring.observation import Observation
 from scoring.rules import Rules
 from scoring.state import AgentState
-from scoring.vm.state import ENGINE, VmState
+from scoring.vm.state import VmState
+from scoring.vm_facts import ENGINE
 from tests import earlier_version
 from tests.earlier_version import NotToBeHad
 
@@ -49,6 +51,7 @@ NAME = f"scoring_{earlier_version.COMMIT[:7]}"
 _IMPORT = re.compile(r"^(\s*(?:from|import)\s+)scoring\b", re.MULTILINE)
 #: Where this version's types are, and the earlier one's.
 _NOW = (
+    scoring.vm_facts,
     scoring.observation,
     scoring.decision,
     scoring.decide,

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from broker.config.sections import ScoreSection
 from broker.maintenance.host_shutdown import within_s
 from broker.whiteboard.slot import EMPTY_SLOT
-from scoring.observation import PAUSED_ON_PURPOSE, Pause, VmStatus
 from scoring.timing import Timing
+from scoring.vm_facts import PAUSED_ON_PURPOSE, Pause, VmStatus
 from tests.simulation import earlier_decisions
 from tests.simulation.earlier import Metadata
 from tests.simulation.forger import ForgedSlot

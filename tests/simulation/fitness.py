@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from broker.whiteboard.slot import EMPTY_SLOT
 from broker.wire.limits import HOST_ID_MAX
-from scoring.observation import Pause
+from scoring.vm_facts import Pause
 from tests.simulation.disks import SHARED
 from tests.simulation.lockspace import Membership
 

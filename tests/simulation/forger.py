@@ -26,7 +26,8 @@ from broker.whiteboard.slot import (
     encode_cluster,
     encode_slot,
 )
-from scoring.observation import EngineStatus, FenceStep, Health, VmStatus
+from scoring.observation import FenceStep
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.simulation.lockspace import DeltaLease, LeaseVolume
 from tests.simulation.timeline import Timeline
 from tests.simulation.whiteboard import Whiteboard

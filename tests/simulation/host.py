@@ -19,7 +19,8 @@ from broker.config.sections import HEARTBEAT_PORT
 from broker.lockspace.rejoin import name_of
 from broker.whiteboard.identity import Identity, VolumeKind, encode
 from scoring.decision import FreeHostId
-from scoring.observation import OnHostShutdown, Pause, VmStatus
+from scoring.observation import OnHostShutdown
+from scoring.vm_facts import Pause, VmStatus
 from tests.simulation.disks import BASE
 from tests.simulation.earlier import Metadata
 from tests.simulation.lockspace import Daemon, LeaseVolume, Membership, Refused, made_up_name

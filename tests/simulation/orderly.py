@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from agent.commands.host_shutdown import drain
 from broker.client.ask import BrokerDown
 from broker.wire.status import HostShutdownStatus
-from scoring.observation import VmStatus
+from scoring.vm_facts import VmStatus
 from tests.simulation.host import Host, Qemu
 
 if TYPE_CHECKING:

@@ -53,28 +53,30 @@ from broker.wire.what_ran import WhatRan
 from scoring.decision import FreeHostId
 from scoring.lease_times import WATCHDOG_FIRE_S
 from scoring.observation import (
-    DETAIL_MIGRATION_SOURCE,
-    DETAIL_PAUSED,
     DomainDisarmed,
-    DomainHere,
-    EngineStatus,
     FenceLeaseAnswer,
     FenceStep,
-    Health,
     HostIdFreed,
     LeaseAnswer,
-    Leftover,
     MigrationCancelled,
     MigrationPath,
-    Pause,
     Standing,
     StartResult,
     VmMigrationEnded,
     VmStartEnded,
-    VmStatus,
     VmStopEnded,
 )
 from scoring.rules import Rules
+from scoring.vm_facts import (
+    DETAIL_MIGRATION_SOURCE,
+    DETAIL_PAUSED,
+    DomainHere,
+    EngineStatus,
+    Health,
+    Leftover,
+    Pause,
+    VmStatus,
+)
 from tests.simulation.disks import SHARED, started_image
 from tests.simulation.earlier import Metadata, heartbeat_of_version, of_version
 from tests.simulation.host import RETRY_S, Host, Qemu

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 from broker.config.sections import ScoreSection, TimingSection
 from broker.wire.kinds import Kind
-from scoring.observation import OnHostShutdown, OrderKind, Pause, VmStatus
+from scoring.observation import OnHostShutdown, OrderKind
 from scoring.vm.state import StateName
+from scoring.vm_facts import Pause, VmStatus
 from tests.simulation import earlier_decisions, membership
 from tests.simulation.earlier import Metadata
 from tests.simulation.faults import SICK_BOUND_S

@@ -11,7 +11,7 @@ import random
 import pytest
 
 from broker.whiteboard.layout import WHAT_RAN_SLOTS
-from scoring.observation import VmStatus
+from scoring.vm_facts import VmStatus
 from tests.simulation.world import Settings, World
 
 #: A sample each second, a beat, and a write.

@@ -13,20 +13,18 @@ from scoring.decide import decide
 from scoring.decision import MigrateVm
 from scoring.hosts.state import HostState
 from scoring.observation import (
-    EngineStatus,
     FenceRecord,
     FenceStep,
-    Health,
     LocalHost,
     Observation,
     Order,
     OrderKind,
     PeerReport,
-    VmStatus,
 )
 from scoring.rules import Rules
 from scoring.state import AgentState
-from scoring.vm.state import ENGINE, StateName, VmState
+from scoring.vm.state import StateName, VmState
+from scoring.vm_facts import ENGINE, EngineStatus, Health, VmStatus
 from tests import earlier_version
 from tests.simulation import earlier_decisions
 from tests.simulation.earlier_decisions import NAME, NotToBeHad, counterparts

@@ -14,10 +14,10 @@ from broker.this_host import place_seen
 from broker.wire.status import Report
 from scoring.decision import FreeHostId
 from scoring.hosts.liveness import Liveness
-from scoring.observation import VmStatus
 from scoring.vm import drain, gates, isolation, left_behind, machine, start
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn
+from scoring.vm_facts import VmStatus
 from tests.simulation import ports
 from tests.simulation.disks import BASE
 from tests.simulation.host import Host

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from scoring.observation import VmStatus
+from scoring.vm_facts import VmStatus
 from tests.simulation.world import Settings, World
 
 #: Between two beats anything may happen a beat sooner or later.

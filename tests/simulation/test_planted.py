@@ -20,8 +20,9 @@ from agent.fence.driver import always
 from broker.lockspace.rejoin import Rejoin
 from scoring.decision import Code, FreeHostId
 from scoring.hosts.turn import HostTurn
-from scoring.observation import FenceAsk, Health, OrderKind, VmStatus
+from scoring.observation import FenceAsk, OrderKind
 from scoring.vm import machine, unstoppable
+from scoring.vm_facts import Health, VmStatus
 from tests.simulation.bmc import fence_levels
 from tests.simulation.host import Host
 from tests.simulation.laws import IDLE_S, LATE_S, Broken

@@ -51,8 +51,9 @@ from broker.whiteboard.store import StorageTrouble
 from broker.wire.status import BegunReason, Maintenance, NewOrder, Report
 from scoring.decision import Code, FreeHostId
 from scoring.lease_times import WATCHDOG_FIRE_S
-from scoring.observation import OrderKind, Pause, VmStatus
-from scoring.vm.state import ENGINE, StateName
+from scoring.observation import OrderKind
+from scoring.vm.state import StateName
+from scoring.vm_facts import ENGINE, Pause, VmStatus
 from tests.simulation import earlier_decisions, orderly
 from tests.simulation.bmc import fence_levels
 from tests.simulation.disks import BASE, SHARED, SimWhatRuns

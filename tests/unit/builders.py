@@ -28,13 +28,8 @@ from scoring.decision import (
 from scoring.hosts.evidence import Evidence
 from scoring.hosts.state import HostState, Seen
 from scoring.observation import (
-    DETAIL_ALREADY_LOCKED,
-    DETAIL_MIGRATION_SOURCE,
-    DETAIL_PAUSED,
-    EngineStatus,
     FenceLeaseAnswer,
     FenceOwnerAnswer,
-    Health,
     HostIdFreed,
     LeaseAnswer,
     LocalHost,
@@ -47,11 +42,19 @@ from scoring.observation import (
     Standing,
     StartResult,
     VmStartEnded,
-    VmStatus,
 )
 from scoring.rules import Rules
 from scoring.state import AgentState
-from scoring.vm.state import ENGINE, StateName, VmState
+from scoring.vm.state import StateName, VmState
+from scoring.vm_facts import (
+    DETAIL_ALREADY_LOCKED,
+    DETAIL_MIGRATION_SOURCE,
+    DETAIL_PAUSED,
+    ENGINE,
+    EngineStatus,
+    Health,
+    VmStatus,
+)
 
 #: A moment in the middle of a long life; a whole number, so that sums of it are exact.
 NOW_S = 10_000.0

@@ -27,7 +27,7 @@ from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.whiteboard.slot import SlotReport, decode_slot, encode_slot
 from broker.whiteboard.volume import Volume
-from scoring.observation import EngineStatus, Health, VmStatus
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.unit import commands
 
 VOLUMES = {"whiteboard": "/s/whiteboard", "leases": "/s/leases"}

@@ -31,7 +31,7 @@ from broker.wire.status import (
     Maintenance,
     Status,
 )
-from scoring.observation import Obstacle, Unfit, VmStatus
+from scoring.vm_facts import Obstacle, Unfit, VmStatus
 from tests.fakes.broker import in_thread, make_broker, report, served, up
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 

@@ -15,7 +15,7 @@ from broker.whiteboard.plan import ALWAYS, SWEEP_BEATS, WINDOW
 from broker.whiteboard.slot import SLOT_BYTES, SlotFault, SlotReport, encode_cluster, encode_slot
 from broker.whiteboard.store import SlotStore, StorageTrouble, VolumeStore
 from broker.wire.limits import HOST_ID_MAX
-from scoring.observation import EngineStatus, Health, VmStatus
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 
 Poke = Callable[[int, bytes], None]

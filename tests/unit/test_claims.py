@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scoring.vm.claims import WAIT_BEATS, Claim, Verdict, standing, verdict
+from scoring.vm.claims import WAIT_BEATS, Verdict, standing, verdict
 from scoring.vm.plan import Host
-from scoring.vm.spec import VmSpec, in_order
+from scoring.vm.spec import in_order
+from scoring.vm_facts import Claim, VmSpec
 
 TARGET = Host(9, 3400, 64, 10, free_huge_mb=10)
 MINE = Claim(1, 9, by=1, until_s=60)

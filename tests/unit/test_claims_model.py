@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from scoring.vm.claims import WAIT_BEATS, Claim, Verdict, verdict
+from scoring.vm.claims import WAIT_BEATS, Verdict, verdict
 from scoring.vm.plan import Host
-from scoring.vm.spec import VmSpec, in_order
+from scoring.vm.spec import in_order
+from scoring.vm_facts import Claim, VmSpec
 
 TARGET = 9
 NEW, READING, BEGUN, SHOWN, THROUGH = "new", "reading", "begun", "shown", "through"

@@ -43,25 +43,17 @@ from scoring.decision import (
     TakeFenceLease,
 )
 from scoring.observation import (
-    DETAIL_ALREADY_LOCKED,
-    DETAIL_MIGRATION_SOURCE,
-    DETAIL_PAUSED,
     DomainDisarmed,
-    DomainHere,
-    EngineStatus,
     FenceLeaseAnswer,
     FenceOwnerAnswer,
-    Health,
     HostIdFreed,
     HostShutdown,
     LeaseAnswer,
-    Leftover,
     LocalHost,
     MigrationCancelled,
     Observation,
     OnHostShutdown,
     Outcome,
-    Pause,
     PeerReport,
     Power,
     PowerAnswer,
@@ -69,11 +61,21 @@ from scoring.observation import (
     StartResult,
     VmMigrationEnded,
     VmStartEnded,
-    VmStatus,
     VmStopEnded,
 )
 from scoring.state import AgentState
 from scoring.vm.state import TRANSITIONS, StateName
+from scoring.vm_facts import (
+    DETAIL_ALREADY_LOCKED,
+    DETAIL_MIGRATION_SOURCE,
+    DETAIL_PAUSED,
+    DomainHere,
+    EngineStatus,
+    Health,
+    Leftover,
+    Pause,
+    VmStatus,
+)
 from tests.unit.builders import DIED, DOWN, RULES, SICK, TIMING, UNKNOWN, UP, local, peer, state_of
 from tests.unit.draws import draws
 

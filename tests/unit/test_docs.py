@@ -43,9 +43,9 @@ from broker.wire.status import (
     WitnessStatus,
 )
 from scoring.decision import Code
-from scoring.observation import EngineStatus
 from scoring.timing import Timing
 from scoring.vm.state import StateName
+from scoring.vm_facts import EngineStatus
 from tests.unit.documents import DOCS, anchor, rows, sections
 
 ROOT = Path(__file__).parents[2]

@@ -12,16 +12,8 @@ import pytest
 
 from broker.monitors.domain_look import PAUSES, DomainLook
 from broker.vm.in_the_way import in_the_way
-from scoring.observation import (
-    DomainHere,
-    EngineStatus,
-    Health,
-    Leftover,
-    Obstacle,
-    Pause,
-    VmStatus,
-)
 from scoring.vm.left_behind import LEFTOVER_AFTER_S
+from scoring.vm_facts import DomainHere, EngineStatus, Health, Leftover, Obstacle, Pause, VmStatus
 
 L = libvirt
 USER = (L.VIR_DOMAIN_PAUSED, L.VIR_DOMAIN_PAUSED_USER)

@@ -8,34 +8,29 @@ from typing import Any
 import pytest
 
 from scoring.decide import Decision
-from scoring.decision import (
-    CancelMigration,
-    Code,
-    MigrateVm,
-    PowerOffVm,
-    PowerOnHost,
-    ShutDownVm,
-)
+from scoring.decision import CancelMigration, Code, MigrateVm, PowerOffVm, PowerOnHost, ShutDownVm
 from scoring.observation import (
-    DETAIL_MIGRATION_SOURCE,
-    DETAIL_PAUSED,
-    DomainHere,
-    EngineStatus,
     FenceRecord,
     FenceStep,
-    Health,
     HostShutdown,
     LocalHost,
     OnHostShutdown,
     Order,
     OrderKind,
-    Pause,
     VmMigrationEnded,
-    VmStatus,
 )
 from scoring.timing import HOST_SHUTDOWN_MAX_S, Timing
 from scoring.vm.drain import TARGET_PATIENCE_S
 from scoring.vm.state import StateName as S
+from scoring.vm_facts import (
+    DETAIL_MIGRATION_SOURCE,
+    DETAIL_PAUSED,
+    DomainHere,
+    EngineStatus,
+    Health,
+    Pause,
+    VmStatus,
+)
 from tests.unit.builders import (
     BOOTING,
     DIED,

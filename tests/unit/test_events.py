@@ -27,7 +27,8 @@ from broker.whiteboard.mode import Mode
 from broker.whiteboard.slot import SlotReport
 from broker.wire.kinds import Kind
 from broker.wire.status import Event, EventList
-from scoring.observation import EngineStatus, FenceStep, Health, VmStatus
+from scoring.observation import FenceStep
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker, report, served
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit import commands

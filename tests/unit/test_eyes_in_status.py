@@ -15,7 +15,7 @@ from broker.lockspace.hosts import HostRenewal, look
 from broker.monitors import Sample, Verdict
 from broker.monitors.network_verdict import TargetResult, Windows
 from broker.wire.status import Report, Status
-from scoring.observation import EngineStatus, Health, VmStatus
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker, report
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume

@@ -14,22 +14,13 @@ from broker.whiteboard.lines import fence_ask_line, fence_ask_of, peer_report
 from broker.whiteboard.slot import SlotReport
 from broker.wire.status import Report
 from scoring.decide import Decision
-from scoring.decision import (
-    AskPower,
-    Code,
-    PowerOffHost,
-    PowerOffVm,
-    StartVm,
-    TakeFenceLease,
-)
+from scoring.decision import AskPower, Code, PowerOffHost, PowerOffVm, StartVm, TakeFenceLease
 from scoring.hosts.evidence import Precondition, may_power_off
 from scoring.hosts.fence_ask import asking, in_words, is_asked
 from scoring.hosts.state import Takeover
 from scoring.observation import (
-    EngineStatus,
     FenceAsk,
     FenceLeaseAnswer,
-    OutsideView,
     PeerReport,
     Power,
     PowerAnswer,
@@ -39,6 +30,7 @@ from scoring.rules import Rules
 from scoring.timing import Timing
 from scoring.vm.state import StateName
 from scoring.vm.unstoppable import STOP_RETRY_S
+from scoring.vm_facts import EngineStatus, OutsideView
 from tests.unit.builders import (
     DOWN,
     NOW_S,

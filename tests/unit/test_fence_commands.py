@@ -20,7 +20,8 @@ import pytest
 
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import View
-from scoring.observation import EngineStatus, Health, LocalHost, VmStatus
+from scoring.observation import LocalHost
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.ipmi_bmc import PASSWORD, IpmiBmc
 from tests.unit import commands
 

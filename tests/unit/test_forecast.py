@@ -10,8 +10,9 @@ import pytest
 
 from scoring.forecast import STEPS_MAX, Forecast, dead_time_s, if_it_loses_power
 from scoring.hosts.state import Seen
-from scoring.observation import Observation, Obstacle, PeerReport, Unfit
+from scoring.observation import Observation, PeerReport
 from scoring.timing import Timing
+from scoring.vm_facts import Obstacle, Unfit
 from tests.unit.builders import NOW_S, RULES, UP, local, peer
 
 

@@ -21,7 +21,7 @@ from broker.peers.heartbeat import (
     new_nonce,
     signed,
 )
-from scoring.observation import VmStatus
+from scoring.vm_facts import VmStatus
 
 RAW_KEY = bytes(range(32))
 KEY = ClusterKey(RAW_KEY)

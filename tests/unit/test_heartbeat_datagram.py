@@ -23,7 +23,7 @@ from broker.peers.datagram import (
     question_of,
 )
 from broker.peers.heartbeat import Fault, Heartbeat
-from scoring.observation import VmStatus
+from scoring.vm_facts import VmStatus
 
 RAW_KEY = bytes(range(32))
 KEY, OTHER_KEY = ClusterKey(RAW_KEY), ClusterKey(b"x" * 32)

@@ -32,7 +32,7 @@ from broker.peers.heartbeat_port import DATAGRAMS_MAX, HeartbeatPort, NetworkTra
 from broker.peers.question_gate import Refusal
 from broker.peers.refusal_log import REMEMBERED_MAX, RefusalLog
 from broker.whiteboard.lines import Ways
-from scoring.observation import VmStatus
+from scoring.vm_facts import VmStatus
 from tests.fakes.broker import make_broker
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume

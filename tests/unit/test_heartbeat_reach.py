@@ -20,7 +20,7 @@ from broker.config.sections import ApiSection, Config, load
 from broker.peers.heartbeat_port import HeartbeatPort
 from broker.whiteboard.slot import SlotReport, encode_slot
 from broker.whiteboard.volume import Volume
-from scoring.observation import EngineStatus, Health, VmStatus
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker
 from tests.fakes.slot_store import MemoryVolume
 

@@ -16,7 +16,7 @@ from broker.peers.asker import APART_S, QUESTION_S, STEADY_S, Heartbeats, Word, 
 from broker.peers.datagram import Question, answer_bytes, question_of
 from broker.peers.heartbeat import Heartbeat, signed
 from broker.whiteboard.lines import Ways
-from scoring.observation import VmStatus
+from scoring.vm_facts import VmStatus
 from tests.simulation.timeline import HostLoop, Process, Timeline
 
 KEY = ClusterKey(b"k" * 32)

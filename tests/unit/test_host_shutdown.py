@@ -31,14 +31,8 @@ from broker.maintenance.host_shutdown import (
 from broker.monitors import Sample
 from broker.whiteboard.slot import SLOT_BYTES, decode_slot
 from broker.wire.status import HostShutdownStatus, Maintenance, Status
-from scoring.observation import (
-    DETAIL_PAUSED,
-    EngineStatus,
-    Health,
-    HostShutdown,
-    OnHostShutdown,
-    VmStatus,
-)
+from scoring.observation import HostShutdown, OnHostShutdown
+from scoring.vm_facts import DETAIL_PAUSED, EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker, report, served, up
 from tests.fakes.slot_store import MemoryVolume
 from tests.simulation.timeline import HostLoop, Process, Timeline

@@ -167,7 +167,11 @@ def test_a_host_lives_and_shows_clean_text_whatever_the_storage_holds(
 def test_a_timestamp_at_its_end_in_the_own_slot_is_counted_anew(tmp_path: Path) -> None:
     from broker.whiteboard.slot import SlotReport, encode_slot
     from broker.wire.limits import TIMESTAMP_MAX
-    from scoring.observation import EngineStatus, Health, VmStatus
+    from scoring.vm_facts import (
+        EngineStatus,
+        Health,
+        VmStatus,
+    )
 
     async def run() -> None:
         volume = MemoryVolume()

@@ -9,28 +9,17 @@ from typing import Any
 import pytest
 
 from scoring.decide import Decision
-from scoring.decision import (
-    AskMigrationPath,
-    Code,
-    MigrateVm,
-    PowerOffVm,
-    ShutDownVm,
-    StartVm,
-)
+from scoring.decision import AskMigrationPath, Code, MigrateVm, PowerOffVm, ShutDownVm, StartVm
 from scoring.observation import (
-    DETAIL_PAUSED,
-    EngineStatus,
-    Health,
     HostShutdown,
     LocalHost,
     MigrationPath,
-    OutsideView,
     PeerReport,
     VmMigrationEnded,
-    VmStatus,
     VmStopEnded,
 )
 from scoring.vm.state import StateName as S
+from scoring.vm_facts import DETAIL_PAUSED, EngineStatus, Health, OutsideView, VmStatus
 from tests.unit.builders import (
     DOWN,
     NOW_S,

@@ -9,19 +9,10 @@ import pytest
 
 from scoring.decide import Decision
 from scoring.decision import AskLease, Code, DisarmDomain, PowerOffVm
-from scoring.observation import (
-    DomainDisarmed,
-    DomainHere,
-    EngineStatus,
-    Health,
-    Leftover,
-    LocalHost,
-    Pause,
-    VmStatus,
-    VmStopEnded,
-)
+from scoring.observation import DomainDisarmed, LocalHost, VmStopEnded
 from scoring.vm.left_behind import LEFTOVER_AFTER_S, RETRY_S
 from scoring.vm.state import StateName
+from scoring.vm_facts import DomainHere, EngineStatus, Health, Leftover, Pause, VmStatus
 from tests.unit.builders import DIED, DOWN, NOW_S, UNKNOWN, UP, codes, in_state, kinds, local, peer
 
 S = StateName

@@ -15,7 +15,8 @@ from broker.client import link as link_module
 from broker.client.ask import BrokerDown, BrokerRefused
 from broker.client.link import Link
 from broker.wire.status import Problem, Report, View
-from scoring.observation import EngineStatus, Health, LocalHost, VmStatus
+from scoring.observation import LocalHost
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 
 REPORT = Report(3400, "EngineUp", (), (), 1)
 VIEW = View(

@@ -25,7 +25,7 @@ from broker.whiteboard.mode import SEEN_MIN_S, Countdown, Mode, from_lines, to_l
 from broker.whiteboard.slot import SLOT_BYTES, decode_cluster, encode_cluster
 from broker.wire.limits import LASTS_MAX_S
 from broker.wire.status import Maintenance, MigrationStatus
-from scoring.observation import DomainHere
+from scoring.vm_facts import DomainHere
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 

@@ -22,7 +22,8 @@ from broker.whiteboard.fence_log import LogRecord
 from broker.whiteboard.lines import Ways
 from broker.whiteboard.signatures import Signature, Signatures, Unsigned
 from broker.whiteboard.slot import SlotReport
-from scoring.observation import EngineStatus, FenceStep, Health, VmStatus
+from scoring.observation import FenceStep
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 

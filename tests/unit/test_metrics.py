@@ -22,8 +22,9 @@ from broker.daemon.version import VERSION
 from broker.events.counts import PHASES, EventCounts
 from broker.events.notice import Notice
 from broker.wire.kinds import Kind
-from scoring.observation import EngineStatus, FenceStep, Health, VmStatus
+from scoring.observation import FenceStep
 from scoring.vm.state import StateName
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker, report, up
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume

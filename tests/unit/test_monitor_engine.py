@@ -26,13 +26,7 @@ from broker.monitors import Unknown
 from broker.monitors.domain_events import FIRED, PANICKED, DomainEvents
 from broker.monitors.health import HealthMonitor
 from broker.monitors.vm import CAUSE_FRESH_S, DomainMonitor, translate
-from scoring.observation import (
-    DETAIL_MIGRATION_SOURCE,
-    DETAIL_PAUSED,
-    DomainHere,
-    Health,
-    VmStatus,
-)
+from scoring.vm_facts import DETAIL_MIGRATION_SOURCE, DETAIL_PAUSED, DomainHere, Health, VmStatus
 
 URI, VM = "test:///default", "test"
 

@@ -28,7 +28,7 @@ from broker.daemon import name_lookup
 from broker.daemon.bounded_search import SEARCH_S, finder, is_plain
 from broker.monitors import Unknown, Verdict
 from broker.monitors.health import BODY_BYTES_MAX, HealthMonitor
-from scoring.observation import Health
+from scoring.vm_facts import Health
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 GOOD = b"DB Up!Welcome to Health Status!"

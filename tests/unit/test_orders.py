@@ -22,25 +22,27 @@ from scoring.decision import (
     StartVm,
 )
 from scoring.observation import (
-    DETAIL_MIGRATION_SOURCE,
-    EngineStatus,
-    Health,
     LeaseAnswer,
     MigrationCancelled,
-    Obstacle,
     Order,
     OrderKind,
     Outcome,
     Standing,
     StartResult,
-    Unfit,
     VmMigrationEnded,
     VmStartEnded,
-    VmStatus,
     VmStopEnded,
 )
 from scoring.vm.orders import ANSWERS_MAX, LEASE_PATIENCE_S
 from scoring.vm.state import OrderAnswer, StateName
+from scoring.vm_facts import (
+    DETAIL_MIGRATION_SOURCE,
+    EngineStatus,
+    Health,
+    Obstacle,
+    Unfit,
+    VmStatus,
+)
 from tests.unit.builders import (
     DOWN,
     NOW_S,

@@ -31,8 +31,8 @@ from broker.whiteboard.lines import (
     way_out_of,
 )
 from broker.wire.status import EngineSummary, HostStatus, OutsideStatus
-from scoring.observation import OutsideView
 from scoring.rules import Rules
+from scoring.vm_facts import OutsideView
 from tests.fakes.broker import make_broker, report, up
 from tests.fakes.slot_store import MemoryVolume
 from tests.fakes.statuses import UP as UP_THERE

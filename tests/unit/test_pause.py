@@ -10,19 +10,17 @@ import pytest
 
 from scoring.decide import Decision
 from scoring.decision import Code, MigrateVm, PowerOffVm, ShutDownVm
-from scoring.observation import (
+from scoring.observation import LocalHost, Order, OrderKind
+from scoring.vm.state import StateName
+from scoring.vm_facts import (
     DETAIL_PAUSED,
     PAUSED_ON_PURPOSE,
     DomainHere,
     EngineStatus,
     Health,
-    LocalHost,
-    Order,
-    OrderKind,
     Pause,
     VmStatus,
 )
-from scoring.vm.state import StateName
 from tests.unit.builders import (
     NOW_S,
     SICK,

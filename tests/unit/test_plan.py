@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoring.vm.plan import NO_PLAN, Host, Plan, n_plus_1, place
-from scoring.vm.spec import VmSpec, Want, apart_of, cycle, in_order, together_of
+from scoring.vm.spec import apart_of, cycle, in_order, together_of
+from scoring.vm_facts import VmSpec, Want
 
 GIB = 1024
 

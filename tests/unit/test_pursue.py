@@ -10,10 +10,11 @@ from scoring.decision import AskPower, Code
 from scoring.hosts import fencing
 from scoring.hosts.state import HostState, Takeover
 from scoring.hosts.turn import HostTurn
-from scoring.observation import LeaseAnswer, VmStatus
+from scoring.observation import LeaseAnswer
 from scoring.state import AgentState
 from scoring.vm.seen import at
-from scoring.vm.state import ENGINE, StateName, VmState
+from scoring.vm.state import StateName, VmState
+from scoring.vm_facts import ENGINE, VmStatus
 from tests.unit.builders import LONG_S, NOW_S, RULES, UP, lease_of, local, observe, peer, seen
 
 SILENT = (peer(2), peer(3))

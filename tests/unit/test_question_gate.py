@@ -21,7 +21,7 @@ from broker.peers.question_gate import (
     Refusal,
     as_number,
 )
-from scoring.observation import VmStatus
+from scoring.vm_facts import VmStatus
 
 KEY, OTHER_KEY = ClusterKey(b"k" * 32), ClusterKey(b"x" * 32)
 HERE, ASKER = 2, 1

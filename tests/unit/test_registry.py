@@ -27,7 +27,7 @@ from broker.registry.volume import REGISTRY_BYTES, Registry, RegistryError
 from broker.whiteboard.signatures import Signatures, Unsigned
 from broker.whiteboard.slot import SLOT_BYTES
 from broker.whiteboard.volume import Volume
-from scoring.vm.spec import VmSpec, Want
+from scoring.vm_facts import VmSpec, Want
 from tests.fakes.blocks import Died, MemoryBlocks
 
 CLUSTER = "7b3f"

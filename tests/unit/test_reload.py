@@ -23,7 +23,7 @@ from broker.config.sections import Config, ConfigError, load, socket_path
 from broker.monitors.network_verdict import Windows
 from broker.monitors.of_host import HostMonitors
 from broker.wire.status import MonitorStatus, Status
-from scoring.observation import Health
+from scoring.vm_facts import Health
 
 BIN = Path(sys.executable).parent
 WITHIN_S = 30.0

@@ -26,7 +26,7 @@ from broker.whiteboard.identity import VolumeKind, decode, read
 from broker.whiteboard.layout import FENCE_LOG_FIRST, SLOT_MAX
 from broker.whiteboard.slot import SlotReport, encode_slot
 from broker.whiteboard.volume import Volume
-from scoring.observation import EngineStatus, Health, VmStatus
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.unit import commands
 
 AGENT = Path(sys.executable).parent / "ha-agent"

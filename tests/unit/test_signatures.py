@@ -38,7 +38,8 @@ from broker.whiteboard.slot import (
     signed_part,
     signed_part_of_cluster,
 )
-from scoring.observation import EngineStatus, FenceStep, Health, VmStatus
+from scoring.observation import FenceStep
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 
 KEY, NEXT = ClusterKey(b"k" * 32), ClusterKey(b"n" * 32)

@@ -23,7 +23,7 @@ from broker.whiteboard.lines import (
 from broker.whiteboard.slot import SLOT_BYTES, SlotReport, decode_slot
 from broker.wire.status import MoveStatus, PenaltyOnWire
 from scoring.hosts.state import Seen
-from scoring.observation import EngineStatus, Health, VmStatus
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker, report
 from tests.fakes.slot_store import MemoryVolume
 

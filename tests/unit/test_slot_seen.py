@@ -33,7 +33,7 @@ from broker.whiteboard.board import Board
 from broker.whiteboard.slot import EMPTY_SLOT, SlotReport, encode_slot
 from broker.whiteboard.store import SlotStore, VolumeStore
 from broker.whiteboard.volume import Volume
-from scoring.observation import EngineStatus, Health, VmStatus
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryStore, MemoryVolume

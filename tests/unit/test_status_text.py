@@ -37,8 +37,8 @@ from broker.wire.status import (
     WhatRanStatus,
     WitnessStatus,
 )
-from scoring.observation import EngineStatus, Health, VmStatus
 from scoring.rules import Rules
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import in_thread, served
 from tests.fakes.statuses import DOWN, UP, documented, host, status
 from tests.unit import commands

@@ -37,7 +37,7 @@ from broker.peers.vm_place import (
 from broker.whiteboard.lines import Ways
 from broker.wire.status import LeaseSeen, Status
 from scoring.hosts.liveness import Liveness
-from scoring.observation import EngineStatus, Health, VmStatus
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker, report
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume

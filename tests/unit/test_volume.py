@@ -24,7 +24,7 @@ from broker.whiteboard.plan import ALWAYS, SWEEP_BEATS, WINDOW, SlotPlan, slots_
 from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES, SlotReport, encode_cluster, encode_slot
 from broker.whiteboard.volume import Volume, VolumeError, VolumeFault
 from broker.wire.limits import HOST_ID_MAX
-from scoring.observation import EngineStatus, Health, VmStatus
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 
 PATIENT = settings(deadline=None)  # a loaded machine may take its time
 ALL_SLOTS = range(HOST_ID_MAX + 1)

@@ -24,7 +24,7 @@ from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
 from broker.whiteboard.store import StorageTrouble
 from broker.whiteboard.what_ran import EMPTY, OnDisk, held_back, says_the_same
 from broker.wire.what_ran import WhatRan
-from scoring.observation import Obstacle
+from scoring.vm_facts import Obstacle
 from tests.fakes.definitions import BASE, OVERLAY, domain
 from tests.fakes.slot_store import MemoryVolume
 from tests.fakes.what_ran import Host, running, stamped

@@ -24,8 +24,8 @@ from broker.vm.host_local import OneHost
 from broker.vm.in_use import InUse
 from broker.wire.kinds import Kind
 from broker.wire.status import BegunReason, Decision, DifferenceStatus, WhatRanStatus
-from scoring.observation import Obstacle
 from scoring.rules import Rules
+from scoring.vm_facts import Obstacle
 from tests.fakes.broker import in_thread, make_broker, report, served, up
 from tests.fakes.definitions import BASE, OVERLAY, domain
 from tests.fakes.slot_store import MemoryVolume

@@ -30,7 +30,7 @@ from broker.whiteboard.slot import (
     fit_hostname,
 )
 from broker.wire.limits import HOST_ID_MAX, TIMESTAMP_MAX
-from scoring.observation import DETAIL_ALREADY_LOCKED, EngineStatus, Health, VmStatus
+from scoring.vm_facts import DETAIL_ALREADY_LOCKED, EngineStatus, Health, VmStatus
 from tests.unit.draws import draws
 
 # A loaded machine may take its time: what is measured here is what comes out, not how fast.

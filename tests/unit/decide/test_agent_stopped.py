@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from scoring.observation import (
-    EngineStatus,
-)
 from scoring.vm.state import StateName
+from scoring.vm_facts import EngineStatus
 from tests.unit.builders import (
     DIED,
     DOWN,

@@ -8,18 +8,11 @@ from typing import Any
 
 import pytest
 
-from scoring.decision import (
-    CancelMigration,
-    Code,
-    MigrateVm,
-)
-from scoring.observation import (
-    EngineStatus,
-    MigrationCancelled,
-    VmMigrationEnded,
-)
+from scoring.decision import CancelMigration, Code, MigrateVm
+from scoring.observation import MigrationCancelled, VmMigrationEnded
 from scoring.rules import MIGRATION_EXTRA_S
 from scoring.vm.state import StateName
+from scoring.vm_facts import EngineStatus
 from tests.unit.builders import (
     DOWN,
     LEAVING,

@@ -7,16 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from scoring.decision import (
-    Code,
-    PowerOffVm,
-    ShutDownVm,
-)
-from scoring.observation import (
-    DETAIL_MIGRATION_SOURCE,
-    EngineStatus,
-)
+from scoring.decision import Code, PowerOffVm, ShutDownVm
 from scoring.vm.state import StateName
+from scoring.vm_facts import DETAIL_MIGRATION_SOURCE, EngineStatus
 from tests.unit.builders import (
     BOOTING,
     DIED,

@@ -9,13 +9,9 @@ import pytest
 
 from scoring.decide import Decision
 from scoring.decision import Code, PowerOffVm, ShutDownVm
-from scoring.observation import (
-    DomainHere,
-    EngineStatus,
-    Pause,
-    VmStopEnded,
-)
+from scoring.observation import VmStopEnded
 from scoring.vm.state import StateName
+from scoring.vm_facts import DomainHere, EngineStatus, Pause
 from tests.unit.builders import (
     DOWN,
     MOMENT_S,

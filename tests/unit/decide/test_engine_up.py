@@ -7,14 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from scoring.decision import (
-    Code,
-    ShutDownVm,
-)
-from scoring.observation import (
-    EngineStatus,
-)
+from scoring.decision import Code, ShutDownVm
 from scoring.vm.state import StateName
+from scoring.vm_facts import EngineStatus
 from tests.unit.builders import (
     DIED,
     DOWN,

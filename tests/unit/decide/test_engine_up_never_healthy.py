@@ -3,14 +3,9 @@
 
 from __future__ import annotations
 
-from scoring.decision import (
-    Code,
-)
-from scoring.observation import (
-    DomainHere,
-    Pause,
-)
+from scoring.decision import Code
 from scoring.vm.state import StateName
+from scoring.vm_facts import DomainHere, Pause
 from tests.unit.builders import (
     NOW_S,
     PAUSED,

@@ -5,13 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from scoring.decision import (
-    Code,
-)
-from scoring.observation import (
-    EngineStatus,
-)
+from scoring.decision import Code
 from scoring.vm.state import StateName
+from scoring.vm_facts import EngineStatus
 from tests.unit.builders import (
     BOOTING,
     DIED,

@@ -8,15 +8,9 @@ from typing import Any
 
 import pytest
 
-from scoring.decision import (
-    Code,
-    StartVm,
-)
-from scoring.observation import (
-    Obstacle,
-    Unfit,
-)
+from scoring.decision import Code, StartVm
 from scoring.vm.state import StateName
+from scoring.vm_facts import Obstacle, Unfit
 from tests.unit.builders import (
     DOWN,
     RULES,

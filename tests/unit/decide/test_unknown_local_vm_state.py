@@ -5,15 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from scoring.decision import (
-    Code,
-)
-from scoring.observation import (
-    EngineStatus,
-    Health,
-    VmStatus,
-)
+from scoring.decision import Code
 from scoring.vm.state import StateName
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.unit.builders import (
     DOWN,
     UNKNOWN,
