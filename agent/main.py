@@ -8,6 +8,7 @@ import sys
 from typing import NoReturn
 
 from agent import verbs as table
+from broker.daemon.command_line import Parser
 from broker.daemon.exit_codes import ExitCode
 
 _EPILOG = """\
@@ -20,19 +21,21 @@ exit codes:
 """
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     from broker.config.places import default_path
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ha-agent",
         description="Keeps one virtual machine up on hosts that share storage.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        groups=table.GROUPS,
     )
     parser.add_argument("--config", default=default_path(), help="default: %(default)s")
     parser.add_argument("--status", action="store_true", help="the same as: ha-agent status")
-    parser.add_argument("--json", action="store_true", help="with --status: as JSON")
+    parser.add_argument("--json", action="store_true", help="answer in JSON")
     parser.add_argument("--watch", action="store_true", help="with --status: again and again")
+    parser.add_version()
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     table.add(verbs)
     return parser
@@ -55,7 +58,7 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
-def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, as_json: bool) -> int:
+def _run(parser: Parser, arguments: argparse.Namespace, as_json: bool) -> int:
     try:
         code = table.run(arguments, as_json)
         if code is None:

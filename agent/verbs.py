@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.setup import arguments as setup
+from broker.daemon.command_line import Parser
 
 
 def _no_options(parser: ArgumentParser) -> None:
@@ -29,10 +30,14 @@ class Verb:
     options: Callable[[ArgumentParser], None] = _no_options
 
 
-def add(verbs: argparse._SubParsersAction[ArgumentParser]) -> None:
+def add(verbs: argparse._SubParsersAction[Parser]) -> None:
     """Add all verbs, in the order of the table."""
     for verb in VERBS:
-        verb.options(verbs.add_parser(verb.name, help=verb.help))
+        parser = verbs.add_parser(verb.name, help=verb.help)
+        # After the verb too; there is one in the help already.
+        hidden = argparse.SUPPRESS
+        parser.add_argument("--config", default=hidden, help=hidden)
+        verb.options(parser)
 
 
 def run(arguments: Namespace, as_json: bool) -> int | None:
@@ -57,7 +62,7 @@ def _socket(arguments: Namespace) -> str:
 
 
 def _as_json(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", dest="json_here")
+    parser.add_argument("--json", action="store_true", dest="json_here", help="answer in JSON")
 
 
 def _below(parser: ArgumentParser, what: str, text: str | None = None) -> ArgumentParser:
@@ -89,9 +94,20 @@ def _status(arguments: Namespace, as_json: bool) -> int:
     return command.run(arguments.config, as_json, watch, _warn)
 
 
+def _check_liveliness_options(parser: ArgumentParser) -> None:
+    _as_json(parser)
+    parser.add_argument(
+        "--nagios",
+        action="store_true",
+        help="answer as a plugin of Nagios or Icinga: one line, exit code 0 to 3",
+    )
+
+
 def _check_liveliness(arguments: Namespace, as_json: bool) -> int:
     from agent.commands import liveliness
 
+    if arguments.nagios:
+        return liveliness.as_plugin(lambda: _socket(arguments))
     return liveliness.run(_socket(arguments), as_json)
 
 
@@ -99,12 +115,16 @@ def _why(arguments: Namespace, as_json: bool) -> int:
     from agent.commands import why
     from broker.config.sections import load
 
-    return why.run(load(arguments.config))
+    return why.run(load(arguments.config), as_json)
 
 
 def _events_options(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--since", metavar="TIME", help="how long ago (30m, 2h, 1d), or a time; default: all"
+        "--since",
+        metavar="TIME",
+        nargs="+",
+        help="how long ago (30m, 2h, 10 min ago), a word (yesterday, today), or a time, UTC unless"
+        " it says otherwise (21:58, 2026-11-27 21:58, 2026-11-27T21:58+01:00); default: all",
     )
     parser.add_argument("--follow", action="store_true", help="go on, until Ctrl-C")
     _as_json(parser)
@@ -113,7 +133,8 @@ def _events_options(parser: ArgumentParser) -> None:
 def _events(arguments: Namespace, as_json: bool) -> int:
     from agent.commands import events
 
-    return events.run(_socket(arguments), arguments.since, arguments.follow, as_json)
+    since = None if arguments.since is None else " ".join(arguments.since)
+    return events.run(_socket(arguments), since, arguments.follow, as_json)
 
 
 def _doctor(arguments: Namespace, as_json: bool) -> int:
@@ -139,6 +160,7 @@ def _maintenance_options(parser: ArgumentParser) -> None:
         "--release-id", action="store_true", help="with local: give the host id back, once empty"
     )
     parser.add_argument("--reason", metavar="TEXT", help="shown on every host")
+    _as_json(parser)
 
 
 def _maintenance(arguments: Namespace, as_json: bool) -> int:
@@ -151,6 +173,7 @@ def _maintenance(arguments: Namespace, as_json: bool) -> int:
         arguments.no_expiry,
         arguments.reason,
         arguments.release_id,
+        as_json,
     )
 
 
@@ -316,7 +339,20 @@ def _import_ovirt(arguments: Namespace, as_json: bool) -> int:
     )
 
 
-#: All verbs, in the order in which the help has them.
+#: The groups of the help, by what one wants to do; each verb is in one of them.
+GROUPS = (
+    ("see how it is", ("status", "why", "events", "check-liveliness", "doctor")),
+    ("act on the VM", ("vm", "migrate", "maintenance")),
+    ("set up", ("init", "join", "leave", "import-ovirt")),
+    ("try it out", ("config", "fence", "notify", "score")),
+    (
+        "repair, and look into files",
+        ("clean-metadata", "reinitialize-lockspace", "whiteboard", "replay"),
+    ),
+    ("for the units of systemd", ("run", "host-shutdown")),
+)
+
+#: All verbs.
 VERBS = (
     Verb("run", "run the agent (the service does this)", _run),
     Verb("status", "the cluster as this host sees it", _status, _status_options),
@@ -324,7 +360,7 @@ VERBS = (
         "check-liveliness",
         "is the VM healthy? exit code 0: yes, 14: up only, 6: down, 15: ?",
         _check_liveliness,
-        _as_json,
+        _check_liveliness_options,
     ),
     Verb("maintenance", "set or end a maintenance mode", _maintenance, _maintenance_options),
     Verb("notify", "try the notifications", _notify, _notify_options),
@@ -335,7 +371,7 @@ VERBS = (
         "empty this host because it shuts down (its unit does this)",
         _host_shutdown,
     ),
-    Verb("why", "why the VM is where it is, and what would change that", _why),
+    Verb("why", "why the VM is where it is, and what would change that", _why, _as_json),
     Verb("events", "what happened, as this host saw it", _events, _events_options),
     Verb("replay", "run the decisions of a journal again and compare", _replay, _replay_options),
     Verb("score", "what score given samples would make, and why", _score, _score_options),

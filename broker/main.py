@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import faulthandler
@@ -27,6 +26,7 @@ from broker.config.reload import needs_restart, refusal
 from broker.config.secrets import load_api_token, load_cluster_key
 from broker.config.sections import Config, ConfigError, load, system_uuid
 from broker.daemon import service_manager
+from broker.daemon.command_line import Parser
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.kernel_boot import boot_id
 from broker.events.kept import KeptEvents
@@ -242,11 +242,12 @@ async def _live(broker: Broker, front: FrontProcess, stop: asyncio.Event) -> Non
             task.cancel()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="ha-broker", description="Samples this host and lives on the shared whiteboard."
     )
     parser.add_argument("--config", default=default_path(), help="default: %(default)s")
+    parser.add_version()
     return parser
 
 

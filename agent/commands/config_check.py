@@ -12,6 +12,7 @@ from pathlib import Path
 from agent.fence.devices import fence_device
 from agent.fence.ipmi import password_problem
 from agent.fence.program import find_agent
+from agent.terminal.columns import say
 from agent.vm.definition import DefinitionError, load_definition
 from agent.vm.one_host import found_in
 from broker.config.certificate import tls_context
@@ -43,7 +44,7 @@ def run(path: str, as_json: bool) -> int:
         print(json.dumps({"version": 1, "file": path, "checks": found}, indent=2))
     else:
         for check in made:
-            print(f"{check.verdict:<8} {check.name:<10} {check.text}")
+            say(f"{check.verdict:<8} {check.name:<10} {check.text}", 20)
     failed = any(check.verdict == "fail" for check in made)
     return ExitCode.CONFIG if failed else ExitCode.OK
 

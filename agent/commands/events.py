@@ -7,13 +7,12 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import msgspec
 
-from agent.commands.maintenance import duration_s
 from agent.status.command import wants_colour
-from agent.terminal.errors import CommandError
+from agent.terminal.times import moment
 from broker.client.ask import BrokerDown, ask
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import Event, EventList
@@ -29,7 +28,7 @@ _COLOURS = {"critical": "1;31", "warning": "33"}
 def run(socket_path: str, since: str | None, follow: bool, as_json: bool) -> int:
     """Print the events, oldest first. Raises as `ask` does where the first answer does not come,
     and CommandError where `since` is no time."""
-    not_before = "" if since is None else _since(since)
+    not_before = "" if since is None else _not_before(since)
     found = ask(socket_path, "GET", "/v1/events", EventList)
     events = [event for event in found.events if event.time >= not_before]
     if as_json and not follow:
@@ -74,7 +73,7 @@ def _print(events: Iterable[Event], as_json: bool) -> None:
 
 
 def as_line(event: Event, colour: bool = False) -> str:
-    """Time (UTC), severity unless it is information, host, kind, and a sentence."""
+    """Time with its zone, severity unless it is information, host, kind, and a sentence."""
     text = event.text
     facts = event.facts
     if event.kind == "state-transition":
@@ -83,24 +82,14 @@ def as_line(event: Event, colour: bool = False) -> str:
             text += f" because {facts['reason']}"
     severity = "" if event.severity == "info" else event.severity.upper()
     line = (
-        f"{event.time[:10]} {event.time[11:19]}  {severity:8}  {event.host}  {event.kind}: {text}"
+        f"{event.time[:10]} {event.time[11:19]} UTC  {severity:8}  {event.host}  {event.kind}:"
+        f" {text}"
     )
     kind = _COLOURS.get(event.severity)
     return f"\x1b[{kind}m{line}\x1b[0m" if colour and kind else line
 
 
-def _since(text: str) -> str:
+def _not_before(since: str) -> str:
     """The beginning, in the form of an event's time."""
-    try:
-        at = datetime.fromisoformat(text)
-        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    except ValueError:
-        try:
-            at = datetime.now(UTC) - timedelta(seconds=duration_s(text, "--since"))
-        except (CommandError, OverflowError):
-            raise CommandError(
-                ExitCode.USAGE,
-                f"--since {text!r}: give how long ago (30m, 2h, 1d) or a time (UTC unless it "
-                "says otherwise), such as 2027-01-15T08:00",
-            ) from None
+    at = moment(since, datetime.now(UTC))
     return at.strftime("%Y-%m-%dT%H:%M:%S") + f".{at.microsecond // 1000:03d}Z"

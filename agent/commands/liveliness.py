@@ -8,10 +8,13 @@ check is made.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from enum import IntEnum
 
 from agent.status.command import code_of
-from agent.status.text import engine_line
-from broker.client.ask import ask
+from agent.status.text import engine_line, is_booting, what_is_wrong
+from broker.client.ask import BrokerDown, BrokerRefused, ask
+from broker.config.sections import ConfigError
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import Status
 
@@ -37,3 +40,52 @@ def run(socket: str, as_json: bool) -> int:
     if not engine.healthy:
         return ExitCode.ENGINE_SICK
     return ExitCode.ENGINE_UNKNOWN if engine.reached is False else ExitCode.OK
+
+
+class Plugin(IntEnum):
+    """The exit codes of a plugin of Nagios, which Icinga and others take too
+    (https://www.monitoring-plugins.org/doc/guidelines.html)."""
+
+    OK = 0
+    WARNING = 1
+    CRITICAL = 2
+    UNKNOWN = 3
+
+
+def as_plugin(socket: Callable[[], str]) -> int:
+    """Print one line as a plugin of Nagios does, and return its exit code, never another one.
+
+    CRITICAL: the VM is down, ill, or not reached from outside. WARNING: it boots, or it is well
+    and something else is wrong, such as no standby. UNKNOWN: it is not known whether it is up or
+    healthy, or no broker answers here. `socket`: finds the broker's socket; may raise ConfigError.
+    """
+    try:
+        status = ask(socket(), "GET", "/v1/status", Status)
+    except (ConfigError, BrokerDown, BrokerRefused) as error:
+        return _say(Plugin.UNKNOWN, str(error))
+    live = sum(host.liveness == "live" for host in status.hosts.values())
+    figures = f"hosts_live={live} hosts={len(status.hosts)}"
+    if status.engine.for_s is not None:
+        figures += f" since={status.engine.for_s:.0f}s"
+    verdict, text = _verdict(status), engine_line(status)
+    if wrong := what_is_wrong(status):
+        text += f"; wrong: {'; '.join(wrong)}"
+    return _say(verdict, text, figures)
+
+
+def _verdict(status: Status) -> Plugin:
+    engine = status.engine
+    if engine.up is None or (engine.up and engine.healthy is None):
+        return Plugin.UNKNOWN
+    if engine.up and is_booting(status):
+        return Plugin.WARNING
+    if not engine.up or not engine.healthy or engine.reached is False:
+        return Plugin.CRITICAL
+    return Plugin.WARNING if what_is_wrong(status) else Plugin.OK
+
+
+def _say(verdict: Plugin, text: str, figures: str = "") -> int:
+    """One line; a bar would begin the figures."""
+    line = f"{verdict.name} - {text}".replace("|", "/").replace("\n", " ")
+    print(f"{line} | {figures}" if figures else line)
+    return verdict

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
-import re
+import json
 import time
+from datetime import UTC, datetime, timedelta
 
+from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
+from agent.terminal.times import duration_s, shown
 from broker.client.ask import BrokerDown, BrokerRefused, ask
 from broker.daemon.exit_codes import ExitCode
-from broker.wire.limits import LASTS_MAX_S, REASON_CHARS_MAX
+from broker.wire.limits import REASON_CHARS_MAX
 from broker.wire.status import Maintenance, Status
 
 #: A working day: the default end, since a mode without one may be forgotten.
@@ -20,21 +23,6 @@ DRAIN_PATIENCE_S = 5.0
 DRAIN_LOOK_S = 0.25
 #: Reasons of the agent that end the watch: the VM stays, at least for now.
 _STAYS = frozenset({"drain-stuck", "drain-waiting", "move-impossible", "global-maintenance"})
-_UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
-_DURATION = re.compile(r"([0-9]{1,9})(s|min|m|h|d)")
-
-
-def duration_s(text: str, option: str = "--for") -> int:
-    """Seconds of `90s`, `30m`, `2h`, `1d` or several of them together; CommandError."""
-    parts = _DURATION.findall(text)
-    seconds = sum(int(number) * _UNITS_S[unit] for number, unit in parts)
-    if "".join(number + unit for number, unit in parts) != text or not 0 < seconds <= LASTS_MAX_S:
-        raise CommandError(
-            ExitCode.USAGE,
-            f"{option} {text!r}: give a time with its unit, such as 90s, 30m, 2h, 1d or 1h30m,"
-            " at most ten years",
-        )
-    return seconds
 
 
 def run(
@@ -44,6 +32,7 @@ def run(
     no_expiry: bool,
     reason: str | None,
     release_id: bool = False,
+    as_json: bool = False,
 ) -> int:
     """Set a mode, or end both; setting one leaves the other as it is. Raises as `ask` does."""
     if release_id and mode != "local":
@@ -53,8 +42,7 @@ def run(
             raise CommandError(ExitCode.USAGE, "maintenance none takes no --for and no --reason")
         ask(socket_path, "PUT", "/v1/maintenance/local", Maintenance, Maintenance(False))
         ask(socket_path, "PUT", "/v1/maintenance/global", Maintenance, Maintenance(False))
-        print("no maintenance: neither global nor local on this host")
-        return ExitCode.OK
+        return _show(mode, ["no maintenance: neither global nor local on this host"], as_json)
     if lasts is not None and no_expiry:
         raise CommandError(ExitCode.USAGE, "--for and --no-expiry exclude each other")
     if reason is not None and len(reason) > REASON_CHARS_MAX:
@@ -66,21 +54,33 @@ def run(
         "global": "nothing starts, stops or moves on any host",
         "local": "this host does not start the VM and is drained",
     }
-    print(f"{mode} maintenance is set: {what[mode]}")
+    lines = [f"{mode} maintenance is set: {what[mode]}"]
     if mode == "local" and (said := drained(socket_path)):
-        print(said)
+        lines.append(said)
     if release_id:
-        print(
+        lines.append(
             "its host id is given back once it is empty; the status then says LOCKSPACE: given"
             " back. Stop both daemons before the storage is unmounted"
         )
     if for_s is None:
-        print("it has no end; end it with: ha-agent maintenance none")
+        lines.append("it has no end; end it with: ha-agent maintenance none")
     else:
-        end = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time.time() + for_s))
-        print(f"it ends by itself at {end}, or with: ha-agent maintenance none")
+        end = shown(datetime.now(UTC) + timedelta(seconds=for_s))
+        lines.append(f"it ends by itself at {end}, or with: ha-agent maintenance none")
         if lasts is None:
-            print(f"no end was given, {DEFAULT_FOR} was taken; say it by --for TIME or --no-expiry")
+            lines.append(
+                f"no end was given, {DEFAULT_FOR} was taken; say it by --for TIME or --no-expiry"
+            )
+    return _show(mode, lines, as_json, for_s)
+
+
+def _show(mode: str, lines: list[str], as_json: bool, for_s: int | None = None) -> int:
+    """Print the sentences, or all of it in JSON."""
+    if as_json:
+        print(json.dumps({"version": 1, "mode": mode, "for_s": for_s, "sentences": lines}))
+    else:
+        for line in lines:
+            say(line, 2)
     return ExitCode.OK
 
 

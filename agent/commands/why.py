@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import json
+
 from agent.status.command import code_of
 from agent.status.sentences import cannot, if_it_dies, is_cut_off, last_word, outside, switched_off
+from agent.terminal.columns import say
 from broker.client.ask import ask
 from broker.config.sections import Config
 from broker.wire.status import HostStatus, Status
@@ -12,10 +15,17 @@ from scoring.rules import Rules
 from scoring.timing import Timing
 
 
-def run(config: Config) -> int:
+def run(config: Config, as_json: bool = False) -> int:
     """Print the sentences; the exit code is that of the status. Raises as `ask` does."""
     status = ask(config.daemon.socket, "GET", "/v1/status", Status)
-    print("\n".join(explain(status, config.rules(0))))
+    sentences = explain(status, config.rules(0))
+    if as_json:
+        reasons = [{"code": each.code, "text": each.text} for each in status.reasons]
+        answer = {"up": status.engine.up, "host": status.engine.hostname, "reasons": reasons}
+        print(json.dumps({"version": 1, **answer, "sentences": sentences}, ensure_ascii=False))
+    else:
+        for sentence in sentences:
+            say(sentence, 2)
     return code_of(status.engine.up)
 
 

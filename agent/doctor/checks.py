@@ -29,6 +29,7 @@ from agent.doctor.host import (
 )
 from agent.doctor.peers import agreement, daemons, heartbeat_ports, libvirt_peers
 from agent.doctor.vm import libvirt_guests_found, vm_domain
+from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
 from broker.config.sections import Config, ConfigError, load
 from broker.daemon.exit_codes import ExitCode
@@ -53,9 +54,9 @@ def run(path: str, as_json: bool) -> int:
     for finding in check(path):
         findings.append(finding)
         if not as_json:
-            print(f"{finding.verdict:<5} {finding.name:<14} {finding.text}", flush=True)
+            say(f"{finding.verdict:<5} {finding.name:<14} {finding.text}", 21)
             if finding.fix:
-                print(f"{'':<20} -> {finding.fix}", flush=True)
+                say(f"{'':<20} -> {finding.fix}", 24)
     failed = sum(finding.verdict == "fail" for finding in findings)
     warned = sum(finding.verdict == "warn" for finding in findings)
     if as_json:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from agent.status.sentences import duration, host_shutdown, if_it_dies, mode, outside
 from agent.status.troubles import troubles
-from agent.terminal.columns import table
+from agent.terminal.columns import table, wrapped
 
 if TYPE_CHECKING:
     from broker.wire.status import HostStatus, Status
@@ -23,9 +23,37 @@ _BOLD, _DIM, _RED, _GREEN, _YELLOW = "1", "2", "31", "32", "33"
 
 
 def as_text(status: Status, width: int | None = None, colour: bool = False) -> str:
-    """The text. `width`: columns of the terminal, to which the table is cut; None: no cut."""
-    lines = [_coloured(engine_line(status), _engine_colour(status), colour)]
-    lines += [_coloured(line, _YELLOW, colour) for line in _modes(status)]
+    """The text. `width`: columns of the terminal, within which lines go on below, between two
+    words; None: every line is whole."""
+    lines = [(engine_line(status), _engine_colour(status))]
+    lines += [(line, _YELLOW) for line in _modes(status)]
+    if wrong := what_is_wrong(status):
+        lines.append((f"wrong: {len(wrong)} thing{'s' if len(wrong) > 1 else ''}:", ""))
+        lines += [(f"  {line}", _YELLOW) for line in wrong]
+    else:
+        lines.append(("nothing is wrong", ""))
+    if seen := outside(status):
+        lines.append((f"reached from outside: {seen}", ""))
+    lines += [(f"next: {line}", "") for line in _next(status)]
+    lines.append(("", ""))
+    rows = table([_HEAD, *(_row(status, host) for host in status.hosts.values())])
+    kinds = [_BOLD, *(_row_colour(status, host) for host in status.hosts.values())]
+    why = rows[0].index(_HEAD[-1])
+    text = [
+        _coloured(part, kind, colour)
+        for line, kind in lines
+        for part in wrapped(line, width, 4 if line.startswith(" ") else 2)
+    ]
+    for row, kind in zip(rows, kinds, strict=True):
+        text += [_coloured(part, kind, colour) for part in wrapped(row, width, why)]
+    if status.reasons:
+        said = "this host: " + "; ".join(reason.text for reason in status.reasons)
+        text += ["", *wrapped(said, width, 2)]
+    return "\n".join(text)
+
+
+def what_is_wrong(status: Status) -> list[str]:
+    """A line for each thing that a person should look at, the most urgent first."""
     wrong = troubles(status)
     if status.engine.up is None:
         # A cause on this host itself comes first.
@@ -33,26 +61,9 @@ def as_text(status: Status, width: int | None = None, colour: bool = False) -> s
         wrong.insert(place, "whether the VM is up is not known (ha-agent why)")
     elif not status.engine.up and status.global_maintenance is False:
         wrong.insert(0, "the VM is down (ha-agent why)")
-    elif status.engine.up and status.engine.healthy is False and not _boots(status):
+    elif status.engine.up and status.engine.healthy is False and not is_booting(status):
         wrong.insert(0, "the VM is not healthy: look at the guest (ha-agent vm console)")
-    if wrong:
-        lines.append(f"wrong: {len(wrong)} thing{'s' if len(wrong) > 1 else ''}:")
-        lines += [_coloured(f"  {line}", _YELLOW, colour) for line in wrong]
-    else:
-        lines.append("nothing is wrong")
-    if seen := outside(status):
-        lines.append(f"reached from outside: {seen}")
-    lines += [f"next: {line}" for line in _next(status)]
-    lines.append("")
-    rows = table([_HEAD, *(_row(status, host) for host in status.hosts.values())])
-    kinds = [_BOLD, *(_row_colour(status, host) for host in status.hosts.values())]
-    lines += [
-        _coloured(_cut(row, width), kind, colour) for row, kind in zip(rows, kinds, strict=True)
-    ]
-    if status.reasons:
-        lines.append("")
-        lines.append("this host: " + "; ".join(reason.text for reason in status.reasons))
-    return "\n".join(lines)
+    return wrong
 
 
 def engine_line(status: Status) -> str:
@@ -73,7 +84,7 @@ def engine_line(status: Status) -> str:
         return f"{status.cluster}: the engine is up, but NOT REACHED from outside, {where},{since}"
     if engine.healthy:
         return f"{status.cluster}: the engine is up and healthy {where},{since}".rstrip(",")
-    if _boots(status):
+    if is_booting(status):
         return f"{status.cluster}: the engine is up and boots {where},{since}".rstrip(",")
     if engine.healthy is None:
         return (
@@ -87,7 +98,7 @@ def engine_line(status: Status) -> str:
     return f"{status.cluster}: the engine is up, not healthy{unwell}, {where},{since}".rstrip(",")
 
 
-def _boots(status: Status) -> bool:
+def is_booting(status: Status) -> bool:
     """Whether the engine was started and has not been healthy yet."""
     owner = next((one for one in status.hosts.values() if one.host_id == status.engine.host), None)
     return owner is not None and owner.state == "EngineStarting"
@@ -212,7 +223,3 @@ def _engine_colour(status: Status) -> str:
 
 def _coloured(text: str, kind: str, wanted: bool) -> str:
     return f"\x1b[{kind}m{text}\x1b[0m" if wanted and kind else text
-
-
-def _cut(row: str, width: int | None) -> str:
-    return row if width is None or len(row) <= width else row[: max(width - 1, 0)] + "…"

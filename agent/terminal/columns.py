@@ -3,7 +3,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import textwrap
 from collections.abc import Sequence
+
+#: A column that is narrower than this is of no use for words.
+COLUMN_MIN = 16
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
@@ -13,3 +19,20 @@ def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def wrapped(line: str, width: int | None, indent: int) -> list[str]:
+    """A line in parts of at most `width` columns, broken between words; later parts begin after
+    `indent` columns, or fewer where too few would be left. `width` None: the line as it is."""
+    if width is None or len(line) <= width:
+        return [line]
+    hanging = indent if width - indent >= COLUMN_MIN else min(4, width // 4)
+    return textwrap.wrap(
+        line, max(width, 1), subsequent_indent=" " * hanging, break_on_hyphens=False
+    )
+
+
+def say(line: str, indent: int = 0) -> None:
+    """Print a line; on a terminal it goes on below, after `indent` columns, between two words."""
+    width = os.get_terminal_size(1).columns if sys.stdout.isatty() else None
+    print("\n".join(wrapped(line, width, indent)), flush=True)

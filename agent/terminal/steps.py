@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from agent.terminal.columns import say
 from agent.terminal.progress import progress
 
 
@@ -64,7 +65,7 @@ def do_steps(steps: Sequence[Step], dry_run: bool, is_quiet: bool) -> list[Done]
 
 def print_line(done: Done) -> None:
     """Print one result for people."""
-    print(f"{done.verdict:<8} {done.name}: {done.text}", flush=True)
+    say(f"{done.verdict:<8} {done.name}: {done.text}", 9)
 
 
 def print_json(done: Sequence[Done]) -> None:

@@ -19,6 +19,10 @@ class BrokerDown(Exception):
     @classmethod
     def because(cls, path: str, error: Exception) -> BrokerDown:
         """A BrokerDown for the error of an attempt."""
+        if isinstance(error, PermissionError):
+            return cls(
+                f"{path}: this user may not ask the broker; run as root, by sudo for example"
+            )
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return cls(
             f"no answer on {path}: {why}; is ha-broker running? (systemctl status ha-broker)"

@@ -23,7 +23,7 @@ from broker.config import addresses
 from broker.config.fence_relations import PORTS, TYPES, check_devices
 from broker.config.notify_relations import check_notify
 from broker.config.patterns import ALL
-from broker.config.places import DEFAULT_SOCKET, PATH_VARIABLE
+from broker.config.places import DEFAULT_SOCKET
 from broker.daemon.bounded_search import finder
 from broker.wire.kinds import Kind
 from scoring.rules import Rules, Weights
@@ -521,11 +521,11 @@ def load(path: str) -> Config:
         data = tomllib.loads(Path(path).read_bytes().decode())
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: no such file; write one (docs/configuration.md has every key) "
-            f"or set {PATH_VARIABLE}"
+            f"{path}: no such file: this host is not set up; ha-agent init makes a new cluster,"
+            " ha-agent join makes this host a member of one"
         ) from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}; check its mode") from None
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; run as root") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from None
     try:

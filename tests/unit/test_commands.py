@@ -8,11 +8,15 @@ import json
 import os
 import subprocess
 import sys
+from argparse import ArgumentParser, _SubParsersAction
 from pathlib import Path
 
 import pytest
 
+from agent.verbs import GROUPS, VERBS
+from broker.client.ask import BrokerDown
 from broker.daemon.exit_codes import ExitCode
+from broker.daemon.version import VERSION
 from tests.unit import commands
 
 BIN = Path(sys.executable).parent
@@ -117,12 +121,93 @@ def test_status_that_is_not_configured_has_another_code(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["error"]["code"] == "not-configured"
 
 
-@pytest.mark.parametrize("arguments", [["maintenance"], ["maintenance", "loca"], ["statsu"]])
-def test_usage_errors(arguments: list[str], site: Path) -> None:
-    result = run("ha-agent", *arguments, config=site)
-    assert result.returncode == ExitCode.USAGE
-    assert "usage:" in result.stderr
-    assert "Traceback" not in result.stderr
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("maintenance", "ha-agent maintenance: the following arguments are required: mode"),
+        ("maintenance loca", "ha-agent maintenance: no word 'loca' here; did you mean local?"),
+        ("statsu", "ha-agent: no word 'statsu' here; did you mean status?"),
+        ("maint", "ha-agent: no word 'maint' here; did you mean maintenance?"),
+        ("xyzzy", "ha-agent: no word 'xyzzy' here; there are: run, status"),
+        ("status --jsn", "ha-agent status: no option '--jsn'; did you mean --json?"),
+        ("status --js", "ha-agent status: no option '--js'; did you mean --json?"),
+        ("--conf=/x status", "ha-agent status: no option '--conf'; did you mean --config?"),
+        ("events --sinc 2h", "ha-agent events: no option '--sinc'; did you mean --since?"),
+        ("score a b", "ha-agent score: takes no 'b'"),
+        ("fence tets all", "ha-agent fence: no word 'tets' here; did you mean test?"),
+        ("fence test --qq all", "ha-agent fence test: no option '--qq'; see: ha-agent fence test"),
+    ],
+)
+def test_a_usage_error_is_a_line_that_says_what_was_meant(
+    typed: str, said: str, site: Path
+) -> None:
+    result = run("ha-agent", *typed.split(), config=site)
+    refused(result, ExitCode.USAGE, said, "--help")
+    assert result.stdout == ""
+
+
+def test_a_usage_error_is_json_where_json_is_asked_for(site: Path) -> None:
+    result = run("ha-agent", "statsu", "--json", config=site)
+    answer = json.loads(result.stdout)
+    assert (result.returncode, answer["version"]) == (ExitCode.USAGE, 1)
+    assert answer["error"]["code"] == "usage" and "status" in answer["error"]["message"]
+
+
+def test_an_unconfigured_host_is_shown_the_way_in(tmp_path: Path) -> None:
+    for verb in ("status", "why", "events", "doctor", "migrate"):
+        done = run("ha-agent", verb, config=tmp_path / "gone.toml")
+        said = done.stdout + done.stderr
+        assert done.returncode in (ExitCode.CONFIG, ExitCode.FAILED), said
+        assert "not set up" in said and "ha-agent init" in said and "ha-agent join" in said
+
+
+def test_who_may_not_ask_the_broker_is_told_to_be_root_in_a_sentence(tmp_path: Path) -> None:
+    down = BrokerDown.because("/run/x.sock", PermissionError(13, "Permission denied"))
+    assert str(down) == (
+        "/run/x.sock: this user may not ask the broker; run as root, by sudo for example"
+    )
+
+
+@pytest.mark.parametrize("program", ["ha-agent", "ha-broker"])
+def test_both_programs_say_their_version(program: str) -> None:
+    result = run(program, "--version")
+    assert (result.returncode, result.stdout) == (0, f"{program} {VERSION}\n")
+
+
+@pytest.mark.parametrize("arguments", [["--config", "X", "status"], ["status", "--config", "X"]])
+def test_the_configuration_may_stand_before_the_verb_or_behind_it(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    gone = str(tmp_path / "gone.toml")
+    result = run("ha-agent", *(gone if word == "X" else word for word in arguments))
+    refused(result, ExitCode.CONFIG, gone)
+
+
+def test_the_help_has_each_verb_once_under_what_one_wants_to_do() -> None:
+    grouped = [name for _, names in GROUPS for name in names]
+    assert sorted(grouped) == sorted(verb.name for verb in VERBS)
+    said = run("ha-agent", "--help").stdout
+    for title, names in GROUPS:
+        assert f"\n{title}:\n" in said
+        for name in names:
+            assert said.count(f"\n  {name}") == 1, name
+
+
+def test_every_verb_that_a_script_may_read_answers_in_json() -> None:
+    """`vm console` is a terminal, `run` a daemon, `host-shutdown` a unit's."""
+    for verb in VERBS:
+        if verb.name not in ("run", "host-shutdown"):
+            parser = ArgumentParser()
+            verb.options(parser)
+            assert all("--json" in each for each in leaves(parser)), verb.name
+
+
+def leaves(parser: ArgumentParser) -> list[str]:
+    """The help of the deepest subcommands."""
+    below = [a for a in parser._actions if isinstance(a, _SubParsersAction)]
+    if not below:
+        return [parser.format_help()]
+    return [text for action in below for sub in action.choices.values() for text in leaves(sub)]
 
 
 def test_a_dump_of_a_fresh_volume(site: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.commands.events import _since, as_line
+from agent.commands.events import as_line
 from broker.broker import Broker
 from broker.daemon.exit_codes import ExitCode
 from broker.events.notice import Notice
@@ -276,7 +276,7 @@ def test_the_command_prints_what_happened_and_goes_on(tmp_path: Path) -> None:
         as_json, _ = await asyncio.to_thread(command(tmp_path, "--json").communicate)
         assert msgspec.json.decode(as_json, type=EventList).last == broker.events.after(0).last
 
-        following = command(tmp_path, "--follow", "--json", "--since", "2099-01-01")
+        following = command(tmp_path, "--follow", "--json", "--since", "now")
         assert following.stdout is not None
         await until_asked(broker)
         broker.refuse_config("x.toml: no")
@@ -295,7 +295,9 @@ async def until_asked(broker: Broker) -> None:
         await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("since", ["yesterday", "-5", "1w", "999999999999d", "2027-13-01"])
+@pytest.mark.parametrize(
+    "since", ["tomorrow", "-5", "1y", "999999999999d", "2027-13-01", "9999-01-01"]
+)
 def test_a_beginning_that_is_no_time_is_refused_in_a_line(tmp_path: Path, since: str) -> None:
     make_broker_config(tmp_path)
     done = commands.run("ha-agent", "--config", tmp_path / "1.toml", "events", f"--since={since}")
@@ -310,19 +312,7 @@ def make_broker_config(tmp_path: Path) -> None:
     asyncio.run(make())
 
 
-@pytest.mark.parametrize(
-    ("given", "begins"),
-    [
-        ("2027-01-15", "2027-01-15T00:00:00.000Z"),
-        ("2027-01-15T10:00+02:00", "2027-01-15T08:00:00.000Z"),
-        ("2027-01-15T08:00:00.250Z", "2027-01-15T08:00:00.250Z"),
-    ],
-)
-def test_a_beginning_is_utc_unless_it_says_otherwise(given: str, begins: str) -> None:
-    assert _since(given) == begins
-
-
 def test_a_line_for_the_terminal() -> None:
     made = Event(1, "2027-01-15T08:00:00.250Z", "peer-silent", "critical", "host2", 2, "a", {})
-    assert as_line(made) == "2027-01-15 08:00:00  CRITICAL  host2  peer-silent: a"
+    assert as_line(made) == "2027-01-15 08:00:00 UTC  CRITICAL  host2  peer-silent: a"
     assert as_line(made, colour=True).startswith("\x1b[1;31m2027")

@@ -89,7 +89,7 @@ def test_every_option_and_verb_of_the_help_is_in_the_man_page(program: str, page
     said = commands.run(program, "--help").stdout
     for option in re.findall(r"--[a-z-]+", said):
         assert option in page, option
-    for verb in re.findall(r"^    ([a-z-]+) ", said, re.MULTILINE):
+    for verb in re.findall(r"^  ([a-z][a-z-]+)(?: |$)", said, re.MULTILINE):
         assert f".SS {verb}\n" in page, verb
         own = commands.run(program, verb, "--help").stdout
         for option in re.findall(r"--[a-z-]+", own):

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.commands.maintenance import duration_s
 from agent.status.sentences import duration
 from agent.status.text import as_text
 from agent.terminal.errors import CommandError
+from agent.terminal.times import duration_s
 from broker.broker import Broker, Given
 from broker.config.sections import load
 from broker.maintenance import kept as local_mode
@@ -103,15 +103,21 @@ def test_damage_makes_a_mode_longer_never_shorter() -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90), ("30m", 1800), ("30min", 1800), ("2h", 7200), ("1d", 86_400), ("1h30m", 5400)],
+    [
+        ("90s", 90),
+        ("30m", 1800),
+        ("30min", 1800),
+        ("2h", 7200),
+        ("1d", 86_400),
+        ("1h30m", 5400),
+        ("2 h", 7200),
+    ],
 )
 def test_durations(text: str, seconds: int) -> None:
     assert duration_s(text) == seconds
 
 
-@pytest.mark.parametrize(
-    "text", ["", "5", "h", "-1h", "1.5h", "2 h", "0s", "2x", "9999999d", "1h5", "٣h"]
-)
+@pytest.mark.parametrize("text", ["", "5", "h", "-1h", "1.5h", "0s", "2x", "9999999d", "1h5", "٣h"])
 def test_what_is_no_duration_is_told_how_to_write_one(text: str) -> None:
     with pytest.raises(CommandError, match="30m, 2h, 1d"):
         duration_s(text)

@@ -140,13 +140,26 @@ def test_of_a_move_it_is_told_when_it_is_over_at_the_latest() -> None:
     assert "next: host2 is about to migrate 3" in lines(status(WELL[0], earlier))
 
 
-def test_the_table_is_cut_at_the_terminals_width_and_nowhere_else() -> None:
+@pytest.mark.parametrize("width", [40, 60, 80, 132])
+def test_nothing_is_cut_at_the_terminals_width_and_no_word_is_broken(width: int) -> None:
+    causes = "br-vlan20 is not on this host: no such device, and the disk /images/vm.qcow2 is gone"
+    unable = PenaltyOnWire("cannot-start", 3400, causes)
+    silent = WitnessStatus(12.0, "unanswered", None, 11.0, "", {}, None, "fail", 1)
+    shown = status(
+        WELL[0],
+        host(2, score=0, penalties=(unable,)),
+        host(3, liveness="silent", witnesses=silent),
+        reasons=(ReasonOnWire("a", "the VM is up and healthy here, as it was a while ago"),),
+    )
+    whole, fitted = as_text(shown), as_text(shown, width)
+    assert max(map(len, fitted.splitlines())) <= width
+    assert fitted.split() == whole.split(), "every word, in its order"
+
+
+def test_a_name_that_is_wider_than_the_terminal_is_whole_all_the_same() -> None:
     long = host(2, hostname="h" * 60)
-    whole, cut = as_text(status(WELL[0], long)), as_text(status(WELL[0], long), width=40)
-    assert "h" * 60 in whole
-    table = cut.split("\n\n")[1].splitlines()
-    assert max(map(len, table)) == 40
-    assert table[2].endswith("…")
+    fitted = as_text(status(WELL[0], long), width=40)
+    assert "h" * 60 in fitted.replace("\n", "").replace(" ", "")
 
 
 def test_colours_change_nothing_but_the_colour() -> None:
@@ -417,6 +430,80 @@ def test_liveliness_is_a_line_and_an_exit_code(
         "host": engine.hostname,
     }
     assert json.loads(as_json.stdout) == wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "begins"),
+    [
+        ({}, 0, "OK - lab: the engine is up and healthy on host1"),
+        ({"engine": BOOTS}, 2, "CRITICAL - lab: the engine is up, not healthy"),
+        ({"engine": NOWHERE}, 2, "CRITICAL - lab: the engine is DOWN"),
+        (
+            {"engine": msgspec.structs.replace(BOOTS, healthy=True, reached=False)},
+            2,
+            "CRITICAL - lab: the engine is up, but NOT REACHED",
+        ),
+        ({"engine": msgspec.structs.replace(BOOTS, up=None)}, 3, "UNKNOWN - lab: whether"),
+        ({"engine": msgspec.structs.replace(BOOTS, healthy=None)}, 3, "UNKNOWN - lab: the engine"),
+        ({"state_problem": "a | b"}, 1, "WARNING - lab: the engine is up and healthy"),
+    ],
+)
+def test_liveliness_as_a_plugin_of_nagios(
+    tmp_path: Path, changes: dict[str, object], code: int, begins: str
+) -> None:
+    config, server = answering(tmp_path, status(*WELL, **changes))
+    with subprocess.Popen(server, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as broker:
+        try:
+            assert broker.stdout is not None and broker.stdout.readline() == b"up\n"
+            done = commands.run("ha-agent", "--config", config, "check-liveliness", "--nagios")
+        finally:
+            broker.kill()
+    assert done.returncode == code
+    assert done.stdout.startswith(begins) and done.stdout.count("\n") == 1
+    text, bar, figures = done.stdout.partition(" | ")
+    assert (
+        bar
+        and "|" not in text
+        and re.fullmatch(r"hosts_live=\d+ hosts=\d+( since=\d+s)?\n", figures)
+    )
+
+
+def test_a_booting_vm_is_a_warning_of_the_plugin_and_no_broker_is_unknown(tmp_path: Path) -> None:
+    boots = status(host(1, ILL, state="EngineStarting"), host(2), engine=BOOTS)
+    config, server = answering(tmp_path, boots)
+    with subprocess.Popen(server, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as broker:
+        try:
+            assert broker.stdout is not None and broker.stdout.readline() == b"up\n"
+            command = ("ha-agent", "check-liveliness", "--nagios", "--config")
+            done = commands.run(*command, config)
+        finally:
+            broker.kill()
+    assert done.returncode == 1 and done.stdout.startswith(
+        "WARNING - lab: the engine is up and boots"
+    )
+    gone, none = commands.run(*command, config), commands.run(*command, tmp_path / "none")
+    for result in (gone, none):
+        assert result.returncode == 3 and result.stdout.startswith("UNKNOWN - ")
+
+
+def test_why_answers_in_json(tmp_path: Path) -> None:
+    config, server = answering(tmp_path, status(*WELL, reasons=(ReasonOnWire("a", "b"),)))
+    config.write_text(
+        config.read_text() + '[host]\nid = 1\n[storage]\nwhiteboard = "/s/w"\nleases = "/s/l"\n'
+    )
+    with subprocess.Popen(server, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as broker:
+        try:
+            assert broker.stdout is not None and broker.stdout.readline() == b"up\n"
+            plain, as_json = (
+                commands.run("ha-agent", "--config", config, "why", *more)
+                for more in ([], ["--json"])
+            )
+        finally:
+            broker.kill()
+    answer = json.loads(as_json.stdout)
+    assert answer["sentences"] == plain.stdout.splitlines()
+    assert (answer["version"], answer["up"], answer["host"]) == (1, True, "host1")
+    assert answer["reasons"] == [{"code": "a", "text": "b"}]
 
 
 def test_a_host_that_cannot_start_the_vm_says_so_in_the_status_and_in_why() -> None:
