@@ -18,9 +18,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from . import bmc
-from .cluster import HEALTHY_SECONDS_MAX, KILLABLE, Cluster
+from .cluster import HEALTHY_SECONDS_MAX, KILLABLE, SERVER_ORDERS, Cluster
 from .errors import EXIT_INTERRUPTED, EXIT_OK, LabError
 from .layout import DAEMONS, default_run_directory
+from .storages import kinds
 
 STORAGE_FAULTS = {
     "ok": "all is well; what hung goes on",
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--io-timeout", type=int, default=2, metavar="S", help="sanlock's, in seconds (default 2)"
     )
+    add_storage(up)
     up.add_argument("--no-bmc", action="store_true", help="no BMCs, no fence devices")
     up.add_argument(
         "--no-daemons", action="store_true", help="neither broker nor agent, only what they need"
@@ -114,8 +116,24 @@ def parser() -> argparse.ArgumentParser:
     shell = verbs.add_parser("sh", help="run a command in the host: sh HOST -- CMD...")
     shell.add_argument("host")
     shell.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
-    verbs.add_parser("demo", help="a power cut and a takeover, told as it happens")
+    server = verbs.add_parser("server", help="kill, freeze, ... a daemon of the storage")
+    server.add_argument("name", help="osd-0, mds-a, brick-1, ganesha, ...")
+    server.add_argument("what", choices=SERVER_ORDERS)
+    add_storage(verbs.add_parser("demo", help="a power cut and a takeover, told as it happens"))
     return top
+
+
+def add_storage(verb: argparse.ArgumentParser) -> None:
+    """What the hosts share."""
+    verb.add_argument(
+        "--storage", choices=kinds.KINDS, default=kinds.FUSE, help="(default %(default)s)"
+    )
+    verb.add_argument(
+        "--disk",
+        choices=kinds.DISK_FORMATS,
+        default="raw",
+        help="the format of the VM's disk (default %(default)s)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -134,6 +152,8 @@ def run(options: argparse.Namespace) -> int:
                 bmc=not options.no_bmc,
                 daemons=not options.no_daemons,
                 healthy_seconds_max=options.timeout,
+                storage=options.storage,
+                disk=options.disk,
             )
             say(f"up in {cluster.directory}")
         case "down":
@@ -183,7 +203,9 @@ def run(options: argparse.Namespace) -> int:
             # Imported late: the other verbs do without it.
             from . import demo
 
-            return demo.run(cluster, say)
+            return demo.run(cluster, say, options.storage, options.disk)
+        case "server":
+            cluster.server(options.name, options.what)
         case _:
             raise AssertionError(options.verb)
     return EXIT_OK

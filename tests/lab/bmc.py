@@ -19,6 +19,7 @@ from pathlib import Path
 from .environment import clean
 from .layout import BMC_PORT, BMC_USER, CHECKOUT, HostLayout, Layout
 from .settings import Settings
+from .storages.kinds import NETWORK
 from .supervisor import Program, order
 
 #: Fault -> what it does; N is the number that follows some of them.
@@ -51,7 +52,12 @@ on() {{
   set -- ${{line##*) }}
   [ "$1" != Z ] && [ "$1" != X ] && [ "${{20}}" = "$start" ]
 }}
-off() {{ ! on || kill -9 "$pid"; }}
+# The cables first: nothing of a dead host says goodbye.
+off() {{
+  on || return 0
+  for cable in {cables}; do ip link set "$cable" down; done
+  kill -9 "$pid"
+}}
 power() {{
   case $fault in
     says-on) echo power:1; return ;;
@@ -109,6 +115,11 @@ mc_enable 0x20
 """
 
 
+def cables(host: HostLayout, settings: Settings) -> list[str]:
+    """What the switch calls the host's cables."""
+    return [host.name, *([host.storage_cable] if settings.storage in NETWORK else [])]
+
+
 def write_files(host: HostLayout, settings: Settings) -> None:
     """What the simulator reads, and the power script."""
     host.bmc.mkdir(parents=True, exist_ok=True)
@@ -122,6 +133,7 @@ def write_files(host: HostLayout, settings: Settings) -> None:
             python=sys.executable,
             directory=host.lab.directory,
             host=host.name,
+            cables=" ".join(cables(host, settings)),
         )
     )
     script.chmod(0o700)

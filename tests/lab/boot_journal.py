@@ -31,7 +31,7 @@ class Boot:
 def read(cluster: Cluster) -> list[Boot]:
     """All boots of the engine, oldest first; AssertionError for a record that is not one."""
     boots: list[Boot] = []
-    with cluster.layout.engine_disk.open("rb") as disk:
+    with cluster.disk.open("rb") as disk:
         while data := disk.read(JOURNAL_RECORD_BYTES).rstrip(b"\0"):
             found = _RECORD.fullmatch(data.decode(errors="replace"))
             assert found is not None, f"boot {len(boots) + 1} of the guest wrote {data!r}"

@@ -47,12 +47,16 @@ from .processes import (
     start_ticks,
 )
 from .settings import Settings
+from .storages import kinds
 from .supervisor import order
 
 UP_SECONDS_MAX = 30.0
 HEALTHY_SECONDS_MAX = 120.0
 DEATH_SECONDS_MAX = 20.0
 POLL_S = 0.1
+#: Three OSDs and two MDS on two cores.
+STORAGE_SECONDS_MAX = 180.0
+SERVER_ORDERS = ("kill", "freeze", "thaw", "release")
 
 KILLABLE = (*DAEMONS, "qemu")
 
@@ -152,9 +156,12 @@ class Cluster:
         daemons: bool = True,
         healthy_seconds_max: float = HEALTHY_SECONDS_MAX,
         named: bool = True,
+        storage: str = kinds.FUSE,
+        disk: str = "raw",
     ) -> None:
         """Bring the lab up, and wait for the engine to be healthy (unless not ``daemons``).
         ``named``: the configuration says which volumes they must be.
+        ``storage``, ``disk``: see storages/kinds.py.
 
         Interrupted, it takes down what it made. Failed, it leaves it for a look at
         the logs; ``down`` removes it.
@@ -163,11 +170,13 @@ class Cluster:
             raise UsageError(f"--hosts {hosts}: must be 1 to {HOSTS_MAX}")
         if not 1 <= io_timeout_s <= 60:
             raise UsageError(f"--io-timeout {io_timeout_s}: must be 1 to 60 seconds")
-        machine.check()
+        kinds.check(storage, disk)
+        machine.install(storage)
+        machine.check(storage)
         self._check_directory()
         try:
             with self._claim():
-                self._bring_up(hosts, io_timeout_s, bmc, daemons, named)
+                self._bring_up(hosts, io_timeout_s, bmc, daemons, named, storage, disk)
                 if daemons:
                     self._say("waiting for the engine")
                     self.wait_healthy(healthy_seconds_max)
@@ -178,7 +187,14 @@ class Cluster:
             raise
 
     def _bring_up(
-        self, hosts: int, io_timeout_s: int, bmc: bool, daemons: bool, named: bool
+        self,
+        hosts: int,
+        io_timeout_s: int,
+        bmc: bool,
+        daemons: bool,
+        named: bool,
+        kind: str,
+        disk: str,
     ) -> None:
         self._say("guest image")
         image = guest.build()
@@ -192,10 +208,16 @@ class Cluster:
             bmc_password=secrets.token_hex(8),
             cluster_key=secrets.token_hex(32),
             named=named,
+            storage=kind,
+            disk=disk,
         )
         settings.save(self.layout)
-        self._say("shared storage")
-        storage.create(self.layout, io_timeout_s)
+        has_servers = kind not in (kinds.FUSE, kinds.DIR)
+        self._say(f"shared storage: {kind}")
+        for folder in (self.layout.shared, self.layout.array):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not has_servers:
+            storage.create(self.layout, settings)
         certificates.write([self.layout.host(host_id) for host_id in settings.host_ids()])
         for host_id in settings.host_ids():
             configs.write(self.layout.host(host_id), settings, image)
@@ -208,12 +230,39 @@ class Cluster:
             before_start=lambda pid: _record(self.layout.record, pid),
         )
         self._wait("the switch to take orders", self.layout.control.exists, self.layout.log)
+        if has_servers:
+            self._wait(
+                f"the {kind} storage",
+                self._storage_is_up,
+                self.directory / "servers.log",
+                STORAGE_SECONDS_MAX,
+            )
         self._say(f"power on {hosts} hosts")
         for host in self.hosts:
             self.power_on(host)
         for host in self.hosts:
             self.wait_booted(host)
         self._warm_up()
+
+    def _storage_is_up(self) -> bool:
+        """Whether the storage's servers take orders; LabError where they have ended."""
+        if self.layout.servers_control.exists():
+            return True
+        program = order(self.layout.control, "status").get("storage", {})
+        if program.get("last_exit") is not None:
+            raise LabError(f"the storage: {_last_line(self.directory / 'servers.log')}")
+        return False
+
+    @property
+    def disk(self) -> Path:
+        """The VM's disk, past all hosts and faults: as the storage's own servers see it."""
+        settings = self.settings
+        if settings.storage == kinds.FUSE:
+            return self.layout.engine_disk
+        if settings.storage not in kinds.NETWORK:
+            return self.layout.shared_disk
+        # Mounted in the switch's mount namespace.
+        return Path(f"/proc/{self._switch().pid}/root{self.layout.shared_disk}")
 
     def _warm_up(self) -> None:
         # libvirtd asks a QEMU it has not met what it can do, for a second, at its first
@@ -311,6 +360,9 @@ class Cluster:
         layout = self._host(host)
         first = self._first(layout)
         at = time.monotonic()
+        if first is not None and self._switch_or_none() is not None:
+            # The cables first: nothing of a dead host says goodbye.
+            order(self.layout.control, "pull", host=layout.name)
         if first is not None and not first.kill(DEATH_SECONDS_MAX):
             raise LabError(f"{host}: not dead after {DEATH_SECONDS_MAX:.0f} s; see ps for state D")
         return at
@@ -429,6 +481,14 @@ class Cluster:
         It stays so over a power cycle.
         """
         layout = self._host(host)
+        backend = self.settings.storage
+        if backend in kinds.NETWORK:
+            if fault not in ("ok", "hang"):
+                raise UsageError(f"{fault}: storage {backend} has only ok, hang (its cable)")
+            self._switch()
+            order(self.layout.control, "storage_cable", host=host, plugged=fault == "ok")
+        elif backend != kinds.FUSE and fault != "ok":
+            raise UsageError(f"{fault}: storage {backend} cannot be made to fail for one host")
         kind, _, seconds = fault.partition(" ")
         if kind not in storage_fault.FAULTS or (kind == "slow") != bool(seconds):
             raise UsageError(f"{fault}: not one of ok, hang, eio, slow SECONDS")
@@ -437,6 +497,15 @@ class Cluster:
         whole = layout.storage_fault.with_suffix(".new")
         whole.write_text(fault)
         whole.rename(layout.storage_fault)
+
+    def server(self, name: str, what: str) -> None:
+        """``kill``, ``freeze``, ``thaw`` or ``release`` (start again) a daemon of the storage."""
+        self._switch()
+        if what not in SERVER_ORDERS:
+            raise UsageError(f"{what}: not one of {', '.join(SERVER_ORDERS)}")
+        if not self.layout.servers_control.exists():
+            raise UsageError(f"storage {self.settings.storage} has no daemons")
+        order(self.layout.servers_control, what, program=name)
 
     def freeze(self, host: str) -> None:
         """Hang the host: all of it stands still, its power stays on.
@@ -614,6 +683,7 @@ class Cluster:
             "bmc": settings.bmc,
             "hosts": hosts,
             "engine": self._engine(switch, census),
+            "storage": settings.storage,
             "whiteboard": str(self.layout.whiteboard),
             "leases": str(self.layout.leases),
         }

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from broker.lockspace.rejoin import own_name
 from broker.vm.qemu_conf import LOCK_MANAGER_LINE, NO_DISK_LEASES_LINE
+from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR
 
 from . import certificates
 from .guest import CPU_MODEL, HEALTH_PATH, GuestImage
@@ -16,7 +17,6 @@ from .layout import (
     BMC_USER,
     CLUSTER_ID,
     DISK_EXPORT,
-    ENGINE_LEASE_OFFSET,
     GATEWAY,
     GUEST_ADDRESS,
     GUEST_MAC,
@@ -30,6 +30,7 @@ from .layout import (
     Layout,
 )
 from .settings import Settings
+from .storages.kinds import BLOCK, FUSE
 
 QEMU_CONF = """{lock_manager}
 security_driver = "none"
@@ -139,10 +140,30 @@ per-hour = 100
 fence-backoff = 0.1
 """
 
-# The disk comes over NBD because libvirt refuses to migrate a VM whose disk is a file on
-# a local file system, which all of this machine's are. And QEMU's own lock on an image
-# file, which would keep a second QEMU out and hide whether the lease does, stays with
-# the one server.
+#: On storages.kinds.FUSE. The disk comes over NBD because libvirt refuses to migrate a VM whose
+#: disk is a file on a local file system, which all of this machine's are. And QEMU's own lock on
+#: an image file, which would keep a second QEMU out and hide whether the lease does, stays with
+#: the one server.
+DISK_BEHIND_A_SERVER = """\
+    <disk type='network' device='disk'>
+      <driver name='qemu' type='raw' cache='none'/>
+      <source protocol='nbd' name='{disk_export}'>
+        <host transport='unix' socket='{lab.disk_socket}'/>
+      </source>
+      <target dev='vda' bus='virtio'/>
+      <shareable/>
+    </disk>
+"""
+
+#: On every other storage: not shareable, so that QEMU locks it.
+DISK_ON_THE_STORAGE = """\
+    <disk type='{type}' device='disk'>
+      <driver name='qemu' type='{format}' cache='none'/>
+      <source {source}='{path}'/>
+      <target dev='vda' bus='virtio'/>
+    </disk>
+"""
+
 DOMAIN = """<domain type='{accelerator}'>
   <name>{vm_name}</name>
   <uuid>{vm_uuid}</uuid>
@@ -166,15 +187,7 @@ DOMAIN = """<domain type='{accelerator}'>
       <key>engine</key>
       <target path='{lab.leases}' offset='{lease_offset}'/>
     </lease>
-    <disk type='network' device='disk'>
-      <driver name='qemu' type='raw' cache='none'/>
-      <source protocol='nbd' name='{disk_export}'>
-        <host transport='unix' socket='{lab.disk_socket}'/>
-      </source>
-      <target dev='vda' bus='virtio'/>
-      <shareable/>
-    </disk>
-    <interface type='bridge'>
+{disk}    <interface type='bridge'>
       <mac address='{mac}'/>
       <source bridge='{bridge}'/>
       <model type='virtio'/>
@@ -273,11 +286,24 @@ def domain(layout: Layout, settings: Settings, image: GuestImage) -> str:
         vm_uuid=VM_UUID,
         cpu=CPU_MODEL,
         image=image,
-        disk_export=DISK_EXPORT,
+        disk=disk(layout, settings),
         cmdline=GUEST_CMDLINE,
         lockspace=LOCKSPACE,
         lab=layout,
-        lease_offset=ENGINE_LEASE_OFFSET,
+        lease_offset=ALIGN_OF_SECTOR[BLOCK.get(settings.storage, 512)],
         mac=GUEST_MAC,
         bridge=HOST_BRIDGE,
+    )
+
+
+def disk(layout: Layout, settings: Settings) -> str:
+    """The element of the VM's disk."""
+    if settings.storage == FUSE:
+        return DISK_BEHIND_A_SERVER.format(disk_export=DISK_EXPORT, lab=layout)
+    is_block = settings.storage in BLOCK
+    return DISK_ON_THE_STORAGE.format(
+        type="block" if is_block else "file",
+        source="dev" if is_block else "file",
+        format=settings.disk,
+        path=layout.shared_disk,
     )

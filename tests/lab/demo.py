@@ -24,10 +24,10 @@ class StepFailed(Exception):
     """A step of the story did not hold."""
 
 
-def run(cluster: Cluster, say: Callable[[str], None]) -> int:
+def run(cluster: Cluster, say: Callable[[str], None], storage: str, disk: str) -> int:
     """Bring the lab up, tell the story, take the lab down; EXIT_OK only if it all held."""
     try:
-        cluster.up(3)
+        cluster.up(3, storage=storage, disk=disk)
         with EngineWatcher(cluster) as watcher:
             _story(cluster, watcher, say)
             _check(

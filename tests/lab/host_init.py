@@ -17,15 +17,13 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 import time
 import uuid
 from pathlib import Path
 
-from . import configs, storage_fault
+from . import configs
 from .environment import clean, commands
-from .errors import LabError
 from .layout import (
     CHECKOUT,
     DAEMONS,
@@ -39,11 +37,12 @@ from .layout import (
 from .links import ip
 from .namespaces import MS_BIND, make_mounts_private, mount
 from .settings import Settings
+from .storages import client
+from .storages.kinds import MOUNTED, NETWORK
 from .supervisor import Program, Supervisor, say
 
 WATCHDOG_S = 10.0
 FUSE_DEVICE = "/dev/fuse"
-MOUNT_SECONDS_MAX = 10.0
 
 
 def main() -> None:
@@ -53,8 +52,8 @@ def main() -> None:
     settings = Settings.load(layout)
     socket.sethostname(host.name)
     set_up_mounts(host)
-    set_up_network(host)
-    mount_storage(host)
+    set_up_network(host, settings)
+    mount_storage(host, settings)
     supervisor = Supervisor(host.control)
     for name in DAEMONS:
         program = service(host, name)
@@ -88,32 +87,12 @@ def set_up_mounts(host: HostLayout) -> None:
         Path("/run", name).mkdir(exist_ok=True)
 
 
-def mount_storage(host: HostLayout) -> None:
+def mount_storage(host: HostLayout, settings: Settings) -> None:
     """The host's own view of the shared storage, over the path that every config names."""
-    if not os.path.exists(FUSE_DEVICE):
+    if settings.storage in MOUNTED and not os.path.exists(FUSE_DEVICE):
         say(f"no {FUSE_DEVICE}: the storage of this host cannot be made to fail")
         return
-    with (host.log / "storage.log").open("ab") as log:
-        server = subprocess.Popen(
-            storage_fault.argv(host),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=clean(host),
-            cwd=CHECKOUT,
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + MOUNT_SECONDS_MAX
-    # A stat of it would hang where the storage does: the fault outlives a power cut.
-    while not _is_mount(host.lab.shared):
-        if server.poll() is not None or time.monotonic() > deadline:
-            raise LabError(f"{host.lab.shared} was not mounted; see {host.log}/storage.log")
-        time.sleep(0.02)
-
-
-def _is_mount(path: Path) -> bool:
-    with open("/proc/self/mounts") as mounts:
-        return any(line.split()[1] == str(path) for line in mounts)
+    client.mount_storage(host.lab, settings.storage, host)
 
 
 def private_folders(host: HostLayout) -> dict[Path, str]:
@@ -127,7 +106,7 @@ def private_folders(host: HostLayout) -> dict[Path, str]:
     }
 
 
-def set_up_network(host: HostLayout) -> None:
+def set_up_network(host: HostLayout, settings: Settings) -> None:
     """eth0 (the switch put it here) in the management bridge that carries the address."""
     ip(
         [
@@ -143,6 +122,8 @@ def set_up_network(host: HostLayout) -> None:
             f"route add default via {GATEWAY}",
         ]
     )
+    if settings.storage in NETWORK:
+        ip(["link set eth1 up", f"addr add {host.storage_address}/24 dev eth1"])
 
 
 def service(host: HostLayout, name: str) -> Program:
@@ -174,6 +155,8 @@ def arm_watchdog(supervisor: Supervisor, code: int) -> None:
 
     def power_off() -> None:
         say("watchdog: power off")
+        # The cables first: nothing of a dead host says goodbye.
+        ip(["link set eth0 down", "link set eth1 down"], may_fail=True)
         os._exit(1)
 
     supervisor.alarms.append((time.monotonic() + WATCHDOG_S, power_off))

@@ -26,12 +26,16 @@ SOCKET_PATH_BYTES_MAX = 107
 
 NETWORK_PREFIX = "10.77.0"
 GATEWAY = f"{NETWORK_PREFIX}.1"
+#: The network of a storage that has one (storages/kinds.py).
+STORAGE_PREFIX = "10.78.0"
+STORAGE_ADDRESS = f"{STORAGE_PREFIX}.1"
 GUEST_ADDRESS = f"{NETWORK_PREFIX}.200"
 GUEST_MAC = "52:54:00:4e:67:01"
 BMC_PORT = 623
 API_PORT = 8765
 BMC_USER = "admin"
 SWITCH_BRIDGE = "switch"
+STORAGE_BRIDGE = "storage"
 SWITCH_MAC = "52:54:00:4e:00:01"
 HOST_BRIDGE = "ovirtmgmt"
 
@@ -43,8 +47,11 @@ CLUSTER_ID, WHITEBOARD_ID, LEASES_ID = (f"1ab00000-0000-4000-8000-00000000000{n}
 SLOT_BYTES = 4096
 WHITEBOARD_BYTES = (SLOT_MAX + 1) * SLOT_BYTES
 LEASE_ALIGN_BYTES = 1 << 20
-ENGINE_LEASE_OFFSET = 1 * LEASE_ALIGN_BYTES
 FENCE_LEASE_OFFSET = 2 * LEASE_ALIGN_BYTES
+#: What a lease volume takes on a device, in alignment units.
+LEASE_UNITS = 20
+#: The guest needs 1 MiB for its journal; the rest is room for an image with a format.
+DISK_BYTES = 16 << 20
 
 # The daemons of a host, in the order a host starts them.
 DAEMONS = ("sanlock", "libvirtd", "broker", "agent")
@@ -145,6 +152,16 @@ class HostLayout:
         return f"{NETWORK_PREFIX}.{10 + self.id}"
 
     @property
+    def storage_address(self) -> str:
+        """Its address in the storage's network, where there is one."""
+        return f"{STORAGE_PREFIX}.{10 + self.id}"
+
+    @property
+    def storage_cable(self) -> str:
+        """What the switch calls the host's cable to the storage."""
+        return f"{self.name}s"
+
+    @property
     def bmc_address(self) -> str:
         return f"{NETWORK_PREFIX}.{100 + self.id}"
 
@@ -187,6 +204,29 @@ class Layout:
     @property
     def engine_disk(self) -> Path:
         return self.array / "engine.disk"
+
+    @property
+    def shared_disk(self) -> Path:
+        """The guest's disk where it lies on the storage."""
+        return self.shared / "engine.disk"
+
+    @property
+    def servers(self) -> Path:
+        """What the storage's own daemons keep; beside ``shared``, which hosts mount over."""
+        return self.directory / "servers"
+
+    @property
+    def servers_control(self) -> Path:
+        """The socket that takes orders about the storage's daemons."""
+        return self.directory / "servers-control"
+
+    def volumes(self, align: int) -> dict[Path, int]:
+        """The volumes on the storage and their sizes in bytes; `align`: of its leases."""
+        return {
+            self.whiteboard: WHITEBOARD_BYTES,
+            self.leases: LEASE_UNITS * align,
+            self.shared_disk: DISK_BYTES,
+        }
 
     @property
     def disk_socket(self) -> Path:

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
-from .errors import MachineError
+from .errors import LabError, MachineError
 from .guest import BUSYBOX
+from .layout import CHECKOUT
 from .namespaces import HOST_NAMESPACES, unshare
+from .storages import kinds
 
 # Program (or file) -> the Debian package that has it.
 NEEDED = {
@@ -34,16 +37,33 @@ WITHOUT = "make demo-sim tells the same story in virtual time, without root"
 SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
-def check() -> None:
+def check(storage: str = kinds.FUSE) -> None:
     """MachineError naming what is missing and the next step."""
     if os.geteuid() != 0:
         raise MachineError(f"the lab needs root (namespaces, taps, libvirtd): {WITHOUT}")
-    missing = sorted({package for name, package in NEEDED.items() if not _is_there(name)})
-    if missing:
+    if missing := _missing(NEEDED):
         raise MachineError(f"missing packages: {' '.join(missing)}; run scripts/setup")
+    if missing := _missing(kinds.NEEDED.get(storage, {})):
+        raise MachineError(
+            f"missing packages: {' '.join(missing)}; run scripts/setup --also {' '.join(missing)}"
+        )
     if not os.path.exists("/dev/net/tun"):
         raise MachineError("/dev/net/tun is not there; load the tun module (modprobe tun)")
     _check_namespaces()
+
+
+def install(storage: str) -> None:
+    """Install what that storage needs beside the lab; LabError."""
+    missing = _missing(kinds.NEEDED.get(storage, {}))
+    if missing:
+        done = subprocess.run([CHECKOUT / "scripts/setup", "--also", *missing])
+        if done.returncode != 0:
+            raise LabError(f"storage {storage}: its packages could not be installed; see above")
+
+
+def _missing(needed: dict[str, str]) -> list[str]:
+    """The packages that are not there."""
+    return sorted({package for name, package in needed.items() if not _is_there(name)})
 
 
 def _is_there(name: str) -> bool:

@@ -24,6 +24,9 @@ class Settings:
     cluster_key: str
     #: Whether the configuration names the volumes: an earlier version does not know those keys.
     named: bool = True
+    #: One of storages.kinds.KINDS, and the format of the VM's disk where it lies on the storage.
+    storage: str = "fuse"
+    disk: str = "raw"
 
     def host_ids(self) -> range:
         return range(1, self.hosts + 1)

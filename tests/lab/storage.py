@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from broker.whiteboard.identity import Identity, VolumeKind, encode, place_of
+from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR
 from broker.whiteboard.volume import Volume
 
 from .environment import clean
@@ -18,9 +19,8 @@ from .guest import JOURNAL_RECORD_BYTES, JOURNAL_RECORDS_MAX
 from .layout import (
     CHECKOUT,
     CLUSTER_ID,
+    DISK_BYTES,
     DISK_EXPORT,
-    ENGINE_LEASE_OFFSET,
-    FENCE_LEASE_OFFSET,
     LEASES_ID,
     LOCKSPACE,
     SLOT_BYTES,
@@ -28,31 +28,31 @@ from .layout import (
     WHITEBOARD_ID,
     Layout,
 )
+from .settings import Settings
+from .storages.kinds import BLOCK, FUSE
 from .supervisor import Program
 
 # A live migration has two QEMUs connected at once; a refused start is a third.
 DISK_CLIENTS_MAX = 16
 
 
-def create(layout: Layout, io_timeout_s: int) -> None:
+def create(layout: Layout, settings: Settings) -> None:
     """Make all volumes, empty; MachineError where the file system has no O_DIRECT."""
     for folder in (layout.shared, layout.array):
         folder.mkdir(parents=True, exist_ok=True)
-    check_direct_io(layout.shared)
-    for volume, size in (
-        (layout.whiteboard, WHITEBOARD_BYTES),
-        (layout.engine_disk, JOURNAL_RECORD_BYTES * JOURNAL_RECORDS_MAX),
-    ):
-        with volume.open("wb") as file:
-            # Real blocks, not a hole: a hole's first O_DIRECT write also changes metadata.
-            file.write(bytes(size))
-            file.flush()
-            os.fsync(file.fileno())
-    layout.leases.touch(mode=0o600)
+    sector = BLOCK.get(settings.storage, 512)
+    align = ALIGN_OF_SECTOR[sector]
+    if settings.storage not in BLOCK:
+        check_direct_io(layout.shared)
+        fill(layout.whiteboard, WHITEBOARD_BYTES)
+        layout.leases.touch(mode=0o600)
+        make_disk(layout, settings)
     leases = layout.leases
-    direct_init(["-s", f"{LOCKSPACE}:0:{leases}:0"], io_timeout_s)
-    for name, offset in (("engine", ENGINE_LEASE_OFFSET), ("fence", FENCE_LEASE_OFFSET)):
-        direct_init(["-r", f"{LOCKSPACE}:{name}:{leases}:{offset}"], io_timeout_s)
+    sectors = ["-Z", str(sector), "-A", f"{align >> 20}M"]
+    direct_init(["-s", f"{LOCKSPACE}:0:{leases}:0", *sectors], settings.io_timeout_s)
+    for number, name in ((1, "engine"), (2, "fence")):
+        resource = f"{LOCKSPACE}:{name}:{leases}:{number * align}"
+        direct_init(["-r", resource, *sectors], settings.io_timeout_s)
     for path, kind, volume_id in (
         (layout.whiteboard, VolumeKind.WHITEBOARD, WHITEBOARD_ID),
         (leases, VolumeKind.LEASES, LEASES_ID),
@@ -60,6 +60,28 @@ def create(layout: Layout, io_timeout_s: int) -> None:
         identity = Identity(kind, CLUSTER_ID, volume_id, int(time.time()))
         with Volume(path) as opened:
             opened.write_at(place_of(opened, kind), encode(identity))
+
+
+def make_disk(layout: Layout, settings: Settings) -> None:
+    """The VM's disk, empty, on the storage or behind the disk server; LabError."""
+    if settings.storage == FUSE:
+        fill(layout.engine_disk, JOURNAL_RECORD_BYTES * JOURNAL_RECORDS_MAX)
+    elif settings.disk == "raw":
+        fill(layout.shared_disk, DISK_BYTES)
+    else:
+        argv = ["qemu-img", "create", "-q", "-f", settings.disk, str(layout.shared_disk)]
+        done = subprocess.run([*argv, str(DISK_BYTES)], capture_output=True, text=True, timeout=60)
+        if done.returncode != 0:
+            raise LabError(f"the VM's disk: {done.stderr.strip()}")
+
+
+def fill(path: Path, size: int) -> None:
+    """A file of zeros that has real blocks: a hole's first O_DIRECT write also changes
+    metadata."""
+    with path.open("wb") as file:
+        file.write(bytes(size))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def disk_server(layout: Layout) -> Program:

@@ -153,9 +153,10 @@ class Supervisor:
         for program in self.programs.values():
             if program.due is not None and program.due <= now:
                 program.due = None
-                self._start(program)
+                self.start(program)
 
-    def _start(self, program: Program) -> None:
+    def start(self, program: Program) -> None:
+        """Start it now."""
         with program.log.open("ab") as log:
             try:
                 program.process = subprocess.Popen(

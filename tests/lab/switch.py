@@ -21,12 +21,23 @@ from typing import Any
 from . import bmc, storage
 from .environment import clean
 from .errors import LabError
-from .layout import CHECKOUT, GATEWAY, SWITCH_BRIDGE, SWITCH_MAC, HostLayout, Layout, host_id_of
+from .layout import (
+    CHECKOUT,
+    GATEWAY,
+    STORAGE_ADDRESS,
+    STORAGE_BRIDGE,
+    SWITCH_BRIDGE,
+    SWITCH_MAC,
+    HostLayout,
+    Layout,
+    host_id_of,
+)
 from .links import ip
 from .namespaces import make_mounts_private, mount, spawn_first
 from .processes import FirstProcess, continue_all, stop_all
 from .settings import Settings
-from .supervisor import Supervisor, say
+from .storages.kinds import DIR, FUSE, NETWORK
+from .supervisor import Program, Supervisor, say
 
 # wdmd's watchdog, sanlock's src/timeouts.h: WATCHDOG_FIRE_TIMEOUT.
 FROZEN_WATCHDOG_S = 60.0
@@ -46,6 +57,9 @@ class Switch:
         self.supervisor.orders["freeze"] = self.freeze
         self.supervisor.orders["thaw"] = self.thaw
         self.supervisor.orders["bmc"] = self.bmc
+        self.supervisor.orders["pull"] = self.pull
+        self.supervisor.orders["storage_cable"] = self.storage_cable
+        self.cut_off: set[int] = set()
         self.frozen: dict[int, FirstProcess] = {}
         self.bmc_faults: dict[int, str] = {}
 
@@ -71,7 +85,20 @@ class Switch:
                 f"link set {SWITCH_BRIDGE} up",
             ]
         )
-        self.supervisor.add(storage.disk_server(self.layout))
+        if self.settings.storage in NETWORK:
+            ip(
+                [
+                    f"link add {STORAGE_BRIDGE} type bridge forward_delay 0 stp_state 0",
+                    f"addr add {STORAGE_ADDRESS}/24 dev {STORAGE_BRIDGE}",
+                    f"link set {STORAGE_BRIDGE} up",
+                ]
+            )
+        if self.settings.storage == FUSE:
+            self.supervisor.add(storage.disk_server(self.layout))
+        elif self.settings.storage != DIR:
+            argv = [sys.executable, "-m", "tests.lab.storages.server", str(self.layout.directory)]
+            log = self.layout.directory / "servers.log"
+            self.supervisor.add(Program("storage", argv, log, clean(), CHECKOUT, restart=False))
         if self.settings.bmc:
             for host in hosts:
                 self.supervisor.add(bmc.program(host, self.settings))
@@ -87,7 +114,8 @@ class Switch:
         def record_and_plug_in(pid: int) -> None:
             host.power_record.write_text(FirstProcess.of(pid).to_text())
             # The kernel deletes a dead host's interface a moment later; be first.
-            ip([f"link del {host.name}"], may_fail=True)
+            for cable in bmc.cables(host, self.settings):
+                ip([f"link del {cable}"], may_fail=True)
             ip(
                 [
                     f"link add {host.name} type veth peer name eth0 netns {pid}",
@@ -95,6 +123,15 @@ class Switch:
                     f"link set {host.name} {'down' if host.id in self.unplugged else 'up'}",
                 ]
             )
+            if self.settings.storage in NETWORK:
+                cable = host.storage_cable
+                ip(
+                    [
+                        f"link add {cable} type veth peer name eth1 netns {pid}",
+                        f"link set {cable} master {STORAGE_BRIDGE}",
+                        f"link set {cable} {'down' if host.id in self.cut_off else 'up'}",
+                    ]
+                )
 
         pid = spawn_first(
             [sys.executable, "-m", "tests.lab.host_init", str(self.layout.directory), host.name],
@@ -118,6 +155,22 @@ class Switch:
             state = "up" if plugged else "down"
             ip([f"link set {host.name} {state}"], may_fail=not power_is_on(host))
         return sorted(self.unplugged)
+
+    def pull(self, order: dict[str, Any]) -> None:
+        """Take the cables out of a host that is about to lose its power; they are in again when it
+        is switched on."""
+        cables = bmc.cables(self.host(order), self.settings)
+        ip([f"link set {cable} down" for cable in cables], may_fail=True)
+
+    def storage_cable(self, order: dict[str, Any]) -> list[int]:
+        """Plug or unplug the host's cable to the storage; the host ids now unplugged."""
+        if "host" in order:
+            host = self.host(order)
+            plugged = bool(order["plugged"])
+            (self.cut_off.discard if plugged else self.cut_off.add)(host.id)
+            state = "up" if plugged else "down"
+            ip([f"link set {host.storage_cable} {state}"], may_fail=not power_is_on(host))
+        return sorted(self.cut_off)
 
     def freeze(self, order: dict[str, Any]) -> None:
         """Stop every process of the host, as a hung kernel does: it answers nobody.
