@@ -14,7 +14,9 @@ Rules:
    block of NUL bytes is unused.
 3. A record keeps its last definitions, the newest first, each in a place of its own; the next one
    is written to the place of the oldest.
-4. A VM that was removed leaves its number, its name and `removed`; the number is free again once
+4. `health` says how the VM is asked whether it is well: a page, `tcp:HOST:PORT`, `guest-agent`, or
+   "" where it is not; `expect` is the regular expression that such a page must hold.
+5. A VM that was removed leaves its number, its name and `removed`; the number is free again once
    its lease was found free.
 """
 
@@ -49,6 +51,11 @@ COUNT_MAX = 2**53
 MEMORY_MB_MAX = 2**26
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z"
 _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z"
+
+HEALTH = r"^(guest-agent|tcp:[^\s:]+:[0-9]{1,5}|https?://[^\s/]+\S*|)\Z"
+#: The unit of the lease `registry`, which who changes the registry holds; and the last unit that
+#: is kept for other purposes.
+REGISTRY_UNIT, _KEPT_UNITS = 3, 14
 
 VmNumber = Annotated[int, Meta(ge=1, le=VMS_MAX)]
 HostId = Annotated[int, Meta(ge=1, le=HOST_ID_MAX)]
@@ -98,13 +105,20 @@ class VmRecord(msgspec.Struct, frozen=True, kw_only=True):
     prefer: HostIds = ()
     failback: bool = False
     overcommit: bool = False
+    health: Annotated[str, Meta(pattern=HEALTH, max_length=512)] = ""
+    expect: Annotated[str, Meta(max_length=256)] = ""
     removed: bool = False
     definitions: Annotated[tuple[Definition, ...], Meta(max_length=PLACES)] = ()
 
     @property
     def resource(self) -> str:
-        """The name of its lease."""
+        """The name of its lease; the engine's is `storage.resource` instead."""
         return "vm-" + self.uuid.replace("-", "")
+
+    @property
+    def unit(self) -> int:
+        """The alignment unit of its lease."""
+        return unit_of(self.number)
 
     def spec(self) -> VmSpec:
         """The part of it that the decision needs."""
@@ -129,6 +143,16 @@ class VmRecord(msgspec.Struct, frozen=True, kw_only=True):
         held = [kept.place for kept in self.definitions]
         unused = set(range(PLACES)) - set(held)
         return min(unused) if unused else held[-1]
+
+
+def unit_of(number: int) -> int:
+    """The alignment unit of a VM's lease in the lease volume."""
+    return 1 if number == 1 else _KEPT_UNITS + number
+
+
+def units_for(vms: int) -> int:
+    """The units of a lease volume that has a lease for each VM from number 2 to `vms`."""
+    return unit_of(vms) + 1
 
 
 class RecordTooLarge(ValueError):

@@ -41,7 +41,7 @@ from broker.registry.record import (
     is_unused,
     signature,
 )
-from broker.whiteboard.signatures import GOOD, Signatures, Unsigned
+from broker.whiteboard.signatures import GOOD, Signature, Signatures, Unsigned
 from broker.whiteboard.slot import SLOT_BYTES
 
 #: Where the definitions begin, and what a registry takes in all: 33 MiB.
@@ -174,13 +174,16 @@ class Registry:
             )
         return xml
 
-    def put(self, record: VmRecord, xml: bytes | None, wall_s: float, by: str) -> VmRecord:
+    def put(
+        self, record: VmRecord, xml: bytes | None, wall_s: float, by: str, above: int = 0
+    ) -> VmRecord:
         """Write a record, with a new definition or with those that it has; what then stands
         there. RegistryError where it does not fit, or is not read back as it was written.
 
-        `record`: as it is to be, on top of the one that stands there. The caller holds the lease.
+        `record`: as it is to be, on top of the one that stands there. `above`: a generation that
+        hosts have seen, of a volume that was lost. The caller holds the lease.
         """
-        generation = self.read().generation + 1
+        generation = max(self.read().generation, above) + 1
         record = msgspec.structs.replace(record, generation=generation)
         if xml is not None:
             kept = self._write_definition(record, xml, generation, wall_s, by)
@@ -195,6 +198,20 @@ class Registry:
         header = Header(cluster=self._cluster, generation=generation)
         self._write(0, encode(header, 0, self._signatures))
         return record
+
+    def sign_anew(self) -> int:
+        """Sign with the present key what the accepted one signed; how many blocks that were. The
+        caller holds the lease."""
+        contents, signed = self.read(), 0
+        blocks: dict[int, Header | VmRecord] = {
+            0: Header(cluster=self._cluster, generation=contents.generation)
+        }
+        for place, block in (blocks | contents.records).items():
+            data = self._volume.read_at(place * SLOT_BYTES)
+            if signature(data, place, self._signatures) is not Signature.GOOD:
+                self._write(place, encode(block, place, self._signatures))
+                signed += 1
+        return signed
 
     def _write_definition(
         self, record: VmRecord, xml: bytes, generation: int, wall_s: float, by: str
