@@ -387,6 +387,7 @@ VERBS = (
         setup.run,
         setup.leave,
     ),
+    Verb("storage", "look after the volumes", setup.run, setup.storage),
     Verb("clean-metadata", "remove the slot of a host that is gone", setup.run, setup.clean),
     Verb(
         "reinitialize-lockspace",

@@ -35,6 +35,8 @@ class Answers(Struct, forbid_unknown_fields=True, rename="kebab", kw_only=True):
     local: bool | None = None
     whiteboard: Text | None = None
     leases: Text | None = None
+    registry: Text | None = None
+    vms: int | None = None
     io_timeout: int | None = None
     domain: Text | None = None
     cluster: Text | None = None

@@ -10,6 +10,8 @@ OPTIONS = {
     "storage": "folder on the shared storage for whiteboard and lease volume",
     "whiteboard": "file or block device of the whiteboard; default: STORAGE/whiteboard",
     "leases": "file or block device of the lease volume; default: STORAGE/leases",
+    "registry": "file or block device of the registry, with --vms; default: STORAGE/registry",
+    "vms": "how many VMs the cluster may have, 1 to 128, the engine among them; default: 1",
     "io-timeout": "sanlock's, in seconds, the same on all hosts; default: 10",
     "domain": "the VM: a domain XML file, or the name of a libvirt domain",
     "cluster": "the cluster's name; default: ha",
@@ -24,8 +26,8 @@ OPTIONS = {
     "migration-data-uri": "where a migration's data goes; default: libvirt chooses",
 }
 INIT_TAKES = (
-    *("storage", "whiteboard", "leases", "io-timeout", "domain", "cluster", "host-id", "name"),
-    *("listen", "bridge", "network-targets", "health-url", "health-expect"),
+    *("storage", "whiteboard", "leases", "registry", "vms", "io-timeout", "domain", "cluster"),
+    *("host-id", "name", "listen", "bridge", "network-targets", "health-url", "health-expect"),
     *("migration-uri", "migration-data-uri"),
 )
 JOIN_TAKES = ("host-id", "name", "listen")
@@ -34,7 +36,7 @@ JOIN_TAKES = ("host-id", "name", "listen")
 def add_options(parser: argparse.ArgumentParser, names: tuple[str, ...]) -> None:
     """Add the options of these names, and those that every set-up command has."""
     for name in names:
-        kind = int if name in ("io-timeout", "host-id") else str
+        kind = int if name in ("io-timeout", "host-id", "vms") else str
         value = name.rpartition("-")[2].upper()
         parser.add_argument(f"--{name}", type=kind, metavar=value, help=OPTIONS[name])
     parser.add_argument("--answers", metavar="FILE", help="TOML with the options as keys")
@@ -110,9 +112,28 @@ def reinitialize(parser: argparse.ArgumentParser) -> None:
     add_common(parser)
 
 
+def storage(parser: argparse.ArgumentParser) -> None:
+    """The options of `storage`."""
+    words = parser.add_subparsers(dest="what", metavar="grow", required=True)
+    grow = words.add_parser("grow", help="make room for more VMs, while the cluster runs")
+    grow.add_argument(
+        "--vms",
+        type=int,
+        metavar="N",
+        required=True,
+        help="how many VMs the cluster may have, 2 to 128, the engine among them",
+    )
+    grow.add_argument(
+        "--registry",
+        metavar="PATH",
+        help="file or block device of the registry; default: beside the whiteboard",
+    )
+    add_common(grow)
+
+
 def run(arguments: argparse.Namespace, as_json: bool) -> int:
     """Carry out the given verb of set-up."""
-    from agent.setup import clean, init, join, leave, reinitialize
+    from agent.setup import clean, grow, init, join, leave, reinitialize
 
     match arguments.verb:
         case "init":
@@ -121,6 +142,8 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
             return join.run(arguments, as_json)
         case "leave":
             return leave.run(arguments, as_json)
+        case "storage":
+            return grow.run(arguments, as_json)
         case "clean-metadata":
             return clean.run(arguments, as_json)
         case _:

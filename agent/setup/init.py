@@ -21,12 +21,14 @@ from agent.setup.answers import (
 )
 from agent.setup.beside import libvirt_guests_beside
 from agent.setup.give_identity import LOCKSPACE_PREFIX, give, new_ids
+from agent.setup.grow import check_vms, registry_beside
 from agent.setup.heartbeat_reach import ports_done
 from agent.setup.sanlock_name import sanlock_name_step
 from agent.setup.shared_state import state_folder, with_shared_state
 from agent.setup.toml_text import Value, with_keys
 from agent.setup.written import Files, check_place, checked, config_step, key_step, place
 from agent.storage.made import Volumes, lease_offset
+from agent.storage.registry import registry_step
 from agent.terminal.errors import CommandError
 from agent.terminal.steps import Done, Step, do_steps, print_json, print_line
 from agent.vm.definition import DefinitionError, definition_of, load_definition
@@ -51,13 +53,17 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     else:
         values, domain = _asked(files, given, asker)
     config = checked(with_keys(files.text(), values), files.config)
-    volumes = Volumes(config, files.host_id() is not None, arguments.overwrite, bool(given.local))
+    vms = given.vms or 1
+    volumes = Volumes(
+        config, files.host_id() is not None, arguments.overwrite, bool(given.local), vms
+    )
     steps = [
         lock_driver_step(config),
         sanlock_name_step(config),
         *volumes.steps(),
         _definition_step(config, domain, arguments.share_state),
         key_step(files),
+        *([registry_step(config, bool(given.local))] if config.storage.registry else []),
         config_step(files, values),
     ]
     if not arguments.dry_run:
@@ -79,9 +85,16 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
 def _as_configured(files: Files, given: Answers) -> dict[str, Value | None]:
     """The keys of a configured host: they stay as they are; a different answer is refused."""
     config = checked(files.text(), files.config)
+    if given.vms not in (None, 1) and not config.storage.registry:
+        raise CommandError(
+            ExitCode.REFUSED,
+            f"{files.config}: this host is configured for one VM: ha-agent storage grow --vms"
+            f" {given.vms}",
+        )
     for name, now in (
         ("whiteboard", config.storage.whiteboard),
         ("leases", config.storage.leases),
+        ("registry", config.storage.registry),
         ("host_id", config.host.id),
         ("cluster", config.cluster.name),
     ):
@@ -113,6 +126,9 @@ def _asked(
         "storage.leases": given.leases,
         **files.own_keys(),
     }
+    if given.vms not in (None, 1):
+        check_vms(given.vms)
+        values["storage.registry"] = given.registry or registry_beside(given.whiteboard)
     if given.io_timeout is not None:
         values["storage.io-timeout"] = given.io_timeout
     if given.name is not None:

@@ -29,6 +29,7 @@ from agent.setup.toml_text import Value, with_keys
 from agent.setup.written import Files, check_place, checked, key_step, place, read_text
 from agent.storage.identity import identity_step
 from agent.storage.made import FENCE_RESOURCE
+from agent.storage.registry import check_registry
 from agent.storage.watched import (
     SLOT_WATCH_S,
     read_leases,
@@ -112,6 +113,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
         identity_step(config),
         Step("member", lambda: _look_member(config, bool(arguments.unproven)), "", lambda: ""),
         Step("leases", lambda: _look_leases(config), "", lambda: ""),
+        Step("registry", lambda: check_registry(_with_keys_of(source, config)), "", lambda: ""),
         _twin_step(joining, own),
         _id_step(joining, own),
         _seen_step(joining, bool(arguments.unproven)),
@@ -224,6 +226,12 @@ def _look_leases(config: Config) -> str:
     return f"{given.leases}: lockspace {given.lockspace}"
 
 
+def _with_keys_of(source: Path, config: Config) -> Config:
+    """With the secrets of the member: this host's own file may not have the cluster's key yet."""
+    daemon = msgspec.structs.replace(config.daemon, secrets=str(source / "secrets.toml"))
+    return msgspec.structs.replace(config, daemon=daemon)
+
+
 def _definition_step(joining: Joining) -> Step:
     wanted = joining.source / "engine.xml"
     path = joining.files.definition
@@ -326,14 +334,10 @@ def _id_step(joining: Joining, own: Config) -> Step:
 def _seen_step(joining: Joining, unproven: bool) -> Step:
     """Check that the members see what this host writes, as it sees what they write. This comes
     after the host id, since the slot is that id's, and before anything is configured."""
-    # The key is the cluster's; this host's own file may not have it yet.
-    daemon = msgspec.structs.replace(
-        joining.config.daemon, secrets=str(joining.source / "secrets.toml")
-    )
     host = msgspec.structs.replace(
         joining.config.host, name=joining.given.name or socket.gethostname()
     )
-    config = msgspec.structs.replace(joining.config, daemon=daemon, host=host)
+    config = msgspec.structs.replace(_with_keys_of(joining.source, joining.config), host=host)
 
     def look() -> str | None:
         if joining.host_id is not None and joining.files.host_id() == joining.host_id:

@@ -18,12 +18,14 @@ from agent.setup.leave import broker_answers, vm_is_not_here
 from agent.setup.membership import leave_lockspace, own_id
 from agent.storage.identity import found_at, identity_step
 from agent.storage.made import check_leases_can_be_made, make_leases
+from agent.storage.registry import vm_leases
 from agent.storage.watched import lease_watch_s, read_leases, watch
 from agent.terminal.errors import CommandError
 from agent.terminal.progress import progress
 from agent.terminal.steps import Step, run_steps
 from broker.config.sections import Config, load
 from broker.daemon.exit_codes import ExitCode
+from broker.registry.record import number_of
 from broker.whiteboard.identity import VolumeKind, expected
 
 
@@ -32,6 +34,9 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     libvirt.registerErrorHandler(lambda context, error: None, None)
     config = load(arguments.config)
     given = config.storage
+    # A VM's lease has the unit of its number: what the registry has is written anew too.
+    vms_leases = vm_leases(config)
+    vms = max(map(number_of, vms_leases), default=1)
     if not arguments.dry_run:
         Asker(arguments.yes, as_json).confirm(f"Write {given.leases} anew, with all its leases?")
 
@@ -39,7 +44,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
         here = own_id(given)
         if here is not None:
             leave_lockspace(given, here)
-        make_leases(config)
+        make_leases(config, vms_leases, vms)
         return f"{given.leases} is made anew: lockspace {given.lockspace}"
 
     run_steps(
@@ -51,7 +56,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
             Step("hosts", lambda: _look_hosts(config), "", lambda: ""),
             Step(
                 "leases",
-                lambda: check_leases_can_be_made(config),
+                lambda: check_leases_can_be_made(config, vms=vms),
                 f"writing {given.leases} anew",
                 act,
             ),

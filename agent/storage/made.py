@@ -11,14 +11,21 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import sanlock
 
 from agent.storage.identity import check_volumes, found_at, written_to
-from agent.storage.room import WHITEBOARD_BYTES, allocate, bytes_of, check_room, sector_of
+from agent.storage.room import (
+    WHITEBOARD_BYTES,
+    allocate,
+    bytes_of,
+    check_device,
+    check_room,
+    sector_of,
+)
 from agent.storage.watched import (
     SLOT_WATCH_S,
     Users,
@@ -33,13 +40,15 @@ from agent.terminal.progress import progress
 from agent.terminal.steps import Step
 from broker.config.sections import Config, StorageSection
 from broker.daemon.exit_codes import ExitCode
+from broker.registry.record import REGISTRY_UNIT
 from broker.whiteboard.identity import VolumeKind, expected
 from broker.whiteboard.layout import SLOT_MAX
 from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR
 from broker.whiteboard.slot import EMPTY_SLOT
 from broker.whiteboard.volume import Volume, VolumeError
 
-FENCE_RESOURCE = "fence"
+FENCE_RESOURCE, REGISTRY_RESOURCE = "fence", "registry"
+_LEASES = VolumeKind.LEASES
 #: File systems that hosts do not share, unless by mistake.
 LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "overlay", "tmpfs", "f2fs"})
 _ZEROS = bytes(1 << 20)
@@ -50,12 +59,13 @@ _JOIN = "to add this host to it: ha-agent join; to write it over: --overwrite"
 class Volumes:
     """The two volumes of a configuration. `ours`: this host is configured for them already.
     `overwrite`: volumes that are no longer in use may be overwritten. `local`: they may lie on a
-    file system that no other host sees."""
+    file system that no other host sees. `vms`: the VMs that the lease volume has room for."""
 
     config: Config
     ours: bool = False
     overwrite: bool = False
     local: bool = False
+    vms: int = 1
 
     @property
     def storage(self) -> StorageSection:
@@ -120,8 +130,8 @@ class Volumes:
     def _make_whiteboard(self) -> str:
         path = self.storage.whiteboard
         with (
-            _written(path, WHITEBOARD_BYTES) as (place, is_new),
-            _volume_errors(),
+            written(path, WHITEBOARD_BYTES) as (place, is_new),
+            volume_errors(),
             Volume(place) as volume,
         ):
             for slot in () if is_new else range(min(volume.size_slots, SLOT_MAX + 1)):
@@ -137,7 +147,7 @@ class Volumes:
     def _look_leases(self) -> str | None:
         found = self._found_leases()
         if found is None:
-            check_leases_can_be_made(self.config, self._also_needed())
+            check_leases_can_be_made(self.config, self._also_needed(), self.vms)
         return found
 
     def _also_needed(self) -> int:
@@ -167,7 +177,14 @@ class Volumes:
         if not self.ours:
             self._refuse_local(path)
         if whole and (self.ours or not used):
-            return f"{path} is there: lockspace {given.lockspace}"
+            is_small = self.vms > 1 and not has_room(path, bytes_of(path, _LEASES, self.vms))
+            if is_small and self.ours:
+                raise CommandError(
+                    ExitCode.REFUSED,
+                    f"{path}: has no room for the leases of {self.vms} VMs: ha-agent storage grow"
+                    f" --vms {self.vms}",
+                )
+            return None if is_small else f"{path} is there: lockspace {given.lockspace}"
         if head is None and _is_zero(path) and not self.ours:
             return None
         if is_named and not used and not self.ours:
@@ -187,7 +204,7 @@ class Volumes:
         return None
 
     def _make_leases(self) -> str:
-        make_leases(self.config)
+        make_leases(self.config, vms=self.vms)
         return f"{self.storage.leases} is made: lockspace {self.storage.lockspace}"
 
     def _is_named(self, path: str, kind: VolumeKind) -> bool:
@@ -222,19 +239,29 @@ class Volumes:
             raise CommandError(ExitCode.REFUSED, f"{path} is in use: {users}; it is left alone")
 
 
-def make_leases(config: Config) -> None:
-    """Write lockspace and leases, to the existing volume or to a new file; CommandError."""
+def make_leases(config: Config, more: Mapping[int, str] | None = None, vms: int = 1) -> None:
+    """Write lockspace and leases, to the existing volume or to a new file; CommandError. `more`:
+    names of leases beside those of every cluster, by their unit; `vms`: to have room for."""
     path = config.storage.leases
-    size = bytes_of(path, VolumeKind.LEASES) if config.storage.leases_id else _leases_bytes(path)
-    with _written(path, size) as (place, _):
-        _write_leases(config, place, sector_of(path))
+    more = dict(more or {})
+    if config.storage.registry:
+        more[REGISTRY_UNIT] = REGISTRY_RESOURCE
+    with written(path, _size(config, vms)) as (place, _):
+        _write_leases(config, place, sector_of(path), more)
 
 
-def check_leases_can_be_made(config: Config, also: int = 0) -> None:
+def _size(config: Config, vms: int) -> int:
+    path = config.storage.leases
+    if config.storage.leases_id or vms > 1:
+        return bytes_of(path, _LEASES, vms)
+    return _leases_bytes(path)
+
+
+def check_leases_can_be_made(config: Config, also: int = 0, vms: int = 1) -> None:
     """CommandError where `make_leases` would fail: no room (`also`: bytes for another volume), or a
     sanlock that does not run or may not write there."""
     path = config.storage.leases
-    size = bytes_of(path, VolumeKind.LEASES) if config.storage.leases_id else _leases_bytes(path)
+    size = _size(config, vms)
     check_room(path, size + (0 if stat.S_ISBLK(_mode(path)) else also))
     with sanlock_errors(path):
         sanlock.get_lockspaces()
@@ -256,20 +283,27 @@ def _leases_bytes(path: str) -> int:
     return 3 * ALIGN_OF_SECTOR[sector_of(path)]
 
 
-def _write_leases(config: Config, path: str, sector: int) -> None:
+def write_lease(storage: StorageSection, path: str, unit: int, name: str, sector: int) -> None:
+    """Write a lease that nobody holds, in place of what lies in that unit; CommandError."""
+    align = ALIGN_OF_SECTOR[sector]
+    with sanlock_errors(path):
+        sanlock.write_resource(
+            storage.lockspace.encode(),
+            name.encode(),
+            [(path, unit * align)],
+            align=align,
+            sector=sector,
+        )
+
+
+def _write_leases(config: Config, path: str, sector: int, more: Mapping[int, str]) -> None:
     """Write the volume through sanlock's daemon."""
     storage = config.storage
     align = ALIGN_OF_SECTOR[sector]
+    # The resources first: a volume with a lockspace is complete.
+    for unit, name in ({1: storage.resource, 2: FENCE_RESOURCE} | dict(more)).items():
+        write_lease(storage, path, unit, name, sector)
     with sanlock_errors(path):
-        # The resources first: a volume with a lockspace is complete.
-        for number, name in ((1, storage.resource), (2, FENCE_RESOURCE)):
-            sanlock.write_resource(
-                storage.lockspace.encode(),
-                name.encode(),
-                [(path, number * align)],
-                align=align,
-                sector=sector,
-            )
         sanlock.write_lockspace(
             storage.lockspace.encode(),
             path,
@@ -328,13 +362,15 @@ def _is_there(path: str) -> bool:
 
 
 def _too_small(path: str, size: int) -> bool:
-    with _volume_errors(), Volume(path, read_only=True) as volume:
-        small = volume.size_bytes < size
-    if small and stat.S_ISBLK(Path(path).stat().st_mode):
-        raise CommandError(
-            ExitCode.STORAGE, f"{path}: the device is too small: {size} bytes needed"
-        )
-    return small
+    if stat.S_ISBLK(Path(path).stat().st_mode):
+        check_device(path, size)
+    return not has_room(path, size)
+
+
+def has_room(path: str, size: int) -> bool:
+    """Whether the volume has so many bytes now; CommandError where it cannot be read."""
+    with volume_errors(), Volume(path, read_only=True) as volume:
+        return volume.size_bytes >= size
 
 
 def _mode(path: str) -> int:
@@ -359,7 +395,7 @@ def _is_zero(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def _volume_errors() -> Iterator[None]:
+def volume_errors() -> Iterator[None]:
     try:
         yield
     except VolumeError as error:
@@ -367,7 +403,7 @@ def _volume_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _written(path: str, size: int) -> Iterator[tuple[str, bool]]:
+def written(path: str, size: int) -> Iterator[tuple[str, bool]]:
     """The path to write to, and whether it is a new file of zeros that becomes `path` at the
     end."""
     if Path(path).exists() and stat.S_ISBLK(Path(path).stat().st_mode):

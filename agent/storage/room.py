@@ -14,6 +14,7 @@ from pathlib import Path
 
 from agent.terminal.errors import CommandError
 from broker.daemon.exit_codes import ExitCode
+from broker.registry.record import units_for
 from broker.whiteboard.identity import LEASES_UNIT, VolumeKind
 from broker.whiteboard.layout import SLOT_MAX
 from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR
@@ -25,11 +26,12 @@ LEASE_UNITS = LEASES_UNIT + 1
 USER, GROUP, MODE = "ha-agent", "sanlock", 0o660
 
 
-def bytes_of(path: str, kind: VolumeKind) -> int:
-    """The size that a volume of this kind must have there; CommandError."""
+def bytes_of(path: str, kind: VolumeKind, vms: int = 1) -> int:
+    """The size that a volume of this kind must have there, for so many VMs; CommandError."""
     if kind is VolumeKind.WHITEBOARD:
         return WHITEBOARD_BYTES
-    return LEASE_UNITS * ALIGN_OF_SECTOR[sector_of(path)]
+    units = LEASE_UNITS if vms == 1 else units_for(vms)
+    return units * ALIGN_OF_SECTOR[sector_of(path)]
 
 
 def make_room(path: str, kind: VolumeKind) -> None:
@@ -97,13 +99,19 @@ def check_device(path: str, size: int) -> None:
     """CommandError where a device is too small."""
     try:
         with Path(path).open("rb") as device:
-            is_small = device.seek(0, os.SEEK_END) < size
+            has = device.seek(0, os.SEEK_END)
     except OSError as error:
         raise CommandError(ExitCode.STORAGE, f"{path}: {error.strerror}; run as root") from None
-    if is_small:
-        raise CommandError(
-            ExitCode.STORAGE, f"{path}: the device is too small: {size} bytes needed"
-        )
+    if has < size:
+        raise too_small(path, has, size)
+
+
+def too_small(path: str, has: int, size: int) -> CommandError:
+    """The error for a device of `has` bytes where `size` are needed."""
+    return CommandError(
+        ExitCode.STORAGE,
+        f"{path}: the device is too small: it has {has} bytes, {size} are needed; enlarge it",
+    )
 
 
 def no_room(path: str, size: int, error: OSError) -> CommandError:

@@ -47,7 +47,7 @@ def read_lease_records(volume: Volume, units: Iterable[int]) -> dict[int, LeaseR
     return {unit: decode(volume.read_at(unit * align)) for unit in units}
 
 
-def vms_max_of(volume: Volume) -> int:
+def units_of(volume: Volume) -> int:
     """How many alignment units the lease volume has; VolumeError."""
     return volume.size_bytes // ALIGN_OF_SECTOR[sector_of_leases(volume)]
 

@@ -150,6 +150,11 @@ def unit_of(number: int) -> int:
     return 1 if number == 1 else _KEPT_UNITS + number
 
 
+def number_of(unit: int) -> int:
+    """The VM whose lease is in that unit."""
+    return 1 if unit == 1 else unit - _KEPT_UNITS
+
+
 def units_for(vms: int) -> int:
     """The units of a lease volume that has a lease for each VM from number 2 to `vms`."""
     return unit_of(vms) + 1

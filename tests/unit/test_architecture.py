@@ -12,7 +12,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 #: The rooms of the broker that the agent may enter: none has a life of its own until it is called.
-BROKER_DOORS = {"client", "config", "daemon", "lockspace", "peers", "vm", "whiteboard", "wire"}
+BROKER_DOORS = {"client", "config", "daemon", "lockspace", "peers", "registry", "vm"} | {
+    "whiteboard",
+    "wire",
+}
 #: Nothing in scoring/ may know the time, the outside world, or who listens.
 NOT_IN_SCORING = {"time", "datetime", "asyncio", "logging", "os", "socket", "random", "threading"}
 
