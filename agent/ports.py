@@ -84,6 +84,10 @@ class Leases(Protocol):
     async def ask_engine(self) -> LeaseAnswer:
         """The owner of the engine lease, and the state of that host in sanlock."""
 
+    async def owners(self, leases: Mapping[int, str]) -> dict[int, LeaseAnswer]:
+        """The owners of many leases in one look, and the state of their hosts in sanlock, by the
+        alignment unit. `leases`: unit -> the name that the lease there must have."""
+
     async def ask_fence(self) -> LeaseAnswer:
         """The owner of the fence lease, and the state of that host in sanlock. It answers even
         while an acquire of that lease is under way."""

@@ -13,7 +13,10 @@ import asyncio
 import logging
 import os
 import re
+import struct
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import sanlock
@@ -22,11 +25,13 @@ from agent.leases.freeing import free_host_id, was_freed
 from agent.leases.sanlock_direct import FreeingFile, FreeingOnFile, SanlockDirect
 from agent.ports import ACQUIRE_DEADLINE_S, ASK_DEADLINE_S, Still
 from broker.config.sections import Config
-from broker.daemon.foreign import sentence
+from broker.daemon.foreign import clean, sentence
 from broker.daemon.worker import Hung, Worker
-from broker.lockspace.delta_leases import FENCE_RESOURCE, layout_at
+from broker.lockspace.delta_leases import FENCE_RESOURCE, layout_at, read_delta_leases
+from broker.lockspace.lease_records import LeaseRecord, read_lease_records
+from broker.registry.record import number_of
 from broker.whiteboard.identity import VolumeKind, check_at, expected
-from broker.whiteboard.volume import VolumeError
+from broker.whiteboard.volume import Volume, VolumeError
 from scoring.decision import FreeHostId
 from scoring.lease_times import host_dead_s
 from scoring.observation import FenceLeaseAnswer, HostIdFreed, LeaseAnswer, Standing
@@ -40,6 +45,16 @@ _STANDING = {
     sanlock.HOST_FAIL: Standing.FAIL,
     sanlock.HOST_DEAD: Standing.DEAD,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What one look found. `renewals`: (generation, timestamp) of owners on disk; `hosts`: what
+    sanlock says of each host id."""
+
+    records: dict[int, LeaseRecord | None]
+    renewals: dict[int, tuple[int, int]]
+    hosts: dict[int, dict[str, int]]
 
 
 class SanlockLeases:
@@ -73,6 +88,59 @@ class SanlockLeases:
 
     async def ask_fence(self) -> LeaseAnswer:
         return await self._ask_lease(FENCE_RESOURCE, None)
+
+    async def owners(self, leases: Mapping[int, str]) -> dict[int, LeaseAnswer]:
+        asked_s = asyncio.get_running_loop().time()
+        try:
+            found = await self._worker.call(
+                f"reading {len(leases)} leases", ASK_DEADLINE_S, self._read_owners, tuple(leases)
+            )
+        except (Hung, VolumeError, sanlock.SanlockException, KeyError, struct.error) as error:
+            return {
+                unit: LeaseAnswer(False, asked_s, detail=_text(error), vm=number_of(unit))
+                for unit in leases
+            }
+        return {
+            unit: self._owner(found, unit, self._storage.lockspace, name, asked_s)
+            for unit, name in leases.items()
+        }
+
+    def _read_owners(self, units: tuple[int, ...]) -> _Found:
+        check_at(self._storage.leases, self._wanted)
+        with Volume(self._storage.leases, read_only=True) as volume:
+            records = read_lease_records(volume, units)
+            owners = {one.owner for one in records.values() if one is not None and one.held}
+            renewals = read_delta_leases(volume, owners) if owners else {}
+        hosts = sanlock.get_hosts(self._lockspace) if owners else []
+        return _Found(records, renewals, {host["host_id"]: host for host in hosts})
+
+    def _owner(
+        self, found: _Found, unit: int, lockspace: str, name: str, asked_s: float
+    ) -> LeaseAnswer:
+        record, vm = found.records[unit], number_of(unit)
+        if record is None or (record.lockspace, record.resource) != (lockspace, name):
+            what = "no lease that can be read" if record is None else f"lease {record.resource}"
+            text = f"{self._storage.leases}: unit {unit} holds {what}, not {name}"
+            return LeaseAnswer(False, asked_s, detail=clean(text), vm=vm)
+        if not record.held:
+            return LeaseAnswer(True, asked_s, vm=vm)
+        host, renewal = found.hosts.get(record.owner), found.renewals.get(record.owner)
+        if host is None or renewal is None:
+            return LeaseAnswer(
+                True, asked_s, record.owner, record.generation, detail="no standing known", vm=vm
+            )
+        standing = _STANDING.get(host["flags"], Standing.UNKNOWN)
+        return LeaseAnswer(
+            known=True,
+            asked_s=asked_s,
+            owner=record.owner,
+            owner_generation=record.generation,
+            current_generation=renewal[0],
+            owner_timestamp=renewal[1],
+            standing=Standing.FREE if renewal[1] == 0 else standing,
+            dead_in_s=self._dead_in_s(host, asked_s),
+            vm=vm,
+        )
 
     async def _ask_lease(self, resource: str, offset: int | None) -> LeaseAnswer:
         """The owner of a lease. `offset` None: where the fence lease is."""

@@ -31,7 +31,8 @@ class Daemon:
         self.process = subprocess.Popen(
             argv, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        while not (folder / "sanlock.sock").exists():
+        # Its socket is there a moment before it listens.
+        while self.client("status").returncode:
             assert self.process.poll() is None
             time.sleep(0.02)
 

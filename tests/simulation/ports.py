@@ -43,6 +43,7 @@ from broker.lockspace.renewals import Renewals
 from broker.monitors import LIBVIRT_DEADLINE_S, Sampled, Unknown
 from broker.monitors.network import ANY_TIMEOUT_S
 from broker.monitors.network_verdict import TargetResult, Windows
+from broker.registry.record import number_of
 from broker.whiteboard.layout import IDENTITY_SLOT
 from broker.whiteboard.slot import EMPTY_SLOT
 from broker.whiteboard.store import StorageTrouble
@@ -676,6 +677,12 @@ class SimLeases:
 
     async def ask_engine(self) -> LeaseAnswer:
         return await self._ask("engine")
+
+    async def owners(self, leases: Mapping[int, str]) -> dict[int, LeaseAnswer]:
+        return {
+            unit: replace(await self._ask(name), vm=number_of(unit))
+            for unit, name in leases.items()
+        }
 
     async def ask_fence(self) -> LeaseAnswer:
         return await self._ask("fence")
