@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import NoReturn
 
@@ -44,6 +45,10 @@ def _parser() -> Parser:
 def main() -> NoReturn:
     """Parse, run the subcommand, exit with its code; every error is one line."""
     parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:
+        from agent.terminal.completion import complete
+
+        complete(parser)
     arguments = parser.parse_args()
     as_json = arguments.json or getattr(arguments, "json_here", False)
     try:

@@ -2,8 +2,8 @@
 """`python docs/generate_man.py FOLDER`: the man pages and the shell completion.
 
 ha-agent.8 and ha-broker.8 are written from the argument parsers that print `--help`,
-ha-agent.toml.5 from what docs/generate_config.py knows of the configuration, and the
-completion by docs/generate_completion.py. Nothing of it is kept in the repository: the packages
+ha-agent.toml.5 from what docs/generate_config.py knows of the configuration; the completion is
+argcomplete's (record 78). Nothing of it is kept in the repository: the packages
 are built with it. The date is that of SOURCE_DATE_EPOCH, so the same commit makes the
 same pages.
 """
@@ -15,15 +15,17 @@ import os
 import sys
 import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 import generate_config  # noqa: E402
-from generate_completion import SHELLS, arguments, verbs  # noqa: E402
+from argcomplete.shell_integration import shellcode  # noqa: E402
 
 from agent import main as agent_main  # noqa: E402
+from agent.verbs import GROUPS  # noqa: E402
 from broker import main as broker_main  # noqa: E402
 from broker.config.places import DEFAULT_PATH, PATH_VARIABLE  # noqa: E402
 
@@ -36,6 +38,35 @@ for what is to be seen. Stopping it never stops the virtual machine.""",
 It samples the host, reads what all hosts of the cluster published on the shared whiteboard,
 publishes for this one, and keeps this host's id in the sanlock lockspace. Stopping it never
 stops the virtual machine, and leaves the host id joined.""",
+}
+#: What people type, each with what it is for; every one is parsed by a test.
+EXAMPLES = {
+    "ha-agent": (
+        ("ha-agent --status", "Is the VM up, where, since when, is anything wrong, what is next?"),
+        ("ha-agent status --watch", "The same, again and again, while something happens."),
+        ("ha-agent why", "Why the VM is where it is, or why nobody starts it."),
+        ("ha-agent events --since yesterday", "What happened; also: 2h, 10 min ago, 21:58."),
+        (
+            "ha-agent maintenance local --for 2h --reason 'new memory'",
+            "Before work on this host: the VM leaves it without downtime.",
+        ),
+        (
+            "ha-agent maintenance global --reason 'storage firmware'",
+            "Before work on what all hosts need: nothing starts, stops or moves.",
+        ),
+        ("ha-agent maintenance none", "The work is done."),
+        ("ha-agent migrate --to host2", "Move the VM, live."),
+        ("ha-agent fence test all", "Would each fence device work, now?"),
+        ("ha-agent doctor", "Is this host fit? Each check with its fix."),
+        ("ha-agent check-liveliness --nagios", "A line for Nagios or Icinga."),
+        (
+            "ha-agent init --storage /srv/ha --domain engine.xml",
+            "The first host of a new cluster.",
+        ),
+        ("ha-agent join --from /root/member --host-id 2", "A further host."),
+        ("ha-agent --status --json | jq -r .engine.hostname", "The VM's host, for a script."),
+    ),
+    "ha-broker": (("ha-broker --config /root/try.toml", "With another configuration."),),
 }
 FILES = (
     (DEFAULT_PATH, "The configuration, ha-agent.toml(5)."),
@@ -56,6 +87,32 @@ def broker_parser() -> argparse.ArgumentParser:
     """The parser of `ha-broker`, likewise."""
     os.environ.pop(PATH_VARIABLE, None)
     return broker_main._parser()
+
+
+# --- the parsers ----------------------------------------------------------------------------
+
+Verb = tuple[tuple[str, ...], str, argparse.ArgumentParser]
+
+
+def verbs(parser: argparse.ArgumentParser, above: tuple[str, ...] = ()) -> Iterator[Verb]:
+    """Each subcommand with its words, its help and its parser; deepest ones too."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
+            for name, sub in action.choices.items():
+                words = (*above, name)
+                yield words, helps.get(name, ""), sub
+                yield from verbs(sub, words)
+
+
+def arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Options and positionals; subcommands and what the help leaves out are left out."""
+    left_out = argparse._SubParsersAction
+    return [
+        one
+        for one in parser._actions
+        if not isinstance(one, left_out) and one.help != argparse.SUPPRESS
+    ]
 
 
 # --- roff ------------------------------------------------------------------------------------
@@ -97,6 +154,11 @@ def _usage(parser: argparse.ArgumentParser) -> list[str]:
     return [".nf", escape(usage), ".fi"]
 
 
+def _sentence(text: str) -> str:
+    """A help text as a sentence."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith("?") else ".")
+
+
 def command_page(parser: argparse.ArgumentParser) -> str:
     """The man page of a command."""
     name = parser.prog
@@ -106,15 +168,15 @@ def command_page(parser: argparse.ArgumentParser) -> str:
     lines += [*_usage(parser), ".SH DESCRIPTION", escape(MORE[name]), ".SH OPTIONS"]
     lines += _arguments(parser)
     subcommands = list(verbs(parser))
-    if subcommands:
-        lines.append(".SH VERBS")
-    for words, text, sub in subcommands:
-        lines += [
-            f".SS {escape(' '.join(words))}",
-            escape(text[:1].upper() + text[1:] + "."),
-            ".PP",
-        ]
-        lines += [*_usage(sub), *_arguments(sub)]
+    for group, names in GROUPS if subcommands else ():
+        lines.append(f'.SH "{escape(group)}"')
+        for words, text, sub in sorted(subcommands, key=lambda each: each[0]):
+            if words[0] in names:
+                lines += [f".SS {escape(' '.join(words))}", escape(_sentence(text)), ".PP"]
+                lines += [*_usage(sub), *_arguments(sub)]
+    lines.append(".SH EXAMPLES")
+    for command, text in EXAMPLES[name]:
+        lines += _entry(command, text)
     if parser.epilog:
         lines += [".SH EXIT STATUS", ".nf", escape(parser.epilog.rstrip()), ".fi"]
     lines.append(".SH ENVIRONMENT")
@@ -158,9 +220,9 @@ def main() -> None:
     (folder / "ha-agent.8").write_text(command_page(agent))
     (folder / "ha-broker.8").write_text(command_page(broker))
     (folder / "ha-agent.toml.5").write_text(config_page())
-    for shell, completion in SHELLS.items():
-        (folder / f"ha-agent.{shell}").write_text(completion(agent))
-        (folder / f"ha-broker.{shell}").write_text(completion(broker))
+    for shell in ("bash", "zsh", "fish"):
+        code = shellcode(["ha-agent"], shell=shell)
+        (folder / f"ha-agent.{shell}").write_text(code)
     (folder / "ha-agent.toml").write_text(generate_config.rendered())
 
 

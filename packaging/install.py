@@ -47,9 +47,7 @@ FILES = {
     # No configuration file: what `init` writes would have dpkg ask at each new default.
     "generated/ha-agent.toml": "usr/share/ha-agent/ha-agent.toml",
     "generated/ha-agent.bash": "usr/share/bash-completion/completions/ha-agent",
-    "generated/ha-broker.bash": "usr/share/bash-completion/completions/ha-broker",
     "generated/ha-agent.fish": "usr/share/fish/vendor_completions.d/ha-agent.fish",
-    "generated/ha-broker.fish": "usr/share/fish/vendor_completions.d/ha-broker.fish",
 }
 MANUALS = ("ha-agent.8", "ha-broker.8", "ha-agent.toml.5")
 #: Debian alone: elsewhere systemd's own default allows ping (docs/privileges.md), and zsh looks
@@ -57,11 +55,9 @@ MANUALS = ("ha-agent.8", "ha-broker.8", "ha-agent.toml.5")
 DEBIAN_FILES = {
     "packaging/systemd/sysctl.conf": "usr/lib/sysctl.d/60-ha-agent.conf",
     "generated/ha-agent.zsh": "usr/share/zsh/vendor-completions/_ha-agent",
-    "generated/ha-broker.zsh": "usr/share/zsh/vendor-completions/_ha-broker",
 }
 OTHER_FILES = {
     "generated/ha-agent.zsh": "usr/share/zsh/site-functions/_ha-agent",
-    "generated/ha-broker.zsh": "usr/share/zsh/site-functions/_ha-broker",
 }
 #: Not needed to run: the headers, type stubs and sources of compiled wheels, and their tests.
 UNWANTED = (".pxd", ".pyx", ".pyi", ".c", ".h", ".hash", "py.typed")

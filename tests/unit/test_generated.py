@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the packages are built with says what the code says: the default configuration file,
-the man pages and the shell completion."""
+"""What the packages are built with says what the code says: the default configuration file and
+the man pages. The shell completion is in test_completion.py."""
 
 from __future__ import annotations
 
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from agent import main as agent_main
+from broker import main as broker_main
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from scoring.timing import Timing
@@ -96,6 +99,17 @@ def test_every_option_and_verb_of_the_help_is_in_the_man_page(program: str, page
             assert option in page, (verb, option)
 
 
+def test_every_example_of_the_man_page_is_a_command_that_is_understood(pages: Path) -> None:
+    examples = runpy.run_path(str(DOCS / "generate_man.py"))["EXAMPLES"]
+    parsers = {"ha-agent": agent_main._parser(), "ha-broker": broker_main._parser()}
+    for program, commands_of_it in examples.items():
+        page = readable(pages / f"{program}.8")
+        for command, _ in commands_of_it:
+            assert command in page
+            name, *words = shlex.split(command.partition(" | ")[0])
+            parsers[name].parse_args(words)
+
+
 def test_every_exit_code_is_in_the_man_page(pages: Path) -> None:
     status = readable(pages / "ha-agent.8").partition(".SH EXIT STATUS")[2].partition(".SH")[0]
     assert {str(code.value) for code in ExitCode} <= set(re.findall(r"\d+", status))
@@ -132,62 +146,3 @@ def test_man_has_nothing_to_complain_about(name: str, pages: Path) -> None:
         text=True,
     )
     assert (result.returncode, result.stderr) == (0, "")
-
-
-# --- completion --------------------------------------------------------------------------------
-
-
-BASH = (
-    "source {page}; COMP_WORDS=({words}); COMP_CWORD={last}; {function}; "
-    'printf "%s\\n" "${{COMPREPLY[@]}}"'
-)
-#: zsh's own `_describe` needs a terminal: here it prints what it is given.
-ZSH = (
-    "words=({words}); CURRENT={next}; _files() {{ :; }}; "
-    "_describe() {{ print -l -- ${{${{(P)2}}%%:*}} }}; source {page}"
-)
-FISH = "source {page}; complete -C'{line}'"
-
-
-@pytest.mark.parametrize(
-    ("shell", "script"), [("bash", BASH), ("zsh", ZSH), ("fish", FISH)], ids=["bash", "zsh", "fish"]
-)
-@pytest.mark.parametrize(
-    ("typed", "offered"),
-    [
-        (["ha-agent", "mainten"], {"maintenance"}),
-        (["ha-agent", "maintenance", "lo"], {"local"}),
-        (["ha-agent", "whiteboard", ""], {"dump"}),
-        (["ha-agent", "events", "--f"], {"--follow"}),
-        (["ha-agent", "--config", "/x", "whiteboard", "dump", "--j"], {"--json"}),
-        (["ha-broker", "--c"], {"--config"}),
-    ],
-)
-def test_the_completion_knows_the_verbs(
-    shell: str, script: str, typed: list[str], offered: set[str], pages: Path
-) -> None:
-    if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed")
-    filled = script.format(
-        page=pages / f"{typed[0]}.{shell}",
-        words=" ".join(f"'{word}'" for word in typed),
-        line=" ".join(typed),
-        last=len(typed) - 1,
-        next=len(typed),
-        function="_" + typed[0].replace("-", "_"),
-    )
-    argv = [shell, *{"zsh": ["-f"], "fish": ["--no-config"]}.get(shell, []), "-c", filled]
-    result = subprocess.run(argv, capture_output=True, text=True, check=True)
-    # What fish offers has its help behind a tab.
-    found = {line.split("\t")[0] for line in result.stdout.split("\n")}
-    assert offered <= found, result.stdout + result.stderr
-    assert "dump" not in found or "whiteboard" in typed, "only what may come here"
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_completion_is_sound(shell: str, pages: Path) -> None:
-    if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed")
-    for page in sorted(pages.glob(f"*.{shell}")):
-        result = subprocess.run([shell, "-n", page], capture_output=True, text=True)
-        assert (result.returncode, result.stderr) == (0, ""), page

@@ -99,6 +99,47 @@ def test_what_is_set_is_read(values: dict[str, bool | int | float | str | tuple[
         assert place[key] == (list(value) if isinstance(value, tuple) else value)
 
 
+#: Valid files that say the same in another way, or hold what only looks like a key.
+FORMS = {
+    "dotted": 'host.id = 1\nhost.name = "a"\nstorage.x = 1\n',
+    "inline": 'host = {id = 1, name = "a"}\n',
+    "quoted": '["host"]\n"id" = 1\n',
+    "spaced": "[ host ]\n  id=1 # mine\n\n[b]\nid = 2\n",
+    "list over lines": '[host]\nid = 1\nx = [\n  "a", # id = 3\n  "b",\n]\n',
+    "text that looks so": '[b]\nx = """\n[host]\nid = 5\n#id = 6\n"""\n[host]\nid = 1\n',
+    "text over lines": '[host]\nid = 1\nname = """a\nb"""\n',
+    "devices first": "[[fence.device]]\nhost = 1\n\n[host]\nid = 1\n",
+    "in two places": "[host]\nid = 1\n[b]\nx=1\n[host.sub]\ny=2\n",
+    "an example below": '[host]\n#id = 4\n#[[host.dev]]\n#name = "x"\n[c]\n',
+    "lines of DOS": "[host]\r\nid = 1\r\n",
+    "no last line end": "[host]\nid = 1",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_in_whatever_way_a_file_is_written_the_keys_meant_are_changed(form: str) -> None:
+    wanted = tomllib.loads(FORMS[form])
+    wanted.setdefault("host", {}).update(id=7, name="n")
+    wanted["top"] = "t"
+    wanted.setdefault("b", {})["new"] = ["q"]
+    wanted.setdefault("c", {}).setdefault("d", {})["k"] = True
+    text = with_keys(
+        FORMS[form],
+        {"host.id": 7, "host.name": "n", "top": "t", "b.new": ("q",), "c.d.k": True},
+    )
+    assert tomllib.loads(text) == wanted
+    del wanted["host"]["name"]
+    assert tomllib.loads(with_keys(text, {"host.name": None})) == wanted
+    assert ("# mine" in text) == ("# mine" in FORMS[form]), "a comment behind a value stays"
+
+
+@pytest.mark.parametrize("text", ["host = 3\n", "[[host]]\nid = 1\n", "host = [\n"])
+def test_a_file_without_a_place_for_the_key_is_refused_and_not_broken(text: str) -> None:
+    with pytest.raises(CommandError, match=r"host\.id cannot be set|is not TOML"):
+        with_keys(text, {"host.id": 7})
+
+
 # --- the VM's definition --------------------------------------------------------------------------
 
 
