@@ -343,7 +343,7 @@ def _import_ovirt(arguments: Namespace, as_json: bool) -> int:
 GROUPS = (
     ("see how it is", ("status", "why", "events", "check-liveliness", "doctor")),
     ("act on the VM", ("vm", "migrate", "maintenance")),
-    ("set up", ("init", "join", "leave", "import-ovirt")),
+    ("set up", ("init", "join", "leave", "storage", "import-ovirt")),
     ("try it out", ("config", "fence", "notify", "score")),
     (
         "repair, and look into files",
