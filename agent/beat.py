@@ -244,6 +244,7 @@ class Agent:
             self._rehearsals.system_uuids = view.system_uuids
         self._actions.hostnames = view.hostnames
         self._actions.what_ran = view.what_ran
+        self._actions.registry = max([view.registry, *(peer.registry for peer in view.peers)])
         self._actions.is_noted = lambda host: _is_noted(view, host)
         observation = Observation(
             local=self._local(view),

@@ -434,6 +434,7 @@ class World:
 
     async def _agent(self, host: Host) -> None:
         leases, config = SimLeases(self, host), self.config(host)
+        engine = SimHypervisor(self, host, leases)
         fence = FenceLevels((), host.host_id)
         if self.settings.fence and host.has_fence:
             fence = fence_levels(self, host, config.fence.timeout)
@@ -443,7 +444,7 @@ class World:
         agent = Agent(
             config.rules(VM_MEMORY_MB),
             link,
-            ActionRunner(SimHypervisor(self, host, leases), leases, fence, SimFenceLog(self, host)),
+            ActionRunner(lambda vm: engine, leases, fence, SimFenceLog(self, host)),
             "kvm",
             migration_possible=self.settings.migration,
             refused=lambda: host.refused,
