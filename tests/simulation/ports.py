@@ -47,8 +47,9 @@ from broker.whiteboard.layout import IDENTITY_SLOT
 from broker.whiteboard.slot import EMPTY_SLOT
 from broker.whiteboard.store import StorageTrouble
 from broker.whiteboard.volume import STORAGE_DEADLINE_S
+from broker.wire.exchange import FenceNote, Report, View
 from broker.wire.limits import HOST_ID_MAX
-from broker.wire.status import FenceNote, MigrationStatus, Report, View
+from broker.wire.status import MigrationStatus
 from broker.wire.what_ran import WhatRan
 from scoring.decision import FreeHostId
 from scoring.lease_times import WATCHDOG_FIRE_S

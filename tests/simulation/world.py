@@ -48,7 +48,8 @@ from broker.whiteboard.signatures import CLUSTER as CLUSTER_SLOT
 from broker.whiteboard.signatures import Signatures
 from broker.whiteboard.slot import EMPTY_SLOT, BadSlot, decode_cluster, encode_cluster
 from broker.whiteboard.store import StorageTrouble
-from broker.wire.status import BegunReason, Maintenance, NewOrder, Report
+from broker.wire.exchange import BegunReason, Report
+from broker.wire.status import Maintenance, NewOrder
 from scoring.decision import Code, FreeHostId
 from scoring.lease_times import WATCHDOG_FIRE_S
 from scoring.observation import OrderKind
