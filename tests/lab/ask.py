@@ -29,14 +29,18 @@ def state(cluster: Cluster, host: str) -> str:
 
 
 def in_place(cluster: Cluster, host: str) -> bool:
-    """Whether that host sees the engine up, all others ready, and hears from each of them."""
+    """Whether that host sees the engine up, all others ready to take it, and hears from each."""
     shown = status(cluster, host)
     hosts = shown.get("hosts", {})
     seen = [hosts.get(str(host_id_of(name)), {}) for name in cluster.hosts]
-    return {one.get("state") for one in seen} == {"EngineUp", "EngineDown"} and all(
-        (one.get("witnesses") or {}).get("heartbeat") == "answered"
-        for one in seen
-        if one.get("hostname") != host
+    return (
+        {one.get("state") for one in seen} == {"EngineUp", "EngineDown"}
+        and all(one.get("liveness") == "live" and one.get("score", 0) > 0 for one in seen)
+        and all(
+            (one.get("witnesses") or {}).get("heartbeat") == "answered"
+            for one in seen
+            if one.get("hostname") != host
+        )
     )
 
 

@@ -418,6 +418,12 @@ class Cluster:
                 ProcessName(pid, start_ticks(pid)).kill(DEATH_SECONDS_MAX)
         return victims[0]
 
+    def restart_libvirt(self, host: str) -> None:
+        """Kill the host's libvirtd, and wait until the next one takes connections."""
+        self.kill(host, "libvirtd")
+        self._host(host).libvirt_socket.unlink(missing_ok=True)
+        self.wait_booted(host)
+
     def stop(self, host: str, daemon: str) -> None:
         """Stop a daemon and hold it down until ``start`` (or the next power-on)."""
         self._order(host, "hold", daemon)

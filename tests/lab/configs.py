@@ -131,13 +131,15 @@ port = {port}
 username = "{user}"
 """
 
-#: Added where hosts are switched off again and again, each time for another reason.
+#: Added to the shared lab, where one test follows the other: hosts are switched off again and
+#: again, each time for another reason, and a host whose VM died is soon a standby again.
 HASTE = """
 [fence]
 per-hour = 100
 
 [timing]
 fence-backoff = 0.1
+unexpected-down = 20
 """
 
 #: On storages.kinds.FUSE. The disk comes over NBD because libvirt refuses to migrate a VM whose

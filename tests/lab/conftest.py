@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from . import ask, boot_journal, configs, machine
+from . import ask, boot_journal, configs, machine, second_try
 from .cluster import Cluster
-from .errors import MachineError
+from .errors import MachineError, law
 from .watch import EngineWatcher
 
 #: Short: UNIX socket paths below it must stay under 108 bytes.
 PARENT = Path("/var/tmp/ha-lab")
 TAKEOVER_S = 60.0
+#: A host that was cut off boots, joins the lockspace, and is heard by the others.
+IN_PLACE_S = 90.0
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -29,6 +31,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("long") is not None:
             item.add_marker(pytest.mark.skip(reason="takes minutes; run: make lab-test-long"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """A failed lab test is tried once more; other tests are none of this file's business."""
+    is_ours = item.path.is_relative_to(Path(__file__).parent)
+    return second_try.run(item, nextitem) if is_ours else None
+
+
+pytest_terminal_summary = second_try.summary
+pytest_sessionfinish = second_try.finish
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +65,7 @@ def shared_lab(able: None) -> Iterator[Cluster]:
     cluster = new_cluster()
     try:
         cluster.up(3)
+        cluster.configure(configs.HASTE)
         yield cluster
     finally:
         cluster.down()
@@ -60,22 +74,37 @@ def shared_lab(able: None) -> Iterator[Cluster]:
 
 @pytest.fixture
 def lab(shared_lab: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """The shared lab, all hosts on and the engine healthy; law 1 is watched during the test."""
+    """The shared lab with every host in its place, as each of them sees it, whatever the test
+    before has done; law 1 is watched during the test."""
     for host in shared_lab.hosts:
         if shared_lab.power_on(host):
             shared_lab.wait_booted(host)
     shared_lab.wait_healthy(TAKEOVER_S)
+    for host in shared_lab.hosts:
+        ask.until(f"{host} is in its place", IN_PLACE_S, partial(ask.in_place, shared_lab, host))
     with law_1(shared_lab):
         yield shared_lab
 
 
 @contextlib.contextmanager
 def law_1(cluster: Cluster) -> Iterator[None]:
-    """At most one QEMU ran the guest: by the processes, and by what the guest wrote."""
+    """At most one QEMU ran the guest: by the processes, and by what the guest wrote. It is looked
+    at however the test ends: one that fails may fail because of a second VM."""
     before = boot_journal.read(cluster)
     with EngineWatcher(cluster) as watcher:
         there = len(watcher.history())
-        yield
+        try:
+            yield
+        finally:
+            watcher.stop()
+            with law(1):
+                _one_at_a_time(cluster, watcher, there, before)
+
+
+def _one_at_a_time(
+    cluster: Cluster, watcher: EngineWatcher, there: int, before: list[boot_journal.Boot]
+) -> None:
+    """`there`: how many processes were there before; `before`: the boots until then."""
     history = watcher.history()
     assert watcher.most_running_at_once() <= 1, history
     boots = boot_journal.read(cluster)
@@ -93,21 +122,9 @@ def _console(cluster: Cluster) -> list[str]:
     return path.read_text(errors="replace").splitlines()[-12:] if path.exists() else []
 
 
-ANSWERED_S = 45.0
-
-
-@pytest.fixture(scope="session")
-def hasty(shared_lab: Cluster) -> Cluster:
-    """The shared lab, without the pauses between two hosts that are switched off."""
-    shared_lab.configure(configs.HASTE)
-    return shared_lab
-
-
 @pytest.fixture
-def fencing(lab: Cluster, hasty: Cluster) -> Iterator[Cluster]:
-    """`lab`, with every host in its place and answering the others; faults end after the test."""
-    for host in lab.hosts:
-        ask.until(f"{host} is in its place", ANSWERED_S, partial(ask.in_place, lab, host))
+def fencing(lab: Cluster) -> Iterator[Cluster]:
+    """`lab`; faults end after the test."""
     try:
         yield lab
     finally:
@@ -132,6 +149,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """After a failure: what the agents said last."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
+    second_try.note_law(report, call)
     if report.failed and call.when == "call":
         for name in ("lab", "lab_without_bmc"):
             cluster = getattr(item, "funcargs", {}).get(name)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from . import ask
+from . import ask, ready
 from .cluster import Cluster
 from .layout import VM_NAME, host_id_of
 
@@ -89,7 +89,8 @@ def ended(command: subprocess.Popen[str], within_s: float = ENDED_S) -> tuple[in
 
 
 def is_settled(lab: Cluster, on: str) -> bool:
-    """One QEMU, there, with its lease; that host in EngineUp and all others that are on ready."""
+    """One QEMU, there, with its lease; that host in EngineUp, all others that are on ready, and
+    every one of them knows where the VM is."""
     census = lab.census()
     if [host for host in census.first for _ in census.engines(host)] != [on]:
         return False
@@ -102,6 +103,7 @@ def is_settled(lab: Cluster, on: str) -> bool:
         and all(host["score"] > 0 and host["liveness"] == "live" for host in shown.values())
         and holds_lease(lab, on)
         and lab.page_answers()
+        and ready.everybody_sees_engine(lab, on)
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from . import ask
+from . import ask, ready
 from .cluster import Cluster
 from .conftest import law_1, new_cluster
 from .layout import HOST_BRIDGE, host_id_of
@@ -101,7 +101,7 @@ def test_a_standby_without_the_bridge_is_none_and_one_again_when_it_is_there(
     good = definition.read_text()
     assert bridge in good
     definition.write_text(good.replace(bridge, "<source bridge='br-vlan20'/>"))
-    pair.kill(heir, "agent")
+    ready.restart(pair, heir, "agent")
     ask.until(
         "the heir says what is missing",
         20,
@@ -117,9 +117,9 @@ def test_a_standby_without_the_bridge_is_none_and_one_again_when_it_is_there(
     assert f"{heir} cannot start the VM: br-vlan20" in shown and "NO STANDBY" in shown
     # The kernel tells of a new link: no minute is waited for.
     pair.sh(heir, ["ip", "link", "add", "br-vlan20", "type", "bridge"])
-    ask.until("it is a standby again", 8, lambda: own(pair, heir).get("score", 0) > 0)
+    ask.until("it is a standby again", 20, lambda: own(pair, heir).get("score", 0) > 0)
     pair.sh(heir, ["ip", "link", "del", "br-vlan20"])
-    ask.until("it is none again", 8, lambda: own(pair, heir).get("score", 1) == 0)
+    ask.until("it is none again", 20, lambda: own(pair, heir).get("score", 1) == 0)
 
 
 def test_a_start_that_fails_says_libvirt_s_own_words_and_counts(pair: Cluster) -> None:
@@ -128,7 +128,7 @@ def test_a_start_that_fails_says_libvirt_s_own_words_and_counts(pair: Cluster) -
     (heir,) = (name for name in pair.hosts if name != owner)
     config = pair.config_path(heir)
     config.write_text(config.read_text().replace("[vm]", "[vm]\nprove-start = false", 1))
-    pair.kill(heir, "broker")
+    ready.restart(pair, heir, "broker")
     ask.until("nothing is looked at", 20, lambda: own(pair, heir).get("score", 0) > 0)
     pair.cut(owner)
     ask.until(

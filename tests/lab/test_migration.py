@@ -15,7 +15,7 @@ from functools import partial
 
 import pytest
 
-from . import ask, configs
+from . import ask, configs, ready
 from .cluster import Cluster
 from .layout import VM_NAME, host_id_of
 from .moving import (
@@ -99,8 +99,7 @@ def test_what_cannot_take_the_vm_is_refused_each_with_its_reason(moving: Cluster
     unknown = order(moving, source, "migrate", "--to", "host9")
     assert unknown.returncode == 2 and "no such host" in unknown.stderr
 
-    order(moving, target, "maintenance", "local")
-    ask.until("it is known", 10, lambda: peer_state(moving, source, target) == "LocalMaintenance")
+    ready.in_local_maintenance(moving, target)
     assert "is in local maintenance" in migrate(target)
     order(moving, target, "maintenance", "none")
 
@@ -114,8 +113,7 @@ def test_what_cannot_take_the_vm_is_refused_each_with_its_reason(moving: Cluster
     assert "was stopped" in migrate(third)
     moving.start(third, "agent")
 
-    order(moving, source, "maintenance", "global")
-    ask.until("it is set", 10, lambda: ask.state(moving, source) == "GlobalMaintenance")
+    ready.in_global_maintenance(moving, source)
     assert "global maintenance" in migrate(target)
     order(moving, source, "maintenance", "none")
     settled(moving, source, 30.0)
@@ -136,9 +134,9 @@ def test_a_host_without_the_lock_driver_and_one_without_the_memory_are_refused(
     small = definition.read_text()
     try:
         qemu_conf.write_text(good.replace("lock_manager", "#lock_manager"))
-        moving.kill(target, "libvirtd")
+        ready.restart_libvirt(moving, target)
         definition.write_text(small.replace("<memory unit='MiB'>256<", "<memory unit='TiB'>8<"))
-        moving.kill(third, "agent")
+        ready.restart(moving, third, "agent")
         ask.until("it is short", 20, lambda: "cannot-start" in penalties(moving, source, third))
         ask.until("it is seen", 20, lambda: "lock-driver" in penalties(moving, source, target))
         assert "8388608 MiB of memory" in refusal(moving, source, "migrate", "--to", third)
@@ -148,8 +146,8 @@ def test_a_host_without_the_lock_driver_and_one_without_the_memory_are_refused(
     finally:
         definition.write_text(small)
         qemu_conf.write_text(good)
-        moving.kill(third, "agent")
-        moving.kill(target, "libvirtd")
+        ready.restart(moving, third, "agent")
+        ready.restart_libvirt(moving, target)
     settled(moving, source, 45.0)
 
 
@@ -169,7 +167,11 @@ def test_a_migration_is_shown_and_cancelled_and_a_second_order_is_refused(moving
         shown = ask.status(moving, source)
         progress = shown["migration"]
         assert 0 <= progress["percent"] <= 100 and progress["remaining"] <= progress["total"]
-        assert peer_state(moving, target, source) == "EngineMigratingAway"
+        ask.until(
+            "the target has read of it",
+            ready.KNOWN_S,
+            lambda: peer_state(moving, target, source) == "EngineMigratingAway",
+        )
         assert peer_state(moving, target, target) == "EngineDown", "it receives, and knows it"
         assert f"migrate {host_id_of(target)}, done or" in order(moving, target, "--status").stdout
         move = ask.status(moving, target)["hosts"][str(host_id_of(source))]["move"]
@@ -236,6 +238,7 @@ def test_local_maintenance_drains_the_host_and_ends(moving: Cluster) -> None:
     print(f"drained {time.monotonic() - began_s:.1f} s after maintenance local")
     heir = moving.wait_healthy(TAKEOVER_S)
     assert heir != source
+    ready.read_anew(moving, source)
     own = ask.status(moving, heir)["hosts"][str(host_id_of(source))]
     assert own["score"] == 0 and own["maintenance"]
     assert (own["mode"]["reason"], own["mode"]["owner"]) == ("new fan", f"root@{source}")
@@ -308,17 +311,13 @@ def test_two_machines_with_one_uuid_are_named_and_the_vm_stays(moving: Cluster) 
         for host in (target, third):
             own = moving.layout.host(host_id_of(host)).system_uuid
             set_host_uuid(moving, host, str(own))
-    ask.until("both answer", 30, lambda: all_live(moving, source, (target, third)))
-    assert order(moving, source, "migrate", "--to", target).returncode == 0
+    for host in (target, third):
+        ask.until(f"{host} can take it", 30, partial(ready.can_take, moving, source, host))
+    done = order(moving, source, "migrate", "--to", target)
+    assert done.returncode == 0, done.stderr
     assert boots(moving) == before
     order(moving, source, "maintenance", "none")
     settled(moving, target, 30.0)
-
-
-def all_live(lab: Cluster, host: str, others: tuple[str, ...]) -> bool:
-    """Whether these hosts could take the VM, as `host` sees them."""
-    hosts = ask.status(lab, host)["hosts"]
-    return all(hosts[str(host_id_of(each))]["score"] > 0 for each in others)
 
 
 def set_host_uuid(lab: Cluster, host: str, uuid: str) -> None:
@@ -326,9 +325,7 @@ def set_host_uuid(lab: Cluster, host: str, uuid: str) -> None:
     path = lab.layout.host(host_id_of(host)).etc / "libvirt" / "libvirtd.conf"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([f'host_uuid = "{uuid}"', *lines[1:]]) + "\n")
-    lab.kill(host, "libvirtd")
-    lab.layout.host(host_id_of(host)).libvirt_socket.unlink(missing_ok=True)
-    lab.wait_booted(host)
+    ready.restart_libvirt(lab, host)
 
 
 def reasons(lab: Cluster, host: str) -> set[str]:
@@ -343,13 +340,13 @@ def test_the_vm_is_stopped_and_started_by_hand(moving: Cluster) -> None:
     assert f"the VM runs on {source}" in refusal(moving, target, "vm", "start")
     assert f"runs on {source}" in refusal(moving, target, "vm", "poweroff", "--yes")
 
-    assert order(moving, source, "maintenance", "global").returncode == 0
-    ask.until("it is set", 10, lambda: ask.state(moving, source) == "GlobalMaintenance")
+    ready.in_global_maintenance(moving, source)
     done = order(moving, source, "vm", "shutdown")
     assert (done.returncode, done.stdout) == (0, "the guest was asked to shut down\n")
     ask.until("it has", 30, lambda: not any(map(moving.census().engines, moving.hosts)))
-    ask.until("that is known", 10, partial(order_starts, moving, target))
+    ask.until("that is known", ready.KNOWN_S, partial(order_starts, moving, target))
     assert moving.engine_host() == target and ask.lease_holders(moving, target)
+    ask.until("its broker has seen it", ready.KNOWN_S, partial(ready.has_engine, moving, target))
     done = order(moving, target, "vm", "poweroff")
     assert (done.returncode, done.stdout) == (0, "the VM's process is gone\n")
     ask.during("nobody starts it", 4, lambda: moving.engine_host() is None)
@@ -388,7 +385,7 @@ def test_the_target_s_cable_is_out_for_a_moment_and_for_long(moving: Cluster) ->
     before = boots(moving)
     with slow_migration(moving, source, target) as command:
         moving.partition(target)
-        time.sleep(5.0)
+        ask.during("the order is under way", 5.0, lambda: command.poll() is None)
         moving.heal(target)
         speed(moving, source, FREE)
         code, said = ended(command)
@@ -416,7 +413,6 @@ def test_a_daemon_dies_at_either_end_of_a_migration(
     before = boots(moving)
     with slow_migration(moving, source, target) as command:
         moving.kill(source if where == "source" else target, daemon)
-        time.sleep(1.0)
         if daemon == "libvirtd":
             code, said = ended(command)
             assert code != 0, said

@@ -12,6 +12,7 @@ from broker.daemon.exit_codes import ExitCode
 
 from . import ask
 from .cluster import Cluster
+from .errors import law
 from .layout import host_id_of
 
 #: Until the other hosts miss a slot, and until a renewal has come after it stood still.
@@ -81,7 +82,8 @@ def test_a_vm_whose_host_has_no_daemons_is_not_called_down(fencing: Cluster) -> 
                 RENEWED_S,
                 partial(most_likely, lab, host, owner),
             )
-        ask.during("nobody says DOWN", 15, partial(not_down, lab, others))
+        with law(7):
+            ask.during("nobody says DOWN", 15, partial(not_down, lab, others))
         heir = others[0]
         _, text = told(lab, heir)
         assert "free in" not in text, "a countdown that begins anew with each renewal"
@@ -113,7 +115,8 @@ def test_a_host_whose_storage_hangs_speaks_of_itself(fencing: Cluster) -> None:
         _, text = told(lab, blind)
         assert "STORAGE hung" in text and "LAST WORD" in text
         assert "SILENT" not in text and "is silent" not in text.replace("THIS HOST is silent", "")
-        ask.during("it does not say DOWN", 5, partial(not_down, lab, [blind]))
+        with law(7):
+            ask.during("it does not say DOWN", 5, partial(not_down, lab, [blind]))
         lab.partition(blind)
         try:
             ask.until("deaf too, it does not know", 15, partial(is_unknown, lab, blind))

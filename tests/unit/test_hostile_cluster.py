@@ -27,8 +27,7 @@ from broker.lockspace.hosts import Witness
 from broker.monitors import MonitorRunner
 from broker.monitors.watched import Watched
 from broker.whiteboard.board import Board
-from broker.wire.exchange import View
-from broker.wire.status import Status
+from broker.wire.status import Status, View
 from scoring.decide import Decision, decide
 from scoring.observation import Observation
 from scoring.rules import Rules

@@ -106,7 +106,11 @@ def test_without_a_name_the_best_host_is_taken() -> None:
         ({"target": 4, "uncertain": [peer(4)]}, "first seen just now"),
         ({"target": 4, "live": [peer(4, maintenance=True)]}, "local maintenance"),
         ({"target": 4, "live": [peer(4, stopped=True)]}, "was stopped"),
-        ({"target": 4, "live": [peer(4, engine=UNKNOWN)]}, "libvirt on host4"),
+        (
+            {"target": 4, "live": [peer(4, engine=UNKNOWN)]},
+            "libvirt on host4 (id 4) does not answer its broker: right after a restart of libvirt"
+            " try again in a few seconds",
+        ),
         ({"target": 4, "live": [peer(4, 0)]}, "scores 0"),
         ({"target": 4, "live": [peer(4, memory_short=True)]}, "less memory free"),
         ({"live": []}, "no other live host"),

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A lab test that failed is tried once more, on a new lab (docs/decisions/0082).
+
+Real parts on a busy machine fail now and then for reasons of their own, and one such failure must
+not cost a run of half an hour. Nor may it be hidden: a race of the product looks the same.
+
+1. The first failure is printed in full at the end, as FLAKY, with its cause. Somebody looks at it.
+2. More than FLAKY_MAX such tests fail the run.
+3. A broken law (LawBroken) is never tried again: once is enough.
+4. The second try shares nothing with the first one: every fixture is ended, so the lab is new.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from .errors import LawBroken
+
+FLAKY_MAX = 2
+
+
+@dataclass(frozen=True)
+class Flaky:
+    """A test that failed, and passed when it was tried again. `failed`: the reports of the first
+    try that say how."""
+
+    nodeid: str
+    failed: list[pytest.TestReport]
+
+    @property
+    def cause(self) -> str:
+        """The first line of what it failed with."""
+        crash = getattr(self.failed[0].longrepr, "reprcrash", None)
+        text = self.failed[0].longreprtext if crash is None else crash.message
+        return str(text).partition("\n")[0]
+
+
+_FOUND = pytest.StashKey[list[Flaky]]()
+_LAW = "ended_by_a_broken_law"
+
+
+def _found(config: pytest.Config) -> list[Flaky]:
+    return config.stash.setdefault(_FOUND, [])
+
+
+def run(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    """As pytest_runtest_protocol: run it, a second time where it failed."""
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    failed = [report for report in reports if report.failed]
+    if failed and not any(getattr(report, _LAW, False) for report in failed):
+        end = pytest.CallInfo.from_call(
+            lambda: item.session._setupstate.teardown_exact(None), when="teardown"
+        )
+        if end.excinfo is not None:
+            failed.append(pytest.TestReport.from_item_and_call(item, end))
+            note_law(failed[-1], end)
+        if not getattr(failed[-1], _LAW, False):
+            reports = runtestprotocol(item, nextitem=nextitem, log=False)
+            _tell(item, failed, reports)
+        else:
+            reports = [*reports, failed[-1]]
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def _tell(
+    item: pytest.Item, failed: list[pytest.TestReport], reports: list[pytest.TestReport]
+) -> None:
+    """Keep the first failure: for the end of the run, or beside the second one."""
+    again = next((report for report in reports if report.failed), None)
+    if again is None:
+        _found(item.config).append(Flaky(item.nodeid, failed))
+    else:
+        for report in failed:
+            again.sections.append((f"the first try failed too: {report.when}", whole(report)))
+
+
+def note_law(report: pytest.TestReport, call: pytest.CallInfo[None]) -> None:
+    """Mark the report of a test that a broken law has ended; of pytest_runtest_makereport."""
+    if call.excinfo is not None and _is_law(call.excinfo.value):
+        setattr(report, _LAW, True)
+
+
+def _is_law(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_is_law, error.exceptions))
+    return isinstance(error, LawBroken)
+
+
+def whole(report: pytest.TestReport) -> str:
+    """Everything that the report has to say."""
+    parts = [report.longreprtext]
+    parts += [f"----- {name} -----\n{text}" for name, text in report.sections]
+    return "\n".join(parts)
+
+
+def summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """As pytest_terminal_summary: what failed at first, in full, and a line for each."""
+    terminal = terminalreporter
+    found = _found(terminal.config)
+    for flaky in found:
+        terminal.write_sep("_", f"FLAKY {flaky.nodeid}: failed, and passed on a new lab")
+        for report in flaky.failed:
+            terminal.write_line(f"in its {report.when}:")
+            terminal.write_line(whole(report))
+    for flaky in found:
+        terminal.write_line(f"FLAKY {flaky.nodeid} - {flaky.cause}", yellow=True)
+    if found:
+        terminal.write_line(
+            "Each of them is a test that does not wait for what it needs, or a race of the product:"
+            " find out which"
+        )
+    if len(found) > FLAKY_MAX:
+        terminal.write_line(f"{len(found)} are flaky, more than {FLAKY_MAX}: it fails", red=True)
+
+
+def finish(session: pytest.Session) -> None:
+    """As pytest_sessionfinish: too many of them fail a run that passed."""
+    if len(_found(session.config)) > FLAKY_MAX and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
