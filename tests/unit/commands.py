@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import pkgutil
+import select
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ ROOT = Path(__file__).parents[2]
 #: Command -> the function of its entry point (pyproject.toml).
 PROGRAMS = {"ha-agent": "agent.main", "ha-broker": "broker.main"}
 TIMEOUT_S = 60
+#: For the start of a command, beside its own time.
+SPARE_S = 60
 
 _lock = threading.Lock()
 _server: subprocess.Popen[str] | None = None
@@ -44,23 +47,37 @@ def run(
     input is empty. `env`: instead of this process's own environment. It is killed when it takes
     longer than `timeout_s`."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        order = {
-            "program": program,
-            "arguments": [str(word) for word in arguments],
-            "env": dict(os.environ if env is None else env),
-            "folder": os.getcwd(),
-            "streams": [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (out, err)],
-            "timeout_s": timeout_s,
-        }
-        with _lock:
-            server = _started()
-            assert server.stdin is not None and server.stdout is not None
-            server.stdin.write(json.dumps(order) + "\n")
-            server.stdin.flush()
-            code = int(server.stdout.readline())
+        reading, writing = os.pipe()
+        try:
+            order = {
+                "program": program,
+                "arguments": [str(word) for word in arguments],
+                "env": dict(os.environ if env is None else env),
+                "folder": os.getcwd(),
+                "streams": [_path(file.fileno()) for file in (out, err)],
+                "code": _path(writing),
+                "timeout_s": timeout_s,
+            }
+            with _lock:
+                server = _started()
+                assert server.stdin is not None
+                server.stdin.write(json.dumps(order) + "\n")
+                server.stdin.flush()
+            # The command itself is killed at its deadline; this is for who waits for it there.
+            told, _, _ = select.select([reading], [], [], timeout_s + SPARE_S)
+            assert told, f"{program} has not ended"
+            code = int(os.read(reading, 16))
+        finally:
+            os.close(reading)
+            os.close(writing)
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess([program, *arguments], code, out.read(), err.read())
+
+
+def _path(descriptor: int) -> str:
+    """Where another process opens what is open here."""
+    return f"/proc/{os.getpid()}/fd/{descriptor}"
 
 
 def _started() -> subprocess.Popen[str]:
@@ -70,7 +87,6 @@ def _started() -> subprocess.Popen[str]:
             [sys.executable, "-m", "tests.unit.commands"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
             text=True,
         )
         atexit.register(_end, _server)
@@ -86,24 +102,31 @@ def _end(server: subprocess.Popen[str]) -> None:
 
 
 def serve() -> None:
-    """Fork for each order of standard input, one after the other; the exit codes go to standard
-    output."""
+    """Fork for each order of standard input, many at a time; each order says where its exit code
+    is to be written."""
     mains = {program: importlib.import_module(name) for program, name in PROGRAMS.items()}
     for package in ("agent", "broker"):
         for found in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
             if not found.name.endswith("__main__"):
                 importlib.import_module(found.name)
+    # Nobody here waits for those that wait for the commands.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         order = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            _become(mains[order["program"]], order)
-        print(_ended(child), flush=True)
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            child = os.fork()
+            if child == 0:
+                _become(mains[order["program"]], order)
+            _tell(order["code"], child)
 
 
-def _ended(child: int) -> int:
+def _tell(path: str, child: int) -> None:
+    """Wait for the command, and write how it ended."""
     _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
+    with open(path, "w") as code:
+        code.write(str(os.waitstatus_to_exitcode(status)))
+    os._exit(0)
 
 
 def _become(module: Any, order: dict[str, Any]) -> None:
