@@ -7,11 +7,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import assert_never
 
 from agent.fence.switching import note_failed, power_off_host, power_on_host
 from agent.last_look import LastLook
-from agent.ports import FenceDevices, FenceLog, Hypervisor, Leases
+from agent.ports import FenceDevices, FenceLog, Hypervisors, Leases
 from broker.wire.what_ran import WhatRan
 from scoring.decision import (
     Action,
@@ -33,15 +34,40 @@ from scoring.decision import (
     TakeFenceLease,
 )
 from scoring.observation import (
+    DomainDisarmed,
     FenceLeaseAnswer,
     FenceOwnerAnswer,
     FenceStep,
     HostIdFreed,
+    MigrationCancelled,
+    MigrationPath,
     Outcome,
     VmMigrationEnded,
+    VmStartEnded,
+    VmStopEnded,
 )
+from scoring.vm_facts import ENGINE
 
 log = logging.getLogger("ha-agent.actions")
+
+#: What is done to a VM by libvirt.
+VmAction = (
+    StartVm
+    | ShutDownVm
+    | PowerOffVm
+    | DisarmDomain
+    | MigrateVm
+    | CancelMigration
+    | AskMigrationPath
+)
+VmOutcome = (
+    VmStartEnded
+    | VmStopEnded
+    | DomainDisarmed
+    | VmMigrationEnded
+    | MigrationCancelled
+    | MigrationPath
+)
 
 #: How often, and at which interval, a failed record of the end of a freeing is tried again.
 RECORD_END_TRIES = 12
@@ -52,14 +78,15 @@ class ActionRunner:
     """Runs actions through the ports. `news` is set whenever an outcome has come (or by other code
     that has news).
 
-    `hostnames` by host id, `what_ran` (the record of the disks that ran last), `is_noted` (whether
+    `hostnames` by host id, `what_ran` (the record of the disks of the engine that ran last),
+    `registry` (the newest generation of the VMs' registry that any host shows), `is_noted` (whether
     the fence log has the intent of an order) and `last_look` are updated with each view.
     """
 
     def __init__(
-        self, hypervisor: Hypervisor, leases: Leases, fence: FenceDevices, fence_log: FenceLog
+        self, hypervisors: Hypervisors, leases: Leases, fence: FenceDevices, fence_log: FenceLog
     ) -> None:
-        self._hypervisor = hypervisor
+        self._hypervisors = hypervisors
         self._leases = leases
         self._fence = fence
         self._fence_log = fence_log
@@ -72,6 +99,9 @@ class ActionRunner:
         self.is_noted: Callable[[int], bool] = lambda host_id: False
         self._noting = 0
         self.what_ran: WhatRan | None = None
+        self.registry = 0
+        #: The VMs of whose leases the owners are asked for next.
+        self._asked: list[int] = []
         #: Updated with each view: whether a record of the fence log may still land.
         self.log_is_written = False
         #: The host whose id a process of this host is freeing.
@@ -114,6 +144,11 @@ class ActionRunner:
         """Start carrying out an action."""
         if isinstance(action, DropFenceLease) and self._keeps_fence():
             return
+        if isinstance(action, AskLease) and action.vm != ENGINE:
+            self._asked.append(action.vm)
+            if len(self._asked) == 1:
+                self._begin(action, self._ask_vms())
+            return
         self._begin(action, self._run(action))
 
     def begin_move(self, action: MigrateVm, published: Awaitable[str]) -> None:
@@ -132,7 +167,7 @@ class ActionRunner:
             await self._run(action)
             return
         log.warning("not begun: %s: %s", action, problem)
-        self._outcomes.append(VmMigrationEnded(action.target, False, problem))
+        self._outcomes.append(VmMigrationEnded(action.target, False, problem, vm=action.vm))
         self.news.set()
 
     async def _run(self, action: Action) -> None:
@@ -148,22 +183,45 @@ class ActionRunner:
             self._outcomes.append(outcome)
             self.news.set()
 
+    async def _ask_vms(self) -> None:
+        """Ask for all leases of one beat at once: they are read from the volume in one go."""
+        vms, self._asked = tuple(self._asked), []
+        self._outcomes += await self._leases.ask_vms(vms)
+        self.news.set()
+
+    async def _do_to_vm(self, action: VmAction) -> VmOutcome:
+        hypervisor = self._hypervisors(action.vm)
+        match action:
+            case StartVm(vm=vm):
+                what_ran = self.what_ran if vm == ENGINE else None
+                return await hypervisor.start(what_ran, self.registry)
+            case ShutDownVm():
+                return await hypervisor.shut_down()
+            case PowerOffVm():
+                return await hypervisor.power_off()
+            case DisarmDomain(image=image):
+                return await hypervisor.disarm(image)
+            case MigrateVm(target=target):
+                return await hypervisor.migrate(target, self.hostnames.get(target, ""))
+            case CancelMigration(why=why):
+                return await hypervisor.cancel_migration(why)
+            case AskMigrationPath(target=target):
+                return await hypervisor.ask_path(target, self.hostnames.get(target, ""))
+            case _:
+                assert_never(action)
+
     async def _do(self, action: Action) -> Outcome | None:
         match action:
-            case StartVm():
-                return await self._hypervisor.start(self.what_ran)
-            case ShutDownVm():
-                return await self._hypervisor.shut_down()
-            case PowerOffVm():
-                return await self._hypervisor.power_off()
-            case DisarmDomain(image=image):
-                return await self._hypervisor.disarm(image)
-            case MigrateVm(target=target):
-                return await self._hypervisor.migrate(target, self.hostnames.get(target, ""))
-            case CancelMigration(why=why):
-                return await self._hypervisor.cancel_migration(why)
-            case AskMigrationPath(target=target):
-                return await self._hypervisor.ask_path(target, self.hostnames.get(target, ""))
+            case (
+                StartVm()
+                | ShutDownVm()
+                | PowerOffVm()
+                | DisarmDomain()
+                | MigrateVm()
+                | CancelMigration()
+                | AskMigrationPath()
+            ):
+                return replace(await self._do_to_vm(action), vm=action.vm)
             case AskLease():
                 return await self._leases.ask_engine()
             case AskPower(host_id=host):

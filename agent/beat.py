@@ -18,15 +18,8 @@ from agent.ports import FenceDevices
 from agent.vm.measured import Measured
 from broker.client.ask import BrokerDown, BrokerRefused
 from broker.daemon.log_lines import fields
-from broker.wire.status import (
-    BegunReason,
-    LeaseSeen,
-    MeasuredOnWire,
-    PenaltyOnWire,
-    ReasonOnWire,
-    Report,
-    View,
-)
+from broker.wire.exchange import BegunReason, LeaseSeen, Report, View
+from broker.wire.status import MeasuredOnWire, PenaltyOnWire, ReasonOnWire
 from scoring.decide import Decision, decide
 from scoring.decision import MigrateVm
 from scoring.hosts.evidence import is_noted
@@ -244,6 +237,7 @@ class Agent:
             self._rehearsals.system_uuids = view.system_uuids
         self._actions.hostnames = view.hostnames
         self._actions.what_ran = view.what_ran
+        self._actions.registry = max([view.registry, *(peer.registry for peer in view.peers)])
         self._actions.is_noted = lambda host: _is_noted(view, host)
         observation = Observation(
             local=self._local(view),

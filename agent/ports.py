@@ -7,7 +7,7 @@ detail, and every call ends within its own deadline.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,11 +50,13 @@ Still = Callable[[], str]
 
 
 class Hypervisor(Protocol):
-    """Starts, stops and moves the engine VM on this host."""
+    """Starts, stops and moves one VM on this host. Which one it is the caller knows: an outcome
+    does not say it."""
 
-    async def start(self, what_ran: WhatRan | None = None) -> VmStartEnded:
+    async def start(self, what_ran: WhatRan | None = None, registry: int = 0) -> VmStartEnded:
         """Start it under its lease; running means that its process holds the lease. `what_ran`:
-        the record of the disks that ran last, which replace those of the definition."""
+        the record of the disks that ran last, which replace those of the definition. `registry`:
+        the newest generation of the VMs' registry that any host shows: no older copy is used."""
 
     async def shut_down(self) -> VmStopEnded:
         """Ask the guest to shut down, without waiting for it."""
@@ -76,6 +78,10 @@ class Hypervisor(Protocol):
         outcome."""
 
 
+#: The hand on a VM by its number. A call that hangs for one VM holds no other.
+Hypervisors = Callable[[int], Hypervisor]
+
+
 class Leases(Protocol):
     """The sanlock leases, as far as the agent uses them."""
 
@@ -84,9 +90,9 @@ class Leases(Protocol):
     async def ask_engine(self) -> LeaseAnswer:
         """The owner of the engine lease, and the state of that host in sanlock."""
 
-    async def owners(self, leases: Mapping[int, str]) -> dict[int, LeaseAnswer]:
-        """The owners of many leases in one look, and the state of their hosts in sanlock, by the
-        alignment unit. `leases`: unit -> the name that the lease there must have."""
+    async def ask_vms(self, vms: Sequence[int]) -> tuple[LeaseAnswer, ...]:
+        """The same for the leases of VMs of the registry, all read in one look; an answer for
+        each."""
 
     async def ask_fence(self) -> LeaseAnswer:
         """The owner of the fence lease, and the state of that host in sanlock. It answers even

@@ -18,11 +18,14 @@ from agent.fence.log import BrokerFenceLog
 from agent.fence.rehearsal import Rehearsals
 from agent.journal.records import Journal
 from agent.leases.sanlock import SanlockLeases
+from agent.leases.vm_records import VmRecords
 from agent.terminal.errors import CommandError
 from agent.vm.definition import Definition, DefinitionError, load_definition
 from agent.vm.definition_check import DefinitionCheck
 from agent.vm.hypervisor import LibvirtHypervisor
+from agent.vm.hypervisors import LibvirtHypervisors
 from agent.vm.measured import Measured
+from agent.vm.protected import Engine
 from broker.client.link import Link
 from broker.config.reload import needs_restart, refusal
 from broker.config.sections import Config, ConfigError, load, system_uuid
@@ -60,13 +63,13 @@ class Reload:
         path: str,
         config: Config,
         definition: Definition,
-        hypervisor: LibvirtHypervisor,
+        hypervisors: LibvirtHypervisors,
         agent: Agent,
     ) -> None:
         self._path = path
         self._config = config
         self._memory_mb = definition.memory_mb
-        self._hypervisor = hypervisor
+        self._hypervisors = hypervisors
         self._agent = agent
 
     def __call__(self) -> None:
@@ -83,7 +86,7 @@ class Reload:
             return
         self._config = config
         rules = config.rules(self._memory_mb)
-        self._hypervisor.reconfigure(config)
+        self._hypervisors.reconfigure(config)
         self._agent.reconfigure(
             rules, fence, config.fence.rehearse_every, bool(config.libvirt.migration_uri)
         )
@@ -93,8 +96,10 @@ class Reload:
 
 async def beat_until_stopped(path: str, config: Config, definition: Definition) -> None:
     """Run the agent until SIGTERM or SIGINT."""
-    leases = SanlockLeases(config, definition.lease_offset)
-    hypervisor = LibvirtHypervisor(config, definition, leases)
+    records = VmRecords(config)
+    leases = SanlockLeases(config, definition.lease_offset, records=records)
+    engine = LibvirtHypervisor(config, Engine(config, definition), leases)
+    hypervisors = LibvirtHypervisors(config, engine, leases, records)
     fence = fence_devices(config)
     link = Link(config.daemon.socket)
     state_dir = Path(config.daemon.state_dir)
@@ -106,11 +111,11 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
         config.fence.rehearse_every,
         fence,
     )
-    check = DefinitionCheck(config, hypervisor.check)
+    check = DefinitionCheck(config, engine.check)
     agent = Agent(
         config.rules(definition.memory_mb),
         link,
-        ActionRunner(hypervisor, leases, fence, BrokerFenceLog(link)),
+        ActionRunner(hypervisors, leases, fence, BrokerFenceLog(link)),
         definition.domain_type,
         migration_possible=bool(config.libvirt.migration_uri),
         journal=journal,
@@ -123,7 +128,7 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
     checking = asyncio.ensure_future(check.answered())
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _end, agent, checking)
-    loop.add_signal_handler(signal.SIGHUP, Reload(path, config, definition, hypervisor, agent))
+    loop.add_signal_handler(signal.SIGHUP, Reload(path, config, definition, hypervisors, agent))
     try:
         await checking
         log.info(

@@ -46,7 +46,8 @@ from broker.this_host.sign_of_life import SignOfLife
 from broker.this_host.slot import OwnSlot
 from broker.whiteboard.board import Board
 from broker.whiteboard.signatures import Unsigned
-from broker.wire.status import Report, Status, View
+from broker.wire.exchange import Report, View
+from broker.wire.status import Status
 from scoring.vm_facts import VmStatus
 
 
@@ -88,7 +89,7 @@ class Broker:
         state_dir = Path(config.daemon.state_dir)
         self.in_force, self.news = InForce(config), News()
         self.board, self.lockspace, self.monitors = board, lockspace, watched.runner
-        self.registry = given.registry or no_registry()
+        self.registry, self._vms = given.registry or no_registry(), watched.vms
         self.heartbeats = heartbeats or Heartbeats(config.host.id, None, None)
         self.notices = Notices.of(config, given.wall) if notices is None else notices
         machine = given.machine(state_dir)
@@ -104,7 +105,7 @@ class Broker:
         self.modes = Modes(state_dir / "local-maintenance.json", given.wall)
         shutdown = ShuttingDown()
         self.this_host = ThisHost(
-            self.in_force, watched, board, lockspace, self.modes, shutdown, machine
+            self.in_force, watched, self.table, self.registry, self.modes, shutdown, machine
         )
         self.own_slot = OwnSlot(self.in_force, self.this_host, board, self.heartbeats)
         self.sign_of_life = SignOfLife(
@@ -172,8 +173,14 @@ class Broker:
         )
         self.monitors.on_change = monitor_changed
         self.heartbeats.on_change = self.news.announce
+        self.registry.on_change = self._registry_changed
+        self._registry_changed()
+
+    def _registry_changed(self) -> None:
+        if self._vms is not None:
+            self._vms.watch(self.registry.cached)
         # What this host knows of the registry stands in its slot.
-        self.registry.on_change = self.news.publish
+        self.news.publish()
 
     # --- the configuration --------------------------------------------------------------
 
@@ -245,7 +252,10 @@ class Broker:
         """Read everybody's slots; a peer that falls silent or comes back is news."""
         board, before, joined = self.board, self.board.own, self.lockspace.joined
         board.in_use = self.lockspace_ids()
+        sweep = board.sweep
         await board.read(now_s, second_look)
+        if board.sweep != sweep:
+            self.this_host.vms.read_back()
         self.members.look(now_s)
         if self._own_id.look(self.members.reports, joined, now_s):
             self.keeper.give_back_id(now_s)

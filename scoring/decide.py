@@ -4,6 +4,7 @@
 One beat has these stages:
 
     look      who lives, what has ended                           once, for all hosts
+    place     where the missing VMs go                            only while one is missing
     step      each VM's state machine; it says whose death it waits for
     pursue    the proof that a host is dead, for all VMs that wait for it; whoever was switched off
               is switched on again
@@ -27,10 +28,12 @@ from scoring.hosts.look import look
 from scoring.hosts.turn import HostTurn
 from scoring.observation import LeaseAnswer, Observation
 from scoring.state import AgentState
-from scoring.vm import left_behind, machine, orders, unstoppable
+from scoring.vm import left_behind, machine, orders, room, unstoppable
 from scoring.vm.memory import take_in
+from scoring.vm.plan import NO_PLAN, Plan
 from scoring.vm.score import Score
-from scoring.vm.state import StateName
+from scoring.vm.several import Several
+from scoring.vm.state import StateName, VmState
 from scoring.vm.turn import VmTurn, own_score
 from scoring.vm_facts import ENGINE
 
@@ -39,7 +42,8 @@ from scoring.vm_facts import ENGINE
 class Decision:
     """The next state, what to do now, why, and this host's score in that state.
 
-    `wake_s`: when to decide again even if no beat and no news has come by then.
+    `wake_s`: when to decide again even if no beat and no news has come by then. `plan`: where the
+    missing VMs of the registry go.
     """
 
     state: AgentState
@@ -47,15 +51,15 @@ class Decision:
     reasons: tuple[Reason, ...]
     score: Score
     wake_s: float | None = None
+    plan: Plan = NO_PLAN
 
 
 def decide(state: AgentState, observation: Observation, now_s: float) -> Decision:
     """One beat: take in the observation, walk each machine until a state stays, say why."""
     host = look(state.host, state.rules, observation, now_s)
     fencing.take_in(host, observation.outcomes)
-    turns = [
-        VmTurn(host, number, vm, list(observation.outcomes)) for number, vm in state.vms.items()
-    ]
+    several = Several(host, state.vms) if observation.specs else None
+    turns = [_turn(host, state, several, number) for number in _active(several)]
     for turn in turns:
         take_in(turn)
         orders.take(turn)
@@ -65,18 +69,44 @@ def decide(state: AgentState, observation: Observation, now_s: float) -> Decisio
         switch_on.again(host)
     for turn in turns:
         left_behind.clear(turn)
-        unstoppable.ask(turn)
+        room.keep(turn)
+    unstoppable.ask(turns[0])
     fencing.forget(host)
     last_look.look_again(host, _lease(host, turns))
     wakes_s = [fencing.wake_s(host), *(turn.wake_s for turn in turns)]
-    vms = {turn.number: turn.state for turn in turns}
     return Decision(
-        replace(state, host=host.state, vms=vms),
+        replace(state, host=host.state, vms=_remembered(state, several, turns)),
         tuple(host.actions),
         tuple(host.reasons),
-        next(own_score(turn) for turn in turns if turn.number == ENGINE),
+        own_score(turns[0]),
         min((at_s for at_s in wakes_s if at_s is not None), default=None),
+        NO_PLAN if several is None else several.plan,
     )
+
+
+def _active(several: Several | None) -> list[int]:
+    """The VMs that take a step; the engine always does, and first."""
+    return [ENGINE] if several is None else [ENGINE, *several.active()]
+
+
+def _turn(host: HostTurn, state: AgentState, several: Several | None, number: int) -> VmTurn:
+    ended = [o for o in host.observation.outcomes if getattr(o, "vm", ENGINE) == number]
+    vm = state.vms.get(number)
+    return VmTurn(host, number, VmState() if vm is None else vm, ended, several=several)
+
+
+def _remembered(
+    state: AgentState, several: Several | None, turns: Sequence[VmTurn]
+) -> dict[int, VmState]:
+    """What is kept of each VM: of one that has nothing to do here, that it ran here last."""
+    stepped = {turn.number: turn.state for turn in turns}
+    if several is None:
+        return stepped
+    return {
+        number: vm
+        for number, vm in {**state.vms, **stepped}.items()
+        if number == ENGINE or (number in several.specs and several.is_remembered(number, vm))
+    }
 
 
 def _pursue(host: HostTurn, turns: Sequence[VmTurn]) -> None:
@@ -84,7 +114,11 @@ def _pursue(host: HostTurn, turns: Sequence[VmTurn]) -> None:
     waiting = [turn for turn in turns if turn.state.name is StateName.ENGINE_DOWN]
     waits = [turn.waits_for for turn in waiting if turn.waits_for is not None]
     if waits:
+        said = len(host.reasons)
         fencing.pursue(host, waits)
+        if all(turn.number != ENGINE for turn in waiting if turn.waits_for is not None):
+            # It is about a host alone: the engine does not wait for it.
+            host.reasons[said:] = [replace(each, vm=0) for each in host.reasons[said:]]
     elif any(turn.keeps_waiting for turn in waiting):
         host.pursued = True
 

@@ -157,7 +157,8 @@ class PowerOnHost:
     host_id: int
 
 
-Action = (
+#: What is done to one VM, or asked about it.
+VmAction = (
     StartVm
     | ShutDownVm
     | PowerOffVm
@@ -166,6 +167,9 @@ Action = (
     | DisarmDomain
     | AskMigrationPath
     | AskLease
+)
+Action = (
+    VmAction
     | AskPower
     | TakeFenceLease
     | AskFenceOwner
@@ -273,6 +277,13 @@ class Code(StrEnum):
     NEVER_HEALTHY = "never-healthy"
     VM_STOPPED = "vm-stopped"
     LEASE_LOST_RACE = "lease-lost-race"
+    WANTED_DOWN = "wanted-down"
+    NO_PLACE = "no-place"
+    PLACED_ELSEWHERE = "placed-elsewhere"
+    ROOM_CLAIMED = "room-claimed"
+    ROOM_WAITING = "room-waiting"
+    AFTER_WAITING = "after-waiting"
+    STARTS_WAITING = "starts-waiting"
     AWAY_WAITING = "away-waiting"
     AWAY_TIMEOUT = "away-timeout"
     UNEXPECTED_DOWN_WAITING = "unexpected-down-waiting"

@@ -66,7 +66,7 @@ class LocalHost:
     `outside`: what this host sees of the VM on another one (None: nothing to look at).
     `vms`: the protected VMs beside the engine on this host. `total_mb`, `free_mb`, `free_huge_mb`:
     its memory, what of it is not committed to any domain, and what of its huge pages is free, in
-    MiB (None: not known).
+    MiB (None: not known). `reaches`: hosts whose fence devices this host has reached lately.
     """
 
     host_id: int
@@ -94,6 +94,7 @@ class LocalHost:
     total_mb: float | None = None
     free_mb: float | None = None
     free_huge_mb: float | None = None
+    reaches: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,8 @@ class PeerReport:
     `vms`: what it says of protected VMs beside the engine, by number; of those that are not in it
     it says that they are down there. `claims`: what it is about to bring to a host. `speaks`: 1: it
     knows of the engine alone; 2: of several VMs. `registry`: the generation of the VMs' registry
-    that it knows (0: none). `total_mb`, `free_mb`, `free_huge_mb`: see LocalHost.
+    that it knows (0: none). `total_mb`, `free_mb`, `free_huge_mb`, `reaches`: see LocalHost.
+    `host_score`: what it has left of the base score, whichever VM it would run (None: not said).
     """
 
     host_id: int
@@ -171,6 +173,8 @@ class PeerReport:
     total_mb: float | None = None
     free_mb: float | None = None
     free_huge_mb: float | None = None
+    host_score: int | None = None
+    reaches: frozenset[int] = frozenset()
 
 
 class Standing(StrEnum):
@@ -451,7 +455,8 @@ class Observation:
     which it is not known yet whether they write to the storage that is read here. `announced`: the
     host whose id this host is about to free without the fence lease, as its slot on the storage
     says (None: none). `specs`: the protected VMs by the registry, whose generation is `registry`
-    (0: there is none). `own_claims`: the claims in this host's own slot as `sweep` read it.
+    (0: there is none). `own_claims`: this host's own claims that the storage had
+    acknowledged before the reading `sweep` began.
     """
 
     local: LocalHost

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from scoring.hosts.state import HostState
 from scoring.rules import Rules
 from scoring.vm.state import VmState
-from scoring.vm_facts import ENGINE
+from scoring.vm_facts import ENGINE, Claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,11 @@ class AgentState:
     rules: Rules = field(default_factory=Rules)
     host: HostState = field(default_factory=HostState)
     vms: Mapping[int, VmState] = field(default_factory=lambda: {ENGINE: VmState()})
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """The room that this host has spoken for; what its slot says."""
+        return tuple(vm.held.claim for vm in self.vms.values() if vm.held is not None)
 
     @property
     def engine(self) -> VmState:

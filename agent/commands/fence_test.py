@@ -16,7 +16,7 @@ from agent.terminal.errors import CommandError
 from broker.client.ask import BrokerDown, ask
 from broker.config.sections import Config, system_uuid
 from broker.daemon.exit_codes import ExitCode
-from broker.wire.status import View
+from broker.wire.exchange import View
 
 _HEAD = ("", "HOST", "LEVEL", "DEVICE", "POWER", "IDENTITY", "PRIVILEGE", "TIME")
 

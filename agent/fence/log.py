@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from broker.client.ask import BrokerDown, BrokerRefused
 from broker.client.link import Link
-from broker.wire.status import FenceNote
+from broker.wire.exchange import FenceNote
 from scoring.observation import FenceStep
 
 

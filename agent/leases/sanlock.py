@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The agent's side of sanlock: the owner of the engine lease, the fence lease, and the freeing
+"""The agent's side of sanlock: the owners of the VMs' leases, the fence lease, and the freeing
 of a dead host's id.
 
 Layout of the lease volume: the lockspace at offset 0, `engine` one alignment unit
-further, `fence` two. sanlock's daemon answers through its library; only the two
-`sanlock direct` calls have no library call and are a short process each, at a takeover.
+further, `fence` two, those of the other VMs from the 16th unit on. sanlock's daemon answers through
+its library; only the two `sanlock direct` calls have no library call and are a short process each,
+at a takeover. Who owns the leases of many VMs is read from the volume itself.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +24,14 @@ import sanlock
 
 from agent.leases.freeing import free_host_id, was_freed
 from agent.leases.sanlock_direct import FreeingFile, FreeingOnFile, SanlockDirect
+from agent.leases.vm_records import VmRecords, not_in_registry
 from agent.ports import ACQUIRE_DEADLINE_S, ASK_DEADLINE_S, Still
 from broker.config.sections import Config
 from broker.daemon.foreign import clean, sentence
 from broker.daemon.worker import Hung, Worker
 from broker.lockspace.delta_leases import FENCE_RESOURCE, layout_at, read_delta_leases
 from broker.lockspace.lease_records import LeaseRecord, read_lease_records
-from broker.registry.record import number_of
+from broker.registry.record import number_of, unit_of
 from broker.whiteboard.identity import VolumeKind, check_at, expected
 from broker.whiteboard.volume import Volume, VolumeError
 from scoring.decision import FreeHostId
@@ -61,13 +63,20 @@ class SanlockLeases:
     """The real Leases."""
 
     def __init__(
-        self, config: Config, engine_offset: int, direct: SanlockDirect | None = None
+        self,
+        config: Config,
+        engine_offset: int,
+        direct: SanlockDirect | None = None,
+        records: VmRecords | None = None,
     ) -> None:
+        """`records`: the VMs of the registry, whose leases' names come from there."""
+        self._vms = VmRecords(config) if records is None else records
         self._storage = config.storage
         self._wanted = expected(config, VolumeKind.LEASES)
         self._host_id = config.host.id
         self._engine_offset = engine_offset
         self._worker = Worker("sanlock")
+        self._vms_worker = Worker("the VMs' leases")
         # A worker of its own: sanlock may delay an acquire until it calls the last holder dead, and
         # the owner of the engine lease must be known meanwhile.
         self._fence_worker = Worker("fence lease")
@@ -89,10 +98,28 @@ class SanlockLeases:
     async def ask_fence(self) -> LeaseAnswer:
         return await self._ask_lease(FENCE_RESOURCE, None)
 
+    async def ask_vms(self, vms: Sequence[int]) -> tuple[LeaseAnswer, ...]:
+        asked_s = asyncio.get_running_loop().time()
+        what = "reading the copy of the registry"
+        try:
+            cached = await self._vms_worker.call(what, ASK_DEADLINE_S, self._vms.now)
+        except Hung as error:
+            return tuple(LeaseAnswer(False, asked_s, detail=str(error), vm=vm) for vm in vms)
+        named = {vm: cached.records[vm].resource for vm in vms if vm in cached.records}
+        found = await self.owners({unit_of(vm): name for vm, name in named.items()})
+        return tuple(
+            found[unit_of(vm)]
+            if vm in named
+            else LeaseAnswer(False, asked_s, detail=not_in_registry(vm), vm=vm)
+            for vm in vms
+        )
+
     async def owners(self, leases: Mapping[int, str]) -> dict[int, LeaseAnswer]:
+        """The owners of leases in one look, by their unit. `leases`: unit -> the name that the
+        lease there must have."""
         asked_s = asyncio.get_running_loop().time()
         try:
-            found = await self._worker.call(
+            found = await self._vms_worker.call(
                 f"reading {len(leases)} leases", ASK_DEADLINE_S, self._read_owners, tuple(leases)
             )
         except (Hung, VolumeError, sanlock.SanlockException, KeyError, struct.error) as error:

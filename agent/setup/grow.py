@@ -22,9 +22,10 @@ from agent.terminal.steps import Step, run_steps
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.lockspace.lease_records import LeaseRecord, read_lease_records
-from broker.registry.record import REGISTRY_UNIT, VMS_MAX, units_for
+from broker.registry.record import REGISTRY_UNIT, units_for
 from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR, sector_of_leases
 from broker.whiteboard.volume import Volume
+from broker.wire.limits import VMS_MAX
 
 
 def run(arguments: argparse.Namespace, as_json: bool) -> int:

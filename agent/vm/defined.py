@@ -18,11 +18,12 @@ log = logging.getLogger("ha-agent.defined")
 
 class Defined:
     """The definition of the domain `name`. A digest of the last version that the agent defined is
-    kept in `state_dir`: it distinguishes changes by others from changes of the record."""
+    kept in `state_dir`: it distinguishes changes by others from changes of the record. `resource`:
+    the VM's lease, whose name the file of a VM of the registry has; "": the engine's."""
 
-    def __init__(self, name: str, state_dir: Path) -> None:
+    def __init__(self, name: str, state_dir: Path, resource: str = "") -> None:
         self._name = name
-        self._path = state_dir / DEFINED_FILE
+        self._path = state_dir / (f"defined-{resource}.sha256" if resource else DEFINED_FILE)
 
     def changes(self, connection: libvirt.virConnect, wanted: str) -> tuple[Difference, ...]:
         """How libvirt's own definition differs from `wanted`, where somebody else made it;

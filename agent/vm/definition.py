@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The engine VM's definition: a libvirt domain XML that must carry its sanlock lease."""
+"""The definition of a VM: a libvirt domain XML that must carry the VM's sanlock lease."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from broker.config.sections import Config
+from broker.config.sections import Config, StorageSection
 from broker.daemon.foreign import clean, whole
+from broker.registry.record import VmRecord
 
 _MIB_OF_UNIT = {
     "b": 2**-20,
@@ -33,7 +34,7 @@ _NUMBER_MAX = 2**64
 
 
 class DefinitionError(Exception):
-    """The definition cannot be used: the message names the file and its fault."""
+    """The definition cannot be used: the message names it, its fault and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,43 +66,83 @@ def load_definition(config: Config) -> Definition:
 
 def definition_of(xml: str, config: Config) -> Definition:
     """Check a text that is, or will be, in the configured file; as `load_definition`."""
-    path = config.vm.definition
-    try:
-        root = ElementTree.fromstring(xml)  # noqa: S314  (root's own file, as trusted as we are)
-    except ElementTree.ParseError as error:
-        raise DefinitionError(f"vm.definition: {path} is not XML: {error}") from None
-    if root.tag != "domain":
-        raise DefinitionError(
-            f"vm.definition: {path} holds <{clean(root.tag, 40)}>, not a libvirt <domain>"
-        )
-    name = (root.findtext("name") or "").strip()
+    path, storage = config.vm.definition, config.storage
+    root = _root(xml, f"vm.definition: {path}")
+    name = _text(root, "name")
     if name != config.vm.name:
         raise DefinitionError(
             f"vm.definition: {path} defines {name!r}, but vm.name is {config.vm.name!r}"
         )
-    if not (root.findtext("uuid") or "").strip():
+    return _checked(xml, root, f"vm.definition: {path}", storage, storage.resource)
+
+
+def recorded_definition(
+    record: VmRecord, xml: str, storage: StorageSection, align: int
+) -> Definition:
+    """Check the definition of a VM of the registry against its record; DefinitionError. `align`:
+    from one lease of the lease volume to the next, in bytes."""
+    where = f"the definition of {record.name} in the registry"
+    root = _root(xml, where)
+    found = _checked(xml, root, where, storage, record.resource)
+    if _text(root, "uuid").lower() != record.uuid:
+        raise DefinitionError(
+            f"{where} has UUID {clean(_text(root, 'uuid'), 40)}, its record {record.uuid}:"
+            f" ha-agent vm define {record.name} FILE"
+        )
+    if found.lease_offset != record.unit * align:
+        raise DefinitionError(
+            f"{where} has its lease at {found.lease_offset}, VM {record.number} has it at"
+            f" {record.unit * align}: ha-agent vm define {record.name} FILE"
+        )
+    return found
+
+
+def _root(xml: str, where: str) -> ElementTree.Element:
+    try:
+        root = ElementTree.fromstring(xml)  # noqa: S314  (a member's word, or root's own file)
+    except ElementTree.ParseError as error:
+        raise DefinitionError(f"{where} is not XML: {error}") from None
+    if root.tag != "domain":
+        raise DefinitionError(f"{where} holds <{clean(root.tag, 40)}>, not a libvirt <domain>")
+    return root
+
+
+def _text(root: ElementTree.Element, tag: str) -> str:
+    return (root.findtext(tag) or "").strip()
+
+
+def _checked(
+    xml: str, root: ElementTree.Element, where: str, storage: StorageSection, resource: str
+) -> Definition:
+    if not _text(root, "uuid"):
         # libvirt would make a new UUID at each define, and refuse it as a second domain.
         raise DefinitionError(
-            f"vm.definition: {path} has no <uuid>: add one below <name>, the same on every host"
+            f"{where} has no <uuid>: add one below <name>, the same on every host"
             " (virsh dumpxml shows libvirt's; uuidgen makes one)"
         )
     return Definition(
-        xml, name, _memory_mb(root, path), _lease_offset(root, path, config), root.get("type", "")
+        xml,
+        _text(root, "name"),
+        _memory_mb(root, where),
+        _lease_offset(root, where, storage, resource),
+        root.get("type", ""),
     )
 
 
-def _memory_mb(root: ElementTree.Element, path: str) -> float:
+def _memory_mb(root: ElementTree.Element, where: str) -> float:
     memory = root.find("memory")
     amount = None if memory is None else whole((memory.text or "").strip(), _NUMBER_MAX)
     unit = "KiB" if memory is None else memory.get("unit", "KiB")
     factor = _MIB_OF_UNIT.get(unit.lower())
     if amount is None or factor is None:
-        raise DefinitionError(f"vm.definition: {path} has no usable <memory>")
+        raise DefinitionError(f"{where} has no usable <memory>")
     return amount * factor
 
 
-def _lease_offset(root: ElementTree.Element, path: str, config: Config) -> int:
-    wanted = (config.storage.lockspace, config.storage.resource, config.storage.leases)
+def _lease_offset(
+    root: ElementTree.Element, where: str, storage: StorageSection, resource: str
+) -> int:
+    wanted = (storage.lockspace, resource, storage.leases)
     for lease in root.iterfind("devices/lease"):
         target = lease.find("target")
         place = target.get("path", "") if target is not None else ""
@@ -109,9 +150,9 @@ def _lease_offset(root: ElementTree.Element, path: str, config: Config) -> int:
         if found == wanted:
             offset = whole("0" if target is None else target.get("offset", "0"), _NUMBER_MAX)
             if offset is None:
-                raise DefinitionError(f"vm.definition: {path} has a <lease> without usable offset")
+                raise DefinitionError(f"{where} has a <lease> without usable offset")
             return offset
     raise DefinitionError(
-        f"vm.definition: {path} has no <lease> for lockspace {wanted[0]}, key {wanted[1]}, "
+        f"{where} has no <lease> for lockspace {wanted[0]}, key {wanted[1]}, "
         f"target {wanted[2]}: without it the VM would run unprotected"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The engine VM through libvirt: started only under its lease, and checked to hold the lease.
+"""A VM through libvirt: started only under its lease, and checked to hold the lease.
 
 A start goes in steps, so that no instruction of the guest runs unprotected:
 
@@ -9,6 +9,11 @@ A start goes in steps, so that no instruction of the guest runs unprotected:
 libvirt's sanlock lock driver registers the process before QEMU runs and acquires the
 lease when the CPUs are started. A process that sanlock does not know means that libvirt
 runs without the lock driver: it is ended at once.
+
+Each VM has threads of its own: a call that hangs for one holds no other. Only starts share
+something: sanlock has 8 threads for all that is asked of it, and a start may sleep in one of them
+until another host is dead for it. So no more than STARTS_AT_ONCE VMs of the registry start at once
+on a host, and the engine's start and the fence lease always find a thread.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,10 +38,10 @@ from agent.ports import (
     STOP_DEADLINE_S,
     TARGET_DEADLINE_S,
 )
-from agent.vm.defined import Defined
-from agent.vm.definition import Definition, DefinitionError, load_definition
+from agent.vm.definition import DefinitionError
 from agent.vm.disarm import discard_memory_image, turn_off_autostart
 from agent.vm.migration_check import Refusal, ask_target, is_lasting
+from agent.vm.protected import ProtectedVm
 from broker.config.addresses import in_uri, is_over_tls
 from broker.config.sections import Config
 from broker.daemon.foreign import sentence
@@ -58,20 +64,35 @@ log = logging.getLogger("ha-agent.hypervisor")
 
 DOWNTIME_AFTER_S = 0.2
 _PID_WAIT_S = 2.0
+#: How many VMs of the registry start at once, and how long another start waits for its turn: the
+#: decision begins no more, so it waits only for one whose time is over and that has not ended.
+STARTS_AT_ONCE, START_TURN_S = 4, 20.0
+#: What keeps libvirt from being asked, or from doing what it was asked for.
+_FAILURES = (libvirt.libvirtError, DefinitionError, Hung)
 
 
 class Unprotected(Exception):
     """The VM's process does not hold its lease."""
 
 
-class LibvirtHypervisor:
-    """Hypervisor port: libvirt."""
+class TooMany(Exception):
+    """So many VMs are being started here that another one has to wait."""
 
-    def __init__(self, config: Config, definition: Definition, leases: SanlockLeases) -> None:
+
+class LibvirtHypervisor:
+    """Hypervisor port: libvirt. `turns`: of the starts that share a host; None: it needs none."""
+
+    def __init__(
+        self,
+        config: Config,
+        vm: ProtectedVm,
+        leases: SanlockLeases,
+        turns: threading.BoundedSemaphore | None = None,
+    ) -> None:
         self._config = config
-        self._definition = definition
-        self._defined = Defined(definition.name, Path(config.daemon.state_dir))
+        self._vm = vm
         self._leases = leases
+        self._turns = turns
         self._worker = Worker("libvirt")
         # Both are used while a migration keeps the first worker busy.
         self._beside = Worker("libvirt beside a migration")
@@ -83,19 +104,24 @@ class LibvirtHypervisor:
 
     def reconfigure(self, config: Config) -> None:
         """Use another configuration; a migration under way keeps the one it began with."""
-        self._config = config
+        self._config = self._vm.config = config
 
     async def check(self) -> None:
         """Define the VM, unless somebody changed libvirt's own definition; libvirtError or
         Hung where libvirt does not accept it."""
         await self._worker.call("defining the VM", STOP_DEADLINE_S, self._define_first)
 
-    async def start(self, what_ran: WhatRan | None = None) -> VmStartEnded:
+    async def start(self, what_ran: WhatRan | None = None, registry: int = 0) -> VmStartEnded:
         try:
-            await self._worker.call("starting the VM", START_DEADLINE_S, self._start, what_ran)
+            await self._worker.call(
+                "starting the VM", START_DEADLINE_S, self._start_in_turn, what_ran, registry
+            )
         except libvirt.libvirtError as error:
             return await self._start_failed(error)
-        except (Unprotected, BadDomain, Hung, OSError, sanlock.SanlockException) as error:
+        except (
+            *(Unprotected, TooMany, DefinitionError, BadDomain, Hung, OSError),
+            sanlock.SanlockException,
+        ) as error:
             return VmStartEnded(StartResult.FAILED, sentence(error))
         return VmStartEnded(StartResult.STARTED)
 
@@ -108,7 +134,7 @@ class LibvirtHypervisor:
         failed = VmStartEnded(StartResult.FAILED, f"libvirt: {sentence(error)}")
         if error.get_error_domain() != libvirt.VIR_FROM_LOCKING:
             return failed
-        answer = await self._leases.ask_engine()
+        answer = await self._vm.owner(self._leases)
         if answer.keeps_out(self._config.host.id):
             return VmStartEnded(StartResult.LEASE_HELD, f"host {answer.owner} owns it")
         if not answer.known and error.get_error_code() == libvirt.VIR_ERR_RESOURCE_BUSY:
@@ -127,7 +153,7 @@ class LibvirtHypervisor:
         def in_thread() -> None:
             connection = self._connect()
             try:
-                domain = connection.lookupByName(self._definition.name)
+                domain = self._vm.find(connection)
                 turn_off_autostart(domain)
                 if image:
                     discard_memory_image(domain)
@@ -136,7 +162,7 @@ class LibvirtHypervisor:
 
         try:
             await self._worker.call("disarming the domain", STOP_DEADLINE_S, in_thread)
-        except (libvirt.libvirtError, Hung) as error:
+        except _FAILURES as error:
             log.warning(
                 "a memory image or libvirt's autostart could not be taken away: %s", sentence(error)
             )
@@ -159,7 +185,7 @@ class LibvirtHypervisor:
         uri = self._config.libvirt.migration_uri.format(host=name)
         try:
             return await self._target.call("asking the target", deadline_s, self._ask_there, uri)
-        except (libvirt.libvirtError, Hung) as error:
+        except _FAILURES as error:
             return Refusal(f"libvirt on {hostname} does not answer at {uri}: {sentence(error)}")
 
     async def migrate(self, target: int, hostname: str) -> VmMigrationEnded:
@@ -179,7 +205,7 @@ class LibvirtHypervisor:
         try:
             await self._watch_over(moving)
             await moving
-        except Hung as error:
+        except (Hung, DefinitionError) as error:
             return VmMigrationEnded(target, False, self._cancelled or sentence(error))
         except libvirt.libvirtError as error:
             if self._cancelled:
@@ -231,13 +257,13 @@ class LibvirtHypervisor:
         def in_thread() -> None:
             connection = self._connect()
             try:
-                act(connection.lookupByName(self._definition.name))
+                act(self._vm.find(connection))
             finally:
                 connection.close()
 
         try:
             await self._beside.call(what, CANCEL_DEADLINE_S, in_thread)
-        except (libvirt.libvirtError, Hung) as error:
+        except _FAILURES as error:
             log.warning("%s: %s", what, sentence(error))
             return sentence(error)
         return ""
@@ -250,26 +276,42 @@ class LibvirtHypervisor:
     def _define_first(self) -> None:
         connection = self._connect()
         try:
-            found = self._defined.changes(connection, self._definition.xml)
+            definition = self._vm.wanted(0)
+            defined = self._vm.defined(definition)
+            found = defined.changes(connection, definition.xml)
             if found:
                 log.warning(
                     "libvirt's own definition of %s is not the cluster's, and stays until the next"
                     " start, which takes the cluster's (ha-agent vm adopt takes libvirt's): %s",
-                    self._definition.name,
+                    definition.name,
                     "; ".join(map(str, found)),
                 )
                 return
-            self._defined.define(connection, self._definition.xml)
+            defined.define(connection, definition.xml)
         finally:
             connection.close()
 
-    def _start(self, what_ran: WhatRan | None) -> None:
+    def _start_in_turn(self, what_ran: WhatRan | None, registry: int) -> None:
+        """The start. Its turn ends when it has really ended, not when nobody waits any more."""
+        if self._turns is None:
+            self._start(what_ran, registry)
+            return
+        if not self._turns.acquire(timeout=START_TURN_S):
+            raise TooMany(f"{STARTS_AT_ONCE} VMs are being started on this host and do not end")
+        try:
+            self._start(what_ran, registry)
+        finally:
+            self._turns.release()
+
+    def _start(self, what_ran: WhatRan | None, registry: int) -> None:
+        definition = self._vm.wanted(registry)
         connection = self._connect()
         try:
-            xml = self._wanted(what_ran)
-            for change in self._defined.changes(connection, xml):
+            xml = _with_what_ran(definition.xml, what_ran)
+            defined = self._vm.defined(definition)
+            for change in defined.changes(connection, xml):
                 log.warning("libvirt's own definition is put back to the cluster's: %s", change)
-            domain = self._defined.define(connection, xml)
+            domain = defined.define(connection, xml)
             discard_memory_image(domain)
             turn_off_autostart(domain)
             # An image that is made at this very moment is not resumed either.
@@ -277,7 +319,7 @@ class LibvirtHypervisor:
                 libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_FORCE_BOOT
             )
             try:
-                pid = self._pid()
+                pid = self._pid(definition.name)
                 if process_leases(pid) is None:
                     raise Unprotected(
                         "sanlock does not know the VM's process: libvirt runs without the "
@@ -285,7 +327,7 @@ class LibvirtHypervisor:
                         f"{self._config.libvirt.qemu_conf} and restart libvirt"
                     )
                 domain.resume()
-                wanted = (self._config.storage.lockspace, self._config.storage.resource)
+                wanted = (self._config.storage.lockspace, self._vm.resource)
                 if wanted not in (process_leases(pid) or ()):
                     raise Unprotected(f"the VM's process {pid} does not hold lease {wanted[1]}")
             except BaseException:
@@ -295,25 +337,9 @@ class LibvirtHypervisor:
         finally:
             connection.close()
 
-    def _wanted(self, what_ran: WhatRan | None) -> str:
-        """The definition as the file has it now, with the disks that ran last."""
-        try:
-            self._definition = load_definition(self._config)
-        except DefinitionError as error:
-            log.error("the definition stays as it was read before: %s", error)
-        if what_ran is None or not what_ran.disks:
-            return self._definition.xml
-        log.warning(
-            "the VM is started with what ran last (record %d of %s): %s",
-            what_ran.generation,
-            what_ran.by_name,
-            ", ".join(sorted(what_ran.disks)),
-        )
-        return composed(self._definition.xml, what_ran.disks)
-
-    def _pid(self) -> int:
+    def _pid(self, name: str) -> int:
         """The QEMU process's id from libvirt's pid file, which is there soon after create."""
-        path = Path(self._config.libvirt.pid_dir) / f"{self._definition.name}.pid"
+        path = Path(self._config.libvirt.pid_dir) / f"{name}.pid"
         until_s = time.monotonic() + _PID_WAIT_S
         while True:
             try:
@@ -329,7 +355,7 @@ class LibvirtHypervisor:
         def in_thread() -> None:
             connection = self._connect()
             try:
-                domain = connection.lookupByName(self._definition.name)
+                domain = self._vm.find(connection)
                 if domain.isActive():
                     act(domain)
             except libvirt.libvirtError as error:
@@ -340,7 +366,7 @@ class LibvirtHypervisor:
 
         try:
             await self._worker.call(what, STOP_DEADLINE_S, in_thread)
-        except (libvirt.libvirtError, Hung) as error:
+        except _FAILURES as error:
             return VmStopEnded(False, sentence(error))
         return VmStopEnded(True)
 
@@ -351,9 +377,9 @@ class LibvirtHypervisor:
             return Refusal(f"libvirt here does not answer: {error}")
         try:
             try:
-                domain = connection.lookupByName(self._definition.name)
+                domain = self._vm.find(connection)
                 xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE)
-            except libvirt.libvirtError:
+            except (libvirt.libvirtError, DefinitionError):
                 xml = ""  # the migration itself reports what is wrong
             return ask_target(uri, connection, xml)
         finally:
@@ -362,7 +388,7 @@ class LibvirtHypervisor:
     def _migrate(self, hostname: str, uri: str, data_uri: str) -> None:
         connection = self._connect()
         try:
-            domain = connection.lookupByName(self._definition.name)
+            domain = self._vm.find(connection)
             given = self._config.libvirt
             parameters: dict[str, str | int] = {}
             if data_uri:
@@ -385,3 +411,16 @@ class LibvirtHypervisor:
             domain.migrateToURI3(uri, parameters, flags)
         finally:
             connection.close()
+
+
+def _with_what_ran(xml: str, what_ran: WhatRan | None) -> str:
+    """The definition with the disks that ran last."""
+    if what_ran is None or not what_ran.disks:
+        return xml
+    log.warning(
+        "the VM is started with what ran last (record %d of %s): %s",
+        what_ran.generation,
+        what_ran.by_name,
+        ", ".join(sorted(what_ran.disks)),
+    )
+    return composed(xml, what_ran.disks)

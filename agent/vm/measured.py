@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How long a start and a boot of the VM took on this host, kept over restarts: the input of the
+"""How long a start and a boot of the engine took on this host, kept over restarts: the input of the
 bound of a takeover."""
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from broker.wire.status import MeasuredOnWire
 from scoring.decide import Decision
 from scoring.decision import StartVm
 from scoring.vm.state import StateName
+from scoring.vm_facts import ENGINE
 
 log = logging.getLogger("ha-agent.measured")
 
@@ -52,7 +53,7 @@ class Measured:
     def look(self, before: StateName, decision: Decision, now_s: float) -> None:
         """Take in one decision."""
         after = decision.state.engine.name
-        if any(isinstance(action, StartVm) for action in decision.actions):
+        if StartVm(ENGINE) in decision.actions:
             self._ordered_s = now_s
         if before is StateName.ENGINE_START and after is StateName.ENGINE_STARTING:
             if self._ordered_s is not None:

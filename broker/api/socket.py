@@ -25,7 +25,8 @@ from broker.daemon.foreign import whole
 from broker.this_host.disks_record import CannotDecide
 from broker.this_host.disks_shown import record
 from broker.whiteboard.store import StorageTrouble
-from broker.wire.status import Decision, FenceNote, Maintenance, NewOrder, NotifyTest, Report
+from broker.wire.exchange import FenceNote, Report
+from broker.wire.status import Decision, Maintenance, NewOrder, NotifyTest
 
 BODY_BYTES_MAX = 262_144
 SOCKET_MODE = 0o660

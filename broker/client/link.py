@@ -14,7 +14,7 @@ import msgspec
 
 from broker.client.ask import BrokerDown, BrokerRefused, refusal
 from broker.client.quick import ANSWER_BYTES_MAX
-from broker.wire.status import FenceNote, Report, View
+from broker.wire.exchange import FenceNote, Report, View
 
 T = TypeVar("T")
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from broker.events.notice import FactValue, Notice
 from broker.peers.vm_place import VmPlace
+from broker.wire.exchange import Report
 from broker.wire.kinds import Kind
-from broker.wire.status import DifferenceStatus, FencePathOnWire, Report
+from broker.wire.status import DifferenceStatus, FencePathOnWire
 from scoring.decision import Code
 from scoring.observation import FenceStep
 from scoring.vm.state import StateName

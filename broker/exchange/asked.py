@@ -16,7 +16,8 @@ from broker.this_host.facts import ThisHost
 from broker.whiteboard.fence_log import LogRecord
 from broker.whiteboard.slot import fit_hostname
 from broker.whiteboard.store import StorageTrouble
-from broker.wire.status import FenceNote, HostShutdownStatus
+from broker.wire.exchange import FenceNote
+from broker.wire.status import HostShutdownStatus
 from broker.wire.what_ran import WhatRan
 from scoring.decision import Code
 from scoring.observation import FenceStep, OnHostShutdown

@@ -18,7 +18,8 @@ from broker.this_host import disks_shown
 from broker.this_host.facts import ThisHost
 from broker.this_host.slot import OwnSlot
 from broker.vm.in_the_way import in_the_way
-from broker.wire.status import NewOrder, Report, View
+from broker.wire.exchange import Report, View
+from broker.wire.status import NewOrder
 from scoring.observation import LocalHost, Order
 from scoring.vm_facts import EngineStatus, Obstacle, Unfit
 
@@ -46,11 +47,12 @@ class Exchange:
         self.orders = Orders()
 
     def take_report(self, report: Report, now_s: float) -> None:
-        """Take in the agent's report; a new state is published at once."""
-        is_new_state = self._this_host.agent.take(report, now_s)
+        """Take in the agent's report; a new state, or a new claim, is published at once, and all
+        slots are read after that."""
+        is_urgent = self._this_host.agent.take(report, now_s)
         self._detector.reported(report, now_s, self._this_host.wall())
         self.orders.answered(report.answers)
-        if is_new_state:
+        if is_urgent:
             self._news.publish()
 
     async def newer_view(self, than: int, patience_s: float) -> View:
@@ -95,12 +97,13 @@ class Exchange:
             specs=known.specs,
             registry=known.generation,
             damaged=dict(known.damaged),
+            own_claims=this_host.vms.own_claims,
         )
 
     def _local(self, now_s: float) -> LocalHost:
         this_host, value = self._this_host, self._this_host.monitors.value
         engine, taken_s = this_host.vm.status(now_s)
-        migration = this_host.vm.migration
+        migration, memory = this_host.vm.migration, this_host.vms.memory()
         return LocalHost(
             host_id=self._in_force.host_id,
             engine=engine,
@@ -123,6 +126,10 @@ class Exchange:
             uplink_up=value("uplink"),
             way_out=this_host.outside.way_out(),
             outside=this_host.outside.seen,
+            vms=this_host.vms.here(now_s),
+            total_mb=memory.total_mb,
+            free_mb=memory.free_mb,
+            free_huge_mb=memory.free_huge_mb,
         )
 
     def _unfit(self, engine: EngineStatus, now_s: float) -> Iterator[Unfit]:

@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The monitors of this host as the broker uses them: all samples, and the three of which it needs
-more than the sample."""
+"""The monitors of this host as the broker uses them: all samples, and those of which it needs more
+than the sample."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from broker.monitors import MonitorRunner
 from broker.monitors.outside import OutsideMonitor
 from broker.monitors.way_out import WayOutMonitor
+from broker.registry.cache import Cached
+from broker.whiteboard.vm_lines import Memory
 from broker.wire.status import MigrationStatus
-from scoring.vm_facts import DomainHere
+from scoring.vm_facts import DomainHere, VmHere
 
 #: Monitors whose news the other hosts, or this host's agent, wait for.
-PUBLISHED_AT_ONCE = frozenset({"engine", "what_runs", "outside", "way_out", "uplink"})
+PUBLISHED_AT_ONCE = frozenset({"engine", "vms", "what_runs", "outside", "way_out", "uplink"})
 
 
 class VmSampler(Protocol):
@@ -25,11 +28,31 @@ class VmSampler(Protocol):
     facts: DomainHere
 
 
+class VmsSampler(Protocol):
+    """The protected VMs beside the engine, by number, as they were sampled here last, and their
+    migrations away from here. `memory`: what VMs may take of this host. A change is told as one of
+    the monitor "vms"."""
+
+    @property
+    def here(self) -> Mapping[int, VmHere]: ...
+
+    @property
+    def migrations(self) -> Mapping[int, MigrationStatus]: ...
+
+    @property
+    def memory(self) -> Memory: ...
+
+    def watch(self, known: Cached) -> None:
+        """Watch the VMs of this registry from now on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """`outside`, `way_out`: None: this host does not ask a VM that runs elsewhere."""
+    """`outside`, `way_out`: None: this host does not ask a VM that runs elsewhere. `vms`: None: it
+    looks at no VM beside the engine."""
 
     runner: MonitorRunner
     vm: VmSampler
     outside: OutsideMonitor | None = None
     way_out: WayOutMonitor | None = None
+    vms: VmsSampler | None = None

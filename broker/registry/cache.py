@@ -35,18 +35,18 @@ import msgspec
 from broker.daemon.atomic_file import write_atomically
 from broker.daemon.foreign import whole
 from broker.daemon.worker import Hung, Worker
-from broker.registry.record import COUNT_MAX, VMS_MAX, VmRecord
+from broker.registry.record import COUNT_MAX, VmRecord
 from broker.registry.volume import Blocks, Contents, Registry, RegistryError
+from broker.whiteboard import vm_lines
 from broker.whiteboard.signatures import Signatures
 from broker.whiteboard.volume import STORAGE_DEADLINE_S, VolumeError
+from broker.wire.limits import VMS_MAX
 from scoring.vm_facts import VmSpec
 
 log = logging.getLogger("ha-broker.registry")
 
 #: The folder in the state folder, and the file of the records in it.
 FOLDER, RECORDS_FILE = "vms", "registry.json"
-#: The line of a slot that shows the generation that its host knows.
-LINE = "registry"
 HEADER_EVERY_S, WHOLE_EVERY_S = 10.0, 60.0
 #: Between two readings, however often another host changes what it says.
 PAUSE_S = 0.5
@@ -336,7 +336,9 @@ def no_registry() -> RegistryCache:
 
 def newest_heard(lines: Iterable[Mapping[str, str]]) -> int:
     """The largest generation in the slots' lines `registry`; 0: none."""
-    return max((whole(each.get(LINE, ""), COUNT_MAX) or 0 for each in lines), default=0)
+    return max(
+        (whole(each.get(vm_lines.REGISTRY, ""), COUNT_MAX) or 0 for each in lines), default=0
+    )
 
 
 def sentence_of(error: Exception) -> str:

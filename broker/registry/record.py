@@ -32,11 +32,9 @@ from broker.whiteboard.padding import unpadded
 from broker.whiteboard.signatures import Signature, Signatures
 from broker.whiteboard.signed_json import framed, framed_in, signature_in
 from broker.whiteboard.slot import SLOT_BYTES
-from broker.wire.limits import HOST_ID_MAX
+from broker.wire.limits import HOST_ID_MAX, VMS_MAX
 from scoring.vm_facts import ORDINARY_PAGES_KB, VmSpec, Want
 
-#: The largest number of VMs; number 1 is the engine.
-VMS_MAX = 128
 #: The number of a VM's definitions, and the size of each, compressed and in full.
 PLACES = 4
 PLACE_BYTES = 64 * 1024

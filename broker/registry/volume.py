@@ -31,7 +31,6 @@ from broker.registry.record import (
     PLACE_BYTES,
     PLACES,
     VERSION,
-    VMS_MAX,
     Definition,
     Header,
     VmRecord,
@@ -43,6 +42,7 @@ from broker.registry.record import (
 )
 from broker.whiteboard.signatures import GOOD, Signature, Signatures, Unsigned
 from broker.whiteboard.slot import SLOT_BYTES
+from broker.wire.limits import VMS_MAX
 
 #: Where the definitions begin, and what a registry takes in all: 33 MiB.
 DEFINITIONS_AT = 1024 * 1024

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from broker.config.in_force import InForce
 from broker.peers.vm_place import LEASE_OLD_S, LeaseOwner
 from broker.whiteboard import lines as slot_lines
-from broker.wire.status import Report
+from broker.wire.exchange import Report
 from scoring.vm_facts import VmStatus
 
 #: An agent that has not reported for so many beats is silent: its host gets score 0.
@@ -18,7 +18,8 @@ AGENT_SILENT_BEATS = 5
 class AgentReport:
     """`last`: None: none yet. `published_beat`: the `beat` of the report that this host's slot on
     the storage holds, 0: none. `announced`: the host whose id is freed without the fence lease, by
-    this host's slot on the storage. `last_ran`: the largest count of starts of the VM here."""
+    this host's slot on the storage. `last_ran`: the largest count of starts of the VM here;
+    `vms_last_ran`: the same of the VMs beside the engine, by number."""
 
     def __init__(self, in_force: InForce, freeing_left: Callable[[], int | None]) -> None:
         """`freeing_left`: the host whose id a process of an earlier agent is still freeing; asked
@@ -29,18 +30,22 @@ class AgentReport:
         self.published_beat = 0
         self.announced: int | None = None
         self.last_ran = 0
+        self.vms_last_ran: dict[int, int] = {}
         self._look_for_freeing = freeing_left
         self._freeing_left = freeing_left()
 
     def take(self, report: Report, now_s: float) -> bool:
-        """Take in a report; returns whether the agent is in another state than before."""
+        """Take in a report; returns whether the other hosts should read it at once: the agent is in
+        another state than before, or one of its VMs, or it claims room."""
         old = self.last
         self.last, self._reported_s = report, now_s
         if old is not None and report.beat < old.beat:
             # Another agent counts anew, so the number in the slot is not one of its own.
             self.published_beat = 0
         self.last_ran = max(self.last_ran, report.last_ran)
-        return old is None or (old.state, old.stopped) != (report.state, report.stopped)
+        for vm in report.vms:
+            self.vms_last_ran[vm.number] = max(self.vms_last_ran.get(vm.number, 0), vm.last_ran)
+        return old is None or _urgent(old) != _urgent(report)
 
     def silent_s(self, now_s: float) -> float | None:
         """For how long the agent has been silent; None while it reports or was stopped."""
@@ -90,3 +95,9 @@ class AgentReport:
         if lease is None or now_s - lease.asked_s > LEASE_OLD_S:
             return None
         return lease.owner, lease.asked_s
+
+
+def _urgent(report: Report) -> tuple[object, ...]:
+    """What of a report the other hosts should read at once."""
+    vms = {(vm.number, vm.state, vm.moving_to, vm.barred_until_s) for vm in report.vms}
+    return report.state, report.stopped, vms, report.claims

@@ -14,19 +14,20 @@ from msgspec.structs import replace
 
 from broker.config.in_force import InForce
 from broker.lockspace.hosts import budget_s, standing_fields
-from broker.lockspace.port import Lockspace
 from broker.maintenance.host_shutdown import ShuttingDown
 from broker.maintenance.modes import Modes, mode_status
 from broker.monitors.watched import Watched
+from broker.peers.table import Table
+from broker.registry.cache import RegistryCache
 from broker.this_host import disks_shown
 from broker.this_host.agent_report import AgentReport
 from broker.this_host.disks_record import DisksRecord
 from broker.this_host.outside import Outside
 from broker.this_host.sick_vm import SickVm
 from broker.this_host.vm_sample import VmSample
+from broker.this_host.vms import VmsHere
 from broker.vm.healthy_once import HealthyOnce
 from broker.whiteboard import lines as slot_lines
-from broker.whiteboard.board import Board
 from broker.wire.status import HostStatus, OutsideStatus, PenaltyOnWire
 from scoring.hosts.fence_ask import in_words
 from scoring.hosts.liveness import Liveness
@@ -45,27 +46,29 @@ class Machine:
 
 
 class ThisHost:
-    """The parts. `left_out`: the number of lines that this host's slot had no room for."""
+    """The parts. `vms`: those beside the engine. `left_out`: the number of lines that this host's
+    slot had no room for."""
 
     def __init__(
         self,
         in_force: InForce,
         watched: Watched,
-        board: Board,
-        lockspace: Lockspace,
+        table: Table,
+        registry: RegistryCache,
         modes: Modes,
         shutdown: ShuttingDown,
         machine: Machine,
     ) -> None:
         state_dir = Path(in_force.config.daemon.state_dir)
-        self._in_force, self._board, self._lockspace = in_force, board, lockspace
+        self._in_force, self._board, self._lockspace = in_force, table.board, table.lockspace
         self.modes, self.shutdown = modes, shutdown
         self.wall, self.boot_id = machine.wall, machine.boot_id
         self.monitors = watched.runner
         self.vm = VmSample(watched)
         self.agent = AgentReport(in_force, machine.freeing_left)
         self.outside = Outside(in_force, watched)
-        self.disks = DisksRecord(board, in_force.host_id, in_force.host_name, machine.wall)
+        self.vms = VmsHere(table, registry, watched.vms, self.agent)
+        self.disks = DisksRecord(table.board, in_force.host_id, in_force.host_name, machine.wall)
         self.disks.in_use = lambda: self.monitors.value("what_runs")
         self.healthy_once = HealthyOnce(state_dir / "healthy-once", in_force.config.health)
         self.sick_vm = SickVm()

@@ -8,7 +8,7 @@ in order is not dead, and one that this broker never heard may have been.
 
 from __future__ import annotations
 
-from broker.wire.status import Report
+from broker.wire.exchange import Report
 from scoring.observation import FenceAsk
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 

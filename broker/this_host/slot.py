@@ -6,6 +6,8 @@ It is published as long as the broker lives, with or without an agent.
 
 from __future__ import annotations
 
+import asyncio
+
 from broker.config.in_force import InForce
 from broker.monitors.network_verdict import publish
 from broker.peers.asker import Heartbeats
@@ -58,6 +60,7 @@ class OwnSlot:
             same_machine = extra.get("system-uuid") == self._in_force.system_uuid != ""
             self.was_ours = named and same_machine
             self._this_host.agent.last_ran = slot_lines.last_ran_of(extra)
+            self._this_host.vms.take_up(extra, asyncio.get_running_loop().time())
             boot_id = extra.get("boot-id", "")
             is_same = boot_id == self._this_host.boot_id
             self.previous_boot_id = extra.get("previous-boot-id", "") if is_same else boot_id
@@ -119,6 +122,7 @@ class OwnSlot:
             "memory-short": slot_lines.memory_short_line(status.penalties),
             "mem-free": slot_lines.mem_free_line(value("memory")),
             "fence-ask": slot_lines.fence_ask_line(this_host.fence_ask(now_s)),
+            **this_host.vms.lines(now_s),
             **this_host.modes.lines(now_s),
             **slot_lines.freeing_lines(*this_host.agent.freeing()),
             **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},

@@ -11,18 +11,13 @@ from dataclasses import dataclass
 
 from broker.config.addresses import advertised
 from broker.daemon.foreign import whole
+from broker.whiteboard import vm_lines
 from broker.whiteboard.fence_log import LogRecord
 from broker.whiteboard.host_ranges import hosts_of, ranges
 from broker.whiteboard.mode import Mode, count, from_lines
 from broker.whiteboard.slot import SlotReport
-from broker.wire.status import (
-    FenceLogEntry,
-    MeasuredOnWire,
-    ModeStatus,
-    MoveStatus,
-    PenaltyOnWire,
-    Report,
-)
+from broker.wire.exchange import Report
+from broker.wire.status import FenceLogEntry, MeasuredOnWire, ModeStatus, MoveStatus, PenaltyOnWire
 from scoring.hosts.state import Seen
 from scoring.observation import FenceAsk, OnHostShutdown, PeerReport
 from scoring.vm_facts import OutsideView
@@ -224,6 +219,7 @@ def peer_report(
     extra = report.extra if report.extra_trusted else {}
     read_s = seen.since_s if seen is not None and seen.timestamp == report.timestamp else None
     _, move = intent_of(extra.get("intent", ""), report.host_id)
+    told = vm_lines.told(extra, report.host_id, read_s, is_agent_away(extra))
     until_s = None
     if read_s is not None and move is not None and move.left_s is not None:
         until_s = read_s + move.left_s
@@ -251,6 +247,13 @@ def peer_report(
         way_out=way_out_of(extra.get("way-out", "")),
         uplink_up=uplink_of(extra.get("uplink", "")),
         fence_ask=fence_ask_of(extra.get("fence-ask", "")) if is_signed else None,
+        vms=told.vms,
+        claims=told.claims,
+        speaks=told.speaks,
+        registry=told.registry,
+        total_mb=told.memory.total_mb,
+        free_mb=told.memory.free_mb,
+        free_huge_mb=told.memory.free_huge_mb,
     )
 
 
@@ -317,8 +320,13 @@ def state_of(report: SlotReport) -> str:
     """The state of another host's agent; "" where it published none, or where that agent is away:
     what it was about to do is then not done."""
     extra = report.extra if report.extra_trusted else {}
+    return "" if is_agent_away(extra) else extra.get("state", "")
+
+
+def is_agent_away(extra: Mapping[str, str]) -> bool:
+    """Whether the agent of another host does not act any more, by its lines."""
     agent = extra.get("agent", "")
-    return "" if agent == "stopped" or agent.startswith("silent") else extra.get("state", "")
+    return agent == "stopped" or agent.startswith("silent")
 
 
 def penalties_of(extra: Mapping[str, str]) -> list[PenaltyOnWire]:

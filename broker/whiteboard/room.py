@@ -9,7 +9,9 @@ published.
 Rules of this file:
 
 1. A line on which another host's decision depends stands in DECIDES. These lines always fit,
-   whatever their values: the test fills a slot with the largest values of 200 hosts.
+   whatever their values: the test fills a slot with the largest values of 200 hosts. Those about
+   several VMs stand last there, for up to 128 VMs may be on one host: where they have no room,
+   their reader sees that by the last of them (broker/whiteboard/vm_lines.py).
 2. A line that is only shown to people stands in SHOWN, a sentence in PROSE. They are dropped from
    the end.
 3. A key that is in no list counts as shown. A key that ends in "*" means all that begin so.
@@ -45,6 +47,13 @@ DECIDES = (
     "config-digest",
     "global-left",
     "network",
+    "registry",
+    "mem",
+    "claims",
+    "claims-*",
+    "vms",
+    "vms-*",
+    "speaks",
 )
 #: Facts about this host that are only shown to people.
 SHOWN = (
@@ -67,6 +76,7 @@ PROSE = (
     "reason",
     "penalty-*",
     "config",
+    "vm-*",
     "path-*",
 )
 _ORDER = {key: place for place, key in enumerate((*DECIDES, *SHOWN, "", *PROSE))}

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 #: The largest host id.
 HOST_ID_MAX = 2000
+#: The largest number of a protected VM; number 1 is the engine.
+VMS_MAX = 128
 #: The largest time or count in a slot: above it a double (any JSON reader's number) does not
 #: represent each whole number.
 TIMESTAMP_MAX = 2**53

@@ -24,8 +24,9 @@ from __future__ import annotations
 
 from scoring.decision import Code
 from scoring.observation import HostShutdown, OnHostShutdown
-from scoring.vm.move import failures, targets
+from scoring.vm.move import can_migrate, failures, targets
 from scoring.vm.pause import is_paused
+from scoring.vm.room import secure
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn, begin_move
 
@@ -45,7 +46,7 @@ def leave(turn: VmTurn) -> StateName | None:
     if is_paused(turn):
         # One that somebody paused does not come here (scoring/vm/pause.py, rule 3).
         return _stop(turn, "it is paused, and would be so at any other host")
-    if not turn.observation.migration_possible:
+    if not can_migrate(turn):
         return _stop(turn, "it cannot move, since libvirt.migration-uri is not set")
     if move_left_s(turn) <= 0:
         limit_s = turn.rules.timing.host_shutdown_move
@@ -53,6 +54,8 @@ def leave(turn: VmTurn) -> StateName | None:
     tried = _tried(turn, shutdown)
     best = next((c for c in targets(turn) if c.host_id not in tried), None)
     if best is not None:
+        if not secure(turn, best.host_id):
+            return None
         turn.because(
             Code.MOVE_STARTED, f"this host is shutting down, migrating the VM to {best.title}"
         )

@@ -45,6 +45,7 @@ from scoring.observation import PeerReport
 from scoring.timing import NEVER_S
 from scoring.vm import placement
 from scoring.vm.move import pause_s, targets
+from scoring.vm.room import secure
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn, begin_move, is_cut_off
 from scoring.vm_facts import DETAIL_PAUSED, Health, OutsideView
@@ -167,6 +168,8 @@ def _give_away(turn: VmTurn, found: Finding) -> StateName | None:
             turn.because(Code.ISOLATION_WAITING, f"{found.why}: asking whether it can be migrated")
             _ask_path(turn, target)
             return None
+        if path.ok and not secure(turn, target.host_id):
+            return None
         if path.ok:
             turn.because(Code.ISOLATED, f"{found.why}: migrating it to {target.title}")
             begin_move(turn, target.host_id)
@@ -189,7 +192,7 @@ def _ask_path(turn: VmTurn, target: placement.Candidate) -> None:
         and turn.now_s - path.asked_s < PATH_OLD_S
     )
     if turn.observation.migration_possible and not state.asking_path and not is_known:
-        turn.actions.append(AskMigrationPath(target.host_id))
+        turn.ask(AskMigrationPath(target.host_id))
         turn.state = replace(state, asking_path=True)
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scoring.decision import Code, DisarmDomain, PowerOffVm, Reason
+from scoring.decision import Code, DisarmDomain, PowerOffVm
 from scoring.observation import VmStopEnded
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn
@@ -50,7 +50,7 @@ def _may_act(turn: VmTurn) -> bool:
 
 def _say(turn: VmTurn, code: Code, text: str) -> None:
     """Before the reasons of the state, the last of which is the one that counts."""
-    turn.reasons.insert(0, Reason(code, text))
+    turn.reasons.insert(0, turn.reason(code, text))
 
 
 def _end_leftover(turn: VmTurn) -> None:
@@ -94,5 +94,5 @@ def _disarm(turn: VmTurn) -> None:
     if not (is_dead or domain.autostart) or not _may_act(turn):
         return
     if not state.disarming and turn.now_s - state.disarmed_s >= RETRY_S:
-        turn.actions.append(DisarmDomain(image=is_dead))
+        turn.ask(DisarmDomain(image=is_dead))
         turn.state = replace(state, disarming=True)

@@ -30,12 +30,22 @@ from scoring.hosts.fence_ask import reached_by
 from scoring.hosts.turn import name_of
 from scoring.observation import StartResult, VmMigrationEnded, VmStartEnded, VmStopEnded
 from scoring.vm import drain, gates, isolation, migration, unstoppable
+from scoring.vm.missing import may_start
 from scoring.vm.move import move
 from scoring.vm.pause import is_paused, left_alone, must_end
+from scoring.vm.room import secure
 from scoring.vm.start import first_in_line, lease_allows, may_start_here, nobody_else_can
 from scoring.vm.state import TRANSITIONS, StateName
 from scoring.vm.turn import VmTurn, entered
-from scoring.vm_facts import DETAIL_ALREADY_LOCKED, DETAIL_MIGRATION_SOURCE, Health, Pause, VmStatus
+from scoring.vm_facts import (
+    DETAIL_ALREADY_LOCKED,
+    DETAIL_MIGRATION_SOURCE,
+    ENGINE,
+    Health,
+    Pause,
+    VmStatus,
+    Want,
+)
 
 _S = StateName
 
@@ -86,13 +96,28 @@ def _engine_down(turn: VmTurn) -> StateName:
     if (up := turn.up_elsewhere()) is not None:
         turn.because(Code.UP_ELSEWHERE, f"the VM runs on {name_of(up)}")
         return _S.ENGINE_DOWN
-    if not (may_start_here(turn) and lease_allows(turn)):
-        turn.state = replace(turn.state, startable_since_s=None)
-        return _S.ENGINE_DOWN
-    if not first_in_line(turn):
+    if not (_engine_may_start(turn) if turn.number == ENGINE else may_start(turn)):
         return _S.ENGINE_DOWN
     turn.start_allowed = True
     return _S.ENGINE_START
+
+
+def _engine_may_start(turn: VmTurn) -> bool:
+    if _is_wanted_down(turn):
+        return False
+    if not (may_start_here(turn) and lease_allows(turn)):
+        turn.state = replace(turn.state, startable_since_s=None)
+        return False
+    return first_in_line(turn) and secure(turn, turn.observation.local.host_id)
+
+
+def _is_wanted_down(turn: VmTurn) -> bool:
+    """Whether an administrator wants the VM down, by the registry; says so."""
+    v = turn.spec
+    if v is None or v.want is not Want.DOWN:
+        return False
+    turn.because(Code.WANTED_DOWN, f"{v.name} is wanted down: ha-agent vm start {v.name}")
+    return True
 
 
 def _engine_start(turn: VmTurn) -> StateName:
@@ -163,6 +188,8 @@ def _engine_starting(turn: VmTurn) -> StateName:
         return _gone(turn)
     if must_end(turn):
         return _S.ENGINE_FORCE_STOP
+    if _is_wanted_down(turn):
+        return _S.ENGINE_STOP
     if left_alone(turn):
         return _S.ENGINE_STARTING
     if unstoppable.is_retried(turn):
@@ -195,7 +222,7 @@ def _engine_up(turn: VmTurn) -> StateName:
     if turn.here.report.detail == DETAIL_MIGRATION_SOURCE:
         turn.because(Code.MIGRATING, "the VM is being migrated away")
         return _S.ENGINE_MIGRATING_AWAY
-    if must_end(turn):
+    if must_end(turn) or _is_wanted_down(turn):
         return _S.ENGINE_STOP
     if (other := turn.up_elsewhere()) is not None:
         if turn.here.lease_held is False and not is_paused(turn):
@@ -248,7 +275,9 @@ def _judge_health(turn: VmTurn) -> StateName:
             )
             turn.state = replace(turn.state, since_s=turn.now_s)
             return _S.ENGINE_UP_BAD_HEALTH
-        if who := reached_by(turn.host, turn.observation.local.host_id, turn.state.last_ran):
+        if turn.number == ENGINE and (
+            who := reached_by(turn.host, turn.observation.local.host_id, turn.state.last_ran)
+        ):
             turn.because(
                 Code.SICK_BUT_REACHED,
                 f"unhealthy by this host's own check ({_cause(turn)}), but {', '.join(who)} had an "

@@ -47,5 +47,5 @@ def cancel(turn: VmTurn, why: str, action: CancelMigration) -> None:
     is_asked = state.asking_cancel or state.cancelling is not None
     ordered_s = NEVER_S if state.cancelled_s is None else state.cancelled_s
     if not is_asked and turn.now_s - ordered_s >= CANCEL_RETRY_S:
-        turn.actions.append(action)
+        turn.ask(action)
         turn.state = replace(state, asking_cancel=True)

@@ -23,9 +23,12 @@ from scoring.decision import Code
 from scoring.hosts.turn import name_of
 from scoring.observation import PeerReport
 from scoring.vm import placement
+from scoring.vm.better_place import better_place
+from scoring.vm.room import secure
+from scoring.vm.seen import SPEAKS_SEVERAL
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn, begin_move, is_short_of_memory, others, own
-from scoring.vm_facts import VmStatus
+from scoring.vm_facts import ENGINE, VmStatus
 
 RETRY_MAX_S = 900.0
 LASTING_RETRY_S = 3600.0
@@ -33,37 +36,18 @@ LASTING_RETRY_S = 3600.0
 STUCK_TRIES = 3
 #: So many hosts are named with what keeps the VM from them; the rest is counted.
 NAMED_MAX = 4
+#: So many VMs leave a host at the same time.
+DRAINED_AT_ONCE = 2
 
 
 def move(turn: VmTurn) -> StateName | None:
     """Whether the VM should be migrated: this host drains, or another is better for long enough."""
-    state, rules = turn.state, turn.rules
     candidates = targets(turn)
-    best: placement.Candidate | None
     draining = turn.observation.local.maintenance
-    if draining:
-        if not candidates:
-            said = "local maintenance: no other live host can take the VM"
-            turn.because(Code.DRAIN_WAITING, f"{said}{_each(_why_none(turn))}")
-            return None
-        # The best one that did not fail just now; all of them did: the best one, later.
-        best = next((c for c in candidates if not pause_s(turn, c.host_id)), candidates[0])
-    else:
-        best = candidates[0] if candidates else None
-        gap = 0 if best is None else best.score - own(turn).score
-        if best is None or gap < rules.move_threshold:
-            turn.state = replace(state, better_since_s=None)
-            return None
-        since_s = turn.now_s if state.better_since_s is None else state.better_since_s
-        turn.state = state = replace(state, better_since_s=since_s)
-        left_s = rules.timing.move_dwell - (turn.now_s - since_s)
-        if left_s > 0:
-            turn.because(
-                Code.MOVE_DWELL,
-                f"{best.title} is {gap} points better, moving there in {left_s:.0f} s",
-            )
-            return None
-    if not turn.observation.migration_possible:
+    best = _drain_to(turn, candidates) if draining else _better_place(turn, candidates)
+    if best is None:
+        return None
+    if not can_migrate(turn):
         turn.because(
             Code.MOVE_IMPOSSIBLE,
             f"would move to {best.title}, but libvirt.migration-uri is not set",
@@ -74,9 +58,54 @@ def move(turn: VmTurn) -> StateName | None:
     if left_s:
         _say_failed(turn, tried, left_s)
         return None
+    if not secure(turn, best.host_id):
+        return None
     turn.because(Code.MOVE_STARTED, f"migrating the VM to {best.title}")
     begin_move(turn, best.host_id)
     return StateName.ENGINE_MIGRATING_AWAY
+
+
+def can_migrate(turn: VmTurn) -> bool:
+    """Whether the VM can be live-migrated at all."""
+    return turn.observation.migration_possible and turn.here.migration_possible
+
+
+def _drain_to(turn: VmTurn, candidates: list[placement.Candidate]) -> placement.Candidate | None:
+    if not candidates:
+        said = "local maintenance: no other live host can take the VM"
+        turn.because(Code.DRAIN_WAITING, f"{said}{_each(_why_none(turn))}")
+        return None
+    several = turn.several
+    if several is not None and several.moving >= DRAINED_AT_ONCE and turn.state.held is None:
+        text = f"local maintenance: {several.moving} other VMs are moved first"
+        turn.because(Code.DRAIN_WAITING, text)
+        return None
+    # The best one that did not fail just now; all of them did: the best one, later.
+    return next((c for c in candidates if not pause_s(turn, c.host_id)), candidates[0])
+
+
+def _better_place(
+    turn: VmTurn, candidates: list[placement.Candidate]
+) -> placement.Candidate | None:
+    """A host that has been better for long enough."""
+    if turn.number == ENGINE:
+        best = candidates[0] if candidates else None
+        gap = 0 if best is None else best.score - own(turn).score
+        why = f"is {gap} points better"
+        is_better = gap >= turn.rules.move_threshold
+    else:
+        best, why = better_place(turn, candidates)
+        is_better = best is not None
+    if best is None or not is_better:
+        turn.state = replace(turn.state, better_since_s=None)
+        return None
+    since_s = turn.now_s if turn.state.better_since_s is None else turn.state.better_since_s
+    turn.state = replace(turn.state, better_since_s=since_s)
+    left_s = turn.rules.timing.move_dwell - (turn.now_s - since_s)
+    if left_s <= 0:
+        return best
+    turn.because(Code.MOVE_DWELL, f"{best.title} {why}, moving there in {left_s:.0f} s")
+    return None
 
 
 def targets(turn: VmTurn) -> list[placement.Candidate]:
@@ -90,7 +119,11 @@ def targets(turn: VmTurn) -> list[placement.Candidate]:
         for peer in turn.live
         if peer.heartbeat_s is not None and peer.unanswered_since_s is None
     }
-    ranked = placement.ranked([c for c in others(turn) if c.host_id not in short])
+    if turn.number == ENGINE:
+        ranked = placement.ranked([c for c in others(turn) if c.host_id not in short])
+    else:
+        assert turn.several is not None and turn.spec is not None
+        ranked = turn.several.takers(turn.spec)
     return sorted(ranked, key=lambda c: c.host_id not in answer)
 
 
@@ -136,6 +169,8 @@ def _not_fit_to_run(turn: VmTurn, peer: PeerReport) -> str:
         return f"{name_of(peer)} is in local maintenance"
     if peer.stopped:
         return f"the agent on {name_of(peer)} was stopped"
+    if turn.number != ENGINE:
+        return _has_no_place(turn, peer)
     if turn.at(peer).report.vm is VmStatus.UNKNOWN:
         return (
             f"libvirt on {name_of(peer)} does not answer its broker: right after a restart of"
@@ -148,6 +183,21 @@ def _not_fit_to_run(turn: VmTurn, peer: PeerReport) -> str:
     if is_short_of_memory(turn, peer):
         return f"{name_of(peer)} has less memory free than the VM needs"
     return ""
+
+
+def _has_no_place(turn: VmTurn, peer: PeerReport) -> str:
+    """Why a host cannot take a VM of the registry."""
+    several, v = turn.several, turn.spec
+    assert several is not None and v is not None
+    if peer.speaks < SPEAKS_SEVERAL:
+        return f"{name_of(peer)} runs an earlier version, which knows of the engine alone"
+    if peer.host_id in {c.host_id for c in several.takers(v)}:
+        return ""
+    if peer.host_id in {c.host_id for c in several.able(v)}:
+        return f"{name_of(peer)} has less memory free than {v.name} needs"
+    if v.only and peer.host_id not in v.only:
+        return f"{v.name} must not run on {name_of(peer)} (only)"
+    return f"{name_of(peer)} may not run {v.name} now: ha-agent why {v.name}"
 
 
 def _why_none(turn: VmTurn) -> list[str]:

@@ -36,11 +36,12 @@ from scoring.observation import (
     VmStartEnded,
     VmStopEnded,
 )
-from scoring.vm.move import targets, why_not
+from scoring.vm.move import can_migrate, targets, why_not
 from scoring.vm.pause import is_paused
+from scoring.vm.room import secure
 from scoring.vm.state import OrderAnswer, StateName, VmState
 from scoring.vm.turn import VmTurn, begin_move, entered
-from scoring.vm_facts import VmStatus
+from scoring.vm_facts import ENGINE, VmStatus
 
 _S = StateName
 
@@ -48,6 +49,8 @@ _S = StateName
 _UP = frozenset({_S.ENGINE_UP, _S.ENGINE_UP_BAD_HEALTH})
 #: States out of which an ordered start may be made.
 _STARTABLE = frozenset({_S.ENGINE_DOWN, _S.ENGINE_UNEXPECTEDLY_DOWN, _S.ENGINE_MAYBE_AWAY})
+#: Orders that may wait: for an answer about the lease, for the room on the target.
+_PENDING = frozenset({OrderKind.START, OrderKind.MIGRATE})
 #: How long the question who owns the lease may take.
 LEASE_PATIENCE_S = 15.0
 #: So many answers are kept for those who ask what became of their orders.
@@ -57,6 +60,8 @@ ANSWERS_MAX = 8
 def take(turn: VmTurn) -> None:
     """Take up a new order, or go on with one that waits for the lease's answer."""
     order, state = turn.observation.order, turn.state
+    if order is not None and order.vm != turn.number:
+        order = None
     if order is not None and order.number > max((a.number for a in state.answers), default=0):
         turn.state = _with_answer(state, OrderAnswer(order.number, None, "under way"))
         refused = _begin(turn, order)
@@ -66,8 +71,9 @@ def take(turn: VmTurn) -> None:
             turn.state = replace(turn.state, cancelling=order.number)
         else:
             turn.state = replace(turn.state, order=order)
-    elif state.order is not None and state.order.kind is OrderKind.START and not state.acting:
-        refused = _start(turn, state.order)
+    elif state.order is not None and not state.acting and state.order.kind in _PENDING:
+        is_start = state.order.kind is OrderKind.START
+        refused = _start(turn, state.order) if is_start else _migrate(turn, state.order)
         if refused:
             turn.state = _answered(turn.state, False, refused)
 
@@ -155,7 +161,7 @@ def _migrate(turn: VmTurn, order: Order) -> str:
         return f"this host is in {turn.state.name}: the VM can be moved once it is up and healthy"
     if is_paused(turn):
         return "the VM is paused: resume it first (virsh resume)"
-    if not turn.observation.migration_possible:
+    if not can_migrate(turn):
         return "libvirt.migration-uri is not set: no live migration is possible"
     if order.target is None:
         candidates = targets(turn)
@@ -167,7 +173,13 @@ def _migrate(turn: VmTurn, order: Order) -> str:
         refused = why_not(turn, target)
         if refused:
             return refused
-    turn.state = entered(turn, _S.ENGINE_MIGRATING_AWAY)
+    if not secure(turn, target):
+        since_s = turn.state.order_since_s
+        since_s = turn.now_s if since_s is None else since_s
+        is_over = turn.now_s - since_s > LEASE_PATIENCE_S
+        turn.state = replace(turn.state, order_since_s=None if is_over else since_s)
+        return "the room on the target is claimed by other VMs" if is_over else ""
+    turn.state = replace(entered(turn, _S.ENGINE_MIGRATING_AWAY), order_since_s=None)
     begin_move(turn, target)
     return ""
 
@@ -177,7 +189,7 @@ def _cancel(turn: VmTurn) -> str:
         return "no migration of the VM is under way here"
     if turn.state.cancelling is not None or turn.state.asking_cancel:
         return "it is being cancelled already"
-    turn.actions.append(CancelMigration())
+    turn.ask(CancelMigration())
     return ""
 
 
@@ -191,6 +203,8 @@ def _stop(turn: VmTurn, kind: OrderKind) -> str:
 
 def _start(turn: VmTurn, order: Order) -> str:
     observation, state = turn.observation, turn.state
+    if turn.number != ENGINE:
+        return "say it to the cluster, which finds its host: ha-agent vm start NAME"
     refused = _no_start(turn) or _busy(turn)
     if refused:
         return refused
@@ -204,7 +218,7 @@ def _start(turn: VmTurn, order: Order) -> str:
             turn.state = replace(turn.state, order_since_s=None)
             return "who owns the engine lease is not known: sanlock does not answer"
         if not state.asking_lease:
-            turn.actions.append(AskLease())
+            turn.ask(AskLease())
             turn.state = replace(state, asking_lease=True)
         return ""
     turn.state = state = replace(state, order_since_s=None)

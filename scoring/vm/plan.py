@@ -89,7 +89,7 @@ def place(
     show it yet.
     """
     specs = tuple(specs)
-    work = _Placing(specs, hosts)
+    work = Placing(specs, hosts)
     wanted = [v for v in in_order(specs) if v.number in missing and v.want is Want.UP]
     pins: dict[int, int] = {}
     for v in wanted:
@@ -137,7 +137,7 @@ def n_plus_1(
     return found
 
 
-class _Placing:
+class Placing:
     """The hosts while VMs are placed on them: where each VM is, and what room is left."""
 
     def __init__(self, specs: tuple[VmSpec, ...], hosts: Iterable[Host]) -> None:

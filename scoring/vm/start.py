@@ -23,7 +23,7 @@ from scoring.timing import START_RETRIES_MAX
 from scoring.vm import placement
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn, bridge_elsewhere, obstacles, others, own
-from scoring.vm_facts import Obstacle, PeerVm
+from scoring.vm_facts import ENGINE, Obstacle, PeerVm
 
 _S = StateName
 
@@ -60,7 +60,12 @@ def _looked_s(turn: VmTurn) -> float:
 
 
 def may_start_here(turn: VmTurn) -> bool:
-    """Whether it is this host's turn to start the VM; says why when it is not."""
+    """Whether it is this host's turn to start the engine; says why when it is not."""
+    return is_able(turn) and _is_our_turn(turn)
+
+
+def is_able(turn: VmTurn) -> bool:
+    """Whether this host could start the VM at all, as far as it knows; says why when not."""
     state, timing = turn.state, turn.rules.timing
     if turn.observation.storage_good_since_s is None:
         turn.because(Code.STORAGE_UNREADABLE, "the whiteboard cannot be read: nothing is known")
@@ -94,14 +99,14 @@ def may_start_here(turn: VmTurn) -> bool:
             text += f", for {its.moving_until_s - turn.now_s:.0f} s at most"
         turn.because(Code.BUSY_ELSEWHERE, text)
         return False
-    if state.retries > START_RETRIES_MAX:
+    if turn.number == ENGINE and state.retries > START_RETRIES_MAX:
         left_s = timing.retry_expiry - (turn.now_s - state.last_failure_s)
         turn.because(
             Code.RETRIES_EXHAUSTED,
             f"{state.retries} failed starts here, pausing for {left_s:.0f} s",
         )
         return False
-    return _is_our_turn(turn)
+    return True
 
 
 def _is_busy(its: PeerVm, now_s: float) -> bool:
@@ -116,7 +121,7 @@ def _is_our_turn(turn: VmTurn) -> bool:
     must not keep the VM down. Equal hosts are ordered later, by `first_in_line`.
     """
     mine, candidates = own(turn), others(turn)
-    _, waited_s = _queue(turn, [*candidates, mine])
+    waited_s = _waited_s(turn, _ahead(turn))
     better = [c for c in placement.ranked(candidates) if c.score > mine.score]
     if waited_s >= len(better) * turn.rules.timing.takeover_follow:
         return True
@@ -133,18 +138,29 @@ def first_in_line(turn: VmTurn) -> bool:
     Counted from when the lease could be had: after a long wait for a dead owner all hosts
     see it come free at once and would race for it.
     """
-    state = turn.state
-    since_s = turn.now_s if state.startable_since_s is None else state.startable_since_s
-    turn.state = replace(state, startable_since_s=since_s)
-    place, waited_s = _queue(turn, [*others(turn), own(turn)])
-    if min(waited_s, turn.now_s - since_s) >= place * turn.rules.timing.tie_follow:
+    ahead = _ahead(turn)
+    if had_their_time(turn, ahead):
         return True
-    turn.because(Code.EQUAL_HOST_FIRST, f"{place} equally good host(s) may start it first")
+    turn.because(Code.EQUAL_HOST_FIRST, f"{len(ahead)} equally good host(s) may start it first")
     return False
 
 
-def _queue(turn: VmTurn, candidates: list[placement.Candidate]) -> tuple[int, float]:
-    """How many candidates come before this host, and for how long they have had the chance.
+def had_their_time(turn: VmTurn, ahead: tuple[int, ...]) -> bool:
+    """Whether each of the hosts that come first has had `tie_follow` since it could start."""
+    state = turn.state
+    since_s = turn.now_s if state.startable_since_s is None else state.startable_since_s
+    turn.state = replace(state, startable_since_s=since_s)
+    waited_s = min(_waited_s(turn, ahead), turn.now_s - since_s)
+    return waited_s >= len(ahead) * turn.rules.timing.tie_follow
+
+
+def _ahead(turn: VmTurn) -> tuple[int, ...]:
+    """The hosts that come before this one for the engine."""
+    return placement.ahead([*others(turn), own(turn)], turn.observation.local.host_id)
+
+
+def _waited_s(turn: VmTurn, ahead: tuple[int, ...]) -> float:
+    """For how long the hosts that come before this one have had the chance.
 
     Counted anew when a host comes first that has not come first before, since the VM went
     missing: one that has only just become able to start it gets its chance as well. Hosts that
@@ -152,15 +168,12 @@ def _queue(turn: VmTurn, candidates: list[placement.Candidate]) -> tuple[int, fl
     EngineDown was entered: after a global maintenance all hosts enter it at once, with a VM
     that has long been missing.
     """
-    own_id = turn.observation.local.host_id
-    ahead = placement.ahead(candidates, own_id)
     had_their_chance = turn.state.ahead
     if new := tuple(host for host in ahead if host not in had_their_chance):
         turn.state = replace(turn.state, ahead=(*had_their_chance, *new), ahead_since_s=turn.now_s)
     missing_since_s = turn.state.missing_since_s
     since_s = turn.now_s if missing_since_s is None else missing_since_s
-    waited_s = min(turn.now_s - max(since_s, turn.state.ahead_since_s), turn.in_state_s)
-    return len(ahead), waited_s
+    return min(turn.now_s - max(since_s, turn.state.ahead_since_s), turn.in_state_s)
 
 
 def lease_allows(turn: VmTurn) -> bool:
@@ -171,7 +184,7 @@ def lease_allows(turn: VmTurn) -> bool:
     freed_s = None if takeover is None else takeover.freed_s
     is_old = lease is None or turn.now_s - lease.asked_s >= 2 * timing.beat
     if is_old and not state.asking_lease and turn.now_s != freed_s:
-        turn.actions.append(AskLease())
+        turn.ask(AskLease())
         turn.state = state = replace(state, asking_lease=True)
     if freed_s is not None and (lease is None or lease.asked_s <= freed_s):
         # What is known of the lease is of the time before: nothing is freed once more for it.
@@ -183,12 +196,12 @@ def lease_allows(turn: VmTurn) -> bool:
         state.missing_since_s is not None and lease.asked_s < state.missing_since_s
     ):
         turn.keeps_waiting = takeover is not None
-        turn.because(Code.LEASE_ASKED, "asking who owns the engine lease")
+        turn.because(Code.LEASE_ASKED, f"asking who owns {turn.lease_name}")
         return False
     if not lease.known:
         # One question without an answer ends nothing that has begun.
         turn.keeps_waiting = takeover is not None
-        turn.because(Code.LEASE_UNKNOWN, f"who owns the engine lease is not known: {lease.detail}")
+        turn.because(Code.LEASE_UNKNOWN, f"who owns {turn.lease_name} is not known: {lease.detail}")
         return False
     if turn.asking is not None and (lease.owner != turn.asking.host_id or lease.owner_is_gone):
         # While it lives its VM is ended by nothing but its power: a free lease is no proof of that.
@@ -199,7 +212,7 @@ def lease_allows(turn: VmTurn) -> bool:
         )
         return False
     if lease.owner is None:
-        turn.because(Code.LEASE_FREE, "the engine lease is free")
+        turn.because(Code.LEASE_FREE, f"{turn.lease_name} is free")
         return True
     if lease.owner == turn.observation.local.host_id:
         missing_since_s = state.missing_since_s
@@ -207,15 +220,15 @@ def lease_allows(turn: VmTurn) -> bool:
             # It comes with the VM: who sent that may say so before it was looked at here.
             turn.because(
                 Code.AWAITING_SAMPLE,
-                "the engine lease is this host's own: looking whether the VM has just arrived",
+                f"{turn.lease_name} is this host's own: looking whether the VM has just arrived",
             )
             return False
-        turn.because(Code.LEASE_FREE, "the engine lease is this host's own")
+        turn.because(Code.LEASE_FREE, f"{turn.lease_name} is this host's own")
         return True
     if lease.owner_is_gone:
         turn.because(
             Code.LEASE_OWNER_GONE,
-            f"host {lease.owner} took the engine lease, but is {_standing(lease)}",
+            f"host {lease.owner} took {turn.lease_name}, but is {_standing(lease)}",
         )
         return True
     return _waits_for_owner(turn, lease)
@@ -232,13 +245,19 @@ def _waits_for_owner(turn: VmTurn, lease: LeaseAnswer) -> bool:
     this host's turn."""
     owner = next((p for p in turn.live if p.host_id == lease.owner), None)
     if owner is not None and owner is not turn.asking:
-        turn.because(Code.LEASE_OWNER_LIVE, f"{name_of(owner)} lives and owns the engine lease")
+        turn.because(Code.LEASE_OWNER_LIVE, f"{name_of(owner)} lives and owns {turn.lease_name}")
         return False
-    place, waited_s = _queue(turn, [*others(turn), own(turn)])
-    if waited_s < place * turn.rules.timing.takeover_follow:
+    assert lease.owner is not None
+    ahead = _ahead(turn) if turn.number == ENGINE else _fencers_ahead(turn, lease.owner)
+    if _waited_s(turn, ahead) < len(ahead) * turn.rules.timing.takeover_follow:
         turn.because(
-            Code.TAKEOVER_TURN, f"{place} host(s) may take over from host {lease.owner} first"
+            Code.TAKEOVER_TURN, f"{len(ahead)} host(s) may take over from host {lease.owner} first"
         )
         return False
     turn.waits_for = lease
     return False
+
+
+def _fencers_ahead(turn: VmTurn, dead: int) -> tuple[int, ...]:
+    assert turn.several is not None
+    return turn.several.fencers_ahead(dead)

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from scoring.observation import LeaseAnswer, MigrationPath, Order
 from scoring.timing import NEVER_S
+from scoring.vm_facts import Claim
 
 
 class StateName(StrEnum):
@@ -119,6 +120,23 @@ class MoveProblem:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """This host's own claim on the room for the VM on some host (scoring/vm/room.py).
+
+    `sweep`: the last reading of all slots that it was judged by; `waited`: so many readings it has
+    waited for others to give way. `granted`: the VM may be brought there. `used`: a start or a
+    migration was begun on it. `shown_s`: since when that host shows the VM.
+    """
+
+    claim: Claim
+    sweep: int = 0
+    waited: int = 0
+    granted: bool = False
+    used: bool = False
+    shown_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class VmState:
     """The memory of one VM's state machine. `VmState()` is the first one.
 
@@ -146,6 +164,8 @@ class VmState:
     `leftover_ended_s`: when a process that was left here was last ended.
     `unstopped_since_s`: since when ending the VM's process here has failed; `asks_off`: this host
     asks the others to switch it off for that.
+    `held`: this host's claim on the room for it; `no_claim_until_s`: none is made before.
+    `waits_since_s`: since when it could start but for VMs that come before it (`after`).
     """
 
     name: StateName = StateName.REINITIALIZE_FSM
@@ -183,3 +203,6 @@ class VmState:
     move_problems: Mapping[int, MoveProblem] = field(default_factory=dict)
     unstopped_since_s: float | None = None
     asks_off: bool = False
+    held: Held | None = None
+    no_claim_until_s: float = NEVER_S
+    waits_since_s: float | None = None

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from scoring.decision import Action, Code, MigrateVm, Reason
+from scoring.decision import Action, Code, MigrateVm, Reason, VmAction
 from scoring.hosts.score import HostSamples, Penalty
 from scoring.hosts.turn import HostTurn, name_of
 from scoring.observation import (
@@ -27,8 +27,9 @@ from scoring.observation import (
 from scoring.rules import Rules
 from scoring.vm import placement, seen
 from scoring.vm.score import Score, VmSamples, score
+from scoring.vm.several import Several
 from scoring.vm.state import StateName, VmState
-from scoring.vm_facts import Obstacle, PeerVm, Unfit, VmHere, VmStatus
+from scoring.vm_facts import ENGINE, Obstacle, PeerVm, Unfit, VmHere, VmSpec, VmStatus
 
 _Ended = TypeVar("_Ended", VmStartEnded, VmStopEnded, VmMigrationEnded)
 
@@ -37,9 +38,11 @@ _Ended = TypeVar("_Ended", VmStartEnded, VmStopEnded, VmMigrationEnded)
 class VmTurn:
     """One VM in one call of `decide`: its memory, what has ended, and what was found out.
 
-    `waits_for`: the answer that its lease is owned by a host whose death is to be proven before it
-    can start. `keeps_waiting`: a takeover that was begun for it is not over, though nothing new is
-    known. `wants_hosts_back`: it runs here for good: hosts that were switched off are to come back.
+    `several`: what it shares with other VMs (None: it is the only one); `wants_room`: it wants its
+    claim in this beat. `waits_for`: the answer that its lease is owned by a host whose death is to
+    be proven before it can start. `keeps_waiting`: a takeover that was begun for it is not over,
+    though nothing new is known. `wants_hosts_back`: it runs here for good: hosts that were switched
+    off are to come back.
     Thrown away when `decide` returns; `state` is replaced, never changed.
     """
 
@@ -52,6 +55,8 @@ class VmTurn:
     keeps_waiting: bool = False
     wants_hosts_back: bool = False
     start_allowed: bool = False
+    several: Several | None = None
+    wants_room: bool = False
     wake_s: float | None = None
     _there: dict[int, PeerVm] = field(default_factory=dict)
 
@@ -97,13 +102,29 @@ class VmTurn:
     def reasons(self) -> list[Reason]:
         return self.host.reasons
 
-    def because(self, code: Code, text: str) -> None:
-        self.host.because(code, text)
+    @property
+    def spec(self) -> VmSpec | None:
+        """What the registry says of it; None: nothing (the engine, where it is the only VM)."""
+        return None if self.several is None else self.several.specs.get(self.number)
 
-    def act(self, action: Action) -> None:
+    @property
+    def lease_name(self) -> str:
+        return "the engine lease" if self.number == ENGINE else "its lease"
+
+    def reason(self, code: Code, text: str) -> Reason:
+        return Reason(code, text, self.number)
+
+    def because(self, code: Code, text: str) -> None:
+        self.reasons.append(self.reason(code, text))
+
+    def ask(self, action: VmAction) -> None:
+        """Emit a question about the VM, or what does not count as an action on it."""
+        self.actions.append(replace(action, vm=self.number))
+
+    def act(self, action: VmAction) -> None:
         """Emit an action on the VM; it is under way until its outcome comes."""
         assert not self.state.acting, "one action on a VM at a time"
-        self.actions.append(action)
+        self.ask(action)
         self.state = replace(self.state, acting=True)
 
     @property
@@ -181,6 +202,9 @@ def others(turn: VmTurn) -> list[placement.Candidate]:
     """Live peers that may run the VM; one that does not know its own VM cannot start it. Where the
     VM's bridge leads nowhere it is of no use, as long as it leads out on another of these hosts."""
     local = turn.observation.local
+    if turn.number != ENGINE:
+        assert turn.several is not None and turn.spec is not None
+        return turn.several.able(turn.spec)
     able = [
         p
         for p in turn.live

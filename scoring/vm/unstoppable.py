@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scoring.decision import Code, Reason
+from scoring.decision import Code
 from scoring.hosts.fence_ask import reached_by
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn
@@ -53,7 +53,7 @@ def ask(turn: VmTurn) -> None:
         "the other hosts are asked to switch this host off"
     )
     # First: the last reason belongs to the state that the beat ended in.
-    turn.reasons.insert(0, Reason(Code.FENCE_ASKED, text))
+    turn.reasons.insert(0, turn.reason(Code.FENCE_ASKED, text))
 
 
 def _asks(turn: VmTurn, since_s: float) -> bool:

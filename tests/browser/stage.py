@@ -13,7 +13,8 @@ import msgspec
 
 from broker.broker import Broker
 from broker.monitors import Sample
-from broker.wire.status import PenaltyOnWire, ReasonOnWire, Report
+from broker.wire.exchange import Report
+from broker.wire.status import PenaltyOnWire, ReasonOnWire
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker, report, up
 from tests.fakes.listener import Listener

@@ -13,6 +13,7 @@ from typing import Any
 from agent.leases.sanlock import SanlockLeases
 from agent.vm.definition import load_definition
 from agent.vm.hypervisor import LibvirtHypervisor
+from agent.vm.protected import Engine
 from broker.config.places import default_path
 from broker.config.sections import load
 
@@ -22,7 +23,7 @@ async def ask(act: str, *arguments: str) -> Any:
     config = load(default_path())
     definition = load_definition(config)
     leases = SanlockLeases(config, definition.lease_offset)
-    hypervisor = LibvirtHypervisor(config, definition, leases)
+    hypervisor = LibvirtHypervisor(config, Engine(config, definition), leases)
     match act, arguments:
         case "start", ():
             return await hypervisor.start()

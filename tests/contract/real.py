@@ -20,6 +20,7 @@ from agent.leases.sanlock import SanlockLeases
 from agent.vm import hypervisor
 from agent.vm.definition import Definition
 from agent.vm.hypervisor import LibvirtHypervisor
+from agent.vm.protected import Engine
 from broker.config.sections import (
     Config,
     DaemonSection,
@@ -242,7 +243,9 @@ class RealHypervisor(Real):
             libvirt=LibvirtSection(),
         )
         definition = Definition(XML, "vm", 64, ALIGN, "test")
-        self.hypervisor = LibvirtHypervisor(config, definition, SanlockLeases(config, 0))
+        self.hypervisor = LibvirtHypervisor(
+            config, Engine(config, definition), SanlockLeases(config, 0)
+        )
         self._domain = self._shared.real.defineXML(XML)
         self._monkeypatch = monkeypatch
 

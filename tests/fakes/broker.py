@@ -16,14 +16,13 @@ from broker.client.ask import ask
 from broker.config.sections import load
 from broker.monitors import MonitorRunner, Sample
 from broker.monitors.watched import Watched
+from broker.registry.cache import Cached, RegistryCache, no_registry
+from broker.registry.record import VmRecord
 from broker.whiteboard.board import Board
-from broker.wire.status import (
-    MigrationStatus,
-    PenaltyOnWire,
-    ReasonOnWire,
-    Report,
-)
-from scoring.vm_facts import DomainHere, EngineStatus, Health, VmStatus
+from broker.whiteboard.vm_lines import Memory
+from broker.wire.exchange import Report
+from broker.wire.status import MigrationStatus, PenaltyOnWire, ReasonOnWire
+from scoring.vm_facts import DomainHere, EngineStatus, Health, VmHere, VmStatus
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 
@@ -36,8 +35,45 @@ class Engine:
     facts: DomainHere = DomainHere()
 
 
+class FakeVms:
+    """What the monitors of the VMs beside the engine found: `here` as the test sets it."""
+
+    def __init__(self, *here: VmHere) -> None:
+        self.here: dict[int, VmHere] = {}
+        self.migrations: dict[int, MigrationStatus] = {}
+        self.memory = Memory(131_072.0, 98_304.0, 0.0)
+        self.watched = Cached()
+        self.find(*here)
+
+    def find(self, *here: VmHere) -> None:
+        """Let them have been sampled so."""
+        self.here |= {vm.number: vm for vm in here}
+
+    def watch(self, known: Cached) -> None:
+        """Remember which VMs are watched."""
+        self.watched = known
+
+
+def registry_of(*records: VmRecord, generation: int = 14) -> RegistryCache:
+    """What a host knows of a registry with these VMs."""
+    registry = no_registry()
+    registry.cached = Cached(generation, {record.number: record for record in records})
+    return registry
+
+
+def record(number: int, name: str, memory_mb: int = 2048) -> VmRecord:
+    """A VM in the registry."""
+    uuid = f"00000000-0000-4000-8000-{number:012d}"
+    return VmRecord(number=number, name=name, uuid=uuid, generation=1, memory_mb=memory_mb)
+
+
 def make_broker(
-    tmp_path: Path, volume: MemoryVolume, host_id: int = 1, boot_id: str | None = None
+    tmp_path: Path,
+    volume: MemoryVolume,
+    host_id: int = 1,
+    boot_id: str | None = None,
+    registry: RegistryCache | None = None,
+    vms: FakeVms | None = None,
 ) -> Broker:
     """The broker of a host on this whiteboard; its lockspace is joined, it has no monitors."""
     path = tmp_path / f"{host_id}.toml"
@@ -52,8 +88,8 @@ def make_broker(
         load(str(path)),
         Board(MemoryStore(volume), host_id),
         FakeLockspace(),
-        Watched(monitors, Engine()),
-        Given(boot_id),
+        Watched(monitors, Engine(), vms=vms),
+        Given(boot_id, registry=registry),
     )
 
 

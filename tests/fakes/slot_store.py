@@ -11,10 +11,12 @@ from broker.whiteboard.store import StorageTrouble
 
 
 class MemoryVolume:
-    """The shared bytes; several stores may be opened on one volume."""
+    """The shared bytes; several stores may be opened on one volume. `read_only`: each write to it
+    fails."""
 
     def __init__(self, slots: int = 2001) -> None:
         self.data = bytearray(slots * SLOT_BYTES)
+        self.read_only = False
 
 
 class MemoryStore:
@@ -27,6 +29,8 @@ class MemoryStore:
 
     async def write(self, slot: int, data: bytes) -> None:
         await self._trouble(f"writing slot {slot}")
+        if self.volume.read_only:
+            raise StorageTrouble(f"writing slot {slot}: Read-only file system")
         assert len(data) == SLOT_BYTES
         start = slot * SLOT_BYTES
         if start > len(self.volume.data):

@@ -50,7 +50,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.wire.status import Report
+from broker.wire.exchange import Report
 from scoring.decision import Code, FreeHostId
 from scoring.observation import OnHostShutdown, OrderKind
 from scoring.vm.state import StateName

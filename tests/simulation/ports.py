@@ -43,13 +43,13 @@ from broker.lockspace.renewals import Renewals
 from broker.monitors import LIBVIRT_DEADLINE_S, Sampled, Unknown
 from broker.monitors.network import ANY_TIMEOUT_S
 from broker.monitors.network_verdict import TargetResult, Windows
-from broker.registry.record import number_of
 from broker.whiteboard.layout import IDENTITY_SLOT
 from broker.whiteboard.slot import EMPTY_SLOT
 from broker.whiteboard.store import StorageTrouble
 from broker.whiteboard.volume import STORAGE_DEADLINE_S
+from broker.wire.exchange import FenceNote, Report, View
 from broker.wire.limits import HOST_ID_MAX
-from broker.wire.status import FenceNote, MigrationStatus, Report, View
+from broker.wire.status import MigrationStatus
 from broker.wire.what_ran import WhatRan
 from scoring.decision import FreeHostId
 from scoring.lease_times import WATCHDOG_FIRE_S
@@ -678,11 +678,8 @@ class SimLeases:
     async def ask_engine(self) -> LeaseAnswer:
         return await self._ask("engine")
 
-    async def owners(self, leases: Mapping[int, str]) -> dict[int, LeaseAnswer]:
-        return {
-            unit: replace(await self._ask(name), vm=number_of(unit))
-            for unit, name in leases.items()
-        }
+    async def ask_vms(self, vms: Sequence[int]) -> tuple[LeaseAnswer, ...]:
+        raise AssertionError("this world has the engine alone")
 
     async def ask_fence(self) -> LeaseAnswer:
         return await self._ask("fence")
@@ -887,7 +884,7 @@ class SimHypervisor:
         self._moving = False
         self._cancelled = ""
 
-    async def start(self, what_ran: WhatRan | None = None) -> VmStartEnded:
+    async def start(self, what_ran: WhatRan | None = None, registry: int = 0) -> VmStartEnded:
         host = self._host
         self._world.began(host, "start")
         if why := await self._libvirt("starting the VM", START_DEADLINE_S):

@@ -11,7 +11,7 @@ import pytest
 
 from broker.peers.vm_place import SeenHost, VmPlace
 from broker.this_host import place_seen
-from broker.wire.status import Report
+from broker.wire.exchange import Report
 from scoring.decision import FreeHostId
 from scoring.hosts.liveness import Liveness
 from scoring.vm import drain, gates, isolation, left_behind, machine, start

@@ -48,7 +48,8 @@ from broker.whiteboard.signatures import CLUSTER as CLUSTER_SLOT
 from broker.whiteboard.signatures import Signatures
 from broker.whiteboard.slot import EMPTY_SLOT, BadSlot, decode_cluster, encode_cluster
 from broker.whiteboard.store import StorageTrouble
-from broker.wire.status import BegunReason, Maintenance, NewOrder, Report
+from broker.wire.exchange import BegunReason, Report
+from broker.wire.status import Maintenance, NewOrder
 from scoring.decision import Code, FreeHostId
 from scoring.lease_times import WATCHDOG_FIRE_S
 from scoring.observation import OrderKind
@@ -434,6 +435,7 @@ class World:
 
     async def _agent(self, host: Host) -> None:
         leases, config = SimLeases(self, host), self.config(host)
+        engine = SimHypervisor(self, host, leases)
         fence = FenceLevels((), host.host_id)
         if self.settings.fence and host.has_fence:
             fence = fence_levels(self, host, config.fence.timeout)
@@ -443,7 +445,7 @@ class World:
         agent = Agent(
             config.rules(VM_MEMORY_MB),
             link,
-            ActionRunner(SimHypervisor(self, host, leases), leases, fence, SimFenceLog(self, host)),
+            ActionRunner(lambda vm: engine, leases, fence, SimFenceLog(self, host)),
             "kvm",
             migration_possible=self.settings.migration,
             refused=lambda: host.refused,

@@ -79,6 +79,17 @@ def test_a_boot_that_was_interrupted_measures_only_its_start(tmp_path: Path) -> 
     assert found == MeasuredOnWire(1.0, None)
 
 
+def test_the_start_of_another_vm_is_not_the_engine_s(tmp_path: Path) -> None:
+    measured = Measured(tmp_path / "m")
+    steps = ((1.0, StartVm(), S.ENGINE_START), (5.0, StartVm(2), S.ENGINE_START))
+    for now_s, action, name in steps:
+        decided = Decision(state_of(name=name), (action,), (), Score(1))
+        measured.look(S.ENGINE_START, decided, now_s)
+    ran = Decision(state_of(name=S.ENGINE_STARTING), (), (), Score(1))
+    measured.look(S.ENGINE_START, ran, 6.0)
+    assert measured.on_wire.start_s == 5.0
+
+
 def test_the_median_of_the_last_ones_counts(tmp_path: Path) -> None:
     measured = Measured(tmp_path / "m")
     for number in range(30):

@@ -14,6 +14,7 @@ from agent.leases.sanlock import SanlockLeases
 from agent.vm.defined import Defined
 from agent.vm.definition import Definition
 from agent.vm.hypervisor import LibvirtHypervisor
+from agent.vm.protected import Engine
 from broker.config.sections import Config
 from broker.monitors import Unknown
 from broker.monitors.what_runs import WhatRunsMonitor
@@ -27,7 +28,7 @@ RAN = "<disk type='file'><driver type='qcow2'/><source file='/srv/over'/><target
 
 def hypervisor(given: Config) -> LibvirtHypervisor:
     definition = Definition(XML, "vm", 64, 1048576, "test")
-    return LibvirtHypervisor(given, definition, SanlockLeases(given, 0))
+    return LibvirtHypervisor(given, Engine(given, definition), SanlockLeases(given, 0))
 
 
 def test_what_libvirt_does_not_know_is_defined_at_the_agent_s_start(

@@ -13,6 +13,7 @@ import pytest
 from agent.leases.sanlock import SanlockLeases
 from agent.vm.definition import Definition
 from agent.vm.hypervisor import LibvirtHypervisor
+from agent.vm.protected import Engine
 from broker.config.sections import Config, HostSection, StorageSection
 from scoring.observation import DomainDisarmed, StartResult
 
@@ -78,7 +79,7 @@ def on(domain: Domain, monkeypatch: pytest.MonkeyPatch) -> LibvirtHypervisor:
         lease_offset=0,
         domain_type="qemu",
     )
-    return LibvirtHypervisor(config, definition, SanlockLeases(config, 0))
+    return LibvirtHypervisor(config, Engine(config, definition), SanlockLeases(config, 0))
 
 
 @pytest.mark.parametrize(("image", "autostart"), [(True, True), (True, False), (False, False)])

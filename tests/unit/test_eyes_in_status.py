@@ -14,7 +14,8 @@ from broker.broker import Broker
 from broker.lockspace.hosts import HostRenewal, look
 from broker.monitors import Sample, Verdict
 from broker.monitors.network_verdict import TargetResult, Windows
-from broker.wire.status import Report, Status
+from broker.wire.exchange import Report
+from broker.wire.status import Status
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker, report
 from tests.fakes.lockspace import FakeLockspace

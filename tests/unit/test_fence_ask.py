@@ -12,7 +12,7 @@ import pytest
 from broker.this_host.sick_vm import SickVm
 from broker.whiteboard.lines import fence_ask_line, fence_ask_of, peer_report
 from broker.whiteboard.slot import SlotReport
-from broker.wire.status import Report
+from broker.wire.exchange import Report
 from scoring.decide import Decision
 from scoring.decision import AskPower, Code, PowerOffHost, PowerOffVm, StartVm, TakeFenceLease
 from scoring.hosts.evidence import Precondition, may_power_off

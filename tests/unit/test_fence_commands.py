@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from broker.daemon.exit_codes import ExitCode
-from broker.wire.status import View
+from broker.wire.exchange import View
 from scoring.observation import LocalHost
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.ipmi_bmc import PASSWORD, IpmiBmc

@@ -31,9 +31,9 @@ from broker.whiteboard.fence_log import (
 from broker.whiteboard.layout import IDENTITY_SLOT, WHAT_RAN_SLOTS
 from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
 from broker.whiteboard.store import StorageTrouble
+from broker.wire.exchange import FenceNote
 from broker.wire.kinds import Kind
 from broker.wire.limits import HOST_ID_MAX
-from broker.wire.status import FenceNote
 from scoring.observation import FenceStep
 from tests.fakes.broker import make_broker, report
 from tests.fakes.slot_store import MemoryStore, MemoryVolume

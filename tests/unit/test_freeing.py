@@ -16,7 +16,7 @@ from agent import actions
 from agent.actions import ActionRunner
 from agent.fence.driver import always
 from agent.leases.freeing import free_host_id, was_freed
-from agent.ports import FenceDevices, Hypervisor, Leases, Still
+from agent.ports import FenceDevices, Hypervisors, Leases, Still
 from scoring.decision import AskFenceOwner, DropFenceLease, FreeHostId, TakeFenceLease
 from scoring.observation import (
     FenceLeaseAnswer,
@@ -86,7 +86,7 @@ class World:
 
 def runner(world: World) -> ActionRunner:
     return ActionRunner(
-        cast(Hypervisor, None), cast(Leases, world), cast(FenceDevices, None), world
+        cast(Hypervisors, None), cast(Leases, world), cast(FenceDevices, None), world
     )
 
 

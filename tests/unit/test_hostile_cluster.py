@@ -27,7 +27,8 @@ from broker.lockspace.hosts import Witness
 from broker.monitors import MonitorRunner
 from broker.monitors.watched import Watched
 from broker.whiteboard.board import Board
-from broker.wire.status import Status, View
+from broker.wire.exchange import View
+from broker.wire.status import Status
 from scoring.decide import Decision, decide
 from scoring.observation import Observation
 from scoring.rules import Rules

@@ -65,7 +65,6 @@ LARGER = {
     "broker/whiteboard/board.py": 556,
     "broker/whiteboard/slot.py": 709,
     "broker/whiteboard/slot.py:decode_slot": 85,
-    "broker/wire/status.py": 594,
 }
 
 

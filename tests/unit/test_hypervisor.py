@@ -17,6 +17,7 @@ from agent.vm import hypervisor
 from agent.vm.definition import Definition
 from agent.vm.hypervisor import LibvirtHypervisor
 from agent.vm.migration_check import Refusal
+from agent.vm.protected import Engine
 from broker.config.sections import Config, HostSection, LibvirtSection, StorageSection
 from scoring.observation import (
     LeaseAnswer,
@@ -75,7 +76,7 @@ def on(domain: Domain, monkeypatch: pytest.MonkeyPatch, **given: Any) -> Libvirt
         libvirt=LibvirtSection(**{"migration_uri": "qemu+tls://{host}/system", **given}),
     )
     definition = Definition(xml="", name="vm", memory_mb=1, lease_offset=0, domain_type="qemu")
-    return LibvirtHypervisor(config, definition, SanlockLeases(config, 0))
+    return LibvirtHypervisor(config, Engine(config, definition), SanlockLeases(config, 0))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from agent.actions import ActionRunner
 from agent.last_look import LastLook
-from agent.ports import FenceDevices, FenceLog, Hypervisor, Leases
+from agent.ports import FenceDevices, FenceLog, Hypervisors, Leases
 from scoring.decide import Decision, decide
 from scoring.decision import DropFenceLease, FreeHostId, NoteFenceFailed, PowerOffHost
 from scoring.hosts.last_look import look_again
@@ -288,7 +288,7 @@ def test_the_fence_lease_stays_until_the_log_is_told_that_an_act_failed() -> Non
     async def run() -> None:
         world = SlowLog()
         actions = ActionRunner(
-            cast(Hypervisor, None),
+            cast(Hypervisors, None),
             cast(Leases, world),
             cast(FenceDevices, None),
             cast(FenceLog, world),

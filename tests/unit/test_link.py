@@ -14,7 +14,8 @@ import pytest
 from broker.client import link as link_module
 from broker.client.ask import BrokerDown, BrokerRefused
 from broker.client.link import Link
-from broker.wire.status import Problem, Report, View
+from broker.wire.exchange import Report, View
+from broker.wire.status import Problem
 from scoring.observation import LocalHost
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 

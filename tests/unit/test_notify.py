@@ -27,8 +27,9 @@ from broker.notify.notices import Notices, Setting, setting, silent
 from broker.notify.render import BODY_CHARS_MAX, Renderer
 from broker.notify.rules import Rules
 from broker.notify.sender import Refused, Sender, SendFailed
+from broker.wire.exchange import BegunReason
 from broker.wire.kinds import Kind, Severity
-from broker.wire.status import BegunReason, NotifyTest, Status
+from broker.wire.status import NotifyTest, Status
 from tests.fakes.broker import make_broker, report, up
 from tests.fakes.notify_servers import Mailbox, mail_server, silent_server
 from tests.fakes.slot_store import MemoryVolume

@@ -37,8 +37,9 @@ from broker.notify.folding import Folding
 from broker.notify.limits import Limits
 from broker.notify.rules import Rules
 from broker.peers.vm_place import VmPlace
+from broker.wire.exchange import BegunReason, Report
 from broker.wire.kinds import SEVERITY, Kind, Severity
-from broker.wire.status import BegunReason, FencePathOnWire, ReasonOnWire, Report
+from broker.wire.status import FencePathOnWire, ReasonOnWire
 from scoring.observation import FenceStep
 
 NOON = 1_800_000_000.0

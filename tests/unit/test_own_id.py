@@ -17,7 +17,7 @@ from broker.lockspace.renewals import Renewals
 from broker.whiteboard.fence_log import LogRecord, encode, slot_of
 from broker.whiteboard.lines import Freeing, freeings_of
 from broker.whiteboard.slot import SLOT_BYTES
-from broker.wire.status import FenceNote
+from broker.wire.exchange import FenceNote
 from scoring.observation import FenceStep
 from tests.fakes.broker import make_broker, report
 from tests.fakes.lockspace import FakeLockspace

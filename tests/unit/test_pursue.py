@@ -14,7 +14,7 @@ from scoring.observation import LeaseAnswer
 from scoring.state import AgentState
 from scoring.vm.seen import at
 from scoring.vm.state import StateName, VmState
-from scoring.vm_facts import ENGINE, VmStatus
+from scoring.vm_facts import ENGINE, VmSpec, VmStatus
 from tests.unit.builders import LONG_S, NOW_S, RULES, UP, lease_of, local, observe, peer, seen
 
 SILENT = (peer(2), peer(3))
@@ -54,9 +54,10 @@ def down(**changed: Any) -> VmState:
 def test_each_vm_keeps_its_own_memory_and_waits_for_its_own_host() -> None:
     """Two VMs in one decision: one waits for host 2, whose death is being proven; of the other
     nothing is known, which is not that it is down. Nothing of the one is in the other's memory."""
+    registry = (VmSpec(2, "db", 1024),)
     vms = {ENGINE: down(lease=lease_of(2)), 2: down(retries=1, last_failure_s=NOW_S)}
     state = AgentState(RULES, HostState(seen(silent=SILENT), Takeover(2, NOW_S - 1)), vms)
-    observation = observe(local(), peers=SILENT, fence_devices=frozenset({2, 3}))
+    observation = observe(local(), peers=SILENT, fence_devices=frozenset({2, 3}), specs=registry)
     after = decide(state, observation, NOW_S)
     assert AskPower(2) in after.actions
     assert {number: vm.retries for number, vm in after.state.vms.items()} == {ENGINE: 0, 2: 1}

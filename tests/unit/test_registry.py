@@ -16,7 +16,6 @@ from broker.registry.record import (
     DEFINITION_BYTES_MAX,
     PLACE_BYTES,
     PLACES,
-    VMS_MAX,
     RecordTooLarge,
     VmRecord,
     decode_header,
@@ -27,6 +26,7 @@ from broker.registry.volume import REGISTRY_BYTES, Registry, RegistryError
 from broker.whiteboard.signatures import Signatures, Unsigned
 from broker.whiteboard.slot import SLOT_BYTES
 from broker.whiteboard.volume import Volume
+from broker.wire.limits import VMS_MAX
 from scoring.vm_facts import VmSpec, Want
 from tests.fakes.blocks import Died, MemoryBlocks
 

@@ -14,8 +14,17 @@ from broker.monitors import Sample
 from broker.peers.fence_paths import APART_MAX, DETAIL_CHARS_MAX, path_lines, paths_of
 from broker.whiteboard.room import DECIDES, PROSE, SHOWN, fit
 from broker.whiteboard.slot import EXTRA_LINE_BYTES_MAX, LEFT_OUT_KEY, SLOT_BYTES, decode_slot
+from broker.wire.exchange import VmReportOnWire
 from broker.wire.status import FencePathOnWire, PenaltyOnWire, ReasonOnWire
-from tests.fakes.broker import make_broker, report, up
+from scoring.vm_facts import (
+    DETAIL_MIGRATION_SOURCE,
+    Claim,
+    EngineStatus,
+    Health,
+    VmHere,
+    VmStatus,
+)
+from tests.fakes.broker import FakeVms, make_broker, record, registry_of, report, up
 from tests.fakes.slot_store import MemoryVolume
 
 FINE = FencePathOnWire(True, 1_800_000_000.0, 1_800_000_300.0, 0.31)
@@ -52,11 +61,16 @@ def test_no_key_stands_twice_in_the_order() -> None:
 def test_in_the_worst_slot_of_200_hosts_nothing_that_decides_is_missing(
     tmp_path: Path, fails: str
 ) -> None:
-    """26 devices that fail, or 70 that are fine, once pushed out what decides."""
+    """26 devices that fail, or 70 that are fine, once pushed out what decides. All 50 VMs of the
+    cluster are on this one."""
 
     async def run() -> None:
         volume = MemoryVolume()
-        broker, reader = make_broker(tmp_path, volume, 1), make_broker(tmp_path, volume, 2)
+        running = EngineStatus(VmStatus.UP, Health.GOOD, DETAIL_MIGRATION_SOURCE)
+        vms = FakeVms(*(VmHere(running, 1.0, number=n) for n in range(79, 129)))
+        registry = registry_of(*(record(n, f"vm{n}") for n in range(79, 129)), generation=2**53)
+        broker = make_broker(tmp_path, volume, 1, registry=registry, vms=vms)
+        reader = make_broker(tmp_path, volume, 2)
         broker.own_slot.advertised = tuple(
             f"{'n' * 63}.{'n' * 63}.{n}.example.org:8765" for n in range(4)
         )
@@ -77,6 +91,11 @@ def test_in_the_worst_slot_of_200_hosts_nothing_that_decides_is_missing(
             freeing=1999,
             freeing_fencer=True,
             unstopped_since_s=-86_400.0,
+            vms=tuple(
+                VmReportOnWire(n, "EngineMigratingAway", 9999, moving_to=1999, moving_until_s=999.0)
+                for n in range(79, 129)
+            ),
+            claims=tuple(Claim(n, 1999, 1, 999.0) for n in range(2, 12)),
         )
         broker.take_report(full, 1.0)
         up(broker, 1.0)
@@ -93,6 +112,7 @@ def test_in_the_worst_slot_of_200_hosts_nothing_that_decides_is_missing(
         assert extra["fence-ask"] == "unstopped 86401"
         assert len(extra[DIGEST_LINE]) == 8
         assert extra["api"].count(",") == 3
+        assert extra["speaks"] == "2", "and so all of its VMs are there"
         seen = paths_of(extra)
         assert {n: path.ok for n, path in seen.items()} == {n: path.ok for n, path in paths.items()}
         assert int(extra[LEFT_OUT_KEY]) > 0
@@ -101,7 +121,8 @@ def test_in_the_worst_slot_of_200_hosts_nothing_that_decides_is_missing(
         (own,) = (host for host in broker.status(1.0).hosts.values() if host.local)
         assert own.left_out == int(extra[LEFT_OUT_KEY])
         assert reader.status(1.0).hosts[1].left_out == own.left_out
-        assert [peer.memory_short for peer in reader.view(1.0).peers] == [True]
+        (peer,) = reader.view(1.0).peers
+        assert (peer.memory_short, peer.speaks, len(peer.vms)) == (True, 2, 50)
 
     asyncio.run(run())
 

@@ -35,7 +35,8 @@ from broker.peers.vm_place import (
     vm_place,
 )
 from broker.whiteboard.lines import Ways
-from broker.wire.status import LeaseSeen, Status
+from broker.wire.exchange import LeaseSeen
+from broker.wire.status import Status
 from scoring.hosts.liveness import Liveness
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker, report

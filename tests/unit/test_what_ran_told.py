@@ -22,8 +22,9 @@ from broker.vm import domain_facts
 from broker.vm.domain_facts import parse, read
 from broker.vm.host_local import OneHost
 from broker.vm.in_use import InUse
+from broker.wire.exchange import BegunReason
 from broker.wire.kinds import Kind
-from broker.wire.status import BegunReason, Decision, DifferenceStatus, WhatRanStatus
+from broker.wire.status import Decision, DifferenceStatus, WhatRanStatus
 from scoring.rules import Rules
 from scoring.vm_facts import Obstacle
 from tests.fakes.broker import in_thread, make_broker, report, served, up

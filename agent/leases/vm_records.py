@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What this host's copy of the registry says of the VMs beside the engine, for those who act on
+them.
+
+The broker reads the registry and keeps a copy in the state folder (broker/registry/cache.py). The
+agent reads that copy and asks nobody: it has it too while the storage hangs or the broker is away.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from broker.config.sections import Config
+from broker.registry.cache import FOLDER, RECORDS_FILE, Cached, read_kept
+
+
+class VmRecords:
+    """The copy, read again when it is another one. Any thread may call it; it blocks as long as the
+    local disk does."""
+
+    def __init__(self, config: Config) -> None:
+        self._folder = Path(config.daemon.state_dir) / FOLDER
+        self._cluster = config.cluster.id
+        self._lock = threading.Lock()
+        self._seen: tuple[int, int] | None = None
+        self._cached = Cached()
+
+    def now(self) -> Cached:
+        """The copy as it is now: definitions are in it only with the digest that their record
+        names. Empty where there is none that can be used."""
+        with self._lock:
+            seen = self._look()
+            if seen is None or seen != self._seen:
+                self._cached = read_kept(self._folder, self._cluster)
+                self._seen = seen
+            return self._cached
+
+    def _look(self) -> tuple[int, int] | None:
+        """Which file it is: each change makes a new one, in place of the last."""
+        try:
+            found = (self._folder / RECORDS_FILE).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
+
+def not_in_registry(vm: int) -> str:
+    """What is wrong where a VM of that number is not known."""
+    return f"VM {vm} is not in the registry as this host knows it"

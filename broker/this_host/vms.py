@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The protected VMs beside the engine on this host: which the registry has, how the monitors find
+them here, what the agent says of them, and what of that stands in this host's slot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from broker.monitors.watched import VmsSampler
+from broker.peers.table import Table
+from broker.registry.cache import RegistryCache
+from broker.this_host.agent_report import AgentReport
+from broker.this_host.vm_sample import SAMPLE_OLD_S
+from broker.whiteboard import vm_lines
+from broker.whiteboard.vm_lines import Memory
+from scoring.vm_facts import (
+    ENGINE,
+    Claim,
+    EngineStatus,
+    Health,
+    Obstacle,
+    Unfit,
+    VmHere,
+    VmStatus,
+)
+
+
+class VmsHere:
+    """`own_claims`: the claims that stood in this host's slot when it was read last; only those
+    that the storage had acknowledged."""
+
+    def __init__(
+        self,
+        table: Table,
+        registry: RegistryCache,
+        sampler: VmsSampler | None,
+        agent: AgentReport,
+    ) -> None:
+        self._table, self._registry = table, registry
+        self._sampler, self._agent = sampler, agent
+        self.own_claims: tuple[Claim, ...] = ()
+        self._last_ran: dict[int, int] = {}
+        #: Those that an earlier broker left, until the agent says what it claims.
+        self._claims: tuple[Claim, ...] = ()
+
+    def take_up(self, extra: Mapping[str, str], now_s: float) -> None:
+        """Go on from this host's own slot as an earlier broker left it."""
+        found = vm_lines.told(extra, self._table.board.host_id, now_s, True)
+        self._last_ran = {number: vm.last_ran for number, vm in found.vms.items()}
+        self._claims = found.claims
+
+    def here(self, now_s: float) -> tuple[VmHere, ...]:
+        """Each VM of the registry on this host."""
+        return tuple(self._here(number, now_s) for number in sorted(self._numbers()))
+
+    def memory(self) -> Memory:
+        """What VMs may take of this host."""
+        return Memory() if self._sampler is None else self._sampler.memory
+
+    def lines(self, now_s: float) -> dict[str, str]:
+        """The lines of this host's slot about them."""
+        generation = self._registry.cached.generation
+        if generation == 0:
+            return {}
+        report = self._agent.last
+        is_away = report is None or report.stopped or self._agent.silent_s(now_s) is not None
+        said = {} if report is None or is_away else {vm.number: vm for vm in report.vms}
+        claims = self._claims if report is None else report.claims
+        here = self.here(now_s)
+        elsewhere = self._ran_elsewhere()
+        return vm_lines.lines(generation, self.memory(), here, said, claims, elsewhere, now_s)
+
+    def read_back(self) -> None:
+        """Take in this host's own slot after a good read of the whiteboard."""
+        board = self._table.board
+        own, written_s = board.own, board.last_write_s
+        is_written = own is not None and own.extra_trusted and own.timestamp == board.written
+        if own is None or not is_written:
+            self.own_claims = ()
+        else:
+            self.own_claims = vm_lines.told(own.extra, own.host_id, written_s, False).claims
+
+    def _numbers(self) -> Iterator[int]:
+        return (number for number in self._registry.cached.vms if number != ENGINE)
+
+    def _here(self, number: int, now_s: float) -> VmHere:
+        vm = None if self._sampler is None else self._sampler.here.get(number)
+        why = ""
+        if vm is None:
+            why = "not sampled yet"
+        elif now_s - vm.taken_s > SAMPLE_OLD_S:
+            why = f"the last sample is {now_s - vm.taken_s:.0f} s old"
+        if vm is None or why:
+            report = EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN, "unknown", why)
+            vm = VmHere(report, now_s, number=number)
+        return replace(vm, last_ran=self.last_ran(number), unfit=(*vm.unfit, *self._unfit(number)))
+
+    def last_ran(self, number: int) -> int:
+        """How often the VM had been started when this host ran it last; 0: never."""
+        return max(self._agent.vms_last_ran.get(number, 0), self._last_ran.get(number, 0))
+
+    def _unfit(self, number: int) -> Iterator[Unfit]:
+        yield from self._table.same_storage.unfit
+        if (why := self._registry.cached.damaged.get(number)) is not None:
+            yield Unfit(Obstacle.CANNOT_START, why)
+
+    def _ran_elsewhere(self) -> dict[int, int]:
+        """By number, the largest `last_ran` that another host publishes."""
+        most: dict[int, int] = {}
+        for peer in self._table.peers():
+            for number, vm in peer.vms.items():
+                most[number] = max(most.get(number, 0), vm.last_ran)
+        return most

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Decides whether this host starts a missing VM of the registry now.
+
+The engine follows the reference's rules (scoring/vm/start.py). Any other VM goes where the plan
+that all hosts make alike has a place for it; and it may wait for others that it needs.
+
+The questions, in this order:
+
+    wanted up?           an administrator may want it down
+    can it at all?       storage, obstacles, lockspace, enough seen, nobody acts on it
+    is the lease free?   sanlock's answer, and the takeover where its owner is silent
+    is it our turn?      the plan: this host is first, or those before it had their time
+    is there room?       claimed, and granted (scoring/vm/room.py)
+    may it come up yet?  what it needs is healthy, and few enough others are starting here
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from scoring.decision import Code
+from scoring.vm import seen, start
+from scoring.vm.room import secure
+from scoring.vm.turn import VmTurn
+from scoring.vm_facts import Health, VmSpec, VmStatus, Want
+
+#: A VM goes on without those that come before it after so long.
+AFTER_PATIENCE_S = 180.0
+#: So many starts are under way on one host at the same time: sanlock has eight threads, and an
+#: acquire can sleep in one of them; the fence lease must never wait for one.
+STARTS_AT_ONCE = 4
+
+
+def may_start(turn: VmTurn) -> bool:
+    """Whether this host starts the VM now; says why not."""
+    several, v = turn.several, turn.spec
+    if several is None or v is None:
+        turn.because(Code.NO_PLACE, "the registry does not name it: it is not protected any more")
+        return False
+    if v.want is Want.DOWN:
+        turn.because(Code.WANTED_DOWN, f"{v.name} is wanted down: ha-agent vm start {v.name}")
+        return False
+    if not (start.is_able(turn) and start.lease_allows(turn)):
+        turn.state = replace(turn.state, startable_since_s=None)
+        return False
+    if not _is_our_turn(turn, v):
+        return False
+    if not secure(turn, several.own_id) or not _is_time(turn, v):
+        return False
+    if several.starting >= STARTS_AT_ONCE:
+        turn.because(Code.STARTS_WAITING, f"{several.starting} other VMs are starting here")
+        return False
+    several.starting += 1
+    return True
+
+
+def _is_our_turn(turn: VmTurn, v: VmSpec) -> bool:
+    several = turn.several
+    assert several is not None
+    plan, number = several.plan, turn.number
+    if (short_mb := plan.short.get(number)) is not None:
+        turn.because(Code.NO_PLACE, f"no host has room for {v.name}: {short_mb} MiB short")
+        return False
+    order = plan.order.get(number, ())
+    if several.own_id not in order:
+        where = several.title(order[0]) if order else "another host"
+        turn.because(Code.PLACED_ELSEWHERE, f"{v.name} has its place on {where}")
+        return False
+    ahead = order[: order.index(several.own_id)]
+    claimed = [c.host_id for c in several.claims if c.number == number and c.host_id in ahead]
+    if claimed:
+        where = several.title(claimed[0])
+        turn.because(Code.PLACED_ELSEWHERE, f"{where} has claimed the room for {v.name}")
+        return False
+    if not start.had_their_time(turn, ahead):
+        where = several.title(order[0])
+        turn.because(Code.EQUAL_HOST_FIRST, f"{where} may start {v.name} first")
+        return False
+    return True
+
+
+def _is_time(turn: VmTurn, v: VmSpec) -> bool:
+    """Whether what it needs is healthy, or is not waited for any longer."""
+    several = turn.several
+    assert several is not None
+    waits_for = [
+        several.specs[n].name
+        for n in v.after
+        if n in several.specs
+        and several.specs[n].want is Want.UP
+        and n not in several.plan.short
+        and not _is_healthy(turn, n)
+    ]
+    if not waits_for:
+        turn.state = replace(turn.state, waits_since_s=None)
+        return True
+    since_s = turn.state.waits_since_s
+    since_s = turn.now_s if since_s is None else since_s
+    turn.state = replace(turn.state, waits_since_s=since_s)
+    left_s = AFTER_PATIENCE_S - (turn.now_s - since_s)
+    names = ", ".join(waits_for)
+    if left_s <= 0:
+        turn.because(Code.AFTER_WAITING, f"{v.name} goes on without {names}")
+        return True
+    text = f"{v.name} waits until {names} is healthy, {left_s:.0f} s at most"
+    turn.because(Code.AFTER_WAITING, text)
+    return False
+
+
+def _is_healthy(turn: VmTurn, number: int) -> bool:
+    """Whether some live host says that this other VM is up and healthy there."""
+    good = (VmStatus.UP, Health.GOOD)
+    local = seen.here(turn.observation.local, number).report
+    if (local.vm, local.health) == good:
+        return True
+    reports = (seen.at(peer, number).report for peer in turn.live)
+    return any((report.vm, report.health) == good for report in reports)

@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The VMs of the registry in one beat: which are missing, what room each host has, and where each
+missing one goes.
+
+What several VMs share (the room of the hosts, the order in which they are served, the claims) is
+found out once a beat, before any of their machines takes a step. If each VM looked for itself, two
+of them would both see the same room.
+
+Rules of this file:
+
+1. A host enters as its slot says; this host as its own samples say, which are those that it
+   publishes.
+2. A VM is missing when it is wanted up and no live host, this one included, says that it is up.
+   Where that cannot be known (the whiteboard cannot be read), none is.
+3. A VM that is not here, not missing and not acted on costs nothing: its machine takes no step.
+4. The engine has a place in the order and takes its room first, but it is not kept from a start by
+   it: its own rules decide (scoring/vm/start.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from scoring.hosts.score import HostSamples, host_lacks
+from scoring.hosts.turn import HostTurn, name_of
+from scoring.observation import LocalHost, PeerReport
+from scoring.vm.claims import standing
+from scoring.vm.placement import Candidate
+from scoring.vm.plan import NO_PLAN, Host, Placing, Plan, place
+from scoring.vm.seen import SPEAKS_SEVERAL, here
+from scoring.vm.spec import in_order
+from scoring.vm.state import StateName, VmState
+from scoring.vm_facts import ENGINE, VmSpec, VmStatus, Want
+
+#: The engine is served first where its record does not say otherwise.
+ENGINE_PRIORITY = 100
+#: Pause before a failed start is tried again on the same host, doubled with each failure.
+START_PAUSE_S = 10.0
+
+_S = StateName
+#: States of a machine that has nothing to do while its VM is not here and not missing.
+_IDLE = frozenset({_S.ENGINE_DOWN, _S.LOCAL_MAINTENANCE, _S.GLOBAL_MAINTENANCE})
+
+
+def barred_until_s(state: VmState, retry_expiry_s: float, unexpected_down_s: float) -> float | None:
+    """Until when this host does not try to start the VM, after failed starts or its sudden end
+    here (None: it may)."""
+    if state.name is _S.ENGINE_UNEXPECTEDLY_DOWN and state.since_s is not None:
+        return state.since_s + unexpected_down_s
+    if not state.retries:
+        return None
+    pause_s = START_PAUSE_S * 2.0 ** min(state.retries - 1, 10)
+    return state.last_failure_s + min(pause_s, retry_expiry_s)
+
+
+class Several:
+    """What all VMs share in one call of `decide`.
+
+    `specs`: the VMs in the order in which they are served, the engine among them. `hosts`: this
+    host and the live ones. `claims`: those that stand, this host's own among them. `moving`: VMs
+    that are being migrated away from here, or are about to be; `starting`: starts under way here.
+    """
+
+    def __init__(self, turn: HostTurn, states: Mapping[int, VmState]) -> None:
+        observation, now_s = turn.observation, turn.now_s
+        self.own_id = observation.local.host_id
+        self.specs = {v.number: v for v in in_order(_with_engine(turn))}
+        self.own_claims = tuple(s.held.claim for s in states.values() if s.held is not None)
+        others = (claim for peer in observation.peers for claim in peer.claims)
+        self.claims = standing((*self.own_claims, *others), now_s)
+        self._here = {vm.number: vm for vm in observation.local.vms}
+        self._here[ENGINE] = here(observation.local, ENGINE)
+        peers = tuple(peer for peer in turn.live if peer is not turn.asking)
+        self._names = {peer.host_id: name_of(peer) for peer in observation.peers}
+        self._hostnames = {peer.host_id: peer.hostname for peer in peers}
+        self.up_at: dict[int, int] = {}
+        for number, vm in self._here.items():
+            if vm.report.vm is VmStatus.UP:
+                self.up_at[number] = self.own_id
+        for peer in peers:
+            if peer.engine.vm is VmStatus.UP:
+                self.up_at.setdefault(ENGINE, peer.host_id)
+            for number, its in peer.vms.items():
+                if its.report.vm is VmStatus.UP:
+                    self.up_at.setdefault(number, peer.host_id)
+        self.missing: frozenset[int] = frozenset()
+        if observation.storage_good_since_s is not None:
+            self.missing = frozenset(
+                n for n, v in self.specs.items() if v.want is Want.UP and n not in self.up_at
+            )
+        self._hosts: dict[int, Host] = {}
+        self._turn, self._states, self._peers = turn, states, peers
+        self.moving = sum(_is_leaving(state, self.own_id) for state in states.values())
+        self.starting = sum(s.name is _S.ENGINE_START and s.acting for s in states.values())
+        self.plan: Plan = NO_PLAN
+        if self.missing - {ENGINE}:
+            pins = self._pins()
+            hosts = self._on_the_way(pins)
+            self.plan = place(self.specs.values(), hosts, self.missing, pins)
+
+    @property
+    def hosts(self) -> Mapping[int, Host]:
+        """This host and the live ones as their slots show them; made when first asked for, for at
+        rest nobody asks."""
+        if not self._hosts:
+            self._hosts = {peer.host_id: self._host_of(peer) for peer in self._peers}
+            self._hosts[self.own_id] = self._own_host()
+        return self._hosts
+
+    def _less_claims(self, but_of: int) -> dict[int, Host]:
+        """The hosts less the room that VMs take which are on their way there, but for one VM."""
+        hosts = dict(self.hosts)
+        for claim in self.claims:
+            host, v = hosts.get(claim.host_id), self.specs.get(claim.number)
+            if host is None or v is None or claim.number in (but_of, *host.vms):
+                continue
+            if v.huge:
+                host = replace(host, free_huge_mb=host.free_huge_mb - v.memory_mb)
+            else:
+                host = replace(host, free_mb=host.free_mb - v.memory_mb)
+            hosts[claim.host_id] = replace(host, vms=host.vms | {claim.number})
+        return hosts
+
+    def title(self, host_id: int) -> str:
+        """A host for people."""
+        return "this host" if host_id == self.own_id else self._names.get(host_id, f"id {host_id}")
+
+    def active(self) -> list[int]:
+        """The VMs beside the engine whose machines take a step, who is served first comes first."""
+        return [number for number in self.specs if number != ENGINE and self._is_active(number)]
+
+    def _is_active(self, number: int) -> bool:
+        seen, state = self._here.get(number), self._states.get(number)
+        if number in self.missing:
+            return True
+        if seen is not None and seen.report.vm not in (VmStatus.DOWN, VmStatus.UNKNOWN):
+            return True
+        if seen is not None and seen.domain.leftover is not None:
+            return True
+        if any(getattr(outcome, "vm", 0) == number for outcome in self._turn.observation.outcomes):
+            return True
+        order = self._turn.observation.order
+        if order is not None and order.vm == number:
+            return True
+        return state is not None and not is_idle(state)
+
+    def is_remembered(self, number: int, state: VmState) -> bool:
+        """Whether the memory of a VM is of use after this beat."""
+        if number in self.missing or not is_idle(state) or state.retries or state.answers:
+            return True
+        ran_last = max((p.vms[number].last_ran for p in self._peers if number in p.vms), default=0)
+        return state.last_ran > ran_last
+
+    def takers(self, v: VmSpec) -> list[Candidate]:
+        """The other hosts that may run it now and have the room, the best first."""
+        placing, able = self._elsewhere(v)
+        free_mb = placing.free_mb(v)
+        fits = [host for host in able if free_mb[host.host_id] >= v.memory_mb]
+        if not fits and v.overcommit:
+            fits = able
+        if not fits:
+            return []
+        found = {host.host_id: host for host in fits}
+        state = self._states.get(v.number)
+        held = None if state is None or state.held is None else state.held.claim.host_id
+        return [self._candidate(v, found[host_id]) for host_id in placing.ranked(v, fits, held)]
+
+    def able(self, v: VmSpec) -> list[Candidate]:
+        """The other hosts that may run it, whether they have the room now or not."""
+        return [self._candidate(v, host) for host in self._elsewhere(v)[1]]
+
+    def _elsewhere(self, v: VmSpec) -> tuple[Placing, list[Host]]:
+        # What is on this host binds nobody who leaves it: a group that must be together leaves one
+        # by one.
+        hosts = self._less_claims(v.number)
+        del hosts[self.own_id]
+        placing = Placing(tuple(self.specs.values()), hosts.values())
+        return placing, placing.able(v)
+
+    def _candidate(self, v: VmSpec, host: Host) -> Candidate:
+        points = host.score - host.lacks.get(v.number, 0)
+        last_ran = host.last_ran.get(v.number, 0)
+        return Candidate(host.host_id, points, last_ran, self._hostnames.get(host.host_id, ""))
+
+    def fencers_ahead(self, dead: int) -> tuple[int, ...]:
+        """The live hosts that come before this one in pursuing a dead host: who has proven its way
+        to that host's fence device comes first, then the lower host id."""
+        local = self._turn.observation.local
+        own = (dead not in local.reaches, local.host_id)
+        may = (p for p in self._peers if not p.maintenance and not p.stopped)
+        return tuple(p.host_id for p in may if (dead not in p.reaches, p.host_id) < own)
+
+    def _pins(self) -> dict[int, int]:
+        """Where several claim one missing VM the lowest host counts, on all hosts alike."""
+        pins: dict[int, int] = {}
+        for claim in self.claims:
+            if claim.number in self.missing and claim.host_id in self.hosts:
+                pins[claim.number] = min(claim.host_id, pins.get(claim.number, claim.host_id))
+        if ENGINE in self.missing and ENGINE not in pins:
+            # Its own machine follows the reference's order (scoring/vm/placement.py).
+            able = (host for host in self.hosts.values() if host.open)
+            best = min(
+                able, key=lambda h: (-h.score, -h.last_ran.get(ENGINE, 0), h.host_id), default=None
+            )
+            if best is not None:
+                pins[ENGINE] = best.host_id
+        return pins
+
+    def _on_the_way(self, pins: Mapping[int, int]) -> list[Host]:
+        """The hosts less the room of VMs that are being moved there; that of missing ones is
+        reserved by their pins."""
+        hosts = dict(self.hosts)
+        for number, host in self._less_claims(0).items():
+            coming = host.vms - hosts[number].vms - pins.keys()
+            for vm in coming:
+                v = self.specs[vm]
+                free_mb = hosts[number].free_mb - (0 if v.huge else v.memory_mb)
+                free_huge_mb = hosts[number].free_huge_mb - (v.memory_mb if v.huge else 0)
+                hosts[number] = replace(hosts[number], free_mb=free_mb, free_huge_mb=free_huge_mb)
+        return list(hosts.values())
+
+    def _own_host(self) -> Host:
+        observation, rules = self._turn.observation, self._turn.rules
+        local = observation.local
+        timing, now_s = rules.timing, self._turn.now_s
+        barred = {n for n, vm in self._here.items() if vm.unfit or vm.report.vm is VmStatus.UNKNOWN}
+        for number, state in self._states.items():
+            until_s = barred_until_s(state, timing.retry_expiry, timing.unexpected_down)
+            if until_s is not None and now_s < until_s:
+                barred.add(number)
+        lacks = rules.weights.not_uptodate_config_penalty
+        outdated = (n for n, vm in self._here.items() if vm.config_up_to_date is False)
+        return Host(
+            local.host_id,
+            host_score(local, self._turn),
+            int(local.total_mb or 0),
+            int(local.free_mb or 0),
+            int(local.free_huge_mb or 0),
+            frozenset(n for n, vm in self._here.items() if vm.report.vm is VmStatus.UP),
+            not local.maintenance
+            and local.shutdown is None
+            and not observation.stopping
+            and observation.lockspace_joined is True,
+            SPEAKS_SEVERAL,
+            frozenset(barred),
+            {n: max(vm.last_ran, self._ran(n)) for n, vm in self._here.items()},
+            dict.fromkeys(outdated, lacks),
+        )
+
+    def _ran(self, number: int) -> int:
+        state = self._states.get(number)
+        return 0 if state is None else state.last_ran
+
+    def _host_of(self, peer: PeerReport) -> Host:
+        now_s = self._turn.now_s
+        up = {number for number, its in peer.vms.items() if its.report.vm is VmStatus.UP}
+        barred = {
+            number
+            for number, its in peer.vms.items()
+            if its.barred_until_s is not None and now_s < its.barred_until_s
+        }
+        last_ran = {number: its.last_ran for number, its in peer.vms.items()}
+        if peer.engine.vm is VmStatus.UP:
+            up.add(ENGINE)
+        return Host(
+            peer.host_id,
+            peer.score if peer.host_score is None else peer.host_score,
+            int(peer.total_mb or 0),
+            int(peer.free_mb or 0),
+            int(peer.free_huge_mb or 0),
+            frozenset(up),
+            not peer.maintenance and not peer.stopped,
+            peer.speaks,
+            frozenset(barred),
+            {**last_ran, ENGINE: peer.last_ran},
+        )
+
+
+def host_score(local: LocalHost, turn: HostTurn) -> int:
+    """What a host has left of the base score, whichever VM it would run; 0: it must run none."""
+    if local.lock_driver is False or turn.observation.lockspace_joined is False:
+        return 0
+    samples = HostSamples(local.network, local.bridge_up, local.cpu_load, local.fence_path_ok)
+    weights = turn.rules.weights
+    lost = sum(part.points for part in host_lacks(samples, weights).parts)
+    return max(0, weights.base_score - lost)
+
+
+def _is_leaving(state: VmState, own_id: int) -> bool:
+    """Whether the VM is being migrated away, or has claimed its room elsewhere for that."""
+    claimed = state.held is not None and state.held.claim.host_id != own_id
+    arrived = state.held is not None and state.held.shown_s is not None
+    return state.moving_to is not None or (claimed and not arrived)
+
+
+def is_idle(state: VmState) -> bool:
+    """Whether a machine has nothing under way and nothing to remember for its next step."""
+    return (
+        state.name in _IDLE
+        and not state.acting
+        and not state.asking_lease
+        and state.held is None
+        and state.order is None
+    )
+
+
+def _with_engine(turn: HostTurn) -> tuple[VmSpec, ...]:
+    """The registry's VMs, and the engine where it is not defined there yet."""
+    specs = {spec.number: spec for spec in turn.observation.specs}
+    memory_mb = int(turn.rules.vm_memory_mb)
+    engine = specs.get(ENGINE, VmSpec(ENGINE, "engine", memory_mb, priority=ENGINE_PRIORITY))
+    # Memory that is missing costs it points, as the reference has it, and does not keep it down.
+    specs[ENGINE] = replace(engine, overcommit=True)
+    return tuple(specs.values())

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A few hosts that decide about several VMs, beat after beat, with `decide` alone.
+
+Nothing of the daemons is in it: what a host decides is carried out at once, or a beat later, on
+plain values, and each host sees the others as their slots would show them. For the questions of
+placing and claiming; tests/simulation has the whole cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from scoring.decide import Decision, decide
+from scoring.decision import Action, AskLease, MigrateVm, PowerOffVm, ShutDownVm, StartVm
+from scoring.observation import (
+    LeaseAnswer,
+    LocalHost,
+    Observation,
+    Outcome,
+    PeerReport,
+    StartResult,
+    VmMigrationEnded,
+    VmStartEnded,
+    VmStopEnded,
+)
+from scoring.rules import Rules
+from scoring.state import AgentState
+from scoring.vm.several import barred_until_s
+from scoring.vm.state import StateName
+from scoring.vm_facts import (
+    ENGINE,
+    Claim,
+    EngineStatus,
+    Health,
+    PeerVm,
+    VmHere,
+    VmSpec,
+    VmStatus,
+)
+
+BOOT_S = 5.0
+#: Hosts that have looked around for so long know enough.
+BEGIN_S = 100.0
+_DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "off")
+
+
+@dataclass
+class Host:
+    """One host. `vms`: VM -> since when its QEMU runs. `slot`: what it published last."""
+
+    host_id: int
+    memory_mb: int
+    state: AgentState
+    vms: dict[int, float] = field(default_factory=dict)
+    slot: PeerReport | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+    written: tuple[Claim, ...] = ()
+    last: Decision | None = None
+    alive: bool = True
+    maintenance: bool = False
+    fails: set[int] = field(default_factory=set)
+    speaks: int = 2
+    write_fails: bool = False
+
+
+class Hosts:
+    """`memory`: host id -> MiB for VMs."""
+
+    def __init__(self, specs: tuple[VmSpec, ...], memory: Mapping[int, int], engine_mb: int = 1024):
+        self.specs = {spec.number: spec for spec in specs}
+        self.engine_mb = engine_mb
+        self.rules = Rules(vm_memory_mb=engine_mb)
+        self.hosts = {n: Host(n, mb, AgentState(self.rules)) for n, mb in memory.items()}
+        self.leases: dict[int, int] = {}
+        self.now_s, self.beats = BEGIN_S, 0
+        self.starts: list[tuple[float, int, int]] = []
+        self.moves: list[tuple[float, int, int, int]] = []
+        self.sick: set[int] = set()
+        self.forgotten: set[int] = set()
+        for host in self.hosts.values():
+            host.slot = self._slot(host)
+
+    def memory_of(self, vm: int) -> int:
+        return self.engine_mb if vm == ENGINE else self.specs[vm].memory_mb
+
+    def free_mb(self, host: Host) -> int:
+        return host.memory_mb - sum(map(self.memory_of, host.vms))
+
+    def run(self, beats: int) -> None:
+        for _ in range(beats):
+            self.beat()
+
+    def where(self) -> dict[int, int]:
+        """VM -> the host that runs it."""
+        return {vm: h.host_id for h in self.hosts.values() if h.alive for vm in h.vms}
+
+    def put(self, vm: int, host: int) -> None:
+        """A VM that runs there since long."""
+        self.hosts[host].vms[vm] = self.now_s - 1000
+        self.leases[vm] = host
+
+    def die(self, host: int) -> None:
+        """Its power is cut, and it is proven dead at once."""
+        self.hosts[host].alive = False
+        self.hosts[host].vms.clear()
+        self.leases = {vm: owner for vm, owner in self.leases.items() if owner != host}
+
+    def beat(self) -> None:
+        """One second: every host decides on the slots of the beat before, one after the other."""
+        self.now_s, self.beats = self.now_s + 1, self.beats + 1
+        for host in self.hosts.values():
+            if host.alive:
+                host.last = decide(host.state, self._observed(host), self.now_s)
+                host.state, host.outcomes = host.last.state, []
+                for action in host.last.actions:
+                    self._carry_out(host, action)
+        for host in self.hosts.values():
+            if host.alive:
+                host.slot = self._slot(host)
+                host.written = () if host.write_fails else host.state.claims
+
+    def _carry_out(self, host: Host, action: Action) -> None:
+        match action:
+            case AskLease(vm=vm):
+                owner = self.leases.get(vm)
+                host.outcomes.append(LeaseAnswer(True, self.now_s, owner=owner, vm=vm))
+            case StartVm(vm=vm):
+                result = StartResult.STARTED
+                if self.leases.setdefault(vm, host.host_id) != host.host_id:
+                    result = StartResult.LEASE_HELD
+                elif vm in host.fails:
+                    del self.leases[vm]
+                    result = StartResult.FAILED
+                else:
+                    host.vms[vm] = self.now_s
+                    self.starts.append((self.now_s, vm, host.host_id))
+                host.outcomes.append(VmStartEnded(result, "no such disk", vm))
+            case ShutDownVm(vm=vm) | PowerOffVm(vm=vm):
+                host.vms.pop(vm, None)
+                self.leases.pop(vm, None)
+                host.outcomes.append(VmStopEnded(True, vm=vm))
+            case MigrateVm(target=target, vm=vm):
+                del host.vms[vm]
+                self.hosts[target].vms[vm] = self.now_s - BOOT_S
+                self.leases[vm] = target
+                self.moves.append((self.now_s, vm, host.host_id, target))
+                host.outcomes.append(VmMigrationEnded(target, True, vm=vm))
+            case _:
+                raise AssertionError(action)
+
+    def _report(self, host: Host, vm: int) -> EngineStatus:
+        if vm not in host.vms:
+            return _DOWN
+        well = self.now_s - host.vms[vm] >= BOOT_S and vm not in self.sick
+        return EngineStatus(VmStatus.UP, Health.GOOD if well else Health.BAD)
+
+    def _observed(self, host: Host) -> Observation:
+        here = tuple(
+            VmHere(self._report(host, vm), self.now_s, vm in host.vms, number=vm)
+            for vm in self.specs
+            if vm != ENGINE
+        )
+        local = LocalHost(
+            host.host_id,
+            self._report(host, ENGINE),
+            self.now_s,
+            lease_held=ENGINE in host.vms,
+            network=1.0,
+            mem_free_mb=self.free_mb(host),
+            cpu_load=0.1,
+            config_up_to_date=True,
+            maintenance=host.maintenance,
+            vms=here,
+            total_mb=host.memory_mb,
+            free_mb=self.free_mb(host),
+            free_huge_mb=0,
+        )
+        peers = tuple(h.slot for h in self.hosts.values() if h is not host and h.slot is not None)
+        return Observation(
+            local,
+            peers,
+            storage_good_since_s=0.0,
+            sweep=self.beats,
+            global_maintenance=False,
+            lockspace_joined=True,
+            migration_possible=True,
+            outcomes=tuple(host.outcomes),
+            specs=tuple(v for n, v in self.specs.items() if n not in self.forgotten),
+            registry=1,
+            own_claims=host.written,
+        )
+
+    def _slot(self, host: Host) -> PeerReport:
+        timing, vms = self.rules.timing, {}
+        for vm in self.specs:
+            state = host.state.vms.get(vm)
+            bar_s = None
+            if state is not None:
+                bar_s = barred_until_s(state, timing.retry_expiry, timing.unexpected_down)
+            if vm != ENGINE and (state is not None or vm in host.vms):
+                name = "" if state is None else state.name.value
+                ran = 0 if state is None else state.last_ran
+                report = self._report(host, vm)
+                vms[vm] = PeerVm(report, name, ran, barred_until_s=bar_s)
+        engine = host.state.engine
+        return PeerReport(
+            host.host_id,
+            self.beats + 1,
+            3400 if host.last is None else host.last.score.value,
+            self._report(host, ENGINE),
+            maintenance=host.maintenance,
+            state=engine.name.value,
+            last_ran=engine.last_ran,
+            mem_free_mb=self.free_mb(host),
+            vms=vms,
+            claims=tuple(replace(claim, by=host.host_id) for claim in host.state.claims),
+            speaks=host.speaks,
+            registry=1,
+            total_mb=host.memory_mb,
+            free_mb=self.free_mb(host),
+            free_huge_mb=0,
+            host_score=3400,
+        )
+
+
+def in_state(hosts: Hosts, host: int, vm: int) -> StateName | None:
+    """The state of a host's machine for a VM; None: it has none."""
+    state = hosts.hosts[host].state.vms.get(vm)
+    return None if state is None else state.name
