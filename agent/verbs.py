@@ -65,6 +65,10 @@ def _as_json(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", dest="json_here", help="answer in JSON")
 
 
+def _on_host(parser: ArgumentParser, text: str) -> None:
+    parser.add_argument("--host", metavar="HOST", help=f"id or name: {text}")
+
+
 def _below(parser: ArgumentParser, what: str, text: str | None = None) -> ArgumentParser:
     """The parser of the one word that follows a verb."""
     words = parser.add_subparsers(dest="what", metavar=what, required=True)
@@ -160,26 +164,44 @@ def _maintenance_options(parser: ArgumentParser) -> None:
         "--release-id", action="store_true", help="with local: give the host id back, once empty"
     )
     parser.add_argument("--reason", metavar="TEXT", help="shown on every host")
+    _on_host(parser, "set or end the local mode there, not here")
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="with local: until the VM has left; exit code 1: it stays",
+    )
     _as_json(parser)
 
 
 def _maintenance(arguments: Namespace, as_json: bool) -> int:
     from agent.commands import maintenance
 
+    other = None
+    if arguments.host is not None:
+        from agent.commands.other_host import other_host
+        from broker.config.sections import load
+
+        other = other_host(load(arguments.config), arguments.host)
     return maintenance.run(
         _socket(arguments),
-        arguments.mode,
-        arguments.lasts,
-        arguments.no_expiry,
-        arguments.reason,
-        arguments.release_id,
+        maintenance.Asked(
+            arguments.mode,
+            arguments.lasts,
+            arguments.no_expiry,
+            arguments.reason,
+            arguments.release_id,
+            arguments.wait,
+            arguments.host,
+        ),
         as_json,
+        other,
     )
 
 
 def _migrate_options(parser: ArgumentParser) -> None:
     parser.add_argument("--to", metavar="HOST", help="id or name; default: the best host")
     parser.add_argument("--cancel", action="store_true", help="cancel the one under way")
+    _on_host(parser, "move it away from that host, not from this one")
     _as_json(parser)
 
 
@@ -187,7 +209,8 @@ def _migrate(arguments: Namespace, as_json: bool) -> int:
     from agent.commands import vm
     from broker.config.sections import load
 
-    return vm.migrate(load(arguments.config), arguments.to, arguments.cancel, as_json)
+    where = arguments.host
+    return vm.migrate(load(arguments.config), arguments.to, arguments.cancel, as_json, where)
 
 
 def _vm_options(parser: ArgumentParser) -> None:
@@ -198,6 +221,7 @@ def _vm_options(parser: ArgumentParser) -> None:
         " right, keep: the definition is",
     )
     parser.add_argument("--yes", action="store_true", help="ask nothing")
+    _on_host(parser, "on that host, not on this one (start, shutdown, poweroff)")
     _as_json(parser)
 
 
@@ -208,7 +232,7 @@ def _vm(arguments: Namespace, as_json: bool) -> int:
     config = load(arguments.config)
     if arguments.what in ("adopt", "keep"):
         return adopt.run(config, arguments.what == "adopt", as_json)
-    return vm.vm(config, arguments.what, arguments.yes, as_json)
+    return vm.vm(config, arguments.what, arguments.yes, as_json, arguments.host)
 
 
 def _host_shutdown(arguments: Namespace, as_json: bool) -> int:

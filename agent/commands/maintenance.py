@@ -6,10 +6,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from agent.commands.other_host import OtherHost
 from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
+from agent.terminal.progress import progress
 from agent.terminal.times import duration_s, shown
 from broker.client.ask import BrokerDown, BrokerRefused, ask
 from broker.daemon.exit_codes import ExitCode
@@ -21,87 +25,147 @@ DEFAULT_FOR = "8h"
 #: How long the command watches the VM leave; a live migration takes a few seconds.
 DRAIN_PATIENCE_S = 5.0
 DRAIN_LOOK_S = 0.25
+#: Another host is asked over the network.
+DRAIN_LOOK_OTHER_S = 1.0
+#: With --wait it watches longer than any migration takes.
+WAIT_S = 3600.0
 #: Reasons of the agent that end the watch: the VM stays, at least for now.
 _STAYS = frozenset({"drain-stuck", "drain-waiting", "move-impossible", "global-maintenance"})
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was typed. `mode`: global, local or none; `lasts`: how long; `host`: `--host`."""
+
+    mode: str
+    lasts: str | None = None
+    no_expiry: bool = False
+    reason: str | None = None
+    release_id: bool = False
+    wait: bool = False
+    host: str | None = None
+
+
 def run(
-    socket_path: str,
-    mode: str,
-    lasts: str | None,
-    no_expiry: bool,
-    reason: str | None,
-    release_id: bool = False,
-    as_json: bool = False,
+    socket_path: str, asked: Asked, as_json: bool = False, other: OtherHost | None = None
 ) -> int:
-    """Set a mode, or end both; setting one leaves the other as it is. Raises as `ask` does."""
-    if release_id and mode != "local":
-        raise CommandError(ExitCode.USAGE, "--release-id belongs to: maintenance local")
-    if mode == "none":
-        if lasts is not None or no_expiry or reason is not None:
-            raise CommandError(ExitCode.USAGE, "maintenance none takes no --for and no --reason")
-        ask(socket_path, "PUT", "/v1/maintenance/local", Maintenance, Maintenance(False))
+    """Set a mode, or end both; setting one leaves the other as it is. `other`: the host whose local
+    mode is meant, None: this one. FAILED where the VM was waited for and stays. Raises as `ask`
+    does."""
+    _check(asked)
+    if asked.mode == "none":
+        _set_local(socket_path, other, Maintenance(False))
         ask(socket_path, "PUT", "/v1/maintenance/global", Maintenance, Maintenance(False))
-        return _show(mode, ["no maintenance: neither global nor local on this host"], as_json)
-    if lasts is not None and no_expiry:
-        raise CommandError(ExitCode.USAGE, "--for and --no-expiry exclude each other")
-    if reason is not None and len(reason) > REASON_CHARS_MAX:
-        raise CommandError(ExitCode.USAGE, f"--reason: at most {REASON_CHARS_MAX} characters")
-    for_s = None if no_expiry else duration_s(lasts or DEFAULT_FOR)
-    wanted = Maintenance(True, reason or "", for_s, release_id)
-    ask(socket_path, "PUT", f"/v1/maintenance/{mode}", Maintenance, wanted)
-    what = {
-        "global": "nothing starts, stops or moves on any host",
-        "local": "this host does not start the VM and is drained",
-    }
-    lines = [f"{mode} maintenance is set: {what[mode]}"]
-    if mode == "local" and (said := drained(socket_path)):
-        lines.append(said)
-    if release_id:
+        where = "this host" if other is None else other.host.hostname
+        return _show("none", [f"no maintenance: neither global nor local on {where}"], as_json)
+    for_s = None if asked.no_expiry else duration_s(asked.lasts or DEFAULT_FOR)
+    wanted = Maintenance(True, asked.reason or "", for_s, asked.release_id)
+    is_out = True
+    if asked.mode == "global":
+        ask(socket_path, "PUT", "/v1/maintenance/global", Maintenance, wanted)
+        lines = ["global maintenance is set: nothing starts, stops or moves on any host"]
+    else:
+        _set_local(socket_path, other, wanted)
+        where = "this host" if other is None else other.host.hostname
+        lines = [f"local maintenance is set: {where} does not start the VM and is drained"]
+        look = status_of(socket_path) if other is None else other.status
+        place = "here" if other is None else "there"
+        is_out, said = drained(look, WAIT_S if asked.wait else DRAIN_PATIENCE_S, place)
+        if asked.wait and not is_out and not said:
+            said = "whether the VM has left is not known: ha-agent why"
+        lines += [said] if said else []
+    if asked.release_id:
         lines.append(
             "its host id is given back once it is empty; the status then says LOCKSPACE: given"
             " back. Stop both daemons before the storage is unmounted"
         )
-    if for_s is None:
-        lines.append("it has no end; end it with: ha-agent maintenance none")
+    lines += _how_it_ends(asked, for_s)
+    code = ExitCode.OK if is_out or not asked.wait else ExitCode.FAILED
+    return _show(asked.mode, lines, as_json, code, for_s)
+
+
+def _check(asked: Asked) -> None:
+    """CommandError where the words do not fit each other."""
+    wrong = ""
+    if asked.release_id and asked.mode != "local":
+        wrong = "--release-id belongs to: maintenance local"
+    elif asked.wait and asked.mode != "local":
+        wrong = "--wait belongs to: maintenance local"
+    elif asked.host is not None and asked.mode == "global":
+        wrong = "global maintenance is every host's: leave --host away"
+    elif asked.mode == "none" and (
+        asked.lasts is not None or asked.no_expiry or asked.reason is not None
+    ):
+        wrong = "maintenance none takes no --for and no --reason"
+    elif asked.lasts is not None and asked.no_expiry:
+        wrong = "--for and --no-expiry exclude each other"
+    elif asked.reason is not None and len(asked.reason) > REASON_CHARS_MAX:
+        wrong = f"--reason: at most {REASON_CHARS_MAX} characters"
+    if wrong:
+        raise CommandError(ExitCode.USAGE, wrong)
+
+
+def _set_local(socket_path: str, other: OtherHost | None, wanted: Maintenance) -> None:
+    if other is None:
+        ask(socket_path, "PUT", "/v1/maintenance/local", Maintenance, wanted)
     else:
-        end = shown(datetime.now(UTC) + timedelta(seconds=for_s))
-        lines.append(f"it ends by itself at {end}, or with: ha-agent maintenance none")
-        if lasts is None:
-            lines.append(
-                f"no end was given, {DEFAULT_FOR} was taken; say it by --for TIME or --no-expiry"
-            )
-    return _show(mode, lines, as_json, for_s)
+        other.set_local(wanted)
 
 
-def _show(mode: str, lines: list[str], as_json: bool, for_s: int | None = None) -> int:
-    """Print the sentences, or all of it in JSON."""
+def status_of(socket_path: str) -> Callable[[], Status]:
+    """A look at this host's broker; raises as `ask` does."""
+    return lambda: ask(socket_path, "GET", "/v1/status", Status)
+
+
+def _how_it_ends(asked: Asked, for_s: int | None) -> list[str]:
+    there = "" if asked.host is None else f" --host {asked.host}"
+    if for_s is None:
+        return [f"it has no end; end it with: ha-agent maintenance none{there}"]
+    end = shown(datetime.now(UTC) + timedelta(seconds=for_s))
+    lines = [f"it ends by itself at {end}, or with: ha-agent maintenance none{there}"]
+    if asked.lasts is None:
+        lines.append(
+            f"no end was given, {DEFAULT_FOR} was taken; say it by --for TIME or --no-expiry"
+        )
+    return lines
+
+
+def _show(
+    mode: str, lines: list[str], as_json: bool, code: int = ExitCode.OK, for_s: int | None = None
+) -> int:
+    """Print the sentences, or all of it in JSON; returns `code`."""
     if as_json:
         print(json.dumps({"version": 1, "mode": mode, "for_s": for_s, "sentences": lines}))
     else:
         for line in lines:
             say(line, 2)
-    return ExitCode.OK
+    return code
 
 
-def drained(socket_path: str, patience_s: float = DRAIN_PATIENCE_S) -> str:
-    """What happens to this host's VM within `patience_s`, in a sentence; empty where it does not
-    run here, or that is unknown. The command does not wait longer: a drain may take its time."""
-    until_s = time.monotonic() + patience_s
-    was_here = False
+def drained(
+    look: Callable[[], Status], patience_s: float = DRAIN_PATIENCE_S, where: str = "here"
+) -> tuple[bool, str]:
+    """Whether the VM has left the host whose status `look` gets, within `patience_s`, and a
+    sentence; empty where it does not run there, or that is unknown. A drain may take its time."""
+    began_s = time.monotonic()
+    was_there = False
     while True:
         try:
-            status = ask(socket_path, "GET", "/v1/status", Status)
-        except (BrokerDown, BrokerRefused):
-            return ""
-        is_here = status.engine.host == status.host_id and status.engine.up is True
-        if not is_here:
-            left = was_here and status.engine.up is True
-            return f"the VM has left, and is up on {status.engine.hostname}" if left else ""
-        was_here = True
+            status = look()
+        except (BrokerDown, BrokerRefused, CommandError):
+            return False, ""
+        if status.engine.up is None and not was_there:
+            return False, ""
+        if status.engine.up is not None and status.engine.host != status.host_id:
+            left = was_there and status.engine.up
+            return True, f"the VM has left, and is up on {status.engine.hostname}" if left else ""
+        was_there = True
         stays = next((reason.text for reason in status.reasons if reason.code in _STAYS), "")
         if stays:
-            return f"NOT DRAINED: {stays}"
-        if time.monotonic() >= until_s:
-            return "the VM is still here; how far that is: ha-agent why"
-        time.sleep(DRAIN_LOOK_S)
+            return False, f"NOT DRAINED: {stays}"
+        waited_s = time.monotonic() - began_s
+        if waited_s >= patience_s:
+            return False, f"the VM is still {where}; how far that is: ha-agent why"
+        sent = "" if status.migration is None else f", {status.migration.percent} % sent"
+        progress(f"waiting for the VM to leave: {waited_s:.0f} s{sent}")
+        time.sleep(DRAIN_LOOK_S if where == "here" else DRAIN_LOOK_OTHER_S)

@@ -10,6 +10,7 @@ import time
 
 import msgspec
 
+from agent.commands.other_host import OtherHost, host_named, other_host
 from agent.terminal.errors import CommandError
 from broker.client.ask import ask
 from broker.config.sections import Config
@@ -19,6 +20,8 @@ from scoring.observation import OrderKind
 from scoring.vm_facts import Obstacle
 
 POLL_S = 0.2
+#: Another host is asked over the network.
+POLL_OTHER_S = 1.0
 #: A guest's boot, or the migration of a large one, takes its time; the agent's own deadlines are
 #: shorter than these.
 PATIENCE_S = {OrderKind.MIGRATE: 3600.0, OrderKind.START: 120.0}
@@ -26,41 +29,37 @@ PATIENCE_OTHERS_S = 60.0
 _OPEN = ("waiting", "under-way")
 
 
-def migrate(config: Config, to: str | None, cancel: bool, as_json: bool) -> int:
-    """Move the VM away from this host, or cancel a move. Raises as `ask` does."""
+def migrate(
+    config: Config, to: str | None, cancel: bool, as_json: bool, away_from: str | None = None
+) -> int:
+    """Move the VM away from this host, or from `away_from`, or cancel a move there. Raises as `ask`
+    and `other_host` do."""
+    other = other_host(config, away_from)
     if cancel:
-        return _give(config, NewOrder(OrderKind.CANCEL), as_json)
+        return _give(config, NewOrder(OrderKind.CANCEL), as_json, other)
     status = _status(config)
     target = None
     if to is not None:
-        host = _host(status, to)
+        host = host_named(status, to, "--to")
         _check_fit(host)
         target = host.host_id
-    return _give(config, NewOrder(OrderKind.MIGRATE, target), as_json)
+    return _give(config, NewOrder(OrderKind.MIGRATE, target), as_json, other)
 
 
-def vm(config: Config, what: str, yes: bool, as_json: bool) -> int:
-    """Start, shut down or end the VM here, or open its console. Raises as `ask` does."""
+def vm(config: Config, what: str, yes: bool, as_json: bool, host: str | None = None) -> int:
+    """Start, shut down or end the VM here, or on `host`, or open its console. Raises as `ask` and
+    `other_host` do."""
     if what == "console":
         return _console(config)
     kind = OrderKind(what)
+    other = other_host(config, host)
     if kind is not OrderKind.START:
         _warn(_status(config), yes)
-    return _give(config, NewOrder(kind), as_json)
+    return _give(config, NewOrder(kind), as_json, other)
 
 
 def _status(config: Config) -> Status:
     return ask(config.daemon.socket, "GET", "/v1/status", Status)
-
-
-def _host(status: Status, name: str) -> HostStatus:
-    """A host by its id or its name."""
-    found = [host for host in status.hosts.values() if name in (str(host.host_id), host.hostname)]
-    if len(found) == 1:
-        return found[0]
-    known = ", ".join(f"{host.hostname} ({host.host_id})" for host in status.hosts.values())
-    why = "more than one host has that name, give its id" if found else "no such host"
-    raise CommandError(ExitCode.USAGE, f"--to {name}: {why}; there are: {known}")
 
 
 #: Penalties that forbid a host to receive the VM at any score, and the words for each.
@@ -93,16 +92,24 @@ def _warn(status: Status, yes: bool) -> None:
         raise CommandError(ExitCode.REFUSED, "nothing was done")
 
 
-def _give(config: Config, order: NewOrder, as_json: bool) -> int:
-    """Place the order and wait for its answer; show progress on a terminal."""
+def _give(config: Config, order: NewOrder, as_json: bool, other: OtherHost | None = None) -> int:
+    """Place the order, with the agent of `other` where that is given, and wait for its answer;
+    show progress on a terminal."""
     path = config.daemon.socket
-    placed = ask(path, "POST", "/v1/orders", OrderStatus, order)
+
+    def look(number: int) -> OrderStatus:
+        return ask(path, "GET", f"/v1/orders/{number}", OrderStatus)
+
+    if other is None:
+        placed = ask(path, "POST", "/v1/orders", OrderStatus, order)
+    else:
+        placed, look = other.place(order), other.look
     until_s = time.monotonic() + PATIENCE_S.get(order.kind, PATIENCE_OTHERS_S)
     progress = Progress(quiet=as_json or not sys.stderr.isatty())
     while placed.state in _OPEN and time.monotonic() < until_s:
-        time.sleep(POLL_S)
+        time.sleep(POLL_S if other is None else POLL_OTHER_S)
         progress.tick(path, order.kind)
-        placed = ask(path, "GET", f"/v1/orders/{placed.number}", OrderStatus)
+        placed = look(placed.number)
     progress.end()
     if as_json:
         print(json.dumps(msgspec.to_builtins(placed)))

@@ -73,8 +73,9 @@ FRESH_S = {
 _PASSED = ("Accept", "Authorization", "Content-Type", "Last-Event-ID")
 #: Headers of an answer that are passed on.
 _GIVEN = ("Allow", "Cache-Control", "Retry-After", "WWW-Authenticate", "X-Accel-Buffering")
+_FROM_MEMBERS = ("/member-challenge", "/member-request")
 #: Paths that programs ask for: they have no other site open at the same time.
-_BY_PROGRAMS = frozenset({"/metrics", "/heartbeat", "/libvirt-reach", "/slot-seen"})
+_BY_PROGRAMS = frozenset({"/metrics", "/heartbeat", "/libvirt-reach", "/slot-seen", *_FROM_MEMBERS})
 
 #: Limits of this process. Less than any QEMU, and the first to be killed (proc(5), oom_score_adj).
 _FILES_MAX, _DATA_BYTES_MAX, _OOM_SCORE, _NICE = 1024, 512 * 2**20, 500, 10
@@ -96,6 +97,8 @@ _ROUTES: tuple[tuple[str, str, Purpose], ...] = (
     ("GET", "/heartbeat", Purpose.MEMBERS),
     ("GET", "/libvirt-reach", Purpose.MEMBERS),
     ("GET", "/slot-seen", Purpose.MEMBERS),
+    ("GET", "/member-challenge", Purpose.MEMBERS),
+    ("POST", "/member-request", Purpose.MEMBERS),
     ("GET", "/api/v1/openapi.json", Purpose.PEOPLE),
     ("GET", "/api/v1/status", Purpose.PEOPLE),
     ("GET", "/api/v1/history", Purpose.PEOPLE),

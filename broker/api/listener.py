@@ -5,7 +5,8 @@ Rules of this file:
 
 1. A page that is read waits for no storage, libvirt or sanlock; but for the questions of holders
    of the cluster key about libvirt (broker/api/reach.py) or a slot (broker/api/slot_seen.py).
-   Requests that change something (broker/api/v1.py) must pass broker/api/gate.py.
+   Requests that change something must pass broker/api/gate.py (broker/api/v1.py), or be signed by
+   a member (broker/api/member_requests.py).
 2. A process of its own serves strangers (broker/api/front_process.py). It sends a few of their
    requests at a time to this application and names the client (`CLIENT`, `OVER_TLS`). Such a
    request comes by a socket that only that process can open.
@@ -25,6 +26,7 @@ from broker.api.bounded_server import BODY_BYTES_MAX, at_work
 from broker.api.dashboard import Dashboard
 from broker.api.front_process import CLIENT, OPEN_CONNECTIONS, OVER_TLS, TURNED_AWAY, with_headers
 from broker.api.gate import Gate
+from broker.api.member_requests import MemberRequests
 from broker.api.metrics import ListenerFigures, Metrics
 from broker.api.reach import Reacher
 from broker.api.served import Served
@@ -53,6 +55,7 @@ def application(
     Dashboard().add_to(app.router)
     Reacher(broker).add_to(app.router)
     SlotSeer(broker).add_to(app.router)
+    MemberRequests(broker).add_to(app.router)
     app.on_response_prepare.append(with_headers)
     return app
 

@@ -53,10 +53,11 @@ class Keeper:
         # join because its broker is started.
         self.give_back_id()
 
-    async def set(self, kind: str, wanted: Maintenance, owner: str) -> None:
-        """Set or end a mode. `kind`: global or local; `owner`: who asks, without the
-        host. StorageTrouble or OSError where it cannot be written."""
-        mode = self.mode(wanted, f"{owner}@{self._in_force.host_name}")
+    async def set(self, kind: str, wanted: Maintenance, owner: str, at: str | None = None) -> None:
+        """Set or end a mode. `kind`: global or local; `owner`: who asks; `at`: on which host, None:
+        on this one, "": `owner` says it. StorageTrouble or OSError where it cannot be written."""
+        at = self._in_force.host_name if at is None else at
+        mode = self.mode(wanted, f"{owner}@{at}" if at else owner)
         if kind == "global":
             await self.set_global(mode)
         else:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from broker.config import agreement
+from broker.config.addresses import advertised
 from broker.config.in_force import InForce
 from broker.daemon.since import age_s
 from broker.lockspace.hosts import standing_fields
@@ -67,6 +68,7 @@ class PeerStatus:
             storage_odd=judgement.odd.get(host_id, ""),
             signature=self._signature(host_id),
             not_counted=table.members.why_not.get(host_id, ""),
+            api=advertised(extra.get("api", "")),
         )
 
     def _signature(self, host_id: int) -> str:

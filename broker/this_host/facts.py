@@ -126,6 +126,7 @@ class ThisHost:
             way_out=self.outside.way_out(),
             uplink_up=self.monitors.value("uplink"),
             fence_ask=fence_ask_text(self.fence_ask(now_s)),
+            api=in_force.config.advertised(),
         )
 
     def is_unheard(self, now_s: float) -> bool:

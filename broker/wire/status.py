@@ -186,22 +186,21 @@ class OutsideStatus(Struct, frozen=True):
 class HostStatus(Struct, frozen=True):
     """One host in `Status`. `liveness`: live, silent or uncertain, the latter also of every other
     host while this one cannot read; `age_s`: since its data last changed, None when that was not
-    seen. `unknown`: samples that were not to be had
-    when it was scored. `mode`: its local maintenance. `sanlock_state`, `sanlock_age_s`: how
-    its host id stands, and since when its last renewal is known. `intent`: what it is about to
-    do, in words; `move`: the same of a move of the VM. `witnesses`: None for the host itself.
-    `config_drift`: a sentence for each value that must agree across the cluster and that it has
-    otherwise than this host. `left_out`: lines that its slot had no room for. `differs`: codes of
-    what of its VM differs from the definition. `host_shutdown`: it is shutting down, or has been
-    shut down, in order; "migrate" or "shutdown": what becomes of the VM; empty: it is not.
-    `other_storage`: how its word on its own storage differs from what is seen here, empty where it
-    does not; `storage_odd`: the same where its word is not believed. `memory_image`: an image of
-    the VM's memory (managed save) lies there. `outside`: what it sees of the VM on another host,
-    None: nothing. `way_out`: whether its network leads anywhere, None: not asked. `uplink_up`:
-    whether a bridge of the VM there leads out, None: it does not say. `signature`: what was found
-    of its slot's signature, "" where this host has no key to look with. `not_counted`: why its word
-    does not count, "": it does. `fence_ask`: why it is to be switched off by its own word, or may
-    be before long; empty: it says nothing."""
+    seen. `unknown`: samples that were not to be had when it was scored. `mode`: its local
+    maintenance. `sanlock_state`, `sanlock_age_s`: how its host id stands, and since when its last
+    renewal is known. `intent`: what it is about to do, in words; `move`: the same of a move of the
+    VM. `witnesses`: None for the host itself. `config_drift`: a sentence for each value that must
+    agree across the cluster and that it has otherwise than this host. `left_out`: lines that its
+    slot had no room for. `differs`: codes of what of its VM differs from the definition.
+    `host_shutdown`: it is shutting down, or has been shut down, in order; "migrate" or "shutdown":
+    what becomes of the VM; empty: it is not. `other_storage`: how its word on its own storage
+    differs from what is seen here, empty where it does not; `storage_odd`: the same where its word
+    is not believed. `memory_image`: an image of the VM's memory (managed save) lies there.
+    `outside`: what it sees of the VM on another host, None: nothing. `way_out`: whether its network
+    leads anywhere, None: not asked. `uplink_up`: whether a bridge of the VM there leads out, None:
+    it does not say. `signature`: what was found of its slot's signature, "" where this host has no
+    key to look with. `not_counted`: why its word does not count, "": it does. `fence_ask`: why it
+    is to be switched off by its own word, or may be before long; empty: no. `api`: addresses."""
 
     host_id: int
     hostname: str
@@ -237,6 +236,7 @@ class HostStatus(Struct, frozen=True):
     signature: str = ""
     not_counted: str = ""
     fence_ask: str = ""
+    api: tuple[str, ...] = ()
 
 
 class EngineSummary(Struct, frozen=True):

@@ -11,9 +11,11 @@ import aiohttp
 import msgspec
 import pytest
 
+from agent.commands.maintenance import Asked, status_of
 from agent.commands.maintenance import drained as drained_answer
 from agent.commands.maintenance import run as maintain
 from broker.broker import Broker
+from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import ReasonOnWire
 from scoring.decide import Decision
 from scoring.decision import Code, MigrateVm
@@ -203,7 +205,7 @@ def answer(tmp_path: Path, reason: ReasonOnWire | None, *, is_here: bool = True)
         reasons = () if reason is None else (reason,)
         broker.take_report(msgspec.structs.replace(report(), reasons=reasons), now_s)
         await broker.beat(now_s)
-        said.append(await asyncio.to_thread(drained_answer, path, 0.0))
+        said.append((await asyncio.to_thread(drained_answer, status_of(path), 0.0))[1])
 
     served(tmp_path, test)
     return said[0]
@@ -223,7 +225,7 @@ def test_the_answer_does_not_wait_for_long(tmp_path: Path) -> None:
 
 def test_there_is_none_of_a_vm_that_is_not_here(tmp_path: Path) -> None:
     assert answer(tmp_path, ReasonOnWire("drain-stuck", "no CPU"), is_here=False) == ""
-    assert drained_answer("/no/socket") == ""
+    assert drained_answer(status_of("/no/socket")) == (False, "")
 
 
 def test_the_command_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,7 +235,10 @@ def test_the_command_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
         stuck = (ReasonOnWire("drain-stuck", "no CPU"),)
         broker.take_report(msgspec.structs.replace(report(), reasons=stuck), now_s)
         await broker.beat(now_s)
-        await asyncio.to_thread(maintain, path, "local", "1h", False, None)
+        code = await asyncio.to_thread(maintain, path, Asked("local", "1h"))
+        assert code == ExitCode.OK
+        code = await asyncio.to_thread(maintain, path, Asked("local", "1h", wait=True))
+        assert code == ExitCode.FAILED, "who waits learns by the exit code that it stays"
 
     served(tmp_path, test)
     lines = capsys.readouterr().out.splitlines()

@@ -43,7 +43,7 @@ def asked(broker: Broker) -> tuple[bool, bool]:
 def test_the_command_asks_for_it_and_only_with_local(capsys: pytest.CaptureFixture[str]) -> None:
     for mode in ("global", "none"):
         with pytest.raises(CommandError, match="belongs to: maintenance local") as refused:
-            maintenance.run("/no/socket", mode, None, False, None, release_id=True)
+            maintenance.run("/no/socket", maintenance.Asked(mode, release_id=True))
         assert refused.value.code == ExitCode.USAGE
     assert capsys.readouterr().out == ""
 
@@ -52,7 +52,8 @@ def test_what_the_command_asks_for_arrives(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def test(broker: Broker, path: str, session: aiohttp.ClientSession) -> None:
-        await asyncio.to_thread(maintenance.run, path, "local", "1h", False, "fan", True)
+        wanted = maintenance.Asked("local", "1h", reason="fan", release_id=True)
+        await asyncio.to_thread(maintenance.run, path, wanted)
         await broker.beat(1.0)
         assert asked(broker) == (True, False)
 
