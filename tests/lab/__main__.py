@@ -56,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--io-timeout", type=int, default=2, metavar="S", help="sanlock's, in seconds (default 2)"
     )
+    up.add_argument(
+        "--vms", type=int, default=1, metavar="N", help="1 to 3: the engine, db, sso (default 1)"
+    )
     add_storage(up)
     up.add_argument("--no-bmc", action="store_true", help="no BMCs, no fence devices")
     up.add_argument(
@@ -154,6 +157,7 @@ def run(options: argparse.Namespace) -> int:
                 healthy_seconds_max=options.timeout,
                 storage=options.storage,
                 disk=options.disk,
+                vms=options.vms,
             )
             say(f"up in {cluster.directory}")
         case "down":

@@ -49,6 +49,7 @@ from .processes import (
 from .settings import Settings
 from .storages import kinds
 from .supervisor import order
+from .vms import VMS, LabVm, of
 
 UP_SECONDS_MAX = 30.0
 HEALTHY_SECONDS_MAX = 120.0
@@ -70,9 +71,9 @@ class Census:
     # Host name -> (pid, argv) of each process in it, oldest first.
     processes: dict[str, list[tuple[int, list[str]]]]
 
-    def engines(self, host: str) -> list[int]:
-        """The engine's QEMU processes on that host."""
-        return [pid for pid, argv in self.processes.get(host, []) if is_engine(argv, VM_NAME)]
+    def engines(self, host: str, vm_name: str = VM_NAME) -> list[int]:
+        """A VM's QEMU processes on that host, by default the engine's."""
+        return [pid for pid, argv in self.processes.get(host, []) if is_engine(argv, vm_name)]
 
     def daemon(self, host: str, name: str) -> int | None:
         """The daemon's main process (the oldest that looks like it), or None."""
@@ -158,10 +159,11 @@ class Cluster:
         named: bool = True,
         storage: str = kinds.FUSE,
         disk: str = "raw",
+        vms: int = 1,
     ) -> None:
         """Bring the lab up, and wait for the engine to be healthy (unless not ``daemons``).
         ``named``: the configuration says which volumes they must be.
-        ``storage``, ``disk``: see storages/kinds.py.
+        ``storage``, ``disk``: see storages/kinds.py. ``vms``: how many of vms.VMS there are.
 
         Interrupted, it takes down what it made. Failed, it leaves it for a look at
         the logs; ``down`` removes it.
@@ -170,54 +172,55 @@ class Cluster:
             raise UsageError(f"--hosts {hosts}: must be 1 to {HOSTS_MAX}")
         if not 1 <= io_timeout_s <= 60:
             raise UsageError(f"--io-timeout {io_timeout_s}: must be 1 to 60 seconds")
+        if not 1 <= vms <= len(VMS):
+            raise UsageError(f"--vms {vms}: must be 1 to {len(VMS)}")
+        if vms > 1 and storage != kinds.FUSE:
+            raise UsageError(f"--vms {vms}: only with --storage {kinds.FUSE}")
         kinds.check(storage, disk)
         machine.install(storage)
         machine.check(storage)
         self._check_directory()
         try:
             with self._claim():
-                self._bring_up(hosts, io_timeout_s, bmc, daemons, named, storage, disk)
+                self._say("guest image")
+                image = guest.build()
+                settings = Settings(
+                    hosts=hosts,
+                    io_timeout_s=io_timeout_s,
+                    bmc=bmc,
+                    daemons=daemons,
+                    accelerator=guest.accelerator(image),
+                    # IPMI 2.0 takes at most 20 bytes.
+                    bmc_password=secrets.token_hex(8),
+                    cluster_key=secrets.token_hex(32),
+                    named=named,
+                    storage=storage,
+                    disk=disk,
+                    vms=vms,
+                )
+                self._bring_up(settings, image)
                 if daemons:
                     self._say("waiting for the engine")
                     self.wait_healthy(healthy_seconds_max)
+                    for vm in of(settings)[1:]:
+                        self._say(f"waiting for {vm.name}")
+                        self.wait_vm_healthy(vm, healthy_seconds_max)
         except KeyboardInterrupt:
             with _uninterrupted():
                 self._say("interrupted; taking the lab down")
                 self.down()
             raise
 
-    def _bring_up(
-        self,
-        hosts: int,
-        io_timeout_s: int,
-        bmc: bool,
-        daemons: bool,
-        named: bool,
-        kind: str,
-        disk: str,
-    ) -> None:
-        self._say("guest image")
-        image = guest.build()
-        settings = Settings(
-            hosts=hosts,
-            io_timeout_s=io_timeout_s,
-            bmc=bmc,
-            daemons=daemons,
-            accelerator=guest.accelerator(image),
-            # IPMI 2.0 takes at most 20 bytes.
-            bmc_password=secrets.token_hex(8),
-            cluster_key=secrets.token_hex(32),
-            named=named,
-            storage=kind,
-            disk=disk,
-        )
+    def _bring_up(self, settings: Settings, image: guest.GuestImage) -> None:
         settings.save(self.layout)
-        has_servers = kind not in (kinds.FUSE, kinds.DIR)
-        self._say(f"shared storage: {kind}")
+        has_servers = settings.storage not in (kinds.FUSE, kinds.DIR)
+        self._say(f"shared storage: {settings.storage}")
         for folder in (self.layout.shared, self.layout.array):
             folder.mkdir(parents=True, exist_ok=True)
         if not has_servers:
             storage.create(self.layout, settings)
+        if settings.vms > 1:
+            storage.register(self.layout, settings, image)
         certificates.write([self.layout.host(host_id) for host_id in settings.host_ids()])
         for host_id in settings.host_ids():
             configs.write(self.layout.host(host_id), settings, image)
@@ -232,12 +235,12 @@ class Cluster:
         self._wait("the switch to take orders", self.layout.control.exists, self.layout.log)
         if has_servers:
             self._wait(
-                f"the {kind} storage",
+                f"the {settings.storage} storage",
                 self._storage_is_up,
                 self.directory / "servers.log",
                 STORAGE_SECONDS_MAX,
             )
-        self._say(f"power on {hosts} hosts")
+        self._say(f"power on {settings.hosts} hosts")
         for host in self.hosts:
             self.power_on(host)
         for host in self.hosts:
@@ -258,7 +261,7 @@ class Cluster:
         """The VM's disk, past all hosts and faults: as the storage's own servers see it."""
         settings = self.settings
         if settings.storage == kinds.FUSE:
-            return self.layout.engine_disk
+            return self.layout.disk_file("engine")
         if settings.storage not in kinds.NETWORK:
             return self.layout.shared_disk
         # Mounted in the switch's mount namespace.
@@ -727,6 +730,35 @@ class Cluster:
                 return host
             if time.monotonic() > deadline:
                 raise LabError(self._why_unhealthy(timeout_s))
+            time.sleep(POLL_S)
+
+    def vm_host(self, vm: LabVm) -> str | None:
+        """The host with the one process of a VM; None if there is none or more than one."""
+        census = self.census()
+        places = [host for host in census.first for _ in census.engines(host, vm.name)]
+        return places[0] if len(places) == 1 else None
+
+    def vm_page(self, vm: LabVm, seconds_max: float = 1.0) -> str | None:
+        """What a VM's health page says right now; None while it does not answer."""
+        return page.fetch(self._switch().pid, vm.page, seconds_max, vm.address)
+
+    def shop(self, seconds_max: float = 6.0) -> str | None:
+        """What the engine's shop says, which needs all VMs; None while it does not answer."""
+        return page.fetch(self._switch().pid, guest.SHOP_PATH, seconds_max)
+
+    def wait_vm_healthy(self, vm: LabVm, timeout_s: float) -> str:
+        """Wait until exactly one process of the VM runs and its page answers; returns its host."""
+        if vm.number == 1:
+            return self.wait_healthy(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            host = self.vm_host(vm)
+            answers = host is not None and vm.role in (self.vm_page(vm) or "")
+            if host is not None and answers and self.vm_host(vm) == host:
+                return host
+            if time.monotonic() > deadline:
+                what = f"runs on {host}, page silent" if host else "runs nowhere"
+                raise LabError(f"{vm.name} not healthy after {timeout_s:.0f} s: it {what}")
             time.sleep(POLL_S)
 
     def _why_unhealthy(self, timeout_s: float) -> str:

@@ -7,30 +7,24 @@ from collections.abc import Iterable
 
 from broker.lockspace.rejoin import own_name
 from broker.vm.qemu_conf import LOCK_MANAGER_LINE, NO_DISK_LEASES_LINE
-from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR
 
-from . import certificates
-from .guest import CPU_MODEL, HEALTH_PATH, GuestImage
+from . import certificates, vms
+from .guest import HEALTH_PATH, GuestImage
 from .layout import (
     API_PORT,
     BMC_PORT,
     BMC_USER,
     CLUSTER_ID,
-    DISK_EXPORT,
     GATEWAY,
     GUEST_ADDRESS,
-    GUEST_MAC,
     HOST_BRIDGE,
     LEASES_ID,
     LOCKSPACE,
     VM_NAME,
-    VM_UUID,
     WHITEBOARD_ID,
     HostLayout,
-    Layout,
 )
 from .settings import Settings
-from .storages.kinds import BLOCK, FUSE
 
 QEMU_CONF = """{lock_manager}
 security_driver = "none"
@@ -80,7 +74,7 @@ system-uuid = "{uuid}"
 [storage]
 whiteboard = "{lab.whiteboard}"
 leases = "{lab.leases}"
-{volume_ids}lockspace = "{lockspace}"
+{registry}{volume_ids}lockspace = "{lockspace}"
 io-timeout = {io_timeout_s}
 
 [vm]
@@ -142,74 +136,6 @@ fence-backoff = 0.1
 unexpected-down = 20
 """
 
-#: On storages.kinds.FUSE. The disk comes over NBD because libvirt refuses to migrate a VM whose
-#: disk is a file on a local file system, which all of this machine's are. And QEMU's own lock on
-#: an image file, which would keep a second QEMU out and hide whether the lease does, stays with
-#: the one server.
-DISK_BEHIND_A_SERVER = """\
-    <disk type='network' device='disk'>
-      <driver name='qemu' type='raw' cache='none'/>
-      <source protocol='nbd' name='{disk_export}'>
-        <host transport='unix' socket='{lab.disk_socket}'/>
-      </source>
-      <target dev='vda' bus='virtio'/>
-      <shareable/>
-    </disk>
-"""
-
-#: On every other storage: not shareable, so that QEMU locks it.
-DISK_ON_THE_STORAGE = """\
-    <disk type='{type}' device='disk'>
-      <driver name='qemu' type='{format}' cache='none'/>
-      <source {source}='{path}'/>
-      <target dev='vda' bus='virtio'/>
-    </disk>
-"""
-
-DOMAIN = """<domain type='{accelerator}'>
-  <name>{vm_name}</name>
-  <uuid>{vm_uuid}</uuid>
-  <memory unit='MiB'>256</memory>
-  <vcpu>1</vcpu>
-  <cpu mode='custom' match='minimum' check='none'><model fallback='allow'>{cpu}</model></cpu>
-  <os>
-    <type arch='x86_64' machine='pc'>hvm</type>
-    <kernel>{image.kernel}</kernel>
-    <initrd>{image.initramfs}</initrd>
-    <cmdline>{cmdline}</cmdline>
-  </os>
-  <features><acpi/><apic/></features>
-  <on_poweroff>destroy</on_poweroff>
-  <on_reboot>restart</on_reboot>
-  <on_crash>destroy</on_crash>
-  <devices>
-    <emulator>/usr/bin/qemu-system-x86_64</emulator>
-    <lease>
-      <lockspace>{lockspace}</lockspace>
-      <key>engine</key>
-      <target path='{lab.leases}' offset='{lease_offset}'/>
-    </lease>
-{disk}    <interface type='bridge'>
-      <mac address='{mac}'/>
-      <source bridge='{bridge}'/>
-      <model type='virtio'/>
-      <rom enabled='no'/>
-    </interface>
-    <serial type='pty'><log file='{lab.engine_console}' append='on'/></serial>
-    <console type='pty'><target type='serial'/></console>
-    <memballoon model='none'/>
-  </devices>
-</domain>
-"""
-
-# The mitigations guard against other guests of a real CPU and cost a second of boot
-# under emulation; KASLR costs half of one.
-GUEST_CMDLINE = (
-    "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check "
-    f"lab.addr={GUEST_ADDRESS} lab.gateway={GATEWAY}"
-)
-
-
 #: Where a host's commands find the name of its sanlock, which is started with it (-e): a folder
 #: that each host has for itself.
 SANLOCK_CONF = "/etc/libvirt/sanlock.conf"
@@ -241,7 +167,7 @@ def write(host: HostLayout, settings: Settings, image: GuestImage) -> None:
     (host.etc / "hosts").write_text("\n".join(names) + "\n")
     # No name server is reachable; an empty list fails at once instead of after 5 s.
     (host.etc / "resolv.conf").write_text("")
-    host.definition.write_text(domain(layout, settings, image))
+    host.definition.write_text(vms.domain(vms.ENGINE, layout, settings, image))
     host.config.write_text(agent_config(host, settings, peers))
     host.secrets.touch(mode=0o600)
     passwords = (f'{peer.id} = "{settings.bmc_password}"\n' for peer in peers if settings.bmc)
@@ -257,6 +183,7 @@ def agent_config(host: HostLayout, settings: Settings, peers: Iterable[HostLayou
         uuid=host.system_uuid,
         lab=host.lab,
         cluster_id=f'id = "{CLUSTER_ID}"' if settings.named else "",
+        registry=f'registry = "{host.lab.registry}"\n' if settings.vms > 1 else "",
         volume_ids=VOLUME_IDS if settings.named else "",
         lockspace=LOCKSPACE,
         io_timeout_s=settings.io_timeout_s,
@@ -278,34 +205,3 @@ def agent_config(host: HostLayout, settings: Settings, peers: Iterable[HostLayou
                 id=peer.id, address=peer.bmc_address, port=BMC_PORT, user=BMC_USER
             )
     return text
-
-
-def domain(layout: Layout, settings: Settings, image: GuestImage) -> str:
-    """The VM's definition; the same on every host, so that a migration finds all paths."""
-    return DOMAIN.format(
-        accelerator=settings.accelerator,
-        vm_name=VM_NAME,
-        vm_uuid=VM_UUID,
-        cpu=CPU_MODEL,
-        image=image,
-        disk=disk(layout, settings),
-        cmdline=GUEST_CMDLINE,
-        lockspace=LOCKSPACE,
-        lab=layout,
-        lease_offset=ALIGN_OF_SECTOR[BLOCK.get(settings.storage, 512)],
-        mac=GUEST_MAC,
-        bridge=HOST_BRIDGE,
-    )
-
-
-def disk(layout: Layout, settings: Settings) -> str:
-    """The element of the VM's disk."""
-    if settings.storage == FUSE:
-        return DISK_BEHIND_A_SERVER.format(disk_export=DISK_EXPORT, lab=layout)
-    is_block = settings.storage in BLOCK
-    return DISK_ON_THE_STORAGE.format(
-        type="block" if is_block else "file",
-        source="dev" if is_block else "file",
-        format=settings.disk,
-        path=layout.shared_disk,
-    )

@@ -118,7 +118,7 @@ def _one_at_a_time(
 
 def _console(cluster: Cluster) -> list[str]:
     """What the guest said last: whether it panicked, say."""
-    path = cluster.layout.engine_console
+    path = cluster.layout.console("engine")
     return path.read_text(errors="replace").splitlines()[-12:] if path.exists() else []
 
 

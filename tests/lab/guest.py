@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The engine VM's inside: a stock cloud kernel and a BusyBox initramfs.
+"""A VM's inside: a stock cloud kernel and a BusyBox initramfs, the same for all (vms.py).
 
 The guest answers its health page, keeps a journal of its boots on its disk (one
 512-byte record per boot, see boot_journal.py; the count is served at /boots), and powers
-off when the ACPI power button is pressed, which is what ``virsh shutdown`` does.
+off when the ACPI power button is pressed, which is what ``virsh shutdown`` does. The database
+counts on its disk behind the journal, and serves a number once it is there. The engine's shop
+answers when the database and the identity provider do.
 
 Both files are cached, keyed by everything that goes into them, and renamed into
 place whole: two labs may build them at the same time.
@@ -24,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import LabError
+from .layout import NETWORK_PREFIX
 
 CACHE = Path("/var/cache/ha-agent-lab")
 KERNEL_METAPACKAGE = "linux-image-cloud-amd64"
@@ -32,10 +35,13 @@ HEALTH_PATH = "/ovirt-engine/services/health"
 HEALTH_TEXT = "DB Up!Welcome to Health Status!"
 BOOTS_PATH = "/boots"
 FORM_PATH = "/cgi-bin/form"
+SHOP_PATH, COUNTER_PATH, TOKEN_PATH = "/cgi-bin/shop", "/counter", "/token"
 # The least common CPU, so that any host may take the guest over by live migration.
 CPU_MODEL = "qemu64"
 JOURNAL_RECORD_BYTES = 512
 JOURNAL_RECORDS_MAX = 2048
+#: How often the database counts.
+COUNT_EVERY_S = 0.2
 #: A guest that runs renews its record so often, and looks whether another boot wrote.
 JOURNAL_BEAT_S = 0.5
 
@@ -63,7 +69,8 @@ $b mount -t sysfs sysfs /sys
 $b mount -t devtmpfs dev /dev
 for m in $($b cat /modules/order); do $b insmod /modules/$m.ko; done
 for w in $($b cat /proc/cmdline); do
-  case $w in lab.addr=*) addr=${{w#*=}};; lab.gateway=*) gateway=${{w#*=}};; esac
+  case $w in lab.addr=*) addr=${{w#*=}};; lab.gateway=*) gateway=${{w#*=}};;
+    lab.role=*) role=${{w#*=}};; esac
 done
 $b echo LAB-GUEST-RUNS
 $b ip link set lo up
@@ -89,6 +96,19 @@ $b printf '%s' '{HEALTH_TEXT}' > /www{HEALTH_PATH}
 $b echo $boots > /www{BOOTS_PATH}
 $b mkdir -p /www/cgi-bin
 $b ln -s /form /www{FORM_PATH}
+$b ln -s /shop /www{SHOP_PATH}
+case $role in
+  sso) $b echo "sso token $($b cat /proc/sys/kernel/random/uuid)" > /www{TOKEN_PATH};;
+  db) count=$($b dd if=/dev/vda bs={JOURNAL_RECORD_BYTES} skip={JOURNAL_RECORDS_MAX} count=1 \\
+      iflag=direct 2>/dev/null | $b tr -d '\\0')
+    ( while :; do
+        count=$((count + 1))
+        $b echo $count | $b dd of=/dev/vda bs={JOURNAL_RECORD_BYTES} seek={JOURNAL_RECORDS_MAX} \\
+          conv=notrunc,sync,fsync oflag=direct 2>/dev/null &&
+          $b echo "db counter $count" > /www/next && $b mv /www/next /www{COUNTER_PATH}
+        $b sleep {COUNT_EVERY_S}
+      done ) &;;
+esac
 $b httpd -p 80 -h /www
 # Tells the switch where this MAC lives now; without it the first request after a
 # takeover would wait for the switch to learn it.
@@ -128,6 +148,18 @@ esac
 """
 
 
+#: A page that needs the word of the identity provider and a number of the database.
+SHOP = f"""#!/bin/busybox sh
+b=/bin/busybox
+token=$($b wget -q -T 2 -O - http://{NETWORK_PREFIX}.202{TOKEN_PATH}) &&
+count=$($b wget -q -T 2 -O - http://{NETWORK_PREFIX}.201{COUNTER_PATH}) || {{
+  $b printf 'HTTP/1.0 503 Service Unavailable\\r\\n\\r\\nno shop: %s %s' "$token" "$count"
+  exit 0
+}}
+$b printf 'HTTP/1.0 200 OK\\r\\nContent-Type: text/plain\\r\\n\\r\\nshop: %s, %s' "$token" "$count"
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class GuestImage:
     """What QEMU boots directly: paths of kernel and initramfs."""
@@ -156,7 +188,7 @@ def build(cache: Path = CACHE) -> GuestImage:
 
 def _recipe() -> str:
     """A hash over all that goes into the initramfs besides the kernel's modules."""
-    digest = hashlib.sha256((INIT + FORM).encode())
+    digest = hashlib.sha256((INIT + FORM + SHOP).encode())
     digest.update("\n".join(MODULES).encode())
     digest.update(BUSYBOX.read_bytes())
     return digest.hexdigest()[:12]
@@ -226,6 +258,7 @@ def _initramfs(modules: Path) -> bytes:
     ]
     entries.append(("init", 0o100755, INIT.encode()))
     entries.append(("form", 0o100755, FORM.encode()))
+    entries.append(("shop", 0o100755, SHOP.encode()))
     entries.append(("bin/busybox", 0o100755, BUSYBOX.read_bytes()))
     entries.append(("modules/order", 0o100644, "\n".join(names).encode()))
     entries += [

@@ -41,7 +41,6 @@ HOST_BRIDGE = "ovirtmgmt"
 
 VM_NAME = "HostedEngine"
 VM_UUID = "6e67696e-0000-4000-8000-000000000001"
-DISK_EXPORT = "engine"
 LOCKSPACE = "hosted-engine"
 CLUSTER_ID, WHITEBOARD_ID, LEASES_ID = (f"1ab00000-0000-4000-8000-00000000000{n}" for n in range(3))
 SLOT_BYTES = 4096
@@ -202,8 +201,13 @@ class Layout:
         return self.shared / "leases"
 
     @property
-    def engine_disk(self) -> Path:
-        return self.array / "engine.disk"
+    def registry(self) -> Path:
+        """Of the VMs beside the engine."""
+        return self.shared / "registry"
+
+    def disk_file(self, role: str) -> Path:
+        """A guest's disk, behind its server. `role`: which guest (vms.py)."""
+        return self.array / f"{role}.disk"
 
     @property
     def shared_disk(self) -> Path:
@@ -228,14 +232,13 @@ class Layout:
             self.shared_disk: DISK_BYTES,
         }
 
-    @property
-    def disk_socket(self) -> Path:
-        """Where the disk server serves ``engine_disk`` to all hosts."""
-        return self.array / "engine.disk.sock"
+    def disk_socket(self, role: str) -> Path:
+        """Where the disk server serves ``disk_file`` to all hosts."""
+        return self.array / f"{role}.disk.sock"
 
-    @property
-    def engine_console(self) -> Path:
-        return self.array / "engine-console.log"
+    def console(self, role: str) -> Path:
+        """What a guest says on its console."""
+        return self.array / f"{role}-console.log"
 
     @property
     def settings(self) -> Path:

@@ -11,13 +11,15 @@ from .namespaces import connect_within
 PAGE_BYTES_MAX = 65536
 
 
-def fetch(switch_pid: int, path: str, seconds_max: float = 2.0) -> str | None:
-    """The body of a page that answered 200 in time, else None."""
+def fetch(
+    switch_pid: int, path: str, seconds_max: float = 2.0, address: str = GUEST_ADDRESS
+) -> str | None:
+    """The body of a page that answered 200 in time, else None. `address`: of the guest."""
     deadline = time.monotonic() + seconds_max
     received = b""
     try:
-        with connect_within(switch_pid, (GUEST_ADDRESS, 80), seconds_max) as connection:
-            request = f"GET {path} HTTP/1.0\r\nHost: {GUEST_ADDRESS}\r\n\r\n"
+        with connect_within(switch_pid, (address, 80), seconds_max) as connection:
+            request = f"GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n"
             connection.sendall(request.encode())
             while len(received) < PAGE_BYTES_MAX:
                 connection.settimeout(max(0.001, deadline - time.monotonic()))

@@ -27,6 +27,8 @@ class Settings:
     #: One of storages.kinds.KINDS, and the format of the VM's disk where it lies on the storage.
     storage: str = "fuse"
     disk: str = "raw"
+    #: How many of vms.VMS are protected: the engine alone, or others beside it.
+    vms: int = 1
 
     def host_ids(self) -> range:
         return range(1, self.hosts + 1)

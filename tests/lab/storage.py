@@ -9,18 +9,22 @@ import subprocess
 import time
 from pathlib import Path
 
+from broker.config.cluster_key import ClusterKey
+from broker.registry.record import VmRecord, unit_of
+from broker.registry.volume import REGISTRY_BYTES, Registry
 from broker.whiteboard.identity import Identity, VolumeKind, encode, place_of
 from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR
+from broker.whiteboard.signatures import Signatures
 from broker.whiteboard.volume import Volume
 
+from . import vms
 from .environment import clean
 from .errors import LabError, MachineError
-from .guest import JOURNAL_RECORD_BYTES, JOURNAL_RECORDS_MAX
+from .guest import GuestImage
 from .layout import (
     CHECKOUT,
     CLUSTER_ID,
     DISK_BYTES,
-    DISK_EXPORT,
     LEASES_ID,
     LOCKSPACE,
     SLOT_BYTES,
@@ -37,7 +41,8 @@ DISK_CLIENTS_MAX = 16
 
 
 def create(layout: Layout, settings: Settings) -> None:
-    """Make all volumes, empty; MachineError where the file system has no O_DIRECT."""
+    """Make all volumes, empty; MachineError where the file system has no O_DIRECT. The registry
+    is filled by `register`."""
     for folder in (layout.shared, layout.array):
         folder.mkdir(parents=True, exist_ok=True)
     sector = BLOCK.get(settings.storage, 512)
@@ -50,7 +55,9 @@ def create(layout: Layout, settings: Settings) -> None:
     leases = layout.leases
     sectors = ["-Z", str(sector), "-A", f"{align >> 20}M"]
     direct_init(["-s", f"{LOCKSPACE}:0:{leases}:0", *sectors], settings.io_timeout_s)
-    for number, name in ((1, "engine"), (2, "fence")):
+    units = {1: "engine", 2: "fence", 3: "registry"}
+    units |= {unit_of(vm.number): vm.resource for vm in vms.of(settings)}
+    for number, name in units.items():
         resource = f"{LOCKSPACE}:{name}:{leases}:{number * align}"
         direct_init(["-r", resource, *sectors], settings.io_timeout_s)
     for path, kind, volume_id in (
@@ -65,7 +72,9 @@ def create(layout: Layout, settings: Settings) -> None:
 def make_disk(layout: Layout, settings: Settings) -> None:
     """The VM's disk, empty, on the storage or behind the disk server; LabError."""
     if settings.storage == FUSE:
-        fill(layout.engine_disk, JOURNAL_RECORD_BYTES * JOURNAL_RECORDS_MAX)
+        for vm in vms.of(settings):
+            if vm.has_disk:
+                fill(layout.disk_file(vm.role), vms.DISK_BYTES)
     elif settings.disk == "raw":
         fill(layout.shared_disk, DISK_BYTES)
     else:
@@ -84,13 +93,36 @@ def fill(path: Path, size: int) -> None:
         os.fsync(file.fileno())
 
 
-def disk_server(layout: Layout) -> Program:
-    """The server of the guest's disk, to run under the switch: the storage array's part."""
+def register(layout: Layout, settings: Settings, image: GuestImage) -> None:
+    """Make the registry, with all VMs but the engine."""
+    fill(layout.registry, REGISTRY_BYTES)
+    key = ClusterKey(bytes.fromhex(settings.cluster_key))
+    with Volume(layout.registry) as volume:
+        registry = Registry(volume, CLUSTER_ID, Signatures(key))
+        registry.make()
+        for vm in vms.of(settings)[1:]:
+            record = VmRecord(
+                number=vm.number,
+                name=vm.name,
+                uuid=vm.uuid,
+                generation=0,
+                memory_mb=vm.memory_mb,
+                priority=vm.priority,
+                after=vm.after,
+                health=vm.health,
+                expect=vm.role,
+            )
+            xml = vms.domain(vm, layout, settings, image)
+            registry.put(record, xml.encode(), time.time(), "lab")
+
+
+def disk_server(layout: Layout, role: str) -> Program:
+    """The server of a guest's disk, to run under the switch: the storage array's part."""
     argv = ["qemu-nbd", "--persistent", "--format=raw", "--cache=none", "--aio=threads"]
-    argv += [f"--shared={DISK_CLIENTS_MAX}", f"--export-name={DISK_EXPORT}"]
-    argv += [f"--socket={layout.disk_socket}", str(layout.engine_disk)]
-    log = layout.directory / "disk-server.log"
-    return Program("disk-server", argv, log, clean(), CHECKOUT)
+    argv += [f"--shared={DISK_CLIENTS_MAX}", f"--export-name={role}"]
+    argv += [f"--socket={layout.disk_socket(role)}", str(layout.disk_file(role))]
+    log = layout.directory / f"disk-server-{role}.log"
+    return Program(f"disk-server-{role}", argv, log, clean(), CHECKOUT)
 
 
 def direct_init(what: list[str], io_timeout_s: int) -> None:

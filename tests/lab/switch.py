@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import bmc, storage
+from . import bmc, storage, vms
 from .environment import clean
 from .errors import LabError
 from .layout import (
@@ -94,7 +94,9 @@ class Switch:
                 ]
             )
         if self.settings.storage == FUSE:
-            self.supervisor.add(storage.disk_server(self.layout))
+            for vm in vms.of(self.settings):
+                if vm.has_disk:
+                    self.supervisor.add(storage.disk_server(self.layout, vm.role))
         elif self.settings.storage != DIR:
             argv = [sys.executable, "-m", "tests.lab.storages.server", str(self.layout.directory)]
             log = self.layout.directory / "servers.log"

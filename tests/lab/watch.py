@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A witness of law 1: watches every QEMU process of the engine, all the time.
+"""A witness of law 1: watches every QEMU process of a VM, all the time.
 
 libvirt starts QEMU with its CPUs stopped and takes the lease only when it lets them
 run. So a start that the lease refuses shows a QEMU process for half a second without
@@ -27,7 +27,7 @@ RAN_CPU_NS = 10_000_000
 
 @dataclass(slots=True)
 class EngineProcess:
-    """One QEMU process of the engine; times are time.monotonic(), in seconds."""
+    """One QEMU process of the VM; times are time.monotonic(), in seconds."""
 
     host: str
     pid: int
@@ -46,10 +46,12 @@ class EngineProcess:
 
 
 class EngineWatcher:
-    """Samples in a thread of its own from ``start`` to ``stop``; a context manager too."""
+    """Samples in a thread of its own from ``start`` to ``stop``; a context manager too.
+    ``vm_name``: the VM, by default the engine."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, vm_name: str = VM_NAME) -> None:
         self._cluster = cluster
+        self._vm_name = vm_name
         self._seen: set[int] = set()
         self._processes: list[EngineProcess] = []
         self._most = 0
@@ -106,7 +108,7 @@ class EngineWatcher:
         self._samples += 1
         here = set(pids())
         for process in self._processes:
-            if process.vanished is None and not _alive(process, here):
+            if process.vanished is None and not self._alive(process, here):
                 process.vanished = now
         # A pid that ended may come back as another process: forget it.
         self._seen &= here
@@ -127,6 +129,10 @@ class EngineWatcher:
         running = sum(p.ran and p._stopped_at_ns is None for p in living)
         self._most_running = max(self._most_running, running)
 
+    def _alive(self, process: EngineProcess, here: set[int]) -> bool:
+        # A zombie has no command line: it runs nothing and holds nothing.
+        return process.pid in here and is_engine(command_line(process.pid), self._vm_name)
+
     def _look_at(self, pid: int, now: float) -> None:
         argv = command_line(pid)
         if not argv:
@@ -139,7 +145,7 @@ class EngineWatcher:
             # Perhaps a QEMU to be, still with its parent's command line.
             return
         self._seen.add(pid)
-        if not is_engine(argv, VM_NAME):
+        if not is_engine(argv, self._vm_name):
             return
         host = self._host_of(pid)
         if host is not None:
@@ -158,11 +164,6 @@ class EngineWatcher:
             if record is not None and record.namespace == namespace and record.here() is not None:
                 return layout.host(host_id).name
         return None
-
-
-def _alive(process: EngineProcess, here: set[int]) -> bool:
-    # A zombie has no command line: it runs nothing and holds nothing.
-    return process.pid in here and is_engine(command_line(process.pid), VM_NAME)
 
 
 def _vcpu_time_ns(process: EngineProcess) -> int:

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Several VMs on real parts: QEMUs, leases of their own, and disks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from . import vms
+from .cluster import Cluster
+from .conftest import new_cluster
+from .processes import command_line, pids
+
+HEALTHY_S = 60.0
+#: Reads the registry once as the broker does, and keeps the copy that the agent reads.
+READ_REGISTRY = """
+import asyncio
+from broker.config.places import default_path
+from broker.config.secrets import load_cluster_key
+from broker.config.sections import load
+from broker.main import registry_cache
+from broker.whiteboard.signatures import Signatures
+config = load(default_path())
+cache = registry_cache(config, Signatures(load_cluster_key(config)))
+asyncio.run(cache.look(0.0))
+assert sorted(cache.cached.definitions) == [2, 3], cache.cached
+"""
+
+
+@pytest.fixture
+def one_host(able: None) -> Iterator[Cluster]:
+    """A host without daemons, in its lockspace, that knows the registry."""
+    cluster = new_cluster()
+    try:
+        cluster.up(1, bmc=False, daemons=False, vms=3)
+        host = cluster.hosts[0]
+        cluster.join_lockspace(host)
+        read = cluster.sh(host, [sys.executable, "-c", READ_REGISTRY])
+        assert read.returncode == 0, read.stderr
+        yield cluster
+    finally:
+        cluster.down()
+        shutil.rmtree(cluster.directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def disk_hangs(cluster: Cluster, vm: vms.LabVm) -> Iterator[None]:
+    """The storage of that VM's disk stands still."""
+    wanted = f"--socket={cluster.layout.disk_socket(vm.role)}"
+    (server,) = [pid for pid in pids() if wanted in command_line(pid)]
+    os.kill(server, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server, signal.SIGCONT)
+
+
+def started(cluster: Cluster, enough: vms.LabVm, *which: vms.LabVm) -> list[dict[str, Any]]:
+    """What comes of starting these at once, by the agent's own hands, until `enough` has ended."""
+    numbers = [str(vm.number) for vm in (enough, *which)]
+    argv = [sys.executable, "-m", "tests.contract.ask", "start-together", *numbers]
+    done = cluster.sh(cluster.hosts[0], argv)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def lease_holders(cluster: Cluster, host: str) -> dict[str, int]:
+    """By a lease's name the process that holds it, as the host's sanlock says."""
+    shown = cluster.sh(host, ["sanlock", "client", "status"]).stdout
+    words = [line.split() for line in shown.splitlines()]
+    return {each[1].split(":")[1]: int(each[-1]) for each in words if each[:1] == ["r"]}
+
+
+def test_a_start_that_hangs_delays_no_other_vm(one_host: Cluster) -> None:
+    with disk_hangs(one_host, vms.DB):
+        outcomes = started(one_host, vms.SSO, vms.DB, vms.SSO)
+        assert [(one["vm"], one["known"], one["owner"]) for one in outcomes[:2]] == [
+            (2, True, None),
+            (3, True, None),
+        ]
+        assert outcomes[2:] == [
+            {"kind": "VmStartEnded", "result": "started", "detail": "", "vm": 3}
+        ]
+        one_host.wait_vm_healthy(vms.SSO, HEALTHY_S)
+        host = one_host.hosts[0]
+        assert set(lease_holders(one_host, host)) == {vms.SSO.resource}
+        assert one_host.vm_page(vms.DB) is None
+    assert set(lease_holders(one_host, host)) == {vms.SSO.resource}, "nothing of db has run"
