@@ -91,7 +91,7 @@ class Leases(Protocol):
         """The owner of the engine lease, and the state of that host in sanlock."""
 
     async def ask_vms(self, vms: Sequence[int]) -> tuple[LeaseAnswer, ...]:
-        """The same for the leases of VMs of the registry, all read in one look; an answer for
+        """Who owns the leases of VMs of the registry, all read in one look; an answer for
         each."""
 
     async def ask_fence(self) -> LeaseAnswer:

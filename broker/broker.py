@@ -281,6 +281,7 @@ class Broker:
             is_up = this_host.vm.status(now_s)[0].vm is VmStatus.UP
             stay = this_host.agent.last_ran if is_up else None
             outside.look(self.table.live(), this_host.score(now_s), stay, now_s)
+        this_host.vms.look_at_health(now_s)
         self.feed.look(now_s)
         record = self._switched_off.unreported(self.own_slot.previous_boot_id)
         if record is not None:

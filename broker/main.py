@@ -121,7 +121,7 @@ def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Bro
             ),
             expected(config, VolumeKind.LEASES),
         ),
-        Watched(monitors.runner, monitors.engine, monitors.outside, monitors.way_out),
+        Watched(monitors.runner, monitors.engine, monitors.outside, monitors.way_out, monitors.vms),
         Given(registry=registry_cache(config, signatures)),
         heartbeats=Heartbeats(config.host.id, key, NetworkTransport()),
         kept=kept,

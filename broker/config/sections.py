@@ -69,13 +69,13 @@ class ClusterSection(_Section, frozen=True, kw_only=True):
 
 class HostSection(_Section, frozen=True, kw_only=True):
     """`id`: this host's id in lockspace and whiteboard. `name`: default the host's own.
-
     `system-uuid`: default the SMBIOS UUID; a peer's fence device must show the same.
-    """
+    `memory-reserve`: MiB that no VM of the registry gets."""
 
     id: HostId
     name: str = ""
     system_uuid: Annotated[str, Meta(pattern=r"^$|^[0-9A-Fa-f-]{32,36}$")] = ""
+    memory_reserve: Annotated[int, Meta(ge=0, le=2**26)] = 1024
 
 
 class StorageSection(_Section, frozen=True, kw_only=True):

@@ -170,11 +170,19 @@ class UplinkMonitor:
 
 
 def vm_bridges(definition: str) -> tuple[str, ...]:
-    """The bridges of the network cards in a VM's definition (libvirt's formatdomain,
-    "Bridge to LAN"), each once; none where the definition cannot be read."""
+    """The bridges of the network cards in a VM's definition, each once; none where the definition
+    cannot be read."""
     try:
-        root = ElementTree.parse(definition).getroot()  # noqa: S314  (root's own file)
-    except (OSError, ElementTree.ParseError, ValueError, LookupError):
+        return bridges_in(Path(definition).read_bytes())
+    except OSError:
+        return ()
+
+
+def bridges_in(xml: str | bytes) -> tuple[str, ...]:
+    """Those bridges in the text of a definition (libvirt's formatdomain, "Bridge to LAN")."""
+    try:
+        root = ElementTree.fromstring(xml)  # noqa: S314  (root's own file, or a member's word)
+    except (ElementTree.ParseError, ValueError, LookupError):
         return ()  # LookupError and ValueError: an unknown encoding
     sources = root.iterfind("devices/interface[@type='bridge']/source")
     names = [source.get("bridge", "") for source in sources]

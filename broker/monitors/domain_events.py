@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""libvirt's events of the engine VM: a start, a stop, a crash, a pause, a migration or a block job
+"""libvirt's events of the VMs: a start, a stop, a crash, a pause, a migration or a block job
 is known at once and not with the next sample. The content of an event is only logged; the event
 wakes the monitors of the VM, which ask libvirt.
 
@@ -79,7 +79,8 @@ FIRED = "its watchdog fired"
 class DomainEvents:
     """Calls `changed` for each event of the VM, on the loop on which it was made, until closed.
     Before that it calls `caused` with PANICKED or FIRED, which libvirt's state of the VM does not
-    show afterwards."""
+    show afterwards. For each event of another domain it calls `other` with its UUID and that cause,
+    "": none."""
 
     def __init__(
         self,
@@ -87,11 +88,12 @@ class DomainEvents:
         vm_name: str,
         changed: Callable[[], None],
         caused: Callable[[str], None] = lambda cause: None,
+        other: Callable[[str, str], None] = lambda uuid, cause: None,
     ) -> None:
         self._uri = uri
         self._vm_name = vm_name
         self._changed = changed
-        self._caused = caused
+        self._caused, self._other = caused, other
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._alive = False
@@ -156,15 +158,13 @@ class DomainEvents:
     def _lifecycle(
         self, connection: Any, domain: libvirt.virDomain, event: int, detail: int, opaque: Any
     ) -> None:
-        if domain.name() != self._vm_name:
-            return
         text = _LIFECYCLE.get(event, f"event {event}")
         if event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
             text = f"{text}: {_STOPPED.get(detail, f'reason {detail}')}"
         elif event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED and detail in _PAUSED:
             text = f"{text} {_PAUSED[detail]}"
         is_panic = event == libvirt.VIR_DOMAIN_EVENT_CRASHED
-        self._report(text, PANICKED if is_panic else "")
+        self._report_of(domain, text, PANICKED if is_panic else "")
 
     def _io_error(
         self,
@@ -176,8 +176,7 @@ class DomainEvents:
         reason: str,
         opaque: Any,
     ) -> None:
-        if domain.name() == self._vm_name:
-            self._report(f"I/O error on {path or alias} ({reason or 'no reason given'})")
+        self._report_of(domain, f"I/O error on {path or alias} ({reason or 'no reason given'})")
 
     def _block_job(
         self,
@@ -188,27 +187,31 @@ class DomainEvents:
         status: int,
         opaque: Any,
     ) -> None:
-        if domain.name() == self._vm_name:
-            word = _JOB_STATUS.get(status, f"status {status}")
-            self._report(f"block job of {disk} {word}")
+        word = _JOB_STATUS.get(status, f"status {status}")
+        self._report_of(domain, f"block job of {disk} {word}")
 
     def _device_added(
         self, connection: Any, domain: libvirt.virDomain, alias: str, opaque: Any
     ) -> None:
-        if domain.name() == self._vm_name:
-            self._report(f"got device {alias}")
+        self._report_of(domain, f"got device {alias}")
 
     def _device_removed(
         self, connection: Any, domain: libvirt.virDomain, alias: str, opaque: Any
     ) -> None:
-        if domain.name() == self._vm_name:
-            self._report(f"lost device {alias}")
+        self._report_of(domain, f"lost device {alias}")
 
     def _watchdog(
         self, connection: Any, domain: libvirt.virDomain, action: int, opaque: Any
     ) -> None:
+        what = f"{FIRED}: {_WATCHDOG.get(action, f'action {action}')}"
+        self._report_of(domain, what, FIRED)
+
+    def _report_of(self, domain: libvirt.virDomain, text: str, cause: str = "") -> None:
         if domain.name() == self._vm_name:
-            self._report(f"{FIRED}: {_WATCHDOG.get(action, f'action {action}')}", FIRED)
+            self._report(text, cause)
+        elif not self._closed:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._other, domain.UUIDString(), cause)
 
     def _report(self, text: str, cause: str = "") -> None:
         if self._closed:

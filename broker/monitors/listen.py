@@ -24,15 +24,23 @@ def listen(config: Config, monitors: HostMonitors) -> contextlib.ExitStack:
         wake("engine")
         wake("what_runs")
         wake("can_start")
+        # While there was no connection to libvirt, there were no events.
+        wake("vms")
+
+    def other_changed(uuid: str, cause: str) -> None:
+        if monitors.vms is not None:
+            monitors.vms.caused(uuid, cause)
 
     def links_changed() -> None:
         wake("bridge")
         wake("uplink")
+        wake("vms")
         wake("can_start")
 
     listeners = contextlib.ExitStack()
     name = config.vm.name
-    changes = DomainEvents(config.libvirt.uri, name, vm_changed, monitors.engine.caused)
+    caused = monitors.engine.caused
+    changes = DomainEvents(config.libvirt.uri, name, vm_changed, caused, other_changed)
     listeners.callback(changes.close)
     try:
         listeners.callback(LinkEvents(links_changed).close)

@@ -16,6 +16,7 @@ from broker.monitors.network import NetworkMonitor
 from broker.monitors.outside import OutsideMonitor, is_local
 from broker.monitors.pressure import PressureMonitor
 from broker.monitors.vm import DomainMonitor
+from broker.monitors.vms import VmsMonitor
 from broker.monitors.way_out import WayOutMonitor
 from broker.monitors.what_runs import WhatRunsMonitor
 
@@ -41,6 +42,10 @@ class HostMonitors:
         self.way_out = WayOutMonitor(lambda: self._network.any_answers())
         self.what_runs = WhatRunsMonitor(config, every.what_runs)
         self.can_start = CanStartMonitor(config, every.can_start)
+        #: The VMs beside the engine; None: there is no registry.
+        self.vms = (
+            VmsMonitor(config, lambda: self.runner.wake("vms")) if config.storage.registry else None
+        )
         kept: list[Monitor] = [
             self.engine,
             health,
@@ -51,6 +56,8 @@ class HostMonitors:
             self.outside,
             self.way_out,
         ]
+        if self.vms is not None:
+            kept.append(self.vms)
         self.runner = MonitorRunner([*kept, *_made_anew(config, every)])
 
     def reload(self, config: Config) -> None:
@@ -74,6 +81,8 @@ class HostMonitors:
         changed: list[Monitor] = [health, network, can_start, *_made_anew(config, every)]
         for monitor in changed:
             self.runner.replace(monitor)
+        if self.vms is not None:
+            self.vms.reload(config)
 
 
 def _outside(config: Config) -> OutsideMonitor:

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The engine VM on this host: its state in libvirt, and whether its process holds the engine
-lease."""
+"""One protected VM on this host: its state in libvirt, and whether its process holds its lease."""
 
 from __future__ import annotations
 
@@ -62,24 +61,37 @@ class DomainMonitor:
     """EngineStatus of this host; Unknown where libvirt does not answer.
 
     `pid`, `lease_held`, `facts` and `cpu_s` belong to the last sample. The health in it is the
-    latest result of the health monitor: a page that hangs delays nothing here.
+    latest result of the health monitor: a page that hangs delays nothing here. `is_known`: whether
+    libvirt knows the VM at all, by a look at all of them; None: ask it.
     """
 
     name = "engine"
     unit = ""
     deadline_s = 10.0
 
-    def __init__(self, config: Config, health: HealthMonitor, interval_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        config: Config,
+        health: HealthMonitor,
+        interval_s: float = 1.0,
+        uuid: str = "",
+        process_file: str = "engine-process",
+    ) -> None:
+        """`uuid`: by which libvirt is asked for the VM; "": by the name in the configuration.
+        `process_file`: see LeasePast, in the state folder."""
         state_dir = Path(config.daemon.state_dir)
         self.interval_s = interval_s
+        self._uuid = uuid
+        self.is_known: bool | None = None
         self._config = config
+        self._name = config.vm.name
         self.health = health
         self._libvirt = Worker("libvirt")
         self._sanlock = Worker("sanlock inquire")
         self._lease_volume = Worker("engine lease")
         self._look = DomainLook()
         self._past = LeasePast(
-            state_dir / "engine-process",
+            state_dir / process_file,
             boot_id(),
             config.storage.leases,
             config.storage.resource,
@@ -156,8 +168,11 @@ class DomainMonitor:
     async def _vm(self) -> tuple[VmStatus, str, str | None]:
         """Up, down or unknown, with libvirt's detail; sets `_new_facts`."""
         self._new_facts = DomainHere()
+        found = None
         try:
-            found = await self._libvirt.call("asking for the VM", LIBVIRT_DEADLINE_S, self._state)
+            if self.is_known is not False:
+                what = "asking for the VM"
+                found = await self._libvirt.call(what, LIBVIRT_DEADLINE_S, self._state)
         except Hung as error:
             return VmStatus.UNKNOWN, "unknown", sentence(error)
         except libvirt.libvirtError as error:
@@ -188,7 +203,7 @@ class DomainMonitor:
         try:
             if self._connection is None:
                 self._connection = libvirt.open(self._config.libvirt.uri)
-            domain = self._connection.lookupByName(self._config.vm.name)
+            domain = self._find(self._connection)
             state, reason = domain.state()
             leaving, cpu_s = None, 0.0
             if state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_PAUSED):
@@ -204,8 +219,15 @@ class DomainMonitor:
             raise
         return state, reason, leaving, cpu_s, facts
 
+    def _find(self, connection: libvirt.virConnect) -> libvirt.virDomain:
+        if not self._uuid:
+            return connection.lookupByName(self._config.vm.name)
+        domain = connection.lookupByUUIDString(self._uuid)
+        self._name = domain.name()
+        return domain
+
     def _read_pid(self) -> int | None:
-        path = Path(self._config.libvirt.pid_dir) / f"{self._config.vm.name}.pid"
+        path = Path(self._config.libvirt.pid_dir) / f"{self._name}.pid"
         try:
             return int(path.read_text())
         except (OSError, ValueError):

@@ -30,8 +30,8 @@ class VmSampler(Protocol):
 
 class VmsSampler(Protocol):
     """The protected VMs beside the engine, by number, as they were sampled here last, and their
-    migrations away from here. `memory`: what VMs may take of this host. A change is told as one of
-    the monitor "vms"."""
+    migrations away from here. `memory`: what VMs may take of this host. A change is reported
+    as one of the monitor "vms"."""
 
     @property
     def here(self) -> Mapping[int, VmHere]: ...

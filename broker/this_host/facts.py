@@ -67,7 +67,7 @@ class ThisHost:
         self.vm = VmSample(watched)
         self.agent = AgentReport(in_force, machine.freeing_left)
         self.outside = Outside(in_force, watched)
-        self.vms = VmsHere(table, registry, watched.vms, self.agent)
+        self.vms = VmsHere(table, registry, watched.vms, self.agent, in_force)
         self.disks = DisksRecord(table.board, in_force.host_id, in_force.host_name, machine.wall)
         self.disks.in_use = lambda: self.monitors.value("what_runs")
         self.healthy_once = HealthyOnce(state_dir / "healthy-once", in_force.config.health)

@@ -6,12 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
+from broker.config.in_force import InForce
+from broker.monitors.vms import health_of
 from broker.monitors.watched import VmsSampler
 from broker.peers.table import Table
 from broker.registry.cache import RegistryCache
 from broker.this_host.agent_report import AgentReport
 from broker.this_host.vm_sample import SAMPLE_OLD_S
+from broker.vm.healthy_once import HealthyOnce
+from broker.vm.in_the_way import in_the_way
 from broker.whiteboard import vm_lines
 from broker.whiteboard.vm_lines import Memory
 from scoring.vm_facts import (
@@ -36,17 +41,20 @@ class VmsHere:
         registry: RegistryCache,
         sampler: VmsSampler | None,
         agent: AgentReport,
+        in_force: InForce,
     ) -> None:
+        self._in_force = in_force
         self._table, self._registry = table, registry
         self._sampler, self._agent = sampler, agent
         self.own_claims: tuple[Claim, ...] = ()
         self._last_ran: dict[int, int] = {}
+        self._healthy_once: dict[int, HealthyOnce] = {}
         #: Those that an earlier broker left, until the agent says what it claims.
         self._claims: tuple[Claim, ...] = ()
 
     def take_up(self, extra: Mapping[str, str], now_s: float) -> None:
         """Go on from this host's own slot as an earlier broker left it."""
-        found = vm_lines.told(extra, self._table.board.host_id, now_s, True)
+        found = vm_lines.decode(extra, self._table.board.host_id, now_s, True)
         self._last_ran = {number: vm.last_ran for number, vm in found.vms.items()}
         self._claims = found.claims
 
@@ -79,7 +87,30 @@ class VmsHere:
         if own is None or not is_written:
             self.own_claims = ()
         else:
-            self.own_claims = vm_lines.told(own.extra, own.host_id, written_s, False).claims
+            self.own_claims = vm_lines.decode(own.extra, own.host_id, written_s, False).claims
+
+    def look_at_health(self, now_s: float) -> None:
+        """Once a beat: remember which VMs were seen healthy, here or by another host's word, under
+        the check that their record has now."""
+        vms = self._registry.cached.vms
+        for number in self._healthy_once.keys() - vms.keys():
+            del self._healthy_once[number]
+        good = {
+            number
+            for peer in self._table.peers()
+            for number, vm in peer.vms.items()
+            if vm.report.health is Health.GOOD
+        }
+        good |= {vm.number for vm in self.here(now_s) if vm.report.health is Health.GOOD}
+        config = self._in_force.config
+        for number in self._numbers():
+            check = health_of(vms[number], config.health)
+            once = self._healthy_once.get(number)
+            if once is None:
+                path = Path(config.daemon.state_dir) / f"vm-{number}-healthy-once"
+                once = self._healthy_once[number] = HealthyOnce(path, check)
+            once.reconfigure(check)
+            once.look(number in good, ())
 
     def _numbers(self) -> Iterator[int]:
         return (number for number in self._registry.cached.vms if number != ENGINE)
@@ -94,7 +125,12 @@ class VmsHere:
         if vm is None or why:
             report = EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN, "unknown", why)
             vm = VmHere(report, now_s, number=number)
-        return replace(vm, last_ran=self.last_ran(number), unfit=(*vm.unfit, *self._unfit(number)))
+        return replace(
+            vm,
+            last_ran=self.last_ran(number),
+            unfit=(*vm.unfit, *self._unfit(number), *in_the_way(vm.domain, vm.report, now_s)),
+            healthy_before=number in self._healthy_once and self._healthy_once[number].known,
+        )
 
     def last_ran(self, number: int) -> int:
         """How often the VM had been started when this host ran it last; 0: never."""

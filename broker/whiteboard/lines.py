@@ -219,7 +219,7 @@ def peer_report(
     extra = report.extra if report.extra_trusted else {}
     read_s = seen.since_s if seen is not None and seen.timestamp == report.timestamp else None
     _, move = intent_of(extra.get("intent", ""), report.host_id)
-    told = vm_lines.told(extra, report.host_id, read_s, is_agent_away(extra))
+    vms = vm_lines.decode(extra, report.host_id, read_s, is_agent_away(extra))
     until_s = None
     if read_s is not None and move is not None and move.left_s is not None:
         until_s = read_s + move.left_s
@@ -247,13 +247,13 @@ def peer_report(
         way_out=way_out_of(extra.get("way-out", "")),
         uplink_up=uplink_of(extra.get("uplink", "")),
         fence_ask=fence_ask_of(extra.get("fence-ask", "")) if is_signed else None,
-        vms=told.vms,
-        claims=told.claims,
-        speaks=told.speaks,
-        registry=told.registry,
-        total_mb=told.memory.total_mb,
-        free_mb=told.memory.free_mb,
-        free_huge_mb=told.memory.free_huge_mb,
+        vms=vms.vms,
+        claims=vms.claims,
+        speaks=vms.speaks,
+        registry=vms.registry,
+        total_mb=vms.memory.total_mb,
+        free_mb=vms.memory.free_mb,
+        free_huge_mb=vms.memory.free_huge_mb,
     )
 
 

@@ -126,7 +126,7 @@ class Memory:
     free_huge_mb: float | None = None
 
 
-class Told(NamedTuple):
+class SlotVms(NamedTuple):
     """What another host says of several VMs; fields as in PeerReport."""
 
     vms: Mapping[int, PeerVm]
@@ -136,7 +136,7 @@ class Told(NamedTuple):
     memory: Memory = Memory()
 
 
-NOTHING_TOLD = Told({})
+NOTHING = SlotVms({})
 
 
 # ---------------------------------------------------------------------------- writing
@@ -248,14 +248,14 @@ def _in_lines(key: str, entries: Iterable[str]) -> dict[str, str]:
 # ---------------------------------------------------------------------------- reading
 
 
-def told(extra: Mapping[str, str], by: int, read_s: float | None, agent_is_away: bool) -> Told:
+def decode(extra: Mapping[str, str], by: int, read_s: float | None, agent_is_away: bool) -> SlotVms:
     """What host `by` says in its lines, which were read at `read_s` (None: not known).
 
     `agent_is_away`: its agent does nothing of what it was about to do. A claim stands until it ends
     by itself all the same: what was begun may still be under way.
     """
     if REGISTRY not in extra:
-        return NOTHING_TOLD
+        return NOTHING
     is_whole = extra.get(SPEAKS, "") == str(SPEAKS_SEVERAL)
     vms: dict[int, PeerVm] = {}
     for entry in _entries(extra, VMS):
@@ -271,7 +271,7 @@ def told(extra: Mapping[str, str], by: int, read_s: float | None, agent_is_away:
             vm = vm._replace(report=EngineStatus(how.vm, how.health, how.detail, why))
         vms[number] = vm
     claims = [_claim_of(entry, by, read_s) for entry in _entries(extra, CLAIMS)]
-    return Told(
+    return SlotVms(
         vms,
         tuple(claim for claim in claims if claim is not None),
         SPEAKS_SEVERAL if is_whole and None not in claims else 1,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What broker and agent of one host tell each other each beat, as JSON: the view goes to the agent,
+"""What broker and agent of one host send each other each beat, as JSON: the view goes to the agent,
 its report back."""
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from broker.whiteboard.room import fit
 from broker.whiteboard.slot import SLOT_BYTES, SlotReport, decode_slot, encode_slot, line_bytes
-from broker.whiteboard.vm_lines import NOTHING_TOLD, Memory, Told, lines, told
+from broker.whiteboard.vm_lines import NOTHING, Memory, SlotVms, decode, lines
 from broker.wire.exchange import VmReportOnWire
 from broker.wire.limits import VMS_MAX
 from broker.wire.status import ReasonOnWire
@@ -45,8 +45,8 @@ def made(
     return lines(14, MEMORY, vms, reported, claims, elsewhere or {}, now_s)
 
 
-def read(extra: Mapping[str, str], read_s: float | None = 1000.0, away: bool = False) -> Told:
-    return told(extra, 3, read_s, away)
+def read(extra: Mapping[str, str], read_s: float | None = 1000.0, away: bool = False) -> SlotVms:
+    return decode(extra, 3, read_s, away)
 
 
 def test_the_lines_are_those_of_the_design() -> None:
@@ -66,7 +66,7 @@ def test_the_lines_are_those_of_the_design() -> None:
         "speaks": "2",
     }
     found = read(extra)
-    assert found == Told(
+    assert found == SlotVms(
         {
             2: PeerVm(UP, "EngineUp", 17),
             5: PeerVm(MOVING, "EngineMigratingAway", 9, 1240.0, target=3),
@@ -87,7 +87,7 @@ def test_the_lines_are_those_of_the_design() -> None:
 
 def test_without_a_registry_there_is_no_line() -> None:
     assert lines(0, MEMORY, (here(2, UP),), {}, (), {}, 1.0) == {}
-    assert read({"speaks": "2", "vms": "2:Ug17"}) == NOTHING_TOLD
+    assert read({"speaks": "2", "vms": "2:Ug17"}) == NOTHING
 
 
 @pytest.mark.parametrize(
