@@ -130,8 +130,7 @@ class Agent:
         self._state = replace(self._state, rules=rules)
         self._actions.use_fence(fence)
         if self._rehearsals is not None:
-            self._rehearsals.devices = fence
-            self._rehearsals.every_s = rehearse_every_s
+            self._rehearsals.use(fence, rehearse_every_s)
         self._actions.news.set()
 
     async def run(self) -> None:

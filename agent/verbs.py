@@ -141,6 +141,12 @@ def _events(arguments: Namespace, as_json: bool) -> int:
     return events.run(_socket(arguments), since, arguments.follow, as_json)
 
 
+def _acknowledge(arguments: Namespace, as_json: bool) -> int:
+    from agent.commands import acknowledge
+
+    return acknowledge.run(_socket(arguments), as_json)
+
+
 def _doctor(arguments: Namespace, as_json: bool) -> int:
     from agent.doctor import checks
 
@@ -365,7 +371,7 @@ def _import_ovirt(arguments: Namespace, as_json: bool) -> int:
 
 #: The groups of the help, by what one wants to do; each verb is in one of them.
 GROUPS = (
-    ("see how it is", ("status", "why", "events", "check-liveliness", "doctor")),
+    ("see how it is", ("status", "why", "events", "check-liveliness", "doctor", "acknowledge")),
     ("act on the VM", ("vm", "migrate", "maintenance")),
     ("set up", ("init", "join", "leave", "storage", "import-ovirt")),
     ("try it out", ("config", "fence", "notify", "score")),
@@ -397,6 +403,12 @@ VERBS = (
     ),
     Verb("why", "why the VM is where it is, and what would change that", _why, _as_json),
     Verb("events", "what happened, as this host saw it", _events, _events_options),
+    Verb(
+        "acknowledge",
+        "you have read why this host was switched off: the status need not say it any more",
+        _acknowledge,
+        _as_json,
+    ),
     Verb("replay", "run the decisions of a journal again and compare", _replay, _replay_options),
     Verb("score", "what score given samples would make, and why", _score, _score_options),
     Verb("fence", "look after the fence devices", _fence, _fence_options),

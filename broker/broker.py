@@ -45,7 +45,9 @@ from broker.this_host.place_seen import PlaceSeen
 from broker.this_host.sign_of_life import SignOfLife
 from broker.this_host.slot import OwnSlot
 from broker.whiteboard.board import Board
+from broker.whiteboard.lines import log_entry
 from broker.whiteboard.signatures import Unsigned
+from broker.wire.acknowledged import Acknowledged
 from broker.wire.exchange import Report, View
 from broker.wire.status import Status
 from scoring.vm_facts import VmStatus
@@ -156,7 +158,7 @@ class Broker:
             Beside(
                 self.lateness,
                 lambda now_s: self.notices.status(now_s),
-                lambda: self._switched_off.record(self.own_slot.previous_boot_id),
+                lambda: self._switched_off.shown(self.own_slot.previous_boot_id),
                 self.news,
             ),
         )
@@ -297,6 +299,12 @@ class Broker:
     def view(self, now_s: float) -> View:
         """What the agent decides on."""
         return self.exchange.view(now_s)
+
+    def acknowledge(self) -> Acknowledged:
+        """Somebody has read why this host was switched off; OSError where that cannot be kept."""
+        record = self._switched_off.acknowledge(self.own_slot.previous_boot_id)
+        self.news.announce()
+        return Acknowledged(None if record is None else log_entry(record))
 
     def status(self, now_s: float) -> Status:
         """The cluster for people and scripts."""

@@ -4,10 +4,21 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import UTC, datetime
 
 from agent.status.command import code_of
-from agent.status.sentences import cannot, if_it_dies, is_cut_off, last_word, outside, switched_off
+from agent.status.sentences import (
+    cannot,
+    duration,
+    if_it_dies,
+    is_cut_off,
+    last_word,
+    outside,
+    switched_off,
+)
 from agent.terminal.columns import say
+from agent.terminal.times import shown
 from broker.client.ask import ask
 from broker.config.sections import Config
 from broker.wire.status import HostStatus, Status
@@ -63,12 +74,38 @@ def explain(status: Status, rules: Rules) -> list[str]:
 
 def _where(status: Status) -> str:
     engine = status.engine
+    since = _since(engine.for_s, engine.at_least)
     if engine.up is None:
-        return f"Whether the VM is up is not known: {engine.known}."
+        return f"Whether the VM is up is not known{since}: {engine.known}."
     if not engine.up:
-        return f"The VM is down{f': {engine.known}' if engine.known else ' on every host'}."
+        known = f": {engine.known}" if engine.known else " on every host"
+        return f"The VM is down{since}{known}."
     health = {True: "healthy", False: "not healthy", None: "its health is not known,"}
-    return f"The VM is up and {health[engine.healthy]} on {engine.hostname}."
+    return f"The VM is up and {health[engine.healthy]} on {engine.hostname}{since}."
+
+
+def _since(for_s: float | None, at_least: bool) -> str:
+    """For how long, and since when by the clock of this command."""
+    if for_s is None:
+        return ""
+    began = shown(datetime.fromtimestamp(time.time() - for_s, UTC))
+    return f" for {'at least ' if at_least else ''}{duration(for_s)}, since {began}"
+
+
+def _limits(status: Status, running: HostStatus, timing: Timing) -> list[str]:
+    """How long the VM may stay as it is, and what comes then."""
+    if status.engine.healthy is not False:
+        return []
+    ill_s = status.engine.health_for_s
+    so_far = "" if ill_s is None else f"; so far {duration(ill_s)}"
+    if running.state == "EngineStarting":
+        given = duration(timing.engine_starting)
+        return [f"It boots: it has {given} to become healthy, then it is stopped{so_far}."]
+    if running.state in ("EngineStop", "EngineForceStop"):
+        given = duration(timing.stop_grace)
+        return [f"It is being stopped: the guest has {given} to shut down, then it is powered off."]
+    given = duration(timing.bad_health)
+    return [f"If it stays unhealthy for {given} it is stopped and started anew{so_far}."]
 
 
 def _while_not_up(status: Status) -> list[str]:
@@ -101,11 +138,7 @@ def _while_up(status: Status, running: HostStatus, rules: Rules) -> list[str]:
         f"If {running.hostname} falls silent for {timing.suspect_after:g} s its peers ask who "
         "owns the lease and whether its power is off."
     )
-    if status.engine.healthy is False:
-        lines.append(
-            f"If it stays unhealthy for {timing.bad_health:g} s it is stopped and started anew."
-        )
-    return lines
+    return lines + _limits(status, running, timing)
 
 
 def _compared(host: HostStatus, running: HostStatus, rules: Rules) -> str:

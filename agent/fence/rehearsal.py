@@ -22,6 +22,8 @@ log = logging.getLogger("ha-agent.rehearsal")
 #: that not all hosts ask the BMCs at once.
 FIRST_S = 20.0
 APART_S = 7.0
+#: After a reload somebody waits for the result: the hosts begin so far from each other.
+RELOADED_APART_S = 1.0
 #: A failed device is tried again after this time.
 RETRY_S = 300.0
 
@@ -45,17 +47,34 @@ class Rehearsals:
         self._host_id = host_id
         self._own_uuid = own_uuid
         self._wall = wall
-        self.every_s = every_s
+        self._every_s = every_s
         self.devices = devices
+        self._reloaded = asyncio.Event()
         self.system_uuids: Mapping[int, str] = {}
         self.paths: dict[int, FencePathOnWire] = _load(file)
 
     async def run(self) -> None:
         """Test for ever, until cancelled."""
-        await asyncio.sleep(FIRST_S + APART_S * (self._host_id % 10))
+        await self._rest(FIRST_S + APART_S * (self._host_id % 10))
         while True:
+            self._reloaded.clear()
             ok = await self.round()
-            await asyncio.sleep(self.every_s if ok else min(self.every_s, RETRY_S))
+            await self._rest(self._every_s if ok else min(self._every_s, RETRY_S))
+
+    def use(self, devices: FenceDevices, every_s: float) -> None:
+        """Use other devices: each is tested now, not in a day."""
+        self.devices, self._every_s = devices, every_s
+        self._reloaded.set()
+
+    async def _rest(self, at_most_s: float) -> None:
+        """Wait, or until there are other devices: then so long that not all hosts, which an
+        administrator reloads one after the other, ask the BMCs at once."""
+        try:
+            async with asyncio.timeout(at_most_s):
+                await self._reloaded.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(RELOADED_APART_S * (self._host_id % 10))
 
     async def round(self) -> bool:
         """Test every device once; returns whether all are fine."""

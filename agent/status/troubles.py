@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from agent.status.sentences import (
@@ -40,6 +40,8 @@ _SAID = {
     "never-healthy": "NEVER HEALTHY",
     "drain-stuck": "NOT DRAINED",
 }
+#: A host that the VM did not answer for so long gets a line.
+REACH_LOST_S = 30.0
 #: The lease budget is low below this share.
 LEASE_LOW = 0.5
 
@@ -54,6 +56,7 @@ def troubles(status: Status) -> list[str]:
         *_on_one_host(status),
         *_of_what_is_left(status),
         *_of_the_hosts(status),
+        *_never_given(status),
         *_of_this_host(status),
     ]
 
@@ -185,6 +188,8 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
             )
         if host.liveness == "live":
             yield from (f"{host.hostname} {what}" for what in cannot(host))
+            yield from _other_definition(host)
+            yield from _reaches_it_not(status, host)
         if host.other_storage:
             yield (
                 f"OTHER STORAGE: {host.hostname} {host.other_storage}"
@@ -206,6 +211,54 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
             f"FENCE PATH of host {path.host} {who}: last proven {since}: "
             f"{path.detail or 'not tried for long'} (ha-agent fence test {path.host})"
         )
+
+
+def _other_definition(host: HostStatus) -> Iterator[str]:
+    why = next((each.why for each in host.penalties if each.name == "config"), "")
+    if why and not host.local:
+        yield f"DEFINITION on {host.hostname}: {why} (ha-agent doctor there)"
+
+
+def _reaches_it_not(status: Status, host: HostStatus) -> Iterator[str]:
+    """A host from which the VM's page is bad while it is good elsewhere: the users behind it miss
+    the VM. Where no host reaches it, there is a line for all."""
+    seen = host.outside
+    if seen is None or seen.bad_s is None or seen.good_age_s is None or not status.engine.up:
+        return
+    if seen.bad_s < REACH_LOST_S:
+        return
+    if seen.owner == status.engine.host and status.engine.reached is not False:
+        network = " and its own network is bad" if host.way_out is False else ""
+        yield (
+            f"NOT REACHED from {host.hostname} for {duration(seen.bad_s)}: the VM does not answer"
+            f" it{network} (ha-agent why)"
+        )
+
+
+def _never_given(status: Status) -> Iterator[str]:
+    """What makes a takeover or a drain worse than it could be, on every host."""
+    lacking = status.lacking
+    if lacking.fence_device:
+        yield (
+            f"NO FENCE DEVICE of {_names(status, lacking.fence_device)}: nobody could prove it"
+            " dead, so after its death the VM waits until sanlock calls it dead, minutes instead of"
+            " seconds ([[fence.device]] in the configuration of all hosts; ha-agent fence test all)"
+        )
+    if lacking.heartbeat:
+        yield (
+            f"NO HEARTBEAT of {_names(status, lacking.heartbeat)}: it publishes no address; were"
+            " its storage to hang, nothing would speak for it (api.heartbeat-listen or api.listen"
+            " there)"
+        )
+    if lacking.migration:
+        yield (
+            "NO MIGRATION: the VM can leave this host only by a shutdown"
+            " (libvirt.migration-uri here; ha-agent doctor tries it)"
+        )
+
+
+def _names(status: Status, host_ids: Sequence[int]) -> str:
+    return ", ".join(one.hostname for one in status.hosts.values() if one.host_id in host_ids)
 
 
 def _heartbeat(name: str, seen: WitnessStatus) -> str:
@@ -230,7 +283,10 @@ def _can_take_it(host: HostStatus) -> bool:
 
 def _of_this_host(status: Status) -> Iterator[str]:
     if status.switched_off is not None:
-        yield f"SWITCHED OFF: {switched_off(status.switched_off)} (ha-agent why)"
+        yield (
+            f"SWITCHED OFF: {switched_off(status.switched_off)} (ha-agent why; once that is read:"
+            " ha-agent acknowledge)"
+        )
     if status.config_problem:
         yield f"CONFIGURATION: an older one is in force: {status.config_problem}"
     if status.state_problem:

@@ -21,6 +21,7 @@ from broker.status.of_cluster import ClusterStatus
 from broker.this_host.facts import ThisHost
 from broker.this_host.sign_of_life import SignOfLife
 from broker.whiteboard.board import Board
+from broker.wire.acknowledged import Acknowledged
 
 
 class Served(Protocol):
@@ -46,3 +47,6 @@ class Served(Protocol):
     @property
     def config(self) -> Config:
         """The configuration in force."""
+
+    def acknowledge(self) -> Acknowledged:
+        """Somebody has read why this host was switched off; OSError."""

@@ -173,6 +173,16 @@ async def _put_host_shutdown(request: web.Request) -> web.Response:
     return json_answer(request.app[_BROKER].asked.host_shuts_down(_now_s()))
 
 
+async def _post_acknowledge(request: web.Request) -> web.Response:
+    if not _may_change(request):
+        return problem(403, "not allowed", "only root and the broker's user may acknowledge")
+    try:
+        found = request.app[_BROKER].acknowledge()
+    except OSError as error:
+        return problem(503, "it could not be remembered", str(error))
+    return json_answer(found)
+
+
 async def _post_notify_test(request: web.Request) -> web.Response:
     """Send a test notice by each configured channel, and wait for the results."""
     if not _may_change(request):
@@ -197,6 +207,7 @@ def application(broker: Served) -> web.Application:
     app.router.add_post("/v1/fence-log", _post_fence_log)
     app.router.add_post("/v1/notify/test", _post_notify_test)
     app.router.add_post("/v1/what-ran", _post_what_ran)
+    app.router.add_post("/v1/acknowledge", _post_acknowledge)
     app.router.add_post("/v1/orders", _post_order)
     app.router.add_get("/v1/orders/{number:[0-9]{1,15}}", _get_order)
     app.router.add_put("/v1/host-shutdown", _put_host_shutdown)

@@ -20,6 +20,7 @@ from broker.peers.outside_watch import reached
 from broker.peers.table import Table
 from broker.peers.vm_place import VmPlace
 from broker.status.bound_now import BoundNow
+from broker.status.lacking import lacking
 from broker.status.monitors import shown_monitors
 from broker.status.of_peer import PeerStatus
 from broker.this_host import disks_shown
@@ -139,6 +140,7 @@ class ClusterStatus:
             what_ran=disks_shown.record(on_disk),
             what_ran_problem=disks_shown.problem(this_host.disks),
             one_host=disks_shown.one_host(in_use),
+            lacking=lacking(in_force, table, hosts),
             config_file_s=in_force.file_s,
             switched_off=None if ended is None else slot_lines.log_entry(ended),
         )

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from broker.wire.lacking import LackingStatus
 from broker.wire.limits import LASTS_MAX_S, REASON_CHARS_MAX
 from scoring.observation import OrderKind
 from scoring.vm_facts import EngineStatus
@@ -421,7 +422,7 @@ class Status(Struct, frozen=True):
     `differences`: how the VM here differs from its definition. `what_ran`: the record of the
     disks that ran last, None: nothing was ever recorded; `what_ran_problem`: why it is not known,
     or not written. `one_host`: what of the VM lives on this host alone and costs data at a
-    takeover."""
+    takeover. `lacking`: what the cluster was never given."""
 
     version: int
     cluster: str
@@ -452,6 +453,7 @@ class Status(Struct, frozen=True):
     what_ran: WhatRanStatus | None = None
     what_ran_problem: str = ""
     one_host: tuple[str, ...] = ()
+    lacking: LackingStatus = LackingStatus()
 
 
 class Event(Struct, frozen=True):

@@ -19,6 +19,7 @@ from broker.daemon.exit_codes import ExitCode
 from broker.events.ring import Extra
 from broker.peers.asker import Trouble
 from broker.vm.domain_facts import Differs
+from broker.wire.lacking import LackingStatus
 from broker.wire.status import (
     STATUS_VERSION,
     Bound,
@@ -54,6 +55,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 #: Heading in docs/status.md -> the structure whose fields its table lists.
 STATUS_TABLES: dict[str, type] = {
     "The whole": Status,
+    "lacking": LackingStatus,
     "engine": EngineSummary,
     "hosts": HostStatus,
     "witnesses": WitnessStatus,

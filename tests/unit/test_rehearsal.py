@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 
+from agent.fence import rehearsal
 from agent.fence.rehearsal import Rehearsals
 from agent.ports import FenceDevices, FencePath
 
@@ -79,3 +80,22 @@ def test_a_file_that_cannot_be_written_is_told_and_nothing_more(
     one = rehearsals(tmp_path, Devices(h2=""))
     assert asyncio.run(one.round())
     assert one.paths[2].ok and "forgotten at a restart" in caplog.text
+
+
+def test_devices_of_a_reload_are_tested_at_once_and_not_in_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, "FIRST_S", 3600.0)
+    monkeypatch.setattr(rehearsal, "RELOADED_APART_S", 0.0)
+
+    async def main() -> None:
+        one = rehearsals(tmp_path, Devices(h2=""))
+        running = asyncio.create_task(one.run())
+        for added in (Devices(h2="", h3=""), Devices(h3="wrong password")):
+            one.use(cast(FenceDevices, added), 86_400.0)
+            while len(one.paths) != len(added.rehearsed):
+                await asyncio.sleep(0)
+            assert {host for host, _ in added.asked} == added.rehearsed
+        running.cancel()
+
+    asyncio.run(main())

@@ -501,7 +501,8 @@ def test_why_answers_in_json(tmp_path: Path) -> None:
         finally:
             broker.kill()
     answer = json.loads(as_json.stdout)
-    assert answer["sentences"] == plain.stdout.splitlines()
+    # The first one has a time, which may be a second later in the second answer.
+    assert answer["sentences"][1:] == plain.stdout.splitlines()[1:]
     assert (answer["version"], answer["up"], answer["host"]) == (1, True, "host1")
     assert answer["reasons"] == [{"code": "a", "text": "b"}]
 
