@@ -76,7 +76,7 @@ def _where(status: Status) -> str:
     engine = status.engine
     since = _since(engine.for_s, engine.at_least)
     if engine.up is None:
-        return f"Whether the VM is up is not known{since}: {engine.known}."
+        return f"Whether the VM is up is not known: {engine.known}{since and f';{since}'}."
     if not engine.up:
         known = f": {engine.known}" if engine.known else " on every host"
         return f"The VM is down{since}{known}."
