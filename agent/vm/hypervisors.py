@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The hands on all protected VMs of this host, one for each, with threads of its own."""
+"""The hypervisors of all protected VMs on this host, one for each, with threads of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scoring.vm_facts import ENGINE
 
 
 class LibvirtHypervisors:
-    """Hypervisors port: libvirt. `engine`: the hand on VM 1."""
+    """Hypervisors port: libvirt. `engine`: that of VM 1."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class LibvirtHypervisors:
         self._of = {ENGINE: engine}
 
     def __call__(self, vm: int) -> LibvirtHypervisor:
-        """The hand on a VM, the same one each time: what hangs there is known to it."""
+        """The hypervisor of a VM, the same one each time: what hangs there is known to it."""
         if vm not in self._of:
             recorded = RecordedVm(self._config, vm, self._records)
             self._of[vm] = LibvirtHypervisor(self._config, recorded, self._leases, self._turns)
