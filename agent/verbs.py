@@ -12,6 +12,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from agent import vm_verbs
 from agent.setup import arguments as setup
 from broker.daemon.command_line import Parser
 
@@ -219,28 +220,6 @@ def _migrate(arguments: Namespace, as_json: bool) -> int:
     return vm.migrate(load(arguments.config), arguments.to, arguments.cancel, as_json, where)
 
 
-def _vm_options(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "what",
-        choices=("start", "shutdown", "poweroff", "console", "adopt", "keep"),
-        help="shutdown asks the guest, poweroff ends its process; adopt: what runs or ran last is"
-        " right, keep: the definition is",
-    )
-    parser.add_argument("--yes", action="store_true", help="ask nothing")
-    _on_host(parser, "on that host, not on this one (start, shutdown, poweroff)")
-    _as_json(parser)
-
-
-def _vm(arguments: Namespace, as_json: bool) -> int:
-    from agent.commands import adopt, vm
-    from broker.config.sections import load
-
-    config = load(arguments.config)
-    if arguments.what in ("adopt", "keep"):
-        return adopt.run(config, arguments.what == "adopt", as_json)
-    return vm.vm(config, arguments.what, arguments.yes, as_json, arguments.host)
-
-
 def _host_shutdown(arguments: Namespace, as_json: bool) -> int:
     from agent.commands import host_shutdown
 
@@ -372,7 +351,7 @@ def _import_ovirt(arguments: Namespace, as_json: bool) -> int:
 #: The groups of the help, by what one wants to do; each verb is in one of them.
 GROUPS = (
     ("see how it is", ("status", "why", "events", "check-liveliness", "doctor", "acknowledge")),
-    ("act on the VM", ("vm", "migrate", "maintenance")),
+    ("act on VMs", ("vm", "migrate", "maintenance")),
     ("set up", ("init", "join", "leave", "storage", "import-ovirt")),
     ("try it out", ("config", "fence", "notify", "score")),
     (
@@ -395,7 +374,7 @@ VERBS = (
     Verb("maintenance", "set or end a maintenance mode", _maintenance, _maintenance_options),
     Verb("notify", "try the notifications", _notify, _notify_options),
     Verb("migrate", "move the VM away from this host, live", _migrate, _migrate_options),
-    Verb("vm", "start or stop the VM by hand, or decide what is started", _vm, _vm_options),
+    Verb("vm", "start or stop VMs, and say which there are", vm_verbs.run, vm_verbs.options),
     Verb(
         "host-shutdown",
         "empty this host because it shuts down (its unit does this)",

@@ -41,6 +41,7 @@ from broker.monitors.watched import Watched
 from broker.notify.notices import setting
 from broker.peers.asker import Heartbeats
 from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
+from broker.registry.admission import refused
 from broker.registry.cache import FOLDER, RegistryCache
 from broker.whiteboard.board import Board
 from broker.whiteboard.identity import VolumeKind, check, check_at, expected
@@ -126,6 +127,7 @@ def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Bro
         heartbeats=Heartbeats(config.host.id, key, NetworkTransport()),
         kept=kept,
     )
+    broker.registry.refusal = lambda record, xml: refused(xml, record, broker.config)
     monitors.what_runs.ran = monitors.can_start.disks = lambda: broker.this_host.disks.ran
     return broker
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import libvirt
 
-from agent.setup import imported as domains
 from agent.setup.answers import (
     Answers,
     Asker,
@@ -31,6 +30,7 @@ from agent.storage.made import Volumes, lease_offset
 from agent.storage.registry import registry_step
 from agent.terminal.errors import CommandError
 from agent.terminal.steps import Done, Step, do_steps, print_json, print_line
+from agent.vm import imported as domains
 from agent.vm.definition import DefinitionError, definition_of, load_definition
 from agent.vm.one_host import found_in
 from agent.vm.qemu_conf import lock_driver_step

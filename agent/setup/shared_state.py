@@ -15,8 +15,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-from agent.setup.imported import Imported
 from agent.terminal.errors import CommandError
+from agent.vm.imported import Imported
 from broker.config.sections import StorageSection
 from broker.daemon.exit_codes import ExitCode
 from broker.vm.domain_facts import parse

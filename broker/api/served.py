@@ -17,6 +17,7 @@ from broker.maintenance.keeper import Keeper
 from broker.notify.notices import Notices
 from broker.peers.asker import Heartbeats
 from broker.peers.question_gate import QuestionGate
+from broker.registry.cache import RegistryCache
 from broker.status.of_cluster import ClusterStatus
 from broker.this_host.facts import ThisHost
 from broker.this_host.sign_of_life import SignOfLife
@@ -40,6 +41,7 @@ class Served(Protocol):
     counts: EventCounts
     history: History
     notices: Notices
+    registry: RegistryCache
     news: News
     lateness: Histogram
     durations: Histogram

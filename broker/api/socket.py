@@ -196,6 +196,14 @@ async def _post_notify_test(request: web.Request) -> web.Response:
     return json_answer(NotifyTest(outcomes))
 
 
+async def _post_registry(request: web.Request) -> web.Response:
+    """A command has changed the registry: read it now."""
+    if not _may_change(request):
+        return problem(403, "not allowed", "only root and the broker's user may say so")
+    request.app[_BROKER].registry.look_now()
+    return json_answer({})
+
+
 def application(broker: Served) -> web.Application:
     """The API over one broker."""
     app = web.Application(middlewares=[as_problems, at_work], client_max_size=BODY_BYTES_MAX)
@@ -208,6 +216,7 @@ def application(broker: Served) -> web.Application:
     app.router.add_post("/v1/notify/test", _post_notify_test)
     app.router.add_post("/v1/what-ran", _post_what_ran)
     app.router.add_post("/v1/acknowledge", _post_acknowledge)
+    app.router.add_post("/v1/registry", _post_registry)
     app.router.add_post("/v1/orders", _post_order)
     app.router.add_get("/v1/orders/{number:[0-9]{1,15}}", _get_order)
     app.router.add_put("/v1/host-shutdown", _put_host_shutdown)

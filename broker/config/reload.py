@@ -8,7 +8,7 @@ from broker.config.sections import Config
 
 #: Tables that are read at the start only, but for these keys; and such keys of other tables.
 _FIXED_TABLES = ("host", "storage", "vm", "api")
-_CHANGEABLE = {("vm", "on_host_shutdown"), ("storage", "unsigned")}
+_CHANGEABLE = {("vm", "on_host_shutdown"), ("vm", "admission"), ("storage", "unsigned")}
 _FIXED_KEYS = (
     ("cluster", "id"),
     ("libvirt", "uri"),

@@ -8,18 +8,18 @@ key is an error with the nearest known one.
 
 from __future__ import annotations
 
-import difflib
 import platform
 import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.config import addresses
+from broker.config.explain import explain
 from broker.config.fence_relations import PORTS, TYPES, check_devices
 from broker.config.notify_relations import check_notify
 from broker.config.patterns import ALL
@@ -35,6 +35,12 @@ OVIRT_PAGE = "http://{}/ovirt-engine/services/health"
 OVIRT_EXPECT = "DB Up"
 #: The port on which heartbeats are answered, unless another one is configured.
 HEARTBEAT_PORT = 8766
+
+#: QEMU as the distributions install it.
+EMULATORS = (
+    *(f"/usr/bin/qemu-system-{kind}" for kind in ("x86_64", "aarch64", "ppc64", "s390x")),
+    *("/usr/bin/qemu-kvm", "/usr/bin/kvm", "/usr/libexec/qemu-kvm"),
+)
 
 HostId = Annotated[int, Meta(ge=1, le=2000)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -104,7 +110,8 @@ class VmSection(_Section, frozen=True, kw_only=True):
     certainly not start the VM scores 0. `on-host-shutdown`: what becomes of the VM when its host
     shuts down or reboots: `migrate` (its guest is shut down where no host can take it), `shutdown`,
     or `leave` (to libvirt). `on-isolation`: what becomes of a VM that nobody reaches because its
-    host is cut off: `move` it, or `leave` it and notify."""
+    host is cut off: `move` it, or `leave` it and notify. `admission`: what `vm add` does with a VM
+    that no host has the memory for: `warn`, or `refuse` it."""
 
     name: Name = "HostedEngine"
     definition: AbsolutePath = "/etc/ha-agent/engine.xml"
@@ -112,6 +119,7 @@ class VmSection(_Section, frozen=True, kw_only=True):
     prove_start: bool = True
     on_host_shutdown: Annotated[str, Meta(pattern="^(migrate|shutdown|leave)$")] = "migrate"
     on_isolation: Annotated[str, Meta(pattern="^(move|leave)$")] = "move"
+    admission: Annotated[str, Meta(pattern="^(warn|refuse)$")] = "warn"
 
 
 class LibvirtSection(_Section, frozen=True, kw_only=True):
@@ -121,7 +129,8 @@ class LibvirtSection(_Section, frozen=True, kw_only=True):
     may stand still at the end, 0: libvirt's default. `migration-timeout`: s until a migration
     that does not end is cancelled. `migration-post-copy-after`: s until the VM goes on at the
     target whatever is still missing, 0: never. `migration-tls`: QEMU encrypts the guest's memory
-    on its way, with the certificates that qemu.conf names.
+    on its way, with the certificates that qemu.conf names. `emulators`, `passthrough`: what a
+    definition from the registry may name here (broker/vm/admitted.py).
     """
 
     uri: Name = "qemu:///system"
@@ -135,6 +144,8 @@ class LibvirtSection(_Section, frozen=True, kw_only=True):
     migration_auto_converge: bool = True
     migration_post_copy_after: Annotated[float, Meta(ge=0, le=86400)] = 0.0
     migration_tls: bool = False
+    emulators: tuple[AbsolutePath, ...] = EMULATORS
+    passthrough: bool = False
 
 
 class NetworkSection(_Section, frozen=True, kw_only=True):
@@ -531,7 +542,7 @@ def load(path: str) -> Config:
     try:
         config = msgspec.convert(data, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(str(error))}") from None
+        raise ConfigError(f"{path}: {explain(str(error), Config)}") from None
     _check_relations(path, config)
     return config
 
@@ -611,34 +622,6 @@ def _check_address(path: str, key: str, address: str) -> None:
     found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s]+):([0-9]{1,5})", address)
     if address and (found is None or not 1 <= int(found.group(2)) <= 65_535):
         raise ConfigError(f"{path}: {key}: {address!r} is not host:port or [v6]:port")
-
-
-def _explain(message: str) -> str:
-    """msgspec's message with the key as the file spells it and a suggestion."""
-    text, _, where = message.partition(" - at `$")
-    key = where.rstrip("`").lstrip(".").replace("[...]", "")
-    unknown = re.search(r"unknown field `(.*)`", text)
-    if unknown is not None:
-        name = unknown.group(1)
-        near = difflib.get_close_matches(name, _known_keys(key), 1)
-        full = f"{key}.{name}" if key else name
-        return f"unknown key {full}" + (f"; did you mean {near[0]}?" if near else "")
-    missing = re.search(r"missing required field `(.*)`", text)
-    if missing is not None:
-        full = f"{key}.{missing.group(1)}" if key else missing.group(1)
-        return f"{full} is missing"
-    return f"{key or 'the file'}: {text}"
-
-
-def _known_keys(section: str) -> list[str]:
-    """The keys a table of the file may have."""
-    kind: Any = Config
-    for part in filter(None, re.sub(r"\[[0-9]+\]", "", section).split(".")):
-        kind = get_type_hints(kind).get(part.replace("-", "_"))
-        kind = next((a for a in get_args(kind) if isinstance(a, type)), kind)
-    if not (isinstance(kind, type) and issubclass(kind, Struct)):
-        return []
-    return [item.encode_name for item in msgspec.structs.fields(kind)]
 
 
 def system_uuid(config: Config) -> str:

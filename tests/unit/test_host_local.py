@@ -10,10 +10,10 @@ import pytest
 
 from agent.commands import config_check
 from agent.setup import shared_state
-from agent.setup.imported import Imported
 from agent.setup.shared_state import TPM_SOURCE_VERSION, state_folder, with_shared_state
 from agent.terminal.errors import CommandError
 from agent.vm import one_host
+from agent.vm.imported import Imported
 from broker.config.sections import Config, HostSection, StorageSection, VmSection
 from broker.this_host.disks_shown import one_host as shown
 from broker.vm.domain_facts import BadDomain, Layer

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from agent.setup import written
 from agent.setup.answers import read_answers
-from agent.setup.imported import imported
 from agent.setup.toml_text import Value, with_keys
 from agent.terminal.errors import CommandError
+from agent.vm.imported import imported
 from broker.config.sections import StorageSection
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -63,9 +63,11 @@ def known_domains(uri: str) -> list[str]:
         return []
 
 
-def imported(xml: str, source: str, storage: StorageSection, offset: int) -> Imported:
-    """The definition with the `<lease>` at `offset` in the lease volume; CommandError where the
-    text is no domain."""
+def imported(
+    xml: str, source: str, storage: StorageSection, offset: int, key: str = ""
+) -> Imported:
+    """The definition with the `<lease>` of that key at `offset` in the lease volume; "": the
+    engine's. CommandError where the text is no domain."""
     try:
         root = parse(xml)
     except BadDomain as error:
@@ -82,7 +84,7 @@ def imported(xml: str, source: str, storage: StorageSection, offset: int) -> Imp
         made.text, made.tail = str(uuid.uuid4()), "\n  "
         root.insert(list(root).index(root.find("name") or root[0]) + 1, made)
         notes.append(f"it had no <uuid>, it gets {made.text}")
-    notes += _with_lease(devices, storage, offset)
+    notes += _with_lease(devices, storage, offset, key or storage.resource)
     # These belong to one run on one host, or would let libvirt start the VM without the agent.
     root.attrib.pop("id", None)
     source_bridges = (i.get("bridge", "") for i in devices.iterfind("interface/source"))
@@ -92,20 +94,26 @@ def imported(xml: str, source: str, storage: StorageSection, offset: int) -> Imp
     )
 
 
-def _with_lease(devices: ElementTree.Element, storage: StorageSection, offset: int) -> list[str]:
-    wanted = (storage.lockspace, storage.resource, storage.leases, str(offset))
+def _with_lease(
+    devices: ElementTree.Element, storage: StorageSection, offset: int, key: str
+) -> list[str]:
+    wanted = (storage.lockspace, key, storage.leases, str(offset))
+    kept = False
     for lease in devices.findall("lease"):
         target = lease.find("target")
         place = (target.get("path", ""), target.get("offset", "0")) if target is not None else ()
         if (lease.findtext("lockspace", ""), lease.findtext("key", ""), *place) == wanted:
-            return []
+            kept = True
+            continue
         # A foreign lease would have to be free too: the VM could not start.
         devices.remove(lease)
+    if kept:
+        return []
     lease = ElementTree.Element("lease")
-    for tag, text in (("lockspace", storage.lockspace), ("key", storage.resource)):
+    for tag, text in (("lockspace", storage.lockspace), ("key", key)):
         ElementTree.SubElement(lease, tag).text = text
     ElementTree.SubElement(lease, "target", {"path": storage.leases, "offset": str(offset)})
     ElementTree.indent(lease, "  ", 2)
     lease.tail = "\n    "
     devices.insert(0, lease)
-    return [f"it gets the <lease> {storage.resource} in {storage.leases} at {offset}"]
+    return [f"it gets the <lease> {key} in {storage.leases} at {offset}"]

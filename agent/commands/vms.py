@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent vm add|define|set|remove|start|stop|history --restore|sign`: the commands that change
+the registry. Each holds its lease meanwhile, on any host; the hosts act on what it then says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import msgspec
+
+from agent.registry.change import Change, changing
+from agent.registry.definition import one_host_only, text_of, with_lease
+from agent.registry.names import ENGINE
+from agent.registry.settings import KEYS, pairs, shown, with_settings
+from agent.terminal.errors import CommandError
+from broker.client.ask import BrokerDown, BrokerRefused, ask
+from broker.config.sections import Config
+from broker.daemon.exit_codes import ExitCode
+from broker.daemon.foreign import sentence
+from broker.registry.record import DEFINITION_BYTES_MAX, NAME, VmRecord, unit_of
+from broker.vm.domain_facts import BadDomain, Differs, with_facts_of
+from broker.wire.exchange import View
+from scoring.vm_facts import ORDINARY_PAGES_KB, Want
+
+
+def add(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
+    """Put a VM into the registry."""
+    xml = _read(arguments.file)
+    text = text_of(xml, arguments.file, config, arguments.name or "")
+    with changing(config, arguments.dry_run) as change:
+        _check_name(text.name, change, config)
+        taken = next((r for r in change.known.vms.values() if r.uuid == text.uuid), None)
+        if taken is not None:
+            raise CommandError(
+                ExitCode.REFUSED,
+                f"{text.source}: {taken.name} has this UUID already; to change it: ha-agent vm"
+                f" define {taken.name} {text.source}",
+            )
+        record = VmRecord(
+            number=change.new_number(),
+            name=text.name,
+            uuid=text.uuid,
+            generation=0,
+            memory_mb=text.memory_mb,
+            pages_kb=text.pages_kb,
+        )
+        record = with_settings(record, _given(arguments), change.names)
+        change.check(record)
+        made = with_lease(text, record, config, change.leases.align)
+        warnings = _warnings(config, change, record, made)
+        change.write_lease(record)
+        record = change.put(record, made)
+        done = f"{record.name} is VM {record.number}, wanted {record.want.value}"
+        return _answer(change, record, done, [*text.notes, *warnings], arguments, as_json)
+
+
+def define(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
+    """Give a VM another definition."""
+    with changing(config, arguments.dry_run) as change:
+        record, is_new = _defined(config, change, arguments.vm)
+        source = arguments.file or f"the running {record.name}"
+        given = _read(arguments.file) if arguments.file else _running(config, change, record)
+        is_engine = is_new and record.number == 1
+        text = text_of(given, source, config, record.name, "" if is_engine else record.uuid)
+        record = msgspec.structs.replace(
+            record, uuid=text.uuid, memory_mb=text.memory_mb, pages_kb=text.pages_kb
+        )
+        made = with_lease(text, record, config, change.leases.align)
+        warnings = _warnings(config, change, record, made)
+        _mend_lease(config, change, record)
+        record = change.put(record, made)
+        done = f"{record.name} is defined anew; its next start takes it"
+        if is_new:
+            done = f"{record.name} is in the registry now"
+        return _answer(change, record, done, [*text.notes, *warnings], arguments, as_json)
+
+
+def set_(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
+    """Change settings of a VM."""
+    given = pairs(arguments.settings)
+    with changing(config, arguments.dry_run) as change:
+        record = with_settings(change.names.record(arguments.vm), given, change.names)
+        if record.number == 1 and record.want is Want.DOWN:
+            raise CommandError(ExitCode.REFUSED, _ENGINE_STAYS)
+        change.check(record)
+        warnings = _room(config, record) if {"only", "overcommit", "want"} & given.keys() else []
+        record = change.put(record)
+        now = shown(record, change.names)
+        done = f"{record.name}: " + ", ".join(f"{key} {now[key] or 'none'}" for key in given)
+        return _answer(change, record, done, warnings, arguments, as_json)
+
+
+_RULES = ("after", "apart", "together")
+_ENGINE_STAYS = (
+    "the engine is always wanted up; to stop it: ha-agent maintenance global, then ha-agent vm"
+    " shutdown"
+)
+
+
+def want(config: Config, name: str, wanted: Want, arguments: Any, as_json: bool) -> int:
+    """Want a VM up or down, from any host."""
+    with changing(config, arguments.dry_run) as change:
+        number = change.names.number(name)
+        if number == 1:
+            raise CommandError(ExitCode.REFUSED, _ENGINE_STAYS)
+        record = change.names.record(name)
+        warnings: list[str] = []
+        if wanted is Want.UP:
+            why = change.known.damaged.get(number)
+            warnings = [*([why] if why else []), *_room(config, record)]
+        is_same = record.want is wanted
+        if not is_same:
+            record = change.put(msgspec.structs.replace(record, want=wanted))
+        words = {Want.UP: "the cluster starts it", Want.DOWN: "the cluster shuts it down"}
+        done = f"{record.name} is wanted {wanted.value}: {words[wanted]}"
+        if is_same:
+            done = f"{record.name} is wanted {wanted.value} already"
+        return _answer(change, record, done, warnings, arguments, as_json)
+
+
+def remove(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
+    """Take a VM out of the registry. Its disks are not touched."""
+    with changing(config, arguments.dry_run) as change:
+        record = change.names.record(arguments.vm)
+        lease = change.leases.at(record.unit)
+        if record.number != 1 and lease is not None and lease.held:
+            owner = change.names.host_name(lease.owner)
+            raise CommandError(
+                ExitCode.REFUSED,
+                f"{record.name} runs on {owner}, or did when that host died: ha-agent vm stop"
+                f" {record.name} first",
+            )
+        for other in change.known.vms.values():
+            rules = [r for r in _RULES if record.number in getattr(other, r)]
+            if rules and other.number != record.number:
+                raise CommandError(
+                    ExitCode.REFUSED,
+                    f"{other.name} has {rules[0]}={record.name}: ha-agent vm set {other.name}"
+                    f" {rules[0]}= first",
+                )
+        record = change.put(msgspec.structs.replace(record, removed=True))
+        done = f"{record.name} is no longer protected; its disks are as they were"
+        if record.number == 1:
+            done = f"{record.name} is taken from vm.definition of each host again"
+        return _answer(change, record, done, [], arguments, as_json)
+
+
+def restore(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
+    """Make an earlier definition of a VM its present one."""
+    back = arguments.restore
+    with changing(config, arguments.dry_run) as change:
+        record = change.names.record(arguments.vm)
+        if not 0 <= back < len(record.definitions):
+            raise CommandError(
+                ExitCode.USAGE,
+                f"--restore {back}: {record.name} has definitions 0 to"
+                f" {len(record.definitions) - 1}: ha-agent vm history {record.name}",
+            )
+        source = f"definition {back} of {record.name}"
+        text = text_of(change.definition(record, back), source, config, record.name, record.uuid)
+        record = msgspec.structs.replace(record, memory_mb=text.memory_mb, pages_kb=text.pages_kb)
+        made = with_lease(text, record, config, change.leases.align)
+        warnings = _warnings(config, change, record, made)
+        record = change.put(record, made)
+        done = f"{record.name} has {source} again; its next start takes it"
+        return _answer(change, record, done, warnings, arguments, as_json)
+
+
+def sign(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
+    """Sign the registry with the present cluster key, after a change of the key."""
+    with changing(config, arguments.dry_run) as change:
+        signed = change.sign_anew()
+    text = f"{signed} blocks of the registry are signed with the present key"
+    print(json.dumps({"version": 1, "signed": signed, "done": text}) if as_json else text)
+    return ExitCode.OK
+
+
+# --- what they have in common ---------------------------------------------------------------
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, str]:
+    """The settings that were given as options."""
+    found = {key: getattr(arguments, key) for key in KEYS}
+    flags = {key: "yes" for key, value in found.items() if value is True}
+    return {key: value for key, value in found.items() if isinstance(value, str)} | flags
+
+
+def _check_name(name: str, change: Change, config: Config) -> None:
+    if not re.fullmatch(NAME, name) or name.isdecimal():
+        raise CommandError(
+            ExitCode.USAGE,
+            f"{name!r} is no name for a VM: letters, digits, dots, hyphens and underscores, up to"
+            " 63, not digits alone; give another one by --name",
+        )
+    taken = change.contents.named(name) or next(
+        (record for record in change.known.vms.values() if record.name == name), None
+    )
+    if taken is not None or name in (ENGINE, config.vm.name):
+        whose = "the engine" if taken is None else f"VM {taken.number}"
+        raise CommandError(
+            ExitCode.REFUSED, f"the name {name} is taken by {whose}; give another one by --name"
+        )
+
+
+def _defined(config: Config, change: Change, name: str) -> tuple[VmRecord, bool]:
+    """The record that gets a definition, and whether it is a new one."""
+    if name.isdecimal() and int(name) in change.contents.damaged | change.contents.refused:
+        number = int(name)
+        if number not in change.known.vms:
+            return _rescued(change, number), True
+    number = change.names.number(name)
+    if number == 1 and 1 not in change.known.vms:
+        empty = VmRecord(
+            number=1, name=config.vm.name, uuid=f"{0:08}-0000-0000-0000-{0:012}",
+            generation=0, memory_mb=1,
+        )  # fmt: skip
+        return empty, True
+    return change.names.record(name), False
+
+
+def _rescued(change: Change, number: int) -> VmRecord:
+    """A record in place of one that nobody can read any more: its lease still has its UUID."""
+    lease = change.leases.at(unit_of(number))
+    digits = "" if lease is None else lease.resource.removeprefix("vm-")
+    if len(digits) != 32:
+        raise CommandError(
+            ExitCode.STORAGE, f"VM {number}: neither its record nor its lease can be read"
+        )
+    parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+    return VmRecord(
+        number=number, name=f"vm{number}", uuid="-".join(parts), generation=0, memory_mb=1
+    )
+
+
+def _mend_lease(config: Config, change: Change, record: VmRecord) -> None:
+    """Write the VM's lease where there is none, as after a lease volume was lost."""
+    lease = change.leases.at(record.unit)
+    if lease is None or (lease.resource != record.resource and not lease.held):
+        change.write_lease(record)
+
+
+def _read(source: str) -> str:
+    try:
+        if source == "-":
+            return sys.stdin.read(DEFINITION_BYTES_MAX + 1)
+        with Path(source).open(encoding="utf-8") as file:
+            return file.read(DEFINITION_BYTES_MAX + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(ExitCode.FILE, f"{source}: cannot be read: {error}") from None
+
+
+def _running(config: Config, change: Change, record: VmRecord) -> str:
+    """The present definition with what the VM really runs with."""
+    libvirt.registerErrorHandler(lambda context, error: None, None)
+    try:
+        connection = libvirt.open(config.libvirt.uri)
+        try:
+            domain = connection.lookupByUUIDString(record.uuid)
+            if not domain.isActive():
+                raise CommandError(ExitCode.REFUSED, f"{record.name} does not run on this host")
+            found = str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE))
+        finally:
+            connection.close()
+    except libvirt.libvirtError as error:
+        raise CommandError(
+            ExitCode.FAILED,
+            f"--from-running: {record.name} is not to be had from libvirt here"
+            f" ({config.libvirt.uri}): {sentence(error)}; type it on its host",
+        ) from None
+    try:
+        codes = set(Differs) - {Differs.BLOCK_JOB}
+        return with_facts_of(change.definition(record), found, codes)
+    except BadDomain as error:
+        raise CommandError(ExitCode.DEFINITION, f"{record.name}: {error}") from None
+
+
+def _warnings(config: Config, change: Change, record: VmRecord, xml: str) -> list[str]:
+    return [*one_host_only(xml, config), *_room(config, record)]
+
+
+def _room(config: Config, record: VmRecord) -> list[str]:
+    """A warning where no host has the memory now; CommandError where that is refused."""
+    try:
+        view = ask(config.daemon.socket, "GET", "/v1/view", View)
+    except (BrokerDown, BrokerRefused):
+        return ["whether a host has the memory is not known: ha-broker does not answer here"]
+    if record.pages_kb != ORDINARY_PAGES_KB or record.overcommit or record.want is Want.DOWN:
+        return []
+    free = {view.local.host_id: view.local.mem_free_mb}
+    free |= {peer.host_id: peer.mem_free_mb for peer in view.peers}
+    may = {h: mb for h, mb in free.items() if not record.only or h in record.only}
+    if not may or any(mb is None or mb >= record.memory_mb for mb in may.values()):
+        return []
+    best = max(may, key=lambda host: may[host] or 0)
+    name = view.hostnames.get(best) or (
+        config.host_name if best == config.host.id else f"host {best}"
+    )
+    text = (
+        f"no host has {record.memory_mb} MiB free for {record.name}: {name} has the most,"
+        f" {may[best]:.0f} MiB"
+    )
+    if config.vm.admission == "refuse":
+        raise CommandError(ExitCode.REFUSED, f"{text}; nothing was done (vm.admission)")
+    return [text]
+
+
+def _answer(
+    change: Change,
+    record: VmRecord,
+    done: str,
+    warnings: Sequence[str],
+    arguments: Any,
+    as_json: bool,
+) -> int:
+    if as_json:
+        answer = {
+            "version": 1,
+            "dry_run": bool(arguments.dry_run),
+            "vm": as_builtins(record, change),
+            "warnings": list(warnings),
+            "done": done,
+        }
+        print(json.dumps(answer, indent=2))
+        return ExitCode.OK
+    for each in warnings:
+        print(f"{'note':<8} {each}")
+    print(f"{'would' if arguments.dry_run else 'done':<8} {done}")
+    return ExitCode.OK
+
+
+def as_builtins(record: VmRecord, change: Change) -> dict[str, Any]:
+    """The VM for --json."""
+    return {
+        "number": record.number,
+        "name": record.name,
+        "uuid": record.uuid,
+        "memory_mb": record.memory_mb,
+        "generation": record.generation,
+        "settings": shown(record, change.names),
+    }

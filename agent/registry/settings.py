@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The settings of a VM, from the words that people type to the fields of its record and back."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from agent.registry.names import Names
+from agent.terminal.errors import CommandError
+from broker.config.patterns import matcher
+from broker.daemon.exit_codes import ExitCode
+from broker.registry.record import HEALTH, VmRecord
+from scoring.vm_facts import Want
+
+_YES, _NO = ("yes", "true", "on", "1"), ("no", "false", "off", "0", "")
+
+
+def _priority(text: str, names: Names) -> int:
+    if not (text.isascii() and text.isdigit() and int(text[:4]) <= 100):
+        raise ValueError("a whole number from 0 to 100")
+    return int(text)
+
+
+def _flag(text: str, names: Names) -> bool:
+    if text.lower() in _YES:
+        return True
+    if text.lower() in _NO:
+        return False
+    raise ValueError("yes or no")
+
+
+def _want(text: str, names: Names) -> Want:
+    if text not in tuple(Want):
+        raise ValueError("up or down")
+    return Want(text)
+
+
+def _health(text: str, names: Names) -> str:
+    if re.fullmatch(HEALTH, text) is None or len(text) > 512:
+        raise ValueError('an http(s) address, tcp:HOST:PORT, guest-agent, or "" for none')
+    return text
+
+
+def _expect(text: str, names: Names) -> str:
+    if len(text) > 256:
+        raise ValueError("at most 256 characters")
+    try:
+        matcher(text)
+    except ValueError as error:
+        raise ValueError(f"a regular expression ({error})") from None
+    return text
+
+
+def _vms(text: str, names: Names) -> tuple[int, ...]:
+    return names.numbers(text)
+
+
+def _hosts(text: str, names: Names) -> tuple[int, ...]:
+    return names.host_ids(text)
+
+
+#: Key -> its value from text; ValueError says what would fit.
+KEYS: Mapping[str, Callable[[str, Names], Any]] = {
+    "priority": _priority,
+    "after": _vms,
+    "apart": _vms,
+    "together": _vms,
+    "only": _hosts,
+    "prefer": _hosts,
+    "failback": _flag,
+    "overcommit": _flag,
+    "want": _want,
+    "health": _health,
+    "expect": _expect,
+}
+
+
+def with_settings(record: VmRecord, given: Mapping[str, str], names: Names) -> VmRecord:
+    """The record with these settings; CommandError names the key and what would fit."""
+    changed: dict[str, Any] = {}
+    for key, text in given.items():
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(KEYS)}"
+            raise CommandError(ExitCode.USAGE, f"no setting {key!r}; {hint}")
+        try:
+            changed[key] = KEYS[key](text.strip(), names)
+        except ValueError as error:
+            raise CommandError(ExitCode.USAGE, f"{key}={text}: {error} would fit") from None
+    return msgspec.structs.replace(record, **changed)
+
+
+def pairs(words: list[str]) -> dict[str, str]:
+    """KEY=VALUE words; CommandError."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise CommandError(ExitCode.USAGE, f"{word!r} is no KEY=VALUE, such as priority=90")
+        found[key.strip()] = value
+    return found
+
+
+def shown(record: VmRecord, names: Names) -> dict[str, str]:
+    """The settings as people type them; "" where nothing is set."""
+    return {
+        "want": record.want.value,
+        "priority": str(record.priority),
+        "after": ",".join(map(names.name_of, record.after)),
+        "apart": ",".join(map(names.name_of, record.apart)),
+        "together": ",".join(map(names.name_of, record.together)),
+        "only": ",".join(map(names.host_name, record.only)),
+        "prefer": ",".join(map(names.host_name, record.prefer)),
+        "failback": "yes" if record.failback else "no",
+        "overcommit": "yes" if record.overcommit else "no",
+        "health": record.health,
+        "expect": record.expect,
+    }

@@ -1,0 +1,508 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent vm add|define|set|list|show|history|remove|export|start|stop` as an administrator types
+them, on a real registry with a real sanlock."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from broker.config.sections import Config, load
+from broker.daemon.exit_codes import ExitCode
+from broker.lockspace.lease_records import read_lease_records
+from broker.registry.cache import FOLDER, read_kept, write_kept
+from broker.registry.record import VmRecord
+from broker.registry.volume import Registry
+from broker.whiteboard.signatures import Signatures
+from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.volume import Volume
+from broker.wire.limits import VMS_MAX
+from tests.lab.real_sanlock import Daemon, needs_sanlock
+from tests.unit import commands
+
+pytestmark = needs_sanlock
+MIB = 1 << 20
+UUID = "00000000-1111-2222-3333-444444444444"
+XML = """<domain type='kvm'><name>{name}</name>{uuid}<memory unit='MiB'>{memory}</memory>
+<os><type>hvm</type></os><devices>{devices}</devices></domain>"""
+#: A host of the cluster takes the lease `registry` and keeps it until its input ends.
+HOLD = """
+import sanlock, sys
+path, space = sys.argv[1], sys.argv[2].encode()
+taken = sanlock.register()
+sanlock.acquire(space, b"registry", [(path, 3 << 20)], slkfd=taken)
+print("taken", flush=True)
+sys.stdin.read()
+"""
+
+
+def xml(name: str = "db", memory: int = 64, uuid: str = "", devices: str = "") -> str:
+    made = f"<uuid>{uuid}</uuid>" if uuid else ""
+    return XML.format(name=name, uuid=made, memory=memory, devices=devices)
+
+
+class Host:
+    """A host of a cluster with room for 5 VMs that has joined the lockspace; no daemon runs."""
+
+    def __init__(self, folder: Path, daemon: Daemon, vms: int = 5) -> None:
+        self.folder, self.shared = folder, folder / "shared"
+        self.config_path = folder / "etc" / "ha-agent.toml"
+        self.shared.mkdir()
+        self.config_path.parent.mkdir()
+        (folder / "qemu.conf").write_text('lock_manager = "sanlock"\n')
+        (folder / "qemu-sanlock.conf").write_text("require_lease_for_disks = 0\n")
+        self.config_path.write_text(
+            f'[libvirt]\nqemu-conf = "{folder}/qemu.conf"\n'
+            f'[storage]\nsanlock-conf = "{folder}/sanlock.conf"\n'
+        )
+        self.environment = {**daemon.environment, "HA_AGENT_CONFIG": str(self.config_path)}
+        self.daemon = daemon
+        words = ("init", "--storage", str(self.shared), "--domain", self.file(xml("engine-vm")))
+        done = self.run(*words, "--vms", str(vms), "--local", "--yes", "--io-timeout", "1")
+        assert done.returncode == ExitCode.OK, done.stderr
+        self.lockspace = f"{self.config.storage.lockspace}:1:{self.config.storage.leases}:0"
+        joined = daemon.client("add_lockspace", "-s", self.lockspace, "-o", "1")
+        assert joined.returncode == 0, joined.stderr
+        with open(self.config.storage.registry, "rb") as file:
+            self.empty = file.read((VMS_MAX + 1) * SLOT_BYTES)
+
+    def leave(self) -> None:
+        self.daemon.client("rem_lockspace", "-s", self.lockspace)
+
+    @property
+    def config(self) -> Config:
+        return load(str(self.config_path))
+
+    def file(self, text: str, name: str = "vm.xml") -> str:
+        path = self.folder / name
+        path.write_text(text)
+        return str(path)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        done = commands.run("ha-agent", *arguments, env=self.environment)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    def vm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.run("vm", *arguments)
+
+    def good(self, *arguments: str) -> str:
+        done = self.vm(*arguments)
+        assert done.returncode == ExitCode.OK, done.stderr
+        return done.stdout
+
+    def add(self, name: str, *more: str) -> str:
+        return self.good("add", self.file(xml(name)), *more)
+
+    def answer(self, *arguments: str) -> Any:
+        return json.loads(self.good(*arguments, "--json"))
+
+    def refused(self, *arguments: str) -> str:
+        done = self.vm(*arguments)
+        assert done.returncode != ExitCode.OK, done.stdout
+        assert done.stderr.count("\n") == 1, done.stderr
+        return f"{done.returncode} {done.stderr}"
+
+    @contextlib.contextmanager
+    def registry(self) -> Iterator[Registry]:
+        config = self.config
+        from broker.config.secrets import load_cluster_key
+
+        with Volume(config.storage.registry) as volume:
+            yield Registry(volume, config.cluster.id, Signatures(load_cluster_key(config)))
+
+    def records(self) -> dict[int, VmRecord]:
+        with self.registry() as registry:
+            return registry.read().vms
+
+    def lease(self, number: int) -> str | None:
+        with Volume(self.config.storage.leases, read_only=True) as volume:
+            found = read_lease_records(volume, [14 + number])[14 + number]
+        return None if found is None else found.resource
+
+    def overwrite(self, block: int, data: bytes) -> None:
+        with Volume(self.config.storage.registry) as volume:
+            volume.write_at(block * SLOT_BYTES, data.ljust(SLOT_BYTES, b"\0"))
+
+    def read_by_the_broker(self) -> None:
+        """The copy that a broker here would have."""
+        config = self.config
+        folder = Path(config.daemon.state_dir) / FOLDER
+        with self.registry() as registry:
+            contents = registry.read()
+            texts = {n: registry.definition(one).decode() for n, one in contents.vms.items()}
+        from broker.registry.cache import Cached
+
+        cached = Cached(contents.generation, contents.records, texts)
+        write_kept(folder, config.cluster.id, cached)
+        assert read_kept(folder, config.cluster.id).vms == contents.vms
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    found = Daemon(tmp_path_factory.mktemp("sanlock") / "run", "vms")
+    yield found
+    found.kill()
+
+
+@pytest.fixture(scope="module")
+def seed(tmp_path_factory: pytest.TempPathFactory, daemon: Daemon) -> Iterator[Host]:
+    """The cluster of all tests of this file: a lockspace takes seconds to be joined."""
+    host = Host(tmp_path_factory.mktemp("host"), daemon)
+    yield host
+    host.leave()
+
+
+@pytest.fixture
+def host(seed: Host) -> Host:
+    """The cluster, with an empty registry."""
+    with open(seed.config.storage.registry, "r+b") as file:
+        file.write(seed.empty)
+    for path in (Path(seed.config.daemon.state_dir) / FOLDER).glob("*"):
+        path.unlink()
+    return seed
+
+
+# --- from one VM to three ----------------------------------------------------------------------
+
+
+def test_vms_are_added_changed_and_shown(host: Host) -> None:
+    said = host.add("db", "--priority", "90")
+    assert "db is VM 2, wanted up" in said and "ha-broker does not answer" in said
+    host.add("sso")
+    host.add("web", "--after", "sso,db", "--apart", "db", "--failback", "--want", "down")
+    assert host.lease(2) == host.records()[2].resource != host.lease(3)
+    listed = host.answer("list")
+    assert [vm["name"] for vm in listed["vms"]] == ["db", "sso", "web"]
+    assert listed["generation"] == 3 and listed["problem"] == "" and listed["damaged"] == {}
+    assert listed["vms"][2]["settings"]["after"] == "sso,db"
+    host.good("set", "web", "after=", "priority=10", "health=tcp:10.0.0.5:443")
+    shown = host.answer("show", "4")["vm"]
+    assert (shown["settings"]["after"], shown["settings"]["priority"]) == ("", "10")
+    assert shown["settings"]["health"] == "tcp:10.0.0.5:443" and shown["problem"] == ""
+    text = host.good("list")
+    assert "apart=db failback" in text and text.splitlines()[0].startswith("NO  VM")
+    assert "is wanted up: the cluster starts it" in host.good("start", "web")
+    assert host.records()[4].want == "up"
+    assert "is wanted down" in host.good("stop", "web")
+    assert host.records()[4].want == "down"
+    assert "already" in host.good("stop", "web")
+
+
+def test_a_definition_gets_its_lease_and_its_name(host: Host) -> None:
+    host.good("add", host.file(xml("other")), "--name", "db")
+    record = host.records()[2]
+    text = host.good("show", "db", "--xml")
+    assert text == host.good("export", "db")
+    assert "<name>db</name>" in text and f"<uuid>{record.uuid}</uuid>" in text
+    assert f"<key>{record.resource}</key>" in text and f'offset="{16 * MIB}"' in text
+    saved = json.loads(host.good("export"))
+    assert saved["vms"][0]["xml"] == text
+
+
+def test_a_definition_is_changed_and_taken_back(host: Host) -> None:
+    host.add("db")
+    uuid = host.records()[2].uuid
+    host.good("define", "db", host.file(xml("anything", 128)))
+    assert (host.records()[2].memory_mb, host.records()[2].uuid) == (128, uuid)
+    kept = host.answer("history", "db")["definitions"]
+    assert [one["back"] for one in kept] == [0, 1]
+    assert "--restore N" in host.good("history", "db")
+    host.good("history", "db", "--restore", "1")
+    assert host.records()[2].memory_mb == 64
+    assert "definitions 0 to 2" in host.refused("history", "db", "--restore", "7")
+
+
+def test_dry_runs_change_nothing(host: Host) -> None:
+    host.add("db")
+    before = Path(host.config.storage.registry).read_bytes()
+    lease = host.lease(3)
+    assert host.answer("add", host.file(xml("web")), "--dry-run")["dry_run"] is True
+    for words in (
+        ("define", "db", host.file(xml("db", 99))),
+        ("set", "db", "priority=1"),
+        ("stop", "db"),
+        ("remove", "db"),
+    ):
+        assert host.good(*words, "--dry-run").splitlines()[-1].startswith("would"), words
+    assert Path(host.config.storage.registry).read_bytes() == before and host.lease(3) == lease
+
+
+def test_a_removed_vm_leaves_its_name_and_at_last_its_number(host: Host) -> None:
+    host.add("db")
+    old = host.lease(2)
+    assert "its disks are as they were" in host.good("remove", "db")
+    assert "no VM 'db'" in host.refused("show", "db")
+    host.add("db")
+    assert host.records()[3].name == "db", "a number that was never used comes first"
+    host.add("a")
+    host.add("b")
+    host.add("c")
+    assert host.records()[2].name == "c" and host.lease(2) not in (old, None)
+    assert "storage grow --vms" in host.refused("add", host.file(xml("d")))
+
+
+def test_from_standard_input(host: Host) -> None:
+    done = subprocess.run(
+        [Path(sys.executable).parent / "ha-agent", "vm", "add", "-", "--json"],
+        input=xml("db"),
+        capture_output=True,
+        text=True,
+        env=host.environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["vm"]["name"] == "db"
+
+
+# --- what is refused, each with a sentence ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("<domain", "9 ha-agent: FILE: is not XML"),
+        ("<network/>", "9 ha-agent: FILE: holds <network>, not a libvirt <domain>"),
+        (
+            "<domain type='kvm'><name>db</name><devices/></domain>",
+            "9 ha-agent: FILE: has no usable <memory>; add one",
+        ),
+        ("<domain type='kvm'><memory>9</memory><devices/></domain>", "has no <name>"),
+        (xml("db", uuid="zzz"), "its <uuid> is none: 'zzz'"),
+        (xml("12"), "2 ha-agent: '12' is no name for a VM"),
+        (xml("a b"), "is no name for a VM"),
+        (xml("engine"), "11 ha-agent: the name engine is taken by the engine"),
+        (xml("engine-vm"), "taken by the engine"),
+        (xml().replace("kvm", "xen"), "is of type xen, not kvm or qemu"),
+        (
+            xml(devices="<emulator>/tmp/evil</emulator>"),
+            "its emulator /tmp/evil is not in libvirt.emulators of this host",
+        ),
+        (
+            xml().replace(
+                "</domain>",
+                "<q:commandline xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'/></domain>",
+            ),
+            "commandline of another namespace, and libvirt.passthrough is off",
+        ),
+    ],
+)
+def test_a_definition_that_no_host_would_start(host: Host, text: str, why: str) -> None:
+    path = host.file(text)
+    assert why.replace("FILE", path) in host.refused("add", path)
+    assert host.records() == {}
+
+
+def test_names_that_are_taken_or_unknown(host: Host) -> None:
+    host.add("db")
+    assert "11 ha-agent: the name db is taken by VM 2" in host.refused("add", host.file(xml("db")))
+    uuid = host.records()[2].uuid
+    said = host.refused("add", host.file(xml("db2", uuid=uuid)))
+    assert "db has this UUID already" in said and "vm define db" in said
+    assert "it is another VM" in host.refused("define", "db", host.file(xml("db", uuid=UUID)))
+    assert "2 ha-agent: no VM 'dbb'; did you mean db?" in host.refused("show", "dbb")
+    assert "no VM 'x'; there are: db, engine-vm" in host.refused("stop", "x")
+    assert "no host 'h9'" in host.refused("set", "db", "only=h9")
+    assert "no setting 'prio'; did you mean priority?" in host.refused("set", "db", "prio=1")
+    assert "'90' is no KEY=VALUE" in host.refused("set", "db", "90")
+    for bad in ("priority=101", "failback=maybe", "want=sideways", "health=ftp://x", "expect=("):
+        assert "would fit" in host.refused("set", "db", bad), bad
+    assert "the engine is always wanted up" in host.refused("stop", "engine")
+    assert "is not in the registry" in host.refused("set", "engine", "priority=1")
+
+
+def test_rules_that_contradict_each_other(host: Host) -> None:
+    host.add("a")
+    host.add("b", "--after", "a")
+    assert "they wait for each other: a for b, b for a" in host.refused("set", "a", "after=b")
+    assert "a cannot be after itself" in host.refused("set", "a", "after=a")
+    host.good("set", "a", "apart=b")
+    assert "a and b are to be together and apart" in host.refused("set", "b", "together=a")
+    said = host.refused("add", host.file(xml("c")), "--after", "nobody")
+    assert "no VM 'nobody'" in said
+    said = host.refused("remove", "a")
+    assert "b has after=a: ha-agent vm set b after= first" in said
+
+
+def test_a_vm_that_runs_is_not_removed_and_its_number_not_used_again(host: Host) -> None:
+    host.add("db")
+    record = host.records()[2]
+    argv = [sys.executable, "-c", HOLD.replace('b"registry"', f'b"{record.resource}"')]
+    argv[2] = argv[2].replace("3 << 20", "16 << 20")
+    config = host.config
+    with subprocess.Popen(
+        [*argv, config.storage.leases, config.storage.lockspace],
+        env=host.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.readline() == "taken\n"
+        assert "11 ha-agent: db runs on" in host.refused("remove", "db")
+        with host.registry() as registry:
+            registry.put(msgspec.structs.replace(record, removed=True), None, 1.0, "x")
+        for name in ("a", "b", "c"):
+            host.add(name)
+        said = host.refused("add", host.file(xml("d")))
+        assert "storage grow" in said and host.lease(2) == record.resource
+        process.stdin.close()
+
+
+# --- two at once ----------------------------------------------------------------------------------
+
+
+def test_two_that_add_at_once_get_a_number_each(host: Host) -> None:
+    done: dict[str, subprocess.CompletedProcess[str]] = {}
+
+    def add(name: str) -> None:
+        path = host.file(xml(name), f"{name}.xml")
+        argv = [str(Path(sys.executable).parent / "ha-agent"), "vm", "add", path]
+        done[name] = subprocess.run(argv, capture_output=True, text=True, env=host.environment)
+
+    threads = [threading.Thread(target=add, args=(name,)) for name in ("one", "two", "three")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {name: each.stderr for name, each in done.items()} == dict.fromkeys(done, "")
+    records = host.records()
+    assert sorted(records) == [2, 3, 4]
+    assert {record.name for record in records.values()} == {"one", "two", "three"}
+    assert [host.lease(number) for number in records] == [r.resource for r in records.values()]
+
+
+def test_who_waits_too_long_is_told_who_has_it(host: Host) -> None:
+    config = host.config
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, config.storage.leases, config.storage.lockspace],
+        env=host.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.readline() == "taken\n"
+        said = host.refused("add", host.file(xml("db")))
+        process.stdin.close()
+    assert "11 ha-agent: the registry is being changed by a command on host 1" in said
+    assert host.records() == {}
+
+
+# --- a registry that is not well -----------------------------------------------------------------
+
+
+def test_a_damaged_record_is_named_and_defined_anew(host: Host) -> None:
+    host.add("db", "--priority", "90")
+    host.add("web")
+    host.read_by_the_broker()
+    host.overwrite(2, b"x" * SLOT_BYTES)
+    text = host.good("list")
+    assert "db: its record in the registry cannot be read" in text and "vm define db FILE" in text
+    host.good("define", "db", host.file(xml("db")))
+    assert host.records()[2].priority == 90, "this host's copy knows the settings"
+    assert "cannot be read" not in host.good("list")
+
+
+def test_a_damaged_record_of_which_no_host_has_a_copy(host: Host) -> None:
+    host.add("db")
+    uuid = host.records()[2].uuid
+    host.overwrite(2, b"x" * SLOT_BYTES)
+    assert "2: its record in the registry cannot be read" in host.good("list")
+    host.good("define", "2", host.file(xml("whatever")))
+    assert host.records()[2].uuid == uuid, "its lease still says so"
+
+
+def test_a_damaged_definition_is_taken_back(host: Host) -> None:
+    host.add("db")
+    host.good("define", "db", host.file(xml("db", 128)))
+    host.overwrite(256 + (4 + host.records()[2].definitions[0].place) * 16, b"x" * SLOT_BYTES)
+    assert "the definition of db is damaged" in host.good("list")
+    assert "7 ha-agent: db: registry" in host.refused("export", "db")
+    host.good("history", "db", "--restore", "1")
+    assert "damaged" not in host.good("list") and host.records()[2].memory_mb == 64
+
+
+def test_a_torn_header_and_another_clusters_registry(host: Host) -> None:
+    host.add("db")
+    host.read_by_the_broker()
+    host.overwrite(0, b"x" * SLOT_BYTES)
+    said = host.refused("add", host.file(xml("web")))
+    assert said.startswith("7 ha-agent: registry") and "its header cannot be read" in said
+    done = host.vm("list")
+    assert done.returncode == 0 and "db" in done.stdout, "this host's copy"
+    assert "its header cannot be read" in done.stderr
+    with Volume(host.config.storage.registry) as volume:
+        for block in range(VMS_MAX + 1):
+            volume.write_at(block * SLOT_BYTES, bytes(SLOT_BYTES))
+        Registry(volume, "another", Signatures()).make()
+    assert "belongs to another cluster" in host.refused("add", host.file(xml("web")))
+
+
+def test_a_registry_that_is_full(host: Host) -> None:
+    record = VmRecord(number=2, name="x", uuid=UUID, generation=0, memory_mb=1)
+    with host.registry() as registry:
+        for number in range(2, VMS_MAX + 1):
+            full = msgspec.structs.replace(record, number=number, name=f"x{number}")
+            registry.put(full, None, 1.0, "x")
+    said = host.refused("add", host.file(xml("db")))
+    assert said.startswith("7 ha-agent: registry") and "it holds 128 VMs" in said
+
+
+def test_a_registry_that_is_not_there_or_read_only(host: Host, tmp_path: Path) -> None:
+    host.add("db")
+    host.read_by_the_broker()
+    path = Path(host.config.storage.registry)
+    away = path.with_name("away")
+    path.rename(away)
+    try:
+        said = host.refused("set", "db", "priority=1")
+        assert said.startswith(f"7 ha-agent: registry {path}: opening: No such file")
+        assert "db" in host.vm("list").stdout
+    finally:
+        away.rename(path)
+
+
+def test_a_cluster_of_one_vm_says_how_it_becomes_more(tmp_path: Path, daemon: Daemon) -> None:
+    path = tmp_path / "ha-agent.toml"
+    path.write_text('[host]\nid = 1\n[storage]\nwhiteboard = "/s/w"\nleases = "/s/l"\n')
+    environment = {**daemon.environment, "HA_AGENT_CONFIG": str(path)}
+    (tmp_path / "vm.xml").write_text(xml())
+    for words in (("list",), ("add", str(tmp_path / "vm.xml")), ("stop", "db")):
+        done = commands.run("ha-agent", "vm", *words, env=environment)
+        assert done.returncode == ExitCode.CONFIG, done.stderr
+        assert "storage grow --vms N" in done.stderr
+
+
+def test_the_engine_moves_into_the_registry_and_out_again(host: Host) -> None:
+    said = host.good("define", "engine", host.file(xml("whatever", 96, uuid=UUID)))
+    assert "is in the registry now" in said
+    record = host.records()[1]
+    assert (record.name, record.uuid, record.memory_mb) == ("engine-vm", UUID, 96)
+    text = host.good("export", "engine")
+    assert "<key>engine</key>" in text and f'offset="{MIB}"' in text
+    host.good("set", "engine", "priority=100")
+    assert host.answer("list")["vms"][0]["problem"] == ""
+    assert "vm.definition of each host again" in host.good("remove", "engine")
+
+
+def test_signing_anew_after_a_change_of_the_cluster_key(host: Host) -> None:
+    host.add("db")
+    secrets = Path(host.config.daemon.secrets)
+    old = secrets.read_text()
+    key = old.partition('cluster-key = "')[2].partition('"')[0]
+    try:
+        secrets.write_text(f'cluster-key = "{"ab" * 32}"\ncluster-key-accepted = "{key}"\n')
+        assert host.answer("sign")["signed"] == 2 and host.answer("sign")["signed"] == 0
+        secrets.write_text(f'cluster-key = "{"ab" * 32}"\n')
+        assert [vm["name"] for vm in host.answer("list")["vms"]] == ["db"]
+    finally:
+        secrets.write_text(old)
