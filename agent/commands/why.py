@@ -74,14 +74,15 @@ def explain(status: Status, rules: Rules) -> list[str]:
 
 def _where(status: Status) -> str:
     engine = status.engine
+    name = f" {engine.name}" if engine.name else ""
     since = _since(engine.for_s, engine.at_least)
     if engine.up is None:
-        return f"Whether the VM is up is not known: {engine.known}{since and f';{since}'}."
+        return f"Whether the VM{name} is up is not known: {engine.known}{since and f';{since}'}."
     if not engine.up:
         known = f": {engine.known}" if engine.known else " on every host"
-        return f"The VM is down{since}{known}."
+        return f"The VM{name} is down{since}{known}."
     health = {True: "healthy", False: "not healthy", None: "its health is not known,"}
-    return f"The VM is up and {health[engine.healthy]} on {engine.hostname}{since}."
+    return f"The VM{name} is up and {health[engine.healthy]} on {engine.hostname}{since}."
 
 
 def _since(for_s: float | None, at_least: bool) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.status.sentences import duration, host_shutdown, if_it_dies, mode, outside
-from agent.status.troubles import troubles
+from agent.status.troubles import can_take_it, troubles
 from agent.terminal.columns import table, wrapped
 
 if TYPE_CHECKING:
@@ -67,35 +67,32 @@ def what_is_wrong(status: Status) -> list[str]:
 
 
 def engine_line(status: Status) -> str:
-    """The first line: whether the engine is up and healthy, where, and since when."""
+    """The first line: whether the VM is up and healthy, where, and since when."""
     engine = status.engine
+    vm = engine.name or "the engine"
     since = "" if engine.for_s is None else f" for {_at_least(engine.for_s, engine.at_least)}"
     last = ""
     if engine.last_up and engine.last_up not in engine.known:
         last = f"; last seen up on {engine.last_up}"
     if engine.up is None:
         known = engine.known or "no host says so"
-        return f"{status.cluster}: whether the engine is up is NOT KNOWN,{since}: {known}{last}"
+        return f"{status.cluster}: whether {vm} is up is NOT KNOWN,{since}: {known}{last}"
     if not engine.up:
         known = engine.known or "no host has it up"
-        return f"{status.cluster}: the engine is DOWN{since}: {known}{last}"
+        return f"{status.cluster}: {vm} is DOWN{since}: {known}{last}"
     where = f"on {engine.hostname or ''} (id {engine.host})"
     if engine.reached is False:
-        return f"{status.cluster}: the engine is up, but NOT REACHED from outside, {where},{since}"
+        return f"{status.cluster}: {vm} is up, but NOT REACHED from outside, {where},{since}"
     if engine.healthy:
-        return f"{status.cluster}: the engine is up and healthy {where},{since}".rstrip(",")
+        return f"{status.cluster}: {vm} is up and healthy {where},{since}".rstrip(",")
     if is_booting(status):
-        return f"{status.cluster}: the engine is up and boots {where},{since}".rstrip(",")
+        return f"{status.cluster}: {vm} is up and boots {where},{since}".rstrip(",")
     if engine.healthy is None:
-        return (
-            f"{status.cluster}: the engine is up, its health is not known, {where},{since}".rstrip(
-                ","
-            )
-        )
+        return f"{status.cluster}: {vm} is up, its health is not known, {where},{since}".rstrip(",")
     unwell = ""
     if engine.health_for_s is not None:
         unwell = f" for {_at_least(engine.health_for_s, engine.health_at_least)}"
-    return f"{status.cluster}: the engine is up, not healthy{unwell}, {where},{since}".rstrip(",")
+    return f"{status.cluster}: {vm} is up, not healthy{unwell}, {where},{since}".rstrip(",")
 
 
 def is_booting(status: Status) -> bool:
@@ -192,12 +189,19 @@ def _row(status: Status, host: HostStatus) -> tuple[str, ...]:
         "*" if host.local else "",
         str(host.host_id),
         host.hostname,
-        host.state or "?",
+        _state(status, host),
         str(host.score),
         engine,
         age,
         ", ".join(why),
     )
+
+
+def _state(status: Status, host: HostStatus) -> str:
+    """The host's state; of one that could take the VM now, in a word before the reference's."""
+    state = host.state or "?"
+    is_standby = state == "EngineDown" and status.engine.up and host.host_id != status.engine.host
+    return f"ready ({state})" if is_standby and can_take_it(host) else state
 
 
 def _is_last_word(status: Status, host: HostStatus) -> bool:

@@ -197,7 +197,7 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
             )
         if host.storage_odd:
             yield (f"ODD WORD: {host.hostname} {host.storage_odd}; it is not believed")
-        others += _can_take_it(host) and host.host_id != status.engine.host
+        others += can_take_it(host) and host.host_id != status.engine.host
     if status.engine.up and not others and not status.storage.blind:
         yield "NO STANDBY: no other host could take the VM now (see WHY below)"
     if status.bound is not None and status.bound.held and not status.global_maintenance:
@@ -276,7 +276,8 @@ def _heartbeat(name: str, seen: WitnessStatus) -> str:
     )
 
 
-def _can_take_it(host: HostStatus) -> bool:
+def can_take_it(host: HostStatus) -> bool:
+    """Whether a host could start the VM now, as far as it publishes."""
     is_able = host.liveness == "live" and host.score > 0 and not host.maintenance
     return is_able and not is_cut_off(host)
 

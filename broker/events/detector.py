@@ -79,7 +79,7 @@ class HostGlance:
 
 class EventDetector:
     """`notify`: gets the notices. `host_id`, `name`: this host's. `see`: gets those that another
-    host sends."""
+    host sends. `vm`: what the VM is called."""
 
     def __init__(
         self,
@@ -87,11 +87,12 @@ class EventDetector:
         host_id: int,
         name: str,
         see: Callable[[Notice], None] = lambda notice: None,
+        vm: str = "the engine",
     ) -> None:
         self._notify = notify
         self._see = see
         self._host_id = host_id
-        self._name = name
+        self._name, self._vm = name, vm
         self._report: Report | None = None
         #: The host where the engine was last up, and when that was known.
         self._last_up: tuple[int, str, float] | None = None
@@ -143,7 +144,7 @@ class EventDetector:
             self._failover_since_s = None
             self._say(
                 Kind.FAILOVER_DONE,
-                f"the engine is up and healthy on {self._name}, after {away_s:g} s",
+                f"{self._vm} is up and healthy on {self._name}, after {away_s:g} s",
                 {"to": self._name, "duration_s": away_s},
             )
 
@@ -170,7 +171,7 @@ class EventDetector:
         away_s = round(now_s - self._failover_since_s, 1)
         self._say(
             Kind.FAILOVER_STARTED,
-            f"the engine, last seen up on {where}, is started on {self._name}",
+            f"{self._vm}, last seen up on {where}, is started on {self._name}",
             {"from": where, "to": self._name, "away_s": away_s},
         )
 
@@ -274,7 +275,7 @@ class EventDetector:
                 return
             self._unknown_sent = True
             facts: dict[str, FactValue] = {"known": place.known, "likely": place.likely}
-            detail = f"whether the engine is up is not known: {place.known}"
+            detail = f"whether {self._vm} is up is not known: {place.known}"
             notice = Notice(Kind.ENGINE_UNKNOWN, self._name, detail, facts)
         else:
             since_s, self._unknown_since_s = self._unknown_since_s, None
@@ -285,7 +286,7 @@ class EventDetector:
             what = f"up on {name}" if place.up else "down"
             facts = {"up": place.up, "host": name if place.up else None}
             facts["unknown_s"] = None if since_s is None else round(now_s - since_s, 1)
-            detail = f"it is known again where the engine is: it is {what}"
+            detail = f"it is known again where {self._vm} is: it is {what}"
             notice = Notice(Kind.ENGINE_KNOWN, self._name, detail, facts)
         if blind:
             self._see(notice)

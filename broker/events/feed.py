@@ -50,8 +50,9 @@ class EventFeed:
         self.events = Events(this_host.wall, in_force.host_id, in_force.host_name, kept=kept)
         self._peer_events = PeerEvents(self.events, in_force.host_id, in_force.host_name)
         self._peer_events.started()
+        vm = in_force.config.vm.name
         self.detector = EventDetector(
-            self._pass_on, in_force.host_id, in_force.host_name, self.events.add
+            self._pass_on, in_force.host_id, in_force.host_name, self.events.add, vm
         )
 
     def _pass_on(self, notice: Notice) -> None:

@@ -161,13 +161,14 @@ class ClusterStatus:
         hosts: Mapping[int, HostStatus],
         now_s: float,
     ) -> EngineSummary:
-        return self._feed.place_since.summary(
+        summary = self._feed.place_since.summary(
             place,
             None if where is None else where.hostname,
             self._feed.detector.last_up,
             now_s,
             reached(where, hosts.values(), self._in_force.timing.isolation_after),
         )
+        return msgspec.structs.replace(summary, name=self._in_force.config.vm.name)
 
     def _storage(self, now_s: float) -> StorageStatus:
         in_force, table, board = self._in_force, self._table, self._table.board

@@ -248,7 +248,7 @@ class EngineSummary(Struct, frozen=True):
     broker looked. `last_up`: the host that had it up last, while it is not up. `known`: while it
     is not up, what is known of it, in words. `likely`: the host where it most likely runs, None:
     none is likelier. `reached`: another host that asks it as its users do has its answer, or had
-    it until just now; None: none ever had one in this place."""
+    it until just now; None: none ever had one in this place. `name`: of the VM, in libvirt."""
 
     up: bool | None
     healthy: bool | None
@@ -262,6 +262,7 @@ class EngineSummary(Struct, frozen=True):
     known: str = ""
     likely: int | None = None
     reached: bool | None = None
+    name: str = ""
 
 
 class Times(Struct, frozen=True):

@@ -219,7 +219,7 @@ def test_an_older_broker_lacks_fields_and_their_defaults_are_taken() -> None:
     with pytest.raises((Lacking, KeyError)):
         as_text(read(raw))
     text, typed = shown(raw, None, False)
-    assert "the engine is up and healthy on host1" in text
+    assert "ldap1 is up and healthy on host1" in text
     assert typed.config_file_s is None
 
 

@@ -467,22 +467,22 @@ HUNG = "this host has not read the whiteboard for 17 s (hung): what the other ho
     [
         (
             storage_hung_here,
-            f"ha: whether the engine is up is NOT KNOWN, for 14 s: {HUNG}; host1 (id 1) had the VM"
-            " when it was last read, and most likely has it still",
+            f"ha: whether HostedEngine is up is NOT KNOWN, for 14 s: {HUNG}; host1 (id 1) had the"
+            " VM when it was last read, and most likely has it still",
             ExitCode.ENGINE_UNKNOWN,
             None,
             UNSEEN,
         ),
         (
             storage_of_the_owner_hangs,
-            "ha: the engine is up, its health is not known, on host1 (id 1), for at least 27 s",
+            "ha: HostedEngine is up, its health is not known, on host1 (id 1), for at least 27 s",
             ExitCode.OK,
             True,
             {"engine_up": 1.0, "engine_host_id": 1.0},
         ),
         (
             broker_of_the_owner_stopped,
-            "ha: whether the engine is up is NOT KNOWN, for 27 s: host1 (id 1) wrote nothing for"
+            "ha: whether HostedEngine is up is NOT KNOWN, for 27 s: host1 (id 1) wrote nothing for"
             " 30 s, its sanlock renews, no answer on the network for 0 s: the VM most likely runs"
             " there",
             ExitCode.ENGINE_UNKNOWN,
@@ -491,15 +491,15 @@ HUNG = "this host has not read the whiteboard for 17 s (hung): what the other ho
         ),
         (
             package_removed_from_the_owner,
-            "ha: whether the engine is up is NOT KNOWN, for 4 min 56 s: host1 (id 1) wrote nothing"
-            " for 299 s, its sanlock renews: the VM most likely runs there",
+            "ha: whether HostedEngine is up is NOT KNOWN, for 4 min 56 s: host1 (id 1) wrote"
+            " nothing for 299 s, its sanlock renews: the VM most likely runs there",
             ExitCode.ENGINE_UNKNOWN,
             None,
             UNSEEN,
         ),
         (
             owner_without_power,
-            "ha: whether the engine is up is NOT KNOWN, for 2 s: host1 (id 1) wrote nothing for 5"
+            "ha: whether HostedEngine is up is NOT KNOWN, for 2 s: host1 (id 1) wrote nothing for 5"
             " s, its sanlock renewed 16 s ago, no answer on the network for 5 s: it had the VM,"
             " whether the VM still runs there is not known",
             ExitCode.ENGINE_UNKNOWN,
@@ -508,14 +508,14 @@ HUNG = "this host has not read the whiteboard for 17 s (hung): what the other ho
         ),
         (
             owner_read_off_and_freed,
-            "ha: the engine is DOWN for 0 s: nothing runs on host1 any more",
+            "ha: HostedEngine is DOWN for 0 s: nothing runs on host1 any more",
             ExitCode.ENGINE_DOWN,
             False,
             NOWHERE,
         ),
         (
             owner_without_network_and_storage,
-            "ha: whether the engine is up is NOT KNOWN, for 37 s: host1 (id 1) wrote nothing for"
+            "ha: whether HostedEngine is up is NOT KNOWN, for 37 s: host1 (id 1) wrote nothing for"
             " 40 s, its sanlock renewed 51 s ago, no answer on the network for 40 s: it had the VM,"
             " whether the VM still runs there is not known",
             ExitCode.ENGINE_UNKNOWN,
@@ -524,36 +524,36 @@ HUNG = "this host has not read the whiteboard for 17 s (hung): what the other ho
         ),
         (
             all_say_down,
-            "ha: the engine is DOWN for 4 s: no host has it up; last seen up on host1",
+            "ha: HostedEngine is DOWN for 4 s: no host has it up; last seen up on host1",
             ExitCode.ENGINE_DOWN,
             False,
             NOWHERE,
         ),
         (
             down_in_global_maintenance,
-            "ha: the engine is DOWN for 6 s: no host has it up; last seen up on host1",
+            "ha: HostedEngine is DOWN for 6 s: no host has it up; last seen up on host1",
             ExitCode.ENGINE_DOWN,
             False,
             NOWHERE,
         ),
         (
             libvirt_of_the_owner_hangs,
-            "ha: whether the engine is up is NOT KNOWN, for 4 s: host1 (id 1) does not know whether"
-            " the VM runs there: libvirt hangs",
+            "ha: whether HostedEngine is up is NOT KNOWN, for 4 s: host1 (id 1) does not know"
+            " whether the VM runs there: libvirt hangs",
             ExitCode.ENGINE_UNKNOWN,
             None,
             UNSEEN,
         ),
         (
             lease_is_free,
-            "ha: the engine is DOWN for 0 s: the engine lease is free; last seen up on host1",
+            "ha: HostedEngine is DOWN for 0 s: the engine lease is free; last seen up on host1",
             ExitCode.ENGINE_DOWN,
             False,
             NOWHERE,
         ),
         (
             stands_by_in_good_order,
-            "ha: the engine is DOWN for 9 s: no host has it up; last seen up on host1",
+            "ha: HostedEngine is DOWN for 9 s: no host has it up; last seen up on host1",
             ExitCode.ENGINE_DOWN,
             False,
             NOWHERE,
@@ -598,7 +598,7 @@ def test_a_host_without_storage_calls_its_peers_neither_silent_nor_dead(tmp_path
         assert text.count("LAST WORD") == 2
         assert "next: this host reads the storage again; the other hosts go on" in text
         why = "\n".join(explain(status, stage.looks_from.config.rules(0)))
-        assert why.startswith(f"Whether the VM is up is not known: {HUNG}")
+        assert why.startswith(f"Whether the VM HostedEngine is up is not known: {HUNG}")
         assert "host1 cannot be read from here, its last word is 17 s old." in why
         notices = stage.looks_from.events.after(0).events
         assert not [event for event in notices if event.kind.startswith("peer-")]
@@ -617,7 +617,7 @@ def test_the_vm_here_is_known_though_the_storage_hangs(tmp_path: Path) -> None:
         await storage_hung_here(stage)
         head, code, up, samples = stage.told()
         assert head.startswith(
-            "ha: the engine is up and healthy on host1 (id 1), for at least 28 s"
+            "ha: HostedEngine is up and healthy on host1 (id 1), for at least 28 s"
         )
         assert (code, up, samples["engine_up"]) == (ExitCode.OK, True, 1.0)
         text, _ = shown(msgspec.json.encode(stage.status), None, False)
