@@ -127,7 +127,7 @@ class Broker:
             self._own_id,
             self.modes,
             shutdown,
-            lambda: self.this_host.agent.state,
+            lambda now_s: self.this_host.is_drained(now_s),
             detector,
             self.news,
         )

@@ -10,7 +10,7 @@ import logging
 from broker.config.in_force import InForce
 from broker.daemon.news import News
 from broker.events.detector import EventDetector
-from broker.maintenance.host_shutdown import HostView
+from broker.maintenance.host_shutdown import HostView, VmView, drain_waits
 from broker.peers.table import Table
 from broker.this_host.facts import ThisHost
 from broker.whiteboard.fence_log import LogRecord
@@ -19,7 +19,6 @@ from broker.whiteboard.store import StorageTrouble
 from broker.wire.exchange import FenceNote
 from broker.wire.status import HostShutdownStatus
 from broker.wire.what_ran import WhatRan
-from scoring.decision import Code
 from scoring.observation import FenceStep, OnHostShutdown
 from scoring.vm_facts import VmStatus
 
@@ -118,14 +117,11 @@ class Asked:
     def _host_view(self, now_s: float) -> HostView:
         own, engine = self._this_host.status(now_s), self._this_host.vm.status(now_s)[0]
         report = self._this_host.agent.last
-        reasons = () if report is None else report.reasons
-        waits = [reason.text for reason in reasons if reason.code == Code.DRAIN_WAITING]
+        waits = drain_waits(() if report is None else report.reasons)
+        reason = waits or own.reason
         return HostView(
-            vm=engine.vm,
-            detail=engine.detail,
-            state=own.state,
-            reason=waits[0] if waits else own.reason,
-            intent=own.intent,
+            engine=VmView(engine.vm, engine.detail, own.state, reason, own.intent),
+            others=self._this_host.vms.left(now_s),
             agent="" if own.agent == "ok" else own.agent,
             arriving=self._table.arriving(now_s),
             global_maintenance=self._table.board.global_maintenance is True,

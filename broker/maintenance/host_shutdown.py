@@ -9,10 +9,12 @@ whose shutdown was cancelled, is a full member without anybody's action.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from broker.whiteboard.mode import Mode
-from broker.wire.status import HostShutdownStatus
+from broker.wire.status import HostShutdownStatus, ReasonOnWire
+from scoring.decision import Code
 from scoring.observation import HostShutdown, OnHostShutdown
 from scoring.timing import Timing
 from scoring.vm.state import StateName
@@ -43,26 +45,68 @@ _BUSY = frozenset(
 )
 
 
+def drain_waits(reasons: Iterable[ReasonOnWire]) -> str:
+    """Why a VM that is to leave stays for now, by the agent's reasons; empty: they do not say."""
+    waits = (reason.text for reason in reasons if reason.code == Code.DRAIN_WAITING)
+    return next(waits, "")
+
+
 def within_s(timing: Timing) -> float:
     """The longest time that the draining takes."""
     return timing.host_shutdown_move + timing.host_shutdown_grace + MARGIN_S
 
 
 @dataclass(frozen=True, slots=True)
-class HostView:
-    """The broker's view of this host. `agent`: "" while it reports, else why not; `arriving`:
-    the host that is migrating the VM to here, "" where none is; `detail`, `reason`: of the VM and
-    of the agent's last decision; `joined`: this host's id is in the lockspace."""
+class VmView:
+    """The broker's view of one VM on this host. `detail`, `reason`: of the VM and of the agent's
+    last decision; `name`: "" for the engine."""
 
     vm: VmStatus
     detail: str
     state: str
     reason: str
     intent: str
+    name: str = ""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it runs here, as far as is known."""
+        return self.vm in (VmStatus.UP, VmStatus.UNKNOWN)
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it has not left this host yet, or is about to be acted on here."""
+        return self.is_here or bool(self.intent) or self.state in _BUSY
+
+    def __str__(self) -> str:
+        said = self.reason or self.detail or self.state
+        return f"{self.name}: {said}" if self.name else said
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """The broker's view of this host. `others`: the VMs beside the engine that have not left it;
+    `agent`: "" while it reports, else why not; `arriving`: the host that is migrating a VM to here,
+    "" where none is; `joined`: this host's id is in the lockspace."""
+
+    engine: VmView
+    others: tuple[VmView, ...]
     agent: str
     arriving: str
     global_maintenance: bool
     joined: bool
+
+    @property
+    def here(self) -> tuple[VmView, ...]:
+        """The VMs that run here."""
+        return tuple(vm for vm in (self.engine, *self.others) if vm.is_here)
+
+    @property
+    def left(self) -> tuple[VmView, ...]:
+        """The VMs that are waited for. Without an agent nothing is begun any more."""
+        if self.agent:
+            return tuple(vm for vm in (self.engine, *self.others) if vm.is_here or vm.intent)
+        return tuple(vm for vm in (self.engine, *self.others) if vm.is_left)
 
 
 class ShuttingDown:
@@ -114,26 +158,30 @@ class ShuttingDown:
         return HostShutdownStatus(state, text, within_s(timing))
 
     def _progress(self, view: HostView, now_s: float) -> tuple[str, str]:
-        is_here = view.vm in (VmStatus.UP, VmStatus.UNKNOWN)
         if self.way is OnHostShutdown.LEAVE:
             return (
                 "left",
                 "vm.on-host-shutdown is leave: a VM that runs here is left to libvirt",
             )
-        if view.global_maintenance and is_here:
+        if view.global_maintenance and view.here:
             return "left", "global maintenance is set: the VM is not moved, it is left to libvirt"
-        if view.agent and is_here:
+        if view.agent and view.here:
             return "no-agent", f"the agent is {view.agent}: nobody here can move the VM"
         if not self.is_published(now_s):
             return "going", "the other hosts are being informed that this host shuts down"
-        if view.detail == DETAIL_PAUSED and now_s - self._since_s >= PAUSED_PATIENCE_S:
-            return "left", f"the VM is paused, and left to libvirt: {view.reason}"
+        is_late = now_s - self._since_s >= PAUSED_PATIENCE_S
+        paused = [vm for vm in view.left if is_late and vm.detail == DETAIL_PAUSED]
+        waited_for = [vm for vm in view.left if vm not in paused]
+        if paused and not waited_for:
+            said = "; ".join(map(str, paused))
+            names = ", ".join(vm.name or "the VM" for vm in paused)
+            return "left", f"{names} is paused, and left to libvirt: {said}"
         if view.arriving:
             self._empty_since_s = None
             return "going", f"{view.arriving} is migrating the VM to this host"
-        if is_here or view.intent or (view.state in _BUSY and not view.agent):
+        if waited_for:
             self._empty_since_s = None
-            return "going", view.reason or view.detail or view.state
+            return "going", "; ".join(map(str, waited_for))
         if self._empty_since_s is None:
             self._empty_since_s = now_s
         if not view.joined:

@@ -17,7 +17,6 @@ from broker.peers.table import Table
 from broker.whiteboard.mode import Mode
 from broker.whiteboard.store import StorageTrouble
 from broker.wire.status import Maintenance
-from scoring.vm.state import StateName
 
 log = logging.getLogger("ha-broker")
 
@@ -33,7 +32,8 @@ class Announcer(Protocol):
 
 
 class Keeper:
-    """`agent_state`: the state that this host's agent reported last, None: it has not yet."""
+    """`is_drained`: whether this host's agent reported, by then, that it is in local maintenance,
+    and no VM is left here."""
 
     def __init__(
         self,
@@ -42,13 +42,13 @@ class Keeper:
         own_id: OwnIdGuard,
         modes: Modes,
         shutdown: ShuttingDown,
-        agent_state: Callable[[], str | None],
+        is_drained: Callable[[float], bool],
         announcer: Announcer,
         news: News,
     ) -> None:
         self._in_force, self._table, self._own_id = in_force, table, own_id
         self._modes, self._shutdown = modes, shutdown
-        self._agent_state, self._announcer, self._news = agent_state, announcer, news
+        self._is_drained, self._announcer, self._news = is_drained, announcer, news
         # This comes before the lockspace's first look: a host that has given its id back must not
         # join because its broker is started.
         self.give_back_id()
@@ -85,7 +85,7 @@ class Keeper:
         It is not joined anew meanwhile."""
         local = self._modes.in_force
         is_empty = (
-            self._agent_state() == StateName.LOCAL_MAINTENANCE
+            self._is_drained(now_s)
             and self._shutdown.is_published(now_s)
             and not self._table.arriving(now_s)
         )

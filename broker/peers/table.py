@@ -145,13 +145,18 @@ class Table:
         return verdict(results, peers)
 
     def arriving(self, now_s: float) -> str:
-        """The live host that is migrating the VM to this one; empty: none is."""
+        """The live host that is migrating a VM to this one; empty: none is."""
         for report in self.speaking():
             host = report.host_id
             age_s = now_s - self.seen[host].since_s
             _, move = slot_lines.intent_of(report.extra.get("intent", ""), host, age_s)
             if move is not None and move.target == self._in_force.host_id and move.left_s != 0:
                 return report.hostname
+        own_id, live = self._in_force.host_id, {report.host_id for report in self.speaking()}
+        for peer in self.peers():
+            ends_s = [vm.moving_until_s for vm in peer.vms.values() if vm.target == own_id]
+            if peer.host_id in live and any(end_s is None or end_s > now_s for end_s in ends_s):
+                return peer.hostname
         return ""
 
     def sees_global_over(self) -> bool:

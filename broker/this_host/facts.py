@@ -32,6 +32,7 @@ from broker.wire.status import HostStatus, OutsideStatus, PenaltyOnWire
 from scoring.hosts.fence_ask import in_words
 from scoring.hosts.liveness import Liveness
 from scoring.observation import FenceAsk
+from scoring.vm.state import StateName
 from scoring.vm_facts import OutsideView
 
 
@@ -77,6 +78,11 @@ class ThisHost:
     def fence_ask(self, now_s: float) -> FenceAsk | None:
         """This host's request about a sick VM that it cannot end."""
         return self.sick_vm.ask(self.agent.last, self.agent.silent_s(now_s), now_s)
+
+    def is_drained(self, now_s: float) -> bool:
+        """Whether the agent reported that it is in local maintenance, and no VM is left here."""
+        in_maintenance = self.agent.state == StateName.LOCAL_MAINTENANCE
+        return in_maintenance and not self.vms.left(now_s)
 
     def score(self, now_s: float) -> int:
         """The score that this host publishes."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from broker.config.in_force import InForce
+from broker.maintenance.host_shutdown import VmView, drain_waits
 from broker.monitors.vms import health_of
 from broker.monitors.watched import VmsSampler
 from broker.peers.table import Table
@@ -61,6 +62,23 @@ class VmsHere:
     def here(self, now_s: float) -> tuple[VmHere, ...]:
         """Each VM of the registry on this host."""
         return tuple(self._here(number, now_s) for number in sorted(self._numbers()))
+
+    def left(self, now_s: float) -> tuple[VmView, ...]:
+        """Those that have not left this host: they run here, as far as is known, or the agent is
+        about to act on them here."""
+        report = self._agent.last
+        said = {} if report is None else {vm.number: vm for vm in report.vms}
+        found = []
+        for vm in self.here(now_s):
+            its = said.get(vm.number)
+            reasons = () if its is None else its.reasons
+            reason = drain_waits(reasons) or next((each.text for each in reasons), "")
+            name = self._registry.cached.records[vm.number].name
+            state, intent = ("", "") if its is None else (its.state, its.intent)
+            view = VmView(vm.report.vm, vm.report.detail, state, reason, intent, name)
+            if view.is_left:
+                found.append(view)
+        return tuple(found)
 
     def memory(self) -> Memory:
         """What VMs may take of this host."""

@@ -30,10 +30,11 @@ from broker.maintenance.host_shutdown import (
 )
 from broker.monitors import Sample
 from broker.whiteboard.slot import SLOT_BYTES, decode_slot
-from broker.wire.status import HostShutdownStatus, Maintenance, Status
+from broker.wire.exchange import VmReportOnWire
+from broker.wire.status import HostShutdownStatus, Maintenance, ReasonOnWire, Status
 from scoring.observation import HostShutdown, OnHostShutdown
-from scoring.vm_facts import DETAIL_PAUSED, EngineStatus, Health, VmStatus
-from tests.fakes.broker import make_broker, report, served, up
+from scoring.vm_facts import DETAIL_PAUSED, EngineStatus, Health, VmHere, VmStatus
+from tests.fakes.broker import FakeVms, make_broker, record, registry_of, report, served, up
 from tests.fakes.slot_store import MemoryVolume
 from tests.simulation.timeline import HostLoop, Process, Timeline
 from tests.unit.builders import TIMING
@@ -172,6 +173,70 @@ def test_a_vm_that_is_on_its_way_here_is_waited_for(tmp_path: Path) -> None:
         await broker.beat(6.0)
         assert "host id is being given back" in broker.asked.host_shuts_down(6.0).text
         assert broker.lockspace.stay_out
+
+    asyncio.run(run())
+
+
+DB = record(2, "db")
+
+
+def db(vm: VmStatus, at_s: float, detail: str = "") -> VmHere:
+    return VmHere(EngineStatus(vm, Health.UNKNOWN, detail), at_s, number=2)
+
+
+def test_the_host_is_empty_when_the_last_vm_has_left(tmp_path: Path) -> None:
+    """The id stays as long as one is here, or between two hosts: its lease needs it."""
+
+    async def run() -> None:
+        vms = FakeVms()
+        broker = make_broker(tmp_path, MemoryVolume(), registry=registry_of(DB), vms=vms)
+        broker.asked.host_shuts_down(0.5)
+
+        def said(at_s: float, here: VmHere, *of_db: VmReportOnWire) -> HostShutdownStatus:
+            vms.find(here)
+            down(broker, at_s)
+            tell(broker, "LocalMaintenance", at_s, vms=of_db)
+            return broker.asked.host_shuts_down(at_s)
+
+        await broker.beat(4.0)
+        waits = (ReasonOnWire("drain-waiting", "two VMs are leaving already"),)
+        up_here = db(VmStatus.UP, 5.0)
+        found = said(5.0, up_here, VmReportOnWire(2, "EngineUp", reasons=waits))
+        assert (found.state, found.text) == ("going", "db: two VMs are leaving already")
+        await broker.beat(5.0)
+        assert not broker.lockspace.stay_out, "a VM is here"
+        away = db(VmStatus.DOWN, 6.0, "off")
+        found = said(6.0, away, VmReportOnWire(2, "EngineMigratingAway", intent="migrate 2"))
+        assert (found.state, found.text) == ("going", "db: off")
+        await broker.beat(6.0)
+        assert not broker.lockspace.stay_out, "it may come back"
+        assert said(7.0, db(VmStatus.UNKNOWN, 7.0)).state == "going", "unknown is not down"
+        broker.lockspace.joined = False
+        assert said(8.0, db(VmStatus.DOWN, 8.0)).state == "over"
+        await broker.beat(8.0)
+        assert broker.lockspace.stay_out
+
+    asyncio.run(run())
+
+
+def test_a_paused_vm_is_left_behind_only_when_the_others_have_gone(tmp_path: Path) -> None:
+    async def run() -> None:
+        vms = FakeVms()
+        broker = make_broker(tmp_path, MemoryVolume(), registry=registry_of(DB), vms=vms)
+        broker.asked.host_shuts_down(1.0)
+        late_s = 1.0 + PAUSED_PATIENCE_S
+        vms.find(db(VmStatus.UP, late_s, DETAIL_PAUSED))
+        up(broker, late_s)
+        tell(broker, "EngineUp", late_s)
+        found = broker.asked.host_shuts_down(late_s)
+        assert (found.state, found.text) == ("going", "the VM is up and healthy here")
+        down(broker, late_s)
+        tell(broker, "LocalMaintenance", late_s)
+        found = broker.asked.host_shuts_down(late_s)
+        assert (found.state, found.text.split(":")[0]) == (
+            "left",
+            "db is paused, and left to libvirt",
+        )
 
     asyncio.run(run())
 
