@@ -30,7 +30,7 @@ class Simulated:
         self.world = World(Settings(hosts=hosts, host_boot_s=20.0, drift=0.0), random.Random(1))
         self.world.fault_began("contract")
         # The laws judge an agent, which begins nothing where libvirt is known to be silent.
-        self.world.began = lambda host, act: None  # type: ignore[method-assign]
+        self.world.began = lambda host, act, vm=1: None  # type: ignore[method-assign]
         for host in self.world.hosts.values():
             host.daemons_wanted = False
         self.world.power_all_on(0.0)

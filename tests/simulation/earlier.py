@@ -2,8 +2,8 @@
 """What hosts of earlier versions write into their slots and understand of the others'.
 
     this       this version
-    previous   what a host is about to do is there, but not until when it moves the VM, and no port
-               for heartbeats: it asks, and is asked, over HTTP
+    previous   what a host is about to do is there, but not until when it moves the VM, no port
+               for heartbeats: it asks, and is asked, over HTTP; and no VM but the engine
     reference  oVirt's fields alone, no line of text behind them
 
 Only what is on the whiteboard, and what they answer over the network, is modelled: the decisions
@@ -56,6 +56,8 @@ def of_version(slot: int, data: bytes, metadata: Metadata) -> bytes:
     if metadata is Metadata.PREVIOUS:
         extra = dict(report.extra)
         extra.pop(COUNTER_LINE, None)
+        for several in ("speaks", "registry", "mem", "vms", "claims"):
+            extra.pop(several, None)
         extra["intent"], _ = intent_of(extra.get("intent", ""), slot)
         extra.pop("heartbeat", None)
     return encode_slot(replace(report, extra=extra))

@@ -20,13 +20,24 @@ from broker.lockspace.rejoin import name_of
 from broker.whiteboard.identity import Identity, VolumeKind, encode
 from scoring.decision import FreeHostId
 from scoring.observation import OnHostShutdown
-from scoring.vm_facts import Pause, VmStatus
+from scoring.vm_facts import ENGINE, Pause, VmStatus
 from tests.simulation.disks import BASE
 from tests.simulation.earlier import Metadata
-from tests.simulation.lockspace import Daemon, LeaseVolume, Membership, Refused, made_up_name
+from tests.simulation.lockspace import (
+    Daemon,
+    LeaseVolume,
+    Membership,
+    Refused,
+    made_up_name,
+    resource_of,
+)
 from tests.simulation.timeline import HostLoop, Process, Timeline
 from tests.simulation.whiteboard import Whiteboard
 
+#: The free memory of a host where nothing is said of it.
+MEMORY_MB = 16_384.0
+#: Free memory is published in whole steps of so many MiB.
+BUDGET_STEP_MB = 64
 #: A call that takes longer is one that did not answer (broker/whiteboard/volume.py).
 SLOW_IS_READ_S = 1.9
 #: What libvirt says of a start where the bridge of the VM's interface is not on the host.
@@ -54,9 +65,10 @@ def volume_id(kind: VolumeKind, cluster: str) -> str:
 
 @dataclass(slots=True)
 class Qemu:
-    """A QEMU process. `running`: its CPUs run, which needs `has_lease`. `memory`: names the guest's
-    memory, from its boot on. `pause`: why it stands still once it ran. `crashed`: its guest is
-    dead; `orphan`: it waits for a guest that nobody sends any more; `left_since_s`: since when.
+    """A QEMU process of VM `vm`. `running`: its CPUs run, which needs `has_lease`. `memory`: names
+    the guest's memory, from its boot on. `pause`: why it stands still once it ran. `crashed`: its
+    guest is dead; `orphan`: it waits for a guest that nobody sends any more; `left_since_s`: since
+    when.
     """
 
     running: bool = False
@@ -81,6 +93,7 @@ class Qemu:
     #: The image that its disk is written to, and the block job under way.
     image: str = BASE
     job: str = ""
+    vm: int = ENGINE
 
 
 @dataclass(slots=True)
@@ -109,11 +122,11 @@ class Watch(Protocol):
     def tell(self, who: str, what: str) -> None:
         """A line for the trace."""
 
-    def vm_changed(self, host: Host) -> None:
-        """What runs on the host has changed."""
+    def vm_changed(self, host: Host, vm: int = ENGINE) -> None:
+        """What runs of that VM on the host has changed."""
 
-    def vm_ended(self, host: Host, why: str) -> None:
-        """Its QEMU has ended."""
+    def vm_ended(self, host: Host, why: str, vm: int = ENGINE) -> None:
+        """Its QEMU of that VM has ended."""
 
     def booted(self, host: Host) -> None:
         """The operating system is up, the daemons may be started."""
@@ -222,7 +235,8 @@ class Host:
         self.sanlock: Daemon | None = None
         self.libvirt_up = False
         self.libvirt_hangs = False
-        self.qemu: Qemu | None = None
+        #: The QEMU processes on it, by the number of their VM.
+        self.qemus: dict[int, Qemu] = {}
         #: The memory that libvirt saved here (managed save), and would resume.
         self.memory_image: str | None = None
         self.autostart = False
@@ -231,7 +245,8 @@ class Host:
         #: Its libvirt refuses the VM's migration, for its CPU is another one.
         self.refuses_moves = False
         self._guests = self._libvirt_stops = 0
-        self.last_end: tuple[VmStatus, str] = (VmStatus.DOWN, "unknown")
+        #: How the last QEMU of each VM ended here.
+        self.last_ends: dict[int, tuple[VmStatus, str]] = {}
         self.fence_held = False
         self.fence_since_s = 0.0
         #: A freeing of another host's id whose process has not ended; it holds the fence lease.
@@ -254,7 +269,21 @@ class Host:
         #: Whether that bridge has carrier, and whether the VM's users come that way.
         self.uplink_up = self.guest_network_up = True
         self.load = 0.1
-        self.memory_mb = 16_384.0
+        self.memory_mb = MEMORY_MB
+        #: What is wrong with the registry as it reads it: "", "damaged" or "old"; of which VMs
+        #: alone the record is damaged; and when it last read it, None: never since its broker runs.
+        self.registry = ""
+        self.damaged_vms: frozenset[int] = frozenset()
+        self.knows_registry_s: float | None = None
+        #: Where memory is a quantity: all of it, and what the running VMs may not have.
+        self.total_mb: float | None = None
+        self.reserve_mb = 0.0
+        #: What each VM takes of it, by number.
+        self.takes_mb: dict[int, float] = {}
+        #: The VMs whose disk is not where the others' are.
+        self.own_disks: set[int] = set()
+        #: When its memory was last changed from outside, and a VM was started by hand.
+        self.memory_changed_s = self.by_hand_s = float("-inf")
         self.config_up_to_date = True
         self.lock_driver = True
         #: Why libvirt cannot start the VM here; empty where it can.
@@ -317,7 +346,7 @@ class Host:
         clock_s = self.first_clock_s if self.boots == 1 else self.boot_s
         self.loop = HostLoop(self.timeline, clock_s, self.rate)  # type: ignore[abstract]
         self.up = True
-        self.last_end = (VmStatus.DOWN, "unknown")
+        self.last_ends.clear()
         self.doomed = self.move_failed = False
         self.libvirt_up, self.libvirt_hangs = True, False
         self._libvirt_stops += 1
@@ -345,8 +374,8 @@ class Host:
         self.watch.tell(self.name, why)
         self.up, self.going_down_since_s = False, None
         self.boot_is_set += 1
-        if self.qemu is not None:
-            self.end_qemu(why, VmStatus.DOWN, "unknown", release=False)
+        for number in list(self.qemus):
+            self.end_qemu(why, VmStatus.DOWN, "unknown", release=False, vm=number)
         self.fence_held = self.release_hangs = False
         self._held_writes = 0
         for name in list(self.processes):
@@ -484,7 +513,15 @@ class Host:
     @property
     def free_memory_mb(self) -> float:
         """Memory a new VM could get."""
-        return self.memory_mb
+        if self.total_mb is None:
+            return self.memory_mb
+        left_mb = min(self.memory_mb, self.total_mb - self.reserve_mb - self.committed_mb)
+        return max(0.0, left_mb // BUDGET_STEP_MB * BUDGET_STEP_MB)
+
+    @property
+    def committed_mb(self) -> float:
+        """What the VMs that are here take."""
+        return sum(self.takes_mb.get(number, 0.0) for number in self.qemus)
 
     @property
     def address(self) -> str:
@@ -536,12 +573,19 @@ class Host:
             if for_s < float("inf"):
                 self.timeline.after(for_s, self._libvirtd_goes_on, self._libvirt_stops)
         elif name == "qemu":
-            if self.qemu is None:
-                raise ValueError(f"no QEMU runs on {self.name}")
-            self.qemu.stopped_until_s = self.sick_until_s = until_s
+            self.stop_qemu(until_s)
+            return
         else:
             raise ValueError(f"{name}; known: broker, agent, sanlock, libvirtd, qemu")
         self.watch.tell(self.name, f"{name} is stopped for {for_s:g} s")
+
+    def stop_qemu(self, until_s: float, vm: int = ENGINE) -> None:
+        """SIGSTOP of the QEMU of a VM, and SIGCONT then."""
+        qemu = self.qemus.get(vm)
+        if qemu is None:
+            raise ValueError(f"no QEMU runs on {self.name}")
+        qemu.stopped_until_s = self.sick_until_s = until_s
+        self.watch.tell(self.name, f"qemu is stopped for {until_s - self.timeline.now_s:g} s")
 
     def _libvirtd_goes_on(self, stop: int) -> None:
         if stop == self._libvirt_stops:
@@ -749,12 +793,12 @@ class Host:
         if self.release_hangs:
             self.watch.tell(self.name, "the freeing of a host id does not end")
             return False
-        if self.qemu is None or not self.qemu.has_lease:
-            return True
-        if self.qemu_unkillable:
+        holders = [number for number, qemu in self.qemus.items() if qemu.has_lease]
+        if holders and self.qemu_unkillable:
             self.watch.tell(self.name, "QEMU does not end")
             return False
-        self.end_qemu(why, VmStatus.DOWN_UNEXPECTED, "its process died", release=False)
+        for vm in holders:
+            self.end_qemu(why, VmStatus.DOWN_UNEXPECTED, "its process died", False, vm)
         return True
 
     def sanlock_answers(self) -> Daemon:
@@ -777,21 +821,31 @@ class Host:
         if not self.fence_held and self.sanlock is not None:
             self.sanlock.release("fence")
 
-    # --- the VM ---------------------------------------------------------------------------
+    # --- the VMs --------------------------------------------------------------------------
+
+    @property
+    def qemu(self) -> Qemu | None:
+        """The QEMU of the engine."""
+        return self.qemus.get(ENGINE)
 
     def create_qemu(
-        self, received: bool = False, force_boot: bool = True, disk: str = BASE
-    ) -> None:
+        self,
+        received: bool = False,
+        force_boot: bool = True,
+        disk: str = BASE,
+        vm: int = ENGINE,
+    ) -> Qemu:
         """A QEMU process that does not run yet. Unless it is told to boot, libvirt has it resume a
         memory image that lies here. `disk`: the image that its disk is in."""
-        assert self.qemu is None and self.up
+        assert vm not in self.qemus and self.up
         self._guests += 1
         memory = f"{self.name}.{self.boots}.{self._guests}"
-        if not received:
+        if not received and vm == ENGINE:
             image, self.memory_image = self.memory_image, None
             memory = memory if force_boot or image is None else image
-        self.qemu = Qemu(received=received, memory=memory, image=disk)
-        self.watch.vm_changed(self)
+        qemu = self.qemus[vm] = Qemu(received=received, memory=memory, image=disk, vm=vm)
+        self.watch.vm_changed(self, vm)
+        return qemu
 
     def save_qemu(self) -> None:
         """libvirt writes the guest's memory away and ends the process (virsh managedsave)."""
@@ -801,72 +855,89 @@ class Host:
 
     def _disk_may_fail(self) -> None:
         """QEMU pauses a guest whose disk answers with an error."""
-        fails = self.storage.of("disk")[0] in ("error", "read-only")
-        if fails and self.pauses_on_disk_error and self.runs_vm and not self.frozen:
-            assert self.qemu is not None
-            if self.qemu.leaving:
+        if not self.pauses_on_disk_error or self.frozen:
+            return
+        for vm, qemu in list(self.qemus.items()):
+            if not qemu.running or self.disk_of(vm)[0] not in ("error", "read-only"):
+                continue
+            if qemu.leaving:
                 self.timeline.after(1.0, self._disk_may_fail)
-                return
-            self.qemu.pause = Pause.IO_ERROR
+                continue
+            qemu.pause = Pause.IO_ERROR
             self.watch.tell(self.name, "QEMU pauses the guest: an I/O error of its disk")
-            self.pause_qemu()
+            self.pause_qemu(vm)
 
-    def leave_qemu(self, crashed: bool) -> None:
+    def disk_of(self, vm: int) -> tuple[str, float]:
+        """Fault and delay of the storage that a VM's disk is on."""
+        return self.storage.of(f"disk of {vm}" if vm in self.own_disks else "disk")
+
+    def leave_qemu(self, crashed: bool, vm: int = ENGINE) -> None:
         """Its guest is dead, or was never received, and libvirt keeps the process."""
-        assert self.qemu is not None
-        self.qemu.crashed, self.qemu.orphan = crashed, not crashed
-        self.qemu.left_since_s = self.clock_s()
-        self.pause_qemu()
+        qemu = self.qemus[vm]
+        qemu.crashed, qemu.orphan = crashed, not crashed
+        qemu.left_since_s = self.clock_s()
+        self.pause_qemu(vm)
 
-    def resume_qemu(self, healthy_from_s: float) -> None:
+    def resume_qemu(self, healthy_from_s: float, vm: int = ENGINE) -> None:
         """Take the lease and let the CPUs run; Refused where the lease is not had."""
-        assert self.qemu is not None
-        self.sanlock_answers().acquire("engine")
-        self.qemu.running = self.qemu.has_lease = True
-        self.qemu.received, self.qemu.pause, self.qemu.has_run = False, None, True
-        self.qemu.healthy_from_s = healthy_from_s
+        qemu = self.qemus[vm]
+        self.sanlock_answers().acquire(resource_of(vm))
+        qemu.running = qemu.has_lease = True
+        qemu.received, qemu.pause, qemu.has_run = False, None, True
+        qemu.healthy_from_s = healthy_from_s
         if self.pauses_on_disk_error:
             self.timeline.after(1.0, self._disk_may_fail)
-        self.watch.vm_changed(self)
+        self.watch.vm_changed(self, vm)
 
-    def pause_qemu(self) -> None:
+    def pause_qemu(self, vm: int = ENGINE) -> None:
         """Stop its CPUs; libvirt's lock driver gives the lease back."""
-        assert self.qemu is not None
-        self.qemu.running = False
-        if self.qemu.has_lease:
-            self.qemu.has_lease = False
+        qemu = self.qemus[vm]
+        qemu.running = False
+        if qemu.has_lease:
+            qemu.has_lease = False
             if self.sanlock is not None:
-                self.sanlock.release("engine")
-        self.watch.vm_changed(self)
+                self.sanlock.release(resource_of(vm))
+        self.watch.vm_changed(self, vm)
 
-    def end_qemu(self, why: str, vm: VmStatus, detail: str, release: bool = True) -> None:
+    def end_qemu(
+        self, why: str, status: VmStatus, detail: str, release: bool = True, vm: int = ENGINE
+    ) -> None:
         """The process is gone; `release`: its sanlock gives its lease back."""
-        qemu, self.qemu = self.qemu, None
+        qemu = self.qemus.pop(vm, None)
         if qemu is None:
             return
-        self.last_end = (vm, detail)
+        self.last_ends[vm] = (status, detail)
         if release and qemu.has_lease and self.sanlock is not None:
-            self.sanlock.release("engine")
-        self.watch.vm_ended(self, why)
-        self.watch.vm_changed(self)
+            self.sanlock.release(resource_of(vm))
+        self.watch.vm_ended(self, why, vm)
+        self.watch.vm_changed(self, vm)
 
-    @property
-    def runs_vm(self) -> bool:
-        """Whether its QEMU executes the guest."""
-        return self.qemu is not None and self.qemu.running
+    def runs(self, vm: int) -> bool:
+        """Whether its QEMU of that VM executes the guest."""
+        qemu = self.qemus.get(vm)
+        return qemu is not None and qemu.running
 
-    @property
-    def vm_healthy(self) -> bool:
-        """Whether the guest serves its page."""
-        qemu = self.qemu
+    def is_healthy(self, vm: int) -> bool:
+        """Whether the guest of that VM serves its page."""
+        qemu = self.qemus.get(vm)
         if qemu is None or not qemu.running or qemu.is_hung or self.frozen:
             return False
         now_s = self.timeline.now_s
         if qemu.stopped_until_s > now_s:
             return False
-        if self.storage.of("disk")[0] in ("hang", "error", "read-only"):
+        if self.disk_of(vm)[0] in ("hang", "error", "read-only"):
             return now_s - self.storage.since_s < GUEST_PATIENCE_S
         return now_s >= qemu.healthy_from_s
+
+    @property
+    def runs_vm(self) -> bool:
+        """Whether its QEMU executes the engine's guest."""
+        return self.runs(ENGINE)
+
+    @property
+    def vm_healthy(self) -> bool:
+        """Whether the engine's guest serves its page."""
+        return self.is_healthy(ENGINE)
 
     @property
     def is_way_open(self) -> bool:

@@ -42,6 +42,8 @@ product's own word.
                     nothing is done, while a host could run it all that time
     clean           no exception in a task or in a loop, no task left at the end
 
+What is said of the VM holds for each VM. Laws on several VMs at once are in vm_laws.py.
+
 Laws that came after the earlier version do not hold for a host that decides by it: `planned`,
 `healthy`, `isolated`, and of `fenced` what a third host hears.
 """
@@ -54,10 +56,12 @@ from broker.wire.exchange import Report
 from scoring.decision import Code, FreeHostId
 from scoring.observation import OnHostShutdown, OrderKind
 from scoring.vm.state import StateName
+from scoring.vm_facts import ENGINE
 from tests.simulation import fitness
 from tests.simulation.fence_laws import FenceLaws
 from tests.simulation.lockspace import Membership
 from tests.simulation.sick import Sick
+from tests.simulation.vm_laws import VmLaws
 
 if TYPE_CHECKING:
     from tests.simulation.host import Host, Qemu
@@ -123,9 +127,9 @@ class Laws:
         self._two_up_since_s: float | None = None
         self._runs: Qemu | None = None
         self._runs_since_s = 0.0
-        #: The guests' memories that have run, and the one that ran last.
+        #: The guests' memories that have run, and the one of each VM that ran last.
         self._memories: set[str] = set()
-        self._memory = ""
+        self._memory: dict[int, str] = {}
         #: When each agent last decided, in time that was not passed over.
         self._decided_s: dict[int, float] = {}
         self._beat: dict[int, int] = {}
@@ -136,6 +140,7 @@ class Laws:
         #: Since when nobody reaches the VM and nobody does anything.
         self._idle_since_s: float | None = None
         self._sick = Sick(world)
+        self.vms = VmLaws(world)
 
     def breach(self, law: str, text: str) -> None:
         """Keep the first one and stop time."""
@@ -146,47 +151,51 @@ class Laws:
 
     # --- moments --------------------------------------------------------------------------
 
-    def vm_changed(self) -> None:
-        """What runs has changed somewhere."""
-        running = [host for host in self._world.hosts.values() if host.runs_vm]
+    def vm_changed(self, vm: int = ENGINE) -> None:
+        """What runs of a VM has changed somewhere."""
+        called = self._world.called(vm)
+        running = [host for host in self._world.hosts.values() if host.runs(vm)]
         if len(running) > 1:
-            self.breach("one-vm", "the VM runs on " + " and ".join(h.name for h in running))
+            self.breach("one-vm", f"{called} runs on " + " and ".join(h.name for h in running))
         for host in running:
-            assert host.qemu is not None
-            if host.qemu.image != self._world.newest_image:
-                self.breach(
-                    "disks",
-                    f"{host.name} boots {host.qemu.image}, {self._world.newest_image} ran last",
-                )
-            if host.qemu.has_lease:
-                host.qemu.by_hand = False
-            elif not host.qemu.by_hand:
-                self.breach("leased", f"the VM runs on {host.name} without its lease")
-            memory = host.qemu.memory
-            if memory != self._memory and memory in self._memories:
-                self.breach("fresh", f"the VM runs on {host.name} with an older memory")
-            self._memory = memory
+            qemu, newest = host.qemus[vm], self._world.newest_image
+            if vm == ENGINE and qemu.image != newest:
+                self.breach("disks", f"{host.name} boots {qemu.image}, {newest} ran last")
+            if qemu.has_lease:
+                qemu.by_hand = False
+            elif not qemu.by_hand:
+                self.breach("leased", f"{called} runs on {host.name} without its lease")
+            memory = qemu.memory
+            if memory != self._memory.get(vm) and memory in self._memories:
+                self.breach("fresh", f"{called} runs on {host.name} with an older memory")
+            self._memory[vm] = memory
             self._memories.add(memory)
 
-    def vm_ended(self, host: Host, why: str) -> None:
+    def vm_ended(self, host: Host, why: str, vm: int = ENGINE) -> None:
         """A QEMU is gone."""
         now_s = self._world.timeline.now_s
         # After the storage is back the next try to renew may come too late.
         retry_s = 0.5 * host.io_timeout_s
         bad_until_s = max(host.storage_bad_until_s, host.frozen_until_s, host.clock_jumped_s)
         if why.startswith("sanlock") and now_s - bad_until_s > retry_s:
-            self.breach("blameless", f"sanlock ended the VM on {host.name}, its storage is fine")
+            called = self._world.called(vm)
+            self.breach("blameless", f"sanlock ended {called} on {host.name}, its storage is fine")
         if self._world.is_quiet():
-            self.breach("quiet", f"the VM on {host.name} ended ({why}) though nothing is wrong")
+            called = self._world.called(vm)
+            self.breach("quiet", f"{called} on {host.name} ended ({why}) though nothing is wrong")
 
-    def began(self, host: Host, act: str | FreeHostId) -> None:
+    def began(self, host: Host, act: str | FreeHostId, vm: int = ENGINE) -> None:
         """An agent begins an action. What an operator orders by hand is his own."""
-        self._idle_since_s = None
-        if self._is_ordered(host, act):
+        if vm == ENGINE:
+            self._idle_since_s = None
+        self.vms.acts(vm)
+        if self._is_ordered(host, act, vm):
             return
+        if isinstance(act, str):
+            self.vms.began(host, act, vm)
         world, now_s = self._world, self._world.timeline.now_s
         name = act if isinstance(act, str) else f"free host id {act.host_id}"
-        if name == "power off":
+        if name == "power off" and vm == ENGINE:
             self._sick.ends(host)
         notice_s = NOTICE_BEATS * world.beat_s + NOTICE_EXTRA_S
         since_s = world.global_maintenance_since_s
@@ -201,23 +210,25 @@ class Laws:
             known_s = max(local_s, host.daemons_since_s, host.frozen_until_s)
             if now_s - known_s > notice_s:
                 self.breach("local", f"{host.name} starts the VM in local maintenance")
-        if name in ("shut down", "power off") and host.vm_healthy:
-            assert host.qemu is not None
-            well_s = now_s - max(host.qemu.healthy_from_s, host.sick_until_s)
+        is_wanted = vm == ENGINE or world.vms.wanted(vm)
+        if name in ("shut down", "power off") and host.is_healthy(vm) and is_wanted:
+            well_s = now_s - max(host.qemus[vm].healthy_from_s, host.sick_until_s)
             if host.going_down_since_s is not None:
-                self._planned(host, name)
+                self._planned(host, name, vm)
             else:
-                self._reached(host, name, well_s)
+                self._reached(host, name, well_s, vm)
         self._unanswered(host, act)
-        ends = name != "power off" or host.runs_vm
+        ends = name != "power off" or host.runs(vm)
         if ends and (world.is_quiet() or self._all_fit_s() > world.bound_s()):
             self.breach("quiet", f"{host.name} begins to {name} though nothing is wrong")
 
-    def _is_ordered(self, host: Host, act: str | FreeHostId) -> bool:
+    def _is_ordered(self, host: Host, act: str | FreeHostId, vm: int) -> bool:
         """Whether an operator has just ordered that, and was not refused."""
         at_s = self._world.ordered_s.get(host.number)
         kind = self._world.ordered.get(host.number)
         if at_s is None or kind is None or not isinstance(act, str):
+            return False
+        if self._world.ordered_vm.get(host.number, ENGINE) != vm:
             return False
         return act in _ORDERED[kind] and self._world.timeline.now_s - at_s < ORDERED_S
 
@@ -234,8 +245,10 @@ class Laws:
         if host.libvirt_hangs and silent_s > UNANSWERED_S and name in _WITH_LIBVIRT:
             self.breach("unanswered", f"{host.name} begins to {name}, libvirt is silent")
 
-    def moves(self, source: Host, target: Host) -> None:
-        """A host begins to hand the VM over to another one."""
+    def moves(self, source: Host, target: Host, vm: int = ENGINE) -> None:
+        """A host begins to hand a VM over to another one."""
+        if not self._is_ordered(source, "migrate", vm):
+            self.vms.moves(source, target, vm)
         since_s = target.local_maintenance_since_s
         if since_s is None or target.wrong_start_s > since_s:
             return
@@ -250,25 +263,29 @@ class Laws:
         if self._world.timeline.now_s - known_s > notice_s:
             self.breach("local", f"{source.name} moves the VM to {target.name}, in maintenance")
 
-    def _planned(self, host: Host, name: str) -> None:
+    def _planned(self, host: Host, name: str, vm: int) -> None:
         """A host that shuts down stops its healthy VM."""
         # What else is wrong at the same time may well keep it from being moved.
         if self._world.open_faults > 1 or host.on_host_shutdown is OnHostShutdown.SHUTDOWN:
             return
         if host.decides_earlier:
             return
-        target = self._world.could_take_the_vm(host)
+        if vm == ENGINE and not self._world.vms.several:
+            target = self._world.could_take_the_vm(host)
+        else:
+            target = self.vms.could_take(host, vm)
         if target is not None and not host.move_failed:
             self.breach("planned", f"{host.name}: {name}, but {target.name} could take the VM")
 
-    def _reached(self, host: Host, act: str, well_s: float) -> None:
+    def _reached(self, host: Host, act: str, well_s: float, vm: int) -> None:
         """An agent shuts down or ends a VM that has been well for so long."""
         world = self._world
         others = [other for other in world.hosts.values() if other is not host]
         if well_s <= HEALTHY_FOR_S or host.decides_earlier:
             return
-        if world.reached_for_s(host) > REACHED_FOR_S:
-            self.breach("healthy", f"{host.name}: {act} of a healthy VM that is reached")
+        if world.reached_for_s(host, vm) > REACHED_FOR_S:
+            of = world.vms.of(vm)
+            self.breach("healthy", f"{host.name}: {act} of a healthy VM that is reached{of}")
         elif not any(other.is_way_open for other in others):
             self.breach("isolated", f"{host.name}: {act}, though no host has a better network")
         elif world.guest_closed_to and host.is_way_open:
@@ -295,7 +312,7 @@ class Laws:
         daemon = target.sanlock
         if daemon is not None and daemon.running and daemon.membership is not Membership.OUT:
             self.breach("freed-off", f"{host.name} frees the id {target.name} uses")
-        if target.qemu is not None:
+        if target.qemus:
             self.breach("freed-off", f"{host.name} frees the id of {target.name}, a QEMU is there")
 
     def shoots(self, host: Host, target: Host) -> None:
@@ -383,6 +400,7 @@ class Laws:
         self._beats()
         self._look_at_fitness()
         self._stands_still()
+        self.vms.look()
 
     def _unprotected(self) -> None:
         """Whether a host says so that runs a VM which somebody started past the lock driver."""
@@ -455,6 +473,7 @@ class Laws:
     def must_be_up(self) -> None:
         """The bound is over: the VM must be healthy now."""
         world = self._world
+        self.vms.must_be_placed()
         if world.may_be_down():
             return
         if not any(map(world.users_reach, world.hosts.values())):

@@ -24,6 +24,7 @@ fed when the last renewal is 8 * io_timeout old, whatever is started meanwhile.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -31,12 +32,18 @@ from enum import Enum
 
 from scoring.lease_times import WATCHDOG_FIRE_S
 from scoring.observation import Standing
+from scoring.vm_facts import ENGINE
 from tests.simulation.timeline import Timeline
 
 
 def made_up_name(host: int, starts: int) -> str:
     """What sanlock calls itself where no name is configured: another at each start."""
     return f"{starts:08x}-0000-4000-8000-{host:012x}.host{host}"
+
+
+def resource_of(vm: int) -> str:
+    """The name of a VM's lease."""
+    return "engine" if vm == ENGINE else f"vm-{vm}"
 
 
 @dataclass(slots=True)
@@ -64,9 +71,7 @@ class LeaseVolume:
 
     identity: bytes = b""
     deltas: dict[int, DeltaLease] = field(default_factory=dict)
-    resources: dict[str, Resource] = field(
-        default_factory=lambda: {"engine": Resource(), "fence": Resource()}
-    )
+    resources: dict[str, Resource] = field(default_factory=lambda: defaultdict(Resource))
     stale: LeaseVolume | None = None
 
     def way(self) -> LeaseVolume:

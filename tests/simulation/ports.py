@@ -71,6 +71,7 @@ from scoring.rules import Rules
 from scoring.vm_facts import (
     DETAIL_MIGRATION_SOURCE,
     DETAIL_PAUSED,
+    ENGINE,
     DomainHere,
     EngineStatus,
     Health,
@@ -78,7 +79,7 @@ from scoring.vm_facts import (
     Pause,
     VmStatus,
 )
-from tests.simulation.disks import SHARED, started_image
+from tests.simulation.disks import BASE, SHARED, started_image
 from tests.simulation.earlier import Metadata, heartbeat_of_version, of_version
 from tests.simulation.host import RETRY_S, Host, Qemu
 from tests.simulation.lockspace import (
@@ -87,12 +88,16 @@ from tests.simulation.lockspace import (
     LeaseVolume,
     Membership,
     Refused,
+    resource_of,
 )
 from tests.simulation.timeline import PROCESS
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+#: How long a start waits for this host's broker to have read a newer registry
+#: (agent/vm/protected.py, which is not imported: it needs libvirt).
+REGISTRY_PATIENCE_S = 5.0
 MIGRATE_DEADLINE_S = Rules().migration_timeout_s
 PAGE_TIMEOUT_S = HealthSection().timeout
 BAD_AFTER = HealthSection().failures
@@ -428,15 +433,16 @@ class SimHeartbeats:
 
 
 class SimEngineMonitor(Sampled):
-    """What broker.monitors.engine does, on a simulated libvirt and guest."""
+    """What the broker's monitor of a VM does, on a simulated libvirt and guest."""
 
     name = "engine"
     unit = ""
     interval_s = 1.0
     deadline_s = 10.0
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, vm: int = ENGINE) -> None:
         self._host = host
+        self._vm = vm
         self._failures = 0
         self._was_up = False
         self.lease_held: bool | None = None
@@ -450,8 +456,11 @@ class SimEngineMonitor(Sampled):
             return self._unknown("libvirt: asking for the VM has not answered")
         if not host.libvirt_up:
             return self._unknown("libvirt: connection refused")
-        qemu = host.qemu
-        facts = DomainHere(memory_image=host.memory_image is not None, autostart=host.autostart)
+        qemu = host.qemus.get(self._vm)
+        facts = DomainHere(memory_image=False, autostart=False)
+        if self._vm == ENGINE:
+            is_saved = host.memory_image is not None
+            facts = DomainHere(memory_image=is_saved, autostart=host.autostart)
         if qemu is None or qemu.received or qemu.crashed:
             self._failures, self.lease_held, self._was_up = 0, None, False
             self.migration = None
@@ -468,7 +477,7 @@ class SimEngineMonitor(Sampled):
                 return EngineStatus(
                     VmStatus.DOWN, Health.BAD, "not running yet", "the VM is being received"
                 )
-            vm, detail = host.last_end
+            vm, detail = host.last_ends.get(self._vm, (VmStatus.DOWN, "unknown"))
             return EngineStatus(vm, Health.BAD, detail, _NOT_HERE)
         self._was_up = True
         running = host.sanlock is not None and host.sanlock.running
@@ -480,7 +489,8 @@ class SimEngineMonitor(Sampled):
             self.migration = MigrationStatus(0, 0, 0, elapsed_s, None)
         elif not qemu.running:
             detail = DETAIL_PAUSED
-            moved_on = host.leases.read().resources["engine"].last_owner != host.host_id
+            lease = host.leases.read().resources[resource_of(self._vm)]
+            moved_on = lease.last_owner != host.host_id
             facts = replace(
                 facts,
                 pause=(qemu.pause or Pause.USER) if qemu.has_run else Pause.NEVER_RAN,
@@ -496,10 +506,11 @@ class SimEngineMonitor(Sampled):
 
     async def _health(self) -> tuple[Health, str | None]:
         host = self._host
-        if host.vm_healthy and not host.own_check_fails:
+        if host.is_healthy(self._vm) and not host.own_check_fails:
             self._failures = 0
             return Health.GOOD, None
-        booted = host.qemu is not None and host.timeline.now_s >= host.qemu.healthy_from_s
+        qemu = host.qemus.get(self._vm)
+        booted = qemu is not None and host.timeline.now_s >= qemu.healthy_from_s
         if booted:
             await _takes(PAGE_TIMEOUT_S)
         self._failures += 1
@@ -676,10 +687,14 @@ class SimLeases:
         self._host.fence_held = value
 
     async def ask_engine(self) -> LeaseAnswer:
-        return await self._ask("engine")
+        return await self.ask_vm(ENGINE)
+
+    async def ask_vm(self, vm: int) -> LeaseAnswer:
+        """The owner of a VM's lease, and the state of that host in sanlock."""
+        return replace(await self._ask(resource_of(vm)), vm=vm)
 
     async def ask_vms(self, vms: Sequence[int]) -> tuple[LeaseAnswer, ...]:
-        raise AssertionError("this world has the engine alone")
+        return tuple([await self.ask_vm(vm) for vm in vms])
 
     async def ask_fence(self) -> LeaseAnswer:
         return await self._ask("fence")
@@ -874,49 +889,73 @@ def no_libvirt(hostname: str) -> str:
 
 
 class SimHypervisor:
-    """Hypervisor port: libvirt with sanlock's lock driver on a simulated host."""
+    """Hypervisor port for one VM: libvirt with sanlock's lock driver on a simulated host."""
 
-    def __init__(self, world: World, host: Host, leases: SimLeases) -> None:
+    def __init__(self, world: World, host: Host, leases: SimLeases, vm: int = ENGINE) -> None:
         self._world = world
         self._host = host
         self._leases = leases
+        self._vm = vm
         # As the real adapter: a migration that this agent began, and why it is being ended.
         self._moving = False
         self._cancelled = ""
 
     async def start(self, what_ran: WhatRan | None = None, registry: int = 0) -> VmStartEnded:
         host = self._host
-        self._world.began(host, "start")
+        self._world.began(host, "start", self._vm)
         if why := await self._libvirt("starting the VM", START_DEADLINE_S):
             # The real adapter names libvirt for its errors; a call that hangs names it already.
             why = f"libvirt: {why}" if why is _NO_SOCKET else why
             return VmStartEnded(StartResult.FAILED, why)
         await _takes(0.2)
-        if host.qemu is not None:
+        if self._vm != ENGINE and (why := await self._registry_lacks(registry)):
+            return VmStartEnded(StartResult.FAILED, why)
+        if (host.number, self._vm) in self._world.vms.start_hangs:
+            await _takes(START_DEADLINE_S)
+            hung = Hung("libvirt", "starting the VM", START_DEADLINE_S)
+            return VmStartEnded(StartResult.FAILED, str(hung))
+        if self._vm in host.qemus:
             return VmStartEnded(StartResult.FAILED, _RUNS_ALREADY)
-        if host.starts_fail:
-            return VmStartEnded(StartResult.FAILED, f"libvirt: {host.starts_fail}")
-        host.autostart = False
-        image = started_image(what_ran)
+        if why := self._world.start_fails(host, self._vm):
+            return VmStartEnded(StartResult.FAILED, f"libvirt: {why}")
+        image = BASE
+        if self._vm == ENGINE:
+            host.autostart = False
+            image = started_image(what_ran)
         if not image.startswith((SHARED, f"/{host.name}/")):
             return VmStartEnded(StartResult.FAILED, f"libvirt: cannot open {image}")
-        host.create_qemu(force_boot=FORCE_BOOT, disk=image)
+        host.create_qemu(force_boot=FORCE_BOOT, disk=image, vm=self._vm)
         await _takes(0.15)
-        if host.qemu is None:
+        if self._vm not in host.qemus:
             return VmStartEnded(StartResult.FAILED, "QEMU ended while starting")
         if not host.libvirt_up:
             return VmStartEnded(StartResult.FAILED, _CUT_OFF)
         try:
-            host.resume_qemu(host.timeline.now_s + host.guest_boot_s)
+            boot_s = self._world.vms.boots_s(host, self._vm)
+            host.resume_qemu(host.timeline.now_s + boot_s, self._vm)
         except Refused as error:
-            host.end_qemu(f"not started: {error}", VmStatus.DOWN, "failed to start")
+            why = f"not started: {error}"
+            host.end_qemu(why, VmStatus.DOWN, "failed to start", vm=self._vm)
             return await self._refused(str(error))
-        self._world.tell(host.name, "started the VM")
+        self._world.tell(host.name, f"started {self._world.called(self._vm)}")
         return VmStartEnded(StartResult.STARTED)
+
+    async def _registry_lacks(self, generation: int) -> str:
+        """Why this host's copy of the registry does not do for a start; empty: it does."""
+        broker = self._world.brokers.get(self._host.number)
+        until_s = asyncio.get_running_loop().time() + REGISTRY_PATIENCE_S
+        while broker is not None:
+            known = broker.registry.cached
+            if known.generation >= generation:
+                return known.damaged.get(self._vm, "")
+            if asyncio.get_running_loop().time() > until_s:
+                break
+            await _takes(RETRY_S)
+        return "no older definition is started"
 
     async def _refused(self, why: str) -> VmStartEnded:
         """The lock driver gave no lease: another host's, or its own trouble."""
-        answer = await self._leases.ask_engine()
+        answer = await self._leases.ask_vm(self._vm)
         if answer.keeps_out(self._host.host_id):
             return VmStartEnded(StartResult.LEASE_HELD, f"host {answer.owner} owns it")
         return VmStartEnded(StartResult.FAILED, why)
@@ -930,11 +969,11 @@ class SimHypervisor:
 
     async def shut_down(self) -> VmStopEnded:
         host = self._host
-        self._world.began(host, "shut down")
+        self._world.began(host, "shut down", self._vm)
         if why := await self._libvirt("asking the guest to shut down", STOP_DEADLINE_S):
             return VmStopEnded(False, why)
         await _takes(0.05)
-        qemu = host.qemu
+        qemu = host.qemus.get(self._vm)
         obeys = qemu is not None and not (qemu.is_hung or qemu.ignores_shutdown)
         if qemu is not None and qemu.running and obeys:
             host.timeline.after(8.0, self._guest_ends, qemu)
@@ -942,28 +981,30 @@ class SimHypervisor:
 
     def _guest_ends(self, qemu: Qemu) -> None:
         host = self._host
-        if host.qemu is not qemu or not qemu.running or qemu.is_hung or host.frozen:
+        if host.qemus.get(self._vm) is not qemu or not qemu.running or qemu.is_hung or host.frozen:
             return
         if qemu.stopped_until_s > host.timeline.now_s:
             host.timeline.after(RETRY_S, self._guest_ends, qemu)
         else:
-            host.end_qemu("the guest shut down", VmStatus.DOWN, "shut down")
+            host.end_qemu("the guest shut down", VmStatus.DOWN, "shut down", vm=self._vm)
 
     async def power_off(self) -> VmStopEnded:
         host = self._host
-        self._world.began(host, "power off")
+        self._world.began(host, "power off", self._vm)
         if why := await self._libvirt("ending the VM", STOP_DEADLINE_S):
             return VmStopEnded(False, why)
         await _takes(0.3)
-        if host.qemu is not None:
+        if self._vm in host.qemus:
             if host.qemu_unkillable:
                 return VmStopEnded(False, "the process does not end")
-            host.end_qemu("ended by the agent", VmStatus.DOWN, "powered off")
+            host.end_qemu("ended by the agent", VmStatus.DOWN, "powered off", vm=self._vm)
         return VmStopEnded(True)
 
     async def disarm(self, image: bool) -> DomainDisarmed:
         if why := await self._libvirt("disarming the domain", STOP_DEADLINE_S):
             return DomainDisarmed(False, why)
+        if self._vm != ENGINE:
+            return DomainDisarmed(True)
         self._host.autostart = False
         if image and self._host.memory_image is not None:
             self._host.memory_image = None
@@ -983,10 +1024,10 @@ class SimHypervisor:
         worker = "libvirt beside a migration"
         if why := await self._libvirt("cancelling", CANCEL_DEADLINE_S, worker):
             return why
-        qemu = self._host.qemu
+        qemu = self._host.qemus.get(self._vm)
         if qemu is None or not qemu.leaving:
             return NOT_RUNNING if qemu is None else NO_JOB
-        self._world.cancel_move(self._host)
+        self._world.cancel_move(self._host, self._vm)
         return ""
 
     async def ask_path(self, target: int, hostname: str) -> MigrationPath:
@@ -1004,7 +1045,7 @@ class SimHypervisor:
         return MigrationPath(target, ok, asked_s, "" if ok else no_libvirt(hostname))
 
     async def migrate(self, target: int, hostname: str) -> VmMigrationEnded:
-        self._world.began(self._host, "migrate")
+        self._world.began(self._host, "migrate", self._vm)
         loop = asyncio.get_running_loop()
         if why := no_name(target, hostname):
             return VmMigrationEnded(target, False, why, lasting=True)
@@ -1015,7 +1056,7 @@ class SimHypervisor:
         if there is not None and there.refuses_moves:
             self._host.move_failed = True
             return VmMigrationEnded(target, False, OTHER_CPU, lasting=True)
-        move = self._world.migrate(self._host, hostname)
+        move = self._world.migrate(self._host, hostname, self._vm)
         self._moving, self._cancelled = True, ""
         try:
             until_s = loop.time() + MIGRATE_DEADLINE_S

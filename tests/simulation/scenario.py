@@ -19,8 +19,8 @@ from broker.config.sections import ScoreSection, TimingSection
 from broker.wire.kinds import Kind
 from scoring.observation import OnHostShutdown, OrderKind
 from scoring.vm.state import StateName
-from scoring.vm_facts import Pause, VmStatus
-from tests.simulation import earlier_decisions, membership
+from scoring.vm_facts import ENGINE, Pause, VmStatus, Want
+from tests.simulation import earlier_decisions, membership, vm_story
 from tests.simulation.earlier import Metadata
 from tests.simulation.faults import SICK_BOUND_S
 from tests.simulation.forger import ForgedSlot
@@ -148,6 +148,8 @@ _SWITCHES: dict[str, Callable[[str], dict[str, Any]]] = {
     "power": lambda v: {"power": _yes(v)},
     "names": lambda v: {"names_fixed": _one_of(v, {"fixed": True, "made-up": False})},
     "chance": lambda v: {"chance": v},
+    "memory": lambda v: {"memory_mb": number_of(v)},
+    "reserve": lambda v: {"reserve_mb": number_of(v)},
 }
 
 
@@ -367,6 +369,11 @@ class Player:
                 raise ValueError("no line before this one names the owner")
             return [self.last]
         found = self.world.named(word)
+        vm = self.world.vms.named(word)
+        if found is None and vm is not None and self.world.vms.several:
+            found = self.world.owner(vm)
+            if found is None:
+                raise ValueError(f"{word} runs nowhere, so it stands for no host")
         if found is None:
             names = (*(host.name for host in hosts), *GROUPS)
             raise ValueError(f"there is no host {word!r}; there are: {', '.join(names)}")
@@ -374,7 +381,11 @@ class Player:
 
     def _is_who(self, word: str) -> bool:
         """Whether a word names hosts."""
-        return all(each in GROUPS or self.world.named(each) for each in word.split(","))
+        world = self.world
+        return all(
+            each in GROUPS or world.named(each) or (world.vms.several and world.vms.named(each))
+            for each in word.split(",")
+        )
 
     # --- verbs ----------------------------------------------------------------------------
 
@@ -420,7 +431,29 @@ class Player:
         for host in self._who(who):
             host.jump_clock(seconds_of(seconds))
 
+    def _vm(self, step: Step, name: str, *words: str) -> None:
+        reserved = (*GROUPS, *PROCESSES, *vm_story.WORDS)
+        vm_story.tell(self.world, self._who, reserved, name, words)
+
+    def _registry(self, step: Step, how: str, *words: str) -> None:
+        vm_story.registry(self.world, self._who, how, words)
+
+    def _start(self, step: Step, name: str) -> None:
+        vm_story.wants(self.world, name, Want.UP)
+
+    def _migrate(self, step: Step, name: str, *words: str) -> None:
+        vm_story.migrate(self.world, self._who, name, words)
+
+    def _vm_of(self, word: str) -> int | None:
+        """The VM beside the engine that a word names."""
+        vm = self.world.vms.named(word)
+        return None if vm == ENGINE else vm
+
     def _kill(self, step: Step, what: str, *words: str) -> None:
+        vm = self._vm_of(words[0]) if len(words) == 1 else None
+        if what == "qemu" and vm is not None:
+            vm_story.kill(self.world, vm)
+            return
         (who,), times = apart(words)
         if times:
             raise WrongCount
@@ -437,6 +470,9 @@ class Player:
                 raise Misfit(what, PROCESSES)
 
     def _stop(self, step: Step, what: str, *words: str) -> None:
+        if self._vm_of(what) is not None and not words:
+            vm_story.wants(self.world, what, Want.DOWN)
+            return
         (who,), times = apart(words)
         if what not in PROCESSES:
             raise Misfit(what, PROCESSES)
@@ -489,6 +525,8 @@ class Player:
             self._storage_of_all(how, given)
             return
         words, times = apart(given)
+        disks = [f"disk of {vm}" for word in words if (vm := self._own_disk(word))]
+        words = [word for word in words if not self._own_disk(word)]
         named = [word for word in words if not self._is_who(word)]
         whos = [word for word in words if self._is_who(word)]
         if how not in STORAGE:
@@ -517,7 +555,13 @@ class Player:
             return
         delay_s = seconds_of(times[0] if times else "1.5") if how == "slow" else 0.0
         for host in self._who(whos[0]):
-            host.break_storage(_STORAGE_FAULTS[how], delay_s, tuple(named))
+            host.break_storage(_STORAGE_FAULTS[how], delay_s, (*named, *disks))
+
+    def _own_disk(self, word: str) -> int | None:
+        """The VM of that name, where its disk is not where the others' are."""
+        vm = self._vm_of(word)
+        is_own = vm is not None and vm in next(iter(self.world.hosts.values())).own_disks
+        return vm if is_own else None
 
     def _storage_of_all(self, how: str, words: tuple[str, ...]) -> None:
         if how == "split":
@@ -674,6 +718,10 @@ class Player:
                 raise ValueError(f"{' '.join(words[1:])!r} does not fit behind the host")
 
     def _guest(self, step: Step, how: str, *words: str) -> None:
+        vm = self._vm_of(how)
+        if vm is not None and words:
+            vm_story.guest(self.world, vm, words[0], words[1:])
+            return
         if how == "ordered-on":
             self._order(self._who(words[0])[0], *words[1:])
             return
@@ -774,6 +822,7 @@ class Player:
                     host.load = number_of(value)
                 case "memory":
                     host.memory_mb = number_of(value)
+                    host.memory_changed_s = self.world.timeline.now_s
                 case "gateway":
                     host.gateway_answers = number_of(value) / 100
                 case "bridge":
@@ -971,6 +1020,8 @@ class Player:
             case ("engine", "running", "on", who):
                 hosts = self._who(who)
                 return lambda: world.owner() in hosts
+            case ("vm" | "short", *_):
+                return vm_story.condition(world, self._who, words)
             case ("order", *_):
                 raise Misfit(" ".join(words[1:2]), ("done", "refused", "lost", "under-way"))
             case (who, "in", state):
@@ -1050,4 +1101,7 @@ class Player:
             status = broker.orders.status(number, host.clock_s())
             if status is not None:
                 counted += f", the last order {status.state} {status.text!r}"
+        several = vm_story.situation(self.world)
+        if several:
+            counted = f"{counted}; {several}"
         return f"the VM runs {runs}; {states}; {counted}"

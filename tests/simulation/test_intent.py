@@ -36,17 +36,17 @@ def test_the_broker_knows_of_a_migration_before_it_begins(monkeypatch: pytest.Mo
     told: list[str] = []
     migrate, began = World.migrate, World.began
 
-    def looked(world: World, host: Host, what: str) -> None:
+    def looked(world: World, host: Host, what: str, vm: int) -> None:
         if what == "migrate":
             told.append(world.brokers[host.number].status(host.clock_s()).hosts[host.number].intent)
             slot = decode_slot(host.host_id, world.board.slots[host.host_id])
             assert slot is not None
             told.append(slot.extra["intent"])
-        began(world, host, what)
+        began(world, host, what, vm)
 
-    def moved(world: World, source: Host, hostname: str) -> Move:
+    def moved(world: World, source: Host, hostname: str, vm: int) -> Move:
         told.append(hostname)
-        return migrate(world, source, hostname)
+        return migrate(world, source, hostname, vm)
 
     monkeypatch.setattr(World, "began", looked)
     monkeypatch.setattr(World, "migrate", moved)

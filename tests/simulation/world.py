@@ -6,12 +6,14 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import re
 import shutil
 import tempfile
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from agent.actions import ActionRunner
 from agent.beat import Agent
@@ -46,13 +48,20 @@ from broker.whiteboard.identity import VolumeKind, expected, problem
 from broker.whiteboard.mode import Mode, to_lines
 from broker.whiteboard.signatures import CLUSTER as CLUSTER_SLOT
 from broker.whiteboard.signatures import Signatures
-from broker.whiteboard.slot import EMPTY_SLOT, BadSlot, decode_cluster, encode_cluster
+from broker.whiteboard.slot import (
+    EMPTY_SLOT,
+    BadSlot,
+    decode_cluster,
+    decode_slot,
+    encode_cluster,
+)
 from broker.whiteboard.store import StorageTrouble
 from broker.wire.exchange import BegunReason, Report
 from broker.wire.status import Maintenance, NewOrder
 from scoring.decision import Code, FreeHostId
 from scoring.lease_times import WATCHDOG_FIRE_S
 from scoring.observation import OrderKind
+from scoring.vm.plan import NO_PLAN, Plan
 from scoring.vm.state import StateName
 from scoring.vm_facts import ENGINE, Pause, VmStatus
 from tests.simulation import earlier_decisions, orderly
@@ -70,7 +79,6 @@ from tests.simulation.ports import (
     SimEngineMonitor,
     SimFenceLog,
     SimHeartbeats,
-    SimHypervisor,
     SimLeases,
     SimLink,
     SimLockspace,
@@ -82,6 +90,8 @@ from tests.simulation.ports import (
     no_libvirt,
 )
 from tests.simulation.timeline import Process, Timeline
+from tests.simulation.vm_ports import SimHypervisors, SimVmsMonitor
+from tests.simulation.vms import RESERVE_MB, Vms
 from tests.simulation.whiteboard import Whiteboard
 
 RESTART_S = 1.5
@@ -111,6 +121,8 @@ AT_REST = frozenset(
 VM_MEMORY_MB = 4096.0
 #: A host that has been well for so long is seen to be fit by all.
 WELL_BEFORE_MOVE_S = 10.0
+#: A claim in a slot: the VM, the host that it is brought to, and for how long.
+CLAIM = re.compile(r"([0-9]+)>([0-9]+)/")
 CLUSTER_KEY = ClusterKey(b"the simulated cluster's own key.")
 #: What a host may have for the cluster's key, by name.
 KEYS: dict[str, ClusterKey | None] = {
@@ -152,6 +164,15 @@ class Settings:
     on_isolation: str = "move"
     #: Whether each host's sanlock has a fixed name, as `ha-agent init` and `join` give it.
     names_fixed: bool = True
+    #: The memory of each host where several VMs share it, and what no VM may have; MiB.
+    memory_mb: float | None = None
+    reserve_mb: float = RESERVE_MB
+
+
+def new_order(kind: OrderKind, target: int | None, vm: int) -> NewOrder:
+    """An operator's order about a VM."""
+    given: dict[str, Any] = {} if vm == ENGINE else {"vm": vm}
+    return NewOrder(kind, target, **given)
 
 
 @dataclass(slots=True)
@@ -197,8 +218,8 @@ class World:
         #: Who does not get through to the guest wherever it runs: "", "users" (nobody does) or
         #: "hosts" (its users do).
         self.guest_closed_to = ""
-        #: Since when each host's VM is reached by its users, for sure.
-        self._reached_since_s: dict[int, float] = {}
+        #: Since when each VM on each host is reached by its users, for sure.
+        self._reached_since_s: dict[tuple[int, int], float] = {}
         self.timeline = Timeline()
         self.trace: list[tuple[float, str, str]] = []
         self.laws = Laws(self)
@@ -207,10 +228,14 @@ class World:
         self.hosts: dict[int, Host] = {}
         self.by_address: dict[str, Host] = {}
         self.brokers: dict[int, Broker] = {}
+        #: The eyes of each broker on the VMs beside the engine.
+        self.monitors: dict[int, SimVmsMonitor] = {}
         self.agents: dict[int, Agent] = {}
         self.links: dict[int, SimLink] = {}
-        #: The last migration from each host: how it ends, its source and target.
-        self._moves: dict[int, tuple[Move, Host, Qemu, Host, Qemu]] = {}
+        #: The last migration of each VM from each host: how it ends, its source and target.
+        self._moves: dict[tuple[int, int], tuple[Move, Host, Qemu, Host, Qemu]] = {}
+        #: The protected VMs beside the engine.
+        self.vms = Vms(self)
         self.cut_links: set[tuple[int, int]] = set()
         #: (from, to): the part of the packets that is lost, and what one takes longer.
         self.link_loss: dict[tuple[int, int], float] = {}
@@ -247,6 +272,7 @@ class World:
         self.ordered_s: dict[int, float] = {}
         #: What it was, until it is refused, and its number.
         self.ordered: dict[int, OrderKind] = {}
+        self.ordered_vm: dict[int, int] = {}
         self._order_numbers: dict[int, int] = {}
         self.outages: list[Outage] = []
         self.shots: list[Shot] = []
@@ -286,6 +312,10 @@ class World:
         )
         if not settings.names_fixed:
             host.sanlock_name = ""
+        if settings.memory_mb is not None:
+            host.total_mb = host.memory_mb = settings.memory_mb
+            host.reserve_mb = settings.reserve_mb
+            host.takes_mb[ENGINE] = VM_MEMORY_MB
         self.hosts[number] = host
         self.by_address[host.address] = self.by_address[host.heartbeat_address] = host
 
@@ -408,14 +438,15 @@ class World:
                 raise LockspaceError(wrong)
         store = SimStore(host, self.settings.latency_s)
         boot_id = f"{host.name}-boot-{host.boots}"
-        lockspace = SimLockspace(host)
+        lockspace, registry = SimLockspace(host), self.vms.cache(host)
+        monitor = self.monitors[host.number] = SimVmsMonitor(self, host, runner)
         key = KEYS[host.key] if self.settings.heartbeat else None
         broker = Broker(
             config,
             Board(store, host.host_id, host.wall_s, Signatures(key)),
             lockspace,
-            Watched(runner, engine, outside, way_out),
-            Given(boot_id, host.wall_s, host.frees_without_lease),
+            Watched(runner, engine, outside, way_out, monitor),
+            Given(boot_id, host.wall_s, host.frees_without_lease, registry),
             heartbeats=Heartbeats(
                 host.host_id,
                 key,
@@ -432,10 +463,11 @@ class World:
             group.create_task(lockspace.renewals.run(), name="renewals")
             group.create_task(broker.heartbeats.run(), name="heartbeats")
             group.create_task(runner.run(), name="monitors")
+            if self.vms.records:
+                group.create_task(registry.run(), name="registry")
 
     async def _agent(self, host: Host) -> None:
         leases, config = SimLeases(self, host), self.config(host)
-        engine = SimHypervisor(self, host, leases)
         fence = FenceLevels((), host.host_id)
         if self.settings.fence and host.has_fence:
             fence = fence_levels(self, host, config.fence.timeout)
@@ -445,7 +477,9 @@ class World:
         agent = Agent(
             config.rules(VM_MEMORY_MB),
             link,
-            ActionRunner(lambda vm: engine, leases, fence, SimFenceLog(self, host)),
+            ActionRunner(
+                SimHypervisors(self, host, leases), leases, fence, SimFenceLog(self, host)
+            ),
             "kvm",
             migration_possible=self.settings.migration,
             refused=lambda: host.refused,
@@ -478,26 +512,63 @@ class World:
     def tell(self, who: str, what: str) -> None:
         self.trace.append((self.timeline.now_s, who, what))
 
-    def vm_changed(self, host: Host) -> None:
-        self.laws.vm_changed()
-        self.timeline.after(LIBVIRT_EVENT_S, self._libvirt_event, host, host.boots)
+    def vm_changed(self, host: Host, vm: int = ENGINE) -> None:
+        self.laws.vm_changed(vm)
+        self.timeline.after(LIBVIRT_EVENT_S, self._libvirt_event, host, host.boots, vm)
 
-    def vm_ended(self, host: Host, why: str) -> None:
-        self.tell(host.name, f"QEMU ended: {why}")
-        if self._well:
+    def vm_ended(self, host: Host, why: str, vm: int = ENGINE) -> None:
+        self.tell(host.name, f"QEMU ended: {why}{self.vms.of(vm)}")
+        if self._well and vm == ENGINE:
             self._down_cause = why
-        self.laws.vm_ended(host, why)
+        self.laws.vm_ended(host, why, vm)
 
-    def _libvirt_event(self, host: Host, boot: int) -> None:
+    def _libvirt_event(self, host: Host, boot: int, vm: int) -> None:
         """libvirt tells the broker that something has become of the VM."""
         broker = self.brokers.get(host.number)
-        if broker is not None and host.boots == boot and host.libvirt_up:
+        if broker is None or host.boots != boot or not host.libvirt_up:
+            return
+        if vm == ENGINE:
             broker.monitors.wake("engine")
+        else:
+            self.monitors[host.number].wake(vm)
 
-    def began(self, host: Host, act: str | FreeHostId) -> None:
-        """An agent begins an action on the VM or on a host id."""
-        self.tell(host.name, f"agent: {act}" if isinstance(act, str) else f"agent: frees {act}")
-        self.laws.began(host, act)
+    def began(self, host: Host, act: str | FreeHostId, vm: int = ENGINE) -> None:
+        """An agent begins an action on a VM or on a host id."""
+        if isinstance(act, str):
+            self.tell(host.name, f"agent: {act}{self.vms.of(vm)}")
+        else:
+            self.tell(host.name, f"agent: frees {act}")
+        self.laws.began(host, act, vm)
+
+    def claims_of(self, host: Host) -> frozenset[tuple[int, int]]:
+        """The VMs and their targets that a host's slot on the storage claims."""
+        try:
+            report = decode_slot(host.host_id, self.board.slots.get(host.host_id, EMPTY_SLOT))
+        except BadSlot:
+            return frozenset()
+        if report is None or not report.extra_trusted:
+            return frozenset()
+        return frozenset(
+            (int(number), int(target))
+            for number, target in CLAIM.findall(report.extra.get("claims", ""))
+        )
+
+    def short_of(self, vm: int) -> int | None:
+        """How many MiB a VM is short of by the plan of an agent; None: nobody says so."""
+        for number, agent in sorted(self.agents.items()):
+            if agent.last is not None and self.both_run(self.hosts[number]):
+                plan: Plan = getattr(agent.last, "plan", NO_PLAN)
+                if vm in plan.short:
+                    return plan.short[vm]
+        return None
+
+    def called(self, vm: int) -> str:
+        """What a VM is called in the trace."""
+        return "the VM" if vm == ENGINE else self.vms.name_of(vm)
+
+    def start_fails(self, host: Host, vm: int) -> str:
+        """Why libvirt cannot start a VM there; empty: it can."""
+        return host.starts_fail or self.vms.start_fails.get((host.number, vm), "")
 
     def freeing(self, host: Host, act: FreeHostId) -> None:
         """A host id is about to be freed on disk."""
@@ -596,15 +667,17 @@ class World:
             self._well = well
         if well:
             self._down_cause = "sick"
+        self.vms.look()
         self.laws.look()
         if self.is_story_calm and self.is_quiet():
             self.laws.must_be_up()
         self._look_at_links()
         for host in self.hosts.values():
-            if not self.is_surely_reached(host):
-                self._reached_since_s.pop(host.number, None)
-            else:
-                self._reached_since_s.setdefault(host.number, self.timeline.now_s)
+            for vm in (ENGINE, *self.vms.numbers):
+                if not self.is_surely_reached(host, vm):
+                    self._reached_since_s.pop((host.number, vm), None)
+                else:
+                    self._reached_since_s.setdefault((host.number, vm), self.timeline.now_s)
         self.timeline.after(1.0, self._look)
 
     def wish_daemons(self, host: Host, running: bool) -> None:
@@ -665,19 +738,24 @@ class World:
         since_s = max(host.daemons_since_s, host.storage_bad_until_s, host.frozen_until_s)
         return self.timeline.now_s - since_s
 
-    def order(self, host: Host, kind: OrderKind, target: int | None = None) -> None:
+    def order(
+        self, host: Host, kind: OrderKind, target: int | None = None, vm: int = ENGINE
+    ) -> None:
         """An operator's order on a host; nothing where no broker answers."""
         broker = self.brokers.get(host.number)
         if broker is None or host.loop is None:
             self._no_broker(host)
         else:
-            wanted = NewOrder(kind, target)
+            wanted = new_order(kind, target, vm)
             order = self.timeline.call_within(host.loop, broker.exchange.place_order, wanted)
             self.last_order = host, broker, order.number
             self.ordered_s[host.number] = self.timeline.now_s
-            self.ordered[host.number] = kind
+            self.ordered[host.number], self.ordered_vm[host.number] = kind, vm
             self._order_numbers[host.number] = order.number
-            self.tell("operator", f"order {order.number} to {host.name}: {kind} {target or ''}")
+            self.tell(
+                "operator",
+                f"order {order.number} to {host.name}: {kind} {target or ''}{self.vms.of(vm)}",
+            )
 
     def _no_broker(self, host: Host) -> None:
         self.tell("operator", f"no broker answers on {host.name}: nothing is done")
@@ -845,18 +923,18 @@ class World:
 
     # --- the VM's users ---------------------------------------------------------------------
 
-    def users_reach(self, host: Host) -> bool:
-        """Whether the VM is well on a host, and its users get there."""
-        return host.vm_healthy and host.is_way_open and self.guest_closed_to != "users"
+    def users_reach(self, host: Host, vm: int = ENGINE) -> bool:
+        """Whether a VM is well on a host, and its users get there."""
+        return host.is_healthy(vm) and host.is_way_open and self.guest_closed_to != "users"
 
-    def is_surely_reached(self, host: Host) -> bool:
+    def is_surely_reached(self, host: Host, vm: int = ENGINE) -> bool:
         """Whether they do without any packet lost or late, the way through the gateway."""
         hurt = host.packet_loss or host.packet_delay_s or host.gateway_answers < 1.0
-        return self.users_reach(host) and not hurt
+        return self.users_reach(host, vm) and not hurt
 
-    def reached_for_s(self, host: Host) -> float:
-        """For how long the VM's users have reached it there without a break; 0: they do not."""
-        since_s = self._reached_since_s.get(host.number)
+    def reached_for_s(self, host: Host, vm: int = ENGINE) -> float:
+        """For how long a VM's users have reached it there without a break; 0: they do not."""
+        since_s = self._reached_since_s.get((host.number, vm))
         return 0.0 if since_s is None else self.timeline.now_s - since_s
 
     def hears_guest(self, asker: Host, owner: Host) -> bool:
@@ -880,28 +958,27 @@ class World:
             return source.power and target.power
         return self.reaches(source, target)
 
-    def migrate(self, source: Host, hostname: str) -> Move:
+    def migrate(self, source: Host, hostname: str, vm: int = ENGINE) -> Move:
         """Begin a live migration; its result comes later."""
         move = Move()
-        target = self.named(hostname)
+        target, qemu = self.named(hostname), source.qemus.get(vm)
         if target is None or not target.up or not self.migration_reaches(source, target):
             source.move_failed = True
             self.timeline.after(2.0, setattr, move, "result", no_libvirt(hostname))
-        elif not target.libvirt_up or target.libvirt_hangs or target.qemu is not None:
+        elif not target.libvirt_up or target.libvirt_hangs or vm in target.qemus:
             source.move_failed = True
-            busy = f"libvirt: {IS_ACTIVE}" if target.qemu is not None else no_libvirt(hostname)
+            busy = f"libvirt: {IS_ACTIVE}" if vm in target.qemus else no_libvirt(hostname)
             self.timeline.after(2.0, setattr, move, "result", busy)
-        elif source.qemu is None or not source.qemu.running or source.qemu.leaving:
+        elif qemu is None or not qemu.running or qemu.leaving:
             move.result = f"libvirt: {NOT_RUNNING}"
         else:
-            self.laws.moves(source, target)
-            source.qemu.leaving, source.qemu.leaving_since_s = True, self.timeline.now_s
-            target.create_qemu(received=True, disk=source.qemu.image)
-            self.tell(source.name, f"migrates the VM to {target.name}")
+            self.laws.moves(source, target, vm)
+            qemu.leaving, qemu.leaving_since_s = True, self.timeline.now_s
+            new = target.create_qemu(received=True, disk=qemu.image, vm=vm)
+            self.tell(source.name, f"migrates {self.called(vm)} to {target.name}")
             took_s = source.migration_s + 10.0 * self.delay_s(source, target)
-            assert target.qemu is not None
-            ends = (move, source, source.qemu, target, target.qemu)
-            self._moves[source.number] = ends
+            ends = (move, source, qemu, target, new)
+            self._moves[source.number, vm] = ends
             self.timeline.after(took_s, self._switch_over, *ends)
         return move
 
@@ -910,6 +987,7 @@ class World:
         if not host.up or not host.libvirt_up or host.libvirt_hangs or host.qemu is not None:
             self.tell("operator", f"virsh start on {host.name} fails")
             return
+        host.by_hand_s = self.timeline.now_s
         host.create_qemu(force_boot=False, disk=BASE)
         assert host.qemu is not None
         healthy_from_s = self.timeline.now_s + host.guest_boot_s
@@ -927,9 +1005,9 @@ class World:
                 return
         self.tell("operator", f"virsh start on {host.name}")
 
-    def cancel_move(self, source: Host) -> None:
+    def cancel_move(self, source: Host, vm: int = ENGINE) -> None:
         """libvirt is told to abort the migration that is under way from a host, and soon has."""
-        ends = self._moves[source.number]
+        ends = self._moves[source.number, vm]
         ends[2].cancelled = True
         self.timeline.after(0.2, self._switch_over, *ends)
 
@@ -948,50 +1026,54 @@ class World:
     ) -> None:
         """A migration ends without success: the VM goes on at its source, if it is there."""
         move.result, source.move_failed = why, True
-        if source.qemu is old:
+        if source.qemus.get(old.vm) is old:
             old.leaving = False
-        if target.qemu is new and target.keeps_orphans:
-            target.leave_qemu(crashed=False)
-        elif target.qemu is new:
-            target.end_qemu("the migration failed", VmStatus.DOWN, "failed to start")
+        if target.qemus.get(old.vm) is new and target.keeps_orphans:
+            target.leave_qemu(crashed=False, vm=old.vm)
+        elif target.qemus.get(old.vm) is new:
+            why = "the migration failed"
+            target.end_qemu(why, VmStatus.DOWN, "failed to start", vm=old.vm)
 
     def _switch_over(self, move: Move, source: Host, old: Qemu, target: Host, new: Qemu) -> None:
         if move.result is not None:
             return
-        is_there = source.qemu is old and target.qemu is new and not old.cancelled
+        vm = old.vm
+        comes, goes = target.qemus.get(vm) is new, source.qemus.get(vm) is old
+        is_there = goes and comes and not old.cancelled
         if is_there and max(old.stopped_until_s, new.stopped_until_s) > self.timeline.now_s:
             self.timeline.after(1.0, self._switch_over, move, source, old, target, new)
             return
-        if source.qemu is not old or not old.running:
+        if not goes or not old.running:
             move.result = "the source has ended"
         elif old.cancelled:
             move.result, old.cancelled = CANCELLED, False
             self.tell(source.name, "the migration is cancelled")
-        elif target.qemu is not new or source.frozen or target.frozen:
+        elif not comes or source.frozen or target.frozen:
             move.result = "the target has ended"
         elif not self.migration_reaches(source, target):
             move.result = "the connection broke"
         if move.result is not None:
             self._break_off(move, source, old, target, new, move.result)
             return
-        source.pause_qemu()
+        source.pause_qemu(vm)
         new.memory = old.memory
         try:
-            target.resume_qemu(old.healthy_from_s)
+            target.resume_qemu(old.healthy_from_s, vm)
         except Refused as error:
             move.result = f"the target did not get the lease: {error}"
             source.move_failed = True
-            target.end_qemu("the migration failed", VmStatus.DOWN, "failed to start")
+            target.end_qemu("the migration failed", VmStatus.DOWN, "failed to start", vm=vm)
             old.leaving = False
             try:
-                source.resume_qemu(old.healthy_from_s)
+                source.resume_qemu(old.healthy_from_s, vm)
             except Refused:
                 old.pause = Pause.OTHER
             return
         new.is_hung, new.ignores_shutdown = old.is_hung, old.ignores_shutdown
-        source.end_qemu("migrated", VmStatus.DOWN, "migrated", release=False)
+        source.end_qemu("migrated", VmStatus.DOWN, "migrated", release=False, vm=vm)
         move.result = ""
         self.moves += 1
+        self.vms.moved(vm)
 
     # --- maintenance ------------------------------------------------------------------------
 
@@ -1136,7 +1218,8 @@ class World:
         """
         dead_s = 8 * self.settings.io_timeout_s + WATCHDOG_FIRE_S
         boot_s = 1.1 * self.settings.host_boot_s + self.settings.guest_boot_s
-        return 2 * dead_s + boot_s + 40.0 + SAFETY_S + self.extra_bound_s
+        several_s = self.laws.vms.bound_s()
+        return 2 * dead_s + boot_s + 40.0 + SAFETY_S + self.extra_bound_s + several_s
 
     def is_quiet(self) -> bool:
         """Nothing has been wrong for longer than anything may take."""
@@ -1261,9 +1344,9 @@ class World:
             return True
         return False
 
-    def owner(self) -> Host | None:
-        """The host that runs the VM now."""
-        return next((host for host in self.hosts.values() if host.runs_vm), None)
+    def owner(self, vm: int = ENGINE) -> Host | None:
+        """The host that runs a VM now."""
+        return next((host for host in self.hosts.values() if host.runs(vm)), None)
 
 
 def _waits_s(agent: Agent, now_s: float) -> float:

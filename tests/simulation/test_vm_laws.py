@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Each law on several VMs is seen to catch a breach that is planted: done in an agent's name, where
+an agent would do it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from scoring.vm_facts import Want
+from tests.simulation.host import Host
+from tests.simulation.laws import Broken
+from tests.simulation.vm_laws import ALONE_S, NOTICE_S, WELL_BEFORE_S
+from tests.simulation.vms import Vms
+from tests.simulation.world import Settings, World
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """Three hosts of 16 GiB, the engine up on one; no agent knows of another VM, so that what is
+    done to it is the test's doing. What an agent would claim is not asked."""
+    monkeypatch.setattr(Vms, "must_claim", False)
+    monkeypatch.setattr(Vms, "_let_brokers_read", lambda self: None)
+    world = World(Settings(hosts=3, memory_mb=16_384), random.Random(1))
+    world.fault_began("test")
+    world.power_all_on(1.0)
+    world.run(150.0)
+    owner = world.owner()
+    assert owner is not None and owner.vm_healthy
+    yield world
+    world.close()
+
+
+def add(world: World, name: str, **fields: Any) -> int:
+    """A VM that everybody has known for a while."""
+    world.vms.change(name, **fields)
+    world.run(NOTICE_S + 1.0)
+    number = world.vms.named(name)
+    assert number is not None
+    return number
+
+
+def up(world: World, host: Host, vm: int, healthy: bool = True) -> None:
+    """It runs there, by nobody's doing."""
+    host.create_qemu(vm=vm)
+    host.resume_qemu(world.timeline.now_s if healthy else float("inf"), vm)
+    world.run(NOTICE_S)
+
+
+def broken(world: World, law: str, within_s: float = 1.0) -> None:
+    """Time passes until that law is broken."""
+    with pytest.raises(Broken) as caught:
+        world.run(within_s)
+    assert caught.value.law == law, caught.value
+
+
+def hosts(world: World) -> list[Host]:
+    """The one that runs the engine first."""
+    return sorted(world.hosts.values(), key=lambda host: not host.runs_vm)
+
+
+def test_a_vm_that_runs_twice(world: World) -> None:
+    vm = add(world, "db", memory_mb=1024)
+    _, one, other = hosts(world)
+    up(world, one, vm)
+    qemu = other.create_qemu(vm=vm)
+    qemu.running = qemu.has_lease = True
+    other.watch.vm_changed(other, vm)
+    broken(world, "one-vm")
+
+
+def test_a_vm_without_its_lease(world: World) -> None:
+    vm = add(world, "db", memory_mb=1024)
+    one = hosts(world)[1]
+    one.create_qemu(vm=vm).running = True
+    one.watch.vm_changed(one, vm)
+    broken(world, "leased")
+
+
+def test_the_lease_of_one_vm_does_not_protect_another(world: World) -> None:
+    """Two VMs may run on two hosts; each has a lease of its own."""
+    db, web = add(world, "db", memory_mb=1024), add(world, "web", memory_mb=1024)
+    _, one, other = hosts(world)
+    up(world, one, db)
+    up(world, other, web)
+    resources = world.leases.resources
+    assert (resources["vm-2"].owner, resources["vm-3"].owner) == (one.host_id, other.host_id)
+
+
+def test_a_start_before_its_time(world: World) -> None:
+    sso = add(world, "sso", memory_mb=1024)
+    db = add(world, "db", memory_mb=1024, after=(sso,))
+    _, one, other = hosts(world)
+    up(world, one, sso, healthy=False)
+    world.began(other, "start", db)
+    broken(world, "order")
+
+
+def test_a_start_after_what_it_waits_for(world: World) -> None:
+    """The same start is right once that one is healthy, is wanted down, or was waited for."""
+    sso = add(world, "sso", memory_mb=1024)
+    db = add(world, "db", memory_mb=1024, after=(sso,))
+    _, one, other = hosts(world)
+    up(world, one, sso)
+    world.began(other, "start", db)
+    world.run(1.0)
+    one.qemus[sso].is_hung = True
+    world.run(200.0)
+    world.began(other, "start", db)
+    world.run(1.0)
+
+
+def test_a_start_into_memory_that_is_not_there(world: World) -> None:
+    big, db = add(world, "big", memory_mb=12_000), add(world, "db", memory_mb=4096)
+    _, one, _ = hosts(world)
+    up(world, one, big)
+    world.began(one, "start", db)
+    broken(world, "room")
+
+
+def test_a_vm_that_may_overcommit_may(world: World) -> None:
+    big = add(world, "big", memory_mb=12_000)
+    db = add(world, "db", memory_mb=4096, overcommit=True)
+    _, one, _ = hosts(world)
+    up(world, one, big)
+    world.began(one, "start", db)
+    world.run(1.0)
+
+
+def test_a_move_into_memory_that_is_not_there(world: World) -> None:
+    """What is on its way there takes room already."""
+    big, db = add(world, "big", memory_mb=9000), add(world, "db", memory_mb=6000)
+    owner, one, other = hosts(world)
+    up(world, one, big)
+    up(world, owner, db)
+    world.migrate(one, other.name, big)
+    world.migrate(owner, other.name, db)
+    broken(world, "room")
+
+
+def test_a_start_beside_what_must_be_apart(world: World) -> None:
+    web1 = add(world, "web1", memory_mb=1024)
+    web2 = add(world, "web2", memory_mb=1024, apart=(web1,))
+    _, one, _ = hosts(world)
+    up(world, one, web1)
+    world.began(one, "start", web2)
+    broken(world, "rules")
+
+
+def test_a_start_away_from_what_must_be_together(world: World) -> None:
+    web = add(world, "web", memory_mb=1024)
+    cache = add(world, "cache", memory_mb=1024, together=(web,))
+    _, one, other = hosts(world)
+    up(world, one, web)
+    world.began(other, "start", cache)
+    broken(world, "rules")
+
+
+def test_a_start_on_a_host_that_is_not_its_own(world: World) -> None:
+    _, one, other = hosts(world)
+    db = add(world, "db", memory_mb=1024, only=(one.host_id,))
+    world.began(other, "start", db)
+    broken(world, "rules")
+
+
+def test_a_start_of_what_is_wanted_down(world: World) -> None:
+    db = add(world, "db", memory_mb=1024, want=Want.DOWN)
+    world.began(hosts(world)[1], "start", db)
+    broken(world, "rules")
+
+
+def test_a_start_that_nobody_was_told_of(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Vms, "must_claim", True)
+    db = add(world, "db", memory_mb=1024)
+    world.began(hosts(world)[1], "start", db)
+    broken(world, "claimed")
+
+
+def test_a_vm_that_goes_here_and_there(world: World) -> None:
+    db = add(world, "db", memory_mb=1024)
+    _, one, other = hosts(world)
+    up(world, one, db)
+    world.migrate(one, other.name, db)
+    world.run(20.0)
+    assert world.vms.moves[db] == 1 and other.runs(db)
+    world.migrate(other, one.name, db)
+    broken(world, "still")
+
+
+def test_a_vm_that_is_drained_may_go_on(world: World) -> None:
+    db = add(world, "db", memory_mb=1024)
+    _, one, other = hosts(world)
+    up(world, one, db)
+    world.migrate(one, other.name, db)
+    world.run(20.0)
+    world.set_local_maintenance(other, True)
+    world.migrate(other, one.name, db)
+    world.run(20.0)
+    assert world.vms.moves[db] == 2
+
+
+def test_a_vm_that_nobody_starts_though_it_could_be(world: World) -> None:
+    add(world, "db", memory_mb=1024)
+    broken(world, "alone", WELL_BEFORE_S + ALONE_S + 5.0)
+
+
+def test_a_vm_that_has_no_place_is_not_waited_for(world: World) -> None:
+    add(world, "db", memory_mb=60_000)
+    world.run(WELL_BEFORE_S + ALONE_S + 5.0)
+
+
+def test_a_vm_that_is_not_healthy_in_the_end(world: World) -> None:
+    """It runs, and hangs, and nobody does anything about it."""
+    db = add(world, "db", memory_mb=1024)
+    up(world, hosts(world)[1], db, healthy=False)
+    world.fault_ended()
+    world.run(world.bound_s() + 1.0)
+    world.laws.must_be_up()
+    broken(world, "placed")
+
+
+def test_a_healthy_vm_that_is_ended(world: World) -> None:
+    db = add(world, "db", memory_mb=1024)
+    one = hosts(world)[1]
+    up(world, one, db)
+    world.run(20.0)
+    world.began(one, "power off", db)
+    broken(world, "healthy")
+
+
+def test_the_memory_of_a_host_is_what_its_vms_leave(world: World) -> None:
+    """In whole steps, and never below nothing."""
+    owner, one, _ = hosts(world)
+    big = add(world, "big", memory_mb=9000)
+    assert one.free_memory_mb == 15_360 and owner.free_memory_mb == 11_264
+    up(world, one, big)
+    assert one.free_memory_mb == 6336
+    one.memory_mb = 1000.0
+    assert one.free_memory_mb == 960

@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What must hold of several VMs at once, at every moment. Looks at the world, never at the
+product's own word; `place` of the product is only asked where each VM *could* be.
+
+    order           a VM is started only where each VM that it comes after is healthy, is not wanted
+                    up, has no place, or was waited for long enough
+    room            what an agent starts or moves to a host fits into its memory, beside all that
+                    is there or on its way (but for a VM with `overcommit`)
+    rules           nor does it break `only`, `apart` or `together`; and nothing is started that is
+                    wanted down
+    claimed         who starts a VM, or moves one, has said so in its slot before
+    still           a VM that was moved, and is well, is not moved again by itself within STILL_S
+    placed          so long after the last fault (`bound_s`) each VM that has a place is healthy
+    alone           where all hosts are well, a VM that could be started is begun within ALONE_S,
+                    whatever becomes of the others
+
+What a host cannot have read yet it need not know: a change of the registry, or of another host,
+counts NOTICE_S later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from scoring.vm.plan import Host as Room
+from scoring.vm.plan import Plan, place
+from scoring.vm.spec import apart_of, together_of
+from scoring.vm_facts import ENGINE, VmSpec, Want
+from tests.simulation import fitness
+from tests.simulation.earlier import Metadata
+
+if TYPE_CHECKING:
+    from tests.simulation.host import Host
+    from tests.simulation.world import World
+
+#: Until every host has read what was written: the registry's header (10 s) and a beat or two; a
+#: sample of a host's memory is as old.
+NOTICE_S = 14.0
+#: So long a VM waits for one that it comes after.
+AFTER_S = 180.0
+#: Between two moves of a VM of which nobody was forced.
+STILL_S = 600.0
+#: From the moment at which a VM could be started until an agent begins to.
+ALONE_S = 20.0
+#: How long all hosts must have been well before that counts.
+WELL_BEFORE_S = 45.0
+#: VMs that a host starts at a time, and the time of a start.
+AT_ONCE, START_S = 4, 1.0
+#: A VM in the air counts on both hosts; what is started by hand is nobody's doing.
+_ACTS_TO_BRING = ("start",)
+
+
+class VmLaws:
+    """The checkers for the VMs of one world; a breach is told to its laws."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        #: When an agent last did anything with each VM.
+        self._acted_s: dict[int, float] = {}
+        #: Since when each VM could be started, and all hosts are well.
+        self._ready_since_s: dict[int, float] = {}
+        self._well_since_s: float | None = None
+        #: When each host's memory, rules or VMs last changed, as far as others must read it.
+        self._at: dict[int, frozenset[int]] = {}
+        self._at_changed_s: dict[int, float] = {}
+
+    @property
+    def _now_s(self) -> float:
+        return self._world.timeline.now_s
+
+    def _breach(self, law: str, text: str) -> None:
+        self._world.laws.breach(law, text)
+
+    # --- moments ----------------------------------------------------------------------------
+
+    def acts(self, vm: int) -> None:
+        """An agent, or an operator by it, does something with a VM."""
+        self._acted_s[vm] = self._now_s
+        self._ready_since_s.pop(vm, None)
+
+    def began(self, host: Host, act: str, vm: int) -> None:
+        """An agent begins an action on a VM that nobody ordered."""
+        vms = self._world.vms
+        if not vms.several or act not in _ACTS_TO_BRING:
+            return
+        spec = vms.spec(vm)
+        if spec is None:
+            return
+        knows = self._now_s - vms.changed_s > NOTICE_S
+        if spec.want is Want.DOWN and knows:
+            self._breach("rules", f"{host.name} starts {spec.name}, which is wanted down")
+        if knows:
+            self._in_order(host, spec)
+        self._fits(host, spec)
+        self._keeps_rules(host, host, spec)
+        self._is_claimed(host, host, spec)
+
+    def moves(self, source: Host, target: Host, vm: int) -> None:
+        """An agent begins to migrate a VM, and nobody ordered it."""
+        vms = self._world.vms
+        if not vms.several:
+            return
+        spec = vms.spec(vm)
+        if spec is not None:
+            self._fits(target, spec)
+            self._keeps_rules(source, target, spec)
+            self._is_claimed(source, target, spec)
+        self._stays(source, vm)
+
+    def _in_order(self, host: Host, spec: VmSpec) -> None:
+        vms = self._world.vms
+        for number in spec.after:
+            first = vms.spec(number)
+            if first is None or first.want is Want.DOWN or number == spec.number:
+                continue
+            if vms.down_for_s(spec.number) >= AFTER_S - NOTICE_S:
+                continue
+            healthy = vms.is_healthy(number) or self._was_healthy_lately(number)
+            if not healthy and number not in self.true_plan().short:
+                self._breach(
+                    "order", f"{host.name} starts {spec.name}, but {first.name} is not healthy"
+                )
+
+    def _was_healthy_lately(self, vm: int) -> bool:
+        since_s = self._world.vms.unwell_since_s.get(vm)
+        return since_s is None or self._now_s - since_s < NOTICE_S
+
+    def _fits(self, target: Host, spec: VmSpec) -> None:
+        if target.total_mb is None or spec.overcommit:
+            return
+        # What is on its way there takes room as well.
+        there_mb = sum(target.takes_mb.get(n, 0.0) for n in target.qemus if n != spec.number)
+        room_mb = min(target.total_mb - target.reserve_mb - there_mb, self._available_mb(target))
+        if room_mb < spec.memory_mb and not self._changed_lately(target):
+            self._breach(
+                "room",
+                f"{spec.name} ({spec.memory_mb} MiB) is brought to {target.name}, "
+                f"which has {room_mb:.0f} MiB",
+            )
+
+    def _available_mb(self, target: Host) -> float:
+        return target.memory_mb
+
+    def _changed_lately(self, host: Host) -> bool:
+        """Whether its memory was changed from outside, by hand or by a story, a moment ago."""
+        vms = self._world.vms
+        changed_s = max(host.memory_changed_s, host.by_hand_s)
+        return self._now_s - max(changed_s, vms.changed_s) <= NOTICE_S
+
+    def _keeps_rules(self, source: Host, target: Host, spec: VmSpec) -> None:
+        vms = self._world.vms
+        if self._now_s - vms.changed_s <= NOTICE_S:
+            return
+        if spec.only and target.host_id not in spec.only:
+            self._breach("rules", f"{spec.name} is brought to {target.name}, not one of its own")
+        for number in apart_of(vms.specs).get(spec.number, ()):
+            if number in target.qemus and self._is_settled(target, number):
+                self._breach(
+                    "rules",
+                    f"{spec.name} is brought to {target.name} beside {vms.name_of(number)}",
+                )
+        for number in together_of(vms.specs).get(spec.number, ()):
+            there = self._world.owner(number)
+            if there not in (None, target) and not self._is_moving(number):
+                assert there is not None
+                if self._is_settled(there, number):
+                    self._breach(
+                        "rules",
+                        f"{spec.name} is brought to {target.name}, "
+                        f"{vms.name_of(number)} is on {there.name}",
+                    )
+
+    def _is_settled(self, host: Host, vm: int) -> bool:
+        """Whether a VM is where it is for so long that all know it."""
+        return self._now_s - self._at_changed_s.get(vm, self._now_s) > NOTICE_S / 2
+
+    def _is_moving(self, vm: int) -> bool:
+        hosts = self._world.hosts.values()
+        return sum(vm in host.qemus for host in hosts) > 1
+
+    def _is_claimed(self, host: Host, target: Host, spec: VmSpec) -> None:
+        if not self._world.vms.must_claim or host.metadata is not Metadata.THIS:
+            return
+        claims = self._world.claims_of(host)
+        if (spec.number, target.host_id) not in claims:
+            shown = ", ".join(f"{n}>{t}" for n, t in sorted(claims)) or "nothing"
+            self._breach(
+                "claimed",
+                f"{host.name} brings {spec.name} to {target.name}; its slot claims {shown}",
+            )
+
+    def _stays(self, source: Host, vm: int) -> None:
+        vms = self._world.vms
+        moved_s = vms.moved_s.get(vm)
+        if vm == ENGINE or moved_s is None or self._now_s - moved_s >= STILL_S:
+            return
+        if self._is_pushed(source, vm):
+            return
+        self._breach(
+            "still",
+            f"{source.name} moves {vms.name_of(vm)} again after {self._now_s - moved_s:.0f} s",
+        )
+
+    def _is_pushed(self, source: Host, vm: int) -> bool:
+        """Whether a VM must leave its host: it is drained, cut off, or a rule says so."""
+        vms = self._world.vms
+        spec = vms.spec(vm)
+        if (
+            source.local_maintenance_since_s is not None
+            or source.going_down_since_s is not None
+            or not source.is_way_open
+            or not source.uplink_up
+            or spec is None
+        ):
+            return True
+        if spec.only and source.host_id not in spec.only:
+            return True
+        if any(n in source.qemus for n in apart_of(vms.specs).get(vm, ())):
+            return True
+        return any(
+            self._world.owner(n) not in (None, source) for n in together_of(vms.specs).get(vm, ())
+        )
+
+    # --- every second -----------------------------------------------------------------------
+
+    def look(self) -> None:
+        """What is so now, and since when."""
+        world, vms = self._world, self._world.vms
+        if not vms.several:
+            return
+        for vm in vms.records:
+            at = frozenset(h.number for h in world.hosts.values() if vm in h.qemus)
+            if at != self._at.get(vm):
+                self._at[vm], self._at_changed_s[vm] = at, self._now_s
+        self._look_at_ready()
+
+    def _look_at_ready(self) -> None:
+        world, vms = self._world, self._world.vms
+        is_well = (
+            world.global_maintenance_since_s is None
+            and not world.cut_links
+            and not world.cluster_slot_is_bad()
+            and self._now_s - vms.changed_s > NOTICE_S
+            and all(self._is_well(host) for host in world.hosts.values())
+        )
+        if not is_well:
+            self._well_since_s = None
+            self._ready_since_s.clear()
+            return
+        if self._well_since_s is None:
+            self._well_since_s = self._now_s
+        if self._now_s - self._well_since_s < WELL_BEFORE_S:
+            return
+        missing = [vm for vm in vms.numbers if self._is_missing(vm)]
+        ready = set(self._ready(missing)) if missing else set()
+        for vm in list(self._ready_since_s):
+            if vm not in ready:
+                del self._ready_since_s[vm]
+        for vm in ready:
+            since_s = self._ready_since_s.setdefault(vm, self._now_s)
+            if self._now_s - since_s > ALONE_S:
+                self._breach(
+                    "alone",
+                    f"{vms.name_of(vm)} could be started for {self._now_s - since_s:.0f} s, "
+                    "and nobody does",
+                )
+
+    def _is_well(self, host: Host) -> bool:
+        return host.power and fitness.could_act(self._world, host) and not host.registry
+
+    def _is_missing(self, vm: int) -> bool:
+        hosts = self._world.hosts.values()
+        return self._world.vms.wanted(vm) and not any(vm in host.qemus for host in hosts)
+
+    def _ready(self, missing: list[int]) -> Iterator[int]:
+        """Those that some host can start at once: nothing keeps them but the others."""
+        vms, plan = self._world.vms, self.true_plan()
+        for vm in missing:
+            spec = vms.spec(vm)
+            if spec is None or vm not in plan.order or vm in vms.stands_back:
+                continue
+            waits = any(
+                n != vm and vms.wanted(n) and vms.spec(n) is not None and not vms.is_healthy(n)
+                for n in spec.after
+            )
+            best = self._world.hosts[plan.order[vm][0]]
+            if not waits and not self._world.start_fails(best, vm):
+                yield vm
+
+    # --- at rest ----------------------------------------------------------------------------
+
+    def bound_s(self) -> float:
+        """How much later than one VM the last of several is healthy: each that waits in a row of
+        `after` for AFTER_S at most and its guest's boot, and the waves of starts."""
+        world, vms = self._world, self._world.vms
+        if not vms.several:
+            return 0.0
+        deepest = _depth(vms.specs)
+        waves = -(-len(vms.records) // AT_ONCE)
+        # Each VM waits for the death of its host by itself at worst: one after the other.
+        return deepest * (AFTER_S + world.settings.guest_boot_s) + waves * START_S + NOTICE_S
+
+    def must_be_placed(self) -> None:
+        """The bound is over: what has a place must be healthy."""
+        world, vms = self._world, self._world.vms
+        if not vms.several or world.global_maintenance_since_s is not None:
+            return
+        if self._now_s - vms.changed_s < world.bound_s():
+            return
+        missing = [vm for vm in vms.numbers if vms.wanted(vm) and not self._is_reached(vm)]
+        if not missing:
+            return
+        plan = self.true_plan()
+        for vm in missing:
+            runs = world.owner(vm)
+            can = vm in plan.order or (runs is not None and fitness.could_act(world, runs))
+            if can:
+                self._breach(
+                    "placed",
+                    f"{vms.name_of(vm)} is not healthy {world.bound_s():.0f} s after all faults",
+                )
+
+    def _is_reached(self, vm: int) -> bool:
+        world = self._world
+        return any(world.users_reach(host, vm) for host in world.hosts.values())
+
+    def could_take(self, source: Host, vm: int) -> Host | None:
+        """A host that has room for all that runs on another one, and may run this VM."""
+        world, vms = self._world, self._world.vms
+        spec = vms.spec(vm) or VmSpec(ENGINE, "engine", int(world.vm_memory_mb))
+        if not world.settings.migration or world.well_for_s(source) < 10.0:
+            return None
+        needs_mb = source.committed_mb
+        for host in world.hosts.values():
+            if host is source or not fitness.could_act(world, host):
+                continue
+            is_open = host.local_maintenance_since_s is None and host.going_down_since_s is None
+            allowed = not spec.only or host.host_id in spec.only
+            beside = [*apart_of(vms.specs).get(vm, ()), *together_of(vms.specs).get(vm, ())]
+            is_free = allowed and not beside and host.metadata is Metadata.THIS
+            fits = host.free_memory_mb >= needs_mb and self._now_s - vms.changed_s > NOTICE_S
+            if is_open and is_free and fits and world.well_for_s(host) > 10.0:
+                return host
+        return None
+
+    def true_plan(self) -> Plan:
+        """Where each missing VM could be, by what is true of the hosts."""
+        world, vms = self._world, self._world.vms
+        missing = frozenset(
+            vm for vm in vms.numbers if self._is_missing(vm) or not self._at.get(vm)
+        )
+        rooms = [
+            Room(
+                host.host_id,
+                3400,
+                int(host.total_mb or 0),
+                int(host.free_memory_mb),
+                vms=frozenset(host.qemus),
+                open=host.local_maintenance_since_s is None and host.going_down_since_s is None,
+                speaks=2 if host.metadata is Metadata.THIS and not host.decides_earlier else 1,
+                barred=frozenset(
+                    vm
+                    for vm in vms.records
+                    if world.start_fails(host, vm) or vm in host.damaged_vms or host.registry
+                ),
+            )
+            for host in world.hosts.values()
+            if fitness.could_act(world, host) and host.is_way_open and not host.refused
+        ]
+        return place(vms.specs, rooms, missing)
+
+
+def _depth(specs: tuple[VmSpec, ...]) -> int:
+    """How many VMs stand in the longest row of `after`."""
+    known = {spec.number: spec for spec in specs}
+
+    def depth(number: int, way: tuple[int, ...]) -> int:
+        after = [n for n in known[number].after if n in known and n not in (*way, number)]
+        return max((1 + depth(n, (*way, number)) for n in after), default=0)
+
+    return max((depth(number, ()) for number in known), default=0)

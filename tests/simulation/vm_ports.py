@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The broker's eyes on the VMs beside the engine, and the agent's hands on all of them, on a
+simulated host. Each VM is watched and started by itself: one that hangs holds no other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from broker.monitors import MonitorRunner
+from broker.registry.cache import Cached
+from broker.whiteboard.vm_lines import Memory
+from broker.wire.status import MigrationStatus
+from scoring.vm_facts import ENGINE, EngineStatus, Health, VmHere, VmStatus
+from tests.simulation.host import Host
+from tests.simulation.ports import SimEngineMonitor, SimHypervisor, SimLeases
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+#: How often each of them is looked at; how long a look may take.
+LOOK_EVERY_S, LOOK_DEADLINE_S = 1.0, 10.0
+
+
+class SimVmsMonitor:
+    """VmsSampler of one broker process."""
+
+    def __init__(self, world: World, host: Host, runner: MonitorRunner) -> None:
+        self._world, self._host, self._runner = world, host, runner
+        self.here: dict[int, VmHere] = {}
+        self.migrations: dict[int, MigrationStatus] = {}
+        self._wakes: dict[int, asyncio.Event] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    @property
+    def memory(self) -> Memory:
+        """What VMs may take of this host, as it is now: its sample is a second old at most."""
+        host = self._host
+        if host.total_mb is None or host.libvirt_hangs or not host.libvirt_up:
+            return Memory()
+        return Memory(host.total_mb, host.free_memory_mb, 0.0)
+
+    def watch(self, known: Cached) -> None:
+        """Watch the VMs of this registry from now on."""
+        wanted = [number for number in known.vms if number != ENGINE]
+        for number in wanted:
+            if number not in self._tasks:
+                self._wakes[number] = asyncio.Event()
+                task = asyncio.get_running_loop().create_task(self._look_at(number))
+                self._tasks[number] = task
+        for number in [number for number in self._tasks if number not in wanted]:
+            self._tasks.pop(number).cancel()
+            self.here.pop(number, None)
+            self.migrations.pop(number, None)
+
+    def wake(self, vm: int) -> None:
+        """Look at a VM at once: libvirt told of a change of it."""
+        if vm in self._wakes:
+            self._wakes[vm].set()
+
+    async def _look_at(self, vm: int) -> None:
+        monitor = SimEngineMonitor(self._host, vm)
+        while True:
+            self._wakes[vm].clear()
+            try:
+                async with asyncio.timeout(LOOK_DEADLINE_S):
+                    status = await monitor.sample()
+            except TimeoutError:
+                status = EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN, "unknown", "no answer")
+            self._take(vm, monitor, status)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._wakes[vm].wait()
+
+    def _take(self, vm: int, monitor: SimEngineMonitor, status: EngineStatus) -> None:
+        host, before = self._host, self.here.get(vm)
+        migration = monitor.migration
+        self.here[vm] = VmHere(
+            status,
+            asyncio.get_running_loop().time(),
+            lease_held=monitor.lease_held,
+            migrating_s=None if migration is None else migration.elapsed_s,
+            config_up_to_date=True,
+            domain=monitor.facts,
+            uplink_up=host.bridge_leads_out,
+            number=vm,
+            migration_possible=self._world.settings.migration,
+        )
+        if migration is None:
+            self.migrations.pop(vm, None)
+        else:
+            self.migrations[vm] = migration
+        if before is None or before.report != status:
+            self._runner.on_change("vms")
+
+
+class SimHypervisors:
+    """Hypervisors port: a hand on each VM, the same one each time."""
+
+    def __init__(self, world: World, host: Host, leases: SimLeases) -> None:
+        self._world, self._host, self._leases = world, host, leases
+        self._of: dict[int, SimHypervisor] = {}
+
+    def __call__(self, vm: int) -> SimHypervisor:
+        if vm not in self._of:
+            self._of[vm] = SimHypervisor(self._world, self._host, self._leases, vm)
+        return self._of[vm]

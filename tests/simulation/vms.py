@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The protected VMs of a simulated cluster beside the engine: the registry that names them, what
+each host knows of it, and how each VM is.
+
+The registry is a value with a generation. A host knows what it read last: it reads every ten
+seconds, and at once when another host's slot shows a larger generation, as in life
+(broker/registry/cache.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from broker.registry.cache import HEADER_EVERY_S, PAUSE_S, Cached, RegistryCache
+from broker.registry.record import VmRecord
+from broker.whiteboard.signatures import Signatures
+from scoring.vm_facts import ENGINE, VmSpec, Want
+from tests.simulation.earlier import Metadata
+from tests.simulation.host import CLUSTER, MEMORY_MB, Host
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+#: The name of VM 1.
+ENGINE_NAME = "engine"
+#: What of a host's memory no VM may have, MiB.
+RESERVE_MB = 1024.0
+#: The memory of a host where nothing is said of it, MiB.
+TOTAL_MB = 65_536.0
+
+
+class Vms:
+    """`records`: the registry's volume. `numbers`: the VMs 2.. that are protected."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.records: dict[int, VmRecord] = {}
+        self.generation = 0
+        #: When the registry was last changed, and when anything about the VM was.
+        self.changed_s = 0.0
+        #: Why libvirt cannot start a VM on a host, by host and VM.
+        self.start_fails: dict[tuple[int, int], str] = {}
+        #: Hosts on which libvirt never comes back from starting a VM; and how long a guest boots,
+        #: by name, where that is not the cluster's.
+        self.start_hangs: set[tuple[int, int]] = set()
+        self.boot_s: dict[str, float] = {}
+        #: Live migrations that went well, by VM; and when the last one of it was over.
+        self.moves: Counter[int] = Counter()
+        self.moved_s: dict[int, float] = {}
+        #: Since when each VM runs nowhere, or is not healthy; those that are well are not in it.
+        self.down_since_s: dict[int, float] = {}
+        self.unwell_since_s: dict[int, float] = {}
+        #: The longest time without it, after it was healthy for the first time.
+        self.outages_s: dict[int, list[float]] = {}
+
+        #: VMs that failed everywhere lately: each host that tried one stands back.
+        self.stands_back: set[int] = set()
+
+    # --- names ------------------------------------------------------------------------------
+
+    @property
+    def several(self) -> bool:
+        """Whether there are VMs beside the engine."""
+        return any(number != ENGINE for number in self.records)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The VMs beside the engine."""
+        return [n for n, record in self.records.items() if n != ENGINE and not record.removed]
+
+    @property
+    def specs(self) -> tuple[VmSpec, ...]:
+        """What is wanted of the VMs, as the registry has it now."""
+        return tuple(one.spec() for _, one in sorted(self.records.items()) if not one.removed)
+
+    def spec(self, vm: int) -> VmSpec | None:
+        """The same of one of them."""
+        record = self.records.get(vm)
+        return None if record is None or record.removed else record.spec()
+
+    def name_of(self, vm: int) -> str:
+        """What it is called."""
+        record = self.records.get(vm)
+        if record is None:
+            return ENGINE_NAME if vm == ENGINE else f"VM {vm}"
+        return record.name
+
+    def of(self, vm: int) -> str:
+        """Words behind a line of the trace that is about it; none of the engine."""
+        return "" if vm == ENGINE else f" [{self.name_of(vm)}]"
+
+    def named(self, name: str) -> int | None:
+        """The number of the VM of that name; None: there is none."""
+        if name == ENGINE_NAME:
+            return ENGINE
+        return next((n for n in self.numbers if self.records[n].name == name), None)
+
+    # --- the registry -----------------------------------------------------------------------
+
+    def change(self, name: str, **fields: Any) -> None:
+        """`vm add` or `vm set`: the record of that VM, which is a new one where there is none."""
+        number = self.named(name)
+        if number is None or (number == ENGINE and ENGINE not in self.records):
+            number = ENGINE if name == ENGINE_NAME else 1 + max([1, *self.records])
+            record = VmRecord(
+                number=number,
+                name=name,
+                uuid=f"00000000-0000-4000-8000-{number:012x}",
+                generation=0,
+                memory_mb=4096,
+            )
+        else:
+            record = self.records[number]
+        self.generation += 1
+        self.records[number] = replace(record, generation=self.generation, **fields)
+        now_s = self.changed_s = self._world.timeline.now_s
+        if self.generation == 1:
+            self._let_brokers_read()
+        self.down_since_s.setdefault(number, now_s)
+        self.unwell_since_s.setdefault(number, now_s)
+        for host in self._world.hosts.values():
+            if host.total_mb is None:
+                host.total_mb, host.reserve_mb = TOTAL_MB, RESERVE_MB
+                host.memory_mb = TOTAL_MB if host.memory_mb == MEMORY_MB else host.memory_mb
+            host.takes_mb[number] = self.records[number].memory_mb
+            host.takes_mb.setdefault(ENGINE, self._world.vm_memory_mb)
+
+    def _let_brokers_read(self) -> None:
+        """Brokers that run already begin to read the registry now that there is one."""
+        for number, broker in self._world.brokers.items():
+            host = self._world.hosts[number]
+            assert host.loop is not None
+            read = broker.registry.run()
+            self._world.timeline.call_within(host.loop, host.processes["broker"].begin, read)
+
+    def remove(self, name: str) -> None:
+        """`vm remove`."""
+        number = self.named(name)
+        assert number is not None
+        self.change(name, removed=True)
+
+    def boots_s(self, host: Host, vm: int) -> float:
+        """How long its guest boots on a host."""
+        return self.boot_s.get(self.name_of(vm), host.guest_boot_s)
+
+    @property
+    def must_claim(self) -> bool:
+        """Whether there are two VMs or more, so that who brings one somewhere says so before."""
+        return self.several
+
+    def cache(self, host: Host) -> SimRegistryCache:
+        """What a broker that starts there knows of it."""
+        return SimRegistryCache(self._world, host)
+
+    # --- how they are -----------------------------------------------------------------------
+
+    def moved(self, vm: int) -> None:
+        """It went over to another host alive."""
+        self.moves[vm] += 1
+        self.moved_s[vm] = self._world.timeline.now_s
+
+    def is_healthy(self, vm: int) -> bool:
+        """Whether it is healthy somewhere."""
+        return any(host.is_healthy(vm) for host in self._world.hosts.values())
+
+    def wanted(self, vm: int) -> bool:
+        """Whether it is to run."""
+        spec = self.spec(vm)
+        return vm == ENGINE if spec is None else spec.want is Want.UP
+
+    def look(self) -> None:
+        """Once a second: how each of them is."""
+        now_s = self._world.timeline.now_s
+        for vm in self.records:
+            if self._world.owner(vm) is None:
+                self.down_since_s.setdefault(vm, now_s)
+            else:
+                self.down_since_s.pop(vm, None)
+            if not self.is_healthy(vm):
+                if vm not in self.unwell_since_s:
+                    self._world.tell("guest", f"{self.name_of(vm)} is not healthy")
+                self.unwell_since_s.setdefault(vm, now_s)
+            elif vm in self.unwell_since_s:
+                self.outages_s.setdefault(vm, []).append(now_s - self.unwell_since_s.pop(vm))
+                self._world.tell("guest", f"{self.name_of(vm)} is healthy")
+
+    def longest_downtime_s(self, vm: int) -> float:
+        """The longest time in which it was not healthy, after it was for the first time."""
+        ended = self.outages_s.get(vm, [])[1:]
+        if vm in self.unwell_since_s and vm in self.outages_s:
+            ended.append(self._world.timeline.now_s - self.unwell_since_s[vm])
+        return max(ended, default=0.0)
+
+    def down_for_s(self, vm: int) -> float:
+        """For how long it has run nowhere."""
+        since_s = self.down_since_s.get(vm)
+        return 0.0 if since_s is None else self._world.timeline.now_s - since_s
+
+
+class SimRegistryCache(RegistryCache):
+    """What one broker knows of the registry. A host of the previous version knows nothing of it."""
+
+    def __init__(self, world: World, host: Host) -> None:
+        super().__init__(None, CLUSTER, Signatures(), Path())
+        self._world, self._host = world, host
+        host.knows_registry_s = None
+
+    async def run(self) -> None:
+        """Read for ever, in virtual time."""
+        while True:
+            await self.look(asyncio.get_running_loop().time())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEADER_EVERY_S):
+                    await self._wake.wait()
+            self._wake.clear()
+            await asyncio.sleep(PAUSE_S)
+
+    async def look(self, now_s: float) -> None:
+        """Read it, where the storage lets this host."""
+        host, vms = self._host, self._world.vms
+        if host.metadata is not Metadata.THIS or not vms.records:
+            return
+        if not host.reads_whiteboard or host.registry == "old":
+            return
+        host.knows_registry_s = self._world.timeline.now_s
+        hurt = vms.records if host.registry == "damaged" else host.damaged_vms
+        damaged = dict.fromkeys(sorted(hurt), "its record in the registry cannot be read")
+        records = dict(vms.records)
+        xml = {
+            number: f"<domain><name>{one.name}</name></domain>" for number, one in records.items()
+        }
+        cached = Cached(vms.generation, records, xml, damaged)
+        if cached != self.cached:
+            self.cached = cached
+            self.on_change()
