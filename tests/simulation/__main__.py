@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--first", type=int, default=0, help="the first seed")
     run.add_argument("--seed", type=int, help="only this one")
     run.add_argument("--hosts", type=_hosts, default=(2, 7), help="N or N..M")
+    run.add_argument("--vms", type=_hosts, default=(1, 1), help="N or N..M, the engine among them")
     run.add_argument("--minutes", type=float, help="of faults in each run; default: drawn")
     run.add_argument("--moments", type=int, default=MOMENTS, help="of faults in each run")
     run.add_argument("--apart", type=float, help="mean seconds between faults; default: drawn")
@@ -181,6 +182,7 @@ def _run(arguments: argparse.Namespace) -> int:
                     arguments.trace,
                     apart_s=arguments.apart,
                     moments=arguments.moments,
+                    vms=arguments.vms,
                 )
             ]
         )
@@ -193,6 +195,7 @@ def _run(arguments: argparse.Namespace) -> int:
             arguments.minutes,
             arguments.apart,
             arguments.moments,
+            arguments.vms,
         )
     for result in results:
         total.add(result)
@@ -205,6 +208,8 @@ def _run(arguments: argparse.Namespace) -> int:
             minutes = "" if arguments.minutes is None else f" --minutes {arguments.minutes}"
             moments = "" if arguments.moments == MOMENTS else f" --moments {arguments.moments}"
             apart = "" if arguments.apart is None else f" --apart {arguments.apart}"
+            if arguments.vms != (1, 1):
+                apart += f" --vms {arguments.vms[0]}..{arguments.vms[1]}"
             print(
                 f"replay: python -m tests.simulation run --seed {result.seed} --trace "
                 f"--hosts {arguments.hosts[0]}..{arguments.hosts[1]}{minutes}{apart}{moments}"

@@ -879,13 +879,14 @@ def schedule(
     first_s: float,
     last_s: float,
     apart_s: float,
+    faults: tuple[Fault, ...] = FAULTS,
 ) -> None:
     """Queue faults between two true times, sometimes two or three together."""
     at_s = first_s
-    weights = [fault.weight for fault in FAULTS]
+    weights = [fault.weight for fault in faults]
     while at_s < last_s:
         for _ in range(chance.choice([1, 1, 1, 2, 3])):
-            fault = chance.choices(FAULTS, weights)[0]
+            fault = chance.choices(faults, weights)[0]
             host_id = chance.randint(1, world.settings.hosts)
             lasts_s = chance.uniform(*fault.lasts_s)
             began_s = at_s + chance.uniform(0.0, 5.0)

@@ -67,6 +67,7 @@ def is_all_well(world: World) -> bool:
         not world.cut_links
         and not world.modes_with_end
         and not world.guest_closed_to
+        and world.vms.at_rest
         and world.global_maintenance_since_s is None
         and all(could_run(world, host) for host in hosts)
         and any(map(world.users_reach, hosts))

@@ -218,7 +218,8 @@ class Laws:
             else:
                 self._reached(host, name, well_s, vm)
         self._unanswered(host, act)
-        ends = name != "power off" or host.runs(vm)
+        # Whether a VM of the registry may go elsewhere is judged by where to (vm_laws.py).
+        ends = (name != "power off" or host.runs(vm)) and (name != "migrate" or vm == ENGINE)
         if ends and (world.is_quiet() or self._all_fit_s() > world.bound_s()):
             self.breach("quiet", f"{host.name} begins to {name} though nothing is wrong")
 

@@ -901,6 +901,12 @@ class SimHypervisor:
         self._cancelled = ""
 
     async def start(self, what_ran: WhatRan | None = None, registry: int = 0) -> VmStartEnded:
+        ended = await self._start(what_ran, registry)
+        if ended.result is not StartResult.STARTED:
+            self._world.vms.trouble_s[self._host.number, self._vm] = self._host.timeline.now_s
+        return ended
+
+    async def _start(self, what_ran: WhatRan | None, registry: int) -> VmStartEnded:
         host = self._host
         self._world.began(host, "start", self._vm)
         if why := await self._libvirt("starting the VM", START_DEADLINE_S):

@@ -16,9 +16,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from broker.whiteboard import slot as whiteboard
-from tests.simulation.faults import schedule
+from tests.simulation.faults import FAULTS, schedule
 from tests.simulation.laws import Broken
 from tests.simulation.timeline import Stuck
+from tests.simulation.vm_faults import HOST_SIZES_MB, VM_FAULTS, populate
 from tests.simulation.world import Outage, Settings, World
 
 #: Lines of the timeline that are shown for a broken law.
@@ -73,8 +74,11 @@ def run_seed(
     leaps: bool = True,
     apart_s: float | None = None,
     moments: int = MOMENTS,
+    vms: tuple[int, int] = (1, 1),
 ) -> Result:
     """One run: cold start, faults for so long, then the bound, in which all must come well.
+
+    `vms`: how many VMs there are, at least and at most, the engine among them.
 
     `apart_s`: mean time between faults; None: drawn from the seed, one of APART_S. `minutes`:
     how long; None: long enough for about so many `moments` of faults, each of one to three.
@@ -89,7 +93,13 @@ def run_seed(
     settings = settings_of(chance, hosts)
     # Drawn apart, so that all other draws of a seed are what they were.
     settings = replace(settings, heartbeat=random.Random(seed + 3).random() < 0.8)
+    several = random.Random(seed + 4)
+    count = several.randint(*vms)
+    if count > 1:
+        settings = replace(settings, memory_mb=float(several.choice(HOST_SIZES_MB)))
     world = World(settings, chance)
+    if count > 1:
+        populate(world, several, count)
     broken = ""
     try:
         world.fault_began("cold start")
@@ -97,7 +107,8 @@ def run_seed(
         world.power_all_on(on_within_s)
         world.timeline.after(on_within_s + 1.2 * settings.host_boot_s, world.fault_ended)
         faults_from_s = chance.choice([5.0, 300.0, 600.0])
-        schedule(world, random.Random(seed + 1), faults_from_s, faults_s, apart_s)
+        kinds = FAULTS if count == 1 else (*FAULTS, *VM_FAULTS)
+        schedule(world, random.Random(seed + 1), faults_from_s, faults_s, apart_s, kinds)
         world.run(faults_s, leaps)
         while not world.is_quiet():
             world.run(max(1.0, world.bound_s() - world.is_calm_for()), leaps)
@@ -144,10 +155,11 @@ def run_seeds(
     minutes: float | None = None,
     apart_s: float | None = None,
     moments: int = MOMENTS,
+    vms: tuple[int, int] = (1, 1),
 ) -> Iterator[Result]:
     """All seeds, in order, on several processors; the rest as for `run_seed`."""
     one = functools.partial(
-        run_seed, hosts=hosts, minutes=minutes, apart_s=apart_s, moments=moments
+        run_seed, hosts=hosts, minutes=minutes, apart_s=apart_s, moments=moments, vms=vms
     )
     if processes <= 1:
         yield from map(one, seeds)

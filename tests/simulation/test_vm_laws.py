@@ -132,7 +132,7 @@ def test_a_vm_that_may_overcommit_may(world: World) -> None:
 
 def test_a_move_into_memory_that_is_not_there(world: World) -> None:
     """What is on its way there takes room already."""
-    big, db = add(world, "big", memory_mb=9000), add(world, "db", memory_mb=6000)
+    big, db = add(world, "big", memory_mb=9000), add(world, "db", memory_mb=7000)
     owner, one, other = hosts(world)
     up(world, one, big)
     up(world, owner, db)

@@ -9,7 +9,9 @@ product's own word; `place` of the product is only asked where each VM *could* b
     rules           nor does it break `only`, `apart` or `together`; and nothing is started that is
                     wanted down
     claimed         who starts a VM, or moves one, has said so in its slot before
-    still           a VM that was moved, and is well, is not moved again by itself within STILL_S
+    still           a VM that was moved, and is well, is not moved again by itself within STILL_S;
+                    where nothing is wrong none is moved but to where a rule is kept that was
+                    broken, or home (`failback`)
     placed          so long after the last fault (`bound_s`) each VM that has a place is healthy
     alone           where all hosts are well, a VM that could be started is begun within ALONE_S,
                     whatever becomes of the others
@@ -64,6 +66,8 @@ class VmLaws:
         #: When each host's memory, rules or VMs last changed, as far as others must read it.
         self._at: dict[int, frozenset[int]] = {}
         self._at_changed_s: dict[int, float] = {}
+        #: When each VM last had no place.
+        self._short_s: dict[int, float] = {}
 
     @property
     def _now_s(self) -> float:
@@ -107,6 +111,20 @@ class VmLaws:
             self._keeps_rules(source, target, spec)
             self._is_claimed(source, target, spec)
         self._stays(source, vm)
+        self._is_better(source, target, vm)
+
+    def _is_better(self, source: Host, target: Host, vm: int) -> None:
+        """Where nothing is wrong anywhere: whether it is better off where it goes."""
+        vms = self._world.vms
+        spec = vms.spec(vm)
+        if vm == ENGINE or spec is None or not self._world.is_quiet():
+            return
+        liked = [*spec.prefer, *([source.host_id] if source.host_id not in spec.prefer else [])]
+        is_home = spec.failback and target.host_id in liked[: liked.index(source.host_id)]
+        if not is_home and not self._is_pushed(source, vm):
+            self._breach(
+                "still", f"{source.name} moves {spec.name} to {target.name} though nothing is wrong"
+            )
 
     def _in_order(self, host: Host, spec: VmSpec) -> None:
         vms = self._world.vms
@@ -117,7 +135,8 @@ class VmLaws:
             if vms.down_for_s(spec.number) >= AFTER_S - NOTICE_S:
                 continue
             healthy = vms.is_healthy(number) or self._was_healthy_lately(number)
-            if not healthy and number not in self.true_plan().short:
+            short_s = self._short_s.get(number, float("-inf"))
+            if not healthy and self._now_s - short_s > NOTICE_S:
                 self._breach(
                     "order", f"{host.name} starts {spec.name}, but {first.name} is not healthy"
                 )
@@ -233,6 +252,10 @@ class VmLaws:
             at = frozenset(h.number for h in world.hosts.values() if vm in h.qemus)
             if at != self._at.get(vm):
                 self._at[vm], self._at_changed_s[vm] = at, self._now_s
+        missing = [vm for vm in vms.numbers if self._is_missing(vm)]
+        if missing:
+            short = self.true_plan().short
+            self._short_s.update(dict.fromkeys(short, self._now_s))
         self._look_at_ready()
 
     def _look_at_ready(self) -> None:
@@ -275,17 +298,16 @@ class VmLaws:
 
     def _ready(self, missing: list[int]) -> Iterator[int]:
         """Those that some host can start at once: nothing keeps them but the others."""
-        vms, plan = self._world.vms, self.true_plan()
+        vms, plan = self._world.vms, self.true_plan(troubled=True)
         for vm in missing:
             spec = vms.spec(vm)
-            if spec is None or vm not in plan.order or vm in vms.stands_back:
+            if spec is None or vm not in plan.order:
                 continue
             waits = any(
                 n != vm and vms.wanted(n) and vms.spec(n) is not None and not vms.is_healthy(n)
                 for n in spec.after
             )
-            best = self._world.hosts[plan.order[vm][0]]
-            if not waits and not self._world.start_fails(best, vm):
+            if not waits:
                 yield vm
 
     # --- at rest ----------------------------------------------------------------------------
@@ -344,8 +366,9 @@ class VmLaws:
                 return host
         return None
 
-    def true_plan(self) -> Plan:
-        """Where each missing VM could be, by what is true of the hosts."""
+    def true_plan(self, troubled: bool = False) -> Plan:
+        """Where each missing VM could be, by what is true of the hosts. `troubled`: not where a
+        start of it failed, or it died, a while ago: that host stands back."""
         world, vms = self._world, self._world.vms
         missing = frozenset(
             vm for vm in vms.numbers if self._is_missing(vm) or not self._at.get(vm)
@@ -362,7 +385,10 @@ class VmLaws:
                 barred=frozenset(
                     vm
                     for vm in vms.records
-                    if world.start_fails(host, vm) or vm in host.damaged_vms or host.registry
+                    if world.start_fails(host, vm)
+                    or vm in host.damaged_vms
+                    or host.registry
+                    or (troubled and vms.is_troubled(host, vm))
                 ),
             )
             for host in world.hosts.values()

@@ -35,6 +35,12 @@ RESERVE_MB = 1024.0
 TOTAL_MB = 65_536.0
 
 
+#: A host stands back for so long from a VM that failed there, and a while until others know.
+TROUBLE_S = 620.0
+#: Until all hosts have read a change of the registry and done what it asks for.
+REST_S = 30.0
+
+
 class Vms:
     """`records`: the registry's volume. `numbers`: the VMs 2.. that are protected."""
 
@@ -59,8 +65,8 @@ class Vms:
         #: The longest time without it, after it was healthy for the first time.
         self.outages_s: dict[int, list[float]] = {}
 
-        #: VMs that failed everywhere lately: each host that tried one stands back.
-        self.stands_back: set[int] = set()
+        #: When a start of a VM last failed on a host, or it died there.
+        self.trouble_s: dict[tuple[int, int], float] = {}
 
     # --- names ------------------------------------------------------------------------------
 
@@ -165,9 +171,25 @@ class Vms:
         self.moves[vm] += 1
         self.moved_s[vm] = self._world.timeline.now_s
 
+    def is_troubled(self, host: Host, vm: int) -> bool:
+        """Whether a host stands back from a VM that failed there."""
+        at_s = self.trouble_s.get((host.number, vm), float("-inf"))
+        return self._world.timeline.now_s - at_s < TROUBLE_S
+
     def is_healthy(self, vm: int) -> bool:
         """Whether it is healthy somewhere."""
         return any(host.is_healthy(vm) for host in self._world.hosts.values())
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether each is where it should be: healthy, or nowhere where it is wanted down."""
+        now_s = self._world.timeline.now_s
+        if self.records and now_s - self.changed_s < REST_S:
+            return False
+        return all(
+            self.is_healthy(vm) if self.wanted(vm) else self._world.owner(vm) is None
+            for vm in self.numbers
+        )
 
     def wanted(self, vm: int) -> bool:
         """Whether it is to run."""

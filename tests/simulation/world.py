@@ -61,8 +61,9 @@ from broker.wire.status import Maintenance, NewOrder
 from scoring.decision import Code, FreeHostId
 from scoring.lease_times import WATCHDOG_FIRE_S
 from scoring.observation import OrderKind
+from scoring.rules import Rules
 from scoring.vm.plan import NO_PLAN, Plan
-from scoring.vm.state import StateName
+from scoring.vm.state import StateName, VmState
 from scoring.vm_facts import ENGINE, Pause, VmStatus
 from tests.simulation import earlier_decisions, orderly
 from tests.simulation.bmc import fence_levels
@@ -518,6 +519,7 @@ class World:
 
     def vm_ended(self, host: Host, why: str, vm: int = ENGINE) -> None:
         self.tell(host.name, f"QEMU ended: {why}{self.vms.of(vm)}")
+        self.vms.trouble_s[host.number, vm] = self.timeline.now_s
         if self._well and vm == ENGINE:
             self._down_cause = why
         self.laws.vm_ended(host, why, vm)
@@ -1266,7 +1268,7 @@ class World:
         last one. What an agent remembers of the past grows older by the leap.
         """
         # A mode with an end is counted down by clocks that stand still in a leap.
-        if self.busy_faults or self.modes_with_end or not self._well:
+        if self.busy_faults or self.modes_with_end or not self._well or not self.vms.at_rest:
             return
         if self.timeline.now_s - self._changed_s < LEAP_REST_S:
             return
@@ -1351,15 +1353,21 @@ class World:
 
 def _waits_s(agent: Agent, now_s: float) -> float:
     """How long an agent waits for nothing but time to pass; 0 while anything is under way."""
-    if agent.last is None:
+    if agent.last is None or agent.last.state.host.takeover is not None:
         return 0.0
-    state, rules = agent.last.state.engine, agent.last.state.rules
+    state = agent.last.state
+    return min(_machine_waits_s(vm, state.rules, now_s) for vm in state.vms.values())
+
+
+def _machine_waits_s(state: VmState, rules: Rules, now_s: float) -> float:
+    """The same of the machine of one VM."""
     if (
         state.acting
         or state.asking_lease
-        or agent.last.state.host.takeover is not None
         or state.better_since_s is not None
         or state.move_failed_s
+        or state.name.value not in AT_REST
+        or getattr(state, "held", None) is not None
     ):
         return 0.0
     timing, ends_s = rules.timing, float("inf")
@@ -1373,13 +1381,15 @@ def _waits_s(agent: Agent, now_s: float) -> float:
 
 def _age(agent: Agent, by_s: float) -> None:
     """Its clock stood still in a leap: what it remembers is that much longer ago."""
-    state = agent._state.engine
-    aged = replace(
-        state,
-        since_s=None if state.since_s is None else state.since_s - by_s,
-        last_failure_s=state.last_failure_s - by_s,
-    )
-    agent._state = replace(agent._state, vms={ENGINE: aged})
+    aged = {
+        number: replace(
+            state,
+            since_s=None if state.since_s is None else state.since_s - by_s,
+            last_failure_s=state.last_failure_s - by_s,
+        )
+        for number, state in agent._state.vms.items()
+    }
+    agent._state = replace(agent._state, vms=aged)
 
 
 def _only(error: BaseException, kind: type[BaseException]) -> bool:
