@@ -15,6 +15,8 @@ Rules of this file:
 1. One VM moves at a time, none while a missing VM is to be placed, and none that came to its host
    less than SETTLED_S ago.
 2. Of two VMs that break a rule together the one that is served later moves.
+3. No VM leaves those with which it must be together for points or for its liking: it would have to
+   come back.
 """
 
 from __future__ import annotations
@@ -36,6 +38,9 @@ def better_place(turn: VmTurn, candidates: list[Candidate]) -> tuple[Candidate |
         return None, ""
     if broken := _broken_rule(turn, v):
         return candidates[0], broken
+    mates = together_of(several.specs.values()).get(v.number, frozenset())
+    if any(several.up_at.get(n) == several.own_id for n in mates):
+        return None, ""
     own = several.hosts[several.own_id]
     here = own.score - own.lacks.get(v.number, 0)
     best = max(candidates, key=lambda c: c.score)

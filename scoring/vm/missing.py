@@ -83,12 +83,14 @@ def _is_time(turn: VmTurn, v: VmSpec) -> bool:
     """Whether what it needs is healthy, or is not waited for any longer."""
     several = turn.several
     assert several is not None
+    # The memory of one that is being started is taken before it is shown: it has its place.
+    coming = {claim.number for claim in several.claims}
     waits_for = [
         several.specs[n].name
         for n in v.after
         if n in several.specs
         and several.specs[n].want is Want.UP
-        and n not in several.plan.short
+        and (n in coming or n not in several.plan.short)
         and not _is_healthy(turn, n)
     ]
     if not waits_for:

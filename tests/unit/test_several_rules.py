@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Wishes of several VMs that meet: what was found by random clusters."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from scoring.decision import Action, StartVm
+from scoring.observation import Outcome
+from scoring.vm_facts import EngineStatus, Health, VmSpec, VmStatus
+from tests.fakes.hosts import Host, Hosts
+
+LONG = 700
+
+
+def vm(number: int, memory_mb: int = 1024, **rules: object) -> VmSpec:
+    return VmSpec(number, f"vm{number}", memory_mb, **rules)  # type: ignore[arg-type]
+
+
+def test_a_vm_does_not_go_home_without_those_with_which_it_must_be() -> None:
+    """It would have to come back, and so on for ever."""
+    hosts = Hosts((vm(2), vm(3, together=(2,), prefer=(2,), failback=True)), {1: 8192, 2: 8192})
+    for number in (1, 2, 3):
+        hosts.put(number, 1)
+    hosts.run(3 * LONG)
+    assert hosts.moves == []
+
+
+class SlowStarts(Hosts):
+    """A start takes three beats: the memory is gone from the first on, the VM is shown after the
+    last."""
+
+    TAKES_S = 3.0
+
+    def beat(self) -> None:
+        for at_s, host, outcome in list(self.later):
+            if at_s <= self.now_s:
+                self.later.remove((at_s, host, outcome))
+                host.outcomes.append(outcome)
+        super().beat()
+
+    later: ClassVar[list[tuple[float, Host, Outcome]]] = []
+
+    def _carry_out(self, host: Host, action: Action) -> None:
+        super()._carry_out(host, action)
+        if isinstance(action, StartVm):
+            self.later.append((self.now_s + self.TAKES_S, host, host.outcomes.pop()))
+
+    def _report(self, host: Host, vm: int) -> EngineStatus:
+        if self.now_s - host.vms.get(vm, 0.0) < self.TAKES_S:
+            return EngineStatus(VmStatus.DOWN, Health.BAD)
+        return super()._report(host, vm)
+
+
+def test_a_vm_whose_start_is_under_way_is_waited_for() -> None:
+    """Its memory is taken before it is shown: that is no lack of a place."""
+    hosts = SlowStarts((vm(2, 6144), vm(3, 512, after=(2,))), {1: 8192, 2: 2048})
+    hosts.put(1, 2)
+    hosts.run(60)
+    at_s = {number: at_s for at_s, number, _ in hosts.starts}
+    assert at_s[2] + 5 <= at_s[3]
