@@ -19,9 +19,9 @@ from agent.beat import Agent
 from agent.fence.driver import always
 from broker.lockspace.rejoin import Rejoin
 from scoring.decision import Code, FreeHostId
-from scoring.hosts.turn import HostTurn
 from scoring.observation import FenceAsk, OrderKind
 from scoring.vm import machine, unstoppable
+from scoring.vm.turn import VmTurn
 from scoring.vm_facts import Health, VmStatus
 from tests.simulation.bmc import fence_levels
 from tests.simulation.host import Host
@@ -411,13 +411,13 @@ def started_past_the_lock_driver(world: World) -> Host:
 def test_leased_where_a_host_says_nothing_of_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    because = HostTurn.because
+    because = VmTurn.because
 
-    def silent(turn: HostTurn, code: Code, text: str) -> None:
+    def silent(turn: VmTurn, code: Code, text: str) -> None:
         if code is not Code.VM_UNPROTECTED:
             because(turn, code, text)
 
-    monkeypatch.setattr(HostTurn, "because", silent)
+    monkeypatch.setattr(VmTurn, "because", silent)
     started_past_the_lock_driver(world)
     broken(world, "leased", 60.0)
 
