@@ -181,6 +181,8 @@ class Broker:
     def _registry_changed(self) -> None:
         if self._vms is not None:
             self._vms.watch(self.registry.cached)
+        known = self.registry.cached.records
+        self.feed.detector.vms.names = {number: one.name for number, one in known.items()}
         # What this host knows of the registry stands in its slot.
         self.news.publish()
 

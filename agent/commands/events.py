@@ -80,6 +80,8 @@ def as_line(event: Event, colour: bool = False) -> str:
         text = f"{facts.get('from')} -> {facts.get('to')}"
         if facts.get("reason"):
             text += f" because {facts['reason']}"
+        if facts.get("vm"):
+            text = f"{facts['vm']}: {text}"
     severity = "" if event.severity == "info" else event.severity.upper()
     line = (
         f"{event.time[:10]} {event.time[11:19]} UTC  {severity:8}  {event.host}  {event.kind}:"

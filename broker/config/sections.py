@@ -74,9 +74,8 @@ class ClusterSection(_Section, frozen=True, kw_only=True):
 
 
 class HostSection(_Section, frozen=True, kw_only=True):
-    """`id`: this host's id in lockspace and whiteboard. `name`: default the host's own.
-    `system-uuid`: default the SMBIOS UUID; a peer's fence device must show the same.
-    `memory-reserve`: MiB that no VM of the registry gets."""
+    """`id`: in lockspace and whiteboard. `system-uuid`: default the SMBIOS UUID; a peer's fence
+    device must show the same. `memory-reserve`: MiB that no VM of the registry gets."""
 
     id: HostId
     name: str = ""
@@ -301,8 +300,7 @@ class CommandSection(_Section, frozen=True, kw_only=True):
 
 
 class NotifyRulesSection(_Section, frozen=True, kw_only=True):
-    """For each kind of notice a regular expression that is searched for in its detail. Empty:
-    no notice of the kind is sent."""
+    """For each kind of notice a regular expression, searched for in its detail; empty: none."""
 
     state_transition: str = "maintenance|start|stop|up|down"
     failover_started: str = ALL
@@ -347,6 +345,8 @@ class NotifyRulesSection(_Section, frozen=True, kw_only=True):
     peer_back: str = ALL
     agent_silent: str = ALL
     agent_back: str = ALL
+    vm_up: str = ALL
+    vm_down: str = ALL
 
     def patterns(self) -> dict[Kind, str]:
         """The expressions by kind."""

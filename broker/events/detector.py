@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.events.notice import FactValue, Notice
+from broker.events.of_vms import VmEvents
 from broker.peers.vm_place import VmPlace
 from broker.wire.exchange import Report
 from broker.wire.kinds import Kind
@@ -19,6 +20,7 @@ from broker.wire.status import DifferenceStatus, FencePathOnWire
 from scoring.decision import Code
 from scoring.observation import FenceStep
 from scoring.vm.state import StateName
+from scoring.vm_facts import ENGINE
 
 #: Reasons of the agent with a notice of their own, sent when the reason comes up.
 NOTIFIED_CODES: Mapping[str, Kind] = {
@@ -93,6 +95,8 @@ class EventDetector:
         self._see = see
         self._host_id = host_id
         self._name, self._vm = name, vm
+        #: What happens to the VMs beside the engine on this host.
+        self.vms = VmEvents(notify, name, NOTIFIED_CODES)
         self._report: Report | None = None
         #: The host where the engine was last up, and when that was known.
         self._last_up: tuple[int, str, float] | None = None
@@ -124,8 +128,9 @@ class EventDetector:
     def reported(self, report: Report, now_s: float, wall_s: float) -> None:
         """Take in the agent's report. `wall_s`: UTC seconds since 1970."""
         old, self._report = self._report, report
+        self.vms.reported(report)
         for begun in report.begun:
-            kind = NOTIFIED_CODES.get(begun.code)
+            kind = NOTIFIED_CODES.get(begun.code) if begun.vm <= ENGINE else None
             if kind is not None and (old is None or begun not in old.begun):
                 self._say(kind, begun.text, {"code": begun.code})
         for host, path in report.fence_paths.items():

@@ -67,6 +67,7 @@ class EventFeed:
         self.detector.look(hosts, self._this_host.agent.silent_s(now_s), now_s)
         self._look_at_slots(hosts)
         self._look_at_this_host(now_s)
+        self.detector.vms.look(self._this_host.vms.here(now_s))
         self._remember(now_s)
 
     def _glances(self, now_s: float) -> dict[int, HostGlance]:

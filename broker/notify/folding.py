@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
-from broker.events.notice import StampedNotice
+from broker.events.notice import FactValue, StampedNotice
 from broker.wire.kinds import Kind
 
 
@@ -22,17 +22,18 @@ class _Known:
 
 
 class Folding:
-    """Remembers at most `size_max` notices; `held`: how many were held back since the start."""
+    """Remembers at most `size_max` notices; `held`: how many were held back since the start. The
+    same sentence on two VMs is two notices."""
 
     def __init__(self, size_max: int) -> None:
         self._size_max = size_max
-        self._known: OrderedDict[tuple[Kind, str, str], _Known] = OrderedDict()
+        self._known: OrderedDict[tuple[Kind, str, str, FactValue], _Known] = OrderedDict()
         self.held = 0
 
     def take(self, stamped: StampedNotice, now_s: float) -> StampedNotice | None:
         """The notice to be sent now; None while one of its kind and text was sent lately."""
         notice = stamped.notice
-        key = (notice.kind, notice.subject, notice.detail)
+        key = (notice.kind, notice.subject, notice.detail, notice.facts.get("vm"))
         known = self._known.get(key)
         if known is not None:
             known.held += 1

@@ -66,6 +66,8 @@ class Kind(StrEnum):
     PEER_BACK = "peer-back"
     AGENT_SILENT = "agent-silent"
     AGENT_BACK = "agent-back"
+    VM_UP = "vm-up"
+    VM_DOWN = "vm-down"
     TEST = "test"
 
 
@@ -114,6 +116,8 @@ SEVERITY: Mapping[Kind, Severity] = {
     Kind.PEER_BACK: _S.INFO,
     Kind.AGENT_SILENT: _S.CRITICAL,
     Kind.AGENT_BACK: _S.INFO,
+    Kind.VM_UP: _S.INFO,
+    Kind.VM_DOWN: _S.WARNING,
     # Above every threshold: a test must be sent by each channel.
     Kind.TEST: _S.CRITICAL,
 }

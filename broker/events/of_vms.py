@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Detects what has changed of the VMs beside the engine on this host: the states of their machines,
+by the agent's reports, and whether they run, by the broker's own samples. No I/O.
+
+Each host sends the notices of what happens on it. A VM that is migrated away is no end of it: the
+target sends the notice that it is up there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from broker.events.notice import FactValue, Notice
+from broker.wire.exchange import Report, VmReportOnWire
+from broker.wire.kinds import Kind
+from scoring.vm.state import StateName
+from scoring.vm_facts import ENGINE, Health, VmHere, VmStatus
+
+#: libvirt's word on a VM that has left for another host.
+_MIGRATED = "migrated"
+
+
+class VmEvents:
+    """`notify`: gets the notices. `name`: this host's. `kinds`: of the reasons that have a notice
+    of their own, by code. `names`: of the VMs, by number."""
+
+    def __init__(
+        self, notify: Callable[[Notice], None], name: str, kinds: Mapping[str, Kind]
+    ) -> None:
+        self._notify, self._name, self._kinds = notify, name, kinds
+        self.names: Mapping[int, str] = {}
+        self._report: Report | None = None
+        #: By number, whether it is up here, and whether it has been healthy since it came up.
+        self._up: dict[int, bool] = {}
+        self._well: set[int] = set()
+
+    def reported(self, report: Report) -> None:
+        """Take in the agent's report. A VM that the report before did not name had no machine: it
+        was down, unless another agent reported that."""
+        old, self._report = self._report, report
+        known = {} if old is None else {vm.number: vm for vm in old.vms}
+        for begun in report.begun:
+            kind = self._kinds.get(begun.code)
+            if begun.vm > ENGINE and kind and (old is None or begun not in old.begun):
+                self._say(kind, begun.vm, begun.text, {"code": begun.code})
+        for vm in report.vms:
+            before = known.get(vm.number)
+            is_same_agent = old is not None and report.beat > old.beat
+            if before is not None and before.state != vm.state:
+                self._changed(before.state, vm)
+            elif before is None and is_same_agent and vm.state != StateName.ENGINE_DOWN:
+                self._changed(StateName.ENGINE_DOWN, vm)
+
+    def _changed(self, before: str, vm: VmReportOnWire) -> None:
+        first = vm.reasons[0] if vm.reasons else None
+        facts: dict[str, FactValue] = {"from": str(before), "to": vm.state}
+        facts["reason"] = "" if first is None else first.text
+        facts["code"] = "" if first is None else first.code
+        self._say(Kind.STATE_TRANSITION, vm.number, f"{before}-{vm.state}", facts)
+
+    def look(self, here: Iterable[VmHere]) -> None:
+        """Take in the samples of a beat. What is unknown changes nothing."""
+        for vm in here:
+            if vm.report.vm is VmStatus.UNKNOWN:
+                continue
+            name = self._named(vm.number)
+            was_up, is_up = self._up.get(vm.number), vm.report.vm is VmStatus.UP
+            self._up[vm.number] = is_up
+            is_well = is_up and vm.report.health is Health.GOOD
+            if is_well and vm.number not in self._well:
+                self._well.add(vm.number)
+                if was_up is not None:
+                    detail = f"{name} is up and healthy on {self._name}"
+                    self._say(Kind.VM_UP, vm.number, detail, {"to": self._name})
+            if not is_up:
+                self._well.discard(vm.number)
+                if was_up and vm.report.detail != _MIGRATED:
+                    why = vm.report.detail or vm.report.vm.value
+                    detail = f"{name} does not run on {self._name} any more: {why}"
+                    self._say(Kind.VM_DOWN, vm.number, detail, {"from": self._name, "why": why})
+
+    def _say(self, kind: Kind, number: int, detail: str, facts: Mapping[str, FactValue]) -> None:
+        about: dict[str, FactValue] = {"vm": self._named(number)}
+        self._notify(Notice(kind, self._name, detail, about | dict(facts)))
+
+    def _named(self, number: int) -> str:
+        return self.names.get(number, f"VM {number}")
