@@ -116,11 +116,18 @@ def _check_liveliness(arguments: Namespace, as_json: bool) -> int:
     return liveliness.run(_socket(arguments), as_json)
 
 
+def _why_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?", help="one of several VMs; default: the engine"
+    )
+    _as_json(parser)
+
+
 def _why(arguments: Namespace, as_json: bool) -> int:
     from agent.commands import why
     from broker.config.sections import load
 
-    return why.run(load(arguments.config), as_json)
+    return why.run(load(arguments.config), as_json, arguments.name)
 
 
 def _events_options(parser: ArgumentParser) -> None:
@@ -380,7 +387,7 @@ VERBS = (
         "empty this host because it shuts down (its unit does this)",
         _host_shutdown,
     ),
-    Verb("why", "why the VM is where it is, and what would change that", _why, _as_json),
+    Verb("why", "why the VM is where it is, and what would change that", _why, _why_options),
     Verb("events", "what happened, as this host saw it", _events, _events_options),
     Verb(
         "acknowledge",

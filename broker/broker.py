@@ -40,6 +40,7 @@ from broker.status.bound_now import BoundNow
 from broker.status.of_cluster import Beside, ClusterStatus
 from broker.status.of_peer import PeerStatus
 from broker.status.switched_off import SwitchedOff
+from broker.status.vms_now import VmsNow
 from broker.this_host.facts import Machine, ThisHost
 from broker.this_host.place_seen import PlaceSeen
 from broker.this_host.sign_of_life import SignOfLife
@@ -141,13 +142,22 @@ class Broker:
         self.beats = Beat(self.in_force, self.news.to_publish, *turns, self._after)
         self.lateness, self.durations = self.beats.lateness, self.beats.durations
         self._switched_off = SwitchedOff(board.fence_log, config.host.id, state_dir)
-        self.shown = self._shown()
+        self.vms_now, self.shown = self._shown()
         self._owns_slot = False
         self._connect()
 
-    def _shown(self) -> ClusterStatus:
+    def _shown(self) -> tuple[VmsNow, ClusterStatus]:
         bound = BoundNow(self.in_force, self.table, self.this_host, self.own_slot, self.exchange)
-        return ClusterStatus(
+        vms = VmsNow(
+            self.in_force,
+            self.table,
+            self.this_host,
+            self.place,
+            self.exchange,
+            self.registry,
+            self.feed.place_since,
+        )
+        return vms, ClusterStatus(
             self.in_force,
             self.table,
             self.this_host,
@@ -160,6 +170,7 @@ class Broker:
                 lambda now_s: self.notices.status(now_s),
                 lambda: self._switched_off.shown(self.own_slot.previous_boot_id),
                 self.news,
+                vms,
             ),
         )
 
@@ -287,6 +298,7 @@ class Broker:
             outside.look(self.table.live(), this_host.score(now_s), stay, now_s)
         this_host.vms.look_at_health(now_s)
         self.feed.look(now_s)
+        self.vms_now.look(now_s)
         record = self._switched_off.unreported(self.own_slot.previous_boot_id)
         if record is not None:
             self.feed.detector.was_switched_off(record.by_name, record.ordered, record.text)

@@ -7,7 +7,7 @@ import msgspec
 
 from broker.client.ask import ask
 from broker.daemon.exit_codes import ExitCode
-from broker.wire.status import NotifyTest
+from broker.wire.notify import NotifyTest
 
 #: Longer than the longest timeout of a channel (broker/config/sections.py, SendTimeout).
 TEST_TIMEOUT_S = 90.0

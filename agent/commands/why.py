@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent why`: why the VM is where it is, and what would change that."""
+"""`ha-agent why [NAME]`: why the VM is where it is, and what would change that."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import json
 import time
 from datetime import UTC, datetime
 
+import msgspec
+
+from agent.commands import why_vm
 from agent.status.command import code_of
 from agent.status.sentences import (
     cannot,
@@ -24,20 +27,34 @@ from broker.config.sections import Config
 from broker.wire.status import HostStatus, Status
 from scoring.rules import Rules
 from scoring.timing import Timing
+from scoring.vm_facts import ENGINE
 
 
-def run(config: Config, as_json: bool = False) -> int:
-    """Print the sentences; the exit code is that of the status. Raises as `ask` does."""
+def run(config: Config, as_json: bool = False, name: str | None = None) -> int:
+    """Print the sentences; the exit code is that of the status. `name`: of one of several VMs;
+    None: the engine. Raises as `ask` does, and CommandError where there is no such VM."""
     status = ask(config.daemon.socket, "GET", "/v1/status", Status)
+    if name is not None and (vm := why_vm.found(status, name)).number != ENGINE:
+        of_vm = why_vm.explain(status, vm)
+        if as_json:
+            said = {"version": 1, **msgspec.to_builtins(vm), "sentences": of_vm}
+            print(json.dumps(said, ensure_ascii=False))
+        else:
+            _say(of_vm)
+        return code_of(vm.up)
     sentences = explain(status, config.rules(0))
     if as_json:
         reasons = [{"code": each.code, "text": each.text} for each in status.reasons]
         answer = {"up": status.engine.up, "host": status.engine.hostname, "reasons": reasons}
         print(json.dumps({"version": 1, **answer, "sentences": sentences}, ensure_ascii=False))
     else:
-        for sentence in sentences:
-            say(sentence, 2)
+        _say(sentences)
     return code_of(status.engine.up)
+
+
+def _say(sentences: list[str]) -> None:
+    for sentence in sentences:
+        say(sentence, 2)
 
 
 def explain(status: Status, rules: Rules) -> list[str]:

@@ -43,4 +43,6 @@ def read(raw: bytes) -> Status:
     found.notify.transports = vars(found.notify.transports)
     if found.what_ran is not None:
         found.what_ran.disks = vars(found.what_ran.disks)
+    for vm in found.vms:
+        vm.barred = vars(vm.barred)
     return cast("Status", found)

@@ -56,16 +56,16 @@ def switched_off(entry: FenceLogEntry) -> str:
     return f"{by} found this host without power at {when} and freed its host id"
 
 
-def if_it_dies(found: Bound, hostname: str) -> str:
-    """What would happen to the VM if its host died now."""
+def if_it_dies(found: Bound, hostname: str, name: str = "the VM") -> str:
+    """What would happen to the VM, called `name`, if its host died now."""
     if found.held:
-        return f"if {hostname} dies now, the VM is NOT started: {found.held}"
+        return f"if {hostname} dies now, {name} is NOT started: {found.held}"
     parts = f"detect {found.detect_s:.1f} + prove {found.prove_s:.1f} + lease {found.lease_s:.1f}"
     if found.total_s is None:
         text = f"{parts} s + the boot, which was not measured yet"
     else:
         text = f"about {found.total_s:.0f} s: {parts} + boot {found.boot_s:.1f}"
-    return f"if {hostname} dies now, the VM answers in {text} (proof by {found.by})"
+    return f"if {hostname} dies now, {name} answers in {text} (proof by {found.by})"
 
 
 def host_shutdown(host: HostStatus) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The status for people. The first lines answer: is the VM up, where, since when, is anything
-wrong, what is next; a line for each host follows.
+wrong, what is next; a line for each host follows, and before them one for each VM where there are
+several.
 
 Works on a `Status`, or on the object that agent/status/read.py makes of its JSON; its imports are
 cheap.
@@ -10,12 +11,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agent.status import vms_text
 from agent.status.sentences import duration, host_shutdown, if_it_dies, mode, outside
 from agent.status.troubles import can_take_it, troubles
 from agent.terminal.columns import table, wrapped
 
 if TYPE_CHECKING:
     from broker.wire.status import HostStatus, Status
+    from broker.wire.vms import VmEntry
 
 _HEAD = ("", "ID", "HOST", "STATE", "SCORE", "ENGINE", "AGE", "WHY")
 #: SGR codes, ECMA-48.
@@ -25,7 +28,10 @@ _BOLD, _DIM, _RED, _GREEN, _YELLOW = "1", "2", "31", "32", "33"
 def as_text(status: Status, width: int | None = None, colour: bool = False) -> str:
     """The text. `width`: columns of the terminal, within which lines go on below, between two
     words; None: every line is whole."""
+    several = vms_text.has_several(status)
     lines = [(engine_line(status), _engine_colour(status))]
+    if several:
+        lines = [(vms_text.first_line(status), _vms_colour(status))]
     lines += [(line, _YELLOW) for line in _modes(status)]
     if wrong := what_is_wrong(status):
         lines.append((f"wrong: {len(wrong)} thing{'s' if len(wrong) > 1 else ''}:", ""))
@@ -36,34 +42,68 @@ def as_text(status: Status, width: int | None = None, colour: bool = False) -> s
         lines.append((f"reached from outside: {seen}", ""))
     lines += [(f"next: {line}", "") for line in _next(status)]
     lines.append(("", ""))
-    rows = table([_HEAD, *(_row(status, host) for host in status.hosts.values())])
-    kinds = [_BOLD, *(_row_colour(status, host) for host in status.hosts.values())]
-    why = rows[0].index(_HEAD[-1])
     text = [
         _coloured(part, kind, colour)
         for line, kind in lines
         for part in wrapped(line, width, 4 if line.startswith(" ") else 2)
     ]
-    for row, kind in zip(rows, kinds, strict=True):
-        text += [_coloured(part, kind, colour) for part in wrapped(row, width, why)]
+    if several:
+        text += [*_vms_table(status, width, colour), ""]
+    text += _hosts_table(status, width, colour)
     if status.reasons:
         said = "this host: " + "; ".join(reason.text for reason in status.reasons)
         text += ["", *wrapped(said, width, 2)]
     return "\n".join(text)
 
 
+def _vms_table(status: Status, width: int | None, colour: bool) -> list[str]:
+    rows = [vms_text.HEAD, *map(vms_text.row, status.vms)]
+    return _table(rows, [_BOLD, *map(_vm_colour, status.vms)], width, colour)
+
+
+def _hosts_table(status: Status, width: int | None, colour: bool) -> list[str]:
+    hosts = status.hosts.values()
+    if vms_text.has_several(status):
+        of_hosts = [vms_text.host_row(host, _why(status, host)) for host in hosts]
+        rows = [vms_text.HOSTS_HEAD, *of_hosts]
+    else:
+        rows = [_HEAD, *(_row(status, host) for host in hosts)]
+    return _table(rows, [_BOLD, *(_row_colour(status, host) for host in hosts)], width, colour)
+
+
+def _table(
+    rows: list[tuple[str, ...]], kinds: list[str], width: int | None, colour: bool
+) -> list[str]:
+    """The lines; what does not fit into the last column goes on below it."""
+    made = table(rows)
+    last = made[0].index(rows[0][-1])
+    return [
+        _coloured(part, kind, colour)
+        for row, kind in zip(made, kinds, strict=True)
+        for part in wrapped(row, width, last)
+    ]
+
+
 def what_is_wrong(status: Status) -> list[str]:
     """A line for each thing that a person should look at, the most urgent first."""
-    wrong = troubles(status)
-    if status.engine.up is None:
+    several = vms_text.has_several(status)
+    wrong, engine, name = troubles(status), status.engine, "engine" if several else "VM"
+    if engine.up is None:
         # A cause on this host itself comes first.
         place = 1 if status.storage.blind and wrong else 0
-        wrong.insert(place, "whether the VM is up is not known (ha-agent why)")
-    elif not status.engine.up and status.global_maintenance is False:
-        wrong.insert(0, "the VM is down (ha-agent why)")
-    elif status.engine.up and status.engine.healthy is False and not is_booting(status):
-        wrong.insert(0, "the VM is not healthy: look at the guest (ha-agent vm console)")
+        wrong.insert(place, f"whether the {name} is up is not known (ha-agent why)")
+    elif not engine.up and status.global_maintenance is False and _is_wanted(status):
+        wrong.insert(0, f"the {name} is down (ha-agent why)")
+    elif engine.up and engine.healthy is False and not is_booting(status):
+        wrong.insert(0, f"the {name} is not healthy: look at the guest (ha-agent vm console)")
+    if several:
+        wrong += vms_text.troubles(status)
     return wrong
+
+
+def _is_wanted(status: Status) -> bool:
+    """Whether the engine is to run."""
+    return not status.vms or status.vms[0].want == "up"
 
 
 def engine_line(status: Status) -> str:
@@ -131,6 +171,8 @@ def _next(status: Status) -> list[str]:
         for host in hosts
         if host.intent and host.liveness == "live"
     ]
+    if vms_text.has_several(status) and not status.global_maintenance:
+        lines += vms_text.next_lines(status)
     if status.migration is not None:
         lines.append(f"the VM is being migrated, {status.migration.percent} %")
     if status.global_maintenance:
@@ -149,7 +191,8 @@ def _next(status: Status) -> list[str]:
     if owner is not None and not status.engine.healthy:
         lines.append(f"{owner.hostname}: {owner.reason or owner.state}")
     if status.bound is not None:
-        lines.append(if_it_dies(status.bound, status.engine.hostname or ""))
+        name = "the engine" if vms_text.has_several(status) else "the VM"
+        lines.append(if_it_dies(status.bound, status.engine.hostname or "", name))
     return lines
 
 
@@ -168,7 +211,8 @@ def _over(host: HostStatus) -> str:
     return f", done or given up in {duration(host.move.left_s)}"
 
 
-def _row(status: Status, host: HostStatus) -> tuple[str, ...]:
+def _why(status: Status, host: HostStatus) -> str:
+    """Why a host has not the full score, or is not to be counted on."""
     why = [f"{part.name} -{part.points}" for part in host.penalties]
     if _is_last_word(status, host):
         why.insert(0, "LAST WORD")
@@ -180,6 +224,10 @@ def _row(status: Status, host: HostStatus) -> tuple[str, ...]:
         why.insert(0, "local maintenance")
     if host.agent not in ("", "ok"):
         why.append(f"agent {host.agent}")
+    return ", ".join(why)
+
+
+def _row(status: Status, host: HostStatus) -> tuple[str, ...]:
     vm = host.engine_status
     engine = f"{vm.vm}/{vm.health}"
     if host.domain_type and vm.vm == "up":
@@ -193,7 +241,7 @@ def _row(status: Status, host: HostStatus) -> tuple[str, ...]:
         str(host.score),
         engine,
         age,
-        ", ".join(why),
+        _why(status, host),
     )
 
 
@@ -223,6 +271,21 @@ def _engine_colour(status: Status) -> str:
     if status.engine.healthy and status.engine.reached is not False:
         return f"{_BOLD};{_GREEN}"
     return f"{_BOLD};{_RED if status.engine.up is False else _YELLOW}"
+
+
+def _vms_colour(status: Status) -> str:
+    if vms_text.is_well(status):
+        return f"{_BOLD};{_GREEN}"
+    is_down = any(vm.up is False and vm.want == "up" for vm in status.vms)
+    return f"{_BOLD};{_RED if is_down else _YELLOW}"
+
+
+def _vm_colour(vm: VmEntry) -> str:
+    if vm.up:
+        return _GREEN if vm.healthy else "" if vm.state == "booting" else _RED
+    if vm.up is None:
+        return _YELLOW
+    return _DIM if vm.state == "off" else _RED
 
 
 def _coloured(text: str, kind: str, wanted: bool) -> str:

@@ -21,9 +21,21 @@ from broker.wire.status import (
     Problem,
     Status,
 )
+from broker.wire.vms import VmEntry, VmList
 from scoring.observation import OrderKind
 
-_TYPES = (Status, History, Event, EventList, Maintenance, NewOrder, OrderStatus, Problem)
+_TYPES = (
+    Status,
+    VmEntry,
+    VmList,
+    History,
+    Event,
+    EventList,
+    Maintenance,
+    NewOrder,
+    OrderStatus,
+    Problem,
+)
 HOST_ID: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": 2000}
 _COUNT: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": 10**15 - 1}
 
@@ -64,6 +76,19 @@ def _paths() -> dict[str, Any]:
     return {
         "/api/v1/status": {
             "get": _operation("getStatus", "The cluster as this host sees it.", _ok("Status"))
+        },
+        "/api/v1/vms": {
+            "get": _operation(
+                "getVms", "All protected VMs, and which have no place.", _ok("VmList")
+            )
+        },
+        "/api/v1/vms/{vm}": {
+            "get": _operation(
+                "getVm",
+                "One protected VM.",
+                _ok("VmEntry") | _problems(404),
+                [_parameter("vm", "path", {"type": "string"}, "its name, or its number")],
+            )
         },
         "/api/v1/history": {
             "get": _operation(

@@ -26,7 +26,12 @@ from broker.this_host.disks_record import CannotDecide
 from broker.this_host.disks_shown import record
 from broker.whiteboard.store import StorageTrouble
 from broker.wire.exchange import FenceNote, Report
-from broker.wire.status import Decision, Maintenance, NewOrder, NotifyTest
+from broker.wire.notify import NotifyTest
+from broker.wire.status import (
+    Decision,
+    Maintenance,
+    NewOrder,
+)
 
 BODY_BYTES_MAX = 262_144
 SOCKET_MODE = 0o660

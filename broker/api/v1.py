@@ -49,6 +49,8 @@ class Api:
         """Add the routes."""
         router.add_get("/api/v1/openapi.json", self._get_document, allow_head=False)
         router.add_get("/api/v1/status", self._get_status, allow_head=False)
+        router.add_get("/api/v1/vms", self._get_vms, allow_head=False)
+        router.add_get("/api/v1/vms/{vm}", self._get_vm, allow_head=False)
         router.add_get("/api/v1/history", self._get_history, allow_head=False)
         router.add_get("/api/v1/events", self.streams.get_events, allow_head=False)
         router.add_get("/api/v1/orders/{number}", self._get_order, allow_head=False)
@@ -61,6 +63,17 @@ class Api:
 
     async def _get_status(self, request: web.Request) -> web.Response:
         return json_bytes(self._broker.shown.as_json(_now_s()))
+
+    async def _get_vms(self, request: web.Request) -> web.Response:
+        return json_answer(self._broker.shown.vms(_now_s()))
+
+    async def _get_vm(self, request: web.Request) -> web.Response:
+        """One VM, by its name or its number."""
+        wanted = request.match_info["vm"]
+        for vm in self._broker.shown.vms(_now_s()).vms:
+            if wanted in (vm.name, str(vm.number)):
+                return json_answer(vm)
+        return problem(404, "no such VM", "GET /api/v1/vms names them all")
 
     async def _get_history(self, request: web.Request) -> web.Response:
         made_s, text = self._history

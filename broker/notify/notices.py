@@ -27,7 +27,7 @@ from broker.notify.render import Renderer
 from broker.notify.rules import Rules
 from broker.notify.sender import Sender
 from broker.wire.kinds import Kind
-from broker.wire.status import NotifyOutcome, NotifyStatus
+from broker.wire.notify import NotifyOutcome, NotifyStatus
 
 log = logging.getLogger("ha-broker.notify")
 

@@ -17,7 +17,7 @@ from broker.events.notice import Message, StampedNotice, one_line
 from broker.notify.backlog import Backlog
 from broker.notify.limits import Limits
 from broker.notify.sender import ERROR_CHARS_MAX, Refused, Sender, SendFailed
-from broker.wire.status import NotifyOutcome, TransportStatus
+from broker.wire.notify import NotifyOutcome, TransportStatus
 
 log = logging.getLogger("ha-broker.notify")
 

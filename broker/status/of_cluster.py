@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
+from msgspec.structs import replace
 
 from broker.config.in_force import InForce
 from broker.daemon.histogram import Histogram
@@ -23,21 +25,25 @@ from broker.status.bound_now import BoundNow
 from broker.status.lacking import lacking
 from broker.status.monitors import shown_monitors
 from broker.status.of_peer import PeerStatus
+from broker.status.vms import entries, n_plus_1, short
+from broker.status.vms_now import VmsNow
 from broker.this_host import disks_shown
 from broker.this_host.facts import ThisHost
 from broker.this_host.place_seen import PlaceSeen
 from broker.whiteboard import lines as slot_lines
 from broker.whiteboard.fence_log import LogRecord
+from broker.wire.notify import NotifyStatus
 from broker.wire.status import (
     STATUS_VERSION,
     EngineSummary,
     FencePathStatus,
     HostStatus,
-    NotifyStatus,
     Status,
     StorageStatus,
     Times,
 )
+from broker.wire.vms import VmEntry, VmList
+from scoring.hosts.liveness import Liveness
 from scoring.lease_times import BUDGET_IO_TIMEOUTS
 
 #: A status is made anew after this time, even if nothing has changed.
@@ -47,12 +53,14 @@ STATUS_FRESH_S = 0.2
 @dataclass(frozen=True, slots=True)
 class Beside:
     """The further parts of a status. `lateness`: of the beats; `notify`: of the notifications;
-    `switched_off`: the record that this host was, None: it was not; `news`: grows with changes."""
+    `switched_off`: the record that this host was, None: it was not; `news`: grows with changes.
+    `vms`: all VMs as this host sees them."""
 
     lateness: Histogram
     notify: Callable[[float], NotifyStatus]
     switched_off: Callable[[], LogRecord | None]
     news: News
+    vms: VmsNow
 
 
 class ClusterStatus:
@@ -72,11 +80,19 @@ class ClusterStatus:
         self._in_force, self._table, self._this_host = in_force, table, this_host
         self._place, self._feed = place, feed
         self._of_peer, self._bound, self._beside = of_peer, bound, beside
-        self._made: tuple[float, tuple[object, ...], bytes] | None = None
+        self._made: tuple[float, tuple[object, ...], Status, bytes] | None = None
 
     def as_json(self, now_s: float) -> bytes:
         """The status as JSON; within STATUS_FRESH_S the same bytes are returned again, so that many
         clients cost no more than one."""
+        return self._recent(now_s)[1]
+
+    def vms(self, now_s: float) -> VmList:
+        """All VMs, as old as the JSON may be."""
+        status, _ = self._recent(now_s)
+        return VmList(STATUS_VERSION, status.vms, status.short, status.n_plus_1)
+
+    def _recent(self, now_s: float) -> tuple[Status, bytes]:
         this_host = self._this_host
         made_from = (
             self._beside.news.version,
@@ -93,8 +109,9 @@ class ClusterStatus:
         old = self._made
         is_same = old is not None and all(map(operator.is_, old[1], made_from))
         if old is None or not is_same or not 0 <= now_s - old[0] < STATUS_FRESH_S:
-            old = self._made = (now_s, made_from, msgspec.json.encode(self.now(now_s)))
-        return old[2]
+            status = self.now(now_s)
+            old = self._made = (now_s, made_from, status, msgspec.json.encode(status))
+        return old[2], old[3]
 
     def now(self, now_s: float) -> Status:
         """The cluster for people and scripts."""
@@ -103,6 +120,10 @@ class ClusterStatus:
         hosts = {in_force.host_id: this_host.shown(now_s)}
         for host_id, slot in board.reports.items():
             hosts[host_id] = self._of_peer.status(slot, now_s)
+        known = self._beside.vms.known(now_s)
+        vms = entries(known, now_s)
+        if self._beside.vms.has_several:
+            self._add_room(hosts, vms)
         place = self._place.now(now_s)
         where = None if place.host is None else hosts[place.host]
         paths = self._paths()
@@ -143,7 +164,21 @@ class ClusterStatus:
             lacking=lacking(in_force, table, hosts),
             config_file_s=in_force.file_s,
             switched_off=None if ended is None else slot_lines.log_entry(ended),
+            vms=vms,
+            short=short(known),
+            n_plus_1=n_plus_1(known),
         )
+
+    def _add_room(self, hosts: dict[int, HostStatus], vms: Sequence[VmEntry]) -> None:
+        """Say of each host how many VMs are up there, and what room it has."""
+        count = Counter(vm.host for vm in vms if vm.up)
+        memory = self._this_host.vms.memory()
+        room = {self._in_force.host_id: (memory.free_mb, memory.total_mb)}
+        room |= {peer.host_id: (peer.free_mb, peer.total_mb) for peer in self._table.peers()}
+        for host_id, host in hosts.items():
+            free_mb, total_mb = room.get(host_id, (None, None))
+            up = count[host_id] if host.liveness == Liveness.LIVE.value else None
+            hosts[host_id] = replace(host, vms=up, free_mb=free_mb, total_mb=total_mb)
 
     def _paths(self) -> Sequence[FencePathStatus]:
         report = self._this_host.agent.last

@@ -18,8 +18,14 @@ class PlaceSeen:
 
     def now(self, now_s: float) -> VmPlace:
         """The verdict at this moment."""
+        (here, *others), reads = self.hosts(now_s)
+        assert here.vm is not None, "this host always says something"
+        owner = self._this_host.agent.lease_owner(here.vm, now_s)
+        return vm_place([here, *others], reads, owner)
+
+    def hosts(self, now_s: float) -> tuple[list[SeenHost], OwnReads]:
+        """This host and all others that may run the VM, and how this host reads the whiteboard."""
         table, board = self._table, self._table.board
-        here = self._seen_here(now_s)
         reads = OwnReads(
             blind=table.is_blind(now_s),
             age_s=None if board.last_read_s is None else now_s - board.last_read_s,
@@ -27,9 +33,7 @@ class PlaceSeen:
             all_known=board.all_read or bool(table.lockspace.witnesses),
             elsewhere=table.same_storage.judgement.unfit or board.set_back_unfit(now_s),
         )
-        assert here.vm is not None, "this host always says something"
-        owner = self._this_host.agent.lease_owner(here.vm, now_s)
-        return vm_place([here, *table.seen_hosts(now_s)], reads, owner)
+        return [self._seen_here(now_s), *table.seen_hosts(now_s)], reads
 
     def _seen_here(self, now_s: float) -> SeenHost:
         engine, _ = self._this_host.vm.status(now_s)

@@ -10,6 +10,8 @@ from msgspec import Meta, Struct
 
 from broker.wire.lacking import LackingStatus
 from broker.wire.limits import LASTS_MAX_S, REASON_CHARS_MAX
+from broker.wire.notify import NotifyStatus
+from broker.wire.vms import VmEntry, WithoutPlace
 from scoring.observation import OrderKind
 from scoring.vm_facts import EngineStatus
 
@@ -201,7 +203,9 @@ class HostStatus(Struct, frozen=True):
     leads anywhere, None: not asked. `uplink_up`: whether a bridge of the VM there leads out, None:
     it does not say. `signature`: what was found of its slot's signature, "" where this host has no
     key to look with. `not_counted`: why its word does not count, "": it does. `fence_ask`: why it
-    is to be switched off by its own word, or may be before long; empty: no. `api`: addresses."""
+    is to be switched off by its own word, or may be before long; empty: no. `api`: addresses.
+    `vms`: how many VMs are up there; `total_mb`: its memory, `free_mb`: what no VM was promised,
+    MiB."""
 
     host_id: int
     hostname: str
@@ -238,6 +242,9 @@ class HostStatus(Struct, frozen=True):
     not_counted: str = ""
     fence_ask: str = ""
     api: tuple[str, ...] = ()
+    vms: int | None = None
+    free_mb: float | None = None
+    total_mb: float | None = None
 
 
 class EngineSummary(Struct, frozen=True):
@@ -356,47 +363,6 @@ class Bound(Struct, frozen=True):
     held: str = ""
 
 
-class TransportStatus(Struct, frozen=True):
-    """A channel for notices. `sent`, `failed`: messages; `dropped`, `queued`: notices. Ages in
-    seconds; `last_error` is empty once a later message was sent."""
-
-    sent: int
-    failed: int
-    dropped: int
-    queued: int
-    last_error: str
-    last_error_age_s: float | None
-    last_sent_age_s: float | None
-
-
-class NotifyStatus(Struct, frozen=True):
-    """Notifications: notices that came up (`told`) since the broker started, `dropped` before they
-    reached a channel, `folded` into one that was sent lately. `problem`: what is wrong with
-    templates, rules or secrets, empty when nothing is. `transports`: by channel."""
-
-    told: int = 0
-    dropped: int = 0
-    folded: int = 0
-    problem: str = ""
-    transports: dict[str, TransportStatus] = {}
-
-
-class NotifyOutcome(Struct, frozen=True):
-    """The result of one attempt. `error`: empty when it is `ok`; `final`: another try is of no
-    use."""
-
-    ok: bool
-    error: str
-    took_s: float
-    final: bool = False
-
-
-class NotifyTest(Struct, frozen=True):
-    """The result of a test of the notifications, by channel."""
-
-    outcomes: dict[str, NotifyOutcome]
-
-
 class MigrationStatus(Struct, frozen=True):
     """How far a live migration away from this host is, by libvirt's figures. Sizes in bytes,
     `elapsed_s` in seconds, `downtime_ms`: how long it will stand still, as libvirt expects."""
@@ -423,7 +389,9 @@ class Status(Struct, frozen=True):
     `differences`: how the VM here differs from its definition. `what_ran`: the record of the
     disks that ran last, None: nothing was ever recorded; `what_ran_problem`: why it is not known,
     or not written. `one_host`: what of the VM lives on this host alone and costs data at a
-    takeover. `lacking`: what the cluster was never given."""
+    takeover. `lacking`: what the cluster was never given. `vms`: all VMs, the engine the first.
+    `short`: those that have no place now; `n_plus_1`: those that would have none after the death of
+    a host."""
 
     version: int
     cluster: str
@@ -455,6 +423,9 @@ class Status(Struct, frozen=True):
     what_ran_problem: str = ""
     one_host: tuple[str, ...] = ()
     lacking: LackingStatus = LackingStatus()
+    vms: tuple[VmEntry, ...] = ()
+    short: tuple[WithoutPlace, ...] = ()
+    n_plus_1: tuple[WithoutPlace, ...] = ()
 
 
 class Event(Struct, frozen=True):

@@ -68,10 +68,12 @@ class Host:
 class Plan:
     """`order`: for each VM that has a place the ids of the hosts that may take it, the best first.
     `short`: for each VM that has none how many MiB it is short of; its whole memory where no host
-    may run it at all."""
+    may run it at all. `largest`: for each of those the host that has most room of those that may
+    run it; not in it where none may."""
 
     order: Mapping[int, tuple[int, ...]]
     short: Mapping[int, int]
+    largest: Mapping[int, int] = field(default_factory=lambda: _NONE, compare=False)
 
 
 NO_PLAN = Plan(MappingProxyType({}), MappingProxyType({}))
@@ -99,6 +101,7 @@ def place(
             work.reserve(v, pin)
     order: dict[int, tuple[int, ...]] = {}
     short: dict[int, int] = {}
+    largest: dict[int, int] = {}
     for v in wanted:
         pin = pins.get(v.number)
         if pin is not None:
@@ -114,9 +117,24 @@ def place(
             order[v.number] = work.ranked(v, fits, pin)
             work.reserve(v, order[v.number][0])
         else:
-            largest_mb = max((free_mb[host.host_id] for host in able), default=0)
+            ids = [host.host_id for host in able]
+            best = max(ids, key=lambda host_id: (free_mb[host_id], -host_id), default=None)
+            if best is not None:
+                largest[v.number] = best
+            largest_mb = 0 if best is None else free_mb[best]
             short[v.number] = v.memory_mb - max(largest_mb, 0)
-    return Plan(order, short)
+    return Plan(order, short, largest)
+
+
+@dataclass(frozen=True, slots=True)
+class NoPlace:
+    """A VM without a place: `short_mb` of its `needs_mb` are missing on `host_id`, the host that
+    has most room of those that may run it (None: none may)."""
+
+    number: int
+    needs_mb: int
+    short_mb: int
+    host_id: int | None
 
 
 def n_plus_1(
@@ -126,15 +144,46 @@ def n_plus_1(
     be short of; hosts whose death leaves nobody without a place are not in it. VMs that have no
     place already are named for no host."""
     specs, hosts = tuple(specs), tuple(hosts)
-    already = place(specs, hosts, missing).short if missing else _NONE
-    found: dict[int, Mapping[int, int]] = {}
-    for lost in hosts:
-        left = [host for host in hosts if host is not lost]
-        short = place(specs, left, missing | lost.vms).short
-        fresh = {vm: mb for vm, mb in short.items() if vm not in already}
-        if fresh:
-            found[lost.host_id] = fresh
-    return found
+    plans = after_each_death(specs, hosts, missing)
+    found = without_place(plans, specs, place(specs, hosts, missing))
+    return {lost: {each.number: each.short_mb for each in vms} for lost, vms in found.items()}
+
+
+def after_each_death(
+    specs: Iterable[VmSpec], hosts: Iterable[Host], missing: frozenset[int]
+) -> Mapping[int, Plan]:
+    """Host id -> the plan for what would be missing if that host died; a host whose death would
+    change nothing is not in it."""
+    specs, hosts = tuple(specs), tuple(hosts)
+    return {
+        lost.host_id: place(specs, [host for host in hosts if host is not lost], missing | lost.vms)
+        for lost in hosts
+        if missing or lost.vms
+    }
+
+
+def without_place(
+    plans: Mapping[int, Plan], specs: Iterable[VmSpec], now: Plan
+) -> Mapping[int, tuple[NoPlace, ...]]:
+    """What `n_plus_1` finds in the plans after each death, with the host that comes closest; who is
+    served first comes first. `now`: the plan for what is missing already."""
+    specs = tuple(specs)
+    found = {
+        lost: tuple(each for each in short_of(plan, specs) if each.number not in now.short)
+        for lost, plan in plans.items()
+    }
+    return {lost: fresh for lost, fresh in found.items() if fresh}
+
+
+def short_of(plan: Plan, specs: Iterable[VmSpec]) -> tuple[NoPlace, ...]:
+    """The VMs without a place in a plan of these VMs, as people are told of them."""
+    if not plan.short:
+        return ()
+    needs_mb = {spec.number: spec.memory_mb for spec in specs}
+    return tuple(
+        NoPlace(number, needs_mb[number], short_mb, plan.largest.get(number))
+        for number, short_mb in plan.short.items()
+    )
 
 
 class Placing:

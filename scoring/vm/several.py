@@ -308,8 +308,12 @@ def is_idle(state: VmState) -> bool:
 def _with_engine(turn: HostTurn) -> tuple[VmSpec, ...]:
     """The registry's VMs, and the engine where it is not defined there yet."""
     specs = {spec.number: spec for spec in turn.observation.specs}
-    memory_mb = int(turn.rules.vm_memory_mb)
-    engine = specs.get(ENGINE, VmSpec(ENGINE, "engine", memory_mb, priority=ENGINE_PRIORITY))
+    engine = specs.get(ENGINE, engine_spec(turn.rules.vm_memory_mb))
     # Memory that is missing costs it points, as the reference has it, and does not keep it down.
     specs[ENGINE] = replace(engine, overcommit=True)
     return tuple(specs.values())
+
+
+def engine_spec(memory_mb: float) -> VmSpec:
+    """The engine where the registry does not define it."""
+    return VmSpec(ENGINE, "engine", int(memory_mb), priority=ENGINE_PRIORITY)

@@ -51,5 +51,8 @@ def status(*hosts: HostStatus, **changes: object) -> Status:
         notify=type(example.notify)(),
         bound=BOUND,
         reasons=(),
+        vms=(),
+        short=(),
+        n_plus_1=(),
     )
     return msgspec.structs.replace(good, **changes)

@@ -20,6 +20,7 @@ from broker.events.ring import Extra
 from broker.peers.asker import Trouble
 from broker.vm.domain_facts import Differs
 from broker.wire.lacking import LackingStatus
+from broker.wire.notify import NotifyStatus, TransportStatus
 from broker.wire.status import (
     STATUS_VERSION,
     Bound,
@@ -33,16 +34,15 @@ from broker.wire.status import (
     MigrationStatus,
     ModeStatus,
     MonitorStatus,
-    NotifyStatus,
     PenaltyOnWire,
     ReasonOnWire,
     Status,
     StorageStatus,
     Times,
-    TransportStatus,
     WhatRanStatus,
     WitnessStatus,
 )
+from broker.wire.vms import VmEntry, VmWord, WithoutPlace
 from scoring.decision import Code
 from scoring.timing import Timing
 from scoring.vm.state import StateName
@@ -72,6 +72,8 @@ STATUS_TABLES: dict[str, type] = {
     "migration": MigrationStatus,
     "differences": DifferenceStatus,
     "what_ran": WhatRanStatus,
+    "vms": VmEntry,
+    "short": WithoutPlace,
     "notify": NotifyStatus,
     "transports": TransportStatus,
 }
@@ -215,6 +217,12 @@ def test_every_field_of_the_status_is_described_in_order(heading: str) -> None:
     assert [row[0] for row in rows(text)] == [
         f"`{name}`" for name in field_names(STATUS_TABLES[heading])
     ]
+
+
+def test_every_word_for_a_vm_is_described() -> None:
+    page = sections(DOCS / "status.md")["vms"].partition("| `state` | means |")[2]
+    described = re.findall(r"^\| `([a-z-]+)` \|", page, re.M)
+    assert described == [word.value for word in VmWord]
 
 
 def test_the_example_status_has_the_documented_shape_and_version() -> None:

@@ -15,8 +15,9 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
-from broker.api import metrics
-from broker.api.metrics import FAMILIES, OPENMETRICS, PENALTY_NAMES, PLAIN, Metrics
+from broker.api import families, metrics
+from broker.api.families import FAMILIES
+from broker.api.metrics import OPENMETRICS, PENALTY_NAMES, PLAIN, Metrics
 from broker.broker import Broker
 from broker.daemon.version import VERSION
 from broker.events.counts import PHASES, EventCounts
@@ -181,11 +182,11 @@ def test_both_formats_are_served_and_parsed(tmp_path: Path, accept: str, kind: s
 
 def test_names_follow_the_rules(tmp_path: Path) -> None:
     for family in FAMILIES:
-        assert re.fullmatch(r"ha_agent_[a-z]+(_[a-z]+)*", family.name), family.name
+        assert re.fullmatch(r"ha_agent_[a-z]+(_[a-z0-9]+)*", family.name), family.name
         assert not re.search(r"_(ms|milliseconds|minutes|percent|total|count|sum)$", family.name)
         assert family.help.endswith("."), family.name
         assert not {"le", "quantile", "job", "instance"} & set(family.labels)
-    text = Path(metrics.__file__).read_text()
+    text = Path(families.__file__).read_text() + Path(metrics.__file__).read_text()
     for family in FAMILIES:
         short = family.name.removeprefix("ha_agent_")
         filled = [f'"{short}"', 'monitor_{name}"'] if "monitor_" in short else [f'"{short}"']

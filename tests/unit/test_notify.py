@@ -29,7 +29,10 @@ from broker.notify.rules import Rules
 from broker.notify.sender import Refused, Sender, SendFailed
 from broker.wire.exchange import BegunReason
 from broker.wire.kinds import Kind, Severity
-from broker.wire.status import NotifyTest, Status
+from broker.wire.notify import NotifyTest
+from broker.wire.status import (
+    Status,
+)
 from tests.fakes.broker import make_broker, report, up
 from tests.fakes.notify_servers import Mailbox, mail_server, silent_server
 from tests.fakes.slot_store import MemoryVolume

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoring.vm.plan import NO_PLAN, Host, Plan, n_plus_1, place
+from scoring.vm.plan import (
+    NO_PLAN,
+    Host,
+    NoPlace,
+    Plan,
+    after_each_death,
+    n_plus_1,
+    place,
+    short_of,
+    without_place,
+)
 from scoring.vm.spec import apart_of, cycle, in_order, together_of
 from scoring.vm_facts import VmSpec, Want
 
@@ -207,6 +218,32 @@ def test_who_has_no_place_anyway_is_named_for_no_host() -> None:
     specs = [vm(1, 8), vm(2, 8)]
     hosts = [host(1, 2, vms=frozenset({1})), host(2, 4)]
     assert n_plus_1(specs, hosts, frozenset({2})) == {1: {1: 4 * GIB}}
+
+
+def lost(
+    specs: list[VmSpec], hosts: list[Host], missing: frozenset[int] = frozenset()
+) -> Mapping[int, tuple[NoPlace, ...]]:
+    plans = after_each_death(specs, hosts, missing)
+    return without_place(plans, specs, place(specs, hosts, missing))
+
+
+def test_who_has_no_place_is_named_with_the_host_that_comes_closest() -> None:
+    specs = [vm(1, 8), vm(2, 6, priority=90), vm(3, 4, only=(9,))]
+    hosts = [host(1, vms=frozenset({1, 2})), host(2, 3), host(3, 4), host(4, 4)]
+    assert lost(specs, hosts) == {
+        1: (NoPlace(2, 6 * GIB, 2 * GIB, 3), NoPlace(1, 8 * GIB, 4 * GIB, 3))
+    }
+    assert short_of(plan(specs, hosts[1:]), specs)[-1] == NoPlace(3, 4 * GIB, 4 * GIB, None)
+    assert short_of(NO_PLAN, specs) == ()
+
+
+def test_a_host_without_a_vm_costs_nobody_a_place_unless_a_missing_one_would_go_there() -> None:
+    specs = [vm(1, 4), vm(2, 8)]
+    hosts = [host(1, 2, vms=frozenset({1})), host(2, 6), host(3, 8)]
+    assert lost(specs, hosts) == {}
+    assert after_each_death(specs, hosts, frozenset())[1].order == {1: (3, 2)}
+    found = lost(specs, hosts, frozenset({2}))
+    assert found[3] == (NoPlace(2, 8 * GIB, 2 * GIB, 2),), "it would go to host 3"
 
 
 # --- for any cluster ----------------------------------------------------------------------

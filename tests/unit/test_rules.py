@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from broker.api.metrics import FAMILIES
+from broker.api.families import FAMILIES
 from tests.unit.documents import GRAFANA, anchor, queries, sections
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +35,13 @@ WELL = {
     'engine_lease_held{instance="a"}': "1x400",
     'vm_reached{instance="a"}': "1x400",
     'vm_reached{instance="b"}': "1x400",
+    'vm_up{instance="a",vm="engine"}': "1x400",
+    'vm_up{instance="a",vm="db"}': "1x400",
+    'vm_up{instance="b",vm="db"}': "1x400",
+    'vm_wanted{instance="a",vm="db"}': "1x400",
+    'vm_healthy{instance="a",vm="db"}': "1x400",
+    'vms_without_place{instance="a"}': "0x400",
+    'n_plus_1_short_bytes{instance="a",host="b"}': "0x400",
     'score{instance="a"}': "3400x400",
     'score{instance="b"}': "3400x400",
     'maintenance{instance="a",mode="global"}': "0x400",
@@ -66,6 +73,8 @@ DOWN = {'engine_up{instance="a"}': "0x400", 'engine_up{instance="b"}': "0x400"}
 UNKNOWN = {f'engine_{what}{{instance="{i}"}}': "_x400" for what in ("up", "healthy") for i in "ab"}
 GLOBAL = {'maintenance{instance="a",mode="global"}': "1x400"}
 A = [{"instance": "a"}]
+DB_DOWN = {f'vm_up{{instance="{i}",vm="db"}}': "0x400" for i in "ab"}
+DB = [{"vm": "db"}]
 UNANSWERED = 'peer_heartbeat_trouble{instance="a",host_id="3",host="c",code="heartbeat-unanswered"}'
 ALL: list[dict[str, str]] = [{}]
 STOPPED = {'peer_stopped{instance="a",host_id="3",host="c"}': "1x99"}
@@ -93,6 +102,29 @@ CASES: list[tuple[str, dict[str, str], str, list[dict[str, str]] | None]] = [
     ("HaEngineUnhealthy", {'engine_healthy{instance="a"}': "0x400"}, "3m", None),
     ("HaVmNotReached", {f'vm_reached{{instance="{i}"}}': "0x400" for i in "ab"}, "1m", ALL),
     ("HaVmNotReached", {'vm_reached{instance="a"}': "0x400"}, "1m", None),
+    ("HaVmDown", DB_DOWN, "2m", DB),
+    ("HaVmDown", DB_DOWN, "45s", None),
+    ("HaVmDown", DB_DOWN | GLOBAL, "5m", None),
+    ("HaVmDown", DB_DOWN | {'vm_wanted{instance="a",vm="db"}': "0x400"}, "5m", None),
+    ("HaVmDown", {'vm_up{instance="b",vm="db"}': "0x400"}, "5m", None),
+    ("HaVmDown", {'vm_up{instance="a",vm="engine"}': "0x400"}, "5m", None),
+    ("HaVmUnhealthy", {'vm_healthy{instance="a",vm="db"}': "0x400"}, "6m", DB),
+    ("HaVmUnhealthy", {'vm_healthy{instance="a",vm="db"}': "_x400"}, "6m", DB),
+    ("HaVmUnhealthy", {'vm_healthy{instance="a",vm="db"}': "0x400"}, "4m", None),
+    ("HaVmWithoutPlace", {'vms_without_place{instance="a"}': "1x400"}, "2m", ALL),
+    ("HaVmWithoutPlace", {'vms_without_place{instance="a"}': "1x400"}, "45s", None),
+    (
+        "HaNPlusOneShort",
+        {'n_plus_1_short_bytes{instance="a",host="b"}': "6442450944x400"},
+        "6m",
+        [{"host": "b"}],
+    ),
+    (
+        "HaNPlusOneShort",
+        {'n_plus_1_short_bytes{instance="a",host="b"}': "6442450944x400"},
+        "4m",
+        None,
+    ),
     ("HaVmUnprotected", {'engine_lease_held{instance="a"}': "0x400"}, "1m", A),
     (
         "HaVmUnprotected",

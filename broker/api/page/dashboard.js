@@ -167,6 +167,23 @@ function nameOf(id) {
   return host ? clean(host.hostname, 100) : `host ${id}`;
 }
 
+const several = () => (status.vms ?? []).length > 1;
+
+/** The first line: how many of the VMs that are to run are up and healthy. */
+function allVmsNow() {
+  const wanted = status.vms.filter((vm) => vm.want === "up" || vm.up);
+  const up = wanted.filter((vm) => vm.up);
+  const well = up.filter((vm) => vm.healthy);
+  const unknown = wanted.some((vm) => vm.up === null);
+  const down = wanted.some((vm) => vm.up === false);
+  const all = well.length === wanted.length;
+  return {
+    level: all ? "good" : down ? "bad" : "warn",
+    mark: all ? "" : down ? "DOWN " : unknown ? "? " : "! ",
+    text: all ? `All ${wanted.length} VMs are up and healthy` : `${up.length} of ${wanted.length} VMs are up, ${well.length} healthy`,
+  };
+}
+
 function render() {
   renderAge();
   const { engine } = status;
@@ -174,17 +191,20 @@ function render() {
   say($("from"), `${nameOf(status.host_id)} (id ${status.host_id})`);
   const box = $("engine");
   const lost = engine.up && engine.reached === false;
-  const level = lost ? "warn" : engine.healthy ? "good" : engine.up === false ? "bad" : "warn";
+  const all = several() ? allVmsNow() : null;
+  const level = lost ? "warn" : all ? all.level : engine.healthy ? "good" : engine.up === false ? "bad" : "warn";
   if (box.className !== level) box.className = level;
   const where = engine.host === null ? "" : ` on ${nameOf(engine.host)}`;
   const health = lost ? ", but no other host reaches it," : engine.healthy ? " and healthy" : engine.healthy === null ? ", its health is not known" : ", not healthy";
   const known = engine.known ? `: ${clean(engine.known)}` : "";
   const word = engine.up === null ? `Whether the engine is up is not known${known}`
     : engine.up ? `The engine is up${health}${where}` : `The engine is down${known || ": no host has it up"}`;
-  say($("engine-now"), word);
-  const title = `${engine.healthy && !lost ? "" : engine.up ? "! " : engine.up === null ? "? " : "DOWN "}${clean(status.cluster, 40)} – ha-agent`;
+  say($("engine-now"), all ? all.text : word);
+  say($("engine-also"), all && !(engine.healthy && !lost) ? `${word}.` : "");
+  const mark = all && !lost ? all.mark : engine.healthy && !lost ? "" : engine.up ? "! " : engine.up === null ? "? " : "DOWN ";
+  const title = `${mark}${clean(status.cluster, 40)} – ha-agent`;
   if (document.title !== title) document.title = title;
-  const since = engine.up && upSince && upSince.host === engine.host ? `Since ${upSince.time.toLocaleString()}.` : "";
+  const since = !all && engine.up && upSince && upSince.host === engine.host ? `Since ${upSince.time.toLocaleString()}.` : "";
   say($("engine-since"), since);
   say($("engine-bound"), boundText());
   const own = status.reasons.map((reason) => clean(reason.text)).join("; ");
@@ -196,6 +216,7 @@ function render() {
     say($("migration").querySelector("span"), `${migration.percent} % after ${seconds(migration.elapsed_s)}`);
   }
   renderBanners();
+  renderVms();
   renderHosts();
   renderButtons();
   if (!$("plots").firstChild) renderPlots();
@@ -237,8 +258,24 @@ function silentText(id) {
   return engine.up === null ? "Nothing proves yet that it is dead." : "";
 }
 
+/** What is wrong with VMs beside the engine, and which would have no place. */
+function* vmBanners() {
+  if (!several()) return;
+  for (const vm of status.vms) {
+    const name = clean(vm.name, 100);
+    const why = vm.reason ? `${clean(vm.reason)}.` : "";
+    if (vm.number > 1 && vm.up === null) yield [`vm-${vm.number}`, "critical", `Whether ${name} is up is not known`, why];
+    else if (vm.number > 1 && ["waiting", "starting"].includes(vm.state) && status.global_maintenance === false) yield [`vm-${vm.number}`, "critical", `${name} is down`, why];
+    else if (vm.number > 1 && vm.state === "up" && vm.healthy === false) yield [`vm-${vm.number}`, "critical", `${name} is not healthy`, why];
+    if (vm.refused) yield [`refused-${vm.number}`, "warning", `${name} cannot be started on this host`, `${clean(vm.refused)}.`];
+  }
+  for (const lack of status.short) yield [`short-${lack.vm}`, "critical", "No place", `${clean(lack.text)}.`];
+  for (const lack of status.n_plus_1) yield [`n1-${lack.if_dies}-${lack.vm}`, "warning", "Room is short", `${clean(lack.text)}.`];
+}
+
 function* banners() {
   const s = status;
+  yield* vmBanners();
   if (s.global_maintenance) {
     yield ["global", s.global_mode?.ends_soon ? "warning" : "info", "Global maintenance",
       `Nothing starts, stops, moves or is fenced.${modeText(s.global_mode)} End it: ha-agent maintenance none`];
@@ -319,6 +356,46 @@ function renderBanners() {
     });
 }
 
+// --- the VMs ------------------------------------------------------------------------------------
+
+const VM_STATES = {
+  up: "up", booting: "boots", moving: "moves", stopping: "stopping", starting: "starting",
+  waiting: "waits", "no-place": "NO PLACE", off: "off", unknown: "not known",
+};
+
+function vmState(vm) {
+  if (vm.state !== "up") return VM_STATES[vm.state] ?? clean(vm.state, 20);
+  return vm.healthy ? "up, healthy" : vm.healthy === null ? "up, health not known" : "up, NOT healthy";
+}
+
+function vmLevel(vm) {
+  if (vm.state === "off") return "";
+  if (vm.up) return vm.healthy ? "good" : vm.state === "booting" ? "warn" : "bad";
+  return vm.up === null ? "warn" : "bad";
+}
+
+function renderVms() {
+  show($("vms-part"), several());
+  if (!several()) return;
+  keyed($("vms"), status.vms.map((vm) => [vm.number, vm]),
+    () => make("li", {}, make("bdi"), make("span", { class: "pill" }), make("span", { class: "at" }), make("span", { class: "small" }), make("span", { class: "small why" })),
+    (li, vm) => {
+      const [name, pill, at, since, why] = li.children;
+      say(name, clean(vm.name, 100));
+      say(pill, vmState(vm));
+      const kind = `pill ${vmLevel(vm)}`;
+      if (pill.className !== kind) pill.className = kind;
+      say(at, vm.host === null ? "on no host" : `on ${nameOf(vm.host)}`);
+      say(since, vm.for_s === null ? "" : `for ${vm.at_least ? "at least " : ""}${seconds(vm.for_s)}`);
+      const rank = `priority ${vm.priority}, ${gib(vm.memory_mb)}`;
+      say(why, vm.reason ? `${clean(vm.reason)} · ${rank}` : rank);
+    });
+}
+
+function gib(mb) {
+  return mb < 1024 ? `${Math.round(mb)} MiB` : `${Math.round(mb / 102.4) / 10} GiB`;
+}
+
 // --- the hosts ----------------------------------------------------------------------------------
 
 const VM_WORDS = { up: "up", down: "not here", down_unexpected: "died here", down_missing: "gone from libvirt", unknown: "not known" };
@@ -347,7 +424,9 @@ function makeCard() {
     make("p", { class: "state" }), make("p", { class: "small why" }),
     make("div", { class: "score" }, make("span"), make("strong")),
     make("div", { class: "bar", "aria-hidden": "true" }),
-    make("ul", { class: "lacks-list" }), make("dl"),
+    make("ul", { class: "lacks-list" }),
+    make("div", { class: "memory" }, make("div", { class: "score" }, make("span"), make("strong")), make("div", { class: "bar", "aria-hidden": "true" }, make("span", { class: "used" }), make("span"))),
+    make("dl"),
     make("details", {}, make("summary", {}, "Monitors"), make("dl")));
 }
 
@@ -359,7 +438,7 @@ function updateCard(card, host) {
   const here = status.engine.host === host.host_id;
   const name = `card ${isLastWord(host) ? "last-word" : host.liveness}${here ? " engine-here" : ""}`;
   if (card.className !== name) card.className = name;
-  const [head, state, why, score, bar, lacks, facts, more] = card.children;
+  const [head, state, why, score, bar, lacks, memory, facts, more] = card.children;
   say(head.querySelector("bdi"), nameOf(host.host_id));
   say(head.querySelector("h3 span"), ` id ${host.host_id}${host.local ? ", this host" : ""}`);
   const pill = head.querySelector(".pill");
@@ -382,6 +461,15 @@ function updateCard(card, host) {
     say(li.children[0], `−${part.points} `);
     say(li.children[1], `${PENALTY_WORDS[part.name] ?? clean(part.name, 60)}: ${clean(part.why)}`);
   });
+  const knowsMemory = several() && host.total_mb != null && host.free_mb != null;
+  show(memory, knowsMemory);
+  if (knowsMemory) {
+    const [words, room] = memory.children;
+    say(words.children[0], `Memory${past}`);
+    say(words.children[1], `${gib(host.free_mb)} of ${gib(host.total_mb)} free`);
+    room.children[0].style.flexGrow = String(Math.max(0, host.total_mb - host.free_mb));
+    room.children[1].style.flexGrow = String(Math.max(0, host.free_mb));
+  }
   fill(facts, factsOf(host));
   show(more, host.local);
   if (host.local) fill(more.lastChild, Object.entries(status.monitors).map(([n, monitor]) => [clean(n, 40), monitorText(monitor)]));
@@ -407,6 +495,10 @@ function factsOf(host) {
   else if (vm.vm === "up") {
     const how = host.domain_type ? ` (${clean(host.domain_type, 20)})` : "";
     facts[0][1] += `${how}, health ${clean(vm.health, 20)}${vm.reason ? `: ${clean(vm.reason)}` : ""}`;
+  }
+  if (several()) {
+    const here = status.vms.filter((vm) => vm.up && vm.host === host.host_id).map((vm) => clean(vm.name, 60));
+    facts.push(["VMs", here.join(", ") || "none"]);
   }
   if (host.agent) facts.push(["Agent", clean(host.agent, 60)]);
   const w = host.witnesses;

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent why NAME`: why one of several VMs is where it is, which hosts may take it, and what is
+tried next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from agent.status.sentences import cannot, duration, is_cut_off, last_word
+from agent.status.vms_text import size
+from agent.terminal.errors import CommandError
+from broker.daemon.exit_codes import ExitCode
+from broker.wire.status import HostStatus, Status
+from broker.wire.vms import VmEntry, VmWord
+
+
+def found(status: Status, name: str) -> VmEntry:
+    """The VM of that name or number; CommandError where there is none."""
+    for vm in status.vms:
+        if name in (vm.name, str(vm.number)):
+            return vm
+    known = ", ".join(vm.name for vm in status.vms)
+    text = f"{name}: no such VM; there are: {known or 'none but the engine'}"
+    raise CommandError(ExitCode.USAGE, text)
+
+
+def explain(status: Status, vm: VmEntry) -> list[str]:
+    """The sentences: where it is and why, what is wanted of it, its hosts in order, what is
+    next."""
+    lines = [_where(vm), _wanted(status, vm)]
+    if vm.refused:
+        lines.append(f"This host cannot start it: {vm.refused}.")
+    if status.global_maintenance:
+        return [*lines, "Nothing would change it while global maintenance lasts."]
+    if vm.want == "down" and not vm.up:
+        return [*lines, f"It stays so until somebody wants it: ha-agent vm start {vm.name}."]
+    lines.append(_title(status, vm))
+    lines += [f"  {line}" for line in _hosts(status, vm)]
+    return [*lines, *_next(status, vm)]
+
+
+def _where(vm: VmEntry) -> str:
+    since = "" if vm.for_s is None else f", for {'at least ' if vm.at_least else ''}"
+    since += "" if vm.for_s is None else duration(vm.for_s)
+    why = f": {vm.reason}" if vm.reason else ""
+    match vm.state:
+        case VmWord.UNKNOWN:
+            return f"Whether {vm.name} is up is not known{since}{why}."
+        case VmWord.UP:
+            health = {True: "healthy", False: "not healthy", None: "its health is not known,"}
+            return f"{vm.name} is up and {health[vm.healthy]} on {vm.hostname}{since}{why}."
+        case VmWord.BOOTING:
+            return f"{vm.name} boots on {vm.hostname}{since}{why}."
+        case VmWord.MOVING:
+            return f"{vm.name} is being migrated from {vm.hostname}{since}{why}."
+        case VmWord.STOPPING:
+            return f"{vm.name} is being stopped on {vm.hostname}{since}{why}."
+        case VmWord.STARTING:
+            return f"{vm.name} is down{since}; {vm.hostname} starts it{why}."
+        case _:
+            return f"{vm.name} is down{since}{why}."
+
+
+def _wanted(status: Status, vm: VmEntry) -> str:
+    """What the registry says of it."""
+    names = {each.number: each.name for each in status.vms}
+    parts = [f"priority {vm.priority}", f"needs {size(vm.memory_mb)}"]
+    for what, numbers in (("after", vm.after), ("apart from", vm.apart), ("with", vm.together)):
+        if numbers:
+            parts.append(f"{what} {_and(names.get(number, f'VM {number}') for number in numbers)}")
+    for what, hosts in (("only on", vm.only), ("prefers", vm.prefer)):
+        if hosts:
+            parts.append(f"{what} {_and(_host_name(status, host_id) for host_id in hosts)}")
+    return f"It is wanted {vm.want}: {', '.join(parts)}."
+
+
+def _title(status: Status, vm: VmEntry) -> str:
+    if vm.up:
+        return f"If {vm.hostname} died now, these hosts could take it, the first one first:"
+    return "These hosts may start it, the first one first:"
+
+
+def _hosts(status: Status, vm: VmEntry) -> Iterator[str]:
+    """Its hosts in order; after them the others, each with what is in the way."""
+    by_id = {host.host_id: host for host in status.hosts.values()}
+    for host_id in vm.order:
+        if host_id in by_id:
+            yield f"{by_id[host_id].hostname}: {_fits(by_id[host_id])}"
+    for host_id, host in by_id.items():
+        if host_id not in vm.order and host_id != vm.host:
+            yield f"{host.hostname}: no, {_obstacle(status, vm, host)}"
+
+
+def _fits(host: HostStatus) -> str:
+    room = "" if host.free_mb is None else f", {size(host.free_mb)} free"
+    return f"{host.score} points{room}"
+
+
+def _obstacle(status: Status, vm: VmEntry, host: HostStatus) -> str:
+    """Why a host may not take it."""
+    if host.liveness != "live":
+        return f"it {last_word(status, host)}"
+    if host.host_shutdown:
+        return "it is shutting down"
+    if host.maintenance:
+        return "it is in local maintenance"
+    if host.stopped:
+        return "its agent is stopped"
+    if host.host_id in vm.barred:
+        return f"it failed to start it, and tries again in {duration(vm.barred[host.host_id])}"
+    if vm.only and host.host_id not in vm.only:
+        return "it is none of the hosts that may run it"
+    here = {each.number: each.name for each in status.vms if each.host == host.host_id}
+    if apart := [here[number] for number in vm.apart if number in here]:
+        return f"{_and(apart)} {'are' if len(apart) > 1 else 'is'} there"
+    if (host.score == 0 or is_cut_off(host)) and (why := cannot(host)):
+        return "; ".join(why)
+    if host.score == 0:
+        return "its score is 0"
+    if host.free_mb is not None and host.free_mb < vm.memory_mb:
+        return f"it has {size(host.free_mb)} free, and {size(vm.memory_mb)} are needed"
+    return "its memory is promised to others, or a rule is in the way"
+
+
+def _next(status: Status, vm: VmEntry) -> Iterator[str]:
+    """What is tried next, and what would become of it."""
+    lacks = [each for each in (*status.short, *status.n_plus_1) if each.vm == vm.number]
+    if vm.state is VmWord.WAITING and vm.order:
+        yield f"Next: {_host_name(status, vm.order[0])} starts it as soon as nothing is in the way."
+    for host_id, left_s in vm.barred.items():
+        yield f"{_host_name(status, host_id)} tries again in {duration(left_s)}."
+    for each in lacks:
+        yield f"{each.text[0].upper()}{each.text[1:]}."
+
+
+def _host_name(status: Status, host_id: int) -> str:
+    for host in status.hosts.values():
+        if host.host_id == host_id:
+            return host.hostname
+    return f"host {host_id}"
+
+
+def _and(names: Iterable[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The protected VMs as this host sees them now: where each is, where the missing ones go, and which
+would have no place after the death of a host.
+
+The plan is that of the decision itself (scoring/vm/several.py), asked of what this host knows, so
+that what people read is what the hosts would do. Every host finds the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from broker.config.in_force import InForce
+from broker.exchange.view import Exchange
+from broker.peers.table import Table
+from broker.peers.vm_place import PlaceSince
+from broker.peers.vm_places import HostWord, VmSeen, vms_seen
+from broker.registry.cache import RegistryCache
+from broker.status.vms import Known
+from broker.this_host.facts import ThisHost
+from broker.this_host.place_seen import PlaceSeen
+from scoring.hosts.liveness import Liveness
+from scoring.hosts.look import look
+from scoring.hosts.state import HostState
+from scoring.observation import Observation
+from scoring.vm.plan import Plan, after_each_death
+from scoring.vm.seen import SPEAKS_SEVERAL, at
+from scoring.vm.several import START_PAUSE_S, Several, engine_spec
+from scoring.vm.state import Held, VmState
+from scoring.vm_facts import ENGINE, PeerVm, VmSpec
+
+#: The plans after each death are made anew after this time, even if no VM and no host has changed:
+#: memory grows and shrinks without news.
+PLANS_FRESH_S = 30.0
+
+
+class VmsNow:
+    """`look` once a beat; `known` for a status. With the engine alone nothing is asked here."""
+
+    def __init__(
+        self,
+        in_force: InForce,
+        table: Table,
+        this_host: ThisHost,
+        place: PlaceSeen,
+        exchange: Exchange,
+        registry: RegistryCache,
+        engine_since: PlaceSince,
+    ) -> None:
+        """`engine_since`: since when the engine is where it is."""
+        self._in_force, self._table, self._this_host = in_force, table, this_host
+        self._place, self._exchange, self._registry = place, exchange, registry
+        self._since: dict[int, PlaceSince] = {ENGINE: engine_since}
+        self._several: Several | None = None
+        #: The plans after each death: when they were made, and from what.
+        self._plans: tuple[float, object, Mapping[int, Plan]] | None = None
+
+    @property
+    def has_several(self) -> bool:
+        """Whether the registry has a VM beside the engine."""
+        return any(number != ENGINE for number in self._registry.cached.vms)
+
+    def look(self, now_s: float) -> None:
+        """Take in the present places, and plan anew where something has changed."""
+        if not self.has_several:
+            self._several = self._plans = None
+            return
+        self._several = self._asked(now_s)
+        self._plan_deaths(self._several, now_s)
+        for number, vm in self._seen(now_s).items():
+            if number != ENGINE:
+                self._since.setdefault(number, PlaceSince()).look(vm.place, now_s)
+
+    def known(self, now_s: float) -> Known:
+        """All VMs, the engine among them."""
+        several, plans, cached = self._several, self._plans, self._registry.cached
+        seen = self._seen(now_s)
+        known = Known(
+            self._specs(),
+            seen,
+            self._name_of,
+            {number: self._for_s(number, vm, now_s) for number, vm in seen.items()},
+            host_id=self._in_force.host_id,
+            refused=dict(cached.damaged),
+            said=self._said(now_s),
+        )
+        if several is not None:
+            known = replace(known, plan=several.plan)
+        return known if plans is None else replace(known, plans=plans[2])
+
+    def _specs(self) -> tuple[VmSpec, ...]:
+        specs = {spec.number: spec for spec in self._registry.cached.specs}
+        specs.setdefault(ENGINE, engine_spec(self._in_force.rules.vm_memory_mb))
+        return tuple(specs.values())
+
+    def _name_of(self, host_id: int) -> str:
+        return self._table.name_of(host_id) or f"host {host_id}"
+
+    def _for_s(self, number: int, vm: VmSeen, now_s: float) -> tuple[float | None, bool]:
+        since = self._since.get(number)
+        if since is None:
+            return None, False
+        summary = since.summary(vm.place, None, None, now_s)
+        return summary.for_s, summary.at_least
+
+    def _said(self, now_s: float) -> dict[int, str]:
+        """Why this host's agent does what it does about each VM."""
+        agent = self._this_host.agent
+        if agent.last is None or agent.silent_s(now_s) is not None:
+            return {}
+        said = {vm.number: vm.reasons[0].text for vm in agent.last.vms if vm.reasons}
+        if agent.last.reasons:
+            said[ENGINE] = agent.last.reasons[0].text
+        return said
+
+    # --- where they are -------------------------------------------------------------------
+
+    def _seen(self, now_s: float) -> Mapping[int, VmSeen]:
+        hosts, reads = self._place.hosts(now_s)
+        peers = {peer.host_id: peer for peer in self._table.peers()}
+        words = []
+        for host in hosts:
+            peer = peers.get(host.host_id)
+            if host.local:
+                words.append(HostWord(host, self._own_words(now_s)))
+            elif peer is None:
+                words.append(HostWord(host, {}, lists=False))
+            else:
+                vms = {**peer.vms, ENGINE: at(peer, ENGINE)}
+                words.append(HostWord(host, vms, lists=peer.speaks >= SPEAKS_SEVERAL))
+        numbers = [spec.number for spec in self._specs() if spec.number != ENGINE]
+        found = dict(vms_seen([ENGINE, *numbers], words, reads))
+        # The engine's place is more than the slots: its lease, and its answer over the network.
+        engine, place = found[ENGINE], self._place.now(now_s)
+        word = next((w.vms.get(ENGINE) for w in words if w.host.host_id == place.host), None)
+        found[ENGINE] = VmSeen(
+            ENGINE,
+            place,
+            engine.acting if place.host is None else place.host,
+            engine.word if place.host is None else word,
+        )
+        return found
+
+    def _own_words(self, now_s: float) -> dict[int, PeerVm]:
+        """What this host says of the VMs on itself."""
+        agent, vms = self._this_host.agent, self._this_host.vms
+        is_away = agent.last is None or agent.silent_s(now_s) is not None
+        said = {} if is_away or agent.last is None else {vm.number: vm for vm in agent.last.vms}
+        words = {ENGINE: PeerVm(self._this_host.vm.status(now_s)[0], agent.state or "")}
+        for here in vms.here(now_s):
+            its = said.get(here.number)
+            word = PeerVm(here.report, last_ran=here.last_ran)
+            if its is not None:
+                word = word._replace(
+                    state=its.state,
+                    target=its.moving_to,
+                    moving_until_s=its.moving_until_s,
+                    barred_until_s=its.barred_until_s,
+                )
+            words[here.number] = word
+        return words
+
+    # --- where they go ----------------------------------------------------------------------
+
+    def _asked(self, now_s: float) -> Several:
+        """What the decision would find now."""
+        view = self._exchange.view(now_s)
+        observation = Observation(
+            local=view.local,
+            peers=view.peers,
+            storage_good_since_s=view.storage_good_since_s,
+            sweep=view.sweep,
+            global_maintenance=view.global_maintenance,
+            newer_versions=view.newer_versions,
+            lockspace_joined=view.lockspace_joined,
+            specs=view.specs,
+            registry=view.registry,
+            own_claims=view.own_claims,
+        )
+        turn = look(HostState(seen=self._table.seen), self._in_force.rules, observation, now_s)
+        return Several(turn, self._own_states())
+
+    def _own_states(self) -> dict[int, VmState]:
+        """What the plan needs of this host's machines: who is barred here, and what is claimed."""
+        report = self._this_host.agent.last
+        if report is None:
+            return {}
+        states = {
+            vm.number: VmState(retries=1, last_failure_s=vm.barred_until_s - START_PAUSE_S)
+            for vm in report.vms
+            if vm.barred_until_s is not None
+        }
+        for claim in report.claims:
+            state = states.get(claim.number, VmState())
+            states[claim.number] = replace(state, held=Held(claim, 0))
+        return states
+
+    def _sees_all(self, now_s: float) -> bool:
+        """Whether every other host is known, and whether it lives; there is another host."""
+        seen = self._table.seen
+        _, reads = self._place.hosts(now_s)
+        return bool(reads.all_known and seen) and all(
+            host in seen and self._table.liveness(seen[host], now_s) is not Liveness.UNCERTAIN
+            for host in self._table.members.reports
+        )
+
+    def _plan_deaths(self, several: Several, now_s: float) -> None:
+        """Plan for the death of each host. A host that does not see all the others knows nothing
+        of it."""
+        if self._table.is_blind(now_s) or not self._sees_all(now_s):
+            self._plans = None
+            return
+        hosts = several.hosts
+        made_from = (
+            tuple(several.specs.values()),
+            several.missing,
+            tuple((h.host_id, h.vms, h.open, h.barred) for h in hosts.values()),
+        )
+        old = self._plans
+        if old is not None and old[1] == made_from and 0 <= now_s - old[0] < PLANS_FRESH_S:
+            return
+        plans = after_each_death(several.specs.values(), hosts.values(), several.missing)
+        self._plans = (now_s, made_from, plans)

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Several VMs in what real brokers tell people and programs: status, API, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from agent.status.text import as_text
+from broker.api.metrics import Metrics
+from broker.broker import Broker
+from broker.status.vms_now import PLANS_FRESH_S
+from broker.whiteboard.vm_lines import Memory
+from broker.wire.exchange import VmReportOnWire
+from broker.wire.status import ReasonOnWire, Status
+from broker.wire.vms import VmEntry, VmList, VmWord
+from scoring.vm_facts import Health, Want
+from tests.fakes.broker import make_broker, report, up
+from tests.fakes.cluster_of_vms import DB, GIB, RECORDS, WEB, VmCluster
+from tests.fakes.listener import Listener
+from tests.fakes.slot_store import MemoryVolume
+
+
+def lived(
+    tmp_path: Path, test: Callable[[VmCluster], Awaitable[None]], given: VmCluster | None = None
+) -> None:
+    """Run a test on three hosts that have lived for some beats."""
+
+    async def main() -> None:
+        cluster = given or VmCluster(tmp_path)
+        for now_s in (10.0, 11.0, 12.0):
+            await cluster.beat(now_s)
+        await test(cluster)
+
+    asyncio.run(main())
+
+
+def entry(status: Status, name: str) -> VmEntry:
+    return next(vm for vm in status.vms if vm.name == name)
+
+
+def metrics(broker: Broker, now_s: float) -> dict[tuple[str, ...], float]:
+    text, _ = Metrics(broker, lambda: now_s).text("")
+    return {
+        (sample.name.removeprefix("ha_agent_"), *sample.labels.values()): sample.value
+        for family in parse(text.decode())
+        for sample in family.samples
+    }
+
+
+def test_every_host_finds_the_same_vms_and_the_same_that_would_have_no_place(
+    tmp_path: Path,
+) -> None:
+    async def test(cluster: VmCluster) -> None:
+        for broker in cluster.brokers.values():
+            status = broker.status(12.0)
+            assert [(vm.name, vm.state, vm.healthy, vm.host) for vm in status.vms] == [
+                ("engine", VmWord.UP, True, 1),
+                ("db", VmWord.UP, True, 2),
+                ("web", VmWord.UP, True, 3),
+            ]
+            assert [each.text for each in status.n_plus_1] == [
+                "if host2 dies, db has no place: 6 GiB short (needs 8, host3 has 2)"
+            ]
+            assert entry(status, "web").order == (2,)
+            assert status.short == ()
+            rooms = [(host.vms, host.free_mb, host.total_mb) for host in status.hosts.values()]
+            assert rooms == [
+                (1, 1.0 * GIB, 32.0 * GIB),
+                (1, 10.0 * GIB, 32.0 * GIB),
+                (1, 2.0 * GIB, 32.0 * GIB),
+            ]
+
+    lived(tmp_path, test)
+
+
+def test_with_the_engine_alone_nothing_but_its_entry_is_new(tmp_path: Path) -> None:
+    async def main() -> None:
+        broker = make_broker(tmp_path, MemoryVolume())
+        for now_s in (1.0, 2.0):
+            up(broker, now_s)
+            broker.take_report(report(), now_s)
+            await broker.beat(now_s)
+        status = broker.status(2.0)
+        assert [(vm.name, vm.state, vm.host) for vm in status.vms] == [("engine", VmWord.UP, 1)]
+        assert status.short == status.n_plus_1 == ()
+        assert {host.vms for host in status.hosts.values()} == {None}
+        assert as_text(status) == as_text(msgspec.structs.replace(status, vms=()))
+        found = metrics(broker, 2.0)
+        assert found["vm_up", "engine"] == 1
+        assert not [key for key in found if key[0] in ("vms_without_place", "n_plus_1_short_bytes")]
+
+    asyncio.run(main())
+
+
+def test_a_dead_host_s_vm_is_unknown_and_then_without_a_place(tmp_path: Path) -> None:
+    async def test(cluster: VmCluster) -> None:
+        cluster.alive.discard(2)
+        del cluster.at[DB]
+        for now_s in (13.0, 14.0, 15.0, 16.0):
+            await cluster.beat(now_s)
+        status = cluster.brokers[1].status(16.0)
+        db = entry(status, "db")
+        assert (db.state, db.up) == (VmWord.UNKNOWN, None), "nothing proves that it is dead"
+        assert "host2 (id 2) wrote nothing for 3 s" in db.reason
+        assert [each.text for each in status.short] == [
+            "db has no place: 6 GiB short (needs 8, host3 has 2)"
+        ]
+        assert "whether db is up is not known" in as_text(status)
+
+    lived(tmp_path, test)
+
+
+def test_a_vm_that_every_host_calls_down_waits_or_has_no_place(tmp_path: Path) -> None:
+    async def test(cluster: VmCluster) -> None:
+        del cluster.at[DB], cluster.at[WEB]
+        await cluster.beat(13.0)
+        await cluster.beat(14.0)
+        status = cluster.brokers[1].status(14.0)
+        assert (entry(status, "db").state, entry(status, "db").order) == (VmWord.WAITING, (2,))
+        assert entry(status, "db").reason == "host2 is to start it"
+        found = metrics(cluster.brokers[1], 14.0)
+        assert (found["vm_up", "db"], found["vm_host_id", "db"]) == (0, 0)
+        assert found["vms_without_place",] == 0
+        # host2 has failed to start it: nobody else has the room.
+        cluster.said[2] = (VmReportOnWire(DB, "EngineDown", 17, 1, barred_until_s=24.0),)
+        await cluster.beat(15.0)
+        await cluster.beat(16.0)
+        for host in (1, 2):
+            status = cluster.brokers[host].status(16.0)
+            db = entry(status, "db")
+            assert (db.state, list(db.barred)) == (VmWord.NO_PLACE, [2])
+            assert db.barred[2] == pytest.approx(8.0, abs=1.1)
+            assert db.reason == "6 GiB short (needs 8, host3 has 2)"
+        assert metrics(cluster.brokers[1], 16.0)["vms_without_place",] == 1
+
+    lived(tmp_path, test)
+
+
+def test_the_agent_s_own_reason_is_shown_on_its_host(tmp_path: Path) -> None:
+    async def test(cluster: VmCluster) -> None:
+        cluster.health[DB] = Health.BAD
+        reason = ReasonOnWire("engine-starting", "it boots, 500 s at most")
+        cluster.said[2] = (VmReportOnWire(DB, "EngineStarting", 17, reasons=(reason,)),)
+        await cluster.beat(13.0)
+        await cluster.beat(14.0)
+        own = entry(cluster.brokers[2].status(14.0), "db")
+        assert (own.state, own.reason) == (VmWord.BOOTING, "it boots, 500 s at most")
+        assert entry(cluster.brokers[1].status(14.0), "db").state is VmWord.BOOTING
+
+    lived(tmp_path, test)
+
+
+def test_how_long_a_vm_has_been_where_it_is(tmp_path: Path) -> None:
+    async def test(cluster: VmCluster) -> None:
+        cluster.at[WEB] = 2
+        for now_s in (13.0, 14.0, 20.0):
+            await cluster.beat(now_s)
+        status = cluster.brokers[1].status(20.0)
+        assert entry(status, "db").at_least
+        web = entry(status, "web")
+        assert (web.host, web.at_least) == (2, False)
+        assert web.for_s == pytest.approx(6.5, abs=0.6)
+
+    lived(tmp_path, test)
+
+
+def test_memory_that_shrinks_without_news_is_noticed_within_half_a_minute(tmp_path: Path) -> None:
+    async def test(cluster: VmCluster) -> None:
+        assert cluster.brokers[1].status(12.0).n_plus_1[0].has_mb == 2 * GIB
+        cluster.vms[3].memory = Memory(32.0 * GIB, 1.0 * GIB, 0.0)
+        for now_s in (13.0, 14.0, 12.0 + PLANS_FRESH_S, 13.0 + PLANS_FRESH_S):
+            await cluster.beat(now_s)
+        found = cluster.brokers[1].status(13.0 + PLANS_FRESH_S).n_plus_1
+        assert [(each.if_dies, each.vm, each.has_mb) for each in found] == [
+            (2, DB, 1 * GIB),
+        ]
+
+    lived(tmp_path, test)
+
+
+def test_a_host_that_does_not_see_the_others_warns_of_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        cluster = VmCluster(tmp_path)
+        await cluster.beat(10.0)
+        status = cluster.brokers[1].status(10.0)
+        assert status.n_plus_1 == (), "the others were not seen to live yet"
+
+    asyncio.run(main())
+
+
+def test_a_vm_that_somebody_stopped_and_one_that_is_damaged(tmp_path: Path) -> None:
+    stopped = msgspec.structs.replace(RECORDS[1], want=Want.DOWN)
+    cluster = VmCluster(tmp_path, (RECORDS[0], stopped))
+    del cluster.at[WEB]
+    for broker in cluster.brokers.values():
+        cached = broker.registry.cached
+        broker.registry.cached = dataclasses.replace(cached, damaged={DB: "its record is gone"})
+
+    async def test(cluster: VmCluster) -> None:
+        status = cluster.brokers[1].status(12.0)
+        assert entry(status, "web").state is VmWord.OFF
+        assert entry(status, "db").refused == "its record is gone"
+        assert "1 of 1" not in as_text(status)
+        found = metrics(cluster.brokers[1], 12.0)
+        assert (found["vm_wanted", "web"], found["vm_up", "web"]) == (0, 0)
+
+    lived(tmp_path, test, cluster)
+
+
+def test_the_metrics_of_each_vm(tmp_path: Path) -> None:
+    async def test(cluster: VmCluster) -> None:
+        found = metrics(cluster.brokers[1], 12.0)
+        for name, host in (("engine", 1), ("db", 2), ("web", 3)):
+            assert found["vm_wanted", name] == found["vm_up", name] == 1
+            assert found["vm_healthy", name] == 1
+            assert found["vm_host_id", name] == host
+        assert found["n_plus_1_short_bytes", "host2"] == 6 * 2**30
+        assert found["n_plus_1_short_bytes", "host1"] == 0
+        cluster.alive.discard(2)
+        for now_s in (13.0, 14.0, 15.0, 16.0):
+            await cluster.beat(now_s)
+        found = metrics(cluster.brokers[1], 16.0)
+        assert ("vm_up", "db") not in found and ("vm_host_id", "db") not in found
+        assert ("n_plus_1_short_bytes", "host2") not in found
+
+    lived(tmp_path, test)
+
+
+def test_the_api_has_all_vms_and_each_by_name_or_number(tmp_path: Path) -> None:
+    async def test(cluster: VmCluster) -> None:
+        door = Listener(cluster.brokers[1], "")
+        await door.start([("127.0.0.1", 0)])
+        (port,) = door.ports
+        base = f"http://127.0.0.1:{port}/api/v1/vms"
+        try:
+            async with aiohttp.ClientSession() as session:
+                async with session.get(base) as answer:
+                    found = msgspec.json.decode(await answer.read(), type=VmList)
+                    assert [vm.name for vm in found.vms] == ["engine", "db", "web"]
+                for wanted in ("db", "2"):
+                    async with session.get(f"{base}/{wanted}") as answer:
+                        vm = msgspec.json.decode(await answer.read(), type=VmEntry)
+                        assert (vm.number, vm.name) == (2, "db")
+                async with session.get(f"{base}/nobody") as answer:
+                    assert answer.status == 404
+        finally:
+            await door.close()
+
+    lived(tmp_path, test)
