@@ -153,17 +153,18 @@ class Several:
         return state.last_ran > ran_last
 
     def takers(self, v: VmSpec) -> list[Candidate]:
-        """The other hosts that may run it now and have the room, the best first."""
+        """The other hosts that may run it now and have the room, the best first. Where it has a
+        claim, that is judged by itself (scoring/vm/room.py)."""
         placing, able = self._elsewhere(v)
         free_mb = placing.free_mb(v)
-        fits = [host for host in able if free_mb[host.host_id] >= v.memory_mb]
+        state = self._states.get(v.number)
+        held = None if state is None or state.held is None else state.held.claim.host_id
+        fits = [h for h in able if free_mb[h.host_id] >= v.memory_mb or h.host_id == held]
         if not fits and v.overcommit:
             fits = able
         if not fits:
             return []
         found = {host.host_id: host for host in fits}
-        state = self._states.get(v.number)
-        held = None if state is None or state.held is None else state.held.claim.host_id
         return [self._candidate(v, found[host_id]) for host_id in placing.ranked(v, fits, held)]
 
     def able(self, v: VmSpec) -> list[Candidate]:

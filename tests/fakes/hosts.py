@@ -17,6 +17,7 @@ from scoring.observation import (
     LeaseAnswer,
     LocalHost,
     Observation,
+    Order,
     Outcome,
     PeerReport,
     StartResult,
@@ -62,6 +63,9 @@ class Host:
     fails: set[int] = field(default_factory=set)
     speaks: int = 2
     write_fails: bool = False
+    order: Order | None = None
+    load: float = 0.1
+    huge_mb: int = 0
 
 
 class Hosts:
@@ -77,7 +81,10 @@ class Hosts:
         self.starts: list[tuple[float, int, int]] = []
         self.moves: list[tuple[float, int, int, int]] = []
         self.sick: set[int] = set()
+        self.slow = False
         self.forgotten: set[int] = set()
+        self.devices: frozenset[int] = frozenset()
+        self.asked: list[tuple[int, Action]] = []
         for host in self.hosts.values():
             host.slot = self._slot(host)
 
@@ -85,7 +92,12 @@ class Hosts:
         return self.engine_mb if vm == ENGINE else self.specs[vm].memory_mb
 
     def free_mb(self, host: Host) -> int:
-        return host.memory_mb - sum(map(self.memory_of, host.vms))
+        taken = (vm for vm in host.vms if vm == ENGINE or not self.specs[vm].huge)
+        return host.memory_mb - sum(map(self.memory_of, taken))
+
+    def free_huge_mb(self, host: Host) -> int:
+        taken = (vm for vm in host.vms if vm != ENGINE and self.specs[vm].huge)
+        return host.huge_mb - sum(map(self.memory_of, taken))
 
     def run(self, beats: int) -> None:
         for _ in range(beats):
@@ -100,10 +112,14 @@ class Hosts:
         self.hosts[host].vms[vm] = self.now_s - 1000
         self.leases[vm] = host
 
-    def die(self, host: int) -> None:
-        """Its power is cut, and it is proven dead at once."""
+    def fall_silent(self, host: int) -> None:
+        """Its power is cut; its leases stay its own."""
         self.hosts[host].alive = False
         self.hosts[host].vms.clear()
+
+    def die(self, host: int) -> None:
+        """Its power is cut, and it is proven dead at once."""
+        self.fall_silent(host)
         self.leases = {vm: owner for vm, owner in self.leases.items() if owner != host}
 
     def beat(self) -> None:
@@ -135,7 +151,8 @@ class Hosts:
                 else:
                     host.vms[vm] = self.now_s
                     self.starts.append((self.now_s, vm, host.host_id))
-                host.outcomes.append(VmStartEnded(result, "no such disk", vm))
+                if not self.slow:
+                    host.outcomes.append(VmStartEnded(result, "no such disk", vm))
             case ShutDownVm(vm=vm) | PowerOffVm(vm=vm):
                 host.vms.pop(vm, None)
                 self.leases.pop(vm, None)
@@ -147,7 +164,7 @@ class Hosts:
                 self.moves.append((self.now_s, vm, host.host_id, target))
                 host.outcomes.append(VmMigrationEnded(target, True, vm=vm))
             case _:
-                raise AssertionError(action)
+                self.asked.append((host.host_id, action))
 
     def _report(self, host: Host, vm: int) -> EngineStatus:
         if vm not in host.vms:
@@ -168,13 +185,13 @@ class Hosts:
             lease_held=ENGINE in host.vms,
             network=1.0,
             mem_free_mb=self.free_mb(host),
-            cpu_load=0.1,
+            cpu_load=host.load,
             config_up_to_date=True,
             maintenance=host.maintenance,
             vms=here,
             total_mb=host.memory_mb,
             free_mb=self.free_mb(host),
-            free_huge_mb=0,
+            free_huge_mb=self.free_huge_mb(host),
         )
         peers = tuple(h.slot for h in self.hosts.values() if h is not host and h.slot is not None)
         return Observation(
@@ -189,6 +206,8 @@ class Hosts:
             specs=tuple(v for n, v in self.specs.items() if n not in self.forgotten),
             registry=1,
             own_claims=host.written,
+            order=host.order,
+            fence_devices=self.devices,
         )
 
     def _slot(self, host: Host) -> PeerReport:
@@ -219,8 +238,8 @@ class Hosts:
             registry=1,
             total_mb=host.memory_mb,
             free_mb=self.free_mb(host),
-            free_huge_mb=0,
-            host_score=3400,
+            free_huge_mb=self.free_huge_mb(host),
+            host_score=3400 if host.load < 0.4 else 2000,
         )
 
 

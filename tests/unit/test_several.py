@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from scoring.observation import Order, OrderKind
 from scoring.vm.state import StateName
 from scoring.vm_facts import ENGINE, VmSpec, Want
 from tests.fakes.hosts import Hosts, in_state
@@ -224,3 +225,131 @@ def test_the_machine_of_a_vm_that_is_elsewhere_is_forgotten() -> None:
     other = 3 - hosts.where()[2]
     assert in_state(hosts, other, 2) is None
     assert in_state(hosts, hosts.where()[2], 2) is StateName.ENGINE_UP
+
+
+def refusal(hosts: Hosts, host: int, order: Order) -> str:
+    """What becomes of an order within a while."""
+    hosts.hosts[host].order = order
+    hosts.run(20)
+    answer = hosts.hosts[host].state.vms[order.vm].answers[-1]
+    assert answer.number == order.number
+    return "" if answer.ok else answer.text
+
+
+def test_an_operator_moves_one_vm_and_no_other() -> None:
+    hosts = Hosts((vm(2), vm(3)), {1: 8192, 2: 8192})
+    for number in (1, 2, 3):
+        hosts.put(number, 1)
+    hosts.run(10)
+    assert refusal(hosts, 1, Order(1, OrderKind.MIGRATE, 2, vm=3)) == ""
+    assert hosts.where() == {1: 1, 2: 1, 3: 2}
+
+
+def test_an_order_says_why_a_host_takes_no_vm() -> None:
+    specs = (vm(2, 4096), vm(3, only=(1,)), vm(4, apart=(5,)), vm(5))
+    hosts = Hosts(specs, {1: 16384, 2: 3072, 3: 8192})
+    for number in (1, 2, 3, 4):
+        hosts.put(number, 1)
+    hosts.put(5, 2)
+    hosts.hosts[3].speaks = 1
+    hosts.run(10)
+
+    def says(number: int, target: int, vm: int) -> str:
+        return refusal(hosts, 1, Order(number, OrderKind.MIGRATE, target, vm=vm))
+
+    assert says(1, 2, 2) == "host (id 2) has less memory free than vm2 needs"
+    assert says(2, 2, 3) == "vm3 must not run on host (id 2) (only)"
+    assert says(3, 2, 4) == "host (id 2) may not run vm4 now: ha-agent why vm4"
+    assert says(4, 3, 2).startswith("host (id 3) runs an earlier version")
+    assert "ha-agent vm start NAME" in refusal(hosts, 1, Order(5, OrderKind.START, vm=2))
+    assert hosts.moves == []
+
+
+def test_an_ordered_move_whose_room_is_not_granted_is_refused_in_time() -> None:
+    hosts = Hosts((vm(2), vm(3)), {1: 8192, 2: 8192})
+    for number in (1, 2, 3):
+        hosts.put(number, 1)
+    hosts.run(10)
+    hosts.hosts[1].write_fails = True
+    said = refusal(hosts, 1, Order(1, OrderKind.MIGRATE, 2, vm=2))
+    assert said == "the room on the target is claimed by other VMs" and hosts.moves == []
+
+
+def test_huge_pages_are_counted_apart() -> None:
+    hosts = Hosts((vm(2, 2048, pages_kb=2048), vm(3, 2048, pages_kb=2048)), {1: 4096, 2: 4096})
+    hosts.hosts[2].huge_mb = 2048
+    hosts.run(30)
+    where = hosts.where()
+    assert [number for number in (2, 3) if number in where] == [2] and where[2] == 2
+    assert "no-place" in codes(hosts, 1, 3)
+
+
+def test_a_vm_leaves_a_host_that_is_much_worse() -> None:
+    hosts = Hosts((vm(2), vm(3)), {1: 8192, 2: 8192})
+    hosts.put(ENGINE, 2)
+    for number in (2, 3):
+        hosts.put(number, 1)
+    hosts.run(LONG)
+    assert hosts.moves == []
+    hosts.hosts[1].load = 0.8
+    hosts.run(120)
+    assert hosts.where() == {1: 2, 2: 2, 3: 2}
+
+
+def test_two_that_must_be_together_come_together() -> None:
+    hosts = Hosts((vm(2, together=(3,), priority=90), vm(3)), {1: 8192, 2: 8192})
+    for number, host in ((1, 1), (2, 1), (3, 2)):
+        hosts.put(number, host)
+    hosts.run(LONG)
+    assert hosts.where() == {1: 1, 2: 1, 3: 1}
+
+
+def test_a_vm_leaves_a_host_that_it_may_not_run_on() -> None:
+    hosts = Hosts((vm(2),), {1: 8192, 2: 8192})
+    for number in (1, 2):
+        hosts.put(number, 1)
+    hosts.specs[2] = vm(2, only=(2,))
+    hosts.run(LONG)
+    assert hosts.where()[2] == 2
+
+
+def test_one_host_pursues_the_dead_one_for_all_vms() -> None:
+    hosts = Hosts((vm(2), vm(3)), {1: 8192, 2: 8192, 3: 8192})
+    for number, host in ((1, 2), (2, 1), (3, 1)):
+        hosts.put(number, host)
+    hosts.devices = frozenset({1, 2, 3})
+    hosts.run(10)
+    hosts.fall_silent(1)
+    hosts.run(8)
+    # Host 2 comes first by its id; host 3 leaves it its time.
+    assert {host for host, _ in hosts.asked} == {2}
+    assert "takeover-turn" in codes(hosts, 3, 2) and "takeover-turn" in codes(hosts, 3, 3)
+    # What is about the dead host is said of no VM.
+    assert "power-asked" in codes(hosts, 2, 0) and hosts.starts == []
+    assert not codes(hosts, 2, 2) & codes(hosts, 2, 0)
+
+
+def test_four_start_at_a_time() -> None:
+    hosts = Hosts(tuple(vm(n, 512) for n in range(2, 9)), {1: 16384})
+    hosts.slow = True
+    hosts.run(20)
+    state = hosts.hosts[1].state
+    assert sum(vm.name is StateName.ENGINE_START for vm in state.vms.values()) <= 5
+    assert {"starts-waiting"} <= set.union(*(codes(hosts, 1, n) for n in range(2, 9)))
+
+
+def test_a_claim_that_ranks_first_waits_and_one_that_ranks_last_gives_way() -> None:
+    """Two hosts send a VM each to a third one, which has room for one of them."""
+    specs = (vm(2, 2048, priority=90), vm(3, 2048))
+    hosts = Hosts(specs, {1: 8192, 2: 8192, 3: 2560})
+    for number, host in ((1, 1), (2, 1), (3, 2)):
+        hosts.put(number, host)
+    hosts.run(10)
+    hosts.hosts[1].order = Order(1, OrderKind.MIGRATE, 3, vm=2)
+    hosts.hosts[2].order = Order(1, OrderKind.MIGRATE, 3, vm=3)
+    for _ in range(40):
+        hosts.beat()
+        _within_memory(hosts)
+    assert [moved for _, moved, _, _ in hosts.moves] == [2]
+    answer = hosts.hosts[2].state.vms[3].answers[-1]
+    assert answer.ok is False
