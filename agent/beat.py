@@ -15,13 +15,14 @@ from msgspec.structs import replace as replace_fields
 from agent.actions import ActionRunner
 from agent.fence.rehearsal import Rehearsals
 from agent.ports import FenceDevices
+from agent.report import report_of
 from agent.vm.measured import Measured
 from broker.client.ask import BrokerDown, BrokerRefused
 from broker.daemon.log_lines import fields
-from broker.wire.exchange import BegunReason, LeaseSeen, Report, View
-from broker.wire.status import MeasuredOnWire, PenaltyOnWire, ReasonOnWire
+from broker.wire.exchange import BegunReason, Report, View
+from broker.wire.status import MeasuredOnWire
 from scoring.decide import Decision, decide
-from scoring.decision import MigrateVm
+from scoring.decision import MigrateVm, Reason
 from scoring.hosts.evidence import is_noted
 from scoring.observation import LocalHost, Observation
 from scoring.rules import Rules
@@ -210,7 +211,7 @@ class Agent:
         if self._view is None:
             self._wake_s = float("inf")
             return
-        before = self._state.engine.name
+        before, shown_before = self._state.engine.name, _shown(self._state)
         decision = self._decide(self._view)
         now_s, wake_s = asyncio.get_running_loop().time(), decision.wake_s
         self._wake_s = wake_s if wake_s is not None and wake_s > now_s else float("inf")
@@ -219,8 +220,8 @@ class Agent:
             if action not in moves:
                 self._actions.begin(action)
         self._log_reasons(before, decision)
-        if decision.state.engine.name is not before:
-            # A new state is published at once, not with the next beat.
+        if _shown(decision.state) != shown_before:
+            # A new state or claim is published at once, not with the next beat.
             try:
                 self._view = await self._exchange()
             except (BrokerDown, BrokerRefused) as error:
@@ -255,6 +256,9 @@ class Agent:
             stopping=self._stopping,
             unsure=view.unsure,
             announced=view.announced,
+            specs=view.specs,
+            registry=view.registry,
+            own_claims=view.own_claims,
         )
         now_s = asyncio.get_running_loop().time()
         decision = (self.decides or decide)(self._state, observation, now_s)
@@ -262,41 +266,24 @@ class Agent:
             self._journal.note(self._state, observation, now_s, decision)
         if self._measured is not None:
             self._measured.look(self._state.engine.name, decision, now_s)
-        before = () if self.last is None else tuple(reason.code for reason in self.last.reasons)
-        fresh = [reason for reason in decision.reasons if reason.code not in before]
-        begun = (BegunReason(self._beat, reason.code.value, reason.text) for reason in fresh)
+        before = () if self.last is None else tuple(_key(each) for each in self.last.reasons)
+        fresh = [reason for reason in decision.reasons if _key(reason) not in before]
+        begun = (BegunReason(self._beat, r.code.value, r.text, r.vm) for r in fresh)
         self._begun = (*self._begun, *begun)[-BEGUN_MAX:]
         self._state, self.last = decision.state, decision
         self._actions.last_look.take(decision.state, self._view_s)
         freeing, is_fencer = self._freeing(decision.state)
-        engine = decision.state.engine
-        self._report = Report(
-            score=decision.score.value,
-            state=engine.name.value,
-            penalties=tuple(
-                PenaltyOnWire(p.name, p.points, p.why) for p in decision.score.penalties
-            ),
-            # The last reason belongs to the state the beat ended in: it goes first.
-            reasons=tuple(ReasonOnWire(r.code.value, r.text) for r in decision.reasons[::-1]),
-            last_ran=engine.last_ran,
-            stopped=engine.name is StateName.AGENT_STOPPED,
+        self._report = replace_fields(
+            report_of(decision),
             beat=self._beat,
             domain_type=self._domain_type,
-            unknown=decision.score.unknown,
             config_problem=self.config_problem,
             state_problem="" if self._journal is None else self._journal.problem,
-            intent=_intent(decision.state),
-            moving_until_s=engine.moving_until_s,
-            answers=engine.answers,
             fence_paths={} if self._rehearsals is None else dict(self._rehearsals.paths),
             measured=MeasuredOnWire() if self._measured is None else self._measured.on_wire,
             begun=self._begun,
-            lease=_lease(decision.state),
             freeing=freeing,
             freeing_fencer=is_fencer,
-            unstopped_since_s=decision.state.engine.unstopped_since_s
-            if decision.state.engine.asks_off
-            else None,
         )
         return decision
 
@@ -365,35 +352,20 @@ def _asks(view: View) -> frozenset[int]:
     return frozenset(peer.host_id for peer in view.peers if peer.fence_ask is not None)
 
 
-def _intent(state: AgentState) -> str:
-    """What the others should know before it is done."""
-    engine, host = state.engine, state.host
-    if engine.moving_to is not None:
-        return f"migrate {engine.moving_to}"
-    if engine.moving_until_s is not None:
-        return "migrate away"
-    if host.switching_on is not None:
-        return f"switch on {host.switching_on}"
-    step = host.takeover
-    if step is None or not (
-        step.switching_off or step.ordered_s or step.freeing or step.freed_s is not None
-    ):
-        return ""
-    return f"fence {step.host_id}"
-
-
 def _is_noted(view: View, host_id: int) -> bool:
     """Whether the fence log has this host's intent to switch that host off, in its present boot."""
     boots = {peer.host_id: peer.boot_id for peer in view.peers}
     return is_noted(view.fence_log, view.local.host_id, host_id, boots.get(host_id, ""))
 
 
-def _lease(state: AgentState) -> LeaseSeen | None:
-    """The owner of the engine lease, by the last answer."""
-    answer = state.engine.lease
-    if answer is None or not answer.known:
-        return None
-    return LeaseSeen(answer.owner, answer.owner_is_gone, answer.asked_s)
+def _key(reason: Reason) -> tuple[str, int]:
+    return reason.code.value, reason.vm
+
+
+def _shown(state: AgentState) -> tuple[object, ...]:
+    """What the other hosts should read at once."""
+    claims = {(claim.number, claim.host_id) for claim in state.claims}
+    return {number: vm.name for number, vm in state.vms.items()}, claims
 
 
 def _because(decision: Decision) -> str:

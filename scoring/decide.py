@@ -32,7 +32,7 @@ from scoring.vm import left_behind, machine, orders, room, unstoppable
 from scoring.vm.memory import take_in
 from scoring.vm.plan import NO_PLAN, Plan
 from scoring.vm.score import Score
-from scoring.vm.several import Several
+from scoring.vm.several import Several, host_score
 from scoring.vm.state import StateName, VmState
 from scoring.vm.turn import VmTurn, own_score
 from scoring.vm_facts import ENGINE
@@ -43,7 +43,8 @@ class Decision:
     """The next state, what to do now, why, and this host's score in that state.
 
     `wake_s`: when to decide again even if no beat and no news has come by then. `plan`: where the
-    missing VMs of the registry go.
+    missing VMs of the registry go; `host_score`: what this host has left of the base score,
+    whichever of them it would run (None: there are none).
     """
 
     state: AgentState
@@ -52,6 +53,7 @@ class Decision:
     score: Score
     wake_s: float | None = None
     plan: Plan = NO_PLAN
+    host_score: int | None = None
 
 
 def decide(state: AgentState, observation: Observation, now_s: float) -> Decision:
@@ -81,6 +83,7 @@ def decide(state: AgentState, observation: Observation, now_s: float) -> Decisio
         own_score(turns[0]),
         min((at_s for at_s in wakes_s if at_s is not None), default=None),
         NO_PLAN if several is None else several.plan,
+        None if several is None else host_score(observation.local, host),
     )
 
 

@@ -130,6 +130,7 @@ class Exchange:
             total_mb=memory.total_mb,
             free_mb=memory.free_mb,
             free_huge_mb=memory.free_huge_mb,
+            reaches=this_host.agent.reaches(),
         )
 
     def _unfit(self, engine: EngineStatus, now_s: float) -> Iterator[Unfit]:

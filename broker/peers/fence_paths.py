@@ -117,6 +117,11 @@ def paths_of(extra: Mapping[str, str]) -> dict[int, FencePathOnWire]:
     return paths
 
 
+def reached_of(extra: Mapping[str, str]) -> frozenset[int]:
+    """The hosts whose fence devices another host has reached in its last rehearsal."""
+    return frozenset(host for host, path in paths_of(extra).items() if path.ok)
+
+
 def _earlier_paths(extra: Mapping[str, str]) -> dict[int, FencePathOnWire]:
     paths = {}
     for key, value in extra.items():

@@ -9,11 +9,13 @@ whiteboard; nothing is asked here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from broker.config.in_force import InForce
 from broker.lockspace.port import Lockspace
 from broker.monitors.network_verdict import NetworkVerdict, TargetResult, published, verdict
 from broker.peers.asker import Heartbeats
+from broker.peers.fence_paths import reached_of
 from broker.peers.members import Members
 from broker.peers.same_storage import SameStorage
 from broker.peers.seen_hosts import seen_peers
@@ -94,6 +96,8 @@ class Table:
             if old is None or old[0] is not report or old[1] is not seen or old[2] != others:
                 is_signed = self.board.signed.get(host) in GOOD
                 made = slot_lines.peer_report(report, seen, others, is_signed)
+                if made.registry:
+                    made = replace(made, reaches=reached_of(report.extra))
                 old = (report, seen, others, made)
             self._known[host] = old
         return tuple(old[3] for old in self._known.values())

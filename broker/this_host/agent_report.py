@@ -71,6 +71,11 @@ class AgentReport:
         own = paths.get(self._in_force.host_id)
         return None if own is None else own.ok
 
+    def reaches(self) -> frozenset[int]:
+        """The hosts whose fence devices answered this host in the last rehearsal."""
+        paths = {} if self.last is None else self.last.fence_paths
+        return frozenset(host for host, path in paths.items() if path.ok)
+
     def freeing(self) -> tuple[int | None, bool]:
         """The host id that this host frees, and whether without the fence lease. Before the first
         report: an act that an earlier agent may have begun."""
@@ -100,4 +105,5 @@ class AgentReport:
 def _urgent(report: Report) -> tuple[object, ...]:
     """What of a report the other hosts should read at once."""
     vms = {(vm.number, vm.state, vm.moving_to, vm.barred_until_s) for vm in report.vms}
-    return report.state, report.stopped, vms, report.claims
+    claims = {(claim.number, claim.host_id) for claim in report.claims}
+    return report.state, report.stopped, vms, claims

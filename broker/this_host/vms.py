@@ -95,7 +95,9 @@ class VmsHere:
         claims = self._claims if report is None else report.claims
         here = self.here(now_s)
         elsewhere = self._ran_elsewhere()
-        return vm_lines.lines(generation, self.memory(), here, said, claims, elsewhere, now_s)
+        fit = None if report is None or is_away else report.host_score
+        memory = self.memory()
+        return vm_lines.lines(generation, memory, here, said, claims, elsewhere, now_s, fit)
 
     def read_back(self) -> None:
         """Take in this host's own slot after a good read of the whiteboard."""

@@ -254,6 +254,7 @@ def peer_report(
         total_mb=vms.memory.total_mb,
         free_mb=vms.memory.free_mb,
         free_huge_mb=vms.memory.free_huge_mb,
+        host_score=vms.host_score,
     )
 
 

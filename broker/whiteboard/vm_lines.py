@@ -3,6 +3,7 @@
 how they are read from another host, which may have written anything. Pure.
 
     registry=14                 the generation of the registry that the host knows
+    fit=3400                    what it has left of the base score, whichever VM it would run
     mem=131072/98304/0          MiB in all / not committed / free huge pages; "-": not known
     claims=8>1/60               VM 8 is about to be brought to host 1, within 60 s
     vms=2:Ug17 5:Mg9>3/240 7:D4 9:X!412
@@ -35,6 +36,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from broker.daemon.foreign import whole
+from broker.whiteboard.slot import SCORE_MAX
 from broker.wire.exchange import VmReportOnWire
 from broker.wire.limits import HOST_ID_MAX, VMS_MAX
 from scoring.vm.seen import SPEAKS_SEVERAL
@@ -54,6 +56,7 @@ from scoring.vm_facts import (
 
 #: The keys of the lines. The sentence of VM 5 stands under "vm-5".
 REGISTRY, MEMORY, CLAIMS, VMS, SPEAKS, SENTENCE = "registry", "mem", "claims", "vms", "speaks", "vm"
+FIT = "fit"
 #: A line of entries; longer ones go on in `vms-2`. The slot cuts a line at 1024 bytes.
 LINE_CHARS_MAX = 1000
 #: More lines of entries than 128 VMs take.
@@ -134,6 +137,7 @@ class SlotVms(NamedTuple):
     speaks: int = 1
     registry: int = 0
     memory: Memory = Memory()
+    host_score: int | None = None
 
 
 NOTHING = SlotVms({})
@@ -150,15 +154,19 @@ def lines(
     claims: Iterable[Claim],
     elsewhere: Mapping[int, int],
     now_s: float,
+    host_score: int | None = None,
 ) -> dict[str, str]:
     """The lines of this host's slot; none while it knows no registry (`registry` 0).
 
     `here`: the VMs of the registry on this host. `reported`: what the agent says of them, by
     number. `elsewhere`: by number, the largest `last_ran` that another host publishes.
+    `host_score`: see PeerReport.
     """
     if registry == 0:
         return {}
     made: dict[str, str] = {REGISTRY: str(registry), MEMORY: _memory_line(memory)}
+    if host_score is not None:
+        made[FIT] = str(host_score)
     entries, sentences = [], {}
     for vm in sorted(here, key=lambda vm: vm.number):
         said = reported.get(vm.number)
@@ -277,6 +285,7 @@ def decode(extra: Mapping[str, str], by: int, read_s: float | None, agent_is_awa
         SPEAKS_SEVERAL if is_whole and None not in claims else 1,
         whole(extra[REGISTRY], GENERATION_MAX) or 0,
         _memory_of(extra.get(MEMORY, "")),
+        whole(extra.get(FIT, ""), SCORE_MAX),
     )
 
 

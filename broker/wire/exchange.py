@@ -123,7 +123,8 @@ class Report(Struct, frozen=True):
     `freeing_fencer`: that host owns the fence lease, so that it is done without that lease.
     `unstopped_since_s`: this host asks to be switched off, for its sick VM could not be ended since
     then (None: it does not ask). `vms`: the VMs beside the engine that have a machine
-    here; `claims`: what it is about to bring to a host; `plan`: None: no VM is missing."""
+    here; `claims`: what it is about to bring to a host; `plan`: None: no VM is missing.
+    `host_score`: see PeerReport."""
 
     score: int
     state: str
@@ -149,3 +150,4 @@ class Report(Struct, frozen=True):
     vms: tuple[VmReportOnWire, ...] = ()
     claims: tuple[Claim, ...] = ()
     plan: PlanOnWire | None = None
+    host_score: int | None = None

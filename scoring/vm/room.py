@@ -83,10 +83,12 @@ def keep(turn: VmTurn) -> None:
         return
     now_s = turn.now_s
     if turn.wants_room or turn.state.acting:
-        claim = replace(held.claim, until_s=now_s + CLAIM_S)
-        turn.state = replace(
-            turn.state, held=replace(held, claim=claim, used=held.used or turn.state.acting)
-        )
+        claim = held.claim
+        if claim.until_s - now_s < CLAIM_S / 2:
+            # Each change of a claim is written at once: seldom, then.
+            claim = replace(claim, until_s=now_s + CLAIM_S)
+        used = held.used or turn.state.acting
+        turn.state = replace(turn.state, held=replace(held, claim=claim, used=used))
         return
     if not held.used or _came_to_nothing(turn, held.claim.host_id):
         turn.state = replace(turn.state, held=None)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What of a decision the other hosts and the people at this one are to know: the agent's report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from broker.wire.exchange import LeaseSeen, PlanOnWire, Report, VmReportOnWire
+from broker.wire.status import PenaltyOnWire, ReasonOnWire
+from scoring.decide import Decision
+from scoring.decision import Reason
+from scoring.rules import Rules
+from scoring.state import AgentState
+from scoring.vm.several import barred_until_s
+from scoring.vm.state import StateName, VmState
+from scoring.vm_facts import ENGINE
+
+
+def report_of(decision: Decision) -> Report:
+    """The report on one decision, without what the agent knows beside it."""
+    state, engine, plan = decision.state, decision.state.engine, decision.plan
+    return Report(
+        score=decision.score.value,
+        state=engine.name.value,
+        penalties=tuple(PenaltyOnWire(p.name, p.points, p.why) for p in decision.score.penalties),
+        reasons=_reasons(decision.reasons, {ENGINE, 0}),
+        last_ran=engine.last_ran,
+        stopped=engine.name is StateName.AGENT_STOPPED,
+        unknown=decision.score.unknown,
+        intent=_intent(state),
+        moving_until_s=engine.moving_until_s,
+        answers=tuple(answer for vm in state.vms.values() for answer in vm.answers),
+        lease=_lease(engine),
+        unstopped_since_s=engine.unstopped_since_s if engine.asks_off else None,
+        vms=tuple(
+            _of_vm(number, vm, decision, state.rules)
+            for number, vm in sorted(state.vms.items())
+            if number != ENGINE
+        ),
+        claims=state.claims,
+        plan=PlanOnWire(dict(plan.order), dict(plan.short)) if plan.order or plan.short else None,
+        host_score=decision.host_score,
+    )
+
+
+def _of_vm(number: int, vm: VmState, decision: Decision, rules: Rules) -> VmReportOnWire:
+    timing = rules.timing
+    return VmReportOnWire(
+        number,
+        vm.name.value,
+        vm.last_ran,
+        vm.retries,
+        vm.moving_to,
+        vm.moving_until_s,
+        barred_until_s(vm, timing.retry_expiry, timing.unexpected_down),
+        _reasons(decision.reasons, {number}),
+        _lease(vm),
+        _move(vm),
+    )
+
+
+def _reasons(reasons: Iterable[Reason], about: set[int]) -> tuple[ReasonOnWire, ...]:
+    """The last reason belongs to the state the beat ended in: it goes first."""
+    said = [ReasonOnWire(each.code.value, each.text) for each in reasons if each.vm in about]
+    return tuple(reversed(said))
+
+
+def _intent(state: AgentState) -> str:
+    """What the others should know before it is done."""
+    host = state.host
+    if moving := _move(state.engine):
+        return moving
+    if host.switching_on is not None:
+        return f"switch on {host.switching_on}"
+    step = host.takeover
+    if step is None or not (
+        step.switching_off or step.ordered_s or step.freeing or step.freed_s is not None
+    ):
+        return ""
+    return f"fence {step.host_id}"
+
+
+def _move(vm: VmState) -> str:
+    if vm.moving_to is not None:
+        return f"migrate {vm.moving_to}"
+    return "" if vm.moving_until_s is None else "migrate away"
+
+
+def _lease(vm: VmState) -> LeaseSeen | None:
+    """The owner of a VM's lease, by the last answer."""
+    answer = vm.lease
+    if answer is None or not answer.known:
+        return None
+    return LeaseSeen(answer.owner, answer.owner_is_gone, answer.asked_s)
