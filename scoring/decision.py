@@ -242,6 +242,7 @@ class Code(StrEnum):
     STARTED = "started"
     START_FAILED = "start-failed"
     START_LOST_RACE = "start-lost-race"
+    IMAGE_LOCKED = "image-locked"
     ENGINE_HEALTHY = "engine-healthy"
     ENGINE_BOOTING = "engine-booting"
     ENGINE_BAD_HEALTH = "engine-bad-health"

@@ -200,13 +200,15 @@ class StartResult(StrEnum):
 
     STARTED = "started"
     LEASE_HELD = "lease_held"
+    IMAGE_LOCKED = "image_locked"
     FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
 class VmStartEnded:
     """StartVm is over. LEASE_HELD: another host was faster, which costs nothing: only where
-    the lock driver itself refused, and the lease's owner is not gone. `detail`: of a failed one
+    the lock driver itself refused, and the lease's owner is not gone. IMAGE_LOCKED: somebody else
+    has QEMU's lock on an image of the VM, which costs nothing either. `detail`: of a failed one
     what libvirt says, in its own words."""
 
     result: StartResult

@@ -21,7 +21,8 @@ from agent.setup.join import storage_speed
 from agent.setup.sanlock_name import IN_USE, machines_name, named_in, twin, twins
 from agent.setup.written import read_text
 from agent.storage.identity import IDENTITY_COMMAND, check_volumes
-from agent.storage.made import LOCAL, file_system
+from agent.storage.made import LOCAL
+from agent.storage.mounts import file_system
 from agent.storage.room import GROUP, USER
 from agent.storage.watched import read_leases, read_names
 from agent.vm.definition import DefinitionError, load_definition

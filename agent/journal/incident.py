@@ -21,6 +21,9 @@ from scoring.vm_facts import VmStatus
 #: How much longer a simulated cluster may take than the real one did.
 _PATIENCE_S = 60.0
 
+#: Ends of a start that say nothing of whether starts succeed on that host.
+_KEPT_OUT = frozenset({StartResult.LEASE_HELD, StartResult.IMAGE_LOCKED})
+
 
 @dataclass(slots=True)
 class _Script:
@@ -116,7 +119,7 @@ def _own_events(script: _Script, before: Record, now: Record) -> Iterator[tuple[
     for outcome in new.outcomes:
         if isinstance(outcome, VmStartEnded):
             fails = outcome.result is StartResult.FAILED
-            if fails != script.starts_fail and outcome.result is not StartResult.LEASE_HELD:
+            if fails != script.starts_fail and outcome.result not in _KEPT_OUT:
                 script.starts_fail = fails
                 yield now.now_s, f"set starts {'no' if fails else 'yes'} {here}"
 

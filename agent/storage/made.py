@@ -18,6 +18,7 @@ from pathlib import Path
 import sanlock
 
 from agent.storage.identity import check_volumes, found_at, written_to
+from agent.storage.mounts import file_system
 from agent.storage.room import (
     WHITEBOARD_BYTES,
     allocate,
@@ -325,17 +326,6 @@ def sanlock_errors(path: str) -> Iterator[None]:
         raise CommandError(
             ExitCode.LOCKSPACE, f"{path}: sanlock: {error.args[-1]} ({error.errno}); {step}"
         ) from None
-
-
-def file_system(path: str) -> str:
-    """The kind of file system that a path lies on, as /proc/self/mounts calls it."""
-    best = kind = ""
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, place, name = line.split()[:3]
-        inside = path == place or path.startswith(place.rstrip("/") + "/")
-        if inside and len(place) >= len(best):
-            best, kind = place, name
-    return kind
 
 
 def lease_offset(path: str) -> int:

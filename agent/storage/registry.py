@@ -8,7 +8,8 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from agent.storage.made import LOCAL, file_system, has_room, volume_errors, written
+from agent.storage.made import LOCAL, has_room, volume_errors, written
+from agent.storage.mounts import file_system
 from agent.storage.room import check_room
 from agent.terminal.errors import CommandError
 from agent.terminal.steps import Step

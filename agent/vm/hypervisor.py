@@ -40,6 +40,7 @@ from agent.ports import (
 )
 from agent.vm.definition import DefinitionError
 from agent.vm.disarm import discard_memory_image, turn_off_autostart
+from agent.vm.image_lock import in_words, is_refused
 from agent.vm.migration_check import Refusal, ask_target, is_lasting
 from agent.vm.protected import ProtectedVm
 from broker.config.addresses import in_uri, is_over_tls
@@ -131,6 +132,8 @@ class LibvirtHypervisor:
         Only an error of the lock driver can mean a lost race: any other error came before the
         lease was tried, whoever owns it. sanlock says who owns the lease, not libvirt's message.
         """
+        if is_refused(str(error)):
+            return VmStartEnded(StartResult.IMAGE_LOCKED, sentence(in_words(str(error))))
         failed = VmStartEnded(StartResult.FAILED, f"libvirt: {sentence(error)}")
         if error.get_error_domain() != libvirt.VIR_FROM_LOCKING:
             return failed

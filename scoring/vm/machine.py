@@ -34,7 +34,13 @@ from scoring.vm.missing import may_start
 from scoring.vm.move import move
 from scoring.vm.pause import is_paused, left_alone, must_end
 from scoring.vm.room import secure
-from scoring.vm.start import first_in_line, lease_allows, may_start_here, nobody_else_can
+from scoring.vm.start import (
+    first_in_line,
+    lease_allows,
+    may_start_here,
+    nobody_else_can,
+    of_locked_image,
+)
 from scoring.vm.state import TRANSITIONS, StateName
 from scoring.vm.turn import VmTurn, entered
 from scoring.vm_facts import (
@@ -146,11 +152,12 @@ def _start_ended(turn: VmTurn, outcome: VmStartEnded) -> StateName:
         case StartResult.LEASE_HELD:
             turn.because(Code.START_LOST_RACE, f"another host holds the lease: {outcome.detail}")
             return _S.ENGINE_DOWN
+        case StartResult.IMAGE_LOCKED:
+            turn.because(Code.IMAGE_LOCKED, of_locked_image(turn))
+            return _S.ENGINE_DOWN
         case StartResult.FAILED:
-            turn.because(
-                Code.START_FAILED,
-                f"start number {turn.state.retries} failed: {outcome.detail}",
-            )
+            text = f"start number {turn.state.retries} failed: {outcome.detail}"
+            turn.because(Code.START_FAILED, text)
             return _S.ENGINE_DOWN
         case _:
             assert_never(outcome.result)

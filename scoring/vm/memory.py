@@ -55,6 +55,7 @@ def take_in(turn: VmTurn) -> None:
         missing_since_s=missing_since_s,
         ahead=ahead,
         uplink_down_s=uplink_down_s,
+        locked_since_s=None if up else state.locked_since_s,
         # A host that comes back may have been mended.
         move_problems={
             host: known
@@ -77,6 +78,16 @@ def _with_outcome(state: VmState, outcome: Outcome, now_s: float) -> VmState:
                 last_failure_s=now_s,
                 last_failure=outcome.detail,
             )
+        case VmStartEnded(result=StartResult.IMAGE_LOCKED):
+            return replace(
+                state,
+                acting=False,
+                acted_s=now_s,
+                lease=None,
+                locked_since_s=now_s if state.locked_since_s is None else state.locked_since_s,
+                locked_s=now_s,
+                locked_by=outcome.detail,
+            )
         case VmStopEnded(ok=ok):
             since_s = state.unstopped_since_s
             if not ok and since_s is None:
@@ -87,7 +98,7 @@ def _with_outcome(state: VmState, outcome: Outcome, now_s: float) -> VmState:
                 state, acting=False, acted_s=now_s, lease=None, unstopped_since_s=since_s
             )
         case VmStartEnded():
-            return replace(state, acting=False, acted_s=now_s, lease=None)
+            return replace(state, acting=False, acted_s=now_s, lease=None, locked_since_s=None)
         case VmMigrationEnded():
             return replace(_moved(state, outcome, now_s), acting=False, acted_s=now_s)
         case LeaseAnswer():

@@ -27,6 +27,9 @@ from scoring.vm_facts import ENGINE, Obstacle, PeerVm
 
 _S = StateName
 
+#: How long after a start that did not get the lock of the VM's image the next one is tried.
+IMAGE_LOCK_RETRY_S = 2.0
+
 #: Published states of a peer that is about to act on the VM, or still does.
 _BUSY_STATES = frozenset(
     {
@@ -106,7 +109,20 @@ def is_able(turn: VmTurn) -> bool:
             f"{state.retries} failed starts here, pausing for {left_s:.0f} s",
         )
         return False
+    if state.locked_since_s is not None and turn.now_s - state.locked_s < IMAGE_LOCK_RETRY_S:
+        turn.because(Code.IMAGE_LOCKED, of_locked_image(turn))
+        return False
     return True
+
+
+def of_locked_image(turn: VmTurn) -> str:
+    """Why no start gets the lock of the VM's image, and since when."""
+    state = turn.state
+    since_s = turn.now_s if state.locked_since_s is None else state.locked_since_s
+    return (
+        f"the image of the VM's disk is locked, for {turn.now_s - since_s:.0f} s so far: "
+        f"{state.locked_by}; tried again every {IMAGE_LOCK_RETRY_S:.0f} s"
+    )
 
 
 def _is_busy(its: PeerVm, now_s: float) -> bool:

@@ -166,6 +166,8 @@ class VmState:
     asks the others to switch it off for that.
     `held`: this host's claim on the room for it; `no_claim_until_s`: none is made before.
     `waits_since_s`: since when it could start but for VMs that come before it (`after`).
+    `locked_since_s`: since when no start gets the lock of the VM's image; `locked_s`: when the last
+    one did not, and `locked_by`: who may have it.
     """
 
     name: StateName = StateName.REINITIALIZE_FSM
@@ -206,3 +208,6 @@ class VmState:
     held: Held | None = None
     no_claim_until_s: float = NEVER_S
     waits_since_s: float | None = None
+    locked_since_s: float | None = None
+    locked_s: float = NEVER_S
+    locked_by: str = ""

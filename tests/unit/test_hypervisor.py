@@ -184,6 +184,14 @@ OWNED = (
     libvirt.VIR_FROM_LOCKING,
     "resource busy: Failed to acquire lock: Lease is held by another host",
 )
+#: As libvirt 9.0 with QEMU 7.2 said it.
+LOCKED = (
+    libvirt.VIR_ERR_INTERNAL_ERROR,
+    libvirt.VIR_FROM_QEMU,
+    "internal error: process exited while connecting to monitor: 2026-11-28T02:23:01.929442Z"
+    ' qemu-system-x86_64: -device {"driver":"virtio-blk-pci"}: Failed to get "write" lock\nIs'
+    " another process using the image [/srv/engine.disk]?",
+)
 NO_SANLOCK = (38, libvirt.VIR_FROM_LOCKING, "Failed to acquire lock: Connection refused")
 LIVE = LeaseAnswer(True, 7.0, 2, 3, 3, 99, Standing.LIVE)
 NOBODY = LeaseAnswer(True, 7.0)
@@ -243,6 +251,15 @@ def test_where_sanlock_does_not_answer_the_lock_driver_s_own_code_counts(
 ) -> None:
     assert started(OWNED, SILENT, monkeypatch).result is StartResult.LEASE_HELD
     assert started(NO_SANLOCK, SILENT, monkeypatch).result is StartResult.FAILED
+
+
+@pytest.mark.parametrize("lease", [LIVE, replace(LIVE, standing=Standing.DEAD), NOBODY, SILENT])
+def test_a_locked_image_is_a_cause_of_its_own_whoever_owned_the_lease(
+    lease: LeaseAnswer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = started(LOCKED, lease, monkeypatch)
+    assert ended.result is StartResult.IMAGE_LOCKED
+    assert ended.detail.startswith("another process has /srv/engine.disk; ")
 
 
 def test_the_way_for_a_migration_is_asked_and_nothing_is_moved(

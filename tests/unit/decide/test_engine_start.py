@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from tests.unit.builders import (
     MOMENT_S,
     NOW_S,
     UNKNOWN,
+    UP,
     Life,
     acting,
     codes,
@@ -65,7 +68,8 @@ def test_a_start_that_went_well_leads_to_engine_starting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("result", "retries"), [(StartResult.FAILED, 1), (StartResult.LEASE_HELD, 0)]
+    ("result", "retries"),
+    [(StartResult.FAILED, 1), (StartResult.LEASE_HELD, 0), (StartResult.IMAGE_LOCKED, 0)],
 )
 def test_a_start_that_failed_leads_back_to_engine_down(result: StartResult, retries: int) -> None:
     decision = in_state(
@@ -75,6 +79,52 @@ def test_a_start_that_failed_leads_back_to_engine_down(result: StartResult, retr
     assert decision.state.engine.retries == retries
     assert decision.actions == ()
     assert "why" in decision.reasons[0].text
+
+
+def test_a_locked_image_is_tried_again_every_two_seconds_and_bars_no_host() -> None:
+    """The lock of a dead host outlives it, by the storage's own time: each try would else cost 50
+    points, and the fourth bars the host for ten minutes."""
+    life = Life()
+    outcomes: tuple[Any, ...] = ()
+    tried_s: list[float] = []
+    while len(tried_s) < 20:
+        decision = life.beat(*outcomes)
+        outcomes = ()
+        if AskLease in kinds(decision):
+            outcomes = (free_lease(life.now_s),)
+        if StartVm in kinds(decision):
+            tried_s.append(life.now_s)
+            decision = life.beat(VmStartEnded(StartResult.IMAGE_LOCKED, "gluster has it"))
+            assert decision.state.engine.name is S.ENGINE_DOWN
+            assert decision.score.value == 3400
+            held = next(r for r in decision.reasons if r.code is Code.IMAGE_LOCKED)
+            assert "gluster has it" in held.text
+    assert all(2 <= later - at <= 5 for at, later in pairwise(tried_s)), tried_s
+    assert life.state.engine.locked_since_s is not None
+    life.beat(VmStartEnded(StartResult.STARTED))
+    assert life.state.engine.locked_since_s is None
+
+
+def test_the_wait_for_a_locked_image_says_since_when() -> None:
+    remembered = {
+        "locked_since_s": NOW_S - 30,
+        "locked_s": NOW_S - 1,
+        "locked_by": "gluster has it",
+    }
+    decision = in_state(S.ENGINE_DOWN, for_s=40, remembered=remembered)
+    assert StartVm not in kinds(decision)
+    text = next(r.text for r in decision.reasons if r.code is Code.IMAGE_LOCKED)
+    assert "for 30 s" in text and "gluster has it" in text
+
+
+def test_the_lock_of_a_vm_that_runs_elsewhere_is_no_riddle() -> None:
+    ended = VmStartEnded(StartResult.IMAGE_LOCKED, "why")
+    runs = replace(peer(2, 3400), engine=UP)
+    decision = in_state(
+        S.ENGINE_START, for_s=3, remembered=acting(), live=[runs], outcomes=(ended,)
+    )
+    assert decision.state.engine.locked_since_s is None
+    assert decision.reasons[0].code is Code.IMAGE_LOCKED
 
 
 def test_a_start_not_yet_asked_for_gives_way_to_the_guards() -> None:

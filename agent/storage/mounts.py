@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the kernel says of the mounts, without touching any: a look at a file could hang."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+MOUNTS = Path("/proc/self/mounts")
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mount. `source`: a device, or a server's export."""
+
+    source: str
+    place: str
+    kind: str
+    options: tuple[str, ...]
+
+
+def mount_of(path: str) -> Mount | None:
+    """The mount that a path lies on; the last one where several lie over each other. None: none
+    is known."""
+    best = None
+    for line in MOUNTS.read_text().splitlines():
+        source, place, kind, options = (_plain(word) for word in line.split()[:4])
+        inside = path == place or path.startswith(place.rstrip("/") + "/")
+        if inside and (best is None or len(place) >= len(best.place)):
+            best = Mount(source, place, kind, tuple(options.split(",")))
+    return best
+
+
+def file_system(path: str) -> str:
+    """The kind of file system that a path lies on, as /proc/self/mounts calls it; "" if not
+    known."""
+    found = mount_of(path)
+    return "" if found is None else found.kind
+
+
+def _plain(word: str) -> str:
+    """Without the kernel's escapes: a blank in a name is \\040."""
+    return _ESCAPED.sub(lambda found: chr(int(found.group(1), 8)), word)
