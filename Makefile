@@ -6,7 +6,8 @@ SEEDS ?= 200
 # Without its compiled files Python compiles the code and the tests anew for each process.
 unexport PYTHONDONTWRITEBYTECODE
 # Tests of files that share nothing run side by side; those of the lab share the two cores, and do not.
-SIDE_BY_SIDE := -n auto --dist loadfile
+# More of them than cores: half of their time the unit tests wait, for a deadline, a daemon, a child.
+SIDE_BY_SIDE := -n 4 --dist loadfile
 
 .PHONY: help setup check lint fast explore test contract-test simulation-test browser-test lab-test lab-test-long demo demo-sim simulate \
 	nightly mutation bench lab-down clean package-build-test package-test deb rpm release

@@ -21,22 +21,24 @@ KNOWN_S = 30.0
 _WORKS = {"agent": "is up, VM", "broker": "is up\n"}
 
 
-def read_anew(lab: Cluster, host: str) -> None:
-    """Wait until every other host has read something that `host` wrote after this call began.
+def read_anew(lab: Cluster, *hosts: str) -> None:
+    """Wait until every host has read of each of these others something that it wrote after this
+    call began.
 
     The second change that a host sees since then was written after it had read the first one."""
     began_s = time.monotonic()
-    changes = {asker: [began_s] for asker in lab.census().first if asker != host}
+    askers = lab.census().first
+    changes = {(asker, host): [began_s] for asker in askers for host in hosts if asker != host}
 
     def have_read() -> bool:
-        for asker, seen in changes.items():
+        for (asker, host), seen in changes.items():
             if len(seen) < 3 and (changed := _changed_s(lab, asker, host)) is not None:
                 earliest_s, latest_s = changed
                 if earliest_s > seen[-1]:
                     seen.append(latest_s)
         return all(len(seen) == 3 for seen in changes.values())
 
-    ask.until(f"what {host} writes from now on is read", KNOWN_S, have_read)
+    ask.until(f"what {', '.join(hosts)} write from now on is read", KNOWN_S, have_read)
 
 
 def _changed_s(lab: Cluster, asker: str, host: str) -> tuple[float, float] | None:
@@ -49,17 +51,19 @@ def _changed_s(lab: Cluster, asker: str, host: str) -> tuple[float, float] | Non
     return None if age_s is None else (asked_s - float(age_s), answered_s - float(age_s))
 
 
-def restart_libvirt(lab: Cluster, host: str) -> None:
-    """Kill that host's libvirtd; wait until the next one has answered its broker, and the other
-    hosts know."""
-    lab.restart_libvirt(host)
+def restart_libvirt(lab: Cluster, *hosts: str) -> None:
+    """Kill these hosts' libvirtd; wait until the next one has answered the host's broker, and the
+    other hosts know."""
+    for host in hosts:
+        lab.restart_libvirt(host)
     restarted_s = time.monotonic()
-    ask.until(
-        f"libvirt on {host} answers its broker",
-        KNOWN_S,
-        partial(_libvirt_answered, lab, host, restarted_s),
-    )
-    read_anew(lab, host)
+    for host in hosts:
+        ask.until(
+            f"libvirt on {host} answers its broker",
+            KNOWN_S,
+            partial(_libvirt_answered, lab, host, restarted_s),
+        )
+    read_anew(lab, *hosts)
 
 
 def _libvirt_answered(lab: Cluster, host: str, since_s: float) -> bool:

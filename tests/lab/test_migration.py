@@ -295,8 +295,7 @@ def test_two_machines_with_one_uuid_are_named_and_the_vm_stays(moving: Cluster) 
     source, target, third = pair(moving)
     before = boots(moving)
     uuid = str(moving.layout.host(host_id_of(source)).system_uuid)
-    for host in (target, third):
-        set_host_uuid(moving, host, uuid)
+    set_host_uuids(moving, dict.fromkeys((target, third), uuid))
     try:
         refused = f"it would refuse the VM: its libvirt names the machine UUID {uuid}"
         assert order(moving, source, "doctor").stdout.count(refused) == 2
@@ -308,9 +307,10 @@ def test_two_machines_with_one_uuid_are_named_and_the_vm_stays(moving: Cluster) 
         assert "host_uuid in libvirtd.conf" in order(moving, source, "why").stdout
         assert moving.engine_host() == source and moving.page_answers()
     finally:
-        for host in (target, third):
-            own = moving.layout.host(host_id_of(host)).system_uuid
-            set_host_uuid(moving, host, str(own))
+        own = {
+            host: str(moving.layout.host(host_id_of(host)).system_uuid) for host in (target, third)
+        }
+        set_host_uuids(moving, own)
     for host in (target, third):
         ask.until(f"{host} can take it", 30, partial(ready.can_take, moving, source, host))
     done = order(moving, source, "migrate", "--to", target)
@@ -320,12 +320,13 @@ def test_two_machines_with_one_uuid_are_named_and_the_vm_stays(moving: Cluster) 
     settled(moving, target, 30.0)
 
 
-def set_host_uuid(lab: Cluster, host: str, uuid: str) -> None:
-    """As libvirtd of that host has it from now on."""
-    path = lab.layout.host(host_id_of(host)).etc / "libvirt" / "libvirtd.conf"
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([f'host_uuid = "{uuid}"', *lines[1:]]) + "\n")
-    ready.restart_libvirt(lab, host)
+def set_host_uuids(lab: Cluster, uuids: dict[str, str]) -> None:
+    """By host, as its libvirtd has it from now on."""
+    for host, uuid in uuids.items():
+        path = lab.layout.host(host_id_of(host)).etc / "libvirt" / "libvirtd.conf"
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([f'host_uuid = "{uuid}"', *lines[1:]]) + "\n")
+    ready.restart_libvirt(lab, *uuids)
 
 
 def reasons(lab: Cluster, host: str) -> set[str]:
