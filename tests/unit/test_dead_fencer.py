@@ -331,6 +331,10 @@ def test_a_freeing_is_withdrawn_when_its_conditions_hold_no_longer() -> None:
     assert "no-sign-of-life" in withdrawn(hosts=lives)
     assert withdrawn(global_maintenance=True) != ""
     assert withdrawn(replace(freeing, fence_owner=None)) == "", "not answered withdraws nothing"
+    unknown = replace(lease_of(FENCER, NOW_S - 1), known=False)
+    assert withdrawn(replace(freeing, fence_owner=unknown)) == "", "nor does an answer without one"
+    taken = withdrawn(replace(freeing, fence_owner=lease_of(4, NOW_S - 1)))
+    assert taken.startswith("lease-owner-known holds no longer"), "one that says otherwise does"
     stays = replace(freeing, fencer=replace(FOUND, freeing=True, withdrawn="it lived"))
     assert withdrawn(stays) == "it lived"
 

@@ -202,6 +202,8 @@ def test_never_more_than_so_many_within_any_hour(shots: list[tuple[float, int]])
         (NOW_S - 12, None, False),
         # Seen late, it may be the last one of a host that died.
         (NOW_S - 12, NOW_S - 12 - RENEWAL_SEEN_LATE_S, False),
+        # Five looks of a second each, and not one more: a longer one is a live host's.
+        (NOW_S - 12, NOW_S - 12 - 5.5, True),
         (NOW_S - renewal_patience_s(RULES), NOW_S - 600, False),
     ],
 )

@@ -134,6 +134,20 @@ def test_a_reading_of_on_withdraws_the_freeing() -> None:
     assert why(replace(FREES, offs=())).startswith("power-off-read-twice")
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_an_unknown_owner_of_the_fence_lease_withdraws_no_freeing_of_the_fencer(
+    known: bool,
+) -> None:
+    """Another owner does; an answer that is none does not."""
+    fencer = replace(FREES, host_id=3, offs=(off(3, NOW_S - 3), off(3, NOW_S - 1)))
+    owner = replace(lease_of(4), known=known)
+    step = replace(SHOOTS, switching_off=False, fence_owner=owner, fencer=fencer)
+    found = looked(step, announced=3).takeover
+    assert found is not None and found.fencer is not None
+    withdrawn = found.fencer.withdrawn
+    assert withdrawn.startswith("lease-owner-known holds no longer") if known else withdrawn == ""
+
+
 def test_what_was_withdrawn_stays_withdrawn() -> None:
     gone = replace(SHOOTS, withdrawn="it lived for a moment")
     assert why(gone) == "it lived for a moment"
