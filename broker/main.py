@@ -21,6 +21,7 @@ from broker.api.socket import serve
 from broker.broker import Broker, Given
 from broker.config.addresses import split
 from broker.config.certificate import load_certificate, tls_context
+from broker.config.engine_file import FOLDER
 from broker.config.places import changed_s, default_path
 from broker.config.reload import needs_restart, refusal
 from broker.config.secrets import load_api_token, load_cluster_key
@@ -42,7 +43,7 @@ from broker.notify.notices import setting
 from broker.peers.asker import Heartbeats
 from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
 from broker.registry.admission import refused
-from broker.registry.cache import FOLDER, RegistryCache
+from broker.registry.cache import RegistryCache
 from broker.whiteboard.board import Board
 from broker.whiteboard.identity import VolumeKind, check, check_at, expected
 from broker.whiteboard.signatures import Signatures, Unsigned

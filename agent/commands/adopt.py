@@ -19,6 +19,7 @@ import msgspec
 from agent.terminal.errors import CommandError
 from agent.vm.defined import Defined
 from broker.client.ask import ask
+from broker.config.engine_file import copy_of_engine
 from broker.config.sections import Config
 from broker.daemon.atomic_file import write_atomically
 from broker.daemon.exit_codes import ExitCode
@@ -83,6 +84,11 @@ def _is_recorded(each: DifferenceStatus) -> bool:
 
 def _written(config: Config, where: str, codes: set[Differs]) -> list[str]:
     path = Path(config.vm.definition)
+    if path == copy_of_engine(config.daemon.state_dir):
+        raise CommandError(
+            ExitCode.REFUSED,
+            "the engine's definition is in the registry: ha-agent vm define engine --from-running",
+        )
     flags = libvirt.VIR_DOMAIN_XML_SECURE
     if where == "libvirt":
         flags |= libvirt.VIR_DOMAIN_XML_INACTIVE

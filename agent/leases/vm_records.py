@@ -11,8 +11,9 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+from broker.config.engine_file import FOLDER
 from broker.config.sections import Config
-from broker.registry.cache import FOLDER, RECORDS_FILE, Cached, read_kept
+from broker.registry.cache import RECORDS_FILE, Cached, read_kept
 
 
 class VmRecords:

@@ -23,9 +23,10 @@ from agent.storage.made import write_lease
 from agent.storage.registry import opened
 from agent.terminal.errors import CommandError
 from broker.client.ask import BrokerDown, BrokerRefused, ask
+from broker.config.engine_file import FOLDER
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
-from broker.registry.cache import FOLDER, Cached, merged, read_kept
+from broker.registry.cache import Cached, merged, read_kept
 from broker.registry.record import RecordTooLarge, VmRecord, number_of, unit_of
 from broker.registry.rules import contradictions
 from broker.registry.volume import Contents, Registry

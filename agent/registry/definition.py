@@ -21,6 +21,7 @@ from broker.vm.host_local import one_host
 from broker.vm.shared_paths import SharedPaths
 from scoring.vm_facts import ORDINARY_PAGES_KB
 
+_TYPES = ("kvm", "qemu")
 #: Huge pages of the host's default size, on x86_64 and aarch64.
 _USUAL_HUGE_KB = 2048
 
@@ -45,6 +46,8 @@ def text_of(xml: str, source: str, config: Config, name: str = "", own: str = ""
         root = parse(xml)
     except BadDomain as error:
         raise _error(source, str(error)) from None
+    if root.get("type") not in _TYPES:
+        raise _error(source, f"is of type {root.get('type', '')!r}, not kvm or qemu")
     notes: list[str] = []
     said = (root.findtext("name") or "").strip()
     if name and said != name:

@@ -20,6 +20,7 @@ from agent.vm.defined import Defined
 from agent.vm.definition import Definition, DefinitionError, load_definition, recorded_definition
 from broker.config.sections import Config
 from broker.lockspace.delta_leases import layout_at
+from broker.registry.admission import refused
 from broker.registry.record import VmRecord
 from broker.whiteboard.volume import VolumeError
 from scoring.observation import LeaseAnswer
@@ -116,7 +117,10 @@ class RecordedVm:
             align = layout_at(self.config.storage.leases).align
         except VolumeError as error:
             raise DefinitionError(f"storage.leases: {error}") from None
-        return recorded_definition(record, xml, self.config.storage, align)
+        found = recorded_definition(record, xml, self.config.storage, align)
+        if why := refused(xml, record, self.config):
+            raise DefinitionError(f"{record.name}: {why}")
+        return found
 
     def defined(self, definition: Definition) -> Defined:
         return Defined(definition.name, Path(self.config.daemon.state_dir), self.resource)

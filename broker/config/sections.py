@@ -19,6 +19,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.config import addresses
+from broker.config.engine_file import engine_file
 from broker.config.explain import explain
 from broker.config.fence_relations import PORTS, TYPES, check_devices
 from broker.config.notify_relations import check_notify
@@ -527,7 +528,8 @@ def socket_path(path: str, warn: Callable[[str], None]) -> str:
 
 
 def load(path: str) -> Config:
-    """Read and check the file; ConfigError where it cannot be used."""
+    """Read and check the file; ConfigError where it cannot be used. `vm.definition` is the one that
+    counts (engine_file.py)."""
     try:
         data = tomllib.loads(Path(path).read_bytes().decode())
     except FileNotFoundError:
@@ -544,7 +546,9 @@ def load(path: str) -> Config:
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {explain(str(error), Config)}") from None
     _check_relations(path, config)
-    return config
+    place = engine_file(config.vm.definition, config.storage.registry, config.daemon.state_dir)
+    vm = msgspec.structs.replace(config.vm, definition=place)
+    return msgspec.structs.replace(config, vm=vm)
 
 
 def _check_relations(path: str, config: Config) -> None:

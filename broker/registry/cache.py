@@ -32,6 +32,7 @@ from typing import TypeVar
 
 import msgspec
 
+from broker.config.engine_file import ENGINE_FILE
 from broker.daemon.atomic_file import write_atomically
 from broker.daemon.foreign import whole
 from broker.daemon.worker import Hung, Worker
@@ -45,8 +46,8 @@ from scoring.vm_facts import VmSpec
 
 log = logging.getLogger("ha-broker.registry")
 
-#: The folder in the state folder, and the file of the records in it.
-FOLDER, RECORDS_FILE = "vms", "registry.json"
+#: The file of the records in FOLDER.
+RECORDS_FILE = "registry.json"
 HEADER_EVERY_S, WHOLE_EVERY_S = 10.0, 60.0
 #: Between two readings, however often another host changes what it says.
 PAUSE_S = 0.5
@@ -128,6 +129,10 @@ def read_kept(folder: Path, cluster: str) -> Cached:
 def write_kept(folder: Path, cluster: str, cached: Cached) -> None:
     """Keep the copy; OSError. Each definition is there before the records that name it."""
     wanted = {RECORDS_FILE}
+    engine = cached.definitions.get(1)
+    if engine is not None:
+        wanted.add(ENGINE_FILE)
+        write_atomically(folder / ENGINE_FILE, engine.encode(), 0o640)
     for number, text in cached.definitions.items():
         name = _file_of(cached.records[number])
         wanted.add(name)

@@ -28,7 +28,6 @@ from broker.vm.domain_facts import BadDomain, parse
 SIZE_MAX = 1024 * 1024
 #: libvirt's numbers have 64 bits.
 _NUMBER_MAX = 2**64
-_TYPES = ("kvm", "qemu")
 _SHOWN_CHARS_MAX = 120
 _MIB_OF = {"b": 2**-20, "bytes": 2**-20, "kb": 1e3 / 2**20, "mb": 1e6 / 2**20, "gb": 1e9 / 2**20}
 _MIB_OF |= {"k": 2**-10, "kib": 2**-10, "m": 1.0, "mib": 1.0, "g": 1024.0, "gib": 1024.0}
@@ -106,8 +105,6 @@ def leases_of(root: Element) -> list[Lease | None]:
 
 
 def _problems(root: Element, wanted: Identity, allowed: Allowed) -> Iterator[str]:
-    if root.get("type") not in _TYPES:
-        yield f"its definition is of type {_shown(root.get('type', ''))}, not kvm or qemu"
     for what, value in (("name", wanted.name), ("uuid", wanted.uuid)):
         found = (root.findtext(what) or "").strip()
         if (found.lower() if what == "uuid" else found) != value:

@@ -51,7 +51,6 @@ def test_an_ordinary_definition_is_started() -> None:
         ("<domain", "is not XML"),
         (" " * (SIZE_MAX + 1), f"{SIZE_MAX} may be"),
         ("<!DOCTYPE d [<!ENTITY a 'b'>]><network/>", "not a libvirt <domain>"),
-        (xml().replace("kvm", "xen"), "of type xen, not kvm or qemu"),
         (xml().replace("<name>db", "<name>other"), "the name other, and its record db"),
         (xml().replace(UUID, "0" * 8), f"the uuid 00000000, and its record {UUID}"),
         (xml().replace(">1<", ">2<"), "has 2048 MiB, and its record 1024 MiB"),

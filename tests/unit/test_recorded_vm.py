@@ -20,6 +20,7 @@ from agent.vm import hypervisor, protected
 from agent.vm.definition import DefinitionError
 from agent.vm.hypervisors import LibvirtHypervisors
 from agent.vm.protected import RecordedVm
+from broker.config.engine_file import FOLDER
 from broker.config.sections import (
     ClusterSection,
     Config,
@@ -29,7 +30,7 @@ from broker.config.sections import (
     StorageSection,
 )
 from broker.lockspace.delta_leases import Layout
-from broker.registry.cache import FOLDER, Cached, write_kept
+from broker.registry.cache import Cached, write_kept
 from broker.registry.record import Definition, VmRecord
 from scoring.observation import StartResult, VmStartEnded, VmStopEnded
 
@@ -97,7 +98,7 @@ def test_it_is_the_copy_s_and_a_new_copy_is_seen(host: Host) -> None:
     assert (found.xml, found.name, found.memory_mb) == (XML, "db", 64)
     assert found.lease_offset == 16 * ALIGN and host.vm.resource == RESOURCE
     larger = XML.replace(">64<", ">128<")
-    host.keep(record(larger, generation=2), larger, generation=2)
+    host.keep(record(larger, generation=2, memory_mb=128), larger, generation=2)
     assert host.vm.wanted(2).memory_mb == 128
 
 
@@ -114,7 +115,7 @@ def test_no_older_definition_is_started_than_any_host_knows(
     def sleep(seconds: float) -> None:
         looks.append(None)
         if len(looks) == 3:
-            host.keep(record(larger, generation=2), larger, generation=2)
+            host.keep(record(larger, generation=2, memory_mb=128), larger, generation=2)
 
     monkeypatch.setattr("agent.vm.protected.time.sleep", sleep)
     assert host.vm.wanted(2).memory_mb == 128 and len(looks) == 3

@@ -16,10 +16,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from broker.config.engine_file import FOLDER
+from broker.config.secrets import load_cluster_key
 from broker.config.sections import Config, load
 from broker.daemon.exit_codes import ExitCode
 from broker.lockspace.lease_records import read_lease_records
-from broker.registry.cache import FOLDER, read_kept, write_kept
+from broker.registry.cache import Cached, read_kept, write_kept
 from broker.registry.record import VmRecord
 from broker.registry.volume import Registry
 from broker.whiteboard.signatures import Signatures
@@ -115,8 +117,6 @@ class Host:
     @contextlib.contextmanager
     def registry(self) -> Iterator[Registry]:
         config = self.config
-        from broker.config.secrets import load_cluster_key
-
         with Volume(config.storage.registry) as volume:
             yield Registry(volume, config.cluster.id, Signatures(load_cluster_key(config)))
 
@@ -140,8 +140,6 @@ class Host:
         with self.registry() as registry:
             contents = registry.read()
             texts = {n: registry.definition(one).decode() for n, one in contents.vms.items()}
-        from broker.registry.cache import Cached
-
         cached = Cached(contents.generation, contents.records, texts)
         write_kept(folder, config.cluster.id, cached)
         assert read_kept(folder, config.cluster.id).vms == contents.vms
@@ -281,7 +279,7 @@ def test_from_standard_input(host: Host) -> None:
         (xml("a b"), "is no name for a VM"),
         (xml("engine"), "11 ha-agent: the name engine is taken by the engine"),
         (xml("engine-vm"), "taken by the engine"),
-        (xml().replace("kvm", "xen"), "is of type xen, not kvm or qemu"),
+        (xml().replace("kvm", "xen"), "is of type 'xen', not kvm or qemu"),
         (
             xml(devices="<emulator>/tmp/evil</emulator>"),
             "its emulator /tmp/evil is not in libvirt.emulators of this host",
@@ -491,7 +489,13 @@ def test_the_engine_moves_into_the_registry_and_out_again(host: Host) -> None:
     assert "<key>engine</key>" in text and f'offset="{MIB}"' in text
     host.good("set", "engine", "priority=100")
     assert host.answer("list")["vms"][0]["problem"] == ""
+    assert host.config.vm.definition == str(host.config_path.with_name("engine.xml"))
+    host.read_by_the_broker()
+    assert host.config.vm.definition == f"{host.config.daemon.state_dir}/vms/engine.xml"
+    assert Path(host.config.vm.definition).read_text() == text
     assert "vm.definition of each host again" in host.good("remove", "engine")
+    host.read_by_the_broker()
+    assert host.config.vm.definition == str(host.config_path.with_name("engine.xml"))
 
 
 def test_signing_anew_after_a_change_of_the_cluster_key(host: Host) -> None:
