@@ -93,7 +93,8 @@ def _active(several: Several | None) -> list[int]:
 
 
 def _turn(host: HostTurn, state: AgentState, several: Several | None, number: int) -> VmTurn:
-    ended = [o for o in host.observation.outcomes if getattr(o, "vm", ENGINE) == number]
+    outcomes = host.observation.outcomes
+    ended = list(outcomes if several is None else several.ended.get(number, ()))
     vm = state.vms.get(number)
     return VmTurn(host, number, VmState() if vm is None else vm, ended, several=several)
 

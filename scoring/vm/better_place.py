@@ -22,27 +22,35 @@ Rules of this file:
 from __future__ import annotations
 
 from scoring.vm.placement import Candidate
-from scoring.vm.spec import apart_of, together_of
 from scoring.vm.state import StateName
+from scoring.vm.targets import targets
 from scoring.vm.turn import VmTurn
 from scoring.vm_facts import VmSpec
 
 SETTLED_S = 600.0
 
 
-def better_place(turn: VmTurn, candidates: list[Candidate]) -> tuple[Candidate | None, str]:
+def better_place(turn: VmTurn) -> tuple[Candidate | None, str]:
     """The host where the measure is smaller than here, and in what; None: there is none."""
     several, v = turn.several, turn.spec
     assert several is not None and v is not None
-    if not candidates or turn.in_state_s < SETTLED_S or _others_come_first(turn):
+    if turn.in_state_s < SETTLED_S or _others_come_first(turn):
         return None, ""
-    if broken := _broken_rule(turn, v):
-        return candidates[0], broken
-    mates = together_of(several.specs.values()).get(v.number, frozenset())
+    broken = _broken_rule(turn, v)
+    if broken:
+        return next(iter(targets(turn)), None), broken
+    mates = several.relations.together.get(v.number, frozenset())
     if any(several.up_at.get(n) == several.own_id for n in mates):
         return None, ""
     own = several.hosts[several.own_id]
     here = own.score - own.lacks.get(v.number, 0)
+    highest = max(host.score for host in several.hosts.values())
+    might_go_back = v.failback and _liking(v, several.own_id) > 0
+    if highest - here < turn.rules.move_threshold and not might_go_back:
+        return None, ""
+    candidates = targets(turn)
+    if not candidates:
+        return None, ""
     best = max(candidates, key=lambda c: c.score)
     if best.score - here >= turn.rules.move_threshold:
         return best, f"is {best.score - here} points better"
@@ -60,10 +68,8 @@ def _others_come_first(turn: VmTurn) -> bool:
     return (
         several.moving > (turn.state.held is not None)
         or bool(several.plan.order)
-        or any(
-            peer.state == moving or any(its.state == moving for its in peer.vms.values())
-            for peer in turn.live
-        )
+        or any(peer.state == moving for peer in turn.live)
+        or any(peer.vms[n].state == moving for n, said in several.said.items() for peer in said)
     )
 
 
@@ -75,11 +81,11 @@ def _broken_rule(turn: VmTurn, v: VmSpec) -> str:
         return f"is one of those that {v.name} must run on (only)"
     served = list(several.specs)
     before = [n for n in served[: served.index(v.number)] if n in several.up_at]
-    apart = apart_of(several.specs.values()).get(v.number, frozenset())
+    apart = several.relations.apart.get(v.number, frozenset())
     for n in before:
         if n in apart and several.up_at[n] == several.own_id:
             return f"would keep {v.name} and {several.specs[n].name} apart"
-    together = together_of(several.specs.values()).get(v.number, frozenset())
+    together = several.relations.together.get(v.number, frozenset())
     for n in before:
         if n in together and several.up_at[n] != several.own_id:
             return f"would bring {v.name} and {several.specs[n].name} together"

@@ -24,10 +24,11 @@ from __future__ import annotations
 
 from scoring.decision import Code
 from scoring.observation import HostShutdown, OnHostShutdown
-from scoring.vm.move import can_migrate, failures, targets
+from scoring.vm.move import can_migrate, failures
 from scoring.vm.pause import is_paused
 from scoring.vm.room import secure
 from scoring.vm.state import StateName
+from scoring.vm.targets import targets
 from scoring.vm.turn import VmTurn, begin_move
 
 #: A host that has just booted joins the lockspace in 21 s at io_timeout 10, then looks around for

@@ -44,9 +44,10 @@ from scoring.hosts.turn import name_of
 from scoring.observation import PeerReport
 from scoring.timing import NEVER_S
 from scoring.vm import placement
-from scoring.vm.move import pause_s, targets
+from scoring.vm.move import pause_s
 from scoring.vm.room import secure
 from scoring.vm.state import StateName
+from scoring.vm.targets import targets
 from scoring.vm.turn import VmTurn, begin_move, is_cut_off
 from scoring.vm_facts import DETAIL_PAUSED, Health, OutsideView
 

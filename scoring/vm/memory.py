@@ -50,19 +50,23 @@ def take_in(turn: VmTurn) -> None:
         uplink_down_s = None
     elif uplink_down_s is None:
         uplink_down_s = now_s
-    turn.state = replace(
-        state,
-        missing_since_s=missing_since_s,
-        ahead=ahead,
-        uplink_down_s=uplink_down_s,
-        locked_since_s=None if up else state.locked_since_s,
-        # A host that comes back may have been mended.
-        move_problems={
-            host: known
-            for host, known in state.move_problems.items()
-            if any(peer.host_id == host for peer in turn.live)
-        },
-    )
+    # A host that comes back may have been mended.
+    problems = {
+        host: known
+        for host, known in state.move_problems.items()
+        if any(peer.host_id == host for peer in turn.live)
+    }
+    changed = {
+        "missing_since_s": missing_since_s,
+        "ahead": ahead,
+        "uplink_down_s": uplink_down_s,
+        "locked_since_s": None if up else state.locked_since_s,
+        "move_problems": problems,
+    }
+    # A new state is not made for nothing: there may be fifty VMs.
+    if any(getattr(state, name) != value for name, value in changed.items()):
+        state = replace(state, **changed)  # type: ignore[arg-type]
+    turn.state = state
     unstoppable.look_at_stops(turn)
 
 

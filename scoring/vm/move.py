@@ -27,7 +27,8 @@ from scoring.vm.better_place import better_place
 from scoring.vm.room import secure
 from scoring.vm.seen import SPEAKS_SEVERAL
 from scoring.vm.state import StateName
-from scoring.vm.turn import VmTurn, begin_move, is_short_of_memory, others, own
+from scoring.vm.targets import targets
+from scoring.vm.turn import VmTurn, begin_move, is_short_of_memory, own
 from scoring.vm_facts import ENGINE, VmStatus
 
 RETRY_MAX_S = 900.0
@@ -42,8 +43,9 @@ DRAINED_AT_ONCE = 2
 
 def move(turn: VmTurn) -> StateName | None:
     """Whether the VM should be migrated: this host drains, or another is better for long enough."""
-    candidates = targets(turn)
     draining = turn.observation.local.maintenance
+    # At rest it costs nothing to have many VMs: who could take one is asked when it is to move.
+    candidates = targets(turn) if draining or turn.number == ENGINE else []
     best = _drain_to(turn, candidates) if draining else _better_place(turn, candidates)
     if best is None:
         return None
@@ -94,7 +96,7 @@ def _better_place(
         why = f"is {gap} points better"
         is_better = gap >= turn.rules.move_threshold
     else:
-        best, why = better_place(turn, candidates)
+        best, why = better_place(turn)
         is_better = best is not None
     if best is None or not is_better:
         turn.state = replace(turn.state, better_since_s=None)
@@ -106,25 +108,6 @@ def _better_place(
         return best
     turn.because(Code.MOVE_DWELL, f"{best.title} {why}, moving there in {left_s:.0f} s")
     return None
-
-
-def targets(turn: VmTurn) -> list[placement.Candidate]:
-    """The hosts that the VM may be migrated to, the best first: those that may run it and say
-    that they have the memory. Those that answer over the network come before all others: a slot
-    alone does not take a VM. Where nobody answers it may be this host's own network, or nobody is
-    asked."""
-    short = {peer.host_id for peer in turn.live if is_short_of_memory(turn, peer)}
-    answer = {
-        peer.host_id
-        for peer in turn.live
-        if peer.heartbeat_s is not None and peer.unanswered_since_s is None
-    }
-    if turn.number == ENGINE:
-        ranked = placement.ranked([c for c in others(turn) if c.host_id not in short])
-    else:
-        assert turn.several is not None and turn.spec is not None
-        ranked = turn.several.takers(turn.spec)
-    return sorted(ranked, key=lambda c: c.host_id not in answer)
 
 
 def pause_s(turn: VmTurn, target: int) -> float:

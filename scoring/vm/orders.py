@@ -36,10 +36,11 @@ from scoring.observation import (
     VmStartEnded,
     VmStopEnded,
 )
-from scoring.vm.move import can_migrate, targets, why_not
+from scoring.vm.move import can_migrate, why_not
 from scoring.vm.pause import is_paused
 from scoring.vm.room import secure
 from scoring.vm.state import OrderAnswer, StateName, VmState
+from scoring.vm.targets import targets
 from scoring.vm.turn import VmTurn, begin_move, entered
 from scoring.vm_facts import ENGINE, VmStatus
 

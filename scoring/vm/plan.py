@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from scoring.vm.seen import SPEAKS_SEVERAL
-from scoring.vm.spec import apart_of, in_order, together_of
+from scoring.vm.spec import Relations, relations
 from scoring.vm_facts import VmSpec, Want
 
 #: Scores that differ by less count as equal, as many points as missing memory costs.
@@ -90,9 +90,9 @@ def place(
     `hosts`: the live ones. `claims`: VM number -> id of the host that has claimed it and does not
     show it yet.
     """
-    specs = tuple(specs)
-    work = Placing(specs, hosts)
-    wanted = [v for v in in_order(specs) if v.number in missing and v.want is Want.UP]
+    rules = relations(tuple(specs))
+    work = Placing(rules, hosts)
+    wanted = [v for v in rules.order if v.number in missing and v.want is Want.UP]
     pins: dict[int, int] = {}
     for v in wanted:
         pin = claims.get(v.number)
@@ -176,7 +176,7 @@ def without_place(
 
 
 def short_of(plan: Plan, specs: Iterable[VmSpec]) -> tuple[NoPlace, ...]:
-    """The VMs without a place in a plan of these VMs, as people are told of them."""
+    """The VMs without a place in a plan of these VMs, as people see them."""
     if not plan.short:
         return ()
     needs_mb = {spec.number: spec.memory_mb for spec in specs}
@@ -189,9 +189,9 @@ def short_of(plan: Plan, specs: Iterable[VmSpec]) -> tuple[NoPlace, ...]:
 class Placing:
     """The hosts while VMs are placed on them: where each VM is, and what room is left."""
 
-    def __init__(self, specs: tuple[VmSpec, ...], hosts: Iterable[Host]) -> None:
-        self.together = {vm: mates for vm, mates in together_of(specs).items() if mates}
-        self._apart = apart_of(specs)
+    def __init__(self, rules: Relations, hosts: Iterable[Host]) -> None:
+        self.together = {vm: mates for vm, mates in rules.together.items() if mates}
+        self._apart = rules.apart
         self._hosts: list[Host] = []
         self._free_mb: tuple[dict[int, int], dict[int, int]] = ({}, {})
         self._at: dict[int, set[int]] = {}

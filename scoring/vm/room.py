@@ -88,7 +88,8 @@ def keep(turn: VmTurn) -> None:
             # Each change of a claim is written at once: seldom, then.
             claim = replace(claim, until_s=now_s + CLAIM_S)
         used = held.used or turn.state.acting
-        turn.state = replace(turn.state, held=replace(held, claim=claim, used=used))
+        if claim is not held.claim or used != held.used:
+            turn.state = replace(turn.state, held=replace(held, claim=claim, used=used))
         return
     if not held.used or _came_to_nothing(turn, held.claim.host_id):
         turn.state = replace(turn.state, held=None)

@@ -21,17 +21,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 from scoring.hosts.score import HostSamples, host_lacks
 from scoring.hosts.turn import HostTurn, name_of
-from scoring.observation import LocalHost, PeerReport
+from scoring.observation import LocalHost, Outcome, PeerReport
 from scoring.vm.claims import standing
 from scoring.vm.placement import Candidate
 from scoring.vm.plan import NO_PLAN, Host, Placing, Plan, place
 from scoring.vm.seen import SPEAKS_SEVERAL, here
-from scoring.vm.spec import in_order
+from scoring.vm.spec import Relations, relations
 from scoring.vm.state import StateName, VmState
-from scoring.vm_facts import ENGINE, VmSpec, VmStatus, Want
+from scoring.vm_facts import ENGINE, VmHere, VmSpec, VmStatus, Want
 
 #: The engine is served first where its record does not say otherwise.
 ENGINE_PRIORITY = 100
@@ -65,7 +66,8 @@ class Several:
     def __init__(self, turn: HostTurn, states: Mapping[int, VmState]) -> None:
         observation, now_s = turn.observation, turn.now_s
         self.own_id = observation.local.host_id
-        self.specs = {v.number: v for v in in_order(_with_engine(turn))}
+        self.relations = _relations(observation.specs, int(turn.rules.vm_memory_mb))
+        self.specs = {v.number: v for v in self.relations.order}
         self.own_claims = tuple(s.held.claim for s in states.values() if s.held is not None)
         others = (claim for peer in observation.peers for claim in peer.claims)
         self.claims = standing((*self.own_claims, *others), now_s)
@@ -75,6 +77,11 @@ class Several:
         self._names = {peer.host_id: name_of(peer) for peer in observation.peers}
         self._hostnames = {peer.host_id: peer.hostname for peer in peers}
         self.up_at: dict[int, int] = {}
+        #: The live hosts whose slots list a VM beside the engine; on all others it is down.
+        self.said: dict[int, list[PeerReport]] = {}
+        self.ended: dict[int, list[Outcome]] = {}
+        for outcome in observation.outcomes:
+            self.ended.setdefault(getattr(outcome, "vm", ENGINE), []).append(outcome)
         for number, vm in self._here.items():
             if vm.report.vm is VmStatus.UP:
                 self.up_at[number] = self.own_id
@@ -82,6 +89,7 @@ class Several:
             if peer.engine.vm is VmStatus.UP:
                 self.up_at.setdefault(ENGINE, peer.host_id)
             for number, its in peer.vms.items():
+                self.said.setdefault(number, []).append(peer)
                 if its.report.vm is VmStatus.UP:
                     self.up_at.setdefault(number, peer.host_id)
         self.missing: frozenset[int] = frozenset()
@@ -97,7 +105,7 @@ class Several:
         if self.missing - {ENGINE}:
             pins = self._pins()
             hosts = self._on_the_way(pins)
-            self.plan = place(self.specs.values(), hosts, self.missing, pins)
+            self.plan = place(self.relations.order, hosts, self.missing, pins)
 
     @property
     def hosts(self) -> Mapping[int, Host]:
@@ -126,6 +134,11 @@ class Several:
         """A host for people."""
         return "this host" if host_id == self.own_id else self._names.get(host_id, f"id {host_id}")
 
+    def here(self, number: int) -> VmHere:
+        """A VM on this host; unknown, where nothing was sampled."""
+        found = self._here.get(number)
+        return here(self._turn.observation.local, number) if found is None else found
+
     def active(self) -> list[int]:
         """The VMs beside the engine whose machines take a step, who is served first comes first."""
         return [number for number in self.specs if number != ENGINE and self._is_active(number)]
@@ -138,7 +151,7 @@ class Several:
             return True
         if seen is not None and seen.domain.leftover is not None:
             return True
-        if any(getattr(outcome, "vm", 0) == number for outcome in self._turn.observation.outcomes):
+        if number in self.ended:
             return True
         order = self._turn.observation.order
         if order is not None and order.vm == number:
@@ -176,7 +189,7 @@ class Several:
         # by one.
         hosts = self._less_claims(v.number)
         del hosts[self.own_id]
-        placing = Placing(tuple(self.specs.values()), hosts.values())
+        placing = Placing(self.relations, hosts.values())
         return placing, placing.able(v)
 
     def _candidate(self, v: VmSpec, host: Host) -> Candidate:
@@ -306,13 +319,14 @@ def is_idle(state: VmState) -> bool:
     )
 
 
-def _with_engine(turn: HostTurn) -> tuple[VmSpec, ...]:
+@lru_cache(maxsize=4)
+def _relations(specs: tuple[VmSpec, ...], engine_mb: int) -> Relations:
     """The registry's VMs, and the engine where it is not defined there yet."""
-    specs = {spec.number: spec for spec in turn.observation.specs}
-    engine = specs.get(ENGINE, engine_spec(turn.rules.vm_memory_mb))
+    known = {spec.number: spec for spec in specs}
+    engine = known.get(ENGINE, VmSpec(ENGINE, "engine", engine_mb, priority=ENGINE_PRIORITY))
     # Memory that is missing costs it points, as the reference has it, and does not keep it down.
-    specs[ENGINE] = replace(engine, overcommit=True)
-    return tuple(specs.values())
+    known[ENGINE] = replace(engine, overcommit=True)
+    return relations(tuple(known.values()))
 
 
 def engine_spec(memory_mb: float) -> VmSpec:

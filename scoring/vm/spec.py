@@ -18,8 +18,24 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import NamedTuple
 
 from scoring.vm_facts import VmSpec
+
+
+class Relations(NamedTuple):
+    """What follows from the registry alone: who is served first, and who goes with whom."""
+
+    order: tuple[VmSpec, ...]
+    apart: Mapping[int, frozenset[int]]
+    together: Mapping[int, frozenset[int]]
+
+
+@lru_cache(maxsize=4)
+def relations(specs: tuple[VmSpec, ...]) -> Relations:
+    """The relations of these VMs; the registry changes seldom, and is asked each beat."""
+    return Relations(in_order(specs), apart_of(specs), together_of(specs))
 
 
 def in_order(specs: Iterable[VmSpec]) -> tuple[VmSpec, ...]:

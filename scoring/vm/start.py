@@ -93,7 +93,7 @@ def is_able(turn: VmTurn) -> bool:
             f"not known yet whether host(s) {hosts} write to the storage that is read here",
         )
         return False
-    able = (p for p in turn.live if p is not turn.asking)
+    able = (p for p in turn.concerned if p is not turn.asking)
     busy = next((p for p in able if _is_busy(turn.at(p), turn.now_s)), None)
     if busy is not None:
         its = turn.at(busy)
@@ -165,7 +165,8 @@ def had_their_time(turn: VmTurn, ahead: tuple[int, ...]) -> bool:
     """Whether each of the hosts that come first has had `tie_follow` since it could start."""
     state = turn.state
     since_s = turn.now_s if state.startable_since_s is None else state.startable_since_s
-    turn.state = replace(state, startable_since_s=since_s)
+    if since_s != state.startable_since_s:
+        turn.state = replace(state, startable_since_s=since_s)
     waited_s = min(_waited_s(turn, ahead), turn.now_s - since_s)
     return waited_s >= len(ahead) * turn.rules.timing.tie_follow
 

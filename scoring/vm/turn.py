@@ -9,6 +9,7 @@ start what the other one keeps running.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -61,7 +62,10 @@ class VmTurn:
     _there: dict[int, PeerVm] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.here = seen.here(self.observation.local, self.number)
+        if self.several is None:
+            self.here = seen.here(self.observation.local, self.number)
+        else:
+            self.here = self.several.here(self.number)
 
     def at(self, peer: PeerReport) -> PeerVm:
         """This VM by the word of another host."""
@@ -119,7 +123,7 @@ class VmTurn:
 
     def ask(self, action: VmAction) -> None:
         """Emit a question about the VM, or what does not count as an action on it."""
-        self.actions.append(replace(action, vm=self.number))
+        self.actions.append(action if self.number == ENGINE else replace(action, vm=self.number))
 
     def act(self, action: VmAction) -> None:
         """Emit an action on the VM; it is under way until its outcome comes."""
@@ -161,9 +165,16 @@ class VmTurn:
                 return outcome
         return None
 
+    @property
+    def concerned(self) -> Sequence[PeerReport]:
+        """The live hosts that say anything of the VM but that it is down there."""
+        if self.several is None or self.number == ENGINE:
+            return self.live
+        return self.several.said.get(self.number, ())
+
     def up_elsewhere(self) -> PeerReport | None:
         """A live peer that reports the engine up, and can do something about it."""
-        up = (p for p in self.live if self.at(p).report.vm is VmStatus.UP)
+        up = (p for p in self.concerned if self.at(p).report.vm is VmStatus.UP)
         return next((p for p in up if p is not self.asking), None)
 
 

@@ -12,14 +12,15 @@ from broker.config.cluster_key import ClusterKey
 from broker.whiteboard.signatures import COUNTER_LINE, GOOD, SLOT, Signatures
 from broker.whiteboard.slot import SlotReport, decode_sweep, encode_cluster, encode_slot
 from scoring.decide import decide
-from scoring.observation import LocalHost, Observation, PeerReport
+from scoring.observation import LeaseAnswer, LocalHost, Observation, PeerReport
 from scoring.state import AgentState
-from scoring.vm_facts import EngineStatus, Health, VmStatus
+from scoring.vm_facts import EngineStatus, Health, PeerVm, VmHere, VmSpec, VmStatus
 
 from .figure import Figure
 
 RUNS = 9
 CALLS = 300
+SEVERAL_CALLS = 40
 
 _DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "unknown", "vm not running on this host")
 _UP = EngineStatus(VmStatus.UP, Health.GOOD, "up")
@@ -30,6 +31,11 @@ def measure() -> Iterator[Figure]:
     yield Figure("machine noise: a fixed loop", "ms", noise_ms())
     yield Figure("decide() at 3 hosts", "us", decide_us(3), 200)
     yield Figure("decide() at 100 hosts", "us", decide_us(100))
+    yield Figure("decide() at 16 hosts x 50 VMs, at rest", "us", decide_several_us(16, 50), 1000)
+    missing = partial(decide_several_us, missing=True)
+    yield Figure("decide() at 16 hosts x 50 VMs, all missing", "us", missing(16, 50), 5000)
+    yield Figure("decide() at 200 hosts x 50 VMs, at rest", "us", decide_several_us(200, 50), 3000)
+    yield Figure("decide() at 200 hosts x 50 VMs, all missing", "us", missing(200, 50), 20000)
     yield Figure("whiteboard sweep decoded, 3 hosts", "us", decode_us(3))
     yield Figure("whiteboard sweep decoded, 100 hosts", "us", decode_us(100))
     yield Figure("a slot signed", "us", sign_us())
@@ -85,6 +91,75 @@ def decide_us(hosts: int) -> list[float]:
         for number in range(CALLS):
             one(run * CALLS + number)
         values.append(spent[0] / CALLS * 1e6)
+    return values
+
+
+def decide_several_us(hosts: int, vms: int, missing: bool = False) -> list[float]:
+    """One decision of a host among `hosts`, each of which runs its share of the VMs; or none of
+    them runs anywhere, and their leases are free."""
+    numbers = range(2, vms + 2)
+    specs = tuple(VmSpec(n, f"vm{n}", 1024, priority=n % 100) for n in numbers)
+    peers = tuple(
+        PeerReport(
+            host,
+            1,
+            3400,
+            _DOWN,
+            f"host{host}",
+            vms={} if missing else {n: PeerVm(_UP) for n in numbers if n % hosts + 1 == host},
+            speaks=2,
+            registry=1,
+            total_mb=262_144,
+            free_mb=65_536,
+            free_huge_mb=0,
+            host_score=3400,
+        )
+        for host in range(2, hosts + 1)
+    )
+    observation = Observation(
+        local=LocalHost(
+            1,
+            _UP,
+            0.0,
+            True,
+            1.0,
+            True,
+            8000.0,
+            0.2,
+            True,
+            total_mb=262_144,
+            free_mb=65_536,
+            free_huge_mb=0,
+        ),
+        peers=peers,
+        storage_good_since_s=0.0,
+        global_maintenance=False,
+        lockspace_joined=True,
+        specs=specs,
+        registry=1,
+    )
+    state = AgentState()
+    values = []
+    for run in range(RUNS):
+        spent = 0.0
+        for number in range(1, SEVERAL_CALLS + 1):
+            now_s = float(run * SEVERAL_CALLS + number)
+            here = tuple(
+                VmHere(_DOWN if missing or n % hosts else _UP, now_s, True, number=n)
+                for n in numbers
+            )
+            asked = (LeaseAnswer(True, now_s, vm=n) for n in numbers if missing)
+            seen = replace(
+                observation,
+                sweep=number,
+                local=replace(observation.local, engine_taken_s=now_s, vms=here),
+                peers=tuple(replace(peer, timestamp=int(now_s)) for peer in peers),
+                outcomes=tuple(asked),
+            )
+            started = time.perf_counter()
+            state = decide(state, seen, now_s).state
+            spent += time.perf_counter() - started
+        values.append(spent / SEVERAL_CALLS * 1e6)
     return values
 
 

@@ -12,7 +12,7 @@ from scoring.vm.state import StateName
 from scoring.vm_facts import ENGINE, VmSpec, Want
 from tests.fakes.hosts import Hosts, in_state
 
-LONG = 700
+LONG = 650
 
 
 def vm(number: int, memory_mb: int = 1024, **rules: object) -> VmSpec:
@@ -129,7 +129,7 @@ def test_at_rest_nothing_moves() -> None:
     hosts = Hosts(tuple(vm(n, 512 * n) for n in range(2, 8)), {1: 16384, 2: 16384, 3: 12288})
     hosts.run(60)
     before = hosts.where()
-    hosts.run(2 * LONG)
+    hosts.run(LONG)
     assert hosts.where() == before and hosts.moves == []
     assert all(host.state.claims == () for host in hosts.hosts.values())
 
