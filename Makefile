@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SIDE_BY_SIDE := -n 4 --dist loadfile
 
 .PHONY: help setup check lint fast explore test contract-test simulation-test browser-test lab-test lab-test-long demo demo-sim simulate \
-	nightly mutation bench lab-down clean package-build-test package-test deb rpm release
+	nightly mutation bench lab-down clean package-build-test package-test packages deb rpm release
 
 help:
 	@echo "make check     lint, strict types, fast tests (under a minute)"
@@ -22,7 +22,8 @@ help:
 	@echo "make simulate  SEEDS=1000 HOSTS=2..7: whole clusters, faults by chance, in virtual time"
 	@echo "               SEED=n TRACE=1: one of them, told"
 	@echo "make nightly   SEEDS=5000 PART=1/4: thousands of them; what has run is not run again"
-	@echo "make deb rpm   the packages of the commit that is HEAD, in build/packages"
+	@echo "make packages  those of the commit that is HEAD, with checksums, in build/packages"
+	@echo "make deb rpm   some of them"
 	@echo "make package-test  them, installed in clean roots with systemd (minutes)"
 	@echo "make release   is the commit fit to be tagged?"
 	@echo "make bench     the figures, measured here"
@@ -74,6 +75,9 @@ contract-test: setup
 	@$(PYTHON) -m pytest -q tests/contract
 
 test: check contract-test simulation-test browser-test package-build-test lab-test
+
+packages: setup
+	@$(PYTHON) packaging/build.py packages
 
 deb: setup
 	@$(PYTHON) packaging/build.py deb debian12 debian13

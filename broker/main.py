@@ -19,7 +19,7 @@ import libvirt
 from broker.api.front import FrontProcess
 from broker.api.socket import serve
 from broker.broker import Broker, Given
-from broker.config.addresses import split
+from broker.config.addresses import loopback_beside, split
 from broker.config.certificate import load_certificate, tls_context
 from broker.config.engine_file import FOLDER
 from broker.config.places import changed_s, default_path
@@ -203,6 +203,7 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
     key = "api.listen"
     try:
         await front.start(map(split, config.api.listen))
+        await _start_loopback(front, config)
         key = "api.tls-listen"
         await front.start(map(split, config.api.tls_listen), is_tls=True)
         if broker.heartbeats.key is not None:
@@ -224,6 +225,15 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
         await server.cleanup()
         kept.flush(KEEP_PATIENCE_S)
     log.info("broker ends; the host id stays joined and the VM untouched")
+
+
+async def _start_loopback(front: FrontProcess, config: Config) -> None:
+    """Answer at 127.0.0.1 too, whatever `listen` says: scripts and people on this host need not
+    know its address. Where another program has that port the broker goes on without."""
+    try:
+        await front.start(map(split, loopback_beside(config.api.listen)))
+    except OSError as error:
+        log.warning("api.listen: %s, beside it: %s", error.filename, error.strerror)
 
 
 async def _live(broker: Broker, front: FrontProcess, stop: asyncio.Event) -> None:

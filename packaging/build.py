@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`python packaging/build.py lock|deb|rpm|release`: the packages, from the commit that is HEAD.
+"""`python packaging/build.py lock|deb|rpm|packages|release`: the packages, from the commit that is HEAD.
 
 What is built is what is committed; a changed file in the work tree is not in it. Every
 time stamp is the commit's (SOURCE_DATE_EPOCH), every order sorted: the same commit gives
@@ -25,7 +25,7 @@ import time
 import tomllib
 import uuid
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -380,7 +380,28 @@ def release() -> None:
     if problems:
         raise SystemExit("not ready for a release:\n  " + "\n  ".join(problems))
     print(f"{version} is ready. make package-test, then:\n  git tag -s v{version}")
-    print("  make deb rpm   (a tagged commit makes packages without a snapshot's suffix)")
+    print("  make packages   (a tagged commit makes them without a snapshot's suffix)")
+    print(f"  gpg --armor --detach-sign {OUT.relative_to(ROOT) / SUMS}")
+
+
+SUMS = "SHA256SUMS"
+
+
+def sums(files: Iterable[Path]) -> str:
+    """Their checksums, as `sha256sum --check` takes them."""
+    return "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(files)
+    )
+
+
+def packages() -> None:
+    """All packages, with their checksums; says where they are and how each is installed."""
+    made = [*map(deb, [name for name in TARGETS if name.startswith("debian")]), *rpm()]
+    (OUT / SUMS).write_text(sums(made))
+    for path in made:
+        print(path)
+    print(f"{OUT / SUMS}   (there: sha256sum --check {SUMS})")
+    print("install: apt install FILE.deb, or dnf install FILE.noarch.rpm, on each host")
 
 
 def main() -> None:
@@ -391,6 +412,7 @@ def main() -> None:
     verbs.add_parser("lock").add_argument("target", choices=TARGETS)
     verbs.add_parser("deb").add_argument("target", choices=debs, nargs="+")
     verbs.add_parser("rpm")
+    verbs.add_parser("packages")
     verbs.add_parser("release")
     arguments = parser.parse_args()
     match arguments.verb:
@@ -399,6 +421,8 @@ def main() -> None:
         case "deb":
             for target in arguments.target:
                 print(deb(target))
+        case "packages":
+            packages()
         case "rpm":
             for path in rpm():
                 print(path)

@@ -31,7 +31,7 @@ def complete(parser: argparse.ArgumentParser) -> None:
         **dict.fromkeys(("FOLDER", "storage"), folders),
         "HOST": hosts,
         "HOST|all": lambda **asked: ["all", *hosts(**asked)],
-        "VM": vms,
+        **dict.fromkeys(("VM", "vm"), vms),
         "TIME": lambda **_: _TIMES,
     }
     for action in _actions(parser):

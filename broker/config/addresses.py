@@ -58,6 +58,14 @@ def is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
+def loopback_beside(listen: tuple[str, ...]) -> tuple[str, ...]:
+    """The address at which this host itself finds a server that listens on `listen`, beside those:
+    127.0.0.1 at its first port. Empty where one of them is that already, or there is none."""
+    if not listen or any(is_loopback(one) or split(one)[0] == "0.0.0.0" for one in listen):  # noqa: S104
+        return ()
+    return (f"127.0.0.1:{split(listen[0])[1]}",)
+
+
 @functools.lru_cache(4096)
 def advertised(text: str) -> tuple[str, ...]:
     """The addresses that a host published; foreign text: what is no address is left out."""

@@ -129,6 +129,17 @@ def test_every_library_the_code_needs_is_bundled_or_a_dependency() -> None:
             assert f"python3-{name}" in depends, (target, name)
 
 
+def test_the_checksums_are_taken_by_sha256sum(debs: dict[str, Path], tmp_path: Path) -> None:
+    sums = runpy.run_path(str(ROOT / "packaging/build.py"))["sums"]
+    for path in debs.values():
+        shutil.copy(path, tmp_path)
+    (tmp_path / "SHA256SUMS").write_text(sums(tmp_path.glob("*.deb")))
+    check = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
+    assert said(*check, cwd=tmp_path).count(": OK") == len(debs)
+    next(iter(tmp_path.glob("*.deb"))).write_bytes(b"another one")
+    assert subprocess.run(check, cwd=tmp_path, capture_output=True).returncode == 1
+
+
 def test_a_release_would_agree_with_itself() -> None:
     """What may keep HEAD from being one is told by the changelog, the tree or the tag alone."""
     command = [sys.executable, str(ROOT / "packaging/build.py"), "release"]

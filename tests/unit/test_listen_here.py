@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""This host answers itself at 127.0.0.1, and no set-up leaves it without an address unasked."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from agent.setup import init
+from agent.setup.answers import Answers, Asker
+from agent.setup.toml_text import Value
+from agent.terminal.errors import CommandError
+from agent.vm.imported import Imported
+from broker import main
+from broker.api.front import FrontProcess
+from broker.config.addresses import loopback_beside
+from broker.config.sections import load
+from tests.fakes.broker import make_broker
+from tests.fakes.slot_store import MemoryVolume
+
+
+@pytest.mark.parametrize(
+    ("listen", "beside"),
+    [
+        ((), ()),
+        (("192.0.2.1:8765",), ("127.0.0.1:8765",)),
+        (("[2001:db8::1]:99", "192.0.2.1:8765"), ("127.0.0.1:99",)),
+        (("[::]:8765",), ("127.0.0.1:8765",)),
+        (("0.0.0.0:8765",), ()),
+        (("192.0.2.1:8765", "127.0.0.1:99"), ()),
+        (("[::1]:8765",), ()),
+        (("localhost:8765",), ()),
+    ],
+)
+def test_this_host_finds_itself(listen: tuple[str, ...], beside: tuple[str, ...]) -> None:
+    assert loopback_beside(listen) == beside
+
+
+def test_a_port_that_another_program_has_there_ends_no_broker(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            broker = make_broker(tmp_path, MemoryVolume())
+            path = tmp_path / "1.toml"
+            path.write_text(
+                path.read_text() + f'[api]\nlisten = ["192.0.2.1:{taken.getsockname()[1]}"]\n'
+            )
+            front = FrontProcess(broker)
+            try:
+                await main._start_loopback(front, load(str(path)))
+                assert front.ports == []
+            finally:
+                await front.close()
+            assert "127.0.0.1" in caplog.text
+
+    asyncio.run(run())
+
+
+def network(given: Answers) -> dict[str, Value | None]:
+    values: dict[str, Value | None] = {}
+    domain = Imported.__new__(Imported)
+    init._network(values, given, Asker(yes=True, as_json=False), domain)
+    return values
+
+
+GIVEN = Answers(bridge="-", network_targets=(), health_url="-")
+
+
+def test_a_host_without_a_way_anywhere_is_asked_for_its_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(init, "own_address", lambda towards: "")
+    with pytest.raises(CommandError, match=r"--listen is missing .where the other"):
+        network(GIVEN)
+
+
+def test_a_host_of_ipv6_alone_or_without_targets_finds_its_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        init, "own_address", lambda towards: "2001:db8::7" if ":" in towards else ""
+    )
+    assert network(GIVEN)["api.listen"] == ("[2001:db8::7]:8765",)
+
+
+def test_none_is_taken_where_none_is_said() -> None:
+    import msgspec
+
+    assert network(msgspec.structs.replace(GIVEN, listen="-"))["api.listen"] == ()
