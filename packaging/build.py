@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`python packaging/build.py lock|deb|rpm|packages|release`: the packages, from the commit that is HEAD.
+"""`python packaging/build.py lock|deb|rpm|packages|release`: the packages of the commit HEAD.
 
 What is built is what is committed; a changed file in the work tree is not in it. Every
 time stamp is the commit's (SOURCE_DATE_EPOCH), every order sorted: the same commit gives

@@ -129,7 +129,10 @@ def test_every_library_the_code_needs_is_bundled_or_a_dependency() -> None:
             assert f"python3-{name}" in depends, (target, name)
 
 
-def test_the_checksums_are_taken_by_sha256sum(debs: dict[str, Path], tmp_path: Path) -> None:
+def test_the_checksums_are_taken_by_sha256sum(
+    debs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "packaging")
     sums = runpy.run_path(str(ROOT / "packaging/build.py"))["sums"]
     for path in debs.values():
         shutil.copy(path, tmp_path)
