@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from broker.wire.status import OrderStatus
 from scoring.observation import Order, OrderKind
 from scoring.vm.state import OrderAnswer
+from scoring.vm_facts import ENGINE
 
 #: The agent takes an order within this time, or never.
 TAKEN_WITHIN_S = 10.0
@@ -26,10 +27,10 @@ class Orders:
         self._placed: dict[int, tuple[Order, float]] = {}
         self._answers: dict[int, OrderAnswer] = {}
 
-    def place(self, kind: OrderKind, target: int | None, now_s: float) -> Order:
+    def place(self, kind: OrderKind, target: int | None, now_s: float, vm: int = ENGINE) -> Order:
         """A new order to the agent."""
         number = max(int(now_s * 1000), max(self._placed, default=0) + 1)
-        order = Order(number, kind, target)
+        order = Order(number, kind, target, vm)
         self._placed[number] = (order, now_s)
         for old in sorted(self._placed)[:-KEPT]:
             del self._placed[old]
@@ -62,8 +63,8 @@ class Orders:
         answer = self._answers.get(number)
         if answer is not None:
             state = {None: "under-way", True: "done", False: "refused"}[answer.ok]
-            return OrderStatus(number, order.kind, order.target, state, answer.text)
+            return OrderStatus(number, order.kind, order.target, state, answer.text, order.vm)
         if now_s - placed_s <= TAKEN_WITHIN_S:
-            return OrderStatus(number, order.kind, order.target, "waiting", "")
+            return OrderStatus(number, order.kind, order.target, "waiting", "", order.vm)
         text = "the agent on this host did not take the order; is it running?"
-        return OrderStatus(number, order.kind, order.target, "lost", text)
+        return OrderStatus(number, order.kind, order.target, "lost", text, order.vm)

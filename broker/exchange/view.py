@@ -62,8 +62,9 @@ class Exchange:
 
     def place_order(self, wanted: NewOrder) -> Order:
         """Give an order to this host's agent."""
-        order = self.orders.place(wanted.kind, wanted.target, asyncio.get_running_loop().time())
-        log.warning("order %d: %s %s", order.number, order.kind, order.target or "")
+        now_s = asyncio.get_running_loop().time()
+        order = self.orders.place(wanted.kind, wanted.target, now_s, wanted.vm)
+        log.warning("order %d: %s VM %d %s", order.number, order.kind, order.vm, order.target or "")
         self._news.announce()
         return order
 

@@ -9,11 +9,11 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from broker.wire.lacking import LackingStatus
-from broker.wire.limits import LASTS_MAX_S, REASON_CHARS_MAX
+from broker.wire.limits import LASTS_MAX_S, REASON_CHARS_MAX, VMS_MAX
 from broker.wire.notify import NotifyStatus
 from broker.wire.vms import VmEntry, WithoutPlace
 from scoring.observation import OrderKind
-from scoring.vm_facts import EngineStatus
+from scoring.vm_facts import ENGINE, EngineStatus
 
 STATUS_VERSION = 1
 EVENTS_VERSION = 1
@@ -61,17 +61,19 @@ class NewOrder(Struct, frozen=True, forbid_unknown_fields=True):
 
     kind: OrderKind
     target: Annotated[int, Meta(ge=1, le=2000)] | None = None
+    vm: Annotated[int, Meta(ge=1, le=VMS_MAX)] = ENGINE
 
 
 class OrderStatus(Struct, frozen=True):
     """The state of an order. `state`: waiting, under-way, done, refused or lost (the agent did
-    not take it up)."""
+    not take it up). `vm`: the number of the VM that it is about."""
 
     number: int
     kind: OrderKind
     target: int | None
     state: str
     text: str
+    vm: int = ENGINE
 
 
 class PenaltyOnWire(Struct, frozen=True):

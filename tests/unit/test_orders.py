@@ -442,6 +442,14 @@ def test_an_order_is_shown_until_it_is_taken_up_and_its_answer_kept() -> None:
         assert status is not None and (status.state, status.text) == (state, "so")
 
 
+def test_an_order_says_which_vm_it_is_about() -> None:
+    orders = Orders()
+    order = orders.place(OrderKind.MIGRATE, 2, 100.0, 5)
+    assert order.vm == 5
+    status = orders.status(order.number, 100.0)
+    assert status is not None and status.vm == 5
+
+
 def test_an_order_that_nobody_takes_up_is_lost_and_not_kept_for_later() -> None:
     orders = Orders()
     order = orders.place(OrderKind.POWER_OFF, None, 100.0)
