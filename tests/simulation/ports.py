@@ -916,7 +916,10 @@ class SimHypervisor:
         await _takes(0.2)
         if self._vm != ENGINE and (why := await self._registry_lacks(registry)):
             return VmStartEnded(StartResult.FAILED, why)
-        if (host.number, self._vm) in self._world.vms.start_hangs:
+        disk = host.disk_of(self._vm)[0] if self._vm in host.own_disks else ""
+        if disk == "error":
+            return VmStartEnded(StartResult.FAILED, "libvirt: its disk: Input/output error")
+        if disk == "hang" or (host.number, self._vm) in self._world.vms.start_hangs:
             await _takes(START_DEADLINE_S)
             hung = Hung("libvirt", "starting the VM", START_DEADLINE_S)
             return VmStartEnded(StartResult.FAILED, str(hung))

@@ -13,7 +13,6 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from agent.actions import ActionRunner
 from agent.beat import Agent
@@ -62,7 +61,6 @@ from scoring.decision import Code, FreeHostId
 from scoring.lease_times import WATCHDOG_FIRE_S
 from scoring.observation import OrderKind
 from scoring.rules import Rules
-from scoring.vm.plan import NO_PLAN, Plan
 from scoring.vm.state import StateName, VmState
 from scoring.vm_facts import ENGINE, Pause, VmStatus
 from tests.simulation import earlier_decisions, orderly
@@ -172,8 +170,7 @@ class Settings:
 
 def new_order(kind: OrderKind, target: int | None, vm: int) -> NewOrder:
     """An operator's order about a VM."""
-    given: dict[str, Any] = {} if vm == ENGINE else {"vm": vm}
-    return NewOrder(kind, target, **given)
+    return NewOrder(kind, target, vm)
 
 
 @dataclass(slots=True)
@@ -559,9 +556,9 @@ class World:
         """How many MiB a VM is short of by the plan of an agent; None: nobody says so."""
         for number, agent in sorted(self.agents.items()):
             if agent.last is not None and self.both_run(self.hosts[number]):
-                plan: Plan = getattr(agent.last, "plan", NO_PLAN)
-                if vm in plan.short:
-                    return plan.short[vm]
+                short = agent.last.plan.short
+                if vm in short:
+                    return short[vm]
         return None
 
     def called(self, vm: int) -> str:
@@ -1367,7 +1364,7 @@ def _machine_waits_s(state: VmState, rules: Rules, now_s: float) -> float:
         or state.better_since_s is not None
         or state.move_failed_s
         or state.name.value not in AT_REST
-        or getattr(state, "held", None) is not None
+        or state.held is not None
     ):
         return 0.0
     timing, ends_s = rules.timing, float("inf")
