@@ -7,7 +7,8 @@ not cost a run of half an hour. Nor may it be hidden: a race of the product look
 1. The first failure is printed in full at the end, as FLAKY, with its cause. Somebody looks at it.
 2. More than FLAKY_MAX such tests fail the run.
 3. A broken law (LawBroken) is never tried again: once is enough.
-4. The second try shares nothing with the first one: every fixture is ended, so the lab is new.
+4. What a failed test leaves behind is nobody's lab: every fixture is ended, so that the second
+   try, and the tests after a second failure, have a new one.
 """
 
 from __future__ import annotations
@@ -50,35 +51,38 @@ def run(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
     """As pytest_runtest_protocol: run it, a second time where it failed."""
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     reports = runtestprotocol(item, nextitem=nextitem, log=False)
-    failed = [report for report in reports if report.failed]
+    failed = _failed(item, reports)
     if failed and not any(getattr(report, _LAW, False) for report in failed):
-        end = pytest.CallInfo.from_call(
-            lambda: item.session._setupstate.teardown_exact(None), when="teardown"
-        )
-        if end.excinfo is not None:
-            failed.append(pytest.TestReport.from_item_and_call(item, end))
-            note_law(failed[-1], end)
-        if not getattr(failed[-1], _LAW, False):
-            reports = runtestprotocol(item, nextitem=nextitem, log=False)
-            _tell(item, failed, reports)
-        else:
-            reports = [*reports, failed[-1]]
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+        _tell(item, failed, _failed(item, reports))
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
 
 
+def _failed(item: pytest.Item, reports: list[pytest.TestReport]) -> list[pytest.TestReport]:
+    """Those that failed. Where any did, every fixture is ended: what a failure left behind is
+    nobody's lab. What that runs into is one more report, of `reports` too."""
+    if any(report.failed for report in reports):
+        end = pytest.CallInfo.from_call(
+            lambda: item.session._setupstate.teardown_exact(None), when="teardown"
+        )
+        if end.excinfo is not None:
+            reports.append(pytest.TestReport.from_item_and_call(item, end))
+            note_law(reports[-1], end)
+    return [report for report in reports if report.failed]
+
+
 def _tell(
-    item: pytest.Item, failed: list[pytest.TestReport], reports: list[pytest.TestReport]
+    item: pytest.Item, failed: list[pytest.TestReport], again: list[pytest.TestReport]
 ) -> None:
     """Keep the first failure: for the end of the run, or beside the second one."""
-    again = next((report for report in reports if report.failed), None)
-    if again is None:
+    if not again:
         _found(item.config).append(Flaky(item.nodeid, failed))
-    else:
-        for report in failed:
-            again.sections.append((f"the first try failed too: {report.when}", whole(report)))
+        return
+    for report in failed:
+        again[0].sections.append((f"the first try failed too: {report.when}", whole(report)))
 
 
 def note_law(report: pytest.TestReport, call: pytest.CallInfo[None]) -> None:

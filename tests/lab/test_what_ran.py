@@ -24,26 +24,15 @@ TAKEOVER_S = 60.0
 RECORDED_S = 20.0
 
 
-@pytest.fixture(scope="module")
-def own_disks(shared_lab: Cluster) -> Iterator[None]:
-    """The engine's disk is its own: libvirt snapshots none that is shareable."""
-    lab = shared_lab
+@pytest.fixture
+def own_disk(lab: Cluster) -> Iterator[Cluster]:
+    """The engine's disk is its own: libvirt snapshots none that is shareable. Whatever ran, the
+    definition's disk has all of it afterwards."""
     files = {host: lab.config_path(host).with_name("engine.xml") for host in lab.hosts}
     before = {host: path.read_text() for host, path in files.items()}
     for host, path in files.items():
         path.write_text(before[host].replace("<shareable/>", ""))
     restart(lab)
-    try:
-        yield
-    finally:
-        for host, path in files.items():
-            path.write_text(before[host])
-        restart(lab)
-
-
-@pytest.fixture
-def own_disk(own_disks: None, lab: Cluster) -> Iterator[Cluster]:
-    """`lab` with such a disk. Whatever ran, the definition's disk has all of it afterwards."""
     yield lab
     for host in lab.hosts:
         if lab.power_on(host):
@@ -52,6 +41,9 @@ def own_disk(own_disks: None, lab: Cluster) -> Iterator[Cluster]:
     if "nbd" not in in_use(lab, host):
         virsh(lab, host, "blockcommit", VM_NAME, "vda", "--active", "--pivot", "--wait")
         ask.until("the pivot is recorded", RECORDED_S, lambda: "nbd" in recorded(lab, host))
+    for each, path in files.items():
+        path.write_text(before[each])
+    restart(lab)
 
 
 def restart(lab: Cluster) -> None:

@@ -78,7 +78,7 @@ def test_what_fails_twice_fails_and_both_are_told(run: pytest.Pytester) -> None:
             assert not lab, f"lab number {lab}"
 
         def test_after(lab):
-            pass
+            assert lab == 3, "what failed twice leaves its lab to nobody"
         """
     )
     result = run.runpytest_inprocess("-q")
