@@ -23,7 +23,7 @@ from broker.config.engine_file import copy_of_engine
 from broker.config.sections import Config
 from broker.daemon.atomic_file import write_atomically
 from broker.daemon.exit_codes import ExitCode
-from broker.vm import domain_facts
+from broker.vm import domain_text
 from broker.vm.domain_facts import BadDomain, Differs
 from broker.wire.status import Decision, DifferenceStatus, Status, WhatRanStatus
 
@@ -99,7 +99,7 @@ def _written(config: Config, where: str, codes: set[Differs]) -> list[str]:
             found = connection.lookupByName(config.vm.name).XMLDesc(flags)
         finally:
             connection.close()
-        new = domain_facts.with_facts_of(old, found, codes)
+        new = domain_text.with_facts_of(old, found, codes)
         is_owned = path.stat()
         write_atomically(path.with_name(f"{path.name}.old"), old.encode())
         write_atomically(path, new.encode())

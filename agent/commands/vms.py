@@ -25,7 +25,8 @@ from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign import sentence
 from broker.registry.record import DEFINITION_BYTES_MAX, NAME, VmRecord, unit_of
-from broker.vm.domain_facts import BadDomain, Differs, with_facts_of
+from broker.vm.domain_facts import BadDomain, Differs
+from broker.vm.domain_text import with_facts_of
 from broker.wire.exchange import View
 from scoring.vm_facts import ORDINARY_PAGES_KB, Want
 

@@ -48,7 +48,8 @@ from broker.config.sections import Config
 from broker.daemon.foreign import sentence
 from broker.daemon.worker import Hung, Worker
 from broker.lockspace.process_leases import process_leases
-from broker.vm.domain_facts import BadDomain, composed
+from broker.vm.domain_facts import BadDomain
+from broker.vm.domain_text import composed
 from broker.vm.qemu_conf import LOCK_MANAGER_LINE
 from broker.wire.what_ran import WhatRan
 from scoring.observation import (

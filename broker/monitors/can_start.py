@@ -13,7 +13,8 @@ import libvirt
 from broker.config.sections import Config
 from broker.daemon.worker import Hung, Worker
 from broker.monitors import Unknown
-from broker.vm.domain_facts import BadDomain, composed
+from broker.vm.domain_facts import BadDomain
+from broker.vm.domain_text import composed
 from broker.vm.needs import NotADefinition, VmNeeds, needs_of
 from broker.vm.start_proof import AWAY, lacks, refusals, unreadable
 

@@ -13,7 +13,7 @@ from broker.config.sections import Config
 from broker.daemon.foreign import sentence
 from broker.daemon.worker import Hung, Worker
 from broker.monitors import Unknown
-from broker.vm import domain_facts
+from broker.vm import domain_facts, domain_text
 from broker.vm.domain_facts import BadDomain, Difference, Differs, Domain
 from broker.vm.host_local import one_host
 from broker.vm.in_use import InUse
@@ -98,7 +98,7 @@ class WhatRunsMonitor:
         found = domain_facts.read(running) if running else None
         of_libvirt: tuple[Difference, ...] = ()
         if own and digest(own) != defined:
-            started = domain_facts.read(domain_facts.composed(xml, ran))
+            started = domain_facts.read(domain_text.composed(xml, ran))
             mine = domain_facts.read(own)
             of_libvirt = tuple(
                 each

@@ -18,7 +18,7 @@ Rules of this file:
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from xml.etree import ElementTree
@@ -27,21 +27,10 @@ from xml.etree.ElementTree import Element
 from broker.daemon.foreign import clean, whole
 
 #: The number of bytes in a unit of libvirt's <memory>.
-BYTES_OF_UNIT = {
-    "b": 1,
-    "bytes": 1,
-    "kb": 1000,
-    "k": 2**10,
-    "kib": 2**10,
-    "mb": 10**6,
-    "m": 2**20,
-    "mib": 2**20,
-    "gb": 10**9,
-    "g": 2**30,
-    "gib": 2**30,
-    "tb": 10**12,
-    "t": 2**40,
-    "tib": 2**40,
+BYTES_OF_UNIT: dict[str, int] = {"b": 1, "bytes": 1} | {
+    unit + end: base**power
+    for power, unit in enumerate("kmgt", start=1)
+    for end, base in (("", 2**10), ("ib", 2**10), ("b", 1000))
 }
 #: The attributes of a <source>, and of the elements in it, that say where it lies. In the others
 #: libvirt writes what it chose (tls='no', transport='tcp', index), even the usual port.
@@ -55,9 +44,9 @@ _PORTS = {"nbd": "10809", "gluster": "24007", "iscsi": "3260", "http": "80", "ht
 #: At most so many layers are read.
 CHAIN_MAX = 64
 #: Devices of which only the number is compared.
-_COUNTED = ("memory", "redirdev", "shmem", "vsock", "rng", "smartcard", "sound", "iommu")
+COUNTED = ("memory", "redirdev", "shmem", "vsock", "rng", "smartcard", "sound", "iommu")
 #: libvirt adds some of these devices itself: only a missing one is a difference.
-_AT_LEAST = ("watchdog", "panic", "channel", "serial", "parallel")
+AT_LEAST = ("watchdog", "panic", "channel", "serial", "parallel")
 #: Namespaces that libvirt and related programs write keep their usual prefixes.
 for _prefix, _uri in (
     ("qemu", "http://libvirt.org/schemas/domain/qemu/1.0"),
@@ -174,7 +163,7 @@ def parse_disk(text: str) -> Element:
         disk = ElementTree.fromstring(text)  # noqa: S314  (signed, or of an earlier version)
     except ElementTree.ParseError as error:
         raise BadDomain(f"a disk is not XML: {error}") from None
-    if disk.tag != "disk" or not _target(disk):
+    if disk.tag != "disk" or not target_of(disk):
         raise BadDomain("a disk has no <target>")
     _only_what_can_be_shown(disk)
     return disk
@@ -227,111 +216,12 @@ def differences(recorded: Domain, found: Domain) -> tuple[Difference, ...]:
             continue
         if not was and name in found.loose:
             continue
-        if name in _AT_LEAST and int(now or 0) >= int(was or 0):
+        if name in AT_LEAST and int(now or 0) >= int(was or 0):
             continue
         if name == "machine" and _is_same_machine(was, now):
             continue
         differing.append(Difference(code, name, was, now))
     return tuple(differing)
-
-
-def composed(xml: str, disks: Mapping[str, str]) -> str:
-    """The definition with other disks. `disks`: a `<disk>` element by target, as `element_of`
-    makes it: for a disk of the definition only its place and form are taken, else all of it.
-    BadDomain."""
-    if not disks:
-        return xml
-    root = parse(xml)
-    devices = root.find("devices")
-    if devices is None:
-        raise BadDomain("has no <devices>")
-    mine = {_target(element): element for element in data_disks(root)}
-    for target, text in sorted(disks.items()):
-        other = parse_disk(text)
-        if target not in mine:
-            devices.append(other)
-            continue
-        _take_place(mine[target], other)
-    return ElementTree.tostring(root, encoding="unicode") + "\n"
-
-
-def with_facts_of(xml: str, other: str, codes: Collection[Differs]) -> str:
-    """The definition with the facts of these codes from another text of the VM; BadDomain."""
-    root, theirs = parse(xml), parse(other)
-    for code, paths in _PLACES.items():
-        if code in codes:
-            for path in paths:
-                _replace(root, theirs, path)
-    if Differs.FIRMWARE in codes:
-        kind, new = root.find("os/type"), theirs.find("os/type")
-        if kind is not None and new is not None and new.get("machine"):
-            kind.set("machine", new.get("machine", ""))
-    if Differs.DISKS in codes:
-        disks = {_target(disk) for disk in data_disks(theirs)}
-        devices = root.find("devices")
-        for gone in [disk for disk in data_disks(root) if _target(disk) not in disks]:
-            assert devices is not None
-            devices.remove(gone)
-        text = ElementTree.tostring(root, encoding="unicode")
-        root = parse(composed(text, {target: element_of(theirs, target) for target in disks}))
-    return ElementTree.tostring(root, encoding="unicode").rstrip("\n") + "\n"
-
-
-#: The elements of each code; devices of one kind are replaced together.
-_PLACES: Mapping[Differs, tuple[str, ...]] = {
-    Differs.MEMORY: ("memory", "currentMemory", "maxMemory"),
-    Differs.VCPUS: ("vcpu", "vcpus", "cpu/topology"),
-    Differs.FIRMWARE: ("os/loader", "os/nvram", "os/kernel", "os/initrd", "os/cmdline"),
-    Differs.TPM: ("devices/tpm",),
-    Differs.DEVICES: tuple(
-        f"devices/{tag}"
-        for tag in (
-            "disk[@device='cdrom']",
-            "disk[@device='floppy']",
-            "interface",
-            "hostdev",
-            "filesystem",
-            *_COUNTED,
-            *_AT_LEAST,
-        )
-    ),
-}
-
-
-def _replace(root: Element, theirs: Element, path: str) -> None:
-    """Replace all elements of a path by the other text's, at the place of the first of them."""
-    above, _, tag = path.rpartition("/")
-    parent = root.find(above) if above else root
-    if parent is None:
-        return
-    old, new = parent.findall(tag), theirs.findall(path)
-    at = list(parent).index(old[0]) if old else len(parent)
-    for element in old:
-        parent.remove(element)
-    for number, element in enumerate(new):
-        copy = ElementTree.fromstring(ElementTree.tostring(element))  # noqa: S314
-        for alias in copy.findall("alias"):
-            copy.remove(alias)
-        for target in copy.findall("target") if copy.tag == "interface" else ():
-            copy.remove(target)
-        parent.insert(at + number, copy)
-
-
-def element_of(root: Element, target: str) -> str:
-    """The `<disk>` of the running VM in a form for a definition: without what belongs to this run.
-    Its layers below the first are left out: each image names the one below it."""
-    disk = next(each for each in data_disks(root) if _target(each) == target)
-    copy = ElementTree.fromstring(ElementTree.tostring(disk))  # noqa: S314
-    for tag in ("backingStore", "mirror", "alias"):
-        for child in copy.findall(tag):
-            copy.remove(child)
-    source = copy.find("source")
-    if source is not None:
-        _without_run(source)
-    for each in copy.iter():
-        each.tail = None
-        each.text = each.text if (each.text or "").strip() else None
-    return ElementTree.tostring(copy, encoding="unicode")
 
 
 def data_disks(root: Element) -> list[Element]:
@@ -456,7 +346,7 @@ def _devices(devices: Element) -> Iterator[tuple[Differs, str, str, bool]]:
         if disk.get("device", "disk") not in _DATA_DEVICES:
             source = disk.find("source")
             place = "empty" if source is None else _place(source) or "empty"
-            yield Differs.DEVICES, f"{disk.get('device')} {_target(disk)}", place, False
+            yield Differs.DEVICES, f"{disk.get('device')} {target_of(disk)}", place, False
     for hostdev in devices.findall("hostdev"):
         yield Differs.DEVICES, f"host device {_host_device(hostdev)}", "passed through", False
     for filesystem in devices.findall("filesystem"):
@@ -464,7 +354,7 @@ def _devices(devices: Element) -> Iterator[tuple[Differs, str, str, bool]]:
         name = "" if target is None else target.get("dir", "")
         place = "" if source is None else _place(source)
         yield Differs.DEVICES, f"file system {name}", place or "there", False
-    for tag in (*_COUNTED, *_AT_LEAST):
+    for tag in (*COUNTED, *AT_LEAST):
         count = len(devices.findall(tag))
         if count:
             yield Differs.DEVICES, tag, str(count), False
@@ -536,9 +426,9 @@ def _number(text: str) -> str:
 def _disk(element: Element) -> Disk:
     mirror = element.find("mirror")
     if mirror is None:
-        return Disk(_target(element), layers(element))
+        return Disk(target_of(element), layers(element))
     job = mirror.get("job", "copy")
-    return Disk(_target(element), layers(element), job, mirror.get("ready") in ("yes", "pivot"))
+    return Disk(target_of(element), layers(element), job, mirror.get("ready") in ("yes", "pivot"))
 
 
 def _disk_differences(recorded: Disk | None, found: Disk | None) -> Iterator[Difference]:
@@ -590,37 +480,10 @@ def _place(source: Element) -> str:
     return " ".join(parts)
 
 
-def _target(disk: Element) -> str:
+def target_of(disk: Element) -> str:
+    """The name of the disk in the guest, vda say; empty where it has none."""
     target = disk.find("target")
     return "" if target is None else target.get("dev", "")
-
-
-def _take_place(mine: Element, other: Element) -> None:
-    """Take the place and the form of the other disk; all the rest stays."""
-    mine.set("type", other.get("type", "file"))
-    for tag in ("backingStore", "mirror"):
-        for child in mine.findall(tag):
-            mine.remove(child)
-    old, new = mine.find("source"), other.find("source")
-    if new is not None:
-        at = len(mine) if old is None else list(mine).index(old)
-        if old is not None:
-            new.tail = old.tail
-            mine.remove(old)
-        mine.insert(at, new)
-    driver, theirs = mine.find("driver"), other.find("driver")
-    form = "raw" if theirs is None else theirs.get("type", "raw")
-    if driver is None:
-        driver = ElementTree.Element("driver", {"name": "qemu"})
-        mine.insert(0, driver)
-    driver.set("type", form)
-
-
-def _without_run(source: Element) -> None:
-    """Remove what belongs to one run of the VM."""
-    source.attrib.pop("index", None)
-    for child in source.findall("seclabel"):
-        source.remove(child)
 
 
 # --- names ----------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from xml.etree.ElementTree import Element
 
 import msgspec
 
-from broker.vm import domain_facts
+from broker.vm import domain_facts, domain_text
 from broker.vm.domain_facts import Disk, Domain, Layer
 from broker.wire.what_ran import WhatRan
 
@@ -103,7 +103,7 @@ def of_running(
         was_named = before is not None and target in before.disks
         if decision_of(disk) in kept or not (was_named or _differs(mine, disk)):
             continue
-        disks[target] = domain_facts.element_of(root, target)
+        disks[target] = domain_text.element_of(root, target)
         is_decided = decision_of(disk) in adopted
         instead_of[target] = ANY if is_decided else _top(mine)
         known = set() if mine is None else set(mine.chain)

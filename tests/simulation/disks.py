@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from broker.monitors import Sampled, Unknown
-from broker.vm import domain_facts
+from broker.vm import domain_facts, domain_text
 from broker.vm.in_use import InUse
 from broker.wire.what_ran import WhatRan
 
@@ -51,7 +51,7 @@ def in_use(image: str, job: str) -> InUse:
 
 def started_image(what_ran: WhatRan | None) -> str:
     """The image that a start opens."""
-    xml = domain_facts.composed(definition(), {} if what_ran is None else what_ran.disks)
+    xml = domain_text.composed(definition(), {} if what_ran is None else what_ran.disks)
     return domain_facts.read(xml).disks["vda"].chain[0].place
 
 

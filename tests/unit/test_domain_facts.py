@@ -19,15 +19,13 @@ from broker.vm.domain_facts import (
     BadDomain,
     Differs,
     Layer,
-    composed,
     differences,
-    element_of,
     layers,
     parse,
     parse_disk,
     read,
-    with_facts_of,
 )
+from broker.vm.domain_text import composed, element_of, with_facts_of
 from tests.unit.draws import draws
 
 DOMAINS = Path(__file__).parent / "domains"

@@ -62,7 +62,6 @@ LARGER = {
     "agent/beat.py:__init__()": 9,
     "agent/fence/levels.py:__init__()": 11,
     "broker/config/sections.py": 638,
-    "broker/vm/domain_facts.py": 634,
     "broker/whiteboard/board.py": 556,
     "broker/whiteboard/slot.py": 709,
     "broker/whiteboard/slot.py:decode_slot": 85,
