@@ -34,9 +34,7 @@ STARTS_AT_ONCE = 4
 def may_start(turn: VmTurn) -> bool:
     """Whether this host starts the VM now; says why not."""
     several, v = turn.several, turn.spec
-    if several is None or v is None:
-        turn.because(Code.NO_PLACE, "the registry does not name it: it is not protected any more")
-        return False
+    assert several is not None and v is not None, "only a VM of the registry takes a step"
     if v.want is Want.DOWN:
         turn.because(Code.WANTED_DOWN, f"{v.name} is wanted down: ha-agent vm start {v.name}")
         return False

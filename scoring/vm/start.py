@@ -23,7 +23,7 @@ from scoring.timing import START_RETRIES_MAX
 from scoring.vm import placement
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn, bridge_elsewhere, obstacles, others, own
-from scoring.vm_facts import ENGINE, Obstacle, PeerVm
+from scoring.vm_facts import ENGINE, Obstacle, PeerVm, VmStatus
 
 _S = StateName
 
@@ -220,7 +220,11 @@ def lease_allows(turn: VmTurn) -> bool:
         turn.keeps_waiting = takeover is not None
         turn.because(Code.LEASE_UNKNOWN, f"who owns {turn.lease_name} is not known: {lease.detail}")
         return False
-    if turn.asking is not None and (lease.owner != turn.asking.host_id or lease.owner_is_gone):
+    if (
+        _is_at_asking(turn)
+        and turn.asking is not None
+        and (lease.owner != turn.asking.host_id or lease.owner_is_gone)
+    ):
         # While it lives its VM is ended by nothing but its power: a free lease is no proof of that.
         turn.keeps_waiting = takeover is not None
         turn.because(
@@ -249,6 +253,13 @@ def lease_allows(turn: VmTurn) -> bool:
         )
         return True
     return _waits_for_owner(turn, lease)
+
+
+def _is_at_asking(turn: VmTurn) -> bool:
+    """Whether the VM is on the host that asks to be switched off."""
+    if turn.asking is None:
+        return False
+    return turn.number == ENGINE or turn.at(turn.asking).report.vm is VmStatus.UP
 
 
 def _standing(lease: LeaseAnswer) -> str:

@@ -32,8 +32,10 @@ from scoring.vm.state import StateName
 from scoring.vm_facts import (
     ENGINE,
     Claim,
+    DomainHere,
     EngineStatus,
     Health,
+    Leftover,
     PeerVm,
     VmHere,
     VmSpec,
@@ -43,6 +45,7 @@ from scoring.vm_facts import (
 BOOT_S = 5.0
 #: Hosts that have looked around for so long know enough.
 BEGIN_S = 100.0
+_ENDED = EngineStatus(VmStatus.DOWN_UNEXPECTED, Health.BAD, "crashed")
 _DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "off")
 
 
@@ -66,6 +69,9 @@ class Host:
     order: Order | None = None
     load: float = 0.1
     huge_mb: int = 0
+    blind: bool = False
+    lock_driver: bool | None = None
+    ended: set[int] = field(default_factory=set)
 
 
 class Hosts:
@@ -82,6 +88,8 @@ class Hosts:
         self.moves: list[tuple[float, int, int, int]] = []
         self.sick: set[int] = set()
         self.slow = False
+        self.arrives_late = False
+        self.leftovers: set[int] = set()
         self.forgotten: set[int] = set()
         self.devices: frozenset[int] = frozenset()
         self.asked: list[tuple[int, Action]] = []
@@ -122,6 +130,13 @@ class Hosts:
         self.fall_silent(host)
         self.leases = {vm: owner for vm, owner in self.leases.items() if owner != host}
 
+    def end(self, vm: int, unexpectedly: bool) -> None:
+        """Its process ends on the host that has it."""
+        host = self.hosts[self.where()[vm]]
+        del host.vms[vm], self.leases[vm]
+        if unexpectedly:
+            host.ended.add(vm)
+
     def beat(self) -> None:
         """One second: every host decides on the slots of the beat before, one after the other."""
         self.now_s, self.beats = self.now_s + 1, self.beats + 1
@@ -157,6 +172,8 @@ class Hosts:
                 host.vms.pop(vm, None)
                 self.leases.pop(vm, None)
                 host.outcomes.append(VmStopEnded(True, vm=vm))
+            case MigrateVm() if self.arrives_late:
+                pass
             case MigrateVm(target=target, vm=vm):
                 del host.vms[vm]
                 self.hosts[target].vms[vm] = self.now_s - BOOT_S
@@ -168,13 +185,19 @@ class Hosts:
 
     def _report(self, host: Host, vm: int) -> EngineStatus:
         if vm not in host.vms:
-            return _DOWN
+            return _ENDED if vm in host.ended else _DOWN
         well = self.now_s - host.vms[vm] >= BOOT_S and vm not in self.sick
         return EngineStatus(VmStatus.UP, Health.GOOD if well else Health.BAD)
 
     def _observed(self, host: Host) -> Observation:
         here = tuple(
-            VmHere(self._report(host, vm), self.now_s, vm in host.vms, number=vm)
+            VmHere(
+                self._report(host, vm),
+                self.now_s,
+                vm in host.vms,
+                number=vm,
+                domain=DomainHere(leftover=Leftover.CRASHED if vm in self.leftovers else None),
+            )
             for vm in self.specs
             if vm != ENGINE
         )
@@ -188,6 +211,7 @@ class Hosts:
             cpu_load=host.load,
             config_up_to_date=True,
             maintenance=host.maintenance,
+            lock_driver=host.lock_driver,
             vms=here,
             total_mb=host.memory_mb,
             free_mb=self.free_mb(host),
@@ -197,7 +221,7 @@ class Hosts:
         return Observation(
             local,
             peers,
-            storage_good_since_s=0.0,
+            storage_good_since_s=None if host.blind else 0.0,
             sweep=self.beats,
             global_maintenance=False,
             lockspace_joined=True,

@@ -353,3 +353,78 @@ def test_a_claim_that_ranks_first_waits_and_one_that_ranks_last_gives_way() -> N
     assert [moved for _, moved, _, _ in hosts.moves] == [2]
     answer = hosts.hosts[2].state.vms[3].answers[-1]
     assert answer.ok is False
+
+
+def test_an_engine_that_is_wanted_down_is_stopped_as_well() -> None:
+    hosts = Hosts((vm(2),), {1: 8192, 2: 8192})
+    hosts.run(20)
+    assert ENGINE in hosts.where()
+    hosts.specs[ENGINE] = vm(ENGINE, want=Want.DOWN)
+    hosts.run(30)
+    assert ENGINE not in hosts.where() and "wanted-down" in codes(hosts, 1, ENGINE)
+
+
+def test_a_vm_that_ends_of_itself_is_started_elsewhere() -> None:
+    hosts = Hosts((vm(2),), {1: 8192, 2: 8192})
+    hosts.run(20)
+    where = hosts.where()[2]
+    hosts.end(2, unexpectedly=True)
+    hosts.run(30)
+    assert hosts.where()[2] == 3 - where
+    assert in_state(hosts, where, 2) is StateName.ENGINE_UNEXPECTEDLY_DOWN
+
+
+def test_without_the_whiteboard_nothing_is_missing() -> None:
+    hosts = Hosts((vm(2),), {1: 8192, 2: 8192})
+    hosts.hosts[1].blind = hosts.hosts[2].blind = True
+    hosts.run(30)
+    assert hosts.starts == []
+
+
+def test_a_host_that_may_run_nothing_is_no_place() -> None:
+    hosts = Hosts((vm(2),), {1: 8192, 2: 8192})
+    hosts.hosts[1].lock_driver = False
+    hosts.run(30)
+    assert hosts.where()[2] == 2
+
+
+def test_what_is_left_of_a_vm_is_ended() -> None:
+    hosts = Hosts((vm(2),), {1: 8192})
+    hosts.specs[2] = vm(2, want=Want.DOWN)
+    hosts.run(10)
+    hosts.leftovers.add(2)
+    hosts.run(1)
+    assert "leftover-vm" in codes(hosts, 1, 2)
+
+
+def test_one_that_may_overcommit_is_moved_to_a_full_host() -> None:
+    hosts = Hosts((vm(2, 4096, overcommit=True),), {1: 8192, 2: 2048})
+    for number in (1, 2):
+        hosts.put(number, 1)
+    hosts.run(10)
+    hosts.hosts[1].maintenance = True
+    hosts.run(20)
+    assert hosts.where()[2] == 2
+
+
+def test_room_that_a_moving_vm_takes_is_not_given_to_a_missing_one() -> None:
+    """Host 2 has room for one of them: the one that was claimed for it first."""
+    specs = (vm(2, 2048), vm(3, 2048, pages_kb=2048), vm(4, 2048), vm(5, 2048, pages_kb=2048))
+    hosts = Hosts(specs, {1: 8192, 2: 3072, 3: 512})
+    for host in hosts.hosts.values():
+        host.huge_mb = 2048 if host.host_id < 3 else 0
+    hosts.specs[4] = vm(4, 2048, want=Want.DOWN)
+    hosts.specs[5] = vm(5, 2048, pages_kb=2048, want=Want.DOWN)
+    for number in (1, 2, 3):
+        hosts.put(number, 1)
+    hosts.run(10)
+    hosts.arrives_late = True
+    hosts.hosts[1].order = Order(1, OrderKind.MIGRATE, 2, vm=2)
+    hosts.run(2)
+    hosts.hosts[1].order = Order(2, OrderKind.MIGRATE, 2, vm=3)
+    hosts.run(2)
+    hosts.specs[4], hosts.specs[5] = vm(4, 2048), vm(5, 2048, pages_kb=2048)
+    for _ in range(12):
+        hosts.beat()
+        _within_memory(hosts)
+        assert hosts.where().get(4) != 2 and hosts.where().get(5) != 2
