@@ -28,6 +28,7 @@ from broker.registry.record import DEFINITION_BYTES_MAX, NAME, VmRecord, unit_of
 from broker.vm.domain_facts import BadDomain, Differs
 from broker.vm.domain_text import with_facts_of
 from broker.wire.exchange import View
+from scoring.vm.seen import SPEAKS_SEVERAL
 from scoring.vm_facts import ORDINARY_PAGES_KB, Want
 
 
@@ -91,13 +92,17 @@ def set_(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
         if record.number == 1 and record.want is Want.DOWN:
             raise CommandError(ExitCode.REFUSED, _ENGINE_STAYS)
         change.check(record)
-        warnings = _room(config, record) if {"only", "overcommit", "want"} & given.keys() else []
+        warnings = room(config, record) if {"only", "overcommit", "want"} & given.keys() else []
         record = change.put(record)
         now = shown(record, change.names)
         done = f"{record.name}: " + ", ".join(f"{key} {now[key] or 'none'}" for key in given)
         return _answer(change, record, done, warnings, arguments, as_json)
 
 
+_DEAF = (
+    "starts no VM but the engine: an earlier version, or storage.registry is not set there, or its"
+    " broker was not restarted since"
+)
 _RULES = ("after", "apart", "together")
 _ENGINE_STAYS = (
     "the engine is always wanted up; to stop it: ha-agent maintenance global, then ha-agent vm"
@@ -115,7 +120,7 @@ def want(config: Config, name: str, wanted: Want, arguments: Any, as_json: bool)
         warnings: list[str] = []
         if wanted is Want.UP:
             why = change.known.damaged.get(number)
-            warnings = [*([why] if why else []), *_room(config, record)]
+            warnings = [*([why] if why else []), *room(config, record)]
         is_same = record.want is wanted
         if not is_same:
             record = change.put(msgspec.structs.replace(record, want=wanted))
@@ -283,22 +288,29 @@ def _running(config: Config, change: Change, record: VmRecord) -> str:
 
 
 def _warnings(config: Config, change: Change, record: VmRecord, xml: str) -> list[str]:
-    return [*one_host_only(xml, config), *_room(config, record)]
+    return [*one_host_only(xml, config), *room(config, record)]
 
 
-def _room(config: Config, record: VmRecord) -> list[str]:
+def room(config: Config, record: VmRecord) -> list[str]:
     """A warning where no host has the memory now; CommandError where that is refused."""
     try:
         view = ask(config.daemon.socket, "GET", "/v1/view", View)
     except (BrokerDown, BrokerRefused):
         return ["whether a host has the memory is not known: ha-broker does not answer here"]
+    deaf = [
+        view.hostnames.get(peer.host_id) or f"host {peer.host_id}"
+        for peer in view.peers
+        # A host publishes nothing of VMs before it has read a registry with one.
+        if view.registry and peer.speaks < SPEAKS_SEVERAL and not peer.stopped
+    ]
+    found = [f"{', '.join(deaf)}: {_DEAF}"] if deaf else []
     if record.pages_kb != ORDINARY_PAGES_KB or record.overcommit or record.want is Want.DOWN:
-        return []
+        return found
     free = {view.local.host_id: view.local.mem_free_mb}
     free |= {peer.host_id: peer.mem_free_mb for peer in view.peers}
     may = {h: mb for h, mb in free.items() if not record.only or h in record.only}
     if not may or any(mb is None or mb >= record.memory_mb for mb in may.values()):
-        return []
+        return found
     best = max(may, key=lambda host: may[host] or 0)
     name = view.hostnames.get(best) or (
         config.host_name if best == config.host.id else f"host {best}"
@@ -309,7 +321,7 @@ def _room(config: Config, record: VmRecord) -> list[str]:
     )
     if config.vm.admission == "refuse":
         raise CommandError(ExitCode.REFUSED, f"{text}; nothing was done (vm.admission)")
-    return [text]
+    return [*found, text]
 
 
 def _answer(

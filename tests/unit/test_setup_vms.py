@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from broker.config.secrets import load_cluster_key
+from broker.config.sections import load
 from broker.daemon.exit_codes import ExitCode
 from broker.lockspace.lease_records import read_lease_records
-from broker.registry.volume import REGISTRY_BYTES
+from broker.registry.record import VmRecord
+from broker.registry.volume import REGISTRY_BYTES, Registry
+from broker.whiteboard.signatures import Signatures
 from broker.whiteboard.volume import Volume
 from tests.lab.real_sanlock import Daemon, needs_sanlock
 from tests.unit import commands
@@ -189,3 +193,36 @@ def test_a_volume_with_something_else_is_left_alone(host: Host) -> None:
     done = host.run("storage", "grow", "--vms", "2", "--registry", str(path))
     assert done.returncode == ExitCode.STORAGE and "cannot be read" in done.stderr
     assert path.read_bytes() == data
+
+
+def test_a_lease_volume_is_made_anew_with_the_leases_of_all_vms(host: Host) -> None:
+    assert host.init("--vms", "5").returncode == ExitCode.OK
+    config = load(str(host.config))
+    uuid = "00000000-1111-2222-3333-444444444444"
+    record = VmRecord(number=4, name="db", uuid=uuid, generation=0, memory_mb=64)
+    with Volume(config.storage.registry) as volume:
+        registry = Registry(volume, config.cluster.id, Signatures(load_cluster_key(config)))
+        registry.put(record, None, 1.0, "x")
+    assert host.lease_names(18) == [None]
+    text = host.config.read_text()
+    host.config.write_text(text.replace("[libvirt]\n", '[libvirt]\nuri = "test:///default"\n'))
+    done = host.run("reinitialize-lockspace", "--yes")
+    assert done.returncode == ExitCode.OK, done.stderr
+    found = host.lease_names(1, 2, 3, 17, 18)
+    assert found == ["engine", "fence", "registry", None, record.resource]
+
+
+def test_a_newcomer_takes_the_registry_over_and_refuses_another_clusters(
+    host: Host, tmp_path: Path, daemon: Daemon
+) -> None:
+    assert host.init("--vms", "5").returncode == ExitCode.OK
+    (tmp_path / "other").mkdir()
+    newcomer = Host(tmp_path / "other", daemon)
+    copies = str(host.config.parent)
+    words = ("join", "--from", copies, "--dry-run")
+    assert newcomer.verdicts(*words)["registry"] == "ok"
+    path = host.shared / "registry"
+    with path.open("r+b") as file:
+        file.write(bytes(4096))
+    done = newcomer.run(*words)
+    assert done.returncode == ExitCode.STORAGE and "holds no registry" in done.stderr
