@@ -30,30 +30,38 @@ class VmEvents:
         self._notify, self._name, self._kinds = notify, name, kinds
         self.names: Mapping[int, str] = {}
         self._report: Report | None = None
+        #: The state of each machine, by VM number; "": not known.
+        self._states: dict[int, str] = {}
         #: By number, whether it is up here, and whether it has been healthy since it came up.
         self._up: dict[int, bool] = {}
         self._well: set[int] = set()
 
     def reported(self, report: Report) -> None:
         """Take in the agent's report. A VM that the report before did not name had no machine: it
-        was down, unless another agent reported that."""
+        was down, unless another agent reported that. That a VM which is not up here is unknown for
+        a moment (the broker or the VM is new) is no change."""
         old, self._report = self._report, report
-        known = {} if old is None else {vm.number: vm for vm in old.vms}
         for begun in report.begun:
             kind = self._kinds.get(begun.code)
             if begun.vm > ENGINE and kind and (old is None or begun not in old.begun):
                 self._say(kind, begun.vm, begun.text, {"code": begun.code})
+        is_same_agent = old is not None and report.beat > old.beat
+        states: dict[int, str] = {}
         for vm in report.vms:
-            before = known.get(vm.number)
-            is_same_agent = old is not None and report.beat > old.beat
-            if before is not None and before.state != vm.state:
-                self._changed(before.state, vm)
-            elif before is None and is_same_agent and vm.state != StateName.ENGINE_DOWN:
-                self._changed(StateName.ENGINE_DOWN, vm)
+            first = str(StateName.ENGINE_DOWN) if is_same_agent else ""
+            before = self._states.get(vm.number, first)
+            is_up = self._up.get(vm.number, False)
+            if vm.state == StateName.UNKNOWN_LOCAL_VM_STATE and not is_up:
+                states[vm.number] = before
+                continue
+            states[vm.number] = vm.state
+            if before not in ("", vm.state):
+                self._changed(before, vm)
+        self._states = states
 
     def _changed(self, before: str, vm: VmReportOnWire) -> None:
         first = vm.reasons[0] if vm.reasons else None
-        facts: dict[str, FactValue] = {"from": str(before), "to": vm.state}
+        facts: dict[str, FactValue] = {"from": before, "to": vm.state}
         facts["reason"] = "" if first is None else first.text
         facts["code"] = "" if first is None else first.code
         self._say(Kind.STATE_TRANSITION, vm.number, f"{before}-{vm.state}", facts)

@@ -79,8 +79,8 @@ FIRED = "its watchdog fired"
 class DomainEvents:
     """Calls `changed` for each event of the VM, on the loop on which it was made, until closed.
     Before that it calls `caused` with PANICKED or FIRED, which libvirt's state of the VM does not
-    show afterwards. For each event of another domain it calls `other` with its UUID and that cause,
-    "": none."""
+    show afterwards. For each event of another domain it calls `other` with its UUID, what happened,
+    and that cause, "": none."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class DomainEvents:
         vm_name: str,
         changed: Callable[[], None],
         caused: Callable[[str], None] = lambda cause: None,
-        other: Callable[[str, str], None] = lambda uuid, cause: None,
+        other: Callable[[str, str, str], None] = lambda uuid, text, cause: None,
     ) -> None:
         self._uri = uri
         self._vm_name = vm_name
@@ -211,7 +211,7 @@ class DomainEvents:
             self._report(text, cause)
         elif not self._closed:
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._other, domain.UUIDString(), cause)
+                self._loop.call_soon_threadsafe(self._other, domain.UUIDString(), text, cause)
 
     def _report(self, text: str, cause: str = "") -> None:
         if self._closed:

@@ -27,9 +27,9 @@ def listen(config: Config, monitors: HostMonitors) -> contextlib.ExitStack:
         # While there was no connection to libvirt, there were no events.
         wake("vms")
 
-    def other_changed(uuid: str, cause: str) -> None:
+    def other_changed(uuid: str, text: str, cause: str) -> None:
         if monitors.vms is not None:
-            monitors.vms.caused(uuid, cause)
+            monitors.vms.happened(uuid, text, cause)
 
     def links_changed() -> None:
         wake("bridge")

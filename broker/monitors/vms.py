@@ -7,12 +7,14 @@ Rules of this file:
    connection and threads of its own. So a VM that hangs costs its own sample, and no other's.
 2. A sample waits WAIT_S for the looks that it has begun, and goes on without those that have not
    ended: such a VM keeps its last result until that is old, or until libvirt's deadline.
-3. A VM that is off is looked at again when libvirt's word on it changes, or after OFF_EVERY_S.
+3. A VM is looked at again when libvirt's word on it or its health changes, and without that, where
+   it is off as it was, after OFF_EVERY_S, where it is up and well, after UP_EVERY_S.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -34,9 +36,13 @@ from broker.whiteboard.vm_lines import Memory
 from broker.wire.status import MigrationStatus
 from scoring.vm_facts import ENGINE, EngineStatus, Health, VmHere, VmStatus
 
+log = logging.getLogger("ha-broker.monitors")
+
 #: How long a sample waits for the looks that it has begun.
 WAIT_S = 0.3
-OFF_EVERY_S = 10.0
+OFF_EVERY_S, UP_EVERY_S = 10.0, 1.9
+#: The health of a VM is asked for no more often than this.
+HEALTH_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,7 @@ class VmWatch:
         #: Why its health cannot be asked for; empty: it can.
         self._health_problem = ""
         try:
-            health = HealthMonitor(mine, config.monitors.health)
+            health = HealthMonitor(mine, max(config.monitors.health, HEALTH_EVERY_S))
         except (ConfigError, ValueError) as error:
             self._health_problem = f"its health check cannot be used: {sentence(error)}"
             health = HealthMonitor(structs.replace(mine, health=HealthSection()))
@@ -84,7 +90,7 @@ class VmWatch:
         all domains, begun at `taken_s`, found of it; None: it is not there."""
         if self._look is not None:
             return None
-        if self.here is not None and self._is_off_as_before(seen, taken_s):
+        if self.here is not None and self._is_as_before(self.here, seen, taken_s):
             self.here = replace(self.here, taken_s=taken_s)
             return None
         self.monitor.is_known = seen is not None
@@ -92,11 +98,18 @@ class VmWatch:
         self._look = asyncio.create_task(self._sample(taken_s))
         return self._look
 
-    def _is_off_as_before(self, seen: DomainSeen | None, taken_s: float) -> bool:
-        assert self.here is not None
-        is_off = seen is None or seen.committed is None
-        is_as_before = seen == self._seen and self.here.report.vm is VmStatus.DOWN
-        return is_off and is_as_before and taken_s - self._looked_s < OFF_EVERY_S
+    def _is_as_before(self, here: VmHere, seen: DomainSeen | None, taken_s: float) -> bool:
+        """Whether nothing is to be found that was not there at the last look."""
+        if seen != self._seen:
+            return False
+        since_s = taken_s - self._looked_s
+        if seen is None or seen.committed is None:
+            return here.report.vm is VmStatus.DOWN and since_s < OFF_EVERY_S
+        is_well = here.report.detail == "up" and here.lease_held is True
+        is_same_health = self._health_problem != "" or self.monitor.health.verdict[0] is (
+            here.report.health
+        )
+        return is_well and is_same_health and since_s < UP_EVERY_S
 
     def end(self) -> None:
         """Take the result of a look that has ended."""
@@ -188,10 +201,12 @@ class VmsMonitor:
         self._bridges = {number: bridges_in(texts.get(number, "")) for number in wanted}
         self._wake()
 
-    def caused(self, uuid: str, cause: str) -> None:
-        """Note why a VM ends, or is about to, and sample; of a foreign domain nothing."""
+    def happened(self, uuid: str, text: str, cause: str) -> None:
+        """Take in an event of libvirt: log it, note why a VM ends, or is about to (`cause`), and
+        sample; nothing of a foreign domain."""
         for watch in self._watches.values():
             if watch.record.uuid == uuid:
+                log.info("libvirt: %s %s", watch.record.name, text)
                 if cause:
                     watch.monitor.caused(cause)
                 self._wake()

@@ -84,7 +84,7 @@ definition = "{definition}"
 [libvirt]
 uri = "qemu:///system"
 qemu-conf = "/etc/libvirt/qemu.conf"
-{migration}
+{passthrough}{migration}
 [network]
 test = "ping"
 targets = ["{gateway}"]
@@ -184,6 +184,8 @@ def agent_config(host: HostLayout, settings: Settings, peers: Iterable[HostLayou
         lab=host.lab,
         cluster_id=f'id = "{CLUSTER_ID}"' if settings.named else "",
         registry=f'registry = "{host.lab.registry}"\n' if settings.vms > 1 else "",
+        # The guests of the lab write their console to a file on the host.
+        passthrough="passthrough = true\n" if settings.vms > 1 else "",
         volume_ids=VOLUME_IDS if settings.named else "",
         lockspace=LOCKSPACE,
         io_timeout_s=settings.io_timeout_s,

@@ -64,8 +64,14 @@ def known(*records: VmRecord, **definitions: str) -> Cached:
     return Cached(1, {each.number: each for each in records}, texts)
 
 
+class FakeHealth:
+    """The last result of a health monitor."""
+
+    verdict: tuple[Health, str | None] = (Health.GOOD, None)
+
+
 class FakeDomain:
-    """A VM's own monitor, as the test wants it: `hangs` until it is set."""
+    """A VM's own monitor, as the test wants it: a look at it takes until `goes_on` is set."""
 
     deadline_s = 60.0
     lease_held: bool | None = True
@@ -74,6 +80,7 @@ class FakeDomain:
 
     def __init__(self, report: EngineStatus = UP) -> None:
         self.report, self.is_known, self.looks = report, None, 0
+        self.health = FakeHealth()
         self.goes_on = asyncio.Event()
         self.goes_on.set()
         self.causes: list[str] = []
@@ -170,6 +177,7 @@ def test_a_vm_that_hangs_costs_no_other_vm_its_sample(tmp_path: Path) -> None:
         await monitor.sample()
         assert monitor.here[2].report.vm is VmStatus.UNKNOWN
         assert monitor.here[3].report == UP
+        other.health.verdict = (Health.BAD, "no answer")
         await monitor.sample()
         assert (hanging.looks, other.looks) == (1, 2), "it is not asked again meanwhile"
         hanging.goes_on.set()
@@ -215,6 +223,34 @@ def test_a_vm_that_stays_off_is_seldom_looked_at_and_its_sample_is_fresh(tmp_pat
     asyncio.run(run())
 
 
+def test_a_vm_that_is_well_is_not_looked_at_with_each_sample(tmp_path: Path) -> None:
+    async def run() -> None:
+        monitor = VmsMonitor(config_of(tmp_path))
+        monitor.watch(known(DB))
+        seen, domains = faked(monitor, FakeAll(vm2=RUNS), db=FakeDomain())
+        db = domains["db"]
+        await monitor.sample()
+        first_s = monitor.here[2].taken_s
+        await monitor.sample()
+        assert db.looks == 1
+        assert monitor.here[2].taken_s > first_s, "libvirt's word on it is of that moment"
+        db.health.verdict = (Health.BAD, "no answer")
+        await monitor.sample()
+        assert db.looks == 2
+        db.health.verdict = (Health.GOOD, None)
+        paused = libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER
+        seen.seen[DB.uuid] = DomainSeen(*paused, Committed(2048.0))
+        await monitor.sample()
+        assert db.looks == 3
+        db.lease_held = None
+        seen.seen[DB.uuid] = RUNS
+        await monitor.sample()
+        await monitor.sample()
+        assert db.looks == 5, "whether it holds its lease is not known: it is looked at each time"
+
+    asyncio.run(run())
+
+
 def test_while_libvirt_does_not_answer_every_vm_is_unknown(tmp_path: Path) -> None:
     async def run() -> None:
         config = config_of(tmp_path, domain(DB))
@@ -240,7 +276,7 @@ def test_what_the_registry_gains_and_loses_is_watched_and_the_rest_goes_on(tmp_p
         monitor.watch(known(prior, structs.replace(WEB, removed=True), SSO))
         await monitor.sample()
         assert set(monitor.here) == {2, 4}
-        assert (kept.looks, dropped.looks) == (2, 1)
+        assert (kept.looks, dropped.looks) == (1, 1), "nothing was to be found anew"
 
     asyncio.run(run())
 
@@ -252,8 +288,8 @@ def test_the_cause_of_an_end_goes_to_the_vm_of_that_uuid(tmp_path: Path) -> None
         monitor.watch(known(DB, WEB))
         _, domains = faked(monitor, FakeAll(), db=FakeDomain(), web=FakeDomain())
         del woken[:]
-        monitor.caused(DB.uuid, PANICKED)
-        monitor.caused(FOREIGN.uuid, PANICKED)
+        monitor.happened(DB.uuid, "crashed", PANICKED)
+        monitor.happened(FOREIGN.uuid, "crashed", PANICKED)
         assert (domains["db"].causes, domains["web"].causes) == ([PANICKED], [])
         assert len(woken) == 1, "an event of a foreign domain wakes nobody"
 

@@ -69,6 +69,18 @@ def test_a_machine_that_was_not_there_began_down_unless_the_agent_is_another_one
     assert len(sent) == 1
 
 
+def test_that_a_vm_elsewhere_is_unknown_for_a_moment_is_no_transition() -> None:
+    """Each broker that starts has not sampled its VMs yet: that was two mails for each of them."""
+    detector, sent = made()
+    detector.reported(saying(1), 1.0, 0.0)
+    for beat, state in enumerate(("UnknownLocalVmState", "EngineDown", "EngineStart"), 2):
+        detector.reported(saying(beat, vm(state)), 1.0, 0.0)
+    assert [notice.detail for notice in sent] == ["EngineDown-EngineStart"]
+    detector.vms.look([VmHere(UP, 1.0, number=2)])
+    detector.reported(saying(9, vm("UnknownLocalVmState")), 1.0, 0.0)
+    assert sent[-1].detail == "EngineStart-UnknownLocalVmState"
+
+
 def test_a_reason_with_a_notice_of_its_own_names_its_vm() -> None:
     detector, sent = made()
     failed = BegunReason(7, "start-failed", "start number 1 failed: no bridge", 3)
