@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import assert_never
 
+from agent.fence.storage import StorageFence, off_twice
 from agent.fence.switching import note_failed, power_off_host, power_on_host
 from agent.last_look import LastLook
 from agent.ports import FenceDevices, FenceLog, Hypervisors, Leases
@@ -42,6 +43,7 @@ from scoring.observation import (
     MigrationCancelled,
     MigrationPath,
     Outcome,
+    Power,
     VmMigrationEnded,
     VmStartEnded,
     VmStopEnded,
@@ -72,6 +74,8 @@ VmOutcome = (
 #: How often, and at which interval, a failed record of the end of a freeing is tried again.
 RECORD_END_TRIES = 12
 RECORD_END_PAUSE_S = 5.0
+#: A fence lease that is not given after this time may wait for the storage; usual is 0.1 s.
+FENCE_LEASE_SLOW_S = 1.5
 
 
 class ActionRunner:
@@ -84,12 +88,18 @@ class ActionRunner:
     """
 
     def __init__(
-        self, hypervisors: Hypervisors, leases: Leases, fence: FenceDevices, fence_log: FenceLog
+        self,
+        hypervisors: Hypervisors,
+        leases: Leases,
+        fence: FenceDevices,
+        fence_log: FenceLog,
+        storage_fence: StorageFence | None = None,
     ) -> None:
         self._hypervisors = hypervisors
         self._leases = leases
         self._fence = fence
         self._fence_log = fence_log
+        self._storage_fence = storage_fence or StorageFence("", None, 0.0)
         self._tasks: set[asyncio.Task[None]] = set()
         self._outcomes: list[Outcome] = []
         self.news = asyncio.Event()
@@ -296,6 +306,8 @@ class ActionRunner:
             freed = await self._leases.free_host_id(act, lambda: self.last_look.free(act))
             if not await self._record_end(act, freed):
                 self._recorder = self._begin(act, self._keep_recording_end(act, freed))
+            if freed.ok:
+                await self._cut_storage(act)
             return freed
         finally:
             self.freeing = None
@@ -315,7 +327,19 @@ class ActionRunner:
 
     async def _take_fence(self) -> FenceLeaseAnswer:
         """Take the fence lease, and record whose id was freed for it."""
-        answer = await self._leases.take_fence()
+        taking = asyncio.ensure_future(self._leases.take_fence())
+        cutting: asyncio.Task[None] | None = None
+        try:
+            done, _ = await asyncio.wait([taking], timeout=FENCE_LEASE_SLOW_S)
+            host = self.last_look.taking_fence_for
+            if not done and host is not None:
+                # The dead host's client may be what keeps the lease volume from being opened.
+                cutting = asyncio.ensure_future(self._cut_before_the_lease(host))
+            answer = await taking
+        finally:
+            taking.cancel()
+            if cutting is not None:
+                cutting.cancel()
         if answer.held and (act := self._found_dead) is not None:
             self._found_dead = None
             text = f"it owned the fence lease; {act.evidence}"
@@ -323,6 +347,34 @@ class ActionRunner:
             if problem:
                 log.error("the fence log could not be written: %s", problem)
         return answer
+
+    async def _cut_storage(self, act: FreeHostId) -> None:
+        """Take from the storage what it holds for a host whose id was just freed."""
+
+        async def prove() -> str:
+            return await self._reads_off(act.host_id) or self.last_look.free(act)
+
+        name = self.hostnames.get(act.host_id, "")
+        await self._storage_fence.cut(act.host_id, name, prove)
+
+    async def _cut_before_the_lease(self, host: int) -> None:
+        """Do so while the fence lease cannot be had: two readings prove that the host is off."""
+
+        async def prove() -> str:
+            return await off_twice(
+                lambda: self._reads_off(host),
+                lambda: self.last_look.still_taking_fence(host),
+                self.last_look.power_reread_s,
+            )
+
+        await self._storage_fence.cut(host, self.hostnames.get(host, ""), prove)
+
+    async def _reads_off(self, host: int) -> str:
+        """Why the host's fence device does not say now that it is off; "": it does."""
+        answer = await self._fence.read_power(host, self._system_uuids.get(host, ""))
+        if answer.power is Power.OFF and answer.identity_proven:
+            return ""
+        return f"its power reads {answer.power}, {answer.detail or 'not proven to be its own'}"
 
     async def _record_end(
         self, act: FreeHostId, freed: HostIdFreed, only_closes: bool = False

@@ -67,6 +67,27 @@ class LastLook:
             return "it is decided no longer"
         return known.state.host.on_withdrawn or self._of_this_host(known)
 
+    @property
+    def taking_fence_for(self) -> int | None:
+        """The host that the fence lease is being taken for; None: none."""
+        step = None if self._known is None else self._known.state.host.takeover
+        return step.host_id if step is not None and step.taking_fence else None
+
+    @property
+    def power_reread_s(self) -> float:
+        """How far apart two readings of the power must be, s."""
+        assert self._known is not None
+        return self._known.state.rules.timing.power_reread
+
+    def still_taking_fence(self, host_id: int) -> str:
+        """Why the fence lease is not being taken for that host any more; "": it is."""
+        known = self._known
+        if known is None or self.taking_fence_for != host_id:
+            return "it is decided no longer"
+        step = known.state.host.takeover
+        assert step is not None
+        return step.withdrawn or self._of_this_host(known, under_lease=False)
+
     def free(self, act: FreeHostId) -> str:
         """Why a host id must not be freed; "": it may."""
         known = self._known

@@ -16,6 +16,7 @@ from agent.beat import Agent
 from agent.fence.devices import fence_devices
 from agent.fence.log import BrokerFenceLog
 from agent.fence.rehearsal import Rehearsals
+from agent.fence.storage import storage_fence
 from agent.journal.records import Journal
 from agent.leases.sanlock import SanlockLeases
 from agent.leases.vm_records import VmRecords
@@ -115,7 +116,7 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
     agent = Agent(
         config.rules(definition.memory_mb),
         link,
-        ActionRunner(hypervisors, leases, fence, BrokerFenceLog(link)),
+        ActionRunner(hypervisors, leases, fence, BrokerFenceLog(link), storage_fence(config)),
         definition.domain_type,
         migration_possible=bool(config.libvirt.migration_uri),
         journal=journal,

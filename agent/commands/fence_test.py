@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from agent.fence.devices import fence_devices
 from agent.fence.levels import DeviceTest, FenceLevels
+from agent.fence.storage import StorageFence, storage_fence
 from agent.terminal.columns import table
 from agent.terminal.errors import CommandError
 from broker.client.ask import BrokerDown, ask
@@ -27,16 +28,26 @@ def run(config: Config, host: str, as_json: bool) -> int:
     levels = fence_devices(config)
     hosts = _chosen(config, host, names)
     found = asyncio.run(tests(levels, hosts, uuids))
+    of_storage = asyncio.run(storage_tests(storage_fence(config), hosts, names))
     if as_json:
         devices = [
             {"hostname": names.get(test.host_id, ""), **dataclasses.asdict(test)} for test in found
         ]
-        print(json.dumps({"version": 1, "broker": not problem, "devices": devices}, indent=2))
+        answer = {"version": 1, "broker": not problem, "devices": devices}
+        if of_storage:
+            answer["storage_fence"] = [
+                {"host_id": host, "ok": not why, "detail": why} for host, why in of_storage.items()
+            ]
+        print(json.dumps(answer, indent=2))
     else:
         print("\n".join(as_text(found, names)))
+        for each, why in of_storage.items():
+            verdict = f"FAIL  {why}" if why else "ok    the storage answers; nothing is cut"
+            print(f"storage fence for host {each}: {verdict}")
     if problem:
         print(f"ha-agent: {problem}; no host's machine is known but this one's", file=sys.stderr)
-    return ExitCode.OK if all(test.ok for test in found) else ExitCode.FENCE
+    is_well = all(test.ok for test in found) and not any(of_storage.values())
+    return ExitCode.OK if is_well else ExitCode.FENCE
 
 
 def as_text(tests: Sequence[DeviceTest], names: Mapping[int, str]) -> list[str]:
@@ -63,6 +74,16 @@ async def tests(
 ) -> list[DeviceTest]:
     found = await asyncio.gather(*(levels.test(host, uuids.get(host, "")) for host in hosts))
     return [test for tests in found for test in tests]
+
+
+async def storage_tests(
+    fence: StorageFence, hosts: Sequence[int], names: Mapping[int, str]
+) -> dict[int, str]:
+    """Why what the storage holds for each host could not be cut; "": it could. Empty: no storage
+    fence is configured."""
+    if not fence.is_configured:
+        return {}
+    return {host: await fence.check(host, names.get(host, "")) for host in hosts}
 
 
 def published(config: Config) -> tuple[dict[int, str], dict[int, str], str]:

@@ -25,6 +25,7 @@ from broker.config.fence_relations import PORTS, TYPES, check_devices
 from broker.config.notify_relations import check_notify
 from broker.config.patterns import ALL
 from broker.config.places import DEFAULT_SOCKET
+from broker.config.storage_fence import StorageFenceSection
 from broker.daemon.bounded_search import finder
 from broker.wire.kinds import Kind
 from scoring.rules import Rules, Weights
@@ -247,16 +248,14 @@ class FenceDevice(_Section, frozen=True, kw_only=True):
         words = [f"{self.type} {self.name}" if self.name else self.type]
         if self.agent:
             words.append(Path(self.agent).name)
-        if self.address:
-            words.append(self.address if self.port_used is None else f"{self.address} port")
-            words += [] if self.port_used is None else [str(self.port_used)]
+        port = f" port {self.port_used}" if self.port_used else ""
+        words += [self.address + port] if self.address else []
         return f"{' '.join(words)} of host {self.host}"
 
 
 class FenceSection(_Section, frozen=True, kw_only=True):
-    """`timeout`: for one exchange with a device, login and retries included. `power-off`: a silent
-    host that is still on is switched off; `power-on`: and on again afterwards; `per-hour`: at most
-    so many power-offs in the whole cluster. `rehearse-every`: how often each device is tested."""
+    """`timeout`: for one exchange with a device. `power-off`: a silent host is switched off;
+    `power-on`: and on again; `per-hour`: so many times. `rehearse-every`: a test of each device."""
 
     device: tuple[FenceDevice, ...] = ()
     timeout: Seconds = 8.0
@@ -454,6 +453,7 @@ class Config(_Section, frozen=True, kw_only=True):
     health: HealthSection = HealthSection()
     monitors: MonitorsSection = MonitorsSection()
     fence: FenceSection = FenceSection()
+    storage_fence: StorageFenceSection = StorageFenceSection()
     api: ApiSection = ApiSection()
     notify: NotifySection = NotifySection()
     daemon: DaemonSection = DaemonSection()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from broker.lockspace.rejoin import own_name
@@ -23,8 +24,11 @@ from .layout import (
     VM_NAME,
     WHITEBOARD_ID,
     HostLayout,
+    Layout,
 )
 from .settings import Settings
+from .storages import ceph, gluster
+from .storages.kinds import CEPH, GLUSTER
 
 QEMU_CONF = """{lock_manager}
 security_driver = "none"
@@ -201,9 +205,23 @@ def agent_config(host: HostLayout, settings: Settings, peers: Iterable[HostLayou
         address=host.address,
         api_port=API_PORT,
     )
+    text += storage_fence(host.lab, settings)
     if settings.bmc:
         for peer in peers:
             text += FENCE_DEVICE.format(
                 id=peer.id, address=peer.bmc_address, port=BMC_PORT, user=BMC_USER
             )
     return text
+
+
+def storage_fence(layout: Layout, settings: Settings) -> str:
+    """What takes a dead host's clients or locks off the storage."""
+    if settings.storage == CEPH:
+        options = json.dumps(["--conf", str(ceph.config(layout))])
+        return f'\n[storage-fence]\ntype = "ceph"\noptions = {options}\n'
+    if settings.storage == GLUSTER:
+        options = json.dumps(gluster.command(layout)[2:])
+        image = json.dumps([f"/{layout.shared_disk.name}"])
+        keys = f'volume = "{gluster.VOLUME}"\nimages = {image}\noptions = {options}\n'
+        return f'\n[storage-fence]\ntype = "gluster"\n{keys}'
+    return ""

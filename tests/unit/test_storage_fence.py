@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Storage fencing: what is cut belongs to the dead boot of the host, and nothing without a proof.
+The storage's command is a program in a folder, which writes down how it was called."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.commands.fence_test import storage_tests
+from agent.fence.storage import (
+    CephClients,
+    GlusterLocks,
+    StorageCommand,
+    StorageFence,
+    StorageFenceError,
+    off_twice,
+    run,
+    same_host,
+)
+from broker.config.storage_fence import StorageFenceSection
+
+SESSIONS = [
+    {"id": 11, "client_metadata": {"hostname": "host1"}},
+    {"id": 12, "client_metadata": {"hostname": "host1.example.org"}},
+    {"id": 13, "client_metadata": {"hostname": "host10"}},
+    {"id": 14, "client_metadata": {}},
+]
+
+
+class Storage:
+    """A driver that writes down what it is asked for."""
+
+    def __init__(self, calls: list[str], found: tuple[str, ...] = ("11",)) -> None:
+        self.calls, self.found = calls, found
+
+    def find(self, host: int, name: str, deadline_s: float) -> tuple[str, ...]:
+        self.calls.append("find")
+        if name == "broken":
+            raise StorageFenceError("no way")
+        return self.found
+
+    def cut(self, host: int, name: str, found: Sequence[str], deadline_s: float) -> None:
+        self.calls.append(f"cut {' '.join(found)}")
+        if name == "refuses":
+            raise StorageFenceError("refused")
+
+
+def cut(storage: Storage, problem: str = "", name: str = "host1") -> None:
+    async def prove() -> str:
+        storage.calls.append("prove")
+        return problem
+
+    asyncio.run(StorageFence("ceph", storage, 5.0).cut(1, name, prove))
+
+
+def test_it_is_proven_after_it_was_found_and_before_it_is_cut() -> None:
+    """Else the client of a host that was switched on meanwhile could be among the found."""
+    storage = Storage([])
+    cut(storage)
+    assert storage.calls == ["find", "prove", "cut 11"]
+
+
+def test_nothing_is_cut_without_the_proof() -> None:
+    storage = Storage([])
+    cut(storage, "its power reads on")
+    assert storage.calls == ["find", "prove"]
+
+
+def test_where_nothing_is_held_nothing_is_asked() -> None:
+    storage = Storage([], found=())
+    cut(storage)
+    assert storage.calls == ["find"]
+
+
+@pytest.mark.parametrize(("name", "calls"), [("broken", 1), ("refuses", 3)])
+def test_a_storage_that_fails_ends_no_takeover(
+    name: str, calls: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Storage([])
+    cut(storage, name=name)
+    assert len(storage.calls) == calls
+    assert "its own time is waited for" in caplog.text
+
+
+def test_a_check_cuts_nothing_and_says_what_is_wrong() -> None:
+    storage = Storage([])
+    fence = StorageFence("ceph", storage, 5.0)
+    assert asyncio.run(fence.check(1, "host1")) == ""
+    assert asyncio.run(fence.check(1, "broken")) == "ceph: no way"
+    assert storage.calls == ["find", "find"]
+
+
+def test_the_fence_test_asks_for_each_host_and_cuts_nothing() -> None:
+    storage = Storage([])
+    fence = StorageFence("ceph", storage, 5.0)
+    found = asyncio.run(storage_tests(fence, (1, 2), {1: "host1", 2: "broken"}))
+    assert found == {1: "", 2: "ceph: no way"}
+    assert storage.calls == ["find", "find"]
+    assert asyncio.run(storage_tests(StorageFence("", None, 1.0), (1,), {})) == {}
+
+
+def test_without_a_driver_nothing_happens() -> None:
+    fence = StorageFence("", None, 1.0)
+
+    async def never() -> str:
+        raise AssertionError("asked for a proof")
+
+    assert not fence.is_configured
+    assert asyncio.run(fence.check(1, "host1")) == ""
+    asyncio.run(fence.cut(1, "host1", never))
+
+
+@pytest.mark.parametrize(
+    ("readings", "still", "problem"),
+    [
+        (["", ""], "", ""),
+        (["on"], "", "on"),
+        (["", "on"], "", "on"),
+        (["", ""], "withdrawn", "withdrawn"),
+    ],
+)
+def test_two_readings_prove_that_a_host_is_off(
+    readings: list[str], still: str, problem: str
+) -> None:
+    left = iter(readings)
+
+    async def read() -> str:
+        return next(left)
+
+    assert asyncio.run(off_twice(read, lambda: still, 0.0)) == problem
+    assert list(left) == []
+
+
+@pytest.mark.parametrize(
+    ("client", "name", "same"),
+    [
+        ("host1", "host1", True),
+        ("host1", "host1.example.org", True),
+        ("host1.example.org", "host1", True),
+        ("host1.example.org", "host1.example.com", False),
+        ("host10", "host1", False),
+        ("", "host1", False),
+        ("localhost", "localhost.example.org", False),
+    ],
+)
+def test_a_client_is_a_host_s_by_its_whole_name(client: str, name: str, same: bool) -> None:
+    assert same_host(client, name) is same
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A `ceph` and a `gluster` that print the file `says` and end with the code in `code`."""
+    for name in ("ceph", "gluster", "own"):
+        program = tmp_path / name
+        program.write_text(
+            f'#!/bin/sh\necho "$0 $*" >> {tmp_path}/calls\ncat {tmp_path}/says\n'
+            f"exit $(cat {tmp_path}/code)\n"
+        )
+        program.chmod(0o700)
+    (tmp_path / "says").write_text("")
+    (tmp_path / "code").write_text("0")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    return tmp_path
+
+
+def calls(programs: Path) -> list[str]:
+    return (programs / "calls").read_text().replace(f"{programs}/", "").splitlines()
+
+
+def soon() -> float:
+    return time.monotonic() + 60.0
+
+
+def test_ceph_evicts_the_sessions_of_that_host_alone(programs: Path) -> None:
+    (programs / "says").write_text(json.dumps(SESSIONS))
+    driver = CephClients("cephfs", ["--id", "ha"])
+    found = driver.find(1, "host1", soon())
+    assert found == ("11", "12")
+    driver.cut(1, "host1", found, soon())
+    assert calls(programs) == [
+        "ceph --id ha tell mds.cephfs:0 client ls --format=json",
+        "ceph --id ha tell mds.cephfs:0 client evict id=11",
+        "ceph --id ha tell mds.cephfs:0 client evict id=12",
+    ]
+
+
+@pytest.mark.parametrize("says", ["", "{}", "[1]", '[{"id": 1}]', '[{"id": "x"}]'])
+def test_a_list_that_cannot_be_read_is_no_empty_list(programs: Path, says: str) -> None:
+    (programs / "says").write_text(says)
+    if says == "{}":
+        assert CephClients("cephfs", ()).find(1, "host1", soon()) == ()
+        return
+    with pytest.raises(StorageFenceError, match="cannot be read"):
+        CephClients("cephfs", ()).find(1, "host1", soon())
+
+
+@pytest.mark.parametrize("name", ["", "localhost"])
+def test_a_name_that_many_have_is_nobody_s(programs: Path, name: str) -> None:
+    with pytest.raises(StorageFenceError, match="no name of its own"):
+        CephClients("cephfs", ()).find(1, name, soon())
+
+
+def test_gluster_clears_the_locks_of_the_named_images(programs: Path) -> None:
+    driver = GlusterLocks("gv0", ["/a", "/b"], ["--remote-host=s1"])
+    driver.cut(1, "host1", driver.find(1, "host1", soon()), soon())
+    assert calls(programs) == [
+        "gluster --mode=script --remote-host=s1 volume status gv0",
+        "gluster --mode=script --remote-host=s1 volume clear-locks gv0 /a kind granted posix",
+        "gluster --mode=script --remote-host=s1 volume clear-locks gv0 /b kind granted posix",
+    ]
+
+
+def test_a_command_of_the_site_is_asked_first(programs: Path) -> None:
+    driver = StorageCommand(["own", "{action}", "-n{name}", "{host}"])
+    driver.cut(3, "host3", driver.find(3, "host3", soon()), soon())
+    assert calls(programs) == ["own check -nhost3 3", "own cut -nhost3 3"]
+
+
+def test_what_a_command_says_when_it_fails_is_handed_on(programs: Path) -> None:
+    (programs / "says").write_text("volume is\x1b[31m not there\n")
+    (programs / "code").write_text("3")
+    with pytest.raises(StorageFenceError, match=r"own ended with 3: volume is\?\[31m not there"):
+        run(["own"], soon())
+    with pytest.raises(StorageFenceError, match="is not installed"):
+        run(["no-such-program"], soon())
+
+
+def test_a_command_that_hangs_is_ended() -> None:
+    with pytest.raises(StorageFenceError, match="did not end in time"):
+        run(["sleep", "600"], time.monotonic())
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("{}", True),
+        ('{"type": "ceph"}', True),
+        ('{"type": "nfs"}', False),
+        ('{"type": "gluster", "volume": "gv0"}', False),
+        ('{"type": "gluster", "volume": "gv0", "images": ["/a"]}', True),
+        ('{"type": "command"}', False),
+        ('{"type": "command", "argv": ["x", "{action}"]}', False),
+        ('{"type": "command", "argv": ["x", "{action}", "{name}"]}', True),
+    ],
+)
+def test_the_keys_of_a_type_belong_together(text: str, fits: bool) -> None:
+    if fits:
+        msgspec.json.decode(text, type=StorageFenceSection)
+        return
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(text, type=StorageFenceSection)
