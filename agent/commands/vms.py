@@ -8,6 +8,7 @@ import argparse
 import json
 import re
 import sys
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign import sentence
 from broker.registry.record import DEFINITION_BYTES_MAX, NAME, VmRecord, unit_of
-from broker.vm.domain_facts import BadDomain, Differs
+from broker.vm.domain_facts import BadDomain, Differs, parse
 from broker.vm.domain_text import with_facts_of
 from broker.wire.exchange import View
 from scoring.vm.seen import SPEAKS_SEVERAL
@@ -70,7 +71,8 @@ def define(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
         source = arguments.file or f"the running {record.name}"
         given = _read(arguments.file) if arguments.file else _running(config, change, record)
         is_engine = is_new and record.number == 1
-        text = text_of(given, source, config, record.name, "" if is_engine else record.uuid)
+        own = _uuid_of_file(config) if is_engine else record.uuid
+        text = text_of(given, source, config, record.name, own)
         record = msgspec.structs.replace(
             record, uuid=text.uuid, memory_mb=text.memory_mb, pages_kb=text.pages_kb
         )
@@ -229,6 +231,15 @@ def _defined(config: Config, change: Change, name: str) -> tuple[VmRecord, bool]
         )  # fmt: skip
         return empty, True
     return change.names.record(name), False
+
+
+def _uuid_of_file(config: Config) -> str:
+    """The UUID of the engine by this host's file; "": it has none that can be read."""
+    try:
+        root = parse(Path(config.vm.definition).read_text())
+        return str(uuid.UUID((root.findtext("uuid") or "").strip()))
+    except (OSError, ValueError, BadDomain):
+        return ""
 
 
 def _rescued(change: Change, number: int) -> VmRecord:

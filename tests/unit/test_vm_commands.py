@@ -481,10 +481,14 @@ def test_a_cluster_of_one_vm_says_how_it_becomes_more(tmp_path: Path, daemon: Da
 
 
 def test_the_engine_moves_into_the_registry_and_out_again(host: Host) -> None:
-    said = host.good("define", "engine", host.file(xml("whatever", 96, uuid=UUID)))
+    mine = host.config_path.with_name("engine.xml").read_text()
+    uuid = mine.partition("<uuid>")[2].partition("</uuid>")[0]
+    other = host.file(xml("whatever", 96, uuid=UUID))
+    assert "it is another VM" in host.refused("define", "engine", other)
+    said = host.good("define", "engine", host.file(xml("whatever", 96)))
     assert "is in the registry now" in said
     record = host.records()[1]
-    assert (record.name, record.uuid, record.memory_mb) == ("engine-vm", UUID, 96)
+    assert (record.name, record.uuid, record.memory_mb) == ("engine-vm", uuid, 96)
     text = host.good("export", "engine")
     assert "<key>engine</key>" in text and f'offset="{MIB}"' in text
     host.good("set", "engine", "priority=100")
