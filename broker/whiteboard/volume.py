@@ -64,12 +64,29 @@ _FAULTS: dict[int, tuple[VolumeFault, str]] = {
     errno.EACCES: (VolumeFault.PERMISSION, "check owner and mode of the file and its folders"),
     errno.EPERM: (VolumeFault.PERMISSION, "check owner and mode of the file and its folders"),
     errno.EISDIR: (VolumeFault.NOT_A_VOLUME, "name the metadata file or block device itself"),
-    errno.EROFS: (VolumeFault.READ_ONLY, "mount the file system read-write"),
-    errno.ENOSPC: (VolumeFault.FULL, "the volume is too small or its file system is full"),
+    errno.EROFS: (
+        VolumeFault.READ_ONLY,
+        "look in the kernel log why it is read-only, then mount the file system read-write",
+    ),
+    errno.ENOSPC: (VolumeFault.FULL, "free space on its file system, or enlarge the volume"),
     errno.EFBIG: (VolumeFault.FULL, "the volume is too small or a file size limit is set"),
     errno.EDQUOT: (VolumeFault.FULL, "raise the quota of the file system"),
     errno.EBADF: (VolumeFault.CLOSED, "the volume was closed; open it again"),
-    errno.ESTALE: (VolumeFault.IO, "the file was replaced on the server; open it again"),
+    errno.ENOTCONN: (
+        VolumeFault.IO,
+        "this host's client of the storage has ended or has lost its servers; umount -l, and mount"
+        " it anew",
+    ),
+    errno.ESHUTDOWN: (
+        VolumeFault.IO,
+        "the storage has shut this host's client out (CephFS: evicted and blocklisted); umount -l,"
+        " end the client, and mount it anew",
+    ),
+    errno.EIO: (VolumeFault.IO, "look at the storage's servers, its mount and the kernel log"),
+    errno.ESTALE: (
+        VolumeFault.IO,
+        "the server has another file or export there by now; unmount it and mount it anew",
+    ),
 }
 _IO = (VolumeFault.IO, "check the storage and the kernel log")
 

@@ -22,7 +22,7 @@ from agent.commands import whiteboard as whiteboard_dump
 from broker.whiteboard.layout import SLOT_MAX
 from broker.whiteboard.plan import ALWAYS, SWEEP_BEATS, WINDOW, SlotPlan, slots_of_beat
 from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES, SlotReport, encode_cluster, encode_slot
-from broker.whiteboard.volume import Volume, VolumeError, VolumeFault
+from broker.whiteboard.volume import Volume, VolumeError, VolumeFault, volume_error
 from broker.wire.limits import HOST_ID_MAX
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 
@@ -468,3 +468,21 @@ class TestDump:
         with as_nobody():
             assert whiteboard_dump.run(str(secret), as_json=False) == 3
         assert "owner and mode" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "fault", "step"),
+    [
+        (errno.ENOTCONN, VolumeFault.IO, "umount -l"),
+        (errno.ESHUTDOWN, VolumeFault.IO, "blocklisted"),
+        (errno.ESTALE, VolumeFault.IO, "mount it anew"),
+        (errno.EIO, VolumeFault.IO, "servers"),
+        (errno.ENOSPC, VolumeFault.FULL, "free space"),
+        (errno.EROFS, VolumeFault.READ_ONLY, "read-write"),
+    ],
+)
+def test_what_a_storage_answers_has_a_next_step(code: int, fault: VolumeFault, step: str) -> None:
+    """As an evicted client, a client that ended, or a server's new export answer."""
+    error = volume_error("/srv/whiteboard", "reading", OSError(code, "x"))
+    assert (error.fault, error.errno) == (fault, code)
+    assert step in str(error)
