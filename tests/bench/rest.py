@@ -227,6 +227,7 @@ def main() -> int:
     for seed in seeds[number - 1 :: of]:
         its = cluster(seed)
         vms += len(its.at)
+        print(f"cluster {seed}: {its.hosts} hosts, {len(its.at)} VMs", file=sys.stderr, flush=True)
         for at_s, host, action in acts(its, seed, arguments.hours, arguments.step):
             done += 1
             print(f"cluster {seed}, {at_s:.0f} s: host {host}: {action}")

@@ -12,10 +12,12 @@ import pytest
 
 from tests.simulation.faults import FAULTS
 from tests.simulation.seeds import Result, run_seed, run_seeds
+from tests.simulation.vm_faults import VM_FAULTS
 
 ROOT = Path(__file__).parents[2]
 HOSTS = (2, 7)
 SEEDS = range(200)
+SEVERAL = (1, 2)
 #: Moments of faults in each run, of one to three faults.
 MOMENTS = 3
 MINUTES = 8.0
@@ -33,6 +35,14 @@ def test_seed(results: dict[int, Result], seed: int) -> None:
     """Random faults on a random cluster: no law is broken."""
     result = results[seed]
     assert not result.broken, "\n".join([*result.trace, result.broken])
+
+
+@pytest.mark.parametrize("seed", SEVERAL)
+def test_seed_of_several_vms(seed: int) -> None:
+    """The same with VMs beside the engine, and faults of theirs."""
+    result = run_seed(seed, (2, 4), minutes=12.0, apart_s=150.0, vms=(2, 6))
+    assert not result.broken, "\n".join([*result.trace, result.broken])
+    assert result.faults.keys() & {fault.name for fault in (*VM_FAULTS, *FAULTS)}
 
 
 def test_the_seeds_meet_every_kind_of_fault(results: dict[int, Result]) -> None:
