@@ -213,6 +213,9 @@ def _maintenance(arguments: Namespace, as_json: bool) -> int:
 
 
 def _migrate_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?", help="one of several VMs; default: the engine"
+    )
     parser.add_argument("--to", metavar="HOST", help="id or name; default: the best host")
     parser.add_argument("--cancel", action="store_true", help="cancel the one under way")
     _on_host(parser, "move it away from that host, not from this one")
@@ -223,8 +226,8 @@ def _migrate(arguments: Namespace, as_json: bool) -> int:
     from agent.commands import vm
     from broker.config.sections import load
 
-    where = arguments.host
-    return vm.migrate(load(arguments.config), arguments.to, arguments.cancel, as_json, where)
+    given = arguments.to, arguments.cancel, as_json, arguments.host, arguments.name
+    return vm.migrate(load(arguments.config), *given)
 
 
 def _host_shutdown(arguments: Namespace, as_json: bool) -> int:

@@ -56,8 +56,8 @@ def _word(words: Any, name: str, text: str, changes: bool = False) -> ArgumentPa
 def _of_the_engine(words: Any) -> None:
     for name, text in (
         ("start", "start the engine here, or have the cluster start a VM of the registry"),
-        ("shutdown", "ask the engine's guest on this host to shut down"),
-        ("poweroff", "end the engine's process on this host"),
+        ("shutdown", "ask the guest of the engine on this host, or of a VM, to shut down"),
+        ("poweroff", "end the process of the engine on this host, or of a VM"),
         ("console", "the engine's console, on its host"),
         ("adopt", "what runs or ran last is right, not the definition"),
         ("keep", "the definition is right, not what runs or ran last"),
@@ -66,7 +66,6 @@ def _of_the_engine(words: Any) -> None:
         word.add_argument("--yes", action="store_true", help="ask nothing", default=SUPPRESS)
         if name in ("start", "shutdown", "poweroff"):
             word.add_argument("--host", metavar="HOST", help=_ON_HOST, default=SUPPRESS)
-        if name == "start":
             word.add_argument("vm", nargs="?", metavar="NAME", help="default: the engine, here")
 
 
@@ -120,10 +119,15 @@ def run(arguments: Namespace, as_json: bool) -> int:
             from agent.commands import adopt
 
             return adopt.run(config, arguments.what == "adopt", as_json)
-        case "shutdown" | "poweroff" | "console":
+        case "console":
             from agent.commands import vm
 
-            return vm.vm(config, arguments.what, arguments.yes, as_json, arguments.host)
+            return vm.vm(config, "console", arguments.yes, as_json)
+        case "shutdown" | "poweroff":
+            from agent.commands import vm
+
+            given = arguments.what, arguments.yes, as_json, arguments.host, arguments.vm
+            return vm.vm(config, *given)
         case "start":
             return _start(config, arguments, as_json)
         case "list" | "show" | "export":

@@ -298,7 +298,7 @@ class Broker:
             outside.look(self.table.live(), this_host.score(now_s), stay, now_s)
         this_host.vms.look_at_health(now_s)
         self.feed.look(now_s)
-        self.vms_now.look(now_s)
+        self.feed.room.look(self.vms_now.without_place(now_s), now_s)
         record = self._switched_off.unreported(self.own_slot.previous_boot_id)
         if record is not None:
             self.feed.detector.was_switched_off(record.by_name, record.ordered, record.text)

@@ -10,14 +10,16 @@ import time
 
 import msgspec
 
+from agent.commands import why_vm
 from agent.commands.other_host import OtherHost, host_named, other_host
 from agent.terminal.errors import CommandError
 from broker.client.ask import ask
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import HostStatus, NewOrder, OrderStatus, Status
+from broker.wire.vms import VmEntry
 from scoring.observation import OrderKind
-from scoring.vm_facts import Obstacle
+from scoring.vm_facts import ENGINE, Obstacle
 
 POLL_S = 0.2
 #: Another host is asked over the network.
@@ -30,10 +32,19 @@ _OPEN = ("waiting", "under-way")
 
 
 def migrate(
-    config: Config, to: str | None, cancel: bool, as_json: bool, away_from: str | None = None
+    config: Config,
+    to: str | None,
+    cancel: bool,
+    as_json: bool,
+    away_from: str | None = None,
+    name: str | None = None,
 ) -> int:
-    """Move the VM away from this host, or from `away_from`, or cancel a move there. Raises as `ask`
-    and `other_host` do."""
+    """Move the VM away from this host, or from `away_from`, or cancel a move there. `name`: of a VM
+    of the registry, wherever it is; None: the engine. Raises as `ask` and `other_host` do."""
+    if name is not None and (one := _named(config, name)).number != ENGINE:
+        target = None if to is None else host_named(_status(config), to, "--to").host_id
+        kind = OrderKind.CANCEL if cancel else OrderKind.MIGRATE
+        return _give_about(config, one, kind, None if cancel else target, as_json, away_from)
     other = other_host(config, away_from)
     if cancel:
         return _give(config, NewOrder(OrderKind.CANCEL), as_json, other)
@@ -46,12 +57,22 @@ def migrate(
     return _give(config, NewOrder(OrderKind.MIGRATE, target), as_json, other)
 
 
-def vm(config: Config, what: str, yes: bool, as_json: bool, host: str | None = None) -> int:
-    """Start, shut down or end the VM here, or on `host`, or open its console. Raises as `ask` and
-    `other_host` do."""
+def vm(
+    config: Config,
+    what: str,
+    yes: bool,
+    as_json: bool,
+    host: str | None = None,
+    name: str | None = None,
+) -> int:
+    """Start, shut down or end the VM here, or on `host`, or open its console. `name`: as for
+    `migrate`. Raises as `ask` and `other_host` do."""
     if what == "console":
         return _console(config)
     kind = OrderKind(what)
+    if name is not None and (one := _named(config, name)).number != ENGINE:
+        _warn(_status(config), yes, f", or have it stay down: ha-agent vm stop {one.name}")
+        return _give_about(config, one, kind, None, as_json, host)
     other = other_host(config, host)
     if kind is not OrderKind.START:
         _warn(_status(config), yes)
@@ -77,13 +98,37 @@ def _check_fit(host: HostStatus) -> None:
             raise CommandError(ExitCode.REFUSED, text)
 
 
-def _warn(status: Status, yes: bool) -> None:
+def _named(config: Config, name: str) -> VmEntry:
+    """A VM by its name or number; the engine's domain is the engine too."""
+    status = _status(config)
+    return why_vm.found(status, "1" if name == config.vm.name and status.vms else name)
+
+
+def _give_about(
+    config: Config,
+    one: VmEntry,
+    kind: OrderKind,
+    target: int | None,
+    as_json: bool,
+    host: str | None,
+) -> int:
+    """Order something about a VM of the registry on the host that has it, or on `host`."""
+    status = _status(config)
+    if host is None and one.host is None:
+        where = "is up on no host" if one.up is False else "is on no host that is known"
+        raise CommandError(ExitCode.REFUSED, f"{one.name} {where} (ha-agent why {one.name})")
+    is_here = host is None and one.host == status.host_id
+    other = None if is_here else other_host(config, host or str(one.host))
+    return _give(config, NewOrder(kind, target, one.number), as_json, other)
+
+
+def _warn(status: Status, yes: bool, instead: str = "") -> None:
     """Warn that the cluster restarts a VM that was stopped by hand, unless maintenance is set."""
     if status.global_maintenance or yes:
         return
     text = (
         "without global maintenance the cluster starts the VM again, here or elsewhere; "
-        "set it first (ha-agent maintenance global)"
+        f"set it first (ha-agent maintenance global){instead}"
     )
     if not sys.stdin.isatty():
         raise CommandError(ExitCode.REFUSED, f"{text}, or give --yes")

@@ -68,8 +68,7 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", 
 
 
 class ClusterSection(_Section, frozen=True, kw_only=True):
-    """`name` shows up in status and notifications. `id`: made by `ha-agent init`, the same on all
-    hosts. It is checked with the volumes' ids at each opening; empty: not checked."""
+    """`id`: made by `ha-agent init`, the same on all hosts; empty: it is not checked."""
 
     name: Name = "ha"
     id: VolumeId = ""
@@ -211,8 +210,7 @@ class HealthSection(_Section, frozen=True, kw_only=True):
 
 
 class FenceDevice(_Section, frozen=True, kw_only=True):
-    """One way to read and switch the power of host `host`; docs/fencing.md says how several devices
-    work together. `timeout`: default that of `[fence]`. `port`: default that of the type."""
+    """One way to read and switch the power of host `host`; docs/fencing.md has all about it."""
 
     host: HostId
     name: Annotated[str, Meta(pattern=r"^$|^[A-Za-z0-9_-]{1,32}$")] = ""
@@ -266,9 +264,7 @@ class FenceSection(_Section, frozen=True, kw_only=True):
 
 
 class SmtpSection(_Section, frozen=True, kw_only=True):
-    """Mail. `server` empty: none is sent. `port` 0: the usual one of `security`. `helo`: the full
-    name with which this host greets the server; empty: its own where that has a domain, else
-    its address. `severity`: the least that is sent by mail."""
+    """Mail. `server` empty: none is sent. `port` 0: the usual one of `security`."""
 
     server: str = ""
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
@@ -347,6 +343,10 @@ class NotifyRulesSection(_Section, frozen=True, kw_only=True):
     agent_back: str = ALL
     vm_up: str = ALL
     vm_down: str = ALL
+    vm_without_place: str = ALL
+    vm_placed: str = ALL
+    n_plus_1_short: str = ALL
+    n_plus_1_good: str = ALL
 
     def patterns(self) -> dict[Kind, str]:
         """The expressions by kind."""

@@ -216,17 +216,17 @@ class EventDetector:
             since_s = self._gone.pop(host, None)
             if since_s is not None:
                 facts["away_s"] = round(now_s - since_s, 1)
-                self._say_once(Notice(Kind.PEER_BACK, seen.name, f"{seen.name} is back", facts))
+                self.say_once(Notice(Kind.PEER_BACK, seen.name, f"{seen.name} is back", facts))
         elif seen.silent_s >= PEER_SILENT_S and host not in self._gone:
             self._gone[host] = now_s - seen.silent_s
             if seen.stopped:
                 how = "its agent was stopped" if not seen.shut_down else "it was shut down"
                 detail = f"{seen.name} is gone, {how} in good order"
-                self._say_once(Notice(Kind.PEER_STOPPED, seen.name, detail, facts))
+                self.say_once(Notice(Kind.PEER_STOPPED, seen.name, detail, facts))
             else:
                 facts["engine"] = "up there when last seen" if seen.up else "not there"
                 detail = f"{seen.name} is silent: it does not publish any more"
-                self._say_once(Notice(Kind.PEER_SILENT, seen.name, detail, facts))
+                self.say_once(Notice(Kind.PEER_SILENT, seen.name, detail, facts))
 
     def storage_of_others(self, names: Mapping[int, str], elsewhere: Mapping[int, str]) -> None:
         """Take in which hosts are on other storage than this one, and how their words differ.
@@ -235,12 +235,12 @@ class EventDetector:
             name = self._elsewhere[host] = names.get(host, f"host {host}")
             detail = f"{name} does not see the same storage as {self._name}: it {elsewhere[host]}"
             facts: dict[str, FactValue] = {"host_id": host, "host": name, "seen_by": self._name}
-            self._say_once(Notice(Kind.OTHER_STORAGE, name, detail, facts))
+            self.say_once(Notice(Kind.OTHER_STORAGE, name, detail, facts))
         for host in self._elsewhere.keys() - elsewhere.keys():
             name = self._elsewhere.pop(host)
             facts = {"host_id": host, "host": name, "seen_by": self._name}
             detail = f"there is no sign any more that {name} is on other storage than {self._name}"
-            self._say_once(Notice(Kind.SAME_STORAGE, name, detail, facts))
+            self.say_once(Notice(Kind.SAME_STORAGE, name, detail, facts))
 
     def slots_not_counted(self, names: Mapping[int, str], why_not: Mapping[int, str]) -> None:
         """Take in which slots do not count, and why. However many there are, one notice is sent
@@ -251,7 +251,7 @@ class EventDetector:
             more = "" if len(why_not) == 1 else f" (and {len(why_not) - 1} more)"
             detail = f"what slot {host} ({name}) says does not count{more}: {why_not[host]}"
             facts: dict[str, FactValue] = {"host_id": host, "host": name, "slots": len(why_not)}
-            self._say_once(Notice(Kind.SLOT_NOT_COUNTED, name, detail, facts))
+            self.say_once(Notice(Kind.SLOT_NOT_COUNTED, name, detail, facts))
         self._not_counted = bool(why_not)
 
     def _look_at_agent(self, silent_s: float | None, now_s: float) -> None:
@@ -296,7 +296,7 @@ class EventDetector:
         if blind:
             self._see(notice)
         else:
-            self._say_once(notice)
+            self.say_once(notice)
 
     def budget(self, left_s: float | None, of_s: float) -> None:
         """Take in how much of its lease budget this host has left; None: unknown, which changes
@@ -370,7 +370,7 @@ class EventDetector:
         if mode == "local":
             self._notify(notice)
         else:
-            self._say_once(notice)
+            self.say_once(notice)
 
     def maintenance_over(self, mode: str) -> None:
         """A mode has ended by itself; the host that ended it sends the notice."""
@@ -385,7 +385,7 @@ class EventDetector:
     def _say(self, kind: Kind, detail: str, facts: Mapping[str, FactValue]) -> None:
         self._notify(Notice(kind, self._name, detail, facts))
 
-    def _say_once(self, notice: Notice) -> None:
+    def say_once(self, notice: Notice) -> None:
         """Send a notice about what all hosts see, from one of them."""
         if self.speaks_for_all:
             self._notify(notice)

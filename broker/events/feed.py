@@ -13,6 +13,7 @@ from broker.events.detector import EventDetector, HostGlance
 from broker.events.history import History
 from broker.events.kept import KeptEvents
 from broker.events.notice import Notice
+from broker.events.of_room import RoomEvents
 from broker.events.ring import Events, PeerEvents
 from broker.monitors import Verdict
 from broker.peers.table import Table
@@ -51,6 +52,8 @@ class EventFeed:
         self._peer_events = PeerEvents(self.events, in_force.host_id, in_force.host_name)
         self._peer_events.started()
         vm = in_force.config.vm.name
+        #: Which VMs have no place, or would have none after the death of a host.
+        self.room = RoomEvents(lambda notice: self.detector.say_once(notice))
         self.detector = EventDetector(
             self._pass_on, in_force.host_id, in_force.host_name, self.events.add, vm
         )

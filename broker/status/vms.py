@@ -179,6 +179,7 @@ def _without(each: NoPlace, known: Known, if_dies: int | None = None) -> Without
         has_mb=each.needs_mb - each.short_mb,
         text=text,
         if_dies=if_dies,
+        if_dies_name="" if if_dies is None else known.name_of(if_dies),
     )
 
 

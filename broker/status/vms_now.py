@@ -17,9 +17,10 @@ from broker.peers.table import Table
 from broker.peers.vm_place import PlaceSince
 from broker.peers.vm_places import HostWord, VmSeen, vms_seen
 from broker.registry.cache import RegistryCache
-from broker.status.vms import Known
+from broker.status.vms import Known, n_plus_1, short
 from broker.this_host.facts import ThisHost
 from broker.this_host.place_seen import PlaceSeen
+from broker.wire.vms import WithoutPlace
 from scoring.hosts.liveness import Liveness
 from scoring.hosts.look import look
 from scoring.hosts.state import HostState
@@ -71,6 +72,14 @@ class VmsNow:
         for number, vm in self._seen(now_s).items():
             if number != ENGINE:
                 self._since.setdefault(number, PlaceSince()).look(vm.place, now_s)
+
+    def without_place(self, now_s: float) -> tuple[WithoutPlace, ...]:
+        """`look`, and the VMs that have no place now, or would have none after a host's death."""
+        self.look(now_s)
+        if self._several is None:
+            return ()
+        known = self.known(now_s)
+        return (*short(known), *n_plus_1(known))
 
     def known(self, now_s: float) -> Known:
         """All VMs, the engine among them."""

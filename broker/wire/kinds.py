@@ -68,6 +68,10 @@ class Kind(StrEnum):
     AGENT_BACK = "agent-back"
     VM_UP = "vm-up"
     VM_DOWN = "vm-down"
+    VM_WITHOUT_PLACE = "vm-without-place"
+    VM_PLACED = "vm-placed"
+    N_PLUS_1_SHORT = "n-plus-1-short"
+    N_PLUS_1_GOOD = "n-plus-1-good"
     TEST = "test"
 
 
@@ -118,6 +122,10 @@ SEVERITY: Mapping[Kind, Severity] = {
     Kind.AGENT_BACK: _S.INFO,
     Kind.VM_UP: _S.INFO,
     Kind.VM_DOWN: _S.WARNING,
+    Kind.VM_WITHOUT_PLACE: _S.CRITICAL,
+    Kind.VM_PLACED: _S.INFO,
+    Kind.N_PLUS_1_SHORT: _S.WARNING,
+    Kind.N_PLUS_1_GOOD: _S.INFO,
     # Above every threshold: a test must be sent by each channel.
     Kind.TEST: _S.CRITICAL,
 }

@@ -56,8 +56,9 @@ class WhatRanStatus(Struct, frozen=True):
     decided: str
 
 
-class NewOrder(Struct, frozen=True, forbid_unknown_fields=True):
-    """An operator's order; fields as in Order."""
+class NewOrder(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An operator's order; fields as in Order. A broker that knows of no VM but the engine refuses
+    one about another."""
 
     kind: OrderKind
     target: Annotated[int, Meta(ge=1, le=2000)] | None = None

@@ -69,9 +69,9 @@ class VmEntry(Struct, frozen=True):
 
 
 class WithoutPlace(Struct, frozen=True):
-    """A VM that has no place. `if_dies`: the host after whose death it would have none, None: it
-    has none now. `needs_mb`, `short_mb`: MiB; `largest`: the host that comes closest, with `has_mb`
-    free, None: no host may run it. `text`: all of it in a sentence."""
+    """A VM that has no place. `if_dies`, `if_dies_name`: the host after whose death it would have
+    none; None: it has none now. `needs_mb`, `short_mb`: MiB; `largest`: the host that comes
+    closest, with `has_mb` free, None: no host may run it. `text`: all of it in a sentence."""
 
     vm: int
     name: str
@@ -81,6 +81,7 @@ class WithoutPlace(Struct, frozen=True):
     has_mb: int
     text: str
     if_dies: int | None = None
+    if_dies_name: str = ""
 
 
 class VmList(Struct, frozen=True):
