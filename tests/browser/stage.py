@@ -12,25 +12,37 @@ from typing import Any, TypeVar
 import msgspec
 
 from broker.broker import Broker
+from broker.lockspace.hosts import Witness
 from broker.monitors import Sample
+from broker.whiteboard.vm_lines import Memory
 from broker.wire.exchange import Report
 from broker.wire.status import PenaltyOnWire, ReasonOnWire
-from scoring.vm_facts import EngineStatus, Health, VmStatus
-from tests.fakes.broker import make_broker, report, up
+from scoring.vm_facts import EngineStatus, Health, VmHere, VmStatus
+from tests.fakes.broker import FakeVms, make_broker, record, registry_of, report, up
 from tests.fakes.listener import Listener
+from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryVolume
 
 TOKEN = "t" * 40
+#: The VM beside the engine.
+DB, DB_NAME = 2, "db"
+UP = EngineStatus(VmStatus.UP, Health.GOOD, "up")
+DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "shut off")
 _T = TypeVar("_T")
 
 
 class Stage:
-    """`names`: of the hosts with ids 1, 2, …; the page is host 1's. `owner`: runs the engine."""
+    """`names`: of the hosts with ids 1, 2, …; the page is host 1's. `owner`: runs the engine.
+    `db`: beside the engine there is a VM db of 8 GiB, on the host with this id."""
 
-    def __init__(self, folder: Path, names: tuple[str, ...], owner: int = 1) -> None:
+    def __init__(
+        self, folder: Path, names: tuple[str, ...], owner: int = 1, db: int | None = None
+    ) -> None:
         self._folder = folder
         self._names = names
         self._owner = owner
+        self._db = db
+        self._vms = {host_id: FakeVms() for host_id in range(1, len(names) + 1)}
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="stage")
         self.brokers: list[Broker] = []
@@ -70,7 +82,15 @@ class Stage:
         self._loop, self._done = asyncio.get_running_loop(), asyncio.Event()
         volume = MemoryVolume()
         for host_id, name in enumerate(self._names, 1):
-            broker = make_broker(self._folder, volume, host_id)
+            registry = registry_of(record(DB, DB_NAME, 8192)) if self._db else None
+            vms = self._vms[host_id] if self._db else None
+            # The host of db alone has the room for it.
+            room_mb = 10_240.0 if host_id == self._db else 2048.0
+            self._vms[host_id].memory = Memory(32_768.0, room_mb, 0.0)
+            broker = make_broker(self._folder, volume, host_id, registry=registry, vms=vms)
+            if isinstance(broker.lockspace, FakeLockspace) and self._db:
+                ids = range(1, len(self._names) + 1)
+                broker.lockspace.witnesses = {each: Witness("live", 1, 1, 0.0) for each in ids}
             host = msgspec.structs.replace(broker.config.host, name=name)
             broker.reconfigure(msgspec.structs.replace(broker.config, host=host))
             self.brokers.append(broker)
@@ -97,6 +117,8 @@ class Stage:
                     up(broker, now_s)
                 elif self._owner != 1:
                     down(broker, now_s)
+                at = UP if host_id == self._db else DOWN
+                self._vms[host_id].find(VmHere(at, now_s, number=DB))
                 broker.take_report(report() if host_id == self._owner else _report(host_id), now_s)
                 await broker.beat(now_s)
             elif host_id == 1:

@@ -107,6 +107,38 @@ def test_what_does_not_print_is_shown_as_such(tmp_path: Path, browser: Browser) 
         page.close()
 
 
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESK, PHONE])
+def test_several_vms_stand_above_the_hosts_and_each_host_shows_its_memory(
+    tmp_path: Path, browser: Browser, size: dict[str, int], colours: str
+) -> None:
+    with Stage(tmp_path, ("host1", "host2", "host3"), db=2) as stage:
+        page = browser.new_page(viewport=size, color_scheme=colours)  # type: ignore[arg-type]
+        complaints = Complaints(page, stage.url)
+        page.goto(stage.url)
+        rows = page.locator("#vms li")
+        expect(rows).to_have_count(2)
+        expect(rows.nth(1)).to_contain_text("db")
+        expect(rows.nth(1)).to_contain_text("up, healthy")
+        expect(rows.nth(1)).to_contain_text("on host2")
+        heading = page.get_by_role("heading", level=2).first
+        expect(heading).to_have_text("All 2 VMs are up and healthy")
+        card = page.locator(".card", has_text="host2")
+        expect(card).to_contain_text("10 GiB of 32 GiB free")
+        short = page.locator("#banners li", has_text="if host2 dies, db has no place")
+        expect(short).to_contain_text("6 GiB short (needs 8, host1 has 2)")
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        assert Axe().run(page).response["violations"] == []
+        keep(page, f"page-vms-{size['width']}-{colours}")
+        page.close()
+        assert complaints.found == []
+
+
+def test_one_vm_alone_has_no_list_of_vms(page: Page) -> None:
+    expect(page.locator("#vms-part")).to_be_hidden()
+    expect(page.locator(".card .memory").first).to_be_hidden()
+
+
 def test_a_silent_host_and_maintenance_have_banners(page: Page, stage: Stage) -> None:
     stage.alive.discard(3)
     banner = page.locator("#banners .critical", has_text="host3.example.org is silent")
