@@ -25,6 +25,8 @@ DEFAULT_FOR = "8h"
 #: How long the command watches the VM leave; a live migration takes a few seconds.
 DRAIN_PATIENCE_S = 5.0
 DRAIN_LOOK_S = 0.25
+#: After a move the VM shows up on its new host within this time.
+HANDED_OVER_S = 10.0
 #: Another host is asked over the network.
 DRAIN_LOOK_OTHER_S = 1.0
 #: With --wait it watches longer than any migration takes.
@@ -149,6 +151,7 @@ def drained(
     sentence; empty where it does not run there, or that is unknown. A drain may take its time."""
     began_s = time.monotonic()
     was_there = False
+    gone_s: float | None = None
     while True:
         try:
             status = look()
@@ -156,10 +159,15 @@ def drained(
             return False, ""
         if status.engine.up is None and not was_there:
             return False, ""
-        if status.engine.up is not None and status.engine.host != status.host_id:
-            left = was_there and status.engine.up
-            return True, f"the VM has left, and is up on {status.engine.hostname}" if left else ""
-        was_there = True
+        if status.engine.up and status.engine.host != status.host_id:
+            left = f"the VM has left, and is up on {status.engine.hostname}"
+            return True, left if was_there else ""
+        if status.engine.up is False:
+            # Between two hosts it is up on neither for a moment.
+            gone_s = time.monotonic() if gone_s is None else gone_s
+            if not was_there or time.monotonic() - gone_s >= HANDED_OVER_S:
+                return True, "the VM has left, and is up on no host" if was_there else ""
+        was_there = was_there or status.engine.host == status.host_id
         stays = next((reason.text for reason in status.reasons if reason.code in _STAYS), "")
         if stays:
             return False, f"NOT DRAINED: {stays}"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import aiohttp
 import msgspec
 import pytest
 
+from agent.commands import maintenance
 from agent.commands.maintenance import Asked, status_of
 from agent.commands.maintenance import drained as drained_answer
 from agent.commands.maintenance import run as maintain
 from broker.broker import Broker
 from broker.daemon.exit_codes import ExitCode
-from broker.wire.status import ReasonOnWire
+from broker.wire.status import EngineSummary, ReasonOnWire, Status
 from scoring.decide import Decision
 from scoring.decision import Code, MigrateVm
 from scoring.observation import (
@@ -30,6 +32,7 @@ from scoring.vm.move import LASTING_RETRY_S, NAMED_MAX, RETRY_MAX_S
 from scoring.vm.state import MoveProblem
 from scoring.vm.state import StateName as S
 from tests.fakes.broker import report, served, up
+from tests.fakes.statuses import host, status
 from tests.unit.builders import DOWN, NOW_S, TIMING, UP, codes, in_state, local, peer
 
 CPU = "libvirt: the CPU is incompatible"
@@ -243,3 +246,26 @@ def test_the_command_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     served(tmp_path, test)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "NOT DRAINED: no CPU"
+
+
+def test_between_two_hosts_it_is_up_on_neither_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(maintenance, "DRAIN_LOOK_S", 0.0)
+    here = EngineSummary(True, True, 1, "host1")
+    between, there = EngineSummary(False, False), EngineSummary(True, False, 2, "host2")
+
+    def looks(*seen: EngineSummary) -> Callable[[], Status]:
+        steps = iter(seen)
+        return lambda: status(host(1, local=True), host(2), engine=next(steps))
+
+    assert drained_answer(looks(here, between, there)) == (
+        True,
+        "the VM has left, and is up on host2",
+    )
+    assert drained_answer(looks(between)) == (True, ""), "it was not here"
+    monkeypatch.setattr(maintenance, "HANDED_OVER_S", 0.0)
+    assert drained_answer(looks(here, between)) == (
+        True,
+        "the VM has left, and is up on no host",
+    )
