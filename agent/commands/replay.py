@@ -76,8 +76,11 @@ def _print(record: Record, again: dict[str, Any], differs: bool, as_json: bool) 
         return
     when = datetime.fromtimestamp(record.wall_s).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
     print(f"{when}  {again['state']}, score {again['score']}")
-    for code, text in again["reasons"]:
-        print(f"    {code}: {text}")
+    names = {spec.number: spec.name for spec in record.observation.specs}
+    for code, text, *about in again["reasons"]:
+        # Without a number it is about the engine, 0 is the host.
+        vm = f"{names.get(about[0], f'VM {about[0]}')}: " if about and about[0] else ""
+        print(f"    {vm}{code}: {text}")
     for action in again["actions"]:
         print(f"    -> {action}")
     if differs:

@@ -220,7 +220,7 @@ class Journal:
         self._path = directory / FILE_NAME
         self._queue: queue.Queue[_Line] = queue.Queue(QUEUE_MAX)
         self._thread: threading.Thread | None = None
-        self._last: tuple[str, tuple[str, ...]] = ("", ())
+        self._last: tuple[str, tuple[tuple[str, int], ...]] = ("", ())
         self._written_s = float("-inf")
         self._contiguous = False
         self._file_bytes = self._path.stat().st_size if self._path.exists() else 0
@@ -235,7 +235,7 @@ class Journal:
         self, before: AgentState, observation: Observation, now_s: float, decision: Decision
     ) -> None:
         """Record one decision; never blocks, never raises."""
-        codes = tuple(reason.code.value for reason in decision.reasons)
+        codes = tuple((reason.code.value, reason.vm) for reason in decision.reasons)
         kind = (decision.state.engine.name.value, codes)
         news = kind != self._last or decision.actions or observation.outcomes
         self._last = kind
