@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -28,7 +28,7 @@ from scoring.observation import LocalHost, Observation
 from scoring.rules import Rules
 from scoring.state import AgentState
 from scoring.vm.state import StateName
-from scoring.vm_facts import Obstacle, Unfit
+from scoring.vm_facts import ENGINE, Obstacle, Unfit
 
 log = logging.getLogger("ha-agent")
 
@@ -104,6 +104,7 @@ class Agent:
         self._wake_s = float("inf")
         self._broker_problem = ""
         self._logged: tuple[str, ...] = ()
+        self._names: dict[int, str] = {}
         #: Why the present configuration file is not in force; empty when it is.
         self.config_problem = ""
         self._begun: tuple[BegunReason, ...] = ()
@@ -211,7 +212,8 @@ class Agent:
         if self._view is None:
             self._wake_s = float("inf")
             return
-        before, shown_before = self._state.engine.name, _shown(self._state)
+        before = self._state
+        self._names = {spec.number: spec.name for spec in self._view.specs}
         decision = self._decide(self._view)
         now_s, wake_s = asyncio.get_running_loop().time(), decision.wake_s
         self._wake_s = wake_s if wake_s is not None and wake_s > now_s else float("inf")
@@ -220,7 +222,7 @@ class Agent:
             if action not in moves:
                 self._actions.begin(action)
         self._log_reasons(before, decision)
-        if _shown(decision.state) != shown_before:
+        if _shown(decision.state) != _shown(before):
             # A new state or claim is published at once, not with the next beat.
             try:
                 self._view = await self._exchange()
@@ -312,23 +314,31 @@ class Agent:
         problem = f", {self.config_problem}" if self.config_problem else ""
         return f"{self._state.engine.name}, score {self._report.score}{problem}"
 
-    def _log_reasons(self, before: StateName, decision: Decision) -> None:
-        """Log one line for each change of state, and one when the reasons to stay have changed."""
-        codes = tuple(reason.code for reason in decision.reasons)
-        if decision.state.engine.name is not before:
-            moved = fields(self._about(before, decision), event="transition", always=True)
-            because = _because(decision)
-            log.info(
-                "%s -> %s because %s", before, decision.state.engine.name, because, extra=moved
-            )
+    def _log_reasons(self, before: AgentState, decision: Decision) -> None:
+        """Log one line for each change of state of a VM, and for the engine one when the reasons to
+        stay have changed."""
+        was, now = before.engine.name, decision.state.engine.name
+        reasons = [reason for reason in decision.reasons if reason.vm in (ENGINE, 0)]
+        codes = tuple(reason.code for reason in reasons)
+        if now is not was:
+            moved = fields(self._about(was, decision, reasons), event="transition", always=True)
+            log.info("%s -> %s because %s", was, now, _because(reasons), extra=moved)
         elif codes != self._logged:
-            stays = fields(self._about(before, decision), event="reasons")
-            log.info("%s stays because %s", before, _because(decision), extra=stays)
+            stays = fields(self._about(was, decision, reasons), event="reasons")
+            log.info("%s stays because %s", was, _because(reasons), extra=stays)
         self._logged = codes
+        for number, vm in decision.state.vms.items():
+            earlier = before.vms.get(number)
+            if number != ENGINE and earlier is not None and vm.name is not earlier.name:
+                reasons = [reason for reason in decision.reasons if reason.vm == number]
+                name = self._names.get(number, f"VM {number}")
+                log.info("%s: %s -> %s because %s", name, earlier.name, vm.name, _because(reasons))
 
-    def _about(self, before: StateName, decision: Decision) -> dict[str, object]:
+    def _about(
+        self, before: StateName, decision: Decision, reasons: Sequence[Reason]
+    ) -> dict[str, object]:
         """The fields of a decision for the journal; the reason that counts is the last one."""
-        codes = [reason.code.value for reason in decision.reasons]
+        codes = [reason.code.value for reason in reasons]
         return {
             "from": before.value,
             "state": decision.state.engine.name.value,
@@ -368,5 +378,5 @@ def _shown(state: AgentState) -> tuple[object, ...]:
     return {number: vm.name for number, vm in state.vms.items()}, claims
 
 
-def _because(decision: Decision) -> str:
-    return "; ".join(f"{reason.code}: {reason.text}" for reason in decision.reasons)
+def _because(reasons: Sequence[Reason]) -> str:
+    return "; ".join(f"{reason.code}: {reason.text}" for reason in reasons)
