@@ -28,7 +28,7 @@ class RoomEvents:
     def __init__(self, say_once: Callable[[Notice], None]) -> None:
         self._say_once = say_once
         self._since_s: dict[_Key, float] = {}
-        self._told: dict[_Key, WithoutPlace] = {}
+        self._shown: dict[_Key, WithoutPlace] = {}
         self._gone_s: dict[_Key, float] = {}
 
     def look(self, found: Iterable[WithoutPlace], now_s: float) -> None:
@@ -37,15 +37,15 @@ class RoomEvents:
         self._since_s = {key: self._since_s.get(key, now_s) for key in present}
         for key, each in present.items():
             self._gone_s.pop(key, None)
-            if key not in self._told and now_s - self._since_s[key] >= _patience_s(key):
-                self._told[key] = each
+            if key not in self._shown and now_s - self._since_s[key] >= _patience_s(key):
+                self._shown[key] = each
                 kind = Kind.VM_WITHOUT_PLACE if each.if_dies is None else Kind.N_PLUS_1_SHORT
                 facts: dict[str, FactValue] = {"short_mb": each.short_mb, "needs_mb": each.needs_mb}
                 self._say(kind, each, each.text, facts)
-        for key in [key for key in self._told if key not in present]:
+        for key in [key for key in self._shown if key not in present]:
             if now_s - self._gone_s.setdefault(key, now_s) < _patience_s(key):
                 continue
-            each = self._told.pop(key)
+            each = self._shown.pop(key)
             del self._gone_s[key]
             if each.if_dies is None:
                 text = f"{each.name} has a place again, or is not to run any more"
