@@ -248,6 +248,30 @@ def test_local_maintenance_drains_the_host_and_ends(moving: Cluster) -> None:
     assert boots(moving) == before
 
 
+def test_another_host_is_emptied_and_orders_are_given_from_any_host(moving: Cluster) -> None:
+    source, _, third = pair(moving)
+    before = boots(moving)
+    local = ("maintenance", "local", "--for", "10m")
+    done = order(moving, third, *local, "--host", source, "--wait")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{source} does not start the VM and is drained" in done.stdout
+    assert "the VM has left, and is up on" in done.stdout
+    heir = moving.engine_host()
+    assert heir is not None
+    assert heir != source
+    mode = ask.status(moving, heir)["hosts"][str(host_id_of(source))]["mode"]
+    assert str(mode["owner"]).endswith(f"@{third}"), "who sat where"
+    assert order(moving, third, "maintenance", "none", "--host", source).returncode == 0
+    settled(moving, heir, 30.0)
+
+    back = order(moving, source, "migrate", "--host", heir, "--to", source)
+    assert (back.returncode, back.stderr) == (0, "")
+    settled(moving, source)
+    refused = order(moving, source, "migrate", "--host", third)
+    assert refused.returncode == 11 and f"{source} (id {host_id_of(source)})" in refused.stderr
+    assert boots(moving) == before, "all of it live"
+
+
 def test_an_empty_host_gives_its_id_back_on_request_and_joins_again(moving: Cluster) -> None:
     source, _, third = pair(moving)
     before = boots(moving)
