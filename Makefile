@@ -17,7 +17,7 @@ help:
 	@echo "make explore   the fast tests with other random numbers each time"
 	@echo "make test      everything, the lab with real sanlock, libvirt, QEMU and BMCs included"
 	@echo "make lab-test-long  what of the lab takes minutes: a fencer killed at each step, and so on"
-	@echo "make demo      watch an engine VM survive a power cut"
+	@echo "make demo      watch three VMs survive a power cut (VMS=1: the engine alone)"
 	@echo "make demo-sim  the same story in virtual time, with Python alone"
 	@echo "make simulate  SEEDS=1000 HOSTS=2..7: whole clusters, faults by chance, in virtual time"
 	@echo "               SEED=n TRACE=1: one of them, told"
@@ -89,7 +89,7 @@ release: setup
 	@$(PYTHON) packaging/build.py release
 
 demo: setup
-	@$(PYTHON) -m tests.lab demo
+	@$(PYTHON) -m tests.lab demo $(if $(VMS),--vms $(VMS))
 
 demo-sim:
 	@[ -x $(PYTHON) ] || scripts/setup --python-only

@@ -122,7 +122,11 @@ def parser() -> argparse.ArgumentParser:
     server = verbs.add_parser("server", help="kill, freeze, ... a daemon of the storage")
     server.add_argument("name", help="osd-0, mds-a, brick-1, ganesha, ...")
     server.add_argument("what", choices=SERVER_ORDERS)
-    add_storage(verbs.add_parser("demo", help="a power cut and a takeover, told as it happens"))
+    demo = verbs.add_parser("demo", help="a power cut and a takeover, told as it happens")
+    add_storage(demo)
+    demo.add_argument(
+        "--vms", type=int, metavar="N", help="1 to 3 (default 3; 1 with another storage than fuse)"
+    )
     return top
 
 
@@ -207,7 +211,8 @@ def run(options: argparse.Namespace) -> int:
             # Imported late: the other verbs do without it.
             from . import demo
 
-            return demo.run(cluster, say, options.storage, options.disk)
+            vms = options.vms or (3 if options.storage == kinds.FUSE else 1)
+            return demo.run(cluster, say, options.storage, options.disk, vms)
         case "server":
             cluster.server(options.name, options.what)
         case _:

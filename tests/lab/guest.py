@@ -151,8 +151,11 @@ esac
 #: A page that needs the word of the identity provider and a number of the database.
 SHOP = f"""#!/bin/busybox sh
 b=/bin/busybox
-token=$($b wget -q -T 2 -O - http://{NETWORK_PREFIX}.202{TOKEN_PATH}) &&
-count=$($b wget -q -T 2 -O - http://{NETWORK_PREFIX}.201{COUNTER_PATH}) || {{
+ask() {{
+  $b printf 'GET %s HTTP/1.0\\r\\n\\r\\n' $2 | $b nc -w 2 $1 80 | $b grep '^[a-z]* [a-z]* '
+}}
+token=$(ask {NETWORK_PREFIX}.202 {TOKEN_PATH}) &&
+count=$(ask {NETWORK_PREFIX}.201 {COUNTER_PATH}) || {{
   $b printf 'HTTP/1.0 503 Service Unavailable\\r\\n\\r\\nno shop: %s %s' "$token" "$count"
   exit 0
 }}

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from . import vms
+from . import ask, vms
 from .cluster import Cluster
 from .conftest import new_cluster
 from .processes import command_line, pids
+from .watch import EngineWatcher
 
 HEALTHY_S = 60.0
 #: Reads the registry once as the broker does, and keeps the copy that the agent reads.
@@ -94,3 +95,51 @@ def test_a_start_that_hangs_delays_no_other_vm(one_host: Cluster) -> None:
         assert set(lease_holders(one_host, host)) == {vms.SSO.resource}
         assert one_host.vm_page(vms.DB) is None
     assert set(lease_holders(one_host, host)) == {vms.SSO.resource}, "nothing of db has run"
+
+
+@pytest.fixture
+def two_hosts(able: None) -> Iterator[Cluster]:
+    """Two hosts with BMCs, all three VMs healthy; law 1 is watched for each of them."""
+    cluster = new_cluster()
+    try:
+        cluster.up(2, vms=3)
+        with contextlib.ExitStack() as stack:
+            watchers = [stack.enter_context(EngineWatcher(cluster, vm.name)) for vm in vms.VMS]
+            yield cluster
+        assert [watcher.most_running_at_once() for watcher in watchers] == [1, 1, 1]
+    finally:
+        cluster.down()
+        shutil.rmtree(cluster.directory, ignore_errors=True)
+
+
+def places(cluster: Cluster) -> set[str | None]:
+    """Where the VMs run."""
+    return {cluster.vm_host(vm) for vm in vms.VMS}
+
+
+def count(cluster: Cluster) -> int:
+    """The number that the database serves, which is on its disk; 0: it does not answer."""
+    said = cluster.vm_page(vms.DB)
+    return int(said.split()[-1]) if said else 0
+
+
+def state(cluster: Cluster, host: str) -> str:
+    return ask.state(cluster, host)
+
+
+def test_a_power_cut_of_the_host_of_three_vms(two_hosts: Cluster) -> None:
+    """It is drained to one host first, without downtime; then that one loses its power."""
+    victim, heir = "host1", "host2"
+    two_hosts.sh(heir, ["ha-agent", "maintenance", "local"])
+    ask.until("all have left", 2 * HEALTHY_S, lambda: places(two_hosts) == {victim})
+    two_hosts.sh(heir, ["ha-agent", "maintenance", "none"])
+    ask.until("it is ready again", HEALTHY_S, lambda: state(two_hosts, heir) == "EngineDown")
+    before = count(two_hosts)
+    assert before > 0
+    two_hosts.cut(victim)
+    for vm in vms.VMS:
+        assert two_hosts.wait_vm_healthy(vm, 2 * HEALTHY_S) == heir
+    assert count(two_hosts) > before, "what was served before was on the disk"
+    ask.until("the shop, which needs all three", HEALTHY_S, lambda: two_hosts.shop())
+    log = two_hosts.log_path(heir, "agent").read_text()
+    assert log.count("freed host id 1 ") == 1, "one proof and one freeing for all of them"
