@@ -101,6 +101,8 @@ _ROUTES: tuple[tuple[str, str, Purpose], ...] = (
     ("POST", "/member-request", Purpose.MEMBERS),
     ("GET", "/api/v1/openapi.json", Purpose.PEOPLE),
     ("GET", "/api/v1/status", Purpose.PEOPLE),
+    ("GET", "/api/v1/vms", Purpose.PEOPLE),
+    ("GET", "/api/v1/vms/{vm}", Purpose.PEOPLE),
     ("GET", "/api/v1/history", Purpose.PEOPLE),
     ("GET", "/api/v1/events", Purpose.PEOPLE),
     ("GET", "/api/v1/token", Purpose.CHANGES),

@@ -29,6 +29,7 @@ from broker.monitors.all_domains import AllDomains, DomainSeen
 from broker.monitors.bridge import BridgeMonitor, bridges_in
 from broker.monitors.budget import memory_of, pools
 from broker.monitors.health import HealthMonitor
+from broker.monitors.health_asked import health_of
 from broker.monitors.vm import DomainMonitor
 from broker.registry.cache import Cached
 from broker.registry.record import VmRecord
@@ -276,20 +277,6 @@ def _unknown(why: str) -> EngineStatus:
 def _question(record: VmRecord) -> tuple[str, ...]:
     """What a watch is made of."""
     return record.uuid, record.name, record.health, record.expect
-
-
-def health_of(record: VmRecord, given: HealthSection) -> HealthSection:
-    """How the VM is asked. `given`: this host's settings of the engine's check, of which the times,
-    the CA file and the failures in a row hold for every VM."""
-    kind, _, where = record.health.partition(":")
-    return structs.replace(
-        given,
-        url=record.health if kind in ("http", "https") else "",
-        fqdn="",
-        expect=record.expect,
-        tcp=where if kind == "tcp" else "",
-        guest_agent=kind == "guest-agent",
-    )
 
 
 def _config_of(config: Config, record: VmRecord) -> Config:

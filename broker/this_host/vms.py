@@ -10,7 +10,7 @@ from pathlib import Path
 
 from broker.config.in_force import InForce
 from broker.maintenance.host_shutdown import VmView, drain_waits
-from broker.monitors.vms import health_of
+from broker.monitors.health_asked import health_of
 from broker.monitors.watched import VmsSampler
 from broker.peers.table import Table
 from broker.registry.cache import RegistryCache

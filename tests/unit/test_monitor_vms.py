@@ -23,8 +23,9 @@ from broker.monitors import Unknown
 from broker.monitors.all_domains import AllDomains, DomainSeen
 from broker.monitors.budget import Committed
 from broker.monitors.domain_events import PANICKED
+from broker.monitors.health_asked import health_of
 from broker.monitors.of_host import HostMonitors
-from broker.monitors.vms import OFF_EVERY_S, VmsMonitor, health_of
+from broker.monitors.vms import OFF_EVERY_S, VmsMonitor
 from broker.registry.cache import Cached
 from broker.registry.record import VmRecord
 from scoring.vm_facts import DomainHere, EngineStatus, Health, VmHere, VmStatus

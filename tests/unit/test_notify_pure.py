@@ -123,7 +123,7 @@ def test_every_kind_has_its_rule_and_its_line_in_the_documents() -> None:
     keys = {field.encode_name for field in msgspec.structs.fields(NotifyRulesSection)}
     assert keys == {kind.value for kind in Kind} - {Kind.TEST}
     table = re.findall(
-        r"^\| `([a-z-]+)` \| (info|warning|critical) \|",
+        r"^\| `([a-z0-9-]+)` \| (info|warning|critical) \|",
         (DOCS / "notifications.md").read_text(),
         re.MULTILINE,
     )
