@@ -297,6 +297,7 @@ class Broker:
             stay = this_host.agent.last_ran if is_up else None
             outside.look(self.table.live(), this_host.score(now_s), stay, now_s)
         this_host.vms.look_at_health(now_s)
+        this_host.vms.look_at_disks(now_s)
         self.feed.look(now_s)
         self.feed.room.look(self.vms_now.without_place(now_s), now_s)
         record = self._switched_off.unreported(self.own_slot.previous_boot_id)

@@ -90,17 +90,29 @@ def set_(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
     """Change settings of a VM."""
     given = pairs(arguments.settings)
     with changing(config, arguments.dry_run) as change:
-        record = with_settings(change.names.record(arguments.vm), given, change.names)
+        record = change.names.record(arguments.vm)
+        xml = None
+        if DISKS in given:
+            if given.pop(DISKS) != RECORDED:
+                fits = f"{DISKS}={RECORDED}: it boots the disks of its definition"
+                raise CommandError(ExitCode.USAGE, f"{DISKS} takes one value, {fits}")
+            xml = change.definition(record)
+        record = with_settings(record, given, change.names)
         if record.number == 1 and record.want is Want.DOWN:
             raise CommandError(ExitCode.REFUSED, _ENGINE_STAYS)
         change.check(record)
         warnings = room(config, record) if {"only", "overcommit", "want"} & given.keys() else []
-        record = change.put(record)
+        record = change.put(record, xml)
         now = shown(record, change.names)
-        done = f"{record.name}: " + ", ".join(f"{key} {now[key] or 'none'}" for key in given)
+        done = f"{record.name}: " + ", ".join(
+            [f"{key} {now[key] or 'none'}" for key in given] + [f"{DISKS} {RECORDED}"] * bool(xml)
+        )
         return _answer(change, record, done, warnings, arguments, as_json)
 
 
+#: The decision that a VM whose disks differ boots those of its definition: which is thereby
+#: written anew, so that what was seen of an older one counts no more.
+DISKS, RECORDED = "disks", "recorded"
 _DEAF = (
     "starts no VM but the engine: an earlier version, or storage.registry is not set there, or its"
     " broker was not restarted since"

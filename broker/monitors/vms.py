@@ -31,9 +31,10 @@ from broker.monitors.budget import memory_of, pools
 from broker.monitors.health import HealthMonitor
 from broker.monitors.health_asked import health_of
 from broker.monitors.vm import DomainMonitor
+from broker.monitors.vm_disks import Asked, DisksLook
 from broker.registry.cache import Cached
 from broker.registry.record import VmRecord
-from broker.whiteboard.vm_lines import Memory
+from broker.whiteboard.vm_lines import Differing, Memory
 from broker.wire.status import MigrationStatus
 from scoring.vm_facts import ENGINE, EngineStatus, Health, VmHere, VmStatus
 
@@ -169,6 +170,12 @@ class VmsMonitor:
         self._bridges: dict[int, tuple[str, ...]] = {}
         self.here: dict[int, VmHere] = {}
         self.memory = Memory()
+        self._disks = DisksLook(config.libvirt.uri)
+
+    @property
+    def differing(self) -> Mapping[int, Differing]:
+        """The VMs here that run with other disks than their definitions say, by number."""
+        return self._disks.found
 
     @property
     def migrations(self) -> Mapping[int, MigrationStatus]:
@@ -236,9 +243,22 @@ class VmsMonitor:
             found_here = watch.here or VmHere(_unknown("not sampled yet"), taken_s, number=number)
             here[number] = replace(found_here, uplink_up=self._uplink_up(number, leads_out))
         self.here = here
+        compared = self._disks.look(self._to_compare(), taken_s)
+        if compared is not None:
+            await asyncio.wait([compared], timeout=WAIT_S)
         return VmsFound(
             tuple((number, vm.report, vm.lease_held) for number, vm in self.here.items())
         )
+
+    def _to_compare(self) -> dict[int, Asked]:
+        """The VMs that are up here, and whose definitions are known."""
+        known, asked = self._known, {}
+        for number, vm in self.here.items():
+            text, record = known.definitions.get(number), known.vms.get(number)
+            if vm.report.vm is VmStatus.UP and text is not None and record is not None:
+                generation = record.definitions[0].generation if record.definitions else 0
+                asked[number] = Asked(record.uuid, text, generation)
+        return asked
 
     def _all_unknown(self, why: str, taken_s: float) -> None:
         self.here = {

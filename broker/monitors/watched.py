@@ -12,7 +12,7 @@ from broker.monitors import MonitorRunner
 from broker.monitors.outside import OutsideMonitor
 from broker.monitors.way_out import WayOutMonitor
 from broker.registry.cache import Cached
-from broker.whiteboard.vm_lines import Memory
+from broker.whiteboard.vm_lines import Differing, Memory
 from broker.wire.status import MigrationStatus
 from scoring.vm_facts import DomainHere, VmHere
 
@@ -38,6 +38,9 @@ class VmsSampler(Protocol):
 
     @property
     def migrations(self) -> Mapping[int, MigrationStatus]: ...
+
+    @property
+    def differing(self) -> Mapping[int, Differing]: ...
 
     @property
     def memory(self) -> Memory: ...

@@ -4,6 +4,7 @@ them here, what the agent says of them, and what of that stands in this host's s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from broker.this_host.vm_sample import SAMPLE_OLD_S
 from broker.vm.healthy_once import HealthyOnce
 from broker.vm.in_the_way import in_the_way
 from broker.whiteboard import vm_lines
-from broker.whiteboard.vm_lines import Memory
+from broker.whiteboard.vm_lines import Differing, Memory
 from scoring.vm_facts import (
     ENGINE,
     Claim,
@@ -29,6 +30,14 @@ from scoring.vm_facts import (
     Unfit,
     VmHere,
     VmStatus,
+)
+
+log = logging.getLogger("ha-broker.vms")
+
+_HELD = (
+    "{name} runs, or ran last, with other disks than its definition says ({disks}): a start would"
+    " boot an old one. While it runs: ha-agent vm define {name} --from-running. To boot what the"
+    " definition says all the same: ha-agent vm set {name} disks=recorded"
 )
 
 
@@ -49,6 +58,8 @@ class VmsHere:
         self._sampler, self._agent = sampler, agent
         self.own_claims: tuple[Claim, ...] = ()
         self._last_ran: dict[int, int] = {}
+        self._differing: dict[int, Differing] = {}
+        self._held: dict[int, str] = {}
         self._healthy_once: dict[int, HealthyOnce] = {}
         #: Those that an earlier broker left, until the agent says what it claims.
         self._claims: tuple[Claim, ...] = ()
@@ -57,6 +68,7 @@ class VmsHere:
         """Go on from this host's own slot as an earlier broker left it."""
         found = vm_lines.decode(extra, self._table.board.host_id, now_s, True)
         self._last_ran = {number: vm.last_ran for number, vm in found.vms.items()}
+        self._differing = vm_lines.differing_in(extra)
         self._claims = found.claims
 
     def here(self, now_s: float) -> tuple[VmHere, ...]:
@@ -96,8 +108,10 @@ class VmsHere:
         here = self.here(now_s)
         elsewhere = self._ran_elsewhere()
         fit = None if report is None or is_away else report.host_score
-        memory = self.memory()
-        return vm_lines.lines(generation, memory, here, said, claims, elsewhere, now_s, fit)
+        memory, differing = self.memory(), self._differing
+        return vm_lines.lines(
+            generation, memory, here, said, claims, elsewhere, now_s, fit, differing
+        )
 
     def read_back(self) -> None:
         """Take in this host's own slot after a good read of the whiteboard."""
@@ -108,6 +122,54 @@ class VmsHere:
             self.own_claims = ()
         else:
             self.own_claims = vm_lines.decode(own.extra, own.host_id, written_s, False).claims
+
+    def look_at_disks(self, now_s: float) -> None:
+        """Once a beat: take in which VMs run here with other disks than their definitions say. Of
+        one that does not run here any more what was seen last is kept."""
+        if self._sampler is None:
+            return
+        self._take_in_disks(self._sampler.differing, now_s)
+        self._find_held()
+
+    def _take_in_disks(self, found: Mapping[int, Differing], now_s: float) -> None:
+        for vm in self.here(now_s):
+            if vm.report.vm is not VmStatus.UP:
+                continue
+            number, before = vm.number, self._differing.get(vm.number)
+            if (one := found.get(number)) is None:
+                self._differing.pop(number, None)
+                continue
+            self._differing[number] = one._replace(last_ran=self.last_ran(number))
+            if before is None or before.text != one.text:
+                name = self._registry.cached.vms[number].name
+                log.warning("%s", _HELD.format(name=name, disks=one.text))
+
+    def _find_held(self) -> None:
+        """Find the VMs of which a start would boot other disks than those that they ran with last,
+        on whichever host that was, unless an administrator has decided since."""
+        said = [
+            vm_lines.differing_in(report.extra)
+            for report in self._table.members.reports.values()
+            if report.extra_trusted and vm_lines.DIFFER in report.extra
+        ]
+        if not said and not self._differing:
+            self._held = {}
+            return
+        ran = self._ran_elsewhere()
+        held = {}
+        for number, record in self._registry.cached.vms.items():
+            if number == ENGINE or not record.definitions:
+                continue
+            found = [vms[number] for vms in said if number in vms]
+            found += [self._differing[number]] if number in self._differing else []
+            newest = max(self.last_ran(number), ran.get(number, 0))
+            generation = record.definitions[0].generation
+            held_by = [o for o in found if o.generation == generation and o.last_ran >= newest]
+            if held_by:
+                texts = [one.text for one in held_by if one.text]
+                disks = texts[0] if texts else "as its last host says"
+                held[number] = _HELD.format(name=record.name, disks=disks)
+        self._held = held
 
     def look_at_health(self, now_s: float) -> None:
         """Once a beat: remember which VMs were seen healthy, here or by another host's word, under
@@ -160,6 +222,8 @@ class VmsHere:
         yield from self._table.same_storage.unfit
         if (why := self._registry.cached.damaged.get(number)) is not None:
             yield Unfit(Obstacle.CANNOT_START, why)
+        if why := self._held.get(number):
+            yield Unfit(Obstacle.HELD_BACK, why)
 
     def _ran_elsewhere(self) -> dict[int, int]:
         """By number, the largest `last_ran` that another host publishes."""

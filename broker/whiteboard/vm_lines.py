@@ -7,6 +7,8 @@ how they are read from another host, which may have written anything. Pure.
     mem=131072/98304/0          MiB in all / not committed / free huge pages; "-": not known
     claims=8>1/60               VM 8 is about to be brought to host 1, within 60 s
     vms=2:Ug17 5:Mg9>3/240 7:D4 9:X!412
+    differ=2:17@41              VM 2, whose last_ran was 17, runs or ran here with other disks than
+                                the definition of generation 41 says
     speaks=2                    the host knows several VMs, and all lines above are there
 
 An entry of `vms` is
@@ -56,7 +58,7 @@ from scoring.vm_facts import (
 
 #: The keys of the lines. The sentence of VM 5 stands under "vm-5".
 REGISTRY, MEMORY, CLAIMS, VMS, SPEAKS, SENTENCE = "registry", "mem", "claims", "vms", "speaks", "vm"
-FIT = "fit"
+FIT, DIFFER = "fit", "differ"
 #: A line of entries; longer ones go on in `vms-2`. The slot cuts a line at 1024 bytes.
 LINE_CHARS_MAX = 1000
 #: More lines of entries than 128 VMs take.
@@ -116,6 +118,7 @@ _ENTRY = re.compile(
     r"([UMPDLXYK])([gbu]?)([0-9]{0,15})(?:=([A-Z]))?"
     r"(?:>([0-9]{0,4})/([0-9]{1,6}))?(?:!([0-9]{1,6}))?([+-]?)"
 )
+_DIFFER = re.compile(r"([1-9][0-9]{0,2}):([0-9]{1,15})@([0-9]{1,16})")
 _CLAIM = re.compile(r"([0-9]{1,3})>([0-9]{1,4})/([0-9]{1,6})")
 
 
@@ -127,6 +130,15 @@ class Memory:
     total_mb: float | None = None
     free_mb: float | None = None
     free_huge_mb: float | None = None
+
+
+class Differing(NamedTuple):
+    """A VM runs, or ran last, with other disks than its definition says: of the definition that the
+    registry wrote at `generation`. `last_ran`: see PeerVm. `text`: the disks; not in the slot."""
+
+    generation: int
+    text: str = ""
+    last_ran: int = 0
 
 
 class SlotVms(NamedTuple):
@@ -155,6 +167,7 @@ def lines(
     elsewhere: Mapping[int, int],
     now_s: float,
     host_score: int | None = None,
+    differing: Mapping[int, Differing] | None = None,
 ) -> dict[str, str]:
     """The lines of this host's slot; none while it knows no registry (`registry` 0).
 
@@ -176,6 +189,10 @@ def lines(
                 sentences[f"{SENTENCE}-{vm.number}"] = why[:SENTENCE_CHARS_MAX]
     made |= _in_lines(CLAIMS, [_claim(claim, now_s) for claim in claims if now_s < claim.until_s])
     made |= _in_lines(VMS, entries)
+    made |= _in_lines(
+        DIFFER,
+        [f"{n}:{one.last_ran}@{one.generation}" for n, one in sorted((differing or {}).items())],
+    )
     return made | {SPEAKS: str(SPEAKS_SEVERAL)} | sentences
 
 
@@ -287,6 +304,16 @@ def decode(extra: Mapping[str, str], by: int, read_s: float | None, agent_is_awa
         _memory_of(extra.get(MEMORY, "")),
         whole(extra.get(FIT, ""), SCORE_MAX),
     )
+
+
+def differing_in(extra: Mapping[str, str]) -> dict[int, Differing]:
+    """The VMs that run, or ran last, on a host with other disks than their definitions say."""
+    found = {}
+    for entry in _entries(extra, DIFFER):
+        parts = _DIFFER.fullmatch(entry)
+        if parts is not None and ENGINE < int(parts[1]) <= VMS_MAX:
+            found[int(parts[1])] = Differing(int(parts[3]), last_ran=int(parts[2]))
+    return found
 
 
 def _entries(extra: Mapping[str, str], key: str) -> Iterator[str]:

@@ -19,7 +19,7 @@ from broker.monitors.watched import Watched
 from broker.registry.cache import Cached, RegistryCache, no_registry
 from broker.registry.record import VmRecord
 from broker.whiteboard.board import Board
-from broker.whiteboard.vm_lines import Memory
+from broker.whiteboard.vm_lines import Differing, Memory
 from broker.wire.exchange import Report
 from broker.wire.status import MigrationStatus, PenaltyOnWire, ReasonOnWire
 from scoring.vm_facts import DomainHere, EngineStatus, Health, VmHere, VmStatus
@@ -42,6 +42,7 @@ class FakeVms:
         self.here: dict[int, VmHere] = {}
         self.migrations: dict[int, MigrationStatus] = {}
         self.memory = Memory(131_072.0, 98_304.0, 0.0)
+        self.differing: dict[int, Differing] = {}
         self.watched = Cached()
         self.find(*here)
 

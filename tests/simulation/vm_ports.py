@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from broker.monitors import MonitorRunner
 from broker.registry.cache import Cached
-from broker.whiteboard.vm_lines import Memory
+from broker.whiteboard.vm_lines import Differing, Memory
 from broker.wire.status import MigrationStatus
 from scoring.vm_facts import ENGINE, EngineStatus, Health, VmHere, VmStatus
 from tests.simulation.host import Host
@@ -30,6 +30,7 @@ class SimVmsMonitor:
         self._world, self._host, self._runner = world, host, runner
         self.here: dict[int, VmHere] = {}
         self.migrations: dict[int, MigrationStatus] = {}
+        self.differing: dict[int, Differing] = {}
         self._wakes: dict[int, asyncio.Event] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
 

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whether a VM of the registry that runs here still has the disks of its definition.
+
+A snapshot, a block job or a hot-plugged disk changes the running VM and not its record: a start
+elsewhere would boot an old disk. So what runs is compared, every LOOK_EVERY_S, in a thread and over
+a connection of its own: a VM that hangs holds up no sample of another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import libvirt
+
+from broker.daemon.foreign import sentence
+from broker.daemon.worker import Hung, Worker
+from broker.vm import domain_facts
+from broker.vm.domain_facts import BadDomain, Differs
+from broker.whiteboard.vm_lines import Differing
+
+LOOK_EVERY_S = 1.0
+DEADLINE_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A VM that is up here: its UUID, and the definition that the registry has of it, whose
+    generation there is `generation`."""
+
+    uuid: str
+    definition: str
+    generation: int
+
+
+class DisksLook:
+    """`found`: by number, the VMs whose disks differ; a VM that could not be looked at stays as it
+    was, and a VM that was not asked for is not in it."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._worker = Worker("the disks of VMs")
+        self._connection: libvirt.virConnect | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._looked_s = float("-inf")
+        self.found: dict[int, Differing] = {}
+
+    def look(self, asked: Mapping[int, Asked], now_s: float) -> asyncio.Task[None] | None:
+        """Begin a look, where none is under way and one is due."""
+        self.found = {number: each for number, each in self.found.items() if number in asked}
+        if self._task is not None and not self._task.done():
+            return None
+        if not asked or now_s - self._looked_s < LOOK_EVERY_S:
+            return None
+        self._looked_s = now_s
+        self._task = asyncio.create_task(self._compare(dict(asked)), name="disks of VMs")
+        return self._task
+
+    async def _compare(self, asked: Mapping[int, Asked]) -> None:
+        try:
+            texts = await self._worker.call(
+                "reading what VMs run with", DEADLINE_S, lambda: self._texts(asked)
+            )
+        except (Hung, libvirt.libvirtError):
+            return
+        for number, each in asked.items():
+            if (xml := texts.get(number)) is None:
+                continue
+            text = _difference(each.definition, xml)
+            if text:
+                self.found[number] = Differing(each.generation, text)
+            else:
+                self.found.pop(number, None)
+
+    def _texts(self, asked: Mapping[int, Asked]) -> dict[int, str]:
+        """In the thread: libvirt's XML of each VM that runs."""
+        found = {}
+        try:
+            if self._connection is None:
+                self._connection = libvirt.open(self._uri)
+            for number, each in asked.items():
+                try:
+                    domain = self._connection.lookupByUUIDString(each.uuid)
+                    if domain.isActive():
+                        found[number] = domain.XMLDesc(0)
+                except libvirt.libvirtError as error:
+                    if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                        raise
+        except libvirt.libvirtError:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            raise
+        return found
+
+
+def _difference(definition: str, running: str) -> str:
+    """In what the disks differ; "": they do not."""
+    try:
+        recorded, found = domain_facts.read(definition), domain_facts.read(running)
+    except BadDomain as error:
+        return f"what it runs with cannot be compared with its definition: {sentence(error)}"
+    differing = domain_facts.differences(recorded, found)
+    return "; ".join(str(each) for each in differing if each.code is Differs.DISKS)

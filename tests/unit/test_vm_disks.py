@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A VM that runs with other disks than its definition says is started by nobody until somebody has
+decided: a start would boot an old disk."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from broker.broker import Broker
+from broker.monitors.vm_disks import Asked, DisksLook
+from broker.registry.record import Definition, VmRecord
+from broker.whiteboard.vm_lines import DIFFER, Differing, differing_in
+from broker.wire.exchange import Report, VmReportOnWire
+from scoring.vm_facts import EngineStatus, Health, Obstacle, VmHere, VmStatus
+from tests.fakes.broker import FakeVms, make_broker, record, registry_of, report
+from tests.fakes.slot_store import MemoryVolume
+
+UP = EngineStatus(VmStatus.UP, Health.GOOD, "up")
+DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "shut down")
+OVERLAY = "disk vda: recorded /images/db.raw, found /images/db.snap"
+
+
+def db(generation: int) -> VmRecord:
+    """The VM, defined at this generation of the registry."""
+    kept = Definition(place=0, stored=1, sha256="0" * 64, generation=generation, wall_s=0.0)
+    return msgspec.structs.replace(record(2, "db"), definitions=(kept,))
+
+
+def host(
+    tmp_path: Path, volume: MemoryVolume, host_id: int, here: VmHere, defined: int = 5
+) -> tuple[Broker, FakeVms]:
+    vms = FakeVms(here)
+    registry = registry_of(db(defined))
+    return make_broker(tmp_path, volume, host_id, registry=registry, vms=vms), vms
+
+
+def ran(last_ran: int) -> Report:
+    return msgspec.structs.replace(report(), vms=(VmReportOnWire(2, "EngineUp", last_ran),))
+
+
+def obstacles(broker: Broker, now_s: float) -> list[Obstacle]:
+    (vm,) = broker.view(now_s).local.vms
+    return [unfit.obstacle for unfit in vm.unfit]
+
+
+def test_a_snapshot_on_a_dead_host_holds_a_start_back_until_somebody_decides(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        volume = MemoryVolume()
+        one, vms = host(tmp_path, volume, 1, VmHere(UP, 9.5, number=2))
+        two, _ = host(tmp_path, volume, 2, VmHere(DOWN, 9.5, number=2))
+        one.take_report(ran(17), 9.0)
+        await one.beat(10.0)
+        await two.beat(10.0)
+        assert obstacles(two, 10.0) == []
+        vms.differing = {2: Differing(5, OVERLAY)}
+        for now_s in (11.0, 12.0):
+            await one.beat(now_s)
+            await two.beat(now_s)
+        # Host 1 writes nothing any more; what it wrote last stands.
+        await two.beat(13.0)
+        (vm,) = two.view(13.0).local.vms
+        (unfit,) = vm.unfit
+        assert unfit.obstacle is Obstacle.HELD_BACK
+        assert "ha-agent vm set db disks=recorded" in unfit.text
+        # A decision writes the definition anew: what was seen of the older one counts no more.
+        two.registry.cached = registry_of(db(6)).cached
+        await two.beat(14.0)
+        assert obstacles(two, 14.0) == []
+
+    asyncio.run(run())
+
+
+def test_a_host_that_comes_back_still_knows_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        volume = MemoryVolume()
+        one, vms = host(tmp_path, volume, 1, VmHere(UP, 9.5, number=2))
+        vms.differing = {2: Differing(5, OVERLAY)}
+        one.take_report(ran(17), 9.0)
+        for now_s in (10.0, 11.0):
+            await one.beat(now_s)
+        again, _ = host(tmp_path, volume, 1, VmHere(DOWN, 19.5, number=2))
+        for now_s in (20.0, 21.0):
+            await again.beat(now_s)
+        assert obstacles(again, 21.0) == [Obstacle.HELD_BACK]
+
+    asyncio.run(run())
+
+
+def test_where_it_ran_later_as_defined_nothing_is_held_back(tmp_path: Path) -> None:
+    async def run() -> None:
+        volume = MemoryVolume()
+        one, vms = host(tmp_path, volume, 1, VmHere(UP, 9.5, number=2))
+        two, other = host(tmp_path, volume, 2, VmHere(DOWN, 9.5, number=2))
+        vms.differing = {2: Differing(5, OVERLAY)}
+        one.take_report(ran(17), 9.0)
+        two.take_report(report(), 9.0)
+        for now_s in (10.0, 11.0):
+            await one.beat(now_s)
+            await two.beat(now_s)
+        assert obstacles(two, 11.0) == [Obstacle.HELD_BACK]
+        other.find(VmHere(UP, 11.5, number=2))
+        two.take_report(msgspec.structs.replace(ran(18), beat=9), 11.6)
+        await two.beat(12.0)
+        assert obstacles(two, 12.0) == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("line", ["", "x", "2:1", "1:1@1", "999:1@1", "2:1@2@3", "2:-1@1"])
+def test_any_line_is_read(line: str) -> None:
+    assert differing_in({DIFFER: line}) == {}
+    assert differing_in({DIFFER: f"{line} 3:4@5"}) == {3: Differing(5, last_ran=4)}
+
+
+def test_what_runs_is_compared_with_the_definition() -> None:
+    """libvirt's test driver has one domain that runs."""
+
+    async def run() -> None:
+        look = DisksLook("test:///default")
+        uuid = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+        disk = (
+            '<disk type="file" device="disk"><driver name="qemu" type="raw"/>'
+            '<source file="/guest/diskimage1"/><target dev="vda"/></disk>'
+        )
+        old = disk.replace("/guest/diskimage1", "/images/db.raw")
+        base = (
+            f"<domain type='test'><name>test</name><uuid>{uuid}</uuid>"
+            "<memory unit='KiB'>8388608</memory><os><type>hvm</type></os>"
+            "<devices>%s</devices></domain>"
+        )
+        task = look.look({2: Asked(uuid, base % old, 5)}, 10.0)
+        assert task is not None
+        await task
+        assert look.found[2].generation == 5 and "vda" in look.found[2].text
+        assert look.look({2: Asked(uuid, base % disk, 5)}, 10.5) is None, "not due yet"
+        task = look.look({2: Asked(uuid, base % disk, 5)}, 20.0)
+        assert task is not None
+        await task
+        assert look.found == {}
+        assert look.look({}, 30.0) is None
+
+    asyncio.run(run())
