@@ -220,6 +220,21 @@ def test_a_definition_is_changed_and_taken_back(host: Host) -> None:
     assert "definitions 0 to 2" in host.refused("history", "db", "--restore", "7")
 
 
+def test_a_decision_for_the_recorded_disks_writes_the_definition_anew(host: Host) -> None:
+    """Raising a priority decides nothing about disks."""
+    host.add("db")
+
+    def definitions() -> list[int]:
+        return [kept.generation for kept in host.records()[2].definitions]
+
+    first = definitions()
+    host.good("set", "db", "priority=60")
+    assert definitions() == first
+    assert "disks recorded" in host.good("set", "db", "disks=recorded")
+    assert len(definitions()) == 2 and definitions()[1:] == first
+    assert "disks takes one value" in host.refused("set", "db", "disks=running")
+
+
 def test_dry_runs_change_nothing(host: Host) -> None:
     host.add("db")
     before = Path(host.config.storage.registry).read_bytes()
