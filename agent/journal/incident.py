@@ -16,7 +16,7 @@ from agent.journal.records import Record
 from scoring.hosts.liveness import look
 from scoring.hosts.state import Seen
 from scoring.observation import Observation, Power, PowerAnswer, StartResult, VmStartEnded
-from scoring.vm_facts import VmStatus
+from scoring.vm_facts import ENGINE, VmStatus
 
 #: How much longer a simulated cluster may take than the real one did.
 _PATIENCE_S = 60.0
@@ -117,7 +117,7 @@ def _own_events(script: _Script, before: Record, now: Record) -> Iterator[tuple[
     if old.local.engine.vm is VmStatus.UP and new.local.engine.vm is VmStatus.DOWN_UNEXPECTED:
         yield now.now_s, f"kill qemu {here}"
     for outcome in new.outcomes:
-        if isinstance(outcome, VmStartEnded):
+        if isinstance(outcome, VmStartEnded) and outcome.vm == ENGINE:
             fails = outcome.result is StartResult.FAILED
             if fails != script.starts_fail and outcome.result not in _KEPT_OUT:
                 script.starts_fail = fails
