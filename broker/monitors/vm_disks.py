@@ -44,6 +44,8 @@ class DisksLook:
         self._connection: libvirt.virConnect | None = None
         self._task: asyncio.Task[None] | None = None
         self._looked_s = float("-inf")
+        #: By number, the texts that were compared last, and in what they differ.
+        self._compared: dict[int, tuple[tuple[str, str], str]] = {}
         self.found: dict[int, Differing] = {}
 
     def look(self, asked: Mapping[int, Asked], now_s: float) -> asyncio.Task[None] | None:
@@ -59,22 +61,33 @@ class DisksLook:
 
     async def _compare(self, asked: Mapping[int, Asked]) -> None:
         try:
-            texts = await self._worker.call(
-                "reading what VMs run with", DEADLINE_S, lambda: self._texts(asked)
+            differences = await self._worker.call(
+                "comparing what VMs run with", DEADLINE_S, lambda: self._differences(asked)
             )
         except (Hung, libvirt.libvirtError):
             return
         for number, each in asked.items():
-            if (xml := texts.get(number)) is None:
+            if (text := differences.get(number)) is None:
                 continue
-            text = _difference(each.definition, xml)
             if text:
                 self.found[number] = Differing(each.generation, text)
             else:
                 self.found.pop(number, None)
 
+    # --- in the thread ----------------------------------------------------------------------
+
+    def _differences(self, asked: Mapping[int, Asked]) -> dict[int, str]:
+        """In what the disks of each VM that runs differ; texts as they were are not read again."""
+        before, self._compared = self._compared, {}
+        for number, xml in self._texts(asked).items():
+            texts = (asked[number].definition, xml)
+            known = before.get(number)
+            text = known[1] if known is not None and known[0] == texts else _difference(*texts)
+            self._compared[number] = (texts, text)
+        return {number: text for number, (_, text) in self._compared.items()}
+
     def _texts(self, asked: Mapping[int, Asked]) -> dict[int, str]:
-        """In the thread: libvirt's XML of each VM that runs."""
+        """libvirt's XML of each VM that runs."""
         found = {}
         try:
             if self._connection is None:

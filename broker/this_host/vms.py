@@ -36,8 +36,8 @@ log = logging.getLogger("ha-broker.vms")
 
 _HELD = (
     "{name} runs, or ran last, with other disks than its definition says ({disks}): a start would"
-    " boot an old one. While it runs: ha-agent vm define {name} --from-running. To boot what the"
-    " definition says all the same: ha-agent vm set {name} disks=recorded"
+    " boot the recorded ones. While it runs: ha-agent vm define {name} --from-running. To boot what"
+    " the definition says all the same: ha-agent vm set {name} disks=recorded"
 )
 
 
