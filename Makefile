@@ -5,9 +5,12 @@ HOSTS ?= 2..7
 SEEDS ?= 200
 # Without its compiled files Python compiles the code and the tests anew for each process.
 unexport PYTHONDONTWRITEBYTECODE
-# Tests of files that share nothing run side by side; those of the lab share the two cores, and do not.
+# Tests of files that share nothing run side by side.
 # More of them than cores: half of their time the unit tests wait, for a deadline, a daemon, a child.
 SIDE_BY_SIDE := -n 4 --dist loadfile
+
+# Labs share nothing but the two cores, and most of the time they wait.
+LABS := -n 2 --dist loadfile
 
 .PHONY: help setup check lint fast explore test contract-test simulation-test browser-test lab-test lab-test-long demo demo-sim simulate \
 	nightly mutation bench lab-down clean package-build-test package-test packages deb rpm release
@@ -46,7 +49,8 @@ fast: setup
 explore: setup
 	@$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) tests/unit --hypothesis-profile=random
 
-check: lint fast
+check: setup
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line lint fast
 
 simulation-test: setup
 	@$(PYTHON) -m pytest -q -n auto --dist worksteal tests/simulation --ignore tests/simulation/test_seeds.py
@@ -54,7 +58,7 @@ simulation-test: setup
 	@$(PYTHON) -m pytest -q tests/simulation/test_seeds.py
 
 lab-test: setup
-	@$(PYTHON) -m pytest -q tests/lab
+	@$(PYTHON) -m pytest -q $(LABS) tests/lab
 
 # About half an hour: not a part of `make test`.
 lab-test-long: setup
@@ -74,7 +78,8 @@ browser-test: setup
 contract-test: setup
 	@$(PYTHON) -m pytest -q tests/contract
 
-test: check contract-test simulation-test browser-test package-build-test lab-test
+test: setup
+	@scripts/test-all
 
 packages: setup
 	@$(PYTHON) packaging/build.py packages

@@ -25,26 +25,24 @@ FLAKY_MAX = 2
 
 @dataclass(frozen=True)
 class Flaky:
-    """A test that failed, and passed when it was tried again. `failed`: the reports of the first
-    try that say how."""
+    """A test that failed, and passed when it was tried again. `cause`: the first line of what it
+    failed with at first; `told`: all that its first try has to say."""
 
     nodeid: str
-    failed: list[pytest.TestReport]
-
-    @property
-    def cause(self) -> str:
-        """The first line of what it failed with."""
-        crash = getattr(self.failed[0].longrepr, "reprcrash", None)
-        text = self.failed[0].longreprtext if crash is None else crash.message
-        return str(text).partition("\n")[0]
+    cause: str
+    told: str
 
 
-_FOUND = pytest.StashKey[list[Flaky]]()
 _LAW = "ended_by_a_broken_law"
+#: On a report of a test that passed at its second try: (cause, told). Plain text, since its reports
+#: are all that a process of pytest-xdist hands to the one that prints.
+_FIRST_TRY = "first_try"
 
 
-def _found(config: pytest.Config) -> list[Flaky]:
-    return config.stash.setdefault(_FOUND, [])
+def _found(terminal: pytest.TerminalReporter) -> list[Flaky]:
+    reports = [report for kind in terminal.stats.values() for report in kind]
+    marked = [report for report in reports if hasattr(report, _FIRST_TRY)]
+    return [Flaky(report.nodeid, *getattr(report, _FIRST_TRY)) for report in marked]
 
 
 def run(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
@@ -54,7 +52,7 @@ def run(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
     failed = _failed(item, reports)
     if failed and not any(getattr(report, _LAW, False) for report in failed):
         reports = runtestprotocol(item, nextitem=nextitem, log=False)
-        _tell(item, failed, _failed(item, reports))
+        _tell(failed, reports, _failed(item, reports))
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
@@ -75,14 +73,25 @@ def _failed(item: pytest.Item, reports: list[pytest.TestReport]) -> list[pytest.
 
 
 def _tell(
-    item: pytest.Item, failed: list[pytest.TestReport], again: list[pytest.TestReport]
+    failed: list[pytest.TestReport],
+    reports: list[pytest.TestReport],
+    again: list[pytest.TestReport],
 ) -> None:
-    """Keep the first failure: for the end of the run, or beside the second one."""
+    """Keep the first failure: for the end of the run, or beside the second one. `reports`: of the
+    second try; `again`: those of them that failed."""
     if not again:
-        _found(item.config).append(Flaky(item.nodeid, failed))
+        told = "\n".join(f"in its {report.when}:\n{whole(report)}" for report in failed)
+        setattr(reports[0], _FIRST_TRY, (_cause(failed[0]), told))
         return
     for report in failed:
         again[0].sections.append((f"the first try failed too: {report.when}", whole(report)))
+
+
+def _cause(report: pytest.TestReport) -> str:
+    """The first line of what it failed with."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = report.longreprtext if crash is None else crash.message
+    return str(text).partition("\n")[0]
 
 
 def note_law(report: pytest.TestReport, call: pytest.CallInfo[None]) -> None:
@@ -107,12 +116,10 @@ def whole(report: pytest.TestReport) -> str:
 def summary(terminalreporter: pytest.TerminalReporter) -> None:
     """As pytest_terminal_summary: what failed at first, in full, and a line for each."""
     terminal = terminalreporter
-    found = _found(terminal.config)
+    found = _found(terminal)
     for flaky in found:
         terminal.write_sep("_", f"FLAKY {flaky.nodeid}: failed, and passed on a new lab")
-        for report in flaky.failed:
-            terminal.write_line(f"in its {report.when}:")
-            terminal.write_line(whole(report))
+        terminal.write_line(flaky.told)
     for flaky in found:
         terminal.write_line(f"FLAKY {flaky.nodeid} - {flaky.cause}", yellow=True)
     if found:
@@ -125,6 +132,9 @@ def summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def finish(session: pytest.Session) -> None:
-    """As pytest_sessionfinish: too many of them fail a run that passed."""
-    if len(_found(session.config)) > FLAKY_MAX and session.exitstatus == pytest.ExitCode.OK:
+    """As pytest_sessionfinish: too many of them fail a run that passed. It is the process that
+    prints that knows."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    too_many = terminal is not None and len(_found(terminal)) > FLAKY_MAX
+    if too_many and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -71,6 +71,29 @@ def test_what_passes_at_the_second_try_is_flaky_and_told_in_full(run: pytest.Pyt
     )
 
 
+def test_with_labs_side_by_side_it_is_told_and_counted_as_well(
+    run: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    text = """
+        import pytest
+        TRIED = set()
+
+        @pytest.mark.parametrize("number", range(2))
+        def test_racy(number, lab):
+            first = number not in TRIED
+            TRIED.add(number)
+            print("what was seen of", number)
+            assert not first
+        """
+    run.makepyfile(test_one=text, test_two=text)
+    result = run.runpytest_subprocess("-q", "-n", "2", "--dist", "loadfile")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=4)
+    told = result.stdout.str()
+    assert "what was seen of 1" in told and f"more than {FLAKY_MAX}: it fails" in told
+
+
 def test_what_fails_twice_fails_and_both_are_told(run: pytest.Pytester) -> None:
     run.makepyfile(
         """
