@@ -17,7 +17,7 @@ from agent.fence.rehearsal import Rehearsals
 from agent.ports import FenceDevices
 from agent.report import report_of
 from agent.vm.measured import Measured
-from broker.client.ask import BrokerDown, BrokerRefused
+from broker.client.ask import BrokerError
 from broker.daemon.log_lines import fields
 from broker.wire.exchange import BegunReason, Report, View
 from broker.wire.status import MeasuredOnWire
@@ -178,7 +178,7 @@ class Agent:
                 self._actions.last_look.asks = _asks(self._view)
                 self._log_broker_problem("")
                 self._actions.news.set()
-            except (BrokerDown, BrokerRefused) as error:
+            except BrokerError as error:
                 self._view, newer_than = None, 0
                 self._log_broker_problem(str(error))
                 self._actions.news.set()
@@ -226,7 +226,7 @@ class Agent:
             # A new state or claim is published at once, not with the next beat.
             try:
                 self._view = await self._exchange()
-            except (BrokerDown, BrokerRefused) as error:
+            except BrokerError as error:
                 self._log_broker_problem(str(error))
         for action in moves:
             # The target is published first: no host may take the handing over for a death.

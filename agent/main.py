@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from agent import verbs as table
 from broker.daemon.command_line import Parser
+from broker.daemon.errors import HaError, why
 from broker.daemon.exit_codes import ExitCode
 
 _EPILOG = """\
@@ -70,31 +71,13 @@ def _run(parser: Parser, arguments: argparse.Namespace, as_json: bool) -> int:
             parser.print_help()
             code = ExitCode.USAGE
         return code
-    except Exception as error:
-        from broker.config.sections import ConfigError
-
-        if isinstance(error, ConfigError):
-            return _say(ExitCode.CONFIG, "not-configured", str(error), as_json)
-        known = _known(error)
-        if known is None:
+    except HaError as error:
+        return _say(error.code, error.json_code, str(error), as_json)
+    except OSError as error:
+        if error.filename is None:
             raise
-        return _say(known, known.name.lower().replace("_", "-"), str(error), as_json)
-
-
-def _known(error: Exception) -> ExitCode | None:
-    """The exit code of an error that has one; None: it is a bug and keeps its traceback."""
-    from agent.terminal.errors import CommandError
-    from broker.client.ask import BrokerDown, BrokerRefused
-
-    match error:
-        case CommandError():
-            return error.code
-        case BrokerDown():
-            return ExitCode.BROKER_DOWN
-        case BrokerRefused():
-            return ExitCode.REFUSED
-        case _:
-            return None
+        # The machine's fault, not a bug: a file that the command needs is not there, or is refused.
+        return _say(ExitCode.FILE, "file", f"{error.filename}: {why(error)}", as_json)
 
 
 def _say(code: ExitCode, name: str, message: str, as_json: bool) -> int:

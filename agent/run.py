@@ -21,15 +21,19 @@ from agent.journal.records import Journal
 from agent.leases.sanlock import SanlockLeases
 from agent.leases.vm_records import VmRecords
 from agent.terminal.errors import CommandError
-from agent.vm.definition import Definition, DefinitionError, load_definition
+from agent.vm.definition import Definition, load_definition
 from agent.vm.definition_check import DefinitionCheck
+from agent.vm.errors import DefinitionError
 from agent.vm.hypervisor import LibvirtHypervisor
 from agent.vm.hypervisors import LibvirtHypervisors
 from agent.vm.measured import Measured
 from agent.vm.protected import Engine
 from broker.client.link import Link
+from broker.config.errors import ConfigError
+from broker.config.load import load
+from broker.config.machine import system_uuid
 from broker.config.reload import needs_restart, refusal
-from broker.config.sections import Config, ConfigError, load, system_uuid
+from broker.config.sections import Config
 from broker.daemon import service_manager
 from broker.daemon.exit_codes import ExitCode
 from broker.vm.qemu_conf import LOCK_MANAGER_LINE, lock_driver_named

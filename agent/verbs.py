@@ -57,7 +57,7 @@ def _warn(message: str) -> None:
 
 def _socket(arguments: Namespace) -> str:
     """The path of the broker's socket, even where the configuration is wrong."""
-    from broker.config.sections import socket_path
+    from broker.config.load import socket_path
 
     return socket_path(arguments.config, _warn)
 
@@ -125,7 +125,7 @@ def _why_options(parser: ArgumentParser) -> None:
 
 def _why(arguments: Namespace, as_json: bool) -> int:
     from agent.commands import why
-    from broker.config.sections import load
+    from broker.config.load import load
 
     return why.run(load(arguments.config), as_json, arguments.name)
 
@@ -193,7 +193,7 @@ def _maintenance(arguments: Namespace, as_json: bool) -> int:
     other = None
     if arguments.host is not None:
         from agent.commands.other_host import other_host
-        from broker.config.sections import load
+        from broker.config.load import load
 
         other = other_host(load(arguments.config), arguments.host)
     return maintenance.run(
@@ -224,7 +224,7 @@ def _migrate_options(parser: ArgumentParser) -> None:
 
 def _migrate(arguments: Namespace, as_json: bool) -> int:
     from agent.commands import vm
-    from broker.config.sections import load
+    from broker.config.load import load
 
     given = arguments.to, arguments.cancel, as_json, arguments.host, arguments.name
     return vm.migrate(load(arguments.config), *given)
@@ -282,7 +282,7 @@ def _fence_options(parser: ArgumentParser) -> None:
 
 def _fence(arguments: Namespace, as_json: bool) -> int:
     from agent.commands import fence_test
-    from broker.config.sections import load
+    from broker.config.load import load
 
     return fence_test.run(load(arguments.config), arguments.host, as_json)
 

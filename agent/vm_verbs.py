@@ -111,7 +111,7 @@ def _that_show(words: Any) -> None:
 
 def run(arguments: Namespace, as_json: bool) -> int:
     """Carry out the given word."""
-    from broker.config.sections import load
+    from broker.config.load import load
 
     config = load(arguments.config)
     match arguments.what:

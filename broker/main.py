@@ -22,18 +22,21 @@ from broker.broker import Broker, Given
 from broker.config.addresses import loopback_beside, split
 from broker.config.certificate import load_certificate, tls_context
 from broker.config.engine_file import FOLDER
+from broker.config.errors import ConfigError
+from broker.config.load import load
+from broker.config.machine import system_uuid
 from broker.config.places import changed_s, default_path
 from broker.config.reload import needs_restart, refusal
 from broker.config.secrets import load_api_token, load_cluster_key
-from broker.config.sections import Config, ConfigError, load, system_uuid
+from broker.config.sections import Config
 from broker.daemon import service_manager
 from broker.daemon.command_line import Parser
+from broker.daemon.errors import HaError
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.kernel_boot import boot_id
 from broker.events.kept import KeptEvents
 from broker.events.ring import EVENTS_MAX
 from broker.lockspace.joined_mark import JoinedMark
-from broker.lockspace.port import LockspaceError
 from broker.lockspace.rejoin import Rejoin, own_names
 from broker.lockspace.sanlock import SanlockLockspace
 from broker.monitors.listen import listen
@@ -56,7 +59,7 @@ log = logging.getLogger("ha-broker")
 KEEP_PATIENCE_S = 1.0
 
 
-class StartError(Exception):
+class StartError(HaError):
     """The broker cannot start: exit code and the line to print."""
 
     def __init__(self, code: ExitCode, message: str) -> None:
@@ -282,17 +285,18 @@ def main() -> None:
     except StartError as error:
         _fail(error.code, f"{arguments.config}: {error}")
     except BaseExceptionGroup as group:
-        known, other = group.split(LockspaceError)
+        known, other = group.split(HaError)
         if other is not None or known is None:
             raise
-        _fail(ExitCode.LOCKSPACE, f"{arguments.config}: {_first(known)}")
+        first = _first(known)
+        _fail(first.code, f"{arguments.config}: {first}")
     except KeyboardInterrupt:
         with contextlib.suppress(BrokenPipeError):
             sys.exit(130)
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
+def _first(group: BaseExceptionGroup[HaError]) -> HaError:
+    error: HaError | BaseExceptionGroup[HaError] = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -24,7 +24,8 @@ from broker.config.sections import Config
 from broker.daemon.atomic_file import write_atomically
 from broker.daemon.exit_codes import ExitCode
 from broker.vm import domain_text
-from broker.vm.domain_facts import BadDomain, Differs
+from broker.vm.domain_facts import Differs
+from broker.vm.errors import BadDomain
 from broker.wire.status import Decision, DifferenceStatus, Status, WhatRanStatus
 
 

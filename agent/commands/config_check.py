@@ -13,9 +13,13 @@ from agent.fence.devices import fence_device
 from agent.fence.ipmi import password_problem
 from agent.fence.program import find_agent
 from agent.terminal.columns import say
-from agent.vm.definition import DefinitionError, load_definition
+from agent.vm.definition import load_definition
+from agent.vm.errors import DefinitionError
 from agent.vm.one_host import found_in
 from broker.config.certificate import tls_context
+from broker.config.errors import ConfigError
+from broker.config.load import load
+from broker.config.machine import system_uuid
 from broker.config.secrets import (
     FenceSecret,
     load_api_token,
@@ -23,7 +27,7 @@ from broker.config.secrets import (
     load_fence_secrets,
     unused_fence_secrets,
 )
-from broker.config.sections import Config, ConfigError, load, system_uuid
+from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 
 

@@ -9,7 +9,8 @@ import msgspec
 
 from agent.terminal.errors import CommandError
 from broker.config.agreement import DIGEST_LINE, agreed, differences, published
-from broker.config.sections import Config, load
+from broker.config.load import load
+from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.whiteboard.slot import SlotReport, decode_sweep
 from broker.whiteboard.volume import Volume, VolumeError

@@ -15,7 +15,8 @@ from agent.fence.storage import StorageFence, storage_fence
 from agent.terminal.columns import table
 from agent.terminal.errors import CommandError
 from broker.client.ask import BrokerDown, ask
-from broker.config.sections import Config, system_uuid
+from broker.config.machine import system_uuid
+from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.exchange import View
 

@@ -13,7 +13,7 @@ import re
 import subprocess
 from collections.abc import Awaitable, Callable
 
-from broker.client.ask import BrokerDown, BrokerRefused, ask
+from broker.client.ask import BrokerError, ask
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import HostShutdownStatus
 
@@ -44,7 +44,7 @@ async def drain(say: Say, show: Callable[[str], None]) -> bool:
                 return status.state == "over"
             if status.state != "no-agent":
                 well_s = loop.time()
-        except (BrokerDown, BrokerRefused) as error:
+        except BrokerError as error:
             text, over_s = str(error), float("inf")
         now_s = loop.time()
         # A line that differs only in its seconds is shown now and then.

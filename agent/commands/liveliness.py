@@ -13,8 +13,8 @@ from enum import IntEnum
 
 from agent.status.command import code_of
 from agent.status.text import engine_line, is_booting, what_is_wrong
-from broker.client.ask import BrokerDown, BrokerRefused, ask
-from broker.config.sections import ConfigError
+from broker.client.ask import BrokerError, ask
+from broker.config.errors import ConfigError
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import Status
 
@@ -61,7 +61,7 @@ def as_plugin(socket: Callable[[], str]) -> int:
     """
     try:
         status = ask(socket(), "GET", "/v1/status", Status)
-    except (ConfigError, BrokerDown, BrokerRefused) as error:
+    except (ConfigError, BrokerError) as error:
         return _say(Plugin.UNKNOWN, str(error))
     live = sum(host.liveness == "live" for host in status.hosts.values())
     figures = f"hosts_live={live} hosts={len(status.hosts)}"

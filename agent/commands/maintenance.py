@@ -15,7 +15,7 @@ from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
 from agent.terminal.progress import progress
 from agent.terminal.times import duration_s, shown
-from broker.client.ask import BrokerDown, BrokerRefused, ask
+from broker.client.ask import BrokerError, ask
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.limits import REASON_CHARS_MAX
 from broker.wire.status import Maintenance, Status
@@ -155,7 +155,7 @@ def drained(
     while True:
         try:
             status = look()
-        except (BrokerDown, BrokerRefused, CommandError):
+        except (BrokerError, CommandError):
             return False, ""
         if status.engine.up is None and not was_there:
             return False, ""

@@ -6,20 +6,20 @@ cluster key (broker/peers/member_request.py). Who may read the key may ask: root
 from __future__ import annotations
 
 import getpass
-import http.client
 from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 
 from agent.terminal.errors import CommandError
-from broker.client.ask import ask, refusal
-from broker.config.addresses import split
+from broker.client.ask import BrokerError, BrokerRefused, ask, refusal
+from broker.client.other_host import ask_host
 from broker.config.cluster_key import ClusterKey
 from broker.config.secrets import load_cluster_key
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign import clean
+from broker.peers.errors import BadAnswer
 from broker.peers.heartbeat import new_nonce
 from broker.peers.member_request import (
     CHALLENGE_PATH,
@@ -41,7 +41,9 @@ ASK_S = 5.0
 
 #: A status of 2000 hosts has 3 MB.
 STATUS_BYTES_MAX = 16 * 2**20
-_PROBLEMS = (OSError, ValueError, http.client.HTTPException)
+NOT_FOUND = 404
+#: The answer of a broker that does not know the challenge.
+EARLIER = "its broker is of an earlier version, and takes no orders from here"
 
 T = TypeVar("T")
 
@@ -81,9 +83,9 @@ class OtherHost:
         """The cluster as that host sees it. Anybody may read that: it is not signed."""
         for address in self.host.api:
             try:
-                raw = _http(address, "GET", "/api/v1/status", most=STATUS_BYTES_MAX)
+                raw = ask_host(address, "GET", "/api/v1/status", STATUS_BYTES_MAX, ASK_S)
                 return msgspec.json.decode(raw, type=Status)
-            except (*_PROBLEMS, msgspec.MsgspecError):
+            except (BrokerError, msgspec.MsgspecError):
                 continue
         raise CommandError(ExitCode.BROKER_DOWN, f"{self.host.hostname} cannot be asked")
 
@@ -100,28 +102,39 @@ class OtherHost:
             body=msgspec.json.encode(wanted).decode(),
         )
         try:
-            raw = _http(address, "POST", PATH, request_bytes(self.key, request))
+            body = request_bytes(self.key, request)
+            raw = ask_host(address, "POST", PATH, ANSWER_BYTES_MAX, ASK_S, body)
             answer = answer_to(self.key, raw, request)
-        except _PROBLEMS as error:
+        except (BrokerError, BadAnswer) as error:
             raise CommandError(
                 ExitCode.FAILED,
-                f"{name} ({address}) gave no answer that counts: {error or type(error).__name__};"
+                f"{name} ({address}) gave no answer that counts: {error};"
                 " whether it does what was asked is not known: ha-agent --status",
             ) from None
         if answer.status != 200:
             said = clean(refusal(answer.status, answer.body.encode()))
             raise CommandError(ExitCode.REFUSED, f"{name} refuses: {said}")
-        return msgspec.json.decode(answer.body, type=kind)
+        try:
+            return msgspec.json.decode(answer.body, type=kind)
+        except msgspec.MsgspecError as error:
+            raise CommandError(
+                ExitCode.FAILED,
+                f"{name} ({address}) has done it, and says so in a form that is not known here:"
+                f" {error}; is it of another version? ha-agent --status",
+            ) from None
 
     def _challenge(self) -> tuple[str, str]:
         """The first of its addresses that answers, and its challenge."""
         name, problem = self.host.hostname, "it publishes no address (api.listen)"
         for address in self.host.api:
             try:
-                found = msgspec.json.decode(_http(address, "GET", CHALLENGE_PATH), type=Given)
-                return address, found.challenge
-            except (*_PROBLEMS, msgspec.MsgspecError) as error:
-                problem = f"{address}: {error or type(error).__name__}"
+                raw = ask_host(address, "GET", CHALLENGE_PATH, ANSWER_BYTES_MAX, ASK_S)
+                return address, msgspec.json.decode(raw, type=Given).challenge
+            except BrokerRefused as error:
+                why = EARLIER if error.status == NOT_FOUND else str(error)
+                problem = f"{address}: {why}"
+            except (BrokerError, msgspec.MsgspecError) as error:
+                problem = f"{address}: {error}"
         raise CommandError(
             ExitCode.BROKER_DOWN,
             f"{name} cannot be asked: {problem}; its api.listen must be reached from here, or type"
@@ -146,25 +159,3 @@ def other_host(config: Config, name: str | None) -> OtherHost | None:
             " config check); type the command on that host",
         )
     return OtherHost(host, status.host_id, f"{getpass.getuser()}@{config.host_name}", key)
-
-
-def _http(
-    address: str,
-    method: str,
-    target: str,
-    body: bytes | None = None,
-    most: int = ANSWER_BYTES_MAX,
-) -> bytes:
-    """The body of an answer of status 200; ValueError for any other."""
-    connection = http.client.HTTPConnection(*split(address), timeout=ASK_S)
-    try:
-        connection.request(method, target, body)
-        response = connection.getresponse()
-        raw = response.read(most)
-    finally:
-        connection.close()
-    if response.status == 404 and target == CHALLENGE_PATH:
-        raise ValueError("its broker is of an earlier version, and takes no orders from here")
-    if response.status != 200:
-        raise ValueError(clean(refusal(response.status, raw)))
-    return raw

@@ -21,13 +21,15 @@ from agent.registry.definition import one_host_only, text_of, with_lease
 from agent.registry.names import ENGINE
 from agent.registry.settings import KEYS, pairs, shown, with_settings
 from agent.terminal.errors import CommandError
-from broker.client.ask import BrokerDown, BrokerRefused, ask
+from broker.client.ask import BrokerError, ask
 from broker.config.sections import Config
+from broker.daemon.errors import why
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign import sentence
 from broker.registry.record import DEFINITION_BYTES_MAX, NAME, VmRecord, unit_of
-from broker.vm.domain_facts import BadDomain, Differs, parse
+from broker.vm.domain_facts import Differs, parse
 from broker.vm.domain_text import with_facts_of
+from broker.vm.errors import BadDomain
 from broker.wire.exchange import View
 from scoring.vm.seen import SPEAKS_SEVERAL
 from scoring.vm_facts import ORDINARY_PAGES_KB, Want
@@ -282,7 +284,7 @@ def _read(source: str) -> str:
         with Path(source).open(encoding="utf-8") as file:
             return file.read(DEFINITION_BYTES_MAX + 1)
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(ExitCode.FILE, f"{source}: cannot be read: {error}") from None
+        raise CommandError(ExitCode.FILE, f"{source}: cannot be read: {why(error)}") from None
 
 
 def _running(config: Config, change: Change, record: VmRecord) -> str:
@@ -318,7 +320,7 @@ def room(config: Config, record: VmRecord) -> list[str]:
     """A warning where no host has the memory now; CommandError where that is refused."""
     try:
         view = ask(config.daemon.socket, "GET", "/v1/view", View)
-    except (BrokerDown, BrokerRefused):
+    except BrokerError:
         return ["whether a host has the memory is not known: ha-broker does not answer here"]
     deaf = [
         view.hostnames.get(peer.host_id) or f"host {peer.host_id}"

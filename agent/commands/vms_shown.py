@@ -20,8 +20,7 @@ from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.registry.admission import refused
 from broker.registry.cache import Cached, merged
-from broker.registry.record import VmRecord
-from broker.registry.volume import RegistryError
+from broker.registry.record import RegistryError, VmRecord
 
 
 class Shown:

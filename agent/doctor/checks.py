@@ -31,7 +31,9 @@ from agent.doctor.peers import agreement, daemons, heartbeat_ports, libvirt_peer
 from agent.doctor.vm import libvirt_guests_found, vm_domain
 from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
-from broker.config.sections import Config, ConfigError, load
+from broker.config.errors import ConfigError
+from broker.config.load import load
+from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 
 #: The verdicts as they are shown; only "fail" changes the exit code.

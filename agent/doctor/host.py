@@ -25,13 +25,16 @@ from agent.storage.made import LOCAL
 from agent.storage.mounts import file_system
 from agent.storage.room import GROUP, USER
 from agent.storage.watched import read_leases, read_names
-from agent.vm.definition import DefinitionError, load_definition
+from agent.vm.definition import load_definition
+from agent.vm.errors import DefinitionError
 from agent.vm.qemu_conf import lock_driver_problem, other_vms_problem
-from broker.config.sections import Config, system_uuid
+from broker.config.machine import system_uuid
+from broker.config.sections import Config
 from broker.daemon.foreign import sentence
 from broker.lockspace.process_leases import process_leases
 from broker.lockspace.rejoin import own_names
-from broker.vm.needs import NotADefinition, needs_of
+from broker.vm.errors import BadDomain
+from broker.vm.needs import needs_of
 from broker.vm.start_proof import lacks, refusals, unreadable
 
 Found = Iterator[tuple[str, str, str]]
@@ -184,7 +187,7 @@ def can_start(config: Config) -> Found:
     try:
         xml = Path(path).read_text()
         needs = needs_of(xml)
-    except (OSError, UnicodeDecodeError, NotADefinition):
+    except (OSError, UnicodeDecodeError, BadDomain):
         return  # the checks of the configuration report it
     problems = [*lacks(needs), *unreadable(needs)]
     try:

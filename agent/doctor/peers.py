@@ -15,10 +15,11 @@ import libvirt
 from agent.doctor.host import Found
 from agent.setup.heartbeat_reach import OPEN, Port, ask_ports
 from agent.storage.watched import read_slots
-from agent.vm.definition import DefinitionError, load_definition
+from agent.vm.definition import load_definition
+from agent.vm.errors import DefinitionError
 from agent.vm.migration_check import ask_target, host_devices
 from agent.vm.reach import REFUSES, command_there, reach, reached
-from broker.client.ask import BrokerDown, BrokerRefused, ask
+from broker.client.ask import BrokerError, ask
 from broker.config.addresses import is_over_tls
 from broker.config.agreement import DIGEST_LINE, agreed, differences, published
 from broker.config.sections import Config
@@ -29,7 +30,7 @@ def daemons(config: Config) -> Found:
     """Whether both daemons run here, and which problems they report."""
     try:
         status = ask(config.daemon.socket, "GET", "/v1/status", Status)
-    except (BrokerDown, BrokerRefused) as error:
+    except BrokerError as error:
         yield "warn", str(error), "systemctl enable --now ha-broker ha-agent"
         return
     own = status.hosts[status.host_id]

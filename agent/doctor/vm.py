@@ -8,6 +8,7 @@ import libvirt
 from agent.doctor.host import Found
 from agent.vm import libvirt_guests
 from broker.config.sections import Config
+from broker.daemon.errors import why
 
 
 def vm_domain(config: Config) -> Found:
@@ -48,7 +49,11 @@ def libvirt_guests_found(config: Config) -> Found:
     try:
         text, fix = libvirt_guests.problem()
     except OSError as error:
-        yield "warn", f"the settings of libvirt-guests cannot be read: {error}", "run it as root"
+        yield (
+            "warn",
+            f"the settings of libvirt-guests cannot be read: {why(error)}",
+            "run it as root",
+        )
         return
     if text:
         yield "warn", text, fix

@@ -4,10 +4,11 @@ needed."""
 
 from __future__ import annotations
 
-from agent.fence.driver import Driver
+from agent.fence.driver import Driver, Pointless
 from agent.fence.levels import FenceLevels, GuardedDevice
+from broker.config.errors import ConfigError
 from broker.config.secrets import FenceSecret, load_fence_secrets
-from broker.config.sections import Config, ConfigError, FenceDevice
+from broker.config.sections import Config, FenceDevice
 
 
 def fence_devices(config: Config) -> FenceLevels:
@@ -23,7 +24,7 @@ def fence_device(config: Config, device: FenceDevice, secret: FenceSecret) -> Gu
     """One fence device; ConfigError where its certificates cannot be read."""
     try:
         driver = _driver(device, secret)
-    except ValueError as error:
+    except Pointless as error:
         raise ConfigError(f"fence.device: {device.title}: {error}") from None
     return GuardedDevice(
         device.host,

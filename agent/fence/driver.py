@@ -11,10 +11,18 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from agent.ports import Still
+from broker.daemon.errors import HaError
+from broker.daemon.exit_codes import ExitCode
 from scoring.observation import Power
 
 
-class DeviceError(Exception):
+class FenceError(HaError):
+    """Fencing did not do what it was asked for: a sentence that may be shown."""
+
+    code = ExitCode.FENCE
+
+
+class DeviceError(FenceError):
     """The device refused, or did not answer: a sentence that may be shown."""
 
 

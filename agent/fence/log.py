@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from broker.client.ask import BrokerDown, BrokerRefused
+from broker.client.ask import BrokerError
 from broker.client.link import Link
 from broker.wire.exchange import FenceNote
 from scoring.observation import FenceStep
@@ -28,6 +28,6 @@ class BrokerFenceLog:
         note = FenceNote(step, target, ordered, text, over, only_closes, withdrawn)
         try:
             await self._link.note_fence(note)
-        except (BrokerDown, BrokerRefused) as error:
+        except BrokerError as error:
             return str(error)
         return ""

@@ -36,6 +36,7 @@ from typing import Any
 
 from agent.fence.driver import DeviceError, Pointless, always, go
 from agent.ports import Still
+from broker.daemon.errors import why
 from scoring.observation import Power
 
 _ROOT = "/redfish/v1/"
@@ -90,7 +91,7 @@ class RedfishDriver:
         try:
             self._tls = ssl.create_default_context(cafile=ca_file)
         except OSError as error:  # ssl.SSLError is a subclass
-            raise ValueError(f"{ca_file}: no certificates to be read there: {error}") from None
+            raise Pointless(f"{ca_file}: no certificates to be read there: {error}") from None
         if self._fingerprint or not verify:
             self._tls.check_hostname = False
             self._tls.verify_mode = ssl.CERT_NONE
@@ -283,8 +284,7 @@ class _Service:
         except (OSError, http.client.HTTPException) as error:
             if self.left_s <= 0:
                 raise DeviceError("no answer in time") from None
-            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise DeviceError(why) from None
+            raise DeviceError(why(error)) from None
         try:
             data = json.loads(raw) if raw.strip() else {}
         except ValueError:

@@ -29,6 +29,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
+from agent.fence.driver import FenceError
 from broker.config.sections import Config
 from broker.config.storage_fence import StorageFenceSection
 from broker.daemon.foreign import sentence
@@ -41,7 +42,7 @@ _NOBODY = frozenset({"", "localhost", "localhost.localdomain"})
 _FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 
 
-class StorageFenceError(Exception):
+class StorageFenceError(FenceError):
     """The storage refused, or its command failed: a sentence that may be shown."""
 
 

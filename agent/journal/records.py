@@ -32,6 +32,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 
 from broker.daemon.atomic_file import append_lines
+from broker.daemon.errors import HaError, why
 from scoring.decide import Decision
 from scoring.decision import MigrateVm, PowerOffVm, Reason, ShutDownVm, StartVm
 from scoring.hosts.state import HostState
@@ -68,7 +69,7 @@ def _name(kind: type[Any]) -> str:
 _OUTCOMES: dict[str, type[Outcome]] = {_name(kind): kind for kind in get_args(Outcome)}
 
 
-class Damaged(Exception):
+class Damaged(HaError):
     """A line is no record: the message has the file, the line's number and the reason."""
 
 
@@ -188,7 +189,7 @@ def read(path: Path) -> Iterator[Record]:
         for number, line in enumerate(file, 1):
             try:
                 if not line.endswith(b"\n"):
-                    raise ValueError("cut short")
+                    raise ValueError("it is cut short")
                 record = decode(line)
             except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
                 # msgspec.ValidationError is a ValueError.
@@ -282,9 +283,7 @@ class Journal:
                 self._gap = True
                 if not self.problem:
                     log.warning("%s: %s; decisions are not in the journal", self._path, error)
-                self.problem = (
-                    f"{self._path}: {error.strerror or error}: decisions are not recorded"
-                )
+                self.problem = f"{self._path}: {why(error)}: decisions are not recorded"
             finally:
                 self._queue.task_done()
 

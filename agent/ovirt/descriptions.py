@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The VM from vm.conf, from an OVF envelope, or from the domain XML that VDSM used. Pure.
 
-ValueError says what is missing. Elements of an OVF are found by their names without namespace,
+ImportFault says what is missing. Elements of an OVF are found by their names without namespace,
 which has changed with the engine's version.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from xml.etree import ElementTree
 
+from agent.ovirt.errors import ImportFault
 from agent.ovirt.key_values import device, number
 from agent.ovirt.machine import Disk, Machine, Nic
 from agent.ovirt.storage_domain import UUID, StorageDomain
@@ -49,7 +50,7 @@ def from_vm_conf(
             model = _VM_CONF_NICS.get(found.get("nicModel", "pv"), "virtio")
             nics.append(Nic(found.get("network", ""), found.get("macAddr", ""), model))
     if not UUID.fullmatch(values.get("vmId", "")) or not number(values, "memSize"):
-        raise ValueError("vmId or memSize is missing, or no UUID")
+        raise ImportFault("vmId or memSize is missing, or no UUID")
     return Machine(
         name=values.get("vmName", "HostedEngine"),
         uuid=values["vmId"],
@@ -90,7 +91,7 @@ def from_envelope(root: ElementTree.Element, domain: StorageDomain) -> Machine:
     """The VM of an OVF, as the engine keeps it in an OVF_STORE."""
     content = next(_all(root, "Content"), None)
     if content is None:
-        raise ValueError("no <Content> in the OVF envelope")
+        raise ImportFault("no <Content> in the OVF envelope")
     sections = [s for s in content if local(s.tag) == "Section"]
     system = next((s for s in sections if "OperatingSystem" in _attribute(s, "type")), None)
     uuid = _attribute(system, "id") if system is not None else ""
@@ -125,7 +126,7 @@ def from_envelope(root: ElementTree.Element, domain: StorageDomain) -> Machine:
             case _:
                 pass
     if not UUID.fullmatch(uuid) or not memory_mb:
-        raise ValueError("the OVF envelope has no VM id, or one that is no UUID, or no memory")
+        raise ImportFault("the OVF envelope has no VM id, or one that is no UUID, or no memory")
     bios = number({"": _text(content, "BiosType")}, "")
     return Machine(
         _text(content, "Name") or "HostedEngine",
@@ -141,18 +142,18 @@ def from_envelope(root: ElementTree.Element, domain: StorageDomain) -> Machine:
 
 
 def unexpected(root: ElementTree.Element, devices: ElementTree.Element) -> list[str]:
-    """Everything that the engine puts into no machine of its own, in words; ValueError where it
+    """Everything that the engine puts into no machine of its own, in words; ImportFault where it
     would run a program with QEMU's rights on the host."""
     for element in root.iter():
         if local(element.tag) == "commandline":
-            raise ValueError(
+            raise ImportFault(
                 "it passes arguments to QEMU by itself (<qemu:commandline>): take it out"
             )
     found = []
     for emulator in devices.iterfind("emulator"):
         path = (emulator.text or "").strip()
         if path and path not in _EMULATORS:
-            raise ValueError(
+            raise ImportFault(
                 f"its emulator is {path[:80]!r}: take <emulator> out, libvirt knows one"
             )
     for tag, what in _UNEXPECTED.items():
@@ -173,9 +174,9 @@ def without_vdsm(root: ElementTree.Element, domain: StorageDomain) -> list[str]:
     """Change the domain XML that VDSM used so that it runs without VDSM; returns the changes."""
     devices = root.find("devices")
     if devices is None:
-        raise ValueError("the domain has no <devices>")
+        raise ImportFault("the domain has no <devices>")
     if not UUID.fullmatch((root.findtext("uuid") or "").strip()):
-        raise ValueError("the domain's <uuid> is no UUID")
+        raise ImportFault("the domain's <uuid> is no UUID")
     notes = unexpected(root, devices)
     for source in devices.iterfind("disk/source"):
         for name in ("file", "dev"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from agent.ovirt.descriptions import from_envelope, from_vm_conf, local, without_vdsm
+from agent.ovirt.errors import ImportFault
 from agent.ovirt.key_values import key_values, number
 from agent.ovirt.machine import domain_xml
 from agent.ovirt.ovf_store import DESCRIPTION_BYTES_MAX, opened, read_description
@@ -22,6 +23,7 @@ from agent.setup.toml_text import Value, written
 from agent.setup.written import check_place, place
 from agent.terminal.errors import CommandError
 from broker.config.sections import OVIRT_PAGE
+from broker.daemon.errors import why
 from broker.daemon.exit_codes import ExitCode
 
 CONF = "/etc/ovirt-hosted-engine/hosted-engine.conf"
@@ -134,7 +136,7 @@ def _definition(
         return (path, *_from_xml(xml, f"{path}: xmlBase64", domain))
     try:
         vm = from_vm_conf(vm_values, devices, domain)
-    except ValueError as error:
+    except (ImportFault, ValueError) as error:
         raise CommandError(ExitCode.FILE, f"{path}: {error}") from None
     return path, domain_xml(vm), _machine_notes(vm.machine)
 
@@ -146,12 +148,12 @@ def _from_xml(text: str, source: str, domain: StorageDomain) -> tuple[str, list[
             vm = from_envelope(root, domain)
             return domain_xml(vm), _machine_notes(vm.machine)
         if root.tag != "domain":
-            raise ValueError(f"holds <{local(root.tag)}>, neither a domain nor an OVF envelope")
+            raise ImportFault(f"holds <{local(root.tag)}>, neither a domain nor an OVF envelope")
         notes = without_vdsm(root, domain)
         kind = root.find("os/type")
         notes += _machine_notes(kind.get("machine", "") if kind is not None else "")
         return ElementTree.tostring(root, encoding="unicode") + "\n", notes
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, ImportFault, ValueError) as error:
         raise CommandError(ExitCode.FILE, f"{source}: {error}") from None
 
 
@@ -203,7 +205,7 @@ def _read(path: str) -> str:
         with opened(path) as file:
             return file.read(DESCRIPTION_BYTES_MAX).decode()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = why(error)
         raise CommandError(
             ExitCode.FILE, f"{path}: cannot be read: {reason}; name it by --conf or --vm-conf"
         ) from None

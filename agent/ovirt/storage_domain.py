@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from agent.ovirt.errors import ImportFault
+
 #: domainType of hosted-engine.conf whose volumes are logical volumes.
 BLOCK = ("iscsi", "fc", "fcp")
 _MOUNTS = "/rhev/data-center/mnt"
@@ -41,12 +43,14 @@ class StorageDomain:
         return f"{_MOUNTS}/glusterSD/{name}" if self.kind == "glusterfs" else f"{_MOUNTS}/{name}"
 
     def volume(self, image: str, volume: str, domain: str = "") -> str:
-        """The path of a volume of this domain, or of another block domain; ValueError where one of
+        """The path of a volume of this domain, or of another block domain; ImportFault where one of
         the ids is no UUID: it would become a part of a path that root opens."""
         uuid = domain or self.uuid
         for given in (uuid, volume, *(() if self.is_block else (image,))):
             if not UUID.fullmatch(given):
-                raise ValueError(f"{given[:80]!r} is no UUID, and would be a part of a disk's path")
+                raise ImportFault(
+                    f"{given[:80]!r} is no UUID, and would be a part of a disk's path"
+                )
         if self.is_block:
             return f"/dev/{uuid}/{volume}"
         return f"{self.place}/{uuid}/images/{image}/{volume}"

@@ -16,7 +16,8 @@ from broker.registry.admission import refused
 from broker.registry.record import MEMORY_MB_MAX, VmRecord
 from broker.vm import needs
 from broker.vm.admitted import memory_mb_of, reaches_out
-from broker.vm.domain_facts import BadDomain, parse
+from broker.vm.domain_facts import parse
+from broker.vm.errors import BadDomain
 from broker.vm.host_local import one_host
 from broker.vm.shared_paths import SharedPaths
 from scoring.vm_facts import ORDINARY_PAGES_KB
@@ -121,7 +122,7 @@ def _set(root: ElementTree.Element, tag: str, text: str) -> None:
 def _pages_kb(xml: str) -> int:
     try:
         pages = needs.needs_of(xml).hugepages_kib
-    except needs.NotADefinition:
+    except BadDomain:
         return ORDINARY_PAGES_KB
     return (pages[0] or _USUAL_HUGE_KB) if pages else ORDINARY_PAGES_KB
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from agent.terminal.steps import Done
 from agent.vm import libvirt_guests
+from broker.daemon.errors import why
 
 
 def libvirt_guests_beside() -> list[Done]:
@@ -13,5 +14,5 @@ def libvirt_guests_beside() -> list[Done]:
     try:
         text, fix = libvirt_guests.problem()
     except OSError as error:
-        text, fix = f"its settings cannot be read: {error}", "run it as root"
+        text, fix = f"its settings cannot be read: {why(error)}", "run it as root"
     return [Done("libvirt-guests", "warning", f"{text}; {fix}")] if text else []

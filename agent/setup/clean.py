@@ -16,7 +16,8 @@ from agent.storage.watched import SLOT_WATCH_S, read_slots, watch
 from agent.terminal.errors import CommandError
 from agent.terminal.progress import progress
 from agent.terminal.steps import Step, run_steps
-from broker.config.sections import Config, load
+from broker.config.load import load
+from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from scoring.lease_times import host_dead_s
 

@@ -16,6 +16,7 @@ from broker.config.addresses import advertised, split
 from broker.config.cluster_key import ClusterKey
 from broker.config.secrets import load_cluster_key
 from broker.config.sections import HEARTBEAT_PORT, Config
+from broker.daemon.errors import why
 from broker.daemon.kernel_boot import boot_id
 from broker.peers.datagram import DATAGRAM_BYTES, Question, heard_in, question_bytes
 from broker.peers.heartbeat import Fault, new_nonce
@@ -118,7 +119,7 @@ def _problem_at(key: ClusterKey, own: int, host_id: int, address: str) -> str:
                     return ""
                 problem = found or problem
     except OSError as error:
-        return error.strerror or str(error)
+        return why(error)
     return problem
 
 

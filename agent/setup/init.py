@@ -31,7 +31,8 @@ from agent.storage.registry import registry_step
 from agent.terminal.errors import CommandError
 from agent.terminal.steps import Done, Step, do_steps, print_json, print_line
 from agent.vm import imported as domains
-from agent.vm.definition import DefinitionError, definition_of, load_definition
+from agent.vm.definition import definition_of, load_definition
+from agent.vm.errors import DefinitionError
 from agent.vm.one_host import found_in
 from agent.vm.qemu_conf import lock_driver_step
 from broker.config.sections import Config

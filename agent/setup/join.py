@@ -40,7 +40,8 @@ from agent.storage.watched import (
 from agent.terminal.errors import CommandError
 from agent.terminal.progress import progress
 from agent.terminal.steps import Done, Step, do_steps, print_json, print_line
-from agent.vm.definition import DefinitionError, definition_of, load_definition
+from agent.vm.definition import definition_of, load_definition
+from agent.vm.errors import DefinitionError
 from agent.vm.one_host import found_in
 from agent.vm.qemu_conf import lock_driver_step
 from agent.vm.reach import command_there, reach, reached

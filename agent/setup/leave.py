@@ -18,7 +18,8 @@ from agent.storage.watched import read_leases, read_slots, storage_error
 from agent.terminal.errors import CommandError
 from agent.terminal.steps import Step, run_steps
 from broker.client.ask import BrokerDown, BrokerRefused, ask
-from broker.config.sections import Config, load
+from broker.config.load import load
+from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign import sentence
 from broker.whiteboard.slot import EMPTY_SLOT

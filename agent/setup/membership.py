@@ -14,6 +14,7 @@ from agent.storage.watched import read_leases, read_names, watch
 from agent.terminal.errors import CommandError
 from agent.terminal.progress import progress
 from broker.config.sections import StorageSection
+from broker.daemon.errors import HaError
 from broker.daemon.exit_codes import ExitCode
 from scoring.lease_times import host_dead_s
 
@@ -24,7 +25,7 @@ JOIN_EXTRA_S = 60 + 120
 LOST_IO_TIMEOUTS, LOST_EXTRA_S = 3, 3.0
 
 
-class IdTaken(Exception):
+class IdTaken(HaError):
     """sanlock gave the host id to another host, or knows that one has it."""
 
 

@@ -23,7 +23,8 @@ from agent.storage.watched import lease_watch_s, read_leases, watch
 from agent.terminal.errors import CommandError
 from agent.terminal.progress import progress
 from agent.terminal.steps import Step, run_steps
-from broker.config.sections import Config, load
+from broker.config.load import load
+from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.registry.record import number_of
 from broker.whiteboard.identity import VolumeKind, expected

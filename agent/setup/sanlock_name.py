@@ -15,7 +15,8 @@ from agent.setup.written import check_place, place, read_text
 from agent.storage.watched import read_names
 from agent.terminal.errors import CommandError
 from agent.terminal.steps import Step
-from broker.config.sections import Config, system_uuid
+from broker.config.machine import system_uuid
+from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.lockspace.rejoin import own_name, own_names
 

@@ -4,7 +4,6 @@ asks their brokers (broker/peers/slot_question.py), and leaves the slot as it wa
 
 from __future__ import annotations
 
-import http.client
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +13,18 @@ from functools import partial
 from agent.storage.watched import storage_error
 from agent.terminal.errors import CommandError
 from agent.terminal.progress import progress
-from agent.vm.reach import answer_of, at_once, name_of, others_of
+from agent.vm.reach import at_once, name_of, others_of
+from broker.client.ask import BrokerError
+from broker.client.other_host import ask_host
 from broker.config.addresses import advertised
 from broker.config.cluster_key import ClusterKey
+from broker.config.errors import ConfigError
 from broker.config.secrets import load_cluster_key
-from broker.config.sections import Config, ConfigError
+from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
+from broker.peers.errors import BadAnswer
 from broker.peers.heartbeat import new_nonce
+from broker.peers.signed_answer import ANSWER_BYTES_MAX
 from broker.peers.slot_question import Seen, SlotQuestion, digest_of, seen_in
 from broker.whiteboard.signatures import COUNTER_LINE, SLOT, Signatures, next_counter
 from broker.whiteboard.slot import EMPTY_SLOT, SlotReport, encode_slot
@@ -106,10 +110,11 @@ def _word(key: ClusterKey | None, own: int, digest: str, report: SlotReport) -> 
             ask = partial(SlotQuestion, own, digest)
             question = ask(new_nonce()).signed(key)
             try:
-                found = seen_in(key, answer_of(address, question.target, ASK_S), question)
-            except (OSError, ValueError, http.client.HTTPException) as error:
+                raw = ask_host(address, "GET", question.target, ANSWER_BYTES_MAX, ASK_S)
+                found = seen_in(key, raw, question)
+            except (BrokerError, BadAnswer) as error:
                 if said[0] is Seen.UNKNOWN:
-                    said = Seen.UNKNOWN, f"{address}: {error or type(error).__name__}"
+                    said = Seen.UNKNOWN, f"{address}: {error}"
                 continue
             said = found.seen, found.problem
             break

@@ -14,9 +14,12 @@ from pathlib import Path
 from agent.setup.toml_text import Value, with_keys
 from agent.terminal.errors import CommandError
 from agent.terminal.steps import Step
+from broker.config.errors import ConfigError
+from broker.config.load import load
 from broker.config.places import DEFAULT_PATH
-from broker.config.sections import Config, ConfigError, load
+from broker.config.sections import Config
 from broker.daemon.atomic_file import write_atomically
+from broker.daemon.errors import why
 from broker.daemon.exit_codes import ExitCode
 
 SERVICE_GROUP = "ha-agent"
@@ -71,7 +74,9 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(ExitCode.FILE, f"{path}: cannot be read: {error}; run as root") from None
+        raise CommandError(
+            ExitCode.FILE, f"{path}: cannot be read: {why(error)}; run as root"
+        ) from None
 
 
 def check_place(path: Path) -> None:

@@ -106,7 +106,7 @@ def fetch(socket: str) -> bytes:
     if code != 200:
         from broker.client.ask import BrokerRefused, refusal
 
-        raise BrokerRefused(refusal(code, raw))
+        raise BrokerRefused(refusal(code, raw), code)
     return raw
 
 
@@ -127,6 +127,6 @@ def _plain_socket(config_path: str) -> str | None:
 
 def _checked_socket(config_path: str, warn: Callable[[str], None]) -> str:
     """The broker's socket by a full parse of the file. Raises and warns as `socket_path` does."""
-    from broker.config.sections import socket_path
+    from broker.config.load import socket_path
 
     return socket_path(config_path, warn)

@@ -13,11 +13,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, cast
 
+from broker.daemon.errors import HaError
+
 if TYPE_CHECKING:
     from broker.wire.status import Status
 
 
-class Lacking(Exception):
+class Lacking(HaError):
     """The answer has no field of this name."""
 
 

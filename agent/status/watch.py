@@ -12,8 +12,7 @@ import time
 
 from agent.status.command import fetch, shown, wants_colour
 from agent.status.sentences import duration
-from broker.client.ask import BrokerRefused
-from broker.client.quick import BrokerDown
+from broker.client.ask import BrokerError
 from broker.daemon.exit_codes import ExitCode
 
 #: The interval at which a broker has news by default.
@@ -67,5 +66,5 @@ def _redraw(socket: str, raw: bytes) -> None:
             try:
                 raw = fetch(socket)
                 answered_s = time.monotonic()
-            except (BrokerDown, BrokerRefused):
+            except BrokerError:
                 pass

@@ -16,8 +16,8 @@ from agent.terminal.steps import Step
 from broker.config.secrets import load_cluster_key
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
-from broker.registry.record import is_unused
-from broker.registry.volume import REGISTRY_BYTES, Contents, Registry, RegistryError
+from broker.registry.record import RegistryError, is_unused
+from broker.registry.volume import REGISTRY_BYTES, Contents, Registry
 from broker.whiteboard.signatures import Signatures, Unsigned
 from broker.whiteboard.volume import Volume, VolumeError
 

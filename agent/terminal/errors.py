@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from broker.daemon.errors import HaError
 from broker.daemon.exit_codes import ExitCode
 
 
-class CommandError(Exception):
+class CommandError(HaError):
     """A line that names what failed and the next step, and the exit code."""
 
     def __init__(self, code: ExitCode, message: str) -> None:

@@ -10,7 +10,8 @@ import libvirt
 
 from broker.daemon.atomic_file import write_atomically
 from broker.vm import domain_facts
-from broker.vm.domain_facts import BadDomain, Difference
+from broker.vm.domain_facts import Difference
+from broker.vm.errors import BadDomain
 from broker.whiteboard.what_ran import DEFINED_FILE, digest
 
 log = logging.getLogger("ha-agent.defined")

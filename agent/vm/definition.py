@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from agent.vm.errors import DefinitionError
 from broker.config.sections import Config, StorageSection
+from broker.daemon.errors import why
 from broker.daemon.foreign import clean, whole
 from broker.registry.record import VmRecord
 
@@ -33,10 +35,6 @@ _MIB_OF_UNIT = {
 _NUMBER_MAX = 2**64
 
 
-class DefinitionError(Exception):
-    """The definition cannot be used: the message names it, its fault and what to do."""
-
-
 @dataclass(frozen=True, slots=True)
 class Definition:
     """The facts of the VM that the agent needs. `lease_offset`: bytes into the lease volume."""
@@ -60,7 +58,7 @@ def load_definition(config: Config) -> Definition:
     except FileNotFoundError:
         raise DefinitionError(f"vm.definition: {path} is not there") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DefinitionError(f"vm.definition: {path} cannot be read: {error}") from None
+        raise DefinitionError(f"vm.definition: {path} cannot be read: {why(error)}") from None
     return definition_of(xml, config)
 
 

@@ -38,8 +38,8 @@ from agent.ports import (
     STOP_DEADLINE_S,
     TARGET_DEADLINE_S,
 )
-from agent.vm.definition import DefinitionError
 from agent.vm.disarm import discard_memory_image, turn_off_autostart
+from agent.vm.errors import DefinitionError, TooMany, Unprotected
 from agent.vm.image_lock import in_words, is_refused
 from agent.vm.migration_check import Refusal, ask_target, is_lasting
 from agent.vm.protected import ProtectedVm
@@ -48,8 +48,8 @@ from broker.config.sections import Config
 from broker.daemon.foreign import sentence
 from broker.daemon.worker import Hung, Worker
 from broker.lockspace.process_leases import process_leases
-from broker.vm.domain_facts import BadDomain
 from broker.vm.domain_text import composed
+from broker.vm.errors import BadDomain
 from broker.vm.qemu_conf import LOCK_MANAGER_LINE
 from broker.wire.what_ran import WhatRan
 from scoring.observation import (
@@ -71,14 +71,6 @@ _PID_WAIT_S = 2.0
 STARTS_AT_ONCE, START_TURN_S = 4, 20.0
 #: What keeps libvirt from being asked, or from doing what it was asked for.
 _FAILURES = (libvirt.libvirtError, DefinitionError, Hung)
-
-
-class Unprotected(Exception):
-    """The VM's process does not hold its lease."""
-
-
-class TooMany(Exception):
-    """So many VMs are being started here that another one has to wait."""
 
 
 class LibvirtHypervisor:

@@ -13,9 +13,11 @@ import libvirt
 
 from agent.terminal.errors import CommandError
 from broker.config.sections import StorageSection
+from broker.daemon.errors import why
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign import sentence
-from broker.vm.domain_facts import BadDomain, parse
+from broker.vm.domain_facts import parse
+from broker.vm.errors import BadDomain
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ def read_domain(source: str, uri: str) -> str:
         try:
             return Path(source).read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise CommandError(ExitCode.FILE, f"{source}: cannot be read: {error}") from None
+            raise CommandError(ExitCode.FILE, f"{source}: cannot be read: {why(error)}") from None
     try:
         connection = libvirt.open(uri)
         try:

@@ -21,7 +21,8 @@ from xml.etree import ElementTree
 
 import libvirt
 
-from broker.vm.needs import NotADefinition, needs_of
+from broker.vm.errors import BadDomain
+from broker.vm.needs import needs_of
 from broker.vm.start_proof import not_capable, other_cpu
 
 #: libvirt's error codes for a refusal because of the VM or the target itself
@@ -78,7 +79,7 @@ def problems(own: libvirt.virConnect, there: libvirt.virConnect, xml: str) -> It
         name = there.getHostname()
         if name and name == own.getHostname():
             yield f"it calls itself {name} as this host does, which for libvirt is one host"
-    with contextlib.suppress(libvirt.libvirtError, NotADefinition):
+    with contextlib.suppress(libvirt.libvirtError, BadDomain):
         needs = needs_of(xml)
         yield from not_capable(there, needs, "there")
         yield from other_cpu(there, needs, "there")

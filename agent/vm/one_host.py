@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from broker.config.sections import Config
-from broker.vm.domain_facts import BadDomain
+from broker.vm.errors import BadDomain
 from broker.vm.host_local import OneHost, one_host
 from broker.vm.shared_paths import SharedPaths
 

@@ -17,7 +17,8 @@ import libvirt
 from agent.leases.sanlock import SanlockLeases
 from agent.leases.vm_records import VmRecords, not_in_registry
 from agent.vm.defined import Defined
-from agent.vm.definition import Definition, DefinitionError, load_definition, recorded_definition
+from agent.vm.definition import Definition, load_definition, recorded_definition
+from agent.vm.errors import DefinitionError
 from broker.config.sections import Config
 from broker.lockspace.delta_leases import layout_at
 from broker.registry.admission import refused

@@ -4,7 +4,6 @@ needs it. The other hosts' brokers answer for their side (broker/peers/reach_que
 
 from __future__ import annotations
 
-import http.client
 import threading
 import time
 from collections.abc import Callable
@@ -14,12 +13,14 @@ from typing import TypeVar
 import libvirt
 
 from agent.storage.watched import read_slots
-from broker.client.ask import refusal
-from broker.config.addresses import advertised, in_uri, split
+from broker.client.ask import BrokerError
+from broker.client.other_host import ask_host
+from broker.config.addresses import advertised, in_uri
 from broker.config.cluster_key import ClusterKey
 from broker.config.secrets import load_cluster_key
 from broker.config.sections import Config
 from broker.daemon.foreign import sentence
+from broker.peers.errors import BadAnswer
 from broker.peers.libvirt_reach import ask_libvirt
 from broker.peers.reach_question import (
     DEADLINE_S,
@@ -151,21 +152,9 @@ def _asked(key: ClusterKey, name: str, api: str) -> tuple[bool, str]:
     for address in advertised(api):
         question = Question(name, new_nonce()).signed(key)
         try:
-            return True, problem_in(key, answer_of(address, question.target), question)
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            problem = f"{address}: {error or type(error).__name__}"
+            return True, problem_in(
+                key, ask_host(address, "GET", question.target, ANSWER_BYTES_MAX, ANSWER_S), question
+            )
+        except (BrokerError, BadAnswer) as error:
+            problem = f"{address}: {error}"
     return False, problem
-
-
-def answer_of(address: str, target: str, timeout_s: float = ANSWER_S) -> bytes:
-    """The body of a broker's answer of status 200; ValueError for any other answer."""
-    connection = http.client.HTTPConnection(*split(address), timeout=timeout_s)
-    try:
-        connection.request("GET", target)
-        response = connection.getresponse()
-        raw = response.read(ANSWER_BYTES_MAX)
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise ValueError(refusal(response.status, raw))
-    return raw

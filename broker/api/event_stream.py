@@ -22,6 +22,7 @@ from aiohttp import web
 
 from broker.api.answers import encode, json_answer, problem
 from broker.api.bounded_server import client_of
+from broker.api.errors import BadQuery
 from broker.api.served import Served
 from broker.wire.status import Event, EventList
 
@@ -38,10 +39,6 @@ BYTES_PER_S = 300_000
 RETRY_MS = 2000
 LIMIT_DEFAULT, LIMIT_MAX = 100, 1000
 _DIGITS_MAX = 15
-
-
-class BadQuery(Exception):
-    """A parameter of the query is invalid."""
 
 
 def number(text: str, name: str, least: int, most: int) -> int:

@@ -45,6 +45,7 @@ from aiohttp import hdrs, web
 from broker.api.answers import as_problems, problem
 from broker.api.bounded_server import BODY_BYTES_MAX, BoundedServer, at_work
 from broker.api.dashboard import Dashboard
+from broker.api.errors import Busy
 from broker.daemon.service_manager import set_up_logging
 from broker.daemon.tls import server_context
 
@@ -110,10 +111,6 @@ _ROUTES: tuple[tuple[str, str, Purpose], ...] = (
     ("POST", "/api/v1/orders", Purpose.CHANGES),
     ("PUT", "/api/v1/maintenance/{mode}", Purpose.CHANGES),
 )
-
-
-class Busy(Exception):
-    """The pool of this purpose is full."""
 
 
 class Pool:

@@ -10,16 +10,23 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from broker.client.quick import ANSWER_BYTES_MAX, ASK_TIMEOUT_S, BrokerDown
+from broker.client.quick import ANSWER_BYTES_MAX, ASK_TIMEOUT_S, BrokerDown, BrokerError
+from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import Problem
 
-__all__ = ["BrokerDown", "BrokerRefused", "ask", "refusal"]
+__all__ = ["BrokerDown", "BrokerError", "BrokerRefused", "ask", "refusal"]
 
 T = TypeVar("T")
 
 
-class BrokerRefused(Exception):
-    """The broker answered with an error."""
+class BrokerRefused(BrokerError):
+    """The broker answered with an error. `status`: of HTTP; 0: the answer does not fit."""
+
+    code = ExitCode.REFUSED
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -56,7 +63,7 @@ def ask(
     finally:
         connection.close()
     if answer.status != 200:
-        raise BrokerRefused(refusal(answer.status, raw))
+        raise BrokerRefused(refusal(answer.status, raw), answer.status)
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.MsgspecError as error:

@@ -61,7 +61,7 @@ class Link:
             over.close()
             raise
         if status != 200:
-            raise BrokerRefused(refusal(status, raw))
+            raise BrokerRefused(refusal(status, raw), status)
         try:
             return msgspec.json.decode(raw, type=kind)
         except msgspec.MsgspecError as error:

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import socket
 
+from broker.daemon.errors import HaError, why
+from broker.daemon.exit_codes import ExitCode
+
 ASK_TIMEOUT_S = 5.0
 ANSWER_BYTES_MAX = 32 * 1024 * 1024
 _PART_BYTES = 256 * 1024
 
 
-class BrokerDown(Exception):
+class BrokerError(HaError):
+    """The broker did not do what it was asked for."""
+
+
+class BrokerDown(BrokerError):
     """No broker answers on the socket: the message says which socket and what to do."""
+
+    code = ExitCode.BROKER_DOWN
 
     @classmethod
     def because(cls, path: str, error: Exception) -> BrokerDown:
@@ -23,9 +32,8 @@ class BrokerDown(Exception):
             return cls(
                 f"{path}: this user may not ask the broker; run as root, by sudo for example"
             )
-        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return cls(
-            f"no answer on {path}: {why}; is ha-broker running? (systemctl status ha-broker)"
+            f"no answer on {path}: {why(error)}; is ha-broker running? (systemctl status ha-broker)"
         )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import ssl
 
-from broker.config.sections import ApiSection, ConfigError
+from broker.config.errors import ConfigError
+from broker.config.sections import ApiSection
 from broker.daemon.tls import server_context
 
 
@@ -24,7 +25,7 @@ def load_certificate(context: ssl.SSLContext, api: ApiSection) -> None:
     ConfigError where they cannot be used; so with a key that has a password, since nobody is asked
     for it."""
     assert api.certificate is not None and api.private_key is not None, (
-        "broker/config/sections.py checks it"
+        "broker/config/relations.py checks it"
     )
     try:
         context.load_cert_chain(api.certificate, api.private_key, password="")

@@ -5,7 +5,8 @@ the broker at the same moment."""
 from __future__ import annotations
 
 from broker.config import agreement
-from broker.config.sections import Config, system_uuid
+from broker.config.machine import system_uuid
+from broker.config.sections import Config
 
 
 class InForce:

@@ -19,7 +19,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from broker.config.cluster_key import KEY_BYTES_MIN, ClusterKey
-from broker.config.sections import Config, ConfigError
+from broker.config.errors import ConfigError
+from broker.config.sections import Config
 
 _Key = Annotated[str, Meta(pattern=r"^[0-9]{1,4}(/[A-Za-z0-9_-]{1,32})?$")]
 

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The configuration file: `/etc/ha-agent/ha-agent.toml`, the same for both daemons.
 
-Every key, its type, its default and its range stand here and nowhere else. What does not
-fit is a ConfigError that names the file and the key and says what would fit; an unknown
-key is an error with the nearest known one.
+Every key, its type, its default and its range stand here and nowhere else. load.py reads the file;
+relations.py has the rules that concern more than one key. What does not fit is a ConfigError that
+names the file and the key and says what would fit; an unknown key is an error with the nearest
+known one.
 """
 
 from __future__ import annotations
 
 import platform
-import re
-import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -19,14 +17,10 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.config import addresses
-from broker.config.engine_file import engine_file
-from broker.config.explain import explain
-from broker.config.fence_relations import PORTS, TYPES, check_devices
-from broker.config.notify_relations import check_notify
+from broker.config.fence_relations import PORTS, TYPES
 from broker.config.patterns import ALL
 from broker.config.places import DEFAULT_SOCKET
 from broker.config.storage_fence import StorageFenceSection
-from broker.daemon.bounded_search import finder
 from broker.wire.kinds import Kind
 from scoring.rules import Rules, Weights
 from scoring.timing import Timing
@@ -57,10 +51,6 @@ SecondsOrNever = Annotated[float, Meta(ge=0, le=86400)]
 Interval = Annotated[float, Meta(ge=0.5, le=3600)]
 SendTimeout = Annotated[float, Meta(ge=0.1, le=60)]
 SeverityWord = Annotated[str, Meta(pattern="^(info|warning|critical)$")]
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used: the message names the file, the key and the remedy."""
 
 
 class _Section(Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
@@ -503,136 +493,3 @@ class Config(_Section, frozen=True, kw_only=True):
             migration_timeout_s=self.libvirt.migration_timeout,
             leave_isolated=self.vm.on_isolation == "leave",
         )
-
-
-def socket_path(path: str, warn: Callable[[str], None]) -> str:
-    """The path of the broker's socket, for commands that only ask the broker.
-
-    A mistake in the file must not hide a broker that runs on with an older file: the mistake goes
-    to `warn`, and the result is the socket that the file names all the same, or the default.
-    ConfigError where the file, or that socket, does not exist.
-    """
-    try:
-        return load(path).daemon.socket
-    except ConfigError as error:
-        try:
-            text = Path(path).read_text(errors="replace")
-        except OSError:
-            raise error from None
-        named = re.search(r'^socket\s*=\s*"(/[^"]+)"', text, re.MULTILINE)
-        socket = named.group(1) if named is not None else DaemonSection().socket
-        if not Path(socket).is_socket():
-            raise
-        warn(str(error))
-        return socket
-
-
-def load(path: str) -> Config:
-    """Read and check the file; ConfigError where it cannot be used. `vm.definition` is the one that
-    counts (engine_file.py)."""
-    try:
-        data = tomllib.loads(Path(path).read_bytes().decode())
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file: this host is not set up; ha-agent init makes a new cluster,"
-            " ha-agent join makes this host a member of one"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}; run as root") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from None
-    try:
-        config = msgspec.convert(data, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {explain(str(error), Config)}") from None
-    _check_relations(path, config)
-    place = engine_file(config.vm.definition, config.storage.registry, config.daemon.state_dir)
-    vm = msgspec.structs.replace(config.vm, definition=place)
-    return msgspec.structs.replace(config, vm=vm)
-
-
-def _check_relations(path: str, config: Config) -> None:
-    """Check the rules that concern more than one key; ConfigError."""
-    try:
-        config.timing_rules()
-    except ValueError as error:
-        raise ConfigError(f"{path}: timing: {error}") from None
-    if config.score.cpu_load_penalty_min > config.score.cpu_load_penalty_max:
-        raise ConfigError(f"{path}: score.cpu-load-penalty-min is above score.cpu-load-penalty-max")
-    try:
-        finder(config.health.expected)
-    except ValueError as error:
-        raise ConfigError(f"{path}: health.expect: not a regular expression: {error}") from None
-    if config.health.url and not re.match(r"https?://[^/\s]+", config.health.url):
-        raise ConfigError(f"{path}: health.url: {config.health.url!r} is no http(s) address")
-    given = config.health
-    if sum(map(bool, (given.url, given.fqdn, given.tcp, given.guest_agent))) > 1:
-        raise ConfigError(f"{path}: health: url, fqdn, tcp and guest-agent exclude each other")
-    if not re.fullmatch(r"[A-Za-z0-9.-]{0,255}", given.fqdn):
-        raise ConfigError(f"{path}: health.fqdn: {given.fqdn!r} is no host name")
-    if config.monitors.cpu_load > config.timing_rules().load_window / 2:
-        raise ConfigError(f"{path}: monitors.cpu-load must be at most half of timing.load-window")
-    _check_address(path, "health.tcp", config.health.tcp)
-    for address in config.api.listen:
-        _check_address(path, "api.listen", address)
-    for address in config.api.tls_listen:
-        _check_address(path, "api.tls-listen", address)
-    if config.api.tls_listen and not (config.api.certificate and config.api.private_key):
-        raise ConfigError(f"{path}: api.tls-listen needs api.certificate and api.private-key")
-    for address in config.api.advertise or ():
-        _check_address(path, "api.advertise", address)
-    for name in ("heartbeat_listen", "heartbeat_advertise"):
-        for address in getattr(config.api, name) or ():
-            _check_address(path, f"api.{name.replace('_', '-')}", address)
-    for key, published in (
-        ("api.advertise", config.advertised()),
-        ("api.heartbeat-advertise", config.heartbeat_advertised()),
-    ):
-        if len(published) > addresses.ADDRESSES_MAX:
-            raise ConfigError(f"{path}: {key}: more than {addresses.ADDRESSES_MAX} addresses")
-    for target in config.network.targets if config.network.test == "tcp" else ():
-        _check_address(path, "network.targets", target)
-    try:
-        check_devices(config.fence.device)
-    except ValueError as error:
-        raise ConfigError(f"{path}: fence.device: {error}") from None
-    try:
-        check_notify(config.notify)
-    except ValueError as error:
-        raise ConfigError(f"{path}: notify.{error}") from None
-    volumes = config.storage.whiteboard, config.storage.leases, config.storage.registry
-    if len(set(volumes)) < len(volumes):
-        raise ConfigError(
-            f"{path}: storage.whiteboard, storage.leases and storage.registry must differ"
-        )
-    for name in ("migration_uri", "migration_data_uri"):
-        try:
-            getattr(config.libvirt, name).format(host="x")
-        except (KeyError, IndexError, ValueError):
-            raise ConfigError(
-                f"{path}: libvirt.{name.replace('_', '-')}: only {{host}} may stand in braces"
-            ) from None
-    if "{host}" in config.libvirt.migration_uri and not addresses.in_uri(config.host_name):
-        # The others put the name into their URI: an error now is better than a failed migration.
-        raise ConfigError(
-            f"{path}: host.name: {config.host_name!r} cannot stand for {{host}} in "
-            "libvirt.migration-uri: give this host a name of letters, digits, dots, hyphens and "
-            "underscores, or an address"
-        )
-
-
-def _check_address(path: str, key: str, address: str) -> None:
-    """Raise ConfigError where the address is neither empty nor one with a port."""
-    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s]+):([0-9]{1,5})", address)
-    if address and (found is None or not 1 <= int(found.group(2)) <= 65_535):
-        raise ConfigError(f"{path}: {key}: {address!r} is not host:port or [v6]:port")
-
-
-def system_uuid(config: Config) -> str:
-    """This machine's UUID in lower case, or "" where it cannot be read."""
-    if config.host.system_uuid:
-        return config.host.system_uuid.lower()
-    try:
-        return Path("/sys/class/dmi/id/product_uuid").read_text().strip().lower()
-    except OSError:
-        return ""

@@ -17,10 +17,12 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from broker.daemon.errors import HaError
+
 T = TypeVar("T")
 
 
-class Hung(Exception):
+class Hung(HaError):
     """A call did not return in time, or an earlier one still has not returned.
 
     `what`: the call that hangs. `age_s`: for how long, in seconds.

@@ -8,6 +8,7 @@ import asyncio
 import logging
 
 from broker.config.in_force import InForce
+from broker.daemon.errors import HaError
 from broker.daemon.news import News
 from broker.events.detector import EventDetector
 from broker.maintenance.host_shutdown import HostView, VmView, drain_waits
@@ -25,7 +26,7 @@ from scoring.vm_facts import VmStatus
 log = logging.getLogger("ha-broker")
 
 
-class NotUnderWay(Exception):
+class NotUnderWay(HaError):
     """The fence log has no open record that could be closed."""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from broker.daemon.errors import HaError
+from broker.daemon.exit_codes import ExitCode
 from broker.lockspace.hosts import Witness
 from broker.lockspace.own_id import FenceOwner
 from broker.lockspace.renewals import Renewals
@@ -18,8 +20,10 @@ DISK_DEADLINE_S = 2.0
 RELEASED = "the host id is given back for local maintenance; ha-agent maintenance none joins again"
 
 
-class LockspaceError(Exception):
+class LockspaceError(HaError):
     """The lockspace cannot be joined, and another try will not help: the message says why."""
+
+    code = ExitCode.LOCKSPACE
 
 
 class Lockspace(Protocol):

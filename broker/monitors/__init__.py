@@ -8,12 +8,14 @@ its reason; so does a sample that misses its deadline.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from broker.daemon.errors import HaError
 from broker.daemon.foreign import clean, sentence
 from broker.daemon.worker import Hung
 
@@ -35,7 +37,7 @@ class Verdict(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Unknown(Exception):
+class Unknown(HaError):
     """The value cannot be known now: the message says why. The monitor itself works."""
 
 
@@ -127,12 +129,9 @@ class MonitorRunner:
             if old is None or old.value != sample.value:
                 self.on_change(name)
             next_s = started_s + back_off_s(monitor.interval_s, failures)
-            wake = self._wake[name].set
-            timer = loop.call_at(next_s, wake) if next_s > loop.time() else loop.call_soon(wake)
-            try:
-                await self._wake[name].wait()
-            finally:
-                timer.cancel()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(max(next_s, loop.time())):
+                    await self._wake[name].wait()
             if loop.time() < started_s + APART_S:
                 await asyncio.sleep(started_s + APART_S - loop.time())
 

@@ -13,9 +13,9 @@ import libvirt
 from broker.config.sections import Config
 from broker.daemon.worker import Hung, Worker
 from broker.monitors import Unknown
-from broker.vm.domain_facts import BadDomain
 from broker.vm.domain_text import composed
-from broker.vm.needs import NotADefinition, VmNeeds, needs_of
+from broker.vm.errors import BadDomain
+from broker.vm.needs import VmNeeds, needs_of
 from broker.vm.start_proof import AWAY, lacks, refusals, unreadable
 
 #: The interval while the VM could not be started, or that is unknown.
@@ -66,7 +66,7 @@ class CanStartMonitor:
             text = await self._host.call("the definition", PART_DEADLINE_S, Path(path).read_text)
             xml = composed(text, self.disks())
             needs = needs_of(xml)
-        except (NotADefinition, BadDomain, OSError, UnicodeDecodeError) as error:
+        except (BadDomain, OSError, UnicodeDecodeError) as error:
             # The agent may still start the definition that it has read before.
             raise Unknown(f"{path} cannot be used: {error}") from None
         parts = await asyncio.gather(

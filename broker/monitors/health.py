@@ -15,7 +15,8 @@ import aiohttp
 import libvirt
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from broker.config.sections import Config, ConfigError, HealthSection
+from broker.config.errors import ConfigError
+from broker.config.sections import Config, HealthSection
 from broker.daemon.bounded_search import SEARCH_S, finder, is_plain
 from broker.daemon.foreign import clean, sentence
 from broker.daemon.name_lookup import NameLookup

@@ -17,7 +17,8 @@ import libvirt
 from broker.daemon.foreign import sentence
 from broker.daemon.worker import Hung, Worker
 from broker.vm import domain_facts
-from broker.vm.domain_facts import BadDomain, Differs
+from broker.vm.domain_facts import Differs
+from broker.vm.errors import BadDomain
 from broker.whiteboard.vm_lines import Differing
 
 LOOK_EVERY_S = 1.0

@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 import libvirt
 from msgspec import structs
 
-from broker.config.sections import Config, ConfigError, HealthSection
+from broker.config.errors import ConfigError
+from broker.config.sections import Config, HealthSection
 from broker.daemon.foreign import sentence
 from broker.daemon.worker import Hung, Worker
 from broker.monitors import LIBVIRT_DEADLINE_S, MonitorRunner, Unknown

@@ -14,7 +14,8 @@ from broker.daemon.foreign import sentence
 from broker.daemon.worker import Hung, Worker
 from broker.monitors import Unknown
 from broker.vm import domain_facts, domain_text
-from broker.vm.domain_facts import BadDomain, Difference, Differs, Domain
+from broker.vm.domain_facts import Difference, Differs, Domain
+from broker.vm.errors import BadDomain
 from broker.vm.host_local import one_host
 from broker.vm.in_use import InUse
 from broker.vm.shared_paths import SharedPaths

@@ -17,8 +17,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from broker.config.errors import ConfigError
 from broker.config.secrets import load_notify_secrets
-from broker.config.sections import Config, ConfigError
+from broker.config.sections import Config
 from broker.events.notice import Message, Notice, StampedNotice
 from broker.notify.folding import Folding
 from broker.notify.limits import Limits

@@ -8,6 +8,7 @@ import os
 import socket
 from typing import Protocol
 
+from broker.daemon.errors import HaError, why
 from broker.daemon.name_lookup import NameLookup
 from broker.daemon.worker import Hung
 from broker.events.notice import Message, one_line
@@ -16,7 +17,7 @@ from broker.wire.kinds import Severity
 ERROR_CHARS_MAX = 200
 
 
-class SendFailed(Exception):
+class SendFailed(HaError):
     """The message was not sent: the text says why, in one line and without a secret. Another try
     may help."""
 
@@ -51,7 +52,7 @@ class Names:
         except Hung as error:
             raise SendFailed(str(error)) from None
         except OSError as error:
-            raise SendFailed(f"{host} cannot be looked up: {error.strerror or error}") from None
+            raise SendFailed(f"{host} cannot be looked up: {why(error)}") from None
 
     async def connect(self, host: str, port: int) -> socket.socket:
         """A connection to the first address that accepts one; SendFailed."""

@@ -24,6 +24,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from broker.config.cluster_key import ClusterKey
+from broker.daemon.errors import why
 from broker.peers.datagram import Question, heard_in, question_bytes
 from broker.peers.heartbeat import Fault, Heartbeat, heard, new_nonce
 from broker.whiteboard.lines import Ways
@@ -296,7 +297,7 @@ class Heartbeats:
         except TimeoutError:
             return f"{address}/udp: {wrong or _LATE}"
         except OSError as error:
-            return f"{address}/udp: {wrong or error.strerror or error}"
+            return f"{address}/udp: {wrong or why(error)}"
         return ""
 
     async def _ask_listener(self, host_id: int, pulse: Pulse, address: str, asked_s: float) -> str:
@@ -309,7 +310,7 @@ class Heartbeats:
         except TimeoutError:
             return f"{address}: {_LATE}"
         except OSError as error:
-            return f"{address}: {error.strerror or error}"
+            return f"{address}: {why(error)}"
         answer = heard(self.key, raw, host_id, nonce)
         if isinstance(answer, Fault):
             pulse.faults[answer] += 1

@@ -29,6 +29,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from broker.config.cluster_key import MAC_DIGITS, ClusterKey
+from broker.peers.errors import PeerError
 from broker.peers.heartbeat import BootId, Counter, Fault, Heartbeat, Id, Nonce
 from scoring.vm_facts import VmStatus
 
@@ -74,7 +75,7 @@ class _Answer(Struct, frozen=True, omit_defaults=True):
     renewed: Counter = 0
 
 
-class BadDatagram(Exception):
+class BadDatagram(PeerError):
     """The datagram is not the expected one: `fault`."""
 
     def __init__(self, fault: Fault) -> None:

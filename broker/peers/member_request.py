@@ -31,6 +31,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from broker.config.cluster_key import ClusterKey
+from broker.peers.errors import BadAnswer
 from broker.peers.heartbeat import Nonce
 from broker.peers.signed_answer import Mac, answer_bytes, answer_in, has_mac, signed_text
 from broker.wire.status import Maintenance, NewOrder
@@ -158,10 +159,10 @@ def signed_answer(key: ClusterKey, request: Request, status: int, body: bytes) -
 
 
 def answer_to(key: ClusterKey, raw: bytes, request: Request) -> Answer:
-    """The answer; ValueError where it is none to this request by a holder of the key."""
+    """The answer; BadAnswer where it is none to this request by a holder of the key."""
     found = answer_in(key, raw, Answer, _answer_text)
     if (found.asked, found.nonce) != (request.asked, request.nonce):
-        raise ValueError("an answer to another request")
+        raise BadAnswer("an answer to another request")
     return found
 
 

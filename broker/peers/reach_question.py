@@ -25,6 +25,7 @@ from msgspec import Struct
 from broker.config.addresses import in_uri
 from broker.config.cluster_key import ClusterKey
 from broker.daemon.foreign import clean
+from broker.peers.errors import BadAnswer
 from broker.peers.heartbeat import Nonce, is_nonce, new_nonce
 from broker.peers.signed_answer import (
     Mac,
@@ -84,10 +85,10 @@ def answer(key: ClusterKey, question: Question, problem: str) -> bytes:
 
 
 def problem_in(key: ClusterKey, raw: bytes, question: Question) -> str:
-    """The problem in an answer; ValueError where it is no answer to this question."""
+    """The problem in an answer; BadAnswer where it is no answer to this question."""
     found = answer_in(key, raw, Reach, _answer_text)
     if (found.name, found.nonce) != (question.name, question.nonce):
-        raise ValueError("an answer to another question")
+        raise BadAnswer("an answer to another question")
     return clean(found.problem)
 
 

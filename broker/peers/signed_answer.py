@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from broker.config.cluster_key import ClusterKey
+from broker.peers.errors import BadAnswer
 
 #: The length at which a foreign sentence is cut.
 PROBLEM_CHARS_MAX = 500
@@ -58,11 +59,11 @@ def answer_bytes(key: ClusterKey, made: Any, text: bytes) -> bytes:
 def answer_in(
     key: ClusterKey, raw: bytes, kind: type[_Answer], text_of: Callable[[_Answer], bytes]
 ) -> _Answer:
-    """What came as an answer; ValueError where it is none by who has the key."""
+    """What came as an answer; BadAnswer where it is none by who has the key."""
     try:
         found = msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise ValueError("an answer that cannot be read") from None
+        raise BadAnswer("an answer that cannot be read") from None
     if not key.accepts(text_of(found), found.mac):
-        raise ValueError("an answer signed with another key")
+        raise BadAnswer("an answer signed with another key")
     return found

@@ -31,6 +31,7 @@ from msgspec import Meta, Struct
 
 from broker.config.cluster_key import ClusterKey
 from broker.daemon.foreign import clean
+from broker.peers.errors import BadAnswer
 from broker.peers.heartbeat import Nonce, is_nonce
 from broker.peers.signed_answer import (
     Mac,
@@ -108,11 +109,11 @@ def answer(key: ClusterKey, question: SlotQuestion, seen: Seen, problem: str = "
 
 
 def seen_in(key: ClusterKey, raw: bytes, question: SlotQuestion) -> SlotSeen:
-    """The answer; ValueError where it is none to this question by a holder of the key."""
+    """The answer; BadAnswer where it is none to this question by a holder of the key."""
     found = answer_in(key, raw, SlotSeen, _answer_text)
     asked = (question.host_id, question.digest, question.nonce)
     if (found.host_id, found.digest, found.nonce) != asked:
-        raise ValueError("an answer to another question")
+        raise BadAnswer("an answer to another question")
     return msgspec.structs.replace(found, problem=clean(found.problem))
 
 

@@ -36,8 +36,8 @@ from broker.config.engine_file import ENGINE_FILE
 from broker.daemon.atomic_file import write_atomically
 from broker.daemon.foreign import whole
 from broker.daemon.worker import Hung, Worker
-from broker.registry.record import COUNT_MAX, VmRecord
-from broker.registry.volume import Blocks, Contents, Registry, RegistryError
+from broker.registry.record import COUNT_MAX, RegistryError, VmRecord
+from broker.registry.volume import Blocks, Contents, Registry
 from broker.whiteboard import vm_lines
 from broker.whiteboard.signatures import Signatures
 from broker.whiteboard.volume import STORAGE_DEADLINE_S, VolumeError

@@ -27,6 +27,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from broker.daemon.errors import HaError
+from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign import clean
 from broker.whiteboard.padding import unpadded
 from broker.whiteboard.signatures import Signature, Signatures
@@ -158,7 +160,13 @@ def units_for(vms: int) -> int:
     return unit_of(vms) + 1
 
 
-class RecordTooLarge(ValueError):
+class RegistryError(HaError):
+    """The registry, or a record of it, cannot be used."""
+
+    code = ExitCode.STORAGE
+
+
+class RecordTooLarge(RegistryError):
     """The record does not fit into its block: the administrator's rules name too many hosts or
     VMs."""
 

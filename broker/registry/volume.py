@@ -33,6 +33,7 @@ from broker.registry.record import (
     VERSION,
     Definition,
     Header,
+    RegistryError,
     VmRecord,
     decode_header,
     decode_record,
@@ -68,7 +69,7 @@ class Blocks(Protocol):
         """Write 4096 bytes at a multiple of 4096; on return they are on the storage."""
 
 
-class RegistryError(Exception):
+class BadRegistry(RegistryError):
     """The registry cannot be used as it is. str(): one line that names the volume, what is wrong
     and the next step."""
 
@@ -274,8 +275,8 @@ class Registry:
             )
         return header
 
-    def _error(self, what: str, step: str) -> RegistryError:
-        return RegistryError(self._volume.path, what, step)
+    def _error(self, what: str, step: str) -> BadRegistry:
+        return BadRegistry(self._volume.path, what, step)
 
 
 def _place_at(number: int, place: int) -> int:

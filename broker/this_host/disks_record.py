@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from broker.daemon.errors import HaError
 from broker.vm.domain_facts import Domain
 from broker.vm.in_use import InUse
 from broker.whiteboard import what_ran
@@ -21,7 +22,7 @@ from broker.wire.what_ran import WhatRan
 log = logging.getLogger("ha-broker.what-ran")
 
 
-class CannotDecide(Exception):
+class CannotDecide(HaError):
     """A decision is not possible now: the message says why, and what to do."""
 
 

@@ -18,13 +18,10 @@ class PlaceSeen:
 
     def now(self, now_s: float) -> VmPlace:
         """The verdict at this moment."""
-        return self.of(*self.hosts(now_s), now_s)
-
-    def of(self, hosts: list[SeenHost], reads: OwnReads, now_s: float) -> VmPlace:
-        """The verdict on what `hosts` returned at this moment."""
-        here = hosts[0]
+        (here, *others), reads = self.hosts(now_s)
         assert here.vm is not None, "this host always says something"
-        return vm_place(hosts, reads, self._this_host.agent.lease_owner(here.vm, now_s))
+        owner = self._this_host.agent.lease_owner(here.vm, now_s)
+        return vm_place([here, *others], reads, owner)
 
     def hosts(self, now_s: float) -> tuple[list[SeenHost], OwnReads]:
         """This host and all others that may run the VM, and how this host reads the whiteboard."""

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 from broker.daemon.foreign import clean, whole
-from broker.vm.domain_facts import BadDomain, parse
+from broker.vm.domain_facts import parse
+from broker.vm.errors import BadDomain
 
 SIZE_MAX = 1024 * 1024
 #: libvirt's numbers have 64 bits.

@@ -25,6 +25,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from broker.daemon.foreign import clean, whole
+from broker.vm.errors import BadDomain
 
 #: The number of bytes in a unit of libvirt's <memory>.
 BYTES_OF_UNIT: dict[str, int] = {"b": 1, "bytes": 1} | {
@@ -63,10 +64,6 @@ _MACHINES = {"pc": "pc-i440fx-", "q35": "pc-q35-"}
 #: libvirt's numbers have 64 bits.
 _AMOUNT_MAX = 2**64
 _SHOWN_CHARS_MAX = 120
-
-
-class BadDomain(Exception):
-    """The text is no libvirt domain: the message says why."""
 
 
 class Differs(StrEnum):

@@ -15,13 +15,13 @@ from xml.etree.ElementTree import Element
 from broker.vm.domain_facts import (
     AT_LEAST,
     COUNTED,
-    BadDomain,
     Differs,
     data_disks,
     parse,
     parse_disk,
     target_of,
 )
+from broker.vm.errors import BadDomain
 
 
 def composed(xml: str, disks: Mapping[str, str]) -> str:

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from broker.daemon.foreign import clean, whole
+from broker.vm.errors import BadDomain
 
 _KIB_OF = {"b": 1 / 1024, "bytes": 1 / 1024, "kb": 1000 / 1024, "mb": 1e6 / 1024, "gb": 1e9 / 1024}
 _KIB_OF |= {"k": 1.0, "kib": 1.0, "m": 1024.0, "mib": 1024.0, "g": 2.0**20, "gib": 2.0**20}
 #: libvirt's numbers have 64 bits.
 _NUMBER_MAX = 2**64
 _KIB_OF |= {"tb": 1e12 / 1024, "t": 2.0**30, "tib": 2.0**30}
-
-
-class NotADefinition(Exception):
-    """The text is no domain XML: why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +54,13 @@ class VmNeeds:
 
 
 def needs_of(xml: str) -> VmNeeds:
-    """The needs of a definition; NotADefinition where the text is none."""
+    """The needs of a definition; BadDomain where the text is none."""
     try:
         root = ElementTree.fromstring(xml)  # noqa: S314  (root's own file)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise NotADefinition(f"it is not XML: {error}") from None
+        raise BadDomain(f"it is not XML: {error}") from None
     if root.tag != "domain":
-        raise NotADefinition(f"it holds <{clean(root.tag, 40)}>, not a libvirt <domain>")
+        raise BadDomain(f"it holds <{clean(root.tag, 40)}>, not a libvirt <domain>")
     kind, disks = root.find("os/type"), list(root.iterfind("devices/disk"))
     return VmNeeds(
         domain_type=root.get("type", ""),

@@ -26,6 +26,7 @@ from xml.etree import ElementTree
 
 import libvirt
 
+from broker.daemon.errors import why
 from broker.daemon.foreign import sentence, whole
 from broker.vm.needs import NeededFile, VmNeeds
 
@@ -159,7 +160,7 @@ def _problem_of(path: str, hidden: tuple[str, ...]) -> str:
         os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
         is_known = error.errno not in _NO_ANSWER and not path.startswith(hidden)
-        return (error.strerror or str(error)) if is_known else ""
+        return why(error) if is_known else ""
     return ""
 
 

@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from broker.daemon.histogram import Histogram
+from broker.whiteboard.errors import BadSlot, SlotFault
 from broker.whiteboard.fence_log import AHEAD, FenceLog, LogRecord, encode, slot_of
 from broker.whiteboard.layout import WHAT_RAN_SLOTS
 from broker.whiteboard.mode import Mode, count, from_lines, to_lines
@@ -45,9 +46,7 @@ from broker.whiteboard.signatures import (
 )
 from broker.whiteboard.slot import (
     EMPTY_SLOT,
-    BadSlot,
     ClusterSlot,
-    SlotFault,
     SlotReport,
     decode_cluster,
     decode_slot,

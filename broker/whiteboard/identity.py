@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from broker.config.sections import Config
+from broker.whiteboard.errors import WhiteboardError
 from broker.whiteboard.layout import IDENTITY_SLOT
 from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR, sector_of_leases
 from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
@@ -68,7 +69,7 @@ class Expected:
     volume: str = ""
 
 
-class BadIdentity(Exception):
+class BadIdentity(WhiteboardError):
     """The identity's block holds something that cannot be read as one."""
 
 

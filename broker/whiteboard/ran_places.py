@@ -35,6 +35,7 @@ import msgspec
 
 from broker.daemon.foreign import clean
 from broker.vm import domain_facts
+from broker.vm.errors import BadDomain
 from broker.whiteboard.layout import WHAT_RAN_SLOTS
 from broker.whiteboard.signatures import GOOD, RAN, Signature, Signatures, Unsigned
 from broker.whiteboard.slot import SLOT_BYTES
@@ -134,7 +135,7 @@ def _unpacked(rest: bytes) -> WhatRan | None:
         msgspec.MsgspecError,
         UnicodeDecodeError,
         RecursionError,
-        domain_facts.BadDomain,
+        BadDomain,
     ):
         return None
     # Whoever shows it shows it as it is; what is compared is written clean.

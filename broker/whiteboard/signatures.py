@@ -28,7 +28,8 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from broker.config.cluster_key import ClusterKey
-from broker.whiteboard.slot import SlotFault, SlotReport, signed_part
+from broker.whiteboard.errors import SlotFault
+from broker.whiteboard.slot import SlotReport, signed_part
 
 #: The line of a slot that holds the counter.
 COUNTER_LINE = "count"

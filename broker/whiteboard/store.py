@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from broker.daemon.worker import Hung, Worker
+from broker.whiteboard.errors import WhiteboardError
 from broker.whiteboard.identity import Expected, VolumeKind, check
 from broker.whiteboard.volume import Volume, VolumeError
 
 
-class StorageTrouble(Exception):
+class StorageTrouble(WhiteboardError):
     """A read or write of the whiteboard failed or, `hung`, missed its deadline."""
 
     def __init__(self, text: str, hung: bool = False) -> None:

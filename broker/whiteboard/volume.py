@@ -28,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from broker.whiteboard.errors import WhiteboardError
 from broker.whiteboard.layout import SLOT_MAX
 from broker.whiteboard.slot import SLOT_BYTES
 
@@ -91,7 +92,7 @@ _FAULTS: dict[int, tuple[VolumeFault, str]] = {
 _IO = (VolumeFault.IO, "check the storage and the kernel log")
 
 
-class VolumeError(Exception):
+class VolumeError(WhiteboardError):
     """The volume cannot be used: the storage's or the configuration's fault.
 
     `fault`: stable code. `errno`: of the failed call, 0 where none failed. `path`: the volume.

@@ -26,7 +26,8 @@ from broker.api.front import FrontProcess
 from broker.broker import Broker
 from broker.config.addresses import split
 from broker.config.cluster_key import ClusterKey
-from broker.config.sections import HEARTBEAT_PORT, load
+from broker.config.load import load
+from broker.config.sections import HEARTBEAT_PORT
 from broker.daemon.histogram import Histogram
 from broker.monitors import MonitorRunner, Sample
 from broker.monitors.watched import Watched

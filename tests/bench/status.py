@@ -24,8 +24,8 @@ from tempfile import TemporaryDirectory
 
 from broker.api.socket import serve
 from broker.broker import Broker
+from broker.config.load import load
 from broker.config.places import changed_s
-from broker.config.sections import load
 from broker.monitors import MonitorRunner, Sample
 from broker.monitors.watched import Watched
 from broker.whiteboard.board import Board

@@ -24,8 +24,8 @@ from agent.vm.definition import load_definition
 from agent.vm.hypervisor import LibvirtHypervisor
 from agent.vm.hypervisors import LibvirtHypervisors
 from agent.vm.protected import Engine
+from broker.config.load import load
 from broker.config.places import default_path
-from broker.config.sections import load
 from scoring.decision import AskLease, StartVm
 from scoring.observation import VmStartEnded
 

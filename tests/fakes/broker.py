@@ -13,7 +13,7 @@ import aiohttp
 from broker.api.socket import serve
 from broker.broker import Broker, Given
 from broker.client.ask import ask
-from broker.config.sections import load
+from broker.config.load import load
 from broker.monitors import MonitorRunner, Sample
 from broker.monitors.watched import Watched
 from broker.registry.cache import Cached, RegistryCache, no_registry

@@ -29,7 +29,7 @@ import asyncio, sys
 from pathlib import Path
 from agent.leases.sanlock import SanlockLeases
 from agent.storage.made import make_leases
-from broker.config.sections import load
+from broker.config.load import load
 from broker.lockspace.joined_mark import JoinedMark
 from broker.lockspace.rejoin import Rejoin
 from broker.lockspace.sanlock import SanlockLockspace

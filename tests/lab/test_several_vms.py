@@ -26,7 +26,7 @@ READ_REGISTRY = """
 import asyncio
 from broker.config.places import default_path
 from broker.config.secrets import load_cluster_key
-from broker.config.sections import load
+from broker.config.load import load
 from broker.main import registry_cache
 from broker.whiteboard.signatures import Signatures
 config = load(default_path())

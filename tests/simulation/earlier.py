@@ -17,15 +17,10 @@ from enum import StrEnum
 
 import msgspec
 
+from broker.whiteboard.errors import BadSlot
 from broker.whiteboard.lines import intent_of
 from broker.whiteboard.signatures import COUNTER_LINE
-from broker.whiteboard.slot import (
-    SLOT_BYTES,
-    BadSlot,
-    decode_slot,
-    encode_slot,
-    signed_part_of_cluster,
-)
+from broker.whiteboard.slot import SLOT_BYTES, decode_slot, encode_slot, signed_part_of_cluster
 from broker.wire.limits import HOST_ID_MAX
 
 

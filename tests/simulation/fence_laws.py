@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from broker.whiteboard.slot import BadSlot, decode_slot
+from broker.whiteboard.errors import BadSlot
+from broker.whiteboard.slot import decode_slot
 from scoring.decision import FreeHostId
 from scoring.hosts.evidence import HOUR_S, renewal_patience_s
 from scoring.rules import Rules

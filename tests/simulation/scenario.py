@@ -390,8 +390,7 @@ class Player:
     # --- verbs ----------------------------------------------------------------------------
 
     def _wait(self, step: Step, seconds: str) -> None:
-        # What is quiet after `calm` is passed over, as in the runs by chance.
-        self.world.run(seconds_of(seconds), leaps=self.world.is_story_calm)
+        self.world.run(seconds_of(seconds))
 
     def _calm(self, step: Step) -> None:
         self.world.calm(SICK_BOUND_S)

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from broker.whiteboard.errors import BadSlot
 from broker.whiteboard.lines import fence_ask_of
-from broker.whiteboard.slot import EMPTY_SLOT, BadSlot, decode_slot
+from broker.whiteboard.slot import EMPTY_SLOT, decode_slot
 from scoring.hosts.fence_ask import is_asked
 
 if TYPE_CHECKING:

@@ -43,17 +43,12 @@ from broker.peers.asker import Heartbeats
 from broker.peers.vm_place import VmPlace
 from broker.this_host.disks_record import CannotDecide
 from broker.whiteboard.board import Board
+from broker.whiteboard.errors import BadSlot
 from broker.whiteboard.identity import VolumeKind, expected, problem
 from broker.whiteboard.mode import Mode, to_lines
 from broker.whiteboard.signatures import CLUSTER as CLUSTER_SLOT
 from broker.whiteboard.signatures import Signatures
-from broker.whiteboard.slot import (
-    EMPTY_SLOT,
-    BadSlot,
-    decode_cluster,
-    decode_slot,
-    encode_cluster,
-)
+from broker.whiteboard.slot import EMPTY_SLOT, decode_cluster, decode_slot, encode_cluster
 from broker.whiteboard.store import StorageTrouble
 from broker.wire.exchange import BegunReason, Report
 from broker.wire.status import Maintenance, NewOrder
@@ -88,7 +83,6 @@ from tests.simulation.ports import (
     SimTargets,
     no_libvirt,
 )
-from tests.simulation.quick import make_quick
 from tests.simulation.timeline import Process, Timeline
 from tests.simulation.vm_ports import SimHypervisors, SimVmsMonitor
 from tests.simulation.vms import RESERVE_MB, Vms
@@ -209,7 +203,6 @@ class World:
     """
 
     def __init__(self, settings: Settings, chance: random.Random) -> None:
-        make_quick()
         self.settings = settings
         self.chance = chance
         #: Packets of questions are lost without a change of any other draw.
@@ -890,9 +883,6 @@ class World:
 
     def _look_at_links(self) -> None:
         hosts = self.hosts.values()
-        ways = self.cut_links or self.link_loss or self.link_delay_s
-        if not ways and all(host.is_reached_in_time for host in hosts):
-            return
         for asker in hosts:
             for target in hosts:
                 if asker is not target and not self._is_clear(asker, target):

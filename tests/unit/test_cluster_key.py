@@ -14,8 +14,9 @@ import pytest
 from agent.commands.config_check import _cluster_key
 from agent.status.troubles import troubles
 from broker.config.cluster_key import ClusterKey
+from broker.config.errors import ConfigError
 from broker.config.secrets import load_cluster_key
-from broker.config.sections import Config, ConfigError, DaemonSection, HostSection, StorageSection
+from broker.config.sections import Config, DaemonSection, HostSection, StorageSection
 from tests.fakes.broker import make_broker
 from tests.fakes.slot_store import MemoryVolume
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from broker.config.errors import ConfigError
+from broker.config.load import load
+from broker.config.machine import system_uuid
 from broker.config.secrets import FenceSecret, load_fence_secrets, unused_fence_secrets
-from broker.config.sections import ConfigError, load, system_uuid
 
 GOOD = """
 [host]

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from broker.vm.domain_facts import (
     CHAIN_MAX,
-    BadDomain,
     Differs,
     Layer,
     differences,
@@ -26,6 +25,7 @@ from broker.vm.domain_facts import (
     read,
 )
 from broker.vm.domain_text import composed, element_of, with_facts_of
+from broker.vm.errors import BadDomain
 from tests.unit.draws import draws
 
 DOMAINS = Path(__file__).parent / "domains"

@@ -19,7 +19,7 @@ import bcrypt
 import pytest
 import trustme
 
-from agent.fence.driver import always
+from agent.fence.driver import Pointless, always
 from agent.fence.levels import FenceLevels, GuardedDevice, Identity, Privilege
 from agent.fence.redfish import RedfishDriver
 from scoring.observation import Power
@@ -284,7 +284,7 @@ def test_the_name_must_be_in_the_certificate(bmc: RedfishBmc) -> None:
 
 
 def test_a_ca_file_that_is_none() -> None:
-    with pytest.raises(ValueError, match="/etc/hostname"):
+    with pytest.raises(Pointless, match="/etc/hostname"):
         RedfishDriver("127.0.0.1", 443, "admin", PASSWORD, ca_file="/etc/hostname")
 
 

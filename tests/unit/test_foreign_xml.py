@@ -13,7 +13,8 @@ import pytest
 from agent.ovirt.import_ovirt import _from_xml
 from agent.ovirt.storage_domain import StorageDomain
 from agent.terminal.errors import CommandError
-from broker.vm.domain_facts import BadDomain, parse, parse_disk
+from broker.vm.domain_facts import parse, parse_disk
+from broker.vm.errors import BadDomain
 
 LEVELS = 9
 BOMB = (

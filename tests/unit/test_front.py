@@ -15,8 +15,9 @@ import pytest
 
 from broker.api import front_process
 from broker.api.dashboard import FILES
+from broker.api.errors import Busy
 from broker.api.front import FrontProcess, own_names
-from broker.api.front_process import Busy, Pool, is_own
+from broker.api.front_process import Pool, is_own
 from broker.api.listener import application
 from broker.broker import Broker
 from tests.fakes.broker import make_broker

@@ -16,7 +16,8 @@ from agent.setup import heartbeat_reach
 from agent.setup.heartbeat_reach import OPEN, Port, ask_ports, how_to_open, ports_done
 from agent.setup.join import _heartbeat_listen
 from broker.config.cluster_key import ClusterKey
-from broker.config.sections import ApiSection, Config, load
+from broker.config.load import load
+from broker.config.sections import ApiSection, Config
 from broker.peers.heartbeat_port import HeartbeatPort
 from broker.whiteboard.slot import SlotReport, encode_slot
 from broker.whiteboard.volume import Volume

@@ -16,7 +16,8 @@ from agent.vm import one_host
 from agent.vm.imported import Imported
 from broker.config.sections import Config, HostSection, StorageSection, VmSection
 from broker.this_host.disks_shown import one_host as shown
-from broker.vm.domain_facts import BadDomain, Layer
+from broker.vm.domain_facts import Layer
+from broker.vm.errors import BadDomain
 from broker.vm.host_local import one_host as found_in_xml
 from broker.vm.in_use import InUse
 

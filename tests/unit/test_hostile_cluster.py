@@ -22,7 +22,7 @@ from agent.status.text import as_text
 from broker.api.metrics import Metrics
 from broker.api.socket import serve
 from broker.broker import Broker
-from broker.config.sections import load
+from broker.config.load import load
 from broker.lockspace.hosts import Witness
 from broker.monitors import MonitorRunner
 from broker.monitors.watched import Watched

@@ -23,7 +23,8 @@ from broker.api.event_stream import STREAMS_MAX, STREAMS_PER_CLIENT_MAX
 from broker.api.openapi import document
 from broker.broker import Broker
 from broker.config.certificate import load_certificate, tls_context
-from broker.config.sections import ApiSection, ConfigError
+from broker.config.errors import ConfigError
+from broker.config.sections import ApiSection
 from broker.wire.status import Status
 from tests.fakes.broker import make_broker, report, up
 from tests.fakes.listener import Listener

@@ -72,7 +72,7 @@ def test_what_was_configured_is_not_missed(tmp_path: Path) -> None:
             for number in (1, 2)
         )
     )
-    from broker.config.sections import load
+    from broker.config.load import load
 
     one.reconfigure(load(str(path)))
     assert one.status(3.0).lacking == LackingStatus()

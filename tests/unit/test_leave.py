@@ -12,7 +12,8 @@ import sanlock
 from agent.setup import leave
 from agent.setup.leave import check_slots_can_be_written
 from agent.terminal.errors import CommandError
-from broker.config.sections import Config, load
+from broker.config.load import load
+from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.lockspace.delta_leases import LeaseVolume
 

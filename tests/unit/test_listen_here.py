@@ -17,7 +17,7 @@ from agent.vm.imported import Imported
 from broker import main
 from broker.api.front import FrontProcess
 from broker.config.addresses import loopback_beside
-from broker.config.sections import load
+from broker.config.load import load
 from tests.fakes.broker import make_broker
 from tests.fakes.slot_store import MemoryVolume
 

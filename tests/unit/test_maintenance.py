@@ -16,7 +16,7 @@ from agent.status.text import as_text
 from agent.terminal.errors import CommandError
 from agent.terminal.times import duration_s
 from broker.broker import Broker, Given
-from broker.config.sections import load
+from broker.config.load import load
 from broker.maintenance import kept as local_mode
 from broker.monitors import MonitorRunner
 from broker.monitors.watched import Watched

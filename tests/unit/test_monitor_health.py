@@ -16,9 +16,9 @@ import pytest
 import trustme
 from msgspec.structs import replace
 
+from broker.config.errors import ConfigError
 from broker.config.sections import (
     Config,
-    ConfigError,
     HealthSection,
     HostSection,
     LibvirtSection,

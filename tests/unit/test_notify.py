@@ -17,7 +17,7 @@ import pytest
 from agent.commands import notify as notify_command
 from broker.api.socket import serve
 from broker.config.cluster_key import ClusterKey
-from broker.config.sections import load
+from broker.config.load import load
 from broker.daemon.exit_codes import ExitCode
 from broker.events.notice import Message, Notice
 from broker.main import reload
@@ -462,7 +462,7 @@ def test_a_ca_file_that_is_not_there_names_its_key(tmp_path: Path) -> None:
 def test_nothing_is_imported_that_is_not_configured(tmp_path: Path) -> None:
     write(tmp_path / "c.toml", "")
     code = (
-        "import sys; from broker.config.sections import load;"
+        "import sys; from broker.config.load import load;"
         "from broker.notify.notices import Notices;"
         f"Notices.of(load({str(tmp_path / 'c.toml')!r}));"
         "print([m for m in ('aiosmtplib', 'jinja2', 'regex', 'aiohttp') if m in sys.modules])"

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.config.errors import ConfigError
+from broker.config.load import load
 from broker.config.patterns import matcher
 from broker.config.secrets import load_notify_secrets
-from broker.config.sections import Config, ConfigError, NotifyRulesSection, load
+from broker.config.sections import Config, NotifyRulesSection
 from broker.events.detector import (
     AGENT_SILENT_S,
     ENGINE_UNKNOWN_AT_FIRST_S,

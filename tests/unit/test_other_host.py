@@ -18,6 +18,7 @@ from broker.broker import Broker
 from broker.config.cluster_key import ClusterKey
 from broker.daemon.exit_codes import ExitCode
 from broker.peers import member_request
+from broker.peers.errors import BadAnswer
 from broker.peers.heartbeat import new_nonce
 from broker.peers.member_request import (
     FRESH_S,
@@ -91,7 +92,7 @@ def test_an_answer_counts_from_who_has_the_key_and_to_this_request_alone() -> No
         raw.replace(b"200", b"201"),
         b"\xff",
     ):
-        with pytest.raises(ValueError):
+        with pytest.raises(BadAnswer):
             answer_to(KEY, wrong, request)
 
 

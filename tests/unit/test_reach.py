@@ -23,8 +23,10 @@ from agent.vm.reach import Heard, reached
 from broker.api import reach as answering
 from broker.config.addresses import in_uri
 from broker.config.cluster_key import ClusterKey
-from broker.config.sections import Config, load
+from broker.config.load import load
+from broker.config.sections import Config
 from broker.daemon.foreign import clean
+from broker.peers.errors import BadAnswer
 from broker.peers.reach_question import (
     Question,
     answer,
@@ -120,7 +122,7 @@ def test_an_answer_counts_from_who_has_the_key_and_to_this_question_alone() -> N
         (b"\xff{}", "cannot be read"),
         (msgspec.json.encode(question), "cannot be read"),
     ):
-        with pytest.raises(ValueError, match=why):
+        with pytest.raises(BadAnswer, match=why):
             problem_in(KEY, wrong, question)
 
 

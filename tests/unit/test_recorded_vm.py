@@ -17,7 +17,7 @@ import pytest
 from agent.leases.sanlock import SanlockLeases
 from agent.leases.vm_records import VmRecords
 from agent.vm import hypervisor, protected
-from agent.vm.definition import DefinitionError
+from agent.vm.errors import DefinitionError
 from agent.vm.hypervisors import LibvirtHypervisors
 from agent.vm.protected import RecordedVm
 from broker.config.engine_file import FOLDER

@@ -17,12 +17,13 @@ from broker.registry.record import (
     PLACE_BYTES,
     PLACES,
     RecordTooLarge,
+    RegistryError,
     VmRecord,
     decode_header,
     decode_record,
     encode,
 )
-from broker.registry.volume import REGISTRY_BYTES, Registry, RegistryError
+from broker.registry.volume import REGISTRY_BYTES, Registry
 from broker.whiteboard.signatures import Signatures, Unsigned
 from broker.whiteboard.slot import SLOT_BYTES
 from broker.whiteboard.volume import Volume

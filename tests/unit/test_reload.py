@@ -18,8 +18,10 @@ from pathlib import Path
 import pytest
 
 from broker.client.ask import BrokerDown, ask
+from broker.config.errors import ConfigError
+from broker.config.load import load, socket_path
 from broker.config.reload import needs_restart, refusal
-from broker.config.sections import Config, ConfigError, load, socket_path
+from broker.config.sections import Config
 from broker.monitors.network_verdict import Windows
 from broker.monitors.of_host import HostMonitors
 from broker.wire.status import MonitorStatus, Status

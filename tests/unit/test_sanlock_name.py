@@ -15,7 +15,8 @@ from agent.doctor.host import sanlock_name
 from agent.setup import sanlock_name as module
 from agent.setup.sanlock_name import IN_USE, named_in, no_twin, sanlock_name_step
 from agent.terminal.errors import CommandError
-from broker.config.sections import Config, load
+from broker.config.load import load
+from broker.config.sections import Config
 from broker.lockspace.rejoin import own_name
 from broker.whiteboard.lease_sectors import DELTA_MAGIC
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.config.load import load
 from broker.config.secrets import load_cluster_key
-from broker.config.sections import load
 from broker.daemon.exit_codes import ExitCode
 from broker.lockspace.lease_records import read_lease_records
 from broker.registry.record import VmRecord

@@ -11,6 +11,7 @@ import pytest
 
 from broker.config.cluster_key import ClusterKey
 from broker.whiteboard.board import PUT_RIGHT_S, Board
+from broker.whiteboard.errors import SlotFault
 from broker.whiteboard.fence_log import FenceLog, LogRecord, encode, signature, slot_of
 from broker.whiteboard.mode import Mode
 from broker.whiteboard.signatures import (
@@ -29,7 +30,6 @@ from broker.whiteboard.slot import (
     EMPTY_SLOT,
     EXTRA_BYTES,
     SLOT_BYTES,
-    SlotFault,
     SlotReport,
     decode_cluster,
     decode_slot,

@@ -17,9 +17,11 @@ from agent.setup import seen as asking
 from agent.setup.seen import Word, judged, unknown, words
 from agent.terminal.errors import CommandError
 from broker.config.cluster_key import ClusterKey
-from broker.config.sections import Config, load
+from broker.config.load import load
+from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign import clean
+from broker.peers.errors import BadAnswer
 from broker.peers.heartbeat import new_nonce
 from broker.peers.signed_answer import ANSWER_BYTES_MAX, PROBLEM_CHARS_MAX
 from broker.peers.slot_question import (
@@ -85,7 +87,7 @@ def test_an_answer_counts_from_who_has_the_key_and_to_this_question_alone() -> N
         (raw.replace(b'"seen":"no"', b'"seen":"perhaps"'), "cannot be read"),
         (b"\xff", "cannot be read"),
     ):
-        with pytest.raises(ValueError, match=why):
+        with pytest.raises(BadAnswer, match=why):
             seen_in(KEY, wrong, asked)
 
 

@@ -12,12 +12,14 @@ from xml.etree import ElementTree
 import pytest
 
 from agent.ovirt.descriptions import unexpected, without_vdsm
+from agent.ovirt.errors import ImportFault
 from agent.ovirt.ovf_store import DESCRIPTION_BYTES_MAX, read_description
 from agent.ovirt.storage_domain import StorageDomain
 from agent.terminal.errors import CommandError
 from broker.config.addresses import is_over_tls
+from broker.config.errors import ConfigError
+from broker.config.load import load
 from broker.config.secrets import load_cluster_key
-from broker.config.sections import ConfigError, load
 from broker.daemon.atomic_file import write_atomically
 from broker.whiteboard.volume import Volume, VolumeError, VolumeFault
 
@@ -138,9 +140,9 @@ def test_a_link_or_a_device_is_no_description(tmp_path: Path) -> None:
 def test_ids_of_volumes_are_uuids(image: str) -> None:
     domain = StorageDomain("nfs", VM, "nas:/export")
     assert domain.volume(VM, VM).endswith(f"/{VM}/images/{VM}/{VM}")
-    with pytest.raises(ValueError, match="is no UUID"):
+    with pytest.raises(ImportFault, match="is no UUID"):
         domain.volume(image, VM)
-    with pytest.raises(ValueError, match="is no UUID"):
+    with pytest.raises(ImportFault, match="is no UUID"):
         domain.volume(VM, image)
 
 
@@ -159,7 +161,7 @@ def machine(devices: str, more: str = "") -> ElementTree.Element:
     ],
 )
 def test_what_runs_on_the_host_is_refused(devices: str, more: str, word: str) -> None:
-    with pytest.raises(ValueError, match=word):
+    with pytest.raises(ImportFault, match=word):
         without_vdsm(machine(devices, more), StorageDomain("nfs", VM, "nas:/export"))
 
 

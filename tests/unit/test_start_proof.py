@@ -20,7 +20,8 @@ from broker.monitors import Unknown
 from broker.monitors import can_start as monitor_module
 from broker.monitors.can_start import AGAIN_S, CanStartMonitor
 from broker.vm import start_proof
-from broker.vm.needs import NeededFile, NotADefinition, VmNeeds, needs_of
+from broker.vm.errors import BadDomain
+from broker.vm.needs import NeededFile, VmNeeds, needs_of
 from broker.vm.start_proof import lacks, refusals, unreadable
 
 VM = """<domain type='kvm'><name>vm</name><memory unit='GiB'>2</memory><vcpu>4</vcpu>
@@ -92,7 +93,7 @@ def test_the_cpu_is_compared_where_libvirt_compares_it(
 
 @pytest.mark.parametrize("text", ["no", "<pool/>", "<?xml version='1.0' encoding='utf-99'?><a/>"])
 def test_a_text_that_is_no_definition(text: str) -> None:
-    with pytest.raises(NotADefinition):
+    with pytest.raises(BadDomain):
         needs_of(text)
 
 

@@ -17,8 +17,9 @@ import msgspec
 import pytest
 
 from broker.config.engine_file import FOLDER
+from broker.config.load import load
 from broker.config.secrets import load_cluster_key
-from broker.config.sections import Config, load
+from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.lockspace.lease_records import read_lease_records
 from broker.registry.cache import Cached, read_kept, write_kept

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from broker.whiteboard.errors import BadSlot, SlotFault
 from broker.whiteboard.padding import unpadded
 from broker.whiteboard.slot import (
     EMPTY_SLOT,
@@ -19,8 +20,6 @@ from broker.whiteboard.slot import (
     HOSTNAME_BYTES_MAX,
     SCORE_MAX,
     SLOT_BYTES,
-    BadSlot,
-    SlotFault,
     SlotReport,
     decode_cluster,
     decode_slot,
