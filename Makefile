@@ -12,7 +12,7 @@ SIDE_BY_SIDE := -n 4 --dist loadfile
 # Labs share nothing but the two cores, and most of the time they wait.
 LABS := -n 2 --dist loadfile
 
-.PHONY: help setup check lint fast explore test contract-test simulation-test browser-test lab-test lab-test-long demo demo-sim simulate \
+.PHONY: help setup check lint fast explore test contract-test simulation-test browser-test lab-test lab-test-long test-storage demo demo-sim simulate \
 	nightly mutation bench lab-down clean package-build-test package-test packages deb rpm release
 
 help:
@@ -20,7 +20,8 @@ help:
 	@echo "make explore   the fast tests with other random numbers each time"
 	@echo "make test      everything, the lab with real sanlock, libvirt, QEMU and BMCs included"
 	@echo "make lab-test-long  what of the lab takes minutes: a fencer killed at each step, and so on"
-	@echo "make demo      watch three VMs survive a power cut (VMS=1: the engine alone)"
+	@echo "make test-storage  the same cases on every storage that can be had here (STORAGE=ceph: one)"
+	@echo "make demo      watch three VMs survive a power cut (VMS=1: the engine alone; STORAGE=ceph, ...)"
 	@echo "make demo-sim  the same story in virtual time, with Python alone"
 	@echo "make simulate  SEEDS=1000 HOSTS=2..7: whole clusters, faults by chance, in virtual time"
 	@echo "               SEED=n TRACE=1: one of them, told"
@@ -60,6 +61,11 @@ simulation-test: setup
 lab-test: setup
 	@$(PYTHON) -m pytest -q $(LABS) tests/lab
 
+# What may happen on each storage, about ten minutes for each: not a part of `make test`.
+# STORAGE=ceph: that one alone.
+test-storage: setup
+	@$(PYTHON) -m pytest -q -rs -s tests/lab/test_storages.py -m storage $(if $(STORAGE),-k $(STORAGE))
+
 # About half an hour: not a part of `make test`.
 lab-test-long: setup
 	@$(PYTHON) -m pytest -q tests/lab -m long
@@ -94,7 +100,7 @@ release: setup
 	@$(PYTHON) packaging/build.py release
 
 demo: setup
-	@$(PYTHON) -m tests.lab demo $(if $(VMS),--vms $(VMS))
+	@$(PYTHON) -m tests.lab demo $(if $(STORAGE),--storage $(STORAGE)) $(if $(VMS),--vms $(VMS))
 
 demo-sim:
 	@[ -x $(PYTHON) ] || scripts/setup --python-only

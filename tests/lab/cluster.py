@@ -516,6 +516,14 @@ class Cluster:
             raise UsageError(f"storage {self.settings.storage} has no daemons")
         order(self.layout.servers_control, what, program=name)
 
+    def storage_client(self, host: str) -> int:
+        """The process that serves the host's mount of the storage; LabError if there is none."""
+        self._running(host)
+        for pid, argv in self.census().processes.get(host, []):
+            if kinds.is_client(argv):
+                return pid
+        raise LabError(f"{host}: no client of storage {self.settings.storage} runs there")
+
     def freeze(self, host: str) -> None:
         """Hang the host: all of it stands still, its power stays on.
 

@@ -20,17 +20,20 @@ from .watch import EngineWatcher
 #: Short: UNIX socket paths below it must stay under 108 bytes.
 PARENT = Path("/var/tmp/ha-lab")
 TAKEOVER_S = 60.0
+#: Mark of tests that take minutes -> the target of the Makefile that runs them.
+ASKED_FOR = {"long": "lab-test-long", "storage": "test-storage"}
 #: A host that was cut off boots, joins the lockspace, and is heard by the others.
 IN_PLACE_S = 90.0
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `long` are run only when the command line speaks of the mark."""
-    if "long" in config.getoption("markexpr"):
-        return
-    for item in items:
-        if item.get_closest_marker("long") is not None:
-            item.add_marker(pytest.mark.skip(reason="takes minutes; run: make lab-test-long"))
+    """Tests with one of the marks ASKED_FOR are run only when the command line speaks of it."""
+    for mark, target in ASKED_FOR.items():
+        if mark in config.getoption("markexpr"):
+            continue
+        for item in items:
+            if item.get_closest_marker(mark) is not None:
+                item.add_marker(pytest.mark.skip(reason=f"takes minutes; run: make {target}"))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -90,7 +90,8 @@ def start(servers: Servers) -> None:
         record = (
             place / "run/vols" / VOLUME / f"{STORAGE_ADDRESS}-{str(path)[1:].replace('/', '-')}.pid"
         )
-        servers.adopt(f"brick-{number}", record, READY_SECONDS_MAX)
+        again = [*gluster, "volume", "start", VOLUME, "force"]
+        servers.adopt(f"brick-{number}", record, again, READY_SECONDS_MAX)
 
 
 def client(layout: Layout, host: HostLayout | None) -> list[str]:

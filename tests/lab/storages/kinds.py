@@ -19,6 +19,8 @@ first, so that no client of a dead host says goodbye.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Final
 
 from ..errors import UsageError
@@ -32,6 +34,13 @@ NETWORK = frozenset({CEPH, GLUSTER, NFS})
 #: Those whose hosts mount something over the shared folder.
 MOUNTED = frozenset({FUSE, *NETWORK})
 DISK_FORMATS = ("raw", "qcow2")
+#: Kind -> its daemons that keep the data, three times.
+THREE: Final[dict[str, tuple[str, str, str]]] = {
+    CEPH: ("osd-0", "osd-1", "osd-2"),
+    GLUSTER: ("brick-1", "brick-2", "brick-3"),
+}
+#: Part of the command line of each kind's client.
+_CLIENTS = ("ceph-fuse", "glusterfs", "tests.lab.storages.nfs_client", "tests.lab.host_storage")
 
 #: Kind -> program (or file) -> the Debian package that has it, beside machine.NEEDED.
 NEEDED: Final[dict[str, dict[str, str]]] = {
@@ -50,6 +59,11 @@ NEEDED: Final[dict[str, dict[str, str]]] = {
         "rpcbind": "rpcbind",
     },
 }
+
+
+def is_client(argv: Sequence[str]) -> bool:
+    """Whether a command line is that of a host's client of the storage."""
+    return any(os.path.basename(word) in _CLIENTS for word in argv[:3])
 
 
 def check(kind: str, disk_format: str) -> None:

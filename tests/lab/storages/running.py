@@ -32,9 +32,11 @@ class Servers:
         self.supervisor = Supervisor(layout.servers_control)
         self.supervisor.orders["kill"] = self.kill
         self.supervisor.orders["freeze"] = lambda order: self._signal(order, signal.SIGSTOP)
+        self.supervisor.orders["release"] = self.release
         self.supervisor.orders["thaw"] = lambda order: self._signal(order, signal.SIGCONT)
-        #: Daemons that another daemon started: name -> file with its pid.
-        self._adopted: dict[str, Path] = {}
+        #: Daemons that another daemon started: name -> file with its pid, and the command that has
+        #: it started again.
+        self._adopted: dict[str, tuple[Path, list[str]]] = {}
 
     def do(self, argv: Sequence[str]) -> str:
         """Run a command to its end, and return what it printed; LabError."""
@@ -63,14 +65,15 @@ class Servers:
         self.supervisor.programs[name] = program
         self.supervisor.start(program)
 
-    def adopt(self, name: str, record: Path, seconds_max: float) -> None:
-        """Take in a daemon that another one starts and writes the number of to a file."""
+    def adopt(self, name: str, record: Path, again: list[str], seconds_max: float) -> None:
+        """Take in a daemon that another one starts and writes the number of to a file. `again`: the
+        command that has it started once more."""
         deadline = time.monotonic() + seconds_max
         while not (record.exists() and record.read_text().strip()):
             if time.monotonic() > deadline:
                 raise LabError(f"storage: {name} did not start: no {record}")
             time.sleep(POLL_S)
-        self._adopted[name] = record
+        self._adopted[name] = (record, again)
 
     def until(self, what: str, argv: Sequence[str], text: str, seconds_max: float) -> None:
         """Repeat a command until it prints the text; LabError."""
@@ -100,7 +103,7 @@ class Servers:
         """The number of a daemon, in this PID namespace; None while it does not run."""
         if name in self._adopted:
             try:
-                pid = int(self._adopted[name].read_text())
+                pid = int(self._adopted[name][0].read_text())
                 os.kill(pid, 0)
             except (OSError, ValueError):
                 return None
@@ -122,6 +125,16 @@ class Servers:
         if program is not None:
             program.held = True
         self._signal(order, signal.SIGKILL)
+
+    def release(self, order: dict[str, Any]) -> None:
+        """Start a daemon again that was killed; nothing where it runs."""
+        name = str(order["program"])
+        if self.pid(name) is not None:
+            return
+        if name in self._adopted:
+            self.do(self._adopted[name][1])
+        else:
+            self.supervisor.release(self.supervisor.programs[name])
 
     def _signal(self, order: dict[str, Any], number: signal.Signals) -> None:
         name = str(order["program"])
