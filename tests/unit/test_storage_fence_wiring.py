@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""When the agent fences the storage: behind a freeing, or while the storage keeps the fence lease
+from it; each time only what is proven off at that moment, and is still to be taken over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from agent import actions
+from agent.actions import ActionRunner
+from agent.fence.storage import StorageFence
+from agent.last_look import LastLook
+from agent.ports import FenceDevices, FenceLog, Hypervisors, Leases
+from scoring.decision import Action, FreeHostId, TakeFenceLease
+from scoring.hosts.state import Takeover
+from scoring.observation import FenceLeaseAnswer, HostIdFreed, Power, PowerAnswer
+from scoring.state import AgentState
+from tests.unit.builders import NOW_S, RULES, state_of
+
+TARGET = 2
+FREE = FreeHostId(TARGET, 5, 77, NOW_S - 1, evidence="off, off")
+FREES = Takeover(TARGET, NOW_S - 60, freeing=True)
+TAKES = Takeover(TARGET, NOW_S - 60, taking_fence=True)
+OFF = PowerAnswer(TARGET, Power.OFF, NOW_S, identity_proven=True)
+
+
+class World:
+    """Leases, fence devices, fence log and storage at once; `told`: what they were asked for.
+
+    `powers`: what the device says, one reading after the other, the last one for ever.
+    `lease_after`: how often the power is read before the fence lease is given; None: at once.
+    """
+
+    fence_held = True
+
+    def __init__(
+        self,
+        powers: Sequence[PowerAnswer] = (OFF,),
+        freed: bool = True,
+        lease_after: int | None = None,
+    ) -> None:
+        self.powers, self.freed = list(powers), freed
+        self.lease_after = lease_after
+        self.told: list[str] = []
+
+    async def note(self, *_: object, **__: object) -> str:
+        return ""
+
+    async def free_host_id(self, act: FreeHostId, still: Any) -> HostIdFreed:
+        self.told.append("free")
+        return HostIdFreed(act.host_id, self.freed, "" if self.freed else "it renewed")
+
+    def freeing_is_recorded(self) -> None:
+        pass
+
+    async def take_fence(self) -> FenceLeaseAnswer:
+        while self.lease_after is not None and self.told.count("power") < self.lease_after:
+            await asyncio.sleep(0.001)
+        if self.lease_after is not None:
+            # Time for what must not be done any more.
+            await asyncio.sleep(0.05)
+        return FenceLeaseAnswer(True, NOW_S)
+
+    async def read_power(self, host: int, uuid: str) -> PowerAnswer:
+        self.told.append("power")
+        return self.powers.pop(0) if len(self.powers) > 1 else self.powers[0]
+
+    def find(self, host: int, name: str, deadline_s: float) -> tuple[str, ...]:
+        self.told.append(f"find {name}")
+        return ("its client",)
+
+    def cut(self, host: int, name: str, found: Sequence[str], deadline_s: float) -> None:
+        self.told.append(f"cut {found[0]}")
+
+
+def done(world: World, action: Action, state: AgentState) -> list[str]:
+    """What was asked for while the action was carried out."""
+
+    async def run() -> list[str]:
+        runner = ActionRunner(
+            cast(Hypervisors, None),
+            cast(Leases, world),
+            cast(FenceDevices, world),
+            cast(FenceLog, world),
+            StorageFence("ceph", world, 5.0),
+        )
+        runner.hostnames = {TARGET: "host2"}
+        runner.last_look.take(state, asyncio.get_running_loop().time())
+        runner.begin(action)
+        while runner.busy:
+            await asyncio.sleep(0.001)
+        assert len(runner.take_outcomes()) == 1
+        return world.told
+
+    return asyncio.run(run())
+
+
+def quick(**changed: Any) -> AgentState:
+    """A takeover under way, whose readings of the power need not be far apart."""
+    rules = replace(RULES, timing=replace(RULES.timing, power_reread=0.001))
+    return replace(state_of(takeover=replace(TAKES, **changed)), rules=rules)
+
+
+def test_what_a_freed_host_held_is_cut_by_a_proof_of_its_own() -> None:
+    """The reading that the freeing went by is older than what was found."""
+    told = done(World(), FREE, state_of(takeover=FREES))
+    assert told == ["free", "find host2", "power", "cut its client"]
+
+
+@pytest.mark.parametrize(
+    "power",
+    [
+        replace(OFF, power=Power.ON),
+        replace(OFF, power=Power.UNKNOWN),
+        replace(OFF, identity_proven=False),
+    ],
+)
+def test_nothing_is_cut_where_the_host_is_not_proven_off(power: PowerAnswer) -> None:
+    assert done(World([power]), FREE, state_of(takeover=FREES)) == ["free", "find host2", "power"]
+
+
+def test_nothing_is_cut_where_the_id_was_not_freed() -> None:
+    assert done(World(freed=False), FREE, state_of(takeover=FREES)) == ["free"]
+
+
+def test_nothing_is_cut_where_the_takeover_was_withdrawn() -> None:
+    state = state_of(takeover=replace(FREES, withdrawn="it lives"))
+    assert "cut its client" not in done(World(), FREE, state)
+
+
+def test_a_fencer_s_id_that_was_freed_cuts_nothing() -> None:
+    """This host does not hold the fence lease then."""
+    act = replace(FREE, host_id=3, fencer=True)
+    state = state_of(takeover=replace(TAKES, fencer=replace(FREES, host_id=3)))
+    assert done(World(), act, state) == ["free"]
+
+
+def test_a_lease_that_is_given_soon_is_no_reason_to_cut() -> None:
+    assert done(World(), TakeFenceLease(), quick()) == []
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "FENCE_LEASE_SLOW_S", 0.0)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_lease_that_the_storage_keeps_back_is_helped_by_two_readings() -> None:
+    class Blocked(World):
+        async def take_fence(self) -> FenceLeaseAnswer:
+            while not self.told or not self.told[-1].startswith("cut"):
+                await asyncio.sleep(0.001)
+            return FenceLeaseAnswer(True, NOW_S)
+
+    told = done(Blocked(), TakeFenceLease(), quick())
+    assert told == ["find host2", "power", "power", "cut its client"]
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(
+    "last", [replace(OFF, power=Power.ON), replace(OFF, identity_proven=False)]
+)
+def test_both_readings_must_say_so(last: PowerAnswer) -> None:
+    told = done(World([OFF, last], lease_after=2), TakeFenceLease(), quick())
+    assert told == ["find host2", "power", "power"]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_takeover_that_was_withdrawn_meanwhile_cuts_nothing() -> None:
+    told = done(World(lease_after=2), TakeFenceLease(), quick(withdrawn="it lives"))
+    assert told == ["find host2", "power", "power"]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_lease_that_is_taken_for_nobody_cuts_nothing() -> None:
+    class Slow(World):
+        async def take_fence(self) -> FenceLeaseAnswer:
+            for _ in range(20):
+                await asyncio.sleep(0.001)
+            return FenceLeaseAnswer(True, NOW_S)
+
+    assert done(Slow(), TakeFenceLease(), quick(taking_fence=False)) == []
+
+
+# --- the last look -------------------------------------------------------------------------
+
+
+def asked(state: AgentState | None, host: int = TARGET, view_ago_s: float = 0.0) -> str:
+    async def run() -> str:
+        look = LastLook(lambda: False)
+        if state is not None:
+            look.take(state, asyncio.get_running_loop().time() - view_ago_s)
+        return look.still_taking_fence(host)
+
+    return asyncio.run(run())
+
+
+def test_the_fence_lease_is_still_being_taken_for_that_host_by_one_that_looks_around() -> None:
+    """Without the lease, which is what is waited for."""
+    assert asked(quick()) == ""
+    assert asked(None) == "it is decided no longer"
+    assert asked(quick(), host=3) == "it is decided no longer"
+    assert asked(quick(taking_fence=False)) == "it is decided no longer"
+    assert asked(quick(withdrawn="it lives")) == "it lives"
+    late_s = RULES.timing.suspect_after
+    assert "not looked around" in asked(quick(), view_ago_s=late_s + 0.01)
