@@ -34,6 +34,8 @@ BACK_S = 240.0
 IN_PLACE_S = 60.0
 #: sanlock gives up 16 s after the last renewal at io_timeout 2; the storage is away for longer.
 AWAY_S = 30.0
+#: Requests a second: what an emulated guest answers on a busy machine without a lost one.
+VISITORS = 4.0
 #: libvirt's own rule: a file on a file system that it does not take for shared is not moved.
 NOT_MOVED = {
     kinds.DIR: "a folder of one machine",
@@ -122,7 +124,10 @@ def three(lab: Cluster) -> tuple[str, str, str]:
 def undisturbed(lab: Cluster, host: str, seconds: float) -> Iterator[None]:
     """The same QEMU stays, and no visitor of its page is lost; prints the gaps."""
     before = lab.status()["hosts"][host]
-    with Visitors(lab.switch_pid) as visitors, Writer(lab, others(lab, host)[0], seconds) as writer:
+    with (
+        Visitors(lab.switch_pid, VISITORS) as visitors,
+        Writer(lab, others(lab, host)[0], seconds) as writer,
+    ):
         yield
         with law(6):
             ask.during("the same one QEMU", seconds, lambda: same_engine(lab, host, before))
@@ -188,7 +193,7 @@ def test_a_live_migration_under_load(place: Cluster) -> None:
     target = others(place, source)[0]
     ask.until("the target can take it", 60, lambda: ready.can_take(place, source, target))
     boots = moving.boots(place)
-    with Visitors(place.switch_pid) as visitors:
+    with Visitors(place.switch_pid, VISITORS) as visitors:
         done = moving.order(place, source, "migrate", "--to", target)
         is_moved = done.returncode == 0
         place.wait_healthy(60.0)

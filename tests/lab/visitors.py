@@ -24,6 +24,7 @@ class Visitors:
     of each answer, in no order; `failed`: those of the requests that had none."""
 
     switch_pid: int
+    per_second: float = PER_SECOND
     answers: list[float] = field(default_factory=list)
     failed: list[float] = field(default_factory=list)
     asked: int = 0
@@ -51,7 +52,7 @@ class Visitors:
             while not self._stopping.wait(max(0.0, due_s - time.monotonic())):
                 pool.submit(self._ask)
                 self.asked += 1
-                due_s += 1.0 / PER_SECOND
+                due_s += 1.0 / self.per_second
 
     def _ask(self) -> None:
         began_s = time.monotonic()
