@@ -24,7 +24,6 @@ from .conftest import law_1, new_cluster
 from .errors import LabError, MachineError, law
 from .storages import kinds
 from .storages.stalls import Writer
-from .test_takeover import same_engine
 from .timeline import cut_and_watch
 from .visitors import Visitors
 from .watch import EngineWatcher
@@ -106,6 +105,10 @@ def revive(lab: Cluster, name: str) -> None:
     lab.server(name, "release")
     with contextlib.suppress(LabError):
         lab.server(name, "thaw")
+
+
+def same_engine(lab: Cluster, host: str, before: dict[str, object]) -> bool:
+    return bool(lab.status()["hosts"][host]["engine_pids"] == before["engine_pids"])
 
 
 def others(lab: Cluster, host: str) -> list[str]:
