@@ -8,7 +8,6 @@ its reason; so does a sample that misses its deadline.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -129,9 +128,12 @@ class MonitorRunner:
             if old is None or old.value != sample.value:
                 self.on_change(name)
             next_s = started_s + back_off_s(monitor.interval_s, failures)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(max(next_s, loop.time())):
-                    await self._wake[name].wait()
+            wake = self._wake[name].set
+            timer = loop.call_at(next_s, wake) if next_s > loop.time() else loop.call_soon(wake)
+            try:
+                await self._wake[name].wait()
+            finally:
+                timer.cancel()
             if loop.time() < started_s + APART_S:
                 await asyncio.sleep(started_s + APART_S - loop.time())
 

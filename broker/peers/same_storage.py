@@ -37,6 +37,8 @@ class SameStorage:
     ) -> None:
         self._board, self._heartbeats, self._lockspace = board, heartbeats, lockspace
         self._peers: dict[int, Compared] = {}
+        #: Each host's newest answer, by the words that it is made of.
+        self._answers: dict[int, tuple[Heartbeat, Answer]] = {}
         self.judgement = Judgement()
         self.reconfigure(config)
 
@@ -57,10 +59,16 @@ class SameStorage:
             here = self._here(host, report.hostname, its, pulse)
             answer = None
             if pulse is not None and pulse.said is not None:
-                answer = _answer(pulse.said, pulse.heard_s)
+                answer = self._answer(host, pulse.said, pulse.heard_s)
             self._peers[host] = compare(old.get(host), answer, here, self.ids, self._limits)
         self.judgement = judge(self._peers, now_s, self._limits)
         self._lockspace.renewals.also = self._next_to_read()
+
+    def _answer(self, host: int, said: Heartbeat, heard_s: float) -> Answer:
+        known = self._answers.get(host)
+        if known is None or known[0] is not said or known[1].heard_s != heard_s:
+            known = self._answers[host] = said, _answer(said, heard_s)
+        return known[1]
 
     def _here(self, host: int, name: str, seen: Seen, pulse: Pulse | None) -> Here:
         renewals = self._lockspace.renewals

@@ -24,7 +24,7 @@ from broker.whiteboard import lines as slot_lines
 from broker.whiteboard.board import Board
 from broker.whiteboard.signatures import GOOD
 from broker.whiteboard.slot import SlotReport
-from scoring.hosts.liveness import Liveness, is_blind, liveness_known, look
+from scoring.hosts.liveness import Liveness, is_blind, last_changes, liveness_known
 from scoring.hosts.state import Seen
 from scoring.observation import PeerReport
 from scoring.vm_facts import VmStatus
@@ -59,7 +59,8 @@ class Table:
     def look(self, now_s: float) -> bool:
         """Update after a read of the whiteboard; returns whether a peer fell silent or came
         back."""
-        self.seen = look(self.seen, self.peers(), now_s)
+        reports = sorted(self.members.reports.items())
+        self.seen = last_changes(self.seen, ((h, r.timestamp, now_s) for h, r in reports))
         silent = frozenset(
             host
             for host, seen in self.seen.items()
@@ -93,12 +94,14 @@ class Table:
                 0 if renewal is None else renewal.timestamp,
             )
             old = known.get(host)
-            if old is None or old[0] is not report or old[1] is not seen or old[2] != others:
+            if old is None or old[0] is not report or old[1] is not seen:
                 is_signed = self.board.signed.get(host) in GOOD
                 made = slot_lines.peer_report(report, seen, others, is_signed)
                 if made.registry:
                     made = replace(made, reaches=reached_of(report.extra))
                 old = (report, seen, others, made)
+            elif old[2] != others:
+                old = (report, seen, others, slot_lines.with_others(old[3], others))
             self._known[host] = old
         return tuple(old[3] for old in self._known.values())
 

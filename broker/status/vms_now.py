@@ -14,7 +14,7 @@ from dataclasses import replace
 from broker.config.in_force import InForce
 from broker.exchange.view import Exchange
 from broker.peers.table import Table
-from broker.peers.vm_place import PlaceSince
+from broker.peers.vm_place import OwnReads, PlaceSince, SeenHost
 from broker.peers.vm_places import HostWord, VmSeen, vms_seen
 from broker.registry.cache import RegistryCache
 from broker.status.vms import Known, n_plus_1, short
@@ -66,25 +66,33 @@ class VmsNow:
         """Take in the present places, and plan anew where something has changed."""
         if not self.has_several:
             self._several = self._plans = None
-            return
+        else:
+            self._look(now_s)
+
+    def _look(self, now_s: float) -> Mapping[int, VmSeen]:
+        hosts, reads = self._place.hosts(now_s)
         self._several = self._asked(now_s)
-        self._plan_deaths(self._several, now_s)
-        for number, vm in self._seen(now_s).items():
+        self._plan_deaths(self._several, reads, now_s)
+        found = self._seen(hosts, reads, now_s)
+        for number, vm in found.items():
             if number != ENGINE:
                 self._since.setdefault(number, PlaceSince()).look(vm.place, now_s)
+        return found
 
     def without_place(self, now_s: float) -> tuple[WithoutPlace, ...]:
         """`look`, and the VMs that have no place now, or would have none after a host's death."""
-        self.look(now_s)
-        if self._several is None:
+        if not self.has_several:
+            self._several = self._plans = None
             return ()
-        known = self.known(now_s)
+        known = self._known(self._look(now_s), now_s)
         return (*short(known), *n_plus_1(known))
 
     def known(self, now_s: float) -> Known:
         """All VMs, the engine among them."""
+        return self._known(self._seen(*self._place.hosts(now_s), now_s), now_s)
+
+    def _known(self, seen: Mapping[int, VmSeen], now_s: float) -> Known:
         several, plans, cached = self._several, self._plans, self._registry.cached
-        seen = self._seen(now_s)
         known = Known(
             self._specs(),
             seen,
@@ -125,8 +133,7 @@ class VmsNow:
 
     # --- where they are -------------------------------------------------------------------
 
-    def _seen(self, now_s: float) -> Mapping[int, VmSeen]:
-        hosts, reads = self._place.hosts(now_s)
+    def _seen(self, hosts: list[SeenHost], reads: OwnReads, now_s: float) -> Mapping[int, VmSeen]:
         peers = {peer.host_id: peer for peer in self._table.peers()}
         words = []
         for host in hosts:
@@ -141,7 +148,7 @@ class VmsNow:
         numbers = [spec.number for spec in self._specs() if spec.number != ENGINE]
         found = dict(vms_seen([ENGINE, *numbers], words, reads))
         # The engine's place is more than the slots: its lease, and its answer over the network.
-        engine, place = found[ENGINE], self._place.now(now_s)
+        engine, place = found[ENGINE], self._place.of(hosts, reads, now_s)
         word = next((w.vms.get(ENGINE) for w in words if w.host.host_id == place.host), None)
         found[ENGINE] = VmSeen(
             ENGINE,
@@ -205,19 +212,18 @@ class VmsNow:
             states[claim.number] = replace(state, held=Held(claim, 0))
         return states
 
-    def _sees_all(self, now_s: float) -> bool:
+    def _sees_all(self, reads: OwnReads, now_s: float) -> bool:
         """Whether every other host is known, and whether it lives; there is another host."""
         seen = self._table.seen
-        _, reads = self._place.hosts(now_s)
         return bool(reads.all_known and seen) and all(
             host in seen and self._table.liveness(seen[host], now_s) is not Liveness.UNCERTAIN
             for host in self._table.members.reports
         )
 
-    def _plan_deaths(self, several: Several, now_s: float) -> None:
+    def _plan_deaths(self, several: Several, reads: OwnReads, now_s: float) -> None:
         """Plan for the death of each host. A host that does not see all the others knows nothing
         of it."""
-        if self._table.is_blind(now_s) or not self._sees_all(now_s):
+        if self._table.is_blind(now_s) or not self._sees_all(reads, now_s):
             self._plans = None
             return
         hosts = several.hosts

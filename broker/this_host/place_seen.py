@@ -18,10 +18,13 @@ class PlaceSeen:
 
     def now(self, now_s: float) -> VmPlace:
         """The verdict at this moment."""
-        (here, *others), reads = self.hosts(now_s)
+        return self.of(*self.hosts(now_s), now_s)
+
+    def of(self, hosts: list[SeenHost], reads: OwnReads, now_s: float) -> VmPlace:
+        """The verdict on what `hosts` returned at this moment."""
+        here = hosts[0]
         assert here.vm is not None, "this host always says something"
-        owner = self._this_host.agent.lease_owner(here.vm, now_s)
-        return vm_place([here, *others], reads, owner)
+        return vm_place(hosts, reads, self._this_host.agent.lease_owner(here.vm, now_s))
 
     def hosts(self, now_s: float) -> tuple[list[SeenHost], OwnReads]:
         """This host and all others that may run the VM, and how this host reads the whiteboard."""

@@ -61,6 +61,8 @@ class VmsHere:
         self._differing: dict[int, Differing] = {}
         self._held: dict[int, str] = {}
         self._healthy_once: dict[int, HealthyOnce] = {}
+        #: What `here` said last of each VM, by the sample that it was made of.
+        self._made: dict[int, tuple[VmHere, VmHere]] = {}
         #: Those that an earlier broker left, until the agent says what it claims.
         self._claims: tuple[Claim, ...] = ()
 
@@ -121,7 +123,8 @@ class VmsHere:
         if own is None or not is_written:
             self.own_claims = ()
         else:
-            self.own_claims = vm_lines.decode(own.extra, own.host_id, written_s, False).claims
+            # Of all its lines those of the claims alone: the rest is this host's own word.
+            self.own_claims = vm_lines.claims_in(own.extra, own.host_id, written_s)
 
     def look_at_disks(self, now_s: float) -> None:
         """Once a beat: take in which VMs run here with other disks than their definitions say. Of
@@ -207,12 +210,19 @@ class VmsHere:
         if vm is None or why:
             report = EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN, "unknown", why)
             vm = VmHere(report, now_s, number=number)
-        return replace(
-            vm,
-            last_ran=self.last_ran(number),
-            unfit=(*vm.unfit, *self._unfit(number), *in_the_way(vm.domain, vm.report, now_s)),
-            healthy_before=number in self._healthy_once and self._healthy_once[number].known,
-        )
+        last_ran = self.last_ran(number)
+        unfit = (*vm.unfit, *self._unfit(number), *in_the_way(vm.domain, vm.report, now_s))
+        healthy_before = number in self._healthy_once and self._healthy_once[number].known
+        # Asked several times a beat, of each VM: what has not changed is not made anew.
+        old, made = self._made.get(number, (None, vm))
+        if (
+            old is not vm
+            or (made.last_ran, made.healthy_before) != (last_ran, healthy_before)
+            or made.unfit != unfit
+        ):
+            made = replace(vm, last_ran=last_ran, unfit=unfit, healthy_before=healthy_before)
+            self._made[number] = vm, made
+        return made
 
     def last_ran(self, number: int) -> int:
         """How often the VM had been started when this host ran it last; 0: never."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from broker.config.addresses import advertised
 from broker.daemon.foreign import whole
@@ -255,6 +255,18 @@ def peer_report(
         free_mb=vms.memory.free_mb,
         free_huge_mb=vms.memory.free_huge_mb,
         host_score=vms.host_score,
+    )
+
+
+def with_others(peer: PeerReport, others: Others) -> PeerReport:
+    """The same slot, with what the other witnesses say of its host by now."""
+    heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp = others
+    return replace(
+        peer,
+        heartbeat_s=heartbeat_s,
+        unanswered_since_s=unanswered_since_s,
+        renewal_s=renewal_s,
+        renewal_timestamp=renewal_timestamp,
     )
 
 

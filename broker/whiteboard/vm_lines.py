@@ -306,6 +306,14 @@ def decode(extra: Mapping[str, str], by: int, read_s: float | None, agent_is_awa
     )
 
 
+def claims_in(extra: Mapping[str, str], by: int, read_s: float | None) -> tuple[Claim, ...]:
+    """The claims alone of what `decode` finds."""
+    if REGISTRY not in extra:
+        return ()
+    found = (_claim_of(entry, by, read_s) for entry in _entries(extra, CLAIMS))
+    return tuple(claim for claim in found if claim is not None)
+
+
 def differing_in(extra: Mapping[str, str]) -> dict[int, Differing]:
     """The VMs that run, or ran last, on a host with other disks than their definitions say."""
     found = {}

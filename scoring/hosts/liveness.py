@@ -11,7 +11,7 @@ that it is silent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
 from scoring.hosts.state import Seen
@@ -28,16 +28,26 @@ class Liveness(Enum):
 
 def look(seen: Mapping[int, Seen], peers: Sequence[PeerReport], now_s: float) -> dict[int, Seen]:
     """Bring the table of last changes up to date; peers whose slot is gone fall out."""
-    table: dict[int, Seen] = {}
+    slots = []
     for peer in peers:
-        old = seen.get(peer.host_id)
         read_s = now_s if peer.read_s is None else min(peer.read_s, now_s)
+        slots.append((peer.host_id, peer.timestamp, read_s))
+    return last_changes(seen, slots)
+
+
+def last_changes(
+    seen: Mapping[int, Seen], slots: Iterable[tuple[int, int, float]]
+) -> dict[int, Seen]:
+    """The same of slots alone: host id, timestamp, and when that was read, if it is a new one."""
+    table: dict[int, Seen] = {}
+    for host_id, timestamp, read_s in slots:
+        old = seen.get(host_id)
         if old is None:
-            table[peer.host_id] = Seen(peer.timestamp, read_s)
-        elif old.timestamp != peer.timestamp:
-            table[peer.host_id] = Seen(peer.timestamp, read_s, changed=True)
+            table[host_id] = Seen(timestamp, read_s)
+        elif old.timestamp != timestamp:
+            table[host_id] = Seen(timestamp, read_s, changed=True)
         else:
-            table[peer.host_id] = old
+            table[host_id] = old
     return table
 
 

@@ -50,6 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     night.add_argument("--to", type=Path, default=Path("build/nightly"), help="the folder")
     night.add_argument("--hosts", type=_hosts, default=(2, 7), help="N or N..M")
     night.add_argument("--moments", type=int, default=3, help="of faults in each run")
+    night.add_argument("--vms", type=_hosts, default=(1, 1), help="N or N..M, the engine too")
+    night.add_argument(
+        "--over-codes", action="store_true", help="go on with files that other code has begun"
+    )
     night.add_argument("--processes", type=int, default=2)
     scenario = verbs.add_parser("scenario", help="play scenario files")
     scenario.add_argument("files", type=Path, nargs="+")
@@ -109,24 +113,28 @@ def _scenarios(files: list[Path], trace: bool) -> int:
 
 
 def _nightly(arguments: argparse.Namespace) -> int:
-    folder, hosts, moments = arguments.to, arguments.hosts, arguments.moments
+    folder = arguments.to
     seeds = range(arguments.first, arguments.first + arguments.seeds)
+    wanted = nightly.header(arguments.hosts, arguments.moments, arguments.vms)
     try:
         nightly.run(
             seeds,
             arguments.part,
             folder,
-            hosts,
-            moments,
+            wanted,
             arguments.processes,
             lambda text: print(text, file=sys.stderr, flush=True),
+            arguments.over_codes,
         )
-        wanted = nightly.header(hosts, moments)
-        lines = [line for path in folder.glob("*.jsonl") for line in nightly.read(path, wanted)]
+        lines = [
+            line
+            for path in folder.glob("*.jsonl")
+            for line in nightly.read(path, wanted, arguments.over_codes)
+        ]
     except nightly.OtherRun as error:
         print(error, file=sys.stderr)
         return 2
-    print("\n".join(nightly.told(lines, hosts, moments)))
+    print("\n".join(nightly.told(lines, wanted)))
     return 1 if any(line.broken for line in lines) else 0
 
 

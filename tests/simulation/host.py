@@ -945,6 +945,12 @@ class Host:
         return self.power and self.network_up and self.guest_network_up and self.bridge_up
 
     @property
+    def is_reached_in_time(self) -> bool:
+        """Whether all packets to it and from it arrive at once, as far as it goes by this host."""
+        is_fine = not (self.packet_loss or self.packet_delay_s)
+        return is_fine and self.network_up and self.power
+
+    @property
     def bridge_leads_out(self) -> bool:
         """Whether the VM's bridge is up and has carrier."""
         return self.uplink_up and self.bridge_up

@@ -390,7 +390,8 @@ class Player:
     # --- verbs ----------------------------------------------------------------------------
 
     def _wait(self, step: Step, seconds: str) -> None:
-        self.world.run(seconds_of(seconds))
+        # What is quiet after `calm` is passed over, as in the runs by chance.
+        self.world.run(seconds_of(seconds), leaps=self.world.is_story_calm)
 
     def _calm(self, step: Step) -> None:
         self.world.calm(SICK_BOUND_S)

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from broker.whiteboard import slot as whiteboard
 from tests.simulation.faults import FAULTS, schedule
 from tests.simulation.laws import Broken
 from tests.simulation.timeline import Stuck
@@ -29,10 +28,6 @@ APART_S = (30.0, 90.0, 200.0, 400.0, 1800.0, 7200.0, 28800.0)
 MOMENTS = 12
 #: Nothing of a run is a cycle that has to be found often.
 GC_THRESHOLD = 50_000
-
-
-# Decoding is pure and all hosts of a simulation read the same bytes: once is enough.
-whiteboard.decode_slot = functools.lru_cache(4096)(whiteboard.decode_slot)
 
 
 @dataclass(slots=True)

@@ -27,7 +27,12 @@ class Seeds:
         self.dies_at: int | None = None
 
     def run(
-        self, seeds: Iterable[int], hosts: tuple[int, int], processes: int, moments: int
+        self,
+        seeds: Iterable[int],
+        hosts: tuple[int, int],
+        processes: int,
+        moments: int,
+        vms: tuple[int, int],
     ) -> Iterator[Result]:
         for seed in seeds:
             if seed == self.dies_at:
@@ -45,8 +50,18 @@ def seeds(monkeypatch: pytest.MonkeyPatch) -> Seeds:
     return seeds
 
 
-def run(folder: Path, part: Part | None = None, moments: int = MOMENTS) -> list[nightly.Line]:
-    return nightly.run(range(10), part or Part(), folder, HOSTS, moments, 1, lambda text: None)
+NOW = nightly.Header("c0de", HOSTS, MOMENTS)
+LATER = nightly.Header("0ther", HOSTS, MOMENTS)
+
+
+def run(
+    folder: Path,
+    part: Part | None = None,
+    wanted: nightly.Header = NOW,
+    count: int = 10,
+    **on: bool,
+) -> list[nightly.Line]:
+    return nightly.run(range(count), part or Part(), folder, wanted, 1, lambda text: None, **on)
 
 
 def test_the_parts_are_all_of_it(seeds: Seeds, tmp_path: Path) -> None:
@@ -71,13 +86,34 @@ def test_what_is_there_is_not_run_again(seeds: Seeds, tmp_path: Path) -> None:
 
 def test_a_file_of_another_run_is_refused(seeds: Seeds, tmp_path: Path) -> None:
     run(tmp_path)
-    with pytest.raises(OtherRun, match="move it away"):
-        run(tmp_path, moments=MOMENTS + 1)
+    for other in (nightly.Header("c0de", HOSTS, 2), nightly.Header("c0de", HOSTS, 1, (1, 9))):
+        with pytest.raises(OtherRun, match="move it away"):
+            run(tmp_path, wanted=other, over_codes=True)
+    with pytest.raises(OtherRun, match="--over-codes"):
+        run(tmp_path, wanted=LATER)
+
+
+def test_other_code_goes_on_where_it_may(seeds: Seeds, tmp_path: Path) -> None:
+    """Days later, and once more on the first code: what has run is not run again, by any."""
+    run(tmp_path, count=4)
+    run(tmp_path, wanted=LATER, count=7, over_codes=True)
+    lines = run(tmp_path, count=9, over_codes=True)
+    assert seeds.ran == [*range(9)]
+    assert [line.code for line in lines] == ["c0de"] * 4 + ["0ther"] * 3 + ["c0de"] * 2
+    assert nightly.read(Part().file(tmp_path), LATER, over_codes=True) == lines
+    assert "of these seeds 3 ran on other code, of 1 kinds" in nightly.told(lines, NOW)
+
+
+def test_a_run_of_several_vms_is_run_again_with_them(seeds: Seeds, tmp_path: Path) -> None:
+    seeds.broken = {4}
+    several = nightly.Header("c0de", HOSTS, MOMENTS, (1, 12))
+    lines = run(tmp_path, wanted=several)
+    assert any(text.endswith("--moments 1 --vms 1..12") for text in nightly.told(lines, several))
 
 
 def test_a_broken_law_is_told_and_stops_nothing(seeds: Seeds, tmp_path: Path) -> None:
     seeds.broken = {4}
-    text = "\n".join(nightly.told(run(tmp_path), HOSTS, MOMENTS))
+    text = "\n".join(nightly.told(run(tmp_path), NOW))
     assert "10 seeds, 10.0 cluster-hours (30.0 host-hours)" in text
     assert "power cut 20" in text
     assert "seed 4 with 3 hosts: law 'up' broken" in text
@@ -86,4 +122,4 @@ def test_a_broken_law_is_told_and_stops_nothing(seeds: Seeds, tmp_path: Path) ->
 
 
 def test_a_night_without_one(seeds: Seeds, tmp_path: Path) -> None:
-    assert [*nightly.told(run(tmp_path), HOSTS, MOMENTS)][-1] == "no law was broken"
+    assert [*nightly.told(run(tmp_path), NOW)][-1] == "no law was broken"

@@ -83,6 +83,7 @@ from tests.simulation.ports import (
     SimTargets,
     no_libvirt,
 )
+from tests.simulation.quick import make_quick
 from tests.simulation.timeline import Process, Timeline
 from tests.simulation.vm_ports import SimHypervisors, SimVmsMonitor
 from tests.simulation.vms import RESERVE_MB, Vms
@@ -203,6 +204,7 @@ class World:
     """
 
     def __init__(self, settings: Settings, chance: random.Random) -> None:
+        make_quick()
         self.settings = settings
         self.chance = chance
         #: Packets of questions are lost without a change of any other draw.
@@ -883,6 +885,9 @@ class World:
 
     def _look_at_links(self) -> None:
         hosts = self.hosts.values()
+        ways = self.cut_links or self.link_loss or self.link_delay_s
+        if not ways and all(host.is_reached_in_time for host in hosts):
+            return
         for asker in hosts:
             for target in hosts:
                 if asker is not target and not self._is_clear(asker, target):

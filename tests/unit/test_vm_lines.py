@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from broker.whiteboard.room import fit
 from broker.whiteboard.slot import SLOT_BYTES, SlotReport, decode_slot, encode_slot, line_bytes
-from broker.whiteboard.vm_lines import NOTHING, Memory, SlotVms, decode, lines
+from broker.whiteboard.vm_lines import NOTHING, Memory, SlotVms, claims_in, decode, lines
 from broker.wire.exchange import VmReportOnWire
 from broker.wire.limits import VMS_MAX
 from broker.wire.status import ReasonOnWire
@@ -46,7 +46,9 @@ def made(
 
 
 def read(extra: Mapping[str, str], read_s: float | None = 1000.0, away: bool = False) -> SlotVms:
-    return decode(extra, 3, read_s, away)
+    found = decode(extra, 3, read_s, away)
+    assert claims_in(extra, 3, read_s) == found.claims, "the claims alone are the same"
+    return found
 
 
 def test_the_lines_are_those_of_the_design() -> None:
