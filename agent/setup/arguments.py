@@ -59,7 +59,10 @@ def init(first: argparse.ArgumentParser) -> None:
         help="put the VM's firmware nvram and TPM state on the shared storage too",
     )
     first.add_argument(
-        "--overwrite", action="store_true", help="write over volumes that nobody uses any more"
+        "--overwrite",
+        action="count",
+        default=0,
+        help="write over volumes that nobody uses any more; twice: over anything else too",
     )
     first.add_argument(
         "--local",
@@ -114,7 +117,9 @@ def reinitialize(parser: argparse.ArgumentParser) -> None:
 
 def storage(parser: argparse.ArgumentParser) -> None:
     """The options of `storage`."""
-    words = parser.add_subparsers(dest="what", metavar="grow", required=True)
+    words = parser.add_subparsers(dest="what", metavar="show|grow", required=True)
+    show = words.add_parser("show", help="the volumes, where they lie, and their headers")
+    show.add_argument("--json", action="store_true", dest="json_here")
     grow = words.add_parser("grow", help="make room for more VMs, while the cluster runs")
     grow.add_argument(
         "--vms",
@@ -133,7 +138,7 @@ def storage(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, as_json: bool) -> int:
     """Carry out the given verb of set-up."""
-    from agent.setup import clean, grow, init, join, leave, reinitialize
+    from agent.setup import clean, grow, init, join, leave, reinitialize, volumes_shown
 
     match arguments.verb:
         case "init":
@@ -142,6 +147,8 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
             return join.run(arguments, as_json)
         case "leave":
             return leave.run(arguments, as_json)
+        case "storage" if arguments.what == "show":
+            return volumes_shown.run(arguments, as_json)
         case "storage":
             return grow.run(arguments, as_json)
         case "clean-metadata":

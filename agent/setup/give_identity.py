@@ -10,14 +10,24 @@ from pathlib import Path
 
 from agent.setup.toml_text import Value, with_keys
 from agent.setup.written import Files, checked, config_step
-from agent.storage.identity import KINDS, check_volumes, found_at, path_of, written_to
+from agent.storage.identity import (
+    KINDS,
+    check_volumes,
+    found_at,
+    path_of,
+    sized,
+    written_to,
+)
+from agent.storage.registry import vm_leases
 from agent.storage.room import bytes_of, check_room, make_room
-from agent.storage.watched import read_slots
+from agent.storage.watched import read_slots, storage_error
 from agent.terminal.errors import CommandError
 from agent.terminal.steps import Step, run_steps
 from broker.config.sections import Config, StorageSection
 from broker.daemon.exit_codes import ExitCode
-from broker.whiteboard.identity import VolumeKind, expected
+from broker.registry.record import number_of
+from broker.whiteboard.identity import BadIdentity, VolumeKind, decode, expected, read
+from broker.whiteboard.volume import Volume, VolumeError
 
 #: With a cluster's id after it a lockspace's name is unique; 48 bytes at most (sanlock's
 #: SANLK_NAME_LEN).
@@ -87,15 +97,43 @@ def _give_step(config: Config, kind: VolumeKind) -> Step:
     path = path_of(config.storage, kind)
 
     def look() -> str | None:
+        _refuse_data(path, kind)
         found = found_at(path, kind)
-        if found is not None:
+        if found is not None and found.bytes:
             return f"{path} is {kind} {found.volume}"
-        check_room(path, bytes_of(path, kind))
+        check_room(path, _used_bytes(config, path, kind))
         return None
 
     def act() -> str:
+        size = _used_bytes(config, path, kind)
         make_room(path, kind)
-        written_to(path, kind, config)
+        found = found_at(path, kind)
+        if found is None:
+            written_to(path, kind, config, size)
+        else:
+            sized(path, kind, size)
         return f"{path} is {kind} {expected(config, kind).volume}"
 
     return Step(str(kind), look, f"writing the identity to {path}", act)
+
+
+def _used_bytes(config: Config, path: str, kind: VolumeKind) -> int:
+    """The size that the cluster uses of a volume that is there."""
+    vms = 1
+    if kind is VolumeKind.LEASES:
+        vms = max(map(number_of, vm_leases(config)), default=1)
+    return bytes_of(path, kind, vms)
+
+
+def _refuse_data(path: str, kind: VolumeKind) -> None:
+    """CommandError where something lies in the header's place that is no header: nothing is
+    written over it."""
+    try:
+        with Volume(path, read_only=True) as volume:
+            decode(read(volume, kind))
+    except BadIdentity as error:
+        raise CommandError(
+            ExitCode.STORAGE, f"{path}: {error}; it is left alone: look with ha-agent storage show"
+        ) from None
+    except VolumeError as error:
+        raise storage_error(error) from None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent.setup.toml_text import Value, with_keys
 from agent.setup.written import Files, checked, config_step
-from agent.storage.identity import identity_step
+from agent.storage.identity import identity_step, sized
 from agent.storage.made import REGISTRY_RESOURCE, volume_errors, write_lease
 from agent.storage.registry import registry_step
 from agent.storage.room import allocate, check_device, check_room
@@ -23,6 +23,7 @@ from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.lockspace.lease_records import LeaseRecord, read_lease_records
 from broker.registry.record import REGISTRY_UNIT, units_for
+from broker.whiteboard.identity import VolumeKind
 from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR, sector_of_leases
 from broker.whiteboard.volume import Volume
 from broker.wire.limits import VMS_MAX
@@ -98,6 +99,7 @@ def _room_step(config: Config, vms: int) -> Step:
     def act() -> str:
         size, _ = _sizes(path, vms)
         allocate(path, size)
+        sized(path, VolumeKind.LEASES, size)
         return f"{path} has {size} bytes now: leases of {vms} VMs"
 
     return Step("leases", look, f"enlarging {path} for the leases of {vms} VMs", act)

@@ -64,7 +64,11 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
         *volumes.steps(),
         _definition_step(config, domain, arguments.share_state),
         key_step(files),
-        *([registry_step(config, bool(given.local))] if config.storage.registry else []),
+        *(
+            [registry_step(config, bool(given.local), arguments.overwrite)]
+            if config.storage.registry
+            else []
+        ),
         config_step(files, values),
     ]
     if not arguments.dry_run:

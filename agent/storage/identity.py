@@ -5,8 +5,10 @@ with the configuration before anything is done."""
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
+from agent.storage.room import sector_of
 from agent.storage.watched import storage_error
 from agent.terminal.steps import Step
 from broker.config.sections import Config, StorageSection
@@ -65,10 +67,25 @@ def identity_step(config: Config, *kinds: VolumeKind) -> Step:
     return Step("identity", lambda: check_volumes(config, *kinds), "", lambda: "")
 
 
-def written_to(path: str, kind: VolumeKind, config: Config) -> None:
-    """Write a volume's identity, as the configuration names it, to its place; CommandError."""
+def written_to(path: str, kind: VolumeKind, config: Config, size: int) -> None:
+    """Write a volume's identity, as the configuration names it, to its place; CommandError.
+    `size`: the bytes of the volume that the cluster uses."""
     given = expected(config, kind)
-    identity = Identity(kind, given.cluster, given.volume, int(time.time()))
+    now_s = int(time.time())
+    put(path, Identity(kind, given.cluster, given.volume, now_s, size, sector_of(path)))
+
+
+def sized(path: str, kind: VolumeKind, size: int) -> None:
+    """Write into an identity that is there how much the cluster uses; CommandError. A volume
+    without one stays without."""
+    found = found_at(path, kind)
+    if found is not None and found.bytes != size:
+        put(path, replace(found, bytes=size, sector=sector_of(path)))
+
+
+def put(path: str, identity: Identity) -> None:
+    """Write an identity to its place on the volume; CommandError."""
+    kind = identity.kind
     try:
         with Volume(path) as volume:
             volume.write_at(place_of(volume, kind), encode(identity))

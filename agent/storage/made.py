@@ -3,7 +3,9 @@
 
 A file is made completely under another name and then linked to its own: no crash and no full disk
 leaves a part of one, and of two hosts that make it at once one finds it there. A block device is
-written in place, and only where it holds zeros, or a lockspace that no host ever used.
+written in place, and only where it holds nothing (agent/storage/held.py), or a lockspace that no
+host ever used. Volumes that nobody uses any more are written over where that is said once; anything
+else, another cluster's volumes among it, where it is said twice.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import sanlock
 
+from agent.storage import held
 from agent.storage.identity import check_volumes, found_at, written_to
 from agent.storage.mounts import file_system
 from agent.storage.room import (
@@ -59,12 +62,13 @@ _JOIN = "to add this host to it: ha-agent join; to write it over: --overwrite"
 @dataclass(frozen=True, slots=True)
 class Volumes:
     """The two volumes of a configuration. `ours`: this host is configured for them already.
-    `overwrite`: volumes that are no longer in use may be overwritten. `local`: they may lie on a
-    file system that no other host sees. `vms`: the VMs that the lease volume has room for."""
+    `overwrite`: 1: volumes that are no longer in use may be overwritten; 2: anything else as well.
+    `local`: they may lie on a file system that no other host sees. `vms`: the VMs that the lease
+    volume has room for."""
 
     config: Config
     ours: bool = False
-    overwrite: bool = False
+    overwrite: int = 0
     local: bool = False
     vms: int = 1
 
@@ -95,8 +99,10 @@ class Volumes:
     # --- the whiteboard -----------------------------------------------------------------------
 
     def _look_whiteboard(self) -> str | None:
+        self._refuse_same()
         found = self._found_whiteboard()
         if found is None:
+            self._refuse_held(self.storage.whiteboard)
             check_room(self.storage.whiteboard, WHITEBOARD_BYTES)
         return found
 
@@ -120,13 +126,34 @@ class Volumes:
             check_volumes(self.config, VolumeKind.WHITEBOARD)
             return f"{path} is there"
         names = ", ".join(f"{i} ({r.hostname})" for i, r in sorted(sweep.reports.items()))
-        what = (
-            f"holds slots of hosts {names}" if names else "holds something else than a whiteboard"
-        )
-        if not self.overwrite:
-            raise CommandError(ExitCode.REFUSED, f"{path}: {what}; {_JOIN}")
-        self._refuse_users(watch(path, None, SLOT_WATCH_S, progress), path)
+        if not names:
+            self._refuse_held(path)
+            self._refuse_unless_twice(path, "holds something else than a whiteboard")
+        elif not self.overwrite:
+            raise CommandError(ExitCode.REFUSED, f"{path}: holds slots of hosts {names}; {_JOIN}")
+        head, used = read_leases(path)
+        if head is None:
+            self._refuse_users(watch(path, None, SLOT_WATCH_S, progress), path)
+        else:
+            seconds = max(SLOT_WATCH_S, lease_watch_s(head, used, self.storage.io_timeout))
+            self._refuse_users(watch(path, path, seconds, progress), path)
         return None
+
+    def _refuse_same(self) -> None:
+        """Refuse one device or file for two of the volumes."""
+        given = self.storage
+        places = {"whiteboard": given.whiteboard, "leases": given.leases}
+        if given.registry:
+            places["registry"] = given.registry
+        if found := held.same(places):
+            raise CommandError(ExitCode.REFUSED, f"{found}; name one for each")
+
+    def _refuse_held(self, path: str) -> None:
+        """Refuse to write over what another program or another cluster has there."""
+        refuse_held(path, self.config.cluster.id, self.overwrite)
+
+    def _refuse_unless_twice(self, path: str, what: str) -> None:
+        _refuse_unless_twice(path, what, self.overwrite)
 
     def _make_whiteboard(self) -> str:
         path = self.storage.whiteboard
@@ -138,7 +165,7 @@ class Volumes:
             for slot in () if is_new else range(min(volume.size_slots, SLOT_MAX + 1)):
                 volume.write_slot(slot, EMPTY_SLOT)
             if self.storage.whiteboard_id:
-                written_to(place, VolumeKind.WHITEBOARD, self.config)
+                written_to(place, VolumeKind.WHITEBOARD, self.config, WHITEBOARD_BYTES)
         kind = file_system(path)
         local = f"; it lies on {kind}: every host must see this very file" if kind in LOCAL else ""
         return f"{path} is made{local}"
@@ -148,6 +175,7 @@ class Volumes:
     def _look_leases(self) -> str | None:
         found = self._found_leases()
         if found is None:
+            self._refuse_held(self.storage.leases)
             check_leases_can_be_made(self.config, self._also_needed(), self.vms)
         return found
 
@@ -191,6 +219,9 @@ class Volumes:
         if is_named and not used and not self.ours:
             return None  # incomplete, from an interrupted attempt: no host ever used it
         what = "holds something else than a lockspace"
+        if head is None and not self.ours:
+            self._refuse_held(path)
+            self._refuse_unless_twice(path, what)
         if head is not None:
             what = f"holds lockspace {head.lockspace!r} of io-timeout {head.io_timeout}"
             what += f", used by host ids {_ids(used)}" if used else ""
@@ -202,6 +233,8 @@ class Volumes:
         if head is not None:
             seconds = lease_watch_s(head, used, given.io_timeout)
             self._refuse_users(watch(None, path, seconds, progress), path)
+        else:
+            self._refuse_users(watch(path, None, SLOT_WATCH_S, progress), path)
         return None
 
     def _make_leases(self) -> str:
@@ -240,6 +273,27 @@ class Volumes:
             raise CommandError(ExitCode.REFUSED, f"{path} is in use: {users}; it is left alone")
 
 
+def refuse_held(path: str, cluster: str, overwrite: int) -> None:
+    """CommandError where the place is in use, or holds what only `overwrite` 2 may destroy.
+    `cluster`: the id of the cluster whose volumes count as its own."""
+    if not _is_there(path):
+        return
+    if users := held.in_use(path):
+        raise CommandError(ExitCode.REFUSED, f"{path}: {users}; it is left alone")
+    if what := held.contents(path):
+        _refuse_unless_twice(path, f"holds {what}", overwrite)
+    found = held.header(path)
+    if found is not None and found.cluster != cluster:
+        text = f"is {found.kind} {found.volume} of cluster {found.cluster}"
+        _refuse_unless_twice(path, text, overwrite)
+
+
+def _refuse_unless_twice(path: str, what: str, overwrite: int) -> None:
+    if overwrite < 2:
+        text = f"{path}: {what}; to destroy that: --overwrite --overwrite"
+        raise CommandError(ExitCode.REFUSED, text)
+
+
 def make_leases(config: Config, more: Mapping[int, str] | None = None, vms: int = 1) -> None:
     """Write lockspace and leases, to the existing volume or to a new file; CommandError. `more`:
     names of leases beside those of every cluster, by their unit; `vms`: to have room for."""
@@ -247,8 +301,9 @@ def make_leases(config: Config, more: Mapping[int, str] | None = None, vms: int 
     more = dict(more or {})
     if config.storage.registry:
         more[REGISTRY_UNIT] = REGISTRY_RESOURCE
-    with written(path, _size(config, vms)) as (place, _):
-        _write_leases(config, place, sector_of(path), more)
+    size = _size(config, vms)
+    with written(path, size) as (place, _):
+        _write_leases(config, place, sector_of(path), more, size)
 
 
 def _size(config: Config, vms: int) -> int:
@@ -297,7 +352,9 @@ def write_lease(storage: StorageSection, path: str, unit: int, name: str, sector
         )
 
 
-def _write_leases(config: Config, path: str, sector: int, more: Mapping[int, str]) -> None:
+def _write_leases(
+    config: Config, path: str, sector: int, more: Mapping[int, str], size: int
+) -> None:
     """Write the volume through sanlock's daemon."""
     storage = config.storage
     align = ALIGN_OF_SECTOR[sector]
@@ -313,7 +370,7 @@ def _write_leases(config: Config, path: str, sector: int, more: Mapping[int, str
             sector=sector,
         )
     if storage.leases_id:
-        written_to(path, VolumeKind.LEASES, config)
+        written_to(path, VolumeKind.LEASES, config, size)
 
 
 @contextlib.contextmanager

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 MOUNTS = Path("/proc/self/mounts")
+MOUNT_INFO = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
@@ -38,6 +40,16 @@ def file_system(path: str) -> str:
     known."""
     found = mount_of(path)
     return "" if found is None else found.kind
+
+
+def source_place(number: int) -> str:
+    """Where the file system of a block device is mounted, by the device's number; "" nowhere."""
+    wanted = f"{os.major(number)}:{os.minor(number)}"
+    for line in MOUNT_INFO.read_text().splitlines():
+        words = line.split()
+        if words[2] == wanted:
+            return _plain(words[4])
+    return ""
 
 
 def _plain(word: str) -> str:

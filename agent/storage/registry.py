@@ -8,7 +8,8 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from agent.storage.made import LOCAL, has_room, volume_errors, written
+from agent.storage import held
+from agent.storage.made import LOCAL, has_room, refuse_held, volume_errors, written
 from agent.storage.mounts import file_system
 from agent.storage.room import check_room
 from agent.terminal.errors import CommandError
@@ -20,6 +21,8 @@ from broker.registry.record import RegistryError, is_unused
 from broker.registry.volume import REGISTRY_BYTES, Contents, Registry
 from broker.whiteboard.signatures import Signatures, Unsigned
 from broker.whiteboard.volume import Volume, VolumeError
+
+_ANOTHER = "name another device, or wipe this one first (wipefs)"
 
 
 def signatures_of(config: Config) -> Signatures:
@@ -79,8 +82,8 @@ def check_registry(config: Config) -> str:
     return f"{path}: {_vms(len(contents_of(config).vms))}"
 
 
-def registry_step(config: Config, is_local_fine: bool = True) -> Step:
-    """Make an empty registry where none is."""
+def registry_step(config: Config, is_local_fine: bool = True, overwrite: int = 0) -> Step:
+    """Make an empty registry where none is. `overwrite`: as in agent/storage/made.py."""
     path = config.storage.registry
 
     def look() -> str | None:
@@ -88,6 +91,8 @@ def registry_step(config: Config, is_local_fine: bool = True) -> Step:
         is_there = Path(path).exists()
         is_device = is_there and stat.S_ISBLK(Path(path).stat().st_mode)
         if is_there and not _is_empty(path):
+            if what := held.contents(path):
+                raise CommandError(ExitCode.REFUSED, f"{path}: holds {what}; {_ANOTHER}")
             with registry_at(config, path, read_only=True) as registry:
                 found = len(registry.read().vms)
             if has_room(path, REGISTRY_BYTES):
@@ -98,6 +103,7 @@ def registry_step(config: Config, is_local_fine: bool = True) -> Step:
                 f"{path}: lies on {kind}, a file system of this host alone; mount the shared"
                 " storage there, or where every host does see this very file: --local",
             )
+        refuse_held(path, config.cluster.id, overwrite)
         check_room(path, REGISTRY_BYTES)
         return None
 

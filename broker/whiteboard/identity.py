@@ -15,7 +15,9 @@ Rules of this file:
    block of alignment unit LEASES_UNIT, behind lockspace, engine and fence lease and the unit that
    is kept for the registry.
 3. A configuration without ids was made by an earlier version: nothing is compared.
-4. A copy of a volume has the same identity; scoring/hosts/same_storage.py finds the copy.
+4. A volume that is smaller than the part that the cluster uses has shrunk, or is another one with
+   a copied beginning: it is refused like another volume.
+5. A copy of a volume has the same identity; scoring/hosts/same_storage.py finds the copy.
 """
 
 from __future__ import annotations
@@ -52,12 +54,16 @@ class VolumeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A volume's identity. `made_at`: UTC seconds since 1970."""
+    """A volume's identity. `made_at`: UTC seconds since 1970. `bytes`: the part of the volume that
+    the cluster uses; `sector`: the sector size that it was made for; 0: an earlier version wrote
+    it, and nobody knows."""
 
     kind: VolumeKind
     cluster: str
     volume: str
     made_at: int
+    bytes: int = 0
+    sector: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,8 @@ def encode(identity: Identity) -> bytes:
         f"ha-agent volume {_VERSION}\nkind={identity.kind}\ncluster={identity.cluster}\n"
         f"volume={identity.volume}\nmade-at={identity.made_at}\n"
     ).encode()
+    if identity.bytes:
+        lines += b"bytes=%d\nsector=%d\n" % (identity.bytes, identity.sector)
     return (lines + b"end=%08x\n" % zlib.crc32(lines)).ljust(SLOT_BYTES, b"\0")
 
 
@@ -108,12 +116,13 @@ def decode(raw: bytes) -> Identity | None:
     try:
         kind = VolumeKind(fields["kind"])
         made_at = int(fields["made-at"])
+        sizes = int(fields.get("bytes", 0)), int(fields.get("sector", 0))
     except (KeyError, ValueError):
         raise BadIdentity("its identity cannot be read") from None
     ids = fields.get("cluster", ""), fields.get("volume", "")
     if not all(re.fullmatch(_ID, each) for each in ids):
         raise BadIdentity("its identity cannot be read")
-    return Identity(kind, *ids, made_at)
+    return Identity(kind, *ids, made_at, *sizes)
 
 
 def problem(raw: bytes, wanted: Expected) -> str:
@@ -132,6 +141,15 @@ def problem(raw: bytes, wanted: Expected) -> str:
     return ""
 
 
+def used_bytes(raw: bytes) -> int:
+    """The size that an identity's block says is used; 0: it says nothing."""
+    try:
+        found = decode(raw)
+    except BadIdentity:
+        return 0
+    return 0 if found is None else found.bytes
+
+
 def place_of(volume: Volume, kind: VolumeKind) -> int:
     """The offset of the volume's identity, in bytes; VolumeError."""
     if kind is VolumeKind.WHITEBOARD:
@@ -148,9 +166,18 @@ def check(volume: Volume, wanted: Expected) -> None:
     """VolumeError where the open volume is not the expected one."""
     if not wanted.volume:
         return
-    found = problem(read(volume, wanted.kind), wanted)
+    raw = read(volume, wanted.kind)
+    found = problem(raw, wanted)
     if found:
         raise VolumeError(VolumeFault.OTHER_VOLUME, volume.path, found, _STEP)
+    used, has = used_bytes(raw), volume.size_bytes
+    if has < used:
+        raise VolumeError(
+            VolumeFault.SHRUNK,
+            volume.path,
+            f"has shrunk: it has {has} bytes, and {used} are used",
+            "enlarge it to its old size, or put the right one there",
+        )
 
 
 def check_at(path: str, wanted: Expected) -> None:

@@ -54,6 +54,7 @@ class VolumeFault(StrEnum):
     CLOSED = "volume-closed"
     EMPTY = "volume-empty"
     OTHER_VOLUME = "volume-other"
+    SHRUNK = "volume-shrunk"
     IO = "volume-io"
 
 
@@ -110,7 +111,7 @@ class VolumeError(WhiteboardError):
     def __str__(self) -> str:
         # A path may hold anything but NUL; an error is one line.
         shown = self.path if self.path.isprintable() else ascii(self.path)
-        if self.fault is VolumeFault.OTHER_VOLUME:
+        if self.fault in (VolumeFault.OTHER_VOLUME, VolumeFault.SHRUNK):
             return f"{shown}: {self.what}; {self.step}"
         return f"whiteboard volume {shown}: {self.what}; {self.step}"
 
