@@ -50,7 +50,7 @@ class Evening:
     def __init__(self, cluster: Cluster, stack: contextlib.ExitStack) -> None:
         self._cluster = cluster
         self.services = [
-            stack.enter_context(Visitors(cluster.switch_pid, vm, PER_SECOND)) for vm in vms.VMS
+            stack.enter_context(Visitors(cluster.switch_pid, PER_SECOND, vm)) for vm in vms.VMS
         ]
         self.counted = 0
 

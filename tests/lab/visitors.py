@@ -26,8 +26,8 @@ class Visitors:
     requests that had none."""
 
     switch_pid: int
-    vm: LabVm = ENGINE
     per_second: float = PER_SECOND
+    vm: LabVm = ENGINE
     answers: list[float] = field(default_factory=list)
     failed: list[float] = field(default_factory=list)
     asked: int = 0
