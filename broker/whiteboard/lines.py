@@ -254,7 +254,7 @@ def peer_report(
 
 
 def with_others(peer: PeerReport, others: Others) -> PeerReport:
-    """The same slot, with what the other witnesses say of its host by now."""
+    """Adds to a slot what the other witnesses say of its host by now."""
     heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp = others
     return replace(
         peer,
