@@ -250,6 +250,7 @@ def peer_report(
         free_mb=vms.memory.free_mb,
         free_huge_mb=vms.memory.free_huge_mb,
         host_score=vms.host_score,
+        reached=vm_lines.reached_in(extra, read_s),
     )
 
 
