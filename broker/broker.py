@@ -180,6 +180,9 @@ class Broker:
         def monitor_changed(name: str) -> None:
             if name in PUBLISHED_AT_ONCE:
                 self.news.publish()
+            elif name == "health":
+                # It is a part of the VM's status.
+                self.monitors.wake("engine")
 
         self.members.lease_owner = lambda: self.this_host.agent.lease_asked(
             asyncio.get_running_loop().time()
