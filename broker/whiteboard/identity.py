@@ -162,22 +162,16 @@ def read(volume: Volume, kind: VolumeKind) -> bytes:
     return volume.read_at(place_of(volume, kind))
 
 
-def check_identity(volume: Volume, wanted: Expected) -> bytes:
-    """VolumeError where the open volume says that it is not the expected one; else the block of its
-    identity. One read, and nothing that a file system's server is asked for besides."""
+def check(volume: Volume, wanted: Expected) -> None:
+    """VolumeError where the open volume is not the expected one."""
     if not wanted.volume:
-        return b""
+        return
     raw = read(volume, wanted.kind)
     found = problem(raw, wanted)
     if found:
         raise VolumeError(VolumeFault.OTHER_VOLUME, volume.path, found, _STEP)
-    return raw
-
-
-def check(volume: Volume, wanted: Expected) -> None:
-    """VolumeError where the open volume is not the expected one, or has shrunk."""
-    used = used_bytes(check_identity(volume, wanted))
-    if used and (has := volume.size_bytes) < used:
+    used, has = used_bytes(raw), volume.size_bytes
+    if has < used:
         raise VolumeError(
             VolumeFault.SHRUNK,
             volume.path,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`python -m tests.simulation run|nightly|scenario|false-fences|fingerprint|demo`; see --help."""
+"""`python -m tests.simulation run|nightly|scenario|false-fences|fingerprint|mutation|demo`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.simulation import demo, false_fences, fingerprint, nightly
+from tests.simulation import demo, false_fences, fingerprint, mutation, nightly
 from tests.simulation.earlier_decisions import NotToBeHad
 from tests.simulation.laws import Broken
 from tests.simulation.scenario import BadScenario, Disappointed, Player, load
 from tests.simulation.seeds import MOMENTS, Sum, run_seed, run_seeds
+from tests.simulation.test_preconditions import CASES
 
 
 def _hosts(text: str) -> tuple[int, int]:
@@ -72,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     prints.add_argument("--processes", type=int, default=2)
     prints.add_argument("--to", type=Path, help="write them there, as they come")
     prints.add_argument("--against", type=Path, help="say which are others than there")
+    mutants = verbs.add_parser("mutation", help="which changes of the fencing code are noticed?")
+    mutants.add_argument("modules", nargs="+", choices=sorted(mutation.MODULES))
+    mutants.add_argument("--only", default="", help="in functions with that in their names")
+    mutants.add_argument("--scenario", type=Path, action="append", default=[], help="told too")
+    mutants.add_argument("--cpu-minutes", type=float, default=60.0, help="begin none after so many")
+    mutants.add_argument("--kept", type=Path, default=Path("build/mutation.jsonl"), help="the file")
     verbs.add_parser("demo", help="a power cut and what follows, told in virtual time")
     return parser
 
@@ -88,6 +95,8 @@ def main() -> int:
             return _false_fences(arguments)
         case "fingerprint":
             return _fingerprint(arguments)
+        case "mutation":
+            return _mutation(arguments)
         case "demo":
             return demo.tell(print)
         case _:
@@ -171,6 +180,24 @@ def _fingerprint(arguments: argparse.Namespace) -> int:
     print("\n".join(others))
     print(f"{len(lines) - len(others)} of {len(lines)} are the same")
     return 1 if others else 0
+
+
+def _mutation(arguments: argparse.Namespace) -> int:
+    stories = [mutation.Story(str(case), case.story, {}) for case in CASES]
+    stories += [mutation.Story(path.stem, path.read_text(), {}) for path in arguments.scenario]
+    arguments.kept.parent.mkdir(parents=True, exist_ok=True)
+    found = mutation.run(
+        arguments.modules,
+        stories,
+        arguments.kept,
+        arguments.only,
+        arguments.cpu_minutes,
+        lambda text: print(text, flush=True),
+    )
+    killed = sum(bool(one.killer) for one in found)
+    unmet = sum(not one.stories for one in found)
+    print(f"{killed} of {len(found)} changes are noticed; no story runs through {unmet} of them")
+    return 0
 
 
 def _print_trace(trace: list[tuple[float, str, str]]) -> None:

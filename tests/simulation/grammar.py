@@ -29,6 +29,7 @@ FORMS: dict[str, tuple[str, ...]] = {
         "vm NAME [memory MIB] [priority N] [after NAME…] [apart NAME…] [together NAME…] "
         "[only HOST…] [prefer HOST…] [failback] [overcommit] [pages KIB]",
         "vm NAME want up|down",
+        "vm NAME disks recorded|running",
         "vm NAME removed",
         "vm NAME boot S",
         "vm NAME disk own",
@@ -40,7 +41,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     "kill": ("kill agent|broker|libvirtd|sanlock|qemu HOST", "kill qemu NAME"),
     "stop": ("stop agent|broker|libvirtd|sanlock|qemu HOST [S]", "stop NAME"),
     "watchdog": ("watchdog on|off|fires HOST",),
-    "virsh": ("virsh start HOST [unlocked]", "virsh destroy HOST"),
+    "virsh": ("virsh start HOST [NAME] [unlocked]", "virsh destroy HOST [NAME]"),
     "timing": ("timing KEY S HOST",),
     "storage": (
         "storage fine|hangs|fails|read-only HOST [whiteboard|leases|disk]…",
@@ -80,7 +81,7 @@ FORMS: dict[str, tuple[str, ...]] = {
         "guest pivots",
         "guest ordered-on HOST start|shutdown|poweroff|cancel|adopt|keep",
         "guest ordered-on HOST migrate [HOST]",
-        "guest NAME hangs|recovers|reboots|powers-off|panics|ignores-shutdown|resumed",
+        "guest NAME hangs|recovers|reboots|powers-off|panics|ignores-shutdown|resumed|snapshot",
         "guest NAME paused [user|snapshot|dump|save|guest|io-error|watchdog|post-copy|other]",
     ),
     "maintenance": (

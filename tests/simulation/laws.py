@@ -28,8 +28,8 @@ product's own word.
                     long, and only where they would reach it on another host
     planned         a host that shuts down stops its VM only where no other host can take it
     blameless       sanlock ends no VM on a host whose storage was fine
-    two-up          no two agents that can read the storage call themselves EngineUp for
-                    longer than five seconds
+    two-up          no two agents that can read the storage call the same VM up for longer than
+                    five seconds
     not-down        no host calls the VM down that has run for longer than TOLD_S: what it does not
                     see it does not know
     unanswered      nothing is done on a question that was not answered: no start, no switching off
@@ -52,6 +52,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from broker.peers.vm_place import VmPlace
 from broker.wire.exchange import Report
 from scoring.decision import Code, FreeHostId
 from scoring.observation import OnHostShutdown, OrderKind
@@ -74,6 +75,8 @@ TWO_UP_S = 5.0
 WELL_S = 5.0
 #: Until every host can have read that the VM runs: a slot that says so, a beat, a call.
 TOLD_S = 6.0
+#: Of the VMs beside the engine that is asked every so many seconds.
+VMS_TOLD_EVERY = 3
 #: What begins within so long after an order is taken for it.
 ORDERED_S = 15.0
 HEALTHY_FOR_S = 10.0
@@ -119,14 +122,17 @@ class Laws:
         self._world = world
         self.broken: Broken | None = None
         self.fence = FenceLaws(world)
-        self._up: dict[int, bool] = {}
-        #: The codes that each agent last gave for what it does.
-        self._reasons: dict[int, frozenset[str]] = {}
-        #: Since when a host does not say that its VM runs without its lease.
-        self._unleased_since_s: dict[int, float] = {}
-        self._two_up_since_s: float | None = None
-        self._runs: Qemu | None = None
-        self._runs_since_s = 0.0
+        #: The VMs that each agent calls up.
+        self._up: dict[int, frozenset[int]] = {}
+        #: The codes that each agent last gave for what it does with each VM.
+        self._reasons: dict[int, dict[int, frozenset[str]]] = {}
+        #: Since when a host does not say that a VM of its runs without its lease.
+        self._unleased_since_s: dict[tuple[int, int], float] = {}
+        #: Since when two agents have called each VM up.
+        self._two_up_since_s: dict[int, float] = {}
+        #: The process of each VM, and since when it is that one.
+        self._runs: dict[int, tuple[Qemu | None, float]] = {}
+        self._looks = 0
         #: The guests' memories that have run, and the one of each VM that ran last.
         self._memories: set[str] = set()
         self._memory: dict[int, str] = {}
@@ -158,9 +164,10 @@ class Laws:
         if len(running) > 1:
             self.breach("one-vm", f"{called} runs on " + " and ".join(h.name for h in running))
         for host in running:
-            qemu, newest = host.qemus[vm], self._world.newest_image
-            if vm == ENGINE and qemu.image != newest:
-                self.breach("disks", f"{host.name} boots {qemu.image}, {newest} ran last")
+            qemu, newest = host.qemus[vm], self._world.newest_images(vm)
+            if qemu.image not in newest:
+                ran = " or ".join(sorted(newest))
+                self.breach("disks", f"{host.name} boots {qemu.image}, {ran} ran last")
             if qemu.has_lease:
                 qemu.by_hand = False
             elif not qemu.by_hand:
@@ -341,8 +348,15 @@ class Laws:
 
     def reported(self, host: Host, report: Report) -> None:
         """An agent tells its state."""
-        self._up[host.number] = report.state in _UP
-        self._reasons[host.number] = frozenset(reason.code for reason in report.reasons)
+        states = {ENGINE: report.state, **{vm.number: vm.state for vm in report.vms}}
+        self._up[host.number] = frozenset(vm for vm, state in states.items() if state in _UP)
+        self._reasons[host.number] = {
+            vm: frozenset(reason.code for reason in reasons)
+            for vm, reasons in (
+                (ENGINE, report.reasons),
+                *((one.number, one.reasons) for one in report.vms),
+            )
+        }
         self.fence.told(host, report.stopped)
         if report.beat != self._beat.get(host.number):
             self._beat[host.number], self._decided_s[host.number] = report.beat, self._awake_s()
@@ -350,45 +364,66 @@ class Laws:
 
     def agent_gone(self, host: Host) -> None:
         """An agent has ended."""
-        self._up[host.number] = False
+        self._up.pop(host.number, None)
         self.two_up()
 
     def two_up(self) -> None:
-        """Whether two agents call themselves EngineUp."""
+        """Whether two agents call the same VM up on their host."""
         now_s = self._world.timeline.now_s
         hosts = self._world.hosts
-        up = [
-            i
-            for i, is_up in self._up.items()
-            if is_up
-            and not hosts[i].frozen
-            and not hosts[i].is_stopped("agent")
-            # Without storage an agent may hold still in the state it is in.
-            and not hosts[i].storage.of("whiteboard")[0]
-            and "agent" in hosts[i].processes
-        ]
-        if len(up) < 2:
-            self._two_up_since_s = None
-        elif self._two_up_since_s is None:
-            self._two_up_since_s = now_s
-        elif now_s - self._two_up_since_s > TWO_UP_S:
-            self.breach("two-up", f"the agents of hosts {sorted(up)} are both in EngineUp")
+        at: dict[int, list[int]] = {}
+        for number, vms in self._up.items():
+            host = hosts[number]
+            if (
+                not host.frozen
+                and not host.is_stopped("agent")
+                # Without storage an agent may hold still in the state it is in.
+                and not host.storage.of("whiteboard")[0]
+                and "agent" in host.processes
+            ):
+                for vm in vms:
+                    at.setdefault(vm, []).append(number)
+        twice = {vm: sorted(numbers) for vm, numbers in at.items() if len(numbers) > 1}
+        for vm in self._two_up_since_s.keys() - twice.keys():
+            del self._two_up_since_s[vm]
+        for vm, numbers in twice.items():
+            if now_s - self._two_up_since_s.setdefault(vm, now_s) > TWO_UP_S:
+                called = self._world.called(vm)
+                self.breach("two-up", f"the agents of hosts {numbers} both call {called} up")
 
     def not_down(self) -> None:
-        """Whether a host calls the VM down while it runs."""
-        world, now_s = self._world, self._world.timeline.now_s
-        owner = world.owner()
-        runs = None if owner is None else owner.qemu
-        if runs is not self._runs:
-            # Another process, on another host or after a crash: it is news for all.
-            self._runs, self._runs_since_s = runs, now_s
-        if owner is None or now_s - self._runs_since_s <= TOLD_S:
+        """Whether a host calls a VM down while it runs."""
+        world = self._world
+        self._looks += 1
+        owner = self._runs_for_long(ENGINE)
+        if owner is not None:
+            for host in world.hosts.values():
+                self._must_not_say_down(host, ENGINE, world.told_place(host), owner)
+        owners = {vm: at for vm in world.vms.numbers if (at := self._runs_for_long(vm)) is not None}
+        if not owners or self._looks % VMS_TOLD_EVERY:
             return
         for host in world.hosts.values():
-            place = world.told_place(host)
-            if place is not None and place.up is False:
-                why = place.known or "no host has it up"
-                self.breach("not-down", f"{host.name} says DOWN ({why}), it runs on {owner.name}")
+            for vm, place in world.told_places(host).items():
+                if vm in owners:
+                    self._must_not_say_down(host, vm, place, owners[vm])
+
+    def _runs_for_long(self, vm: int) -> Host | None:
+        """The host that runs a VM for so long that every host can have read it."""
+        world, now_s = self._world, self._world.timeline.now_s
+        owner = world.owner(vm)
+        runs = None if owner is None else owner.qemus.get(vm)
+        before, since_s = self._runs.get(vm, (None, 0.0))
+        if runs is not before:
+            # Another process, on another host or after a crash: it is news for all.
+            since_s = now_s
+        self._runs[vm] = runs, since_s
+        return None if owner is None or now_s - since_s <= TOLD_S else owner
+
+    def _must_not_say_down(self, host: Host, vm: int, place: VmPlace | None, owner: Host) -> None:
+        if place is not None and place.up is False:
+            why = place.known or "no host has it up"
+            called = "it" if vm == ENGINE else self._world.called(vm)
+            self.breach("not-down", f"{host.name} says DOWN ({why}), {called} runs on {owner.name}")
 
     # --- every second -----------------------------------------------------------------------
 
@@ -407,17 +442,27 @@ class Laws:
     def _unprotected(self) -> None:
         """Whether a host says so that runs a VM which somebody started past the lock driver."""
         now_s = self._world.timeline.now_s
-        for host in self._world.hosts.values():
-            qemu, number = host.qemu, host.number
-            is_one = qemu is not None and qemu.running and qemu.by_hand and not qemu.has_lease
-            sees = self._world.state(host) == StateName.ENGINE_UP.value and not host.frozen
-            sees = sees and not host.libvirt_hangs and not host.sanlock_stopped
-            if not (is_one and sees and host.sanlock is not None and host.sanlock.running):
-                self._unleased_since_s.pop(number, None)
-            elif Code.VM_UNPROTECTED.value in self._reasons.get(number, ()):
-                self._unleased_since_s[number] = now_s
-            elif now_s - self._unleased_since_s.setdefault(number, now_s) > TOLD_S:
-                self.breach("leased", f"the VM runs on {host.name} without its lease, untold")
+        by_hand = {
+            (host.number, vm): host
+            for host in self._world.hosts.values()
+            for vm, qemu in host.qemus.items()
+            if qemu.running and qemu.by_hand and not qemu.has_lease and self._sees(host, vm)
+        }
+        for key in self._unleased_since_s.keys() - by_hand.keys():
+            del self._unleased_since_s[key]
+        for key, host in by_hand.items():
+            if Code.VM_UNPROTECTED.value in self._reasons.get(host.number, {}).get(key[1], ()):
+                self._unleased_since_s[key] = now_s
+            elif now_s - self._unleased_since_s.setdefault(key, now_s) > TOLD_S:
+                called = self._world.called(key[1])
+                self.breach("leased", f"{called} runs on {host.name} without its lease, untold")
+
+    def _sees(self, host: Host, vm: int) -> bool:
+        """Whether its agent calls that VM up, and can know whether it holds its lease."""
+        is_up = vm in self._up.get(host.number, ()) and self._world.both_run(host)
+        if host.frozen or host.libvirt_hangs or host.sanlock_stopped:
+            return False
+        return is_up and host.sanlock is not None and host.sanlock.running
 
     def _awake_s(self) -> float:
         """Time without what was passed over."""

@@ -494,14 +494,16 @@ class Player:
 
     def _virsh(self, step: Step, how: str, *words: str) -> None:
         (who, *rest), _ = apart(words)
-        lease = " ".join(rest)
-        if lease not in ("", "unlocked"):
-            raise Misfit(lease, ("unlocked",))
+        lease = "unlocked" if rest and rest[-1] == "unlocked" else ""
+        named = rest[:-1] if lease else rest
+        if len(named) > 1:
+            raise WrongCount
+        vm = vm_story.number_of_vm(self.world, named[0]) if named else ENGINE
         for host in self._who(who):
             if how == "start":
-                self.world.start_by_hand(host, locked=not lease)
+                self.world.start_by_hand(host, locked=not lease, vm=vm)
             elif how == "destroy":
-                host.end_qemu("virsh destroy", VmStatus.DOWN, "powered off")
+                host.end_qemu("virsh destroy", VmStatus.DOWN, "powered off", vm=vm)
             else:
                 raise Misfit(how, ("start", "destroy"))
 

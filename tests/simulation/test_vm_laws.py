@@ -5,15 +5,24 @@ an agent would do it."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from scoring.vm_facts import Want
+from broker.peers import vm_places
+from broker.peers.vm_place import SeenHost, VmPlace
+from broker.wire.exchange import Report, VmReportOnWire
+from scoring.decision import Code
+from scoring.hosts.liveness import Liveness
+from scoring.vm.state import StateName
+from scoring.vm.turn import VmTurn
+from scoring.vm_facts import VmStatus, Want
 from tests.simulation.host import Host
 from tests.simulation.laws import Broken
 from tests.simulation.vm_laws import ALONE_S, NOTICE_S, WELL_BEFORE_S
+from tests.simulation.vm_ports import SimVmsMonitor
 from tests.simulation.vms import Vms
 from tests.simulation.world import Settings, World
 
@@ -240,3 +249,90 @@ def test_the_memory_of_a_host_is_what_its_vms_leave(world: World) -> None:
     assert one.free_memory_mb == 6336
     one.memory_mb = 1000.0
     assert one.free_memory_mb == 960
+
+
+# --- what an agent, a broker or a start says or does of one of several VMs ------------------------
+
+
+@pytest.fixture
+def known() -> Iterator[tuple[World, int, Host]]:
+    """Three hosts that know "db": the cluster, its number, and the host that runs it."""
+    world = World(Settings(hosts=3, memory_mb=16_384), random.Random(1))
+    world.fault_began("test")
+    world.power_all_on(1.0)
+    world.vms.change("db", memory_mb=1024)
+    world.run(200.0)
+    vm = world.vms.named("db")
+    assert vm is not None
+    owner = world.owner(vm)
+    assert owner is not None and owner.is_healthy(vm)
+    yield world, vm, owner
+    world.close()
+
+
+def test_two_agents_that_call_one_vm_up(
+    known: tuple[World, int, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them the same, and not two VMs on two hosts, which is as it should be."""
+    world, vm, owner = known
+    liar = next(host for host in world.hosts.values() if host is not owner)
+    up = StateName.ENGINE_UP.value
+    reported = World.reported
+
+    def report(self: World, host: Host, report: Report) -> None:
+        if host is liar:
+            vms = tuple(replace(one, state=up) for one in report.vms if one.number == vm)
+            report = replace(report, vms=vms or (VmReportOnWire(vm, up),))
+        reported(self, host, report)
+
+    world.run(30.0)
+    monkeypatch.setattr(World, "reported", report)
+    broken(world, "two-up", 30.0)
+
+
+def test_a_vm_that_runs_and_is_called_down(
+    known: tuple[World, int, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silent is taken for down: only the daemons of its owner are away."""
+    world, _, owner = known
+
+    def as_it_was(hosts: Iterable[SeenHost], *_: object) -> VmPlace:
+        up = [host for host in hosts if host.vm == "up" and host.liveness is not Liveness.SILENT]
+        return VmPlace(True, up[0].host_id) if up else VmPlace(False)
+
+    monkeypatch.setattr(vm_places, "vm_place", as_it_was)
+    world.wish_daemons(owner, False)
+    broken(world, "not-down", 60.0)
+
+
+def test_a_vm_without_its_lease_of_which_nothing_is_said(
+    known: tuple[World, int, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    because = VmTurn.because
+
+    def silent(turn: VmTurn, code: Code, text: str) -> None:
+        if code is not Code.VM_UNPROTECTED:
+            because(turn, code, text)
+
+    monkeypatch.setattr(VmTurn, "because", silent)
+    world, vm, owner = known
+    world.set_global_maintenance(True)
+    world.run(10.0)
+    owner.end_qemu("by hand", VmStatus.DOWN, "shut down", vm=vm)
+    world.run(5.0)
+    world.start_by_hand(owner, locked=False, vm=vm)
+    world.run(10.0)
+    world.set_global_maintenance(False)
+    broken(world, "leased", 60.0)
+
+
+def test_a_vm_that_boots_an_older_disk(
+    known: tuple[World, int, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody notices that it goes on in an image that its record does not name."""
+    monkeypatch.setattr(SimVmsMonitor, "_compare_disks", lambda self, vm: None)
+    world, vm, owner = known
+    world.vms.snapshot(owner, vm)
+    world.run(20.0)
+    owner.end_qemu("crashed", VmStatus.DOWN_UNEXPECTED, "its process died", vm=vm)
+    broken(world, "disks", 120.0)

@@ -301,7 +301,7 @@ class VmLaws:
         vms, plan = self._world.vms, self.true_plan(troubled=True)
         for vm in missing:
             spec = vms.spec(vm)
-            if spec is None or vm not in plan.order:
+            if spec is None or vm not in plan.order or vms.is_held_back(vm):
                 continue
             waits = any(
                 n != vm and vms.wanted(n) and vms.spec(n) is not None and not vms.is_healthy(n)
@@ -330,7 +330,11 @@ class VmLaws:
             return
         if self._now_s - vms.changed_s < world.bound_s():
             return
-        missing = [vm for vm in vms.numbers if vms.wanted(vm) and not self._is_reached(vm)]
+        missing = [
+            vm
+            for vm in vms.numbers
+            if vms.wanted(vm) and not self._is_reached(vm) and not vms.is_held_back(vm)
+        ]
         if not missing:
             return
         plan = self.true_plan()

@@ -13,6 +13,7 @@ from broker.registry.cache import Cached
 from broker.whiteboard.vm_lines import Differing, Memory
 from broker.wire.status import MigrationStatus
 from scoring.vm_facts import ENGINE, EngineStatus, Health, VmHere, VmStatus
+from tests.simulation.disks import BASE
 from tests.simulation.host import Host
 from tests.simulation.ports import SimEngineMonitor, SimHypervisor, SimLeases
 
@@ -31,6 +32,7 @@ class SimVmsMonitor:
         self.here: dict[int, VmHere] = {}
         self.migrations: dict[int, MigrationStatus] = {}
         self.differing: dict[int, Differing] = {}
+        self._known = Cached()
         self._wakes: dict[int, asyncio.Event] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
@@ -44,6 +46,7 @@ class SimVmsMonitor:
 
     def watch(self, known: Cached) -> None:
         """Watch the VMs of this registry from now on."""
+        self._known = known
         wanted = [number for number in known.vms if number != ENGINE]
         for number in wanted:
             if number not in self._tasks:
@@ -88,12 +91,23 @@ class SimVmsMonitor:
             number=vm,
             migration_possible=self._world.settings.migration,
         )
+        self._compare_disks(vm)
         if migration is None:
             self.migrations.pop(vm, None)
         else:
             self.migrations[vm] = migration
         if before is None or before.report != status:
             self._runner.on_change("vms")
+
+    def _compare_disks(self, vm: int) -> None:
+        """What its process writes to, beside what its record says as this host knows it."""
+        qemu, record = self._host.qemus.get(vm), self._known.vms.get(vm)
+        recorded = self._world.vms.images.get(vm, BASE)
+        if qemu is None or record is None or not record.definitions or qemu.image == recorded:
+            self.differing.pop(vm, None)
+        else:
+            text = f"vda: {qemu.image}, recorded: {recorded}"
+            self.differing[vm] = Differing(record.definitions[0].generation, text)
 
 
 class SimHypervisors:

@@ -17,7 +17,7 @@ from tests.simulation.vms import ENGINE_NAME
 from tests.simulation.world import World
 
 #: What `vm` says of a VM: words with one value, with several names, and with none.
-VALUES = ("memory", "priority", "pages", "want", "disk", "starts", "boot")
+VALUES = ("memory", "priority", "pages", "want", "disk", "disks", "starts", "boot")
 NAMES = ("after", "apart", "together")
 HOSTS = ("only", "prefer")
 ALONE = ("failback", "overcommit", "removed")
@@ -32,6 +32,7 @@ MOODS = (
     "ignores-shutdown",
     "paused",
     "resumed",
+    "snapshot",
 )
 #: What a HOST's copy of the registry may be.
 REGISTRY = ("fine", "damaged", "old")
@@ -98,6 +99,12 @@ def tell(
                 later.append(functools.partial(_own_disk, world))
             case "disk":
                 raise Misfit(given[0], ("own",))
+            case "disks" if given == ["recorded"]:
+                later.append(world.vms.use_recorded_disks)
+            case "disks" if given == ["running"]:
+                later.append(world.vms.define_from_running)
+            case "disks":
+                raise Misfit(given[0], ("recorded", "running"))
             case "boot":
                 world.vms.boot_s[name] = seconds_of(given[0])
             case "starts":
@@ -213,6 +220,8 @@ def guest(world: World, vm: int, how: str, words: tuple[str, ...]) -> None:
             host.end_qemu("the guest powered itself off", VmStatus.DOWN, "shut down", vm=vm)
         case "panics":
             host.leave_qemu(crashed=True, vm=vm)
+        case "snapshot":
+            world.vms.snapshot(host, vm)
         case "paused":
             pauses = {each.value: each for each in Pause if each is not Pause.NEVER_RAN}
             word = words[0] if words else "user"

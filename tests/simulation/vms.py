@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from broker.registry.cache import HEADER_EVERY_S, PAUSE_S, Cached, RegistryCache
-from broker.registry.record import VmRecord
+from broker.registry.record import Definition, VmRecord
 from broker.whiteboard.signatures import Signatures
 from scoring.vm_facts import ENGINE, VmSpec, Want
+from tests.simulation.disks import BASE, SHARED
 from tests.simulation.earlier import Metadata
 from tests.simulation.host import CLUSTER, MEMORY_MB, Host
 
@@ -65,6 +66,10 @@ class Vms:
         #: The longest time without it, after it was healthy for the first time.
         self.outages_s: dict[int, list[float]] = {}
 
+        #: The image that the definition of each VM names, and those that its guest may go on in;
+        #: not in it: BASE.
+        self.images: dict[int, str] = {}
+        self.newest: dict[int, frozenset[str]] = {}
         #: When a start of a VM last failed on a host, or it died there.
         self.trouble_s: dict[tuple[int, int], float] = {}
 
@@ -124,6 +129,8 @@ class Vms:
         else:
             record = self.records[number]
         self.generation += 1
+        if number != ENGINE and not record.definitions:
+            fields["definitions"] = (self._definition(),)
         self.records[number] = replace(record, generation=self.generation, **fields)
         now_s = self.changed_s = self._world.timeline.now_s
         if self.generation == 1:
@@ -136,6 +143,42 @@ class Vms:
                 host.memory_mb = TOTAL_MB if host.memory_mb == MEMORY_MB else host.memory_mb
             host.takes_mb[number] = self.records[number].memory_mb
             host.takes_mb.setdefault(ENGINE, self._world.vm_memory_mb)
+
+    def _definition(self) -> Definition:
+        """One that is written now, in the registry's next generation."""
+        return Definition(
+            place=0, stored=1, sha256=64 * "0", generation=max(1, self.generation), wall_s=0.0
+        )
+
+    def snapshot(self, host: Host, vm: int) -> None:
+        """The VM there goes on in a new image on the shared storage."""
+        qemu = host.qemus[vm]
+        at = f"{self.generation}-{self._world.timeline.now_s:.0f}"
+        qemu.image = f"{SHARED}{self.name_of(vm)}-{at}"
+        self.newest[vm] = frozenset({qemu.image})
+        self._world.tell(host.name, f"{self.name_of(vm)} writes to {qemu.image}")
+
+    def is_held_back(self, vm: int) -> bool:
+        """Whether a start would boot an older disk than the one that it wrote to last."""
+        return self.images.get(vm, BASE) not in self._world.newest_images(vm)
+
+    def define_from_running(self, vm: int) -> None:
+        """`vm define NAME --from-running`: what it writes to now is what its record says."""
+        owner = self._world.owner(vm)
+        if owner is None:
+            raise ValueError(f"{self.name_of(vm)} runs nowhere")
+        self.images[vm] = owner.qemus[vm].image
+        self._define(vm)
+
+    def use_recorded_disks(self, vm: int) -> None:
+        """`vm set NAME disks=recorded`: a start boots what the record says, all the same."""
+        recorded = self.images.get(vm, BASE)
+        self.newest[vm] = self._world.newest_images(vm) | {recorded}
+        self._define(vm)
+
+    def _define(self, vm: int) -> None:
+        newest = replace(self._definition(), generation=self.generation + 1)
+        self.change(self.name_of(vm), definitions=(newest,))
 
     def _let_brokers_read(self) -> None:
         """Brokers that run already begin to read the registry now that there is one."""

@@ -37,7 +37,6 @@ from broker.events.detector import NOTIFIED_CODES
 from broker.lockspace.port import LockspaceError
 from broker.monitors import MonitorRunner
 from broker.monitors.outside import OutsideMonitor, is_local
-from broker.monitors.vms_outside import VmsOutside
 from broker.monitors.watched import Watched
 from broker.monitors.way_out import WayOutMonitor
 from broker.peers.asker import Heartbeats
@@ -436,17 +435,12 @@ class World:
         boot_id = f"{host.name}-boot-{host.boots}"
         lockspace, registry = SimLockspace(host), self.vms.cache(host)
         monitor = self.monitors[host.number] = SimVmsMonitor(self, host, runner)
-        vms_outside = VmsOutside(
-            lambda vm: None if probe is None else SimOutsideProbe(self, host, vm.number),
-            config.health.timeout + 5.0,
-            lambda: runner.on_change(outside.name),
-        )
         key = KEYS[host.key] if self.settings.heartbeat else None
         broker = Broker(
             config,
             Board(store, host.host_id, host.wall_s, Signatures(key)),
             lockspace,
-            Watched(runner, engine, outside, way_out, monitor, vms_outside),
+            Watched(runner, engine, outside, way_out, monitor),
             Given(boot_id, host.wall_s, host.frees_without_lease, registry),
             heartbeats=Heartbeats(
                 host.host_id,
@@ -635,6 +629,23 @@ class World:
         if broker is None or loop is None or host.frozen or host.is_stopped("broker"):
             return None
         return broker.place.now(loop.time())
+
+    def told_places(self, host: Host) -> dict[int, VmPlace]:
+        """The same of each VM beside the engine that its registry names."""
+        broker, loop = self.brokers.get(host.number), host.loop
+        if broker is None or loop is None or host.frozen or host.is_stopped("broker"):
+            return {}
+        if not broker.vms_now.has_several:
+            return {}
+        known = broker.vms_now.known(loop.time())
+        return {vm: seen.place for vm, seen in known.seen.items() if vm != ENGINE}
+
+    def newest_images(self, vm: int) -> frozenset[str]:
+        """Where the guest of a VM may go on: the image that it wrote to last, and the one that an
+        operator chose since."""
+        if vm == ENGINE:
+            return frozenset({self.newest_image})
+        return self.vms.newest.get(vm, frozenset({BASE}))
 
     def score_of(self, host: Host) -> int | None:
         """The score a host's agent last reported."""
@@ -987,28 +998,28 @@ class World:
             self.timeline.after(took_s, self._switch_over, *ends)
         return move
 
-    def start_by_hand(self, host: Host, locked: bool = True) -> None:
+    def start_by_hand(self, host: Host, locked: bool = True, vm: int = ENGINE) -> None:
         """`virsh start`; not `locked`: past sanlock's lock driver, so that no lease is held."""
-        if not host.up or not host.libvirt_up or host.libvirt_hangs or host.qemu is not None:
-            self.tell("operator", f"virsh start on {host.name} fails")
+        of = self.vms.of(vm)
+        if not host.up or not host.libvirt_up or host.libvirt_hangs or vm in host.qemus:
+            self.tell("operator", f"virsh start on {host.name} fails{of}")
             return
         host.by_hand_s = self.timeline.now_s
-        host.create_qemu(force_boot=False, disk=BASE)
-        assert host.qemu is not None
-        healthy_from_s = self.timeline.now_s + host.guest_boot_s
+        image = BASE if vm == ENGINE else self.vms.images.get(vm, BASE)
+        qemu = host.create_qemu(force_boot=False, disk=image, vm=vm)
+        healthy_from_s = self.timeline.now_s + self.vms.boots_s(host, vm)
         if not locked:
-            qemu = host.qemu
             qemu.by_hand = qemu.running = qemu.has_run = True
             qemu.healthy_from_s = healthy_from_s
-            self.vm_changed(host)
+            self.vm_changed(host, vm)
         else:
             try:
-                host.resume_qemu(healthy_from_s)
+                host.resume_qemu(healthy_from_s, vm)
             except Refused as error:
-                host.end_qemu(f"not started: {error}", VmStatus.DOWN, "failed to start")
-                self.tell("operator", f"virsh start on {host.name} fails: {error}")
+                host.end_qemu(f"not started: {error}", VmStatus.DOWN, "failed to start", vm=vm)
+                self.tell("operator", f"virsh start on {host.name} fails: {error}{of}")
                 return
-        self.tell("operator", f"virsh start on {host.name}")
+        self.tell("operator", f"virsh start on {host.name}{of}")
 
     def cancel_move(self, source: Host, vm: int = ENGINE) -> None:
         """libvirt is told to abort the migration that is under way from a host, and soon has."""

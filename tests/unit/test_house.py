@@ -47,7 +47,6 @@ ORDER = {
         "agent.registry",
         "agent.journal",
         "agent.status",
-        "agent.invite",
         "agent.setup",
         "agent.ovirt",
         "agent.commands",

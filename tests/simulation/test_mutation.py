@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A change is made, noticed, taken back, and not made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.simulation import mutation
+from tests.simulation.mutation import Story, changed, changes, put_in
+
+SOURCE = """
+LIMIT = 3
+
+
+def is_due(now_s, since_s):
+    return not (now_s - since_s < 10 or since_s is None)
+
+
+class Look:
+    @property
+    def on(self):
+        return True
+"""
+
+
+def test_all_changes_of_the_functions() -> None:
+    """Not of what is outside of them; each changes what the function says."""
+    found = {change.what: change for change in changes(SOURCE)}
+    assert sorted(found) == [
+        "10 -> 11",
+        "True -> False",
+        "not (now_s - since_s < 10 or since_s is None): without not",
+        "now_s - since_s < 10 or since_s is None: and <-> or",
+        "now_s - since_s < 10: compared otherwise",
+        "since_s is None: compared otherwise",
+    ]
+    module = ModuleType("changed")
+    exec(compile(SOURCE, "x", "exec"), vars(module))
+    module.is_due.__module__ = module.Look.__module__ = "changed"
+    imported = module.is_due
+
+    def said() -> tuple[bool, bool, bool, bool]:
+        return imported(10, 0), imported(9, 0), imported(10.5, 0), module.Look().on
+
+    as_written = said()
+    assert as_written == (True, False, True, True)
+    for change in found.values():
+        put_in(module, changed(SOURCE, change, "x"))
+        assert said() != as_written, change
+        put_in(module, compile(SOURCE, "x", "exec"))
+        assert said() == as_written
+
+
+def test_the_shortest_story_through_the_line_kills(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found is kept; a change that no story notices survives."""
+    path = tmp_path / "planted_fencing.py"
+    path.write_text("def due(n):\n    return n > 3\n\n\ndef other(n):\n    return n > 5\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(mutation.MODULES, "planted", "planted_fencing")
+    told: list[str] = []
+
+    def tell(story: Story) -> None:
+        told.append(story.name)
+        from planted_fencing import due  # type: ignore[import-not-found]
+
+        due(1)
+        assert story.name != "boundary" or not due(3)
+
+    monkeypatch.setattr(Story, "tell", tell)
+    stories = [Story("boundary", "", {}), Story("far", "", {})]
+    kept = tmp_path / "kept.jsonl"
+    found = mutation.run(["planted"], stories, kept, "", 1.0, lambda text: None)
+    assert {one.change: one.killer for one in found} == {
+        "n > 3: compared otherwise": "boundary (AssertionError)",
+        "3 -> 4": "",
+        "n > 5: compared otherwise": "",
+        "5 -> 6": "",
+    }
+    assert [one.stories for one in found if "5" in one.change] == [0, 0]
+    told.clear()
+    assert mutation.run(["planted"], stories, kept, "", 1.0, lambda text: None) == found
+    assert told == ["boundary", "far"], "only to see which lines they run through"
