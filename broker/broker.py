@@ -120,8 +120,8 @@ class Broker:
         self.feed = EventFeed(
             self.in_force, self.table, self.this_host, self.place, kept, self.notices.notify
         )
-        self.events, self.counts = self.feed.events, self.feed.counts
-        self.history, detector = self.feed.history, self.feed.detector
+        self.events, self.counts, detector = self.feed.events, self.feed.counts, self.feed.detector
+        self.history, self.availability = self.feed.history, self.feed.availability
         self.keeper = Keeper(
             self.in_force,
             self.table,

@@ -227,6 +227,7 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
         await front.close()
         await server.cleanup()
         kept.flush(KEEP_PATIENCE_S)
+        broker.availability.flush(KEEP_PATIENCE_S)
     log.info("broker ends; the host id stays joined and the VM untouched")
 
 

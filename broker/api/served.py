@@ -8,6 +8,7 @@ from typing import Protocol
 from broker.config.sections import Config
 from broker.daemon.histogram import Histogram
 from broker.daemon.news import News
+from broker.events.availability import Availability
 from broker.events.counts import EventCounts
 from broker.events.history import History
 from broker.events.ring import Events
@@ -40,6 +41,7 @@ class Served(Protocol):
     events: Events
     counts: EventCounts
     history: History
+    availability: Availability
     notices: Notices
     registry: RegistryCache
     news: News

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 
 from broker.config.in_force import InForce
+from broker.events.availability import FILE_NAME, Availability
 from broker.events.counts import EventCounts
 from broker.events.detector import EventDetector, HostGlance
 from broker.events.history import History
@@ -31,8 +32,8 @@ FENCE_LOG_SHOWN = 10
 
 
 class EventFeed:
-    """`counts`: how often what happened; `history`: the scores of the last day; `events`: what
-    happened; `place_since`: since when the VM is where it is."""
+    """`counts`: how often what happened; `history`: the scores of the last day; `availability`: of
+    the VM; `events`: what happened; `place_since`: since when the VM is where it is."""
 
     def __init__(
         self,
@@ -43,11 +44,12 @@ class EventFeed:
         kept: KeptEvents | None,
         notify_people: Callable[[Notice], None],
     ) -> None:
-        """`kept`: the file that keeps events over restarts."""
+        """`kept`: the file that keeps events over restarts; the availability is kept beside it."""
         self._in_force, self._table = in_force, table
         self._this_host, self._place = this_host, place
         self._notify_people = notify_people
         self.counts, self.history, self.place_since = EventCounts(), History(), PlaceSince()
+        self.availability = Availability(None if kept is None else kept.path.with_name(FILE_NAME))
         self.events = Events(this_host.wall, in_force.host_id, in_force.host_name, kept=kept)
         self._peer_events = PeerEvents(self.events, in_force.host_id, in_force.host_name)
         self._peer_events.started()
@@ -141,5 +143,7 @@ class EventFeed:
         place = self._place.now(now_s)
         where = place.host if place.up else 0
         self.history.take(scores, None if place.up is None else where, now_s)
+        is_there = place.up and place.healthy is not False
+        self.availability.take(is_there, self._this_host.wall(), now_s)
         self.place_since.look(place, now_s)
         self.detector.place(place, table.name_of(place.host), is_blind, now_s)
