@@ -99,10 +99,11 @@ def _paths() -> dict[str, Any]:
         "/api/v1/orders": {
             "post": _change(
                 "postOrder",
-                "Order this host's agent to migrate, start or stop the VM. Where it runs matters:"
-                " only its own host can move or stop it.",
+                "Order a host's agent, this one's by default, to migrate, start or stop the VM."
+                " Where it runs matters: only its own host can move or stop it.",
                 "NewOrder",
-                _ok("OrderStatus"),
+                _ok("OrderStatus") | _problems(404, 409, 502, 503),
+                [_host()],
                 examples={
                     "migrate": {"value": {"kind": "migrate", "target": 2}},
                     "start": {"value": {"kind": "start"}},
@@ -113,17 +114,17 @@ def _paths() -> dict[str, Any]:
             "get": _operation(
                 "getOrder",
                 "What became of an order.",
-                _ok("OrderStatus") | _problems(404),
-                [_parameter("number", "path", _COUNT, "as its order was answered")],
+                _ok("OrderStatus") | _problems(401, 403, 404, 409, 429, 502, 503),
+                [_parameter("number", "path", _COUNT, "as its order was answered"), _host()],
             )
         },
         "/api/v1/maintenance/{mode}": {
             "put": _change(
                 "putMaintenance",
-                "Set or end a maintenance: of the cluster, or of this host.",
+                "Set or end a maintenance: of the cluster, or of a host, this one by default.",
                 "Maintenance",
-                _ok("Maintenance") | _problems(404, 503),
-                [_parameter("mode", "path", {"enum": ["global", "local"]}, "which")],
+                _ok("Maintenance") | _problems(404, 409, 502, 503),
+                [_parameter("mode", "path", {"enum": ["global", "local"]}, "which"), _host()],
             )
         },
         "/api/v1/token": {
@@ -135,6 +136,12 @@ def _paths() -> dict[str, Any]:
             )
         },
     }
+
+
+def _host() -> dict[str, Any]:
+    """For another host: this one asks it, signed with the cluster key."""
+    schema = {"type": "integer", "minimum": 1, "maximum": 2000}
+    return _parameter("host", "query", schema, "another host's id; needs the token")
 
 
 def _events() -> dict[str, Any]:
@@ -214,8 +221,10 @@ _WHY = {
     401: "The token is missing or wrong.",
     403: "Changes over TCP are off, or not allowed without TLS.",
     404: "There is no such thing.",
+    409: "Hosts cannot ask each other: there is no cluster key.",
     413: "The body is too large.",
     429: "Too many wrong tokens.",
+    502: "The other host cannot be asked, or gave no answer that counts.",
     503: "Not now: the storage fails, or there are too many streams.",
 }
 

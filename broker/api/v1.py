@@ -18,7 +18,9 @@ from broker.api.answers import encode, json_answer, json_bytes, problem
 from broker.api.event_stream import Streams
 from broker.api.gate import Gate
 from broker.api.openapi import document
+from broker.api.passed_on import PassedOn
 from broker.api.served import Served
+from broker.peers.member_request import AskOrder, GiveOrder, SetMaintenance
 from broker.whiteboard.store import StorageTrouble
 from broker.wire.history import History
 from broker.wire.status import Maintenance, NewOrder
@@ -28,6 +30,7 @@ from scoring.observation import OrderKind
 OWNER = "api-token"
 #: An answer that is younger is sent again; the history has steps of 5 s.
 HISTORY_FRESH_S = 1.0
+HOST_ID_MAX = 2000
 #: The kind of order that needs another host's id.
 _WITH_TARGET = OrderKind.MIGRATE
 
@@ -41,6 +44,7 @@ class Api:
     def __init__(self, broker: Served, gate: Gate) -> None:
         self._broker = broker
         self._gate = gate
+        self._passed_on = PassedOn(broker, OWNER)
         self.streams = Streams(broker)
         self._document = encode(document())
         self._history: tuple[float, bytes] = (float("-inf"), b"")
@@ -78,9 +82,19 @@ class Api:
     async def _get_history(self, request: web.Request) -> web.Response:
         made_s, text = self._history
         if _now_s() - made_s >= HISTORY_FRESH_S:
-            text = encode(History(**self._broker.history.shown()))
+            strips = self._broker.availability.shown(self._broker.this_host.wall())
+            text = encode(History(**self._broker.history.shown(), availability=strips))
             self._history = _now_s(), text
         return json_bytes(text)
+
+    def _other_host(self, request: web.Request) -> int | None:
+        """The host that `?host=ID` names; None: this one. HTTPBadRequest where it is no id."""
+        text = request.query.get("host")
+        if text is None:
+            return None
+        if not (re.fullmatch("[0-9]{1,4}", text) and 1 <= int(text) <= HOST_ID_MAX):
+            raise web.HTTPBadRequest(reason="host must be the id of a host")
+        return None if int(text) == self._broker.config.host.id else int(text)
 
     async def _get_token(self, request: web.Request) -> web.Response:
         """Whether the token in the request would be accepted; changes nothing."""
@@ -92,6 +106,13 @@ class Api:
         text = request.match_info["number"]
         if not re.fullmatch("[0-9]{1,15}", text):
             return problem(400, "the number of an order has 1 to 15 digits")
+        host_id = self._other_host(request)
+        if host_id is not None:
+            # To ask another host costs more than to look here: it needs the token.
+            refused = self._gate.refusal(request, _now_s())
+            if refused is not None:
+                return refused
+            return await self._passed_on.ask(host_id, AskOrder(int(text)), _now_s())
         status = self._broker.exchange.orders.status(int(text), _now_s())
         return problem(404, "no such order") if status is None else json_answer(status)
 
@@ -102,6 +123,9 @@ class Api:
         wanted = _body(await request.read(), NewOrder)
         if (wanted.target is not None) != (wanted.kind is _WITH_TARGET):
             return problem(400, "the body does not fit", "target: for a migration, and only then")
+        host_id = self._other_host(request)
+        if host_id is not None:
+            return await self._passed_on.ask(host_id, GiveOrder(wanted), _now_s())
         order = self._broker.exchange.place_order(wanted)
         return json_answer(self._broker.exchange.orders.status(order.number, _now_s()))
 
@@ -113,6 +137,9 @@ class Api:
         if kind not in ("global", "local"):
             return problem(404, "no such maintenance", "there are global and local")
         wanted = _body(await request.read(), Maintenance)
+        host_id = self._other_host(request)
+        if host_id is not None and kind == "local":
+            return await self._passed_on.ask(host_id, SetMaintenance("local", wanted), _now_s())
         try:
             await self._broker.keeper.set(kind, wanted, OWNER)
         except (StorageTrouble, OSError) as error:
