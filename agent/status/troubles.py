@@ -242,7 +242,8 @@ def _never_given(status: Status) -> Iterator[str]:
         yield (
             f"NO FENCE DEVICE of {_names(status, lacking.fence_device)}: nobody could prove it"
             " dead, so after its death the VM waits until sanlock calls it dead, minutes instead of"
-            " seconds ([[fence.device]] in the configuration of all hosts; ha-agent fence test all)"
+            " seconds ([[fence.device]] in the configuration of all hosts; ha-agent fence test all;"
+            " who knowingly has none sets fence.expected = false)"
         )
     if lacking.heartbeat:
         yield (

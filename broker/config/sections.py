@@ -234,18 +234,18 @@ class FenceDevice(_Section, frozen=True, kw_only=True):
     def title(self) -> str:
         """The name of the device in every text for people."""
         words = [f"{self.type} {self.name}" if self.name else self.type]
-        if self.agent:
-            words.append(Path(self.agent).name)
+        words += [Path(self.agent).name] if self.agent else []
         port = f" port {self.port_used}" if self.port_used else ""
         words += [self.address + port] if self.address else []
         return f"{' '.join(words)} of host {self.host}"
 
 
 class FenceSection(_Section, frozen=True, kw_only=True):
-    """`timeout`: for one exchange with a device. `power-off`: a silent host is switched off;
-    `power-on`: and on again; `per-hour`: so many times. `rehearse-every`: a test of each device."""
+    """`timeout`: for one exchange. `power-off`: a silent host is switched off, `power-on`: and on;
+    `per-hour`: how often. `rehearse-every`: a test. `expected`: false: knowingly no device."""
 
     device: tuple[FenceDevice, ...] = ()
+    expected: bool = True
     timeout: Seconds = 8.0
     power_off: bool = True
     power_on: bool = True

@@ -40,7 +40,9 @@ def lacking(in_force: InForce, table: Table, hosts: Mapping[int, HostStatus]) ->
         ]
     )
     return LackingStatus(
-        tuple(host_id for host_id in members if host_id not in with_device),
+        tuple(
+            host_id for host_id in members if config.fence.expected and host_id not in with_device
+        ),
         tuple(silent),
         () if config.libvirt.migration_uri else (own,),
     )

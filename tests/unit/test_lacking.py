@@ -50,6 +50,13 @@ def test_every_host_says_what_the_cluster_was_never_given(tmp_path: Path) -> Non
         )
 
 
+def test_who_knowingly_has_no_fence_devices_is_not_reminded(tmp_path: Path) -> None:
+    one, _ = brokers(tmp_path, 2)
+    fence = msgspec.structs.replace(one.config.fence, expected=False)
+    one.reconfigure(msgspec.structs.replace(one.config, fence=fence))
+    assert one.status(4.0).lacking == LackingStatus(migration=(1,))
+
+
 def test_a_cluster_of_one_lacks_nothing(tmp_path: Path) -> None:
     (alone,) = brokers(tmp_path, 1)
     assert alone.status(3.0).lacking == LackingStatus()
