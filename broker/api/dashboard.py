@@ -13,6 +13,7 @@ FOLDER = Path(__file__).parent / "page"
 #: Path in the URL -> file and its type.
 FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
+    "/runbook.html": ("runbook.html", "text/html; charset=utf-8"),
     "/dashboard.js": ("dashboard.js", "text/javascript; charset=utf-8"),
     "/dashboard.css": ("dashboard.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),

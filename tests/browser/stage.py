@@ -12,18 +12,20 @@ from typing import Any, TypeVar
 import msgspec
 
 from broker.broker import Broker
+from broker.config.cluster_key import ClusterKey
 from broker.lockspace.hosts import Witness
 from broker.monitors import Sample
 from broker.whiteboard.vm_lines import Memory
-from broker.wire.exchange import Report
+from broker.wire.exchange import FenceNote, Report
 from broker.wire.status import PenaltyOnWire, ReasonOnWire
+from scoring.observation import FenceStep
 from scoring.vm_facts import EngineStatus, Health, VmHere, VmStatus
-from tests.fakes.broker import FakeVms, make_broker, record, registry_of, report, up
+from tests.fakes.broker import FakeVms, make_broker, record, registry_of, report
 from tests.fakes.listener import Listener
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryVolume
 
-TOKEN = "t" * 40
+TOKEN, KEY = "t" * 40, ClusterKey(b"k" * 32)
 #: The VM beside the engine.
 DB, DB_NAME = 2, "db"
 UP = EngineStatus(VmStatus.UP, Health.GOOD, "up")
@@ -33,15 +35,23 @@ _T = TypeVar("_T")
 
 class Stage:
     """`names`: of the hosts with ids 1, 2, …; the page is host 1's. `owner`: runs the engine.
-    `db`: beside the engine there is a VM db of 8 GiB, on the host with this id."""
+    `db`: beside the engine there is a VM db of 8 GiB, on the host with this id. `well`: nothing is
+    wrong, and the hosts can order each other."""
 
     def __init__(
-        self, folder: Path, names: tuple[str, ...], owner: int = 1, db: int | None = None
+        self,
+        folder: Path,
+        names: tuple[str, ...],
+        owner: int = 1,
+        db: int | None = None,
+        well: bool = False,
     ) -> None:
         self._folder = folder
         self._names = names
         self._owner = owner
-        self._db = db
+        self._db, self._well = db, well
+        #: Of the VM; by host, the state that an agent reports which has no VM.
+        self.health, self._state = Health.GOOD, dict[int, str]()
         self._vms = {host_id: FakeVms() for host_id in range(1, len(names) + 1)}
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="stage")
@@ -69,6 +79,22 @@ class Stage:
         """Run a coroutine there."""
         return asyncio.run_coroutine_threadsafe(awaitable, self._loop).result(10.0)
 
+    def proven_off(self, target: int, by: int) -> None:
+        """Host `by` writes into the log that it has read `target` off twice and freed its id."""
+        for step in (FenceStep.FREEING, FenceStep.DEAD):
+            note = FenceNote(step, target, ordered=True, text="read off twice")
+            self.wait(self.brokers[by - 1].asked.note_fence(note))
+
+    def boots(self) -> None:
+        """The VM has been started where it runs, and does not answer yet."""
+        self.health, self._state[self._owner] = Health.BAD, "EngineStarting"
+
+    def takes_over(self, host_id: int, state: str) -> None:
+        """That host's agent reports this state; the VM runs there from EngineUp on."""
+        self._state[host_id] = state
+        if state == "EngineUp":
+            self._owner = host_id
+
     async def close_door(self) -> None:
         """Host 1's broker answers no more."""
         await self.door.close()
@@ -92,11 +118,24 @@ class Stage:
                 ids = range(1, len(self._names) + 1)
                 broker.lockspace.witnesses = {each: Witness("live", 1, 1, 0.0) for each in ids}
             host = msgspec.structs.replace(broker.config.host, name=name)
-            broker.reconfigure(msgspec.structs.replace(broker.config, host=host))
+            config = msgspec.structs.replace(broker.config, host=host)
+            if self._well:
+                broker.heartbeats.key = KEY
+                fence = msgspec.structs.replace(config.fence, expected=False)
+                libvirt = msgspec.structs.replace(
+                    config.libvirt, migration_uri="qemu+tls://{host}/"
+                )
+                api = msgspec.structs.replace(config.api, listen=(f"192.0.2.{host_id}:8765",))
+                config = msgspec.structs.replace(config, fence=fence, libvirt=libvirt, api=api)
+            broker.reconfigure(config)
             self.brokers.append(broker)
             self.alive.add(host_id)
         self.door = Listener(self.brokers[0], TOKEN)
         await self.door.start([("127.0.0.1", 0)])
+        others = [Listener(broker) for broker in self.brokers[1:]]
+        for door, broker in zip(others, self.brokers[1:], strict=True):
+            await door.start([("127.0.0.1", 0)])
+            broker.own_slot.advertised = (f"127.0.0.1:{door.ports[0]}",)
         (self.port,) = self.door.ports
         self.url = f"http://127.0.0.1:{self.port}/"
         async with asyncio.TaskGroup() as group:
@@ -106,7 +145,16 @@ class Stage:
             await self._done.wait()
             for task in tasks:
                 task.cancel()
-        await self.door.close()
+        for door in (self.door, *others):
+            await door.close()
+
+    def _report(self, host_id: int) -> Report:
+        if host_id == self._owner and self.health is Health.GOOD:
+            return msgspec.structs.replace(report(), penalties=()) if self._well else report()
+        if not self._well:
+            return _ill(host_id)
+        reasons = (ReasonOnWire("engine-elsewhere", f"the VM is up on host {self._owner}"),)
+        return Report(3400, self._state.get(host_id, "EngineDown"), (), reasons, 0)
 
     async def _live(self, broker: Broker) -> None:
         while True:
@@ -114,12 +162,13 @@ class Stage:
             now_s = self._loop.time()
             if host_id in self.alive:
                 if host_id == self._owner:
-                    up(broker, now_s)
+                    found = EngineStatus(VmStatus.UP, self.health, "up")
+                    broker.monitors.latest["engine"] = Sample(found, now_s)
                 elif self._owner != 1:
                     down(broker, now_s)
                 at = UP if host_id == self._db else DOWN
                 self._vms[host_id].find(VmHere(at, now_s, number=DB))
-                broker.take_report(report() if host_id == self._owner else _report(host_id), now_s)
+                broker.take_report(self._report(host_id), now_s)
                 await broker.beat(now_s)
             elif host_id == 1:
                 await broker.read(now_s)
@@ -131,7 +180,7 @@ def down(broker: Broker, now_s: float) -> None:
     broker.monitors.latest["engine"] = Sample(status, now_s)
 
 
-def _report(host_id: int) -> Report:
+def _ill(host_id: int) -> Report:
     why = "no answer from 192.0.2.1 <img src=x onerror=alert(1)>"
     lacks = PenaltyOnWire("network", 400 * (host_id - 1), why)
     reasons = (ReasonOnWire("engine-elsewhere", f"the VM is up on host 1 {why}"),)

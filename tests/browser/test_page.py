@@ -4,6 +4,7 @@ whom it can be used. The brokers are real, their storage is in memory."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from broker.api.dashboard import FILES, FOLDER
+from broker.wire.status import Maintenance
 from scoring.observation import OrderKind
+from scoring.vm_facts import Health
 from tests.fakes.slot_store import MemoryStore
 
 from . import chromium
@@ -52,6 +55,8 @@ def page(stage: Stage, browser: Browser) -> Iterator[Page]:
 
 
 def with_token(page: Page) -> None:
+    if not page.get_by_label("API token").is_visible():
+        page.locator("#orders > summary").click()
     page.get_by_label("API token").fill(TOKEN)
     page.get_by_role("button", name="Use it").click()
     expect(page.locator("#buttons button")).to_have_count(5)
@@ -59,7 +64,7 @@ def with_token(page: Page) -> None:
 
 def test_it_answers_the_operator_s_first_questions(page: Page) -> None:
     expect(page.get_by_role("heading", level=2).first).to_have_text(
-        "The engine is up and healthy on host1.example.org"
+        "HostedEngine is up and healthy on host1.example.org"
     )
     expect(page.locator("#engine-bound")).to_contain_text("If host1.example.org died now")
     expect(page.locator("#engine-why")).to_contain_text("the VM is up and healthy here")
@@ -189,7 +194,8 @@ def test_a_silent_owner_is_not_called_down(tmp_path: Path, browser: Browser) -> 
         expect(heading).to_contain_text("up and healthy on host2", timeout=10_000)
         stage.alive.discard(2)
         expect(heading).to_contain_text(
-            "Whether the engine is up is not known: host2 (id 2) wrote nothing for", timeout=10_000
+            "Whether HostedEngine is up is not known: host2 (id 2) wrote nothing for",
+            timeout=10_000,
         )
         expect(page).to_have_title("? ha – ha-agent")
         banner = page.locator("#banners .critical", has_text="host2 is silent")
@@ -202,7 +208,7 @@ def test_a_silent_owner_is_not_called_down(tmp_path: Path, browser: Browser) -> 
 def test_an_order_goes_to_the_agent_and_its_end_is_told(page: Page, stage: Stage) -> None:
     expect(page.locator("#buttons")).to_be_hidden()
     with_token(page)
-    expect(page.get_by_role("button", name="Start here")).to_be_disabled()
+    expect(page.get_by_role("button", name="Start on host1.example.org")).to_be_disabled()
     page.get_by_role("button", name="Migrate").click()
     page.get_by_label("To", exact=True).select_option("2")
     page.get_by_role("button", name="Do it").click()
@@ -223,6 +229,15 @@ def test_a_broker_that_is_gone_is_said_to_be_and_comes_back(page: Page, stage: S
     stage.wait(stage.close_door())
     expect(page.locator("#link")).to_contain_text("old", timeout=10_000)
     expect(page.locator("#link")).to_contain_text("the broker is gone", timeout=20_000)
+    heading = page.get_by_role("heading", level=2).first
+    expect(heading).to_contain_text("As last heard, at ")
+    expect(page).to_have_title("? ha – ha-agent")
+    expect(page.locator("#engine.good, .card .pill.good")).to_have_count(0)
+    expect(page.get_by_text("would answer again")).to_have_count(0)
+    greens = page.evaluate("""() => [...document.querySelectorAll("body *")].filter((each) =>
+        ["color", "backgroundColor", "borderLeftColor", "fill"].some((name) =>
+            getComputedStyle(each)[name] === "rgb(23, 109, 58)")).map((each) => each.outerHTML)""")
+    assert greens == [], "what was heard last says nothing on now"
     keep(page, "page-gone")
     stage.wait(stage.open_door())
     expect(page.locator("#link")).to_have_text("live", timeout=20_000)
@@ -241,7 +256,9 @@ def test_axe_finds_nothing_and_it_fits_the_screen(
     stage.alive.discard(3)
     expect(page.locator("#banners .critical")).to_have_count(1, timeout=10_000)
     with_token(page)
-    page.locator("summary").first.click()
+    own = page.locator(".card", has_text="this host")
+    own.locator("summary").first.click()
+    own.get_by_text("Monitors").click()
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
     page.get_by_role("button", name="Global maintenance").click()
@@ -259,10 +276,12 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
     with_token(page)
     page.locator("body").evaluate("body => { document.activeElement.blur(); scrollTo(0, 0) }")
     reached = set()
-    for _ in range(30):
+    page.locator(".card", has_text="this host").locator("summary").first.click()
+    for _ in range(40):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.textContent.trim()"))
     assert {"Skip to the cluster", "Monitors", "Shut down …", "24 hours", "Metrics"} <= reached
+    assert any("host3.example.org" in each for each in reached), "each host opens and closes"
 
 
 def test_focus_outlives_the_updates(page: Page, stage: Stage) -> None:
@@ -313,3 +332,158 @@ def test_its_policy_allows_nothing_but_itself(stage: Stage, browser: Browser) ->
     page.evaluate("fetch('http://127.0.0.2/').catch(() => 0)")
     assert any("Content Security Policy" in text for text in said), said
     context.close()
+
+
+# --- the page at night ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_when_all_is_well_a_phone_shows_it_in_one_screen(
+    tmp_path: Path, browser: Browser, scheme: str
+) -> None:
+    with Stage(tmp_path, ("host1", "host2", "host3"), well=True) as stage:
+        page = browser.new_page(viewport=PHONE, color_scheme=scheme)  # type: ignore[arg-type]
+        page.goto(stage.url)
+        expect(page.locator("#engine.good")).to_have_count(1, timeout=10_000)
+        expect(page.locator("#banners li")).to_have_count(0)
+        expect(page.locator(".card > details[open]")).to_have_count(0)
+        expect(page.locator("#strips li")).to_have_count(2)
+        expect(page.locator("#engine-since")).to_contain_text("Up since")
+        keep(page, f"page-phone-well-{scheme}")
+        height = page.evaluate("document.documentElement.scrollHeight")
+        print(f"phone, all well: {height} px")
+        assert height <= 900
+        assert Axe().run(page).response["violations"] == []
+        page.close()
+
+
+def test_a_host_is_one_line_until_it_is_opened_or_ill(tmp_path: Path, browser: Browser) -> None:
+    with Stage(tmp_path, ("host1", "host2"), well=True) as stage:
+        page = browser.new_page(viewport=DESK)  # type: ignore[arg-type]
+        page.goto(stage.url)
+        card = page.locator(".card", has_text="host2")
+        expect(card).to_contain_text("ready")
+        expect(card.get_by_text("3400 of 3400")).to_be_hidden()
+        card.locator("summary").first.click()
+        expect(card.get_by_text("3400 of 3400")).to_be_visible()
+        link = card.get_by_role("link", name="The page of host2")
+        expect(link).to_have_attribute("href", re.compile(r"^http://127\.0\.0\.1:\d+/$"))
+        card.locator("summary").first.click()
+        stage.alive.discard(2)
+        expect(card.get_by_text("3400 of 3400")).to_be_visible(timeout=10_000)
+        expect(card.locator(".brief")).to_contain_text("last word")
+        page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESK, PHONE])
+def test_a_failover_is_a_row_of_steps_and_a_dead_host_looks_dead(
+    tmp_path: Path, browser: Browser, size: dict[str, int], scheme: str
+) -> None:
+    with Stage(tmp_path, ("host1", "host2", "host3"), owner=2, well=True) as stage:
+        page = browser.new_page(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
+        complaints = Complaints(page, stage.url)
+        page.goto(stage.url)
+        heading = page.get_by_role("heading", level=2).first
+        expect(heading).to_contain_text("up and healthy on host2", timeout=10_000)
+        expect(page.locator("#steps-part")).to_be_hidden()
+        stage.alive.discard(2)
+        steps = page.locator("#steps li")
+        expect(steps).to_have_count(5, timeout=20_000)
+        expect(page.locator("#steps-title")).to_have_text("What happens now")
+        expect(steps.nth(0)).to_contain_text("suspected: host2 is silent")
+        expect(steps.nth(1)).to_contain_text("waiting, for")
+        stage.proven_off(2, by=1)
+        expect(steps.nth(1)).to_contain_text("proven off by host1")
+        expect(steps.nth(2)).to_contain_text("lease freed")
+        expect(page.locator("#steps li.now b")).to_have_text("started")
+        dead = page.locator(".card.dead", has_text="host2")
+        expect(dead.locator(".pill")).to_have_text("OFF")
+        expect(dead.locator(".brief")).to_contain_text("power off, proven by host1 at ")
+        expect(dead.locator(".brief")).to_contain_text("last word")
+        banner = page.locator("#banners .critical", has_text="host2 is dead")
+        expect(banner).not_to_contain_text("Nothing proves")
+        link = banner.get_by_role("link", name="What to do: host2 is dead")
+        expect(link).to_have_attribute("href", "runbook.html#dead")
+        keep(page, f"page-failover-{size['width']}-{scheme}")
+        assert Axe().run(page).response["violations"] == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        stage.takes_over(1, "EngineStarting")
+        expect(page.locator("#steps li.now b")).to_have_text("it answers", timeout=10_000)
+        stage.takes_over(1, "EngineUp")
+        expect(page.locator("#steps-title")).to_contain_text("It was away for", timeout=10_000)
+        expect(page.locator("#steps li.done")).to_have_count(5)
+        keep(page, f"page-after-failover-{size['width']}-{scheme}")
+        assert Axe().run(page).response["violations"] == []
+        page.close()
+        assert complaints.found == []
+
+
+def test_in_global_maintenance_nothing_is_promised(tmp_path: Path, browser: Browser) -> None:
+    with Stage(tmp_path, ("host1", "host2"), well=True) as stage:
+        page = browser.new_page()
+        page.goto(stage.url)
+        expect(page.locator("#engine-bound")).to_contain_text("would answer again", timeout=10_000)
+        stage.wait(stage.brokers[0].keeper.set("global", Maintenance(True, "a switch"), "root"))
+        expect(page.locator("#engine-bound")).to_have_text(
+            "Global maintenance: were its host to die now, nothing would start it again.",
+            timeout=10_000,
+        )
+        expect(page.get_by_text("would answer again")).to_have_count(0)
+        page.close()
+
+
+def test_a_vm_that_boots_boots(tmp_path: Path, browser: Browser) -> None:
+    with Stage(tmp_path, ("host1", "host2"), well=True) as stage:
+        stage.boots()
+        page = browser.new_page()
+        page.goto(stage.url)
+        heading = page.get_by_role("heading", level=2).first
+        expect(heading).to_contain_text("HostedEngine boots on host1", timeout=10_000)
+        stage.health = Health.GOOD
+        expect(heading).to_contain_text("is up and healthy", timeout=10_000)
+        page.close()
+
+
+def test_who_has_logged_in_once_orders_for_any_host(tmp_path: Path, browser: Browser) -> None:
+    with Stage(tmp_path, ("host1", "host2"), owner=2, well=True) as stage:
+        page = browser.new_page()
+        page.goto(stage.url)
+        heading = page.get_by_role("heading", level=2).first
+        expect(heading).to_contain_text("up and healthy on host2", timeout=10_000)
+        with_token(page)
+        # The VM is moved by its own host, whoever's page this is.
+        page.get_by_role("button", name="Migrate").click()
+        page.get_by_label("To", exact=True).select_option("1")
+        page.get_by_role("button", name="Do it").click()
+        expect(page.locator("#answer")).to_contain_text("waiting")
+        order = stage.call(lambda: stage.brokers[1].orders.pending(0.0))
+        assert order is not None and (order.kind, order.target) == (OrderKind.MIGRATE, 1)
+        page.get_by_label("Host", exact=True).select_option("2")
+        page.get_by_role("button", name="Maintenance of host2").click()
+        page.get_by_label("Reason").fill("a new disk")
+        page.get_by_role("button", name="Do it").click()
+        expect(page.locator("#answer")).to_have_text("local maintenance is set.")
+        mode = stage.brokers[1].modes.local_countdown.mode
+        assert mode is not None and (mode.owner, mode.reason) == ("api-token@host1", "a new disk")
+        page.close()
+
+
+def test_plots_and_strips_have_times_and_marks(page: Page, stage: Stage) -> None:
+    stage.alive.discard(3)
+    expect(page.locator("#plots .mark.critical").first).to_be_attached(timeout=40_000)
+    expect(page.locator("#plots-axis span")).to_have_count(5)
+    expect(page.locator("#plots-axis span").last).to_have_text("now")
+    expect(page.locator("#strips li").nth(1)).to_contain_text("30 days")
+    strip = page.locator("#strips svg").first
+    expect(strip).to_have_attribute("aria-label", re.compile("24 hours: Available .* %"))
+
+
+def test_each_trouble_has_its_part_of_the_runbook(page: Page, stage: Stage) -> None:
+    script = (FOLDER / "dashboard.js").read_text()
+    keys = set(re.findall(r"yield \[[`\"]([a-z0-9]+)", script)) - {"intent"}
+    assert len(keys) > 20
+    page.goto(f"{stage.url}runbook.html")
+    there = set(page.evaluate("[...document.querySelectorAll('section')].map((each) => each.id)"))
+    assert keys == there
+    assert Axe().run(page).response["violations"] == []

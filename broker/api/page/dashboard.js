@@ -86,7 +86,8 @@ let lastId = 0;
 let events = [];
 let history = null;
 let span = "minutes";
-let upSince = null;
+// How far the clock of the answering host is ahead of this one's.
+let aheadMs = 0;
 
 function connect() {
   source?.close();
@@ -113,8 +114,6 @@ function take(more) {
   events.push(...more.filter((event) => !known.has(event.id)));
   events.sort((a, b) => b.id - a.id);
   events.length = Math.min(events.length, EVENTS_SHOWN);
-  const found = events.find((e) => e.kind === "state-transition" && e.facts.to === "EngineUp");
-  upSince = found ? { time: new Date(found.time), host: found.host_id } : null;
   renderEvents();
 }
 
@@ -136,8 +135,14 @@ async function begin() {
 async function getHistory() {
   if (document.hidden) return;
   try {
-    history = await (await fetch("api/v1/history")).json();
+    const answer = await fetch("api/v1/history");
+    const date = Date.parse(answer.headers.get("Date"));
+    // The header has whole seconds: less is no difference.
+    const apart = date - Date.now();
+    if (!Number.isNaN(apart)) aheadMs = Math.abs(apart) > 2000 ? apart : 0;
+    history = await answer.json();
     renderPlots();
+    renderStrips();
   } catch {
     // As above.
   }
@@ -145,18 +150,28 @@ async function getHistory() {
 
 // --- the top ------------------------------------------------------------------------------------
 
+const ageS = () => (heardAt ? (performance.now() - heardAt) / 1000 : Infinity);
+const isOld = () => ageS() > OLD_S;
+
 function renderAge() {
   const pill = $("link");
-  const age = heardAt ? (performance.now() - heardAt) / 1000 : Infinity;
+  const age = ageS();
   const old = age > OLD_S;
-  document.body.classList.toggle("old", old);
   pill.classList.toggle("good", !old);
   pill.classList.toggle("bad", old);
+  // What was said last is no word on now: nothing of it stays green.
+  if (document.body.classList.toggle("old", old) !== wasOld) {
+    wasOld = old;
+    if (status) renderAll();
+  }
   if (!old) say(pill, "live");
   else if (age === Infinity) say(pill, "no word from this host’s broker yet");
   else if (age < GONE_S) say(pill, "the data is old");
   else say(pill, `the broker is gone: nothing heard since ${clock(new Date(Date.now() - age * 1000))}`);
+  if (status) renderSteps();
 }
+
+let wasOld = false;
 
 function clock(time) {
   return time.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
@@ -165,6 +180,18 @@ function clock(time) {
 function nameOf(id) {
   const host = status.hosts[id];
   return host ? clean(host.hostname, 100) : `host ${id}`;
+}
+
+/** What the VM is called; it begins a sentence. */
+const vmName = () => clean(status.engine.name, 60) || "The engine";
+
+/** That many seconds before the last status, as a time of day; with its day where that is another. */
+function timeAgo(value) {
+  return when(new Date(Date.now() - (ageS() + value) * 1000));
+}
+
+function when(time) {
+  return time.toDateString() === new Date().toDateString() ? clock(time) : `${time.toLocaleDateString()} ${clock(time)}`;
 }
 
 const several = () => (status.vms ?? []).length > 1;
@@ -186,26 +213,50 @@ function allVmsNow() {
 
 function render() {
   renderAge();
+  renderAll();
+}
+
+/** The VM named in the configuration: how it stands, in words. */
+function engineNow() {
   const { engine } = status;
+  const name = vmName();
+  const where = engine.host === null ? "" : ` on ${nameOf(engine.host)}`;
+  const known = engine.known ? `: ${clean(engine.known)}` : "";
+  const state = (status.vms ?? []).find((vm) => vm.number === 1)?.state;
+  if (engine.up === null) return { level: "warn", mark: "? ", text: `Whether ${name} is up is not known${known}` };
+  if (!engine.up && state === "off") return { level: "", mark: "off ", text: `${name} is shut down, as an administrator wants it` };
+  if (!engine.up) return { level: "bad", mark: "DOWN ", text: `${name} is down${known || ": no host has it up"}` };
+  if (engine.reached === false) return { level: "warn", mark: "! ", text: `${name} is up, but no other host reaches it,${where}` };
+  if (engine.healthy) return { level: "good", mark: "", text: `${name} is up and healthy${where}` };
+  if (state === "booting") return { level: "warn", mark: "… ", text: `${name} boots${where}` };
+  const health = engine.healthy === null ? ", its health is not known" : ", not healthy";
+  return { level: "warn", mark: "! ", text: `${name} is up${health}${where}` };
+}
+
+function sinceText() {
+  const { engine } = status;
+  if (engine.for_s === null) return "";
+  const how = engine.up === null ? "Not known" : !engine.up ? "Down" : engine.healthy === false ? "There" : "Up";
+  const since = engine.at_least ? `since before ${timeAgo(engine.for_s)}` : `since ${timeAgo(engine.for_s)}`;
+  return `${how} ${since} (${engine.at_least ? "at least " : ""}${seconds(engine.for_s)}).`;
+}
+
+function renderAll() {
+  const { engine } = status;
+  const old = isOld();
   say($("cluster"), clean(status.cluster, 100));
   say($("from"), `${nameOf(status.host_id)} (id ${status.host_id})`);
   const box = $("engine");
-  const lost = engine.up && engine.reached === false;
-  const all = several() ? allVmsNow() : null;
-  const level = lost ? "warn" : all ? all.level : engine.healthy ? "good" : engine.up === false ? "bad" : "warn";
+  const one = engineNow();
+  const all = several() && engine.reached !== false ? allVmsNow() : one;
+  const level = old ? "" : all.level;
   if (box.className !== level) box.className = level;
-  const where = engine.host === null ? "" : ` on ${nameOf(engine.host)}`;
-  const health = lost ? ", but no other host reaches it," : engine.healthy ? " and healthy" : engine.healthy === null ? ", its health is not known" : ", not healthy";
-  const known = engine.known ? `: ${clean(engine.known)}` : "";
-  const word = engine.up === null ? `Whether the engine is up is not known${known}`
-    : engine.up ? `The engine is up${health}${where}` : `The engine is down${known || ": no host has it up"}`;
-  say($("engine-now"), all ? all.text : word);
-  say($("engine-also"), all && !(engine.healthy && !lost) ? `${word}.` : "");
-  const mark = all && !lost ? all.mark : engine.healthy && !lost ? "" : engine.up ? "! " : engine.up === null ? "? " : "DOWN ";
-  const title = `${mark}${clean(status.cluster, 40)} – ha-agent`;
+  document.body.classList.toggle("well", level === "good");
+  say($("engine-now"), `${old ? `As last heard, at ${timeAgo(0)}: ` : ""}${all.text}`);
+  say($("engine-also"), all !== one && one.level !== "good" ? `${one.text}.` : "");
+  const title = `${old ? "? " : all.mark}${clean(status.cluster, 40)} – ha-agent`;
   if (document.title !== title) document.title = title;
-  const since = !all && engine.up && upSince && upSince.host === engine.host ? `Since ${upSince.time.toLocaleString()}.` : "";
-  say($("engine-since"), since);
+  say($("engine-since"), sinceText());
   say($("engine-bound"), boundText());
   const own = status.reasons.map((reason) => clean(reason.text)).join("; ");
   say($("engine-why"), own ? `This host (${nameOf(status.host_id)}): ${own}.` : "");
@@ -215,25 +266,100 @@ function render() {
     $("migration").querySelector("progress").value = migration.percent;
     say($("migration").querySelector("span"), `${migration.percent} % after ${seconds(migration.elapsed_s)}`);
   }
+  renderSteps();
   renderBanners();
   renderVms();
   renderHosts();
   renderButtons();
   if (!$("plots").firstChild) renderPlots();
+  if (!$("strips").firstChild) renderStrips();
+}
+
+// --- a failover, step by step -------------------------------------------------------------------
+
+const SHOW_DONE_MS = 15 * 60000;
+
+/** The newest end of the VM that nobody wanted: when, of which host, and what was seen. */
+function lastFall() {
+  for (const event of events) {
+    const { facts } = event;
+    if (facts.vm) continue;
+    const at = Date.parse(event.time);
+    if (event.kind === "peer-silent" && facts.engine === "up there when last seen") return { at, host: event.host_id, seen: `suspected: ${clean(event.host, 60)} is silent` };
+    if (event.kind === "state-transition" && facts.to === "EngineUnexpectedlyDown") return { at, host: null, seen: `it died on ${clean(event.host, 60)}` };
+    if (event.kind === "maintenance-set" && facts.mode === "global") return null;
+  }
+  return null;
+}
+
+/** The steps of the last failover: label, time (null: not yet), and whether it was passed over. */
+function failoverSteps() {
+  const fall = lastFall();
+  if (!fall || status.global_maintenance !== false) return null;
+  const { engine } = status;
+  const since = (found) => events.filter((e) => Date.parse(e.time) >= fall.at && found(e)).map((e) => Date.parse(e.time)).at(-1) ?? null;
+  // The log's times are of other hosts' clocks: a little before is after.
+  const log = status.fence_log.filter((entry) => entry.target === fall.host && entry.at * 1000 > fall.at - 60000);
+  const logged = (...steps) => {
+    const found = log.filter((entry) => steps.includes(entry.step)).map((entry) => entry.at * 1000);
+    return found.length ? Math.min(...found) : null;
+  };
+  const isElsewhere = engine.up === true && engine.host !== fall.host;
+  const started = since((e) => e.kind === "failover-started" || (e.kind === "state-transition" && e.facts.to === "EngineStarting"));
+  const answers = since((e) => e.kind === "state-transition" && e.facts.to === "EngineUp");
+  const found = [[fall.seen, fall.at, true]];
+  if (fall.host !== null) {
+    const by = log.find((entry) => ["dead", "freeing"].includes(entry.step));
+    const proven = logged("freeing", "dead");
+    found.push([by ? `proven off by ${clean(by.by_name, 60)}` : "proven dead", proven, proven !== null || isElsewhere || started !== null]);
+    found.push(["lease freed", logged("dead"), logged("dead") !== null || isElsewhere || started !== null]);
+  }
+  found.push(["started", started, started !== null || isElsewhere]);
+  found.push(["it answers", answers, answers !== null || (isElsewhere && engine.healthy === true)]);
+  // Back where it was: the host was slow, not dead.
+  if (fall.host !== null && engine.up && engine.host === fall.host) return null;
+  return found;
+}
+
+function renderSteps() {
+  const steps = failoverSteps();
+  const nowMs = Date.now() + aheadMs;
+  const last = steps?.at(-1);
+  const over = last?.[2] ?? true;
+  const isShown = steps && (!over || (last[1] !== null && nowMs - last[1] < SHOW_DONE_MS));
+  show($("steps-part"), Boolean(isShown));
+  if (!isShown) return;
+  const first = steps[0][1];
+  const at = steps.findIndex((step) => !step[2]);
+  const passed = (ms) => seconds(Math.max(0, ms - first) / 1000);
+  say($("steps-title"), over ? `It was away for ${passed(last[1])}` : "What happens now");
+  keyed($("steps"), steps.map((step, n) => [n, [...step, n]]),
+    () => make("li", {}, make("b"), make("span")),
+    (li, [label, time, done, n]) => {
+      const kind = done ? "done" : n === at ? "now" : "";
+      if (li.className !== kind) li.className = kind;
+      if (n === at) li.setAttribute("aria-current", "step");
+      else li.removeAttribute("aria-current");
+      say(li.children[0], label);
+      const running = isOld() ? "not known now" : `for ${passed(nowMs)}`;
+      say(li.children[1], time !== null ? `${clock(new Date(time - aheadMs))}${n ? `, +${passed(time)}` : ""}` : done ? "no time known" : n === at ? `waiting, ${running}` : "then");
+    });
 }
 
 function boundText() {
   const { bound, engine } = status;
-  if (!bound) return "";
+  if (isOld()) return "";
+  if (status.global_maintenance) return "Global maintenance: were its host to die now, nothing would start it again.";
+  if (!bound || status.global_maintenance === null) return "";
   if (bound.held) {
-    return `If ${nameOf(engine.host)} died now, the VM would not be started: ${clean(bound.held)}`;
+    return `If ${nameOf(engine.host)} died now, the VM would not be started: ${clean(bound.held)}.`;
   }
   const parts = [
     `${seconds(bound.detect_s)} to notice`, `${seconds(bound.prove_s)} to prove it dead (${clean(bound.by)})`,
     `${seconds(bound.lease_s)} to start`, bound.boot_s === null ? "its boot, not measured yet" : `${seconds(bound.boot_s)} to boot`,
   ].join(", ");
   const total = bound.total_s === null ? "after " : `in about ${seconds(bound.total_s)}: `;
-  return `If ${nameOf(engine.host)} died now, the engine would be back ${total}${parts}.`;
+  return `If ${nameOf(engine.host)} died now, ${vmName()} would answer again ${total}${parts}.`;
 }
 
 // --- what needs attention -----------------------------------------------------------------------
@@ -249,12 +375,12 @@ function modeText(mode) {
 /** What a silent host means for the engine: a takeover only where one is. */
 function silentText(id) {
   const { engine } = status;
-  if (engine.host === id) return "It answers over the network that the engine runs there.";
-  if (engine.up) return "The engine runs on another host.";
+  if (engine.host === id) return `It answers over the network that ${vmName()} runs there.`;
+  if (engine.up) return `${vmName()} runs on another host.`;
   if (status.global_maintenance) return "In global maintenance nobody takes over.";
   const taker = Object.values(status.hosts).find((host) => host.liveness === "live" && host.intent === `fence ${id}`);
   if (taker) return `${nameOf(taker.host_id)} takes over from it now.`;
-  if (engine.likely === id) return "The engine most likely runs there: look there, systemctl status ha-broker.";
+  if (engine.likely === id) return `${vmName()} most likely runs there: look there, systemctl status ha-broker.`;
   return engine.up === null ? "Nothing proves yet that it is dead." : "";
 }
 
@@ -286,12 +412,15 @@ function* banners() {
     const name = nameOf(id);
     if (host.host_shutdown) {
       yield [`shutdown-${id}`, "info", `${name} is shutting down`,
-        host.liveness === "silent" ? "It has been silent since then." : "The engine leaves it first."];
+        host.liveness === "silent" ? "It has been silent since then." : `${vmName()} leaves it first.`];
     } else if (host.maintenance) {
       yield [`local-${id}`, host.mode?.ends_soon ? "warning" : "info", `${name} is in local maintenance`,
-        `It never runs the engine meanwhile.${modeText(host.mode)} End it there: ha-agent maintenance none`];
+        `It never runs ${vmName()} meanwhile.${modeText(host.mode)} End it there: ha-agent maintenance none`];
     }
-    if (host.liveness === "silent" && !host.stopped) {
+    const dead = deadText(host);
+    if (dead) {
+      yield [`dead-${id}`, "critical", `${name} is dead`, `${dead}. ${s.engine.up && s.engine.host !== host.host_id ? `${vmName()} runs on another host.` : s.global_maintenance ? "In global maintenance nobody takes over." : "What it ran may be started elsewhere."}`];
+    } else if (host.liveness === "silent" && !host.stopped) {
       yield [`silent-${id}`, "critical", `${name} is silent`, `${witnessText(host)}. ${silentText(host.host_id)}`];
     } else if (host.liveness === "silent") {
       yield [`silent-${id}`, "info", `${name} is off duty`, "Its agent was stopped in good order."];
@@ -318,18 +447,14 @@ function* banners() {
       `${problem}${s.storage.trouble_s === null ? "" : `, for ${seconds(s.storage.trouble_s)}`}.${means}${unheard}`];
   }
   if (s.lockspace_budget_s !== null && s.lockspace_budget_s < s.lockspace_budget_max_s / 2) {
-    yield ["budget", "critical", "The lease is not renewed", `sanlock ends an engine here in ${seconds(s.lockspace_budget_s)}.`];
+    yield ["budget", "critical", "The lease is not renewed", `sanlock ends a VM here in ${seconds(s.lockspace_budget_s)}.`];
   }
   if (s.lockspace !== "joined") yield ["lockspace", "warning", "This host has not joined the lockspace", `${clean(s.lockspace)}.`];
   for (const [slot, cause] of Object.entries(s.bad_slots)) {
     yield [`slot-${slot}`, "warning", `Slot ${slot} cannot be read`, clean(cause)];
   }
-  const unproven = s.fence_paths.filter((path) => !path.ok || path.proven_age_s === null || path.proven_age_s > DAY_S);
-  for (const path of unproven) {
-    yield [`path-${path.by}-${path.host}`, "warning",
-      `${path.by === path.host ? "The own fence device" : "The fence device"} of ${nameOf(path.host)} is not proven by ${nameOf(path.by)}`,
-      `Last proven ${ago(path.proven_age_s)}. ${clean(path.detail)} Try it: ha-agent fence test ${path.host}`];
-  }
+  yield* fenceBanners();
+  yield* lackBanners();
   if (s.config_problem) yield ["config", "warning", "An older configuration is in force", clean(s.config_problem)];
   if (s.state_problem) yield ["state-folder", "warning", "State folder", `${clean(s.state_problem)}.`];
   if (s.network) yield ["network", "warning", "Network", `${clean(s.network)}.`];
@@ -342,17 +467,49 @@ function* banners() {
   }
 }
 
+/** One for each device: that it cannot be reached from several hosts has one cause. */
+function* fenceBanners() {
+  const unproven = status.fence_paths.filter((path) => !path.ok || path.proven_age_s === null || path.proven_age_s > DAY_S);
+  for (const host of new Set(unproven.map((path) => path.host))) {
+    // A host that is gone may have taken its device with it.
+    const paths = unproven.filter((path) => path.host === host);
+    const newest = paths.reduce((least, path) => Math.min(least, path.proven_age_s ?? Infinity), Infinity);
+    const details = [...new Set(paths.map((path) => clean(path.detail)).filter(Boolean))].join("; ");
+    yield [`path-${host}`, "warning", `The fence device of ${nameOf(host)} is not proven by ${paths.map((path) => (path.by === host ? "itself" : nameOf(path.by))).join(", ")}`,
+      `Last proven ${newest === Infinity ? "never" : ago(newest)}. ${details} Try it: ha-agent fence test ${host}`];
+  }
+}
+
+/** What the cluster was never given. */
+function* lackBanners() {
+  const names = (ids) => ids.map(nameOf).join(", ");
+  const { fence_device: fence, heartbeat, migration } = status.lacking;
+  if (fence.length) yield ["nofence", "warning", `No fence device of ${names(fence)}`, "Nobody could prove it dead: after its death the VM waits minutes instead of seconds."];
+  if (heartbeat.length) yield ["noheartbeat", "warning", `No heartbeat of ${names(heartbeat)}`, "It publishes no address: were its storage to hang, nothing would speak for it."];
+  if (migration.length) yield ["nomigration", "warning", "No migration", "The VM can leave this host only by a shutdown."];
+}
+
 const ORDER = { critical: 0, warning: 1, info: 2 };
 
 function renderBanners() {
-  const all = [...banners()].sort((a, b) => ORDER[a[1]] - ORDER[b[1]]).map((item) => [item[0], item]);
+  const said = new Set();
+  const all = [...banners()].sort((a, b) => ORDER[a[1]] - ORDER[b[1]])
+    // A cause that several things share is said once, by the most urgent of them.
+    .filter(([, , head, text]) => !said.has(text || head) && said.add(text || head))
+    .map((item) => [item[0], item]);
   keyed($("banners"), all,
-    () => make("li", {}, make("strong"), make("span")),
-    (li, [, severity, head, text]) => {
+    () => make("li", {}, make("strong"), make("span"), make("a")),
+    (li, [key, severity, head, text]) => {
       const name = `banner ${severity}`;
       if (li.className !== name) li.className = name;
-      say(li.children[0], `${severity === "info" ? "" : `${severity}: `}${head}.`);
-      say(li.children[1], text);
+      const [strong, words, link] = li.children;
+      say(strong, `${severity === "info" ? "" : `${severity}: `}${head}.`);
+      say(words, `${text} `);
+      const topic = key.split("-")[0];
+      show(link, severity !== "info" && topic !== "intent");
+      if (link.hash !== `#${topic}`) link.setAttribute("href", `runbook.html#${topic}`);
+      say(link, "What to do");
+      link.setAttribute("aria-label", `What to do: ${head}`);
     });
 }
 
@@ -418,16 +575,32 @@ function isLastWord(host) {
   return status.storage.blind && !host.local;
 }
 
+/** Of a host that is switched off, by proof; empty: there is none, or it is back. */
+function deadText(host) {
+  if (host.liveness !== "silent") return "";
+  const newest = status.fence_log.find((entry) => entry.target === host.host_id && entry.step !== "intent");
+  if (!newest || !["dead", "freeing"].includes(newest.step)) return "";
+  return `power off, proven by ${clean(newest.by_name, 100)} at ${when(new Date(newest.at * 1000 - aheadMs))}`;
+}
+
+/** Whether there is nothing to look at: a line is enough then. */
+function isWell(host) {
+  const lacking = host.penalties.reduce((sum, part) => sum + part.points, 0);
+  const isGood = lacking * 20 <= host.score + lacking;
+  return host.liveness === "live" && isGood && !host.maintenance && ["", "ok"].includes(host.agent) && !host.host_shutdown;
+}
+
 function makeCard() {
-  return make("li", { class: "card" },
-    make("div", { class: "head" }, make("h3", {}, make("bdi"), make("span", { class: "small" })), make("span", { class: "pill" })),
+  return make("li", { class: "card" }, make("details", {},
+    make("summary", { class: "head" }, make("span", { class: "name" }, make("bdi"), make("span", { class: "small" })), make("span", { class: "brief" }), make("span", { class: "pill" })),
     make("p", { class: "state" }), make("p", { class: "small why" }),
     make("div", { class: "score" }, make("span"), make("strong")),
     make("div", { class: "bar", "aria-hidden": "true" }),
     make("ul", { class: "lacks-list" }),
     make("div", { class: "memory" }, make("div", { class: "score" }, make("span"), make("strong")), make("div", { class: "bar", "aria-hidden": "true" }, make("span", { class: "used" }), make("span"))),
     make("dl"),
-    make("details", {}, make("summary", {}, "Monitors"), make("dl")));
+    make("p", { class: "page" }, make("a", { rel: "noreferrer" })),
+    make("details", {}, make("summary", {}, "Monitors"), make("dl"))));
 }
 
 function renderHosts() {
@@ -436,18 +609,27 @@ function renderHosts() {
 
 function updateCard(card, host) {
   const here = status.engine.host === host.host_id;
-  const name = `card ${isLastWord(host) ? "last-word" : host.liveness}${here ? " engine-here" : ""}`;
-  if (card.className !== name) card.className = name;
-  const [head, state, why, score, bar, lacks, memory, facts, more] = card.children;
-  say(head.querySelector("bdi"), nameOf(host.host_id));
-  say(head.querySelector("h3 span"), ` id ${host.host_id}${host.local ? ", this host" : ""}`);
-  const pill = head.querySelector(".pill");
+  const dead = deadText(host);
   const lastWord = isLastWord(host);
-  const word = host.liveness === "live" ? "live" : host.liveness === "silent" ? "SILENT" : lastWord ? "last word" : "uncertain";
-  say(pill, word);
-  pill.className = `pill ${host.liveness === "live" ? "good" : host.liveness === "silent" ? "bad" : "warn"}`;
+  const name = `card ${dead ? "silent dead" : lastWord ? "last-word" : host.liveness}${here ? " engine-here" : ""}`;
+  if (card.className !== name) card.className = name;
+  const details = card.firstChild;
+  // It opens when trouble begins and closes when it ends; between that a person may do as he likes.
+  const well = isWell(host) ? "yes" : "no";
+  if (details.dataset.well !== well) {
+    details.dataset.well = well;
+    details.open = well === "no";
+  }
+  const [head, state, why, score, bar, lacks, memory, facts, link, more] = details.children;
+  const [title, brief, pill] = head.children;
+  say(title.children[0], nameOf(host.host_id));
+  say(title.children[1], ` id ${host.host_id}${host.local ? ", this host" : ""}`);
+  say(pill, isOld() ? "last word" : dead ? "OFF" : host.liveness === "live" ? "live" : host.liveness === "silent" ? "SILENT" : lastWord ? "last word" : "uncertain");
+  const kind = `pill ${isOld() ? "" : host.liveness === "live" ? "good" : host.liveness === "silent" ? "bad" : "warn"}`;
+  if (pill.className !== kind) pill.className = kind;
+  say(brief, briefText(host, here, dead, lastWord));
   const past = host.liveness === "silent" || lastWord ? ", as last published" : "";
-  say(state, `${clean(host.state, 60) || "state not published"}${past}${here ? " – the engine is here" : ""}`);
+  say(state, `${clean(host.state, 60) || "state not published"}${past}${here ? ` – ${vmName()} is here` : ""}`);
   say(why, clean(host.reason));
   const lacking = host.penalties.reduce((sum, part) => sum + part.points, 0);
   say(score.children[0], `Score${past}`);
@@ -471,8 +653,26 @@ function updateCard(card, host) {
     room.children[1].style.flexGrow = String(Math.max(0, host.free_mb));
   }
   fill(facts, factsOf(host));
+  const page = host.local || host.liveness === "silent" ? null : host.api.find((address) => /^(\[[0-9a-f:.]{2,45}\]|[0-9.]{7,15}):[0-9]{1,5}$/i.test(address));
+  show(link, Boolean(page));
+  if (page) {
+    link.firstChild.setAttribute("href", `http://${page}/`);
+    say(link.firstChild, `The page of ${nameOf(host.host_id)}`);
+  }
   show(more, host.local);
   if (host.local) fill(more.lastChild, Object.entries(status.monitors).map(([n, monitor]) => [clean(n, 40), monitorText(monitor)]));
+}
+
+/** The line of a host: what it does, or since when it does nothing any more. */
+function briefText(host, here, dead, lastWord) {
+  const age = host.age_s === null ? "never seen to live" : `last word ${ago(host.age_s)}, at ${timeAgo(host.age_s)}`;
+  if (dead) return `${dead}; ${age}`;
+  if (host.liveness === "silent" && host.stopped) return `stopped in good order; ${age}`;
+  if (host.liveness === "silent" || lastWord) return age;
+  if (here) return status.engine.healthy ? `runs ${vmName()}` : `has ${vmName()}`;
+  if (host.maintenance) return "in local maintenance";
+  if (host.agent && host.agent !== "ok") return `its agent is ${clean(host.agent, 40)}`;
+  return host.score > 0 ? "ready" : "could not take it";
 }
 
 function fill(list, pairs) {
@@ -490,7 +690,7 @@ function fill(list, pairs) {
 
 function factsOf(host) {
   const vm = host.engine_status;
-  const facts = [["Engine", VM_WORDS[vm.vm] ?? clean(vm.vm, 40)]];
+  const facts = [[vmName(), VM_WORDS[vm.vm] ?? clean(vm.vm, 40)]];
   if (host.liveness === "silent" || isLastWord(host)) facts[0][1] += ", as last published";
   else if (vm.vm === "up") {
     const how = host.domain_type ? ` (${clean(host.domain_type, 20)})` : "";
@@ -545,7 +745,70 @@ function renderPlots() {
   keyed($("plots"), Object.entries(series.scores),
     () => make("li", {}, make("bdi"), make("div"), make("span", { class: "last" })),
     (li, scores) => plot(li, scores, series, Number(li.dataset.key)));
+  axis($("plots-axis"), series.step_s * series.engine.length);
 }
+
+/** Five times of day below a plot that ends now. */
+function axis(list, seconds_) {
+  keyed(list, [0, 1, 2, 3, 4].map((n) => [n, n]), () => make("span"), (span_, n) => {
+    const at = new Date(Date.now() - seconds_ * 1000 * (1 - n / 4));
+    const day = { day: "numeric", month: "short" };
+    say(span_, n === 4 ? "now" : seconds_ > 2 * DAY_S ? at.toLocaleDateString([], day) : at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false }));
+  });
+}
+
+/** What was worth a notice, on a plot of that many steps which ends now. */
+function marks(svg, steps, stepS, height) {
+  const endMs = Date.now() + aheadMs;
+  for (const event of events) {
+    if (event.severity === "info") continue;
+    const x = steps - (endMs - Date.parse(event.time)) / 1000 / stepS;
+    if (x < 0 || x > steps) continue;
+    const line = draw("line", { x1: x, x2: x, y1: 0, y2: height, class: `mark ${event.severity === "critical" ? "critical" : "warning"}` });
+    const title = draw("title", {});
+    title.textContent = `${clock(new Date(Date.parse(event.time) - aheadMs))} ${clean(event.host, 60)}: ${eventText(event)}`;
+    line.append(title);
+    svg.append(line);
+  }
+}
+
+// --- the availability ---------------------------------------------------------------------------
+
+const STRIP_WORDS = { day: "24 hours", month: "30 days" };
+
+function renderStrips() {
+  if (!history || !status) return;
+  keyed($("strips"), Object.entries(history.availability).filter(([name]) => name in STRIP_WORDS),
+    () => make("li", {}, make("span"), make("div", {}, make("div", { class: "strip" }), make("div", { class: "axis", "aria-hidden": "true" })), make("span", { class: "last" })),
+    (li, strip) => strips(li, strip, STRIP_WORDS[li.dataset.key]));
+}
+
+function strips(li, strip, words) {
+  const steps = strip.up_s.length;
+  const sum = (list) => list.reduce((all, each) => all + each, 0);
+  const [up, down, unknown] = [sum(strip.up_s), sum(strip.down_s), sum(strip.unknown_s)];
+  const watched = up + down + unknown;
+  const share = watched ? `${(Math.floor((up / watched) * 100000) / 1000).toFixed(up === watched ? 0 : 3)} %` : "–";
+  const away = [down ? `down for ${seconds(down)}` : "", unknown ? `not known for ${seconds(unknown)}` : ""].filter(Boolean).join(", ") || "never down";
+  const text = watched ? `Available ${share} of the ${seconds(watched)} that were watched; ${away}` : "Not watched yet";
+  const svg = draw("svg", { viewBox: `0 0 ${steps} 10`, preserveAspectRatio: "none", role: "img", "aria-label": `${words}: ${text}` });
+  const kindOf = (n) => (strip.down_s[n] ? "is-down" : strip.unknown_s[n] ? "is-unknown" : strip.up_s[n] ? "is-up" : "");
+  for (let n = 0; n < steps; n++) {
+    const kind = kindOf(n);
+    let to = n;
+    while (to + 1 < steps && kindOf(to + 1) === kind) to++;
+    if (kind) svg.append(draw("rect", { x: n, y: 0, width: to + 1 - n, height: 10, class: kind }));
+    n = to;
+  }
+  marks(svg, steps, strip.step_s, 10);
+  say(li.children[0], words);
+  const [place, axis_] = li.children[1].children;
+  place.replaceChildren(svg);
+  axis(axis_, steps * strip.step_s);
+  say(li.children[2], share);
+  li.title = text;
+}
+
 
 function plot(li, scores, series, id) {
   const host = status.hosts[id];
@@ -577,6 +840,7 @@ function plot(li, scores, series, id) {
     svg.append(draw("rect", { x: n, y: 90, width: to + 1 - n, height: 10, class: "place" }));
     n = to;
   }
+  marks(svg, steps, series.step_s, 84);
   say(li.children[0], host ? nameOf(id) : `host ${id}`);
   li.children[0].title = li.children[0].textContent;
   li.children[1].replaceChildren(svg);
@@ -636,6 +900,8 @@ async function ask(method, path, body) {
   return found;
 }
 
+$("order-host").addEventListener("change", () => renderButtons());
+
 $("token-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   token = $("token").value.trim();
@@ -644,6 +910,7 @@ $("token-form").addEventListener("submit", async (event) => {
     $("token").value = "";
     show($("token-form"), false);
     show($("buttons"), true);
+    show($("choice"), true);
     say($("answer"), "The token is taken. Each order asks once more.");
     renderButtons();
     $("buttons").querySelector("button")?.focus();
@@ -653,32 +920,49 @@ $("token-form").addEventListener("submit", async (event) => {
   }
 });
 
+/** The host whose orders are shown; what moves or stops the VM always goes to the VM's own host. */
+function chosen() {
+  const id = Number($("order-host").value) || status.host_id;
+  return status.hosts[id] ? id : status.host_id;
+}
+
+function renderChoice() {
+  const able = Object.values(status.hosts).filter((host) => host.local || (host.liveness === "live" && host.api.length));
+  keyed($("order-host"), able.map((host) => [host.host_id, host]), (host) => make("option", { value: host.host_id }),
+    (option, host) => say(option, `${nameOf(host.host_id)}${host.local ? " (this host)" : ""}`));
+}
+
+/** Hosts that could take the VM. */
+const heirs = () => Object.values(status.hosts).filter((host) => host.host_id !== status.engine.host && host.liveness === "live" && !host.maintenance);
+
 /** Each: key, label, why it cannot be had (empty: it can), and what the dialog says. */
 function orders() {
-  const here = status.engine.host === status.host_id;
-  const nowhere = status.engine.up === null ? "Where the engine runs is not known." : "The engine is down.";
-  const elsewhere = status.engine.host === null ? nowhere : `The engine is on ${nameOf(status.engine.host)}: open the dashboard there.`;
-  const own = status.hosts[status.host_id];
-  const me = nameOf(status.host_id);
-  const others = Object.values(status.hosts).filter((host) => !host.local && host.liveness === "live" && !host.maintenance);
-  const moved = here ? ` The engine is on ${me}: it is migrated away first, live.` : "";
+  const vm = vmName();
+  const owner = status.engine.host;
+  const gone = owner !== null && status.hosts[owner].liveness !== "live" ? `${nameOf(owner)} does not answer.` : "";
+  const elsewhere = owner !== null ? gone : status.engine.up === null ? `Where ${vm} runs is not known.` : `${vm} is down.`;
+  const own = status.hosts[chosen()];
+  const me = nameOf(chosen());
+  const others = heirs();
+  const moved = owner === chosen() ? ` ${vm} is on ${me}: it is migrated away first, live.` : "";
   return [
     status.global_maintenance
       ? ["global-off", "End global maintenance", "", "The cluster acts again: the engine is started where it is down, hung hosts are fenced."]
       : ["global-on", "Global maintenance …", "", "On all hosts nothing starts, stops, moves or is fenced. If the engine dies meanwhile, it stays down."],
     own.maintenance
-      ? ["local-off", `End maintenance of ${me}`, "", `${me} may run the engine again, and gets its score back.`]
-      : ["local-on", `Maintenance of ${me} …`, "", `${me} gets score 0 and never runs the engine.${moved}`],
-    ["migrate", "Migrate …", here ? (others.length ? "" : "No other host could take it.") : elsewhere,
-      `The engine moves from ${me} to the host you choose, live: it goes on answering, with a pause of well under a second.`],
-    ["start", "Start here", status.engine.up ? "The engine is up already." : "", `${status.engine.up === null ? "It may run already: that is not known. " : ""}The engine is started on ${me}, under its lease. If another host holds the lease, that is refused.`],
-    ["shutdown", "Shut down …", here ? "" : elsewhere,
+      ? ["local-off", `End maintenance of ${me}`, "", `${me} may run ${vm} again, and gets its score back.`]
+      : ["local-on", `Maintenance of ${me} …`, "", `${me} gets score 0 and never runs ${vm}.${moved}`],
+    ["migrate", "Migrate …", elsewhere || (others.length ? "" : "No other host could take it."),
+      `${vm} moves from ${owner === null ? "its host" : nameOf(owner)} to the host you choose, live: it goes on answering, with a pause of well under a second.`],
+    ["start", `Start on ${me}`, status.engine.up ? `${vm} is up already.` : "", `${status.engine.up === null ? "It may run already: that is not known. " : ""}${vm} is started on ${me}, under its lease. If another host holds the lease, that is refused.`],
+    ["shutdown", "Shut down …", elsewhere,
       "The guest is asked to shut down: users lose it. Unless global maintenance is set, the cluster starts it again."],
   ];
 }
 
 function renderButtons() {
   if (!token) return;
+  renderChoice();
   keyed($("buttons"), orders().map((order) => [order[0], order]),
     ([key]) => {
       const button = make("button", { type: "button" });
@@ -702,7 +986,7 @@ function confirmOrder(key) {
   show($("ask-for-row"), setsMode);
   show($("ask-to-row"), key === "migrate");
   if (key === "migrate") {
-    const others = Object.values(status.hosts).filter((host) => !host.local && host.liveness === "live" && !host.maintenance);
+    const others = heirs();
     others.sort((a, b) => b.score - a.score);
     $("ask-to").replaceChildren(...others.map((host) => make("option", { value: host.host_id }, `${nameOf(host.host_id)} (score ${host.score})`)));
   }
@@ -717,24 +1001,29 @@ async function give(key) {
   say(answer, "Sent …");
   try {
     const [mode, way] = key.split("-");
+    const host = ["migrate", "shutdown"].includes(key) ? status.engine.host : chosen();
+    const at = host === status.host_id ? "" : `?host=${host}`;
     if (mode === "global" || mode === "local") {
       const body = way === "on"
         ? { on: true, reason: $("ask-reason").value, for_s: Number($("ask-for").value) } : { on: false };
-      await ask("PUT", `api/v1/maintenance/${mode}`, body);
+      await ask("PUT", `api/v1/maintenance/${mode}${mode === "local" ? at : ""}`, body);
       say(answer, `${mode} maintenance is ${way === "on" ? "set" : "ended"}.`);
       return;
     }
     const body = key === "migrate" ? { kind: key, target: Number($("ask-to").value) } : { kind: key };
-    let order = await ask("POST", "api/v1/orders", body);
+    let order = await ask("POST", `api/v1/orders${at}`, body);
     while (order.state === "waiting" || order.state === "under-way") {
       say(answer, `Order ${order.number}, ${key}: ${order.state} ${clean(order.text)}`.trim());
       await new Promise((resolve) => setTimeout(resolve, 1000));
-      order = await ask("GET", `api/v1/orders/${order.number}`);
+      order = await ask("GET", `api/v1/orders/${order.number}${at}`);
     }
     say(answer, `${key}: ${order.state}. ${clean(order.text)}`);
   } catch (error) {
     say(answer, `Not done: ${clean(error.message)}`);
   }
 }
+
+// On a phone the page is one screen; what is below it opens on demand.
+if (window.matchMedia("(max-width: 34rem)").matches) for (const id of ["orders", "scores", "happened"]) $(id).open = false;
 
 begin();
