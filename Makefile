@@ -13,7 +13,7 @@ SIDE_BY_SIDE := -n 4 --dist loadfile
 LABS := -n 2 --dist loadfile
 
 .PHONY: help setup check lint fast explore test contract-test simulation-test browser-test lab-test lab-test-long test-storage demo demo-sim simulate \
-	nightly mutation bench lab-down clean package-build-test package-test packages deb rpm release
+	nightly mutation bench bench-takeover lab-down clean package-build-test package-test packages deb rpm release
 
 help:
 	@echo "make check     lint, strict types, fast tests (under a minute)"
@@ -31,6 +31,7 @@ help:
 	@echo "make package-test  them, installed in clean roots with systemd (minutes)"
 	@echo "make release   is the commit fit to be tagged?"
 	@echo "make bench     the figures, measured here"
+	@echo "make bench-takeover  RUNS=20: power cut, hang, cable out, QEMU killed: each phase (hours)"
 	@echo "make mutation  does every line of scoring/ matter to some test? (minutes)"
 
 setup:
@@ -124,6 +125,10 @@ mutation: setup
 
 bench: setup
 	@$(PYTHON) -m tests.bench
+
+# RUNS=20 of each kind take about three hours.
+bench-takeover: setup
+	@$(PYTHON) -m tests.bench takeover --runs $(or $(RUNS),20)
 
 lab-down:
 	@$(PYTHON) -m tests.lab down

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from broker.wire.exchange import LeaseSeen, PlanOnWire, Report, VmReportOnWire
+from broker.wire.intent import Act, Intent
 from broker.wire.status import PenaltyOnWire, ReasonOnWire
 from scoring.decide import Decision
 from scoring.decision import Reason
@@ -71,19 +72,19 @@ def _intent(state: AgentState) -> str:
     if moving := _move(state.engine):
         return moving
     if host.switching_on is not None:
-        return f"switch on {host.switching_on}"
+        return Intent(Act.SWITCH_ON, host.switching_on).words
     step = host.takeover
     if step is None or not (
         step.switching_off or step.ordered_s or step.freeing or step.freed_s is not None
     ):
         return ""
-    return f"fence {step.host_id}"
+    return Intent(Act.FENCE, step.host_id).words
 
 
 def _move(vm: VmState) -> str:
-    if vm.moving_to is not None:
-        return f"migrate {vm.moving_to}"
-    return "" if vm.moving_until_s is None else "migrate away"
+    if vm.moving_to is None and vm.moving_until_s is None:
+        return ""
+    return Intent(Act.MIGRATE, vm.moving_to).words
 
 
 def _lease(vm: VmState) -> LeaseSeen | None:

@@ -145,6 +145,7 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
         beside = [
             asyncio.create_task(rehearsals.run(), name="rehearsals"),
             asyncio.create_task(check.run(), name="definition"),
+            asyncio.create_task(leases.opened_ahead(), name="lease volume"),
         ]
         await agent.run()
         for task in beside:

@@ -362,7 +362,7 @@ def _import_ovirt(arguments: Namespace, as_json: bool) -> int:
 GROUPS = (
     ("see how it is", ("status", "why", "events", "check-liveliness", "doctor", "acknowledge")),
     ("act on VMs", ("vm", "migrate", "maintenance")),
-    ("set up", ("init", "join", "leave", "storage", "import-ovirt")),
+    ("set up", ("init", "invite", "join", "leave", "storage", "import-ovirt")),
     ("try it out", ("config", "fence", "notify", "score")),
     (
         "repair, and look into files",
@@ -405,6 +405,7 @@ VERBS = (
     Verb("doctor", "is this host fit? each check with its fix", _doctor, _as_json),
     Verb("whiteboard", "look at a whiteboard volume", _whiteboard, _whiteboard_options),
     Verb("init", "make a new cluster with this host as its first", setup.run, setup.init),
+    Verb("invite", "print a token with which a new host can join", setup.run, setup.invite),
     Verb("join", "make this host a member of a cluster", setup.run, setup.join),
     Verb(
         "leave",

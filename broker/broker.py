@@ -180,6 +180,9 @@ class Broker:
         def monitor_changed(name: str) -> None:
             if name in PUBLISHED_AT_ONCE:
                 self.news.publish()
+            elif name == "health":
+                # It is a part of the VM's status.
+                self.monitors.wake("engine")
 
         self.members.lease_owner = lambda: self.this_host.agent.lease_asked(
             asyncio.get_running_loop().time()
@@ -295,6 +298,8 @@ class Broker:
         if outside.is_watched:
             is_up = this_host.vm.status(now_s)[0].vm is VmStatus.UP
             stay = this_host.agent.last_ran if is_up else None
+            vms, known = this_host.vms.here(now_s), self.registry.cached.vms
+            outside.look_at_vms(self.table.live(), vms, known, now_s)
             outside.look(self.table.live(), this_host.score(now_s), stay, now_s)
         this_host.vms.look_at_health(now_s)
         this_host.vms.look_at_disks(now_s)

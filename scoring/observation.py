@@ -141,6 +141,7 @@ class PeerReport:
     knows of the engine alone; 2: of several VMs. `registry`: the generation of the VMs' registry
     that it knows (0: none). `total_mb`, `free_mb`, `free_huge_mb`, `reaches`: see LocalHost.
     `host_score`: what it has left of the base score, whichever VM it would run (None: not said).
+    `reached`: how it reaches VMs beside the engine that run on other hosts, by number.
     """
 
     host_id: int
@@ -175,6 +176,7 @@ class PeerReport:
     free_huge_mb: float | None = None
     host_score: int | None = None
     reaches: frozenset[int] = frozenset()
+    reached: Mapping[int, OutsideView] = field(default_factory=dict)
 
 
 class Standing(StrEnum):

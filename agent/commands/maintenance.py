@@ -5,34 +5,24 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from agent.commands.drained import PATIENCE_S, drained
 from agent.commands.other_host import OtherHost
 from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
-from agent.terminal.progress import progress
 from agent.terminal.times import duration_s, shown
-from broker.client.ask import BrokerError, ask
+from broker.client.ask import ask
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.limits import REASON_CHARS_MAX
 from broker.wire.status import Maintenance, Status
 
 #: A working day: the default end, since a mode without one may be forgotten.
 DEFAULT_FOR = "8h"
-#: How long the command watches the VM leave; a live migration takes a few seconds.
-DRAIN_PATIENCE_S = 5.0
-DRAIN_LOOK_S = 0.25
-#: After a move the VM shows up on its new host within this time.
-HANDED_OVER_S = 10.0
-#: Another host is asked over the network.
-DRAIN_LOOK_OTHER_S = 1.0
 #: With --wait it watches longer than any migration takes.
 WAIT_S = 3600.0
-#: Reasons of the agent that end the watch: the VM stays, at least for now.
-_STAYS = frozenset({"drain-stuck", "drain-waiting", "move-impossible", "global-maintenance"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +62,9 @@ def run(
         lines = [f"local maintenance is set: {where} does not start the VM and is drained"]
         look = status_of(socket_path) if other is None else other.status
         place = "here" if other is None else "there"
-        is_out, said = drained(look, WAIT_S if asked.wait else DRAIN_PATIENCE_S, place)
+        is_out, said = drained(look, WAIT_S if asked.wait else PATIENCE_S, place)
         if asked.wait and not is_out and not said:
-            said = "whether the VM has left is not known: ha-agent why"
+            said = "whether it is empty is not known: ha-agent why"
         lines += [said] if said else []
     if asked.release_id:
         lines.append(
@@ -142,38 +132,3 @@ def _show(
         for line in lines:
             say(line, 2)
     return code
-
-
-def drained(
-    look: Callable[[], Status], patience_s: float = DRAIN_PATIENCE_S, where: str = "here"
-) -> tuple[bool, str]:
-    """Whether the VM has left the host whose status `look` gets, within `patience_s`, and a
-    sentence; empty where it does not run there, or that is unknown. A drain may take its time."""
-    began_s = time.monotonic()
-    was_there = False
-    gone_s: float | None = None
-    while True:
-        try:
-            status = look()
-        except (BrokerError, CommandError):
-            return False, ""
-        if status.engine.up is None and not was_there:
-            return False, ""
-        if status.engine.up and status.engine.host != status.host_id:
-            left = f"the VM has left, and is up on {status.engine.hostname}"
-            return True, left if was_there else ""
-        if status.engine.up is False:
-            # Between two hosts it is up on neither for a moment.
-            gone_s = time.monotonic() if gone_s is None else gone_s
-            if not was_there or time.monotonic() - gone_s >= HANDED_OVER_S:
-                return True, "the VM has left, and is up on no host" if was_there else ""
-        was_there = was_there or status.engine.host == status.host_id
-        stays = next((reason.text for reason in status.reasons if reason.code in _STAYS), "")
-        if stays:
-            return False, f"NOT DRAINED: {stays}"
-        waited_s = time.monotonic() - began_s
-        if waited_s >= patience_s:
-            return False, f"the VM is still {where}; how far that is: ha-agent why"
-        sent = "" if status.migration is None else f", {status.migration.percent} % sent"
-        progress(f"waiting for the VM to leave: {waited_s:.0f} s{sent}")
-        time.sleep(DRAIN_LOOK_S if where == "here" else DRAIN_LOOK_OTHER_S)

@@ -11,9 +11,9 @@ at a takeover. Who owns the leases of many VMs is read from the volume itself.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
-import re
 import struct
 import threading
 from collections.abc import Mapping, Sequence
@@ -23,22 +23,26 @@ from pathlib import Path
 import sanlock
 
 from agent.leases.freeing import free_host_id, was_freed
+from agent.leases.open_leases import OpenLeases
 from agent.leases.sanlock_direct import FreeingFile, FreeingOnFile, SanlockDirect
 from agent.leases.vm_records import VmRecords, not_in_registry
 from agent.ports import ACQUIRE_DEADLINE_S, ASK_DEADLINE_S, Still
 from broker.config.sections import Config
 from broker.daemon.foreign import clean, sentence
 from broker.daemon.worker import Hung, Worker
-from broker.lockspace.delta_leases import FENCE_RESOURCE, layout_at, read_delta_leases
+from broker.lockspace.delta_leases import FENCE_RESOURCE, read_delta_leases
 from broker.lockspace.lease_records import LeaseRecord, read_lease_records
 from broker.registry.record import number_of, unit_of
 from broker.whiteboard.identity import VolumeKind, check_at, expected
-from broker.whiteboard.volume import Volume, VolumeError
+from broker.whiteboard.volume import VolumeError
 from scoring.decision import FreeHostId
 from scoring.lease_times import host_dead_s
 from scoring.observation import FenceLeaseAnswer, HostIdFreed, LeaseAnswer, Standing
 
 log = logging.getLogger("ha-agent.leases")
+
+#: How often a lease volume that could not be opened is tried again, before anybody asks.
+OPEN_EVERY_S = 30.0
 
 
 _STANDING = {
@@ -73,6 +77,9 @@ class SanlockLeases:
         self._vms = VmRecords(config) if records is None else records
         self._storage = config.storage
         self._wanted = expected(config, VolumeKind.LEASES)
+        self._open = OpenLeases(config.storage.leases, self._wanted)
+        self._vms_open = OpenLeases(config.storage.leases, self._wanted)
+        self._fence_open = OpenLeases(config.storage.leases, self._wanted)
         self._host_id = config.host.id
         self._engine_offset = engine_offset
         self._worker = Worker("sanlock")
@@ -133,11 +140,14 @@ class SanlockLeases:
         }
 
     def _read_owners(self, units: tuple[int, ...]) -> _Found:
-        check_at(self._storage.leases, self._wanted)
-        with Volume(self._storage.leases, read_only=True) as volume:
+        volume = self._vms_open.now()
+        try:
             records = read_lease_records(volume, units)
             owners = {one.owner for one in records.values() if one is not None and one.held}
             renewals = read_delta_leases(volume, owners) if owners else {}
+        except VolumeError:
+            self._vms_open.close()
+            raise
         hosts = sanlock.get_hosts(self._lockspace) if owners else []
         return _Found(records, renewals, {host["host_id"]: host for host in hosts})
 
@@ -208,12 +218,10 @@ class SanlockLeases:
     def _ask(
         self, resource: str, offset: int | None
     ) -> tuple[list[dict[str, int]], list[dict[str, int]]]:
-        check_at(self._storage.leases, self._wanted)
-        layout = layout_at(self._storage.leases)
-        disks = [(self._storage.leases, layout.fence_at if offset is None else offset)]
-        owners = sanlock.read_resource_owners(
-            self._lockspace, resource.encode(), disks, **layout.words
-        )
+        at = self._open.layout().fence_at if offset is None else offset
+        found = self._open.owner_of(self._storage.lockspace, resource, at)
+        held = {"host_id": found.owner, "generation": found.generation}
+        owners = [held] if found.held else []
         hosts = sanlock.get_hosts(self._lockspace, owners[0]["host_id"]) if owners else []
         return owners, hosts
 
@@ -249,8 +257,7 @@ class SanlockLeases:
 
     def _take_fence(self, attempt: object) -> None:
         self._drop_fence()
-        check_at(self._storage.leases, self._wanted)
-        disks = [(self._storage.leases, layout_at(self._storage.leases).fence_at)]
+        disks = [(self._storage.leases, self._fence_open.layout().fence_at)]
         descriptor = sanlock.register()
         try:
             sanlock.acquire(self._lockspace, FENCE_RESOURCE.encode(), disks, slkfd=descriptor)
@@ -316,6 +323,17 @@ class SanlockLeases:
                     os.close(descriptor)
                 return text
         try:
+            # The process opens the path anew: nothing is written to another volume there.
+            try:
+                await self._worker.call(
+                    "reading the identity",
+                    ASK_DEADLINE_S,
+                    check_at,
+                    self._storage.leases,
+                    self._wanted,
+                )
+            except (Hung, VolumeError) as error:
+                return str(error)
             # A local disk that hangs may have delayed the file.
             if why := still():
                 return why
@@ -357,19 +375,24 @@ class SanlockLeases:
     async def read_delta(self, host_id: int) -> tuple[int, int] | None:
         """DeltaLeases: (generation, timestamp) of a host id on disk; None where it cannot be read,
         or where another volume lies there: nothing is freed that was not read right before."""
+        what = f"reading the lease of host id {host_id}"
         try:
-            await self._worker.call(
-                "reading the identity", ASK_DEADLINE_S, check_at, self._storage.leases, self._wanted
-            )
+            return await self._worker.call(what, ASK_DEADLINE_S, self._open.delta, host_id)
         except (Hung, VolumeError) as error:
             log.warning("%s", error)
             return None
-        code, text = await self._direct.read("read_leader", "-s", self._delta(host_id))
-        generation = re.search(r"^owner_generation\s+(\d+)", text, re.MULTILINE)
-        timestamp = re.search(r"^timestamp\s+(\d+)", text, re.MULTILINE)
-        if code != 0 or generation is None or timestamp is None:
-            return None
-        return int(generation.group(1)), int(timestamp.group(1))
+
+    async def opened_ahead(self) -> None:
+        """Keep the lease volume open for what a takeover asks, until it is cancelled."""
+        while True:
+            for worker, volume in (
+                (self._worker, self._open),
+                (self._vms_worker, self._vms_open),
+                (self._fence_worker, self._fence_open),
+            ):
+                with contextlib.suppress(Hung, VolumeError):  # who asks says it
+                    await worker.call("opening the lease volume", ASK_DEADLINE_S, volume.now)
+            await asyncio.sleep(OPEN_EVERY_S)
 
     def _delta(self, host_id: int) -> str:
         return f"{self._storage.lockspace}:{host_id}:{self._storage.leases}:0"

@@ -24,6 +24,8 @@ from agent.terminal.errors import CommandError
 from broker.daemon.exit_codes import ExitCode
 
 API_PORT = 8765
+#: Addresses for documentation (RFC 5737, RFC 3849): the way to them is the way to anywhere.
+FAR_AWAY = ("192.0.2.1", "2001:db8::1")
 _ROUTES, _ANYWHERE = Path("/proc/net/route"), "00000000"
 Text = Annotated[str, Meta(max_length=4096)]
 

@@ -80,11 +80,13 @@ def init(first: argparse.ArgumentParser) -> None:
 def join(more: argparse.ArgumentParser) -> None:
     """The options of `join`."""
     more.add_argument(
+        "token", metavar="TOKEN", nargs="?", help="what `ha-agent invite` printed on a member"
+    )
+    more.add_argument(
         "--from",
         dest="source",
         metavar="FOLDER",
-        required=True,
-        help="copies of a member's ha-agent.toml, secrets.toml and engine.xml",
+        help="instead of a token: copies of a member's ha-agent.toml, secrets.toml and engine.xml",
     )
     add_options(more, JOIN_TAKES)
     more.add_argument(
@@ -93,6 +95,17 @@ def join(more: argparse.ArgumentParser) -> None:
         help="join though no member is seen to write to the whiteboard, or one does not see what"
         " this host writes",
     )
+
+
+def invite(parser: argparse.ArgumentParser) -> None:
+    """The options of `invite`."""
+    parser.add_argument(
+        "--address",
+        action="append",
+        metavar="ADDRESS",
+        help="where the new host reaches this one, up to three times; default: as api.listen",
+    )
+    parser.add_argument("--json", action="store_true", dest="json_here", help="answer in JSON")
 
 
 def leave(less: argparse.ArgumentParser) -> None:
@@ -138,13 +151,15 @@ def storage(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, as_json: bool) -> int:
     """Carry out the given verb of set-up."""
-    from agent.setup import clean, grow, init, join, leave, reinitialize, volumes_shown
+    from agent.setup import clean, grow, init, invite, join, leave, reinitialize, volumes_shown
 
     match arguments.verb:
         case "init":
             return init.run(arguments, as_json)
         case "join":
             return join.run(arguments, as_json)
+        case "invite":
+            return invite.run(arguments, as_json)
         case "leave":
             return leave.run(arguments, as_json)
         case "storage" if arguments.what == "show":

@@ -10,6 +10,7 @@ from pathlib import Path
 import libvirt
 
 from agent.setup.answers import (
+    FAR_AWAY,
     Answers,
     Asker,
     answers_of,
@@ -157,10 +158,6 @@ def _asked(
     return values, domain
 
 
-#: Addresses for documentation (RFC 5737, RFC 3849): the way to them is the way to anywhere.
-_FAR_AWAY = ("192.0.2.1", "2001:db8::1")
-
-
 def _network(
     values: dict[str, Value | None], given: Answers, asker: Asker, domain: domains.Imported
 ) -> None:
@@ -176,7 +173,7 @@ def _network(
     values["network.targets"] = targets
     listen = given.listen
     if listen is None:
-        own = next(filter(None, map(own_address, (*targets[:1], *_FAR_AWAY))), "")
+        own = next(filter(None, map(own_address, (*targets[:1], *FAR_AWAY))), "")
         # Without an address nothing is taken silently: a host that nobody can ask is worth less.
         default = listen_at(own) if own else None
         listen = asker.ask("listen", "Address for the other hosts, - for none", default)

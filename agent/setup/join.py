@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent join --from FOLDER`: this host becomes a member of a cluster.
+"""`ha-agent join TOKEN` or `--from FOLDER`: this host becomes a member of a cluster.
 
-FOLDER holds copies of a member's ha-agent.toml, secrets.toml and engine.xml. The keys that differ
+The token of `ha-agent invite` fetches what FOLDER holds otherwise: copies of a member's
+ha-agent.toml, secrets.toml and engine.xml. The keys that differ
 between hosts are made anew: host id, name, machine UUID, address. The host id is taken in sanlock's
 lockspace before anything is written: of two hosts that want one id, one gets it.
 """
@@ -21,6 +22,7 @@ import msgspec
 
 from agent.setup.answers import Answers, answers_of, listen_at, own_address
 from agent.setup.beside import libvirt_guests_beside
+from agent.setup.fetched import Source, ids_step, ids_warnings, source_of
 from agent.setup.heartbeat_reach import ports_done
 from agent.setup.membership import IdTaken, join_lockspace, leave_lockspace, own_id
 from agent.setup.sanlock_name import names_here, no_twin, sanlock_name_step
@@ -94,27 +96,34 @@ class Joining:
 def run(arguments: argparse.Namespace, as_json: bool) -> int:
     """Join; OK, LOCKSPACE where the id that was asked for is another host's."""
     libvirt.registerErrorHandler(lambda context, error: None, None)
-    source = Path(arguments.source).absolute()
     files = Files(Path(arguments.config).absolute())
+    with source_of(arguments, files) as source:
+        return _joined(arguments, files, source, as_json)
+
+
+def _joined(arguments: argparse.Namespace, files: Files, source: Source, as_json: bool) -> int:
     given = answers_of(arguments)
-    text = read_text(source / "ha-agent.toml")
+    text = read_text(source.folder / "ha-agent.toml")
     if not text:
         raise CommandError(
             ExitCode.FILE,
-            f"{source}/ha-agent.toml: is not there; copy a member's /etc/ha-agent:"
-            " scp root@MEMBER:/etc/ha-agent/{ha-agent.toml,secrets.toml,engine.xml} FOLDER",
+            f"{source.folder}/ha-agent.toml: is not there; copy a member's /etc/ha-agent:"
+            " scp root@MEMBER:/etc/ha-agent/{ha-agent.toml,secrets.toml,engine.xml} FOLDER,"
+            " or use a token: ha-agent invite on a member",
         )
-    config = checked(text, source / "ha-agent.toml")
-    joining = Joining(files, source, given, text, config)
+    config = checked(text, source.folder / "ha-agent.toml")
+    joining = Joining(files, source.folder, given, text, config)
     own = checked(with_keys(text, joining.values()), files.config)
+    with_keys_there = _with_keys_of(source.folder, config)
     steps = [
+        *([ids_step(source.ids)] if source.ids else []),
         lock_driver_step(config),
         sanlock_name_step(own),
         Step("storage", lambda: storage_speed(config)[0], "", lambda: ""),
         identity_step(config),
         Step("member", lambda: _look_member(config, bool(arguments.unproven)), "", lambda: ""),
         Step("leases", lambda: _look_leases(config), "", lambda: ""),
-        Step("registry", lambda: check_registry(_with_keys_of(source, config)), "", lambda: ""),
+        Step("registry", lambda: check_registry(with_keys_there), "", lambda: ""),
         _twin_step(joining, own),
         _id_step(joining, own),
         _seen_step(joining, bool(arguments.unproven)),
@@ -131,6 +140,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     # This host is a member from here on: no later finding gives the host id back.
     if joining.not_seen:
         done.append(Done("seen-by-members", "warning", joining.not_seen))
+    done += ids_warnings(source.ids)
     done += libvirt_guests_beside()
     done += _ways_there(config, joining.host_id or 0)
     if not arguments.dry_run:

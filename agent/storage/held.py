@@ -61,7 +61,7 @@ def in_use(path: str) -> str:
             return f"carries the logical volume {name}: name that one instead"
         return f"is a part of {name}"
     try:
-        # Of a block device this asks the kernel whether anybody has claimed it (open(2)).
+        # The kernel is asked whether anybody has claimed a block device (open(2)).
         os.close(os.open(path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
     except OSError as error:
         if error.errno != errno.EBUSY:

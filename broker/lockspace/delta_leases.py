@@ -38,6 +38,21 @@ def read_delta_leases(volume: Volume, host_ids: Iterable[int]) -> dict[int, tupl
     }
 
 
+def read_delta_lease(volume: Volume, host_id: int) -> tuple[int, int] | None:
+    """(generation, timestamp) of one host id; None where its place holds no delta lease of it. Of
+    an id that nobody ever used both are 0. Raises as `read_delta_leases`."""
+    first = volume.read_slots([0])[0]
+    sector = _SECTOR_SIZE.unpack_from(first, _SECTOR_SIZE_AT)[0]
+    if sector not in ALIGN_OF_SECTOR:
+        return None
+    block, at = divmod((host_id - 1) * sector, SLOT_BYTES)
+    record = volume.read_slots([block])[block][at : at + sector]
+    owner, generation = _OWNER_GENERATION.unpack_from(record, _OWNER_AT)
+    if _MAGIC.unpack_from(record)[0] != DELTA_MAGIC or owner not in (0, host_id):
+        return None
+    return generation, _TIMESTAMP.unpack_from(record, _TIMESTAMP_AT)[0]
+
+
 def read_named_leases(volume: Volume, host_ids: Iterable[int]) -> dict[int, OwnLease]:
     """The leases with the names of the sanlocks that wrote them; an id that no host ever had is
     left out. Raises as `read_delta_leases`."""

@@ -45,8 +45,11 @@ class Monitor(Protocol):
 
     name: str
     unit: str
-    interval_s: float
     deadline_s: float
+
+    @property
+    def interval_s(self) -> float:
+        """How often it is sampled; may change from one sample to the next."""
 
     async def sample(self) -> Any:
         """The value now; None, or Unknown with its reason, when it is not known."""

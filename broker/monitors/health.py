@@ -3,6 +3,10 @@
 
 It is asked while the VM is up on this host. The health is "bad" after `failures` in a row, and
 "unknown" before the first answer and while the monitor itself fails.
+
+While the VM boots it is asked every BOOT_EVERY_S, so that nobody waits for a VM that is well. A
+question that was put before the guest had its network may hang for seconds when the guest answers
+already; so the next one does not wait for it (broker/monitors/booting.py).
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from broker.daemon.foreign import clean, sentence
 from broker.daemon.name_lookup import NameLookup
 from broker.daemon.worker import Hung, Worker
 from broker.monitors import Unknown
+from broker.monitors.booting import BOOT_EVERY_S, Booting
 from scoring.vm_facts import Health
 
 BODY_BYTES_MAX = 65_536
@@ -29,7 +34,7 @@ SHOWN_CHARS = 80
 
 
 class HealthMonitor:
-    """`verdict`: the health, and why it is not good.
+    """`verdict`: the health, and why it is not good. `boot`: whether the VM boots.
 
     Making one raises ConfigError where health.ca-file cannot be used.
     """
@@ -43,7 +48,9 @@ class HealthMonitor:
         self._config = config
         self._asked = False
         self._failures = 0
-        self.interval_s = interval_s
+        self._counted_s = float("-inf")
+        self._interval_s = interval_s
+        self.boot = Booting(lambda: self.problem(), one_at_a_time=given.guest_agent)
         self.deadline_s = given.timeout + 5.0
         self.verdict: tuple[Health, str | None] = (Health.UNKNOWN, None)
         self._libvirt = Worker("guest agent")
@@ -56,19 +63,28 @@ class HealthMonitor:
     def ask(self, on: bool) -> None:
         """Start or stop asking; the answers of an earlier VM are forgotten."""
         if on != self._asked:
-            self._asked, self._failures = on, 0
+            self._asked, self._failures, self._counted_s = on, 0, float("-inf")
+            self.boot.begins() if on else self.boot.ends()
             self.verdict = (Health.UNKNOWN, "the engine has not answered yet" if on else None)
 
     def go_on_from(self, other: HealthMonitor) -> None:
         """Replace a monitor that has other settings: its results are kept."""
         self._asked, self._failures, self.verdict = other._asked, other._failures, other.verdict
+        if other.boot.is_on:
+            self.boot.begins()
+        other.boot.ends()
+
+    @property
+    def interval_s(self) -> float:
+        """How often it is sampled: quickly while the VM boots."""
+        return min(BOOT_EVERY_S, self._interval_s) if self.boot.is_on else self._interval_s
 
     async def sample(self) -> str:
         """The health in a word; Unknown while the VM is not up here."""
         problem = None
         if self._asked:
             try:
-                problem = await self.problem()
+                problem = await (self.boot.problem() if self.boot.is_on else self.problem())
             except BaseException as error:  # the deadline's too: the old result is no longer valid
                 why = "no answer in time" if isinstance(error, asyncio.CancelledError) else error
                 self.verdict = (Health.UNKNOWN, f"the health monitor failed: {why}")
@@ -78,8 +94,12 @@ class HealthMonitor:
         if problem is None:
             self._failures = 0
             self.verdict = (Health.GOOD, None)
+            self.boot.ends()
         else:
-            self._failures += 1
+            # More questions are no more patience: one failure counts in each interval.
+            now_s = asyncio.get_running_loop().time()
+            if now_s - self._counted_s >= self._interval_s or not self.boot.is_on:
+                self._failures, self._counted_s = self._failures + 1, now_s
             is_bad = self._failures >= self._given.failures
             self.verdict = (Health.BAD if is_bad else Health.UNKNOWN, problem)
         return self.verdict[0].value

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from broker.config.errors import ConfigError
 from broker.config.sections import Config, MonitorsSection
 from broker.monitors import Monitor, MonitorRunner
 from broker.monitors.bridge import BridgeMonitor, UplinkMonitor, vm_bridges
@@ -13,12 +14,14 @@ from broker.monitors.health import HealthMonitor
 from broker.monitors.lock_driver import LockDriverMonitor
 from broker.monitors.memory import MemoryMonitor, hugepage_kb
 from broker.monitors.network import NetworkMonitor
-from broker.monitors.outside import OutsideMonitor, is_local
+from broker.monitors.outside import OutsideMonitor, OutsideProbe, is_local
 from broker.monitors.pressure import PressureMonitor
 from broker.monitors.vm import DomainMonitor
-from broker.monitors.vms import VmsMonitor
+from broker.monitors.vms import VmsMonitor, config_of
+from broker.monitors.vms_outside import VmsOutside
 from broker.monitors.way_out import WayOutMonitor
 from broker.monitors.what_runs import WhatRunsMonitor
+from broker.registry.record import VmRecord
 
 
 class HostMonitors:
@@ -46,6 +49,10 @@ class HostMonitors:
         self.vms = (
             VmsMonitor(config, lambda: self.runner.wake("vms")) if config.storage.registry else None
         )
+        self.vms_outside = VmsOutside(
+            self._probe_of, _deadline_s(config), lambda: self.runner.on_change(self.outside.name)
+        )
+        self._config = config
         kept: list[Monitor] = [
             self.engine,
             health,
@@ -83,11 +90,25 @@ class HostMonitors:
             self.runner.replace(monitor)
         if self.vms is not None:
             self.vms.reload(config)
+        self._config = config
+        self.vms_outside.reload(_deadline_s(config))
+
+    def _probe_of(self, record: VmRecord) -> OutsideProbe | None:
+        """How a VM beside the engine is asked, while it runs elsewhere; None: only its host can."""
+        mine = config_of(self._config, record)
+        try:
+            return None if is_local(mine.health) else HealthMonitor(mine)
+        except (ConfigError, ValueError):
+            return None  # its own host says what is wrong with the check
 
 
 def _outside(config: Config) -> OutsideMonitor:
     probe = None if is_local(config.health) else HealthMonitor(config)
-    return OutsideMonitor(probe, config.health.timeout + 5.0)
+    return OutsideMonitor(probe, _deadline_s(config))
+
+
+def _deadline_s(config: Config) -> float:
+    return config.health.timeout + 5.0
 
 
 def _made_anew(config: Config, every: MonitorsSection) -> list[Monitor]:

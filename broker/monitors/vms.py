@@ -64,7 +64,7 @@ class VmWatch:
 
     def __init__(self, config: Config, record: VmRecord, wake: Callable[[], None]) -> None:
         self.record = record
-        mine = _config_of(config, record)
+        mine = config_of(config, record)
         #: Why its health cannot be asked for; empty: it can.
         self._health_problem = ""
         try:
@@ -300,7 +300,7 @@ def _question(record: VmRecord) -> tuple[str, ...]:
     return record.uuid, record.name, record.health, record.expect
 
 
-def _config_of(config: Config, record: VmRecord) -> Config:
+def config_of(config: Config, record: VmRecord) -> Config:
     """The configuration of this host, as that of a host with this VM alone."""
     return structs.replace(
         config,

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from broker.monitors import MonitorRunner
 from broker.monitors.outside import OutsideMonitor
+from broker.monitors.vms_outside import VmsOutside
 from broker.monitors.way_out import WayOutMonitor
 from broker.registry.cache import Cached
 from broker.whiteboard.vm_lines import Differing, Memory
@@ -52,10 +53,11 @@ class VmsSampler(Protocol):
 @dataclass(frozen=True, slots=True)
 class Watched:
     """`outside`, `way_out`: None: this host does not ask a VM that runs elsewhere. `vms`: None: it
-    looks at no VM beside the engine."""
+    looks at no VM beside the engine. `vms_outside`: None: it asks none of those elsewhere."""
 
     runner: MonitorRunner
     vm: VmSampler
     outside: OutsideMonitor | None = None
     way_out: WayOutMonitor | None = None
     vms: VmsSampler | None = None
+    vms_outside: VmsOutside | None = None

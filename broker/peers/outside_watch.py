@@ -9,11 +9,13 @@ Rules of this file:
    for its answer longer than usual, and the VM's own host while another one misses it or its uplink
    has no carrier. It goes on for STAYS_S, so that the VM is not started again where nobody would
    reach it.
+3. A VM beside the engine is asked by ASKERS_MAX hosts, others for each VM, and by all as soon as
+   one of them misses an answer: many VMs on many hosts would be many questions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from broker.monitors.outside import Place
@@ -21,9 +23,12 @@ from broker.wire.status import HostStatus
 from scoring.hosts.liveness import Liveness
 from scoring.observation import PeerReport
 from scoring.timing import Timing
-from scoring.vm_facts import OutsideView, VmStatus
+from scoring.vm.seen import at
+from scoring.vm_facts import ENGINE, OutsideView, PeerVm, VmStatus
 
 STAYS_S = 120.0
+#: So many hosts ask a VM beside the engine while all goes well.
+ASKERS_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +44,8 @@ class Plan:
 class OutsideWatch:
     """Gets the live hosts each beat."""
 
-    def __init__(self, host_id: int) -> None:
-        self._host_id = host_id
+    def __init__(self, host_id: int, number: int = ENGINE) -> None:
+        self._host_id, self._number = host_id, number
         self._doubt_s = float("-inf")
 
     def plan(
@@ -57,13 +62,20 @@ class OutsideWatch:
         """This host's plan until the next beat. `own_stay`: the stay of the VM that is up here,
         None: it is not. `is_late`: the VM elsewhere has not answered this host's question yet."""
         peers = list(live)
-        owner = _owner(peers) if own_stay is None else None
-        place = None if owner is None else Place(owner.host_id, owner.last_ran)
+        said = {peer.host_id: at(peer, self._number) for peer in peers}
+        owner = _owner(said) if own_stay is None else None
+        place = None if owner is None else Place(owner, said[owner].last_ran)
         here = place if own_stay is None else Place(self._host_id, own_stay)
-        missed = any(_misses(peer.outside, here) for peer in peers)
+        missed = any(_misses(its.outside, here) for its in said.values())
         misses = _misses(own_view, here)
-        standbys = [(-p.score, p.host_id) for p in peers if owner is None or p is not owner]
-        is_best = (-own_score, self._host_id) <= min(standbys, default=(1, 0))
+        if self._number == ENGINE:
+            standbys = [(-p.score, p.host_id) for p in peers if p.host_id != owner]
+            is_best = (-own_score, self._host_id) <= min(standbys, default=(1, 0))
+        else:
+            askers = self._askers([p.host_id for p in peers if p.host_id != owner])
+            is_best = askers[0] == self._host_id
+            if not missed and self._host_id not in askers:
+                place = None
         is_often = is_best or missed or misses
         cut = own_stay is not None and (missed or uplink_up is False)
         if misses or cut or (is_late and own_stay is None):
@@ -73,6 +85,12 @@ class OutsideWatch:
             timing.outside_interval if is_often else timing.outside_seldom,
             now_s - self._doubt_s < STAYS_S,
         )
+
+    def _askers(self, others: list[int]) -> list[int]:
+        """The hosts that ask the VM while all goes well, the one that asks often first."""
+        hosts = sorted((*others, self._host_id))
+        first = self._number % len(hosts)
+        return [*hosts[first:], *hosts[:first]][:ASKERS_MAX]
 
 
 def reached(
@@ -98,12 +116,14 @@ def reached(
     return False if any(view.bad_s is not None for view in views) else None
 
 
-def _owner(peers: list[PeerReport]) -> PeerReport | None:
+def _owner(said: Mapping[int, PeerVm]) -> int | None:
     """The host where the VM is up, the healthy one where two claim it."""
-    up = [peer for peer in peers if peer.engine.vm is VmStatus.UP]
-    return min(
-        up, key=lambda peer: (peer.engine.health.value != "good", peer.host_id), default=None
-    )
+    up = [(its.report.health.value != "good", host) for host, its in said.items() if _is_up(its)]
+    return min(up)[1] if up else None
+
+
+def _is_up(its: PeerVm) -> bool:
+    return its.report.vm is VmStatus.UP
 
 
 def _misses(view: OutsideView | None, place: Place | None) -> bool:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from broker.config.in_force import InForce
 from broker.monitors.watched import Watched
 from broker.peers.outside_watch import OutsideWatch
+from broker.registry.record import VmRecord
 from scoring.observation import PeerReport
-from scoring.vm_facts import OutsideView
+from scoring.vm_facts import OutsideView, VmHere, VmStatus
 
 
 class Outside:
@@ -18,6 +19,9 @@ class Outside:
     def __init__(self, in_force: InForce, watched: Watched) -> None:
         self._in_force, self._watched = in_force, watched
         self._watch = OutsideWatch(in_force.host_id)
+        self._vms: dict[int, OutsideWatch] = {}
+        #: A VM beside the engine makes it worth knowing whether this host's network leads anywhere.
+        self._vms_in_doubt = False
         #: Since when this host's network leads somewhere, without a break.
         self._way_out_since_s: float | None = None
 
@@ -44,10 +48,48 @@ class Outside:
         )
         if outside.watch(plan.place, plan.every_s):
             self._watched.runner.wake(outside.name)
-        if way_out.ask(plan.is_in_doubt):
+        if way_out.ask(plan.is_in_doubt or self._vms_in_doubt):
             self._watched.runner.wake(way_out.name)
         since_s = now_s if self._way_out_since_s is None else self._way_out_since_s
         self._way_out_since_s = since_s if self.way_out() else None
+
+    def look_at_vms(
+        self,
+        live: Iterable[PeerReport],
+        here: Iterable[VmHere],
+        records: Mapping[int, VmRecord],
+        now_s: float,
+    ) -> None:
+        """Decide the same of the VMs beside the engine; called before `look`. `here`: each of them
+        on this host."""
+        outside = self._watched.vms_outside
+        if outside is None:
+            return
+        peers, doubts, seen = tuple(live), [], outside.seen
+        vms = {vm.number: vm for vm in here}
+        for number in self._vms.keys() - vms.keys():
+            del self._vms[number]
+        outside.keep(set(vms))
+        for number, vm in vms.items():
+            watch = self._vms.setdefault(number, OutsideWatch(self._in_force.host_id, number))
+            plan = watch.plan(
+                peers,
+                0,
+                vm.last_ran if vm.report.vm is VmStatus.UP else None,
+                seen.get(number),
+                vm.uplink_up,
+                self._in_force.timing,
+                now_s,
+                outside.is_late(number, now_s),
+            )
+            outside.watch(records[number], plan.place, plan.every_s)
+            doubts.append(plan.is_in_doubt)
+        self._vms_in_doubt = any(doubts)
+
+    @property
+    def vms_seen(self) -> Mapping[int, OutsideView]:
+        """How this host reaches the VMs beside the engine on other hosts, by number."""
+        return {} if self._watched.vms_outside is None else self._watched.vms_outside.seen
 
     @property
     def seen(self) -> OutsideView | None:

@@ -16,6 +16,7 @@ from broker.this_host.facts import ThisHost
 from broker.vm import healthy_once
 from broker.whiteboard import lines as slot_lines
 from broker.whiteboard import room as slot_room
+from broker.whiteboard import vm_lines
 from broker.whiteboard.board import Board
 from broker.whiteboard.signatures import COUNTER_LINE, COUNTER_WALL_MAX, counter_of, next_counter
 from broker.whiteboard.slot import TIMESTAMP_TAKEN_MAX, SlotReport, fit_hostname
@@ -123,6 +124,7 @@ class OwnSlot:
             "mem-free": slot_lines.mem_free_line(value("memory")),
             "fence-ask": slot_lines.fence_ask_line(this_host.fence_ask(now_s)),
             **this_host.vms.lines(now_s),
+            **vm_lines.reached_lines(this_host.outside.vms_seen, now_s),
             **this_host.modes.lines(now_s),
             **slot_lines.freeing_lines(*this_host.agent.freeing()),
             **{f"penalty-{p.name}": f"{p.points} {p.why}" for p in status.penalties},

@@ -123,7 +123,7 @@ class VmsHere:
         if own is None or not is_written:
             self.own_claims = ()
         else:
-            # Of all its lines those of the claims alone: the rest is this host's own word.
+            # Takes the lines of the claims alone: the rest is this host's own word.
             self.own_claims = vm_lines.claims_in(own.extra, own.host_id, written_s)
 
     def look_at_disks(self, now_s: float) -> None:

@@ -162,16 +162,22 @@ def read(volume: Volume, kind: VolumeKind) -> bytes:
     return volume.read_at(place_of(volume, kind))
 
 
-def check(volume: Volume, wanted: Expected) -> None:
-    """VolumeError where the open volume is not the expected one."""
+def check_identity(volume: Volume, wanted: Expected) -> bytes:
+    """VolumeError where the open volume says that it is not the expected one; else the block of its
+    identity. One read, and nothing that a file system's server is asked for besides."""
     if not wanted.volume:
-        return
+        return b""
     raw = read(volume, wanted.kind)
     found = problem(raw, wanted)
     if found:
         raise VolumeError(VolumeFault.OTHER_VOLUME, volume.path, found, _STEP)
-    used, has = used_bytes(raw), volume.size_bytes
-    if has < used:
+    return raw
+
+
+def check(volume: Volume, wanted: Expected) -> None:
+    """VolumeError where the open volume is not the expected one, or has shrunk."""
+    used = used_bytes(check_identity(volume, wanted))
+    if used and (has := volume.size_bytes) < used:
         raise VolumeError(
             VolumeFault.SHRUNK,
             volume.path,

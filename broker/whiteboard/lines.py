@@ -4,7 +4,6 @@ it is read from another host, which may have written anything. Pure."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,14 +16,13 @@ from broker.whiteboard.host_ranges import hosts_of, ranges
 from broker.whiteboard.mode import Mode, count, from_lines
 from broker.whiteboard.slot import SlotReport
 from broker.wire.exchange import Report
+from broker.wire.intent import Act
+from broker.wire.intent import read as read_intent
 from broker.wire.status import FenceLogEntry, MeasuredOnWire, ModeStatus, MoveStatus, PenaltyOnWire
 from scoring.hosts.state import Seen
 from scoring.observation import FenceAsk, OnHostShutdown, PeerReport
 from scoring.vm_facts import OutsideView
 
-#: A move of the VM in a slot: its target, its source, and within how many seconds it is over.
-#: Earlier versions wrote the first part only.
-_MOVE = re.compile(r"(migrate (?:([0-9]{1,4})|away))(?: from ([0-9]{1,4}) within ([0-9]{1,6}) s)?")
 #: How a host reaches the VM on another one: that host's id, the stay, how many seconds ago the last
 #: well-answered question was asked, and how many seconds ago the first unanswered one since then.
 _OUTSIDE = re.compile(r"([0-9]{1,4}) ([0-9]{1,15}) (-|[0-9]{1,9}\.[0-9]) (-|[0-9]{1,9}\.[0-9])")
@@ -108,23 +106,20 @@ def seconds(text: str | None) -> float | None:
 def intent_line(report: Report, host_id: int, now_s: float) -> str:
     """What this host is about to do; for a move also its source, and how many seconds the other
     hosts should wait for its end, since their clocks differ."""
-    if report.moving_until_s is None:
+    found = read_intent(report.intent)
+    if report.moving_until_s is None or found is None:
         return report.intent
-    left_s = math.ceil(max(0.0, report.moving_until_s - now_s))
-    return f"{report.intent} from {host_id} within {left_s} s"
+    return replace(found, source=host_id, left_s=report.moving_until_s - now_s).line
 
 
 def intent_of(line: str, host_id: int, age_s: float = 0.0) -> tuple[str, MoveStatus | None]:
     """The intent that host `host_id` published `age_s` ago: its words, and the move of the VM that
     it describes. A move whose source is another host is ignored."""
-    found = _MOVE.fullmatch(line)
-    if found is None:
+    found = read_intent(line)
+    if found is None or found.act is not Act.MIGRATE or found.source not in (None, host_id):
         return line, None
-    words, target, source, within = found.groups()
-    if source is not None and int(source) != host_id:
-        return line, None
-    left_s = None if within is None else max(0.0, float(within) - age_s)
-    return words, MoveStatus(host_id, None if target is None else int(target), left_s)
+    left_s = None if found.left_s is None else max(0.0, found.left_s - age_s)
+    return found.words, MoveStatus(host_id, found.host, left_s)
 
 
 def outside_line(seen: OutsideView | None, now_s: float) -> str:
@@ -255,11 +250,12 @@ def peer_report(
         free_mb=vms.memory.free_mb,
         free_huge_mb=vms.memory.free_huge_mb,
         host_score=vms.host_score,
+        reached=vm_lines.reached_in(extra, read_s),
     )
 
 
 def with_others(peer: PeerReport, others: Others) -> PeerReport:
-    """The same slot, with what the other witnesses say of its host by now."""
+    """Adds to a slot what the other witnesses say of its host by now."""
     heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp = others
     return replace(
         peer,

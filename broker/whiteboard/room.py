@@ -49,11 +49,16 @@ DECIDES = (
     "network",
     "registry",
     "mem",
+    "fit",
     "claims",
     "claims-*",
     "vms",
     "vms-*",
+    "differ",
+    "differ-*",
     "speaks",
+    "reached",
+    "reached-*",
 )
 #: Facts about this host that are only shown to people.
 SHOWN = (

@@ -10,6 +10,9 @@ how they are read from another host, which may have written anything. Pure.
     differ=2:17@41              VM 2, whose last_ran was 17, runs or ran here with other disks than
                                 the definition of generation 41 says
     speaks=2                    the host knows several VMs, and all lines above are there
+    reached=2:3/17/1.2/-        VM 2 on host 3, whose last_ran is 17, answered this host's question
+                                of 1.2 s ago as it answers its users; the last is since when it has
+                                not ("-": it has, or never did)
 
 An entry of `vms` is
 
@@ -21,8 +24,9 @@ Rules of this file:
 
 1. A host lists the VMs that are up, acting, barred or unknown there, or that ran there last. One
    that it does not list is down there.
-2. `speaks` is the last of these lines, and the first to be dropped: a reader that finds it has them
-   all. Without it a VM that is not listed is unknown, not down, and the host is no place for one.
+2. `speaks` is the last of the lines that say how VMs are here: a reader that finds it has them all.
+   Without it a VM that is not listed is unknown, not down, and the host is no place for one.
+   `reached` comes after it: where that is dropped, nobody misses a VM by this host's word.
    An entry that cannot be read counts as a line that is missing.
 3. Times are seconds from the moment of writing, rounded up, since the hosts' clocks differ.
 4. A state that follows from how the VM is there is not written; nor is one of a VM that has no
@@ -51,6 +55,7 @@ from scoring.vm_facts import (
     Claim,
     EngineStatus,
     Health,
+    OutsideView,
     PeerVm,
     VmHere,
     VmStatus,
@@ -58,7 +63,7 @@ from scoring.vm_facts import (
 
 #: The keys of the lines. The sentence of VM 5 stands under "vm-5".
 REGISTRY, MEMORY, CLAIMS, VMS, SPEAKS, SENTENCE = "registry", "mem", "claims", "vms", "speaks", "vm"
-FIT, DIFFER = "fit", "differ"
+FIT, DIFFER, REACHED = "fit", "differ", "reached"
 #: A line of entries; longer ones go on in `vms-2`. The slot cuts a line at 1024 bytes.
 LINE_CHARS_MAX = 1000
 #: More lines of entries than 128 VMs take.
@@ -119,6 +124,8 @@ _ENTRY = re.compile(
     r"(?:>([0-9]{0,4})/([0-9]{1,6}))?(?:!([0-9]{1,6}))?([+-]?)"
 )
 _DIFFER = re.compile(r"([1-9][0-9]{0,2}):([0-9]{1,15})@([0-9]{1,16})")
+_AGE = r"(-|[0-9]{1,6}\.[0-9])"
+_REACHED = re.compile(rf"([1-9][0-9]{{0,2}}):([1-9][0-9]{{0,3}})/([0-9]{{1,15}})/{_AGE}/{_AGE}")
 _CLAIM = re.compile(r"([0-9]{1,3})>([0-9]{1,4})/([0-9]{1,6})")
 
 
@@ -194,6 +201,20 @@ def lines(
         [f"{n}:{one.last_ran}@{one.generation}" for n, one in sorted((differing or {}).items())],
     )
     return made | {SPEAKS: str(SPEAKS_SEVERAL)} | sentences
+
+
+def reached_lines(seen: Mapping[int, OutsideView], now_s: float) -> dict[str, str]:
+    """The lines about how this host reaches the VMs that run on others, by number."""
+    entries = []
+    for number, view in sorted(seen.items()):
+        if view.good_s is not None or view.bad_since_s is not None:
+            good, bad = (_age(at_s, now_s) for at_s in (view.good_s, view.bad_since_s))
+            entries.append(f"{number}:{view.owner}/{view.stay}/{good}/{bad}")
+    return _in_lines(REACHED, entries)
+
+
+def _age(at_s: float | None, now_s: float) -> str:
+    return "-" if at_s is None else f"{min(max(0.0, now_s - at_s), SECONDS_MAX):.1f}"
 
 
 def is_listed(vm: VmHere, said: VmReportOnWire | None, elsewhere: int, now_s: float) -> bool:
@@ -321,6 +342,23 @@ def differing_in(extra: Mapping[str, str]) -> dict[int, Differing]:
         parts = _DIFFER.fullmatch(entry)
         if parts is not None and ENGINE < int(parts[1]) <= VMS_MAX:
             found[int(parts[1])] = Differing(int(parts[3]), last_ran=int(parts[2]))
+    return found
+
+
+def reached_in(extra: Mapping[str, str], read_s: float | None) -> dict[int, OutsideView]:
+    """How a host reaches the VMs that run on others, by its lines, which were read at `read_s`
+    (None: not known, and nothing is)."""
+    found: dict[int, OutsideView] = {}
+    if read_s is None:
+        return found
+    for entry in _entries(extra, REACHED):
+        parts = _REACHED.fullmatch(entry)
+        if parts is None or not ENGINE < int(parts[1]) <= VMS_MAX:
+            continue
+        number, owner, stay, *ages = parts.groups()
+        if int(owner) <= HOST_ID_MAX:
+            good_s, bad_s = (None if age == "-" else read_s - float(age) for age in ages)
+            found[int(number)] = OutsideView(int(owner), int(stay), good_s, bad_s)
     return found
 
 

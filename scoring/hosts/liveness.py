@@ -38,7 +38,7 @@ def look(seen: Mapping[int, Seen], peers: Sequence[PeerReport], now_s: float) ->
 def last_changes(
     seen: Mapping[int, Seen], slots: Iterable[tuple[int, int, float]]
 ) -> dict[int, Seen]:
-    """The same of slots alone: host id, timestamp, and when that was read, if it is a new one."""
+    """What slots alone say: host id, timestamp, and when that was read, if it is a new one."""
     table: dict[int, Seen] = {}
     for host_id, timestamp, read_s in slots:
         old = seen.get(host_id)

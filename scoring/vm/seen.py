@@ -43,7 +43,9 @@ def here(local: LocalHost, number: int) -> VmHere:
 def at(peer: PeerReport, number: int) -> PeerVm:
     """What another host's slot says of a VM: down, where the slot lists VMs and not this one."""
     if number != ENGINE:
-        return peer.vms.get(number, NOT_LISTED if peer.speaks >= SPEAKS_SEVERAL else NOTHING_SAID)
+        unlisted = NOT_LISTED if peer.speaks >= SPEAKS_SEVERAL else NOTHING_SAID
+        found, outside = peer.vms.get(number, unlisted), peer.reached.get(number)
+        return found if outside is None else found._replace(outside=outside)
     return PeerVm(
         peer.engine,
         peer.state,

@@ -243,6 +243,8 @@ class Several:
             until_s = barred_until_s(state, timing.retry_expiry, timing.unexpected_down)
             if until_s is not None and now_s < until_s:
                 barred.add(number)
+        uplinks = {n: vm.uplink_up for n, vm in self._here.items()}
+        barred |= self._cut_off(local.host_id, local.way_out, uplinks)
         lacks = rules.weights.not_uptodate_config_penalty
         outdated = (n for n, vm in self._here.items() if vm.config_up_to_date is False)
         return Host(
@@ -262,6 +264,23 @@ class Several:
             dict.fromkeys(outdated, lacks),
         )
 
+    def _cut_off(
+        self, host_id: int, way_out: bool | None, uplinks: Mapping[int, bool | None]
+    ) -> set[int]:
+        """The VMs that nobody would reach on a host whose own network is bad by its own word, while
+        another live host says that its own is good. The engine's own rules say so themselves."""
+        cut = {n for n, up in uplinks.items() if up is False}
+        if way_out is False:
+            cut = set(self.specs)
+        cut -= {ENGINE}
+        others = [peer for peer in self._peers if peer.host_id != host_id]
+        is_other, local = host_id != self.own_id, self._turn.observation.local
+        if any(peer.way_out for peer in others) or (is_other and local.way_out):
+            return cut
+        lead_out = {n for peer in others for n, its in peer.vms.items() if its.uplink_up}
+        lead_out |= {n for n, vm in self._here.items() if is_other and vm.uplink_up}
+        return cut & lead_out
+
     def _ran(self, number: int) -> int:
         state = self._states.get(number)
         return 0 if state is None else state.last_ran
@@ -274,6 +293,8 @@ class Several:
             for number, its in peer.vms.items()
             if its.barred_until_s is not None and now_s < its.barred_until_s
         }
+        uplinks = {number: its.uplink_up for number, its in peer.vms.items()}
+        barred |= self._cut_off(peer.host_id, peer.way_out, uplinks)
         last_ran = {number: its.last_ran for number, its in peer.vms.items()}
         if peer.engine.vm is VmStatus.UP:
             up.add(ENGINE)

@@ -31,6 +31,7 @@ from . import (
     steady,
     strangers,
     streams,
+    takeover,
 )
 from .figure import Figure
 
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         "they can over TCP and UDP, beside a cluster that is left alone. steady: forks, CPU, "
         "memory and threads at 3 hosts. crowd: the same at 100 hosts. flood: strangers, in the "
         "lab. soak: does "
-        "anything grow? fencing: see fencing "
+        "anything grow? fencing, takeover: see fencing "
         "--help. Default minutes: "
         + ", ".join(f"{name} {minutes:g}" for name, minutes in MINUTES.items() if minutes),
     )
@@ -77,6 +78,8 @@ def main() -> int:
     """0 when every figure holds, 1 when one is missed, 3 where the lab cannot run."""
     if sys.argv[1:2] == ["fencing"]:
         return fencing.main(sys.argv[2:])
+    if sys.argv[1:2] == ["takeover"]:
+        return takeover.main(sys.argv[2:])
     if sys.argv[1:2] == ["migration"]:
         return migration.main(sys.argv[2:])
     options = _parser().parse_args()

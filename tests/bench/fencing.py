@@ -60,35 +60,36 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     io_timeout_s: int = options.io_timeout
     dead_s = 8 * io_timeout_s + WATCHDOG_FIRE_S
-    print(f"io_timeout {io_timeout_s} s, {os.cpu_count()} CPUs; {_noise()}", flush=True)
+    print(f"io_timeout {io_timeout_s} s, {os.cpu_count()} CPUs; {noise()}", flush=True)
     held = []
     try:
         if options.cuts or options.hangs:
-            with _lab(3, io_timeout_s, bmc=True) as cluster:
+            with on_lab(3, io_timeout_s, bmc=True) as cluster:
                 cuts = _repeat(cluster, options.cuts, cut_and_watch, HEALTHY_S)
                 held.append(_show("power cut, BMC reads off", cuts, p50_s=6.0, max_s=10.0))
                 cluster.configure(configs.HASTE)
                 hangs = _repeat(cluster, options.hangs, hang_and_watch, HEALTHY_S)
                 held.append(_show("hung host, BMC reads on", hangs, max_s=20.0))
         if options.without_bmc:
-            with _lab(2, io_timeout_s, bmc=False) as cluster:
+            with on_lab(2, io_timeout_s, bmc=False) as cluster:
                 patience_s = HEALTHY_S + dead_s
                 cuts = _repeat(cluster, options.without_bmc, cut_and_watch, patience_s)
                 held.append(_show(f"no BMC (dead in {dead_s:g} s)", cuts, max_s=dead_s + 5.0))
     except LabError as error:
         print(f"bench: {error}", file=sys.stderr)
         return error.exit_code
-    print(_noise())
+    print(noise())
     return int(not all(held))
 
 
 @contextmanager
-def _lab(hosts: int, io_timeout_s: int, *, bmc: bool) -> Iterator[Cluster]:
+def on_lab(hosts: int, io_timeout_s: int, *, bmc: bool, vms: int = 1) -> Iterator[Cluster]:
+    """A lab that is taken down at the end."""
     parent = Path("/var/tmp/ha-lab")
     parent.mkdir(parents=True, exist_ok=True)
     cluster = Cluster(Path(tempfile.mkdtemp(prefix="b-", dir=parent)))
     try:
-        cluster.up(hosts, io_timeout_s=io_timeout_s, bmc=bmc)
+        cluster.up(hosts, io_timeout_s=io_timeout_s, bmc=bmc, vms=vms)
         yield cluster
     finally:
         cluster.down()
@@ -137,7 +138,8 @@ def _show(what: str, takeovers: list[Takeover], *, max_s: float, p50_s: float = 
     return holds
 
 
-def _noise() -> str:
+def noise() -> str:
+    """What the machine's other work does to the figures."""
     values = core.noise_ms()
     load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
     return (

@@ -72,6 +72,8 @@ class Host:
     blind: bool = False
     lock_driver: bool | None = None
     ended: set[int] = field(default_factory=set)
+    way_out: bool | None = None
+    uplinks: dict[int, bool] = field(default_factory=dict)
 
 
 class Hosts:
@@ -195,6 +197,7 @@ class Hosts:
                 self._report(host, vm),
                 self.now_s,
                 vm in host.vms,
+                uplink_up=host.uplinks.get(vm),
                 number=vm,
                 domain=DomainHere(leftover=Leftover.CRASHED if vm in self.leftovers else None),
             )
@@ -212,6 +215,7 @@ class Hosts:
             config_up_to_date=True,
             maintenance=host.maintenance,
             lock_driver=host.lock_driver,
+            way_out=host.way_out,
             vms=here,
             total_mb=host.memory_mb,
             free_mb=self.free_mb(host),
@@ -245,7 +249,8 @@ class Hosts:
                 name = "" if state is None else state.name.value
                 ran = 0 if state is None else state.last_ran
                 report = self._report(host, vm)
-                vms[vm] = PeerVm(report, name, ran, barred_until_s=bar_s)
+                up = host.uplinks.get(vm)
+                vms[vm] = PeerVm(report, name, ran, uplink_up=up, barred_until_s=bar_s)
         engine = host.state.engine
         return PeerReport(
             host.host_id,
@@ -264,6 +269,7 @@ class Hosts:
             free_mb=self.free_mb(host),
             free_huge_mb=self.free_huge_mb(host),
             host_score=3400 if host.load < 0.4 else 2000,
+            way_out=host.way_out,
         )
 
 

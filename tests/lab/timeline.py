@@ -90,7 +90,7 @@ def strike_and_watch(
     started = [p for p in watcher.history() if p.host == heir and p.appeared > cut_s]
     runs_s = next((p.ran_at - cut_s for p in started if p.ran_at is not None), None)
     log = cluster.log_path(heir, "agent").read_text().splitlines()
-    found = [Step(name, _first(log, pattern, wall_s)) for name, pattern in steps]
+    found = [Step(name, first_line_s(log, pattern, wall_s)) for name, pattern in steps]
     return Takeover(
         victim,
         heir,
@@ -103,7 +103,8 @@ def strike_and_watch(
     )
 
 
-def _first(log: list[str], pattern: re.Pattern[str], after_s: float) -> float | None:
+def first_line_s(log: list[str], pattern: re.Pattern[str], after_s: float) -> float | None:
+    """When a line of a daemon's log first matches, in seconds after a wall time."""
     for line in log:
         if pattern.search(line) is None:
             continue

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Visitors of the guest's page: so many requests a second, each on a connection of its own and
+"""Visitors of a guest's page: so many requests a second, each on a connection of its own and
 each counted, and the longest time that passed between two answers."""
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from . import guest, page
+from .vms import ENGINE, LabVm
 
 PER_SECOND = 20
 #: A request that has no answer by then has failed.
@@ -20,11 +21,13 @@ _AT_ONCE = 64
 
 @dataclass(slots=True)
 class Visitors:
-    """A context manager: they come from its beginning to its end. `answers`: monotonic seconds
-    of each answer, in no order; `failed`: those of the requests that had none."""
+    """A context manager: they come from its beginning to its end. `vm`: whose page, by default
+    the engine's; `answers`: monotonic seconds of each answer, in no order; `failed`: those of the
+    requests that had none."""
 
     switch_pid: int
     per_second: float = PER_SECOND
+    vm: LabVm = ENGINE
     answers: list[float] = field(default_factory=list)
     failed: list[float] = field(default_factory=list)
     asked: int = 0
@@ -56,8 +59,13 @@ class Visitors:
 
     def _ask(self) -> None:
         began_s = time.monotonic()
-        text = page.fetch(self.switch_pid, guest.HEALTH_PATH, ANSWER_S)
-        if text == guest.HEALTH_TEXT:
+        if self._is_served():
             self.answers.append(time.monotonic())
         else:
             self.failed.append(began_s)
+
+    def _is_served(self) -> bool:
+        if self.vm is ENGINE:
+            return page.fetch(self.switch_pid, guest.HEALTH_PATH, ANSWER_S) == guest.HEALTH_TEXT
+        text = page.fetch(self.switch_pid, self.vm.page, ANSWER_S, self.vm.address)
+        return text is not None and self.vm.role in text

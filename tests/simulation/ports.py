@@ -537,17 +537,18 @@ class SimNetwork(Sampled):
 class SimOutsideProbe:
     """OutsideProbe: a question to the guest over the network that its users come by."""
 
-    def __init__(self, world: World, host: Host) -> None:
+    def __init__(self, world: World, host: Host, vm: int = ENGINE) -> None:
         self._world = world
         self._host = host
+        self._vm = vm
 
     async def problem(self) -> str | None:
-        owner = self._world.owner()
+        owner = self._world.owner(self._vm)
         if owner is None or not self._world.hears_guest(self._host, owner):
             await _takes(PAGE_TIMEOUT_S)
             return "the health page does not answer"
         way_s = 2.0 * self._world.delay_s(self._host, owner)
-        if not owner.vm_healthy or way_s >= PAGE_TIMEOUT_S:
+        if not owner.is_healthy(self._vm) or way_s >= PAGE_TIMEOUT_S:
             await _takes(PAGE_TIMEOUT_S)
             return "the health page does not answer"
         await _takes(way_s + WIRE_S)

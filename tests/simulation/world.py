@@ -37,6 +37,7 @@ from broker.events.detector import NOTIFIED_CODES
 from broker.lockspace.port import LockspaceError
 from broker.monitors import MonitorRunner
 from broker.monitors.outside import OutsideMonitor, is_local
+from broker.monitors.vms_outside import VmsOutside
 from broker.monitors.watched import Watched
 from broker.monitors.way_out import WayOutMonitor
 from broker.peers.asker import Heartbeats
@@ -435,12 +436,17 @@ class World:
         boot_id = f"{host.name}-boot-{host.boots}"
         lockspace, registry = SimLockspace(host), self.vms.cache(host)
         monitor = self.monitors[host.number] = SimVmsMonitor(self, host, runner)
+        vms_outside = VmsOutside(
+            lambda vm: None if probe is None else SimOutsideProbe(self, host, vm.number),
+            config.health.timeout + 5.0,
+            lambda: runner.on_change(outside.name),
+        )
         key = KEYS[host.key] if self.settings.heartbeat else None
         broker = Broker(
             config,
             Board(store, host.host_id, host.wall_s, Signatures(key)),
             lockspace,
-            Watched(runner, engine, outside, way_out, monitor),
+            Watched(runner, engine, outside, way_out, monitor, vms_outside),
             Given(boot_id, host.wall_s, host.frees_without_lease, registry),
             heartbeats=Heartbeats(
                 host.host_id,

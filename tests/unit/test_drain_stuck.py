@@ -12,13 +12,14 @@ import aiohttp
 import msgspec
 import pytest
 
-from agent.commands import maintenance
+from agent.commands import drained as watch
+from agent.commands.drained import drained as drained_answer
 from agent.commands.maintenance import Asked, status_of
-from agent.commands.maintenance import drained as drained_answer
 from agent.commands.maintenance import run as maintain
 from broker.broker import Broker
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import EngineSummary, ReasonOnWire, Status
+from broker.wire.vms import VmEntry, VmWord
 from scoring.decide import Decision
 from scoring.decision import Code, MigrateVm
 from scoring.observation import (
@@ -251,7 +252,7 @@ def test_the_command_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_between_two_hosts_it_is_up_on_neither_for_a_moment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(maintenance, "DRAIN_LOOK_S", 0.0)
+    monkeypatch.setattr(watch, "LOOK_S", 0.0)
     here = EngineSummary(True, True, 1, "host1")
     between, there = EngineSummary(False, False), EngineSummary(True, False, 2, "host2")
 
@@ -264,8 +265,58 @@ def test_between_two_hosts_it_is_up_on_neither_for_a_moment(
         "the VM has left, and is up on host2",
     )
     assert drained_answer(looks(between)) == (True, ""), "it was not here"
-    monkeypatch.setattr(maintenance, "HANDED_OVER_S", 0.0)
+    monkeypatch.setattr(watch, "HANDED_OVER_S", 0.0)
     assert drained_answer(looks(here, between)) == (
         True,
         "the VM has left, and is up on no host",
     )
+
+
+def some_vm(number: int, name: str, on: int | None, *, unknown: bool = False) -> VmEntry:
+    return VmEntry(
+        number,
+        name,
+        50,
+        "up",
+        128,
+        VmWord.UNKNOWN if unknown else VmWord.UP,
+        None if unknown else on is not None,
+        None,
+        on,
+        None if on is None else f"host{on}",
+    )
+
+
+def test_a_host_is_drained_when_every_vm_has_left_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "LOOK_S", 0.0)
+
+    def looks(*seen: tuple[VmEntry, ...]) -> Callable[[], Status]:
+        steps = iter(seen)
+
+        def look() -> Status:
+            vms = next(steps)
+            engine = EngineSummary(vms[0].up, None, vms[0].host, vms[0].hostname)
+            return status(host(1, local=True), host(2), engine=engine, vms=vms)
+
+        return look
+
+    def at(engine: int, db: int, **changes: bool) -> tuple[VmEntry, ...]:
+        return some_vm(1, "HostedEngine", engine), some_vm(2, "db", db, **changes)
+
+    assert drained_answer(looks(at(1, 1), at(2, 1), at(2, 2))) == (
+        True,
+        "HostedEngine has left, and is up on host2; db has left, and is up on host2",
+    )
+    assert drained_answer(looks(at(2, 1)), 0.0) == (
+        False,
+        "db is still here; how far that is: ha-agent why",
+    )
+    assert drained_answer(looks(at(1, 1)), 0.0, "there") == (
+        False,
+        "HostedEngine, db are still there; how far that is: ha-agent why",
+    )
+    assert drained_answer(looks(at(1, 2), at(2, 2, unknown=True))) == (
+        False,
+        "HostedEngine has left, and is up on host2; whether db runs here is not known",
+    )
+    assert drained_answer(looks(at(2, 2))) == (True, ""), "nothing was here"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import sanlock
 
 from agent.fence.driver import always
 from agent.leases import sanlock as leases
+from agent.leases.open_leases import OpenLeases
 from agent.leases.sanlock import SanlockLeases
 from agent.leases.sanlock_direct import SanlockDirect
 from broker.config.sections import (
@@ -26,11 +27,11 @@ from broker.config.sections import (
     HostSection,
     StorageSection,
 )
-from broker.lockspace.delta_leases import Layout
 from broker.lockspace.freeing_before import freeing_before
-from broker.whiteboard.identity import Identity, VolumeKind, encode
-from broker.whiteboard.volume import Volume
+from broker.whiteboard.identity import Expected, Identity, VolumeKind, encode
+from broker.whiteboard.volume import Volume, VolumeError
 from scoring.decision import FreeHostId
+from tests.fakes.lease_volume import lease_volume
 
 
 class SlowSanlock:
@@ -41,8 +42,6 @@ class SlowSanlock:
         self.connection = -1
         monkeypatch.setattr(sanlock, "register", self._register)
         monkeypatch.setattr(sanlock, "acquire", self._acquire)
-        monkeypatch.setattr("agent.leases.sanlock.layout_at", lambda path: Layout(512))
-        monkeypatch.setattr(sanlock, "read_resource_owners", lambda *where, **size: [])
 
     def _register(self) -> int:
         self.connection, descriptor = os.pipe()
@@ -57,20 +56,29 @@ class SlowSanlock:
 
 
 def fence(
-    state_dir: Path = Path("/no/state"), direct: SanlockDirect | None = None
+    folder: Path,
+    state_dir: Path | None = None,
+    direct: SanlockDirect | None = None,
+    held: Mapping[str, tuple[int, int]] | None = None,
+    renewals: Mapping[int, tuple[int, int]] | None = None,
 ) -> SanlockLeases:
-    storage = StorageSection(whiteboard="/no/whiteboard", leases="/no/leases")
+    path = folder / "leases"
+    if not path.exists():
+        lease_volume(path, held=held, renewals=renewals)
+    storage = StorageSection(whiteboard="/no/whiteboard", leases=str(path))
     config = Config(
         host=HostSection(id=1, name="one"),
         storage=storage,
-        daemon=DaemonSection(state_dir=str(state_dir)),
+        daemon=DaemonSection(state_dir=str(state_dir or folder)),
     )
     return SanlockLeases(config, 1 << 20, direct)
 
 
-def test_a_lease_that_comes_too_late_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_that_comes_too_late_is_given_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     async def run() -> None:
-        slow, ours = SlowSanlock(monkeypatch), fence()
+        slow, ours = SlowSanlock(monkeypatch), fence(tmp_path)
         monkeypatch.setattr(leases, "ACQUIRE_DEADLINE_S", 0.01)
         answer = await ours.take_fence()
         assert not answer.held and not ours.fence_held
@@ -85,10 +93,10 @@ def test_a_lease_that_comes_too_late_is_given_back(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_lease_that_comes_in_time_is_held_until_it_is_dropped(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async def run() -> None:
-        slow, ours = SlowSanlock(monkeypatch), fence()
+        slow, ours = SlowSanlock(monkeypatch), fence(tmp_path)
         slow.given.set()
         assert (await ours.take_fence()).held and ours.fence_held
         await ours.drop_fence()
@@ -132,7 +140,7 @@ def test_sanlock_keeps_the_fence_lease_until_the_freeing_has_ended_whatever_ends
     async def run() -> None:
         slow, child = SlowSanlock(monkeypatch), Child()
         slow.given.set()
-        ours = fence(tmp_path, SanlockDirect(child.begin))
+        ours = fence(tmp_path, direct=SanlockDirect(child.begin))
         assert (await ours.take_fence()).held
         freeing = asyncio.ensure_future(ours.release_id(ACT, always))
         while not child.held:
@@ -145,7 +153,7 @@ def test_sanlock_keeps_the_fence_lease_until_the_freeing_has_ended_whatever_ends
             slow.is_released()
         # The next one finds what was begun, begins nothing, and waits.
         connection = slow.connection
-        after = fence(tmp_path, SanlockDirect(Child().begin))
+        after = fence(tmp_path, direct=SanlockDirect(Child().begin))
         assert await after.freeing_of_before() == replace(ACT, timestamp=0)
         assert (await after.take_fence()).held
         assert await after.release_id(ACT, always) == "an earlier one has not ended"
@@ -165,7 +173,7 @@ def test_sanlock_keeps_the_fence_lease_until_the_freeing_has_ended_whatever_ends
 def test_without_the_fence_lease_no_process_is_begun(tmp_path: Path) -> None:
     async def run() -> None:
         child = Child()
-        ours = fence(tmp_path, SanlockDirect(child.begin))
+        ours = fence(tmp_path, direct=SanlockDirect(child.begin))
         assert await ours.release_id(ACT, always) == "the fence lease is not held"
         assert not child.held
 
@@ -177,7 +185,7 @@ def test_a_fencer_is_freed_without_the_fence_lease_but_not_without_a_trace(tmp_p
 
     async def run() -> None:
         act, child = replace(ACT, host_id=3, fencer=True), Child()
-        ours = fence(tmp_path, SanlockDirect(child.begin))
+        ours = fence(tmp_path, direct=SanlockDirect(child.begin))
         freeing = asyncio.ensure_future(ours.release_id(act, always))
         while not child.held:
             await asyncio.sleep(0)
@@ -198,7 +206,7 @@ def test_a_fencer_is_freed_without_the_fence_lease_but_not_without_a_trace(tmp_p
 def test_a_full_disk_keeps_a_fencer_s_id_from_being_freed(tmp_path: Path) -> None:
     async def run() -> None:
         child = Child()
-        ours = fence(tmp_path / "file", SanlockDirect(child.begin))
+        ours = fence(tmp_path, tmp_path / "file", SanlockDirect(child.begin))
         (tmp_path / "file").write_text("no folder")
         act = replace(ACT, fencer=True)
         assert "could not be written" in await ours.release_id(act, always)
@@ -208,36 +216,79 @@ def test_a_full_disk_keeps_a_fencer_s_id_from_being_freed(tmp_path: Path) -> Non
 
 
 def test_who_owns_the_fence_lease_is_known_while_an_acquire_of_it_hangs(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async def run() -> None:
-        slow, ours = SlowSanlock(monkeypatch), fence()
-        monkeypatch.setattr(leases, "check_at", lambda *_: None)
-        asked: list[object] = []
-        owner = {"host_id": 3, "generation": 5, "timestamp": 70, "flags": 0}
+        slow = SlowSanlock(monkeypatch)
+        ours = fence(tmp_path, held={"fence": (3, 5)}, renewals={3: (5, 77)})
         host = {"host_id": 3, "generation": 5, "timestamp": 70, "flags": sanlock.HOST_LIVE}
-
-        def owners(
-            lockspace: bytes, resource: bytes, disks: list[tuple[str, int]], **size: int
-        ) -> list[Any]:
-            assert size == Layout(512).words
-            asked.append((resource, disks))
-            return [owner]
-
-        async def delta(host_id: int) -> tuple[int, int]:
-            return 5, 77
-
-        monkeypatch.setattr(sanlock, "read_resource_owners", owners)
         monkeypatch.setattr(sanlock, "get_hosts", lambda lockspace, host_id: [host])
-        monkeypatch.setattr(ours, "read_delta", delta)
         taking = asyncio.ensure_future(ours.take_fence())
         await asyncio.sleep(0.01)
         answer = await ours.ask_fence()
         assert not taking.done()
         assert (answer.owner, answer.owner_generation, answer.owner_timestamp) == (3, 5, 77)
-        assert asked == [(b"fence", [("/no/leases", 2 << 20)])]
         slow.given.set()
         assert (await taking).held, "an acquire that was under way has the lease that came free"
+
+    asyncio.run(run())
+
+
+def test_what_a_takeover_asks_neither_opens_nor_measures_anything(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On CephFS an open, and a question for the size, wait for the client of the dead host."""
+
+    async def run() -> None:
+        slow = SlowSanlock(monkeypatch)
+        slow.given.set()
+        ours = fence(tmp_path, held={"engine": (2, 5)}, renewals={2: (5, 77)})
+        host = {"host_id": 2, "generation": 5, "timestamp": 70, "flags": sanlock.HOST_DEAD}
+        monkeypatch.setattr(sanlock, "get_hosts", lambda lockspace, host_id=0: [host])
+        ahead = asyncio.ensure_future(ours.opened_ahead())
+        await asyncio.sleep(0.1)
+        ahead.cancel()
+        hangs = threading.Event()
+        for name in ("open", "stat", "lstat", "fstat", "lseek"):
+            monkeypatch.setattr(os, name, lambda *_, **__: hangs.wait())
+        monkeypatch.setattr(sanlock, "read_resource_owners", lambda *_, **__: hangs.wait())
+        monkeypatch.setattr("agent.leases.sanlock.ASK_DEADLINE_S", 2.0)
+        engine, known = await ours.ask_engine(), await ours.ask_fence()
+        several = await ours.owners({1: "engine"})
+        delta, taken = await ours.read_delta(2), await ours.take_fence()
+        monkeypatch.undo()
+        assert (engine.known, engine.owner, engine.owner_timestamp) == (True, 2, 77), engine
+        assert (known.known, known.owner) == (True, None)
+        assert several[1].owner == 2
+        assert delta == (5, 77)
+        assert taken.held, taken.detail
+
+    asyncio.run(run())
+
+
+def test_a_volume_that_fails_is_opened_anew(tmp_path: Path) -> None:
+    """After a mount was made anew the old descriptor answers ESTALE for good."""
+    path = lease_volume(tmp_path / "leases")
+    kept = OpenLeases(str(path), Expected(VolumeKind.LEASES))
+    first = kept.now()
+    assert kept.now() is first
+    first.close()
+    with pytest.raises(VolumeError):
+        kept.owner_of("hosted-engine", "engine", 1 << 20)
+    assert not kept.owner_of("hosted-engine", "engine", 1 << 20).held
+
+
+def test_a_freeing_is_not_written_to_another_volume_at_the_path(tmp_path: Path) -> None:
+    """The process that writes opens the path anew, whatever was read through the open one."""
+    other = "21111111-2222-3333-4444-555555555555"
+
+    async def run() -> None:
+        child = Child()
+        ours = fence(tmp_path, direct=SanlockDirect(child.begin))
+        ours._wanted = Expected(VolumeKind.LEASES, other, other)
+        why = await ours.release_id(replace(ACT, fencer=True), always)
+        assert "has no identity; leases 2111" in why
+        assert not child.held
 
     asyncio.run(run())
 
@@ -250,7 +301,7 @@ def test_a_freeing_that_was_overtaken_begins_no_process(
     async def run() -> None:
         slow, child = SlowSanlock(monkeypatch), Child()
         slow.given.set()
-        ours = fence(tmp_path, SanlockDirect(child.begin))
+        ours = fence(tmp_path, direct=SanlockDirect(child.begin))
         assert (await ours.take_fence()).held
         begun: list[bool] = []
 
@@ -272,7 +323,7 @@ def test_a_full_disk_does_not_keep_a_dead_host_s_id_from_being_freed(
     async def run() -> None:
         slow, child = SlowSanlock(monkeypatch), Child()
         slow.given.set()
-        ours = fence(tmp_path / "file", SanlockDirect(child.begin))
+        ours = fence(tmp_path, tmp_path / "file", SanlockDirect(child.begin))
         (tmp_path / "file").write_text("no folder")
         assert (await ours.take_fence()).held
         child.ends.set()

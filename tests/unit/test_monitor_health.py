@@ -43,9 +43,10 @@ def config(**given: object) -> Config:
 
 
 def monitor(**given: object) -> HealthMonitor:
-    """One whose VM is up."""
+    """One whose VM is up, and does not boot any more."""
     made = HealthMonitor(config(**given))
     made.ask(True)
+    made.boot.ends()
     return made
 
 
@@ -369,6 +370,7 @@ def test_a_guest_agent_without_a_libvirt_is_bad_with_its_reason() -> None:
     nowhere = LibvirtSection(uri="qemu+unix:///system?socket=/nowhere/socket")
     made = HealthMonitor(replace(config(guest_agent=True), libvirt=nowhere))
     made.ask(True)
+    made.boot.ends()
     is_bad(run_twice(made), "the guest agent does not answer", "/nowhere/socket")
 
 

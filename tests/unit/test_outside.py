@@ -20,8 +20,9 @@ from broker.monitors import Unknown
 from broker.monitors.bridge import UplinkMonitor, vm_bridges
 from broker.monitors.network import NetworkMonitor
 from broker.monitors.outside import IDLE_S, LATE_S, OutsideMonitor, Place, is_local
+from broker.monitors.vms_outside import VmsOutside
 from broker.monitors.way_out import ASKED_S, FAILURES, WayOutMonitor
-from broker.peers.outside_watch import STAYS_S, OutsideWatch, Plan, reached
+from broker.peers.outside_watch import ASKERS_MAX, STAYS_S, OutsideWatch, Plan, reached
 from broker.whiteboard.lines import (
     outside_line,
     outside_of,
@@ -32,8 +33,8 @@ from broker.whiteboard.lines import (
 )
 from broker.wire.status import EngineSummary, HostStatus, OutsideStatus
 from scoring.rules import Rules
-from scoring.vm_facts import OutsideView
-from tests.fakes.broker import make_broker, report, up
+from scoring.vm_facts import OutsideView, PeerVm
+from tests.fakes.broker import make_broker, record, report, up
 from tests.fakes.slot_store import MemoryVolume
 from tests.fakes.statuses import UP as UP_THERE
 from tests.fakes.statuses import host, status
@@ -379,6 +380,72 @@ def test_doubt_stays_until_the_vm_has_its_place_again() -> None:
     assert plan(OWNER, view=missing(), watch=watch).is_in_doubt
     assert plan(peer(1), watch=watch, now_s=NOW_S + STAYS_S - 1).is_in_doubt
     assert not plan(peer(1), watch=watch, now_s=NOW_S + STAYS_S).is_in_doubt
+
+
+# --- VMs beside the engine ------------------------------------------------------------------------
+
+DB_OWNER = peer(1, vms={5: PeerVm(UP, last_ran=7)}, speaks=2)
+
+
+def db_plan(asker: int, *others: int, missed_by: int = 0, view: OutsideView | None = None) -> Plan:
+    """Of a host, for VM 5 on host 1."""
+    peers = [
+        peer(other, reached={5: missing()} if other == missed_by else {}, speaks=2)
+        for other in others
+    ]
+    watch = OutsideWatch(asker, 5)
+    return watch.plan([DB_OWNER, *peers], 0, None, view, True, TIMING, NOW_S)
+
+
+def test_a_vm_beside_the_engine_is_asked_by_a_few_hosts_and_by_one_of_them_often() -> None:
+    hosts = range(2, 9)
+    plans = [db_plan(h, *(o for o in hosts if o != h)) for h in hosts]
+    asking = [plan for plan in plans if plan.place is not None]
+    assert len(asking) == ASKERS_MAX and {plan.place for plan in asking} == {HERE}
+    assert sorted(plan.every_s for plan in asking) == [OFTEN, SELDOM, SELDOM]
+
+
+def test_all_hosts_ask_it_often_as_soon_as_one_misses_it() -> None:
+    hosts = range(2, 9)
+    for asker in hosts:
+        missed_by = 3 if asker == 2 else 2
+        found = db_plan(asker, *(o for o in hosts if o != asker), missed_by=missed_by)
+        assert found == Plan(HERE, OFTEN, False), asker
+    assert db_plan(2, view=missing()).is_in_doubt
+
+
+def test_another_vm_of_that_host_does_not_count_for_it() -> None:
+    assert db_plan(2, 3).place == HERE
+    assert OutsideWatch(2, 6).plan([DB_OWNER], 0, None, None, True, TIMING, NOW_S).place is None
+
+
+def test_each_vm_is_asked_while_it_has_a_place_by_a_monitor_of_its_own() -> None:
+    async def run() -> None:
+        pages = {"db": Page(), "web": Page()}
+        changes: list[list[int]] = []
+        pages["web"].answer = "503"
+        asked = VmsOutside(
+            lambda vm: pages.get(vm.name), 5.0, lambda: changes.append(sorted(asked.seen))
+        )
+        for number, name in ((2, "db"), (3, "web"), (4, "local")):
+            asked.watch(record(number, name), Place(1, 7), OFTEN)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        seen = asked.seen
+        assert sorted(seen) == [2, 3], "only its own host can ask the third"
+        assert seen[2].good_s is not None and seen[2].bad_since_s is None
+        assert seen[3].good_s is None and seen[3].bad_since_s is not None
+        assert changes and not asked.is_late(2, NOW_S)
+        asked.watch(record(2, "db"), Place(3, 8), OFTEN)
+        assert asked.seen[2] == OutsideView(3, 8), "it has moved"
+        asked.watch(record(2, "db"), None, OFTEN)
+        asked.keep({4})
+        assert asked.seen == {}
+        asked.watch(record(2, "db"), Place(1, 7), OFTEN)
+        asked.reload(6.0)
+        assert asked.seen == {}
+
+    asyncio.run(run())
 
 
 # --- what is published ----------------------------------------------------------------------------

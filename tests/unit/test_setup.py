@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -524,3 +525,34 @@ def test_who_joins_sees_a_member_write_or_is_refused(
         thread.join()
     assert done.returncode == ExitCode.OK, done.stderr
     assert "host 1 (first) writes its slot" in done.stdout
+
+
+def test_a_token_is_as_good_as_the_three_files_and_is_good_once(
+    host: Host, tmp_path_factory: pytest.TempPathFactory, daemon: dict[str, str]
+) -> None:
+    host.verdicts("--migration-uri", "-")
+    other = Host(tmp_path_factory.mktemp("other"), daemon)
+    made = host.run("invite", "--address", "127.0.0.1", "--json")
+    assert made.returncode == ExitCode.OK, made.stderr
+    answer = json.loads(made.stdout)
+    engine = EngineStatus(VmStatus.DOWN, Health.BAD, "off")
+    with Volume(host.shared / "whiteboard") as volume:
+        volume.write_slot(1, encode_slot(SlotReport(1, 77, 3400, engine, "first")))
+    try:
+        join = ("join", answer["token"], "--dry-run", "--unproven")
+        done = other.run(*join)
+        assert done.returncode == ExitCode.OK, done.stderr
+        assert "would    config: writing" in done.stdout
+        done = other.run(*join)
+        assert done.returncode == ExitCode.REFUSED
+        assert "the token was used already, by " in done.stderr
+        kept = other.config.parent / "joining"
+        assert other.run("join", "--from", str(kept), *join[2:]).returncode == ExitCode.OK
+    finally:
+        os.kill(answer["pid"], signal.SIGKILL)
+
+
+def test_who_is_no_member_invites_nobody(host: Host) -> None:
+    done = host.run("invite")
+    assert done.returncode == ExitCode.REFUSED
+    assert "is a member of no cluster" in done.stderr

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import pytest
+
 from scoring.decision import Action, StartVm
 from scoring.observation import Outcome
 from scoring.vm_facts import EngineStatus, Health, VmSpec, VmStatus
@@ -59,3 +61,47 @@ def test_a_vm_whose_start_is_under_way_is_waited_for() -> None:
     hosts.run(60)
     at_s = {number: at_s for at_s, number, _ in hosts.starts}
     assert at_s[2] + 5 <= at_s[3]
+
+
+# --- hosts that are cut off -----------------------------------------------------------------------
+
+
+def planned(hosts: Hosts, by: int, number: int) -> tuple[int, ...]:
+    last = hosts.hosts[by].last
+    assert last is not None
+    return last.plan.order[number]
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "order"),
+    [
+        (False, True, (2, 3)),
+        (False, None, (1, 2, 3)),
+        (False, False, (1, 2, 3)),
+        (None, True, (1, 2, 3)),
+    ],
+)
+def test_a_host_that_is_cut_off_has_no_place_in_the_plan_where_another_is_not(
+    own: bool | None, others: bool | None, order: tuple[int, ...]
+) -> None:
+    hosts = Hosts((vm(2, prefer=(1, 2, 3)),), {1: 8192, 2: 8192, 3: 8192})
+    hosts.hosts[1].way_out = own
+    for host in (2, 3):
+        hosts.hosts[host].way_out = others
+    hosts.run(2)
+    assert planned(hosts, 1, 2) == planned(hosts, 2, 2) == planned(hosts, 3, 2) == order
+
+
+def test_a_bridge_without_carrier_counts_for_the_vms_on_it_alone() -> None:
+    hosts = Hosts((vm(2, prefer=(1, 2)), vm(3, prefer=(1, 2))), {1: 8192, 2: 8192})
+    hosts.hosts[1].uplinks, hosts.hosts[2].uplinks = {2: False}, {2: True}
+    hosts.run(2)
+    assert planned(hosts, 1, 2) == planned(hosts, 2, 2) == (2,)
+    assert planned(hosts, 1, 3) == planned(hosts, 2, 3) == (1, 2)
+
+
+def test_a_bridge_without_carrier_everywhere_leaves_all_hosts_in_the_plan() -> None:
+    hosts = Hosts((vm(2, prefer=(1, 2)),), {1: 8192, 2: 8192})
+    hosts.hosts[1].uplinks = hosts.hosts[2].uplinks = {2: False}
+    hosts.run(2)
+    assert planned(hosts, 1, 2) == planned(hosts, 2, 2) == (1, 2)

@@ -12,13 +12,30 @@ from hypothesis import strategies as st
 
 from broker.whiteboard.room import fit
 from broker.whiteboard.slot import SLOT_BYTES, SlotReport, decode_slot, encode_slot, line_bytes
-from broker.whiteboard.vm_lines import NOTHING, Memory, SlotVms, claims_in, decode, lines
+from broker.whiteboard.vm_lines import (
+    NOTHING,
+    Memory,
+    SlotVms,
+    claims_in,
+    decode,
+    lines,
+    reached_in,
+    reached_lines,
+)
 from broker.wire.exchange import VmReportOnWire
 from broker.wire.limits import VMS_MAX
 from broker.wire.status import ReasonOnWire
 from scoring.vm.seen import NOT_LISTED, NOTHING_SAID, at
 from scoring.vm.state import StateName
-from scoring.vm_facts import Claim, EngineStatus, Health, PeerVm, VmHere, VmStatus
+from scoring.vm_facts import (
+    Claim,
+    EngineStatus,
+    Health,
+    OutsideView,
+    PeerVm,
+    VmHere,
+    VmStatus,
+)
 from tests.unit.builders import peer
 
 UP = EngineStatus(VmStatus.UP, Health.GOOD, "up")
@@ -312,3 +329,31 @@ def test_50_vms_take_at_most_1100_bytes_of_lines(
     facts = {key: value for key, value in extra.items() if not key.startswith("vm-")}
     assert sum(line_bytes(key, value) for key, value in facts.items()) <= 1100
     assert read(facts).speaks == 2
+
+
+# --- as others reach them -------------------------------------------------------------------------
+
+
+def test_how_a_vm_elsewhere_is_reached_survives_the_slot() -> None:
+    seen = {2: OutsideView(3, 17, 8.8), 5: OutsideView(1, 9, None, 4.0), 7: OutsideView(1, 4)}
+    extra = reached_lines(seen, 10.0)
+    assert extra == {"reached": "2:3/17/1.2/- 5:1/9/-/6.0"}
+    found = reached_in(extra, 1000.0)
+    assert found == {2: OutsideView(3, 17, 998.8), 5: OutsideView(1, 9, None, 994.0)}
+    assert reached_in(extra, None) == {}, "when it was written is not known"
+    other = peer(3, reached=found, speaks=2)
+    assert at(other, 2) == NOT_LISTED._replace(outside=found[2])
+    assert at(other, 7) == NOT_LISTED
+
+
+@pytest.mark.parametrize(
+    "entry", ["", "2", "1:3/17/1.2/-", "129:3/1/-/-", "2:2001/1/1.0/-", "2:0/1/1.0/-", "2:3/1/1/-"]
+)
+def test_what_is_no_such_entry_says_nothing(entry: str) -> None:
+    assert reached_in({"reached": f"{entry} 4:3/1/0.5/-"}, 1000.0) == {4: OutsideView(3, 1, 999.5)}
+
+
+def test_where_there_is_no_room_the_word_on_vms_elsewhere_goes_first() -> None:
+    seen = {n: OutsideView(2000, 10**14, 5.0, 6.0) for n in range(2, 129)}
+    kept, left_out = fit({**made(here(2, UP, 17)), **reached_lines(seen, 10.0)})
+    assert "speaks" in kept and set(left_out) <= {f"reached-{n}" for n in range(2, 9)}
