@@ -44,7 +44,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     "virsh": ("virsh start HOST [NAME] [unlocked]", "virsh destroy HOST [NAME]"),
     "timing": ("timing KEY S HOST",),
     "storage": (
-        "storage fine|hangs|fails|read-only HOST [whiteboard|leases|disk]…",
+        "storage fine|hangs|fails|read-only|unreadable HOST [whiteboard|leases|disk]…",
         "storage slow HOST S [whiteboard|leases|disk]…",
         "storage copy|copied-leases|empty|shared HOST",
         "storage stale HOST [whiteboard|leases]…",

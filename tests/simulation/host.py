@@ -152,7 +152,8 @@ RETRY_S = 0.25
 
 @dataclass(slots=True)
 class Storage:
-    """A host's way to the shared storage. `fault`: "", "hang", "error", "slow" or "read-only";
+    """A host's way to the shared storage. `fault`: "", "hang", "error", "slow", "read-only" or
+    "unreadable" (the whiteboard takes writes, and its reads fail; of the rest nothing works);
     `parts`: fault and delay of those PARTS that are worse than the rest.
 
     `late_s`: which of its writes (WRITES) land so many seconds late. Its kernel holds them, and
@@ -172,7 +173,9 @@ class Storage:
 
     def of(self, part: str) -> tuple[str, float]:
         """Fault and delay of one of PARTS."""
-        return self.parts.get(part, (self.fault, self.delay_s))
+        fault, delay_s = self.parts.get(part, (self.fault, self.delay_s))
+        is_broken = fault == "unreadable" and part != "whiteboard"
+        return "error" if is_broken else fault, delay_s
 
 
 class Host:
@@ -461,7 +464,7 @@ class Host:
         """Whether it can read the whiteboard; slow is not unread."""
         fault, delay_s = self.storage.of("whiteboard")
         is_slow = fault == "slow" and delay_s >= SLOW_IS_READ_S
-        return fault not in ("hang", "error") and not is_slow
+        return fault not in ("hang", "error", "unreadable") and not is_slow
 
     @property
     def storage_unread_until_s(self) -> float:

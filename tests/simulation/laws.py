@@ -84,6 +84,8 @@ HEALTHY_FOR_S = 10.0
 REACHED_FOR_S = 5.0
 #: A storage or a libvirt that has not answered for longer is known not to answer.
 UNANSWERED_S = 8.0
+#: Faults of a storage that is not read.
+_UNREAD = ("hang", "error", "unreadable")
 #: What may be done without the storage: to the host's own VM, and what finishes a fence.
 _WITHOUT_STORAGE = ("shut down", "power off", "migrate", "switch a host on")
 _WITH_LIBVIRT = ("start", "shut down", "power off", "migrate")
@@ -246,7 +248,7 @@ class Laws:
         now_s, storage = self._world.timeline.now_s, host.storage
         name = act if isinstance(act, str) else f"free host id {act.host_id}"
         parts = ("whiteboard", "leases")
-        blind = [part for part in parts if storage.of(part)[0] in ("hang", "error")]
+        blind = [part for part in parts if storage.of(part)[0] in _UNREAD]
         if blind and now_s - storage.since_s > UNANSWERED_S and name not in _WITHOUT_STORAGE:
             what = " and ".join(blind)
             self.breach("unanswered", f"{host.name} begins to {name} without its storage: {what}")

@@ -70,6 +70,7 @@ def changes(source: str) -> Iterator[Change]:
     """All changes of the functions of a file. A text is none: people read it."""
     tree = ast.parse(source)
     inside = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
+    inside -= {id(n) for f in ast.walk(tree) if isinstance(f, ast.JoinedStr) for n in ast.walk(f)}
     for number, node in enumerate(ast.walk(tree)):
         if id(node) not in inside:
             continue

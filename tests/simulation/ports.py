@@ -191,6 +191,8 @@ class SimStore:
         self._board.put(slot, data)
 
     async def read(self, slots: Sequence[int]) -> Mapping[int, bytes]:
+        if self._fault() == "unreadable":
+            raise StorageTrouble("reading slots: Stale file handle")
         await self._reach("reading slots", None)
         found = self._board.read()
         if self._host.storage.stale_reads > 0:

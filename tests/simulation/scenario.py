@@ -188,6 +188,7 @@ _STORAGE_FAULTS = {
     "fails": "error",
     "slow": "slow",
     "read-only": "read-only",
+    "unreadable": "unreadable",
 }
 STORAGE = (
     *_STORAGE_FAULTS,

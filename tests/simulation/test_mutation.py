@@ -23,6 +23,9 @@ class Look:
     @property
     def on(self):
         return True
+
+    def __str__(self):
+        return f"{self.on and 4}"
 """
 
 

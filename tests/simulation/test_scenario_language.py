@@ -102,6 +102,19 @@ def test_a_block_comes_as_often_as_it_says() -> None:
     assert len(parse("x.txt", text).steps) == 7
 
 
+@pytest.mark.parametrize("verb", sorted(FORMS.keys() - {"hosts"}))
+def test_each_verb_may_stand_in_a_block_and_in_a_sweep(verb: str) -> None:
+    """With the number of its turn in any of its words but the first."""
+    line = f"{verb} db{{t}} t" if verb != "expect" else "expect moves t"
+    block = f"# a\nhosts 1\nrepeat 2\nfor t in 1..2\n{line}\nend\nend\nexpect moves 0\n"
+    words = [step.words for step in parse("x.txt", block).steps if step.verb == verb]
+    first = [("moves", "1"), ("moves", "2")] if verb == "expect" else [("db1", "1"), ("db2", "2")]
+    assert words[:4] == first * 2
+    sweep = f"# a\nhosts 1\nfor t in 3..4\n{line}\nexpect moves 0\n"
+    last = ("moves", "3") if verb == "expect" else ("db3", "3")
+    assert next(step.words for step in parse("x.txt", sweep).steps if step.verb == verb) == last
+
+
 @pytest.mark.parametrize(
     ("lines", "complaint"),
     [
@@ -361,6 +374,7 @@ def test_a_storage_that_takes_no_writes_is_read_all_the_same() -> None:
     )
     assert said(player, "QEMU ended: sanlock")
     told(f"{UP}wait 30\nstorage read-only others whiteboard\nwait 30\nexpect downtime below 1\n")
+    told(f"{UP}wait 30\nstorage unreadable owner whiteboard\nwait 60\nexpect downtime below 1\n")
     told(
         f"{UP}wait 30\nstorage read-only owner\nwait 10\nstorage fine owner\nwait 60\n"
         "expect moves 0\n"
