@@ -29,6 +29,7 @@ from scoring.observation import (
     FenceLeaseAnswer,
     HostIdFreed,
     LeaseAnswer,
+    LocalHost,
     Observation,
     Outcome,
     PeerReport,
@@ -39,7 +40,7 @@ from scoring.observation import (
 from scoring.rules import Rules
 from scoring.state import AgentState
 from scoring.vm.state import StateName, VmState
-from scoring.vm_facts import ENGINE
+from scoring.vm_facts import ENGINE, EngineStatus, Health, VmHere, VmSpec, VmStatus
 
 #: What the lease volume takes to answer; it is fast where it is fine.
 LEASE_ANSWER_S = 0.1
@@ -84,11 +85,15 @@ def if_it_loses_power(
     dead: int,
     power_took_s: float | None,
     now_s: float,
+    spec: VmSpec | None = None,
 ) -> Forecast:
     """`observation`: what the asked host sees now, itself without the VM; one of its peers is
     `dead`, which has it. `seen`: when it saw them change. `power_took_s`: how long the dead host's
-    fence device takes to answer the asked host, None: the way to it is not proven."""
-    world = _World(rules, observation, dict(seen), dead, power_took_s, now_s)
+    fence device takes to answer the asked host, None: the way to it is not proven. `spec`: it is
+    asked about this VM of the registry alone (None: about the engine), which waits for no other."""
+    if spec is not None:
+        observation = _of_one_vm(observation, spec, now_s)
+    world = _World(rules, observation, dict(seen), dead, power_took_s, now_s, spec)
     return world.run()
 
 
@@ -103,8 +108,10 @@ class _World:
         dead: int,
         power_took_s: float | None,
         died_s: float,
+        spec: VmSpec | None,
     ) -> None:
         self.rules = rules
+        self.vm = ENGINE if spec is None else spec.number
         self.dead, self.died_s, self.power_took_s = dead, died_s, power_took_s
         suspect_s = rules.timing.suspect_after
         self.live = {
@@ -128,7 +135,10 @@ class _World:
             seen[dead] = Seen(last.timestamp, died_s, changed=True)
         self.renewal = 1 if last is None else max(1, last.renewal_timestamp)
         down = VmState(StateName.ENGINE_DOWN, since_s=died_s - _LONG_S)
-        self.state = AgentState(rules, HostState(seen), {ENGINE: down})
+        vms = {self.vm: down}
+        if self.vm != ENGINE:
+            vms[ENGINE] = VmState(StateName.ENGINE_UP, since_s=died_s - _LONG_S)
+        self.state = AgentState(rules, HostState(seen), vms)
         self.outcomes: list[tuple[float, Outcome]] = []
         self.freed = self.by_device = False
         self.beats = 0
@@ -149,7 +159,7 @@ class _World:
         last_s = self.died_s + dead_time_s(self.rules) + timing.beat + PATIENCE_S
         decision = self._decide(now_s)
         for _ in range(STEPS_MAX):
-            started = any(isinstance(action, StartVm) for action in decision.actions)
+            started = StartVm(self.vm) in decision.actions
             if started or now_s >= last_s or self._is_over(decision):
                 break
             now_s = self._next_s(decision, now_s)
@@ -160,7 +170,7 @@ class _World:
             now_s - self.died_s if started else None,
             first_s - self.died_s,
             self.by_device,
-            decision.reasons,
+            tuple(reason for reason in decision.reasons if reason.vm in (self.vm, 0)),
         )
 
     def _decide(self, now_s: float) -> Decision:
@@ -171,7 +181,7 @@ class _World:
             self.observation = replace(self.observation, fence_lease_held=True)
         observation = replace(
             self.observation,
-            local=replace(self.observation.local, engine_taken_s=now_s),
+            local=_looked_at(self.observation.local, now_s),
             peers=tuple(
                 replace(peer, timestamp=peer.timestamp + self.beats)
                 if peer.host_id in self.live
@@ -180,12 +190,13 @@ class _World:
             ),
             sweep=self.observation.sweep + self.beats,
             outcomes=due,
+            own_claims=self.state.claims,
         )
         decision = decide(self.state, observation, now_s)
         self.state = decision.state
         for action in decision.actions:
             match action:
-                case AskLease():
+                case AskLease(vm) if vm == self.vm:
                     self.outcomes.append((now_s + LEASE_ANSWER_S, self._lease(now_s)))
                 case TakeFenceLease():
                     at_s = now_s + LEASE_ANSWER_S
@@ -214,14 +225,16 @@ class _World:
             owner_timestamp=self.renewal,
             standing=standing,
             dead_in_s=max(0.0, left_s),
+            vm=self.vm,
         )
 
     def _is_over(self, decision: Decision) -> bool:
         """Whether nothing changes by itself any more: the decision left EngineDown, or waits for
         what only people or other hosts bring."""
-        if decision.state.engine.name is not StateName.ENGINE_DOWN:
+        vm = decision.state.vms.get(self.vm)
+        if vm is None or vm.name is not StateName.ENGINE_DOWN:
             return True
-        codes = {reason.code for reason in decision.reasons}
+        codes = {reason.code for reason in decision.reasons if reason.vm in (self.vm, 0)}
         return not self.outcomes and bool(codes & _FOR_GOOD)
 
     def _next_s(self, decision: Decision, now_s: float) -> float:
@@ -237,6 +250,31 @@ class _World:
         if now_s < dead_s:
             due.append(dead_s)
         return min(due)
+
+
+def _looked_at(local: LocalHost, now_s: float) -> LocalHost:
+    """A host with fresh samples of its VMs."""
+    vms = tuple(replace(vm, taken_s=now_s) for vm in local.vms)
+    return replace(local, engine_taken_s=now_s, vms=vms)
+
+
+def _of_one_vm(observation: Observation, spec: VmSpec, now_s: float) -> Observation:
+    """The same picture as if there were this VM alone: the asked host has the engine, for which
+    nothing is to be done."""
+    down = VmHere(EngineStatus(VmStatus.DOWN, Health.BAD), now_s, number=spec.number)
+    here = next((vm for vm in observation.local.vms if vm.number == spec.number), down)
+    local = replace(
+        observation.local,
+        engine=EngineStatus(VmStatus.UP, Health.GOOD, "up"),
+        lease_held=True,
+        vms=(here,),
+    )
+    return replace(
+        observation,
+        local=local,
+        peers=tuple(replace(p, engine=down.report, state="", claims=()) for p in observation.peers),
+        specs=(replace(spec, after=(), apart=(), together=()),),
+    )
 
 
 #: What does not pass by waiting.

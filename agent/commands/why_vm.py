@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from agent.status.sentences import cannot, duration, is_cut_off, last_word
+from agent.status.sentences import cannot, duration, if_it_dies, is_cut_off, last_word
 from agent.status.vms_text import size
 from agent.terminal.errors import CommandError
 from broker.daemon.exit_codes import ExitCode
@@ -131,6 +131,9 @@ def _next(status: Status, vm: VmEntry) -> Iterator[str]:
         yield f"{_host_name(status, host_id)} tries again in {duration(left_s)}."
     for each in lacks:
         yield f"{each.text[0].upper()}{each.text[1:]}."
+    if vm.up and (bound := status.vm_bounds.get(vm.number)) is not None:
+        sentence = if_it_dies(bound, vm.hostname or "its host", vm.name)
+        yield f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def _host_name(status: Status, host_id: int) -> str:

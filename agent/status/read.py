@@ -40,7 +40,7 @@ def read(raw: bytes) -> Status:
     if not isinstance(found, _Fields):
         raise ValueError("not a JSON object")
     # These are tables with arbitrary keys, not objects.
-    for name in ("hosts", "bad_slots", "monitors"):
+    for name in ("hosts", "bad_slots", "monitors", "vm_bounds"):
         setattr(found, name, vars(getattr(found, name)))
     found.notify.transports = vars(found.notify.transports)
     if found.what_ran is not None:

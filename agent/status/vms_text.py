@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from agent.status.sentences import duration
+from agent.status.sentences import duration, if_it_dies
 
 if TYPE_CHECKING:
     from broker.wire.status import HostStatus, Status
@@ -86,9 +86,13 @@ def troubles(status: Status) -> Iterator[str]:
 
 def next_lines(status: Status) -> Iterator[str]:
     """What is about to happen to VMs beside the engine."""
+    bounds = {int(number): bound for number, bound in status.vm_bounds.items()}
     for vm in status.vms:
         if vm.number != 1 and vm.reason and vm.state in ("starting", "waiting", "moving"):
             yield f"{vm.name}: {vm.reason}"
+        bound = bounds.get(vm.number)
+        if vm.number != 1 and vm.up and bound is not None:
+            yield if_it_dies(bound, vm.hostname or "its host", vm.name)
 
 
 def row(vm: VmEntry) -> tuple[str, ...]:

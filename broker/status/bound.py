@@ -24,7 +24,7 @@ from scoring.hosts.state import Seen
 from scoring.observation import LocalHost, Observation, PeerReport
 from scoring.rules import Rules
 from scoring.vm import placement
-from scoring.vm_facts import EngineStatus, Health, Obstacle, VmStatus
+from scoring.vm_facts import EngineStatus, Health, Obstacle, VmSpec, VmStatus
 
 #: Where nothing was measured yet: a start under libvirt.
 START_S = 1.0
@@ -45,8 +45,11 @@ class Picture:
     itself: PeerReport
     now_s: float
 
-    def asked(self, host: int, dead: int, took_s: float | None) -> Forecast:
-        """What the decision would do on that host, which is this one or a peer."""
+    def asked(
+        self, host: int, dead: int, took_s: float | None, spec: VmSpec | None = None
+    ) -> Forecast:
+        """What the decision would do on that host, which is this one or a peer. `spec`: about this
+        VM of the registry (None: about the engine)."""
         peers = {peer.host_id: peer for peer in self.observation.peers}
         seen = dict(self.seen)
         observation, rules = self.observation, self.rules
@@ -56,14 +59,18 @@ class Picture:
             peers[self.itself.host_id] = self.itself
             seen[self.itself.host_id] = Seen(self.itself.timestamp, self.now_s, changed=True)
             # Its own samples are its own affair: what it makes of them is its score.
-            rules = replace(rules, weights=replace(rules.weights, base_score=other.score))
+            fit = other.score if spec is None or other.host_score is None else other.host_score
+            rules = replace(rules, weights=replace(rules.weights, base_score=fit))
             observation = replace(
                 observation, local=_fine(other, self.now_s), lockspace_joined=True
             )
         rest = sorted((p for p in peers.values() if p.host_id != dead), key=lambda p: -p.score)
         kept = [peers[dead], *rest[:PEERS_MAX]] if dead in peers else rest[:PEERS_MAX]
         observation = replace(observation, peers=tuple(kept))
-        return if_it_loses_power(rules, observation, seen, dead, took_s, self.now_s)
+        if spec is not None:
+            reaches = frozenset({dead} if took_s is not None else ())
+            observation = replace(observation, local=replace(observation.local, reaches=reaches))
+        return if_it_loses_power(rules, observation, seen, dead, took_s, self.now_s, spec)
 
 
 def _fine(peer: PeerReport, now_s: float) -> LocalHost:
@@ -79,6 +86,9 @@ def _fine(peer: PeerReport, now_s: float) -> LocalHost:
         last_ran=peer.last_ran,
         lock_driver=True,
         uplink_up=peer.uplink_up,
+        total_mb=peer.total_mb,
+        free_mb=peer.free_mb,
+        free_huge_mb=peer.free_huge_mb,
     )
 
 
@@ -118,12 +128,7 @@ def bound_of(
     if not asked:
         return None
     proven = {p.by: p.took_s for p in paths if p.host == host_id and p.by in heirs and p.ok}
-    found: list[Forecast] = []
-    for one in asked:
-        found.append(picture.asked(one.host_id, host_id, proven.get(one.host_id)))
-        if found[-1].by_device:
-            break  # nobody behind it is quicker
-    first = min(found, key=lambda f: float("inf") if f.starts_s is None else f.starts_s)
+    first = _first(picture, [one.host_id for one in asked], host_id, proven)
     extras = [
         report.extra
         for report in reports
@@ -133,6 +138,43 @@ def bound_of(
     boots = [own.boot_s, *(slot_lines.seconds(extra.get("boot-s")) for extra in extras)]
     lease_s = max((s for s in starts if s is not None), default=START_S)
     boot_s = max((s for s in boots if s is not None), default=None)
+    return _bound(first, lease_s, boot_s)
+
+
+def bound_of_vm(
+    spec: VmSpec,
+    host_id: int,
+    order: Iterable[int],
+    paths: Iterable[FencePathStatus],
+    picture: Picture,
+) -> Bound | None:
+    """The bound of a VM of the registry on `host_id`, without the time in which it waits for other
+    VMs. `order`: the hosts that the plan has for it after that host's death. None: there are none,
+    which the status says as `n_plus_1`. How long its guest boots is not measured."""
+    asked = tuple(order)[:ASKED_MAX]
+    if not asked:
+        return None
+    proven = {p.by: p.took_s for p in paths if p.host == host_id and p.ok}
+    return _bound(_first(picture, asked, host_id, proven, spec), START_S, None)
+
+
+def _first(
+    picture: Picture,
+    asked: Iterable[int],
+    dead: int,
+    proven: Mapping[int, float | None],
+    spec: VmSpec | None = None,
+) -> Forecast:
+    """What the first of these hosts would do that would start the VM."""
+    found: list[Forecast] = []
+    for host_id in asked:
+        found.append(picture.asked(host_id, dead, proven.get(host_id), spec))
+        if found[-1].by_device:
+            break  # nobody behind it is quicker
+    return min(found, key=lambda f: float("inf") if f.starts_s is None else f.starts_s)
+
+
+def _bound(first: Forecast, lease_s: float, boot_s: float | None) -> Bound:
     total_s = None
     if first.starts_s is not None and boot_s is not None:
         total_s = first.starts_s + lease_s + boot_s

@@ -10,14 +10,21 @@ from dataclasses import replace
 from broker.config.in_force import InForce
 from broker.exchange.view import Exchange
 from broker.peers.table import Table
-from broker.status.bound import NOT_RUNNING, Picture, bound_of, heirs_of
+from broker.status.bound import NOT_RUNNING, Picture, bound_of, bound_of_vm, heirs_of
+from broker.status.vms import Known
 from broker.this_host.facts import ThisHost
 from broker.this_host.slot import OwnSlot
 from broker.wire.status import Bound, FencePathStatus, HostStatus, MeasuredOnWire
 from scoring.observation import Observation, PeerReport
+from scoring.vm.plan import NO_PLAN
+from scoring.vm.seen import SPEAKS_SEVERAL
+from scoring.vm_facts import ENGINE, PeerVm
 
 #: The bound is made anew after this time, even if nothing has changed.
 BOUND_FRESH_S = 10.0
+#: The same for the VMs beside the engine; and so many of theirs are made in one status.
+VMS_FRESH_S = 30.0
+VMS_AT_ONCE = 4
 
 
 class BoundNow:
@@ -33,6 +40,8 @@ class BoundNow:
     ) -> None:
         self._in_force, self._table, self._this_host = in_force, table, this_host
         self._own_slot, self._exchange = own_slot, exchange
+        #: Those of VMs beside the engine, by number, alike.
+        self._of_vms: dict[int, tuple[float, tuple[object, ...], Bound | None]] = {}
         #: The last one: when it was made, from what, and its value.
         self._made: tuple[float, tuple[object, ...], Bound | None] | None = None
 
@@ -70,6 +79,37 @@ class BoundNow:
         self._made = (now_s, made_from, found)
         return found
 
+    def of_vms(
+        self,
+        known: Known,
+        paths: Sequence[FencePathStatus],
+        hosts: Mapping[int, HostStatus],
+        now_s: float,
+    ) -> dict[int, Bound]:
+        """Those of the VMs beside the engine that are up, by number. VMS_AT_ONCE of them are made
+        anew at a time: the others keep what was found last for where they are."""
+        found, left = {}, VMS_AT_ONCE
+        picture = None
+        proven = tuple((path.by, path.host, path.ok) for path in paths)
+        live = tuple((h.host_id, h.liveness, h.state) for h in hosts.values())
+        for spec in known.specs:
+            host_id = known.seen[spec.number].place.host
+            if spec.number == ENGINE or host_id is None or not known.seen[spec.number].place.up:
+                continue
+            order = known.plans.get(host_id, NO_PLAN).order.get(spec.number, ())
+            maintenance = self._table.board.global_maintenance
+            made_from = (host_id, order, spec, proven, live, maintenance)
+            old = self._of_vms.get(spec.number)
+            is_fresh = old is not None and old[1] == made_from and now_s - old[0] < VMS_FRESH_S
+            if not is_fresh and left:
+                left -= 1
+                picture = picture or self._picture(hosts[self._in_force.host_id], now_s)
+                bound = bound_of_vm(spec, host_id, order, paths, picture)
+                old = self._of_vms[spec.number] = (now_s, made_from, bound)
+            if old is not None and old[1][0] == host_id and old[2] is not None:
+                found[spec.number] = old[2]
+        return found
+
     def _picture(self, own: HostStatus, now_s: float) -> Picture:
         view = self._exchange.view(now_s)
         observation = Observation(
@@ -82,6 +122,7 @@ class BoundNow:
             lockspace_joined=view.lockspace_joined,
             fence_log=view.fence_log,
             unsure=view.unsure,
+            registry=view.registry,
         )
         itself = PeerReport(
             own.host_id,
@@ -91,5 +132,15 @@ class BoundNow:
             own.hostname,
             state=own.state,
             last_ran=self._this_host.agent.last_ran,
+            vms=self._vms_here(now_s),
+            speaks=SPEAKS_SEVERAL,
+            total_mb=view.local.total_mb,
+            free_mb=view.local.free_mb,
+            free_huge_mb=view.local.free_huge_mb,
         )
         return Picture(self._in_force.rules, observation, self._table.seen, itself, now_s)
+
+    def _vms_here(self, now_s: float) -> dict[int, PeerVm]:
+        """The VMs of the registry on this host, as others see them."""
+        here = self._this_host.vms.here(now_s)
+        return {vm.number: PeerVm(vm.report, last_ran=vm.last_ran) for vm in here}

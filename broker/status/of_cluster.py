@@ -156,6 +156,7 @@ class ClusterStatus:
             ),
             fence_paths=tuple(paths),
             bound=None if where is None else self._bound.of(where.host_id, paths, hosts, now_s),
+            vm_bounds=self._bound.of_vms(known, paths, hosts, now_s),
             migration=this_host.vm.migration,
             differences=disks_shown.differences(in_use),
             what_ran=disks_shown.record(on_disk),

@@ -394,7 +394,8 @@ class Status(Struct, frozen=True):
     or not written. `one_host`: what of the VM lives on this host alone and costs data at a
     takeover. `lacking`: what the cluster was never given. `vms`: all VMs, the engine the first.
     `short`: those that have no place now; `n_plus_1`: those that would have none after the death of
-    a host."""
+    a host. `vm_bounds`: by number, the bound of each other VM that is up, without the time in which
+    it waits for others."""
 
     version: int
     cluster: str
@@ -417,6 +418,7 @@ class Status(Struct, frozen=True):
     switched_off: FenceLogEntry | None = None
     fence_paths: tuple[FencePathStatus, ...] = ()
     bound: Bound | None = None
+    vm_bounds: dict[int, Bound] = {}
     notify: NotifyStatus = NotifyStatus()
     migration: MigrationStatus | None = None
     config_file_s: float | None = None

@@ -12,7 +12,7 @@ from scoring.forecast import STEPS_MAX, Forecast, dead_time_s, if_it_loses_power
 from scoring.hosts.state import Seen
 from scoring.observation import Observation, PeerReport
 from scoring.timing import Timing
-from scoring.vm_facts import Obstacle, Unfit
+from scoring.vm_facts import EngineStatus, Health, Obstacle, PeerVm, Unfit, VmHere, VmSpec, VmStatus
 from tests.unit.builders import NOW_S, RULES, UP, local, peer
 
 
@@ -70,7 +70,7 @@ def test_the_time_of_the_longest_io_timeout_is_reached_too() -> None:
         ({"global_maintenance": None}, "could not be read yet"),
         ({"newer_versions": (7,)}, "newer whiteboard"),
         ({"lockspace_joined": False}, "not joined the lockspace"),
-        ({"storage_good_since_s": None}, "cannot be read"),
+        ({"global_maintenance": True}, "global maintenance"),
         ({"unsure": (3,)}, "not known yet whether host(s) 3"),
         ({"here": local(unfit=(Unfit(Obstacle.HELD_BACK, "it waits for you"),))}, "waits for you"),
         ({"here": local(maintenance=True)}, "local maintenance"),
@@ -108,3 +108,57 @@ def test_the_number_of_decisions_has_a_bound(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("scoring.forecast.STEPS_MAX", 2)
     found = forecast()
     assert found.starts_s is None and STEPS_MAX > 2
+
+
+# --- a VM of the registry -------------------------------------------------------------------------
+
+DB = VmSpec(2, "db", 2048, after=(3,), apart=(4,))
+
+
+def of_db(
+    *others: PeerReport,
+    took_s: float | None = 0.25,
+    free_mb: float = 8192.0,
+    unfit: tuple[Unfit, ...] = (),
+    **observed: Any,
+) -> Forecast:
+    """The same, while db runs on host 2 and the engine on host 3."""
+    db = EngineStatus(VmStatus.UP, Health.GOOD, "up")
+    dead = peer(2, vms={2: PeerVm(db, "EngineUp", 7)}, speaks=2, total_mb=16384.0, free_mb=0.0)
+    reaches = frozenset({2} if took_s is not None else ())
+    down = EngineStatus(VmStatus.DOWN, Health.BAD)
+    mine = (VmHere(down, NOW_S, number=2, unfit=unfit),)
+    here = replace(local(), vms=mine, total_mb=16384.0, free_mb=free_mb, reaches=reaches)
+    given: dict[str, Any] = {
+        "storage_good_since_s": NOW_S - 1000.0,
+        "global_maintenance": False,
+        "lockspace_joined": True,
+        "fence_log": (),
+        "registry": 1,
+    }
+    observation = Observation(local=here, peers=(dead, *others), **{**given, **observed})
+    seen = {p.host_id: Seen(p.timestamp, NOW_S - 0.5, changed=True) for p in (dead, *others)}
+    return if_it_loses_power(RULES, observation, seen, 2, took_s, NOW_S, DB)
+
+
+def test_the_decision_is_asked_for_a_vm_of_the_registry_too() -> None:
+    engine_there = peer(3, engine=UP, speaks=2, total_mb=16384.0, free_mb=1024.0)
+    found = of_db(engine_there)
+    assert found.by_device and found.held == "" and found.starts_s is not None
+    assert found.starts_s == pytest.approx(forecast(peer(3, 100)).starts_s, abs=2.5)
+    without = of_db(engine_there, took_s=None)
+    assert not without.by_device and without.starts_s is not None
+    assert 0 <= without.starts_s - dead_time_s(RULES) < 3.0
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"free_mb": 1024.0}, "short"),
+        ({"unfit": (Unfit(Obstacle.CANNOT_START, "its record is torn"),)}, "its record is torn"),
+        ({"global_maintenance": True}, "global maintenance"),
+    ],
+)
+def test_what_the_decision_forbids_of_it_is_not_promised(changed: dict[str, Any], why: str) -> None:
+    found = of_db(**changed)
+    assert found.starts_s is None and why in found.held

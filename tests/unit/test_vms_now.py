@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from agent.commands.why_vm import explain
 from agent.status.text import as_text
 from broker.api.metrics import Metrics
 from broker.broker import Broker
@@ -253,5 +254,24 @@ def test_the_api_has_all_vms_and_each_by_name_or_number(tmp_path: Path) -> None:
                     assert answer.status == 404
         finally:
             await door.close()
+
+    lived(tmp_path, test)
+
+
+def test_what_a_host_s_death_would_cost_a_vm_is_said_by_every_host(tmp_path: Path) -> None:
+    async def test(cluster: VmCluster) -> None:
+        for broker in cluster.brokers.values():
+            broker.board.storage_good_since_s = -100.0
+            status = broker.status(12.0)
+            assert sorted(status.vm_bounds) == [WEB], "db would have no place"
+            bound = status.vm_bounds[WEB]
+            assert (bound.held, bound.detect_s, bound.by) == ("", 3.5, "sanlock's host-dead time")
+            assert bound.prove_s > 60 and (bound.total_s, bound.boot_s) == (None, None)
+            words = "f host3 dies now, web answers in detect 3.5 + prove"
+            assert f"i{words}" in as_text(status)
+            assert any(
+                line.startswith(f"I{words}") for line in explain(status, entry(status, "web"))
+            )
+            assert broker.status(12.5).vm_bounds[WEB] is bound, "it is kept while nothing changes"
 
     lived(tmp_path, test)

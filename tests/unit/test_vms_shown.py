@@ -21,6 +21,7 @@ from scoring.hosts.liveness import Liveness
 from scoring.vm.plan import Plan
 from scoring.vm_facts import Health, VmStatus, Want
 from tests.fakes import vms
+from tests.fakes.statuses import BOUND
 from tests.fakes.vms import DB, ENGINE, GIB, NOW_S, SSO, WEB, WIKI, WORDS, down, known, up, word
 
 
@@ -112,7 +113,9 @@ def test_what_is_wrong_with_a_vm_has_a_line() -> None:
 
 
 def test_both_decoders_of_the_status_make_the_same_text() -> None:
-    raw = msgspec.json.encode(vms.status({**WORDS, 3: {WIKI: down(barred_until_s=NOW_S + 5)}}))
+    status = vms.status({**WORDS, 3: {WIKI: down(barred_until_s=NOW_S + 5)}})
+    raw = msgspec.json.encode(msgspec.structs.replace(status, vm_bounds={2: BOUND}))
+    assert b"if host2 dies now" in as_text(read(raw)).encode()
     assert as_text(read(raw)) == as_text(msgspec.json.decode(raw, type=Status))
 
 
