@@ -155,10 +155,27 @@ def _acknowledge(arguments: Namespace, as_json: bool) -> int:
     return acknowledge.run(_socket(arguments), as_json)
 
 
+def _doctor_options(parser: ArgumentParser) -> None:
+    _as_json(parser)
+    parser.add_argument(
+        "--storage",
+        action="store_true",
+        help="qualify the storage alone, before a VM is trusted to it",
+    )
+    parser.add_argument(
+        "--for",
+        type=float,
+        default=5.0,
+        dest="seconds",
+        metavar="SECONDS",
+        help="with --storage: measure each volume for so long; default 5",
+    )
+
+
 def _doctor(arguments: Namespace, as_json: bool) -> int:
     from agent.doctor import checks
 
-    return checks.run(arguments.config, as_json)
+    return checks.run(arguments.config, as_json, arguments.seconds if arguments.storage else None)
 
 
 # --- the VM, and maintenance ----------------------------------------------------------------
@@ -402,7 +419,7 @@ VERBS = (
     Verb("score", "what score given samples would make, and why", _score, _score_options),
     Verb("fence", "look after the fence devices", _fence, _fence_options),
     Verb("config", "look at the configuration", _config, _config_options),
-    Verb("doctor", "is this host fit? each check with its fix", _doctor, _as_json),
+    Verb("doctor", "is this host fit? each check with its fix", _doctor, _doctor_options),
     Verb("whiteboard", "look at a whiteboard volume", _whiteboard, _whiteboard_options),
     Verb("init", "make a new cluster with this host as its first", setup.run, setup.init),
     Verb("invite", "print a token with which a new host can join", setup.run, setup.invite),

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from agent.commands import config_check
+from agent.doctor.bounded import CheckHangs, bounded
 from agent.doctor.host import (
     Found,
     accelerator,
@@ -28,14 +30,25 @@ from agent.doctor.host import (
     watchdog,
 )
 from agent.doctor.peers import agreement, daemons, heartbeat_ports, libvirt_peers
+from agent.doctor.storage import storage
 from agent.doctor.vm import libvirt_guests_found, vm_domain
 from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
+from broker.client.ask import ask
 from broker.config.errors import ConfigError
 from broker.config.load import load
 from broker.config.sections import Config
+from broker.daemon.errors import HaError
 from broker.daemon.exit_codes import ExitCode
+from broker.wire.status import Status
 
+#: The longest that a check on this host and its storage may take, and one that asks other hosts.
+PATIENCE_S, NETWORK_S = 6.0, 90.0
+#: The longest time that a storage with the settings of docs/storage.md has a dead client's locks.
+SILENT_S = 90.0
+ON_STORAGE = frozenset({"sanlock-name", "storage", "agreement", "libvirt", "fence-device"})
+ON_NETWORK = frozenset({"heartbeat", "libvirt", "fence-device", "agreement"})
+_HANGS = "the storage and its mount (docs/storage.md); ps -eo pid,stat,wchan:30,cmd | grep ' D'"
 #: The verdicts as they are shown; only "fail" changes the exit code.
 VERDICTS = ("ok", "warn", "fail")
 
@@ -50,10 +63,11 @@ class Finding:
     fix: str = ""
 
 
-def run(path: str, as_json: bool) -> int:
-    """Check and print; OK, or FAILED where a check failed."""
+def run(path: str, as_json: bool, storage_s: float | None = None) -> int:
+    """Check and print; OK, or FAILED where a check failed. `storage_s`: qualify the storage alone,
+    and measure each volume for so long."""
     findings = []
-    for finding in check(path):
+    for finding in check(path) if storage_s is None else check_storage(path, storage_s):
         findings.append(finding)
         if not as_json:
             say(f"{finding.verdict:<5} {finding.name:<14} {finding.text}", 21)
@@ -71,10 +85,7 @@ def run(path: str, as_json: bool) -> int:
 
 def check(path: str) -> Iterator[Finding]:
     """All checks, the quick ones first."""
-    for found in config_check.checks(path):
-        verdict = "warn" if found.verdict == "warning" else found.verdict
-        fix = "ha-agent config check" if verdict == "fail" else ""
-        yield Finding(found.name, verdict, found.text, fix)
+    yield from _of_file(path)
     try:
         config = load(path)
     except ConfigError:
@@ -97,12 +108,61 @@ def check(path: str) -> Iterator[Finding]:
         "libvirt": libvirt_peers,
         "fence-device": _fence_devices,
     }
+    not_now = silent_client(config)
     for name, look in checks.items():
+        if not_now and name in ON_STORAGE:
+            yield Finding(name, "warn", f"not looked at: {not_now}", "ha-agent doctor, later")
+            continue
+        patience_s = NETWORK_S if name in ON_NETWORK else PATIENCE_S
         try:
-            for verdict, text, fix in look(config):
+            for verdict, text, fix in bounded(name, patience_s, functools.partial(look, config)):
                 yield Finding(name, verdict, text, fix)
-        except (CommandError, ConfigError, OSError) as error:
+        except CheckHangs as error:
+            not_now = str(error)
+            yield Finding(name, "fail", not_now, _HANGS)
+        except CommandError as error:
             yield Finding(name, "fail", str(error))
+
+
+def _of_file(path: str) -> Iterator[Finding]:
+    """The checks of the configuration file."""
+    try:
+        for found in bounded("configuration", PATIENCE_S, lambda: config_check.checks(path)):
+            verdict = "warn" if found.verdict == "warning" else found.verdict
+            fix = "ha-agent config check" if verdict == "fail" else ""
+            yield Finding(found.name, verdict, found.text, fix)
+    except CheckHangs as error:
+        yield Finding("file", "fail", str(error), _HANGS)
+
+
+def check_storage(path: str, seconds: float) -> Iterator[Finding]:
+    """What `doctor --storage` finds, within `seconds` for each volume and PATIENCE_S."""
+    config = load(path)
+    name = "storage"
+    if not_now := silent_client(config):
+        yield Finding(name, "warn", f"not looked at: {not_now}", "the same again, later")
+        return
+    try:
+        looks = bounded(name, 2 * seconds + PATIENCE_S, lambda: storage(config, seconds))
+        for verdict, text, fix in looks:
+            yield Finding(name, verdict, text, fix)
+    except CheckHangs as error:
+        yield Finding(name, "fail", str(error), _HANGS)
+    except CommandError as error:
+        yield Finding(name, "fail", str(error), "ha-agent storage show")
+
+
+def silent_client(config: Config) -> str:
+    """Which host has just fallen silent, in words; "": none is known. While the storage has not
+    missed its client, whoever opens a file there may stall all hosts."""
+    try:
+        status = ask(config.daemon.socket, "GET", "/v1/status", Status)
+    except HaError:
+        return ""
+    for host in status.hosts.values():
+        if host.liveness != "live" and host.age_s is not None and host.age_s < SILENT_S:
+            return f"host {host.hostname} fell silent {host.age_s:.0f} s ago"
+    return ""
 
 
 def _fence_devices(config: Config) -> Found:

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent doctor` where the storage hangs, and `doctor --storage`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from agent.doctor import checks, storage
+from agent.doctor.bounded import CheckHangs, bounded
+from agent.storage.mounts import Mount
+from agent.terminal.errors import CommandError
+from broker.config.load import load
+from broker.daemon.exit_codes import ExitCode
+from tests.unit import commands
+
+#: A file system with one folder of the backing one, until it is stopped.
+FUSE = """
+import os, sys
+os.environ["FUSE_LIBRARY_NAME"] = "fuse3"
+import mfusepy
+
+class Through(mfusepy.Operations):
+    def getattr(self, path, fh=None):
+        found = os.lstat(sys.argv[1] + path)
+        names = ("st_mode", "st_nlink", "st_size", "st_uid", "st_gid")
+        return {name: getattr(found, name) for name in names}
+
+    def readdir(self, path, fh):
+        return [".", "..", *os.listdir(sys.argv[1] + path)]
+
+    def open(self, path, flags):
+        return os.open(sys.argv[1] + path, os.O_RDWR)
+
+    def read(self, path, size, offset, fh):
+        return os.pread(fh, size, offset)
+
+mfusepy.FUSE(Through(), sys.argv[2], foreground=True, direct_io=True)
+"""
+
+
+@pytest.fixture
+def hanging(site: Path, tmp_path: Path) -> Iterator[Path]:
+    """A configuration whose volumes lie on a FUSE file system that does not answer any more."""
+    backing, place = tmp_path / "backing", tmp_path / "mount"
+    backing.mkdir()
+    place.mkdir()
+    for name in ("whiteboard", "leases"):
+        (tmp_path / name).rename(backing / name)
+    program = tmp_path / "through.py"
+    program.write_text(FUSE)
+    process = subprocess.Popen(
+        [sys.executable, str(program), str(backing), str(place)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    for _ in range(200):
+        if f" {place} " in Path("/proc/self/mounts").read_text() or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    if process.poll() is not None:
+        pytest.skip("no FUSE here")
+    text = site.read_text()
+    for name in ("whiteboard", "leases"):
+        text = text.replace(f'"{tmp_path}/{name}"', f'"{place}/{name}"')
+    site.write_text(text)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield site
+    finally:
+        process.send_signal(signal.SIGCONT)
+        subprocess.run(["umount", "-l", str(place)], check=False)
+        process.kill()
+        process.wait()
+
+
+def findings(config: Path, *words: str) -> list[dict[str, Any]]:
+    done = commands.run("ha-agent", "--config", config, "doctor", "--json", *words)
+    assert "Traceback" not in done.stderr, done.stderr
+    answer = json.loads(done.stdout)
+    failed = any(each["verdict"] == "fail" for each in answer["checks"])
+    assert done.returncode == (ExitCode.FAILED if failed else ExitCode.OK)
+    found: list[dict[str, Any]] = answer["checks"]
+    return found
+
+
+@pytest.mark.parametrize("words", [(), ("--storage", "--for", "0.2")])
+def test_a_doctor_on_a_storage_that_hangs_ends_and_says_on_what(
+    hanging: Path, words: tuple[str, ...]
+) -> None:
+    """The child that hangs stays in the kernel until the storage is back: nobody waits for it."""
+    silent = [each for each in findings(hanging, *words) if "has not answered for" in each["text"]]
+    first, *others = silent
+    assert first["verdict"] == "fail" and first["fix"].startswith("the storage and its mount")
+    assert all(each["text"].startswith("not looked at: ") for each in others)
+
+
+def test_a_check_that_blocks_is_left_behind(tmp_path: Path) -> None:
+    def look() -> Iterator[str]:
+        yield "first"
+        signal.pause()
+
+    found = bounded("a check", 0.3, look)
+    assert next(found) == "first"
+    with pytest.raises(CheckHangs, match="a check has not answered for 0 s"):
+        next(found)
+
+
+def test_an_error_of_a_check_is_a_sentence_and_a_bug_stays_a_bug() -> None:
+    def fails() -> Iterator[str]:
+        raise CommandError(ExitCode.STORAGE, "it is not mounted")
+        yield ""
+
+    def breaks() -> Iterator[str]:
+        yield str(1 // 0)
+
+    with pytest.raises(CommandError, match="it is not mounted"):
+        list(bounded("x", 5, fails))
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        list(bounded("x", 5, breaks))
+
+
+def status_of(liveness: str, age_s: float | None) -> SimpleNamespace:
+    host = SimpleNamespace(liveness=liveness, age_s=age_s, hostname="host2")
+    return SimpleNamespace(hosts={2: host})
+
+
+@pytest.mark.parametrize(
+    ("liveness", "age_s", "waits"),
+    [
+        ("live", 0.5, False),
+        ("silent", 12.0, True),
+        ("silent", 5000.0, False),
+        ("silent", None, False),
+    ],
+)
+def test_nothing_is_opened_on_the_storage_while_a_host_has_just_fallen_silent(
+    site: Path, monkeypatch: pytest.MonkeyPatch, liveness: str, age_s: float | None, waits: bool
+) -> None:
+    """On CephFS that stalls everybody's files until the dead client is evicted."""
+    monkeypatch.setattr(checks, "ask", lambda *_: status_of(liveness, age_s))
+    made: list[str] = []
+
+    def noted(name: str, seconds: float, look: object) -> Iterator[object]:
+        made.append(name)
+        return iter(())
+
+    monkeypatch.setattr(checks, "bounded", noted)
+    found = {each.name: each for each in checks.check(str(site))}
+    assert ("storage" not in made and "sanlock-name" not in made) is waits
+    if waits:
+        assert found["storage"].text == "not looked at: host host2 fell silent 12 s ago"
+        (only,) = checks.check_storage(str(site), 1.0)
+        assert only.text.startswith("not looked at: host host2")
+
+
+def test_the_storage_is_measured_in_a_scratch_file_that_is_removed(site: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in site.parent.iterdir() if path.is_file()}
+    found = findings(site, "--storage", "--for", "0.5")
+    texts = [each["text"] for each in found]
+    assert sum("direct write of 4 KiB" in text for text in texts) == 2
+    assert sum("direct read of 4 KiB" in text for text in texts) == 2
+    assert any("file locks keep a second writer out" in text for text in texts)
+    after = {path: path.stat().st_mtime_ns for path in site.parent.iterdir() if path.is_file()}
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("took", "verdict", "says"),
+    [
+        ([0.001] * 99 + [0.01], "ok", "1.0 / 10.0 / 10.0 ms (p50 / p99 / max of 100)"),
+        ([0.7] * 10, "warn", "a beat is 1 s"),
+        ([0.001] * 9 + [11.0], "fail", "sanlock gives up after io-timeout, 10 s"),
+    ],
+)
+def test_latencies_are_held_against_the_beat_and_io_timeout(
+    site: Path, took: list[float], verdict: str, says: str
+) -> None:
+    found, text, fix = storage._compared(load(str(site)), "leases", "write", took)
+    assert (found, bool(fix)) == (verdict, verdict != "ok")
+    assert says in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "cache", "verdict"),
+    [
+        (None, "none", "ok"),
+        (None, "writeback", "fail"),
+        ("nfs4", "none", "ok"),
+        ("nfs4", "default", "fail"),
+        ("ceph", "default", "ok"),
+        ("fuse.glusterfs", "writeback", "ok"),
+        ("fuse.ceph-fuse", "none", "warn"),
+        ("ext4", "none", "warn"),
+    ],
+)
+def test_whether_a_live_migration_is_possible_by_libvirts_own_rule(
+    kind: str | None, cache: str, verdict: str
+) -> None:
+    found, text, _ = storage.migration_of("/x/disk", kind, cache)
+    assert found == verdict
+    assert ("refuses a live migration" in text) is (verdict != "ok")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "verdict", "says"),
+    [
+        ("nfs4", "rw,soft,vers=4.2", "fail", "mount it without soft"),
+        ("fuse.ceph-fuse", "rw", "ok", ""),
+        ("xfs", "rw", "warn", "every host must see this very file"),
+    ],
+)
+def test_the_mount_is_judged_by_kind_and_options(
+    kind: str, options: str, verdict: str, says: str
+) -> None:
+    mount = Mount("server:/x", "/mnt", kind, tuple(options.split(",")))
+    (found, text, fix), *more = storage._kind("leases", "/mnt/leases", mount)
+    assert (found, says in fix) == (verdict, True)
+    assert f"lies on {kind} ({'FUSE' if kind.startswith('fuse') else 'kernel'})" in text
+    assert bool(more) is (kind in storage.DEAD_CLIENT)
+
+
+@pytest.mark.parametrize(
+    ("says", "code", "verdict"),
+    [
+        ("  shared|", 0, "ok"),
+        ("  shared|active exclusively", 0, "fail"),
+        ("  |active exclusively", 0, "warn"),
+        ("", 5, "warn"),
+    ],
+)
+def test_how_lvm_has_a_volume_active_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, code: int, verdict: str
+) -> None:
+    program = tmp_path / "lvs"
+    program.write_text(f"#!/bin/sh\necho '{says}'\nexit {code}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    ((found, _, _),) = storage._activation("/dev/vg/lv")
+    assert found == verdict
