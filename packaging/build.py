@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`python packaging/build.py lock|deb|rpm|packages|release`: the packages of the commit HEAD.
+"""`python packaging/build.py lock|deb|cockpit|rpm|packages|release`: packages of the commit HEAD.
 
 What is built is what is committed; a changed file in the work tree is not in it. Every
 time stamp is the commit's (SOURCE_DATE_EPOCH), every order sorted: the same commit gives
@@ -249,7 +249,7 @@ def deb(target: str) -> Path:
         install.put(root, f"{documents}/{place}", page.read_bytes())
     changes = (folder / "CHANGELOG.md").read_bytes()
     install.put(root, f"{documents}/CHANGELOG.md.gz", gzip.compress(changes, 9, mtime=0))
-    changelog = deb_changelog(commit, target).encode()
+    changelog = deb_changelog(commit, NAME, f"{commit.deb_version}+{target}").encode()
     install.put(root, f"{documents}/changelog.gz", gzip.compress(changelog, 9, mtime=0))
     overrides = (folder / "packaging/deb/lintian-overrides").read_bytes()
     install.put(root, f"usr/share/lintian/overrides/{NAME}", overrides)
@@ -285,16 +285,67 @@ Description: keeps one virtual machine up on hosts that share storage
     return package
 
 
+COCKPIT = "cockpit-ha-agent"
+
+
+def cockpit() -> Path:
+    """The Debian package with the page for Cockpit: four files, the same for all releases."""
+    commit = Commit.head()
+    root = BUILD / "deb" / COCKPIT
+    shutil.rmtree(root, ignore_errors=True)
+    for name in run("git", "ls-files", "packaging/cockpit").split():
+        content = run("git", "show", f"HEAD:{name}").encode()
+        install.put(root, f"usr/share/cockpit/ha-agent/{Path(name).name}", content)
+    documents = f"usr/share/doc/{COCKPIT}"
+    install.put(root, f"{documents}/copyright", own_copyright(commit).encode())
+    changelog = deb_changelog(commit, COCKPIT, commit.deb_version).encode()
+    install.put(root, f"{documents}/changelog.gz", gzip.compress(changelog, 9, mtime=0))
+    files = sorted(p for p in root.rglob("*") if p.is_file())
+    control = f"""\
+Package: {COCKPIT}
+Version: {commit.deb_version}
+Architecture: all
+Maintainer: {MAINTAINER}
+Installed-Size: {sum(-(-p.stat().st_size // 1024) for p in files)}
+Depends: cockpit-bridge (>= 239), {NAME}
+Recommends: cockpit-ws
+Section: admin
+Priority: optional
+Description: page for the VMs of ha-agent in Cockpit
+ Shows the protected virtual machine and its hosts, sets and ends maintenance,
+ moves the machine, and joins a new host, with Cockpit's login: each order is
+ the command that an administrator would type.
+"""
+    sums = [f"{md5(path)}  {path.relative_to(root)}\n" for path in files]
+    install.put(root, "DEBIAN/control", control.encode())
+    install.put(root, "DEBIAN/md5sums", "".join(sums).encode())
+    OUT.mkdir(parents=True, exist_ok=True)
+    for older in OUT.glob(f"{COCKPIT}_*.deb"):
+        older.unlink()
+    package = OUT / f"{COCKPIT}_{commit.deb_version}_all.deb"
+    run("dpkg-deb", "--root-owner-group", "-Zxz", "--build", root, package, more=commit.epoch)
+    return package
+
+
 def md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
-def deb_changelog(commit: Commit, target: str) -> str:
+def deb_changelog(commit: Commit, name: str, version: str) -> str:
     stamp = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(commit.time_s))
     return (
-        f"{NAME} ({commit.deb_version}+{target}) unstable; urgency=medium\n\n"
+        f"{name} ({version}) unstable; urgency=medium\n\n"
         f"  * What is new for operators: /usr/share/doc/{NAME}/CHANGELOG.md.gz\n\n"
         f" -- {MAINTAINER}  {stamp}\n"
+    )
+
+
+def own_copyright(commit: Commit) -> str:
+    """DEP 5, where nothing is bundled."""
+    return (
+        "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\n"
+        f"Files: *\nCopyright: {time.gmtime(commit.time_s).tm_year} the ha-agent authors\n"
+        "License: LGPL-2.1-or-later\n On Debian systems: /usr/share/common-licenses/LGPL-2.1\n"
     )
 
 
@@ -396,7 +447,8 @@ def sums(files: Iterable[Path]) -> str:
 
 def packages() -> None:
     """All packages, with their checksums; says where they are and how each is installed."""
-    made = [*map(deb, [name for name in TARGETS if name.startswith("debian")]), *rpm()]
+    debs = [name for name in TARGETS if name.startswith("debian")]
+    made = [*map(deb, debs), cockpit(), *rpm()]
     (OUT / SUMS).write_text(sums(made))
     for path in made:
         print(path)
@@ -411,6 +463,7 @@ def main() -> None:
     debs = [name for name in TARGETS if name.startswith("debian")]
     verbs.add_parser("lock").add_argument("target", choices=TARGETS)
     verbs.add_parser("deb").add_argument("target", choices=debs, nargs="+")
+    verbs.add_parser("cockpit")
     verbs.add_parser("rpm")
     verbs.add_parser("packages")
     verbs.add_parser("release")
@@ -423,6 +476,8 @@ def main() -> None:
                 print(deb(target))
         case "packages":
             packages()
+        case "cockpit":
+            print(cockpit())
         case "rpm":
             for path in rpm():
                 print(path)

@@ -53,6 +53,20 @@ def test_lintian_is_content(target: str, debs: dict[str, Path]) -> None:
     assert said(*command) == ""
 
 
+@needs("lintian")
+def test_the_page_for_cockpit_is_a_package_of_its_own(tmp_path: Path) -> None:
+    (package,) = build("cockpit")
+    said("lintian", "--allow-root", "--fail-on", "error,warning", package)
+    before = digests_of([package])
+    said("dpkg-deb", "--extract", package, tmp_path)
+    pages = tmp_path / "usr/share/cockpit/ha-agent"
+    here = sorted(said("git", "ls-files", "packaging/cockpit", cwd=ROOT).splitlines())
+    assert sorted(path.name for path in pages.iterdir()) == [Path(name).name for name in here]
+    for name in here:
+        assert (pages / Path(name).name).read_bytes() == (ROOT / name).read_bytes()
+    assert before == digests_of(build("cockpit")), "the same commit makes the same bytes"
+
+
 @needs("rpmbuild")
 @needs("rpmlint")
 def test_rpmlint_is_content(rpms: dict[str, Path]) -> None:
