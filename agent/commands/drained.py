@@ -26,6 +26,18 @@ LOOK_OTHER_S = 1.0
 HANDED_OVER_S = 10.0
 #: Reasons of the agent that end the watch: a VM stays, at least for now.
 _STAYS = frozenset({"drain-stuck", "drain-waiting", "move-impossible", "global-maintenance"})
+#: Those of them that no time mends: the VM cannot be migrated.
+_NO_MIGRATION = frozenset({"drain-stuck", "move-impossible"})
+
+
+def _way_out(vms: list[str], is_alone: bool, where: str) -> str:
+    """How a host is emptied of VMs that cannot be migrated."""
+    typed = [f"ha-agent vm shutdown{'' if is_alone else f' {name}'}" for name in vms]
+    place = " (on this host)" if where == "here" else " (on that host)"
+    return (
+        f"; without a migration, with the outage of a boot: {', '.join(typed)}{place} shuts it down"
+        " in order, and another host starts it"
+    )
 
 
 @dataclass(slots=True)
@@ -92,9 +104,10 @@ def drained(
         if not here:
             unknown = [name for name, is_here in found.items() if is_here is None]
             return not unknown, watch.sentence(unknown, where)
-        stays = next((reason.text for reason in status.reasons if reason.code in _STAYS), "")
-        if stays:
-            return False, f"NOT DRAINED: {stays}"
+        stays = next((reason for reason in status.reasons if reason.code in _STAYS), None)
+        if stays is not None:
+            out = _way_out(here, len(found) == 1, where) if stays.code in _NO_MIGRATION else ""
+            return False, f"NOT DRAINED: {stays.text}{out}"
         waited_s = time.monotonic() - began_s
         names = ", ".join(here)
         if waited_s >= patience_s:

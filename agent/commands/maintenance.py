@@ -59,7 +59,7 @@ def run(
     else:
         _set_local(socket_path, other, wanted)
         where = "this host" if other is None else other.host.hostname
-        lines = [f"local maintenance is set: {where} does not start the VM and is drained"]
+        lines = [f"local maintenance is set: {where} does not start the VM and is being drained"]
         look = status_of(socket_path) if other is None else other.status
         place = "here" if other is None else "there"
         is_out, said = drained(look, WAIT_S if asked.wait else PATIENCE_S, place)

@@ -34,6 +34,7 @@ from agent.storage.watched import (
     SLOT_WATCH_S,
     Users,
     lease_watch_s,
+    os_error,
     read_leases,
     read_slots,
     storage_error,
@@ -404,7 +405,7 @@ def _is_there(path: str) -> bool:
             ) from None
         return False
     except OSError as error:
-        raise CommandError(ExitCode.STORAGE, f"{path}: {error.strerror}") from None
+        raise os_error(path, "looking at it", error) from None
     return not (stat.S_ISREG(mode) and Path(path).stat().st_size == 0)
 
 
@@ -437,7 +438,7 @@ def _is_zero(path: str) -> bool:
                     return False
                 left -= len(data)
     except OSError as error:
-        raise CommandError(ExitCode.STORAGE, f"{path}: {error.strerror}") from None
+        raise os_error(path, "reading it", error) from None
     return True
 
 
@@ -475,7 +476,7 @@ def written(path: str, size: int) -> Iterator[tuple[str, bool]]:
             ExitCode.REFUSED, f"{path}: somebody else made it at the same moment; try again"
         ) from None
     except OSError as error:
-        raise CommandError(ExitCode.STORAGE, f"{path}: {error.strerror}") from None
+        raise os_error(path, "making it", error) from None
     finally:
         with contextlib.suppress(OSError):
             Path(new).unlink()

@@ -52,6 +52,30 @@ def source_place(number: int) -> str:
     return ""
 
 
+def mount_unit(place: str) -> str:
+    """The name that systemd gives the unit of a mount point (systemd-escape --path)."""
+    path = place.strip("/")
+    if not path:
+        return "-.mount"
+    shown = "".join(
+        "-"
+        if char == "/"
+        else char
+        if char.isascii() and (char.isalnum() or (char in ":_." and (char != "." or at > 0)))
+        else "".join(f"\\x{byte:02x}" for byte in char.encode())
+        for at, char in enumerate(path)
+    )
+    return f"{shown}.mount"
+
+
+def mount_anew(path: str) -> str:
+    """What mounts anew what a path lies on; "" where no mount but the root's is known."""
+    found = mount_of(path)
+    if found is None or found.place == "/":
+        return ""
+    return f"umount -l {found.place}; systemctl restart '{mount_unit(found.place)}'"
+
+
 def _plain(word: str) -> str:
     """Without the kernel's escapes: a blank in a name is \\040."""
     return _ESCAPED.sub(lambda found: chr(int(found.group(1), 8)), word)

@@ -254,7 +254,7 @@ def test_another_host_is_emptied_and_orders_are_given_from_any_host(moving: Clus
     local = ("maintenance", "local", "--for", "10m")
     done = order(moving, third, *local, "--host", source, "--wait")
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"{source} does not start the VM and is drained" in done.stdout
+    assert f"{source} does not start the VM and is being drained" in done.stdout
     assert "the VM has left, and is up on" in done.stdout
     heir = moving.engine_host()
     assert heir is not None

@@ -219,7 +219,11 @@ def answer(tmp_path: Path, reason: ReasonOnWire | None, *, is_here: bool = True)
     "code", ["drain-stuck", "drain-waiting", "move-impossible", "global-maintenance"]
 )
 def test_the_answer_says_why_the_vm_stays(tmp_path: Path, code: str) -> None:
-    assert answer(tmp_path, ReasonOnWire(code, "no CPU")) == "NOT DRAINED: no CPU"
+    said = answer(tmp_path, ReasonOnWire(code, "no CPU"))
+    assert said.startswith("NOT DRAINED: no CPU")
+    # Where time may help, or nothing may be touched, nothing else is proposed.
+    is_lasting = code in ("drain-stuck", "move-impossible")
+    assert ("ha-agent vm shutdown (on this host) shuts it down in order" in said) is is_lasting
 
 
 def test_the_answer_does_not_wait_for_long(tmp_path: Path) -> None:
@@ -246,7 +250,7 @@ def test_the_command_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
     served(tmp_path, test)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == "NOT DRAINED: no CPU"
+    assert lines[1].startswith("NOT DRAINED: no CPU")
 
 
 def test_between_two_hosts_it_is_up_on_neither_for_a_moment(
