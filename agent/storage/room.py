@@ -18,7 +18,7 @@ from broker.registry.record import units_for
 from broker.whiteboard.identity import LEASES_UNIT, VolumeKind
 from broker.whiteboard.layout import SLOT_MAX
 from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR
-from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
 
 WHITEBOARD_BYTES = (SLOT_MAX + 1) * SLOT_BYTES
 #: Alignment units of a lease volume, up to the one with its identity.

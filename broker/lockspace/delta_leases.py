@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from broker.lockspace.rejoin import OwnLease
 from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR, DELTA_MAGIC, sector_of_leases
-from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
 from broker.whiteboard.volume import Volume
 
 #: sanlock_rv.h

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from broker.lockspace.delta_leases import PAXOS_MAGIC
 from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR, sector_of_leases
-from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
 from broker.whiteboard.volume import Volume
 
 #: sanlock's src/leader.h, little endian: struct leader_record. The checksum is a CRC-32C of what

@@ -33,7 +33,7 @@ from broker.daemon.foreign import clean
 from broker.whiteboard.padding import unpadded
 from broker.whiteboard.signatures import Signature, Signatures
 from broker.whiteboard.signed_json import framed, framed_in, signature_in
-from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
 from broker.wire.limits import HOST_ID_MAX, VMS_MAX
 from scoring.vm_facts import ORDINARY_PAGES_KB, VmSpec, Want
 

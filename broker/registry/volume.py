@@ -42,7 +42,7 @@ from broker.registry.record import (
     signature,
 )
 from broker.whiteboard.signatures import GOOD, Signature, Signatures, Unsigned
-from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
 from broker.wire.limits import VMS_MAX
 
 #: Where the definitions begin, and what a registry takes in all: 33 MiB.

@@ -12,7 +12,8 @@ from broker.peers.question_gate import QuestionGate
 from broker.peers.table import Table
 from broker.this_host.facts import fence_ask_text, outside_status
 from broker.whiteboard import lines as slot_lines
-from broker.whiteboard.slot import LEFT_OUT_KEY, SlotReport
+from broker.whiteboard.extra import LEFT_OUT_KEY
+from broker.whiteboard.slot import SlotReport
 from broker.wire.status import HostStatus, WitnessStatus
 from scoring.hosts.liveness import Liveness
 

@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping
 
 from broker.daemon.histogram import Histogram
 from broker.whiteboard.errors import BadSlot, SlotFault
+from broker.whiteboard.extra import signed_part, signed_part_of_cluster
 from broker.whiteboard.fence_log import AHEAD, FenceLog, LogRecord, encode, slot_of
 from broker.whiteboard.layout import WHAT_RAN_SLOTS
 from broker.whiteboard.mode import Mode, count, from_lines, to_lines
@@ -53,8 +54,6 @@ from broker.whiteboard.slot import (
     decode_sweep,
     encode_cluster,
     encode_slot,
-    signed_part,
-    signed_part_of_cluster,
 )
 from broker.whiteboard.store import SlotStore, StorageTrouble
 from broker.whiteboard.what_ran import OnDisk

@@ -35,7 +35,8 @@ from broker.daemon.foreign import clean
 from broker.whiteboard.layout import FENCE_LOG_FIRST, FENCE_LOG_RECORDS
 from broker.whiteboard.signatures import FENCE, GOOD, Signature, Signatures, Unsigned
 from broker.whiteboard.signed_json import framed, framed_in, signature_in
-from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import EMPTY_SLOT
 from broker.wire.limits import HOST_ID_MAX
 from scoring.observation import FenceRecord, FenceStep
 

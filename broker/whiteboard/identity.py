@@ -31,7 +31,8 @@ from broker.config.sections import Config
 from broker.whiteboard.errors import WhiteboardError
 from broker.whiteboard.layout import IDENTITY_SLOT
 from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR, sector_of_leases
-from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import EMPTY_SLOT
 from broker.whiteboard.volume import Volume, VolumeError, VolumeFault
 
 #: An alignment unit of the lease volume: 0 lockspace, 1 engine, 2 fence, 3 registry; 4 to 15 are

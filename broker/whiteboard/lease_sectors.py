@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 
-from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
 from broker.whiteboard.volume import Volume
 
 #: sanlock's src/leader.h, little endian: struct leader_record of a delta lease.

@@ -38,7 +38,7 @@ from broker.vm import domain_facts
 from broker.vm.errors import BadDomain
 from broker.whiteboard.layout import WHAT_RAN_SLOTS
 from broker.whiteboard.signatures import GOOD, RAN, Signature, Signatures, Unsigned
-from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
 from broker.whiteboard.what_ran import ADOPT, GENERATION_MAX, KEEP, OnDisk, images_of
 from broker.wire.what_ran import WhatRan
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from broker.whiteboard.slot import EXTRA_ROOM_BYTES, LEFT_OUT_KEY, line_bytes
+from broker.whiteboard.extra import EXTRA_ROOM_BYTES, LEFT_OUT_KEY, line_bytes
 
 #: Facts on which other hosts' decisions depend.
 DECIDES = (

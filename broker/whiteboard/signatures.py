@@ -29,7 +29,8 @@ from enum import StrEnum
 
 from broker.config.cluster_key import ClusterKey
 from broker.whiteboard.errors import SlotFault
-from broker.whiteboard.slot import SlotReport, signed_part
+from broker.whiteboard.extra import signed_part
+from broker.whiteboard.slot import SlotReport
 
 #: The line of a slot that holds the counter.
 COUNTER_LINE = "count"

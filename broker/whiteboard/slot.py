@@ -54,25 +54,23 @@ damage.
 from __future__ import annotations
 
 import codecs
-import functools
 import hashlib
-import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from broker.config.cluster_key import MAC_DIGITS
 from broker.daemon.foreign import clean
+from broker.whiteboard import engine_status, extra
 from broker.whiteboard.errors import BadSlot, SlotFault
+from broker.whiteboard.extra import MAC_KEY
 from broker.whiteboard.padding import unpadded
+from broker.whiteboard.sizes import HEAD_BYTES, SLOT_BYTES
+from broker.whiteboard.text import cut_bytes, is_utf8, shown
 from broker.wire.limits import HOST_ID_MAX, TIMESTAMP_MAX
-from scoring.vm_facts import DETAIL_ALREADY_LOCKED, EngineStatus, Health, VmStatus
+from scoring.vm_facts import EngineStatus
 
-SLOT_BYTES = 4096
-HEAD_BYTES = 512
-EXTRA_BYTES = SLOT_BYTES - HEAD_BYTES
 PARSE_VERSION = 1
 FEATURE_VERSION = 1
 SCORE_MAX = 10_000
@@ -81,38 +79,22 @@ SCORE_MAX = 10_000
 TIMESTAMP_TAKEN_MAX = 2**52
 #: A full DNS name in text form (RFC 1035: 255 octets on the wire). Longer ones are cut.
 HOSTNAME_BYTES_MAX = 253
-#: One extra line, key, "=" and value, without its newline. Longer values are cut.
-EXTRA_LINE_BYTES_MAX = 1024
-
 EMPTY_SLOT = bytes(SLOT_BYTES)
 
 _CRC_FIELD = 9
 _LAST_FIELD = 11  # of those known here
 _FIELDS_MIN = 7  # what the oldest writers had, which knew no crc yet
 _NO_CRC_YET = b"00000000"
-_CUT_MARK = "..."
 _NAME_HASH_DIGITS = 8
-#: The line that says how many lines had no room.
-LEFT_OUT_KEY = "truncated"
 _SHOWN_MAX = 40  # characters of foreign data in a message
-_END_LINE_BYTES = len("end=01234567\n")
 
 _LEADING_DIGITS = re.compile(rb"[0-9]+")
 # Plain ASCII digits: int() alone would also take "1_000", " 7", "+7" and other scripts' digits.
 _NUMBER = re.compile(rb"-?[0-9]+")
 _CRC = re.compile(rb"[0-9a-f]{8}")
-_END_LINE = re.compile(rb"end=([0-9a-f]{8})\n")
-_MAC_KEY = "mac"
-_MAC_LINE_BYTES = len(f"{_MAC_KEY}=") + MAC_DIGITS + 1
-_MAC_LINE = re.compile(rb"mac=([0-9a-f]{64})\n?")
 #: Makes the signature of what is written.
 Sign = Callable[[bytes], str]
 
-#: The room for the lines of a slot, beside the line of the left-out ones, the signature and the end
-#: line.
-EXTRA_ROOM_BYTES = EXTRA_BYTES - _MAC_LINE_BYTES - _END_LINE_BYTES - len(f"{LEFT_OUT_KEY}=0000\n")
-
-assert HEAD_BYTES + EXTRA_BYTES == SLOT_BYTES
 assert HOSTNAME_BYTES_MAX < HEAD_BYTES // 2, "the engine status must keep its half of the head"
 
 
@@ -174,7 +156,7 @@ def encode_slot(report: SlotReport, sign: Sign | None = None) -> bytes:
     """The 4096 bytes of a host's slot. `sign`: makes its signature; None, or an empty result: the
     slot has none.
 
-    Always fits: see `fit_hostname`, `_engine_status_json` and `_encode_extra` for what is cut.
+    Always fits: see `fit_hostname`, `engine_status.encode` and `extra.encode` for what is cut.
     A number out of its range is the caller's bug and an AssertionError. `extra_trusted` is not
     ignored: what is written here is always checksummed.
     """
@@ -200,15 +182,15 @@ def encode_slot(report: SlotReport, sign: Sign | None = None) -> bytes:
         str(report.local_conf_timestamp),
     ]
     room = HEAD_BYTES - len("|".join(fields).encode())
-    fields[5] = _engine_status_json(report.engine_status, room)
+    fields[5] = engine_status.encode(report.engine_status, room)
     fields[_CRC_FIELD] = f"{zlib.crc32('|'.join(fields).encode()):08x}"
     head = "|".join(fields).encode()
     assert len(head) <= HEAD_BYTES, len(head)
     assert len(fields) - 1 == head.count(b"|"), head
 
-    body = head.ljust(HEAD_BYTES, b"\0") + _encode_extra(report.extra)
+    body = head.ljust(HEAD_BYTES, b"\0") + extra.encode(report.extra)
     if sign is not None and (mac := sign(body)):
-        body += f"{_MAC_KEY}={mac}\n".encode()
+        body += f"{MAC_KEY}={mac}\n".encode()
     slot = body + f"end={zlib.crc32(body):08x}\n".encode()
     assert len(slot) <= SLOT_BYTES, len(slot)
     return slot.ljust(SLOT_BYTES, b"\0")
@@ -229,7 +211,7 @@ def encode_cluster(
         lines.append(f"{key}={clean(value)}")
     data = "\n".join(lines).encode()
     if sign is not None and (mac := sign(data)):
-        data += f"\n{_MAC_KEY}={mac}".encode()
+        data += f"\n{MAC_KEY}={mac}".encode()
     assert len(data) <= SLOT_BYTES, len(data)
     return data.ljust(SLOT_BYTES, b"\0")
 
@@ -241,14 +223,14 @@ def fit_hostname(name: str) -> str:
     digits of its SHA-256, so that two long names stay distinct. Applied to its own result it
     changes nothing.
     """
-    shown = name
+    whole = name
     if "|" in name or not name.isprintable():
-        shown = "".join(_percent(char) if _unfit(char) else char for char in name)
-    if len(shown.encode()) <= HOSTNAME_BYTES_MAX:
-        return shown
+        whole = "".join(_percent(char) if _unfit(char) else char for char in name)
+    if len(whole.encode()) <= HOSTNAME_BYTES_MAX:
+        return whole
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
     tail = "~" + digest[:_NAME_HASH_DIGITS]
-    return _cut_bytes(shown, HOSTNAME_BYTES_MAX - len(tail)) + tail
+    return cut_bytes(whole, HOSTNAME_BYTES_MAX - len(tail)) + tail
 
 
 def _flag(value: bool) -> str:
@@ -266,94 +248,6 @@ def _percent(char: str) -> str:
     except UnicodeEncodeError:
         raw = char.encode("utf-8", "surrogatepass")
     return "".join(f"%{byte:02X}" for byte in raw)
-
-
-def _cut_bytes(text: str, bytes_max: int) -> str:
-    """The longest beginning of `text` of at most `bytes_max` UTF-8 bytes, whole characters."""
-    if 4 * len(text) <= bytes_max:
-        return text
-    return text.encode()[:bytes_max].decode("utf-8", "ignore")
-
-
-def _json(value: Mapping[str, str]) -> str:
-    """ASCII JSON without "|": the head is split at every "|", in strings too."""
-    return json.dumps(value, ensure_ascii=True).replace("|", "\\u007c")
-
-
-# The status is nearly always the same from beat to beat.
-@functools.lru_cache(64)
-def _engine_status_json(status: EngineStatus, room: int) -> str:
-    """The engine status as an object of at most `room` bytes: reason is cut first, then detail."""
-    detail = clean(status.detail)
-    reason = None if status.reason is None else clean(status.reason)
-
-    def text(detail: str, reason: str | None) -> str:
-        value = {"vm": status.vm.value, "health": status.health.value, "detail": detail}
-        if reason is not None:
-            value["reason"] = reason
-        return _json(value)
-
-    whole = text(detail, reason)
-    if len(whole) <= room:
-        return whole
-    if reason is not None:
-        reason = _cut_escaped(reason, room - len(text(detail, "")))
-    if len(text(detail, reason)) > room:
-        detail = _cut_escaped(detail, room - len(text("", reason)))
-    return text(detail, reason)
-
-
-def _cut_escaped(text: str, bytes_max: int) -> str:
-    """The longest beginning of `text` that takes `bytes_max` bytes in JSON, "..." included."""
-    kept: list[str] = []
-    used = len(_CUT_MARK)
-    if bytes_max < used:
-        return ""
-    for char in text:
-        used += len(_json({"": char})) - len(_json({"": ""}))
-        if used > bytes_max:
-            break
-        kept.append(char)
-    return "".join(kept) + _CUT_MARK
-
-
-def _encode_extra(extra: Mapping[str, str]) -> bytes:
-    """The lines that have room beside the end line, in order, and how many had none."""
-    lines: dict[str, bytes] = {}
-    for key, value in extra.items():
-        known, line = _clean_line(key, value)
-        lines[known] = line
-    lines.pop(_MAC_KEY, None)
-    room = EXTRA_BYTES - _MAC_LINE_BYTES - _END_LINE_BYTES
-    if sum(map(len, lines.values())) <= room:
-        return b"".join(lines.values())
-
-    # Drop from the end. A caller's own line of that name gives way to the marker.
-    lines.pop(LEFT_OUT_KEY, None)
-    kept = list(lines.values())
-    while True:
-        marker = _extra_line(LEFT_OUT_KEY, str(len(lines) - len(kept)))
-        if sum(map(len, kept)) + len(marker) <= room:
-            return b"".join(kept) + marker
-        kept.pop()
-
-
-# Nearly all lines are the same from beat to beat.
-@functools.lru_cache(512)
-def _clean_line(key: str, value: str) -> tuple[str, bytes]:
-    """The key as it is written, and its line."""
-    known = clean(key).replace("=", "_") or "_"
-    known = _cut_bytes(known, EXTRA_LINE_BYTES_MAX // 2)
-    return known, _extra_line(known, clean(value))
-
-
-def line_bytes(key: str, value: str) -> int:
-    """The room that a line takes in a slot."""
-    return len(_clean_line(key, value)[1])
-
-
-def _extra_line(key: str, value: str) -> bytes:
-    return _cut_bytes(f"{key}={value}", EXTRA_LINE_BYTES_MAX).encode() + b"\n"
 
 
 # ---------------------------------------------------------------------------- reading
@@ -385,29 +279,11 @@ def decode_slot(host_id: int, data: bytes) -> SlotReport | None:
             return None
         bad(SlotFault.NUL_FIRST, "first byte is NUL but there is data behind it")
 
-    head = unpadded(data[:HEAD_BYTES])
-    if b"\0" in head:
-        bad(SlotFault.NUL_INSIDE, f"NUL at byte {head.index(0)} with more of the head behind it")
-    if not _is_utf8(head):
-        bad(SlotFault.NOT_UTF8, "the head is not UTF-8 text")
-    if version is None:
-        bad(SlotFault.NO_VERSION, "does not begin with a version number")
-
-    fields = head.split(b"|")
-    if len(fields) < _FIELDS_MIN:
-        bad(SlotFault.TOO_FEW_FIELDS, f"{len(fields)} fields, at least {_FIELDS_MIN} expected")
-    if len(fields) <= _CRC_FIELD or not _CRC.fullmatch(fields[_CRC_FIELD]):
-        bad(SlotFault.NO_CRC, f"no checksum in field {_CRC_FIELD + 1} of {len(fields)}")
-    unsigned = [*fields]
-    unsigned[_CRC_FIELD] = _NO_CRC_YET
-    computed = b"%08x" % zlib.crc32(b"|".join(unsigned))
-    if computed != fields[_CRC_FIELD]:
-        stated = fields[_CRC_FIELD].decode()
-        bad(SlotFault.CRC, f"checksum {stated} does not fit, computed {computed.decode()}")
+    fields = _checked_fields(host_id, data, version)
 
     def number(index: int, name: str, most: int, fault: SlotFault) -> int:
         if not _NUMBER.fullmatch(fields[index]):
-            bad(SlotFault.NOT_A_NUMBER, f"{name} is {_shown(fields[index])}, not a number")
+            bad(SlotFault.NOT_A_NUMBER, f"{name} is {shown(fields[index])}, not a number")
         value = int(fields[index])  # 512 digits at most: int() refuses 4300 and more
         if fields[index].startswith(b"-") or value > most:
             bad(fault, f"{name} is {_shown_number(value)}, not 0..{most}")
@@ -424,12 +300,12 @@ def decode_slot(host_id: int, data: bytes) -> SlotReport | None:
     if written_by != host_id:
         bad(SlotFault.WRONG_HOST, f"holds the report of host {written_by}; two hosts with one id?")
 
-    extra, extra_trusted = _decode_extra(data)
+    lines, is_trusted = extra.decode(data)
     return SlotReport(
         host_id=host_id,
         timestamp=number(2, "timestamp", TIMESTAMP_MAX, SlotFault.TIMESTAMP_RANGE),
         score=number(4, "score", SCORE_MAX, SlotFault.SCORE_RANGE),
-        engine_status=_decode_engine_status(host_id, fields[5]),
+        engine_status=engine_status.decode(host_id, fields[5]),
         hostname=clean(fields[6].decode()),
         maintenance=flag(7, "maintenance"),
         stopped=flag(8, "stopped"),
@@ -439,11 +315,39 @@ def decode_slot(host_id: int, data: bytes) -> SlotReport | None:
             if len(fields) > _LAST_FIELD
             else 0
         ),
-        extra=extra,
-        extra_trusted=extra_trusted,
+        extra=lines,
+        extra_trusted=is_trusted,
         parse_version=parse_version,
         feature_version=feature_version,
     )
+
+
+def _checked_fields(host_id: int, data: bytes, version: int | None) -> list[bytes]:
+    """The fields of a head whose checksum fits; BadSlot."""
+
+    def bad(fault: SlotFault, sentence: str) -> NoReturn:
+        raise BadSlot(host_id, fault, sentence)
+
+    head = unpadded(data[:HEAD_BYTES])
+    if b"\0" in head:
+        bad(SlotFault.NUL_INSIDE, f"NUL at byte {head.index(0)} with more of the head behind it")
+    if not is_utf8(head):
+        bad(SlotFault.NOT_UTF8, "the head is not UTF-8 text")
+    if version is None:
+        bad(SlotFault.NO_VERSION, "does not begin with a version number")
+
+    fields = head.split(b"|")
+    if len(fields) < _FIELDS_MIN:
+        bad(SlotFault.TOO_FEW_FIELDS, f"{len(fields)} fields, at least {_FIELDS_MIN} expected")
+    if len(fields) <= _CRC_FIELD or not _CRC.fullmatch(fields[_CRC_FIELD]):
+        bad(SlotFault.NO_CRC, f"no checksum in field {_CRC_FIELD + 1} of {len(fields)}")
+    unsigned = [*fields]
+    unsigned[_CRC_FIELD] = _NO_CRC_YET
+    computed = b"%08x" % zlib.crc32(b"|".join(unsigned))
+    if computed != fields[_CRC_FIELD]:
+        stated = fields[_CRC_FIELD].decode()
+        bad(SlotFault.CRC, f"checksum {stated} does not fit, computed {computed.decode()}")
+    return fields
 
 
 def decode_cluster(data: bytes) -> ClusterSlot:
@@ -466,7 +370,7 @@ def decode_cluster(data: bytes) -> ClusterSlot:
         bad(SlotFault.NUL_FIRST, "first byte is NUL but there is data behind it")
     if b"\0" in raw:
         bad(SlotFault.NUL_INSIDE, f"NUL at byte {raw.index(0)} with more data behind it")
-    if not _is_utf8(raw):
+    if not is_utf8(raw):
         bad(SlotFault.NOT_UTF8, "not UTF-8 text")
 
     maintenance: bool | None = None
@@ -476,13 +380,13 @@ def decode_cluster(data: bytes) -> ClusterSlot:
             continue
         key, equals, value = (part.strip() for part in line.partition("="))
         if not equals:
-            bad(SlotFault.NO_EQUALS_SIGN, f"line {_shown(line.encode())} has no '='")
+            bad(SlotFault.NO_EQUALS_SIGN, f"line {shown(line.encode())} has no '='")
         if key != "maintenance":
             extra[clean(key)] = clean(value)
             continue
         said = _BOOL_WORDS.get(value.lower())
         if said is None:
-            bad(SlotFault.MAINTENANCE_VALUE, f"maintenance is {_shown(value.encode())}, not 0 or 1")
+            bad(SlotFault.MAINTENANCE_VALUE, f"maintenance is {shown(value.encode())}, not 0 or 1")
         if maintenance is not None and maintenance != said:
             bad(SlotFault.MAINTENANCE_CONFLICT, "one line sets maintenance, another clears it")
         maintenance = said
@@ -519,15 +423,6 @@ _BOOL_WORDS = {
     **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
 }
 
-#: Older reference versions have a word of their own for "another host held the lease"; newer ones
-#: use `down`. The word is read as `down` with a detail that keeps it apart.
-_ALREADY_LOCKED_WORDS = frozenset({"already_locked", "already-locked"})
-_VM_WORDS = {
-    **{word.value: word for word in VmStatus},
-    **dict.fromkeys(_ALREADY_LOCKED_WORDS, VmStatus.DOWN),
-}
-_HEALTH_WORDS = {word.value: word for word in Health}
-
 
 def _leading_version(data: bytes) -> int | None:
     """The number at the head's beginning, if the head is text that continues after the number.
@@ -547,113 +442,6 @@ def _leading_version(data: bytes) -> int | None:
     return int(digits.group())  # 512 digits at most
 
 
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _shown(raw: bytes) -> str:
-    """Foreign bytes for a message: printable ASCII, short, quoted."""
-    text = ascii(raw.decode("utf-8", "replace"))
-    return text if len(text) <= _SHOWN_MAX else text[: _SHOWN_MAX - 4] + "...'"
-
-
 def _shown_number(value: int) -> str:
     text = str(value)
     return text if len(text) <= _SHOWN_MAX else f"{text[:16]}... ({len(text)} digits)"
-
-
-# As in writing: the status is mostly the same as a beat ago.
-@functools.lru_cache(512)
-def _decode_engine_status(host_id: int, raw: bytes) -> EngineStatus:
-    """The engine status of the head. `detail` may be absent or null (then ""), `reason` too
-    (then None); other keys are ignored. Raises BadSlot."""
-
-    def bad(sentence: str) -> NoReturn:
-        raise BadSlot(host_id, SlotFault.ENGINE_STATUS, f"engine status {sentence}")
-
-    def unique(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
-        value: dict[str, object] = {}
-        for key, item in pairs:
-            if key in value:
-                raise ValueError(f"key {key!r} twice")
-            value[key] = item
-        return value
-
-    def constant(name: str) -> NoReturn:
-        raise ValueError(f"{name} is not JSON")
-
-    try:
-        value = json.loads(raw.decode(), object_pairs_hook=unique, parse_constant=constant)
-    except (ValueError, RecursionError):
-        bad(f"{_shown(raw)} is not JSON with unique keys")
-    if not isinstance(value, dict):
-        bad(f"{_shown(raw)} is not an object")
-
-    def word(key: str) -> str:
-        text = value.get(key)
-        if not isinstance(text, str):
-            bad(f"has no text for {key!r}")
-        return text
-
-    def text_or_none(key: str) -> str | None:
-        # JSON can name any character: a newline, an escape, a lone surrogate ("\\ud800").
-        return None if value.get(key) is None else clean(word(key))
-
-    vm = _VM_WORDS.get(word("vm"))
-    health = _HEALTH_WORDS.get(word("health"))
-    if vm is None:
-        bad(f"has vm {_shown(clean(word('vm')).encode())}, not one of the known words")
-    if health is None:
-        shown = _shown(clean(word("health")).encode())
-        bad(f"has health {shown}, not one of the known words")
-    detail = text_or_none("detail") or ""
-    if word("vm") in _ALREADY_LOCKED_WORDS:
-        detail = DETAIL_ALREADY_LOCKED
-    return EngineStatus(vm=vm, health=health, detail=detail, reason=text_or_none("reason"))
-
-
-def signed_part(data: bytes) -> tuple[bytes, str] | None:
-    """The signed part of a host's slot, and its signature; None: it has none."""
-    raw = unpadded(data[:SLOT_BYTES])
-    end, before = raw[-_END_LINE_BYTES:], raw[: -_END_LINE_BYTES - _MAC_LINE_BYTES]
-    found = _MAC_LINE.fullmatch(raw[len(before) : -_END_LINE_BYTES])
-    if found is None or _END_LINE.fullmatch(end) is None or len(before) < HEAD_BYTES:
-        return None
-    starts_a_line = len(before) == HEAD_BYTES or before.endswith(b"\n")
-    return (before, found.group(1).decode()) if starts_a_line else None
-
-
-def signed_part_of_cluster(data: bytes) -> tuple[bytes, str] | None:
-    """The signed part of the cluster slot, and its signature; None: it has none."""
-    before, newline, last = unpadded(data[:SLOT_BYTES]).rpartition(b"\n")
-    found = _MAC_LINE.fullmatch(last)
-    return (before, found.group(1).decode()) if newline and found is not None else None
-
-
-def _decode_extra(data: bytes) -> tuple[dict[str, str], bool]:
-    """The lines after the head, and whether they are ours and complete. Never raises.
-
-    Text that is not UTF-8 yields nothing; lines without "=" are text for people and skipped.
-    """
-    raw = unpadded(data[HEAD_BYTES:])
-    if not _is_utf8(raw):
-        return {}, False
-    trusted, end = False, _END_LINE.fullmatch(raw[-_END_LINE_BYTES:])
-    if end is not None:
-        before = len(raw) - _END_LINE_BYTES
-        # The line must begin at a line's start: after the head or after a newline.
-        starts_a_line = before == 0 or raw[before - 1 : before] == b"\n"
-        fits = int(end.group(1), 16) == zlib.crc32(data[: HEAD_BYTES + before])
-        trusted = starts_a_line and fits
-        if trusted:
-            raw = raw[:before]
-    extra: dict[str, str] = {}
-    for line in raw.decode().split("\n"):
-        key, equals, value = line.partition("=")
-        if equals and key and key != _MAC_KEY:
-            extra[clean(key)] = clean(value)
-    return extra, trusted

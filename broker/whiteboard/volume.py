@@ -30,7 +30,7 @@ from typing import Self
 
 from broker.whiteboard.errors import WhiteboardError
 from broker.whiteboard.layout import SLOT_MAX
-from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
 
 #: A call to the whiteboard that takes longer has failed.
 STORAGE_DEADLINE_S = 2.0

@@ -24,7 +24,8 @@ from broker.peers.heartbeat import Heartbeat, new_nonce
 from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
 from broker.peers.question_gate import QuestionGate, Refusal
 from broker.whiteboard.signatures import COUNTER_LINE, SLOT, Signatures, next_counter
-from broker.whiteboard.slot import SLOT_BYTES, SlotReport, encode_slot
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import SlotReport, encode_slot
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 
 BEAT_S = 1.0

@@ -7,7 +7,8 @@ import threading
 from pathlib import Path
 from typing import Self
 
-from broker.whiteboard.slot import SLOT_BYTES, SlotReport, encode_slot
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import SlotReport, encode_slot
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 
 HOST, SCORE, EVERY_S = 7, 10_000, 1.0

@@ -29,7 +29,8 @@ from broker.config.places import changed_s
 from broker.monitors import MonitorRunner, Sample
 from broker.monitors.watched import Watched
 from broker.whiteboard.board import Board
-from broker.whiteboard.slot import SLOT_BYTES, SlotReport, encode_cluster, encode_slot
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import SlotReport, encode_cluster, encode_slot
 from broker.whiteboard.store import VolumeStore
 from broker.wire.status import MigrationStatus
 from scoring.vm_facts import DomainHere, EngineStatus, Health, VmStatus

@@ -23,7 +23,7 @@ from broker.config.sections import HEARTBEAT_PORT
 from broker.peers.datagram import Question, question_bytes
 from broker.peers.heartbeat import new_nonce
 from broker.whiteboard.layout import SLOT_MAX
-from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
 
 from .attack import SOURCES
 from .figure import Figure

@@ -33,7 +33,7 @@ from broker.lockspace.delta_leases import FENCE_RESOURCE
 from broker.lockspace.joined_mark import JoinedMark
 from broker.lockspace.rejoin import Rejoin
 from broker.lockspace.sanlock import SanlockLockspace
-from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
 from broker.whiteboard.store import VolumeStore
 from tests.fakes.definitions import XML, Shared
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import EMPTY_SLOT
 from broker.whiteboard.store import StorageTrouble
 from tests.contract.real import RealStore
 from tests.contract.simulated import SimulatedStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
 
 
 class Died(Exception):

@@ -11,7 +11,7 @@ from random import Random
 from broker.whiteboard.fence_log import FIRST_SLOT, RECORDS, slot_of
 from broker.whiteboard.layout import WHAT_RAN_SLOTS
 from broker.whiteboard.room import DECIDES, PROSE, SHOWN
-from broker.whiteboard.slot import HEAD_BYTES, SLOT_BYTES
+from broker.whiteboard.sizes import HEAD_BYTES, SLOT_BYTES
 from scoring.observation import FenceStep
 from scoring.vm.state import StateName
 from scoring.vm_facts import Health, VmStatus

@@ -9,7 +9,8 @@ import subprocess
 from functools import partial
 
 from broker.daemon.exit_codes import ExitCode
-from broker.whiteboard.slot import SLOT_BYTES, SlotReport, decode_slot
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import SlotReport, decode_slot
 
 from . import ask
 from .cluster import Cluster

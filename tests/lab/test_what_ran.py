@@ -13,7 +13,7 @@ import pytest
 
 from broker.vm.domain_facts import differences, read
 from broker.whiteboard.layout import WHAT_RAN_SLOTS
-from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
 
 from . import ask, boot_journal, ready
 from .cluster import Cluster

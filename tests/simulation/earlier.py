@@ -18,9 +18,11 @@ from enum import StrEnum
 import msgspec
 
 from broker.whiteboard.errors import BadSlot
+from broker.whiteboard.extra import signed_part_of_cluster
 from broker.whiteboard.lines import intent_of
 from broker.whiteboard.signatures import COUNTER_LINE
-from broker.whiteboard.slot import SLOT_BYTES, decode_slot, encode_slot, signed_part_of_cluster
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import decode_slot, encode_slot
 from broker.wire.limits import HOST_ID_MAX
 
 

@@ -19,13 +19,8 @@ from broker.config.cluster_key import ClusterKey
 from broker.whiteboard.fence_log import RECORDS, LogRecord, decode, encode, slot_of
 from broker.whiteboard.layout import FENCE_LOG_FIRST
 from broker.whiteboard.signatures import COUNTER_LINE, SLOT, Signatures
-from broker.whiteboard.slot import (
-    EMPTY_SLOT,
-    SLOT_BYTES,
-    SlotReport,
-    encode_cluster,
-    encode_slot,
-)
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import EMPTY_SLOT, SlotReport, encode_cluster, encode_slot
 from scoring.observation import FenceStep
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.simulation.lockspace import DeltaLease, LeaseVolume

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import EMPTY_SLOT
 
 
 @dataclass(slots=True)

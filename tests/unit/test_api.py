@@ -26,7 +26,8 @@ from broker.monitors import Sample, Verdict
 from broker.status.of_cluster import STATUS_FRESH_S
 from broker.this_host.agent_report import AGENT_SILENT_BEATS
 from broker.whiteboard.mode import Mode
-from broker.whiteboard.slot import SLOT_BYTES, decode_slot
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import decode_slot
 from broker.wire.status import (
     Maintenance,
     Status,

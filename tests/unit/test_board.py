@@ -13,7 +13,8 @@ from broker.whiteboard.board import STILL_MAX, Board
 from broker.whiteboard.errors import SlotFault
 from broker.whiteboard.mode import Mode
 from broker.whiteboard.plan import ALWAYS, SWEEP_BEATS, WINDOW
-from broker.whiteboard.slot import SLOT_BYTES, SlotReport, encode_cluster, encode_slot
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import SlotReport, encode_cluster, encode_slot
 from broker.whiteboard.store import SlotStore, StorageTrouble, VolumeStore
 from broker.wire.limits import HOST_ID_MAX
 from scoring.vm_facts import EngineStatus, Health, VmStatus

@@ -42,7 +42,7 @@ BARE = {
     "broker/config/storage_fence.py": MSGSPEC,
     "broker/daemon/bounded_search.py": CALLER,
     "broker/notify/render.py": SAME,
-    "broker/whiteboard/slot.py": SAME,
+    "broker/whiteboard/engine_status.py": SAME,
     "scoring/timing.py": MSGSPEC,
 }
 

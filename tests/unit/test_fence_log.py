@@ -29,7 +29,8 @@ from broker.whiteboard.fence_log import (
     slot_of,
 )
 from broker.whiteboard.layout import IDENTITY_SLOT, WHAT_RAN_SLOTS
-from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import EMPTY_SLOT
 from broker.whiteboard.store import StorageTrouble
 from broker.wire.exchange import FenceNote
 from broker.wire.kinds import Kind

@@ -29,7 +29,8 @@ from broker.maintenance.host_shutdown import (
     within_s,
 )
 from broker.monitors import Sample
-from broker.whiteboard.slot import SLOT_BYTES, decode_slot
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import decode_slot
 from broker.wire.exchange import VmReportOnWire
 from broker.wire.status import HostShutdownStatus, Maintenance, ReasonOnWire, Status
 from scoring.observation import HostShutdown, OnHostShutdown

@@ -19,7 +19,7 @@ from agent.leases.sanlock import SanlockLeases
 from broker.config.sections import Config, HostSection, StorageSection
 from broker.lockspace.lease_records import LeaseRecord, decode, read_lease_records, units_of
 from broker.registry.record import number_of, unit_of, units_for
-from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
 from broker.whiteboard.volume import Volume
 from scoring.observation import LeaseAnswer, Standing
 from tests.lab.real_sanlock import Daemon, needs_sanlock

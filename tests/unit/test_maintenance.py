@@ -22,7 +22,8 @@ from broker.monitors import MonitorRunner
 from broker.monitors.watched import Watched
 from broker.whiteboard.board import OLD_SERIAL_S, Board
 from broker.whiteboard.mode import SEEN_MIN_S, Countdown, Mode, from_lines, to_lines
-from broker.whiteboard.slot import SLOT_BYTES, decode_cluster, encode_cluster
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import decode_cluster, encode_cluster
 from broker.wire.limits import LASTS_MAX_S
 from broker.wire.status import Maintenance, MigrationStatus
 from scoring.vm_facts import DomainHere

@@ -16,7 +16,7 @@ from broker.lockspace.own_id_guard import LOG_NOT_READ
 from broker.lockspace.renewals import Renewals
 from broker.whiteboard.fence_log import LogRecord, encode, slot_of
 from broker.whiteboard.lines import Freeing, freeings_of
-from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
 from broker.wire.exchange import FenceNote
 from scoring.observation import FenceStep
 from tests.fakes.broker import make_broker, report

@@ -18,7 +18,8 @@ from broker.whiteboard import ran_places
 from broker.whiteboard.layout import WHAT_RAN_SLOTS
 from broker.whiteboard.ran_places import LAST_RAN_MAX, RanPlaces, encode, fits
 from broker.whiteboard.signatures import Signatures, Unsigned
-from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import EMPTY_SLOT
 from broker.whiteboard.what_ran import EMPTY, GENERATION_MAX, held_back
 from broker.wire.what_ran import WhatRan
 from tests.fakes.definitions import BASE, OVERLAY, domain

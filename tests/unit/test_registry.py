@@ -25,7 +25,7 @@ from broker.registry.record import (
 )
 from broker.registry.volume import REGISTRY_BYTES, Registry
 from broker.whiteboard.signatures import Signatures, Unsigned
-from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
 from broker.whiteboard.volume import Volume
 from broker.wire.limits import VMS_MAX
 from scoring.vm_facts import VmSpec, Want

@@ -25,7 +25,7 @@ from broker.registry.cache import (
 from broker.registry.record import VmRecord
 from broker.registry.volume import DEFINITIONS_AT, REGISTRY_BYTES, Registry
 from broker.whiteboard.signatures import Signatures, Unsigned
-from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
 from broker.whiteboard.volume import VolumeError, VolumeFault
 from tests.fakes.blocks import MemoryBlocks
 

@@ -22,7 +22,8 @@ from broker.lockspace.own_id import FenceOwner
 from broker.lockspace.port import RELEASED
 from broker.lockspace.rejoin import OwnLease, Rejoin
 from broker.lockspace.sanlock import SanlockLockspace
-from broker.whiteboard.slot import SLOT_BYTES, decode_slot
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import decode_slot
 from broker.wire.status import Maintenance
 from tests.fakes.broker import make_broker, report, served
 from tests.fakes.slot_store import MemoryVolume

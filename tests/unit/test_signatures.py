@@ -12,6 +12,7 @@ import pytest
 from broker.config.cluster_key import ClusterKey
 from broker.whiteboard.board import PUT_RIGHT_S, Board
 from broker.whiteboard.errors import SlotFault
+from broker.whiteboard.extra import signed_part, signed_part_of_cluster
 from broker.whiteboard.fence_log import FenceLog, LogRecord, encode, signature, slot_of
 from broker.whiteboard.mode import Mode
 from broker.whiteboard.signatures import (
@@ -26,17 +27,14 @@ from broker.whiteboard.signatures import (
     counter_of,
     next_counter,
 )
+from broker.whiteboard.sizes import EXTRA_BYTES, SLOT_BYTES
 from broker.whiteboard.slot import (
     EMPTY_SLOT,
-    EXTRA_BYTES,
-    SLOT_BYTES,
     SlotReport,
     decode_cluster,
     decode_slot,
     encode_cluster,
     encode_slot,
-    signed_part,
-    signed_part_of_cluster,
 )
 from scoring.observation import FenceStep
 from scoring.vm_facts import EngineStatus, Health, VmStatus

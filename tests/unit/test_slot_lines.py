@@ -20,7 +20,8 @@ from broker.whiteboard.lines import (
     memory_short_of,
     peer_report,
 )
-from broker.whiteboard.slot import SLOT_BYTES, SlotReport, decode_slot
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import SlotReport, decode_slot
 from broker.wire.status import MoveStatus, PenaltyOnWire
 from scoring.hosts.state import Seen
 from scoring.vm_facts import EngineStatus, Health, VmStatus

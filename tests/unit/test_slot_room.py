@@ -12,8 +12,10 @@ import pytest
 from broker.config.agreement import DIGEST_LINE
 from broker.monitors import Sample
 from broker.peers.fence_paths import APART_MAX, DETAIL_CHARS_MAX, path_lines, paths_of
+from broker.whiteboard.extra import EXTRA_LINE_BYTES_MAX, LEFT_OUT_KEY
 from broker.whiteboard.room import DECIDES, PROSE, SHOWN, fit
-from broker.whiteboard.slot import EXTRA_LINE_BYTES_MAX, LEFT_OUT_KEY, SLOT_BYTES, decode_slot
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import decode_slot
 from broker.wire.exchange import VmReportOnWire
 from broker.wire.status import FencePathOnWire, PenaltyOnWire, ReasonOnWire
 from scoring.vm_facts import (

@@ -26,7 +26,7 @@ from broker.registry.cache import Cached, read_kept, write_kept
 from broker.registry.record import VmRecord
 from broker.registry.volume import Registry
 from broker.whiteboard.signatures import Signatures
-from broker.whiteboard.slot import SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
 from broker.whiteboard.volume import Volume
 from broker.wire.limits import VMS_MAX
 from tests.lab.real_sanlock import Daemon, needs_sanlock

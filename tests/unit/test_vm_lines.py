@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.whiteboard.extra import line_bytes
 from broker.whiteboard.room import fit
-from broker.whiteboard.slot import SLOT_BYTES, SlotReport, decode_slot, encode_slot, line_bytes
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import SlotReport, decode_slot, encode_slot
 from broker.whiteboard.vm_lines import (
     NOTHING,
     Memory,

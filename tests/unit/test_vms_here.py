@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 
 from broker.broker import Broker
-from broker.whiteboard.slot import SLOT_BYTES, decode_slot
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import decode_slot
 from broker.wire.exchange import Report, View, VmReportOnWire
 from scoring.vm.seen import at
 from scoring.vm_facts import Claim, EngineStatus, Health, Obstacle, VmHere, VmStatus

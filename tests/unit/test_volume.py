@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from agent.commands import whiteboard as whiteboard_dump
 from broker.whiteboard.layout import SLOT_MAX
 from broker.whiteboard.plan import ALWAYS, SWEEP_BEATS, WINDOW, SlotPlan, slots_of_beat
-from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES, SlotReport, encode_cluster, encode_slot
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import EMPTY_SLOT, SlotReport, encode_cluster, encode_slot
 from broker.whiteboard.volume import Volume, VolumeError, VolumeFault, volume_error
 from broker.wire.limits import HOST_ID_MAX
 from scoring.vm_facts import EngineStatus, Health, VmStatus

@@ -20,7 +20,8 @@ from broker.vm.shared_paths import SharedPaths
 from broker.whiteboard import what_ran
 from broker.whiteboard.layout import WHAT_RAN_SLOTS
 from broker.whiteboard.ran_places import encode, read_places
-from broker.whiteboard.slot import EMPTY_SLOT, SLOT_BYTES
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import EMPTY_SLOT
 from broker.whiteboard.store import StorageTrouble
 from broker.whiteboard.what_ran import EMPTY, OnDisk, held_back, says_the_same
 from broker.wire.what_ran import WhatRan

@@ -13,13 +13,11 @@ from hypothesis import strategies as st
 
 from broker.whiteboard.errors import BadSlot, SlotFault
 from broker.whiteboard.padding import unpadded
+from broker.whiteboard.sizes import EXTRA_BYTES, HEAD_BYTES, SLOT_BYTES
 from broker.whiteboard.slot import (
     EMPTY_SLOT,
-    EXTRA_BYTES,
-    HEAD_BYTES,
     HOSTNAME_BYTES_MAX,
     SCORE_MAX,
-    SLOT_BYTES,
     SlotReport,
     decode_cluster,
     decode_slot,
