@@ -15,6 +15,8 @@ import binascii
 import hashlib
 from dataclasses import dataclass
 
+from broker.daemon.errors import HaError
+
 PREFIX = "ha1-"
 #: SHA-256 of the certificate, cut: who wants to stand in for the member needs one with the same
 #: 128 bits.
@@ -26,7 +28,7 @@ TOKEN_CHARS_MAX = 1200
 _CHECK_BYTES, _HEAD_BYTES = 4, 2 + FINGERPRINT_BYTES + SECRET_BYTES
 
 
-class NoToken(ValueError):
+class NoToken(HaError):
     """The text is no token, or not the whole of one."""
 
 
