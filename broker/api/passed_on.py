@@ -22,6 +22,7 @@ from broker.api.answers import problem
 from broker.api.served import Served
 from broker.config.addresses import split
 from broker.config.cluster_key import ClusterKey
+from broker.peers.errors import BadAnswer, PeerError
 from broker.peers.heartbeat import new_nonce
 from broker.peers.member_request import (
     CHALLENGE_PATH,
@@ -37,7 +38,7 @@ from broker.peers.signed_answer import ANSWER_BYTES_MAX
 #: For the challenge and the request together.
 ASK_S = 8.0
 AT_ONCE = 4
-_FAULTS = (aiohttp.ClientError, OSError, TimeoutError, ValueError, msgspec.MsgspecError)
+_FAULTS = (aiohttp.ClientError, OSError, TimeoutError, ValueError, PeerError, msgspec.MsgspecError)
 
 
 class PassedOn:
@@ -97,7 +98,7 @@ class PassedOn:
 async def _read(
     session: aiohttp.ClientSession, method: str, address: str, path: str, body: bytes | None = None
 ) -> bytes:
-    """The body of an answer of status 200; ValueError for another, or a longer one."""
+    """The body of an answer of status 200; BadAnswer for another, or a longer one."""
     host, port = split(address)
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
     async with session.request(method, url, data=body, allow_redirects=False) as answer:
@@ -105,7 +106,7 @@ async def _read(
         while len(raw) <= ANSWER_BYTES_MAX and (part := await answer.content.readany()):
             raw += part
         if answer.status != 200:
-            raise ValueError(f"answers {answer.status}")
+            raise BadAnswer(f"answers {answer.status}")
         if len(raw) > ANSWER_BYTES_MAX:
-            raise ValueError("too long an answer")
+            raise BadAnswer("too long an answer")
         return bytes(raw)

@@ -10,9 +10,9 @@ from pathlib import Path
 from tests.simulation import demo, false_fences, fingerprint, mutation, nightly
 from tests.simulation.earlier_decisions import NotToBeHad
 from tests.simulation.laws import Broken
+from tests.simulation.preconditions import CASES
 from tests.simulation.scenario import BadScenario, Disappointed, Player, load
 from tests.simulation.seeds import MOMENTS, Sum, run_seed, run_seeds
-from tests.simulation.test_preconditions import CASES
 
 
 def _hosts(text: str) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 """Which changes of the fencing code does a story of a whole cluster notice?
 
 One change at a time is made in memory (a comparison, an `and`, a `not`, a truth or a number), and
-the stories of test_preconditions.py are told that run through the changed line, the shortest
+the stories of preconditions.py are told that run through the changed line, the shortest
 first, until one does not hold any more: the change is killed then. What no story notices
 survives; unit tests may hold it all the same (`make mutation`).
 
