@@ -25,6 +25,7 @@ from scoring.decision import (
     DisarmDomain,
     DropFenceLease,
     FreeHostId,
+    HypervisorAction,
     MigrateVm,
     NoteFenceFailed,
     PowerOffHost,
@@ -52,16 +53,7 @@ from scoring.vm_facts import ENGINE
 
 log = logging.getLogger("ha-agent.actions")
 
-#: What is done to a VM by libvirt.
-VmAction = (
-    StartVm
-    | ShutDownVm
-    | PowerOffVm
-    | DisarmDomain
-    | MigrateVm
-    | CancelMigration
-    | AskMigrationPath
-)
+#: What comes of a HypervisorAction.
 VmOutcome = (
     VmStartEnded
     | VmStopEnded
@@ -199,7 +191,7 @@ class ActionRunner:
         self._outcomes += await self._leases.ask_vms(vms)
         self.news.set()
 
-    async def _do_to_vm(self, action: VmAction) -> VmOutcome:
+    async def _do_to_vm(self, action: HypervisorAction) -> VmOutcome:
         hypervisor = self._hypervisors(action.vm)
         match action:
             case StartVm(vm=vm):

@@ -157,8 +157,8 @@ class PowerOnHost:
     host_id: int
 
 
-#: What is done to one VM, or asked about it.
-VmAction = (
+#: What is done to one VM by libvirt, or asked of it.
+HypervisorAction = (
     StartVm
     | ShutDownVm
     | PowerOffVm
@@ -166,8 +166,9 @@ VmAction = (
     | CancelMigration
     | DisarmDomain
     | AskMigrationPath
-    | AskLease
 )
+#: What is done to one VM, or asked about it.
+VmAction = HypervisorAction | AskLease
 Action = (
     VmAction
     | AskPower

@@ -16,6 +16,7 @@ Rules of this file:
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import assert_never
 
 from scoring.decision import Code
 from scoring.vm.claims import HOLD_S, Verdict, verdict
@@ -60,7 +61,8 @@ def secure(turn: VmTurn, target: int) -> bool:
         turn.because(Code.ROOM_CLAIMED, f"the claim on the room on {where} is being written")
         return False
     others = [c for c in several.claims if (c.number, c.by) != (number, several.own_id)]
-    match verdict(held.claim, others, host, several.specs, held.waited):
+    found = verdict(held.claim, others, host, several.specs, held.waited)
+    match found:
         case Verdict.BEGIN:
             turn.state = replace(turn.state, held=replace(held, granted=True))
             return True
@@ -73,6 +75,8 @@ def secure(turn: VmTurn, target: int) -> bool:
             until_s = turn.now_s + WITHDRAWN_S
             turn.state = replace(turn.state, held=None, no_claim_until_s=until_s)
             turn.because(Code.ROOM_WAITING, f"others have claimed the room on {where}")
+        case _:
+            assert_never(found)
     return False
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -105,3 +106,59 @@ def test_a_bridge_without_carrier_everywhere_leaves_all_hosts_in_the_plan() -> N
     hosts.hosts[1].uplinks = hosts.hosts[2].uplinks = {2: False}
     hosts.run(2)
     assert planned(hosts, 1, 2) == planned(hosts, 2, 2) == (1, 2)
+
+
+# --- claims and moves that come to nothing --------------------------------------------------------
+
+
+def said_of(hosts: Hosts, host: int, number: int) -> set[str]:
+    last = hosts.hosts[host].last
+    assert last is not None
+    return {reason.code.value for reason in last.reasons if reason.vm == number}
+
+
+def test_who_withdrew_its_claim_leaves_the_others_their_time() -> None:
+    hosts = Hosts((vm(2),), {1: 8192})
+    host = hosts.hosts[1]
+    while 2 not in host.state.vms or host.state.vms[2].held is None:
+        hosts.run(1)
+    free = replace(host.state.vms[2], held=None, no_claim_until_s=hosts.now_s + 3)
+    host.state = replace(host.state, vms={**host.state.vms, 2: free})
+    hosts.run(1)
+    assert "room-waiting" in said_of(hosts, 1, 2) and host.state.vms[2].held is None
+    hosts.run(10)
+    assert hosts.where() == {1: 1, 2: 1}
+
+
+def test_where_no_host_takes_vms_the_engine_has_no_place_either() -> None:
+    hosts = Hosts((vm(2),), {1: 8192, 2: 8192})
+    for host in hosts.hosts.values():
+        host.maintenance = True
+    hosts.run(8)
+    last = hosts.hosts[1].last
+    assert last is not None and last.plan.order == {} and set(last.plan.short) == {1, 2}
+    assert hosts.where() == {}
+
+
+@pytest.mark.parametrize(
+    ("specs", "free_mb"),
+    [((vm(2), vm(3, together=(2,))), 8192), ((vm(2, 4096), vm(3, 4096)), 2048)],
+    ids=["it would leave its mate", "no room there"],
+)
+def test_a_vm_stays_on_a_host_that_is_worse(specs: tuple[VmSpec, ...], free_mb: int) -> None:
+    hosts = Hosts(specs, {1: 16384, 2: free_mb})
+    hosts.put(1, 2)
+    for spec in specs:
+        hosts.put(spec.number, 1)
+    hosts.hosts[1].load = 0.9
+    hosts.run(700)
+    assert [move for move in hosts.moves if move[1] != 1] == []
+    assert hosts.where()[2] == hosts.where()[3] == 1
+
+
+def test_a_vm_does_not_go_to_a_host_that_it_likes_no_better_while_the_liked_one_is_full() -> None:
+    hosts = Hosts((vm(2, 4096, prefer=(2,), failback=True),), {1: 16384, 2: 2048, 3: 16384})
+    hosts.put(1, 2)
+    hosts.put(2, 1)
+    hosts.run(700)
+    assert hosts.moves == [] and hosts.where()[2] == 1
