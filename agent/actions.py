@@ -67,7 +67,7 @@ VmOutcome = (
 RECORD_END_TRIES = 12
 RECORD_END_PAUSE_S = 5.0
 #: A fence lease that is not given after this time may wait for the storage; usual is 0.1 s.
-FENCE_LEASE_SLOW_S = 1.5
+FENCE_LEASE_SLOW_S = 0.5
 
 
 class ActionRunner:

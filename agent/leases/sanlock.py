@@ -23,7 +23,6 @@ from pathlib import Path
 import sanlock
 
 from agent.leases.freeing import free_host_id, was_freed
-from agent.leases.open_leases import OpenLeases
 from agent.leases.sanlock_direct import FreeingFile, FreeingOnFile, SanlockDirect
 from agent.leases.vm_records import VmRecords, not_in_registry
 from agent.ports import ACQUIRE_DEADLINE_S, ASK_DEADLINE_S, Still
@@ -32,6 +31,7 @@ from broker.daemon.foreign import clean, sentence
 from broker.daemon.worker import Hung, Worker
 from broker.lockspace.delta_leases import FENCE_RESOURCE, read_delta_leases
 from broker.lockspace.lease_records import LeaseRecord, read_lease_records
+from broker.lockspace.open_leases import OpenLeases
 from broker.registry.record import number_of, unit_of
 from broker.whiteboard.identity import VolumeKind, check_at, expected
 from broker.whiteboard.volume import VolumeError

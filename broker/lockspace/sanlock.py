@@ -26,6 +26,7 @@ from broker.lockspace.delta_leases import (
     read_named_leases,
 )
 from broker.lockspace.hosts import HostRenewal, Witness, look
+from broker.lockspace.open_leases import OpenLeases
 from broker.lockspace.own_id import FenceOwner
 from broker.lockspace.port import DISK_DEADLINE_S, HELD_LOOK_S, RELEASED, RETRY_S, LockspaceError
 from broker.lockspace.rejoin import OwnLease, Rejoin
@@ -73,6 +74,7 @@ class SanlockLockspace:
         self._wanted = wanted or Expected(VolumeKind.LEASES)
         self._io_timeout = io_timeout
         self._worker = Worker("sanlock")
+        self._open = OpenLeases(path, self._wanted)
         self._disk = Worker("renewals")
         self._lease_volume: Volume | None = None
         self.joined: bool | None = None
@@ -188,16 +190,11 @@ class SanlockLockspace:
             log.warning("who owns the fence lease is not known: %s", error)
 
     def _read_fence(self) -> FenceOwner:
-        layout = layout_at(self._path)
-        found = sanlock.read_resource_owners(
-            self._name.encode(),
-            FENCE_RESOURCE.encode(),
-            [(self._path, layout.fence_at)],
-            **layout.words,
-        )
-        if not found:
-            return FenceOwner(0, 0)
-        return FenceOwner(found[0]["host_id"], found[0]["generation"])
+        """Through a descriptor that is open: this is read all the time, also while a dead host
+        keeps the volume from being opened."""
+        place = self._open.layout().fence_at
+        found = self._open.owner_of(self._name, FENCE_RESOURCE, place)
+        return FenceOwner(found.owner, found.generation) if found.held else FenceOwner(0, 0)
 
     async def _look_around(self) -> None:
         """sanlock's knowledge of all hosts."""

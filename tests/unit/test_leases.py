@@ -17,7 +17,6 @@ import sanlock
 
 from agent.fence.driver import always
 from agent.leases import sanlock as leases
-from agent.leases.open_leases import OpenLeases
 from agent.leases.sanlock import SanlockLeases
 from agent.leases.sanlock_direct import SanlockDirect
 from broker.config.sections import (
@@ -28,6 +27,7 @@ from broker.config.sections import (
     StorageSection,
 )
 from broker.lockspace.freeing_before import freeing_before
+from broker.lockspace.open_leases import OpenLeases
 from broker.whiteboard.identity import Expected, Identity, VolumeKind, encode
 from broker.whiteboard.volume import Volume, VolumeError
 from scoring.decision import FreeHostId

@@ -24,8 +24,10 @@ from broker.lockspace.rejoin import OwnLease, Rejoin
 from broker.lockspace.sanlock import SanlockLockspace
 from broker.whiteboard.sizes import SLOT_BYTES
 from broker.whiteboard.slot import decode_slot
+from broker.whiteboard.volume import Volume
 from broker.wire.status import Maintenance
 from tests.fakes.broker import make_broker, report, served
+from tests.fakes.lease_volume import lease_volume
 from tests.fakes.slot_store import MemoryVolume
 
 
@@ -186,11 +188,9 @@ class Unmarked:
         """Nothing is kept."""
 
 
-def lockspace_of() -> SanlockLockspace:
+def lockspace_of(path: str = "/no/leases") -> SanlockLockspace:
     """One whose id is free on disk."""
-    found = SanlockLockspace(
-        "lab", 1, "/no/leases", 10, Rejoin(frozenset({"ha-one"}), 10.0, Unmarked())
-    )
+    found = SanlockLockspace("lab", 1, path, 10, Rejoin(frozenset({"ha-one"}), 10.0, Unmarked()))
     found._own_lease = lambda: OwnLease("", 0, 0)  # type: ignore[method-assign]
     return found
 
@@ -275,30 +275,38 @@ def test_one_that_was_joined_while_it_was_being_freed_is_given_back(
     assert fake.calls == ["remove"]
 
 
-@pytest.mark.parametrize("sector", [512, 4096])
 @pytest.mark.parametrize(
-    ("owners", "found"),
-    [
-        ([], FenceOwner(0, 0)),
-        ([{"host_id": 3, "generation": 7}], FenceOwner(3, 7)),
-        (sanlock.SanlockException(-5, "no"), None),
-    ],
+    ("held", "found"), [({}, FenceOwner(0, 0)), ({"fence": (3, 7)}, FenceOwner(3, 7))]
 )
 def test_who_owns_the_fence_lease_is_read_where_it_matters(
-    monkeypatch: pytest.MonkeyPatch, owners: Any, found: FenceOwner | None, sector: int
+    tmp_path: Path, held: dict[str, tuple[int, int]], found: FenceOwner
 ) -> None:
-    layout = Layout(sector)
-
-    def read(lockspace: bytes, resource: bytes, disks: list[tuple[str, int]], **size: int) -> Any:
-        assert (lockspace, resource, size) == (b"lab", b"fence", layout.words)
-        assert disks == [("/no/leases", 2 * layout.align)]
-        if isinstance(owners, Exception):
-            raise owners
-        return owners
-
-    monkeypatch.setattr("broker.lockspace.sanlock.layout_at", lambda path: layout)
-    monkeypatch.setattr(sanlock, "read_resource_owners", read)
-    lockspace = lockspace_of()
+    lockspace = lockspace_of(str(lease_volume(tmp_path / "leases", "lab", held)))
     lockspace.fence_owner = FenceOwner(9, 9)
     asyncio.run(lockspace._look_at_fence())
     assert lockspace.fence_owner == found
+
+
+@pytest.mark.parametrize("name", ["another", "none"])
+def test_a_fence_lease_that_is_not_there_has_no_known_owner(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "leases"
+    if name == "another":
+        lease_volume(path, "another", {"fence": (3, 7)})
+    lockspace = lockspace_of(str(path))
+    lockspace.fence_owner = FenceOwner(9, 9)
+    asyncio.run(lockspace._look_at_fence())
+    assert lockspace.fence_owner is None
+
+
+def test_the_fence_lease_is_read_without_opening_the_volume_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On CephFS each opening while a host is dead holds up everybody's writes."""
+    path = lease_volume(tmp_path / "leases", "lab", {"fence": (3, 7)})
+    lockspace = lockspace_of(str(path))
+    asyncio.run(lockspace._look_at_fence())
+    lockspace.fence_owner = None
+    monkeypatch.setattr(Volume, "_open", None)
+    monkeypatch.setattr(Volume, "size_bytes", None)
+    asyncio.run(lockspace._look_at_fence())
+    assert lockspace.fence_owner == FenceOwner(3, 7)
