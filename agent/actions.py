@@ -92,6 +92,8 @@ class ActionRunner:
         self._fence = fence
         self._fence_log = fence_log
         self._storage_fence = storage_fence or StorageFence("", None, 0.0)
+        #: The host whose storage was cut already while the fence lease was being taken for it.
+        self._cut_before: int | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._outcomes: list[Outcome] = []
         self.news = asyncio.Event()
@@ -319,6 +321,7 @@ class ActionRunner:
 
     async def _take_fence(self) -> FenceLeaseAnswer:
         """Take the fence lease, and record whose id was freed for it."""
+        self._cut_before = None
         taking = asyncio.ensure_future(self._leases.take_fence())
         cutting: asyncio.Task[None] | None = None
         try:
@@ -341,7 +344,10 @@ class ActionRunner:
         return answer
 
     async def _cut_storage(self, act: FreeHostId) -> None:
-        """Take from the storage what it holds for a host whose id was just freed."""
+        """Take from the storage what it holds for a host whose id was just freed; nothing new is
+        there where that was done for the fence lease."""
+        if self._cut_before == act.host_id:
+            return
 
         async def prove() -> str:
             return await self._reads_off(act.host_id) or self.last_look.free(act)
@@ -359,7 +365,8 @@ class ActionRunner:
                 self.last_look.power_reread_s,
             )
 
-        await self._storage_fence.cut(host, self.hostnames.get(host, ""), prove)
+        if await self._storage_fence.cut(host, self.hostnames.get(host, ""), prove):
+            self._cut_before = host
 
     async def _reads_off(self, host: int) -> str:
         """Why the host's fence device does not say now that it is off; "": it does."""

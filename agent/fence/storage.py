@@ -80,19 +80,19 @@ class StorageFence:
             return f"{self._kind}: {sentence(error)}"
         return ""
 
-    async def cut(self, host: int, name: str, prove: Callable[[], Awaitable[str]]) -> None:
+    async def cut(self, host: int, name: str, prove: Callable[[], Awaitable[str]]) -> bool:
         """Cut what the storage holds for a dead host. `prove`: proves now that the host is off and
-        may be cut, or says why that is not proven."""
+        may be cut, or says why that is not proven. Returns whether it was cut."""
         if self._driver is None:
-            return
+            return False
         try:
             found = await self._find(self._driver, host, name)
             if not found:
                 log.info("%s holds nothing for host %d (%s)", self._kind, host, name)
-                return
+                return False
             if problem := await prove():
                 log.warning("%s: nothing of host %d is cut: %s", self._kind, host, problem)
-                return
+                return False
             await self._worker.call(
                 f"cutting host {host}",
                 self._timeout_s,
@@ -109,8 +109,9 @@ class StorageFence:
                 host,
                 sentence(error),
             )
-            return
+            return False
         log.warning("%s: cut for host %d, proven off: %s", self._kind, host, ", ".join(found))
+        return True
 
     async def _find(self, driver: StorageDriver, host: int, name: str) -> tuple[str, ...]:
         deadline_s = time.monotonic() + self._timeout_s

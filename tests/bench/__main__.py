@@ -29,6 +29,7 @@ from . import (
     soak,
     status,
     steady,
+    storages,
     strangers,
     streams,
     takeover,
@@ -82,6 +83,8 @@ def main() -> int:
         return takeover.main(sys.argv[2:])
     if sys.argv[1:2] == ["migration"]:
         return migration.main(sys.argv[2:])
+    if sys.argv[1:2] == ["storages"]:
+        return storages.main(sys.argv[2:])
     options = _parser().parse_args()
     figures: list[Figure] = []
     code = 0

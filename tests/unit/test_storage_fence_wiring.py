@@ -78,8 +78,10 @@ class World:
         self.told.append(f"cut {found[0]}")
 
 
-def done(world: World, action: Action, state: AgentState) -> list[str]:
-    """What was asked for while the action was carried out."""
+def done(
+    world: World, action: Action, state: AgentState, *more: tuple[Action, AgentState]
+) -> list[str]:
+    """What was asked for while the action was carried out; `more`: others behind it."""
 
     async def run() -> list[str]:
         runner = ActionRunner(
@@ -90,11 +92,12 @@ def done(world: World, action: Action, state: AgentState) -> list[str]:
             StorageFence("ceph", world, 5.0),
         )
         runner.hostnames = {TARGET: "host2"}
-        runner.last_look.take(state, asyncio.get_running_loop().time())
-        runner.begin(action)
-        while runner.busy:
-            await asyncio.sleep(0.001)
-        assert len(runner.take_outcomes()) == 1
+        for each, decided in ((action, state), *more):
+            runner.last_look.take(decided, asyncio.get_running_loop().time())
+            runner.begin(each)
+            while runner.busy:
+                await asyncio.sleep(0.001)
+            assert len(runner.take_outcomes()) == 1
         return world.told
 
     return asyncio.run(run())
@@ -149,16 +152,35 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actions, "FENCE_LEASE_SLOW_S", 0.0)
 
 
+class Blocked(World):
+    """The first acquire of the fence lease waits for the cut, and a little longer."""
+
+    async def take_fence(self) -> FenceLeaseAnswer:
+        while "cut its client" not in self.told:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        return FenceLeaseAnswer(True, NOW_S)
+
+
+CUT = ["find host2", "power", "power", "cut its client"]
+
+
 @pytest.mark.usefixtures("at_once")
 def test_a_lease_that_the_storage_keeps_back_is_helped_by_two_readings() -> None:
-    class Blocked(World):
-        async def take_fence(self) -> FenceLeaseAnswer:
-            while not self.told or not self.told[-1].startswith("cut"):
-                await asyncio.sleep(0.001)
-            return FenceLeaseAnswer(True, NOW_S)
+    assert done(Blocked(), TakeFenceLease(), quick()) == CUT
 
-    told = done(Blocked(), TakeFenceLease(), quick())
-    assert told == ["find host2", "power", "power", "cut its client"]
+
+@pytest.mark.usefixtures("at_once")
+def test_what_was_cut_for_the_lease_is_not_looked_for_behind_the_freeing() -> None:
+    told = done(Blocked(), TakeFenceLease(), quick(), (FREE, state_of(takeover=FREES)))
+    assert told == [*CUT, "free"]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_it_is_in_the_next_takeover_of_that_host() -> None:
+    again = (TakeFenceLease(), quick(taking_fence=False)), (FREE, state_of(takeover=FREES))
+    told = done(Blocked(), TakeFenceLease(), quick(), *again)
+    assert told == [*CUT, "free", "find host2", "power", "cut its client"]
 
 
 @pytest.mark.usefixtures("at_once")
