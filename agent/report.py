@@ -41,6 +41,7 @@ def report_of(decision: Decision) -> Report:
         claims=state.claims,
         plan=PlanOnWire(dict(plan.order), dict(plan.short)) if plan.order or plan.short else None,
         host_score=decision.host_score,
+        watched=decision.watched,
     )
 
 

@@ -252,6 +252,7 @@ class Broker:
                     agent.announced = None
                 await board.write(self.own_slot.make(now_s), now_s)
                 if not board.write_problem:
+                    self.own_slot.is_acknowledged()
                     agent.published_beat = agent.published_beat if report is None else report.beat
                     agent.announced = freeing if is_fencer else None
             await self.read(now_s)
@@ -260,10 +261,11 @@ class Broker:
         await self.keeper.end_what_is_over(now_s)
 
     async def _read_again(self, now_s: float) -> None:
-        before = self.table.hands()
+        before = self.table.hands(), self.table.overdue()
         await self.read(now_s, second_look=True)
-        if self.table.hands() != before:
-            # A host that waits for another one to release the VM need not wait for the beat.
+        if (self.table.hands(), self.table.overdue()) != before:
+            # A host that waits for another one to release the VM need not wait for the beat, nor
+            # its heir to ask for its power.
             self.news.announce()
 
     async def read(self, now_s: float, second_look: bool = False) -> None:
@@ -285,6 +287,7 @@ class Broker:
             newest_heard(r.extra for r in self.members.reports.values() if r.extra_trusted)
         )
         self._closer_look.look(self._own_id.freed_by, second_look, now_s)
+        self.table.watch(self.this_host.agent.watched(now_s))
         self.same_storage.look(self.table.seen, now_s)
 
     def lockspace_ids(self) -> frozenset[int]:

@@ -6,8 +6,8 @@ One beat has these stages:
     look      who lives, what has ended                           once, for all hosts
     place     where the missing VMs go                            only while one is missing
     step      each VM's state machine; it says whose death it waits for
-    pursue    the proof that a host is dead, for all VMs that wait for it; whoever was switched off
-              is switched on again
+    pursue    the proof that a host is dead, for all VMs that wait for it, or early, of a host that
+              is overdue; whoever was switched off is switched on again
     look again  whether what is under way must still be done
 
 Rules of this file:
@@ -23,12 +23,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from scoring.decision import Action, Reason
-from scoring.hosts import fencing, last_look, switch_on
+from scoring.hosts import early, fencing, last_look, switch_on
 from scoring.hosts.look import look
 from scoring.hosts.turn import HostTurn
 from scoring.observation import LeaseAnswer, Observation
 from scoring.state import AgentState
-from scoring.vm import left_behind, machine, orders, room, unstoppable
+from scoring.vm import heir, left_behind, machine, orders, room, unstoppable
 from scoring.vm.memory import take_in
 from scoring.vm.plan import NO_PLAN, Plan
 from scoring.vm.score import Score
@@ -44,7 +44,8 @@ class Decision:
 
     `wake_s`: when to decide again even if no beat and no news has come by then. `plan`: where the
     missing VMs of the registry go; `host_score`: what this host has left of the base score,
-    whichever of them it would run (None: there are none).
+    whichever of them it would run (None: there are none). `watched`: the hosts whose heir this one
+    is, of which it wants to know early that a sign of life is overdue.
     """
 
     state: AgentState
@@ -54,6 +55,7 @@ class Decision:
     wake_s: float | None = None
     plan: Plan = NO_PLAN
     host_score: int | None = None
+    watched: tuple[int, ...] = ()
 
 
 def decide(state: AgentState, observation: Observation, now_s: float) -> Decision:
@@ -66,7 +68,8 @@ def decide(state: AgentState, observation: Observation, now_s: float) -> Decisio
         take_in(turn)
         orders.take(turn)
         machine.walk(turn)
-    _pursue(host, turns)
+    watched = heir.watched(turns[0])
+    _pursue(host, turns, watched)
     if any(turn.wants_hosts_back for turn in turns):
         switch_on.again(host)
     for turn in turns:
@@ -84,6 +87,7 @@ def decide(state: AgentState, observation: Observation, now_s: float) -> Decisio
         min((at_s for at_s in wakes_s if at_s is not None), default=None),
         NO_PLAN if several is None else several.plan,
         None if several is None else host_score(observation.local, host),
+        watched,
     )
 
 
@@ -113,8 +117,9 @@ def _remembered(
     }
 
 
-def _pursue(host: HostTurn, turns: Sequence[VmTurn]) -> None:
-    """Pursue the host that some VM waits for; a VM that starts waits for nobody."""
+def _pursue(host: HostTurn, turns: Sequence[VmTurn], watched: Sequence[int]) -> None:
+    """Pursue the host that some VM waits for; a VM that starts waits for nobody. Where no VM waits
+    a host may be overdue that is not suspected yet."""
     waiting = [turn for turn in turns if turn.state.name is StateName.ENGINE_DOWN]
     waits = [turn.waits_for for turn in waiting if turn.waits_for is not None]
     if waits:
@@ -125,10 +130,16 @@ def _pursue(host: HostTurn, turns: Sequence[VmTurn]) -> None:
             host.reasons[said:] = [replace(each, vm=0) for each in host.reasons[said:]]
     elif any(turn.keeps_waiting for turn in waiting):
         host.pursued = True
+    else:
+        early.pursue(host, watched)
 
 
 def _lease(host: HostTurn, turns: Sequence[VmTurn]) -> LeaseAnswer | None:
     """The last answer about a lease that the pursued host owns, or about any."""
-    pursued = None if host.state.takeover is None else host.state.takeover.host_id
+    step = host.state.takeover
+    if step is not None and step.is_early:
+        # No VM waits for that lease yet.
+        return step.lease
+    pursued = None if step is None else step.host_id
     known = [turn.state.lease for turn in turns if turn.state.lease is not None]
     return next((lease for lease in known if lease.owner == pursued), known[0] if known else None)

@@ -126,7 +126,9 @@ class PeerReport:
     that it answered was asked (None: none was). `unanswered_since_s`: when the first of the
     questions was asked that have gone unanswered since (None: the last one was answered, or
     none was asked). `renewal_s`: when this host first saw the renewal `renewal_timestamp` of
-    its host id on disk (None: not seen).
+    its host id on disk (None: not seen). `overdue_since_s`: since when a sign of life is overdue
+    that this host expects early, an answer over the network or a change of its slot (None: none is,
+    or it is not watched closely).
 
     `hears`: the hosts that, by its word, have answered it over the network in the last seconds.
 
@@ -177,6 +179,7 @@ class PeerReport:
     host_score: int | None = None
     reaches: frozenset[int] = frozenset()
     reached: Mapping[int, OutsideView] = field(default_factory=dict)
+    overdue_since_s: float | None = None
 
 
 class Standing(StrEnum):

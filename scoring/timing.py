@@ -4,12 +4,16 @@
 What happens when the engine's host loses power (defaults, a fence device is configured):
 
     T+0.0   power is gone; the host's slot stands still
-    T+3     suspect_after: its peers no longer call it live; the best placed one asks who
-            owns the engine lease, and the dead host's fence device
-    T+3.5   first "off"; the fence lease is taken
-    T+4.5   power_reread later: second "off", read while the fence lease is held
-    T+4.6   the dead host id is freed, the VM is started
-    T+6     QEMU runs; the page answers when the guest has booted
+    T+0.6   its heir, which asks it four times a second, has no answer for half a second: it asks
+            who owns the engine lease, and the dead host's fence device
+    T+0.7   first "off"; the fence lease is taken
+    T+1.7   power_reread later: second "off", read while the fence lease is held
+    T+2     its slot has missed two beats: the dead host id is freed
+    T+2.5   suspect_after its last slot: its peers no longer call it live; the VM is started
+    T+2.8   QEMU runs; the page answers when the guest has booted
+
+Without a cluster key nobody asks over the network: the readings begin when the slot is overdue, or
+with the suspicion.
 
 What happens when it hangs instead, with its power on and io_timeout 10:
 

@@ -12,13 +12,16 @@ Rules of this file:
    lie between two questions to two such peers. One whose slot has just fallen silent is asked at
    once and then every beat, so that the network's answer is as fast as the suspicion.
 4. A question that this host itself was too slow to judge (it stood still) proves nothing.
+5. A peer that this host watches closely is asked every QUICK_S besides. One that leaves these
+   questions unanswered for OVERDUE_S is overdue, which is a sign and no proof: what counts as
+   unanswered stays as it is.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Container, Coroutine, Mapping
+from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -36,6 +39,11 @@ STEADY_S = 10.0
 APART_S = 0.2
 #: An answer that takes longer is ignored.
 QUESTION_S = 1.0
+#: The interval of questions to a peer that is watched closely, and of how many at most it is.
+QUICK_S = 0.25
+QUICK_PEERS_MAX = 8
+#: A peer that is watched closely is overdue with its answer after so long.
+OVERDUE_S = 0.5
 _LATE = f"no answer within {QUESTION_S:.0f} s"
 #: A question may be over so much later than planned; else this host stood still.
 STALL_S = 1.0
@@ -91,6 +99,9 @@ class Pulse:
     `heartbeat_s`, `unanswered_since_s`: see PeerReport. `vm`: the VM's status there, by the last
     good answer. `problem`: why the last badly answered question was so. `faults`: bad answers so
     far. `said`: the last good answer, which came at `heard_s`.
+    `overdue_since_s`: when the first of the questions was asked that a peer that is watched closely
+    has left unanswered since; None: it is not overdue. `slot`: the timestamp of its last slot that
+    the storage acknowledged, and when that was at the latest; None: it did not say.
     `port_silent_since_s`: the first question since its port for heartbeats last answered; None
     while it answers or there is none. `port_problem`: the problem of that port's last question.
     """
@@ -110,6 +121,9 @@ class Pulse:
     due_s: float = 0.0
     turn: asyncio.Future[None] | None = None
     task: asyncio.Task[None] | None = None
+    overdue_since_s: float | None = None
+    slot: tuple[int, float] | None = None
+    quick: asyncio.Task[None] | None = None
 
     def hurry(self) -> None:
         """Check again whether the next question is due."""
@@ -208,9 +222,10 @@ class Heartbeats:
     ) -> None:
         """Set whom to ask, and where; None: as before. `quiet`: hosts whose slots stand still."""
         for host_id in [host for host in self.pulses if host not in advertised]:
-            task = self.pulses.pop(host_id).task
-            if task is not None:
-                task.cancel()
+            gone = self.pulses.pop(host_id)
+            for task in (gone.task, gone.quick):
+                if task is not None:
+                    task.cancel()
         between_s = steady_s(len(advertised))
         for host_id, ways in advertised.items():
             pulse = self.pulses.get(host_id)
@@ -227,6 +242,54 @@ class Heartbeats:
             pulse.interval_s = interval_s
             if pulse.task is None and self._group is not None:
                 self._start(host_id, pulse)
+
+    def watch(self, hosts: Sequence[int]) -> None:
+        """Set which peers are watched closely, the first of them at most QUICK_PEERS_MAX."""
+        watched = hosts[:QUICK_PEERS_MAX]
+        for host_id, pulse in self.pulses.items():
+            if host_id not in watched:
+                if pulse.quick is not None:
+                    pulse.quick.cancel()
+                    pulse.quick, pulse.overdue_since_s = None, None
+            elif pulse.quick is None and self._group is not None:
+                pulse.quick = self._group.create_task(
+                    self._ask_quickly(host_id, pulse), name=f"quick questions to host {host_id}"
+                )
+
+    def overdue_since_s(self, host_id: int) -> float | None:
+        """Since when a peer that is watched closely is overdue with its answer; None: it is not."""
+        pulse = self.pulses.get(host_id)
+        return None if pulse is None else pulse.overdue_since_s
+
+    def written_s(self, host_id: int, timestamp: int) -> float | None:
+        """When the storage acknowledged a peer's slot with that timestamp, by that peer's word, at
+        the latest; None: it did not say."""
+        pulse = self.pulses.get(host_id)
+        if pulse is None or pulse.slot is None or pulse.slot[0] != timestamp:
+            return None
+        return pulse.slot[1]
+
+    async def _ask_quickly(self, host_id: int, pulse: Pulse) -> None:
+        clock = asyncio.get_running_loop().time
+        since_s = due_s = clock()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                now_s = clock()
+                if now_s - due_s > QUICK_S:
+                    # This host stood still: what came meanwhile is not judged yet.
+                    since_s = now_s
+                if pulse.heartbeat_s is not None and pulse.overdue_since_s is None:
+                    unanswered_s = max(since_s, pulse.heartbeat_s + QUICK_S)
+                    if now_s - unanswered_s >= OVERDUE_S:
+                        pulse.overdue_since_s = unanswered_s
+                        # The next question that counts is not put off either.
+                        pulse.due_s = min(pulse.due_s, now_s)
+                        pulse.hurry()
+                        self.on_change()
+                for address in pulse.ways.ports:
+                    group.create_task(self._ask_port(host_id, pulse, address, now_s))
+                due_s = now_s + QUICK_S
+                await asyncio.sleep(due_s - clock())
 
     def _start(self, host_id: int, pulse: Pulse) -> None:
         assert self._group is not None
@@ -321,9 +384,15 @@ class Heartbeats:
     def _heard(self, pulse: Pulse, answer: Heartbeat, asked_s: float) -> None:
         """Take in a good answer to a question that was asked at `asked_s`."""
         pulse.said, pulse.heard_s = answer, asyncio.get_running_loop().time()
-        was_silent = pulse.unanswered_since_s is not None
-        pulse.heartbeat_s, pulse.unanswered_since_s = asked_s, None
+        was_silent = pulse.unanswered_since_s is not None or pulse.overdue_since_s is not None
+        pulse.heartbeat_s = max(asked_s, pulse.heartbeat_s or asked_s)
+        pulse.unanswered_since_s = pulse.overdue_since_s = None
         pulse.vm = answer.vm
+        if answer.written_ago_ms is not None:
+            written_s = pulse.heard_s - answer.written_ago_ms / 1000.0
+            if pulse.slot is not None and pulse.slot[0] == answer.written:
+                written_s = min(written_s, pulse.slot[1])
+            pulse.slot = answer.written, written_s
         if was_silent:
             self.on_change()
 

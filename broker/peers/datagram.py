@@ -73,6 +73,7 @@ class _Answer(Struct, frozen=True, omit_defaults=True):
     written: Counter = 0
     generation: Counter = 0
     renewed: Counter = 0
+    written_ago_ms: Counter | None = None
 
 
 class BadDatagram(PeerError):
@@ -103,6 +104,7 @@ def answer_bytes(key: ClusterKey, question: Question, life: Heartbeat) -> bytes:
         written=life.written,
         generation=life.generation,
         renewed=life.renewed,
+        written_ago_ms=life.written_ago_ms,
     )
     return _datagram(key, _ANSWER, answer)
 
@@ -149,6 +151,7 @@ def heard_in(key: ClusterKey, raw: bytes, question: Question) -> Heartbeat | Fau
         written=answer.written,
         generation=answer.generation,
         renewed=answer.renewed,
+        written_ago_ms=answer.written_ago_ms,
     )
 
 

@@ -29,6 +29,9 @@ from scoring.hosts.state import Seen
 from scoring.observation import PeerReport
 from scoring.vm_facts import VmStatus
 
+#: A slot that is watched closely is overdue once its change is so many beats late.
+OVERDUE_BEATS = 0.2
+
 
 class Table:
     """`seen`: when each peer's slot last changed. `silent`: the peers that are silent."""
@@ -54,6 +57,8 @@ class Table:
         self.same_storage = SameStorage(in_force.config, board, heartbeats, lockspace)
         self.seen: dict[int, Seen] = {}
         self.silent: frozenset[int] = frozenset()
+        #: Peers that are watched closely.
+        self.watched: frozenset[int] = frozenset()
         self._known: dict[int, tuple[SlotReport, Seen | None, slot_lines.Others, PeerReport]] = {}
 
     def look(self, now_s: float) -> bool:
@@ -61,6 +66,8 @@ class Table:
         back."""
         reports = sorted(self.members.reports.items())
         self.seen = last_changes(self.seen, ((h, r.timestamp, now_s) for h, r in reports))
+        for host in self.watched & self.seen.keys():
+            self.seen[host] = self._since_its_write(host, self.seen[host])
         silent = frozenset(
             host
             for host, seen in self.seen.items()
@@ -68,6 +75,15 @@ class Table:
         )
         changed, self.silent = silent != self.silent, silent
         return changed
+
+    def _since_its_write(self, host: int, seen: Seen) -> Seen:
+        """A slot stands still since it was written. This host's read saw that later, by at most a
+        beat; where the peer itself has said when it was, that counts."""
+        written_s = self.heartbeats.written_s(host, seen.timestamp)
+        if written_s is None or not seen.changed or seen.by_word or written_s >= seen.since_s:
+            return seen
+        since_s = max(written_s, seen.since_s - self._in_force.timing.beat)
+        return replace(seen, since_s=since_s, by_word=True)
 
     def is_blind(self, now_s: float) -> bool:
         """Whether this host cannot say what the others do, since it does not read them."""
@@ -82,6 +98,28 @@ class Table:
         """The peers whose slots have not changed since then."""
         return {host for host, seen in self.seen.items() if seen.since_s < since_s}
 
+    def watch(self, hosts: Sequence[int]) -> None:
+        """Set which peers are watched closely."""
+        self.watched = frozenset(hosts)
+        self.heartbeats.watch(hosts)
+
+    def overdue_since_s(self, host: int) -> float | None:
+        """Since when a peer that is watched closely is overdue with a sign of life, over the
+        network or in its slot; None: it is not."""
+        if host not in self.watched:
+            return None
+        since_s, seen = self.heartbeats.overdue_since_s(host), self.seen.get(host)
+        read_s, beat_s = self.board.last_read_s, self._in_force.timing.beat
+        if seen is not None and seen.changed and read_s is not None:
+            due_s = seen.since_s + beat_s
+            if read_s >= due_s + OVERDUE_BEATS * beat_s:
+                since_s = due_s if since_s is None else min(since_s, due_s)
+        return since_s
+
+    def overdue(self) -> frozenset[int]:
+        """The peers that are overdue with a sign of life."""
+        return frozenset(host for host in self.watched if self.overdue_since_s(host) is not None)
+
     def peers(self) -> tuple[PeerReport, ...]:
         """Every other host's report; an unchanged one is not made anew."""
         known, self._known = self._known, {}
@@ -92,6 +130,7 @@ class Table:
                 *self.heartbeats.times(host),
                 self.lockspace.renewals.renewal_s(host),
                 0 if renewal is None else renewal.timestamp,
+                self.overdue_since_s(host),
             )
             old = known.get(host)
             if old is None or old[0] is not report or old[1] is not seen:

@@ -65,6 +65,12 @@ class AgentReport:
             return ""
         return slot_lines.intent_line(self.last, self._in_force.host_id, now_s)
 
+    def watched(self, now_s: float) -> tuple[int, ...]:
+        """The hosts that the agent watches closely; none once it is silent."""
+        if self.last is None or self.silent_s(now_s) is not None:
+            return ()
+        return self.last.watched
+
     def own_fence_path(self) -> bool | None:
         """Whether this host's own fence device answered the last rehearsal; None: unknown."""
         paths = self.last.fence_paths if self.last is not None else {}

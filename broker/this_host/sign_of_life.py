@@ -61,4 +61,5 @@ class SignOfLife:
             written=table.board.written,
             generation=0 if renewal is None else renewal.generation,
             renewed=0 if renewal is None else renewal.timestamp,
+            written_ago_ms=self._own_slot.written_ago_ms(now_s),
         )

@@ -41,6 +41,7 @@ class OwnSlot:
         self.previous_boot_id = ""
         #: The counter of the last slot that was made.
         self._counter = 0
+        self._acknowledged_s: float | None = None
         #: The addresses at which this host is asked: its listener, and its port for heartbeats.
         self.advertised = in_force.config.advertised()
         self._heartbeat_at = in_force.config.heartbeat_advertised() if heartbeats.key else ()
@@ -67,6 +68,16 @@ class OwnSlot:
             self.previous_boot_id = extra.get("previous-boot-id", "") if is_same else boot_id
         self.started = True
         return True
+
+    def is_acknowledged(self) -> None:
+        """The storage has acknowledged the last slot at this moment."""
+        self._acknowledged_s = asyncio.get_running_loop().time()
+
+    def written_ago_ms(self, now_s: float) -> int | None:
+        """How long ago this host's last slot was acknowledged, milliseconds; None: none was."""
+        if self._acknowledged_s is None:
+            return None
+        return max(0, int((now_s - self._acknowledged_s) * 1000.0))
 
     def make(self, now_s: float) -> SlotReport:
         """The next slot."""

@@ -30,8 +30,8 @@ _OUTSIDE = re.compile(r"([0-9]{1,4}) ([0-9]{1,15}) (-|[0-9]{1,9}\.[0-9]) (-|[0-9
 _FENCE_ASK = re.compile(r"unstopped ([0-9]{1,9})|agent-dead ([0-9]{1,9}) bad ([0-9]{1,9})")
 #: The largest count in a line; the largest count of starts, half of it; the largest memory, MiB.
 COUNT_MAX, LAST_RAN_MAX, MEM_MB_MAX = 10**15 - 1, 5 * 10**14, 10**12 - 1
-#: heartbeat_s, unanswered_since_s, renewal_s and renewal_timestamp of a PeerReport.
-Others = tuple[float | None, float | None, float | None, int]
+#: Of a PeerReport: heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp, overdue_since_s.
+Others = tuple[float | None, float | None, float | None, int, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +210,7 @@ def peer_report(
 ) -> PeerReport:
     """A host's slot, and when it was seen to live, as input of a decision. `is_signed`: the slot
     is signed with the cluster's key; only then its request to be switched off counts."""
-    heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp = others
+    heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp, overdue_since_s = others
     extra = report.extra if report.extra_trusted else {}
     read_s = seen.since_s if seen is not None and seen.timestamp == report.timestamp else None
     _, move = intent_of(extra.get("intent", ""), report.host_id)
@@ -234,6 +234,7 @@ def peer_report(
         unanswered_since_s=unanswered_since_s,
         renewal_s=renewal_s,
         renewal_timestamp=renewal_timestamp,
+        overdue_since_s=overdue_since_s,
         memory_short=memory_short_of(extra),
         mem_free_mb=mem_free_of(extra.get("mem-free", "")),
         hears=hears_of(extra.get("hears", "")),
@@ -256,13 +257,14 @@ def peer_report(
 
 def with_others(peer: PeerReport, others: Others) -> PeerReport:
     """Adds to a slot what the other witnesses say of its host by now."""
-    heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp = others
+    heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp, overdue_since_s = others
     return replace(
         peer,
         heartbeat_s=heartbeat_s,
         unanswered_since_s=unanswered_since_s,
         renewal_s=renewal_s,
         renewal_timestamp=renewal_timestamp,
+        overdue_since_s=overdue_since_s,
     )
 
 

@@ -124,7 +124,7 @@ class Report(Struct, frozen=True):
     `unstopped_since_s`: this host asks to be switched off, for its sick VM could not be ended since
     then (None: it does not ask). `vms`: the VMs beside the engine that have a machine
     here; `claims`: what it is about to bring to a host; `plan`: None: no VM is missing.
-    `host_score`: see PeerReport."""
+    `host_score`: see PeerReport. `watched`: see Decision."""
 
     score: int
     state: str
@@ -151,3 +151,4 @@ class Report(Struct, frozen=True):
     claims: tuple[Claim, ...] = ()
     plan: PlanOnWire | None = None
     host_score: int | None = None
+    watched: tuple[int, ...] = ()

@@ -26,6 +26,9 @@ READING_OLD_S = 10.0
 #: A renewal that was made before the slot stood still is seen so much later at most: the delta
 #: lease of a quiet host is read from the volume every second.
 RENEWAL_SEEN_LATE_S = 5.0
+#: So many beats a slot must have missed before its host's id is freed: the readings may have begun
+#: on a weaker sign (scoring/hosts/early.py).
+FREE_BEATS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +128,26 @@ def may_free(
         _no_global_maintenance(evidence),
         _fence_lease_held(evidence),
         *_proven_off(takeover, evidence, now_s, rules),
+        _misses_beats(takeover, evidence, now_s, rules),
         Precondition(
             "read-while-holding",
             last_s is not None and fence_since_s is not None and last_s >= fence_since_s,
             f"last read at {last_s}, fence lease held since {fence_since_s}",
         ),
+    )
+
+
+def _misses_beats(
+    takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules
+) -> Precondition:
+    """A device that lies, and a packet that is lost, must not be enough. Where this host has
+    switched it off itself, more was known before."""
+    since_s, least_s = evidence.slot_since_s, FREE_BEATS * rules.timing.beat
+    is_late = since_s is not None and now_s - since_s >= least_s
+    return Precondition(
+        "slot-missed-beats",
+        is_late or takeover.ordered_s is not None,
+        f"slot changed at {since_s}, at least {least_s:g} s ago unless ordered off",
     )
 
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 
 from scoring.decision import Code, DropFenceLease
 from scoring.hosts import dead_fencer, takeover
-from scoring.hosts.evidence import Evidence, renews
+from scoring.hosts.evidence import FREE_BEATS, Evidence, renews
 from scoring.hosts.fence_ask import reached_by
 from scoring.hosts.state import HostState, Takeover
 from scoring.hosts.turn import HostTurn, name_of
@@ -57,6 +57,8 @@ def _gone_on(step: Takeover, outcome: Outcome, now_s: float, timing: Timing) -> 
     """The takeover after one of its questions or acts has ended."""
     match outcome:
         case LeaseAnswer():
+            if step.is_early and outcome.known and outcome.owner == step.host_id:
+                step = replace(step, lease=outcome)
             return takeover.with_lease(step, outcome)
         case PowerAnswer():
             return _with_power(step, outcome, timing)
@@ -118,8 +120,8 @@ def _paused(step: Takeover, problem: str, now_s: float, timing: Timing) -> Takeo
 def pursue(turn: HostTurn, waits: Sequence[LeaseAnswer]) -> None:
     """Go on with the proof that a silent host is dead. `waits`: the leases that some VM waits for,
     each owned by such a host."""
-    current = turn.state.takeover
-    pursued = None if current is None else current.host_id
+    before = turn.state.takeover
+    pursued = None if before is None else before.host_id
     lease = next((each for each in waits if each.owner == pursued), waits[0])
     assert lease.owner is not None
     owner = turn.asking if turn.asking and turn.asking.host_id == lease.owner else None
@@ -131,21 +133,28 @@ def pursue(turn: HostTurn, waits: Sequence[LeaseAnswer]) -> None:
             why = "no fence device is configured for it"
             turn.because(Code.LEASE_WAIT, _countdown(turn, lease, why))
         return
-    if current is None:
-        current = Takeover(lease.owner, turn.now_s)
-    elif current.host_id != lease.owner:
-        # The fence lease is one for all hosts; what was read of the other host is not.
-        current = Takeover(
-            lease.owner,
-            turn.now_s,
-            fence_since_s=current.fence_since_s,
-            taking_fence=current.taking_fence,
-        )
+    current = replace(begun(turn, lease.owner), is_early=False)
     current = _step(turn, takeover.with_lease(current, lease), lease)
     if owner is not None or current.offs or current.freeing or current.switching_off:
         return
     if not _owner_renews(turn, lease):
         turn.because(Code.LEASE_WAIT, _countdown(turn, lease, "its death is not proven"))
+
+
+def begun(turn: HostTurn, host: int) -> Takeover:
+    """The takeover from that host, as far as it has come."""
+    current = turn.state.takeover
+    if current is None:
+        return Takeover(host, turn.now_s)
+    if current.host_id == host:
+        return current
+    # The fence lease is one for all hosts; what was read of the other host is not.
+    return Takeover(
+        host,
+        turn.now_s,
+        fence_since_s=current.fence_since_s,
+        taking_fence=current.taking_fence,
+    )
 
 
 def _step(turn: HostTurn, current: Takeover, lease: LeaseAnswer) -> Takeover:
@@ -266,7 +275,8 @@ def _left(fencer: Takeover | None, turn: HostTurn) -> Takeover | None:
 
 
 def wake_s(turn: HostTurn) -> float | None:
-    """When the next power reading may count, while one is waited for."""
+    """When the next power reading may count, while one is waited for; and when what is proven may
+    be acted upon, where the host is not suspected yet."""
     step = turn.state.takeover
     if step is None:
         return None
@@ -277,4 +287,9 @@ def wake_s(turn: HostTurn) -> float | None:
         and each.offs
         and not (each.asking_power or each.freeing or each.switching_off)
     ]
+    seen = turn.state.seen.get(step.host_id)
+    if step.is_early and step.offs and seen is not None:
+        timing = turn.rules.timing
+        for for_s in (FREE_BEATS * timing.beat, timing.suspect_after):
+            due_s += [seen.since_s + for_s] if turn.now_s - seen.since_s < for_s else []
     return min(due_s, default=None)

@@ -12,6 +12,7 @@ that it is silent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 
 from scoring.hosts.state import Seen
@@ -46,6 +47,9 @@ def last_changes(
             table[host_id] = Seen(timestamp, read_s)
         elif old.timestamp != timestamp:
             table[host_id] = Seen(timestamp, read_s, changed=True)
+        elif old.changed and read_s < old.since_s:
+            # When it was written is known better now.
+            table[host_id] = replace(old, since_s=read_s)
         else:
             table[host_id] = old
     return table

@@ -18,12 +18,14 @@ class Seen:
     """A peer's timestamp, and when this host first saw it at that value.
 
     `changed`: it was seen to change at least once, so the peer lived at `since_s`. A peer
-    that never changed since we look may have been dead all along.
+    that never changed since we look may have been dead all along. `by_word`: `since_s` is when the
+    peer wrote it, by its own signed word, and not when it was read here.
     """
 
     timestamp: int
     since_s: float
     changed: bool = False
+    by_word: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Takeover:
     `renewal`: its host id's generation and timestamp on disk, first seen so at `renewal_since_s`.
     `freed_s`: when its host id was freed. `refused`: the fence lease was not given; `fence_owner`:
     who owns it, as it was last answered, `asking_owner`: that is being asked; `fencer`: what is
-    known of the silent host that owns it (scoring/hosts/dead_fencer.py).
+    known of the silent host that owns it (scoring/hosts/dead_fencer.py). `is_early`: it is not
+    suspected yet (scoring/hosts/early.py); `lease`: a lease that it owns, as it was answered then.
     """
 
     host_id: int
@@ -68,13 +71,16 @@ class Takeover:
     fence_owner: LeaseAnswer | None = None
     asking_owner: bool = False
     fencer: Takeover | None = None
+    lease: LeaseAnswer | None = None
+    is_early: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class HostState:
     """`seen`: of each peer. `takeover`: from the one dead host that is pursued now. `switching_on`:
     the host that is being switched on again, `on_withdrawn`: why it must not be any more;
-    `switched_on_s`: when each host was last ordered to be.
+    `switched_on_s`: when each host was last ordered to be. `early_over_s`: when readings of a
+    host's power that had begun before its suspicion came to nothing.
     """
 
     seen: Mapping[int, Seen] = field(default_factory=dict)
@@ -82,3 +88,4 @@ class HostState:
     switching_on: int | None = None
     on_withdrawn: str = ""
     switched_on_s: Mapping[int, float] = field(default_factory=dict)
+    early_over_s: Mapping[int, float] = field(default_factory=dict)

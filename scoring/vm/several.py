@@ -99,6 +99,7 @@ class Several:
             )
         self._hosts: dict[int, Host] = {}
         self._turn, self._states, self._peers = turn, states, peers
+        self._lower = [peer for peer in peers if peer.host_id < self.own_id]
         self.moving = sum(_is_leaving(state, self.own_id) for state in states.values())
         self.starting = sum(s.name is _S.ENGINE_START and s.acting for s in states.values())
         self.plan: Plan = NO_PLAN
@@ -204,6 +205,16 @@ class Several:
         own = (dead not in local.reaches, local.host_id)
         may = (p for p in self._peers if not p.maintenance and not p.stopped)
         return tuple(p.host_id for p in may if (dead not in p.reaches, p.host_id) < own)
+
+    def fences_first(self, host_id: int) -> bool:
+        """Whether this host comes first in pursuing that live host, once it is dead."""
+        local = self._turn.observation.local
+        reaches = host_id in local.reaches
+        return not any(
+            (host_id in p.reaches) if reaches else (p.host_id < self.own_id or host_id in p.reaches)
+            for p in (self._lower if reaches else self._peers)
+            if p.host_id != host_id and not p.maintenance and not p.stopped
+        )
 
     def _pins(self) -> dict[int, int]:
         """Where several claim one missing VM the lowest host counts, on all hosts alike."""

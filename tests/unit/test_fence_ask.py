@@ -458,7 +458,7 @@ def test_a_slot_that_is_not_signed_asks_for_nothing() -> None:
         extra={"fence-ask": "unstopped 75"},
         extra_trusted=True,
     )
-    others = (None, None, None, 0)
+    others = (None, None, None, 0, None)
     assert peer_report(slot, None, others, is_signed=True).fence_ask == UNSTOPPED
     assert peer_report(slot, None, others).fence_ask is None
 

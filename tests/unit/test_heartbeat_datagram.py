@@ -41,6 +41,7 @@ LIFE = Heartbeat(
     written=16,
     generation=3,
     renewed=5012,
+    written_ago_ms=120,
 )
 
 
@@ -81,6 +82,7 @@ def test_the_wire_format_does_not_change_by_accident() -> None:
         "nonce": NONCE,
         "timestamp": 17,
         "vms": {"1": "up"},
+        "written_ago_ms": 120,
         "cluster": LIFE.cluster,
         "whiteboard": LIFE.whiteboard,
         "leases": LIFE.leases,

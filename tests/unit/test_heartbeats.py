@@ -12,7 +12,17 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 
 from broker.config.cluster_key import ClusterKey
-from broker.peers.asker import APART_S, QUESTION_S, STEADY_S, Heartbeats, Word, steady_s
+from broker.peers.asker import (
+    APART_S,
+    OVERDUE_S,
+    QUESTION_S,
+    QUICK_PEERS_MAX,
+    QUICK_S,
+    STEADY_S,
+    Heartbeats,
+    Word,
+    steady_s,
+)
 from broker.peers.datagram import Question, answer_bytes, question_of
 from broker.peers.heartbeat import Heartbeat, signed
 from broker.whiteboard.lines import Ways
@@ -98,6 +108,8 @@ class Asker:
         self.heartbeats.on_change = self._count
         self.addresses: dict[int, Ways | None] = {}
         self.quiet: set[int] = set()
+        self.watched: tuple[int, ...] = ()
+        self.at_once = 1
         self.process = Process(self.loop, "asker", lambda process, error: None)
         self.process.start(self.heartbeats.run())
         self.timeline.run_until(0.0)
@@ -114,12 +126,13 @@ class Asker:
             self.timeline.call_within(
                 self.loop, look, self.addresses, self.quiet, BEAT_S, self.loop.time()
             )
+            self.timeline.call_within(self.loop, self.heartbeats.watch, self.watched)
             self.timeline.run_until(min(until_s, now_s + BEAT_S))
 
     def close(self) -> None:
         """End it; nothing may be left, and at no time was an address asked twice at once."""
         assert not self.process.failures and not self.loop.problems
-        assert self.network.open_most <= 1
+        assert self.network.open_most <= self.at_once
         self.process.kill()
         self.timeline.run_until(self.timeline.now_s + 1.0)
         assert not self.process.tasks
@@ -343,3 +356,117 @@ def test_another_key_is_told_by_the_listener_where_the_port_is_silent(asker: Ask
     assert pulse.problem == "two:1: wrong-mac"
     assert pulse.port_problem == "port:2/udp: no answer within 1 s"
     assert asker.heartbeats.word(2) is Word.UNANSWERED
+
+
+# --- peers that are watched closely --------------------------------------------------------------
+
+
+@pytest.fixture
+def watcher() -> Iterator[Asker]:
+    asker = Asker(Network(two=2, three=3))
+    asker.addresses = {2: Ways(ports=("two:1",)), 3: Ways(ports=("three:1",))}
+    asker.watched, asker.at_once = (2,), int(QUESTION_S / QUICK_S) + 1
+    asker.run(20.0)
+    asker.network.asked.clear()
+    yield asker
+    asker.close()
+
+
+def overdue_at_s(asker: Asker, within_s: float) -> float | None:
+    """When host 2 is first overdue."""
+    until_s = asker.timeline.now_s + within_s
+    while asker.timeline.now_s < until_s:
+        asker.timeline.run_until(asker.timeline.now_s + 0.01)
+        if asker.heartbeats.overdue_since_s(2) is not None:
+            return asker.timeline.now_s
+    return None
+
+
+def test_a_peer_that_is_watched_closely_is_asked_four_times_a_second(watcher: Asker) -> None:
+    watcher.run(10.0)
+    asked = Counter(address for _, address in watcher.network.asked)
+    assert 40 <= asked["two:1"] <= 42, "the questions of every ten seconds among them"
+    assert asked["three:1"] == 1
+    assert watcher.heartbeats.overdue_since_s(2) is None
+    assert watcher.news == 0
+
+
+def test_half_a_second_without_an_answer_is_overdue_and_no_proof(watcher: Asker) -> None:
+    watcher.network.faults["two"] = "silent"
+    silent_s = watcher.timeline.now_s
+    at_s = overdue_at_s(watcher, 2.0)
+    assert at_s is not None and OVERDUE_S <= at_s - silent_s <= OVERDUE_S + QUICK_S + 0.02
+    assert watcher.news == 1
+    assert watcher.times()[1] is None, "unanswered is what was asked a second ago"
+    watcher.run(1.2)
+    _, unanswered_s = watcher.times()
+    assert unanswered_s == pytest.approx(at_s, abs=0.02), "asked at once, and not 10 s later"
+    watcher.network.faults.clear()
+    watcher.run(0.5)
+    assert watcher.heartbeats.overdue_since_s(2) is None
+    assert watcher.times()[1] is None
+    assert watcher.news == 3, "overdue, unanswered, and back"
+
+
+def test_one_lost_packet_makes_nobody_overdue(watcher: Asker) -> None:
+    watcher.network.faults["two"] = "silent"
+    watcher.timeline.run_until(watcher.timeline.now_s + QUICK_S + 0.01)
+    watcher.network.faults.clear()
+    assert overdue_at_s(watcher, 3.0) is None
+
+
+def test_an_answer_that_takes_most_of_a_second_is_late_and_an_answer(watcher: Asker) -> None:
+    watcher.network.takes_s = 0.9
+    assert overdue_at_s(watcher, 1.0) is not None
+    watcher.run(2.0)
+    assert watcher.times()[1] is None
+
+
+def test_a_host_that_stood_still_judges_nobody(watcher: Asker) -> None:
+    watcher.loop.frozen_until_s = watcher.timeline.now_s + 5.0
+    watcher.timeline.run_until(watcher.timeline.now_s + 5.01)
+    assert watcher.heartbeats.overdue_since_s(2) is None
+    assert overdue_at_s(watcher, 0.4) is None
+
+
+def test_one_that_never_answered_is_not_overdue() -> None:
+    asker = Asker(Network(two=2))
+    asker.network.faults["two"] = "silent"
+    asker.addresses, asker.watched, asker.at_once = {2: Ways(ports=("two:1",))}, (2,), 6
+    asker.run(5.0)
+    assert asker.heartbeats.overdue_since_s(2) is None
+    asker.close()
+
+
+def test_who_is_not_watched_any_more_or_gone_is_not_asked_quickly(watcher: Asker) -> None:
+    watcher.network.faults["two"] = "silent"
+    watcher.run(1.0)
+    assert watcher.heartbeats.overdue_since_s(2) is not None
+    watcher.watched = ()
+    watcher.run(1.0)
+    assert watcher.heartbeats.overdue_since_s(2) is None
+    watcher.network.faults.clear()
+    watcher.run(20.0)
+    watcher.network.asked.clear()
+    watcher.run(20.0)
+    assert len(watcher.network.asked) == 4
+    watcher.watched = (2,)
+    watcher.run(1.0)
+    del watcher.addresses[2]
+    watcher.run(1.0)
+    watcher.network.asked.clear()
+    watcher.run(5.0)
+    assert [address for _, address in watcher.network.asked if address == "two:1"] == []
+    assert watcher.heartbeats.overdue_since_s(2) is None
+
+
+def test_only_so_many_are_watched_closely() -> None:
+    hosts = range(2, 3 + QUICK_PEERS_MAX)
+    asker = Asker(Network(**{f"h{host}": host for host in hosts}))
+    asker.addresses = {host: Ways(ports=(f"h{host}:1",)) for host in hosts}
+    asker.watched, asker.at_once = tuple(hosts), 6
+    asker.run(15.0)
+    asked = Counter(address for _, address in asker.network.asked)
+    assert asked[f"h{hosts[-1]}:1"] <= 2
+    assert sum(count > 40 for count in asked.values()) == QUICK_PEERS_MAX
+    asker.close()

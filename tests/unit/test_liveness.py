@@ -111,3 +111,11 @@ def test_silence_is_what_a_read_has_shown_not_what_was_not_read() -> None:
     beating = Seen(500, 98.0, changed=True)
     assert liveness(beating, 101.5, SUSPECT_S) is Liveness.SILENT
     assert liveness_known(beating, 99.0, 101.5, SUSPECT_S) is Liveness.LIVE
+
+
+def test_when_a_slot_was_written_may_become_known_better_but_never_later() -> None:
+    table = {2: Seen(500, 100.0, changed=True)}
+    assert look(table, [peer(2, read_s=99.6)], 101.0) == {2: Seen(500, 99.6, changed=True)}
+    assert look(table, [peer(2, read_s=100.4)], 101.0) == table
+    first_seen = {2: Seen(500, 100.0)}
+    assert look(first_seen, [peer(2, read_s=99.6)], 101.0) == first_seen
