@@ -34,6 +34,7 @@ from broker.config.load import load
 from broker.config.machine import system_uuid
 from broker.config.reload import needs_restart, refusal
 from broker.config.sections import Config
+from broker.config.shared_watch import watch_copy
 from broker.daemon import service_manager
 from broker.daemon.exit_codes import ExitCode
 from broker.vm.qemu_conf import LOCK_MANAGER_LINE, lock_driver_named
@@ -133,7 +134,8 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
     checking = asyncio.ensure_future(check.answered())
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _end, agent, checking)
-    loop.add_signal_handler(signal.SIGHUP, Reload(path, config, definition, hypervisors, agent))
+    reload = Reload(path, config, definition, hypervisors, agent)
+    loop.add_signal_handler(signal.SIGHUP, reload)
     try:
         await checking
         log.info(
@@ -146,6 +148,7 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
             asyncio.create_task(rehearsals.run(), name="rehearsals"),
             asyncio.create_task(check.run(), name="definition"),
             asyncio.create_task(leases.opened_ahead(), name="lease volume"),
+            asyncio.create_task(watch_copy(config.daemon.state_dir, reload), name="shared"),
         ]
         await agent.run()
         for task in beside:

@@ -305,7 +305,7 @@ def _fence(arguments: Namespace, as_json: bool) -> int:
 
 
 def _config_options(parser: ArgumentParser) -> None:
-    looks = parser.add_subparsers(dest="what", metavar="check|show|diff", required=True)
+    looks = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
     check = looks.add_parser("check", help="everything that can be checked without a daemon")
     check.add_argument("file", nargs="?", help="default: as --config")
     _as_json(check)
@@ -313,12 +313,29 @@ def _config_options(parser: ArgumentParser) -> None:
     diff = looks.add_parser("diff", help="what another host has otherwise and must not")
     diff.add_argument("host", metavar="HOST", help="a host's id or name")
     _as_json(diff)
+    get = looks.add_parser("get", help="the value of one key, and where it is set")
+    get.add_argument("key", metavar="KEY")
+    _as_json(get)
+    change = looks.add_parser("set", help="set one key for all hosts")
+    change.add_argument("key", metavar="KEY")
+    change.add_argument("value", metavar="VALUE")
+    change.add_argument("--host-only", action="store_true", help="in this host's file alone")
+    _as_json(change)
+    _as_json(looks.add_parser("edit", help="edit what all hosts share, in $EDITOR"))
+    _as_json(looks.add_parser("history", help="who changed what all hosts share, and when"))
+    back = looks.add_parser("rollback", help="share an older text again")
+    back.add_argument("generation", metavar="N", nargs="?", type=int, help="default: the last one")
+    _as_json(back)
 
 
 def _config(arguments: Namespace, as_json: bool) -> int:
     from agent.commands import config_check, config_show
 
     match arguments.what:
+        case "get" | "set" | "edit" | "history" | "rollback":
+            from agent.commands import config_shared
+
+            return config_shared.run(arguments, as_json)
         case "show":
             return config_show.show(arguments.config, as_json)
         case "diff":

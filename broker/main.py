@@ -29,6 +29,7 @@ from broker.config.places import changed_s, default_path
 from broker.config.reload import needs_restart, refusal
 from broker.config.secrets import load_api_token, load_cluster_key
 from broker.config.sections import Config
+from broker.config.shared_watch import watch_copy
 from broker.daemon import service_manager
 from broker.daemon.command_line import Parser
 from broker.daemon.errors import HaError
@@ -47,6 +48,7 @@ from broker.peers.asker import Heartbeats
 from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
 from broker.registry.admission import refused
 from broker.registry.cache import RegistryCache
+from broker.registry.shared_copy import SharedUpdates
 from broker.whiteboard.board import Board
 from broker.whiteboard.identity import VolumeKind, check, check_at, expected
 from broker.whiteboard.signatures import Signatures, Unsigned
@@ -210,6 +212,9 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
         front.certificate_anew()
 
     loop.add_signal_handler(signal.SIGHUP, on_reload)
+    signatures = Signatures(load_cluster_key(config), Unsigned(config.storage.unsigned))
+    broker.registry.also = SharedUpdates(path, config, signatures).look
+    copies = asyncio.create_task(watch_copy(config.daemon.state_dir, on_reload), name="shared")
     key = "api.listen"
     try:
         await front.start(map(split, config.api.listen))
@@ -229,6 +234,7 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
     try:
         await _live(broker, front, stop)
     finally:
+        copies.cancel()
         listeners.close()
         port.close()
         await front.close()

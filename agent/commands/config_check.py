@@ -53,10 +53,10 @@ def run(path: str, as_json: bool) -> int:
     return ExitCode.CONFIG if failed else ExitCode.OK
 
 
-def checks(path: str) -> Iterator[Check]:
-    """The results of all checks."""
+def checks(path: str, shared: str | None = None) -> Iterator[Check]:
+    """The results of all checks. `shared`: the part that all hosts share, None: as it is."""
     try:
-        config = load(path)
+        config = load(path, shared)
     except ConfigError as error:
         yield Check("file", "fail", str(error))
         return

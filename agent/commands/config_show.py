@@ -9,8 +9,9 @@ import msgspec
 
 from agent.terminal.errors import CommandError
 from broker.config.agreement import DIGEST_LINE, agreed, differences, published
-from broker.config.load import load
+from broker.config.load import load, read_file, shared_for
 from broker.config.sections import Config
+from broker.config.shared import origins, parsed
 from broker.daemon.exit_codes import ExitCode
 from broker.whiteboard.slot import SlotReport, decode_sweep
 from broker.whiteboard.volume import Volume, VolumeError
@@ -27,10 +28,21 @@ def show(path: str, as_json: bool) -> int:
     }
     values["timing"] = timing
     if as_json:
-        print(json.dumps({"version": 1, "file": path, "config": values}, indent=2))
+        shown = {"version": 1, "file": path, "config": values, "from": origins_of(path)}
+        print(json.dumps(shown, indent=2))
     else:
         print("\n".join(_tables("", values)))
+        if shared := {k: v for k, v in origins_of(path).items() if "cluster" in v}:
+            print("\n# shared by all hosts (ha-agent config set KEY VALUE changes them):")
+            print("\n".join(f"#   {key}: {origin}" for key, origin in shared.items()))
     return ExitCode.OK
+
+
+def origins_of(path: str) -> dict[str, str]:
+    """Each key that is set, and where: "host" or "cluster"."""
+    own = read_file(path)
+    copy = shared_for(path, own)
+    return origins(parsed(copy.text) if copy else {}, own)
 
 
 def _tables(name: str, table: dict[str, object]) -> list[str]:

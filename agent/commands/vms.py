@@ -20,6 +20,7 @@ from agent.registry.change import Change, changing
 from agent.registry.definition import one_host_only, text_of, with_lease
 from agent.registry.names import ENGINE
 from agent.registry.settings import KEYS, pairs, shown, with_settings
+from agent.storage.registry import shared_opened
 from agent.terminal.errors import CommandError
 from broker.client.ask import BrokerError, ask
 from broker.config.sections import Config
@@ -199,6 +200,9 @@ def sign(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
     """Sign the registry with the present cluster key, after a change of the key."""
     with changing(config, arguments.dry_run) as change:
         signed = change.sign_anew()
+        if not arguments.dry_run:
+            with shared_opened(config, read_only=False) as shared:
+                signed += shared.sign_anew()
     text = f"{signed} blocks of the registry are signed with the present key"
     print(json.dumps({"version": 1, "signed": signed, "done": text}) if as_json else text)
     return ExitCode.OK

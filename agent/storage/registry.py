@@ -18,6 +18,7 @@ from broker.config.secrets import load_cluster_key
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.registry.record import RegistryError, is_unused
+from broker.registry.shared import SharedConfig
 from broker.registry.volume import REGISTRY_BYTES, Contents, Registry
 from broker.whiteboard.signatures import Signatures, Unsigned
 from broker.whiteboard.volume import Volume, VolumeError
@@ -52,6 +53,25 @@ def opened(config: Config, read_only: bool = True) -> contextlib.AbstractContext
             " ha-agent storage grow --vms N",
         )
     return registry_at(config, path, read_only)
+
+
+@contextlib.contextmanager
+def shared_opened(config: Config, read_only: bool) -> Iterator[SharedConfig]:
+    """The shared configuration on the registry's volume; CommandError."""
+    path = config.storage.registry
+    if not path:
+        raise CommandError(
+            ExitCode.CONFIG,
+            "storage.registry is not set, and the shared configuration lies there: ha-agent storage"
+            " grow --vms 2 makes it; or for this host alone: --host-only",
+        )
+    try:
+        with Volume(path, read_only=read_only) as volume:
+            signatures = signatures_of(config)
+            Registry(volume, config.cluster.id, signatures).generation()  # the right volume?
+            yield SharedConfig(volume, config.cluster.id, signatures)
+    except VolumeError as error:
+        raise registry_error(error) from None
 
 
 def registry_error(error: VolumeError) -> CommandError:

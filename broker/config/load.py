@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -14,7 +15,8 @@ from broker.config.engine_file import engine_file
 from broker.config.errors import ConfigError
 from broker.config.explain import explain
 from broker.config.relations import check_relations
-from broker.config.sections import Config, DaemonSection
+from broker.config.sections import ClusterSection, Config, DaemonSection
+from broker.config.shared import SharedCopy, parsed, read_copy, together
 
 
 def socket_path(path: str, warn: Callable[[str], None]) -> str:
@@ -39,11 +41,17 @@ def socket_path(path: str, warn: Callable[[str], None]) -> str:
         return socket
 
 
-def load(path: str) -> Config:
-    """Read and check the file; ConfigError where it cannot be used. `vm.definition` is the one that
-    counts (engine_file.py)."""
+class _Places(msgspec.Struct):
+    """What is needed to find the copy of the shared part."""
+
+    cluster: ClusterSection = ClusterSection()
+    daemon: DaemonSection = DaemonSection()
+
+
+def read_file(path: str) -> dict[str, Any]:
+    """The tables of a host's own file; ConfigError."""
     try:
-        data = tomllib.loads(Path(path).read_bytes().decode())
+        return tomllib.loads(Path(path).read_bytes().decode())
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such file: this host is not set up; ha-agent init makes a new cluster,"
@@ -53,6 +61,29 @@ def load(path: str) -> Config:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}; run as root") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from None
+
+
+def shared_for(path: str, own: Mapping[str, Any]) -> SharedCopy | None:
+    """The copy of the shared part that counts with this file; None: there is none. ConfigError."""
+    try:
+        config = msgspec.convert(own, _Places)
+    except msgspec.ValidationError:
+        return None  # the whole is refused, and with a better sentence
+    if not config.cluster.id:
+        return None
+    return read_copy(config.daemon.state_dir, config.cluster.id)
+
+
+def load(path: str, shared: str | None = None) -> Config:
+    """Read and check the file, together with the part that all hosts share; ConfigError where they
+    cannot be used. `shared`: its text, None: this host's copy. `vm.definition` is the one that
+    counts (engine_file.py)."""
+    own = read_file(path)
+    copy = shared_for(path, own) if shared is None else SharedCopy("", 0, shared)
+    data = own
+    if copy is not None:
+        data = together(parsed(copy.text), own)
+        path = f"{path} with the shared configuration"
     try:
         config = msgspec.convert(data, Config)
     except msgspec.ValidationError as error:

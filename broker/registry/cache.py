@@ -206,6 +206,8 @@ class RegistryCache:
         #: Why this host must not start such a definition; "": it may.
         self.refusal: Callable[[VmRecord, str], str] = lambda record, xml: ""
         self.on_change: Callable[[], None] = lambda: None
+        #: Called with the open volume after the registry was read, in the thread.
+        self.also: Callable[[Blocks], None] = lambda volume: None
         self.cached = Cached()
         #: As it was read, before this host's own judgement of the definitions.
         self._plain = Cached()
@@ -319,16 +321,22 @@ class RegistryCache:
     async def _call(self, what: str, function: Callable[..., T], *args: object) -> T:
         return await self._worker.call(f"reading {what}", STORAGE_DEADLINE_S, function, *args)
 
-    def _with(self, function: Callable[[Registry], T]) -> T:
+    def _with(
+        self,
+        function: Callable[[Registry], T],
+        also: Callable[[Blocks], None] = lambda volume: None,
+    ) -> T:
         assert self._opened is not None
         with self._opened() as volume:
-            return function(Registry(volume, self._cluster, self._signatures))
+            found = function(Registry(volume, self._cluster, self._signatures))
+            also(volume)
+            return found
 
     def _header(self) -> int:
-        return self._with(Registry.generation)
+        return self._with(Registry.generation, self.also)
 
     def _contents(self) -> Contents:
-        return self._with(Registry.read)
+        return self._with(Registry.read, self.also)
 
     def _definition(self, record: VmRecord) -> bytes:
         return self._with(lambda registry: registry.definition(record))
