@@ -7,7 +7,7 @@ first, until one does not hold any more: the change is killed then. What no stor
 survives; unit tests may hold it all the same (`make mutation`).
 
 What has been found is kept in a file, a line for each change, and is not run again while the line
-of code is the same.
+of code is the same; a survivor is, where more stories run through it than then.
 """
 
 from __future__ import annotations
@@ -196,12 +196,13 @@ def run(
         source = Path(files[name]).read_text()
         for change in _wanted(source, only):
             text = source.splitlines()[change.line - 1].strip()
+            through = _through(stories, files[name], change)
             before = _known(known, name, change, text)
-            if before is None:
+            if before is None or (not before.killer and len(through) > before.stories):
                 if time.process_time() > until_s:
                     say(f"{name}:{change.line}: the time is over")
                     return found
-                before = _try(name, module, source, change, text, stories, files[name])
+                before = _try(name, module, source, change, text, through, files[name])
                 with kept.open("ab") as file:
                     file.write(msgspec.json.encode(before) + b"\n")
             found.append(before)
@@ -221,10 +222,16 @@ def _wanted(source: str, only: str) -> Iterator[Change]:
 
 
 def _known(known: Sequence[Kept], name: str, change: Change, text: str) -> Kept | None:
-    for one in known:
+    for one in reversed(known):
         if (one.module, one.change, one.text) == (name, change.what, text):
             return one
     return None
+
+
+def _through(stories: Sequence[Story], file: str, change: Change) -> list[Story]:
+    """The stories that run through the changed line, the shortest first."""
+    through = (story for story in stories if change.line in story.lines[file])
+    return sorted(through, key=lambda story: story.cpu_s)
 
 
 def _try(
@@ -233,13 +240,9 @@ def _try(
     source: str,
     change: Change,
     text: str,
-    stories: Sequence[Story],
+    through: Sequence[Story],
     file: str,
 ) -> Kept:
-    through = sorted(
-        (story for story in stories if change.line in story.lines[file]),
-        key=lambda story: story.cpu_s,
-    )
     put_in(module, changed(source, change, file))
     killer = ""
     try:

@@ -88,3 +88,8 @@ def test_the_shortest_story_through_the_line_kills(
     told.clear()
     assert mutation.run(["planted"], stories, kept, "", 1.0, lambda text: None) == found
     assert told == ["boundary", "far"], "only to see which lines they run through"
+    told.clear()
+    stories.append(Story("more", "", {}))
+    mutation.run(["planted"], stories, kept, "", 1.0, lambda text: None)
+    assert told[:3] == ["boundary", "far", "more"]
+    assert sorted(told[3:]) == ["boundary", "far", "more"], "the survivor that it runs through"
