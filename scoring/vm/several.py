@@ -284,6 +284,8 @@ class Several:
         if way_out is False:
             cut = set(self.specs)
         cut -= {ENGINE}
+        if not cut:
+            return cut  # the usual case, for each host
         others = [peer for peer in self._peers if peer.host_id != host_id]
         is_other, local = host_id != self.own_id, self._turn.observation.local
         if any(peer.way_out for peer in others) or (is_other and local.way_out):
