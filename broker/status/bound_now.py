@@ -22,7 +22,7 @@ from scoring.vm_facts import ENGINE, PeerVm
 
 #: The bound is made anew after this time, even if nothing has changed.
 BOUND_FRESH_S = 10.0
-#: The same for the VMs beside the engine; and so many of theirs are made in one status.
+#: The bounds of the VMs beside the engine are made anew after this time, and so many in a status.
 VMS_FRESH_S = 30.0
 VMS_AT_ONCE = 4
 
