@@ -259,8 +259,8 @@ def _looked_at(local: LocalHost, now_s: float) -> LocalHost:
 
 
 def _of_one_vm(observation: Observation, spec: VmSpec, now_s: float) -> Observation:
-    """Reduces the observation to this VM, as if there were no other: the asked host has the engine, for which
-    nothing is to be done."""
+    """Reduces the observation to this VM, as if there were no other: the asked host has the
+    engine, for which nothing is to be done."""
     down = VmHere(EngineStatus(VmStatus.DOWN, Health.BAD), now_s, number=spec.number)
     here = next((vm for vm in observation.local.vms if vm.number == spec.number), down)
     local = replace(

@@ -30,7 +30,8 @@ _OUTSIDE = re.compile(r"([0-9]{1,4}) ([0-9]{1,15}) (-|[0-9]{1,9}\.[0-9]) (-|[0-9
 _FENCE_ASK = re.compile(r"unstopped ([0-9]{1,9})|agent-dead ([0-9]{1,9}) bad ([0-9]{1,9})")
 #: The largest count in a line; the largest count of starts, half of it; the largest memory, MiB.
 COUNT_MAX, LAST_RAN_MAX, MEM_MB_MAX = 10**15 - 1, 5 * 10**14, 10**12 - 1
-#: Fields of a PeerReport: heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp, overdue_since_s.
+#: Fields of a PeerReport: heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp,
+#: overdue_since_s.
 Others = tuple[float | None, float | None, float | None, int, float | None]
 
 
