@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from agent.fence.storage import StorageFence, off_twice
+from agent.fence.storage import NO_STORAGE_FENCE, StorageFence, off_twice
 from agent.fence.switching import note_failed, power_off_host, power_on_host
 from agent.last_look import LastLook
 from agent.ports import FenceDevices, FenceLog, Hypervisors, Leases
@@ -91,7 +91,7 @@ class ActionRunner:
         self._leases = leases
         self._fence = fence
         self._fence_log = fence_log
-        self._storage_fence = storage_fence or StorageFence("", None, 0.0)
+        self._storage_fence = storage_fence or NO_STORAGE_FENCE
         #: The host whose storage was cut already while the fence lease was being taken for it.
         self._cut_before: int | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -124,9 +124,11 @@ class ActionRunner:
     def fence_hosts(self) -> frozenset[int]:
         return self._fence.hosts
 
-    def use_fence(self, fence: FenceDevices) -> None:
-        """Use these from now on; a question under way is answered by the old ones."""
+    def use_fence(self, fence: FenceDevices, storage_fence: StorageFence | None = None) -> None:
+        """Use these from now on; what is under way is ended by the old ones. `storage_fence`:
+        None: the storage is not fenced."""
         self._fence = fence
+        self._storage_fence = storage_fence or NO_STORAGE_FENCE
         fence.know(self._system_uuids)
 
     def know(self, system_uuids: Mapping[int, str]) -> None:

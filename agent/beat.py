@@ -14,6 +14,7 @@ from msgspec.structs import replace as replace_fields
 
 from agent.actions import ActionRunner
 from agent.fence.rehearsal import Rehearsals
+from agent.fence.storage import StorageFence
 from agent.ports import FenceDevices
 from agent.report import report_of
 from agent.vm.measured import Measured
@@ -125,12 +126,14 @@ class Agent:
         fence: FenceDevices,
         rehearse_every_s: float,
         migration_possible: bool,
+        storage_fence: StorageFence | None = None,
     ) -> None:
-        """Use other rules and fence devices from the next decision on."""
+        """Use other rules and fence devices from the next decision on. `storage_fence`: None: the
+        storage is not fenced."""
         self.config_problem = ""
         self._migration_possible = migration_possible
         self._state = replace(self._state, rules=rules)
-        self._actions.use_fence(fence)
+        self._actions.use_fence(fence, storage_fence)
         if self._rehearsals is not None:
             self._rehearsals.use(fence, rehearse_every_s)
         self._actions.news.set()

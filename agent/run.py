@@ -94,7 +94,11 @@ class Reload:
         rules = config.rules(self._memory_mb)
         self._hypervisors.reconfigure(config)
         self._agent.reconfigure(
-            rules, fence, config.fence.rehearse_every, bool(config.libvirt.migration_uri)
+            rules,
+            fence,
+            config.fence.rehearse_every,
+            bool(config.libvirt.migration_uri),
+            storage_fence(config),
         )
         logging.getLogger().setLevel(config.daemon.log_level.upper())
         log.info("%s is read anew", self._path)

@@ -120,6 +120,10 @@ class StorageFence:
         )
 
 
+#: Where none is configured.
+NO_STORAGE_FENCE = StorageFence("", None, 0.0)
+
+
 def storage_fence(config: Config) -> StorageFence:
     """The storage fence of a configuration."""
     given = config.storage_fence

@@ -7,15 +7,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from agent import actions
 from agent.actions import ActionRunner
-from agent.fence.storage import StorageFence
+from agent.beat import Agent
+from agent.fence.storage import StorageFence, storage_fence
 from agent.last_look import LastLook
 from agent.ports import FenceDevices, FenceLog, Hypervisors, Leases
+from agent.run import Reload
+from agent.vm.definition import load_definition
+from agent.vm.hypervisors import LibvirtHypervisors
+from broker.client.link import Link
+from broker.config.load import load
+from broker.config.reload import needs_restart
+from broker.config.sections import Config
 from scoring.decision import Action, FreeHostId, TakeFenceLease
 from scoring.hosts.state import Takeover
 from scoring.observation import FenceLeaseAnswer, HostIdFreed, Power, PowerAnswer
@@ -47,6 +56,9 @@ class World:
         self.powers, self.freed = list(powers), freed
         self.lease_after = lease_after
         self.told: list[str] = []
+
+    def know(self, uuids: object) -> None:
+        pass
 
     async def note(self, *_: object, **__: object) -> str:
         return ""
@@ -231,3 +243,57 @@ def test_the_fence_lease_is_still_being_taken_for_that_host_by_one_that_looks_ar
     assert asked(quick(withdrawn="it lives")) == "it lives"
     late_s = RULES.timing.suspect_after
     assert "not looked around" in asked(quick(), view_ago_s=late_s + 0.01)
+
+
+# --- a reload ------------------------------------------------------------------------------
+
+
+class Machines:
+    """The hypervisors; they take any configuration."""
+
+    def reconfigure(self, config: Config) -> None:
+        pass
+
+
+def test_a_reload_uses_the_storage_fence_of_the_file_and_a_bad_one_keeps_it(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second one names another program, and a third one is not TOML."""
+    monkeypatch.setattr("agent.run.fence_devices", lambda config: World())
+
+    def write(name: str) -> None:
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\n')
+        program.chmod(0o755)
+        argv = f'["{program}", "{{action}}", "{{name}}"]'
+        site.write_text(f'{text}[storage-fence]\ntype = "command"\nargv = {argv}\n')
+
+    async def run() -> str:
+        before = load(str(site))
+        runner = ActionRunner(
+            cast(Hypervisors, None),
+            cast(Leases, World()),
+            cast(FenceDevices, World()),
+            cast(FenceLog, World()),
+            storage_fence(before),
+        )
+        runner.hostnames = {TARGET: "host2"}
+        agent = Agent(RULES, cast(Link, None), runner, "kvm", migration_possible=False)
+        machines = cast(LibvirtHypervisors, Machines())
+        reload = Reload(str(site), before, load_definition(before), machines, agent)
+        write("second")
+        assert needs_restart(before, load(str(site))) == []
+        reload()
+        assert agent.config_problem == ""
+        site.write_text("[[[")
+        reload()
+        assert "is not TOML" in agent.config_problem
+        runner.last_look.take(state_of(takeover=FREES), asyncio.get_running_loop().time())
+        runner.begin(FREE)
+        while runner.busy:
+            await asyncio.sleep(0.001)
+        return (tmp_path / "calls").read_text()
+
+    text = site.read_text()
+    write("first")
+    assert asyncio.run(run()) == "second check host2\nsecond cut host2\n"
