@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -50,6 +50,13 @@ MINUTES = {
     "flood": 1.0,
     "soak": 30.0,
 }
+#: What has options of its own -> its command.
+OWN_OPTIONS: dict[str, Callable[[list[str]], int]] = {
+    "fencing": fencing.main,
+    "takeover": takeover.main,
+    "migration": migration.main,
+    "storages": storages.main,
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,9 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         "how late beats begin while everything hangs. strangers: the same while they do all that "
         "they can over TCP and UDP, beside a cluster that is left alone. steady: forks, CPU, "
         "memory and threads at 3 hosts. crowd: the same at 100 hosts. flood: strangers, in the "
-        "lab. soak: does "
-        "anything grow? fencing, takeover: see fencing "
-        "--help. Default minutes: "
+        f"lab. soak: does anything grow? {', '.join(OWN_OPTIONS)}: each has a --help of its own. "
+        "Default minutes: "
         + ", ".join(f"{name} {minutes:g}" for name, minutes in MINUTES.items() if minutes),
     )
     parser.add_argument("what", nargs="?", default="all", choices=tuple(MINUTES))
@@ -77,14 +83,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """0 when every figure holds, 1 when one is missed, 3 where the lab cannot run."""
-    if sys.argv[1:2] == ["fencing"]:
-        return fencing.main(sys.argv[2:])
-    if sys.argv[1:2] == ["takeover"]:
-        return takeover.main(sys.argv[2:])
-    if sys.argv[1:2] == ["migration"]:
-        return migration.main(sys.argv[2:])
-    if sys.argv[1:2] == ["storages"]:
-        return storages.main(sys.argv[2:])
+    if (measure := OWN_OPTIONS.get(sys.argv[1] if sys.argv[1:] else "")) is not None:
+        return measure(sys.argv[2:])
     options = _parser().parse_args()
     figures: list[Figure] = []
     code = 0

@@ -344,3 +344,18 @@ def _is_there(named: str) -> bool:
     file, _, name = named.partition("::")
     path = ROOT / file if "/" in file else ROOT / "tests" / "unit" / file
     return bool(name) and re.search(rf"^def {name}\(", path.read_text(), re.MULTILINE) is not None
+
+
+def test_the_help_of_the_measurements_names_each_of_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.bench import __main__ as bench
+
+    monkeypatch.setattr("sys.argv", ["bench", "--help"])
+    with pytest.raises(SystemExit):
+        bench.main()
+    told = set(re.findall(r"\w+", capsys.readouterr().out))
+    # What main() hands on before it reads any option of its own.
+    own = {"fencing", "takeover", "migration", "storages"}
+    assert own <= told and set(bench.MINUTES) <= told
+    assert set(bench.OWN_OPTIONS) == own
