@@ -31,7 +31,7 @@ from agent.doctor.host import (
 )
 from agent.doctor.peers import agreement, daemons, heartbeat_ports, libvirt_peers
 from agent.doctor.storage import storage
-from agent.doctor.vm import libvirt_guests_found, vm_domain
+from agent.doctor.vm import libvirt_guests_found, registry_vms, vm_domain
 from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
 from broker.client.ask import ask
@@ -46,7 +46,9 @@ from broker.wire.status import Status
 PATIENCE_S, NETWORK_S = 6.0, 90.0
 #: The longest time that a storage with the settings of docs/storage.md has a dead client's locks.
 SILENT_S = 90.0
-ON_STORAGE = frozenset({"sanlock-name", "storage", "agreement", "libvirt", "fence-device"})
+ON_STORAGE = frozenset(
+    {"can-start", "vms", "sanlock-name", "storage", "agreement", "libvirt", "fence-device"}
+)
 ON_NETWORK = frozenset({"heartbeat", "libvirt", "fence-device", "agreement"})
 _HANGS = "the storage and its mount (docs/storage.md); ps -eo pid,stat,wchan:30,cmd | grep ' D'"
 #: The verdicts as they are shown; only "fail" changes the exit code.
@@ -94,6 +96,7 @@ def check(path: str) -> Iterator[Finding]:
         "lock-driver": lock_driver,
         "accelerator": accelerator,
         "can-start": can_start,
+        "vms": registry_vms,
         "vm-domain": vm_domain,
         "libvirt-guests": libvirt_guests_found,
         "user": groups,

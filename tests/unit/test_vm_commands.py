@@ -518,6 +518,99 @@ def test_the_engine_moves_into_the_registry_and_out_again(host: Host) -> None:
     assert host.config.vm.definition == str(host.config_path.with_name("engine.xml"))
 
 
+# --- beside libvirt's test driver ----------------------------------------------------------------
+
+
+TEST = "http://libvirt.org/schemas/domain/test/1.0"
+NODE = """<node>{domains}</node>"""
+RUNS = """<domain type='test'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>96</memory>
+<os><type>hvm</type></os><devices>{devices}</devices></domain>"""
+DISK = """<disk type='file' device='disk'><driver name='qemu' type='{kind}'/><source file='{path}'/>
+<target dev='vda' bus='virtio'/></disk>"""
+
+
+@contextlib.contextmanager
+def node(host: Host, *domains: str) -> Iterator[None]:
+    """The host's libvirt is one that has these domains, which run."""
+    path = host.file(NODE.format(domains="".join(domains)), "node.xml")
+    before = host.config_path.read_text()
+    assert "[libvirt]\n" in before
+    uri = f'[libvirt]\nuri = "test://{path}"\n'
+    host.config_path.write_text(before.replace("[libvirt]\n", uri))
+    try:
+        yield
+    finally:
+        host.config_path.write_text(before)
+
+
+def test_what_runs_becomes_the_definition(host: Host) -> None:
+    """A snapshot was made and memory was added while it ran: a start elsewhere boots the same."""
+    old = DISK.format(kind="raw", path="/srv/db.raw")
+    host.good("add", host.file(xml("db", 64, UUID, old)))
+    record = host.records()[2]
+    runs = RUNS.format(name="db", uuid=UUID, devices=DISK.format(kind="qcow2", path="/srv/db.snap"))
+    with node(host, runs):
+        assert "would" in host.good("define", "db", "--from-running", "--dry-run")
+        assert host.records()[2] == record
+        host.good("define", "db", "--from-running")
+    text = host.good("export", "db")
+    assert "/srv/db.snap" in text and "/srv/db.raw" not in text and 'type="qcow2"' in text
+    assert host.records()[2].memory_mb == 96
+    assert "<domain type='kvm'" in text.replace('"', "'"), "all else is the record's"
+    assert f"<key>{record.resource}</key>" in text, "its lease too"
+    host.good("history", "db", "--restore", "1")
+    assert "/srv/db.raw" in host.good("export", "db")
+
+
+def test_what_does_not_run_here_defines_nothing(host: Host) -> None:
+    host.good("add", host.file(xml("db", 64, UUID)))
+    record = host.records()[2]
+    stopped = RUNS.format(name="db", uuid=UUID, devices="").replace(
+        "type='test'>", f"type='test' xmlns:t='{TEST}'><t:runstate>5</t:runstate>"
+    )
+    for domains, said in (
+        ((), "is not to be had from libvirt here"),
+        ((stopped,), "db does not run on this host"),
+    ):
+        with node(host, *domains):
+            assert said in host.refused("define", "db", "--from-running")
+        assert host.records()[2] == record
+
+
+def test_doctor_proves_each_vm_that_this_host_may_run(host: Host) -> None:
+    disk = DISK.format(kind="raw", path=host.file("", "disk.raw"))
+    gone = DISK.format(kind="raw", path=f"{host.folder}/gone.raw")
+    bridge = "<interface type='bridge'><source bridge='br-nowhere'/></interface>"
+    host.good("add", host.file(xml("fine", devices=disk)))
+    host.good("add", host.file(xml("lacks", devices=gone + bridge)))
+    host.good("add", host.file(xml("off", devices=gone)), "--want", "down")
+    host.good("add", host.file(xml("elsewhere", devices=gone)))
+    with host.registry() as registry:  # no command takes a host that has no slot
+        record = msgspec.structs.replace(host.records()[5], only=(7,))
+        registry.put(record, None, 1.0, "host1")
+
+    def found() -> list[tuple[str, str]]:
+        answer = json.loads(host.run("doctor", "--json").stdout)
+        checks = [each for each in answer["checks"] if each["name"] == "vms"]
+        assert all(each["fix"] or each["verdict"] == "ok" for each in checks)
+        return [(each["verdict"], each["text"]) for each in checks]
+
+    with node(host):
+        seen = found()
+        assert seen[0] == ("ok", "fine: what its definition needs is on this host")
+        assert [(v, t.partition(":")[0]) for v, t in seen[1:]] == [
+            ("fail", "lacks"),
+            ("fail", "lacks"),
+            ("warn", "off"),
+        ]
+        assert "br-nowhere" in seen[1][1] and "gone.raw" in seen[2][1] and "gone.raw" in seen[3][1]
+        host.overwrite(3, b"no record")
+        (damaged, *others) = found()
+        assert damaged[0] == "fail" and damaged[1].startswith("VM 3: its record in the registry")
+        assert others == [seen[0], seen[3]], "the others are looked at as before"
+    assert found()[-1][0] == "warn", "no libvirt answers"
+
+
 def test_signing_anew_after_a_change_of_the_cluster_key(host: Host) -> None:
     host.add("db")
     secrets = Path(host.config.daemon.secrets)
