@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import signal
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # A shell that starts the tests in the background lets them ignore the interrupt, and a program
 # that is started by a test would inherit that: Ctrl-C could not be tried.
@@ -14,6 +14,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # A run says the same of the same code, always. `--hypothesis-profile=random` (`make explore`) looks
 # for what nobody thought of; what it finds becomes a test with its numbers.
-settings.register_profile("same", derandomize=True, max_examples=50)
+# How long it takes to draw examples depends on the machine.
+settings.register_profile(
+    "same",
+    derandomize=True,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.register_profile("random", print_blob=True)
 settings.load_profile("same")

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent replay FILE`: makes the decisions of a journal again and compares them."""
+"""`ha-agent replay FILE`: makes the decisions of a journal again and compares them.
+
+What is decided is compared: the state, the actions, the score and the codes of the reasons. The
+words are not: an earlier version may have given the same decision in others."""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def run(path: str, as_json: bool, scenario_path: str | None = None) -> int:
             state, again = _again(state, record)
             count += 1
             records.append(record)
-            differs = again != record.decision
+            differs = _decided(again) != _decided(record.decision)
             different += differs
             _print(record, again, differs, as_json)
     except Damaged as error:
@@ -65,6 +68,13 @@ def _again(state: AgentState, record: Record) -> tuple[AgentState, dict[str, Any
     decision = decide(state, record.observation, record.now_s)
     # Through JSON, as the recorded decision went.
     return decision.state, json.loads(json.dumps(plain(decision)))
+
+
+def _decided(decision: dict[str, Any]) -> dict[str, Any]:
+    """The decision without its words: `evidence` of an action, and the text of a reason."""
+    actions = [{k: v for k, v in act.items() if k != "evidence"} for act in decision["actions"]]
+    reasons = [(code, *about) for code, _, *about in decision["reasons"]]
+    return {**decision, "actions": actions, "reasons": reasons}
 
 
 def _print(record: Record, again: dict[str, Any], differs: bool, as_json: bool) -> None:

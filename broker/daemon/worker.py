@@ -71,7 +71,9 @@ class Worker:
         self._running = (what, loop.time())
         self.hand_over(lambda: self._run(loop, future, function, args))
         try:
-            return await asyncio.wait_for(asyncio.shield(future), timeout_s)
+            # Not wait_for: until Python 3.12 it hides that its caller was cancelled.
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(future)
         except TimeoutError:
             if future.done():
                 return future.result()

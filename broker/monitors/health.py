@@ -70,6 +70,7 @@ class HealthMonitor:
     def go_on_from(self, other: HealthMonitor) -> None:
         """Replace a monitor that has other settings: its results are kept."""
         self._asked, self._failures, self.verdict = other._asked, other._failures, other.verdict
+        self._counted_s = other._counted_s
         if other.boot.is_on:
             self.boot.begins()
         other.boot.ends()

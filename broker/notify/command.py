@@ -85,7 +85,8 @@ class CommandSender:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(process.wait(), GONE_S)
+                    async with asyncio.timeout(GONE_S):
+                        await process.wait()
         if code != 0:
             name = Path(given.argv[0]).name
             raise SendFailed(f"{name}: exit code {code} {said.text}".rstrip())

@@ -96,6 +96,7 @@ def test_what_the_monitors_have_seen_stays(site: Path) -> None:
         network.windows.take({"127.0.0.1:1": (0.0, "")})
         network.windows.take({"127.0.0.1:1": (0.0, "")})
         monitors.engine.health.ask(True)
+        monitors.engine.health.boot.ends()
         await monitors.engine.health.sample()
         await monitors.engine.health.sample()
         load_monitor = monitors._cpu_load

@@ -124,3 +124,26 @@ def test_the_thread_ends_with_its_worker() -> None:
     gc.collect()
     thread.join(5.0)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_who_is_cancelled_as_the_call_ends_is_cancelled(turns: int) -> None:
+    """asyncio.wait_for of Python 3.11 returns the result then, and a daemon that is to end does
+    not."""
+
+    async def test() -> None:
+        worker, goes_on, has_ended = Worker("test"), threading.Event(), threading.Event()
+        task = asyncio.create_task(worker.call("a call", 5.0, goes_on.wait))
+        while not worker.busy:
+            await asyncio.sleep(0)
+        worker.hand_over(has_ended.set)
+        goes_on.set()
+        # The loop stands still until the result is on its way to it.
+        assert has_ended.wait(5.0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        was_waiting = task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled() is was_waiting
+
+    asyncio.run(test())
