@@ -279,13 +279,21 @@ def _replay(arguments: Namespace, as_json: bool) -> int:
 
 
 def _score_options(parser: ArgumentParser) -> None:
-    parser.add_argument("file", help="JSON; -: standard input")
+    parser.add_argument(
+        "file",
+        nargs="?",
+        help="JSON; -: standard input; none: what each host scores now, and how fit it is for each"
+        " VM",
+    )
     _as_json(parser)
 
 
 def _score(arguments: Namespace, as_json: bool) -> int:
-    from agent.commands import score
+    from agent.commands import score, score_now
+    from broker.config.load import load
 
+    if arguments.file is None:
+        return score_now.run(load(arguments.config), as_json)
     return score.run(arguments.file, as_json)
 
 

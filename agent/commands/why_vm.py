@@ -85,19 +85,20 @@ def _hosts(status: Status, vm: VmEntry) -> Iterator[str]:
     by_id = {host.host_id: host for host in status.hosts.values()}
     for host_id in vm.order:
         if host_id in by_id:
-            yield f"{by_id[host_id].hostname}: {_fits(by_id[host_id])}"
+            yield f"{by_id[host_id].hostname}: {fits(by_id[host_id])}"
     for host_id, host in by_id.items():
         if host_id not in vm.order and host_id != vm.host:
-            yield f"{host.hostname}: no, {_obstacle(status, vm, host)}"
+            yield f"{host.hostname}: no, {obstacle(status, vm, host)}"
 
 
-def _fits(host: HostStatus) -> str:
+def fits(host: HostStatus) -> str:
+    """What makes the host fit, of one that may take a VM."""
     room = "" if host.free_mb is None else f", {size(host.free_mb)} free"
     return f"{host.score} points{room}"
 
 
-def _obstacle(status: Status, vm: VmEntry, host: HostStatus) -> str:
-    """Why a host may not take it."""
+def obstacle(status: Status, vm: VmEntry, host: HostStatus) -> str:
+    """Why a host may not take it, of one that is not in its order and has it not."""
     if host.liveness != "live":
         return f"it {last_word(status, host)}"
     if host.host_shutdown:
