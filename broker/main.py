@@ -141,6 +141,9 @@ def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Bro
         kept=kept,
     )
     broker.registry.refusal = lambda record, xml: refused(xml, record, broker.config)
+    monitors.engine.renewed_s = lambda: broker.lockspace.renewed_s
+    if monitors.vms is not None:
+        monitors.vms.renewed_s = monitors.engine.renewed_s
     monitors.what_runs.ran = monitors.can_start.disks = lambda: broker.this_host.disks.ran
     return broker
 

@@ -78,7 +78,8 @@ def _of_the_storage(status: Status) -> Iterator[str]:
     budget_s = status.lockspace_budget_s
     if budget_s is not None:
         if budget_s < LEASE_LOW * status.lockspace_budget_max_s:
-            why = "this host's id was not renewed for long; sanlock ends the VM here"
+            what = "gives it up" if _has_no_vm(status) else "ends the VM here"
+            why = f"this host's id was not renewed for long; sanlock {what}"
             yield f"LEASE: {why} in {budget_s:.0f} s"
         elif storage.unheard and status.engine.host == status.host_id:
             why = "if its storage stays away as well, sanlock ends the VM here"
@@ -211,6 +212,13 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
             f"FENCE PATH of host {path.host} {who}: last proven {since}: "
             f"{path.detail or 'not tried for long'} (ha-agent fence test {path.host})"
         )
+
+
+def _has_no_vm(status: Status) -> bool:
+    """Whether surely no VM runs on this host."""
+    own = status.hosts.get(status.host_id)
+    elsewhere = status.engine.up is not None and status.engine.host != status.host_id
+    return elsewhere and own is not None and own.vms == 0
 
 
 def _other_definition(host: HostStatus) -> Iterator[str]:

@@ -298,15 +298,16 @@ class EventDetector:
         else:
             self.say_once(notice)
 
-    def budget(self, left_s: float | None, of_s: float) -> None:
+    def budget(self, left_s: float | None, of_s: float, runs_vms: bool = True) -> None:
         """Take in how much of its lease budget this host has left; None: unknown, which changes
-        nothing."""
+        nothing. `runs_vms`: False: surely no VM is here."""
         if left_s is None:
             return
         facts: dict[str, FactValue] = {"left_s": round(left_s, 1), "of_s": of_s}
         if not self._budget_low and left_s < BUDGET_LOW * of_s:
             self._budget_low = True
-            detail = "less than half of the lease budget is left; at 0 sanlock ends the VM here"
+            what = "ends the VM here" if runs_vms else "gives this host's id up"
+            detail = f"less than half of the lease budget is left; at 0 sanlock {what}"
             self._say(Kind.LEASE_BUDGET_LOW, detail, facts)
         elif self._budget_low and left_s > BUDGET_GOOD * of_s:
             self._budget_low = False

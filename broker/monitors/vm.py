@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from broker.config.sections import Config
 from broker.daemon.foreign import sentence
 from broker.daemon.kernel_boot import boot_id
 from broker.daemon.worker import Hung, Worker
+from broker.lockspace.hosts import budget_s
 from broker.lockspace.lease_past import LeasePast
 from broker.lockspace.process_leases import process_leases
 from broker.monitors import LIBVIRT_DEADLINE_S, Unknown
@@ -30,7 +32,8 @@ from scoring.vm_facts import (
     VmStatus,
 )
 
-#: A panic or a watchdog counts as the cause of an end that follows within so long.
+#: A panic, a watchdog or a missing renewal counts as the cause of an end that follows within so
+#: long.
 CAUSE_FRESH_S = 30.0
 #: Details of an end that may have such a cause; other details name a cause themselves.
 _NO_CAUSE = frozenset({"its process died", "shut down", "off"})
@@ -108,6 +111,11 @@ class DomainMonitor:
         self._cpu: tuple[int | None, float] | None = None
         #: The cause of the VM's end in libvirt's events, and when it came.
         self._cause: tuple[str, float] | None = None
+        #: When this host's id was last renewed: see Lockspace. Set by the broker.
+        self.renewed_s: Callable[[], float | None] = lambda: None
+        #: The last answer, and when it was given; whether the VM held its lease.
+        self._renewed: tuple[float, float] | None = None
+        self._was_held = False
 
     def caused(self, cause: str) -> None:
         """Note why the VM ends, or is about to (broker/monitors/domain_events.py)."""
@@ -142,7 +150,7 @@ class DomainMonitor:
                 return EngineStatus(VmStatus.DOWN, Health.BAD, "not received", _NOT_RECEIVED)
             if vm is not VmStatus.UNKNOWN:
                 self._name_cause()
-                self._was_up = False
+                self._was_up = self._was_held = False
                 if self._ended_by and detail in _NO_CAUSE:
                     detail, reason = self._ended_by, f"{_NOT_HERE}: {self._ended_by}"
                 return EngineStatus(vm, Health.BAD, detail, reason)
@@ -150,6 +158,9 @@ class DomainMonitor:
         self._was_up, self._was_received, self._ended_by = True, False, ""
         self.pid = self._read_pid()
         self.lease_held = await self._holds_lease(self.pid)
+        if self.lease_held is not None:
+            self._was_held = self.lease_held
+        self._look_at_renewal()
         facts = self._new_facts
         if detail == DETAIL_PAUSED and self.lease_held is False and self.pid is not None:
             facts = replace(facts, outdated=await self._is_outdated(self.pid))
@@ -159,11 +170,32 @@ class DomainMonitor:
         return EngineStatus(vm, health, detail, "; ".join(filter(None, (reason, problem))) or None)
 
     def _name_cause(self) -> None:
-        """Add the cause that libvirt's events gave to the end of a VM that was up until now."""
-        if self._was_up and self._cause is not None:
-            cause, caused_s = self._cause
-            is_fresh = asyncio.get_running_loop().time() - caused_s < CAUSE_FRESH_S
-            self._ended_by = cause if is_fresh else ""
+        """Add the cause to the end of a VM that was up until now: libvirt's events gave it, or it
+        is sanlock."""
+        if not self._was_up:
+            return
+        cause, caused_s = self._cause or ("", 0.0)
+        is_fresh = asyncio.get_running_loop().time() - caused_s < CAUSE_FRESH_S
+        self._ended_by = cause if is_fresh and cause else self._sanlock_ended_it()
+
+    def _look_at_renewal(self) -> float:
+        """Note when the host's id was last renewed; returns now."""
+        now_s = asyncio.get_running_loop().time()
+        if (renewed_s := self.renewed_s()) is not None:
+            self._renewed = renewed_s, now_s
+        return now_s
+
+    def _sanlock_ended_it(self) -> str:
+        """That sanlock ended the VM, which held its lease while nobody renewed this host's id; "":
+        it did not, or that is not known."""
+        now_s = self._look_at_renewal()
+        if self._renewed is None or not self._was_held:
+            return ""
+        renewed_s, asked_s = self._renewed
+        io_timeout_s = self._config.storage.io_timeout
+        if now_s - asked_s >= CAUSE_FRESH_S or budget_s(renewed_s, io_timeout_s, now_s):
+            return ""
+        return f"sanlock ended it: this host's id was not renewed for {now_s - renewed_s:.0f} s"
 
     async def _vm(self) -> tuple[VmStatus, str, str | None]:
         """Up, down or unknown, with libvirt's detail; sets `_new_facts`."""

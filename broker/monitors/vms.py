@@ -172,6 +172,8 @@ class VmsMonitor:
         self.here: dict[int, VmHere] = {}
         self.memory = Memory()
         self._disks = DisksLook(config.libvirt.uri)
+        #: When this host's id was last renewed: see Lockspace. Set by the broker.
+        self.renewed_s: Callable[[], float | None] = lambda: None
 
     @property
     def differing(self) -> Mapping[int, Differing]:
@@ -205,7 +207,9 @@ class VmsMonitor:
         }
         self._close(self._watches.keys() - kept)
         for number in wanted.keys() - kept:
-            self._watches[number] = VmWatch(self._config, wanted[number], self._wake)
+            watch = VmWatch(self._config, wanted[number], self._wake)
+            watch.monitor.renewed_s = lambda: self.renewed_s()
+            self._watches[number] = watch
         texts = known.definitions
         self._bridges = {number: bridges_in(texts.get(number, "")) for number in wanted}
         self._wake()

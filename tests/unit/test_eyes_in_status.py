@@ -15,7 +15,7 @@ from broker.lockspace.hosts import HostRenewal, look
 from broker.monitors import Sample, Verdict
 from broker.monitors.network_verdict import TargetResult, Windows
 from broker.wire.exchange import Report
-from broker.wire.status import Status
+from broker.wire.status import EngineSummary, Status
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker, report
 from tests.fakes.lockspace import FakeLockspace
@@ -156,7 +156,17 @@ def test_how_much_of_the_lease_budget_is_left(tmp_path: Path) -> None:
         status = broker.status(115.0)
         assert (status.lockspace_budget_s, status.lockspace_budget_max_s) == (65.0, 80.0)
         assert "LEASE" not in text_of(broker, 115.0)
-        assert "sanlock ends the VM here in 30 s" in text_of(broker, 150.0)
+        status = broker.status(150.0)
+        words = "sanlock ends the VM here in 30 s"
+        assert status.engine.up is None and words in as_text(status), "it may be here"
+        for host, vms, is_here in ((1, 1, True), (2, 1, True), (2, None, True), (2, 0, False)):
+            told = msgspec.structs.replace(
+                status,
+                engine=EngineSummary(up=True, healthy=True, host=host),
+                hosts={1: msgspec.structs.replace(status.hosts[1], vms=vms)},
+            )
+            assert (words in as_text(told)) is is_here, (host, vms)
+        assert "sanlock gives it up in 30 s" in as_text(told)
         lockspace.joined = False
         assert broker.status(150.0).lockspace_budget_s is None
 

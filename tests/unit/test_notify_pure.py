@@ -469,6 +469,9 @@ def test_half_of_the_lease_budget(detector: EventDetector, ears: Ears) -> None:
         detector.budget(left_s, 80.0)
     assert ears.kinds() == [Kind.LEASE_BUDGET_LOW, Kind.LEASE_BUDGET_GOOD]
     assert ears[0].facts == {"left_s": 39.0, "of_s": 80.0}
+    assert "ends the VM here" in ears[0].detail
+    detector.budget(20.0, 80.0, runs_vms=False)
+    assert "gives this host's id up" in ears[2].detail
 
 
 # --- configuration -------------------------------------------------------------------------
