@@ -47,9 +47,18 @@ PATIENCE_S, NETWORK_S = 6.0, 90.0
 #: The longest time that a storage with the settings of docs/storage.md has a dead client's locks.
 SILENT_S = 90.0
 ON_STORAGE = frozenset(
-    {"can-start", "vms", "sanlock-name", "storage", "agreement", "libvirt", "fence-device"}
+    {
+        "can-start",
+        "vms",
+        "sanlock-name",
+        "storage",
+        "agreement",
+        "libvirt",
+        "fence-device",
+        "storage-fence",
+    }
 )
-ON_NETWORK = frozenset({"heartbeat", "libvirt", "fence-device", "agreement"})
+ON_NETWORK = frozenset({"heartbeat", "libvirt", "fence-device", "storage-fence", "agreement"})
 _HANGS = "the storage and its mount (docs/storage.md); ps -eo pid,stat,wchan:30,cmd | grep ' D'"
 #: The verdicts as they are shown; only "fail" changes the exit code.
 VERDICTS = ("ok", "warn", "fail")
@@ -110,6 +119,7 @@ def check(path: str) -> Iterator[Finding]:
         "heartbeat": heartbeat_ports,
         "libvirt": libvirt_peers,
         "fence-device": _fence_devices,
+        "storage-fence": storage_fence_answers,
     }
     not_now = silent_client(config)
     for name, look in checks.items():
@@ -186,3 +196,23 @@ def _fence_devices(config: Config) -> Found:
             yield "warn", f"{text}: that host has published nothing yet", "start ha-broker there"
         else:
             yield "fail", f"{text}: {test.detail}", f"ha-agent fence test {test.host_id}"
+
+
+def storage_fence_answers(config: Config) -> Found:
+    """Ask the storage fence about each other host, until it fails for one; it cuts nothing."""
+    from agent.commands import fence_test
+    from agent.fence.storage import storage_fence
+
+    fence = storage_fence(config)
+    if not fence.is_configured:
+        return
+    names, _, _ = fence_test.published(config)
+    others = sorted(names.keys() - {config.host.id})
+    if not others:
+        yield "warn", "not asked: no other host's name is known", "start ha-broker on all hosts"
+    for host in others:
+        what = f"what the storage holds for host {host} {names[host]}"
+        if problem := asyncio.run(fence.check(host, names[host])):
+            yield "fail", f"{what}: {problem}", f"ha-agent fence test {host}"
+            return
+        yield "ok", f"{what} could be asked for; nothing is cut", ""

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from agent.commands.fence_test import storage_tests
+from agent.doctor import checks
 from agent.fence.storage import (
     CephClients,
     GlusterLocks,
@@ -24,6 +25,7 @@ from agent.fence.storage import (
     run,
     same_host,
 )
+from broker.config.load import load
 from broker.config.storage_fence import StorageFenceSection
 
 SESSIONS = [
@@ -256,3 +258,45 @@ def test_the_keys_of_a_type_belong_together(text: str, fits: bool) -> None:
         return
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(text, type=StorageFenceSection)
+
+
+# --- the doctor --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "code", "found"),
+    [
+        ({1: "own", 2: "two", 3: "three"}, 0, [("ok", "host 2 two"), ("ok", "host 3 three")]),
+        (
+            {1: "own", 2: "two", 3: "three"},
+            4,
+            [("fail", "host 2 two: command: fence ended with 4")],
+        ),
+        ({1: "own"}, 0, [("warn", "not asked")]),
+    ],
+)
+def test_the_doctor_asks_the_storage_fence_and_cuts_nothing(
+    site: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    names: dict[int, str],
+    code: int,
+    found: list[tuple[str, str]],
+) -> None:
+    """The first host for which it fails is the last one that is asked about: each may take the
+    whole deadline."""
+    calls = tmp_path / "calls"
+    program = tmp_path / "fence"
+    program.write_text(f'#!/bin/sh\necho "$*" >> {calls}\nexit {code}\n')
+    program.chmod(0o755)
+    monkeypatch.setattr("agent.commands.fence_test.published", lambda config: (names, {}, ""))
+    assert list(checks.storage_fence_answers(load(str(site)))) == [], "none is configured"
+    argv = f'["{program}", "{{action}}", "{{name}}"]'
+    site.write_text(f'{site.read_text()}[storage-fence]\ntype = "command"\nargv = {argv}\n')
+    told = list(checks.storage_fence_answers(load(str(site))))
+    assert [verdict for verdict, _, _ in told] == [verdict for verdict, _ in found]
+    for (_, text, fix), (verdict, words) in zip(told, found, strict=True):
+        assert words.replace("fence ended", f"{program} ended") in text
+        assert bool(fix) is (verdict != "ok")
+    asked = calls.read_text().splitlines() if calls.exists() else []
+    assert asked == [f"check {names[n]}" for n in (2, 3)[: len(found)] if n in names]
