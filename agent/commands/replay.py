@@ -78,15 +78,17 @@ def _decided(decision: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print(record: Record, again: dict[str, Any], differs: bool, as_json: bool) -> None:
+    names = {spec.number: spec.name for spec in record.observation.specs}
     if as_json:
         line = {"wall": record.wall_s, "decision": again, "same": not differs}
+        if names:
+            line["vms"] = names
         if differs:
             line["recorded"] = record.decision
         print(json.dumps(line))
         return
     when = datetime.fromtimestamp(record.wall_s).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
     print(f"{when}  {again['state']}, score {again['score']}")
-    names = {spec.number: spec.name for spec in record.observation.specs}
     for code, text, *about in again["reasons"]:
         # Without a number it is about the engine, 0 is the host.
         vm = f"{names.get(about[0], f'VM {about[0]}')}: " if about and about[0] else ""

@@ -2,21 +2,22 @@
 """Writes an incident of a journal as a scenario (tests/scenarios/README.md).
 
 A journal holds what one host saw, so the scenario is that host's view: which host fell silent and
-whether its power read off, which VM died, which start failed, who set maintenance. It ends where
-the host itself went down. It is the beginning of a test, with the recorded times and with the
+whether its power read off, which VM died, which start failed, who set maintenance. The VMs of the
+registry are in it by their names, with what was wanted of each. It ends where the host itself went
+down. It is the beginning of a test, with the recorded times and with the
 outcome as its expectation; what another host did unseen has to be added by hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.journal.records import Record
 from scoring.hosts.liveness import look
 from scoring.hosts.state import Seen
 from scoring.observation import Observation, Power, PowerAnswer, StartResult, VmStartEnded
-from scoring.vm_facts import ENGINE, VmStatus
+from scoring.vm_facts import ENGINE, ORDINARY_PAGES_KB, VmSpec, VmStatus
 
 #: How much longer a simulated cluster may take than the real one did.
 _PATIENCE_S = 60.0
@@ -33,6 +34,10 @@ class _Script:
     suspect_after_s: float
     seen: dict[int, Seen] = field(default_factory=dict)
     vm_up: set[int] = field(default_factory=set)
+    #: (VM number, host id) of the VMs of the registry that are up, by the word of each host.
+    vms_up: set[tuple[int, int]] = field(default_factory=set)
+    #: (VM number, host id) of those whose last start there failed.
+    fails: set[tuple[int, int]] = field(default_factory=set)
     silent: set[int] = field(default_factory=set)
     cut: set[int] = field(default_factory=set)
     starts_fail: bool = False
@@ -59,6 +64,7 @@ def scenario(records: Sequence[Record], suspect_after_s: float) -> str:
         # This host is powered on alone at first, so that the VM begins where it began.
         lines += [f"power on host{owner}", "expect engine healthy within 200"]
         lines += ["power on others", "wait 60"]
+    lines += _vms_at_first(first.observation, hosts)
     written_s = first.now_s
     for at_s, line in _events(_Script(records[:until], suspect_after_s)):
         if at_s - written_s >= 0.05:
@@ -74,6 +80,9 @@ def scenario(records: Sequence[Record], suspect_after_s: float) -> str:
     where = _owner(last.observation)
     if where is not None:
         lines.append(f"expect engine running on host{where} within {_PATIENCE_S:.0f}")
+    for n, hosts_of_vm in sorted(_vms_up(last.observation).items()):
+        if hosts_of_vm and (name := _names(last.observation).get(n)):
+            lines.append(f"expect vm {name} running within {_PATIENCE_S:.0f}")
     lines.append(f"expect host{here} in {last.decision['state']} within {_PATIENCE_S:.0f}")
     return "\n".join(lines) + "\n"
 
@@ -90,13 +99,117 @@ def _owner(observation: Observation) -> int | None:
     return next((p.host_id for p in observation.peers if p.engine.vm is VmStatus.UP), None)
 
 
+# --- the VMs of the registry ----------------------------------------------------------------------
+
+
+def _specs(observation: Observation) -> dict[int, VmSpec]:
+    """The VMs of the registry, without the engine."""
+    return {spec.number: spec for spec in observation.specs if spec.number != ENGINE}
+
+
+def _names(observation: Observation) -> dict[int, str]:
+    return {number: spec.name for number, spec in _specs(observation).items()}
+
+
+def _vms_up(observation: Observation) -> dict[int, set[int]]:
+    """By VM number the hosts that have it up, as this host sees it."""
+    found: dict[int, set[int]] = {}
+    for number, status, host_id in _words(observation):
+        if status is VmStatus.UP:
+            found.setdefault(number, set()).add(host_id)
+    return found
+
+
+def _words(observation: Observation) -> Iterator[tuple[int, VmStatus, int]]:
+    """(VM number, how it stands, host id) by the word of each host."""
+    local = observation.local
+    for vm in local.vms:
+        yield vm.number, vm.report.vm, local.host_id
+    for peer in observation.peers:
+        for number, word in peer.vms.items():
+            yield number, word.report.vm, peer.host_id
+
+
+def _vms_at_first(observation: Observation, hosts: int) -> Iterator[str]:
+    """The registry as it was when the incident began, and each VM where it was."""
+    specs = _specs(observation)
+    if not specs:
+        return
+    memory = {observation.local.host_id: observation.local.total_mb}
+    memory |= {peer.host_id: peer.total_mb for peer in observation.peers}
+    # A rule names VMs that must have been named before: so all of them come first, wanted down.
+    yield from (_begun(spec) for spec in specs.values())
+    for host_id, total_mb in sorted(memory.items()):
+        if total_mb and host_id <= hosts:
+            yield f"set memory {total_mb:.0f} host{host_id}"
+    up = _vms_up(observation)
+    for number, spec in specs.items():
+        yield from _rules(spec, specs, min(up.get(number, ()), default=None))
+    for number, spec in specs.items():
+        if number in up:
+            yield f"expect vm {spec.name} running within 200"
+
+
+def _begun(spec: VmSpec) -> str:
+    pages = "" if spec.pages_kb == ORDINARY_PAGES_KB else f" pages {spec.pages_kb}"
+    return f"vm {spec.name} memory {spec.memory_mb}{pages} priority {spec.priority} want down"
+
+
+def _rules(spec: VmSpec, specs: Mapping[int, VmSpec], host_id: int | None) -> Iterator[str]:
+    """What is wanted of a VM. `host_id`: where it was; it prefers that host if it prefers none, so
+    that it begins there."""
+    words = []
+    for key in ("after", "apart", "together"):
+        named = [specs[number].name for number in getattr(spec, key) if number in specs]
+        words += [key, *named] if named else []
+    prefer = spec.prefer or (() if host_id is None else (host_id,))
+    for key, ids in (("only", spec.only), ("prefer", prefer)):
+        words += [key, *(f"host{each}" for each in ids)] if ids else []
+    words += [key for key in ("failback", "overcommit") if getattr(spec, key)]
+    yield " ".join(["vm", spec.name, *words, "want", spec.want.value])
+
+
+def _vm_events(script: _Script, before: Record, now: Record) -> Iterator[tuple[float, str]]:
+    """What became of the VMs of the registry, and what an administrator wanted of them."""
+    old, new = _specs(before.observation), _specs(now.observation)
+    for number, spec in new.items():
+        if number not in old:
+            yield now.now_s, _begun(spec)
+        if number not in old or old[number].want is not spec.want:
+            yield from ((now.now_s, line) for line in _rules(spec, new, None))
+    for number in old.keys() - new.keys():
+        yield now.now_s, f"vm {old[number].name} removed"
+    for number, status, host_id in _words(now.observation):
+        there = (number, host_id)
+        if status is VmStatus.DOWN_UNEXPECTED and there in script.vms_up and number in new:
+            yield now.now_s, f"kill qemu {new[number].name}"
+        if status is VmStatus.UP:
+            script.vms_up.add(there)
+        else:
+            script.vms_up.discard(there)
+    here = now.observation.local.host_id
+    for outcome in now.observation.outcomes:
+        if isinstance(outcome, VmStartEnded) and outcome.vm in new:
+            there = (outcome.vm, here)
+            fails = outcome.result is StartResult.FAILED
+            if fails != (there in script.fails) and outcome.result not in _KEPT_OUT:
+                script.fails ^= {there}
+                how = "no" if fails else "yes"
+                yield now.now_s, f"vm {new[outcome.vm].name} starts {how} host{here}"
+
+
+# --- what happened --------------------------------------------------------------------------------
+
+
 def _events(script: _Script) -> Iterator[tuple[float, str]]:
     """(time, verb) of every change from record to record, in order."""
     found: list[tuple[float, str]] = []
     before = script.records[0]
     script.seen = look({}, before.observation.peers, before.now_s)
     script.vm_up = {p.host_id for p in before.observation.peers if p.engine.vm is VmStatus.UP}
+    script.vms_up = {(vm, h) for vm, hosts in _vms_up(before.observation).items() for h in hosts}
     for record in script.records[1:]:
+        found += _vm_events(script, before, record)
         found += _own_events(script, before, record)
         found += _peer_events(script, record)
         before = record

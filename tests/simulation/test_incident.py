@@ -4,6 +4,7 @@ scenario, and played again."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,36 @@ STORIES = {
     """,
 }
 
+#: What the registry holds before the stories of its VMs.
+VMS = """
+    vm db memory 2048 priority 70 prefer host1
+    vm web memory 1024 after db apart db
+    vm idle memory 512 want down
+    expect vm db healthy within 100
+    expect vm web healthy within 100
+    wait 20
+"""
+STORIES_OF_VMS = {
+    "a VM of the registry dies": """
+        kill qemu db
+        expect vm db healthy within 60
+    """,
+    "a VM is wanted down, and up again": """
+        stop web
+        wait 40
+        start web
+        expect vm web healthy within 60
+    """,
+}
+#: What the story that is told must say.
+SAID = {
+    "a VM of the registry dies": ("kill qemu db",),
+    "a VM is wanted down, and up again": (
+        "vm web after db apart db want down",
+        "vm web after db apart db want up",
+    ),
+}
+
 
 class _Recorder:
     """Hands every decision of one host to its journal."""
@@ -56,12 +87,8 @@ class _Recorder:
             self.journal.flush(10)
 
 
-@pytest.mark.parametrize("witness", [1, 2, 3])
-@pytest.mark.parametrize("name", STORIES)
-def test_an_incident_goes_round(
-    name: str, witness: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From the journal of each of the hosts, the one that the trouble befell among them."""
+def told_again(name: str, begin: str, story: str, witness: int, tmp_path: Path) -> str:
+    """The incident as the witness's journal tells it, once the story was played."""
     recorder = _Recorder(tmp_path, witness)
     original = agent.beat.Agent.__init__
 
@@ -69,13 +96,34 @@ def test_an_incident_goes_round(
         named["journal"] = recorder
         original(self, *args, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(agent.beat.Agent, "__init__", with_journal)
-    story = (
-        f"# {name}\nhosts 3\nexpect engine healthy within 150\nwait 30\n{STORIES[name]}\nwait 90\n"
-    )
-    Player(parse(name, story)).play()
-    monkeypatch.undo()
-
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agent.beat.Agent, "__init__", with_journal)
+        text = f"# {name}\nhosts 3\nexpect engine healthy within 150\nwait 30\n{begin}"
+        Player(parse(name, f"{text}\n{story}\nwait 90\n")).play()
     told = tmp_path / "incident.txt"
     assert run(str(tmp_path / FILE_NAME), as_json=True, scenario_path=str(told)) == ExitCode.OK
-    Player(parse(told.name, told.read_text())).play()
+    return told.read_text()
+
+
+@pytest.mark.parametrize("witness", [1, 2, 3])
+@pytest.mark.parametrize("name", STORIES)
+def test_an_incident_goes_round(name: str, witness: int, tmp_path: Path) -> None:
+    """From the journal of each of the hosts, the one that the trouble befell among them."""
+    told = told_again(name, "", STORIES[name], witness, tmp_path)
+    Player(parse(name, told)).play()
+    assert not any(line.startswith("vm ") for line in told.splitlines()), "there is the engine only"
+
+
+@pytest.mark.parametrize("witness", [1, 2])
+@pytest.mark.parametrize("name", STORIES_OF_VMS)
+def test_an_incident_of_a_vm_of_the_registry_goes_round(
+    name: str, witness: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = told_again(name, VMS, STORIES_OF_VMS[name], witness, tmp_path)
+    assert "vm db memory 2048 priority 70 want down" in told
+    assert "apart db" in told and "after db" in told
+    for said in SAID[name]:
+        assert said in told
+    Player(parse(name, told)).play()
+    (*_, last) = capsys.readouterr().out.splitlines()
+    assert json.loads(last)["vms"] == {"2": "db", "3": "web", "4": "idle"}
