@@ -16,7 +16,16 @@ from dataclasses import dataclass, field
 from agent.journal.records import Record
 from scoring.hosts.liveness import look
 from scoring.hosts.state import Seen
-from scoring.observation import Observation, Power, PowerAnswer, StartResult, VmStartEnded
+from scoring.observation import (
+    FenceRecord,
+    FenceStep,
+    Observation,
+    Outcome,
+    Power,
+    PowerAnswer,
+    StartResult,
+    VmStartEnded,
+)
 from scoring.vm_facts import ENGINE, ORDINARY_PAGES_KB, VmSpec, VmStatus
 
 #: How much longer a simulated cluster may take than the real one did.
@@ -266,15 +275,28 @@ def _peer_events(script: _Script, now: Record) -> Iterator[tuple[float, str]]:
 
 
 def _read_off(script: _Script, host_id: int, since_s: float) -> bool:
-    """Whether the host's fence device read off at any time after it fell silent."""
-    return any(
-        isinstance(outcome, PowerAnswer)
-        and outcome.host_id == host_id
-        and outcome.power is Power.OFF
-        for record in script.records
-        if record.now_s >= since_s
-        for outcome in record.observation.outcomes
-    )
+    """Whether the host read off at any time after it fell silent: by this host's own question, or
+    by what another host wrote into the fence log since."""
+    earlier: set[int] = set()
+    for record in script.records:
+        log = record.observation.fence_log or ()
+        if record.now_s < since_s:
+            earlier |= {each.number for each in log}
+            continue
+        proved = any(_says_off(each, host_id) and each.number not in earlier for each in log)
+        if proved or any(_answers_off(each, host_id) for each in record.observation.outcomes):
+            return True
+    return False
+
+
+def _answers_off(outcome: Outcome, host_id: int) -> bool:
+    if not isinstance(outcome, PowerAnswer):
+        return False
+    return outcome.host_id == host_id and outcome.power is Power.OFF
+
+
+def _says_off(record: FenceRecord, host_id: int) -> bool:
+    return record.target == host_id and record.step in (FenceStep.FREEING, FenceStep.DEAD)
 
 
 def _on(value: bool | None) -> str:
