@@ -100,7 +100,9 @@ class EventDetector:
         self._report: Report | None = None
         #: The host where the engine was last up, and when that was known.
         self._last_up: tuple[int, str, float] | None = None
-        self._is_up = False
+        #: The host whose word that it has the engine counts no more, and when that word is from:
+        #: this host has proof that it is older than the death of the host.
+        self._overruled: tuple[int, float] | None = None
         self._unknown_since_s: float | None = None
         self._unknown_sent = False
         self._was_known = False
@@ -169,10 +171,13 @@ class EventDetector:
             self._say(Kind.FENCE_PATH_PROVEN, detail, facts)
 
     def _failover_starts(self, now_s: float) -> None:
-        """A failover begins, where the engine was seen up before: its first start is none."""
-        if self._last_up is None or self._is_up or self._failover_since_s is not None:
+        """A failover begins, where the engine was seen up before: its first start is none.
+
+        A host that was proven dead may not be silent for long enough yet to count as silent."""
+        if self._last_up is None or self._failover_since_s is not None:
             return
-        _, where, self._failover_since_s = self._last_up
+        host, where, self._failover_since_s = self._last_up
+        self._overruled = (host, self._failover_since_s)
         away_s = round(now_s - self._failover_since_s, 1)
         self._say(
             Kind.FAILOVER_STARTED,
@@ -201,9 +206,8 @@ class EventDetector:
         up = [
             (host, seen.name, seen.known_s)
             for host, seen in hosts.items()
-            if seen.up and seen.silent_s is None
+            if seen.up and seen.silent_s is None and (host, seen.known_s) != self._overruled
         ]
-        self._is_up = bool(up)
         if up:
             # A failover of this host is over when another host has the engine.
             self._last_up = max(up, key=lambda each: each[2])

@@ -14,7 +14,7 @@ from tests.browser.chromium import DESK, PHONE, Complaints, keep
 
 from . import ask
 from .cluster import Cluster
-from .layout import API_PORT
+from .layout import API_PORT, VM_NAME
 
 pytestmark = chromium.needed
 
@@ -52,7 +52,7 @@ def test_the_dashboard_tells_a_failover(lab: Cluster) -> None:
         complaints = Complaints(page, url(lab, witness))
         page.goto(url(lab, witness))
         expect(page.locator("#engine-now")).to_have_text(
-            f"The engine is up and healthy on {victim}", timeout=15_000
+            f"{VM_NAME} is up and healthy on {victim}", timeout=15_000
         )
         paint_ms = page.evaluate(
             "performance.getEntriesByName('first-contentful-paint')[0].startTime"
@@ -64,12 +64,12 @@ def test_the_dashboard_tells_a_failover(lab: Cluster) -> None:
         set_s = _maintenance_shows(lab, page, victim)
 
         lab.cut(victim)
-        silent = page.locator("#banners .critical", has_text=f"{victim} is silent")
-        expect(silent).to_be_visible(timeout=15_000)
-        keep(page, "lab-2-silent")
+        dead = page.locator("#banners .critical", has_text=f"{victim} is dead")
+        expect(dead).to_be_visible(timeout=15_000)
+        keep(page, "lab-2-dead")
         heir = lab.wait_healthy(60.0)
         expect(page.locator("#engine-now")).to_have_text(
-            f"The engine is up and healthy on {heir}", timeout=15_000
+            f"{VM_NAME} is up and healthy on {heir}", timeout=15_000
         )
         transition = page.locator("#events li", has_text="EngineStarting → EngineUp").first
         expect(transition).to_contain_text(heir)
@@ -86,14 +86,14 @@ def test_the_dashboard_tells_a_failover(lab: Cluster) -> None:
         keep(phone, "lab-4-phone")
 
         lab.power_on(victim)
-        expect(silent).to_be_hidden(timeout=60_000)
+        expect(dead).to_be_hidden(timeout=60_000)
         keep(page, "lab-5-back")
         own = context.new_page()
         lab.wait_booted(victim)
         expect(page.locator(".card.live")).to_have_count(3, timeout=60_000)
         own.goto(url(lab, victim))
-        dead = own.locator("#banners li", has_text="This host was dead")
-        expect(dead).to_be_visible(timeout=30_000)
+        was_dead = own.locator("#banners li", has_text="This host was dead")
+        expect(was_dead).to_be_visible(timeout=30_000)
         keep(own, "lab-6-what-the-dead-host-tells")
         assert complaints.found == []
         delays_ms = sorted(page.evaluate("window.delays"))
