@@ -256,15 +256,19 @@ def test_a_transition_is_told_as_old_and_new_state(detector: EventDetector, ears
     assert ears[0].facts["reason"] == "because"
 
 
-def test_a_failover_is_told_with_its_duration(detector: EventDetector, ears: Ears) -> None:
+@pytest.mark.parametrize("silent_s", [3.0, None], ids=["silent", "proven dead, not silent yet"])
+def test_a_failover_is_told_with_its_duration(
+    detector: EventDetector, ears: Ears, silent_s: float | None
+) -> None:
     detector.reported(report("EngineDown"), 0.0, NOON)
-    detector.look({1: glance("host1"), 2: glance("host2", up=True, known_s=100.0)}, None, 100.5)
-    detector.look(
-        {1: glance("host1"), 2: glance("host2", up=True, known_s=100.0, silent_s=3.0)}, None, 103.0
-    )
+    other = glance("host2", up=True, known_s=100.0)
+    detector.look({1: glance("host1"), 2: other}, None, 100.5)
+    other = glance("host2", up=True, known_s=100.0, silent_s=silent_s)
+    detector.look({1: glance("host1"), 2: other}, None, 103.0)
     detector.reported(report("EngineStart"), 104.0, NOON)
+    detector.look({1: glance("host1"), 2: other}, None, 104.5)
     detector.reported(report("EngineStarting"), 105.0, NOON)
-    detector.look({1: glance("host1", up=True, known_s=106.0)}, None, 106.0)
+    detector.look({1: glance("host1", up=True, known_s=106.0), 2: other}, None, 106.0)
     detector.reported(report("EngineUp"), 112.5, NOON)
     begun, done = (each for each in ears if each.kind is not Kind.STATE_TRANSITION)
     assert begun.kind is Kind.FAILOVER_STARTED
