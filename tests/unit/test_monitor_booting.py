@@ -73,24 +73,29 @@ def health(guest: Guest, every_s: float = 1.0, **given: Any) -> HealthMonitor:
     return made
 
 
+async def watched(made: HealthMonitor, verdict: Health, seen_s: list[float]) -> None:
+    """Run the monitor for ever; note the moments at which its verdict changes to that one."""
+    made.ask(True)
+    runner = MonitorRunner([made])
+
+    def changed(name: str) -> None:
+        if made.verdict[0] is verdict:
+            seen_s.append(asyncio.get_running_loop().time())
+
+    runner.on_change = changed
+    await runner.run()
+
+
 @pytest.mark.parametrize("up_s", [3.0, 3.1, 3.2, 7.77])
 def test_a_good_answer_is_seen_a_quarter_of_a_second_after_the_guest_gives_it(
     timeline: Timeline, up_s: float
 ) -> None:
     """Though each question from before hangs."""
-    guest, seen_s = Guest(up_s), []
+    guest = Guest(up_s)
+    seen_s: list[float] = []
 
     async def story() -> None:
-        made = health(guest)
-        made.ask(True)
-        runner = MonitorRunner([made])
-
-        def changed(name: str) -> None:
-            if made.verdict[0] is Health.GOOD:
-                seen_s.append(asyncio.get_running_loop().time())
-
-        runner.on_change = changed
-        await runner.run()
+        await watched(health(guest), Health.GOOD, seen_s)
 
     run(timeline, 20.0, story)
     assert len(seen_s) == 1 and up_s <= seen_s[0] <= up_s + 0.3
@@ -116,20 +121,12 @@ def test_a_page_that_answers_late_is_waited_for(timeline: Timeline) -> None:
 
 def test_more_questions_are_not_more_failures(timeline: Timeline) -> None:
     """As many seconds pass as before until the health is bad."""
-    guest, bad_s = Guest(FAR_S), []
+    guest = Guest(FAR_S)
+    bad_s: list[float] = []
     guest.refuses = True
 
     async def story() -> None:
-        made = health(guest, failures=3)
-        made.ask(True)
-        runner = MonitorRunner([made])
-
-        def changed(name: str) -> None:
-            if made.verdict[0] is Health.BAD:
-                bad_s.append(asyncio.get_running_loop().time())
-
-        runner.on_change = changed
-        await runner.run()
+        await watched(health(guest, failures=3), Health.BAD, bad_s)
 
     run(timeline, 10.0, story)
     assert 2.0 <= bad_s[0] <= 2.6
