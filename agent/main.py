@@ -28,7 +28,7 @@ def _parser() -> Parser:
 
     parser = Parser(
         prog="ha-agent",
-        description="Keeps one virtual machine up on hosts that share storage.",
+        description="Keeps virtual machines up on hosts that share storage.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         groups=table.GROUPS,

@@ -265,11 +265,11 @@ Recommends: qemu-system-x86 | qemu-system
 Suggests: fence-agents
 Section: admin
 Priority: optional
-Description: keeps one virtual machine up on hosts that share storage
- Two daemons on each of several KVM hosts keep one libvirt virtual machine
- running on exactly one of them: it is started where the score is best,
- moved live, and taken over when a host dies. A sanlock lease that QEMU
- itself holds makes a second copy impossible.
+Description: keeps virtual machines up on hosts that share storage
+ Two daemons on each of several KVM hosts keep libvirt virtual machines
+ running, each on exactly one of them: it is started where it fits best,
+ moved live, and taken over when a host dies. A sanlock lease that its QEMU
+ process holds makes a second copy impossible.
 """
     sums = [f"{md5(path)}  {path.relative_to(root)}\n" for path in files]
     install.put(root, "DEBIAN/control", control.encode())
