@@ -35,7 +35,7 @@ from broker.config.machine import system_uuid
 from broker.config.reload import needs_restart, refusal
 from broker.config.sections import Config
 from broker.config.shared_watch import watch_copy
-from broker.daemon import service_manager
+from broker.daemon import host_clock, service_manager
 from broker.daemon.exit_codes import ExitCode
 from broker.vm.qemu_conf import LOCK_MANAGER_LINE, lock_driver_named
 
@@ -184,5 +184,5 @@ def run(path: str) -> int:
     except DefinitionError as error:
         raise CommandError(ExitCode.DEFINITION, f"{path}: {error}") from None
     check_lock_driver(config)
-    asyncio.run(beat_until_stopped(path, config, definition))
+    host_clock.run(beat_until_stopped(path, config, definition))
     return ExitCode.OK

@@ -30,7 +30,7 @@ from broker.config.reload import needs_restart, refusal
 from broker.config.secrets import load_api_token, load_cluster_key
 from broker.config.sections import Config
 from broker.config.shared_watch import watch_copy
-from broker.daemon import service_manager
+from broker.daemon import host_clock, service_manager
 from broker.daemon.command_line import Parser
 from broker.daemon.errors import HaError
 from broker.daemon.exit_codes import ExitCode
@@ -296,7 +296,7 @@ def main() -> None:
         # hung.
         faulthandler.enable()
         service_manager.set_up_logging(config.daemon.log_level)
-        asyncio.run(run(arguments.config, config, file_s))
+        host_clock.run(run(arguments.config, config, file_s))
     except ConfigError as error:
         _fail(ExitCode.CONFIG, str(error))
     except StartError as error:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 
 import sanlock
 
+from broker.daemon.host_clock import of_monotonic
 from broker.daemon.worker import Hung, Worker
 from broker.lockspace.delta_leases import (
     FENCE_RESOURCE,
@@ -219,8 +220,8 @@ class SanlockLockspace:
             return {}
         _, timestamp = found.get(self._host_id, (0, 0))
         if timestamp:
-            # The renewing host's CLOCK_MONOTONIC in seconds, which is this host's own clock.
-            self.renewed_s = float(timestamp)
+            # The renewing host's CLOCK_MONOTONIC in seconds, and the renewing host is this one.
+            self.renewed_s = of_monotonic(timestamp)
         return found
 
     def _read_leases(self, host_ids: Iterable[int]) -> dict[int, tuple[int, int]]:

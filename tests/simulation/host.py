@@ -266,6 +266,8 @@ class Host:
         self.broker_since_s = 0.0
         self.agent_since_s = 0.0
         self.frozen_until_s = 0.0
+        #: How long this boot slept, by its own clock.
+        self._asleep_s = 0.0
         self.gateway_answers = 1.0
         #: Whether the VM's bridge is up; the host's own network does not go by it.
         self.bridge_up = True
@@ -348,6 +350,7 @@ class Host:
         # The first clock is anything; a boot resets it (CLOCK_MONOTONIC counts from boot).
         clock_s = self.first_clock_s if self.boots == 1 else self.boot_s
         self.loop = HostLoop(self.timeline, clock_s, self.rate)  # type: ignore[abstract]
+        self._asleep_s = 0.0
         self.up = True
         self.last_ends.clear()
         self.doomed = self.move_failed = False
@@ -413,16 +416,15 @@ class Host:
             self.timeline.after(WATCHDOG_FROZEN_S, self._watchdog, self.boots)
 
     def suspend(self, for_s: float) -> None:
-        """It sleeps for so long: nothing on it runs, its monotonic clock and its watchdog stand
-        still."""
+        """It sleeps for so long: nothing on it runs, its watchdog and CLOCK_MONOTONIC, by which
+        sanlock counts, stand still. What the product counts by goes on
+        (broker/daemon/host_clock.py)."""
         if self.loop is None or not self.up or self.frozen:
             return
-        self.loop.stand_still(for_s)
-        self.frozen_until_s = self.loop.frozen_until_s
+        self.loop.frozen_until_s = self.frozen_until_s = self.timeline.now_s + for_s
+        self._asleep_s += for_s * self.rate
         if self.sanlock is not None:
             self.sanlock.leapt(for_s)
-        # It counts what lasts for a while by a clock that stood still.
-        self.wrong_start_s = self.timeline.now_s + for_s
         self.watch.tell(self.name, f"suspended for {for_s:g} s")
 
     def jump_clock(self, by_s: float) -> None:
@@ -542,8 +544,12 @@ class Host:
         return self.loop is not None and self.loop.frozen_until_s > self.timeline.now_s
 
     def clock_s(self) -> float:
-        """What its own clock shows."""
+        """What its own clock shows: CLOCK_BOOTTIME, by which the product counts."""
         return 0.0 if self.loop is None else self.loop.time()
+
+    def monotonic_s(self) -> float:
+        """What its CLOCK_MONOTONIC shows, by which sanlock counts."""
+        return self.clock_s() - self._asleep_s
 
     def wall_s(self) -> float:
         """What its wall clock shows, UTC seconds since 1970."""
@@ -770,7 +776,7 @@ class Host:
             self._write_lease,
             self._writes_too_late,
             self._is_read_only,
-            self.clock_s,
+            self.monotonic_s,
             self._kill_holders,
             doom,
         )

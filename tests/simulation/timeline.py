@@ -318,13 +318,6 @@ class HostLoop(asyncio.AbstractEventLoop):
         self._clock_s += by_s
         self._timeline.shift(self, -by_s / self.rate)
 
-    def stand_still(self, for_s: float) -> None:
-        """Its clock stops for so long, and nothing on it runs."""
-        self.floor_s = self.time()
-        self._began_s += for_s
-        self.frozen_until_s = self._timeline.now_s + for_s
-        self._timeline.shift(self, for_s)
-
     def true_s(self, clock_s: float) -> float:
         """The true time at which this host's clock shows `clock_s`."""
         return self._began_s + (clock_s - self._clock_s) / self.rate
