@@ -45,7 +45,7 @@ def run(path: str, as_json: bool, scenario_path: str | None = None) -> int:
             different += differs
             _print(record, again, differs, as_json)
     except Damaged as error:
-        text = f"ha-agent: {error}; replayed without"
+        text = f"ha-agent: {error}; replayed without it"
         if passed_over:
             text += f", and without {passed_over} records behind it that need what was lost"
         print(text, file=sys.stderr)

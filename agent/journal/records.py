@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -33,6 +34,7 @@ import msgspec
 
 from broker.daemon.atomic_file import append_lines
 from broker.daemon.errors import HaError, why
+from broker.daemon.foreign import sentence
 from scoring.decide import Decision
 from scoring.decision import MigrateVm, PowerOffVm, Reason, ShutDownVm, StartVm
 from scoring.hosts.state import HostState
@@ -70,7 +72,11 @@ _OUTCOMES: dict[str, type[Outcome]] = {_name(kind): kind for kind in get_args(Ou
 
 
 class Damaged(HaError):
-    """A line is no record: the message has the file, the line's number and the reason."""
+    """Lines are no records: the file, the first one's number, and the reason."""
+
+
+class NoRecord(Damaged):
+    """One line is no record. str(): what it "is" or "has", to go on behind "line 7"."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -132,10 +138,30 @@ def encode(record: Record) -> bytes:
 
 
 def decode(line: bytes) -> Record:
-    """The record in a line; ValueError, KeyError or msgspec.ValidationError where it is none."""
-    data = json.loads(line)
+    """The record in a line; NoRecord where it is none."""
+    if not line.endswith(b"\n"):
+        raise NoRecord(
+            "is cut short: the power or the disk failed while it was written, or the file is a part"
+            " of a journal"
+        )
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        raise NoRecord("is no JSON") from None
+    try:
+        return _decoded(data)
+    except msgspec.ValidationError as error:
+        raise NoRecord(f"is no record of this version: {sentence(error)}") from None
+    except KeyError as error:
+        raise NoRecord(f"is no record: it lacks {sentence(error)}") from None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise NoRecord("is no record: it is JSON of another shape") from None
+
+
+def _decoded(data: dict[str, Any]) -> Record:
     if data["v"] != VERSION:
-        raise ValueError(f"version {data['v']}, this program reads {VERSION}")
+        version = sentence(data["v"], 20)
+        raise NoRecord(f"is of version {version}, and this program reads version {VERSION}")
     state = data.get("state")
     return Record(
         wall_s=float(data["wall"]),
@@ -177,23 +203,29 @@ def _observation(data: dict[str, Any]) -> Observation:
 
 
 def _outcome(data: dict[str, Any]) -> Outcome:
-    return msgspec.convert(data, _OUTCOMES[data.pop("kind")])
+    kind = data.pop("kind")
+    if kind not in _OUTCOMES:
+        raise NoRecord(f"has an outcome that this version does not know: {sentence(kind, 40)}")
+    return msgspec.convert(data, _OUTCOMES[kind])
 
 
 def read(path: Path) -> Iterator[Record]:
     """The readable records of one file in order; at the end Damaged, where some lines were no
-    records."""
+    records. A line longer than a journal is the last that is read."""
     damage: list[str] = []
     after_damage = False
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for number in count(1):
+            line = file.readline(FILE_BYTES_MAX + 1)
+            if not line:
+                break
+            if len(line) > FILE_BYTES_MAX:
+                damage.append(f"{path} line {number} is longer than a journal: not read on")
+                break
             try:
-                if not line.endswith(b"\n"):
-                    raise ValueError("it is cut short")
                 record = decode(line)
-            except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
-                # msgspec.ValidationError is a ValueError.
-                damage.append(f"{path} line {number}: {type(error).__name__}: {error}")
+            except NoRecord as error:
+                damage.append(f"{path} line {number} {error}")
                 after_damage = True
                 continue
             after_damage = after_damage and record.state is None

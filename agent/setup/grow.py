@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
         identity_step(config),
         _room_step(config, arguments.vms),
         _lease_step(config),
-        registry_step(config, is_local_fine=True),
+        registry_step(config, ours=bool(old.storage.registry)),
         config_step(files, values),
     ]
     run_steps(steps, arguments.dry_run, as_json)

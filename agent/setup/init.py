@@ -56,9 +56,8 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
         values, domain = _asked(files, given, asker)
     config = checked(with_keys(files.text(), values), files.config)
     vms = given.vms or 1
-    volumes = Volumes(
-        config, files.host_id() is not None, arguments.overwrite, bool(given.local), vms
-    )
+    ours, is_local_fine = files.host_id() is not None, bool(given.local)
+    volumes = Volumes(config, ours, arguments.overwrite, is_local_fine, vms)
     steps = [
         lock_driver_step(config),
         sanlock_name_step(config),
@@ -66,7 +65,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
         _definition_step(config, domain, arguments.share_state),
         key_step(files),
         *(
-            [registry_step(config, bool(given.local), arguments.overwrite)]
+            [registry_step(config, is_local_fine, arguments.overwrite, ours)]
             if config.storage.registry
             else []
         ),

@@ -16,6 +16,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import sanlock
 
@@ -111,7 +112,7 @@ class Volumes:
         path = self.storage.whiteboard
         if not _is_there(path):
             if self.ours and not self.overwrite:
-                self._refuse_loss(path, "to make an empty one: --overwrite")
+                refuse_loss(path, "is not there", "to make an empty one: --overwrite")
             self._refuse_local(path)
             return None
         sweep = read_slots(path)
@@ -193,7 +194,7 @@ class Volumes:
         again = "to make a new one: ha-agent reinitialize-lockspace"
         if not _is_there(path):
             if self.ours:
-                self._refuse_loss(path, again)
+                refuse_loss(path, "is not there", again)
             self._refuse_local(path)
             return None
         head, used = read_leases(path)
@@ -262,16 +263,16 @@ class Volumes:
         )
 
     @staticmethod
-    def _refuse_loss(path: str, step: str) -> None:
-        """Refuse: a configured host once had its volumes, so most likely nothing is mounted."""
-        raise CommandError(
-            ExitCode.STORAGE, f"{path}: is not there; mount the storage, or if it is lost, {step}"
-        )
-
-    @staticmethod
     def _refuse_users(users: Users, path: str) -> None:
         if users:
             raise CommandError(ExitCode.REFUSED, f"{path} is in use: {users}; it is left alone")
+
+
+def refuse_loss(path: str, state: str, step: str) -> NoReturn:
+    """Refuse: a configured host once had its volumes, so most likely another thing, or nothing, is
+    mounted there. `state`: what is found; `step`: how to make one anew."""
+    text = f"{path}: {state}; mount the storage, or if it is lost, {step}"
+    raise CommandError(ExitCode.STORAGE, text)
 
 
 def refuse_held(path: str, cluster: str, overwrite: int) -> None:

@@ -9,7 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from agent.storage import held
-from agent.storage.made import LOCAL, has_room, refuse_held, volume_errors, written
+from agent.storage.made import (
+    LOCAL,
+    has_room,
+    refuse_held,
+    refuse_loss,
+    volume_errors,
+    written,
+)
 from agent.storage.mounts import file_system
 from agent.storage.room import check_room
 from agent.terminal.errors import CommandError
@@ -102,8 +109,11 @@ def check_registry(config: Config) -> str:
     return f"{path}: {_vms(len(contents_of(config).vms))}"
 
 
-def registry_step(config: Config, is_local_fine: bool = True, overwrite: int = 0) -> Step:
-    """Make an empty registry where none is. `overwrite`: as in agent/storage/made.py."""
+def registry_step(
+    config: Config, is_local_fine: bool = True, overwrite: int = 0, ours: bool = False
+) -> Step:
+    """Make an empty registry where none is. `overwrite`, `ours`: as in agent/storage/made.py: one
+    that a configured host had before is not made anew unless that is said."""
     path = config.storage.registry
 
     def look() -> str | None:
@@ -117,6 +127,9 @@ def registry_step(config: Config, is_local_fine: bool = True, overwrite: int = 0
                 found = len(registry.read().vms)
             if has_room(path, REGISTRY_BYTES):
                 return f"{path} is there: {_vms(found)}"
+        elif ours and not overwrite:
+            state = "its header is empty" if is_there else "is not there"
+            refuse_loss(path, state, "to make an empty one: ha-agent init --overwrite")
         elif kind in LOCAL and not is_local_fine and not is_device:
             raise CommandError(
                 ExitCode.REFUSED,

@@ -12,7 +12,7 @@ import pytest
 
 from agent.commands.replay import run
 from agent.journal import records as journal_module
-from agent.journal.records import FILE_NAME, Damaged, Journal, plain, read
+from agent.journal.records import FILE_BYTES_MAX, FILE_NAME, Damaged, Journal, plain, read
 from agent.main import _parser
 from broker.daemon.exit_codes import ExitCode
 from scoring.decide import decide
@@ -133,6 +133,33 @@ def test_behind_a_damage_all_that_does_not_need_it_is_replayed(
     assert f"{count} decisions replayed, 0 came out differently" in captured.out
     assert f"line {stateless + 1}" in captured.err
     assert f"without {again - stateless} records behind it" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"\xff\xfe\n", "is no JSON"),
+        (b"[" * 9999 + b"\n", "is no JSON"),
+        (b'{"v": 1}', "is cut short"),
+        (b'{"v": 9}\n', "is of version 9, and this program reads version 1"),
+        (b"[]\n", "is no record: it is JSON of another shape"),
+        (b'{"v": 1}\n', "is no record: it lacks '"),
+        (b'{"v": 1, "wall": "x", "now": 0, "decision": {}, "observation": {}}\n', "another shape"),
+        (b" " * (FILE_BYTES_MAX + 1), "is longer than a journal: not read on"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_a_sentence(tmp_path: Path, line: bytes, said: str) -> None:
+    path = tmp_path / "some.jsonl"
+    path.write_bytes(line)
+    with pytest.raises(Damaged) as caught:
+        list(read(path))
+    assert str(caught.value).startswith(f"{path} line 1 ") and said in str(caught.value)
+    assert "Error" not in str(caught.value)
+
+
+def test_a_file_without_an_end_is_not_read_for_ever() -> None:
+    with pytest.raises(Damaged, match="longer than a journal"):
+        list(read(Path("/dev/zero")))
 
 
 def test_of_a_journal_cut_short_all_but_the_last_record_is_replayed(

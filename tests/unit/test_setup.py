@@ -70,15 +70,32 @@ def test_init_makes_all_and_again_it_changes_nothing(host: Host) -> None:
     assert "configured already, with 1 for host-id" in refused.stderr
 
 
-@pytest.mark.parametrize("name", ["whiteboard", "leases"])
+@pytest.mark.parametrize("name", ["whiteboard", "leases", "registry"])
 def test_a_configured_host_whose_volume_is_away_makes_no_other(host: Host, name: str) -> None:
     """Most likely nothing is mounted there: two clusters would be the end of all safety."""
-    host.verdicts()
+    host.verdicts("--vms", "3")
     (host.shared / name).unlink()
-    done = host.init()
+    done = host.init("--vms", "3")
     assert done.returncode == ExitCode.STORAGE
     assert f"{name}: is not there; mount the storage" in done.stderr
     assert not (host.shared / name).exists()
+
+
+@pytest.mark.parametrize("verb", [("init", "--yes"), ("storage", "grow", "--vms", "4")])
+def test_a_registry_whose_header_is_lost_is_not_written_over(
+    host: Host, verb: tuple[str, ...]
+) -> None:
+    host.verdicts("--vms", "3")
+    path = host.shared / "registry"
+    with path.open("r+b") as file:
+        file.write(bytes(4096))
+        file.seek(8192)
+        file.write(b"a record")
+    before = path.read_bytes()
+    done = host.run(*verb)
+    assert done.returncode == ExitCode.STORAGE, done.stdout
+    assert f"{path}: its header is empty; mount the storage, or if it is lost" in done.stderr
+    assert path.read_bytes() == before
 
 
 def test_who_is_asked_answers_what_is_not_said_and_may_take_the_defaults(host: Host) -> None:
