@@ -42,6 +42,7 @@ def report_of(decision: Decision) -> Report:
         plan=PlanOnWire(dict(plan.order), dict(plan.short)) if plan.order or plan.short else None,
         host_score=decision.host_score,
         watched=decision.watched,
+        vm_memory_mb=state.rules.vm_memory_mb,
     )
 
 

@@ -4,6 +4,8 @@ the broker at the same moment."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from broker.config import agreement
 from broker.config.machine import system_uuid
 from broker.config.sections import Config
@@ -18,13 +20,20 @@ class InForce:
 
     def __init__(self, config: Config) -> None:
         self.file_s: float | None = None
+        self._vm_memory_mb = 0.0
         self.use(config)
         self.system_uuid = system_uuid(config)
 
     def use(self, config: Config) -> None:
         """Use another configuration from now on."""
         self.config, self.problem = config, ""
-        self.timing, self.rules = config.timing_rules(), config.rules(0)
+        self.timing, self.rules = config.timing_rules(), config.rules(self._vm_memory_mb)
         self.agreed, self.agreed_lines = agreement.agreed(config), agreement.published(config)
         self.host_id, self.host_name = config.host.id, config.host_name
         self.io_timeout_s = float(config.storage.io_timeout)
+
+    def learn_memory(self, vm_memory_mb: float) -> None:
+        """What the engine takes of a host: the agent, which has its definition, says it."""
+        if vm_memory_mb != self._vm_memory_mb:
+            self._vm_memory_mb = vm_memory_mb
+            self.rules = replace(self.rules, vm_memory_mb=vm_memory_mb)

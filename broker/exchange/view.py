@@ -50,6 +50,7 @@ class Exchange:
         """Take in the agent's report; a new state, or a new claim, is published at once, and all
         slots are read after that."""
         is_urgent = self._this_host.agent.take(report, now_s)
+        self._in_force.learn_memory(report.vm_memory_mb)
         self._detector.reported(report, now_s, self._this_host.wall())
         self.orders.answered(report.answers)
         if is_urgent:
@@ -67,6 +68,11 @@ class Exchange:
         log.warning("order %d: %s VM %d %s", order.number, order.kind, order.vm, order.target or "")
         self._news.announce()
         return order
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether this host is known to be in the lockspace."""
+        return self._own_id.is_joined is True
 
     def view(self, now_s: float) -> View:
         """The view for the agent's next decision."""

@@ -24,6 +24,7 @@ from broker.wire.vms import WithoutPlace
 from scoring.hosts.liveness import Liveness
 from scoring.hosts.look import look
 from scoring.hosts.state import HostState
+from scoring.lease_times import host_dead_s
 from scoring.observation import Observation
 from scoring.vm.plan import Plan, after_each_death
 from scoring.vm.seen import SPEAKS_SEVERAL, at
@@ -54,6 +55,8 @@ class VmsNow:
         self._place, self._exchange, self._registry = place, exchange, registry
         self._since: dict[int, PlaceSince] = {ENGINE: engine_since}
         self._several: Several | None = None
+        #: Since when this host could have joined the lockspace; None: it has.
+        self._joining_since_s: float | None = float("inf")
         #: The plans after each death: when they were made, and from what.
         self._plans: tuple[float, object, Mapping[int, Plan]] | None = None
 
@@ -72,7 +75,10 @@ class VmsNow:
     def _look(self, now_s: float) -> Mapping[int, VmSeen]:
         hosts, reads = self._place.hosts(now_s)
         self._several = self._asked(now_s)
-        self._plan_deaths(self._several, reads, now_s)
+        if self._is_joining(now_s):
+            self._several = self._plans = None
+        else:
+            self._plan_deaths(self._several, reads, now_s)
         found = self._seen(hosts, reads, now_s)
         for number, vm in found.items():
             if number != ENGINE:
@@ -196,6 +202,19 @@ class VmsNow:
         )
         turn = look(HostState(seen=self._table.seen), self._in_force.rules, observation, now_s)
         return Several(turn, self._own_states())
+
+    def _is_joining(self, now_s: float) -> bool:
+        """Whether this host is about to join the lockspace for the first time since its broker
+        began. After a power cut of the site all hosts do, and until then none may run a VM: the VMs
+        wait for that, they are not without a place. No host waits longer than sanlock's own
+        time."""
+        if self._joining_since_s is None:
+            return False
+        if self._exchange.is_joined:
+            self._joining_since_s = None
+            return False
+        self._joining_since_s = min(self._joining_since_s, now_s)
+        return now_s - self._joining_since_s < 2 * host_dead_s(self._in_force.io_timeout_s)
 
     def _own_states(self) -> dict[int, VmState]:
         """What the plan needs of this host's machines: who is barred here, and what is claimed."""

@@ -124,7 +124,8 @@ class Report(Struct, frozen=True):
     `unstopped_since_s`: this host asks to be switched off, for its sick VM could not be ended since
     then (None: it does not ask). `vms`: the VMs beside the engine that have a machine
     here; `claims`: what it is about to bring to a host; `plan`: None: no VM is missing.
-    `host_score`: see PeerReport. `watched`: see Decision."""
+    `host_score`: see PeerReport. `watched`: see Decision. `vm_memory_mb`: what the engine takes of
+    a host by its definition, in MiB (0: unknown)."""
 
     score: int
     state: str
@@ -152,3 +153,4 @@ class Report(Struct, frozen=True):
     plan: PlanOnWire | None = None
     host_score: int | None = None
     watched: tuple[int, ...] = ()
+    vm_memory_mb: float = 0.0

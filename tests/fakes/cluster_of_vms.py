@@ -30,13 +30,14 @@ FREE_GIB = {1: 1, 2: 10, 3: 2}
 class VmCluster:
     """`at`: by VM number, the host that runs it; a VM that is not in it is down. `alive`: the
     hosts that beat. `vms`: their monitors. `said`: by host id, what its agent says of the VMs
-    beyond that they are up."""
+    beyond that they are up. `engine_mb`: what the engine takes by the agents' definition."""
 
     def __init__(self, folder: Path, records: tuple[VmRecord, ...] = RECORDS) -> None:
         self.at: dict[int, int] = {1: 1, DB: 2, WEB: 3}
         self.health: dict[int, Health] = {}
         self.alive = set(FREE_GIB)
         self.said: dict[int, tuple[VmReportOnWire, ...]] = {}
+        self.engine_mb = 0.0
         self.records = records
         self.vms: Mapping[int, FakeVms] = {host: FakeVms() for host in FREE_GIB}
         volume = MemoryVolume()
@@ -78,4 +79,6 @@ class VmCluster:
                 said.setdefault(number, VmReportOnWire(number, "EngineUp", 17))
         state = "EngineUp" if self.at.get(1) == host else "EngineDown"
         vms = tuple(said.values())
-        return msgspec.structs.replace(report(state), vms=vms, beat=int(now_s))
+        return msgspec.structs.replace(
+            report(state), vms=vms, beat=int(now_s), vm_memory_mb=self.engine_mb
+        )

@@ -270,6 +270,7 @@ class Player:
     say: Callable[[str], None] = lambda text: None
     world: World = field(init=False)
     last: Host | None = None
+    last_of_vm: Host | None = None
     #: What `storage snapshot` kept.
     _snapshot: tuple[LeaseVolume, Whiteboard] | None = None
     #: Which telling this is, where there are several.
@@ -366,15 +367,17 @@ class Player:
             self.last = owner
             return [owner]
         if word == "last":
-            if self.last is None:
-                raise ValueError("no line before this one names the owner")
-            return [self.last]
+            last = self.last or self.last_of_vm
+            if last is None:
+                raise ValueError("no line before this one names the owner, or a VM as its host")
+            return [last]
         found = self.world.named(word)
         vm = self.world.vms.named(word)
         if found is None and vm is not None and self.world.vms.several:
             found = self.world.owner(vm)
             if found is None:
                 raise ValueError(f"{word} runs nowhere, so it stands for no host")
+            self.last_of_vm = found
         if found is None:
             names = (*(host.name for host in hosts), *GROUPS)
             raise ValueError(f"there is no host {word!r}; there are: {', '.join(names)}")

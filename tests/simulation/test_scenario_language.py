@@ -71,6 +71,31 @@ def test_what_a_host_was_before_its_agent_ended_is_not_what_it_is() -> None:
             told(f"{story}expect {condition}\n")
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["power freeze owner 30", "power suspend all 50", "stop broker owner", "stop qemu owner"],
+)
+def test_a_story_may_end_while_something_stands_still(line: str) -> None:
+    """Its end is no fault of what cannot run at that moment."""
+    told(f"{UP}{line}\nwait 1\n")
+
+
+def test_last_is_the_owner_and_without_one_the_host_that_a_vm_stood_for() -> None:
+    """A story of a database is told without the engine's owner."""
+    start = f"vm db only host2\n{UP}expect vm db healthy on host2 within 60\n"
+    told(f"{start}power off db\nexpect power of last off\nexpect power of host2 off\n")
+    told(f"{start}power off owner\nwait 1\nkill agent db\nexpect power of last off\n")
+    with pytest.raises(BadScenario, match="names the owner, or a VM as its host"):
+        told(f"{start}power on last\n")
+
+
+def test_a_vm_needs_no_more_than_a_name() -> None:
+    """Each of its options may be left out, so all may; said again, nothing is said."""
+    told(f"{UP}vm db\nexpect vm db healthy within 90\n")
+    with pytest.raises(BadScenario, match="words are missing"):
+        told("vm db\nvm db\nexpect moves 0\n")
+
+
 def test_hosts_leave_join_and_are_replaced() -> None:
     """The slot of one that left is empty and its id is free; a refusal changes nothing."""
     player = told(f"{UP}wait 30\nhost leave owner\nwait 20\nexpect engine healthy\n")

@@ -74,7 +74,7 @@ def tell(
     """`vm NAME …`."""
     if name in reserved or world.named(name) is not None:
         raise ValueError(f"{name!r} means something else: call the VM otherwise")
-    if not words:
+    if not words and world.vms.named(name) is not None:
         raise WrongCount
     fields: dict[str, Any] = {}
     later: list[Callable[[int], None]] = []

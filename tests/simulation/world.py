@@ -1333,6 +1333,8 @@ class World:
     def stop(self) -> None:
         """End every daemon; what is left of them is a breach."""
         for host in self.hosts.values():
+            if host.loop is not None:
+                host.loop.frozen_until_s = 0.0  # a story may end while a host is frozen
             for name in list(host.processes):
                 host.processes.pop(name).kill()
         self.timeline.run_until(self.timeline.now_s + 0.001)

@@ -26,6 +26,7 @@ from scoring.vm_facts import Health, Want
 from tests.fakes.broker import make_broker, report, up
 from tests.fakes.cluster_of_vms import DB, GIB, RECORDS, WEB, VmCluster
 from tests.fakes.listener import Listener
+from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryVolume
 
 
@@ -80,6 +81,40 @@ def test_every_host_finds_the_same_vms_and_the_same_that_would_have_no_place(
             ]
 
     lived(tmp_path, test)
+
+
+def test_the_engine_s_own_definition_says_what_it_takes_of_a_host(tmp_path: Path) -> None:
+    """The registry need not have the engine: then its agents' definition counts."""
+
+    async def test(cluster: VmCluster) -> None:
+        status = cluster.brokers[2].status(12.0)
+        assert entry(status, "engine").memory_mb == 4 * GIB
+        assert [each.text for each in status.n_plus_1] == [
+            "if host1 dies, db has no place: 2 GiB short (needs 8, host2 has 6)"
+        ]
+
+    cluster = VmCluster(tmp_path)
+    cluster.at, cluster.engine_mb = {1: 1, DB: 1, WEB: 3}, 4.0 * GIB
+    lived(tmp_path, test, cluster)
+
+
+def test_a_host_that_is_about_to_join_the_lockspace_calls_no_vm_without_a_place(
+    tmp_path: Path,
+) -> None:
+    """After a power cut of the site; but not for ever: 140 s are sanlock's longest, and twice."""
+
+    async def test(cluster: VmCluster) -> None:
+        broker = cluster.brokers[1]
+        assert not broker.status(12.0).short and not broker.status(12.0).n_plus_1
+        await cluster.beat(300.0)
+        assert {each.name for each in broker.status(300.0).short} >= {"db", "web"}
+
+    cluster = VmCluster(tmp_path)
+    cluster.at = {}
+    for broker in cluster.brokers.values():
+        assert isinstance(broker.lockspace, FakeLockspace)
+        broker.lockspace.joined = False
+    lived(tmp_path, test, cluster)
 
 
 def test_with_the_engine_alone_nothing_but_its_entry_is_new(tmp_path: Path) -> None:
