@@ -48,7 +48,8 @@ class Rules:
     still on is switched off; `fence_power_on`: and on again once its VM runs elsewhere.
     `fences_per_hour`: so many over the whole cluster, at most.
     `migration_timeout_s`: a migration that takes longer is cancelled. `leave_isolated`: a VM that
-    nobody reaches because its host is cut off is reported, and left where it is.
+    nobody reaches because its host is cut off is reported, and left where it is. `balance`: a VM of
+    the registry leaves the fullest host for one with clearly more memory free.
     """
 
     weights: Weights = field(default_factory=Weights)
@@ -61,6 +62,7 @@ class Rules:
     fences_per_hour: int = 3
     migration_timeout_s: float = 300.0
     leave_isolated: bool = False
+    balance: bool = False
 
     @property
     def migration_within_s(self) -> float:

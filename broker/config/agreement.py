@@ -38,7 +38,7 @@ _SHOWN_CHARS = 80
 _COMPARED_ELSEWHERE = frozenset({"whiteboard_id", "leases_id", "unsigned", "sanlock_conf"})
 #: Keys that an earlier version does not know. A default of them is in no digest: a cluster that is
 #: upgraded host by host shows no difference.
-_LATER = frozenset({"storage.registry"})
+_LATER = frozenset({"storage.registry", "vm.balance"})
 #: Values that are always published: the code has no default for them, or the default is no value.
 _ALWAYS = frozenset({"storage.whiteboard", "storage.leases", "fence.device"})
 
@@ -68,7 +68,7 @@ def _times(timing: Timing) -> dict[str, Value]:
 def agreed(config: Config) -> dict[str, Value]:
     """The values that must be the same on every host, by their keys in the file."""
     values: dict[str, Value] = {"cluster.name": config.cluster.name, "vm.name": config.vm.name}
-    values["vm.on-isolation"] = config.vm.on_isolation
+    values |= {"vm.on-isolation": config.vm.on_isolation, "vm.balance": config.vm.balance}
     for name, value in msgspec.structs.asdict(config.storage).items():
         if name not in _COMPARED_ELSEWHERE:
             values[f"storage.{_key(name)}"] = value
@@ -91,7 +91,7 @@ def defaults() -> dict[str, Value]:
         for name, value in storage.items()
         if name not in _COMPARED_ELSEWHERE
     }
-    values["vm.on-isolation"] = "move"
+    values |= {"vm.on-isolation": "move", "vm.balance": False}
     score = msgspec.structs.asdict(ScoreSection())
     values |= {f"score.{_key(name)}": value for name, value in score.items()}
     values |= _times(Timing())

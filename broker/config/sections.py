@@ -101,7 +101,8 @@ class VmSection(_Section, frozen=True, kw_only=True):
     shuts down or reboots: `migrate` (its guest is shut down where no host can take it), `shutdown`,
     or `leave` (to libvirt). `on-isolation`: what becomes of a VM that nobody reaches because its
     host is cut off: `move` it, or `leave` it and notify. `admission`: what `vm add` does with a VM
-    that no host has the memory for: `warn`, or `refuse` it."""
+    that no host has the memory for: `warn`, or `refuse` it. `balance`: a VM of the registry is
+    migrated off the fullest host where that makes the hosts' memory clearly more even."""
 
     name: Name = "HostedEngine"
     definition: AbsolutePath = "/etc/ha-agent/engine.xml"
@@ -110,6 +111,7 @@ class VmSection(_Section, frozen=True, kw_only=True):
     on_host_shutdown: Annotated[str, Meta(pattern="^(migrate|shutdown|leave)$")] = "migrate"
     on_isolation: Annotated[str, Meta(pattern="^(move|leave)$")] = "move"
     admission: Annotated[str, Meta(pattern="^(warn|refuse)$")] = "warn"
+    balance: bool = False
 
 
 class LibvirtSection(_Section, frozen=True, kw_only=True):
@@ -492,4 +494,5 @@ class Config(_Section, frozen=True, kw_only=True):
             fences_per_hour=self.fence.per_hour,
             migration_timeout_s=self.libvirt.migration_timeout,
             leave_isolated=self.vm.on_isolation == "leave",
+            balance=self.vm.balance,
         )

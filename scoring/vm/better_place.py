@@ -9,18 +9,20 @@ The measure, compared in this order:
     rules     hard rules of the VM that are broken where it is (`only`, `apart`, `together`)
     worse     its host scores so much less than the other one (`move_threshold`)
     liking    with `failback`: how far down in `prefer` its host stands
+    memory    with `balance`: what its host has free, next to the others (scoring/vm/balance.py)
 
 Rules of this file:
 
 1. One VM moves at a time, none while a missing VM is to be placed, and none that came to its host
    less than SETTLED_S ago.
 2. Of two VMs that break a rule together the one that is served later moves.
-3. No VM leaves those with which it must be together for points or for its liking: it would have to
-   come back.
+3. No VM leaves those with which it must be together for points, for its liking or for memory: it
+   would have to come back.
 """
 
 from __future__ import annotations
 
+from scoring.vm.balance import evener_place, liking
 from scoring.vm.placement import Candidate
 from scoring.vm.state import StateName
 from scoring.vm.targets import targets
@@ -45,8 +47,9 @@ def better_place(turn: VmTurn) -> tuple[Candidate | None, str]:
     own = several.hosts[several.own_id]
     here = own.score - own.lacks.get(v.number, 0)
     highest = max(host.score for host in several.hosts.values())
-    might_go_back = v.failback and _liking(v, several.own_id) > 0
-    if highest - here < turn.rules.move_threshold and not might_go_back:
+    might_go_back = v.failback and liking(v, several.own_id) > 0
+    balance = turn.rules.balance
+    if highest - here < turn.rules.move_threshold and not might_go_back and not balance:
         return None, ""
     candidates = targets(turn)
     if not candidates:
@@ -55,9 +58,11 @@ def better_place(turn: VmTurn) -> tuple[Candidate | None, str]:
     if best.score - here >= turn.rules.move_threshold:
         return best, f"is {best.score - here} points better"
     if v.failback:
-        liked = min(candidates, key=lambda c: _liking(v, c.host_id))
-        if _liking(v, liked.host_id) < _liking(v, several.own_id):
+        liked = min(candidates, key=lambda c: liking(v, c.host_id))
+        if liking(v, liked.host_id) < liking(v, several.own_id):
             return liked, f"is where {v.name} is to run when it can (prefer, failback)"
+    if balance and (evener := evener_place(several, v, candidates)) is not None:
+        return evener, "has more of its memory free (vm.balance)"
     return None, ""
 
 
@@ -90,7 +95,3 @@ def _broken_rule(turn: VmTurn, v: VmSpec) -> str:
         if n in together and several.up_at[n] != several.own_id:
             return f"would bring {v.name} and {several.specs[n].name} together"
     return ""
-
-
-def _liking(v: VmSpec, host_id: int) -> int:
-    return v.prefer.index(host_id) if host_id in v.prefer else len(v.prefer)

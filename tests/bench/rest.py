@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Nothing moves at rest: random clusters of several VMs, of which every host decides again and
-again on what the others published the turn before, while loads and networks are a little unsteady.
+again on what the others published the turn before, while loads, networks and free memory are a
+little unsteady.
 
-    python -m tests.bench.rest [--clusters 100] [--first 0] [--hours 24] [--step 10] [--part K/N]
+    python -m tests.bench.rest [--clusters 100] [--first 0] [--hours 24] [--balance] [--part K/N]
+
+Where no host has anything in mind, the time until the next decision is longer (LEAP_S instead of
+STEP_S). With `--balance` VMs move until the hosts are even (SETTLE_S at least without a move, which
+is longer than any of the decision's own times); the hours are counted from then on.
 
 Prints each action that is more than a question, and ends with 1 where there was one.
 """
@@ -24,8 +29,17 @@ from scoring.decision import (
     AskMigrationPath,
     AskPower,
     DisarmDomain,
+    MigrateVm,
 )
-from scoring.observation import LeaseAnswer, LocalHost, Observation, PeerReport, Standing
+from scoring.observation import (
+    LeaseAnswer,
+    LocalHost,
+    Observation,
+    Outcome,
+    PeerReport,
+    Standing,
+    VmMigrationEnded,
+)
 from scoring.rules import Rules
 from scoring.state import AgentState
 from scoring.vm.plan import Host, place
@@ -42,8 +56,13 @@ from scoring.vm_facts import (
 
 #: What is only asked, or is nothing that anybody would notice.
 QUESTIONS = (AskLease, AskPower, AskFenceOwner, AskMigrationPath, DisarmDomain)
-#: Seconds from one decision to the next: nothing at rest is measured in less.
-STEP_S = 10.0
+#: Seconds from one decision to the next while a host has something in mind, and while none has:
+#: whoever wants to move a VM wants it for `move_dwell` (30 s) first, so that it shows.
+STEP_S, LEAP_S = 10.0, 100.0
+#: So long after the last move the hosts are as even as they will be.
+SETTLE_S = 3600.0
+#: What a host's free memory is unsteady by, MiB.
+UNSTEADY_MB = 1024
 #: Of hosts and VMs, MiB.
 TOTAL_MB, ENGINE_MB = 65_536, 4096
 UP = EngineStatus(VmStatus.UP, Health.GOOD, "up")
@@ -89,16 +108,22 @@ def cluster(seed: int) -> Cluster:
 
 
 def acts(
-    its: Cluster, seed: int, hours: float, step_s: float = STEP_S
+    its: Cluster, seed: int, hours: float, balance: bool = False
 ) -> Iterator[tuple[float, int, Action]]:
-    """What is done in so many hours: when, by which host, and what."""
+    """What is done in so many hours after the last move that balances: when, by which host, and
+    what. Moves are carried out at once."""
     chance = random.Random(seed + 1)
     ids = range(1, its.hosts + 1)
-    states = {host: AgentState(Rules(vm_memory_mb=float(ENGINE_MB))) for host in ids}
+    rules = Rules(vm_memory_mb=float(ENGINE_MB), balance=balance)
+    states = {host: AgentState(rules) for host in ids}
     said: dict[int, Decision] = {}
+    moved: dict[int, list[Outcome]] = {host: [] for host in ids}
     loads = dict.fromkeys(ids, 0.2)
-    for turn in range(int(hours * 3600 / step_s)):
-        now_s = 1000.0 + turn * step_s
+    turn, now_s = 0, 1000.0
+    rest_s = now_s + SETTLE_S if balance else now_s
+    while now_s < rest_s + hours * 3600:
+        turn += 1
+        now_s += STEP_S if turn < 10 or _has_plans(said) else LEAP_S
         for host in ids:
             # Up to 0.7: 600 points of 1000, less than what moves a VM.
             loads[host] = min(0.7, max(0.05, loads[host] + chance.uniform(-0.05, 0.05)))
@@ -114,16 +139,32 @@ def acts(
                 lockspace_joined=True,
                 migration_possible=True,
                 fence_log=(),
-                outcomes=_answers(its, said.get(host), now_s),
+                outcomes=(*_answers(its, said.get(host), now_s), *moved[host]),
                 specs=its.specs,
                 registry=1,
                 own_claims=said[host].state.claims if host in said else (),
             )
             decision = said[host] = decide(states[host], observation, now_s)
             states[host] = decision.state
+            moved[host].clear()
             for action in decision.actions:
+                if balance and isinstance(action, MigrateVm):
+                    its.at[action.vm] = action.target
+                    moved[host].append(VmMigrationEnded(action.target, True, vm=action.vm))
+                    if now_s < rest_s:
+                        rest_s = now_s + SETTLE_S
+                        continue
                 if not isinstance(action, QUESTIONS):
                     yield now_s, host, action
+
+
+def _has_plans(said: dict[int, Decision]) -> bool:
+    """Whether a host is about to do something, or has just done it."""
+    return any(
+        vm.better_since_s is not None or vm.held is not None or vm.acting
+        for decision in said.values()
+        for vm in decision.state.vms.values()
+    )
 
 
 def _answers(its: Cluster, said: Decision | None, now_s: float) -> tuple[LeaseAnswer, ...]:
@@ -138,7 +179,7 @@ def _answers(its: Cluster, said: Decision | None, now_s: float) -> tuple[LeaseAn
 
 def _free_mb(its: Cluster, host: int) -> float:
     taken = sum(spec.memory_mb for spec in its.specs if its.at.get(spec.number) == host)
-    return max(0.0, (TOTAL_MB - 1024 - taken) // 64 * 64)
+    return TOTAL_MB - 1024.0 - taken
 
 
 def _local(its: Cluster, host: int, now_s: float, load: float, chance: random.Random) -> LocalHost:
@@ -156,6 +197,7 @@ def _local(its: Cluster, host: int, now_s: float, load: float, chance: random.Ra
         if spec.number != ENGINE
     )
     is_here = its.at.get(ENGINE) == host
+    free_mb = max(0.0, (_free_mb(its, host) - chance.uniform(0, UNSTEADY_MB)) // 64 * 64)
     return LocalHost(
         host_id=host,
         engine=UP if is_here else DOWN,
@@ -163,7 +205,7 @@ def _local(its: Cluster, host: int, now_s: float, load: float, chance: random.Ra
         lease_held=True if is_here else None,
         network=chance.choice([1.0, 1.0, 0.95]),
         bridge_up=True,
-        mem_free_mb=_free_mb(its, host),
+        mem_free_mb=free_mb,
         cpu_load=load,
         config_up_to_date=True,
         last_ran=1 if is_here else 0,
@@ -171,7 +213,7 @@ def _local(its: Cluster, host: int, now_s: float, load: float, chance: random.Ra
         domain=CLEAN,
         vms=vms,
         total_mb=float(TOTAL_MB),
-        free_mb=_free_mb(its, host),
+        free_mb=free_mb,
         free_huge_mb=0.0,
     )
 
@@ -218,23 +260,27 @@ def main() -> int:
     parser.add_argument("--clusters", type=int, default=100)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--hours", type=float, default=24.0)
-    parser.add_argument("--step", type=float, default=STEP_S, help="seconds between decisions")
+    parser.add_argument("--balance", action="store_true", help="vm.balance is set")
     parser.add_argument("--part", default="1/1", help="K/N: the K-th of N parts")
     arguments = parser.parse_args()
     number, of = (int(word) for word in arguments.part.split("/"))
     seeds = range(arguments.first, arguments.first + arguments.clusters)
-    done, vms, began_s = 0, 0, time.process_time()
+    done, vms, moves, began_s = 0, 0, 0, time.process_time()
     for seed in seeds[number - 1 :: of]:
         its = cluster(seed)
         vms += len(its.at)
+        before = dict(its.at)
         print(f"cluster {seed}: {its.hosts} hosts, {len(its.at)} VMs", file=sys.stderr, flush=True)
-        for at_s, host, action in acts(its, seed, arguments.hours, arguments.step):
+        for at_s, host, action in acts(its, seed, arguments.hours, arguments.balance):
             done += 1
             print(f"cluster {seed}, {at_s:.0f} s: host {host}: {action}")
+        moves += sum(its.at[vm] != before[vm] for vm in before)
     count = len(seeds[number - 1 :: of])
     took_s = time.process_time() - began_s
     print(
-        f"{count} clusters, {vms} VMs, {arguments.hours:g} h each: {done} acts ({took_s:.0f} s CPU)"
+        f"{count} clusters, {vms} VMs, {arguments.hours:g} h each: {done} acts"
+        f"{f', after {moves} VMs had moved to be even' if arguments.balance else ''}"
+        f" ({took_s:.0f} s CPU)"
     )
     return 1 if done else 0
 

@@ -79,10 +79,16 @@ class Host:
 class Hosts:
     """`memory`: host id -> MiB for VMs."""
 
-    def __init__(self, specs: tuple[VmSpec, ...], memory: Mapping[int, int], engine_mb: int = 1024):
+    def __init__(
+        self,
+        specs: tuple[VmSpec, ...],
+        memory: Mapping[int, int],
+        engine_mb: int = 1024,
+        balance: bool = False,
+    ) -> None:
         self.specs = {spec.number: spec for spec in specs}
         self.engine_mb = engine_mb
-        self.rules = Rules(vm_memory_mb=engine_mb)
+        self.rules = Rules(vm_memory_mb=engine_mb, balance=balance)
         self.hosts = {n: Host(n, mb, AgentState(self.rules)) for n, mb in memory.items()}
         self.leases: dict[int, int] = {}
         self.now_s, self.beats = BEGIN_S, 0

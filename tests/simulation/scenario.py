@@ -141,6 +141,7 @@ _SWITCHES: dict[str, Callable[[str], dict[str, Any]]] = {
     "migration": lambda v: {"migration_apart": True} if v == "apart" else {"migration": _yes(v)},
     "health": lambda v: {"health_page": _one_of(v, {"local": "http://localhost/"})},
     "on-isolation": lambda v: {"on_isolation": _one_of(v, {"move": "move", "leave": "leave"})},
+    "balance": lambda v: {"balance": _yes(v)},
     "io-timeout": lambda v: {"io_timeout_s": int(seconds_of(v))},
     "host-boot": lambda v: {"host_boot_s": seconds_of(v)},
     "guest-boot": lambda v: {"guest_boot_s": seconds_of(v)},

@@ -11,7 +11,7 @@ product's own word; `place` of the product is only asked where each VM *could* b
     claimed         who starts a VM, or moves one, has said so in its slot before
     still           a VM that was moved, and is well, is not moved again by itself within STILL_S;
                     where nothing is wrong none is moved but to where a rule is kept that was
-                    broken, or home (`failback`)
+                    broken, or home (`failback`), or where memory is used more evenly (`balance`)
     placed          so long after the last fault (`bound_s`) each VM that has a place is healthy
     alone           where all hosts are well, a VM that could be started is begun within ALONE_S,
                     whatever becomes of the others
@@ -121,10 +121,26 @@ class VmLaws:
             return
         liked = [*spec.prefer, *([source.host_id] if source.host_id not in spec.prefer else [])]
         is_home = spec.failback and target.host_id in liked[: liked.index(source.host_id)]
-        if not is_home and not self._is_pushed(source, vm):
+        if (
+            not is_home
+            and not self._is_pushed(source, vm)
+            and not self._is_even(source, target, spec)
+        ):
             self._breach(
                 "still", f"{source.name} moves {spec.name} to {target.name} though nothing is wrong"
             )
+
+    def _is_even(self, source: Host, target: Host, spec: VmSpec) -> bool:
+        """Whether hosts are to be balanced, and the target has more free with it than the source
+        without having given it away."""
+        if not self._world.settings.balance or source.total_mb is None or target.total_mb is None:
+            return False
+        left_mb = self._free_mb(target) - spec.memory_mb
+        return left_mb / target.total_mb > self._free_mb(source) / source.total_mb
+
+    def _free_mb(self, host: Host) -> float:
+        taken_mb = sum(host.takes_mb.get(n, 0.0) for n in host.qemus)
+        return (host.total_mb or 0.0) - host.reserve_mb - taken_mb
 
     def _in_order(self, host: Host, spec: VmSpec) -> None:
         vms = self._world.vms

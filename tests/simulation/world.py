@@ -158,6 +158,7 @@ class Settings:
     #: The health check as configured, and what becomes of a VM that nobody reaches.
     health_page: str = "http://the-guest/"
     on_isolation: str = "move"
+    balance: bool = False
     #: Whether each host's sanlock has a fixed name, as `ha-agent init` and `join` give it.
     names_fixed: bool = True
     #: The memory of each host where several VMs share it, and what no VM may have; MiB.
@@ -339,6 +340,7 @@ class World:
             vm=VmSection(
                 on_host_shutdown=host.on_host_shutdown.value,
                 on_isolation=self.settings.on_isolation,
+                balance=self.settings.balance,
             ),
             score=self.score.get(host.number, ScoreSection()),
             timing=TimingSection(**timing),

@@ -50,10 +50,16 @@ def compared(here: Config, there: Config) -> list[str]:
 
 def test_a_key_that_an_earlier_version_does_not_know_is_no_difference_until_it_is_used() -> None:
     here, there = config(), config(storage={**VOLUMES, "registry": "/s/registry"})
-    earlier = {key: value for key, value in agreed(here).items() if key != "storage.registry"}
+    later = ("storage.registry", "vm.balance")
+    earlier = {key: value for key, value in agreed(here).items() if key not in later}
     digest = hashlib.sha256(json.dumps(earlier, sort_keys=True).encode()).hexdigest()[:8]
     assert published(here)["config-digest"] == digest
     assert compared(here, there) == ['storage.registry is "/s/registry" there, "" here']
+
+
+def test_hosts_that_balance_and_hosts_that_do_not_are_named() -> None:
+    here, there = config(), config(vm={"balance": True})
+    assert compared(here, there) == ["vm.balance is true there, false here"]
 
 
 def test_what_differs_from_the_own_values_is_told_with_both() -> None:
