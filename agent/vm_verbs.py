@@ -25,6 +25,9 @@ _SETTINGS = {
     "want": ("up|down", "whether it is to run; default: up"),
     "health": ("HOW", "a page's address, tcp:HOST:PORT or guest-agent; default: not asked"),
     "expect": ("TEXT", "a regular expression that must be found in that page"),
+    "starting": ("TIME", "from its start until it is healthy; then it is stopped"),
+    "bad-health": ("TIME", "so long it may be unhealthy; then it is stopped, and started anew"),
+    "stop-grace": ("TIME", "its guest's time to shut down; then its process is ended"),
 }
 _FLAGS = {
     "failback": "goes back to a preferred host that returns",

@@ -169,6 +169,9 @@ class VmSpec:
     or only, shares a host. `only`: the ids of the hosts that may run it (empty: every host).
     `prefer`: ids of hosts in the order in which it likes them. `failback`: it goes back to a
     preferred host that returns. `overcommit`: it starts also where its memory does not fit.
+    `starting_s`, `bad_health_s`, `stop_grace_s`: its own patience where it is another than the
+    cluster's (None: that one): from a start to a healthy VM, with a VM that is unhealthy, and with
+    a guest that shuts down.
     """
 
     number: int
@@ -184,6 +187,9 @@ class VmSpec:
     failback: bool = False
     want: Want = Want.UP
     overcommit: bool = False
+    starting_s: float | None = None
+    bad_health_s: float | None = None
+    stop_grace_s: float | None = None
 
     @property
     def huge(self) -> bool:

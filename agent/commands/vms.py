@@ -103,6 +103,12 @@ def set_(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
         record = with_settings(record, given, change.names)
         if record.number == 1 and record.want is Want.DOWN:
             raise CommandError(ExitCode.REFUSED, _ENGINE_STAYS)
+        if record.number == 1 and (configured := sorted(_CONFIGURED.keys() & given.keys())):
+            where = ", ".join(_CONFIGURED[key] for key in configured)
+            raise CommandError(
+                ExitCode.REFUSED,
+                f"{', '.join(configured)}: the engine has that from the configuration ({where})",
+            )
         change.check(record)
         warnings = room(config, record) if {"only", "overcommit", "want"} & given.keys() else []
         record = change.put(record, xml)
@@ -121,6 +127,14 @@ _DEAF = (
     " broker was not restarted since"
 )
 _RULES = ("after", "apart", "together")
+#: Settings that the engine takes from the configuration, as it did before there was a registry.
+_CONFIGURED = {
+    "health": "[health]",
+    "expect": "health.expect",
+    "starting": "timing.engine-starting",
+    "bad-health": "timing.bad-health",
+    "stop-grace": "timing.stop-grace",
+}
 _ENGINE_STAYS = (
     "the engine is always wanted up; to stop it: ha-agent maintenance global, then ha-agent vm"
     " shutdown"
@@ -213,7 +227,7 @@ def sign(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
 
 def _given(arguments: argparse.Namespace) -> dict[str, str]:
     """The settings that were given as options."""
-    found = {key: getattr(arguments, key) for key in KEYS}
+    found = {key: getattr(arguments, key.replace("-", "_")) for key in KEYS}
     flags = {key: "yes" for key, value in found.items() if value is True}
     return {key: value for key, value in found.items() if isinstance(value, str)} | flags
 

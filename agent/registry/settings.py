@@ -12,9 +12,10 @@ import msgspec
 
 from agent.registry.names import Names
 from agent.terminal.errors import CommandError
+from agent.terminal.times import duration_s
 from broker.config.patterns import matcher
 from broker.daemon.exit_codes import ExitCode
-from broker.registry.record import HEALTH, VmRecord
+from broker.registry.record import HEALTH, PATIENCE_S_MAX, VmRecord
 from scoring.vm_facts import Want
 
 _YES, _NO = ("yes", "true", "on", "1"), ("no", "false", "off", "0", "")
@@ -56,6 +57,18 @@ def _expect(text: str, names: Names) -> str:
     return text
 
 
+def _patience(text: str, names: Names) -> float | None:
+    if not text:
+        return None
+    try:
+        seconds = float(text) if text.isascii() and text.isdigit() else duration_s(text)
+    except CommandError:
+        seconds = 0
+    if not 0 < seconds <= PATIENCE_S_MAX:
+        raise ValueError('seconds, or a time such as 90s, 10m or 2h, a day at most; "": the usual')
+    return float(seconds)
+
+
 def _vms(text: str, names: Names) -> tuple[int, ...]:
     return names.numbers(text)
 
@@ -77,7 +90,12 @@ KEYS: Mapping[str, Callable[[str, Names], Any]] = {
     "want": _want,
     "health": _health,
     "expect": _expect,
+    "starting": _patience,
+    "bad-health": _patience,
+    "stop-grace": _patience,
 }
+#: Settings whose field has another name.
+_FIELDS = {"starting": "starting_s", "bad-health": "bad_health_s", "stop-grace": "stop_grace_s"}
 
 
 def with_settings(record: VmRecord, given: Mapping[str, str], names: Names) -> VmRecord:
@@ -89,7 +107,7 @@ def with_settings(record: VmRecord, given: Mapping[str, str], names: Names) -> V
             hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(KEYS)}"
             raise CommandError(ExitCode.USAGE, f"no setting {key!r}; {hint}")
         try:
-            changed[key] = KEYS[key](text.strip(), names)
+            changed[_FIELDS.get(key, key)] = KEYS[key](text.strip(), names)
         except ValueError as error:
             raise CommandError(ExitCode.USAGE, f"{key}={text}: {error} would fit") from None
     return msgspec.structs.replace(record, **changed)
@@ -120,4 +138,9 @@ def shown(record: VmRecord, names: Names) -> dict[str, str]:
         "overcommit": "yes" if record.overcommit else "no",
         "health": record.health,
         "expect": record.expect,
+        **{key: _seconds(getattr(record, field)) for key, field in _FIELDS.items()},
     }
+
+
+def _seconds(patience_s: float | None) -> str:
+    return "" if patience_s is None else f"{patience_s:g}"

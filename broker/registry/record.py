@@ -16,6 +16,7 @@ Rules:
    is written to the place of the oldest.
 4. `health` says how the VM is asked whether it is well: a page, `tcp:HOST:PORT`, `guest-agent`, or
    "" where it is not; `expect` is the regular expression that such a page must hold.
+   `starting_s`, `bad_health_s` and `stop_grace_s` are None where the cluster's own durations count.
 5. A VM that was removed leaves its number, its name and `removed`; the number is free again once
    its lease was found free.
 """
@@ -62,6 +63,9 @@ HostId = Annotated[int, Meta(ge=1, le=HOST_ID_MAX)]
 Numbers = Annotated[tuple[VmNumber, ...], Meta(max_length=VMS_MAX)]
 HostIds = Annotated[tuple[HostId, ...], Meta(max_length=256)]
 Generation = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
+#: As long as the cluster's own durations may be (scoring/timing.py).
+PATIENCE_S_MAX = 86_400
+Patience = Annotated[float, Meta(gt=0, le=PATIENCE_S_MAX)] | None
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +111,9 @@ class VmRecord(msgspec.Struct, frozen=True, kw_only=True):
     overcommit: bool = False
     health: Annotated[str, Meta(pattern=HEALTH, max_length=512)] = ""
     expect: Annotated[str, Meta(max_length=256)] = ""
+    starting_s: Patience = None
+    bad_health_s: Patience = None
+    stop_grace_s: Patience = None
     removed: bool = False
     definitions: Annotated[tuple[Definition, ...], Meta(max_length=PLACES)] = ()
 
@@ -136,6 +143,9 @@ class VmRecord(msgspec.Struct, frozen=True, kw_only=True):
             failback=self.failback,
             want=self.want,
             overcommit=self.overcommit,
+            starting_s=self.starting_s,
+            bad_health_s=self.bad_health_s,
+            stop_grace_s=self.stop_grace_s,
         )
 
     def free_place(self) -> int:

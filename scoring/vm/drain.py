@@ -85,9 +85,11 @@ def move_left_s(turn: VmTurn) -> float:
 
 
 def stop_grace_s(turn: VmTurn) -> float:
-    """How long the guest has to shut down before its process is ended."""
+    """How long the guest has to shut down before its process is ended. What its host's power
+    supply or its users wait for is the limit, however long the VM itself may take."""
     timing = turn.rules.timing
-    grace_s = timing.stop_grace
+    own_s = None if turn.spec is None else turn.spec.stop_grace_s
+    grace_s = timing.stop_grace if own_s is None else own_s
     if turn.observation.local.shutdown is not None:
         grace_s = min(grace_s, timing.host_shutdown_grace)
     if turn.state.isolated:

@@ -204,8 +204,7 @@ def _engine_starting(turn: VmTurn) -> StateName:
         return _S.ENGINE_FORCE_STOP
     if (name := _given_away(turn)) is not None:
         return name
-    timing = turn.rules.timing
-    overdue = turn.in_state_s >= (timing.bad_health if is_paused(turn) else timing.engine_starting)
+    overdue = turn.in_state_s >= (turn.bad_health_s if is_paused(turn) else turn.starting_s)
     if overdue and engine.health is Health.BAD:
         if _never_healthy(turn):
             return _S.ENGINE_UP
@@ -292,7 +291,7 @@ def _judge_health(turn: VmTurn) -> StateName:
             )
             turn.state = replace(turn.state, since_s=turn.now_s)
             return _S.ENGINE_UP_BAD_HEALTH
-        grace_s = turn.rules.timing.bad_health
+        grace_s = turn.bad_health_s
         if turn.in_state_s >= grace_s:
             turn.because(
                 Code.BAD_HEALTH_TIMEOUT,

@@ -112,6 +112,18 @@ class VmTurn:
         return None if self.several is None else self.several.specs.get(self.number)
 
     @property
+    def starting_s(self) -> float:
+        """How long the VM may take from its start until it is healthy."""
+        own_s = None if self.spec is None else self.spec.starting_s
+        return self.rules.timing.engine_starting if own_s is None else own_s
+
+    @property
+    def bad_health_s(self) -> float:
+        """How long the VM may be unhealthy before it is stopped."""
+        own_s = None if self.spec is None else self.spec.bad_health_s
+        return self.rules.timing.bad_health if own_s is None else own_s
+
+    @property
     def lease_name(self) -> str:
         return "the engine lease" if self.number == ENGINE else "its lease"
 

@@ -7,7 +7,8 @@ little unsteady.
 
 Where no host has anything in mind, the time until the next decision is longer (LEAP_S instead of
 STEP_S). With `--balance` VMs move until the hosts are even (SETTLE_S at least without a move, which
-is longer than any of the decision's own times); the hours are counted from then on.
+is longer than any of the decision's own times, and MOVES_MAX moves of each VM at most); the hours
+are counted from then on.
 
 Prints each action that is more than a question, and ends with 1 where there was one.
 """
@@ -30,6 +31,7 @@ from scoring.decision import (
     AskPower,
     DisarmDomain,
     MigrateVm,
+    StartVm,
 )
 from scoring.observation import (
     LeaseAnswer,
@@ -38,7 +40,9 @@ from scoring.observation import (
     Outcome,
     PeerReport,
     Standing,
+    StartResult,
     VmMigrationEnded,
+    VmStartEnded,
 )
 from scoring.rules import Rules
 from scoring.state import AgentState
@@ -61,6 +65,7 @@ QUESTIONS = (AskLease, AskPower, AskFenceOwner, AskMigrationPath, DisarmDomain)
 STEP_S, LEAP_S = 10.0, 100.0
 #: So long after the last move the hosts are as even as they will be.
 SETTLE_S = 3600.0
+MOVES_MAX = 2
 #: What a host's free memory is unsteady by, MiB.
 UNSTEADY_MB = 1024
 #: Of hosts and VMs, MiB.
@@ -111,7 +116,7 @@ def acts(
     its: Cluster, seed: int, hours: float, balance: bool = False
 ) -> Iterator[tuple[float, int, Action]]:
     """What is done in so many hours after the last move that balances: when, by which host, and
-    what. Moves are carried out at once."""
+    what. Moves, and starts for which they have made room, are carried out at once."""
     chance = random.Random(seed + 1)
     ids = range(1, its.hosts + 1)
     rules = Rules(vm_memory_mb=float(ENGINE_MB), balance=balance)
@@ -119,7 +124,7 @@ def acts(
     said: dict[int, Decision] = {}
     moved: dict[int, list[Outcome]] = {host: [] for host in ids}
     loads = dict.fromkeys(ids, 0.2)
-    turn, now_s = 0, 1000.0
+    turn, now_s, left = 0, 1000.0, MOVES_MAX * len(its.at)
     rest_s = now_s + SETTLE_S if balance else now_s
     while now_s < rest_s + hours * 3600:
         turn += 1
@@ -151,9 +156,15 @@ def acts(
                 if balance and isinstance(action, MigrateVm):
                     its.at[action.vm] = action.target
                     moved[host].append(VmMigrationEnded(action.target, True, vm=action.vm))
-                    if now_s < rest_s:
-                        rest_s = now_s + SETTLE_S
-                        continue
+                elif balance and isinstance(action, StartVm):
+                    # The moves have made room for one that had no place.
+                    its.at[action.vm] = host
+                    moved[host].append(VmStartEnded(StartResult.STARTED, vm=action.vm))
+                evens_out = balance and isinstance(action, MigrateVm | StartVm)
+                if evens_out and now_s < rest_s and left:
+                    left -= 1
+                    rest_s = now_s + SETTLE_S
+                    continue
                 if not isinstance(action, QUESTIONS):
                     yield now_s, host, action
 

@@ -96,6 +96,7 @@ class Hosts:
         self.moves: list[tuple[float, int, int, int]] = []
         self.sick: set[int] = set()
         self.slow = False
+        self.stubborn: set[int] = set()
         self.arrives_late = False
         self.leftovers: set[int] = set()
         self.forgotten: set[int] = set()
@@ -176,6 +177,8 @@ class Hosts:
                     self.starts.append((self.now_s, vm, host.host_id))
                 if not self.slow:
                     host.outcomes.append(VmStartEnded(result, "no such disk", vm))
+            case ShutDownVm(vm=vm) if vm in self.stubborn:
+                host.outcomes.append(VmStopEnded(True, vm=vm))
             case ShutDownVm(vm=vm) | PowerOffVm(vm=vm):
                 host.vms.pop(vm, None)
                 self.leases.pop(vm, None)

@@ -17,7 +17,10 @@ from tests.simulation.vms import ENGINE_NAME
 from tests.simulation.world import World
 
 #: What `vm` says of a VM: words with one value, with several names, and with none.
-VALUES = ("memory", "priority", "pages", "want", "disk", "disks", "starts", "boot")
+VALUES = (
+    *("memory", "priority", "pages", "want", "disk", "disks", "starts", "boot"),
+    *("starting", "bad-health", "stop-grace"),
+)
 NAMES = ("after", "apart", "together")
 HOSTS = ("only", "prefer")
 ALONE = ("failback", "overcommit", "removed")
@@ -107,6 +110,8 @@ def tell(
                 raise Misfit(given[0], ("recorded", "running"))
             case "boot":
                 world.vms.boot_s[name] = seconds_of(given[0])
+            case "starting" | "bad-health" | "stop-grace":
+                fields[f"{key.replace('-', '_')}_s"] = seconds_of(given[0])
             case "starts":
                 later.append(functools.partial(_starts, world, who, given))
             case "after" | "apart" | "together":

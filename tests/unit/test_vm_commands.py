@@ -329,6 +329,9 @@ def test_names_that_are_taken_or_unknown(host: Host) -> None:
     assert "'90' is no KEY=VALUE" in host.refused("set", "db", "90")
     for bad in ("priority=101", "failback=maybe", "want=sideways", "health=ftp://x", "expect=("):
         assert "would fit" in host.refused("set", "db", bad), bad
+    for bad in ("starting=soon", "bad-health=0", "stop-grace=2d", "stop-grace=1e9", "starting=-5"):
+        assert "2 ha-agent: " in (said := host.refused("set", "db", bad)), bad
+        assert "seconds, or a time such as 90s" in said and "would fit" in said, bad
     assert "the engine is always wanted up" in host.refused("stop", "engine")
     assert "is not in the registry" in host.refused("set", "engine", "priority=1")
 
@@ -623,3 +626,20 @@ def test_signing_anew_after_a_change_of_the_cluster_key(host: Host) -> None:
         assert [vm["name"] for vm in host.answer("list")["vms"]] == ["db"]
     finally:
         secrets.write_text(old)
+
+
+def test_the_times_of_a_vm(host: Host) -> None:
+    host.add("db", "--stop-grace", "10m", "--starting", "1h30m")
+    kept = host.records()[2]
+    assert (kept.stop_grace_s, kept.starting_s, kept.bad_health_s) == (600, 5400, None)
+    host.good("set", "db", "bad-health=90", "starting=")
+    spec = host.records()[2].spec()
+    assert (spec.stop_grace_s, spec.starting_s, spec.bad_health_s) == (600, None, 90)
+    shown = dict(line.split(None, 1) for line in host.good("show", "db").splitlines())
+    assert (shown["stop-grace"], shown["starting"], shown["bad-health"]) == ("600", "none", "90")
+
+
+def test_the_engine_has_its_times_and_its_health_check_from_the_configuration(host: Host) -> None:
+    host.good("define", "engine", host.file(xml("engine-vm")))
+    said = host.refused("set", "engine", "stop-grace=60", "health=guest-agent")
+    assert "11 ha-agent: health, stop-grace" in said and "timing.stop-grace" in said

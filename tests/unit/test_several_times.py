@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A VM that boots, is unhealthy or shuts down has its own time for it where its record says so."""
+
+from __future__ import annotations
+
+import pytest
+
+from scoring.vm.state import StateName
+from scoring.vm_facts import ENGINE, VmSpec, Want
+from tests.fakes.hosts import Hosts, in_state
+
+QUICK = {"starting_s": 30.0, "bad_health_s": 20.0, "stop_grace_s": 15.0}
+
+
+def cluster(**times: float) -> Hosts:
+    """One host with the engine, a VM with these times and one with the cluster's."""
+    specs = (VmSpec(2, "db", 1024, **times), VmSpec(3, "web", 1024))  # type: ignore[arg-type]
+    hosts = Hosts(specs, {1: 8192})
+    for number in (ENGINE, 2, 3):
+        hosts.put(number, 1)
+    hosts.run(5)
+    return hosts
+
+
+def state(hosts: Hosts, vm: int) -> StateName | None:
+    return in_state(hosts, 1, vm)
+
+
+def test_one_that_does_not_become_healthy_is_stopped_after_its_own_time() -> None:
+    hosts = Hosts((VmSpec(2, "db", 1024, starting_s=30.0), VmSpec(3, "web", 1024)), {1: 8192})
+    hosts.sick |= {2, 3}
+    hosts.run(25)
+    assert {state(hosts, 2), state(hosts, 3)} == {StateName.ENGINE_STARTING}
+    hosts.run(20)
+    assert [vm for _, vm, _ in hosts.starts].count(2) == 2
+    assert [vm for _, vm, _ in hosts.starts].count(3) == 1
+
+
+def test_one_that_is_unhealthy_is_stopped_after_its_own_time() -> None:
+    hosts = cluster(**QUICK)
+    hosts.sick |= {2, 3}
+    hosts.run(15)
+    bad = StateName.ENGINE_UP_BAD_HEALTH
+    assert {state(hosts, 2), state(hosts, 3)} == {bad}
+    hosts.run(10)
+    assert state(hosts, 2) is not bad and state(hosts, 3) is bad
+
+
+@pytest.mark.parametrize(("times", "after_s"), [(QUICK, 15), ({}, 300)], ids=["own", "usual"])
+def test_a_guest_that_does_not_shut_down_is_ended_after_its_own_time(
+    times: dict[str, float], after_s: int
+) -> None:
+    hosts = cluster(**times)
+    hosts.stubborn.add(2)
+    hosts.specs[2] = VmSpec(2, "db", 1024, want=Want.DOWN, **times)  # type: ignore[arg-type]
+    hosts.run(after_s - 3)
+    assert 2 in hosts.where() and state(hosts, 2) is StateName.ENGINE_STOP
+    hosts.run(8)
+    assert 2 not in hosts.where()
