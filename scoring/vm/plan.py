@@ -225,34 +225,39 @@ class Placing:
     def able(self, v: VmSpec) -> list[Host]:
         """The hosts that may run it, whether its memory fits there or not."""
         number = v.number
-        without = self._all_hosts_of(self._apart[number])
-        beside = self._all_hosts_of(self.together.get(number, frozenset()))
-        return [
+        able = [
             host
             for host in self._hosts
             if number not in host.barred
-            and host.score > host.lacks.get(number, 0)
-            and (not v.only or host.host_id in v.only)
-            and host.host_id not in without
-            and (not beside or host.host_id in beside)
+            and (host.score > host.lacks.get(number, 0) if host.lacks else host.score > 0)
         ]
+        if v.only:
+            able = [host for host in able if host.host_id in v.only]
+        if without := self._all_hosts_of(self._apart[number]):
+            able = [host for host in able if host.host_id not in without]
+        if beside := self._all_hosts_of(self.together.get(number, frozenset())):
+            able = [host for host in able if host.host_id in beside]
+        return able
 
     def _all_hosts_of(self, numbers: frozenset[int]) -> set[int]:
         return {host_id for number in numbers for host_id in self._at.get(number, ())}
 
     def ranked(self, v: VmSpec, fits: list[Host], pin: int | None) -> tuple[int, ...]:
         """Their ids, the best host first."""
-        number, prefer, free_mb = v.number, v.prefer, self._free_mb[v.huge]
-        best = max(host.score - host.lacks.get(number, 0) for host in fits)
+        number, memory_mb, free_mb = v.number, v.memory_mb, self._free_mb[v.huge]
+        liking, unliked = {host_id: n for n, host_id in enumerate(v.prefer)}, len(v.prefer)
+        # Hardly a host lacks anything: that is not looked up 10,000 times for 200 hosts and 50 VMs.
+        points = [h.score - h.lacks.get(number, 0) if h.lacks else h.score for h in fits]
+        best = max(points)
         keys = [
             (
                 host.host_id != pin,
-                prefer.index(host.host_id) if host.host_id in prefer else len(prefer),
-                (best - host.score + host.lacks.get(number, 0)) // SCORE_STEP,
-                -((free_mb[host.host_id] - v.memory_mb) * FREE_PARTS // max(host.total_mb, 1)),
+                liking.get(host.host_id, unliked) if unliked else 0,
+                (best - its) // SCORE_STEP,
+                -((free_mb[host.host_id] - memory_mb) * FREE_PARTS // (host.total_mb or 1)),
                 -host.last_ran.get(number, 0),
                 host.host_id,
             )
-            for host in fits
+            for host, its in zip(fits, points, strict=True)
         ]
         return tuple(key[-1] for key in sorted(keys))

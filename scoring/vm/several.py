@@ -19,7 +19,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
@@ -117,12 +117,12 @@ class Several:
             self._hosts[self.own_id] = self._own_host()
         return self._hosts
 
-    def _less_claims(self, but_of: int) -> dict[int, Host]:
-        """The hosts less the room that VMs take which are on their way there, but for one VM."""
+    def _less_claims(self, but_of: Container[int]) -> dict[int, Host]:
+        """The hosts less the room that VMs take which are on their way there, but for some."""
         hosts = dict(self.hosts)
         for claim in self.claims:
             host, v = hosts.get(claim.host_id), self.specs.get(claim.number)
-            if host is None or v is None or claim.number in (but_of, *host.vms):
+            if claim.number in but_of or host is None or v is None or claim.number in host.vms:
                 continue
             if v.huge:
                 host = replace(host, free_huge_mb=host.free_huge_mb - v.memory_mb)
@@ -188,7 +188,7 @@ class Several:
     def _elsewhere(self, v: VmSpec) -> tuple[Placing, list[Host]]:
         # What is on this host binds nobody who leaves it: a group that must be together leaves one
         # by one.
-        hosts = self._less_claims(v.number)
+        hosts = self._less_claims((v.number,))
         del hosts[self.own_id]
         placing = Placing(self.relations, hosts.values())
         return placing, placing.able(v)
@@ -235,15 +235,11 @@ class Several:
     def _on_the_way(self, pins: Mapping[int, int]) -> list[Host]:
         """The hosts less the room of VMs that are being moved there; that of missing ones is
         reserved by their pins."""
-        hosts = dict(self.hosts)
-        for number, host in self._less_claims(0).items():
-            coming = host.vms - hosts[number].vms - pins.keys()
-            for vm in coming:
-                v = self.specs[vm]
-                free_mb = hosts[number].free_mb - (0 if v.huge else v.memory_mb)
-                free_huge_mb = hosts[number].free_huge_mb - (v.memory_mb if v.huge else 0)
-                hosts[number] = replace(hosts[number], free_mb=free_mb, free_huge_mb=free_huge_mb)
-        return list(hosts.values())
+        left = self._less_claims(pins)
+        return [
+            host if left[n] is host else replace(left[n], vms=host.vms)
+            for n, host in self.hosts.items()
+        ]
 
     def _own_host(self) -> Host:
         observation, rules = self._turn.observation, self._turn.rules

@@ -185,9 +185,9 @@ def _waited_s(turn: VmTurn, ahead: tuple[int, ...]) -> float:
     EngineDown was entered: after a global maintenance all hosts enter it at once, with a VM
     that has long been missing.
     """
-    had_their_chance = turn.state.ahead
+    had_their_chance = frozenset(turn.state.ahead)
     if new := tuple(host for host in ahead if host not in had_their_chance):
-        turn.state = replace(turn.state, ahead=(*had_their_chance, *new), ahead_since_s=turn.now_s)
+        turn.state = replace(turn.state, ahead=(*turn.state.ahead, *new), ahead_since_s=turn.now_s)
     missing_since_s = turn.state.missing_since_s
     since_s = turn.now_s if missing_since_s is None else missing_since_s
     return min(turn.now_s - max(since_s, turn.state.ahead_since_s), turn.in_state_s)
