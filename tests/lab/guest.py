@@ -35,6 +35,8 @@ HEALTH_PATH = "/ovirt-engine/services/health"
 HEALTH_TEXT = "DB Up!Welcome to Health Status!"
 BOOTS_PATH = "/boots"
 FORM_PATH = "/cgi-bin/form"
+#: Each request of it writes to the guest's disk before it answers DISK_TEXT.
+DISK_PATH, DISK_TEXT = "/cgi-bin/disk", "written"
 SHOP_PATH, COUNTER_PATH, TOKEN_PATH = "/cgi-bin/shop", "/counter", "/token"
 # The least common CPU, so that any host may take the guest over by live migration.
 CPU_MODEL = "qemu64"
@@ -97,6 +99,7 @@ $b echo $boots > /www{BOOTS_PATH}
 $b mkdir -p /www/cgi-bin
 $b ln -s /form /www{FORM_PATH}
 $b ln -s /shop /www{SHOP_PATH}
+$b ln -s /disk /www{DISK_PATH}
 case $role in
   sso) $b echo "sso token $($b cat /proc/sys/kernel/random/uuid)" > /www{TOKEN_PATH};;
   db) count=$($b dd if=/dev/vda bs={JOURNAL_RECORD_BYTES} skip={JOURNAL_RECORDS_MAX} count=1 \\
@@ -163,6 +166,16 @@ $b printf 'HTTP/1.0 200 OK\\r\\nContent-Type: text/plain\\r\\n\\r\\nshop: %s, %s
 """
 
 
+#: A page that is there while the disk is: one record behind the journal, past the page cache. (The
+#: database of the demo counts in that place; it is another guest.)
+DISK = f"""#!/bin/busybox sh
+b=/bin/busybox
+$b dd if=/dev/zero of=/dev/vda bs={JOURNAL_RECORD_BYTES} seek={JOURNAL_RECORDS_MAX} count=1 \\
+  conv=notrunc oflag=direct 2>/dev/null &&
+$b printf 'HTTP/1.0 200 OK\\r\\nContent-Type: text/plain\\r\\n\\r\\n%s' {DISK_TEXT}
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class GuestImage:
     """What QEMU boots directly: paths of kernel and initramfs."""
@@ -191,7 +204,7 @@ def build(cache: Path = CACHE) -> GuestImage:
 
 def _recipe() -> str:
     """A hash over all that goes into the initramfs besides the kernel's modules."""
-    digest = hashlib.sha256((INIT + FORM + SHOP).encode())
+    digest = hashlib.sha256((INIT + FORM + SHOP + DISK).encode())
     digest.update("\n".join(MODULES).encode())
     digest.update(BUSYBOX.read_bytes())
     return digest.hexdigest()[:12]
@@ -262,6 +275,7 @@ def _initramfs(modules: Path) -> bytes:
     entries.append(("init", 0o100755, INIT.encode()))
     entries.append(("form", 0o100755, FORM.encode()))
     entries.append(("shop", 0o100755, SHOP.encode()))
+    entries.append(("disk", 0o100755, DISK.encode()))
     entries.append(("bin/busybox", 0o100755, BUSYBOX.read_bytes()))
     entries.append(("modules/order", 0o100644, "\n".join(names).encode()))
     entries += [

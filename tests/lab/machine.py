@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from .errors import LabError, MachineError
+from .errors import MachineError
 from .guest import BUSYBOX
 from .layout import CHECKOUT
 from .namespaces import HOST_NAMESPACES, unshare
@@ -53,12 +53,12 @@ def check(storage: str = kinds.FUSE) -> None:
 
 
 def install(storage: str) -> None:
-    """Install what that storage needs beside the lab; LabError."""
+    """Install what that storage needs beside the lab; MachineError."""
     missing = _missing(kinds.NEEDED.get(storage, {}))
     if missing:
         done = subprocess.run([CHECKOUT / "scripts/setup", "--also", *missing])
         if done.returncode != 0:
-            raise LabError(f"storage {storage}: its packages could not be installed; see above")
+            raise MachineError(f"storage {storage}: its packages could not be installed; see above")
 
 
 def _missing(needed: dict[str, str]) -> list[str]:

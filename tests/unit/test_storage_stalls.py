@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.lab.storages.stalls import judge
+from tests.lab.storages.stalls import STALL_S, beyond, judge
 
 
 def test_a_write_is_visible_from_its_return_to_the_end_of_the_read_that_shows_it() -> None:
@@ -31,3 +31,12 @@ def test_a_number_that_no_read_caught_is_seen_with_the_next() -> None:
 
 def test_what_was_not_seen_any_more_is_left_out() -> None:
     assert judge([(1, 0.0, 1.0)], []).visible_s == ()
+
+
+def test_a_request_is_lost_to_the_storage_where_a_write_stood_still_during_its_patience() -> None:
+    stood_still = [(1, 10.0, 10.0 + 2 * STALL_S)]
+    assert beyond([4.0, 5.5, 11.0, 12.5], stood_still, 5.0) == [4.0, 12.5]
+
+
+def test_a_slow_write_is_no_stall() -> None:
+    assert beyond([1.0], [(1, 1.0, 1.0 + STALL_S)], 5.0) == [1.0]

@@ -4,6 +4,7 @@ and how soon another host sees it. See probe.py."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from . import kinds
 
 #: Beyond every host's slot of the whiteboard, in the place of a host that no lab has.
 PROBE_OFFSET = 60 * 4096
+
+#: A write that takes longer stands still: healthy storages have the 99th percentile below 0.1 s.
+STALL_S = 1.0
 
 Seen = tuple[int, float, float]
 
@@ -58,12 +62,13 @@ def ended(process: subprocess.Popen[str], within_s: float) -> list[Seen]:
 
 @dataclass(slots=True)
 class Writer:
-    """A context manager: a host writes a block again and again while the storage is disturbed.
-    `longest_s`: of one write."""
+    """A context manager: a host writes a block again and again, past every cache, while the storage
+    is disturbed. `writes`: each of them, once it has ended; `longest_s`: of one write."""
 
     cluster: Cluster
     host: str
     seconds: float
+    writes: list[Seen] = field(default_factory=list)
     longest_s: float = 0.0
     _process: subprocess.Popen[str] | None = field(default=None, repr=False)
 
@@ -74,8 +79,29 @@ class Writer:
 
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
-        writes = ended(self._process, self.seconds + 60.0)
-        self.longest_s = max(after - before for _, before, after in writes)
+        self.writes = ended(self._process, self.seconds + 60.0)
+        self.longest_s = max(after - before for _, before, after in self.writes)
+
+
+def beyond(failed: Sequence[float], writes: Sequence[Seen], patience_s: float) -> list[float]:
+    """Which requests the storage did not cost: those (monotonic seconds of their beginning) during
+    whose patience no write stood still."""
+    stalls = [(began, end) for _, began, end in writes if end - began > STALL_S]
+    return [
+        asked
+        for asked in failed
+        if not any(began < asked + patience_s and asked < end for began, end in stalls)
+    ]
+
+
+def waited_s(pid: int) -> float:
+    """How long the processors of a QEMU have waited for one of the machine's, since it began."""
+    waited_ns = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has ended
+            if (task / "comm").read_text().startswith("CPU "):
+                waited_ns += int((task / "schedstat").read_text().split()[1])
+    return waited_ns / 1e9
 
 
 @dataclass(frozen=True, slots=True)
