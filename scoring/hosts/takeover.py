@@ -162,6 +162,9 @@ def step(
     if shoot is not None:
         return replace(takeover, switching_off=True, withdrawn=""), (shoot,), tuple(reasons)
 
+    if evidence.fence_lease_held and takeover.fence_since_s is None:
+        # Taken for another act, forgotten or still under way. What is read from now on counts.
+        takeover = replace(takeover, fence_since_s=now_s)
     actions: list[Action] = []
     pauses = _pauses(takeover, now_s, rules.timing) and not takeover.offs
     if pauses and evidence.fence_lease_held:

@@ -93,8 +93,10 @@ def main(argv: list[str]) -> int:
         except (LabError, AssertionError) as error:
             none_to_be_had = False
             line.missed.append(f"failed: {error}")
+        finally:
+            # Interrupted, too.
+            print(line.row(), flush=True)
         lines.append(line)
-        print(line.row(), flush=True)
     for line in lines:
         for text in (line.why, *(f"MISSED {missed}" for missed in line.missed)):
             if text:

@@ -243,6 +243,15 @@ def test_two_offs_before_the_fence_lease_was_given_need_a_third() -> None:
     assert [type(a) for a in walk(third)[1]] == [FreeHostId]
 
 
+def test_a_fence_lease_that_is_held_already_counts_from_the_step_that_finds_it() -> None:
+    """It was taken for what is forgotten by now: a freeing that the storage held up, or another
+    host that is being switched on."""
+    found, actions, _ = walk(replace(PROVEN, fence_since_s=None))
+    assert actions == (AskPower(DEAD),), "what was read before proves nothing"
+    third = with_power(found, off(DEAD, NOW_S + 0.125), TIMING)
+    assert [type(a) for a in walk(third, now_s=NOW_S + 0.125)[1]] == [FreeHostId]
+
+
 def test_the_proof_frees_the_host_id_with_what_must_still_be_true_on_disk() -> None:
     after, actions, codes = walk(PROVEN)
     (act,) = actions
