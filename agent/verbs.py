@@ -194,6 +194,11 @@ def _maintenance_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--release-id", action="store_true", help="with local: give the host id back, once empty"
     )
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="with local: stop what cannot be migrated, in order, once another host can start it",
+    )
     parser.add_argument("--reason", metavar="TEXT", help="shown on every host")
     _on_host(parser, "set or end the local mode there, not here")
     parser.add_argument(
@@ -223,6 +228,7 @@ def _maintenance(arguments: Namespace, as_json: bool) -> int:
             arguments.release_id,
             arguments.wait,
             arguments.host,
+            arguments.restart,
         ),
         as_json,
         other,

@@ -195,6 +195,7 @@ class Code(StrEnum):
     DRAIN_WAITING = "drain-waiting"
     DRAIN_STOP = "drain-stop"
     DRAIN_STUCK = "drain-stuck"
+    DRAIN_RESTART = "drain-restart"
     NEWER_METADATA = "newer-metadata"
     LOCAL_VM_UNKNOWN = "local-vm-unknown"
     LOCAL_VM_KNOWN = "local-vm-known"

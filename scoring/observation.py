@@ -67,6 +67,8 @@ class LocalHost:
     `vms`: the protected VMs beside the engine on this host. `total_mb`, `free_mb`, `free_huge_mb`:
     its memory, what of it is not committed to any domain, and what of its huge pages is free, in
     MiB (None: not known). `reaches`: hosts whose fence devices this host has reached lately.
+    `may_restart`: what cannot leave this host, which is in `maintenance`, by a migration may be
+    stopped, for another host to start it.
     """
 
     host_id: int
@@ -95,6 +97,7 @@ class LocalHost:
     free_mb: float | None = None
     free_huge_mb: float | None = None
     reaches: frozenset[int] = frozenset()
+    may_restart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

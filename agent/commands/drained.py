@@ -16,6 +16,7 @@ from agent.terminal.progress import progress
 from broker.client.ask import BrokerError
 from broker.wire.status import EngineSummary, Status
 from broker.wire.vms import VmEntry
+from scoring.vm_facts import Obstacle
 
 #: How long the command watches the VMs leave; a live migration takes a few seconds.
 PATIENCE_S = 5.0
@@ -24,26 +25,62 @@ LOOK_S = 0.25
 LOOK_OTHER_S = 1.0
 #: After a move the VM shows up on its new host within this time.
 HANDED_OVER_S = 10.0
+#: The same after a stop, when another host starts it.
+RESTARTED_S = 60.0
 #: Reasons of the agent that end the watch: a VM stays, at least for now.
 _STAYS = frozenset({"drain-stuck", "drain-waiting", "move-impossible", "global-maintenance"})
 #: Those of them that no time mends: the VM cannot be migrated.
 _NO_MIGRATION = frozenset({"drain-stuck", "move-impossible"})
+#: What forbids a host to start the VM at any score: these names of penalties.
+_UNFIT = frozenset({"memory", "lock-driver", *Obstacle})
+#: So many hosts that could start a VM are named.
+NAMED_MAX = 3
 
 
-def _way_out(vms: list[str], is_alone: bool, where: str) -> str:
-    """How a host is emptied of VMs that cannot be migrated."""
-    typed = [f"ha-agent vm shutdown{'' if is_alone else f' {name}'}" for name in vms]
-    place = " (on this host)" if where == "here" else " (on that host)"
+def _way_out(status: Status, vms: list[str], host: str | None) -> str:
+    """How a host is emptied of VMs that cannot be migrated; that it cannot be, where no other host
+    could start one."""
+    takers = {name: _could_start(status, name) for name in vms}
+    kept = [name for name, found in takers.items() if not found]
+    if kept:
+        return f"; nor could another host start {', '.join(kept)} now (ha-agent why)"
+    there = "" if host is None else f" --host {host}"
+    starts = "; ".join(f"{' or '.join(found)} can start {name}" for name, found in takers.items())
     return (
-        f"; without a migration, with the outage of a boot: {', '.join(typed)}{place} shuts it down"
-        " in order, and another host starts it"
+        f"; without a migration, with the outage of a boot: ha-agent maintenance local --restart"
+        f"{there} stops what cannot be migrated, in order, and {starts}"
     )
+
+
+def _why_here(status: Status, vms: list[str]) -> str:
+    """What is said of VMs of the registry that stay, to follow a sentence."""
+    said = [f"{vm.name}: {vm.reason}" for vm in status.vms[1:] if vm.name in vms and vm.reason]
+    return f" ({'; '.join(said)})" if said else ""
+
+
+def _could_start(status: Status, name: str) -> list[str]:
+    """The names of the other hosts that could start a VM now, by what they say of themselves."""
+    entry = next((vm for vm in status.vms[1:] if vm.name == name), None)
+    others = (host for host in status.hosts.values() if host.host_id != status.host_id)
+    if entry is not None:
+        return [host.hostname for host in others if host.host_id in entry.order][:NAMED_MAX]
+    able = (
+        host.hostname
+        for host in others
+        if host.liveness == "live"
+        and host.score > 0
+        and not (host.maintenance or host.stopped)
+        and not any(penalty.name in _UNFIT for penalty in host.penalties)
+    )
+    return list(able)[:NAMED_MAX]
 
 
 @dataclass(slots=True)
 class _Watched:
-    """One VM. `was_here`: it was seen on the host; `gone_s`: since when it is up nowhere."""
+    """One VM. `handed_over_s`: how long it may be up nowhere on its way. `was_here`: it was seen on
+    the host; `gone_s`: since when it is up nowhere."""
 
+    handed_over_s: float = HANDED_OVER_S
     was_here: bool = False
     gone_s: float | None = None
     left: str = ""
@@ -61,11 +98,12 @@ class _Watched:
         # Between two hosts it is up on neither for a moment.
         self.gone_s = now_s if self.gone_s is None else self.gone_s
         self.left = "is up on no host"
-        return self.was_here and now_s - self.gone_s < HANDED_OVER_S
+        return self.was_here and now_s - self.gone_s < self.handed_over_s
 
 
 @dataclass(slots=True)
 class _Watch:
+    handed_over_s: float
     vms: dict[str, _Watched] = field(default_factory=dict)
 
     def look(self, status: Status, now_s: float) -> dict[str, bool | None]:
@@ -76,7 +114,9 @@ class _Watch:
         engine = "the VM" if alone else status.vms[0].name
         found: dict[str, EngineSummary | VmEntry] = {engine: status.engine, **others}
         return {
-            name: self.vms.setdefault(name, _Watched()).look(vm, status.host_id, now_s)
+            name: self.vms.setdefault(name, _Watched(self.handed_over_s)).look(
+                vm, status.host_id, now_s
+            )
             for name, vm in found.items()
         }
 
@@ -88,12 +128,17 @@ class _Watch:
 
 
 def drained(
-    look: Callable[[], Status], patience_s: float = PATIENCE_S, where: str = "here"
+    look: Callable[[], Status],
+    patience_s: float = PATIENCE_S,
+    host: str | None = None,
+    restarts: bool = False,
 ) -> tuple[bool, str]:
     """Whether every VM has left the host whose status `look` gets, within `patience_s`, and a
-    sentence; empty where none runs there, or that is unknown. A drain may take its time."""
+    sentence; empty where none runs there, or that is unknown. A drain may take its time. `host`:
+    its name as it was typed, None: this one; `restarts`: what cannot be migrated is stopped."""
     began_s = time.monotonic()
-    watch = _Watch()
+    where = "here" if host is None else "there"
+    watch = _Watch(RESTARTED_S if restarts else HANDED_OVER_S)
     while True:
         try:
             status = look()
@@ -106,13 +151,14 @@ def drained(
             return not unknown, watch.sentence(unknown, where)
         stays = next((reason for reason in status.reasons if reason.code in _STAYS), None)
         if stays is not None:
-            out = _way_out(here, len(found) == 1, where) if stays.code in _NO_MIGRATION else ""
+            out = _way_out(status, here, host) if stays.code in _NO_MIGRATION else ""
             return False, f"NOT DRAINED: {stays.text}{out}"
         waited_s = time.monotonic() - began_s
         names = ", ".join(here)
         if waited_s >= patience_s:
             are = "is" if len(here) == 1 else "are"
-            return False, f"{names} {are} still {where}; how far that is: ha-agent why"
+            why = _why_here(status, here)
+            return False, f"{names} {are} still {where}{why}; how far that is: ha-agent why"
         sent = "" if status.migration is None else f", {status.migration.percent} % sent"
         progress(f"waiting for {names} to leave: {waited_s:.0f} s{sent}")
         time.sleep(LOOK_S if where == "here" else LOOK_OTHER_S)

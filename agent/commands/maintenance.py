@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`ha-agent maintenance global|local|none [--for TIME | --no-expiry] [--reason TEXT]`, and with
-`local` also `--release-id`."""
+`local` also `--release-id` and `--restart`."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Asked:
     release_id: bool = False
     wait: bool = False
     host: str | None = None
+    restart: bool = False
 
 
 def run(
@@ -51,7 +52,7 @@ def run(
         where = "this host" if other is None else other.host.hostname
         return _show("none", [f"no maintenance: neither global nor local on {where}"], as_json)
     for_s = None if asked.no_expiry else duration_s(asked.lasts or DEFAULT_FOR)
-    wanted = Maintenance(True, asked.reason or "", for_s, asked.release_id)
+    wanted = Maintenance(True, asked.reason or "", for_s, asked.release_id, asked.restart)
     is_out = True
     if asked.mode == "global":
         ask(socket_path, "PUT", "/v1/maintenance/global", Maintenance, wanted)
@@ -60,9 +61,15 @@ def run(
         _set_local(socket_path, other, wanted)
         where = "this host" if other is None else other.host.hostname
         lines = [f"local maintenance is set: {where} does not start the VM and is being drained"]
+        if asked.restart:
+            place = "here" if other is None else "there"
+            lines.append(
+                f"what cannot be migrated is stopped {place} in order, with the outage of a boot,"
+                " once another host can start it"
+            )
         look = status_of(socket_path) if other is None else other.status
-        place = "here" if other is None else "there"
-        is_out, said = drained(look, WAIT_S if asked.wait else PATIENCE_S, place)
+        patience_s = WAIT_S if asked.wait else PATIENCE_S
+        is_out, said = drained(look, patience_s, asked.host, asked.restart)
         if asked.wait and not is_out and not said:
             said = "whether it is empty is not known: ha-agent why"
         lines += [said] if said else []
@@ -81,6 +88,8 @@ def _check(asked: Asked) -> None:
     wrong = ""
     if asked.release_id and asked.mode != "local":
         wrong = "--release-id belongs to: maintenance local"
+    elif asked.restart and asked.mode != "local":
+        wrong = "--restart belongs to: maintenance local"
     elif asked.wait and asked.mode != "local":
         wrong = "--wait belongs to: maintenance local"
     elif asked.host is not None and asked.mode == "global":

@@ -138,6 +138,7 @@ class Exchange:
             free_mb=memory.free_mb,
             free_huge_mb=memory.free_huge_mb,
             reaches=this_host.agent.reaches(),
+            may_restart=this_host.modes.may_restart,
         )
 
     def _unfit(self, engine: EngineStatus, now_s: float) -> Iterator[Unfit]:

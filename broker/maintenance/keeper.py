@@ -77,7 +77,7 @@ class Keeper:
         """The wanted mode, beginning now."""
         if not wanted.on:
             return None
-        return self._modes.new(owner, wanted.reason, wanted.for_s, wanted.release_id)
+        return self._modes.new(owner, wanted)
 
     def give_back_id(self, now_s: float = 0.0) -> None:
         """Give the host id back once the agent reports this host as empty. In the middle of a

@@ -23,6 +23,7 @@ class _File(msgspec.Struct, frozen=True):
     since_epoch_s: int | None = None
     lasts_s: int | None = None
     release_id: bool = False
+    restart: bool = False
 
 
 def load(path: Path) -> Mode | None:
@@ -36,7 +37,14 @@ def load(path: Path) -> Mode | None:
         return Mode()
     if not kept.on:
         return None
-    return Mode(kept.owner, kept.reason, kept.since_epoch_s, kept.lasts_s, kept.release_id)
+    return Mode(
+        kept.owner,
+        kept.reason,
+        kept.since_epoch_s,
+        kept.lasts_s,
+        kept.release_id,
+        kept.restart,
+    )
 
 
 def save(path: Path, mode: Mode | None) -> None:
@@ -44,6 +52,12 @@ def save(path: Path, mode: Mode | None) -> None:
     kept = _File(False)
     if mode is not None:
         kept = _File(
-            True, mode.owner, mode.reason, mode.since_epoch_s, mode.lasts_s, mode.release_id
+            True,
+            mode.owner,
+            mode.reason,
+            mode.since_epoch_s,
+            mode.lasts_s,
+            mode.release_id,
+            mode.restart,
         )
     write_atomically(path, msgspec.json.encode(kept))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from broker.maintenance import kept as local_mode
 from broker.whiteboard.mode import Countdown, Mode, from_lines, to_lines
-from broker.wire.status import ModeStatus
+from broker.wire.status import Maintenance, ModeStatus
 
 
 class Modes:
@@ -34,10 +34,16 @@ class Modes:
         """Whether this host is in local maintenance, or shuts down."""
         return self.in_force is not None
 
-    def new(self, owner: str, reason: str, for_s: int | None, release_id: bool = False) -> Mode:
-        """A mode that begins now. `for_s`: how long it lasts, None: without an end."""
+    @property
+    def may_restart(self) -> bool:
+        """Whether what cannot be migrated away may be stopped here, for another host to start."""
+        return self.in_force is not None and self.in_force.restart
+
+    def new(self, owner: str, wanted: Maintenance) -> Mode:
+        """The wanted mode, beginning now."""
         # Rounded up: the mode may end a little late, and never early.
-        mode = Mode(owner, reason, math.ceil(self._wall()), for_s, release_id)
+        since_s = math.ceil(self._wall())
+        mode = Mode(owner, wanted.reason, since_s, wanted.for_s, wanted.release_id, wanted.restart)
         return from_lines(to_lines(mode))
 
     def set_local(self, mode: Mode | None, now_s: float) -> None:

@@ -35,13 +35,15 @@ _SAFE = " /:,;@+()!?"
 class Mode:
     """A mode that is set. `since_epoch_s`: UTC seconds since 1970, None when it was not
     written; `lasts_s`: whole seconds from then on, None without an end. `release_id`, of a local
-    mode: the host's id in the lockspace is given back while the mode lasts."""
+    mode: the host's id in the lockspace is given back while the mode lasts. `restart`, of a local
+    mode: a VM that cannot be migrated is stopped, for another host to start it."""
 
     owner: str = ""
     reason: str = ""
     since_epoch_s: int | None = None
     lasts_s: int | None = None
     release_id: bool = False
+    restart: bool = False
 
     def left_s(self, wall_s: float) -> float:
         """What a wall clock leaves of it: 0 up to all of it; infinity without an end."""
@@ -64,6 +66,8 @@ def to_lines(mode: Mode) -> dict[str, str]:
         lines["lasts"] = str(mode.lasts_s)
     if mode.release_id:
         lines["release-id"] = "1"
+    if mode.restart:
+        lines["restart"] = "1"
     return lines
 
 
@@ -75,6 +79,7 @@ def from_lines(lines: Mapping[str, str]) -> Mode:
         since_epoch_s=count(lines.get("since", "")),
         lasts_s=count(lines.get("lasts", "")),
         release_id=lines.get("release-id") == "1",
+        restart=lines.get("restart") == "1",
     )
 
 

@@ -113,12 +113,14 @@ class MeasuredOnWire(Struct, frozen=True):
 
 class Maintenance(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Set or clear a maintenance mode. `for_s`: seconds until it ends by itself, None: never.
-    `release_id`: of the local one: once the VM has left, the host's id is given back."""
+    `release_id`: of the local one: once the VM has left, the host's id is given back. `restart`: of
+    the local one: a VM that cannot be migrated is stopped, for another host to start it."""
 
     on: bool
     reason: Annotated[str, Meta(max_length=REASON_CHARS_MAX)] = ""
     for_s: Annotated[int, Meta(ge=1, le=LASTS_MAX_S)] | None = None
     release_id: bool = False
+    restart: bool = False
 
 
 class HostShutdownStatus(Struct, frozen=True):

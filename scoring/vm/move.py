@@ -11,7 +11,8 @@ Rules of this file:
    further failure, RETRY_MAX_S at most; for LASTING_RETRY_S where the cause does not go away by
    itself. A drain goes on to the next host meanwhile.
 2. A drain that gets nowhere says why, of each host, in libvirt's own words, and what a person can
-   do. It never ends the VM: the VM is well here, and nobody asked for that.
+   do. It ends the VM only where a person asked for that (scoring/vm/restart.py): the VM is well
+   here.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from scoring.hosts.turn import name_of
 from scoring.observation import PeerReport
 from scoring.vm import placement
 from scoring.vm.better_place import better_place
+from scoring.vm.restart import stop_for_start_elsewhere
 from scoring.vm.room import secure
 from scoring.vm.seen import SPEAKS_SEVERAL
 from scoring.vm.state import StateName
@@ -49,7 +51,10 @@ def move(turn: VmTurn) -> StateName | None:
     best = _drain_to(turn, candidates) if draining else _better_place(turn, candidates)
     if best is None:
         return None
+    may_restart = draining and turn.observation.local.may_restart
     if not can_migrate(turn):
+        if may_restart:
+            return stop_for_start_elsewhere(turn, best, "libvirt.migration-uri is not set")
         turn.because(
             Code.MOVE_IMPOSSIBLE,
             f"would move to {best.title}, but libvirt.migration-uri is not set",
@@ -57,6 +62,9 @@ def move(turn: VmTurn) -> StateName | None:
         return None
     tried = candidates if draining else [best]
     left_s = min(pause_s(turn, candidate.host_id) for candidate in tried)
+    if left_s and may_restart and _is_stuck(turn, tried):
+        hosts = [candidate.host_id for candidate in tried]
+        return stop_for_start_elsewhere(turn, best, failures(turn, hosts).removeprefix(": "))
     if left_s:
         _say_failed(turn, tried, left_s)
         return None
@@ -193,17 +201,21 @@ def _say_failed(turn: VmTurn, candidates: list[placement.Candidate], left_s: flo
     """Moves to all of these have failed, and none is tried before `left_s`."""
     hosts = [candidate.host_id for candidate in candidates]
     why = failures(turn, hosts)
-    known = [turn.state.move_problems.get(host) for host in hosts]
-    is_stuck = all(each and (each.lasting or each.tries >= STUCK_TRIES) for each in known)
-    if not (turn.observation.local.maintenance and is_stuck):
+    if not (turn.observation.local.maintenance and _is_stuck(turn, candidates)):
         turn.because(Code.MOVE_DWELL, f"the last migration failed, next try in {left_s:.0f} s{why}")
         return
     turn.because(
         Code.DRAIN_STUCK,
         "local maintenance: the VM runs on here, for it cannot be migrated, next try in "
         f"{left_s:.0f} s (at once: ha-agent migrate; without migration, with an outage: ha-agent "
-        f"vm shutdown, another host then starts it){why}",
+        f"maintenance local --restart, then {candidates[0].title} can start it){why}",
     )
+
+
+def _is_stuck(turn: VmTurn, candidates: list[placement.Candidate]) -> bool:
+    """Whether no time mends what keeps the VM from moving to any of these."""
+    known = [turn.state.move_problems.get(candidate.host_id) for candidate in candidates]
+    return all(each and (each.lasting or each.tries >= STUCK_TRIES) for each in known)
 
 
 def _each(said: list[str]) -> str:

@@ -41,6 +41,7 @@ START_PAUSE_S = 10.0
 
 _S = StateName
 #: States of a machine that has nothing to do while its VM is not here and not missing.
+_STOPPING = frozenset({_S.ENGINE_STOP, _S.ENGINE_FORCE_STOP})
 _IDLE = frozenset({_S.ENGINE_DOWN, _S.LOCAL_MAINTENANCE, _S.GLOBAL_MAINTENANCE})
 
 
@@ -60,7 +61,8 @@ class Several:
 
     `specs`: the VMs in the order in which they are served, the engine among them. `hosts`: this
     host and the live ones. `claims`: those that stand, this host's own among them. `moving`: VMs
-    that are being migrated away from here, or are about to be; `starting`: starts under way here.
+    that are being migrated away from here, or are about to be; `starting`: starts under way here;
+    `stopping`: VMs that are being stopped here.
     """
 
     def __init__(self, turn: HostTurn, states: Mapping[int, VmState]) -> None:
@@ -102,6 +104,7 @@ class Several:
         self._lower = [peer for peer in peers if peer.host_id < self.own_id]
         self.moving = sum(_is_leaving(state, self.own_id) for state in states.values())
         self.starting = sum(s.name is _S.ENGINE_START and s.acting for s in states.values())
+        self.stopping = {number for number, state in states.items() if state.name in _STOPPING}
         self.plan: Plan = NO_PLAN
         if self.missing - {ENGINE}:
             pins = self._pins()
@@ -130,6 +133,14 @@ class Several:
                 host = replace(host, free_mb=host.free_mb - v.memory_mb)
             hosts[claim.host_id] = replace(host, vms=host.vms | {claim.number})
         return hosts
+
+    def between_hosts(self, but: int) -> list[str]:
+        """The names of the other VMs that are being stopped here, or that run nowhere though they
+        have a place."""
+        placed = {
+            number for number in self.missing if number == ENGINE or number in self.plan.order
+        }
+        return [self.specs[n].name for n in sorted(self.stopping | placed) if n != but]
 
     def title(self, host_id: int) -> str:
         """A host for people."""

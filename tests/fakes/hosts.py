@@ -63,6 +63,7 @@ class Host:
     last: Decision | None = None
     alive: bool = True
     maintenance: bool = False
+    may_restart: bool = False
     fails: set[int] = field(default_factory=set)
     speaks: int = 2
     write_fails: bool = False
@@ -97,6 +98,7 @@ class Hosts:
         self.sick: set[int] = set()
         self.slow = False
         self.stubborn: set[int] = set()
+        self.migration_possible = True
         self.arrives_late = False
         self.leftovers: set[int] = set()
         self.forgotten: set[int] = set()
@@ -223,6 +225,7 @@ class Hosts:
             cpu_load=host.load,
             config_up_to_date=True,
             maintenance=host.maintenance,
+            may_restart=host.may_restart,
             lock_driver=host.lock_driver,
             way_out=host.way_out,
             vms=here,
@@ -238,7 +241,7 @@ class Hosts:
             sweep=self.beats,
             global_maintenance=False,
             lockspace_joined=True,
-            migration_possible=True,
+            migration_possible=self.migration_possible,
             outcomes=tuple(host.outcomes),
             specs=tuple(v for n, v in self.specs.items() if n not in self.forgotten),
             registry=1,

@@ -715,7 +715,8 @@ def _global(world: World, host: Host, chance: random.Random) -> Callable[[], Non
 
 
 def _local(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
-    world.set_local_maintenance(host, True)
+    # No draw of chance: the seeds of today stay what they are.
+    world.set_local_maintenance(host, True, restart=world.timeline.now_s % 2 < 1)
 
     def back() -> None:
         if host.local_maintenance_since_s is not None:

@@ -314,6 +314,8 @@ class Host:
         self.sanlock_stopped_until_s = 0.0
         self.stopped_until_s = 0.0
         self.local_maintenance_since_s: float | None = None
+        #: That mode stops what cannot be migrated.
+        self.may_restart = False
         #: What its wall clock is ahead of the right time.
         self.wall_offset_s = 0.0
         #: When its broker was last started under a wall clock that was wrong, or its monotonic

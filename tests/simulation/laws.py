@@ -24,6 +24,8 @@ product's own word.
                     meanwhile whose wall clock is wrong: nobody else may know better)
     healthy         a VM that is healthy, and that its users reach, is not shut down or ended by
                     an agent
+    restarted       but for one on a host whose administrator drains it by a stop and a start: only
+                    after a migration from there has failed, and while another host can start it
     isolated        one that is healthy and that they do not reach is, only after they have not for
                     long, and only where they would reach it on another host
     planned         a host that shuts down stops its VM only where no other host can take it
@@ -225,6 +227,8 @@ class Laws:
             well_s = now_s - max(host.qemus[vm].healthy_from_s, host.sick_until_s)
             if host.going_down_since_s is not None:
                 self._planned(host, name, vm)
+            elif host.may_restart and host.local_maintenance_since_s is not None:
+                self._restarted(host, name, vm)
             else:
                 self._reached(host, name, well_s, vm)
         self._unanswered(host, act)
@@ -287,6 +291,21 @@ class Laws:
             target = self.vms.could_take(host, vm)
         if target is not None and not host.move_failed:
             self.breach("planned", f"{host.name}: {name}, but {target.name} could take the VM")
+
+    def _restarted(self, host: Host, name: str, vm: int) -> None:
+        """A host that is drained by a stop and a start stops its healthy VM."""
+        world = self._world
+        if world.settings.migration and not host.move_failed:
+            self.breach("restarted", f"{host.name}: {name}, but no migration from there has failed")
+        # What was asked to shut down in time is ended later, whatever became of the others.
+        if name == "shut down" and not any(
+            other.power
+            and other.local_maintenance_since_s is None
+            and (world.score_of(other) or 0) > 0
+            for other in world.hosts.values()
+            if other is not host
+        ):
+            self.breach("restarted", f"{host.name}: {name}, but no other host can start the VM")
 
     def _reached(self, host: Host, act: str, well_s: float, vm: int) -> None:
         """An agent shuts down or ends a VM that has been well for so long."""

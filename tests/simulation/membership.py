@@ -82,7 +82,7 @@ def replaced(world: World, host: Host) -> None:
     if host.sanlock_name:
         host.sanlock_name = name_of(f"another machine-id of {host.name}", host.system_uuid)
     host.joined_on_boot, host.freeing_on_file, host.memory_image = 0, None, None
-    host.local_maintenance_since_s = None
+    host.local_maintenance_since_s, host.may_restart = None, False
     world.forget_own_files(host)
     world.tell(host.name, "another machine takes its place")
     host.power_on()

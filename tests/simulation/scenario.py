@@ -797,21 +797,24 @@ class Player:
     def _maintenance(self, step: Step, kind: str, *words: str) -> None:
         if kind not in ("global", "local"):
             raise Misfit(kind, ("global", "local"))
-        rest = [word for word in words if word not in ("for", "release-id", "at")]
+        rest = [word for word in words if word not in ("for", "release-id", "restart", "at")]
         times = [word for word in rest if is_number(word)]
         on_off = [word for word in rest if word in ("on", "off")]
         whos = [word for word in rest if word not in (*times, *on_off)]
         if len(on_off) != 1 or len(times) > 1 or len(whos) > 1:
             raise WrongCount
         is_on, release_id = _yes(on_off[0]), "release-id" in words
+        may_restart = "restart" in words
         lasts_s = int(seconds_of(times[0])) if times else None
         if release_id and (kind == "global" or not is_on):
             raise ValueError("'release-id' belongs to: maintenance local on HOST")
+        if may_restart and (kind == "global" or not is_on):
+            raise ValueError("'restart' belongs to: maintenance local on HOST")
         if lasts_s is not None and not is_on:
             raise ValueError("what is off does not last")
         if kind == "local":
             for host in self._who(*whos or ("all",)):
-                self.world.set_local_maintenance(host, is_on, lasts_s, release_id)
+                self.world.set_local_maintenance(host, is_on, lasts_s, release_id, may_restart)
         elif not whos:
             self.world.set_global_maintenance(is_on, lasts_s)
         elif "at" in words and lasts_s is None:

@@ -148,6 +148,31 @@ def test_healthy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(world, "healthy")
 
 
+def drained_by_a_restart(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner drains by a stop and a start, and its core stops the VM at once."""
+    monkeypatch.setattr(machine, "move", lambda turn: StateName.ENGINE_STOP)
+    world.set_local_maintenance(owner(world), True, restart=True)
+
+
+def test_restarted_where_no_migration_was_tried(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drained_by_a_restart(world, monkeypatch)
+    broken(world, "restarted")
+
+
+def test_restarted_where_no_other_host_can_start_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = owner(world)
+    for other in world.hosts.values():
+        if other is not host:
+            world.set_local_maintenance(other, True)
+    host.move_failed = True
+    drained_by_a_restart(world, monkeypatch)
+    broken(world, "restarted")
+
+
 def test_healthy_where_only_the_other_hosts_do_not_reach_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

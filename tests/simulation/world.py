@@ -1162,16 +1162,22 @@ class World:
         return any(host.wrong_start_s > since_s for host in self.hosts.values())
 
     def set_local_maintenance(
-        self, host: Host, on: bool, lasts_s: int | None = None, release_id: bool = False
+        self,
+        host: Host,
+        on: bool,
+        lasts_s: int | None = None,
+        release_id: bool = False,
+        restart: bool = False,
     ) -> None:
         """The same for one host; nothing where no broker answers."""
         broker = self.brokers.get(host.number)
         if broker is None or host.loop is None:
             self._no_broker(host)
             return
-        mode = broker.keeper.mode(Maintenance(on, "", lasts_s, release_id), "operator")
+        mode = broker.keeper.mode(Maintenance(on, "", lasts_s, release_id, restart), "operator")
         self.timeline.call_within(host.loop, broker.keeper.set_local, mode)
         since_s = host.local_maintenance_since_s = self.timeline.now_s if on else None
+        host.may_restart = restart
         ends = f" for {lasts_s} s" if lasts_s is not None else ""
         self.tell("operator", f"local maintenance of {host.name} {'on' if on else 'off'}{ends}")
         if since_s is not None and lasts_s is not None:

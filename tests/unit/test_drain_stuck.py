@@ -16,12 +16,14 @@ from agent.commands import drained as watch
 from agent.commands.drained import drained as drained_answer
 from agent.commands.maintenance import Asked, status_of
 from agent.commands.maintenance import run as maintain
+from agent.terminal.errors import CommandError
 from broker.broker import Broker
 from broker.daemon.exit_codes import ExitCode
-from broker.wire.status import EngineSummary, ReasonOnWire, Status
+from broker.maintenance.kept import load as load_mode
+from broker.wire.status import EngineSummary, HostStatus, PenaltyOnWire, ReasonOnWire, Status
 from broker.wire.vms import VmEntry, VmWord
 from scoring.decide import Decision
-from scoring.decision import Code, MigrateVm
+from scoring.decision import Code, MigrateVm, ShutDownVm
 from scoring.observation import (
     HostShutdown,
     Order,
@@ -69,7 +71,8 @@ def test_what_cannot_go_away_is_said_of_each_host_with_what_to_do() -> None:
     assert codes(decision) == [Code.DRAIN_STUCK, Code.ENGINE_HEALTHY]
     text = decision.reasons[0].text
     assert f"host2 (id 2): {CPU}; host3 (id 3): two machines with one UUID" in text
-    assert "next try in 3599 s" in text and "ha-agent vm shutdown" in text
+    assert "next try in 3599 s" in text
+    assert "ha-agent maintenance local --restart, then host2 (id 2) can start it" in text
 
 
 def test_a_host_that_was_not_tried_yet_is_tried_at_once() -> None:
@@ -223,7 +226,7 @@ def test_the_answer_says_why_the_vm_stays(tmp_path: Path, code: str) -> None:
     assert said.startswith("NOT DRAINED: no CPU")
     # Where time may help, or nothing may be touched, nothing else is proposed.
     is_lasting = code in ("drain-stuck", "move-impossible")
-    assert ("ha-agent vm shutdown (on this host) shuts it down in order" in said) is is_lasting
+    assert ("nor could another host start the VM now" in said) is is_lasting
 
 
 def test_the_answer_does_not_wait_for_long(tmp_path: Path) -> None:
@@ -315,7 +318,7 @@ def test_a_host_is_drained_when_every_vm_has_left_it(monkeypatch: pytest.MonkeyP
         False,
         "db is still here; how far that is: ha-agent why",
     )
-    assert drained_answer(looks(at(1, 1)), 0.0, "there") == (
+    assert drained_answer(looks(at(1, 1)), 0.0, "host1") == (
         False,
         "HostedEngine, db are still there; how far that is: ha-agent why",
     )
@@ -324,3 +327,142 @@ def test_a_host_is_drained_when_every_vm_has_left_it(monkeypatch: pytest.MonkeyP
         "HostedEngine has left, and is up on host2; whether db runs here is not known",
     )
     assert drained_answer(looks(at(2, 2))) == (True, ""), "nothing was here"
+
+
+STUCK = (ReasonOnWire("drain-stuck", "no CPU"),)
+
+
+def said_of_a_stuck_drain(*hosts: HostStatus, typed: str | None = None, **changes: Any) -> str:
+    """What the command says where the VM of host 1 cannot be migrated."""
+    seen = status(host(1, local=True), *hosts, reasons=STUCK, **changes)
+    return drained_answer(lambda: seen, 0.0, typed)[1]
+
+
+def test_the_way_out_names_who_can_start_the_vm_and_where_to_type_it() -> None:
+    assert said_of_a_stuck_drain(host(2), host(3)) == (
+        "NOT DRAINED: no CPU; without a migration, with the outage of a boot: ha-agent maintenance "
+        "local --restart stops what cannot be migrated, in order, and host2 or host3 can start the "
+        "VM"
+    )
+    assert "local --restart --host kvm1 stops" in said_of_a_stuck_drain(host(2), typed="kvm1")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"liveness": "silent"},
+        {"score": 0},
+        {"maintenance": True},
+        {"stopped": True},
+        {"penalties": (PenaltyOnWire("memory", 400, "4 GiB are short"),)},
+        {"penalties": (PenaltyOnWire("cannot-start", 3400, "no image"),)},
+    ],
+)
+def test_no_way_out_is_named_where_no_other_host_can_start_the_vm(changes: dict[str, Any]) -> None:
+    said = said_of_a_stuck_drain(host(2, **changes))
+    assert said == "NOT DRAINED: no CPU; nor could another host start the VM now (ha-agent why)"
+
+
+def test_a_vm_of_the_registry_is_started_where_the_plan_says() -> None:
+    def said(order: tuple[int, ...]) -> str:
+        db = msgspec.structs.replace(some_vm(2, "db", 1), order=order)
+        engine = EngineSummary(True, True, 2, "host2")
+        vms = (some_vm(1, "HostedEngine", 2), db)
+        return said_of_a_stuck_drain(host(2), host(3), vms=vms, engine=engine)
+
+    assert "host3 can start db" in said((1, 3))
+    assert "nor could another host start db" in said((1,))
+
+
+def test_what_is_said_of_a_vm_that_stays_is_shown() -> None:
+    db = msgspec.structs.replace(some_vm(2, "db", 1), reason="migrating for 3 s")
+    seen = status(
+        host(1, local=True),
+        host(2),
+        engine=EngineSummary(True, True, 2, "host2"),
+        vms=(some_vm(1, "HostedEngine", 2), db),
+    )
+    assert drained_answer(lambda: seen, 0.0)[1] == (
+        "db is still here (db: migrating for 3 s); how far that is: ha-agent why"
+    )
+
+
+# --- a drain by a stop and a start ----------------------------------------------------------------
+
+
+def restarting(*peers: PeerReport, failed: dict[int, MoveProblem], **observed: Any) -> Decision:
+    """As `drained`, where the administrator said --restart."""
+    return in_state(
+        S.ENGINE_UP,
+        local(UP, maintenance=True, may_restart=True),
+        live=peers or (peer(2), peer(3)),
+        remembered={"move_problems": failed, "move_failed_s": dict.fromkeys(failed, NOW_S - 1.0)},
+        **observed,
+    )
+
+
+def test_with_restart_what_no_host_can_receive_is_stopped() -> None:
+    decision = restarting(failed={2: LASTING, 3: MoveProblem("no route", tries=3)})
+    assert decision.state.engine.name is S.ENGINE_STOP and decision.actions == (ShutDownVm(),)
+    assert codes(decision)[0] is Code.DRAIN_RESTART
+    text = decision.reasons[0].text
+    assert f"host2 (id 2): {CPU}; host3 (id 3): no route" in text
+    assert text.endswith("host2 (id 2) can start it")
+
+
+def test_with_restart_what_may_be_migrated_is() -> None:
+    assert restarting(failed={2: LASTING}).actions == (MigrateVm(3),)
+    decision = restarting(failed={2: LASTING, 3: MoveProblem("no route", tries=2)})
+    assert not decision.actions and codes(decision)[0] is Code.MOVE_DWELL
+
+
+def test_with_restart_nothing_is_stopped_where_nobody_can_start_it() -> None:
+    unfit = (peer(2, score=0), peer(3, memory_short=True), peer(4, maintenance=True))
+    decision = restarting(*unfit, failed=dict.fromkeys((2, 3, 4), LASTING))
+    assert not decision.actions and codes(decision)[0] is Code.DRAIN_WAITING
+    # In global maintenance nothing is stopped, whoever could take it.
+    decision = restarting(failed={2: LASTING, 3: LASTING}, global_maintenance=True)
+    assert not decision.actions
+
+
+def test_with_restart_migration_need_not_be_set_up() -> None:
+    decision = restarting(failed={}, migration_possible=False)
+    assert decision.state.engine.name is S.ENGINE_STOP
+    assert "libvirt.migration-uri is not set" in decision.reasons[0].text
+
+
+def test_restart_is_of_a_drain_alone() -> None:
+    """A host that is not in local maintenance stops nothing for it, whatever its file says."""
+    decision = in_state(
+        S.ENGINE_UP,
+        local(UP, may_restart=True, cpu_load=0.9, network=0.5),
+        live=(peer(2),),
+        remembered={
+            "better_since_s": NOW_S - 100,
+            "move_failed_s": {2: NOW_S - 10},
+            "move_problems": {2: LASTING},
+        },
+    )
+    assert not decision.actions and codes(decision)[0] is Code.MOVE_DWELL
+
+
+def test_restart_is_asked_for_with_local_alone() -> None:
+    for mode in ("global", "none"):
+        with pytest.raises(CommandError, match="--restart belongs to: maintenance local"):
+            maintain("/no/socket", Asked(mode, restart=True))
+
+
+def test_that_restart_was_asked_for_reaches_the_agent_and_survives_the_broker(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def test(broker: Broker, path: str, session: aiohttp.ClientSession) -> None:
+        await asyncio.to_thread(maintain, path, Asked("local", "1h", restart=True))
+        now_s = asyncio.get_running_loop().time()
+        assert broker.view(now_s).local.may_restart
+        mode = load_mode(next(tmp_path.rglob("local-maintenance.json")))
+        assert mode is not None and mode.restart and mode.lasts_s == 3600
+        await asyncio.to_thread(maintain, path, Asked("local", "1h"))
+        assert not broker.view(now_s).local.may_restart
+
+    served(tmp_path, test)
+    assert "what cannot be migrated is stopped here in order" in capsys.readouterr().out

@@ -125,6 +125,18 @@ def test_a_host_that_is_drained_hands_its_vms_over_two_at_a_time() -> None:
     assert [moved for _, moved, _, _ in hosts.moves][:3] == [1, 6, 5]
 
 
+def test_a_host_that_is_drained_by_stops_stops_one_vm_after_the_other() -> None:
+    hosts = Hosts((vm(2, priority=90), vm(3)), {1: 16384, 2: 16384})
+    for number in (1, 2, 3):
+        hosts.put(number, 1)
+    hosts.run(10)
+    hosts.hosts[1].maintenance = hosts.hosts[1].may_restart = True
+    hosts.migration_possible = False
+    hosts.run(60)
+    assert hosts.where() == {1: 2, 2: 2, 3: 2} and hosts.moves == []
+    assert [number for _, number, _ in hosts.starts] == [2, 1, 3]
+
+
 def test_at_rest_nothing_moves() -> None:
     hosts = Hosts(tuple(vm(n, 512 * n) for n in range(2, 8)), {1: 16384, 2: 16384, 3: 12288})
     hosts.run(60)
