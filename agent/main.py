@@ -9,6 +9,7 @@ import sys
 from typing import NoReturn
 
 from agent import verbs as table
+from agent.terminal import hanging
 from broker.daemon.command_line import Parser
 from broker.daemon.errors import HaError, why
 from broker.daemon.exit_codes import ExitCode
@@ -52,6 +53,8 @@ def main() -> NoReturn:
         complete(parser)
     arguments = parser.parse_args()
     as_json = arguments.json or getattr(arguments, "json_here", False)
+    if arguments.verb != "run":  # the agent has a deadline for each of its calls
+        _in_child(as_json)
     try:
         code = _run(parser, arguments, as_json)
         sys.stdout.flush()
@@ -62,6 +65,17 @@ def main() -> NoReturn:
         sys.stderr.close()
         code = ExitCode.OK
     sys.exit(code)
+
+
+def _in_child(as_json: bool) -> None:
+    """Returns in a child process, which goes on; ends the parent as the child ends, or once that
+    hangs."""
+    try:
+        code = hanging.run_in_child()
+    except hanging.CommandHangs as error:
+        code = _say(error.code, error.json_code, str(error), as_json)
+    if code is not None:
+        hanging.end(code)
 
 
 def _run(parser: Parser, arguments: argparse.Namespace, as_json: bool) -> int:

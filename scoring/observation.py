@@ -245,13 +245,15 @@ class DomainDisarmed:
 @dataclass(frozen=True, slots=True)
 class VmMigrationEnded:
     """MigrateVm is over. `ok`: the VM runs at the target. `lasting`: it failed for a cause that
-    does not go away by itself, such as a CPU that the target has not."""
+    does not go away by itself, such as a CPU that the target has not. `everywhere`: and that is the
+    same whatever the target, such as a disk on a file system that libvirt migrates nothing on."""
 
     target: int
     ok: bool
     detail: str = ""
     lasting: bool = False
     vm: int = 1
+    everywhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,13 +25,13 @@ LOOK_S = 0.25
 LOOK_OTHER_S = 1.0
 #: After a move the VM shows up on its new host within this time.
 HANDED_OVER_S = 10.0
-#: The same after a stop, when another host starts it.
+#: After a stop it shows up on the host that starts it within this time.
 RESTARTED_S = 60.0
 #: Reasons of the agent that end the watch: a VM stays, at least for now.
 _STAYS = frozenset({"drain-stuck", "drain-waiting", "move-impossible", "global-maintenance"})
 #: Those of them that no time mends: the VM cannot be migrated.
 _NO_MIGRATION = frozenset({"drain-stuck", "move-impossible"})
-#: What forbids a host to start the VM at any score: these names of penalties.
+#: Penalties that forbid a host to start the VM, at any score.
 _UNFIT = frozenset({"memory", "lock-driver", *Obstacle})
 #: So many hosts that could start a VM are named.
 NAMED_MAX = 3
@@ -53,7 +53,7 @@ def _way_out(status: Status, vms: list[str], host: str | None) -> str:
 
 
 def _why_here(status: Status, vms: list[str]) -> str:
-    """What is said of VMs of the registry that stay, to follow a sentence."""
+    """The reasons of those VMs of the registry, to follow a sentence."""
     said = [f"{vm.name}: {vm.reason}" for vm in status.vms[1:] if vm.name in vms and vm.reason]
     return f" ({'; '.join(said)})" if said else ""
 

@@ -206,7 +206,11 @@ class LibvirtHypervisor:
         except libvirt.libvirtError as error:
             if self._cancelled:
                 return VmMigrationEnded(target, False, self._cancelled)
-            return VmMigrationEnded(target, False, f"libvirt: {sentence(error)}", is_lasting(error))
+            # libvirt here judges the disks, whatever the target.
+            is_of_disks = error.get_error_code() == libvirt.VIR_ERR_MIGRATE_UNSAFE
+            which = "; which disk, and why: ha-agent doctor --storage" if is_of_disks else ""
+            text = f"libvirt: {sentence(error)}{which}"
+            return VmMigrationEnded(target, False, text, is_lasting(error), everywhere=is_of_disks)
         finally:
             self._moving, self._cancelled = False, ""
             moving.cancel()

@@ -128,5 +128,6 @@ def _moved(state: VmState, outcome: VmMigrationEnded, now_s: float) -> VmState:
         failed_s[target] = now_s
         before = state.move_problems.get(target)
         tries = 1 if before is None else before.tries + 1
-        problems[target] = MoveProblem(outcome.detail or "no reason", outcome.lasting, tries)
+        why = outcome.detail or "no reason"
+        problems[target] = MoveProblem(why, outcome.lasting, tries, outcome.everywhere)
     return replace(state, move_failed_s=failed_s, move_problems=problems)

@@ -9,7 +9,7 @@ Rules of this file:
 
 1. A host to which a move failed is left alone for `migrate_retry`, twice as long after each
    further failure, RETRY_MAX_S at most; for LASTING_RETRY_S where the cause does not go away by
-   itself. A drain goes on to the next host meanwhile.
+   itself. A drain goes on to the next host meanwhile, unless the cause is the same everywhere.
 2. A drain that gets nowhere says why, of each host, in libvirt's own words, and what a person can
    do. It ends the VM only where a person asked for that (scoring/vm/restart.py): the VM is well
    here.
@@ -120,11 +120,12 @@ def _better_place(
 
 def pause_s(turn: VmTurn, target: int) -> float:
     """How long a host is left alone after a move there failed; 0: not at all."""
-    failed_s = turn.state.move_failed_s.get(target)
+    host = _problem_at(turn, target)
+    failed_s = turn.state.move_failed_s.get(host)
     if failed_s is None:
         return 0.0
     retry_s = turn.rules.timing.migrate_retry
-    known = turn.state.move_problems.get(target)
+    known = turn.state.move_problems.get(host)
     if known is not None:
         doubled_s = retry_s * 2.0 ** min(known.tries - 1, 10)
         longest_s = max(retry_s, LASTING_RETRY_S if known.lasting else RETRY_MAX_S)
@@ -132,9 +133,21 @@ def pause_s(turn: VmTurn, target: int) -> float:
     return max(0.0, failed_s + retry_s - turn.now_s)
 
 
+def _problem_at(turn: VmTurn, target: int) -> int:
+    """The host whose failed move counts for that target: its own, else one whose cause is the same
+    everywhere."""
+    known = turn.state.move_problems
+    if target in known:
+        return target
+    return next((host for host, problem in known.items() if problem.everywhere), target)
+
+
 def failures(turn: VmTurn, hosts: Iterable[int]) -> str:
     """Why the last moves to these hosts failed, to follow a sentence; empty where none did."""
     known = turn.state.move_problems
+    for problem in known.values():
+        if problem.everywhere:
+            return f": to any host: {problem.why}"
     names = {peer.host_id: name_of(peer) for peer in turn.observation.peers}
     failed = [host for host in hosts if host in known]
     return _each([f"{names.get(host, f'host {host}')}: {known[host].why}" for host in failed])
@@ -214,7 +227,8 @@ def _say_failed(turn: VmTurn, candidates: list[placement.Candidate], left_s: flo
 
 def _is_stuck(turn: VmTurn, candidates: list[placement.Candidate]) -> bool:
     """Whether no time mends what keeps the VM from moving to any of these."""
-    known = [turn.state.move_problems.get(candidate.host_id) for candidate in candidates]
+    problems = turn.state.move_problems
+    known = [problems.get(_problem_at(turn, candidate.host_id)) for candidate in candidates]
     return all(each and (each.lasting or each.tries >= STUCK_TRIES) for each in known)
 
 

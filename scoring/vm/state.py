@@ -112,11 +112,12 @@ class OrderAnswer:
 @dataclass(frozen=True, slots=True)
 class MoveProblem:
     """Why the last moves of our own to a host failed: so many in a row, the last one for `why`;
-    `lasting`: see VmMigrationEnded."""
+    `lasting`, `everywhere`: see VmMigrationEnded."""
 
     why: str
     lasting: bool = False
     tries: int = 1
+    everywhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)

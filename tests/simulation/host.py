@@ -247,6 +247,8 @@ class Host:
         self.keeps_orphans = False
         #: Its libvirt refuses the VM's migration, for its CPU is another one.
         self.refuses_moves = False
+        #: Its libvirt migrates the VM to nobody, for the disks lie where it migrates none.
+        self.migrates_nothing = False
         self._guests = self._libvirt_stops = 0
         #: How the last QEMU of each VM ended here.
         self.last_ends: dict[int, tuple[VmStatus, str]] = {}

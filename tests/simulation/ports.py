@@ -123,6 +123,7 @@ CANCELLED = "libvirt: operation aborted: migration out: canceled by client"
 _MIGRATION_URI = "qemu+tls://{host}/system"
 _takes = asyncio.sleep
 #: What libvirt says of a migration that it refuses for the target's CPU.
+UNSAFE_DISKS = "libvirt: Unsafe migration: Migration without shared storage is unsafe"
 OTHER_CPU = "the VM's CPU cannot be had there: unsupported configuration"
 
 
@@ -1064,6 +1065,9 @@ class SimHypervisor:
         if why := await self._libvirt("migrating the VM", MIGRATE_DEADLINE_S):
             return VmMigrationEnded(target, False, why)
         await _takes(0.1)
+        if self._host.migrates_nothing:
+            self._host.move_failed = True
+            return VmMigrationEnded(target, False, UNSAFE_DISKS, lasting=True, everywhere=True)
         there = self._world.named(hostname)
         if there is not None and there.refuses_moves:
             self._host.move_failed = True

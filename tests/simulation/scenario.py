@@ -226,6 +226,7 @@ SETTINGS = (
     "own-check",
     "orphans",
     "receives",
+    "migrates",
     "autostart",
     "guest-boot",
     "host-boot",
@@ -867,6 +868,8 @@ class Player:
                     host.keeps_orphans = _yes(value)
                 case "receives":
                     host.refuses_moves = not _yes(value)
+                case "migrates":
+                    host.migrates_nothing = not _yes(value)
                 case "autostart":
                     host.autostart = _yes(value)
                 case "own-check":

@@ -6,9 +6,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,66 +19,15 @@ from agent.storage.mounts import Mount
 from agent.terminal.errors import CommandError
 from broker.config.load import load
 from broker.daemon.exit_codes import ExitCode
+from tests.fakes.hanging_storage import hanging_storage
 from tests.unit import commands
-
-#: A file system with one folder of the backing one, until it is stopped.
-FUSE = """
-import os, sys
-os.environ["FUSE_LIBRARY_NAME"] = "fuse3"
-import mfusepy
-
-class Through(mfusepy.Operations):
-    def getattr(self, path, fh=None):
-        found = os.lstat(sys.argv[1] + path)
-        names = ("st_mode", "st_nlink", "st_size", "st_uid", "st_gid")
-        return {name: getattr(found, name) for name in names}
-
-    def readdir(self, path, fh):
-        return [".", "..", *os.listdir(sys.argv[1] + path)]
-
-    def open(self, path, flags):
-        return os.open(sys.argv[1] + path, os.O_RDWR)
-
-    def read(self, path, size, offset, fh):
-        return os.pread(fh, size, offset)
-
-mfusepy.FUSE(Through(), sys.argv[2], foreground=True, direct_io=True)
-"""
 
 
 @pytest.fixture
 def hanging(site: Path, tmp_path: Path) -> Iterator[Path]:
     """A configuration whose volumes lie on a FUSE file system that does not answer any more."""
-    backing, place = tmp_path / "backing", tmp_path / "mount"
-    backing.mkdir()
-    place.mkdir()
-    for name in ("whiteboard", "leases"):
-        (tmp_path / name).rename(backing / name)
-    program = tmp_path / "through.py"
-    program.write_text(FUSE)
-    process = subprocess.Popen(
-        [sys.executable, str(program), str(backing), str(place)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    for _ in range(200):
-        if f" {place} " in Path("/proc/self/mounts").read_text() or process.poll() is not None:
-            break
-        time.sleep(0.05)
-    if process.poll() is not None:
-        pytest.skip("no FUSE here")
-    text = site.read_text()
-    for name in ("whiteboard", "leases"):
-        text = text.replace(f'"{tmp_path}/{name}"', f'"{place}/{name}"')
-    site.write_text(text)
-    process.send_signal(signal.SIGSTOP)
-    try:
+    with hanging_storage(site, tmp_path):
         yield site
-    finally:
-        process.send_signal(signal.SIGCONT)
-        subprocess.run(["umount", "-l", str(place)], check=False)
-        process.kill()
-        process.wait()
 
 
 def findings(config: Path, *words: str) -> list[dict[str, Any]]:

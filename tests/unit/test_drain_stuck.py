@@ -134,6 +134,22 @@ def test_what_an_operator_ordered_counts_for_nothing() -> None:
     assert not moved(ended(False, detail="no"), order=order).state.engine.move_problems
 
 
+UNSAFE = MoveProblem("no shared storage", lasting=True, everywhere=True)
+
+
+def test_what_is_the_same_everywhere_is_tried_once_and_said_at_once() -> None:
+    outcome = ended(False, detail="no shared storage", lasting=True, everywhere=True)
+    assert moved(outcome).state.engine.move_problems == {2: UNSAFE}
+    peers = tuple(peer(host) for host in range(2, 10))
+    decision = drained(*peers, failed={2: UNSAFE})
+    assert not decision.actions and codes(decision)[0] is Code.DRAIN_STUCK
+    assert decision.reasons[0].text.endswith("can start it): to any host: no shared storage")
+    assert drained(*peers, failed={2: UNSAFE}, ago_s=LASTING_RETRY_S).actions == (MigrateVm(2),)
+    # A host has its own cause where it was tried.
+    both = drained(peer(2), peer(3), failed={2: UNSAFE, 3: MoveProblem("no route")}, ago_s=RETRY)
+    assert both.actions == (MigrateVm(3),)
+
+
 def test_a_host_that_was_away_may_have_been_mended() -> None:
     known = {2: LASTING, 3: LASTING}
     decision = in_state(

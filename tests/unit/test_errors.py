@@ -111,6 +111,12 @@ def test_no_error_of_the_language_is_raised_but_where_it_is_taken() -> None:
     assert set(BARE) - found == set(), "mended: take it off the list"
 
 
+@pytest.fixture
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.terminal.hanging.run_in_child", lambda: None)
+
+
+@pytest.mark.usefixtures("_in_this_process")
 @pytest.mark.parametrize(
     ("error", "code", "json_code"),
     [
@@ -140,6 +146,7 @@ def test_an_error_that_no_command_takes_is_one_line_all_the_same(
     assert json.loads(out)["error"] == {"code": json_code, "message": "host3 cannot be read"}
 
 
+@pytest.mark.usefixtures("_in_this_process")
 def test_a_file_that_a_command_needs_and_that_is_not_there_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -287,3 +287,21 @@ def test_the_question_whether_it_could_has_a_deadline(monkeypatch: pytest.Monkey
     found = asyncio.run(made.ask_path(2, "host2"))
     released.set()
     assert not found.ok and "has not answered" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("code", "everywhere"),
+    [(libvirt.VIR_ERR_MIGRATE_UNSAFE, True), (libvirt.VIR_ERR_CPU_INCOMPATIBLE, False)],
+)
+def test_what_libvirt_here_has_against_the_disks_holds_for_any_target(
+    code: int, everywhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refuses(Domain):
+        def migrateToURI3(self, uri: str, given: dict[str, Any], flags: int) -> None:  # noqa: N802
+            error = libvirt.libvirtError("refused")
+            error.err = (code, libvirt.VIR_FROM_QEMU, "its own words", 2, None, None, None, 0, 0)
+            raise error
+
+    ended = asyncio.run(on(Refuses(), monkeypatch).migrate(2, "host2"))
+    assert (ended.ok, ended.lasting, ended.everywhere) == (False, True, everywhere)
+    assert ("ha-agent doctor --storage" in ended.detail) is everywhere

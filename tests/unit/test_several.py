@@ -134,7 +134,9 @@ def test_a_host_that_is_drained_by_stops_stops_one_vm_after_the_other() -> None:
     hosts.migration_possible = False
     hosts.run(60)
     assert hosts.where() == {1: 2, 2: 2, 3: 2} and hosts.moves == []
-    assert [number for _, number, _ in hosts.starts] == [2, 1, 3]
+    assert [number for _, number, _ in hosts.starts] == [1, 2, 3]
+    at_s = [at_s for at_s, _, _ in hosts.starts]
+    assert at_s[0] < at_s[1] < at_s[2]
 
 
 def test_at_rest_nothing_moves() -> None:
