@@ -78,10 +78,21 @@ def troubles(status: Status) -> Iterator[str]:
             yield f"{vm.name} is down (ha-agent why {vm.name})"
         elif vm.up and vm.healthy is False and vm.state == "up":
             yield f"{vm.name} is not healthy{why} (ha-agent why {vm.name})"
+        if vm.differs:
+            yield f"{vm.name} {_differs(vm)}"
         if vm.refused:
             yield f"{vm.name} cannot be started on this host: {vm.refused}"
     yield from (f"{each.text} (ha-agent why {each.name})" for each in status.short)
     yield from (each.text for each in status.n_plus_1)
+
+
+def _differs(vm: VmEntry) -> str:
+    """In what a VM runs unlike its definition, and what that means."""
+    what = "; ".join(vm.differences) or f"{', '.join(vm.differs)} (ha-agent why {vm.name} there)"
+    return (
+        f"on {vm.hostname} is not as its definition says: {what}. Its next start takes the"
+        f" definition; to keep what runs: ha-agent vm define {vm.name} --from-running there"
+    )
 
 
 def next_lines(status: Status) -> Iterator[str]:

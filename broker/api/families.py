@@ -62,6 +62,7 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("vm_up", "Some host has this VM up.", "vm"),
     _gauge("vm_healthy", "And its health is good.", "vm"),
     _gauge("vm_host_id", "Id of the host that has it up, 0 for none.", "vm"),
+    _gauge("vm_unlike_definition", "It runs unlike its definition.", "vm"),
     _gauge("vms_without_place", "VMs that are to run and that no host has the room for."),
     _gauge(
         "n_plus_1_short_bytes",

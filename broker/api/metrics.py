@@ -41,7 +41,7 @@ from broker.vm.domain_facts import Differs
 from broker.wire.status import HostStatus, Status
 from scoring.hosts.liveness import Liveness
 from scoring.vm.state import StateName
-from scoring.vm_facts import Obstacle, VmStatus, Want
+from scoring.vm_facts import ENGINE, Obstacle, VmStatus, Want
 
 MIB = 2**20
 #: Two scrapes within this time get the same text: a client that scrapes in a loop costs little.
@@ -286,6 +286,8 @@ def _vms(sheet: _Sheet, status: Status) -> None:
         sheet.put("vm_healthy", vm.healthy, vm.name)
         nowhere = 0 if vm.up is False else None
         sheet.put("vm_host_id", vm.host if vm.up else nowhere, vm.name)
+        if vm.number != ENGINE:
+            sheet.put("vm_unlike_definition", bool(vm.differs) if vm.up else None, vm.name)
     if len(status.vms) < 2:
         return
     sheet.put("vms_without_place", len(status.short))
@@ -301,6 +303,7 @@ _OF_VMS = (
     "vm_up",
     "vm_healthy",
     "vm_host_id",
+    "vm_unlike_definition",
     "vms_without_place",
     "n_plus_1_short_bytes",
 )

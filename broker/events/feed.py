@@ -73,6 +73,7 @@ class EventFeed:
         self._look_at_slots(hosts)
         self._look_at_this_host(now_s)
         self.detector.vms.look(self._this_host.vms.here(now_s))
+        self.detector.vms.differences(self._this_host.vms.differences)
         self._remember(now_s)
 
     def _glances(self, now_s: float) -> dict[int, HostGlance]:

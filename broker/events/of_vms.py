@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from broker.events.notice import FactValue, Notice
+from broker.vm.domain_facts import Difference, Differs
 from broker.wire.exchange import Report, VmReportOnWire
 from broker.wire.kinds import Kind
 from scoring.vm.state import StateName
@@ -35,6 +36,7 @@ class VmEvents:
         #: By number, whether it is up here, and whether it has been healthy since it came up.
         self._up: dict[int, bool] = {}
         self._well: set[int] = set()
+        self._differs: dict[int, dict[tuple[Differs, str], Difference]] = {}
 
     def reported(self, report: Report) -> None:
         """Take in the agent's report. A VM that the report before did not name had no machine: it
@@ -65,6 +67,23 @@ class VmEvents:
         facts["reason"] = "" if first is None else first.text
         facts["code"] = "" if first is None else first.code
         self._say(Kind.STATE_TRANSITION, vm.number, f"{before}-{vm.state}", facts)
+
+    def differences(self, found: Mapping[int, tuple[Difference, ...]]) -> None:
+        """Take in how each VM that runs here differs from its definition; one that is not in it
+        does not run here, which is no news of it."""
+        for number, its in found.items():
+            before = self._differs.get(number, {})
+            now = self._differs[number] = {(each.code, each.what): each for each in its}
+            for (code, what), each in now.items():
+                if (code, what) not in before:
+                    facts = {"code": code.value, "where": "running", "what": what}
+                    facts |= {"recorded": each.recorded, "found": each.found, "held": ""}
+                    detail = f"{self._named(number)}: {each}"
+                    self._say(Kind.VM_DIFFERS, number, detail, facts)
+            for code, what in sorted(before.keys() - now.keys()):
+                facts = {"code": code.value, "where": "running", "what": what}
+                detail = f"{self._named(number)}: {what} is as recorded again"
+                self._say(Kind.VM_AS_RECORDED, number, detail, facts)
 
     def look(self, here: Iterable[VmHere]) -> None:
         """Take in the samples of a beat. What is unknown changes nothing."""

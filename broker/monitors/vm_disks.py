@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether a VM of the registry that runs here still has the disks of its definition.
+"""Whether a VM of the registry that runs here still is as its definition says: its disks above all.
 
 A snapshot, a block job or a hot-plugged disk changes the running VM and not its record: a start
 elsewhere would boot an old disk. So what runs is compared, every LOOK_EVERY_S, in a thread and over
@@ -17,7 +17,7 @@ import libvirt
 from broker.daemon.foreign import sentence
 from broker.daemon.worker import Hung, Worker
 from broker.vm import domain_facts
-from broker.vm.domain_facts import Differs
+from broker.vm.domain_facts import Difference, Differs
 from broker.vm.errors import BadDomain
 from broker.whiteboard.vm_lines import Differing
 
@@ -35,9 +35,17 @@ class Asked:
     generation: int
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """`disks`: why a start would boot other disks, "": it would not. `differences`: all of them."""
+
+    disks: str = ""
+    differences: tuple[Difference, ...] = ()
+
+
 class DisksLook:
-    """`found`: by number, the VMs whose disks differ; a VM that could not be looked at stays as it
-    was, and a VM that was not asked for is not in it."""
+    """By number, the VMs whose disks differ (`found`), and all in which a VM differs (`unlike`). A
+    VM that could not be looked at stays as it was, and one that was not asked for is in neither."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -46,12 +54,14 @@ class DisksLook:
         self._task: asyncio.Task[None] | None = None
         self._looked_s = float("-inf")
         #: By number, the texts that were compared last, and in what they differ.
-        self._compared: dict[int, tuple[tuple[str, str], str]] = {}
+        self._compared: dict[int, tuple[tuple[str, str], Compared]] = {}
         self.found: dict[int, Differing] = {}
+        self.unlike: dict[int, tuple[Difference, ...]] = {}
 
     def look(self, asked: Mapping[int, Asked], now_s: float) -> asyncio.Task[None] | None:
         """Begin a look, where none is under way and one is due."""
         self.found = {number: each for number, each in self.found.items() if number in asked}
+        self.unlike = {number: each for number, each in self.unlike.items() if number in asked}
         if self._task is not None and not self._task.done():
             return None
         if not asked or now_s - self._looked_s < LOOK_EVERY_S:
@@ -68,24 +78,25 @@ class DisksLook:
         except (Hung, libvirt.libvirtError):
             return
         for number, each in asked.items():
-            if (text := differences.get(number)) is None:
+            if (compared := differences.get(number)) is None:
                 continue
-            if text:
-                self.found[number] = Differing(each.generation, text)
+            self.unlike[number] = compared.differences
+            if compared.disks:
+                self.found[number] = Differing(each.generation, compared.disks)
             else:
                 self.found.pop(number, None)
 
     # --- in the thread ----------------------------------------------------------------------
 
-    def _differences(self, asked: Mapping[int, Asked]) -> dict[int, str]:
-        """In what the disks of each VM that runs differ; texts as they were are not read again."""
+    def _differences(self, asked: Mapping[int, Asked]) -> dict[int, Compared]:
+        """In what each VM that runs differs; texts as they were are not read again."""
         before, self._compared = self._compared, {}
         for number, xml in self._texts(asked).items():
             texts = (asked[number].definition, xml)
             known = before.get(number)
-            text = known[1] if known is not None and known[0] == texts else _difference(*texts)
-            self._compared[number] = (texts, text)
-        return {number: text for number, (_, text) in self._compared.items()}
+            found = known[1] if known is not None and known[0] == texts else _compared(*texts)
+            self._compared[number] = (texts, found)
+        return {number: found for number, (_, found) in self._compared.items()}
 
     def _texts(self, asked: Mapping[int, Asked]) -> dict[int, str]:
         """libvirt's XML of each VM that runs."""
@@ -109,11 +120,13 @@ class DisksLook:
         return found
 
 
-def _difference(definition: str, running: str) -> str:
-    """In what the disks differ; "": they do not."""
+def _compared(definition: str, running: str) -> Compared:
+    """In what a VM that runs differs from its definition."""
     try:
         recorded, found = domain_facts.read(definition), domain_facts.read(running)
     except BadDomain as error:
-        return f"what it runs with cannot be compared with its definition: {sentence(error)}"
+        why = f"what it runs with cannot be compared with its definition: {sentence(error)}"
+        return Compared(why)
     differing = domain_facts.differences(recorded, found)
-    return "; ".join(str(each) for each in differing if each.code is Differs.DISKS)
+    disks = "; ".join(str(each) for each in differing if each.code is Differs.DISKS)
+    return Compared(disks, differing)

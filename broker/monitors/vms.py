@@ -35,6 +35,7 @@ from broker.monitors.vm import DomainMonitor
 from broker.monitors.vm_disks import Asked, DisksLook
 from broker.registry.cache import Cached
 from broker.registry.record import VmRecord
+from broker.vm.domain_facts import Difference
 from broker.whiteboard.vm_lines import Differing, Memory
 from broker.wire.status import MigrationStatus
 from scoring.vm_facts import ENGINE, EngineStatus, Health, VmHere, VmStatus
@@ -179,6 +180,11 @@ class VmsMonitor:
     def differing(self) -> Mapping[int, Differing]:
         """The VMs here that run with other disks than their definitions say, by number."""
         return self._disks.found
+
+    @property
+    def unlike(self) -> Mapping[int, tuple[Difference, ...]]:
+        """In what each VM that runs here differs from its definition, by number."""
+        return self._disks.unlike
 
     @property
     def migrations(self) -> Mapping[int, MigrationStatus]:

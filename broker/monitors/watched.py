@@ -13,6 +13,7 @@ from broker.monitors.outside import OutsideMonitor
 from broker.monitors.vms_outside import VmsOutside
 from broker.monitors.way_out import WayOutMonitor
 from broker.registry.cache import Cached
+from broker.vm.domain_facts import Difference
 from broker.whiteboard.vm_lines import Differing, Memory
 from broker.wire.status import MigrationStatus
 from scoring.vm_facts import DomainHere, VmHere
@@ -42,6 +43,9 @@ class VmsSampler(Protocol):
 
     @property
     def differing(self) -> Mapping[int, Differing]: ...
+
+    @property
+    def unlike(self) -> Mapping[int, tuple[Difference, ...]]: ...
 
     @property
     def memory(self) -> Memory: ...

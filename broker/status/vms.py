@@ -28,8 +28,10 @@ class Known:
     """What the entries are made from. `specs`: all VMs, the engine too. `seen`: where each is.
     `since`: by VM, for how long that has been so, and whether it was so before the broker looked.
     `plan`: where those go that are missing; `plans`: by host id, where they would go after its
-    death. `said`: by VM, why this host's agent does what it does
-    about it. `refused`: by VM, why this host cannot start it. `name_of`: a host's name."""
+    death. `said`: by VM, why this host's agent does what it does about it. `refused`: by VM, why
+    this host cannot start it. `differs`: by host id and VM, in what it runs there unlike its
+    definition, and `differences`: by VM, each in a sentence, of those that run here.
+    `name_of`: a host's name."""
 
     specs: tuple[VmSpec, ...]
     seen: Mapping[int, VmSeen]
@@ -39,6 +41,8 @@ class Known:
     plans: Mapping[int, Plan] = field(default_factory=dict)
     said: Mapping[int, str] = field(default_factory=dict)
     refused: Mapping[int, str] = field(default_factory=dict)
+    differs: Mapping[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
+    differences: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     host_id: int = 0
 
 
@@ -84,6 +88,8 @@ def _entry(
         together=spec.together,
         only=spec.only,
         prefer=spec.prefer,
+        differs=() if not place.up or host is None else known.differs.get((host, number), ()),
+        differences=known.differences.get(number, ()) if host == known.host_id else (),
     )
 
 

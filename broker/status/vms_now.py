@@ -20,6 +20,7 @@ from broker.registry.cache import RegistryCache
 from broker.status.vms import Known, n_plus_1, short
 from broker.this_host.facts import ThisHost
 from broker.this_host.place_seen import PlaceSeen
+from broker.whiteboard import vm_lines
 from broker.wire.vms import WithoutPlace
 from scoring.hosts.liveness import Liveness
 from scoring.hosts.look import look
@@ -107,10 +108,27 @@ class VmsNow:
             host_id=self._in_force.host_id,
             refused=dict(cached.damaged),
             said=self._said(now_s),
+            differs=self._differs(),
+            differences={
+                number: tuple(map(str, found))
+                for number, found in self._this_host.vms.differences.items()
+            },
         )
         if several is not None:
             known = replace(known, plan=several.plan)
         return known if plans is None else replace(known, plans=plans[2])
+
+    def _differs(self) -> dict[tuple[int, int], tuple[str, ...]]:
+        """In what each VM runs unlike its definition, by the word of its host."""
+        said = {self._in_force.host_id: self._this_host.vms.unlike}
+        for host_id, report in self._table.members.reports.items():
+            if report.extra_trusted and vm_lines.UNLIKE in report.extra:
+                said[host_id] = vm_lines.unlike_in(report.extra)
+        return {
+            (host_id, number): tuple(sorted(codes))
+            for host_id, vms in said.items()
+            for number, codes in vms.items()
+        }
 
     def _specs(self) -> tuple[VmSpec, ...]:
         specs = {spec.number: spec for spec in self._registry.cached.specs}

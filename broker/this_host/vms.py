@@ -17,6 +17,7 @@ from broker.peers.table import Table
 from broker.registry.cache import RegistryCache
 from broker.this_host.agent_report import AgentReport
 from broker.this_host.vm_sample import SAMPLE_OLD_S
+from broker.vm.domain_facts import Difference, Differs
 from broker.vm.healthy_once import HealthyOnce
 from broker.vm.in_the_way import in_the_way
 from broker.whiteboard import vm_lines
@@ -112,8 +113,18 @@ class VmsHere:
         fit = None if report is None or is_away else report.host_score
         memory, differing = self.memory(), self._differing
         return vm_lines.lines(
-            generation, memory, here, said, claims, elsewhere, now_s, fit, differing
+            generation, memory, here, said, claims, elsewhere, now_s, fit, differing, self.unlike
         )
+
+    @property
+    def unlike(self) -> dict[int, tuple[Differs, ...]]:
+        """In what the VMs that run here differ from their definitions, by number."""
+        return {n: tuple({each.code for each in found}) for n, found in self.differences.items()}
+
+    @property
+    def differences(self) -> Mapping[int, tuple[Difference, ...]]:
+        """Each such difference, by number."""
+        return {} if self._sampler is None else self._sampler.unlike
 
     def read_back(self) -> None:
         """Take in this host's own slot after a good read of the whiteboard."""

@@ -68,6 +68,8 @@ SHOWN = (
     "domain-type",
     "unknown",
     "differs",
+    "unlike",
+    "unlike-*",
     "memory-image",
     "paths",
     "paths-*",

@@ -9,6 +9,8 @@ how they are read from another host, which may have written anything. Pure.
     vms=2:Ug17 5:Mg9>3/240 7:D4 9:X!412
     differ=2:17@41              VM 2, whose last_ran was 17, runs or ran here with other disks than
                                 the definition of generation 41 says
+    unlike=2:DF                 VM 2 runs here with other disks (D) and other firmware (F) than its
+                                definition says; only shown to people
     speaks=2                    the host knows several VMs, and all lines above are there
     reached=2:3/17/1.2/-        VM 2 on host 3, whose last_ran is 17, answered this host's question
                                 of 1.2 s ago as it answers its users; the last is since when it has
@@ -37,11 +39,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from broker.daemon.foreign import whole
+from broker.vm.domain_facts import Differs
 from broker.whiteboard.slot import SCORE_MAX
 from broker.wire.exchange import VmReportOnWire
 from broker.wire.limits import HOST_ID_MAX, VMS_MAX
@@ -63,7 +66,7 @@ from scoring.vm_facts import (
 
 #: The keys of the lines. The sentence of VM 5 stands under "vm-5".
 REGISTRY, MEMORY, CLAIMS, VMS, SPEAKS, SENTENCE = "registry", "mem", "claims", "vms", "speaks", "vm"
-FIT, DIFFER, REACHED = "fit", "differ", "reached"
+FIT, DIFFER, REACHED, UNLIKE = "fit", "differ", "reached", "unlike"
 #: A line of entries; longer ones go on in `vms-2`. The slot cuts a line at 1024 bytes.
 LINE_CHARS_MAX = 1000
 #: More lines of entries than 128 VMs take.
@@ -124,6 +127,16 @@ _ENTRY = re.compile(
     r"(?:>([0-9]{0,4})/([0-9]{1,6}))?(?:!([0-9]{1,6}))?([+-]?)"
 )
 _DIFFER = re.compile(r"([1-9][0-9]{0,2}):([0-9]{1,15})@([0-9]{1,16})")
+_LETTER_OF: Mapping[Differs, str] = {
+    Differs.DISKS: "D",
+    Differs.BLOCK_JOB: "B",
+    Differs.FIRMWARE: "F",
+    Differs.TPM: "T",
+    Differs.DEVICES: "V",
+    Differs.MEMORY: "M",
+    Differs.VCPUS: "C",
+}
+_UNLIKE = re.compile(r"([1-9][0-9]{0,2}):([A-Z]{1,26})")
 _AGE = r"(-|[0-9]{1,6}\.[0-9])"
 _REACHED = re.compile(rf"([1-9][0-9]{{0,2}}):([1-9][0-9]{{0,3}})/([0-9]{{1,15}})/{_AGE}/{_AGE}")
 _CLAIM = re.compile(r"([0-9]{1,3})>([0-9]{1,4})/([0-9]{1,6})")
@@ -175,6 +188,7 @@ def lines(
     now_s: float,
     host_score: int | None = None,
     differing: Mapping[int, Differing] | None = None,
+    unlike: Mapping[int, Collection[Differs]] | None = None,
 ) -> dict[str, str]:
     """The lines of this host's slot; none while it knows no registry (`registry` 0).
 
@@ -200,6 +214,12 @@ def lines(
         DIFFER,
         [f"{n}:{one.last_ran}@{one.generation}" for n, one in sorted((differing or {}).items())],
     )
+    odd = [
+        f"{n}:{''.join(sorted(map(_LETTER_OF.__getitem__, codes)))}"
+        for n, codes in sorted((unlike or {}).items())
+        if codes
+    ]
+    made |= _in_lines(UNLIKE, odd)
     return made | {SPEAKS: str(SPEAKS_SEVERAL)} | sentences
 
 
@@ -342,6 +362,17 @@ def differing_in(extra: Mapping[str, str]) -> dict[int, Differing]:
         parts = _DIFFER.fullmatch(entry)
         if parts is not None and ENGINE < int(parts[1]) <= VMS_MAX:
             found[int(parts[1])] = Differing(int(parts[3]), last_ran=int(parts[2]))
+    return found
+
+
+def unlike_in(extra: Mapping[str, str]) -> dict[int, tuple[Differs, ...]]:
+    """In what the VMs that run on a host differ from their definitions."""
+    found = {}
+    for entry in _entries(extra, UNLIKE):
+        parts = _UNLIKE.fullmatch(entry)
+        if parts is not None and ENGINE < int(parts[1]) <= VMS_MAX:
+            codes = tuple(code for code in Differs if _LETTER_OF[code] in parts[2])
+            found[int(parts[1])] = codes
     return found
 
 

@@ -41,8 +41,9 @@ class VmEntry(Struct, frozen=True):
     say. `target`: the host that it is being migrated to. `barred`: by host id, how many seconds
     that host does not try to start it again. `refused`: why this host cannot start it as it is
     defined; empty: it can. `order`: the hosts that may take it, the first one first: now, while it
-    is missing, else after the death of its host. `after`, `apart`, `together`: numbers of VMs;
-    `only`, `prefer`: host ids, as the registry has them."""
+    is missing, else after the death of its host. `differs`: in what it runs unlike its definition,
+    as reason codes; `differences`: each in a sentence, where it runs on this host. `after`,
+    `apart`, `together`: numbers of VMs; `only`, `prefer`: host ids, as the registry has them."""
 
     number: int
     name: str
@@ -66,6 +67,8 @@ class VmEntry(Struct, frozen=True):
     together: tuple[int, ...] = ()
     only: tuple[int, ...] = ()
     prefer: tuple[int, ...] = ()
+    differs: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
 
 
 class WithoutPlace(Struct, frozen=True):

@@ -18,6 +18,7 @@ from broker.monitors import MonitorRunner, Sample
 from broker.monitors.watched import Watched
 from broker.registry.cache import Cached, RegistryCache, no_registry
 from broker.registry.record import VmRecord
+from broker.vm.domain_facts import Difference
 from broker.whiteboard.board import Board
 from broker.whiteboard.vm_lines import Differing, Memory
 from broker.wire.exchange import Report
@@ -43,6 +44,7 @@ class FakeVms:
         self.migrations: dict[int, MigrationStatus] = {}
         self.memory = Memory(131_072.0, 98_304.0, 0.0)
         self.differing: dict[int, Differing] = {}
+        self.unlike: dict[int, tuple[Difference, ...]] = {}
         self.watched = Cached()
         self.find(*here)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from broker.monitors import MonitorRunner
 from broker.registry.cache import Cached
+from broker.vm.domain_facts import Difference
 from broker.whiteboard.vm_lines import Differing, Memory
 from broker.wire.status import MigrationStatus
 from scoring.vm_facts import ENGINE, EngineStatus, Health, VmHere, VmStatus
@@ -32,6 +33,7 @@ class SimVmsMonitor:
         self.here: dict[int, VmHere] = {}
         self.migrations: dict[int, MigrationStatus] = {}
         self.differing: dict[int, Differing] = {}
+        self.unlike: dict[int, tuple[Difference, ...]] = {}
         self._known = Cached()
         self._wakes: dict[int, asyncio.Event] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}

@@ -643,3 +643,14 @@ def test_the_engine_has_its_times_and_its_health_check_from_the_configuration(ho
     host.good("define", "engine", host.file(xml("engine-vm")))
     said = host.refused("set", "engine", "stop-grace=60", "health=guest-agent")
     assert "11 ha-agent: health, stop-grace" in said and "timing.stop-grace" in said
+
+
+def test_state_on_the_hosts_own_disk_is_said_when_a_vm_is_added(host: Host) -> None:
+    tpm = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
+    text = xml("win", devices=tpm).replace("<os>", "<os firmware='efi'>")
+    said = host.good("add", host.file(text))
+    assert "firmware nvram in /var/lib/libvirt/qemu/nvram/win_VARS.fd: another host starts" in said
+    assert f"TPM state in /var/lib/libvirt/swtpm/{host.records()[2].uuid}" in said
+    shared = f"<nvram>{host.shared}/win.fd</nvram></os>"
+    text = xml("lin").replace("<os>", "<os firmware='efi'>").replace("</os>", shared)
+    assert "nvram" not in host.good("add", host.file(text))

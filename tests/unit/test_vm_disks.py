@@ -10,11 +10,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.status.vms_text import troubles
 from broker.broker import Broker
+from broker.events.notice import Notice
+from broker.events.of_vms import VmEvents
 from broker.monitors.vm_disks import Asked, DisksLook
 from broker.registry.record import Definition, VmRecord
-from broker.whiteboard.vm_lines import DIFFER, Differing, differing_in
+from broker.vm.domain_facts import Difference, Differs
+from broker.whiteboard.vm_lines import DIFFER, UNLIKE, Differing, differing_in, unlike_in
 from broker.wire.exchange import Report, VmReportOnWire
+from broker.wire.kinds import Kind
 from scoring.vm_facts import EngineStatus, Health, Obstacle, VmHere, VmStatus
 from tests.fakes.broker import FakeVms, make_broker, record, registry_of, report
 from tests.fakes.slot_store import MemoryVolume
@@ -144,5 +149,75 @@ def test_what_runs_is_compared_with_the_definition() -> None:
         await task
         assert look.found == {}
         assert look.look({}, 30.0) is None
+        assert look.unlike == {}
 
     asyncio.run(run())
+
+
+def test_firmware_tpm_and_memory_are_compared_as_well_and_hold_nothing_back() -> None:
+    async def run() -> None:
+        look = DisksLook("test:///default")
+        uuid = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+        definition = (
+            f"<domain type='test'><name>test</name><uuid>{uuid}</uuid>"
+            "<memory unit='GiB'>4</memory><os><type>hvm</type>"
+            "<loader type='pflash'>/usr/share/OVMF.fd</loader><nvram>/shared/db.fd</nvram></os>"
+            "<devices><disk type='file' device='disk'><driver name='qemu' type='raw'/>"
+            "<source file='/guest/diskimage1'/><target dev='vda'/></disk>"
+            "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm></devices></domain>"
+        )
+        task = look.look({2: Asked(uuid, definition, 5)}, 10.0)
+        assert task is not None
+        await task
+        assert look.found == {}
+        codes = {each.code for each in look.unlike[2]}
+        assert {Differs.FIRMWARE, Differs.TPM, Differs.MEMORY} <= codes
+        assert Differs.DISKS not in codes
+
+    asyncio.run(run())
+
+
+FIRMWARE = Difference(Differs.FIRMWARE, "nvram", "/shared/db.fd", "/var/lib/libvirt/db.fd")
+TPM = Difference(Differs.TPM, "tpm", "", "tpm-crb")
+
+
+def test_every_host_says_in_what_a_vm_is_unlike_its_definition(tmp_path: Path) -> None:
+    async def run() -> None:
+        volume = MemoryVolume()
+        one, vms = host(tmp_path, volume, 1, VmHere(UP, 9.5, number=2))
+        two, _ = host(tmp_path, volume, 2, VmHere(DOWN, 9.5, number=2))
+        vms.unlike = {2: (FIRMWARE, TPM)}
+        one.take_report(ran(17), 9.0)
+        for now_s in (10.0, 11.0):
+            await one.beat(now_s)
+            await two.beat(now_s)
+        assert obstacles(two, 11.0) == []
+        there, here = two.status(11.0).vms[1], one.status(11.0).vms[1]
+        assert there.differs == here.differs == ("firmware-differs", "tpm-differs")
+        assert (there.differences, here.differences) == ((), (str(FIRMWARE), str(TPM)))
+        (said,) = (line for line in troubles(one.status(11.0)) if "definition" in line)
+        assert "nvram: recorded /shared/db.fd" in said and "--from-running" in said
+        (said,) = (line for line in troubles(two.status(11.0)) if "definition" in line)
+        assert "firmware-differs, tpm-differs" in said
+
+    asyncio.run(run())
+
+
+def test_a_notice_says_in_what_a_vm_differs_once_and_when_it_no_longer_does() -> None:
+    said: list[Notice] = []
+    events = VmEvents(said.append, "host1", {})
+    events.names = {2: "db"}
+    for found in ({2: (FIRMWARE,)}, {2: (FIRMWARE,)}, {}, {2: (FIRMWARE, TPM)}, {2: (TPM,)}):
+        events.differences(found)
+    assert [(each.kind, each.facts["what"], each.facts["vm"]) for each in said] == [
+        (Kind.VM_DIFFERS, "nvram", "db"),
+        (Kind.VM_DIFFERS, "tpm", "db"),
+        (Kind.VM_AS_RECORDED, "nvram", "db"),
+    ]
+
+
+@pytest.mark.parametrize("line", ["", "x", "2:", "1:F", "999:F", "2:f", "2:F:T"])
+def test_any_line_about_what_differs_is_read(line: str) -> None:
+    assert unlike_in({UNLIKE: line}) == {}
+    codes = (Differs.FIRMWARE, Differs.VCPUS)
+    assert unlike_in({UNLIKE: f"{line} 3:CFZ"}) == {3: codes}
