@@ -18,6 +18,7 @@ from broker.config.errors import ConfigError
 from broker.config.load import load
 from broker.config.places import DEFAULT_PATH
 from broker.config.sections import Config
+from broker.daemon import regular_file
 from broker.daemon.atomic_file import write_atomically
 from broker.daemon.errors import why
 from broker.daemon.exit_codes import ExitCode
@@ -70,13 +71,12 @@ class Files:
 def read_text(path: Path) -> str:
     """A file's text; empty where there is no file; CommandError where it cannot be read."""
     try:
-        return path.read_text()
+        return regular_file.read_text(path)
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(
-            ExitCode.FILE, f"{path}: cannot be read: {why(error)}; run as root"
-        ) from None
+        step = "; run as root" if isinstance(error, PermissionError) else ""
+        raise CommandError(ExitCode.FILE, f"{path}: cannot be read: {why(error)}{step}") from None
 
 
 def check_place(path: Path) -> None:

@@ -17,6 +17,7 @@ from agent.status.text import as_text
 from broker.client.quick import BrokerDown, get
 from broker.config.places import changed_s, plainly_named_socket
 from broker.daemon.exit_codes import ExitCode
+from broker.daemon.regular_file import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,8 +120,7 @@ def _plain_socket(config_path: str) -> str | None:
     """The broker's socket, where a plain line of the file names it; None: a full parse is
     needed."""
     try:
-        with open(config_path, encoding="utf-8") as file:  # noqa: PTH123
-            return plainly_named_socket(file.read())
+        return plainly_named_socket(read_text(config_path))
     except (OSError, ValueError):
         return None
 

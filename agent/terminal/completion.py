@@ -12,6 +12,7 @@ from typing import Any
 
 from broker.client.quick import BrokerDown, get
 from broker.config.places import DEFAULT_SOCKET, plainly_named_socket
+from broker.daemon.regular_file import read_text
 
 #: Nobody waits longer at a TAB.
 ASK_TIMEOUT_S = 1.0
@@ -64,8 +65,7 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 def _status(arguments: argparse.Namespace) -> dict[str, Any]:
     """The broker's status; empty where nobody answers in time, or this user may not ask."""
     try:
-        with open(arguments.config, encoding="utf-8") as file:  # noqa: PTH123
-            socket = plainly_named_socket(file.read()) or DEFAULT_SOCKET
+        socket = plainly_named_socket(read_text(arguments.config)) or DEFAULT_SOCKET
         code, raw = get(socket, "/v1/status", ASK_TIMEOUT_S)
         found = json.loads(raw)
     except (OSError, ValueError, BrokerDown):

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from xml.etree import ElementTree
 
 from agent.vm.errors import DefinitionError
 from broker.config.sections import Config, StorageSection
 from broker.daemon.errors import why
 from broker.daemon.foreign import clean, whole
+from broker.daemon.regular_file import read_text
 from broker.registry.record import VmRecord
 
 _MIB_OF_UNIT = {
@@ -54,7 +54,7 @@ def load_definition(config: Config) -> Definition:
     """
     path = config.vm.definition
     try:
-        xml = Path(path).read_text()
+        xml = read_text(path)
     except FileNotFoundError:
         raise DefinitionError(f"vm.definition: {path} is not there") from None
     except (OSError, UnicodeDecodeError) as error:

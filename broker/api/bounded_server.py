@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
 from broker.api.answers import problem
@@ -264,6 +264,8 @@ class _Http(RequestHandler):
             return super().handle_error(request, status, exc, message)
         log.info("%s sent no usable request: %s", request.remote, type(exc).__name__)
         answer = problem(status, HTTPStatus(status).phrase, type(exc).__name__)
+        # aiohttp would name itself, with its version; no hook is asked about an answer like this.
+        answer.headers[hdrs.SERVER] = "ha-agent"
         answer.force_close()
         return answer
 

@@ -17,6 +17,8 @@ from broker.config.explain import explain
 from broker.config.relations import check_relations
 from broker.config.sections import ClusterSection, Config, DaemonSection
 from broker.config.shared import SharedCopy, parsed, read_copy, together
+from broker.daemon.errors import why
+from broker.daemon.regular_file import read_bytes, read_text
 
 
 def socket_path(path: str, warn: Callable[[str], None]) -> str:
@@ -30,7 +32,7 @@ def socket_path(path: str, warn: Callable[[str], None]) -> str:
         return load(path).daemon.socket
     except ConfigError as error:
         try:
-            text = Path(path).read_text(errors="replace")
+            text = read_bytes(path).decode(errors="replace")
         except OSError:
             raise error from None
         named = re.search(r'^socket\s*=\s*"(/[^"]+)"', text, re.MULTILINE)
@@ -51,15 +53,20 @@ class _Places(msgspec.Struct):
 def read_file(path: str) -> dict[str, Any]:
     """The tables of a host's own file; ConfigError."""
     try:
-        return tomllib.loads(Path(path).read_bytes().decode())
+        return tomllib.loads(read_text(path))
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such file: this host is not set up; ha-agent init makes a new cluster,"
             " ha-agent join makes this host a member of one"
         ) from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}; run as root") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        step = "; run as root" if isinstance(error, PermissionError) else ""
+        raise ConfigError(f"{path}: cannot be read: {why(error)}{step}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not TOML: it is no text in UTF-8") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: is not TOML that anybody would write: too deep") from None
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from None
 
 

@@ -21,6 +21,8 @@ from msgspec import Meta, Struct
 from broker.config.cluster_key import KEY_BYTES_MIN, ClusterKey
 from broker.config.errors import ConfigError
 from broker.config.sections import Config
+from broker.daemon.errors import why
+from broker.daemon.regular_file import read_text
 
 _Key = Annotated[str, Meta(pattern=r"^[0-9]{1,4}(/[A-Za-z0-9_-]{1,32})?$")]
 
@@ -209,12 +211,12 @@ def _read_secrets(path: Path, needed_for: str) -> _Secrets:
             )
         if mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IRGRP:
             raise ConfigError(f"{path}: others may read it; chmod 0600 (or 0640) {path}")
-        return msgspec.convert(tomllib.loads(path.read_text()), _Secrets)
+        return msgspec.convert(tomllib.loads(read_text(path)), _Secrets)
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not needed_for:
             return _Secrets()
         raise ConfigError(
-            f"{path}: cannot be read: {error.strerror}; it holds {needed_for or 'passwords'}"
+            f"{path}: cannot be read: {why(error)}; it holds {needed_for or 'passwords'}"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError, msgspec.ValidationError):
         # The text of the error could hold a password.
