@@ -244,26 +244,15 @@ class Agent:
         self._actions.what_ran = view.what_ran
         self._actions.registry = max([view.registry, *(peer.registry for peer in view.peers)])
         self._actions.is_noted = lambda host: _is_noted(view, host)
-        observation = Observation(
-            local=self._local(view),
-            peers=view.peers,
-            storage_good_since_s=view.storage_good_since_s,
-            sweep=view.sweep,
-            global_maintenance=view.global_maintenance,
-            newer_versions=view.newer_versions,
-            lockspace_joined=view.lockspace_joined,
+        seen = view.observed()
+        observation = replace(
+            seen,
+            local=self._local(seen.local),
             fence_devices=self._actions.fence_hosts,
             fence_lease_held=self._actions.fence_held,
             migration_possible=self._migration_possible,
-            fence_log=view.fence_log,
-            order=view.order,
             outcomes=self._actions.take_outcomes(),
             stopping=self._stopping,
-            unsure=view.unsure,
-            announced=view.announced,
-            specs=view.specs,
-            registry=view.registry,
-            own_claims=view.own_claims,
         )
         now_s = asyncio.get_running_loop().time()
         decision = (self.decides or decide)(self._state, observation, now_s)
@@ -303,12 +292,12 @@ class Agent:
             return None, False
         return fencer.host_id, True
 
-    def _local(self, view: View) -> LocalHost:
+    def _local(self, local: LocalHost) -> LocalHost:
         """The host as its broker sees it, and the facts that only this agent knows."""
-        refused, unfit = self._refused(), view.local.unfit
-        if not refused or any(each.obstacle is Obstacle.CANNOT_START for each in unfit):
-            return view.local
-        return replace(view.local, unfit=(*unfit, Unfit(Obstacle.CANNOT_START, refused)))
+        refused = self._refused()
+        if not refused or any(each.obstacle is Obstacle.CANNOT_START for each in local.unfit):
+            return local
+        return replace(local, unfit=(*local.unfit, Unfit(Obstacle.CANNOT_START, refused)))
 
     def line(self) -> str:
         """The agent's state in one line, for the service manager."""

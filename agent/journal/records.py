@@ -35,6 +35,7 @@ import msgspec
 from broker.daemon.atomic_file import append_lines
 from broker.daemon.errors import HaError, why
 from broker.daemon.foreign import sentence
+from broker.wire.hosts import LocalOnWire, PeerOnWire
 from scoring.decide import Decision
 from scoring.decision import MigrateVm, PowerOffVm, Reason, ShutDownVm, StartVm
 from scoring.hosts.state import HostState
@@ -122,14 +123,16 @@ def _with_kind(value: Any) -> dict[str, Any]:
 
 def encode(record: Record) -> bytes:
     """A record as one line of JSON."""
-    seen = dataclasses.replace(record.observation, outcomes=())
-    observation = msgspec.to_builtins(seen, str_keys=True)
-    observation["outcomes"] = [_with_kind(outcome) for outcome in record.observation.outcomes]
+    seen = record.observation
+    observation = {field.name: getattr(seen, field.name) for field in dataclasses.fields(seen)}
+    observation["local"] = LocalOnWire.of(seen.local)
+    observation["peers"] = tuple(map(PeerOnWire.of, seen.peers))
+    observation["outcomes"] = [_with_kind(outcome) for outcome in seen.outcomes]
     line = {
         "v": VERSION,
         "wall": round(record.wall_s, 3),
         "now": record.now_s,
-        "observation": observation,
+        "observation": msgspec.to_builtins(observation, str_keys=True),
         "decision": record.decision,
     }
     if record.state is not None:
@@ -196,6 +199,11 @@ def _observation(data: dict[str, Any]) -> Observation:
     for field in dataclasses.fields(Observation):
         if field.name == "outcomes":
             fields["outcomes"] = tuple(_outcome(dict(one)) for one in data["outcomes"])
+        elif field.name == "local":
+            fields["local"] = msgspec.convert(data["local"], LocalOnWire, strict=False).observed()
+        elif field.name == "peers":
+            peers = msgspec.convert(data["peers"], tuple[PeerOnWire, ...], strict=False)
+            fields["peers"] = tuple(peer.observed() for peer in peers)
         elif field.name in data:
             hint = _hints()[field.name]
             fields[field.name] = msgspec.convert(data[field.name], hint, strict=False)

@@ -19,6 +19,7 @@ from broker.this_host.facts import ThisHost
 from broker.this_host.slot import OwnSlot
 from broker.vm.in_the_way import in_the_way
 from broker.wire.exchange import Report, View
+from broker.wire.hosts import LocalOnWire, PeerOnWire
 from broker.wire.status import NewOrder
 from scoring.observation import LocalHost, Order
 from scoring.vm_facts import EngineStatus, Obstacle, Unfit
@@ -81,8 +82,8 @@ class Exchange:
         known = self._registry.cached
         return View(
             version=self._news.version,
-            local=self._local(now_s),
-            peers=table.peers(),
+            local=LocalOnWire.of(self._local(now_s)),
+            peers=tuple(map(PeerOnWire.of, table.peers())),
             storage_good_since_s=board.storage_good_since_s if self._own_slot.started else None,
             sweep=board.sweep,
             global_maintenance=board.global_maintenance,

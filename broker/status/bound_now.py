@@ -15,7 +15,7 @@ from broker.status.vms import Known
 from broker.this_host.facts import ThisHost
 from broker.this_host.slot import OwnSlot
 from broker.wire.status import Bound, FencePathStatus, HostStatus, MeasuredOnWire
-from scoring.observation import Observation, PeerReport
+from scoring.observation import PeerReport
 from scoring.vm.plan import NO_PLAN
 from scoring.vm.seen import SPEAKS_SEVERAL
 from scoring.vm_facts import ENGINE, PeerVm
@@ -111,18 +111,16 @@ class BoundNow:
         return found
 
     def _picture(self, own: HostStatus, now_s: float) -> Picture:
-        view = self._exchange.view(now_s)
-        observation = Observation(
-            local=replace(view.local, engine=NOT_RUNNING),
-            peers=view.peers,
-            storage_good_since_s=view.storage_good_since_s,
-            sweep=view.sweep,
-            global_maintenance=view.global_maintenance,
-            newer_versions=view.newer_versions,
-            lockspace_joined=view.lockspace_joined,
-            fence_log=view.fence_log,
-            unsure=view.unsure,
-            registry=view.registry,
+        seen = self._exchange.view(now_s).observed()
+        local = seen.local
+        # As if this host ran nothing, and about one VM at a time.
+        observation = replace(
+            seen,
+            local=replace(local, engine=NOT_RUNNING),
+            order=None,
+            announced=None,
+            specs=(),
+            own_claims=(),
         )
         itself = PeerReport(
             own.host_id,
@@ -134,9 +132,9 @@ class BoundNow:
             last_ran=self._this_host.agent.last_ran,
             vms=self._vms_here(now_s),
             speaks=SPEAKS_SEVERAL,
-            total_mb=view.local.total_mb,
-            free_mb=view.local.free_mb,
-            free_huge_mb=view.local.free_huge_mb,
+            total_mb=local.total_mb,
+            free_mb=local.free_mb,
+            free_huge_mb=local.free_huge_mb,
         )
         return Picture(self._in_force.rules, observation, self._table.seen, itself, now_s)
 

@@ -26,7 +26,6 @@ from scoring.hosts.liveness import Liveness
 from scoring.hosts.look import look
 from scoring.hosts.state import HostState
 from scoring.lease_times import host_dead_s
-from scoring.observation import Observation
 from scoring.vm.plan import Plan, after_each_death
 from scoring.vm.seen import SPEAKS_SEVERAL, at
 from scoring.vm.several import START_PAUSE_S, Several, engine_spec
@@ -205,19 +204,7 @@ class VmsNow:
 
     def _asked(self, now_s: float) -> Several:
         """What the decision would find now."""
-        view = self._exchange.view(now_s)
-        observation = Observation(
-            local=view.local,
-            peers=view.peers,
-            storage_good_since_s=view.storage_good_since_s,
-            sweep=view.sweep,
-            global_maintenance=view.global_maintenance,
-            newer_versions=view.newer_versions,
-            lockspace_joined=view.lockspace_joined,
-            specs=view.specs,
-            registry=view.registry,
-            own_claims=view.own_claims,
-        )
+        observation = replace(self._exchange.view(now_s).observed(), order=None)
         turn = look(HostState(seen=self._table.seen), self._in_force.rules, observation, now_s)
         return Several(turn, self._own_states())
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from broker.wire.hosts import LocalOnWire, PeerOnWire
 from broker.wire.status import FencePathOnWire, MeasuredOnWire, PenaltyOnWire, ReasonOnWire
 from broker.wire.what_ran import WhatRan
-from scoring.observation import FenceRecord, FenceStep, LocalHost, Order, PeerReport
+from scoring.observation import FenceRecord, FenceStep, Observation, Order
 from scoring.vm.state import OrderAnswer
 from scoring.vm_facts import Claim, VmSpec
 
@@ -26,8 +27,8 @@ class View(Struct, frozen=True):
     """
 
     version: int
-    local: LocalHost
-    peers: tuple[PeerReport, ...]
+    local: LocalOnWire
+    peers: tuple[PeerOnWire, ...]
     storage_good_since_s: float | None
     sweep: int
     global_maintenance: bool | None
@@ -46,6 +47,25 @@ class View(Struct, frozen=True):
     registry: int = 0
     damaged: dict[int, str] = {}
     own_claims: tuple[Claim, ...] = ()
+
+    def observed(self) -> Observation:
+        """The observation that a decision takes. The agent adds what it alone knows."""
+        return Observation(
+            local=self.local.observed(),
+            peers=tuple([peer.observed() for peer in self.peers]),
+            storage_good_since_s=self.storage_good_since_s,
+            sweep=self.sweep,
+            global_maintenance=self.global_maintenance,
+            newer_versions=self.newer_versions,
+            lockspace_joined=self.lockspace_joined,
+            fence_log=self.fence_log,
+            order=self.order,
+            unsure=self.unsure,
+            announced=self.announced,
+            specs=self.specs,
+            registry=self.registry,
+            own_claims=self.own_claims,
+        )
 
 
 class FenceNote(Struct, frozen=True, forbid_unknown_fields=True):

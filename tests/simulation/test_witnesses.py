@@ -49,7 +49,7 @@ class Cluster:
         """The victim as host 1's agent is told of it."""
         broker = self.world.brokers[1]
         view = broker.view(self.asker.clock_s())
-        return next(peer for peer in view.peers if peer.host_id == 2)
+        return next(peer for peer in view.observed().peers if peer.host_id == 2)
 
     def seen(self) -> WitnessStatus:
         """The victim in host 1's status."""

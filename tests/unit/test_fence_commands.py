@@ -20,7 +20,7 @@ import pytest
 
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.exchange import View
-from scoring.observation import LocalHost
+from broker.wire.hosts import LocalOnWire
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.ipmi_bmc import PASSWORD, IpmiBmc
 from tests.unit import commands
@@ -89,7 +89,7 @@ def broker(site: Site) -> Iterator[None]:
     """Somebody on the broker's socket who knows hosts 2 and 3."""
     view = View(
         version=1,
-        local=LocalHost(1, EngineStatus(VmStatus.DOWN, Health.BAD), 0.0),
+        local=LocalOnWire(1, EngineStatus(VmStatus.DOWN, Health.BAD), 0.0),
         peers=(),
         storage_good_since_s=0.0,
         sweep=1,

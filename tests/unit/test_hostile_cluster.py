@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,19 +72,10 @@ def put(volume: MemoryVolume, slots: dict[int, bytes]) -> None:
 
 def observed(view: View) -> Observation:
     """What the agent decides on (agent/beat.py)."""
-    return Observation(
-        local=view.local,
-        peers=view.peers,
-        storage_good_since_s=view.storage_good_since_s,
-        sweep=view.sweep,
-        global_maintenance=view.global_maintenance,
-        newer_versions=view.newer_versions,
-        lockspace_joined=view.lockspace_joined,
+    return replace(
+        view.observed(),
         fence_devices=frozenset(peer.host_id for peer in view.peers),
         migration_possible=True,
-        fence_log=view.fence_log,
-        order=view.order,
-        unsure=view.unsure,
     )
 
 

@@ -15,14 +15,14 @@ from broker.client import link as link_module
 from broker.client.ask import BrokerDown, BrokerRefused
 from broker.client.link import Link
 from broker.wire.exchange import Report, View
+from broker.wire.hosts import LocalOnWire
 from broker.wire.status import Problem
-from scoring.observation import LocalHost
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 
 REPORT = Report(3400, "EngineUp", (), (), 1)
 VIEW = View(
     version=7,
-    local=LocalHost(1, EngineStatus(VmStatus.UP, Health.GOOD, "up", None), 1.0),
+    local=LocalOnWire(1, EngineStatus(VmStatus.UP, Health.GOOD, "up", None), 1.0),
     peers=(),
     storage_good_since_s=1.0,
     sweep=1,

@@ -236,7 +236,7 @@ def test_vms_that_have_no_room_in_the_slot_are_a_trouble_and_are_not_taken_for_d
         await two.beat(10.0)
         left_out = one.status(10.0).hosts[1].left_out
         assert left_out > 0 and two.status(10.0).hosts[1].left_out == left_out
-        (peer,) = two.view(10.0).peers
+        (peer,) = two.view(10.0).observed().peers
         assert peer.speaks == 1
         assert 0 < len(peer.vms) < 127
         assert all(at(peer, n).report.vm is not VmStatus.DOWN for n in numbers)

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A host as the decision sees it, in JSON: in the view that the agent gets, and in its journal.
+
+The first version knew one VM. Its JSON has the facts of that VM, number 1, among those of the host,
+and agents, brokers and journals of all versions keep to that. The decision itself has one record a
+VM (scoring/observation.py); the two forms are turned into each other here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from scoring.observation import FenceAsk, HostShutdown, LocalHost, PeerReport
+from scoring.vm_facts import (
+    Claim,
+    DomainHere,
+    EngineStatus,
+    OutsideView,
+    PeerVm,
+    Unfit,
+    VmHere,
+)
+
+
+class LocalOnWire(Struct, frozen=True):
+    """This host; fields as in LocalHost, and for VM 1 as in VmHere. `vms`: the others."""
+
+    host_id: int
+    engine: EngineStatus
+    engine_taken_s: float
+    lease_held: bool | None = None
+    network: float | None = None
+    bridge_up: bool | None = None
+    mem_free_mb: float | None = None
+    cpu_load: float | None = None
+    config_up_to_date: bool | None = None
+    maintenance: bool = False
+    last_ran: int = 0
+    fence_path_ok: bool | None = None
+    lock_driver: bool | None = None
+    migrating_s: float | None = None
+    unfit: tuple[Unfit, ...] = ()
+    domain: DomainHere = DomainHere()
+    healthy_before: bool = True
+    shutdown: HostShutdown | None = None
+    uplink_up: bool | None = None
+    way_out: bool | None = None
+    outside: OutsideView | None = None
+    vms: tuple[VmHere, ...] = ()
+    total_mb: float | None = None
+    free_mb: float | None = None
+    free_huge_mb: float | None = None
+    reaches: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, local: LocalHost) -> LocalOnWire:
+        """A host in this form."""
+        return cls(
+            host_id=local.host_id,
+            engine=local.engine,
+            engine_taken_s=local.engine_taken_s,
+            lease_held=local.lease_held,
+            network=local.network,
+            bridge_up=local.bridge_up,
+            mem_free_mb=local.mem_free_mb,
+            cpu_load=local.cpu_load,
+            config_up_to_date=local.config_up_to_date,
+            maintenance=local.maintenance,
+            last_ran=local.last_ran,
+            fence_path_ok=local.fence_path_ok,
+            lock_driver=local.lock_driver,
+            migrating_s=local.migrating_s,
+            unfit=local.unfit,
+            domain=local.domain,
+            healthy_before=local.healthy_before,
+            shutdown=local.shutdown,
+            uplink_up=local.uplink_up,
+            way_out=local.way_out,
+            outside=local.outside,
+            vms=local.vms,
+            total_mb=local.total_mb,
+            free_mb=local.free_mb,
+            free_huge_mb=local.free_huge_mb,
+            reaches=local.reaches,
+        )
+
+    def observed(self) -> LocalHost:
+        """It as the decision takes it."""
+        return LocalHost(
+            host_id=self.host_id,
+            engine=self.engine,
+            engine_taken_s=self.engine_taken_s,
+            lease_held=self.lease_held,
+            network=self.network,
+            bridge_up=self.bridge_up,
+            mem_free_mb=self.mem_free_mb,
+            cpu_load=self.cpu_load,
+            config_up_to_date=self.config_up_to_date,
+            maintenance=self.maintenance,
+            last_ran=self.last_ran,
+            fence_path_ok=self.fence_path_ok,
+            lock_driver=self.lock_driver,
+            migrating_s=self.migrating_s,
+            unfit=self.unfit,
+            domain=self.domain,
+            healthy_before=self.healthy_before,
+            shutdown=self.shutdown,
+            uplink_up=self.uplink_up,
+            way_out=self.way_out,
+            outside=self.outside,
+            vms=self.vms,
+            total_mb=self.total_mb,
+            free_mb=self.free_mb,
+            free_huge_mb=self.free_huge_mb,
+            reaches=self.reaches,
+        )
+
+
+class PeerOnWire(Struct, frozen=True):
+    """Another host; fields as in PeerReport, and for VM 1 as in PeerVm. `outside`: how it reaches
+    VM 1 on another host. `vms`, `reached`: of the others."""
+
+    host_id: int
+    timestamp: int
+    score: int
+    engine: EngineStatus
+    hostname: str = ""
+    maintenance: bool = False
+    stopped: bool = False
+    state: str = ""
+    boot_id: str = ""
+    last_ran: int = 0
+    read_s: float | None = None
+    heartbeat_s: float | None = None
+    unanswered_since_s: float | None = None
+    renewal_s: float | None = None
+    renewal_timestamp: int = 0
+    memory_short: bool = False
+    moving_until_s: float | None = None
+    mem_free_mb: float | None = None
+    hears: frozenset[int] = frozenset()
+    outside: OutsideView | None = None
+    way_out: bool | None = None
+    uplink_up: bool | None = None
+    fence_ask: FenceAsk | None = None
+    vms: Mapping[int, PeerVm] = {}
+    claims: tuple[Claim, ...] = ()
+    speaks: int = 1
+    registry: int = 0
+    total_mb: float | None = None
+    free_mb: float | None = None
+    free_huge_mb: float | None = None
+    host_score: int | None = None
+    reaches: frozenset[int] = frozenset()
+    reached: Mapping[int, OutsideView] = {}
+    overdue_since_s: float | None = None
+
+    @classmethod
+    def of(cls, peer: PeerReport) -> PeerOnWire:
+        """A host in this form."""
+        return cls(
+            host_id=peer.host_id,
+            timestamp=peer.timestamp,
+            score=peer.score,
+            engine=peer.engine,
+            hostname=peer.hostname,
+            maintenance=peer.maintenance,
+            stopped=peer.stopped,
+            state=peer.state,
+            boot_id=peer.boot_id,
+            last_ran=peer.last_ran,
+            read_s=peer.read_s,
+            heartbeat_s=peer.heartbeat_s,
+            unanswered_since_s=peer.unanswered_since_s,
+            renewal_s=peer.renewal_s,
+            renewal_timestamp=peer.renewal_timestamp,
+            memory_short=peer.memory_short,
+            moving_until_s=peer.moving_until_s,
+            mem_free_mb=peer.mem_free_mb,
+            hears=peer.hears,
+            outside=peer.outside,
+            way_out=peer.way_out,
+            uplink_up=peer.uplink_up,
+            fence_ask=peer.fence_ask,
+            vms=peer.vms,
+            claims=peer.claims,
+            speaks=peer.speaks,
+            registry=peer.registry,
+            total_mb=peer.total_mb,
+            free_mb=peer.free_mb,
+            free_huge_mb=peer.free_huge_mb,
+            host_score=peer.host_score,
+            reaches=peer.reaches,
+            reached=peer.reached,
+            overdue_since_s=peer.overdue_since_s,
+        )
+
+    def observed(self) -> PeerReport:
+        """It as the decision takes it."""
+        return PeerReport(
+            host_id=self.host_id,
+            timestamp=self.timestamp,
+            score=self.score,
+            engine=self.engine,
+            hostname=self.hostname,
+            maintenance=self.maintenance,
+            stopped=self.stopped,
+            state=self.state,
+            boot_id=self.boot_id,
+            last_ran=self.last_ran,
+            read_s=self.read_s,
+            heartbeat_s=self.heartbeat_s,
+            unanswered_since_s=self.unanswered_since_s,
+            renewal_s=self.renewal_s,
+            renewal_timestamp=self.renewal_timestamp,
+            memory_short=self.memory_short,
+            moving_until_s=self.moving_until_s,
+            mem_free_mb=self.mem_free_mb,
+            hears=self.hears,
+            outside=self.outside,
+            way_out=self.way_out,
+            uplink_up=self.uplink_up,
+            fence_ask=self.fence_ask,
+            vms=self.vms,
+            claims=self.claims,
+            speaks=self.speaks,
+            registry=self.registry,
+            total_mb=self.total_mb,
+            free_mb=self.free_mb,
+            free_huge_mb=self.free_huge_mb,
+            host_score=self.host_score,
+            reaches=self.reaches,
+            reached=self.reached,
+            overdue_since_s=self.overdue_since_s,
+        )
