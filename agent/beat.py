@@ -295,9 +295,11 @@ class Agent:
     def _local(self, local: LocalHost) -> LocalHost:
         """The host as its broker sees it, and the facts that only this agent knows."""
         refused = self._refused()
-        if not refused or any(each.obstacle is Obstacle.CANNOT_START for each in local.unfit):
+        engine, *others = local.vms
+        if not refused or any(each.obstacle is Obstacle.CANNOT_START for each in engine.unfit):
             return local
-        return replace(local, unfit=(*local.unfit, Unfit(Obstacle.CANNOT_START, refused)))
+        unfit = (*engine.unfit, Unfit(Obstacle.CANNOT_START, refused))
+        return replace(local, vms=(replace(engine, unfit=unfit), *others))
 
     def line(self) -> str:
         """The agent's state in one line, for the service manager."""

@@ -255,7 +255,7 @@ class _World:
 def _looked_at(local: LocalHost, now_s: float) -> LocalHost:
     """A host with fresh samples of its VMs."""
     vms = tuple(replace(vm, taken_s=now_s) for vm in local.vms)
-    return replace(local, engine_taken_s=now_s, vms=vms)
+    return replace(local, vms=vms)
 
 
 def _of_one_vm(observation: Observation, spec: VmSpec, now_s: float) -> Observation:
@@ -263,18 +263,23 @@ def _of_one_vm(observation: Observation, spec: VmSpec, now_s: float) -> Observat
     engine, for which nothing is to be done."""
     down = VmHere(EngineStatus(VmStatus.DOWN, Health.BAD), now_s, number=spec.number)
     here = next((vm for vm in observation.local.vms if vm.number == spec.number), down)
-    local = replace(
-        observation.local,
-        engine=EngineStatus(VmStatus.UP, Health.GOOD, "up"),
+    engine = replace(
+        observation.local.engine,
+        report=EngineStatus(VmStatus.UP, Health.GOOD, "up"),
         lease_held=True,
-        vms=(here,),
     )
     return replace(
         observation,
-        local=local,
-        peers=tuple(replace(p, engine=down.report, state="", claims=()) for p in observation.peers),
+        local=replace(observation.local, vms=(engine, here)),
+        peers=tuple(map(_without_engine, observation.peers)),
         specs=(replace(spec, after=(), apart=(), together=()),),
     )
+
+
+def _without_engine(peer: PeerReport) -> PeerReport:
+    """A host that runs the engine no more, and is about to bring nothing anywhere."""
+    engine = peer.engine._replace(report=EngineStatus(VmStatus.DOWN, Health.BAD), state="")
+    return replace(peer, vms={**peer.vms, ENGINE: engine}, claims=())
 
 
 #: What does not pass by waiting.

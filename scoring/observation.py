@@ -18,12 +18,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from scoring.vm_facts import (
+    ENGINE,
     Claim,
-    DomainHere,
-    EngineStatus,
     OutsideView,
     PeerVm,
-    Unfit,
     VmHere,
     VmSpec,
 )
@@ -50,54 +48,43 @@ class HostShutdown:
 class LocalHost:
     """This host's samples, as the broker's monitors took them.
 
-    `engine_taken_s`: when the engine status was sampled. `lease_held`: the engine VM's
-    process here holds the engine lease (None: not looked up). `network`: fraction
-    of network tests passed, 0..1. `mem_free_mb`: MiB a new VM could get. `cpu_load`: mean load
-    per CPU over the load window without the engine VM's own share; None until the first
-    full window. `last_ran`: see PeerReport. `fence_path_ok`: the last rehearsal of this host's
-    own fence device (None: it has none, or none was yet). `lock_driver`: libvirt here is set
-    to use the sanlock lock driver (None: its file cannot be read). `migrating_s`: how long, when
-    the engine was sampled, a migration away from here had been under way (None: none is, or it
-    is not known). `healthy_before`: the VM was seen healthy on some host, by the same check, since
-    it was set up. `shutdown`: this host is going down, and is in `maintenance` meanwhile.
-    `uplink_up`: a bridge that the VM's network cards are on is up and has carrier on an uplink
-    (None: it has none, or nobody knows). `way_out`: some target of the network
-    test answers at this moment (None: not asked, which it is only in doubt, or nothing to ask).
-    `outside`: what this host sees of the VM on another one (None: nothing to look at).
-    `vms`: the protected VMs beside the engine on this host. `total_mb`, `free_mb`, `free_huge_mb`:
-    its memory, what of it is not committed to any domain, and what of its huge pages is free, in
-    MiB (None: not known). `reaches`: hosts whose fence devices this host has reached lately.
-    `may_restart`: what cannot leave this host, which is in `maintenance`, by a migration may be
-    stopped, for another host to start it.
+    `vms`: the protected VMs on this host, VM 1 first. `network`: fraction of network tests passed,
+    0..1. `mem_free_mb`: MiB a new VM could get. `cpu_load`: mean load per CPU over the load window
+    without the engine VM's own share; None until the first full window. `fence_path_ok`: the last
+    rehearsal of this host's own fence device (None: it has none, or none was yet). `lock_driver`:
+    libvirt here is set to use the sanlock lock driver (None: its file cannot be read). `shutdown`:
+    this host is going down, and is in `maintenance` meanwhile. `way_out`: some target of the
+    network test answers at this moment (None: not asked, which it is only in doubt, or nothing to
+    ask). `total_mb`, `free_mb`, `free_huge_mb`: its memory, what of it is not committed to any
+    domain, and what of its huge pages is free, in MiB (None: not known). `reaches`: hosts whose
+    fence devices this host has reached lately. `may_restart`: what cannot leave this host, which
+    is in `maintenance`, by a migration may be stopped, for another host to start it.
     """
 
     host_id: int
-    engine: EngineStatus
-    engine_taken_s: float
-    lease_held: bool | None = None
+    vms: tuple[VmHere, ...]
     network: float | None = None
     bridge_up: bool | None = None
     mem_free_mb: float | None = None
     cpu_load: float | None = None
-    config_up_to_date: bool | None = None
     maintenance: bool = False
-    last_ran: int = 0
     fence_path_ok: bool | None = None
     lock_driver: bool | None = None
-    migrating_s: float | None = None
-    unfit: tuple[Unfit, ...] = ()
-    domain: DomainHere = field(default_factory=DomainHere)
-    healthy_before: bool = True
     shutdown: HostShutdown | None = None
-    uplink_up: bool | None = None
     way_out: bool | None = None
-    outside: OutsideView | None = None
-    vms: tuple[VmHere, ...] = ()
     total_mb: float | None = None
     free_mb: float | None = None
     free_huge_mb: float | None = None
     reaches: frozenset[int] = frozenset()
     may_restart: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.vms[0].number == ENGINE, "VM 1 is sampled on every host, and comes first"
+
+    @property
+    def engine(self) -> VmHere:
+        """VM 1 on this host."""
+        return self.vms[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +107,9 @@ class FenceAsk:
 class PeerReport:
     """Another host's slot on the whiteboard, decoded.
 
-    `state` and `boot_id` are empty where the peer does not publish them (the reference).
-    `read_s`: when this host first read this timestamp; None: now. `last_ran` grows by one
-    over the whole cluster each time the engine comes up somewhere: the host with the
-    largest number ran it last. 0: never, or not published.
+    `vms`: what it says of each VM, by number; VM 1 is always in it. `boot_id`: empty where the peer
+    does not publish it (the reference). `read_s`: when this host first read this timestamp; None:
+    now.
 
     The other witnesses of its life. `heartbeat_s`: when the last question over the network
     that it answered was asked (None: none was). `unanswered_since_s`: when the first of the
@@ -135,44 +121,33 @@ class PeerReport:
 
     `hears`: the hosts that, by its word, have answered it over the network in the last seconds.
 
-    `mem_free_mb`: MiB a new VM could get there (None: it does not say). `memory_short`: it lost
-    points for memory, which is how earlier versions say that. `moving_until_s`: until
-    when, by this host's clock, it wants to be waited for because it moves the VM (None: it named
-    no end). `outside`: what it sees of the VM on another host (None: nothing to look at).
-    `way_out`, `uplink_up`: see LocalHost. `fence_ask`: None: it says nothing of the kind.
+    `mem_free_mb`: MiB a new VM could get there (None: it does not say). `way_out`: see LocalHost.
+    `fence_ask`: None: it says nothing of the kind.
 
-    `vms`: what it says of protected VMs beside the engine, by number; of those that are not in it
-    it says that they are down there. `claims`: what it is about to bring to a host. `speaks`: 1: it
-    knows of the engine alone; 2: of several VMs. `registry`: the generation of the VMs' registry
-    that it knows (0: none). `total_mb`, `free_mb`, `free_huge_mb`, `reaches`: see LocalHost.
-    `host_score`: what it has left of the base score, whichever VM it would run (None: not said).
-    `reached`: how it reaches VMs beside the engine that run on other hosts, by number.
+    `speaks`: 1: it knows of VM 1 alone; 2: of several, and those that `vms` does not list are down
+    there. `claims`: what it is about to bring to a host. `registry`: the generation of the VMs'
+    registry that it knows (0: none). `total_mb`, `free_mb`, `free_huge_mb`, `reaches`: see
+    LocalHost. `host_score`: what it has left of the base score, whichever VM it would run (None:
+    not said). `reached`: how it reaches VMs that run on other hosts, by number.
     """
 
     host_id: int
     timestamp: int
     score: int
-    engine: EngineStatus
+    vms: Mapping[int, PeerVm]
     hostname: str = ""
     maintenance: bool = False
     stopped: bool = False
-    state: str = ""
     boot_id: str = ""
-    last_ran: int = 0
     read_s: float | None = None
     heartbeat_s: float | None = None
     unanswered_since_s: float | None = None
     renewal_s: float | None = None
     renewal_timestamp: int = 0
-    memory_short: bool = False
-    moving_until_s: float | None = None
     mem_free_mb: float | None = None
     hears: frozenset[int] = frozenset()
-    outside: OutsideView | None = None
     way_out: bool | None = None
-    uplink_up: bool | None = None
     fence_ask: FenceAsk | None = None
-    vms: Mapping[int, PeerVm] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     speaks: int = 1
     registry: int = 0
@@ -183,6 +158,14 @@ class PeerReport:
     reaches: frozenset[int] = frozenset()
     reached: Mapping[int, OutsideView] = field(default_factory=dict)
     overdue_since_s: float | None = None
+
+    def __post_init__(self) -> None:
+        assert ENGINE in self.vms, "of VM 1 every host says something"
+
+    @property
+    def engine(self) -> PeerVm:
+        """VM 1, by this host's word."""
+        return self.vms[ENGINE]
 
 
 class Standing(StrEnum):

@@ -103,9 +103,9 @@ def _rebooted(records: Sequence[Record], number: int) -> bool:
 
 def _owner(observation: Observation) -> int | None:
     """The host that has the VM up, as this host sees it."""
-    if observation.local.engine.vm is VmStatus.UP:
+    if observation.local.engine.report.vm is VmStatus.UP:
         return observation.local.host_id
-    return next((p.host_id for p in observation.peers if p.engine.vm is VmStatus.UP), None)
+    return next((p.host_id for p in observation.peers if p.engine.report.vm is VmStatus.UP), None)
 
 
 # --- the VMs of the registry ----------------------------------------------------------------------
@@ -130,13 +130,15 @@ def _vms_up(observation: Observation) -> dict[int, set[int]]:
 
 
 def _words(observation: Observation) -> Iterator[tuple[int, VmStatus, int]]:
-    """(VM number, how it stands, host id) by the word of each host."""
+    """(VM number, how it stands, host id) by the word of each host, without the engine."""
     local = observation.local
     for vm in local.vms:
-        yield vm.number, vm.report.vm, local.host_id
+        if vm.number != ENGINE:
+            yield vm.number, vm.report.vm, local.host_id
     for peer in observation.peers:
         for number, word in peer.vms.items():
-            yield number, word.report.vm, peer.host_id
+            if number != ENGINE:
+                yield number, word.report.vm, peer.host_id
 
 
 def _vms_at_first(observation: Observation, hosts: int) -> Iterator[str]:
@@ -215,7 +217,8 @@ def _events(script: _Script) -> Iterator[tuple[float, str]]:
     found: list[tuple[float, str]] = []
     before = script.records[0]
     script.seen = look({}, before.observation.peers, before.now_s)
-    script.vm_up = {p.host_id for p in before.observation.peers if p.engine.vm is VmStatus.UP}
+    peers = before.observation.peers
+    script.vm_up = {peer.host_id for peer in peers if peer.engine.report.vm is VmStatus.UP}
     script.vms_up = {(vm, h) for vm, hosts in _vms_up(before.observation).items() for h in hosts}
     for record in script.records[1:]:
         found += _vm_events(script, before, record)
@@ -236,7 +239,8 @@ def _own_events(script: _Script, before: Record, now: Record) -> Iterator[tuple[
     if (old.storage_good_since_s is None) != (new.storage_good_since_s is None):
         word = "fails" if new.storage_good_since_s is None else "fine"
         yield now.now_s, f"storage {word} {here}"
-    if old.local.engine.vm is VmStatus.UP and new.local.engine.vm is VmStatus.DOWN_UNEXPECTED:
+    was, now_is = old.local.engine.report.vm, new.local.engine.report.vm
+    if was is VmStatus.UP and now_is is VmStatus.DOWN_UNEXPECTED:
         yield now.now_s, f"kill qemu {here}"
     for outcome in new.outcomes:
         if isinstance(outcome, VmStartEnded) and outcome.vm == ENGINE:
@@ -251,9 +255,9 @@ def _peer_events(script: _Script, now: Record) -> Iterator[tuple[float, str]]:
     script.seen = look(script.seen, now.observation.peers, now.now_s)
     for peer in now.observation.peers:
         host, seen = f"host{peer.host_id}", script.seen[peer.host_id]
-        if peer.engine.vm is VmStatus.DOWN_UNEXPECTED and peer.host_id in script.vm_up:
+        if peer.engine.report.vm is VmStatus.DOWN_UNEXPECTED and peer.host_id in script.vm_up:
             yield now.now_s, f"kill qemu {host}"
-        if peer.engine.vm is VmStatus.UP:
+        if peer.engine.report.vm is VmStatus.UP:
             script.vm_up.add(peer.host_id)
         else:
             script.vm_up.discard(peer.host_id)

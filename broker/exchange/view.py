@@ -22,7 +22,7 @@ from broker.wire.exchange import Report, View
 from broker.wire.hosts import LocalOnWire, PeerOnWire
 from broker.wire.status import NewOrder
 from scoring.observation import LocalHost, Order
-from scoring.vm_facts import EngineStatus, Obstacle, Unfit
+from scoring.vm_facts import EngineStatus, Obstacle, Unfit, VmHere
 
 log = logging.getLogger("ha-broker")
 
@@ -110,31 +110,34 @@ class Exchange:
 
     def _local(self, now_s: float) -> LocalHost:
         this_host, value = self._this_host, self._this_host.monitors.value
-        engine, taken_s = this_host.vm.status(now_s)
-        migration, memory = this_host.vm.migration, this_host.vms.memory()
+        memory = this_host.vms.memory()
+        report, taken_s = this_host.vm.status(now_s)
+        migration = this_host.vm.migration
+        engine = VmHere(
+            report,
+            taken_s,
+            lease_held=this_host.vm.lease_held,
+            migrating_s=None if migration is None else migration.elapsed_s,
+            last_ran=this_host.agent.last_ran,
+            config_up_to_date=value("definition"),
+            unfit=tuple(self._unfit(report, now_s)),
+            domain=this_host.vm.facts,
+            healthy_before=this_host.healthy_once.known,
+            uplink_up=value("uplink"),
+            outside=this_host.outside.seen,
+        )
         return LocalHost(
             host_id=self._in_force.host_id,
-            engine=engine,
-            engine_taken_s=taken_s,
-            lease_held=this_host.vm.lease_held,
+            vms=(engine, *this_host.vms.here(now_s)),
             network=self._table.network(value("network") or (), now_s).fraction,
             bridge_up=value("bridge"),
             mem_free_mb=value("memory"),
             cpu_load=value("cpu_load"),
-            config_up_to_date=value("definition"),
             maintenance=this_host.modes.is_set,
-            last_ran=this_host.agent.last_ran,
             fence_path_ok=this_host.agent.own_fence_path(),
             lock_driver=value("lock_driver"),
-            unfit=tuple(self._unfit(engine, now_s)),
-            migrating_s=None if migration is None else migration.elapsed_s,
-            domain=this_host.vm.facts,
             shutdown=this_host.shutdown.for_agent,
-            healthy_before=this_host.healthy_once.known,
-            uplink_up=value("uplink"),
             way_out=this_host.outside.way_out(),
-            outside=this_host.outside.seen,
-            vms=this_host.vms.here(now_s),
             total_mb=memory.total_mb,
             free_mb=memory.free_mb,
             free_huge_mb=memory.free_huge_mb,

@@ -24,7 +24,7 @@ from scoring.hosts.state import Seen
 from scoring.observation import LocalHost, Observation, PeerReport
 from scoring.rules import Rules
 from scoring.vm import placement
-from scoring.vm_facts import EngineStatus, Health, Obstacle, VmSpec, VmStatus
+from scoring.vm_facts import EngineStatus, Health, Obstacle, VmHere, VmSpec, VmStatus
 
 #: Where nothing was measured yet: a start under libvirt.
 START_S = 1.0
@@ -74,18 +74,21 @@ class Picture:
 
 
 def _fine(peer: PeerReport, now_s: float) -> LocalHost:
+    engine = VmHere(
+        NOT_RUNNING,
+        now_s,
+        last_ran=peer.engine.last_ran,
+        config_up_to_date=True,
+        uplink_up=peer.engine.uplink_up,
+    )
     return LocalHost(
         host_id=peer.host_id,
-        engine=NOT_RUNNING,
-        engine_taken_s=now_s,
+        vms=(engine,),
         network=1.0,
         bridge_up=True,
         mem_free_mb=peer.mem_free_mb,
         cpu_load=0.0,
-        config_up_to_date=True,
-        last_ran=peer.last_ran,
         lock_driver=True,
-        uplink_up=peer.uplink_up,
         total_mb=peer.total_mb,
         free_mb=peer.free_mb,
         free_huge_mb=peer.free_huge_mb,
@@ -120,7 +123,7 @@ def bound_of(
     known = {peer.host_id: peer for peer in (*picture.observation.peers, picture.itself)}
     asked = placement.ranked(
         [
-            placement.Candidate(heir, known[heir].score, known[heir].last_ran)
+            placement.Candidate(heir, known[heir].score, known[heir].engine.last_ran)
             for heir in heirs
             if heir in known
         ]

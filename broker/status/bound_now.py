@@ -113,24 +113,23 @@ class BoundNow:
     def _picture(self, own: HostStatus, now_s: float) -> Picture:
         seen = self._exchange.view(now_s).observed()
         local = seen.local
-        # As if this host ran nothing, and about one VM at a time.
+        here, *others = local.vms
+        # As if the engine did not run here, and about one VM at a time.
         observation = replace(
             seen,
-            local=replace(local, engine=NOT_RUNNING),
+            local=replace(local, vms=(replace(here, report=NOT_RUNNING), *others)),
             order=None,
             announced=None,
             specs=(),
             own_claims=(),
         )
+        engine = PeerVm(own.engine_status, own.state, self._this_host.agent.last_ran)
         itself = PeerReport(
             own.host_id,
             self._own_slot.timestamp,
             own.score,
-            own.engine_status,
+            {ENGINE: engine, **self._vms_here(now_s)},
             own.hostname,
-            state=own.state,
-            last_ran=self._this_host.agent.last_ran,
-            vms=self._vms_here(now_s),
             speaks=SPEAKS_SEVERAL,
             total_mb=local.total_mb,
             free_mb=local.free_mb,

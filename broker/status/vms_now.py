@@ -27,7 +27,7 @@ from scoring.hosts.look import look
 from scoring.hosts.state import HostState
 from scoring.lease_times import host_dead_s
 from scoring.vm.plan import Plan, after_each_death
-from scoring.vm.seen import SPEAKS_SEVERAL, at
+from scoring.vm.seen import SPEAKS_SEVERAL
 from scoring.vm.several import START_PAUSE_S, Several, engine_spec
 from scoring.vm.state import Held, VmState
 from scoring.vm_facts import ENGINE, PeerVm, VmSpec
@@ -166,8 +166,7 @@ class VmsNow:
             elif peer is None:
                 words.append(HostWord(host, {}, lists=False))
             else:
-                vms = {**peer.vms, ENGINE: at(peer, ENGINE)}
-                words.append(HostWord(host, vms, lists=peer.speaks >= SPEAKS_SEVERAL))
+                words.append(HostWord(host, peer.vms, lists=peer.speaks >= SPEAKS_SEVERAL))
         numbers = [spec.number for spec in self._specs() if spec.number != ENGINE]
         found = dict(vms_seen([ENGINE, *numbers], words, reads))
         # The engine's place is more than the slots: its lease, and its answer over the network.

@@ -21,7 +21,7 @@ from broker.wire.intent import read as read_intent
 from broker.wire.status import FenceLogEntry, MeasuredOnWire, ModeStatus, MoveStatus, PenaltyOnWire
 from scoring.hosts.state import Seen
 from scoring.observation import FenceAsk, OnHostShutdown, PeerReport
-from scoring.vm_facts import OutsideView
+from scoring.vm_facts import ENGINE, OutsideView, PeerVm
 
 #: How a host reaches the VM on another one: that host's id, the stay, how many seconds ago the last
 #: well-answered question was asked, and how many seconds ago the first unanswered one since then.
@@ -219,32 +219,36 @@ def peer_report(
     until_s = None
     if read_s is not None and move is not None and move.left_s is not None:
         until_s = read_s + move.left_s
+    engine = PeerVm(
+        report.engine_status,
+        state_of(report),
+        last_ran_of(extra),
+        until_s,
+        memory_short_of(extra),
+        uplink_of(extra.get("uplink", "")),
+    )
+    reached = vm_lines.reached_in(extra, read_s)
+    if read_s is not None and (outside := outside_of(extra.get("outside", ""), read_s)):
+        reached[ENGINE] = outside
     return PeerReport(
         host_id=report.host_id,
         timestamp=report.timestamp,
         score=report.score,
-        engine=report.engine_status,
+        vms={ENGINE: engine, **vms.vms},
         hostname=report.hostname,
         maintenance=report.maintenance,
         stopped=report.stopped,
-        state=state_of(report),
         boot_id=extra.get("boot-id", ""),
-        last_ran=last_ran_of(extra),
         read_s=read_s,
         heartbeat_s=heartbeat_s,
         unanswered_since_s=unanswered_since_s,
         renewal_s=renewal_s,
         renewal_timestamp=renewal_timestamp,
         overdue_since_s=overdue_since_s,
-        memory_short=memory_short_of(extra),
         mem_free_mb=mem_free_of(extra.get("mem-free", "")),
         hears=hears_of(extra.get("hears", "")),
-        moving_until_s=until_s,
-        outside=None if read_s is None else outside_of(extra.get("outside", ""), read_s),
         way_out=way_out_of(extra.get("way-out", "")),
-        uplink_up=uplink_of(extra.get("uplink", "")),
         fence_ask=fence_ask_of(extra.get("fence-ask", "")) if is_signed else None,
-        vms=vms.vms,
         claims=vms.claims,
         speaks=vms.speaks,
         registry=vms.registry,
@@ -252,7 +256,7 @@ def peer_report(
         free_mb=vms.memory.free_mb,
         free_huge_mb=vms.memory.free_huge_mb,
         host_score=vms.host_score,
-        reached=vm_lines.reached_in(extra, read_s),
+        reached=reached,
     )
 
 

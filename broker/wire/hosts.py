@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from scoring.observation import FenceAsk, HostShutdown, LocalHost, PeerReport
 from scoring.vm_facts import (
+    ENGINE,
     Claim,
     DomainHere,
     EngineStatus,
@@ -53,68 +54,74 @@ class LocalOnWire(Struct, frozen=True):
     free_mb: float | None = None
     free_huge_mb: float | None = None
     reaches: frozenset[int] = frozenset()
+    may_restart: bool = False
 
     @classmethod
     def of(cls, local: LocalHost) -> LocalOnWire:
         """A host in this form."""
+        engine, *others = local.vms
         return cls(
             host_id=local.host_id,
-            engine=local.engine,
-            engine_taken_s=local.engine_taken_s,
-            lease_held=local.lease_held,
+            engine=engine.report,
+            engine_taken_s=engine.taken_s,
+            lease_held=engine.lease_held,
             network=local.network,
             bridge_up=local.bridge_up,
             mem_free_mb=local.mem_free_mb,
             cpu_load=local.cpu_load,
-            config_up_to_date=local.config_up_to_date,
+            config_up_to_date=engine.config_up_to_date,
             maintenance=local.maintenance,
-            last_ran=local.last_ran,
+            last_ran=engine.last_ran,
             fence_path_ok=local.fence_path_ok,
             lock_driver=local.lock_driver,
-            migrating_s=local.migrating_s,
-            unfit=local.unfit,
-            domain=local.domain,
-            healthy_before=local.healthy_before,
+            migrating_s=engine.migrating_s,
+            unfit=engine.unfit,
+            domain=engine.domain,
+            healthy_before=engine.healthy_before,
             shutdown=local.shutdown,
-            uplink_up=local.uplink_up,
+            uplink_up=engine.uplink_up,
             way_out=local.way_out,
-            outside=local.outside,
-            vms=local.vms,
+            outside=engine.outside,
+            vms=tuple(others),
             total_mb=local.total_mb,
             free_mb=local.free_mb,
             free_huge_mb=local.free_huge_mb,
             reaches=local.reaches,
+            may_restart=local.may_restart,
         )
 
     def observed(self) -> LocalHost:
         """It as the decision takes it."""
+        engine = VmHere(
+            self.engine,
+            self.engine_taken_s,
+            lease_held=self.lease_held,
+            migrating_s=self.migrating_s,
+            last_ran=self.last_ran,
+            config_up_to_date=self.config_up_to_date,
+            unfit=self.unfit,
+            domain=self.domain,
+            healthy_before=self.healthy_before,
+            uplink_up=self.uplink_up,
+            outside=self.outside,
+        )
         return LocalHost(
             host_id=self.host_id,
-            engine=self.engine,
-            engine_taken_s=self.engine_taken_s,
-            lease_held=self.lease_held,
+            vms=(engine, *self.vms),
             network=self.network,
             bridge_up=self.bridge_up,
             mem_free_mb=self.mem_free_mb,
             cpu_load=self.cpu_load,
-            config_up_to_date=self.config_up_to_date,
             maintenance=self.maintenance,
-            last_ran=self.last_ran,
             fence_path_ok=self.fence_path_ok,
             lock_driver=self.lock_driver,
-            migrating_s=self.migrating_s,
-            unfit=self.unfit,
-            domain=self.domain,
-            healthy_before=self.healthy_before,
             shutdown=self.shutdown,
-            uplink_up=self.uplink_up,
             way_out=self.way_out,
-            outside=self.outside,
-            vms=self.vms,
             total_mb=self.total_mb,
             free_mb=self.free_mb,
             free_huge_mb=self.free_huge_mb,
             reaches=self.reaches,
+            may_restart=self.may_restart,
         )
 
 
@@ -160,31 +167,33 @@ class PeerOnWire(Struct, frozen=True):
     @classmethod
     def of(cls, peer: PeerReport) -> PeerOnWire:
         """A host in this form."""
+        vms, reached = dict(peer.vms), dict(peer.reached)
+        engine, outside = vms.pop(ENGINE), reached.pop(ENGINE, None)
         return cls(
             host_id=peer.host_id,
             timestamp=peer.timestamp,
             score=peer.score,
-            engine=peer.engine,
+            engine=engine.report,
             hostname=peer.hostname,
             maintenance=peer.maintenance,
             stopped=peer.stopped,
-            state=peer.state,
+            state=engine.state,
             boot_id=peer.boot_id,
-            last_ran=peer.last_ran,
+            last_ran=engine.last_ran,
             read_s=peer.read_s,
             heartbeat_s=peer.heartbeat_s,
             unanswered_since_s=peer.unanswered_since_s,
             renewal_s=peer.renewal_s,
             renewal_timestamp=peer.renewal_timestamp,
-            memory_short=peer.memory_short,
-            moving_until_s=peer.moving_until_s,
+            memory_short=engine.memory_short,
+            moving_until_s=engine.moving_until_s,
             mem_free_mb=peer.mem_free_mb,
             hears=peer.hears,
-            outside=peer.outside,
+            outside=outside,
             way_out=peer.way_out,
-            uplink_up=peer.uplink_up,
+            uplink_up=engine.uplink_up,
             fence_ask=peer.fence_ask,
-            vms=peer.vms,
+            vms=vms,
             claims=peer.claims,
             speaks=peer.speaks,
             registry=peer.registry,
@@ -193,37 +202,39 @@ class PeerOnWire(Struct, frozen=True):
             free_huge_mb=peer.free_huge_mb,
             host_score=peer.host_score,
             reaches=peer.reaches,
-            reached=peer.reached,
+            reached=reached,
             overdue_since_s=peer.overdue_since_s,
         )
 
     def observed(self) -> PeerReport:
         """It as the decision takes it."""
+        engine = PeerVm(
+            self.engine,
+            self.state,
+            self.last_ran,
+            self.moving_until_s,
+            self.memory_short,
+            self.uplink_up,
+        )
+        outside = {} if self.outside is None else {ENGINE: self.outside}
         return PeerReport(
             host_id=self.host_id,
             timestamp=self.timestamp,
             score=self.score,
-            engine=self.engine,
+            vms={ENGINE: engine, **self.vms},
             hostname=self.hostname,
             maintenance=self.maintenance,
             stopped=self.stopped,
-            state=self.state,
             boot_id=self.boot_id,
-            last_ran=self.last_ran,
             read_s=self.read_s,
             heartbeat_s=self.heartbeat_s,
             unanswered_since_s=self.unanswered_since_s,
             renewal_s=self.renewal_s,
             renewal_timestamp=self.renewal_timestamp,
-            memory_short=self.memory_short,
-            moving_until_s=self.moving_until_s,
             mem_free_mb=self.mem_free_mb,
             hears=self.hears,
-            outside=self.outside,
             way_out=self.way_out,
-            uplink_up=self.uplink_up,
             fence_ask=self.fence_ask,
-            vms=self.vms,
             claims=self.claims,
             speaks=self.speaks,
             registry=self.registry,
@@ -232,6 +243,6 @@ class PeerOnWire(Struct, frozen=True):
             free_huge_mb=self.free_huge_mb,
             host_score=self.host_score,
             reaches=self.reaches,
-            reached=self.reached,
+            reached={**outside, **self.reached},
             overdue_since_s=self.overdue_since_s,
         )

@@ -81,8 +81,6 @@ def _may_be_asked(turn: HostTurn, peer: PeerReport) -> bool:
 
 def _vm_at(peer: PeerReport) -> int:
     """A VM that is up there; its lease is that host's."""
-    if peer.engine.vm is VmStatus.UP:
-        return ENGINE
     return min(
         (number for number, its in peer.vms.items() if its.report.vm is VmStatus.UP),
         default=ENGINE,

@@ -256,7 +256,7 @@ def _may_power_off_as_asked(
     takeover: Takeover, evidence: Evidence, ask: FenceAsk, now_s: float, rules: Rules
 ) -> tuple[Precondition, ...]:
     """All but the silence: the host lives, and asks for it (scoring/hosts/fence_ask.py)."""
-    health = Health.UNKNOWN if evidence.peer is None else evidence.peer.engine.health
+    health = Health.UNKNOWN if evidence.peer is None else evidence.peer.engine.report.health
     return (
         *_never_without(takeover, evidence, rules),
         Precondition("asks-for-it", fence_ask.is_asked(ask, rules), fence_ask.in_words(ask)),

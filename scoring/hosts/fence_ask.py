@@ -31,7 +31,7 @@ from collections.abc import Iterable, Iterator
 from scoring.hosts.turn import HostTurn, name_of
 from scoring.observation import FenceAsk, PeerReport
 from scoring.rules import Rules
-from scoring.vm_facts import OutsideView
+from scoring.vm_facts import ENGINE, OutsideView
 
 
 def asking(live: Iterable[PeerReport], rules: Rules) -> PeerReport | None:
@@ -74,8 +74,8 @@ def reached_by(turn: HostTurn, owner: int, stay: int) -> tuple[str, ...]:
 
 
 def _views(turn: HostTurn) -> Iterator[tuple[str, OutsideView]]:
-    if (own := turn.observation.local.outside) is not None:
+    if (own := turn.observation.local.engine.outside) is not None:
         yield "this host", own
     for peer in turn.live:
-        if peer.outside is not None:
-            yield name_of(peer), peer.outside
+        if (its := peer.reached.get(ENGINE)) is not None:
+            yield name_of(peer), its

@@ -208,7 +208,7 @@ def evidence_of(turn: HostTurn, host: int, lease: LeaseAnswer) -> Evidence:
         fence_log=observation.fence_log,
         heard_by=tuple(name_of(p) for p in turn.live if host in p.hears),
         ask=peer.fence_ask if asks and peer is not None else None,
-        reached_by=() if peer is None else reached_by(turn, host, peer.last_ran),
+        reached_by=() if peer is None else reached_by(turn, host, peer.engine.last_ran),
     )
 
 

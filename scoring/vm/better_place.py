@@ -73,8 +73,7 @@ def _others_come_first(turn: VmTurn) -> bool:
     return (
         several.moving > (turn.state.held is not None)
         or bool(several.plan.order)
-        or any(peer.state == moving for peer in turn.live)
-        or any(peer.vms[n].state == moving for n, said in several.said.items() for peer in said)
+        or any(its.state == moving for peer in turn.live for its in peer.vms.values())
     )
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from scoring.observation import PeerReport
 from scoring.vm import placement
 from scoring.vm.turn import VmTurn, others, own
-from scoring.vm_facts import VmStatus
+from scoring.vm_facts import ENGINE, VmStatus
 
 
 def watched(turn: VmTurn) -> tuple[int, ...]:
@@ -43,7 +43,7 @@ def watched(turn: VmTurn) -> tuple[int, ...]:
             for peer in turn.live
             if peer.host_id not in found
             and peer.host_id in observation.fence_devices
-            and any(its.report.vm is VmStatus.UP for its in peer.vms.values())
+            and any(n != ENGINE and its.report.vm is VmStatus.UP for n, its in peer.vms.items())
             and several.fences_first(peer.host_id)
         ]
     return tuple(found)

@@ -74,12 +74,11 @@ class Several:
         others = (claim for peer in observation.peers for claim in peer.claims)
         self.claims = standing((*self.own_claims, *others), now_s)
         self._here = {vm.number: vm for vm in observation.local.vms}
-        self._here[ENGINE] = here(observation.local, ENGINE)
         peers = tuple(peer for peer in turn.live if peer is not turn.asking)
         self._names = {peer.host_id: name_of(peer) for peer in observation.peers}
         self._hostnames = {peer.host_id: peer.hostname for peer in peers}
         self.up_at: dict[int, int] = {}
-        #: The live hosts whose slots list a VM beside the engine; on all others it is down.
+        #: The live hosts whose slots list a VM; on all others it is down.
         self.said: dict[int, list[PeerReport]] = {}
         self.ended: dict[int, list[Outcome]] = {}
         for outcome in observation.outcomes:
@@ -88,8 +87,6 @@ class Several:
             if vm.report.vm is VmStatus.UP:
                 self.up_at[number] = self.own_id
         for peer in peers:
-            if peer.engine.vm is VmStatus.UP:
-                self.up_at.setdefault(ENGINE, peer.host_id)
             for number, its in peer.vms.items():
                 self.said.setdefault(number, []).append(peer)
                 if its.report.vm is VmStatus.UP:
@@ -315,9 +312,6 @@ class Several:
         }
         uplinks = {number: its.uplink_up for number, its in peer.vms.items()}
         barred |= self._cut_off(peer.host_id, peer.way_out, uplinks)
-        last_ran = {number: its.last_ran for number, its in peer.vms.items()}
-        if peer.engine.vm is VmStatus.UP:
-            up.add(ENGINE)
         return Host(
             peer.host_id,
             peer.score if peer.host_score is None else peer.host_score,
@@ -328,7 +322,7 @@ class Several:
             not peer.maintenance and not peer.stopped,
             peer.speaks,
             frozenset(barred),
-            {**last_ran, ENGINE: peer.last_ran},
+            {number: its.last_ran for number, its in peer.vms.items()},
         )
 
 

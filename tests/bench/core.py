@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -14,7 +14,7 @@ from broker.whiteboard.slot import SlotReport, decode_sweep, encode_cluster, enc
 from scoring.decide import decide
 from scoring.observation import LeaseAnswer, LocalHost, Observation, PeerReport
 from scoring.state import AgentState
-from scoring.vm_facts import EngineStatus, Health, PeerVm, VmHere, VmSpec, VmStatus
+from scoring.vm_facts import ENGINE, EngineStatus, Health, PeerVm, VmHere, VmSpec, VmStatus
 
 from .figure import Figure
 
@@ -59,12 +59,23 @@ def noise_ms() -> list[float]:
     return [us / 1000 for us in _per_call_us(lambda _: sum(range(10_000)))]
 
 
+def _host(now_s: float) -> LocalHost:
+    """This host, which has the engine."""
+    engine = VmHere(_UP, now_s, lease_held=True, config_up_to_date=True)
+    return LocalHost(1, (engine,), 1.0, True, 8000.0, 0.2)
+
+
+def _vms(up: Iterable[int]) -> dict[int, PeerVm]:
+    """What another host says: the engine is down there, these VMs are up."""
+    return {ENGINE: PeerVm(_DOWN), **{number: PeerVm(_UP) for number in up}}
+
+
 def decide_us(hosts: int) -> list[float]:
     """One decision in the steady state: the engine up here, all peers live."""
     state = AgentState()
-    peers = tuple(PeerReport(n, 1, 3400, _DOWN, f"host{n}") for n in range(2, hosts + 1))
+    peers = tuple(PeerReport(n, 1, 3400, _vms(()), f"host{n}") for n in range(2, hosts + 1))
     observation = Observation(
-        local=LocalHost(1, _UP, 0.0, True, 1.0, True, 8000.0, 0.2, True),
+        local=_host(0.0),
         peers=peers,
         storage_good_since_s=0.0,
         global_maintenance=False,
@@ -77,7 +88,7 @@ def decide_us(hosts: int) -> list[float]:
         seen = replace(
             observation,
             sweep=number,
-            local=replace(observation.local, engine_taken_s=now_s),
+            local=_host(now_s),
             peers=tuple(replace(peer, timestamp=number) for peer in peers),
         )
         started = time.process_time()
@@ -104,9 +115,8 @@ def decide_several_us(hosts: int, vms: int, missing: bool = False) -> list[float
             host,
             1,
             3400,
-            _DOWN,
+            _vms(() if missing else [n for n in numbers if n % hosts + 1 == host]),
             f"host{host}",
-            vms={} if missing else {n: PeerVm(_UP) for n in numbers if n % hosts + 1 == host},
             speaks=2,
             registry=1,
             total_mb=262_144,
@@ -117,20 +127,7 @@ def decide_several_us(hosts: int, vms: int, missing: bool = False) -> list[float
         for host in range(2, hosts + 1)
     )
     observation = Observation(
-        local=LocalHost(
-            1,
-            _UP,
-            0.0,
-            True,
-            1.0,
-            True,
-            8000.0,
-            0.2,
-            True,
-            total_mb=262_144,
-            free_mb=65_536,
-            free_huge_mb=0,
-        ),
+        local=replace(_host(0.0), total_mb=262_144, free_mb=65_536, free_huge_mb=0),
         peers=peers,
         storage_good_since_s=0.0,
         global_maintenance=False,
@@ -152,7 +149,7 @@ def decide_several_us(hosts: int, vms: int, missing: bool = False) -> list[float
             seen = replace(
                 observation,
                 sweep=number,
-                local=replace(observation.local, engine_taken_s=now_s, vms=here),
+                local=replace(observation.local, vms=(*_host(now_s).vms, *here)),
                 peers=tuple(replace(peer, timestamp=int(now_s)) for peer in peers),
                 outcomes=tuple(asked),
             )

@@ -209,20 +209,22 @@ def _local(its: Cluster, host: int, now_s: float, load: float, chance: random.Ra
     )
     is_here = its.at.get(ENGINE) == host
     free_mb = max(0.0, (_free_mb(its, host) - chance.uniform(0, UNSTEADY_MB)) // 64 * 64)
+    engine = VmHere(
+        UP if is_here else DOWN,
+        now_s,
+        lease_held=True if is_here else None,
+        last_ran=1 if is_here else 0,
+        config_up_to_date=True,
+        domain=CLEAN,
+    )
     return LocalHost(
         host_id=host,
-        engine=UP if is_here else DOWN,
-        engine_taken_s=now_s,
-        lease_held=True if is_here else None,
+        vms=(engine, *vms),
         network=chance.choice([1.0, 1.0, 0.95]),
         bridge_up=True,
         mem_free_mb=free_mb,
         cpu_load=load,
-        config_up_to_date=True,
-        last_ran=1 if is_here else 0,
         lock_driver=True,
-        domain=CLEAN,
-        vms=vms,
         total_mb=float(TOTAL_MB),
         free_mb=free_mb,
         free_huge_mb=0.0,
@@ -242,20 +244,18 @@ def _slot(
         for vm in local.vms
         if vm.report.vm is VmStatus.UP
     }
+    state = "" if said is None else said.state.engine.name.value
+    vms[ENGINE] = PeerVm(local.engine.report, state, local.engine.last_ran, uplink_up=True)
     return PeerReport(
         host_id=local.host_id,
         timestamp=turn + 1,
         score=0 if said is None else said.score.value,
-        engine=local.engine,
+        vms=vms,
         hostname=f"host{local.host_id}",
-        state="" if said is None else said.state.engine.name.value,
-        last_ran=local.last_ran,
         read_s=now_s,
         heartbeat_s=now_s,
         mem_free_mb=local.mem_free_mb,
         way_out=True,
-        uplink_up=True,
-        vms=vms,
         claims=() if said is None else said.state.claims,
         speaks=2,
         registry=1,

@@ -215,20 +215,22 @@ class Hosts:
             for vm in self.specs
             if vm != ENGINE
         )
-        local = LocalHost(
-            host.host_id,
+        engine = VmHere(
             self._report(host, ENGINE),
             self.now_s,
             lease_held=ENGINE in host.vms,
+            config_up_to_date=True,
+        )
+        local = LocalHost(
+            host.host_id,
+            vms=(engine, *here),
             network=1.0,
             mem_free_mb=self.free_mb(host),
             cpu_load=host.load,
-            config_up_to_date=True,
             maintenance=host.maintenance,
             may_restart=host.may_restart,
             lock_driver=host.lock_driver,
             way_out=host.way_out,
-            vms=here,
             total_mb=host.memory_mb,
             free_mb=self.free_mb(host),
             free_huge_mb=self.free_huge_mb(host),
@@ -251,7 +253,8 @@ class Hosts:
         )
 
     def _slot(self, host: Host) -> PeerReport:
-        timing, vms = self.rules.timing, {}
+        timing, engine = self.rules.timing, host.state.engine
+        vms = {ENGINE: PeerVm(self._report(host, ENGINE), engine.name.value, engine.last_ran)}
         for vm in self.specs:
             state = host.state.vms.get(vm)
             bar_s = None
@@ -263,17 +266,13 @@ class Hosts:
                 report = self._report(host, vm)
                 up = host.uplinks.get(vm)
                 vms[vm] = PeerVm(report, name, ran, uplink_up=up, barred_until_s=bar_s)
-        engine = host.state.engine
         return PeerReport(
             host.host_id,
             self.beats + 1,
             3400 if host.last is None else host.last.score.value,
-            self._report(host, ENGINE),
+            vms,
             maintenance=host.maintenance,
-            state=engine.name.value,
-            last_ran=engine.last_ran,
             mem_free_mb=self.free_mb(host),
-            vms=vms,
             claims=tuple(replace(claim, by=host.host_id) for claim in host.state.claims),
             speaks=host.speaks,
             registry=1,

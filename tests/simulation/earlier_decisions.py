@@ -34,9 +34,10 @@ import scoring.timing
 import scoring.vm.score
 import scoring.vm.state
 import scoring.vm_facts
+from broker.wire.hosts import LocalOnWire, PeerOnWire
 from scoring.decide import Decision
 from scoring.hosts.state import HostState
-from scoring.observation import Observation
+from scoring.observation import LocalHost, Observation, PeerReport
 from scoring.rules import Rules
 from scoring.state import AgentState
 from scoring.vm.state import VmState
@@ -44,7 +45,7 @@ from scoring.vm_facts import ENGINE
 from tests import earlier_version
 from tests.earlier_version import NotToBeHad
 
-__all__ = ["NotToBeHad", "counterparts", "decide", "into", "must_be_had", "of_then"]
+__all__ = ["NotToBeHad", "counterparts", "decide", "field_names", "into", "must_be_had", "of_then"]
 
 #: What the earlier scoring/ is called here.
 NAME = f"scoring_{earlier_version.COMMIT[:7]}"
@@ -75,6 +76,9 @@ _RENAMED = {
     "EngineMigrationEnded": "VmMigrationEnded",
 }
 _NAMES_OF_THEN = {now: then for then, now in _RENAMED.items()}
+#: The types that have the earlier version's fields, where those of the decision have others.
+_FLAT: Mapping[str, type] = {"LocalHost": LocalOnWire, "PeerReport": PeerOnWire}
+_DECIDED = {kind: name for name, kind in _FLAT.items()}
 _MISSING = object()
 _PLAIN = frozenset({int, float, str, bool, type(None)})
 
@@ -128,7 +132,7 @@ def counterparts() -> Iterator[tuple[type, type | None]]:
     for module in _earlier()[1:]:
         for name, kind in vars(module).items():
             if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module.__name__:
-                yield kind, _TODAY.named(name)
+                yield kind, _FLAT.get(name) or _TODAY.named(name)
 
 
 def decide(state: AgentState, observation: Observation, now_s: float) -> Decision:
@@ -181,13 +185,20 @@ class _Types:
 _TODAY = _Types(_NOW)
 
 
+def field_names(kind: Any) -> tuple[str, ...]:
+    """The fields of a dataclass, or of a Struct."""
+    if is_dataclass(kind):
+        return tuple(each.name for each in fields(kind))
+    return tuple(kind.__struct_fields__)
+
+
 @functools.lru_cache(maxsize=512)
 def _plan(kind: type, types: _Types) -> tuple[Any, tuple[str, ...]]:
     """The type that stands for a dataclass there, and the fields that both have."""
-    there = types.named(kind.__name__)
+    there = types.named(_DECIDED.get(kind, kind.__name__))
     if there is None:
         return None, ()
-    names = {each.name for each in fields(kind)}
+    names = set(field_names(kind))
     return there, tuple(each.name for each in fields(there) if each.name in names)
 
 
@@ -220,6 +231,11 @@ def into(value: Any, types: _Types) -> Any:
         return there(value.value) if known else _MISSING
     if isinstance(value, Rules):
         return _rules_into(value, types)
+    # The earlier version knew one VM, as the JSON between broker and agent still has it.
+    if isinstance(value, LocalHost):
+        return _into_type(LocalOnWire.of(value), types)
+    if isinstance(value, PeerReport):
+        return _into_type(PeerOnWire.of(value), types)
     if is_dataclass(value):
         return _into_type(value, types)
     if isinstance(value, Mapping):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -24,6 +23,7 @@ from tests.simulation.host import Host
 from tests.simulation.laws import Broken
 from tests.simulation.lockspace import Daemon
 from tests.simulation.world import Settings, World
+from tests.unit.builders import replaced
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_isolated_where_no_host_has_a_better_network(
     look = isolation.look
 
     def credulous(turn: VmTurn) -> isolation.Finding:
-        turn.host.live = tuple(replace(p, way_out=True, uplink_up=True) for p in turn.live)
+        turn.host.live = tuple(replaced(p, way_out=True, uplink_up=True) for p in turn.live)
         turn._there.clear()
         return look(turn)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from scoring.decide import Decision, decide
 from scoring.decision import (
@@ -53,8 +53,12 @@ from scoring.vm_facts import (
     ENGINE,
     EngineStatus,
     Health,
+    PeerVm,
+    VmHere,
     VmStatus,
 )
+
+HostT = TypeVar("HostT", LocalHost, PeerReport)
 
 #: A moment in the middle of a long life; a whole number, so that sums of it are exact.
 NOW_S = 10_000.0
@@ -88,34 +92,56 @@ GUARDED = [
 ]
 
 
+#: What `local` and `replaced` call otherwise than VmHere and PeerVm do.
+_OTHERWISE = {"engine": "report", "engine_taken_s": "taken_s"}
+_OF_HERE = {each.name for each in fields(VmHere)} - {"number"} | set(_OTHERWISE)
+_OF_THERE = set(PeerVm._fields) - {"outside"} | {"engine"}
+
+
 def local(engine: EngineStatus = DOWN, **changed: Any) -> LocalHost:
-    """Host 1 with every sample fine; its engine was sampled at NOW_S."""
+    """Host 1 with every sample fine; its engine was sampled at NOW_S. Further fields: as in
+    `replaced`."""
     host = LocalHost(
         host_id=1,
-        engine=engine,
-        engine_taken_s=NOW_S,
+        vms=(VmHere(engine, NOW_S, config_up_to_date=True),),
         network=1.0,
         bridge_up=True,
         mem_free_mb=8192,
         cpu_load=0.1,
-        config_up_to_date=True,
     )
-    return replace(host, **changed)
+    return replaced(host, **changed)
 
 
 def peer(
     host_id: int, score: int = 3400, engine: EngineStatus = DOWN, **changed: Any
 ) -> PeerReport:
-    """Another host's slot, by default as good as host 1."""
+    """Another host's slot, by default as good as host 1. Further fields: as in `replaced`."""
     report = PeerReport(
         host_id=host_id,
         timestamp=500,
         score=score,
-        engine=engine,
+        vms={ENGINE: PeerVm(engine, StateName.ENGINE_DOWN.value)},
         hostname=f"host{host_id}",
-        state=StateName.ENGINE_DOWN.value,
     )
-    return replace(report, **changed)
+    return replaced(report, **changed)
+
+
+def replaced(host: HostT, **changed: Any) -> HostT:
+    """A host with other fields: its own, and those of VM 1 beside them (`engine`: its report,
+    `engine_taken_s`: when that was sampled). `vms`: those beside VM 1."""
+    if isinstance(host, LocalHost):
+        engine, *others = host.vms
+        of_vm = {_OTHERWISE.get(n, n): changed.pop(n) for n in _OF_HERE & changed.keys()}
+        vms = (replace(engine, **of_vm), *changed.pop("vms", others))
+        return replace(host, vms=vms, **changed)
+    of_vm = {_OTHERWISE.get(n, n): changed.pop(n) for n in _OF_THERE & changed.keys()}
+    rest = changed.pop("vms", host.vms)
+    reached = dict(changed.pop("reached", host.reached))
+    if "outside" in changed:
+        reached |= {ENGINE: changed.pop("outside")}
+    kept = {number: seen for number, seen in reached.items() if seen is not None}
+    vms_there = {**rest, ENGINE: host.engine._replace(**of_vm)}
+    return replace(host, vms=vms_there, reached=kept, **changed)
 
 
 def observe(here: LocalHost | None = None, **changed: Any) -> Observation:
@@ -261,7 +287,7 @@ class Life:
     def beat(self, *outcomes: Outcome, after_s: float = 1.0) -> Decision:
         """Let time pass, then decide on what is there, with these outcomes delivered."""
         self.now_s += after_s
-        self.here = replace(self.here, engine_taken_s=self.now_s)
+        self.here = replaced(self.here, engine_taken_s=self.now_s)
         self.peers = tuple(
             replace(p, timestamp=p.timestamp + 1) if p.host_id in self.beating else p
             for p in self.peers
@@ -275,7 +301,9 @@ class Life:
 
     def change_peer(self, host_id: int, **changed: Any) -> None:
         """Let a peer's slot show something else from the next beat on."""
-        self.peers = tuple(replace(p, **changed) if p.host_id == host_id else p for p in self.peers)
+        self.peers = tuple(
+            replaced(p, **changed) if p.host_id == host_id else p for p in self.peers
+        )
 
 
 def may_start(**remembered: Any) -> dict[str, Any]:
@@ -374,7 +402,7 @@ class Fall:
                 return HostIdFreed(host_id, self.freed, "" if self.freed else "still there")
             case StartVm():
                 if self.start is StartResult.STARTED:
-                    self.life.here = replace(self.life.here, engine=UP)
+                    self.life.here = replaced(self.life.here, engine=UP)
                 return VmStartEnded(self.start, "so it ended")
         raise AssertionError(action)
 

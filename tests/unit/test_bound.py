@@ -143,7 +143,7 @@ def seen_by_2(*hosts: int, **observed: Any) -> Picture:
     """What host 2 sees: the VM on host 1, and further hosts."""
     peers = [peer(1, engine=UP), *map(peer, hosts)]
     observation = Observation(
-        local=replace(local(), host_id=2),
+        local=local(host_id=2),
         peers=tuple(peers),
         storage_good_since_s=NOW_S - 1000.0,
         global_maintenance=observed.pop("global_maintenance", False),

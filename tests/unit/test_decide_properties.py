@@ -26,6 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from broker.wire.hosts import LocalOnWire, PeerOnWire
 from scoring.decide import Decision, decide
 from scoring.decision import (
     Action,
@@ -76,7 +77,19 @@ from scoring.vm_facts import (
     Pause,
     VmStatus,
 )
-from tests.unit.builders import DIED, DOWN, RULES, SICK, TIMING, UNKNOWN, UP, local, peer, state_of
+from tests.unit.builders import (
+    DIED,
+    DOWN,
+    RULES,
+    SICK,
+    TIMING,
+    UNKNOWN,
+    UP,
+    local,
+    peer,
+    replaced,
+    state_of,
+)
 from tests.unit.draws import draws
 
 VM_ACTIONS = (StartVm, ShutDownVm, PowerOffVm, MigrateVm)
@@ -152,7 +165,7 @@ class Witness:
     def check_laws(self, seen: Observation, decision: Decision) -> None:
         acts = [a for a in decision.actions if isinstance(a, MOVES_OR_FREES)]
         starts = any(isinstance(a, StartVm) for a in acts)
-        vm = seen.local.engine.vm
+        vm = seen.local.engine.report.vm
         # Law 4; and what is not known to be over is not over.
         assert seen.global_maintenance is False or not acts
         assert not seen.newer_versions or not acts
@@ -165,13 +178,13 @@ class Witness:
             assert seen.storage_good_since_s is not None
             assert seen.lockspace_joined is True
             assert vm is not VmStatus.UP
-            assert seen.local.engine_taken_s > decision.state.engine.acted_s
+            assert seen.local.engine.taken_s > decision.state.engine.acted_s
             lease, freed_s = self.lease, self.freed_s
             freed = freed_s is not None and (lease is None or lease.asked_s <= freed_s)
             assert freed or (lease is not None and lease.known)
         if any(isinstance(a, ShutDownVm | MigrateVm) for a in acts):
             assert vm is VmStatus.UP
-            assert seen.local.engine_taken_s > decision.state.engine.acted_s
+            assert seen.local.engine.taken_s > decision.state.engine.acted_s
         for act in acts:
             if isinstance(act, MigrateVm):
                 assert seen.migration_possible
@@ -228,8 +241,16 @@ engines = st.builds(
     ),
     reason=st.none() | st.just("why"),
 )
+
+
+def _observed(here: LocalOnWire) -> LocalHost:
+    """A host that shuts down is in maintenance meanwhile."""
+    local = here.observed()
+    return local if local.shutdown is None else replace(local, maintenance=True)
+
+
 locals_ = st.builds(
-    LocalHost,
+    LocalOnWire,
     host_id=st.just(1),
     engine=engines,
     engine_taken_s=times | st.just(1e9),
@@ -256,9 +277,9 @@ locals_ = st.builds(
     | st.builds(
         HostShutdown, times, st.sampled_from([OnHostShutdown.MIGRATE, OnHostShutdown.SHUTDOWN])
     ),
-).map(lambda here: here if here.shutdown is None else replace(here, maintenance=True))
+).map(_observed)
 peers = st.builds(
-    PeerReport,
+    PeerOnWire,
     host_id=hosts,
     timestamp=st.integers(0, 2**53),
     score=st.sampled_from([0, 1000, 3400, 10000]),
@@ -271,7 +292,7 @@ peers = st.builds(
     last_ran=st.integers(0, 5),
     read_s=st.none() | times,
     moving_until_s=st.none() | times,
-)
+).map(PeerOnWire.observed)
 outcomes = st.one_of(
     st.builds(VmStartEnded, result=st.sampled_from(StartResult)),
     st.builds(VmStopEnded, ok=st.booleans()),
@@ -379,7 +400,8 @@ class Storm:
 
     def calm_down(self) -> None:
         """For a while nothing forbids anything, and the VM is where it was or nowhere."""
-        self.here = local(self.pick(self.here.engine, DOWN, DOWN), maintenance=self.chance(0.2))
+        engine = self.pick(self.here.engine.report, DOWN, DOWN)
+        self.here = local(engine, maintenance=self.chance(0.2))
         self.world = replace(
             self.world,
             global_maintenance=False,
@@ -388,8 +410,8 @@ class Storm:
             storage_good_since_s=self.world.storage_good_since_s or self.now_s,
         )
         for host, report in self.peers.items():
-            engine = DOWN if self.chance(0.8) else report.engine
-            self.peers[host] = replace(report, engine=engine, state="")
+            engine = DOWN if self.chance(0.8) else report.engine.report
+            self.peers[host] = replaced(report, engine=engine, state="")
         self.beating.discard(2)
 
     def change(self) -> None:
@@ -400,7 +422,7 @@ class Storm:
         match self.random.randrange(14):
             case 0 | 1:
                 engine = self.pick(UP, DOWN, DOWN, SICK, SICK, DIED, UNKNOWN, *ODD_ENGINES)
-                self.here = replace(
+                self.here = replaced(
                     self.here, engine=engine, lease_held=self.pick(True, False, None)
                 )
             case 2:
@@ -463,7 +485,7 @@ class Storm:
         taken_s = self.now_s + (self.pick(-1, -60, 1e9) if self.chance(0.1) else 0)
         observation = replace(
             self.world,
-            local=replace(self.here, engine_taken_s=taken_s),
+            local=replaced(self.here, engine_taken_s=taken_s),
             peers=tuple(self.peers.values()),
             outcomes=tuple(self.outcomes()),
             stopping=self.chance(0.0005),
@@ -494,21 +516,21 @@ class Storm:
             case StartVm():
                 result = StartResult.STARTED if well else self.pick(*StartResult)
                 if result is StartResult.STARTED:
-                    self.here = replace(self.here, engine=self.pick(UP, SICK))
+                    self.here = replaced(self.here, engine=self.pick(UP, SICK))
                 return VmStartEnded(result)
             case ShutDownVm() | PowerOffVm():
                 if self.chance(0.5):
-                    self.here = replace(self.here, engine=DOWN)
+                    self.here = replaced(self.here, engine=DOWN)
                 return VmStopEnded(well)
             case MigrateVm(target=target):
-                self.here = replace(self.here, engine=DOWN if well else self.here.engine)
+                self.here = replaced(self.here, engine=DOWN if well else self.here.engine.report)
                 return VmMigrationEnded(target, well)
             case DisarmDomain():
-                self.here = replace(self.here, domain=DomainHere())
+                self.here = replaced(self.here, domain=DomainHere())
                 return DomainDisarmed(well)
             case CancelMigration():
                 if well:
-                    self.here = replace(self.here, engine=self.pick(UP, SICK))
+                    self.here = replaced(self.here, engine=self.pick(UP, SICK))
                 return MigrationCancelled(well)
             case AskLease():
                 return replace(self.lease, known=well, asked_s=self.now_s)
@@ -609,7 +631,7 @@ class Cluster(RuleBasedStateMachine):
 
     @rule(engine=st.sampled_from([UP, SICK, DOWN, DIED, UNKNOWN]), held=maybe)
     def the_vm_changes(self, engine: EngineStatus, held: bool | None) -> None:
-        self.here = replace(self.here, engine=engine, lease_held=held)
+        self.here = replaced(self.here, engine=engine, lease_held=held)
         self.beat(1.0)
 
     @rule(on=st.booleans())
@@ -703,7 +725,7 @@ class Cluster(RuleBasedStateMachine):
         }
         observation = replace(
             self.world,
-            local=replace(self.here, engine_taken_s=self.now_s),
+            local=replaced(self.here, engine_taken_s=self.now_s),
             peers=tuple(self.peers.values()),
             outcomes=tuple(self.ended),
         )
@@ -731,16 +753,16 @@ class Cluster(RuleBasedStateMachine):
             case StartVm():
                 result = StartResult.STARTED if well else StartResult.FAILED
                 self.ended.append(VmStartEnded(result))
-                self.here = replace(self.here, engine=UP if well else DOWN)
+                self.here = replaced(self.here, engine=UP if well else DOWN)
             case ShutDownVm() | PowerOffVm():
                 self.ended.append(VmStopEnded(well))
-                self.here = replace(self.here, engine=DOWN if well else self.here.engine)
+                self.here = replaced(self.here, engine=DOWN if well else self.here.engine.report)
             case MigrateVm(target=target):
                 self.ended.append(VmMigrationEnded(target, well))
-                self.here = replace(self.here, engine=DOWN if well else UP)
+                self.here = replaced(self.here, engine=DOWN if well else UP)
             case CancelMigration():
                 self.ended.append(MigrationCancelled(well))
-                self.here = replace(self.here, engine=UP if well else self.here.engine)
+                self.here = replaced(self.here, engine=UP if well else self.here.engine.report)
             case AskLease():
                 self.ended.append(replace(self.lease, known=well, asked_s=self.now_s))
             case AskPower(host_id=host_id):

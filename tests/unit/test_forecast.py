@@ -128,7 +128,7 @@ def of_db(
     reaches = frozenset({2} if took_s is not None else ())
     down = EngineStatus(VmStatus.DOWN, Health.BAD)
     mine = (VmHere(down, NOW_S, number=2, unfit=unfit),)
-    here = replace(local(), vms=mine, total_mb=16384.0, free_mb=free_mb, reaches=reaches)
+    here = local(vms=mine, total_mb=16384.0, free_mb=free_mb, reaches=reaches)
     given: dict[str, Any] = {
         "storage_good_since_s": NOW_S - 1000.0,
         "global_maintenance": False,

@@ -19,7 +19,7 @@ from scoring.observation import (
     VmStopEnded,
 )
 from scoring.vm.state import StateName as S
-from scoring.vm_facts import DETAIL_PAUSED, EngineStatus, Health, OutsideView, VmStatus
+from scoring.vm_facts import DETAIL_PAUSED, ENGINE, EngineStatus, Health, OutsideView, VmStatus
 from tests.unit.builders import (
     DOWN,
     NOW_S,
@@ -34,6 +34,7 @@ from tests.unit.builders import (
     kinds,
     local,
     peer,
+    replaced,
 )
 
 #: The stay of the VM on host 1.
@@ -218,8 +219,8 @@ def test_the_way_is_asked_for_before_they_know_whose_network_it_is() -> None:
 
 def test_what_is_seen_of_another_host_says_nothing_of_this_one() -> None:
     other = outsider(2)
-    assert other.outside is not None
-    assert nothing(judged(None, replace(other, outside=replace(other.outside, owner=3))))
+    view = replace(other.reached[ENGINE], owner=3)
+    assert nothing(judged(None, replaced(other, outside=view)))
 
 
 @pytest.mark.parametrize("good_s", [0.0, AFTER - 1])

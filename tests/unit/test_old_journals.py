@@ -4,6 +4,8 @@
 The files were recorded by the code that wrote them, in a simulated cluster of three hosts:
 `one-state-*` before hosts and VMs were kept apart, when the state was one record. Host 1 takes over
 from a host that lost its power, runs the VM, and is drained; host 2 then has the VM, which hangs.
+`flat-engine-*` before VM 1 had a record of its own in the decision, with two VMs of the registry: a
+host without its cable, one that loses its power, and a drain.
 """
 
 from __future__ import annotations

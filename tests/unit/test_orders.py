@@ -379,7 +379,7 @@ def test_a_lease_that_cannot_be_had_refuses_the_start(lease: LeaseAnswer, why: s
         ({"lockspace_joined": False}, "lockspace"),
         ({"lockspace_joined": None}, "lockspace"),
         (
-            {"here": replace(local(DOWN), unfit=(Unfit(Obstacle.OTHER_STORAGE, "a copy"),))},
+            {"here": local(DOWN, unfit=(Unfit(Obstacle.OTHER_STORAGE, "a copy"),))},
             "a copy",
         ),
         ({"unsure": (2,)}, "host(s) 2 write to the storage"),

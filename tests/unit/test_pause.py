@@ -31,6 +31,7 @@ from tests.unit.builders import (
     kinds,
     local,
     peer,
+    replaced,
 )
 
 S = StateName
@@ -67,7 +68,7 @@ def test_what_somebody_paused_is_left_alone_for_ever(
 
 
 def test_a_sentence_is_there_where_libvirt_gave_none() -> None:
-    here = replace(paused(Pause.USER), engine=replace(PAUSED, reason=None))
+    here = replaced(paused(Pause.USER), engine=replace(PAUSED, reason=None))
     assert "the VM is paused;" in in_state(S.ENGINE_UP, here).reasons[-1].text
 
 

@@ -248,7 +248,7 @@ def test_among_equals_the_lower_host_id_pursues() -> None:
         (DEVICE, frozenset(), True),
         (DEVICE, DEVICE, False),
     ):
-        here = replace(local(total_mb=8192.0, free_mb=4096.0, reaches=reaches), host_id=5)
+        here = local(total_mb=8192.0, free_mb=4096.0, reaches=reaches, host_id=5)
         owner = {"vms": RUNS, "engine": DOWN, **ROOM}
         lower = peer(1, engine=UP, reaches=others_reach, **ROOM)
         decision = early(lower, owner=owner, here=here, specs=(SPEC,), registry=1)

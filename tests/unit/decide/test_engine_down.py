@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,6 +24,7 @@ from tests.unit.builders import (
     local,
     may_start,
     peer,
+    replaced,
     starts,
 )
 
@@ -58,7 +58,7 @@ def test_a_better_live_host_is_left_to_start_the_vm() -> None:
     ],
 )
 def test_a_better_host_that_cannot_run_the_vm_is_not_waited_for(unfit: dict[str, Any]) -> None:
-    assert starts(down(live=[replace(peer(2, 9000), **unfit)]))
+    assert starts(down(live=[peer(2, **{"score": 9000, **unfit})]))
 
 
 def test_a_better_host_that_is_silent_is_not_waited_for() -> None:
@@ -140,7 +140,7 @@ def test_a_host_that_moves_the_vm_is_waited_for_until_the_end_that_it_named() ->
     waiting = down(live=[moving])
     assert codes(waiting) == [Code.BUSY_ELSEWHERE]
     assert "for 0 s at most" in waiting.reasons[0].text
-    assert starts(down(live=[replace(moving, moving_until_s=NOW_S)]))
+    assert starts(down(live=[replaced(moving, moving_until_s=NOW_S)]))
 
 
 @pytest.mark.parametrize("state", ["", S.ENGINE_DOWN.value, S.ENGINE_UP.value, "of a later age"])

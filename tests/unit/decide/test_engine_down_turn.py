@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,6 +27,7 @@ from tests.unit.builders import (
     local,
     may_start,
     peer,
+    replaced,
     starts,
 )
 
@@ -39,7 +39,7 @@ def lives_of(*hosts: int, last_ran: int = 0, waiting: dict[int, Any] | None = No
     life = Life(peers=tuple(peer(h) for h in hosts), beating=set(hosts))
     for host_id, changed in (waiting or {}).items():
         life.change_peer(host_id, **changed)
-    life.here = replace(life.here, last_ran=last_ran)
+    life.here = replaced(life.here, last_ran=last_ran)
     return life
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,6 +27,7 @@ from tests.unit.builders import (
     kinds,
     local,
     peer,
+    replaced,
 )
 
 S = StateName
@@ -92,16 +92,16 @@ def test_a_migration_found_under_way_is_ended_when_its_time_is_over() -> None:
     timeout_s = RULES.migration_timeout_s
     life = Life(here=local(UP), peers=(peer(2),), beating={2})
     life.beat()
-    life.here = replace(life.here, engine=LEAVING, migrating_s=timeout_s - 1.5)
+    life.here = replaced(life.here, engine=LEAVING, migrating_s=timeout_s - 1.5)
     found = life.beat()
     assert found.state.engine.name is S.ENGINE_MIGRATING_AWAY
     assert (
         found.state.engine.moving_until_s == life.now_s - timeout_s + 1.5 + RULES.migration_within_s
     )
     assert codes(found) == [Code.MIGRATING, Code.MIGRATING] and not found.actions
-    life.here = replace(life.here, migrating_s=timeout_s - 0.5)
+    life.here = replaced(life.here, migrating_s=timeout_s - 0.5)
     assert not life.beat().actions
-    life.here = replace(life.here, migrating_s=timeout_s)
+    life.here = replaced(life.here, migrating_s=timeout_s)
     over = life.beat()
     assert over.actions == (CancelMigration(),)
     assert codes(over) == [Code.MIGRATION_OVERDUE]
@@ -111,7 +111,7 @@ def test_a_migration_found_under_way_is_ended_when_its_time_is_over() -> None:
     asked = [bool(life.beat(MigrationCancelled(False, "post-copy")).actions)]
     asked += [bool(life.beat().actions) for _ in range(15)]
     assert asked == [False] * 15 + [True], "and later once more"
-    life.here = replace(life.here, engine=UP, migrating_s=None)
+    life.here = replaced(life.here, engine=UP, migrating_s=None)
     ended = life.beat(MigrationCancelled(True))
     assert ended.state.engine.name is S.ENGINE_UP and not ended.state.engine.asking_cancel
     assert ended.state.engine.moving_until_s is None
@@ -142,7 +142,7 @@ def test_a_host_drained_by_migration_is_in_local_maintenance_in_the_end() -> Non
     life = Life(here=local(UP, maintenance=True), peers=(peer(2),), beating={2})
     life.beat()
     assert MigrateVm(2) in life.beat().actions
-    life.here = replace(life.here, engine=DOWN)
+    life.here = replaced(life.here, engine=DOWN)
     life.change_peer(2, engine=UP)
     life.beat(VmMigrationEnded(2, ok=True))
     assert life.beat().state.engine.name is S.LOCAL_MAINTENANCE

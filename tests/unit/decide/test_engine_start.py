@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -119,7 +118,7 @@ def test_the_wait_for_a_locked_image_says_since_when() -> None:
 
 def test_the_lock_of_a_vm_that_runs_elsewhere_is_no_riddle() -> None:
     ended = VmStartEnded(StartResult.IMAGE_LOCKED, "why")
-    runs = replace(peer(2, 3400), engine=UP)
+    runs = peer(2, 3400, UP)
     decision = in_state(
         S.ENGINE_START, for_s=3, remembered=acting(), live=[runs], outcomes=(ended,)
     )

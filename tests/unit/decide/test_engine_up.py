@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from scoring.decision import Code, ShutDownVm
@@ -27,6 +25,7 @@ from tests.unit.builders import (
     kinds,
     local,
     peer,
+    replaced,
 )
 
 S = StateName
@@ -117,13 +116,13 @@ def test_an_unhealthy_vm_is_stopped_after_300_seconds() -> None:
 def test_a_vm_that_gets_well_again_is_up_and_its_next_illness_counts_anew() -> None:
     life = Life(here=local(UP))
     life.beat()
-    life.here = replace(life.here, engine=SICK)
+    life.here = replaced(life.here, engine=SICK)
     life.beat()
     life.beat(after_s=299.0)
     assert life.state.engine.name is S.ENGINE_UP_BAD_HEALTH
-    life.here = replace(life.here, engine=UP)
+    life.here = replaced(life.here, engine=UP)
     assert life.beat().state.engine.name is S.ENGINE_UP
-    life.here = replace(life.here, engine=SICK)
+    life.here = replaced(life.here, engine=SICK)
     life.beat()
     assert life.beat(after_s=299.0).state.engine.name is S.ENGINE_UP_BAD_HEALTH
     assert life.beat().state.engine.name is S.ENGINE_STOP

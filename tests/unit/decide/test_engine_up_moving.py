@@ -35,6 +35,7 @@ from tests.unit.builders import (
     kinds,
     local,
     peer,
+    replaced,
 )
 
 S = StateName
@@ -80,10 +81,10 @@ def test_the_vm_moves_once_and_is_followed_to_its_new_host() -> None:
     for _ in range(1 + int(TIMING.move_dwell)):
         assert life.beat().state.engine.name is S.ENGINE_UP
     assert MigrateVm(2) in life.beat().actions
-    life.here = replace(life.here, engine=LEAVING)
+    life.here = replaced(life.here, engine=LEAVING)
     for _ in range(30):
         assert life.beat().actions == ()
-    life.here = replace(life.here, engine=DOWN)
+    life.here = replaced(life.here, engine=DOWN)
     life.change_peer(2, engine=UP)
     decision = life.beat(VmMigrationEnded(2, ok=True))
     assert decision.state.engine.name is S.ENGINE_DOWN
@@ -116,7 +117,7 @@ def test_the_vm_never_moves_to_a_host_that_cannot_take_it(unfit: dict[str, Any])
         decision = in_state(
             S.ENGINE_UP,
             local(UP, maintenance=draining),
-            live=[replace(peer(2, 9000), **unfit)],
+            live=[peer(2, 9000, **unfit)],
             silent=[peer(3, 9000)],
             uncertain=[peer(4, 9000)],
             remembered={"better_since_s": NOW_S - 999},
@@ -184,16 +185,16 @@ def test_an_ordered_migration_that_failed_does_not_delay_a_drain() -> None:
 
 def test_the_vm_is_not_moved_to_a_host_without_the_memory() -> None:
     here = local(UP, maintenance=True)
-    earlier = replace(peer(2), memory_short=True)
-    short = replace(peer(2), mem_free_mb=RULES.vm_memory_mb - 1)
+    earlier = peer(2, memory_short=True)
+    short = peer(2, mem_free_mb=RULES.vm_memory_mb - 1)
     for without in (earlier, short):
         decision = in_state(S.ENGINE_UP, here, live=[without, peer(3, 100)])
         assert MigrateVm(3) in decision.actions
         waiting = in_state(S.ENGINE_UP, here, live=[without])
         assert codes(waiting) == [Code.DRAIN_WAITING, Code.ENGINE_HEALTHY]
-    enough = replace(peer(2), mem_free_mb=RULES.vm_memory_mb)
+    enough = peer(2, mem_free_mb=RULES.vm_memory_mb)
     assert MigrateVm(2) in in_state(S.ENGINE_UP, here, live=[enough]).actions
-    wants_more = replace(enough, memory_short=True)
+    wants_more = replaced(enough, memory_short=True)
     waits = in_state(S.ENGINE_UP, here, live=[wants_more])
     assert Code.DRAIN_WAITING in codes(waits), "its own definition may want more"
 

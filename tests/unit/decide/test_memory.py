@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from scoring.decide import Decision, decide
@@ -28,6 +26,7 @@ from tests.unit.builders import (
     local,
     observe,
     peer,
+    replaced,
     seen,
     state_of,
 )
@@ -41,12 +40,12 @@ def test_the_clock_of_a_state_starts_when_it_is_entered_and_is_not_kept_for_the_
     """Half of bad-health, a while in UnknownLocalVmState, and the whole time counts anew."""
     life = Life(here=local(UP))
     life.beat()
-    life.here = replace(life.here, engine=SICK)
+    life.here = replaced(life.here, engine=SICK)
     life.beat()
     life.beat(after_s=200.0)
-    life.here = replace(life.here, engine=UNKNOWN)
+    life.here = replaced(life.here, engine=UNKNOWN)
     assert life.beat().state.engine.name is S.UNKNOWN_LOCAL_VM_STATE
-    life.here = replace(life.here, engine=SICK)
+    life.here = replaced(life.here, engine=SICK)
     decision = life.beat()
     assert decision.state.engine.name is S.ENGINE_STARTING
     assert decision.state.engine.since_s == life.now_s

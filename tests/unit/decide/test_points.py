@@ -20,6 +20,7 @@ from tests.unit.builders import (
     kinds,
     local,
     peer,
+    replaced,
 )
 
 S = StateName
@@ -64,30 +65,30 @@ def test_a_host_outside_the_lockspace_scores_0_and_says_so() -> None:
 
 
 def test_a_host_without_the_lock_driver_scores_0_and_one_that_does_not_tell_does_not() -> None:
-    without = in_state(S.ENGINE_DOWN, replace(local(DOWN), lock_driver=False))
+    without = in_state(S.ENGINE_DOWN, local(DOWN, lock_driver=False))
     assert without.score.value == 0
     assert [penalty.name for penalty in without.score.penalties] == ["lock-driver"]
     assert StartVm not in kinds(without)
     for told in (None, True):
-        assert in_state(S.ENGINE_DOWN, replace(local(DOWN), lock_driver=told)).score.value > 0
-    running = in_state(S.ENGINE_UP, replace(local(UP), lock_driver=False))
+        assert in_state(S.ENGINE_DOWN, local(DOWN, lock_driver=told)).score.value > 0
+    running = in_state(S.ENGINE_UP, local(UP, lock_driver=False))
     assert running.score.value > 0, "the VM that runs here is not chased away"
 
 
 @pytest.mark.parametrize("obstacle", Obstacle)
 def test_a_host_with_an_obstacle_scores_0_and_starts_nothing(obstacle: Obstacle) -> None:
-    given = replace(local(DOWN), unfit=(Unfit(obstacle, "what to do"),))
+    given = local(DOWN, unfit=(Unfit(obstacle, "what to do"),))
     decision = in_state(S.ENGINE_DOWN, given)
     assert decision.score.value == 0
     assert [(p.name, p.why) for p in decision.score.penalties] == [(obstacle.value, "what to do")]
     assert codes(decision) == [Code(obstacle.value)]
     assert not decision.actions
-    running = in_state(S.ENGINE_UP, replace(given, engine=UP))
+    running = in_state(S.ENGINE_UP, replaced(given, engine=UP))
     assert running.score.value > 0, "the VM that runs here is not chased away"
 
 
 def test_two_obstacles_are_both_named() -> None:
     both = (Unfit(Obstacle.CANNOT_START, "no bridge"), Unfit(Obstacle.HELD_BACK, "an overlay"))
-    decision = in_state(S.ENGINE_DOWN, replace(local(DOWN), unfit=both))
+    decision = in_state(S.ENGINE_DOWN, local(DOWN, unfit=both))
     assert [p.why for p in decision.score.penalties] == ["no bridge", "an overlay"]
     assert codes(decision) == [Code.CANNOT_START, Code.HELD_BACK]

@@ -45,6 +45,7 @@ from tests.unit.builders import (
     may_start,
     off,
     peer,
+    replaced,
 )
 
 S = StateName
@@ -98,7 +99,7 @@ def test_an_answer_of_the_time_before_the_freeing_starts_nothing_over() -> None:
     fall.until(FreeHostId)
     asked_s = fall.life.now_s
     dead, heir = fall.life.peers
-    fall.life.peers = (dead, replace(heir, last_ran=99))
+    fall.life.peers = (dead, replaced(heir, last_ran=99))
     freed = fall.beat()
     assert codes(freed) == [Code.HOST_ID_FREED, Code.EQUAL_HOST_FIRST]
     assert AskLease not in kinds(freed)
