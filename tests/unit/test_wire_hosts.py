@@ -153,11 +153,21 @@ def test_a_host_that_says_nothing_of_vm_1_is_none() -> None:
         LocalHost(1, (VmHere(UP, 1.0, number=2),))
 
 
+def lost(old: Any, new: Any, where: str = "") -> list[str]:
+    """Where something of the old value is not the same in the new one, which may have more keys."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [one for key in old for one in lost(old[key], new.get(key), f"{where}.{key}")]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [one for n, each in enumerate(old) for one in lost(each, new[n], f"{where}[{n}]")]
+    return [] if old == new else [f"{where}: was {old}, is {new}"]
+
+
 @pytest.mark.parametrize("host_id", [1, 3])
-def test_a_journal_keeps_its_shape_to_the_letter(host_id: int) -> None:
+def test_a_journal_keeps_its_shape(host_id: int) -> None:
     """Journals of a cluster with VMs of the registry, as they were written when the decision's own
     types still had the shape of the JSON."""
     path = Path(__file__).parent / "journals" / f"flat-engine-host{host_id}.jsonl.gz"
     lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
     assert len(lines) > 40
-    assert all(encode(decode(line)) == line for line in lines)
+    for line in lines:
+        assert lost(json.loads(line), json.loads(encode(decode(line)))) == []
