@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ LOCAL = LocalHost(
     free_mb=200.0,
     free_huge_mb=50.0,
     reaches=frozenset({2}),
+    may_restart=True,
 )
 PEER = PeerReport(
     2,
@@ -136,6 +138,8 @@ def test_of_another_host_vm_1_stands_among_the_facts_of_the_host() -> None:
 def test_all_of_a_host_arrives(kind: Any, value: LocalHost | PeerReport) -> None:
     """No field of the example has its default, so that one which is left out is missed."""
     wire = kind.of(value)
+    for each in fields(value):
+        assert getattr(value, each.name) != each.default, f"the example says nothing of {each.name}"
     for field, default in zip(
         kind.__struct_fields__[-len(kind.__struct_defaults__) :],
         kind.__struct_defaults__,
