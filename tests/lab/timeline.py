@@ -21,7 +21,8 @@ from .watch import EngineWatcher
 STEPS = (
     ("suspected", re.compile(r"EngineDown stays because .*(lease-asked|power-asked)")),
     ("fence lease taken", re.compile(r"FenceLeaseAnswer\(held=True")),
-    ("proven off", re.compile(r"because proven-off")),
+    # Among the first, where it is found before the host is suspected.
+    ("proven off", re.compile(r" because .*\bproven-off: ")),
     ("host id freed", re.compile(r"freed host id \d+")),
     ("engine lease taken", re.compile(r"EngineStart -> EngineStarting")),
 )
