@@ -13,7 +13,7 @@ SIDE_BY_SIDE := -n 4 --dist loadfile
 LABS := -n 2 --dist loadfile
 
 .PHONY: help setup check lint fast explore test contract-test simulation-test browser-test lab-test lab-test-long test-storage demo demo-sim simulate \
-	nightly mutation bench bench-takeover lab-down clean package-build-test package-test packages deb rpm release
+	nightly mutation bench bench-takeover lab-down clean package-build-test package-test packages deb rpm release release-check
 
 help:
 	@echo "make check     lint, strict types, fast tests (under a minute)"
@@ -29,7 +29,8 @@ help:
 	@echo "make packages  those of the commit that is HEAD, with checksums, in build/packages"
 	@echo "make deb rpm   some of them"
 	@echo "make package-test  them, installed in clean roots with systemd (minutes)"
-	@echo "make release   is the commit fit to be tagged?"
+	@echo "make release-check  is the commit fit to be tagged?"
+	@echo "make release   KEY=ID: packages, sources, repositories for apt and dnf, signed"
 	@echo "make bench     the figures, measured here"
 	@echo "make bench-takeover  RUNS=20: power cut, hang, cable out, QEMU killed: each phase (hours)"
 	@echo "make mutation  does every line of scoring/ matter to some test? (minutes)"
@@ -97,8 +98,12 @@ deb: setup
 rpm: setup
 	@$(PYTHON) packaging/build.py rpm
 
+release-check: setup
+	@$(PYTHON) packaging/build.py release-check
+
+# KEY: gpg's secret key that signs it.
 release: setup
-	@$(PYTHON) packaging/build.py release
+	@$(PYTHON) packaging/build.py release --key "$(KEY)" $(if $(SNAPSHOT),--snapshot)
 
 demo: setup
 	@$(PYTHON) -m tests.lab demo $(if $(STORAGE),--storage $(STORAGE)) $(if $(VMS),--vms $(VMS))

@@ -11,6 +11,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from agent import vm_verbs
 from agent.setup import arguments as setup
@@ -304,17 +305,27 @@ def _score(arguments: Namespace, as_json: bool) -> int:
 
 
 def _fence_options(parser: ArgumentParser) -> None:
-    test = _below(
-        parser, "test", "log in, read power and identity, check the privilege; changes nothing"
-    )
+    words = parser.add_subparsers(dest="what", metavar="test|add", required=True)
+    test = words.add_parser("test", help="log in, read power, check the privilege; changes nothing")
     test.add_argument("host", metavar="HOST|all", help="a host's id or name")
     _as_json(test)
+    more = words.add_parser("add", help="write a device into this host's files")
+    more.add_argument("host", metavar="HOST", help="the id of the host whose power it switches")
+    more.add_argument("--address", required=True, help="of the device")
+    more.add_argument("--username", help="its password is asked for, or read from standard input")
+    more.add_argument("--type", choices=("ipmi", "redfish"), help="default: ipmi")
+    more.add_argument("--port", type=int, help="default: the type's own")
+    more.add_argument("--name", help="where a host has several devices")
+    _as_json(more)
 
 
 def _fence(arguments: Namespace, as_json: bool) -> int:
-    from agent.commands import fence_test
+    from agent.commands import fence_add, fence_test
+    from agent.setup.written import Files
     from broker.config.load import load
 
+    if arguments.what == "add":
+        return fence_add.run(arguments, Files(Path(arguments.config).absolute()), as_json)
     return fence_test.run(load(arguments.config), arguments.host, as_json)
 
 
@@ -335,6 +346,10 @@ def _config_options(parser: ArgumentParser) -> None:
     change.add_argument("value", metavar="VALUE")
     change.add_argument("--host-only", action="store_true", help="in this host's file alone")
     _as_json(change)
+    secret = looks.add_parser("secret", help="share a password, sealed for the members")
+    secret.add_argument("name", metavar="NAME", help="such as fence-passwords.2, smtp-password")
+    _as_json(secret)
+    _as_json(looks.add_parser("reseal", help="seal them anew, after a change of the cluster key"))
     _as_json(looks.add_parser("edit", help="edit what all hosts share, in $EDITOR"))
     _as_json(looks.add_parser("history", help="who changed what all hosts share, and when"))
     back = looks.add_parser("rollback", help="share an older text again")
@@ -346,7 +361,7 @@ def _config(arguments: Namespace, as_json: bool) -> int:
     from agent.commands import config_check, config_show
 
     match arguments.what:
-        case "get" | "set" | "edit" | "history" | "rollback":
+        case "get" | "set" | "secret" | "reseal" | "edit" | "history" | "rollback":
             from agent.commands import config_shared
 
             return config_shared.run(arguments, as_json)
@@ -410,7 +425,7 @@ def _import_ovirt(arguments: Namespace, as_json: bool) -> int:
 GROUPS = (
     ("see how it is", ("status", "why", "events", "check-liveliness", "doctor", "acknowledge")),
     ("act on VMs", ("vm", "migrate", "maintenance")),
-    ("set up", ("init", "invite", "join", "leave", "storage", "import-ovirt")),
+    ("set up", ("init", "invite", "join", "leave", "storage", "certificates", "import-ovirt")),
     ("try it out", ("config", "fence", "notify", "score")),
     (
         "repair, and look into files",
@@ -462,6 +477,12 @@ VERBS = (
         setup.leave,
     ),
     Verb("storage", "look after the volumes", setup.run, setup.storage),
+    Verb(
+        "certificates",
+        "this host's certificates, their days, and new ones",
+        setup.run,
+        setup.certificates,
+    ),
     Verb("clean-metadata", "remove the slot of a host that is gone", setup.run, setup.clean),
     Verb(
         "reinitialize-lockspace",

@@ -49,6 +49,7 @@ from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
 from broker.registry.admission import refused
 from broker.registry.cache import RegistryCache
 from broker.registry.shared_copy import SharedUpdates
+from broker.status.certificates import watch_certificates
 from broker.whiteboard.board import Board
 from broker.whiteboard.identity import VolumeKind, check, check_at, expected
 from broker.whiteboard.signatures import Signatures, Unsigned
@@ -218,6 +219,7 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
     signatures = Signatures(load_cluster_key(config), Unsigned(config.storage.unsigned))
     broker.registry.also = SharedUpdates(path, config, signatures).look
     copies = asyncio.create_task(watch_copy(config.daemon.state_dir, on_reload), name="shared")
+    looks = asyncio.create_task(watch_certificates(broker.in_force), name="certificates")
     key = "api.listen"
     try:
         await front.start(map(split, config.api.listen))
@@ -238,6 +240,7 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
         await _live(broker, front, stop)
     finally:
         copies.cancel()
+        looks.cancel()
         listeners.close()
         port.close()
         await front.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`python packaging/build.py lock|deb|cockpit|rpm|packages|release`: packages of the commit HEAD.
+"""`python packaging/build.py VERB`: packages of the commit HEAD; --help names the verbs.
 
 What is built is what is committed; a changed file in the work tree is not in it. Every
 time stamp is the commit's (SOURCE_DATE_EPOCH), every order sorted: the same commit gives
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import install
+import release as folders
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "packaging"
@@ -406,7 +407,59 @@ def rpm() -> list[Path]:
 # --- release --------------------------------------------------------------------------------
 
 
-def release() -> None:
+def release(key: str, is_snapshot: bool) -> None:
+    """The folder of a release, signed with a key of gpg's; SystemExit says what is missing.
+    `is_snapshot`: of a commit that is not tagged."""
+    if not key:
+        raise SystemExit(
+            "a release is signed, and no key is named: make release KEY=ID (gpg --list-secret-keys"
+            " shows yours); make packages makes the packages alone, unsigned"
+        )
+    signer = folders.Signer(key)
+    commit = Commit.head()
+    if commit.snapshot and not is_snapshot:
+        raise SystemExit(
+            f"HEAD does not carry the tag v{commit.version}: make release-check says what a release"
+            " needs; SNAPSHOT=1 makes the folder of this commit all the same"
+        )
+    try:
+        signer.check()
+        folder = BUILD / "release" / commit.deb_version
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        page, by_target = cockpit(), {target: deb(target) for target in folders.SUITES}
+        rpms = rpm()
+        for path in (page, *by_target.values(), *rpms):
+            shutil.copy(path, folder)
+        for target in folders.SUITES:
+            unpacked = source(commit, target)
+            folders.debian_source(unpacked, _as_source(commit, target), folder / "debian")
+        folders.python_packages(source(commit, "rpm"), folder, sys.executable)
+        suites = {folders.SUITES[target]: [path, page] for target, path in by_target.items()}
+        folders.apt(folder / "apt", suites, commit.time_s, signer)
+        folders.dnf(folder / "dnf", rpms, signer)
+        if Commit.head() != commit:
+            raise SystemExit("HEAD has moved while this was built: make release again")
+        folders.finish(folder, signer)
+    except folders.ReleaseError as error:
+        raise SystemExit(str(error)) from None
+    print(folders.instructions(folder))
+
+
+def _as_source(commit: Commit, target: str) -> folders.DebianSource:
+    version, given = f"{commit.deb_version}+{target}", TARGETS[target]
+    return folders.DebianSource(
+        target,
+        version,
+        MAINTAINER,
+        given["architecture"],
+        ", ".join(given["depends"]),
+        deb_changelog(commit, NAME, version),
+        copyright_file(commit, BUILD / "source" / target / f"{NAME}-{commit.version}"),
+    )
+
+
+def release_check() -> None:
     """Check that a release can be tagged from HEAD, and say how; nothing is tagged here."""
     version = project_version()
     problems = []
@@ -431,8 +484,7 @@ def release() -> None:
     if problems:
         raise SystemExit("not ready for a release:\n  " + "\n  ".join(problems))
     print(f"{version} is ready. make package-test, then:\n  git tag -s v{version}")
-    print("  make packages   (a tagged commit makes them without a snapshot's suffix)")
-    print(f"  gpg --armor --detach-sign {OUT.relative_to(ROOT) / SUMS}")
+    print("  make release KEY=ID")
 
 
 SUMS = "SHA256SUMS"
@@ -466,7 +518,10 @@ def main() -> None:
     verbs.add_parser("cockpit")
     verbs.add_parser("rpm")
     verbs.add_parser("packages")
-    verbs.add_parser("release")
+    verbs.add_parser("release-check")
+    whole = verbs.add_parser("release")
+    whole.add_argument("--key", default="", help="gpg's secret key that signs it")
+    whole.add_argument("--snapshot", action="store_true", help="of a commit without the tag")
     arguments = parser.parse_args()
     match arguments.verb:
         case "lock":
@@ -481,8 +536,10 @@ def main() -> None:
         case "rpm":
             for path in rpm():
                 print(path)
+        case "release-check":
+            release_check()
         case _:
-            release()
+            release(arguments.key, arguments.snapshot)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,12 @@ FILES = {
     "packaging/systemd/ha-agent-host-shutdown.service": (
         "usr/lib/systemd/system/ha-agent-host-shutdown.service"
     ),
+    "packaging/systemd/ha-agent-certificates.service": (
+        "usr/lib/systemd/system/ha-agent-certificates.service"
+    ),
+    "packaging/systemd/ha-agent-certificates.timer": (
+        "usr/lib/systemd/system/ha-agent-certificates.timer"
+    ),
     "packaging/systemd/sysusers.conf": "usr/lib/sysusers.d/ha-agent.conf",
     "packaging/systemd/tmpfiles.conf": "usr/lib/tmpfiles.d/ha-agent.conf",
     "packaging/firewalld/ha-agent.xml": "usr/lib/firewalld/services/ha-agent.xml",

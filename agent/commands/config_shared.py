@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import shlex
 import subprocess
 import tempfile
@@ -30,8 +31,12 @@ from agent.setup.toml_text import Value, with_keys
 from agent.setup.written import Files, checked, place, read_text
 from agent.storage.registry import shared_opened
 from agent.terminal.errors import CommandError
+from agent.terminal.secret import asked
+from broker.config.cluster_key import ClusterKey
 from broker.config.load import load, read_file, shared_for
 from broker.config.reload import needs_restart, refusal
+from broker.config.sealed import SECRET_CHARS_MAX, opened, seal
+from broker.config.secrets import load_cluster_key
 from broker.config.shared import SharedCopy, parsed
 from broker.daemon.errors import HaError
 from broker.daemon.exit_codes import ExitCode
@@ -39,6 +44,10 @@ from broker.registry.shared import SharedConfig, SharedHead
 from broker.registry.shared_copy import keep
 from broker.registry.volume import BadRegistry
 
+#: A secret that can be shared.
+SECRET_NAMES = re.compile(
+    r"fence-passwords\.[0-9]{1,4}(/[A-Za-z0-9_-]{1,32})?|smtp-password|webhook-key"
+)
 #: Makes the new text of the present one.
 Change = Callable[[str], str]
 
@@ -55,6 +64,10 @@ def run(arguments: Namespace, as_json: bool) -> int:
             return rollback(path, arguments.generation, as_json)
         case "edit":
             return edit(path, as_json)
+        case "secret":
+            return set_secret(path, arguments.name, as_json)
+        case "reseal":
+            return reseal(path, as_json)
         case _:
             return set_key(path, arguments.key, arguments.value, arguments.host_only, as_json)
 
@@ -69,6 +82,50 @@ def set_key(path: str, key: str, said: str, host_only: bool, as_json: bool) -> i
         place(files.config, text, 0o644)
         return _done(f"{key} is set in {path}: systemctl reload ha-broker ha-agent", 0, as_json)
     return _changed(path, lambda text: with_keys(text, {key: value}), f"{key} = {said}", as_json)
+
+
+def set_secret(path: str, name: str, as_json: bool) -> int:
+    """Seal a secret that is asked for, or read from standard input, and share it."""
+    if not SECRET_NAMES.fullmatch(name):
+        raise CommandError(
+            ExitCode.USAGE,
+            f"{name}: is no secret that can be shared; use: fence-passwords.HOST,"
+            " fence-passwords.HOST/NAME, smtp-password or webhook-key",
+        )
+    key = _key_of(path)
+    sealed = seal(key, name, asked(name, SECRET_CHARS_MAX))
+    return _changed(
+        path, lambda text: with_keys(text, {f"sealed.{name}": sealed}), f"{name}, sealed", as_json
+    )
+
+
+def reseal(path: str, as_json: bool) -> int:
+    """Seal each shared secret anew, with the cluster key that signs now."""
+    key = _key_of(path)
+
+    def change(text: str) -> str:
+        table = parsed(text).get("sealed", {})
+        passwords = table.get("fence-passwords", {})
+        found = {name: value for name, value in table.items() if name != "fence-passwords"}
+        found |= {f"fence-passwords.{name}": value for name, value in passwords.items()}
+        if not found:
+            raise CommandError(ExitCode.REFUSED, "nothing is sealed yet: ha-agent config secret")
+        made = {
+            f"sealed.{name}": seal(key, name, opened(key, name, str(value)))
+            for name, value in found.items()
+        }
+        return with_keys(text, dict(made))
+
+    return _changed(path, change, "all secrets sealed anew", as_json)
+
+
+def _key_of(path: str) -> ClusterKey:
+    key = load_cluster_key(load(path))
+    if key is None:
+        raise CommandError(
+            ExitCode.CONFIG, "this host has no cluster-key to seal with (secrets.toml)"
+        )
+    return key
 
 
 def value_of(said: str) -> Value:

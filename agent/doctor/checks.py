@@ -29,7 +29,7 @@ from agent.doctor.host import (
     volumes,
     watchdog,
 )
-from agent.doctor.peers import agreement, daemons, heartbeat_ports, libvirt_peers
+from agent.doctor.peers import agreement, certificates, daemons, heartbeat_ports, libvirt_peers
 from agent.doctor.storage import storage
 from agent.doctor.vm import libvirt_guests_found, registry_vms, vm_domain
 from agent.terminal.columns import say
@@ -115,6 +115,7 @@ def check(path: str) -> Iterator[Finding]:
         "clock": clock,
         "storage": volumes,
         "daemons": daemons,
+        "certificates": certificates,
         "agreement": agreement,
         "heartbeat": heartbeat_ports,
         "libvirt": libvirt_peers,

@@ -7,6 +7,7 @@ Each check yields (verdict, text, what to type).
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import assert_never
 
@@ -22,7 +23,9 @@ from agent.vm.reach import REFUSES, command_there, reach, reached
 from broker.client.ask import BrokerError, ask
 from broker.config.addresses import is_over_tls
 from broker.config.agreement import DIGEST_LINE, agreed, differences, published
+from broker.config.host_certificates import all_ends
 from broker.config.sections import Config
+from broker.wire.limits import SOON_DAYS
 from broker.wire.status import Status
 
 
@@ -140,6 +143,23 @@ def libvirt_peers(config: Config) -> Found:
             yield "ok", text, ""
         else:
             yield "fail" if heard.known else "warn", text, f"there: {command_there(config)}"
+
+
+def certificates(config: Config) -> Found:
+    """How long the certificates that this host shows are good."""
+    now, mend = time.time(), "ha-agent certificates renew, or the site's new ones"
+    for each in all_ends(config):
+        days = each.days_left(now)
+        if days is None:
+            yield "fail", f"{each.path}: {each.problem}", mend
+        elif days < 0:
+            yield "fail", f"{each.path}: has ended {-days} days ago", mend
+        else:
+            yield (
+                "warn" if days < SOON_DAYS else "ok",
+                f"{each.path} ends in {days} days",
+                (mend if days < SOON_DAYS else ""),
+            )
 
 
 @contextlib.contextmanager

@@ -30,14 +30,16 @@ class Ids(msgspec.Struct, frozen=True):
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """`config`, `secrets`, `definition`: the text of the member's three files. `ids`: its users'
-    numbers by name. `version`: of ha-agent there."""
+    """`config`, `secrets`, `definition`, `authority`: the text of the member's files; `authority`
+    empty where the cluster makes no certificates. `ids`: its users' numbers by name. `version`: of
+    ha-agent there."""
 
     config: Text
     secrets: Text
     definition: Text
     ids: Annotated[dict[str, Ids], Meta(max_length=8)] = {}
     version: Annotated[str, Meta(max_length=64)] = ""
+    authority: Annotated[str, Meta(max_length=64 * 1024)] = ""
 
     def __repr__(self) -> str:
         return "Offer(***)"

@@ -8,6 +8,7 @@ A person is asked only on a terminal and without `--yes`.
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import re
 import socket
 import struct
@@ -26,7 +27,9 @@ from broker.daemon.exit_codes import ExitCode
 API_PORT = 8765
 #: Addresses for documentation (RFC 5737, RFC 3849): the way to them is the way to anywhere.
 FAR_AWAY = ("192.0.2.1", "2001:db8::1")
-_ROUTES, _ANYWHERE = Path("/proc/net/route"), "00000000"
+# This thread's network is the process's but in a test.
+_ROUTES, _ANYWHERE = Path("/proc/thread-self/net/route"), "00000000"
+_ROUTES_6 = Path("/proc/thread-self/net/ipv6_route")
 Text = Annotated[str, Meta(max_length=4096)]
 
 
@@ -51,6 +54,7 @@ class Answers(Struct, forbid_unknown_fields=True, rename="kebab", kw_only=True):
     health_expect: Text | None = None
     migration_uri: Text | None = None
     migration_data_uri: Text | None = None
+    tls: Annotated[str, Meta(pattern="^(own|site|ssh)$")] | None = None
 
 
 def answers_of(arguments: argparse.Namespace) -> Answers:
@@ -108,7 +112,28 @@ def none_or(text: str) -> str:
 
 
 def gateway() -> str:
-    """The IPv4 default gateway; empty where there is none (proc(5), /proc/net/route)."""
+    """The default gateway, of IPv4 or else of IPv6; empty where there is none, or none that can be
+    named without an interface."""
+    return _gateway_4() or _gateway_6()
+
+
+def _gateway_6() -> str:
+    """IPv6's, from /proc/net/ipv6_route: destination, length, source, length, next hop, …"""
+    try:
+        lines = _ROUTES_6.read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        fields = line.split()
+        if len(fields) > 4 and fields[1] == "00" and re.fullmatch("[0-9a-f]{32}", fields[4]):
+            found = ipaddress.IPv6Address(bytes.fromhex(fields[4]))
+            if not found.is_unspecified and not found.is_link_local:
+                return str(found)
+    return ""
+
+
+def _gateway_4() -> str:
+    """IPv4's, from /proc/net/route (proc(5))."""
     try:
         lines = _ROUTES.read_text().splitlines()[1:]
     except OSError:

@@ -24,11 +24,14 @@ OPTIONS = {
     "health-expect": "what must be found in that page; default: nothing (oVirt's own: DB Up)",
     "migration-uri": "libvirt of another host, {host} is its name; - for none",
     "migration-data-uri": "where a migration's data goes; default: libvirt chooses",
+    "tls": "certificates: own (made here), site (there already), ssh (none); default: own",
 }
+#: How the hosts' libvirt talks to each other, and whose certificates it uses.
+TLS = ("own", "site", "ssh")
 INIT_TAKES = (
     *("storage", "whiteboard", "leases", "registry", "vms", "io-timeout", "domain", "cluster"),
     *("host-id", "name", "listen", "bridge", "network-targets", "health-url", "health-expect"),
-    *("migration-uri", "migration-data-uri"),
+    *("migration-uri", "migration-data-uri", "tls"),
 )
 JOIN_TAKES = ("host-id", "name", "listen")
 
@@ -38,7 +41,14 @@ def add_options(parser: argparse.ArgumentParser, names: tuple[str, ...]) -> None
     for name in names:
         kind = int if name in ("io-timeout", "host-id", "vms") else str
         value = name.rpartition("-")[2].upper()
-        parser.add_argument(f"--{name}", type=kind, metavar=value, help=OPTIONS[name])
+        choices = TLS if name == "tls" else None
+        parser.add_argument(
+            f"--{name}",
+            type=kind,
+            metavar="|".join(choices or (value,)),
+            choices=choices,
+            help=OPTIONS[name],
+        )
     parser.add_argument("--answers", metavar="FILE", help="TOML with the options as keys")
     parser.add_argument("--yes", action="store_true", help="ask nothing, take the defaults")
     add_common(parser)
@@ -53,6 +63,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 def init(first: argparse.ArgumentParser) -> None:
     """The options of `init`."""
     add_options(first, INIT_TAKES)
+    _set_libvirt(first)
     first.add_argument(
         "--share-state",
         action="store_true",
@@ -77,6 +88,15 @@ def init(first: argparse.ArgumentParser) -> None:
     )
 
 
+def _set_libvirt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set-libvirt",
+        action="store_true",
+        help="set the lock driver in qemu.conf and qemu-sanlock.conf, and restart libvirt, which no"
+        " VM notices",
+    )
+
+
 def join(more: argparse.ArgumentParser) -> None:
     """The options of `join`."""
     more.add_argument(
@@ -89,6 +109,7 @@ def join(more: argparse.ArgumentParser) -> None:
         help="instead of a token: copies of a member's ha-agent.toml, secrets.toml and engine.xml",
     )
     add_options(more, JOIN_TAKES)
+    _set_libvirt(more)
     more.add_argument(
         "--unproven",
         action="store_true",
@@ -105,7 +126,22 @@ def invite(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="where the new host reaches this one, up to three times; default: as api.listen",
     )
+    parser.add_argument(
+        "--folder",
+        metavar="FOLDER",
+        help="no token: write the files into a folder, which is then copied to the new host",
+    )
     parser.add_argument("--json", action="store_true", dest="json_here", help="answer in JSON")
+
+
+def certificates(parser: argparse.ArgumentParser) -> None:
+    """The options of `certificates`."""
+    words = parser.add_subparsers(dest="what", metavar="show|renew", required=True)
+    show = words.add_parser("show", help="those that this host uses, and their days")
+    show.add_argument("--json", action="store_true", dest="json_here")
+    renew = words.add_parser("renew", help="make this host's anew where that is due")
+    renew.add_argument("--now", action="store_true", help="whether it is due or not")
+    renew.add_argument("--json", action="store_true", dest="json_here")
 
 
 def leave(less: argparse.ArgumentParser) -> None:
@@ -151,6 +187,7 @@ def storage(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, as_json: bool) -> int:
     """Carry out the given verb of set-up."""
+    from agent.certificates import command as certificates_command
     from agent.setup import clean, grow, init, invite, join, leave, reinitialize, volumes_shown
 
     match arguments.verb:
@@ -160,6 +197,8 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
             return join.run(arguments, as_json)
         case "invite":
             return invite.run(arguments, as_json)
+        case "certificates":
+            return certificates_command.run(arguments, as_json)
         case "leave":
             return leave.run(arguments, as_json)
         case "storage" if arguments.what == "show":

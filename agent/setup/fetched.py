@@ -22,8 +22,9 @@ from pathlib import Path
 
 import msgspec
 
+from agent.certificates.places import AUTHORITY_FILE
 from agent.invite.fetch import fetched
-from agent.invite.offer import Ids
+from agent.invite.offer import Ids, Offer
 from agent.setup.written import Files, place
 from agent.terminal.errors import CommandError
 from agent.terminal.steps import Done, Step
@@ -60,6 +61,17 @@ def source_of(arguments: argparse.Namespace, files: Files) -> Iterator[Source]:
     folder = files.config.with_name(FOLDER)
     again = f"what the token fetched is kept: ha-agent join --from {folder}"
     offer = fetched(token, arguments.name or socket.gethostname())
+    lay(offer, folder)
+    try:
+        yield Source(folder, offer.ids)
+    except CommandError as error:
+        raise CommandError(error.code, f"{error}; {again}") from None
+    if not arguments.dry_run:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def lay(offer: Offer, folder: Path) -> None:
+    """Write what a member hands out into a folder of root's; CommandError."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
@@ -71,14 +83,10 @@ def source_of(arguments: argparse.Namespace, files: Files) -> Iterator[Source]:
         "engine.xml": offer.definition,
         IDS_FILE: msgspec.json.encode(offer.ids).decode(),
     }
+    if offer.authority:
+        texts[AUTHORITY_FILE] = offer.authority
     for name, text in texts.items():
         place(folder / name, text, 0o600)
-    try:
-        yield Source(folder, offer.ids)
-    except CommandError as error:
-        raise CommandError(error.code, f"{error}; {again}") from None
-    if not arguments.dry_run:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _ids_in(folder: Path) -> Mapping[str, Ids]:

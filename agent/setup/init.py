@@ -25,6 +25,7 @@ from agent.setup.grow import check_vms, registry_beside
 from agent.setup.heartbeat_reach import ports_done
 from agent.setup.sanlock_name import sanlock_name_step
 from agent.setup.shared_state import state_folder, with_shared_state
+from agent.setup.tls import SSH_URI, TLS_URI, keys_of_init, steps_of_init
 from agent.setup.toml_text import Value, with_keys
 from agent.setup.written import Files, check_place, checked, config_step, key_step, place
 from agent.storage.made import Volumes, lease_offset
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     ours, is_local_fine = files.host_id() is not None, bool(given.local)
     volumes = Volumes(config, ours, arguments.overwrite, is_local_fine, vms)
     steps = [
-        lock_driver_step(config),
+        lock_driver_step(config, bool(arguments.set_libvirt)),
         sanlock_name_step(config),
         *volumes.steps(),
         _definition_step(config, domain, arguments.share_state),
@@ -70,6 +71,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
             else []
         ),
         config_step(files, values),
+        *steps_of_init(config, files, given),
     ]
     if not arguments.dry_run:
         asker.confirm(f"Make the cluster {config.cluster.name} with this host as {config.host.id}?")
@@ -77,7 +79,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     if not arguments.dry_run:
         done += [Done("one-host", "warning", str(each)) for each in found_in(config)]
         done += libvirt_guests_beside()
-        done += ports_done(config)
+        done += ports_done(config) + _untested(config, given)
     if as_json:
         print_json(done)
     elif not arguments.dry_run:
@@ -85,6 +87,17 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
             print_line(each)
         print("next: ha-agent doctor, then: systemctl enable --now ha-broker ha-agent")
     return ExitCode.OK
+
+
+def _untested(config: Config, given: Answers) -> list[Done]:
+    """A warning where nothing was said of the network, and there is no gateway to ping."""
+    if config.network.test != "none" or given.network_targets is not None:
+        return []
+    text = (
+        "this host has no default gateway that could be pinged, so its network is not tested and"
+        " costs it no points; name addresses that every host reaches: network.targets"
+    )
+    return [Done("network-targets", "warning", text)]
 
 
 def _as_configured(files: Files, given: Answers) -> dict[str, Value | None]:
@@ -153,12 +166,16 @@ def _asked(
     domain = domains.imported(xml, source, storage, lease_offset(storage.leases))
     values["vm.name"] = domain.name
     values["cluster.name"] = given.cluster or asker.ask("cluster", "Name of the cluster", "ha")
-    _network(values, given, asker, domain)
+    _network(files, values, given, asker, domain)
     return values, domain
 
 
 def _network(
-    values: dict[str, Value | None], given: Answers, asker: Asker, domain: domains.Imported
+    files: Files,
+    values: dict[str, Value | None],
+    given: Answers,
+    asker: Asker,
+    domain: domains.Imported,
 ) -> None:
     bridge = given.bridge
     if bridge is None:
@@ -187,8 +204,9 @@ def _network(
     uri = given.migration_uri
     if uri is None:
         question = "libvirt of the other hosts for live migration, - for none"
-        uri = asker.ask("migration-uri", question, "qemu+tls://{host}/system")
+        uri = asker.ask("migration-uri", question, SSH_URI if given.tls == "ssh" else TLS_URI)
     values["libvirt.migration-uri"] = none_or(uri)
+    values |= keys_of_init(uri, files, given)
     if given.migration_data_uri is not None:
         values["libvirt.migration-data-uri"] = given.migration_data_uri
 

@@ -26,9 +26,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from agent.certificates.places import AUTHORITY_FILE
 from agent.invite.offer import FIRST_PORT, HOLDS_S, PORTS, SAYS_S, Ids, Offer, Spec
 from agent.invite.token import ADDRESSES_MAX, SECRET_BYTES, Token, fingerprint_of, written
 from agent.setup.answers import FAR_AWAY, own_address
+from agent.setup.fetched import lay
 from agent.setup.written import Files, checked, read_text
 from agent.terminal.errors import CommandError
 from broker.config.addresses import split
@@ -48,6 +50,12 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     """Print the token and leave the process behind; OK, or CommandError."""
     files = Files(Path(arguments.config).absolute())
     offer = offered(files)
+    if arguments.folder:
+        folder = Path(arguments.folder).absolute()
+        lay(offer, folder)
+        answer = {"version": 1, "folder": str(folder)}
+        print(json.dumps(answer) if as_json else f"on the new host: ha-agent join --from {folder}")
+        return ExitCode.OK
     config = checked(offer.config, files.config)
     addresses = _addresses(config, arguments.address)
     certificate, der = _certificate()
@@ -100,7 +108,12 @@ def offered(files: Files) -> Offer:
     if not definition:
         raise CommandError(ExitCode.DEFINITION, f"{config.vm.definition}: is not there")
     return Offer(
-        config=files.text(), secrets=text, definition=definition, ids=ids_here(), version=VERSION
+        config=files.text(),
+        secrets=text,
+        definition=definition,
+        ids=ids_here(),
+        version=VERSION,
+        authority=read_text(files.folder / AUTHORITY_FILE),
     )
 
 

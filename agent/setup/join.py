@@ -27,6 +27,7 @@ from agent.setup.heartbeat_reach import ports_done
 from agent.setup.membership import IdTaken, join_lockspace, leave_lockspace, own_id
 from agent.setup.sanlock_name import names_here, no_twin, sanlock_name_step
 from agent.setup.seen import judged, unknown, words
+from agent.setup.tls import certificate_keys, steps_of_join
 from agent.setup.toml_text import Value, with_keys
 from agent.setup.written import Files, check_place, checked, key_step, place, read_text
 from agent.storage.identity import identity_step
@@ -83,6 +84,7 @@ class Joining:
             "api.heartbeat-listen": _heartbeat_listen(self.config),
             "api.heartbeat-advertise": None,
             **self.files.own_keys(),
+            **certificate_keys(self.files, self.source),
         }
         old = tomllib.loads(self.files.text()).get("host", {}) if self.files.text() else {}
         if old.get("id") == self.config.host.id:
@@ -107,9 +109,8 @@ def _joined(arguments: argparse.Namespace, files: Files, source: Source, as_json
     if not text:
         raise CommandError(
             ExitCode.FILE,
-            f"{source.folder}/ha-agent.toml: is not there; copy a member's /etc/ha-agent:"
-            " scp root@MEMBER:/etc/ha-agent/{ha-agent.toml,secrets.toml,engine.xml} FOLDER,"
-            " or use a token: ha-agent invite on a member",
+            f"{source.folder}/ha-agent.toml: is not there; make the folder on a member and"
+            " copy it here: ha-agent invite --folder FOLDER; or use a token: ha-agent invite",
         )
     config = checked(text, source.folder / "ha-agent.toml")
     joining = Joining(files, source.folder, given, text, config)
@@ -117,7 +118,7 @@ def _joined(arguments: argparse.Namespace, files: Files, source: Source, as_json
     with_keys_there = _with_keys_of(source.folder, config)
     steps = [
         *([ids_step(source.ids)] if source.ids else []),
-        lock_driver_step(config),
+        lock_driver_step(config, bool(arguments.set_libvirt)),
         sanlock_name_step(own),
         Step("storage", lambda: storage_speed(config)[0], "", lambda: ""),
         identity_step(config),
@@ -130,6 +131,7 @@ def _joined(arguments: argparse.Namespace, files: Files, source: Source, as_json
         _definition_step(joining),
         _key_step(joining),
         _config_step(joining),
+        *steps_of_join(own, joining.files, joining.source),
     ]
     try:
         done = do_steps(steps, arguments.dry_run, as_json)
@@ -459,5 +461,12 @@ def _here(places: tuple[str, ...]) -> tuple[str, ...]:
         address = address.strip("[]")
         everywhere = address in ("0.0.0.0", "::", "127.0.0.1", "::1", "localhost")  # noqa: S104
         own = "" if everywhere else own_address(address)
+        if not everywhere and not own:
+            raise CommandError(
+                ExitCode.USAGE,
+                f"--listen is missing: the member listens at {place_}, and this host has no way"
+                " there that would show its own address; name it: --listen ADDRESS:PORT, or - for"
+                " none",
+            )
         found.append(listen_at(own, int(port)) if own else place_)
     return tuple(found)

@@ -45,6 +45,11 @@ class Files:
     def definition(self) -> Path:
         return self.config.with_name("engine.xml")
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the configuration."""
+        return self.config.parent
+
     def own_keys(self) -> dict[str, Value | None]:
         """The keys that name these paths, where they are not the usual ones."""
         if str(self.config) == DEFAULT_PATH:
@@ -53,6 +58,7 @@ class Files:
             "vm.definition": str(self.definition),
             "daemon.secrets": str(self.secrets),
             "daemon.state-dir": str(self.config.with_name("state")),
+            "libvirt.pki-dir": str(self.config.with_name("pki")),
         }
 
     def text(self) -> str:

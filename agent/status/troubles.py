@@ -16,6 +16,7 @@ from agent.status.sentences import (
     switched_off,
     witnesses,
 )
+from broker.wire.limits import SOON_DAYS
 
 if TYPE_CHECKING:
     from broker.wire.status import HostStatus, Status, WitnessStatus
@@ -57,6 +58,7 @@ def troubles(status: Status) -> list[str]:
         *_of_what_is_left(status),
         *_of_the_hosts(status),
         *_never_given(status),
+        *_certificates(status),
         *_of_this_host(status),
     ]
 
@@ -264,6 +266,20 @@ def _never_given(status: Status) -> Iterator[str]:
             "NO MIGRATION: the VM can leave this host only by a shutdown"
             " (libvirt.migration-uri here; ha-agent doctor tries it)"
         )
+
+
+def _certificates(status: Status) -> Iterator[str]:
+    """The certificates of this host that end soon, which means that no renewal has worked."""
+    for each in status.certificates:
+        if each.days is not None and each.days >= SOON_DAYS:
+            continue
+        if each.days is None:
+            what = each.problem
+        elif each.days < 0:
+            what = f"has ended {-each.days} days ago: no VM can be migrated from or to this host"
+        else:
+            what = f"ends in {each.days} days, and was not renewed"
+        yield f"CERTIFICATE: {each.file} {what} (ha-agent certificates renew; ha-agent doctor)"
 
 
 def _names(status: Status, host_ids: Sequence[int]) -> str:

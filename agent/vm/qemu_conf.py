@@ -4,6 +4,8 @@ and that it does not keep the host's other VMs from starting."""
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 
 from agent.terminal.errors import CommandError
@@ -18,6 +20,8 @@ from broker.vm.qemu_conf import (
     sanlock_conf,
 )
 
+#: For systemd to stop and start a daemon.
+RESTART_SECONDS_MAX = 120.0
 _RESTART = "then restart libvirt (virtqemud)"
 
 
@@ -58,18 +62,69 @@ def other_vms_problem(config: Config) -> tuple[str, str]:
     )
 
 
-def lock_driver_step(config: Config) -> Step:
-    """A check only: libvirt's configuration is the administrator's."""
+def lock_driver_step(config: Config, may_set: bool = False) -> Step:
+    """Libvirt's configuration is the administrator's: a check only, unless `may_set`, where it was
+    said that the lines may be added and libvirt restarted, which no VM notices."""
 
-    def look() -> str:
+    def look() -> str | None:
         found = [lock_driver_problem(config), other_vms_problem(config)]
         wrong = [f"{problem}; {mend}" for problem, mend in found if problem]
+        if wrong and may_set and _lacking(config):
+            return None
         if wrong:
-            raise CommandError(ExitCode.LOCK_DRIVER, "; ".join(wrong))
+            more = "" if may_set or not _lacking(config) else "; or have it done by --set-libvirt"
+            raise CommandError(ExitCode.LOCK_DRIVER, f"{'; '.join(wrong)}{more}")
         text = f"{config.libvirt.qemu_conf} names sanlock"
         if disk_leases_required(config.libvirt.qemu_conf):
             path = sanlock_conf(config.libvirt.qemu_conf)
             return f"{text}; {path} asks other VMs for leases of all their disks"
         return f"{text}, other VMs need no leases"
 
-    return Step("lock-driver", look, "", look)
+    def act() -> str:
+        lines = _lacking(config)
+        for path, line in lines.items():
+            try:
+                with path.open("a") as file:
+                    file.write(f"{line}\n")
+            except OSError as error:
+                raise CommandError(
+                    ExitCode.FILE, f"{path}: {error.strerror}; run as root"
+                ) from None
+        return f"{', '.join(map(str, lines))}: {_restart()}"
+
+    return Step("lock-driver", look, f"setting {LOCK_MANAGER_LINE} and restarting libvirt", act)
+
+
+def _lacking(config: Config) -> dict[Path, str]:
+    """The line that each file lacks, where a line at its end is all that is to be done; empty where
+    a file says something else, or is not there."""
+    path = Path(config.libvirt.qemu_conf)
+    lines = {}
+    if lock_driver_problem(config)[0]:
+        try:
+            text = path.read_text(errors="replace")
+        except OSError:
+            return {}
+        if re.search(r"^[ \t]*lock_manager", text, re.MULTILINE):
+            return {}
+        lines[path] = LOCK_MANAGER_LINE
+    if other_vms_problem(config)[0]:
+        lines[sanlock_conf(config.libvirt.qemu_conf)] = NO_DISK_LEASES_LINE
+    return lines
+
+
+def _restart() -> str:
+    """Restart libvirt's QEMU driver, where systemd runs it; says so."""
+    if not Path("/run/systemd/system").is_dir():
+        return "set; restart libvirt now"
+    done = subprocess.run(
+        ["systemctl", "try-restart", "virtqemud.service", "libvirtd.service"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        timeout=RESTART_SECONDS_MAX,
+    )
+    if done.returncode != 0:
+        raise CommandError(
+            ExitCode.LOCK_DRIVER, f"libvirt was not restarted: {done.stderr.strip()}"
+        )
+    return "set, and libvirt restarted"

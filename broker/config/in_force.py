@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from broker.config import agreement
+from broker.config.host_certificates import Ends
 from broker.config.machine import system_uuid
 from broker.config.sections import Config
 
@@ -15,12 +16,13 @@ class InForce:
     """`problem`: why the present file is not in force, "": it is. `file_s`: when the file in force
     was changed last, UTC seconds since 1970, None: unknown. `agreed`, `agreed_lines`: the values
     that all hosts must have alike, and this host's slot lines of them. `system_uuid`: of this
-    machine.
+    machine. `certificates`: those of this host, as they were looked at last.
     """
 
     def __init__(self, config: Config) -> None:
         self.file_s: float | None = None
         self._vm_memory_mb = 0.0
+        self.certificates: list[Ends] = []
         self.use(config)
         self.system_uuid = system_uuid(config)
 

@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 
 from broker.config.cluster_key import KEY_BYTES_MIN, ClusterKey
 from broker.config.errors import ConfigError
+from broker.config.sealed import opened
 from broker.config.sections import Config
 from broker.daemon.errors import why
 from broker.daemon.regular_file import read_text
@@ -76,8 +77,9 @@ _FENCE_FORM = '[fence-passwords] with "HOST" or "HOST/NAME" = "password"'
 def load_fence_secrets(config: Config) -> dict[str, FenceSecret]:
     """The secrets of the fence devices, by their keys; ConfigError where they cannot be read.
 
-    A systemd credential is preferred to the secrets file. The file must not be readable by others,
-    and may be missing only where each device that has a user has a credential.
+    A systemd credential is preferred to the secrets file, and that to what is shared, sealed. The
+    file must not be readable by others, and may be missing only where each device that has a user
+    has its password elsewhere.
     """
     if not config.fence.device:
         return {}
@@ -85,15 +87,31 @@ def load_fence_secrets(config: Config) -> dict[str, FenceSecret]:
         device.key: _credential(CREDENTIAL_PREFIX + device.key.replace("/", "."))
         for device in config.fence.device
     }
-    lacking = [d for d in config.fence.device if d.username and credentials[d.key] is None]
+    shared = config.sealed.fence_passwords
+    lacking = [
+        device
+        for device in config.fence.device
+        if device.username and credentials[device.key] is None and device.key not in shared
+    ]
     secrets = _read_secrets(Path(config.daemon.secrets), _FENCE_FORM if lacking else "")
+
+    def password(key: str) -> str:
+        name = f"fence-passwords.{key}"
+        own = credentials[key] or secrets.fence_passwords.get(key, "")
+        return own or (_unsealed(config, name, shared[key]) if key in shared else "")
+
     return {
         device.key: FenceSecret(
-            credentials[device.key] or secrets.fence_passwords.get(device.key, ""),
+            password(device.key),
             secrets.fence_options.get(device.key, {}),
         )
         for device in config.fence.device
     }
+
+
+def _unsealed(config: Config, name: str, text: str) -> str:
+    """A shared secret, "" where none is; ConfigError where this host cannot open it."""
+    return opened(load_cluster_key(config), name, text) if text else ""
 
 
 def unused_fence_secrets(config: Config) -> int:
@@ -124,7 +142,15 @@ def load_notify_secrets(config: Config) -> NotifySecrets:
     if not with_login and not with_webhook:
         return NotifySecrets()
     path = Path(config.daemon.secrets)
-    secrets = _read_secrets(path, "[notify]").notify
+    shared = config.sealed
+    needs_file = (with_login and not shared.smtp_password) or (
+        with_webhook and not shared.webhook_key
+    )
+    own = _read_secrets(path, "[notify]" if needs_file else "").notify
+    secrets = NotifySecrets(
+        own.smtp_password or _unsealed(config, "smtp-password", shared.smtp_password),
+        own.webhook_key or _unsealed(config, "webhook-key", shared.webhook_key),
+    )
     if with_login and not secrets.smtp_password:
         raise ConfigError(f"{path}: notify.smtp-password is missing; notify.smtp.username is set")
     if with_webhook and len(secrets.webhook_key) < WEBHOOK_KEY_CHARS_MIN:

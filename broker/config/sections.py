@@ -20,6 +20,7 @@ from broker.config import addresses
 from broker.config.fence_relations import PORTS, TYPES
 from broker.config.patterns import ALL
 from broker.config.places import DEFAULT_SOCKET
+from broker.config.sealed import SealedSection
 from broker.config.storage_fence import StorageFenceSection
 from broker.wire.kinds import Kind
 from scoring.rules import Rules, Weights
@@ -121,8 +122,8 @@ class LibvirtSection(_Section, frozen=True, kw_only=True):
     may stand still at the end, 0: libvirt's default. `migration-timeout`: s until a migration
     that does not end is cancelled. `migration-post-copy-after`: s until the VM goes on at the
     target whatever is still missing, 0: never. `migration-tls`: QEMU encrypts the guest's memory
-    on its way, with the certificates that qemu.conf names. `emulators`, `passthrough`: what a
-    definition from the registry may name here (broker/vm/admitted.py).
+    on its way. `pki-dir`: where libvirt and QEMU look for certificates. `emulators`,
+    `passthrough`: what a definition from the registry may name here (broker/vm/admitted.py).
     """
 
     uri: Name = "qemu:///system"
@@ -136,6 +137,7 @@ class LibvirtSection(_Section, frozen=True, kw_only=True):
     migration_auto_converge: bool = True
     migration_post_copy_after: Annotated[float, Meta(ge=0, le=86400)] = 0.0
     migration_tls: bool = False
+    pki_dir: AbsolutePath = "/etc/pki"
     emulators: tuple[AbsolutePath, ...] = EMULATORS
     passthrough: bool = False
 
@@ -369,10 +371,9 @@ class DaemonSection(_Section, frozen=True, kw_only=True):
 class ApiSection(_Section, frozen=True, kw_only=True):
     """`listen`: where this host answers over TCP, `host:port` or `[v6]:port`; empty: nowhere.
 
-    `advertise`: the addresses at which the others reach that; default: derived from `listen`.
-    `heartbeat_listen`: where this host answers the others' heartbeats (UDP); default: the
-    addresses of `listen` that are not loopback, at HEARTBEAT_PORT. `heartbeat_advertise`: the
-    addresses at which the others reach that.
+    `advertise`: where the others reach that; default: derived from `listen`. `heartbeat_listen`:
+    where this host answers the others' heartbeats (UDP); default: the addresses of `listen` that
+    are not loopback, at HEARTBEAT_PORT. `heartbeat_advertise`: where the others reach that.
     `tls_listen`: where it answers over TLS, with `certificate` and `private_key` (PEM files).
     `names`: names by which a browser may reach this host, besides its own and those it advertises.
     """
@@ -451,6 +452,7 @@ class Config(_Section, frozen=True, kw_only=True):
     daemon: DaemonSection = DaemonSection()
     score: ScoreSection = ScoreSection()
     timing: TimingSection = TimingSection()
+    sealed: SealedSection = SealedSection()
 
     @property
     def host_name(self) -> str:

@@ -20,7 +20,7 @@ from broker.config.errors import ConfigError
 #: The tables of the shared part; what else there is belongs to one host.
 TABLES = (
     *("fence", "storage-fence", "timing", "score", "notify"),
-    *("health", "monitors", "network", "libvirt", "vm"),
+    *("health", "monitors", "network", "libvirt", "vm", "sealed"),
 )
 #: The copy on each host, in the state folder.
 FILE = "shared-config.json"

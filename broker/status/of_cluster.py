@@ -22,6 +22,7 @@ from broker.peers.outside_watch import reached
 from broker.peers.table import Table
 from broker.peers.vm_place import VmPlace
 from broker.status.bound_now import BoundNow
+from broker.status.certificates import certificates
 from broker.status.lacking import lacking
 from broker.status.monitors import shown_monitors
 from broker.status.of_peer import PeerStatus
@@ -163,6 +164,7 @@ class ClusterStatus:
             what_ran_problem=disks_shown.problem(this_host.disks),
             one_host=disks_shown.one_host(in_use),
             lacking=lacking(in_force, table, hosts),
+            certificates=certificates(in_force, self._this_host.wall()),
             config_file_s=in_force.file_s,
             switched_off=None if ended is None else slot_lines.log_entry(ended),
             vms=vms,

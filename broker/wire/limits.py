@@ -14,3 +14,5 @@ TIMESTAMP_MAX = 2**53
 LASTS_MAX_S = 10 * 366 * 86_400
 #: The length of the reason for a maintenance mode.
 REASON_CHARS_MAX = 200
+#: A certificate that ends within so many days is a trouble: ours are renewed long before.
+SOON_DAYS = 30

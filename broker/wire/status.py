@@ -133,6 +133,16 @@ class HostShutdownStatus(Struct, frozen=True):
     within_s: float
 
 
+class CertificateStatus(Struct, frozen=True):
+    """A certificate of this host's. `ends`: UTC seconds since 1970, None: not known, `problem` says
+    why. `days`: whole days until then when the status was made, negative when it has ended."""
+
+    file: str
+    ends: float | None
+    days: int | None
+    problem: str = ""
+
+
 class ModeStatus(Struct, frozen=True):
     """A maintenance mode that is set. `since`: UTC seconds since 1970, None when not known;
     `left_s`: until it ends by itself, None when it does not."""
@@ -394,7 +404,8 @@ class Status(Struct, frozen=True):
     `differences`: how the VM here differs from its definition. `what_ran`: the record of the
     disks that ran last, None: nothing was ever recorded; `what_ran_problem`: why it is not known,
     or not written. `one_host`: what of the VM lives on this host alone and costs data at a
-    takeover. `lacking`: what the cluster was never given. `vms`: all VMs, the engine the first.
+    takeover. `lacking`: what the cluster was never given.
+    `certificates`: of this host. `vms`: all VMs, the engine the first.
     `short`: those that have no place now; `n_plus_1`: those that would have none after the death of
     a host. `vm_bounds`: by number, the bound of each other VM that is up, without the time in which
     it waits for others."""
@@ -430,6 +441,7 @@ class Status(Struct, frozen=True):
     what_ran_problem: str = ""
     one_host: tuple[str, ...] = ()
     lacking: LackingStatus = LackingStatus()
+    certificates: tuple[CertificateStatus, ...] = ()
     vms: tuple[VmEntry, ...] = ()
     short: tuple[WithoutPlace, ...] = ()
     n_plus_1: tuple[WithoutPlace, ...] = ()

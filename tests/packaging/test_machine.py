@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from .machine import (
+    PROVEN_TAKEOVER_SECONDS_MAX,
     UNITS,
     UP_SECONDS_MAX,
     Machine,
     MachineError,
     bring_up,
+    form_cluster,
     is_up,
     machines,
     status_of,
@@ -37,8 +39,6 @@ PAGES = {
 FETCH = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())"
 #: 8 * io_timeout + 60 s until sanlock calls the host dead, and some to start the VM.
 TAKEOVER_SECONDS_MAX = 68.0 + 60.0
-#: With proof by a BMC; well below the 68 s.
-PROVEN_TAKEOVER_SECONDS_MAX = 45.0
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"no machine can be made: {why_not()}")
 
@@ -191,22 +191,6 @@ def test_upgrades_and_installations_that_broke_off(
     one.install(repacked(package, directory, "99.1"))
     assert {one.show(unit, "ActiveState") for unit in UNITS} == {"inactive"}
     assert one.run("systemctl", "is-enabled", "ha-agent").stdout == "enabled\n"
-
-
-def form_cluster(two: list[Machine], package: Path, bmc: bool) -> None:
-    """The VM on the first machine, the second one looking on; units enabled on both."""
-    first, second = two
-    for machine in two:
-        machine.install(package)
-        machine.must("systemctl", "enable", *UNITS)
-    bring_up(first)
-    second.configure()
-    if bmc:
-        second.reach_bmc_of(first)
-    second.must("systemctl", "start", *UNITS)
-    second.wait("the lockspace", lambda: "joined" in second.show("ha-broker", "StatusText"))
-    second.wait("the VM seen from host2", lambda: "healthy on host1" in status_of(second))
-    assert second.engine_pid() is None
 
 
 def test_a_power_cut_among_machines_of_units(two: list[Machine], package: Path) -> None:

@@ -9,6 +9,7 @@ libvirt of each machine listens on TCP without a password, in a network of nobod
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,11 @@ class Switch:
     """The network, and who asks for the guest's page on it."""
 
     _holder: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        """A process in its network."""
+        return self._holder.pid
 
     def ip(self, *words: str) -> None:
         """Run ip(8) in the switch."""
@@ -133,10 +139,10 @@ class Answers:
         return max((b - a for a, b in pairwise(ends)), default=0.0)
 
 
-def inside(pid: int, *command: str) -> None:
-    """Run a command in a process's network."""
+def inside(pid: int, *command: str) -> str:
+    """Run a command in a process's network; what it printed."""
     enter = ["nsenter", "-t", str(pid), "-n", *command]
-    subprocess.run(enter, check=True, capture_output=True, text=True)
+    return subprocess.run(enter, check=True, capture_output=True, text=True).stdout
 
 
 def address(host: int) -> str:
@@ -166,6 +172,29 @@ def lay_guest(shared: Path, image: GuestImage) -> None:
     for source, name in ((image.kernel, "vmlinuz"), (image.initramfs, image.initramfs.name)):
         shutil.copy(source, shared / name)
         (shared / name).chmod(0o644)
+
+
+def configure_host(machine: Machine, hosts: int) -> None:
+    """Before anything of ours: names, and a VM that only libvirt of the first machine knows. Who
+    the host is stands in files, for the hardware of all machines is one."""
+    names = "".join(f"{address(n)} host{n}\n" for n in range(1, hosts + 1))
+    machine.write("/etc/hosts", f"127.0.0.1 localhost\n{names}")
+    machine.write("/etc/libvirt/libvirtd.conf", f'host_uuid = "{machine.uuid}"\n')
+    machine.write("/etc/ha-agent/ha-agent.toml", f'[host]\nsystem-uuid = "{machine.uuid}"\n')
+    machine.write("/etc/libvirt/qemu-sanlock.conf", 'user = "sanlock"\ngroup = "sanlock"\n')
+    machine.must("systemctl", "restart", "libvirtd", "sanlock")
+    if machine.host == 1:
+        made = next(machine.shared.glob("initramfs-*"))
+        domain = DOMAIN.format(
+            cpu=CPU_MODEL,
+            initramfs=made.name,
+            guest=GUEST,
+            gateway=GATEWAY,
+            bridge=BRIDGE,
+            acpi="<acpi/>",
+        )
+        machine.write("/root/vm.xml", re.sub(r"<lease>.*?</lease>", "", domain, flags=re.DOTALL))
+        machine.must("virsh", "define", "/root/vm.xml")
 
 
 def configure(

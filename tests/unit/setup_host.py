@@ -100,8 +100,8 @@ class Host:
         return {step["name"]: step["verdict"] for step in json.loads(done.stdout)["steps"]}
 
     def files(self) -> dict[str, bytes]:
-        found = [*self.shared.iterdir(), *self.config.parent.iterdir()]
-        return {path.name: path.read_bytes() for path in found}
+        found = [*self.shared.iterdir(), *self.config.parent.rglob("*")]
+        return {path.name: path.read_bytes() for path in found if path.is_file()}
 
 
 @pytest.fixture

@@ -26,16 +26,16 @@ def typed() -> set[str]:
     return {line.removeprefix("host2# ") for line in PAGE.splitlines() if line.startswith("host2#")}
 
 
-def test_each_line_is_one_command_of_the_page_or_joins_by_token() -> None:
+def test_each_line_is_one_command_of_the_page_but_for_the_package() -> None:
     lines = example()["runcmd"]
     assert all(isinstance(line, str) for line in lines), "YAML has taken one for something else"
     rest = [line for line in lines if line not in typed()]
-    assert rest == ["apt-get install -y /shared/ha-agent.deb", "ha-agent join --yes TOKEN"]
+    assert rest == ["apt-get install -y /srv/ha/ha-agent.deb"]
 
 
-def test_it_mounts_what_the_page_mounts() -> None:
-    ((source, place, kind, options, *_),) = example()["mounts"]
-    assert f"mount -t {kind} -o {options} {source} {place}" in typed()
+def test_it_mounts_what_the_page_has_mounted() -> None:
+    ((_, place, kind, options, *_),) = example()["mounts"]
+    assert f"(here `{place}`; {kind.upper()} with `{options}` in `/etc/fstab`)" in PAGE
 
 
 def test_the_command_takes_the_words_of_the_join() -> None:

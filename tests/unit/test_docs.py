@@ -24,6 +24,7 @@ from broker.wire.notify import NotifyStatus, TransportStatus
 from broker.wire.status import (
     STATUS_VERSION,
     Bound,
+    CertificateStatus,
     DifferenceStatus,
     EngineSummary,
     Event,
@@ -56,6 +57,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 STATUS_TABLES: dict[str, type] = {
     "The whole": Status,
     "lacking": LackingStatus,
+    "certificates": CertificateStatus,
     "engine": EngineSummary,
     "hosts": HostStatus,
     "witnesses": WitnessStatus,
@@ -180,6 +182,8 @@ def _range(kind: inspect.Type) -> str:
             return "empty, or 64 hex digits, colons allowed"
         case inspect.StrType(pattern=str(pattern)) if "fence_" in pattern:
             return "empty, or `fence_…`, a path before it allowed"
+        case inspect.DictType(value_type=inspect.StrType()):
+            return "strings"
         case inspect.DictType():
             return "strings, integers, true or false"
         case inspect.StrType(min_length=None, max_length=int(high)):

@@ -47,6 +47,7 @@ ORDER = {
         "agent.registry",
         "agent.journal",
         "agent.status",
+        "agent.certificates",
         "agent.invite",
         "agent.setup",
         "agent.ovirt",

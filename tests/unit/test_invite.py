@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.invite import fetch, server
-from agent.invite.offer import ANSWER_BYTES_MAX, Answer, Asked, Offer, Spec
+from agent.invite.offer import ANSWER_BYTES_MAX, Answer, Asked, Ids, Offer, Spec
 from agent.invite.token import NoToken, Token, fingerprint_of, read, written
 from agent.setup import invite
 from agent.setup.fetched import FOLDER, source_of
@@ -30,6 +30,19 @@ OFFER = Offer(config="c", secrets="s", definition="d", ids={}, version="1")
 TOKEN = Token(("192.0.2.1", "2001:db8::1"), 8767, bytes(range(16)), bytes(range(12)))
 
 NAMES = st.text(string.ascii_letters + string.digits + ".-:", min_size=1, max_size=255)
+
+
+def test_a_folder_brings_all_that_a_token_does(tmp_path: Path) -> None:
+    from agent.setup.fetched import _ids_in, lay
+
+    ids = {"ha-agent": Ids(990, 991)}
+    lay(msgspec.structs.replace(OFFER, authority="a", ids=ids), tmp_path / "f")
+    found = {path.name: path.read_text() for path in (tmp_path / "f").iterdir()}
+    assert found.pop("ids.json") and _ids_in(tmp_path / "f") == ids
+    wanted = {"ha-agent.toml": "c", "secrets.toml": "s", "engine.xml": "d", "authority.pem": "a"}
+    assert found == wanted
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "f").iterdir()} == {0o600}
 
 
 @given(

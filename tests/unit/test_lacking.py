@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from agent.certificates.authority import AUTHORITY_LASTS, certificate_of, new_authority
 from agent.commands.why import explain
 from agent.status.troubles import REACH_LOST_S, troubles
 from broker.broker import Broker
 from broker.config.cluster_key import ClusterKey
+from broker.config.host_certificates import AUTHORITY
+from broker.status.certificates import watch_certificates
 from broker.wire.lacking import LackingStatus
-from broker.wire.status import EngineSummary, OutsideStatus, PenaltyOnWire
+from broker.wire.status import CertificateStatus, EngineSummary, OutsideStatus, PenaltyOnWire
 from scoring.rules import Rules
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker
@@ -23,6 +27,9 @@ from tests.fakes.statuses import UP, host, status
 
 WELL = (host(1, UP, state="EngineUp", local=True), host(2), host(3))
 ILL = EngineStatus(VmStatus.UP, Health.BAD, "up", "no answer")
+
+
+NOW = datetime.datetime.now(datetime.UTC)
 
 
 def brokers(tmp_path: Path, count: int) -> list[Broker]:
@@ -97,6 +104,47 @@ def test_each_is_a_line_with_what_to_do(lacking: LackingStatus, line: str) -> No
     found = [each for each in troubles(status(*WELL, lacking=lacking)) if each.startswith(line)]
     assert len(found) == 1 and found[0].endswith(")")
     assert not troubles(status(*WELL))
+
+
+@pytest.mark.parametrize(
+    ("days", "problem", "line"),
+    [
+        (29, "", "CERTIFICATE: /c.pem ends in 29 days, and was not renewed"),
+        (-2, "", "CERTIFICATE: /c.pem has ended 2 days ago: no VM can be migrated"),
+        (None, "Permission denied", "CERTIFICATE: /c.pem Permission denied"),
+    ],
+)
+def test_a_certificate_that_ends_soon_is_wrong(days: int | None, problem: str, line: str) -> None:
+    ends = None if days is None else 1.0
+    soon = CertificateStatus("/c.pem", ends, days, problem)
+    good = CertificateStatus("/good.pem", 1.0, 30)
+    (found,) = troubles(status(*WELL, certificates=(soon, good)))
+    assert found.startswith(line) and "ha-agent certificates renew" in found
+
+
+def test_the_broker_looks_at_its_certificates_again_and_again(tmp_path: Path) -> None:
+    (one,) = brokers(tmp_path, 1)
+    authority = new_authority("ha", NOW)
+    path = tmp_path / "pki" / AUTHORITY
+    path.parent.mkdir(parents=True)
+    path.write_bytes(certificate_of(authority))
+    libvirt = msgspec.structs.replace(
+        one.config.libvirt,
+        migration_uri="qemu+tls://{host}/system",
+        pki_dir=str(tmp_path / "pki"),
+    )
+    one.reconfigure(msgspec.structs.replace(one.config, libvirt=libvirt))
+
+    async def run() -> None:
+        task = asyncio.create_task(watch_certificates(one.in_force))
+        while not one.in_force.certificates:
+            await asyncio.sleep(0.01)
+        task.cancel()
+
+    asyncio.run(run())
+    (shown,) = one.status(4.0).certificates
+    assert (shown.file, shown.problem) == (str(path), "")
+    assert shown.ends == pytest.approx((NOW + AUTHORITY_LASTS).timestamp(), abs=1)
 
 
 def test_an_older_definition_on_another_host_is_wrong_here_too() -> None:

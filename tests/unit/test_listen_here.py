@@ -4,22 +4,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from agent.setup import init
-from agent.setup.answers import Answers, Asker
+from agent.setup import init, join
+from agent.setup.answers import Answers, Asker, gateway
 from agent.setup.toml_text import Value
+from agent.setup.written import Files
 from agent.terminal.errors import CommandError
 from agent.vm.imported import Imported
 from broker import main
 from broker.api.front import FrontProcess
 from broker.config.addresses import loopback_beside
 from broker.config.load import load
+from broker.daemon.exit_codes import ExitCode
 from tests.fakes.broker import make_broker
 from tests.fakes.slot_store import MemoryVolume
+from tests.unit.namespace import BRIDGE, ip, own_network
 
 
 @pytest.mark.parametrize(
@@ -63,7 +68,13 @@ def test_a_port_that_another_program_has_there_ends_no_broker(
 def network(given: Answers) -> dict[str, Value | None]:
     values: dict[str, Value | None] = {}
     domain = Imported.__new__(Imported)
-    init._network(values, given, Asker(yes=True, as_json=False), domain)
+    init._network(
+        Files(Path("/etc/ha-agent/ha-agent.toml")),
+        values,
+        given,
+        Asker(yes=True, as_json=False),
+        domain,
+    )
     return values
 
 
@@ -87,7 +98,40 @@ def test_a_host_of_ipv6_alone_or_without_targets_finds_its_address(
     assert network(GIVEN)["api.listen"] == ("[2001:db8::7]:8765",)
 
 
-def test_none_is_taken_where_none_is_said() -> None:
-    import msgspec
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_real_host_of_ipv6_alone_is_set_up_with_its_address_and_its_gateway(
+    tmp_path: Path,
+) -> None:
+    """No IPv4 but the loopback's, as a kernel has it."""
+    with own_network(tmp_path):
+        ip("link", "set", "lo", "up")
+        ip("link", "set", BRIDGE, "up")
+        with pytest.raises(CommandError, match="--listen is missing"):
+            network(GIVEN)
+        ip("addr", "add", "2001:db8::7/64", "dev", BRIDGE, "nodad")
+        ip("-6", "route", "add", "default", "via", "2001:db8::1", "dev", BRIDGE)
+        assert gateway() == "2001:db8::1"
+        found = network(msgspec.structs.replace(GIVEN, network_targets=None))
+        assert found["api.listen"] == ("[2001:db8::7]:8765",)
+        assert found["network.targets"] == ("2001:db8::1",)
+        assert join._here(("[2001:db8::2]:8765",)) == ("[2001:db8::7]:8765",)
+        with pytest.raises(CommandError, match=r"--listen is missing.*192\.0\.2\.1") as refused:
+            join._here(("192.0.2.1:8765",))
+        assert refused.value.code == ExitCode.USAGE
+        with socket.create_server(("127.0.0.1", 0)) as here:
+            socket.create_connection(here.getsockname()).close()
 
+
+def test_a_host_without_a_gateway_is_told_that_its_network_is_not_tested(tmp_path: Path) -> None:
+    path = tmp_path / "ha-agent.toml"
+    for text, wanted in (('test = "none"', ["warning"]), ('targets = ["192.0.2.1"]', [])):
+        path.write_text(
+            '[host]\nid = 1\n[storage]\nwhiteboard = "/w"\nleases = "/l"\n[network]\n' + text
+        )
+        said = init._untested(load(str(path)), Answers())
+        assert [each.verdict for each in said] == wanted
+        assert init._untested(load(str(path)), Answers(network_targets=())) == []
+
+
+def test_none_is_taken_where_none_is_said() -> None:
     assert network(msgspec.structs.replace(GIVEN, listen="-"))["api.listen"] == ()

@@ -10,9 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from agent.terminal.errors import CommandError
+from agent.vm import qemu_conf
+from agent.vm.qemu_conf import lock_driver_step
+from broker.config.load import load
 from broker.monitors import MonitorRunner, Verdict
 from broker.monitors.lock_driver import LockDriverMonitor
-from broker.vm.qemu_conf import disk_leases_required, lock_driver_named, sanlock_conf
+from broker.vm.qemu_conf import (
+    LOCK_MANAGER_LINE,
+    NO_DISK_LEASES_LINE,
+    disk_leases_required,
+    lock_driver_named,
+    sanlock_conf,
+)
 
 #: libvirt's parser in a process of its own: these functions are private, and no promise.
 LIBVIRT = """
@@ -99,3 +109,32 @@ def test_the_monitor_tells_a_wrong_file_from_one_that_cannot_be_read(tmp_path: P
     assert 'set lock_manager = "sanlock" and restart libvirt' in problem
     path.write_text('lock_manager = "sanlock"\n')
     assert asyncio.run(look()) == (True, Verdict.OK, "")
+
+
+def test_the_lines_are_set_where_it_was_asked_for_and_only_at_the_end_of_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qemu_conf, "_restart", lambda: "set")
+    conf = tmp_path / "qemu.conf"
+    given = tmp_path / "ha-agent.toml"
+    given.write_text(
+        '[host]\nid = 1\n[storage]\nwhiteboard = "/w"\nleases = "/l"\n'
+        f'[libvirt]\nqemu-conf = "{conf}"\n'
+    )
+    config = load(str(given))
+    conf.write_text('# mine\n#lock_manager = "lockd"\n')
+    with pytest.raises(CommandError, match="--set-libvirt"):
+        lock_driver_step(config).look()
+    step = lock_driver_step(config, may_set=True)
+    assert step.look() is None
+    step.act()
+    assert conf.read_text() == f'# mine\n#lock_manager = "lockd"\n{LOCK_MANAGER_LINE}\n'
+    assert sanlock_conf(str(conf)).read_text() == f"{NO_DISK_LEASES_LINE}\n"
+    assert step.look() is not None, "and a second time nothing is to be done"
+    # Another driver is the administrator's to take out.
+    conf.write_text('lock_manager = "lockd"\n')
+    with pytest.raises(CommandError, match="must go"):
+        step.look()
+    conf.unlink()
+    with pytest.raises(CommandError, match="is not there"):
+        step.look()

@@ -42,7 +42,7 @@ def test_init_makes_all_and_again_it_changes_nothing(host: Host) -> None:
     # Where this machine has no network to speak of, nothing is to be opened in a firewall.
     assert made.pop("heartbeat", "ok") == "ok"
     steps = {"lock-driver": "ok", "sanlock-name": "done"}
-    assert made == steps | dict.fromkeys(MADE, "done")
+    assert made == steps | dict.fromkeys((*MADE, "certificates"), "done")
     assert host.named.read_text() == f"our_host_name = {own_name(str(host.system_uuid))}\n"
     text = host.config.read_text()
     assert text.startswith("# mine\n"), "comments stay"
@@ -149,7 +149,7 @@ def test_who_says_no_has_changed_nothing(host: Host) -> None:
 def test_a_dry_run_changes_nothing(host: Host) -> None:
     before = host.files()
     name = {"lock-driver": "ok", "sanlock-name": "would"}
-    assert host.verdicts("--dry-run") == name | dict.fromkeys(MADE, "would")
+    assert host.verdicts("--dry-run") == name | dict.fromkeys((*MADE, "certificates"), "would")
     assert not host.named.exists()
     assert host.files() == before
 
@@ -397,7 +397,7 @@ def test_a_lock_driver_that_would_stop_the_other_vms_is_refused(host: Host) -> N
          ExitCode.STORAGE, "its folder is not there"),
         (("init", "--storage", "{shared}", "--yes", "--domain", "/no.xml"),
          ExitCode.FILE, "/no.xml: cannot be read"),
-        (("join", "--from", "/none"), ExitCode.FILE, "scp root@MEMBER:"),
+        (("join", "--from", "/none"), ExitCode.FILE, "ha-agent invite --folder FOLDER"),
         (("leave",), ExitCode.CONFIG, "is missing"),
     ],
 )  # fmt: skip

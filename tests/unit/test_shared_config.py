@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import dataclasses
+import io
 import os
 import subprocess
 from pathlib import Path
@@ -18,6 +20,8 @@ from agent.terminal.errors import CommandError
 from broker.config.cluster_key import ClusterKey
 from broker.config.errors import ConfigError
 from broker.config.load import load
+from broker.config.sealed import opened, seal
+from broker.config.secrets import load_fence_secrets, load_notify_secrets
 from broker.config.shared import SharedCopy, copy_at, origins, parsed, read_copy
 from broker.config.shared_watch import watch_copy
 from broker.registry.cache import RegistryCache
@@ -476,3 +480,109 @@ def test_a_volume_that_is_away_is_one_sentence(member: Host) -> None:
     (member.folder / "registry").unlink()
     with pytest.raises(CommandError, match=r"registry .*/registry: "):
         config_shared.set_key(member.path, "fence.per-hour", "3", False, False)
+
+
+# --- sealed secrets -------------------------------------------------------------------------
+
+DEVICE = '[[fence.device]]\nhost = 2\naddress = "192.0.2.2"\nusername = "admin"\n'
+
+
+def seal_it(host: Host, monkeypatch: pytest.MonkeyPatch, name: str, secret: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{secret}\n"))
+    assert config_shared.set_secret(host.path, name, False) == 0
+
+
+def shared_text(host: Host) -> str:
+    copy = read_copy(host.state, CLUSTER)
+    assert copy is not None
+    return copy.text
+
+
+def with_device(host: Host) -> None:
+    Path(host.path).write_text(Path(host.path).read_text() + DEVICE)
+
+
+def test_a_sealed_password_is_every_member_s_and_nobody_else_s(
+    member: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_device(member)
+    assert load_fence_secrets(load(member.path))["2"].password == ""
+    seal_it(member, monkeypatch, "fence-passwords.2", "hunter2 ä")
+    seal_it(member, monkeypatch, "smtp-password", "mail")
+    assert load_fence_secrets(load(member.path))["2"].password == "hunter2 ä"
+    config_shared.history(member.path, False)
+    config_show.show(member.path, True)
+    said = capsys.readouterr().out + shared_text(member)
+    assert "hunter2" not in said and "fence-passwords.2, sealed" in said
+    # The host's own file counts first.
+    secrets = member.folder / "secrets.toml"
+    old = secrets.read_text()
+    secrets.write_text(f'{old}[fence-passwords]\n2 = "own"\n')
+    assert load_fence_secrets(load(member.path))["2"].password == "own"
+    # Who has another key, or none, opens nothing.
+    for text in (f'cluster-key = "{"7b" * 32}"\n', "\n"):
+        secrets.write_text(text)
+        with pytest.raises(ConfigError, match=r"config secret fence-passwords\.2") as refused:
+            load_fence_secrets(load(member.path))
+        assert "hunter2" not in str(refused.value)
+
+
+def test_the_rotation_locks_out_who_has_the_old_key_alone(
+    member: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_device(member)
+    seal_it(member, monkeypatch, "fence-passwords.2", "hunter2")
+    sealed_before = load(member.path).sealed.fence_passwords["2"]
+    new, old = "7b" * 32, "6b" * 32
+    secrets = member.folder / "secrets.toml"
+    secrets.write_text(f'cluster-key = "{new}"\ncluster-key-accepted = "{old}"\n')
+    assert load_fence_secrets(load(member.path))["2"].password == "hunter2"
+    assert config_shared.reseal(member.path, False) == 0
+    sealed = load(member.path).sealed.fence_passwords["2"]
+    assert sealed != sealed_before
+    secrets.write_text(f'cluster-key = "{new}"\n')
+    assert load_fence_secrets(load(member.path))["2"].password == "hunter2"
+    with pytest.raises(ConfigError):
+        opened(KEY, "fence-passwords.2", sealed)
+
+
+def test_a_sealed_text_opens_under_its_own_name_alone_and_is_never_the_same() -> None:
+    sealed = seal(KEY, "fence-passwords.2", "x")
+    assert opened(KEY, "fence-passwords.2", sealed) == "x"
+    assert seal(KEY, "fence-passwords.2", "x") != sealed
+    other = base64.b64encode(base64.b64decode(sealed)[:-1] + b"x").decode()
+    for name, text in (
+        ("fence-passwords.3", sealed),
+        ("smtp-password", sealed),
+        ("fence-passwords.2", other),
+        ("fence-passwords.2", "no base64"),
+        ("fence-passwords.2", ""),
+    ):
+        with pytest.raises(ConfigError, match="cannot be opened"):
+            opened(KEY, name, text)
+
+
+@pytest.mark.parametrize("name", ["cluster-key", "fence-passwords", "fence-passwords.2.x", ""])
+def test_what_is_no_secret_to_share_is_refused(member: Host, name: str) -> None:
+    with pytest.raises(CommandError, match="no secret that can be shared"):
+        config_shared.set_secret(member.path, name, False)
+
+
+def test_nothing_sealed_is_nothing_to_seal_anew(member: Host) -> None:
+    with pytest.raises(CommandError, match="nothing is sealed yet"):
+        config_shared.reseal(member.path, False)
+
+
+def test_mail_and_webhook_take_what_is_sealed(
+    member: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "k" * 20
+    seal_it(member, monkeypatch, "smtp-password", "mail")
+    seal_it(member, monkeypatch, "webhook-key", key)
+    Path(member.path).write_text(
+        Path(member.path).read_text()
+        + '[notify.smtp]\nserver = "m"\nusername = "u"\nsender = "a@b"\nrecipients = ["a@b"]\n'
+        '[notify.webhook]\nurl = "https://x/"\n'
+    )
+    found = load_notify_secrets(load(member.path))
+    assert (found.smtp_password, found.webhook_key) == ("mail", key)
