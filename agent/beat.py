@@ -14,7 +14,7 @@ from msgspec.structs import replace as replace_fields
 
 from agent.actions import ActionRunner
 from agent.fence.rehearsal import Rehearsals
-from agent.fence.storage import StorageFence
+from agent.fence.storage import NO_STORAGE_FENCE, StorageFence
 from agent.ports import FenceDevices
 from agent.report import report_of
 from agent.vm.measured import Measured
@@ -135,7 +135,7 @@ class Agent:
         self._state = replace(self._state, rules=rules)
         self._actions.use_fence(fence, storage_fence)
         if self._rehearsals is not None:
-            self._rehearsals.use(fence, rehearse_every_s)
+            self._rehearsals.use(fence, rehearse_every_s, storage_fence or NO_STORAGE_FENCE)
         self._actions.news.set()
 
     async def run(self) -> None:
@@ -240,6 +240,7 @@ class Agent:
         self._actions.know(view.system_uuids)
         if self._rehearsals is not None:
             self._rehearsals.system_uuids = view.system_uuids
+            self._rehearsals.hostnames = view.hostnames
         self._actions.hostnames = view.hostnames
         self._actions.what_ran = view.what_ran
         self._actions.registry = max([view.registry, *(peer.registry for peer in view.peers)])
@@ -274,6 +275,7 @@ class Agent:
             config_problem=self.config_problem,
             state_problem="" if self._journal is None else self._journal.problem,
             fence_paths={} if self._rehearsals is None else dict(self._rehearsals.paths),
+            storage_fence=None if self._rehearsals is None else self._rehearsals.storage_path,
             measured=MeasuredOnWire() if self._measured is None else self._measured.on_wire,
             begun=self._begun,
             freeing=freeing,

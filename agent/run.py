@@ -120,6 +120,7 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
         system_uuid(config),
         config.fence.rehearse_every,
         fence,
+        storage_fence=storage_fence(config),
     )
     check = DefinitionCheck(config, engine.check)
     agent = Agent(

@@ -44,6 +44,8 @@ from broker.wire.status import Status
 
 #: The longest that a check on this host and its storage may take, and one that asks other hosts.
 PATIENCE_S, NETWORK_S = 6.0, 90.0
+#: The start of a QEMU, and of two that try to open its image.
+QEMU_S = 15.0
 #: The longest time that a storage with the settings of docs/storage.md has a dead client's locks.
 SILENT_S = 90.0
 ON_STORAGE = frozenset(
@@ -150,14 +152,15 @@ def _of_file(path: str) -> Iterator[Finding]:
 
 
 def check_storage(path: str, seconds: float) -> Iterator[Finding]:
-    """What `doctor --storage` finds, within `seconds` for each volume and PATIENCE_S."""
+    """What `doctor --storage` finds, within `seconds` for each volume and
+    for the other members, QEMU_S and PATIENCE_S."""
     config = load(path)
     name = "storage"
     if not_now := silent_client(config):
         yield Finding(name, "warn", f"not looked at: {not_now}", "the same again, later")
         return
     try:
-        looks = bounded(name, 2 * seconds + PATIENCE_S, lambda: storage(config, seconds))
+        looks = bounded(name, 3 * seconds + QEMU_S + PATIENCE_S, lambda: storage(config, seconds))
         for verdict, text, fix in looks:
             yield Finding(name, verdict, text, fix)
     except CheckHangs as error:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Proves again and again that this host reaches every host's fence device: a takeover in the night
-must not find out that a password was changed in spring. Changes nothing on any device."""
+"""Proves again and again that this host reaches every host's fence device, and that it could cut
+other hosts off the storage: a takeover in the night must not find out that a password was changed
+in spring. Changes nothing on any device, and cuts nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent.fence.storage import NO_STORAGE_FENCE, StorageFence
 from agent.ports import FenceDevices
 from broker.daemon.atomic_file import write_atomically
 from broker.wire.status import FencePathOnWire
@@ -29,9 +31,10 @@ RETRY_S = 300.0
 
 
 class Rehearsals:
-    """Tests every device in turn; `paths`: the results by host id, kept over restarts.
+    """Tests every device in turn, then the storage fence; `paths`: the results by host id, and
+    `storage_path`: that of the storage fence (None: none yet), both kept over restarts.
 
-    `system_uuids`: the UUIDs that the other hosts published, updated each beat.
+    `system_uuids`, `hostnames`: what the other hosts published, updated each beat.
     """
 
     def __init__(
@@ -42,8 +45,9 @@ class Rehearsals:
         every_s: float,
         devices: FenceDevices,
         wall: Callable[[], float] = time.time,
+        storage_fence: StorageFence = NO_STORAGE_FENCE,
     ) -> None:
-        self._file = file
+        self._file, self._storage_file = file, file.with_name("storage-fence.json")
         self._host_id = host_id
         self._own_uuid = own_uuid
         self._wall = wall
@@ -51,7 +55,11 @@ class Rehearsals:
         self.devices = devices
         self._reloaded = asyncio.Event()
         self.system_uuids: Mapping[int, str] = {}
+        self.hostnames: Mapping[int, str] = {}
+        self.storage_fence = storage_fence
         self.paths: dict[int, FencePathOnWire] = _load(file)
+        kept = _load(self._storage_file).get(host_id)
+        self.storage_path = kept if storage_fence.is_configured else None
 
     async def run(self) -> None:
         """Test for ever, until cancelled."""
@@ -61,9 +69,12 @@ class Rehearsals:
             ok = await self.round()
             await self._rest(self._every_s if ok else min(self._every_s, RETRY_S))
 
-    def use(self, devices: FenceDevices, every_s: float) -> None:
+    def use(
+        self, devices: FenceDevices, every_s: float, storage_fence: StorageFence = NO_STORAGE_FENCE
+    ) -> None:
         """Use other devices: each is tested now, not in a day."""
-        self.devices, self._every_s = devices, every_s
+        self.devices, self._every_s, self.storage_fence = devices, every_s, storage_fence
+        self.storage_path = None
         self._reloaded.set()
 
     async def _rest(self, at_most_s: float) -> None:
@@ -77,16 +88,40 @@ class Rehearsals:
         await asyncio.sleep(RELOADED_APART_S * (self._host_id % 10))
 
     async def round(self) -> bool:
-        """Test every device once; returns whether all are fine."""
+        """Test every device once, and the storage fence; returns whether all are fine."""
         hosts = self.devices.rehearsed
         for host in sorted(hosts):
             await self._rehearse(host)
         self.paths = {host: path for host, path in self.paths.items() if host in hosts}
-        try:
-            write_atomically(self._file, msgspec.json.encode(self.paths))
-        except OSError as error:
-            log.warning("%s: %s; what was proven is forgotten at a restart", self._file, error)
-        return all(path.ok for path in self.paths.values())
+        _save(self._file, self.paths)
+        await self._rehearse_storage()
+        is_fenced = self.storage_path is None or self.storage_path.ok
+        return is_fenced and all(path.ok for path in self.paths.values())
+
+    async def _rehearse_storage(self) -> None:
+        """Ask the storage fence about each other host, until it fails for one."""
+        fence = self.storage_fence
+        others = {host: name for host, name in self.hostnames.items() if host != self._host_id}
+        if not fence.is_configured or not others:
+            return
+        clock = asyncio.get_running_loop().time
+        began_s, problem = clock(), ""
+        for host, name in sorted(others.items()):
+            if problem := await fence.check(host, name):
+                problem = f"about host {host} ({name}): {problem}"
+                break
+        if fence is not self.storage_fence:
+            return  # a reload came meanwhile, and is rehearsed by itself
+        old, wall_s = self.storage_path, self._wall()
+        proven_s = (old.proven if old is not None else None) if problem else wall_s
+        took_s = clock() - began_s
+        self.storage_path = FencePathOnWire(not problem, proven_s, wall_s, took_s, problem)
+        _save(self._storage_file, {self._host_id: self.storage_path})
+        if old is None or old.ok != self.storage_path.ok:
+            if problem:
+                log.warning("no dead host could be cut off the storage now: %s", problem)
+            else:
+                log.info("a dead host could be cut off the storage")
 
     async def _rehearse(self, host: int) -> None:
         clock = asyncio.get_running_loop().time
@@ -102,6 +137,13 @@ class Rehearsals:
                 log.info("the way to the fence device of host %d is proven", host)
             else:
                 log.warning("host %d could not be switched off now: %s", host, found.detail)
+
+
+def _save(file: Path, paths: Mapping[int, FencePathOnWire]) -> None:
+    try:
+        write_atomically(file, msgspec.json.encode(paths))
+    except OSError as error:
+        log.warning("%s: %s; what was proven is forgotten at a restart", file, error)
 
 
 def _load(file: Path) -> dict[int, FencePathOnWire]:

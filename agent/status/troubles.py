@@ -205,6 +205,10 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
         yield "NO STANDBY: no other host could take the VM now (see WHY below)"
     if status.bound is not None and status.bound.held and not status.global_maintenance:
         yield f"NO TAKEOVER: {if_it_dies(status.bound, status.engine.hostname or '')}"
+    yield from _of_the_fences(status)
+
+
+def _of_the_fences(status: Status) -> Iterator[str]:
     for path in status.fence_paths:
         if path.ok and path.proven_age_s is not None and path.proven_age_s < FENCE_PATH_OLD_S:
             continue
@@ -213,6 +217,15 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
         yield (
             f"FENCE PATH of host {path.host} {who}: last proven {since}: "
             f"{path.detail or 'not tried for long'} (ha-agent fence test {path.host})"
+        )
+    fence = status.storage_fence
+    if fence is not None and not (
+        fence.ok and fence.proven_age_s is not None and fence.proven_age_s < FENCE_PATH_OLD_S
+    ):
+        since = "never" if fence.proven_age_s is None else f"{duration(fence.proven_age_s)} ago"
+        yield (
+            f"STORAGE FENCE of this host: last proven {since}: "
+            f"{fence.detail or 'not tried for long'} (ha-agent fence test all)"
         )
 
 

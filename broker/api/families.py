@@ -137,6 +137,8 @@ FAMILIES: tuple[Family, ...] = (
         "host_id",
     ),
     # Maintenance.
+    _gauge("storage_fence_ok", "This host could cut a dead one off the storage."),
+    _gauge("storage_fence_proven_timestamp_seconds", "When that was last proven."),
     _gauge("maintenance", "The mode is set; local: on this host.", "mode"),
     _gauge("maintenance_left_seconds", "Until it ends by itself.", "mode"),
     # Notifications.

@@ -274,6 +274,11 @@ class Metrics(Collector):
                 at_s = None if path.proven_age_s is None else self._wall() - path.proven_age_s
                 sheet.put("fence_path_ok", path.ok, str(path.host))
                 sheet.put("fence_path_proven_timestamp_seconds", at_s, str(path.host))
+        fence = status.storage_fence
+        proven_age_s = None if fence is None else fence.proven_age_s
+        at_s = None if proven_age_s is None else self._wall() - proven_age_s
+        sheet.put("storage_fence_ok", None if fence is None else fence.ok)
+        sheet.put("storage_fence_proven_timestamp_seconds", at_s)
 
 
 def _vms(sheet: _Sheet, status: Status) -> None:

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from broker.whiteboard.host_ranges import hosts_of, ranges
 from broker.whiteboard.slot import SlotReport
 from broker.wire.limits import HOST_ID_MAX
-from broker.wire.status import FencePathOnWire, FencePathStatus
+from broker.wire.status import FencePathOnWire, FencePathStatus, StorageFenceStatus
 
 #: So many failures stand alone; more are grouped.
 APART_MAX = 8
@@ -60,6 +60,15 @@ def _shown(by: int, host: int, path: FencePathOnWire, wall_s: float) -> FencePat
 
 
 # --- writing --------------------------------------------------------------------------------
+
+
+def storage_fence_shown(path: FencePathOnWire | None, wall_s: float) -> StorageFenceStatus | None:
+    """The rehearsal of this host's storage fence for the status; None: there was none."""
+    if path is None:
+        return None
+    proven_age_s = None if path.proven is None else max(0.0, wall_s - path.proven)
+    tried_age_s = max(0.0, wall_s - path.tried)
+    return StorageFenceStatus(path.ok, proven_age_s, tried_age_s, path.took_s, path.detail)
 
 
 def path_lines(paths: Mapping[int, FencePathOnWire]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from broker.daemon.news import News
 from broker.daemon.since import age_s
 from broker.events.feed import FENCE_LOG_SHOWN, EventFeed
 from broker.maintenance.modes import mode_status
-from broker.peers.fence_paths import fence_paths
+from broker.peers.fence_paths import fence_paths, storage_fence_shown
 from broker.peers.outside_watch import reached
 from broker.peers.table import Table
 from broker.peers.vm_place import VmPlace
@@ -156,6 +156,9 @@ class ClusterStatus:
                 for record, signature in board.fence_log.shown(FENCE_LOG_SHOWN)
             ),
             fence_paths=tuple(paths),
+            storage_fence=storage_fence_shown(
+                None if report is None else report.storage_fence, this_host.wall()
+            ),
             bound=None if where is None else self._bound.of(where.host_id, paths, hosts, now_s),
             vm_bounds=self._bound.of_vms(known, paths, hosts, now_s),
             migration=this_host.vm.migration,

@@ -160,6 +160,7 @@ class Report(Struct, frozen=True):
     intent: str = ""
     moving_until_s: float | None = None
     fence_paths: dict[int, FencePathOnWire] = {}
+    storage_fence: FencePathOnWire | None = None
     measured: MeasuredOnWire = MeasuredOnWire()
     begun: tuple[BegunReason, ...] = ()
     answers: tuple[OrderAnswer, ...] = ()

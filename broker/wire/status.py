@@ -364,6 +364,17 @@ class FencePathStatus(Struct, frozen=True):
     detail: str
 
 
+class StorageFenceStatus(Struct, frozen=True):
+    """Whether this host could cut a dead one off the storage, by the last rehearsal. Ages in
+    seconds; `proven_age_s` None: it was never proven. `took_s`: how long all questions took."""
+
+    ok: bool
+    proven_age_s: float | None
+    tried_age_s: float
+    took_s: float
+    detail: str = ""
+
+
 class Bound(Struct, frozen=True):
     """How long the VM would be away if its host lost power now, in seconds: the sum of the
     parts, None while the boot was never measured. `by`: what proves the host dead. `held`: why the
@@ -408,7 +419,8 @@ class Status(Struct, frozen=True):
     `certificates`: of this host. `vms`: all VMs, the engine the first.
     `short`: those that have no place now; `n_plus_1`: those that would have none after the death of
     a host. `vm_bounds`: by number, the bound of each other VM that is up, without the time in which
-    it waits for others."""
+    it waits for others. `storage_fence`: whether this host could cut a dead one off the storage,
+    None: it has no storage fence, or none was rehearsed yet."""
 
     version: int
     cluster: str
@@ -430,6 +442,7 @@ class Status(Struct, frozen=True):
     fence_log: tuple[FenceLogEntry, ...] = ()
     switched_off: FenceLogEntry | None = None
     fence_paths: tuple[FencePathStatus, ...] = ()
+    storage_fence: StorageFenceStatus | None = None
     bound: Bound | None = None
     vm_bounds: dict[int, Bound] = {}
     notify: NotifyStatus = NotifyStatus()

@@ -48,6 +48,7 @@ def status(*hosts: HostStatus, **changes: object) -> Status:
         monitors={},
         network="",
         fence_paths=(),
+        storage_fence=None,
         notify=type(example.notify)(),
         bound=BOUND,
         reasons=(),

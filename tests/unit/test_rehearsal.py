@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -11,7 +12,12 @@ import pytest
 
 from agent.fence import rehearsal
 from agent.fence.rehearsal import Rehearsals
+from agent.fence.storage import StorageFence, StorageFenceError
 from agent.ports import FenceDevices, FencePath
+from agent.status.troubles import troubles
+from broker.peers.fence_paths import storage_fence_shown
+from broker.wire.status import FencePathOnWire, StorageFenceStatus
+from tests.fakes.statuses import host, status
 
 OWN = "own-uuid"
 
@@ -99,3 +105,80 @@ def test_devices_of_a_reload_are_tested_at_once_and_not_in_a_day(
         running.cancel()
 
     asyncio.run(main())
+
+
+class Storage:
+    """A storage's way to cut hosts off; `refuses`: which hosts it cannot be asked about."""
+
+    def __init__(self, *refuses: int) -> None:
+        self.refuses, self.asked = set(refuses), list[tuple[int, str]]()
+
+    def find(self, host: int, name: str, deadline_s: float) -> tuple[str, ...]:
+        self.asked.append((host, name))
+        if host in self.refuses:
+            raise StorageFenceError("no rights")
+        return ()
+
+    def cut(self, host: int, name: str, found: Sequence[str], deadline_s: float) -> None:
+        raise AssertionError("a rehearsal cuts nothing")
+
+
+def with_storage(folder: Path, storage: Storage, wall_s: float = 1000.0) -> Rehearsals:
+    made = Rehearsals(
+        folder / "paths.json",
+        1,
+        OWN,
+        3600.0,
+        cast(FenceDevices, Devices()),
+        lambda: wall_s,
+        StorageFence("ceph", storage, 5.0),
+    )
+    made.hostnames = {1: "host1", 2: "host2", 3: "host3"}
+    return made
+
+
+def test_the_storage_fence_is_rehearsed_for_each_other_host(tmp_path: Path) -> None:
+    storage = Storage()
+    one = with_storage(tmp_path, storage)
+    assert asyncio.run(one.round()) and storage.asked == [(2, "host2"), (3, "host3")]
+    path = one.storage_path
+    assert path is not None and (path.ok, path.proven, path.tried) == (True, 1000.0, 1000.0)
+    storage.refuses = {2}
+    later = with_storage(tmp_path, storage, 4600.0)
+    assert later.storage_path == path, "it is kept over a restart"
+    assert not asyncio.run(later.round()), "it is tried again soon"
+    path = later.storage_path
+    assert path is not None and (path.ok, path.proven, path.tried) == (False, 1000.0, 4600.0)
+    assert path.detail == "about host 2 (host2): ceph: no rights"
+
+
+def test_nothing_is_said_of_a_storage_fence_that_nobody_configured(tmp_path: Path) -> None:
+    one = with_storage(tmp_path, Storage())
+    asyncio.run(one.round())
+    one.use(cast(FenceDevices, Devices()), 3600.0)
+    assert asyncio.run(one.round()) and one.storage_path is None
+    alone = with_storage(tmp_path / "alone", Storage(2))
+    alone.hostnames = {1: "host1"}
+    assert asyncio.run(alone.round()) and alone.storage_path is None
+
+
+def test_what_the_rehearsal_of_the_storage_fence_found_is_shown(tmp_path: Path) -> None:
+    good = FencePathOnWire(True, 5000.0, 5000.0, 0.2)
+    shown = storage_fence_shown(good, 5060.0)
+    assert shown is not None and (shown.ok, shown.proven_age_s, shown.tried_age_s) == (True, 60, 60)
+    assert storage_fence_shown(None, 5060.0) is None
+
+    def lines(fence: StorageFenceStatus | None) -> list[str]:
+        seen = status(host(1, local=True), host(2), storage_fence=fence)
+        return [line for line in troubles(seen) if line.startswith("STORAGE FENCE")]
+
+    assert lines(None) == [] and lines(shown) == []
+    failed = StorageFenceStatus(False, 10800.0, 60.0, 0.2, "about host 2 (host2): no rights")
+    assert lines(failed) == [
+        "STORAGE FENCE of this host: last proven 3 h 0 min ago: about host 2 (host2): no rights"
+        " (ha-agent fence test all)"
+    ]
+    (old,) = lines(StorageFenceStatus(True, 90000.0, 90000.0, 0.2))
+    assert "not tried for long" in old
+    (never,) = lines(StorageFenceStatus(False, None, 60.0, 0.2, "no rights"))
+    assert "last proven never: no rights" in never

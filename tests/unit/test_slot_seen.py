@@ -5,6 +5,7 @@ answers it from its storage, and what `join` makes of the answers."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.doctor.seen_elsewhere import visible
 from agent.setup import seen as asking
 from agent.setup.seen import Word, judged, unknown, words
 from agent.terminal.errors import CommandError
@@ -261,3 +263,31 @@ def test_without_the_key_no_slot_is_read(tmp_path: Path, target: str, status: in
     store = MemoryStore(MemoryVolume())
     store.fault = "eio"
     served(tmp_path, test, store)
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_doctor_asks_a_member_when_it_sees_what_the_broker_here_writes(
+    is_same: bool, tmp_path: Path, joining: Config
+) -> None:
+    host = msgspec.structs.replace(joining.host, id=2)
+    config = msgspec.structs.replace(joining, host=host)
+    path = config.storage.whiteboard
+
+    async def test(port: int) -> None:
+        publish(config, 1, f"127.0.0.1:{port}")
+        looking = asyncio.create_task(asyncio.to_thread(lambda: list(visible(config, 1.5))))
+        with Volume(path) as volume:
+            for number in itertools.count():
+                await asyncio.to_thread(volume.write_slot, 2, b"%04d" % number + EMPTY_SLOT[4:])
+                if (await asyncio.wait([looking], timeout=0.4))[0]:
+                    break
+        ((verdict, text, _),) = await looking
+        assert verdict == ("ok" if is_same else "fail"), text
+        assert text.startswith("host1 (id 1) " + ("sees a write of" if is_same else "read none of"))
+
+    served(tmp_path, test, VolumeStore(path, 2.0) if is_same else MemoryStore(MemoryVolume()))
+
+
+def test_doctor_says_where_nobody_can_be_asked(joining: Config) -> None:
+    ((verdict, text, _),) = visible(joining, 0.1)
+    assert verdict == "warn" and text.endswith("was not measured: there is no other member")
