@@ -33,6 +33,7 @@ from broker.monitors.watched import PUBLISHED_AT_ONCE, Watched
 from broker.notify.notices import Notices
 from broker.peers.asker import Heartbeats
 from broker.peers.closer_look import CloserLook
+from broker.peers.machine import Reach
 from broker.peers.question_gate import QuestionGate
 from broker.peers.table import Table
 from broker.registry.cache import RegistryCache, newest_heard, no_registry
@@ -58,12 +59,14 @@ from scoring.vm_facts import VmStatus
 class Given:
     """What differs between a host and a test of one. `boot_id`: of this boot of the host, None: the
     kernel's. `wall`: UTC seconds since 1970. `freeing_left`: see freeing_before, None: by the
-    agent's file. `registry`: None: there is none."""
+    agent's file. `registry`: None: there is none. `reach`: asks other
+    machines; None: none is asked."""
 
     boot_id: str | None = None
     wall: Callable[[], float] = time.time
     freeing_left: Callable[[], int | None] | None = None
     registry: RegistryCache | None = None
+    reach: Reach | None = None
 
     def machine(self, state_dir: Path) -> Machine:
         """The machine; values that were not given come from the kernel and the agent's file."""
@@ -99,7 +102,7 @@ class Broker:
         self.heartbeats.boot_id = machine.boot_id
         board.signatures.boot_heard = self.heartbeats.boot_heard
         # The other hosts.
-        self.table = Table(self.in_force, board, lockspace, self.heartbeats)
+        self.table = Table(self.in_force, board, lockspace, self.heartbeats, given.reach)
         self.members, self.same_storage = self.table.members, self.table.same_storage
         #: Admits questions for a heartbeat.
         self.gate = QuestionGate(config.host.id)
@@ -110,7 +113,7 @@ class Broker:
         self.this_host = ThisHost(
             self.in_force, watched, self.table, self.registry, self.modes, shutdown, machine
         )
-        self.own_slot = OwnSlot(self.in_force, self.this_host, board, self.heartbeats)
+        self.own_slot = OwnSlot(self.in_force, self.this_host, board, self.table)
         self.sign_of_life = SignOfLife(
             self.in_force, self.table, self.this_host, self.own_slot, self.gate
         )
@@ -188,7 +191,7 @@ class Broker:
             asyncio.get_running_loop().time()
         )
         self.monitors.on_change = monitor_changed
-        self.heartbeats.on_change = self.news.announce
+        self.heartbeats.on_change = self.table.machine.on_change = self.news.announce
         self.registry.on_change = self._registry_changed
         self._registry_changed()
 

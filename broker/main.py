@@ -46,6 +46,7 @@ from broker.monitors.watched import Watched
 from broker.notify.notices import setting
 from broker.peers.asker import Heartbeats
 from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport
+from broker.peers.machine import NetworkReach
 from broker.registry.admission import refused
 from broker.registry.cache import RegistryCache
 from broker.registry.shared_copy import SharedUpdates
@@ -137,7 +138,7 @@ def make_broker(config: Config, monitors: HostMonitors, kept: KeptEvents) -> Bro
             monitors.vms,
             monitors.vms_outside,
         ),
-        Given(registry=registry_cache(config, signatures)),
+        Given(registry=registry_cache(config, signatures), reach=NetworkReach()),
         heartbeats=Heartbeats(config.host.id, key, NetworkTransport()),
         kept=kept,
     )
@@ -267,6 +268,7 @@ async def _live(broker: Broker, front: FrontProcess, stop: asyncio.Event) -> Non
             group.create_task(broker.lockspace.run(), name="lockspace"),
             group.create_task(broker.lockspace.renewals.run(), name="renewals"),
             group.create_task(broker.heartbeats.run(), name="heartbeats"),
+            group.create_task(broker.table.machine.run(), name="the engine's machine"),
             group.create_task(broker.monitors.run(), name="monitors"),
             group.create_task(broker.notices.run(), name="notices"),
             group.create_task(broker.registry.run(), name="registry"),

@@ -20,7 +20,15 @@ BEGIN, END = "<!-- drawn from the imports -->\n", "<!-- end of the picture -->\n
 PACKAGES = ("scoring", "broker", "agent")
 #: Files beside the rooms that the rooms stand on; the other files beside them are the wiring.
 GROUND = {
-    "scoring": ("vm_facts", "observation", "decision", "rules", "timing", "lease_times"),
+    "scoring": (
+        "vm_facts",
+        "observation",
+        "decision",
+        "rules",
+        "timing",
+        "lease_times",
+        "storage_word",
+    ),
     "broker": (),
     "agent": ("ports",),
 }

@@ -233,6 +233,7 @@ class Code(StrEnum):
     FENCE_FORBIDDEN = "fence-forbidden"
     FENCE_HELD_BACK = "fence-held-back"
     FENCE_ASKED = "fence-asked"
+    STORAGE_LOST = "storage-lost"
     OWNER_ASKS = "owner-asks"
     POWER_OFF_ORDERED = "power-off-ordered"
     POWER_ON_ORDERED = "power-on-ordered"

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from scoring.storage_word import StorageWord
 from scoring.vm_facts import (
     ENGINE,
     Claim,
@@ -59,6 +60,8 @@ class LocalHost:
     domain, and what of its huge pages is free, in MiB (None: not known). `reaches`: hosts whose
     fence devices this host has reached lately. `may_restart`: what cannot leave this host, which
     is in `maintenance`, by a migration may be stopped, for another host to start it.
+    `storage_lost_since_s`: since when nothing that it read or wrote on the whiteboard has come back
+    (None: something does).
     """
 
     host_id: int
@@ -77,6 +80,7 @@ class LocalHost:
     free_huge_mb: float | None = None
     reaches: frozenset[int] = frozenset()
     may_restart: bool = False
+    storage_lost_since_s: float | None = None
 
     def __post_init__(self) -> None:
         assert self.vms[0].number == ENGINE, "VM 1 is sampled on every host, and comes first"
@@ -117,9 +121,14 @@ class PeerReport:
     none was asked). `renewal_s`: when this host first saw the renewal `renewal_timestamp` of
     its host id on disk (None: not seen). `overdue_since_s`: since when a sign of life is overdue
     that this host expects early, an answer over the network or a change of its slot (None: none is,
-    or it is not watched closely).
+    or it is not watched closely). `machine_silent_since_s`: since when neither its kernel nor the
+    engine there has answered this host, both having done so before (None: one does, or it is not
+    known). `machine_heard_s`: when the last question was asked that its kernel or the engine there
+    answered, or its kernel refused (None: none was). `storage_word`: None where neither it nor this
+    host has lost the storage, or it did not answer.
 
-    `hears`: the hosts that, by its word, have answered it over the network in the last seconds.
+    `hears`: the hosts that, by its word, have answered it over the network in the last seconds;
+    `touches`: those whose machine, or the engine there, has.
 
     `mem_free_mb`: MiB a new VM could get there (None: it does not say). `way_out`: see LocalHost.
     `fence_ask`: None: it says nothing of the kind.
@@ -158,6 +167,10 @@ class PeerReport:
     reaches: frozenset[int] = frozenset()
     reached: Mapping[int, OutsideView] = field(default_factory=dict)
     overdue_since_s: float | None = None
+    machine_silent_since_s: float | None = None
+    machine_heard_s: float | None = None
+    storage_word: StorageWord | None = None
+    touches: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         assert ENGINE in self.vms, "of VM 1 every host says something"

@@ -15,14 +15,17 @@ What happens when the engine's host loses power (defaults, a fence device is con
 Without a cluster key nobody asks over the network: the readings begin when the slot is overdue, or
 with the suspicion.
 
-What happens when it hangs instead, with its power on and io_timeout 10:
+What happens when it hangs instead, with its power on, at any io_timeout:
 
     T+0     it stands still: no slot, no answer, no renewal of its host id
+    T+0.5   its kernel and the engine are asked, and answer nobody
     T+3     as above; its power reads on
-    T+10    fence_after: slot and network have been silent for so long
-    T+10..25  its host id was last renewed 2.5 * io_timeout ago: sanlock there is silent too
-    +0.1    the fence lease is held, the power was read on once more: hard power off
+    T+11.5  fence_after: slot, network, kernel and engine have been silent for so long
+    +1.2    the fence lease is held, the power was read on once more: hard power off
     +2      "off" is read twice, and all goes on as above
+
+Where its kernel does not count as a witness (evidence.hangs), its sanlock must be silent too: its
+host id was last renewed 2.5 * io_timeout ago, T+10 to T+25 at io_timeout 10.
 
 Without a fence device the start waits until sanlock calls the owner dead:
 8 * io_timeout + watchdog_fire_timeout (sanlock's src/timeouts.h; 140 s at io_timeout 10).
@@ -59,7 +62,9 @@ class Timing:
     `isolation_grace`: so long its guest then has to shut down.
     `force_stop_patience`: how long ending a sick VM's process may fail before its host asks the
     others to switch it off; `agent_dead_after`: how long a host's agent must be dead, and its VM
-    sick, before the others switch it off for that. Both: 0: never.
+    sick, before the others switch it off for that. `storage_patience`: how long a host alone may
+    have lost the storage before it ends its sick VM, so that another one may run it. All three: 0:
+    never.
     """
 
     beat: float = 1.0
@@ -88,6 +93,7 @@ class Timing:
     isolation_grace: float = 20.0
     force_stop_patience: float = 60.0
     agent_dead_after: float = 900.0
+    storage_patience: float = 20.0
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
@@ -123,7 +129,7 @@ class Timing:
 
 
 #: Durations that are 0 where what they wait for is never done.
-_MAY_BE_OFF = frozenset({"force_stop_patience", "agent_dead_after"})
+_MAY_BE_OFF = frozenset({"force_stop_patience", "agent_dead_after", "storage_patience"})
 #: How much less often than the best standby the others ask the VM.
 SELDOM_INTERVALS = 6
 #: After more failed starts than this within retry_expiry the host's score is 0.

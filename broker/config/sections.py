@@ -432,6 +432,7 @@ class TimingSection(_Section, frozen=True, kw_only=True):
     isolation_grace: Seconds | UnsetType = UNSET
     force_stop_patience: SecondsOrNever | UnsetType = UNSET
     agent_dead_after: SecondsOrNever | UnsetType = UNSET
+    storage_patience: SecondsOrNever | UnsetType = UNSET
 
 
 class Config(_Section, frozen=True, kw_only=True):

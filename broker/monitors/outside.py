@@ -98,6 +98,16 @@ class OutsideMonitor:
         return self._why
 
 
+def address_of(given: HealthSection) -> str:
+    """Where the VM is asked for its health, as host:port; "": only its own host can ask it."""
+    if is_local(given):
+        return ""
+    parts = urlsplit(given.page or f"tcp://{given.tcp}")
+    name = parts.hostname or ""
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
 def is_local(given: HealthSection) -> bool:
     """Whether only the VM's own host can make this check: through QEMU, at an address of the
     host's own, or not at all."""

@@ -31,6 +31,7 @@ from broker.daemon.errors import why
 from broker.peers.datagram import Question, heard_in, question_bytes
 from broker.peers.heartbeat import Fault, Heartbeat, heard, new_nonce
 from broker.whiteboard.lines import Ways
+from scoring.storage_word import StorageWord
 from scoring.vm_facts import VmStatus
 
 #: The interval of questions to a peer that is not suspected.
@@ -44,6 +45,8 @@ QUICK_S = 0.25
 QUICK_PEERS_MAX = 8
 #: A peer that is watched closely is overdue with its answer after so long.
 OVERDUE_S = 0.5
+#: A host whose slot was acknowledged no longer ago has the storage, milliseconds.
+WRITES_MS = 3000
 _LATE = f"no answer within {QUESTION_S:.0f} s"
 #: A question may be over so much later than planned; else this host stood still.
 STALL_S = 1.0
@@ -104,6 +107,8 @@ class Pulse:
     the storage acknowledged, and when that was at the latest; None: it did not say.
     `port_silent_since_s`: the first question since its port for heartbeats last answered; None
     while it answers or there is none. `port_problem`: the problem of that port's last question.
+    `refused_s`: when the last question was asked that the kernel there refused, since nobody
+    listens: the machine lives, and its broker does not. `word`: see PeerReport.
     """
 
     ways: Ways = field(default_factory=Ways)
@@ -124,6 +129,8 @@ class Pulse:
     overdue_since_s: float | None = None
     slot: tuple[int, float] | None = None
     quick: asyncio.Task[None] | None = None
+    refused_s: float | None = None
+    word: StorageWord | None = None
 
     def hurry(self) -> None:
         """Check again whether the next question is due."""
@@ -139,7 +146,8 @@ class Pulse:
 class Heartbeats:
     """Asks for one host. `key` None: nothing is asked. `boot_id`: of the host's present boot.
 
-    `on_change`: called when the answers of a peer begin or end.
+    `on_change`: called when the answers of a peer begin or end. `on_missed`: called with a peer
+    that is watched closely and has not answered the question before.
     """
 
     def __init__(self, host_id: int, key: ClusterKey | None, transport: Transport | None) -> None:
@@ -148,6 +156,7 @@ class Heartbeats:
         self.boot_id = ""
         self.pulses: dict[int, Pulse] = {}
         self.on_change: Callable[[], None] = lambda: None
+        self.on_missed: Callable[[int], None] = lambda host: None
         self._transport = transport
         self._number = 0
         self._group: asyncio.TaskGroup | None = None
@@ -261,6 +270,16 @@ class Heartbeats:
         pulse = self.pulses.get(host_id)
         return None if pulse is None else pulse.overdue_since_s
 
+    def refused_s(self, host_id: int) -> float | None:
+        """When the last question was asked that a peer's kernel refused; None: none was."""
+        pulse = self.pulses.get(host_id)
+        return None if pulse is None else pulse.refused_s
+
+    def storage_word(self, host_id: int) -> StorageWord | None:
+        """What a peer says of the storage; None: nothing, or it does not answer any more."""
+        pulse = self.pulses.get(host_id)
+        return None if pulse is None or pulse.unanswered_since_s is not None else pulse.word
+
     def written_s(self, host_id: int, timestamp: int) -> float | None:
         """When the storage acknowledged a peer's slot with that timestamp, by that peer's word, at
         the latest; None: it did not say."""
@@ -278,6 +297,8 @@ class Heartbeats:
                 if now_s - due_s > QUICK_S:
                     # This host stood still: what came meanwhile is not judged yet.
                     since_s = now_s
+                if pulse.heartbeat_s is not None and pulse.heartbeat_s < due_s - QUICK_S:
+                    self.on_missed(host_id)
                 if pulse.heartbeat_s is not None and pulse.overdue_since_s is None:
                     unanswered_s = max(since_s, pulse.heartbeat_s + QUICK_S)
                     if now_s - unanswered_s >= OVERDUE_S:
@@ -360,6 +381,8 @@ class Heartbeats:
         except TimeoutError:
             return f"{address}/udp: {wrong or _LATE}"
         except OSError as error:
+            if isinstance(error, ConnectionRefusedError):
+                pulse.refused_s = asked_s
             return f"{address}/udp: {wrong or why(error)}"
         return ""
 
@@ -388,6 +411,7 @@ class Heartbeats:
         pulse.heartbeat_s = max(asked_s, pulse.heartbeat_s or asked_s)
         pulse.unanswered_since_s = pulse.overdue_since_s = None
         pulse.vm = answer.vm
+        pulse.word = _word(answer, asked_s)
         if answer.written_ago_ms is not None:
             written_s = pulse.heard_s - answer.written_ago_ms / 1000.0
             if pulse.slot is not None and pulse.slot[0] == answer.written:
@@ -395,6 +419,16 @@ class Heartbeats:
             pulse.slot = answer.written, written_s
         if was_silent:
             self.on_change()
+
+
+def _word(answer: Heartbeat, asked_s: float) -> StorageWord | None:
+    """What an answer says of the storage; None: nothing, which is so over HTTP."""
+    ago_ms = answer.written_ago_ms
+    if answer.lost_ms is None and ago_ms is None:
+        return None
+    lost_s = None if answer.lost_ms is None else answer.lost_ms / 1000.0
+    writes = lost_s is None and ago_ms is not None and ago_ms <= WRITES_MS
+    return StorageWord(asked_s, lost_s, answer.empty, writes, answer.global_maintenance)
 
 
 async def _until_due(pulse: Pulse) -> None:

@@ -9,6 +9,7 @@ from broker.peers.question_gate import QuestionGate
 from broker.peers.table import Table
 from broker.whiteboard import lines as slot_lines
 from broker.whiteboard.lines import Freeing
+from scoring.vm_facts import VmStatus
 
 #: A slot that stands still for so long causes the questions.
 QUIET_BEATS = 1.5
@@ -52,3 +53,17 @@ class CloserLook:
             if host in table.seen and now_s - table.seen[host].since_s < QUIET_MAX_S
         }
         table.heartbeats.look(asked, quick, self._in_force.timing.beat, now_s)
+        host = self._with_the_engine(quiet)
+        ways = None if host is None else asked.get(host)
+        addresses = () if ways is None else ways.ports + ways.listeners
+        table.machine.look(host, addresses, quick, table.watched, self._in_force.timing.beat)
+
+    def _with_the_engine(self, quiet: frozenset[int]) -> int | None:
+        """The other host that runs the engine by its slot, one that is written before one that
+        stands still; None: none does."""
+        up = [
+            host
+            for host, report in self._table.members.reports.items()
+            if report.engine_status.vm is VmStatus.UP and host != self._in_force.host_id
+        ]
+        return min(up, key=lambda host: (host in quiet, host), default=None)

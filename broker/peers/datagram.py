@@ -74,6 +74,9 @@ class _Answer(Struct, frozen=True, omit_defaults=True):
     generation: Counter = 0
     renewed: Counter = 0
     written_ago_ms: Counter | None = None
+    lost_ms: Counter | None = None
+    empty: bool = False
+    global_maintenance: bool | None = None
 
 
 class BadDatagram(PeerError):
@@ -105,6 +108,9 @@ def answer_bytes(key: ClusterKey, question: Question, life: Heartbeat) -> bytes:
         generation=life.generation,
         renewed=life.renewed,
         written_ago_ms=life.written_ago_ms,
+        lost_ms=life.lost_ms,
+        empty=life.empty,
+        global_maintenance=life.global_maintenance,
     )
     return _datagram(key, _ANSWER, answer)
 
@@ -152,6 +158,9 @@ def heard_in(key: ClusterKey, raw: bytes, question: Question) -> Heartbeat | Fau
         generation=answer.generation,
         renewed=answer.renewed,
         written_ago_ms=answer.written_ago_ms,
+        lost_ms=answer.lost_ms,
+        empty=answer.empty,
+        global_maintenance=answer.global_maintenance,
     )
 
 

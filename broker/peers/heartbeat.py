@@ -57,7 +57,10 @@ class Heartbeat(Struct, frozen=True, omit_defaults=True):
     timestamp of its last slot that the storage acknowledged, 0: none since its broker was started.
     `generation`, `renewed`: the last renewal of its own host id, as it reads it on the lease
     volume; 0: none. `written_ago_ms`: how long before this answer that slot was acknowledged, in
-    milliseconds; None: not said, which is so over HTTP, where no MAC covers it.
+    milliseconds; None: not said. `lost_ms`: for so long nothing that it read or wrote on the
+    whiteboard has come back, in milliseconds; None: something does, or not said. `empty`: no
+    process of a protected VM is left on it. `global_maintenance`: as it has read it; None: it has
+    not, or does not say. The last four are not said over HTTP, where no MAC covers them.
     """
 
     host_id: int
@@ -74,6 +77,9 @@ class Heartbeat(Struct, frozen=True, omit_defaults=True):
     renewed: Counter = 0
     proof: Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{64})?\Z")] = ""
     written_ago_ms: Counter | None = None
+    lost_ms: Counter | None = None
+    empty: bool = False
+    global_maintenance: bool | None = None
 
 
 class Fault(StrEnum):
@@ -108,7 +114,14 @@ def is_nonce(text: str) -> bool:
 def signed(key: ClusterKey, heartbeat: Heartbeat) -> bytes:
     """The answer as bytes."""
     replace, text = msgspec.structs.replace, _text(heartbeat)
-    heartbeat = replace(heartbeat, written_ago_ms=None, mac=key.sign(_signed_text(_VERSION, text)))
+    heartbeat = replace(
+        heartbeat,
+        written_ago_ms=None,
+        lost_ms=None,
+        empty=False,
+        global_maintenance=None,
+        mac=key.sign(_signed_text(_VERSION, text)),
+    )
     proof = key.sign(_signed_text(_PROOF_VERSION, (*text, *_more(heartbeat))))
     return msgspec.json.encode(replace(heartbeat, proof=proof))
 

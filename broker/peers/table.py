@@ -14,19 +14,23 @@ from dataclasses import replace
 from broker.config.in_force import InForce
 from broker.lockspace.port import Lockspace
 from broker.monitors.network_verdict import NetworkVerdict, TargetResult, published, verdict
+from broker.monitors.outside import address_of
 from broker.peers.asker import Heartbeats
 from broker.peers.fence_paths import reached_of
+from broker.peers.machine import MachineWatch, Reach
 from broker.peers.members import Members
 from broker.peers.same_storage import SameStorage
 from broker.peers.seen_hosts import seen_peers
 from broker.peers.vm_place import SeenHost
 from broker.whiteboard import lines as slot_lines
 from broker.whiteboard.board import Board
+from broker.whiteboard.lost import lost_since_s
 from broker.whiteboard.signatures import GOOD
 from broker.whiteboard.slot import SlotReport
 from scoring.hosts.liveness import Liveness, is_blind, last_changes, liveness_known
 from scoring.hosts.state import Seen
 from scoring.observation import PeerReport
+from scoring.storage_word import StorageWord
 from scoring.vm_facts import VmStatus
 
 #: A slot that is watched closely is overdue once its change is so many beats late.
@@ -42,9 +46,13 @@ class Table:
         board: Board,
         lockspace: Lockspace,
         heartbeats: Heartbeats,
+        reach: Reach | None = None,
     ) -> None:
         self._in_force = in_force
+        #: The machine that runs the engine, asked beside its broker.
+        self.machine = MachineWatch(reach, lambda: address_of(in_force.config.health))
         self.board, self.lockspace, self.heartbeats = board, lockspace, heartbeats
+        heartbeats.on_missed = self.machine.hurry
         #: Which hosts' slots count.
         self.members = Members(
             board,
@@ -116,6 +124,19 @@ class Table:
                 since_s = due_s if since_s is None else min(since_s, due_s)
         return since_s
 
+    def _machine_heard_s(self, host: int) -> float | None:
+        """When the last question was asked that the machine there answered, whatever became of its
+        broker."""
+        both = self.machine.heard_s(host), self.heartbeats.refused_s(host)
+        return max((at_s for at_s in both if at_s is not None), default=None)
+
+    def _storage_word(self, host: int) -> StorageWord | None:
+        """What a peer says of the storage where it, or this host, has lost it."""
+        word = self.heartbeats.storage_word(host)
+        if word is None or (word.lost_s is None and lost_since_s(self.board) is None):
+            return None
+        return word
+
     def overdue(self) -> frozenset[int]:
         """The peers that are overdue with a sign of life."""
         return frozenset(host for host in self.watched if self.overdue_since_s(host) is not None)
@@ -126,11 +147,14 @@ class Table:
         for host, report in sorted(self.members.reports.items()):
             seen = self.seen.get(host)
             renewal = self.lockspace.renewals.table.get(host)
-            others = (
+            others = slot_lines.Others(
                 *self.heartbeats.times(host),
                 self.lockspace.renewals.renewal_s(host),
                 0 if renewal is None else renewal.timestamp,
                 self.overdue_since_s(host),
+                self.machine.silent_since_s(host),
+                self._machine_heard_s(host),
+                self._storage_word(host),
             )
             old = known.get(host)
             if old is None or old[0] is not report or old[1] is not seen:

@@ -33,7 +33,10 @@ from scoring.hosts.fence_ask import in_words
 from scoring.hosts.liveness import Liveness
 from scoring.observation import FenceAsk
 from scoring.vm.state import StateName
-from scoring.vm_facts import OutsideView
+from scoring.vm_facts import OutsideView, VmStatus
+
+#: What is said of a VM that has no process here; unknown is not one.
+NO_PROCESS = frozenset({VmStatus.DOWN, VmStatus.DOWN_UNEXPECTED, VmStatus.DOWN_MISSING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,17 @@ class ThisHost:
     def fence_ask(self, now_s: float) -> FenceAsk | None:
         """This host's request about a sick VM that it cannot end."""
         return self.sick_vm.ask(self.agent.last, self.agent.silent_s(now_s), now_s)
+
+    def is_empty(self, now_s: float) -> bool:
+        """Whether no process of a protected VM is left here, by samples that are not old."""
+        return (
+            self.vm.status(now_s)[0].vm in NO_PROCESS
+            and self.vm.facts.leftover is None
+            and all(
+                vm.report.vm in NO_PROCESS and vm.domain.leftover is None
+                for vm in self.vms.here(now_s)
+            )
+        )
 
     def is_drained(self, now_s: float) -> bool:
         """Whether the agent reported that it is in local maintenance, and no VM is left here."""

@@ -11,6 +11,7 @@ from broker.peers.refusal_log import RefusalLog
 from broker.peers.table import Table
 from broker.this_host.facts import ThisHost
 from broker.this_host.slot import OwnSlot
+from broker.whiteboard.lost import lost_since_s
 
 
 class SignOfLife:
@@ -49,6 +50,7 @@ class SignOfLife:
     def _made(self, nonce: str, now_s: float) -> Heartbeat:
         table, host_id = self._table, self._in_force.host_id
         ids, renewal = table.same_storage.ids, table.lockspace.renewals.table.get(host_id)
+        lost_s = lost_since_s(table.board)
         return Heartbeat(
             host_id,
             self._this_host.boot_id,
@@ -62,4 +64,7 @@ class SignOfLife:
             generation=0 if renewal is None else renewal.generation,
             renewed=0 if renewal is None else renewal.timestamp,
             written_ago_ms=self._own_slot.written_ago_ms(now_s),
+            lost_ms=None if lost_s is None else max(0, int((now_s - lost_s) * 1000.0)),
+            empty=lost_s is not None and self._this_host.is_empty(now_s),
+            global_maintenance=table.board.global_maintenance if lost_s is None else None,
         )

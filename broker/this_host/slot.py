@@ -10,8 +10,8 @@ import asyncio
 
 from broker.config.in_force import InForce
 from broker.monitors.network_verdict import publish
-from broker.peers.asker import Heartbeats
 from broker.peers.fence_paths import path_lines
+from broker.peers.table import Table
 from broker.this_host.facts import ThisHost
 from broker.vm import healthy_once
 from broker.whiteboard import lines as slot_lines
@@ -32,10 +32,14 @@ class OwnSlot:
     are continued. `was_ours`: it was this host's then. `previous_boot_id`: of the boot before."""
 
     def __init__(
-        self, in_force: InForce, this_host: ThisHost, board: Board, heartbeats: Heartbeats
+        self,
+        in_force: InForce,
+        this_host: ThisHost,
+        board: Board,
+        table: Table,
     ) -> None:
         self._in_force, self._this_host = in_force, this_host
-        self._board, self._heartbeats = board, heartbeats
+        self._board, self._heartbeats, self._machine = board, table.heartbeats, table.machine
         self.timestamp = 0
         self.started = self.was_ours = False
         self.previous_boot_id = ""
@@ -44,7 +48,7 @@ class OwnSlot:
         self._acknowledged_s: float | None = None
         #: The addresses at which this host is asked: its listener, and its port for heartbeats.
         self.advertised = in_force.config.advertised()
-        self._heartbeat_at = in_force.config.heartbeat_advertised() if heartbeats.key else ()
+        self._heartbeat_at = in_force.config.heartbeat_advertised() if self._heartbeats.key else ()
 
     async def take_up(self) -> bool:
         """Continue from this host's slot, so that its timestamp never goes back."""
@@ -130,6 +134,9 @@ class OwnSlot:
             "heartbeat": ",".join(self._heartbeat_at),
             "hears": slot_lines.hears_line(
                 self._heartbeats.heard_within(HEARS_BEATS * self._in_force.timing.beat, now_s)
+            ),
+            "touches": slot_lines.hears_line(
+                self._machine.answering(HEARS_BEATS * self._in_force.timing.beat, now_s)
             ),
             "memory-short": slot_lines.memory_short_line(status.penalties),
             "mem-free": slot_lines.mem_free_line(value("memory")),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from broker.config.addresses import advertised
 from broker.daemon.foreign import whole
@@ -21,6 +22,7 @@ from broker.wire.intent import read as read_intent
 from broker.wire.status import FenceLogEntry, MeasuredOnWire, ModeStatus, MoveStatus, PenaltyOnWire
 from scoring.hosts.state import Seen
 from scoring.observation import FenceAsk, OnHostShutdown, PeerReport
+from scoring.storage_word import StorageWord
 from scoring.vm_facts import ENGINE, OutsideView, PeerVm
 
 #: How a host reaches the VM on another one: that host's id, the stay, how many seconds ago the last
@@ -30,9 +32,20 @@ _OUTSIDE = re.compile(r"([0-9]{1,4}) ([0-9]{1,15}) (-|[0-9]{1,9}\.[0-9]) (-|[0-9
 _FENCE_ASK = re.compile(r"unstopped ([0-9]{1,9})|agent-dead ([0-9]{1,9}) bad ([0-9]{1,9})")
 #: The largest count in a line; the largest count of starts, half of it; the largest memory, MiB.
 COUNT_MAX, LAST_RAN_MAX, MEM_MB_MAX = 10**15 - 1, 5 * 10**14, 10**12 - 1
-#: Fields of a PeerReport: heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp,
-#: overdue_since_s.
-Others = tuple[float | None, float | None, float | None, int, float | None]
+
+
+class Others(NamedTuple):
+    """What the other witnesses say of a host; see PeerReport. Made for each host and beat, so of
+    the kind that costs least."""
+
+    heartbeat_s: float | None = None
+    unanswered_since_s: float | None = None
+    renewal_s: float | None = None
+    renewal_timestamp: int = 0
+    overdue_since_s: float | None = None
+    machine_silent_since_s: float | None = None
+    machine_heard_s: float | None = None
+    storage_word: StorageWord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +224,6 @@ def peer_report(
 ) -> PeerReport:
     """A host's slot, and when it was seen to live, as input of a decision. `is_signed`: the slot
     is signed with the cluster's key; only then its request to be switched off counts."""
-    heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp, overdue_since_s = others
     extra = report.extra if report.extra_trusted else {}
     read_s = seen.since_s if seen is not None and seen.timestamp == report.timestamp else None
     _, move = intent_of(extra.get("intent", ""), report.host_id)
@@ -240,11 +252,7 @@ def peer_report(
         stopped=report.stopped,
         boot_id=extra.get("boot-id", ""),
         read_s=read_s,
-        heartbeat_s=heartbeat_s,
-        unanswered_since_s=unanswered_since_s,
-        renewal_s=renewal_s,
-        renewal_timestamp=renewal_timestamp,
-        overdue_since_s=overdue_since_s,
+        touches=hears_of(extra.get("touches", "")),
         mem_free_mb=mem_free_of(extra.get("mem-free", "")),
         hears=hears_of(extra.get("hears", "")),
         way_out=way_out_of(extra.get("way-out", "")),
@@ -257,20 +265,13 @@ def peer_report(
         free_huge_mb=vms.memory.free_huge_mb,
         host_score=vms.host_score,
         reached=reached,
+        **others._asdict(),
     )
 
 
 def with_others(peer: PeerReport, others: Others) -> PeerReport:
     """Adds to a slot what the other witnesses say of its host by now."""
-    heartbeat_s, unanswered_since_s, renewal_s, renewal_timestamp, overdue_since_s = others
-    return replace(
-        peer,
-        heartbeat_s=heartbeat_s,
-        unanswered_since_s=unanswered_since_s,
-        renewal_s=renewal_s,
-        renewal_timestamp=renewal_timestamp,
-        overdue_since_s=overdue_since_s,
-    )
+    return replace(peer, **others._asdict())
 
 
 def fence_ask_line(ask: FenceAsk | None) -> str:

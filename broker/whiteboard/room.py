@@ -42,6 +42,7 @@ DECIDES = (
     "mem-free",
     "memory-short",
     "hears",
+    "touches",
     "api",
     "heartbeat",
     "config-digest",

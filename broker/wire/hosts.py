@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from scoring.observation import FenceAsk, HostShutdown, LocalHost, PeerReport
+from scoring.storage_word import StorageWord
 from scoring.vm_facts import (
     ENGINE,
     Claim,
@@ -55,6 +56,7 @@ class LocalOnWire(Struct, frozen=True):
     free_huge_mb: float | None = None
     reaches: frozenset[int] = frozenset()
     may_restart: bool = False
+    storage_lost_since_s: float | None = None
 
     @classmethod
     def of(cls, local: LocalHost) -> LocalOnWire:
@@ -88,6 +90,7 @@ class LocalOnWire(Struct, frozen=True):
             free_huge_mb=local.free_huge_mb,
             reaches=local.reaches,
             may_restart=local.may_restart,
+            storage_lost_since_s=local.storage_lost_since_s,
         )
 
     def observed(self) -> LocalHost:
@@ -122,6 +125,7 @@ class LocalOnWire(Struct, frozen=True):
             free_huge_mb=self.free_huge_mb,
             reaches=self.reaches,
             may_restart=self.may_restart,
+            storage_lost_since_s=self.storage_lost_since_s,
         )
 
 
@@ -163,6 +167,10 @@ class PeerOnWire(Struct, frozen=True):
     reaches: frozenset[int] = frozenset()
     reached: Mapping[int, OutsideView] = {}
     overdue_since_s: float | None = None
+    machine_silent_since_s: float | None = None
+    machine_heard_s: float | None = None
+    storage_word: StorageWord | None = None
+    touches: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, peer: PeerReport) -> PeerOnWire:
@@ -204,6 +212,10 @@ class PeerOnWire(Struct, frozen=True):
             reaches=peer.reaches,
             reached=reached,
             overdue_since_s=peer.overdue_since_s,
+            machine_silent_since_s=peer.machine_silent_since_s,
+            machine_heard_s=peer.machine_heard_s,
+            storage_word=peer.storage_word,
+            touches=peer.touches,
         )
 
     def observed(self) -> PeerReport:
@@ -245,4 +257,8 @@ class PeerOnWire(Struct, frozen=True):
             reaches=self.reaches,
             reached={**outside, **self.reached},
             overdue_since_s=self.overdue_since_s,
+            machine_silent_since_s=self.machine_silent_since_s,
+            machine_heard_s=self.machine_heard_s,
+            storage_word=self.storage_word,
+            touches=self.touches,
         )

@@ -2,11 +2,12 @@
 """What speaks for the life or death of a silent host that owns the engine lease.
 
 The witnesses: its slot on the whiteboard, the renewals of its host id by its sanlock, its
-answers on the network, the power that its fence device reads. The first two go over the
-storage: before anybody is switched off the network, a way of its own, must be silent too. So are
-the other hosts' ears: a link that is cut makes one host deaf, not another one dead. One that speaks
-for its life outweighs all that are silent: a host without a broker keeps its VM, and its sanlock
-renews; a host without storage answers on the network until its own sanlock ends its VM.
+answers on the network, those of its kernel and of the engine there, the power that its fence
+device reads. The first two go over the storage: before anybody is switched off the network, a way
+of its own, must be silent too. So are the other hosts' ears: a link that is cut makes one host
+deaf, not another one dead. One that speaks for its life outweighs all that are silent: a host
+without a broker keeps its VM, and its sanlock renews; a host without storage answers on the network
+until its own sanlock ends its VM.
 """
 
 from __future__ import annotations
@@ -15,8 +16,16 @@ from dataclasses import dataclass
 
 from scoring.hosts import fence_ask
 from scoring.hosts.state import Takeover
-from scoring.observation import FenceAsk, FenceRecord, FenceStep, LeaseAnswer, PeerReport, Power
+from scoring.observation import (
+    FenceAsk,
+    FenceRecord,
+    FenceStep,
+    LeaseAnswer,
+    PeerReport,
+    Power,
+)
 from scoring.rules import Rules
+from scoring.storage_word import StorageWord
 from scoring.vm_facts import Health
 
 #: Readings of "off" that prove a power-off.
@@ -26,6 +35,14 @@ READING_OLD_S = 10.0
 #: A renewal that was made before the slot stood still is seen so much later at most: the delta
 #: lease of a quiet host is read from the volume every second.
 RENEWAL_SEEN_LATE_S = 5.0
+#: The slot of a machine that stops and the answers of its broker end within so long of each other:
+#: a beat and a half.
+TOGETHER_S = 1.5
+#: So much later than its broker its kernel may have answered for the last time: they are asked in
+#: turn, four times a second.
+OUTLIVES_S = 0.5
+#: When another host had an answer of the VM is known to about a beat there and one here.
+REACHED_LATE_S = 2.0
 #: So many beats a slot must have missed before its host's id is freed: the readings may have begun
 #: on a weaker sign (scoring/hosts/early.py).
 FREE_BEATS = 2.0
@@ -54,7 +71,10 @@ class Evidence:
     hosts that say that it answers them over the network. `fence_log`: see
     Observation. `ask`: it lives, and is to be switched off by its own word (None: it is not, see
     scoring/hosts/fence_ask.py); `reached_by`: who had an answer of the VM there of late, from
-    outside.
+    outside; `reached_s`: when the last question was asked that was answered so (None: none was).
+    `touched_by`: the live hosts whom its machine, or the engine there, answers. `network_good_s`:
+    when this host's own network was last seen to work (None: it was not). `word`: it has lost the
+    storage, and no VM is left on it, by its own word (scoring/hosts/storage_lost.py).
     The rest is as in Observation.
     """
 
@@ -68,6 +88,10 @@ class Evidence:
     heard_by: tuple[str, ...] = ()
     ask: FenceAsk | None = None
     reached_by: tuple[str, ...] = ()
+    reached_s: float | None = None
+    touched_by: tuple[str, ...] = ()
+    network_good_s: float | None = None
+    word: StorageWord | None = None
 
     @property
     def heartbeat_s(self) -> float | None:
@@ -89,6 +113,43 @@ def renewal_patience_s(rules: Rules) -> float:
     io_timeout is left for the writing.
     """
     return max(rules.timing.fence_after, 2.5 * rules.io_timeout_s)
+
+
+def hangs(renewed_s: float | None, evidence: Evidence, now_s: float, rules: Rules) -> bool:
+    """Whether its machine is known to hang before its sanlock has been silent for long enough.
+
+    A sanlock that lives may not renew for 2 * io_timeout, so its silence says nothing for that
+    long. A kernel answers at once or not at all. All of this must be true:
+
+    1. For `fence_after` neither its kernel nor the engine there has answered this host, both of
+       which had answered it just before.
+    2. This host's own network has worked meanwhile.
+    3. No other host says that its kernel or the engine there answers.
+    4. All ended together, as they do where a machine stops, and not one by one, as where a broker
+       dies and then a cable breaks: its slot and the answers of its broker; and its kernel did not
+       outlive its broker.
+    5. Its host id (`renewed_s`) was not renewed since.
+    """
+    peer, slot_s, network_s = evidence.peer, evidence.slot_since_s, evidence.network_good_s
+    if peer is None or slot_s is None or network_s is None or renewed_s is None:
+        return False
+    since_s, heard_s, kernel_s = (
+        peer.machine_silent_since_s,
+        peer.heartbeat_s,
+        peer.machine_heard_s,
+    )
+    if since_s is None or heard_s is None or kernel_s is None:
+        return False
+    reached_s = evidence.reached_s
+    return (
+        now_s - since_s >= rules.timing.fence_after
+        and network_s >= since_s
+        and not evidence.touched_by
+        and (reached_s is None or reached_s - since_s <= REACHED_LATE_S)
+        and abs(heard_s - slot_s) <= TOGETHER_S
+        and kernel_s - heard_s <= OUTLIVES_S
+        and renewed_s - slot_s <= RENEWAL_SEEN_LATE_S
+    )
 
 
 def renews(renewal_s: float | None, slot_since_s: float | None, now_s: float, rules: Rules) -> bool:
@@ -210,14 +271,19 @@ def may_power_off(
     """Everything that must be true before a host is switched off; the order is the log's.
 
     Those that only time or this host's own next step brings stand last. A host that asks for it
-    itself need not be silent, but its VM must be sick by all that is known.
+    itself need not be silent, but its VM must be sick by all that is known; one that has lost the
+    storage, and has no VM any more, may answer on the network.
     """
     if evidence.ask is not None:
         return _may_power_off_as_asked(takeover, evidence, evidence.ask, now_s, rules)
+    if evidence.word is not None:
+        return _may_power_off_without_storage(takeover, evidence, evidence.word, now_s, rules)
     timing, peer = rules.timing, evidence.peer
     after_s = timing.fence_after
     renewed_s = renewal_since_s(takeover, evidence)
     unanswered_s = None if peer is None else peer.unanswered_since_s
+    is_hung = hangs(renewed_s, evidence, now_s, rules)
+    patience_s = after_s if is_hung else renewal_patience_s(rules)
     return (
         *_never_without(takeover, evidence, rules),
         Precondition(
@@ -236,15 +302,9 @@ def may_power_off(
             f"last answered at {evidence.heartbeat_s}, without answer since {unanswered_s}",
         ),
         _own_storage_fine(evidence, now_s, after_s),
-        Precondition(
-            "slot-stands-still",
-            evidence.slot_since_s is not None and now_s - evidence.slot_since_s >= after_s,
-            f"since {evidence.slot_since_s}, at least {after_s:g} s",
-        ),
-        Precondition(
-            "does-not-renew",
-            renewed_s is not None and now_s - renewed_s >= renewal_patience_s(rules),
-            f"host id renewed at {renewed_s}, at least {renewal_patience_s(rules):g} s ago",
+        _slot_stands_still(evidence, now_s, after_s),
+        _does_not_renew(
+            renewed_s, patience_s, now_s, ", for its kernel answers nobody" if is_hung else ""
         ),
         _log_allows(evidence, now_s, rules),
         _fence_lease_held(evidence),
@@ -270,6 +330,48 @@ def _may_power_off_as_asked(
         _log_allows(evidence, now_s, rules),
         _fence_lease_held(evidence),
         _reads_on(takeover, now_s),
+    )
+
+
+def _may_power_off_without_storage(
+    takeover: Takeover, evidence: Evidence, word: StorageWord, now_s: float, rules: Rules
+) -> tuple[Precondition, ...]:
+    """All but its silence on the network: it says there that it has lost the storage, and no VM is
+    left on it (scoring/hosts/storage_lost.py). What goes over the storage must be silent as ever.
+    """
+    lost_s = word.lost_s or 0.0
+    return (
+        *_never_without(takeover, evidence, rules),
+        Precondition(
+            "lost-its-storage",
+            lost_s > 0,
+            f"for {lost_s:.0f} s and no VM is left there, as it said at {word.heard_s}",
+        ),
+        _own_storage_fine(evidence, now_s, rules.timing.fence_after),
+        _slot_stands_still(evidence, now_s, rules.timing.fence_after),
+        _does_not_renew(renewal_since_s(takeover, evidence), renewal_patience_s(rules), now_s),
+        _log_allows(evidence, now_s, rules),
+        _fence_lease_held(evidence),
+        _reads_on(takeover, now_s),
+    )
+
+
+def _slot_stands_still(evidence: Evidence, now_s: float, after_s: float) -> Precondition:
+    since_s = evidence.slot_since_s
+    return Precondition(
+        "slot-stands-still",
+        since_s is not None and now_s - since_s >= after_s,
+        f"since {since_s}, at least {after_s:g} s",
+    )
+
+
+def _does_not_renew(
+    renewed_s: float | None, patience_s: float, now_s: float, why: str = ""
+) -> Precondition:
+    return Precondition(
+        "does-not-renew",
+        renewed_s is not None and now_s - renewed_s >= patience_s,
+        f"host id renewed at {renewed_s}, at least {patience_s:g} s ago{why}",
     )
 
 

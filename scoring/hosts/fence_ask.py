@@ -73,6 +73,19 @@ def reached_by(turn: HostTurn, owner: int, stay: int) -> tuple[str, ...]:
     )
 
 
+def reached_s(turn: HostTurn, owner: int, stay: int) -> float | None:
+    """When the last question was asked that the VM there answered, asked as its users do; None:
+    none was."""
+    return max(
+        (
+            view.good_s
+            for _, view in _views(turn)
+            if (view.owner, view.stay) == (owner, stay) and view.good_s is not None
+        ),
+        default=None,
+    )
+
+
 def _views(turn: HostTurn) -> Iterator[tuple[str, OutsideView]]:
     if (own := turn.observation.local.engine.outside) is not None:
         yield "this host", own

@@ -21,8 +21,9 @@ from dataclasses import replace
 from scoring.decision import Code, DropFenceLease
 from scoring.hosts import dead_fencer, takeover
 from scoring.hosts.evidence import FREE_BEATS, Evidence, renews
-from scoring.hosts.fence_ask import reached_by
+from scoring.hosts.fence_ask import reached_by, reached_s
 from scoring.hosts.state import HostState, Takeover
+from scoring.hosts.storage_lost import gives_up
 from scoring.hosts.turn import HostTurn, name_of
 from scoring.observation import (
     FenceLeaseAnswer,
@@ -209,7 +210,24 @@ def evidence_of(turn: HostTurn, host: int, lease: LeaseAnswer) -> Evidence:
         heard_by=tuple(name_of(p) for p in turn.live if host in p.hears),
         ask=peer.fence_ask if asks and peer is not None else None,
         reached_by=() if peer is None else reached_by(turn, host, peer.engine.last_ran),
+        reached_s=None if peer is None else reached_s(turn, host, peer.engine.last_ran),
+        touched_by=tuple(name_of(p) for p in turn.live if host in p.touches),
+        network_good_s=_network_good_s(turn, host),
+        word=gives_up(peer, turn.now_s, turn.rules),
     )
+
+
+def _network_good_s(turn: HostTurn, but: int) -> float | None:
+    """When this host's network was last seen to work: another live host answered, or a target of
+    its network test does."""
+    if turn.observation.local.way_out:
+        return turn.now_s
+    answered_s = (
+        p.heartbeat_s
+        for p in turn.live
+        if p.host_id != but and p.heartbeat_s is not None and p.unanswered_since_s is None
+    )
+    return max(answered_s, default=None)
 
 
 def _countdown(turn: HostTurn, lease: LeaseAnswer, why: str) -> str:
@@ -287,6 +305,11 @@ def wake_s(turn: HostTurn) -> float | None:
         and each.offs
         and not (each.asking_power or each.freeing or each.switching_off)
     ]
+    power, idle = step.power, not (step.asking_power or step.freeing or step.switching_off)
+    if turn.observation.fence_lease_held and idle and power is not None and not step.offs:
+        # Only what is read under the fence lease counts for an order.
+        at_s = power.over_s + turn.rules.timing.power_reread
+        due_s += [at_s] if at_s > turn.now_s else []
     seen = turn.state.seen.get(step.host_id)
     if step.is_early and step.offs and seen is not None:
         timing = turn.rules.timing

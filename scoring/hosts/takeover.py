@@ -240,10 +240,13 @@ def _power_off_is_due(
             asked=evidence.ask is not None,
         )
         why = "hangs with its power on" if evidence.ask is None else "asks for it"
+        if evidence.word is not None:
+            why = "has lost the storage and runs no VM any more"
         text = f"host {host} {why}, switching it off ({evidence_text(conditions)})"
         return order, [Reason(Code.POWER_OFF_ORDERED, text)]
     first = missing[0]
-    if evidence.ask is None and evidence.answers:
+    speaks = evidence.ask is not None or evidence.word is not None
+    if not speaks and evidence.answers:
         return None, [
             Reason(
                 Code.OWNER_ANSWERS,
@@ -251,7 +254,7 @@ def _power_off_is_due(
                 "its own sanlock ends its VM",
             )
         ]
-    if evidence.ask is None and evidence.heard_by:
+    if not speaks and evidence.heard_by:
         text = f"host {host} answers {', '.join(evidence.heard_by)} on the network"
         return None, [Reason(Code.OWNER_ANSWERS, f"{text}: this host is deaf, it is not dead")]
     if first.name == "does-not-renew":

@@ -29,7 +29,7 @@ from scoring.decision import CancelMigration, Code, PowerOffVm, ShutDownVm, Star
 from scoring.hosts.fence_ask import reached_by
 from scoring.hosts.turn import name_of
 from scoring.observation import StartResult, VmMigrationEnded, VmStartEnded, VmStopEnded
-from scoring.vm import drain, gates, isolation, migration, unstoppable
+from scoring.vm import drain, gates, isolation, migration, storage_lost, unstoppable
 from scoring.vm.missing import may_start
 from scoring.vm.move import move
 from scoring.vm.pause import is_paused, left_alone, must_end
@@ -193,7 +193,7 @@ def _engine_starting(turn: VmTurn) -> StateName:
             # It died before it was ever healthy: that start has failed.
             _count_failed_start(turn)
         return _gone(turn)
-    if must_end(turn):
+    if must_end(turn) or storage_lost.ends(turn):
         return _S.ENGINE_FORCE_STOP
     if _is_wanted_down(turn):
         return _S.ENGINE_STOP
@@ -228,7 +228,7 @@ def _engine_up(turn: VmTurn) -> StateName:
     if turn.here.report.detail == DETAIL_MIGRATION_SOURCE:
         turn.because(Code.MIGRATING, "the VM is being migrated away")
         return _S.ENGINE_MIGRATING_AWAY
-    if must_end(turn) or _is_wanted_down(turn):
+    if must_end(turn) or _is_wanted_down(turn) or storage_lost.ends(turn):
         return _S.ENGINE_STOP
     if (other := turn.up_elsewhere()) is not None:
         if turn.here.lease_held is False and not is_paused(turn):
@@ -320,7 +320,7 @@ def _engine_stop(turn: VmTurn) -> StateName:
     if not turn.sample_is_stale and not turn.vm_up_here:
         turn.because(Code.VM_STOPPED, "the VM has stopped")
         return _S.ENGINE_DOWN
-    if not turn.sample_is_stale and must_end(turn):
+    if not turn.sample_is_stale and (must_end(turn) or storage_lost.ends(turn)):
         return _S.ENGINE_FORCE_STOP
     if not turn.sample_is_stale and left_alone(turn):
         return _S.ENGINE_STOP

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Is anybody switched off who lives? Days of clusters with storages that stall for up to a
-minute and links that come and go, often both at once on one host: the one who would look dead.
+minute, links that come and go and daemons that die, often two of these at once on one host: the
+one who would look dead.
 
 No host dies and none hangs here, so nobody has to be switched off for the VM's sake. Whom the
 protocol may take for dead is a host that nobody could hear on any path for fence-after; such a
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 
 from tests.simulation.faults import Fault, begin
 from tests.simulation.host import Host
-from tests.simulation.laws import Broken
+from tests.simulation.laws import RENEWALS, Broken
 from tests.simulation.seeds import GC_THRESHOLD
 from tests.simulation.timeline import Stuck
 from tests.simulation.world import Settings, Shot, World
@@ -97,6 +98,25 @@ def _loss(world: World, host: Host, chance: random.Random) -> Callable[[], None]
     return back
 
 
+def _daemons_away(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    world.wish_daemons(host, False)
+    return lambda: world.wish_daemons(host, True)
+
+
+def _dies(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    host.crash("broker")
+    return lambda: None
+
+
+def _stands_still(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
+    """SIGSTOP of the daemons."""
+    lasts_s = chance.choice([4.0, 12.0, 40.0])
+    for name in ("broker", "agent"):
+        if name in host.processes:
+            host.stop_process(name, lasts_s)
+    return lambda: None
+
+
 _LASTS_S = (1.0, STALL_MAX_S)
 STORAGE = (
     Fault("storage hangs", _stall("hang"), _LASTS_S, weight=3),
@@ -108,6 +128,22 @@ LINKS = (
     Fault("network cut", _cut, _LASTS_S, weight=2),
     Fault("one way cut", _one_way, _LASTS_S),
     Fault("packet loss", _loss, _LASTS_S),
+)
+DAEMONS = (
+    Fault("daemons away", _daemons_away, _LASTS_S, weight=3),
+    Fault("broker dies", _dies),
+    Fault("daemons stand still", _stands_still, (STALL_MAX_S, STALL_MAX_S)),
+)
+#: What goes wrong at one moment.
+KINDS = (
+    (STORAGE,),
+    (LINKS,),
+    (DAEMONS,),
+    (STORAGE, LINKS),
+    (LINKS, STORAGE),
+    (DAEMONS, LINKS),
+    (LINKS, DAEMONS),
+    (DAEMONS, STORAGE),
 )
 
 
@@ -149,13 +185,12 @@ def run_day(seed: int) -> Day:
 
 
 def _plan(world: World, chance: random.Random) -> None:
-    """Every moment of the day at which something begins. In half of them a host loses, or is
-    about to lose, both of its paths."""
+    """Every moment of the day at which something begins. In most of them two things go wrong with
+    a host, one soon after the other."""
     at_s = 900.0
     while at_s < DAY_S - 600.0:
         host_id = chance.randint(1, world.settings.hosts)
-        kinds = chance.choice([(STORAGE,), (LINKS,), (STORAGE, LINKS), (LINKS, STORAGE)])
-        for faults in kinds:
+        for faults in chance.choice(KINDS):
             fault = chance.choices(faults, [fault.weight for fault in faults])[0]
             lasts_s = chance.uniform(*fault.lasts_s)
             began_s = at_s + chance.uniform(0.0, 20.0)
@@ -165,12 +200,28 @@ def _plan(world: World, chance: random.Random) -> None:
 
 def is_false(shot: Shot) -> bool:
     """Whether its target could have been heard for longer than a race may last."""
-    return any(s is not None and s > RACE_S for s in shot.heard_for_s.values())
+    return any(s is not None and s > RACE_S for s in _heard_for_s(shot))
 
 
 def is_race(shot: Shot) -> bool:
     """Whether a path of its target had come back, but only just."""
-    return not is_false(shot) and any(s is not None for s in shot.heard_for_s.values())
+    return not is_false(shot) and any(s is not None for s in _heard_for_s(shot))
+
+
+def is_at_once(shot: Shot) -> bool:
+    """Whether its target lost its daemons and its network in one moment: nothing but a renewal that
+    was not due yet told it from one that hangs."""
+    return shot.at_once and shot.heard_for_s.get(RENEWALS) is not None
+
+
+def _heard_for_s(shot: Shot) -> list[float | None]:
+    heard = dict(shot.heard_for_s)
+    if is_at_once(shot):
+        del heard[RENEWALS]
+    if shot.gave_up:
+        # It lives, and has said on the network that it has lost the storage and runs no VM.
+        heard = {path: since_s for path, since_s in heard.items() if "network" not in path}
+    return list(heard.values())
 
 
 @dataclass(slots=True)
@@ -208,6 +259,8 @@ class Sum:
             f"{len(self.shots) - races - self.false}; a path back for less than {RACE_S:g} s: "
             f"{races}"
         )
+        yield f"lost the storage alone, and gave the VM up: {sum(s.gave_up for s in self.shots)}"
+        yield f"without daemons and network from one moment on: {sum(map(is_at_once, self.shots))}"
         yield f"false fences: {self.false}"
 
 

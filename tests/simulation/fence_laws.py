@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from broker.whiteboard.errors import BadSlot
 from broker.whiteboard.slot import decode_slot
 from scoring.decision import FreeHostId
-from scoring.hosts.evidence import HOUR_S, renewal_patience_s
+from scoring.hosts.evidence import HOUR_S, TOGETHER_S, renewal_patience_s
 from scoring.rules import Rules
 
 if TYPE_CHECKING:
@@ -28,9 +28,13 @@ if TYPE_CHECKING:
 KNOWN_S = 5.0
 #: What is looked at once a second, and clocks that differ.
 EDGE_S = 1.5
+#: The last write of a machine that stops is a beat old at most, and it is looked at once a second.
+AT_ONCE_S = 2.5
 #: From one shot to the record of the next one's intent: a login to a slow device, and its log.
 LOGIN_S = 12.0
 KEPT = 64
+#: Faults of a storage that gives nothing and takes nothing.
+LOST = ("hang", "error")
 
 
 class FenceLaws:
@@ -47,6 +51,10 @@ class FenceLaws:
         #: Who could not read the whiteboard at the last look, and when each could not at two.
         self._blind: set[int] = set()
         self._blind_s: dict[int, float] = {}
+        #: When the kernel of each host, or its guest's, could last answer any other host.
+        self._machine_s: dict[int, float] = {}
+        #: When each host that runs nothing was last seen to have lost the storage for long enough.
+        self._gave_up_s: dict[int, float] = {}
         #: Since when each host's agent says that it was stopped in order.
         self._stopped_s: dict[int, float] = {}
         #: Who owns each lease on the shared volume, and since when.
@@ -82,6 +90,10 @@ class FenceLaws:
             else:
                 # What is over by the next look may have met no read.
                 self._blind.add(host.number)
+            if self._gives_up(host):
+                self._gave_up_s[host.number] = self._now_s
+            if self._world.machine_answers(host):
+                self._machine_s[host.number] = self._now_s
         for host_id, delta in self._world.leases.deltas.items():
             renewal = delta.generation, delta.timestamp
             if self._on_disk.get(host_id, (None,))[0] != renewal:
@@ -115,7 +127,9 @@ class FenceLaws:
     def _of_its_silence(self, rules: Rules, host: Host, target: Host) -> Iterator[str]:
         after_s = rules.timing.fence_after
         answered_s = self._answered_s.get((host.number, target.number), deque())
-        if not answered_s or answered_s[-1] < host.broker_since_s:
+        if self.gave_up(target):
+            pass
+        elif not answered_s or answered_s[-1] < host.broker_since_s:
             yield "it never heard it"
         elif (age_s := self._too_young(answered_s, after_s)) is not None:
             yield f"it answered {age_s:.1f} s ago"
@@ -124,8 +138,38 @@ class FenceLaws:
         if (age_s := self._too_young(self._slot_writes_s(target), after_s)) is not None:
             yield f"its slot was written {age_s:.1f} s ago"
         (_, stamp), since_s = self._on_disk.get(target.host_id, ((0, 0), 0.0))
-        if stamp and (age_s := self._too_young((since_s,), renewal_patience_s(rules))) is not None:
+        patience_s = after_s if self.hangs(target, host) else renewal_patience_s(rules)
+        if stamp and (age_s := self._too_young((since_s,), patience_s)) is not None:
             yield f"its host id was renewed {age_s:.1f} s ago"
+
+    def hangs(self, target: Host, asker: Host) -> bool:
+        """Whether in truth its machine could answer nobody for so long, and all that it says ended
+        at once. Else only its sanlock's silence tells that it does not live."""
+        agent = self._world.agents.get(asker.number)
+        after_s = 0.0 if agent is None else agent._state.rules.timing.fence_after
+        answers_s = self._machine_s.get(target.number, 0.0)
+        last_write_s = max(self._slot_writes_s(target), default=0.0)
+        return (
+            self._now_s - answers_s >= after_s - EDGE_S
+            and abs(answers_s - last_write_s) <= TOGETHER_S + AT_ONCE_S
+        )
+
+    def gave_up(self, target: Host) -> bool:
+        """Whether in truth it alone has lost the storage for long enough, or had until a moment
+        ago, and runs nothing."""
+        gave_up_s = self._gave_up_s.get(target.number)
+        lately = gave_up_s is not None and self._now_s - gave_up_s <= KNOWN_S
+        return not target.qemus and (lately or self._gives_up(target))
+
+    def _gives_up(self, target: Host) -> bool:
+        patience_s = self._world.config(target).rules(0).timing.storage_patience
+        faults = [target.storage.of(part)[0] for part in ("whiteboard", "leases")]
+        return (
+            not target.qemus
+            and all(fault in LOST for fault in faults)
+            and 0 < patience_s <= self._now_s - target.storage.since_s
+            and any(host.storage.fault not in LOST for host in self._world.hosts.values())
+        )
 
     def _of_its_word(self, target: Host) -> Iterator[str]:
         """What its slot says, if it was written since."""

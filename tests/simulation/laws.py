@@ -98,6 +98,8 @@ LATE_S = 10.0
 IDLE_S = 2400.0
 #: How a path by which a third host hears begins (World.heard_since_s).
 THIRD_HOST = "network of "
+#: The path of a host's renewals there.
+RENEWALS = "renewals of its sanlock"
 #: What an agent may do on each order.
 _ORDERED = {
     OrderKind.MIGRATE: ("migrate",),
@@ -354,6 +356,12 @@ class Laws:
         for path, since_s in self._world.heard_since_s(host, target).items():
             # The earlier version does not ask what the others hear.
             known = not (host.decides_earlier and path.startswith(THIRD_HOST))
+            if path == RENEWALS and self.fence.hangs(target, host):
+                # Nobody has heard it since all of it fell silent at once: the next is due later.
+                known = False
+            if path != "storage" and path != RENEWALS and self.fence.gave_up(target):
+                # It lives, and says on the network that there is nothing left on it to live for.
+                known = False
             if known and since_s is not None and now_s - since_s > WELL_S and not asks:
                 self.breach(
                     "fenced",

@@ -99,6 +99,8 @@ if TYPE_CHECKING:
 #: (agent/vm/protected.py, which is not imported: it needs libvirt).
 REGISTRY_PATIENCE_S = 5.0
 MIGRATE_DEADLINE_S = Rules().migration_timeout_s
+#: A question to a machine that does not answer: longer than the asker waits, seconds.
+REACH_S = 1.5
 PAGE_TIMEOUT_S = HealthSection().timeout
 BAD_AFTER = HealthSection().failures
 #: Delta leases of 512 bytes that are read at once.
@@ -433,6 +435,41 @@ class SimHeartbeats:
 
     def _arrives(self, target: Host) -> bool:
         return self._world.reaches(self._host, target, chance=self._world.network_chance)
+
+
+class SimReach:
+    """The kernels of the other machines, and the guest's: they answer whatever their daemons do,
+    as long as anything runs on them."""
+
+    def __init__(self, world: World, host: Host) -> None:
+        self._world = world
+        self._host = host
+
+    async def answers(self, address: str) -> bool | None:
+        world, host = self._world, self._host
+        target = world.by_address.get(address)
+        if target is None:
+            target = world.owner()
+            there = target is not None and self._guest_answers(target)
+        else:
+            there = world.reaches(host, target, chance=world.kernel_chance)
+        if target is None or not there or target.loop is None or target.frozen:
+            await _takes(REACH_S)
+            return False
+        await _takes(2.0 * world.delay_s(host, target) + WIRE_S)
+        return True
+
+    def _guest_answers(self, owner: Host) -> bool:
+        world, qemu = self._world, owner.qemu
+        return (
+            qemu is not None
+            and qemu.running
+            and not qemu.is_hung
+            and not world.guest_closed_to
+            and self._host.is_way_open
+            and owner.is_way_open
+            and world.reaches(self._host, owner, chance=world.kernel_chance)
+        )
 
 
 class SimEngineMonitor(Sampled):

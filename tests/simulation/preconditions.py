@@ -118,6 +118,8 @@ def the_word_of_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
 UP = "expect engine healthy on host1 within 150\nwait 30\n"
 THREE = f"hosts 3 chance preconditions\n{UP}"
 TWO = f"hosts 2 chance preconditions\n{UP}"
+#: A host that lost the storage does not give its VM up: that is another list of conditions.
+KEEPS = "timing storage-patience 0 all\n"
 HANGS = "power freeze host1 50\nexpect fenced 0 for 50\nexpect engine healthy within 60\n"
 
 
@@ -181,13 +183,15 @@ CASES = (
     ),
     off(
         "nobody-hears-it",
-        f"{THREE}network cut host2 host1\nstorage hangs host1\nexpect fenced 0 for 60\n"
+        f"hosts 3 chance preconditions\n{KEEPS}{UP}network cut host2 host1\n"
+        "storage hangs host1\nexpect fenced 0 for 60\n"
         "storage fine host1\nnetwork joined\nexpect engine healthy within 60\n",
         "heard by the network of host3",
     ),
     off(
         "does-not-answer",
-        f"{TWO}storage hangs host1\nexpect fenced 0 for 60\nstorage fine host1\n"
+        f"hosts 2 chance preconditions\n{KEEPS}{UP}storage hangs host1\n"
+        "expect fenced 0 for 60\nstorage fine host1\n"
         "expect engine healthy within 60\n",
         "heard by the network",
     ),
@@ -217,7 +221,8 @@ CASES = (
         "not-too-often",
         "hosts 3 guest-boot 5 chance preconditions\n"
         f"{UP}power freeze host1 50\nexpect engine healthy on host2 within 45\n"
-        "power freeze host2 48\nexpect fenced 1 for 60\n",
+        # It gives the fence lease back meanwhile.
+        "wait 10\npower freeze host2 38\nexpect fenced 1 for 60\n",
         "others were switched off lately",
     ),
     off(

@@ -19,6 +19,7 @@ from agent.beat import Agent
 from agent.fence.driver import always
 from broker.lockspace.rejoin import Rejoin
 from scoring.decision import Code, FreeHostId
+from scoring.hosts import evidence
 from scoring.observation import FenceAsk, OrderKind
 from scoring.vm import machine, unstoppable
 from scoring.vm.turn import VmTurn
@@ -107,6 +108,39 @@ def test_an_owner_without_daemons_whose_sanlock_renews(world: World) -> None:
 
 
 @both
+@pytest.mark.parametrize("apart_s", [6.0, 12.0])
+def test_an_owner_whose_kernel_outlived_its_daemons(world: World, apart_s: float) -> None:
+    """They die, then its cable breaks: what it renewed is not old enough, whatever else is."""
+    target = owner(world)
+    world.wish_daemons(target, False)
+    world.run(apart_s)
+    target.network_up, target.gateway_answers = False, 0.0
+    world.run(11.0)
+    assert target.vm_healthy
+    shot(world, target)
+    broken(world, "fenced")
+
+
+def test_an_owner_whose_kernel_answers_while_its_storage_hangs(world: World) -> None:
+    """Its daemons are dead, and its last renewal is younger than its sanlock's patience."""
+    target = owner(world)
+    world.wish_daemons(target, False)
+    target.break_storage("hang")
+    world.run(12.0)
+    shot(world, target)
+    broken(world, "fenced")
+
+
+def test_a_kernel_that_is_not_asked_is_a_breach(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who takes each silent broker for a machine that hangs shoots the living."""
+    monkeypatch.setattr(evidence, "hangs", lambda *given: True)
+    world.wish_daemons(owner(world), False)
+    with pytest.raises(Broken, match="fenced"):
+        world.run(40.0)
+
+
 def test_an_owner_with_slow_storage_and_no_network(world: World) -> None:
     """Slow is not silent: each of its writes lands."""
     target = owner(world)
@@ -168,8 +202,7 @@ def test_a_host_that_hangs_may_be_switched_off(world: World) -> None:
     target = owner(world)
     target.freeze(50.0)
     world.run(30.0)
-    shot(world, target)
-    world.run(1.0)
+    assert [shot.target for shot in world.shots] == [target.name]
 
 
 # --- who asks to be switched off -------------------------------------------------------------

@@ -64,7 +64,7 @@ from tests.simulation.bmc import fence_levels
 from tests.simulation.disks import BASE, SHARED, SimWhatRuns
 from tests.simulation.forger import Forger
 from tests.simulation.host import CLUSTER, WALL_EPOCH_S, Host, Qemu, identity_of, volume_id
-from tests.simulation.laws import THIRD_HOST, Laws
+from tests.simulation.laws import RENEWALS, THIRD_HOST, Laws
 from tests.simulation.lockspace import LeaseVolume, Membership, Refused
 from tests.simulation.ports import (
     CANCELLED,
@@ -79,6 +79,7 @@ from tests.simulation.ports import (
     SimLockspace,
     SimNetwork,
     SimOutsideProbe,
+    SimReach,
     SimSample,
     SimStore,
     SimTargets,
@@ -190,13 +191,17 @@ class Outage:
 @dataclass(frozen=True, slots=True)
 class Shot:
     """A host that is on was switched off by another. `heard_for_s`: by each path, for how long
-    it could have been heard by then; None where it could not."""
+    it could have been heard by then; None where it could not. `at_once`: nobody could reach its
+    machine any more, and its daemons ended in the same moment. `gave_up`: it alone had lost the
+    storage, and ran no VM any more."""
 
     at_s: float
     by: str
     target: str
     heard_for_s: dict[str, float | None]
     boots: int = 0
+    at_once: bool = False
+    gave_up: bool = False
 
 
 class World:
@@ -212,6 +217,7 @@ class World:
         #: Packets of questions are lost without a change of any other draw.
         self.network_chance = random.Random(settings.hosts)
         self.outside_chance = random.Random(settings.hosts + 1)
+        self.kernel_chance = random.Random(settings.hosts + 2)
         #: Who does not get through to the guest wherever it runs: "", "users" (nobody does) or
         #: "hosts" (its users do).
         self.guest_closed_to = ""
@@ -449,7 +455,13 @@ class World:
             Board(store, host.host_id, host.wall_s, Signatures(key)),
             lockspace,
             Watched(runner, engine, outside, way_out, monitor, vms_outside),
-            Given(boot_id, host.wall_s, host.frees_without_lease, registry),
+            Given(
+                boot_id,
+                host.wall_s,
+                host.frees_without_lease,
+                registry,
+                SimReach(self, host),
+            ),
             heartbeats=Heartbeats(
                 host.host_id,
                 key,
@@ -465,6 +477,7 @@ class World:
             group.create_task(lockspace.run(), name="lockspace")
             group.create_task(lockspace.renewals.run(), name="renewals")
             group.create_task(broker.heartbeats.run(), name="heartbeats")
+            group.create_task(broker.table.machine.run(), name="the engine's machine")
             group.create_task(runner.run(), name="monitors")
             if self.vms.records:
                 group.create_task(registry.run(), name="registry")
@@ -592,10 +605,13 @@ class World:
         now_s = self.timeline.now_s
         heard = self.heard_since_s(host, target)
         heard_for_s = {path: None if s is None else now_s - s for path, s in heard.items()}
+        at_once, gave_up = self.laws.fence.hangs(target, host), self.laws.fence.gave_up(target)
         self.tell(host.name, f"switches host {target.host_id} off")
         self.laws.began(host, "switch a host off")
         self.laws.shoots(host, target)
-        self.shots.append(Shot(now_s, host.name, target.name, heard_for_s, target.boots))
+        self.shots.append(
+            Shot(now_s, host.name, target.name, heard_for_s, target.boots, at_once, gave_up)
+        )
 
     def switches_another(self, host: Host, target: Host, word: str) -> None:
         """A machine that is nobody's of the cluster takes an order that is meant for a host."""
@@ -884,7 +900,7 @@ class World:
         is_seen = ours is not None and its is not None and its.shares_volume(ours)
         is_seen = is_seen and asker.leases.stale is None
         if is_seen and renewed_s is not None and renewed_s <= now_s and target.vm_healthy:
-            heard["renewals of its sanlock"] = renewed_s
+            heard[RENEWALS] = renewed_s
         return heard
 
     def _told_since_s(self, asker: Host, third: Host, target: Host) -> float | None:
@@ -934,6 +950,21 @@ class World:
             return target.bmc_network_up
         ways = {(asker.number, target.number), (target.number, asker.number)}
         return target.network_up and target.power and not (ways & self.cut_links)
+
+    def machine_answers(self, target: Host) -> bool:
+        """Whether the kernel there can answer a host that has a broker to ask with; a way that
+        loses packets is one."""
+        if not target.up or target.loop is None or target.frozen or not target.network_up:
+            return False
+        return any(
+            asker is not target
+            and asker.power
+            and asker.network_up
+            and not asker.frozen
+            and "broker" in asker.processes
+            and not {(asker.number, target.number), (target.number, asker.number)} & self.cut_links
+            for asker in self.hosts.values()
+        )
 
     def _link_loss(self, one: Host, other: Host) -> float:
         ways = (one.number, other.number), (other.number, one.number)

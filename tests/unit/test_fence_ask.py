@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from broker.this_host.sick_vm import SickVm
-from broker.whiteboard.lines import fence_ask_line, fence_ask_of, peer_report
+from broker.whiteboard.lines import Others, fence_ask_line, fence_ask_of, peer_report
 from broker.whiteboard.slot import SlotReport
 from broker.wire.exchange import Report
 from scoring.decide import Decision
@@ -458,7 +458,7 @@ def test_a_slot_that_is_not_signed_asks_for_nothing() -> None:
         extra={"fence-ask": "unstopped 75"},
         extra_trusted=True,
     )
-    others = (None, None, None, 0, None)
+    others = Others()
     assert peer_report(slot, None, others, is_signed=True).fence_ask == UNSTOPPED
     assert peer_report(slot, None, others).fence_ask is None
 

@@ -408,6 +408,28 @@ def test_half_a_second_without_an_answer_is_overdue_and_no_proof(watcher: Asker)
     assert watcher.news == 3, "overdue, unanswered, and back"
 
 
+def test_a_refusal_is_an_answer_of_the_kernel_and_none_of_the_broker(watcher: Asker) -> None:
+    assert watcher.heartbeats.refused_s(2) is None and watcher.heartbeats.refused_s(9) is None
+    watcher.network.faults["two"] = "refused"
+    watcher.run(2.0)
+    refused_s, (heard_s, _) = watcher.heartbeats.refused_s(2), watcher.times()
+    assert refused_s is not None and heard_s is not None
+    assert watcher.timeline.now_s - refused_s <= QUICK_S + 0.02
+    assert refused_s - heard_s > 1.5
+
+
+def test_the_machine_is_asked_as_soon_as_a_question_is_missed(watcher: Asker) -> None:
+    missed: list[tuple[float, int]] = []
+    watcher.heartbeats.on_missed = lambda host: missed.append((watcher.timeline.now_s, host))
+    watcher.run(5.0)
+    assert not missed
+    watcher.network.faults["two"] = "silent"
+    silent_s = watcher.timeline.now_s
+    watcher.run(2.0)
+    assert {host for _, host in missed} == {2}
+    assert missed[0][0] - silent_s <= 2 * QUICK_S + 0.02
+
+
 def test_one_lost_packet_makes_nobody_overdue(watcher: Asker) -> None:
     watcher.network.faults["two"] = "silent"
     watcher.timeline.run_until(watcher.timeline.now_s + QUICK_S + 0.01)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.whiteboard.lines import (
+    Others,
     hears_line,
     hears_of,
     intent_line,
@@ -95,7 +96,7 @@ def test_the_end_of_a_move_is_by_the_readers_clock() -> None:
             extra=extra,
             extra_trusted=True,
         )
-        return peer_report(slot, seen, (None, None, None, 0, None)).engine.moving_until_s
+        return peer_report(slot, seen, Others()).engine.moving_until_s
 
     line = "migrate 3 from 1 within 340 s"
     assert read(Seen(7, 50.0, changed=True), intent=line) == 390.0

@@ -44,7 +44,7 @@ def test_the_default_weights_are_the_references() -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("value", [0, -1, 86_401, math.nan, math.inf])
 def test_a_duration_out_of_bounds_is_refused_by_its_key(name: str, value: float) -> None:
-    if value == 0 and name in ("force_stop_patience", "agent_dead_after"):
+    if value == 0 and name in ("force_stop_patience", "agent_dead_after", "storage_patience"):
         assert getattr(Timing(**{name: value}), name) == 0, "never"
         return
     with pytest.raises(ValueError, match=f"^{name.replace('_', '-')} is "):

@@ -16,7 +16,7 @@ from broker.config.cluster_key import ClusterKey
 from broker.peers.asker import Pulse
 from broker.peers.heartbeat import Heartbeat, heard, signed
 from scoring.vm_facts import VmStatus
-from tests.fakes.broker import make_broker, report
+from tests.fakes.broker import make_broker, report, up
 from tests.fakes.slot_store import MemoryVolume
 
 
@@ -57,6 +57,33 @@ def test_a_slot_that_is_a_fifth_of_a_beat_late_is_overdue_and_is_news(tmp_path: 
         await one._read_again(4.6)
         assert of_two(one, 4.6) is None
         assert one.news.version > version, "that it lives is news as well"
+
+    played(tmp_path, story)
+
+
+def test_the_machine_has_answered_when_its_kernel_refused_a_question(tmp_path: Path) -> None:
+    def story(one: Broker, two: Broker) -> None:
+        assert one.view(3.0).peers[0].machine_heard_s is None
+        one.heartbeats.pulses[2] = Pulse(refused_s=2.5)
+        (peer,) = one.view(3.1).peers
+        assert (peer.machine_heard_s, peer.machine_silent_since_s) == (2.5, None)
+
+    played(tmp_path, story)
+
+
+def test_the_machine_that_runs_the_engine_is_the_one_to_ask(tmp_path: Path) -> None:
+    """Also when it says so no more, while its slot stands still; a host that runs it and writes
+    comes before one that stands still."""
+
+    async def story(one: Broker, two: Broker) -> None:
+        assert one.table.machine._asked is None
+        two.take_report(report("EngineUp"), 3.5)
+        up(two, 4.0)
+        await two.beat(4.0)
+        await one.beat(4.0)
+        assert one.table.machine._asked is not None and one.table.machine._asked.host == 2
+        await one.beat(7.0)
+        assert one.table.machine._asked.host == 2 and one.table.machine._every_s == 1.0
 
     played(tmp_path, story)
 

@@ -16,10 +16,13 @@ from scoring.decision import (
     PowerOffHost,
     StartVm,
 )
+from scoring.hosts.evidence import Evidence, hangs
 from scoring.observation import (
+    LeaseAnswer,
     Power,
     PowerOffEnded,
 )
+from scoring.vm_facts import ENGINE, OutsideView
 from tests.unit.builders import (
     DEAD,
     RULES,
@@ -57,6 +60,97 @@ def test_the_whole_way_from_a_host_that_hangs_to_the_vm_here() -> None:
     assert isinstance(freed, FreeHostId) and freed.ordered
     fall.until(StartVm)
     assert fall.did(PowerOffHost) == 1
+
+
+# --- its kernel as a witness ---------------------------------------------------------------------
+
+
+def silent_machine(fall: Fall, **given: Any) -> None:
+    """Its kernel and the engine there answered until it fell, and nobody since; the engine's host
+    and this one's network are as `given` has them."""
+    fell_s = fall.life.now_s
+    fall.life.here = replace(fall.life.here, way_out=True)
+    seen = {"machine_silent_since_s": fell_s + 1, "machine_heard_s": fell_s - 1}
+    fall.life.change_peer(DEAD, **(seen | given))
+
+
+def beats_until_ordered(fall: Fall) -> float:
+    fell_s = fall.life.now_s
+    fall.until(PowerOffHost, beats=60)
+    return fall.life.now_s - fell_s
+
+
+def test_a_machine_that_answers_nobody_is_switched_off_without_waiting_for_its_sanlock() -> None:
+    fall = hang()
+    silent_machine(fall)
+    assert TIMING.fence_after <= beats_until_ordered(fall) <= TIMING.fence_after + 3
+    order = next(a for a in fall.actions if isinstance(a, PowerOffHost))
+    assert "its kernel answers nobody" in order.evidence
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"machine_silent_since_s": None},
+        {"machine_heard_s": None},
+        {"machine_heard_s": 1.0},
+        {"heartbeat_s": -3.0, "machine_heard_s": -3.0},
+        {"heartbeat_s": 3.0, "unanswered_since_s": 4.0},
+    ],
+    ids=["it answers", "it never did", "it outlived its broker", "cable first", "storage first"],
+)
+def test_else_its_sanlock_must_be_silent(given: dict[str, float | None]) -> None:
+    """`given`: seconds from when its slot stood still."""
+    fall = hang()
+    fell_s = fall.life.now_s
+    silent_machine(fall, **{k: None if v is None else fell_s + v for k, v in given.items()})
+    assert beats_until_ordered(fall) >= 2.5 * RULES.io_timeout_s - 5
+
+
+def test_a_renewal_that_came_after_all_fell_silent_forbids() -> None:
+    fall = hang()
+    silent_machine(fall, renewal_s=fall.life.now_s + 6)
+    assert beats_until_ordered(fall) >= 2.5 * RULES.io_timeout_s + 6
+
+
+def test_who_has_no_network_of_its_own_judges_nobody() -> None:
+    fall = hang()
+    silent_machine(fall)
+    fall.life.here = replace(fall.life.here, way_out=None)
+    assert beats_until_ordered(fall) >= 2.5 * RULES.io_timeout_s - 5
+
+
+def test_another_live_host_that_answers_shows_that_the_own_network_works() -> None:
+    fall = hang(3)
+    silent_machine(fall)
+    fall.life.here = replace(fall.life.here, way_out=None)
+    fall.life.change_peer(3, heartbeat_s=fall.life.now_s + 5)
+    assert beats_until_ordered(fall) <= TIMING.fence_after + 3
+
+
+def test_a_host_whose_machine_answers_a_third_one_is_left_to_its_sanlock() -> None:
+    fall = hang(3)
+    silent_machine(fall)
+    fall.life.change_peer(3, touches=frozenset({DEAD}))
+    assert beats_until_ordered(fall) >= 2.5 * RULES.io_timeout_s - 5
+
+
+@pytest.mark.parametrize(("later_s", "is_quick"), [(-1.0, True), (2.0, True), (6.0, False)])
+def test_a_vm_that_a_host_has_reached_since_is_no_hung_one(later_s: float, is_quick: bool) -> None:
+    """What another host saw is known to a beat there and one here."""
+    fall = hang(3)
+    silent_machine(fall)
+    dead = next(p for p in fall.life.peers if p.host_id == DEAD)
+    view = OutsideView(DEAD, dead.engine.last_ran, fall.life.now_s + later_s)
+    fall.life.change_peer(3, reached={ENGINE: view})
+    assert (beats_until_ordered(fall) <= TIMING.fence_after + 3) is is_quick
+
+
+def test_a_host_without_a_slot_is_not_known_to_hang() -> None:
+    lease = LeaseAnswer(True, 100.0, DEAD, 5, 77)
+    nobody = Evidence(lease, None, 90.0, 0.0, True, False, ())
+    assert hangs(95.0, replace(nobody, network_good_s=100.0), 100.0, RULES) is False
+    assert hangs(None, nobody, 100.0, RULES) is False
 
 
 def test_a_host_that_answers_is_waited_for() -> None:
