@@ -25,6 +25,7 @@ from . import (
     jitter,
     lab,
     migration,
+    scale,
     scrape,
     soak,
     status,
@@ -55,6 +56,7 @@ OWN_OPTIONS: dict[str, Callable[[list[str]], int]] = {
     "fencing": fencing.main,
     "takeover": takeover.main,
     "migration": migration.main,
+    "scale": scale.main,
     "storages": storages.main,
 }
 

@@ -15,6 +15,7 @@ import pytest
 from agent.journal.records import decode, encode
 from broker.wire.hosts import LocalOnWire, PeerOnWire
 from scoring.observation import FenceAsk, HostShutdown, LocalHost, PeerReport
+from scoring.storage_word import StorageWord
 from scoring.vm_facts import (
     ENGINE,
     Claim,
@@ -61,6 +62,7 @@ LOCAL = LocalHost(
     free_huge_mb=50.0,
     reaches=frozenset({2}),
     may_restart=True,
+    storage_lost_since_s=8.5,
 )
 PEER = PeerReport(
     2,
@@ -78,6 +80,10 @@ PEER = PeerReport(
     renewal_timestamp=11,
     mem_free_mb=100.0,
     hears=frozenset({1}),
+    machine_silent_since_s=6.5,
+    machine_heard_s=7.5,
+    storage_word=StorageWord(8.5, 21.5, is_empty=True, global_maintenance=False),
+    touches=frozenset({3}),
     way_out=True,
     fence_ask=FenceAsk(75.0),
     claims=(Claim(5, 2, 2, 60.5),),
