@@ -37,6 +37,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -394,9 +395,15 @@ def reached_in(extra: Mapping[str, str], read_s: float | None) -> dict[int, Outs
 
 
 def _entries(extra: Mapping[str, str], key: str) -> Iterator[str]:
-    for number in range(1, LINES_MAX + 1):
-        line = extra.get(key if number == 1 else f"{key}-{number}", "")
-        yield from filter(None, line.split(" "))
+    for name in _names(key):
+        if line := extra.get(name):
+            yield from filter(None, line.split(" "))
+
+
+@functools.cache
+def _names(key: str) -> tuple[str, ...]:
+    """The lines over which the entries of a key are spread."""
+    return (key, *(f"{key}-{number}" for number in range(2, LINES_MAX + 1)))
 
 
 def _vm(text: str, read_s: float | None, agent_is_away: bool) -> PeerVm | None:
