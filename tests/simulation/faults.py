@@ -323,8 +323,9 @@ def _set_back(world: World, host: Host, chance: random.Random) -> Callable[[], N
 
 
 def _part(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
-    """One part of the storage hangs, fails, is slow or takes no writes."""
-    fault, part = chance.choice(["hang", "error", "slow", "read-only"]), chance.choice(PARTS)
+    """One part of the storage hangs, fails, is slow, full or replaced, or takes no writes."""
+    kinds = ["hang", "error", "slow", "read-only", "full", "replaced"]
+    fault, part = chance.choice(kinds), chance.choice(PARTS)
     host.break_storage(fault, chance.uniform(0.2, 9.0) if fault == "slow" else 0.0, (part,))
     return lambda: host.break_storage("", parts=(part,))
 

@@ -54,6 +54,7 @@ def could_act(world: World, host: Host) -> bool:
         and not host.storage.fault
         and not host.storage.parts
         and not host.storage.late_s
+        and not host.is_sanlock_stale
         and host.libvirt_up
         and not host.libvirt_hangs
         and not host.qemu_unkillable
@@ -83,11 +84,20 @@ def may_stand_still(world: World) -> bool:
         or any(map(world.users_reach, hosts))
         or bool(world.guest_closed_to)
         or world.settings.on_isolation == "leave"
+        or is_hindered(world)
+        or any(_is_beyond_help(world, host) for host in hosts)
+    )
+
+
+def is_hindered(world: World) -> bool:
+    """Whether something keeps all hosts from starting anything."""
+    hosts = world.hosts.values()
+    return (
+        world.global_maintenance_since_s is not None
         or world.cluster_slot_is_bad()
         # A slot that no host here wrote: of a newer version, or left behind.
         or any(max(world.hosts) < slot <= HOST_ID_MAX for slot in _used(world))
         or not all(host.is_on_shared and host.host_id == host.number for host in hosts)
-        or any(_is_beyond_help(world, host) for host in hosts)
     )
 
 

@@ -28,6 +28,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     "vm": (
         "vm NAME [memory MIB] [priority N] [after NAME…] [apart NAME…] [together NAME…] "
         "[only HOST…] [prefer HOST…] [failback] [overcommit] [pages KIB]",
+        "vm NAME [starting S] [bad-health S] [stop-grace S]",
         "vm NAME want up|down",
         "vm NAME disks recorded|running",
         "vm NAME removed",
@@ -44,7 +45,8 @@ FORMS: dict[str, tuple[str, ...]] = {
     "virsh": ("virsh start HOST [NAME] [unlocked]", "virsh destroy HOST [NAME]"),
     "timing": ("timing KEY S HOST",),
     "storage": (
-        "storage fine|hangs|fails|read-only|unreadable HOST [whiteboard|leases|disk]…",
+        "storage fine|hangs|fails|read-only|unreadable|full|replaced HOST "
+        "[whiteboard|leases|disk]…",
         "storage slow HOST S [whiteboard|leases|disk]…",
         "storage copy|copied-leases|empty|shared HOST",
         "storage stale HOST [whiteboard|leases]…",

@@ -86,6 +86,8 @@ class Qemu:
     memory: str = ""
     has_run: bool = False
     pause: Pause | None = None
+    #: Its disk is a file that was replaced under it: from then on it gets ESTALE, for good.
+    disk_lost_s: float = float("inf")
     crashed: bool = False
     orphan: bool = False
     left_since_s: float = 0.0
@@ -138,6 +140,16 @@ class Watch(Protocol):
         """What its broker wrote to its own slot has landed on the cluster's volume."""
 
 
+#: What a call says that meets a fault of the storage.
+STORAGE_SAYS = {
+    "error": "Input/output error",
+    "replaced": "Stale file handle",
+    "read-only": "Read-only file system",
+    "full": "No space left on device",
+    "unreadable": "Stale file handle",
+}
+#: Faults that are, but for what is said and what is left behind, another one.
+_AS = {"replaced": "error", "full": "read-only"}
 #: How old the power is that a BMC tells which caches.
 CACHED_S = 15.0
 #: The parts of the shared storage, which may fail apart.
@@ -152,9 +164,11 @@ RETRY_S = 0.25
 
 @dataclass(slots=True)
 class Storage:
-    """A host's way to the shared storage. `fault`: "", "hang", "error", "slow", "read-only" or
-    "unreadable" (the whiteboard takes writes, and its reads fail; of the rest nothing works);
-    `parts`: fault and delay of those PARTS that are worse than the rest.
+    """A host's way to the shared storage. `fault`: "", "hang", "error", "slow", "read-only",
+    "unreadable" (the whiteboard takes writes, and its reads fail; of the rest nothing works),
+    "full" (no write is done, and QEMU pauses a guest that writes) or "replaced" (what is open
+    stays stale, even when the storage is fine again; what is opened anew is not); `parts`: fault
+    and delay of those PARTS that are worse than the rest.
 
     `late_s`: which of its writes (WRITES) land so many seconds late. Its kernel holds them, and
     loses them with its power; `outlives`: the storage itself holds them, and writes them in any
@@ -172,10 +186,18 @@ class Storage:
     stray_writes: list[int] = field(default_factory=list)
 
     def of(self, part: str) -> tuple[str, float]:
-        """Fault and delay of one of PARTS."""
+        """Fault and delay of one of PARTS; of a fault that is like another one, that one."""
         fault, delay_s = self.parts.get(part, (self.fault, self.delay_s))
         is_broken = fault == "unreadable" and part != "whiteboard"
-        return "error" if is_broken else fault, delay_s
+        return "error" if is_broken else _AS.get(fault, fault), delay_s
+
+    def is_full(self, part: str) -> bool:
+        """Whether that part has no room."""
+        return self.parts.get(part, (self.fault, 0.0))[0] == "full"
+
+    def says(self, part: str) -> str:
+        """What a call to that part says."""
+        return STORAGE_SAYS[self.parts.get(part, (self.fault, 0.0))[0]]
 
 
 class Host:
@@ -261,6 +283,8 @@ class Host:
         #: What the agent's file says of the last one, until its end was told; on its own disk.
         self.freeing_on_file: FreeHostId | None = None
         self.storage = Storage()
+        #: The sanlock that has a lease volume open which was replaced.
+        self._stale_sanlock: Daemon | None = None
         self.network_up = True
         self.bmc_network_up = True
         self.packet_loss = 0.0
@@ -462,7 +486,7 @@ class Host:
         is_overwritten = (
             self.was_led_astray and self.sanlock is not None and self.sanlock.is_overwritten
         )
-        is_bad = is_bad or self.is_misled or is_overwritten
+        is_bad = is_bad or self.is_misled or is_overwritten or self.is_sanlock_stale
         return self.timeline.now_s if is_bad else self.storage.since_s
 
     @property
@@ -609,8 +633,10 @@ class Host:
         "" mends it."""
         if not fault and (self.leases.stale is not None or self.whiteboard.stale is not None):
             self.go_stale(())
-        if self.pauses_on_disk_error:
+        if self.pauses_on_disk_error or fault == "full":
             self.timeline.after(1.0, self._disk_may_fail)
+        if fault == "replaced":
+            self._goes_stale(parts or PARTS)
         if parts:
             self.storage.since_s = self.sick_until_s = self.timeline.now_s
             for part in parts:
@@ -627,6 +653,22 @@ class Host:
             self.storage.since_s = self.sick_until_s = self.timeline.now_s
         self.storage.fault, self.storage.delay_s = fault, delay_s
         self.watch.tell(self.name, f"storage {fault or 'fine'}")
+
+    def _goes_stale(self, parts: tuple[str, ...]) -> None:
+        """What is open there answers with ESTALE for good."""
+        for vm, qemu in self.qemus.items():
+            if self._disk_part(vm) in parts:
+                qemu.disk_lost_s = min(qemu.disk_lost_s, self.timeline.now_s)
+        if "leases" in parts and self.sanlock is not None:
+            self._stale_sanlock = self.sanlock
+
+    @property
+    def is_sanlock_stale(self) -> bool:
+        """Whether its sanlock still has a lease volume open that was replaced."""
+        daemon = self._stale_sanlock
+        if daemon is None or daemon is not self.sanlock or daemon.membership is Membership.OUT:
+            self._stale_sanlock = None
+        return self._stale_sanlock is not None
 
     def mount(self, what: str) -> None:
         """Let its paths lead elsewhere, for what is started from now on. `what`: `shared` (the
@@ -753,7 +795,9 @@ class Host:
 
     def reach_of_sanlock(self) -> str:
         """The same for its sanlock's daemon, which may be stopped."""
-        return "hang" if self.sanlock_stopped else self.reach()
+        if self.sanlock_stopped:
+            return "hang"
+        return self.reach() or ("error" if self.is_sanlock_stale else "")
 
     # --- sanlock --------------------------------------------------------------------------
 
@@ -868,10 +912,14 @@ class Host:
 
     def _disk_may_fail(self) -> None:
         """QEMU pauses a guest whose disk answers with an error."""
-        if not self.pauses_on_disk_error or self.frozen:
+        if self.frozen:
             return
         for vm, qemu in list(self.qemus.items()):
-            if not qemu.running or self.disk_of(vm)[0] not in ("error", "read-only"):
+            is_lost = qemu.disk_lost_s <= self.timeline.now_s
+            fails = is_lost or self.disk_of(vm)[0] in ("error", "read-only")
+            # Of a full storage QEMU never tells its guest (werror=enospc).
+            pauses = self.pauses_on_disk_error or self.storage.is_full(self._disk_part(vm))
+            if not (qemu.running and fails and pauses):
                 continue
             if qemu.leaving:
                 self.timeline.after(1.0, self._disk_may_fail)
@@ -882,7 +930,10 @@ class Host:
 
     def disk_of(self, vm: int) -> tuple[str, float]:
         """Fault and delay of the storage that a VM's disk is on."""
-        return self.storage.of(f"disk of {vm}" if vm in self.own_disks else "disk")
+        return self.storage.of(self._disk_part(vm))
+
+    def _disk_part(self, vm: int) -> str:
+        return f"disk of {vm}" if vm in self.own_disks else "disk"
 
     def leave_qemu(self, crashed: bool, vm: int = ENGINE) -> None:
         """Its guest is dead, or was never received, and libvirt keeps the process."""
@@ -898,7 +949,7 @@ class Host:
         qemu.running = qemu.has_lease = True
         qemu.received, qemu.pause, qemu.has_run = False, None, True
         qemu.healthy_from_s = healthy_from_s
-        if self.pauses_on_disk_error:
+        if self.pauses_on_disk_error or self.storage.is_full(self._disk_part(vm)):
             self.timeline.after(1.0, self._disk_may_fail)
         self.watch.vm_changed(self, vm)
 
@@ -936,7 +987,7 @@ class Host:
         if qemu is None or not qemu.running or qemu.is_hung or self.frozen:
             return False
         now_s = self.timeline.now_s
-        if qemu.stopped_until_s > now_s:
+        if qemu.stopped_until_s > now_s or now_s - qemu.disk_lost_s >= GUEST_PATIENCE_S:
             return False
         if self.disk_of(vm)[0] in ("hang", "error", "read-only"):
             return now_s - self.storage.since_s < GUEST_PATIENCE_S

@@ -64,7 +64,7 @@ from tests.simulation import fitness
 from tests.simulation.fence_laws import FenceLaws
 from tests.simulation.lockspace import Membership
 from tests.simulation.sick import Sick
-from tests.simulation.vm_laws import VmLaws
+from tests.simulation.vm_laws import IDLE_S, VmLaws
 
 if TYPE_CHECKING:
     from tests.simulation.host import Host, Qemu
@@ -93,9 +93,6 @@ _WITHOUT_STORAGE = ("shut down", "power off", "migrate", "switch a host on")
 _WITH_LIBVIRT = ("start", "shut down", "power off", "migrate")
 #: The longest deadline of a call that a decision waits for, and the beats around it.
 LATE_S = 10.0
-#: Longer than any wait that the product may have: a host that stands back (560 s), starts that
-#: failed (600 s), a sick VM (300 s), a shutdown (300 s) and a start (600 s) one after the other.
-IDLE_S = 2400.0
 #: How a path by which a third host hears begins (World.heard_since_s).
 THIRD_HOST = "network of "
 #: The path of a host's renewals there.

@@ -153,7 +153,7 @@ class SimStore:
     async def write(self, slot: int, data: bytes) -> None:
         kind = _kind_of(slot)
         if self._fault() == "read-only":
-            raise StorageTrouble(f"writing slot {slot}: Read-only file system")
+            raise StorageTrouble(f"writing slot {slot}: {self._host.storage.says('whiteboard')}")
         if self._host.late_s(kind):
             await self._write_late(kind, slot, data)
             return
@@ -195,7 +195,7 @@ class SimStore:
 
     async def read(self, slots: Sequence[int]) -> Mapping[int, bytes]:
         if self._fault() == "unreadable":
-            raise StorageTrouble("reading slots: Stale file handle")
+            raise StorageTrouble(f"reading slots: {self._host.storage.says('whiteboard')}")
         await self._reach("reading slots", None)
         found = self._board.read()
         if self._host.storage.stale_reads > 0:
@@ -215,7 +215,7 @@ class SimStore:
                 raise self._hung(loop.time() - self._hangs_since_s)
             self._hangs_since_s = None
         if self._fault() == "error":
-            raise StorageTrouble(f"{what}: Input/output error")
+            raise StorageTrouble(f"{what}: {storage.says('whiteboard')}")
         wait_s = self._latency_s + storage.of("whiteboard")[1]
         if self._fault() == "hang" or wait_s > STORAGE_DEADLINE_S:
             self._hangs_since_s, self._hung_call = loop.time(), what
@@ -846,9 +846,9 @@ class _Direct:
         host.freeing_on_file = act
         if host.reach() == "error":
             await _takes(READ_DEADLINE_S)
-            return "sanlock direct release_id: Input/output error"
+            return f"sanlock direct release_id: {host.storage.says('leases')}"
         if host.storage.of("leases")[0] == "read-only":
-            return "sanlock direct release_id: Read-only file system"
+            return f"sanlock direct release_id: {host.storage.says('leases')}"
         if host.reach():
             # Killed before it has read: it writes nothing, and ends when the storage is back.
             host.release_hangs = True

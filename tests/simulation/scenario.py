@@ -190,6 +190,8 @@ _STORAGE_FAULTS = {
     "slow": "slow",
     "read-only": "read-only",
     "unreadable": "unreadable",
+    "full": "full",
+    "replaced": "replaced",
 }
 STORAGE = (
     *_STORAGE_FAULTS,

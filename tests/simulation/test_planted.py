@@ -26,8 +26,9 @@ from scoring.vm.turn import VmTurn
 from scoring.vm_facts import Health, VmStatus
 from tests.simulation.bmc import fence_levels
 from tests.simulation.host import Host
-from tests.simulation.laws import IDLE_S, LATE_S, Broken
+from tests.simulation.laws import LATE_S, Broken
 from tests.simulation.ports import SimEngineMonitor
+from tests.simulation.vm_laws import IDLE_S
 from tests.simulation.world import Settings, World
 
 #: Breaches that both a scenario and a seed must see.

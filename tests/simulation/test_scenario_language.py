@@ -559,6 +559,26 @@ def test_a_monotonic_clock_jumps_on_its_host_alone() -> None:
     assert said(player, "QEMU ended: sanlock")
 
 
+def test_a_full_storage_pauses_each_guest_that_writes() -> None:
+    """Whatever the error policy is; and the whiteboard takes no write, and is read."""
+    player = told(f"{UP}wait 30\nstorage full owner\nwait 5\nexpect not engine running\n")
+    assert said(player, "QEMU pauses the guest")
+    host = next(host for host in player.world.hosts.values() if host.qemu is not None)
+    assert host.reads_whiteboard and host.storage.says("leases") == "No space left on device"
+    assert player.world.brokers[host.number].board.write_problem.endswith("left on device")
+
+
+def test_what_is_open_on_a_replaced_storage_stays_stale() -> None:
+    """QEMU and sanlock, until they are started anew; the daemons open theirs anew."""
+    body = f"{UP}wait 30\nstorage replaced owner\nwait 5\nstorage fine owner\nwait 15\n"
+    world = told(f"{body}expect not engine healthy\nexpect engine running\n").world
+    host = next(host for host in world.hosts.values() if host.qemu is not None)
+    assert host.is_sanlock_stale and not world.brokers[host.number].board.write_problem
+    player = told(f"{body}wait 70\nexpect not engine running on last\n")
+    assert said(player, "QEMU ended: sanlock")
+    assert not any(host.is_sanlock_stale for host in player.world.hosts.values())
+
+
 def test_a_suspended_host_feels_nothing_of_it() -> None:
     """Its watchdog stands still, and the clock by which sanlock counts, not that of the product."""
     player = told(f"{UP}wait 30\npower suspend owner 70\nwait 65\nexpect not engine healthy\n"

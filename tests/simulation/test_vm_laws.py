@@ -18,7 +18,8 @@ from scoring.decision import Code
 from scoring.hosts.liveness import Liveness
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn
-from scoring.vm_facts import VmStatus, Want
+from scoring.vm_facts import Pause, VmStatus, Want
+from tests.simulation import vm_laws
 from tests.simulation.host import Host
 from tests.simulation.laws import Broken
 from tests.simulation.vm_laws import ALONE_S, NOTICE_S, WELL_BEFORE_S
@@ -168,6 +169,47 @@ def test_a_start_away_from_what_must_be_together(world: World) -> None:
     broken(world, "rules")
 
 
+def pair(world: World) -> tuple[int, int]:
+    """Two VMs that must be together, and are."""
+    web = add(world, "web", memory_mb=1024)
+    cache = add(world, "cache", memory_mb=1024, together=(web,))
+    one = hosts(world)[1]
+    up(world, one, web)
+    up(world, one, cache)
+    return web, cache
+
+
+def test_a_pair_leaves_a_host_that_is_drained_one_by_one(world: World) -> None:
+    web, cache = pair(world)
+    _, one, other = hosts(world)
+    world.set_local_maintenance(one, True)
+    world.run(5.0)
+    for vm in (web, cache):
+        world.laws.moves(one, other, vm)
+        world.migrate(one, other.name, vm)
+        world.run(20.0)
+    assert other.runs(web) and other.runs(cache)
+
+
+def test_one_of_a_pair_that_leaves_its_mate(world: World) -> None:
+    """Nothing drives it out."""
+    web, _ = pair(world)
+    _, one, other = hosts(world)
+    world.laws.moves(one, other, web)
+    broken(world, "rules")
+
+
+def test_a_pair_that_is_drained_to_two_hosts(world: World) -> None:
+    web, cache = pair(world)
+    owner, one, other = hosts(world)
+    world.set_local_maintenance(one, True)
+    world.run(5.0)
+    world.migrate(one, other.name, web)
+    world.run(20.0)
+    world.laws.moves(one, owner, cache)
+    broken(world, "rules")
+
+
 def test_a_start_on_a_host_that_is_not_its_own(world: World) -> None:
     _, one, other = hosts(world)
     db = add(world, "db", memory_mb=1024, only=(one.host_id,))
@@ -219,6 +261,40 @@ def test_a_vm_that_nobody_starts_though_it_could_be(world: World) -> None:
 def test_a_vm_that_has_no_place_is_not_waited_for(world: World) -> None:
     add(world, "db", memory_mb=60_000)
     world.run(WELL_BEFORE_S + ALONE_S + 5.0)
+
+
+@pytest.mark.parametrize("what", ["missing", "sick"])
+def test_a_vm_that_nobody_helps_while_something_else_is_wrong(
+    world: World, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """In the middle of a run, and a third host has no storage all the time."""
+    monkeypatch.setattr(vm_laws, "IDLE_S", 200.0)
+    db = add(world, "db", memory_mb=1024)
+    _, one, other = hosts(world)
+    other.break_storage("hang")
+    if what == "sick":
+        up(world, one, db, healthy=False)
+    broken(world, "up", 230.0)
+
+
+@pytest.mark.parametrize("why", ["wanted down", "global maintenance", "paused", "no place"])
+def test_a_vm_that_nobody_has_to_help(
+    world: World, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(vm_laws, "IDLE_S", 100.0)
+    db = add(world, "db", memory_mb=60_000 if why == "no place" else 1024)
+    _, one, other = hosts(world)
+    other.break_storage("hang")
+    match why:
+        case "wanted down":
+            world.vms.change("db", want=Want.DOWN)
+        case "global maintenance":
+            world.set_global_maintenance(True)
+        case "paused":
+            up(world, one, db)
+            one.qemus[db].pause = Pause.USER
+            one.pause_qemu(db)
+    world.run(130.0)
 
 
 def test_a_vm_that_is_not_healthy_in_the_end(world: World) -> None:

@@ -15,6 +15,9 @@ product's own word; `place` of the product is only asked where each VM *could* b
     placed          so long after the last fault (`bound_s`) each VM that has a place is healthy
     alone           where all hosts are well, a VM that could be started is begun within ALONE_S,
                     whatever becomes of the others
+    up              at any moment, whatever is wrong elsewhere: never for IDLE_S is a VM not healthy
+                    and nothing done with it, while a host could start it, or runs it and could act,
+                    all that time
 
 What a host cannot have read yet it need not know: a change of the registry, or of another host,
 counts NOTICE_S later.
@@ -28,7 +31,7 @@ from typing import TYPE_CHECKING
 from scoring.vm.plan import Host as Room
 from scoring.vm.plan import Plan, place
 from scoring.vm.spec import apart_of, together_of
-from scoring.vm_facts import ENGINE, VmSpec, Want
+from scoring.vm_facts import ENGINE, Pause, VmSpec, Want
 from tests.simulation import fitness
 from tests.simulation.earlier import Metadata
 
@@ -47,6 +50,9 @@ STILL_S = 600.0
 ALONE_S = 20.0
 #: How long all hosts must have been well before that counts.
 WELL_BEFORE_S = 45.0
+#: Longer than any wait that the product may have: a host that stands back (560 s), starts that
+#: failed (600 s), a sick VM (300 s), a shutdown (300 s) and a start (600 s) one after the other.
+IDLE_S = 2400.0
 #: VMs that a host starts at a time, and the time of a start.
 AT_ONCE, START_S = 4, 1.0
 #: A VM in the air counts on both hosts; what is started by hand is nobody's doing.
@@ -66,6 +72,8 @@ class VmLaws:
         #: When each host's memory, rules or VMs last changed, as far as others must read it.
         self._at: dict[int, frozenset[int]] = {}
         self._at_changed_s: dict[int, float] = {}
+        #: Since when each VM is not healthy, somebody could help it, and nothing is done.
+        self._idle_since_s: dict[int, float] = {}
         #: When each VM last had no place.
         self._short_s: dict[int, float] = {}
 
@@ -82,6 +90,7 @@ class VmLaws:
         """An agent, or an operator by it, does something with a VM."""
         self._acted_s[vm] = self._now_s
         self._ready_since_s.pop(vm, None)
+        self._idle_since_s.pop(vm, None)
 
     def began(self, host: Host, act: str, vm: int) -> None:
         """An agent begins an action on a VM that nobody ordered."""
@@ -195,9 +204,11 @@ class VmLaws:
                     "rules",
                     f"{spec.name} is brought to {target.name} beside {vms.name_of(number)}",
                 )
+        # A group that must leave a host leaves it one by one: what is still there binds nobody.
+        left = source if self._is_pushed_out(source, spec) else None
         for number in together_of(vms.specs).get(spec.number, ()):
             there = self._world.owner(number)
-            if there not in (None, target) and not self._is_moving(number):
+            if there not in (None, target, left) and not self._is_moving(number):
                 assert there is not None
                 if self._is_settled(there, number):
                     self._breach(
@@ -241,20 +252,22 @@ class VmLaws:
         """Whether a VM must leave its host: it is drained, cut off, or a rule says so."""
         vms = self._world.vms
         spec = vms.spec(vm)
-        if (
-            source.local_maintenance_since_s is not None
-            or source.going_down_since_s is not None
-            or not source.is_way_open
-            or not source.uplink_up
-            or spec is None
-        ):
-            return True
-        if spec.only and source.host_id not in spec.only:
+        if spec is None or self._is_pushed_out(source, spec):
             return True
         if any(n in source.qemus for n in apart_of(vms.specs).get(vm, ())):
             return True
         return any(
             self._world.owner(n) not in (None, source) for n in together_of(vms.specs).get(vm, ())
+        )
+
+    def _is_pushed_out(self, source: Host, spec: VmSpec) -> bool:
+        """Whether that is so whatever else runs there, or where its mates are."""
+        return (
+            source.local_maintenance_since_s is not None
+            or source.going_down_since_s is not None
+            or not source.is_way_open
+            or not source.uplink_up
+            or bool(spec.only and source.host_id not in spec.only)
         )
 
     # --- every second -----------------------------------------------------------------------
@@ -273,6 +286,32 @@ class VmLaws:
             short = self.true_plan().short
             self._short_s.update(dict.fromkeys(short, self._now_s))
         self._look_at_ready()
+        self._look_at_idle()
+
+    def _look_at_idle(self) -> None:
+        """Whether nobody does anything for a VM that somebody could help."""
+        idle = {vm for vm in self._world.vms.numbers if self._could_be_helped(vm)}
+        for vm in self._idle_since_s.keys() - idle:
+            del self._idle_since_s[vm]
+        for vm in idle:
+            idle_s = self._now_s - self._idle_since_s.setdefault(vm, self._now_s)
+            if idle_s > IDLE_S:
+                called = self._world.vms.name_of(vm)
+                self._breach("up", f"{called} is unwell, and nothing was done in {idle_s:.0f} s")
+
+    def _could_be_helped(self, vm: int) -> bool:
+        """Whether it is wanted and not healthy, and a host could start it or end it."""
+        world, vms = self._world, self._world.vms
+        if not vms.wanted(vm) or vms.is_healthy(vm) or vms.is_held_back(vm):
+            return False
+        if fitness.is_hindered(world):
+            return False
+        runs = [host for host in world.hosts.values() if vm in host.qemus]
+        if not runs:
+            return vm in self.true_plan().order
+        host, qemu = runs[0], runs[0].qemus[vm]
+        is_its = len(runs) == 1 and qemu.pause is not Pause.USER and not host.own_check_fails
+        return is_its and fitness.could_act(world, host)
 
     def _look_at_ready(self) -> None:
         world, vms = self._world, self._world.vms
