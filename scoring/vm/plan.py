@@ -17,9 +17,11 @@ Rules:
    one that has claimed the VM comes first (its room is spoken for before any other VM is placed);
    the others follow by the VM's own preference, by score in steps of 400
    points (less is noise), by the share of memory that it leaves free in 16ths, by who ran it last,
-   by host id.
+   by how many VMs are there, so that small VMs do not all go to one host, by host id.
 4. A VM without a place is named together with how much memory it is short of on the host that has
    most. A VM with `overcommit` then starts where it would fit best all the same.
+5. A VM that is claimed has its place, also where its memory does not fit any more: its own process,
+   which is not shown as up yet, may have taken it. Who claimed it looks at the room by itself.
 """
 
 from __future__ import annotations
@@ -107,7 +109,7 @@ def place(
         if pin is not None:
             work.release(v, pin)
         able, free_mb = work.able(v), work.free_mb(v)
-        fits = [host for host in able if free_mb[host.host_id] >= v.memory_mb]
+        fits = [h for h in able if free_mb[h.host_id] >= v.memory_mb or h.host_id == pin]
         if v.number in work.together:
             with_all_mb = v.memory_mb + work.mates_mb(v, wanted)
             fits = [host for host in fits if free_mb[host.host_id] >= with_all_mb] or fits
@@ -195,9 +197,11 @@ class Placing:
         self._hosts: list[Host] = []
         self._free_mb: tuple[dict[int, int], dict[int, int]] = ({}, {})
         self._at: dict[int, set[int]] = {}
+        self._count: dict[int, int] = {}
         for host in hosts:
             self._free_mb[False][host.host_id] = host.free_mb
             self._free_mb[True][host.host_id] = host.free_huge_mb
+            self._count[host.host_id] = len(host.vms)
             for number in host.vms:
                 self._at.setdefault(number, set()).add(host.host_id)
             if host.open and host.speaks >= SPEAKS_SEVERAL:
@@ -206,10 +210,12 @@ class Placing:
     def reserve(self, v: VmSpec, host_id: int) -> None:
         self._at.setdefault(v.number, set()).add(host_id)
         self._free_mb[v.huge][host_id] -= v.memory_mb
+        self._count[host_id] += 1
 
     def release(self, v: VmSpec, host_id: int) -> None:
         self._at[v.number].discard(host_id)
         self._free_mb[v.huge][host_id] += v.memory_mb
+        self._count[host_id] -= 1
 
     def free_mb(self, v: VmSpec) -> Mapping[int, int]:
         """Host id -> what is left there of the kind of memory that it takes."""
@@ -256,6 +262,7 @@ class Placing:
                 (best - its) // SCORE_STEP,
                 -((free_mb[host.host_id] - memory_mb) * FREE_PARTS // (host.total_mb or 1)),
                 -host.last_ran.get(number, 0),
+                self._count[host.host_id],
                 host.host_id,
             )
             for host, its in zip(fits, points, strict=True)

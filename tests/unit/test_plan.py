@@ -361,3 +361,26 @@ def test_whoever_had_a_place_keeps_it_in_whatever_order_they_start(cluster, rand
         missing = missing - {number}
         again = place(specs, hosts, missing, waiting)
         assert {n: again.order[n][0] for n in waiting} == waiting
+
+
+# --- small VMs, and such as are being started ---------------------------------------------
+
+
+def test_small_vms_that_ran_nowhere_are_spread() -> None:
+    specs = [vm(n, 0.25) for n in range(1, 7)]
+    found = plan(specs, [host(1), host(2), host(3)])
+    first = [order[0] for order in found.order.values()]
+    assert [first.count(host_id) for host_id in (1, 2, 3)] == [2, 2, 2]
+
+
+def test_small_vms_go_back_to_where_they_ran() -> None:
+    specs = [vm(n, 0.25) for n in range(1, 4)]
+    found = plan(specs, [host(1), host(2, last_ran={1: 3, 2: 3, 3: 3})])
+    assert {order[0] for order in found.order.values()} == {2}
+
+
+@pytest.mark.parametrize("elsewhere_gib", [1, 16], ids=["no room elsewhere", "room elsewhere"])
+def test_a_vm_whose_own_process_has_taken_its_memory_is_not_short(elsewhere_gib: float) -> None:
+    """It is claimed, its host has started it, and does not show it as up yet."""
+    found = plan([vm(1, 4)], [host(1, 1), host(2, elsewhere_gib)], claims={1: 1})
+    assert found.short == {} and found.order[1][0] == 1
