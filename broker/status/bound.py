@@ -150,15 +150,17 @@ def bound_of_vm(
     order: Iterable[int],
     paths: Iterable[FencePathStatus],
     picture: Picture,
+    boot_s: float | None = None,
 ) -> Bound | None:
     """The bound of a VM of the registry on `host_id`, without the time in which it waits for other
     VMs. `order`: the hosts that the plan has for it after that host's death. None: there are none,
-    which the status says as `n_plus_1`. How long its guest boots is not measured."""
+    which the status says as `n_plus_1`. `boot_s`: how long its guest booted last (None: not
+    seen)."""
     asked = tuple(order)[:ASKED_MAX]
     if not asked:
         return None
     proven = {p.by: p.took_s for p in paths if p.host == host_id and p.ok}
-    return _bound(_first(picture, asked, host_id, proven, spec), START_S, None)
+    return _bound(_first(picture, asked, host_id, proven, spec), START_S, boot_s)
 
 
 def _first(

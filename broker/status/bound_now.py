@@ -98,13 +98,14 @@ class BoundNow:
                 continue
             order = known.plans.get(host_id, NO_PLAN).order.get(spec.number, ())
             maintenance = self._table.board.global_maintenance
-            made_from = (host_id, order, spec, proven, live, maintenance)
+            boot_s = known.boot_s.get(spec.number)
+            made_from = (host_id, order, spec, proven, live, maintenance, boot_s)
             old = self._of_vms.get(spec.number)
             is_fresh = old is not None and old[1] == made_from and now_s - old[0] < VMS_FRESH_S
             if not is_fresh and left:
                 left -= 1
                 picture = picture or self._picture(hosts[self._in_force.host_id], now_s)
-                bound = bound_of_vm(spec, host_id, order, paths, picture)
+                bound = bound_of_vm(spec, host_id, order, paths, picture, boot_s)
                 old = self._of_vms[spec.number] = (now_s, made_from, bound)
             if old is not None and old[1][0] == host_id and old[2] is not None:
                 found[spec.number] = old[2]

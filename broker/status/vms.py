@@ -31,7 +31,7 @@ class Known:
     death. `said`: by VM, why this host's agent does what it does about it. `refused`: by VM, why
     this host cannot start it. `differs`: by host id and VM, in what it runs there unlike its
     definition, and `differences`: by VM, each in a sentence, of those that run here.
-    `name_of`: a host's name."""
+    `boot_s`: by VM, how long its guest booted last. `name_of`: a host's name."""
 
     specs: tuple[VmSpec, ...]
     seen: Mapping[int, VmSeen]
@@ -43,6 +43,7 @@ class Known:
     refused: Mapping[int, str] = field(default_factory=dict)
     differs: Mapping[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
     differences: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    boot_s: Mapping[int, float] = field(default_factory=dict)
     host_id: int = 0
 
 

@@ -17,6 +17,7 @@ from broker.peers.table import Table
 from broker.peers.vm_place import OwnReads, PlaceSince, SeenHost
 from broker.peers.vm_places import HostWord, VmSeen, vms_seen
 from broker.registry.cache import RegistryCache
+from broker.status.boots import Boots
 from broker.status.vms import Known, n_plus_1, short
 from broker.this_host.facts import ThisHost
 from broker.this_host.place_seen import PlaceSeen
@@ -54,6 +55,7 @@ class VmsNow:
         self._in_force, self._table, self._this_host = in_force, table, this_host
         self._place, self._exchange, self._registry = place, exchange, registry
         self._since: dict[int, PlaceSince] = {ENGINE: engine_since}
+        self._boots = Boots()
         self._several: Several | None = None
         #: Since when this host could have joined the lockspace; None: it has.
         self._joining_since_s: float | None = float("inf")
@@ -83,6 +85,8 @@ class VmsNow:
         for number, vm in found.items():
             if number != ENGINE:
                 self._since.setdefault(number, PlaceSince()).look(vm.place, now_s)
+                self._boots.look(number, vm.place.up, vm.place.healthy, now_s)
+        self._boots.keep(found)
         return found
 
     def without_place(self, now_s: float) -> tuple[WithoutPlace, ...]:
@@ -107,6 +111,7 @@ class VmsNow:
             host_id=self._in_force.host_id,
             refused=dict(cached.damaged),
             said=self._said(now_s),
+            boot_s=dict(self._boots.took_s),
             differs=self._differs(),
             differences={
                 number: tuple(map(str, found))

@@ -474,7 +474,7 @@ def test_a_registry_that_is_full(host: Host) -> None:
     assert said.startswith("7 ha-agent: registry") and "it holds 128 VMs" in said
 
 
-def test_a_registry_that_is_not_there_or_read_only(host: Host, tmp_path: Path) -> None:
+def test_a_registry_that_is_not_there(host: Host) -> None:
     host.add("db")
     host.read_by_the_broker()
     path = Path(host.config.storage.registry)
@@ -654,3 +654,57 @@ def test_state_on_the_hosts_own_disk_is_said_when_a_vm_is_added(host: Host) -> N
     shared = f"<nvram>{host.shared}/win.fd</nvram></os>"
     text = xml("lin").replace("<os>", "<os firmware='efi'>").replace("</os>", shared)
     assert "nvram" not in host.good("add", host.file(text))
+
+
+def test_a_registry_on_a_mount_that_is_read_only(host: Host) -> None:
+    """As NFS is remounted after an error: what is known is shown, nothing is half written."""
+    host.add("db")
+    host.read_by_the_broker()
+    before, lease = host.records(), host.lease(2)
+    path = host.config.storage.registry
+    agent = str(Path(sys.executable).parent / "ha-agent")
+
+    def read_only(*words: str) -> subprocess.CompletedProcess[str]:
+        script = f'mount --bind {path} {path} && mount -o remount,bind,ro {path} && exec "$@"'
+        argv = ["unshare", "-m", "sh", "-c", script, "-", agent, "vm", *words]
+        return subprocess.run(argv, capture_output=True, text=True, env=host.environment)
+
+    for words in (("set", "db", "priority=1"), ("add", host.file(xml("web"))), ("stop", "db")):
+        done = read_only(*words)
+        assert done.returncode == ExitCode.STORAGE, done.stderr
+        assert done.stderr.startswith(f"ha-agent: registry {path}: ") and "ead-only" in done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
+    assert "db" in read_only("list").stdout
+    assert (host.records(), host.lease(2)) == (before, lease)
+
+
+def test_of_two_that_add_one_name_at_once_one_is_refused(host: Host) -> None:
+    agent = str(Path(sys.executable).parent / "ha-agent")
+    files = [host.file(xml("db", memory), f"{memory}.xml") for memory in (64, 128)]
+    begun = [
+        subprocess.Popen(
+            [agent, "vm", "add", path],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=host.environment,
+        )
+        for path in files
+    ]
+    ended = [(*process.communicate(), process.returncode) for process in begun]
+    assert sorted(code for _, _, code in ended) == [ExitCode.OK, ExitCode.REFUSED]
+    (said,) = (stderr for _, stderr, code in ended if code)
+    assert "the name db is taken by VM 2" in said and said.count("\n") == 1
+    assert list(host.records()) == [2]
+
+
+def test_a_lease_of_something_else_in_a_definition_is_replaced_by_its_own(host: Host) -> None:
+    foreign = (
+        "<lease><lockspace>other</lockspace><key>theirs</key>"
+        "<target path='/elsewhere' offset='7'/></lease>"
+    )
+    host.good("add", host.file(xml("db", devices=foreign)))
+    text = host.good("show", "db", "--xml")
+    assert (
+        text.count("<lease>") == 1 and "theirs" not in text and host.records()[2].resource in text
+    )

@@ -310,3 +310,23 @@ def test_what_a_host_s_death_would_cost_a_vm_is_said_by_every_host(tmp_path: Pat
             assert broker.status(12.5).vm_bounds[WEB] is bound, "it is kept while nothing changes"
 
     lived(tmp_path, test)
+
+
+def test_the_bound_has_the_boot_that_was_seen_last(tmp_path: Path) -> None:
+    async def test(cluster: VmCluster) -> None:
+        del cluster.at[WEB]
+        await cluster.beat(13.0)
+        cluster.at[WEB], cluster.health[WEB] = 3, Health.BAD
+        for now_s in (14.0, 15.0, 16.0):
+            await cluster.beat(now_s)
+        cluster.health[WEB] = Health.GOOD
+        # Each host reads what the others published a moment before.
+        for now_s in (17.0, 18.0):
+            await cluster.beat(now_s)
+        for broker in cluster.brokers.values():
+            broker.board.storage_good_since_s = -100.0
+            bound = broker.status(18.0).vm_bounds[WEB]
+            assert bound.boot_s is not None and 3.0 <= bound.boot_s <= 5.0
+            assert bound.total_s is not None and bound.total_s > bound.prove_s + bound.boot_s
+
+    lived(tmp_path, test)

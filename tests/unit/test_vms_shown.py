@@ -136,7 +136,7 @@ def test_a_vm_that_waits_says_for_what_or_who_is_to_start_it() -> None:
         "waits for sso",
     )
     assert entry(WIKI, without).reason == "host2 is to start it"
-    assert entry(WIKI, without).order == (2, 1, 3)
+    assert entry(WIKI, without).order == (2, 3, 1)
 
 
 def test_a_vm_without_a_place_says_what_it_is_short_of() -> None:
