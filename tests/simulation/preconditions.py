@@ -282,6 +282,14 @@ CASES = (
         "expect not id of host1 free for 60\n",
         "which was not off",
     ),
+    # Its network is gone, its BMC lies, and its slot stands still for a moment.
+    free(
+        "slot-missed-beats",
+        f"{TWO}bmc says-off host1\nnetwork down host1\nwait 0.58\n"
+        "storage hangs host1 whiteboard\nwait 1.5\nstorage fine host1\n"
+        "expect not id of host1 free for 20\n",
+        "which was not off",
+    ),
 )
 #: See the head.
 WITHOUT_STORY = {
@@ -289,8 +297,6 @@ WITHOUT_STORY = {
     (FREE, "lease-owner-known"),
     (OFF, "reads-on-while-holding"),
     (OFF, "fence-log-readable"),
-    # It takes a device that lies beside a network and a storage that are both silent: not told yet.
-    (FREE, "slot-missed-beats"),
 }
 
 
