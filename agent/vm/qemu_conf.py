@@ -22,6 +22,8 @@ from broker.vm.qemu_conf import (
 
 #: For systemd to stop and start a daemon.
 RESTART_SECONDS_MAX = 120.0
+#: Who runs QEMU: libvirt's modular daemon, or the one for all.
+UNITS = ("virtqemud.service", "libvirtd.service")
 _RESTART = "then restart libvirt (virtqemud)"
 
 
@@ -117,14 +119,21 @@ def _restart() -> str:
     """Restart libvirt's QEMU driver, where systemd runs it; says so."""
     if not Path("/run/systemd/system").is_dir():
         return "set; restart libvirt now"
-    done = subprocess.run(
-        ["systemctl", "try-restart", "virtqemud.service", "libvirtd.service"],  # noqa: S607
+    active = [unit for unit in UNITS if _systemctl("is-active", unit).returncode == 0]
+    for unit in active:
+        done = _systemctl("restart", unit)
+        if done.returncode != 0:
+            raise CommandError(
+                ExitCode.LOCK_DRIVER,
+                f"{unit} was not restarted: {done.stderr.strip()}; systemctl restart {unit}",
+            )
+    return f"set, and {', '.join(active)} restarted" if active else "set; libvirt does not run"
+
+
+def _systemctl(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603  our own words
+        ["systemctl", *words],  # noqa: S607
         capture_output=True,
         text=True,
         timeout=RESTART_SECONDS_MAX,
     )
-    if done.returncode != 0:
-        raise CommandError(
-            ExitCode.LOCK_DRIVER, f"libvirt was not restarted: {done.stderr.strip()}"
-        )
-    return "set, and libvirt restarted"
