@@ -52,7 +52,12 @@ def commands() -> list[Command]:
                 found.append((prompt[1], prompt[2], []))
             else:
                 found[-1][2].append(line)
-    return [Command(host, text, tuple(output)) for host, text, output in found]
+    # The lab's hosts have no BMC here: their proof is another one.
+    proof = "(proof by its fence device)"
+    return [
+        Command(host, text, tuple(line.replace(proof, "…") for line in output))
+        for host, text, output in found
+    ]
 
 
 @pytest.fixture
