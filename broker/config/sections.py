@@ -370,12 +370,11 @@ class DaemonSection(_Section, frozen=True, kw_only=True):
 
 class ApiSection(_Section, frozen=True, kw_only=True):
     """`listen`: where this host answers over TCP, `host:port` or `[v6]:port`; empty: nowhere.
-
     `advertise`: where the others reach that; default: derived from `listen`. `heartbeat_listen`:
     where this host answers the others' heartbeats (UDP); default: the addresses of `listen` that
     are not loopback, at HEARTBEAT_PORT. `heartbeat_advertise`: where the others reach that.
-    `tls_listen`: where it answers over TLS, with `certificate` and `private_key` (PEM files).
-    `names`: names by which a browser may reach this host, besides its own and those it advertises.
+    `tls_listen`: where it answers over TLS, with `certificate` and `private_key` (PEM). `names`: by
+    which a browser may reach this host, besides its own and those it advertises.
     """
 
     listen: tuple[Name, ...] = ("127.0.0.1:8765",)
