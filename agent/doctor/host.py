@@ -22,7 +22,6 @@ from agent.setup.sanlock_name import IN_USE, machines_name, named_in, twin, twin
 from agent.setup.written import read_text
 from agent.storage.identity import IDENTITY_COMMAND, check_volumes
 from agent.storage.made import LOCAL
-from agent.storage.mounts import file_system
 from agent.storage.room import GROUP, USER
 from agent.storage.watched import read_leases, read_names
 from agent.vm.definition import load_definition
@@ -36,6 +35,7 @@ from broker.lockspace.rejoin import own_names
 from broker.vm.errors import BadDomain
 from broker.vm.needs import needs_of
 from broker.vm.start_proof import lacks, refusals, unreadable
+from broker.whiteboard.mounts import file_system
 
 Found = Iterator[tuple[str, str, str]]
 #: adjtimex(2): the clock is not synchronised.

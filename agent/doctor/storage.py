@@ -27,10 +27,10 @@ from agent.doctor.image_lock import image_lock
 from agent.doctor.seen_elsewhere import visible
 from agent.storage.held import logical_volume
 from agent.storage.made import LOCAL
-from agent.storage.mounts import Mount, mount_of
 from agent.storage.room import sector_of
 from broker.config.sections import Config
 from broker.whiteboard.identity import VolumeKind, place_of
+from broker.whiteboard.mounts import Mount, mount_of
 from broker.whiteboard.volume import Volume
 
 MEASURE_S = 5.0

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from agent.storage import held
 from agent.storage.identity import IDENTITY_COMMAND, KINDS, path_of
-from agent.storage.mounts import mount_of
 from agent.storage.room import sector_of
 from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
@@ -19,6 +18,7 @@ from broker.config.load import load
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.whiteboard.identity import BadIdentity, VolumeKind, decode, expected, problem, read
+from broker.whiteboard.mounts import mount_of
 from broker.whiteboard.volume import Volume, VolumeError
 
 

@@ -20,10 +20,10 @@ import subprocess
 from pathlib import Path
 
 from agent.storage.identity import found_at
-from agent.storage.mounts import source_place
 from agent.terminal.errors import CommandError
 from broker.daemon.exit_codes import ExitCode
 from broker.whiteboard.identity import Identity, VolumeKind
+from broker.whiteboard.mounts import source_place
 
 BLKID = "blkid"
 BLKID_DEADLINE_S = 10.0

@@ -22,7 +22,6 @@ import sanlock
 
 from agent.storage import held
 from agent.storage.identity import check_volumes, found_at, written_to
-from agent.storage.mounts import file_system
 from agent.storage.room import (
     WHITEBOARD_BYTES,
     allocate,
@@ -50,6 +49,7 @@ from broker.registry.record import REGISTRY_UNIT
 from broker.whiteboard.identity import VolumeKind, expected
 from broker.whiteboard.layout import SLOT_MAX
 from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR
+from broker.whiteboard.mounts import file_system
 from broker.whiteboard.slot import EMPTY_SLOT
 from broker.whiteboard.volume import Volume, VolumeError
 

@@ -17,7 +17,6 @@ from agent.storage.made import (
     volume_errors,
     written,
 )
-from agent.storage.mounts import file_system
 from agent.storage.room import check_room
 from agent.terminal.errors import CommandError
 from agent.terminal.steps import Step
@@ -27,6 +26,7 @@ from broker.daemon.exit_codes import ExitCode
 from broker.registry.record import RegistryError, is_unused
 from broker.registry.shared import SharedConfig
 from broker.registry.volume import REGISTRY_BYTES, Contents, Registry
+from broker.whiteboard.mounts import file_system
 from broker.whiteboard.signatures import Signatures, Unsigned
 from broker.whiteboard.volume import Volume, VolumeError
 

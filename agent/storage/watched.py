@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import errno
 import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from agent.storage.mounts import mount_anew
 from agent.terminal.errors import CommandError
 from broker.daemon.exit_codes import ExitCode
 from broker.lockspace.delta_leases import (
@@ -29,7 +27,6 @@ SLOT_WATCH_S = 3.0
 #: sanlock renews a host id every 2 * io_timeout (its src/timeouts.h); half of one is added.
 RENEWAL_IO_TIMEOUTS = 2.5
 _POLL_S = 0.5
-_MOUNT_FAILED = frozenset({errno.ENOTCONN, errno.ESHUTDOWN, errno.ESTALE})
 IDS = range(1, HOST_ID_MAX + 1)
 
 
@@ -52,11 +49,8 @@ class Users:
 
 
 def storage_error(error: VolumeError) -> CommandError:
-    """An error of the storage as the error of a command. Where the mount is what failed, with the
-    commands that mount it anew."""
-    text = str(error).replace("whiteboard volume ", "")
-    anew = mount_anew(error.path) if error.errno in _MOUNT_FAILED else ""
-    return CommandError(ExitCode.STORAGE, f"{text}: {anew}" if anew else text)
+    """An error of the storage as the error of a command."""
+    return CommandError(ExitCode.STORAGE, str(error).replace("whiteboard volume ", ""))
 
 
 def os_error(path: str, doing: str, error: OSError) -> CommandError:

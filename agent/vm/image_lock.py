@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from agent.storage.mounts import file_system
+from broker.whiteboard.mounts import file_system
 
 #: QEMU's block/file-posix.c: raw_check_lock_bytes and raw_apply_lock_bytes.
 _REFUSED = re.compile(r"Failed to get (?:shared )?\"[^\"]+\" lock|Failed to (?:un)?lock byte \d+")

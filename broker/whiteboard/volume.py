@@ -30,6 +30,7 @@ from typing import Self
 
 from broker.whiteboard.errors import WhiteboardError
 from broker.whiteboard.layout import SLOT_MAX
+from broker.whiteboard.mounts import mount_anew
 from broker.whiteboard.sizes import SLOT_BYTES
 
 #: A call to the whiteboard that takes longer has failed.
@@ -90,6 +91,8 @@ _FAULTS: dict[int, tuple[VolumeFault, str]] = {
         "the server has another file or export there by now; unmount it and mount it anew",
     ),
 }
+#: What these errors mend is to mount the storage anew.
+_MOUNT_FAILED = frozenset({errno.ENOTCONN, errno.ESHUTDOWN, errno.ESTALE})
 _IO = (VolumeFault.IO, "check the storage and the kernel log")
 
 
@@ -117,9 +120,12 @@ class VolumeError(WhiteboardError):
 
 
 def volume_error(path: str, doing: str, err: OSError) -> VolumeError:
-    """The VolumeError for an OSError that came up while `doing` something."""
+    """The VolumeError for an OSError that came up while `doing` something. Where the mount is what
+    failed, with the commands that mount it anew."""
     code = err.errno or 0
     fault, step = _FAULTS.get(code, _IO)
+    if code in _MOUNT_FAILED and (anew := mount_anew(path)):
+        step = f"{step}: {anew}"
     return VolumeError(fault, path, f"{doing}: {os.strerror(code)}", step, code)
 
 

@@ -15,10 +15,10 @@ import pytest
 
 from agent.doctor import checks, storage
 from agent.doctor.bounded import CheckHangs, bounded
-from agent.storage.mounts import Mount
 from agent.terminal.errors import CommandError
 from broker.config.load import load
 from broker.daemon.exit_codes import ExitCode
+from broker.whiteboard.mounts import Mount
 from tests.fakes.hanging_storage import hanging_storage
 from tests.unit import commands
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.storage import mounts
 from agent.vm.image_lock import in_words, is_refused
+from broker.whiteboard import mounts
 
 MOUNTS = """/dev/vda / ext4 rw,relatime 0 0
 stor:/vol /srv/with\\040blank fuse.glusterfs rw,user_id=0 0 0

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.storage import mounts
 from agent.storage.watched import os_error
+from broker.whiteboard import mounts
 
 
 @pytest.mark.parametrize(
