@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scoring.decision import AskLease, Code
+from scoring.hosts.state import Takeover
 from scoring.hosts.turn import name_of
 from scoring.observation import LeaseAnswer
 from scoring.timing import START_RETRIES_MAX
@@ -203,9 +204,7 @@ def lease_allows(turn: VmTurn) -> bool:
     if is_old and not state.asking_lease and turn.now_s != freed_s:
         turn.ask(AskLease())
         turn.state = state = replace(state, asking_lease=True)
-    if freed_s is not None and (lease is None or lease.asked_s <= freed_s):
-        # What is known of the lease is of the time before: nothing is freed once more for it.
-        assert takeover is not None
+    if takeover is not None and _is_freed(turn, takeover):
         turn.keeps_waiting = True
         turn.because(Code.HOST_ID_FREED, f"the id of host {takeover.host_id} is freed")
         return True
@@ -253,6 +252,20 @@ def lease_allows(turn: VmTurn) -> bool:
         )
         return True
     return _waits_for_owner(turn, lease)
+
+
+def _is_freed(turn: VmTurn, takeover: Takeover) -> bool:
+    """Whether the owner of the lease, by the last answer, is the host whose id was freed since
+    then: nothing is freed once more for it. A lease that another host owns is not free by that."""
+    lease, early = turn.state.lease, takeover.lease
+    if lease is None and early is not None and early.vm == turn.number:
+        lease = early
+    return (
+        takeover.freed_s is not None
+        and lease is not None
+        and lease.owner == takeover.host_id
+        and lease.asked_s <= takeover.freed_s
+    )
 
 
 def _is_at_asking(turn: VmTurn) -> bool:

@@ -43,6 +43,22 @@ def test_a_lease_that_is_lost_again_is_waited_for_anew() -> None:
     assert decision.state.engine.startable_since_s is None
 
 
+@pytest.mark.parametrize(("owner", "is_started"), [(2, True), (3, False)])
+def test_an_id_that_was_freed_gives_no_lease_of_another_host(owner: int, is_started: bool) -> None:
+    """Two hosts died, and each had a VM: the death of one is no word about the other."""
+    freed = Takeover(2, NOW_S - 3.0, freed_s=NOW_S - MOMENT_S)
+    lease = lease_of(owner, NOW_S - 1.0)
+    decision = down(silent=[peer(2), peer(3)], remembered=may_start(lease=lease, takeover=freed))
+    assert starts(decision) is is_started
+    assert (Code.HOST_ID_FREED in codes(decision)) is is_started
+
+
+def test_without_an_answer_an_id_that_was_freed_gives_no_lease() -> None:
+    freed = Takeover(2, NOW_S - 3.0, freed_s=NOW_S - MOMENT_S)
+    decision = down(silent=[peer(2)], remembered=may_start(lease=None, takeover=freed))
+    assert not starts(decision) and AskLease() in decision.actions
+
+
 def test_the_lease_is_asked_for_before_a_start() -> None:
     decision = down(remembered={})
     assert decision.actions == (AskLease(),)
