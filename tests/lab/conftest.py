@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from . import ask, boot_journal, configs, machine, second_try
+from . import ask, boot_journal, configs, machine, second_try, vms
 from .cluster import Cluster
 from .errors import MachineError, law
 from .watch import EngineWatcher
@@ -56,23 +56,34 @@ def able() -> None:
         pytest.skip(f"the lab cannot run here: {error}")
 
 
-def new_cluster() -> Cluster:
-    """In a directory of its own; nothing is up yet."""
+@contextlib.contextmanager
+def new_cluster() -> Iterator[Cluster]:
+    """In a directory of its own; nothing is up yet, and nothing is left of it at the end."""
     PARENT.mkdir(parents=True, exist_ok=True)
-    return Cluster(Path(tempfile.mkdtemp(prefix="t-", dir=PARENT)), print)
+    cluster = Cluster(Path(tempfile.mkdtemp(prefix="t-", dir=PARENT)), print)
+    try:
+        yield cluster
+    finally:
+        cluster.down()
+        shutil.rmtree(cluster.directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def law_1_of_three(cluster: Cluster) -> Iterator[None]:
+    """At most one QEMU ran each of the three VMs at any time."""
+    with contextlib.ExitStack() as stack:
+        watchers = [stack.enter_context(EngineWatcher(cluster, vm.name)) for vm in vms.VMS]
+        yield
+    assert [watcher.most_running_at_once() for watcher in watchers] == [1, 1, 1]
 
 
 @pytest.fixture(scope="session")
 def shared_lab(able: None) -> Iterator[Cluster]:
     """Three hosts with BMCs, up for the whole run."""
-    cluster = new_cluster()
-    try:
+    with new_cluster() as cluster:
         cluster.up(3)
         cluster.configure(configs.HASTE)
         yield cluster
-    finally:
-        cluster.down()
-        shutil.rmtree(cluster.directory, ignore_errors=True)
 
 
 @pytest.fixture
@@ -137,14 +148,10 @@ def fencing(lab: Cluster) -> Iterator[Cluster]:
 @pytest.fixture
 def lab_without_bmc(able: None) -> Iterator[Cluster]:
     """Two hosts, no fence devices, sanlock's shortest host-dead time (68 s at io_timeout 1)."""
-    cluster = new_cluster()
-    try:
+    with new_cluster() as cluster:
         cluster.up(2, io_timeout_s=1, bmc=False)
         with law_1(cluster):
             yield cluster
-    finally:
-        cluster.down()
-        shutil.rmtree(cluster.directory, ignore_errors=True)
 
 
 @pytest.hookimpl(hookwrapper=True)

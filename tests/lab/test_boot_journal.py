@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -38,8 +37,7 @@ def test_whatever_one_guest_after_the_other_does_not_write_is_a_doubt(boots: lis
 @pytest.mark.long
 def test_two_guests_that_run_at_once_are_told(able: None) -> None:
     """Two hosts start it without the lease that keeps a second one out."""
-    cluster = new_cluster()
-    try:
+    with new_cluster() as cluster:
         cluster.up(2, bmc=False, daemons=False)
         for host in cluster.hosts:
             layout = cluster.layout.host(host_id_of(host))
@@ -50,6 +48,3 @@ def test_two_guests_that_run_at_once_are_told(able: None) -> None:
             assert started.returncode == 0, started.stderr
             ask.until("a guest has booted", 60, lambda: boot_journal.read(cluster))
         ask.until("the journal tells", 60, lambda: boot_journal.doubts(boot_journal.read(cluster)))
-    finally:
-        cluster.down()
-        shutil.rmtree(cluster.directory, ignore_errors=True)

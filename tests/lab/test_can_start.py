@@ -5,7 +5,6 @@ found out only by trying, told in libvirt's own words. A lab of its own: hosts g
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,14 +21,10 @@ NO_BRIDGE = "Cannot get interface MTU on 'br-vlan20': No such device"
 
 @pytest.fixture(scope="module")
 def pair(able: None) -> Iterator[Cluster]:
-    cluster = new_cluster()
-    try:
+    with new_cluster() as cluster:
         cluster.up(2)
         with law_1(cluster):
             yield cluster
-    finally:
-        cluster.down()
-        shutil.rmtree(cluster.directory, ignore_errors=True)
 
 
 def own(lab: Cluster, host: str) -> dict[str, Any]:

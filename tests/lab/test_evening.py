@@ -7,7 +7,6 @@ three services all the time."""
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -18,10 +17,9 @@ import pytest
 
 from . import ask, configs, vms
 from .cluster import Cluster
-from .conftest import new_cluster
+from .conftest import law_1_of_three, new_cluster
 from .moving import order
 from .visitors import Visitors
-from .watch import EngineWatcher
 
 PER_SECOND = 5
 BACK_S = 120.0
@@ -31,17 +29,11 @@ POWER_LOSS_S = 5.0
 @pytest.fixture(scope="module")
 def three_hosts(able: None) -> Iterator[Cluster]:
     """Three hosts with BMCs, all three VMs healthy; law 1 is watched for each of them."""
-    cluster = new_cluster()
-    try:
+    with new_cluster() as cluster:
         cluster.up(3, vms=3)
         cluster.configure(configs.HASTE)
-        with contextlib.ExitStack() as stack:
-            watchers = [stack.enter_context(EngineWatcher(cluster, vm.name)) for vm in vms.VMS]
+        with law_1_of_three(cluster):
             yield cluster
-        assert [watcher.most_running_at_once() for watcher in watchers] == [1, 1, 1]
-    finally:
-        cluster.down()
-        shutil.rmtree(cluster.directory, ignore_errors=True)
 
 
 class Evening:

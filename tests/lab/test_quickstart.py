@@ -6,12 +6,9 @@ run in machines with systemd: tests/packaging/test_quickstart.py."""
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +16,7 @@ from broker.vm.qemu_conf import LOCK_MANAGER_LINE, NO_DISK_LEASES_LINE
 
 from .cluster import Cluster
 from .configs import SANLOCK_CONF
-from .conftest import PARENT
+from .conftest import new_cluster
 from .layout import CHECKOUT, GUEST_ADDRESS, VM_NAME
 
 PAGE = CHECKOUT / "docs" / "quickstart.md"
@@ -63,15 +60,10 @@ def commands() -> list[Command]:
 @pytest.fixture
 def bare(able: None) -> Iterator[Cluster]:
     """Two hosts on which nothing of ours was ever set up."""
-    PARENT.mkdir(parents=True, exist_ok=True)
-    cluster = Cluster(Path(tempfile.mkdtemp(prefix="q-", dir=PARENT)), print)
-    try:
+    with new_cluster() as cluster:
         cluster.up(2, bmc=False, daemons=False)
         make_bare(cluster)
         yield cluster
-    finally:
-        cluster.down()
-        shutil.rmtree(cluster.directory, ignore_errors=True)
 
 
 def make_bare(lab: Cluster) -> None:

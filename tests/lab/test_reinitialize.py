@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,20 +13,15 @@ from broker.lockspace.delta_leases import read_delta_leases, read_lease_volume
 from broker.whiteboard.volume import Volume
 
 from .cluster import Cluster
-from .conftest import PARENT
+from .conftest import new_cluster
 
 
 @pytest.fixture
 def idle(able: None) -> Iterator[Cluster]:
     """Two hosts with sanlock and libvirt, and neither broker nor agent."""
-    PARENT.mkdir(parents=True, exist_ok=True)
-    cluster = Cluster(Path(tempfile.mkdtemp(prefix="r-", dir=PARENT)), print)
-    try:
+    with new_cluster() as cluster:
         cluster.up(2, io_timeout_s=1, bmc=False, daemons=False)
         yield cluster
-    finally:
-        cluster.down()
-        shutil.rmtree(cluster.directory, ignore_errors=True)
 
 
 def reinitialize(lab: Cluster, host: str, *more: str) -> tuple[int, str]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,9 +15,8 @@ import pytest
 
 from . import ask, vms
 from .cluster import Cluster
-from .conftest import new_cluster
+from .conftest import law_1_of_three, new_cluster
 from .processes import command_line, pids
-from .watch import EngineWatcher
 
 HEALTHY_S = 60.0
 #: Reads the registry once as the broker does, and keeps the copy that the agent reads.
@@ -39,17 +37,13 @@ assert sorted(cache.cached.definitions) == [2, 3], cache.cached
 @pytest.fixture
 def one_host(able: None) -> Iterator[Cluster]:
     """A host without daemons, in its lockspace, that knows the registry."""
-    cluster = new_cluster()
-    try:
+    with new_cluster() as cluster:
         cluster.up(1, bmc=False, daemons=False, vms=3)
         host = cluster.hosts[0]
         cluster.join_lockspace(host)
         read = cluster.sh(host, [sys.executable, "-c", READ_REGISTRY])
         assert read.returncode == 0, read.stderr
         yield cluster
-    finally:
-        cluster.down()
-        shutil.rmtree(cluster.directory, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -100,16 +94,10 @@ def test_a_start_that_hangs_delays_no_other_vm(one_host: Cluster) -> None:
 @pytest.fixture
 def two_hosts(able: None) -> Iterator[Cluster]:
     """Two hosts with BMCs, all three VMs healthy; law 1 is watched for each of them."""
-    cluster = new_cluster()
-    try:
+    with new_cluster() as cluster:
         cluster.up(2, vms=3)
-        with contextlib.ExitStack() as stack:
-            watchers = [stack.enter_context(EngineWatcher(cluster, vm.name)) for vm in vms.VMS]
+        with law_1_of_three(cluster):
             yield cluster
-        assert [watcher.most_running_at_once() for watcher in watchers] == [1, 1, 1]
-    finally:
-        cluster.down()
-        shutil.rmtree(cluster.directory, ignore_errors=True)
 
 
 def places(cluster: Cluster) -> set[str | None]:

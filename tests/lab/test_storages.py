@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -55,14 +54,10 @@ def bring_up(kind: str) -> Iterator[Cluster]:
         machine.check(kind)
     except MachineError as error:
         pytest.skip(f"storage {kind}: {error}")
-    cluster = new_cluster()
-    try:
+    with new_cluster() as cluster:
         cluster.up(3, storage=kind)
         cluster.configure(configs.HASTE)
         yield cluster
-    finally:
-        cluster.down()
-        shutil.rmtree(cluster.directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="module", params=kinds.KINDS)

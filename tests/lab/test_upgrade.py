@@ -65,16 +65,14 @@ class Versions:
 @pytest.fixture
 def earlier(able: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Cluster, Versions]]:
     """A cluster of the earlier version, the VM up."""
-    cluster = new_cluster()
-    versions = Versions(cluster.directory.with_name(f"{cluster.directory.name}-commands"), 3)
-    monkeypatch.setenv(COMMANDS_VARIABLE, str(versions.folder))
-    try:
-        cluster.up(3, named=False)
-        yield cluster, versions
-    finally:
-        cluster.down()
-        shutil.rmtree(cluster.directory, ignore_errors=True)
-        shutil.rmtree(versions.folder, ignore_errors=True)
+    with new_cluster() as cluster:
+        versions = Versions(cluster.directory.with_name(f"{cluster.directory.name}-commands"), 3)
+        monkeypatch.setenv(COMMANDS_VARIABLE, str(versions.folder))
+        try:
+            cluster.up(3, named=False)
+            yield cluster, versions
+        finally:
+            shutil.rmtree(versions.folder, ignore_errors=True)
 
 
 def change(lab: Cluster, versions: Versions, host: str, tree: Path) -> None:

@@ -4,7 +4,6 @@ paused, left crashed, started behind the agent's back. Two hosts; nothing that r
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from functools import partial
 
@@ -24,13 +23,9 @@ GUESTS = "/usr/lib/libvirt/libvirt-guests.sh"
 @pytest.fixture(scope="module")
 def pair(able: None) -> Iterator[Cluster]:
     """Two hosts without BMCs, up for the tests of this file."""
-    cluster = new_cluster()
-    try:
+    with new_cluster() as cluster:
         cluster.up(2, io_timeout_s=1, bmc=False)
         yield cluster
-    finally:
-        cluster.down()
-        shutil.rmtree(cluster.directory, ignore_errors=True)
 
 
 def virsh(lab: Cluster, host: str, *words: str) -> str:

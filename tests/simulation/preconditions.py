@@ -16,15 +16,15 @@ that was not read, `own-storage-fine`), and of `reads-on-while-holding` what is 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
 from agent.last_look import LastLook
-from agent.leases.freeing import DeltaLeases, free_host_id
-from agent.ports import Still
-from scoring.decision import FreeHostId
+from agent.leases.freeing import free_host_id
 from scoring.hosts import last_look, takeover
 from scoring.hosts.evidence import Evidence, Precondition, may_free, may_power_off
 from scoring.hosts.state import Takeover
@@ -68,37 +68,26 @@ def the_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gates, "global_maintenance", lambda turn: None)
 
 
+def _frees(monkeypatch: pytest.MonkeyPatch, **instead: object) -> None:
+    """The freeing itself is given these instead of what it is called with."""
+
+    async def freed(*given: object) -> HostIdFreed:
+        names = inspect.signature(free_host_id).parameters
+        taken: dict[str, Any] = {**dict(zip(names, given, strict=True)), **instead}
+        return await free_host_id(**taken)
+
+    monkeypatch.setattr("tests.simulation.ports.free_host_id", freed)
+
+
 def the_lease_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last look asks the agent itself whether it holds the fence lease."""
     monkeypatch.setattr(LastLook, "_of_this_host", lambda look, known: "")
-
-    async def always_held(
-        act: FreeHostId,
-        own: int,
-        io_timeout_s: float,
-        held: Callable[[], bool],
-        disk: DeltaLeases,
-        still: Still,
-    ) -> HostIdFreed:
-        return await free_host_id(act, own, io_timeout_s, lambda: True, disk, still)
-
-    monkeypatch.setattr("tests.simulation.ports.free_host_id", always_held)
+    _frees(monkeypatch, held=lambda: True)
 
 
 def the_age_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
     """The freeing itself asks how old the reading is (agent/leases/freeing.py)."""
-
-    async def any_age(
-        act: FreeHostId,
-        own: int,
-        io_timeout_s: float,
-        held: Callable[[], bool],
-        disk: DeltaLeases,
-        still: Still,
-    ) -> HostIdFreed:
-        return await free_host_id(act, own, 1e9, held, disk, still)
-
-    monkeypatch.setattr("tests.simulation.ports.free_host_id", any_age)
+    _frees(monkeypatch, io_timeout_s=1e9)
 
 
 def the_word_of_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:

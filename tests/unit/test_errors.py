@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 import builtins
 import json
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,20 +47,26 @@ BARE = {
 }
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    for package in ("scoring", "broker", "agent"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
+@cache
+def nodes() -> tuple[tuple[str, ast.AST], ...]:
+    """Every class and every raise of every file, with the file's name."""
+    return tuple(
+        (str(path.relative_to(ROOT)), node)
+        for package in ("scoring", "broker", "agent")
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef | ast.Raise)
+    )
 
 
+@cache
 def errors() -> dict[str, list[tuple[str, list[str]]]]:
     """The public error classes of each room, with the names of their bases."""
     found: dict[str, list[tuple[str, list[str]]]] = {}
     known = set(BUILTIN) | {"HaError"}
     classes = [
         (name, node)
-        for name, tree in modules()
-        for node in ast.walk(tree)
+        for name, node in nodes()
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     ]
     while True:
@@ -100,8 +106,7 @@ def test_no_error_of_the_language_is_raised_but_where_it_is_taken() -> None:
     }
     found = {
         name
-        for name, tree in modules()
-        for node in ast.walk(tree)
+        for name, node in nodes()
         if isinstance(node, ast.Raise)
         and isinstance(node.exc, ast.Call)
         and isinstance(node.exc.func, ast.Name)
