@@ -14,6 +14,7 @@ from agent.fence.storage import NO_STORAGE_FENCE, StorageFence, off_twice
 from agent.fence.switching import note_failed, power_off_host, power_on_host
 from agent.last_look import LastLook
 from agent.ports import FenceDevices, FenceLog, Hypervisors, Leases
+from broker.wire.exchange import FenceNote
 from broker.wire.what_ran import WhatRan
 from scoring.decision import (
     Action,
@@ -291,9 +292,8 @@ class ActionRunner:
         if self._recorder is not None:
             self._recorder.cancel()
         try:
-            problem = await self._fence_log.note(
-                FenceStep.FREEING, act.host_id, act.ordered, act.evidence
-            )
+            note = FenceNote(FenceStep.FREEING, act.host_id, act.ordered, act.evidence)
+            problem = await self._fence_log.note(note)
             if problem:
                 why = f"the fence log could not be written: {problem}"
                 freed = HostIdFreed(act.host_id, False, why)
@@ -340,7 +340,8 @@ class ActionRunner:
         if answer.held and (act := self._found_dead) is not None:
             self._found_dead = None
             text = f"it owned the fence lease; {act.evidence}"
-            problem = await self._fence_log.note(FenceStep.DEAD, act.host_id, False, text)
+            note = FenceNote(FenceStep.DEAD, act.host_id, False, text)
+            problem = await self._fence_log.note(note)
             if problem:
                 log.error("the fence log could not be written: %s", problem)
         return answer
@@ -383,7 +384,7 @@ class ActionRunner:
         """Record how a freeing ended; returns whether the fence log has it."""
         step = FenceStep.DEAD if freed.ok else FenceStep.FREEING
         problem = await self._fence_log.note(
-            step, act.host_id, act.ordered, act.evidence, freed.detail, only_closes
+            FenceNote(step, act.host_id, act.ordered, act.evidence, freed.detail, only_closes)
         )
         if problem:
             log.error("the end of a freeing could not be written to the fence log: %s", problem)

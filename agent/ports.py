@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from broker.wire.exchange import FenceNote
 from broker.wire.what_ran import WhatRan
 from scoring.decision import FreeHostId
 from scoring.observation import (
     DomainDisarmed,
     FenceLeaseAnswer,
-    FenceStep,
     HostIdFreed,
     LeaseAnswer,
     MigrationCancelled,
@@ -125,18 +125,9 @@ class Leases(Protocol):
 class FenceLog(Protocol):
     """The cluster's fence log on the shared storage; only its lease's holder may write it."""
 
-    async def note(
-        self,
-        step: FenceStep,
-        target: int,
-        ordered: bool,
-        text: str,
-        over: str = "",
-        only_closes: bool = False,
-        withdrawn: bool = False,
-    ) -> str:
-        """Add a record; returns why that failed, or "". `over`, `only_closes`, `withdrawn`: see
-        FenceNote; where there is nothing to close, that is a success."""
+    async def note(self, note: FenceNote) -> str:
+        """Add a record; returns why that failed, or "". Where there is nothing to close, that is a
+        success."""
 
 
 @dataclass(frozen=True, slots=True)

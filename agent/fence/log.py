@@ -6,7 +6,6 @@ from __future__ import annotations
 from broker.client.ask import BrokerError
 from broker.client.link import Link
 from broker.wire.exchange import FenceNote
-from scoring.observation import FenceStep
 
 
 class BrokerFenceLog:
@@ -15,17 +14,7 @@ class BrokerFenceLog:
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    async def note(
-        self,
-        step: FenceStep,
-        target: int,
-        ordered: bool,
-        text: str,
-        over: str = "",
-        only_closes: bool = False,
-        withdrawn: bool = False,
-    ) -> str:
-        note = FenceNote(step, target, ordered, text, over, only_closes, withdrawn)
+    async def note(self, note: FenceNote) -> str:
         try:
             await self._link.note_fence(note)
         except BrokerError as error:

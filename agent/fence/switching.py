@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 
 from agent.ports import FenceDevices, FenceLog, Leases, Still
+from broker.wire.exchange import FenceNote
 from scoring.decision import NoteFenceFailed, PowerOffHost, PowerOnHost
 from scoring.observation import FenceStep, PowerOffEnded, PowerOnEnded
 
@@ -32,7 +33,7 @@ async def power_off_host(
     `is_noted`: the log has this host's intent from an earlier order of the same act."""
     host = act.host_id
     if not is_noted:
-        problem = await fence_log.note(FenceStep.INTENT, host, True, act.evidence)
+        problem = await fence_log.note(FenceNote(FenceStep.INTENT, host, True, act.evidence))
         if problem:
             why = f"the fence log could not be written: {problem}"
             log.error("host %d is not switched off: %s", host, why)
@@ -77,7 +78,8 @@ async def power_on_host(
             return PowerOnEnded(act.host_id, False, f"the fence lease: {answer.detail}")
     ended = await devices.power_on(act.host_id, system_uuid, still)
     if ended.ok:
-        problem = await fence_log.note(FenceStep.BACK, act.host_id, True, "switched on again")
+        note = FenceNote(FenceStep.BACK, act.host_id, True, "switched on again")
+        problem = await fence_log.note(note)
         if problem:
             return PowerOnEnded(act.host_id, False, f"the fence log: {problem}")
     return ended
@@ -90,6 +92,7 @@ async def note_failed(act: NoteFenceFailed, fence_log: FenceLog) -> None:
 
 
 async def _note_failed(host: int, why: str, fence_log: FenceLog, withdrawn: bool = False) -> None:
-    problem = await fence_log.note(FenceStep.FAILED, host, True, why, withdrawn=withdrawn)
+    note = FenceNote(FenceStep.FAILED, host, True, why, withdrawn=withdrawn)
+    problem = await fence_log.note(note)
     if problem:
         log.error("the fence log could not be written: %s", problem)

@@ -56,7 +56,6 @@ from scoring.lease_times import WATCHDOG_FIRE_S
 from scoring.observation import (
     DomainDisarmed,
     FenceLeaseAnswer,
-    FenceStep,
     HostIdFreed,
     LeaseAnswer,
     MigrationCancelled,
@@ -891,28 +890,17 @@ class SimFenceLog:
         self._world = world
         self._host = host
 
-    async def note(
-        self,
-        step: FenceStep,
-        target: int,
-        ordered: bool,
-        text: str,
-        over: str = "",
-        only_closes: bool = False,
-        withdrawn: bool = False,
-    ) -> str:
+    async def note(self, note: FenceNote) -> str:
         broker = self._world.brokers.get(self._host.number)
         if broker is None:
             await _takes(0.001)
             return "no answer: connection refused"
         try:
-            await broker.asked.note_fence(
-                FenceNote(step, target, ordered, text, over, only_closes, withdrawn)
-            )
+            await broker.asked.note_fence(note)
         except StorageTrouble as error:
             return str(error)
-        what = "over" if over else "withdrawn" if withdrawn else step.value
-        self._world.tell(self._host.name, f"notes {what} of host {target}")
+        what = "over" if note.over else "withdrawn" if note.withdrawn else note.step.value
+        self._world.tell(self._host.name, f"notes {what} of host {note.target}")
         return ""
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from agent.fence.switching import note_failed, power_off_host, power_on_host
 from agent.ports import FenceDevices, Leases, Still
+from broker.wire.exchange import FenceNote
 from scoring.decision import NoteFenceFailed, PowerOffHost, PowerOnHost
-from scoring.observation import FenceLeaseAnswer, FenceStep, PowerOffEnded, PowerOnEnded
+from scoring.observation import FenceLeaseAnswer, PowerOffEnded, PowerOnEnded
 
 ACT = PowerOffHost(2, attempt=0, slot=500, generation=5, timestamp=77, evidence="all silent")
 
@@ -37,19 +38,10 @@ class World:
         self.fence_held = self.fence_given
         return FenceLeaseAnswer(self.fence_given, 1.0, "" if self.fence_given else "taken")
 
-    async def note(
-        self,
-        step: FenceStep,
-        target: int,
-        ordered: bool,
-        text: str,
-        over: str = "",
-        only_closes: bool = False,
-        withdrawn: bool = False,
-    ) -> str:
+    async def note(self, note: FenceNote) -> str:
         if not self.log_problem:
-            what = "withdrawn" if withdrawn else step.value
-            self.told.append(f"{what} {target}: {text}")
+            what = "withdrawn" if note.withdrawn else note.step.value
+            self.told.append(f"{what} {note.target}: {note.text}")
         return self.log_problem
 
     async def power_off(

@@ -17,11 +17,11 @@ from agent.actions import ActionRunner
 from agent.fence.driver import always
 from agent.leases.freeing import free_host_id, was_freed
 from agent.ports import FenceDevices, Hypervisors, Leases, Still
+from broker.wire.exchange import FenceNote
 from scoring.decision import AskFenceOwner, DropFenceLease, FreeHostId, TakeFenceLease
 from scoring.observation import (
     FenceLeaseAnswer,
     FenceOwnerAnswer,
-    FenceStep,
     HostIdFreed,
     LeaseAnswer,
 )
@@ -68,18 +68,10 @@ class World:
     def freeing_is_recorded(self) -> None:
         self.told.append("told")
 
-    async def note(
-        self,
-        step: FenceStep,
-        target: int,
-        ordered: bool,
-        text: str,
-        over: str = "",
-        only_closes: bool = False,
-        withdrawn: bool = False,
-    ) -> str:
+    async def note(self, note: FenceNote) -> str:
         problem = self.log_problems.pop(0) if self.log_problems else ""
-        what = f"{step.value} {target}{' over' if over else ''}{' closes' if only_closes else ''}"
+        over, closes = " over" if note.over else "", " closes" if note.only_closes else ""
+        what = f"{note.step.value} {note.target}{over}{closes}"
         self.told.append(f"not noted: {what}" if problem else what)
         return problem
 
