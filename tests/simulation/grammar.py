@@ -89,7 +89,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     "maintenance": (
         "maintenance global on|off [for S]",
         "maintenance global on|off at HOST",
-        "maintenance local on|off HOST [release-id] [for S]",
+        "maintenance local on|off HOST [release-id] [restart] [for S]",
     ),
     "set": ("set WHAT VALUE HOST",),
     "slot": (
