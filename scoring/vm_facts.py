@@ -51,6 +51,12 @@ class EngineStatus:
     reason: str | None = None
 
 
+def is_well(report: EngineStatus) -> bool:
+    """Whether a VM is, or may be, up and is not known to be sick; unknown is neither down nor
+    sick."""
+    return report.vm in (VmStatus.UP, VmStatus.UNKNOWN) and report.health is not Health.BAD
+
+
 class Pause(StrEnum):
     """Why the CPUs of a VM that is up stand still.
 

@@ -26,7 +26,7 @@ from scoring.observation import (
 )
 from scoring.rules import Rules
 from scoring.storage_word import StorageWord
-from scoring.vm_facts import Health
+from scoring.vm_facts import ENGINE, Health, is_well
 
 #: Readings of "off" that prove a power-off.
 OFFS_NEEDED = 2
@@ -317,10 +317,17 @@ def _may_power_off_as_asked(
 ) -> tuple[Precondition, ...]:
     """All but the silence: the host lives, and asks for it (scoring/hosts/fence_ask.py)."""
     health = Health.UNKNOWN if evidence.peer is None else evidence.peer.engine.report.health
+    vms = {} if evidence.peer is None else evidence.peer.vms
+    well = [n for n, its in sorted(vms.items()) if n != ENGINE and is_well(its.report)]
     return (
         *_never_without(takeover, evidence, rules),
         Precondition("asks-for-it", fence_ask.is_asked(ask, rules), fence_ask.in_words(ask)),
         Precondition("its-vm-is-sick", health is Health.BAD, f"health {health} by its own check"),
+        Precondition(
+            "no-other-vm-is-well-there",
+            not well,
+            ", ".join(f"VM {number}" for number in well) or "no other VM is up there, and not sick",
+        ),
         Precondition(
             "nobody-reaches-its-vm",
             not evidence.reached_by,

@@ -20,7 +20,9 @@ Rules of this file:
 4. A host in maintenance, global or its own, or that shuts down, neither asks nor is switched off.
 5. The ask stands in for the silence of the host, and for nothing else: all other preconditions of
    switching off hold as ever (`evidence.may_power_off`).
-6. It holds for the moment. Withdrawn, or its host no longer live, it is not there: what is under
+6. What is well is never stopped for it: while another protected VM on that host is up and not
+   known to be sick, nobody switches it off. Its agent moves such VMs away first, live.
+7. It holds for the moment. Withdrawn, or its host no longer live, it is not there: what is under
    way for it is withdrawn (`last_look`), and a host that falls silent is an ordinary silent host.
 """
 

@@ -31,6 +31,7 @@ from scoring.vm.seen import SPEAKS_SEVERAL
 from scoring.vm.state import StateName
 from scoring.vm.targets import targets
 from scoring.vm.turn import VmTurn, begin_move, is_short_of_memory, own
+from scoring.vm.unstoppable import others_leave
 from scoring.vm_facts import ENGINE, VmStatus
 
 RETRY_MAX_S = 900.0
@@ -45,10 +46,11 @@ DRAINED_AT_ONCE = 2
 
 def move(turn: VmTurn) -> StateName | None:
     """Whether the VM should be migrated: this host drains, or another is better for long enough."""
-    draining = turn.observation.local.maintenance
+    drained_for = _drained_for(turn)
+    draining = bool(drained_for)
     # At rest it costs nothing to have many VMs: who could take one is asked when it is to move.
     candidates = targets(turn) if draining or turn.number == ENGINE else []
-    best = _drain_to(turn, candidates) if draining else _better_place(turn, candidates)
+    best = _drain_to(turn, candidates, drained_for) if draining else _better_place(turn, candidates)
     if best is None:
         return None
     may_restart = draining and turn.observation.local.may_restart
@@ -80,14 +82,25 @@ def can_migrate(turn: VmTurn) -> bool:
     return turn.observation.migration_possible and turn.here.migration_possible
 
 
-def _drain_to(turn: VmTurn, candidates: list[placement.Candidate]) -> placement.Candidate | None:
+def _drained_for(turn: VmTurn) -> str:
+    """Why this host is emptied; empty: it is not."""
+    if turn.observation.local.maintenance:
+        return "local maintenance"
+    if turn.number != ENGINE and others_leave(turn):
+        return "the engine here cannot be ended, this host will be switched off for it"
+    return ""
+
+
+def _drain_to(
+    turn: VmTurn, candidates: list[placement.Candidate], drained_for: str
+) -> placement.Candidate | None:
     if not candidates:
-        said = "local maintenance: no other live host can take the VM"
+        said = f"{drained_for}: no other live host can take the VM"
         turn.because(Code.DRAIN_WAITING, f"{said}{_each(_why_none(turn))}")
         return None
     several = turn.several
     if several is not None and several.moving >= DRAINED_AT_ONCE and turn.state.held is None:
-        text = f"local maintenance: {several.moving} other VMs are moved first"
+        text = f"{drained_for}: {several.moving} other VMs are moved first"
         turn.because(Code.DRAIN_WAITING, text)
         return None
     # The best one that did not fail just now; all of them did: the best one, later.

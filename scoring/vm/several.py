@@ -62,7 +62,8 @@ class Several:
     `specs`: the VMs in the order in which they are served, the engine among them. `hosts`: this
     host and the live ones. `claims`: those that stand, this host's own among them. `moving`: VMs
     that are being migrated away from here, or are about to be; `starting`: starts under way here;
-    `stopping`: VMs that are being stopped here.
+    `stopping`: VMs that are being stopped here; `engine_unstopped_since_s`: since when ending the
+    sick engine has failed here (None: it has not).
     """
 
     def __init__(self, turn: HostTurn, states: Mapping[int, VmState]) -> None:
@@ -102,6 +103,8 @@ class Several:
         self.moving = sum(_is_leaving(state, self.own_id) for state in states.values())
         self.starting = sum(s.name is _S.ENGINE_START and s.acting for s in states.values())
         self.stopping = {number for number, state in states.items() if state.name in _STOPPING}
+        engine = states.get(ENGINE)
+        self.engine_unstopped_since_s = None if engine is None else engine.unstopped_since_s
         self.plan: Plan = NO_PLAN
         if self.missing - {ENGINE}:
             pins = self._pins()

@@ -4,6 +4,8 @@
 Only the loss of power ends a QEMU that hangs in the kernel, and only its own host can know that it
 is so. What the others make of the ask, and its rules, are in scoring/hosts/fence_ask.py; here is
 the host that asks.
+
+It does not ask while another protected VM is well on it: that one leaves first, live.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from scoring.decision import Code
 from scoring.hosts.fence_ask import reached_by
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn
-from scoring.vm_facts import Health, VmStatus
+from scoring.vm_facts import ENGINE, Health, VmStatus, is_well
 
 #: Pause before the VM's process is ended once more.
 STOP_RETRY_S = 15.0
@@ -41,11 +43,28 @@ def is_retried(turn: VmTurn) -> bool:
     )
 
 
+def others_leave(turn: VmTurn) -> bool:
+    """Whether the VMs beside the engine leave this host, since it will have to be switched off."""
+    several = turn.several
+    since_s = None if several is None else several.engine_unstopped_since_s
+    patience_s = turn.rules.timing.force_stop_patience
+    return since_s is not None and 0 < patience_s <= turn.now_s - since_s
+
+
 def ask(turn: VmTurn) -> None:
     """Ask the other hosts to switch this one off, or no longer."""
     since_s = turn.state.unstopped_since_s
     if since_s is None or not _asks(turn, since_s):
         turn.state = replace(turn.state, asks_off=False)
+        return
+    well = _well_here(turn)
+    if well:
+        turn.state = replace(turn.state, asks_off=False)
+        text = (
+            f"the VM is sick, and ending its process has failed for {turn.now_s - since_s:.0f} s; "
+            f"{', '.join(well)} must leave this host before it may be switched off"
+        )
+        turn.reasons.insert(0, turn.reason(Code.FENCE_HELD_BACK, text))
         return
     turn.state = replace(turn.state, asks_off=True)
     text = (
@@ -54,6 +73,16 @@ def ask(turn: VmTurn) -> None:
     )
     # First: the last reason belongs to the state that the beat ended in.
     turn.reasons.insert(0, turn.reason(Code.FENCE_ASKED, text))
+
+
+def _well_here(turn: VmTurn) -> list[str]:
+    """The names of the other protected VMs that are not known to be sick here."""
+    names = {spec.number: spec.name for spec in turn.observation.specs}
+    return [
+        names.get(vm.number, f"VM {vm.number}")
+        for vm in turn.observation.local.vms
+        if vm.number != ENGINE and is_well(vm.report)
+    ]
 
 
 def _asks(turn: VmTurn, since_s: float) -> bool:

@@ -10,6 +10,7 @@ from broker.whiteboard.errors import BadSlot
 from broker.whiteboard.lines import fence_ask_of
 from broker.whiteboard.slot import EMPTY_SLOT, decode_slot
 from scoring.hosts.fence_ask import is_asked
+from scoring.vm_facts import ENGINE
 
 if TYPE_CHECKING:
     from tests.simulation.host import Host
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 #: What ended so lately may not be known to who orders: a slot, a beat, a call.
 NOTICE_S = 3.0
+#: That another VM has become healthy is on the slot of its host so much later at most.
+KNOWN_S = 10.0
 #: Moments are looked at a second apart.
 STEP_S = 1.0
 
@@ -29,6 +32,8 @@ class Sick:
         self._asked_s: dict[int, float] = {}
         #: Since when each host's VM is not healthy and could not be ended, and it has no agent.
         self._since_s: dict[tuple[int, str], float] = {}
+        #: Since when another VM has been healthy on each host.
+        self._well_s: dict[int, float] = {}
 
     def look(self) -> None:
         """What is so now, and since when."""
@@ -47,6 +52,10 @@ class Sick:
                     self._since_s.setdefault((host.number, name), now_s)
                 else:
                     self._since_s.pop((host.number, name), None)
+            if any(number != ENGINE and host.is_healthy(number) for number in host.qemus):
+                self._well_s.setdefault(host.number, now_s)
+            else:
+                self._well_s.pop(host.number, None)
             if self._asks(host):
                 self._asked_s[host.number] = now_s
 
@@ -64,6 +73,8 @@ class Sick:
         if asked_s is None or now_s - asked_s > NOTICE_S:
             return False
         if target.local_maintenance_since_s is not None or target.going_down_since_s is not None:
+            return False
+        if now_s - self._well_s.get(target.number, now_s) > KNOWN_S:
             return False
         sick_s = self._for_s(target, "sick")
         unended_s = self._for_s(target, "unended")

@@ -90,6 +90,28 @@ def test_a_vm_without_its_lease(world: World) -> None:
     broken(world, "leased")
 
 
+@pytest.mark.parametrize("is_well", [True, False])
+def test_a_host_that_asks_to_be_switched_off_beside_another_vm(world: World, is_well: bool) -> None:
+    vm = add(world, "db", memory_mb=1024)
+    target, *rest = hosts(world)
+    up(world, target, vm)
+    for host in rest:
+        world.wish_daemons(host, False)
+    target.qemu_unkillable = True
+    assert target.qemu is not None
+    target.qemu.is_hung = True
+    world.run(700.0)
+    if not is_well:
+        target.qemus[vm].is_hung = True
+        world.run(NOTICE_S)
+    rest[0].fence_held = True
+    world.shoots(rest[0], target)
+    if is_well:
+        broken(world, "fenced")
+    else:
+        world.run(1.0)
+
+
 def test_the_lease_of_one_vm_does_not_protect_another(world: World) -> None:
     """Two VMs may run on two hosts; each has a lease of its own."""
     db, web = add(world, "db", memory_mb=1024), add(world, "web", memory_mb=1024)

@@ -30,7 +30,7 @@ from scoring.rules import Rules
 from scoring.timing import Timing
 from scoring.vm.state import StateName
 from scoring.vm.unstoppable import STOP_RETRY_S
-from scoring.vm_facts import EngineStatus, OutsideView
+from scoring.vm_facts import EngineStatus, OutsideView, PeerVm, VmHere, VmSpec
 from tests.unit.builders import (
     DOWN,
     NOW_S,
@@ -115,6 +115,23 @@ def test_an_ask_is_withdrawn() -> None:
     asked: dict[str, Any] = {"remembered": {"asks_off": True}}
     assert sick(**asked).state.engine.asks_off
     assert not sick(engine=UP, **asked).state.engine.asks_off
+
+
+@pytest.mark.parametrize("report", [UP, UNANSWERED, UNKNOWN])
+def test_it_does_not_ask_while_another_vm_is_not_known_to_be_sick(report: EngineStatus) -> None:
+    db = VmHere(report, NOW_S, number=2)
+    decision = sick(here={"vms": (db,)}, specs=(VmSpec(2, "db", 1024),))
+    assert not decision.state.engine.asks_off
+    assert (
+        codes(decision)[0] is Code.FENCE_HELD_BACK and "db must leave" in decision.reasons[0].text
+    )
+    unnamed = sick(here={"vms": (db,)}, remembered={"asks_off": True})
+    assert not unnamed.state.engine.asks_off and "VM 2 must leave" in unnamed.reasons[0].text
+
+
+@pytest.mark.parametrize("report", [SICK, DOWN])
+def test_it_asks_where_no_other_vm_is_well(report: EngineStatus) -> None:
+    assert sick(here={"vms": (VmHere(report, NOW_S, number=2),)}).state.engine.asks_off
 
 
 def test_it_does_not_ask_while_somebody_outside_reaches_the_vm() -> None:
@@ -292,6 +309,9 @@ def test_its_power_is_asked_and_the_fence_lease_taken_first() -> None:
         (owner(), {"lockspace_joined": False}),
         (owner(), {"others": (peer(3, outside=OutsideView(OWNER, 7, NOW_S - 1)),)}),
         (owner(), {"here": {"outside": OutsideView(OWNER, 7, NOW_S - 1)}}),
+        (owner(vms={2: PeerVm(UP)}), {}),
+        (owner(vms={2: PeerVm(UNANSWERED)}), {}),
+        (owner(vms={2: PeerVm(UNKNOWN)}), {}),
         (owner(), {"others": (peer(3, fence_ask=UNSTOPPED),)}),
         (owner(), {"others": (peer(3, engine=UP),)}),
         (owner(), {"remembered": {"lease": free_lease()}}),
@@ -315,6 +335,11 @@ def test_it_is_not_switched_off_unless_all_else_holds(
     decision = heard(who, **changed)
     assert not orders(decision)
     assert not any(isinstance(action, StartVm) for action in decision.actions)
+
+
+@pytest.mark.parametrize("report", [SICK, DOWN])
+def test_a_vm_that_is_sick_or_down_there_keeps_nobody_from_it(report: EngineStatus) -> None:
+    assert orders(heard(owner(vms={2: PeerVm(report)})))
 
 
 def test_a_place_that_was_seen_before_says_nothing_of_this_stay() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -123,6 +124,23 @@ def test_a_host_that_is_drained_hands_its_vms_over_two_at_a_time() -> None:
     at_s = [at_s for at_s, _, _, _ in hosts.moves]
     assert max(at_s.count(second) for second in at_s) == 2
     assert [moved for _, moved, _, _ in hosts.moves][:3] == [1, 6, 5]
+
+
+def test_the_others_leave_a_host_whose_engine_cannot_be_ended() -> None:
+    hosts = Hosts((vm(2), vm(3, only=(1,))), {1: 16384, 2: 16384})
+    for number in (1, 2, 3):
+        hosts.put(number, 1)
+    hosts.run(10)
+    state = hosts.hosts[1].state
+    patience_s = state.rules.timing.force_stop_patience
+    engine = replace(state.engine, unstopped_since_s=hosts.now_s)
+    hosts.hosts[1].state = replace(state, vms={**state.vms, ENGINE: engine})
+    hosts.sick.add(ENGINE)
+    hosts.run(int(patience_s) - 2)
+    assert hosts.moves == []
+    hosts.run(20)
+    assert hosts.where()[2] == 2 and hosts.where()[3] == 1
+    assert "drain-waiting" in codes(hosts, 1, 3)
 
 
 def test_a_host_that_is_drained_by_stops_stops_one_vm_after_the_other() -> None:
