@@ -13,12 +13,13 @@ import pytest
 from agent.actions import ActionRunner
 from agent.last_look import LastLook
 from agent.ports import FenceDevices, FenceLog, Hypervisors, Leases
+from broker.wire.exchange import FenceNote
 from scoring.decide import Decision, decide
 from scoring.decision import DropFenceLease, FreeHostId, NoteFenceFailed, PowerOffHost
 from scoring.hosts.last_look import look_again
 from scoring.hosts.state import HostState, Seen, Takeover
 from scoring.hosts.turn import HostTurn
-from scoring.observation import FenceStep, Observation, PeerReport, Power, PowerAnswer
+from scoring.observation import Observation, PeerReport, Power, PowerAnswer
 from scoring.state import AgentState
 from scoring.vm.state import StateName
 from tests.unit.builders import NOW_S, RULES, lease_of, local, off, peer, state_of
@@ -289,9 +290,9 @@ class SlowLog:
         self.written = asyncio.Event()
         self.told: list[str] = []
 
-    async def note(self, step: FenceStep, *_: object, **__: object) -> str:
+    async def note(self, note: FenceNote) -> str:
         await self.written.wait()
-        self.told.append(step.value)
+        self.told.append(note.step.value)
         return ""
 
     async def drop_fence(self) -> None:

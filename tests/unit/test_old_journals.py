@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Journals that earlier versions wrote are still replayed, and every decision comes out the same.
+"""Journals that earlier versions wrote are still replayed, and every decision comes out the same,
+but for those that were changed on purpose since.
 
 The files were recorded by the code that wrote them, in a simulated cluster of three hosts:
 `one-state-*` before hosts and VMs were kept apart, when the state was one record. Host 1 takes over
@@ -19,6 +20,9 @@ from agent.commands.replay import run
 from agent.journal.records import read
 from broker.daemon.exit_codes import ExitCode
 
+#: How many decisions of a journal come out differently, and why. An id that was freed gave every
+#: missing VM, also one whose lease another dead host held; now the owner of each lease is asked for.
+CHANGED = {"flat-engine-host1.jsonl.gz": 6}
 FILES = sorted((Path(__file__).parent / "journals").glob("*.jsonl.gz"))
 
 
@@ -28,8 +32,9 @@ def test_a_journal_of_before_is_replayed(
 ) -> None:
     journal = tmp_path / "journal.jsonl"
     journal.write_bytes(gzip.decompress(path.read_bytes()))
-    assert run(str(journal), as_json=False) == ExitCode.OK
-    assert ", 0 came out differently" in capsys.readouterr().out
+    changed = CHANGED.get(path.name, 0)
+    assert run(str(journal), as_json=False) == (ExitCode.FAILED if changed else ExitCode.OK)
+    assert f", {changed} came out differently" in capsys.readouterr().out
 
 
 def test_they_tell_of_all_that_matters(tmp_path: Path) -> None:
