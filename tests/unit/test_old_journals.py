@@ -21,7 +21,7 @@ from agent.journal.records import read
 from broker.daemon.exit_codes import ExitCode
 
 #: How many decisions of a journal come out differently, and why. An id that was freed gave every
-#: missing VM, also one whose lease another dead host held; now the owner of each lease is asked for.
+#: missing VM, also one whose lease another dead host held; now each lease is asked for its owner.
 CHANGED = {"flat-engine-host1.jsonl.gz": 6}
 FILES = sorted((Path(__file__).parent / "journals").glob("*.jsonl.gz"))
 
