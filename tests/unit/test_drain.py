@@ -20,6 +20,7 @@ from scoring.observation import (
     VmMigrationEnded,
 )
 from scoring.timing import HOST_SHUTDOWN_MAX_S, Timing
+from scoring.vm import drain
 from scoring.vm.drain import TARGET_PATIENCE_S
 from scoring.vm.state import StateName as S
 from scoring.vm_facts import (
@@ -67,6 +68,12 @@ def going(
 
 
 # --- migrate ------------------------------------------------------------------------------------
+
+
+def test_it_waits_until_its_room_there_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain, "secure", lambda *_: False)
+    decision = in_state(S.ENGINE_UP, going(), live=(peer(2),))
+    assert decision.actions == () and decision.state.engine.name is S.ENGINE_UP
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from scoring.observation import (
     VmMigrationEnded,
     VmStopEnded,
 )
+from scoring.vm import isolation
 from scoring.vm.state import StateName as S
 from scoring.vm_facts import DETAIL_PAUSED, ENGINE, EngineStatus, Health, OutsideView, VmStatus
 from tests.unit.builders import (
@@ -129,6 +130,12 @@ def test_the_way_is_asked_for_once_at_a_time() -> None:
 def test_the_answer_is_taken_in() -> None:
     decision = judged(outcomes=(way(False),), remembered={"asking_path": True})
     assert not decision.state.engine.asking_path and decision.state.engine.name is S.ENGINE_STOP
+
+
+def test_it_waits_until_its_room_there_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation, "secure", lambda *_: False)
+    decision = judged(path=way(True))
+    assert decision.actions == () and decision.state.engine.name is S.ENGINE_UP
 
 
 @pytest.mark.parametrize("failed", [2, 3])

@@ -93,6 +93,17 @@ def test_rules_of_place_are_kept() -> None:
     assert 5 not in hosts.where()
 
 
+def test_one_that_is_wanted_down_while_it_boots_is_stopped() -> None:
+    hosts = Hosts((vm(2),), {1: 8192, 2: 8192})
+    while 2 not in hosts.where():
+        hosts.run(1)
+    (state,) = [h.state.vms[2] for h in hosts.hosts.values() if 2 in h.vms]
+    assert state.name in (StateName.ENGINE_START, StateName.ENGINE_STARTING)
+    hosts.specs[2] = vm(2, want=Want.DOWN)
+    hosts.run(4)
+    assert 2 not in hosts.where() and started(hosts).count(2) == 1
+
+
 def test_one_that_is_wanted_down_is_stopped_and_not_started() -> None:
     hosts = Hosts((vm(2),), {1: 8192, 2: 8192})
     hosts.run(20)
