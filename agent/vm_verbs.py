@@ -53,6 +53,7 @@ def _word(words: Any, name: str, text: str, changes: bool = False) -> ArgumentPa
         parser.add_argument(
             "--dry-run", action="store_true", help="look, and say what would be done"
         )
+        parser.add_argument("--yes", action="store_true", help="ask nothing", default=SUPPRESS)
     return parser
 
 
@@ -66,7 +67,8 @@ def _of_the_engine(words: Any) -> None:
         ("keep", "the definition is right, not what runs or ran last"),
     ):
         word = _word(words, name, text, changes=name == "start")
-        word.add_argument("--yes", action="store_true", help="ask nothing", default=SUPPRESS)
+        if name != "start":
+            word.add_argument("--yes", action="store_true", help="ask nothing", default=SUPPRESS)
         if name in ("start", "shutdown", "poweroff"):
             word.add_argument("--host", metavar="HOST", help=_ON_HOST, default=SUPPRESS)
             word.add_argument("vm", nargs="?", metavar="NAME", help="default: the engine, here")

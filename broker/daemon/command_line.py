@@ -36,10 +36,14 @@ class Parser(argparse.ArgumentParser):
         """The arguments. A word that nothing takes is an error that names what is near it."""
         found, rest = self.parse_known_args(args, namespace)
         if rest:
-            parser, options = self._reached(found)
-            word = rest[0].partition("=")[0]
+            reached = self._reached(found)
+            parser, word = reached[-1], rest[0].partition("=")[0]
             if word.startswith("-"):
-                parser.error(f"no option {word!r}{_near(word, options)}")
+                for above in reached:
+                    if word in above._option_string_actions:
+                        parser.error(f"{word!r} must stand right behind {above.prog!r}")
+                options = (name for one in reached for name in one._option_string_actions)
+                parser.error(f"no option {word!r}{_near(word, list(options))}")
             parser.error(f"takes no {word!r}")
         return found
 
@@ -82,15 +86,14 @@ class Parser(argparse.ArgumentParser):
         """The action that takes a subcommand; None: there are none."""
         return next((a for a in self._actions if isinstance(a, argparse._SubParsersAction)), None)
 
-    def _reached(self, found: argparse.Namespace) -> tuple[Parser, list[str]]:
-        """The parser of the verb as far as it was understood, and the options so far."""
-        parser, options = self, list(self._option_string_actions)
-        while (below := parser._subcommands()) is not None and (
+    def _reached(self, found: argparse.Namespace) -> list[Parser]:
+        """This parser, and those of the verbs as far as they were understood."""
+        reached = [self]
+        while (below := reached[-1]._subcommands()) is not None and (
             name := getattr(found, below.dest, None)
         ):
-            parser = below.choices[name]
-            options += parser._option_string_actions
-        return parser, options
+            reached.append(below.choices[name])
+        return reached
 
 
 def _near(word: str, known: Iterable[str]) -> str:

@@ -134,6 +134,7 @@ def test_status_that_is_not_configured_has_another_code(tmp_path: Path) -> None:
         ("--conf=/x status", "ha-agent status: no option '--conf'; did you mean --config?"),
         ("events --sinc 2h", "ha-agent events: no option '--sinc'; did you mean --since?"),
         ("score a b", "ha-agent score: takes no 'b'"),
+        ("vm list --yes", "ha-agent vm list: '--yes' must stand right behind 'ha-agent vm'"),
         ("fence tets all", "ha-agent fence: no word 'tets' here; did you mean test?"),
         ("fence test --qq all", "ha-agent fence test: no option '--qq'; see: ha-agent fence test"),
     ],
