@@ -8,52 +8,33 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
 import pytest
 
 from broker.vm.qemu_conf import LOCK_MANAGER_LINE, NO_DISK_LEASES_LINE
 
+from . import quickstart_page
 from .cluster import Cluster
 from .configs import SANLOCK_CONF
 from .conftest import new_cluster
-from .layout import CHECKOUT, GUEST_ADDRESS, VM_NAME
+from .layout import GUEST_ADDRESS, VM_NAME
+from .quickstart_page import PASSWORD, Command, fits
 
-PAGE = CHECKOUT / "docs" / "quickstart.md"
 #: For what needs its time: a lockspace joined, a guest booted.
 STATUS_SECONDS_MAX = 45.0
 COMMAND_SECONDS_MAX = 60.0
 #: What a lab has in another way, and how it is had.
 START = "systemctl enable --now ha-broker ha-agent"
 IS_THERE = "apt install "
-#: No BMC is here: what the page's devices answer is not looked at.
-PASSWORD = "secret"
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A line of the page, and what it must print: lines in order, … for anything."""
-
-    host: str
-    text: str
-    output: tuple[str, ...]
 
 
 def commands() -> list[Command]:
-    """Those of all console blocks."""
-    found: list[tuple[str, str, list[str]]] = []
-    for block in re.findall(r"```console\n(.*?)```", PAGE.read_text(), re.DOTALL):
-        for line in block.splitlines():
-            prompt = re.match(r"(host\d)# (.*)", line)
-            if prompt is not None:
-                found.append((prompt[1], prompt[2], []))
-            else:
-                found[-1][2].append(line)
-    # The lab's hosts have no BMC here: their proof is another one.
+    """Those of the page, for hosts that have no BMC here: their proof is another one."""
     proof = "(proof by its fence device)"
     return [
-        Command(host, text, tuple(line.replace(proof, "…") for line in output))
-        for host, text, output in found
+        replace(each, output=tuple(line.replace(proof, "…") for line in each.output))
+        for each in quickstart_page.commands()
     ]
 
 
@@ -112,13 +93,6 @@ def in_the_lab(lab: Cluster, command: Command, token: str) -> str:
     ):
         text = text.replace(old, new)
     return text
-
-
-def fits(output: str, wanted: tuple[str, ...]) -> bool:
-    """Whether it printed the lines of the page, in order; … stands for anything."""
-    text = "\n".join(" ".join(line.split()) for line in output.splitlines())
-    parts = [re.escape(" ".join(line.split())).replace("…", ".*") for line in wanted]
-    return re.fullmatch("\n*".join(parts), text, re.DOTALL) is not None
 
 
 def run(lab: Cluster, command: Command, token: str) -> str:

@@ -339,31 +339,35 @@ class Machine:
         self.write("/etc/libvirt/qemu-sanlock.conf", lock_driver)
         self.must("systemctl", "restart", "libvirtd", "sanlock")
 
-    def reach_bmc_of(self, other: Machine) -> None:
-        """Give this machine a BMC of another one, on its own loopback, and the way to it."""
-        folder = other.directory / "bmc"
+    def serve_bmc(self, address: str, password: str, where: int) -> subprocess.Popen[bytes]:
+        """This machine's BMC, at an address in the network namespace of the process `where`."""
+        folder = self.directory / "bmc"
         (folder / "state").mkdir(parents=True)
-        (folder / "power").write_text(POWER.format(pid=other._first))
+        (folder / "power").write_text(POWER.format(pid=self._first))
         (folder / "power").chmod(0o700)
         (folder / "sim.emu").write_text(bmc.EMULATOR_COMMANDS)
         (folder / "lan.conf").write_text(
             bmc.LAN_CONFIG.format(
-                host=other.name,
-                address="127.0.0.1",
+                host=self.name,
+                address=address,
                 port=623,
-                guid=other.uuid.replace("-", ""),
+                guid=self.uuid.replace("-", ""),
                 script=folder / "power",
                 user="admin",
-                password="secret",
+                password=password,
             )
         )
-        enter = ["nsenter", "-t", str(self._first), "-n", "ipmi_sim", "-n"]
+        enter = ["nsenter", "-t", str(where), "-n", "ipmi_sim", "-n"]
         given = {"-c": "lan.conf", "-f": "sim.emu", "-s": "state"}
         files = [word for option, name in given.items() for word in (option, str(folder / name))]
         with (folder / "log").open("wb") as log:
-            self._bmcs.append(
-                subprocess.Popen([*enter, *files], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            return subprocess.Popen(
+                [*enter, *files], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+
+    def reach_bmc_of(self, other: Machine) -> None:
+        """Give this machine a BMC of another one, on its own loopback, and the way to it."""
+        self._bmcs.append(other.serve_bmc("127.0.0.1", "secret", self._first))
         with_device = self.must("cat", "/etc/ha-agent/ha-agent.toml")
         self.write(
             "/etc/ha-agent/ha-agent.toml", with_device + FENCE_DEVICE.format(host=other.host)

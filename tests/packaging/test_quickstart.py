@@ -16,52 +16,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import bmc, guest
+from tests.lab import guest
+from tests.lab.quickstart_page import PASSWORD, Command, commands, fits
 
-from .machine import POWER, RELEASES, ROOT, Machine, base, packages_of, status_of, why_not
+from .machine import RELEASES, ROOT, Machine, base, packages_of, status_of, why_not
 from .wired import GATEWAY, GUEST, Switch, configure_host, inside, lay_guest, switch
 
-PAGE = ROOT / "docs" / "quickstart.md"
 COMMANDS_MAX = 10
 #: For the line of the status that a page promises: the lockspace, a boot of an emulated guest.
 STATUS_SECONDS_MAX = 150.0
 #: With proof by the fence device; without it sanlock's 140 s would have to pass.
 TAKEOVER_SECONDS_MAX = 90.0
-PASSWORD = "secret"
 
 pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=f"no machine can be made: {why_not()}"),
     pytest.mark.skipif(shutil.which("ipmi_sim") is None, reason="ipmi_sim is not installed"),
     pytest.mark.skipif(shutil.which("bindfs") is None, reason="bindfs is not installed"),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A line of the page, and the lines that it must print in this order; … is anything."""
-
-    host: str
-    text: str
-    output: tuple[str, ...]
-
-
-def commands() -> list[Command]:
-    """Those of the page's console blocks."""
-    found: list[tuple[str, str, list[str]]] = []
-    for block in re.findall(r"```console\n(.*?)```", PAGE.read_text(), re.DOTALL):
-        for line in block.splitlines():
-            if prompt := re.match(r"(host\d)# (.*)", line):
-                found.append((prompt[1], prompt[2], []))
-            else:
-                found[-1][2].append(line)
-    return [Command(host, text, tuple(output)) for host, text, output in found]
-
-
-def fits(output: str, wanted: tuple[str, ...]) -> bool:
-    """Whether it printed the lines of the page."""
-    text = "\n".join(" ".join(line.split()) for line in output.splitlines())
-    parts = [re.escape(" ".join(line.split())).replace("…", ".*") for line in wanted]
-    return re.fullmatch("\n*".join(parts), text, re.DOTALL) is not None
 
 
 @pytest.fixture
@@ -130,43 +101,15 @@ def site(release: str, directory: Path, wire: Switch) -> Iterator[Site]:
             inside(machine.first, "ip", "route", "add", "default", "via", GATEWAY)
             configure_host(machine, 2)
         for machine in made:
-            wire.ip("addr", "add", f"10.77.0.10{machine.host}/24", "dev", "switch")
-            ends.callback(end, serve_bmc(wire, machine))
+            address = f"10.77.0.10{machine.host}"
+            wire.ip("addr", "add", f"{address}/24", "dev", "switch")
+            ends.callback(end, machine.serve_bmc(address, PASSWORD, wire.pid))
         yield Site(made)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
-
-
-def serve_bmc(wire: Switch, machine: Machine) -> subprocess.Popen[bytes]:
-    """The machine's BMC, at an address of its own on the switch."""
-    folder = machine.directory / "bmc"
-    (folder / "state").mkdir(parents=True)
-    (folder / "power").write_text(POWER.format(pid=machine.first))
-    (folder / "power").chmod(0o700)
-    (folder / "sim.emu").write_text(bmc.EMULATOR_COMMANDS)
-    (folder / "lan.conf").write_text(
-        bmc.LAN_CONFIG.format(
-            host=machine.name,
-            address=f"10.77.0.10{machine.host}",
-            port=623,
-            guid=machine.uuid.replace("-", ""),
-            script=folder / "power",
-            user="admin",
-            password=PASSWORD,
-        )
-    )
-    files = {"-c": "lan.conf", "-f": "sim.emu", "-s": "state"}
-    words = [word for option, name in files.items() for word in (option, str(folder / name))]
-    with (folder / "log").open("wb") as log:
-        return subprocess.Popen(
-            ["nsenter", "-t", str(wire.pid), "-n", "ipmi_sim", "-n", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
 
 
 def test_the_page_has_at_most_ten_commands_and_no_editor() -> None:

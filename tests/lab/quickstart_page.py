@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""docs/quickstart.md as a script: its commands, and what each must print."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .layout import CHECKOUT
+
+PAGE = CHECKOUT / "docs" / "quickstart.md"
+#: For the page's prompt.
+PASSWORD = "secret"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A line of the page, and the lines that it must print in this order; … is anything."""
+
+    host: str
+    text: str
+    output: tuple[str, ...]
+
+
+def commands() -> list[Command]:
+    """Those of the page's console blocks."""
+    found: list[tuple[str, str, list[str]]] = []
+    for block in re.findall(r"```console\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        for line in block.splitlines():
+            if prompt := re.match(r"(host\d)# (.*)", line):
+                found.append((prompt[1], prompt[2], []))
+            else:
+                found[-1][2].append(line)
+    return [Command(host, text, tuple(output)) for host, text, output in found]
+
+
+def fits(output: str, wanted: tuple[str, ...]) -> bool:
+    """Whether it printed the lines of the page."""
+    text = "\n".join(" ".join(line.split()) for line in output.splitlines())
+    parts = [re.escape(" ".join(line.split())).replace("…", ".*") for line in wanted]
+    return re.fullmatch("\n*".join(parts), text, re.DOTALL) is not None
