@@ -16,14 +16,7 @@ from dataclasses import dataclass
 
 from scoring.hosts import fence_ask
 from scoring.hosts.state import Takeover
-from scoring.observation import (
-    FenceAsk,
-    FenceRecord,
-    FenceStep,
-    LeaseAnswer,
-    PeerReport,
-    Power,
-)
+from scoring.observation import FenceAsk, FenceRecord, FenceStep, LeaseAnswer, PeerReport, Power
 from scoring.rules import Rules
 from scoring.storage_word import StorageWord
 from scoring.vm_facts import ENGINE, Health, is_well

@@ -9,10 +9,9 @@ Rules of this file:
 
 1. Nobody asks but the host itself, in its own slot, which must be signed with the cluster's key
    (broker/whiteboard/lines.py). Its agent does: the VM's health is bad, and ending it has failed
-   for
-   `force_stop_patience`. Where the agent is dead, its broker says since when, and since when the
-   VM's health has been bad; when both have been so for `agent_dead_after` (and no start may take
-   as long), the others take that for the same.
+   for `force_stop_patience`. Where the agent is dead, its broker says since when, and since when
+   the VM's health has been bad; when both have been so for `agent_dead_after` (and no start may
+   take as long), the others take that for the same.
 2. What outsiders reach is not sick: one live host that had an answer of the VM within
    `isolation_after` forbids it, whatever the host itself says.
 3. Unknown is not sick: a host whose libvirt does not answer, or whose health check says nothing,
@@ -66,26 +65,20 @@ def in_words(given: FenceAsk) -> str:
 def reached_by(turn: HostTurn, owner: int, stay: int) -> tuple[str, ...]:
     """Who has had an answer of the VM there of late, asked as its users do (rule 2)."""
     newest_s = turn.now_s - turn.rules.timing.isolation_after
-    return tuple(
-        who
-        for who, view in _views(turn)
-        if (view.owner, view.stay) == (owner, stay)
-        and view.good_s is not None
-        and view.good_s > newest_s
-    )
+    return tuple(who for who, good_s in _answers(turn, owner, stay) if good_s > newest_s)
 
 
 def reached_s(turn: HostTurn, owner: int, stay: int) -> float | None:
     """When the last question was asked that the VM there answered, asked as its users do; None:
     none was."""
-    return max(
-        (
-            view.good_s
-            for _, view in _views(turn)
-            if (view.owner, view.stay) == (owner, stay) and view.good_s is not None
-        ),
-        default=None,
-    )
+    return max((good_s for _, good_s in _answers(turn, owner, stay)), default=None)
+
+
+def _answers(turn: HostTurn, owner: int, stay: int) -> Iterator[tuple[str, float]]:
+    """Who had an answer of the VM in that place, and when its question was asked."""
+    for who, view in _views(turn):
+        if (view.owner, view.stay) == (owner, stay) and view.good_s is not None:
+            yield who, view.good_s
 
 
 def _views(turn: HostTurn) -> Iterator[tuple[str, OutsideView]]:

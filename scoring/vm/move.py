@@ -87,7 +87,7 @@ def _drained_for(turn: VmTurn) -> str:
     if turn.observation.local.maintenance:
         return "local maintenance"
     if turn.number != ENGINE and others_leave(turn):
-        return "the engine here cannot be ended, this host will be switched off for it"
+        return "the engine here is sick and cannot be ended, only the loss of power would end it"
     return ""
 
 

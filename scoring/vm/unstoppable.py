@@ -44,7 +44,7 @@ def is_retried(turn: VmTurn) -> bool:
 
 
 def others_leave(turn: VmTurn) -> bool:
-    """Whether the VMs beside the engine leave this host, since it will have to be switched off."""
+    """Whether the VMs beside the engine leave this host: it cannot be switched off before."""
     several = turn.several
     since_s = None if several is None else several.engine_unstopped_since_s
     patience_s = turn.rules.timing.force_stop_patience
