@@ -24,7 +24,7 @@ from broker.wire.exchange import BegunReason, Report, View
 from broker.wire.status import MeasuredOnWire
 from scoring.decide import Decision, decide
 from scoring.decision import MigrateVm, Reason
-from scoring.hosts.evidence import is_noted
+from scoring.hosts.fence_rate import is_noted
 from scoring.observation import LocalHost, Observation
 from scoring.rules import Rules
 from scoring.state import AgentState

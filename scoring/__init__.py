@@ -2,5 +2,6 @@
 """The pure core: scores, liveness, the state machine, the takeover protocol.
 
 It imports the standard library only: no clock, no I/O, no asyncio, no logging. Read it in this
-order: observation (the input), decision (the output), state, score, decide, takeover.
+order: observation (the input), decision (the output), state (the memory), decide (one beat), then
+hosts/takeover (the proof that a host is dead) and vm/machine (the states of a VM).
 """

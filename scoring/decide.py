@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The decision: `decide(state, observation, now_s) -> Decision(state, actions, reasons, score)`.
 
-One beat has these stages:
-
-    look      who lives, what has ended                           once, for all hosts
-    place     where the missing VMs go                            only while one is missing
-    step      each VM's state machine; it says whose death it waits for
-    pursue    the proof that a host is dead, for all VMs that wait for it, or early, of a host that
-              is overdue; whoever was switched off is switched on again
-    look again  whether what is under way must still be done
+Every host makes this decision for itself, once a beat. A VM cannot start before the host that owns
+its lease is proven dead, and that proof exists once, however many VMs wait for it. So the hosts are
+judged first, each VM takes its step on that judgement, and the dead host is pursued last.
 
 Rules of this file:
 
 1. No clock, no I/O, no logging. The same arguments give the same decision, always.
-2. What is known of a host is asked of the hosts' part alone, what is known of a VM of its own part.
-   A VM that waits for a dead host says so; it pursues nobody.
+2. Facts about hosts come from scoring/hosts/ alone, facts about a VM from that VM's turn. A VM that
+   waits for the death of a host names that host; it starts no proof itself.
+
+The stages of one beat:
+
+    look        which hosts live, which actions have ended   once, for all hosts
+    place       where the missing VMs go                     only while a VM is missing
+    step        each VM takes a step in its state machine, and names the dead host it waits for
+    pursue      prove that host dead, or begin early with a live host that is overdue; switch a
+                fenced host on again
+    look again  withdraw an order that must not be carried out any more
 """
 
 from __future__ import annotations
@@ -40,12 +44,12 @@ from scoring.vm_facts import ENGINE
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The next state, what to do now, why, and this host's score in that state.
+    """The next state, the actions to carry out now, the reasons, and this host's score.
 
     `wake_s`: when to decide again even if no beat and no news has come by then. `plan`: where the
-    missing VMs of the registry go; `host_score`: what this host has left of the base score,
-    whichever of them it would run (None: there are none). `watched`: the hosts whose heir this one
-    is, of which it wants to know early that a sign of life is overdue.
+    missing VMs of the registry go. `host_score`: this host's score before the penalties of a
+    particular VM (None: the registry has no VMs). `watched`: the hosts whose heir this host is; it
+    asks them often, to learn early that a sign of life is overdue.
     """
 
     state: AgentState
@@ -59,7 +63,7 @@ class Decision:
 
 
 def decide(state: AgentState, observation: Observation, now_s: float) -> Decision:
-    """One beat: take in the observation, walk each machine until a state stays, say why."""
+    """One beat: the stages at the head of this file."""
     host = look(state.host, state.rules, observation, now_s)
     fencing.take_in(host, observation.outcomes)
     several = Several(host, state.vms) if observation.specs else None
@@ -106,7 +110,8 @@ def _turn(host: HostTurn, state: AgentState, several: Several | None, number: in
 def _remembered(
     state: AgentState, several: Several | None, turns: Sequence[VmTurn]
 ) -> dict[int, VmState]:
-    """What is kept of each VM: of one that has nothing to do here, that it ran here last."""
+    """The memory of each VM after this beat; a VM that took no step keeps its old memory while
+    that is of use."""
     stepped = {turn.number: turn.state for turn in turns}
     if several is None:
         return stepped
@@ -118,15 +123,15 @@ def _remembered(
 
 
 def _pursue(host: HostTurn, turns: Sequence[VmTurn], watched: Sequence[int]) -> None:
-    """Pursue the host that some VM waits for; a VM that starts waits for nobody. Where no VM waits
-    a host may be overdue that is not suspected yet."""
+    """Pursue the host that some VM waits for. Where no VM waits, begin early with a host that is
+    overdue but not suspected yet. A VM that is being started waits for nobody."""
     waiting = [turn for turn in turns if turn.state.name is StateName.ENGINE_DOWN]
     waits = [turn.waits_for for turn in waiting if turn.waits_for is not None]
     if waits:
         said = len(host.reasons)
         fencing.pursue(host, waits)
         if all(turn.number != ENGINE for turn in waiting if turn.waits_for is not None):
-            # It is about a host alone: the engine does not wait for it.
+            # These reasons concern the host alone: the engine does not wait for it.
             host.reasons[said:] = [replace(each, vm=0) for each in host.reasons[said:]]
     elif any(turn.keeps_waiting for turn in waiting):
         host.pursued = True
@@ -135,7 +140,7 @@ def _pursue(host: HostTurn, turns: Sequence[VmTurn], watched: Sequence[int]) -> 
 
 
 def _lease(host: HostTurn, turns: Sequence[VmTurn]) -> LeaseAnswer | None:
-    """The last answer about a lease that the pursued host owns, or about any."""
+    """The last answer about a lease that the pursued host owns; else any answer about a lease."""
     step = host.state.takeover
     if step is not None and step.is_early:
         # No VM waits for that lease yet.

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The output of `decide`: the actions to carry out, and the reasons for them.
 
-An action is data, and nothing is done here. If the decision acted itself, it could not be tested,
-replayed from a journal or asked in a forecast; and it would have to guess from a return code what
-the outside world made of the act.
+An action is data; the agent carries it out later. If the decision acted itself, it could not be
+tested, replayed from a journal or run in a forecast. It would also have to guess from a return code
+what the action has changed in the outside world.
 
 Rules of this file:
 
-1. An action on a VM, and what becomes of it, say which VM by `vm`, its number.
-2. An action names the outcome that a later observation brings. Until then nothing is known of it.
+1. An action on a VM, and its outcome, have the VM's number in `vm`.
+2. The docstring of an action names its outcome, which a later observation brings. Until then the
+   result is unknown.
 3. A reason has a stable code, for programs and docs/reasons.md, and a sentence for people.
 """
 
@@ -49,7 +50,7 @@ class MigrateVm:
 
 @dataclass(frozen=True, slots=True)
 class CancelMigration:
-    """Cancel the migration that is under way. `why`: who or what wants that. Outcome:
+    """Cancel the migration that is under way. `why`: who or what ordered it. Outcome:
     MigrationCancelled."""
 
     why: str = "an operator's order"
@@ -58,8 +59,8 @@ class CancelMigration:
 
 @dataclass(frozen=True, slots=True)
 class DisarmDomain:
-    """Take away what would start the VM here behind the agent's back: libvirt's autostart, and
-    with `image` a memory image that a start by hand would resume. Outcome: DomainDisarmed."""
+    """Remove what could start the VM here without the agent: libvirt's autostart, and with `image`
+    also a memory image that a start by hand would resume. Outcome: DomainDisarmed."""
 
     image: bool
     vm: int = 1
@@ -67,7 +68,8 @@ class DisarmDomain:
 
 @dataclass(frozen=True, slots=True)
 class AskMigrationPath:
-    """Ask libvirt on `target` where a migration would go to. Outcome: MigrationPath."""
+    """Ask libvirt on `target` whether it answers where a migration would connect. Outcome:
+    MigrationPath."""
 
     target: int
     vm: int = 1
@@ -75,7 +77,7 @@ class AskMigrationPath:
 
 @dataclass(frozen=True, slots=True)
 class AskLease:
-    """Read who owns the engine lease. Outcome: LeaseAnswer."""
+    """Read who owns the VM's lease. Outcome: LeaseAnswer."""
 
     vm: int = 1
 
@@ -104,14 +106,14 @@ class DropFenceLease:
 
 @dataclass(frozen=True, slots=True)
 class FreeHostId:
-    """Release the dead host's id in the lockspace: the one dangerous act of this product.
+    """Release the dead host's id in the lockspace: the one dangerous action of this product.
 
-    Carried out only while all of it is still true: the last "off" was read at
-    `off_read_s`, less than io_timeout ago, the fence lease is held, and the host id on
-    disk still has this generation and timestamp. `ordered`: it was switched off by us.
-    `evidence`: the preconditions with their values, for the log. `fencer`: it owns the fence lease,
-    which therefore nobody can hold; this host's slot says that its id is being freed. Outcome:
-    HostIdFreed.
+    The agent carries it out only while all of this is still true: the last "off" was read at
+    `off_read_s`, less than io_timeout ago; the fence lease is held; the host id on disk still has
+    this generation and timestamp. `ordered`: a host of this cluster switched the host off.
+    `evidence`: the preconditions with their values, for the log. `fencer`: the dead host owns the
+    fence lease, so nobody can hold it; instead this host's slot says that the id is being freed.
+    Outcome: HostIdFreed.
     """
 
     host_id: int
@@ -125,12 +127,12 @@ class FreeHostId:
 
 @dataclass(frozen=True, slots=True)
 class PowerOffHost:
-    """Switch a host off, hard. Written to the fence log before it is done.
+    """Switch a host off, hard. The fence log has the intent before the order is given.
 
-    Carried out only while the fence lease is held and the host's slot still shows `slot` and
-    its host id on disk still this generation and timestamp. `asked`: it lives, and asks for it
-    itself: its slot must still say so, and its host id still have this generation. `evidence`: the
-    preconditions with their values, for the log. Outcome: PowerOffEnded.
+    The agent carries it out only while the fence lease is held, the host's slot still shows `slot`,
+    and its host id on disk still has this generation and timestamp. `asked`: the host lives and
+    asks for it itself; then its slot must still ask, and its host id still have this generation.
+    `evidence`: the preconditions with their values, for the log. Outcome: PowerOffEnded.
     """
 
     host_id: int
@@ -152,12 +154,12 @@ class NoteFenceFailed:
 
 @dataclass(frozen=True, slots=True)
 class PowerOnHost:
-    """Switch a host on again that was switched off. Outcome: PowerOnEnded."""
+    """Switch on a host that was switched off. Outcome: PowerOnEnded."""
 
     host_id: int
 
 
-#: What is done to one VM by libvirt, or asked of it.
+#: Actions on one VM, or questions about it, that libvirt answers.
 HypervisorAction = (
     StartVm
     | ShutDownVm
@@ -167,7 +169,7 @@ HypervisorAction = (
     | DisarmDomain
     | AskMigrationPath
 )
-#: What is done to one VM, or asked about it.
+#: All actions on one VM, and questions about it.
 VmAction = HypervisorAction | AskLease
 Action = (
     VmAction
@@ -183,7 +185,7 @@ Action = (
 
 
 class Code(StrEnum):
-    """Why; stable names for scripts, one page each in docs/reasons.md."""
+    """The stable names of reasons, for scripts; docs/reasons.md explains each."""
 
     STOPPING = "stopping"
     GLOBAL_MAINTENANCE = "global-maintenance"
@@ -297,8 +299,8 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A stable code, and the sentence a person reads. `vm`: the number of the VM that it is about;
-    0: it is about a host."""
+    """A stable code, and the sentence that a person reads. `vm`: the number of the VM that the
+    reason concerns; 0: it concerns a host."""
 
     code: Code
     text: str

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What the decision would do if a host lost its power now, and when.
 
-A status that promises a start by a formula promises what the decision forbids: global
-maintenance, a newer version, a lockspace that was not joined, a peer in the middle of something.
-So the decision itself is asked: it is run, beat after beat, on what is seen now with that host
-dead from this moment on, until it starts the VM or the longest wait is over. Nothing is carried
-out; what the outside world would answer to each action is written here.
+A formula would promise a start that the decision forbids, for example in global maintenance, beside
+a newer version, or while a peer is still acting on the VM. So the decision itself is run, beat
+after beat, on the present observation with that host dead from this moment on. It ends when the
+decision starts the VM or when the longest wait is over. No action is carried out; this file
+contains the answer of the outside world to each action.
 
 Rules of this file:
 
-1. The dead host writes nothing, renews nothing and answers nothing. All others go on as they are:
-   who lives now lives on, who is silent stays so.
-2. The power of the dead host is off. Whether the asked host can read that is `power_took_s`.
-3. The decision is asked each beat, as soon as an answer is there, and when it wants to be. While it
-   says the same again the beats are doubled, up to the moment when sanlock calls the host dead:
-   nothing changes before. So a forecast takes some twenty decisions, STEPS_MAX at the most.
+1. The dead host writes nothing, renews nothing and answers nothing. All other hosts stay as they
+   are: a live host lives on, a silent host stays silent.
+2. The power of the dead host is off. `power_took_s` says whether the asked host can read that.
+3. The decision is run each beat, at each answer, and at its own `wake_s`. While its reasons stay
+   the same the beats become twice as long, up to the moment when sanlock calls the host dead:
+   nothing changes before. So a forecast takes about twenty decisions, and STEPS_MAX at the most.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ from scoring.state import AgentState
 from scoring.vm.state import StateName, VmState
 from scoring.vm_facts import ENGINE, EngineStatus, Health, VmHere, VmSpec, VmStatus
 
-#: What the lease volume takes to answer; it is fast where it is fine.
+#: The time in which a healthy lease volume answers.
 LEASE_ANSWER_S = 0.1
-#: So long after sanlock's time a start must have come: other hosts may come first for so long.
+#: How long after sanlock's host-dead time the forecast goes on: other hosts may come first.
 PATIENCE_S = 60.0
 STEPS_MAX = 200
 #: The longest step.
 STEP_MAX_S = 60.0
-#: The asked host has been in EngineDown for so long.
+#: How long the asked host is assumed to have been in EngineDown.
 _LONG_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """`starts_s`: so many seconds after the host has died the VM is started, None: it is not;
-    `detect_s`: the first thing is done about it then. `by_device`: a fence device proves the host
-    dead. `reasons`: of the last decision."""
+    """`starts_s`: how many seconds after the host's death the VM is started (None: it is not).
+    `detect_s`: after how many seconds the cluster first acts. `by_device`: a fence device proves
+    the host dead. `reasons`: those of the last decision."""
 
     starts_s: float | None
     detect_s: float
@@ -69,12 +69,12 @@ class Forecast:
         """Why the VM is not started; empty: it is."""
         if self.starts_s is not None:
             return ""
-        # The last one belongs to the state that the beat ended in.
+        # The last reason belongs to the state in which the beat ended.
         return self.reasons[-1].text if self.reasons else "nothing is decided"
 
 
 def dead_time_s(rules: Rules) -> float:
-    """When sanlock calls a host dead that has just renewed its id."""
+    """How long after a renewal sanlock calls a host dead that does not renew again."""
     return host_dead_s(rules.io_timeout_s)
 
 
@@ -87,10 +87,12 @@ def if_it_loses_power(
     now_s: float,
     spec: VmSpec | None = None,
 ) -> Forecast:
-    """`observation`: what the asked host sees now, itself without the VM; one of its peers is
-    `dead`, which has it. `seen`: when it saw them change. `power_took_s`: how long the dead host's
-    fence device takes to answer the asked host, None: the way to it is not proven. `spec`: it is
-    asked about this VM of the registry alone (None: about the engine), which waits for no other."""
+    """What the asked host would do if the VM's host, `dead`, lost its power at `now_s`.
+
+    `observation`: what the asked host sees now; the VM is not on it. `seen`: when it saw each peer
+    change. `power_took_s`: how long the dead host's fence device takes to answer the asked host
+    (None: the way to the device is not proven). `spec`: the VM of the registry that the forecast is
+    for, as if it waited for no other VM (None: the engine)."""
     if spec is not None:
         observation = _of_one_vm(observation, spec, now_s)
     world = _World(rules, observation, dict(seen), dead, power_took_s, now_s, spec)
@@ -146,14 +148,14 @@ class _World:
         self.codes: tuple[Code, ...] = ()
 
     def _as_of_now(self, peer: PeerReport) -> PeerReport:
-        """A peer at the moment of the death."""
+        """The peer's report as it stands at the moment of the death."""
         hears = peer.hears - {self.dead}
         if peer.host_id != self.dead:
             return replace(peer, hears=hears, read_s=None)
         return replace(peer, hears=frozenset(), read_s=self.died_s, unanswered_since_s=self.died_s)
 
     def run(self) -> Forecast:
-        """Until the VM is started, or for as long as that may take at the most."""
+        """Run the decision until it starts the VM, or until the longest wait is over."""
         timing = self.rules.timing
         first_s = now_s = self.died_s + timing.suspect_after + timing.beat / 2
         last_s = self.died_s + dead_time_s(self.rules) + timing.beat + PATIENCE_S
@@ -181,7 +183,7 @@ class _World:
             self.observation = replace(self.observation, fence_lease_held=True)
         observation = replace(
             self.observation,
-            local=_looked_at(self.observation.local, now_s),
+            local=_with_fresh_samples(self.observation.local, now_s),
             peers=tuple(
                 replace(peer, timestamp=peer.timestamp + self.beats)
                 if peer.host_id in self.live
@@ -229,8 +231,8 @@ class _World:
         )
 
     def _is_over(self, decision: Decision) -> bool:
-        """Whether nothing changes by itself any more: the decision left EngineDown, or waits for
-        what only people or other hosts bring."""
+        """Whether nothing changes by itself any more: the VM has left EngineDown, or the decision
+        waits for a person or another host."""
         vm = decision.state.vms.get(self.vm)
         if vm is None or vm.name is not StateName.ENGINE_DOWN:
             return True
@@ -238,7 +240,7 @@ class _World:
         return not self.outcomes and bool(codes & _FOR_GOOD)
 
     def _next_s(self, decision: Decision, now_s: float) -> float:
-        """When the decision is asked next (rule 3)."""
+        """When the decision is run next (rule 3)."""
         codes = tuple(reason.code for reason in decision.reasons)
         beat_s = self.rules.timing.beat
         self.step_s = min(2 * self.step_s, STEP_MAX_S) if codes == self.codes else beat_s
@@ -252,15 +254,15 @@ class _World:
         return min(due)
 
 
-def _looked_at(local: LocalHost, now_s: float) -> LocalHost:
-    """A host with fresh samples of its VMs."""
+def _with_fresh_samples(local: LocalHost, now_s: float) -> LocalHost:
+    """The host with all samples of its VMs taken now."""
     vms = tuple(replace(vm, taken_s=now_s) for vm in local.vms)
     return replace(local, vms=vms)
 
 
 def _of_one_vm(observation: Observation, spec: VmSpec, now_s: float) -> Observation:
-    """Reduces the observation to this VM, as if there were no other: the asked host has the
-    engine, for which nothing is to be done."""
+    """The observation as if this were the only VM beside the engine. The engine runs well on the
+    asked host, so that it needs no action."""
     down = VmHere(EngineStatus(VmStatus.DOWN, Health.BAD), now_s, number=spec.number)
     here = next((vm for vm in observation.local.vms if vm.number == spec.number), down)
     engine = replace(
@@ -277,12 +279,12 @@ def _of_one_vm(observation: Observation, spec: VmSpec, now_s: float) -> Observat
 
 
 def _without_engine(peer: PeerReport) -> PeerReport:
-    """A host that runs the engine no more, and is about to bring nothing anywhere."""
+    """The peer without the engine, and without claims."""
     engine = peer.engine._replace(report=EngineStatus(VmStatus.DOWN, Health.BAD), state="")
     return replace(peer, vms={**peer.vms, ENGINE: engine}, claims=())
 
 
-#: What does not pass by waiting.
+#: Reasons that do not go away by waiting.
 _FOR_GOOD = frozenset(
     {
         Code.NEWER_METADATA,

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The input of `decide`: one frozen picture of the world, taken once a beat.
 
-A decision that asked the world itself would see two moments in one beat. Rules of this file:
+If the decision asked the outside world itself, two of its questions would be answered at two
+moments, and it could act on a situation that never existed. With everything in one value, a beat
+can also be recorded and replayed.
+
+Rules of this file:
 
 1. Nothing here does anything. Foreign strings and dictionaries become these types once, at the
    edge (broker/wire/status.py, broker/whiteboard/slot.py).
@@ -39,7 +43,7 @@ class OnHostShutdown(StrEnum):
 @dataclass(frozen=True, slots=True)
 class HostShutdown:
     """This host is being shut down, since `since_s`. `way`: MIGRATE or SHUTDOWN; with LEAVE the
-    agent knows nothing of it."""
+    agent is not informed of the shutdown."""
 
     since_s: float
     way: OnHostShutdown = OnHostShutdown.MIGRATE
@@ -52,16 +56,16 @@ class LocalHost:
     `vms`: the protected VMs on this host, VM 1 first. `network`: fraction of network tests passed,
     0..1. `mem_free_mb`: MiB a new VM could get. `cpu_load`: mean load per CPU over the load window
     without the engine VM's own share; None until the first full window. `fence_path_ok`: the last
-    rehearsal of this host's own fence device (None: it has none, or none was yet). `lock_driver`:
-    libvirt here is set to use the sanlock lock driver (None: its file cannot be read). `shutdown`:
-    this host is going down, and is in `maintenance` meanwhile. `way_out`: some target of the
-    network test answers at this moment (None: not asked, which it is only in doubt, or nothing to
-    ask). `total_mb`, `free_mb`, `free_huge_mb`: its memory, what of it is not committed to any
-    domain, and what of its huge pages is free, in MiB (None: not known). `reaches`: hosts whose
-    fence devices this host has reached lately. `may_restart`: what cannot leave this host, which
-    is in `maintenance`, by a migration may be stopped, for another host to start it.
-    `storage_lost_since_s`: since when nothing that it read or wrote on the whiteboard has come back
-    (None: something does).
+    rehearsal of this host's own fence device succeeded (None: there is no device, or no rehearsal
+    yet). `lock_driver`: libvirt here is set to use the sanlock lock driver (None: its file cannot
+    be read). `shutdown`: this host is shutting down; `maintenance` is set meanwhile. `way_out`:
+    some target of the network test answers at this moment (None: there is no target, or none was
+    asked, since they are asked only in doubt). `total_mb`: the host's memory in MiB; `free_mb`: the
+    part that is not committed to any domain; `free_huge_mb`: the free huge pages (None: not known).
+    `reaches`: hosts whose fence devices this host has reached lately. `may_restart`: a VM that
+    cannot be migrated away from this host, which is in `maintenance`, may be stopped so that
+    another host starts it. `storage_lost_since_s`: since when no read and no write of the
+    whiteboard has succeeded (None: they succeed).
     """
 
     host_id: int
@@ -93,13 +97,13 @@ class LocalHost:
 
 @dataclass(frozen=True, slots=True)
 class FenceAsk:
-    """A host's own word that its VM is sick and that nobody on it can end it; see
-    scoring/hosts/fence_ask.py. Seconds, as they were when it wrote them.
+    """A host's own statement that its VM is sick and cannot be ended there; see
+    scoring/hosts/fence_ask.py. Seconds, as they were when the host wrote them.
 
-    `unstopped_s`: for so long its agent has not been able to end the VM, and asks to be switched
-    off (None: it does not ask). By its broker, where the agent is dead: `agent_dead_s`: so long it
-    has not reported (None: it lives, or was never heard); `bad_s`: so long the VM's health has been
-    bad without a break (None: it is not).
+    `unstopped_s`: how long the agent has not been able to end the VM; with it the agent asks for
+    its host to be switched off (None: it does not ask). The broker adds, in case the agent is dead:
+    `agent_dead_s`: how long the agent has not reported (None: it reports, or never has); `bad_s`:
+    how long the VM's health has been bad without a break (None: it is not bad).
     """
 
     unstopped_s: float | None = None
@@ -111,33 +115,33 @@ class FenceAsk:
 class PeerReport:
     """Another host's slot on the whiteboard, decoded.
 
-    `vms`: what it says of each VM, by number; VM 1 is always in it. `boot_id`: empty where the peer
-    does not publish it (the reference). `read_s`: when this host first read this timestamp; None:
-    now.
+    `vms`: each VM's report by number; VM 1 is always in it. `boot_id`: empty where the peer does
+    not publish it (the reference). `read_s`: when this host first read this timestamp; None: now.
 
-    The other witnesses of its life. `heartbeat_s`: when the last question over the network
-    that it answered was asked (None: none was). `unanswered_since_s`: when the first of the
-    questions was asked that have gone unanswered since (None: the last one was answered, or
-    none was asked). `renewal_s`: when this host first saw the renewal `renewal_timestamp` of
-    its host id on disk (None: not seen). `overdue_since_s`: since when a sign of life is overdue
-    that this host expects early, an answer over the network or a change of its slot (None: none is,
-    or it is not watched closely). `machine_silent_since_s`: since when neither its kernel nor the
-    engine there has answered this host, both having done so before (None: one does, or it is not
-    known). `machine_heard_s`: when the last question was asked that its kernel or the engine there
-    answered, or its kernel refused (None: none was). `storage_word`: None where neither it nor this
-    host has lost the storage, or it did not answer.
+    The other witnesses of the peer's life. `heartbeat_s`: when the last question was asked that the
+    peer answered over the network (None: it has answered none). `unanswered_since_s`: when the
+    first question was asked that has had no answer, nor any later one (None: the last question was
+    answered, or none was asked). `renewal_s`: when this host first saw the renewal
+    `renewal_timestamp` of the peer's host id on disk (None: not seen). `overdue_since_s`: since
+    when a sign of life is overdue, an answer over the network or a change of the slot (None: none
+    is overdue, or this host does not watch the peer closely). `machine_silent_since_s`: since when
+    neither the peer's kernel nor the engine there has answered this host, though both had before
+    (None: one of them answers, or it is not known). `machine_heard_s`: when the last question was
+    asked that the peer's kernel or the engine there answered, or that its kernel refused (None: no
+    such question). `storage_word`: what the peer says of the storage (None: neither host has lost
+    it, or the peer did not answer).
 
-    `hears`: the hosts that, by its word, have answered it over the network in the last seconds;
-    `touches`: those whose machine, or the engine there, has.
+    `hears`: the hosts that have answered this peer over the network in the last seconds, as it
+    says. `touches`: the hosts whose kernel, or the engine there, has answered it.
 
-    `mem_free_mb`: MiB a new VM could get there (None: it does not say). `way_out`: see LocalHost.
-    `fence_ask`: None: it says nothing of the kind.
+    `mem_free_mb`: MiB a new VM could get there (None: not published). `way_out`: see LocalHost.
+    `fence_ask`: None: the peer does not ask.
 
-    `speaks`: 1: it knows of VM 1 alone; 2: of several, and those that `vms` does not list are down
-    there. `claims`: what it is about to bring to a host. `registry`: the generation of the VMs'
-    registry that it knows (0: none). `total_mb`, `free_mb`, `free_huge_mb`, `reaches`: see
-    LocalHost. `host_score`: what it has left of the base score, whichever VM it would run (None:
-    not said). `reached`: how it reaches VMs that run on other hosts, by number.
+    `speaks`: 1: the peer knows of VM 1 alone; 2: it knows of several VMs, and a VM that `vms` does
+    not list is down there. `claims`: the VMs that it is about to bring to a host. `registry`: the
+    generation of the registry that it knows (0: none). `total_mb`, `free_mb`, `free_huge_mb`,
+    `reaches`: see LocalHost. `host_score`: its score before the penalties of a particular VM (None:
+    not published). `reached`: how it reaches VMs that run on other hosts, by number.
     """
 
     host_id: int
@@ -173,11 +177,11 @@ class PeerReport:
     touches: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        assert ENGINE in self.vms, "of VM 1 every host says something"
+        assert ENGINE in self.vms, "every host publishes a report of VM 1"
 
     @property
     def engine(self) -> PeerVm:
-        """VM 1, by this host's word."""
+        """VM 1 as this host publishes it."""
         return self.vms[ENGINE]
 
 
@@ -210,10 +214,10 @@ class StartResult(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VmStartEnded:
-    """StartVm is over. LEASE_HELD: another host was faster, which costs nothing: only where
-    the lock driver itself refused, and the lease's owner is not gone. IMAGE_LOCKED: somebody else
-    has QEMU's lock on an image of the VM, which costs nothing either. `detail`: of a failed one
-    what libvirt says, in its own words."""
+    """StartVm is over. LEASE_HELD: another host was faster: the lock driver itself refused the
+    start, and the lease's owner is not gone. IMAGE_LOCKED: another process has QEMU's lock on an
+    image of the VM. Neither of the two counts as a failed start. `detail`: why a start failed, in
+    libvirt's words."""
 
     result: StartResult
     detail: str = ""
@@ -222,7 +226,7 @@ class VmStartEnded:
 
 @dataclass(frozen=True, slots=True)
 class VmStopEnded:
-    """ShutDownVm (the request was passed on) or PowerOffVm (it is gone) is over."""
+    """ShutDownVm is over (the guest was asked), or PowerOffVm is (the VM's process is gone)."""
 
     ok: bool
     detail: str = ""
@@ -231,7 +235,7 @@ class VmStopEnded:
 
 @dataclass(frozen=True, slots=True)
 class DomainDisarmed:
-    """DisarmDomain is over. `ok`: nothing of what it was to take away is left."""
+    """DisarmDomain is over. `ok`: everything that it had to remove is removed."""
 
     ok: bool
     detail: str = ""
@@ -240,9 +244,10 @@ class DomainDisarmed:
 
 @dataclass(frozen=True, slots=True)
 class VmMigrationEnded:
-    """MigrateVm is over. `ok`: the VM runs at the target. `lasting`: it failed for a cause that
-    does not go away by itself, such as a CPU that the target has not. `everywhere`: and that is the
-    same whatever the target, such as a disk on a file system that libvirt migrates nothing on."""
+    """MigrateVm is over. `ok`: the VM runs on the target. `lasting`: the cause of the failure does
+    not go away by itself, for example a CPU feature that the target lacks. `everywhere`: the
+    migration would fail for this cause on any target, for example because libvirt does not migrate
+    a VM whose disk lies on such a file system."""
 
     target: int
     ok: bool
@@ -254,13 +259,13 @@ class VmMigrationEnded:
 
 @dataclass(frozen=True, slots=True)
 class LeaseAnswer:
-    """Who owns the engine lease on disk, and how that owner's host id stands.
+    """Who owns a lease on disk, and the state of that owner's host id.
 
-    `known` False: the question was not answered, the rest means nothing. `owner` None:
-    nobody. `owner_generation`: the generation of its host id with which the owner took the
-    lease; `current_generation`: its generation now (0: not known); a larger one means that
-    whatever took the lease is gone. `owner_timestamp`: its last renewal. `dead_in_s`: at
-    most that long until sanlock calls the owner dead (None: not known).
+    `known` False: the question was not answered, and the other fields mean nothing. `owner` None:
+    nobody owns it. `owner_generation`: the generation of its host id with which the owner took the
+    lease. `current_generation`: the generation of that host id now (0: not known); a larger one
+    means that the process that took the lease is gone. `owner_timestamp`: the owner's last renewal.
+    `dead_in_s`: the longest time until sanlock calls the owner dead (None: not known).
     """
 
     known: bool
@@ -276,24 +281,23 @@ class LeaseAnswer:
 
     @property
     def owner_is_gone(self) -> bool:
-        """What took the lease is gone: its host id is dead, free, or another generation now."""
+        """Whether the owner's host id is dead, free, or of another generation now: the process that
+        took the lease is gone then."""
         return (
             self.standing in (Standing.DEAD, Standing.FREE)
             or self.current_generation > self.owner_generation
         )
 
     def keeps_out(self, host_id: int) -> bool:
-        """Another host than `host_id` owns the lease and is not gone: sanlock gives it to nobody.
-
-        False where the question was not answered.
-        """
+        """Whether another host than `host_id` owns the lease and is not gone, so that sanlock
+        gives the lease to nobody else. False where the question was not answered."""
         return self.known and self.owner not in (None, host_id) and not self.owner_is_gone
 
 
 @dataclass(frozen=True, slots=True)
 class PowerAnswer:
-    """What the fence device of `host_id` says of its power: asked at `read_s`, answered by
-    `answered_s` (None: at once). It looked somewhen between the two.
+    """The power of `host_id` as its fence device reads it: asked at `read_s`, answered by
+    `answered_s` (None: at once). The device read it at some moment between the two.
 
     `identity_proven`: the device's system GUID is the one the host published.
     """
@@ -307,13 +311,13 @@ class PowerAnswer:
 
     @property
     def over_s(self) -> float:
-        """When it had surely looked."""
+        """The latest moment at which the device can have read the power."""
         return self.read_s if self.answered_s is None else self.answered_s
 
 
 @dataclass(frozen=True, slots=True)
 class FenceLeaseAnswer:
-    """TakeFenceLease is over: `held` from `since_s` on, or why not."""
+    """TakeFenceLease is over. `held`: since `since_s`. `detail`: why it is not held."""
 
     held: bool
     since_s: float
@@ -338,8 +342,8 @@ class HostIdFreed:
 
 @dataclass(frozen=True, slots=True)
 class PowerOffEnded:
-    """PowerOffHost is over. `ok`: a device took the order, which proves nothing by itself.
-    `withdrawn`: no order was given, since it must not be given any more."""
+    """PowerOffHost is over. `ok`: a device accepted the order, which proves nothing by itself.
+    `withdrawn`: no order was given, for its preconditions no longer held."""
 
     host_id: int
     ok: bool
@@ -349,7 +353,7 @@ class PowerOffEnded:
 
 @dataclass(frozen=True, slots=True)
 class PowerOnEnded:
-    """PowerOnHost is over. `ok`: a device took the order."""
+    """PowerOnHost is over. `ok`: a device accepted the order."""
 
     host_id: int
     ok: bool
@@ -375,8 +379,9 @@ class FenceStep(StrEnum):
 class FenceRecord:
     """A record of the cluster's fence log, in the log's order by `number`.
 
-    `at_s`: when, by this host's clock. `ordered`: the host was switched off by us, not found
-    off. `boot_id`: of the host's boot that ended. `withdrawn`: of a FAILED, no order was given.
+    `at_s`: when, by this host's clock. `ordered`: a host of this cluster switched the target off;
+    it was not merely found off. `boot_id`: the boot of the target that ended. `withdrawn`: in a
+    FAILED record: no order was given.
     """
 
     number: int
@@ -391,8 +396,8 @@ class FenceRecord:
 
 @dataclass(frozen=True, slots=True)
 class MigrationPath:
-    """AskMigrationPath is over: whether libvirt on `target` answered at the address that a
-    migration would go to; asked at `asked_s`."""
+    """AskMigrationPath is over. `ok`: libvirt on `target`, asked at `asked_s`, answered at the
+    address to which a migration would connect."""
 
     target: int
     ok: bool
@@ -403,7 +408,7 @@ class MigrationPath:
 
 @dataclass(frozen=True, slots=True)
 class MigrationCancelled:
-    """CancelMigration is over; the migration's own outcome comes besides."""
+    """CancelMigration is over; the outcome of the migration itself comes separately."""
 
     ok: bool
     detail: str = ""
@@ -439,8 +444,8 @@ class OrderKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An operator's order to this host. `number` grows from order to order; `target`: the host
-    to migrate to, None: the best."""
+    """An operator's order to this host. `number` grows from order to order. `target`: the host to
+    migrate to (None: the best one)."""
 
     number: int
     kind: OrderKind
@@ -450,21 +455,20 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One beat's picture.
+    """The picture of one beat.
 
-    `storage_good_since_s`: since when every read of the whiteboard by this host succeeded
-    in time; None while they fail. `sweep`: number of the last read, grows with each good
-    one. `global_maintenance` None: never read. `newer_versions`: hosts whose slots this
-    version cannot read because they are newer. `lockspace_joined`: this host's id is held.
-    `fence_devices`: peers a fence device is
-    configured for. `fence_lease_held`: this agent holds the fence lease now. `stopping`:
-    the agent was asked to end. `fence_log`: what of the fence log still matters, oldest first;
-    None where it cannot be read. `order`: an operator's, until it is answered. `unsure`: hosts of
-    which it is not known yet whether they write to the storage that is read here. `announced`: the
-    host whose id this host is about to free without the fence lease, as its slot on the storage
-    says (None: none). `specs`: the protected VMs by the registry, whose generation is `registry`
-    (0: there is none). `own_claims`: this host's own claims that the storage had
-    acknowledged before the reading `sweep` began.
+    `storage_good_since_s`: since when every read of the whiteboard by this host has succeeded in
+    time (None: they fail). `sweep`: the number of the last read; it grows with each good one.
+    `global_maintenance`: None: never read. `newer_versions`: hosts whose slots are of a newer
+    version than this one can read. `lockspace_joined`: sanlock holds this host's id.
+    `fence_devices`: peers for which a fence device is configured. `fence_lease_held`: this agent
+    holds the fence lease now. `stopping`: the agent was asked to end. `fence_log`: the records that
+    still matter, oldest first (None: the log cannot be read). `order`: an operator's order, until
+    it is answered. `unsure`: hosts that may or may not write to the storage that this host reads;
+    it is not known yet. `announced`: the host whose id this host is about to free without the fence
+    lease, as its slot on the storage says (None: no host). `specs`: the protected VMs of the
+    registry, whose generation is `registry` (0: there is no registry). `own_claims`: the claims of
+    this host that the storage had acknowledged before the read `sweep` began.
     """
 
     local: LocalHost

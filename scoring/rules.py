@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from scoring.timing import Timing
 
-#: From the order to move the VM until its outcome, beside the time that the migration itself may
-#: take: the target is asked first (10 s), and cancelling takes a moment (30 s).
+#: The part of a move that is not the migration itself: first the target is asked (10 s), and at the
+#: end a cancellation may be needed (30 s).
 MIGRATION_EXTRA_S = 40.0
 
 
@@ -40,16 +40,15 @@ class Weights:
 class Rules:
     """All settings of `decide`.
 
-    `vm_memory_mb`: memory of the engine VM in MiB. `move_threshold`: a healthy VM moves
-    only to a host that scores this much more (the reference's 800 points).
-    `io_timeout_s`: sanlock's; a host that was off
-    needs at least twice as long to join the lockspace again, so that a power reading no
-    older than this still proves its host id unused. `fence_power_off`: a silent host that is
-    still on is switched off; `fence_power_on`: and on again once its VM runs elsewhere.
-    `fences_per_hour`: so many over the whole cluster, at most.
-    `migration_timeout_s`: a migration that takes longer is cancelled. `leave_isolated`: a VM that
-    nobody reaches because its host is cut off is reported, and left where it is. `balance`: a VM of
-    the registry leaves the fullest host for one with clearly more memory free.
+    `vm_memory_mb`: memory of the engine VM in MiB. `move_threshold`: a healthy VM moves only to a
+    host that scores this much more (the reference's 800 points). `io_timeout_s`: sanlock's. A host
+    that was off needs at least twice this time to join the lockspace again; so a power reading that
+    is no older than this still proves that its host id is unused. `fence_power_off`: a silent host
+    whose power reads on is switched off. `fence_power_on`: it is switched on again once its VM runs
+    elsewhere. `fences_per_hour`: how many hosts of the whole cluster may be switched off within an
+    hour. `migration_timeout_s`: a migration that takes longer is cancelled. `leave_isolated`: a VM
+    that nobody reaches because its host is cut off is reported, but stays where it is. `balance`: a
+    VM of the registry leaves the fullest host for one with clearly more free memory.
     """
 
     weights: Weights = field(default_factory=Weights)
@@ -66,5 +65,5 @@ class Rules:
 
     @property
     def migration_within_s(self) -> float:
-        """At most so long a move takes, from its order until its outcome is known."""
+        """The longest time of a move, from its order until its outcome is known."""
         return self.migration_timeout_s + MIGRATION_EXTRA_S

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The agent's memory from one beat to the next: its rules, the hosts, and each VM.
 
-`decide` has no memory of its own: it gets this value and returns the next one. So a journal that
-holds it can be replayed, and an agent that is restarted begins with an empty one and learns again.
-What concerns a host is kept once, in `host`, however many VMs there are.
+`decide` keeps nothing itself: it gets this memory and returns the next one. So a journal that
+records it can be replayed, and an agent that is restarted begins with an empty memory and learns
+again. Facts about a host are kept once, in `host`, however many VMs there are.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from scoring.vm_facts import ENGINE, Claim
 
 @dataclass(frozen=True, slots=True)
 class AgentState:
-    """`AgentState(rules)` is the first one. `host`: what is known of the hosts; `vms`: each VM by
-    its number."""
+    """`AgentState(rules)` is the memory of an agent that has just started. `host`: the memory about
+    all hosts; `vms`: the memory about each VM, by its number."""
 
     rules: Rules = field(default_factory=Rules)
     host: HostState = field(default_factory=HostState)
@@ -28,7 +28,7 @@ class AgentState:
 
     @property
     def claims(self) -> tuple[Claim, ...]:
-        """The room that this host has spoken for; what its slot says."""
+        """This host's own claims on memory, which its slot publishes."""
         return tuple(vm.held.claim for vm in self.vms.values() if vm.held is not None)
 
     @property

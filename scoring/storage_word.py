@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a host says of the shared storage over the network, which is all that is left to say it by
-where the storage is lost (scoring/hosts/storage_lost.py)."""
+"""What a host says over the network about its access to the shared storage.
+
+A host that has lost the storage cannot write its slot; the network is the only way left to say so
+(scoring/hosts/storage_lost.py).
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StorageWord:
-    """What a host says of the shared storage by its last signed answer over the network, to a
-    question that was asked at `heard_s`.
+    """A host's last signed answer over the network, to a question that was asked at `heard_s`.
 
-    `lost_s`: for so long nothing that it read or wrote there has come back (None: something does).
-    `is_empty`: no process of a protected VM is left on it. `writes`: the storage has acknowledged
-    its slot within the last seconds. `global_maintenance`: as it has read it (None: it has not).
+    `lost_s`: for how many seconds no read and no write of that host has succeeded (None: they
+    succeed). `is_empty`: no process of a protected VM is left on that host. `writes`: the storage
+    has acknowledged the host's slot within the last seconds. `global_maintenance`: whether it is
+    set, as that host has read it (None: it could not read it).
     """
 
     heard_s: float

@@ -12,17 +12,17 @@ What happens when the engine's host loses power (defaults, a fence device is con
     T+2.5   suspect_after its last slot: its peers no longer call it live; the VM is started
     T+2.8   QEMU runs; the page answers when the guest has booted
 
-Without a cluster key nobody asks over the network: the readings begin when the slot is overdue, or
-with the suspicion.
+Without a cluster key no host asks over the network. Then the power is first read when the slot is
+overdue or, by hosts that are not the heir, when the host is suspected.
 
 What happens when it hangs instead, with its power on, at any io_timeout:
 
     T+0     it stands still: no slot, no answer, no renewal of its host id
     T+0.5   its kernel and the engine are asked, and answer nobody
-    T+3     as above; its power reads on
+    T+3     suspect_after: its power is asked, and reads on
     T+11.5  fence_after: slot, network, kernel and engine have been silent for so long
     +1.2    the fence lease is held, the power was read on once more: hard power off
-    +2      "off" is read twice, and all goes on as above
+    +2      "off" is read twice; its host id is freed and the VM is started, as above
 
 Where its kernel does not count as a witness (evidence.hangs), its sanlock must be silent too: its
 host id was last renewed 2.5 * io_timeout ago, T+10 to T+25 at io_timeout 10.
@@ -46,25 +46,25 @@ NEVER_S = -1.0e12
 class Timing:
     """Durations in seconds; a relation that does not hold raises ValueError.
 
-    `beat`: one turn of the daemons. `suspect_after`: a slot unchanged for so long is
-    silent. `tie_follow`: how long the next of several equal hosts waits for the one before.
-    `takeover_follow`: the same for the one that takes over from a dead host.
-    `fence_after`: how long all witnesses of a host's life must be silent before it is switched
-    off. `power_reread`: least time between two power readings that count.
+    `beat`: one turn of the daemons. `suspect_after`: a host whose slot has not changed for this
+    long is suspected. `tie_follow`: how long each of several equal hosts lets the one before it try
+    to start the VM. `takeover_follow`: how long each host lets the one before it try to take over
+    from a dead host. `fence_after`: how long all witnesses of a host's life must be silent before
+    the host is switched off. `power_reread`: the least time between two power readings that count.
     `power_off_patience`: how long a host may still read on after it was switched off.
-    `power_on_retry`: pause before a host is switched on once more. `fence_backoff`: pause after
-    a host was switched off, doubled with each within the hour. `takeover_retry`:
-    pause after a takeover step failed. `migrate_retry`: pause after a failed migration.
-    `host_shutdown_move`: how long a host that shuts down tries to migrate the VM away, and
+    `power_on_retry`: the pause before a host is switched on once more. `fence_backoff`: the pause
+    after a host was switched off; each further one within the hour doubles it. `takeover_retry`:
+    the pause after a step of a takeover failed. `migrate_retry`: the pause after a failed
+    migration. `host_shutdown_move`: how long a host that shuts down tries to migrate the VM away.
     `host_shutdown_grace`: how long the guest then has to shut down before its process is ended.
     `outside_interval`: how often the best standby asks the VM as its users do. `isolation_after`:
-    so long nobody outside may have reached the VM before its host, cut off, gives it away;
-    `isolation_grace`: so long its guest then has to shut down.
-    `force_stop_patience`: how long ending a sick VM's process may fail before its host asks the
-    others to switch it off; `agent_dead_after`: how long a host's agent must be dead, and its VM
-    sick, before the others switch it off for that. `storage_patience`: how long a host alone may
-    have lost the storage before it ends its sick VM, so that another one may run it. All three: 0:
-    never.
+    how long nobody outside must have reached the VM before a host that is cut off gives it away.
+    `isolation_grace`: how long the guest then has to shut down. `force_stop_patience`: how long
+    ending a sick VM's process may fail before its host asks the others to switch it off.
+    `agent_dead_after`: how long a host's agent must be dead, and its VM sick, before the others
+    switch that host off. `storage_patience`: how long a host must be the only one without the
+    storage before it ends its sick VM, so that another host may run it. Each of these last three
+    may be 0: then the host never does so.
     """
 
     beat: float = 1.0
@@ -114,23 +114,23 @@ class Timing:
                 "host-shutdown-move and host-shutdown-grace together must not be above "
                 f"{HOST_SHUTDOWN_MAX_S:g} s: systemd ends a shutdown after 30 minutes"
             )
-        # One question that is lost must not count as so long a silence.
+        # A single lost question must not look like a silence of isolation_after.
         if self.isolation_after < 2 * self.outside_interval:
             raise ValueError("isolation-after must be at least twice outside-interval")
 
     @property
     def outside_seldom(self) -> float:
-        """How often the other standbys ask while nobody misses an answer: what they saw last is
-        never old enough to count as silence."""
+        """How often the other standbys ask the VM while nobody misses an answer: often enough that
+        the age of their last answer never counts as silence."""
         return max(
             self.outside_interval,
             min(SELDOM_INTERVALS * self.outside_interval, self.isolation_after / 2),
         )
 
 
-#: Durations that are 0 where what they wait for is never done.
+#: Durations that may be 0, which means "never".
 _MAY_BE_OFF = frozenset({"force_stop_patience", "agent_dead_after", "storage_patience"})
-#: How much less often than the best standby the others ask the VM.
+#: The other standbys ask the VM this many times less often than the best one.
 SELDOM_INTERVALS = 6
 #: After more failed starts than this within retry_expiry the host's score is 0.
 START_RETRIES_MAX = 3

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The facts about protected VMs, one by one: what is wanted of a VM, how it is here, and what
-another host says of it.
+"""The facts about one protected VM: its record in the registry, its samples on this host, and the
+report of it by another host.
 
-An observation (scoring/observation.py) is made of them. The rules of its file hold here as well.
+An observation (scoring/observation.py) is made of these facts. The rules of that file hold here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ENGINE = 1
 
 
 class VmStatus(StrEnum):
-    """What a host says of the engine VM on itself (the reference's words)."""
+    """The state of a VM on the host that reports it (the reference's words)."""
 
     UP = "up"
     DOWN = "down"
@@ -26,7 +26,7 @@ class VmStatus(StrEnum):
 
 
 class Health(StrEnum):
-    """What the engine's health page says."""
+    """The result of a VM's health check."""
 
     GOOD = "good"
     BAD = "bad"
@@ -43,7 +43,7 @@ DETAIL_ALREADY_LOCKED = "already_locked"
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """The engine VM as one host sees it on itself; `reason` says why when it is not good."""
+    """A VM as one host sees it on itself. `reason`: why it is not good."""
 
     vm: VmStatus
     health: Health
@@ -60,10 +60,10 @@ def is_well(report: EngineStatus) -> bool:
 class Pause(StrEnum):
     """Why the CPUs of a VM that is up stand still.
 
-    NEVER_RAN: its process was made and not one instruction of the guest was executed: a start
-    that was cut short. USER, SNAPSHOT, DUMP, SAVE: somebody paused it, or libvirt did for what
-    somebody asked for. GUEST: the guest suspended itself. IO_ERROR, WATCHDOG, POST_COPY: its disk
-    failed, its watchdog fired, a migration in post-copy broke off. OTHER: libvirt does not say.
+    NEVER_RAN: the start was interrupted: the process exists, but the guest has not executed one
+    instruction. USER: a person paused it. SNAPSHOT, DUMP, SAVE: libvirt paused it for such a
+    request. GUEST: the guest suspended itself. IO_ERROR: its disk failed. WATCHDOG: its watchdog
+    fired. POST_COPY: a migration in post-copy broke off. OTHER: libvirt does not say.
     """
 
     NEVER_RAN = "never-ran"
@@ -78,15 +78,15 @@ class Pause(StrEnum):
     OTHER = "other"
 
 
-#: Somebody's own wish: no time limit ends such a VM.
+#: Pauses that a person has asked for: no time limit ends such a VM.
 PAUSED_ON_PURPOSE = frozenset({Pause.USER, Pause.SNAPSHOT, Pause.DUMP, Pause.SAVE})
 
 
 class Leftover(StrEnum):
-    """Why a process of the VM is here that does not run it.
+    """Why a process of the VM exists here that does not run the guest.
 
-    CRASHED: its guest is dead, and libvirt has to keep the process (`on_crash`). NOT_RECEIVED:
-    it waits for a guest that no migration is sending.
+    CRASHED: the guest has crashed, and by the definition libvirt keeps the process
+    (`on_crash`). NOT_RECEIVED: the process waits for a guest, but no migration sends one.
     """
 
     CRASHED = "crashed"
@@ -95,12 +95,12 @@ class Leftover(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DomainHere:
-    """What libvirt and sanlock say of the VM's domain here, beside whether it is up.
+    """Further facts about the VM's domain here, from libvirt and sanlock.
 
-    `pause`: why it stands still (None: it does not, or nobody knows). `outdated`: another host
-    has held the lease since this process lost it, so that the guest's memory here is older than
-    its disks (None: not known). `leftover`: see Leftover (None: none, or not known);
-    `leftover_since_s`: since when. `memory_image`: a memory image (managed save) lies here, which
+    `pause`: why its CPUs stand still (None: they do not, or it is not known). `outdated`: another
+    host has held the lease since this process lost it, so the guest's memory here is older than its
+    disks (None: not known). `leftover`: see Leftover (None: no such process, or not known);
+    `leftover_since_s`: since when. `memory_image`: a memory image (managed save) exists here, which
     a start by hand would resume. `autostart`: libvirt starts the VM by itself when this host boots.
     """
 
@@ -113,14 +113,13 @@ class DomainHere:
 
 
 class Obstacle(StrEnum):
-    """A fact that keeps a host from starting the VM, whoever's turn it is; the value is the name
-    of its penalty.
+    """A fact that makes a host unfit to start the VM; the value is the name of its penalty.
 
-    OTHER_STORAGE: this host does not see the storage that the others see. CANNOT_START: libvirt
-    here could not start the VM as it is defined. LEFTOVER: a dead process of the VM is in the way
-    here. HELD_BACK: what ran last is not what a start here would boot. CUT_OFF: nobody outside
-    would reach the VM here, and another host has a good network, or a bridge that leads out
-    while the VM's bridge here does not.
+    OTHER_STORAGE: this host does not see the storage that the other hosts see. CANNOT_START:
+    libvirt here could not start the VM as it is defined. LEFTOVER: a dead process of the VM
+    prevents a start here. HELD_BACK: a start here would boot something else than what ran last.
+    CUT_OFF: nobody outside would reach the VM here, while another host has a good network, or a
+    bridge of the VM with a working uplink.
     """
 
     OTHER_STORAGE = "other-storage"
@@ -132,7 +131,7 @@ class Obstacle(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Unfit:
-    """One obstacle, and the sentence that says what it is and what to do."""
+    """One obstacle, and a sentence for people: what it is, and what to do about it."""
 
     obstacle: Obstacle
     text: str
@@ -140,12 +139,14 @@ class Unfit:
 
 @dataclass(frozen=True, slots=True)
 class OutsideView:
-    """What a host sees of a VM that runs on another one, asked over the network as its users do.
+    """How a host reaches a VM that runs on another host, when it asks over the network as the VM's
+    users do.
 
-    `owner`, `stay`: the host that it runs on, and the `last_ran` which that host published: what
-    was seen counts for that place alone. `good_s`: when the last question was asked that the VM
-    answered well (None: none was). `bad_since_s`: when the first of those was asked that it has
-    not answered well since (None: the last one was answered well, or none was asked yet).
+    `owner`, `stay`: the host on which the VM runs, and the `last_ran` which that host published;
+    the view is valid for that host and stay alone. `good_s`: when the last question was asked that
+    the VM answered well (None: it has answered none well). `bad_since_s`: when the first question
+    was asked since which the VM has answered none well (None: the last one was answered well, or
+    none was asked yet).
     """
 
     owner: int
@@ -154,7 +155,7 @@ class OutsideView:
     bad_since_s: float | None = None
 
 
-#: The size of an ordinary page in KiB; memory of any other page size is counted apart.
+#: The size of an ordinary page in KiB; huge pages are counted separately.
 ORDINARY_PAGES_KB = 4
 
 
@@ -169,15 +170,15 @@ class Want(StrEnum):
 class VmSpec:
     """One protected VM as the registry has it.
 
-    `number`: 1 to 128, and 1 is the engine. `memory_mb`: what it takes of a host, in MiB, of pages
-    of `pages_kb` KiB. `priority`: 0 to 100, the higher one is served first. `after`: numbers of VMs
-    that must be healthy before it starts. `apart`, `together`: numbers of VMs with which it never,
-    or only, shares a host. `only`: the ids of the hosts that may run it (empty: every host).
-    `prefer`: ids of hosts in the order in which it likes them. `failback`: it goes back to a
-    preferred host that returns. `overcommit`: it starts also where its memory does not fit.
-    `starting_s`, `bad_health_s`, `stop_grace_s`: its own patience where it is another than the
-    cluster's (None: that one): from a start to a healthy VM, with a VM that is unhealthy, and with
-    a guest that shuts down.
+    `number`: 1 to 128; 1 is the engine. `memory_mb`: the memory that it takes from a host, in MiB,
+    in pages of `pages_kb` KiB. `priority`: 0 to 100; the higher one is served first. `after`: the
+    VMs that must be healthy before it starts. `apart`: the VMs with which it must not share a host.
+    `together`: the VMs with which it must share its host. `only`: the hosts that may run it (empty:
+    every host). `prefer`: hosts in the order in which they are preferred. `failback`: it goes back
+    to a preferred host that returns. `overcommit`: it may start on a host with too little memory.
+    `starting_s`, `bad_health_s`, `stop_grace_s`: its own limits instead of the cluster's (None: the
+    cluster's): how long it may take to become healthy after a start, how long it may be unhealthy,
+    and how long its guest may take to shut down.
     """
 
     number: int
@@ -207,14 +208,14 @@ class VmSpec:
 class VmHere:
     """A protected VM on this host, as the broker's monitors sampled it.
 
-    `report`: whether it is up, and how it is; `taken_s`: when that was sampled. `lease_held`: its
-    process here holds its lease (None: not looked up). `migrating_s`: how long, when it was
-    sampled, a migration away from here had been under way (None: none is, or it is not known).
-    `last_ran`: see PeerVm. `healthy_before`: it was seen healthy on some host, by the same check,
-    since it was set up. `uplink_up`: a bridge that its network cards are on is up and has carrier
-    on an uplink (None: it has none, or nobody knows). `outside`: what this host sees of it on
-    another one (None: nothing to look at). `migration_possible`: where its disks lie it can be
-    live-migrated.
+    `report`: its state and health; `taken_s`: when they were sampled. `lease_held`: its process
+    here holds its lease (None: not known). `migrating_s`: how long, at the time of the sample, a
+    migration away from here had been under way (None: there is none, or it is not known).
+    `last_ran`: see PeerVm. `healthy_before`: the present health check has passed at least once on
+    some host since the VM was set up. `uplink_up`: a bridge of its network cards is up and has
+    carrier on an uplink (None: it has no bridge, or it is not known). `outside`: how this host
+    reaches the VM on another host (None: there is nothing to ask). `migration_possible`: the
+    storage of its disks allows a live migration.
     """
 
     report: EngineStatus
@@ -233,13 +234,13 @@ class VmHere:
 
 
 class PeerVm(NamedTuple):
-    """A VM by the word of another host; made for each host and beat, so of the kind that costs
-    least.
+    """A VM as another host reports it. A NamedTuple, since one is made for each host in each beat
+    and a dataclass costs more.
 
-    `state`: the state of that host's machine for it. `last_ran`: grows by one over the whole
-    cluster each time the VM comes up somewhere; 0: never. `target`: the host that it is being
-    migrated to, until `moving_until_s` at most. `barred_until_s`: it failed to start there, and is
-    not tried again before. All times by this host's clock.
+    `state`: the state of that host's state machine for the VM. `last_ran`: a number that grows by
+    one in the whole cluster each time the VM comes up somewhere; 0: never. `target`: the host to
+    which it is being migrated, until `moving_until_s` at the latest. `barred_until_s`: a start
+    failed there, and the next one is not tried before. All times by this host's clock.
     """
 
     report: EngineStatus
@@ -255,8 +256,9 @@ class PeerVm(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A host is about to bring the VM `number` to `host_id`; `until_s`: it ends by itself then
-    (seconds of the monotonic clock of who reads it), `by`: the host in whose slot it stands."""
+    """A host's claim on memory: it is about to bring the VM `number` to `host_id`. `by`: the host
+    that published the claim. `until_s`: when the claim ends by itself, in seconds of the monotonic
+    clock of the host that reads it."""
 
     number: int
     host_id: int

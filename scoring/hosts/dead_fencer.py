@@ -1,26 +1,28 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The fence lease is owned by a silent host, whose own death its power may prove.
+"""What to do when the fence lease is owned by a silent host.
 
-Who fences holds the fence lease. A fencer that loses its power takes the lease with it, and sanlock
-gives it to nobody before its host-dead time is over (140 s), although the fencer's own BMC says
-within seconds that it is off. So who comes next frees the fencer's host id as it would that of the
-VM's host, and then has the fence lease.
+A host that fences holds the fence lease. When it loses its power itself, sanlock gives that lease
+to no other host before its host-dead time is over (140 s), although the fencer's own BMC says
+within seconds that the fencer is off. So the next host proves the fencer dead in the same way as
+the VM's host, frees its host id, and then gets the fence lease.
 
 Rules of this file:
 
-1. A fencer is only ever found off. Nobody is switched off for this: that needs the fence lease. One
-   that hangs, or lives and only looks dead, reads on, and sanlock's own verdict is waited for.
-2. `evidence.may_free_fencer` lists what must be true. It is what frees the VM's host, but for the
-   fence lease, which nobody can hold here. That lease stood for two things:
-   a) One host alone acts. Two may free this id here, and both write the same; a write that lands
-      late is what would do harm, and b) is for that.
-   b) Whoever is back knows that its id may still be freed (docs/decisions/0038). The fence log is
-      not this host's to write, so it stands in this host's own slot, before the id is looked at for
-      the last time and until the process that writes has ended (`announced`).
-3. Only the owner of the fence lease as it is now is such a fencer: two that die in turn are two
-   acts, one after the other.
-4. What the fencer left half done is judged by who has the fence lease then, from the beginning:
-   the power of the VM's host is read anew, and every precondition holds for its own acts.
+1. The fencer is never switched off: that would need the fence lease. It can only be found off. A
+   fencer that hangs, or that lives and only looks dead, reads on; then sanlock's host-dead time has
+   to pass.
+2. `evidence.may_free_fencer` lists the preconditions. They are those of freeing the VM's host,
+   without the fence lease, which nobody can hold here. That lease guarantees two things, which are
+   guaranteed otherwise here:
+   a) Only one host acts. Here two hosts may free the same id; both write the same, so this does no
+      harm by itself. Harm could come from a write that is late; see b).
+   b) A host that returns learns that its id may still be freed (docs/decisions/0038). This host may
+      not write the fence log without the fence lease, so it says it in its own slot (`announced`):
+      from before the last check of the id until the process that writes has ended.
+3. Only the present owner of the fence lease counts as such a fencer. If two fencers die in turn,
+   their ids are freed one after the other.
+4. What the dead fencer had begun is not continued. The host that gets the fence lease starts from
+   the beginning: it reads the power of the VM's host anew, and checks every precondition.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from scoring.observation import LeaseAnswer
 
 
 def owner_of(current: Takeover, own_id: int) -> LeaseAnswer | None:
-    """The fence lease's owner where that is another host that sanlock does not call gone."""
+    """The answer that another host owns the fence lease and is not gone; None: no such answer."""
     answer = current.fence_owner
     if answer is None or not answer.known or not answer.keeps_out(own_id):
         return None
@@ -44,7 +46,7 @@ def owner_of(current: Takeover, own_id: int) -> LeaseAnswer | None:
 
 
 def forgotten(current: Takeover) -> Takeover:
-    """Without what was found of a fencer; what is under way is waited for."""
+    """The takeover without what was found about the fencer. A freeing that is under way stays."""
     fencer = current.fencer
     if fencer is not None and not fencer.freeing:
         fencer = None
@@ -52,11 +54,11 @@ def forgotten(current: Takeover) -> Takeover:
 
 
 def step(turn: HostTurn, current: Takeover, evidence: Evidence | None) -> Takeover:
-    """The next step towards a fence lease that is not given. `evidence`: of the host that owns it,
-    None: nobody, or not known."""
+    """The next step towards a fence lease that sanlock does not give. `evidence`: about the host
+    that owns it (None: nobody does, or the owner is not known)."""
     observation, now_s = turn.observation, turn.now_s
     before = turn.state.takeover
-    # sanlock may hold an acquire back for long; one that has only just begun needs no answer.
+    # sanlock may delay an acquire for long. In the first beat of one the owner is not asked yet.
     is_waited_for = before is not None and before.taking_fence and current.taking_fence
     if observation.fence_lease_held or not (is_waited_for or current.refused):
         return forgotten(current)
@@ -114,7 +116,7 @@ def _free(
 
 
 def _ask_power(turn: HostTurn, current: Takeover, fencer: Takeover) -> tuple[Takeover, Takeover]:
-    """Read its power, unless that is under way; the VM's host may be the same one."""
+    """Ask for the fencer's power, unless that is under way. The fencer may be the VM's host."""
     host, timing = fencer.host_id, turn.rules.timing
     is_same = host == current.host_id
     is_asked = fencer.asking_power or (is_same and current.asking_power)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The readings of a host's power that begin before the host is suspected.
+"""Reads a host's power before the host is suspected.
 
-A dead host is suspected after suspect_after, and two readings of its power need another second. The
-first sign that something is wrong comes much earlier: a question over the network that is not
-answered for half a second, or a slot that does not change when it should. It is a weak sign, and a
-lost packet looks the same. So it begins what harms nobody, and nothing else.
+A dead host is suspected only after suspect_after, and two readings of its power take another
+second. The first sign that something is wrong comes much earlier: a question over the network is
+not answered for half a second, or a slot does not change when it should. A lost packet gives the
+same sign. So only the harmless part of a takeover begins on it: reading the power.
 
     T+0.6   a sign of life is overdue: its power is asked
     T+0.7   "off": the fence lease is taken
@@ -15,10 +15,10 @@ lost packet looks the same. So it begins what harms nobody, and nothing else.
 Rules of this file:
 
 1. Only the heir asks early (scoring/vm/heir.py), and only of one host at a time.
-2. Nobody is switched off on this ground: that needs silence for fence_after.
-3. No VM is started on this ground: that needs the host to be suspected.
-4. An alarm that was false costs EARLY_PAUSE_S without another one for that host, so that a link
-   that loses packets does not have the device asked all the time. What it has found is forgotten.
+2. An overdue sign of life is no reason to switch a host off: that needs silence for fence_after.
+3. It is no reason to start a VM: that needs the host to be suspected.
+4. After a false alarm the host is not asked early again for EARLY_PAUSE_S, and its readings are
+   forgotten. Otherwise a link that loses packets would have the fence device asked all the time.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ EARLY_PAUSE_S = 3.0
 
 
 def pursue(turn: HostTurn, watched: Sequence[int]) -> None:
-    """Read the power of a live host that is overdue with a sign of life. `watched`: the hosts whose
-    heir this one is."""
+    """Begin a takeover from a live host whose sign of life is overdue. `watched`: the hosts whose
+    heir this host is."""
     state = turn.state
     current = state.takeover
     overdue = [
@@ -59,7 +59,7 @@ def pursue(turn: HostTurn, watched: Sequence[int]) -> None:
     peer = next((each for each in overdue if each.host_id == pursued), overdue[0])
     current = replace(fencing.begun(turn, peer.host_id), is_early=True)
     if current.freed_s is not None:
-        # The rest waits for the suspicion.
+        # Its id is freed. A start has to wait until the host is suspected.
         turn.state, turn.pursued = replace(state, takeover=current), True
         return
     lease = current.lease or LeaseAnswer(False, turn.now_s)
@@ -80,7 +80,7 @@ def _may_be_asked(turn: HostTurn, peer: PeerReport) -> bool:
 
 
 def _vm_at(peer: PeerReport) -> int:
-    """A VM that is up there; its lease is that host's."""
+    """The number of a VM that is up on the peer, whose lease the peer therefore owns."""
     return min(
         (number for number, its in peer.vms.items() if its.report.vm is VmStatus.UP),
         default=ENGINE,

@@ -1,13 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What speaks for the life or death of a silent host that owns the engine lease.
+"""The evidence for the life or death of a silent host that owns a lease, and what must be true
+before its host id is freed or it is switched off.
 
-The witnesses: its slot on the whiteboard, the renewals of its host id by its sanlock, its
-answers on the network, those of its kernel and of the engine there, the power that its fence
-device reads. The first two go over the storage: before anybody is switched off the network, a way
-of its own, must be silent too. So are the other hosts' ears: a link that is cut makes one host
-deaf, not another one dead. One that speaks for its life outweighs all that are silent: a host
-without a broker keeps its VM, and its sanlock renews; a host without storage answers on the network
-until its own sanlock ends its VM.
+A silent host may be dead, may hang, or may only be unreachable from here; where it still runs the
+VM, a second start destroys the disk. No single witness distinguishes these cases, so each of the
+two dangerous actions has a list of preconditions that must all hold.
+
+The witnesses: the host's slot on the whiteboard; the renewals of its host id by its sanlock; its
+answers on the network; the answers of its kernel and of the engine there; its power, as its fence
+device reads it; and what the other hosts hear of it.
+
+Rules:
+
+1. One sign of life outweighs every silence. A host whose broker has ended keeps its VM, and its
+   sanlock renews. A host without storage answers on the network until its own sanlock ends its VM.
+2. The slot and the renewals both depend on the storage. So the network must be silent as well
+   before a host is switched off.
+3. What the other hosts hear counts as well: a cut link makes this host deaf, not the other one
+   dead.
 """
 
 from __future__ import annotations
@@ -15,35 +25,38 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scoring.hosts import fence_ask
+from scoring.hosts.fence_rate import fence_wait
 from scoring.hosts.state import Takeover
-from scoring.observation import FenceAsk, FenceRecord, FenceStep, LeaseAnswer, PeerReport, Power
+from scoring.observation import FenceAsk, FenceRecord, LeaseAnswer, PeerReport, Power
 from scoring.rules import Rules
 from scoring.storage_word import StorageWord
 from scoring.vm_facts import ENGINE, Health, is_well
 
 #: Readings of "off" that prove a power-off.
 OFFS_NEEDED = 2
-#: A reading of "on" that is older says nothing about now.
+#: The greatest age of a reading of "on" that still counts.
 READING_OLD_S = 10.0
-#: A renewal that was made before the slot stood still is seen so much later at most: the delta
+#: How late this host may see a renewal that was made before the slot stopped changing: the delta
 #: lease of a quiet host is read from the volume every second.
 RENEWAL_SEEN_LATE_S = 5.0
-#: The slot of a machine that stops and the answers of its broker end within so long of each other:
-#: a beat and a half.
+#: When a machine stops, its last slot and its broker's last answer are at most this far apart: a
+#: beat and a half.
 TOGETHER_S = 1.5
-#: So much later than its broker its kernel may have answered for the last time: they are asked in
-#: turn, four times a second.
+#: When a machine stops, the last answer of its kernel is at most this much later than the last one
+#: of its broker: they are asked in turn, four times a second.
 OUTLIVES_S = 0.5
-#: When another host had an answer of the VM is known to about a beat there and one here.
+#: How exactly this host knows when another host last reached the VM: about one beat there and one
+#: here.
 REACHED_LATE_S = 2.0
-#: So many beats a slot must have missed before its host's id is freed: the readings may have begun
-#: on a weaker sign (scoring/hosts/early.py).
+#: A slot must have missed this many beats before its host's id is freed: the readings may have
+#: begun on a weaker sign (scoring/hosts/early.py).
 FREE_BEATS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Precondition:
-    """One thing that must be true before an act that cannot be taken back, and its value now."""
+    """One condition that must hold before an action that cannot be undone, and its present
+    value."""
 
     name: str
     holds: bool
@@ -51,24 +64,24 @@ class Precondition:
 
 
 def evidence_text(conditions: tuple[Precondition, ...]) -> str:
-    """All of them with their values, for the log."""
+    """All conditions with their values, for the log."""
     return "; ".join(f"{condition.name}: {condition.value}" for condition in conditions)
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One beat's knowledge of a silent owner. Times are of this host's monotonic clock.
+    """What is known in one beat about a silent owner. Times are of this host's monotonic clock.
 
-    `peer`: its slot, None where it has none. `slot_since_s`: since when that stands still.
+    `peer`: its slot (None: it has none). `slot_since_s`: since when the slot has not changed.
     `looked_since_s`: since when this host reads the whiteboard without a gap. `heard_by`: the live
-    hosts that say that it answers them over the network. `fence_log`: see
-    Observation. `ask`: it lives, and is to be switched off by its own word (None: it is not, see
-    scoring/hosts/fence_ask.py); `reached_by`: who had an answer of the VM there of late, from
-    outside; `reached_s`: when the last question was asked that was answered so (None: none was).
-    `touched_by`: the live hosts whom its machine, or the engine there, answers. `network_good_s`:
-    when this host's own network was last seen to work (None: it was not). `word`: it has lost the
-    storage, and no VM is left on it, by its own word (scoring/hosts/storage_lost.py).
-    The rest is as in Observation.
+    hosts that publish that the owner answers them over the network. `ask`: the owner lives and asks
+    to be switched off (None: it does not; see scoring/hosts/fence_ask.py). `reached_by`: the hosts
+    that have reached the VM there lately, as its users do; `reached_s`: when the last such question
+    was asked that was answered (None: none was). `touched_by`: the live hosts that the owner's
+    kernel, or the engine there, answers. `network_good_s`: when this host's own network was last
+    seen to work (None: it was not). `word`: the owner says that it has lost the storage and that no
+    VM is left on it (None: it does not; see scoring/hosts/storage_lost.py). The other fields are
+    those of Observation.
     """
 
     lease: LeaseAnswer
@@ -88,7 +101,7 @@ class Evidence:
 
     @property
     def heartbeat_s(self) -> float | None:
-        """When it was last asked over the network and answered."""
+        """When the last question was asked that it answered over the network."""
         return None if self.peer is None else self.peer.heartbeat_s
 
     @property
@@ -100,28 +113,28 @@ class Evidence:
 
 
 def renewal_patience_s(rules: Rules) -> float:
-    """How long a host id must stand still before sanlock on that host counts as silent.
+    """How long a host id must not have been renewed before sanlock on that host counts as silent.
 
-    It renews every 2 * io_timeout (sanlock's src/timeouts.h, id_renewal_seconds); half an
-    io_timeout is left for the writing.
+    sanlock renews every 2 * io_timeout (its src/timeouts.h, id_renewal_seconds); half an
+    io_timeout is added for the write.
     """
     return max(rules.timing.fence_after, 2.5 * rules.io_timeout_s)
 
 
 def hangs(renewed_s: float | None, evidence: Evidence, now_s: float, rules: Rules) -> bool:
-    """Whether its machine is known to hang before its sanlock has been silent for long enough.
+    """Whether the machine is known to hang before its sanlock has been silent for long enough.
 
-    A sanlock that lives may not renew for 2 * io_timeout, so its silence says nothing for that
-    long. A kernel answers at once or not at all. All of this must be true:
+    A live sanlock may not renew for 2 * io_timeout, so its silence proves nothing for that long. A
+    kernel answers at once or not at all. All of this must be true:
 
-    1. For `fence_after` neither its kernel nor the engine there has answered this host, both of
-       which had answered it just before.
+    1. For `fence_after` neither the machine's kernel nor the engine on it has answered this host,
+       although both had answered just before.
     2. This host's own network has worked meanwhile.
-    3. No other host says that its kernel or the engine there answers.
-    4. All ended together, as they do where a machine stops, and not one by one, as where a broker
-       dies and then a cable breaks: its slot and the answers of its broker; and its kernel did not
-       outlive its broker.
-    5. Its host id (`renewed_s`) was not renewed since.
+    3. No other host says that the kernel or the engine there answers it.
+    4. All signs of life ended at the same moment, as they do when a machine stops: the slot, the
+       answers of the broker, and the answers of the kernel. They would end at different moments if
+       first the broker died and then a cable broke.
+    5. The host id (`renewed_s`) has not been renewed since.
     """
     peer, slot_s, network_s = evidence.peer, evidence.slot_since_s, evidence.network_good_s
     if peer is None or slot_s is None or network_s is None or renewed_s is None:
@@ -146,11 +159,11 @@ def hangs(renewed_s: float | None, evidence: Evidence, now_s: float, rules: Rule
 
 
 def renews(renewal_s: float | None, slot_since_s: float | None, now_s: float, rules: Rules) -> bool:
-    """Whether a silent host's sanlock goes on renewing its host id: so its machine lives, and a VM
-    that it had most likely runs there.
+    """Whether a silent host's sanlock goes on renewing the host id. Then the machine lives, and its
+    VM most likely still runs.
 
-    `renewal_s`: when its present renewal was first seen; `slot_since_s`: since when its slot
-    stands still. The last renewal of a host that died is no sign of life.
+    `renewal_s`: when the present renewal was first seen; `slot_since_s`: since when the slot has
+    not changed. The last renewal before a host's death is no sign of life.
     """
     if renewal_s is None or slot_since_s is None:
         return False
@@ -159,10 +172,10 @@ def renews(renewal_s: float | None, slot_since_s: float | None, now_s: float, ru
 
 
 def renewal_since_s(takeover: Takeover, evidence: Evidence) -> float | None:
-    """Since when its host id stands still as it is on disk; None where it was not read yet.
+    """Since when the owner's host id on disk has not been renewed; None: it was not read yet.
 
-    Two look at it, this agent and its broker, and not at the same moment: where they saw different
-    renewals the one that came later counts.
+    This agent and its broker both read the host id, at different moments. Where they saw different
+    renewals, the later one counts.
     """
     peer, since_s = evidence.peer, takeover.renewal_since_s
     if takeover.renewal is None or peer is None or peer.renewal_s is None:
@@ -175,7 +188,7 @@ def renewal_since_s(takeover: Takeover, evidence: Evidence) -> float | None:
 def may_free(
     takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules
 ) -> tuple[Precondition, ...]:
-    """Everything that must be true before the host id may be freed; the order is the log's."""
+    """Everything that must be true before the host id may be freed, in the order of the log."""
     last_s = takeover.offs[-1].read_s if takeover.offs else None
     fence_since_s = takeover.fence_since_s
     return (
@@ -194,8 +207,8 @@ def may_free(
 def _misses_beats(
     takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules
 ) -> Precondition:
-    """A device that lies, and a packet that is lost, must not be enough. Where this host has
-    switched it off itself, more was known before."""
+    """A lost packet together with a device that reports a wrong power must not be enough to free a
+    host id. Where this host has given the order to switch off, stricter conditions held before."""
     since_s, least_s = evidence.slot_since_s, FREE_BEATS * rules.timing.beat
     is_late = since_s is not None and now_s - since_s >= least_s
     return Precondition(
@@ -209,15 +222,17 @@ def may_free_fencer(
     takeover: Takeover, evidence: Evidence, announced: int | None, now_s: float, rules: Rules
 ) -> tuple[Precondition, ...]:
     """Everything that must be true before the id of a host that owns the fence lease may be freed
-    (scoring/hosts/dead_fencer.py). `takeover`: what is known of that host; `evidence.lease`: of the
-    fence lease. `announced`: the host whose id this host frees without the fence lease, as its slot
-    on the storage says."""
+    (scoring/hosts/dead_fencer.py). `takeover`: the memory about that host. `evidence.lease`: the
+    answer about the fence lease. `announced`: the host whose id this host frees without the fence
+    lease, as its own slot on the storage says."""
     return (
         _no_global_maintenance(evidence),
         Precondition(
             "announced",
             announced == takeover.host_id,
-            f"this host's slot says so of {announced or 'nobody'}",
+            f"this host's slot announces host {announced}"
+            if announced
+            else "this host's slot announces none",
         ),
         *_proven_off(takeover, evidence, now_s, rules),
     )
@@ -226,7 +241,7 @@ def may_free_fencer(
 def _proven_off(
     takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules
 ) -> tuple[Precondition, ...]:
-    """What proves that a host which owns a lease is off."""
+    """The conditions that prove a host off that owns a lease."""
     offs, lease = takeover.offs, evidence.lease
     first_s, last_s = (offs[0].read_s, offs[-1].read_s) if offs else (None, None)
     signs = [
@@ -261,11 +276,11 @@ def _proven_off(
 def may_power_off(
     takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules
 ) -> tuple[Precondition, ...]:
-    """Everything that must be true before a host is switched off; the order is the log's.
+    """Everything that must be true before a host is switched off, in the order of the log.
 
-    Those that only time or this host's own next step brings stand last. A host that asks for it
-    itself need not be silent, but its VM must be sick by all that is known; one that has lost the
-    storage, and has no VM any more, may answer on the network.
+    Conditions that come true with time, or by this host's own next step, stand last. A host that
+    asks to be switched off need not be silent, but every check of its VM must say that the VM is
+    sick. A host that has lost the storage, and has no VM any more, may answer on the network.
     """
     if evidence.ask is not None:
         return _may_power_off_as_asked(takeover, evidence, evidence.ask, now_s, rules)
@@ -278,7 +293,7 @@ def may_power_off(
     is_hung = hangs(renewed_s, evidence, now_s, rules)
     patience_s = after_s if is_hung else renewal_patience_s(rules)
     return (
-        *_never_without(takeover, evidence, rules),
+        *_always_required(takeover, evidence, rules),
         Precondition(
             "network-witness",
             evidence.heartbeat_s is not None,
@@ -308,12 +323,13 @@ def may_power_off(
 def _may_power_off_as_asked(
     takeover: Takeover, evidence: Evidence, ask: FenceAsk, now_s: float, rules: Rules
 ) -> tuple[Precondition, ...]:
-    """All but the silence: the host lives, and asks for it (scoring/hosts/fence_ask.py)."""
+    """The conditions for a live host that asks to be switched off (scoring/hosts/fence_ask.py):
+    all but those of its silence."""
     health = Health.UNKNOWN if evidence.peer is None else evidence.peer.engine.report.health
     vms = {} if evidence.peer is None else evidence.peer.vms
     well = [n for n, its in sorted(vms.items()) if n != ENGINE and is_well(its.report)]
     return (
-        *_never_without(takeover, evidence, rules),
+        *_always_required(takeover, evidence, rules),
         Precondition("asks-for-it", fence_ask.is_asked(ask, rules), fence_ask.in_words(ask)),
         Precondition("its-vm-is-sick", health is Health.BAD, f"health {health} by its own check"),
         Precondition(
@@ -336,12 +352,12 @@ def _may_power_off_as_asked(
 def _may_power_off_without_storage(
     takeover: Takeover, evidence: Evidence, word: StorageWord, now_s: float, rules: Rules
 ) -> tuple[Precondition, ...]:
-    """All but its silence on the network: it says there that it has lost the storage, and no VM is
-    left on it (scoring/hosts/storage_lost.py). What goes over the storage must be silent as ever.
+    """The conditions for a host that says over the network that it has lost the storage and that no
+    VM is left on it (scoring/hosts/storage_lost.py): all but those of its silence on the network.
     """
     lost_s = word.lost_s or 0.0
     return (
-        *_never_without(takeover, evidence, rules),
+        *_always_required(takeover, evidence, rules),
         Precondition(
             "lost-its-storage",
             lost_s > 0,
@@ -375,10 +391,10 @@ def _does_not_renew(
     )
 
 
-def _never_without(
+def _always_required(
     takeover: Takeover, evidence: Evidence, rules: Rules
 ) -> tuple[Precondition, ...]:
-    """What forbids to switch a host off whether it is silent or asks for it."""
+    """The conditions of every switching off, whether the host is silent or asks for it."""
     peer = evidence.peer
     return (
         Precondition("allowed", rules.fence_power_off, "fence.power-off is set"),
@@ -435,57 +451,8 @@ def _lease_owner_known(takeover: Takeover, lease: LeaseAnswer) -> Precondition:
     )
 
 
-# --- how often hosts may be switched off -----------------------------------------------------
-
-HOUR_S = 3600.0
-
-
 def _log_allows(evidence: Evidence, now_s: float, rules: Rules) -> Precondition:
     if evidence.fence_log is None or evidence.peer is None:
         return Precondition("fence-log-readable", False, "the fence log was not read")
-    wait_s, why = fence_wait(evidence, now_s, rules)
+    wait_s, why = fence_wait(evidence.fence_log, evidence.peer, now_s, rules)
     return Precondition("not-too-often", wait_s <= 0, why)
-
-
-def fence_wait(evidence: Evidence, now_s: float, rules: Rules) -> tuple[float, str]:
-    """How long until this host may be switched off, seconds, and why.
-
-    After the n-th act within an hour, over the whole cluster, fence_backoff doubled n - 1 times;
-    after fences_per_hour of them none until the oldest is an hour ago: a fault that all have is
-    not cured by switching off. One that somebody began on this very boot of the host is this
-    same act: who finishes it needs no new leave. An order that was withdrawn is none.
-    """
-    assert evidence.peer is not None
-    this_act = (evidence.peer.host_id, evidence.peer.boot_id)
-    acts: dict[tuple[tuple[int, str], int], float] = {}
-    for record in evidence.fence_log or ():
-        act = (record.target, record.boot_id)
-        if record.step is FenceStep.INTENT and now_s - record.at_s < HOUR_S and act != this_act:
-            acts[act, record.by] = record.at_s
-        elif record.withdrawn:
-            acts.pop((act, record.by), None)
-    last_s: dict[tuple[int, str], float] = {}
-    for (act, _), at_s in acts.items():
-        last_s[act] = max(at_s, last_s.get(act, at_s))
-    shots = sorted(last_s.values())
-    if not shots:
-        return 0.0, "nobody else was switched off within the hour"
-    if len(shots) >= rules.fences_per_hour:
-        wait_s = shots[-rules.fences_per_hour] + HOUR_S - now_s
-        return wait_s, f"{len(shots)} others were switched off within the hour: a fault of all?"
-    wait_s = shots[-1] + rules.timing.fence_backoff * 2 ** (len(shots) - 1) - now_s
-    why = f"{len(shots)} other(s) within the hour, the last {now_s - shots[-1]:.0f} s ago"
-    return wait_s, why
-
-
-def is_noted(
-    fence_log: tuple[FenceRecord, ...] | None, own_id: int, host_id: int, boot_id: str
-) -> bool:
-    """Whether the log has this host's own intent to switch off that boot of a host, still open: the
-    orders of one act need one record, however many they are."""
-    about = [
-        record
-        for record in fence_log or ()
-        if (record.by, record.target, record.boot_id) == (own_id, host_id, boot_id)
-    ]
-    return bool(about) and about[-1].step is FenceStep.INTENT

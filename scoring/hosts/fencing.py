@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Pursuing the dead: one machine for each dead host, however many VMs wait for it.
+"""Pursues a silent host: collects the proof that it is dead, once for all VMs that wait for it.
 
 A VM whose lease is owned by a silent host can start only when that host is proven dead, or when
-sanlock calls it so. The proof, and the freeing of its host id, is for the host, not for the VM:
-two machines would ask one fence device, and there is one fence lease. So a VM says whose death it
-waits for, and here that host is pursued.
+sanlock calls it dead. There is one fence lease, and a fence device bears few sessions; if each VM
+collected the proof itself, they would stand in each other's way. So each VM only names the host
+whose death it waits for, and this file pursues that host.
 
 Rules of this file:
 
-1. One host at a time: the one that is pursued already, as long as somebody waits for it.
-2. A takeover is remembered only while somebody waits for it. What it has under way when nobody
-   does any more is withdrawn, and its end waited for: no device is asked twice at once.
+1. One host is pursued at a time. It stays the same one as long as a VM waits for it.
+2. A takeover is remembered only while a VM waits for it. When no VM waits any more, an order or a
+   freeing that is under way is withdrawn, and its outcome is waited for: no device is asked twice
+   at once.
 """
 
 from __future__ import annotations
@@ -39,23 +40,23 @@ from scoring.timing import Timing
 
 
 def take_in(turn: HostTurn, outcomes: Iterable[Outcome]) -> None:
-    """Bring memory up to date with what ended."""
+    """Update the memory about hosts by the actions that have ended."""
     for outcome in outcomes:
         turn.state = _with_outcome(turn.state, outcome, turn.now_s, turn.rules.timing)
 
 
 def _with_outcome(state: HostState, outcome: Outcome, now_s: float, timing: Timing) -> HostState:
-    """What an ended action changes in memory."""
+    """The memory after an action has ended."""
     if isinstance(outcome, PowerOnEnded):
         switched_on_s = {**state.switched_on_s, outcome.host_id: now_s}
         return replace(state, switching_on=None, on_withdrawn="", switched_on_s=switched_on_s)
     if state.takeover is None:
         return state
-    return replace(state, takeover=_gone_on(state.takeover, outcome, now_s, timing))
+    return replace(state, takeover=_after(state.takeover, outcome, now_s, timing))
 
 
-def _gone_on(step: Takeover, outcome: Outcome, now_s: float, timing: Timing) -> Takeover:
-    """The takeover after one of its questions or acts has ended."""
+def _after(step: Takeover, outcome: Outcome, now_s: float, timing: Timing) -> Takeover:
+    """The takeover after one of its questions or actions has ended."""
     match outcome:
         case LeaseAnswer():
             if step.is_early and outcome.known and outcome.owner == step.host_id:
@@ -85,8 +86,8 @@ def _gone_on(step: Takeover, outcome: Outcome, now_s: float, timing: Timing) -> 
 
 
 def _with_power(step: Takeover, answer: PowerAnswer, timing: Timing) -> Takeover:
-    """One more reading, of the VM's host, of the host that owns the fence lease, or of one that is
-    both."""
+    """The takeover after a power reading. The host that was read may be the pursued one, the owner
+    of the fence lease, or both."""
     fencer = step.fencer
     if fencer is not None and fencer.host_id == answer.host_id:
         step = replace(step, fencer=takeover.with_power(fencer, answer, timing))
@@ -102,8 +103,8 @@ def _is_of_fencer(step: Takeover, outcome: HostIdFreed) -> bool:
 
 
 def _fencer_freed(step: Takeover, outcome: HostIdFreed, now_s: float, timing: Timing) -> Takeover:
-    """The id of the host that owns the fence lease was freed, or not. The lease is asked for at
-    once then; where that host had the VM as well, the VM's lease is free too."""
+    """The takeover after the id of the fence lease's owner was freed, or could not be. Freed, the
+    fence lease is asked for at once; if the same host is the pursued one, its id is freed too."""
     assert step.fencer is not None
     if not outcome.ok:
         fencer = replace(step.fencer, freeing=False, withdrawn="")
@@ -114,13 +115,13 @@ def _fencer_freed(step: Takeover, outcome: HostIdFreed, now_s: float, timing: Ti
 
 
 def _paused(step: Takeover, problem: str, now_s: float, timing: Timing) -> Takeover:
-    """Start the protocol over after a pause: nothing read before it counts."""
+    """The takeover after a failed step: it starts over after a pause, without earlier readings."""
     return replace(step, offs=(), problem=problem, not_before_s=now_s + timing.takeover_retry)
 
 
 def pursue(turn: HostTurn, waits: Sequence[LeaseAnswer]) -> None:
-    """Go on with the proof that a silent host is dead. `waits`: the leases that some VM waits for,
-    each owned by such a host."""
+    """Take the next step in proving a silent host dead. `waits`: the leases that VMs wait for, each
+    owned by a silent host."""
     before = turn.state.takeover
     pursued = None if before is None else before.host_id
     lease = next((each for each in waits if each.owner == pursued), waits[0])
@@ -143,13 +144,13 @@ def pursue(turn: HostTurn, waits: Sequence[LeaseAnswer]) -> None:
 
 
 def begun(turn: HostTurn, host: int) -> Takeover:
-    """The takeover from that host, as far as it has come."""
+    """The takeover from that host: the one that is under way, or a new one."""
     current = turn.state.takeover
     if current is None:
         return Takeover(host, turn.now_s)
     if current.host_id == host:
         return current
-    # The fence lease is one for all hosts; what was read of the other host is not.
+    # The fence lease is the same for all hosts; the readings belong to the other host.
     return Takeover(
         host,
         turn.now_s,
@@ -159,7 +160,7 @@ def begun(turn: HostTurn, host: int) -> Takeover:
 
 
 def _step(turn: HostTurn, current: Takeover, lease: LeaseAnswer) -> Takeover:
-    """The next step of the protocol, and the one towards a fence lease that a dead fencer has."""
+    """Take the next step of the takeover, and of getting the fence lease from a dead fencer."""
     evidence = evidence_of(turn, current.host_id, lease)
     current, actions, reasons = takeover.step(current, evidence, turn.now_s, turn.rules)
     turn.pursued = True
@@ -175,15 +176,16 @@ def _step(turn: HostTurn, current: Takeover, lease: LeaseAnswer) -> Takeover:
 
 
 def _owner_renews(turn: HostTurn, lease: LeaseAnswer) -> bool:
-    """Whether the silent owner's sanlock renews its host id; says so. No time is left to
-    count then: each renewal would begin it anew."""
+    """Whether the silent owner's sanlock renews its host id; adds the reason. There is no countdown
+    then, since each renewal starts it anew."""
     peer = next((p for p in turn.observation.peers if p.host_id == lease.owner), None)
     if peer is None:
         return False
     since_s = turn.state.seen[peer.host_id].since_s
     if not renews(peer.renewal_s, since_s, turn.now_s, turn.rules):
         return False
-    # The takeover says less of the same: what it found may be the last renewal of a dead host.
+    # This reason replaces the takeover's own one, which is less sure: the takeover does not know
+    # whether the renewal that it has seen is the last one of a dead host.
     turn.reasons = [reason for reason in turn.reasons if reason.code is not Code.OWNER_RENEWS]
     turn.because(
         Code.OWNER_RENEWS,
@@ -194,7 +196,7 @@ def _owner_renews(turn: HostTurn, lease: LeaseAnswer) -> bool:
 
 
 def evidence_of(turn: HostTurn, host: int, lease: LeaseAnswer) -> Evidence:
-    """What is known in this beat of a silent host that owned the lease."""
+    """The evidence of this beat about a silent host that owned the lease."""
     observation = turn.observation
     peer = next((p for p in observation.peers if p.host_id == host), None)
     seen = turn.state.seen.get(host)
@@ -218,8 +220,8 @@ def evidence_of(turn: HostTurn, host: int, lease: LeaseAnswer) -> Evidence:
 
 
 def _network_good_s(turn: HostTurn, but: int) -> float | None:
-    """When this host's network was last seen to work: another live host answered, or a target of
-    its network test does."""
+    """When this host's network was last seen to work: another live host than `but` has answered, or
+    a target of the network test answers now."""
     if turn.observation.local.way_out:
         return turn.now_s
     answered_s = (
@@ -241,11 +243,11 @@ def _countdown(turn: HostTurn, lease: LeaseAnswer, why: str) -> str:
 
 
 def forget(turn: HostTurn) -> None:
-    """A takeover is remembered only while it is pursued; the fence lease goes with it.
+    """Forget the takeover that is not pursued any more, and give the fence lease back.
 
-    What it has under way is waited for: no device is asked twice at once, and the fence
-    lease outlasts a freeing and the switching off or on of a host. An order or a freeing that is
-    under way is withdrawn.
+    An order or a freeing that is under way is withdrawn, but remembered until its outcome comes, so
+    that no device is asked twice at once. The fence lease is kept until a freeing, a switching off
+    or a switching on has ended.
     """
     if turn.pursued:
         return
@@ -259,9 +261,9 @@ def forget(turn: HostTurn) -> None:
             taking_fence=step.taking_fence,
             switching_off=step.switching_off,
             freeing=step.freeing,
-            withdrawn=step.withdrawn or _why(turn),
+            withdrawn=step.withdrawn or _why_not_pursued(turn),
             asking_owner=step.asking_owner,
-            fencer=_left(step.fencer, turn),
+            fencer=_withdrawn(step.fencer, turn),
         )
         if not (
             step.asking_power
@@ -280,21 +282,22 @@ def forget(turn: HostTurn) -> None:
         turn.actions.append(DropFenceLease())
 
 
-def _why(turn: HostTurn) -> str:
-    """Why a takeover is not pursued any more."""
+def _why_not_pursued(turn: HostTurn) -> str:
+    """Why the takeover is not pursued any more: the last reason of this beat."""
     return "; ".join(reason.text for reason in turn.reasons[-1:])
 
 
-def _left(fencer: Takeover | None, turn: HostTurn) -> Takeover | None:
-    """What is under way about the host that owns the fence lease, withdrawn; None: nothing."""
+def _withdrawn(fencer: Takeover | None, turn: HostTurn) -> Takeover | None:
+    """The takeover from the fence lease's owner with its freeing withdrawn; None: nothing of it is
+    under way."""
     if fencer is None or not (fencer.freeing or fencer.asking_power):
         return None
-    return replace(fencer, offs=(), withdrawn=fencer.withdrawn or _why(turn))
+    return replace(fencer, offs=(), withdrawn=fencer.withdrawn or _why_not_pursued(turn))
 
 
 def wake_s(turn: HostTurn) -> float | None:
-    """When the next power reading may count, while one is waited for; and when what is proven may
-    be acted upon, where the host is not suspected yet."""
+    """When the next decision is due before the next beat: when the next power reading may count,
+    and, of a host that is not suspected yet, when its id may be freed and its VM started."""
     step = turn.state.takeover
     if step is None:
         return None
@@ -307,7 +310,7 @@ def wake_s(turn: HostTurn) -> float | None:
     ]
     power, idle = step.power, not (step.asking_power or step.freeing or step.switching_off)
     if turn.observation.fence_lease_held and idle and power is not None and not step.offs:
-        # Only what is read under the fence lease counts for an order.
+        # Only a reading that is made under the fence lease counts for an order.
         at_s = power.over_s + turn.rules.timing.power_reread
         due_s += [at_s] if at_s > turn.now_s else []
     seen = turn.state.seen.get(step.host_id)

@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who lives, seen by timestamps that change.
+"""Which hosts live, by timestamps that change.
 
-No clock of another host is ever read: a peer's timestamp is a counter, and a peer lives
-as long as this host sees it change, by this host's own clock, while this host's own
-reads are fine. A peer that was not seen to change yet is UNCERTAIN until it had the time
-to: it may be a slot that a host left behind years ago, or one that beats in a moment.
-A host that cannot read the whiteboard knows of itself that it is blind, and of no other
-that it is silent.
+The clocks of two hosts are never compared, since they may differ by any amount. A peer's timestamp
+is a counter, and a peer lives as long as this host sees it change, by this host's own clock. If a
+host that cannot read the whiteboard counted its own blindness as the others' silence, it would take
+over from hosts that are well.
+
+Rules:
+
+1. A peer is LIVE while its timestamp changes, and SILENT when that has not changed for
+   suspect_after.
+2. A peer that was never seen to change is UNCERTAIN until suspect_after has passed: the slot may
+   have been left behind years ago, or the host may write its next beat in a moment.
+3. A host that cannot read the whiteboard finds no peer silent.
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ from scoring.observation import PeerReport
 
 
 class Liveness(Enum):
-    """What a peer's slot says of it."""
+    """Whether a peer lives, by its slot."""
 
     LIVE = "live"
     SILENT = "silent"
@@ -28,7 +34,7 @@ class Liveness(Enum):
 
 
 def look(seen: Mapping[int, Seen], peers: Sequence[PeerReport], now_s: float) -> dict[int, Seen]:
-    """Bring the table of last changes up to date; peers whose slot is gone fall out."""
+    """The updated table of last changes; a peer whose slot is gone is removed."""
     slots = []
     for peer in peers:
         read_s = now_s if peer.read_s is None else min(peer.read_s, now_s)
@@ -39,7 +45,8 @@ def look(seen: Mapping[int, Seen], peers: Sequence[PeerReport], now_s: float) ->
 def last_changes(
     seen: Mapping[int, Seen], slots: Iterable[tuple[int, int, float]]
 ) -> dict[int, Seen]:
-    """What slots alone say: host id, timestamp, and when that was read, if it is a new one."""
+    """The updated table of last changes. `slots`: host id, timestamp, and when it was read (counts
+    where the timestamp is new)."""
     table: dict[int, Seen] = {}
     for host_id, timestamp, read_s in slots:
         old = seen.get(host_id)
@@ -48,7 +55,7 @@ def last_changes(
         elif old.timestamp != timestamp:
             table[host_id] = Seen(timestamp, read_s, changed=True)
         elif old.changed and read_s < old.since_s:
-            # When it was written is known better now.
+            # An earlier read of the same timestamp shows better when it was written.
             table[host_id] = replace(old, since_s=read_s)
         else:
             table[host_id] = old
@@ -56,24 +63,24 @@ def last_changes(
 
 
 def liveness(seen: Seen, now_s: float, suspect_after_s: float) -> Liveness:
-    """Whether the peer lives, by how long its timestamp has stood still."""
+    """Whether the peer lives, by how long its timestamp has not changed."""
     if now_s - seen.since_s >= suspect_after_s:
         return Liveness.SILENT
     return Liveness.LIVE if seen.changed else Liveness.UNCERTAIN
 
 
 def is_blind(read_s: float | None, now_s: float, suspect_after_s: float) -> bool:
-    """Whether this host has not read the whiteboard for so long that a peer could have fallen
-    silent meanwhile. `read_s`: its last good read, None: there was none, or the last one failed
-    in a way that says nothing of the peers."""
+    """Whether this host has not read the whiteboard for suspect_after, in which a peer could have
+    fallen silent. `read_s`: its last good read (None: there was none, or the last one failed in a
+    way that says nothing about the peers)."""
     return read_s is None or now_s - read_s >= suspect_after_s
 
 
 def liveness_known(
     seen: Seen, read_s: float | None, now_s: float, suspect_after_s: float
 ) -> Liveness:
-    """Whether the peer lives, as in `liveness`, but SILENT only where a read has shown that the
-    slot stood still: a host that cannot read finds every peer UNCERTAIN."""
+    """Whether the peer lives, as in `liveness`, where reads may fail: SILENT only if a good read
+    has shown that the timestamp did not change; UNCERTAIN while this host cannot read."""
     if read_s is None or is_blind(read_s, now_s, suspect_after_s):
         return Liveness.UNCERTAIN
     return liveness(seen, read_s, suspect_after_s)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Looks at all hosts once a beat, before anything is decided: which live, which are silent, which
-asks to be switched off.
+"""Judges all hosts once a beat, before anything is decided: which live, which are silent, which
+one asks to be switched off.
 
-Every later question stands on this answer. If each part of the decision judged the hosts itself,
-one could start a VM because a host is silent while another one still counts it as a standby.
+Every later part of the decision uses this result. If each part judged the hosts itself, one could
+start a VM because a host is silent while another part still counts that host as a standby.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from scoring.rules import Rules
 
 
 def look(state: HostState, rules: Rules, observation: Observation, now_s: float) -> HostTurn:
-    """A turn with the hosts that live. A host that cannot read the whiteboard knows of none."""
+    """A turn with the hosts that live. While this host cannot read the whiteboard, no host counts
+    as live."""
     if observation.storage_good_since_s is None:
         return HostTurn(rules, replace(state, seen={}), observation, now_s)
     seen = last_changes(state.seen, observation.peers, now_s)

@@ -1,39 +1,39 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Whether the other hosts write to the very storage that this host reads.
 
-Whiteboard and leases keep a VM single only while there is one of each. A host whose storage is
-not mounted, with an old copy below the mount point, or a clone of the LUN, or another replica,
-sees a cluster in which everybody is silent: it waits for sanlock's time and starts the VM a
-second time. No look at the copy itself shows it. The network does: each host says, signed, what
-it last wrote and the storage acknowledged, and what was acknowledged before a read began must be
-in that read.
+The whiteboard and the leases prevent a second copy of a VM only if all hosts use the same ones. A
+host may instead see an old copy below a mount point that is not mounted, a clone of the LUN, or
+another replica. There every other host is silent, so it would wait for sanlock's host-dead time and
+start the VM a second time. Reading that copy cannot show the mistake, but the network can: each
+host answers, signed, which of its writes the storage last acknowledged. A write that was
+acknowledged before a read began must be in that read.
 
-    it says                      its slot, read here after the answer     finding
+    the answer                   the slot, read here after the answer     finding
     wrote 812                    812 or more                              the same storage
-    wrote 812                    stands at 700                            doubt
-    wrote 812, later 816         stands at 700, for patience_s            other storage
-    wrote 812, and again 812     stands at 700                            doubt, for dead_s at most
-    wrote 10**12                 700, 701, 702                            odd: it is named, no more
-    volumes with other ids       whatever                                 other storage, at once
+    wrote 812                    still 700                                doubt
+    wrote 812, later 816         still 700, for patience_s                other storage
+    wrote 812, and again 812     still 700                                doubt, for dead_s at most
+    wrote 10**12                 700, 701, 702                            odd: shown, nothing more
+    volumes with other ids       any                                      other storage, at once
 
-The renewals of its host id in the lease volume are compared in the same way; they come seldom,
-so one that is not seen here is enough.
+The renewals of the host ids in the lease volume are compared in the same way. They are rare, so a
+single renewal that is not seen here is enough.
 
 Rules:
 
-1. Only a read that began after the answer had come is held against that answer.
-2. While there is doubt about any host nothing is started here. A host that was never seen to
-   change here is also waited for until it was asked: it answered, or was silent for
+1. An answer is compared only with a read that began after the answer had come.
+2. While there is doubt about any host, this host starts nothing. It also waits for a host whose
+   slot was never seen to change here, until that host has answered or has been silent for
    suspect_after.
-3. A finding stands until what the host said is seen here. Once the host does not answer any more
-   it stands for `dead_s`; for ever where the host was never seen to change here, since then
-   nothing speaks for this storage.
-4. One pair does not show who of the two is wrong. This host is unfit where those on other
-   storage are at least as many as this host and those that are with it: whose words do not
-   differ, and whose slots changed here later than the first of the others went away. Of two hosts
-   both are unfit; of three the one that is alone.
-5. Where a host on other storage says that the VM is up there nothing is started here, however
-   many are with this host; and not within `dead_s` after it said so last.
+3. A finding stays until this host sees the write that the other host named. Once the other host
+   does not answer any more, the finding stays for `dead_s`; or for ever, if its slot was never seen
+   to change here, since then there is no evidence that this storage is the right one.
+4. Two hosts that see different storage do not show which of them is wrong. This host is unfit if
+   the hosts on other storage are at least as many as those on its own, itself included. A host is
+   on its own storage if the answers match, and if its slot has changed here since the first of the
+   others began to differ. Of two hosts both are unfit; of three, the one that is alone.
+5. If a host on other storage says that the VM is up there, this host starts nothing, however many
+   hosts are on its own storage; nor within `dead_s` after that answer.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
-#: How much later than acknowledged a write may be seen by another host.
+#: How long after its acknowledgement a write may become visible to another host.
 VISIBLE_WITHIN_S = 2.0
 
 #: Larger than any timestamp of a renewal.
@@ -53,7 +53,7 @@ Count = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Ids:
-    """What a host calls its cluster and volumes; "" where it has no name for it."""
+    """The ids of a host's cluster and volumes; "" where it has none."""
 
     cluster: str = ""
     whiteboard: str = ""
@@ -62,10 +62,10 @@ class Ids:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A peer's signed answer, which had come at `heard_s` of this host's clock.
+    """A peer's signed answer, which came at `heard_s` of this host's clock.
 
-    `written`: the timestamp of its last slot that the storage acknowledged. `renewal`: of its own
-    host id, as it reads it. None: it does not say.
+    `written`: the timestamp of its last slot that the storage acknowledged. `renewal`: the renewal
+    of its own host id, as it reads it. None: not in the answer.
     """
 
     heard_s: float
@@ -77,11 +77,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """What this host sees of a peer.
+    """A peer as this host sees it on the storage.
 
-    `slot`: its timestamp; `slot_read_s`: when the last good read began (None: there was none);
-    `slot_changed_s`: when it was last seen to change, None: never. The same of its host id's
-    renewal. `askable`: it can be asked over the network; `unanswered_since_s`: see PeerReport.
+    `slot`: its timestamp. `slot_read_s`: when the last good read began (None: there was none).
+    `slot_changed_s`: when the timestamp was last seen to change (None: never). `renewal`,
+    `renewal_read_s`, `renewal_changed_s`: the renewal of its host id, likewise. `askable`: it can
+    be asked over the network. `unanswered_since_s`: see PeerReport.
     """
 
     name: str
@@ -97,8 +98,9 @@ class Here:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """What a peer said and the reads here do not show. `first`: the oldest such count, said at
-    `since_s`; `latest`: the newest; `shown`: what a read that began at `read_s` showed."""
+    """Writes that a peer names and that the reads of this host do not show. `first`: the oldest of
+    them, named at `since_s`. `latest`: the newest. `shown`: what a read that began at `read_s`
+    showed."""
 
     first: Count
     since_s: float
@@ -108,7 +110,7 @@ class Gap:
 
 
 class Finding(IntEnum):
-    """What is known of a peer's storage, the worse the larger."""
+    """What is known about a peer's storage; a larger value is worse."""
 
     NOTHING = 0
     ODD = 1
@@ -118,10 +120,10 @@ class Finding(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One peer's words beside what is seen here, remembered from read to read.
+    """One peer's answers compared with the reads of this host, remembered from read to read.
 
-    `went_s`: since when its words differ from what is seen here, None where they do not. `text`:
-    how they differ, "" where they do not.
+    `differs_since_s`: since when the two differ (None: they do not). `text`: how they differ ("":
+    they do not).
     """
 
     here: Here
@@ -129,15 +131,15 @@ class Compared:
     slot: Gap | None = None
     renewal: Gap | None = None
     finding: Finding = Finding.NOTHING
-    went_s: float | None = None
+    differs_since_s: float | None = None
     text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What follows from all peers. `unfit`: why nothing may be started here, "" where it may.
-    `others`: how the words of each host on other storage differ; `odd`: the same of those whose
-    words are not believed. `unsure`: hosts of which it is not known yet."""
+    """The result of comparing all peers. `unfit`: why nothing may be started here ("": it may).
+    `others`: each host on other storage, and how its answers differ. `odd`: each host whose answers
+    differ but are not believed. `unsure`: the hosts about which nothing is known yet."""
 
     unfit: str = ""
     others: Mapping[int, str] = field(default_factory=dict)
@@ -147,23 +149,23 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds. `suspect_after`: see Timing. `dead_s`: after so long without a renewal sanlock calls
-    a host dead."""
+    """Seconds. `suspect_after_s`: see Timing. `dead_s`: how long after the last renewal of a host
+    id sanlock calls its host dead."""
 
     suspect_after_s: float
     dead_s: float
 
     @property
     def patience_s(self) -> float:
-        """How long what was said may stay unseen."""
+        """How long a write that a peer has named may stay unseen here."""
         return self.suspect_after_s + VISIBLE_WITHIN_S
 
 
 def compare(
     old: Compared | None, answer: Answer | None, here: Here, own: Ids, limits: Limits
 ) -> Compared:
-    """What is known of one peer after one more read of the storage. `answer`: its newest; None:
-    it has given none."""
+    """What is known about one peer after one more read of the storage. `answer`: its newest answer
+    (None: it has given none)."""
     was = old or Compared(here)
     if answer is None:
         return replace(was, here=here)
@@ -190,18 +192,19 @@ def compare(
     finding, text = max(found, key=lambda each: each[0])
     text = text and f"says that it {text}"
     if finding is Finding.DOUBT and was.finding is Finding.OTHER:
-        # It counts anew, and that is not seen here either: what was found stands.
+        # The peer's counter began anew, and this host does not see that either: the finding stays.
         finding = Finding.OTHER
-    went_s = None
+    differs_since_s = None
     if finding >= Finding.DOUBT:
-        went_s = answer.heard_s if was.went_s is None else was.went_s
-    return Compared(here, answer, slot, renewal, finding, went_s, text)
+        differs_since_s = answer.heard_s if was.differs_since_s is None else was.differs_since_s
+    return Compared(here, answer, slot, renewal, finding, differs_since_s, text)
 
 
 def _gap(
     old: Gap | None, said: Count | None, heard_s: float, shown: Count | None, read_s: float | None
 ) -> Gap | None:
-    """What is still unseen of what was said, after a read that began at `read_s`."""
+    """The writes that are still unseen after a read that began at `read_s`; None: there are none.
+    `said`: the peer's newest write by its answer at `heard_s`; `shown`: what the read showed."""
     if read_s is None or shown is None:
         return old
     if old is not None and shown >= old.first:
@@ -220,10 +223,10 @@ def _gap(
 def _finding(
     gap: Gap, is_lasting: bool, answer: Answer, changed_s: float | None, limits: Limits
 ) -> Finding:
-    """What a gap means. `is_lasting`: what is unseen is no single word."""
+    """What a gap means. `is_lasting`: more than one named write is unseen."""
     is_over = gap.read_s - gap.since_s >= limits.patience_s
     if changed_s is not None and changed_s > gap.since_s:
-        # It is written here: late, or its word is a mistake.
+        # The peer does write to this storage: the write is late, or its answer is wrong.
         return Finding.ODD if is_over else Finding.NOTHING
     if is_over and is_lasting:
         return Finding.OTHER
@@ -232,8 +235,8 @@ def _finding(
 
 
 def _in_order(renewal: Count | None) -> Count | None:
-    """A count that grows with each write of a delta lease: a release (timestamp 0) is the last of
-    its generation."""
+    """The renewal as a count that grows with each write of the delta lease: a release (timestamp 0)
+    is the last write of its generation."""
     if renewal is None:
         return None
     return renewal[0], renewal[1] or _RELEASED
@@ -245,7 +248,7 @@ def _in_words(renewal: Count) -> str:
 
 
 def _differing(theirs: Ids, own: Ids) -> str:
-    """Where another host has other volumes than this one, in words."""
+    """Which of another host's ids differs from this host's, in words; "": none."""
     for what, there, here in (
         ("cluster", theirs.cluster, own.cluster),
         ("whiteboard", theirs.whiteboard, own.whiteboard),
@@ -257,7 +260,7 @@ def _differing(theirs: Ids, own: Ids) -> str:
 
 
 def judge(peers: Mapping[int, Compared], now_s: float, limits: Limits) -> Judgement:
-    """What follows from all peers together (rules 2 to 5)."""
+    """The result of comparing all peers (rules 2 to 5)."""
     others = {
         host: peer for host, peer in sorted(peers.items()) if _is_elsewhere(peer, now_s, limits)
     }
@@ -268,6 +271,7 @@ def judge(peers: Mapping[int, Compared], now_s: float, limits: Limits) -> Judgem
 
 
 def _is_elsewhere(peer: Compared, now_s: float, limits: Limits) -> bool:
+    """Whether the peer is on other storage, by a finding that still counts (rule 3)."""
     if peer.finding is not Finding.OTHER:
         return False
     assert peer.answer is not None
@@ -275,7 +279,8 @@ def _is_elsewhere(peer: Compared, now_s: float, limits: Limits) -> bool:
 
 
 def _is_unsure(peer: Compared, now_s: float, limits: Limits) -> bool:
-    """Whether there is doubt about it, or its first answer is still to come or to be compared."""
+    """Whether there is doubt about the peer, or its first answer has not come yet or was not
+    compared yet (rule 2)."""
     here, answer = peer.here, peer.answer
     if answer is not None and peer.finding is Finding.DOUBT:
         return now_s - answer.heard_s < limits.dead_s
@@ -290,6 +295,7 @@ def _is_unsure(peer: Compared, now_s: float, limits: Limits) -> bool:
 def _unfit(
     peers: Mapping[int, Compared], others: Mapping[int, Compared], now_s: float, limits: Limits
 ) -> str:
+    """Why this host may start nothing (rules 4 and 5); "": it may."""
     for peer in others.values():
         assert peer.answer is not None
         if peer.answer.vm_up and now_s - peer.answer.heard_s < limits.dead_s:
@@ -299,7 +305,8 @@ def _unfit(
             )
     if not others:
         return ""
-    first_s = min(peer.went_s for peer in others.values() if peer.went_s is not None)
+    began_s = (peer.differs_since_s for peer in others.values())
+    first_s = min(at_s for at_s in began_s if at_s is not None)
     with_us = [
         host
         for host, peer in peers.items()

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a host lacks, whichever VM it would run.
+"""The penalties of a host, which are the same for every VM.
 
-A VM's score on a host is the base score, less what the host lacks, less what that VM lacks there
-(scoring/vm/score.py). The first of the two is here, and is the same for all VMs:
+A VM's score on a host is the base score, less the penalties of the host, less the penalties of that
+VM there (scoring/vm/score.py). The two are kept apart, so that a fault of a host is counted once
+and in the same way for all its VMs. The penalties of a host:
 
     network     1600  int((1 - fraction of passed network tests) * 1600)
     bridge       600  management bridge down
     load    0..1000   linear in the mean load per CPU, from 0.4 to 0.9, int, clamped
-    fence-path     0  the host's own fence device cannot be reached; ours, 0 unless configured
+    fence-path     0  the host's own fence device cannot be reached (not in the reference; 0 unless
+                      configured)
 
-A sample that is unknown costs nothing and is said to be unknown: a question that was not answered
+A sample that is unknown costs no points and is listed as unknown: a question that was not answered
 is no reason to move a VM.
 """
 
@@ -25,7 +27,7 @@ from scoring.rules import Weights
 
 @dataclass(frozen=True, slots=True)
 class Penalty:
-    """One part of what a score lacks. `name` is stable; `why` is for people."""
+    """Points that one fact takes from the score. `name` is stable; `why` is for people."""
 
     name: str
     points: int
@@ -34,7 +36,8 @@ class Penalty:
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """What is missing, before it is cut at 0; `unknown` names unanswered samples."""
+    """All penalties of a host or of a VM, before the score is cut at 0. `unknown`: the names of the
+    samples that are not known."""
 
     parts: tuple[Penalty, ...] = ()
     unknown: tuple[str, ...] = ()
@@ -52,7 +55,7 @@ class HostSamples:
 
 
 def load_penalty(load: float, weights: Weights) -> int:
-    """Points for a mean load per CPU: 0 up to the minimum, all from the maximum on."""
+    """The penalty for a mean load per CPU: 0 up to the minimum, the whole from the maximum on."""
     low, high, most = (
         weights.cpu_load_penalty_min,
         weights.cpu_load_penalty_max,
@@ -68,9 +71,9 @@ def load_penalty(load: float, weights: Weights) -> int:
 def mean_load(points: Sequence[tuple[float, float | None]]) -> float | None:
     """Time-weighted (trapezoidal) mean of (seconds, load) points in order of time.
 
-    An interval counts only when the load at both its ends is known; without any such
-    interval the mean is not known (None). Summed from the newest to the oldest, as the
-    reference does: the last bit may decide about a point.
+    An interval counts only if the load at both its ends is known; without any such interval the
+    mean is not known (None). The sum runs from the newest to the oldest point, as the reference's
+    does: the last bit of a float may decide about one point of the score.
     """
     area = span_s = 0.0
     for (t0, a), (t1, b) in pairwise(reversed(points)):
@@ -81,7 +84,7 @@ def mean_load(points: Sequence[tuple[float, float | None]]) -> float | None:
 
 
 def host_lacks(given: HostSamples, weights: Weights) -> Lack:
-    """By the table at the head of this file."""
+    """The penalties of the table at the head of this file."""
     parts: list[Penalty] = []
     unknown: list[str] = []
     network = number(given.network)
@@ -110,5 +113,5 @@ def host_lacks(given: HostSamples, weights: Weights) -> Lack:
 
 
 def number(sample: float | None) -> float | None:
-    """The sample; None where it is no number (NaN, infinite), which says as little."""
+    """The sample; None, that is unknown, also where it is NaN or infinite."""
     return sample if sample is not None and isfinite(sample) else None

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What an agent remembers of the hosts, its own among them, from one beat to the next.
+"""The agent's memory about the hosts, its own included, from one beat to the next.
 
-A host dies once, however many VMs ran on it. So who lives, the taking over from a dead host and
-switching it on again are remembered here, once; what becomes of each VM is in scoring/vm/state.py.
+A host dies once, however many VMs ran on it. If each VM had its own memory of that death, two of
+them would ask the fence device and free the host id twice. So the last changes of the slots, the
+takeover from a dead host and its switching on are remembered here, once. The memory about each VM
+is in scoring/vm/state.py.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ from scoring.observation import LeaseAnswer, PowerAnswer
 class Seen:
     """A peer's timestamp, and when this host first saw it at that value.
 
-    `changed`: it was seen to change at least once, so the peer lived at `since_s`. A peer
-    that never changed since we look may have been dead all along. `by_word`: `since_s` is when the
-    peer wrote it, by its own signed word, and not when it was read here.
+    `changed`: the timestamp was seen to change at least once, so the peer lived at `since_s`. A
+    peer without any change may have been dead all the time. `by_word`: `since_s` is the time of the
+    write, as the peer says in a signed answer, and not the time of the first read here.
     """
 
     timestamp: int
@@ -30,20 +32,22 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """How far the taking over from one silent, lease-owning host has come.
+    """How far the takeover from one silent host that owns a lease has come.
 
-    `offs`: the last power readings that all say "off" from a proven device, at most two,
-    at least Timing.power_reread apart. `asking_power`, `taking_fence`, `switching_off`,
-    `freeing`: that action is under way, its outcome has not come. `not_before_s`: pause after a
-    failure. `not_off`: readings in a row that were not "off". `attempts`: orders to switch it
-    off; `ordered_s`: when the last one was taken; `gave_up`: it was logged that they come to
-    nothing. `tries`: orders, those that were withdrawn among them; `next_order_s`: no other is
-    given before. `withdrawn`: why what is under way must not be done any more; empty: it must.
-    `renewal`: its host id's generation and timestamp on disk, first seen so at `renewal_since_s`.
-    `freed_s`: when its host id was freed. `refused`: the fence lease was not given; `fence_owner`:
-    who owns it, as it was last answered, `asking_owner`: that is being asked; `fencer`: what is
-    known of the silent host that owns it (scoring/hosts/dead_fencer.py). `is_early`: it is not
-    suspected yet (scoring/hosts/early.py); `lease`: a lease that it owns, as it was answered then.
+    `offs`: the last power readings, at most two and at least Timing.power_reread apart, that all
+    say "off" from a proven device. `power`: the last reading. `asking_power`, `taking_fence`,
+    `switching_off`, `freeing`, `asking_owner`: that action is under way; its outcome has not come.
+    `not_before_s`: the end of the pause after the failed step `problem`. `not_off`: how many
+    readings in a row were not "off". `attempts`: the orders to switch the host off that were given.
+    `ordered_s`: when the last one was accepted. `gave_up`: the fence log has it that they fail.
+    `tries`: all orders, the withdrawn ones included. `next_order_s`: the next one is not given
+    before. `withdrawn`: why the action that is under way must not be carried out any more (empty:
+    it may). `renewal`: generation and timestamp of its host id on disk, first seen at
+    `renewal_since_s`. `freed_s`: when its host id was freed. `fence_since_s`: since when this agent
+    holds the fence lease. `refused`: the fence lease was not given. `fence_owner`: the last answer
+    about the fence lease's owner. `fencer`: the takeover from that owner, if it is silent
+    (scoring/hosts/dead_fencer.py). `is_early`: the host is not suspected yet
+    (scoring/hosts/early.py); `lease`: a lease that it owns, by an answer of that time.
     """
 
     host_id: int
@@ -77,10 +81,10 @@ class Takeover:
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """`seen`: of each peer. `takeover`: from the one dead host that is pursued now. `switching_on`:
-    the host that is being switched on again, `on_withdrawn`: why it must not be any more;
-    `switched_on_s`: when each host was last ordered to be. `early_over_s`: when readings of a
-    host's power that had begun before its suspicion came to nothing.
+    """`seen`: each peer's last change. `takeover`: from the host that is pursued now.
+    `switching_on`: the host that is being switched on again. `on_withdrawn`: why that must not be
+    done any more. `switched_on_s`: when each host was last ordered to be switched on.
+    `early_over_s`: when the last false alarm about each host ended (scoring/hosts/early.py).
     """
 
     seen: Mapping[int, Seen] = field(default_factory=dict)

@@ -1,29 +1,31 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A host that alone has lost the storage.
+"""What to do when one host alone has lost the storage.
 
-Its VM is gone from its users within seconds, for its disk does not answer. sanlock there ends it
-after 8 * io_timeout, and elsewhere gives its lease free a minute later: 140 s at io_timeout 10. But
-the host itself knows it at once, and its network works. So it ends the VM's process, says that none
-is left, and those that have the storage may switch it off: nothing on it is worth anything.
+The disk of its VM does not answer, so the VM is of no use to its users within seconds. The host's
+sanlock ends the VM only after 8 * io_timeout, and the other hosts get the lease a minute later: 140
+s at io_timeout 10. But the host itself knows at once that it has lost the storage, and its network
+works. So it ends the VM's process and says over the network that none is left; then the hosts that
+have the storage may switch it off, since no VM runs on it any more.
 
-    T+0     its reads and writes do not come back; its slot stands still
+    T+0     its reads and writes do not succeed any more; its slot does not change
     T+20    storage_patience: another host says that its writes succeed; the VM's process is ended
-    T+21    it says over the network, signed: for so long without storage, and no VM is left
+    T+21    it says over the network, signed, how long it has had no storage and that no VM is left
     T+25    its host id was renewed 2.5 * io_timeout ago (10 s): its sanlock is silent too
     +1      the fence lease is held, the power was read on once more: hard power off
     +2      "off" is read twice, its host id is freed, and the VM is started elsewhere
 
 Rules of this file:
 
-1. The host's own word is a reason to begin, and never a proof: what frees its host id is its power
-   that reads off, twice, as ever.
-2. Where all have lost the storage nothing of this happens: somebody else must say, in the last
-   seconds, that the storage has acknowledged its slot.
-3. Global maintenance cannot be read without storage. So that one must say too that it is not set.
-4. A VM that is well, or of which nobody knows, is left alone: only one whose health is bad, or that
-   stands still since its disk fails, is ended.
-5. It is ended only where that brings it back sooner: where hosts are switched off in this cluster
-   and have fence devices. Else it may outlive the loss, until sanlock's time is over.
+1. The host's own statement is a reason to begin, and never a proof: its host id is freed only after
+   its power was read off twice, as always.
+2. If all hosts have lost the storage, none of this happens: another host must have said, in the
+   last seconds, that the storage has acknowledged its slot.
+3. Global maintenance cannot be read without the storage. So that other host must also say that it
+   is not set.
+4. Only a VM whose health is bad, or that is paused because its disk fails, is ended. A VM that is
+   well, or whose health is unknown, is left alone.
+5. The VM is ended only if that brings it back sooner, that is if this cluster switches hosts off
+   and has fence devices. Otherwise it may survive the loss, until sanlock ends it.
 """
 
 from __future__ import annotations
@@ -33,13 +35,13 @@ from scoring.observation import PeerReport
 from scoring.rules import Rules
 from scoring.storage_word import StorageWord
 
-#: A word that is older says nothing about now, in seconds: a question each beat, and one lost.
+#: The greatest age of a statement that still counts, in seconds: a question each beat, one lost.
 WORD_FRESH_S = 3.0
 
 
-def who_has_it(turn: HostTurn) -> str:
-    """Another host that has the storage which this one alone has lost for `storage_patience`, and
-    that says that the VM may be ended here (rules 2, 3 and 5); empty: none."""
+def host_with_storage(turn: HostTurn) -> str:
+    """The name of another host that has the storage, when this host has been without it for
+    `storage_patience` and the VM here may be ended for that (rules 2, 3 and 5); empty: none."""
     observation, rules = turn.observation, turn.rules
     local, patience_s = observation.local, rules.timing.storage_patience
     since_s = local.storage_lost_since_s
@@ -60,8 +62,8 @@ def who_has_it(turn: HostTurn) -> str:
 
 
 def gives_up(peer: PeerReport | None, now_s: float, rules: Rules) -> StorageWord | None:
-    """A silent host's word, in the last seconds, that it has lost the storage for long enough and
-    that no VM is left on it; None: it does not say so."""
+    """A silent host's statement of the last seconds that it has been without the storage for long
+    enough and that no VM is left on it; None: it does not say so."""
     word, patience_s = None if peer is None else peer.storage_word, rules.timing.storage_patience
     if word is None or word.lost_s is None or not word.is_empty:
         return None

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A host that was switched off is switched on again.
+"""Switches a fenced host on again.
 
-Switching off is for the VM's sake; when the VM runs elsewhere, the cluster wants its host back. The
-host that runs the VM now does it, so that one host alone does.
+A host is switched off so that its VM can run elsewhere; once it does, the cluster needs the host
+back as a standby. If every host gave that order, the fence device would get it many times; so only
+the host that runs the VM now gives it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from scoring.hosts.turn import HostTurn
 from scoring.observation import FenceRecord, FenceStep
 from scoring.timing import NEVER_S
 
-#: A host that was switched off longer ago is left to people.
+#: A host that was switched off longer ago is not switched on again: a person has to do it.
 SWITCH_ON_WITHIN_S = 3600.0
 
 
 def again(turn: HostTurn) -> None:
-    """A host that was switched off is switched on again by the one that runs its VM now."""
+    """Order one fenced host to be switched on, if one is due."""
     state, rules = turn.state, turn.rules
     if not rules.fence_power_on or state.switching_on is not None:
         return
@@ -31,8 +32,9 @@ def again(turn: HostTurn) -> None:
             begun.add(act)
         elif record.step is FenceStep.FAILED:
             begun.discard(act)
-        # Found off, and by none of us: whoever switched it off may not want it on. Of one that
-        # died after its order the intent is there; the host may be off, and its VM is here.
+        # A host that was found off, without an order of this cluster, stays off: the person who
+        # switched it off may not want it on. If a fencer died after its order, its intent is in
+        # the log; then the host may be off by that order, and counts.
         if record.step is FenceStep.DEAD and not record.ordered and act not in begun:
             last.pop(record.target, None)
         else:
@@ -48,7 +50,7 @@ def again(turn: HostTurn) -> None:
             and turn.now_s - tried_s >= rules.timing.power_on_retry
         ):
             text = f"host {target} was switched off, switching it on again"
-            # First: the last reason belongs to the state that the beat ended in.
+            # At the front: the last reason must be that of the state in which the beat ended.
             turn.reasons.insert(0, Reason(Code.POWER_ON_ORDERED, text))
             turn.actions.append(PowerOnHost(target))
             turn.state = replace(state, switching_on=target, on_withdrawn="")

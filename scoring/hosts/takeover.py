@@ -1,32 +1,30 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Taking over from a silent host that owns the engine lease.
 
-A silent host is not a dead host: where it still runs the VM, a second start would destroy the disk.
-sanlock gives the lease free by itself, but only after minutes. A fence device can prove within
-seconds that the host is off; then its host id is freed, and its leases with it.
+A silent host is not a dead host: if it still runs the VM, a second start would destroy the disk.
+sanlock releases the lease by itself, but only after minutes. A fence device can prove within
+seconds that the host is off; then its host id is freed, and with it all its leases.
 
     silent -> ask its power --off--> take the fence lease -> ask again --off--> free its id
                  |  ^                                            |
-                 |  +-- on, unknown: nothing is proven, sanlock's own verdict is waited for
+                 |  +-- on, unknown: nothing is proven; sanlock's host-dead time has to pass
                  on, and every witness silent for fence_after:
                  +-> take the fence lease -> ask again --on--> switch it off -> ask again
 
 Rules:
 
-1. Asking harms nobody and is quick. Freeing a host id and switching a host off are the two
-   acts that cannot be taken back: `evidence.may_free` and `evidence.may_power_off` list
-   everything that must be true for them, each in one place.
-2. One "on" or "unknown", or a device that is not proven to be that host's, undoes all
-   "off" readings before it.
-3. The readings that count are at least power_reread apart, from the answer of the one to
-   the question of the next, and the last one was taken while this agent held the fence lease.
-4. A broken fence device slows a takeover down to sanlock's host-dead time; it never
-   blocks it.
-5. An order to switch off proves nothing: what counts is "off", read twice.
-6. An order that was not taken, or came to nothing, is given again after pauses that grow, as long
-   as the host is silent: a device that is busy, or has no session left, may take the next one.
-   Meanwhile the fence lease is given back, for another host's order may be taken where this
-   one's is not.
+1. Asking harms nobody and is quick. Freeing a host id and switching a host off are the two actions
+   that cannot be undone: `evidence.may_free` and `evidence.may_power_off` list everything that must
+   be true for them, each in one place.
+2. One "on" or "unknown", or a device that is not proven to be that host's, cancels all earlier
+   "off" readings.
+3. Two readings count only if at least power_reread passes between the answer of the first and the
+   question of the second, and if the second was made while this agent held the fence lease.
+4. A broken fence device slows a takeover down to sanlock's host-dead time; it never blocks it.
+5. A successful order to switch off proves nothing: only "off", read twice, does.
+6. An order that was refused or had no effect is repeated as long as the host is silent, after
+   pauses that grow: a device that is busy, or has no session left, may accept the next one.
+   Meanwhile the fence lease is given back, since the device may accept another host's order.
 """
 
 from __future__ import annotations
@@ -50,27 +48,27 @@ from scoring.hosts.evidence import (
     Evidence,
     Precondition,
     evidence_text,
-    fence_wait,
     may_free,
     may_power_off,
 )
+from scoring.hosts.fence_rate import fence_wait
 from scoring.hosts.state import Takeover
 from scoring.observation import LeaseAnswer, Power, PowerAnswer, PowerOffEnded
 from scoring.rules import Rules
 from scoring.timing import Timing
 
-#: After so many orders that came to nothing the fence log has it, and people are notified; once.
+#: After this many orders without effect it is written to the fence log and notified, once.
 ATTEMPTS_NOTED = 3
-#: The pause after the first order that came to nothing; doubled with each, up to the longest.
+#: The pause after the first order without effect; each further one doubles it, up to the longest.
 ORDER_PAUSE_S = 2.0
 ORDER_PAUSE_MAX_S = 60.0
-#: A device that keeps saying "on" or nothing is asked less and less often, at least so often.
+#: A device that keeps answering "on" or nothing is asked less and less often; the longest pause.
 ASK_PAUSE_MAX_S = 8.0
-#: Readings before it is asked less often.
+#: The number of readings before the pauses grow.
 ASKS_AT_FULL_RATE = 10
-#: What this host's own next steps bring about; the rest has to come from outside.
+#: Preconditions that this host's own next steps fulfil; the others depend on the outside world.
 _OWN_STEPS = frozenset({"fence-lease-held", "reads-on-while-holding"})
-#: What time alone may still bring.
+#: Preconditions that may come true with time alone.
 _WAITED_FOR = frozenset(
     {"does-not-answer", "own-storage-fine", "slot-stands-still", "does-not-renew"}
 )
@@ -103,7 +101,7 @@ def with_order(
 ) -> Takeover:
     """The takeover after an order to switch the host off has ended (rule 6).
 
-    One that was withdrawn was not given: it counts for the pause only.
+    A withdrawn order was not given: it lengthens the pause, but is no attempt.
     """
     tries = takeover.tries + 1
     takeover = replace(
@@ -115,7 +113,7 @@ def with_order(
         next_order_s=now_s + order_pause_s(tries),
     )
     if outcome.ok:
-        # What was read before it says nothing any more.
+        # Readings from before the order prove nothing any more.
         return replace(
             takeover,
             ordered_s=now_s,
@@ -129,19 +127,19 @@ def with_order(
 
 
 def order_pause_s(tries: int) -> float:
-    """How long after the n-th order the next one is given."""
+    """How long after the order number `tries` the next one is given."""
     return min(ORDER_PAUSE_MAX_S, ORDER_PAUSE_S * 2.0 ** min(tries - 1, 10))
 
 
-def _shows_soon(takeover: Takeover, now_s: float, timing: Timing) -> bool:
-    """Whether an order was taken so lately that what it brings may still show."""
+def _may_take_effect(takeover: Takeover, now_s: float, timing: Timing) -> bool:
+    """Whether an order was accepted so recently that the power may still go off."""
     return takeover.ordered_s is not None and now_s - takeover.ordered_s < timing.power_off_patience
 
 
 def step(
     takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules
 ) -> tuple[Takeover, tuple[Action, ...], tuple[Reason, ...]]:
-    """The next step of the protocol for a silent owner that has a fence device."""
+    """The next step for a silent owner that has a fence device."""
     host = takeover.host_id
     if takeover.freeing:
         return (
@@ -163,7 +161,7 @@ def step(
         return replace(takeover, switching_off=True, withdrawn=""), (shoot,), tuple(reasons)
 
     if evidence.fence_lease_held and takeover.fence_since_s is None:
-        # Taken for another act, forgotten or still under way. What is read from now on counts.
+        # This agent took it for an earlier takeover. Readings count from now on.
         takeover = replace(takeover, fence_since_s=now_s)
     actions: list[Action] = []
     pauses = _pauses(takeover, now_s, rules.timing) and not takeover.offs
@@ -191,6 +189,7 @@ def step(
 def _free(
     takeover: Takeover, evidence: Evidence, conditions: tuple[Precondition, ...]
 ) -> tuple[Takeover, tuple[Action, ...], tuple[Reason, ...]]:
+    """Order the host id to be freed; `conditions` all hold."""
     lease, values = evidence.lease, evidence_text(conditions)
     act = FreeHostId(
         takeover.host_id,
@@ -208,12 +207,12 @@ def _free(
 def _power_off_is_due(
     takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules
 ) -> tuple[PowerOffHost | None, list[Reason]]:
-    """The order to switch the host off, where everything for it is true; or why not yet."""
+    """The order to switch the host off, if all its preconditions hold; else the reason why not."""
     host, timing = takeover.host_id, rules.timing
     power = takeover.power
     if power is None or power.power is not Power.ON or not power.identity_proven:
         return None, []
-    if _shows_soon(takeover, now_s, timing):
+    if _may_take_effect(takeover, now_s, timing):
         return None, [
             Reason(Code.POWER_OFF_ORDERED, f"host {host} was switched off, reads on still")
         ]
@@ -261,7 +260,9 @@ def _power_off_is_due(
         text = f"host {host} is silent, but its host id was renewed: {first.value}"
         return None, [Reason(Code.OWNER_RENEWS, text)]
     if first.name in ("not-too-often", "fence-log-readable"):
-        wait_s = fence_wait(evidence, now_s, rules)[0] if evidence.peer is not None else 0.0
+        wait_s = 0.0
+        if evidence.fence_log is not None and evidence.peer is not None:
+            wait_s, _ = fence_wait(evidence.fence_log, evidence.peer, now_s, rules)
         text = f"host {host} is not switched off now: {first.value}"
         left = f", in {wait_s:.0f} s at the earliest" if wait_s > 0 else ""
         return None, [Reason(Code.FENCE_HELD_BACK, text + left)]
@@ -275,16 +276,16 @@ def _power_off_is_due(
 
 
 def _pauses(takeover: Takeover, now_s: float, timing: Timing) -> bool:
-    """Whether this host gives no order now since its last one came to nothing."""
-    return now_s < takeover.next_order_s and not _shows_soon(takeover, now_s, timing)
+    """Whether this host gives no order now, since its last one had no effect."""
+    return now_s < takeover.next_order_s and not _may_take_effect(takeover, now_s, timing)
 
 
 def _is_ripe(takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules) -> bool:
-    """Whether nothing but this host's own steps is missing before the host is switched off."""
+    """Whether only this host's own steps are missing before the host can be switched off."""
     if _pauses(takeover, now_s, rules.timing):
         return False
     if takeover.power is None:
-        # Asked again after an order: the fence lease stays.
+        # After an accepted order the power is read again, under the same fence lease.
         return takeover.ordered_s is not None
     if takeover.power.power is not Power.ON:
         return False
@@ -293,15 +294,15 @@ def _is_ripe(takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules)
 
 
 def may_ask(takeover: Takeover, now_s: float, timing: Timing, at_once: bool) -> bool:
-    """Not before power_reread after the last answer: a reading nearer than that cannot count.
-
-    A device that says nothing new for long is spared, but not while something waits for it.
+    """Whether the fence device may be asked now: power_reread after its last answer, since an
+    earlier reading would not count. A device that has answered nothing new for long is asked less
+    often, unless `at_once`: the next step needs the reading.
     """
     if takeover.power is None:
         return True
     pause_s = timing.power_reread
     if _pauses(takeover, now_s, timing):
-        # It may be busy with too many questions.
+        # Too many questions may be what keeps the device from the order.
         pause_s = ASK_PAUSE_MAX_S
     elif not at_once and takeover.not_off > ASKS_AT_FULL_RATE:
         doublings = min(takeover.not_off - ASKS_AT_FULL_RATE, 10)
@@ -310,6 +311,7 @@ def may_ask(takeover: Takeover, now_s: float, timing: Timing, at_once: bool) -> 
 
 
 def _power_reason(takeover: Takeover) -> Reason:
+    """What the last power reading means, as a reason."""
     host, answer = takeover.host_id, takeover.power
     if answer is None:
         return Reason(Code.POWER_ASKED, f"asking the fence device of host {host} for its power")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One turn of the decision about hosts: its input, what was found out, and its output.
+"""The working data of one decision about hosts: its input, its findings and its output.
 
-The turn is made for one call of `decide` and then thrown away, so that the parts of a decision
-share what they found without passing it through each call, and nothing of it can leak into the next
-beat. The turn of each VM (scoring/vm/turn.py) stands on it.
+The parts of a decision share their findings through this value instead of passing them through each
+call. It is made for one call of `decide` and then discarded, so that no finding of one beat can
+enter the next one. The turn of each VM (scoring/vm/turn.py) contains it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from scoring.rules import Rules
 
 @dataclass(slots=True)
 class HostTurn:
-    """One call of `decide`: its inputs, and what is emitted, in order.
+    """One call of `decide`: its input, and its actions and reasons in their order.
 
-    `asking`: the live host that is to be switched off by its own word
-    (scoring/hosts/fence_ask.py); it does not count as one that runs a VM, nor as one that may.
-    `pursued`: the takeover was gone on with. Thrown away when `decide` returns; `state` is
+    `live`, `uncertain`: the hosts by their liveness; the others are silent. `asking`: the live host
+    that asks to be switched off (scoring/hosts/fence_ask.py); it counts neither as a host that runs
+    a VM nor as one that may run it. `pursued`: the takeover took a step in this beat. `state` is
     replaced, never changed.
     """
 
@@ -42,10 +42,12 @@ class HostTurn:
 
     @property
     def cluster_allows(self) -> bool:
-        """The cluster's slot was read and lets anything be begun, and this version reads all."""
+        """Whether anything may be begun: global maintenance is known not to be set, and this
+        version can read every slot."""
         seen = self.observation
         return seen.global_maintenance is False and not seen.newer_versions
 
 
 def name_of(peer: PeerReport) -> str:
+    """A host for people."""
     return f"{peer.hostname or 'host'} (id {peer.host_id})"

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The VM here is ended, since this host alone has lost the storage: why, and by which rules, is in
+"""Ends the VM here when this host alone has lost the storage. The reason and the rules are in
 scoring/hosts/storage_lost.py."""
 
 from __future__ import annotations
 
 from scoring.decision import Code
-from scoring.hosts.storage_lost import who_has_it
+from scoring.hosts.storage_lost import host_with_storage
 from scoring.vm.turn import VmTurn
 from scoring.vm_facts import Health, Pause
 
 
 def ends(turn: VmTurn) -> bool:
-    """Whether the VM here is to be ended for it; says so (rule 4 there)."""
+    """Whether the VM here is to be ended for that (rule 4 there); adds the reason."""
     is_sick = turn.here.report.health is Health.BAD
     if not is_sick and turn.here.domain.pause is not Pause.IO_ERROR:
         return False
-    who = who_has_it(turn.host)
+    who = host_with_storage(turn.host)
     if who:
         turn.because(
             Code.STORAGE_LOST,

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from broker.whiteboard.errors import BadSlot
 from broker.whiteboard.slot import decode_slot
 from scoring.decision import FreeHostId
-from scoring.hosts.evidence import HOUR_S, TOGETHER_S, renewal_patience_s
+from scoring.hosts.evidence import TOGETHER_S, renewal_patience_s
+from scoring.hosts.fence_rate import HOUR_S
 from scoring.rules import Rules
 
 if TYPE_CHECKING:

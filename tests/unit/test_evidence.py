@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from scoring.hosts.evidence import (
     RENEWAL_SEEN_LATE_S,
-    fence_wait,
-    is_noted,
     may_power_off,
     renewal_patience_s,
     renews,
 )
+from scoring.hosts.fence_rate import fence_wait, is_noted
 from scoring.hosts.state import Takeover
 from scoring.observation import FenceRecord, FenceStep, Power, PowerAnswer
 from tests.unit.builders import NOW_S, RULES, TIMING, evidence, lease_of
@@ -111,7 +110,9 @@ def intent(ago_s: float, target: int = 3, boot_id: str = "a") -> FenceRecord:
 
 
 def wait_s(*log: FenceRecord) -> float:
-    return fence_wait(evidence(TARGET, fence_log=log), NOW_S, RULES)[0]
+    peer = evidence(TARGET).peer
+    assert peer is not None
+    return fence_wait(log, peer, NOW_S, RULES)[0]
 
 
 def test_after_each_host_the_next_one_is_left_alone_for_twice_as_long() -> None:

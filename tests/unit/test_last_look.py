@@ -170,8 +170,8 @@ def test_nothing_is_withdrawn_where_nothing_is_under_way() -> None:
         ("host 2 is back", {"uncertain": (peer(TARGET),)}),
         ("host 2 is back", {"live": (peer(3, hears=frozenset({TARGET})),)}),
         ("", {"live": (peer(3),)}),
-        ("whether global maintenance is set is not known, or it is", {"maintenance": True}),
-        ("whether global maintenance is set is not known, or it is", {"maintenance": None}),
+        ("global maintenance is set, or it is not known whether it is", {"maintenance": True}),
+        ("global maintenance is set, or it is not known whether it is", {"maintenance": None}),
     ],
 )
 def test_a_host_that_is_back_is_not_switched_on(withdrawn: str, changed: dict[str, Any]) -> None:

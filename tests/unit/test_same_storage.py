@@ -81,7 +81,7 @@ def test_what_is_not_seen_at_once_is_a_doubt() -> None:
 def test_what_stays_unseen_while_it_writes_on_is_elsewhere(read_s: float, finding: Finding) -> None:
     found = story((said(9.0, 812), at(9.5)), (said(12.0, 815), at(read_s)))
     assert found.finding is finding
-    assert found.went_s == 9.0
+    assert found.differs_since_s == 9.0
 
 
 def test_one_word_that_never_grows_is_a_doubt_for_a_time() -> None:
@@ -120,7 +120,7 @@ def test_it_counts_anew_and_is_still_elsewhere() -> None:
     assert found.finding is Finding.OTHER
     assert found.slot is not None and found.slot.since_s == 9.0
     back = compare(found, said(70.0, 715), at(70.0, 716, 70.0), OWN, LIMITS)
-    assert back.finding is Finding.NOTHING and back.went_s is None and back.text == ""
+    assert back.finding is Finding.NOTHING and back.differs_since_s is None and back.text == ""
 
 
 def test_what_was_found_stands_while_it_says_nothing() -> None:
@@ -192,11 +192,11 @@ def test_volumes_with_other_names_are_others_at_once(ids: Ids, text: str) -> Non
 # --- all of them together --------------------------------------------------------------------
 
 
-def elsewhere(went_s: float = 9.0, heard_s: float = 20.0, vm_up: bool = False) -> Compared:
+def elsewhere(differs_since_s: float = 9.0, heard_s: float = 20.0, vm_up: bool = False) -> Compared:
     """A peer on other storage, which was here before."""
     found = story(
-        (said(went_s, 812), at(went_s + 0.5)),
-        (said(heard_s, 815, vm_up=vm_up), at(heard_s + 10.0, 700, went_s - 1.0)),
+        (said(differs_since_s, 812), at(differs_since_s + 0.5)),
+        (said(heard_s, 815, vm_up=vm_up), at(heard_s + 10.0, 700, differs_since_s - 1.0)),
     )
     assert found.finding is Finding.OTHER
     return found
@@ -227,8 +227,8 @@ def test_of_three_the_one_alone_holds() -> None:
 
 
 def test_one_that_died_here_after_the_other_went_away_counts_for_this_side() -> None:
-    assert judge({2: elsewhere(went_s=9.0), 3: with_us(9.1)}, 30.0, LIMITS).unfit == ""
-    assert judge({2: elsewhere(went_s=9.0), 3: with_us(8.9)}, 30.0, LIMITS).unfit != ""
+    assert judge({2: elsewhere(differs_since_s=9.0), 3: with_us(9.1)}, 30.0, LIMITS).unfit == ""
+    assert judge({2: elsewhere(differs_since_s=9.0), 3: with_us(8.9)}, 30.0, LIMITS).unfit != ""
 
 
 def test_one_that_was_elsewhere_when_it_died_counts_for_nobody() -> None:
